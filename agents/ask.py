@@ -1,0 +1,10 @@
+"""Answers one question."""
+
+from typing import Unpack
+
+from llmosd import ChatOptions, Context, agent
+
+
+@agent(summary="Answers one question.")
+async def ask(ctx: Context, question: str, **options: Unpack[ChatOptions]) -> str:
+    return await ctx.chat([{"role": "user", "content": question}], **options)

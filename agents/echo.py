@@ -1,0 +1,10 @@
+"""Gives back what it is given; needs no model. For tests, and to measure latency."""
+
+from typing import Any
+
+from llmosd import Context, agent
+
+
+@agent(summary="Gives back its argument; no model.")
+async def echo(ctx: Context, value: Any = None) -> Any:
+    return value

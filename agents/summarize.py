@@ -1,0 +1,15 @@
+"""Says in a few sentences what a text says."""
+
+from typing import Unpack
+
+from llmosd import ChatOptions, Context, agent
+
+INSTRUCTION = "Summarize the text of the user in at most three sentences. Keep names and numbers."
+
+
+@agent(summary="Sums a text up in a few sentences.")
+async def summarize(ctx: Context, text: str, **options: Unpack[ChatOptions]) -> str:
+    return await ctx.chat(
+        [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": f"Text to summarize:\n\n{text}"}],
+        **options,
+    )

@@ -1,0 +1,193 @@
+"""The error tree: every failure that llmosd names, and its form on the wire.
+
+Raised by the kernel, the drivers and the clients alike. An error keeps its type across a socket: `to_wire` and
+`from_wire` carry the class name, the message and a small mapping of facts. Nothing here logs or prints.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import msgspec
+
+
+class ErrorInfo(msgspec.Struct, frozen=True, array_like=True):
+    """An error as it travels: the name of its class, a sentence, and facts a program can use."""
+
+    code: str
+    message: str
+    data: dict[str, Any] = {}
+
+
+class LlmosError(Exception):
+    """Root of all errors of llmosd. `data` holds plain facts (numbers, names), encodable as msgpack."""
+
+    registry: ClassVar[dict[str, type[LlmosError]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        LlmosError.registry[cls.__name__] = cls
+
+    def __init__(self, message: str = "", **data: Any) -> None:
+        super().__init__(message)
+        self.data = data
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class ProtocolError(LlmosError):
+    """The peer broke the wire protocol."""
+
+
+class FrameTooLarge(ProtocolError):
+    """A frame longer than the receiver accepts."""
+
+
+class MalformedFrame(ProtocolError):
+    """A frame that is not the msgpack of any message known at this place."""
+
+
+class UnknownCall(ProtocolError):
+    """A request whose system call this daemon does not have."""
+
+
+class OutOfTurn(ProtocolError):
+    """A frame that is valid but not at this moment, such as a request before the hello."""
+
+
+class VersionMismatch(ProtocolError):
+    """Client and daemon speak different versions of the protocol."""
+
+
+class NoDaemon(LlmosError):
+    """Nobody answers at the socket."""
+
+
+class ConnectionLost(LlmosError):
+    """The other side went away before it answered."""
+
+
+class SlowReader(ProtocolError):
+    """The peer does not read what it asked for, and was cut off."""
+
+
+class SocketInUse(LlmosError):
+    """A live daemon already serves this socket. `data["pid"]` says which."""
+
+
+class SocketPathInvalid(LlmosError):
+    """The socket path is too long for the operating system, or its folder cannot be used."""
+
+
+class ConfigError(LlmosError):
+    """A setting that does not exist or has a value that is not allowed."""
+
+
+class NotFound(LlmosError):
+    """What was asked for does not exist."""
+
+
+class UnknownProgram(NotFound):
+    """No program of that name is known."""
+
+
+class UnknownProcess(NotFound):
+    """No process has that pid, or it has been forgotten."""
+
+
+class UnknownModel(NotFound):
+    """No model of that name is configured, and it is no path either."""
+
+
+class ModelNotFound(NotFound):
+    """The model is configured, but its files are not there."""
+
+
+class MissingExtra(LlmosError):
+    """A feature needs an optional part of the installation. `data["extra"]` names it."""
+
+
+class InvalidCall(LlmosError):
+    """A system call with an argument that is not allowed."""
+
+
+class BadArguments(InvalidCall):
+    """The arguments do not fit the signature of the program."""
+
+
+class NotEncodable(InvalidCall):
+    """A value that msgpack cannot carry."""
+
+
+class InvalidPrompt(InvalidCall):
+    """A prompt the model cannot take: empty, or of a form that its chat template refuses."""
+
+
+class ContextOverflow(InvalidCall):
+    """Prompt and reply together exceed the model's context. `data`: `prompt_tokens`, `max_tokens`, `context`."""
+
+
+class NotPermitted(LlmosError):
+    """The caller may not do this."""
+
+
+class MailboxFull(LlmosError):
+    """The recipient's mailbox is full and the sender asked not to wait."""
+
+
+class NotACall(InvalidCall):
+    """A reply to a message that expects none, or that was answered already."""
+
+
+class Busy(LlmosError):
+    """A bound of the daemon is reached. `data["retry_after"]` is a hint in seconds."""
+
+
+class ShuttingDown(Busy):
+    """The daemon drains and takes no new work."""
+
+
+class TimedOut(LlmosError):
+    """The caller's own patience ran out; what it waited for goes on."""
+
+
+class DeadlineExceeded(LlmosError):
+    """The task did not end by its deadline, and was ended."""
+
+
+class LimitExceeded(LlmosError):
+    """A limit of the process is reached. `data` names it."""
+
+
+class Killed(LlmosError):
+    """The process was killed. The message says by whom or why."""
+
+
+class AgentFailed(LlmosError):
+    """The agent's own code raised. `data["traceback"]` is the text of the traceback."""
+
+
+class ModelLoadFailed(LlmosError):
+    """The model could not be loaded."""
+
+
+class DriverFailed(LlmosError):
+    """The driver process died or misbehaved more often than it is restarted."""
+
+
+def to_wire(error: BaseException) -> ErrorInfo:
+    """The wire form of `error`. An error from outside the tree becomes `LlmosError`, with its type in the message."""
+    if isinstance(error, LlmosError):
+        return ErrorInfo(type(error).__name__, error.message, error.data)
+    return ErrorInfo("LlmosError", f"{type(error).__name__}: {error}")
+
+
+def from_wire(info: ErrorInfo) -> LlmosError:
+    """The exception that `info` describes. A code this side does not know becomes a plain `LlmosError`."""
+    kind = LlmosError.registry.get(info.code)
+    if kind is None:
+        message = info.message if info.code == "LlmosError" else f"{info.code}: {info.message}"
+        return LlmosError(message, **info.data)
+    return kind(info.message, **info.data)

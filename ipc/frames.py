@@ -1,0 +1,67 @@
+"""Frames: `u32 length, little endian | payload`, cut from and joined to a byte stream.
+
+Called by every transport, blocking or not. It does no I/O and never looks into a payload.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from ipc.errors import FrameTooLarge
+
+HEADER = struct.Struct("<I")
+MAX_FRAME = 16 * 1024 * 1024  # bytes of payload
+
+
+def frame(payload: bytes) -> bytes:
+    """One frame around `payload`."""
+    return HEADER.pack(len(payload)) + payload
+
+
+class FrameDecoder:
+    """Cuts a stream of bytes, fed in pieces of any size, into the payloads of its frames."""
+
+    __slots__ = ("_buffer", "limit")
+
+    def __init__(self, limit: int = MAX_FRAME) -> None:
+        self._buffer = bytearray()
+        self.limit = limit
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield each payload that `data` completes. Raises `FrameTooLarge` at a header over the limit.
+
+        After an error the stream has no known frame border any more: drop the connection.
+        """
+        buffer = self._buffer
+        if buffer:
+            buffer += data
+            if len(buffer) < 4:
+                return
+            # A frame larger than one read would be copied at every read; wait until it is complete.
+            length = HEADER.unpack_from(buffer)[0]
+            if length <= self.limit and len(buffer) - 4 < length:
+                return
+            data = bytes(buffer)
+            buffer.clear()
+        position, end = 0, len(data)
+        while end - position >= 4:
+            (length,) = HEADER.unpack_from(data, position)
+            if length > self.limit:
+                raise FrameTooLarge(
+                    f"a frame of {length} bytes exceeds the limit of {self.limit}; send it in parts",
+                    length=length,
+                    limit=self.limit,
+                )
+            start = position + 4
+            if end - start < length:
+                break
+            position = start + length
+            yield data[start:position]
+        if position < end:
+            buffer += data[position:]
+
+    @property
+    def pending(self) -> int:
+        """Bytes received of a frame that is not complete yet."""
+        return len(self._buffer)

@@ -1,0 +1,56 @@
+"""Unix sockets by path: where the daemon listens by default, and connecting to it.
+
+Used by the daemon and by both clients. It retries nothing: a full backlog is told to the caller, who may wait.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from ipc.errors import NoDaemon, SocketPathInvalid
+
+MAX_PATH = 107  # bytes, sun_path of Linux without its final zero
+
+
+def default_socket() -> Path:
+    """`$LLMOSD_SOCKET`, else `$XDG_RUNTIME_DIR/llmosd.sock`, else `/tmp/llmosd-UID/llmosd.sock`."""
+    if named := os.environ.get("LLMOSD_SOCKET"):
+        return Path(named)
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(runtime) / "llmosd.sock"
+    return Path(f"/tmp/llmosd-{os.getuid()}/llmosd.sock")
+
+
+def check_path(path: Path) -> None:
+    """Raises `SocketPathInvalid` for a path that the operating system would cut or refuse."""
+    length = len(os.fsencode(path))
+    if length > MAX_PATH:
+        raise SocketPathInvalid(
+            f"the socket path has {length} bytes, the limit is {MAX_PATH}: {path}. Choose a shorter one with --socket "
+            "or LLMOSD_SOCKET",
+            length=length,
+        )
+
+
+def try_connect(path: Path) -> socket.socket | None:
+    """A connected, non-blocking socket; None if the daemon's backlog is full just now. Raises `NoDaemon`.
+
+    Connected only means queued: believe the daemon's welcome, not this.
+    """
+    check_path(path)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.setblocking(False)
+    try:
+        connection.connect(str(path))
+    except BlockingIOError:
+        connection.close()
+        return None
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        connection.close()
+        raise NoDaemon(f"no daemon at {path} ({error.strerror}); start one with: llmosd &", socket=str(path)) from None
+    except OSError as error:
+        connection.close()
+        raise NoDaemon(f"cannot connect to {path}: {error.strerror}", socket=str(path)) from None
+    return connection

@@ -1,0 +1,65 @@
+"""The gate: every system call of every process passes here, in the same order.
+
+Called by contexts (in the loop) and connections (from a socket). Who is this, may it, is it within its limits, count
+it, do it. A handler answers at once, or returns a coroutine when it has to wait. The gate itself never waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from types import CoroutineType
+from typing import Any
+
+from ipc.errors import Killed, LlmosError, NotPermitted
+from ipc.syscalls import Shutdown, Syscall, WriteLog
+from kernel.process import Process
+from kernel.thread import Thread
+
+BURST = 128  # calls that finish at once before a thread gives up the loop
+
+Handler = Callable[..., Any]
+
+CLIENTS_ONLY: frozenset[type[Syscall]] = frozenset({Shutdown})
+ALSO_WHILE_DYING: frozenset[type[Syscall]] = frozenset({WriteLog})
+
+
+class Gate:
+    """Holds the handler of each call, and counts calls and failures."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[type[Syscall], Handler] = {}
+        self.calls: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+
+    def register(self, handlers: dict[type[Syscall], Handler]) -> None:
+        """Add the calls of one subsystem: each handler takes the process and the call."""
+        self.handlers.update(handlers)
+
+    def enter(self, process: Process, call: Syscall, *extra: Any) -> Any:
+        """Make `call` for `process`: the answer, or a coroutine that will return it. Raises what the call raises."""
+        kind = type(call)
+        if process.dying and kind not in ALSO_WHILE_DYING:
+            raise Killed(f"process {process.pid} is ending ({process.dying}) and makes no more calls", pid=process.pid)
+        if kind in CLIENTS_ONLY and not process.is_client:
+            raise NotPermitted(f"an agent may not call {kind.__name__}; a client may")
+        process.usage.calls += 1
+        self.calls[kind.__name__] += 1
+        return self.handlers[kind](process, call, *extra)
+
+    async def call(self, process: Process, call: Syscall) -> Any:
+        """Make `call` from a thread of `process`, waiting if need be. Gives up the loop after a burst of calls."""
+        try:
+            answer = self.enter(process, call)
+            if type(answer) is CoroutineType:
+                return await answer
+        except LlmosError as error:
+            self.errors[type(error).__name__] += 1
+            raise
+        thread = asyncio.current_task()
+        if isinstance(thread, Thread):
+            thread.burst += 1
+            if thread.burst >= BURST:
+                await asyncio.sleep(0)
+        return answer

@@ -1,0 +1,132 @@
+"""The kernel: puts the subsystems together around one gate, on one event loop.
+
+Made by the daemon. It owns every table and starts nothing by itself: work comes from clients and agents.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine, Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import structlog
+
+from ipc.syscalls import Shutdown, Sleep
+from kernel.dispatcher import Dispatcher
+from kernel.drivers.process import Launcher, launch
+from kernel.gate import Gate
+from kernel.lifecycle import Lifecycle
+from kernel.messaging import Messaging
+from kernel.output import Output
+from kernel.process import Process, ProcessTable
+from kernel.programs import Programs
+from kernel.slots.model import ModelSpec
+from kernel.slots.resources import ResourceManager
+from kernel.status import Status
+from kernel.thread import PARK, Thread
+
+log = structlog.get_logger("kernel")
+
+
+class Kernel:
+    """The microkernel. `make_context` builds what an agent sees of it, from the gate and the agent's process."""
+
+    def __init__(
+        self,
+        *,
+        version: str,
+        folders: Iterable[Path],
+        models: dict[str, ModelSpec],
+        default_model: str,
+        cache: Path,
+        make_context: Callable[[Gate, Process], Any],
+        launcher: Launcher = launch,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.gate = Gate()
+        self.table = ProcessTable()
+        self.programs = Programs(folders)
+        self.on_shutdown: Callable[[bool], None] = lambda now: None
+        dispatcher = Dispatcher(self.loop)
+        self.lifecycle = Lifecycle(
+            self.table, self.programs, dispatcher, self.gate, lambda process: make_context(self.gate, process)
+        )
+        messaging = Messaging(self.table, self.gate, self.loop)
+        self.resources = ResourceManager(models, default_model, cache, launcher, self.gate)
+        Output(self.table, self.gate)
+        Status(version, self.table, self.programs, self.gate, self.lifecycle, messaging)
+        self.gate.register({Sleep: self._sleep, Shutdown: self._shutdown})
+        self.lifecycle.on_suspend = self.resources.process_suspended
+        self.lifecycle.on_resume = self.resources.process_resumed
+        self.lifecycle.on_end = messaging.process_ended
+        self.loop.set_task_factory(cast(Any, self._make_task))
+
+    async def drain(self, timeout: float) -> None:
+        """Take no new tasks, let the running ones end for `timeout` seconds, then kill what is left."""
+        self.lifecycle.draining = True
+        tasks = self._tasks()
+        if tasks and timeout > 0:
+            log.info("draining", tasks=len(tasks), seconds=timeout)
+            await self._all_ended(tasks, timeout)
+        for process in self._tasks():
+            self.lifecycle.end(process, "killed", "the daemon shuts down")
+        await self._all_ended(self._tasks(), None)
+
+    async def close(self) -> None:
+        """End the connections' processes and the drivers. Call after `drain`."""
+        for process in tuple(self.table.alive.values()):
+            self.lifecycle.end(process, "killed", "the daemon shuts down")
+        await self.resources.close()
+        self.loop.set_task_factory(None)
+
+    def _tasks(self) -> list[Process]:
+        return [process for process in self.table.alive.values() if not process.is_client]
+
+    async def _all_ended(self, processes: list[Process], timeout: float | None) -> None:
+        gone = asyncio.Event()
+        left = len(processes)
+
+        def one_less(_: Process) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                gone.set()
+
+        for process in processes:
+            process.watchers.append(one_less)
+        if processes:
+            try:
+                async with asyncio.timeout(timeout):
+                    await gone.wait()
+            except TimeoutError:
+                log.warning("tasks did not end in time", tasks=left)
+
+    def _make_task(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coro: Coroutine[Any, Any, Any],
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Future[Any]:
+        """A task made by agent code is a thread of its process: counted, suspended and killed with it."""
+        maker = asyncio.current_task(loop)
+        if isinstance(maker, Thread):
+            return self.lifecycle.start_thread(maker.process, coro, context=context)
+        return asyncio.Task(coro, loop=loop, context=context)
+
+    def _sleep(self, process: Process, call: Sleep) -> Coroutine[Any, Any, None]:
+        return self._sleep_until(self.loop.time() + call.seconds)
+
+    async def _sleep_until(self, until: float) -> None:
+        thread = cast(Thread, asyncio.current_task())
+        timer = self.loop.call_at(until, thread.wake)
+        try:
+            while self.loop.time() < until:
+                thread.waits_for = "time"
+                await PARK
+        finally:
+            timer.cancel()
+
+    def _shutdown(self, process: Process, call: Shutdown) -> None:
+        self.on_shutdown(call.now)

@@ -1,0 +1,59 @@
+"""The output subsystem: values that agents emit, and the logs of processes.
+
+Its handlers are called by the gate. A task whose client does not read is paused, not buffered without end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any, cast
+
+from ipc.codec import encode, isolate
+from ipc.messages import Emitted, Log
+from ipc.syscalls import Emit, Logs, WriteLog
+from kernel.gate import Gate
+from kernel.process import Process, ProcessTable
+from kernel.stream import Stream
+from kernel.thread import PARK, Thread
+
+
+class Output:
+    """Takes what processes say to people."""
+
+    def __init__(self, table: ProcessTable, gate: Gate) -> None:
+        self._table = table
+        gate.register({Emit: self.emit, WriteLog: self.write_log, Logs: self.logs})
+
+    def emit(self, process: Process, call: Emit) -> Coroutine[Any, Any, None] | None:
+        event = Emitted(process.pid, isolate(call.value))
+        stream = process.stream
+        if stream is None:
+            return None
+        if stream.congested:
+            return self._emit_later(stream, event)
+        stream.push(event)
+        return None
+
+    async def _emit_later(self, stream: Stream, event: Emitted) -> None:
+        thread = cast(Thread, asyncio.current_task())
+        while stream.congested:
+            stream.when_drained(thread.wake)
+            thread.waits_for = "reader of the task"
+            await PARK
+        stream.push(event)
+
+    def write_log(self, process: Process, call: WriteLog) -> None:
+        encode(call.fields)  # a field that cannot travel is the caller's error, now
+        process.write_log(Log(process.pid, time.time(), call.level, call.event, call.fields))
+
+    def logs(self, process: Process, call: Logs, stream: Stream | None = None) -> list[Log]:
+        target = self._table.find(call.pid)
+        if stream is not None:
+            if target.ended:
+                stream.end()
+            else:
+                target.followers.append(stream)
+                target.watchers.append(lambda _: stream.end())
+        return list(target.log or ())

@@ -1,0 +1,194 @@
+"""Processes: what is accounted, owned, limited and killed; and the table that holds the living and the recent dead.
+
+Owned by the kernel. A process is data plus its threads: how it starts, waits and ends is in `kernel.lifecycle`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING, Any
+
+from ipc.errors import UnknownProcess
+from ipc.messages import Log
+from ipc.syscalls import ExitStatus, ProcessInfo, Usage
+from kernel.mailbox import Mailbox
+from kernel.thread import BLOCKED, NEW, READY, RUNNING, SUSPENDED, ZOMBIE, Thread
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from kernel.messaging import PendingCall
+    from kernel.slots.sequence import Sequence
+    from kernel.stream import Stream
+
+LOG_LINES = 200  # kept per process
+REMEMBERED = 512  # ended processes whose status and log can still be asked for
+
+CLIENT = "client"  # program name of a connection
+
+
+class Process:
+    """An agent at work, or the connection of a client. `stream` takes its events to whoever submitted the task."""
+
+    __slots__ = (
+        "args",
+        "children",
+        "deadline",
+        "detached",
+        "dying",
+        "ended",
+        "followers",
+        "generations",
+        "held",
+        "log",
+        "mailbox",
+        "owed",
+        "owner",
+        "parent",
+        "pending_calls",
+        "pid",
+        "priority",
+        "program",
+        "sequences",
+        "started",
+        "status",
+        "stream",
+        "suspended",
+        "threads",
+        "usage",
+        "watchers",
+    )
+
+    def __init__(
+        self,
+        pid: int,
+        parent: Process | None,
+        program: str,
+        args: dict[str, Any],
+        *,
+        owner: str,
+        priority: int,
+        detached: bool = False,
+        stream: Stream | None = None,
+    ) -> None:
+        self.pid = pid
+        self.parent = parent
+        self.program = program
+        self.args = args
+        self.owner = owner
+        self.priority = priority
+        self.detached = detached
+        self.stream = stream
+        self.started = time.monotonic()
+        self.usage = Usage()
+        self.threads: set[Thread] = set()
+        self.children: set[Process] = set()
+        self.mailbox: Mailbox | None = None
+        self.pending_calls: dict[int, PendingCall] | None = None  # calls of ours that wait for a reply
+        self.owed: dict[int, Process | None] | None = None  # calls to us without a reply yet; None: gave up waiting
+        self.sequences: set[Sequence] | None = None
+        self.generations = 0
+        self.log: deque[Log] | None = None
+        self.watchers: list[Callable[[Process], None]] = []
+        self.followers: list[Stream] = []  # clients that read the log as it grows
+        self.suspended = False
+        self.held: list[tuple[Thread, BaseException | None]] = []
+        self.dying: str = ""
+        self.deadline: asyncio.TimerHandle | None = None
+        self.ended = False
+        self.status: ExitStatus | None = None
+
+    @property
+    def is_client(self) -> bool:
+        return self.program == CLIENT
+
+    def box(self) -> Mailbox:
+        """The mailbox, made at first use."""
+        if self.mailbox is None:
+            self.mailbox = Mailbox()
+        return self.mailbox
+
+    def write_log(self, line: Log) -> None:
+        """Keep `line`, and show it to whoever submitted the task or follows the log."""
+        if self.log is None:
+            self.log = deque(maxlen=LOG_LINES)
+        self.log.append(line)
+        if self.stream is not None:
+            self.stream.push(line)
+        for follower in self.followers:
+            follower.push(line)
+
+    def state(self) -> tuple[str, str]:
+        """The state of the process as a whole, and what it waits for: that of its liveliest thread."""
+        if self.ended:
+            return ZOMBIE, ""
+        if self.suspended:
+            return SUSPENDED, ""
+        if self.is_client:
+            return BLOCKED, "requests"
+        by_state = {thread.state: thread for thread in self.threads}
+        for state in (RUNNING, READY, BLOCKED):
+            if state in by_state:
+                return state, str(by_state[state].waits_for) if state == BLOCKED else ""
+        return NEW, ""
+
+    def info(self, now: float) -> ProcessInfo:
+        state, waits_for = self.state()
+        return ProcessInfo(
+            pid=self.pid,
+            parent=self.parent.pid if self.parent is not None else 0,
+            program=self.program,
+            owner=self.owner,
+            priority=self.priority,
+            state=state,
+            waits_for=waits_for,
+            threads=len(self.threads),
+            mailbox=self.mailbox.count if self.mailbox is not None else 0,
+            age=now - self.started,
+            usage=self.usage,
+        )
+
+
+class ProcessTable:
+    """All processes by pid, and the last ones that ended. Pids count up and are never used twice."""
+
+    def __init__(self) -> None:
+        self.alive: dict[int, Process] = {}
+        self.ended: OrderedDict[int, Process] = OrderedDict()
+        self.last_pid = 0
+
+    def next_pid(self) -> int:
+        self.last_pid += 1
+        return self.last_pid
+
+    def add(self, process: Process) -> None:
+        self.alive[process.pid] = process
+
+    def get(self, pid: int) -> Process:
+        """The living process `pid`. Raises `UnknownProcess`, which tells an ended one from one that never was."""
+        process = self.alive.get(pid)
+        if process is None:
+            raise self.unknown(pid)
+        return process
+
+    def find(self, pid: int) -> Process:
+        """Process `pid`, alive or still remembered."""
+        process = self.alive.get(pid) or self.ended.get(pid)
+        if process is None:
+            raise self.unknown(pid)
+        return process
+
+    def bury(self, process: Process) -> None:
+        """Move a process that has ended to the remembered ones; clients are forgotten at once."""
+        del self.alive[process.pid]
+        if process.is_client:
+            return
+        self.ended[process.pid] = process
+        if len(self.ended) > REMEMBERED:
+            self.ended.popitem(last=False)
+
+    def unknown(self, pid: int) -> UnknownProcess:
+        what = "has ended" if 0 < pid <= self.last_pid else "never existed"
+        return UnknownProcess(f"process {pid} {what}; `llmos ps` lists the living", pid=pid)

@@ -1,0 +1,256 @@
+"""The server's side of a client's connection: each is a process of its own, and its requests pass the gate as calls.
+
+Made by the daemon's listener. A connection that ends takes its unfinished requests and attached tasks with it. It
+decodes frames and nothing that it only passes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import struct
+from functools import partial
+from types import CoroutineType
+from typing import Any, cast
+
+import msgspec
+import structlog
+
+from ipc.codec import ENCODER, decode, decoder, encode
+from ipc.errors import (
+    Busy,
+    InvalidCall,
+    LlmosError,
+    MalformedFrame,
+    NotPermitted,
+    OutOfTurn,
+    SlowReader,
+    UnknownCall,
+    VersionMismatch,
+    to_wire,
+)
+from ipc.messages import Event
+from ipc.protocol import (
+    VERSION,
+    Abandon,
+    Answer,
+    Credit,
+    End,
+    Failure,
+    Hello,
+    Request,
+    StreamEvent,
+    ToDaemon,
+    Welcome,
+)
+from ipc.syscalls import Logs, Spawn, Syscall
+from ipc.transport import FramedProtocol
+from kernel.kernel import Kernel
+from kernel.process import Process
+from kernel.stream import Stream
+from kernel.thread import Thread
+
+HELLO_TIMEOUT = 10.0  # seconds to say hello in
+MAX_REQUESTS = 65_536  # unanswered requests of one connection
+
+DECODE = decoder(ToDaemon).decode
+CALLS = {str(kind.__struct_config__.tag): kind for kind in Syscall.__subclasses__()}
+
+log = structlog.get_logger("kernel.server")
+
+
+class Connection(FramedProtocol):
+    """One client. `open` holds its unanswered requests and running streams by request id."""
+
+    def __init__(self, kernel: Kernel, connections: set[Connection]) -> None:
+        super().__init__()
+        self._kernel = kernel
+        self._gate = kernel.gate
+        self._connections = connections
+        self._process: Process | None = None
+        self._threads: dict[int, Thread] = {}
+        self._streams: dict[int, Stream] = {}
+        self._tasks: dict[int, Process] = {}  # attached tasks with a stream
+        self._hello = self._loop.call_later(HELLO_TIMEOUT, self._no_hello)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._connections.add(self)
+        peer = peer_uid(transport.get_extra_info("socket"))
+        if peer not in (None, 0, os.getuid()):
+            self._refuse(NotPermitted(f"this daemon serves user {os.getuid()}, not user {peer}"))
+
+    def frame_received(self, payload: bytes) -> None:
+        try:
+            message = DECODE(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            self._bad_frame(payload, error)
+            return
+        kind = type(message)
+        if self._process is None:
+            if kind is Hello:
+                self._welcome(message)
+            else:
+                self._refuse(OutOfTurn("the first frame must be a hello"))
+        elif kind is Request:
+            self._request(message.id, message.call)
+        elif kind is Credit:
+            if (stream := self._streams.get(message.id)) is not None:
+                stream.grant(message.events)
+        elif kind is Abandon:
+            self._abandon(message)
+        else:
+            self._refuse(OutOfTurn("a second hello on one connection"))
+
+    def broken(self, error: LlmosError) -> None:
+        log.warning("client cut off", client=self._process.owner if self._process else "", error=error.message)
+        self._gate.errors[type(error).__name__] += 1
+        if not isinstance(error, SlowReader):
+            self.send_frame(ENCODER.encode(Failure(0, to_wire(error))))
+
+    def closed(self) -> None:
+        self._hello.cancel()
+        self._connections.discard(self)
+        for stream in tuple(self._streams.values()):
+            stream.close()
+        self._streams.clear()
+        if self._process is not None:
+            self._kernel.lifecycle.end(self._process, "killed", "the client disconnected")
+
+    # ---- requests
+
+    def _request(self, number: int, call: Syscall) -> None:
+        process = cast(Process, self._process)
+        stream: tuple[Stream, ...] = ()
+        try:
+            if number in self._threads or number in self._streams:
+                raise OutOfTurn(f"request id {number} is in use")
+            if len(self._threads) >= MAX_REQUESTS:
+                raise Busy(f"{MAX_REQUESTS} requests of this connection are unanswered", retry_after=1.0)
+            if isinstance(call, Spawn | Logs) and call.credit:
+                stream = (self._open_stream(number, call),)
+            answer = self._gate.enter(process, call, *stream)
+        except LlmosError as error:
+            self._fail(number, error)
+            return
+        if type(answer) is CoroutineType:
+            thread = self._threads[number] = self._kernel.lifecycle.start_thread(process, answer)
+            thread.add_done_callback(partial(self._thread_done, number, call))
+        else:
+            self._answer(number, call, answer)
+
+    def _thread_done(self, number: int, call: Syscall, thread: asyncio.Future[Any]) -> None:
+        self._threads.pop(number, None)
+        if thread.cancelled():
+            return  # abandoned, or the connection is gone
+        error = thread.exception()
+        if error is None:
+            self._answer(number, call, thread.result())
+        else:
+            self._fail(number, error)
+
+    def _answer(self, number: int, call: Syscall, value: Any) -> None:
+        if type(call) is Spawn and number in self._streams and not call.detach:
+            task = self._kernel.table.alive.get(value)
+            if task is not None:
+                self._tasks[number] = task
+        try:
+            self.send_frame(encode(Answer(number, value)))
+        except LlmosError as error:
+            self._fail(number, error)
+
+    def _fail(self, number: int, error: BaseException) -> None:
+        if (stream := self._streams.pop(number, None)) is not None:
+            stream.close()
+        if not isinstance(error, LlmosError):
+            log.error("a system call failed inside the kernel", exc_info=error)
+        self._gate.errors[type(error).__name__] += 1
+        self.send_frame(ENCODER.encode(Failure(number, to_wire(error))))
+
+    def _abandon(self, message: Abandon) -> None:
+        if (thread := self._threads.pop(message.id, None)) is not None:
+            thread.cancel()
+        if (stream := self._streams.pop(message.id, None)) is not None:
+            stream.close()
+        if (task := self._tasks.pop(message.id, None)) is not None:
+            self._kernel.lifecycle.end(task, "killed", "its client abandoned it")
+
+    # ---- streams
+
+    def _open_stream(self, number: int, call: Spawn | Logs) -> Stream:
+        def deliver(event: Event) -> None:
+            try:
+                self.send_frame(encode(StreamEvent(number, event)))
+            except LlmosError as error:
+                self.send_frame(ENCODER.encode(Failure(number, to_wire(error))))
+
+        def end() -> None:
+            self._streams.pop(number, None)
+            self._tasks.pop(number, None)
+            if isinstance(call, Logs):
+                self.send_frame(ENCODER.encode(End(number)))
+
+        stream = self._streams[number] = Stream(deliver, call.credit, end)
+        return stream
+
+    # ---- beginning and end
+
+    def _welcome(self, hello: Hello) -> None:
+        self._hello.cancel()
+        if hello.version != VERSION:
+            self._refuse(
+                VersionMismatch(
+                    f"client speaks protocol {hello.version}, this daemon {VERSION}; install matching versions",
+                    client=hello.version,
+                    daemon=VERSION,
+                )
+            )
+            return
+        self._process = self._kernel.lifecycle.open_client(hello.client)
+        self.send_frame(ENCODER.encode(Welcome(VERSION, os.getpid(), self._process.pid)))
+
+    def _refuse(self, error: LlmosError) -> None:
+        self.broken(error)
+        self.close()
+
+    def _no_hello(self) -> None:
+        self._refuse(OutOfTurn(f"no hello within {HELLO_TIMEOUT:.0f} s"))
+
+    def _bad_frame(self, payload: bytes, error: Exception) -> None:
+        """Answer what can be answered by its id; a peer whose frames have none is cut off."""
+        try:
+            parts = decode(payload, list[Any])
+            number, call = parts[1], parts[2]
+            if self._process is None or parts[0] != "request" or type(number) is not int or number < 1:
+                raise MalformedFrame(str(error))
+        except (MalformedFrame, LookupError):
+            self._refuse(MalformedFrame(f"not a frame of this protocol: {error}"))
+            return
+        name = call[0] if isinstance(call, list) and call else call
+        kind = CALLS.get(name) if isinstance(name, str) else None
+        if kind is None:
+            self._fail(number, UnknownCall(f"this daemon has no system call {name!r}"))
+        else:
+            self._fail(number, InvalidCall(f"{name}: {_named_field(kind, str(error))}"))
+
+
+def _named_field(kind: type[Syscall], error: str) -> str:
+    """`error` of msgspec with the position of a field in the frame replaced by its name."""
+
+    def name(match: re.Match[str]) -> str:
+        place = int(match[1]) - 1
+        fields = kind.__struct_fields__
+        return fields[place] if place < len(fields) else match[0]
+
+    return re.sub(r"\$\[2\]\[(\d+)\]", name, error)
+
+
+def peer_uid(connection: socket.socket | None) -> int | None:
+    """The user at the other end of a Unix socket, where the system tells (Linux)."""
+    option = getattr(socket, "SO_PEERCRED", None)
+    if connection is None or option is None:
+        return None
+    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, option, struct.calcsize("3i")))
+    return int(uid)

@@ -1,0 +1,42 @@
+"""What is configured about a model: which driver runs it, where it lies, how many slots it has, its defaults.
+
+Written in the settings, read by the resource manager. Data only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+DRIVERS = ("transformers", "simulated")
+
+
+class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One model. `path`: "embedded", a folder, a GGUF file or a hub name; `slots`: sequences decoded together.
+
+    `lease` is a slot's time slice in tokens. `max_tokens` and `temperature` hold where a call says nothing; `options`
+    go to the driver as they are.
+    """
+
+    driver: Literal["transformers", "simulated"] = "transformers"
+    path: str = ""
+    slots: Annotated[int, Meta(ge=1, le=4096)] = 64
+    lease: Annotated[int, Meta(ge=1)] = 64
+    max_tokens: Annotated[int, Meta(ge=1)] = 1024
+    temperature: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    options: dict[str, Any] = {}
+
+    def missing_path(self) -> Path | None:
+        """The local path that this model names and that does not exist, if so. A hub name is no local path."""
+        if self.driver != "transformers" or not looks_local(self.path):
+            return None
+        path = Path(self.path).expanduser()
+        return None if path.exists() else path
+
+
+def looks_local(reference: str) -> bool:
+    """Whether a model reference is a path rather than a name: it is absolute, relative by dots, or a GGUF file."""
+    return reference.startswith(("/", "./", "../", "~")) or reference.endswith(".gguf")

@@ -1,0 +1,380 @@
+"""A model runtime: the slots of one model, its queue, its leases and its driver, restarted when it dies.
+
+Driven by the resource manager and by what the driver reports. First come, first served. It never blocks the loop, and
+a sequence it was given always ends: with its text, with a named error, or cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import psutil
+import structlog
+
+from ipc.errors import Busy, DriverFailed, LlmosError, ModelLoadFailed, from_wire
+from ipc.messages import Log, State, Token
+from ipc.syscalls import ModelInfo, SlotInfo
+from kernel.drivers import protocol
+from kernel.drivers.process import Driver, Launcher
+from kernel.slots.model import ModelSpec
+from kernel.slots.requirements import check_requirements
+from kernel.slots.sequence import PARKED, QUEUED, RUNNING, Sequence
+
+MAX_QUEUE = 100_000  # calls that may wait for a slot
+MAX_DEATHS = 3  # driver deaths a sequence survives while on a slot
+MAX_RESTARTS = 5  # driver deaths in a row without one token
+MAX_BACKOFF = 10.0  # seconds between two restarts
+RATE_SMOOTHING = 0.9  # weight of the past in the token rate
+
+log = structlog.get_logger("kernel.slots")
+
+
+class ModelRuntime:
+    """One model. `state`: "unloaded", "loading", "ready", "restarting", "failed"."""
+
+    def __init__(self, name: str, spec: ModelSpec, cache: Path, launch: Launcher) -> None:
+        self.name = name
+        self.spec = spec
+        self.state = "unloaded"
+        self.detail = ""
+        self.context: int | None = None
+        self.facts: dict[str, Any] = {}
+        self._cache = cache
+        self._launch = launch
+        self._loop = asyncio.get_running_loop()
+        self._driver: Driver | None = None
+        self._incarnation = 0
+        self._sequences: dict[int, Sequence] = {}  # every one that is not finished, and cancelled ones the driver holds
+        self._queue: list[Sequence] = []  # waiting for a slot, by id
+        self._on_slot: set[int] = set()
+        self._deaths_in_a_row = 0
+        self._restarts = 0
+        self._tokens = 0
+        self._steps = 0
+        self._rate = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    # ---- for the resource manager
+
+    def submit(self, sequence: Sequence) -> None:
+        """Queue a new sequence; loads the model if need be. Raises `Busy` when the queue is full."""
+        if len(self._queue) >= MAX_QUEUE:
+            raise Busy(f"{len(self._queue)} calls wait for model {self.name}, which is the limit", retry_after=5.0)
+        self._sequences[sequence.id] = sequence
+        if sequence.process.suspended:
+            sequence.holds.add("suspended")
+        self._enqueue(sequence)
+        self.load()
+        self._tell(sequence)
+
+    def load(self) -> None:
+        """Start loading the model, unless it is loaded or loading."""
+        if self.state in ("unloaded", "failed") and not self._closing:
+            self._set_state("loading", "starting the driver")
+            self._run(self._start())
+
+    def cancel(self, sequence: Sequence) -> None:
+        """The caller no longer wants it. Its slot is free when the driver has let go of it, within one step."""
+        sequence.cancelled = True
+        self._dequeue(sequence)
+        if sequence.resident and self._driver is not None:
+            self._driver.send(protocol.Cancel(sequence.id))
+        else:
+            self._forget(sequence)
+
+    def hold(self, sequence: Sequence, why: str) -> None:
+        """Take it off its slot and keep it off until released; what it has computed stays."""
+        sequence.holds.add(why)
+        self._dequeue(sequence)
+        if sequence.state == RUNNING and self._driver is not None:
+            self._driver.send(protocol.Revoke(sequence.id))
+            sequence.lease = 0
+        elif sequence.state == QUEUED:
+            sequence.state = PARKED
+
+    def release(self, sequence: Sequence, why: str) -> None:
+        """Lift a hold; without any left it queues for a slot again, in its old place."""
+        sequence.holds.discard(why)
+        if sequence.holds or sequence.finished or sequence.cancelled:
+            return
+        if sequence.id in self._on_slot:
+            self._renew(sequence)  # its revocation was not answered yet: simply go on
+        else:
+            self._enqueue(sequence)
+
+    async def close(self) -> None:
+        """Stop the driver; waiting sequences are not answered any more."""
+        self._closing = True
+        for task in tuple(self._tasks):
+            task.cancel()
+        if self._driver is not None:
+            await self._driver.stop()
+
+    def model_info(self, default: bool) -> ModelInfo:
+        return ModelInfo(
+            self.name, self.spec.driver, self.spec.path, default, self.state, self.detail, self.context, self.facts
+        )
+
+    def slot_info(self) -> SlotInfo:
+        pid = self._driver.pid if self._driver is not None else None
+        places = {sequence.id: place for place, sequence in enumerate(self._queue, 1)}
+        return SlotInfo(
+            model=self.name,
+            state=self.state,
+            detail=self.detail,
+            driver_pid=pid,
+            slots=self.spec.slots,
+            used=len(self._on_slot),
+            queued=len(self._queue),
+            tokens=self._tokens,
+            tokens_per_second=round(self._rate, 1) if self._on_slot else 0.0,
+            steps=self._steps,
+            restarts=self._restarts,
+            memory=_resident(pid),
+            sequences=[sequence.info(places.get(sequence.id, 0)) for sequence in self._sequences.values()],
+        )
+
+    # ---- slots and leases
+
+    def _enqueue(self, sequence: Sequence) -> None:
+        if sequence.holds:
+            sequence.state = PARKED
+            return
+        sequence.state = QUEUED
+        bisect.insort(self._queue, sequence, key=lambda queued: queued.id)
+        self._fill()
+
+    def _dequeue(self, sequence: Sequence) -> None:
+        place = bisect.bisect_left(self._queue, sequence.id, key=lambda queued: queued.id)
+        if place < len(self._queue) and self._queue[place] is sequence:
+            del self._queue[place]
+
+    def _fill(self) -> None:
+        """Grant free slots to the head of the queue."""
+        if self.state != "ready" or self._driver is None:
+            return
+        while self._queue and len(self._on_slot) < self.spec.slots:
+            sequence = self._queue.pop(0)
+            self._on_slot.add(sequence.id)
+            sequence.state = RUNNING
+            if sequence.resident:
+                self._renew(sequence)
+                continue
+            sequence.resident = True
+            sequence.lease = self.spec.lease
+            self._driver.send(
+                protocol.Admit(
+                    sequence.id,
+                    sequence.prompt if sequence.prompt_ids is None else "",
+                    sequence.sampling,
+                    sequence.lease,
+                    sequence.prompt_ids,
+                    sequence.ids,
+                    sequence.released,
+                )
+            )
+
+    def _renew(self, sequence: Sequence) -> None:
+        """Top the lease up, unless whoever reads the tokens is behind: then it parks until they have caught up."""
+        stream = sequence.process.stream if sequence.emit else None
+        if stream is not None and stream.congested:
+            if "reader" not in sequence.holds:
+                sequence.holds.add("reader")
+                stream.when_drained(lambda: self.release(sequence, "reader"))
+            return
+        tokens = self.spec.lease - max(sequence.lease, 0)
+        sequence.lease = max(sequence.lease, 0) + tokens
+        if self._driver is not None:
+            self._driver.send(protocol.Renew(sequence.id, tokens))
+
+    def _off_slot(self, sequence: Sequence) -> None:
+        self._on_slot.discard(sequence.id)
+        self._fill()
+
+    def _forget(self, sequence: Sequence) -> None:
+        self._sequences.pop(sequence.id, None)
+        self._off_slot(sequence)
+
+    # ---- what the driver says
+
+    def _on_message(self, incarnation: int, message: protocol.FromDriver) -> None:
+        if incarnation != self._incarnation:
+            return
+        match message:
+            case protocol.Bundle():
+                self._on_bundle(message)
+            case protocol.Admitted(sequence=number):
+                if (sequence := self._sequences.get(number)) is not None:
+                    sequence.prompt_ids = message.prompt_ids
+                    sequence.process.usage.prompt_tokens += len(message.prompt_ids)
+            case protocol.Parked(sequence=number):
+                if (sequence := self._sequences.get(number)) is not None:
+                    self._on_parked(sequence)
+            case protocol.Done(sequence=number):
+                self._on_finished(number, message.reason, None)
+            case protocol.Failed(sequence=number):
+                self._on_finished(number, "failed", from_wire(message.error))
+            case protocol.Loading():
+                share = "" if message.fraction is None else f" {message.fraction:.0%}"
+                self._set_state(self.state, f"{message.stage}{share}")
+            case protocol.Loaded():
+                self.context, self.facts = message.context, message.facts
+                self._set_state("ready", "")
+                self._fill()
+            case protocol.LoadFailed():
+                self._fail(from_wire(message.error))
+
+    def _on_bundle(self, bundle: protocol.Bundle) -> None:
+        made = 0
+        for progress in bundle.progress:
+            sequence = self._sequences.get(progress.sequence)
+            if sequence is None or sequence.cancelled:
+                continue
+            made += len(progress.ids)
+            sequence.ids += progress.ids
+            sequence.lease -= len(progress.ids)
+            sequence.process.usage.generated_tokens += len(progress.ids)
+            if progress.text:
+                sequence.text.append(progress.text)
+                sequence.released += len(progress.text)
+                if sequence.emit and sequence.process.stream is not None:
+                    sequence.process.stream.push(Token(progress.text, sequence.process.pid, sequence.call))
+            if sequence.lease * 2 <= self.spec.lease and not sequence.holds:
+                self._renew(sequence)
+        self._tokens += made
+        self._steps += bundle.steps
+        self._deaths_in_a_row = 0
+        if bundle.seconds > 0:
+            rate = made / bundle.seconds
+            self._rate = RATE_SMOOTHING * self._rate + (1 - RATE_SMOOTHING) * rate if self._rate else rate
+
+    def _on_parked(self, sequence: Sequence) -> None:
+        if sequence.id not in self._on_slot or sequence.cancelled:
+            return
+        if not sequence.holds:
+            if sequence.lease <= 0:
+                self._renew(sequence)
+            return  # a renewal is on its way already
+        sequence.state = PARKED
+        self._off_slot(sequence)
+
+    def _on_finished(self, number: int, reason: str, error: LlmosError | None) -> None:
+        sequence = self._sequences.get(number)
+        if sequence is None:
+            return
+        sequence.resident = False
+        if not sequence.cancelled:
+            sequence.finish(reason, error)
+        self._forget(sequence)
+
+    # ---- the driver's life
+
+    async def _start(self) -> None:
+        try:
+            await asyncio.to_thread(check_requirements, self.name, self.spec)
+            incarnation = self._incarnation = self._incarnation + 1
+            self._driver = await self._launch(
+                self.spec.driver,
+                self.name,
+                lambda message: self._on_message(incarnation, message),
+                lambda how: self._on_exit(incarnation, how),
+            )
+            self._driver.send(protocol.Load(self.spec.path, str(self._cache), self.spec.max_tokens, self.spec.options))
+        except LlmosError as error:
+            self._fail(error)
+        except OSError as error:
+            self._fail(ModelLoadFailed(f"model {self.name}: the driver cannot be started: {error}"))
+
+    def _fail(self, error: LlmosError) -> None:
+        """The model cannot run: everything that waits for it gets the error; the next call tries again."""
+        log.error("model failed", model=self.name, error=error.message)
+        self._incarnation += 1  # what this driver still says is of no interest
+        if self._driver is not None:
+            self._run(self._driver.stop())
+            self._driver = None
+        self._set_state("failed", error.message)
+        self._on_slot.clear()
+        self._queue.clear()
+        sequences, self._sequences = self._sequences, {}
+        for sequence in sequences.values():
+            sequence.resident = False
+            if not sequence.cancelled:
+                sequence.finish("failed", error)
+
+    def _on_exit(self, incarnation: int, how: str) -> None:
+        """The driver died unasked: start another, and let its sequences go on from their tokens so far."""
+        if incarnation != self._incarnation or self._closing:
+            return
+        self._driver = None
+        self._incarnation += 1
+        self._deaths_in_a_row += 1
+        self._restarts += 1
+        running = [sequence for sequence in self._sequences.values() if sequence.resident]
+        log.error("driver died", model=self.name, how=how, sequences=len(running), restart=self._restarts)
+        if self._deaths_in_a_row > MAX_RESTARTS:
+            self._fail(
+                DriverFailed(f"the driver of model {self.name} died {self._deaths_in_a_row} times in a row ({how})")
+            )
+            return
+        on_slot, self._on_slot = self._on_slot, set()
+        self._set_state("restarting", f"driver died ({how})")
+        for sequence in running:
+            self._after_death(sequence, how, sequence.id in on_slot)
+        delay = 0.0 if self._deaths_in_a_row == 1 else min(0.25 * 2**self._deaths_in_a_row, MAX_BACKOFF)
+        self._run(self._restart(delay))
+
+    def _after_death(self, sequence: Sequence, how: str, on_slot: bool) -> None:
+        sequence.resident = False
+        sequence.lease = 0
+        if sequence.cancelled:
+            self._sequences.pop(sequence.id, None)
+            return
+        sequence.deaths += on_slot
+        if sequence.deaths > MAX_DEATHS:
+            text = f"the driver of model {self.name} died {sequence.deaths} times while it ran this generation ({how})"
+            sequence.finish("failed", DriverFailed(text))
+            self._sequences.pop(sequence.id, None)
+            return
+        event = "driver died; the generation goes on in a new one"
+        fields = {"model": self.name, "how": how, "tokens": len(sequence.ids)}
+        sequence.process.write_log(Log(sequence.process.pid, time.time(), "warning", event, fields))
+        self._enqueue(sequence)
+
+    async def _restart(self, delay: float) -> None:
+        await asyncio.sleep(delay)
+        await self._start()
+
+    def _set_state(self, state: str, detail: str) -> None:
+        if state != self.state:
+            log.info("model " + state, model=self.name, **({"detail": detail} if detail else self.facts))
+        self.state, self.detail = state, detail
+        for sequence in self._sequences.values():
+            self._tell(sequence)
+
+    def _tell(self, sequence: Sequence) -> None:
+        """Show whoever submitted the task what its call waits for."""
+        stream = sequence.process.stream
+        if stream is not None and sequence.state == QUEUED:
+            stream.push(State(sequence.process.pid, f"model {self.name} {self.state}", self.detail))
+
+    def _run(self, coro: Coroutine[Any, Any, None]) -> None:
+        # asyncio.Task, not create_task: these are the kernel's own, whichever agent's call led here.
+        task = asyncio.Task(coro, loop=self._loop)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _resident(pid: int | None) -> int:
+    """The resident set of process `pid` in bytes, 0 if there is none."""
+    if pid is None:
+        return 0
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0

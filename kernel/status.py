@@ -1,0 +1,91 @@
+"""The status subsystem: the process table, the programs, counters and the machine, as people ask for them.
+
+Its handlers are called by the gate. It reads what others own and changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import psutil
+
+from ipc.syscalls import GetStats, Ping, Pong, ProcessInfo, ProgramInfo, Programs, Ps, Stats
+from kernel import programs
+from kernel.gate import Gate
+from kernel.lifecycle import Lifecycle
+from kernel.messaging import Messaging
+from kernel.process import Process, ProcessTable
+
+
+class Status:
+    """Answers questions. `version` is that of the daemon."""
+
+    def __init__(
+        self,
+        version: str,
+        table: ProcessTable,
+        known: programs.Programs,
+        gate: Gate,
+        lifecycle: Lifecycle,
+        messaging: Messaging,
+    ) -> None:
+        self._version = version
+        self._table = table
+        self._programs = known
+        self._gate = gate
+        self._lifecycle = lifecycle
+        self._messaging = messaging
+        self._started = time.monotonic()
+        self._self = psutil.Process()
+        gate.register({Ps: self.ps, Programs: self.programs, GetStats: self.stats, Ping: self.ping})
+
+    def ping(self, process: Process, call: Ping) -> Pong:
+        return Pong(call.payload)
+
+    def ps(self, process: Process, call: Ps) -> list[ProcessInfo]:
+        now = time.monotonic()
+        # Pids only grow, so the table is in their order.
+        rows = (
+            candidate.info(now)
+            for candidate in self._table.alive.values()
+            if candidate.pid >= call.start and (call.clients or not candidate.is_client)
+        )
+        return list(itertools.islice(rows, call.limit))
+
+    def programs(self, process: Process, call: Programs) -> Coroutine[Any, Any, list[ProgramInfo]]:
+        return self._refreshed(self._programs.refresh)
+
+    async def _refreshed(self, refresh: Callable[[], None]) -> list[ProgramInfo]:
+        await asyncio.to_thread(refresh)
+        return self._programs.listing()
+
+    def stats(self, process: Process, call: GetStats) -> Stats:
+        alive = self._table.alive.values()
+        clients = sum(candidate.is_client for candidate in alive)
+        memory = psutil.virtual_memory()
+        times = self._self.cpu_times()
+        return Stats(
+            version=self._version,
+            pid=os.getpid(),
+            uptime=time.monotonic() - self._started,
+            processes=len(alive) - clients,
+            threads=sum(len(candidate.threads) for candidate in alive),
+            connections=clients,
+            exited=dict(self._lifecycle.exits),
+            calls=dict(self._gate.calls),
+            errors=dict(self._gate.errors),
+            dead_letters=self._messaging.dead_letters,
+            memory=self._self.memory_info().rss,
+            cpu_seconds=times.user + times.system,
+            machine={
+                "cores": float(psutil.cpu_count() or 1),
+                "cpu": psutil.cpu_percent() / 100,
+                "memory_total": float(memory.total),
+                "memory_available": float(memory.available),
+            },
+        )

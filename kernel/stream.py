@@ -1,0 +1,119 @@
+"""Streams: the events of a task on their way to one client, no more of them than it granted credit for.
+
+Made by connections, fed by the kernel. What cannot go out waits here, bounded: tokens of one generation join into
+one event, `emit` and generations pause while the stream is `congested`, and log lines are dropped by count.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from ipc.messages import Event, Log, State, Token
+
+MAX_EVENTS = 256  # waiting events at which the stream is congested
+MAX_TEXT = 64 * 1024  # waiting characters of tokens at which it is
+
+
+class _Text:
+    """Tokens of one generation that wait, joined."""
+
+    __slots__ = ("call", "parts", "pid")
+
+    def __init__(self, token: Token) -> None:
+        self.pid, self.call, self.parts = token.pid, token.call, [token.text]
+
+
+class Stream:
+    """One request's events. `deliver` writes one to the client, `on_end` is called after the last one went out."""
+
+    __slots__ = (
+        "_credit",
+        "_deliver",
+        "_ending",
+        "_joined",
+        "_on_end",
+        "_on_relief",
+        "_queue",
+        "_text",
+        "closed",
+        "dropped",
+    )
+
+    def __init__(self, deliver: Callable[[Event], None], credit: int, on_end: Callable[[], None]) -> None:
+        self._deliver = deliver
+        self._on_end = on_end
+        self._ending = False
+        self._credit = credit
+        self._queue: deque[Event | _Text] = deque()
+        self._joined: dict[tuple[int, int], _Text] = {}
+        self._text = 0
+        self._on_relief: list[Callable[[], None]] = []
+        self.closed = False
+        self.dropped = 0
+
+    @property
+    def congested(self) -> bool:
+        return not self.closed and (len(self._queue) >= MAX_EVENTS or self._text >= MAX_TEXT)
+
+    def push(self, event: Event) -> None:
+        """Deliver `event` now if there is credit, else keep it. Never blocks and never raises."""
+        if self.closed:
+            return
+        if self._credit and not self._queue:
+            self._credit -= 1
+            self._deliver(event)
+            return
+        if type(event) is Token:
+            self._text += len(event.text)
+            text = self._joined.get((event.pid, event.call))
+            if text is not None:
+                text.parts.append(event.text)
+                return
+            text = self._joined[event.pid, event.call] = _Text(event)
+            self._queue.append(text)
+        elif isinstance(event, Log | State) and len(self._queue) >= MAX_EVENTS:
+            self.dropped += 1
+        else:
+            # Later tokens must not join ones from before this event: that would reorder them.
+            self._joined.clear()
+            self._queue.append(event)
+
+    def grant(self, events: int) -> None:
+        """The client can take `events` more."""
+        self._credit += events
+        while self._credit and self._queue:
+            event = self._queue.popleft()
+            if isinstance(event, _Text):
+                self._joined.pop((event.pid, event.call), None)
+                event = Token("".join(event.parts), event.pid, event.call)
+                self._text -= len(event.text)
+            self._credit -= 1
+            self._deliver(event)
+        if not self.congested:
+            self._relieve()
+        if self._ending and not self._queue:
+            self._on_end()
+
+    def end(self) -> None:
+        """No event comes after those already pushed."""
+        self._ending = True
+        if not self.closed and not self._queue:
+            self._on_end()
+
+    def when_drained(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once, when the stream is no longer congested or is closed."""
+        self._on_relief.append(callback)
+
+    def close(self) -> None:
+        """Nobody listens any more; whoever waits for room goes on."""
+        self.closed = True
+        self._queue.clear()
+        self._joined = {}
+        self._text = 0
+        self._relieve()
+
+    def _relieve(self) -> None:
+        callbacks, self._on_relief = self._on_relief, []
+        for callback in callbacks:
+            callback()

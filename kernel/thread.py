@@ -1,0 +1,227 @@
+"""Threads: the kernel's own task class, by asyncio's protocol for third-party tasks ("Extending asyncio").
+
+Made by the kernel for every coroutine of a process, and for every task that agent code creates. `asyncio.timeout`,
+`TaskGroup`, anyio and httpx work inside one. A thread never runs by itself: the dispatcher steps it. A kernel wait
+(`PARK`) carries no value, so nothing is lost when it is cancelled: whoever wakes looks again at what it waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Coroutine, Generator
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kernel.dispatcher import Dispatcher
+    from kernel.process import Process
+
+# "Extending asyncio" in the library reference names these four, with the underscore.
+_enter_task: Any = getattr(asyncio, "_enter_task")  # noqa: B009
+_leave_task: Any = getattr(asyncio, "_leave_task")  # noqa: B009
+_register_task: Any = getattr(asyncio, "_register_task")  # noqa: B009
+_unregister_task: Any = getattr(asyncio, "_unregister_task")  # noqa: B009
+
+
+class _Park:
+    """Awaited by a thread that waits for the kernel; `Thread.wake` ends the wait."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[_Park, None, None]:
+        yield self
+
+
+PARK = _Park()
+
+NEW, READY, RUNNING, BLOCKED, SUSPENDED, ZOMBIE = "new", "ready", "running", "blocked", "suspended", "zombie"
+
+
+class Thread(asyncio.Future[Any]):
+    """A coroutine of a process, scheduled by the dispatcher. A future of its result, as every asyncio task is.
+
+    `waits_for` says in a word or two what it is blocked on, `cpu` is the processor time of its steps in seconds.
+    """
+
+    __slots__ = (
+        "_cancel_message",
+        "_cancels",
+        "_context",
+        "_coro",
+        "_dispatcher",
+        "_fut_waiter",
+        "_must_cancel",
+        "_name",
+        "_parked",
+        "burst",
+        "cpu",
+        "process",
+        "state",
+        "waits_for",
+    )
+
+    def __init__(
+        self,
+        process: Process,
+        coro: Coroutine[Any, Any, Any],
+        dispatcher: Dispatcher,
+        *,
+        name: str | None = None,
+        context: contextvars.Context | None = None,
+    ) -> None:
+        super().__init__(loop=dispatcher.loop)
+        self.process = process
+        self.state = NEW
+        self.waits_for: object = ""
+        self.cpu = 0.0
+        self.burst = 0
+        self._coro = coro
+        self._context = context if context is not None else contextvars.copy_context()
+        self._dispatcher = dispatcher
+        self._name = name
+        self._cancels = 0
+        self._must_cancel = False
+        self._cancel_message: Any = None
+        self._fut_waiter: asyncio.Future[Any] | None = None
+        self._parked = False
+        _register_task(self)
+        dispatcher.push(self)
+
+    # ---- the public face of an asyncio task
+
+    def get_name(self) -> str:
+        return self._name or f"{self.process.program}-{self.process.pid}"
+
+    def set_name(self, value: object) -> None:
+        self._name = str(value)
+
+    def get_coro(self) -> Coroutine[Any, Any, Any]:
+        return self._coro
+
+    def get_context(self) -> contextvars.Context:
+        return self._context
+
+    def get_stack(self, *, limit: int | None = None) -> list[Any]:
+        frame = getattr(self._coro, "cr_frame", None)
+        return [] if frame is None else [frame]
+
+    def cancelling(self) -> int:
+        return self._cancels
+
+    def uncancel(self) -> int:
+        if self._cancels > 0:
+            self._cancels -= 1
+        return self._cancels
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Throw CancelledError into the coroutine at its next step, as `asyncio.Task.cancel` does."""
+        if self.done():
+            return False
+        self._cancels += 1
+        if self._fut_waiter is not None and self._fut_waiter.cancel(msg):
+            return True
+        self._must_cancel = True
+        self._cancel_message = msg
+        self.wake()
+        return True
+
+    def set_result(self, result: object) -> None:
+        raise RuntimeError("a thread sets its own result")
+
+    def set_exception(self, exception: object) -> None:
+        raise RuntimeError("a thread sets its own exception")
+
+    def __repr__(self) -> str:
+        return f"<Thread {self.get_name()} of pid {self.process.pid} {self.state} {self.waits_for}>"
+
+    # ---- what the kernel calls
+
+    def wake(self) -> None:
+        """End the kernel wait of this thread; nothing if it is not in one."""
+        if self._parked:
+            self._parked = False
+            self._dispatcher.push(self)
+
+    def abandon(self) -> None:
+        """Give up a thread that ignores its cancellation: it is never stepped again."""
+        if not self.done():
+            self._parked = False
+            self._finish()
+            super().cancel()
+
+    def step(self, exc: BaseException | None = None) -> None:
+        """Run the coroutine to its next wait. Called by the dispatcher only."""
+        if self.done():
+            return
+        if self._must_cancel:
+            if not isinstance(exc, asyncio.CancelledError):
+                exc = (
+                    asyncio.CancelledError()
+                    if self._cancel_message is None
+                    else asyncio.CancelledError(self._cancel_message)
+                )
+            self._must_cancel = False
+        self._fut_waiter = None
+        self.state = RUNNING
+        self.burst = 0
+        coro, loop = self._coro, self._dispatcher.loop
+        _enter_task(loop, self)
+        start = perf_counter()
+        try:
+            wanted = self._context.run(coro.send, None) if exc is None else self._context.run(coro.throw, exc)
+        except StopIteration as stop:
+            self._finish()
+            if self._must_cancel:
+                self._must_cancel = False
+                super().cancel(self._cancel_message)
+            else:
+                super().set_result(stop.value)
+        except asyncio.CancelledError:
+            self._finish()
+            super().cancel(self._cancel_message)
+        except BaseException as error:
+            # Also SystemExit and KeyboardInterrupt: an agent that raises them ends itself, not the daemon.
+            self._finish()
+            super().set_exception(error)
+        else:
+            if wanted is PARK:
+                if self._must_cancel:
+                    self._dispatcher.push(self)
+                else:
+                    self._parked = True
+                    self.state = BLOCKED
+            else:
+                self._await_outside(wanted)
+        finally:
+            spent = perf_counter() - start
+            self.cpu += spent
+            self.process.usage.cpu_seconds += spent
+            _leave_task(loop, self)
+
+    def _await_outside(self, wanted: Any) -> None:
+        """Block on what asyncio code yielded: a future, or None to give up the loop for a turn."""
+        if wanted is None:
+            self._dispatcher.push(self)
+            return
+        if getattr(wanted, "_asyncio_future_blocking", None) is None:
+            self._dispatcher.push(self, RuntimeError(f"a thread cannot await {wanted!r}"))
+            return
+        wanted._asyncio_future_blocking = False
+        self.state = BLOCKED
+        self.waits_for = "outside"
+        wanted.add_done_callback(self._outside_done, context=self._context)
+        self._fut_waiter = wanted
+        if self._must_cancel and wanted.cancel(self._cancel_message):
+            self._must_cancel = False
+
+    def _outside_done(self, future: asyncio.Future[Any]) -> None:
+        # An exception of the future is raised again by its own __await__ when the coroutine goes on. _fut_waiter stays
+        # until then, as in asyncio: its presence tells a cancel that comes first to set _must_cancel.
+        self._dispatcher.push(self)
+
+    def _finish(self) -> None:
+        self.state = ZOMBIE
+        self.waits_for = ""
+        self._fut_waiter = None
+        _unregister_task(self)

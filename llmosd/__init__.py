@@ -1,0 +1,86 @@
+"""llmosd: an operating system for LLM agents. What people touch: agents, the clients, the errors.
+
+Importing it loads neither the kernel nor torch, and each name only when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ipc.errors import (
+        AgentFailed,
+        BadArguments,
+        Busy,
+        ConnectionLost,
+        ContextOverflow,
+        DeadlineExceeded,
+        Killed,
+        LlmosError,
+        MailboxFull,
+        NoDaemon,
+        TimedOut,
+        UnknownModel,
+        UnknownProcess,
+        UnknownProgram,
+    )
+    from ipc.messages import Emitted, Failed, Log, Message, Result, State, Token
+    from llmosd.agent import agent
+    from llmosd.async_client import AsyncClient, AsyncTask
+    from llmosd.client import Client, Task
+    from llmosd.context import ChatOptions, Context
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ipc.errors": (
+        "AgentFailed BadArguments Busy ConnectionLost ContextOverflow DeadlineExceeded Killed LlmosError MailboxFull "
+        "NoDaemon TimedOut UnknownModel UnknownProcess UnknownProgram"
+    ),
+    "ipc.messages": "Emitted Failed Log Message Result State Token",
+    "llmosd.agent": "agent",
+    "llmosd.async_client": "AsyncClient AsyncTask",
+    "llmosd.client": "Client Task",
+    "llmosd.context": "ChatOptions Context",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+__all__ = [  # noqa: RUF022 - by theme
+    "agent",
+    "Context",
+    "ChatOptions",
+    "Client",
+    "AsyncClient",
+    "Task",
+    "AsyncTask",
+    "Message",
+    "Token",
+    "Log",
+    "State",
+    "Emitted",
+    "Result",
+    "Failed",
+    "LlmosError",
+    "AgentFailed",
+    "BadArguments",
+    "Busy",
+    "ConnectionLost",
+    "ContextOverflow",
+    "DeadlineExceeded",
+    "Killed",
+    "MailboxFull",
+    "NoDaemon",
+    "TimedOut",
+    "UnknownModel",
+    "UnknownProcess",
+    "UnknownProgram",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'llmosd' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(home), name)
+    return value

@@ -1,0 +1,383 @@
+"""The asynchronous client: one connection, any number of calls and tasks at once.
+
+Used by programs with an event loop of their own. It retries nothing but the connection's first moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+from ipc.codec import decode, encode
+from ipc.errors import ConnectionLost, LlmosError, NoDaemon, TimedOut, from_wire
+from ipc.messages import Event, Log, Message
+from ipc.protocol import Abandon, Credit, End, Failure, FromDaemon, RawAnswer, Request, StreamEvent
+from ipc.syscalls import (
+    Call,
+    ExitStatus,
+    GetStats,
+    Kill,
+    Logs,
+    ModelInfo,
+    Models,
+    Ping,
+    ProcessInfo,
+    ProgramInfo,
+    Programs,
+    Ps,
+    Receive,
+    Reply,
+    Resume,
+    Send,
+    Shutdown,
+    SlotInfo,
+    Slots,
+    Stats,
+    Suspend,
+    Syscall,
+    SystemCall,
+    Wait,
+)
+from ipc.transport import FramedProtocol
+from ipc.unix import default_socket, try_connect
+from llmosd import session
+
+
+class _Events:
+    """Events of one request that have arrived and were not read."""
+
+    __slots__ = ("ended", "read", "ready", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[Event] = deque()
+        self.ready = asyncio.Event()
+        self.ended: LlmosError | bool | None = False  # True: orderly; an error: why nothing more will come
+        self.read = 0
+
+
+class _Connection(FramedProtocol):
+    """The wire: files answers and events under the ids of their requests."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.welcome: asyncio.Future[Any] = self._loop.create_future()
+        self.answers: dict[int, tuple[Syscall, asyncio.Future[Any]]] = {}
+        self.events: dict[int, _Events] = {}
+        self.last_id = 0
+        self.lost: LlmosError | None = None
+
+    def frame_received(self, payload: bytes) -> None:
+        message = decode(payload, FromDaemon)
+        match message:
+            case RawAnswer(id=number, value=value):
+                call, future = self.answers.pop(number, (None, None))
+                if call is not None and future is not None and not future.done():
+                    try:
+                        future.set_result(session.answer(call, value))
+                    except LlmosError as error:
+                        future.set_exception(error)
+            case StreamEvent(id=number, event=event):
+                if (events := self.events.get(number)) is not None:
+                    events.waiting.append(event)
+                    events.ready.set()
+            case Failure(id=number, error=info) if number:
+                _, future = self.answers.pop(number, (None, None))
+                if future is not None and not future.done():
+                    future.set_exception(from_wire(info))
+                self._end_events(number, from_wire(info))
+            case End(id=number):
+                self._end_events(number, True)
+            case Failure(error=info) if self.welcome.done():
+                self.lost = from_wire(info)
+            case _ if not self.welcome.done():
+                self.welcome.set_result(message)
+
+    def closed(self) -> None:
+        error = self.lost = self.lost or session.lost(self.path)
+        for future in (self.welcome, *(future for _, future in self.answers.values())):
+            if not future.done():
+                future.set_exception(error)
+        self.welcome.exception()
+        self.answers.clear()
+        for number in tuple(self.events):
+            self._end_events(number, error)
+
+    def request(self, call: Syscall, *, streams: bool = False) -> tuple[int, asyncio.Future[Any]]:
+        """Send `call`; the id it has, and the future of its answer."""
+        if self.transport is None:
+            raise self.lost or session.lost(self.path)
+        payload = encode(Request(self.last_id + 1, cast(SystemCall, call)))
+        self.last_id += 1
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self.answers[self.last_id] = call, future
+        if streams:
+            self.events[self.last_id] = _Events()
+        self.send_frame(payload)
+        return self.last_id, future
+
+    def abandon(self, number: int) -> None:
+        """We no longer want what request `number` brings."""
+        self.answers.pop(number, None)
+        self.events.pop(number, None)
+        if self.transport is not None:
+            self.send_frame(encode(Abandon(number)))
+
+    def _end_events(self, number: int, how: LlmosError | bool) -> None:
+        if (events := self.events.get(number)) is not None:
+            events.ended = how
+            events.ready.set()
+
+
+class AsyncTask:
+    """A task that was submitted: a process of the daemon, its events and its result."""
+
+    def __init__(self, client: AsyncClient, number: int, pid: int) -> None:
+        self._client = client
+        self._number = number
+        self._final: Event | None = None
+        self.pid = pid
+
+    async def events(self) -> AsyncIterator[Event]:
+        """All events in order; the last is `Result` or `Failed`. For one reader."""
+        if self._final is not None:
+            yield self._final
+            return
+        async for event in self._client._events(self._number):
+            if session.is_final(event):
+                self._final = event
+                self._client._forget(self._number)
+            yield event
+
+    async def result(self, timeout: float | None = None) -> Any:
+        """The value that the agent returned. Raises its error; `TimedOut` after `timeout` seconds ends nothing."""
+        try:
+            async with asyncio.timeout(timeout):
+                if self._final is None:
+                    async for event in self.events():
+                        self._final = event if session.is_final(event) else None
+        except TimeoutError:
+            raise TimedOut(f"process {self.pid} gave no result within {timeout} s; it goes on", pid=self.pid) from None
+        assert self._final is not None
+        return session.final_value(self._final)
+
+    async def cancel(self) -> None:
+        """Kill the task; returns when it is gone."""
+        await self._client.kill(self.pid)
+
+
+class AsyncClient:
+    """A connection to the daemon. `socket` defaults to where the daemon listens by default."""
+
+    def __init__(self, socket: str | Path | None = None, *, name: str = "async client") -> None:
+        self.socket = Path(socket) if socket is not None else default_socket()
+        self._name = name
+        self._wire: _Connection | None = None
+        self.pid = 0
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def connect(self) -> None:
+        """Connect and say hello. Raises `NoDaemon`; waits while the daemon's backlog is full."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(session.CONNECT_TIMEOUT):
+                while (connection := try_connect(self.socket)) is None:
+                    await asyncio.sleep(0.005)
+                _, wire = await loop.create_unix_connection(lambda: _Connection(self.socket), sock=connection)
+                wire.send_frame(encode(session.hello(self._name)))
+                self.pid = session.welcomed(await wire.welcome).pid
+        except TimeoutError:
+            raise NoDaemon(f"the daemon at {self.socket} does not answer", socket=str(self.socket)) from None
+        self._wire = wire
+
+    async def close(self) -> None:
+        """Close the connection. Attached tasks end with it."""
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
+
+    async def request(self, call: Syscall) -> Any:
+        """Make any system call of `ipc.syscalls`, and wait for its answer."""
+        wire = self._connected()
+        number, future = wire.request(call)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            wire.abandon(number)
+            raise
+
+    # ---- tasks
+
+    async def submit(
+        self,
+        program: str,
+        args: Mapping[str, Any] | None = None,
+        *,
+        priority: int | None = None,
+        deadline: float | None = None,
+        owner: str | None = None,
+        detach: bool = False,
+    ) -> AsyncTask:
+        """Start a task. It ends with this connection unless `detach`, and after `deadline` seconds in any case."""
+        wire = self._connected()
+        call = session.spawn(program, args, priority=priority, deadline=deadline, owner=owner, detach=detach)
+        number, future = wire.request(call, streams=True)
+        try:
+            return AsyncTask(self, number, await future)
+        except BaseException:
+            wire.abandon(number)
+            raise
+
+    async def run(
+        self,
+        program: str,
+        args: Mapping[str, Any] | None = None,
+        *,
+        priority: int | None = None,
+        deadline: float | None = None,
+        timeout: float | None = None,
+        owner: str | None = None,
+        detach: bool = False,
+    ) -> Any:
+        """Start a task and wait for its result, at most `timeout` seconds. Cancelled, it kills the task."""
+        task = await self.submit(program, args, priority=priority, deadline=deadline, owner=owner, detach=detach)
+        try:
+            return await task.result(timeout)
+        except asyncio.CancelledError:
+            self._connected().abandon(task._number)
+            raise
+
+    async def wait(self, pid: int, timeout: float | None = None) -> Any:
+        """The result of process `pid`. Raises its error if it failed."""
+        status: ExitStatus = await self.request(Wait(pid, timeout))
+        return session.outcome(status)
+
+    async def kill(self, pid: int) -> None:
+        """End process `pid` and its children; returns when it is gone."""
+        await self.request(Kill(pid))
+
+    async def suspend(self, pid: int) -> None:
+        """Stop process `pid` at its next system call, and take its generations off their slots."""
+        await self.request(Suspend(pid))
+
+    async def resume(self, pid: int) -> None:
+        """Let a suspended process go on."""
+        await self.request(Resume(pid))
+
+    # ---- messages
+
+    async def send(self, to: int, body: Any, **options: Any) -> int:
+        """Put a message into the mailbox of process `to`; options as in `ipc.syscalls.Send`. Its id."""
+        message_id: int = await self.request(Send(to, body, **options))
+        return message_id
+
+    async def receive(self, timeout: float | None = None) -> Message:
+        """The most urgent message to this client."""
+        message: Message = await self.request(Receive(timeout))
+        return message
+
+    async def call(self, to: int, body: Any, timeout: float | None = None) -> Any:
+        """Send to process `to` and wait for its reply."""
+        return await self.request(Call(to, body, timeout))
+
+    async def reply(self, message: Message, body: Any) -> None:
+        """Answer a message that came by a call."""
+        await self.request(Reply(message.sender, message.correlation, body))
+
+    # ---- looking
+
+    async def ps(self, *, clients: bool = False) -> list[ProcessInfo]:
+        """The living processes; those of connections too if `clients`."""
+        rows: list[ProcessInfo] = await self.request(Ps(clients=clients))
+        return rows
+
+    async def logs(self, pid: int) -> list[Log]:
+        """The last lines of the log of process `pid`."""
+        lines: list[Log] = await self.request(Logs(pid))
+        return lines
+
+    async def follow(self, pid: int) -> AsyncIterator[Log]:
+        """The log of process `pid` so far, and then every new line until it ends."""
+        wire = self._connected()
+        number, future = wire.request(Logs(pid, session.CREDIT), streams=True)
+        try:
+            for line in await future:
+                yield line
+            async for event in self._events(number):
+                assert isinstance(event, Log)
+                yield event
+        finally:
+            wire.abandon(number)
+
+    async def slots(self) -> list[SlotInfo]:
+        """The slots of every model in use."""
+        rows: list[SlotInfo] = await self.request(Slots())
+        return rows
+
+    async def models(self) -> list[ModelInfo]:
+        """The configured models."""
+        rows: list[ModelInfo] = await self.request(Models())
+        return rows
+
+    async def programs(self) -> list[ProgramInfo]:
+        """The programs that can be run."""
+        rows: list[ProgramInfo] = await self.request(Programs())
+        return rows
+
+    async def stats(self) -> Stats:
+        """Counters of the daemon, and the machine."""
+        stats: Stats = await self.request(GetStats())
+        return stats
+
+    async def ping(self, payload: Any = None) -> Any:
+        """The payload, back from the daemon."""
+        return (await self.request(Ping(payload))).payload
+
+    async def shutdown(self, *, now: bool = False) -> None:
+        """Stop the daemon: after a drain, or at once."""
+        await self.request(Shutdown(now))
+
+    # ---- for tasks
+
+    async def _events(self, number: int) -> AsyncIterator[Event]:
+        wire = self._connected()
+        events = wire.events.get(number)
+        if events is None:
+            raise ConnectionLost(f"request {number} has no events any more")
+        while True:
+            while events.waiting:
+                event = events.waiting.popleft()
+                events.read += 1
+                if events.read >= session.CREDIT // 2 and wire.transport is not None:
+                    wire.send_frame(encode(Credit(number, events.read)))
+                    events.read = 0
+                yield event
+                if session.is_final(event):
+                    return
+            if events.ended is True:
+                return
+            if isinstance(events.ended, LlmosError):
+                raise events.ended
+            events.ready.clear()
+            await events.ready.wait()
+
+    def _forget(self, number: int) -> None:
+        if self._wire is not None:
+            self._wire.events.pop(number, None)
+
+    def _connected(self) -> _Connection:
+        if self._wire is None:
+            raise ConnectionLost("this client is not connected; use it as a context manager")
+        return self._wire

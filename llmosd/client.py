@@ -1,0 +1,385 @@
+"""The blocking client: plain sockets, no event loop, so that a small command starts fast.
+
+Used by scripts and by `llmos`. One connection, any number of tasks at once; for one thread at a time.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from socket import socket as Socket  # noqa: N812
+from types import TracebackType
+from typing import Any, Self, cast
+
+from ipc.codec import decode, encode
+from ipc.errors import ConnectionLost, LlmosError, NoDaemon, TimedOut, from_wire
+from ipc.frames import FrameDecoder, frame
+from ipc.messages import Event, Log, Message
+from ipc.protocol import Abandon, Credit, End, Failure, FromDaemon, RawAnswer, Request, StreamEvent
+from ipc.syscalls import (
+    Call,
+    GetStats,
+    Kill,
+    Logs,
+    ModelInfo,
+    Models,
+    Ping,
+    ProcessInfo,
+    ProgramInfo,
+    Programs,
+    Ps,
+    Receive,
+    Reply,
+    Resume,
+    Send,
+    Shutdown,
+    SlotInfo,
+    Slots,
+    Stats,
+    Suspend,
+    Syscall,
+    SystemCall,
+    Wait,
+)
+from ipc.unix import default_socket, try_connect
+from llmosd import session
+
+FOREVER = float("inf")
+
+
+class Task:
+    """A task that was submitted: a process of the daemon, its events and its result."""
+
+    def __init__(self, client: Client, number: int, pid: int) -> None:
+        self._client = client
+        self._number = number
+        self._final: Event | None = None
+        self.pid = pid
+
+    def events(self, timeout: float | None = None) -> Iterator[Event]:
+        """All events in order; the last is `Result` or `Failed`. Raises `TimedOut` after `timeout` seconds in all."""
+        if self._final is not None:
+            yield self._final
+            return
+        for event in self._client._events(self._number, timeout):
+            if session.is_final(event):
+                self._final = event
+            yield event
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The value that the agent returned. Raises its error; `TimedOut` after `timeout` seconds ends nothing."""
+        for _ in self.events(timeout):
+            pass
+        assert self._final is not None
+        return session.final_value(self._final)
+
+    def cancel(self) -> None:
+        """Kill the task; returns when it is gone."""
+        self._client.kill(self.pid)
+
+
+class Client:
+    """A connection to the daemon. `socket` defaults to where the daemon listens by default."""
+
+    def __init__(self, socket: str | Path | None = None, *, name: str = "client") -> None:
+        self.socket = Path(socket) if socket is not None else default_socket()
+        self._name = name
+        self._connection: Socket | None = None
+        self._frames = FrameDecoder()
+        self._last_id = 0
+        self._answers: dict[int, RawAnswer | Failure] = {}
+        self._wanted: set[int] = set()
+        self._streams: dict[int, deque[Event | End | Failure]] = {}
+        self.pid = 0
+
+    def __enter__(self) -> Self:
+        self.connect()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def connect(self) -> None:
+        """Connect and say hello. Raises `NoDaemon`; waits while the daemon's backlog is full."""
+        until = time.monotonic() + session.CONNECT_TIMEOUT
+        while (connection := try_connect(self.socket)) is None:
+            if time.monotonic() > until:
+                raise NoDaemon(f"the daemon at {self.socket} does not answer", socket=str(self.socket))
+            time.sleep(0.005)
+        self._connection = connection
+        self._frames = FrameDecoder()
+        try:
+            self._send(session.hello(self._name))
+            self.pid = session.welcomed(self._first(until)).pid
+        except (ConnectionLost, TimedOut) as error:
+            self.close()
+            raise NoDaemon(f"the daemon at {self.socket} does not answer: {error}", socket=str(self.socket)) from None
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection. Attached tasks end with it."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def request(self, call: Syscall, timeout: float | None = None) -> Any:
+        """Make any system call of `ipc.syscalls`, and wait for its answer."""
+        return self._wait_for_answer(self._request(call), call, timeout)
+
+    # ---- tasks
+
+    def submit(
+        self,
+        program: str,
+        args: Mapping[str, Any] | None = None,
+        *,
+        positional: Iterable[Any] = (),
+        lenient: bool = False,
+        priority: int | None = None,
+        deadline: float | None = None,
+        owner: str | None = None,
+        detach: bool = False,
+    ) -> Task:
+        """Start a task. It ends with this connection unless `detach`, and after `deadline` seconds in any case.
+
+        `positional` arguments come before those by name; `lenient` reads numbers and such from text.
+        """
+        call = session.spawn(
+            program,
+            args,
+            positional=positional,
+            lenient=lenient,
+            priority=priority,
+            deadline=deadline,
+            owner=owner,
+            detach=detach,
+        )
+        number = self._request(call)
+        self._streams[number] = deque()
+        return Task(self, number, self._wait_for_answer(number, call))
+
+    def run(
+        self,
+        program: str,
+        args: Mapping[str, Any] | None = None,
+        *,
+        priority: int | None = None,
+        deadline: float | None = None,
+        timeout: float | None = None,
+        owner: str | None = None,
+        detach: bool = False,
+    ) -> Any:
+        """Start a task and wait for its result, at most `timeout` seconds."""
+        task = self.submit(program, args, priority=priority, deadline=deadline, owner=owner, detach=detach)
+        return task.result(timeout)
+
+    def wait(self, pid: int, timeout: float | None = None) -> Any:
+        """The result of process `pid`. Raises its error if it failed."""
+        return session.outcome(self.request(Wait(pid, timeout)))
+
+    def kill(self, pid: int) -> None:
+        """End process `pid` and its children; returns when it is gone."""
+        self.request(Kill(pid))
+
+    def suspend(self, pid: int) -> None:
+        """Stop process `pid` at its next system call, and take its generations off their slots."""
+        self.request(Suspend(pid))
+
+    def resume(self, pid: int) -> None:
+        """Let a suspended process go on."""
+        self.request(Resume(pid))
+
+    # ---- messages
+
+    def send(self, to: int, body: Any, **options: Any) -> int:
+        """Put a message into the mailbox of process `to`; options as in `ipc.syscalls.Send`. Its id."""
+        message_id: int = self.request(Send(to, body, **options))
+        return message_id
+
+    def receive(self, timeout: float | None = None) -> Message:
+        """The most urgent message to this client."""
+        message: Message = self.request(Receive(timeout))
+        return message
+
+    def call(self, to: int, body: Any, timeout: float | None = None) -> Any:
+        """Send to process `to` and wait for its reply."""
+        return self.request(Call(to, body, timeout))
+
+    def reply(self, message: Message, body: Any) -> None:
+        """Answer a message that came by a call."""
+        self.request(Reply(message.sender, message.correlation, body))
+
+    # ---- looking
+
+    def ps(self, *, clients: bool = False) -> list[ProcessInfo]:
+        """The living processes; those of connections too if `clients`."""
+        rows: list[ProcessInfo] = self.request(Ps(clients=clients))
+        return rows
+
+    def logs(self, pid: int) -> list[Log]:
+        """The last lines of the log of process `pid`."""
+        lines: list[Log] = self.request(Logs(pid))
+        return lines
+
+    def follow(self, pid: int) -> Iterator[Log]:
+        """The log of process `pid` so far, and then every new line until it ends."""
+        call = Logs(pid, session.CREDIT)
+        number = self._request(call)
+        self._streams[number] = deque()
+        yield from self._wait_for_answer(number, call)
+        for event in self._events(number, None):
+            assert isinstance(event, Log)
+            yield event
+
+    def slots(self) -> list[SlotInfo]:
+        """The slots of every model in use."""
+        rows: list[SlotInfo] = self.request(Slots())
+        return rows
+
+    def models(self) -> list[ModelInfo]:
+        """The configured models."""
+        rows: list[ModelInfo] = self.request(Models())
+        return rows
+
+    def programs(self) -> list[ProgramInfo]:
+        """The programs that can be run."""
+        rows: list[ProgramInfo] = self.request(Programs())
+        return rows
+
+    def stats(self) -> Stats:
+        """Counters of the daemon, and the machine."""
+        stats: Stats = self.request(GetStats())
+        return stats
+
+    def ping(self, payload: Any = None) -> Any:
+        """The payload, back from the daemon."""
+        return self.request(Ping(payload)).payload
+
+    def shutdown(self, *, now: bool = False) -> None:
+        """Stop the daemon: after a drain, or at once."""
+        self.request(Shutdown(now))
+
+    def wait_until_closed(self, timeout: float | None = None) -> None:
+        """Return when the daemon has closed the connection. Raises `TimedOut`."""
+        until = FOREVER if timeout is None else time.monotonic() + timeout
+        try:
+            while True:
+                self._pump(until)
+        except ConnectionLost:
+            return
+
+    # ---- the wire
+
+    def _request(self, call: Syscall) -> int:
+        self._send(Request(self._last_id + 1, cast(SystemCall, call)))
+        self._last_id += 1
+        self._wanted.add(self._last_id)
+        return self._last_id
+
+    def _wait_for_answer(self, number: int, call: Syscall, timeout: float | None = None) -> Any:
+        until = FOREVER if timeout is None else time.monotonic() + timeout
+        try:
+            while number not in self._answers:
+                self._pump(until)
+        except BaseException:
+            self._abandon(number)
+            raise
+        finally:
+            self._wanted.discard(number)
+        answer = self._answers.pop(number)
+        if isinstance(answer, Failure):
+            raise from_wire(answer.error)
+        return session.answer(call, answer.value)
+
+    def _events(self, number: int, timeout: float | None) -> Iterator[Event]:
+        until = FOREVER if timeout is None else time.monotonic() + timeout
+        waiting, read = self._streams.get(number), 0
+        if waiting is None:
+            raise ConnectionLost(f"request {number} has no events any more")
+        while True:
+            while not waiting:
+                self._pump(until)
+            event = waiting.popleft()
+            if isinstance(event, Failure):
+                raise from_wire(event.error)
+            if isinstance(event, End) or session.is_final(event):
+                self._streams.pop(number, None)
+            if isinstance(event, End):
+                return
+            yield event
+            if session.is_final(event):
+                return
+            read += 1
+            if read >= session.CREDIT // 2:
+                self._send(Credit(number, read))
+                read = 0
+
+    def _abandon(self, number: int) -> None:
+        self._answers.pop(number, None)
+        self._streams.pop(number, None)
+        if self._connection is not None:
+            try:
+                self._send(Abandon(number))
+            except LlmosError:
+                self.close()
+
+    def _pump(self, until: float) -> None:
+        """Wait for frames and file them under their requests."""
+        for message in self._read(until):
+            match message:
+                case RawAnswer(id=number) | Failure(id=number) if number in self._wanted:
+                    self._answers[number] = message
+                case StreamEvent(id=number, event=event) if number in self._streams:
+                    self._streams[number].append(event)
+                case End(id=number) | Failure(id=number) if number in self._streams:
+                    self._streams[number].append(message)
+                case Failure(id=0, error=info):
+                    self.close()
+                    raise from_wire(info)
+                case _:
+                    pass  # the answer to something abandoned
+
+    def _first(self, until: float) -> Any:
+        """The first message on this connection."""
+        while True:
+            for message in self._read(until):
+                return message
+
+    def _read(self, until: float) -> Iterator[Any]:
+        """The messages of the next read. Raises `TimedOut` when `until` (monotonic) passes first."""
+        connection = self._connected()
+        left = None if until == FOREVER else max(until - time.monotonic(), 0.0)
+        if not select.select([connection], [], [], left)[0]:
+            raise TimedOut("the daemon did not answer in time; what was asked for goes on")
+        try:
+            data = connection.recv(1 << 18)
+        except OSError:
+            data = b""
+        if not data:
+            self.close()
+            raise session.lost(self.socket)
+        for payload in self._frames.feed(data):
+            yield decode(payload, FromDaemon)
+
+    def _send(self, message: Any) -> None:
+        connection = self._connected()
+        data = memoryview(frame(encode(message)))
+        try:
+            while data:
+                select.select([], [connection], [])
+                data = data[connection.send(data) :]
+        except OSError:
+            self.close()
+            raise session.lost(self.socket) from None
+
+    def _connected(self) -> Socket:
+        if self._connection is None:
+            raise ConnectionLost("this client is not connected; use it as a context manager")
+        return self._connection

@@ -1,0 +1,163 @@
+"""The daemon: settings, log, socket, kernel and signals, from start to drain.
+
+Started by the `llmosd` command. It listens and hands every connection to the kernel; it decides nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import faulthandler
+import gc
+import os
+import signal
+import sys
+from pathlib import Path
+
+import structlog
+import uvloop
+
+import kernel.kernel as microkernel
+import llmosd
+from ipc.errors import ConfigError, LlmosError
+from kernel.server import Connection
+from llmosd import logs, settings
+from llmosd.context import Context
+from llmosd.listener import SocketClaim
+
+SOCKET_CHECK = 2.0  # seconds between two looks whether the socket file is still there
+CLOSE_TIMEOUT = 5.0  # seconds for connections and drivers to end after the drain
+
+log = structlog.get_logger("llmosd")
+
+
+class Daemon:
+    """One run of the daemon."""
+
+    def __init__(self, config: settings.Settings, claim: SocketClaim) -> None:
+        self._config = config
+        self._claim = claim
+        self._connections: set[Connection] = set()
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        self._kernel = microkernel.Kernel(
+            version=llmosd.__version__,
+            folders=config.agent_folders,
+            models=config.models,
+            default_model=config.model,
+            cache=config.cache_path / "models",
+            make_context=Context,
+        )
+        self._kernel.on_shutdown = self._shutdown
+
+    async def run(self) -> None:
+        """Serve until told to stop."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled, number)
+        server = await self._listen()
+        log.info("listening", socket=str(self._claim.path), pid=os.getpid(), model=self._config.model)
+        if self._config.preload:
+            self._kernel.resources.preload()
+        # What was made at start lives for ever: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        watch = asyncio.create_task(self._keep_socket(server))
+        await self._stop.wait()
+        watch.cancel()
+        await self._drain()
+        for connection in tuple(self._connections):
+            connection.close()
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self._kernel.close()
+        except TimeoutError:
+            log.warning("drivers did not end in time; they end with this process")
+        log.info("stopped")
+
+    async def _listen(self) -> asyncio.AbstractServer:
+        return await asyncio.get_running_loop().create_unix_server(
+            lambda: Connection(self._kernel, self._connections), sock=self._claim.bind()
+        )
+
+    async def _keep_socket(self, server: asyncio.AbstractServer) -> None:
+        """Listen anew if the socket file was removed under us."""
+        while True:
+            await asyncio.sleep(SOCKET_CHECK)
+            if not await asyncio.to_thread(self._claim.present):
+                log.warning("the socket file was removed; listening anew", socket=str(self._claim.path))
+                server.close()
+                server = await self._listen()
+
+    async def _drain(self) -> None:
+        drain = asyncio.create_task(self._kernel.drain(self._config.drain_seconds))
+        at_once = asyncio.create_task(self._stop_now.wait())
+        await asyncio.wait((drain, at_once), return_when=asyncio.FIRST_COMPLETED)
+        drain.cancel()
+        at_once.cancel()
+
+    def _signalled(self, number: signal.Signals) -> None:
+        self._shutdown(now=self._stop.is_set(), why=number.name)
+
+    def _shutdown(self, now: bool, why: str = "request") -> None:
+        log.info("stopping at once" if now else "stopping", why=why)
+        self._stop.set()
+        if now:
+            self._stop_now.set()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `llmosd`."""
+    parser = argparse.ArgumentParser(prog="llmosd", description="The llmosd daemon: runs LLM agents over local models.")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="settings (default: ~/.config/llmosd/llmosd.toml)")
+    parser.add_argument("--socket", metavar="PATH", help="Unix socket to listen at")
+    parser.add_argument("--state", metavar="DIR", help="folder for the daemon's state")
+    parser.add_argument("--agents", metavar="DIR", action="append", help="one more folder of agents (repeatable)")
+    parser.add_argument("--model", metavar="NAME", help="model for calls that name none: a configured name, or a path")
+    parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
+    parser.add_argument("--version", action="version", version=f"llmosd {llmosd.__version__}")
+    return parser
+
+
+def main() -> int:
+    """Run the daemon. Exit codes: 0 stopped as asked, 2 wrong settings or arguments, 1 cannot start."""
+    arguments = vars(parser().parse_args())
+    _check_installation()
+    try:
+        config = settings.load(arguments.pop("config"), arguments)
+        logs.configure(config.log_level, config.log_format)
+        _write_crashes_to(config.state_path)
+        claim = SocketClaim(config.socket_path)
+    except LlmosError as error:
+        print(f"llmosd: {error.message}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(config, claim))
+    except LlmosError as error:
+        print(f"llmosd: {error.message}", file=sys.stderr)
+        return 1
+    finally:
+        claim.release()
+    return 0
+
+
+async def _run(config: settings.Settings, claim: SocketClaim) -> None:
+    await Daemon(config, claim).run()
+
+
+def _write_crashes_to(state: Path) -> None:
+    """Have a fatal signal leave a traceback in the state folder. Raises `ConfigError` if that cannot be written."""
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        faulthandler.enable((state / "crash.log").open("ab"))
+    except OSError as error:
+        raise ConfigError(f"state: cannot write in {state}: {error.strerror}", key="state") from None
+
+
+def _check_installation() -> None:
+    """Make sure that `kernel` is ours and not a folder of that name that somebody's path put first."""
+    ours = Path(__file__).resolve().parent.parent
+    theirs = Path(str(microkernel.__file__)).resolve().parent.parent
+    if ours != theirs:
+        raise SystemExit(f"llmosd: the package `kernel` was imported from {theirs}, not {ours}; check PYTHONPATH")

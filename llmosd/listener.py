@@ -1,0 +1,103 @@
+"""The daemon's listening socket: claimed under a lock, so that no two daemons ever share or steal a path.
+
+Used by the daemon only. A stale socket file never stops a start, and a live daemon is never disturbed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import stat
+from pathlib import Path
+
+from ipc.errors import NoDaemon, SocketInUse, SocketPathInvalid
+from ipc.unix import check_path, try_connect
+
+BACKLOG = 1024
+OWNER_ONLY = 0o600
+
+
+class SocketClaim:
+    """The lock on a socket path, held for the life of the daemon, and the socket bound there."""
+
+    def __init__(self, path: Path) -> None:
+        """Lock the path. Raises `SocketInUse` with the pid of the holder, or `SocketPathInvalid`."""
+        check_path(path)
+        self.path = path
+        _make_private_folder(path.parent)
+        lock = path.with_name(path.name + ".lock")
+        try:
+            self._lock = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, OWNER_ONLY)
+        except OSError as error:
+            raise SocketPathInvalid(f"cannot write {lock}: {error.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._lock, 32, 0).decode(errors="replace").strip()
+            os.close(self._lock)
+            raise SocketInUse(
+                f"a daemon with pid {holder or 'unknown'} already serves {path}; stop it with `llmos shutdown`, or "
+                "choose another path with --socket",
+                pid=int(holder) if holder.isdigit() else 0,
+            ) from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def bind(self) -> socket.socket:
+        """A listening socket at the path, in place of a stale file."""
+        self._remove_stale()
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.setblocking(False)
+        old = os.umask(0o777 & ~OWNER_ONLY)
+        try:
+            listener.bind(str(self.path))
+        except OSError as error:
+            listener.close()
+            raise SocketPathInvalid(f"cannot listen at {self.path}: {error.strerror}") from None
+        finally:
+            os.umask(old)
+        listener.listen(BACKLOG)
+        return listener
+
+    def present(self) -> bool:
+        """Whether the path is still a socket: cleaners of temporary folders remove such files."""
+        try:
+            return stat.S_ISSOCK(os.lstat(self.path).st_mode)
+        except OSError:
+            return False
+
+    def release(self) -> None:
+        """Remove the socket file and give up the lock."""
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+        os.close(self._lock)
+
+    def _remove_stale(self) -> None:
+        """Unlink what lies at the path, if it is a socket that nobody answers at."""
+        try:
+            mode = os.lstat(self.path).st_mode
+        except FileNotFoundError:
+            return
+        if not stat.S_ISSOCK(mode):
+            raise SocketPathInvalid(f"{self.path} exists and is no socket; choose another path with --socket")
+        try:
+            connection = try_connect(self.path)
+        except NoDaemon:
+            self.path.unlink()
+            return
+        if connection is not None:
+            connection.close()
+        raise SocketInUse(f"another program listens at {self.path}; choose another path with --socket", pid=0)
+
+
+def _make_private_folder(folder: Path) -> None:
+    """Make `folder` for this user alone. Raises `SocketPathInvalid` if somebody else could put sockets there."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except OSError as error:
+        raise SocketPathInvalid(f"cannot use {folder} for the socket: {error.strerror}") from None
+    if status.st_uid not in (os.getuid(), 0):
+        raise SocketPathInvalid(f"{folder} belongs to user {status.st_uid}, not to you; choose another with --socket")

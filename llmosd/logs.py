@@ -1,0 +1,34 @@
+"""The daemon's own log: structlog on standard error, for people on a terminal and as JSON elsewhere.
+
+Set up once by the daemon, before anything logs.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, Literal
+
+import structlog
+
+
+def configure(level: str, style: Literal["auto", "human", "json"]) -> None:
+    """Log from `level` on; "auto" is for people if standard error is a terminal."""
+    human = style == "human" or (style == "auto" and sys.stderr.isatty())
+    renderer: list[Any]
+    if human:
+        plain = structlog.dev.plain_traceback
+        renderer = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+    else:
+        renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S" if human else "iso", utc=not human),
+            *renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )

@@ -1,0 +1,78 @@
+"""What both clients do alike: the requests they make, and what they make of the answers. No I/O.
+
+Used by `llmosd.client` (blocking) and `llmosd.async_client`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from ipc.codec import decode
+from ipc.errors import ConnectionLost, LlmosError, from_wire
+from ipc.messages import Event, Failed, Result
+from ipc.protocol import VERSION, Failure, Hello, Welcome
+from ipc.syscalls import ExitStatus, Spawn, Syscall
+
+CREDIT = 256  # events that may be on their way to us; half of it read, as much is granted anew
+CONNECT_TIMEOUT = 10.0  # seconds for the daemon to take the connection and welcome us
+
+
+def spawn(
+    program: str,
+    args: Mapping[str, Any] | None,
+    *,
+    positional: Iterable[Any] = (),
+    lenient: bool = False,
+    priority: int | None = None,
+    deadline: float | None = None,
+    owner: str | None = None,
+    detach: bool = False,
+) -> Spawn:
+    """The call that submits a task whose events we want."""
+    return Spawn(
+        program, dict(args or {}), tuple(positional), lenient, priority, deadline, owner, detach, credit=CREDIT
+    )
+
+
+def hello(name: str) -> Hello:
+    return Hello(VERSION, name)
+
+
+def welcomed(message: Any) -> Welcome:
+    """The daemon's welcome. Raises its refusal."""
+    if isinstance(message, Failure):
+        raise from_wire(message.error)
+    if not isinstance(message, Welcome):
+        raise ConnectionLost(f"expected a welcome, got {type(message).__name__}; is this an llmosd socket?")
+    return message
+
+
+def answer(call: Syscall, value: msgspec.Raw) -> Any:
+    """The value of an answer, as the type that the call returns."""
+    return decode(value, type(call).returns or Any)
+
+
+def outcome(status: ExitStatus) -> Any:
+    """The value of a process that ended well. Raises its error otherwise."""
+    if status.error is not None:
+        raise from_wire(status.error)
+    return status.value
+
+
+def is_final(event: Event) -> bool:
+    return isinstance(event, Result | Failed)
+
+
+def final_value(event: Event) -> Any:
+    """The value of the last event of a task. Raises its error."""
+    if isinstance(event, Failed):
+        raise from_wire(event.error)
+    assert isinstance(event, Result)
+    return event.value
+
+
+def lost(socket: object) -> LlmosError:
+    return ConnectionLost(f"the daemon at {socket} closed the connection")
