@@ -160,6 +160,9 @@ class Connection(FramedProtocol):
             self.send_frame(encode(Answer(number, value)))
         except LlmosError as error:
             self._fail(number, error)
+            return
+        if isinstance(call, Spawn | Logs) and (stream := self._streams.get(number)) is not None:
+            stream.grant(call.credit)
 
     def _fail(self, number: int, error: BaseException) -> None:
         if (stream := self._streams.pop(number, None)) is not None:
@@ -192,7 +195,8 @@ class Connection(FramedProtocol):
             if isinstance(call, Logs):
                 self.send_frame(ENCODER.encode(End(number)))
 
-        stream = self._streams[number] = Stream(deliver, call.credit, end)
+        # Credit comes with the answer, so that no event goes out before it.
+        stream = self._streams[number] = Stream(deliver, 0, end)
         return stream
 
     # ---- beginning and end

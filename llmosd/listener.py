@@ -26,6 +26,7 @@ class SocketClaim:
         """Lock the path. Raises `SocketInUse` with the pid of the holder, or `SocketPathInvalid`."""
         check_path(path)
         self.path = path
+        self._inode: int | None = None  # of the socket file that we made
         _make_private_folder(path.parent)
         lock = path.with_name(path.name + ".lock")
         try:
@@ -59,6 +60,7 @@ class SocketClaim:
         finally:
             os.umask(old)
         listener.listen(BACKLOG)
+        self._inode = os.lstat(self.path).st_ino
         return listener
 
     def present(self) -> bool:
@@ -69,9 +71,10 @@ class SocketClaim:
             return False
 
     def release(self) -> None:
-        """Remove the socket file and give up the lock."""
+        """Remove the socket file, if it is ours, and give up the lock."""
         with contextlib.suppress(OSError):
-            self.path.unlink()
+            if os.lstat(self.path).st_ino == self._inode:
+                self.path.unlink()
         os.close(self._lock)
 
     def _remove_stale(self) -> None:

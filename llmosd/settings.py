@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -20,6 +20,8 @@ from msgspec import Meta
 from ipc.errors import ConfigError
 from ipc.unix import default_socket
 from kernel.slots.model import ModelSpec, looks_local
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 ENVIRONMENT = {
     "LLMOSD_SOCKET": "socket",
@@ -129,23 +131,29 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _check(values: dict[str, Any], place: str, *, lenient: bool = False) -> Settings:
     """`values` as settings. Raises `ConfigError`, which names `place`, the key and what is allowed there."""
+    # msgspec's messages do not say under which name of a table an error lies, so models are looked at one by one.
+    models = values.get("models")
+    if isinstance(models, dict):
+        for name, spec in models.items():
+            _convert(spec, ModelSpec, place, f"models.{name}.", strict=True)
+    return _convert(values, Settings, place, "", strict=not lenient)
+
+
+def _convert(values: Any, kind: type[T], place: str, prefix: str, *, strict: bool) -> T:
     try:
-        return msgspec.convert(values, Settings, strict=not lenient)
+        return msgspec.convert(values, kind, strict=strict)
     except msgspec.ValidationError as error:
-        message = str(error)
-    what, _, path = message.partition(" - at `")
-    keys = [key for key in re.split(r"[.\[\]]+", path.strip("`$")) if key]
+        what, _, path = str(error).partition(" - at `$")
+    key = prefix + path.strip("`.")
     if unknown := re.match(r"Object contains unknown field `(.+)`", what):
-        # The tables of models are keyed by any name, which msgspec writes as [...].
-        fields = (ModelSpec if keys and keys[0] == "models" else Settings).__struct_fields__
+        fields = kind.__struct_fields__
         near = difflib.get_close_matches(unknown[1], fields, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        what = f"there is no such key{hint} Allowed: {', '.join(fields)}"
-        keys.append(unknown[1])
+        hint = f"did you mean {near[0]}? " if near else ""
+        key += unknown[1]
+        what = f"there is no such key; {hint}Allowed: {', '.join(fields)}"
     elif "Invalid enum value" in what:
-        kind = (ModelSpec if keys and keys[0] == "models" else Settings).__annotations__.get(keys[-1], "")
-        what = f"{what}; allowed: {kind.removeprefix('Literal')}"
-    raise ConfigError(f"{place}: {'.'.join(keys)}: {what}", place=place, key=".".join(keys))
+        what += f"; allowed: {kind.__annotations__[key.removeprefix(prefix)].removeprefix('Literal')}"
+    raise ConfigError(f"{place}: {key.rstrip('.')}: {what}", place=place, key=key)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> None:

@@ -33,11 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.command is commands.completion:
-        return commands.completion(parser(), options)
+    command: Callable[..., int] = options.command
+    if command is commands.completion:
+        return command(parser(), options)
     try:
         with Client(options.socket, name="llmos") as client:
-            command: Callable[[Client, argparse.Namespace], int] = options.command
             return command(client, options)
     except (NoDaemon, ConnectionLost, SocketPathInvalid) as error:
         return _complain(error, NO_DAEMON)

@@ -1,0 +1,255 @@
+"""Starting and stopping a real daemon: its socket, its lock, its signals, its settings."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+
+import psutil
+import pytest
+
+from ipc.codec import decode, encode
+from ipc.errors import LlmosError, NoDaemon, SocketPathInvalid
+from ipc.frames import FrameDecoder, frame
+from ipc.protocol import VERSION, FromDaemon, Hello, Welcome
+from llmosd import Client
+
+
+def driver_pids(daemon):
+    return [child.pid for child in psutil.Process(daemon.pid).children(recursive=True)]
+
+
+def test_the_socket_is_for_its_owner_alone(daemon):
+    assert stat.S_IMODE(os.stat(daemon.socket).st_mode) == 0o600
+
+
+def test_the_kernel_process_imports_no_torch(daemon):
+    maps = open(f"/proc/{daemon.pid}/maps").read()
+    assert "torch" not in maps
+
+
+def test_import_llmosd_loads_neither_kernel_nor_torch():
+    code = "import sys, llmosd; llmosd.Client; llmosd.agent; llmosd.Context; print([m for m in sys.modules if m in " \
+        "('torch', 'transformers', 'uvloop', 'asyncio') or m.split('.')[0] == 'kernel'])"
+    out = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
+
+
+def test_a_second_daemon_is_refused_with_the_pid_of_the_first(daemon, start):
+    second = start(ready=False)
+    assert second.process.wait(timeout=10) == 1
+    assert f"pid {daemon.pid}" in second.log
+    with daemon.client() as client:
+        assert client.ping("still here") == "still here"
+
+
+def test_a_stale_socket_is_taken_over_after_kill_9(daemon, start):
+    daemon.kill(signal.SIGKILL)
+    assert daemon.socket.exists()
+    with pytest.raises(NoDaemon, match="start one with"):
+        daemon.client().connect()
+    again = start()
+    with again.client() as client:
+        assert client.ping(1) == 1
+
+
+def test_a_foreign_live_socket_is_not_stolen(folder, start):
+    with socket.socket(socket.AF_UNIX) as foreign:
+        foreign.bind(str(folder / "llmosd.sock"))
+        foreign.listen(1)
+        daemon = start(ready=False)
+        assert daemon.process.wait(timeout=10) == 1
+        assert "another program listens" in daemon.log
+    assert (folder / "llmosd.sock").exists()
+
+
+def test_a_socket_path_too_long_is_named_by_both_sides(start):
+    path = "/tmp/" + "x" * 120
+    daemon = start("--socket", path, ready=False)
+    assert daemon.process.wait(timeout=10) == 1
+    assert "the limit is 107" in daemon.log
+    with pytest.raises(SocketPathInvalid, match="the limit is 107"):
+        Client(path).connect()
+
+
+def test_a_removed_socket_file_comes_back(daemon, eventually):
+    daemon.socket.unlink()
+
+    def answers():
+        with suppress(NoDaemon), daemon.client() as client:
+            return client.ping(1) == 1
+        return False
+
+    eventually(answers, "the daemon listens anew")
+    assert daemon.kill(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_running_tasks(daemon, number):
+    with daemon.client() as client:
+        task = client.submit("ask", {"question": "short", "max_tokens": 200})
+        daemon.process.send_signal(number)
+        assert task.result().count("s") == 200
+    assert daemon.process.wait(timeout=10) == 0
+    assert not daemon.socket.exists()
+
+
+def test_draining_refuses_new_tasks(daemon):
+    with daemon.client() as client:
+        task = client.submit("ask", {"question": "busy", "max_tokens": 300})
+        daemon.process.send_signal(signal.SIGTERM)
+        with pytest.raises(LlmosError, match="shutting down"):
+            for _ in range(100):
+                client.run("echo", {"value": 1})
+        assert task.result()
+
+
+def test_a_drain_is_bounded(start):
+    daemon = start(environment={"LLMOSD_DRAIN_SECONDS": "0.2"})
+    with daemon.client() as client:
+        task = client.submit("ask", {"question": "long", "max_tokens": 8000})
+        begun = time.monotonic()
+        daemon.process.send_signal(signal.SIGTERM)
+        with pytest.raises(LlmosError, match="shuts down"):
+            task.result()
+    assert daemon.process.wait(timeout=10) == 0
+    assert time.monotonic() - begun < 8
+
+
+def test_a_second_signal_stops_at_once(start):
+    daemon = start(environment={"LLMOSD_DRAIN_SECONDS": "60"})
+    with daemon.client() as client:
+        client.submit("ask", {"question": "long", "max_tokens": 8000})
+        daemon.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert daemon.process.poll() is None
+        daemon.process.send_signal(signal.SIGTERM)
+        assert daemon.process.wait(timeout=10) == 0
+
+
+def test_drivers_end_with_the_daemon(daemon, eventually):
+    eventually(lambda: driver_pids(daemon), "the driver starts")
+    pids = driver_pids(daemon)
+    daemon.kill(signal.SIGTERM)
+    eventually(lambda: not any(psutil.pid_exists(pid) for pid in pids), "drivers gone")
+
+
+def test_drivers_end_when_the_daemon_is_killed_with_9(daemon, eventually):
+    eventually(lambda: driver_pids(daemon), "the driver starts")
+    pids = driver_pids(daemon)
+    daemon.kill(signal.SIGKILL)
+    eventually(lambda: not any(alive(pid) for pid in pids), "drivers gone")
+
+
+def alive(pid):
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def test_a_config_typo_names_file_key_and_allowed_values(folder, start):
+    config = folder / "my.toml"
+    config.write_text('[models.simulated]\ndriver = "simulated"\nslot = 3\n')
+    daemon = start("--config", str(config), ready=False)
+    assert daemon.process.wait(timeout=10) == 2
+    for part in (str(config), "models.simulated.slot", "did you mean slots", "max_tokens"):
+        assert part in daemon.log
+
+
+def test_a_missing_model_path_is_named(start):
+    daemon = start("--model", "/no/such/model.gguf", ready=False)
+    assert daemon.process.wait(timeout=10) == 2
+    assert "nothing at /no/such/model.gguf" in daemon.log
+
+
+def test_an_agents_folder_that_is_missing_is_named(start):
+    daemon = start("--agents", "/no/such/folder", ready=False)
+    assert daemon.process.wait(timeout=10) == 2
+    assert "/no/such/folder" in daemon.log
+
+
+def test_a_foreign_folder_called_kernel_does_no_harm(folder, start):
+    (folder / "kernel").mkdir()
+    (folder / "kernel" / "__init__.py").write_text("raise RuntimeError('not ours')")
+    old = os.getcwd()
+    os.chdir(folder)
+    try:
+        daemon = start()
+    finally:
+        os.chdir(old)
+    with daemon.client() as client:
+        assert client.run("ask", {"question": "hi", "max_tokens": 2})
+
+
+def test_a_full_backlog_is_waited_out(daemon):
+    """Twelve clients at a stopped daemon whose queue is short: each connects once it goes on, none fails."""
+    daemon.process.send_signal(signal.SIGSTOP)
+    results, errors = [], []
+
+    def connect():
+        try:
+            with daemon.client() as client:
+                results.append(client.ping(1))
+        except LlmosError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=connect) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    daemon.process.send_signal(signal.SIGCONT)
+    for thread in threads:
+        thread.join(20)
+    assert results == [1] * 12
+    assert not errors
+
+
+def test_believes_only_the_hello(folder):
+    """A queue that takes connections though nobody accepts them is no daemon."""
+    path = folder / "queue.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(5)
+        client = Client(path)
+        import llmosd.session as session
+
+        old, session.CONNECT_TIMEOUT = session.CONNECT_TIMEOUT, 0.3
+        try:
+            with pytest.raises(NoDaemon, match="does not answer"):
+                client.connect()
+        finally:
+            session.CONNECT_TIMEOUT = old
+
+
+def test_a_backlog_of_zero_gives_a_wait_and_no_error(folder):
+    """A full queue is EAGAIN for a non-blocking connect: the client tries again until somebody accepts."""
+    path = folder / "queue.sock"
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(str(path))
+        listener.listen(0)
+        first.connect(str(path))
+
+        def serve():
+            time.sleep(0.2)
+            listener.accept()[0].close()
+            connection, _ = listener.accept()
+            frames = FrameDecoder()
+            (hello,) = list(frames.feed(connection.recv(4096)))
+            assert isinstance(decode(hello, Hello), Hello)
+            connection.sendall(frame(encode(Welcome(VERSION, 1, 7))))
+            connection.recv(1)
+            connection.close()
+
+        server = threading.Thread(target=serve, daemon=True)
+        server.start()
+        with Client(path) as client:
+            assert client.pid == 7
+        server.join(5)
+        assert decode(encode(Welcome(VERSION, 1, 7)), FromDaemon)

@@ -1,0 +1,205 @@
+"""Raw frames at a real daemon: what a broken or hostile peer sends gets a named error and costs nobody else anything."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import struct
+
+import msgspec
+import pytest
+
+from ipc.codec import decode, encode
+from ipc.frames import MAX_FRAME, FrameDecoder, frame
+from ipc.protocol import VERSION, Credit, Failure, FromDaemon, Hello, Request, Welcome
+from ipc.syscalls import Ping, Ps, Receive, Send, Spawn
+
+
+class Peer:
+    """A client that sends what it likes."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(10)
+        self.socket.connect(str(path))
+        self.frames = FrameDecoder()
+        self.inbox = []
+
+    def send(self, *messages):
+        self.socket.sendall(b"".join(frame(m if isinstance(m, bytes) else encode(m)) for m in messages))
+
+    def read(self):
+        """The next message, or None at the end of the connection."""
+        while not self.inbox:
+            try:
+                data = self.socket.recv(1 << 16)
+            except ConnectionResetError:
+                return None
+            if not data:
+                return None
+            self.inbox += [decode(payload, FromDaemon) for payload in self.frames.feed(data)]
+        return self.inbox.pop(0)
+
+    def welcome(self):
+        self.send(Hello(VERSION, "peer"))
+        message = self.read()
+        assert isinstance(message, Welcome)
+        self.pid = message.pid
+        return self
+
+    def failure(self):
+        message = self.read()
+        assert isinstance(message, Failure), message
+        return message
+
+
+@pytest.fixture
+def peer(daemon):
+    peer = Peer(daemon.socket)
+    yield peer
+    peer.socket.close()
+
+
+@pytest.fixture
+def neighbour(daemon):
+    """A well-behaved client that must not notice anything."""
+    with daemon.client() as client:
+        yield client
+        assert client.ping("unharmed") == "unharmed"
+
+
+def test_a_request_before_the_hello_is_refused(peer, neighbour):
+    peer.send(Request(1, Ping()))
+    assert peer.failure().error.code == "OutOfTurn"
+    assert peer.read() is None
+
+
+def test_a_second_hello_is_refused(peer, neighbour):
+    peer.welcome().send(Hello(VERSION, "again"))
+    assert peer.failure().error.code == "OutOfTurn"
+    assert peer.read() is None
+
+
+def test_another_version_is_refused_with_both(peer, neighbour):
+    peer.send(Hello(VERSION + 1, "newer"))
+    error = peer.failure().error
+    assert error.code == "VersionMismatch"
+    assert error.data == {"client": VERSION + 1, "daemon": VERSION}
+
+
+def test_a_frame_too_long_is_refused_before_it_is_sent(peer, neighbour):
+    peer.welcome()
+    peer.socket.sendall(struct.pack("<I", MAX_FRAME + 1))
+    error = peer.failure().error
+    assert error.code == "FrameTooLarge"
+    assert error.data == {"length": MAX_FRAME + 1, "limit": MAX_FRAME}
+    assert peer.read() is None
+
+
+def test_a_malformed_frame_is_refused(peer, neighbour):
+    peer.welcome().send(b"\xc1 not msgpack")
+    failure = peer.failure()
+    assert (failure.id, failure.error.code) == (0, "MalformedFrame")
+    assert peer.read() is None
+
+
+def test_an_unknown_call_is_that_request_s_error_alone(peer, neighbour):
+    peer.welcome().send(msgspec.msgpack.encode(["request", 7, ["fly", 1, 2]]), Request(8, Ping("next")))
+    failure = peer.failure()
+    assert (failure.id, failure.error.code) == (7, "UnknownCall")
+    assert "'fly'" in failure.error.message
+    assert peer.read().id == 8
+
+
+def test_a_bad_field_is_named(peer, neighbour):
+    peer.welcome().send(Request(3, Spawn("echo", priority=99)))
+    failure = peer.failure()
+    assert (failure.id, failure.error.code) == (3, "InvalidCall")
+    assert "priority" in failure.error.message
+    assert "20" in failure.error.message
+
+
+def test_a_request_id_in_use_is_refused_and_the_first_goes_on(peer, neighbour):
+    peer.welcome().send(Request(1, Spawn("ask", {"question": "q"}, credit=100)), Request(1, Ping()))
+    seen = [peer.read() for _ in range(2)]
+    assert [type(message).__name__ for message in seen].count("Failure") == 1
+
+
+def test_ids_of_different_connections_do_not_collide(daemon):
+    peers = [Peer(daemon.socket).welcome() for _ in range(3)]
+    for number, peer in enumerate(peers):
+        peer.send(Request(1, Ping(number)))
+    for number, peer in enumerate(peers):
+        answer = peer.read()
+        assert decode(answer.value) == [number]
+        peer.socket.close()
+
+
+def test_credit_and_abandon_for_unknown_requests_are_ignored(peer):
+    peer.welcome().send(Credit(99, 5), msgspec.msgpack.encode(["abandon", 99]), Request(1, Ping(5)))
+    assert peer.read().id == 1
+
+
+def test_an_unknown_recipient_answers_the_sender(peer):
+    peer.welcome().send(Request(1, Send(999_999, "hello?")))
+    assert peer.failure().error.code == "UnknownProcess"
+
+
+def test_no_more_events_than_credit(peer):
+    peer.welcome().send(Request(1, Spawn("ask", {"question": "q", "max_tokens": 50}, credit=3)))
+    assert peer.read().id == 1
+    events = [peer.read() for _ in range(3)]
+    peer.send(Request(2, Ping()))
+    assert peer.read().id == 2
+    peer.send(Credit(1, 1000))
+    while type(events[-1].event).__name__ != "Result":
+        events.append(peer.read())
+    text = "".join(event.event.text for event in events if hasattr(event.event, "text"))
+    assert text == events[-1].event.value
+    assert text.count("s") == 50
+
+
+def test_fuzzed_frames_never_harm_the_daemon(daemon, neighbour):
+    """Random bytes, truncated and mutated frames: each connection ends or goes on, and the daemon serves the next."""
+    chance = random.Random(20261122)
+    valid = [encode(m) for m in (Hello(VERSION, "x"), Request(1, Ping()), Request(2, Ps()), Credit(1, 1))]
+    for _ in range(150):
+        peer = Peer(daemon.socket)
+        if chance.random() < 0.7:
+            peer.welcome()
+        try:
+            for _ in range(chance.randrange(1, 5)):
+                payload = bytearray(chance.choice(valid))
+                for _ in range(chance.randrange(3)):
+                    payload[chance.randrange(len(payload))] = chance.randrange(256)
+                cut = chance.randrange(len(payload) + 1)
+                peer.socket.sendall(
+                    chance.choice([frame(bytes(payload)), frame(bytes(payload[:cut])), os.urandom(chance.randrange(64))])
+                )
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        peer.socket.close()
+        assert neighbour.ping("alive") == "alive"
+
+
+def test_a_client_that_never_reads_is_cut_off(daemon, neighbour, eventually):
+    peer = Peer(daemon.socket).welcome()
+    before = daemon.memory()
+    big = "x" * 1_000_000
+    peer.socket.settimeout(0.5)
+    try:
+        for number in range(1, 400):
+            peer.send(Request(number, Ping(big)))
+    except (TimeoutError, BrokenPipeError, ConnectionResetError):
+        pass
+    assert daemon.memory() - before < 150_000_000
+    peer.socket.close()
+    eventually(lambda: neighbour.stats().connections == 1, "the connection is gone")
+
+
+def test_answers_come_out_of_order(peer):
+    peer.welcome().send(Request(1, Receive(timeout=30)), Request(2, Ping("quick")))
+    assert peer.read().id == 2
+    peer.send(Request(3, Send(peer.pid, "to myself")))
+    assert sorted((peer.read().id, peer.read().id)) == [1, 3]
