@@ -30,7 +30,7 @@ class Gate:
 
     def __init__(self) -> None:
         self.handlers: dict[type[Syscall], Handler] = {}
-        self.calls: Counter[str] = Counter()
+        self.calls: Counter[type[Syscall]] = Counter()
         self.errors: Counter[str] = Counter()
 
     def register(self, handlers: dict[type[Syscall], Handler]) -> None:
@@ -45,7 +45,7 @@ class Gate:
         if kind in CLIENTS_ONLY and not process.is_client:
             raise NotPermitted(f"an agent may not call {kind.__name__}; a client may")
         process.usage.calls += 1
-        self.calls[kind.__name__] += 1
+        self.calls[kind] += 1
         return self.handlers[kind](process, call, *extra)
 
     async def call(self, process: Process, call: Syscall) -> Any:

@@ -55,6 +55,7 @@ from kernel.thread import Thread
 HELLO_TIMEOUT = 10.0  # seconds to say hello in
 MAX_REQUESTS = 65_536  # unanswered requests of one connection
 
+STREAMING = (Spawn, Logs)  # calls that events can follow
 DECODE = decoder(ToDaemon).decode
 CALLS = {str(kind.__struct_config__.tag): kind for kind in Syscall.__subclasses__()}
 
@@ -129,7 +130,7 @@ class Connection(FramedProtocol):
                 raise OutOfTurn(f"request id {number} is in use")
             if len(self._threads) >= MAX_REQUESTS:
                 raise Busy(f"{MAX_REQUESTS} requests of this connection are unanswered", retry_after=1.0)
-            if isinstance(call, Spawn | Logs) and call.credit:
+            if isinstance(call, STREAMING) and call.credit:
                 stream = (self._open_stream(number, call),)
             answer = self._gate.enter(process, call, *stream)
         except LlmosError as error:
@@ -151,7 +152,7 @@ class Connection(FramedProtocol):
         else:
             self._fail(number, error)
 
-    def _answer(self, number: int, call: Syscall, value: Any) -> None:
+    def _answer(self, number: int, call: Any, value: Any) -> None:
         if type(call) is Spawn and number in self._streams and not call.detach:
             task = self._kernel.table.alive.get(value)
             if task is not None:
@@ -161,8 +162,8 @@ class Connection(FramedProtocol):
         except LlmosError as error:
             self._fail(number, error)
             return
-        if isinstance(call, Spawn | Logs) and (stream := self._streams.get(number)) is not None:
-            stream.grant(call.credit)
+        if number in self._streams:
+            self._streams[number].grant(call.credit)
 
     def _fail(self, number: int, error: BaseException) -> None:
         if (stream := self._streams.pop(number, None)) is not None:

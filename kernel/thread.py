@@ -177,9 +177,9 @@ class Thread(asyncio.Future[Any]):
                 super().cancel(self._cancel_message)
             else:
                 super().set_result(stop.value)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             self._finish()
-            super().cancel(self._cancel_message)
+            super().cancel(*error.args[:1])
         except BaseException as error:
             # Also SystemExit and KeyboardInterrupt: an agent that raises them ends itself, not the daemon.
             self._finish()

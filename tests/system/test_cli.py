@@ -1,0 +1,106 @@
+"""The `llmos` command against a real daemon: output, JSON, exit codes, streaming."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(sys.executable).parent
+
+
+def test_run_prints_the_answer_once(daemon):
+    out = daemon.llmos("run", "ask", "hi", "-a", "max_tokens=5", "-a", "seed=1")
+    assert out.returncode == 0
+    assert out.stdout.count("s") == 5
+    assert out.stdout.endswith("\n")
+
+
+def test_run_streams_tokens_as_they_come(daemon):
+    command = [SCRIPTS / "llmos", "run", "ask", "long", "-a", "max_tokens=8000"]
+    environment = os.environ | {"LLMOSD_SOCKET": str(daemon.socket)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as process:
+        assert process.stdout.read(20)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+    with daemon.client() as client:
+        assert not client.ps()
+
+
+def test_run_reads_standard_input_and_prints_values_as_json(daemon):
+    assert daemon.llmos("run", "echo", "-", stdin="piped text").stdout == "piped text\n"
+    assert daemon.llmos("run", "echo", "x", "--json").stdout.startswith('{"pid":')
+
+
+def test_a_program_by_path(daemon, folder):
+    path = folder / "mine.py"
+    path.write_text("from llmosd import agent\n\n@agent\nasync def mine(ctx, number: int):\n    return number + 1\n")
+    assert daemon.llmos("run", str(path), "41").stdout == "42\n"
+    path.write_text("from llmosd import agent\n\n@agent\nasync def mine(ctx, number: int):\n    return number + 2\n")
+    os.utime(path, (time.time(), time.time() + 5))
+    assert daemon.llmos("run", f"{path}:mine", "41").stdout == "43\n"
+
+
+@pytest.mark.parametrize("command", ["ps", "slots", "models", "programs", "stats", "ping"])
+def test_lists_have_a_table_and_json(daemon, command):
+    assert daemon.llmos(command).returncode == 0
+    assert json.loads(daemon.llmos(command, "--json").stdout) is not None
+
+
+def test_ps_logs_wait_and_kill(daemon, folder):
+    path = folder / "slow.py"
+    path.write_text(
+        "from llmosd import agent\n\n@agent\nasync def slow(ctx, seconds: float):\n"
+        "    ctx.log('begun', seconds=seconds)\n    await ctx.sleep(seconds)\n    return 'slept'\n"
+    )
+    pid = daemon.llmos("run", "-d", str(path), "3600").stdout.strip()
+    rows = json.loads(daemon.llmos("ps", "--json").stdout)
+    assert [(row["pid"], row["program"], row["waits_for"]) for row in rows] == [(int(pid), "slow", "time")]
+    assert "begun seconds=3600.0" in daemon.llmos("logs", pid).stdout
+    assert daemon.llmos("wait", pid, "--timeout", "0.1").returncode == 124
+    assert daemon.llmos("suspend", pid).returncode == 0
+    assert "suspended" in daemon.llmos("ps").stdout
+    assert daemon.llmos("resume", pid).returncode == 0
+    assert daemon.llmos("kill", pid).returncode == 0
+    killed = daemon.llmos("wait", pid)
+    assert (killed.returncode, "Killed" in killed.stderr) == (1, True)
+    short = daemon.llmos("run", "-d", str(path), "0.2").stdout.strip()
+    assert daemon.llmos("wait", short).stdout == "slept\n"
+    follow = daemon.llmos("logs", "-f", daemon.llmos("run", "-d", str(path), "0.5").stdout.strip())
+    assert "begun" in follow.stdout
+
+
+def test_exit_codes(daemon, folder):
+    path = folder / "bad.py"
+    path.write_text("from llmosd import agent\n\n@agent\nasync def bad(ctx):\n    raise RuntimeError('no luck')\n")
+    failed = daemon.llmos("run", str(path))
+    assert (failed.returncode, "no luck" in failed.stderr) == (1, True)
+    assert daemon.llmos("run", "nothing").returncode == 2
+    assert daemon.llmos("kill", "99999").returncode == 2
+    assert daemon.llmos("nonsense").returncode == 2
+    assert daemon.llmos("run", "ask", "q", "-a", "max_tokens=8000", "--timeout", "0.1").returncode == 124
+    assert daemon.llmos("ps", "--socket", str(folder / "none.sock")).returncode == 3
+
+
+def test_shutdown_returns_when_the_daemon_has_gone(daemon):
+    assert daemon.llmos("shutdown").returncode == 0
+    assert daemon.process.wait(5) == 0
+
+
+def test_completion_scripts(daemon):
+    for shell in ("bash", "zsh"):
+        assert "programs" in daemon.llmos("completion", shell).stdout
+
+
+def test_a_reader_that_goes_away_is_no_error(daemon):
+    command = f"{SCRIPTS}/llmos run ask q -a max_tokens=500 | head -c 10"
+    environment = os.environ | {"LLMOSD_SOCKET": str(daemon.socket)}
+    out = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, check=False)
+    assert "Traceback" not in out.stderr

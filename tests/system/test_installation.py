@@ -1,0 +1,60 @@
+"""An installation from the wheel, without any extra: it runs agents, and says what a model would need."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def scripts(tmp_path_factory):
+    """The scripts folder of an environment with the base installation alone."""
+    folder = tmp_path_factory.mktemp("base")
+    venv.create(folder, with_pip=True)
+    scripts = folder / "bin"
+    pip = [scripts / "python", "-m", "pip", "install", "--quiet", str(ROOT)]
+    subprocess.run(pip, check=True, cwd=folder, stdin=subprocess.DEVNULL)
+    return scripts
+
+
+def run(scripts, socket, *arguments):
+    environment = os.environ | {"LLMOSD_SOCKET": str(socket)}
+    return subprocess.run(
+        [scripts / "llmos", *arguments], capture_output=True, text=True, env=environment, timeout=60, check=False
+    )
+
+
+def test_the_base_installation_needs_no_torch_and_names_the_extra(scripts, folder, eventually):
+    socket = folder / "llmosd.sock"
+    command = [scripts / "llmosd", "--socket", socket, "--state", folder, "--model", "simulated"]
+    daemon = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL)
+    try:
+        eventually(lambda: run(scripts, socket, "ping").returncode == 0, "the daemon answers")
+        assert run(scripts, socket, "run", "echo", "installed").stdout == "installed\n"
+        assert run(scripts, socket, "run", "ask", "q", "-a", "max_tokens=3").stdout.count("s") == 3
+        refused = run(scripts, socket, "run", "ask", "q", "-a", "model=smollm2")
+        assert refused.returncode == 1
+        assert "MissingExtra" in refused.stderr
+        assert "pip install 'llmosd[local]'" in refused.stderr
+    finally:
+        daemon.terminate()
+        assert daemon.wait(15) == 0
+
+
+def test_programs_and_settings_are_shipped_inside_the_package(scripts):
+    code = (
+        "import llmosd.settings as s; print(*sorted(p.name for p in s.shared('agents').glob('*.py')), s.shared('config'))"
+    )
+    out = subprocess.run(
+        [scripts / "python", "-P", "-c", code], capture_output=True, text=True, check=True, cwd=scripts
+    ).stdout
+    assert "ask.py echo.py generate.py summarize.py" in out
+    assert "llmosd/share/config" in out
+    assert sys.prefix not in out

@@ -1,0 +1,23 @@
+"""The shipped agents import only `llmosd` and the standard library: they are programs like a user's own."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+AGENTS = sorted((Path(__file__).resolve().parents[2] / "agents").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", AGENTS, ids=lambda path: path.name)
+def test_imports_only_llmosd(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        assert all(name == "llmosd" or name.partition(".")[0] in sys.stdlib_module_names for name in names)
