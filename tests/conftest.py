@@ -129,6 +129,16 @@ def eventually(condition: Callable[[], bool], what: str, timeout: float = 10.0) 
         time.sleep(0.01)
 
 
+@pytest.fixture
+def trial() -> Callable[..., int]:
+    """How many rounds a trial has: the short form in `make test`, the long one in `make soak`."""
+
+    def rounds(*, short: int, long: int) -> int:
+        return long if os.environ.get("LLMOS_SOAK") else short
+
+    return rounds
+
+
 @pytest.fixture(name="eventually")
 def eventually_fixture() -> Callable[..., None]:
     return eventually

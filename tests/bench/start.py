@@ -26,9 +26,7 @@ def one_start() -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="llmosd-bench-") as name:
         socket = Path(name) / "llmosd.sock"
         start = time.perf_counter()
-        daemon = subprocess.Popen(
-            [SCRIPTS / "llmosd", "--socket", socket, "--state", name], stderr=subprocess.DEVNULL
-        )
+        daemon = subprocess.Popen([SCRIPTS / "llmosd", "--socket", socket, "--state", name], stderr=subprocess.DEVNULL)
         try:
             client = connected(socket)
             connect = time.perf_counter() - start

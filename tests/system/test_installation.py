@@ -49,12 +49,10 @@ def test_the_base_installation_needs_no_torch_and_names_the_extra(scripts, folde
 
 
 def test_programs_and_settings_are_shipped_inside_the_package(scripts):
-    code = (
-        "import llmosd.settings as s; print(*sorted(p.name for p in s.shared('agents').glob('*.py')), s.shared('config'))"
-    )
+    code = "from llmosd.settings import shared; print(*sorted(shared('agents').glob('*.py')), shared('config'))"
     out = subprocess.run(
         [scripts / "python", "-P", "-c", code], capture_output=True, text=True, check=True, cwd=scripts
     ).stdout
-    assert "ask.py echo.py generate.py summarize.py" in out
-    assert "llmosd/share/config" in out
+    for name in ("agents/ask.py", "agents/echo.py", "agents/generate.py", "agents/summarize.py", "config"):
+        assert f"llmosd/share/{name}" in out
     assert sys.prefix not in out

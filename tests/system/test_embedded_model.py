@@ -1,0 +1,125 @@
+"""The embedded model through a real daemon: a question answered, streamed, killed, suspended, and a driver lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from ipc.errors import ContextOverflow, Killed
+from llmosd import State, Token
+
+pytestmark = pytest.mark.model
+pytest.importorskip("transformers", reason="the embedded model runs on transformers (extra `local`)")
+
+QUESTION = {"question": "What is the capital of France?"}
+STORY = {"question": "Tell me a long story about a dragon.", "max_tokens": 3000}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("d", numbered=True)
+
+
+@pytest.fixture(scope="module")
+def daemon(folder):
+    """One daemon for all tests here: loading takes seconds."""
+    from tests.conftest import RunningDaemon  # a fixture of function scope cannot be used here
+
+    daemon = RunningDaemon(folder)
+    yield daemon.wait_until_ready()
+    daemon.stop()
+
+
+@pytest.fixture
+def client(daemon):
+    with daemon.client() as client:
+        yield client
+        assert client.ping("unharmed") == "unharmed"
+
+
+def used(client):
+    return client.slots()[0].used
+
+
+def test_answers_a_question_and_streams_it(client):
+    events = list(client.submit("ask", QUESTION).events())
+    text = "".join(event.text for event in events if isinstance(event, Token))
+    assert "Paris" in text
+    assert text == events[-1].value
+    assert any(isinstance(event, State) for event in events)
+
+
+def test_the_command_prints_the_answer(daemon):
+    out = daemon.llmos("run", "ask", "What is the capital of France?")
+    assert (out.returncode, "Paris" in out.stdout) == (0, True)
+
+
+def test_generate_and_summarize(client):
+    assert client.run("generate", {"prompt": "The capital of France is", "max_tokens": 5})
+    text = "The river Seine flows through Paris. Paris is the capital of France. It has two million inhabitants."
+    assert client.run("summarize", {"text": text, "max_tokens": 40})
+
+
+def test_stop_strings_and_seeds_per_call(client):
+    counted = client.run("generate", {"prompt": "one, two, three,", "max_tokens": 20, "stop": "five"})
+    assert "five" not in counted
+    drawn = [
+        client.run("ask", QUESTION | {"temperature": 1.0, "top_p": 0.9, "seed": seed, "max_tokens": 20})
+        for seed in (1, 1, 2)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(client):
+    with pytest.raises(ContextOverflow, match="8192") as caught:
+        client.run("ask", {"question": "word " * 9000, "max_tokens": 10})
+    assert caught.value.data["context"] == 8192
+    assert caught.value.data["prompt_tokens"] > 9000
+
+
+def test_killing_one_generation_frees_its_slot_and_leaves_its_neighbour(client, eventually):
+    neighbour = client.submit("ask", {"question": "Count from one to twenty.", "max_tokens": 30})
+    victim = client.submit("ask", STORY)
+    next(event for event in victim.events() if isinstance(event, Token))
+    steps = client.slots()[0].steps
+    client.kill(victim.pid)
+    eventually(lambda: used(client) <= 1, "slot free")
+    assert client.slots()[0].steps - steps <= 2  # the step that ran, and one that its report crossed
+    with pytest.raises(Killed):
+        victim.result()
+    assert neighbour.result()
+
+
+def test_a_client_that_disconnects_leaves_no_generation(daemon, client, eventually):
+    with daemon.client() as other:
+        for _ in range(3):
+            other.submit("ask", STORY)
+        eventually(lambda: used(client) == 3, "three stories")
+    eventually(lambda: not used(client) and not client.ps(), "nothing left")
+
+
+def test_a_suspended_generation_goes_on_with_the_same_text(client, eventually):
+    arguments = {"question": "Write one sentence on bread.", "max_tokens": 24}
+    undisturbed = client.run("ask", arguments)
+    task = client.submit("ask", arguments)
+    next(event for event in task.events() if isinstance(event, Token))
+    client.suspend(task.pid)
+    eventually(lambda: used(client) == 0, "off its slot")
+    client.resume(task.pid)
+    assert task.result() == undisturbed
+
+
+def test_eight_generations_survive_the_death_of_their_driver(daemon, client, eventually):
+    questions = ["rain", "bread", "the moon", "a violin", "the sea", "snow", "a horse", "tea"]
+    tasks = [client.submit("ask", {"question": f"Tell me about {what}.", "max_tokens": 40}) for what in questions]
+    eventually(
+        lambda: all(s.generated_tokens > 2 for s in client.slots()[0].sequences) and used(client) == 8, "all run", 60
+    )
+    os.kill(client.slots()[0].driver_pid, signal.SIGKILL)
+    texts = [task.result() for task in tasks]
+    assert all(len(text) > 20 for text in texts)
+    assert client.slots()[0].restarts == 1
+    assert "driver died" in daemon.log
+    assert any("driver died" in line.event for line in client.logs(tasks[0].pid))

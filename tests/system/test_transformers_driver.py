@@ -1,0 +1,255 @@
+"""The real transformers driver in a process of its own, with the embedded model."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ipc.codec import decoder, encode
+from ipc.frames import FrameDecoder, frame
+from ipc.syscalls import ChatMessage, Sampling
+from kernel.drivers.protocol import (
+    Admit,
+    Admitted,
+    Bundle,
+    Cancel,
+    Done,
+    Failed,
+    FromDriver,
+    Load,
+    Loaded,
+    LoadFailed,
+    Stop,
+)
+
+pytestmark = pytest.mark.model
+pytest.importorskip("transformers", reason="the driver runs on transformers (extra `local`)")
+
+DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmosd" / "models"
+CACHE = Path(os.environ.get("LLMOSD_TEST_CACHE") or DEFAULT_CACHE)
+PROMPTS = [
+    "What is the capital of France?", "Who wrote Hamlet?", "What is 2 + 2?", "List three fruits.", "Describe the sea.",
+    "Explain how rain forms.", "Tell me a story about a dragon.", "Write a Python function that adds two numbers.",
+    "Translate 'good morning' to French.", "Name a planet with rings.", "What color is the sky?", "Say hello.",
+    "Give me a recipe for pancakes.", "Why do cats purr?", "What is photosynthesis?", "Count from one to ten.",
+    "Write a haiku about autumn.", "What does HTTP stand for?", "Is water wet?", "Summarize: the dog ate my homework.",
+]  # fmt: skip
+
+
+class Driver:
+    """A driver process, and the kernel's end of its socket."""
+
+    def __init__(self, **environment: str) -> None:
+        self.socket, theirs = socket.socketpair()
+        self.socket.settimeout(120)
+        command = [sys.executable, "-P", "-m", "kernel.drivers.transformers", str(theirs.fileno()), str(os.getpid())]
+        self.process = subprocess.Popen(
+            command,
+            pass_fds=[theirs.fileno()],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ
+            | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            | environment,
+        )
+        theirs.close()
+        self.messages = self._read()
+
+    def say(self, *messages: Any) -> None:
+        self.socket.sendall(b"".join(frame(encode(message)) for message in messages))
+
+    def until(self, *kinds: type) -> list[Any]:
+        """All messages up to the first of `kinds`."""
+        found = []
+        for message in self.messages:
+            found.append(message)
+            if isinstance(message, kinds):
+                return found
+        raise AssertionError(f"the driver closed its socket after {found}")
+
+    def load(self, model: str = "embedded", **options: Any) -> Any:
+        self.say(Load(model, str(CACHE), 256, options))
+        return self.until(Loaded, LoadFailed)[-1]
+
+    def _read(self) -> Iterator[Any]:
+        frames, kind = FrameDecoder(), decoder(FromDriver)
+        while data := self.socket.recv(1 << 20):
+            for payload in frames.feed(data):
+                yield kind.decode(payload)
+
+    def end(self) -> None:
+        self.socket.close()
+        self.process.communicate(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Driver]:
+    driver = Driver()
+    assert isinstance(driver.load(), Loaded)
+    yield driver
+    driver.end()
+
+
+@pytest.fixture
+def fresh() -> Iterator[Driver]:
+    driver = Driver()
+    yield driver
+    driver.process.kill()
+    driver.end()
+
+
+@pytest.fixture(scope="module")
+def reference() -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from kernel.drivers.transformers.conversion import converted
+    from kernel.drivers.transformers.source import locate
+
+    folder = converted(Path(locate("embedded")), CACHE, lambda stage: None)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def ask(sequence: int, question: str, max_tokens: int = 24) -> Admit:
+    return Admit(sequence, [ChatMessage("user", question)], Sampling(max_tokens=max_tokens, temperature=0), 1000)
+
+
+def test_a_lone_greedy_sequence_equals_generate_token_for_token(driver: Driver, reference: Any) -> None:
+    import torch
+
+    for sequence, question in enumerate(PROMPTS, start=1):
+        driver.say(ask(sequence, question))
+        messages = driver.until(Done, Failed)
+        (admitted,) = [message for message in messages if isinstance(message, Admitted)]
+        bundles = [message for message in messages if isinstance(message, Bundle)]
+        ids = [identity for bundle in bundles for progress in bundle.progress for identity in progress.ids]
+        prompt = torch.tensor([admitted.prompt_ids])
+        mask = torch.ones_like(prompt)
+        expected = reference.generate(prompt, attention_mask=mask, max_new_tokens=24, do_sample=False)
+        assert ids == expected[0, prompt.shape[1] :].tolist(), question
+
+
+def test_many_sequences_at_once_answer_each_its_own_question(driver: Driver) -> None:
+    driver.say(*[ask(100 + index, question) for index, question in enumerate(PROMPTS)], Cancel(119))
+    texts: dict[int, str] = defaultdict(str)
+    ends: dict[int, str] = {}
+    while len(ends) < len(PROMPTS):
+        message = driver.until(Bundle, Done, Failed)[-1]
+        if isinstance(message, Bundle):
+            for progress in message.progress:
+                texts[progress.sequence] += progress.text
+        else:
+            assert isinstance(message, Done)
+            ends[message.sequence] = message.reason
+    assert "Paris" in texts[100]
+    assert ends[119] == "cancelled"
+    assert all(texts[sequence] for sequence in ends if sequence != 119)
+
+
+def test_the_facts_say_what_runs(fresh: Driver) -> None:
+    loaded = fresh.load(threads=1, kv_memory=10_000_000)
+    assert loaded.context == 8192
+    assert loaded.facts == {
+        "dtype": "float32",
+        "device": "cpu",
+        "attention": "llmosd",
+        "parameters": 134515008,
+        "vocabulary": 49152,
+        "threads": 1,
+        "kv_bytes_per_token": 46080,
+        "kv_budget": 10_000_000,
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "code", "words"),
+    [
+        ("/nowhere/model", {}, "ModelNotFound", "/nowhere/model"),
+        ("./missing.gguf", {}, "ModelNotFound", "missing.gguf"),
+        ("nobody/no-such-model", {}, "ModelNotFound", "nobody/no-such-model"),
+        ("embedded", {"quantize": True}, "ConfigError", "kv_memory"),
+        ("embedded", {"dtype": "int3"}, "ConfigError", "bfloat16"),
+        ("embedded", {"device": "cuda:99"}, "ModelLoadFailed", "embedded"),
+    ],
+)
+def test_a_load_that_cannot_succeed_is_named_and_ends_the_driver(
+    fresh: Driver, model: str, options: dict[str, Any], code: str, words: str
+) -> None:
+    failed = fresh.load(model, **options)
+    assert isinstance(failed, LoadFailed)
+    assert failed.error.code == code
+    assert words in failed.error.message
+    assert fresh.process.wait(30) == 0
+
+
+def test_a_broken_gguf_is_named(fresh: Driver, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF and then nothing of the kind")
+    fresh.say(Load(str(broken), str(tmp_path / "cache"), 256))
+    failed = fresh.until(LoadFailed)[-1]
+    assert failed.error.code == "ModelLoadFailed"
+    assert str(broken) in failed.error.message
+
+
+def test_nothing_is_printed_and_stop_ends_the_driver(fresh: Driver) -> None:
+    assert isinstance(fresh.load(), Loaded)
+    fresh.process.send_signal(signal.SIGINT)
+    fresh.say(ask(1, "Say hello."), Stop())
+    out, err = fresh.process.communicate(timeout=30)
+    assert (fresh.process.returncode, out, err) == (0, b"", b"")
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_the_driver_ends_when_the_kernel_closes_the_socket(fresh: Driver, loaded: bool) -> None:
+    if loaded:
+        assert isinstance(fresh.load(), Loaded)
+        fresh.say(ask(1, "Tell me a story.", max_tokens=4000))
+        fresh.until(Bundle)
+    fresh.socket.close()
+    assert fresh.process.wait(30) == 0
+
+
+def test_the_driver_dies_with_a_killed_parent(tmp_path: Path) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(CACHE)],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert parent.stdout
+    child = int(parent.stdout.readline())
+    watch = os.pidfd_open(child)
+    parent.kill()
+    parent.wait()
+    # The kernel's end of the socket is still open in a grandchild, so only the death of the parent can tell the driver.
+    assert select.select([watch], [], [], 30)[0]
+    os.close(watch)
+    parent.stdout.close()
+
+
+PARENT = """
+import os, socket, subprocess, sys
+ours, theirs = socket.socketpair()
+keeper = subprocess.Popen(["sleep", "60"], pass_fds=[ours.fileno()], stdout=subprocess.DEVNULL)
+driver = subprocess.Popen(
+    [sys.executable, "-P", "-m", "kernel.drivers.transformers", str(theirs.fileno()), str(os.getpid())],
+    pass_fds=[theirs.fileno()], stdout=subprocess.DEVNULL,
+)
+theirs.close()
+from ipc.codec import encode
+from ipc.frames import frame
+from kernel.drivers.protocol import Load
+ours.sendall(frame(encode(Load("embedded", sys.argv[1], 256))))
+assert ours.recv(1)
+print(driver.pid, flush=True)
+driver.wait()
+"""
