@@ -28,7 +28,7 @@ class LlmosError(Exception):
         super().__init_subclass__(**kwargs)
         LlmosError.registry[cls.__name__] = cls
 
-    def __init__(self, message: str = "", **data: Any) -> None:
+    def __init__(self, message: str = "", /, **data: Any) -> None:
         super().__init__(message)
         self.data = data
 

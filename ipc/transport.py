@@ -82,15 +82,6 @@ class FramedProtocol(asyncio.Protocol):
                 self._corked = False
                 self.flush()
 
-    def pause_writing(self) -> None:
-        # A peer that does not read its answers does not get to ask for more of them.
-        if self.transport is not None:
-            self.transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.resume_reading()
-
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
         self._out = []

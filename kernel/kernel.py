@@ -107,13 +107,16 @@ class Kernel:
         self,
         loop: asyncio.AbstractEventLoop,
         coro: Coroutine[Any, Any, Any],
+        *,
         context: contextvars.Context | None = None,
+        name: str | None = None,
+        **_: Any,  # what later versions of asyncio pass, such as eager_start
     ) -> asyncio.Future[Any]:
         """A task made by agent code is a thread of its process: counted, suspended and killed with it."""
         maker = asyncio.current_task(loop)
         if isinstance(maker, Thread):
-            return self.lifecycle.start_thread(maker.process, coro, context=context)
-        return asyncio.Task(coro, loop=loop, context=context)
+            return self.lifecycle.start_thread(maker.process, coro, context=context, name=name)
+        return asyncio.Task(coro, loop=loop, context=context, name=name)
 
     def _sleep(self, process: Process, call: Sleep) -> Coroutine[Any, Any, None]:
         return self._sleep_until(self.loop.time() + call.seconds)

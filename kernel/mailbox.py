@@ -87,7 +87,7 @@ class Mailbox:
         self.closed = True
         rest = [message for urgency in sorted(self._lanes, reverse=True) for message in self._lanes[urgency]]
         self._lanes.clear()
-        self.count = 0
+        self.count = self._reserved = 0
         for waiter in (*self._receivers, *self._senders):
             waiter.wake()
         self._receivers.clear()

@@ -70,7 +70,9 @@ class Messaging:
         return self._send_later(box, message)
 
     async def _send_later(self, box: Mailbox, message: Message) -> int:
-        await box.wait_for_room(f"mailbox of {message.recipient}")
+        # A call from a socket gets here one turn after it saw the mailbox full; and other things wake a thread, too.
+        while box.full and not await box.wait_for_room(f"mailbox of {message.recipient}"):
+            pass
         if box.closed:
             raise self._table.unknown(message.recipient)
         box.put(message)
@@ -115,7 +117,7 @@ class Messaging:
             box = recipient.box()
             while box.full and not await box.wait_for_room(f"mailbox of {call.to}"):
                 self._check_time(until, call, "had no room for the call")
-            if box.closed:
+            if box.closed or recipient.ended:
                 raise self._table.unknown(call.to)
             if recipient.owed is None:
                 recipient.owed = {}

@@ -41,7 +41,10 @@ class Output:
         while stream.congested:
             stream.when_drained(thread.wake)
             thread.waits_for = "reader of the task"
-            await PARK
+            try:
+                await PARK
+            finally:
+                stream.forget(thread.wake)
         stream.push(event)
 
     def write_log(self, process: Process, call: WriteLog) -> None:

@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import sys
+import threading
 import traceback
 import typing
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -101,6 +102,7 @@ class Programs:
         self._broken: dict[str, ProgramInfo] = {}
         self._installed: list[Program] | None = None
         self._by_name: dict[str, Program] = {}
+        self._lock = threading.Lock()  # loads are called from several worker threads
 
     def find(self, name: str) -> Program | None:
         """The program of that name, if it is loaded. Does no I/O."""
@@ -111,9 +113,10 @@ class Programs:
 
         Blocks on the disk. Raises `UnknownProgram` and `AgentFailed`.
         """
-        path, _, wanted = name.partition(".py")
-        if (_ and (not wanted or wanted.startswith(":"))) or "/" in name:
-            return self._load_path(Path(path + _), wanted.removeprefix(":"))
+        path, suffix, wanted = name.partition(".py")
+        if "/" in name or (suffix and (not wanted or wanted.startswith(":"))):
+            with self._lock:
+                return self._load_path(Path(path + suffix), wanted.removeprefix(":"))
         self.refresh()
         program = self._by_name.get(name)
         if program is None:
@@ -128,6 +131,10 @@ class Programs:
 
     def refresh(self) -> None:
         """Read all folders and entry points again, and load what is new or changed. Blocks on the disk."""
+        with self._lock:
+            self._refresh()
+
+    def _refresh(self) -> None:
         self._broken.clear()
         if self._installed is None:
             self._installed = list(self._load_entry_points())

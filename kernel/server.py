@@ -105,6 +105,16 @@ class Connection(FramedProtocol):
         else:
             self._refuse(OutOfTurn("a second hello on one connection"))
 
+    def pause_writing(self) -> None:
+        # A peer that does not read its answers does not get to ask for more of them. Only this end of a connection does
+        # so: were both to stop reading until the other has read, neither ever would.
+        if self.transport is not None:
+            self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+
     def broken(self, error: LlmosError) -> None:
         log.warning("client cut off", client=self._process.owner if self._process else "", error=error.message)
         self._gate.errors[type(error).__name__] += 1
@@ -214,6 +224,7 @@ class Connection(FramedProtocol):
             )
             return
         self._process = self._kernel.lifecycle.open_client(hello.client)
+        self._process.watchers.append(lambda _: self.close())
         self.send_frame(ENCODER.encode(Welcome(VERSION, os.getpid(), self._process.pid)))
 
     def _refuse(self, error: LlmosError) -> None:

@@ -105,6 +105,11 @@ class Stream:
         """Call `callback` once, when the stream is no longer congested or is closed."""
         self._on_relief.append(callback)
 
+    def forget(self, callback: Callable[[], None]) -> None:
+        """Take back what `when_drained` was given, if it was not called yet."""
+        if callback in self._on_relief:
+            self._on_relief.remove(callback)
+
     def close(self) -> None:
         """Nobody listens any more; whoever waits for room goes on."""
         self.closed = True

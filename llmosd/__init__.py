@@ -26,10 +26,10 @@ if TYPE_CHECKING:
         UnknownProgram,
     )
     from ipc.messages import Emitted, Failed, Log, Message, Result, State, Token
-    from llmosd.agent import agent
     from llmosd.async_client import AsyncClient, AsyncTask
     from llmosd.client import Client, Task
     from llmosd.context import ChatOptions, Context
+    from llmosd.decorators import agent
 
 __version__ = "0.1.0"
 
@@ -39,7 +39,7 @@ _HOMES = {
         "NoDaemon TimedOut UnknownModel UnknownProcess UnknownProgram"
     ),
     "ipc.messages": "Emitted Failed Log Message Result State Token",
-    "llmosd.agent": "agent",
+    "llmosd.decorators": "agent",
     "llmosd.async_client": "AsyncClient AsyncTask",
     "llmosd.client": "Client Task",
     "llmosd.context": "ChatOptions Context",

@@ -87,9 +87,12 @@ class SocketClaim:
             raise SocketPathInvalid(f"{self.path} exists and is no socket; choose another path with --socket")
         try:
             connection = try_connect(self.path)
-        except NoDaemon:
-            self.path.unlink()
-            return
+        except NoDaemon as error:
+            # Only a refusal says that nobody listens: a socket of another kind or user cannot be connected to either.
+            if isinstance(error.__context__, FileNotFoundError | ConnectionRefusedError):
+                self.path.unlink(missing_ok=True)
+                return
+            connection = None
         if connection is not None:
             connection.close()
         raise SocketInUse(f"another program listens at {self.path}; choose another path with --socket", pid=0)

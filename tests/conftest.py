@@ -12,11 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 
 from ipc.errors import NoDaemon
 from llmosd import Client
+
+hypothesis.settings.register_profile("llmosd", deadline=None)  # a time is no test on a machine that others use
+hypothesis.settings.load_profile("llmosd")
 
 SCRIPTS = Path(sys.executable).parent
 START_TIMEOUT = 20.0  # seconds

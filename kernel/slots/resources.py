@@ -22,6 +22,7 @@ from kernel.process import Process
 from kernel.slots.model import ModelSpec, looks_local
 from kernel.slots.runtime import ModelRuntime
 from kernel.slots.sequence import Sequence
+from kernel.slots.slots import SUSPENDED
 from kernel.thread import PARK, Thread
 
 log = structlog.get_logger("kernel.slots")
@@ -96,11 +97,11 @@ class ResourceManager:
 
     def process_suspended(self, process: Process) -> None:
         for sequence in process.sequences or ():
-            self.runtime(sequence.model).hold(sequence, "suspended")
+            self.runtime(sequence.model).hold(sequence, SUSPENDED)
 
     def process_resumed(self, process: Process) -> None:
         for sequence in process.sequences or ():
-            self.runtime(sequence.model).release(sequence, "suspended")
+            self.runtime(sequence.model).release(sequence, SUSPENDED)
 
     async def close(self) -> None:
         """Stop all drivers."""

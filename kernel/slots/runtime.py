@@ -7,7 +7,6 @@ a sequence it was given always ends: with its text, with a named error, or cance
 from __future__ import annotations
 
 import asyncio
-import bisect
 import time
 from collections.abc import Coroutine
 from pathlib import Path
@@ -23,7 +22,8 @@ from kernel.drivers import protocol
 from kernel.drivers.process import Driver, Launcher
 from kernel.slots.model import ModelSpec
 from kernel.slots.requirements import check_requirements
-from kernel.slots.sequence import PARKED, QUEUED, RUNNING, Sequence
+from kernel.slots.sequence import QUEUED, Sequence
+from kernel.slots.slots import SUSPENDED, Slots
 
 MAX_QUEUE = 100_000  # calls that may wait for a slot
 MAX_DEATHS = 3  # driver deaths a sequence survives while on a slot
@@ -50,8 +50,7 @@ class ModelRuntime:
         self._driver: Driver | None = None
         self._incarnation = 0
         self._sequences: dict[int, Sequence] = {}  # every one that is not finished, and cancelled ones the driver holds
-        self._queue: list[Sequence] = []  # waiting for a slot, by id
-        self._on_slot: set[int] = set()
+        self._slots = Slots(spec.slots, spec.lease, self._send)
         self._deaths_in_a_row = 0
         self._restarts = 0
         self._tokens = 0
@@ -64,12 +63,14 @@ class ModelRuntime:
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a new sequence; loads the model if need be. Raises `Busy` when the queue is full."""
-        if len(self._queue) >= MAX_QUEUE:
-            raise Busy(f"{len(self._queue)} calls wait for model {self.name}, which is the limit", retry_after=5.0)
+        if len(self._slots.queue) >= MAX_QUEUE:
+            raise Busy(
+                f"{len(self._slots.queue)} calls wait for model {self.name}, which is the limit", retry_after=5.0
+            )
         self._sequences[sequence.id] = sequence
         if sequence.process.suspended:
-            sequence.holds.add("suspended")
-        self._enqueue(sequence)
+            sequence.holds.add(SUSPENDED)
+        self._slots.enqueue(sequence)
         self.load()
         self._tell(sequence)
 
@@ -82,31 +83,19 @@ class ModelRuntime:
     def cancel(self, sequence: Sequence) -> None:
         """The caller no longer wants it. Its slot is free when the driver has let go of it, within one step."""
         sequence.cancelled = True
-        self._dequeue(sequence)
-        if sequence.resident and self._driver is not None:
-            self._driver.send(protocol.Cancel(sequence.id))
+        self._slots.dequeue(sequence)
+        if sequence.resident:
+            self._send(protocol.Cancel(sequence.id))
         else:
             self._forget(sequence)
 
     def hold(self, sequence: Sequence, why: str) -> None:
-        """Take it off its slot and keep it off until released; what it has computed stays."""
-        sequence.holds.add(why)
-        self._dequeue(sequence)
-        if sequence.state == RUNNING and self._driver is not None:
-            self._driver.send(protocol.Revoke(sequence.id))
-            sequence.lease = 0
-        elif sequence.state == QUEUED:
-            sequence.state = PARKED
+        """See `Slots.hold`."""
+        self._slots.hold(sequence, why)
 
     def release(self, sequence: Sequence, why: str) -> None:
-        """Lift a hold; without any left it queues for a slot again, in its old place."""
-        sequence.holds.discard(why)
-        if sequence.holds or sequence.finished or sequence.cancelled:
-            return
-        if sequence.id in self._on_slot:
-            self._renew(sequence)  # its revocation was not answered yet: simply go on
-        else:
-            self._enqueue(sequence)
+        """See `Slots.release`."""
+        self._slots.release(sequence, why)
 
     async def close(self) -> None:
         """Stop the driver; waiting sequences are not answered any more."""
@@ -123,83 +112,22 @@ class ModelRuntime:
 
     def slot_info(self) -> SlotInfo:
         pid = self._driver.pid if self._driver is not None else None
-        places = {sequence.id: place for place, sequence in enumerate(self._queue, 1)}
+        places = {sequence.id: place for place, sequence in enumerate(self._slots.queue, 1)}
         return SlotInfo(
             model=self.name,
             state=self.state,
             detail=self.detail,
             driver_pid=pid,
             slots=self.spec.slots,
-            used=len(self._on_slot),
-            queued=len(self._queue),
+            used=len(self._slots.taken),
+            queued=len(self._slots.queue),
             tokens=self._tokens,
-            tokens_per_second=round(self._rate, 1) if self._on_slot else 0.0,
+            tokens_per_second=round(self._rate, 1) if self._slots.taken else 0.0,
             steps=self._steps,
             restarts=self._restarts,
             memory=_resident(pid),
             sequences=[sequence.info(places.get(sequence.id, 0)) for sequence in self._sequences.values()],
         )
-
-    # ---- slots and leases
-
-    def _enqueue(self, sequence: Sequence) -> None:
-        if sequence.holds:
-            sequence.state = PARKED
-            return
-        sequence.state = QUEUED
-        bisect.insort(self._queue, sequence, key=lambda queued: queued.id)
-        self._fill()
-
-    def _dequeue(self, sequence: Sequence) -> None:
-        place = bisect.bisect_left(self._queue, sequence.id, key=lambda queued: queued.id)
-        if place < len(self._queue) and self._queue[place] is sequence:
-            del self._queue[place]
-
-    def _fill(self) -> None:
-        """Grant free slots to the head of the queue."""
-        if self.state != "ready" or self._driver is None:
-            return
-        while self._queue and len(self._on_slot) < self.spec.slots:
-            sequence = self._queue.pop(0)
-            self._on_slot.add(sequence.id)
-            sequence.state = RUNNING
-            if sequence.resident:
-                self._renew(sequence)
-                continue
-            sequence.resident = True
-            sequence.lease = self.spec.lease
-            self._driver.send(
-                protocol.Admit(
-                    sequence.id,
-                    sequence.prompt if sequence.prompt_ids is None else "",
-                    sequence.sampling,
-                    sequence.lease,
-                    sequence.prompt_ids,
-                    sequence.ids,
-                    sequence.released,
-                )
-            )
-
-    def _renew(self, sequence: Sequence) -> None:
-        """Top the lease up, unless whoever reads the tokens is behind: then it parks until they have caught up."""
-        stream = sequence.process.stream if sequence.emit else None
-        if stream is not None and stream.congested:
-            if "reader" not in sequence.holds:
-                sequence.holds.add("reader")
-                stream.when_drained(lambda: self.release(sequence, "reader"))
-            return
-        tokens = self.spec.lease - max(sequence.lease, 0)
-        sequence.lease = max(sequence.lease, 0) + tokens
-        if self._driver is not None:
-            self._driver.send(protocol.Renew(sequence.id, tokens))
-
-    def _off_slot(self, sequence: Sequence) -> None:
-        self._on_slot.discard(sequence.id)
-        self._fill()
-
-    def _forget(self, sequence: Sequence) -> None:
-        self._sequences.pop(sequence.id, None)
-        self._off_slot(sequence)
 
     # ---- what the driver says
 
@@ -215,7 +143,7 @@ class ModelRuntime:
                     sequence.process.usage.prompt_tokens += len(message.prompt_ids)
             case protocol.Parked(sequence=number):
                 if (sequence := self._sequences.get(number)) is not None:
-                    self._on_parked(sequence)
+                    self._slots.parked(sequence)
             case protocol.Done(sequence=number):
                 self._on_finished(number, message.reason, None)
             case protocol.Failed(sequence=number):
@@ -226,7 +154,7 @@ class ModelRuntime:
             case protocol.Loaded():
                 self.context, self.facts = message.context, message.facts
                 self._set_state("ready", "")
-                self._fill()
+                self._slots.open()
             case protocol.LoadFailed():
                 self._fail(from_wire(message.error))
 
@@ -238,31 +166,19 @@ class ModelRuntime:
                 continue
             made += len(progress.ids)
             sequence.ids += progress.ids
-            sequence.lease -= len(progress.ids)
             sequence.process.usage.generated_tokens += len(progress.ids)
             if progress.text:
                 sequence.text.append(progress.text)
                 sequence.released += len(progress.text)
                 if sequence.emit and sequence.process.stream is not None:
                     sequence.process.stream.push(Token(progress.text, sequence.process.pid, sequence.call))
-            if sequence.lease * 2 <= self.spec.lease and not sequence.holds:
-                self._renew(sequence)
+            self._slots.spent(sequence, len(progress.ids))
         self._tokens += made
         self._steps += bundle.steps
         self._deaths_in_a_row = 0
         if bundle.seconds > 0:
             rate = made / bundle.seconds
             self._rate = RATE_SMOOTHING * self._rate + (1 - RATE_SMOOTHING) * rate if self._rate else rate
-
-    def _on_parked(self, sequence: Sequence) -> None:
-        if sequence.id not in self._on_slot or sequence.cancelled:
-            return
-        if not sequence.holds:
-            if sequence.lease <= 0:
-                self._renew(sequence)
-            return  # a renewal is on its way already
-        sequence.state = PARKED
-        self._off_slot(sequence)
 
     def _on_finished(self, number: int, reason: str, error: LlmosError | None) -> None:
         sequence = self._sequences.get(number)
@@ -272,6 +188,15 @@ class ModelRuntime:
         if not sequence.cancelled:
             sequence.finish(reason, error)
         self._forget(sequence)
+
+    def _forget(self, sequence: Sequence) -> None:
+        self._sequences.pop(sequence.id, None)
+        self._slots.free(sequence)
+
+    def _send(self, message: protocol.ToDriver) -> None:
+        """Tell the driver; if it has just died, what it was to do is done anew by its successor."""
+        if self._driver is not None:
+            self._driver.send(message)
 
     # ---- the driver's life
 
@@ -299,8 +224,8 @@ class ModelRuntime:
             self._run(self._driver.stop())
             self._driver = None
         self._set_state("failed", error.message)
-        self._on_slot.clear()
-        self._queue.clear()
+        self._slots.close()
+        self._slots.queue.clear()
         sequences, self._sequences = self._sequences, {}
         for sequence in sequences.values():
             sequence.resident = False
@@ -322,7 +247,8 @@ class ModelRuntime:
                 DriverFailed(f"the driver of model {self.name} died {self._deaths_in_a_row} times in a row ({how})")
             )
             return
-        on_slot, self._on_slot = self._on_slot, set()
+        on_slot = self._slots.taken.copy()
+        self._slots.close()
         self._set_state("restarting", f"driver died ({how})")
         for sequence in running:
             self._after_death(sequence, how, sequence.id in on_slot)
@@ -344,7 +270,7 @@ class ModelRuntime:
         event = "driver died; the generation goes on in a new one"
         fields = {"model": self.name, "how": how, "tokens": len(sequence.ids)}
         sequence.process.write_log(Log(sequence.process.pid, time.time(), "warning", event, fields))
-        self._enqueue(sequence)
+        self._slots.enqueue(sequence)
 
     async def _restart(self, delay: float) -> None:
         await asyncio.sleep(delay)

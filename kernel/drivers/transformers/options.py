@@ -1,0 +1,33 @@
+"""The options of a model that this driver knows, checked before anything heavy is imported.
+
+Read once by `__main__`, from `Load.options`. It resolves no defaults that depend on the machine: `weights` does.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from ipc.errors import ConfigError
+
+ALLOWED = "device (cpu, cuda, cuda:N), dtype (float32, bfloat16, float16), threads (1 or more), kv_memory (bytes)"
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """None leaves the choice to the driver: the GPU if there is one, float32 on CPU and bfloat16 on CUDA, torch's own
+    count of threads, and half of the memory that is free after loading for keys and values."""
+
+    device: Annotated[str, Meta(pattern=r"^(cpu|cuda(:\d+)?)$")] | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    threads: Annotated[int, Meta(ge=1)] | None = None
+    kv_memory: Annotated[int, Meta(ge=1)] | None = None
+
+
+def parse(options: dict[str, Any]) -> Options:
+    """The options in `options`. Raises `ConfigError`, which lists what is allowed."""
+    try:
+        return msgspec.convert(options, Options)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"model options {options}: {error}. Allowed: {ALLOWED}", options=sorted(options)) from error

@@ -1,0 +1,67 @@
+"""What the driver tells the kernel about its sequences: steps gathered into bundles, then the events after them.
+
+Written by the engine, sent over the link in one write. An event is never sent before the tokens that led to it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from kernel.drivers.protocol import Admitted, Bundle, Done, Failed, FromDriver, Parked, Progress
+
+INTERVAL = 0.05  # seconds between bundles while nothing else has to be said
+
+Event = Admitted | Parked | Done | Failed
+
+
+class Link(Protocol):
+    """What sends messages to the kernel; see `kernel.drivers.child.KernelLink`."""
+
+    def send(self, *messages: FromDriver) -> None: ...
+
+
+class Report:
+    """Gathers what happens until `flush`."""
+
+    def __init__(self, link: Link, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._link = link
+        self._clock = clock
+        self._flushed = clock()
+        self._steps = 0
+        self._seconds = 0.0
+        self._progress: dict[int, Progress] = {}
+        self._events: list[Event] = []
+
+    def step(self, seconds: float) -> None:
+        """A step of so many seconds ended."""
+        self._steps += 1
+        self._seconds += seconds
+
+    def progress(self, sequence: int, ids: list[int], text: str) -> None:
+        """New tokens of a sequence, and the text they release."""
+        entry = self._progress.setdefault(sequence, Progress(sequence, [], ""))
+        entry.ids += ids
+        entry.text += text
+
+    def event(self, event: Event) -> None:
+        """Something that the kernel must know before the next step."""
+        self._events.append(event)
+
+    def flush(self) -> None:
+        """Send all that was gathered."""
+        messages: list[FromDriver] = []
+        if self._steps or self._progress:
+            messages.append(Bundle(list(self._progress.values()), self._steps, self._seconds))
+        messages += self._events
+        if messages:
+            self._link.send(*messages)
+        self._flushed = self._clock()
+        self._steps, self._seconds = 0, 0.0
+        self._progress, self._events = {}, []
+
+    def flush_if_due(self) -> None:
+        """`flush` if there is an event, or if the last time is long enough ago."""
+        if self._events or self._clock() - self._flushed >= INTERVAL:
+            self.flush()

@@ -1,0 +1,68 @@
+"""Choosing the next token from logits.
+
+Called by the engine after each step. The noise of a draw is a function of (seed, position) alone, so a sequence says
+the same whoever its neighbours are and in whichever driver process it goes on. It keeps no state.
+"""
+
+from __future__ import annotations
+
+import math
+from hashlib import blake2b
+
+import torch
+
+from ipc.syscalls import Sampling
+
+LIKELY = 1024  # tokens to look at first for `top_p`: sorting a whole vocabulary takes milliseconds
+
+
+def uniform(seed: int, position: int) -> float:
+    """The number in [0, 1) for token `position` of a sequence with `seed`: 53 bits of a hash of both."""
+    digest = blake2b(seed.to_bytes(8, "little") + position.to_bytes(8, "little"), digest_size=8).digest()
+    return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
+
+
+def is_greedy(sampling: Sampling) -> bool:
+    """Whether `sample` would always take the likeliest token."""
+    return not sampling.temperature or sampling.top_k == 1
+
+
+def sample(logits: torch.Tensor, sampling: Sampling, position: int) -> int:
+    """A token drawn from `logits`, one row [vocabulary] that is finite at its maximum, for place `position`.
+
+    Temperature first, then `top_k`, then `top_p` of what is left; the draw is by inverse distribution function, in
+    float64.
+    """
+    if is_greedy(sampling):
+        return int(logits.argmax())
+    row = logits.double()
+    weights = torch.exp((row - row.max()) / sampling.temperature)
+    noise = uniform(sampling.seed or 0, position)
+    if sampling.top_k is None and (sampling.top_p is None or sampling.top_p == 1):
+        return _draw(weights, noise)
+    weights, tokens = _likeliest(weights, sampling.top_k, sampling.top_p)
+    return int(tokens[_draw(weights, noise)])
+
+
+def _likeliest(weights: torch.Tensor, top_k: int | None, top_p: float | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weights and token ids of the nucleus (Holtzman et al. 2020, section 3.1) of the `top_k`, likeliest first."""
+    size = weights.shape[0]
+    count = min(top_k or LIKELY, size)
+    best, tokens = torch.topk(weights, count)
+    if top_p is None:
+        return best, tokens
+    wanted = top_p * float(best.sum() if top_k else weights.sum())
+    sums = best.cumsum(0)
+    if float(sums[-1]) < wanted and top_k is None and count < size:
+        best, tokens = torch.sort(weights, descending=True)
+        sums = best.cumsum(0)
+    kept = min(int(torch.searchsorted(sums, wanted)) + 1, best.shape[0])
+    return best[:kept], tokens[:kept]
+
+
+def _draw(weights: torch.Tensor, noise: float) -> int:
+    """The index whose share of the sum of `weights` holds `noise`; never one of weight 0."""
+    sums = weights.cumsum(0)
+    total = float(sums[-1])
+    target = min(noise * total, math.nextafter(total, 0.0))  # the product may round up to the total
+    return int(torch.searchsorted(sums, target, right=True))

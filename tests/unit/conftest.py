@@ -1,0 +1,318 @@
+"""Virtual time, a kernel with its simulated driver on the test's own loop, and small drivers of both.
+
+Async tests run on `VirtualTimeLoop`: no test sleeps, and one that waits for nothing fails instead of hanging. Those
+marked `real_time` need sockets or processes of the operating system, and run on asyncio's own loop and on uvloop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from pathlib import Path
+from types import CoroutineType
+from typing import Any
+
+import pytest
+import uvloop
+
+from ipc.abi import AgentMark
+from ipc.codec import decode, encode, reveal
+from ipc.errors import from_wire
+from ipc.messages import Event
+from ipc.syscalls import ExitStatus, Spawn, Syscall, Wait
+from kernel.drivers import protocol
+from kernel.drivers.process import OnExit, OnMessage
+from kernel.drivers.simulated import SimulatedDevice
+from kernel.kernel import Kernel
+from kernel.process import Process
+from kernel.programs import Function, Program
+from kernel.slots.model import ModelSpec
+from kernel.stream import Stream
+from kernel.thread import Thread
+from llmosd.context import Context
+
+# ---- time
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    """Where the loop would sleep until its next timer, the clock moves instead (trio's autojump clock)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1000.0
+        self.executing = 0  # calls in worker threads, during which no time passes
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is not None and timeout <= 0:
+            return super().select(0)
+        if self.executing:
+            return super().select(None)
+        if events := super().select(0):
+            return events
+        if timeout is None:
+            raise RuntimeError("deadlock: nothing is ready, and no timer will ever make it so")
+        self.now += timeout
+        return []
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """A loop whose time stands still while anything runs and jumps to the next timer when nothing does."""
+
+    def __init__(self) -> None:
+        self._jumping = _JumpingSelector()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        return self._jumping.now
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = super().run_in_executor(executor, func, *args)
+        self._jumping.executing += 1
+        future.add_done_callback(self._executed)
+        return future
+
+    async def shutdown_default_executor(self) -> None:
+        self._jumping.executing += 1
+        try:
+            await super().shutdown_default_executor()
+        finally:
+            self._jumping.executing -= 1
+
+    def _executed(self, _: asyncio.Future[Any]) -> None:
+        self._jumping.executing -= 1
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "real_time: needs sockets or processes; runs on asyncio's loop and on uvloop")
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    if item.get_closest_marker("real_time") is None:
+        return {"virtual": VirtualTimeLoop}
+    return {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
+
+
+# ---- the driver
+
+
+class InLoopDriver:
+    """One incarnation of the simulated driver, on the loop of the test. `sent` and `said` hold all messages."""
+
+    def __init__(self, on_message: OnMessage, on_exit: OnExit) -> None:
+        self.pid: int | None = None
+        self.sent: list[protocol.ToDriver] = []  # by the kernel
+        self.said: list[protocol.FromDriver] = []  # by the driver
+        self.alive = True
+        self.stopped = False
+        self.on_message = on_message
+        self._on_exit = on_exit
+        self._loop = asyncio.get_running_loop()
+        self._gone = asyncio.Event()
+        self.device = SimulatedDevice(self._say)
+        # asyncio.Task, so that it is no thread of the agent whose call started it.
+        self._task: asyncio.Task[None] = asyncio.Task(self.device.run(), loop=self._loop)
+
+    def send(self, message: protocol.ToDriver) -> None:
+        copy = decode(encode(message), protocol.ToDriver)
+        self.sent.append(copy)
+        if self.alive:
+            self._loop.call_soon(self._handle, copy)
+
+    async def stop(self) -> None:
+        self.stopped = True
+        self.send(protocol.Stop())
+        await self._gone.wait()
+
+    def die(self, how: str = "killed by the test") -> None:
+        """End at once, as by SIGKILL: what it said before still arrives, then its exit."""
+        if self.alive:
+            self.alive = False
+            self._task.cancel()
+            self._loop.call_soon(self._exit, how)
+
+    def sent_of(self, kind: type) -> list[Any]:
+        """What the kernel sent of one kind."""
+        return [message for message in self.sent if isinstance(message, kind)]
+
+    def _handle(self, message: protocol.ToDriver) -> None:
+        if not self.alive:
+            return
+        try:
+            self.device.handle(message)
+        except SystemExit:
+            self.die("exit code 0")
+
+    def _say(self, message: protocol.FromDriver) -> None:
+        if self.alive:
+            self.said.append(message)
+            self._loop.call_soon(self.on_message, decode(encode(message), protocol.FromDriver))
+
+    def _exit(self, how: str) -> None:
+        self._gone.set()
+        self._on_exit(how)
+
+
+class InLoopLauncher:
+    """Launches `InLoopDriver`s. `refusals` are raised by the next launches, one each."""
+
+    def __init__(self) -> None:
+        self.drivers: list[InLoopDriver] = []
+        self.refusals: list[BaseException] = []
+        self.kinds: list[tuple[str, str]] = []
+
+    async def __call__(self, kind: str, name: str, on_message: OnMessage, on_exit: OnExit) -> InLoopDriver:
+        self.kinds.append((kind, name))
+        if self.refusals:
+            raise self.refusals.pop(0)
+        driver = InLoopDriver(on_message, on_exit)
+        self.drivers.append(driver)
+        return driver
+
+    @property
+    def driver(self) -> InLoopDriver:
+        """The latest incarnation."""
+        return self.drivers[-1]
+
+
+# ---- the kernel
+
+
+class Recorder:
+    """The client's end of a stream: the events that were delivered, and whether the stream ended."""
+
+    def __init__(self, credit: int) -> None:
+        self.events: list[Event] = []
+        self.ended = False
+        self.stream = Stream(self.events.append, credit, self._end)
+
+    def of(self, kind: type) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def _end(self) -> None:
+        self.ended = True
+
+
+class System:
+    """A kernel, its driver, and one client in whose name the test makes system calls."""
+
+    def __init__(self, kernel: Kernel, launcher: InLoopLauncher) -> None:
+        self.kernel = kernel
+        self.launcher = launcher
+        self.loop = kernel.loop
+        self.table = kernel.table
+        self.client = kernel.lifecycle.open_client("test")
+        self.programs = kernel.programs
+        self.programs._installed = []
+
+    @property
+    def driver(self) -> InLoopDriver:
+        return self.launcher.driver
+
+    def program(self, function: Function, name: str | None = None) -> str:
+        """Make `function` a program; its name."""
+        program = Program(function, AgentMark(name or function.__name__, ""), "test")
+        assert self.programs._installed is not None
+        self.programs._installed.append(program)
+        self.programs._by_name[program.name] = program
+        return program.name
+
+    def recorder(self, credit: int = 1_000_000) -> Recorder:
+        return Recorder(credit)
+
+    def spawn(
+        self,
+        program: Function | str,
+        /,
+        *positional: Any,
+        stream: Stream | None = None,
+        parent: Process | None = None,
+        priority: int | None = None,
+        deadline: float | None = None,
+        detach: bool = False,
+        **args: Any,
+    ) -> Process:
+        """Start a program that needs no loading; its process, before its first step."""
+        name = program if isinstance(program, str) else self.program(program)
+        call = Spawn(name, args, positional, priority=priority, deadline=deadline, detach=detach)
+        pid = self.kernel.lifecycle.spawn(parent or self.client, call, stream)
+        assert isinstance(pid, int)
+        return self.table.alive[pid]
+
+    async def call(self, call: Syscall, process: Process | None = None) -> Any:
+        """Make a system call in the name of the client, or of `process`."""
+        answer = self.kernel.gate.enter(process or self.client, call)
+        return await self.thread(answer, process) if type(answer) is CoroutineType else answer
+
+    def thread(self, coro: Coroutine[Any, Any, Any], process: Process | None = None) -> Thread:
+        """One more thread of the client, or of `process`."""
+        return self.kernel.lifecycle.start_thread(process or self.client, coro)
+
+    async def status(self, process: Process | int) -> ExitStatus:
+        """How a process ended, when it has."""
+        pid = process if isinstance(process, int) else process.pid
+        status: ExitStatus = await self.call(Wait(pid))
+        return status
+
+    async def result(self, process: Process | int) -> Any:
+        """The value of a process. Raises its error."""
+        status = await self.status(process)
+        if status.error is not None:
+            raise from_wire(status.error)
+        return reveal(status.value)
+
+    async def run(self, program: Function | str, /, *positional: Any, **args: Any) -> Any:
+        """Run a program to its end; its value. Raises its error."""
+        return await self.result(self.spawn(program, *positional, **args))
+
+    async def turns(self, count: int = 10) -> None:
+        """Let whatever is ready run, without time passing."""
+        for _ in range(count):
+            await asyncio.sleep(0)
+
+    def tasks(self) -> set[asyncio.Future[Any]]:
+        """All asyncio tasks but the test's own and the drivers'."""
+        own = {asyncio.current_task(), *(driver._task for driver in self.launcher.drivers)}
+        return {task for task in asyncio.all_tasks() if task not in own}
+
+
+FAST = {"step_seconds": 1.0, "sequence_seconds": 0.0, "prompt_seconds": 0.0, "reply_tokens": 8}
+
+
+@pytest.fixture
+def models() -> dict[str, ModelSpec]:
+    """The models of the kernel: a step takes one second, and there are two slots. Tests may override this."""
+    return {"sim": ModelSpec(driver="simulated", slots=2, lease=4, options=FAST)}
+
+
+@pytest.fixture
+async def system(tmp_path: Path, models: dict[str, ModelSpec]) -> AsyncIterator[System]:
+    """A booted kernel on the loop of the test."""
+    launcher = InLoopLauncher()
+    kernel = Kernel(
+        version="test",
+        folders=[tmp_path / "agents"],
+        models=models,
+        default_model=next(iter(models)),
+        cache=tmp_path / "cache",
+        make_context=Context,
+        launcher=launcher,
+    )
+    yield System(kernel, launcher)
+    for process in tuple(kernel.table.alive.values()):
+        kernel.lifecycle.end(process, "killed", "the test is over")
+    if isinstance(kernel.loop, VirtualTimeLoop):
+        # Whatever the test did, nothing is left once all have had their time to go.
+        await asyncio.sleep(10)
+        assert kernel.table.alive == {}
+        assert not [task for task in asyncio.all_tasks() if isinstance(task, Thread)]
+        runtimes = kernel.resources._runtimes.values()
+        assert [(runtime._slots.taken, runtime._slots.queue) for runtime in runtimes] == [(set(), [])] * len(runtimes)
+    await kernel.close()
+
+
+@pytest.fixture
+def kernel(system: System) -> Kernel:
+    return system.kernel

@@ -1,0 +1,134 @@
+"""The dispatcher: who runs next, and when the loop gets its turn."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from ipc.syscalls import Resume, Suspend
+from kernel.dispatcher import STEPS_PER_TURN, Dispatcher
+from kernel.process import Process
+from kernel.thread import READY, SUSPENDED, Thread
+from llmosd.context import Context
+
+
+def process(pid: int, priority: int = 0) -> Process:
+    return Process(pid, None, f"p{pid}", {}, owner="", priority=priority)
+
+
+async def note(log: list[Any], *entries: Any) -> None:
+    for entry in entries:
+        log.append(entry)
+        await asyncio.sleep(0)
+
+
+async def finish(threads: list[Thread]) -> None:
+    await asyncio.wait(threads)
+
+
+async def test_the_urgent_run_first_and_equals_in_order_of_arrival() -> None:
+    dispatcher, log = Dispatcher(asyncio.get_running_loop()), []
+    priorities = [0, 5, -20, 5, 0, 20]
+    await finish(
+        [Thread(process(n, priority), note(log, (priority, n)), dispatcher) for n, priority in enumerate(priorities)]
+    )
+    assert log == [(20, 5), (5, 1), (5, 3), (0, 0), (0, 4), (-20, 2)]
+
+
+async def test_equals_take_turns() -> None:
+    dispatcher, log = Dispatcher(asyncio.get_running_loop()), []
+    await finish([Thread(process(n), note(log, n, n, n), dispatcher) for n in range(3)])
+    assert log == [0, 1, 2] * 3
+
+
+async def test_a_more_urgent_thread_that_becomes_ready_is_next() -> None:
+    dispatcher, log = Dispatcher(asyncio.get_running_loop()), []
+    threads: list[Thread] = []
+
+    async def starter() -> None:
+        log.append("starter")
+        threads.append(Thread(process(9, 5), note(log, "urgent"), dispatcher))
+
+    threads += [Thread(process(1), starter(), dispatcher), Thread(process(2), note(log, "other"), dispatcher)]
+    await asyncio.sleep(0)
+    await finish(threads)
+    assert log == ["starter", "urgent", "other"]
+
+
+async def test_the_loop_gets_its_turn_after_a_bounded_number_of_steps() -> None:
+    loop = asyncio.get_running_loop()
+    dispatcher = Dispatcher(loop)
+    steps = 0
+
+    async def spin() -> None:
+        nonlocal steps
+        while steps < 10 * STEPS_PER_TURN:
+            steps += 1
+            await asyncio.sleep(0)
+
+    threads = [Thread(process(n), spin(), dispatcher) for n in range(3)]
+    seen = []
+    while steps < 10 * STEPS_PER_TURN:
+        await asyncio.sleep(0)
+        seen.append(steps)
+    assert seen[:4] == [STEPS_PER_TURN * n for n in (1, 2, 3, 4)]
+    await finish(threads)
+
+
+async def test_a_flood_of_threads_does_not_starve_a_timer(system: Any) -> None:
+    async def spin() -> None:
+        for _ in range(STEPS_PER_TURN * 20):
+            await asyncio.sleep(0)
+
+    fired = []
+    threads = [system.thread(spin()) for _ in range(5)]
+    system.loop.call_later(0, fired.append, True)
+    await system.turns(3)
+    assert fired == [True]
+    assert not any(thread.done() for thread in threads)
+    for thread in threads:
+        thread.cancel()
+
+
+async def test_the_threads_of_a_suspended_process_are_held_and_go_on_in_order(system: Any) -> None:
+    log: list[Any] = []
+
+    async def agent(ctx: Context) -> None:
+        await asyncio.gather(*(note(log, n, n + 10) for n in range(4)))
+
+    target = system.spawn(agent)
+    await system.call(Suspend(target.pid))
+    await system.turns()
+    assert log == []
+    assert [thread.state for thread in target.threads] == [SUSPENDED]
+    await system.call(Resume(target.pid))
+    assert [thread.state for thread in target.threads] == [READY]
+    await system.status(target)
+    assert log == [0, 1, 2, 3, 10, 11, 12, 13]
+
+
+async def test_threads_that_were_ready_when_their_process_was_suspended_keep_their_order() -> None:
+    dispatcher, log = Dispatcher(asyncio.get_running_loop()), []
+    target = process(1)
+    threads = [Thread(target, note(log, n), dispatcher) for n in range(5)]
+    target.suspended = True
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert log == []
+    assert [thread for thread, _ in target.held] == threads
+    target.suspended = False
+    for thread, exc in target.held:
+        dispatcher.push(thread, exc)
+    target.held = []
+    await finish(threads)
+    assert log == [0, 1, 2, 3, 4]
+
+
+async def test_a_suspended_process_does_not_hold_up_others(system: Any) -> None:
+    async def agent(ctx: Context) -> str:
+        return "ran"
+
+    held = system.spawn(agent, priority=20)
+    await system.call(Suspend(held.pid))
+    assert await system.run(agent) == "ran"
+    assert not held.ended

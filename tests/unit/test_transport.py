@@ -1,0 +1,225 @@
+"""Framed connections: writes are joined, buffers bounded, and a peer that breaks or does not read is cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+
+from ipc.errors import FrameTooLarge, LlmosError, SlowReader
+from ipc.frames import HEADER, FrameDecoder, frame
+from ipc.transport import FramedProtocol
+from kernel.kernel import Kernel
+from kernel.server import Connection
+
+
+class FakeTransport(asyncio.Transport):
+    """Takes writes. `unread` is what the peer has not taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.unread = 0
+        self.log: list[str] = []
+        self.closing = False
+
+    def write(self, data: Any) -> None:
+        self.writes.append(bytes(data))
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def close(self) -> None:
+        self.log.append("close")
+        self.closing = True
+
+    def abort(self) -> None:
+        self.log.append("abort")
+        self.closing = True
+
+    def pause_reading(self) -> None:
+        self.log.append("pause reading")
+
+    def resume_reading(self) -> None:
+        self.log.append("resume reading")
+
+
+class Peer(FramedProtocol):
+    """Answers what it is told to answer, and notes what happens."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.received: list[bytes] = []
+        self.log: list[Any] = []
+        self.echo = False
+
+    def frame_received(self, payload: bytes) -> None:
+        self.received.append(payload)
+        if self.echo:
+            self.send_frame(payload)
+
+    def broken(self, error: LlmosError) -> None:
+        self.log.append(error)
+        self.send_frame(b"last words")
+
+    def closed(self) -> None:
+        self.log.append("closed")
+
+
+def connect(**options: Any) -> tuple[Peer, FakeTransport]:
+    peer, transport = Peer(**options), FakeTransport()
+    peer.connection_made(transport)
+    return peer, transport
+
+
+def payloads(transport: FakeTransport) -> list[bytes]:
+    return list(FrameDecoder().feed(b"".join(transport.writes)))
+
+
+async def test_all_frames_of_one_turn_are_one_write() -> None:
+    peer, transport = connect()
+    for n in range(100):
+        peer.send_frame(b"%d" % n)
+    assert transport.writes == []
+    await asyncio.sleep(0)
+    assert len(transport.writes) == 1
+    assert payloads(transport) == [b"%d" % n for n in range(100)]
+    peer.send_frame(b"next turn")
+    await asyncio.sleep(0)
+    assert len(transport.writes) == 2
+    await asyncio.sleep(0)
+    assert len(transport.writes) == 2
+
+
+async def test_answers_to_one_read_go_out_at_its_end() -> None:
+    peer, transport = connect()
+    peer.echo = True
+    peer.data_received(b"".join(frame(b"%d" % n) for n in range(10)))
+    assert len(transport.writes) == 1
+    assert payloads(transport) == [b"%d" % n for n in range(10)]
+
+
+async def test_what_was_queued_before_a_read_keeps_its_place() -> None:
+    peer, transport = connect()
+    peer.echo = True
+    peer.send_frame(b"first")
+    peer.data_received(frame(b"second"))
+    await asyncio.sleep(0)
+    assert payloads(transport) == [b"first", b"second"]
+    assert len(transport.writes) == 1
+
+
+async def test_a_peer_that_does_not_read_is_cut_off() -> None:
+    peer, transport = connect(unread_limit=1000)
+    transport.unread = 1000
+    peer.send_frame(b"x")
+    await asyncio.sleep(0)
+    assert transport.log == []
+    transport.unread = 1001
+    peer.send_frame(b"x")
+    await asyncio.sleep(0)
+    assert transport.log == ["abort"]
+    (error,) = peer.log
+    assert isinstance(error, SlowReader)
+    assert error.data == {"unread": 1001}
+    peer.send_frame(b"nobody gets this")
+    await asyncio.sleep(0)
+    assert len(transport.writes) == 2
+
+
+async def test_a_broken_frame_is_told_and_the_connection_closed() -> None:
+    peer, transport = connect(frame_limit=10)
+    peer.data_received(frame(b"good") + HEADER.pack(11) + b"x" * 11 + frame(b"not seen"))
+    assert peer.received == [b"good"]
+    (error,) = peer.log
+    assert isinstance(error, FrameTooLarge)
+    assert payloads(transport) == [b"last words"]
+    assert transport.log == ["close"]
+
+
+async def test_nothing_is_read_after_the_connection_began_to_close() -> None:
+    class Quitter(Peer):
+        def frame_received(self, payload: bytes) -> None:
+            super().frame_received(payload)
+            self.close()
+
+    peer, transport = Quitter(), FakeTransport()
+    peer.connection_made(transport)
+    peer.data_received(frame(b"one") + frame(b"two"))
+    assert peer.received == [b"one"]
+    assert transport.log == ["close"]
+
+
+async def test_a_client_that_does_not_read_answers_may_not_ask_for_more(kernel: Kernel) -> None:
+    connection, transport = Connection(kernel, set()), FakeTransport()
+    connection.connection_made(transport)
+    connection.pause_writing()
+    connection.resume_writing()
+    assert transport.log == ["pause reading", "resume reading"]
+    transport.closing = True
+    connection.resume_writing()
+    assert len(transport.log) == 2
+    connection.connection_lost(None)
+
+
+async def test_close_writes_what_is_queued_first() -> None:
+    peer, transport = connect()
+    peer.send_frame(b"goodbye")
+    peer.close()
+    assert payloads(transport) == [b"goodbye"]
+    assert transport.log == ["close"]
+    await asyncio.sleep(0)
+    assert len(transport.writes) == 1
+
+
+async def test_a_lost_connection_forgets_what_was_queued() -> None:
+    peer, transport = connect()
+    peer.send_frame(b"x")
+    peer.connection_lost(None)
+    await asyncio.sleep(0)
+    assert transport.writes == []
+    assert peer.log == ["closed"]
+    peer.send_frame(b"y")
+    peer.close()
+    await asyncio.sleep(0)
+    assert transport.writes == []
+
+
+@pytest.mark.real_time
+async def test_two_ends_with_much_to_say_do_not_wait_for_each_other() -> None:
+    ours, theirs = socket.socketpair()
+    loop = asyncio.get_running_loop()
+    _, left = await loop.create_connection(Peer, sock=ours)
+    _, right = await loop.create_connection(Peer, sock=theirs)
+    right.echo = True
+    sent = [bytes([n]) * (n * 997 % 50_000) for n in range(200)]
+    for payload in sent:
+        left.send_frame(payload)
+    while len(left.received) < len(sent) and "closed" not in left.log:
+        await asyncio.sleep(0.001)
+    assert left.received == sent
+    left.close()
+    while "closed" not in right.log:
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.real_time
+async def test_a_real_peer_that_never_reads_is_cut_off() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    _, peer = await asyncio.get_running_loop().create_connection(lambda: Peer(unread_limit=1_000_000), sock=ours)
+    sent = 0
+    while not peer.log and sent < 100_000_000:
+        peer.send_frame(bytes(100_000))
+        sent += 100_000
+        await asyncio.sleep(0)
+    assert isinstance(peer.log[0], SlowReader)
+    assert sent < 5_000_000
+    while "closed" not in peer.log:
+        await asyncio.sleep(0.001)
+    theirs.close()
