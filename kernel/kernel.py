@@ -25,7 +25,7 @@ from kernel.programs import Programs
 from kernel.slots.model import ModelSpec
 from kernel.slots.resources import ResourceManager
 from kernel.status import Status
-from kernel.thread import PARK, Thread
+from kernel.thread import PARK, Alarm, Thread
 
 log = structlog.get_logger("kernel")
 
@@ -123,13 +123,13 @@ class Kernel:
 
     async def _sleep_until(self, until: float) -> None:
         thread = cast(Thread, asyncio.current_task())
-        timer = self.loop.call_at(until, thread.wake)
+        alarm = Alarm(thread, until)
         try:
-            while self.loop.time() < until:
+            while not alarm.rung:
                 thread.waits_for = "time"
                 await PARK
         finally:
-            timer.cancel()
+            alarm.cancel()
 
     def _shutdown(self, process: Process, call: Shutdown) -> None:
         self.on_shutdown(call.now)

@@ -38,7 +38,7 @@ from kernel.gate import Gate
 from kernel.process import CLIENT, Process, ProcessTable
 from kernel.programs import Program, Programs
 from kernel.stream import Stream
-from kernel.thread import PARK, Thread
+from kernel.thread import PARK, Alarm, Thread
 
 GRACE = 2.0  # seconds that the `finally` blocks of a killed thread get
 MAX_PROCESSES = 200_000
@@ -172,11 +172,10 @@ class Lifecycle:
             thread.wake()
 
         target.watchers.append(wake)
-        until = None if timeout is None else self._loop.time() + timeout
-        timer = None if until is None else self._loop.call_at(until, thread.wake)
+        alarm = Alarm(thread, None if timeout is None else self._loop.time() + timeout)
         try:
             while target.status is None:
-                if until is not None and self._loop.time() >= until:
+                if alarm.rung:
                     raise TimedOut(f"process {target.pid} did not end within {timeout} s", pid=target.pid)
                 thread.waits_for = f"end of {target.pid}"
                 await PARK
@@ -184,8 +183,7 @@ class Lifecycle:
         finally:
             if wake in target.watchers:
                 target.watchers.remove(wake)
-            if timer is not None:
-                timer.cancel()
+            alarm.cancel()
 
     def _resume(self, process: Process) -> None:
         if process.suspended:

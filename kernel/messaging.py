@@ -19,7 +19,7 @@ from ipc.syscalls import Call, Receive, Reply, Send
 from kernel.gate import Gate
 from kernel.mailbox import Mailbox
 from kernel.process import Process, ProcessTable
-from kernel.thread import PARK, Thread
+from kernel.thread import PARK, Alarm, Thread
 
 LATE_REPLIES = 1000  # calls that timed out and may still be answered, remembered per process
 
@@ -85,17 +85,15 @@ class Messaging:
     async def _receive_later(self, process: Process, timeout: float | None) -> Message:
         box = process.box()
         thread = cast(Thread, asyncio.current_task())
-        until = None if timeout is None else self._loop.time() + timeout
-        timer = None if until is None else self._loop.call_at(until, thread.wake)
+        alarm = Alarm(thread, None if timeout is None else self._loop.time() + timeout)
         try:
             while (message := self._take(process)) is None:
-                if until is not None and self._loop.time() >= until:
+                if alarm.rung:
                     raise TimedOut(f"no message within {timeout} s", timeout=timeout)
                 await box.wait_for_message()
             return message
         finally:
-            if timer is not None:
-                timer.cancel()
+            alarm.cancel()
 
     def call(self, process: Process, call: Call) -> Coroutine[Any, Any, Any]:
         recipient = self._table.get(call.to)
@@ -108,7 +106,7 @@ class Messaging:
         thread = cast(Thread, asyncio.current_task())
         pending = PendingCall(thread)
         until = None if call.timeout is None else self._loop.time() + call.timeout
-        timer = None if until is None else self._loop.call_at(until, thread.wake)
+        alarm = Alarm(thread, until)
         message = self._message(process, recipient, call, correlation, until)
         if process.pending_calls is None:
             process.pending_calls = {}
@@ -116,7 +114,7 @@ class Messaging:
         try:
             box = recipient.box()
             while box.full and not await box.wait_for_room(f"mailbox of {call.to}"):
-                self._check_time(until, call, "had no room for the call")
+                self._check_time(alarm, call, "had no room for the call")
             if box.closed or recipient.ended:
                 raise self._table.unknown(call.to)
             if recipient.owed is None:
@@ -124,7 +122,7 @@ class Messaging:
             recipient.owed[correlation] = process
             box.put(message)
             while not pending.done:
-                self._check_time(until, call, "did not reply")
+                self._check_time(alarm, call, "did not reply")
                 thread.waits_for = f"reply of {call.to}"
                 await PARK
             if pending.error is not None:
@@ -132,8 +130,7 @@ class Messaging:
             return pending.value
         finally:
             del process.pending_calls[correlation]
-            if timer is not None:
-                timer.cancel()
+            alarm.cancel()
             if not pending.done:
                 self._forget_caller(recipient, correlation)
 
@@ -162,8 +159,8 @@ class Messaging:
                 pending.finish(error=error)
         process.owed = None
 
-    def _check_time(self, until: float | None, call: Call, what: str) -> None:
-        if until is not None and self._loop.time() >= until:
+    def _check_time(self, alarm: Alarm, call: Call, what: str) -> None:
+        if alarm.rung:
             raise TimedOut(f"process {call.to} {what} within {call.timeout} s", to=call.to, timeout=call.timeout)
 
     def _take(self, process: Process) -> Message | None:

@@ -225,3 +225,27 @@ class Thread(asyncio.Future[Any]):
         self.waits_for = ""
         self._fut_waiter = None
         _unregister_task(self)
+
+
+class Alarm:
+    """Wakes `thread` at loop time `until`, if given; `rung` says that the time has come.
+
+    Whoever waits asks the alarm and not the clock: a timer may strike before its time (uvloop rounds to milliseconds),
+    and a wait that took this for a stray wake-up would go on for ever.
+    """
+
+    __slots__ = ("_thread", "_timer", "rung")
+
+    def __init__(self, thread: Thread, until: float | None) -> None:
+        loop = thread.get_loop()
+        self.rung = until is not None and until <= loop.time()
+        self._thread = thread
+        self._timer = None if until is None or self.rung else loop.call_at(until, self._ring)
+
+    def cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _ring(self) -> None:
+        self.rung = True
+        self._thread.wake()
