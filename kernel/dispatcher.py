@@ -1,17 +1,19 @@
 """The dispatcher: the ready queue of threads, by priority of their process and first in first out within it.
 
-Called by threads that become ready. It hands the loop back after a bounded number of steps, so that sockets and
-timers get their turn, and holds back the threads of suspended processes. It never blocks.
+Called by threads that become ready. It hands the loop back after a bounded time and number of steps, so that sockets
+and timers get their turn, and holds back the threads of suspended processes. It never blocks.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from time import perf_counter
 
 from kernel.thread import READY, SUSPENDED, Thread
 
 STEPS_PER_TURN = 64
+TURN_SECONDS = 0.005  # after which the loop gets its turn, however few steps that were
 
 Ready = tuple[Thread, BaseException | None]
 
@@ -45,7 +47,8 @@ class Dispatcher:
     def _run(self) -> None:
         ready = self._ready
         steps = STEPS_PER_TURN
-        while self._count and steps:
+        end = perf_counter() + TURN_SECONDS
+        while self._count and steps and (steps == STEPS_PER_TURN or perf_counter() < end):
             urgency = max(ready) if len(ready) > 1 else next(iter(ready))
             queue = ready[urgency]
             if not queue:

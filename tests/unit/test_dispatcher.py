@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from ipc.syscalls import Resume, Suspend
 from kernel.dispatcher import STEPS_PER_TURN, Dispatcher
 from kernel.process import Process
@@ -55,7 +57,8 @@ async def test_a_more_urgent_thread_that_becomes_ready_is_next() -> None:
     assert log == ["starter", "urgent", "other"]
 
 
-async def test_the_loop_gets_its_turn_after_a_bounded_number_of_steps() -> None:
+async def test_the_loop_gets_its_turn_after_a_bounded_number_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernel.dispatcher.TURN_SECONDS", float("inf"))
     loop = asyncio.get_running_loop()
     dispatcher = Dispatcher(loop)
     steps = 0
@@ -72,6 +75,18 @@ async def test_the_loop_gets_its_turn_after_a_bounded_number_of_steps() -> None:
         await asyncio.sleep(0)
         seen.append(steps)
     assert seen[:4] == [STEPS_PER_TURN * n for n in (1, 2, 3, 4)]
+    await finish(threads)
+
+
+async def test_the_loop_gets_its_turn_when_the_time_of_a_turn_is_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernel.dispatcher.TURN_SECONDS", 0.0)
+    dispatcher, log = Dispatcher(asyncio.get_running_loop()), []
+    threads = [Thread(process(n), note(log, n), dispatcher) for n in range(3)]
+    seen = []
+    while len(log) < 3:
+        await asyncio.sleep(0)
+        seen.append(len(log))
+    assert seen[-3:] == [1, 2, 3]
     await finish(threads)
 
 
