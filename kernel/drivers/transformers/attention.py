@@ -65,27 +65,30 @@ def attend(
         if kwargs.get(name) is not None:
             raise NotImplementedError(f"attention with {name}")
     layer: int = module.layer_idx
-    _, heads, total, head_dim = query.shape
-    result = query.new_empty(1, total, heads, head_dim)
+    kv_heads, head_dim = key.shape[1], key.shape[3]
+    fresh = torch.stack((key, value))
+    # For single tokens, one call cuts all: [2, 1, kv heads, head dim] each, and [1, kv heads, group, head dim]. The
+    # query heads that share a kv head become rows of it: no copy of keys, and no mask.
+    columns = fresh.unbind(3)
+    queries = query[0].transpose(0, 1).unflatten(1, (kv_heads, -1)).unsqueeze(1).unbind(0)
+    results = []
     position = 0
     for span in spans:
-        end = position + len(span.tokens)
-        keys, values = span.slab.keys[layer], span.slab.values[layer]
-        keys[:, span.start : span.end] = key[0, :, position:end]
-        values[:, span.start : span.end] = value[0, :, position:end]
+        memory, count = span.slab.layers[layer], len(span.tokens)
         first = 0 if sliding_window is None else max(0, span.start + 1 - sliding_window)
-        keys, values = keys[None, :, first : span.end], values[None, :, first : span.end]
-        queries = query[:, :, position:end]
-        if end - position == 1:
-            # The query heads that share a kv head become rows of it: no copy of keys, and no mask for a single token.
-            grouped = queries.reshape(1, keys.shape[1], -1, head_dim)
-            out = scaled_dot_product_attention(grouped, keys, values, scale=scaling)
-            result[0, position] = out.view(heads, head_dim)
+        seen = memory.narrow(3, first, span.end - first)
+        if count == 1:
+            memory.select(3, span.start).copy_(columns[position])
+            keys, values = seen.unbind(0)
+            results.append(scaled_dot_product_attention(queries[position], keys, values, scale=scaling))
         else:
-            out = _prefill(span, queries, keys, values, first, scaling, sliding_window)
-            result[0, position:end] = out[0].transpose(0, 1)
-        position = end
-    return result, None
+            memory.narrow(3, span.start, count).copy_(fresh.narrow(3, position, count))
+            keys, values = seen.unbind(0)
+            rows = query.narrow(2, position, count)
+            out = _prefill(span, rows, keys, values, first, scaling, sliding_window)
+            results.append(out[0].transpose(0, 1).unflatten(1, (kv_heads, -1)))
+        position += count
+    return torch.cat(results).view(1, position, -1, head_dim), None
 
 
 def _prefill(

@@ -12,18 +12,17 @@ import torch
 
 
 class Slab:
-    """The keys and values of one sequence, `length` tokens of them: [layers, kv heads, capacity, head dim] each."""
+    """The keys and values of one sequence, `length` tokens of them: per layer [2, 1, kv heads, capacity, head dim]."""
 
-    __slots__ = ("keys", "length", "values")
+    __slots__ = ("layers", "length")
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        self.keys = keys
-        self.values = values
+    def __init__(self, memory: torch.Tensor) -> None:
+        self.layers = memory.unbind(0)
         self.length = 0
 
     @property
     def capacity(self) -> int:
-        return int(self.keys.shape[2])
+        return int(self.layers[0].shape[3])
 
 
 class KVMemory:
@@ -49,11 +48,8 @@ class KVMemory:
 
     def allocate(self, tokens: int) -> Slab:
         """A slab for `tokens` tokens; the caller has asked `fits`."""
-        shape = (self._layers, self._heads, tokens, self._head_dim)
-        slab = Slab(
-            torch.empty(shape, dtype=self._dtype, device=self._device),
-            torch.empty(shape, dtype=self._dtype, device=self._device),
-        )
+        shape = (self._layers, 2, 1, self._heads, tokens, self._head_dim)
+        slab = Slab(torch.empty(shape, dtype=self._dtype, device=self._device))
         self.used += self.size(tokens)
         return slab
 
