@@ -55,12 +55,12 @@ class Kernel:
         )
         messaging = Messaging(self.table, self.gate, self.loop)
         self.resources = ResourceManager(models, default_model, cache, launcher, self.gate)
-        Output(self.table, self.gate)
+        output = Output(self.table, self.gate)
         Status(version, self.table, self.programs, self.gate, self.lifecycle, messaging)
         self.gate.register({Sleep: self._sleep, Shutdown: self._shutdown})
         self.lifecycle.on_suspend = self.resources.process_suspended
         self.lifecycle.on_resume = self.resources.process_resumed
-        self.lifecycle.on_end = messaging.process_ended
+        self.lifecycle.on_end = (messaging.process_ended, output.process_ended)
         self.loop.set_task_factory(cast(Any, self._make_task))
 
     async def drain(self, timeout: float) -> None:

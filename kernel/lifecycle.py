@@ -10,7 +10,7 @@ import asyncio
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, cast
 
@@ -47,7 +47,7 @@ log = structlog.get_logger("kernel.process")
 
 
 class Lifecycle:
-    """Starts and ends processes. `on_end` is called with each process that ended, before its waiters are answered."""
+    """Starts and ends processes. `on_end` are called with each process that ended, before its waiters are answered."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Lifecycle:
         self._reapers: set[asyncio.Task[None]] = set()
         self.on_suspend: Callable[[Process], None] = _nothing
         self.on_resume: Callable[[Process], None] = _nothing
-        self.on_end: Callable[[Process], None] = _nothing
+        self.on_end: Iterable[Callable[[Process], None]] = ()
         self.draining = False
         self.exits: Counter[str] = Counter()
         gate.register({Spawn: self.spawn, Wait: self.wait, Kill: self.kill, Suspend: self.suspend, Resume: self.resume})
@@ -262,7 +262,8 @@ class Lifecycle:
             self.exits[reason] += 1
             age = round(time.monotonic() - process.started, 3)
             log.debug("process ended", pid=process.pid, program=process.program, reason=reason, age=age)
-        self.on_end(process)
+        for subsystem in self.on_end:
+            subsystem(process)
         watchers, process.watchers = process.watchers, []
         for watcher in watchers:
             watcher(process)

@@ -51,12 +51,17 @@ class Output:
         encode(call.fields)  # a field that cannot travel is the caller's error, now
         process.write_log(Log(process.pid, time.time(), call.level, call.event, call.fields))
 
+    def process_ended(self, process: Process) -> None:
+        """Nothing more comes for those who follow its log."""
+        for follower in process.followers:
+            follower.end()
+        process.followers.clear()
+
     def logs(self, process: Process, call: Logs, stream: Stream | None = None) -> list[Log]:
         target = self._table.find(call.pid)
         if stream is not None:
             if target.ended:
                 stream.end()
             else:
-                target.followers.append(stream)
-                target.watchers.append(lambda _: stream.end())
+                target.followers = [*(follower for follower in target.followers if not follower.closed), stream]
         return list(target.log or ())

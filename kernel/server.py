@@ -63,7 +63,7 @@ log = structlog.get_logger("kernel.server")
 
 
 class Connection(FramedProtocol):
-    """One client. `open` holds its unanswered requests and running streams by request id."""
+    """One client. What it waits for stands in tables by the id of the request."""
 
     def __init__(self, kernel: Kernel, connections: set[Connection]) -> None:
         super().__init__()
@@ -71,9 +71,9 @@ class Connection(FramedProtocol):
         self._gate = kernel.gate
         self._connections = connections
         self._process: Process | None = None
-        self._threads: dict[int, Thread] = {}
+        self._threads: dict[int, Thread] = {}  # requests that wait inside the kernel
         self._streams: dict[int, Stream] = {}
-        self._tasks: dict[int, Process] = {}  # attached tasks with a stream
+        self._tasks: dict[int, int] = {}  # pids of attached tasks with a stream
         self._hello = self._loop.call_later(HELLO_TIMEOUT, self._no_hello)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -135,9 +135,10 @@ class Connection(FramedProtocol):
     def _request(self, number: int, call: Syscall) -> None:
         process = cast(Process, self._process)
         stream: tuple[Stream, ...] = ()
+        if number in self._threads or number in self._streams:
+            self._complain(number, OutOfTurn(f"request id {number} is in use"))
+            return
         try:
-            if number in self._threads or number in self._streams:
-                raise OutOfTurn(f"request id {number} is in use")
             if len(self._threads) >= MAX_REQUESTS:
                 raise Busy(f"{MAX_REQUESTS} requests of this connection are unanswered", retry_after=1.0)
             if isinstance(call, STREAMING) and call.credit:
@@ -153,20 +154,26 @@ class Connection(FramedProtocol):
             self._answer(number, call, answer)
 
     def _thread_done(self, number: int, call: Syscall, thread: asyncio.Future[Any]) -> None:
-        self._threads.pop(number, None)
+        abandoned = self._threads.pop(number, None) is None
         if thread.cancelled():
             return  # abandoned, or the connection is gone
         error = thread.exception()
-        if error is None:
+        if abandoned:
+            # Too late to stop the call; a task that it started is killed all the same.
+            if error is None and isinstance(call, Spawn) and not call.detach:
+                self._end_task(thread.result(), "its client abandoned it")
+        elif error is None:
             self._answer(number, call, thread.result())
         else:
             self._fail(number, error)
 
+    def _end_task(self, pid: int, why: str) -> None:
+        if (task := self._kernel.table.alive.get(pid)) is not None:
+            self._kernel.lifecycle.end(task, "killed", why)
+
     def _answer(self, number: int, call: Any, value: Any) -> None:
         if type(call) is Spawn and number in self._streams and not call.detach:
-            task = self._kernel.table.alive.get(value)
-            if task is not None:
-                self._tasks[number] = task
+            self._tasks[number] = value
         try:
             self.send_frame(encode(Answer(number, value)))
         except LlmosError as error:
@@ -178,6 +185,10 @@ class Connection(FramedProtocol):
     def _fail(self, number: int, error: BaseException) -> None:
         if (stream := self._streams.pop(number, None)) is not None:
             stream.close()
+        self._complain(number, error)
+
+    def _complain(self, number: int, error: BaseException) -> None:
+        """Answer request `number` with an error."""
         if not isinstance(error, LlmosError):
             log.error("a system call failed inside the kernel", exc_info=error)
         self._gate.errors[type(error).__name__] += 1
@@ -188,8 +199,8 @@ class Connection(FramedProtocol):
             thread.cancel()
         if (stream := self._streams.pop(message.id, None)) is not None:
             stream.close()
-        if (task := self._tasks.pop(message.id, None)) is not None:
-            self._kernel.lifecycle.end(task, "killed", "its client abandoned it")
+        if (pid := self._tasks.pop(message.id, None)) is not None:
+            self._end_task(pid, "its client abandoned it")
 
     # ---- streams
 

@@ -1,7 +1,7 @@
 """Streams: the events of a task on their way to one client, no more of them than it granted credit for.
 
 Made by connections, fed by the kernel. What cannot go out waits here, bounded: tokens of one generation join into
-one event, `emit` and generations pause while the stream is `congested`, and log lines are dropped by count.
+one event, `emit` and generations pause while the stream is `congested`, and log lines give way to a count of them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,15 @@ class _Text:
         self.pid, self.call, self.parts = token.pid, token.call, [token.text]
 
 
+class _Gap:
+    """Where log lines were left out, and how many."""
+
+    __slots__ = ("line", "lines")
+
+    def __init__(self, line: Log) -> None:
+        self.line, self.lines = line, 1
+
+
 class Stream:
     """One request's events. `deliver` writes one to the client, `on_end` is called after the last one went out."""
 
@@ -37,7 +46,6 @@ class Stream:
         "_queue",
         "_text",
         "closed",
-        "dropped",
     )
 
     def __init__(self, deliver: Callable[[Event], None], credit: int, on_end: Callable[[], None]) -> None:
@@ -45,12 +53,11 @@ class Stream:
         self._on_end = on_end
         self._ending = False
         self._credit = credit
-        self._queue: deque[Event | _Text] = deque()
+        self._queue: deque[Event | _Text | _Gap] = deque()
         self._joined: dict[tuple[int, int], _Text] = {}
         self._text = 0
         self._on_relief: list[Callable[[], None]] = []
         self.closed = False
-        self.dropped = 0
 
     @property
     def congested(self) -> bool:
@@ -73,7 +80,7 @@ class Stream:
             text = self._joined[event.pid, event.call] = _Text(event)
             self._queue.append(text)
         elif isinstance(event, Log | State) and len(self._queue) >= MAX_EVENTS:
-            self.dropped += 1
+            self._leave_out(event)
         else:
             # Later tokens must not join ones from before this event: that would reorder them.
             self._joined.clear()
@@ -83,13 +90,8 @@ class Stream:
         """The client can take `events` more."""
         self._credit += events
         while self._credit and self._queue:
-            event = self._queue.popleft()
-            if isinstance(event, _Text):
-                self._joined.pop((event.pid, event.call), None)
-                event = Token("".join(event.parts), event.pid, event.call)
-                self._text -= len(event.text)
             self._credit -= 1
-            self._deliver(event)
+            self._deliver(self._next())
         if not self.congested:
             self._relieve()
         if self._ending and not self._queue:
@@ -117,6 +119,31 @@ class Stream:
         self._joined = {}
         self._text = 0
         self._relieve()
+
+    def _leave_out(self, event: Log | State) -> None:
+        """There is no room for `event`. A state is soon out of date; of log lines the reader learns how many."""
+        last = self._queue[-1]
+        if isinstance(event, State):
+            return
+        if isinstance(last, _Gap):
+            last.lines += 1
+        else:
+            self._queue.append(_Gap(event))
+
+    def _next(self) -> Event:
+        """The first event that waits."""
+        waiting = self._queue.popleft()
+        if isinstance(waiting, _Text):
+            self._joined.pop((waiting.pid, waiting.call), None)
+            text = "".join(waiting.parts)
+            self._text -= len(text)
+            return Token(text, waiting.pid, waiting.call)
+        if isinstance(waiting, _Gap):
+            line = waiting.line
+            return Log(
+                line.pid, line.time, "warning", "log lines left out: they were not read", {"lines": waiting.lines}
+            )
+        return waiting
 
     def _relieve(self) -> None:
         callbacks, self._on_relief = self._on_relief, []

@@ -12,7 +12,8 @@ import pytest
 
 from ipc.codec import decode, encode
 from ipc.frames import MAX_FRAME, FrameDecoder, frame
-from ipc.protocol import VERSION, Credit, Failure, FromDaemon, Hello, Request, Welcome
+from ipc.messages import Result
+from ipc.protocol import VERSION, Abandon, Credit, Failure, FromDaemon, Hello, Request, StreamEvent, Welcome
 from ipc.syscalls import Ping, Ps, Receive, Send, Spawn
 
 
@@ -121,9 +122,24 @@ def test_a_bad_field_is_named(peer, neighbour):
 
 
 def test_a_request_id_in_use_is_refused_and_the_first_goes_on(peer, neighbour):
-    peer.welcome().send(Request(1, Spawn("ask", {"question": "q"}, credit=100)), Request(1, Ping()))
-    seen = [peer.read() for _ in range(2)]
-    assert [type(message).__name__ for message in seen].count("Failure") == 1
+    ask = Spawn("ask", {"question": "q", "max_tokens": 30}, credit=1000)
+    peer.welcome().send(Request(1, ask), Request(1, Ping()))
+    seen = [peer.read()]
+    while not (isinstance(seen[-1], StreamEvent) and isinstance(seen[-1].event, Result)):
+        seen.append(peer.read())
+    assert [message.error.code for message in seen if isinstance(message, Failure)] == ["OutOfTurn"]
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_task_abandoned_at_once_is_killed(peer, neighbour, known, eventually):
+    """Also while its program is still being loaded, when there is no process yet."""
+    if known:
+        neighbour.run("ask", {"question": "q", "max_tokens": 1})
+    ask = Spawn("ask", {"question": "q", "max_tokens": 8000}, credit=1000)
+    peer.welcome().send(Request(1, ask), Abandon(1), Request(2, Ping()))
+    while peer.read().id != 2:
+        pass
+    eventually(lambda: not neighbour.ps() and not neighbour.slots()[0].used, "nothing left")
 
 
 def test_ids_of_different_connections_do_not_collide(daemon):

@@ -80,16 +80,17 @@ def test_text_and_events_congest_and_reading_relieves(make_recorder: Any) -> Non
     assert recorder.stream.congested
 
 
-def test_log_lines_are_dropped_and_counted_when_nobody_reads_but_results_never_are(make_recorder: Any) -> None:
+def test_log_lines_give_way_to_their_count_when_nobody_reads_but_results_never_do(make_recorder: Any) -> None:
     recorder = make_recorder(credit=0)
     for n in range(MAX_EVENTS + 10):
         recorder.stream.push(Log(1, 0.0, "info", str(n)))
     recorder.stream.push(State(1, "waits"))
     recorder.stream.push(Result(1, "value"))
     recorder.stream.end()
-    assert recorder.stream.dropped == 11
     assert not recorder.ended
     recorder.stream.grant(10_000)
+    assert recorder.events[-2].fields == {"lines": 10}
+    assert len(recorder.events) == MAX_EVENTS + 2
     assert recorder.events[-1] == Result(1, "value")
     assert recorder.ended
 
