@@ -132,14 +132,16 @@ def main() -> int:
         print(f"llmosd: {error.message}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(config, claim))
+        asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_run(config, claim))
     except LlmosError as error:
         print(f"llmosd: {error.message}", file=sys.stderr)
         return 1
     finally:
         claim.release()
-    return 0
+    # All that could be ended in order has ended. What may still run are worker threads of agents, which nothing can
+    # interrupt, and coroutines that ignore their end: neither the runner nor the interpreter is to wait for them.
+    sys.stderr.flush()
+    os._exit(0)
 
 
 async def _run(config: settings.Settings, claim: SocketClaim) -> None:

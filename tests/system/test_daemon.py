@@ -140,6 +140,39 @@ def test_a_second_signal_stops_at_once(start):
         assert daemon.process.wait(timeout=10) == 0
 
 
+STUBBORN = """
+import asyncio, time
+from llmosd import agent
+
+@agent
+async def stubborn(ctx):
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+
+@agent
+async def blocking(ctx):
+    await asyncio.to_thread(time.sleep, 3600)
+"""
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_agents_that_ignore_their_end_do_not_hold_up_the_stop(start, folder, signals):
+    (folder / "agents").mkdir()
+    (folder / "agents" / "stubborn.py").write_text(STUBBORN)
+    daemon = start("--agents", str(folder / "agents"), environment={"LLMOSD_DRAIN_SECONDS": "0.3"})
+    with daemon.client() as client:
+        pids = {client.submit(name).pid for name in ("stubborn", "blocking")}
+        assert {row.pid for row in client.ps()} == pids
+        for _ in range(signals):
+            daemon.process.send_signal(signal.SIGTERM)
+            time.sleep(0.1)
+        assert daemon.process.wait(timeout=20) == 0
+    assert not daemon.socket.exists()
+
+
 def test_drivers_end_with_the_daemon(daemon, eventually):
     eventually(lambda: driver_pids(daemon), "the driver starts")
     pids = driver_pids(daemon)
