@@ -6,10 +6,12 @@ is listed with its error and harms no other.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.metadata
 import importlib.util
 import inspect
+import re
 import sys
 import threading
 import traceback
@@ -56,7 +58,7 @@ class Program:
         try:
             checked = msgspec.convert(by_place | args, self._arguments, strict=not lenient)
         except msgspec.ValidationError as error:
-            raise self._bad(str(error)) from None
+            raise self._bad(_in_words(str(error), names)) from None
         values = {name: getattr(checked, name) for name in names}
         return {name: value for name, value in values.items() if value is not msgspec.UNSET}
 
@@ -65,6 +67,18 @@ class Program:
 
     def info(self) -> ProgramInfo:
         return ProgramInfo(self.name, self.summary, self.signature, self.source)
+
+
+def _in_words(error: str, names: Sequence[str]) -> str:
+    """What msgspec says about a Struct, said about the arguments of a program."""
+    what, _, path = error.partition(" - at `$")
+    if missing := re.match(r"Object missing required field `(.+)`", what):
+        return f"argument {missing[1]} is missing"
+    if unknown := re.match(r"Object contains unknown field `(.+)`", what):
+        near = difflib.get_close_matches(unknown[1], names, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"there is no argument {unknown[1]}; {hint}Known: {', '.join(names)}"
+    return f"argument {path.strip('`.')}: {what}"
 
 
 def _plain(parameter: inspect.Parameter) -> inspect.Parameter:

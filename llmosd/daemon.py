@@ -90,6 +90,8 @@ class Daemon:
                 server = await self._listen()
 
     async def _drain(self) -> None:
+        if self._stop_now.is_set():
+            return
         drain = asyncio.create_task(self._kernel.drain(self._config.drain_seconds))
         at_once = asyncio.create_task(self._stop_now.wait())
         await asyncio.wait((drain, at_once), return_when=asyncio.FIRST_COMPLETED)
@@ -115,6 +117,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--agents", metavar="DIR", action="append", help="one more folder of agents (repeatable)")
     parser.add_argument("--model", metavar="NAME", help="model for calls that name none: a configured name, or a path")
     parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
+    parser.add_argument("--log-format", metavar="FORMAT", help="human, json, or auto: human on a terminal")
     parser.add_argument("--version", action="version", version=f"llmosd {llmosd.__version__}")
     return parser
 

@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
 
     run = add("run", parents=[listing], help="run a program and print what it answers")
     run.add_argument("program", help="a program of `llmos programs`, or the path of a Python file")
-    run.add_argument("arguments", nargs="*", help="its arguments in order; - reads standard input")
+    run.add_argument("arguments", nargs="*", default=[], help="its arguments in order; - reads standard input")
     run.add_argument("-a", "--arg", metavar="NAME=VALUE", action="append", default=[], help="an argument by name")
     run.add_argument("--priority", type=int, help="-20 to 20, higher is more urgent")
     run.add_argument("--deadline", type=float, metavar="S", help="end the task after S seconds")

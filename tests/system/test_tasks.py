@@ -201,7 +201,7 @@ def test_calls_between_a_client_and_an_agent(client):
         ("broken", {}, AgentFailed, "nothing_of_that_name"),
         ("ask", {}, BadArguments, "question"),
         ("ask", {"question": 5}, BadArguments, "question"),
-        ("ask", {"question": "q", "max_token": 5}, BadArguments, "max_token"),
+        ("ask", {"question": "q", "max_token": 5}, BadArguments, "did you mean max_tokens"),
         ("ask", {"question": "q", "max_tokens": 0}, InvalidCall, "max_tokens"),
         ("ask", {"question": "q", "temperature": -1.0}, InvalidCall, "temperature"),
         ("ask", {"question": "q", "model": "nope"}, UnknownModel, "configured: smollm2, simulated"),

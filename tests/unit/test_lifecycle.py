@@ -117,8 +117,8 @@ async def test_an_unknown_program_is_named_with_the_known_ones(system: Any) -> N
 @pytest.mark.parametrize(
     ("args", "positional", "what"),
     [
-        ({}, (), "missing required field `a`"),
-        ({"a": 1, "c": 2}, (), "unknown field `c`"),
+        ({}, (), "argument a is missing"),
+        ({"a": 1, "c": 2}, (), "there is no argument c; Known: a, b"),
         ({"a": "1"}, (), "Expected `int`, got `str`"),
         ({"a": 1}, (2,), "got a twice"),
         ({}, (1, 2, 3), "takes 2 positional arguments, got 3"),
