@@ -199,7 +199,8 @@ class Lifecycle:
         for thread in tuple(process.threads):
             thread.cancel()
         for child in tuple(process.children):
-            self.end(child, "killed", f"its parent, process {process.pid}, ended")
+            # Not at once: a long line of descendants would be as deep a recursion.
+            self._loop.call_soon(self.end, child, "killed", f"its parent, process {process.pid}, ended")
 
     def _thread_done(self, thread: asyncio.Future[Any]) -> None:
         """A thread other than the first has ended; a failure of its own has been seen by whoever awaited it."""

@@ -565,3 +565,16 @@ async def test_a_program_in_a_folder_is_loaded_off_the_loop(system: Any, tmp_pat
     )
     pid = await system.call(Spawn("twice", {"n": 4}))
     assert await system.result(pid) == 8
+
+
+async def test_a_long_line_of_descendants_ends_with_its_ancestor(system: Any) -> None:
+    async def generations(ctx: Context, left: int) -> None:
+        if left:
+            await ctx.spawn("generations", {"left": left - 1})
+        await ctx.sleep(3600)
+
+    ancestor = system.spawn(generations, left=3000)
+    while len(system.kernel.table.alive) < 3001:
+        await asyncio.sleep(0)
+    await system.call(Kill(ancestor.pid))
+    assert not [process for process in system.kernel.table.alive.values() if not process.is_client]
