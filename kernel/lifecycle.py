@@ -148,7 +148,6 @@ class Lifecycle:
             args,
             owner=call.owner or parent.owner,
             priority=parent.priority if call.priority is None else call.priority,
-            detached=call.detach,
             stream=stream if stream is not None or call.detach else parent.stream,
         )
         coro = program.function(self._make_context(process), **args)

@@ -36,7 +36,6 @@ class Process:
         "args",
         "children",
         "deadline",
-        "detached",
         "dying",
         "ended",
         "followers",
@@ -70,7 +69,6 @@ class Process:
         *,
         owner: str,
         priority: int,
-        detached: bool = False,
         stream: Stream | None = None,
     ) -> None:
         self.pid = pid
@@ -79,7 +77,6 @@ class Process:
         self.args = args
         self.owner = owner
         self.priority = priority
-        self.detached = detached
         self.stream = stream
         self.started = time.monotonic()
         self.usage = Usage()

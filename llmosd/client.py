@@ -233,10 +233,13 @@ class Client:
         call = Logs(pid, session.CREDIT)
         number = self._request(call)
         self._streams[number] = deque()
-        yield from self._wait_for_answer(number, call)
-        for event in self._events(number, None):
-            assert isinstance(event, Log)
-            yield event
+        try:
+            yield from self._wait_for_answer(number, call)
+            for event in self._events(number, None):
+                assert isinstance(event, Log)
+                yield event
+        finally:
+            self._abandon(number)
 
     def slots(self) -> list[SlotInfo]:
         """The slots of every model in use."""

@@ -11,8 +11,6 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-DRIVERS = ("transformers", "simulated")
-
 
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One model. `path`: "embedded", a folder, a GGUF file or a hub name; `slots`: sequences decoded together.

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ipc.frames import HEADER, FrameDecoder, frame
-from ipc.protocol import VERSION, FromDaemon, Hello, Request, ToDaemon
+from ipc.protocol import VERSION, FromDaemon, Hello, Request
 from ipc.syscalls import Ping
 
 ROUNDS = 7
@@ -152,7 +152,6 @@ def main():
     if sys.argv[1:2] == ["serve-floor"]:
         uvloop.run(serve_floor(sys.argv[2]))
         return
-    assert msgspec.msgpack.Decoder(ToDaemon)
     with tempfile.TemporaryDirectory(prefix="llmosd-bench-") as name:
         folder = Path(name)
         llmosd = [Path(sys.executable).parent / "llmosd", "--socket", folder / "llmosd.sock", "--state", folder]

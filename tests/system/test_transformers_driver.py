@@ -120,7 +120,7 @@ def reference() -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def ask(sequence: int, question: str, max_tokens: int = 16) -> Admit:
+def ask(sequence: int, question: str, max_tokens: int = 32) -> Admit:
     return Admit(sequence, [ChatMessage("user", question)], Sampling(max_tokens=max_tokens, temperature=0), 1000)
 
 
@@ -135,7 +135,7 @@ def test_a_lone_greedy_sequence_equals_generate_token_for_token(driver: Driver, 
         ids = [identity for bundle in bundles for progress in bundle.progress for identity in progress.ids]
         prompt = torch.tensor([admitted.prompt_ids])
         mask = torch.ones_like(prompt)
-        expected = reference.generate(prompt, attention_mask=mask, max_new_tokens=16, do_sample=False)
+        expected = reference.generate(prompt, attention_mask=mask, max_new_tokens=32, do_sample=False)
         assert ids == expected[0, prompt.shape[1] :].tolist(), question
 
 
