@@ -97,6 +97,10 @@ class UnknownProcess(NotFound):
     """No process has that pid, or it has been forgotten."""
 
 
+class UnknownName(NotFound):
+    """No process is registered under that name."""
+
+
 class UnknownModel(NotFound):
     """No model of that name is configured, and it is no path either."""
 
@@ -135,6 +139,10 @@ class NotPermitted(LlmosError):
 
 class MailboxFull(LlmosError):
     """The recipient's mailbox is full and the sender asked not to wait."""
+
+
+class NameTaken(InvalidCall):
+    """Another living process holds that name. `data["pid"]` says which."""
 
 
 class NotACall(InvalidCall):

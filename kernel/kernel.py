@@ -60,7 +60,7 @@ class Kernel:
         self.gate.register({Sleep: self._sleep, Shutdown: self._shutdown})
         self.lifecycle.on_suspend = self.resources.process_suspended
         self.lifecycle.on_resume = self.resources.process_resumed
-        self.lifecycle.on_end = (messaging.process_ended, output.process_ended)
+        self.lifecycle.on_end += [messaging.process_ended, output.process_ended]
         self.loop.set_task_factory(cast(Any, self._make_task))
 
     async def drain(self, timeout: float) -> None:

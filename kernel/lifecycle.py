@@ -10,7 +10,7 @@ import asyncio
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, cast
 
@@ -39,6 +39,7 @@ from kernel.process import CLIENT, Process, ProcessTable
 from kernel.programs import Program, Programs
 from kernel.stream import Stream
 from kernel.thread import PARK, Alarm, Thread
+from kernel.waiting import EndOf
 
 GRACE = 2.0  # seconds that the `finally` blocks of a killed thread get
 MAX_PROCESSES = 200_000
@@ -65,7 +66,7 @@ class Lifecycle:
         self._reapers: set[asyncio.Task[None]] = set()
         self.on_suspend: Callable[[Process], None] = _nothing
         self.on_resume: Callable[[Process], None] = _nothing
-        self.on_end: Iterable[Callable[[Process], None]] = ()
+        self.on_end: list[Callable[[Process], None]] = []
         self.draining = False
         self.exits: Counter[str] = Counter()
         gate.register({Spawn: self.spawn, Wait: self.wait, Kill: self.kill, Suspend: self.suspend, Resume: self.resume})
@@ -165,7 +166,7 @@ class Lifecycle:
         return process.pid
 
     async def _wait(self, target: Process, timeout: float | None) -> ExitStatus:
-        thread = cast(Thread, asyncio.current_task())
+        thread, waited = cast(Thread, asyncio.current_task()), EndOf(target)
 
         def wake(_: Process) -> None:
             thread.wake()
@@ -176,7 +177,7 @@ class Lifecycle:
             while target.status is None:
                 if alarm.rung:
                     raise TimedOut(f"process {target.pid} did not end within {timeout} s", pid=target.pid)
-                thread.waits_for = f"end of {target.pid}"
+                thread.waits_for = waited
                 await PARK
             return target.status
         finally:

@@ -12,6 +12,7 @@ from typing import cast
 
 from ipc.messages import Message
 from kernel.thread import PARK, Thread
+from kernel.waiting import Wait
 
 CAPACITY = 1000  # messages
 
@@ -69,7 +70,7 @@ class Mailbox:
                 self._receivers.popleft().wake()
             raise
 
-    async def wait_for_room(self, why: str) -> bool:
+    async def wait_for_room(self, why: Wait | str) -> bool:
         """Wait in line for a place. True: put your message now, or see `closed`. False: something else woke you."""
         thread = cast(Thread, asyncio.current_task())
         try:
@@ -94,7 +95,7 @@ class Mailbox:
         self._senders.clear()
         return rest
 
-    async def _wait(self, queue: deque[Thread], thread: Thread, why: str) -> bool:
+    async def _wait(self, queue: deque[Thread], thread: Thread, why: Wait | str) -> bool:
         """Park in `queue`. True if the thread was called from there, False if something else woke it."""
         thread.waits_for = why
         queue.append(thread)

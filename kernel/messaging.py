@@ -20,6 +20,7 @@ from kernel.gate import Gate
 from kernel.mailbox import Mailbox
 from kernel.process import Process, ProcessTable
 from kernel.thread import PARK, Alarm, Thread
+from kernel.waiting import ReplyOf, RoomIn
 
 LATE_REPLIES = 1000  # calls that timed out and may still be answered, remembered per process
 
@@ -67,11 +68,11 @@ class Messaging:
                 to=call.to,
                 capacity=box.capacity,
             )
-        return self._send_later(box, message)
+        return self._send_later(box, message, RoomIn(recipient))
 
-    async def _send_later(self, box: Mailbox, message: Message) -> int:
+    async def _send_later(self, box: Mailbox, message: Message, room: RoomIn) -> int:
         # A call from a socket gets here one turn after it saw the mailbox full; and other things wake a thread, too.
-        while box.full and not await box.wait_for_room(f"mailbox of {message.recipient}"):
+        while box.full and not await box.wait_for_room(room):
             pass
         if box.closed:
             raise self._table.unknown(message.recipient)
@@ -112,8 +113,8 @@ class Messaging:
             process.pending_calls = {}
         process.pending_calls[correlation] = pending
         try:
-            box = recipient.box()
-            while box.full and not await box.wait_for_room(f"mailbox of {call.to}"):
+            box, room = recipient.box(), RoomIn(recipient)
+            while box.full and not await box.wait_for_room(room):
                 self._check_time(alarm, call, "had no room for the call")
             if box.closed or recipient.ended:
                 raise self._table.unknown(call.to)
@@ -121,9 +122,10 @@ class Messaging:
                 recipient.owed = {}
             recipient.owed[correlation] = process
             box.put(message)
+            awaited = ReplyOf(recipient)
             while not pending.done:
                 self._check_time(alarm, call, "did not reply")
-                thread.waits_for = f"reply of {call.to}"
+                thread.waits_for = awaited
                 await PARK
             if pending.error is not None:
                 raise pending.error

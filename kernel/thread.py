@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kernel.dispatcher import Dispatcher
     from kernel.process import Process
+    from kernel.waiting import Wait
 
 # "Extending asyncio" in the library reference names these four, with the underscore.
 _enter_task: Any = getattr(asyncio, "_enter_task")  # noqa: B009
@@ -41,7 +42,8 @@ NEW, READY, RUNNING, BLOCKED, SUSPENDED, ZOMBIE = "new", "ready", "running", "bl
 class Thread(asyncio.Future[Any]):
     """A coroutine of a process, scheduled by the dispatcher. A future of its result, as every asyncio task is.
 
-    `waits_for` says in a word or two what it is blocked on, `cpu` is the processor time of its steps in seconds.
+    `waits_for` is what it is blocked on (see `kernel.waiting`), `alarms` counts the timers that will wake it by
+    themselves, `cpu` is the processor time of its steps in seconds.
     """
 
     __slots__ = (
@@ -54,6 +56,7 @@ class Thread(asyncio.Future[Any]):
         "_must_cancel",
         "_name",
         "_parked",
+        "alarms",
         "burst",
         "cpu",
         "process",
@@ -73,7 +76,8 @@ class Thread(asyncio.Future[Any]):
         super().__init__(loop=dispatcher.loop)
         self.process = process
         self.state = NEW
-        self.waits_for: object = ""
+        self.waits_for: Wait | str = ""
+        self.alarms = 0
         self.cpu = 0.0
         self.burst = 0
         self._coro = coro
@@ -241,10 +245,14 @@ class Alarm:
         self.rung = until is not None and until <= loop.time()
         self._thread = thread
         self._timer = None if until is None or self.rung else loop.call_at(until, self._ring)
+        thread.alarms += self._timer is not None
 
     def cancel(self) -> None:
+        """Forget the time. Called once, by whoever set the alarm."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
+            self._thread.alarms -= 1
 
     def _ring(self) -> None:
         self.rung = True

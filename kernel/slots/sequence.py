@@ -88,6 +88,9 @@ class Sequence:
             self.lease,
         )
 
+    def ended_by(self) -> None:
+        """The driver ends the wait for a sequence, and it is outside: see `kernel.waiting`."""
+
     def __str__(self) -> str:
         if self.state == RUNNING:
             return f"{self.model}: {len(self.ids)} tokens"

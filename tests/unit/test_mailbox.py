@@ -89,7 +89,7 @@ async def test_senders_wait_for_room_and_get_it_in_order_of_arrival(system: Any,
     senders = [send(system, n) for n in range(6)]
     await system.turns()
     assert [sender.done() for sender in senders] == [True, True, False, False, False, False]
-    assert senders[2].waits_for == f"mailbox of {system.target.pid}"
+    assert str(senders[2].waits_for) == f"mailbox of {system.target.pid}"
     for n in range(4):
         assert await receive(system) == n
         await system.turns()

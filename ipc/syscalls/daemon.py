@@ -1,0 +1,55 @@
+"""The daemon itself: is it there, how is it, stop it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import msgspec
+
+from ipc.syscalls.base import Body, Syscall
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """Counters since the start, and the machine as it is now (bytes, seconds, shares of 1)."""
+
+    version: str
+    pid: int
+    uptime: float
+    processes: int
+    threads: int
+    connections: int
+    exited: dict[str, int]
+    calls: dict[str, int]
+    errors: dict[str, int]
+    dead_letters: int
+    memory: int
+    cpu_seconds: float
+    machine: dict[str, float]
+
+
+class Pong(msgspec.Struct, frozen=True, array_like=True):
+    """The answer to `Ping`."""
+
+    payload: Any
+
+
+class Ping(Syscall, tag="ping"):
+    """Answers the payload."""
+
+    payload: Body = msgspec.Raw(b"\xc0")
+    returns: ClassVar[Any] = Pong
+
+
+class GetStats(Syscall, tag="stats"):
+    """Counters of the daemon and the state of the machine."""
+
+    returns: ClassVar[Any] = Stats
+
+
+class Shutdown(Syscall, tag="shutdown"):
+    """Stop the daemon: drain first, or end all processes at once with `now`. Clients only."""
+
+    now: bool = False
+
+
+DaemonCalls = Ping | GetStats | Shutdown

@@ -1,0 +1,152 @@
+"""Processes: start, wait for, end, stop and list them; and the programs they run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+from ipc.errors import ErrorInfo
+from ipc.messages import Log
+from ipc.syscalls.base import Count, Priority, Seconds, Syscall
+
+
+class Usage(msgspec.Struct):
+    """What a process has used: model tokens read and written, messages, system calls, processor time."""
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    messages_sent: int = 0
+    messages_received: int = 0
+    calls: int = 0
+    cpu_seconds: float = 0.0
+
+
+class ProcessInfo(msgspec.Struct, frozen=True):
+    """A row of the process table. `waits_for` says what a blocked process waits for; times are seconds."""
+
+    pid: int
+    parent: int
+    program: str
+    owner: str
+    priority: int
+    state: str
+    waits_for: str
+    threads: int
+    mailbox: int
+    age: float
+    usage: Usage
+
+
+class ExitStatus(msgspec.Struct, frozen=True):
+    """How a process ended: `reason` is "done", "failed", "killed" or "deadline"; one of `value` and `error` is set."""
+
+    pid: int
+    program: str
+    reason: str
+    value: Any = None
+    error: ErrorInfo | None = None
+    usage: Usage = msgspec.field(default_factory=Usage)
+
+
+class ProgramInfo(msgspec.Struct, frozen=True):
+    """A program that can be run. `signature` is that of its coroutine without the context."""
+
+    name: str
+    summary: str
+    signature: str
+    source: str
+    error: str = ""
+
+
+class Spawn(Syscall, tag="spawn"):
+    """Start `program` with `args` by name, and `positional` ones in order; answers the pid of the new process.
+
+    `lenient`: arguments are texts, from a command line say, and become numbers where numbers are wanted.
+    `program` is a known name or the path of a Python file. A child dies with its parent unless `detach`; `deadline`
+    is seconds from now. `credit` > 0, from a client, makes its events flow back under the id of the request. Errors:
+    `UnknownProgram`, `BadArguments`, `AgentFailed` (the file cannot be loaded), `Busy`.
+    """
+
+    program: str
+    args: dict[str, Any] = {}
+    positional: tuple[Any, ...] = ()
+    lenient: bool = False
+    priority: Priority | None = None
+    deadline: Seconds | None = None
+    owner: str | None = None
+    detach: bool = False
+    credit: Count = 0
+    returns: ClassVar[Any] = int
+
+
+class Wait(Syscall, tag="wait"):
+    """Wait until process `pid` has ended; answers its `ExitStatus`. Errors: `UnknownProcess`, `TimedOut`."""
+
+    pid: int
+    timeout: Seconds | None = None
+    returns: ClassVar[Any] = ExitStatus
+
+
+class Kill(Syscall, tag="kill"):
+    """End process `pid` and its children; answers when it is gone. Errors: `UnknownProcess`."""
+
+    pid: int
+    returns: ClassVar[Any] = ExitStatus
+
+
+class Suspend(Syscall, tag="suspend"):
+    """Stop process `pid` at its next system call and take its sequences off their slots. Errors: `UnknownProcess`."""
+
+    pid: int
+
+
+class Resume(Syscall, tag="resume"):
+    """Let a suspended process go on. Errors: `UnknownProcess`."""
+
+    pid: int
+
+
+class Nice(Syscall, tag="nice"):
+    """Set the priority of process `pid`, or change it by `priority` if `relative` (kept within -20 to 20); answers it.
+
+    Errors: `UnknownProcess`.
+    """
+
+    pid: int
+    priority: Annotated[int, Meta(ge=-40, le=40)]
+    relative: bool = False
+    returns: ClassVar[Any] = int
+
+
+class Sleep(Syscall, tag="sleep"):
+    """Do nothing for `seconds`."""
+
+    seconds: Seconds
+
+
+class Ps(Syscall, tag="ps"):
+    """The process table, `limit` rows from pid `start` on; connections of clients only if `clients`."""
+
+    start: Count = 0
+    limit: Annotated[int, Meta(ge=1, le=100_000)] = 10_000
+    clients: bool = False
+    returns: ClassVar[Any] = list[ProcessInfo]
+
+
+class Logs(Syscall, tag="logs"):
+    """The log of process `pid`. With `credit` > 0, new lines follow as events until it ends. `UnknownProcess`."""
+
+    pid: int
+    credit: Count = 0
+    returns: ClassVar[Any] = list[Log]
+
+
+class Programs(Syscall, tag="programs"):
+    """All programs that can be run."""
+
+    returns: ClassVar[Any] = list[ProgramInfo]
+
+
+ProcessCalls = Spawn | Wait | Kill | Suspend | Resume | Nice | Sleep | Ps | Logs | Programs

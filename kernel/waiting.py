@@ -1,0 +1,59 @@
+"""What a thread can wait for, and who could end the wait.
+
+Set as `Thread.waits_for` by whoever parks a thread, shown by `llmos ps`, read by deadlock detection. A plain string
+stands for a wait that something outside can always end: a message from anyone, the clock, a model, a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from kernel.process import Process
+    from kernel.thread import Thread
+
+
+class Wait(Protocol):
+    """A wait that only certain threads can end. `str` of it says in a word or two what is awaited."""
+
+    def ended_by(self) -> Iterable[Thread] | None:
+        """The threads of which any could end the wait; None if something outside could, too."""
+
+
+class _OnProcess:
+    """A wait that any thread of `process` could end."""
+
+    __slots__ = ("process",)
+    what = ""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+
+    def __str__(self) -> str:
+        return f"{self.what} of {self.process.pid}"
+
+    def ended_by(self) -> Iterable[Thread] | None:
+        # A client may do anything; and a process without threads is on its way out.
+        return None if self.process.is_client or not self.process.threads else self.process.threads
+
+
+class EndOf(_OnProcess):
+    """`wait` for the end of a process."""
+
+    __slots__ = ()
+    what = "end"
+
+
+class ReplyOf(_OnProcess):
+    """`call` of a process."""
+
+    __slots__ = ()
+    what = "reply"
+
+
+class RoomIn(_OnProcess):
+    """`send` or `call` to a process whose mailbox is full."""
+
+    __slots__ = ()
+    what = "mailbox"
