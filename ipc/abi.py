@@ -11,7 +11,8 @@ AGENT_ATTRIBUTE = "__llmos_agent__"
 
 
 class AgentMark(msgspec.Struct, frozen=True):
-    """The name a program is run by, and one line on what it does."""
+    """The name a program is run by, one line on what it does, and the message types it accepts (None: any)."""
 
     name: str
     summary: str
+    accepts: dict[str, type[msgspec.Struct]] | None = None

@@ -145,6 +145,18 @@ class NameTaken(InvalidCall):
     """Another living process holds that name. `data["pid"]` says which."""
 
 
+class UndeclaredType(InvalidCall):
+    """The recipient declares what it accepts, and a message of this type is not among it. `data`: `type`, `accepts`."""
+
+
+class BadMessage(InvalidCall):
+    """The body does not fit the Struct that the recipient declares for its type."""
+
+
+class MessageTooLarge(InvalidCall):
+    """The body is larger than a message may be. `data`: `size` and `limit` in bytes."""
+
+
 class NotACall(InvalidCall):
     """A reply to a message that expects none, or that was answered already."""
 

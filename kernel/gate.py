@@ -15,9 +15,8 @@ from typing import Any
 from ipc.errors import Killed, LlmosError, NotPermitted
 from ipc.syscalls import Shutdown, Syscall, WriteLog
 from kernel.process import Process
-from kernel.thread import Thread
 
-BURST = 128  # calls that finish at once before a thread gives up the loop
+BURST = 128  # calls that finish at once before somebody gives up the loop
 
 Handler = Callable[..., Any]
 
@@ -32,6 +31,7 @@ class Gate:
         self.handlers: dict[type[Syscall], Handler] = {}
         self.calls: Counter[type[Syscall]] = Counter()
         self.errors: Counter[str] = Counter()
+        self._burst = 0
 
     def register(self, handlers: dict[type[Syscall], Handler]) -> None:
         """Add the calls of one subsystem: each handler takes the process and the call."""
@@ -49,7 +49,7 @@ class Gate:
         return self.handlers[kind](process, call, *extra)
 
     async def call(self, process: Process, call: Syscall) -> Any:
-        """Make `call` from a thread of `process`, waiting if need be. Gives up the loop after a burst of calls."""
+        """Make `call` from a thread of `process`, waiting if need be. Every `BURST`th gives up the loop."""
         try:
             answer = self.enter(process, call)
             if type(answer) is CoroutineType:
@@ -57,9 +57,8 @@ class Gate:
         except LlmosError as error:
             self.errors[type(error).__name__] += 1
             raise
-        thread = asyncio.current_task()
-        if isinstance(thread, Thread):
-            thread.burst += 1
-            if thread.burst >= BURST:
-                await asyncio.sleep(0)
+        self._burst += 1
+        if self._burst >= BURST:
+            self._burst = 0
+            await asyncio.sleep(0)
         return answer

@@ -19,6 +19,7 @@ from kernel.drivers.process import Launcher, launch
 from kernel.gate import Gate
 from kernel.lifecycle import Lifecycle
 from kernel.messaging import Messaging
+from kernel.names import NameRegistry
 from kernel.output import Output
 from kernel.process import Process, ProcessTable
 from kernel.programs import Programs
@@ -53,14 +54,15 @@ class Kernel:
         self.lifecycle = Lifecycle(
             self.table, self.programs, dispatcher, self.gate, lambda process: make_context(self.gate, process)
         )
-        messaging = Messaging(self.table, self.gate, self.loop)
+        names = NameRegistry(self.table, self.gate)
+        messaging = Messaging(self.table, self.gate, self.loop, names)
         self.resources = ResourceManager(models, default_model, cache, launcher, self.gate)
         output = Output(self.table, self.gate)
         Status(version, self.table, self.programs, self.gate, self.lifecycle, messaging)
         self.gate.register({Sleep: self._sleep, Shutdown: self._shutdown})
         self.lifecycle.on_suspend = self.resources.process_suspended
         self.lifecycle.on_resume = self.resources.process_resumed
-        self.lifecycle.on_end += [messaging.process_ended, output.process_ended]
+        self.lifecycle.on_end += [names.process_ended, messaging.process_ended, output.process_ended]
         self.loop.set_task_factory(cast(Any, self._make_task))
 
     async def drain(self, timeout: float) -> None:

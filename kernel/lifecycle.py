@@ -115,7 +115,7 @@ class Lifecycle:
 
     def open_client(self, name: str) -> Process:
         """A process that stands for the connection of a client, called `name`."""
-        process = Process(self._table.next_pid(), None, CLIENT, {}, owner=name, priority=0)
+        process = Process(self._table.next_pid(), None, CLIENT, {}, owner=name, priority=0, is_client=True)
         self._table.add(process)
         return process
 
@@ -151,6 +151,7 @@ class Lifecycle:
             priority=parent.priority if call.priority is None else call.priority,
             stream=stream if stream is not None or call.detach else parent.stream,
         )
+        process.accepts = program.accepts
         coro = program.function(self._make_context(process), **args)
         self._table.add(process)
         if process.parent is not None:

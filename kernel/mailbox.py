@@ -1,119 +1,303 @@
 """The mailbox of a process: bounded, ordered by priority and then by arrival, with waiting senders and receivers.
 
 Called by the message subsystem. Messages live in the mailbox and never in a waiter, so a cancelled wait loses none.
-It knows nothing of processes; it wakes threads and holds messages.
+It knows nothing of processes; it wakes threads and holds messages. A selective receive goes by an index: by
+correlation id, or by sender or type from the first time that somebody asks for such.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from typing import cast
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from operator import attrgetter
 
 from ipc.messages import Message
+from kernel.lane import Lane
+from kernel.selection import Selection
 from kernel.thread import PARK, Thread
 from kernel.waiting import Wait
 
 CAPACITY = 1000  # messages
+CONTROL = 21  # the priority of the kernel's own messages: above all others, and outside the bound
+
+Index = dict[tuple[int | str, int], Lane]  # by what is asked for, and priority
 
 
 class Mailbox:
-    """Lanes by priority, each first in first out. Made at first use, since most processes never get a message."""
+    """A lane for each priority. Made at first use, since most processes never get a message."""
 
-    __slots__ = ("_lanes", "_receivers", "_reserved", "_senders", "capacity", "closed", "count")
+    __slots__ = (
+        "_by_correlation",
+        "_by_sender",
+        "_by_type",
+        "_lane",
+        "_lanes",
+        "_selectors",
+        "_senders",
+        "capacity",
+        "closed",
+        "receiver",
+        "taken",
+    )
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.capacity = capacity
-        self.count = 0
         self.closed = False
-        self._lanes: dict[int, deque[Message]] = {}
-        self._receivers: deque[Thread] = deque()
-        self._reserved = 0  # places kept for senders that were woken and have not run yet
-        self._senders: deque[Thread] = deque()
+        self.taken = 0  # places: messages within the bound, and places kept for senders that were woken
+        self.receiver: Thread | None = None  # waits for any message, and came before all `_selectors`
+        self._selectors: list[tuple[Thread, Selection | None]] | None = None  # more receivers, in their order
+        self._senders: deque[Thread] | None = None
+        self._lane: Lane | None = None  # priority 0, which is nearly all
+        self._lanes: dict[int, Lane] | None = None  # the others
+        self._by_correlation: Index | None = None
+        self._by_sender: Index | None = None
+        self._by_type: Index | None = None
+
+    @property
+    def count(self) -> int:
+        """Messages that wait."""
+        return sum(map(len, self._by_urgency()))
 
     @property
     def full(self) -> bool:
-        return self.count + self._reserved >= self.capacity
+        return self.taken >= self.capacity
 
     def put(self, message: Message) -> None:
-        """Add `message`. The caller has seen that the mailbox is neither full nor closed."""
-        lane = self._lanes.get(message.priority)
-        if lane is None:
-            lane = self._lanes[message.priority] = deque()
-        lane.append(message)
-        self.count += 1
-        if self._receivers:
-            self._receivers.popleft().wake()
+        """Add `message`. The caller has seen that the mailbox is neither full nor closed, or it is a `CONTROL` one."""
+        priority = message.priority
+        if priority == 0:
+            lane = self._lane
+            if lane is None:
+                lane = self._lane = Lane()
+        else:
+            lane = self._lane_of(priority)
+        lane.items.append(message)
+        if priority != CONTROL:
+            self.taken += 1
+        if message.correlation:
+            if self._by_correlation is None:
+                self._by_correlation = {}
+            _add(self._by_correlation, message.correlation, message)
+        if self._by_sender is not None:
+            _add(self._by_sender, message.sender, message)
+        if self._by_type is not None:
+            _add(self._by_type, message.type, message)
+        receiver = self.receiver
+        if receiver is not None:
+            self.receiver = None
+            receiver.wake()
+        elif self._selectors:
+            self._wake_for(message)
 
-    def take(self) -> Message:
-        """Remove the first message of the most urgent lane. The caller has seen that there is one."""
-        lanes = self._lanes
-        urgency = max(lanes) if len(lanes) > 1 else next(iter(lanes))
-        lane = lanes[urgency]
-        message = lane.popleft()
-        if not lane:
-            del lanes[urgency]
-        self.count -= 1
-        if self._senders:
-            self._reserved += 1
-            self._senders.popleft().wake()
+    def take(self) -> Message | None:
+        """Remove the first message of the most urgent lane; None if there is none."""
+        lane = self._lane if self._lanes is None else self._most_urgent()
+        if lane is None or not lane.items:
+            return None
+        message = lane.pop()
+        self._taken_out(message)
         return message
 
-    async def wait_for_message(self) -> None:
+    def select(self, selection: Selection) -> Message | None:
+        """Remove the first message that `selection` matches, in the order of `take`; None if there is none."""
+        for message in self._candidates(selection):
+            if selection.matches(message):
+                self.discard(message)
+                return message
+        return None
+
+    def discard(self, message: Message) -> None:
+        """Remove `message`, which is in the mailbox."""
+        lane = self._lane if message.priority == 0 else self._lane_of(message.priority)
+        assert lane is not None
+        lane.discard(message)
+        self._taken_out(message)
+
+    def peek(self) -> Iterator[Message]:
+        """All messages that wait, in the order of `take`."""
+        return chain.from_iterable(self._by_urgency())
+
+    # ---- waiting
+
+    async def wait_for_message(self, thread: Thread, selection: Selection | None = None) -> None:
         """Return when there may be a message: look, and wait again if another thread took it."""
-        thread = cast(Thread, asyncio.current_task())
+        if selection is None and self.receiver is None and not self._selectors:
+            self.receiver = thread
+        else:
+            if self._selectors is None:
+                self._selectors = []
+            self._selectors.append((thread, selection))
+        thread.waits_for = "message" if selection is None else selection
         try:
-            await self._wait(self._receivers, thread, "message")
+            await PARK
         except BaseException:
             # Woken for a message and cancelled at once: let another thread have it.
-            if not self._leave(self._receivers, thread) and self.count and self._receivers:
-                self._receivers.popleft().wake()
+            if not self._leave(thread):
+                self._wake_another()
             raise
+        self._leave(thread)
 
-    async def wait_for_room(self, why: Wait | str) -> bool:
+    async def wait_for_room(self, thread: Thread, why: Wait | str) -> bool:
         """Wait in line for a place. True: put your message now, or see `closed`. False: something else woke you."""
-        thread = cast(Thread, asyncio.current_task())
+        if self._senders is None:
+            self._senders = deque()
+        self._senders.append(thread)
+        thread.waits_for = why
         try:
-            granted = await self._wait(self._senders, thread, why)
+            await PARK
         except BaseException:
-            if not self._leave(self._senders, thread):
-                self._pass_on_place()
+            if not self._leave_line(thread):
+                self._free_place()
             raise
+        granted = not self._leave_line(thread)
         if granted and not self.closed:
-            self._reserved -= 1
+            self.taken -= 1
         return granted
 
     def close(self) -> list[Message]:
         """Refuse everything from now on, wake whoever waits, and hand back what was not received, most urgent first."""
         self.closed = True
-        rest = [message for urgency in sorted(self._lanes, reverse=True) for message in self._lanes[urgency]]
-        self._lanes.clear()
-        self.count = self._reserved = 0
-        for waiter in (*self._receivers, *self._senders):
+        rest = list(self.peek())
+        receivers = [] if self.receiver is None else [self.receiver]
+        receivers += [thread for thread, _ in self._selectors or ()]
+        senders = self._senders or ()
+        self.receiver = self._selectors = self._senders = None
+        self._lane = self._lanes = self._by_correlation = self._by_sender = self._by_type = None
+        self.taken = 0
+        for waiter in (*receivers, *senders):
             waiter.wake()
-        self._receivers.clear()
-        self._senders.clear()
         return rest
 
-    async def _wait(self, queue: deque[Thread], thread: Thread, why: Wait | str) -> bool:
-        """Park in `queue`. True if the thread was called from there, False if something else woke it."""
-        thread.waits_for = why
-        queue.append(thread)
-        await PARK
-        return not self._leave(queue, thread)
+    # ---- lanes and places
 
-    def _leave(self, queue: deque[Thread], thread: Thread) -> bool:
-        """Take `thread` out of `queue`; False if it was called from there before."""
-        if thread not in queue:
-            return False
-        queue.remove(thread)
-        return True
+    def _lane_of(self, priority: int) -> Lane:
+        """The lane of a priority that is not 0."""
+        if self._lanes is None:
+            self._lanes = {}
+        lane = self._lanes.get(priority)
+        if lane is None:
+            lane = self._lanes[priority] = Lane()
+        return lane
 
-    def _pass_on_place(self) -> None:
-        """A sender was given a place and cannot use it."""
+    def _most_urgent(self) -> Lane | None:
+        """The first lane that is not empty. The empty ones before it are given up."""
+        lanes = self._lanes
+        while lanes:
+            urgency = max(lanes)
+            if urgency < 0 and self._lane is not None and self._lane.items:
+                return self._lane
+            if lanes[urgency].items:
+                return lanes[urgency]
+            del lanes[urgency]
+        self._lanes = None
+        return self._lane
+
+    def _by_urgency(self) -> list[Lane]:
+        lanes = dict(self._lanes or {})
+        if self._lane is not None:
+            lanes[0] = self._lane
+        return [lanes[urgency] for urgency in sorted(lanes, reverse=True)]
+
+    def _taken_out(self, message: Message) -> None:
+        """`message` has left its lane: drop it from the indexes and free its place."""
+        if self._by_correlation and message.correlation:
+            _discard(self._by_correlation, message.correlation, message)
+        if self._by_sender is not None:
+            _discard(self._by_sender, message.sender, message)
+        if self._by_type is not None:
+            _discard(self._by_type, message.type, message)
+        if message.priority != CONTROL:
+            self._free_place()
+
+    def _free_place(self) -> None:
+        """Give a place that became free to the next sender, if one waits."""
         if self.closed:
             return
         if self._senders:
             self._senders.popleft().wake()
         else:
-            self._reserved -= 1
+            self.taken -= 1
+
+    def _candidates(self, selection: Selection) -> Iterable[Message]:
+        """Messages that may match, in the order of `take`: by the sharpest index there is."""
+        if selection.correlation is not None:
+            return self._from(self._by_correlation or {}, selection.correlation)
+        if selection.sender is not None:
+            if self._by_sender is None:
+                self._by_sender = self._indexed(attrgetter("sender"))
+            return self._from(self._by_sender, selection.sender)
+        if selection.type is not None:
+            if self._by_type is None:
+                self._by_type = self._indexed(attrgetter("type"))
+            return self._from(self._by_type, selection.type)
+        return self.peek()
+
+    def _from(self, index: Index, key: int | str) -> Iterable[Message]:
+        urgencies = (0,) if self._lanes is None else sorted({0, *self._lanes}, reverse=True)
+        return chain.from_iterable(index.get((key, urgency), ()) for urgency in urgencies)
+
+    def _indexed(self, key: Callable[[Message], int | str]) -> Index:
+        index: Index = {}
+        for message in self.peek():
+            _add(index, key(message), message)
+        return index
+
+    # ---- waiters
+
+    def _wake_for(self, message: Message) -> None:
+        """Wake the first receiver that wants `message`."""
+        selectors = self._selectors or []
+        for place, (thread, selection) in enumerate(selectors):
+            try:
+                wanted = selection is None or selection.matches(message)
+            except Exception:
+                wanted = True  # the receiver's own predicate fails: there, and not at the sender
+            if wanted:
+                del selectors[place]
+                thread.wake()
+                return
+
+    def _wake_another(self) -> None:
+        """A receiver was woken and cannot look: there may be a message for one of the others."""
+        for message in self.peek():
+            if self.receiver is not None:
+                receiver, self.receiver = self.receiver, None
+                receiver.wake()
+            elif self._selectors:
+                self._wake_for(message)
+            else:
+                return
+
+    def _leave(self, thread: Thread) -> bool:
+        """Take `thread` out of the receivers; False if it was called from there before."""
+        if self.receiver is thread:
+            self.receiver = None
+            return True
+        if self._selectors:
+            for place, (other, _) in enumerate(self._selectors):
+                if other is thread:
+                    del self._selectors[place]
+                    return True
+        return False
+
+    def _leave_line(self, thread: Thread) -> bool:
+        """Take `thread` out of the senders; False if it was called from there before."""
+        if not self._senders or thread not in self._senders:
+            return False
+        self._senders.remove(thread)
+        return True
+
+
+def _add(index: Index, key: int | str, message: Message) -> None:
+    lane = index.get((key, message.priority))
+    if lane is None:
+        lane = index[key, message.priority] = Lane()
+    lane.items.append(message)
+
+
+def _discard(index: Index, key: int | str, message: Message) -> None:
+    lane = index[key, message.priority]
+    lane.discard(message)
+    if not lane.items:
+        del index[key, message.priority]

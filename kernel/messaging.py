@@ -1,7 +1,7 @@
-"""The message subsystem: send, receive, call and reply between the mailboxes of processes.
+"""The message subsystem: send, receive, call and reply between the mailboxes of processes, and publication on topics.
 
-Its handlers are called by the gate. A message that cannot be delivered or read in time is a dead letter: counted and
-logged, never dropped in silence.
+Its handlers are called by the gate. A message that cannot be delivered or read in time is a dead letter: kept, counted
+and logged, never dropped in silence.
 """
 
 from __future__ import annotations
@@ -10,29 +10,51 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, cast
 
-import structlog
+import msgspec
 
-from ipc.codec import isolate
-from ipc.errors import InvalidCall, LlmosError, MailboxFull, NotACall, TimedOut, UnknownProcess
+from ipc.codec import isolate, reveal
+from ipc.errors import InvalidCall, LlmosError, MailboxFull, MessageTooLarge, NotACall, TimedOut, UnknownProcess
 from ipc.messages import Message
-from ipc.syscalls import Call, Receive, Reply, Send
+from ipc.syscalls import (
+    ANY_MESSAGE,
+    Call,
+    DeadLetter,
+    Heading,
+    PeekMailbox,
+    Publish,
+    Receive,
+    Reply,
+    Send,
+    Subscribe,
+    Unsubscribe,
+)
+from ipc.syscalls import DeadLetters as ListDeadLetters
+from kernel.dead_letters import DeadLetters, heading, size
+from kernel.declared import check
 from kernel.gate import Gate
-from kernel.mailbox import Mailbox
+from kernel.mailbox import CONTROL, Mailbox
+from kernel.names import NameRegistry
 from kernel.process import Process, ProcessTable
+from kernel.selection import Selection
 from kernel.thread import PARK, Alarm, Thread
+from kernel.topics import Topics
 from kernel.waiting import ReplyOf, RoomIn
 
 LATE_REPLIES = 1000  # calls that timed out and may still be answered, remembered per process
+MAX_BODY = 4 * 1024 * 1024  # bytes of an encoded body; what is larger belongs in shared memory
 
-log = structlog.get_logger("kernel.messaging")
+MAX_INT = 2**63 - 1
+SHORT = MAX_BODY // 4  # characters, of which each takes at most 4 bytes
+SMALL = frozenset({bool, float, type(None)})  # immutable and never too large
 
 
-class PendingCall:
+class PendingCall(ReplyOf):
     """A thread that waits for a reply; the answer lies here until the thread looks."""
 
     __slots__ = ("done", "error", "thread", "value")
 
-    def __init__(self, thread: Thread) -> None:
+    def __init__(self, thread: Thread, recipient: Process) -> None:
+        super().__init__(recipient)
         self.thread = thread
         self.done = False
         self.value: Any = None
@@ -44,35 +66,56 @@ class PendingCall:
 
 
 class Messaging:
-    """Routes messages by pid."""
+    """Routes messages by pid, by name and by topic."""
 
-    def __init__(self, table: ProcessTable, gate: Gate, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, table: ProcessTable, gate: Gate, loop: asyncio.AbstractEventLoop, names: NameRegistry) -> None:
         self._table = table
+        self._alive = table.alive
         self._loop = loop
+        self._names = names
+        self._topics = Topics()
         self._last_id = 0
-        self.dead_letters = 0
-        gate.register({Send: self.send, Receive: self.receive, Call: self.call, Reply: self.reply})
+        self.dead_letters = DeadLetters()
+        gate.register(
+            {
+                Send: self.send,
+                Receive: self.receive,
+                Call: self.call,
+                Reply: self.reply,
+                Publish: self.publish,
+                Subscribe: self.subscribe,
+                Unsubscribe: self.unsubscribe,
+                PeekMailbox: self.peek,
+                ListDeadLetters: self.list_dead_letters,
+            }
+        )
+
+    # ---- send and receive
 
     def send(self, process: Process, call: Send) -> int | Coroutine[Any, Any, int]:
-        recipient = self._table.get(call.to)
-        deadline = None if call.lifetime is None else self._loop.time() + call.lifetime
-        message = self._message(process, recipient, call, 0, deadline)
-        box = recipient.box()
-        if not box.full:
+        recipient = self._alive.get(call.to) or self._recipient(call.to)  # type: ignore[arg-type]
+        lifetime = call.lifetime
+        deadline = None if lifetime is None else self._loop.time() + _patience(lifetime, "lifetime")
+        message = self._message(process, recipient, call, call.correlation, deadline)
+        box = recipient.mailbox
+        if box is None:
+            box = recipient.box()
+        if box.taken < box.capacity or self._make_room(box):
             box.put(message)
             return message.id
-        if not call.wait:
-            raise MailboxFull(
-                f"the mailbox of process {call.to} is full ({box.capacity} messages); "
-                "wait for room (wait=True) or try again later",
-                to=call.to,
-                capacity=box.capacity,
-            )
-        return self._send_later(box, message, RoomIn(recipient))
+        if call.wait:
+            return self._send_later(box, message, recipient)
+        raise MailboxFull(
+            f"the mailbox of process {recipient.pid} is full ({box.capacity} messages); "
+            "wait for room (wait=True) or try again later",
+            to=recipient.pid,
+            capacity=box.capacity,
+        )
 
-    async def _send_later(self, box: Mailbox, message: Message, room: RoomIn) -> int:
+    async def _send_later(self, box: Mailbox, message: Message, recipient: Process) -> int:
         # A call from a socket gets here one turn after it saw the mailbox full; and other things wake a thread, too.
-        while box.full and not await box.wait_for_room(room):
+        thread = cast(Thread, asyncio.current_task())
+        while box.full and not await box.wait_for_room(thread, RoomIn(recipient)):
             pass
         if box.closed:
             raise self._table.unknown(message.recipient)
@@ -80,126 +123,235 @@ class Messaging:
         return message.id
 
     def receive(self, process: Process, call: Receive) -> Message | Coroutine[Any, Any, Message]:
-        message = self._take(process)
-        return message if message is not None else self._receive_later(process, call.timeout)
+        if call is not ANY_MESSAGE:
+            return self._receive_selected(process, call)
+        box = process.mailbox
+        message = None if box is None else box.take()
+        if message is None:
+            return self._receive_later(process, None, None)
+        if message.deadline is not None or type(message.body) is msgspec.Raw:
+            message = self._fresh(process, message)
+            if message is None:
+                return self.receive(process, call)
+        process.usage.messages_received += 1
+        return message
 
-    async def _receive_later(self, process: Process, timeout: float | None) -> Message:
-        box = process.box()
+    def _receive_selected(self, process: Process, call: Receive) -> Message | Coroutine[Any, Any, Message]:
+        timeout = None if call.timeout is None else _patience(call.timeout, "timeout")
+        selection = None
+        if (call.type, call.sender, call.correlation, call.where) != (None, None, None, None):
+            selection = Selection(call.type, call.sender, call.correlation, call.where)
+        message = self._take(process, selection)
+        return message if message is not None else self._receive_later(process, timeout, selection)
+
+    async def _receive_later(self, process: Process, timeout: float | None, selection: Selection | None) -> Message:
         thread = cast(Thread, asyncio.current_task())
-        alarm = Alarm(thread, None if timeout is None else self._loop.time() + timeout)
+        alarm = None if timeout is None else Alarm(thread, self._loop.time() + timeout)
         try:
-            while (message := self._take(process)) is None:
-                if alarm.rung:
-                    raise TimedOut(f"no message within {timeout} s", timeout=timeout)
-                await box.wait_for_message()
+            while (message := self._take(process, selection)) is None:
+                if alarm is not None and alarm.rung:
+                    what = "message" if selection is None else str(selection)
+                    raise TimedOut(f"no {what} within {timeout} s", timeout=timeout)
+                await process.box().wait_for_message(thread, selection)
             return message
         finally:
-            alarm.cancel()
+            if alarm is not None:
+                alarm.cancel()
+
+    def _take(self, process: Process, selection: Selection | None) -> Message | None:
+        """The next message that is not past its deadline, its body as the receiver gets it."""
+        box = process.mailbox
+        while box is not None:
+            message = box.take() if selection is None else box.select(selection)
+            if message is None:
+                return None
+            fresh = self._fresh(process, message)
+            if fresh is not None:
+                process.usage.messages_received += 1
+                return fresh
+        return None
+
+    def _fresh(self, process: Process, message: Message) -> Message | None:
+        """`message` with its body decoded, for a receiver in the loop. None: its deadline has passed."""
+        if message.deadline is not None and self._loop.time() >= message.deadline:
+            self.dead_letters.bury(message, "its deadline passed")
+            return None
+        if type(message.body) is msgspec.Raw and not process.is_client:
+            return msgspec.structs.replace(message, body=reveal(message.body))
+        return message
+
+    def _make_room(self, box: Mailbox) -> bool:
+        """Whether dropping what is past its deadline makes room in a full mailbox."""
+        now = self._loop.time()
+        for message in [message for message in box.peek() if message.deadline is not None and now >= message.deadline]:
+            box.discard(message)
+            self.dead_letters.bury(message, "its deadline passed")
+        return not box.full
+
+    # ---- call and reply
 
     def call(self, process: Process, call: Call) -> Coroutine[Any, Any, Any]:
-        recipient = self._table.get(call.to)
+        recipient = self._alive.get(call.to) or self._recipient(call.to)  # type: ignore[arg-type]
         if recipient is process:
             raise InvalidCall(f"process {process.pid} calls itself, and would wait for its own reply for ever")
-        self._last_id += 1
-        return self._call(process, recipient, call, self._last_id)
+        until = None if call.timeout is None else self._loop.time() + _patience(call.timeout, "timeout")
+        message = self._message(process, recipient, call, self._last_id + 1, until)
+        return self._call(process, recipient, call, message)
 
-    async def _call(self, process: Process, recipient: Process, call: Call, correlation: int) -> Any:
+    async def _call(self, process: Process, recipient: Process, call: Call, message: Message) -> Any:
         thread = cast(Thread, asyncio.current_task())
-        pending = PendingCall(thread)
-        until = None if call.timeout is None else self._loop.time() + call.timeout
-        alarm = Alarm(thread, until)
-        message = self._message(process, recipient, call, correlation, until)
-        if process.pending_calls is None:
-            process.pending_calls = {}
-        process.pending_calls[correlation] = pending
+        alarm = None if message.deadline is None else Alarm(thread, message.deadline)
+        pending = PendingCall(thread, recipient)
         try:
-            box, room = recipient.box(), RoomIn(recipient)
-            while box.full and not await box.wait_for_room(room):
-                self._check_time(alarm, call, "had no room for the call")
+            box = recipient.box()
+            while box.full and not self._make_room(box) and not await box.wait_for_room(thread, RoomIn(recipient)):
+                _check_time(alarm, call, "had no room for the call")
             if box.closed or recipient.ended:
-                raise self._table.unknown(call.to)
-            if recipient.owed is None:
-                recipient.owed = {}
-            recipient.owed[correlation] = process
+                raise self._table.unknown(recipient.pid)
+            owed = recipient.owed
+            if owed is None:
+                owed = recipient.owed = {}
+            owed[message.id] = pending
             box.put(message)
-            awaited = ReplyOf(recipient)
             while not pending.done:
-                self._check_time(alarm, call, "did not reply")
-                thread.waits_for = awaited
+                _check_time(alarm, call, "did not reply")
+                thread.waits_for = pending
                 await PARK
-            if pending.error is not None:
-                raise pending.error
-            return pending.value
         finally:
-            del process.pending_calls[correlation]
-            alarm.cancel()
+            if alarm is not None:
+                alarm.cancel()
             if not pending.done:
-                self._forget_caller(recipient, correlation)
+                _forget_caller(recipient, message.id)
+        if pending.error is not None:
+            raise pending.error
+        value = pending.value
+        process.usage.messages_received += 1
+        return reveal(value) if type(value) is msgspec.Raw and not process.is_client else value
 
     def reply(self, process: Process, call: Reply) -> None:
         owed = process.owed
-        if owed is None or call.correlation not in owed:
-            raise NotACall(f"message {call.correlation} of process {call.to} waits for no reply, or was answered")
+        if owed is None or call.message not in owed:
+            raise NotACall(f"message {call.message} of process {call.to} waits for no reply, or was answered")
         value = isolate(call.body)
-        caller = owed.pop(call.correlation)
+        pending = owed.pop(call.message)
         process.usage.messages_sent += 1
-        pending = (caller.pending_calls or {}).get(call.correlation) if caller is not None else None
-        if caller is None or pending is None:
-            self._bury("the caller no longer waits", process.pid, call.to)
+        if pending is None:
+            late = Message(self._next_id(), "reply", process.pid, call.to, 0, call.message, None, value)
+            self.dead_letters.bury(late, "the caller no longer waits")
         else:
-            caller.usage.messages_received += 1
             pending.finish(value)
+
+    # ---- topics, and messages of the kernel
+
+    def publish(self, process: Process, call: Publish) -> int:
+        subscribers = self._topics.subscribers(call.topic)
+        deadline = None if call.lifetime is None else self._loop.time() + _patience(call.lifetime, "lifetime")
+        body = _within_bounds(call.body)
+        delivered = 0
+        for recipient in subscribers:
+            process.usage.messages_sent += 1
+            priority = call.priority
+            message = Message(self._next_id(), call.topic, process.pid, recipient.pid, priority, 0, deadline, body)
+            box = recipient.box()
+            if box.full and not self._make_room(box):
+                self.dead_letters.bury(message, "the subscriber's mailbox was full")
+                continue
+            box.put(message)
+            delivered += 1
+        return delivered
+
+    def subscribe(self, process: Process, call: Subscribe) -> None:
+        self._topics.subscribe(process, call.pattern)
+
+    def unsubscribe(self, process: Process, call: Unsubscribe) -> None:
+        self._topics.unsubscribe(process, call.pattern)
+
+    def notify(self, recipient: Process, type: str, body: Any) -> None:  # noqa: A002 - the field's name
+        """Put a message of the kernel into the mailbox of `recipient`: above all others, and never full."""
+        box = recipient.box()
+        if not box.closed:
+            box.put(Message(self._next_id(), type, 0, recipient.pid, CONTROL, 0, None, isolate(body)))
+
+    # ---- looking in, and ends
+
+    def peek(self, process: Process, call: PeekMailbox) -> list[Heading]:
+        box = self._table.get(call.pid).mailbox
+        waiting = () if box is None else box.peek()
+        return [heading(message) for message, _ in zip(waiting, range(call.limit), strict=False)]
+
+    def list_dead_letters(self, process: Process, call: ListDeadLetters) -> list[DeadLetter]:
+        return self.dead_letters.listing()
 
     def process_ended(self, process: Process) -> None:
         """Give back what `process` leaves behind: unread messages are dead letters, callers get an error."""
+        self._topics.process_ended(process)
         for message in process.mailbox.close() if process.mailbox is not None else ():
-            self._bury("the recipient ended", message.sender, message.recipient)
-        for correlation, caller in (process.owed or {}).items():
-            pending = (caller.pending_calls or {}).get(correlation) if caller is not None else None
+            self.dead_letters.bury(message, "the recipient ended")
+        for pending in (process.owed or {}).values():
             if pending is not None:
                 error = UnknownProcess(f"process {process.pid} ended before it replied", pid=process.pid)
                 pending.finish(error=error)
         process.owed = None
 
-    def _check_time(self, alarm: Alarm, call: Call, what: str) -> None:
-        if alarm.rung:
-            raise TimedOut(f"process {call.to} {what} within {call.timeout} s", to=call.to, timeout=call.timeout)
+    # ---- inside
 
-    def _take(self, process: Process) -> Message | None:
-        """The next message that is not past its deadline."""
-        box = process.mailbox
-        while box is not None and box.count:
-            message = box.take()
-            if message.deadline is not None and self._loop.time() >= message.deadline:
-                self._bury("its deadline passed", message.sender, message.recipient)
-                continue
-            process.usage.messages_received += 1
-            return message
-        return None
+    def _recipient(self, to: int | str) -> Process:
+        """The living process of that name or pid. Raises `UnknownName` and `UnknownProcess`."""
+        return self._names.find(to) if isinstance(to, str) else self._table.get(to)
+
+    def _next_id(self) -> int:
+        self._last_id += 1
+        return self._last_id
 
     def _message(
         self, process: Process, recipient: Process, call: Send | Call, correlation: int, deadline: float | None
     ) -> Message:
-        process.usage.messages_sent += 1
+        body, kind, priority = call.body, call.type, call.priority
+        of = type(body)
+        if recipient.accepts is not None or not (
+            of in SMALL or (of is str and len(body) <= SHORT) or (of is int and -MAX_INT <= body <= MAX_INT)
+        ):
+            if not kind and isinstance(body, msgspec.Struct):
+                kind = type(body).__name__
+            body = _within_bounds(body)
+            if recipient.accepts is not None:
+                body = check(recipient, kind, body)
+        if not -20 <= priority <= 20:
+            raise InvalidCall(f"priority {priority} is not within -20 to 20")
         self._last_id += 1
-        return Message(
-            self._last_id,
-            call.type,
-            process.pid,
-            recipient.pid,
-            call.priority,
-            correlation,
-            deadline,
-            isolate(call.body),
+        process.usage.messages_sent += 1
+        return Message(self._last_id, kind, process.pid, recipient.pid, priority, correlation, deadline, body)
+
+
+def _within_bounds(body: Any) -> Any:
+    """`body` isolated. Raises `MessageTooLarge` and `NotEncodable`."""
+    body = isolate(body)
+    if (length := size(body)) > MAX_BODY:
+        raise MessageTooLarge(
+            f"a body of {length} bytes is more than a message may carry ({MAX_BODY}); put it into shared memory and "
+            "send its name",
+            size=length,
+            limit=MAX_BODY,
         )
+    return body
 
-    def _forget_caller(self, recipient: Process, correlation: int) -> None:
-        owed = recipient.owed
-        if owed is not None and correlation in owed:
-            owed[correlation] = None
-            if len(owed) > LATE_REPLIES:
-                del owed[correlation]
 
-    def _bury(self, why: str, sender: int, recipient: int) -> None:
-        self.dead_letters += 1
-        log.debug("dead letter", why=why, sender=sender, recipient=recipient)
+def _patience(seconds: float, what: str) -> float:
+    """`seconds`, which an agent may give as it likes: from a socket it was checked already."""
+    if not seconds >= 0:
+        raise InvalidCall(f"{what} is {seconds} s; it cannot be negative (None waits for ever)")
+    return seconds
+
+
+def _check_time(alarm: Alarm | None, call: Call, what: str) -> None:
+    if alarm is not None and alarm.rung:
+        raise TimedOut(f"process {call.to} {what} within {call.timeout} s", to=call.to, timeout=call.timeout)
+
+
+def _forget_caller(recipient: Process, message: int) -> None:
+    """Nobody waits for the reply to `message` any more; when it comes, it is a dead letter and no error."""
+    owed = recipient.owed
+    if owed is not None and message in owed:
+        owed[message] = None
+        if len(owed) > LATE_REPLIES:
+            del owed[message]

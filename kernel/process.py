@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    import msgspec
+
     from kernel.messaging import PendingCall
     from kernel.slots.sequence import Sequence
     from kernel.stream import Stream
@@ -33,6 +35,7 @@ class Process:
     """An agent at work, or the connection of a client. `stream` takes its events to whoever submitted the task."""
 
     __slots__ = (
+        "accepts",
         "args",
         "children",
         "deadline",
@@ -41,12 +44,12 @@ class Process:
         "followers",
         "generations",
         "held",
+        "is_client",
         "log",
         "mailbox",
         "owed",
         "owner",
         "parent",
-        "pending_calls",
         "pid",
         "priority",
         "program",
@@ -70,6 +73,7 @@ class Process:
         owner: str,
         priority: int,
         stream: Stream | None = None,
+        is_client: bool = False,
     ) -> None:
         self.pid = pid
         self.parent = parent
@@ -78,13 +82,14 @@ class Process:
         self.owner = owner
         self.priority = priority
         self.stream = stream
+        self.is_client = is_client
         self.started = time.monotonic()
         self.usage = Usage()
         self.threads: set[Thread] = set()
         self.children: set[Process] = set()
         self.mailbox: Mailbox | None = None
-        self.pending_calls: dict[int, PendingCall] | None = None  # calls of ours that wait for a reply
-        self.owed: dict[int, Process | None] | None = None  # calls to us without a reply yet; None: gave up waiting
+        self.accepts: dict[str, type[msgspec.Struct]] | None = None  # declared message types; None: any
+        self.owed: dict[int, PendingCall | None] | None = None  # calls to us without a reply yet; None: gave up waiting
         self.sequences: set[Sequence] | None = None
         self.generations = 0
         self.log: deque[Log] | None = None
@@ -96,10 +101,6 @@ class Process:
         self.deadline: asyncio.TimerHandle | None = None
         self.ended = False
         self.status: ExitStatus | None = None
-
-    @property
-    def is_client(self) -> bool:
-        return self.program == CLIENT
 
     def box(self) -> Mailbox:
         """The mailbox, made at first use."""

@@ -37,6 +37,7 @@ class Program:
     def __init__(self, function: Function, mark: AgentMark, source: str) -> None:
         self.name = mark.name
         self.summary = mark.summary
+        self.accepts = mark.accepts
         self.source = source
         self.function = function
         parameters = list(inspect.signature(function, eval_str=True).parameters.values())[1:]

@@ -79,7 +79,7 @@ class Status:
             exited=dict(self._lifecycle.exits),
             calls={kind.__name__: count for kind, count in self._gate.calls.items()},
             errors=dict(self._gate.errors),
-            dead_letters=self._messaging.dead_letters,
+            dead_letters=len(self._messaging.dead_letters),
             memory=self._self.memory_info().rss,
             cpu_seconds=times.user + times.system,
             machine={

@@ -294,7 +294,7 @@ class AsyncClient:
 
     async def reply(self, message: Message, body: Any) -> None:
         """Answer a message that came by a call."""
-        await self.request(Reply(message.sender, message.correlation, body))
+        await self.request(Reply(message.sender, message.id, body))
 
     # ---- looking
 

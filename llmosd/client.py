@@ -214,7 +214,7 @@ class Client:
 
     def reply(self, message: Message, body: Any) -> None:
         """Answer a message that came by a call."""
-        self.request(Reply(message.sender, message.correlation, body))
+        self.request(Reply(message.sender, message.id, body))
 
     # ---- looking
 

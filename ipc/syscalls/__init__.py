@@ -10,6 +10,7 @@ from __future__ import annotations
 from ipc.syscalls.base import Body, Count, Priority, Seconds, Syscall
 from ipc.syscalls.daemon import DaemonCalls, GetStats, Ping, Pong, Shutdown, Stats
 from ipc.syscalls.messages import (
+    ANY_MESSAGE,
     Call,
     DeadLetter,
     DeadLetters,
@@ -61,6 +62,7 @@ from ipc.syscalls.sync import LockInfo, Locks, SyncCalls
 SystemCall = ProcessCalls | MessageCalls | SyncCalls | ModelCalls | OutputCalls | DaemonCalls
 
 __all__ = [
+    "ANY_MESSAGE",
     "Body",
     "Call",
     "ChatMessage",

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
 
 from ipc.messages import Message
 from ipc.syscalls.base import Body, Count, Priority, Seconds, Syscall
+
+# Agents inside the daemon may give any function; from a socket there can be none.
+if TYPE_CHECKING:
+    Predicate = Callable[[Message], bool] | None
+else:
+    Predicate = None
 
 
 class Heading(msgspec.Struct, frozen=True):
@@ -39,47 +46,64 @@ class NameInfo(msgspec.Struct, frozen=True):
     program: str
 
 
-class Send(Syscall, tag="send"):
-    """Put a message into the mailbox of `to`; answers its id.
+class Send(Syscall, tag="send", gc=False):
+    """Put a message into the mailbox of `to`, a pid or a registered name; answers the message's id.
 
     If the mailbox is full, waits when `wait`, else fails. `lifetime`: seconds after which the message is void.
-    Errors: `UnknownProcess`, `MailboxFull`, `NotEncodable`.
+    `correlation` is for the two of them to match answers with questions; 0 means nothing. A body that is a Struct gives
+    the message its name for a type, if `type` is empty. Errors: `UnknownProcess`, `UnknownName`, `MailboxFull`,
+    `NotEncodable`, `UndeclaredType`, `BadMessage`, `MessageTooLarge`, `InvalidCall`, `DeadlockDetected`.
     """
 
-    to: int
+    to: int | str
     body: Body
     type: str = ""
     priority: Priority = 0
     wait: bool = True
     lifetime: Seconds | None = None
+    correlation: Count = 0
     returns: ClassVar[Any] = int
 
 
-class Receive(Syscall, tag="receive"):
-    """Take the most urgent message from the caller's own mailbox, waiting for one. Errors: `TimedOut`."""
+class Receive(Syscall, tag="receive", gc=False):
+    """Take the most urgent message from the caller's own mailbox, waiting for one. Errors: `TimedOut`, `InvalidCall`.
+
+    Of those of a type, from a sender, with a correlation id, if given; `where`, inside the daemon only, looks at the
+    message's heading. Messages that do not match stay where they are.
+    """
 
     timeout: Seconds | None = None
+    type: str | None = None
+    sender: int | None = None
+    correlation: int | None = None
+    where: Predicate = None
     returns: ClassVar[Any] = Message
 
 
-class Call(Syscall, tag="call"):
-    """Send to `to` and wait for the reply's body. Errors: as `Send`; `TimedOut`; `UnknownProcess` when `to` ends."""
+ANY_MESSAGE = Receive()  # what nearly every `receive` of an agent says
 
-    to: int
+
+class Call(Syscall, tag="call", gc=False):
+    """Send to `to`, a pid or a registered name, and wait for the reply's body.
+
+    Errors: as `Send`; `TimedOut`; `UnknownProcess` when `to` ends; `DeadlockDetected` when it waits for the caller.
+    """
+
+    to: int | str
     body: Body
     timeout: Seconds | None = None
     type: str = ""
     priority: Priority = 0
 
 
-class Reply(Syscall, tag="reply"):
-    """Reply to a message that came by a call: `to` and `correlation` are the message's. Errors: `NotACall`.
+class Reply(Syscall, tag="reply", gc=False):
+    """Reply to `message`, the id of one that came from `to` by a call. Errors: `NotACall`, `NotEncodable`.
 
     `to` is gone or no longer waits: the reply becomes a dead letter, and the call answers normally.
     """
 
     to: int
-    correlation: int
+    message: int
     body: Body
 
 

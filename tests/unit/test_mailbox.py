@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -126,7 +126,7 @@ async def test_a_cancelled_sender_leaves_the_line(system: Any, box: Mailbox) -> 
     await system.turns()
     assert [await receive(system) for _ in range(4)] == [0, 1, 3, 4]
     assert not box.full
-    assert box._reserved == 0
+    assert box.taken == box.count
 
 
 async def test_a_sender_woken_and_cancelled_at_once_passes_its_place_on(system: Any, box: Mailbox) -> None:
@@ -137,7 +137,7 @@ async def test_a_sender_woken_and_cancelled_at_once_passes_its_place_on(system: 
     await system.turns()
     assert [sender.done() for sender in senders] == [True, True, True, True, False, False]
     assert senders[2].cancelled()
-    assert (box.count, box._reserved) == (2, 0)
+    assert (box.count, box.taken) == (2, 2)
     assert [await receive(system) for _ in range(4)] == [1, 3, 4, 5]
 
 
@@ -147,7 +147,7 @@ async def test_the_last_sender_woken_and_cancelled_gives_its_place_back(system: 
     box.take()
     senders[2].cancel()
     await system.turns()
-    assert (box.count, box._reserved, box.full) == (1, 0, False)
+    assert (box.count, box.taken, box.full) == (1, 1, False)
     await system.call(Send(system.target.pid, "fits", wait=False))
 
 
@@ -178,7 +178,7 @@ async def test_a_wake_up_for_something_else_gives_no_place(system: Any, box: Mai
     assert box.count == 2
     assert not senders[2].done()
     assert [await receive(system) for _ in range(3)] == [0, 1, 2]
-    assert box._reserved == 0
+    assert box.taken == box.count
 
 
 async def test_a_sender_that_gets_to_the_line_when_there_is_room_again_does_not_wait(system: Any, box: Mailbox) -> None:
@@ -264,7 +264,7 @@ async def test_an_expired_message_is_a_dead_letter_and_frees_its_place(system: A
     assert await receive(system) == "lasting"
     assert await receive(system) == "in line"
     assert waiting.done()
-    assert box._reserved == 0
+    assert box.taken == box.count
     assert (await system.call(GetStats())).dead_letters == 1
 
 
@@ -338,21 +338,21 @@ class Trial:
 
     async def _send(self, item: Message) -> None:
         while self.box.full:
-            if await self.box.wait_for_room("trial"):
+            if await self.box.wait_for_room(cast(Thread, asyncio.current_task()), "trial"):
                 break
         self.box.put(item)
         self.put.add(item.id)
 
     async def _receive(self) -> None:
         while not self.box.count:
-            await self.box.wait_for_message()
+            await self.box.wait_for_message(cast(Thread, asyncio.current_task()))
         self.received.append(self.box.take())
 
     def check(self) -> None:
         waiting_senders = [thread for _, thread in self.senders if not thread.done()]
         waiting_receivers = [thread for thread in self.receivers if not thread.done()]
         assert self.box.count <= self.box.capacity
-        assert self.box._reserved == 0, "a place was lost"
+        assert self.box.taken == self.box.count, "a place was lost"
         assert not (waiting_senders and not self.box.full), "room, and somebody waits for it"
         assert not (waiting_receivers and self.box.count), "a message, and somebody waits for it"
         taken = [item.id for item in self.received]

@@ -1,0 +1,59 @@
+"""The registry of names: a living process may hold several, and others send to it by them.
+
+Called by the gate, and by the message subsystem for each message to a name. A name is free again when its holder ends.
+"""
+
+from __future__ import annotations
+
+from ipc.errors import InvalidCall, NameTaken, NotPermitted, UnknownName
+from ipc.syscalls import NameInfo, Names, Register, Unregister
+from kernel.gate import Gate
+from kernel.process import Process, ProcessTable
+
+MAX_LENGTH = 200  # characters of a name
+
+
+class NameRegistry:
+    """Processes by name."""
+
+    def __init__(self, table: ProcessTable, gate: Gate) -> None:
+        self._table = table
+        self._holders: dict[str, Process] = {}
+        self._names: dict[Process, set[str]] = {}
+        gate.register({Register: self.register, Unregister: self.unregister, Names: self.names})
+
+    def find(self, name: str) -> Process:
+        """The holder of `name`. Raises `UnknownName`."""
+        holder = self._holders.get(name)
+        if holder is None:
+            raise UnknownName(f"no process is registered as {name!r}; `llmos names` lists the names", name=name)
+        return holder
+
+    def register(self, process: Process, call: Register) -> None:
+        name = call.name
+        if not name or len(name) > MAX_LENGTH or name.lstrip("-").isdigit() or not name.isprintable():
+            raise InvalidCall(f"{name[:50]!r} cannot be a name: it takes 1 to {MAX_LENGTH} characters, not all digits")
+        holder = self._table.get(call.pid) if call.pid else process
+        other = self._holders.get(name)
+        if other is not None and other is not holder:
+            raise NameTaken(
+                f"{name!r} is the name of process {other.pid} ({other.program}); it is free when that ends",
+                name=name,
+                pid=other.pid,
+            )
+        self._holders[name] = holder
+        self._names.setdefault(holder, set()).add(name)
+
+    def unregister(self, process: Process, call: Unregister) -> None:
+        holder = self.find(call.name)
+        if holder is not process and not process.is_client:
+            raise NotPermitted(f"{call.name!r} is the name of process {holder.pid}, which alone may give it up")
+        del self._holders[call.name]
+        self._names[holder].discard(call.name)
+
+    def names(self, process: Process, call: Names) -> list[NameInfo]:
+        return [NameInfo(name, holder.pid, holder.program) for name, holder in sorted(self._holders.items())]
+
+    def process_ended(self, process: Process) -> None:
+        for name in self._names.pop(process, ()):
+            del self._holders[name]

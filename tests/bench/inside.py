@@ -1,0 +1,60 @@
+"""A kernel in the loop of a bench, without daemon and socket: what agents do there costs what it costs in a daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any, Self
+
+import structlog
+
+from ipc.codec import reveal
+from ipc.errors import from_wire
+from ipc.syscalls import ExitStatus, Spawn, Syscall, Wait
+from kernel.kernel import Kernel
+from kernel.slots.model import ModelSpec
+from llmosd.context import Context
+
+
+class Inside:
+    """The kernel, and a client of it."""
+
+    async def __aenter__(self) -> Self:
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+        self.kernel = Kernel(
+            version="bench",
+            folders=[],
+            models={"none": ModelSpec(driver="simulated")},
+            default_model="none",
+            cache=Path(tempfile.gettempdir()),
+            make_context=Context,
+        )
+        self.client = self.kernel.lifecycle.open_client("bench")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.kernel.drain(0)
+        await self.kernel.close()
+
+    async def call(self, call: Syscall) -> Any:
+        """Make a system call in the name of the client."""
+        answer = self.kernel.gate.enter(self.client, call)
+        return await self.kernel.lifecycle.start_thread(self.client, answer) if asyncio.iscoroutine(answer) else answer
+
+    async def spawn(self, program: str, /, mailbox: int | None = None, **args: Any) -> int:
+        """Start a program; its pid. `mailbox` bounds its mailbox."""
+        pid: int = await self.call(Spawn(program, args))
+        if mailbox is not None:
+            self.kernel.table.get(pid).box().capacity = mailbox
+        return pid
+
+    async def result(self, pid: int) -> Any:
+        status: ExitStatus = await self.call(Wait(pid))
+        if status.error is not None:
+            raise from_wire(status.error)
+        return reveal(status.value)
+
+    async def run(self, program: str, /, **args: Any) -> Any:
+        return await self.result(await self.spawn(program, **args))

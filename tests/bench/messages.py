@@ -1,0 +1,135 @@
+"""Messages between agents in the loop, through the full gate, beside what bare coroutines on the same loop reach.
+
+Each round runs floor and kernel in turn; ratios are medians over rounds. Run by `make bench`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+from collections import deque
+from pathlib import Path
+from time import perf_counter
+
+import uvloop
+from inside import Inside
+from rich.console import Console
+from rich.table import Table
+
+ROUNDS = 7
+COUNT = 20_000
+BOUND = 100
+AGENTS = Path(__file__).parent / "programs" / "messengers.py"
+
+
+async def floor_ping_pong() -> float:
+    """Messages a second between two tasks, each with a deque and a future to wait on."""
+    loop = asyncio.get_running_loop()
+    boxes: tuple[deque[int], deque[int]] = deque(), deque()
+    waiters: list[asyncio.Future[None] | None] = [None, None]
+
+    async def side(own: int, first: bool) -> None:
+        other = 1 - own
+        for number in range(COUNT):
+            if first:
+                boxes[other].append(number)
+                if (waiter := waiters[other]) is not None and not waiter.done():
+                    waiter.set_result(None)
+            while not boxes[own]:
+                waiters[own] = waiter = loop.create_future()
+                await waiter
+            value = boxes[own].popleft()
+            if not first:
+                boxes[other].append(value)
+                if (waiter := waiters[other]) is not None and not waiter.done():
+                    waiter.set_result(None)
+
+    start = perf_counter()
+    await asyncio.gather(side(0, True), side(1, False))
+    return 2 * COUNT / (perf_counter() - start)
+
+
+async def floor_ask() -> float:
+    """Requests a second to a task with a mailbox, each answered through a future."""
+    loop = asyncio.get_running_loop()
+    box: deque[tuple[int, asyncio.Future[int]]] = deque()
+    waiter: list[asyncio.Future[None] | None] = [None]
+
+    async def answer() -> None:
+        for _ in range(COUNT):
+            while not box:
+                waiter[0] = loop.create_future()
+                await waiter[0]
+            value, reply = box.popleft()
+            if not reply.done():
+                reply.set_result(value)
+
+    async def ask() -> None:
+        for number in range(COUNT):
+            reply = loop.create_future()
+            box.append((number, reply))
+            if waiter[0] is not None and not waiter[0].done():
+                waiter[0].set_result(None)
+            await reply
+
+    start = perf_counter()
+    await asyncio.gather(answer(), ask())
+    return COUNT / (perf_counter() - start)
+
+
+async def floor_stream() -> float:
+    """Messages a second through an asyncio.Queue bounded at `BOUND`."""
+    queue: asyncio.Queue[int] = asyncio.Queue(BOUND)
+
+    async def produce() -> None:
+        for number in range(COUNT):
+            await queue.put(number)
+
+    async def consume() -> None:
+        for _ in range(COUNT):
+            await queue.get()
+
+    start = perf_counter()
+    await asyncio.gather(produce(), consume())
+    return COUNT / (perf_counter() - start)
+
+
+async def ping_pong(inside: Inside) -> float:
+    pong = await inside.spawn(f"{AGENTS}:pong", count=COUNT)
+    return 2 * COUNT / await inside.run(f"{AGENTS}:ping", to=pong, count=COUNT)
+
+
+async def ask(inside: Inside) -> float:
+    server = await inside.spawn(f"{AGENTS}:server", count=COUNT)
+    return COUNT / await inside.run(f"{AGENTS}:caller", to=server, count=COUNT)
+
+
+async def stream(inside: Inside) -> float:
+    consumer = await inside.spawn(f"{AGENTS}:consumer", mailbox=BOUND, count=COUNT)
+    await inside.spawn(f"{AGENTS}:producer", to=consumer, count=COUNT)
+    return COUNT / await inside.result(consumer)
+
+
+CASES = {
+    "ping-pong (send, receive), messages/s": (floor_ping_pong, ping_pong, "deque and future"),
+    "call and reply with a deadline, calls/s": (floor_ask, ask, "mailbox and reply future"),
+    "one way with back-pressure, messages/s": (floor_stream, stream, "asyncio.Queue"),
+}
+
+
+async def measure() -> None:
+    table = Table(title=f"Messages in the loop, {os.cpu_count()} cores, medians of {ROUNDS} rounds in turn")
+    for column in ("", "floor", "of it", "llmosd", "ratio"):
+        table.add_column(column, justify="right")
+    async with Inside() as inside:
+        for name, (floor, ours, what) in CASES.items():
+            rows = [(await floor(), await ours(inside)) for _ in range(ROUNDS)]
+            bare, made = (statistics.median(side) for side in zip(*rows, strict=True))
+            ratio = statistics.median(second / first for first, second in rows)
+            table.add_row(name, what, f"{bare:,.0f}", f"{made:,.0f}", f"{ratio:.2f}")
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    uvloop.run(measure())
