@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from time import perf_counter
 
+from kernel.alarms import Alarms
 from kernel.thread import READY, SUSPENDED, Thread
 
 STEPS_PER_TURN = 64
@@ -23,6 +24,7 @@ class Dispatcher:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self.alarms = Alarms(loop)
         self._ready: dict[int, deque[Ready]] = {}
         self._count = 0
         self._scheduled = False

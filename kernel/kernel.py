@@ -14,6 +14,7 @@ from typing import Any, cast
 import structlog
 
 from ipc.syscalls import Shutdown, Sleep
+from kernel.alarms import Alarm
 from kernel.dispatcher import Dispatcher
 from kernel.drivers.process import Launcher, launch
 from kernel.gate import Gate
@@ -26,7 +27,7 @@ from kernel.programs import Programs
 from kernel.slots.model import ModelSpec
 from kernel.slots.resources import ResourceManager
 from kernel.status import Status
-from kernel.thread import PARK, Alarm, Thread
+from kernel.thread import PARK, Thread
 
 log = structlog.get_logger("kernel")
 

@@ -21,25 +21,25 @@ class Lane:
     constant per message in the mean.
     """
 
-    __slots__ = ("_dead", "items")
+    __slots__ = ("dead", "items")
 
     def __init__(self) -> None:
         self.items: deque[Message] = deque()
-        self._dead: set[int] | None = None
+        self.dead: set[int] | None = None  # ids; None: nothing but the living
 
     def __len__(self) -> int:
-        return len(self.items) - len(self._dead or ())
+        return len(self.items) - len(self.dead or ())
 
     def __iter__(self) -> Iterator[Message]:
         """The living, oldest first."""
-        dead = self._dead
+        dead = self.dead
         return iter(self.items) if not dead else (message for message in self.items if message.id not in dead)
 
     def pop(self) -> Message:
         """Remove the first. There must be one."""
         message = self.items.popleft()
-        if self._dead:
-            self._trim(self._dead)
+        if self.dead:
+            self._trim(self.dead)
         return message
 
     def discard(self, message: Message) -> None:
@@ -47,14 +47,16 @@ class Lane:
         if self.items[0] is message:
             self.pop()
             return
-        if self._dead is None:
-            self._dead = set()
-        self._dead.add(message.id)
-        if len(self._dead) > SPARSE and 2 * len(self._dead) > len(self.items):
+        if self.dead is None:
+            self.dead = set()
+        self.dead.add(message.id)
+        if len(self.dead) > SPARSE and 2 * len(self.dead) > len(self.items):
             self.items = deque(self)
-            self._dead = None
+            self.dead = None
 
     def _trim(self, dead: set[int]) -> None:
         items = self.items
         while items and items[0].id in dead:
             dead.remove(items.popleft().id)
+        if not dead:
+            self.dead = None

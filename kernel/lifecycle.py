@@ -33,12 +33,13 @@ from ipc.errors import (
 )
 from ipc.messages import Failed, Result
 from ipc.syscalls import ExitStatus, Kill, Resume, Spawn, Suspend, Wait
+from kernel.alarms import Alarm
 from kernel.dispatcher import Dispatcher
 from kernel.gate import Gate
 from kernel.process import CLIENT, Process, ProcessTable
 from kernel.programs import Program, Programs
 from kernel.stream import Stream
-from kernel.thread import PARK, Alarm, Thread
+from kernel.thread import PARK, Thread
 from kernel.waiting import EndOf
 
 GRACE = 2.0  # seconds that the `finally` blocks of a killed thread get

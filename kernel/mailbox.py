@@ -1,16 +1,15 @@
 """The mailbox of a process: bounded, ordered by priority and then by arrival, with waiting senders and receivers.
 
 Called by the message subsystem. Messages live in the mailbox and never in a waiter, so a cancelled wait loses none.
-It knows nothing of processes; it wakes threads and holds messages. A selective receive goes by an index: by
-correlation id, or by sender or type from the first time that somebody asks for such.
+It knows nothing of processes; it wakes threads and holds messages. A selective receive goes by an index, made at the
+first of its kind and kept until the mailbox is empty: a constant cost per message in the mean, however deep it is.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
-from operator import attrgetter
 
 from ipc.messages import Message
 from kernel.lane import Lane
@@ -21,6 +20,8 @@ from kernel.waiting import Wait
 CAPACITY = 1000  # messages
 CONTROL = 21  # the priority of the kernel's own messages: above all others, and outside the bound
 
+INDEXED = ("correlation", "sender", "type")  # the sharpest first
+
 Index = dict[tuple[int | str, int], Lane]  # by what is asked for, and priority
 
 
@@ -28,9 +29,7 @@ class Mailbox:
     """A lane for each priority. Made at first use, since most processes never get a message."""
 
     __slots__ = (
-        "_by_correlation",
-        "_by_sender",
-        "_by_type",
+        "_indexes",
         "_lane",
         "_lanes",
         "_selectors",
@@ -50,9 +49,7 @@ class Mailbox:
         self._senders: deque[Thread] | None = None
         self._lane: Lane | None = None  # priority 0, which is nearly all
         self._lanes: dict[int, Lane] | None = None  # the others
-        self._by_correlation: Index | None = None
-        self._by_sender: Index | None = None
-        self._by_type: Index | None = None
+        self._indexes: dict[str, Index] | None = None  # by attribute of messages
 
     @property
     def count(self) -> int:
@@ -75,14 +72,9 @@ class Mailbox:
         lane.items.append(message)
         if priority != CONTROL:
             self.taken += 1
-        if message.correlation:
-            if self._by_correlation is None:
-                self._by_correlation = {}
-            _add(self._by_correlation, message.correlation, message)
-        if self._by_sender is not None:
-            _add(self._by_sender, message.sender, message)
-        if self._by_type is not None:
-            _add(self._by_type, message.type, message)
+        if self._indexes is not None:
+            for attribute, index in self._indexes.items():
+                _add(index, getattr(message, attribute), message)
         receiver = self.receiver
         if receiver is not None:
             self.receiver = None
@@ -95,8 +87,13 @@ class Mailbox:
         lane = self._lane if self._lanes is None else self._most_urgent()
         if lane is None or not lane.items:
             return None
-        message = lane.pop()
-        self._taken_out(message)
+        message = lane.items.popleft() if lane.dead is None else lane.pop()
+        if self._indexes is not None:
+            self._drop_from_indexes(message)
+        if self._senders or message.priority == CONTROL:
+            self._free_place(message)
+        else:
+            self.taken -= 1
         return message
 
     def select(self, selection: Selection) -> Message | None:
@@ -112,7 +109,9 @@ class Mailbox:
         lane = self._lane if message.priority == 0 else self._lane_of(message.priority)
         assert lane is not None
         lane.discard(message)
-        self._taken_out(message)
+        if self._indexes is not None:
+            self._drop_from_indexes(message)
+        self._free_place(message)
 
     def peek(self) -> Iterator[Message]:
         """All messages that wait, in the order of `take`."""
@@ -120,23 +119,26 @@ class Mailbox:
 
     # ---- waiting
 
-    async def wait_for_message(self, thread: Thread, selection: Selection | None = None) -> None:
-        """Return when there may be a message: look, and wait again if another thread took it."""
+    def enlist(self, thread: Thread, selection: Selection | None = None) -> None:
+        """Have `thread`, which parks now, woken for the next message it wants. Then it calls `delist` or `give_up`."""
         if selection is None and self.receiver is None and not self._selectors:
             self.receiver = thread
-        else:
-            if self._selectors is None:
-                self._selectors = []
-            self._selectors.append((thread, selection))
+            thread.waits_for = "message"
+            return
+        if self._selectors is None:
+            self._selectors = []
+        self._selectors.append((thread, selection))
         thread.waits_for = "message" if selection is None else selection
-        try:
-            await PARK
-        except BaseException:
-            # Woken for a message and cancelled at once: let another thread have it.
-            if not self._leave(thread):
-                self._wake_another()
-            raise
-        self._leave(thread)
+
+    def delist(self, thread: Thread) -> None:
+        """`thread` was woken, for a message or by something else, and looks now."""
+        if self.receiver is not None or self._selectors:
+            self._leave(thread)
+
+    def give_up(self, thread: Thread) -> None:
+        """`thread` was cancelled in its wait. If it was woken for a message, another thread shall have that."""
+        if not self._leave(thread):
+            self._wake_another()
 
     async def wait_for_room(self, thread: Thread, why: Wait | str) -> bool:
         """Wait in line for a place. True: put your message now, or see `closed`. False: something else woke you."""
@@ -148,7 +150,7 @@ class Mailbox:
             await PARK
         except BaseException:
             if not self._leave_line(thread):
-                self._free_place()
+                self._pass_on_place()
             raise
         granted = not self._leave_line(thread)
         if granted and not self.closed:
@@ -163,7 +165,7 @@ class Mailbox:
         receivers += [thread for thread, _ in self._selectors or ()]
         senders = self._senders or ()
         self.receiver = self._selectors = self._senders = None
-        self._lane = self._lanes = self._by_correlation = self._by_sender = self._by_type = None
+        self._lane = self._lanes = self._indexes = None
         self.taken = 0
         for waiter in (*receivers, *senders):
             waiter.wake()
@@ -199,18 +201,11 @@ class Mailbox:
             lanes[0] = self._lane
         return [lanes[urgency] for urgency in sorted(lanes, reverse=True)]
 
-    def _taken_out(self, message: Message) -> None:
-        """`message` has left its lane: drop it from the indexes and free its place."""
-        if self._by_correlation and message.correlation:
-            _discard(self._by_correlation, message.correlation, message)
-        if self._by_sender is not None:
-            _discard(self._by_sender, message.sender, message)
-        if self._by_type is not None:
-            _discard(self._by_type, message.type, message)
+    def _free_place(self, message: Message) -> None:
         if message.priority != CONTROL:
-            self._free_place()
+            self._pass_on_place()
 
-    def _free_place(self) -> None:
+    def _pass_on_place(self) -> None:
         """Give a place that became free to the next sender, if one waits."""
         if self.closed:
             return
@@ -219,29 +214,38 @@ class Mailbox:
         else:
             self.taken -= 1
 
+    # ---- indexes
+
     def _candidates(self, selection: Selection) -> Iterable[Message]:
         """Messages that may match, in the order of `take`: by the sharpest index there is."""
-        if selection.correlation is not None:
-            return self._from(self._by_correlation or {}, selection.correlation)
-        if selection.sender is not None:
-            if self._by_sender is None:
-                self._by_sender = self._indexed(attrgetter("sender"))
-            return self._from(self._by_sender, selection.sender)
-        if selection.type is not None:
-            if self._by_type is None:
-                self._by_type = self._indexed(attrgetter("type"))
-            return self._from(self._by_type, selection.type)
+        for attribute in INDEXED:
+            key = getattr(selection, attribute)
+            if key is not None:
+                index = self._index(attribute)
+                urgencies = (0,) if self._lanes is None else sorted({0, *self._lanes}, reverse=True)
+                return chain.from_iterable(index.get((key, urgency), ()) for urgency in urgencies)
         return self.peek()
 
-    def _from(self, index: Index, key: int | str) -> Iterable[Message]:
-        urgencies = (0,) if self._lanes is None else sorted({0, *self._lanes}, reverse=True)
-        return chain.from_iterable(index.get((key, urgency), ()) for urgency in urgencies)
-
-    def _indexed(self, key: Callable[[Message], int | str]) -> Index:
-        index: Index = {}
-        for message in self.peek():
-            _add(index, key(message), message)
+    def _index(self, attribute: str) -> Index:
+        if self._indexes is None:
+            self._indexes = {}
+        index = self._indexes.get(attribute)
+        if index is None:
+            index = self._indexes[attribute] = {}
+            for message in self.peek():
+                _add(index, getattr(message, attribute), message)
         return index
+
+    def _drop_from_indexes(self, message: Message) -> None:
+        assert self._indexes is not None
+        for attribute, index in self._indexes.items():
+            key = getattr(message, attribute), message.priority
+            lane = index[key]
+            lane.discard(message)
+            if not lane.items:
+                del index[key]
+        if not index:
+            self._indexes = None  # the mailbox is empty: who receives in order from now on pays nothing
 
     # ---- waiters
 
@@ -294,10 +298,3 @@ def _add(index: Index, key: int | str, message: Message) -> None:
     if lane is None:
         lane = index[key, message.priority] = Lane()
     lane.items.append(message)
-
-
-def _discard(index: Index, key: int | str, message: Message) -> None:
-    lane = index[key, message.priority]
-    lane.discard(message)
-    if not lane.items:
-        del index[key, message.priority]

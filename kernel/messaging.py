@@ -29,6 +29,7 @@ from ipc.syscalls import (
     Unsubscribe,
 )
 from ipc.syscalls import DeadLetters as ListDeadLetters
+from kernel.alarms import Alarm
 from kernel.dead_letters import DeadLetters, heading, size
 from kernel.declared import check
 from kernel.gate import Gate
@@ -36,7 +37,7 @@ from kernel.mailbox import CONTROL, Mailbox
 from kernel.names import NameRegistry
 from kernel.process import Process, ProcessTable
 from kernel.selection import Selection
-from kernel.thread import PARK, Alarm, Thread
+from kernel.thread import PARK, Thread
 from kernel.topics import Topics
 from kernel.waiting import ReplyOf, RoomIn
 
@@ -94,8 +95,7 @@ class Messaging:
 
     def send(self, process: Process, call: Send) -> int | Coroutine[Any, Any, int]:
         recipient = self._alive.get(call.to) or self._recipient(call.to)  # type: ignore[arg-type]
-        lifetime = call.lifetime
-        deadline = None if lifetime is None else self._loop.time() + _patience(lifetime, "lifetime")
+        deadline = None if call.lifetime is None else self._loop.time() + _patience(call.lifetime, "lifetime")
         message = self._message(process, recipient, call, call.correlation, deadline)
         box = recipient.mailbox
         if box is None:
@@ -128,7 +128,7 @@ class Messaging:
         box = process.mailbox
         message = None if box is None else box.take()
         if message is None:
-            return self._receive_later(process, None, None)
+            return self._receive_next(process, box or process.box())
         if message.deadline is not None or type(message.body) is msgspec.Raw:
             message = self._fresh(process, message)
             if message is None:
@@ -144,6 +144,21 @@ class Messaging:
         message = self._take(process, selection)
         return message if message is not None else self._receive_later(process, timeout, selection)
 
+    async def _receive_next(self, process: Process, box: Mailbox) -> Message:
+        """Wait for any message. The same as `_receive_later`, spelled out for speed: most waits are of this kind."""
+        thread = cast(Thread, asyncio.current_task())
+        while True:
+            box.enlist(thread)
+            try:
+                await PARK
+            except BaseException:
+                box.give_up(thread)
+                raise
+            box.delist(thread)
+            message = self._take(process, None)
+            if message is not None:
+                return message
+
     async def _receive_later(self, process: Process, timeout: float | None, selection: Selection | None) -> Message:
         thread = cast(Thread, asyncio.current_task())
         alarm = None if timeout is None else Alarm(thread, self._loop.time() + timeout)
@@ -152,7 +167,7 @@ class Messaging:
                 if alarm is not None and alarm.rung:
                     what = "message" if selection is None else str(selection)
                     raise TimedOut(f"no {what} within {timeout} s", timeout=timeout)
-                await process.box().wait_for_message(thread, selection)
+                await _wait_for_message(process.box(), thread, selection)
             return message
         finally:
             if alarm is not None:
@@ -316,11 +331,22 @@ class Messaging:
             body = _within_bounds(body)
             if recipient.accepts is not None:
                 body = check(recipient, kind, body)
-        if not -20 <= priority <= 20:
+        if priority and not -20 <= priority <= 20:
             raise InvalidCall(f"priority {priority} is not within -20 to 20")
-        self._last_id += 1
+        self._last_id = number = self._last_id + 1
         process.usage.messages_sent += 1
-        return Message(self._last_id, kind, process.pid, recipient.pid, priority, correlation, deadline, body)
+        return Message(number, kind, process.pid, recipient.pid, priority, correlation, deadline, body)
+
+
+async def _wait_for_message(box: Mailbox, thread: Thread, selection: Selection | None) -> None:
+    """Return when there may be a message: look, and wait again if another thread took it."""
+    box.enlist(thread, selection)
+    try:
+        await PARK
+    except BaseException:
+        box.give_up(thread)
+        raise
+    box.delist(thread)
 
 
 def _within_bounds(body: Any) -> Any:

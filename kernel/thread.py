@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kernel.alarms import Alarms
     from kernel.dispatcher import Dispatcher
     from kernel.process import Process
     from kernel.waiting import Wait
@@ -105,6 +106,10 @@ class Thread(asyncio.Future[Any]):
 
     def get_context(self) -> contextvars.Context:
         return self._context
+
+    @property
+    def alarm_clock(self) -> Alarms:
+        return self._dispatcher.alarms
 
     def get_stack(self, *, limit: int | None = None) -> list[Any]:
         frame = getattr(self._coro, "cr_frame", None)
@@ -229,31 +234,3 @@ class Thread(asyncio.Future[Any]):
         self.waits_for = ""
         self._fut_waiter = None
         _unregister_task(self)
-
-
-class Alarm:
-    """Wakes `thread` at loop time `until`, if given; `rung` says that the time has come.
-
-    Whoever waits asks the alarm and not the clock: a timer may strike before its time (uvloop rounds to milliseconds),
-    and a wait that took this for a stray wake-up would go on for ever.
-    """
-
-    __slots__ = ("_thread", "_timer", "rung")
-
-    def __init__(self, thread: Thread, until: float | None) -> None:
-        loop = thread.get_loop()
-        self.rung = until is not None and until <= loop.time()
-        self._thread = thread
-        self._timer = None if until is None or self.rung else loop.call_at(until, self._ring)
-        thread.alarms += self._timer is not None
-
-    def cancel(self) -> None:
-        """Forget the time. Called once, by whoever set the alarm."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-            self._thread.alarms -= 1
-
-    def _ring(self) -> None:
-        self.rung = True
-        self._thread.wake()

@@ -15,6 +15,7 @@ from ipc.messages import Message
 from ipc.syscalls import GetStats, Kill, Receive, Resume, Send, Suspend
 from kernel.dispatcher import Dispatcher
 from kernel.mailbox import CAPACITY, Mailbox
+from kernel.messaging import _wait_for_message
 from kernel.process import Process
 from kernel.thread import Thread
 from llmosd.context import Context
@@ -345,7 +346,7 @@ class Trial:
 
     async def _receive(self) -> None:
         while not self.box.count:
-            await self.box.wait_for_message(cast(Thread, asyncio.current_task()))
+            await _wait_for_message(self.box, cast(Thread, asyncio.current_task()), None)
         self.received.append(self.box.take())
 
     def check(self) -> None:

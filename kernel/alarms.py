@@ -1,0 +1,97 @@
+"""Alarms: time limits of waiting threads, all on one timer of the loop.
+
+Set by whoever parks a thread for a limited time. Nearly every alarm is cancelled before its time (the reply came), so
+that setting and cancelling one is what must be cheap: a heap whose cancelled entries are dropped when they come up or
+outnumber the others, instead of a timer of the loop each, which costs several times as much.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from heapq import heapify, heappop, heappush
+from math import inf
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kernel.thread import Thread
+
+SPARSE = 64  # cancelled alarms below which the heap is not worth rebuilding
+
+
+class Alarms:
+    """The alarms of all threads of one kernel."""
+
+    __slots__ = ("_cancelled", "_heap", "_loop", "_number", "_struck_at", "_timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._heap: list[tuple[float, int, Alarm]] = []
+        self._number = 0
+        self._cancelled = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._struck_at = inf  # the loop time for which the timer is set
+
+    def add(self, alarm: Alarm, until: float) -> None:
+        self._number += 1
+        heappush(self._heap, (until, self._number, alarm))
+        if until < self._struck_at:
+            self._set(until)
+
+    def cancelled(self) -> None:
+        """One of the alarms was cancelled."""
+        self._cancelled += 1
+        if self._cancelled > SPARSE and 2 * self._cancelled > len(self._heap):
+            self._heap = [entry for entry in self._heap if not entry[2].over]
+            heapify(self._heap)
+            self._cancelled = 0
+
+    def _set(self, until: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._struck_at = until
+        self._timer = self._loop.call_at(until, self._strike)
+
+    def _strike(self) -> None:
+        # The timer may strike early (uvloop rounds to milliseconds): what it was set for has come none the less.
+        now = max(self._struck_at, self._loop.time())
+        self._timer, self._struck_at = None, inf
+        heap = self._heap
+        while heap and (heap[0][0] <= now or heap[0][2].over):
+            alarm = heappop(heap)[2]
+            if alarm.over:
+                self._cancelled -= 1
+            else:
+                alarm.ring()
+        if heap:
+            self._set(heap[0][0])
+
+
+class Alarm:
+    """Wakes `thread` at loop time `until`, if given; `rung` says that the time has come, and is what to ask.
+
+    Whoever set it cancels it, once, however the wait went.
+    """
+
+    __slots__ = ("_thread", "over", "rung")
+
+    def __init__(self, thread: Thread, until: float | None) -> None:
+        self._thread = thread
+        self.rung = until is not None and until <= thread.get_loop().time()
+        self.over = until is None or self.rung
+        if not self.over:
+            assert until is not None
+            thread.alarms += 1
+            thread.alarm_clock.add(self, until)
+
+    def cancel(self) -> None:
+        """Forget the time."""
+        if not self.over:
+            self.over = True
+            self._thread.alarms -= 1
+            self._thread.alarm_clock.cancelled()
+
+    def ring(self) -> None:
+        """The time has come."""
+        self.over = self.rung = True
+        self._thread.alarms -= 1
+        self._thread.wake()
