@@ -24,39 +24,52 @@ CLIENTS_ONLY: frozenset[type[Syscall]] = frozenset({Shutdown})
 ALSO_WHILE_DYING: frozenset[type[Syscall]] = frozenset({WriteLog})
 
 
+class Door:
+    """One system call: who handles it, how often it was made, and whether only clients may."""
+
+    __slots__ = ("clients_only", "count", "handler")
+
+    def __init__(self, kind: type[Syscall], handler: Handler) -> None:
+        self.handler = handler
+        self.count = 0
+        self.clients_only = kind in CLIENTS_ONLY
+
+
 class Gate:
-    """Holds the handler of each call, and counts calls and failures."""
+    """Has a door for each call, and counts calls and failures."""
 
     def __init__(self) -> None:
-        self.handlers: dict[type[Syscall], Handler] = {}
-        self.calls: dict[type[Syscall], int] = {}  # not a Counter, which counts at half the speed
+        self._doors: dict[type[Syscall], Door] = {}
         self.errors: Counter[str] = Counter()
+
+    @property
+    def calls(self) -> dict[str, int]:
+        """How often each call was made, by its name."""
+        return {kind.__name__: door.count for kind, door in self._doors.items() if door.count}
 
     def register(self, handlers: dict[type[Syscall], Handler]) -> None:
         """Add the calls of one subsystem: each handler takes the process and the call."""
-        self.handlers.update(handlers)
-        for kind in handlers:
-            self.calls[kind] = 0
+        self._doors.update((kind, Door(kind, handler)) for kind, handler in handlers.items())
 
     def enter(self, process: Process, call: Syscall, *extra: Any) -> Any:
         """Make `call` for `process`: the answer, or a coroutine that will return it. Raises what the call raises."""
-        kind = type(call)
-        if process.dying or kind in CLIENTS_ONLY:
-            _permit(process, kind)
+        door = self._doors[type(call)]
+        if process.dying or door.clients_only:
+            _permit(process, type(call))
         process.usage.calls += 1
-        self.calls[kind] += 1
-        return self.handlers[kind](process, call, *extra)
+        door.count += 1
+        return door.handler(process, call, *extra)
 
     async def call(self, process: Process, call: Syscall) -> Any:
         """Make `call` from a thread of `process`, waiting if need be. Every `BURST`th gives up the loop."""
         try:
-            kind = type(call)  # as in `enter`, spelled out: all calls of agents come this way
-            if process.dying or kind in CLIENTS_ONLY:
-                _permit(process, kind)
+            door = self._doors[type(call)]  # as in `enter`, spelled out: all calls of agents come this way
+            if process.dying or door.clients_only:
+                _permit(process, type(call))
             usage = process.usage
             usage.calls = calls = usage.calls + 1
-            self.calls[kind] += 1
-            answer = self.handlers[kind](process, call)
+            door.count += 1
+            answer = door.handler(process, call)
             if type(answer) is CoroutineType:
                 return await answer
         except LlmosError as error:

@@ -44,8 +44,8 @@ from kernel.waiting import ReplyOf, RoomIn
 LATE_REPLIES = 1000  # calls that timed out and may still be answered, remembered per process
 MAX_BODY = 4 * 1024 * 1024  # bytes of an encoded body; what is larger belongs in shared memory
 
-MAX_INT = 2**63 - 1
 SHORT = MAX_BODY // 4  # characters, of which each takes at most 4 bytes
+MAX_INT = 2**63 - 1  # msgpack carries no more
 SMALL = frozenset({bool, float, type(None)})  # immutable and never too large
 
 
@@ -96,13 +96,23 @@ class Messaging:
     def send(self, process: Process, call: Send) -> int | Coroutine[Any, Any, int]:
         recipient = self._alive.get(call.to) or self._recipient(call.to)  # type: ignore[arg-type]
         deadline = None if call.lifetime is None else self._loop.time() + _patience(call.lifetime, "lifetime")
-        message = self._message(process, recipient, call, call.correlation, deadline)
+        kind, body, priority = call.type, call.body, call.priority
+        of = type(body)
+        if recipient.accepts is not None or not (
+            of in SMALL or (of is int and -MAX_INT <= body <= MAX_INT) or (of is str and len(body) <= SHORT)
+        ):
+            kind, body = _checked(recipient, kind, body)
+        if priority and not -20 <= priority <= 20:
+            raise _bad_priority(priority)
+        self._last_id = number = self._last_id + 1
+        message = Message(number, kind, process.pid, recipient.pid, priority, call.correlation, deadline, body)
+        process.usage.messages_sent += 1
         box = recipient.mailbox
         if box is None:
             box = recipient.box()
         if box.taken < box.capacity or self._make_room(box):
             box.put(message)
-            return message.id
+            return number
         if call.wait:
             return self._send_later(box, message, recipient)
         raise MailboxFull(
@@ -210,7 +220,12 @@ class Messaging:
         if recipient is process:
             raise InvalidCall(f"process {process.pid} calls itself, and would wait for its own reply for ever")
         until = None if call.timeout is None else self._loop.time() + _patience(call.timeout, "timeout")
-        message = self._message(process, recipient, call, self._last_id + 1, until)
+        kind, body = _checked(recipient, call.type, call.body)
+        if not -20 <= call.priority <= 20:
+            raise _bad_priority(call.priority)
+        number = self._next_id()
+        message = Message(number, kind, process.pid, recipient.pid, call.priority, number, until, body)
+        process.usage.messages_sent += 1
         return self._call(process, recipient, call, message)
 
     async def _call(self, process: Process, recipient: Process, call: Call, message: Message) -> Any:
@@ -318,24 +333,17 @@ class Messaging:
         self._last_id += 1
         return self._last_id
 
-    def _message(
-        self, process: Process, recipient: Process, call: Send | Call, correlation: int, deadline: float | None
-    ) -> Message:
-        body, kind, priority = call.body, call.type, call.priority
-        of = type(body)
-        if recipient.accepts is not None or not (
-            of in SMALL or (of is str and len(body) <= SHORT) or (of is int and -MAX_INT <= body <= MAX_INT)
-        ):
-            if not kind and isinstance(body, msgspec.Struct):
-                kind = type(body).__name__
-            body = _within_bounds(body)
-            if recipient.accepts is not None:
-                body = check(recipient, kind, body)
-        if priority and not -20 <= priority <= 20:
-            raise InvalidCall(f"priority {priority} is not within -20 to 20")
-        self._last_id = number = self._last_id + 1
-        process.usage.messages_sent += 1
-        return Message(number, kind, process.pid, recipient.pid, priority, correlation, deadline, body)
+
+def _checked(recipient: Process, kind: str, body: Any) -> tuple[str, Any]:
+    """Type and body of a message as they go into the mailbox: isolated, not too large, as the recipient declares."""
+    if not kind and isinstance(body, msgspec.Struct):
+        kind = type(body).__name__
+    body = _within_bounds(body)
+    return kind, body if recipient.accepts is None else check(recipient, kind, body)
+
+
+def _bad_priority(priority: int) -> InvalidCall:
+    return InvalidCall(f"priority {priority} is not within -20 to 20")
 
 
 async def _wait_for_message(box: Mailbox, thread: Thread, selection: Selection | None) -> None:

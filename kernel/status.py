@@ -77,7 +77,7 @@ class Status:
             threads=sum(len(candidate.threads) for candidate in alive),
             connections=clients,
             exited=dict(self._lifecycle.exits),
-            calls={kind.__name__: count for kind, count in self._gate.calls.items()},
+            calls=self._gate.calls,
             errors=dict(self._gate.errors),
             dead_letters=len(self._messaging.dead_letters),
             memory=self._self.memory_info().rss,
