@@ -14,6 +14,7 @@ import msgspec
 from ipc.errors import MalformedFrame, NotEncodable
 
 ENCODER = msgspec.msgpack.Encoder()
+UNENCODABLE = (TypeError, ValueError, OverflowError, RecursionError)  # what it raises
 
 
 @cache
@@ -26,8 +27,13 @@ def encode(value: Any) -> bytes:
     """msgpack of `value`. Raises `NotEncodable`, which names the type that cannot be carried."""
     try:
         return ENCODER.encode(value)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise NotEncodable(f"cannot encode a {type(value).__name__} as msgpack: {error}") from error
+    except UNENCODABLE as error:
+        raise not_encodable(value, error) from error
+
+
+def not_encodable(value: Any, error: Exception) -> NotEncodable:
+    """The named error for what the encoder raised at `value`."""
+    return NotEncodable(f"cannot encode a {type(value).__name__} as msgpack: {error}")
 
 
 def decode(data: bytes | msgspec.Raw, kind: Any = Any) -> Any:

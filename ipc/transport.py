@@ -12,6 +12,7 @@ from typing import cast
 from ipc.errors import LlmosError, SlowReader
 from ipc.frames import HEADER, MAX_FRAME, FrameDecoder
 
+PACK = HEADER.pack
 MAX_UNREAD = 64 * 1024 * 1024  # bytes written to a peer that it has not taken
 
 
@@ -23,6 +24,7 @@ class FramedProtocol(asyncio.Protocol):
         self._unread_limit = unread_limit
         self._out: list[bytes] = []
         self._corked = False
+        self._over = False  # nothing that comes from now on is looked at
         self._loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
 
@@ -41,8 +43,7 @@ class FramedProtocol(asyncio.Protocol):
         out = self._out
         if not out and not self._corked:
             self._loop.call_soon(self.flush)
-        out.append(HEADER.pack(len(payload)))
-        out.append(payload)
+        out += (PACK(len(payload)), payload)
 
     def flush(self) -> None:
         """Write what is queued."""
@@ -56,10 +57,12 @@ class FramedProtocol(asyncio.Protocol):
         unread = transport.get_write_buffer_size()
         if unread > self._unread_limit:
             self.broken(SlowReader(f"{unread} bytes written were never read; the connection is cut", unread=unread))
+            self._over = True
             transport.abort()
 
     def close(self) -> None:
         """Write what is queued, then close."""
+        self._over = True
         self.flush()
         if self.transport is not None:
             self.transport.close()
@@ -71,7 +74,7 @@ class FramedProtocol(asyncio.Protocol):
         self._corked = not self._out
         try:
             for payload in self._frames.feed(data):
-                if self.transport is None or self.transport.is_closing():
+                if self._over:
                     return
                 self.frame_received(payload)
         except LlmosError as error:
@@ -84,5 +87,6 @@ class FramedProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
+        self._over = True
         self._out = []
         self.closed()

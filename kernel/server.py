@@ -13,12 +13,12 @@ import socket
 import struct
 from functools import partial
 from types import CoroutineType
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import structlog
 
-from ipc.codec import ENCODER, decode, decoder, encode
+from ipc.codec import ENCODER, UNENCODABLE, decode, decoder, encode, not_encodable
 from ipc.errors import (
     Busy,
     InvalidCall,
@@ -55,7 +55,7 @@ from kernel.thread import Thread
 HELLO_TIMEOUT = 10.0  # seconds to say hello in
 MAX_REQUESTS = 65_536  # unanswered requests of one connection
 
-STREAMING = (Spawn, Logs)  # calls that events can follow
+STREAMING = frozenset({Spawn, Logs})  # calls that events can follow
 DECODE = decoder(ToDaemon).decode
 CALLS = {str(kind.__struct_config__.tag): kind for kind in Syscall.__subclasses__()}
 
@@ -90,13 +90,13 @@ class Connection(FramedProtocol):
             self._bad_frame(payload, error)
             return
         kind = type(message)
-        if self._process is None:
+        if kind is Request and self._process is not None:
+            self._request(self._process, message.id, message.call)
+        elif self._process is None:
             if kind is Hello:
                 self._welcome(message)
             else:
                 self._refuse(OutOfTurn("the first frame must be a hello"))
-        elif kind is Request:
-            self._request(message.id, message.call)
         elif kind is Credit:
             if (stream := self._streams.get(message.id)) is not None:
                 stream.grant(message.events)
@@ -132,26 +132,31 @@ class Connection(FramedProtocol):
 
     # ---- requests
 
-    def _request(self, number: int, call: Syscall) -> None:
-        process = cast(Process, self._process)
-        stream: tuple[Stream, ...] = ()
-        if number in self._threads or number in self._streams:
-            self._complain(number, OutOfTurn(f"request id {number} is in use"))
-            return
+    def _request(self, process: Process, number: int, call: Syscall) -> None:
         try:
-            if len(self._threads) >= MAX_REQUESTS:
-                raise Busy(f"{MAX_REQUESTS} requests of this connection are unanswered", retry_after=1.0)
-            if isinstance(call, STREAMING) and call.credit:
-                stream = (self._open_stream(number, call),)
-            answer = self._gate.enter(process, call, *stream)
+            if self._threads or self._streams:
+                self._check_number(number)
+            if type(call) in STREAMING and call.credit:  # type: ignore[attr-defined]
+                answer = self._gate.enter(process, call, self._open_stream(number, call))  # type: ignore[arg-type]
+            else:
+                answer = self._gate.enter(process, call)
+        except OutOfTurn as error:
+            self._complain(number, error)
         except LlmosError as error:
             self._fail(number, error)
-            return
-        if type(answer) is CoroutineType:
-            thread = self._threads[number] = self._kernel.lifecycle.start_thread(process, answer)
-            thread.add_done_callback(partial(self._thread_done, number, call))
         else:
-            self._answer(number, call, answer)
+            if type(answer) is CoroutineType:
+                thread = self._threads[number] = self._kernel.lifecycle.start_thread(process, answer)
+                thread.add_done_callback(partial(self._thread_done, number, call))
+            else:
+                self._answer(number, call, answer)
+
+    def _check_number(self, number: int) -> None:
+        """Raises `OutOfTurn` for the id of a request that is not answered yet, and `Busy` if there are too many."""
+        if number in self._threads or number in self._streams:
+            raise OutOfTurn(f"request id {number} is in use")
+        if len(self._threads) >= MAX_REQUESTS:
+            raise Busy(f"{MAX_REQUESTS} requests of this connection are unanswered", retry_after=1.0)
 
     def _thread_done(self, number: int, call: Syscall, thread: asyncio.Future[Any]) -> None:
         abandoned = self._threads.pop(number, None) is None
@@ -175,12 +180,12 @@ class Connection(FramedProtocol):
         if type(call) is Spawn and number in self._streams and not call.detach:
             self._tasks[number] = value
         try:
-            self.send_frame(encode(Answer(number, value)))
-        except LlmosError as error:
-            self._fail(number, error)
-            return
-        if number in self._streams:
-            self._streams[number].grant(call.credit)
+            self.send_frame(ENCODER.encode(Answer(number, value)))
+        except UNENCODABLE as error:
+            self._fail(number, not_encodable(value, error))
+        else:
+            if self._streams and number in self._streams:
+                self._streams[number].grant(call.credit)
 
     def _fail(self, number: int, error: BaseException) -> None:
         if (stream := self._streams.pop(number, None)) is not None:

@@ -26,6 +26,7 @@ from ipc.syscalls import Ping
 ROUNDS = 7
 SEQUENTIAL = 2000
 IN_FLIGHT, EACH = 64, 200
+CLIENTS, WINDOW, TURNS = 100, 8, 25
 BODY = "x" * 100
 ENCODE = msgspec.msgpack.Encoder().encode
 
@@ -100,13 +101,30 @@ def floor_request(number):
     return FloorRequest(number, "agent/planner-7", "agent/coder-12", "chat", 1.7e9, None, "4bf92f3577b34da6", BODY)
 
 
-async def measure(path, make, decoder, greeting):
-    """Microseconds of a sequential round trip (p50), and requests a second with 64 in flight."""
+async def connected(path, make, decoder, greeting):
     loop = asyncio.get_running_loop()
     _, client = await loop.create_unix_connection(lambda: BareClient(make, decoder.decode), str(path))
     if greeting is not None:
         client.transport.write(frame(ENCODE(greeting)))
-        await asyncio.sleep(0.05)
+    return client
+
+
+async def in_flight(clients, window, turns):
+    """Requests a second of all `clients`, each with `window` of them unanswered."""
+
+    async def several(client):
+        for _ in range(turns):
+            await client.request()
+
+    start = time.perf_counter()
+    await asyncio.gather(*(several(client) for client in clients for _ in range(window)))
+    return len(clients) * window * turns / (time.perf_counter() - start)
+
+
+async def measure(path, make, decoder, greeting):
+    """Microseconds of a sequential round trip (p50), and requests a second, 64 in flight and 100 clients x 8."""
+    client = await connected(path, make, decoder, greeting)
+    await asyncio.sleep(0.05)
     for _ in range(300):
         await client.request()
     times = []
@@ -115,15 +133,14 @@ async def measure(path, make, decoder, greeting):
         await client.request()
         times.append(time.perf_counter() - start)
 
-    async def several():
-        for _ in range(EACH):
-            await client.request()
-
-    start = time.perf_counter()
-    await asyncio.gather(*(several() for _ in range(IN_FLIGHT)))
-    rate = IN_FLIGHT * EACH / (time.perf_counter() - start)
+    rate = await in_flight([client], IN_FLIGHT, EACH)
+    crowd = [await connected(path, make, decoder, greeting) for _ in range(CLIENTS)]
+    await asyncio.sleep(0.05)
+    many = await in_flight(crowd, WINDOW, TURNS)
+    for one in crowd:
+        one.transport.close()
     client.transport.close()
-    return statistics.median(times) * 1e6, rate
+    return statistics.median(times) * 1e6, rate, many
 
 
 async def serve_floor(path):
@@ -171,11 +188,18 @@ def main():
     report(results)
 
 
+CASES = (
+    ("sequential p50, us", 0, True),
+    ("64 in flight, req/s", 1, False),
+    (f"{CLIENTS} clients x {WINDOW}, req/s", 2, False),
+)
+
+
 def report(results):
     table = Table(title=f"Echo over a Unix socket, {os.cpu_count()} cores, medians of {ROUNDS} rounds in turn")
     for column in ("", "floor", "llmosd", "ratio"):
         table.add_column(column, justify="right")
-    for name, place, better_low in (("sequential p50, us", 0, True), ("64 in flight, req/s", 1, False)):
+    for name, place, better_low in CASES:
         floor, ours = (statistics.median(row[place] for row in results[side]) for side in ("floor", "llmosd"))
         ratio = floor / ours if better_low else ours / floor
         table.add_row(name, f"{floor:,.0f}", f"{ours:,.0f}", f"{ratio:.2f}")
