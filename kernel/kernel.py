@@ -18,6 +18,9 @@ from kernel.dispatcher import Dispatcher
 from kernel.drivers.process import Launcher, launch
 from kernel.gate import Gate
 from kernel.lifecycle import Lifecycle
+from kernel.memory.bounds import MemoryBounds
+from kernel.memory.private import PrivateMemory
+from kernel.memory.shared import SharedMemory
 from kernel.messaging import Messaging
 from kernel.output import Output
 from kernel.process import Process, ProcessTable
@@ -42,6 +45,7 @@ class Kernel:
         default_model: str,
         cache: Path,
         make_context: Callable[[Gate, Process], Any],
+        memory: MemoryBounds = MemoryBounds(),  # noqa: B008 - it is frozen
         launcher: Launcher = launch,
     ) -> None:
         self.loop = asyncio.get_running_loop()
@@ -56,11 +60,14 @@ class Kernel:
         messaging = Messaging(self.table, self.gate, self.loop)
         self.resources = ResourceManager(models, default_model, cache, launcher, self.gate)
         output = Output(self.table, self.gate)
+        self.memory = PrivateMemory(self.gate, memory)
+        self.shared = SharedMemory(self.gate, memory)
         Status(version, self.table, self.programs, self.gate, self.lifecycle, messaging)
         self.gate.register({Sleep: self._sleep, Shutdown: self._shutdown})
         self.lifecycle.on_suspend = self.resources.process_suspended
         self.lifecycle.on_resume = self.resources.process_resumed
         self.lifecycle.on_end += [messaging.process_ended, output.process_ended]
+        self.lifecycle.on_end += [self.memory.process_ended, self.shared.process_ended]
         self.loop.set_task_factory(cast(Any, self._make_task))
 
     async def drain(self, timeout: float) -> None:

@@ -6,6 +6,7 @@ the gate does. One file a subject.
 
 from __future__ import annotations
 
+from llmosd.context.memory import MemoryCalls
 from llmosd.context.messages import MessageCalls
 from llmosd.context.models import ChatOptions, ModelCalls
 from llmosd.context.output import OutputCalls
@@ -14,7 +15,7 @@ from llmosd.context.processes import ProcessCalls
 __all__ = ["ChatOptions", "Context"]
 
 
-class Context(ModelCalls, MessageCalls, ProcessCalls, OutputCalls):
+class Context(ModelCalls, MessageCalls, MemoryCalls, ProcessCalls, OutputCalls):
     """An agent's view of its process. Methods raise the errors that `ipc.syscalls` names for their call."""
 
     __slots__ = ()
