@@ -193,7 +193,8 @@ class ToolSubsystem:
         return device
 
     def _find(self, name: str) -> Tool | None:
-        return self._loaded.get(name) or self._programs.tools.get(name)
+        """The tool, if it is loaded. What the settings name goes over what was found in files."""
+        return self._loaded.get(name) if name in self._configured else self._programs.tools.get(name)
 
     def _load(self, name: str) -> Tool:
         """Blocks on the disk. Raises `UnknownTool`, and `ToolFailed` if it cannot be loaded."""

@@ -416,6 +416,11 @@ async def test_a_configured_tool_is_loaded_at_its_first_call(
         "loud": ToolSpec(function="some_tools:shout", concurrency=2, retries=1),
         "gone": ToolSpec(function="some_tools:gone"),
     }
+
+    def loud(text: str) -> str:
+        return "not what the settings name"
+
+    bench.add(loud)
     assert await system.run(use, "loud", {"text": "a"}) == "A"
     with pytest.raises(ToolFailed, match="some_tools:gone cannot be loaded"):
         await system.run(use, "gone")
