@@ -1,13 +1,17 @@
-"""What a program file and the kernel agree on: how a function is marked as an agent.
+"""What a program file and the kernel agree on: how a function is marked as an agent or as a tool.
 
-Set by the `agent` decorator of `llmosd`, read by the kernel's program loader.
+Set by the decorators of `llmosd`, read by the kernel's program loader.
 """
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 AGENT_ATTRIBUTE = "__llmos_agent__"
+TOOL_ATTRIBUTE = "__llmos_tool__"
 
 
 class AgentMark(msgspec.Struct, frozen=True):
@@ -16,3 +20,17 @@ class AgentMark(msgspec.Struct, frozen=True):
     name: str
     summary: str
     accepts: dict[str, type[msgspec.Struct]] | None = None
+
+
+class ToolMark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a tool is called: its name, one line on what it does, and how calls of it are made.
+
+    `concurrency`: calls that run at once; `timeout`: seconds that a call waits, None for ever; `retries`: further
+    attempts after a failure.
+    """
+
+    name: str
+    summary: str
+    concurrency: Annotated[int, Meta(ge=1, le=256)] = 8
+    timeout: Annotated[float, Meta(ge=0)] | None = None
+    retries: Annotated[int, Meta(ge=0, le=100)] = 0

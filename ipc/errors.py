@@ -105,6 +105,18 @@ class UnknownModel(NotFound):
     """No model of that name is configured, and it is no path either."""
 
 
+class UnknownRegion(NotFound):
+    """No shared region has that name."""
+
+
+class RegionDeleted(UnknownRegion):
+    """The shared region that was watched has been deleted."""
+
+
+class UnknownTool(NotFound):
+    """No tool of that name is known."""
+
+
 class ModelNotFound(NotFound):
     """The model is configured, but its files are not there."""
 
@@ -157,6 +169,10 @@ class MessageTooLarge(InvalidCall):
     """The body is larger than a message may be. `data`: `size` and `limit` in bytes."""
 
 
+class VersionConflict(LlmosError):
+    """A shared region has changed since it was read. `data`: `expected` and `found` versions."""
+
+
 class NotACall(InvalidCall):
     """A reply to a message that expects none, or that was answered already."""
 
@@ -187,6 +203,10 @@ class Killed(LlmosError):
 
 class AgentFailed(LlmosError):
     """The agent's own code raised. `data["traceback"]` is the text of the traceback."""
+
+
+class ToolFailed(LlmosError):
+    """A tool raised, or cannot be loaded. `data["traceback"]` is the text of the traceback."""
 
 
 class ModelLoadFailed(LlmosError):

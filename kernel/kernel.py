@@ -19,6 +19,9 @@ from kernel.dispatcher import Dispatcher
 from kernel.drivers.process import Launcher, launch
 from kernel.gate import Gate
 from kernel.lifecycle import Lifecycle
+from kernel.memory.bounds import MemoryBounds
+from kernel.memory.private import PrivateMemory
+from kernel.memory.shared import SharedMemory
 from kernel.messaging import Messaging
 from kernel.names import NameRegistry
 from kernel.output import Output
@@ -28,6 +31,8 @@ from kernel.slots.model import ModelSpec
 from kernel.slots.resources import ResourceManager
 from kernel.status import Status
 from kernel.thread import PARK, Thread
+from kernel.tools.tool import ToolSpec
+from kernel.tools.tools import ToolSubsystem
 
 log = structlog.get_logger("kernel")
 
@@ -44,6 +49,8 @@ class Kernel:
         default_model: str,
         cache: Path,
         make_context: Callable[[Gate, Process], Any],
+        memory: MemoryBounds = MemoryBounds(),  # noqa: B008 - it is frozen
+        tools: dict[str, ToolSpec] | None = None,
         launcher: Launcher = launch,
     ) -> None:
         self.loop = asyncio.get_running_loop()
@@ -59,11 +66,15 @@ class Kernel:
         messaging = Messaging(self.table, self.gate, self.loop, names)
         self.resources = ResourceManager(models, default_model, cache, launcher, self.gate)
         output = Output(self.table, self.gate)
+        self.memory = PrivateMemory(self.gate, memory)
+        self.shared = SharedMemory(self.gate, memory)
+        self.tools = ToolSubsystem(tools or {}, self.programs, self.shared, self.gate, self.loop)
         Status(version, self.table, self.programs, self.gate, self.lifecycle, messaging)
         self.gate.register({Sleep: self._sleep, Shutdown: self._shutdown})
         self.lifecycle.on_suspend = self.resources.process_suspended
         self.lifecycle.on_resume = self.resources.process_resumed
         self.lifecycle.on_end += [names.process_ended, messaging.process_ended, output.process_ended]
+        self.lifecycle.on_end += [self.memory.process_ended, self.shared.process_ended, self.tools.process_ended]
         self.loop.set_task_factory(cast(Any, self._make_task))
 
     async def drain(self, timeout: float) -> None:
@@ -81,6 +92,7 @@ class Kernel:
         """End the connections' processes and the drivers. Call after `drain`."""
         for process in tuple(self.table.alive.values()):
             self.lifecycle.end(process, "killed", "the daemon shuts down")
+        self.tools.close()
         await self.resources.close()
         self.loop.set_task_factory(None)
 

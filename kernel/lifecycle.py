@@ -123,6 +123,10 @@ class Lifecycle:
     def start_thread(self, process: Process, coro: Coroutine[Any, Any, Any], **options: Any) -> Thread:
         """Run `coro` as one more thread of `process`; it is cancelled when the process ends."""
         thread = Thread(process, coro, self._dispatcher, **options)
+        maker = asyncio.current_task(self._loop)
+        if isinstance(maker, Thread) and maker.process is process:
+            maker.offspring += 1
+            thread.path = f"{maker.path}-{maker.offspring}"
         process.threads.add(thread)
         thread.add_done_callback(self._thread_done)
         return thread

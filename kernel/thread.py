@@ -43,8 +43,9 @@ NEW, READY, RUNNING, BLOCKED, SUSPENDED, ZOMBIE = "new", "ready", "running", "bl
 class Thread(asyncio.Future[Any]):
     """A coroutine of a process, scheduled by the dispatcher. A future of its result, as every asyncio task is.
 
-    `waits_for` is what it is blocked on (see `kernel.waiting`), `alarms` counts the timers that will wake it by
-    themselves, `cpu` is the processor time of its steps in seconds.
+    `path` says who started it: "0" is the first thread of its process, "0-2" the second thread that one started; so
+    the same program has the same paths in every run. `waits_for` is what it is blocked on (see `kernel.waiting`),
+    `alarms` counts the timers that will wake it by themselves, `cpu` is the processor time of its steps in seconds.
     """
 
     __slots__ = (
@@ -60,6 +61,8 @@ class Thread(asyncio.Future[Any]):
         "alarms",
         "burst",
         "cpu",
+        "offspring",
+        "path",
         "process",
         "state",
         "waits_for",
@@ -81,6 +84,8 @@ class Thread(asyncio.Future[Any]):
         self.alarms = 0
         self.cpu = 0.0
         self.burst = 0
+        self.path = "0"
+        self.offspring = 0
         self._coro = coro
         self._context = context if context is not None else contextvars.copy_context()
         self._dispatcher = dispatcher

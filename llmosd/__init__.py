@@ -21,25 +21,30 @@ if TYPE_CHECKING:
         MailboxFull,
         NoDaemon,
         TimedOut,
+        ToolFailed,
         UnknownModel,
         UnknownProcess,
         UnknownProgram,
+        UnknownRegion,
+        UnknownTool,
+        VersionConflict,
     )
     from ipc.messages import Emitted, Failed, Log, Message, Result, State, Token
     from llmosd.async_client import AsyncClient, AsyncTask
     from llmosd.client import Client, Task
     from llmosd.context import ChatOptions, Context
-    from llmosd.decorators import agent
+    from llmosd.decorators import agent, tool
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "ipc.errors": (
         "AgentFailed BadArguments Busy ConnectionLost ContextOverflow DeadlineExceeded Killed LlmosError MailboxFull "
-        "NoDaemon TimedOut UnknownModel UnknownProcess UnknownProgram"
+        "NoDaemon TimedOut ToolFailed UnknownModel UnknownProcess UnknownProgram UnknownRegion UnknownTool "
+        "VersionConflict"
     ),
     "ipc.messages": "Emitted Failed Log Message Result State Token",
-    "llmosd.decorators": "agent",
+    "llmosd.decorators": "agent tool",
     "llmosd.async_client": "AsyncClient AsyncTask",
     "llmosd.client": "Client Task",
     "llmosd.context": "ChatOptions Context",
@@ -48,6 +53,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split
 
 __all__ = [  # noqa: RUF022 - by theme
     "agent",
+    "tool",
     "Context",
     "ChatOptions",
     "Client",
@@ -72,9 +78,13 @@ __all__ = [  # noqa: RUF022 - by theme
     "MailboxFull",
     "NoDaemon",
     "TimedOut",
+    "ToolFailed",
     "UnknownModel",
     "UnknownProcess",
     "UnknownProgram",
+    "UnknownRegion",
+    "UnknownTool",
+    "VersionConflict",
 ]
 
 

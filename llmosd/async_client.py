@@ -45,6 +45,7 @@ from ipc.syscalls import (
 from ipc.transport import FramedProtocol
 from ipc.unix import default_socket, try_connect
 from llmosd import session
+from llmosd.shared import Shared
 
 
 class _Events:
@@ -295,6 +296,10 @@ class AsyncClient:
     async def reply(self, message: Message, body: Any) -> None:
         """Answer a message that came by a call."""
         await self.request(Reply(message.sender, message.id, body))
+
+    def shared(self, name: str) -> Shared:
+        """The shared region `name`, which need not exist yet."""
+        return Shared(self.request, name)
 
     # ---- looking
 

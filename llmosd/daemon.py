@@ -47,6 +47,8 @@ class Daemon:
             default_model=config.model,
             cache=config.cache_path / "models",
             make_context=Context,
+            memory=config.memory,
+            tools=config.tools,
         )
         self._kernel.on_shutdown = self._shutdown
 

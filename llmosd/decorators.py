@@ -11,7 +11,7 @@ from typing import Any, TypeVar, overload
 
 import msgspec
 
-from ipc.abi import AGENT_ATTRIBUTE, AgentMark
+from ipc.abi import AGENT_ATTRIBUTE, TOOL_ATTRIBUTE, AgentMark, ToolMark
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,6 +51,35 @@ def agent(
             raise TypeError(f"an agent is an `async def` that takes a context first, which {function!r} is not")
         line = summary or (inspect.getdoc(function) or "").partition("\n")[0]
         setattr(function, AGENT_ATTRIBUTE, AgentMark(name or function.__name__, line, declared))
+        return function
+
+    return mark if function is None else mark(function)
+
+
+@overload
+def tool(function: F, /) -> F: ...
+
+
+@overload
+def tool(
+    *, name: str | None = None, summary: str = "", concurrency: int = 8, timeout: float | None = None, retries: int = 0
+) -> Callable[[F], F]: ...
+
+
+def tool(function: Any = None, /, *, name: str | None = None, summary: str = "", **how: Any) -> Any:
+    """Mark a plain function, which agents then call by `ctx.tool`, and which runs in worker threads.
+
+    `concurrency`: calls of it that run at once, further ones wait in line; `timeout`: seconds that a call waits for it;
+    `retries`: further attempts after it raised, with the same call id. A parameter `call_id: str` is given that id. Use
+    it where an effect must not be had twice. Raises `TypeError` for coroutines, `ValueError` for numbers out of range.
+    """
+
+    def mark(function: F) -> F:
+        if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):
+            raise TypeError(f"a tool is a plain function, which {function!r} is not")
+        line = summary or (inspect.getdoc(function) or "").partition("\n")[0]
+        marked = msgspec.convert({"name": name or function.__name__, "summary": line, **how}, ToolMark)
+        setattr(function, TOOL_ATTRIBUTE, marked)
         return function
 
     return mark if function is None else mark(function)

@@ -19,7 +19,9 @@ from msgspec import Meta
 
 from ipc.errors import ConfigError
 from ipc.unix import default_socket
+from kernel.memory.bounds import MemoryBounds
 from kernel.slots.model import ModelSpec, looks_local
+from kernel.tools.tool import ToolSpec
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -48,6 +50,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "human", "json"] = "auto"
     models: dict[str, ModelSpec] = {}
+    memory: MemoryBounds = MemoryBounds()
+    tools: dict[str, ToolSpec] = {}
 
     @property
     def socket_path(self) -> Path:
@@ -131,11 +135,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _check(values: dict[str, Any], place: str, *, lenient: bool = False) -> Settings:
     """`values` as settings. Raises `ConfigError`, which names `place`, the key and what is allowed there."""
-    # msgspec's messages do not say under which name of a table an error lies, so models are looked at one by one.
-    models = values.get("models")
-    if isinstance(models, dict):
-        for name, spec in models.items():
-            _convert(spec, ModelSpec, place, f"models.{name}.", strict=True)
+    # msgspec's messages do not say under which name of a table an error lies, so these are looked at one by one.
+    kinds: tuple[tuple[str, Any], ...] = (("models", ModelSpec), ("tools", ToolSpec))
+    for table, kind in kinds:
+        if isinstance(values.get(table), dict):
+            for name, spec in values[table].items():
+                _convert(spec, kind, place, f"{table}.{name}.", strict=True)
+    if isinstance(values.get("memory"), dict):
+        _convert(values["memory"], MemoryBounds, place, "memory.", strict=True)
     return _convert(values, Settings, place, "", strict=not lenient)
 
 
@@ -157,9 +164,10 @@ def _convert(values: Any, kind: type[T], place: str, prefix: str, *, strict: boo
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> None:
-    """Put `over` over `base`; models are merged key by key."""
-    models = over.pop("models", {})
+    """Put `over` over `base`; models and the bounds of memory are merged key by key."""
+    models, memory = over.pop("models", {}), over.pop("memory", {})
     base.update(over)
+    base["memory"] = base.get("memory", {}) | memory
     for name, spec in models.items():
         base["models"][name] = base["models"].get(name, {}) | spec
 

@@ -9,6 +9,20 @@ from __future__ import annotations
 
 from ipc.syscalls.base import Body, Count, Priority, Seconds, Syscall
 from ipc.syscalls.daemon import DaemonCalls, GetStats, Ping, Pong, Shutdown, Stats
+from ipc.syscalls.memory import (
+    MemoryCalls,
+    MemoryDelete,
+    MemoryGet,
+    MemoryKeys,
+    MemorySet,
+    RegionInfo,
+    Regions,
+    SharedDelete,
+    SharedGet,
+    SharedSet,
+    SharedWatch,
+    Versioned,
+)
 from ipc.syscalls.messages import (
     ANY_MESSAGE,
     Call,
@@ -58,8 +72,9 @@ from ipc.syscalls.processes import (
     Wait,
 )
 from ipc.syscalls.sync import LockInfo, Locks, SyncCalls
+from ipc.syscalls.tools import Reference, ToolCalls, ToolInfo, Tools, UseTool
 
-SystemCall = ProcessCalls | MessageCalls | SyncCalls | ModelCalls | OutputCalls | DaemonCalls
+SystemCall = ProcessCalls | MessageCalls | SyncCalls | MemoryCalls | ToolCalls | ModelCalls | OutputCalls | DaemonCalls
 
 __all__ = [
     "ANY_MESSAGE",
@@ -78,6 +93,10 @@ __all__ = [
     "LockInfo",
     "Locks",
     "Logs",
+    "MemoryDelete",
+    "MemoryGet",
+    "MemoryKeys",
+    "MemorySet",
     "ModelInfo",
     "Models",
     "NameInfo",
@@ -93,6 +112,9 @@ __all__ = [
     "Ps",
     "Publish",
     "Receive",
+    "Reference",
+    "RegionInfo",
+    "Regions",
     "Register",
     "Reply",
     "Resume",
@@ -100,6 +122,10 @@ __all__ = [
     "Seconds",
     "Send",
     "SequenceInfo",
+    "SharedDelete",
+    "SharedGet",
+    "SharedSet",
+    "SharedWatch",
     "Shutdown",
     "Sleep",
     "SlotInfo",
@@ -110,9 +136,13 @@ __all__ = [
     "Suspend",
     "Syscall",
     "SystemCall",
+    "ToolInfo",
+    "Tools",
     "Unregister",
     "Unsubscribe",
     "Usage",
+    "UseTool",
+    "Versioned",
     "Wait",
     "WriteLog",
 ]

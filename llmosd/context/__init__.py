@@ -6,15 +6,17 @@ the gate does. One file a subject.
 
 from __future__ import annotations
 
+from llmosd.context.memory import MemoryCalls
 from llmosd.context.messages import MessageCalls
 from llmosd.context.models import ChatOptions, ModelCalls
 from llmosd.context.output import OutputCalls
 from llmosd.context.processes import ProcessCalls
+from llmosd.context.tools import ToolCalls
 
 __all__ = ["ChatOptions", "Context"]
 
 
-class Context(ModelCalls, MessageCalls, ProcessCalls, OutputCalls):
+class Context(ModelCalls, MessageCalls, MemoryCalls, ToolCalls, ProcessCalls, OutputCalls):
     """An agent's view of its process. Methods raise the errors that `ipc.syscalls` names for their call."""
 
     __slots__ = ()

@@ -13,7 +13,8 @@ import pytest
 from ipc.abi import AGENT_ATTRIBUTE, AgentMark
 from ipc.errors import AgentFailed, BadArguments, UnknownProgram
 from ipc.syscalls import Programs as ListPrograms
-from kernel.programs import Program, Programs, arguments_struct
+from kernel.arguments import arguments_struct
+from kernel.programs import Program, Programs
 from llmosd import agent
 from llmosd.context import ChatOptions, Context
 
@@ -238,7 +239,7 @@ def test_parameters_that_cannot_be_named_are_refused() -> None:
 
     for function in (positional_only, variadic, untyped_options):
         with pytest.raises(TypeError, match="cannot be given by name"):
-            arguments_struct(function)
+            arguments_struct(function, ("ctx",))
 
 
 # ---- the mark

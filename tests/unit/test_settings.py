@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from ipc.errors import ConfigError
+from kernel.memory.bounds import MemoryBounds
+from kernel.tools.tool import ToolSpec
 from llmosd.settings import load
 
 
@@ -58,6 +60,13 @@ def test_models_are_merged_key_by_key(home: Path) -> None:
     assert models["simulated"].driver == "simulated"
 
 
+def test_the_bounds_of_memory_are_merged_key_by_key_and_the_shipped_ones_are_the_defaults(home: Path) -> None:
+    assert settings().memory == MemoryBounds()
+    config(home, "[memory]\nkeys = 3\n[tools.search]\nfunction = 'module:name'\n")
+    assert settings().memory == MemoryBounds(keys=3)
+    assert settings().tools == {"search": ToolSpec(function="module:name")}
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
@@ -72,6 +81,12 @@ def test_models_are_merged_key_by_key(home: Path) -> None:
         ("[models.smollm2]\ndriver = 'magic'", ["models.smollm2.driver", "magic", "transformers", "simulated"]),
         ("[models]\nsmollm2 = 3", ["models.smollm2", "object"]),
         ("models = 3", ["models", "object"]),
+        ("[memory]\nkeyes = 3", ["memory.keyes", "did you mean keys?", "region_bytes"]),
+        ("[memory]\nkeys = -1", ["memory.keys", ">= 0"]),
+        ("memory = 3", ["memory", "object"]),
+        ("[tools.search]\nfunction = 'a.b'", ["tools.search.function", "regex"]),
+        ("[tools.search]\nfunction = 'a:b'\nretry = 1", ["tools.search.retry", "did you mean retries?"]),
+        ("tools = 3", ["tools", "object"]),
         ("this is not toml", ["not TOML"]),
     ],
 )

@@ -1,0 +1,73 @@
+"""Private memory: keys and values that belong to one process and are freed with it.
+
+Its handlers are called by the gate and answer at once. All threads of a process see the same keys, and nobody else
+sees them. Values that could be changed are kept encoded, so that what was read is nobody's but the reader's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ipc.syscalls import MemoryDelete, MemoryGet, MemoryKeys, MemorySet
+from kernel.gate import Gate
+from kernel.memory.bounds import Account, MemoryBounds, check_name, measured
+from kernel.process import Process
+
+
+class Store:
+    """What one process keeps: each value with its size, key included."""
+
+    __slots__ = ("account", "values")
+
+    def __init__(self) -> None:
+        self.values: dict[str, tuple[Any, int]] = {}
+        self.account = Account()
+
+
+class PrivateMemory:
+    """The stores of all processes that ever set a key, by pid."""
+
+    def __init__(self, gate: Gate, bounds: MemoryBounds) -> None:
+        self._bounds = bounds
+        self._stores: dict[int, Store] = {}
+        gate.register({MemoryGet: self.get, MemorySet: self.set, MemoryDelete: self.delete, MemoryKeys: self.keys})
+
+    def get(self, process: Process, call: MemoryGet) -> Any:
+        check_name(call.key, "a key")
+        store = self._stores.get(process.pid)
+        entry = store.values.get(call.key) if store is not None else None
+        return call.default if entry is None else entry[0]
+
+    def set(self, process: Process, call: MemorySet) -> None:
+        check_name(call.key, "a key")
+        value, size = measured(call.value)
+        size += len(call.key.encode(errors="surrogatepass"))
+        store = self._stores.get(process.pid) or Store()
+        _, before = store.values.get(call.key, (None, 0))
+        entries, growth = call.key not in store.values, size - before
+        most = self._bounds.keys, self._bounds.key_bytes
+        store.account.check(f"process {process.pid}", "keys", entries, growth, most)
+        store.values[call.key] = value, size
+        store.account.book(entries, growth)
+        self._stores[process.pid] = store
+
+    def delete(self, process: Process, call: MemoryDelete) -> bool:
+        check_name(call.key, "a key")
+        store = self._stores.get(process.pid)
+        if store is None or call.key not in store.values:
+            return False
+        _, size = store.values.pop(call.key)
+        store.account.book(-1, -size)
+        return True
+
+    def keys(self, process: Process, call: MemoryKeys) -> list[str]:
+        store = self._stores.get(process.pid)
+        return [key for key in store.values if key.startswith(call.prefix)] if store is not None else []
+
+    def usage(self, process: Process) -> tuple[int, int]:
+        """Keys and bytes that `process` keeps."""
+        store = self._stores.get(process.pid)
+        return (store.account.entries, store.account.size) if store is not None else (0, 0)
+
+    def process_ended(self, process: Process) -> None:
+        self._stores.pop(process.pid, None)

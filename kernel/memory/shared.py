@@ -1,0 +1,198 @@
+"""Shared memory: named regions with versions, which every process may read, change, watch and delete.
+
+Its handlers are called by the gate. Values that cannot be changed pass by reference, all others encoded once; what a
+client sent stays encoded until an agent reads it. Versions come from one counter of the daemon, so that those of a name
+grow even over its deletion, and nothing need be remembered of what is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, cast
+
+from ipc.errors import Busy, InvalidCall, LimitExceeded, RegionDeleted, TimedOut, UnknownRegion, VersionConflict
+from ipc.frames import MAX_FRAME
+from ipc.syscalls import RegionInfo, Regions, SharedDelete, SharedGet, SharedSet, SharedWatch, Versioned
+from kernel.alarms import Alarm
+from kernel.gate import Gate
+from kernel.memory.bounds import Account, MemoryBounds, check_name, measured
+from kernel.process import Process
+from kernel.thread import PARK, Thread
+
+RESERVED = "tool:"  # names that the kernel gives to large results of tools
+FRAME_ROOM = 1024  # bytes of a frame that are not the value
+
+
+class Region:
+    """A value that all may see. It is charged to the owner of the process that made it, as a file is."""
+
+    __slots__ = ("creator", "owner", "size", "value", "version")
+
+    def __init__(self, owner: str, creator: int) -> None:
+        self.owner = owner
+        self.creator = creator  # 0: the region does not end with a process
+        self.value: Any = None
+        self.version = 0
+        self.size = 0
+
+
+class SharedMemory:
+    """All regions by name, and who waits for a change of which."""
+
+    def __init__(self, gate: Gate, bounds: MemoryBounds) -> None:
+        self._bounds = bounds
+        self._regions: dict[str, Region] = {}
+        self._last_version = 0
+        self._size = 0
+        self._accounts: dict[str, Account] = {}  # by owner; one that keeps nothing has none
+        self._ephemeral: dict[int, set[str]] = {}  # by pid of the creator
+        self._watchers: dict[str, dict[Thread, None]] = {}  # in the order of their coming
+        gate.register(
+            {
+                SharedGet: self.get,
+                SharedSet: self.set,
+                SharedWatch: self.watch,
+                SharedDelete: self.delete,
+                Regions: self.list,
+            }
+        )
+
+    def get(self, process: Process, call: SharedGet) -> Versioned:
+        return self._read(process, self._region(call.name))
+
+    def set(self, process: Process, call: SharedSet) -> int:
+        check_name(call.name, "the name of a region")
+        region = self._regions.get(call.name)
+        if region is None and call.name.startswith(RESERVED):
+            raise InvalidCall(f"names that begin with {RESERVED!r} are the kernel's; {call.name!r} is not free")
+        found = 0 if region is None else region.version
+        if call.expected is not None and call.expected != found:
+            state = f"is at version {found}" if found else "does not exist"
+            raise VersionConflict(
+                f"region {call.name!r} {state}, and was expected at {call.expected}; read it and try again",
+                name=call.name,
+                expected=call.expected,
+                found=found,
+            )
+        value, size = measured(call.value)
+        return self.put(process, call.name, value, size, ephemeral=call.ephemeral)
+
+    def put(self, process: Process, name: str, value: Any, size: int, *, ephemeral: bool) -> int:
+        """Store `value`, of which `measured` said `size`, in the name of `process`; the new version."""
+        region = self._regions.get(name)
+        made = region is None
+        if region is None:
+            region = Region(process.owner, process.pid if ephemeral else 0)
+        size += len(name.encode(errors="surrogatepass"))
+        self._book(region.owner, int(made), size - region.size)
+        if made:
+            self._regions[name] = region
+            if ephemeral:
+                self._ephemeral.setdefault(process.pid, set()).add(name)
+        self._last_version += 1
+        region.value, region.size, region.version = value, size, self._last_version
+        self._wake(name)
+        return region.version
+
+    def watch(self, process: Process, call: SharedWatch) -> Versioned | Coroutine[Any, Any, Versioned]:
+        check_name(call.name, "the name of a region")
+        if call.after < 0 or (call.timeout is not None and call.timeout < 0):
+            raise InvalidCall(f"a watch takes a version and a timeout of 0 or more, not {call.after}, {call.timeout}")
+        region = self._changed(call)
+        return self._read(process, region) if region is not None else self._watch(process, call)
+
+    async def _watch(self, process: Process, call: SharedWatch) -> Versioned:
+        thread = cast(Thread, asyncio.current_task())
+        alarm = Alarm(thread, None if call.timeout is None else thread.get_loop().time() + call.timeout)
+        watchers = self._watchers.setdefault(call.name, {})
+        watchers[thread] = None
+        try:
+            while (region := self._changed(call)) is None:
+                if alarm.rung:
+                    raise TimedOut(
+                        f"region {call.name!r} did not change after version {call.after} within {call.timeout} s",
+                        name=call.name,
+                        timeout=call.timeout,
+                    )
+                thread.waits_for = f"change of {call.name}"
+                await PARK
+            return self._read(process, region)
+        finally:
+            alarm.cancel()
+            del watchers[thread]
+            if not watchers:
+                del self._watchers[call.name]
+
+    def delete(self, process: Process, call: SharedDelete) -> None:
+        self._region(call.name)
+        self._remove(call.name)
+
+    def list(self, process: Process, call: Regions) -> list[RegionInfo]:
+        return [
+            RegionInfo(
+                name, region.version, region.size, region.owner, region.creator, len(self._watchers.get(name, ()))
+            )
+            for name, region in sorted(self._regions.items())
+        ]
+
+    def process_ended(self, process: Process) -> None:
+        for name in tuple(self._ephemeral.get(process.pid, ())):
+            self._remove(name)
+
+    # ---- inside
+
+    def _region(self, name: str) -> Region:
+        check_name(name, "the name of a region")
+        region = self._regions.get(name)
+        if region is None:
+            raise UnknownRegion(f"there is no shared region {name!r}; whoever sets it makes it", name=name)
+        return region
+
+    def _read(self, process: Process, region: Region) -> Versioned:
+        if process.is_client and region.size > MAX_FRAME - FRAME_ROOM:
+            raise LimitExceeded(
+                f"the region holds {region.size} bytes, and a client can be sent {MAX_FRAME - FRAME_ROOM}",
+                limit="frame",
+                maximum=MAX_FRAME - FRAME_ROOM,
+                wanted=region.size,
+            )
+        return Versioned(region.value, region.version)
+
+    def _changed(self, call: SharedWatch) -> Region | None:
+        """The region if it is newer than the watcher knows it. Raises `RegionDeleted` if it was known and is gone."""
+        region = self._regions.get(call.name)
+        if region is None and call.after:
+            raise RegionDeleted(f"region {call.name!r} of version {call.after} was deleted", name=call.name)
+        return region if region is not None and region.version > call.after else None
+
+    def _remove(self, name: str) -> None:
+        region = self._regions.pop(name)
+        self._book(region.owner, -1, -region.size)
+        if region.creator:
+            names = self._ephemeral[region.creator]
+            names.discard(name)
+            if not names:
+                del self._ephemeral[region.creator]
+        self._wake(name)
+
+    def _book(self, owner: str, entries: int, size: int) -> None:
+        """Charge `owner` with so much more or less. Raises `LimitExceeded`, or `Busy` if all together keep too much."""
+        account = self._accounts.get(owner) or Account()
+        account.check(f"owner {owner!r}", "regions", entries, size, (self._bounds.regions, self._bounds.region_bytes))
+        if size > 0 and self._size + size > self._bounds.shared_bytes:
+            raise Busy(
+                f"shared memory would hold {self._size + size} bytes, and may hold {self._bounds.shared_bytes}; "
+                "delete regions",
+                retry_after=1.0,
+            )
+        account.book(entries, size)
+        self._size += size
+        if account.entries:
+            self._accounts[owner] = account
+        else:
+            self._accounts.pop(owner, None)
+
+    def _wake(self, name: str) -> None:
+        for thread in tuple(self._watchers.get(name, ())):
+            thread.wake()

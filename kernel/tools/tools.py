@@ -1,0 +1,241 @@
+"""The tool subsystem: finds a tool, checks the arguments, runs it in a worker thread, and hands back what it returns.
+
+Its handlers are called by the gate. Whatever a tool does, it is usable again when it has returned. A caller that is
+killed or out of patience waits no longer; what the function then returns is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import traceback
+from collections.abc import Coroutine, Mapping
+from functools import partial
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+from ipc.codec import isolate, reveal
+from ipc.errors import Busy, InvalidCall, LlmosError, NotEncodable, TimedOut, ToolFailed, UnknownTool
+from ipc.syscalls import Reference, ToolInfo, Tools, UseTool
+from kernel.alarms import Alarm
+from kernel.gate import Gate
+from kernel.memory.bounds import measured
+from kernel.memory.shared import RESERVED, SharedMemory
+from kernel.process import Process
+from kernel.programs import Programs
+from kernel.thread import PARK, Thread
+from kernel.tools.device import Device
+from kernel.tools.tool import CALL_ID, Tool, ToolSpec, load
+from kernel.tools.workers import Workers
+
+LARGE = 1024 * 1024  # bytes of an encoded result that is handed over by reference
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds before a further attempt; each pause is twice the one before
+
+
+class Run:
+    """One attempt: a function at work in a worker thread, and its outcome when it has returned."""
+
+    __slots__ = ("done", "error", "size", "thread", "value")
+
+    def __init__(self, thread: Thread) -> None:
+        self.thread: Thread | None = thread  # None: nobody waits any more
+        self.done = False
+        self.value: Any = None
+        self.size = 0
+        self.error: LlmosError | None = None
+
+    def work(self, tool: Tool, arguments: dict[str, Any]) -> None:
+        """Call the function. Runs in the worker thread; never raises."""
+        try:
+            value = tool.function(**arguments)
+        except BaseException as error:
+            text = traceback.format_exc()
+            what = f"tool {tool.name}: {type(error).__name__}: {error}"
+            self.error = ToolFailed(what, tool=tool.name, traceback=text)
+            return
+        try:
+            self.value, self.size = measured(value)
+        except NotEncodable as error:
+            self.error = NotEncodable(f"the result of tool {tool.name}: {error.message}")
+
+
+class ToolSubsystem:
+    """All devices by name. A tool whose file changed keeps its device, and with it the places that are taken."""
+
+    def __init__(
+        self,
+        configured: Mapping[str, ToolSpec],
+        programs: Programs,
+        shared: SharedMemory,
+        gate: Gate,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._configured = configured
+        self._programs = programs
+        self._shared = shared
+        self._loop = loop
+        self._loaded: dict[str, Tool] = {}  # those that are configured
+        self._devices: dict[str, Device] = {}
+        self._calls: WeakKeyDictionary[Thread, int] = WeakKeyDictionary()
+        self._client_calls: dict[int, int] = {}  # by pid: each call of a client is a thread of its own
+        self.workers = Workers(loop)
+        gate.register({UseTool: self.use, Tools: self.listing})
+
+    def use(self, process: Process, call: UseTool) -> Coroutine[Any, Any, Any]:
+        if call.timeout is not None and call.timeout < 0:
+            raise InvalidCall(f"a timeout is 0 seconds or more, not {call.timeout}")
+        return self._use(process, call, self._call_id(process), isolate(call.args))
+
+    def listing(self, process: Process, call: Tools) -> Coroutine[Any, Any, list[ToolInfo]]:
+        return self._list()
+
+    def process_ended(self, process: Process) -> None:
+        self._client_calls.pop(process.pid, None)
+
+    def close(self) -> None:
+        """Let the worker threads end; one that hangs is left to the end of the daemon."""
+        self.workers.close()
+
+    # ---- inside
+
+    def _call_id(self, process: Process) -> str:
+        """The process, its thread, and the how manyeth call of that: the same in every run of the same program."""
+        if process.is_client:
+            number = self._client_calls[process.pid] = self._client_calls.get(process.pid, 0) + 1
+            return f"{process.pid}.0.{number}"
+        thread = cast(Thread, asyncio.current_task())
+        number = self._calls[thread] = self._calls.get(thread, 0) + 1
+        return f"{process.pid}.{thread.path}.{number}"
+
+    async def _use(self, process: Process, call: UseTool, call_id: str, args: Any) -> Any:
+        tool = self._find(call.name)
+        if tool is None:
+            tool = await asyncio.to_thread(self._load, call.name)
+        tool.bind(reveal(args))
+        device = self._device(tool)
+        device.calls += 1
+        thread = cast(Thread, asyncio.current_task())
+        timeout = tool.mark.timeout if call.timeout is None else call.timeout
+        alarm = Alarm(thread, None if timeout is None else self._loop.time() + timeout)
+        try:
+            for attempt in range(tool.mark.retries + 1):
+                if attempt:
+                    await self._pause(alarm, tool, min(FIRST_PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE))
+                # Bound anew each time: what one attempt did to its arguments is nothing to the next.
+                arguments = tool.bind(reveal(args)) | ({CALL_ID: call_id} if tool.takes_call_id else {})
+                await device.enter(alarm, wait=call.wait or attempt > 0)
+                run = await self._attempt(device, tool, alarm, arguments)
+                if not isinstance(run.error, ToolFailed):
+                    break
+        except BaseException:
+            device.failures += 1
+            raise
+        finally:
+            alarm.cancel()
+        if run.error is not None:
+            device.failures += 1
+            raise run.error
+        if run.size <= LARGE:
+            return run.value
+        name = RESERVED + call_id
+        self._shared.put(process, name, run.value, run.size, ephemeral=True)
+        return Reference(name, run.size)
+
+    async def _attempt(self, device: Device, tool: Tool, alarm: Alarm, arguments: dict[str, Any]) -> Run:
+        """Run the function once, on a place that was taken."""
+        thread = cast(Thread, asyncio.current_task())
+        run = Run(thread)
+        try:
+            self.workers.submit(partial(run.work, tool, arguments), partial(self._returned, device, run))
+        except RuntimeError as error:
+            device.leave()
+            raise Busy(f"tool {tool.name}: no thread can be started: {error}", retry_after=1.0) from None
+        try:
+            while not run.done:
+                if alarm.rung:
+                    raise TimedOut(
+                        f"tool {tool.name} did not return in time; it goes on, and keeps its place until it does",
+                        tool=tool.name,
+                    )
+                thread.waits_for = f"tool {tool.name}"
+                await PARK
+        except BaseException:
+            if not run.done:
+                run.thread = None
+                device.abandoned += 1
+            raise
+        return run
+
+    async def _pause(self, alarm: Alarm, tool: Tool, seconds: float) -> None:
+        thread = cast(Thread, asyncio.current_task())
+        pause = Alarm(thread, self._loop.time() + seconds)
+        try:
+            while not pause.rung:
+                if alarm.rung:
+                    raise TimedOut(f"tool {tool.name} failed, and there is no time for another try", tool=tool.name)
+                thread.waits_for = f"tool {tool.name}"
+                await PARK
+        finally:
+            pause.cancel()
+
+    def _returned(self, device: Device, run: Run) -> None:
+        run.done = True
+        device.leave()
+        if run.thread is None:
+            device.abandoned -= 1
+        else:
+            run.thread.wake()
+
+    def _device(self, tool: Tool) -> Device:
+        device = self._devices.get(tool.name)
+        if device is None:
+            device = self._devices[tool.name] = Device(tool)
+        device.tool = tool
+        return device
+
+    def _find(self, name: str) -> Tool | None:
+        """The tool, if it is loaded. What the settings name goes over what was found in files."""
+        return self._loaded.get(name) if name in self._configured else self._programs.tools.get(name)
+
+    def _load(self, name: str) -> Tool:
+        """Blocks on the disk. Raises `UnknownTool`, and `ToolFailed` if it cannot be loaded."""
+        spec = self._configured.get(name)
+        if spec is not None:
+            return self._loaded.setdefault(name, load(name, spec))
+        self._programs.refresh()
+        tool = self._programs.tools.get(name)
+        if tool is None:
+            known = sorted({*self._configured, *self._programs.tools})
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise UnknownTool(f"no tool {name!r}; {hint}Known: {', '.join(known) or 'none'}", tool=name, near=near)
+        return tool
+
+    async def _list(self) -> list[ToolInfo]:
+        errors = await asyncio.to_thread(self._load_all)
+        known = self._programs.tools | self._loaded
+        rows = [self._info(tool) for tool in known.values()]
+        rows += [
+            ToolInfo(name, "", "", self._configured[name].function, 0, None, 0, error=error)
+            for name, error in errors.items()
+        ]
+        return sorted(rows, key=lambda row: row.name)
+
+    def _load_all(self) -> dict[str, str]:
+        self._programs.refresh()
+        errors = {}
+        for name in self._configured:
+            try:
+                self._load(name)
+            except ToolFailed as error:
+                errors[name] = error.message
+        return errors
+
+    def _info(self, tool: Tool) -> ToolInfo:
+        mark = tool.mark
+        described = tool.name, mark.summary, tool.signature, tool.source, mark.concurrency, mark.timeout, mark.retries
+        device = self._devices.get(tool.name)
+        if device is None:
+            return ToolInfo(*described)
+        counts = device.running, device.abandoned, len(device.queue), device.calls, device.failures
+        return ToolInfo(*described, *counts)
