@@ -16,31 +16,30 @@ from kernel.thread import READY, SUSPENDED, Thread
 STEPS_PER_TURN = 64
 TURN_SECONDS = 0.005  # after which the loop gets its turn, however few steps that were
 
-Ready = tuple[Thread, BaseException | None]
-
 
 class Dispatcher:
-    """Runs ready threads, the most urgent first."""
+    """Runs ready threads, the most urgent first. `running` is the thread whose step runs, or ran last."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.alarms = Alarms(loop)
-        self._ready: dict[int, deque[Ready]] = {}
+        self.running: Thread
+        self._ready: dict[int, deque[Thread]] = {}
         self._count = 0
         self._scheduled = False
 
-    def push(self, thread: Thread, exc: BaseException | None = None) -> None:
-        """Put `thread` at the end of its queue; its next step throws `exc` into it, if given."""
+    def push(self, thread: Thread) -> None:
+        """Put `thread` at the end of its queue."""
         process = thread.process
         if process.suspended:
             thread.state = SUSPENDED
-            process.held.append((thread, exc))
+            process.held.append(thread)
             return
         thread.state = READY
         queue = self._ready.get(process.priority)
         if queue is None:
             queue = self._ready[process.priority] = deque()
-        queue.append((thread, exc))
+        queue.append(thread)
         self._count += 1
         if not self._scheduled:
             self._scheduled = True
@@ -48,22 +47,30 @@ class Dispatcher:
 
     def _run(self) -> None:
         ready = self._ready
+        queue: deque[Thread] = deque()
         steps = STEPS_PER_TURN
-        end = perf_counter() + TURN_SECONDS
-        while self._count and steps and (steps == STEPS_PER_TURN or perf_counter() < end):
-            urgency = max(ready) if len(ready) > 1 else next(iter(ready))
-            queue = ready[urgency]
-            if not queue:
-                del ready[urgency]
-                continue
+        now = perf_counter()
+        end = now + TURN_SECONDS
+        while self._count and steps and now <= end:
+            if not queue or len(ready) > 1:
+                queue = self._most_urgent()
             steps -= 1
             self._count -= 1
-            thread, exc = queue.popleft()
+            self.running = thread = queue.popleft()
             if thread.process.suspended:
-                self.push(thread, exc)
+                self.push(thread)
             else:
-                thread.step(exc)
+                now = thread.step(now)
         if self._count:
             self.loop.call_soon(self._run)
         else:
             self._scheduled = False
+
+    def _most_urgent(self) -> deque[Thread]:
+        """The first queue that is not empty, of which there is one; the empty ones before it are given up."""
+        ready = self._ready
+        while True:
+            urgency = max(ready)
+            if ready[urgency]:
+                return ready[urgency]
+            del ready[urgency]

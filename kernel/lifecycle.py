@@ -195,8 +195,8 @@ class Lifecycle:
         if process.suspended:
             process.suspended = False
             held, process.held = process.held, []
-            for thread, exc in held:
-                self._dispatcher.push(thread, exc)
+            for thread in held:
+                self._dispatcher.push(thread)
             if not process.dying:
                 self.on_resume(process)
 

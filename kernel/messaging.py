@@ -6,9 +6,8 @@ and logged, never dropped in silence.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -32,6 +31,7 @@ from ipc.syscalls import DeadLetters as ListDeadLetters
 from kernel.alarms import Alarm
 from kernel.dead_letters import DeadLetters, heading, size
 from kernel.declared import check
+from kernel.dispatcher import Dispatcher
 from kernel.gate import Gate
 from kernel.mailbox import CONTROL, Mailbox
 from kernel.names import NameRegistry
@@ -69,10 +69,11 @@ class PendingCall(ReplyOf):
 class Messaging:
     """Routes messages by pid, by name and by topic."""
 
-    def __init__(self, table: ProcessTable, gate: Gate, loop: asyncio.AbstractEventLoop, names: NameRegistry) -> None:
+    def __init__(self, table: ProcessTable, gate: Gate, dispatcher: Dispatcher, names: NameRegistry) -> None:
         self._table = table
         self._alive = table.alive
-        self._loop = loop
+        self._dispatcher = dispatcher
+        self._loop = dispatcher.loop
         self._names = names
         self._topics = Topics()
         self._last_id = 0
@@ -124,7 +125,7 @@ class Messaging:
 
     async def _send_later(self, box: Mailbox, message: Message, recipient: Process) -> int:
         # A call from a socket gets here one turn after it saw the mailbox full; and other things wake a thread, too.
-        thread = cast(Thread, asyncio.current_task())
+        thread = self._dispatcher.running
         while box.full and not await box.wait_for_room(thread, RoomIn(recipient)):
             pass
         if box.closed:
@@ -156,7 +157,7 @@ class Messaging:
 
     async def _receive_next(self, process: Process, box: Mailbox) -> Message:
         """Wait for any message. The same as `_receive_later`, spelled out for speed: most waits are of this kind."""
-        thread = cast(Thread, asyncio.current_task())
+        thread = self._dispatcher.running
         while True:
             box.enlist(thread)
             try:
@@ -170,7 +171,7 @@ class Messaging:
                 return message
 
     async def _receive_later(self, process: Process, timeout: float | None, selection: Selection | None) -> Message:
-        thread = cast(Thread, asyncio.current_task())
+        thread = self._dispatcher.running
         alarm = None if timeout is None else Alarm(thread, self._loop.time() + timeout)
         try:
             while (message := self._take(process, selection)) is None:
@@ -229,7 +230,7 @@ class Messaging:
         return self._call(process, recipient, call, message)
 
     async def _call(self, process: Process, recipient: Process, call: Call, message: Message) -> Any:
-        thread = cast(Thread, asyncio.current_task())
+        thread = self._dispatcher.running
         alarm = None if message.deadline is None else Alarm(thread, message.deadline)
         pending = PendingCall(thread, recipient)
         try:

@@ -96,7 +96,7 @@ class Process:
         self.watchers: list[Callable[[Process], None]] = []
         self.followers: list[Stream] = []  # clients that read the log as it grows
         self.suspended = False
-        self.held: list[tuple[Thread, BaseException | None]] = []
+        self.held: list[Thread] = []
         self.dying: str = ""
         self.deadline: asyncio.TimerHandle | None = None
         self.ended = False

@@ -36,6 +36,7 @@ class _Park:
 
 
 PARK = _Park()
+_Park.__await__ = (PARK,).__iter__  # type: ignore[method-assign, assignment] # does the same, without a frame
 
 NEW, READY, RUNNING, BLOCKED, SUSPENDED, ZOMBIE = "new", "ready", "running", "blocked", "suspended", "zombie"
 
@@ -83,7 +84,6 @@ class Thread(asyncio.Future[Any]):
         self.waits_for: Wait | str = ""
         self.alarms = 0
         self.cpu = 0.0
-        self.burst = 0
         self.path = "0"
         self.offspring = 0
         self._coro = coro
@@ -95,6 +95,7 @@ class Thread(asyncio.Future[Any]):
         self._cancel_message: Any = None
         self._fut_waiter: asyncio.Future[Any] | None = None
         self._parked = False
+        self._throw: BaseException | None = None  # what the next step throws into the coroutine
         _register_task(self)
         dispatcher.push(self)
 
@@ -164,26 +165,22 @@ class Thread(asyncio.Future[Any]):
             self._finish()
             super().cancel()
 
-    def step(self, exc: BaseException | None = None) -> None:
-        """Run the coroutine to its next wait. Called by the dispatcher only."""
-        if self.done():
-            return
-        if self._must_cancel:
-            if not isinstance(exc, asyncio.CancelledError):
-                exc = (
-                    asyncio.CancelledError()
-                    if self._cancel_message is None
-                    else asyncio.CancelledError(self._cancel_message)
-                )
-            self._must_cancel = False
+    def step(self, start: float) -> float:
+        """Run the coroutine to its next wait, from time `start`; the time after it. Called by the dispatcher only."""
+        if self.state is ZOMBIE:
+            return start
+        throw = self._throw
+        if self._must_cancel or throw is not None:
+            throw = self._what_to_throw()
         self._fut_waiter = None
         self.state = RUNNING
-        self.burst = 0
-        coro, loop = self._coro, self._dispatcher.loop
+        loop = self._loop
         _enter_task(loop, self)
-        start = perf_counter()
         try:
-            wanted = self._context.run(coro.send, None) if exc is None else self._context.run(coro.throw, exc)
+            if throw is None:
+                wanted = self._context.run(self._coro.send, None)
+            else:
+                wanted = self._context.run(self._coro.throw, throw)
         except StopIteration as stop:
             self._finish()
             if self._must_cancel:
@@ -199,27 +196,35 @@ class Thread(asyncio.Future[Any]):
             self._finish()
             super().set_exception(error)
         else:
-            if wanted is PARK:
-                if self._must_cancel:
-                    self._dispatcher.push(self)
-                else:
-                    self._parked = True
-                    self.state = BLOCKED
+            if wanted is PARK and not self._must_cancel:
+                self._parked = True
+                self.state = BLOCKED
             else:
                 self._await_outside(wanted)
-        finally:
-            spent = perf_counter() - start
-            self.cpu += spent
-            self.process.usage.cpu_seconds += spent
-            _leave_task(loop, self)
+        _leave_task(loop, self)
+        end = perf_counter()
+        spent = end - start
+        self.cpu += spent
+        self.process.usage.cpu_seconds += spent
+        return end
+
+    def _what_to_throw(self) -> BaseException | None:
+        throw, self._throw = self._throw, None
+        if self._must_cancel:
+            self._must_cancel = False
+            if not isinstance(throw, asyncio.CancelledError):
+                message = self._cancel_message
+                throw = asyncio.CancelledError() if message is None else asyncio.CancelledError(message)
+        return throw
 
     def _await_outside(self, wanted: Any) -> None:
         """Block on what asyncio code yielded: a future, or None to give up the loop for a turn."""
-        if wanted is None:
+        if wanted is None or wanted is PARK:  # in a park that was cancelled meanwhile, there is nothing to wait for
             self._dispatcher.push(self)
             return
         if getattr(wanted, "_asyncio_future_blocking", None) is None:
-            self._dispatcher.push(self, RuntimeError(f"a thread cannot await {wanted!r}"))
+            self._throw = RuntimeError(f"a thread cannot await {wanted!r}")
+            self._dispatcher.push(self)
             return
         wanted._asyncio_future_blocking = False
         self.state = BLOCKED

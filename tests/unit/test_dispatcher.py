@@ -130,10 +130,10 @@ async def test_threads_that_were_ready_when_their_process_was_suspended_keep_the
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert log == []
-    assert [thread for thread, _ in target.held] == threads
+    assert target.held == threads
     target.suspended = False
-    for thread, exc in target.held:
-        dispatcher.push(thread, exc)
+    for thread in target.held:
+        dispatcher.push(thread)
     target.held = []
     await finish(threads)
     assert log == [0, 1, 2, 3, 4]
