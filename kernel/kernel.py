@@ -63,7 +63,7 @@ class Kernel:
             self.table, self.programs, dispatcher, self.gate, lambda process: make_context(self.gate, process)
         )
         names = NameRegistry(self.table, self.gate)
-        messaging = Messaging(self.table, self.gate, dispatcher, names)
+        self.messaging = messaging = Messaging(self.table, self.gate, dispatcher, names)
         self.resources = ResourceManager(models, default_model, cache, launcher, self.gate)
         output = Output(self.table, self.gate)
         self.memory = PrivateMemory(self.gate, memory)

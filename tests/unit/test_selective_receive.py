@@ -1,0 +1,229 @@
+"""Selective receive: by type, sender, correlation id and predicate, in the order of `receive`, and cheap when deep."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ipc.errors import InvalidCall, TimedOut
+from ipc.messages import Message
+from ipc.syscalls import Kill, Send
+from kernel.lane import SPARSE, Lane
+from kernel.mailbox import CONTROL, Mailbox
+from kernel.selection import Selection
+from llmosd.context import Context
+
+
+def message(number: int, *, kind: str = "", sender: int = 1, priority: int = 0, correlation: int = 0) -> Message:
+    return Message(number, kind, sender, 2, priority, correlation, None, number)
+
+
+async def test_by_type_sender_and_correlation_and_the_rest_stays_in_order(system: Any) -> None:
+    async def agent(ctx: Context) -> list[Any]:
+        await ctx.sleep(1)
+        first = [
+            (await ctx.receive(type="b")).body,
+            (await ctx.receive(correlation=7)).body,
+            (await ctx.receive(where=lambda message: message.priority < 0)).body,
+            (await ctx.receive(sender=system.client.pid, type="a")).body,
+        ]
+        return [*first, *[(await ctx.receive()).body for _ in range(2)]]
+
+    target = system.spawn(agent)
+    for body, options in (
+        ("one", {"type": "x"}),
+        ("two", {"type": "b"}),
+        ("three", {"priority": -3}),
+        ("four", {"correlation": 7}),
+        ("five", {"type": "a"}),
+        ("six", {}),
+    ):
+        await system.call(Send(target.pid, body, **options))
+    assert await system.result(target) == ["two", "four", "three", "five", "one", "six"]
+
+
+async def test_a_selective_receiver_waits_for_its_message_and_lets_others_pass(system: Any) -> None:
+    got: list[Any] = []
+
+    async def agent(ctx: Context) -> None:
+        got.append((await ctx.receive(type="wanted")).body)
+        got.append((await ctx.receive()).body)
+
+    target = system.spawn(agent)
+    await system.turns()
+    assert str(next(iter(target.threads)).waits_for) == "message of type wanted"
+    await system.call(Send(target.pid, "other"))
+    await system.turns()
+    assert got == []
+    await system.call(Send(target.pid, "right", type="wanted"))
+    await system.status(target)
+    assert got == ["right", "other"]
+
+
+async def test_several_receivers_each_get_what_they_wait_for(system: Any) -> None:
+    got: dict[str, Any] = {}
+
+    async def agent(ctx: Context) -> None:
+        async def one(key: str, **selection: Any) -> None:
+            got[key] = (await ctx.receive(**selection)).body
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(one("b", type="b"))
+            group.create_task(one("any"))
+            group.create_task(one("a", type="a"))
+
+    target = system.spawn(agent)
+    await system.turns()
+    for kind in ("c", "a", "b"):
+        await system.call(Send(target.pid, kind, type=kind))
+        await system.turns()
+    await system.status(target)
+    assert got == {"any": "c", "a": "a", "b": "b"}
+
+
+async def test_a_selective_receiver_times_out_and_its_message_is_there_later(system: Any) -> None:
+    async def agent(ctx: Context) -> Any:
+        with pytest.raises(TimedOut, match="no message of type late within 2"):
+            await ctx.receive(type="late", timeout=2)
+        await ctx.sleep(2)
+        return (await ctx.receive(type="late")).body
+
+    target = system.spawn(agent)
+    system.loop.call_later(3, lambda: system.thread(system.call(Send(target.pid, "here", type="late"))))
+    assert await system.result(target) == "here"
+
+
+async def test_a_predicate_that_raises_fails_its_receiver_and_not_the_sender(system: Any) -> None:
+    async def agent(ctx: Context) -> str:
+        try:
+            await ctx.receive(where=lambda message: message.body["missing"])
+        except TypeError:
+            return (await ctx.receive()).body
+        return "no error"
+
+    target = system.spawn(agent)
+    await system.turns()
+    await system.call(Send(target.pid, "plain"))
+    assert await system.result(target) == "plain"
+
+
+async def test_a_woken_and_cancelled_receiver_lets_the_next_one_look(system: Any) -> None:
+    got: list[Any] = []
+
+    async def receive(ctx: Context) -> None:
+        got.append((await ctx.receive(type="x")).body)
+
+    contexts: list[Context] = []
+
+    async def agent(ctx: Context) -> None:
+        contexts.append(ctx)
+        await ctx.sleep(100)
+
+    target = system.spawn(agent)
+    await system.turns()
+    first, second = (system.thread(receive(contexts[0]), target) for _ in range(2))
+    await system.turns()
+    await system.call(Send(target.pid, "once", type="x"))
+    first.cancel()
+    await system.turns()
+    assert (got, second.done()) == (["once"], True)
+    await system.call(Kill(target.pid))
+
+
+@pytest.mark.parametrize("call", ["receive", "call", "send"])
+async def test_a_negative_time_is_refused(system: Any, call: str) -> None:
+    async def agent(ctx: Context, to: int) -> None:
+        if call == "receive":
+            await ctx.receive(timeout=-1)
+        elif call == "call":
+            await ctx.call(to, None, -1)
+        else:
+            await ctx.send(to, None, lifetime=float("nan"))
+
+    async def idle(ctx: Context) -> None:
+        await ctx.receive()
+
+    target = system.spawn(idle)
+    with pytest.raises(InvalidCall, match="cannot be negative"):
+        await system.run(agent, to=target.pid)
+    assert system.kernel.gate.errors["InvalidCall"] == 1
+
+
+# ---- the mailbox against a list
+
+
+FIELDS = st.fixed_dictionaries(
+    {
+        "kind": st.sampled_from("ab"),
+        "sender": st.integers(1, 3),
+        "priority": st.sampled_from([0, 0, 0, -1, 5, CONTROL]),
+        "correlation": st.integers(0, 2),
+    }
+)
+SELECTION = st.builds(
+    Selection,
+    type=st.none() | st.sampled_from("ab"),
+    sender=st.none() | st.integers(1, 3),
+    correlation=st.none() | st.integers(0, 2),
+    where=st.none() | st.just(lambda message: message.id % 3 == 0),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.one_of(FIELDS, SELECTION, st.none()), max_size=120))
+def test_a_mailbox_gives_what_a_sorted_list_would(steps: list[Any]) -> None:
+    box, model = Mailbox(), []
+    for number, step in enumerate(steps):
+        if isinstance(step, dict):
+            model.append(message(number, **step))
+            box.put(model[-1])
+            model.sort(key=lambda one: -one.priority)  # stable
+        else:
+            got = box.take() if step is None else box.select(step)
+            wanted = next((one for one in model if step is None or step.matches(one)), None)
+            assert got is wanted
+            if wanted is not None:
+                model.remove(wanted)
+        assert list(box.peek()) == model
+        assert box.count == len(model)
+        assert box.taken == sum(one.priority != CONTROL for one in model)
+
+
+def test_what_was_selected_leaves_nothing_behind_however_long_the_first_stays() -> None:
+    box = Mailbox()
+    box.put(message(0, kind="never asked for"))
+    for number in range(1, 5000):
+        box.put(message(number, kind="asked for", correlation=number))
+        selected = box.select(Selection(correlation=number))
+        assert selected is not None
+        assert selected.id == number
+    assert box.count == 1
+    assert box._lane is not None
+    assert len(box._lane.items) <= 2 * SPARSE + 2
+    assert sum(map(len, (box._indexes or {}).values())) == 1
+
+
+def test_an_emptied_mailbox_drops_its_indexes() -> None:
+    box = Mailbox()
+    box.put(message(1, correlation=4))
+    assert box.select(Selection(correlation=4)) is not None
+    assert box._indexes is None
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=200), st.data())
+def test_a_lane_is_first_in_first_out_without_the_discarded(takes: list[bool], data: Any) -> None:
+    lane, model = Lane(), []
+    for number, take in enumerate(takes):
+        model.append(message(number))
+        lane.items.append(model[-1])
+        if take:
+            victim = model.pop(data.draw(st.integers(0, len(model) - 1)))
+            lane.discard(victim)
+        elif data.draw(st.booleans()):
+            assert lane.pop() is model.pop(0)
+        assert list(lane) == model
+        assert len(lane) == len(model)
