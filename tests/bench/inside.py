@@ -25,7 +25,7 @@ class Inside:
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
         self.kernel = Kernel(
             version="bench",
-            folders=[],
+            folders=[Path(__file__).parent / "programs"],
             models={"none": ModelSpec(driver="simulated")},
             default_model="none",
             cache=Path(tempfile.gettempdir()),

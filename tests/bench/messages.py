@@ -9,7 +9,6 @@ import asyncio
 import os
 import statistics
 from collections import deque
-from pathlib import Path
 from time import perf_counter
 
 import uvloop
@@ -20,7 +19,6 @@ from rich.table import Table
 ROUNDS = 7
 COUNT = 20_000
 BOUND = 100
-AGENTS = Path(__file__).parent / "programs" / "messengers.py"
 
 
 async def floor_ping_pong() -> float:
@@ -96,18 +94,18 @@ async def floor_stream() -> float:
 
 
 async def ping_pong(inside: Inside) -> float:
-    pong = await inside.spawn(f"{AGENTS}:pong", count=COUNT)
-    return 2 * COUNT / await inside.run(f"{AGENTS}:ping", to=pong, count=COUNT)
+    pong = await inside.spawn("pong", count=COUNT)
+    return 2 * COUNT / await inside.run("ping", to=pong, count=COUNT)
 
 
 async def ask(inside: Inside) -> float:
-    server = await inside.spawn(f"{AGENTS}:server", count=COUNT)
-    return COUNT / await inside.run(f"{AGENTS}:caller", to=server, count=COUNT)
+    server = await inside.spawn("server", count=COUNT)
+    return COUNT / await inside.run("caller", to=server, count=COUNT)
 
 
 async def stream(inside: Inside) -> float:
-    consumer = await inside.spawn(f"{AGENTS}:consumer", mailbox=BOUND, count=COUNT)
-    await inside.spawn(f"{AGENTS}:producer", to=consumer, count=COUNT)
+    consumer = await inside.spawn("consumer", mailbox=BOUND, count=COUNT)
+    await inside.spawn("producer", to=consumer, count=COUNT)
     return COUNT / await inside.result(consumer)
 
 
