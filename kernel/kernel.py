@@ -25,6 +25,7 @@ from kernel.programs import Programs
 from kernel.slots.model import ModelSpec
 from kernel.slots.resources import ResourceManager
 from kernel.status import Status
+from kernel.sync.named import Synchronisation
 from kernel.thread import PARK, Alarm, Thread
 
 log = structlog.get_logger("kernel")
@@ -56,10 +57,12 @@ class Kernel:
         messaging = Messaging(self.table, self.gate, self.loop)
         self.resources = ResourceManager(models, default_model, cache, launcher, self.gate)
         output = Output(self.table, self.gate)
+        synchronisation = Synchronisation(self.gate)
         Status(version, self.table, self.programs, self.gate, self.lifecycle, messaging)
         self.gate.register({Sleep: self._sleep, Shutdown: self._shutdown})
         self.lifecycle.on_suspend = self.resources.process_suspended
         self.lifecycle.on_resume = self.resources.process_resumed
+        self.lifecycle.on_thread_end.append(synchronisation.thread_ended)
         self.lifecycle.on_end += [messaging.process_ended, output.process_ended]
         self.loop.set_task_factory(cast(Any, self._make_task))
 

@@ -11,12 +11,20 @@ import asyncio
 import contextvars
 from collections.abc import Coroutine, Generator
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from kernel.dispatcher import Dispatcher
     from kernel.process import Process
     from kernel.waiting import Wait
+
+
+class Held(Protocol):
+    """What a thread can hold, such as a lock."""
+
+    def drop(self, thread: Thread) -> None:
+        """Take all of it from `thread`."""
+
 
 # "Extending asyncio" in the library reference names these four, with the underscore.
 _enter_task: Any = getattr(asyncio, "_enter_task")  # noqa: B009
@@ -43,7 +51,7 @@ class Thread(asyncio.Future[Any]):
     """A coroutine of a process, scheduled by the dispatcher. A future of its result, as every asyncio task is.
 
     `waits_for` is what it is blocked on (see `kernel.waiting`), `alarms` counts the timers that will wake it by
-    themselves, `cpu` is the processor time of its steps in seconds.
+    themselves, `cpu` is the processor time of its steps in seconds, `holds` what is taken from it when it ends.
     """
 
     __slots__ = (
@@ -59,6 +67,7 @@ class Thread(asyncio.Future[Any]):
         "alarms",
         "burst",
         "cpu",
+        "holds",
         "process",
         "state",
         "waits_for",
@@ -77,6 +86,7 @@ class Thread(asyncio.Future[Any]):
         self.process = process
         self.state = NEW
         self.waits_for: Wait | str = ""
+        self.holds: dict[Held, None] | None = None
         self.alarms = 0
         self.cpu = 0.0
         self.burst = 0
@@ -146,6 +156,27 @@ class Thread(asyncio.Future[Any]):
         if self._parked:
             self._parked = False
             self._dispatcher.push(self)
+
+    def interrupt(self, error: Exception) -> None:
+        """End the kernel wait of this thread with `error`; nothing if it is not in one. A cancellation goes first."""
+        if self._parked:
+            self._parked = False
+            self._dispatcher.push(self, error)
+
+    @property
+    def about_to_be_cancelled(self) -> bool:
+        return self._must_cancel
+
+    def hold(self, thing: Held) -> None:
+        """Remember that `thing` is to be taken from this thread when it ends."""
+        if self.holds is None:
+            self.holds = {}
+        self.holds[thing] = None
+
+    def forget(self, thing: Held) -> None:
+        """Undo `hold`."""
+        if self.holds is not None:
+            self.holds.pop(thing, None)
 
     def abandon(self) -> None:
         """Give up a thread that ignores its cancellation: it is never stepped again."""

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
         ConnectionLost,
         ContextOverflow,
         DeadlineExceeded,
+        DeadlockDetected,
         Killed,
         LlmosError,
         MailboxFull,
         NoDaemon,
+        NotHeld,
         TimedOut,
         UnknownModel,
         UnknownProcess,
@@ -35,8 +37,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ipc.errors": (
-        "AgentFailed BadArguments Busy ConnectionLost ContextOverflow DeadlineExceeded Killed LlmosError MailboxFull "
-        "NoDaemon TimedOut UnknownModel UnknownProcess UnknownProgram"
+        "AgentFailed BadArguments Busy ConnectionLost ContextOverflow DeadlineExceeded DeadlockDetected Killed "
+        "LlmosError MailboxFull NoDaemon NotHeld TimedOut UnknownModel UnknownProcess UnknownProgram"
     ),
     "ipc.messages": "Emitted Failed Log Message Result State Token",
     "llmosd.decorators": "agent",
@@ -68,9 +70,11 @@ __all__ = [  # noqa: RUF022 - by theme
     "ConnectionLost",
     "ContextOverflow",
     "DeadlineExceeded",
+    "DeadlockDetected",
     "Killed",
     "MailboxFull",
     "NoDaemon",
+    "NotHeld",
     "TimedOut",
     "UnknownModel",
     "UnknownProcess",

@@ -56,14 +56,31 @@ from ipc.syscalls.processes import (
     Usage,
     Wait,
 )
-from ipc.syscalls.sync import LockInfo, Locks, SyncCalls
+from ipc.syscalls.sync import (
+    AcquireLock,
+    AcquirePermit,
+    ClearEvent,
+    LockInfo,
+    Locks,
+    Notify,
+    ReleaseLock,
+    ReleasePermit,
+    SetEvent,
+    SyncCalls,
+    WaitAtBarrier,
+    WaitForEvent,
+    WaitForNotice,
+)
 
 SystemCall = ProcessCalls | MessageCalls | SyncCalls | ModelCalls | OutputCalls | DaemonCalls
 
 __all__ = [
+    "AcquireLock",
+    "AcquirePermit",
     "Body",
     "Call",
     "ChatMessage",
+    "ClearEvent",
     "Count",
     "DeadLetter",
     "DeadLetters",
@@ -81,6 +98,7 @@ __all__ = [
     "NameInfo",
     "Names",
     "Nice",
+    "Notify",
     "PeekMailbox",
     "Ping",
     "Pong",
@@ -92,12 +110,15 @@ __all__ = [
     "Publish",
     "Receive",
     "Register",
+    "ReleaseLock",
+    "ReleasePermit",
     "Reply",
     "Resume",
     "Sampling",
     "Seconds",
     "Send",
     "SequenceInfo",
+    "SetEvent",
     "Shutdown",
     "Sleep",
     "SlotInfo",
@@ -112,5 +133,8 @@ __all__ = [
     "Unsubscribe",
     "Usage",
     "Wait",
+    "WaitAtBarrier",
+    "WaitForEvent",
+    "WaitForNotice",
     "WriteLog",
 ]

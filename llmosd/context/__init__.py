@@ -10,11 +10,12 @@ from llmosd.context.messages import MessageCalls
 from llmosd.context.models import ChatOptions, ModelCalls
 from llmosd.context.output import OutputCalls
 from llmosd.context.processes import ProcessCalls
+from llmosd.context.sync import SyncCalls
 
 __all__ = ["ChatOptions", "Context"]
 
 
-class Context(ModelCalls, MessageCalls, ProcessCalls, OutputCalls):
+class Context(ModelCalls, MessageCalls, ProcessCalls, SyncCalls, OutputCalls):
     """An agent's view of its process. Methods raise the errors that `ipc.syscalls` names for their call."""
 
     __slots__ = ()
