@@ -12,33 +12,33 @@ from kernel.thread import Thread
 class Event:
     """Set or not. A thread that waited when it was set goes on, also if it is cleared before the thread looks."""
 
-    __slots__ = ("_set", "_waiting", "name")
+    __slots__ = ("_waiting", "is_set", "name")
     kind = "event"
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._set = False
+        self.is_set = False
         self._waiting = WaitQueue()
 
     @property
     def idle(self) -> bool:
-        return not self._set and not self._waiting
+        return not self.is_set and not self._waiting
 
     def info(self) -> Iterator[LockInfo]:
         waiters = [thread.process.pid for thread in self._waiting]
-        yield LockInfo(self.kind, self.name, "set" if self._set else "not set", [], waiters)
+        yield LockInfo(self.kind, self.name, "set" if self.is_set else "not set", [], waiters)
 
     async def wait(self, thread: Thread, timeout: float | None) -> None:
-        if not self._set:
-            await self._waiting.wait(thread, f"event {self.name}", timeout, _ignore)
+        """Until it is set the next time."""
+        await self._waiting.wait(thread, f"event {self.name}", timeout, _ignore)
 
     def set(self) -> None:
-        self._set = True
+        self.is_set = True
         while self._waiting.grant() is not None:
             pass
 
     def clear(self) -> None:
-        self._set = False
+        self.is_set = False
 
 
 def _ignore(thread: Thread) -> None:

@@ -128,11 +128,11 @@ class Synchronisation:
         event = self._find(Event, call.name, lambda: Event(call.name))
         self._finish_now(event, event.clear)
 
-    def wait_for_event(self, process: Process, call: WaitForEvent) -> Coroutine[Any, Any, None]:
+    def wait_for_event(self, process: Process, call: WaitForEvent) -> Coroutine[Any, Any, None] | None:
         thread = self._caller(process, call)
         _check_timeout(call.timeout)
         event = self._find(Event, call.name, lambda: Event(call.name))
-        return self._finish(event, event.wait(thread, call.timeout))
+        return None if event.is_set else self._finish(event, event.wait(thread, call.timeout))
 
     # ---- inside
 
