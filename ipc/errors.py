@@ -177,6 +177,18 @@ class NotACall(InvalidCall):
     """A reply to a message that expects none, or that was answered already."""
 
 
+class NotHeld(InvalidCall):
+    """A lock or permit that the calling thread does not hold."""
+
+
+class SyncMismatch(InvalidCall):
+    """The name is in use by another kind of primitive, or with other permits or parties."""
+
+
+class DeadlockDetected(LlmosError):
+    """The wait would never end: all who could end it wait, too. `data`: `knot`, a row for each of them, and `size`."""
+
+
 class Busy(LlmosError):
     """A bound of the daemon is reached. `data["retry_after"]` is a hint in seconds."""
 

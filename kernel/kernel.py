@@ -30,6 +30,7 @@ from kernel.programs import Programs
 from kernel.slots.model import ModelSpec
 from kernel.slots.resources import ResourceManager
 from kernel.status import Status
+from kernel.sync.named import Synchronisation
 from kernel.thread import PARK, Thread
 from kernel.tools.tool import ToolSpec
 from kernel.tools.tools import ToolSubsystem
@@ -69,12 +70,14 @@ class Kernel:
         self.memory = PrivateMemory(self.gate, memory)
         self.shared = SharedMemory(self.gate, memory)
         self.tools = ToolSubsystem(tools or {}, self.programs, self.shared, self.gate, self.loop)
+        synchronisation = Synchronisation(self.gate)
         Status(version, self.table, self.programs, self.gate, self.lifecycle, messaging)
         self.gate.register({Sleep: self._sleep, Shutdown: self._shutdown})
         self.lifecycle.on_suspend = self.resources.process_suspended
         self.lifecycle.on_resume = self.resources.process_resumed
         self.lifecycle.on_end += [names.process_ended, messaging.process_ended, output.process_ended]
         self.lifecycle.on_end += [self.memory.process_ended, self.shared.process_ended, self.tools.process_ended]
+        self.lifecycle.on_thread_end.append(synchronisation.thread_ended)
         self.loop.set_task_factory(cast(Any, self._make_task))
 
     async def drain(self, timeout: float) -> None:

@@ -33,6 +33,7 @@ from ipc.errors import (
 )
 from ipc.messages import Failed, Result
 from ipc.syscalls import ExitStatus, Kill, Resume, Spawn, Suspend, Wait
+from kernel import deadlock
 from kernel.alarms import Alarm
 from kernel.dispatcher import Dispatcher
 from kernel.gate import Gate
@@ -49,7 +50,10 @@ log = structlog.get_logger("kernel.process")
 
 
 class Lifecycle:
-    """Starts and ends processes. `on_end` are called with each process that ended, before its waiters are answered."""
+    """Starts and ends processes.
+
+    `on_end` are called with each process that ended, before its waiters are answered; `on_thread_end` with each thread.
+    """
 
     def __init__(
         self,
@@ -68,6 +72,7 @@ class Lifecycle:
         self.on_suspend: Callable[[Process], None] = _nothing
         self.on_resume: Callable[[Process], None] = _nothing
         self.on_end: list[Callable[[Process], None]] = []
+        self.on_thread_end: list[Callable[[Thread], None]] = []
         self.draining = False
         self.exits: Counter[str] = Counter()
         gate.register({Spawn: self.spawn, Wait: self.wait, Kill: self.kill, Suspend: self.suspend, Resume: self.resume})
@@ -184,6 +189,7 @@ class Lifecycle:
                 if alarm.rung:
                     raise TimedOut(f"process {target.pid} did not end within {timeout} s", pid=target.pid)
                 thread.waits_for = waited
+                deadlock.check(thread)
                 await PARK
             return target.status
         finally:
@@ -199,6 +205,7 @@ class Lifecycle:
                 self._dispatcher.push(thread)
             if not process.dying:
                 self.on_resume(process)
+                deadlock.resumed(process)
 
     def _cancel_all(self, process: Process) -> None:
         self._resume(process)
@@ -210,14 +217,13 @@ class Lifecycle:
 
     def _thread_done(self, thread: asyncio.Future[Any]) -> None:
         """A thread other than the first has ended; a failure of its own has been seen by whoever awaited it."""
-        process = cast(Thread, thread).process
-        process.threads.discard(cast(Thread, thread))
+        process = self._thread_gone(cast(Thread, thread))
+        deadlock.thread_ended(process)
         if not thread.cancelled():
             thread.exception()
 
     def _main_done(self, thread: asyncio.Future[Any]) -> None:
-        process = cast(Thread, thread).process
-        process.threads.discard(cast(Thread, thread))
+        process = self._thread_gone(cast(Thread, thread))
         if process.dying:
             if not thread.cancelled():
                 thread.exception()
@@ -226,6 +232,12 @@ class Lifecycle:
         process.dying = reason
         self._cancel_all(process)
         self._bury_when_quiet(process, reason, value=value, error=error)
+
+    def _thread_gone(self, thread: Thread) -> Process:
+        thread.process.threads.discard(thread)
+        for subsystem in self.on_thread_end:
+            subsystem(thread)
+        return thread.process
 
     def _bury_when_quiet(self, process: Process, reason: str, **outcome: Any) -> None:
         """Bury `process` now if it has neither threads nor children, else when they have ended."""

@@ -11,13 +11,21 @@ import asyncio
 import contextvars
 from collections.abc import Coroutine, Generator
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from kernel.alarms import Alarms
     from kernel.dispatcher import Dispatcher
     from kernel.process import Process
     from kernel.waiting import Wait
+
+
+class Held(Protocol):
+    """What a thread can hold, such as a lock."""
+
+    def drop(self, thread: Thread) -> None:
+        """Take all of it from `thread`."""
+
 
 # "Extending asyncio" in the library reference names these four, with the underscore.
 _enter_task: Any = getattr(asyncio, "_enter_task")  # noqa: B009
@@ -46,7 +54,8 @@ class Thread(asyncio.Future[Any]):
 
     `path` says who started it: "0" is the first thread of its process, "0-2" the second thread that one started; so
     the same program has the same paths in every run. `waits_for` is what it is blocked on (see `kernel.waiting`),
-    `alarms` counts the timers that will wake it by themselves, `cpu` is the processor time of its steps in seconds.
+    `alarms` counts the timers that will wake it by themselves, `cpu` is the processor time of its steps in seconds,
+    `holds` what is taken from it when it ends.
     """
 
     __slots__ = (
@@ -62,6 +71,7 @@ class Thread(asyncio.Future[Any]):
         "alarms",
         "burst",
         "cpu",
+        "holds",
         "offspring",
         "path",
         "process",
@@ -82,6 +92,7 @@ class Thread(asyncio.Future[Any]):
         self.process = process
         self.state = NEW
         self.waits_for: Wait | str = ""
+        self.holds: dict[Held, None] | None = None
         self.alarms = 0
         self.cpu = 0.0
         self.path = "0"
@@ -157,6 +168,28 @@ class Thread(asyncio.Future[Any]):
         if self._parked:
             self._parked = False
             self._dispatcher.push(self)
+
+    def interrupt(self, error: Exception) -> None:
+        """End the kernel wait of this thread with `error`; nothing if it is not in one. A cancellation goes first."""
+        if self._parked:
+            self._parked = False
+            self._throw = error
+            self._dispatcher.push(self)
+
+    @property
+    def about_to_be_cancelled(self) -> bool:
+        return self._must_cancel
+
+    def hold(self, thing: Held) -> None:
+        """Remember that `thing` is to be taken from this thread when it ends."""
+        if self.holds is None:
+            self.holds = {}
+        self.holds[thing] = None
+
+    def forget(self, thing: Held) -> None:
+        """Undo `hold`."""
+        if self.holds is not None:
+            self.holds.pop(thing, None)
 
     def abandon(self) -> None:
         """Give up a thread that ignores its cancellation: it is never stepped again."""

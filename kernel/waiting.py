@@ -38,6 +38,21 @@ class _OnProcess:
         return None if self.process.is_client or not self.process.threads else self.process.threads
 
 
+class Firm:
+    """A wait that no error can end early: for the lock that a condition gave up, and that has to be held again."""
+
+    __slots__ = ("_wait",)
+
+    def __init__(self, wait: Wait) -> None:
+        self._wait = wait
+
+    def __str__(self) -> str:
+        return str(self._wait)
+
+    def ended_by(self) -> Iterable[Thread] | None:
+        return self._wait.ended_by()
+
+
 class EndOf(_OnProcess):
     """`wait` for the end of a process."""
 

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
         ConnectionLost,
         ContextOverflow,
         DeadlineExceeded,
+        DeadlockDetected,
         Killed,
         LlmosError,
         MailboxFull,
         NoDaemon,
+        NotHeld,
         TimedOut,
         ToolFailed,
         UnknownModel,
@@ -39,9 +41,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ipc.errors": (
-        "AgentFailed BadArguments Busy ConnectionLost ContextOverflow DeadlineExceeded Killed LlmosError MailboxFull "
-        "NoDaemon TimedOut ToolFailed UnknownModel UnknownProcess UnknownProgram UnknownRegion UnknownTool "
-        "VersionConflict"
+        "AgentFailed BadArguments Busy ConnectionLost ContextOverflow DeadlineExceeded DeadlockDetected "
+        "Killed LlmosError MailboxFull NoDaemon NotHeld TimedOut ToolFailed UnknownModel UnknownProcess "
+        "UnknownProgram UnknownRegion UnknownTool VersionConflict"
     ),
     "ipc.messages": "Emitted Failed Log Message Result State Token",
     "llmosd.decorators": "agent tool",
@@ -74,9 +76,11 @@ __all__ = [  # noqa: RUF022 - by theme
     "ConnectionLost",
     "ContextOverflow",
     "DeadlineExceeded",
+    "DeadlockDetected",
     "Killed",
     "MailboxFull",
     "NoDaemon",
+    "NotHeld",
     "TimedOut",
     "ToolFailed",
     "UnknownModel",

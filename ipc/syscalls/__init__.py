@@ -71,16 +71,33 @@ from ipc.syscalls.processes import (
     Usage,
     Wait,
 )
-from ipc.syscalls.sync import LockInfo, Locks, SyncCalls
+from ipc.syscalls.sync import (
+    AcquireLock,
+    AcquirePermit,
+    ClearEvent,
+    LockInfo,
+    Locks,
+    Notify,
+    ReleaseLock,
+    ReleasePermit,
+    SetEvent,
+    SyncCalls,
+    WaitAtBarrier,
+    WaitForEvent,
+    WaitForNotice,
+)
 from ipc.syscalls.tools import Reference, ToolCalls, ToolInfo, Tools, UseTool
 
 SystemCall = ProcessCalls | MessageCalls | SyncCalls | MemoryCalls | ToolCalls | ModelCalls | OutputCalls | DaemonCalls
 
 __all__ = [
     "ANY_MESSAGE",
+    "AcquireLock",
+    "AcquirePermit",
     "Body",
     "Call",
     "ChatMessage",
+    "ClearEvent",
     "Count",
     "DeadLetter",
     "DeadLetters",
@@ -102,6 +119,7 @@ __all__ = [
     "NameInfo",
     "Names",
     "Nice",
+    "Notify",
     "PeekMailbox",
     "Ping",
     "Pong",
@@ -116,12 +134,15 @@ __all__ = [
     "RegionInfo",
     "Regions",
     "Register",
+    "ReleaseLock",
+    "ReleasePermit",
     "Reply",
     "Resume",
     "Sampling",
     "Seconds",
     "Send",
     "SequenceInfo",
+    "SetEvent",
     "SharedDelete",
     "SharedGet",
     "SharedSet",
@@ -144,5 +165,8 @@ __all__ = [
     "UseTool",
     "Versioned",
     "Wait",
+    "WaitAtBarrier",
+    "WaitForEvent",
+    "WaitForNotice",
     "WriteLog",
 ]

@@ -1,0 +1,92 @@
+"""A lock: one thread holds it at a time, and the next one gets it in the order in which they asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ipc.errors import NotHeld
+from ipc.syscalls import LockInfo
+from kernel.sync.queue import WaitQueue
+from kernel.thread import Thread
+from kernel.waiting import Firm
+
+if TYPE_CHECKING:
+    from kernel.sync.condition import Condition
+
+
+class Lock:
+    """Held by a thread, `depth` times if it asked reentrantly. What a thread waits for when it wants the lock."""
+
+    __slots__ = ("condition", "depth", "holder", "name", "waiting")
+    kind = "lock"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.holder: Thread | None = None
+        self.depth = 0
+        self.waiting = WaitQueue()
+        self.condition: Condition | None = None  # made at first use
+
+    def __str__(self) -> str:
+        return f"lock {self.name}" + ("" if self.holder is None else f" held by {self.holder.process.pid}")
+
+    def ended_by(self) -> tuple[Thread, ...]:
+        return () if self.holder is None else (self.holder,)
+
+    @property
+    def idle(self) -> bool:
+        return self.holder is None and (self.condition is None or self.condition.idle)
+
+    def info(self) -> Iterator[LockInfo]:
+        if self.holder is not None:
+            state = "held" if self.depth == 1 else f"held {self.depth} times"
+            yield LockInfo(
+                self.kind, self.name, state, [self.holder.process.pid], [thread.process.pid for thread in self.waiting]
+            )
+        if self.condition is not None and not self.condition.idle:
+            yield self.condition.info()
+
+    async def acquire(self, thread: Thread, timeout: float | None, *, reentrant: bool) -> None:
+        """Get the lock. Without `reentrant` a holder that asks again waits for itself: `DeadlockDetected`."""
+        if self.holder is None:
+            self._give(thread)
+        elif self.holder is thread and reentrant:
+            self.depth += 1
+        else:
+            await self.waiting.wait(thread, self, timeout, self.drop)
+
+    def release(self, thread: Thread) -> None:
+        """Undo one `acquire`. Raises `NotHeld`."""
+        self.check_held(thread)
+        self.depth -= 1
+        if not self.depth:
+            self.drop(thread)
+
+    def check_held(self, thread: Thread) -> None:
+        if self.holder is not thread:
+            who = "nobody" if self.holder is None else f"another thread (process {self.holder.process.pid})"
+            raise NotHeld(f"lock {self.name!r} is held by {who}; only the thread that holds it may do this")
+
+    def drop(self, thread: Thread) -> None:
+        """Take the lock from its holder, however often it has it, and hand it to who is next."""
+        thread.forget(self)
+        self.holder, self.depth = None, 0
+        following = self.waiting.grant()
+        if following is not None:
+            self._give(following)
+
+    async def regain(self, thread: Thread, depth: int) -> None:
+        """Get back what `drop` took away, whatever comes; a cancellation that came meanwhile is raised then."""
+        if self.holder is None:
+            self._give(thread)
+            self.depth = depth
+            return
+        cancelled = await self.waiting.wait_firmly(thread, Firm(self))
+        self.depth = depth
+        if cancelled is not None:
+            raise cancelled
+
+    def _give(self, thread: Thread) -> None:
+        self.holder, self.depth = thread, 1
+        thread.hold(self)

@@ -1,0 +1,76 @@
+"""A semaphore: a number of permits, each held by a thread; who waits for one gets it in order."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+from ipc.errors import NotHeld
+from ipc.syscalls import LockInfo
+from kernel.sync.queue import WaitQueue
+from kernel.thread import Thread
+
+NAMED = 4  # holders that its description names
+
+
+class Semaphore:
+    """`permits` in all. Any holder could end the wait for one, so one of them alive is no deadlock."""
+
+    __slots__ = ("_free", "_holders", "name", "permits", "waiting")
+    kind = "semaphore"
+
+    def __init__(self, name: str, permits: int) -> None:
+        self.name = name
+        self.permits = permits
+        self._free = permits
+        self._holders: dict[Thread, int] = {}
+        self.waiting = WaitQueue()
+
+    def __str__(self) -> str:
+        pids = [str(thread.process.pid) for thread in itertools.islice(self._holders, NAMED)]
+        more = " and others" if len(self._holders) > NAMED else ""
+        return f"semaphore {self.name}" + (f" held by {', '.join(pids)}{more}" if pids else "")
+
+    def ended_by(self) -> tuple[Thread, ...]:
+        return tuple(self._holders)
+
+    @property
+    def idle(self) -> bool:
+        return not self._holders
+
+    def info(self) -> Iterator[LockInfo]:
+        holders = [thread.process.pid for thread, count in self._holders.items() for _ in range(count)]
+        waiters = [thread.process.pid for thread in self.waiting]
+        yield LockInfo(self.kind, self.name, f"{self._free} of {self.permits} free", holders, waiters)
+
+    async def acquire(self, thread: Thread, timeout: float | None) -> None:
+        if self._free:
+            self._free -= 1
+            self._give(thread)
+        else:
+            await self.waiting.wait(thread, self, timeout, self.release)
+
+    def release(self, thread: Thread) -> None:
+        """Give one permit back, to who is next. Raises `NotHeld`."""
+        count = self._holders.get(thread, 0)
+        if not count:
+            raise NotHeld(f"this thread holds no permit of semaphore {self.name!r}; only one that does may release it")
+        if count == 1:
+            del self._holders[thread]
+            thread.forget(self)
+        else:
+            self._holders[thread] = count - 1
+        following = self.waiting.grant()
+        if following is None:
+            self._free += 1
+        else:
+            self._give(following)
+
+    def drop(self, thread: Thread) -> None:
+        """Give back all permits of `thread`."""
+        while thread in self._holders:
+            self.release(thread)
+
+    def _give(self, thread: Thread) -> None:
+        self._holders[thread] = self._holders.get(thread, 0) + 1
+        thread.hold(self)
