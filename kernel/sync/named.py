@@ -67,10 +67,9 @@ class Synchronisation:
 
     def thread_ended(self, thread: Thread) -> None:
         """Hand on what `thread` held."""
-        while thread.holds:
-            held = cast(Lock | Semaphore, next(iter(thread.holds)))
+        for held in tuple(thread.holds or ()):
             held.drop(thread)
-            self._forget_if_idle(held)
+            self._forget_if_idle(cast(Lock | Semaphore, held))
 
     # ---- system calls
 

@@ -139,6 +139,26 @@ async def test_a_timeout_keeps_a_cycle_alive(system):
     assert (await system.result(first), await system.result(second)) == ("timed out", "got it")
 
 
+async def test_who_closes_a_cycle_with_a_timeout_set_waits_and_times_out(system):
+    async def one(ctx: Context) -> str:
+        async with ctx.lock("a"):
+            await ctx.sleep(1)
+            async with ctx.lock("b"):
+                return "got it"
+
+    async def closing(ctx: Context) -> str:
+        async with ctx.lock("b"):
+            await ctx.sleep(2)
+            try:
+                await ctx.lock("a").acquire(timeout=5)
+            except TimedOut:
+                return "timed out"
+        return "got it"
+
+    first, second = system.spawn(one), system.spawn(closing)
+    assert (await system.result(second), await system.result(first)) == ("timed out", "got it")
+
+
 async def test_a_suspended_process_is_live_and_its_knot_is_found_when_it_is_resumed(system):
     async def one(ctx: Context) -> str:
         async with ctx.lock("a"):
