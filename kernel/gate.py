@@ -13,15 +13,15 @@ from types import CoroutineType
 from typing import Any
 
 from ipc.errors import Killed, LlmosError, NotPermitted
-from ipc.syscalls import Shutdown, Syscall, WriteLog
+from ipc.syscalls import ReleaseLock, ReleasePermit, Shutdown, Syscall, WriteLog
 from kernel.process import Process
 
-BURST = 128  # of a process's calls, the one that gives up the loop although it finished at once
+BURST = 128  # of a process's calls, the one that gives up the loop although it may finish at once
 
 Handler = Callable[..., Any]
 
 CLIENTS_ONLY: frozenset[type[Syscall]] = frozenset({Shutdown})
-ALSO_WHILE_DYING: frozenset[type[Syscall]] = frozenset({WriteLog})
+ALSO_WHILE_DYING: frozenset[type[Syscall]] = frozenset({WriteLog, ReleaseLock, ReleasePermit})
 
 
 class Door:
@@ -61,23 +61,21 @@ class Gate:
         return door.handler(process, call, *extra)
 
     async def call(self, process: Process, call: Syscall) -> Any:
-        """Make `call` from a thread of `process`, waiting if need be. Every `BURST`th gives up the loop."""
+        """Make `call` from a thread of `process`, waiting if need be. Before every `BURST`th it gives up the loop."""
+        usage = process.usage
+        usage.calls = calls = usage.calls + 1
+        if not calls % BURST:
+            await asyncio.sleep(0)  # not after the call: who is cancelled here would lose the answer, such as a message
         try:
             door = self._doors[type(call)]  # as in `enter`, spelled out: all calls of agents come this way
             if process.dying or door.clients_only:
                 _permit(process, type(call))
-            usage = process.usage
-            usage.calls = calls = usage.calls + 1
             door.count += 1
             answer = door.handler(process, call)
-            if type(answer) is CoroutineType:
-                return await answer
+            return await answer if type(answer) is CoroutineType else answer
         except LlmosError as error:
             self.errors[type(error).__name__] += 1
             raise
-        if not calls % BURST:
-            await asyncio.sleep(0)
-        return answer
 
 
 def _permit(process: Process, kind: type[Syscall]) -> None:

@@ -8,6 +8,7 @@ Made by the kernel for every coroutine of a process, and for every task that age
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 from collections.abc import Coroutine, Generator
 from time import perf_counter
@@ -197,6 +198,9 @@ class Thread(asyncio.Future[Any]):
             self._parked = False
             self._finish()
             super().cancel()
+            # Here and not by the garbage collector, which would print what its `finally` blocks raise.
+            with contextlib.suppress(BaseException):
+                self._coro.close()
 
     def step(self, start: float) -> float:
         """Run the coroutine to its next wait, from time `start`; the time after it. Called by the dispatcher only."""
