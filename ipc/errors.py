@@ -97,6 +97,10 @@ class UnknownProcess(NotFound):
     """No process has that pid, or it has been forgotten."""
 
 
+class UnknownThread(NotFound):
+    """The process has no living thread of this path. The message names those it has."""
+
+
 class UnknownName(NotFound):
     """No process is registered under that name."""
 
@@ -207,6 +211,10 @@ class DeadlineExceeded(LlmosError):
 
 class LimitExceeded(LlmosError):
     """A limit of the process is reached. `data` names it."""
+
+
+class BurstExceeded(LlmosError):
+    """Agent code held the daemon's loop for longer than it may, without awaiting. `data["limit"]` is in seconds."""
 
 
 class Killed(LlmosError):

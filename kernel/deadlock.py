@@ -1,6 +1,6 @@
 """Deadlock detection, at the moment a knot closes: threads that wait for each other, and nothing else could end it.
 
-Called by whoever parks a thread, and by the lifecycle when a thread ends or a process is resumed. A wait is ended by
+Called by whoever parks a thread, and when a thread has ended and when a process is resumed. A wait is ended by
 any one of some threads (the OR model), so a mere cycle is no deadlock: a thread is stuck only if every thread that it
 reaches is (a knot; Holt, "Some Deadlock Properties of Computer Systems", 1972). The search ends at the first thread
 that is live, so where nothing is wrong it costs next to nothing. It knows the kernel's own timers, not agents' ones.

@@ -1,76 +1,157 @@
-"""The dispatcher: the ready queue of threads, by priority of their process and first in first out within it.
+"""The dispatcher: the ready queue of threads, by their priority and first in first out within it.
 
 Called by threads that become ready. It hands the loop back after a bounded time and number of steps, so that sockets
-and timers get their turn, and holds back the threads of suspended processes. It never blocks.
+and timers get their turn, and holds back the threads that are suspended. It never blocks.
+
+Nothing starves (aging: Silberschatz, Galvin, Gagne, Operating System Concepts, 5.3.4). As the balance set manager of
+Windows does with threads that were ready for too long (Windows Internals, "Priority boosts for CPU starvation"), it
+gives one step to a thread of lower priority from time to time; but it counts steps instead of reading a clock: one
+of `AGING` steps goes to the queue that has gone longest without one of these. With n priorities ready, the k-th of its
+queue runs within k * (n - 1) * AGING steps. That costs nothing while all that is ready has one priority.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from kernel.alarms import Alarms
+from kernel.instruments import Instruments
 from kernel.thread import READY, SUSPENDED, Thread
+
+if TYPE_CHECKING:
+    from kernel.process import Process
 
 STEPS_PER_TURN = 64
 TURN_SECONDS = 0.005  # after which the loop gets its turn, however few steps that were
+AGING = 32  # of the steps taken while several priorities are ready, the one that a lower one gets
 
 
 class Dispatcher:
-    """Runs ready threads, the most urgent first. `running` is the thread whose step runs, or ran last."""
+    """Runs ready threads, the most urgent first. `running` is the thread whose step runs, or ran last.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    `on_slow` is called with a thread whose step held the loop for more than `slow_step` seconds, and how long it did.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, instruments: Instruments | None = None) -> None:
         self.loop = loop
         self.alarms = Alarms(loop)
+        self.instruments = Instruments() if instruments is None else instruments
+        self.slow_step = float("inf")
+        self.on_slow: Callable[[Thread, float], None] = _nothing
         self.running: Thread
         self._ready: dict[int, deque[Thread]] = {}
         self._count = 0
+        self._contested = 0  # steps taken while several priorities were ready, since the last one of aging
         self._scheduled = False
 
     def push(self, thread: Thread) -> None:
         """Put `thread` at the end of its queue."""
         process = thread.process
-        if process.suspended:
+        if process.held is not None and (process.suspended or thread.suspended):
             thread.state = SUSPENDED
             process.held.append(thread)
             return
         thread.state = READY
-        queue = self._ready.get(process.priority)
+        queue = self._ready.get(thread.priority)
         if queue is None:
-            queue = self._ready[process.priority] = deque()
+            queue = self._ready[thread.priority] = deque()
         queue.append(thread)
         self._count += 1
         if not self._scheduled:
             self._scheduled = True
             self.loop.call_soon(self._run)
 
+    def hold(self, process: Process, thread: Thread | None = None) -> None:
+        """Step `thread`, or no thread of `process`, until `release`."""
+        if thread is None:
+            process.suspended = True
+        else:
+            thread.suspended = True
+        if process.held is None:
+            process.held = []
+
+    def release(self, process: Process, thread: Thread | None = None) -> None:
+        """Undo `hold`. What was held back goes on in the order in which it became ready."""
+        if thread is None:
+            process.suspended = False
+        else:
+            thread.suspended = False
+        held = process.held
+        still = process.suspended or any(thread.suspended for thread in process.threads)
+        process.held = [] if still else None
+        for waiting in held or ():
+            self.push(waiting)
+
+    def reprioritise(self, thread: Thread, priority: int) -> None:
+        """Give `thread` a new priority. If it is ready, it moves to the end of the queue of that one."""
+        old, thread.priority = thread.priority, priority
+        queue = self._ready.get(old)
+        if thread.state is READY and priority != old and queue is not None:
+            queue.remove(thread)
+            self._count -= 1
+            self.push(thread)
+
     def _run(self) -> None:
         ready = self._ready
+        observed = self.instruments if self.instruments.steps else None
         queue: deque[Thread] = deque()
         steps = STEPS_PER_TURN
         now = perf_counter()
         end = now + TURN_SECONDS
         while self._count and steps and now <= end:
             if not queue or len(ready) > 1:
-                queue = self._most_urgent()
+                queue = self._choose()
             steps -= 1
             self._count -= 1
             self.running = thread = queue.popleft()
-            if thread.process.suspended:
+            process = thread.process
+            if process.held is not None and (process.suspended or thread.suspended):
                 self.push(thread)
-            else:
+            elif observed is None:
                 now = thread.step(now)
+            else:
+                now = observed.step(thread, now)
+        # A turn ends with the step that used its time up, so one look after the last step finds every slow one. It
+        # sees that step's time less what was left of the turn.
+        if now - end > self.slow_step:
+            self.on_slow(self.running, now - end)
         if self._count:
             self.loop.call_soon(self._run)
         else:
             self._scheduled = False
 
-    def _most_urgent(self) -> deque[Thread]:
-        """The first queue that is not empty, of which there is one; the empty ones before it are given up."""
+    def _choose(self) -> deque[Thread]:
+        """The queue that is next: the most urgent one that is not empty, but for one of `AGING` steps.
+
+        There is one that is not empty; the empty ones before it are given up.
+        """
         ready = self._ready
-        while True:
-            urgency = max(ready)
-            if ready[urgency]:
-                return ready[urgency]
+        urgency = max(ready)
+        while not ready[urgency]:
             del ready[urgency]
+            urgency = max(ready)
+        if len(ready) > 1:
+            self._contested += 1
+            if self._contested >= AGING:
+                self._contested = 0
+                return self._aged(urgency)
+        return ready[urgency]
+
+    def _aged(self, highest: int) -> deque[Thread]:
+        """The queue below the `highest` that has waited longest; the highest if no other has a thread."""
+        # A queue stands where it was made, and moves to the end when it gets such a step: the first has waited longest.
+        for priority, queue in list(self._ready.items()):
+            if priority != highest:
+                del self._ready[priority]
+                if queue:
+                    self._ready[priority] = queue
+                    return queue
+        return self._ready[highest]
+
+
+def _nothing(thread: Thread, seconds: float) -> None:
+    pass

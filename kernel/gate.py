@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from types import CoroutineType
 from typing import Any
 
@@ -25,12 +26,15 @@ ALSO_WHILE_DYING: frozenset[type[Syscall]] = frozenset({WriteLog, ReleaseLock, R
 
 
 class Door:
-    """One system call: who handles it, how often it was made, and whether only clients may."""
+    """One system call: who handles it, how often it was made, and whether only clients may.
 
-    __slots__ = ("clients_only", "count", "handler")
+    `handler` is `plain`, or an observer around it.
+    """
+
+    __slots__ = ("clients_only", "count", "handler", "plain")
 
     def __init__(self, kind: type[Syscall], handler: Handler) -> None:
-        self.handler = handler
+        self.handler = self.plain = handler
         self.count = 0
         self.clients_only = kind in CLIENTS_ONLY
 
@@ -50,6 +54,14 @@ class Gate:
     def register(self, handlers: dict[type[Syscall], Handler]) -> None:
         """Add the calls of one subsystem: each handler takes the process and the call."""
         self._doors.update((kind, Door(kind, handler)) for kind, handler in handlers.items())
+
+    def observe(self, observer: Handler | None) -> None:
+        """Call `observer` with each handler and what it would be called with; with None, handlers are called again.
+
+        The handlers in the doors are exchanged, so that while nobody observes a call pays nothing.
+        """
+        for door in self._doors.values():
+            door.handler = door.plain if observer is None else partial(observer, door.plain)
 
     def enter(self, process: Process, call: Syscall, *extra: Any) -> Any:
         """Make `call` for `process`: the answer, or a coroutine that will return it. Raises what the call raises."""

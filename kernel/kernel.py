@@ -15,9 +15,12 @@ import structlog
 
 from ipc.syscalls import Shutdown, Sleep
 from kernel.alarms import Alarm
+from kernel.control import Control
 from kernel.dispatcher import Dispatcher
 from kernel.drivers.process import Launcher, launch
+from kernel.ending import Ending
 from kernel.gate import Gate
+from kernel.instruments import Instruments
 from kernel.lifecycle import Lifecycle
 from kernel.memory.bounds import MemoryBounds
 from kernel.memory.private import PrivateMemory
@@ -34,6 +37,7 @@ from kernel.sync.named import Synchronisation
 from kernel.thread import PARK, Thread
 from kernel.tools.tool import ToolSpec
 from kernel.tools.tools import ToolSubsystem
+from kernel.watchdog import Scheduling, Watchdog
 
 log = structlog.get_logger("kernel")
 
@@ -52,6 +56,7 @@ class Kernel:
         make_context: Callable[[Gate, Process], Any],
         memory: MemoryBounds = MemoryBounds(),  # noqa: B008 - it is frozen
         tools: dict[str, ToolSpec] | None = None,
+        scheduling: Scheduling = Scheduling(),  # noqa: B008
         launcher: Launcher = launch,
     ) -> None:
         self.loop = asyncio.get_running_loop()
@@ -59,10 +64,14 @@ class Kernel:
         self.table = ProcessTable()
         self.programs = Programs(folders)
         self.on_shutdown: Callable[[bool], None] = lambda now: None
-        dispatcher = Dispatcher(self.loop)
+        self.instruments = Instruments(self.gate)
+        dispatcher = Dispatcher(self.loop, self.instruments)
+        self.ending = ending = Ending(self.table, dispatcher)
         self.lifecycle = Lifecycle(
-            self.table, self.programs, dispatcher, self.gate, lambda process: make_context(self.gate, process)
+            self.table, self.programs, dispatcher, ending, self.gate, lambda process: make_context(self.gate, process)
         )
+        control = Control(self.table, dispatcher, self.gate)
+        self.watchdog = Watchdog(dispatcher, scheduling, ending.end, self.gate.errors)
         names = NameRegistry(self.table, self.gate)
         self.messaging = messaging = Messaging(self.table, self.gate, dispatcher, names)
         self.resources = ResourceManager(models, default_model, cache, launcher, self.gate)
@@ -71,13 +80,13 @@ class Kernel:
         self.shared = SharedMemory(self.gate, memory)
         self.tools = ToolSubsystem(tools or {}, self.programs, self.shared, self.gate, self.loop)
         synchronisation = Synchronisation(self.gate)
-        Status(version, self.table, self.programs, self.gate, self.lifecycle, messaging)
+        Status(version, self.table, self.programs, self.gate, ending, messaging, self.watchdog)
         self.gate.register({Sleep: self._sleep, Shutdown: self._shutdown})
-        self.lifecycle.on_suspend = self.resources.process_suspended
-        self.lifecycle.on_resume = self.resources.process_resumed
-        self.lifecycle.on_end += [names.process_ended, messaging.process_ended, output.process_ended]
-        self.lifecycle.on_end += [self.memory.process_ended, self.shared.process_ended, self.tools.process_ended]
-        self.lifecycle.on_thread_end.append(synchronisation.thread_ended)
+        control.on_suspend.append(self.resources.suspended)
+        control.on_resume.append(self.resources.resumed)
+        ending.on_end += [names.process_ended, messaging.process_ended, output.process_ended]
+        ending.on_end += [self.memory.process_ended, self.shared.process_ended, self.tools.process_ended]
+        ending.on_thread_end.append(synchronisation.thread_ended)
         self.loop.set_task_factory(cast(Any, self._make_task))
 
     async def drain(self, timeout: float) -> None:
@@ -88,13 +97,13 @@ class Kernel:
             log.info("draining", tasks=len(tasks), seconds=timeout)
             await self._all_ended(tasks, timeout)
         for process in self._tasks():
-            self.lifecycle.end(process, "killed", "the daemon shuts down")
+            self.ending.end(process, "killed", "the daemon shuts down")
         await self._all_ended(self._tasks(), None)
 
     async def close(self) -> None:
         """End the connections' processes and the drivers. Call after `drain`."""
         for process in tuple(self.table.alive.values()):
-            self.lifecycle.end(process, "killed", "the daemon shuts down")
+            self.ending.end(process, "killed", "the daemon shuts down")
         self.tools.close()
         await self.resources.close()
         self.loop.set_task_factory(None)
@@ -113,7 +122,7 @@ class Kernel:
                 gone.set()
 
         for process in processes:
-            process.watchers.append(one_less)
+            process.watch(one_less)
         if processes:
             try:
                 async with asyncio.timeout(timeout):

@@ -1,18 +1,15 @@
-"""The process subsystem: spawn, wait, kill, suspend, resume, and the end of a process.
+"""The process subsystem: spawn, wait and kill, and more threads of a process.
 
-Its handlers are called by the gate. A child never outlives its parent unless detached; whatever way a process ends,
-its threads are cancelled, its children killed, its waiters answered, and then it is gone from the table.
+Its handlers are called by the gate. A child never outlives its parent unless detached. How a process ends is in
+`kernel.ending`, how it is held and ranked meanwhile in `kernel.control`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 import traceback
-from collections import Counter
 from collections.abc import Callable, Coroutine
-from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 import structlog
@@ -21,7 +18,6 @@ from ipc.codec import PLAIN, encode, isolate, reveal
 from ipc.errors import (
     AgentFailed,
     Busy,
-    DeadlineExceeded,
     ErrorInfo,
     InvalidCall,
     Killed,
@@ -32,34 +28,35 @@ from ipc.errors import (
     to_wire,
 )
 from ipc.messages import Failed, Result
-from ipc.syscalls import ExitStatus, Kill, Resume, Spawn, Suspend, Wait
+from ipc.syscalls import ExitStatus, Kill, Spawn, StartThread, Wait
 from kernel import deadlock
 from kernel.alarms import Alarm
 from kernel.dispatcher import Dispatcher
+from kernel.ending import GRACE, Ending
 from kernel.gate import Gate
 from kernel.process import CLIENT, Process, ProcessTable
 from kernel.programs import Program, Programs
 from kernel.stream import Stream
-from kernel.thread import PARK, Thread
+from kernel.thread import MAIN, NEW, PARK, Thread
 from kernel.waiting import EndOf
+from kernel.worker import Worker
 
-GRACE = 2.0  # seconds that the `finally` blocks of a killed thread get
 MAX_PROCESSES = 200_000
+
+T = TypeVar("T", bound=Thread)
 
 log = structlog.get_logger("kernel.process")
 
 
 class Lifecycle:
-    """Starts and ends processes.
-
-    `on_end` are called with each process that ended, before its waiters are answered; `on_thread_end` with each thread.
-    """
+    """Starts processes and threads, and answers those that wait for ends."""
 
     def __init__(
         self,
         table: ProcessTable,
         programs: Programs,
         dispatcher: Dispatcher,
+        ending: Ending,
         gate: Gate,
         make_context: Callable[[Process], Any],
     ) -> None:
@@ -67,15 +64,11 @@ class Lifecycle:
         self._programs = programs
         self._dispatcher = dispatcher
         self._loop = dispatcher.loop
+        self._instruments = dispatcher.instruments
+        self._ending = ending
         self._make_context = make_context
-        self._reapers: set[asyncio.Task[None]] = set()
-        self.on_suspend: Callable[[Process], None] = _nothing
-        self.on_resume: Callable[[Process], None] = _nothing
-        self.on_end: list[Callable[[Process], None]] = []
-        self.on_thread_end: list[Callable[[Thread], None]] = []
         self.draining = False
-        self.exits: Counter[str] = Counter()
-        gate.register({Spawn: self.spawn, Wait: self.wait, Kill: self.kill, Suspend: self.suspend, Resume: self.resume})
+        gate.register({Spawn: self.spawn, Wait: self.wait, Kill: self.kill, StartThread: self.start_worker})
 
     # ---- system calls
 
@@ -97,25 +90,23 @@ class Lifecycle:
         target = self._table.find(call.pid)
         if target is process:
             raise InvalidCall(f"process {process.pid} waits for its own end")
+        if call.timeout is not None and not call.timeout >= 0:
+            raise InvalidCall(f"timeout is {call.timeout} s; it cannot be negative (None waits for ever)")
         return target.status if target.status is not None else self._wait(target, call.timeout)
 
-    def kill(self, process: Process, call: Kill) -> ExitStatus | Coroutine[Any, Any, ExitStatus]:
+    def kill(self, process: Process, call: Kill) -> ExitStatus | Coroutine[Any, Any, ExitStatus | None] | None:
         target = self._table.find(call.pid)
+        if call.thread is not None:
+            return self._kill_thread(process, target.thread(call.thread))
         if target.status is not None:
             return target.status
-        self.end(target, "killed", f"killed by process {process.pid} ({process.program})")
+        self._ending.end(target, "killed", f"killed by process {process.pid} ({process.program})")
         return target.status if target.status is not None else self._wait(target, None)
 
-    def suspend(self, process: Process, call: Suspend) -> None:
-        target = self._table.get(call.pid)
-        if target.is_client:
-            raise InvalidCall(f"process {target.pid} is the connection of a client; suspend its tasks instead")
-        if not target.suspended:
-            target.suspended = True
-            self.on_suspend(target)
-
-    def resume(self, process: Process, call: Resume) -> None:
-        self._resume(self._table.get(call.pid))
+    def start_worker(self, process: Process, call: StartThread) -> Thread:
+        if not asyncio.iscoroutine(call.coro):
+            raise InvalidCall(f"a thread runs a coroutine, such as work(), which {call.coro!r} is not")
+        return self._adopt(Worker(process, call.coro, self._dispatcher, name=call.name), self._worker_done)
 
     # ---- for connections and the daemon
 
@@ -127,23 +118,7 @@ class Lifecycle:
 
     def start_thread(self, process: Process, coro: Coroutine[Any, Any, Any], **options: Any) -> Thread:
         """Run `coro` as one more thread of `process`; it is cancelled when the process ends."""
-        thread = Thread(process, coro, self._dispatcher, **options)
-        maker = asyncio.current_task(self._loop)
-        if isinstance(maker, Thread) and maker.process is process:
-            maker.offspring += 1
-            thread.path = f"{maker.path}-{maker.offspring}"
-        process.threads.add(thread)
-        thread.add_done_callback(self._thread_done)
-        return thread
-
-    def end(self, process: Process, reason: str, why: str) -> None:
-        """Kill `process`: cancel its threads, kill its children, and bury it when they are gone. Returns at once."""
-        if process.dying or process.ended:
-            return
-        process.dying = reason
-        kind = DeadlineExceeded if reason == "deadline" else Killed
-        self._cancel_all(process)
-        self._bury_when_quiet(process, reason, error=to_wire(kind(why, pid=process.pid)))
+        return self._adopt(Thread(process, coro, self._dispatcher, **options), self._thread_done)
 
     # ---- inside
 
@@ -165,16 +140,29 @@ class Lifecycle:
         coro = program.function(self._make_context(process), **args)
         self._table.add(process)
         if process.parent is not None:
-            parent.children.add(process)
+            parent.adopt(process)
         if stream is not None:
-            process.watchers.append(_final_event_to(stream))
+            process.watch(_final_event_to(stream))
         if call.deadline is not None:
             why = f"not done within its deadline of {call.deadline} s"
-            process.deadline = self._loop.call_later(call.deadline, self.end, process, "deadline", why)
+            process.timer = self._loop.call_later(call.deadline, self._ending.end, process, "deadline", why)
+        self._instruments.tell_state(process, NEW)
         main = Thread(process, coro, self._dispatcher)
-        process.threads.add(main)
-        main.add_done_callback(self._main_done)
+        process.threads[main] = None
+        main.add_done_callback(self._main_done, context=main.get_context())
         return process.pid
+
+    def _adopt(self, thread: T, done: Callable[[asyncio.Future[Any]], None]) -> T:
+        """Make a new thread one of its process. `done` is told of its end."""
+        process = thread.process
+        maker = asyncio.current_task(self._loop)
+        if isinstance(maker, Thread) and maker.process is process:
+            maker.offspring += 1
+            thread.path = f"{maker.path}-{maker.offspring}"
+            self._dispatcher.reprioritise(thread, maker.priority)
+        process.threads[thread] = None
+        Thread.add_done_callback(thread, done, context=thread.get_context())
+        return thread
 
     async def _wait(self, target: Process, timeout: float | None) -> ExitStatus:
         thread, waited = cast(Thread, asyncio.current_task()), EndOf(target)
@@ -182,7 +170,7 @@ class Lifecycle:
         def wake(_: Process) -> None:
             thread.wake()
 
-        target.watchers.append(wake)
+        target.watch(wake)
         alarm = Alarm(thread, None if timeout is None else self._loop.time() + timeout)
         try:
             while target.status is None:
@@ -193,107 +181,46 @@ class Lifecycle:
                 await PARK
             return target.status
         finally:
-            if wake in target.watchers:
-                target.watchers.remove(wake)
+            target.unwatch(wake)
             alarm.cancel()
 
-    def _resume(self, process: Process) -> None:
-        if process.suspended:
-            process.suspended = False
-            held, process.held = process.held, []
-            for thread in held:
-                self._dispatcher.push(thread)
-            if not process.dying:
-                self.on_resume(process)
-                deadlock.resumed(process)
-
-    def _cancel_all(self, process: Process) -> None:
-        self._resume(process)
-        for thread in tuple(process.threads):
-            thread.cancel()
-        for child in tuple(process.children):
-            # Not at once: a long line of descendants would be as deep a recursion.
-            self._loop.call_soon(self.end, child, "killed", f"its parent, process {process.pid}, ended")
+    async def _kill_thread(self, process: Process, target: Thread) -> None:
+        thread = cast(Thread, asyncio.current_task())
+        if target is thread:
+            raise InvalidCall("a thread cannot kill itself; let its coroutine return")
+        if target.path == MAIN:
+            raise InvalidCall(f"process {target.process.pid} ends with its first thread; kill the process")
+        self._dispatcher.release(target.process, target)
+        target.cancel()
+        Thread.add_done_callback(target, lambda _: thread.wake())
+        alarm = Alarm(thread, self._loop.time() + GRACE)
+        try:
+            while not target.done():
+                if alarm.rung:
+                    log.error("a thread ignored its cancellation and is abandoned", thread=target.get_name())
+                    target.abandon()
+                    return
+                thread.waits_for = f"end of thread {target.path}"
+                await PARK
+        finally:
+            alarm.cancel()
 
     def _thread_done(self, thread: asyncio.Future[Any]) -> None:
         """A thread other than the first has ended; a failure of its own has been seen by whoever awaited it."""
-        process = self._thread_gone(cast(Thread, thread))
-        deadlock.thread_ended(process)
+        self._ending.thread_gone(thread)
         if not thread.cancelled():
             thread.exception()
 
+    def _worker_done(self, thread: asyncio.Future[Any]) -> None:
+        """A thread made by `start_thread` has ended; a failure that nobody waits for is one of the process."""
+        process = self._ending.thread_gone(thread)
+        if not thread.cancelled() and thread.exception() is not None and not cast(Worker, thread).awaited:
+            self._ending.finish(process, *_outcome(thread, process))
+
     def _main_done(self, thread: asyncio.Future[Any]) -> None:
-        process = self._thread_gone(cast(Thread, thread))
-        if process.dying:
-            if not thread.cancelled():
-                thread.exception()
-            return
-        reason, value, error = _outcome(thread, process)
-        process.dying = reason
-        self._cancel_all(process)
-        self._bury_when_quiet(process, reason, value=value, error=error)
-
-    def _thread_gone(self, thread: Thread) -> Process:
-        thread.process.threads.discard(thread)
-        for subsystem in self.on_thread_end:
-            subsystem(thread)
-        return thread.process
-
-    def _bury_when_quiet(self, process: Process, reason: str, **outcome: Any) -> None:
-        """Bury `process` now if it has neither threads nor children, else when they have ended."""
-        if not process.threads and not process.children:
-            self._bury(process, reason, **outcome)
-            return
-        # Not loop.create_task: called from an agent's thread, that would make the reaper a thread of the agent.
-        reaper = asyncio.Task(self._reap(process, reason, **outcome), loop=self._loop, name=f"reaper of {process.pid}")
-        self._reapers.add(reaper)
-        reaper.add_done_callback(self._reapers.discard)
-
-    async def _reap(self, process: Process, reason: str, **outcome: Any) -> None:
-        if process.threads:
-            await asyncio.wait(tuple(process.threads), timeout=GRACE)
-        for thread in tuple(process.threads):
-            if not thread.done():
-                log.error(
-                    "a thread ignored its cancellation and is abandoned", pid=process.pid, thread=thread.get_name()
-                )
-                thread.abandon()
-            process.threads.discard(thread)
-        for child in tuple(process.children):
-            if not child.ended:
-                gone = asyncio.Event()
-                child.watchers.append(partial(_set, gone))
-                await gone.wait()
-        self._bury(process, reason, **outcome)
-
-    def _bury(self, process: Process, reason: str, value: Any = None, error: ErrorInfo | None = None) -> None:
-        process.ended = True
-        process.status = ExitStatus(process.pid, process.program, reason, value, error, process.usage)
-        if process.deadline is not None:
-            process.deadline.cancel()
-            process.deadline = None
-        if process.parent is not None:
-            process.parent.children.discard(process)
-            process.parent = None
-        process.stream, process.args = None, {}
-        self._table.bury(process)
-        if not process.is_client:
-            self.exits[reason] += 1
-            age = round(time.monotonic() - process.started, 3)
-            log.debug("process ended", pid=process.pid, program=process.program, reason=reason, age=age)
-        for subsystem in self.on_end:
-            subsystem(process)
-        watchers, process.watchers = process.watchers, []
-        for watcher in watchers:
-            watcher(process)
-
-
-def _nothing(process: Process) -> None:
-    pass
-
-
-def _set(event: asyncio.Event, process: Process) -> None:
-    event.set()
+        process = self._ending.thread_gone(thread)
+        if not process.dying:
+            self._ending.finish(process, *_outcome(thread, process))
 
 
 def _final_event_to(stream: Stream) -> Callable[[Process], None]:

@@ -55,7 +55,7 @@ class Output:
         """Nothing more comes for those who follow its log."""
         for follower in process.followers:
             follower.end()
-        process.followers.clear()
+        process.followers = ()
 
     def logs(self, process: Process, call: Logs, stream: Stream | None = None) -> list[Log]:
         target = self._table.find(call.pid)

@@ -1,6 +1,7 @@
 """Processes: what is accounted, owned, limited and killed; and the table that holds the living and the recent dead.
 
-Owned by the kernel. A process is data plus its threads: how it starts, waits and ends is in `kernel.lifecycle`.
+Owned by the kernel. A process is data plus its threads: how it starts is in `kernel.lifecycle`, how it ends in
+`kernel.ending`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import time
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
 
-from ipc.errors import UnknownProcess
+from ipc.errors import ErrorInfo, UnknownProcess, UnknownThread
 from ipc.messages import Log
 from ipc.syscalls import ExitStatus, ProcessInfo, Usage
 from kernel.mailbox import Mailbox
@@ -38,7 +39,6 @@ class Process:
         "accepts",
         "args",
         "children",
-        "deadline",
         "dying",
         "ended",
         "followers",
@@ -47,6 +47,7 @@ class Process:
         "is_client",
         "log",
         "mailbox",
+        "outcome",
         "owed",
         "owner",
         "parent",
@@ -59,6 +60,7 @@ class Process:
         "stream",
         "suspended",
         "threads",
+        "timer",
         "usage",
         "watchers",
     )
@@ -85,22 +87,47 @@ class Process:
         self.is_client = is_client
         self.started = time.monotonic()
         self.usage = Usage()
-        self.threads: set[Thread] = set()
-        self.children: set[Process] = set()
+        self.threads: dict[Thread, None] = {}  # in the order in which they started
+        self.children: dict[Process, None] | tuple[()] = ()  # made at first use, as much here is: most need none
         self.mailbox: Mailbox | None = None
         self.accepts: dict[str, type[msgspec.Struct]] | None = None  # declared message types; None: any
         self.owed: dict[int, PendingCall | None] | None = None  # calls to us without a reply yet; None: gave up waiting
         self.sequences: set[Sequence] | None = None
         self.generations = 0
         self.log: deque[Log] | None = None
-        self.watchers: list[Callable[[Process], None]] = []
-        self.followers: list[Stream] = []  # clients that read the log as it grows
+        self.watchers: list[Callable[[Process], None]] | tuple[()] = ()  # called once it has ended
+        self.followers: list[Stream] | tuple[()] = ()  # clients that read the log as it grows
         self.suspended = False
-        self.held: list[Thread] = []
-        self.dying: str = ""
-        self.deadline: asyncio.TimerHandle | None = None
+        self.held: list[Thread] | None = None  # ready threads that may not run; None: all may (see `Dispatcher.hold`)
+        self.dying: str = ""  # why it ends or ended
+        self.outcome: tuple[Any, ErrorInfo | None] = (None, None)  # value and error, once it is dying
+        self.timer: asyncio.TimerHandle | None = None  # of its deadline, or of its grace once it is dying
         self.ended = False
         self.status: ExitStatus | None = None
+
+    def adopt(self, child: Process) -> None:
+        if not self.children:
+            self.children = {}
+        self.children[child] = None
+
+    def watch(self, watcher: Callable[[Process], None]) -> None:
+        """Call `watcher` with this process when it has ended."""
+        if not self.watchers:
+            self.watchers = []
+        self.watchers.append(watcher)
+
+    def unwatch(self, watcher: Callable[[Process], None]) -> None:
+        """Undo `watch`; nothing if it was called."""
+        if self.watchers and watcher in self.watchers:
+            self.watchers.remove(watcher)
+
+    def thread(self, path: str) -> Thread:
+        """The living thread of this path. Raises `UnknownThread`."""
+        for thread in self.threads:
+            if thread.path == path:
+                return thread
+        known = ", ".join(thread.path for thread in self.threads) or "none"
+        raise UnknownThread(f"process {self.pid} has no thread {path!r}; it has {known}", pid=self.pid)
 
     def box(self) -> Mailbox:
         """The mailbox, made at first use."""

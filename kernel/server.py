@@ -128,7 +128,7 @@ class Connection(FramedProtocol):
             stream.close()
         self._streams.clear()
         if self._process is not None:
-            self._kernel.lifecycle.end(self._process, "killed", "the client disconnected")
+            self._kernel.ending.end(self._process, "killed", "the client disconnected")
 
     # ---- requests
 
@@ -174,7 +174,7 @@ class Connection(FramedProtocol):
 
     def _end_task(self, pid: int, why: str) -> None:
         if (task := self._kernel.table.alive.get(pid)) is not None:
-            self._kernel.lifecycle.end(task, "killed", why)
+            self._kernel.ending.end(task, "killed", why)
 
     def _answer(self, number: int, call: Any, value: Any) -> None:
         if type(call) is Spawn and number in self._streams and not call.detach:
@@ -240,7 +240,7 @@ class Connection(FramedProtocol):
             )
             return
         self._process = self._kernel.lifecycle.open_client(hello.client)
-        self._process.watchers.append(lambda _: self.close())
+        self._process.watch(lambda _: self.close())
         self.send_frame(ENCODER.encode(Welcome(VERSION, os.getpid(), self._process.pid)))
 
     def _refuse(self, error: LlmosError) -> None:

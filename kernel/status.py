@@ -16,10 +16,11 @@ import psutil
 
 from ipc.syscalls import GetStats, Ping, Pong, ProcessInfo, ProgramInfo, Programs, Ps, Stats
 from kernel import programs
+from kernel.ending import Ending
 from kernel.gate import Gate
-from kernel.lifecycle import Lifecycle
 from kernel.messaging import Messaging
 from kernel.process import Process, ProcessTable
+from kernel.watchdog import Watchdog
 
 
 class Status:
@@ -31,15 +32,17 @@ class Status:
         table: ProcessTable,
         known: programs.Programs,
         gate: Gate,
-        lifecycle: Lifecycle,
+        ending: Ending,
         messaging: Messaging,
+        watchdog: Watchdog,
     ) -> None:
         self._version = version
         self._table = table
         self._programs = known
         self._gate = gate
-        self._lifecycle = lifecycle
+        self._ending = ending
         self._messaging = messaging
+        self._watchdog = watchdog
         self._started = time.monotonic()
         self._self = psutil.Process()
         gate.register({Ps: self.ps, Programs: self.programs, GetStats: self.stats, Ping: self.ping})
@@ -76,10 +79,11 @@ class Status:
             processes=len(alive) - clients,
             threads=sum(len(candidate.threads) for candidate in alive),
             connections=clients,
-            exited=dict(self._lifecycle.exits),
+            exited=dict(self._ending.exits),
             calls=self._gate.calls,
             errors=dict(self._gate.errors),
             dead_letters=len(self._messaging.dead_letters),
+            slow_steps=self._watchdog.slow_steps,
             memory=self._self.memory_info().rss,
             cpu_seconds=times.user + times.system,
             machine={

@@ -47,6 +47,8 @@ class _Park:
 PARK = _Park()
 _Park.__await__ = (PARK,).__iter__  # type: ignore[method-assign, assignment] # does the same, without a frame
 
+MAIN = "0"  # path of the first thread of a process
+
 NEW, READY, RUNNING, BLOCKED, SUSPENDED, ZOMBIE = "new", "ready", "running", "blocked", "suspended", "zombie"
 
 
@@ -75,8 +77,10 @@ class Thread(asyncio.Future[Any]):
         "holds",
         "offspring",
         "path",
+        "priority",
         "process",
         "state",
+        "suspended",
         "waits_for",
     )
 
@@ -96,7 +100,9 @@ class Thread(asyncio.Future[Any]):
         self.holds: dict[Held, None] | None = None
         self.alarms = 0
         self.cpu = 0.0
-        self.path = "0"
+        self.path = MAIN
+        self.priority = process.priority
+        self.suspended = False
         self.offspring = 0
         self._coro = coro
         self._context = context if context is not None else contextvars.copy_context()
@@ -179,7 +185,8 @@ class Thread(asyncio.Future[Any]):
 
     @property
     def about_to_be_cancelled(self) -> bool:
-        return self._must_cancel
+        """Whether its next step throws a cancellation that it has not seen yet."""
+        return self._must_cancel or (self._fut_waiter is not None and self._fut_waiter.cancelled())
 
     def hold(self, thing: Held) -> None:
         """Remember that `thing` is to be taken from this thread when it ends."""

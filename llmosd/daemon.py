@@ -49,6 +49,7 @@ class Daemon:
             make_context=Context,
             memory=config.memory,
             tools=config.tools,
+            scheduling=config.scheduling,
         )
         self._kernel.on_shutdown = self._shutdown
 
@@ -65,6 +66,7 @@ class Daemon:
         gc.collect()
         gc.freeze()
         watch = asyncio.create_task(self._keep_socket(server))
+        self._kernel.watchdog.start()
         await self._stop.wait()
         watch.cancel()
         await self._drain()
@@ -75,6 +77,7 @@ class Daemon:
                 await self._kernel.close()
         except TimeoutError:
             log.warning("drivers did not end in time; they end with this process")
+        self._kernel.watchdog.stop()
         log.info("stopped")
 
     async def _listen(self) -> asyncio.AbstractServer:

@@ -22,6 +22,7 @@ from ipc.unix import default_socket
 from kernel.memory.bounds import MemoryBounds
 from kernel.slots.model import ModelSpec, looks_local
 from kernel.tools.tool import ToolSpec
+from kernel.watchdog import Scheduling
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -52,6 +53,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     models: dict[str, ModelSpec] = {}
     memory: MemoryBounds = MemoryBounds()
     tools: dict[str, ToolSpec] = {}
+    scheduling: Scheduling = Scheduling()
 
     @property
     def socket_path(self) -> Path:
@@ -141,8 +143,10 @@ def _check(values: dict[str, Any], place: str, *, lenient: bool = False) -> Sett
         if isinstance(values.get(table), dict):
             for name, spec in values[table].items():
                 _convert(spec, kind, place, f"{table}.{name}.", strict=True)
-    if isinstance(values.get("memory"), dict):
-        _convert(values["memory"], MemoryBounds, place, "memory.", strict=True)
+    sections: tuple[tuple[str, Any], ...] = (("memory", MemoryBounds), ("scheduling", Scheduling))
+    for section, kind in sections:
+        if isinstance(values.get(section), dict):
+            _convert(values[section], kind, place, f"{section}.", strict=True)
     return _convert(values, Settings, place, "", strict=not lenient)
 
 
@@ -164,10 +168,10 @@ def _convert(values: Any, kind: type[T], place: str, prefix: str, *, strict: boo
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> None:
-    """Put `over` over `base`; models and the bounds of memory are merged key by key."""
-    models, memory = over.pop("models", {}), over.pop("memory", {})
-    base.update(over)
-    base["memory"] = base.get("memory", {}) | memory
+    """Put `over` over `base`; models, the bounds of memory and of scheduling are merged key by key."""
+    models = over.pop("models", {})
+    sections = {name: base.get(name, {}) | over.pop(name, {}) for name in ("memory", "scheduling")}
+    base.update(over, **sections)
     for name, spec in models.items():
         base["models"][name] = base["models"].get(name, {}) | spec
 

@@ -58,16 +58,13 @@ from ipc.syscalls.processes import (
     ExitStatus,
     Kill,
     Logs,
-    Nice,
     ProcessCalls,
     ProcessInfo,
     ProgramInfo,
     Programs,
     Ps,
-    Resume,
     Sleep,
     Spawn,
-    Suspend,
     Usage,
     Wait,
 )
@@ -86,9 +83,20 @@ from ipc.syscalls.sync import (
     WaitForEvent,
     WaitForNotice,
 )
+from ipc.syscalls.threads import Nice, Resume, StartThread, Suspend, ThreadCalls, ThreadInfo, Threads
 from ipc.syscalls.tools import Reference, ToolCalls, ToolInfo, Tools, UseTool
 
-SystemCall = ProcessCalls | MessageCalls | SyncCalls | MemoryCalls | ToolCalls | ModelCalls | OutputCalls | DaemonCalls
+SystemCall = (
+    ProcessCalls
+    | ThreadCalls
+    | MessageCalls
+    | SyncCalls
+    | MemoryCalls
+    | ToolCalls
+    | ModelCalls
+    | OutputCalls
+    | DaemonCalls
+)
 
 __all__ = [
     "ANY_MESSAGE",
@@ -152,11 +160,14 @@ __all__ = [
     "SlotInfo",
     "Slots",
     "Spawn",
+    "StartThread",
     "Stats",
     "Subscribe",
     "Suspend",
     "Syscall",
     "SystemCall",
+    "ThreadInfo",
+    "Threads",
     "ToolInfo",
     "Tools",
     "Unregister",

@@ -22,6 +22,7 @@ class Stats(msgspec.Struct, frozen=True):
     calls: dict[str, int]
     errors: dict[str, int]
     dead_letters: int
+    slow_steps: int
     memory: int
     cpu_seconds: float
     machine: dict[str, float]

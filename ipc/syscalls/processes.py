@@ -1,4 +1,4 @@
-"""Processes: start, wait for, end, stop and list them; and the programs they run."""
+"""Processes: start, wait for, end and list them; and the programs they run."""
 
 from __future__ import annotations
 
@@ -90,34 +90,14 @@ class Wait(Syscall, tag="wait"):
 
 
 class Kill(Syscall, tag="kill"):
-    """End process `pid` and its children; answers when it is gone. Errors: `UnknownProcess`."""
+    """End process `pid` and its children; answers when it is gone. Errors: `UnknownProcess`.
 
-    pid: int
-    returns: ClassVar[Any] = ExitStatus
-
-
-class Suspend(Syscall, tag="suspend"):
-    """Stop process `pid` at its next system call and take its sequences off their slots. Errors: `UnknownProcess`."""
-
-    pid: int
-
-
-class Resume(Syscall, tag="resume"):
-    """Let a suspended process go on. Errors: `UnknownProcess`."""
-
-    pid: int
-
-
-class Nice(Syscall, tag="nice"):
-    """Set the priority of process `pid`, or change it by `priority` if `relative` (kept within -20 to 20); answers it.
-
-    Errors: `UnknownProcess`.
+    With `thread`, end that one alone; answers None when it is gone. Errors: `UnknownThread`, `InvalidCall`.
     """
 
     pid: int
-    priority: Annotated[int, Meta(ge=-40, le=40)]
-    relative: bool = False
-    returns: ClassVar[Any] = int
+    thread: str | None = None
+    returns: ClassVar[Any] = ExitStatus | None
 
 
 class Sleep(Syscall, tag="sleep"):
@@ -149,4 +129,4 @@ class Programs(Syscall, tag="programs"):
     returns: ClassVar[Any] = list[ProgramInfo]
 
 
-ProcessCalls = Spawn | Wait | Kill | Suspend | Resume | Nice | Sleep | Ps | Logs | Programs
+ProcessCalls = Spawn | Wait | Kill | Sleep | Ps | Logs | Programs

@@ -95,13 +95,17 @@ class ResourceManager:
             log.warning("reply cut at the default max_tokens", pid=process.pid, tokens=len(sequence.ids))
         return "".join(sequence.text)
 
-    def process_suspended(self, process: Process) -> None:
+    def suspended(self, process: Process, thread: Thread | None) -> None:
+        """Take the sequences of `process`, or of its `thread` alone, off their slots."""
         for sequence in process.sequences or ():
-            self.runtime(sequence.model).hold(sequence, SUSPENDED)
+            if thread is None or sequence.thread is thread:
+                self.runtime(sequence.model).hold(sequence, SUSPENDED)
 
-    def process_resumed(self, process: Process) -> None:
+    def resumed(self, process: Process, thread: Thread | None) -> None:
+        """Undo `suspended`, for the sequences that nothing else holds."""
         for sequence in process.sequences or ():
-            self.runtime(sequence.model).release(sequence, SUSPENDED)
+            if not process.suspended and not sequence.thread.suspended:
+                self.runtime(sequence.model).release(sequence, SUSPENDED)
 
     async def close(self) -> None:
         """Stop all drivers."""

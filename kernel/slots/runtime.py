@@ -68,7 +68,7 @@ class ModelRuntime:
                 f"{len(self._slots.queue)} calls wait for model {self.name}, which is the limit", retry_after=5.0
             )
         self._sequences[sequence.id] = sequence
-        if sequence.process.suspended:
+        if sequence.process.suspended or sequence.thread.suspended:
             sequence.holds.add(SUSPENDED)
         self._slots.enqueue(sequence)
         self.load()

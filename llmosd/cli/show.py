@@ -156,6 +156,7 @@ def stats(row: Stats, as_json: bool) -> None:
         ("calls", _counts(row.calls)),
         ("errors", _counts(row.errors)),
         ("dead letters", row.dead_letters),
+        ("slow steps", row.slow_steps),
         ("daemon memory", size(row.memory)),
         ("daemon cpu", duration(row.cpu_seconds)),
         ("machine cpu", f"{machine['cpu']:.0%} of {machine['cores']:.0f} cores"),

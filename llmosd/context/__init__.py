@@ -12,12 +12,13 @@ from llmosd.context.models import ChatOptions, ModelCalls
 from llmosd.context.output import OutputCalls
 from llmosd.context.processes import ProcessCalls
 from llmosd.context.sync import SyncCalls
+from llmosd.context.threads import ThreadCalls
 from llmosd.context.tools import ToolCalls
 
 __all__ = ["ChatOptions", "Context"]
 
 
-class Context(ModelCalls, MessageCalls, MemoryCalls, ToolCalls, ProcessCalls, SyncCalls, OutputCalls):
+class Context(ModelCalls, MessageCalls, MemoryCalls, ToolCalls, ProcessCalls, ThreadCalls, SyncCalls, OutputCalls):
     """An agent's view of its process. Methods raise the errors that `ipc.syscalls` names for their call."""
 
     __slots__ = ()

@@ -7,12 +7,12 @@ from typing import Any
 
 from ipc.codec import reveal
 from ipc.errors import from_wire
-from ipc.syscalls import ExitStatus, Kill, Sleep, Spawn, Wait
+from ipc.syscalls import ExitStatus, Kill, Nice, Resume, Sleep, Spawn, Suspend, Wait
 from llmosd.context.base import Caller
 
 
 class ProcessCalls(Caller):
-    """Spawn, wait, kill and sleep."""
+    """Spawn, wait, kill, suspend, resume, nice and sleep."""
 
     __slots__ = ()
 
@@ -40,6 +40,21 @@ class ProcessCalls(Caller):
     async def kill(self, pid: int) -> None:
         """End process `pid` and its children; returns when it is gone."""
         await self._gate.call(self._process, Kill(pid))
+
+    def suspend(self, pid: int) -> Coroutine[Any, Any, None]:
+        """Stop process `pid` at its next system call, and take its generations off their slots."""
+        return self._gate.call(self._process, Suspend(pid))
+
+    def resume(self, pid: int) -> Coroutine[Any, Any, None]:
+        """Let process `pid` go on. Nothing if it is not suspended."""
+        return self._gate.call(self._process, Resume(pid))
+
+    def nice(self, pid: int, priority: int, *, relative: bool = False) -> Coroutine[Any, Any, int]:
+        """Give process `pid` a priority from -20 to 20, the most urgent; the new one.
+
+        With `relative`, `priority` is added to what it has, and the sum kept within these bounds.
+        """
+        return self._gate.call(self._process, Nice(pid, priority, relative))
 
     def sleep(self, seconds: float) -> Coroutine[Any, Any, None]:
         """Do nothing for `seconds`."""

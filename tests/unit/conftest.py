@@ -302,7 +302,7 @@ async def system(tmp_path: Path, models: dict[str, ModelSpec]) -> AsyncIterator[
     )
     yield System(kernel, launcher)
     for process in tuple(kernel.table.alive.values()):
-        kernel.lifecycle.end(process, "killed", "the test is over")
+        kernel.ending.end(process, "killed", "the test is over")
     if isinstance(kernel.loop, VirtualTimeLoop):
         # Whatever the test did, nothing is left once all have had their time to go.
         await asyncio.sleep(10)

@@ -126,15 +126,13 @@ async def test_threads_that_were_ready_when_their_process_was_suspended_keep_the
     dispatcher, log = Dispatcher(asyncio.get_running_loop()), []
     target = process(1)
     threads = [Thread(target, note(log, n), dispatcher) for n in range(5)]
-    target.suspended = True
+    dispatcher.hold(target)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert log == []
     assert target.held == threads
-    target.suspended = False
-    for thread in target.held:
-        dispatcher.push(thread)
-    target.held = []
+    dispatcher.release(target)
+    assert target.held is None
     await finish(threads)
     assert log == [0, 1, 2, 3, 4]
 

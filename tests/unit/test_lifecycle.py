@@ -42,8 +42,8 @@ async def adder(ctx: Context, a: int, b: int = 2) -> int:
 async def test_a_process_answers_its_value_and_leaves_nothing_behind(system: Any) -> None:
     assert await system.run(adder, 3, b=4) == 7
     assert list(system.table.alive.values()) == [system.client]
-    assert system.client.children == set()
-    assert system.client.threads == set()
+    assert not system.client.children
+    assert not system.client.threads
     assert system.tasks() == set()
 
 
@@ -72,7 +72,7 @@ async def test_many_waiters_are_all_answered(system: Any) -> None:
     await system.turns()
     await system.call(Kill(process.pid))
     assert {(await waiter).reason for waiter in waiters} == {"killed"}
-    assert process.watchers == []
+    assert not process.watchers
 
 
 async def test_wait_times_out_and_the_process_goes_on(system: Any) -> None:
@@ -81,7 +81,7 @@ async def test_wait_times_out_and_the_process_goes_on(system: Any) -> None:
         await system.call(Wait(process.pid, 5.0))
     assert caught.value.data == {"pid": process.pid}
     assert not process.ended
-    assert process.watchers == []
+    assert not process.watchers
 
 
 async def test_a_process_cannot_wait_for_itself(system: Any) -> None:
@@ -289,7 +289,7 @@ async def test_kill_is_idempotent(system: Any) -> None:
     kills = [system.thread(system.call(Kill(process.pid))) for _ in range(3)]
     statuses = [await kill for kill in kills]
     assert await system.call(Kill(process.pid)) == statuses[0] == statuses[1] == statuses[2]
-    assert system.kernel.lifecycle.exits == {"killed": 1}
+    assert system.kernel.ending.exits == {"killed": 1}
 
 
 async def test_a_process_that_kills_itself_is_killed(system: Any) -> None:
@@ -342,7 +342,7 @@ async def test_a_deadline_ends_the_process_and_says_so(system: Any) -> None:
 async def test_the_deadline_of_a_process_that_ended_is_forgotten(system: Any) -> None:
     process = system.spawn(adder, 1, deadline=5.0)
     assert await system.result(process) == 3
-    assert process.deadline is None
+    assert process.timer is None
     await asyncio.sleep(10)
     assert process.status.reason == "done"
 
@@ -443,7 +443,7 @@ async def test_a_client_that_disconnects_takes_its_tasks_along(system: Any) -> N
     client = system.kernel.lifecycle.open_client("passing")
     process = system.spawn(forever, parent=client)
     await system.turns()
-    system.kernel.lifecycle.end(client, "killed", "the client disconnected")
+    system.kernel.ending.end(client, "killed", "the client disconnected")
     assert (await system.status(process)).reason == "killed"
     await system.turns()
     with pytest.raises(UnknownProcess):

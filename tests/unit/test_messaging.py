@@ -177,7 +177,7 @@ async def test_a_callee_that_ends_before_the_call_gets_to_it_is_no_endless_wait(
     # A call from a socket runs in a thread, one turn after the gate has seen its recipient alive.
     target = system.kernel.lifecycle.open_client("other")
     caller = system.thread(system.kernel.gate.enter(system.client, Call(target.pid, None)))
-    system.kernel.lifecycle.end(target, "killed", "gone")
+    system.kernel.ending.end(target, "killed", "gone")
     with pytest.raises(UnknownProcess):
         await caller
 

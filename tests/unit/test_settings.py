@@ -10,6 +10,7 @@ import pytest
 from ipc.errors import ConfigError
 from kernel.memory.bounds import MemoryBounds
 from kernel.tools.tool import ToolSpec
+from kernel.watchdog import Scheduling
 from llmosd.settings import load
 
 
@@ -67,6 +68,12 @@ def test_the_bounds_of_memory_are_merged_key_by_key_and_the_shipped_ones_are_the
     assert settings().tools == {"search": ToolSpec(function="module:name")}
 
 
+def test_scheduling_is_merged_key_by_key_and_the_shipped_ones_are_the_defaults(home: Path) -> None:
+    assert settings().scheduling == Scheduling()
+    config(home, "[scheduling]\nburst = 0\n")
+    assert settings().scheduling == Scheduling(burst=0)
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
@@ -84,6 +91,10 @@ def test_the_bounds_of_memory_are_merged_key_by_key_and_the_shipped_ones_are_the
         ("[memory]\nkeyes = 3", ["memory.keyes", "did you mean keys?", "region_bytes"]),
         ("[memory]\nkeys = -1", ["memory.keys", ">= 0"]),
         ("memory = 3", ["memory", "object"]),
+        ("[scheduling]\nbursts = 3", ["scheduling.bursts", "did you mean burst?", "slow_step"]),
+        ("[scheduling]\nslow_step = 0", ["scheduling.slow_step", "> 0"]),
+        ("[scheduling]\nburst = -1", ["scheduling.burst", ">= 0"]),
+        ("scheduling = 3", ["scheduling", "object"]),
         ("[tools.search]\nfunction = 'a.b'", ["tools.search.function", "regex"]),
         ("[tools.search]\nfunction = 'a:b'\nretry = 1", ["tools.search.retry", "did you mean retries?"]),
         ("tools = 3", ["tools", "object"]),

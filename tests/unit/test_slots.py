@@ -156,7 +156,7 @@ async def test_kill_during_a_generation_sends_cancel_and_frees_the_slot_when_the
     victim, other, queued = (system.spawn(teller if not n else "teller", tokens=50) for n in range(3))
     await asyncio.sleep(5.5)
     run = runtime(system)
-    system.kernel.lifecycle.end(victim, "killed", "test")
+    system.kernel.ending.end(victim, "killed", "test")
     await asyncio.sleep(0)
     assert (await system.status(victim)).reason == "killed"
     assert [cancel.sequence for cancel in system.driver.sent_of(protocol.Cancel)] == [1]
@@ -177,7 +177,7 @@ async def test_a_kill_that_crosses_the_end_of_the_generation_leaves_nothing(syst
             await asyncio.sleep(0.9)
             break
     # The last step is under way in the driver: its Done and our Cancel meet on the wire.
-    system.loop.call_later(0.1, system.kernel.lifecycle.end, process, "killed", "test")
+    system.loop.call_later(0.1, system.kernel.ending.end, process, "killed", "test")
     await system.status(process)
     await asyncio.sleep(3)
     assert_nothing_left(system)
@@ -391,7 +391,7 @@ async def test_a_kill_while_the_driver_is_dead_leaves_nothing(system: Any) -> No
 async def test_a_kill_whose_done_never_comes_because_the_driver_dies_leaves_nothing(system: Any) -> None:
     process = system.spawn(teller, tokens=50)
     await asyncio.sleep(5.5)
-    system.kernel.lifecycle.end(process, "killed", "test")
+    system.kernel.ending.end(process, "killed", "test")
     system.driver.die()
     await asyncio.sleep(5)
     assert_nothing_left(system)

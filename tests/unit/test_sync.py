@@ -23,7 +23,7 @@ async def nothing_left(system):
     yield
     for process in tuple(system.table.alive.values()):
         if process is not system.client:
-            system.kernel.lifecycle.end(process, "killed", "the test is over")
+            system.kernel.ending.end(process, "killed", "the test is over")
     await asyncio.sleep(10)
     assert await system.call(Locks()) == []
 
@@ -196,7 +196,7 @@ async def test_a_cancelled_wait_leaves_the_queue_and_a_cancelled_grant_goes_on(s
     holder = system.spawn(letting_go)
     first, second, third = (system.spawn("waiter", n) for n in range(3))
     await system.turns()
-    system.kernel.lifecycle.end(first, "killed", "test")
+    system.kernel.ending.end(first, "killed", "test")
     await system.turns()
     assert await row(system) == ("held", [holder.pid], [second.pid, third.pid])
     await system.result(holder)

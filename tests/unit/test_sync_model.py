@@ -210,7 +210,7 @@ class LocksAndSemaphores(RuleBasedStateMachine):
         if worker is not None:
             self.model.die(worker)
             process = self.workers.pop(worker).process
-            self.run(lambda: self.kernel.lifecycle.end(process, "killed", "test"))
+            self.run(lambda: self.kernel.ending.end(process, "killed", "test"))
             self.run(self.spawn)
 
     @invariant()
@@ -228,7 +228,7 @@ class LocksAndSemaphores(RuleBasedStateMachine):
     def teardown(self) -> None:
         async def end() -> None:
             for process in tuple(self.kernel.table.alive.values()):
-                self.kernel.lifecycle.end(process, "killed", "the test is over")
+                self.kernel.ending.end(process, "killed", "the test is over")
             await asyncio.sleep(10)
             assert self.kernel.table.alive == {}
             await self.kernel.close()

@@ -1,0 +1,91 @@
+"""The control subsystem: suspend, resume and rank processes and threads, in whatever state they are.
+
+Its handlers are called by the gate. A suspended thread stops at its next system call or `await`, a generation of its
+after the running step; nothing is lost meanwhile. Ending them is not its business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ipc.errors import InvalidCall
+from ipc.syscalls import Nice, Resume, Suspend, ThreadInfo, Threads
+from kernel import deadlock
+from kernel.dispatcher import Dispatcher
+from kernel.gate import Gate
+from kernel.process import Process, ProcessTable
+from kernel.thread import BLOCKED, READY, SUSPENDED, Thread
+
+LOWEST, HIGHEST = -20, 20  # priorities
+
+Listener = Callable[[Process, Thread | None], None]
+
+
+class Control:
+    """Suspends, resumes and ranks.
+
+    `on_suspend` and `on_resume` are called with the process, and with the thread if it is only about that one.
+    """
+
+    def __init__(self, table: ProcessTable, dispatcher: Dispatcher, gate: Gate) -> None:
+        self._table = table
+        self._dispatcher = dispatcher
+        self._instruments = dispatcher.instruments
+        self.on_suspend: list[Listener] = []
+        self.on_resume: list[Listener] = []
+        gate.register({Suspend: self.suspend, Resume: self.resume, Nice: self.nice, Threads: self.threads})
+
+    def suspend(self, process: Process, call: Suspend) -> None:
+        target = self._table.get(call.pid)
+        if target.is_client:
+            raise InvalidCall(f"process {target.pid} is the connection of a client; suspend its tasks instead")
+        thread = None if call.thread is None else target.thread(call.thread)
+        if target.dying or (target.suspended if thread is None else thread.suspended):
+            return
+        self._dispatcher.hold(target, thread)
+        if thread is None:
+            self._instruments.tell_state(target, SUSPENDED)
+        for listener in self.on_suspend:
+            listener(target, thread)
+
+    def resume(self, process: Process, call: Resume) -> None:
+        target = self._table.get(call.pid)
+        thread = None if call.thread is None else target.thread(call.thread)
+        if not (target.suspended if thread is None else thread.suspended):
+            return
+        self._dispatcher.release(target, thread)
+        if thread is None:
+            self._instruments.tell_state(target, READY)
+        for listener in self.on_resume:
+            listener(target, thread)
+        deadlock.resumed(target)
+
+    def nice(self, process: Process, call: Nice) -> int:
+        target = self._table.get(call.pid)
+        thread = None if call.thread is None else target.thread(call.thread)
+        priority = call.priority
+        if call.relative:
+            now = target.priority if thread is None else thread.priority
+            priority = max(LOWEST, min(now + priority, HIGHEST))
+        elif not LOWEST <= priority <= HIGHEST:
+            raise InvalidCall(f"a priority is from {LOWEST} to {HIGHEST}, which {priority} is not", priority=priority)
+        if thread is None:
+            target.priority = priority
+        for ranked in tuple(target.threads) if thread is None else (thread,):
+            self._dispatcher.reprioritise(ranked, priority)
+        return priority
+
+    def threads(self, process: Process, call: Threads) -> list[ThreadInfo]:
+        return [_row(thread) for thread in self._table.get(call.pid).threads]
+
+
+def _row(thread: Thread) -> ThreadInfo:
+    held = thread.suspended or thread.process.suspended
+    return ThreadInfo(
+        path=thread.path,
+        name=thread.get_name(),
+        state=SUSPENDED if held else thread.state,
+        waits_for=str(thread.waits_for) if thread.state == BLOCKED else "",
+        priority=thread.priority,
+        cpu_seconds=thread.cpu,
+    )

@@ -1,0 +1,31 @@
+"""More threads of the process, as an agent starts them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from ipc.errors import LlmosError
+from ipc.syscalls import StartThread
+from llmosd.context.base import Caller
+
+
+class ThreadCalls(Caller):
+    """Several coroutines in one process."""
+
+    __slots__ = ()
+
+    def start_thread(self, coro: Coroutine[Any, Any, Any], name: str | None = None) -> asyncio.Future[Any]:
+        """Run `coro` as one more thread of this process: same memory, same mailbox, and it ends with the process.
+
+        What comes back can be awaited for its result, and cancelled. If the thread fails while nobody awaits it, the
+        process ends with its error: no failure goes unseen.
+        """
+        try:
+            thread: asyncio.Future[Any] = self._gate.enter(self._process, StartThread(coro, name))
+        except LlmosError:
+            if asyncio.iscoroutine(coro):
+                coro.close()
+            raise
+        return thread
