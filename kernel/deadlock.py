@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ipc.errors import DeadlockDetected
-from kernel.process import Process
 from kernel.thread import BLOCKED, Thread
 from kernel.waiting import Firm
+
+if TYPE_CHECKING:
+    from kernel.process import Process
 
 SPELLED_OUT = 20  # threads of a knot that the error names
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -68,7 +69,7 @@ class Kernel:
         dispatcher = Dispatcher(self.loop, self.instruments)
         self.ending = ending = Ending(self.table, dispatcher)
         self.lifecycle = Lifecycle(
-            self.table, self.programs, dispatcher, ending, self.gate, lambda process: make_context(self.gate, process)
+            self.table, self.programs, dispatcher, ending, self.gate, partial(make_context, self.gate)
         )
         control = Control(self.table, dispatcher, self.gate)
         self.watchdog = Watchdog(dispatcher, scheduling, ending.end, self.gate.errors)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from ipc.messages import Message
+from kernel import deadlock
 from kernel.lane import Lane
 from kernel.selection import Selection
 from kernel.thread import PARK, Thread
@@ -141,12 +142,16 @@ class Mailbox:
             self._wake_another()
 
     async def wait_for_room(self, thread: Thread, why: Wait | str) -> bool:
-        """Wait in line for a place. True: put your message now, or see `closed`. False: something else woke you."""
+        """Wait in line for a place. True: put your message now, or see `closed`. False: something else woke you.
+
+        Raises `DeadlockDetected`.
+        """
         if self._senders is None:
             self._senders = deque()
         self._senders.append(thread)
         thread.waits_for = why
         try:
+            deadlock.check(thread)
             await PARK
         except BaseException:
             if not self._leave_line(thread):

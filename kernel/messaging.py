@@ -28,6 +28,7 @@ from ipc.syscalls import (
     Unsubscribe,
 )
 from ipc.syscalls import DeadLetters as ListDeadLetters
+from kernel import deadlock
 from kernel.alarms import Alarm
 from kernel.dead_letters import DeadLetters, heading, size
 from kernel.declared import check
@@ -247,6 +248,7 @@ class Messaging:
             while not pending.done:
                 _check_time(alarm, call, "did not reply")
                 thread.waits_for = pending
+                deadlock.check(thread)
                 await PARK
         finally:
             if alarm is not None:

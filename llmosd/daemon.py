@@ -28,6 +28,8 @@ from llmosd.listener import SocketClaim
 SOCKET_CHECK = 2.0  # seconds between two looks whether the socket file is still there
 CLOSE_TIMEOUT = 5.0  # seconds for connections and drivers to end after the drain
 
+GC_THRESHOLD = (20_000, 20, 20)  # allocations, and collections of the younger generation
+
 log = structlog.get_logger("llmosd")
 
 
@@ -65,6 +67,8 @@ class Daemon:
         # What was made at start lives for ever: the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        # An agent at rest is some 15 objects without a cycle; the default looks at them all every few dozen spawns.
+        gc.set_threshold(*GC_THRESHOLD)
         watch = asyncio.create_task(self._keep_socket(server))
         self._kernel.watchdog.start()
         await self._stop.wait()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import tempfile
 from pathlib import Path
+from types import CoroutineType
 from typing import Any, Self
 
 import structlog
@@ -41,7 +42,9 @@ class Inside:
     async def call(self, call: Syscall) -> Any:
         """Make a system call in the name of the client."""
         answer = self.kernel.gate.enter(self.client, call)
-        return await self.kernel.lifecycle.start_thread(self.client, answer) if asyncio.iscoroutine(answer) else answer
+        return (
+            await self.kernel.lifecycle.start_thread(self.client, answer) if type(answer) is CoroutineType else answer
+        )
 
     async def spawn(self, program: str, /, mailbox: int | None = None, **args: Any) -> int:
         """Start a program; its pid. `mailbox` bounds its mailbox."""

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ipc.syscalls import Kill, Ps, Wait
+from llmosd.daemon import GC_THRESHOLD
 
 AGENTS = 100_000
 IDLE = "idle"
@@ -75,6 +76,7 @@ async def agents() -> dict[str, float]:
 
 
 async def measure() -> None:
+    gc.set_threshold(*GC_THRESHOLD)  # for both
     floor_size, floor_spawn = await bare()
     ours = await agents()
     again = await agents()
