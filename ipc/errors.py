@@ -201,6 +201,10 @@ class ShuttingDown(Busy):
     """The daemon drains and takes no new work."""
 
 
+class TooManyRestarts(LlmosError):
+    """A supervisor gave up: a child ended once more than it may be restarted. `data` has `program` and `error`."""
+
+
 class TimedOut(LlmosError):
     """The caller's own patience ran out; what it waited for goes on."""
 

@@ -113,10 +113,9 @@ class Ending:
         if process.timer is not None:
             process.timer.cancel()
             process.timer = None
-        if process.parent is not None:
-            if process.parent.children:
-                process.parent.children.pop(process, None)
-            process.parent = None
+        parent, process.parent = process.parent, None
+        if parent is not None and parent.children:
+            parent.children.pop(process, None)
         process.stream, process.args = None, {}
         self._table.bury(process)
         self._instruments.tell_state(process, ZOMBIE)

@@ -34,6 +34,9 @@ from kernel.programs import Programs
 from kernel.slots.model import ModelSpec
 from kernel.slots.resources import ResourceManager
 from kernel.status import Status
+from kernel.supervision.crashes import CrashReports
+from kernel.supervision.links import Links
+from kernel.supervision.supervision import Supervision
 from kernel.sync.named import Synchronisation
 from kernel.thread import PARK, Thread
 from kernel.tools.tool import ToolSpec
@@ -75,6 +78,9 @@ class Kernel:
         self.watchdog = Watchdog(dispatcher, scheduling, ending.end, self.gate.errors)
         names = NameRegistry(self.table, self.gate)
         self.messaging = messaging = Messaging(self.table, self.gate, dispatcher, names)
+        links = Links(self.table, self.gate, messaging, ending)
+        crashes = CrashReports(self.gate)
+        self.supervision = Supervision(self.table, self.gate, self.lifecycle, ending)
         self.resources = ResourceManager(models, default_model, cache, launcher, self.gate)
         output = Output(self.table, self.gate)
         self.memory = PrivateMemory(self.gate, memory)
@@ -85,6 +91,8 @@ class Kernel:
         self.gate.register({Sleep: self._sleep, Shutdown: self._shutdown})
         control.on_suspend.append(self.resources.suspended)
         control.on_resume.append(self.resources.resumed)
+        self.lifecycle.on_start += [names.started, links.started]
+        ending.on_end += [crashes.process_ended, links.process_ended]
         ending.on_end += [names.process_ended, messaging.process_ended, output.process_ended]
         ending.on_end += [self.memory.process_ended, self.shared.process_ended, self.tools.process_ended]
         ending.on_thread_end.append(synchronisation.thread_ended)

@@ -49,7 +49,10 @@ log = structlog.get_logger("kernel.process")
 
 
 class Lifecycle:
-    """Starts processes and threads, and answers those that wait for ends."""
+    """Starts processes and threads, and answers those that wait for ends.
+
+    `on_start` are called with each process before its first step, its parent, and the call that made it.
+    """
 
     def __init__(
         self,
@@ -68,6 +71,7 @@ class Lifecycle:
         self._ending = ending
         self._make_context = make_context
         self.draining = False
+        self.on_start: list[Callable[[Process, Process, Spawn], None]] = []
         gate.register({Spawn: self.spawn, Wait: self.wait, Kill: self.kill, StartThread: self.start_worker})
 
     # ---- system calls
@@ -150,6 +154,12 @@ class Lifecycle:
         main = Thread(process, coro, self._dispatcher)
         process.threads[main] = None
         main.add_done_callback(self._main_done, context=main.get_context())
+        try:
+            for subsystem in self.on_start:
+                subsystem(process, parent, call)
+        except LlmosError as error:
+            self._ending.end(process, "killed", error.message)
+            raise
         return process.pid
 
     def _adopt(self, thread: T, done: Callable[[asyncio.Future[Any]], None]) -> T:

@@ -19,6 +19,7 @@ from kernel.thread import PARK, Thread
 from kernel.waiting import Wait
 
 CAPACITY = 1000  # messages
+RECEIVED = 5  # messages of which it is remembered that they were received
 CONTROL = 21  # the priority of the kernel's own messages: above all others, and outside the bound
 
 INDEXED = ("correlation", "sender", "type")  # the sharpest first
@@ -37,6 +38,7 @@ class Mailbox:
         "_senders",
         "capacity",
         "closed",
+        "received",
         "receiver",
         "taken",
     )
@@ -46,6 +48,7 @@ class Mailbox:
         self.closed = False
         self.taken = 0  # places: messages within the bound, and places kept for senders that were woken
         self.receiver: Thread | None = None  # waits for any message, and came before all `_selectors`
+        self.received: deque[tuple[int, str, int, int, int]] | None = None  # the last ones, for a crash report
         self._selectors: list[tuple[Thread, Selection | None]] | None = None  # more receivers, in their order
         self._senders: deque[Thread] | None = None
         self._lane: Lane | None = None  # priority 0, which is nearly all
@@ -95,6 +98,10 @@ class Mailbox:
             self._free_place(message)
         else:
             self.taken -= 1
+        received = self.received
+        if received is None:
+            received = self._remember()
+        received.append((message.id, message.type, message.sender, message.priority, message.correlation))
         return message
 
     def select(self, selection: Selection) -> Message | None:
@@ -102,6 +109,9 @@ class Mailbox:
         for message in self._candidates(selection):
             if selection.matches(message):
                 self.discard(message)
+                self._remember().append(
+                    (message.id, message.type, message.sender, message.priority, message.correlation)
+                )
                 return message
         return None
 
@@ -117,6 +127,11 @@ class Mailbox:
     def peek(self) -> Iterator[Message]:
         """All messages that wait, in the order of `take`."""
         return chain.from_iterable(self._by_urgency())
+
+    def _remember(self) -> deque[tuple[int, str, int, int, int]]:
+        if self.received is None:
+            self.received = deque(maxlen=RECEIVED)
+        return self.received
 
     # ---- waiting
 

@@ -299,11 +299,29 @@ class Messaging:
     def unsubscribe(self, process: Process, call: Unsubscribe) -> None:
         self._topics.unsubscribe(process, call.pattern)
 
-    def notify(self, recipient: Process, type: str, body: Any) -> None:  # noqa: A002 - the field's name
+    def notify(
+        self,
+        recipient: Process,
+        type: str,  # noqa: A002 - the field's name
+        body: Any,
+        *,
+        sender: int = 0,
+        correlation: int = 0,
+    ) -> None:
         """Put a message of the kernel into the mailbox of `recipient`: above all others, and never full."""
         box = recipient.box()
-        if not box.closed:
-            box.put(Message(self._next_id(), type, 0, recipient.pid, CONTROL, 0, None, isolate(body)))
+        if not (box.closed or recipient.ended):
+            box.put(Message(self._next_id(), type, sender, recipient.pid, CONTROL, correlation, None, isolate(body)))
+
+    def take_back(self, recipient: Process, type: str, correlation: int) -> None:  # noqa: A002
+        """Remove such a message of the kernel, if it still waits."""
+        box = recipient.mailbox
+        for message in () if box is None else tuple(box.peek()):
+            if message.priority != CONTROL:
+                return
+            if message.type == type and message.correlation == correlation:
+                assert box is not None
+                box.discard(message)
 
     # ---- looking in, and ends
 

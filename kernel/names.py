@@ -6,7 +6,7 @@ Called by the gate, and by the message subsystem for each message to a name. A n
 from __future__ import annotations
 
 from ipc.errors import InvalidCall, NameTaken, NotPermitted, UnknownName
-from ipc.syscalls import NameInfo, Names, Register, Unregister
+from ipc.syscalls import NameInfo, Names, Register, Spawn, Unregister
 from kernel.gate import Gate
 from kernel.process import Process, ProcessTable
 
@@ -43,6 +43,11 @@ class NameRegistry:
             )
         self._holders[name] = holder
         self._names.setdefault(holder, set()).add(name)
+
+    def started(self, process: Process, parent: Process, call: Spawn) -> None:
+        """A new process, before its first step. Raises what `register` raises."""
+        if call.name is not None:
+            self.register(process, Register(call.name))
 
     def unregister(self, process: Process, call: Unregister) -> None:
         holder = self.find(call.name)

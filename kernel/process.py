@@ -51,6 +51,7 @@ class Process:
         "owed",
         "owner",
         "parent",
+        "parent_pid",
         "pid",
         "priority",
         "program",
@@ -78,7 +79,8 @@ class Process:
         is_client: bool = False,
     ) -> None:
         self.pid = pid
-        self.parent = parent
+        self.parent = parent  # while both live
+        self.parent_pid = 0 if parent is None else parent.pid
         self.program = program
         self.args = args
         self.owner = owner
@@ -163,7 +165,7 @@ class Process:
         state, waits_for = self.state()
         return ProcessInfo(
             pid=self.pid,
-            parent=self.parent.pid if self.parent is not None else 0,
+            parent=self.parent_pid,
             program=self.program,
             owner=self.owner,
             priority=self.priority,

@@ -68,6 +68,20 @@ from ipc.syscalls.processes import (
     Usage,
     Wait,
 )
+from ipc.syscalls.supervision import (
+    DOWN,
+    Child,
+    Crashes,
+    CrashReport,
+    Demonitor,
+    Down,
+    Link,
+    Monitor,
+    Received,
+    Supervise,
+    SupervisionCalls,
+    Unlink,
+)
 from ipc.syscalls.sync import (
     AcquireLock,
     AcquirePermit,
@@ -90,6 +104,7 @@ SystemCall = (
     ProcessCalls
     | ThreadCalls
     | MessageCalls
+    | SupervisionCalls
     | SyncCalls
     | MemoryCalls
     | ToolCalls
@@ -100,21 +115,28 @@ SystemCall = (
 
 __all__ = [
     "ANY_MESSAGE",
+    "DOWN",
     "AcquireLock",
     "AcquirePermit",
     "Body",
     "Call",
     "ChatMessage",
+    "Child",
     "ClearEvent",
     "Count",
+    "CrashReport",
+    "Crashes",
     "DeadLetter",
     "DeadLetters",
+    "Demonitor",
+    "Down",
     "Emit",
     "ExitStatus",
     "Generate",
     "GetStats",
     "Heading",
     "Kill",
+    "Link",
     "LockInfo",
     "Locks",
     "Logs",
@@ -124,6 +146,7 @@ __all__ = [
     "MemorySet",
     "ModelInfo",
     "Models",
+    "Monitor",
     "NameInfo",
     "Names",
     "Nice",
@@ -138,6 +161,7 @@ __all__ = [
     "Ps",
     "Publish",
     "Receive",
+    "Received",
     "Reference",
     "RegionInfo",
     "Regions",
@@ -163,6 +187,7 @@ __all__ = [
     "StartThread",
     "Stats",
     "Subscribe",
+    "Supervise",
     "Suspend",
     "Syscall",
     "SystemCall",
@@ -170,6 +195,7 @@ __all__ = [
     "Threads",
     "ToolInfo",
     "Tools",
+    "Unlink",
     "Unregister",
     "Unsubscribe",
     "Usage",

@@ -40,7 +40,10 @@ class ProcessInfo(msgspec.Struct, frozen=True):
 
 
 class ExitStatus(msgspec.Struct, frozen=True):
-    """How a process ended: `reason` is "done", "failed", "killed" or "deadline"; one of `value` and `error` is set."""
+    """How a process ended: `reason` is "done", "failed", "killed", "deadline", "linked" or "limit".
+
+    One of `value` and `error` is set, and `error` says more.
+    """
 
     pid: int
     program: str
@@ -65,7 +68,8 @@ class Spawn(Syscall, tag="spawn"):
 
     `lenient`: arguments are texts, from a command line say, and become numbers where numbers are wanted.
     `program` is a known name or the path of a Python file. A child dies with its parent unless `detach`; `deadline`
-    is seconds from now. `credit` > 0, from a client, makes its events flow back under the id of the request. Errors:
+    is seconds from now. `credit` > 0, from a client, makes its events flow back under the id of the request. It is
+    registered as `name` and linked to its parent with `link`, before its first step. Errors: `NameTaken`,
     `UnknownProgram`, `BadArguments`, `AgentFailed` (the file cannot be loaded), `Busy`.
     """
 
@@ -78,6 +82,8 @@ class Spawn(Syscall, tag="spawn"):
     owner: str | None = None
     detach: bool = False
     credit: Count = 0
+    name: str | None = None
+    link: bool = False
     returns: ClassVar[Any] = int
 
 

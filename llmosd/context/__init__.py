@@ -11,6 +11,7 @@ from llmosd.context.messages import MessageCalls
 from llmosd.context.models import ChatOptions, ModelCalls
 from llmosd.context.output import OutputCalls
 from llmosd.context.processes import ProcessCalls
+from llmosd.context.supervision import SupervisionCalls
 from llmosd.context.sync import SyncCalls
 from llmosd.context.threads import ThreadCalls
 from llmosd.context.tools import ToolCalls
@@ -18,7 +19,17 @@ from llmosd.context.tools import ToolCalls
 __all__ = ["ChatOptions", "Context"]
 
 
-class Context(ModelCalls, MessageCalls, MemoryCalls, ToolCalls, ProcessCalls, ThreadCalls, SyncCalls, OutputCalls):
+class Context(
+    ModelCalls,
+    MessageCalls,
+    SupervisionCalls,
+    SyncCalls,
+    MemoryCalls,
+    ToolCalls,
+    ProcessCalls,
+    ThreadCalls,
+    OutputCalls,
+):
     """An agent's view of its process. Methods raise the errors that `ipc.syscalls` names for their call."""
 
     __slots__ = ()

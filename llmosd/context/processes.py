@@ -25,9 +25,14 @@ class ProcessCalls(Caller):
         deadline: float | None = None,
         owner: str | None = None,
         detach: bool = False,
+        name: str | None = None,
+        link: bool = False,
     ) -> Coroutine[Any, Any, int]:
-        """Start another program; its pid. It dies with this process unless `detach`."""
-        call = Spawn(program, dict(args or {}), (), False, priority, deadline, owner, detach)
+        """Start another program; its pid. It dies with this process unless `detach`, and this one with it if `link`.
+
+        It is registered as `name` before its first step.
+        """
+        call = Spawn(program, dict(args or {}), (), False, priority, deadline, owner, detach, name=name, link=link)
         return self._gate.call(self._process, call)
 
     async def wait(self, pid: int, timeout: float | None = None) -> Any:

@@ -109,6 +109,8 @@ def of_info(info: Any) -> st.SearchStrategy[Any]:
             return st.dictionaries(of_info(info.key_type), of_info(info.value_type), max_size=3)
         case i.AnyType():
             return Plain
+        case i.LiteralType():
+            return st.sampled_from(info.values)
         case i.RawType():
             return Plain.map(lambda value: msgspec.Raw(encode(value)))
     raise AssertionError(f"no strategy for {info}")

@@ -1,0 +1,1 @@
+"""Supervision: who learns of an end, who shares it, and who is started again."""

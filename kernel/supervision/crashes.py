@@ -1,0 +1,62 @@
+"""Crash reports: what is known of a process that failed, taken while its mailbox and its log are still there.
+
+Told of every end before the other subsystems. It keeps the last reports in memory and changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+import structlog
+
+from ipc.syscalls import Crashes, CrashReport, Received
+from kernel.gate import Gate
+from kernel.process import Process
+
+KEPT = 100
+LOG_LINES = 10  # of the log, in a report
+
+UNREMARKABLE = frozenset({"done", "killed"})  # reasons of ends that someone wanted
+
+log = structlog.get_logger("kernel.process")
+
+
+class CrashReports:
+    """A ring of them."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._ring: deque[CrashReport] = deque(maxlen=KEPT)
+        gate.register({Crashes: self.crashes})
+
+    def crashes(self, process: Process, call: Crashes) -> list[CrashReport]:
+        return [report for report in self._ring if call.pid in (None, report.pid)]
+
+    def process_ended(self, process: Process) -> None:
+        status, box = process.status, process.mailbox
+        if status is None or status.reason in UNREMARKABLE or process.is_client:
+            return
+        received = () if box is None else box.received or ()
+        self._ring.append(
+            CrashReport(
+                time=time.time(),
+                pid=process.pid,
+                parent=process.parent_pid,
+                program=process.program,
+                owner=process.owner,
+                reason=status.reason,
+                error=status.error,
+                age=time.monotonic() - process.started,
+                usage=process.usage,
+                messages=[Received(*message) for message in received],
+                unread=0 if box is None else box.count,
+                log=list(process.log or ())[-LOG_LINES:],
+            )
+        )
+        log.warning(
+            "agent failed",
+            pid=process.pid,
+            program=process.program,
+            reason=status.reason,
+            error="" if status.error is None else f"{status.error.code}: {status.error.message}",
+        )

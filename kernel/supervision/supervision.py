@@ -1,0 +1,73 @@
+"""The supervision subsystem: runs a supervisor for each call that asks for one.
+
+Its handler is called by the gate. What a supervisor does is in `kernel.supervision.supervisor`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+import structlog
+
+from ipc.errors import InvalidCall
+from ipc.messages import Log
+from ipc.syscalls import Child, ExitStatus, Supervise
+from kernel.ending import Ending
+from kernel.gate import Gate
+from kernel.lifecycle import Lifecycle
+from kernel.process import Process, ProcessTable
+from kernel.supervision.restarts import Restarts
+from kernel.supervision.supervisor import Supervisor
+from kernel.thread import Thread
+
+log = structlog.get_logger("kernel.supervision")
+
+
+class Supervision:
+    """Answers `Supervise`. `chance` gives numbers from 0 to 1 for the pauses before restarts."""
+
+    def __init__(
+        self,
+        table: ProcessTable,
+        gate: Gate,
+        lifecycle: Lifecycle,
+        ending: Ending,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._table = table
+        self._lifecycle = lifecycle
+        self._ending = ending
+        self._chance = chance
+        gate.register({Supervise: self.supervise})
+
+    def supervise(self, process: Process, call: Supervise) -> Coroutine[Any, Any, list[ExitStatus]]:
+        _check(call)
+        restarts = Restarts(call.max_restarts, call.within, call.backoff, call.max_backoff, self._chance)
+        return self._supervise(process, call, restarts)
+
+    async def _supervise(self, process: Process, call: Supervise, restarts: Restarts) -> list[ExitStatus]:
+        thread = cast(Thread, asyncio.current_task())
+
+        def tell(event: str, fields: dict[str, Any]) -> None:
+            log.warning(event, supervisor=process.pid, **fields)
+            process.write_log(Log(process.pid, time.time(), "warning", event, fields))
+
+        supervisor = Supervisor(thread, call, restarts, self._lifecycle.spawn, self._table.find, self._ending.end, tell)
+        return await supervisor.run()
+
+
+def _check(call: Supervise) -> None:
+    """What comes from a socket is checked already; an agent can pass anything."""
+    if not call.children:
+        raise InvalidCall("there are no children to supervise")
+    for child in call.children:
+        if not isinstance(child, Child) or child.restart not in ("permanent", "transient", "temporary"):
+            raise InvalidCall(f"{child!r} is no Child with restart permanent, transient or temporary")
+    if call.strategy not in ("one_for_one", "one_for_all", "rest_for_one"):
+        raise InvalidCall(f"strategy {call.strategy!r} is none of one_for_one, one_for_all, rest_for_one")
+    if not (call.max_restarts >= 0 and call.within > 0 and call.backoff >= 0 and call.max_backoff >= 0):
+        raise InvalidCall("max_restarts, backoff and max_backoff cannot be negative, and within has to be above 0")
