@@ -13,7 +13,7 @@ from functools import partial
 from types import CoroutineType
 from typing import Any
 
-from ipc.errors import Killed, LlmosError, NotPermitted
+from ipc.errors import Killed, LimitExceeded, LlmosError, NotPermitted
 from ipc.syscalls import ReleaseLock, ReleasePermit, Shutdown, Syscall, WriteLog
 from kernel.process import Process
 
@@ -40,11 +40,18 @@ class Door:
 
 
 class Gate:
-    """Has a door for each call, and counts calls and failures."""
+    """Has a door for each call, and counts calls, failures by name, and limits that were reached."""
 
     def __init__(self) -> None:
         self._doors: dict[type[Syscall], Door] = {}
         self.errors: Counter[str] = Counter()
+        self.limits: Counter[str] = Counter()
+
+    def count_error(self, error: BaseException) -> None:
+        """Count what a call was answered with, or a process ended with, by its name; a limit by its own."""
+        self.errors[type(error).__name__] += 1
+        if isinstance(error, LimitExceeded):
+            self.limits[error.data["limit"]] += 1
 
     @property
     def calls(self) -> dict[str, int]:
@@ -86,7 +93,7 @@ class Gate:
             answer = door.handler(process, call)
             return await answer if type(answer) is CoroutineType else answer
         except LlmosError as error:
-            self.errors[type(error).__name__] += 1
+            self.count_error(error)
             raise
 
 

@@ -23,6 +23,7 @@ from kernel.ending import Ending
 from kernel.gate import Gate
 from kernel.instruments import Instruments
 from kernel.lifecycle import Lifecycle
+from kernel.limits import LimitKeeper, LimitSettings
 from kernel.memory.bounds import MemoryBounds
 from kernel.memory.private import PrivateMemory
 from kernel.memory.shared import SharedMemory
@@ -60,6 +61,7 @@ class Kernel:
         make_context: Callable[[Gate, Process], Any],
         memory: MemoryBounds = MemoryBounds(),  # noqa: B008 - it is frozen
         tools: dict[str, ToolSpec] | None = None,
+        limits: LimitSettings = LimitSettings(),  # noqa: B008
         scheduling: Scheduling = Scheduling(),  # noqa: B008
         launcher: Launcher = launch,
     ) -> None:
@@ -74,6 +76,7 @@ class Kernel:
         self.lifecycle = Lifecycle(
             self.table, self.programs, dispatcher, ending, self.gate, partial(make_context, self.gate)
         )
+        keeper = LimitKeeper(limits, self.loop, self.gate, ending)
         control = Control(self.table, dispatcher, self.gate)
         self.watchdog = Watchdog(dispatcher, scheduling, ending.end, self.gate.errors)
         names = NameRegistry(self.table, self.gate)
@@ -81,9 +84,9 @@ class Kernel:
         links = Links(self.table, self.gate, messaging, ending)
         crashes = CrashReports(self.gate)
         self.supervision = Supervision(self.table, self.gate, self.lifecycle, ending)
-        self.resources = ResourceManager(models, default_model, cache, launcher, self.gate)
+        self.resources = ResourceManager(models, default_model, cache, launcher, self.gate, keeper)
         output = Output(self.table, self.gate)
-        self.memory = PrivateMemory(self.gate, memory)
+        self.memory = PrivateMemory(self.gate, memory, keeper)
         self.shared = SharedMemory(self.gate, memory)
         self.tools = ToolSubsystem(tools or {}, self.programs, self.shared, self.gate, self.loop)
         synchronisation = Synchronisation(self.gate)
@@ -91,8 +94,9 @@ class Kernel:
         self.gate.register({Sleep: self._sleep, Shutdown: self._shutdown})
         control.on_suspend.append(self.resources.suspended)
         control.on_resume.append(self.resources.resumed)
-        self.lifecycle.on_start += [names.started, links.started]
-        ending.on_end += [crashes.process_ended, links.process_ended]
+        self.lifecycle.admission += [names.admit, links.admit, keeper.admit]
+        self.lifecycle.on_start += [names.started, links.started, keeper.started]
+        ending.on_end += [crashes.process_ended, links.process_ended, keeper.process_ended]
         ending.on_end += [names.process_ended, messaging.process_ended, output.process_ended]
         ending.on_end += [self.memory.process_ended, self.shared.process_ended, self.tools.process_ended]
         ending.on_thread_end.append(synchronisation.thread_ended)

@@ -51,7 +51,8 @@ log = structlog.get_logger("kernel.process")
 class Lifecycle:
     """Starts processes and threads, and answers those that wait for ends.
 
-    `on_start` are called with each process before its first step, its parent, and the call that made it.
+    `admission` are asked before a process is made, with its parent and the call, and raise what speaks against it;
+    `on_start` are called with each process before its first step, its parent and the call.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Lifecycle:
         self._ending = ending
         self._make_context = make_context
         self.draining = False
+        self.admission: list[Callable[[Process, Spawn], None]] = []
         self.on_start: list[Callable[[Process, Process, Spawn], None]] = []
         gate.register({Spawn: self.spawn, Wait: self.wait, Kill: self.kill, StartThread: self.start_worker})
 
@@ -131,6 +133,8 @@ class Lifecycle:
         args = program.bind(args, call.positional, lenient=call.lenient)
         if parent.dying:
             raise Killed(f"process {parent.pid} ended while it spawned {call.program}")
+        for check in self.admission:
+            check(parent, call)
         process = Process(
             self._table.next_pid(),
             None if call.detach else parent,
@@ -154,12 +158,8 @@ class Lifecycle:
         main = Thread(process, coro, self._dispatcher)
         process.threads[main] = None
         main.add_done_callback(self._main_done, context=main.get_context())
-        try:
-            for subsystem in self.on_start:
-                subsystem(process, parent, call)
-        except LlmosError as error:
-            self._ending.end(process, "killed", error.message)
-            raise
+        for subsystem in self.on_start:
+            subsystem(process, parent, call)
         return process.pid
 
     def _adopt(self, thread: T, done: Callable[[asyncio.Future[Any]], None]) -> T:

@@ -30,10 +30,14 @@ class NameRegistry:
         return holder
 
     def register(self, process: Process, call: Register) -> None:
-        name = call.name
+        holder = self._table.get(call.pid) if call.pid else process
+        self._check(call.name, holder)
+        self._holders[call.name] = holder
+        self._names.setdefault(holder, set()).add(call.name)
+
+    def _check(self, name: str, holder: Process | None) -> None:
         if not name or len(name) > MAX_LENGTH or name.lstrip("-").isdigit() or not name.isprintable():
             raise InvalidCall(f"{name[:50]!r} cannot be a name: it takes 1 to {MAX_LENGTH} characters, not all digits")
-        holder = self._table.get(call.pid) if call.pid else process
         other = self._holders.get(name)
         if other is not None and other is not holder:
             raise NameTaken(
@@ -41,11 +45,14 @@ class NameRegistry:
                 name=name,
                 pid=other.pid,
             )
-        self._holders[name] = holder
-        self._names.setdefault(holder, set()).add(name)
+
+    def admit(self, parent: Process, call: Spawn) -> None:
+        """Whether a new process can have the name it is to have. Raises what `register` raises."""
+        if call.name is not None:
+            self._check(call.name, None)
 
     def started(self, process: Process, parent: Process, call: Spawn) -> None:
-        """A new process, before its first step. Raises what `register` raises."""
+        """A new process, before its first step."""
         if call.name is not None:
             self.register(process, Register(call.name))
 

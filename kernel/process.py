@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipc.errors import ErrorInfo, UnknownProcess, UnknownThread
 from ipc.messages import Log
-from ipc.syscalls import ExitStatus, ProcessInfo, Usage
+from ipc.syscalls import ExitStatus, Limits, ProcessInfo, Usage
 from kernel.mailbox import Mailbox
 from kernel.thread import BLOCKED, NEW, READY, RUNNING, SUSPENDED, ZOMBIE, Thread
 
@@ -45,6 +45,7 @@ class Process:
         "generations",
         "held",
         "is_client",
+        "limits",
         "log",
         "mailbox",
         "outcome",
@@ -102,6 +103,7 @@ class Process:
         self.suspended = False
         self.held: list[Thread] | None = None  # ready threads that may not run; None: all may (see `Dispatcher.hold`)
         self.dying: str = ""  # why it ends or ended
+        self.limits: Limits | None = None
         self.outcome: tuple[Any, ErrorInfo | None] = (None, None)  # value and error, once it is dying
         self.timer: asyncio.TimerHandle | None = None  # of its deadline, or of its grace once it is dying
         self.ended = False

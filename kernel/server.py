@@ -117,7 +117,7 @@ class Connection(FramedProtocol):
 
     def broken(self, error: LlmosError) -> None:
         log.warning("client cut off", client=self._process.owner if self._process else "", error=error.message)
-        self._gate.errors[type(error).__name__] += 1
+        self._gate.count_error(error)
         if not isinstance(error, SlowReader):
             self.send_frame(ENCODER.encode(Failure(0, to_wire(error))))
 
@@ -196,7 +196,7 @@ class Connection(FramedProtocol):
         """Answer request `number` with an error."""
         if not isinstance(error, LlmosError):
             log.error("a system call failed inside the kernel", exc_info=error)
-        self._gate.errors[type(error).__name__] += 1
+        self._gate.count_error(error)
         self.send_frame(ENCODER.encode(Failure(number, to_wire(error))))
 
     def _abandon(self, message: Abandon) -> None:

@@ -82,6 +82,7 @@ class Status:
             exited=dict(self._ending.exits),
             calls=self._gate.calls,
             errors=dict(self._gate.errors),
+            limits=dict(self._gate.limits),
             dead_letters=len(self._messaging.dead_letters),
             slow_steps=self._watchdog.slow_steps,
             memory=self._self.memory_info().rss,

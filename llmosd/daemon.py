@@ -52,6 +52,7 @@ class Daemon:
             memory=config.memory,
             tools=config.tools,
             scheduling=config.scheduling,
+            limits=config.limits,
         )
         self._kernel.on_shutdown = self._shutdown
 

@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from ipc.errors import ConfigError
 from ipc.unix import default_socket
+from kernel.limits import LimitSettings
 from kernel.memory.bounds import MemoryBounds
 from kernel.slots.model import ModelSpec, looks_local
 from kernel.tools.tool import ToolSpec
@@ -54,6 +55,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     memory: MemoryBounds = MemoryBounds()
     tools: dict[str, ToolSpec] = {}
     scheduling: Scheduling = Scheduling()
+    limits: LimitSettings = LimitSettings()
 
     @property
     def socket_path(self) -> Path:
@@ -143,7 +145,11 @@ def _check(values: dict[str, Any], place: str, *, lenient: bool = False) -> Sett
         if isinstance(values.get(table), dict):
             for name, spec in values[table].items():
                 _convert(spec, kind, place, f"{table}.{name}.", strict=True)
-    sections: tuple[tuple[str, Any], ...] = (("memory", MemoryBounds), ("scheduling", Scheduling))
+    sections: tuple[tuple[str, Any], ...] = (
+        ("memory", MemoryBounds),
+        ("scheduling", Scheduling),
+        ("limits", LimitSettings),
+    )
     for section, kind in sections:
         if isinstance(values.get(section), dict):
             _convert(values[section], kind, place, f"{section}.", strict=True)
@@ -168,9 +174,9 @@ def _convert(values: Any, kind: type[T], place: str, prefix: str, *, strict: boo
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> None:
-    """Put `over` over `base`; models, the bounds of memory and of scheduling are merged key by key."""
+    """Put `over` over `base`; models and the sections are merged key by key."""
     models = over.pop("models", {})
-    sections = {name: base.get(name, {}) | over.pop(name, {}) for name in ("memory", "scheduling")}
+    sections = {name: base.get(name, {}) | over.pop(name, {}) for name in ("memory", "scheduling", "limits")}
     base.update(over, **sections)
     for name, spec in models.items():
         base["models"][name] = base["models"].get(name, {}) | spec

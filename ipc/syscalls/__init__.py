@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ipc.syscalls.base import Body, Count, Priority, Seconds, Syscall
 from ipc.syscalls.daemon import DaemonCalls, GetStats, Ping, Pong, Shutdown, Stats
+from ipc.syscalls.limits import Limits
 from ipc.syscalls.memory import (
     MemoryCalls,
     MemoryDelete,
@@ -136,6 +137,7 @@ __all__ = [
     "GetStats",
     "Heading",
     "Kill",
+    "Limits",
     "Link",
     "LockInfo",
     "Locks",

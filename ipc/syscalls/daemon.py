@@ -21,6 +21,7 @@ class Stats(msgspec.Struct, frozen=True):
     exited: dict[str, int]
     calls: dict[str, int]
     errors: dict[str, int]
+    limits: dict[str, int]
     dead_letters: int
     slow_steps: int
     memory: int

@@ -10,6 +10,7 @@ from msgspec import Meta
 from ipc.errors import ErrorInfo
 from ipc.messages import Log
 from ipc.syscalls.base import Count, Priority, Seconds, Syscall
+from ipc.syscalls.limits import Limits
 
 
 class Usage(msgspec.Struct):
@@ -69,7 +70,8 @@ class Spawn(Syscall, tag="spawn"):
     `lenient`: arguments are texts, from a command line say, and become numbers where numbers are wanted.
     `program` is a known name or the path of a Python file. A child dies with its parent unless `detach`; `deadline`
     is seconds from now. `credit` > 0, from a client, makes its events flow back under the id of the request. It is
-    registered as `name` and linked to its parent with `link`, before its first step. Errors: `NameTaken`,
+    registered as `name` and linked to its parent with `link`, before its first step. `limits`: no more than those of
+    its parent. Errors: `NameTaken`, `LimitExceeded`,
     `UnknownProgram`, `BadArguments`, `AgentFailed` (the file cannot be loaded), `Busy`.
     """
 
@@ -84,6 +86,7 @@ class Spawn(Syscall, tag="spawn"):
     credit: Count = 0
     name: str | None = None
     link: bool = False
+    limits: Limits | None = None
     returns: ClassVar[Any] = int
 
 

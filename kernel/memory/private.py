@@ -10,6 +10,7 @@ from typing import Any
 
 from ipc.syscalls import MemoryDelete, MemoryGet, MemoryKeys, MemorySet
 from kernel.gate import Gate
+from kernel.limits import LimitKeeper
 from kernel.memory.bounds import Account, MemoryBounds, check_name, measured
 from kernel.process import Process
 
@@ -27,7 +28,8 @@ class Store:
 class PrivateMemory:
     """The stores of all processes that ever set a key, by pid."""
 
-    def __init__(self, gate: Gate, bounds: MemoryBounds) -> None:
+    def __init__(self, gate: Gate, bounds: MemoryBounds, limits: LimitKeeper) -> None:
+        self._limits = limits
         self._bounds = bounds
         self._stores: dict[int, Store] = {}
         gate.register({MemoryGet: self.get, MemorySet: self.set, MemoryDelete: self.delete, MemoryKeys: self.keys})
@@ -46,6 +48,7 @@ class PrivateMemory:
         _, before = store.values.get(call.key, (None, 0))
         entries, growth = call.key not in store.values, size - before
         most = self._bounds.keys, self._bounds.key_bytes
+        self._limits.check_memory(process, entries, growth, self.usage)
         store.account.check(f"process {process.pid}", "keys", entries, growth, most)
         store.values[call.key] = value, size
         store.account.book(entries, growth)

@@ -18,6 +18,7 @@ from ipc.errors import ModelNotFound, UnknownModel
 from ipc.syscalls import Generate, ModelInfo, Models, SlotInfo, Slots
 from kernel.drivers.process import Launcher
 from kernel.gate import Gate
+from kernel.limits import LimitKeeper
 from kernel.process import Process
 from kernel.slots.model import ModelSpec, looks_local
 from kernel.slots.runtime import ModelRuntime
@@ -31,7 +32,10 @@ log = structlog.get_logger("kernel.slots")
 class ResourceManager:
     """Serves generations from the models it knows; `default` names the one for calls that name none."""
 
-    def __init__(self, models: dict[str, ModelSpec], default: str, cache: Path, launch: Launcher, gate: Gate) -> None:
+    def __init__(
+        self, models: dict[str, ModelSpec], default: str, cache: Path, launch: Launcher, gate: Gate, limits: LimitKeeper
+    ) -> None:
+        self._limits = limits
         self._specs = dict(models)
         self._default = default
         self._cache = cache
@@ -41,6 +45,7 @@ class ResourceManager:
         gate.register({Generate: self.generate, Models: self.models, Slots: self.slots})
 
     def generate(self, process: Process, call: Generate) -> Coroutine[Any, Any, str]:
+        self._limits.check_tokens(process)
         return self._generate(process, call, self.runtime(call.model or self._default))
 
     def models(self, process: Process, call: Models) -> list[ModelInfo]:
@@ -69,7 +74,7 @@ class ResourceManager:
             if spec.missing_path() is not None:
                 raise ModelNotFound(f"no model at {spec.missing_path()}", path=name)
             self._specs[name] = spec
-        runtime = self._runtimes[name] = ModelRuntime(name, spec, self._cache, self._launch)
+        runtime = self._runtimes[name] = ModelRuntime(name, spec, self._cache, self._launch, self._limits)
         return runtime
 
     async def _generate(self, process: Process, call: Generate, runtime: ModelRuntime) -> str:

@@ -15,11 +15,12 @@ from typing import Any
 import psutil
 import structlog
 
-from ipc.errors import Busy, DriverFailed, LlmosError, ModelLoadFailed, from_wire
+from ipc.errors import Busy, DriverFailed, LimitExceeded, LlmosError, ModelLoadFailed, from_wire
 from ipc.messages import Log, State, Token
 from ipc.syscalls import ModelInfo, SlotInfo
 from kernel.drivers import protocol
 from kernel.drivers.process import Driver, Launcher
+from kernel.limits import LimitKeeper
 from kernel.slots.model import ModelSpec
 from kernel.slots.requirements import check_requirements
 from kernel.slots.sequence import QUEUED, Sequence
@@ -37,7 +38,7 @@ log = structlog.get_logger("kernel.slots")
 class ModelRuntime:
     """One model. `state`: "unloaded", "loading", "ready", "restarting", "failed"."""
 
-    def __init__(self, name: str, spec: ModelSpec, cache: Path, launch: Launcher) -> None:
+    def __init__(self, name: str, spec: ModelSpec, cache: Path, launch: Launcher, limits: LimitKeeper) -> None:
         self.name = name
         self.spec = spec
         self.state = "unloaded"
@@ -46,6 +47,7 @@ class ModelRuntime:
         self.facts: dict[str, Any] = {}
         self._cache = cache
         self._launch = launch
+        self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._driver: Driver | None = None
         self._incarnation = 0
@@ -141,6 +143,7 @@ class ModelRuntime:
                 if (sequence := self._sequences.get(number)) is not None:
                     sequence.prompt_ids = message.prompt_ids
                     sequence.process.usage.prompt_tokens += len(message.prompt_ids)
+                    self._charge(sequence, len(message.prompt_ids))
             case protocol.Parked(sequence=number):
                 if (sequence := self._sequences.get(number)) is not None:
                     self._slots.parked(sequence)
@@ -173,12 +176,21 @@ class ModelRuntime:
                 if sequence.emit and sequence.process.stream is not None:
                     sequence.process.stream.push(Token(progress.text, sequence.process.pid, sequence.call))
             self._slots.spent(sequence, len(progress.ids))
+            self._charge(sequence, len(progress.ids))
         self._tokens += made
         self._steps += bundle.steps
         self._deaths_in_a_row = 0
         if bundle.seconds > 0:
             rate = made / bundle.seconds
             self._rate = RATE_SMOOTHING * self._rate + (1 - RATE_SMOOTHING) * rate if self._rate else rate
+
+    def _charge(self, sequence: Sequence, tokens: int) -> None:
+        """Book tokens that were used, and end the generation if they were too many."""
+        try:
+            self._limits.tokens_used(sequence.process, tokens)
+        except LimitExceeded as error:
+            self.cancel(sequence)
+            sequence.finish("failed", error)
 
     def _on_finished(self, number: int, reason: str, error: LlmosError | None) -> None:
         sequence = self._sequences.get(number)

@@ -18,6 +18,7 @@ Key = TypeVar("Key")
 Item = TypeVar("Item")
 
 ABNORMAL = "linked"  # reason of an end that came over a link
+NO_CLIENTS = "the connection of a client cannot be linked; let it monitor or wait"
 
 
 class Links:
@@ -73,6 +74,11 @@ class Links:
 
     # ---- for the lifecycle
 
+    def admit(self, parent: Process, call: Spawn) -> None:
+        """Whether a new process can be linked to `parent`. Raises `InvalidCall`."""
+        if call.link and parent.is_client:
+            raise InvalidCall(NO_CLIENTS)
+
     def started(self, process: Process, parent: Process, call: Spawn) -> None:
         """A new process, before its first step."""
         if call.link:
@@ -103,7 +109,7 @@ class Links:
         if process is peer:
             raise InvalidCall(f"process {process.pid} cannot be linked to itself")
         if process.is_client or peer.is_client:
-            raise InvalidCall("the connection of a client cannot be linked; let it monitor or wait")
+            raise InvalidCall(NO_CLIENTS)
         self._links.setdefault(process, {})[peer] = None
         self._links.setdefault(peer, {})[process] = None
 

@@ -155,6 +155,7 @@ def stats(row: Stats, as_json: bool) -> None:
         ("ended", _counts(row.exited)),
         ("calls", _counts(row.calls)),
         ("errors", _counts(row.errors)),
+        ("limits reached", _counts(row.limits)),
         ("dead letters", row.dead_letters),
         ("slow steps", row.slow_steps),
         ("daemon memory", size(row.memory)),

@@ -7,7 +7,7 @@ from typing import Any
 
 from ipc.codec import reveal
 from ipc.errors import from_wire
-from ipc.syscalls import ExitStatus, Kill, Nice, Resume, Sleep, Spawn, Suspend, Wait
+from ipc.syscalls import ExitStatus, Kill, Limits, Nice, Resume, Sleep, Spawn, Suspend, Wait
 from llmosd.context.base import Caller
 
 
@@ -27,12 +27,23 @@ class ProcessCalls(Caller):
         detach: bool = False,
         name: str | None = None,
         link: bool = False,
+        limits: Limits | None = None,
     ) -> Coroutine[Any, Any, int]:
         """Start another program; its pid. It dies with this process unless `detach`, and this one with it if `link`.
 
-        It is registered as `name` before its first step.
+        It is registered as `name` before its first step. Its limits are those of this process, or stricter `limits`.
         """
-        call = Spawn(program, dict(args or {}), (), False, priority, deadline, owner, detach, name=name, link=link)
+        call = Spawn(
+            program,
+            dict(args or {}),
+            priority=priority,
+            deadline=deadline,
+            owner=owner,
+            detach=detach,
+            name=name,
+            link=link,
+            limits=limits,
+        )
         return self._gate.call(self._process, call)
 
     async def wait(self, pid: int, timeout: float | None = None) -> Any:

@@ -18,13 +18,14 @@ import uvloop
 
 from ipc.abi import AgentMark
 from ipc.codec import decode, encode, reveal
-from ipc.errors import from_wire
+from ipc.errors import LlmosError, from_wire
 from ipc.messages import Event
 from ipc.syscalls import ExitStatus, Spawn, Syscall, Wait
 from kernel.drivers import protocol
 from kernel.drivers.process import OnExit, OnMessage
 from kernel.drivers.simulated import SimulatedDevice
 from kernel.kernel import Kernel
+from kernel.limits import LimitSettings
 from kernel.process import Process
 from kernel.programs import Function, Program
 from kernel.slots.model import ModelSpec
@@ -242,9 +243,13 @@ class System:
         return self.table.alive[pid]
 
     async def call(self, call: Syscall, process: Process | None = None) -> Any:
-        """Make a system call in the name of the client, or of `process`."""
-        answer = self.kernel.gate.enter(process or self.client, call)
-        return await self.thread(answer, process) if type(answer) is CoroutineType else answer
+        """Make a system call in the name of the client, or of `process`; failures are counted as by a connection."""
+        try:
+            answer = self.kernel.gate.enter(process or self.client, call)
+            return await self.thread(answer, process) if type(answer) is CoroutineType else answer
+        except LlmosError as error:
+            self.kernel.gate.count_error(error)
+            raise
 
     def thread(self, coro: Coroutine[Any, Any, Any], process: Process | None = None) -> Thread:
         """One more thread of the client, or of `process`."""
@@ -288,7 +293,13 @@ def models() -> dict[str, ModelSpec]:
 
 
 @pytest.fixture
-async def system(tmp_path: Path, models: dict[str, ModelSpec]) -> AsyncIterator[System]:
+def limits() -> LimitSettings:
+    """The limits that the kernel is set up with. Tests may override this."""
+    return LimitSettings()
+
+
+@pytest.fixture
+async def system(tmp_path: Path, models: dict[str, ModelSpec], limits: LimitSettings) -> AsyncIterator[System]:
     """A booted kernel on the loop of the test."""
     launcher = InLoopLauncher()
     kernel = Kernel(
@@ -298,6 +309,7 @@ async def system(tmp_path: Path, models: dict[str, ModelSpec]) -> AsyncIterator[
         default_model=next(iter(models)),
         cache=tmp_path / "cache",
         make_context=Context,
+        limits=limits,
         launcher=launcher,
     )
     yield System(kernel, launcher)

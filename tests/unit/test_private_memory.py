@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -13,11 +13,16 @@ from ipc.codec import encode, reveal
 from ipc.errors import InvalidCall, LimitExceeded, NotEncodable
 from ipc.syscalls import MemoryDelete, MemoryGet, MemoryKeys, MemorySet
 from kernel.gate import Gate
+from kernel.limits import LimitKeeper, LimitSettings
 from kernel.memory.bounds import MemoryBounds
 from kernel.memory.private import PrivateMemory
 from kernel.process import Process
 from llmosd.context import Context
 from tests.unit.conftest import System
+
+
+def unlimited() -> LimitKeeper:
+    return LimitKeeper(LimitSettings(), cast(Any, None), Gate(), cast(Any, None))
 
 
 def process(pid: int) -> Process:
@@ -94,7 +99,7 @@ async def test_bad_keys_and_values_are_refused(system: System, call: Any, error:
 
 
 def test_what_goes_over_a_bound_is_refused_by_name_and_changes_nothing() -> None:
-    memory, owner = PrivateMemory(Gate(), MemoryBounds(keys=2, key_bytes=20)), process(1)
+    memory, owner = PrivateMemory(Gate(), MemoryBounds(keys=2, key_bytes=20), unlimited()), process(1)
     memory.set(owner, MemorySet("a", b"12345678"))
     with pytest.raises(LimitExceeded) as error:
         memory.set(owner, MemorySet("b", b"123456789"))
@@ -122,7 +127,10 @@ OPERATIONS = st.lists(
 @settings(max_examples=150)
 @given(OPERATIONS)
 def test_memory_and_its_accounts_are_those_of_a_simple_model(operations: list[tuple[str, int, str, Any]]) -> None:
-    memory, processes = PrivateMemory(Gate(), MemoryBounds(keys=2, key_bytes=300)), {1: process(1), 2: process(2)}
+    memory, processes = (
+        PrivateMemory(Gate(), MemoryBounds(keys=2, key_bytes=300), unlimited()),
+        {1: process(1), 2: process(2)},
+    )
     model: dict[int, dict[str, Any]] = {1: {}, 2: {}}
 
     def size(kept: dict[str, Any]) -> int:
