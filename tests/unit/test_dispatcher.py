@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ipc.syscalls import Resume, Suspend
-from kernel.dispatcher import STEPS_PER_TURN, Dispatcher
+from kernel.dispatcher import AGING, STEPS_PER_TURN, Dispatcher
 from kernel.process import Process
 from kernel.thread import READY, SUSPENDED, Thread
 from llmosd.context import Context
@@ -145,3 +145,35 @@ async def test_a_suspended_process_does_not_hold_up_others(system: Any) -> None:
     await system.call(Suspend(held.pid))
     assert await system.run(agent) == "ran"
     assert not held.ended
+
+
+# ---- aging
+
+
+async def test_a_low_priority_gets_its_steps_while_higher_ones_never_rest() -> None:
+    dispatcher, log = Dispatcher(asyncio.get_running_loop()), []
+
+    async def hog(name: int) -> None:
+        while len(log) < 50 * AGING:
+            log.append(name)
+            await asyncio.sleep(0)
+
+    await finish([Thread(process(n, n), hog(n), dispatcher) for n in (20, 10, 0, -20)])
+    shares = {name: log.count(name) for name in (20, 10, 0, -20)}
+    # Of 50 * AGING steps, one of AGING goes to the lower ones, in turn.
+    assert shares[20] == pytest.approx(50 * (AGING - 1), abs=2)
+    assert [shares[name] for name in (10, 0, -20)] == [pytest.approx(50 / 3, abs=2)] * 3
+
+
+async def test_one_priority_alone_is_never_interrupted_by_aging() -> None:
+    dispatcher, log = Dispatcher(asyncio.get_running_loop()), []
+    await finish([Thread(process(n), note(log, *[n] * 100), dispatcher) for n in range(3)])
+    assert log == [0, 1, 2] * 100
+
+
+async def test_a_ready_thread_that_is_ranked_anew_moves_to_the_end_of_that_queue() -> None:
+    dispatcher, log = Dispatcher(asyncio.get_running_loop()), []
+    threads = [Thread(process(n, n % 2), note(log, n), dispatcher) for n in range(4)]
+    dispatcher.reprioritise(threads[0], 1)
+    await finish(threads)
+    assert log == [1, 3, 0, 2]

@@ -1,0 +1,303 @@
+"""Suspend, resume, rank and end processes and threads, in whatever state they are."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import pytest
+
+from ipc.errors import AgentFailed, InvalidCall, UnknownProcess, UnknownThread
+from ipc.syscalls import Kill, Nice, Resume, Send, Suspend, Threads, Wait
+from llmosd.context import Context
+
+
+async def forever(ctx: Context) -> None:
+    await ctx.sleep(1e9)
+
+
+async def states(system: Any, process: Any) -> dict[str, str]:
+    return {row.path: row.state for row in await system.call(Threads(process.pid))}
+
+
+# ---- threads of a process
+
+
+async def test_threads_share_the_process_and_are_told_apart_by_who_started_them(system: Any) -> None:
+    async def agent(ctx: Context) -> list[int]:
+        async def work(n: int) -> int:
+            await ctx.memory.set(str(n), n)
+            await ctx.sleep(n)
+            return n
+
+        threads = [ctx.start_thread(work(n), name=f"worker {n}") for n in (3, 1, 2)]
+        values = [await thread for thread in threads]
+        return [*values, len(await ctx.memory.keys())]
+
+    process = system.spawn(agent)
+    await system.turns()
+    rows = await system.call(Threads(process.pid))
+    assert [(row.path, row.name) for row in rows] == [
+        ("0", "agent-" + str(process.pid)),
+        ("0-1", "worker 3"),
+        ("0-2", "worker 1"),
+        ("0-3", "worker 2"),
+    ]
+    assert [row.waits_for for row in rows] == ["outside", "time", "time", "time"]
+    assert await system.result(process) == [3, 1, 2, 3]
+
+
+async def test_a_failure_of_a_thread_that_nobody_awaits_is_the_processes_own(system: Any) -> None:
+    async def agent(ctx: Context) -> None:
+        async def fail() -> None:
+            raise ValueError("in the background")
+
+        ctx.start_thread(fail())
+        await ctx.sleep(100)
+
+    with pytest.raises(AgentFailed, match="in the background"):
+        await system.run(agent)
+
+
+async def test_a_failure_of_a_thread_that_is_awaited_goes_to_who_awaits_it(system: Any) -> None:
+    async def agent(ctx: Context) -> str:
+        async def fail() -> None:
+            await ctx.sleep(1)
+            raise ValueError("awaited")
+
+        try:
+            await ctx.start_thread(fail())
+        except ValueError as error:
+            return str(error)
+        return "nothing"
+
+    assert await system.run(agent) == "awaited"
+
+
+async def test_only_a_coroutine_makes_a_thread(system: Any) -> None:
+    async def agent(ctx: Context) -> None:
+        ctx.start_thread(print)  # type: ignore[arg-type]
+
+    with pytest.raises(InvalidCall, match="a thread runs a coroutine"):
+        await system.run(agent)
+
+
+async def test_one_thread_is_suspended_and_the_others_go_on(system: Any) -> None:
+    log: list[str] = []
+
+    async def agent(ctx: Context) -> None:
+        async def work(name: str) -> None:
+            for n in range(3):
+                await ctx.sleep(1)
+                log.append(f"{name}{n}")
+
+        await asyncio.gather(*(ctx.start_thread(work(name)) for name in "ab"))
+
+    process = system.spawn(agent)
+    await system.turns()
+    await system.call(Suspend(process.pid, "0-1"))
+    assert await states(system, process) == {"0": "blocked", "0-1": "suspended", "0-2": "blocked"}
+    await asyncio.sleep(10)
+    assert log == ["b0", "b1", "b2"]
+    # Both have to be resumed, in any order.
+    await system.call(Suspend(process.pid))
+    await system.call(Resume(process.pid, "0-1"))
+    await asyncio.sleep(10)
+    assert log == ["b0", "b1", "b2"]
+    await system.call(Resume(process.pid))
+    await system.status(process)
+    assert log == ["b0", "b1", "b2", "a0", "a1", "a2"]
+
+
+async def test_resuming_the_process_leaves_a_suspended_thread_held(system: Any) -> None:
+    async def agent(ctx: Context) -> str:
+        thread = ctx.start_thread(ctx.sleep(1))
+        await asyncio.wait([thread], timeout=50)
+        return "done" if thread.done() else "held"
+
+    process = system.spawn(agent)
+    await system.turns()
+    await system.call(Suspend(process.pid, "0-1"))
+    await system.call(Suspend(process.pid))
+    await asyncio.sleep(5)
+    await system.call(Resume(process.pid))
+    assert await system.result(process) == "held"
+
+
+async def test_one_thread_is_ended_and_the_process_goes_on(system: Any) -> None:
+    cleaned: list[str] = []
+
+    async def agent(ctx: Context) -> str:
+        async def work() -> None:
+            try:
+                await ctx.receive()
+            finally:
+                cleaned.append("work")
+
+        thread = ctx.start_thread(work())
+        await asyncio.wait([thread])
+        return "cancelled" if thread.cancelled() else "ended"
+
+    process = system.spawn(agent)
+    await system.turns()
+    assert await system.call(Kill(process.pid, "0-1")) is None
+    assert await system.result(process) == "cancelled"
+    assert cleaned == ["work"]
+
+
+async def test_a_suspended_thread_can_be_ended(system: Any) -> None:
+    async def agent(ctx: Context) -> bool:
+        thread = ctx.start_thread(ctx.sleep(100))
+        await asyncio.wait([thread])
+        return thread.cancelled()
+
+    process = system.spawn(agent)
+    await system.turns()
+    await system.call(Suspend(process.pid, "0-1"))
+    await system.call(Kill(process.pid, "0-1"))
+    assert await system.result(process) is True
+
+
+async def test_a_thread_that_ignores_its_end_is_abandoned(system: Any) -> None:
+    async def agent(ctx: Context) -> None:
+        async def stubborn() -> None:
+            while True:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await ctx.sleep(100)
+
+        ctx.start_thread(stubborn())
+        await ctx.sleep(10)
+
+    process = system.spawn(agent)
+    await system.turns()
+    await system.call(Kill(process.pid, "0-1"))
+    assert await states(system, process) == {"0": "blocked"}
+    assert (await system.status(process)).reason == "done"
+
+
+async def test_what_cannot_be_done_to_threads_is_named(system: Any) -> None:
+    process = system.spawn(forever)
+    for call in (Suspend, Resume, Kill):
+        with pytest.raises(UnknownThread, match=r"no thread '0-7'; it has 0$"):
+            await system.call(call(process.pid, "0-7"))
+    with pytest.raises(InvalidCall, match="kill the process"):
+        await system.call(Kill(process.pid, "0"))
+    with pytest.raises(UnknownProcess):
+        await system.call(Threads(999))
+
+
+# ---- nice
+
+
+async def test_priority_orders_what_is_ready_and_changes_at_once(system: Any) -> None:
+    log: list[str] = []
+
+    async def agent(ctx: Context, name: str) -> None:
+        log.append(name)
+
+    system.program(agent)
+    low, middle, high = (
+        system.spawn("agent", name, priority=n) for name, n in (("low", -5), ("middle", 0), ("high", 5))
+    )
+    assert await system.call(Nice(low.pid, 20)) == 20
+    assert await system.call(Nice(high.pid, -30, relative=True)) == -20
+    for process in (low, middle, high):
+        await system.status(process)
+    assert log == ["low", "middle", "high"]
+    assert (low.priority, high.priority) == (20, -20)
+
+
+async def test_children_and_threads_inherit_the_new_priority(system: Any) -> None:
+    async def agent(ctx: Context) -> list[int]:
+        await ctx.receive()
+        child = await ctx.spawn("forever")
+        ctx.start_thread(ctx.sleep(1))
+        return [child]
+
+    system.program(forever)
+    process = system.spawn(agent)
+    await system.turns()
+    await system.call(Nice(process.pid, 7))
+    await system.call(Send(process.pid, "go"))
+    await asyncio.sleep(0)
+    while len(process.threads) < 2:
+        await asyncio.sleep(0)
+    assert [row.priority for row in await system.call(Threads(process.pid))] == [7, 7]
+    assert [child.priority for child in process.children] == [7]
+
+
+async def test_one_thread_alone_can_be_ranked(system: Any) -> None:
+    async def agent(ctx: Context) -> None:
+        ctx.start_thread(ctx.sleep(10))
+        await ctx.sleep(10)
+
+    process = system.spawn(agent)
+    await system.turns()
+    assert await system.call(Nice(process.pid, 3, relative=True, thread="0-1")) == 3
+    assert [row.priority for row in await system.call(Threads(process.pid))] == [0, 3]
+    assert process.priority == 0
+
+
+@pytest.mark.parametrize("priority", [-21, 21])
+async def test_priorities_out_of_range_are_refused(system: Any, priority: int) -> None:
+    process = system.spawn(forever)
+    with pytest.raises(InvalidCall, match="from -20 to 20"):
+        await system.call(Nice(process.pid, priority))
+    with pytest.raises(UnknownProcess):
+        await system.call(Nice(999, 0))
+
+
+# ---- any state
+
+
+async def test_suspend_and_resume_before_the_first_step(system: Any) -> None:
+    process = system.spawn(forever)
+    await system.call(Suspend(process.pid))
+    await asyncio.sleep(5)
+    assert await states(system, process) == {"0": "suspended"}
+    assert process.usage.calls == 0
+    await system.call(Resume(process.pid))
+    await system.turns()
+    assert process.usage.calls == 1
+
+
+async def test_an_agent_that_suspends_itself_stops_at_its_next_call(system: Any) -> None:
+    steps: list[int] = []
+
+    async def agent(ctx: Context) -> None:
+        await ctx.suspend(ctx.pid)
+        steps.append(1)
+        await ctx.sleep(1)
+        steps.append(2)
+
+    process = system.spawn(agent)
+    await asyncio.sleep(10)
+    assert steps == [1]
+    await system.call(Resume(process.pid))
+    await system.status(process)
+    assert steps == [1, 2]
+
+
+async def test_one_thread_of_two_that_generate_is_suspended(system: Any) -> None:
+    async def agent(ctx: Context) -> list[str]:
+        return list(await asyncio.gather(*(ctx.start_thread(ctx.generate("p", max_tokens=6)) for _ in range(2))))
+
+    process = system.spawn(agent)
+    await asyncio.sleep(2)
+    await system.call(Suspend(process.pid, "0-1"))
+    await asyncio.sleep(20)
+    held, free = sorted(process.sequences or (), key=lambda sequence: sequence.id), None
+    assert [(sequence.thread.path, sequence.state) for sequence in held] == [("0-1", "parked")]
+    await system.call(Resume(process.pid, "0-1"))
+    texts = await system.result(process)
+    assert (len(texts), free) == (2, None)
+
+
+async def test_a_suspended_process_still_answers_who_waits_once_it_is_killed(system: Any) -> None:
+    process = system.spawn(forever)
+    await system.turns()
+    await system.call(Suspend(process.pid))
+    waiter = system.thread(system.kernel.gate.enter(system.client, Wait(process.pid)))
+    await system.call(Kill(process.pid))
+    assert (await waiter).reason == "killed"
