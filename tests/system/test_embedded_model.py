@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+import asyncio
+import collections
+import datetime
+import decimal
+import email.message
+import logging
 import os
+import pathlib
+import shutil
 import signal
+import socket
 
 import pytest
 
@@ -123,3 +133,31 @@ def test_eight_generations_survive_the_death_of_their_driver(daemon, client, eve
     assert client.slots()[0].restarts == 1
     assert "driver died" in daemon.log
     assert any("driver died" in line.event for line in client.logs(tasks[0].pid))
+
+
+def documents(count: int) -> list[str]:
+    """Texts of some length that every machine has: what the standard library says about itself."""
+    texts: list[str] = []
+    for module in (argparse, asyncio, collections, datetime, decimal, email.message, logging, pathlib, shutil, socket):
+        for value in (module, *vars(module).values()):
+            parts = (value, *vars(value).values()) if isinstance(value, type) else (value,)
+            texts += [text for part in parts if isinstance(text := getattr(part, "__doc__", None), str)]
+    unique = [text for text in dict.fromkeys(texts) if len(text) > 60]
+    return unique[:count]
+
+
+@pytest.mark.soak
+def test_map_reduce_over_documents(client, trial):
+    texts = documents(trial(short=16, long=500))
+    report = client.run("mapreduce", {"documents": texts, "width": 200})
+    assert (len(report["answers"]), report["failures"]) == (len(texts), [])
+    assert sum(report["tally"].values()) == len(texts)
+    assert len(report["tally"]) > len(texts) / 20
+    assert (used(client), client.stats().processes) == (0, 0)
+
+
+def test_a_customer_service_desk(client):
+    letters = ["I was charged twice.", "My printer shows an error.", "You will hear from my lawyer about the bill."]
+    answers = client.run("desk", {"letters": letters})
+    assert [answer["by"] for answer in answers] == ["billing", "technical", "senior"]
+    assert all(len(answer["answer"]) > 10 for answer in answers)

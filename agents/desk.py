@@ -1,0 +1,79 @@
+"""A customer-service desk: a router, specialists, and a senior to whom they escalate, under one supervisor.
+
+A letter goes to the router, which asks the model for its topic and hands it to the specialist of that. What a
+specialist may not answer goes on to the senior, ahead of the senior's other work.
+"""
+
+import asyncio
+from typing import Any
+
+from llmosd import Child, Context, Message, agent
+
+TOPICS = {
+    "billing": ("invoice", "bill", "charge", "charged", "refund", "paid", "price"),
+    "technical": ("error", "crash", "broken", "install", "update", "slow", "password"),
+    "general": (),
+}
+BEYOND_A_SPECIALIST = ("lawyer", "court", "complaint", "manager")
+URGENT = 10
+
+
+@agent(summary="A customer-service desk: routes letters to specialists, and escalates.")
+async def desk(ctx: Context, letters: list[str], max_tokens: int = 40) -> list[dict[str, str]]:
+    """Opens a desk, hands in `letters`, and reports for each who answered, on which topic, and what."""
+    office = f"desk {ctx.pid}"
+    shared = {"office": office, "max_tokens": max_tokens}
+    staff = [Child("specialist", shared | {"role": role}, name=f"{office} {role}") for role in ("senior", *TOPICS)]
+    router = Child("router", shared, name=f"{office} router")
+    ctx.start_thread(ctx.supervise([*staff, router], strategy="one_for_one"), name="supervisor")
+    await ctx.event(f"{office} is open").wait(timeout=60)
+    return await asyncio.gather(*(ctx.call(f"{office} router", letter) for letter in letters))
+
+
+@agent(summary="The router of a customer-service desk.")
+async def router(ctx: Context, office: str, max_tokens: int) -> None:
+    """Finds the topic of each letter and has its specialist answer. Many letters are under way at once."""
+
+    async def handle(letter: Message) -> None:
+        topic = await _topic(ctx, letter.body)
+        answer = await ctx.call(f"{office} {topic}", letter.body)
+        if answer["escalate"]:
+            answer = await ctx.call(f"{office} senior", letter.body, priority=URGENT)
+        await ctx.reply(letter, {"topic": topic, "by": answer["by"], "answer": answer["text"]})
+
+    await ctx.event(f"{office} is open").set()
+    while True:
+        ctx.start_thread(handle(await ctx.receive()))
+
+
+@agent(summary="A specialist, or the senior, of a customer-service desk.")
+async def specialist(ctx: Context, office: str, role: str, max_tokens: int) -> None:
+    """Answers letters one after another. All but the senior escalate what is beyond them."""
+    instruction = f"You answer letters of customers about {role} questions, politely, in two sentences."
+    while True:
+        letter = await ctx.receive()
+        if role != "senior" and _words(letter.body) & set(BEYOND_A_SPECIALIST):
+            await ctx.reply(letter, {"escalate": True})
+            continue
+        text = await ctx.chat(
+            [{"role": "system", "content": instruction}, {"role": "user", "content": letter.body}],
+            max_tokens=max_tokens,
+            emit=False,
+        )
+        await ctx.reply(letter, {"escalate": False, "by": role, "text": text})
+
+
+async def _topic(ctx: Context, letter: str) -> str:
+    """The topic of a letter: by its words where they tell, else by the model's word."""
+    words = _words(letter)
+    for topic, signs in TOPICS.items():
+        if words & set(signs):
+            return topic
+    question = f"Is this letter about billing, technical or general questions? Answer with that word.\n\n{letter}"
+    answer: Any = await ctx.chat([{"role": "user", "content": question}], max_tokens=4, emit=False)
+    said = _words(answer)
+    return next((topic for topic in TOPICS if topic in said), "general")
+
+
+def _words(text: str) -> set[str]:
+    return {word.strip(".,;:!?\"'()") for word in text.lower().split()}

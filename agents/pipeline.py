@@ -1,0 +1,51 @@
+"""A pipeline with back-pressure: a source, stages that work on what passes, and a sink that may be slow.
+
+Each part has a short mailbox. When it is full the one before waits, and so on up to the source: however long the
+input, only a few items are under way.
+"""
+
+from collections.abc import Callable
+
+from llmosd import Context, Limits, agent
+
+STAGES: dict[str, Callable[[str], str]] = {
+    "strip": str.strip,
+    "lower": str.lower,
+    "squeeze": lambda text: " ".join(text.split()),
+}
+END = "end"  # type of the message after the last item
+
+
+@agent(summary="A pipeline with back-pressure: cleans texts, stage by stage.")
+async def pipeline(ctx: Context, texts: list[str], depth: int = 4, pause: float = 0.0) -> list[str]:
+    """Passes `texts` through all stages, in order; mailboxes hold `depth` items, the sink rests `pause` seconds each.
+
+    If a part fails, all do.
+    """
+    bound = Limits(mailbox=depth)
+    sink = following = await ctx.spawn("sink", {"pause": pause}, limits=bound, link=True)
+    for name in reversed(STAGES):
+        following = await ctx.spawn("stage", {"name": name, "following": following}, limits=bound, link=True)
+    for text in texts:
+        await ctx.send(following, text)
+    await ctx.send(following, None, type=END)
+    cleaned: list[str] = await ctx.wait(sink)
+    return cleaned
+
+
+@agent(summary="A stage of a pipeline.")
+async def stage(ctx: Context, name: str, following: int) -> None:
+    """Works on each item and passes it on, waiting while the next mailbox is full."""
+    while (item := await ctx.receive()).type != END:
+        await ctx.send(following, STAGES[name](item.body))
+    await ctx.send(following, None, type=END)
+
+
+@agent(summary="The end of a pipeline.")
+async def sink(ctx: Context, pause: float) -> list[str]:
+    """Collects the items, one every `pause` seconds."""
+    items = []
+    while (item := await ctx.receive()).type != END:
+        items.append(item.body)
+        await ctx.sleep(pause)
+    return items
