@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ipc.codec import isolate, reveal
+from ipc.codec import PLAIN, isolate, reveal
 from ipc.errors import InvalidCall, LlmosError, MailboxFull, MessageTooLarge, NotACall, TimedOut, UnknownProcess
 from ipc.messages import Message
 from ipc.syscalls import (
@@ -167,9 +167,18 @@ class Messaging:
                 box.give_up(thread)
                 raise
             box.delist(thread)
-            message = self._take(process, None)
-            if message is not None:
-                return message
+            message = box.take()
+            if message is None:
+                continue
+            if message.deadline is not None or type(message.body) is msgspec.Raw:
+                message = self._fresh(process, message)
+                if message is None:
+                    message = self._take(process, None)
+                    if message is None:
+                        continue
+                    return message
+            process.usage.messages_received += 1
+            return message
 
     async def _receive_later(self, process: Process, timeout: float | None, selection: Selection | None) -> Message:
         thread = self._dispatcher.running
@@ -222,11 +231,16 @@ class Messaging:
         if recipient is process:
             raise InvalidCall(f"process {process.pid} calls itself, and would wait for its own reply for ever")
         until = None if call.timeout is None else self._loop.time() + _patience(call.timeout, "timeout")
-        kind, body = _checked(recipient, call.type, call.body)
-        if not -20 <= call.priority <= 20:
-            raise _bad_priority(call.priority)
-        number = self._next_id()
-        message = Message(number, kind, process.pid, recipient.pid, call.priority, number, until, body)
+        kind, body, priority = call.type, call.body, call.priority
+        of = type(body)
+        if recipient.accepts is not None or not (
+            of in SMALL or (of is int and -MAX_INT <= body <= MAX_INT) or (of is str and len(body) <= SHORT)
+        ):
+            kind, body = _checked(recipient, kind, body)
+        if priority and not -20 <= priority <= 20:
+            raise _bad_priority(priority)
+        self._last_id = number = self._last_id + 1
+        message = Message(number, kind, process.pid, recipient.pid, priority, number, until, body)
         process.usage.messages_sent += 1
         return self._call(process, recipient, call, message)
 
@@ -235,9 +249,10 @@ class Messaging:
         alarm = None if message.deadline is None else Alarm(thread, message.deadline)
         pending = PendingCall(thread, recipient)
         try:
-            box = recipient.box()
-            while box.full and not self._make_room(box) and not await box.wait_for_room(thread, RoomIn(recipient)):
-                _check_time(alarm, call, "had no room for the call")
+            box = recipient.mailbox or recipient.box()
+            if box.taken >= box.capacity and not self._make_room(box):
+                while box.full and not await box.wait_for_room(thread, RoomIn(recipient)):
+                    _check_time(alarm, call, "had no room for the call")
             if box.closed or recipient.ended:
                 raise self._table.unknown(recipient.pid)
             owed = recipient.owed
@@ -246,7 +261,8 @@ class Messaging:
             owed[message.id] = pending
             box.put(message)
             while not pending.done:
-                _check_time(alarm, call, "did not reply")
+                if alarm is not None and alarm.rung:
+                    _check_time(alarm, call, "did not reply")
                 thread.waits_for = pending
                 deadlock.check(thread)
                 await PARK
@@ -265,7 +281,9 @@ class Messaging:
         owed = process.owed
         if owed is None or call.message not in owed:
             raise NotACall(f"message {call.message} of process {call.to} waits for no reply, or was answered")
-        value = isolate(call.body)
+        value = call.body
+        if type(value) not in PLAIN:
+            value = isolate(value)
         pending = owed.pop(call.message)
         process.usage.messages_sent += 1
         if pending is None:
