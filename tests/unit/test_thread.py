@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -844,3 +845,50 @@ async def test_an_error_of_the_kernel_is_raised_where_the_agent_waits(system: An
     await system.turns()
     await system.call(Kill(target.pid))
     assert "killed by process" in await system.result(process)
+
+
+# ---- what bit others
+
+
+async def test_tasks_that_nobody_holds_are_not_collected(system: Any) -> None:
+    done: list[int] = []
+
+    async def agent(ctx: Context) -> None:
+        async def background(n: int) -> None:
+            await asyncio.sleep(1)
+            await ctx.sleep(1)
+            done.append(n)
+
+        for n in range(100):
+            asyncio.create_task(background(n))  # noqa: RUF006 - held by the process alone, which is the point
+        gc.collect()
+        await ctx.sleep(1.5)
+        gc.collect()
+        await ctx.sleep(1)
+
+    await system.run(agent)
+    assert sorted(done) == list(range(100))
+
+
+async def test_a_killed_agent_that_takes_its_time_to_clean_up_does_not_spin(system: Any) -> None:
+    steps: list[str] = []
+
+    class Count:
+        def before_step(self, thread: Thread) -> None:
+            steps.append(thread.process.program)
+
+    async def slow(ctx: Context) -> None:
+        try:
+            await ctx.receive()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(1.5)
+            steps.append("clean")
+
+    process = system.spawn(slow)
+    await system.turns()
+    system.kernel.instruments.add(Count())
+    begin = system.loop.time()
+    await system.call(Kill(process.pid))
+    assert steps.index("clean") < 5
+    assert 1.5 <= system.loop.time() - begin < 2
