@@ -21,6 +21,9 @@ check: $(READY)  ## lint, types, import contracts
 
 bench: $(READY)  ## figures, each beside a floor or a peer measured in the same run
 	$(BIN)/python tests/bench/socket_echo.py
+	$(BIN)/python tests/bench/messages.py
+	$(BIN)/python tests/bench/mailboxes.py
+	$(BIN)/python tests/bench/many_agents.py
 	$(BIN)/python tests/bench/start.py
 	$(BIN)/python tests/bench/slots.py
 	$(BIN)/python tests/bench/many_asks.py

@@ -24,7 +24,8 @@ CONTROL = 21  # the priority of the kernel's own messages: above all others, and
 
 INDEXED = ("correlation", "sender", "type")  # the sharpest first
 
-Index = dict[tuple[int | str, int], Lane]  # by what is asked for, and priority
+# By what is asked for, and priority. One message stands for a lane of one: correlation ids are mostly unique.
+Index = dict[tuple[int | str, int], Lane | Message]
 
 
 class Mailbox:
@@ -243,7 +244,7 @@ class Mailbox:
             if key is not None:
                 index = self._index(attribute)
                 urgencies = (0,) if self._lanes is None else sorted({0, *self._lanes}, reverse=True)
-                return chain.from_iterable(index.get((key, urgency), ()) for urgency in urgencies)
+                return chain.from_iterable(_entry(index, (key, urgency)) for urgency in urgencies)
         return self.peek()
 
     def _index(self, attribute: str) -> Index:
@@ -260,10 +261,12 @@ class Mailbox:
         assert self._indexes is not None
         for attribute, index in self._indexes.items():
             key = getattr(message, attribute), message.priority
-            lane = index[key]
-            lane.discard(message)
-            if not lane.items:
-                del index[key]
+            entry = index[key]
+            if isinstance(entry, Lane):
+                entry.discard(message)
+                if entry.items:
+                    continue
+            del index[key]
         if not index:
             self._indexes = None  # the mailbox is empty: who receives in order from now on pays nothing
 
@@ -314,7 +317,17 @@ class Mailbox:
 
 
 def _add(index: Index, key: int | str, message: Message) -> None:
-    lane = index.get((key, message.priority))
-    if lane is None:
-        lane = index[key, message.priority] = Lane()
-    lane.items.append(message)
+    place = key, message.priority
+    entry = index.get(place)
+    if entry is None:
+        index[place] = message
+    elif isinstance(entry, Lane):
+        entry.items.append(message)
+    else:
+        lane = index[place] = Lane()
+        lane.items += (entry, message)
+
+
+def _entry(index: Index, place: tuple[int | str, int]) -> Iterable[Message]:
+    entry = index.get(place)
+    return () if entry is None else entry if isinstance(entry, Lane) else (entry,)

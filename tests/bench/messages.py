@@ -11,6 +11,7 @@ import statistics
 from collections import deque
 from time import perf_counter
 
+import peer
 import uvloop
 from inside import Inside
 from rich.console import Console
@@ -109,9 +110,13 @@ async def stream(inside: Inside) -> float:
     return COUNT / await inside.result(consumer)
 
 
+PING_PONG = "ping-pong (send, receive), messages/s"
+ASK = "call and reply with a deadline, calls/s"
+AUTOGEN = "autogen-core==0.7.5"
+
 CASES = {
-    "ping-pong (send, receive), messages/s": (floor_ping_pong, ping_pong, "deque and future"),
-    "call and reply with a deadline, calls/s": (floor_ask, ask, "mailbox and reply future"),
+    PING_PONG: (floor_ping_pong, ping_pong, "deque and future"),
+    ASK: (floor_ask, ask, "mailbox and reply future"),
     "one way with back-pressure, messages/s": (floor_stream, stream, "asyncio.Queue"),
 }
 
@@ -120,13 +125,20 @@ async def measure() -> None:
     table = Table(title=f"Messages in the loop, {os.cpu_count()} cores, medians of {ROUNDS} rounds in turn")
     for column in ("", "floor", "of it", "llmosd", "ratio"):
         table.add_column(column, justify="right")
+    rates: dict[str, float] = {}
     async with Inside() as inside:
         for name, (floor, ours, what) in CASES.items():
             rows = [(await floor(), await ours(inside)) for _ in range(ROUNDS)]
             bare, made = (statistics.median(side) for side in zip(*rows, strict=True))
             ratio = statistics.median(second / first for first, second in rows)
             table.add_row(name, what, f"{bare:,.0f}", f"{made:,.0f}", f"{ratio:.2f}")
-    Console(width=110).print(table)
+            rates[name] = made
+    theirs = statistics.median(peer.run("autogen_send.py", AUTOGEN) for _ in range(3))
+    for name in (PING_PONG, ASK):
+        table.add_row(
+            name, f"{AUTOGEN} send_message", f"{theirs:,.0f}", f"{rates[name]:,.0f}", f"{rates[name] / theirs:.1f}"
+        )
+    Console(width=130).print(table)
 
 
 if __name__ == "__main__":
