@@ -21,9 +21,11 @@ from ipc.syscalls import (
     ExitStatus,
     GetStats,
     Kill,
+    Limits,
     Logs,
     ModelInfo,
     Models,
+    Nice,
     Ping,
     ProcessInfo,
     ProgramInfo,
@@ -230,10 +232,24 @@ class AsyncClient:
         deadline: float | None = None,
         owner: str | None = None,
         detach: bool = False,
+        name: str | None = None,
+        limits: Limits | None = None,
     ) -> AsyncTask:
-        """Start a task. It ends with this connection unless `detach`, and after `deadline` seconds in any case."""
+        """Start a task. It ends with this connection unless `detach`, and after `deadline` seconds in any case.
+
+        Others can reach it by `name`; it uses no more than `limits`.
+        """
         wire = self._connected()
-        call = session.spawn(program, args, priority=priority, deadline=deadline, owner=owner, detach=detach)
+        call = session.spawn(
+            program,
+            args,
+            priority=priority,
+            deadline=deadline,
+            owner=owner,
+            detach=detach,
+            name=name,
+            limits=limits,
+        )
         number, future = wire.request(call, streams=True)
         try:
             return AsyncTask(self, number, await future)
@@ -277,10 +293,15 @@ class AsyncClient:
         """Let a suspended process go on."""
         await self.request(Resume(pid))
 
+    async def nice(self, pid: int, priority: int, *, relative: bool = False) -> int:
+        """Give process `pid` a priority from -20 to 20, the most urgent, or add to the one it has; the new one."""
+        now: int = await self.request(Nice(pid, priority, relative))
+        return now
+
     # ---- messages
 
-    async def send(self, to: int, body: Any, **options: Any) -> int:
-        """Put a message into the mailbox of process `to`; options as in `ipc.syscalls.Send`. Its id."""
+    async def send(self, to: int | str, body: Any, **options: Any) -> int:
+        """Put a message into the mailbox of `to`, a pid or a name; options as in `ipc.syscalls.Send`. Its id."""
         message_id: int = await self.request(Send(to, body, **options))
         return message_id
 
@@ -289,9 +310,9 @@ class AsyncClient:
         message: Message = await self.request(Receive(timeout))
         return message
 
-    async def call(self, to: int, body: Any, timeout: float | None = None) -> Any:
-        """Send to process `to` and wait for its reply."""
-        return await self.request(Call(to, body, timeout))
+    async def call(self, to: int | str, body: Any, timeout: float | None = None, **options: Any) -> Any:
+        """Send to `to`, a pid or a name, and wait for its reply; options as in `ipc.syscalls.Call`."""
+        return await self.request(Call(to, body, timeout, **options))
 
     async def reply(self, message: Message, body: Any) -> None:
         """Answer a message that came by a call."""
@@ -303,9 +324,9 @@ class AsyncClient:
 
     # ---- looking
 
-    async def ps(self, *, clients: bool = False) -> list[ProcessInfo]:
-        """The living processes; those of connections too if `clients`."""
-        rows: list[ProcessInfo] = await self.request(Ps(clients=clients))
+    async def ps(self, *, clients: bool = False, start: int = 0, limit: int = 10_000) -> list[ProcessInfo]:
+        """The first `limit` living processes from pid `start` on; those of connections too if `clients`."""
+        rows: list[ProcessInfo] = await self.request(Ps(start, limit, clients))
         return rows
 
     async def logs(self, pid: int) -> list[Log]:

@@ -23,9 +23,11 @@ from ipc.syscalls import (
     Call,
     GetStats,
     Kill,
+    Limits,
     Logs,
     ModelInfo,
     Models,
+    Nice,
     Ping,
     ProcessInfo,
     ProgramInfo,
@@ -146,10 +148,13 @@ class Client:
         deadline: float | None = None,
         owner: str | None = None,
         detach: bool = False,
+        name: str | None = None,
+        limits: Limits | None = None,
     ) -> Task:
         """Start a task. It ends with this connection unless `detach`, and after `deadline` seconds in any case.
 
-        `positional` arguments come before those by name; `lenient` reads numbers and such from text.
+        `positional` arguments come before those by name; `lenient` reads numbers and such from text. Others can reach
+        it by `name`; it uses no more than `limits`.
         """
         call = session.spawn(
             program,
@@ -160,6 +165,8 @@ class Client:
             deadline=deadline,
             owner=owner,
             detach=detach,
+            name=name,
+            limits=limits,
         )
         number = self._request(call)
         self._streams[number] = deque()
@@ -196,10 +203,15 @@ class Client:
         """Let a suspended process go on."""
         self.request(Resume(pid))
 
+    def nice(self, pid: int, priority: int, *, relative: bool = False) -> int:
+        """Give process `pid` a priority from -20 to 20, the most urgent, or add to the one it has; the new one."""
+        now: int = self.request(Nice(pid, priority, relative))
+        return now
+
     # ---- messages
 
-    def send(self, to: int, body: Any, **options: Any) -> int:
-        """Put a message into the mailbox of process `to`; options as in `ipc.syscalls.Send`. Its id."""
+    def send(self, to: int | str, body: Any, **options: Any) -> int:
+        """Put a message into the mailbox of `to`, a pid or a name; options as in `ipc.syscalls.Send`. Its id."""
         message_id: int = self.request(Send(to, body, **options))
         return message_id
 
@@ -208,9 +220,9 @@ class Client:
         message: Message = self.request(Receive(timeout))
         return message
 
-    def call(self, to: int, body: Any, timeout: float | None = None) -> Any:
-        """Send to process `to` and wait for its reply."""
-        return self.request(Call(to, body, timeout))
+    def call(self, to: int | str, body: Any, timeout: float | None = None, **options: Any) -> Any:
+        """Send to `to`, a pid or a name, and wait for its reply; options as in `ipc.syscalls.Call`."""
+        return self.request(Call(to, body, timeout, **options))
 
     def reply(self, message: Message, body: Any) -> None:
         """Answer a message that came by a call."""
@@ -218,9 +230,9 @@ class Client:
 
     # ---- looking
 
-    def ps(self, *, clients: bool = False) -> list[ProcessInfo]:
-        """The living processes; those of connections too if `clients`."""
-        rows: list[ProcessInfo] = self.request(Ps(clients=clients))
+    def ps(self, *, clients: bool = False, start: int = 0, limit: int = 10_000) -> list[ProcessInfo]:
+        """The first `limit` living processes from pid `start` on; those of connections too if `clients`."""
+        rows: list[ProcessInfo] = self.request(Ps(start, limit, clients))
         return rows
 
     def logs(self, pid: int) -> list[Log]:

@@ -14,7 +14,7 @@ from ipc.codec import decode
 from ipc.errors import ConnectionLost, LlmosError, from_wire
 from ipc.messages import Event, Failed, Result
 from ipc.protocol import VERSION, Failure, Hello, Welcome
-from ipc.syscalls import ExitStatus, Spawn, Syscall
+from ipc.syscalls import ExitStatus, Limits, Spawn, Syscall
 
 CREDIT = 256  # events that may be on their way to us; half of it read, as much is granted anew
 CONNECT_TIMEOUT = 10.0  # seconds for the daemon to take the connection and welcome us
@@ -30,10 +30,22 @@ def spawn(
     deadline: float | None = None,
     owner: str | None = None,
     detach: bool = False,
+    name: str | None = None,
+    limits: Limits | None = None,
 ) -> Spawn:
     """The call that submits a task whose events we want."""
     return Spawn(
-        program, dict(args or {}), tuple(positional), lenient, priority, deadline, owner, detach, credit=CREDIT
+        program,
+        dict(args or {}),
+        tuple(positional),
+        lenient,
+        priority,
+        deadline,
+        owner,
+        detach,
+        credit=CREDIT,
+        name=name,
+        limits=limits,
     )
 
 

@@ -63,8 +63,17 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument("--socket", metavar="PATH", default=argparse.SUPPRESS, help="the daemon's Unix socket")
     listing = argparse.ArgumentParser(add_help=False, parents=[common])
     listing.add_argument("--json", action="store_true", help="print JSON")
-    process = argparse.ArgumentParser(add_help=False, parents=[common])
-    process.add_argument("pid", type=int, nargs="+", help="process number, as in `llmos ps`")
+    one = argparse.ArgumentParser(add_help=False, parents=[listing])
+    one.add_argument("pid", type=int, help="process number, as in `llmos ps`")
+    several = argparse.ArgumentParser(add_help=False, parents=[common])
+    several.add_argument(
+        "target", type=target, metavar="PID[:THREAD]", nargs="+", help="as in `llmos ps` and `threads`"
+    )
+    message = argparse.ArgumentParser(add_help=False, parents=[listing])
+    message.add_argument("to", type=recipient, help="a process number or a registered name")
+    message.add_argument("body", nargs="?", help="JSON, or else the text itself; - reads standard input")
+    message.add_argument("--type", default="", help="the type of the message")
+    message.add_argument("--priority", type=int, default=0, help="-20 to 20, higher is more urgent")
 
     root = argparse.ArgumentParser(prog="llmos", description="Runs and watches agents of a llmosd daemon.")
     root.add_argument("--socket", metavar="PATH", help="the daemon's Unix socket")
@@ -78,14 +87,24 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--deadline", type=float, metavar="S", help="end the task after S seconds")
     run.add_argument("--timeout", type=float, metavar="S", help="wait at most S seconds; ends the task unless --detach")
     run.add_argument("--owner", help="whom to account it to")
+    run.add_argument("--name", help="a name to reach it by")
+    run.add_argument("--limit", metavar="NAME=N", action="append", default=[], help="such as tokens=1000 or children=5")
     run.add_argument("-d", "--detach", action="store_true", help="print the pid and leave it running")
     run.set_defaults(command=commands.run)
 
     ps = add("ps", parents=[listing], help="list processes")
     ps.add_argument("-a", "--all", action="store_true", help="also the connections of clients")
+    ps.add_argument("--tree", action="store_true", help="children under their parents")
+    ps.add_argument("--limit", type=int, metavar="N", default=10_000, help="at most N rows")
+    ps.add_argument("--start", type=int, metavar="PID", default=0, help="from this process number on")
     ps.set_defaults(command=commands.ps)
-    wait = add("wait", parents=[listing], help="wait for a process and print its result")
-    wait.add_argument("pid", type=int)
+    tree = add("tree", parents=[listing], help="draw processes under their parents")
+    tree.add_argument("pid", type=int, nargs="?", help="only this process and those below it")
+    tree.add_argument("-a", "--all", action="store_true", help="also the connections of clients")
+    tree.set_defaults(command=commands.tree)
+    top = add("top", parents=[common], help="watch and control processes, live")
+    top.set_defaults(command=commands.top)
+    wait = add("wait", parents=[one], help="wait for a process and print its result")
     wait.add_argument("--timeout", type=float, metavar="S", help="wait at most S seconds")
     wait.set_defaults(command=commands.wait)
     for name, text, command in (
@@ -93,12 +112,35 @@ def parser() -> argparse.ArgumentParser:
         ("suspend", "stop processes and take their generations off their slots", commands.suspend),
         ("resume", "let suspended processes go on", commands.resume),
     ):
-        add(name, parents=[process], help=text).set_defaults(command=command)
-    logs = add("logs", parents=[listing], help="print the log of a process")
-    logs.add_argument("pid", type=int)
+        add(name, parents=[several], help=text).set_defaults(command=command)
+    nice = add("nice", parents=[listing], help="change the priority of a process")
+    nice.add_argument("target", type=target, metavar="PID[:THREAD]")
+    nice.add_argument("priority", type=rank, help="-20 to 20; with a plus sign, as in +5, it is added")
+    nice.add_argument("-r", "--relative", action="store_true", help="add it also without a plus sign")
+    nice.set_defaults(command=commands.nice)
+    send = add("send", parents=[message], help="put a message into the mailbox of a process")
+    send.add_argument("--no-wait", action="store_true", help="fail if the mailbox is full")
+    send.add_argument("--lifetime", type=float, metavar="S", help="void after S seconds")
+    send.set_defaults(command=commands.send)
+    call = add("call", parents=[message], help="send to a process and print its reply")
+    call.add_argument("--timeout", type=float, metavar="S", help="wait at most S seconds")
+    call.set_defaults(command=commands.call)
+    mailbox = add("mailbox", parents=[one], help="list the messages that wait for a process")
+    mailbox.add_argument("--limit", type=int, metavar="N", default=100, help="at most N of them")
+    mailbox.set_defaults(command=commands.mailbox)
+    add("threads", parents=[one], help="list the threads of a process").set_defaults(command=commands.threads)
+    crashes = add("crashes", parents=[listing], help="list failed processes, or tell all about one")
+    crashes.add_argument("pid", type=int, nargs="?")
+    crashes.set_defaults(command=commands.crashes)
+    logs = add("logs", parents=[one], help="print the log of a process")
     logs.add_argument("-f", "--follow", action="store_true", help="go on with new lines until it ends")
     logs.set_defaults(command=commands.logs)
     for name, text, command in (
+        ("deadletters", "list the last messages that nobody received", commands.deadletters),
+        ("names", "list the registered names", commands.names),
+        ("locks", "list locks and their kin, who holds them and who waits", commands.locks),
+        ("regions", "list the regions of shared memory", commands.regions),
+        ("tools", "list the tools that agents can call", commands.tools),
         ("slots", "show the slots of the models in use", commands.slots),
         ("models", "list the configured models", commands.models),
         ("programs", "list the programs that can be run", commands.programs),
@@ -113,3 +155,19 @@ def parser() -> argparse.ArgumentParser:
     completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
     completion.set_defaults(command=commands.completion)
     return root
+
+
+def target(text: str) -> tuple[int, str | None]:
+    """A process, or one of its threads: 12, or 12:0-1."""
+    pid, colon, thread = text.partition(":")
+    return int(pid), thread if colon else None
+
+
+def recipient(text: str) -> int | str:
+    """A process number, or a name."""
+    return int(text) if text.isdecimal() else text
+
+
+def rank(text: str) -> tuple[int, bool]:
+    """A priority, and whether it is to be added."""
+    return int(text), text.startswith("+")

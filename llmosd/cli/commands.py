@@ -8,12 +8,43 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ipc.errors import BadArguments
-from llmosd.cli import show
+import msgspec
+
+from ipc.errors import BadArguments, UnknownProcess
+from ipc.syscalls import (
+    Crashes,
+    CrashReport,
+    DeadLetter,
+    DeadLetters,
+    Heading,
+    Kill,
+    Limits,
+    LockInfo,
+    Locks,
+    ModelInfo,
+    NameInfo,
+    Names,
+    Nice,
+    PeekMailbox,
+    ProcessInfo,
+    ProgramInfo,
+    RegionInfo,
+    Regions,
+    Resume,
+    Suspend,
+    ThreadInfo,
+    Threads,
+    ToolInfo,
+    Tools,
+)
+from llmosd.cli import listings, show
 from llmosd.cli.stream import print_events
 from llmosd.client import Client
+
+PAGE = 10_000  # rows of the process table asked for at once
 
 
 def run(client: Client, options: argparse.Namespace) -> int:
@@ -27,6 +58,8 @@ def run(client: Client, options: argparse.Namespace) -> int:
         deadline=options.deadline,
         owner=options.owner,
         detach=options.detach,
+        name=options.name,
+        limits=limits(options.limit),
     )
     if options.detach:
         show.value({"pid": task.pid} if options.json else task.pid, options.json)
@@ -39,8 +72,33 @@ def run(client: Client, options: argparse.Namespace) -> int:
 
 
 def ps(client: Client, options: argparse.Namespace) -> int:
-    show.processes(client.ps(clients=options.all), options.json)
+    if options.tree:
+        return tree(client, options)
+    rows = client.ps(clients=options.all, start=options.start, limit=options.limit)
+    listings.rows(ProcessInfo, rows, options.json)
+    if len(rows) == options.limit:
+        print(f"llmos: more may follow: --start {rows[-1].pid + 1}", file=sys.stderr)
     return 0
+
+
+def tree(client: Client, options: argparse.Namespace) -> int:
+    rows = list(all_processes(client, clients=options.all))
+    if options.json:
+        listings.rows(ProcessInfo, rows, as_json=True)
+        return 0
+    root = getattr(options, "pid", None)
+    if root is not None and all(row.pid != root for row in rows):
+        raise UnknownProcess(f"no living process {root}; `llmos ps` lists them", pid=root)
+    listings.tree(rows, root)
+    return 0
+
+
+def all_processes(client: Client, *, clients: bool) -> Iterator[ProcessInfo]:
+    """Every row of the process table, page by page."""
+    start = 0
+    while rows := client.ps(clients=clients, start=start, limit=PAGE):
+        yield from rows
+        start = rows[-1].pid + 1
 
 
 def wait(client: Client, options: argparse.Namespace) -> int:
@@ -49,21 +107,102 @@ def wait(client: Client, options: argparse.Namespace) -> int:
 
 
 def kill(client: Client, options: argparse.Namespace) -> int:
-    for pid in options.pid:
-        client.kill(pid)
+    for pid, thread in options.target:
+        client.request(Kill(pid, thread))
     return 0
 
 
 def suspend(client: Client, options: argparse.Namespace) -> int:
-    for pid in options.pid:
-        client.suspend(pid)
+    for pid, thread in options.target:
+        client.request(Suspend(pid, thread))
     return 0
 
 
 def resume(client: Client, options: argparse.Namespace) -> int:
-    for pid in options.pid:
-        client.resume(pid)
+    for pid, thread in options.target:
+        client.request(Resume(pid, thread))
     return 0
+
+
+def nice(client: Client, options: argparse.Namespace) -> int:
+    pid, thread = options.target
+    priority, relative = options.priority
+    show.value(client.request(Nice(pid, priority, relative or options.relative, thread)), options.json)
+    return 0
+
+
+def send(client: Client, options: argparse.Namespace) -> int:
+    number = client.send(
+        options.to,
+        body(options.body),
+        type=options.type,
+        priority=options.priority,
+        wait=not options.no_wait,
+        lifetime=options.lifetime,
+    )
+    if options.json:
+        show.value({"id": number}, as_json=True)
+    return 0
+
+
+def call(client: Client, options: argparse.Namespace) -> int:
+    answer = client.call(options.to, body(options.body), options.timeout, type=options.type, priority=options.priority)
+    show.value(answer, options.json)
+    return 0
+
+
+def mailbox(client: Client, options: argparse.Namespace) -> int:
+    listings.rows(Heading, client.request(PeekMailbox(options.pid, options.limit)), options.json)
+    return 0
+
+
+def crashes(client: Client, options: argparse.Namespace) -> int:
+    reports: list[CrashReport] = client.request(Crashes(options.pid))
+    if options.pid is None or options.json:
+        listings.rows(CrashReport, reports, options.json)
+    else:
+        for report in reports:
+            listings.crash(report)
+    return 0
+
+
+def threads(client: Client, options: argparse.Namespace) -> int:
+    listings.rows(ThreadInfo, client.request(Threads(options.pid)), options.json)
+    return 0
+
+
+def deadletters(client: Client, options: argparse.Namespace) -> int:
+    listings.rows(DeadLetter, client.request(DeadLetters()), options.json)
+    return 0
+
+
+def locks(client: Client, options: argparse.Namespace) -> int:
+    listings.rows(LockInfo, client.request(Locks()), options.json)
+    return 0
+
+
+def names(client: Client, options: argparse.Namespace) -> int:
+    listings.rows(NameInfo, client.request(Names()), options.json)
+    return 0
+
+
+def regions(client: Client, options: argparse.Namespace) -> int:
+    listings.rows(RegionInfo, client.request(Regions()), options.json)
+    return 0
+
+
+def tools(client: Client, options: argparse.Namespace) -> int:
+    listings.rows(ToolInfo, client.request(Tools()), options.json)
+    return 0
+
+
+def top(client: Client, options: argparse.Namespace) -> int:
+    """Live, in full screen, over a connection of its own."""
+    from llmosd.cli.top import Top
+
+    screen = Top(client.socket)
+    screen.run()
+    return screen.return_code or 0
 
 
 def logs(client: Client, options: argparse.Namespace) -> int:
@@ -74,22 +213,22 @@ def logs(client: Client, options: argparse.Namespace) -> int:
 
 
 def slots(client: Client, options: argparse.Namespace) -> int:
-    show.slots(client.slots(), options.json)
+    listings.slots(client.slots(), options.json)
     return 0
 
 
 def models(client: Client, options: argparse.Namespace) -> int:
-    show.models(client.models(), options.json)
+    listings.rows(ModelInfo, client.models(), options.json)
     return 0
 
 
 def programs(client: Client, options: argparse.Namespace) -> int:
-    show.programs(client.programs(), options.json)
+    listings.rows(ProgramInfo, client.programs(), options.json)
     return 0
 
 
 def stats(client: Client, options: argparse.Namespace) -> int:
-    show.stats(client.stats(), options.json)
+    listings.stats(client.stats(), options.json)
     return 0
 
 
@@ -130,3 +269,26 @@ def _named(argument: str) -> tuple[str, Any]:
     if not equals or not name:
         raise BadArguments(f"-a takes NAME=VALUE, got {argument!r}")
     return name, text
+
+
+def body(text: str | None) -> Any:
+    """The body of a message: what `text` is as JSON, or else the text itself; - reads standard input."""
+    if text is None:
+        return None
+    text = sys.stdin.read() if text == "-" else text
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+
+
+def limits(given: Sequence[str]) -> Limits | None:
+    """Limits from texts such as tokens=100. Raises `BadArguments`."""
+    if not given:
+        return None
+    values = dict(_named(argument) for argument in given)
+    try:
+        return msgspec.convert(values, Limits, strict=False)
+    except msgspec.ValidationError as error:
+        known = ", ".join(Limits.__struct_fields__)
+        raise BadArguments(f"--limit takes NAME=NUMBER: {error}; names are {known}") from None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ipc.errors import LlmosError
 from ipc.syscalls import StartThread
 from llmosd.context.base import Caller
+
+if TYPE_CHECKING:  # who only talks to a daemon, or only marks agents, need not pay for asyncio
+    import asyncio
 
 
 class ThreadCalls(Caller):
@@ -25,7 +27,7 @@ class ThreadCalls(Caller):
         try:
             thread: asyncio.Future[Any] = self._gate.enter(self._process, StartThread(coro, name))
         except LlmosError:
-            if asyncio.iscoroutine(coro):
+            if isinstance(coro, Coroutine):
                 coro.close()
             raise
         return thread

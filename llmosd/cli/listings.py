@@ -1,0 +1,264 @@
+"""What the listings of `llmos` show: the columns of each table, from the rows that the daemon answers.
+
+Called by the commands. It asks the daemon nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ipc.syscalls import (
+    CrashReport,
+    DeadLetter,
+    Heading,
+    LockInfo,
+    ModelInfo,
+    NameInfo,
+    ProcessInfo,
+    ProgramInfo,
+    RegionInfo,
+    SlotInfo,
+    Stats,
+    ThreadInfo,
+    ToolInfo,
+)
+from llmosd.cli import show
+
+Columns = dict[str, Callable[[Any], object]]
+
+
+def _at(columns: Columns, part: Callable[[Any], Any]) -> Columns:
+    """`columns` for rows that hold what these are about as a `part`."""
+
+    def cell_of(cell: Callable[[Any], object]) -> Callable[[Any], object]:
+        return lambda row: cell(part(row))
+
+    return {name: cell_of(cell) for name, cell in columns.items()}
+
+
+PROCESS: Columns = {
+    "PID": lambda row: row.pid,
+    "PARENT": lambda row: row.parent or "",
+    "PROGRAM": lambda row: row.program,
+    "OWNER": lambda row: row.owner,
+    "PRI": lambda row: row.priority,
+    "STATE": lambda row: row.state,
+    "WAITS FOR": lambda row: row.waits_for,
+    "AGE": lambda row: show.duration(row.age),
+    "CPU": lambda row: show.duration(row.usage.cpu_seconds),
+    "TOKENS IN/OUT": lambda row: f"{row.usage.prompt_tokens}/{row.usage.generated_tokens}",
+    "MSGS IN/OUT": lambda row: f"{row.usage.messages_received}/{row.usage.messages_sent}",
+    "BOX": lambda row: row.mailbox,
+}
+THREAD: Columns = {
+    "THREAD": lambda row: row.path,
+    "NAME": lambda row: row.name,
+    "PRI": lambda row: row.priority,
+    "STATE": lambda row: row.state,
+    "WAITS FOR": lambda row: row.waits_for,
+    "CPU": lambda row: show.duration(row.cpu_seconds),
+}
+SLOT: Columns = {
+    "MODEL": lambda row: row.model,
+    "STATE": lambda row: f"{row.state} {row.detail}".strip(),
+    "DRIVER PID": lambda row: row.driver_pid or "",
+    "USED/SLOTS": lambda row: f"{row.used}/{row.slots}",
+    "QUEUED": lambda row: row.queued,
+    "TOKENS": lambda row: row.tokens,
+    "TOKENS/S": lambda row: row.tokens_per_second,
+    "RESTARTS": lambda row: row.restarts,
+    "MEMORY": lambda row: show.size(row.memory),
+}
+SEQUENCE: Columns = {
+    "MODEL": lambda row: row[0],
+    "PID": lambda row: row[1].pid,
+    "PROGRAM": lambda row: row[1].program,
+    "STATE": lambda row: row[1].state,
+    "PLACE": lambda row: row[1].position or "",
+    "PROMPT": lambda row: row[1].prompt_tokens,
+    "GENERATED": lambda row: row[1].generated_tokens,
+    "LEASE": lambda row: row[1].lease,
+}
+MODEL: Columns = {
+    "MODEL": lambda row: row.name,
+    "DEFAULT": lambda row: "*" if row.default else "",
+    "DRIVER": lambda row: row.driver,
+    "PATH": lambda row: row.path,
+    "STATE": lambda row: f"{row.state} {row.detail}".strip(),
+    "CONTEXT": lambda row: row.context or "",
+    "FACTS": lambda row: " ".join(f"{name}={fact}" for name, fact in row.facts.items()),
+}
+PROGRAM: Columns = {
+    "PROGRAM": lambda row: row.name,
+    "ARGUMENTS": lambda row: row.signature,
+    "WHAT IT DOES": lambda row: row.summary or _last_line(row.error),
+    "FROM": lambda row: row.source,
+}
+TOOL: Columns = {
+    "TOOL": lambda row: row.name,
+    "ARGUMENTS": lambda row: row.signature,
+    "WHAT IT DOES": lambda row: row.summary or _last_line(row.error),
+    "RUNNING": lambda row: f"{row.running}/{row.concurrency}",
+    "ABANDONED": lambda row: row.abandoned,
+    "QUEUED": lambda row: row.queued,
+    "CALLS": lambda row: row.calls,
+    "FAILED": lambda row: row.failures,
+    "FROM": lambda row: row.source,
+}
+HEADING: Columns = {
+    "ID": lambda row: row.id,
+    "TYPE": lambda row: row.type,
+    "FROM": lambda row: row.sender,
+    "TO": lambda row: row.recipient,
+    "PRI": lambda row: row.priority,
+    "CORRELATION": lambda row: row.correlation or "",
+    "SIZE": lambda row: show.size(row.size),
+}
+DEAD_LETTER: Columns = {
+    "TIME": lambda row: _clock(row.time),
+    **_at(HEADING, lambda row: row.message),
+    "WHY": lambda row: row.reason,
+}
+LOCK: Columns = {
+    "KIND": lambda row: row.kind,
+    "NAME": lambda row: row.name,
+    "STATE": lambda row: row.state,
+    "HELD BY": lambda row: _pids(row.holders),
+    "WAITING": lambda row: _pids(row.waiters),
+}
+NAME: Columns = {
+    "NAME": lambda row: row.name,
+    "PID": lambda row: row.pid,
+    "PROGRAM": lambda row: row.program,
+}
+REGION: Columns = {
+    "REGION": lambda row: row.name,
+    "VERSION": lambda row: row.version,
+    "SIZE": lambda row: show.size(row.size),
+    "OWNER": lambda row: row.owner,
+    "ENDS WITH": lambda row: row.creator or "",
+    "WATCHERS": lambda row: row.watchers,
+}
+CRASH: Columns = {
+    "TIME": lambda row: _clock(row.time),
+    "PID": lambda row: row.pid,
+    "PARENT": lambda row: row.parent or "",
+    "PROGRAM": lambda row: row.program,
+    "REASON": lambda row: row.reason,
+    "AGE": lambda row: show.duration(row.age),
+    "UNREAD": lambda row: row.unread,
+    "ERROR": lambda row: "" if row.error is None else f"{row.error.code}: {row.error.message}",
+}
+LISTS: dict[type, Columns] = {
+    ProcessInfo: PROCESS,
+    ThreadInfo: THREAD,
+    ModelInfo: MODEL,
+    ProgramInfo: PROGRAM,
+    ToolInfo: TOOL,
+    Heading: HEADING,
+    DeadLetter: DEAD_LETTER,
+    LockInfo: LOCK,
+    NameInfo: NAME,
+    RegionInfo: REGION,
+    CrashReport: CRASH,
+}
+
+
+def rows(kind: type, items: Sequence[Any], as_json: bool) -> None:
+    """`items`, all of one `kind`, as a table or as JSON."""
+    if as_json:
+        show.value(items, as_json)
+    else:
+        _print(LISTS[kind], items)
+
+
+def tree(items: Sequence[ProcessInfo], root: int | None) -> None:
+    """Processes under their parents, or those under `root` alone, drawn as a tree in the column of programs."""
+    children: dict[int, list[ProcessInfo]] = {}
+    known = {item.pid for item in items}
+    for item in items:
+        children.setdefault(item.parent if item.parent in known else 0, []).append(item)
+    lines: list[tuple[str, ProcessInfo]] = []
+    starts = [item for item in items if item.pid == root] if root is not None else children.get(0, [])
+    # A stack and no recursion: a line of descendants may be long.
+    stack = [("", "", item) for item in reversed(starts)]
+    while stack:
+        indent, branch, item = stack.pop()
+        lines.append((indent + branch, item))
+        below = children.get(item.pid, [])
+        deeper = indent + {"": "", "├─ ": "│  ", "└─ ": "   "}[branch]
+        branches = ["├─ "] * (len(below) - 1) + ["└─ "] * bool(below)
+        stack += [(deeper, turn, child) for turn, child in zip(reversed(branches), reversed(below), strict=True)]
+    columns = _at(PROCESS, lambda row: row[1]) | {"PROGRAM": lambda row: row[0] + row[1].program}
+    _print(columns, lines)
+
+
+def slots(items: Sequence[SlotInfo], as_json: bool) -> None:
+    """The slots of the models in use, and the sequences on them or waiting for one."""
+    if as_json:
+        show.value(items, as_json)
+        return
+    _print(SLOT, items)
+    sequences = [(row.model, sequence) for row in items for sequence in row.sequences]
+    if sequences:
+        _print(SEQUENCE, sequences)
+
+
+def crash(report: CrashReport) -> None:
+    """One crash report in full."""
+    _print(CRASH, [report])
+    usage = report.usage
+    tokens = f"{usage.prompt_tokens}/{usage.generated_tokens} tokens in/out"
+    messages = f"{usage.messages_received}/{usage.messages_sent} messages in/out"
+    print(f"\nused: {show.duration(usage.cpu_seconds)} cpu, {tokens}, {messages}, {usage.calls} calls")
+    for message in report.messages:
+        print(f"received: message {message.id} {message.type} from {message.sender}, priority {message.priority}")
+    for line in report.log:
+        show.log_line(line, as_json=False)
+    if report.error is not None:
+        print(report.error.data.get("traceback", ""))
+
+
+def stats(row: Stats, as_json: bool) -> None:
+    """Counters of the daemon, and the machine."""
+    if as_json:
+        show.value(row, as_json)
+        return
+    machine = row.machine
+    lines: list[tuple[str, object]] = [
+        ("version", row.version),
+        ("pid", row.pid),
+        ("uptime", show.duration(row.uptime)),
+        ("processes", row.processes),
+        ("threads", row.threads),
+        ("connections", row.connections),
+        ("ended", show.counts(row.exited)),
+        ("calls", show.counts(row.calls)),
+        ("errors", show.counts(row.errors)),
+        ("limits reached", show.counts(row.limits)),
+        ("dead letters", row.dead_letters),
+        ("slow steps", row.slow_steps),
+        ("daemon memory", show.size(row.memory)),
+        ("daemon cpu", show.duration(row.cpu_seconds)),
+        ("machine cpu", f"{machine['cpu']:.0%} of {machine['cores']:.0f} cores"),
+        ("machine memory", f"{show.size(machine['memory_available'])} free of {show.size(machine['memory_total'])}"),
+    ]
+    show.table(("WHAT", "VALUE"), lines)
+
+
+def _print(columns: Columns, items: Sequence[Any]) -> None:
+    show.table(tuple(columns), [tuple(cell(item) for cell in columns.values()) for item in items])
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(seconds))
+
+
+def _pids(pids: Sequence[int]) -> str:
+    return ", ".join(map(str, pids))
+
+
+def _last_line(text: str) -> str:
+    return text.strip().rpartition("\n")[2]

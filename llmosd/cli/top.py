@@ -1,0 +1,233 @@
+"""`llmos top`: the processes of the daemon in full screen, live, and under control by keys.
+
+Run by the command of that name, which alone loads the terminal library. It talks to the daemon over a connection of
+its own, a few requests a second, and shows at most `MOST` rows: those that come first in the order of the moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import monotonic
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.widgets import DataTable, Footer, Static
+
+from ipc.errors import ConnectionLost, LlmosError, NoDaemon
+from ipc.syscalls import ProcessInfo, SlotInfo, Stats
+from llmosd.async_client import AsyncClient
+from llmosd.cli import show
+
+INTERVAL = 1.0  # seconds between two looks
+MOST = 500  # rows on the screen
+NO_DAEMON = 3  # exit code
+
+
+class Row:
+    """A process as it is now, and how much it did since the last look."""
+
+    def __init__(self, info: ProcessInfo, before: ProcessInfo | None, seconds: float) -> None:
+        self.info = info
+        self.cpu = self.tokens = 0.0
+        if before is not None and seconds > 0:
+            self.cpu = (info.usage.cpu_seconds - before.usage.cpu_seconds) / seconds
+            self.tokens = (info.usage.generated_tokens - before.usage.generated_tokens) / seconds
+
+
+class Column:
+    """What a column shows, what it is sorted by, and whether the largest come first."""
+
+    def __init__(
+        self, show: Callable[[Row], str], key: Callable[[Row], Any] | None = None, *, down: bool = False
+    ) -> None:
+        self.show = show
+        self.key = key or show
+        self.down = down
+
+
+COLUMNS = {
+    "PID": Column(lambda row: str(row.info.pid), lambda row: row.info.pid),
+    "PARENT": Column(lambda row: str(row.info.parent or ""), lambda row: row.info.parent),
+    "PROGRAM": Column(lambda row: row.info.program),
+    "OWNER": Column(lambda row: row.info.owner),
+    "PRI": Column(lambda row: str(row.info.priority), lambda row: row.info.priority, down=True),
+    "STATE": Column(lambda row: row.info.state),
+    "WAITS FOR": Column(lambda row: row.info.waits_for),
+    "CPU%": Column(lambda row: f"{row.cpu:.0%}", lambda row: row.cpu, down=True),
+    "TOK/S": Column(lambda row: f"{row.tokens:.1f}", lambda row: row.tokens, down=True),
+    "TOKENS": Column(
+        lambda row: f"{row.info.usage.prompt_tokens}/{row.info.usage.generated_tokens}",
+        lambda row: row.info.usage.prompt_tokens + row.info.usage.generated_tokens,
+        down=True,
+    ),
+    "MSGS": Column(
+        lambda row: f"{row.info.usage.messages_received}/{row.info.usage.messages_sent}",
+        lambda row: row.info.usage.messages_received + row.info.usage.messages_sent,
+        down=True,
+    ),
+    "BOX": Column(lambda row: str(row.info.mailbox), lambda row: row.info.mailbox, down=True),
+    "AGE": Column(lambda row: show.duration(row.info.age), lambda row: row.info.age, down=True),
+}
+ORDER = list(COLUMNS)
+
+
+class Top(App[None]):
+    """The screen. `run` returns when the user leaves it, or the daemon does."""
+
+    ENABLE_COMMAND_PALETTE = False
+    CSS = "#summary { height: auto; padding: 0 1; } #notice { height: auto; padding: 0 1; color: $warning; }"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("q", "quit", "Quit"),
+        Binding("k", "kill", "Kill"),
+        Binding("s", "suspend", "Suspend/resume"),
+        Binding("plus,equals_sign", "nice(1)", "More urgent", key_display="+"),
+        Binding("minus", "nice(-1)", "Less urgent", key_display="-"),
+        Binding("less_than_sign,left", "sort(-1)", "Sort left", key_display="<", priority=True),
+        Binding("greater_than_sign,right", "sort(1)", "Sort right", key_display=">", priority=True),
+        Binding("r", "reverse", "Reverse"),
+    ]
+
+    def __init__(self, socket: Path) -> None:
+        super().__init__()
+        self._client = AsyncClient(socket, name="llmos top")
+        self._before: dict[int, ProcessInfo] = {}
+        self._rows: list[Row] = []
+        self._looked_at = 0.0
+        self._sorted_by = "CPU%"
+        self._reversed = False
+        self._looking = False
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="summary")
+        yield DataTable(id="processes", cursor_type="row", zebra_stripes=True)
+        yield Static(id="notice")
+        yield Footer()
+
+    async def on_mount(self) -> None:
+        try:
+            await self._client.connect()
+        except (NoDaemon, ConnectionLost) as error:
+            self._leave(error)
+            return
+        await self.look()
+        self.set_interval(INTERVAL, self.look)
+
+    async def on_unmount(self) -> None:
+        await self._client.close()
+
+    async def look(self) -> None:
+        """Ask the daemon and show what it says. One at a time, however slow the answer."""
+        if self._looking:
+            return
+        self._looking = True
+        try:
+            infos, stats, slots = await self._client.ps(), await self._client.stats(), await self._client.slots()
+        except ConnectionLost as error:
+            self._leave(error)
+            return
+        finally:
+            self._looking = False
+        now = monotonic()
+        seconds, self._looked_at = now - self._looked_at, now
+        self._rows = [Row(info, self._before.get(info.pid), seconds) for info in infos]
+        self._before = {info.pid: info for info in infos}
+        self.query_one("#summary", Static).update(_summary(infos, stats, slots))
+        self._draw()
+
+    # ---- keys
+
+    async def action_kill(self) -> None:
+        await self._do(lambda pid: self._client.kill(pid), "killed")
+
+    async def action_suspend(self) -> None:
+        info = self._before.get(self._selected() or 0)
+        if info is not None and info.state == "suspended":
+            await self._do(lambda pid: self._client.resume(pid), "resumed")
+        else:
+            await self._do(lambda pid: self._client.suspend(pid), "suspended")
+
+    async def action_nice(self, by: int) -> None:
+        await self._do(lambda pid: self._client.nice(pid, by, relative=True), "ranked anew")
+
+    def action_sort(self, step: int) -> None:
+        self._sorted_by = ORDER[(ORDER.index(self._sorted_by) + step) % len(ORDER)]
+        self._draw()
+
+    def action_reverse(self) -> None:
+        self._reversed = not self._reversed
+        self._draw()
+
+    def on_data_table_header_selected(self, event: DataTable.HeaderSelected) -> None:
+        name = str(event.column_key.value)
+        self._reversed = not self._reversed if name == self._sorted_by else False
+        self._sorted_by = name
+        self._draw()
+
+    # ---- inside
+
+    async def _do(self, deed: Callable[[int], Any], done: str) -> None:
+        """Do something to the selected process, and say how that went."""
+        pid = self._selected()
+        if pid is None:
+            return
+        try:
+            await deed(pid)
+            text = f"process {pid} {done}"
+        except ConnectionLost as error:
+            self._leave(error)
+            return
+        except LlmosError as error:
+            text = error.message
+        self.query_one("#notice", Static).update(Text(text))
+        await self.look()
+
+    def _selected(self) -> int | None:
+        table = self.query_one(DataTable)
+        if not table.is_valid_row_index(table.cursor_row):
+            return None
+        return int(str(table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value))
+
+    def _draw(self) -> None:
+        """Show the rows in their order, with the cursor on the process on which it was."""
+        table = self.query_one(DataTable)
+        pid, place = self._selected(), table.cursor_row
+        column = COLUMNS[self._sorted_by]
+        rows = sorted(self._rows, key=column.key, reverse=column.down != self._reversed)[:MOST]
+        table.clear(columns=True)
+        for name in ORDER:
+            arrow = (" ▲" if column.down == self._reversed else " ▼") if name == self._sorted_by else ""
+            table.add_column(name + arrow, key=name)
+        for row in rows:
+            table.add_row(*(Text(cell.show(row)) for cell in COLUMNS.values()), key=str(row.info.pid))
+        if rows:
+            pids = [row.info.pid for row in rows]
+            at = pids.index(pid) if pid in pids else min(place, len(rows) - 1)
+            table.move_cursor(row=at, animate=False)
+
+    def _leave(self, error: LlmosError) -> None:
+        self.exit(return_code=NO_DAEMON, message=f"llmos: {type(error).__name__}: {error.message}")
+
+
+def _summary(infos: Sequence[ProcessInfo], stats: Stats, slots: Sequence[SlotInfo]) -> Text:
+    states: dict[str, int] = {}
+    for info in infos:
+        states[info.state] = states.get(info.state, 0) + 1
+    machine = stats.machine
+    free, total = show.size(machine["memory_available"]), show.size(machine["memory_total"])
+    lines = [
+        f"llmosd {stats.version}  up {show.duration(stats.uptime)}  {stats.processes} processes: {show.counts(states)}"
+        f"  dead letters: {stats.dead_letters}",
+        f"daemon: {show.size(stats.memory)}, {show.duration(stats.cpu_seconds)} cpu  "
+        f"machine: {machine['cpu']:.0%} of {machine['cores']:.0f} cores, {free} free of {total}",
+    ]
+    lines += [
+        f"model {row.model}: {row.state}  {row.used}/{row.slots} slots, {row.queued} queued, "
+        f"{row.tokens_per_second:.1f} tokens/s, {show.size(row.memory)}"
+        for row in slots
+    ]
+    if len(infos) > MOST:
+        lines.append(f"the first {MOST} of {len(infos)} are shown")
+    return Text("\n".join(lines))
