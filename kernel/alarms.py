@@ -21,29 +21,41 @@ SPARSE = 64  # cancelled alarms below which the heap is not worth rebuilding
 class Alarms:
     """The alarms of all threads of one kernel."""
 
-    __slots__ = ("_cancelled", "_heap", "_loop", "_number", "_struck_at", "_timer")
+    __slots__ = ("_cancelled", "_heap", "_loop", "_number", "_struck_at", "_timer", "new", "time")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self.time = loop.time
         self._heap: list[tuple[float, int, Alarm]] = []
+        self.new: list[Alarm] = []
         self._number = 0
         self._cancelled = 0
         self._timer: asyncio.TimerHandle | None = None
         self._struck_at = inf  # the loop time for which the timer is set
 
-    def add(self, alarm: Alarm, until: float) -> None:
-        self._number += 1
-        heappush(self._heap, (until, self._number, alarm))
-        if until < self._struck_at:
-            self._set(until)
+    def take_in_soon(self) -> None:
+        """An alarm was added to `new`, the first of this turn. What is cancelled before the next never gets to the
+        heap."""
+        self._loop.call_soon(self._take_in)
 
     def cancelled(self) -> None:
-        """One of the alarms was cancelled."""
+        """One of the alarms in the heap was cancelled."""
         self._cancelled += 1
         if self._cancelled > SPARSE and 2 * self._cancelled > len(self._heap):
             self._heap = [entry for entry in self._heap if not entry[2].over]
             heapify(self._heap)
             self._cancelled = 0
+
+    def _take_in(self) -> None:
+        new, self.new = self.new, []
+        heap = self._heap
+        for alarm in new:
+            if not alarm.over:
+                alarm.in_heap = True
+                self._number += 1
+                heappush(heap, (alarm.until, self._number, alarm))
+        if heap and heap[0][0] < self._struck_at:
+            self._set(heap[0][0])
 
     def _set(self, until: float) -> None:
         if self._timer is not None:
@@ -53,7 +65,7 @@ class Alarms:
 
     def _strike(self) -> None:
         # The timer may strike early (uvloop rounds to milliseconds): what it was set for has come none the less.
-        now = max(self._struck_at, self._loop.time())
+        now = max(self._struck_at, self.time())
         self._timer, self._struck_at = None, inf
         heap = self._heap
         while heap and (heap[0][0] <= now or heap[0][2].over):
@@ -67,28 +79,35 @@ class Alarms:
 
 
 class Alarm:
-    """Wakes `thread` at loop time `until`, if given; `rung` says that the time has come, and is what to ask.
+    """Wakes `thread` after `seconds`, if given; `rung` says that the time has come, and is what to ask.
 
-    Whoever set it cancels it, once, however the wait went.
+    `until` is that time on the clock of the loop. Whoever set it cancels it, once, however the wait went.
     """
 
-    __slots__ = ("_thread", "over", "rung")
+    __slots__ = ("_alarms", "_thread", "in_heap", "over", "rung", "until")
 
-    def __init__(self, thread: Thread, until: float | None) -> None:
+    def __init__(self, thread: Thread, seconds: float | None) -> None:
         self._thread = thread
-        self.rung = until is not None and until <= thread.get_loop().time()
-        self.over = until is None or self.rung
-        if not self.over:
-            assert until is not None
+        self._alarms = alarms = thread.dispatcher.alarms
+        self.in_heap = False
+        if seconds is None:
+            self.over, self.rung, self.until = True, False, inf
+            return
+        self.until = alarms.time() + seconds
+        self.over = self.rung = over = seconds <= 0
+        if not over:
             thread.alarms += 1
-            thread.alarm_clock.add(self, until)
+            if not alarms.new:
+                alarms.take_in_soon()
+            alarms.new.append(self)
 
     def cancel(self) -> None:
         """Forget the time."""
         if not self.over:
             self.over = True
             self._thread.alarms -= 1
-            self._thread.alarm_clock.cancelled()
+            if self.in_heap:
+                self._alarms.cancelled()
 
     def ring(self) -> None:
         """The time has come."""

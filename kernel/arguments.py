@@ -29,7 +29,7 @@ class Arguments:
         self._name = name
         self.signature = str(inspect.Signature([_plain(parameter) for parameter in parameters]))
         self._struct = arguments_struct(function, given)
-        self._needs_none = not any(msgspec.structs.fields(self._struct)[n].required for n in range(len(parameters)))
+        self.needs_none = not any(msgspec.structs.fields(self._struct)[n].required for n in range(len(parameters)))
         self._positional = sum(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters)
 
     def bind(self, args: dict[str, Any], positional: Sequence[Any] = (), *, lenient: bool = False) -> dict[str, Any]:
@@ -37,8 +37,6 @@ class Arguments:
 
         Raises `BadArguments`.
         """
-        if self._needs_none and not args and not positional:
-            return {}
         names = self._struct.__struct_fields__
         if len(positional) > self._positional:
             raise self._bad(f"takes {self._positional} positional arguments, got {len(positional)}")

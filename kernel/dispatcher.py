@@ -44,7 +44,6 @@ class Dispatcher:
         self.on_slow: Callable[[Thread, float], None] = _nothing
         self.running: Thread
         self._ready: dict[int, deque[Thread]] = {}
-        self._count = 0
         self._contested = 0  # steps taken while several priorities were ready, since the last one of aging
         self._scheduled = False
 
@@ -60,7 +59,6 @@ class Dispatcher:
         if queue is None:
             queue = self._ready[thread.priority] = deque()
         queue.append(thread)
-        self._count += 1
         if not self._scheduled:
             self._scheduled = True
             self.loop.call_soon(self._run)
@@ -92,21 +90,19 @@ class Dispatcher:
         queue = self._ready.get(old)
         if thread.state is READY and priority != old and queue is not None:
             queue.remove(thread)
-            self._count -= 1
             self.push(thread)
 
     def _run(self) -> None:
         ready = self._ready
         observed = self.instruments if self.instruments.steps else None
-        queue: deque[Thread] = deque()
-        steps = STEPS_PER_TURN
+        queue: deque[Thread] | None = None
         now = perf_counter()
         end = now + TURN_SECONDS
-        while self._count and steps and now <= end:
+        for _ in range(STEPS_PER_TURN):
             if not queue or len(ready) > 1:
                 queue = self._choose()
-            steps -= 1
-            self._count -= 1
+                if queue is None:
+                    break
             self.running = thread = queue.popleft()
             process = thread.process
             if process.held is not None and (process.suspended or thread.suspended):
@@ -115,23 +111,27 @@ class Dispatcher:
                 now = thread.step(now)
             else:
                 now = observed.step(thread, now)
+            if now > end:
+                break
         # A turn ends with the step that used its time up, so one look after the last step finds every slow one. It
         # sees that step's time less what was left of the turn.
         if now - end > self.slow_step:
             self.on_slow(self.running, now - end)
-        if self._count:
+        if queue or any(ready.values()):
             self.loop.call_soon(self._run)
         else:
             self._scheduled = False
 
-    def _choose(self) -> deque[Thread]:
+    def _choose(self) -> deque[Thread] | None:
         """The queue that is next: the most urgent one that is not empty, but for one of `AGING` steps.
 
-        There is one that is not empty; the empty ones before it are given up.
+        The empty ones before it are given up; None if no thread is ready.
         """
         ready = self._ready
         urgency = max(ready)
         while not ready[urgency]:
+            if len(ready) == 1:
+                return None
             del ready[urgency]
             urgency = max(ready)
         if len(ready) > 1:

@@ -73,6 +73,7 @@ class Ending:
         thread = cast(Thread, future)
         process = thread.process
         process.threads.pop(thread, None)
+        process.cpu_of_ended += thread.cpu
         for subsystem in self.on_thread_end:
             subsystem(thread)
         if process.dying:
@@ -109,7 +110,7 @@ class Ending:
         process.ended = True
         value, error = process.outcome
         process.outcome = (None, None)
-        process.status = ExitStatus(process.pid, process.program, process.dying, value, error, process.usage)
+        process.status = ExitStatus(process.pid, process.program, process.dying, value, error, process.usage())
         if process.timer is not None:
             process.timer.cancel()
             process.timer = None

@@ -16,6 +16,7 @@ from typing import Any
 from ipc.errors import Killed, LimitExceeded, LlmosError, NotPermitted
 from ipc.syscalls import ReleaseLock, ReleasePermit, Shutdown, Syscall, WriteLog
 from kernel.process import Process
+from kernel.stream import Stream
 
 BURST = 128  # of a process's calls, the one that gives up the loop although it may finish at once
 
@@ -70,19 +71,22 @@ class Gate:
         for door in self._doors.values():
             door.handler = door.plain if observer is None else partial(observer, door.plain)
 
-    def enter(self, process: Process, call: Syscall, *extra: Any) -> Any:
-        """Make `call` for `process`: the answer, or a coroutine that will return it. Raises what the call raises."""
+    def enter(self, process: Process, call: Syscall, stream: Stream | None = None) -> Any:
+        """Make `call` for `process`: the answer, or a coroutine that will return it. Raises what the call raises.
+
+        `stream` takes the events of a call that has any.
+        """
         door = self._doors[type(call)]
         if process.dying or door.clients_only:
             _permit(process, type(call))
-        process.usage.calls += 1
+        process.calls += 1
         door.count += 1
-        return door.handler(process, call, *extra)
+        handler = door.handler
+        return handler(process, call) if stream is None else handler(process, call, stream)
 
     async def call(self, process: Process, call: Syscall) -> Any:
         """Make `call` from a thread of `process`, waiting if need be. Before every `BURST`th it gives up the loop."""
-        usage = process.usage
-        usage.calls = calls = usage.calls + 1
+        process.calls = calls = process.calls + 1
         if not calls % BURST:
             await asyncio.sleep(0)  # not after the call: who is cancelled here would lose the answer, such as a message
         try:
@@ -90,7 +94,8 @@ class Gate:
             if process.dying or door.clients_only:
                 _permit(process, type(call))
             door.count += 1
-            answer = door.handler(process, call)
+            handler = door.handler
+            answer = handler(process, call)
             return await answer if type(answer) is CoroutineType else answer
         except LlmosError as error:
             self.count_error(error)

@@ -73,15 +73,16 @@ class Kernel:
         self.instruments = Instruments(self.gate)
         dispatcher = Dispatcher(self.loop, self.instruments)
         self.ending = ending = Ending(self.table, dispatcher)
-        self.lifecycle = Lifecycle(
-            self.table, self.programs, dispatcher, ending, self.gate, partial(make_context, self.gate)
-        )
-        keeper = LimitKeeper(limits, self.loop, self.gate, ending)
         control = Control(self.table, dispatcher, self.gate)
         self.watchdog = Watchdog(dispatcher, scheduling, ending.end, self.gate.errors)
         names = NameRegistry(self.table, self.gate)
         self.messaging = messaging = Messaging(self.table, self.gate, dispatcher, names)
         links = Links(self.table, self.gate, messaging, ending)
+        keeper = LimitKeeper(limits, self.loop, self.gate, ending)
+        context = partial(make_context, self.gate)
+        self.lifecycle = Lifecycle(
+            self.table, self.programs, dispatcher, ending, self.gate, context, names, links, keeper
+        )
         crashes = CrashReports(self.gate)
         self.supervision = Supervision(self.table, self.gate, self.lifecycle, ending)
         self.resources = ResourceManager(models, default_model, cache, launcher, self.gate, keeper)
@@ -94,8 +95,6 @@ class Kernel:
         self.gate.register({Sleep: self._sleep, Shutdown: self._shutdown})
         control.on_suspend.append(self.resources.suspended)
         control.on_resume.append(self.resources.resumed)
-        self.lifecycle.admission += [names.admit, links.admit, keeper.admit]
-        self.lifecycle.on_start += [names.started, links.started, keeper.started]
         ending.on_end += [crashes.process_ended, links.process_ended, keeper.process_ended]
         ending.on_end += [names.process_ended, messaging.process_ended, output.process_ended]
         ending.on_end += [self.memory.process_ended, self.shared.process_ended, self.tools.process_ended]
@@ -158,12 +157,9 @@ class Kernel:
             return self.lifecycle.start_thread(maker.process, coro, context=context, name=name)
         return asyncio.Task(coro, loop=loop, context=context, name=name)
 
-    def _sleep(self, process: Process, call: Sleep) -> Coroutine[Any, Any, None]:
-        return self._sleep_until(self.loop.time() + call.seconds)
-
-    async def _sleep_until(self, until: float) -> None:
+    async def _sleep(self, process: Process, call: Sleep) -> None:
         thread = cast(Thread, asyncio.current_task())
-        alarm = Alarm(thread, until)
+        alarm = Alarm(thread, call.seconds)
         try:
             while not alarm.rung:
                 thread.waits_for = "time"

@@ -7,6 +7,7 @@ Its handlers are called by the gate. A child never outlives its parent unless de
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, cast
@@ -28,15 +29,18 @@ from ipc.errors import (
     to_wire,
 )
 from ipc.messages import Failed, Result
-from ipc.syscalls import ExitStatus, Kill, Spawn, StartThread, Wait
+from ipc.syscalls import ExitStatus, Kill, Register, Spawn, StartThread, Wait
 from kernel import deadlock
 from kernel.alarms import Alarm
 from kernel.dispatcher import Dispatcher
 from kernel.ending import GRACE, Ending
 from kernel.gate import Gate
+from kernel.limits import LimitKeeper
+from kernel.names import NameRegistry
 from kernel.process import CLIENT, Process, ProcessTable
 from kernel.programs import Program, Programs
 from kernel.stream import Stream
+from kernel.supervision.links import Links
 from kernel.thread import MAIN, NEW, PARK, Thread
 from kernel.waiting import EndOf
 from kernel.worker import Worker
@@ -51,8 +55,7 @@ log = structlog.get_logger("kernel.process")
 class Lifecycle:
     """Starts processes and threads, and answers those that wait for ends.
 
-    `admission` are asked before a process is made, with its parent and the call, and raise what speaks against it;
-    `on_start` are called with each process before its first step, its parent and the call.
+    Before it makes a process it asks `names`, `links` and `limits` what speaks against it; after that they are told.
     """
 
     def __init__(
@@ -63,6 +66,9 @@ class Lifecycle:
         ending: Ending,
         gate: Gate,
         make_context: Callable[[Process], Any],
+        names: NameRegistry,
+        links: Links,
+        limits: LimitKeeper,
     ) -> None:
         self._table = table
         self._programs = programs
@@ -72,8 +78,9 @@ class Lifecycle:
         self._ending = ending
         self._make_context = make_context
         self.draining = False
-        self.admission: list[Callable[[Process, Spawn], None]] = []
-        self.on_start: list[Callable[[Process, Process, Spawn], None]] = []
+        self._names = names
+        self._links = links
+        self._limits = limits
         gate.register({Spawn: self.spawn, Wait: self.wait, Kill: self.kill, StartThread: self.start_worker})
 
     # ---- system calls
@@ -83,7 +90,7 @@ class Lifecycle:
             raise ShuttingDown("the daemon is shutting down and takes no new tasks", retry_after=5.0)
         if len(self._table.alive) >= MAX_PROCESSES:
             raise Busy(f"{MAX_PROCESSES} processes are alive, which is the limit; try later", retry_after=1.0)
-        program = self._programs.find(call.program)
+        program = self._programs.by_name.get(call.program)
         if program is not None:
             return self._start(parent, program, call, stream)
         return self._load_and_start(parent, call, stream)
@@ -118,8 +125,9 @@ class Lifecycle:
 
     def open_client(self, name: str) -> Process:
         """A process that stands for the connection of a client, called `name`."""
-        process = Process(self._table.next_pid(), None, CLIENT, {}, owner=name, priority=0, is_client=True)
-        self._table.add(process)
+        self._table.last_pid += 1
+        process = Process(self._table.last_pid, None, CLIENT, {}, owner=name, priority=0, is_client=True)
+        self._table.alive[process.pid] = process
         return process
 
     def start_thread(self, process: Process, coro: Coroutine[Any, Any, Any], **options: Any) -> Thread:
@@ -129,38 +137,56 @@ class Lifecycle:
     # ---- inside
 
     def _start(self, parent: Process, program: Program, call: Spawn, stream: Stream | None) -> int:
-        args = call.args if parent.is_client else reveal(isolate(call.args))
-        args = program.bind(args, call.positional, lenient=call.lenient)
+        args = call.args
+        if args and not parent.is_client:
+            args = reveal(isolate(args))
+        if args or call.positional or not program.callable_bare:
+            args = program.bind(args, call.positional, lenient=call.lenient)
         if parent.dying:
             raise Killed(f"process {parent.pid} ended while it spawned {call.program}")
-        for check in self.admission:
-            check(parent, call)
+        if call.name is not None:
+            self._names.admit(call.name)
+        if call.link:
+            self._links.admit(parent)
+        limited = self._limits.any or parent.limits is not None or call.limits is not None
+        if limited:
+            self._limits.admit(parent, call)
+        table = self._table
+        table.last_pid = pid = table.last_pid + 1
         process = Process(
-            self._table.next_pid(),
+            pid,
             None if call.detach else parent,
             program.name,
             args,
-            owner=call.owner or parent.owner,
-            priority=parent.priority if call.priority is None else call.priority,
-            stream=stream if stream is not None or call.detach else parent.stream,
+            call.owner or parent.owner,
+            parent.priority if call.priority is None else call.priority,
+            stream if stream is not None or call.detach else parent.stream,
         )
         process.accepts = program.accepts
         coro = program.function(self._make_context(process), **args)
-        self._table.add(process)
-        if process.parent is not None:
-            parent.adopt(process)
+        table.alive[pid] = process
+        if not call.detach:
+            if not parent.children:
+                parent.children = {}
+            parent.children[process] = None
         if stream is not None:
             process.watch(_final_event_to(stream))
         if call.deadline is not None:
             why = f"not done within its deadline of {call.deadline} s"
             process.timer = self._loop.call_later(call.deadline, self._ending.end, process, "deadline", why)
-        self._instruments.tell_state(process, NEW)
-        main = Thread(process, coro, self._dispatcher)
+        if self._instruments.states:
+            self._instruments.tell_state(process, NEW)
+        context = contextvars.copy_context()
+        main = Thread(process, coro, self._dispatcher, context)
         process.threads[main] = None
-        main.add_done_callback(self._main_done, context=main.get_context())
-        for subsystem in self.on_start:
-            subsystem(process, parent, call)
-        return process.pid
+        main.add_done_callback(self._main_done, context=context)
+        if call.name is not None:
+            self._names.register(process, Register(call.name))
+        if call.link:
+            self._links.started(process, parent)
+        if limited:
+            self._limits.started(process, parent, call)
+        return pid
 
     def _adopt(self, thread: T, done: Callable[[asyncio.Future[Any]], None]) -> T:
         """Make a new thread one of its process. `done` is told of its end."""
@@ -181,7 +207,7 @@ class Lifecycle:
             thread.wake()
 
         target.watch(wake)
-        alarm = Alarm(thread, None if timeout is None else self._loop.time() + timeout)
+        alarm = Alarm(thread, timeout)
         try:
             while target.status is None:
                 if alarm.rung:
@@ -203,7 +229,7 @@ class Lifecycle:
         self._dispatcher.release(target.process, target)
         target.cancel()
         Thread.add_done_callback(target, lambda _: thread.wake())
-        alarm = Alarm(thread, self._loop.time() + GRACE)
+        alarm = Alarm(thread, GRACE)
         try:
             while not target.done():
                 if alarm.rung:

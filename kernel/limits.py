@@ -44,7 +44,7 @@ class _Account:
         self.tokens = 0
 
     def total_cpu(self) -> float:
-        return self.cpu_seconds + sum(process.usage.cpu_seconds for process in self.alive)
+        return self.cpu_seconds + sum(process.cpu_seconds for process in self.alive)
 
 
 class LimitKeeper:
@@ -52,6 +52,9 @@ class LimitKeeper:
 
     def __init__(self, settings: LimitSettings, loop: asyncio.AbstractEventLoop, gate: Gate, ending: Ending) -> None:
         self._settings = settings
+        self._default = None if settings.process == NONE else settings.process
+        self._owners_unlimited = settings.owner == NONE and not settings.owners
+        self.any = not (self._owners_unlimited and self._default is None)  # whether the settings limit anyone
         self._loop = loop
         self._gate = gate
         self._ending = ending
@@ -63,8 +66,8 @@ class LimitKeeper:
 
     def admit(self, parent: Process, call: Spawn) -> None:
         """Whether `parent` may make one more process. Raises `LimitExceeded`."""
-        limits = parent.limits or NONE
-        if limits.children is not None:
+        limits = parent.limits
+        if limits is not None and limits.children is not None:
             _check("children", f"process {parent.pid}", len(parent.children) + 1, limits.children)
         account = self._account(call.owner or parent.owner)
         if account is not None:
@@ -80,9 +83,15 @@ class LimitKeeper:
         account = self._account(process.owner)
         if account is not None:
             account.alive[process] = None
-            limits = _tighter(limits, Limits(mailbox=account.limits.mailbox, wall_seconds=account.limits.wall_seconds))
-        if limits != NONE:
-            process.limits = limits
+            shared = Limits(mailbox=account.limits.mailbox, wall_seconds=account.limits.wall_seconds)
+            limits = _tighter(limits or NONE, shared)
+            if account.limits.cpu_seconds is not None:
+                self._watch(process)
+        if limits is not None and limits != NONE:
+            self._set(process, call, limits)
+
+    def _set(self, process: Process, call: Spawn, limits: Limits) -> None:
+        process.limits = limits
         if limits.mailbox is not None:
             process.box().capacity = limits.mailbox
         if limits.wall_seconds is not None and (call.deadline is None or limits.wall_seconds < call.deadline):
@@ -90,16 +99,20 @@ class LimitKeeper:
                 process.timer.cancel()
             error = _exceeded("wall_seconds", f"process {process.pid}", limits.wall_seconds, limits.wall_seconds)
             process.timer = self._loop.call_later(limits.wall_seconds, self._over, process, error)
-        if limits.cpu_seconds is not None or (account is not None and account.limits.cpu_seconds is not None):
-            self._watched[process] = None
-            self._look_later()
+        if limits.cpu_seconds is not None:
+            self._watch(process)
+
+    def _watch(self, process: Process) -> None:
+        """Look at its processor time, now and then."""
+        self._watched[process] = None
+        self._look_later()
 
     def process_ended(self, process: Process) -> None:
         self._watched.pop(process, None)
         account = self._accounts.get(process.owner)
         if account is not None and process in account.alive:
             del account.alive[process]
-            account.cpu_seconds += process.usage.cpu_seconds
+            account.cpu_seconds += process.cpu_seconds
 
     # ---- of calls
 
@@ -107,7 +120,7 @@ class LimitKeeper:
         """Whether `process` may use so many tokens more. Raises `LimitExceeded`."""
         limits = process.limits
         if limits is not None and limits.tokens is not None:
-            used = process.usage.prompt_tokens + process.usage.generated_tokens
+            used = process.prompt_tokens + process.generated_tokens
             _check("tokens", f"process {process.pid}", used + more, limits.tokens)
         account = self._accounts.get(process.owner)
         if account is not None and account.limits.tokens is not None:
@@ -131,20 +144,24 @@ class LimitKeeper:
 
     # ---- inside
 
-    def _limits_for(self, parent: Process, call: Spawn) -> Limits:
-        asked = call.limits or NONE
+    def _limits_for(self, parent: Process, call: Spawn) -> Limits | None:
+        asked = call.limits
+        inherited = self._default if parent.is_client else parent.limits
+        if asked is None or inherited is None:
+            return asked or inherited
         if not parent.is_client:
-            return _tighter(parent.limits or NONE, asked)
-        default = self._settings.process
+            return _tighter(inherited, asked)
         return Limits(
             **{
-                name: getattr(default, name) if getattr(asked, name) is None else getattr(asked, name)
+                name: getattr(inherited, name) if getattr(asked, name) is None else getattr(asked, name)
                 for name in Limits.__struct_fields__
             }
         )
 
     def _account(self, owner: str) -> _Account | None:
         """The account of `owner`; None if it has no limits."""
+        if self._owners_unlimited:
+            return None
         account = self._accounts.get(owner)
         if account is None:
             limits = self._settings.owners.get(owner, self._settings.owner)
@@ -160,7 +177,7 @@ class LimitKeeper:
         self._timer = None
         totals: dict[str, float] = {}
         for process in tuple(self._watched):
-            used, limits, account = process.usage.cpu_seconds, process.limits, self._accounts.get(process.owner)
+            used, limits, account = process.cpu_seconds, process.limits, self._accounts.get(process.owner)
             if limits is not None and limits.cpu_seconds is not None and used > limits.cpu_seconds:
                 self._over(
                     process,

@@ -35,12 +35,12 @@ class Mailbox:
         "_indexes",
         "_lane",
         "_lanes",
-        "_selectors",
         "_senders",
         "capacity",
         "closed",
         "received",
         "receiver",
+        "selectors",
         "taken",
     )
 
@@ -48,9 +48,9 @@ class Mailbox:
         self.capacity = capacity
         self.closed = False
         self.taken = 0  # places: messages within the bound, and places kept for senders that were woken
-        self.receiver: Thread | None = None  # waits for any message, and came before all `_selectors`
+        self.receiver: Thread | None = None  # waits for any message, and came before all `selectors`
         self.received: deque[tuple[int, str, int, int, int]] | None = None  # the last ones, for a crash report
-        self._selectors: list[tuple[Thread, Selection | None]] | None = None  # more receivers, in their order
+        self.selectors: list[tuple[Thread, Selection | None]] | None = None  # more receivers, in their order
         self._senders: deque[Thread] | None = None
         self._lane: Lane | None = None  # priority 0, which is nearly all
         self._lanes: dict[int, Lane] | None = None  # the others
@@ -84,7 +84,7 @@ class Mailbox:
         if receiver is not None:
             self.receiver = None
             receiver.wake()
-        elif self._selectors:
+        elif self.selectors:
             self._wake_for(message)
 
     def take(self) -> Message | None:
@@ -138,23 +138,30 @@ class Mailbox:
 
     def enlist(self, thread: Thread, selection: Selection | None = None) -> None:
         """Have `thread`, which parks now, woken for the next message it wants. Then it calls `delist` or `give_up`."""
-        if selection is None and self.receiver is None and not self._selectors:
+        if selection is None and self.receiver is None and not self.selectors:
             self.receiver = thread
             thread.waits_for = "message"
             return
-        if self._selectors is None:
-            self._selectors = []
-        self._selectors.append((thread, selection))
+        if self.selectors is None:
+            self.selectors = []
+        self.selectors.append((thread, selection))
         thread.waits_for = "message" if selection is None else selection
 
-    def delist(self, thread: Thread) -> None:
-        """`thread` was woken, for a message or by something else, and looks now."""
-        if self.receiver is not None or self._selectors:
-            self._leave(thread)
+    def delist(self, thread: Thread) -> bool:
+        """`thread` was woken, for a message or by something else, and looks now. False if it was for a message."""
+        if self.receiver is thread:
+            self.receiver = None
+            return True
+        if self.selectors:
+            for place, (other, _) in enumerate(self.selectors):
+                if other is thread:
+                    del self.selectors[place]
+                    return True
+        return False
 
     def give_up(self, thread: Thread) -> None:
         """`thread` was cancelled in its wait. If it was woken for a message, another thread shall have that."""
-        if not self._leave(thread):
+        if not self.delist(thread):
             self._wake_another()
 
     async def wait_for_room(self, thread: Thread, why: Wait | str) -> bool:
@@ -183,9 +190,9 @@ class Mailbox:
         self.closed = True
         rest = list(self.peek())
         receivers = [] if self.receiver is None else [self.receiver]
-        receivers += [thread for thread, _ in self._selectors or ()]
+        receivers += [thread for thread, _ in self.selectors or ()]
         senders = self._senders or ()
-        self.receiver = self._selectors = self._senders = None
+        self.receiver = self.selectors = self._senders = None
         self._lane = self._lanes = self._indexes = None
         self.taken = 0
         for waiter in (*receivers, *senders):
@@ -274,7 +281,7 @@ class Mailbox:
 
     def _wake_for(self, message: Message) -> None:
         """Wake the first receiver that wants `message`."""
-        selectors = self._selectors or []
+        selectors = self.selectors or []
         for place, (thread, selection) in enumerate(selectors):
             try:
                 wanted = selection is None or selection.matches(message)
@@ -291,22 +298,10 @@ class Mailbox:
             if self.receiver is not None:
                 receiver, self.receiver = self.receiver, None
                 receiver.wake()
-            elif self._selectors:
+            elif self.selectors:
                 self._wake_for(message)
             else:
                 return
-
-    def _leave(self, thread: Thread) -> bool:
-        """Take `thread` out of the receivers; False if it was called from there before."""
-        if self.receiver is thread:
-            self.receiver = None
-            return True
-        if self._selectors:
-            for place, (other, _) in enumerate(self._selectors):
-                if other is thread:
-                    del self._selectors[place]
-                    return True
-        return False
 
     def _leave_line(self, thread: Thread) -> bool:
         """Take `thread` out of the senders; False if it was called from there before."""

@@ -40,7 +40,7 @@ from kernel.process import Process, ProcessTable
 from kernel.selection import Selection
 from kernel.thread import PARK, Thread
 from kernel.topics import Topics
-from kernel.waiting import ReplyOf, RoomIn
+from kernel.waiting import Owed, RoomIn
 
 LATE_REPLIES = 1000  # calls that timed out and may still be answered, remembered per process
 MAX_BODY = 4 * 1024 * 1024  # bytes of an encoded body; what is larger belongs in shared memory
@@ -50,21 +50,16 @@ MAX_INT = 2**63 - 1  # msgpack carries no more
 SMALL = frozenset({bool, float, type(None)})  # immutable and never too large
 
 
-class PendingCall(ReplyOf):
-    """A thread that waits for a reply; the answer lies here until the thread looks."""
+UNANSWERED = object()
 
-    __slots__ = ("done", "error", "thread", "value")
 
-    def __init__(self, thread: Thread, recipient: Process) -> None:
-        super().__init__(recipient)
-        self.thread = thread
-        self.done = False
-        self.value: Any = None
-        self.error: LlmosError | None = None
+class Unanswerable:
+    """The answer to a call that will get none: `error` says why."""
 
-    def finish(self, value: Any = None, error: LlmosError | None = None) -> None:
-        self.done, self.value, self.error = True, value, error
-        self.thread.wake()
+    __slots__ = ("error",)
+
+    def __init__(self, error: LlmosError) -> None:
+        self.error = error
 
 
 class Messaging:
@@ -108,7 +103,7 @@ class Messaging:
             raise _bad_priority(priority)
         self._last_id = number = self._last_id + 1
         message = Message(number, kind, process.pid, recipient.pid, priority, call.correlation, deadline, body)
-        process.usage.messages_sent += 1
+        process.messages_sent += 1
         box = recipient.mailbox
         if box is None:
             box = recipient.box()
@@ -145,7 +140,7 @@ class Messaging:
             message = self._fresh(process, message)
             if message is None:
                 return self.receive(process, call)
-        process.usage.messages_received += 1
+        process.messages_received += 1
         return message
 
     def _receive_selected(self, process: Process, call: Receive) -> Message | Coroutine[Any, Any, Message]:
@@ -166,7 +161,8 @@ class Messaging:
             except BaseException:
                 box.give_up(thread)
                 raise
-            box.delist(thread)
+            if box.receiver is not None or box.selectors:
+                box.delist(thread)
             message = box.take()
             if message is None:
                 continue
@@ -177,22 +173,21 @@ class Messaging:
                     if message is None:
                         continue
                     return message
-            process.usage.messages_received += 1
+            process.messages_received += 1
             return message
 
     async def _receive_later(self, process: Process, timeout: float | None, selection: Selection | None) -> Message:
         thread = self._dispatcher.running
-        alarm = None if timeout is None else Alarm(thread, self._loop.time() + timeout)
+        alarm = Alarm(thread, timeout)
         try:
             while (message := self._take(process, selection)) is None:
-                if alarm is not None and alarm.rung:
+                if alarm.rung:
                     what = "message" if selection is None else str(selection)
                     raise TimedOut(f"no {what} within {timeout} s", timeout=timeout)
                 await _wait_for_message(process.box(), thread, selection)
             return message
         finally:
-            if alarm is not None:
-                alarm.cancel()
+            alarm.cancel()
 
     def _take(self, process: Process, selection: Selection | None) -> Message | None:
         """The next message that is not past its deadline, its body as the receiver gets it."""
@@ -203,7 +198,7 @@ class Messaging:
                 return None
             fresh = self._fresh(process, message)
             if fresh is not None:
-                process.usage.messages_received += 1
+                process.messages_received += 1
                 return fresh
         return None
 
@@ -226,11 +221,10 @@ class Messaging:
 
     # ---- call and reply
 
-    def call(self, process: Process, call: Call) -> Coroutine[Any, Any, Any]:
+    async def call(self, process: Process, call: Call) -> Any:
         recipient = self._alive.get(call.to) or self._recipient(call.to)  # type: ignore[arg-type]
         if recipient is process:
             raise InvalidCall(f"process {process.pid} calls itself, and would wait for its own reply for ever")
-        until = None if call.timeout is None else self._loop.time() + _patience(call.timeout, "timeout")
         kind, body, priority = call.type, call.body, call.priority
         of = type(body)
         if recipient.accepts is not None or not (
@@ -239,58 +233,67 @@ class Messaging:
             kind, body = _checked(recipient, kind, body)
         if priority and not -20 <= priority <= 20:
             raise _bad_priority(priority)
+        thread = self._dispatcher.running
+        alarm, until = None, None
+        if call.timeout is not None:
+            alarm = Alarm(thread, _patience(call.timeout, "timeout"))
+            until = alarm.until
         self._last_id = number = self._last_id + 1
         message = Message(number, kind, process.pid, recipient.pid, priority, number, until, body)
-        process.usage.messages_sent += 1
-        return self._call(process, recipient, call, message)
-
-    async def _call(self, process: Process, recipient: Process, call: Call, message: Message) -> Any:
-        thread = self._dispatcher.running
-        alarm = None if message.deadline is None else Alarm(thread, message.deadline)
-        pending = PendingCall(thread, recipient)
+        process.messages_sent += 1
+        thread.answer = UNANSWERED
         try:
             box = recipient.mailbox or recipient.box()
             if box.taken >= box.capacity and not self._make_room(box):
-                while box.full and not await box.wait_for_room(thread, RoomIn(recipient)):
-                    _check_time(alarm, call, "had no room for the call")
-            if box.closed or recipient.ended:
-                raise self._table.unknown(recipient.pid)
+                await self._wait_for_room(call, recipient, box, alarm)
             owed = recipient.owed
             if owed is None:
-                owed = recipient.owed = {}
-            owed[message.id] = pending
+                owed = recipient.owed = Owed(recipient)
+            owed[number] = thread
             box.put(message)
-            while not pending.done:
-                if alarm is not None and alarm.rung:
+            while thread.answer is UNANSWERED:
+                thread.waits_for = owed
+                if alarm is None:
+                    deadlock.check(thread)  # a thread with a timer set closes no knot
+                elif alarm.rung:
                     _check_time(alarm, call, "did not reply")
-                thread.waits_for = pending
-                deadlock.check(thread)
                 await PARK
         finally:
             if alarm is not None:
                 alarm.cancel()
-            if not pending.done:
-                _forget_caller(recipient, message.id)
-        if pending.error is not None:
-            raise pending.error
-        value = pending.value
-        process.usage.messages_received += 1
-        return reveal(value) if type(value) is msgspec.Raw and not process.is_client else value
+            answer: Any = thread.answer
+            thread.answer = None
+            if answer is UNANSWERED:
+                _forget_caller(recipient, number)
+        of = type(answer)
+        if of is Unanswerable:
+            raise answer.error
+        process.messages_received += 1
+        return reveal(answer) if of is msgspec.Raw and not process.is_client else answer
+
+    async def _wait_for_room(self, call: Call, recipient: Process, box: Mailbox, alarm: Alarm | None) -> None:
+        """Until the mailbox of the recipient has a place for the call. Raises `TimedOut`, `UnknownProcess`."""
+        while box.full and not await box.wait_for_room(self._dispatcher.running, RoomIn(recipient)):
+            _check_time(alarm, call, "had no room for the call")
+        if recipient.ended:
+            raise self._table.unknown(recipient.pid)
 
     def reply(self, process: Process, call: Reply) -> None:
         owed = process.owed
         if owed is None or call.message not in owed:
             raise NotACall(f"message {call.message} of process {call.to} waits for no reply, or was answered")
         value = call.body
-        if type(value) not in PLAIN:
+        of = type(value)
+        if not (of in PLAIN or (of is int and -MAX_INT <= value <= MAX_INT)):
             value = isolate(value)
-        pending = owed.pop(call.message)
-        process.usage.messages_sent += 1
-        if pending is None:
+        caller = owed.pop(call.message)
+        process.messages_sent += 1
+        if caller is None:
             late = Message(self._next_id(), "reply", process.pid, call.to, 0, call.message, None, value)
             self.dead_letters.bury(late, "the caller no longer waits")
         else:
-            pending.finish(value)
+            caller.answer = value
+            caller.wake()
 
     # ---- topics, and messages of the kernel
 
@@ -300,7 +303,7 @@ class Messaging:
         body = _within_bounds(call.body)
         delivered = 0
         for recipient in subscribers:
-            process.usage.messages_sent += 1
+            process.messages_sent += 1
             priority = call.priority
             message = Message(self._next_id(), call.topic, process.pid, recipient.pid, priority, 0, deadline, body)
             box = recipient.box()
@@ -356,10 +359,11 @@ class Messaging:
         self._topics.process_ended(process)
         for message in process.mailbox.close() if process.mailbox is not None else ():
             self.dead_letters.bury(message, "the recipient ended")
-        for pending in (process.owed or {}).values():
-            if pending is not None:
+        for caller in (process.owed or {}).values():
+            if caller is not None:
                 error = UnknownProcess(f"process {process.pid} ended before it replied", pid=process.pid)
-                pending.finish(error=error)
+                caller.answer = Unanswerable(error)
+                caller.wake()
         process.owed = None
 
     # ---- inside

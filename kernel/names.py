@@ -6,7 +6,7 @@ Called by the gate, and by the message subsystem for each message to a name. A n
 from __future__ import annotations
 
 from ipc.errors import InvalidCall, NameTaken, NotPermitted, UnknownName
-from ipc.syscalls import NameInfo, Names, Register, Spawn, Unregister
+from ipc.syscalls import NameInfo, Names, Register, Unregister
 from kernel.gate import Gate
 from kernel.process import Process, ProcessTable
 
@@ -46,15 +46,9 @@ class NameRegistry:
                 pid=other.pid,
             )
 
-    def admit(self, parent: Process, call: Spawn) -> None:
-        """Whether a new process can have the name it is to have. Raises what `register` raises."""
-        if call.name is not None:
-            self._check(call.name, None)
-
-    def started(self, process: Process, parent: Process, call: Spawn) -> None:
-        """A new process, before its first step."""
-        if call.name is not None:
-            self.register(process, Register(call.name))
+    def admit(self, name: str) -> None:
+        """Whether a new process can be called `name`. Raises what `register` raises."""
+        self._check(name, None)
 
     def unregister(self, process: Process, call: Unregister) -> None:
         holder = self.find(call.name)

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     import msgspec
 
-    from kernel.messaging import PendingCall
     from kernel.slots.sequence import Sequence
     from kernel.stream import Stream
+    from kernel.waiting import Owed
 
 LOG_LINES = 200  # kept per process
 REMEMBERED = 512  # ended processes whose status and log can still be asked for
@@ -38,16 +38,21 @@ class Process:
     __slots__ = (
         "accepts",
         "args",
+        "calls",
         "children",
+        "cpu_of_ended",
         "dying",
         "ended",
         "followers",
+        "generated_tokens",
         "generations",
         "held",
         "is_client",
         "limits",
         "log",
         "mailbox",
+        "messages_received",
+        "messages_sent",
         "outcome",
         "owed",
         "owner",
@@ -56,6 +61,7 @@ class Process:
         "pid",
         "priority",
         "program",
+        "prompt_tokens",
         "sequences",
         "started",
         "status",
@@ -63,7 +69,6 @@ class Process:
         "suspended",
         "threads",
         "timer",
-        "usage",
         "watchers",
     )
 
@@ -73,7 +78,6 @@ class Process:
         parent: Process | None,
         program: str,
         args: dict[str, Any],
-        *,
         owner: str,
         priority: int,
         stream: Stream | None = None,
@@ -89,12 +93,14 @@ class Process:
         self.stream = stream
         self.is_client = is_client
         self.started = time.monotonic()
-        self.usage = Usage()
+        self.prompt_tokens = self.generated_tokens = 0
+        self.messages_sent = self.messages_received = self.calls = 0
+        self.cpu_of_ended = 0.0  # seconds of threads that have ended
         self.threads: dict[Thread, None] = {}  # in the order in which they started
         self.children: dict[Process, None] | tuple[()] = ()  # made at first use, as much here is: most need none
         self.mailbox: Mailbox | None = None
         self.accepts: dict[str, type[msgspec.Struct]] | None = None  # declared message types; None: any
-        self.owed: dict[int, PendingCall | None] | None = None  # calls to us without a reply yet; None: gave up waiting
+        self.owed: Owed | None = None
         self.sequences: set[Sequence] | None = None
         self.generations = 0
         self.log: deque[Log] | None = None
@@ -108,11 +114,6 @@ class Process:
         self.timer: asyncio.TimerHandle | None = None  # of its deadline, or of its grace once it is dying
         self.ended = False
         self.status: ExitStatus | None = None
-
-    def adopt(self, child: Process) -> None:
-        if not self.children:
-            self.children = {}
-        self.children[child] = None
 
     def watch(self, watcher: Callable[[Process], None]) -> None:
         """Call `watcher` with this process when it has ended."""
@@ -163,6 +164,22 @@ class Process:
                 return state, str(by_state[state].waits_for) if state == BLOCKED else ""
         return NEW, ""
 
+    @property
+    def cpu_seconds(self) -> float:
+        """Processor time of all its threads."""
+        return self.cpu_of_ended + sum(thread.cpu for thread in self.threads)
+
+    def usage(self) -> Usage:
+        """What it has used so far."""
+        return Usage(
+            self.prompt_tokens,
+            self.generated_tokens,
+            self.messages_sent,
+            self.messages_received,
+            self.calls,
+            self.cpu_seconds,
+        )
+
     def info(self, now: float) -> ProcessInfo:
         state, waits_for = self.state()
         return ProcessInfo(
@@ -176,7 +193,7 @@ class Process:
             threads=len(self.threads),
             mailbox=self.mailbox.count if self.mailbox is not None else 0,
             age=now - self.started,
-            usage=self.usage,
+            usage=self.usage(),
         )
 
 
@@ -187,13 +204,6 @@ class ProcessTable:
         self.alive: dict[int, Process] = {}
         self.ended: OrderedDict[int, Process] = OrderedDict()
         self.last_pid = 0
-
-    def next_pid(self) -> int:
-        self.last_pid += 1
-        return self.last_pid
-
-    def add(self, process: Process) -> None:
-        self.alive[process.pid] = process
 
     def get(self, pid: int) -> Process:
         """The living process `pid`. Raises `UnknownProcess`, which tells an ended one from one that never was."""

@@ -45,6 +45,7 @@ class Program:
         arguments = Arguments(mark.name, function, (context,))
         self.signature = arguments.signature
         self.bind = arguments.bind
+        self.callable_bare = arguments.needs_none
 
     def info(self) -> ProgramInfo:
         return ProgramInfo(self.name, self.summary, self.signature, self.source)
@@ -60,12 +61,8 @@ class Programs:
         self._installed: list[Program] | None = None
         self._installed_tools: list[Tool] = []
         self.tools: dict[str, Tool] = {}  # by name; replaced as a whole
-        self._by_name: dict[str, Program] = {}
+        self.by_name: dict[str, Program] = {}  # those that are loaded
         self._lock = threading.Lock()  # loads are called from several worker threads
-
-    def find(self, name: str) -> Program | None:
-        """The program of that name, if it is loaded. Does no I/O."""
-        return self._by_name.get(name)
 
     def load(self, name: str) -> Program:
         """The program called `name`, or in the file `name` (`file.py` or `file.py:agent`), read afresh if it changed.
@@ -77,12 +74,12 @@ class Programs:
             with self._lock:
                 return self._load_path(Path(path + suffix), wanted.removeprefix(":"))
         self.refresh()
-        program = self._by_name.get(name)
+        program = self.by_name.get(name)
         if program is None:
             broken = self._broken.get(name)
             if broken is not None:
                 raise AgentFailed(f"program {name} in {broken.source} cannot be loaded:\n{broken.error}")
-            known = ", ".join(sorted(self._by_name)) or "none"
+            known = ", ".join(sorted(self.by_name)) or "none"
             raise UnknownProgram(
                 f"no program {name!r}; known: {known}. A path such as ./{name}.py runs a file", program=name
             )
@@ -109,14 +106,14 @@ class Programs:
                     in_folders += tools_here
                 except AgentFailed as error:
                     self._broken[path.stem] = ProgramInfo(path.stem, "", "", str(path), error.message)
-        self._by_name = by_name
+        self.by_name = by_name
         # Tools of a file that was run by its path are known by name, too; those in a folder go over them.
         by_path = [tool for path, (_, _, found) in self._files.items() if path.is_file() for tool in found]
         self.tools = {tool.name: tool for tool in (*self._installed_tools, *by_path, *in_folders)}
 
     def listing(self) -> list[ProgramInfo]:
         """Every program by name, and every file that could not be loaded."""
-        known = [program.info() for program in self._by_name.values()]
+        known = [program.info() for program in self.by_name.values()]
         return sorted([*known, *self._broken.values()], key=lambda info: info.name)
 
     def _load_path(self, path: Path, wanted: str) -> Program:

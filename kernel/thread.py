@@ -15,7 +15,6 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from kernel.alarms import Alarms
     from kernel.dispatcher import Dispatcher
     from kernel.process import Process
     from kernel.waiting import Wait
@@ -57,23 +56,22 @@ class Thread(asyncio.Future[Any]):
 
     `path` says who started it: "0" is the first thread of its process, "0-2" the second thread that one started; so
     the same program has the same paths in every run. `waits_for` is what it is blocked on (see `kernel.waiting`),
-    `alarms` counts the timers that will wake it by themselves, `cpu` is the processor time of its steps in seconds,
-    `holds` what is taken from it when it ends.
+    `alarms` counts the timers that will wake it by themselves, `answer` is what a call of it was answered, `cpu` the
+    processor time of its steps in seconds, `holds` what is taken from it when it ends.
     """
 
     __slots__ = (
-        "_cancel_message",
         "_cancels",
         "_context",
         "_coro",
-        "_dispatcher",
         "_fut_waiter",
-        "_must_cancel",
         "_name",
         "_parked",
+        "_throw",
         "alarms",
-        "burst",
+        "answer",
         "cpu",
+        "dispatcher",
         "holds",
         "offspring",
         "path",
@@ -89,9 +87,8 @@ class Thread(asyncio.Future[Any]):
         process: Process,
         coro: Coroutine[Any, Any, Any],
         dispatcher: Dispatcher,
-        *,
-        name: str | None = None,
         context: contextvars.Context | None = None,
+        name: str | None = None,
     ) -> None:
         super().__init__(loop=dispatcher.loop)
         self.process = process
@@ -99,6 +96,7 @@ class Thread(asyncio.Future[Any]):
         self.waits_for: Wait | str = ""
         self.holds: dict[Held, None] | None = None
         self.alarms = 0
+        self.answer: Any = None
         self.cpu = 0.0
         self.path = MAIN
         self.priority = process.priority
@@ -106,11 +104,9 @@ class Thread(asyncio.Future[Any]):
         self.offspring = 0
         self._coro = coro
         self._context = context if context is not None else contextvars.copy_context()
-        self._dispatcher = dispatcher
+        self.dispatcher = dispatcher
         self._name = name
         self._cancels = 0
-        self._must_cancel = False
-        self._cancel_message: Any = None
         self._fut_waiter: asyncio.Future[Any] | None = None
         self._parked = False
         self._throw: BaseException | None = None  # what the next step throws into the coroutine
@@ -131,16 +127,17 @@ class Thread(asyncio.Future[Any]):
     def get_context(self) -> contextvars.Context:
         return self._context
 
-    @property
-    def alarm_clock(self) -> Alarms:
-        return self._dispatcher.alarms
-
     def get_stack(self, *, limit: int | None = None) -> list[Any]:
         frame = getattr(self._coro, "cr_frame", None)
         return [] if frame is None else [frame]
 
     def cancelling(self) -> int:
         return self._cancels
+
+    @property
+    def _must_cancel(self) -> bool:
+        """Whether a cancellation waits to be thrown. anyio asks tasks for it by this name of asyncio's own."""
+        return isinstance(self._throw, asyncio.CancelledError)
 
     def uncancel(self) -> int:
         if self._cancels > 0:
@@ -154,8 +151,7 @@ class Thread(asyncio.Future[Any]):
         self._cancels += 1
         if self._fut_waiter is not None and self._fut_waiter.cancel(msg):
             return True
-        self._must_cancel = True
-        self._cancel_message = msg
+        self._throw = asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg)
         self.wake()
         return True
 
@@ -174,14 +170,14 @@ class Thread(asyncio.Future[Any]):
         """End the kernel wait of this thread; nothing if it is not in one."""
         if self._parked:
             self._parked = False
-            self._dispatcher.push(self)
+            self.dispatcher.push(self)
 
     def interrupt(self, error: Exception) -> None:
         """End the kernel wait of this thread with `error`; nothing if it is not in one. A cancellation goes first."""
         if self._parked:
             self._parked = False
             self._throw = error
-            self._dispatcher.push(self)
+            self.dispatcher.push(self)
 
     @property
     def about_to_be_cancelled(self) -> bool:
@@ -214,11 +210,11 @@ class Thread(asyncio.Future[Any]):
         if self.state is ZOMBIE:
             return start
         throw = self._throw
-        if self._must_cancel or throw is not None:
-            throw = self._what_to_throw()
+        if throw is not None:
+            self._throw = None
         self._fut_waiter = None
         self.state = RUNNING
-        loop = self._loop
+        loop = self.dispatcher.loop
         _enter_task(loop, self)
         try:
             if throw is None:
@@ -227,9 +223,8 @@ class Thread(asyncio.Future[Any]):
                 wanted = self._context.run(self._coro.throw, throw)
         except StopIteration as stop:
             self._finish()
-            if self._must_cancel:
-                self._must_cancel = False
-                super().cancel(self._cancel_message)
+            if self._throw is not None:  # cancelled by itself, in its last step
+                super().cancel(*self._throw.args[:1])
             else:
                 super().set_result(stop.value)
         except asyncio.CancelledError as error:
@@ -240,48 +235,37 @@ class Thread(asyncio.Future[Any]):
             self._finish()
             super().set_exception(error)
         else:
-            if wanted is PARK and not self._must_cancel:
+            if wanted is PARK and self._throw is None:
                 self._parked = True
                 self.state = BLOCKED
             else:
                 self._await_outside(wanted)
         _leave_task(loop, self)
         end = perf_counter()
-        spent = end - start
-        self.cpu += spent
-        self.process.usage.cpu_seconds += spent
+        self.cpu += end - start
         return end
-
-    def _what_to_throw(self) -> BaseException | None:
-        throw, self._throw = self._throw, None
-        if self._must_cancel:
-            self._must_cancel = False
-            if not isinstance(throw, asyncio.CancelledError):
-                message = self._cancel_message
-                throw = asyncio.CancelledError() if message is None else asyncio.CancelledError(message)
-        return throw
 
     def _await_outside(self, wanted: Any) -> None:
         """Block on what asyncio code yielded: a future, or None to give up the loop for a turn."""
         if wanted is None or wanted is PARK:  # in a park that was cancelled meanwhile, there is nothing to wait for
-            self._dispatcher.push(self)
+            self.dispatcher.push(self)
             return
         if getattr(wanted, "_asyncio_future_blocking", None) is None:
             self._throw = RuntimeError(f"a thread cannot await {wanted!r}")
-            self._dispatcher.push(self)
+            self.dispatcher.push(self)
             return
         wanted._asyncio_future_blocking = False
         self.state = BLOCKED
         self.waits_for = "outside"
         wanted.add_done_callback(self._outside_done, context=self._context)
         self._fut_waiter = wanted
-        if self._must_cancel and wanted.cancel(self._cancel_message):
-            self._must_cancel = False
+        if self._throw is not None and wanted.cancel(*self._throw.args[:1]):
+            self._throw = None
 
     def _outside_done(self, future: asyncio.Future[Any]) -> None:
         # An exception of the future is raised again by its own __await__ when the coroutine goes on. _fut_waiter stays
-        # until then, as in asyncio: its presence tells a cancel that comes first to set _must_cancel.
-        self._dispatcher.push(self)
+        # until then, as in asyncio: its presence tells a cancel that comes first to be thrown.
+        self.dispatcher.push(self)
 
     def _finish(self) -> None:
         self.state = ZOMBIE

@@ -60,11 +60,21 @@ class EndOf(_OnProcess):
     what = "end"
 
 
-class ReplyOf(_OnProcess):
-    """`call` of a process."""
+class Owed(dict[int, "Thread | None"]):
+    """Calls of `process` that it has not answered, by their message, and who waits for each: None has given up.
 
-    __slots__ = ()
+    One object of a process, which all its callers wait for.
+    """
+
+    __slots__ = ("process",)
     what = "reply"
+
+    def __init__(self, process: Process) -> None:
+        super().__init__()
+        self.process = process
+
+    __str__ = _OnProcess.__str__
+    ended_by = _OnProcess.ended_by
 
 
 class RoomIn(_OnProcess):

@@ -28,7 +28,7 @@ from llmosd.listener import SocketClaim
 SOCKET_CHECK = 2.0  # seconds between two looks whether the socket file is still there
 CLOSE_TIMEOUT = 5.0  # seconds for connections and drivers to end after the drain
 
-GC_THRESHOLD = (20_000, 20, 20)  # allocations, and collections of the younger generation
+GC_THRESHOLD = (10_000, 500, 100)  # allocations, and collections of the younger generation
 
 log = structlog.get_logger("llmosd")
 

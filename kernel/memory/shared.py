@@ -104,7 +104,7 @@ class SharedMemory:
 
     async def _watch(self, process: Process, call: SharedWatch) -> Versioned:
         thread = cast(Thread, asyncio.current_task())
-        alarm = Alarm(thread, None if call.timeout is None else thread.get_loop().time() + call.timeout)
+        alarm = Alarm(thread, call.timeout)
         watchers = self._watchers.setdefault(call.name, {})
         watchers[thread] = None
         try:

@@ -142,7 +142,7 @@ class ModelRuntime:
             case protocol.Admitted(sequence=number):
                 if (sequence := self._sequences.get(number)) is not None:
                     sequence.prompt_ids = message.prompt_ids
-                    sequence.process.usage.prompt_tokens += len(message.prompt_ids)
+                    sequence.process.prompt_tokens += len(message.prompt_ids)
                     self._charge(sequence, len(message.prompt_ids))
             case protocol.Parked(sequence=number):
                 if (sequence := self._sequences.get(number)) is not None:
@@ -169,7 +169,7 @@ class ModelRuntime:
                 continue
             made += len(progress.ids)
             sequence.ids += progress.ids
-            sequence.process.usage.generated_tokens += len(progress.ids)
+            sequence.process.generated_tokens += len(progress.ids)
             if progress.text:
                 sequence.text.append(progress.text)
                 sequence.released += len(progress.text)

@@ -47,7 +47,7 @@ class CrashReports:
                 reason=status.reason,
                 error=status.error,
                 age=time.monotonic() - process.started,
-                usage=process.usage,
+                usage=process.usage(),
                 messages=[Received(*message) for message in received],
                 unread=0 if box is None else box.count,
                 log=list(process.log or ())[-LOG_LINES:],

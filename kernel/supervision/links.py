@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from ipc.errors import InvalidCall
-from ipc.syscalls import DOWN, Demonitor, Down, Link, Monitor, Spawn, Unlink
+from ipc.syscalls import DOWN, Demonitor, Down, Link, Monitor, Unlink
 from kernel.ending import Ending
 from kernel.gate import Gate
 from kernel.messaging import Messaging
@@ -74,15 +74,14 @@ class Links:
 
     # ---- for the lifecycle
 
-    def admit(self, parent: Process, call: Spawn) -> None:
+    def admit(self, parent: Process) -> None:
         """Whether a new process can be linked to `parent`. Raises `InvalidCall`."""
-        if call.link and parent.is_client:
+        if parent.is_client:
             raise InvalidCall(NO_CLIENTS)
 
-    def started(self, process: Process, parent: Process, call: Spawn) -> None:
-        """A new process, before its first step."""
-        if call.link:
-            self._tie(parent, process)
+    def started(self, process: Process, parent: Process) -> None:
+        """A new process that is linked to `parent`, before its first step."""
+        self._tie(parent, process)
 
     def process_ended(self, process: Process) -> None:
         status = process.status

@@ -62,7 +62,7 @@ class WaitQueue:
         `pass_on` is called if the grant came and the thread cannot use it. Raises `TimedOut` and `DeadlockDetected`.
         """
         place = _Place(thread)
-        alarm = Alarm(thread, None if timeout is None else thread.get_loop().time() + timeout)
+        alarm = Alarm(thread, timeout)
         self._places[place] = None
         try:
             while not place.granted:

@@ -116,7 +116,7 @@ class ToolSubsystem:
         device.calls += 1
         thread = cast(Thread, asyncio.current_task())
         timeout = tool.mark.timeout if call.timeout is None else call.timeout
-        alarm = Alarm(thread, None if timeout is None else self._loop.time() + timeout)
+        alarm = Alarm(thread, timeout)
         try:
             for attempt in range(tool.mark.retries + 1):
                 if attempt:
@@ -168,7 +168,7 @@ class ToolSubsystem:
 
     async def _pause(self, alarm: Alarm, tool: Tool, seconds: float) -> None:
         thread = cast(Thread, asyncio.current_task())
-        pause = Alarm(thread, self._loop.time() + seconds)
+        pause = Alarm(thread, seconds)
         try:
             while not pause.rung:
                 if alarm.rung:

@@ -217,7 +217,7 @@ class System:
         program = Program(function, AgentMark(name or function.__name__, ""), "test")
         assert self.programs._installed is not None
         self.programs._installed.append(program)
-        self.programs._by_name[program.name] = program
+        self.programs.by_name[program.name] = program
         return program.name
 
     def recorder(self, credit: int = 1_000_000) -> Recorder:

@@ -256,10 +256,10 @@ async def test_suspend_and_resume_before_the_first_step(system: Any) -> None:
     await system.call(Suspend(process.pid))
     await asyncio.sleep(5)
     assert await states(system, process) == {"0": "suspended"}
-    assert process.usage.calls == 0
+    assert process.calls == 0
     await system.call(Resume(process.pid))
     await system.turns()
-    assert process.usage.calls == 1
+    assert process.calls == 1
 
 
 async def test_an_agent_that_suspends_itself_stops_at_its_next_call(system: Any) -> None:

@@ -71,7 +71,7 @@ async def test_a_pipeline_keeps_order_and_a_slow_sink_holds_up_the_source(system
         await asyncio.sleep(1.3)
         boxes = [row.mailbox for row in await system.call(Ps()) if row.program in ("stage", "sink")]
         deepest = max(deepest, *boxes)
-        under_way = process.usage.messages_sent - rows(system, "sink")[0].usage.messages_received
+        under_way = process.messages_sent - rows(system, "sink")[0].messages_received
         # Four mailboxes of four, one item in the hand of each part, and one that the source wants to hand in.
         assert under_way <= 4 * 4 + 4 + 1
     assert deepest == 4

@@ -298,7 +298,7 @@ async def test_what_was_sent_and_received_is_counted(system: Any) -> None:
 
     status = await system.status(system.spawn(client, to=server.pid))
     assert (status.usage.messages_sent, status.usage.messages_received) == (1, 1)
-    assert (server.usage.messages_sent, server.usage.messages_received) == (1, 1)
+    assert (server.messages_sent, server.messages_received) == (1, 1)
 
 
 async def test_one_agent_takes_one_message_at_a_time_in_order(system: Any) -> None:

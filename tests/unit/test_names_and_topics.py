@@ -235,7 +235,7 @@ def declared(system: Any) -> str:
 
     program = Program(shop, getattr(shop, AGENT_ATTRIBUTE), "test")
     system.programs._installed.append(program)
-    system.programs._by_name["shop"] = program
+    system.programs.by_name["shop"] = program
     return "shop"
 
 

@@ -48,17 +48,17 @@ def programs(tmp_path: Path) -> Programs:
 
 def test_a_program_is_found_by_the_name_of_its_coroutine(programs: Programs, tmp_path: Path) -> None:
     write(tmp_path, "file.py", AGENT.format(name="worker", n=1))
-    assert programs.find("worker") is None
+    assert programs.by_name.get("worker") is None
     program = programs.load("worker")
     assert (program.name, program.summary, program.source) == ("worker", "Answers 1.", str(tmp_path / "file.py"))
-    assert programs.find("worker") is program
+    assert programs.by_name.get("worker") is program
 
 
 def test_a_file_that_did_not_change_is_not_run_again(programs: Programs, tmp_path: Path) -> None:
     write(tmp_path, "a.py", AGENT.format(name="a", n=1))
     first = programs.load("a")
     programs.refresh()
-    assert programs.find("a") is first
+    assert programs.by_name.get("a") is first
 
 
 def test_a_file_that_changed_is_read_afresh(programs: Programs, tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ async def test_a_kill_that_crosses_the_end_of_the_generation_leaves_nothing(syst
     process = system.spawn(teller, tokens=3)
     while not system.launcher.drivers or not any(isinstance(m, protocol.Done) for m in system.driver.said):
         await asyncio.sleep(0.001)
-        if process.usage.generated_tokens == 2:
+        if process.generated_tokens == 2:
             await asyncio.sleep(0.9)
             break
     # The last step is under way in the driver: its Done and our Cancel meet on the wire.
@@ -224,12 +224,12 @@ async def test_suspend_takes_a_generation_off_its_slot_and_resume_continues_the_
     await asyncio.sleep(after)
     await system.call(Suspend(process.pid))
     await asyncio.sleep(2)
-    made = process.usage.generated_tokens
+    made = process.generated_tokens
     assert runtime(system)._slots.taken == set()
     others = [system.spawn("teller", tokens=8) for _ in range(2)]
     for other in others:
         await system.status(other)
-    assert process.usage.generated_tokens == made
+    assert process.generated_tokens == made
     assert not process.ended
     await system.call(Resume(process.pid))
     assert await system.result(process) == text_of(5, 20)
@@ -287,7 +287,7 @@ async def test_a_call_made_as_its_process_is_suspended_waits_for_the_resume(syst
     process = system.spawn(teller, tokens=4)
     await system.call(Suspend(process.pid))
     await asyncio.sleep(20)
-    assert process.usage.calls == 0
+    assert process.calls == 0
     await system.call(Resume(process.pid))
     assert await system.result(process) == text_of(1, 4)
 
@@ -316,8 +316,8 @@ async def test_generations_go_on_in_a_new_driver_with_the_text_they_would_have_h
     system.driver.die()
     for n, process in enumerate(processes):
         assert await system.result(process) == text_of(n, 20)
-        assert process.usage.generated_tokens == 20
-        assert process.usage.prompt_tokens == 3
+        assert process.generated_tokens == 20
+        assert process.prompt_tokens == 3
         assert "".join(event.text for event in recorders[n].of(Token)) == text_of(n, 20)
     assert len(system.launcher.drivers) == 2
     (row,) = await system.call(Slots())
@@ -330,7 +330,7 @@ async def test_generations_go_on_in_a_new_driver_with_the_text_they_would_have_h
 async def test_an_admission_after_a_death_carries_all_that_was_made(system: Any) -> None:
     process = system.spawn(teller, tokens=20, seed=9)
     await asyncio.sleep(6.5)
-    made = process.usage.generated_tokens
+    made = process.generated_tokens
     system.driver.die()
     await system.result(process)
     (admit,) = system.driver.sent_of(protocol.Admit)

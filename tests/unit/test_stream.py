@@ -157,7 +157,7 @@ async def test_emit_waits_while_the_reader_is_behind_and_loses_nothing(system: A
     process = system.spawn(agent, stream=recorder.stream)
     await system.turns(50)
     assert process.state() == ("blocked", "reader of the task")
-    assert process.usage.calls == MAX_EVENTS + 1
+    assert process.calls == MAX_EVENTS + 1
     while not process.ended:
         recorder.stream.grant(10)
         await system.turns(5)

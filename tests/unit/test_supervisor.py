@@ -49,7 +49,7 @@ def supervise(system: Any, story: list[str]) -> Callable[..., Any]:
     ends: dict[str, list[Any]] = {}
 
     async def one(ctx: Context, name: str) -> str:
-        return await system.programs.find("child").function(ctx, name, ends[name])
+        return await system.programs.by_name.get("child").function(ctx, name, ends[name])
 
     system.program(one)
 

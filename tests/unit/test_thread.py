@@ -825,7 +825,7 @@ async def test_a_burst_of_calls_gives_the_loop_back(system: Any) -> None:
 
     process = system.spawn(chatty)
     await system.turns(3)
-    assert 0 < process.usage.calls <= 3 * STEPS_PER_TURN * BURST
+    assert 0 < process.calls <= 3 * STEPS_PER_TURN * BURST
     await system.call(Kill(process.pid))
 
 
