@@ -12,6 +12,8 @@ from heapq import heapify, heappop, heappush
 from math import inf
 from typing import TYPE_CHECKING
 
+from ipc.errors import InvalidCall
+
 if TYPE_CHECKING:
     from kernel.thread import Thread
 
@@ -81,25 +83,30 @@ class Alarms:
 class Alarm:
     """Wakes `thread` after `seconds`, if given; `rung` says that the time has come, and is what to ask.
 
-    `until` is that time on the clock of the loop. Whoever set it cancels it, once, however the wait went.
+    `until` is that time on the clock of the loop. Whoever set it cancels it, once, however the wait went. Raises
+    `InvalidCall` for a time that is less than none.
     """
 
-    __slots__ = ("_alarms", "_thread", "in_heap", "over", "rung", "until")
+    __slots__ = ("_thread", "in_heap", "over", "rung", "until")
 
     def __init__(self, thread: Thread, seconds: float | None) -> None:
         self._thread = thread
-        self._alarms = alarms = thread.dispatcher.alarms
         self.in_heap = False
         if seconds is None:
             self.over, self.rung, self.until = True, False, inf
             return
+        alarms = thread.dispatcher.alarms
         self.until = alarms.time() + seconds
-        self.over = self.rung = over = seconds <= 0
-        if not over:
+        if seconds > 0:
+            self.over = self.rung = False
             thread.alarms += 1
             if not alarms.new:
                 alarms.take_in_soon()
             alarms.new.append(self)
+        elif seconds == 0:
+            self.over = self.rung = True
+        else:
+            raise InvalidCall(f"timeout is {seconds} s; it cannot be negative (None waits for ever)")
 
     def cancel(self) -> None:
         """Forget the time."""
@@ -107,7 +114,7 @@ class Alarm:
             self.over = True
             self._thread.alarms -= 1
             if self.in_heap:
-                self._alarms.cancelled()
+                self._thread.dispatcher.alarms.cancelled()
 
     def ring(self) -> None:
         """The time has come."""

@@ -71,6 +71,8 @@ class Dispatcher:
             thread.suspended = True
         if process.held is None:
             process.held = []
+        if any(thread.state is READY for thread in process.threads):
+            self._take_out(process)
 
     def release(self, process: Process, thread: Thread | None = None) -> None:
         """Undo `hold`. What was held back goes on in the order in which it became ready."""
@@ -83,6 +85,13 @@ class Dispatcher:
         process.held = [] if still else None
         for waiting in held or ():
             self.push(waiting)
+
+    def _take_out(self, process: Process) -> None:
+        """Hold back the ready threads of `process`, so that no step has to ask whether it may be taken."""
+        for queue in self._ready.values():
+            for thread in [thread for thread in queue if thread.process is process]:
+                queue.remove(thread)
+                self.push(thread)
 
     def reprioritise(self, thread: Thread, priority: int) -> None:
         """Give `thread` a new priority. If it is ready, it moves to the end of the queue of that one."""
@@ -104,13 +113,7 @@ class Dispatcher:
                 if queue is None:
                     break
             self.running = thread = queue.popleft()
-            process = thread.process
-            if process.held is not None and (process.suspended or thread.suspended):
-                self.push(thread)
-            elif observed is None:
-                now = thread.step(now)
-            else:
-                now = observed.step(thread, now)
+            now = thread.step(now) if observed is None else observed.step(thread, now)
             if now > end:
                 break
         # A turn ends with the step that used its time up, so one look after the last step finds every slow one. It

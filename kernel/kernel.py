@@ -159,7 +159,7 @@ class Kernel:
 
     async def _sleep(self, process: Process, call: Sleep) -> None:
         thread = cast(Thread, asyncio.current_task())
-        alarm = Alarm(thread, call.seconds)
+        alarm = Alarm(thread, max(call.seconds, 0))
         try:
             while not alarm.rung:
                 thread.waits_for = "time"

@@ -180,13 +180,17 @@ class Lifecycle:
         main = Thread(process, coro, self._dispatcher, context)
         process.threads[main] = None
         main.add_done_callback(self._main_done, context=context)
+        if limited or call.name is not None or call.link:
+            self._tell_of(process, parent, call)
+        return pid
+
+    def _tell_of(self, process: Process, parent: Process, call: Spawn) -> None:
+        """A new process, before its first step: give it its name, its link and its limits."""
         if call.name is not None:
             self._names.register(process, Register(call.name))
         if call.link:
             self._links.started(process, parent)
-        if limited:
-            self._limits.started(process, parent, call)
-        return pid
+        self._limits.started(process, parent, call)
 
     def _adopt(self, thread: T, done: Callable[[asyncio.Future[Any]], None]) -> T:
         """Make a new thread one of its process. `done` is told of its end."""

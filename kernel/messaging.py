@@ -236,7 +236,7 @@ class Messaging:
         thread = self._dispatcher.running
         alarm, until = None, None
         if call.timeout is not None:
-            alarm = Alarm(thread, _patience(call.timeout, "timeout"))
+            alarm = Alarm(thread, call.timeout)
             until = alarm.until
         self._last_id = number = self._last_id + 1
         message = Message(number, kind, process.pid, recipient.pid, priority, number, until, body)
@@ -280,7 +280,7 @@ class Messaging:
 
     def reply(self, process: Process, call: Reply) -> None:
         owed = process.owed
-        if owed is None or call.message not in owed:
+        if not owed or call.message not in owed:
             raise NotACall(f"message {call.message} of process {call.to} waits for no reply, or was answered")
         value = call.body
         of = type(value)

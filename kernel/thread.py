@@ -67,6 +67,7 @@ class Thread(asyncio.Future[Any]):
         "_fut_waiter",
         "_name",
         "_parked",
+        "_send",
         "_throw",
         "alarms",
         "answer",
@@ -103,6 +104,7 @@ class Thread(asyncio.Future[Any]):
         self.suspended = False
         self.offspring = 0
         self._coro = coro
+        self._send = coro.send
         self._context = context if context is not None else contextvars.copy_context()
         self.dispatcher = dispatcher
         self._name = name
@@ -218,7 +220,7 @@ class Thread(asyncio.Future[Any]):
         _enter_task(loop, self)
         try:
             if throw is None:
-                wanted = self._context.run(self._coro.send, None)
+                wanted = self._context.run(self._send, None)
             else:
                 wanted = self._context.run(self._coro.throw, throw)
         except StopIteration as stop:

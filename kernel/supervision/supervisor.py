@@ -148,7 +148,7 @@ class Supervisor:
 
     async def _wait(self, until: float | None) -> None:
         """Until a child has ended by itself, or the time has come."""
-        alarm = Alarm(self._thread, None if until is None else until - self._loop.time())
+        alarm = Alarm(self._thread, None if until is None else max(until - self._loop.time(), 0))
         try:
             while not self._ended and not alarm.rung:
                 self._thread.waits_for = "children"

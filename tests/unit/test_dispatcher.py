@@ -126,6 +126,7 @@ async def test_threads_that_were_ready_when_their_process_was_suspended_keep_the
     dispatcher, log = Dispatcher(asyncio.get_running_loop()), []
     target = process(1)
     threads = [Thread(target, note(log, n), dispatcher) for n in range(5)]
+    target.threads = dict.fromkeys(threads)
     dispatcher.hold(target)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
