@@ -45,6 +45,7 @@ from ipc.syscalls.messages import (
 )
 from ipc.syscalls.models import (
     ChatMessage,
+    Constraint,
     Generate,
     ModelCalls,
     ModelInfo,
@@ -122,6 +123,7 @@ __all__ = [
     "Body",
     "Call",
     "ChatMessage",
+    "Constraint",
     "Child",
     "ClearEvent",
     "Count",

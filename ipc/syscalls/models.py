@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -17,11 +17,20 @@ class ChatMessage(msgspec.Struct, frozen=True):
     content: str
 
 
+class Constraint(msgspec.Struct, frozen=True):
+    """What a reply has to be: JSON that fits a `schema` (its JSON text), one of `choices` (a JSON list of texts), a
+    match of a `regex`, or a sentence of a `grammar` (Lark syntax)."""
+
+    kind: Literal["schema", "choices", "regex", "grammar"]
+    value: str
+
+
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     """How to choose tokens. None leaves the daemon's default.
 
     `temperature` 0 is greedy. `top_k` keeps the k likeliest tokens, `top_p` the likeliest that sum to p. The noise of
-    a draw is a function of (`seed`, position) alone. Text ends before the first of the `stop` strings.
+    a draw is a function of (`seed`, position) alone. Text ends before the first of the `stop` strings. With `logprobs`
+    the natural logarithm of each token's probability (before temperature) is reported, too.
     """
 
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
@@ -30,6 +39,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     top_k: Annotated[int, Meta(ge=1)] | None = None
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     stop: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
+    constraint: Constraint | None = None
+    logprobs: bool = False
 
 
 class ModelInfo(msgspec.Struct, frozen=True):

@@ -21,13 +21,16 @@ class Load(msgspec.Struct, tag="load"):
     """First message: load this model. Answered by any number of `Loading`, then `Loaded` or `LoadFailed`.
 
     `model` is "embedded", a path or a hub name; `cache` a folder the driver may keep converted weights in;
-    `max_tokens` bounds a sequence that names no bound of its own.
+    `max_tokens` bounds a sequence that names no bound of its own. `kv_memory`: bytes for keys and values, None leaves
+    it to the driver; `cores`: the processors to run on, none for all.
     """
 
     model: str
     cache: str
     max_tokens: int
     options: dict[str, Any] = {}
+    kv_memory: int | None = None
+    cores: list[int] = []
 
 
 class Admit(msgspec.Struct, tag="admit"):
@@ -35,7 +38,10 @@ class Admit(msgspec.Struct, tag="admit"):
 
     A fresh one carries `prompt` (chat messages, or plain text). One that ran in an earlier incarnation carries
     `prompt_ids`, the `generated` ids so far and `released`, the count of characters already reported as text: the
-    driver goes on as if it had never stopped, and reports only what is new.
+    driver goes on as if it had never stopped, and reports only what is new. If it was swapped out, `swapped` is the
+    file with its state; one that does not fit is refused and the state computed anew. `Restored` tells which.
+
+    `process` is the number of the process it belongs to, which keeps prefixes that it used.
     """
 
     sequence: int
@@ -45,6 +51,25 @@ class Admit(msgspec.Struct, tag="admit"):
     prompt_ids: list[int] | None = None
     generated: list[int] = []
     released: int = 0
+    process: int = 0
+    swapped: str = ""
+
+
+class Score(msgspec.Struct, tag="score"):
+    """Tell how likely each of `continuations` is after `prompt`. Answered by `Scored` or `Failed`."""
+
+    sequence: int
+    prompt: list[ChatMessage] | str
+    continuations: list[str]
+    process: int = 0
+
+
+class Embed(msgspec.Struct, tag="embed"):
+    """Turn each of `texts` into a vector: the mean of its last hidden states. Answered by `Embedded` or `Failed`."""
+
+    sequence: int
+    texts: list[str]
+    process: int = 0
 
 
 class Renew(msgspec.Struct, tag="renew"):
@@ -66,11 +91,30 @@ class Cancel(msgspec.Struct, tag="cancel"):
     sequence: int
 
 
+class SwapOut(msgspec.Struct, tag="swap_out"):
+    """Write the whole state of a parked sequence to `path`, and forget it. Answered by `SwappedOut`."""
+
+    sequence: int
+    path: str
+
+
+class Ended(msgspec.Struct, tag="ended"):
+    """These processes have ended: the prefixes that they used need not be kept for them."""
+
+    processes: list[int]
+
+
+class Resize(msgspec.Struct, tag="resize"):
+    """From now on `kv_memory` bytes for keys and values. What lies above stays until it is given up."""
+
+    kv_memory: int
+
+
 class Stop(msgspec.Struct, tag="stop"):
     """Exit now."""
 
 
-ToDriver = Load | Admit | Renew | Revoke | Cancel | Stop
+ToDriver = Load | Admit | Score | Embed | Renew | Revoke | Cancel | SwapOut | Ended | Resize | Stop
 
 # ---- driver to kernel
 
@@ -83,10 +127,15 @@ class Loading(msgspec.Struct, tag="loading"):
 
 
 class Loaded(msgspec.Struct, tag="loaded"):
-    """The model is ready. `context` in tokens; `facts` are shown to people (dtype, device, attention, ...)."""
+    """The model is ready. `context` in tokens; `facts` are shown to people (dtype, device, attention, ...).
+
+    `token_bytes`: what one token takes of `kv_memory` bytes for keys and values.
+    """
 
     context: int
     facts: dict[str, Any] = {}
+    token_bytes: int = 0
+    kv_memory: int = 0
 
 
 class LoadFailed(msgspec.Struct, tag="load_failed"):
@@ -102,13 +151,61 @@ class Admitted(msgspec.Struct, tag="admitted"):
     prompt_ids: list[int]
 
 
+class Restored(msgspec.Struct, tag="restored"):
+    """What became of a sequence that ran before: its state was read back, or (`why` says why) is computed anew."""
+
+    sequence: int
+    recomputed: bool
+    why: str = ""
+
+
+class SwappedOut(msgspec.Struct, tag="swapped_out"):
+    """The state lies at the path asked for, `size` bytes, and the driver has forgotten the sequence; or, with `error`,
+    it could not be written and the sequence is parked as before."""
+
+    sequence: int
+    size: int
+    seconds: float
+    error: ErrorInfo | None = None
+
+
+class Scored(msgspec.Struct, tag="scored"):
+    """For each continuation its natural logarithm of probability, and its length in tokens. The request is over."""
+
+    sequence: int
+    logprobs: list[float]
+    tokens: list[int]
+    prompt_tokens: int
+
+
+class Embedded(msgspec.Struct, tag="embedded"):
+    """A vector of length 1 for each text. The request is over."""
+
+    sequence: int
+    vectors: list[list[float]]
+    prompt_tokens: int
+
+
 class Progress(msgspec.Struct, array_like=True):
     """New tokens of one sequence and the text they release (may be empty: stop strings and multi-byte characters
-    are held back until they are decided)."""
+    are held back until they are decided). `logprobs`, if asked for: one of each token."""
 
     sequence: int
     ids: list[int]
     text: str
+    logprobs: list[float] = []
+
+
+class KVUsage(msgspec.Struct, array_like=True):
+    """Keys and values: bytes in `used` by sequences and `cached` for prefixes, and since the start, in tokens, how many
+    of prompts were `asked`, of these found (`hit`), and how many `evicted`; `waiting` sequences wait for memory."""
+
+    used: int = 0
+    cached: int = 0
+    asked: int = 0
+    hit: int = 0
+    evicted: int = 0
+    waiting: int = 0
 
 
 class Bundle(msgspec.Struct, tag="bundle"):
@@ -117,6 +214,7 @@ class Bundle(msgspec.Struct, tag="bundle"):
     progress: list[Progress]
     steps: int
     seconds: float
+    kv: KVUsage = KVUsage()
 
 
 class Parked(msgspec.Struct, tag="parked"):
@@ -142,4 +240,17 @@ class Failed(msgspec.Struct, tag="failed"):
     error: ErrorInfo
 
 
-FromDriver = Loading | Loaded | LoadFailed | Admitted | Bundle | Parked | Done | Failed
+FromDriver = (
+    Loading
+    | Loaded
+    | LoadFailed
+    | Admitted
+    | Restored
+    | Bundle
+    | Parked
+    | SwappedOut
+    | Done
+    | Scored
+    | Embedded
+    | Failed
+)
