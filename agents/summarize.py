@@ -1,6 +1,6 @@
 """Says in a few sentences what a text says."""
 
-from typing import Unpack
+from typing import Any, Unpack
 
 from llmosd import ChatOptions, Context, agent
 
@@ -8,7 +8,7 @@ INSTRUCTION = "Summarize the text of the user in at most three sentences. Keep n
 
 
 @agent(summary="Sums a text up in a few sentences.")
-async def summarize(ctx: Context, text: str, **options: Unpack[ChatOptions]) -> str:
+async def summarize(ctx: Context, text: str, **options: Unpack[ChatOptions]) -> Any:
     return await ctx.chat(
         [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": f"Text to summarize:\n\n{text}"}],
         **options,

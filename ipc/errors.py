@@ -145,6 +145,10 @@ class InvalidPrompt(InvalidCall):
     """A prompt the model cannot take: empty, or of a form that its chat template refuses."""
 
 
+class InvalidConstraint(InvalidCall):
+    """A schema, list of choices, regex or grammar that is malformed, contradictory, or more than the driver can do."""
+
+
 class ContextOverflow(InvalidCall):
     """Prompt and reply together exceed the model's context. `data`: `prompt_tokens`, `max_tokens`, `context`."""
 
@@ -231,6 +235,10 @@ class AgentFailed(LlmosError):
 
 class ToolFailed(LlmosError):
     """A tool raised, or cannot be loaded. `data["traceback"]` is the text of the traceback."""
+
+
+class InvalidReply(LlmosError):
+    """A reply that is not what the call constrained it to be, such as one cut at `max_tokens`. `data["text"]` is it."""
 
 
 class ModelLoadFailed(LlmosError):

@@ -24,7 +24,8 @@ Listener = Callable[[Process, Thread | None], None]
 class Control:
     """Suspends, resumes and ranks.
 
-    `on_suspend` and `on_resume` are called with the process, and with the thread if it is only about that one.
+    `on_suspend`, `on_resume` and `on_nice` are called with the process, and with the thread if it is only about that
+    one.
     """
 
     def __init__(self, table: ProcessTable, dispatcher: Dispatcher, gate: Gate) -> None:
@@ -33,6 +34,7 @@ class Control:
         self._instruments = dispatcher.instruments
         self.on_suspend: list[Listener] = []
         self.on_resume: list[Listener] = []
+        self.on_nice: list[Listener] = []
         gate.register({Suspend: self.suspend, Resume: self.resume, Nice: self.nice, Threads: self.threads})
 
     def suspend(self, process: Process, call: Suspend) -> None:
@@ -73,6 +75,8 @@ class Control:
             target.priority = priority
         for ranked in tuple(target.threads) if thread is None else (thread,):
             self._dispatcher.reprioritise(ranked, priority)
+        for listener in self.on_nice:
+            listener(target, thread)
         return priority
 
     def threads(self, process: Process, call: Threads) -> list[ThreadInfo]:

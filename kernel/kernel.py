@@ -32,6 +32,7 @@ from kernel.names import NameRegistry
 from kernel.output import Output
 from kernel.process import Process, ProcessTable
 from kernel.programs import Programs
+from kernel.scheduling import Scheduling
 from kernel.slots.model import ModelSpec
 from kernel.slots.resources import ResourceManager
 from kernel.status import Status
@@ -42,7 +43,7 @@ from kernel.sync.named import Synchronisation
 from kernel.thread import PARK, Thread
 from kernel.tools.tool import ToolSpec
 from kernel.tools.tools import ToolSubsystem
-from kernel.watchdog import Scheduling, Watchdog
+from kernel.watchdog import Watchdog
 
 log = structlog.get_logger("kernel")
 
@@ -85,7 +86,7 @@ class Kernel:
         )
         crashes = CrashReports(self.gate)
         self.supervision = Supervision(self.table, self.gate, self.lifecycle, ending)
-        self.resources = ResourceManager(models, default_model, cache, launcher, self.gate, keeper)
+        self.resources = ResourceManager(models, default_model, cache, launcher, self.gate, keeper, scheduling)
         output = Output(self.table, self.gate)
         self.memory = PrivateMemory(self.gate, memory, keeper)
         self.shared = SharedMemory(self.gate, memory)
@@ -95,6 +96,7 @@ class Kernel:
         self.gate.register({Sleep: self._sleep, Shutdown: self._shutdown})
         control.on_suspend.append(self.resources.suspended)
         control.on_resume.append(self.resources.resumed)
+        control.on_nice.append(self.resources.ranked)
         ending.on_end += [crashes.process_ended, links.process_ended, keeper.process_ended]
         ending.on_end += [names.process_ended, messaging.process_ended, output.process_ended]
         ending.on_end += [self.memory.process_ended, self.shared.process_ended, self.tools.process_ended]

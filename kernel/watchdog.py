@@ -15,15 +15,13 @@ from collections import Counter
 from collections.abc import Callable
 from time import perf_counter
 from types import FrameType
-from typing import Annotated
 
-import msgspec
 import structlog
-from msgspec import Meta
 
 from ipc.errors import BurstExceeded
 from kernel.dispatcher import Dispatcher
 from kernel.process import Process
+from kernel.scheduling import Scheduling
 from kernel.thread import Thread
 
 TICKS = 4  # per burst, so that it is noticed at most a quarter late
@@ -32,13 +30,6 @@ URGENT = 0.0001  # seconds between the ticks for such a one
 OURS = frozenset({"kernel", "ipc", "llmosd", "importlib"})
 
 log = structlog.get_logger("kernel.watchdog")
-
-
-class Scheduling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How many seconds a step may hold the loop until it is logged, and until it is broken (0: never)."""
-
-    slow_step: Annotated[float, Meta(gt=0)] = 0.1
-    burst: Annotated[float, Meta(ge=0)] = 1.0
 
 
 class Watchdog:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
         DriverFailed,
         FrameTooLarge,
         InvalidCall,
+        InvalidConstraint,
         InvalidPrompt,
+        InvalidReply,
         Killed,
         LimitExceeded,
         LlmosError,
@@ -64,7 +66,7 @@ if TYPE_CHECKING:
         VersionMismatch,
     )
     from ipc.messages import Emitted, Failed, Log, Message, Result, State, Token
-    from ipc.syscalls import Child, Down, Limits
+    from ipc.syscalls import Child, Completion, Down, Limits, Score
     from llmosd.async_client import AsyncClient, AsyncTask
     from llmosd.client import Client, Task
     from llmosd.context import ChatOptions, Context
@@ -75,14 +77,15 @@ __version__ = "0.1.0"
 _HOMES = {
     "ipc.errors": (
         "AgentFailed BadArguments BadMessage BurstExceeded Busy ConfigError ConnectionLost ContextOverflow "
-        "DeadlineExceeded DeadlockDetected DriverFailed FrameTooLarge InvalidCall InvalidPrompt Killed "
-        "LimitExceeded LlmosError MailboxFull MalformedFrame MessageTooLarge MissingExtra ModelLoadFailed "
+        "DeadlineExceeded DeadlockDetected DriverFailed FrameTooLarge InvalidCall InvalidConstraint InvalidPrompt "
+        "InvalidReply Killed LimitExceeded LlmosError MailboxFull MalformedFrame MessageTooLarge MissingExtra "
+        "ModelLoadFailed "
         "ModelNotFound NameTaken NoDaemon NotACall NotEncodable NotFound NotHeld NotPermitted OutOfTurn "
         "ProtocolError RegionDeleted ShuttingDown SlowReader SocketInUse SocketPathInvalid SyncMismatch TimedOut "
         "TooManyRestarts ToolFailed UndeclaredType UnknownCall UnknownModel UnknownName UnknownProcess "
         "UnknownProgram UnknownRegion UnknownThread UnknownTool VersionConflict VersionMismatch"
     ),
-    "ipc.syscalls": "Child Down Limits",
+    "ipc.syscalls": "Child Completion Down Limits Score",
     "ipc.messages": "Emitted Failed Log Message Result State Token",
     "llmosd.decorators": "agent tool",
     "llmosd.async_client": "AsyncClient AsyncTask",
@@ -108,8 +111,10 @@ __all__ = [  # noqa: RUF022 - by theme
     "Result",
     "Failed",
     "Child",
+    "Completion",
     "Down",
     "Limits",
+    "Score",
     "LlmosError",
     "AgentFailed",
     "BadArguments",
@@ -124,7 +129,9 @@ __all__ = [  # noqa: RUF022 - by theme
     "DriverFailed",
     "FrameTooLarge",
     "InvalidCall",
+    "InvalidConstraint",
     "InvalidPrompt",
+    "InvalidReply",
     "Killed",
     "LimitExceeded",
     "MailboxFull",

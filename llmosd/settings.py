@@ -21,9 +21,9 @@ from ipc.errors import ConfigError
 from ipc.unix import default_socket
 from kernel.limits import LimitSettings
 from kernel.memory.bounds import MemoryBounds
+from kernel.scheduling import Scheduling
 from kernel.slots.model import ModelSpec, looks_local
 from kernel.tools.tool import ToolSpec
-from kernel.watchdog import Scheduling
 
 T = TypeVar("T", bound=msgspec.Struct)
 

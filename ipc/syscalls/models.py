@@ -1,4 +1,4 @@
-"""Models: generate text, and show the slots that do it."""
+"""Models: generate, score and embed text, and show the slots that do it."""
 
 from __future__ import annotations
 
@@ -43,6 +43,25 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: bool = False
 
 
+class Completion(msgspec.Struct, frozen=True):
+    """One reply in full: its text, its tokens with their log probabilities (if asked for), and why it ended.
+
+    `reason`: "stop" (end of text, a stop string, or a constraint that is satisfied) or "length" (`max_tokens`).
+    """
+
+    text: str
+    ids: list[int]
+    logprobs: list[float]
+    reason: str
+
+
+class Score(msgspec.Struct, frozen=True):
+    """How likely a continuation is: the natural logarithm of its probability, and its length in tokens."""
+
+    logprob: float
+    tokens: int
+
+
 class ModelInfo(msgspec.Struct, frozen=True):
     """A configured model. `state`: "unloaded", "loading", "ready", "restarting" or "failed"; `detail` says more."""
 
@@ -79,7 +98,10 @@ class SlotInfo(msgspec.Struct, frozen=True):
 
 
 class SequenceInfo(msgspec.Struct, frozen=True):
-    """One sequence: who runs it, how far it is, what is left of its lease, and its place in the queue (0: none)."""
+    """One sequence: who runs it, how far it is, what is left of its lease, and its place in the queue (0: none).
+
+    `preemptions`: how often it was taken off its slot for a more urgent one.
+    """
 
     sequence: int
     pid: int
@@ -89,20 +111,45 @@ class SequenceInfo(msgspec.Struct, frozen=True):
     prompt_tokens: int
     generated_tokens: int
     lease: int
+    priority: int = 0
+    preemptions: int = 0
 
 
 class Generate(Syscall, tag="generate"):
-    """Run a model on `prompt` (chat messages or text to continue); answers the text.
+    """Run a model on `prompt` (chat messages or text to continue).
 
-    With `emit`, tokens also go to whoever submitted the task. Errors: `UnknownModel`, `ModelNotFound`,
-    `MissingExtra`, `ModelLoadFailed`, `ContextOverflow`, `InvalidPrompt`, `DriverFailed`, `Busy`.
+    Answers the text; a list of `Completion` if there are several `samples` (drawn with `seed`, `seed` + 1, ...) or
+    `logprobs` are asked for. With `emit`, tokens also go to whoever submitted the task. Errors: `UnknownModel`,
+    `ModelNotFound`, `MissingExtra`, `ModelLoadFailed`, `ContextOverflow`, `InvalidPrompt`, `InvalidConstraint`,
+    `InvalidReply`, `DriverFailed`, `Busy`.
     """
 
     prompt: list[ChatMessage] | str
     model: str | None = None
     sampling: Sampling = Sampling()
     emit: bool = True
-    returns: ClassVar[Any] = str
+    samples: int = 1
+    returns: ClassVar[Any] = str | list[Completion]
+
+
+class ScoreText(Syscall, tag="score"):
+    """How likely each of `continuations` is after `prompt`; answers a `Score` for each.
+
+    Errors: those of `Generate`, and `InvalidCall` for an empty list or text.
+    """
+
+    prompt: list[ChatMessage] | str
+    continuations: list[str]
+    model: str | None = None
+    returns: ClassVar[Any] = list[Score]
+
+
+class EmbedTexts(Syscall, tag="embed"):
+    """Turn each of `texts` into a vector of length 1 that says what it is about. Errors: as of `ScoreText`."""
+
+    texts: list[str]
+    model: str | None = None
+    returns: ClassVar[Any] = list[list[float]]
 
 
 class Models(Syscall, tag="models"):
@@ -117,4 +164,4 @@ class Slots(Syscall, tag="slots"):
     returns: ClassVar[Any] = list[SlotInfo]
 
 
-ModelCalls = Generate | Models | Slots
+ModelCalls = Generate | ScoreText | EmbedTexts | Models | Slots

@@ -1,52 +1,50 @@
-"""The resource manager: every model and its runtime, and the system calls that use them.
+"""The resource manager: every model and its runtime, and who of them is told what happens to processes.
 
-Its handlers are called by the gate. It decides which runtime serves a call; slots and leases are the runtime's.
+Made by the kernel. It decides which runtime serves a call; slots and leases are the runtime's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, cast
-
-import msgspec
-import structlog
 
 from ipc.errors import ModelNotFound, UnknownModel
-from ipc.syscalls import Generate, ModelInfo, Models, SlotInfo, Slots
+from ipc.syscalls import ModelInfo, Models, SlotInfo, Slots
 from kernel.drivers.process import Launcher
 from kernel.gate import Gate
 from kernel.limits import LimitKeeper
+from kernel.policy.priority import PriorityWithAging
 from kernel.process import Process
+from kernel.scheduling import Scheduling
+from kernel.slots.calls import ModelCalls
 from kernel.slots.model import ModelSpec, looks_local
 from kernel.slots.runtime import ModelRuntime
-from kernel.slots.sequence import Sequence
 from kernel.slots.slots import SUSPENDED
-from kernel.thread import PARK, Thread
-
-log = structlog.get_logger("kernel.slots")
+from kernel.thread import Thread
 
 
 class ResourceManager:
-    """Serves generations from the models it knows; `default` names the one for calls that name none."""
+    """Knows the models and makes their runtimes; `default` names the one for calls that name none."""
 
     def __init__(
-        self, models: dict[str, ModelSpec], default: str, cache: Path, launch: Launcher, gate: Gate, limits: LimitKeeper
+        self,
+        models: dict[str, ModelSpec],
+        default: str,
+        cache: Path,
+        launch: Launcher,
+        gate: Gate,
+        limits: LimitKeeper,
+        scheduling: Scheduling,
     ) -> None:
         self._limits = limits
+        self._scheduling = scheduling
         self._specs = dict(models)
         self._default = default
         self._cache = cache
         self._launch = launch
         self._runtimes: dict[str, ModelRuntime] = {}
-        self._last_sequence = 0
-        gate.register({Generate: self.generate, Models: self.models, Slots: self.slots})
-
-    def generate(self, process: Process, call: Generate) -> Coroutine[Any, Any, str]:
-        self._limits.check_tokens(process)
-        return self._generate(process, call, self.runtime(call.model or self._default))
+        ModelCalls(self.runtime, gate, limits)
+        gate.register({Models: self.models, Slots: self.slots})
 
     def models(self, process: Process, call: Models) -> list[ModelInfo]:
         return [self.runtime(name).model_info(name == self._default) for name in self._specs]
@@ -56,10 +54,11 @@ class ResourceManager:
 
     def preload(self) -> None:
         """Start loading the default model."""
-        self.runtime(self._default).load()
+        self.runtime(None).load()
 
-    def runtime(self, name: str) -> ModelRuntime:
-        """The runtime of model `name`: a configured one, or a path. Raises `UnknownModel`."""
+    def runtime(self, name: str | None) -> ModelRuntime:
+        """The runtime of model `name`: a configured one, a path, or None for the default. Raises `UnknownModel`."""
+        name = name or self._default
         runtime = self._runtimes.get(name)
         if runtime is not None:
             return runtime
@@ -74,31 +73,9 @@ class ResourceManager:
             if spec.missing_path() is not None:
                 raise ModelNotFound(f"no model at {spec.missing_path()}", path=name)
             self._specs[name] = spec
-        runtime = self._runtimes[name] = ModelRuntime(name, spec, self._cache, self._launch, self._limits)
+        policy = PriorityWithAging(self._scheduling.aging, self._scheduling.quantum)
+        runtime = self._runtimes[name] = ModelRuntime(name, spec, self._cache, self._launch, self._limits, policy)
         return runtime
-
-    async def _generate(self, process: Process, call: Generate, runtime: ModelRuntime) -> str:
-        thread = cast(Thread, asyncio.current_task())
-        self._last_sequence += 1
-        sampling = _with_defaults(call, runtime.spec)
-        sequence = Sequence(self._last_sequence, process, thread, runtime.name, call, sampling)
-        if process.sequences is None:
-            process.sequences = set()
-        process.sequences.add(sequence)
-        try:
-            runtime.submit(sequence)
-            while not sequence.finished:
-                thread.waits_for = sequence
-                await PARK
-        finally:
-            process.sequences.discard(sequence)
-            if not sequence.finished:
-                runtime.cancel(sequence)
-        if sequence.error is not None:
-            raise sequence.error
-        if sequence.reason == "length" and call.sampling.max_tokens is None:
-            log.warning("reply cut at the default max_tokens", pid=process.pid, tokens=len(sequence.ids))
-        return "".join(sequence.text)
 
     def suspended(self, process: Process, thread: Thread | None) -> None:
         """Take the sequences of `process`, or of its `thread` alone, off their slots."""
@@ -112,14 +89,12 @@ class ResourceManager:
             if not process.suspended and not sequence.thread.suspended:
                 self.runtime(sequence.model).release(sequence, SUSPENDED)
 
+    def ranked(self, process: Process, thread: Thread | None) -> None:
+        """The priority of `process`, or of its `thread` alone, has changed."""
+        for sequence in process.sequences or ():
+            if thread is None or sequence.thread is thread:
+                self.runtime(sequence.model).reprioritise(sequence)
+
     async def close(self) -> None:
         """Stop all drivers."""
         await asyncio.gather(*(runtime.close() for runtime in self._runtimes.values()))
-
-
-def _with_defaults(call: Generate, spec: ModelSpec) -> Any:
-    """The sampling of `call` with the model's defaults filled in, and a seed of its own if it has none."""
-    sampling = call.sampling
-    temperature = spec.temperature if sampling.temperature is None else sampling.temperature
-    seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
-    return msgspec.structs.replace(sampling, temperature=temperature, seed=seed)

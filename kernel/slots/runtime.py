@@ -1,7 +1,7 @@
 """A model runtime: the slots of one model, its queue, its leases and its driver, restarted when it dies.
 
-Driven by the resource manager and by what the driver reports. First come, first served. It never blocks the loop, and
-a sequence it was given always ends: with its text, with a named error, or cancelled.
+Driven by the resource manager and by what the driver reports. It never blocks the loop, and a sequence it was given
+always ends: with what was asked for, with a named error, or cancelled.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ import psutil
 import structlog
 
 from ipc.errors import Busy, DriverFailed, LimitExceeded, LlmosError, ModelLoadFailed, from_wire
-from ipc.messages import Log, State, Token
+from ipc.messages import Log, State
 from ipc.syscalls import ModelInfo, SlotInfo
 from kernel.drivers import protocol
 from kernel.drivers.process import Driver, Launcher
 from kernel.limits import LimitKeeper
+from kernel.policy.policy import Policy
+from kernel.slots.generation import Generation
 from kernel.slots.model import ModelSpec
+from kernel.slots.query import Answer, Query
 from kernel.slots.requirements import check_requirements
 from kernel.slots.sequence import QUEUED, Sequence
 from kernel.slots.slots import SUSPENDED, Slots
@@ -38,7 +41,9 @@ log = structlog.get_logger("kernel.slots")
 class ModelRuntime:
     """One model. `state`: "unloaded", "loading", "ready", "restarting", "failed"."""
 
-    def __init__(self, name: str, spec: ModelSpec, cache: Path, launch: Launcher, limits: LimitKeeper) -> None:
+    def __init__(
+        self, name: str, spec: ModelSpec, cache: Path, launch: Launcher, limits: LimitKeeper, policy: Policy
+    ) -> None:
         self.name = name
         self.spec = spec
         self.state = "unloaded"
@@ -52,7 +57,7 @@ class ModelRuntime:
         self._driver: Driver | None = None
         self._incarnation = 0
         self._sequences: dict[int, Sequence] = {}  # every one that is not finished, and cancelled ones the driver holds
-        self._slots = Slots(spec.slots, spec.lease, self._send)
+        self._slots = Slots(spec.slots, spec.lease, policy, self._loop.time, self._send)
         self._deaths_in_a_row = 0
         self._restarts = 0
         self._tokens = 0
@@ -65,10 +70,8 @@ class ModelRuntime:
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a new sequence; loads the model if need be. Raises `Busy` when the queue is full."""
-        if len(self._slots.queue) >= MAX_QUEUE:
-            raise Busy(
-                f"{len(self._slots.queue)} calls wait for model {self.name}, which is the limit", retry_after=5.0
-            )
+        if self._slots.waiting >= MAX_QUEUE:
+            raise Busy(f"{self._slots.waiting} calls wait for model {self.name}, which is the limit", retry_after=5.0)
         self._sequences[sequence.id] = sequence
         if sequence.process.suspended or sequence.thread.suspended:
             sequence.holds.add(SUSPENDED)
@@ -85,7 +88,7 @@ class ModelRuntime:
     def cancel(self, sequence: Sequence) -> None:
         """The caller no longer wants it. Its slot is free when the driver has let go of it, within one step."""
         sequence.cancelled = True
-        self._slots.dequeue(sequence)
+        self._slots.withdraw(sequence)
         if sequence.resident:
             self._send(protocol.Cancel(sequence.id))
         else:
@@ -98,6 +101,10 @@ class ModelRuntime:
     def release(self, sequence: Sequence, why: str) -> None:
         """See `Slots.release`."""
         self._slots.release(sequence, why)
+
+    def reprioritise(self, sequence: Sequence) -> None:
+        """See `Slots.reprioritise`."""
+        self._slots.reprioritise(sequence)
 
     async def close(self) -> None:
         """Stop the driver; waiting sequences are not answered any more."""
@@ -122,7 +129,7 @@ class ModelRuntime:
             driver_pid=pid,
             slots=self.spec.slots,
             used=len(self._slots.taken),
-            queued=len(self._slots.queue),
+            queued=self._slots.waiting,
             tokens=self._tokens,
             tokens_per_second=round(self._rate, 1) if self._slots.taken else 0.0,
             steps=self._steps,
@@ -140,17 +147,20 @@ class ModelRuntime:
             case protocol.Bundle():
                 self._on_bundle(message)
             case protocol.Admitted(sequence=number):
-                if (sequence := self._sequences.get(number)) is not None:
+                if isinstance(sequence := self._sequences.get(number), Generation):
                     sequence.prompt_ids = message.prompt_ids
-                    sequence.process.prompt_tokens += len(message.prompt_ids)
-                    self._charge(sequence, len(message.prompt_ids))
+                    self._charge_prompt(sequence, len(message.prompt_ids))
             case protocol.Parked(sequence=number):
                 if (sequence := self._sequences.get(number)) is not None:
                     self._slots.parked(sequence)
             case protocol.Done(sequence=number):
-                self._on_finished(number, message.reason, None)
+                if isinstance(sequence := self._sequences.get(number), Generation):
+                    sequence.reason = message.reason
+                self._on_finished(number)
+            case protocol.Scored(sequence=number) | protocol.Embedded(sequence=number):
+                self._on_answer(number, message)
             case protocol.Failed(sequence=number):
-                self._on_finished(number, "failed", from_wire(message.error))
+                self._on_finished(number, from_wire(message.error))
             case protocol.Loading():
                 share = "" if message.fraction is None else f" {message.fraction:.0%}"
                 self._set_state(self.state, f"{message.stage}{share}")
@@ -165,16 +175,15 @@ class ModelRuntime:
         made = 0
         for progress in bundle.progress:
             sequence = self._sequences.get(progress.sequence)
-            if sequence is None or sequence.cancelled:
+            if not isinstance(sequence, Generation) or sequence.cancelled:
                 continue
             made += len(progress.ids)
-            sequence.ids += progress.ids
+            try:
+                sequence.extend(progress)
+            except DriverFailed as error:
+                self._abort(sequence, error)
+                continue
             sequence.process.generated_tokens += len(progress.ids)
-            if progress.text:
-                sequence.text.append(progress.text)
-                sequence.released += len(progress.text)
-                if sequence.emit and sequence.process.stream is not None:
-                    sequence.process.stream.push(Token(progress.text, sequence.process.pid, sequence.call))
             self._slots.spent(sequence, len(progress.ids))
             self._charge(sequence, len(progress.ids))
         self._tokens += made
@@ -183,22 +192,42 @@ class ModelRuntime:
         if bundle.seconds > 0:
             rate = made / bundle.seconds
             self._rate = RATE_SMOOTHING * self._rate + (1 - RATE_SMOOTHING) * rate if self._rate else rate
+        self._slots.review()
+
+    def _on_answer(self, number: int, answer: Answer) -> None:
+        query = self._sequences.get(number)
+        if not isinstance(query, Query):
+            return
+        try:
+            self._charge_prompt(query, query.take(answer))
+        except DriverFailed as error:
+            self._on_finished(number, error)
+        else:
+            self._on_finished(number)
+
+    def _charge_prompt(self, sequence: Sequence, tokens: int) -> None:
+        sequence.process.prompt_tokens += tokens
+        self._charge(sequence, tokens)
 
     def _charge(self, sequence: Sequence, tokens: int) -> None:
-        """Book tokens that were used, and end the generation if they were too many."""
+        """Book tokens that were used, and end the sequence if they were too many."""
         try:
             self._limits.tokens_used(sequence.process, tokens)
         except LimitExceeded as error:
-            self.cancel(sequence)
-            sequence.finish("failed", error)
+            self._abort(sequence, error)
 
-    def _on_finished(self, number: int, reason: str, error: LlmosError | None) -> None:
+    def _abort(self, sequence: Sequence, error: LlmosError) -> None:
+        """End a sequence that the driver would go on with."""
+        self.cancel(sequence)
+        sequence.finish(error)
+
+    def _on_finished(self, number: int, error: LlmosError | None = None) -> None:
         sequence = self._sequences.get(number)
         if sequence is None:
             return
         sequence.resident = False
         if not sequence.cancelled:
-            sequence.finish(reason, error)
+            sequence.finish(error)
         self._forget(sequence)
 
     def _forget(self, sequence: Sequence) -> None:
@@ -236,13 +265,12 @@ class ModelRuntime:
             self._run(self._driver.stop())
             self._driver = None
         self._set_state("failed", error.message)
-        self._slots.close()
-        self._slots.queue.clear()
+        self._slots.clear()
         sequences, self._sequences = self._sequences, {}
         for sequence in sequences.values():
             sequence.resident = False
             if not sequence.cancelled:
-                sequence.finish("failed", error)
+                sequence.finish(error)
 
     def _on_exit(self, incarnation: int, how: str) -> None:
         """The driver died unasked: start another, and let its sequences go on from their tokens so far."""
@@ -276,11 +304,12 @@ class ModelRuntime:
         sequence.deaths += on_slot
         if sequence.deaths > MAX_DEATHS:
             text = f"the driver of model {self.name} died {sequence.deaths} times while it ran this generation ({how})"
-            sequence.finish("failed", DriverFailed(text))
+            sequence.finish(DriverFailed(text))
             self._sequences.pop(sequence.id, None)
             return
         event = "driver died; the generation goes on in a new one"
-        fields = {"model": self.name, "how": how, "tokens": len(sequence.ids)}
+        tokens = len(sequence.ids) if isinstance(sequence, Generation) else 0
+        fields = {"model": self.name, "how": how, "tokens": tokens}
         sequence.process.write_log(Log(sequence.process.pid, time.time(), "warning", event, fields))
         self._slots.enqueue(sequence)
 

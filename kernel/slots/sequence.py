@@ -1,79 +1,80 @@
-"""A sequence: one generation, from its system call to its last token.
+"""A sequence: one piece of work for a model, from its system call to its end.
 
-Made by the resource manager, moved along by the model runtime. It holds every token and every character, so that it
-can go on in another driver process when its own dies.
+Made for system calls, moved along by the model runtime, ordered by a policy. What it is for is said by the classes
+below it: `Generation` and `Query`. It speaks to nobody.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from ipc.errors import LlmosError
-from ipc.syscalls import Generate, Sampling, SequenceInfo
+from ipc.syscalls import SequenceInfo
+from kernel.drivers import protocol
 from kernel.process import Process
 from kernel.thread import Thread
 
 QUEUED, RUNNING, PARKED, FINISHED = "queued", "running", "parked", "finished"
 
 
-class Sequence:
-    """What one generation is and how far it has come. `resident`: the driver holds its state.
+class Sequence(ABC):
+    """What every piece of work has. `resident`: the driver holds its state.
 
-    `lease` counts the tokens it may still make by the kernel's books. `holds` says why it may not run now.
+    `lease` counts the tokens it may still make by the kernel's books. `holds` says why it may not run now. `deaths`
+    counts the drivers that died while it was on a slot, `preemptions` how often it was taken off one for another.
     """
 
     __slots__ = (
-        "call",
         "cancelled",
         "deaths",
-        "emit",
         "error",
         "holds",
         "id",
-        "ids",
         "lease",
         "model",
+        "preemptions",
         "process",
-        "prompt",
-        "prompt_ids",
-        "reason",
-        "released",
         "resident",
-        "sampling",
         "state",
-        "text",
         "thread",
     )
+    preemptible = True  # it runs by leases, can be parked and goes on later
 
-    def __init__(
-        self, sequence_id: int, process: Process, thread: Thread, model: str, request: Generate, sampling: Sampling
-    ) -> None:
+    def __init__(self, sequence_id: int, process: Process, thread: Thread, model: str) -> None:
         self.id = sequence_id
         self.process = process
         self.thread = thread
         self.model = model
-        self.prompt = request.prompt
-        self.sampling = sampling
-        self.emit = request.emit
-        self.call = process.generations = process.generations + 1
         self.state = QUEUED
         self.resident = False
         self.cancelled = False
         self.holds: set[str] = set()
         self.lease = 0
         self.deaths = 0
-        self.prompt_ids: list[int] | None = None
-        self.ids: list[int] = []
-        self.text: list[str] = []
-        self.released = 0
-        self.reason = ""
+        self.preemptions = 0
         self.error: LlmosError | None = None
+
+    @abstractmethod
+    def admission(self) -> protocol.ToDriver:
+        """What tells a driver that does not know it to run it."""
+
+    @property
+    def priority(self) -> int:
+        """That of its thread."""
+        return self.thread.priority
 
     @property
     def finished(self) -> bool:
         return self.state == FINISHED
 
-    def finish(self, reason: str, error: LlmosError | None = None) -> None:
+    @property
+    def reader_is_behind(self) -> bool:
+        """Whether whoever reads what it makes has too much of that before him."""
+        return False
+
+    def finish(self, error: LlmosError | None = None) -> None:
         """End it and wake the thread that waits for it."""
-        self.state, self.reason, self.error = FINISHED, reason, error
+        self.state, self.error = FINISHED, error
         self.thread.wake()
 
     def info(self, position: int) -> SequenceInfo:
@@ -83,16 +84,17 @@ class Sequence:
             self.process.program,
             self.state,
             position,
-            len(self.prompt_ids or ()),
-            len(self.ids),
+            0,
+            0,
             self.lease,
+            self.priority,
+            self.preemptions,
         )
 
     def ended_by(self) -> None:
         """The driver ends the wait for a sequence, and it is outside: see `kernel.waiting`."""
+        return
 
     def __str__(self) -> str:
-        if self.state == RUNNING:
-            return f"{self.model}: {len(self.ids)} tokens"
         why = ", ".join(sorted(self.holds))
         return f"{self.model}: {self.state}" + (f" ({why})" if why else "")

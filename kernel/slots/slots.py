@@ -1,15 +1,16 @@
-"""The slots of one model: who holds one, who waits for one, and the leases counted in tokens.
+"""The slots of one model: who holds one, and the leases counted in tokens. Who gets one is for a policy to say.
 
-Owned by a model runtime, which tells it what the driver reports. First come, first served. It decides and keeps the
-books; it speaks to the driver through `send` and starts nothing.
+Owned by a model runtime, which tells it what the driver reports. It keeps the books and asks its policy; it speaks to
+the driver through `send` and starts nothing.
 """
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Callable
+from typing import cast
 
 from kernel.drivers import protocol
+from kernel.policy.policy import Policy
 from kernel.slots.sequence import PARKED, QUEUED, RUNNING, Sequence
 
 READER, SUSPENDED = "reader", "suspended"  # why a sequence may not run
@@ -18,53 +19,101 @@ READER, SUSPENDED = "reader", "suspended"  # why a sequence may not run
 class Slots:
     """`count` slots, each a right to `lease` tokens at a time. Closed until `open` says that a driver listens."""
 
-    def __init__(self, count: int, lease: int, send: Callable[[protocol.ToDriver], None]) -> None:
+    def __init__(
+        self,
+        count: int,
+        lease: int,
+        policy: Policy,
+        clock: Callable[[], float],
+        send: Callable[[protocol.ToDriver], None],
+    ) -> None:
         self.count = count
-        self.taken: set[int] = set()  # ids of the sequences that hold a slot
-        self.queue: list[Sequence] = []  # those that wait for one, by id
         self._lease = lease
+        self._policy = policy
+        self._clock = clock
         self._send = send
         self._open = False
+        self._holders: dict[int, Sequence] = {}
+        self._leaving: set[int] = set()  # of the holders, those whose slot is free when the driver has let go of them
+
+    @property
+    def taken(self) -> set[int]:
+        """The ids of the sequences that hold a slot."""
+        return set(self._holders)
+
+    @property
+    def waiting(self) -> int:
+        """How many sequences wait for a slot."""
+        return self._policy.waiting
+
+    @property
+    def queue(self) -> list[Sequence]:
+        """Those that wait for a slot, the next one first."""
+        return cast(list[Sequence], self._policy.line())
 
     def open(self) -> None:
         """The driver is ready: grant what can be granted."""
         self._open = True
-        self._fill()
+        self.review()
 
     def close(self) -> None:
         """The driver is gone, and with it every grant."""
         self._open = False
-        self.taken.clear()
+        for sequence in self._holders.values():
+            self._policy.leave(sequence, self._clock())
+        self._holders.clear()
+        self._leaving.clear()
+
+    def clear(self) -> None:
+        """Nobody wants a slot any more."""
+        self.close()
+        for sequence in self.queue:
+            self._policy.leave(sequence, self._clock())
+
+    def review(self) -> None:
+        """Do what the policy says, which may have changed with time."""
+        while self._open:
+            decision = self._policy.decide(self.count - len(self._leaving), self._clock())
+            for sequence in cast(list[Sequence], decision.preempt):
+                self._preempt(sequence)
+            refused = [sequence for sequence in cast(list[Sequence], decision.run) if not self._grant(sequence)]
+            if not refused:
+                return
 
     def enqueue(self, sequence: Sequence) -> None:
-        """Let `sequence` run as soon as a slot is free, in its place by id; parked as long as something holds it."""
-        self._check_reader(sequence)
-        if sequence.holds:
+        """Let `sequence` run as soon as the policy has a slot for it; parked as long as something holds it."""
+        if self._is_held(sequence):
             sequence.state = PARKED
             return
         sequence.state = QUEUED
-        bisect.insort(self.queue, sequence, key=_by_id)
-        self._fill()
+        self._policy.arrive(sequence, self._clock())
+        self.review()
 
-    def dequeue(self, sequence: Sequence) -> None:
-        """It waits no longer, if it did."""
-        place = bisect.bisect_left(self.queue, sequence.id, key=_by_id)
-        if place < len(self.queue) and self.queue[place] is sequence:
-            del self.queue[place]
+    def withdraw(self, sequence: Sequence) -> None:
+        """It wants to run no more. A slot that it holds is free when the driver has let go of it: see `free`."""
+        self._policy.leave(sequence, self._clock())
+        if sequence.id in self._holders:
+            self._leaving.add(sequence.id)
 
     def free(self, sequence: Sequence) -> None:
         """Take its slot back, if it has one, and give it to the next."""
-        self.taken.discard(sequence.id)
-        self._fill()
+        self._policy.leave(sequence, self._clock())
+        self._give_up(sequence)
+        self.review()
+
+    def reprioritise(self, sequence: Sequence) -> None:
+        """Its priority has changed."""
+        self._policy.reprioritise(sequence, self._clock())
+        self.review()
 
     def hold(self, sequence: Sequence, why: str) -> None:
         """Take it off its slot and keep it off until released; what it has computed stays in the driver."""
         sequence.holds.add(why)
-        self.dequeue(sequence)
-        if sequence.state == RUNNING:
-            self._send(protocol.Revoke(sequence.id))
-            sequence.lease = 0
+        if sequence.state == RUNNING and sequence.preemptible:
+            self._revoke(sequence)
+            self.withdraw(sequence)
         elif sequence.state == QUEUED:
+            self.withdraw(sequence)
             sequence.state = PARKED
 
     def release(self, sequence: Sequence, why: str) -> None:
@@ -72,20 +121,24 @@ class Slots:
         sequence.holds.discard(why)
         if sequence.holds or sequence.finished or sequence.cancelled:
             return
-        if sequence.id in self.taken:
-            self._renew(sequence)  # its revocation was not answered yet: simply go on
+        if sequence.id in self._leaving:  # its revocation was not answered yet
+            self._give_up(sequence)
+            self.enqueue(sequence)
+        elif sequence.id in self._holders:
+            self._renew(sequence)
         else:
             self.enqueue(sequence)
 
     def spent(self, sequence: Sequence, tokens: int) -> None:
         """The driver reported so many new tokens. Renews at half of the lease, so that the driver never waits."""
+        self._policy.progress(sequence, tokens, self._clock())
         sequence.lease -= tokens
-        if sequence.lease * 2 <= self._lease and not sequence.holds:
+        if sequence.lease * 2 <= self._lease and sequence.state == RUNNING and not sequence.holds:
             self._renew(sequence)
 
     def parked(self, sequence: Sequence) -> None:
         """The driver stopped it at the end of its lease, or because it was revoked."""
-        if sequence.id not in self.taken or sequence.cancelled:
+        if sequence.id not in self._holders or sequence.cancelled:
             return
         if not sequence.holds:
             if sequence.lease <= 0:
@@ -94,48 +147,52 @@ class Slots:
         sequence.state = PARKED
         self.free(sequence)
 
-    def _fill(self) -> None:
-        """Grant free slots to the head of the queue."""
-        while self._open and self.queue and len(self.taken) < self.count:
-            sequence = self.queue.pop(0)
-            self.taken.add(sequence.id)
-            sequence.state = RUNNING
-            if sequence.resident:
-                self._renew(sequence)
-            else:
-                self._admit(sequence)
+    # ---- inside
 
-    def _admit(self, sequence: Sequence) -> None:
-        sequence.resident = True
-        sequence.lease = self._lease
-        self._send(
-            protocol.Admit(
-                sequence.id,
-                sequence.prompt if sequence.prompt_ids is None else "",
-                sequence.sampling,
-                sequence.lease,
-                sequence.prompt_ids,
-                sequence.ids,
-                sequence.released,
-            )
-        )
+    def _grant(self, sequence: Sequence) -> bool:
+        """Give `sequence` a slot; False if something holds it after all."""
+        if self._is_held(sequence):
+            self.withdraw(sequence)
+            sequence.state = PARKED
+            return False
+        self._holders[sequence.id] = sequence
+        sequence.state = RUNNING
+        if sequence.resident:
+            self._renew(sequence)
+        else:
+            sequence.resident = True
+            sequence.lease = self._lease if sequence.preemptible else 0
+            self._send(sequence.admission())
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Take the slot from it at once: the driver hears of this before it hears of who comes next."""
+        self._revoke(sequence)
+        self._give_up(sequence)
+        sequence.state = QUEUED
+        sequence.preemptions += 1
+
+    def _revoke(self, sequence: Sequence) -> None:
+        self._send(protocol.Revoke(sequence.id))
+        sequence.lease = 0
+
+    def _give_up(self, sequence: Sequence) -> None:
+        self._holders.pop(sequence.id, None)
+        self._leaving.discard(sequence.id)
 
     def _renew(self, sequence: Sequence) -> None:
         """Fill the lease up, unless the reader is behind: then the driver parks it when the rest is used."""
-        self._check_reader(sequence)
-        if READER in sequence.holds:
+        if self._is_held(sequence) or not sequence.preemptible:
             return
         left = max(sequence.lease, 0)
         sequence.lease = self._lease
         self._send(protocol.Renew(sequence.id, self._lease - left))
 
-    def _check_reader(self, sequence: Sequence) -> None:
-        """Hold the sequence while whoever reads its tokens has too many of them before him."""
-        stream = sequence.process.stream if sequence.emit else None
-        if stream is not None and stream.congested and READER not in sequence.holds:
+    def _is_held(self, sequence: Sequence) -> bool:
+        """Whether something holds it; a reader who is behind does, until he has caught up."""
+        if sequence.reader_is_behind and READER not in sequence.holds:
             sequence.holds.add(READER)
+            stream = sequence.process.stream
+            assert stream is not None
             stream.when_drained(lambda: self.release(sequence, READER))
-
-
-def _by_id(sequence: Sequence) -> int:
-    return sequence.id
+        return bool(sequence.holds)

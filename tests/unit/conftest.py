@@ -22,12 +22,13 @@ from ipc.errors import LlmosError, from_wire
 from ipc.messages import Event
 from ipc.syscalls import ExitStatus, Spawn, Syscall, Wait
 from kernel.drivers import protocol
-from kernel.drivers.process import OnExit, OnMessage
+from kernel.drivers.process import EXIT_GRACE, OnExit, OnMessage
 from kernel.drivers.simulated import SimulatedDevice
 from kernel.kernel import Kernel
 from kernel.limits import LimitSettings
 from kernel.process import Process
 from kernel.programs import Function, Program
+from kernel.scheduling import Scheduling
 from kernel.slots.model import ModelSpec
 from kernel.stream import Stream
 from kernel.thread import Thread
@@ -112,7 +113,7 @@ class InLoopDriver:
         self._on_exit = on_exit
         self._loop = asyncio.get_running_loop()
         self._gone = asyncio.Event()
-        self.device = SimulatedDevice(self._say)
+        self.device = SimulatedDevice(self._say, lambda code: self.die(f"exit code {code}"))
         # asyncio.Task, so that it is no thread of the agent whose call started it.
         self._task: asyncio.Task[None] = asyncio.Task(self.device.run(), loop=self._loop)
 
@@ -125,7 +126,15 @@ class InLoopDriver:
     async def stop(self) -> None:
         self.stopped = True
         self.send(protocol.Stop())
-        await self._gone.wait()
+        try:
+            async with asyncio.timeout(EXIT_GRACE):
+                await self._gone.wait()
+        except TimeoutError:
+            self.kill()
+            await self._gone.wait()
+
+    def kill(self) -> None:
+        self.die("signal 9")
 
     def die(self, how: str = "killed by the test") -> None:
         """End at once, as by SIGKILL: what it said before still arrives, then its exit."""
@@ -139,12 +148,8 @@ class InLoopDriver:
         return [message for message in self.sent if isinstance(message, kind)]
 
     def _handle(self, message: protocol.ToDriver) -> None:
-        if not self.alive:
-            return
-        try:
+        if self.alive:
             self.device.handle(message)
-        except SystemExit:
-            self.die("exit code 0")
 
     def _say(self, message: protocol.FromDriver) -> None:
         if self.alive:
@@ -299,7 +304,15 @@ def limits() -> LimitSettings:
 
 
 @pytest.fixture
-async def system(tmp_path: Path, models: dict[str, ModelSpec], limits: LimitSettings) -> AsyncIterator[System]:
+def scheduling() -> Scheduling:
+    """How the kernel schedules. Tests may override this."""
+    return Scheduling()
+
+
+@pytest.fixture
+async def system(
+    tmp_path: Path, models: dict[str, ModelSpec], limits: LimitSettings, scheduling: Scheduling
+) -> AsyncIterator[System]:
     """A booted kernel on the loop of the test."""
     launcher = InLoopLauncher()
     kernel = Kernel(
@@ -310,6 +323,7 @@ async def system(tmp_path: Path, models: dict[str, ModelSpec], limits: LimitSett
         cache=tmp_path / "cache",
         make_context=Context,
         limits=limits,
+        scheduling=scheduling,
         launcher=launcher,
     )
     yield System(kernel, launcher)

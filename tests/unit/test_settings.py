@@ -9,8 +9,8 @@ import pytest
 
 from ipc.errors import ConfigError
 from kernel.memory.bounds import MemoryBounds
+from kernel.scheduling import Scheduling
 from kernel.tools.tool import ToolSpec
-from kernel.watchdog import Scheduling
 from llmosd.settings import load
 
 
@@ -94,6 +94,8 @@ def test_scheduling_is_merged_key_by_key_and_the_shipped_ones_are_the_defaults(h
         ("[scheduling]\nbursts = 3", ["scheduling.bursts", "did you mean burst?", "slow_step"]),
         ("[scheduling]\nslow_step = 0", ["scheduling.slow_step", "> 0"]),
         ("[scheduling]\nburst = -1", ["scheduling.burst", ">= 0"]),
+        ("[scheduling]\naging = -1", ["scheduling.aging", ">= 0"]),
+        ("[scheduling]\nquantum = 0", ["scheduling.quantum", ">= 1"]),
         ("scheduling = 3", ["scheduling", "object"]),
         ("[tools.search]\nfunction = 'a.b'", ["tools.search.function", "regex"]),
         ("[tools.search]\nfunction = 'a:b'\nretry = 1", ["tools.search.retry", "did you mean retries?"]),

@@ -1,0 +1,250 @@
+"""The step loop of the simulated device: obey the kernel, let the time of a step pass, report, again.
+
+Run by `__main__` in a process, or by tests on their own loop. Time passes only in `asyncio.sleep` and timers of the
+loop, so a test's clock drives it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections.abc import Callable
+from math import inf
+
+import msgspec
+
+from ipc.errors import ContextOverflow, LimitExceeded, LlmosError, to_wire
+from ipc.syscalls import Sampling
+from kernel.drivers import protocol
+from kernel.drivers.simulated import swap
+from kernel.drivers.simulated.memory import SimulatedMemory
+from kernel.drivers.simulated.options import CostModel, parse
+from kernel.drivers.simulated.sequence import SimulatedSequence, hashed, words
+
+Question = protocol.Score | protocol.Embed
+Control = protocol.Renew | protocol.Revoke | protocol.SwapOut
+
+DIMENSIONS = 8  # of a vector
+
+
+class SimulatedDevice:
+    """`send` reports to the kernel; `leave` ends the process of the device with an exit code."""
+
+    def __init__(self, send: Callable[[protocol.FromDriver], None], leave: Callable[[int], None] = os._exit) -> None:
+        self._send = send
+        self._leave = leave
+        self._costs = CostModel()
+        self._memory = SimulatedMemory(0)
+        self._max_tokens = 1
+        self._sequences: dict[int, SimulatedSequence] = {}
+        self._questions: dict[int, Question] = {}
+        self._work = asyncio.Event()
+        self._steps = 0
+        self._ballast: list[bytes] = []
+
+    def handle(self, message: protocol.ToDriver) -> None:
+        """Take a message of the kernel; it has effect before the next step."""
+        if self._hangs:
+            return
+        match message:
+            case protocol.Load():
+                self._load(message)
+            case protocol.Admit():
+                self._admit(message)
+            case protocol.Score() | protocol.Embed():
+                self._questions[message.sequence] = message
+            case protocol.Cancel(sequence=number):
+                self._cancel(number)
+            case protocol.Ended(processes=processes):
+                self._memory.forget(processes)
+            case protocol.Resize(kv_memory=budget):
+                self._memory.budget = budget
+            case protocol.Stop():
+                self._leave(0)
+            case protocol.Renew(sequence=number) | protocol.Revoke(sequence=number) | protocol.SwapOut(sequence=number):
+                if (sequence := self._sequences.get(number)) is not None:
+                    self._control(sequence, message)
+        self._work.set()
+
+    def _control(
+        self, sequence: SimulatedSequence, message: protocol.Renew | protocol.Revoke | protocol.SwapOut
+    ) -> None:
+        if isinstance(message, protocol.Renew):
+            sequence.lease += message.tokens
+            return
+        sequence.lease = 0
+        if isinstance(message, protocol.Revoke):
+            self._send(protocol.Parked(sequence.id))
+        else:
+            asyncio.get_running_loop().call_later(self._costs.swap_seconds, self._swap_out, sequence, message.path)
+
+    async def run(self) -> None:
+        """Step for ever: wait for work, let the time of a step pass, report it."""
+        while True:
+            batch = self._batch()
+            questions = tuple(self._questions.values())
+            if self._hangs or not (batch or questions):
+                self._report_waiting()
+                self._work.clear()
+                await self._work.wait()
+                continue
+            read = sum(sequence.length - sequence.computed for sequence in batch)
+            read += sum(_tokens_of(question) for question in questions)
+            costs = self._costs
+            seconds = costs.step_seconds + costs.sequence_seconds * len(batch) + costs.prompt_seconds * read
+            await asyncio.sleep(seconds)
+            self._step(batch, questions, seconds)
+
+    @property
+    def _hangs(self) -> bool:
+        after = self._costs.hang_after
+        return after is not None and self._steps >= after
+
+    # ---- a step
+
+    def _batch(self) -> list[SimulatedSequence]:
+        """The sequences that have a lease and memory. Memory goes first come, first served."""
+        batch = []
+        for sequence in self._sequences.values():
+            if sequence.lease > 0:
+                if sequence.reserved is None and not self._memory.reserve(sequence):
+                    break
+                batch.append(sequence)
+        return batch
+
+    def _step(self, batch: list[SimulatedSequence], questions: tuple[Question, ...], seconds: float) -> None:
+        self._steps += 1
+        costs = self._costs
+        if costs.leak:
+            self._ballast.append(b"\x01" * costs.leak)
+        if costs.exit_after is not None and self._steps > costs.exit_after:
+            self._leave(3)
+            return
+        batch = [sequence for sequence in batch if self._sequences.get(sequence.id) is sequence and sequence.lease > 0]
+        progress = [sequence.next(costs.nan) for sequence in batch]
+        self._send(protocol.Bundle(progress, 1, seconds, self._memory.usage(self._waiting())))
+        for sequence in batch:
+            if reason := sequence.ended:
+                self._forget(sequence, keep=True)
+                self._send(protocol.Done(sequence.id, reason))
+            elif sequence.lease == 0:
+                self._send(protocol.Parked(sequence.id))
+        for question in questions:
+            if self._questions.pop(question.sequence, None) is not None:
+                self._answer(question)
+
+    def _waiting(self) -> int:
+        return sum(1 for sequence in self._sequences.values() if sequence.lease > 0 and sequence.reserved is None)
+
+    def _report_waiting(self) -> None:
+        """Nothing can run: if that is for want of memory, the kernel has to know."""
+        if not self._hangs and (waiting := self._waiting()):
+            self._send(protocol.Bundle([], 0, 0.0, self._memory.usage(waiting)))
+
+    # ---- messages
+
+    def _load(self, message: protocol.Load) -> None:
+        try:
+            self._costs = costs = parse(message.options)
+        except LlmosError as error:
+            self._send(protocol.LoadFailed(to_wire(error)))
+            return
+        self._max_tokens = message.max_tokens
+        self._ballast.append(b"\x01" * costs.weights)
+        granted = [budget for budget in (costs.kv_memory, message.kv_memory) if budget]
+        self._memory = SimulatedMemory(costs.token_bytes, min(granted, default=inf))
+        facts = {"device": "simulated", **msgspec.structs.asdict(costs)}
+        budget = 0 if self._memory.budget is inf else int(self._memory.budget)
+        self._send(protocol.Loading("pretending to load"))
+        if not costs.hang_load:
+            loaded = protocol.Loaded(costs.context, facts, costs.token_bytes, budget)
+            asyncio.get_running_loop().call_later(costs.load_seconds, self._send, loaded)
+
+    def _admit(self, admit: protocol.Admit) -> None:
+        try:
+            prompt_ids = admit.prompt_ids if admit.prompt_ids is not None else words(admit.prompt)
+            sequence = SimulatedSequence(admit, prompt_ids, self._room(len(prompt_ids), admit.sampling))
+            if not self._memory.fits(sequence):
+                raise LimitExceeded(f"the sequence needs more than the {self._memory.budget} bytes there are")
+        except LlmosError as error:
+            self._send(protocol.Failed(admit.sequence, to_wire(error)))
+            return
+        if admit.prompt_ids is None:
+            self._send(protocol.Admitted(admit.sequence, prompt_ids))
+        else:
+            why = swap.refusal(admit.swapped, sequence) if admit.swapped else "its state was lost"
+            sequence.computed = 0 if why else sequence.length
+            self._send(protocol.Restored(admit.sequence, bool(why), why))
+        if sequence.ended:
+            self._send(protocol.Done(admit.sequence, sequence.ended))
+        else:
+            self._sequences[admit.sequence] = sequence
+
+    def _room(self, prompt: int, sampling: Sampling) -> int:
+        """How many tokens may be made. Raises `ContextOverflow`."""
+        context = self._costs.context
+        reply = self._costs.reply_tokens if sampling.constraint is None else self._max_tokens
+        wanted = sampling.max_tokens or min(self._max_tokens, reply, max(context - prompt, 1))
+        if prompt + wanted > context:
+            raise ContextOverflow(
+                f"a prompt of {prompt} tokens and {wanted} to generate exceed the context of {context} tokens",
+                prompt_tokens=prompt,
+                max_tokens=wanted,
+                context=context,
+            )
+        return wanted
+
+    def _cancel(self, number: int) -> None:
+        sequence = self._sequences.get(number)
+        if sequence is not None:
+            self._forget(sequence, keep=False)
+        elif self._questions.pop(number, None) is None:
+            return
+        self._send(protocol.Done(number, "cancelled"))
+
+    def _swap_out(self, sequence: SimulatedSequence, path: str) -> None:
+        """Called when the time that it takes has passed."""
+        if self._hangs or self._sequences.get(sequence.id) is not sequence:
+            return
+        seconds = self._costs.swap_seconds
+        try:
+            swap.write(path, sequence)
+        except OSError as error:
+            self._send(protocol.SwappedOut(sequence.id, 0, seconds, to_wire(error)))
+        else:
+            self._forget(sequence, keep=False)
+            size = self._memory.bytes_for(sequence.length)
+            self._send(protocol.SwappedOut(sequence.id, size, seconds))
+        self._work.set()
+
+    def _forget(self, sequence: SimulatedSequence, *, keep: bool) -> None:
+        del self._sequences[sequence.id]
+        self._memory.free(sequence, keep=keep)
+
+    def _answer(self, question: Question) -> None:
+        """Made-up numbers, each a function of the texts alone."""
+        nan = math.nan if self._costs.nan else 0.0
+        try:
+            if isinstance(question, protocol.Embed):
+                vectors = [_vector(text, nan) for text in question.texts]
+                self._send(protocol.Embedded(question.sequence, vectors, _tokens_of(question)))
+                return
+            prompt = words(question.prompt)
+            counts = [max(len(text.split()), 1) for text in question.continuations]
+            pairs = zip(question.continuations, counts, strict=True)
+            logprobs = [nan - count * (hashed(f"{prompt}{text}") + 1) / 10_000 for text, count in pairs]
+            self._send(protocol.Scored(question.sequence, logprobs, counts, len(prompt)))
+        except LlmosError as error:
+            self._send(protocol.Failed(question.sequence, to_wire(error)))
+
+
+def _tokens_of(question: Question) -> int:
+    texts = question.texts if isinstance(question, protocol.Embed) else question.continuations
+    return sum(len(text.split()) for text in texts)
+
+
+def _vector(text: str, nan: float) -> list[float]:
+    entries = [hashed(f"{text}{place}") - 25_000 for place in range(DIMENSIONS)]
+    length = math.hypot(*entries) or 1.0
+    return [entry / length + nan for entry in entries]

@@ -1,0 +1,50 @@
+"""Swap files of the simulated device: the state of one sequence, with a checksum.
+
+Written and read by the device. A file that is not whole, or not of the sequence it is read for, is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from kernel.drivers.simulated.sequence import SimulatedSequence
+
+
+class _State(msgspec.Struct, array_like=True):
+    sequence: int
+    prompt_ids: list[int]
+    made: int
+
+
+class _File(msgspec.Struct, array_like=True):
+    checksum: bytes
+    state: bytes
+
+
+def write(path: str, sequence: SimulatedSequence) -> None:
+    """Write the state of `sequence` to `path`. Raises `OSError`."""
+    state = msgspec.msgpack.encode(_State(sequence.id, sequence.prompt_ids, sequence.made))
+    Path(path).write_bytes(msgspec.msgpack.encode(_File(_checksum(state), state)))
+
+
+def refusal(path: str, sequence: SimulatedSequence) -> str:
+    """Why the file at `path` is not the state of `sequence`; empty if it is."""
+    try:
+        file = msgspec.msgpack.decode(Path(path).read_bytes(), type=_File)
+        if file.checksum != _checksum(file.state):
+            return "the swap file is damaged: its checksum is wrong"
+        state = msgspec.msgpack.decode(file.state, type=_State)
+    except OSError as error:
+        return f"the swap file cannot be read: {error.strerror}"
+    except msgspec.DecodeError:
+        return "the swap file is damaged"
+    if state != _State(sequence.id, sequence.prompt_ids, sequence.made):
+        return "the swap file is of another sequence, or of another time"
+    return ""
+
+
+def _checksum(state: bytes) -> bytes:
+    return hashlib.blake2b(state, digest_size=16).digest()

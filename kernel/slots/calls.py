@@ -1,0 +1,159 @@
+"""The system calls that run models: generate, score and embed.
+
+Their handlers are called by the gate. Each makes the sequences of one call, waits for them, and lets go of them on
+every way out. Which runtime serves a call is for the resource manager to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, TypeVar, cast
+
+import msgspec
+import structlog
+
+from ipc.errors import InvalidCall
+from ipc.syscalls import Completion, EmbedTexts, Generate, Sampling, Score, ScoreText
+from kernel.drivers import protocol
+from kernel.gate import Gate
+from kernel.limits import LimitKeeper
+from kernel.process import Process
+from kernel.slots import constraints, sequence
+from kernel.slots.generation import Generation
+from kernel.slots.query import Query, Question
+from kernel.slots.runtime import ModelRuntime
+from kernel.thread import PARK, Thread
+
+MAX_SAMPLES = 1024  # of one call
+MAX_TEXTS = 4096
+SEEDS = 2**63
+
+log = structlog.get_logger("kernel.slots")
+
+S = TypeVar("S", bound=sequence.Sequence)
+
+
+class ModelCalls:
+    """Serves calls from the runtimes that `runtime` finds by the name of a model; None is the default one."""
+
+    def __init__(self, runtime: Callable[[str | None], ModelRuntime], gate: Gate, limits: LimitKeeper) -> None:
+        self._runtime = runtime
+        self._limits = limits
+        self._last_sequence = 0
+        gate.register({Generate: self.generate, ScoreText: self.score, EmbedTexts: self.embed})
+
+    def generate(self, process: Process, call: Generate) -> Coroutine[Any, Any, str | list[Completion]]:
+        if not 1 <= call.samples <= MAX_SAMPLES:
+            raise InvalidCall(f"samples is {call.samples}; a call has from 1 to {MAX_SAMPLES}")
+        constraints.check(call.sampling)
+        self._limits.check_tokens(process)
+        return self._generate(process, call, self._runtime(call.model))
+
+    def score(self, process: Process, call: ScoreText) -> Coroutine[Any, Any, list[Score]]:
+        _check_texts("continuations", call.continuations)
+        self._limits.check_tokens(process)
+        question = partial(_score, call)
+        return self._score(process, question, self._runtime(call.model))
+
+    def embed(self, process: Process, call: EmbedTexts) -> Coroutine[Any, Any, list[list[float]]]:
+        _check_texts("texts", call.texts)
+        self._limits.check_tokens(process)
+        question = partial(_embed, call)
+        return self._embed(process, question, self._runtime(call.model))
+
+    async def _generate(self, process: Process, call: Generate, runtime: ModelRuntime) -> str | list[Completion]:
+        thread = cast(Thread, asyncio.current_task())
+        sampling = _with_defaults(call.sampling, runtime)
+        assert sampling.seed is not None
+        generations = [
+            Generation(
+                self._next(),
+                process,
+                thread,
+                runtime.name,
+                call.prompt,
+                msgspec.structs.replace(sampling, seed=(sampling.seed + number) % SEEDS),
+                call.emit,
+            )
+            for number in range(call.samples)
+        ]
+        await _run(generations, process, thread, runtime)
+        completions = [generation.completion() for generation in generations]
+        for completion in completions:
+            constraints.check_reply(completion.text, completion.reason, sampling.constraint)
+            if completion.reason == "length" and sampling.max_tokens is None:
+                log.warning("reply cut at the default max_tokens", pid=process.pid, tokens=len(completion.ids))
+        return completions if call.samples > 1 or sampling.logprobs else completions[0].text
+
+    async def _score(
+        self, process: Process, question: Callable[[int, int], Question], runtime: ModelRuntime
+    ) -> list[Score]:
+        answer = await self._ask(process, question, runtime)
+        assert isinstance(answer, protocol.Scored)
+        return [Score(*pair) for pair in zip(answer.logprobs, answer.tokens, strict=True)]
+
+    async def _embed(
+        self, process: Process, question: Callable[[int, int], Question], runtime: ModelRuntime
+    ) -> list[list[float]]:
+        answer = await self._ask(process, question, runtime)
+        assert isinstance(answer, protocol.Embedded)
+        return answer.vectors
+
+    async def _ask(self, process: Process, question: Callable[[int, int], Question], runtime: ModelRuntime) -> Any:
+        thread = cast(Thread, asyncio.current_task())
+        query = Query(self._next(), process, thread, runtime.name, question)
+        await _run([query], process, thread, runtime)
+        return query.answer
+
+    def _next(self) -> int:
+        self._last_sequence += 1
+        return self._last_sequence
+
+
+async def _run(sequences: Sequence[S], process: Process, thread: Thread, runtime: ModelRuntime) -> None:
+    """Run all of `sequences` to their ends. If one fails, or the thread is cancelled, none is left behind."""
+    if process.sequences is None:
+        process.sequences = set()
+    process.sequences.update(sequences)
+    try:
+        for one in sequences:
+            runtime.submit(one)
+        while waiting := [one for one in sequences if not one.finished]:
+            for one in sequences:
+                if one.error is not None:
+                    raise one.error
+            thread.waits_for = waiting[0]
+            await PARK
+    finally:
+        process.sequences.difference_update(sequences)
+        for one in sequences:
+            if not one.finished:
+                runtime.cancel(one)
+    for one in sequences:
+        if one.error is not None:
+            raise one.error
+
+
+def _check_texts(name: str, texts: list[str]) -> None:
+    if not texts or "" in texts:
+        raise InvalidCall(f"{name} is a list of texts, at least one and none of them empty")
+    if len(texts) > MAX_TEXTS:
+        raise InvalidCall(f"{len(texts)} {name} in one call; at most {MAX_TEXTS} are taken")
+
+
+def _with_defaults(sampling: Sampling, runtime: ModelRuntime) -> Sampling:
+    """`sampling` with the model's defaults filled in, and a seed of its own if it has none."""
+    temperature = runtime.spec.temperature if sampling.temperature is None else sampling.temperature
+    seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
+    return msgspec.structs.replace(sampling, temperature=temperature, seed=seed)
+
+
+def _score(call: ScoreText, number: int, pid: int) -> protocol.Score:
+    return protocol.Score(number, call.prompt, call.continuations, pid)
+
+
+def _embed(call: EmbedTexts, number: int, pid: int) -> protocol.Embed:
+    return protocol.Embed(number, call.texts, pid)

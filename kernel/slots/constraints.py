@@ -1,0 +1,66 @@
+"""Checks of what a reply is constrained to be: before a driver is asked to enforce it, and once it is there.
+
+Used by the model calls. Whether a schema, a regex or a grammar can be enforced is for the driver to say.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ipc.errors import InvalidConstraint, InvalidReply
+from ipc.syscalls import Constraint, Sampling
+
+MAX_LENGTH = 1_000_000  # characters of a constraint
+
+
+def check(sampling: Sampling) -> None:
+    """Whether the constraint of `sampling`, if it has one, makes sense. Raises `InvalidConstraint`."""
+    constraint = sampling.constraint
+    if constraint is None:
+        return
+    kind, value = constraint.kind, constraint.value
+    if not value.strip():
+        raise InvalidConstraint(f"an empty {kind} allows no reply")
+    if len(value) > MAX_LENGTH:
+        raise InvalidConstraint(f"a {kind} of {len(value)} characters is longer than {MAX_LENGTH}")
+    if kind in ("schema", "choices"):
+        _parse(constraint)
+        if sampling.stop:
+            raise InvalidConstraint(f"stop strings would cut what the {kind} asks for; leave either out")
+
+
+def check_reply(text: str, reason: str, constraint: Constraint | None) -> None:
+    """Whether `text`, which ended for `reason`, is complete. Raises `InvalidReply`.
+
+    A text that was cut at `max_tokens` may be complete by chance. Of a regex or a grammar only the driver could tell.
+    """
+    if constraint is None or reason != "length" or constraint.kind not in ("schema", "choices"):
+        return
+    if constraint.kind == "choices":
+        complete = text in _parse(constraint)
+    else:
+        try:
+            msgspec.json.decode(text)
+            complete = True
+        except msgspec.DecodeError:
+            complete = False
+    if not complete:
+        raise InvalidReply(
+            f"the reply was cut at max_tokens before it was what the {constraint.kind} asks for; allow more tokens",
+            text=text,
+        )
+
+
+def _parse(constraint: Constraint) -> dict[str, object] | list[str]:
+    """The JSON of a schema or of choices."""
+    kind, value = constraint.kind, constraint.value
+    try:
+        if kind == "choices":
+            choices = msgspec.json.decode(value, type=list[str])
+            if not choices or "" in choices:
+                raise InvalidConstraint("choices are a list of texts, at least one and none of them empty")
+            return choices
+        return msgspec.json.decode(value, type=dict[str, object])
+    except msgspec.DecodeError as error:
+        what = "a JSON list of texts" if kind == "choices" else "a JSON object"
+        raise InvalidConstraint(f"{kind} must be {what}: {error}") from None

@@ -1,0 +1,98 @@
+"""A generation: a sequence that makes text, token by token.
+
+Made for the system call `Generate`, one for each of its samples. It holds every token and every character, so that it
+can go on in another driver process when its own dies.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from ipc.errors import DriverFailed
+from ipc.messages import Token
+from ipc.syscalls import ChatMessage, Completion, Sampling, SequenceInfo
+from kernel.drivers import protocol
+from kernel.process import Process
+from kernel.slots.sequence import RUNNING, Sequence
+from kernel.thread import Thread
+
+
+class Generation(Sequence):
+    """How far one reply has come. `released` counts the characters of `text`; `call` numbers it within its process."""
+
+    __slots__ = (
+        "call",
+        "emit",
+        "ids",
+        "logprobs",
+        "prompt",
+        "prompt_ids",
+        "reason",
+        "released",
+        "sampling",
+        "text",
+    )
+
+    def __init__(
+        self,
+        sequence_id: int,
+        process: Process,
+        thread: Thread,
+        model: str,
+        prompt: list[ChatMessage] | str,
+        sampling: Sampling,
+        emit: bool,
+    ) -> None:
+        super().__init__(sequence_id, process, thread, model)
+        self.prompt = prompt
+        self.sampling = sampling
+        self.emit = emit
+        self.call = process.generations = process.generations + 1
+        self.prompt_ids: list[int] | None = None
+        self.ids: list[int] = []
+        self.text: list[str] = []
+        self.logprobs: list[float] = []
+        self.released = 0
+        self.reason = ""
+
+    def admission(self) -> protocol.Admit:
+        return protocol.Admit(
+            self.id,
+            self.prompt if self.prompt_ids is None else "",
+            self.sampling,
+            self.lease,
+            self.prompt_ids,
+            self.ids,
+            self.released,
+            self.process.pid,
+        )
+
+    def extend(self, progress: protocol.Progress) -> None:
+        """Take what a driver made. Raises `DriverFailed` for a probability that is no number."""
+        if any(map(math.isnan, progress.logprobs)):
+            raise DriverFailed(f"model {self.model} computed a probability that is not a number; the tokens are void")
+        self.ids += progress.ids
+        self.logprobs += progress.logprobs
+        if progress.text:
+            self.text.append(progress.text)
+            self.released += len(progress.text)
+            if self.emit and self.process.stream is not None:
+                self.process.stream.push(Token(progress.text, self.process.pid, self.call))
+
+    def completion(self) -> Completion:
+        return Completion("".join(self.text), self.ids, self.logprobs, self.reason)
+
+    @property
+    def reader_is_behind(self) -> bool:
+        stream = self.process.stream if self.emit else None
+        return stream is not None and stream.congested
+
+    def info(self, position: int) -> SequenceInfo:
+        return msgspec.structs.replace(
+            super().info(position), prompt_tokens=len(self.prompt_ids or ()), generated_tokens=len(self.ids)
+        )
+
+    def __str__(self) -> str:
+        return f"{self.model}: {len(self.ids)} tokens" if self.state == RUNNING else super().__str__()
