@@ -24,6 +24,7 @@ from kernel.gate import Gate
 from kernel.instruments import Instruments
 from kernel.lifecycle import Lifecycle
 from kernel.limits import LimitKeeper, LimitSettings
+from kernel.machine import Machine, ThisMachine
 from kernel.memory.bounds import MemoryBounds
 from kernel.memory.private import PrivateMemory
 from kernel.memory.shared import SharedMemory
@@ -35,6 +36,7 @@ from kernel.programs import Programs
 from kernel.scheduling import Scheduling
 from kernel.slots.model import ModelSpec
 from kernel.slots.resources import ResourceManager
+from kernel.slots.settings import ResourceSettings
 from kernel.status import Status
 from kernel.supervision.crashes import CrashReports
 from kernel.supervision.links import Links
@@ -49,7 +51,8 @@ log = structlog.get_logger("kernel")
 
 
 class Kernel:
-    """The microkernel. `make_context` builds what an agent sees of it, from the gate and the agent's process."""
+    """The microkernel. `make_context` builds what an agent sees of it, from the gate and the agent's process; `swap` is
+    the folder of sequences on disk, by default one below `cache`."""
 
     def __init__(
         self,
@@ -59,12 +62,15 @@ class Kernel:
         models: dict[str, ModelSpec],
         default_model: str,
         cache: Path,
+        swap: Path | None = None,
         make_context: Callable[[Gate, Process], Any],
         memory: MemoryBounds = MemoryBounds(),  # noqa: B008 - it is frozen
         tools: dict[str, ToolSpec] | None = None,
         limits: LimitSettings = LimitSettings(),  # noqa: B008
         scheduling: Scheduling = Scheduling(),  # noqa: B008
+        resources: ResourceSettings = ResourceSettings(),  # noqa: B008
         launcher: Launcher = launch,
+        machine: Machine | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.gate = Gate()
@@ -86,13 +92,17 @@ class Kernel:
         )
         crashes = CrashReports(self.gate)
         self.supervision = Supervision(self.table, self.gate, self.lifecycle, ending)
-        self.resources = ResourceManager(models, default_model, cache, launcher, self.gate, keeper, scheduling)
+        swap = cache / "swap" if swap is None else swap
+        machine = ThisMachine(swap) if machine is None else machine
+        self.resources = ResourceManager(
+            models, default_model, cache, swap, launcher, machine, self.gate, keeper, scheduling, resources
+        )
         output = Output(self.table, self.gate)
         self.memory = PrivateMemory(self.gate, memory, keeper)
         self.shared = SharedMemory(self.gate, memory)
         self.tools = ToolSubsystem(tools or {}, self.programs, self.shared, self.gate, self.loop)
         synchronisation = Synchronisation(self.gate)
-        Status(version, self.table, self.programs, self.gate, ending, messaging, self.watchdog)
+        Status(version, self.table, self.programs, self.gate, ending, messaging, self.watchdog, self.resources)
         self.gate.register({Sleep: self._sleep, Shutdown: self._shutdown})
         control.on_suspend.append(self.resources.suspended)
         control.on_resume.append(self.resources.resumed)
@@ -100,6 +110,7 @@ class Kernel:
         ending.on_end += [crashes.process_ended, links.process_ended, keeper.process_ended]
         ending.on_end += [names.process_ended, messaging.process_ended, output.process_ended]
         ending.on_end += [self.memory.process_ended, self.shared.process_ended, self.tools.process_ended]
+        ending.on_end.append(self.resources.process_ended)
         ending.on_thread_end.append(synchronisation.thread_ended)
         self.loop.set_task_factory(cast(Any, self._make_task))
 

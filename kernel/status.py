@@ -20,6 +20,7 @@ from kernel.ending import Ending
 from kernel.gate import Gate
 from kernel.messaging import Messaging
 from kernel.process import Process, ProcessTable
+from kernel.slots.resources import ResourceManager
 from kernel.watchdog import Watchdog
 
 
@@ -35,6 +36,7 @@ class Status:
         ending: Ending,
         messaging: Messaging,
         watchdog: Watchdog,
+        resources: ResourceManager,
     ) -> None:
         self._version = version
         self._table = table
@@ -43,6 +45,7 @@ class Status:
         self._ending = ending
         self._messaging = messaging
         self._watchdog = watchdog
+        self._resources = resources
         self._started = time.monotonic()
         self._self = psutil.Process()
         gate.register({Ps: self.ps, Programs: self.programs, GetStats: self.stats, Ping: self.ping})
@@ -70,7 +73,7 @@ class Status:
     def stats(self, process: Process, call: GetStats) -> Stats:
         alive = self._table.alive.values()
         clients = sum(candidate.is_client for candidate in alive)
-        memory = psutil.virtual_memory()
+        resources, sample = self._resources, self._resources.sample
         times = self._self.cpu_times()
         return Stats(
             version=self._version,
@@ -89,8 +92,13 @@ class Status:
             cpu_seconds=times.user + times.system,
             machine={
                 "cores": float(psutil.cpu_count() or 1),
-                "cpu": psutil.cpu_percent() / 100,
-                "memory_total": float(memory.total),
-                "memory_available": float(memory.available),
+                "cpu": sample.cpu,
+                "memory_total": float(sample.memory_total),
+                "memory_available": float(sample.memory_available),
+                "disk_total": float(sample.disk_total),
+                "disk_free": float(sample.disk_free),
+                "drivers_memory": float(resources.drivers_memory),
+                "drivers_budget": float(resources.drivers_budget),
             },
+            gpus=sample.gpus,
         )

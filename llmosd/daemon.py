@@ -48,11 +48,13 @@ class Daemon:
             models=config.models,
             default_model=config.model,
             cache=config.cache_path / "models",
+            swap=config.state_path / "swap",
             make_context=Context,
             memory=config.memory,
             tools=config.tools,
             scheduling=config.scheduling,
             limits=config.limits,
+            resources=config.resources,
         )
         self._kernel.on_shutdown = self._shutdown
 
@@ -63,6 +65,7 @@ class Daemon:
             loop.add_signal_handler(number, self._signalled, number)
         server = await self._listen()
         log.info("listening", socket=str(self._claim.path), pid=os.getpid(), model=self._config.model)
+        self._kernel.resources.start()
         if self._config.preload:
             self._kernel.resources.preload()
         # What was made at start lives for ever: the collector need not look at it again.

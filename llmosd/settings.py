@@ -23,6 +23,7 @@ from kernel.limits import LimitSettings
 from kernel.memory.bounds import MemoryBounds
 from kernel.scheduling import Scheduling
 from kernel.slots.model import ModelSpec, looks_local
+from kernel.slots.settings import ResourceSettings
 from kernel.tools.tool import ToolSpec
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -36,6 +37,14 @@ ENVIRONMENT = {
     "LLMOSD_LOG_FORMAT": "log_format",
     "LLMOSD_PRELOAD": "preload",
     "LLMOSD_DRAIN_SECONDS": "drain_seconds",
+}
+
+
+SECTIONS: dict[str, Any] = {
+    "memory": MemoryBounds,
+    "scheduling": Scheduling,
+    "limits": LimitSettings,
+    "resources": ResourceSettings,
 }
 
 
@@ -56,6 +65,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     tools: dict[str, ToolSpec] = {}
     scheduling: Scheduling = Scheduling()
     limits: LimitSettings = LimitSettings()
+    resources: ResourceSettings = ResourceSettings()
 
     @property
     def socket_path(self) -> Path:
@@ -145,12 +155,7 @@ def _check(values: dict[str, Any], place: str, *, lenient: bool = False) -> Sett
         if isinstance(values.get(table), dict):
             for name, spec in values[table].items():
                 _convert(spec, kind, place, f"{table}.{name}.", strict=True)
-    sections: tuple[tuple[str, Any], ...] = (
-        ("memory", MemoryBounds),
-        ("scheduling", Scheduling),
-        ("limits", LimitSettings),
-    )
-    for section, kind in sections:
+    for section, kind in SECTIONS.items():
         if isinstance(values.get(section), dict):
             _convert(values[section], kind, place, f"{section}.", strict=True)
     return _convert(values, Settings, place, "", strict=not lenient)
@@ -176,7 +181,7 @@ def _convert(values: Any, kind: type[T], place: str, prefix: str, *, strict: boo
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> None:
     """Put `over` over `base`; models and the sections are merged key by key."""
     models = over.pop("models", {})
-    sections = {name: base.get(name, {}) | over.pop(name, {}) for name in ("memory", "scheduling", "limits")}
+    sections = {name: base.get(name, {}) | over.pop(name, {}) for name in SECTIONS}
     base.update(over, **sections)
     for name, spec in models.items():
         base["models"][name] = base["models"].get(name, {}) | spec

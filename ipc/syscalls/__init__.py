@@ -8,7 +8,7 @@ those of the gate: `ShuttingDown`, `NotPermitted`, `Killed`. One file a subject.
 from __future__ import annotations
 
 from ipc.syscalls.base import Body, Count, Priority, Seconds, Syscall
-from ipc.syscalls.daemon import DaemonCalls, GetStats, Ping, Pong, Shutdown, Stats
+from ipc.syscalls.daemon import DaemonCalls, GetStats, GpuInfo, Ping, Pong, Shutdown, Stats
 from ipc.syscalls.limits import Limits
 from ipc.syscalls.memory import (
     MemoryCalls,
@@ -143,6 +143,7 @@ __all__ = [
     "ExitStatus",
     "Generate",
     "GetStats",
+    "GpuInfo",
     "Heading",
     "Kill",
     "Limits",

@@ -9,8 +9,21 @@ import msgspec
 from ipc.syscalls.base import Body, Syscall
 
 
+class GpuInfo(msgspec.Struct, frozen=True):
+    """A GPU: its memory and how much of it is used (bytes), and how busy it is (a share of 1)."""
+
+    name: str
+    memory_total: int
+    memory_used: int
+    busy: float
+
+
 class Stats(msgspec.Struct, frozen=True):
-    """Counters since the start, and the machine as it is now (bytes, seconds, shares of 1)."""
+    """Counters since the start, and the machine as it is now (bytes, seconds, shares of 1).
+
+    `machine` has `cores`, `cpu`, `memory_total`, `memory_available`, `disk_total`, `disk_free` (of the state folder),
+    `drivers_memory` (resident sets of all drivers) and `drivers_budget` (what these may take now).
+    """
 
     version: str
     pid: int
@@ -27,6 +40,7 @@ class Stats(msgspec.Struct, frozen=True):
     memory: int
     cpu_seconds: float
     machine: dict[str, float]
+    gpus: list[GpuInfo] = []
 
 
 class Pong(msgspec.Struct, frozen=True, array_like=True):

@@ -63,7 +63,8 @@ class Score(msgspec.Struct, frozen=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """A configured model. `state`: "unloaded", "loading", "ready", "restarting" or "failed"; `detail` says more."""
+    """A configured model. `state`: "unloaded", "waiting" (for memory), "loading", "ready", "leaving", "restarting" or
+    "failed"; `detail` says more, such as why, and what has to happen next."""
 
     name: str
     driver: str
@@ -79,7 +80,11 @@ class SlotInfo(msgspec.Struct, frozen=True):
     """The slots of one model: how many there are, hold a sequence, and how many calls queue for one.
 
     `tokens_per_second` is the rate of the last steps, `restarts` counts driver deaths survived, `memory` is the
-    driver's resident set in bytes.
+    driver's resident set in bytes. `given` of the slots are given out at present, fewer than there are while memory is
+    short, and `cause` says why. Keys and values take `kv_used` of `kv_memory` bytes, besides `kv_cached` for prefixes;
+    `kv_waiting` sequences wait for memory, `swapped` lie on disk; so far `swap_outs` went there, `restores` came back,
+    and `recomputations` were computed anew. `cores`: processors of the driver. `idle`: seconds without any work, and
+    `keep_alive` the seconds of it after which the driver ends.
     """
 
     model: str
@@ -95,12 +100,26 @@ class SlotInfo(msgspec.Struct, frozen=True):
     restarts: int
     memory: int
     sequences: list[SequenceInfo]
+    given: int = 0
+    cause: str = ""
+    kv_used: int = 0
+    kv_cached: int = 0
+    kv_memory: int = 0
+    kv_waiting: int = 0
+    swapped: int = 0
+    swap_outs: int = 0
+    restores: int = 0
+    recomputations: int = 0
+    cores: int = 0
+    idle: float = 0.0
+    keep_alive: float = 0.0
 
 
 class SequenceInfo(msgspec.Struct, frozen=True):
     """One sequence: who runs it, how far it is, what is left of its lease, and its place in the queue (0: none).
 
-    `preemptions`: how often it was taken off its slot for a more urgent one.
+    `preemptions`: how often it was taken off its slot for a more urgent one. `kept` says where its state is: "memory",
+    "disk", or nowhere; `recomputed` why it had to be computed anew, if it had.
     """
 
     sequence: int
@@ -113,6 +132,8 @@ class SequenceInfo(msgspec.Struct, frozen=True):
     lease: int
     priority: int = 0
     preemptions: int = 0
+    kept: str = ""
+    recomputed: str = ""
 
 
 class Generate(Syscall, tag="generate"):

@@ -37,6 +37,9 @@ class Driver(Protocol):
     async def stop(self) -> None:
         """End it, and return when it is gone."""
 
+    def kill(self) -> None:
+        """End it at once, whatever it does; its exit is reported."""
+
 
 OnMessage = Callable[[FromDriver], None]
 OnExit = Callable[[str], None]
@@ -95,8 +98,13 @@ class DriverProcess(FramedProtocol):
             async with asyncio.timeout(EXIT_GRACE):
                 await self._gone.wait()
         except TimeoutError:
-            self._kill()
+            self.kill()
             await self._gone.wait()
+
+    def kill(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
 
     def frame_received(self, payload: bytes) -> None:
         self._on_message(decode(payload, FromDriver))
@@ -114,15 +122,10 @@ class DriverProcess(FramedProtocol):
             async with asyncio.timeout(EXIT_GRACE):
                 code = await self._process.wait()
         except TimeoutError:
-            self._kill()
+            self.kill()
             code = await self._process.wait()
         self._gone.set()
         self._on_exit(f"signal {-code}" if code < 0 else f"exit code {code}")
-
-    def _kill(self) -> None:
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
 
     async def _relay_errors(self, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None

@@ -20,16 +20,23 @@ from kernel.thread import Thread
 
 
 class Generation(Sequence):
-    """How far one reply has come. `released` counts the characters of `text`; `call` numbers it within its process."""
+    """How far one reply has come. `released` counts the characters of `text`; `call` numbers it within its process.
+
+    `file` holds its state while no driver does; `recomputed` says why that had to be computed anew, if it had;
+    `moved`: whether it has made a token since it got its slot.
+    """
 
     __slots__ = (
         "call",
         "emit",
+        "file",
         "ids",
         "logprobs",
+        "moved",
         "prompt",
         "prompt_ids",
         "reason",
+        "recomputed",
         "released",
         "sampling",
         "text",
@@ -56,8 +63,12 @@ class Generation(Sequence):
         self.logprobs: list[float] = []
         self.released = 0
         self.reason = ""
+        self.file = ""
+        self.recomputed = ""
+        self.moved = False
 
     def admission(self) -> protocol.Admit:
+        self.moved = False
         return protocol.Admit(
             self.id,
             self.prompt if self.prompt_ids is None else "",
@@ -67,12 +78,24 @@ class Generation(Sequence):
             self.ids,
             self.released,
             self.process.pid,
+            self.file,
         )
+
+    @property
+    def length(self) -> int:
+        """Tokens so far, those of the prompt included."""
+        return len(self.prompt_ids or ()) + len(self.ids)
+
+    @property
+    def swappable(self) -> bool:
+        """Whether a driver holds a state of it that is worth keeping."""
+        return self.resident and self.prompt_ids is not None and not self.cancelled
 
     def extend(self, progress: protocol.Progress) -> None:
         """Take what a driver made. Raises `DriverFailed` for a probability that is no number."""
         if any(map(math.isnan, progress.logprobs)):
             raise DriverFailed(f"model {self.model} computed a probability that is not a number; the tokens are void")
+        self.moved = self.moved or bool(progress.ids)
         self.ids += progress.ids
         self.logprobs += progress.logprobs
         if progress.text:
@@ -91,7 +114,11 @@ class Generation(Sequence):
 
     def info(self, position: int) -> SequenceInfo:
         return msgspec.structs.replace(
-            super().info(position), prompt_tokens=len(self.prompt_ids or ()), generated_tokens=len(self.ids)
+            super().info(position),
+            prompt_tokens=len(self.prompt_ids or ()),
+            generated_tokens=len(self.ids),
+            kept="disk" if self.file else "memory" if self.resident else "",
+            recomputed=self.recomputed,
         )
 
     def __str__(self) -> str:

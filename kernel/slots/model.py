@@ -16,7 +16,8 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """One model. `path`: "embedded", a folder, a GGUF file or a hub name; `slots`: sequences decoded together.
 
     `lease` is a slot's time slice in tokens. `max_tokens` and `temperature` hold where a call says nothing; `options`
-    go to the driver as they are.
+    go to the driver as they are. Its process ends after `keep_alive` seconds without a sequence. It is killed and
+    started anew if it has not loaded after `load_timeout` seconds, or says nothing for `step_timeout` with work to do.
     """
 
     driver: Literal["transformers", "simulated"] = "transformers"
@@ -25,6 +26,9 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     lease: Annotated[int, Meta(ge=1)] = 64
     max_tokens: Annotated[int, Meta(ge=1)] = 1024
     temperature: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    keep_alive: Annotated[float, Meta(ge=0)] = 300.0
+    load_timeout: Annotated[float, Meta(gt=0)] = 1800.0
+    step_timeout: Annotated[float, Meta(gt=0)] = 120.0
     options: dict[str, Any] = {}
 
     def missing_path(self) -> Path | None:

@@ -1,6 +1,7 @@
-"""The resource manager: every model and its runtime, and who of them is told what happens to processes.
+"""The resource manager: every model and its runtime, the machine they share, and what happens to processes.
 
-Made by the kernel. It decides which runtime serves a call; slots and leases are the runtime's.
+Made by the kernel. It samples the machine and tells the others: which model serves a call is said here, which are in
+memory by the residency, what each may use by the balance.
 """
 
 from __future__ import annotations
@@ -8,41 +9,67 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import structlog
+
 from ipc.errors import ModelNotFound, UnknownModel
 from ipc.syscalls import ModelInfo, Models, SlotInfo, Slots
 from kernel.drivers.process import Launcher
 from kernel.gate import Gate
 from kernel.limits import LimitKeeper
+from kernel.machine import Machine, Sample
 from kernel.policy.priority import PriorityWithAging
 from kernel.process import Process
 from kernel.scheduling import Scheduling
+from kernel.slots.balance import Balance
 from kernel.slots.calls import ModelCalls
+from kernel.slots.footprint import SizeBook
 from kernel.slots.model import ModelSpec, looks_local
-from kernel.slots.runtime import ModelRuntime
+from kernel.slots.residency import Residency
+from kernel.slots.runtime import ModelRuntime, Surroundings
+from kernel.slots.settings import ResourceSettings
+from kernel.slots.sizes import show_size
 from kernel.slots.slots import SUSPENDED
+from kernel.slots.swap import SwapArea
 from kernel.thread import Thread
+
+SAMPLE_SECONDS = 1.0  # between two looks at the machine
+
+log = structlog.get_logger("kernel.slots")
 
 
 class ResourceManager:
-    """Knows the models and makes their runtimes; `default` names the one for calls that name none."""
+    """Knows the models and makes their runtimes; `default` names the one for calls that name none.
+
+    `cache` is for drivers and for what was measured of them, `swap` for sequences on disk.
+    """
 
     def __init__(
         self,
         models: dict[str, ModelSpec],
         default: str,
         cache: Path,
+        swap: Path,
         launch: Launcher,
+        machine: Machine,
         gate: Gate,
         limits: LimitKeeper,
         scheduling: Scheduling,
+        settings: ResourceSettings,
     ) -> None:
-        self._limits = limits
-        self._scheduling = scheduling
+        self._loop = asyncio.get_running_loop()
         self._specs = dict(models)
         self._default = default
-        self._cache = cache
-        self._launch = launch
+        self._machine = machine
+        self._scheduling = scheduling
+        self._settings = settings
         self._runtimes: dict[str, ModelRuntime] = {}
+        self._area = SwapArea(swap)
+        self._residency = Residency(settings, machine, self._runtimes.values, self._loop)
+        self._balance = Balance(self._residency, self._loop)
+        book = SizeBook(cache / "sizes.json")
+        self._around = Surroundings(cache, launch, limits, self._area, book, machine, self._residency, self._balance)
+        self._ended: list[int] = []  # processes whose end the drivers have not been told
+        self._tasks: list[asyncio.Task[None]] = []
         ModelCalls(self.runtime, gate, limits)
         gate.register({Models: self.models, Slots: self.slots})
 
@@ -50,7 +77,7 @@ class ResourceManager:
         return [self.runtime(name).model_info(name == self._default) for name in self._specs]
 
     def slots(self, process: Process, call: Slots) -> list[SlotInfo]:
-        return [runtime.slot_info() for runtime in self._runtimes.values() if runtime.state != "unloaded"]
+        return [runtime.slot_info() for runtime in self._runtimes.values() if runtime.used]
 
     def preload(self) -> None:
         """Start loading the default model."""
@@ -74,8 +101,10 @@ class ResourceManager:
                 raise ModelNotFound(f"no model at {spec.missing_path()}", path=name)
             self._specs[name] = spec
         policy = PriorityWithAging(self._scheduling.aging, self._scheduling.quantum)
-        runtime = self._runtimes[name] = ModelRuntime(name, spec, self._cache, self._launch, self._limits, policy)
+        runtime = self._runtimes[name] = ModelRuntime(name, spec, policy, self._around)
         return runtime
+
+    # ---- processes
 
     def suspended(self, process: Process, thread: Thread | None) -> None:
         """Take the sequences of `process`, or of its `thread` alone, off their slots."""
@@ -95,6 +124,67 @@ class ResourceManager:
             if thread is None or sequence.thread is thread:
                 self.runtime(sequence.model).reprioritise(sequence)
 
+    def process_ended(self, process: Process) -> None:
+        """Tell the drivers, together with all that end in this turn of the loop."""
+        if process.generations:
+            if not self._ended:
+                self._loop.call_soon(self._tell_ended)
+            self._ended.append(process.pid)
+
+    def _tell_ended(self) -> None:
+        ended, self._ended = self._ended, []
+        for runtime in self._runtimes.values():
+            runtime.processes_ended(ended)
+
+    # ---- the machine
+
+    @property
+    def sample(self) -> Sample:
+        """The last look at the machine."""
+        return self._residency.sample
+
+    @property
+    def drivers_memory(self) -> int:
+        """Bytes that all drivers take."""
+        return sum(runtime.footprint.rss for runtime in self._runtimes.values())
+
+    @property
+    def drivers_budget(self) -> int:
+        """Bytes that all drivers together may take now."""
+        return self._residency.budget
+
+    def start(self) -> None:
+        """Look at the machine from time to time, and remove what dead daemons left on disk."""
+        # asyncio.Task: these are the kernel's own.
+        self._tasks = [asyncio.Task(coro, loop=self._loop) for coro in (self._watch(), self._remove_old())]
+
+    def observe(self, sample: Sample) -> None:
+        """Act upon a look at the machine."""
+        self._residency.observe(sample)
+        for runtime in self._runtimes.values():
+            footprint = runtime.footprint
+            bound = footprint.most + self._settings.leak_margin
+            if runtime.ready_at is not None and footprint.rss > bound:
+                runtime.kill(f"leaks memory: takes {show_size(footprint.rss)}, of {show_size(bound)} at most")
+        self._balance.adapt()
+        self._residency.review()
+
+    async def _watch(self) -> None:
+        while True:
+            pids = [runtime.pid for runtime in self._runtimes.values() if runtime.pid is not None]
+            try:
+                self.observe(await asyncio.to_thread(self._machine.sample, pids))
+            except Exception:
+                log.exception("the machine cannot be looked at")
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+    async def _remove_old(self) -> None:
+        await asyncio.to_thread(self._area.remove_old)
+
     async def close(self) -> None:
         """Stop all drivers."""
+        for task in self._tasks:
+            task.cancel()
+        self._residency.close()
         await asyncio.gather(*(runtime.close() for runtime in self._runtimes.values()))
+        await self._area.close()

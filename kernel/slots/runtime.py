@@ -1,323 +1,372 @@
-"""A model runtime: the slots of one model, its queue, its leases and its driver, restarted when it dies.
+"""A model runtime: one model, its workload, and its driver, which is loaded, unloaded and replaced.
 
-Driven by the resource manager and by what the driver reports. It never blocks the loop, and a sequence it was given
-always ends: with what was asked for, with a named error, or cancelled.
+Asked by the model calls, the resource manager and the residency; told by the driver what it did. It never blocks the
+loop, and a sequence it was given always ends: with what was asked for, with a named error, or cancelled.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import psutil
+import msgspec
 import structlog
 
-from ipc.errors import Busy, DriverFailed, LimitExceeded, LlmosError, ModelLoadFailed, from_wire
-from ipc.messages import Log, State
+from ipc.errors import Busy, DriverFailed, LlmosError, ModelLoadFailed, from_wire
+from ipc.messages import State
 from ipc.syscalls import ModelInfo, SlotInfo
 from kernel.drivers import protocol
-from kernel.drivers.process import Driver, Launcher
+from kernel.drivers.process import Launcher
 from kernel.limits import LimitKeeper
+from kernel.machine import Machine
 from kernel.policy.policy import Policy
-from kernel.slots.generation import Generation
+from kernel.slots.balance import Balance
+from kernel.slots.footprint import Footprint, Measured, SizeBook
+from kernel.slots.life import DriverLife
+from kernel.slots.listing import slot_info
 from kernel.slots.model import ModelSpec
-from kernel.slots.query import Answer, Query
 from kernel.slots.requirements import check_requirements
+from kernel.slots.residency import Residency
 from kernel.slots.sequence import QUEUED, Sequence
-from kernel.slots.slots import SUSPENDED, Slots
+from kernel.slots.swap import SwapArea
+from kernel.slots.workload import Workload
+
+# Not in memory; waits for memory; gets ready; serves; writes down what it holds, to go; gets ready again; cannot run.
+UNLOADED, WAITING, LOADING, READY, LEAVING = "unloaded", "waiting", "loading", "ready", "leaving"
+RESTARTING, FAILED = "restarting", "failed"
 
 MAX_QUEUE = 100_000  # calls that may wait for a slot
-MAX_DEATHS = 3  # driver deaths a sequence survives while on a slot
 MAX_RESTARTS = 5  # driver deaths in a row without one token
-MAX_BACKOFF = 10.0  # seconds between two restarts
-RATE_SMOOTHING = 0.9  # weight of the past in the token rate
+MAX_LATE_LOADS = 2  # loads in a row that took too long
+LEAVE_SECONDS = 5.0  # that a driver gets to write down what it holds
 
 log = structlog.get_logger("kernel.slots")
 
 
-class ModelRuntime:
-    """One model. `state`: "unloaded", "loading", "ready", "restarting", "failed"."""
+class Surroundings(NamedTuple):
+    """What the runtimes of all models share."""
 
-    def __init__(
-        self, name: str, spec: ModelSpec, cache: Path, launch: Launcher, limits: LimitKeeper, policy: Policy
-    ) -> None:
+    cache: Path
+    launch: Launcher
+    limits: LimitKeeper
+    area: SwapArea
+    book: SizeBook
+    machine: Machine
+    residency: Residency
+    balance: Balance
+
+
+class ModelRuntime:
+    """One model. `state` is one of the words above, `detail` says more. `idle_since` is None while anything runs or
+    wants to, `ready_at` while it is not ready; `cores` are the processors of its driver, none for all.
+    """
+
+    def __init__(self, name: str, spec: ModelSpec, policy: Policy, around: Surroundings) -> None:
         self.name = name
         self.spec = spec
-        self.state = "unloaded"
+        self.state = UNLOADED
         self.detail = ""
         self.context: int | None = None
         self.facts: dict[str, Any] = {}
-        self._cache = cache
-        self._launch = launch
-        self._limits = limits
+        self.cores: list[int] = []
+        self.cause = ""  # of the number of slots that are given out
+        self.load_began: float | None = None
+        self.ready_at: float | None = None
+        self.idle_since: float | None = None
+        self.leave_seconds = 0.0  # what it took last time to write down all and go
+        self._around = around
+        self._residency = around.residency
         self._loop = asyncio.get_running_loop()
-        self._driver: Driver | None = None
-        self._incarnation = 0
-        self._sequences: dict[int, Sequence] = {}  # every one that is not finished, and cancelled ones the driver holds
-        self._slots = Slots(spec.slots, spec.lease, policy, self._loop.time, self._send)
-        self._deaths_in_a_row = 0
-        self._restarts = 0
-        self._tokens = 0
-        self._steps = 0
-        self._rate = 0.0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._key = msgspec.json.encode((spec.driver, spec.path, spec.options)).decode()
+        self.footprint = Footprint(around.book.get(self._key))
+        self._life = DriverLife(name, spec, around.launch, self._loop, self)
+        self._work = Workload(
+            name, spec, policy, around.limits, around.area, self.footprint, self._loop.time, self._life.ask
+        )
+        self._slots = self._work.slots
+        self._slots.on_relief = self.release
+        self._sequences = self._work.sequences
+        self._drained = asyncio.Event()
+        self._granted: int | None = None  # what the load that is under way was granted for keys and values
+        self._expiry: asyncio.TimerHandle | None = None
         self._closing = False
 
-    # ---- for the resource manager
+    # ---- for the model calls and the resource manager
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a new sequence; loads the model if need be. Raises `Busy` when the queue is full."""
-        if self._slots.waiting >= MAX_QUEUE:
-            raise Busy(f"{self._slots.waiting} calls wait for model {self.name}, which is the limit", retry_after=5.0)
-        self._sequences[sequence.id] = sequence
-        if sequence.process.suspended or sequence.thread.suspended:
-            sequence.holds.add(SUSPENDED)
-        self._slots.enqueue(sequence)
+        waiting = self._slots.waiting
+        if waiting >= MAX_QUEUE:
+            raise Busy(f"{waiting} calls wait for model {self.name}, which is the limit", retry_after=5.0)
+        self._work.add(sequence)
         self.load()
+        self._settle()
         self._tell(sequence)
 
     def load(self) -> None:
-        """Start loading the model, unless it is loaded or loading."""
-        if self.state in ("unloaded", "failed") and not self._closing:
-            self._set_state("loading", "starting the driver")
-            self._run(self._start())
+        """Load the model as soon as there is room, unless it is loaded or loading."""
+        if self.state in (UNLOADED, FAILED) and not self._closing:
+            self._set_state(LOADING, "looking at what it needs")
+            self._life.run(self._prepare())
 
     def cancel(self, sequence: Sequence) -> None:
-        """The caller no longer wants it. Its slot is free when the driver has let go of it, within one step."""
-        sequence.cancelled = True
-        self._slots.withdraw(sequence)
-        if sequence.resident:
-            self._send(protocol.Cancel(sequence.id))
-        else:
-            self._forget(sequence)
+        """The caller no longer wants it."""
+        self._work.cancel(sequence)
+        if self.state == WAITING and not self._sequences:
+            self._residency.forget(self)
+            self._set_state(UNLOADED, "nobody waits for it any more")
+        self._settle()
 
     def hold(self, sequence: Sequence, why: str) -> None:
         """See `Slots.hold`."""
         self._slots.hold(sequence, why)
+        self._settle()
 
     def release(self, sequence: Sequence, why: str) -> None:
         """See `Slots.release`."""
         self._slots.release(sequence, why)
+        self._settle()
 
     def reprioritise(self, sequence: Sequence) -> None:
         """See `Slots.reprioritise`."""
         self._slots.reprioritise(sequence)
 
+    def processes_ended(self, pids: list[int]) -> None:
+        """Nobody comes back for what the driver keeps for these processes."""
+        if self.state == READY:
+            self._life.send(protocol.Ended(pids))
+
     async def close(self) -> None:
         """Stop the driver; waiting sequences are not answered any more."""
         self._closing = True
-        for task in tuple(self._tasks):
-            task.cancel()
-        if self._driver is not None:
-            await self._driver.stop()
+        self._expire_never()
+        await self._life.close()
+
+    @property
+    def used(self) -> bool:
+        """Whether it was ever to be loaded."""
+        return self.state != UNLOADED or bool(self.detail)
+
+    @property
+    def given(self) -> int:
+        """How many of its slots are given out."""
+        return self._slots.count
+
+    @property
+    def pid(self) -> int | None:
+        """The process of the driver."""
+        return self._life.pid
 
     def model_info(self, default: bool) -> ModelInfo:
-        return ModelInfo(
-            self.name, self.spec.driver, self.spec.path, default, self.state, self.detail, self.context, self.facts
-        )
+        spec = self.spec
+        return ModelInfo(self.name, spec.driver, spec.path, default, self.state, self.detail, self.context, self.facts)
 
     def slot_info(self) -> SlotInfo:
-        pid = self._driver.pid if self._driver is not None else None
-        places = {sequence.id: place for place, sequence in enumerate(self._slots.queue, 1)}
-        return SlotInfo(
-            model=self.name,
-            state=self.state,
-            detail=self.detail,
-            driver_pid=pid,
-            slots=self.spec.slots,
-            used=len(self._slots.taken),
-            queued=self._slots.waiting,
-            tokens=self._tokens,
-            tokens_per_second=round(self._rate, 1) if self._slots.taken else 0.0,
-            steps=self._steps,
-            restarts=self._restarts,
-            memory=_resident(pid),
-            sequences=[sequence.info(places.get(sequence.id, 0)) for sequence in self._sequences.values()],
-        )
+        return slot_info(self, self._work, self._life.restarts, self._around.machine)
 
-    # ---- what the driver says
+    # ---- for the residency
 
-    def _on_message(self, incarnation: int, message: protocol.FromDriver) -> None:
-        if incarnation != self._incarnation:
-            return
+    @property
+    def takes_memory(self) -> bool:
+        """Whether its driver is, or soon will be, in memory."""
+        return self._life.present or self.load_began is not None
+
+    @property
+    def leaving(self) -> bool:
+        """Whether its memory will soon be free."""
+        return self.state not in (LOADING, READY, RESTARTING)
+
+    def start(self) -> None:
+        """There is room: load."""
+        self.load_began = self._loop.time()
+        self._set_state(LOADING, "starting the driver")
+        self._life.start(self._load_message, self._life.backoff)
+
+    def wait(self, reason: str) -> None:
+        """There is no room yet, for a reason to show."""
+        self._set_state(WAITING, reason)
+
+    def leave(self, why: str) -> None:
+        """Give the memory back: what runs is written to disk and goes on when the model is loaded again."""
+        ready = self.state == READY
+        self._not_ready()
+        self._set_state(LEAVING, why)
+        if ready:
+            self._work.driver_leaves()
+        self._life.run(self._leave(why))
+
+    def fail(self, error: LlmosError) -> None:
+        """The model cannot run: everything that waits for it gets the error; the next call tries again."""
+        log.error("model failed", model=self.name, error=error.message)
+        self._residency.forget(self)
+        self._not_ready()
+        self.load_began = None
+        self._set_state(FAILED, error.message)
+        self._work.fail(error)
+        self._life.stop().add_done_callback(lambda _: self._residency.review())
+
+    def resize(self, kv_memory: int, cause: str) -> None:
+        """From now on the driver has so many bytes for keys and values."""
+        log.info("keys and values", model=self.name, before=self.footprint.kv_memory, now=kv_memory, cause=cause)
+        self.footprint.kv_memory = kv_memory
+        self._life.send(protocol.Resize(kv_memory))
+
+    def give_out(self, count: int, cause: str) -> None:
+        """From now on so many of the slots are given out."""
+        log.info("slots given out", model=self.name, before=self._slots.count, now=count, cause=cause)
+        self._slots.count, self.cause = count, cause
+        self._slots.review()
+
+    def kill(self, why: str) -> None:
+        """End the driver for what it does; its sequences go on in another."""
+        self._life.kill(why)
+
+    # ---- what the driver does
+
+    def driver_said(self, message: protocol.FromDriver) -> None:
         match message:
-            case protocol.Bundle():
-                self._on_bundle(message)
-            case protocol.Admitted(sequence=number):
-                if isinstance(sequence := self._sequences.get(number), Generation):
-                    sequence.prompt_ids = message.prompt_ids
-                    self._charge_prompt(sequence, len(message.prompt_ids))
-            case protocol.Parked(sequence=number):
-                if (sequence := self._sequences.get(number)) is not None:
-                    self._slots.parked(sequence)
-            case protocol.Done(sequence=number):
-                if isinstance(sequence := self._sequences.get(number), Generation):
-                    sequence.reason = message.reason
-                self._on_finished(number)
-            case protocol.Scored(sequence=number) | protocol.Embedded(sequence=number):
-                self._on_answer(number, message)
-            case protocol.Failed(sequence=number):
-                self._on_finished(number, from_wire(message.error))
             case protocol.Loading():
                 share = "" if message.fraction is None else f" {message.fraction:.0%}"
                 self._set_state(self.state, f"{message.stage}{share}")
+                return
             case protocol.Loaded():
-                self.context, self.facts = message.context, message.facts
-                self._set_state("ready", "")
-                self._slots.open()
+                if self.state in (LOADING, RESTARTING):
+                    self._on_loaded(message)
             case protocol.LoadFailed():
-                self._fail(from_wire(message.error))
+                self.fail(from_wire(message.error))
+                return
+            case protocol.Bundle(progress=[_, *_]):
+                self._life.deaths_in_a_row = 0
+                self._work.take(message)
+            case _:
+                self._work.take(message)
+        self._settle()
 
-    def _on_bundle(self, bundle: protocol.Bundle) -> None:
-        made = 0
-        for progress in bundle.progress:
-            sequence = self._sequences.get(progress.sequence)
-            if not isinstance(sequence, Generation) or sequence.cancelled:
-                continue
-            made += len(progress.ids)
-            try:
-                sequence.extend(progress)
-            except DriverFailed as error:
-                self._abort(sequence, error)
-                continue
-            sequence.process.generated_tokens += len(progress.ids)
-            self._slots.spent(sequence, len(progress.ids))
-            self._charge(sequence, len(progress.ids))
-        self._tokens += made
-        self._steps += bundle.steps
-        self._deaths_in_a_row = 0
-        if bundle.seconds > 0:
-            rate = made / bundle.seconds
-            self._rate = RATE_SMOOTHING * self._rate + (1 - RATE_SMOOTHING) * rate if self._rate else rate
-        self._slots.review()
+    def driver_owes(self) -> bool:
+        return self._work.owed
 
-    def _on_answer(self, number: int, answer: Answer) -> None:
-        query = self._sequences.get(number)
-        if not isinstance(query, Query):
+    def driver_missing(self, error: LlmosError) -> None:
+        self.fail(error)
+
+    def driver_died(self, how: str) -> None:
+        """Start another, and let its sequences go on from their tokens so far."""
+        if self._closing:
             return
-        try:
-            self._charge_prompt(query, query.take(answer))
-        except DriverFailed as error:
-            self._on_finished(number, error)
+        if how == "signal 9" and (shortage := self._residency.shortage()):
+            how = f"signal 9, probably out of memory: {shortage}"
+        was, deaths = self.state, self._life.deaths_in_a_row
+        held = self._work.driver_gone(how)
+        log.error("driver died", model=self.name, how=how, sequences=held, restart=self._life.restarts)
+        self._not_ready()
+        if was == LEAVING:
+            self._drained.set()
+        elif self._life.late_loads >= MAX_LATE_LOADS:
+            self.fail(ModelLoadFailed(f"model {self.name}: {how}, {self._life.late_loads} times in a row"))
+        elif deaths > MAX_RESTARTS:
+            self.fail(DriverFailed(f"the driver of model {self.name} died {deaths} times in a row ({how})"))
         else:
-            self._on_finished(number)
+            self.load_began = self._loop.time()
+            self._set_state(RESTARTING, f"driver died ({how})")
+            self._life.start(self._load_message, self._life.backoff)
 
-    def _charge_prompt(self, sequence: Sequence, tokens: int) -> None:
-        sequence.process.prompt_tokens += tokens
-        self._charge(sequence, tokens)
+    # ---- inside
 
-    def _charge(self, sequence: Sequence, tokens: int) -> None:
-        """Book tokens that were used, and end the sequence if they were too many."""
+    async def _prepare(self) -> None:
         try:
-            self._limits.tokens_used(sequence.process, tokens)
-        except LimitExceeded as error:
-            self._abort(sequence, error)
-
-    def _abort(self, sequence: Sequence, error: LlmosError) -> None:
-        """End a sequence that the driver would go on with."""
-        self.cancel(sequence)
-        sequence.finish(error)
-
-    def _on_finished(self, number: int, error: LlmosError | None = None) -> None:
-        sequence = self._sequences.get(number)
-        if sequence is None:
-            return
-        sequence.resident = False
-        if not sequence.cancelled:
-            sequence.finish(error)
-        self._forget(sequence)
-
-    def _forget(self, sequence: Sequence) -> None:
-        self._sequences.pop(sequence.id, None)
-        self._slots.free(sequence)
-
-    def _send(self, message: protocol.ToDriver) -> None:
-        """Tell the driver; if it has just died, what it was to do is done anew by its successor."""
-        if self._driver is not None:
-            self._driver.send(message)
-
-    # ---- the driver's life
-
-    async def _start(self) -> None:
-        try:
-            await asyncio.to_thread(check_requirements, self.name, self.spec)
-            incarnation = self._incarnation = self._incarnation + 1
-            self._driver = await self._launch(
-                self.spec.driver,
-                self.name,
-                lambda message: self._on_message(incarnation, message),
-                lambda how: self._on_exit(incarnation, how),
-            )
-            self._driver.send(protocol.Load(self.spec.path, str(self._cache), self.spec.max_tokens, self.spec.options))
+            async with asyncio.timeout(self.spec.load_timeout):
+                self.footprint.estimate = await asyncio.to_thread(check_requirements, self.name, self.spec)
         except LlmosError as error:
-            self._fail(error)
-        except OSError as error:
-            self._fail(ModelLoadFailed(f"model {self.name}: the driver cannot be started: {error}"))
+            self.fail(error)
+        except (OSError, TimeoutError) as error:
+            self.fail(ModelLoadFailed(f"model {self.name}: its files cannot be looked at: {error}"))
+        else:
+            self._residency.want(self)
 
-    def _fail(self, error: LlmosError) -> None:
-        """The model cannot run: everything that waits for it gets the error; the next call tries again."""
-        log.error("model failed", model=self.name, error=error.message)
-        self._incarnation += 1  # what this driver still says is of no interest
-        if self._driver is not None:
-            self._run(self._driver.stop())
-            self._driver = None
-        self._set_state("failed", error.message)
-        self._slots.clear()
-        sequences, self._sequences = self._sequences, {}
-        for sequence in sequences.values():
-            sequence.resident = False
-            if not sequence.cancelled:
-                sequence.finish(error)
+    def _load_message(self) -> protocol.Load:
+        self.load_began = self._loop.time()
+        self.cores = self._residency.cores(self)
+        self._granted = self._around.balance.grant(self)
+        spec, cache = self.spec, str(self._around.cache)
+        return protocol.Load(spec.path, cache, spec.max_tokens, spec.options, self._granted, self.cores)
 
-    def _on_exit(self, incarnation: int, how: str) -> None:
-        """The driver died unasked: start another, and let its sequences go on from their tokens so far."""
-        if incarnation != self._incarnation or self._closing:
+    def _on_loaded(self, message: protocol.Loaded) -> None:
+        assert self.load_began is not None
+        now = self._loop.time()
+        self.context, self.facts = message.context, message.facts
+        self._life.loaded()
+        size = self._around.machine.resident(self.pid) if self.pid else 0
+        measured = Measured(size, now - self.load_began, message.token_bytes, message.context)
+        self._life.run(self._note(self._around.book.put(self._key, measured)))
+        self.footprint.loaded(
+            measured,
+            message.kv_memory,
+            most=message.kv_memory if self._granted is None else self.spec.options.get("kv_memory"),
+            elsewhere=str(message.facts.get("device", "")).startswith("cuda"),
+        )
+        if (error := self._residency.too_large(self)) is not None:
+            self.fail(error)
             return
-        self._driver = None
-        self._incarnation += 1
-        self._deaths_in_a_row += 1
-        self._restarts += 1
-        running = [sequence for sequence in self._sequences.values() if sequence.resident]
-        log.error("driver died", model=self.name, how=how, sequences=len(running), restart=self._restarts)
-        if self._deaths_in_a_row > MAX_RESTARTS:
-            self._fail(
-                DriverFailed(f"the driver of model {self.name} died {self._deaths_in_a_row} times in a row ({how})")
-            )
-            return
-        on_slot = self._slots.taken.copy()
-        self._slots.close()
-        self._set_state("restarting", f"driver died ({how})")
-        for sequence in running:
-            self._after_death(sequence, how, sequence.id in on_slot)
-        delay = 0.0 if self._deaths_in_a_row == 1 else min(0.25 * 2**self._deaths_in_a_row, MAX_BACKOFF)
-        self._run(self._restart(delay))
+        self.ready_at = now
+        self._set_state(READY, "")
+        self._slots.open()
+        self._around.balance.adapt()
 
-    def _after_death(self, sequence: Sequence, how: str, on_slot: bool) -> None:
-        sequence.resident = False
-        sequence.lease = 0
-        if sequence.cancelled:
-            self._sequences.pop(sequence.id, None)
-            return
-        sequence.deaths += on_slot
-        if sequence.deaths > MAX_DEATHS:
-            text = f"the driver of model {self.name} died {sequence.deaths} times while it ran this generation ({how})"
-            sequence.finish(DriverFailed(text))
-            self._sequences.pop(sequence.id, None)
-            return
-        event = "driver died; the generation goes on in a new one"
-        tokens = len(sequence.ids) if isinstance(sequence, Generation) else 0
-        fields = {"model": self.name, "how": how, "tokens": tokens}
-        sequence.process.write_log(Log(sequence.process.pid, time.time(), "warning", event, fields))
-        self._slots.enqueue(sequence)
+    async def _note(self, contents: bytes) -> None:
+        await asyncio.to_thread(self._around.book.write, contents)
 
-    async def _restart(self, delay: float) -> None:
-        await asyncio.sleep(delay)
-        await self._start()
+    async def _leave(self, why: str) -> None:
+        """What `leave` began."""
+        began = self._loop.time()
+        try:
+            async with asyncio.timeout(LEAVE_SECONDS):
+                while self._work.owed:
+                    self._drained.clear()
+                    await self._drained.wait()
+        except TimeoutError:
+            log.warning("not all sequences were written down in time", model=self.name, seconds=LEAVE_SECONDS)
+        await self._life.stop()
+        self.leave_seconds = self._loop.time() - began
+        self._work.driver_gone("")
+        self.footprint.gone()
+        self.load_began = None
+        self._set_state(UNLOADED, why)
+        self._settle()
+        self._residency.review()
+
+    def _settle(self) -> None:
+        """See whether anything is to be done now that something may have changed."""
+        self._drained.set()
+        if self.state == UNLOADED and self._slots.waiting:
+            self.load()
+        if self.state != READY:
+            return
+        if self._work.busy:
+            self.idle_since = None
+        elif self.idle_since is None:
+            self.idle_since = self._loop.time()
+            self._residency.review()  # which may make it leave
+        if self._sequences:
+            self._expire_never()
+        elif self._expiry is None and self.ready_at is not None:
+            self._expiry = self._loop.call_later(self.spec.keep_alive, self._expire)
+
+    def _expire(self) -> None:
+        self._expiry = None
+        self.leave(f"nobody used it for {self.spec.keep_alive:g} s")
+
+    def _expire_never(self) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+
+    def _not_ready(self) -> None:
+        self.ready_at = self.idle_since = None
+        self._expire_never()
 
     def _set_state(self, state: str, detail: str) -> None:
+        if (state, detail) == (self.state, self.detail):
+            return
         if state != self.state:
             log.info("model " + state, model=self.name, **({"detail": detail} if detail else self.facts))
         self.state, self.detail = state, detail
@@ -329,19 +378,3 @@ class ModelRuntime:
         stream = sequence.process.stream
         if stream is not None and sequence.state == QUEUED:
             stream.push(State(sequence.process.pid, f"model {self.name} {self.state}", self.detail))
-
-    def _run(self, coro: Coroutine[Any, Any, None]) -> None:
-        # asyncio.Task, not create_task: these are the kernel's own, whichever agent's call led here.
-        task = asyncio.Task(coro, loop=self._loop)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-
-def _resident(pid: int | None) -> int:
-    """The resident set of process `pid` in bytes, 0 if there is none."""
-    if pid is None:
-        return 0
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return 0

@@ -22,6 +22,7 @@ class Sequence(ABC):
 
     `lease` counts the tokens it may still make by the kernel's books. `holds` says why it may not run now. `deaths`
     counts the drivers that died while it was on a slot, `preemptions` how often it was taken off one for another.
+    `since`: the time from which it has been in its state.
     """
 
     __slots__ = (
@@ -35,6 +36,7 @@ class Sequence(ABC):
         "preemptions",
         "process",
         "resident",
+        "since",
         "state",
         "thread",
     )
@@ -52,6 +54,7 @@ class Sequence(ABC):
         self.lease = 0
         self.deaths = 0
         self.preemptions = 0
+        self.since = 0.0
         self.error: LlmosError | None = None
 
     @abstractmethod

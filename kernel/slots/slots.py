@@ -13,11 +13,14 @@ from kernel.drivers import protocol
 from kernel.policy.policy import Policy
 from kernel.slots.sequence import PARKED, QUEUED, RUNNING, Sequence
 
-READER, SUSPENDED = "reader", "suspended"  # why a sequence may not run
+READER, SUSPENDED, SWAPPING = "reader", "suspended", "swapping"  # why a sequence may not run
 
 
 class Slots:
-    """`count` slots, each a right to `lease` tokens at a time. Closed until `open` says that a driver listens."""
+    """`count` slots, each a right to `lease` tokens at a time. Closed until `open` says that a driver listens.
+
+    `count` may change: fewer slots are taken from nobody who holds one.
+    """
 
     def __init__(
         self,
@@ -32,6 +35,7 @@ class Slots:
         self._policy = policy
         self._clock = clock
         self._send = send
+        self.on_relief: Callable[[Sequence, str], None] = self.release  # called when a reader has caught up
         self._open = False
         self._holders: dict[int, Sequence] = {}
         self._leaving: set[int] = set()  # of the holders, those whose slot is free when the driver has let go of them
@@ -40,6 +44,11 @@ class Slots:
     def taken(self) -> set[int]:
         """The ids of the sequences that hold a slot."""
         return set(self._holders)
+
+    @property
+    def used(self) -> int:
+        """How many sequences hold a slot."""
+        return len(self._holders)
 
     @property
     def waiting(self) -> int:
@@ -64,6 +73,15 @@ class Slots:
         self._holders.clear()
         self._leaving.clear()
 
+    def evict(self) -> None:
+        """Grant no more, and take the slots of all who can stop; they wait again."""
+        self._open = False
+        for sequence in tuple(self._holders.values()):
+            if sequence.preemptible and sequence.id not in self._leaving:
+                self._policy.leave(sequence, self._clock())
+                self._policy.arrive(sequence, self._clock())
+                self._preempt(sequence)
+
     def clear(self) -> None:
         """Nobody wants a slot any more."""
         self.close()
@@ -83,9 +101,9 @@ class Slots:
     def enqueue(self, sequence: Sequence) -> None:
         """Let `sequence` run as soon as the policy has a slot for it; parked as long as something holds it."""
         if self._is_held(sequence):
-            sequence.state = PARKED
+            self._set_state(sequence, PARKED)
             return
-        sequence.state = QUEUED
+        self._set_state(sequence, QUEUED)
         self._policy.arrive(sequence, self._clock())
         self.review()
 
@@ -114,7 +132,7 @@ class Slots:
             self.withdraw(sequence)
         elif sequence.state == QUEUED:
             self.withdraw(sequence)
-            sequence.state = PARKED
+            self._set_state(sequence, PARKED)
 
     def release(self, sequence: Sequence, why: str) -> None:
         """Lift a hold; without any left it queues for a slot again, in its old place."""
@@ -144,7 +162,7 @@ class Slots:
             if sequence.lease <= 0:
                 self._renew(sequence)
             return  # a renewal is on its way already
-        sequence.state = PARKED
+        self._set_state(sequence, PARKED)
         self.free(sequence)
 
     # ---- inside
@@ -153,10 +171,10 @@ class Slots:
         """Give `sequence` a slot; False if something holds it after all."""
         if self._is_held(sequence):
             self.withdraw(sequence)
-            sequence.state = PARKED
+            self._set_state(sequence, PARKED)
             return False
         self._holders[sequence.id] = sequence
-        sequence.state = RUNNING
+        self._set_state(sequence, RUNNING)
         if sequence.resident:
             self._renew(sequence)
         else:
@@ -169,12 +187,15 @@ class Slots:
         """Take the slot from it at once: the driver hears of this before it hears of who comes next."""
         self._revoke(sequence)
         self._give_up(sequence)
-        sequence.state = QUEUED
+        self._set_state(sequence, QUEUED)
         sequence.preemptions += 1
 
     def _revoke(self, sequence: Sequence) -> None:
         self._send(protocol.Revoke(sequence.id))
         sequence.lease = 0
+
+    def _set_state(self, sequence: Sequence, state: str) -> None:
+        sequence.state, sequence.since = state, self._clock()
 
     def _give_up(self, sequence: Sequence) -> None:
         self._holders.pop(sequence.id, None)
@@ -194,5 +215,5 @@ class Slots:
             sequence.holds.add(READER)
             stream = sequence.process.stream
             assert stream is not None
-            stream.when_drained(lambda: self.release(sequence, READER))
+            stream.when_drained(lambda: self.on_relief(sequence, READER))
         return bool(sequence.holds)

@@ -28,7 +28,8 @@ class Inside:
             folders=[Path(__file__).parent / "programs"],
             models={"none": ModelSpec(driver="simulated")},
             default_model="none",
-            cache=Path(tempfile.gettempdir()),
+            cache=Path(tempfile.gettempdir()) / "llmosd-bench",
+            swap=Path(tempfile.gettempdir()) / "llmosd-bench" / "swap",
             make_context=Context,
         )
         self.client = self.kernel.lifecycle.open_client("bench")

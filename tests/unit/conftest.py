@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from types import CoroutineType
 from typing import Any
@@ -26,10 +26,12 @@ from kernel.drivers.process import EXIT_GRACE, OnExit, OnMessage
 from kernel.drivers.simulated import SimulatedDevice
 from kernel.kernel import Kernel
 from kernel.limits import LimitSettings
+from kernel.machine import Sample
 from kernel.process import Process
 from kernel.programs import Function, Program
 from kernel.scheduling import Scheduling
 from kernel.slots.model import ModelSpec
+from kernel.slots.settings import ResourceSettings
 from kernel.stream import Stream
 from kernel.thread import Thread
 from llmosd.context import Context
@@ -99,12 +101,15 @@ def pytest_asyncio_loop_factories(
 
 # ---- the driver
 
+FIRST_PID = 10_000_000  # of drivers that are no processes
+
 
 class InLoopDriver:
     """One incarnation of the simulated driver, on the loop of the test. `sent` and `said` hold all messages."""
 
-    def __init__(self, on_message: OnMessage, on_exit: OnExit) -> None:
-        self.pid: int | None = None
+    def __init__(self, name: str, pid: int, on_message: OnMessage, on_exit: OnExit) -> None:
+        self.name = name
+        self.pid: int | None = pid
         self.sent: list[protocol.ToDriver] = []  # by the kernel
         self.said: list[protocol.FromDriver] = []  # by the driver
         self.alive = True
@@ -141,6 +146,7 @@ class InLoopDriver:
         if self.alive:
             self.alive = False
             self._task.cancel()
+            self.device._sequences.clear()  # so that its timers do nothing more
             self._loop.call_soon(self._exit, how)
 
     def sent_of(self, kind: type) -> list[Any]:
@@ -173,7 +179,7 @@ class InLoopLauncher:
         self.kinds.append((kind, name))
         if self.refusals:
             raise self.refusals.pop(0)
-        driver = InLoopDriver(on_message, on_exit)
+        driver = InLoopDriver(name, FIRST_PID + len(self.kinds), on_message, on_exit)
         self.drivers.append(driver)
         return driver
 
@@ -181,6 +187,44 @@ class InLoopLauncher:
     def driver(self) -> InLoopDriver:
         """The latest incarnation."""
         return self.drivers[-1]
+
+    @property
+    def alive(self) -> list[InLoopDriver]:
+        """Those that have not ended."""
+        return [driver for driver in self.drivers if driver.alive]
+
+
+class FakeMachine:
+    """A machine of 16 GB. `sizes`: bytes that the driver of a model takes, besides its keys and values."""
+
+    def __init__(self, launcher: InLoopLauncher) -> None:
+        self.cores = [0, 1, 2, 3]
+        self.total = self.available = 16_000_000_000
+        self.sizes: dict[str, int] = {}
+        self.killed = 0
+        self._launcher = launcher
+
+    def sample(self, pids: Iterable[int]) -> Sample:
+        return Sample(
+            cpu=0.5,
+            memory_total=self.total,
+            memory_available=self.available,
+            disk_total=10**12,
+            disk_free=10**11,
+            rss={pid: self.resident(pid) for pid in pids},
+            oom_kills=self.killed,
+        )
+
+    def oom_kills(self) -> int:
+        return self.killed
+
+    def resident(self, pid: int) -> int:
+        driver = next((driver for driver in self._launcher.drivers if driver.pid == pid), None)
+        if driver is None:
+            return 0
+        device = driver.device
+        leaked = sum(map(len, device._ballast))
+        return (self.sizes.get(driver.name, 0) + device._memory.used + leaked) * driver.alive
 
 
 # ---- the kernel
@@ -204,9 +248,10 @@ class Recorder:
 class System:
     """A kernel, its driver, and one client in whose name the test makes system calls."""
 
-    def __init__(self, kernel: Kernel, launcher: InLoopLauncher) -> None:
+    def __init__(self, kernel: Kernel, launcher: InLoopLauncher, machine: FakeMachine | None = None) -> None:
         self.kernel = kernel
         self.launcher = launcher
+        self.machine = machine or FakeMachine(launcher)
         self.loop = kernel.loop
         self.table = kernel.table
         self.client = kernel.lifecycle.open_client("test")
@@ -277,6 +322,11 @@ class System:
         """Run a program to its end; its value. Raises its error."""
         return await self.result(self.spawn(program, *positional, **args))
 
+    def look(self) -> None:
+        """Have the kernel look at the machine, as it does every second in a daemon."""
+        pids = [driver.pid for driver in self.launcher.alive if driver.pid is not None]
+        self.kernel.resources.observe(self.machine.sample(pids))
+
     async def turns(self, count: int = 10) -> None:
         """Let whatever is ready run, without time passing."""
         for _ in range(count):
@@ -310,23 +360,37 @@ def scheduling() -> Scheduling:
 
 
 @pytest.fixture
+def resources() -> ResourceSettings:
+    """What all models share. Tests may override this."""
+    return ResourceSettings()
+
+
+@pytest.fixture
 async def system(
-    tmp_path: Path, models: dict[str, ModelSpec], limits: LimitSettings, scheduling: Scheduling
+    tmp_path: Path,
+    models: dict[str, ModelSpec],
+    limits: LimitSettings,
+    scheduling: Scheduling,
+    resources: ResourceSettings,
 ) -> AsyncIterator[System]:
     """A booted kernel on the loop of the test."""
     launcher = InLoopLauncher()
+    machine = FakeMachine(launcher)
     kernel = Kernel(
         version="test",
         folders=[tmp_path / "agents"],
         models=models,
         default_model=next(iter(models)),
         cache=tmp_path / "cache",
+        swap=tmp_path / "swap",
         make_context=Context,
         limits=limits,
         scheduling=scheduling,
+        resources=resources,
         launcher=launcher,
+        machine=machine,
     )
-    yield System(kernel, launcher)
+    yield System(kernel, launcher, machine)
     for process in tuple(kernel.table.alive.values()):
         kernel.ending.end(process, "killed", "the test is over")
     if isinstance(kernel.loop, VirtualTimeLoop):
@@ -334,9 +398,17 @@ async def system(
         await asyncio.sleep(10)
         assert kernel.table.alive == {}
         assert not [task for task in asyncio.all_tasks() if isinstance(task, Thread)]
-        runtimes = kernel.resources._runtimes.values()
-        assert [(runtime._slots.taken, runtime._slots.queue) for runtime in runtimes] == [(set(), [])] * len(runtimes)
+        for runtime in kernel.resources._runtimes.values():
+            work = runtime._work
+            assert (work.slots.taken, work.slots.queue, work.sequences, work.owed) == (set(), [], {}, False)
+            assert (work.pager.swapped, work.pager.leaving) == (set(), set())
+        for driver in launcher.alive:
+            device = driver.device
+            assert (device._sequences, device._questions, device._memory.used) == ({}, {}, 0)
+        assert [path for path in (tmp_path / "swap").rglob("*") if path.is_file()] == []
     await kernel.close()
+    assert not any((tmp_path / "swap").glob("*"))
+    assert launcher.alive == []
 
 
 @pytest.fixture

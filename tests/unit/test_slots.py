@@ -26,6 +26,7 @@ from kernel.drivers import protocol
 from kernel.drivers.simulated import simulated_token
 from kernel.slots import runtime as runtime_module
 from kernel.slots.model import ModelSpec
+from kernel.slots.workload import MAX_DEATHS
 from llmosd.context import Context
 
 FAST = {"step_seconds": 1.0, "sequence_seconds": 0.0, "prompt_seconds": 0.0, "reply_tokens": 8}
@@ -341,7 +342,7 @@ async def test_an_admission_after_a_death_carries_all_that_was_made(system: Any)
 
 async def test_a_driver_that_dies_too_often_under_one_generation_fails_it(system: Any) -> None:
     process = system.spawn(teller, tokens=1000)
-    for _ in range(runtime_module.MAX_DEATHS + 1):
+    for _ in range(MAX_DEATHS + 1):
         await asyncio.sleep(10)
         system.driver.die()
         await system.turns()
@@ -353,7 +354,7 @@ async def test_a_driver_that_dies_too_often_under_one_generation_fails_it(system
 async def test_a_queued_call_does_not_pay_for_the_deaths_of_others(system: Any) -> None:
     victims = [system.spawn(teller if not n else "teller", tokens=1000) for n in range(2)]
     queued = system.spawn("teller", tokens=5)
-    for _ in range(runtime_module.MAX_DEATHS + 1):
+    for _ in range(MAX_DEATHS + 1):
         await asyncio.sleep(10)
         system.driver.die()
         await system.turns()

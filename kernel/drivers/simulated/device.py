@@ -40,6 +40,7 @@ class SimulatedDevice:
         self._sequences: dict[int, SimulatedSequence] = {}
         self._questions: dict[int, Question] = {}
         self._work = asyncio.Event()
+        self._waiting = 0  # sequences that have a lease and no memory
         self._steps = 0
         self._ballast: list[bytes] = []
 
@@ -105,12 +106,13 @@ class SimulatedDevice:
 
     def _batch(self) -> list[SimulatedSequence]:
         """The sequences that have a lease and memory. Memory goes first come, first served."""
+        leased = [sequence for sequence in self._sequences.values() if sequence.lease > 0]
         batch = []
-        for sequence in self._sequences.values():
-            if sequence.lease > 0:
-                if sequence.reserved is None and not self._memory.reserve(sequence):
-                    break
-                batch.append(sequence)
+        for sequence in leased:
+            if sequence.reserved is None and not self._memory.reserve(sequence):
+                break
+            batch.append(sequence)
+        self._waiting = len(leased) - len(batch)
         return batch
 
     def _step(self, batch: list[SimulatedSequence], questions: tuple[Question, ...], seconds: float) -> None:
@@ -123,7 +125,7 @@ class SimulatedDevice:
             return
         batch = [sequence for sequence in batch if self._sequences.get(sequence.id) is sequence and sequence.lease > 0]
         progress = [sequence.next(costs.nan) for sequence in batch]
-        self._send(protocol.Bundle(progress, 1, seconds, self._memory.usage(self._waiting())))
+        self._send(protocol.Bundle(progress, 1, seconds, self._memory.usage(self._waiting)))
         for sequence in batch:
             if reason := sequence.ended:
                 self._forget(sequence, keep=True)
@@ -134,13 +136,10 @@ class SimulatedDevice:
             if self._questions.pop(question.sequence, None) is not None:
                 self._answer(question)
 
-    def _waiting(self) -> int:
-        return sum(1 for sequence in self._sequences.values() if sequence.lease > 0 and sequence.reserved is None)
-
     def _report_waiting(self) -> None:
         """Nothing can run: if that is for want of memory, the kernel has to know."""
-        if not self._hangs and (waiting := self._waiting()):
-            self._send(protocol.Bundle([], 0, 0.0, self._memory.usage(waiting)))
+        if self._waiting and not self._hangs:
+            self._send(protocol.Bundle([], 0, 0.0, self._memory.usage(self._waiting)))
 
     # ---- messages
 

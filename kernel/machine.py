@@ -1,0 +1,120 @@
+"""The machine: processors, memory, disk and GPUs, and what the drivers take of them, as they are now.
+
+Sampled by the resource manager in a worker thread, since a dead disk or GPU driver may hang. It decides nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import psutil
+
+from ipc.syscalls import GpuInfo
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """One look at the machine. Bytes; `cpu` is a share of all cores; `rss` (resident sets) is by process id.
+
+    `oom_kills` counts the processes that the system killed for want of memory since it was started.
+    """
+
+    cpu: float
+    memory_total: int
+    memory_available: int
+    disk_total: int
+    disk_free: int
+    rss: dict[int, int] = {}
+    oom_kills: int = 0
+    gpus: list[GpuInfo] = []
+
+
+class Machine(Protocol):
+    """What the resource manager needs of a machine."""
+
+    cores: list[int]
+
+    def sample(self, pids: Iterable[int]) -> Sample:
+        """The machine now, and the resident sets of these processes. Blocks, for a moment or for long."""
+
+    def resident(self, pid: int) -> int:
+        """The resident set of process `pid` in bytes, 0 if there is none. Never blocks."""
+
+    def oom_kills(self) -> int:
+        """As in `Sample`. Never blocks."""
+
+
+class ThisMachine:
+    """The machine that this process runs on; `disk` is a folder on the disk of interest."""
+
+    def __init__(self, disk: Path) -> None:
+        self._disk = disk
+        self._gpus = _Gpus()
+        self.cores = (
+            sorted(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else list(range(psutil.cpu_count() or 1))
+        )
+
+    def sample(self, pids: Iterable[int]) -> Sample:
+        memory = psutil.virtual_memory()
+        disk = psutil.disk_usage(str(next(folder for folder in (self._disk, *self._disk.parents) if folder.exists())))
+        return Sample(
+            cpu=psutil.cpu_percent() / 100,
+            memory_total=memory.total,
+            memory_available=memory.available,
+            disk_total=disk.total,
+            disk_free=disk.free,
+            rss={pid: self.resident(pid) for pid in pids},
+            oom_kills=self.oom_kills(),
+            gpus=self._gpus.sample(),
+        )
+
+    def resident(self, pid: int) -> int:
+        try:
+            return int(psutil.Process(pid).memory_info().rss)
+        except psutil.Error:
+            return 0
+
+    def oom_kills(self) -> int:
+        try:
+            lines = Path("/proc/vmstat").read_text().splitlines()
+        except OSError:  # only Linux counts them
+            return 0
+        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+class _Gpus:
+    """NVIDIA GPUs, if the package `pynvml` is there to ask them. Written to its manual: no GPU has run this."""
+
+    def __init__(self) -> None:
+        self._nvml: Any = None
+        if importlib.util.find_spec("pynvml") is not None:
+            self._nvml = importlib.import_module("pynvml")
+            try:
+                self._nvml.nvmlInit()
+            except self._nvml.NVMLError:
+                self._nvml = None
+
+    def sample(self) -> list[GpuInfo]:
+        nvml = self._nvml
+        if nvml is None:
+            return []
+        gpus = []
+        for number in range(nvml.nvmlDeviceGetCount()):
+            device = nvml.nvmlDeviceGetHandleByIndex(number)
+            memory = nvml.nvmlDeviceGetMemoryInfo(device)
+            busy = nvml.nvmlDeviceGetUtilizationRates(device).gpu / 100
+            gpus.append(GpuInfo(str(nvml.nvmlDeviceGetName(device)), memory.total, memory.used, busy))
+        return gpus
+
+
+def _cores() -> list[int]:
+    """The processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(psutil.cpu_count() or 1))

@@ -1,0 +1,213 @@
+"""The pager of one model: parked sequences go to disk while their keys and values are in others' way, and come back.
+
+Owned by the model runtime, which tells it what the driver reports. The driver writes and reads the files; the pager
+says which, and when, by what it costs against how long they are likely to wait.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import structlog
+
+from ipc.messages import Log
+from kernel.drivers import protocol
+from kernel.slots.footprint import Footprint
+from kernel.slots.generation import Generation
+from kernel.slots.sequence import QUEUED, RUNNING, Sequence
+from kernel.slots.slots import SWAPPING, Slots
+from kernel.slots.swap import SwapArea
+
+FULL, ROOMY = (
+    0.9,
+    0.8,
+)  # shares of the memory for keys and values: above the one it is short, down to the other it pages
+OVERHEAD = 0.01  # seconds that a swap costs besides writing and reading
+DISK_RATE = 200e6  # bytes per second, until the first swap was measured
+SERVICE = 5.0  # seconds that a sequence holds a slot, until the first was measured
+PATIENCE = 10.0  # seconds that a suspended sequence is taken to wait at least
+RETRY = 30.0  # seconds without paging after the disk refused
+SMOOTHING = 0.7  # weight of the past in what is measured
+
+log = structlog.get_logger("kernel.slots")
+
+
+class Candidate(NamedTuple):
+    """A parked sequence: its bytes, and the seconds for which it is likely to wait on."""
+
+    sequence: Generation
+    size: int
+    wait: float
+
+
+def choose(candidates: Iterable[Candidate], need: int, rate: float, *, forced: bool) -> list[Generation]:
+    """Whom to swap out for `need` bytes, the least cost for its wait first. Unless `forced`, only what pays: what waits
+    longer than it takes to write and read it at `rate` bytes per second."""
+    priced = [(OVERHEAD + 2 * one.size / rate, one) for one in candidates]
+    worthy = [(cost / max(one.wait, 1e-9), one) for cost, one in priced if forced or cost < one.wait]
+    chosen: list[Generation] = []
+    for _, one in sorted(worthy, key=lambda pair: (pair[0], -pair[1].sequence.id)):
+        if need <= 0:
+            break
+        chosen.append(one.sequence)
+        need -= one.size
+    return chosen
+
+
+class Pager:
+    """`swapped` counts the sequences that lie on disk now, `outs`, `restores` and `recomputations` all so far."""
+
+    def __init__(
+        self,
+        model: str,
+        area: SwapArea,
+        slots: Slots,
+        footprint: Footprint,
+        ask: Callable[[protocol.ToDriver], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self.outs = self.restores = self.recomputations = 0
+        self.kv = protocol.KVUsage()
+        self.swapped: set[int] = set()
+        self.leaving: set[int] = set()  # sequences that are being written
+        self._model = model
+        self._area = area
+        self._slots = slots
+        self._footprint = footprint
+        self._ask = ask
+        self._clock = clock
+        self._rate = DISK_RATE
+        self._service = SERVICE
+        self._refused_until = 0.0
+
+    def review(self, kv: protocol.KVUsage, moved: bool, sequences: Iterable[Sequence]) -> None:
+        """Look whether memory is short, as the driver reports it, and page if it is. `moved`: whether anything ran."""
+        self.kv = kv
+        self._footprint.kv_used = kv.used
+        granted = self._footprint.kv_memory
+        short = kv.waiting > 0
+        if not (short or (granted and kv.used > FULL * granted)) or self.leaving:
+            return
+        if self._clock() < self._refused_until:
+            return
+        resident = [one for one in sequences if isinstance(one, Generation) and one.swappable]
+        need = max(kv.used - int(ROOMY * granted) if granted else 0, int(short))
+        chosen = choose(self._parked(resident), need, self._rate, forced=short)
+        if not chosen and short:
+            chosen = _in_the_way(resident, kv.waiting, moved)
+        for sequence in chosen:
+            self.swap_out(sequence)
+
+    def swap_out(self, sequence: Generation) -> None:
+        """Have the driver write the state of `sequence` and forget it; until then it runs on no slot."""
+        try:
+            path = self._area.path(sequence.id)
+        except OSError as error:
+            self._refused(sequence, str(error))
+            return
+        self.leaving.add(sequence.id)
+        self._slots.hold(sequence, SWAPPING)
+        self._ask(protocol.SwapOut(sequence.id, path))
+
+    def swapped_out(self, sequence: Generation, message: protocol.SwappedOut) -> None:
+        """The driver has written it, or could not."""
+        self.leaving.discard(sequence.id)
+        if message.error is not None:
+            self._refused(sequence, message.error.message)
+            self._area.remove(sequence.id)
+        else:
+            self.outs += 1
+            self.swapped.add(sequence.id)
+            sequence.resident = False
+            sequence.file = self._area.path(sequence.id)
+            if message.size and message.seconds > 0:
+                self._rate = _smoothed(self._rate, message.size / message.seconds)
+            self._slots.free(sequence)
+        self._slots.release(sequence, SWAPPING)
+
+    def restored(self, sequence: Generation, message: protocol.Restored) -> None:
+        """The driver has read it back, or computes it anew."""
+        if not message.recomputed:
+            self.restores += 1
+            sequence.recomputed = ""
+        else:
+            self.recomputations += 1
+        if message.recomputed and not sequence.recomputed:  # else its process was told already
+            sequence.recomputed = message.why
+            fields = {"model": self._model, "why": message.why, "tokens": len(sequence.ids)}
+            log.warning("a sequence is computed anew", sequence=sequence.id, pid=sequence.process.pid, **fields)
+            event = "the state of a generation was lost and is computed anew"
+            sequence.process.write_log(Log(sequence.process.pid, time.time(), "warning", event, fields))
+        self._drop_file(sequence)
+
+    def driver_gone(self, sequence: Sequence) -> None:
+        """Its driver is no more: what it had not wholly written is void, what lies on disk is not."""
+        self.kv = protocol.KVUsage()
+        if sequence.id in self.leaving:
+            self.leaving.discard(sequence.id)
+            self._area.remove(sequence.id)
+            sequence.holds.discard(SWAPPING)
+
+    def forget(self, sequence: Sequence) -> None:
+        """It is over."""
+        if isinstance(sequence, Generation):
+            if sequence.id in self.leaving:
+                self.leaving.discard(sequence.id)
+                self._area.remove(sequence.id)
+            self._drop_file(sequence)
+
+    def served(self, seconds: float) -> None:
+        """A sequence held a slot for so long."""
+        self._service = _smoothed(self._service, seconds)
+
+    # ---- inside
+
+    def _parked(self, resident: list[Generation]) -> list[Candidate]:
+        """The candidates among the sequences whose state the driver holds."""
+        places = {sequence.id: place for place, sequence in enumerate(self._slots.queue, 1)}
+        now, token_bytes = self._clock(), max(self._footprint.token_bytes, 1)
+        parked = []
+        for sequence in resident:
+            if sequence.state == RUNNING:
+                continue
+            if sequence.state == QUEUED:
+                wait = places.get(sequence.id, 1) * self._service / max(self._slots.count, 1)
+            else:
+                # Who has waited for long is likely to wait as long again.
+                wait = max(now - sequence.since, PATIENCE)
+            parked.append(Candidate(sequence, sequence.length * token_bytes, wait))
+        return parked
+
+    def _refused(self, sequence: Generation, why: str) -> None:
+        log.error("cannot swap out", model=self._model, sequence=sequence.id, error=why)
+        self._refused_until = self._clock() + RETRY
+
+    def _drop_file(self, sequence: Generation) -> None:
+        if sequence.file:
+            sequence.file = ""
+            self.swapped.discard(sequence.id)
+            self._area.remove(sequence.id)
+
+
+def _in_the_way(resident: list[Generation], count: int, moved: bool) -> list[Generation]:
+    """The running sequence that has to make room for one of the `count` that wait for memory on their slots, if one has
+    to: the least urgent, if the one that waits is more urgent, or if nothing moves at all."""
+    running = [sequence for sequence in resident if sequence.state == RUNNING]
+    waiting = [sequence for sequence in running if not sequence.moved]
+    holding = [sequence for sequence in running if sequence.moved]
+    if len(waiting) > count:
+        return []  # some of these have memory, and read their prompts: who waits is not known yet
+    if holding and waiting:
+        victim, urgent = min(holding, key=_urgency), max(waiting, key=_urgency)
+        return [victim] if victim.priority < urgent.priority or not moved else []
+    return [min(running, key=_urgency)] if len(running) > 1 and not moved else []
+
+
+def _urgency(sequence: Sequence) -> tuple[int, int]:
+    return sequence.priority, -sequence.id
+
+
+def _smoothed(before: float, now: float) -> float:
+    return SMOOTHING * before + (1 - SMOOTHING) * now

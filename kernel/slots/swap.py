@@ -1,0 +1,96 @@
+"""The folder of swap files: a place of this daemon's own, one file for each sequence that is swapped out.
+
+Used by the pagers of all models; drivers write and read the files. It removes what is no longer needed, and at a start
+what dead daemons left behind: who is alive holds a lock on its folder. It reads no file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import structlog
+
+log = structlog.get_logger("kernel.slots")
+
+
+class SwapArea:
+    """A folder below `folder` that nobody else uses or may look into, made when it is first needed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._all = folder
+        self._loop = asyncio.get_running_loop()
+        self._removals: set[asyncio.Future[None]] = set()
+        self._own: Path | None = None
+        self._lock: int | None = None
+
+    def path(self, sequence: int) -> str:
+        """Where the state of a sequence goes. Raises `OSError` if there is no place for it."""
+        if self._own is None:
+            self._make()
+        return f"{self._own}/{sequence}.kv"
+
+    def _make(self) -> None:
+        self._all.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._all.chmod(0o700)
+        while self._lock is None:
+            self._own = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=self._all))
+            # None if another daemon, at its start, took it for one of the dead before the lock was ours.
+            self._lock = _locked(self._own)
+
+    def remove(self, sequence: int) -> None:
+        """Remove the file of a sequence, if there is one. Returns at once."""
+        if self._own is None:
+            return
+        path = Path(self.path(sequence))
+        removal = self._loop.run_in_executor(None, _unlink, path)
+        self._removals.add(removal)
+        removal.add_done_callback(self._removals.discard)
+
+    def remove_old(self) -> int:
+        """Remove what daemons left that are no more; how many there were. Blocks on the disk."""
+        count = 0
+        for folder in self._all.iterdir() if self._all.is_dir() else ():
+            if folder == self._own or not folder.is_dir():
+                continue
+            lock = _locked(folder)
+            if lock is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)
+                count += 1
+        if count:
+            log.info("removed swap files of daemons that are gone", daemons=count)
+        return count
+
+    async def close(self) -> None:
+        """Remove the folder and all in it."""
+        if self._own is not None and self._lock is not None:
+            await asyncio.gather(*self._removals, return_exceptions=True)
+            await asyncio.to_thread(shutil.rmtree, self._own, ignore_errors=True)
+            os.close(self._lock)
+            self._own = self._lock = None
+
+
+def _locked(folder: Path) -> int | None:
+    """A descriptor that holds the lock of `folder`; None if it is held already, or the folder has gone."""
+    descriptor = None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if folder.exists():
+            return descriptor
+    except OSError:
+        pass
+    if descriptor is not None:
+        os.close(descriptor)
+    return None
+
+
+def _unlink(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
