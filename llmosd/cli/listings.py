@@ -64,22 +64,32 @@ SLOT: Columns = {
     "MODEL": lambda row: row.model,
     "STATE": lambda row: f"{row.state} {row.detail}".strip(),
     "DRIVER PID": lambda row: row.driver_pid or "",
-    "USED/SLOTS": lambda row: f"{row.used}/{row.slots}",
+    "USED/GIVEN/SLOTS": lambda row: f"{row.used}/{row.given}/{row.slots}",
     "QUEUED": lambda row: row.queued,
     "TOKENS": lambda row: row.tokens,
     "TOKENS/S": lambda row: row.tokens_per_second,
     "RESTARTS": lambda row: row.restarts,
+    "CORES": lambda row: row.cores or "",
     "MEMORY": lambda row: show.size(row.memory),
+    "KV": lambda row: f"{show.size(row.kv_used)}/{show.size(row.kv_memory)}" if row.kv_memory else "",
+    "ON DISK": lambda row: row.swapped or "",
+    "SWAPS OUT/IN/LOST": lambda row: f"{row.swap_outs}/{row.restores}/{row.recomputations}",
+    "IDLE": lambda row: f"{show.duration(row.idle)}/{show.duration(row.keep_alive)}" if row.idle else "",
+    "FEWER SLOTS BECAUSE": lambda row: row.cause,
 }
 SEQUENCE: Columns = {
     "MODEL": lambda row: row[0],
     "PID": lambda row: row[1].pid,
     "PROGRAM": lambda row: row[1].program,
+    "PRI": lambda row: row[1].priority,
     "STATE": lambda row: row[1].state,
     "PLACE": lambda row: row[1].position or "",
     "PROMPT": lambda row: row[1].prompt_tokens,
     "GENERATED": lambda row: row[1].generated_tokens,
     "LEASE": lambda row: row[1].lease,
+    "PREEMPTED": lambda row: row[1].preemptions or "",
+    "KEPT": lambda row: row[1].kept,
+    "RECOMPUTED": lambda row: row[1].recomputed,
 }
 MODEL: Columns = {
     "MODEL": lambda row: row.name,
@@ -244,7 +254,12 @@ def stats(row: Stats, as_json: bool) -> None:
         ("daemon cpu", show.duration(row.cpu_seconds)),
         ("machine cpu", f"{machine['cpu']:.0%} of {machine['cores']:.0f} cores"),
         ("machine memory", f"{show.size(machine['memory_available'])} free of {show.size(machine['memory_total'])}"),
+        ("machine disk", f"{show.size(machine['disk_free'])} free of {show.size(machine['disk_total'])}"),
+        ("drivers memory", f"{show.size(machine['drivers_memory'])} of {show.size(machine['drivers_budget'])}"),
     ]
+    for gpu in row.gpus:
+        used = f"{show.size(gpu.memory_used)} of {show.size(gpu.memory_total)} used"
+        lines.append((gpu.name, f"{gpu.busy:.0%} busy, {used}"))
     show.table(("WHAT", "VALUE"), lines)
 
 

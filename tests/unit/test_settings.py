@@ -10,6 +10,8 @@ import pytest
 from ipc.errors import ConfigError
 from kernel.memory.bounds import MemoryBounds
 from kernel.scheduling import Scheduling
+from kernel.slots.model import ModelSpec
+from kernel.slots.settings import ResourceSettings
 from kernel.tools.tool import ToolSpec
 from llmosd.settings import load
 
@@ -74,6 +76,14 @@ def test_scheduling_is_merged_key_by_key_and_the_shipped_ones_are_the_defaults(h
     assert settings().scheduling == Scheduling(burst=0)
 
 
+def test_resources_are_merged_key_by_key_and_the_shipped_ones_are_the_defaults(home: Path) -> None:
+    assert settings().resources == ResourceSettings()
+    assert settings().models["smollm2"] == ModelSpec(path="embedded")
+    config(home, "[resources]\nmemory = 3\n[models.simulated]\nkeep_alive = inf\n")
+    assert settings().resources == ResourceSettings(memory=3)
+    assert settings().models["simulated"].keep_alive == float("inf")
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
@@ -97,6 +107,12 @@ def test_scheduling_is_merged_key_by_key_and_the_shipped_ones_are_the_defaults(h
         ("[scheduling]\naging = -1", ["scheduling.aging", ">= 0"]),
         ("[scheduling]\nquantum = 0", ["scheduling.quantum", ">= 1"]),
         ("scheduling = 3", ["scheduling", "object"]),
+        ("[resources]\nmemory = -1", ["resources.memory", ">= 0"]),
+        ("[resources]\ncollate = 0", ["resources.collate", "> 0"]),
+        ("[resources]\ncolate = 1", ["resources.colate", "did you mean collate?", "leak_margin"]),
+        ("[models.smollm2]\nkeep_alive = -1", ["models.smollm2.keep_alive", ">= 0"]),
+        ("[models.smollm2]\nload_timeout = 0", ["models.smollm2.load_timeout", "> 0"]),
+        ("[models.smollm2]\nstep_timeout = 'soon'", ["models.smollm2.step_timeout", "float"]),
         ("[tools.search]\nfunction = 'a.b'", ["tools.search.function", "regex"]),
         ("[tools.search]\nfunction = 'a:b'\nretry = 1", ["tools.search.retry", "did you mean retries?"]),
         ("tools = 3", ["tools", "object"]),
