@@ -209,7 +209,10 @@ class KVUsage(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Bundle(msgspec.Struct, tag="bundle"):
-    """What one or several steps produced. `steps` and `seconds`: how many steps, and their time in all."""
+    """What one or several steps produced. `steps` and `seconds`: how many steps, and their time in all.
+
+    One without any step says that all who could run wait for memory (`kv.waiting`), which the kernel then makes.
+    """
 
     progress: list[Progress]
     steps: int

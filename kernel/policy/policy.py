@@ -24,7 +24,7 @@ class Job(Protocol):
 
 
 class Decision(NamedTuple):
-    """Jobs that run from now on, and jobs that ran and wait again from now on."""
+    """Jobs that run from now on, and jobs that ran and wait again from now on. No job is among both."""
 
     run: list[Job]
     preempt: list[Job]

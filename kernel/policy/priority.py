@@ -1,8 +1,9 @@
 """Strict priority with aging: the most urgent run, within one priority the first to come, and nothing starves.
 
 After Silberschatz, Galvin, Gagne, "Operating System Concepts", 5.3.4, and the balance set manager of Windows
-("Windows Internals", priority boosts for CPU starvation): a job that waits becomes more urgent with time, and one that
-overtook others that way keeps its slot for a quantum before it falls back to its own priority.
+("Windows Internals", priority boosts for CPU starvation): who waits becomes more urgent with time, and one that
+overtook others that way keeps its slot for a quantum before it falls back to its own priority. It is the whole line of
+a priority that ages, from when a job of it last got a slot, since all in it wait for the first.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ MARGIN = 1.0  # by which one of lower priority must have become more urgent than
 
 
 class _Standing:
-    """Where one job stands. `since`: the time from which its waiting counts. For `quantum` more tokens it is as urgent
-    as it was when it got its slot (`boost`), towards others that age; towards all, if it `overtook` one of higher
-    priority."""
+    """Where one job stands. `since`: the time from which it waits. For `quantum` more tokens it is as urgent as it was
+    when it got its slot (`boost`), towards others that age; towards all, if it `overtook` one of higher priority."""
 
     __slots__ = ("boost", "job", "level", "overtook", "quantum", "since")
 
@@ -41,8 +41,18 @@ class _Standing:
         return self.guard if self.overtook else self.level
 
 
+class _Line:
+    """Those of one priority that wait, by id, and since when none of them has got a slot."""
+
+    __slots__ = ("jobs", "since")
+
+    def __init__(self, since: float) -> None:
+        self.jobs: list[_Standing] = []
+        self.since = since
+
+
 class PriorityWithAging:
-    """`aging`: priorities that a job gains per second of waiting; `quantum`: tokens it keeps what it gained so.
+    """`aging`: priorities that a line gains per second of waiting; `quantum`: tokens a job keeps what it gained so.
 
     A job whose own priority is higher preempts at once. One that aged must be a whole priority ahead, and then has its
     quantum: so two jobs exchange a slot at most once in `quantum` tokens and 1 / `aging` seconds. A preempted job goes
@@ -53,7 +63,7 @@ class PriorityWithAging:
         self._aging = aging
         self._quantum = quantum
         self._waiting: dict[int, _Standing] = {}
-        self._levels: dict[int, list[_Standing]] = {}  # those that wait, by priority and then by id
+        self._lines: dict[int, _Line] = {}  # by priority; none is empty
         self._running: dict[int, _Standing] = {}
 
     @property
@@ -76,7 +86,8 @@ class PriorityWithAging:
             standing.level = job.priority
             self._wait(standing)
         elif job.id in self._running:
-            self._running[job.id].level = job.priority
+            standing = self._running[job.id]
+            standing.level, standing.quantum = job.priority, 0  # what it gained by waiting counted from the old one
 
     def leave(self, job: Job, now: float) -> None:
         standing = self._waiting.get(job.id)
@@ -86,68 +97,74 @@ class PriorityWithAging:
             self._running.pop(job.id, None)
 
     def decide(self, slots: int, now: float) -> Decision:
-        decision = Decision([], [])
-        while self._levels:
-            first = self._first(now)
+        before = set(self._running)
+        preempted: dict[int, Job] = {}
+        while self._lines:
+            level = max(self._lines, key=lambda level: (self._urgency(level, now), -self._lines[level].since))
+            first = self._lines[level].jobs[0]
             if len(self._running) >= slots:
                 victim = self._victim()
-                if victim is None or not self._beats(first, victim, now):
+                if victim is None or not self._beats(level, victim, now):
                     break
                 self._preempt(victim, now)
-                decision.preempt.append(victim.job)
+                preempted[victim.job.id] = victim.job
             self._run(first, now)
-            decision.run.append(first.job)
-        return decision
+        # One may have lost its slot and got another one: of that only the outcome counts.
+        run = [standing.job for number, standing in self._running.items() if number not in before]
+        return Decision(run, [job for number, job in preempted.items() if number in self._waiting and number in before])
 
     def line(self) -> list[Job]:
-        return [standing.job for level in sorted(self._levels, reverse=True) for standing in self._levels[level]]
+        return [standing.job for level in sorted(self._lines, reverse=True) for standing in self._lines[level].jobs]
 
     # ---- who is how urgent
 
-    def _urgency(self, standing: _Standing, now: float) -> float:
-        """How urgent one is that waits."""
-        return min(standing.level + self._aging * (now - standing.since), CEILING)
-
-    def _first(self, now: float) -> _Standing:
-        """The one to run next: the most urgent of those that are the first of their priority."""
-        heads = (level[0] for level in self._levels.values())
-        return max(heads, key=lambda standing: (self._urgency(standing, now), -standing.since, -standing.job.id))
+    def _urgency(self, level: int, now: float) -> float:
+        """How urgent the line of a priority is."""
+        return min(level + self._aging * (now - self._lines[level].since), CEILING)
 
     def _victim(self) -> _Standing | None:
         """The least urgent of those that run and can stop, the last to come of several."""
         candidates = (standing for standing in self._running.values() if standing.job.preemptible)
         return min(candidates, key=lambda standing: (standing.rank, -standing.job.id), default=None)
 
-    def _beats(self, waiting: _Standing, running: _Standing, now: float) -> bool:
-        if waiting.level > running.level:
-            return waiting.level > running.rank
-        return waiting.level < running.level and self._urgency(waiting, now) >= running.guard + MARGIN
+    def _beats(self, level: int, running: _Standing, now: float) -> bool:
+        """Whether the first in the line of priority `level` is to have the slot of `running`."""
+        if level > running.level:
+            return level > running.rank
+        return level < running.level and self._urgency(level, now) >= running.guard + MARGIN
 
     # ---- moves
 
     def _wait(self, standing: _Standing) -> None:
+        line = self._lines.get(standing.level)
+        if line is None:
+            line = self._lines[standing.level] = _Line(standing.since)
+        bisect.insort(line.jobs, standing, key=_by_id)
         self._waiting[standing.job.id] = standing
-        bisect.insort(self._levels.setdefault(standing.level, []), standing, key=_by_id)
 
     def _unwait(self, standing: _Standing) -> None:
         del self._waiting[standing.job.id]
-        level = self._levels[standing.level]
-        del level[bisect.bisect_left(level, standing.job.id, key=_by_id)]
-        if not level:
-            del self._levels[standing.level]
+        jobs = self._lines[standing.level].jobs
+        del jobs[bisect.bisect_left(jobs, standing.job.id, key=_by_id)]
+        if not jobs:
+            del self._lines[standing.level]
 
     def _run(self, standing: _Standing, now: float) -> None:
-        standing.boost, standing.quantum = self._urgency(standing, now), self._quantum
+        line = self._lines[standing.level]
+        standing.boost, standing.quantum = self._urgency(standing.level, now), self._quantum
+        standing.overtook = any(level > standing.level for level in self._lines)
+        line.since = now
         self._unwait(standing)
-        standing.overtook = any(level > standing.level for level in self._levels)
         self._running[standing.job.id] = standing
 
     def _preempt(self, standing: _Standing, now: float) -> None:
         del self._running[standing.job.id]
         standing.since = now
-        if standing.rank > standing.level:  # it has not had what it waited for: it has waited that long still
-            standing.since -= (standing.rank - standing.level) / self._aging
+        gained = standing.rank - standing.level
         self._wait(standing)
+        if gained > 0:  # it has not had what its line waited for: that has waited for as long still
+            line = self._lines[standing.level]
+            line.since = min(line.since, now - gained / self._aging)
 
 
 def _by_id(standing: _Standing) -> int:

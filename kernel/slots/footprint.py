@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-KV_FLOOR = 256 << 20  # bytes of keys and values that a model gets if its longest sequence takes that much
+KV_FLOOR = 64 << 20  # bytes of keys and values that a model gets if its longest sequence takes that much
 
 
 class Measured(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ from kernel.drivers import protocol
 from kernel.drivers.process import Driver, Launcher
 from kernel.slots.model import ModelSpec
 
+GRAIN = 0.001  # seconds by which a timer may strike early
 MAX_BACKOFF = 10.0  # seconds between two restarts
 
 log = structlog.get_logger("kernel.slots")
@@ -187,7 +188,7 @@ class DriverLife:
         silence, limit = self._loop.time() - self._heard, self._spec.step_timeout
         if not self._listener.driver_owes():
             return
-        if silence >= limit:
+        if silence >= limit - GRAIN:
             self.kill(f"hung: said nothing for {silence:.1f} s with work to do; step_timeout is {limit:g} s")
         else:
             self._patience = self._loop.call_later(limit - silence, self._look)

@@ -21,9 +21,11 @@ from kernel.slots.sizes import show_size
 if TYPE_CHECKING:
     from kernel.slots.runtime import ModelRuntime
 
+GRAIN = 0.001  # seconds by which a timer may strike early
 LINGER = 0.5  # of the time that loading it took: so long an idle model is kept though another waits (ski rental)
 LEAST_TURN = 0.5  # of `collate`: so long a model that was just loaded is kept though another waits
-SLOW_LOAD = 3.0  # times what a load took last: after that another model that waits goes first
+SLOW_LOAD = 3.0  # times what a load took last: after that another model that waits goes first,
+FIRST_LOAD = 60.0  # or after so many seconds, if it was never loaded; and after twice as long each time
 RESERVE = 0.05  # of the machine's memory, which drivers never count on
 PRESSURE = 0.1  # of the machine's memory: less than that available is a shortage
 SMOOTHING = 0.5  # weight of the past in what is available
@@ -194,7 +196,7 @@ class Residency:
 
     def _make_leave(self, chosen: list[ModelRuntime], runtime: ModelRuntime, due: float) -> None:
         """Let `chosen` leave for `runtime` if the last of them is `due`, else look again then."""
-        if due > self._loop.time():
+        if due > self._loop.time() + GRAIN:
             runtime.wait(f"for memory: {_names(chosen)} has its turn")
             self._look_again(due)
             return
@@ -206,12 +208,11 @@ class Residency:
         """When `other` has to leave for a model that has waited `since` then."""
         now, collate = self._loop.time(), self._settings.collate
         load_seconds = other.footprint.load_seconds
-        if other.ready_at is None:  # it loads
-            if load_seconds is None or other.load_began is None:
-                return float("inf")
-            return other.load_began + max(collate, SLOW_LOAD * load_seconds)
+        if other.turn_began is None:  # it loads
+            usual = FIRST_LOAD if load_seconds is None else SLOW_LOAD * load_seconds
+            return (other.load_began or now) + max(collate, usual, other.load_patience)
         lead = min(other.leave_seconds, collate / 4)
-        due = max(since + collate, other.ready_at + LEAST_TURN * collate) - lead
+        due = max(since + collate, other.turn_began + LEAST_TURN * collate) - lead
         if other.idle_since is not None:
             due = min(due, other.idle_since + LINGER * (load_seconds or 0.0))
         return max(due, now)
@@ -220,7 +221,7 @@ class Residency:
         """Not even an empty house has room for `runtime`: something else on this machine takes the memory."""
         limit = since + runtime.spec.load_timeout
         text = f"{show_size(need)} are needed, and the machine has no more than {show_size(self.budget)} for drivers"
-        if self._loop.time() < limit:
+        if self._loop.time() < limit - GRAIN:
             runtime.wait(f"for memory: {text}")
             self._look_again(limit)
             return

@@ -59,7 +59,9 @@ class Surroundings(NamedTuple):
 
 class ModelRuntime:
     """One model. `state` is one of the words above, `detail` says more. `idle_since` is None while anything runs or
-    wants to, `ready_at` while it is not ready; `cores` are the processors of its driver, none for all.
+    wants to, `ready_at` while it is not ready, `turn_began` until it first was after it was unloaded. `load_patience`:
+    seconds that a load may take at least, after an earlier one was given up for another model. `cores` are the
+    processors of its driver, none for all.
     """
 
     def __init__(self, name: str, spec: ModelSpec, policy: Policy, around: Surroundings) -> None:
@@ -73,7 +75,9 @@ class ModelRuntime:
         self.cause = ""  # of the number of slots that are given out
         self.load_began: float | None = None
         self.ready_at: float | None = None
+        self.turn_began: float | None = None
         self.idle_since: float | None = None
+        self.load_patience = 0.0
         self.leave_seconds = 0.0  # what it took last time to write down all and go
         self._around = around
         self._residency = around.residency
@@ -190,7 +194,10 @@ class ModelRuntime:
     def leave(self, why: str) -> None:
         """Give the memory back: what runs is written to disk and goes on when the model is loaded again."""
         ready = self.state == READY
+        if self.turn_began is None and self.load_began is not None:
+            self.load_patience = 2 * (self._loop.time() - self.load_began)
         self._not_ready()
+        self.turn_began = None
         self._set_state(LEAVING, why)
         if ready:
             self._work.driver_leaves()
@@ -201,7 +208,7 @@ class ModelRuntime:
         log.error("model failed", model=self.name, error=error.message)
         self._residency.forget(self)
         self._not_ready()
-        self.load_began = None
+        self.turn_began = self.load_began = None
         self._set_state(FAILED, error.message)
         self._work.fail(error)
         self._life.stop().add_done_callback(lambda _: self._residency.review())
@@ -308,6 +315,8 @@ class ModelRuntime:
             self.fail(error)
             return
         self.ready_at = now
+        self.turn_began = self.turn_began or now
+        self.load_patience = 0.0
         self._set_state(READY, "")
         self._slots.open()
         self._around.balance.adapt()

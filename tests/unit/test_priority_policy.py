@@ -137,9 +137,15 @@ jobs = st.lists(
 )  # priority, tokens, time of coming
 
 
-@given(jobs=jobs, slots=st.integers(1, 4), aging=st.floats(0.01, 5), quantum=st.integers(1, 20))
+@given(
+    jobs=jobs,
+    slots=st.integers(1, 4),
+    aging=st.floats(0.01, 5),
+    quantum=st.integers(1, 20),
+    ranked=st.lists(st.tuples(st.integers(0, 25), st.integers(-20, 20)), max_size=20),  # a job, its new priority
+)
 def test_all_finish_no_slot_is_idle_and_none_is_given_twice(
-    jobs: list[tuple[int, int, float]], slots: int, aging: float, quantum: int
+    jobs: list[tuple[int, int, float]], slots: int, aging: float, quantum: int, ranked: list[tuple[int, int]]
 ) -> None:
     made = PriorityWithAging(aging, quantum)
     jobs = sorted(jobs, key=lambda job: job[2])
@@ -153,6 +159,7 @@ def test_all_finish_no_slot_is_idle_and_none_is_given_twice(
             waiting[job.id] = job
             made.arrive(job, now)
         run, preempt = made.decide(slots, now)
+        assert not {job.id for job in run} & {job.id for job in preempt}
         for job in preempt:
             waiting[job.id] = running.pop(job.id)  # type: ignore[index]
         for job in run:
@@ -166,7 +173,14 @@ def test_all_finish_no_slot_is_idle_and_none_is_given_twice(
             if not job.tokens:
                 made.leave(running.pop(job.id), now)
         now += 1.0
-    # Each exchange is due to a job that came, or to aging: of these each lasts a quantum or ends a job.
+        if ranked:
+            number, priority = ranked.pop()
+            moved = running.get(number) or waiting.get(number)
+            if moved is not None:
+                moved.priority = priority
+                made.reprioritise(moved, now)
+                jobs.append((0, 0, 0.0))
+    # Each exchange is due to a job that came or was ranked anew, or to aging: of these each lasts for a quantum.
     tokens = sum(count for _, count, _ in jobs)
     assert exchanges <= 2 * (len(jobs) + tokens / min(quantum, 1 / aging + 1))
 

@@ -330,6 +330,38 @@ async def test_a_load_that_hangs_holds_up_no_call_of_another_model(system: Any) 
     assert system.loop.time() - before <= 5
 
 
+@pytest.mark.parametrize("models", [{"one": simulated(hang_load=True), "two": TWO["two"]}])
+@pytest.mark.parametrize("resources", [HOLDS_ONE])
+async def test_a_load_that_hangs_gives_its_memory_to_another_that_waits_for_it(system: Any) -> None:
+    await system.run("teller", model="two")
+    stuck = system.spawn("teller", model="one")
+    await asyncio.sleep(5)
+    system.kernel.resources.runtime("one").footprint.estimate = GB  # as its files say
+    for wait in (65, 125):  # twice as long each time, so that a slow load gets through in the end
+        before = system.loop.time()
+        assert await system.run("teller", model="two") == text_of(1)
+        assert system.loop.time() - before <= wait
+        await asyncio.sleep(5)
+    assert not stuck.ended
+
+
+@pytest.mark.parametrize("models", [{"one": simulated(exit_after=20), "two": TWO["two"]}])
+@pytest.mark.parametrize("resources", [HOLDS_ONE])
+async def test_a_driver_that_dies_again_and_again_keeps_no_other_from_its_turn(system: Any) -> None:
+    await settle_sizes(system)
+
+    async def endless(ctx: Context) -> None:
+        while True:
+            await ctx.generate("x", model="one", max_tokens=30)
+
+    process = system.spawn(endless)
+    await asyncio.sleep(20)
+    before = system.loop.time()
+    assert await system.run("teller", model="two") == text_of(1)
+    assert system.loop.time() - before <= 10 + 2 + 2.5
+    await system.call(Kill(process.pid))
+
+
 # ---- the machine
 
 
