@@ -63,6 +63,7 @@ class DriverProcess(FramedProtocol):
         self._process: asyncio.subprocess.Process | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._gone = asyncio.Event()
+        self._fault = ""  # what it did before it was cut off
 
     async def start(self, kind: str) -> None:
         """Start the process and connect to it."""
@@ -111,6 +112,7 @@ class DriverProcess(FramedProtocol):
 
     def broken(self, error: LlmosError) -> None:
         log.error("driver broke the protocol", model=self._name, error=error.message)
+        self._fault = f"broke the protocol: {error.message}"
 
     def closed(self) -> None:
         self._run(self._await_exit())
@@ -125,7 +127,7 @@ class DriverProcess(FramedProtocol):
             self.kill()
             code = await self._process.wait()
         self._gone.set()
-        self._on_exit(f"signal {-code}" if code < 0 else f"exit code {code}")
+        self._on_exit(self._fault or (f"signal {-code}" if code < 0 else f"exit code {code}"))
 
     async def _relay_errors(self, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None

@@ -26,13 +26,13 @@ LEAST_KV = 1 << 20  # bytes
 def allot(budget: int, footprints: Sequence[Footprint]) -> list[int]:
     """Bytes of keys and values for each of the drivers: what it has to have, and an equal part of what is left.
 
-    If nothing is left, each gives an equal part, down to what it can do with: it may be less than what it uses.
+    If nothing is left, each gives an equal part, down to what it cannot do without: that may be less than it uses.
     """
     sharers = sum(1 for footprint in footprints if footprint.shares)
     left = budget - sum(footprint.least for footprint in footprints)
     shares = []
     for footprint in footprints:
-        share = max(footprint.kv_least + left // max(sharers, 1), LEAST_KV)
+        share = max(footprint.kv_least + left // max(sharers, 1), footprint.kv_floor, LEAST_KV)
         shares.append(share if footprint.kv_most is None else min(share, footprint.kv_most))
     return shares
 
@@ -50,6 +50,9 @@ class Balance:
         of what is free, while that is less than its share."""
         residents = [runtime, *(other for other in self._residency.residents() if other is not runtime)]
         share = allot(self._residency.budget, [other.footprint for other in residents])[0]
+        wanted = runtime.spec.options.get("kv_memory")  # over which what the kernel says would go
+        if isinstance(wanted, int):
+            return None if wanted <= share else share
         return None if share >= self._residency.sample.memory_available // 2 else share
 
     def adapt(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-KV_FLOOR = 64 << 20  # bytes of keys and values that a model gets if its longest sequence takes that much
+KV_FLOOR = 512 << 20  # bytes of keys and values that a model gets at least, unless its longest sequence takes less
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -50,15 +50,17 @@ class SizeBook:
 
 
 class Footprint:
-    """`size`: bytes without keys and values; of its files (`estimate`) until it was measured. `rss` and `kv_used` are
-    as of the last look, `kv_memory` what the driver may use for keys and values now, `kv_most` what it may ever use, if
-    that is bound. `elsewhere`: keys and values lie in the memory of a device of its own."""
+    """`size`: bytes without keys and values; of its files (`estimate`) until it was measured. `rss`, `kv_used` and
+    `kv_cached` are as of the last look, `kv_memory` what the driver may use for keys and values now, `kv_most` what it
+    may ever use, if that is bound. `elsewhere`: keys and values lie in the memory of a device of its own.
+    """
 
     def __init__(self, measured: Measured | None) -> None:
         self._measured = measured
         self.estimate = 0
         self.rss = 0
         self.kv_used = 0
+        self.kv_cached = 0
         self.kv_memory = 0
         self.kv_most: int | None = None
         self.elsewhere = False
@@ -67,11 +69,12 @@ class Footprint:
         """The driver is ready."""
         self._measured = measured
         self.rss = measured.size
-        self.kv_used, self.kv_memory, self.kv_most, self.elsewhere = 0, kv_memory, most, elsewhere
+        self.kv_used = self.kv_cached = 0
+        self.kv_memory, self.kv_most, self.elsewhere = kv_memory, most, elsewhere
 
     def gone(self) -> None:
         """The driver is no more."""
-        self.rss = self.kv_used = self.kv_memory = 0
+        self.rss = self.kv_used = self.kv_cached = self.kv_memory = 0
         self.kv_most = None
 
     @property
@@ -94,16 +97,21 @@ class Footprint:
         return not self.elsewhere and (self._measured is None or self._measured.token_bytes > 0)
 
     @property
-    def kv_least(self) -> int:
-        """Bytes of keys and values that it uses, or without which it would be of little use if that is more."""
+    def kv_floor(self) -> int:
+        """Bytes of keys and values without which it could not serve its longest sequence, or many."""
         if self._measured is None or not self.shares:
             return 0
-        return max(self.kv_used, min(self._measured.token_bytes * self._measured.context, KV_FLOOR))
+        return min(self._measured.token_bytes * self._measured.context, KV_FLOOR)
+
+    @property
+    def kv_least(self) -> int:
+        """Bytes of keys and values that it uses, or cannot do without if that is more."""
+        return max(self.kv_used, self.kv_floor) if self.shares else 0
 
     @property
     def body(self) -> int:
         """What it takes besides keys and values: at least its size, and more if more was measured."""
-        return max(self.size, self.rss - (self.kv_used if self.shares else 0))
+        return max(self.size, self.rss - (self.kv_used + self.kv_cached if self.shares else 0))
 
     @property
     def least(self) -> int:

@@ -88,21 +88,21 @@ class Generation(Sequence):
 
     @property
     def swappable(self) -> bool:
-        """Whether a driver holds a state of it that is worth keeping."""
-        return self.resident and self.prompt_ids is not None and not self.cancelled
+        """Whether a driver holds a state of it that is worth keeping: it has had memory since it was admitted."""
+        return self.resident and self.moved and not self.cancelled
 
     def extend(self, progress: protocol.Progress) -> None:
         """Take what a driver made. Raises `DriverFailed` for a probability that is no number."""
-        if any(map(math.isnan, progress.logprobs)):
+        if progress.logprobs and any(map(math.isnan, progress.logprobs)):
             raise DriverFailed(f"model {self.model} computed a probability that is not a number; the tokens are void")
-        self.moved = self.moved or bool(progress.ids)
+        self.moved = True
         self.ids += progress.ids
         self.logprobs += progress.logprobs
-        if progress.text:
-            self.text.append(progress.text)
-            self.released += len(progress.text)
+        if text := progress.text:
+            self.text.append(text)
+            self.released += len(text)
             if self.emit and self.process.stream is not None:
-                self.process.stream.push(Token(progress.text, self.process.pid, self.call))
+                self.process.stream.push(Token(text, self.process.pid, self.call))
 
     def completion(self) -> Completion:
         return Completion("".join(self.text), self.ids, self.logprobs, self.reason)

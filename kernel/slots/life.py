@@ -72,6 +72,11 @@ class DriverLife:
         return self._driver is not None or bool(self._going)
 
     @property
+    def silence(self) -> float:
+        """Seconds since the driver last said anything, while it has something to say; else none."""
+        return 0.0 if self._patience is None else self._loop.time() - self._heard
+
+    @property
     def backoff(self) -> float:
         """Seconds to wait before the next start."""
         return 0.0 if self.deaths_in_a_row <= 1 else min(0.25 * 2**self.deaths_in_a_row, MAX_BACKOFF)

@@ -28,7 +28,8 @@ OVERHEAD = 0.01  # seconds that a swap costs besides writing and reading
 DISK_RATE = 200e6  # bytes per second, until the first swap was measured
 SERVICE = 5.0  # seconds that a sequence holds a slot, until the first was measured
 PATIENCE = 10.0  # seconds that a suspended sequence is taken to wait at least
-RETRY = 30.0  # seconds without paging after the disk refused
+RETRY = 5.0  # seconds without paging after the driver refused
+ROUNDING = 64  # tokens that a driver may reserve beyond what it needs
 SMOOTHING = 0.7  # weight of the past in what is measured
 
 log = structlog.get_logger("kernel.slots")
@@ -62,6 +63,7 @@ class Pager:
     def __init__(
         self,
         model: str,
+        max_tokens: int,
         area: SwapArea,
         slots: Slots,
         footprint: Footprint,
@@ -73,6 +75,7 @@ class Pager:
         self.swapped: set[int] = set()
         self.leaving: set[int] = set()  # sequences that are being written
         self._model = model
+        self._max_tokens = max_tokens  # of a sequence that sets no bound
         self._area = area
         self._slots = slots
         self._footprint = footprint
@@ -85,20 +88,38 @@ class Pager:
     def review(self, kv: protocol.KVUsage, moved: bool, sequences: Iterable[Sequence]) -> None:
         """Look whether memory is short, as the driver reports it, and page if it is. `moved`: whether anything ran."""
         self.kv = kv
-        self._footprint.kv_used = kv.used
+        self._footprint.kv_used, self._footprint.kv_cached = kv.used, kv.cached
         granted = self._footprint.kv_memory
-        short = kv.waiting > 0
-        if not (short or (granted and kv.used > FULL * granted)) or self.leaving:
+        if kv.waiting or (granted and kv.used > FULL * granted):
+            self._page(kv.waiting, moved, sequences)
+
+    def stalled(self, sequences: Iterable[Sequence]) -> None:
+        """The driver says nothing, maybe since nothing that has a slot has memory: then parked ones have it."""
+        self._page(self._slots.used, True, sequences)
+
+    def _page(self, waiting: int, moved: bool, sequences: Iterable[Sequence]) -> None:
+        if self.leaving or self._clock() < self._refused_until:
             return
-        if self._clock() < self._refused_until:
-            return
-        resident = [one for one in sequences if isinstance(one, Generation) and one.swappable]
-        need = max(kv.used - int(ROOMY * granted) if granted else 0, int(short))
-        chosen = choose(self._parked(resident), need, self._rate, forced=short)
-        if not chosen and short:
-            chosen = _in_the_way(resident, kv.waiting, moved)
+        generations = [one for one in sequences if isinstance(one, Generation) and one.resident]
+        forced = waiting > 0 and self._is_short(generations)
+        granted = self._footprint.kv_memory
+        need = max(self.kv.used - int(ROOMY * granted) if granted else 0, int(forced))
+        chosen = choose(self._parked(generations), need, self._rate, forced=forced)
+        if not chosen and forced:
+            chosen = _in_the_way(generations, waiting, moved)
         for sequence in chosen:
             self.swap_out(sequence)
+
+    def _is_short(self, generations: list[Generation]) -> bool:
+        """Whether it is for want of memory that a sequence waits. A driver has other reasons, such as a quota."""
+        granted, token_bytes = self._footprint.kv_memory, self._footprint.token_bytes
+        if not granted or not token_bytes:
+            return True
+        waiting = [one for one in generations if one.state == RUNNING and not one.moved]
+        if not waiting:  # then it is queries that wait
+            return self.kv.used > granted // 2
+        need = min(len(one.prompt_ids or ()) + (one.sampling.max_tokens or self._max_tokens) for one in waiting)
+        return self.kv.used + (need + ROUNDING) * token_bytes > granted
 
     def swap_out(self, sequence: Generation) -> None:
         """Have the driver write the state of `sequence` and forget it; until then it runs on no slot."""
@@ -147,7 +168,7 @@ class Pager:
         self.kv = protocol.KVUsage()
         if sequence.id in self.leaving:
             self.leaving.discard(sequence.id)
-            self._area.remove(sequence.id)
+            self._area.remove_unfinished(sequence.id)
             sequence.holds.discard(SWAPPING)
 
     def forget(self, sequence: Sequence) -> None:
@@ -155,7 +176,7 @@ class Pager:
         if isinstance(sequence, Generation):
             if sequence.id in self.leaving:
                 self.leaving.discard(sequence.id)
-                self._area.remove(sequence.id)
+                self._area.remove_unfinished(sequence.id)
             self._drop_file(sequence)
 
     def served(self, seconds: float) -> None:
@@ -164,13 +185,13 @@ class Pager:
 
     # ---- inside
 
-    def _parked(self, resident: list[Generation]) -> list[Candidate]:
-        """The candidates among the sequences whose state the driver holds."""
+    def _parked(self, generations: list[Generation]) -> list[Candidate]:
+        """The candidates among those that the driver knows."""
         places = {sequence.id: place for place, sequence in enumerate(self._slots.queue, 1)}
         now, token_bytes = self._clock(), max(self._footprint.token_bytes, 1)
         parked = []
-        for sequence in resident:
-            if sequence.state == RUNNING:
+        for sequence in generations:
+            if sequence.state == RUNNING or not sequence.swappable:
                 continue
             if sequence.state == QUEUED:
                 wait = places.get(sequence.id, 1) * self._service / max(self._slots.count, 1)
@@ -191,10 +212,10 @@ class Pager:
             self._area.remove(sequence.id)
 
 
-def _in_the_way(resident: list[Generation], count: int, moved: bool) -> list[Generation]:
+def _in_the_way(generations: list[Generation], count: int, moved: bool) -> list[Generation]:
     """The running sequence that has to make room for one of the `count` that wait for memory on their slots, if one has
     to: the least urgent, if the one that waits is more urgent, or if nothing moves at all."""
-    running = [sequence for sequence in resident if sequence.state == RUNNING]
+    running = [sequence for sequence in generations if sequence.state == RUNNING and not sequence.cancelled]
     waiting = [sequence for sequence in running if not sequence.moved]
     holding = [sequence for sequence in running if sequence.moved]
     if len(waiting) > count:
@@ -202,7 +223,7 @@ def _in_the_way(resident: list[Generation], count: int, moved: bool) -> list[Gen
     if holding and waiting:
         victim, urgent = min(holding, key=_urgency), max(waiting, key=_urgency)
         return [victim] if victim.priority < urgent.priority or not moved else []
-    return [min(running, key=_urgency)] if len(running) > 1 and not moved else []
+    return [min(holding, key=_urgency)] if len(holding) > 1 and not moved else []
 
 
 def _urgency(sequence: Sequence) -> tuple[int, int]:

@@ -11,8 +11,6 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-import structlog
-
 from ipc.errors import LlmosError, ModelLoadFailed
 from kernel.machine import Machine, Sample
 from kernel.slots.settings import ResourceSettings
@@ -29,8 +27,6 @@ FIRST_LOAD = 60.0  # or after so many seconds, if it was never loaded; and after
 RESERVE = 0.05  # of the machine's memory, which drivers never count on
 PRESSURE = 0.1  # of the machine's memory: less than that available is a shortage
 SMOOTHING = 0.5  # weight of the past in what is available
-
-log = structlog.get_logger("kernel.slots")
 
 
 class Residency:
@@ -128,7 +124,7 @@ class Residency:
 
     def too_large(self, runtime: ModelRuntime) -> LlmosError | None:
         """The error for `runtime` if it alone takes more than all drivers may, else None."""
-        need = runtime.footprint.least
+        need = runtime.footprint.body
         if need <= self.full_budget:
             return None
         return ModelLoadFailed(
@@ -141,6 +137,8 @@ class Residency:
         over, residents = -self.room, self.residents()
         if over <= 0 or any(runtime.leaving for runtime in residents):
             return
+        if len(residents) == 1 and self.budget == self.full_budget:
+            return  # it has outgrown what it took when it was loaded, and is in nobody's way
         why = f"memory is short by {show_size(over)}"
         ready = [runtime for runtime in residents if runtime.ready_at is not None]
         for runtime in sorted(ready, key=self.usefulness):
@@ -156,14 +154,14 @@ class Residency:
 
     def _place(self, runtime: ModelRuntime, since: float) -> bool:
         """Start `runtime` if there is room, else do what makes some. Whether the next may be looked at."""
-        need, room = runtime.footprint.least, self.room
-        if need <= room:
-            del self._waiting[runtime]
-            runtime.start()
-            return True
+        need, room = min(runtime.footprint.least, self.full_budget), self.room
         if (error := self.too_large(runtime)) is not None:
             del self._waiting[runtime]
             runtime.fail(error)
+            return True
+        if need <= room:
+            del self._waiting[runtime]
+            runtime.start()
             return True
         residents = self.residents()
         leaving = [other for other in residents if other.leaving]
@@ -220,7 +218,7 @@ class Residency:
     def _starved(self, runtime: ModelRuntime, since: float, need: int) -> None:
         """Not even an empty house has room for `runtime`: something else on this machine takes the memory."""
         limit = since + runtime.spec.load_timeout
-        text = f"{show_size(need)} are needed, and the machine has no more than {show_size(self.budget)} for drivers"
+        text = f"{show_size(need)} are needed, and other programs leave less than that"
         if self._loop.time() < limit - GRAIN:
             runtime.wait(f"for memory: {text}")
             self._look_again(limit)

@@ -162,6 +162,7 @@ class ResourceManager:
         """Act upon a look at the machine."""
         self._residency.observe(sample)
         for runtime in self._runtimes.values():
+            runtime.look()
             footprint = runtime.footprint
             bound = footprint.most + self._settings.leak_margin
             if runtime.ready_at is not None and footprint.rss > bound:

@@ -39,6 +39,7 @@ RESTARTING, FAILED = "restarting", "failed"
 MAX_QUEUE = 100_000  # calls that may wait for a slot
 MAX_RESTARTS = 5  # driver deaths in a row without one token
 MAX_LATE_LOADS = 2  # loads in a row that took too long
+STALL = 0.9  # seconds of silence after which a driver may be waiting for memory
 LEAVE_SECONDS = 5.0  # that a driver gets to write down what it holds
 
 log = structlog.get_logger("kernel.slots")
@@ -117,9 +118,6 @@ class ModelRuntime:
     def cancel(self, sequence: Sequence) -> None:
         """The caller no longer wants it."""
         self._work.cancel(sequence)
-        if self.state == WAITING and not self._sequences:
-            self._residency.forget(self)
-            self._set_state(UNLOADED, "nobody waits for it any more")
         self._settle()
 
     def hold(self, sequence: Sequence, why: str) -> None:
@@ -211,7 +209,13 @@ class ModelRuntime:
         self.turn_began = self.load_began = None
         self._set_state(FAILED, error.message)
         self._work.fail(error)
-        self._life.stop().add_done_callback(lambda _: self._residency.review())
+        self._life.stop().add_done_callback(self._stopped)
+
+    def _stopped(self, _: asyncio.Future[None]) -> None:
+        """The driver of a model that failed is gone."""
+        if not self.takes_memory:
+            self.footprint.gone()
+        self._residency.review()
 
     def resize(self, kv_memory: int, cause: str) -> None:
         """From now on the driver has so many bytes for keys and values."""
@@ -224,6 +228,11 @@ class ModelRuntime:
         log.info("slots given out", model=self.name, before=self._slots.count, now=count, cause=cause)
         self._slots.count, self.cause = count, cause
         self._slots.review()
+
+    def look(self) -> None:
+        """See whether the driver is silent because all that could run waits for memory."""
+        if self.state == READY and self._life.silence > STALL:
+            self._work.pager.stalled(self._sequences.values())
 
     def kill(self, why: str) -> None:
         """End the driver for what it does; its sequences go on in another."""
@@ -348,6 +357,9 @@ class ModelRuntime:
         self._drained.set()
         if self.state == UNLOADED and self._slots.waiting:
             self.load()
+        elif self.state == WAITING and not self._slots.waiting:
+            self._residency.forget(self)
+            self._set_state(UNLOADED, "nobody waits for it any more")
         if self.state != READY:
             return
         if self._work.busy:

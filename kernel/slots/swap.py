@@ -16,6 +16,8 @@ from pathlib import Path
 
 import structlog
 
+AGAIN = (1.0, 5.0, 60.0)  # seconds after which a file that was being written is looked for again
+
 log = structlog.get_logger("kernel.slots")
 
 
@@ -26,6 +28,7 @@ class SwapArea:
         self._all = folder
         self._loop = asyncio.get_running_loop()
         self._removals: set[asyncio.Future[None]] = set()
+        self._later: set[asyncio.TimerHandle] = set()
         self._own: Path | None = None
         self._lock: int | None = None
 
@@ -44,13 +47,18 @@ class SwapArea:
             self._lock = _locked(self._own)
 
     def remove(self, sequence: int) -> None:
-        """Remove the file of a sequence, if there is one. Returns at once."""
-        if self._own is None:
-            return
-        path = Path(self.path(sequence))
-        removal = self._loop.run_in_executor(None, _unlink, path)
-        self._removals.add(removal)
-        removal.add_done_callback(self._removals.discard)
+        """Remove what there is of a sequence. Returns at once."""
+        if self._own is not None:
+            removal = self._loop.run_in_executor(None, _unlink, self._own, f"{sequence}.kv*")
+            self._removals.add(removal)
+            removal.add_done_callback(self._removals.discard)
+
+    def remove_unfinished(self, sequence: int) -> None:
+        """The same while a driver may still be writing it: look for it again, some times."""
+        self.remove(sequence)
+        for seconds in AGAIN:
+            self._later.add(self._loop.call_later(seconds, self.remove, sequence))
+        self._later = {timer for timer in self._later if timer.when() > self._loop.time()}
 
     def remove_old(self) -> int:
         """Remove what daemons left that are no more; how many there were. Blocks on the disk."""
@@ -69,6 +77,8 @@ class SwapArea:
 
     async def close(self) -> None:
         """Remove the folder and all in it."""
+        for timer in self._later:
+            timer.cancel()
         if self._own is not None and self._lock is not None:
             await asyncio.gather(*self._removals, return_exceptions=True)
             await asyncio.to_thread(shutil.rmtree, self._own, ignore_errors=True)
@@ -91,6 +101,8 @@ def _locked(folder: Path) -> int | None:
     return None
 
 
-def _unlink(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
+def _unlink(folder: Path, pattern: str) -> None:
+    """Remove the files that match: the state of a sequence, and what a driver did not finish writing of it."""
+    for path in folder.glob(pattern):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)

@@ -45,7 +45,7 @@ class Workload:
     ) -> None:
         self.sequences: dict[int, Sequence] = {}
         self.slots = Slots(spec.slots, spec.lease, policy, clock, ask)
-        self.pager = Pager(model, area, self.slots, footprint, ask, clock)
+        self.pager = Pager(model, spec.max_tokens, area, self.slots, footprint, ask, clock)
         self.tokens = self.steps = 0
         self.rate = 0.0
         self._model = model

@@ -32,6 +32,7 @@ TIGHT = {
 }
 FOUR_SLOTS = {"sim": ModelSpec(driver="simulated", slots=4, lease=4, options=TIGHT)}
 TWO_SLOTS = {"sim": ModelSpec(driver="simulated", slots=2, lease=4, options=TIGHT)}
+ONE_SLOT = {"sim": ModelSpec(driver="simulated", slots=1, lease=4, options=TIGHT | {"kv_memory": 30 * TOKEN})}
 ROOMY = {"sim": ModelSpec(driver="simulated", slots=2, lease=4, options=TIGHT | {"kv_memory": 10**9})}
 
 
@@ -139,6 +140,37 @@ async def test_equals_wait_for_memory_without_pushing_each_other_out(system: Any
     for seed, process in enumerate(processes):
         assert await system.result(process) == text_of(seed)
     assert system.driver.sent_of(protocol.SwapOut) == []
+
+
+@pytest.mark.parametrize("models", [ONE_SLOT])
+async def test_a_driver_that_waits_for_memory_in_silence_is_helped_as_well(system: Any) -> None:
+    first = system.spawn("teller", seed=1)
+    await asyncio.sleep(4.5)
+    await system.call(Suspend(first.pid))
+    await asyncio.sleep(2)
+    system.driver.device._report_waiting = lambda: None
+    second = system.spawn("teller", seed=2)
+    await asyncio.sleep(0.5)
+    system.look()
+    assert system.driver.sent_of(protocol.SwapOut) == []
+    await asyncio.sleep(1)
+    system.look()
+    assert await system.result(second) == text_of(2)
+    await system.call(Resume(first.pid))
+    assert await system.result(first) == text_of(1)
+
+
+@pytest.mark.parametrize("models", [ROOMY])
+async def test_who_waits_for_another_reason_than_memory_pushes_nobody_out(system: Any) -> None:
+    first = system.spawn("teller", seed=1)
+    await asyncio.sleep(4.5)
+    await system.call(Suspend(first.pid))
+    system.driver.device._memory.reserve = lambda sequence: False  # such as a quota
+    second = system.spawn("teller", seed=2)
+    await asyncio.sleep(5)
+    assert system.driver.sent_of(protocol.SwapOut) == []
+    await system.call(Kill(second.pid))
+    await system.call(Kill(first.pid))
 
 
 def test_who_costs_least_for_its_wait_goes_first_and_only_what_pays() -> None:
@@ -260,7 +292,7 @@ async def test_a_disk_that_refuses_leaves_the_generation_where_it_is(system: Any
     area._own = Path("/nowhere/at/all")
     await system.call(Suspend(processes[0].pid))
     processes.append(system.spawn("teller", seed=3))
-    await asyncio.sleep(8)
+    await asyncio.sleep(4)
     info = await row(system)
     assert [one.kept for one in info.sequences] == ["memory", "memory", "memory"]
     assert len(system.driver.sent_of(protocol.SwapOut)) == 1  # it is not asked again and again

@@ -438,6 +438,44 @@ async def test_idle_models_are_unloaded_when_the_machine_is_short(system: Any) -
 
 @pytest.mark.parametrize("models", [TWO])
 @pytest.mark.parametrize("resources", [HOLDS_ONE])
+async def test_a_lone_model_that_grows_a_little_beyond_the_budget_stays(system: Any) -> None:
+    await system.run("teller", model="one")
+    system.machine.sizes["one"] = 16 * GB // 10
+    for _ in range(5):
+        system.look()
+        await asyncio.sleep(1)
+    assert alive(system) == ["one"]
+
+
+@pytest.mark.parametrize("models", [TWO])
+async def test_what_a_failed_model_took_is_counted_no_more(system: Any) -> None:
+    await system.run("teller", model="one")
+    system.look()
+    assert (await system.call(GetStats())).machine["drivers_memory"] == GB
+    system.kernel.resources.runtime("one").fail(ModelLoadFailed("of the test"))
+    await asyncio.sleep(1)
+    assert (await system.call(GetStats())).machine["drivers_memory"] == 0
+
+
+@pytest.mark.parametrize("models", [TWO])
+@pytest.mark.parametrize("resources", [HOLDS_ONE])
+async def test_nothing_is_loaded_for_a_call_that_was_suspended_meanwhile(system: Any) -> None:
+    await settle_sizes(system)
+    first = system.spawn("teller", model="one", tokens=50)
+    await asyncio.sleep(3)
+    second = system.spawn("teller", model="two")
+    await asyncio.sleep(1)
+    await system.call(Suspend(second.pid))
+    assert await states(system) == {"one": "ready", "two": "unloaded"}
+    await system.status(first)
+    await asyncio.sleep(20)
+    assert loads(system) == ["one"]
+    await system.call(Resume(second.pid))
+    assert await system.result(second) == text_of(1)
+
+
+@pytest.mark.parametrize("models", [TWO])
+@pytest.mark.parametrize("resources", [HOLDS_ONE])
 async def test_of_two_busy_models_that_turn_out_too_large_one_has_to_wait(system: Any) -> None:
     first = system.spawn("teller", model="one", tokens=200, seed=1)
     await asyncio.sleep(3)
@@ -464,7 +502,7 @@ async def test_memory_that_others_take_is_waited_for_and_then_named(system: Any)
     row = await only_row(system)
     assert (row.state, row.detail) == (
         "waiting",
-        "for memory: 1 GB are needed, and the machine has no more than 0 B for drivers",
+        "for memory: 1 GB are needed, and other programs leave less than that",
     )
     with pytest.raises(ModelLoadFailed, match="waited 20 s for memory: 1 GB are needed"):
         await system.result(process)
