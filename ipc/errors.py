@@ -145,6 +145,10 @@ class InvalidPrompt(InvalidCall):
     """A prompt the model cannot take: empty, or of a form that its chat template refuses."""
 
 
+class InvalidConstraint(InvalidCall):
+    """A schema, regular expression, grammar or list of choices that no reply can be held to."""
+
+
 class ContextOverflow(InvalidCall):
     """Prompt and reply together exceed the model's context. `data`: `prompt_tokens`, `max_tokens`, `context`."""
 

@@ -196,7 +196,7 @@ class Progress(msgspec.Struct, array_like=True):
     logprobs: list[float] = []
 
 
-class KVUsage(msgspec.Struct, array_like=True):
+class KVUsage(msgspec.Struct, frozen=True, array_like=True):
     """Keys and values: bytes in `used` by sequences and `cached` for prefixes, and since the start, in tokens, how many
     of prompts were `asked`, of these found (`hit`), and how many `evicted`; `waiting` sequences wait for memory."""
 
