@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 from kernel.drivers.transformers.kv import UNIT, KVMemory, Slab
 
@@ -108,6 +108,7 @@ class Plan:
         self.count = len(self.tokens)
         self._writes = torch.tensor(writes, device=memory.device)
         self._masks: dict[tuple[int, int], torch.Tensor] = {}
+        self._padded: dict[int, torch.Tensor] = {}  # queries of a batch, and zeros
 
     def rows(self, span: Span) -> list[int]:
         """The rows of the tokens of `span`."""
@@ -154,7 +155,12 @@ class Plan:
         count, group = batch.end - batch.start, queries.shape[2]
         asked = queries[batch.start : batch.end]
         if group % QUERIES:
-            asked = pad(asked, (0, 0, 0, -group % QUERIES))
+            padded = self._padded.get(number)
+            if padded is None:
+                shape = count, queries.shape[1], group + -group % QUERIES, queries.shape[3]
+                padded = self._padded[number] = queries.new_zeros(shape)
+            padded[:, :, :group] = asked
+            asked = padded
         mask = self._masks.get((number, window or 0))
         if mask is None:
             tokens = torch.arange(batch.tokens, device=queries.device)

@@ -48,6 +48,7 @@ class Decoder:
         self._kv_heads: int = config.num_key_value_heads
         self._head_dim: int = model.model.layers[0].self_attn.head_dim
         self._eps: float = config.rms_norm_eps
+        self._floor = torch.full((1, 1), self._eps, device=model.device, dtype=model.dtype)
         self._window: int | None = config.sliding_window if config.model_type == "mistral" else None  # of all layers
         self._scale: float = model.model.layers[0].self_attn.scaling
         self._embeddings = model.model.embed_tokens.weight.detach()
@@ -62,27 +63,25 @@ class Decoder:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The logits of the rows `kept`, and the last states of all, normed, if `states`: see `forward.Network`."""
         found = self._states(plan, tokens, positions)
-        size = (found.shape[1],)
         if states:
-            found = rms_norm(found, size, self._norm, self._eps)
+            found = normed(found, self._floor) * self._norm
             return self._head(found[kept]).float(), found
-        return self._head(rms_norm(found[kept], size, self._norm, self._eps)).float(), None
+        return self._head(normed(found[kept], self._floor) * self._norm).float(), None
 
     def _states(self, plan: Plan, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         queries, keys = self._heads * self._head_dim, self._kv_heads * self._head_dim
         turns = self._turns[positions].unsqueeze(1)
         states = embedding(tokens, self._embeddings)
-        size = (states.shape[1],)
         for number, layer in enumerate(self._layers):
-            mixed = layer.qkv(rms_norm(states, size, None, self._eps))
+            mixed = layer.qkv(normed(states, self._floor))
             if layer.query_norm is not None:
                 self._norm_heads(mixed, layer)
             _turn(mixed[:, : queries + keys].unflatten(1, (-1, self._head_dim // 2, 2)), turns)
             plan.write(number, mixed[:, queries:])
             asked = mixed[:, :queries].unflatten(1, (self._kv_heads, -1, self._head_dim))
-            states = states + layer.out(plan.attend(number, asked, self._scale, layer.window))
-            gate, up = layer.gate_up(rms_norm(states, size, None, self._eps)).chunk(2, dim=1)
-            states = states + layer.down(silu(gate) * up)
+            states += layer.out(plan.attend(number, asked, self._scale, layer.window))
+            gate, up = layer.gate_up(normed(states, self._floor)).chunk(2, dim=1)
+            states += layer.down(silu(gate) * up)
         return states
 
     def _norm_heads(self, mixed: torch.Tensor, layer: _Layer) -> None:
@@ -128,6 +127,15 @@ class Decoder:
         weight = projection.weight.unflatten(0, (-1, self._head_dim))[:, order].flatten(0, 1)
         bias = projection.bias
         return weight, None if bias is None else bias.unflatten(0, (-1, self._head_dim))[:, order].flatten()
+
+
+def normed(rows: torch.Tensor, floor: torch.Tensor) -> torch.Tensor:
+    """Each of `rows` [rows, size] with a mean square of 1 (RMSNorm; Zhang and Sennrich 2019), `floor` added to it.
+
+    As few calls as there can be: in small steps they are what a norm costs.
+    """
+    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows * torch.addcmul(floor, lengths, lengths, value=1 / rows.shape[1]).rsqrt_()
 
 
 def _order(head_dim: int) -> torch.Tensor:

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 import torch
 
 from kernel.drivers.transformers.attention import BLOCK, Lengths, Plan, Span
+from kernel.drivers.transformers.decoder import normed
 from kernel.drivers.transformers.kv import UNIT, Geometry, KVMemory
 from kernel.drivers.transformers.linear import Pack
 
@@ -90,7 +91,12 @@ class _AttentionTrial:
 
 def _safe(shape: tuple[int, int], pack: Pack) -> set[int]:
     generator = torch.Generator().manual_seed(0)
-    layer = pack(torch.randn(shape, generator=generator) / shape[1] ** 0.5, None)
+    matrix = pack(torch.randn(shape, generator=generator) / shape[1] ** 0.5, None)
+    floor = torch.zeros(1, 1)
+
+    def layer(rows: torch.Tensor) -> torch.Tensor:
+        return matrix(normed(rows, floor))
+
     rows = torch.randn(MOST + 64, shape[1], generator=generator)
     found: set[int] = set()
     for reference in REFERENCES:
