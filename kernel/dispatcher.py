@@ -84,7 +84,8 @@ class Dispatcher:
         still = process.suspended or any(thread.suspended for thread in process.threads)
         process.held = [] if still else None
         for waiting in held or ():
-            self.push(waiting)
+            if not waiting.done():  # given up while it was held
+                self.push(waiting)
 
     def reprioritise(self, thread: Thread, priority: int) -> None:
         """Give `thread` a new priority. If it is ready, it moves to the end of the queue of that one."""

@@ -281,7 +281,8 @@ class Thread(asyncio.Future[Any]):
     def _outside_done(self, future: asyncio.Future[Any]) -> None:
         # An exception of the future is raised again by its own __await__ when the coroutine goes on. _fut_waiter stays
         # until then, as in asyncio: its presence tells a cancel that comes first to set _must_cancel.
-        self._dispatcher.push(self)
+        if self.state is not ZOMBIE:  # given up while it waited
+            self._dispatcher.push(self)
 
     def _finish(self) -> None:
         self.state = ZOMBIE
