@@ -151,13 +151,41 @@ class Thread(asyncio.Future[Any]):
         """Throw CancelledError into the coroutine at its next step, as `asyncio.Task.cancel` does."""
         if self.done():
             return False
-        self._cancels += 1
-        if self._fut_waiter is not None and self._fut_waiter.cancel(msg):
-            return True
+        # Down the line of threads that await one another, by a loop: it may be long, and may lead back into itself.
+        line: dict[Thread, None] = {}
+        last: Thread = self
+        while last not in line:
+            line[last] = None
+            last._cancels += 1
+            awaited = last._fut_waiter
+            if not isinstance(awaited, Thread) or awaited.done():
+                last._cancel_wait(msg)
+                return True
+            last = awaited
+        last._leave_wait(msg)
+        return True
+
+    def _cancel_wait(self, msg: Any) -> None:
+        """Cancel what this thread awaits, or let its next step throw."""
+        awaited, self._fut_waiter = self._fut_waiter, None  # a circle that goes over other futures comes back here
+        if awaited is not None and awaited.cancel(msg):
+            self._fut_waiter = awaited
+            if self._must_cancel:
+                self._leave_wait(msg)
+            return
+        self._fut_waiter = awaited
         self._must_cancel = True
         self._cancel_message = msg
         self.wake()
-        return True
+
+    def _leave_wait(self, msg: Any) -> None:
+        """Throw CancelledError although what it awaits goes on: that waits for this thread in its turn."""
+        assert self._fut_waiter is not None
+        self._fut_waiter.remove_done_callback(self._outside_done)
+        self._fut_waiter = None
+        self._must_cancel = True
+        self._cancel_message = msg
+        self._dispatcher.push(self)
 
     def set_result(self, result: object) -> None:
         raise RuntimeError("a thread sets its own result")
@@ -266,8 +294,8 @@ class Thread(asyncio.Future[Any]):
         if wanted is None or wanted is PARK:  # in a park that was cancelled meanwhile, there is nothing to wait for
             self._dispatcher.push(self)
             return
-        if getattr(wanted, "_asyncio_future_blocking", None) is None:
-            self._throw = RuntimeError(f"a thread cannot await {wanted!r}")
+        if getattr(wanted, "_asyncio_future_blocking", None) is None or wanted is self:
+            self._throw = RuntimeError(f"a thread cannot await {'itself' if wanted is self else repr(wanted)}")
             self._dispatcher.push(self)
             return
         wanted._asyncio_future_blocking = False
