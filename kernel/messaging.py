@@ -184,7 +184,7 @@ class Messaging:
         thread = self._dispatcher.running
         alarm = None if timeout is None else Alarm(thread, self._loop.time() + timeout)
         try:
-            while (message := self._take(process, selection)) is None:
+            while (message := self._take_or_let(process, thread, selection)) is None:
                 if alarm is not None and alarm.rung:
                     what = "message" if selection is None else str(selection)
                     raise TimedOut(f"no {what} within {timeout} s", timeout=timeout)
@@ -193,6 +193,14 @@ class Messaging:
         finally:
             if alarm is not None:
                 alarm.cancel()
+
+    def _take_or_let(self, process: Process, thread: Thread, selection: Selection | None) -> Message | None:
+        """As `_take`. If that fails, by its own predicate, another thread may have what this one was woken for."""
+        try:
+            return self._take(process, selection)
+        except Exception:
+            process.box().give_up(thread)
+            raise
 
     def _take(self, process: Process, selection: Selection | None) -> Message | None:
         """The next message that is not past its deadline, its body as the receiver gets it."""
