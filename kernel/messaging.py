@@ -12,7 +12,17 @@ from typing import Any
 import msgspec
 
 from ipc.codec import PLAIN, isolate, reveal
-from ipc.errors import InvalidCall, LlmosError, MailboxFull, MessageTooLarge, NotACall, TimedOut, UnknownProcess
+from ipc.errors import (
+    BadMessage,
+    InvalidCall,
+    LlmosError,
+    MailboxFull,
+    MalformedFrame,
+    MessageTooLarge,
+    NotACall,
+    TimedOut,
+    UnknownProcess,
+)
 from ipc.messages import Message
 from ipc.syscalls import (
     ANY_MESSAGE,
@@ -112,7 +122,7 @@ class Messaging:
         box = recipient.mailbox
         if box is None:
             box = recipient.box()
-        if box.taken < box.capacity or self._make_room(box):
+        if box.taken < box.capacity or self._make_room(recipient, box):
             box.put(message)
             return number
         if call.wait:
@@ -216,20 +226,37 @@ class Messaging:
         return None
 
     def _fresh(self, process: Process, message: Message) -> Message | None:
-        """`message` with its body decoded, for a receiver in the loop. None: its deadline has passed."""
+        """`message` with its body decoded, for a receiver in the loop. None: it is void, or cannot be decoded."""
         if message.deadline is not None and self._loop.time() >= message.deadline:
-            self.dead_letters.bury(message, "its deadline passed")
+            self._expire(process, message)
             return None
         if type(message.body) is msgspec.Raw and not process.is_client:
-            return msgspec.structs.replace(message, body=reveal(message.body))
+            try:
+                return msgspec.structs.replace(message, body=reveal(message.body))
+            except MalformedFrame as error:
+                self._refuse(process, message, error)
+                return None
         return message
 
-    def _make_room(self, box: Mailbox) -> bool:
+    def _expire(self, recipient: Process, message: Message) -> None:
+        """The deadline of `message` has passed. Nobody will reply to it if it came by a call."""
+        self.dead_letters.bury(message, "its deadline passed")
+        if recipient.owed:
+            recipient.owed.pop(message.id, None)
+
+    def _refuse(self, recipient: Process, message: Message, error: MalformedFrame) -> None:
+        """The body of `message` is not what it seemed when it was passed on: that is nothing to its receiver."""
+        self.dead_letters.bury(message, "its body cannot be decoded")
+        pending = recipient.owed.pop(message.id, None) if recipient.owed else None
+        if pending is not None:
+            pending.finish(error=BadMessage(f"the body for process {recipient.pid} cannot be decoded: {error.message}"))
+
+    def _make_room(self, recipient: Process, box: Mailbox) -> bool:
         """Whether dropping what is past its deadline makes room in a full mailbox."""
         now = self._loop.time()
         for message in [message for message in box.peek() if message.deadline is not None and now >= message.deadline]:
             box.discard(message)
-            self.dead_letters.bury(message, "its deadline passed")
+            self._expire(recipient, message)
         return not box.full
 
     # ---- call and reply
@@ -258,7 +285,7 @@ class Messaging:
         pending = PendingCall(thread, recipient)
         try:
             box = recipient.mailbox or recipient.box()
-            if box.taken >= box.capacity and not self._make_room(box):
+            if box.taken >= box.capacity and not self._make_room(recipient, box):
                 while box.full and not await box.wait_for_room(thread, RoomIn(recipient)):
                     _check_time(alarm, call, "had no room for the call")
             if box.closed or recipient.ended:
@@ -274,11 +301,15 @@ class Messaging:
                 thread.waits_for = pending
                 deadlock.check(thread)
                 await PARK
+        except BaseException:
+            if not pending.done:
+                _forget_caller(recipient, message.id)
+            elif pending.error is None:  # it was answered, and cancelled before it looked
+                self._bury_reply(recipient, process.pid, message.id, pending.value)
+            raise
         finally:
             if alarm is not None:
                 alarm.cancel()
-            if not pending.done:
-                _forget_caller(recipient, message.id)
         if pending.error is not None:
             raise pending.error
         value = pending.value
@@ -295,10 +326,14 @@ class Messaging:
         pending = owed.pop(call.message)
         process.usage.messages_sent += 1
         if pending is None:
-            late = Message(self._next_id(), "reply", process.pid, call.to, 0, call.message, None, value)
-            self.dead_letters.bury(late, "the caller no longer waits")
+            self._bury_reply(process, call.to, call.message, value)
         else:
             pending.finish(value)
+
+    def _bury_reply(self, process: Process, caller: int, call: int, value: Any) -> None:
+        """Nobody receives what `process` replied to message `call`."""
+        late = Message(self._next_id(), "reply", process.pid, caller, 0, call, None, value)
+        self.dead_letters.bury(late, "the caller no longer waits")
 
     # ---- topics, and messages of the kernel
 
@@ -312,7 +347,7 @@ class Messaging:
             priority = call.priority
             message = Message(self._next_id(), call.topic, process.pid, recipient.pid, priority, 0, deadline, body)
             box = recipient.box()
-            if box.full and not self._make_room(box):
+            if box.full and not self._make_room(recipient, box):
                 self.dead_letters.bury(message, "the subscriber's mailbox was full")
                 continue
             box.put(message)
