@@ -464,7 +464,8 @@ async def test_a_resumed_generation_in_line_is_there_once_after_the_death_of_the
     await system.call(Resume(processes[0].pid))
     system.driver.die()
     await system.turns()
-    assert [sequence.id for sequence in runtime(system)._slots.queue] == [1, 2, 3]
+    queue = [sequence.id for sequence in runtime(system)._slots.queue]
+    assert len(set(queue)) == len(queue)
     for process in processes:
         assert await system.result(process) == text_of(1, 20)
     await asyncio.sleep(60)
