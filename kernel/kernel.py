@@ -16,6 +16,7 @@ import structlog
 
 from ipc.syscalls import Shutdown, Sleep
 from kernel.alarms import Alarm
+from kernel.checks import check_seconds
 from kernel.control import Control
 from kernel.dispatcher import Dispatcher
 from kernel.drivers.process import Launcher, launch
@@ -159,9 +160,10 @@ class Kernel:
         return asyncio.Task(coro, loop=loop, context=context, name=name)
 
     def _sleep(self, process: Process, call: Sleep) -> Coroutine[Any, Any, None]:
-        return self._sleep_until(self.loop.time() + call.seconds)
+        seconds = check_seconds(call.seconds, "the time to sleep")
+        return self._sleep_until(None if seconds is None else self.loop.time() + seconds)
 
-    async def _sleep_until(self, until: float) -> None:
+    async def _sleep_until(self, until: float | None) -> None:
         thread = cast(Thread, asyncio.current_task())
         alarm = Alarm(thread, until)
         try:

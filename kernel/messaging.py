@@ -40,6 +40,7 @@ from ipc.syscalls import (
 from ipc.syscalls import DeadLetters as ListDeadLetters
 from kernel import deadlock
 from kernel.alarms import Alarm
+from kernel.checks import check_priority, check_seconds, check_text, check_timeout
 from kernel.dead_letters import DeadLetters, heading, size
 from kernel.declared import check
 from kernel.dispatcher import Dispatcher
@@ -53,11 +54,13 @@ from kernel.topics import Topics
 from kernel.waiting import ReplyOf, RoomIn
 
 LATE_REPLIES = 1000  # calls that timed out and may still be answered, remembered per process
+MAX_TYPE = 4096  # characters of the type of a message, which may be a topic
 MAX_BODY = 4 * 1024 * 1024  # bytes of an encoded body; what is larger belongs in shared memory
 
 SHORT = MAX_BODY // 4  # characters, of which each takes at most 4 bytes
 MAX_INT = 2**63 - 1  # msgpack carries no more
 SMALL = frozenset({bool, float, type(None)})  # immutable and never too large
+NONE, ZERO = "", 0  # of a heading: what is the very same object needs no check
 
 
 class PendingCall(ReplyOf):
@@ -107,15 +110,15 @@ class Messaging:
 
     def send(self, process: Process, call: Send) -> int | Coroutine[Any, Any, int]:
         recipient = self._alive.get(call.to) or self._recipient(call.to)  # type: ignore[arg-type]
-        deadline = None if call.lifetime is None else self._loop.time() + _patience(call.lifetime, "lifetime")
+        deadline = None if call.lifetime is None else self._after(call.lifetime, "lifetime")
         kind, body, priority = call.type, call.body, call.priority
         of = type(body)
         if recipient.accepts is not None or not (
             of in SMALL or (of is int and -MAX_INT <= body <= MAX_INT) or (of is str and len(body) <= SHORT)
         ):
             kind, body = _checked(recipient, kind, body)
-        if priority and not -20 <= priority <= 20:
-            raise _bad_priority(priority)
+        if kind is not NONE or priority is not ZERO or call.correlation is not ZERO:
+            _check_heading(kind, priority, call.correlation)
         self._last_id = number = self._last_id + 1
         message = Message(number, kind, process.pid, recipient.pid, priority, call.correlation, deadline, body)
         process.usage.messages_sent += 1
@@ -159,7 +162,7 @@ class Messaging:
         return message
 
     def _receive_selected(self, process: Process, call: Receive) -> Message | Coroutine[Any, Any, Message]:
-        timeout = None if call.timeout is None else _patience(call.timeout, "timeout")
+        timeout = check_timeout(call.timeout)
         selection = None
         if (call.type, call.sender, call.correlation, call.where) != (None, None, None, None):
             selection = Selection(call.type, call.sender, call.correlation, call.where)
@@ -265,15 +268,15 @@ class Messaging:
         recipient = self._alive.get(call.to) or self._recipient(call.to)  # type: ignore[arg-type]
         if recipient is process:
             raise InvalidCall(f"process {process.pid} calls itself, and would wait for its own reply for ever")
-        until = None if call.timeout is None else self._loop.time() + _patience(call.timeout, "timeout")
+        until = None if call.timeout is None else self._after(call.timeout, "timeout")
         kind, body, priority = call.type, call.body, call.priority
         of = type(body)
         if recipient.accepts is not None or not (
             of in SMALL or (of is int and -MAX_INT <= body <= MAX_INT) or (of is str and len(body) <= SHORT)
         ):
             kind, body = _checked(recipient, kind, body)
-        if priority and not -20 <= priority <= 20:
-            raise _bad_priority(priority)
+        if kind is not NONE or priority is not ZERO:
+            _check_heading(kind, priority)
         self._last_id = number = self._last_id + 1
         message = Message(number, kind, process.pid, recipient.pid, priority, number, until, body)
         process.usage.messages_sent += 1
@@ -339,7 +342,8 @@ class Messaging:
 
     def publish(self, process: Process, call: Publish) -> int:
         subscribers = self._topics.subscribers(call.topic)
-        deadline = None if call.lifetime is None else self._loop.time() + _patience(call.lifetime, "lifetime")
+        deadline = None if call.lifetime is None else self._after(call.lifetime, "lifetime")
+        _check_heading(call.topic, call.priority)
         body = _within_bounds(call.body)
         delivered = 0
         for recipient in subscribers:
@@ -411,6 +415,11 @@ class Messaging:
         """The living process of that name or pid. Raises `UnknownName` and `UnknownProcess`."""
         return self._names.find(to) if isinstance(to, str) else self._table.get(to)
 
+    def _after(self, seconds: float, what: str) -> float | None:
+        """The loop time in so many seconds; None if that never comes."""
+        checked = check_seconds(seconds, what)
+        return None if checked is None else self._loop.time() + checked
+
     def _next_id(self) -> int:
         self._last_id += 1
         return self._last_id
@@ -424,8 +433,12 @@ def _checked(recipient: Process, kind: str, body: Any) -> tuple[str, Any]:
     return kind, body if recipient.accepts is None else check(recipient, kind, body)
 
 
-def _bad_priority(priority: int) -> InvalidCall:
-    return InvalidCall(f"priority {priority} is not within -20 to 20")
+def _check_heading(kind: str, priority: int, correlation: int = 0) -> None:
+    """Raises `InvalidCall`."""
+    check_text(kind, "the type of a message", MAX_TYPE)
+    check_priority(priority)
+    if type(correlation) is not int or not 0 <= correlation <= MAX_INT:
+        raise InvalidCall(f"a correlation id is a number from 0 on, which {correlation!r:.100} is not")
 
 
 async def _wait_for_message(box: Mailbox, thread: Thread, selection: Selection | None) -> None:
@@ -450,13 +463,6 @@ def _within_bounds(body: Any) -> Any:
             limit=MAX_BODY,
         )
     return body
-
-
-def _patience(seconds: float, what: str) -> float:
-    """`seconds`, which an agent may give as it likes: from a socket it was checked already."""
-    if not seconds >= 0:
-        raise InvalidCall(f"{what} is {seconds} s; it cannot be negative (None waits for ever)")
-    return seconds
 
 
 def _check_time(alarm: Alarm | None, call: Call, what: str) -> None:

@@ -107,7 +107,7 @@ class Thread(asyncio.Future[Any]):
         self._coro = coro
         self._context = context if context is not None else contextvars.copy_context()
         self._dispatcher = dispatcher
-        self._name = name
+        self._name = None if name is None else str(name)
         self._cancels = 0
         self._must_cancel = False
         self._cancel_message: Any = None
