@@ -84,6 +84,8 @@ class Gate:
         usage = process.usage
         usage.calls = calls = usage.calls + 1
         if not calls % BURST:
+            if type(call) in ALSO_WHILE_DYING:
+                return await self._give_way_after(process, call)
             await asyncio.sleep(0)  # not after the call: who is cancelled here would lose the answer, such as a message
         try:
             door = self._doors[type(call)]  # as in `enter`, spelled out: all calls of agents come this way
@@ -95,6 +97,12 @@ class Gate:
         except LlmosError as error:
             self.count_error(error)
             raise
+
+    async def _give_way_after(self, process: Process, call: Syscall) -> None:
+        """For what gives back what is held, and has no answer: who is cancelled before it would go on holding it."""
+        process.usage.calls -= 1  # it is counted again
+        self.call_now(process, call)
+        await asyncio.sleep(0)
 
     def call_now(self, process: Process, call: Syscall) -> Any:
         """Make `call`, which never waits, for a thread of `process` that does not await it."""
