@@ -73,6 +73,8 @@ class Ending:
         thread = cast(Thread, future)
         process = thread.process
         process.threads.pop(thread, None)
+        if thread.suspended:  # it held itself back, and ended before it came to its next wait
+            self._dispatcher.release(process, thread)
         for subsystem in self.on_thread_end:
             subsystem(thread)
         if process.dying:

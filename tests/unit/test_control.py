@@ -209,6 +209,17 @@ async def test_an_abandoned_thread_does_not_come_back_with_what_it_waited_for(sy
     assert await states(system, other) == {"0": "blocked"}
 
 
+async def test_a_thread_that_suspends_itself_and_ends_leaves_nobody_held(system: Any) -> None:
+    async def agent(ctx: Context) -> None:
+        ctx.start_thread(ctx._gate.call(ctx._process, Suspend(ctx.pid, "0-1")))
+        await ctx.sleep(1e9)
+
+    process = system.spawn(agent)
+    await system.turns()
+    assert await states(system, process) == {"0": "blocked"}
+    assert process.held is None
+
+
 async def test_what_cannot_be_done_to_threads_is_named(system: Any) -> None:
     process = system.spawn(forever)
     for call in (Suspend, Resume, Kill):
