@@ -95,7 +95,7 @@ class Process:
         self.mailbox: Mailbox | None = None
         self.accepts: dict[str, type[msgspec.Struct]] | None = None  # declared message types; None: any
         self.owed: dict[int, PendingCall | None] | None = None  # calls to us without a reply yet; None: gave up waiting
-        self.sequences: set[Sequence] | None = None
+        self.sequences: dict[Sequence, None] | None = None  # in the order of their calls
         self.generations = 0
         self.log: deque[Log] | None = None
         self.watchers: list[Callable[[Process], None]] | tuple[()] = ()  # called once it has ended

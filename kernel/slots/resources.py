@@ -89,15 +89,15 @@ class ResourceManager:
         sampling = _with_defaults(call, runtime.spec)
         sequence = Sequence(self._last_sequence, process, thread, runtime.name, call, sampling)
         if process.sequences is None:
-            process.sequences = set()
-        process.sequences.add(sequence)
+            process.sequences = {}
+        process.sequences[sequence] = None
         try:
             runtime.submit(sequence)
             while not sequence.finished:
                 thread.waits_for = sequence
                 await PARK
         finally:
-            process.sequences.discard(sequence)
+            process.sequences.pop(sequence, None)
             if not sequence.finished:
                 runtime.cancel(sequence)
         if sequence.error is not None:
