@@ -84,14 +84,17 @@ class Dispatcher:
         still = process.suspended or any(thread.suspended for thread in process.threads)
         process.held = [] if still else None
         for waiting in held or ():
-            self.push(waiting)
+            if not waiting.done():  # given up while it was held
+                self.push(waiting)
 
     def _take_out(self, process: Process) -> None:
-        """Hold back the ready threads of `process`, so that no step has to ask whether it may be taken."""
-        for queue in self._ready.values():
+        """Hold back the ready threads of `process` that may not run, so that no step has to ask whether it may."""
+        for priority in sorted(self._ready, reverse=True):
+            queue = self._ready[priority]
             for thread in [thread for thread in queue if thread.process is process]:
-                queue.remove(thread)
-                self.push(thread)
+                if process.suspended or thread.suspended:
+                    queue.remove(thread)
+                    self.push(thread)
 
     def reprioritise(self, thread: Thread, priority: int) -> None:
         """Give `thread` a new priority. If it is ready, it moves to the end of the queue of that one."""

@@ -14,8 +14,9 @@ from typing import Any, cast
 import msgspec
 import structlog
 
-from ipc.errors import ModelNotFound, UnknownModel
-from ipc.syscalls import Generate, ModelInfo, Models, SlotInfo, Slots
+from ipc.codec import decoder, encode
+from ipc.errors import InvalidPrompt, ModelNotFound, NotEncodable, UnknownModel
+from ipc.syscalls import ChatMessage, Generate, ModelInfo, Models, Sampling, SlotInfo, Slots
 from kernel.drivers.process import Launcher
 from kernel.gate import Gate
 from kernel.limits import LimitKeeper
@@ -25,6 +26,8 @@ from kernel.slots.runtime import ModelRuntime
 from kernel.slots.sequence import Sequence
 from kernel.slots.slots import SUSPENDED
 from kernel.thread import PARK, Thread
+
+Requested = tuple[list[ChatMessage] | str, Sampling]
 
 log = structlog.get_logger("kernel.slots")
 
@@ -46,7 +49,10 @@ class ResourceManager:
 
     def generate(self, process: Process, call: Generate) -> Coroutine[Any, Any, str]:
         self._limits.check_tokens(process)
-        return self._generate(process, call, self.runtime(call.model or self._default))
+        runtime = self.runtime(call.model or self._default)
+        if not process.is_client:
+            _check_request(call)
+        return self._generate(process, call, runtime)
 
     def models(self, process: Process, call: Models) -> list[ModelInfo]:
         return [self.runtime(name).model_info(name == self._default) for name in self._specs]
@@ -83,15 +89,15 @@ class ResourceManager:
         sampling = _with_defaults(call, runtime.spec)
         sequence = Sequence(self._last_sequence, process, thread, runtime.name, call, sampling)
         if process.sequences is None:
-            process.sequences = set()
-        process.sequences.add(sequence)
+            process.sequences = {}
+        process.sequences[sequence] = None
         try:
             runtime.submit(sequence)
             while not sequence.finished:
                 thread.waits_for = sequence
                 await PARK
         finally:
-            process.sequences.discard(sequence)
+            process.sequences.pop(sequence, None)
             if not sequence.finished:
                 runtime.cancel(sequence)
         if sequence.error is not None:
@@ -115,6 +121,19 @@ class ResourceManager:
     async def close(self) -> None:
         """Stop all drivers."""
         await asyncio.gather(*(runtime.close() for runtime in self._runtimes.values()))
+
+
+def _check_request(call: Generate) -> None:
+    """What an agent gives, as the driver will read it: one that cannot would be the driver's end, and of all it runs.
+
+    Raises `InvalidPrompt`.
+    """
+    try:
+        decoder(Requested).decode(encode((call.prompt, call.sampling)))
+    except NotEncodable as error:
+        raise InvalidPrompt(f"the prompt: {error.message}") from None
+    except msgspec.DecodeError as error:
+        raise InvalidPrompt(f"a prompt is a text or a list of chat messages: {error}") from None
 
 
 def _with_defaults(call: Generate, spec: ModelSpec) -> Any:

@@ -282,6 +282,7 @@ class ModelRuntime:
         event = "driver died; the generation goes on in a new one"
         fields = {"model": self.name, "how": how, "tokens": len(sequence.ids)}
         sequence.process.write_log(Log(sequence.process.pid, time.time(), "warning", event, fields))
+        self._slots.dequeue(sequence)  # where it waits if it was parked before
         self._slots.enqueue(sequence)
 
     async def _restart(self, delay: float) -> None:

@@ -69,6 +69,8 @@ class Slots:
 
     def release(self, sequence: Sequence, why: str) -> None:
         """Lift a hold; without any left it queues for a slot again, in its old place."""
+        if why not in sequence.holds:
+            return
         sequence.holds.discard(why)
         if sequence.holds or sequence.finished or sequence.cancelled:
             return
@@ -98,6 +100,10 @@ class Slots:
         """Grant free slots to the head of the queue."""
         while self._open and self.queue and len(self.taken) < self.count:
             sequence = self.queue.pop(0)
+            self._check_reader(sequence)  # who may have fallen behind while it waited
+            if sequence.holds:
+                sequence.state = PARKED
+                continue
             self.taken.add(sequence.id)
             sequence.state = RUNNING
             if sequence.resident:

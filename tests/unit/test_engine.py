@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="the engine runs a torch model (extra `local`)")
 transformers = pytest.importorskip("transformers", reason="the engine runs a transformers model (extra `local`)")
 
+from kernel.drivers.transformers.chunks import chunks  # noqa: E402
+
 from ipc.errors import InvalidPrompt  # noqa: E402
 from ipc.syscalls import ChatMessage, Sampling  # noqa: E402
 from kernel.drivers.protocol import (  # noqa: E402
@@ -28,7 +30,6 @@ from kernel.drivers.protocol import (  # noqa: E402
     Stop,
 )
 from kernel.drivers.transformers.attention import NAME, Span  # noqa: E402
-from kernel.drivers.transformers.chunks import chunks  # noqa: E402
 from kernel.drivers.transformers.engine import Engine  # noqa: E402
 from kernel.drivers.transformers.forward import PackedForward, check  # noqa: E402
 from kernel.drivers.transformers.kv import KVMemory  # noqa: E402
