@@ -129,34 +129,30 @@ class Dispatcher:
             self._scheduled = False
 
     def _choose(self) -> deque[Thread] | None:
-        """The queue that is next: the most urgent one that is not empty, but for one of `AGING` steps.
+        """The queue that is next: the most urgent one, but for one of `AGING` steps. None if no thread is ready.
 
-        The empty ones before it are given up; None if no thread is ready.
+        Empty queues are given up, but for the last one.
         """
         ready = self._ready
-        urgency = max(ready)
-        while not ready[urgency]:
-            if len(ready) == 1:
-                return None
-            del ready[urgency]
-            urgency = max(ready)
         if len(ready) > 1:
-            self._contested += 1
-            if self._contested >= AGING:
-                self._contested = 0
-                return self._aged(urgency)
-        return ready[urgency]
+            for priority in [priority for priority, queue in ready.items() if not queue]:
+                del ready[priority]
+            if not ready:
+                return None
+            if len(ready) > 1:
+                self._contested += 1
+                if self._contested >= AGING:
+                    self._contested = 0
+                    return self._aged()
+        return ready[max(ready)] or None
 
-    def _aged(self, highest: int) -> deque[Thread]:
-        """The queue below the `highest` that has waited longest; the highest if no other has a thread."""
+    def _aged(self) -> deque[Thread]:
+        """The queue that has waited longest for such a step, of all but the most urgent one."""
         # A queue stands where it was made, and moves to the end when it gets such a step: the first has waited longest.
-        for priority, queue in list(self._ready.items()):
-            if priority != highest:
-                del self._ready[priority]
-                if queue:
-                    self._ready[priority] = queue
-                    return queue
-        return self._ready[highest]
+        highest = max(self._ready)
+        priority = next(priority for priority in self._ready if priority != highest)
+        queue = self._ready[priority] = self._ready.pop(priority)
+        return queue
 
 
 def _nothing(thread: Thread, seconds: float) -> None:

@@ -90,11 +90,12 @@ class Model:
 
     def stepped(self, thread: int) -> None:
         """`thread` has left its queue for a step."""
+        priorities = len(self.queues)
         queue = self.ready[self.priority[thread]]
         assert queue.pop(0).thread == thread
         for waiting in [waiting for queue in self.queues.values() for waiting in queue]:
             waiting.steps += 1
-            waiting.priorities = max(waiting.priorities, len(self.queues))
+            waiting.priorities = max(waiting.priorities, priorities)
             assert waiting.steps <= waiting.bound, f"thread {waiting.thread} starves"
 
 
