@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from kernel.drivers.protocol import Admit, Failed
-from kernel.drivers.transformers.attention import Span
-from kernel.drivers.transformers.forward import Output
-from tests.unit.tiny import Kernel, Letters, admit, ready, torch
+import pytest
+
+torch = pytest.importorskip("torch", reason="the driver runs torch models (extra `local`)")
+
+from kernel.drivers.protocol import Admit, Done, Embed, Embedded, Failed, Score, Scored  # noqa: E402
+from kernel.drivers.transformers.attention import Span  # noqa: E402
+from kernel.drivers.transformers.forward import Output  # noqa: E402
+from tests.unit.tiny import Kernel, Letters, admit, ready  # noqa: E402
 
 POISON = 96  # a token in a prompt at which the forward pass raises, or makes its numbers NaN
 BAD = "bad\x7f"
@@ -94,3 +98,31 @@ def test_an_error_while_encoding_fails_its_call_alone() -> None:
     kernel = Kernel(LLAMA).run(admit(1), Admit(2, [], admit(2).sampling, 10))  # a list is no text
     assert failure(kernel).sequence == 2
     assert kernel.ids[1] == alone(admit(1))
+
+
+@pytest.mark.parametrize("fault", [raising, blanking])
+def test_a_score_whose_parts_all_break_fails_once(fault: Any) -> None:
+    kernel = fault(Kernel(LLAMA))
+    kernel.run(admit(1), Score(2, "a prompt ", [BAD + BAD, BAD + "no", "fine"]), Score(3, "another ", ["fine", "too"]))
+    assert (failure(kernel).sequence, failure(kernel).error.code) == (2, "DriverFailed")
+    assert [scored.sequence for scored in kernel.of(Scored)] == [3]
+    assert kernel.ids[1] == alone(admit(1))
+    assert kernel.memory.used == 0
+
+
+@pytest.mark.parametrize("fault", [raising, blanking])
+def test_an_embedding_whose_parts_all_break_fails_once(fault: Any) -> None:
+    kernel = fault(Kernel(LLAMA)).run(admit(1), Embed(2, [BAD, "fine", BAD]), Embed(3, ["fine"]))
+    assert (failure(kernel).sequence, failure(kernel).error.code) == (2, "DriverFailed")
+    assert [embedded.sequence for embedded in kernel.of(Embedded)] == [3]
+    assert kernel.ids[1] == alone(admit(1))
+    assert kernel.memory.used == 0
+
+
+def test_memory_that_a_failed_part_gave_back_is_not_written_by_its_siblings() -> None:
+    """Zeros are what the next owner of a slab relies on: it looks beyond its own last token, masked."""
+    kernel = raising(Kernel(LLAMA))
+    kernel.run(admit(1), Embed(2, [BAD, "a longer one, which does not break"]))
+    assert kernel.of(Done)
+    slabs = [kernel.memory.allocate(0) for _ in range(kernel.memory.free_slabs)]
+    assert not any(kernel.memory.tokens(slab, 0, kernel.memory.capacity).any() for slab in slabs)
