@@ -132,8 +132,8 @@ class Engine:
             first += span.logits
             if not _lives(work):
                 continue
-            self._admission.computed(work, span)
             try:
+                self._admission.computed(work, span)
                 if isinstance(work, Sequence):
                     if likeliest:
                         self._extend(work, logits[0], *likeliest[0])
