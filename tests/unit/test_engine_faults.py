@@ -81,6 +81,23 @@ def test_logits_that_are_no_numbers_are_named_and_fail_their_sequence_alone() ->
     assert kernel.ids[1] == alone(admit(1))
 
 
+def test_keys_that_are_no_numbers_reach_nobody_who_shares_the_beginning() -> None:
+    kernel = Kernel(LLAMA)
+    start = "a beginning that both have in common, "
+
+    def spoil(spans: list[Span], output: Output) -> Output:
+        for span in spans:
+            if poisoned(span):
+                kernel.memory.tokens(span.slab, span.start + span.tokens.index(POISON), span.end).fill_(torch.nan)
+        return blank_at_poison(spans, output)
+
+    kernel.after = spoil
+    kernel.run(admit(1, start + BAD), admit(2, start + "on"), admit(3, start + "or"))
+    assert failure(kernel).sequence == 1
+    for sequence, prompt in ((2, start + "on"), (3, start + "or")):
+        assert kernel.ids[sequence] == alone(admit(sequence, prompt))
+
+
 def test_an_error_while_decoding_fails_its_sequence_alone() -> None:
     class Picky(Letters):
         def decode(self, ids: list[int]) -> str:

@@ -185,6 +185,19 @@ def test_what_cannot_be_shared_any_more_is_copied_and_booked() -> None:
     assert again.reserved == 0
 
 
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_what_is_no_number_is_not_kept(place: str, number: float) -> None:
+    """Whoever used it would look, masked, at the tokens after its own."""
+    memory = make(place)
+    slab = written(memory, 60)
+    memory.tokens(slab, 40, 41)[2, 0, 3] = number
+    assert memory.keep(slab, 0, 50) is None
+    assert memory.keep(slab, 0, 32) is not None
+    if place == "mapped":
+        assert memory.keep(slab, 0, 39) is None  # it lies in the last page
+
+
 @given(st.lists(st.tuples(st.sampled_from(["allocate", "reserve", "free"]), st.integers(0, 100)), max_size=60))
 def test_books_say_what_was_handed_out(actions: list[tuple[str, int]]) -> None:
     memory = make("mapped")

@@ -151,14 +151,22 @@ class KVMemory:
 
     # ---- prefixes
 
-    def keep(self, slab: Slab, start: int, end: int) -> Prefix:
-        """A copy of these tokens, to be used again by `use`."""
+    def keep(self, slab: Slab, start: int, end: int) -> Prefix | None:
+        """A copy of these tokens, to be used again by `use`.
+
+        None if they, or what lies in a page with them, are not all numbers: a sequence looks, masked, at more than its
+        own tokens, and a NaN among them would be its end.
+        """
         if self._range is None:
-            return Prefix(start, end, self.tokens(slab, start, end).clone())
+            tokens = self.tokens(slab, start, end)
+            return Prefix(start, end, tokens.clone()) if _all_numbers(tokens) else None
         first, pages = self._pages(start, end)
-        segment = self._store.segment(self.geometry.layers * pages * PAGE)
-        for layer in range(self.geometry.layers):
-            segment.write(layer * pages * PAGE, self._raw(slab, layer, first, pages))
+        parts = [self._raw(slab, layer, first, pages) for layer in range(self.geometry.layers)]
+        if not all(_all_numbers(part.view(self.geometry.dtype)) for part in parts):
+            return None
+        segment = self._store.segment(len(parts) * pages * PAGE)
+        for layer, part in enumerate(parts):
+            segment.write(layer * pages * PAGE, part)
         return Prefix(start, end, segment)
 
     def use(self, slab: Slab, prefix: Prefix, start: int, end: int) -> None:
@@ -209,3 +217,7 @@ class KVMemory:
             self._range.clear(index * size * itemsize, size * itemsize)
         else:
             self._flat[index * size : (index + 1) * size].zero_()  # a NaN left here would reach its next neighbours
+
+
+def _all_numbers(values: torch.Tensor) -> bool:
+    return bool(values.sum(dtype=torch.float32).isfinite())
