@@ -53,7 +53,7 @@ def assemble(name: str, model: Any, tokenizer: Future[Any], options: Options, me
     kernel, pack = _kernel(model, options, cache)
     exact = options.deterministic is not False and device.type == "cpu"
     counts, lengths = _safe(model, geometry, kernel, pack, cache) if exact else (None, Lengths())
-    memory = _memory(geometry, context, device)
+    memory = _memory(geometry, context, lengths, device)
     network: Network = Decoder(model, pack, context) if supports(model) else _modules(model, pack)
     forward = PackedForward(network, memory, counts, lengths)
     try:
@@ -116,11 +116,12 @@ def _safe(
     return RowCounts(counts) if counts else None, Lengths(safe)
 
 
-def _memory(geometry: Geometry, context: int, device: torch.device) -> KVMemory:
-    """Slabs for the whole context each, as many as there are addresses or, on a device, memory for."""
-    slab = context * geometry.token_bytes
+def _memory(geometry: Geometry, context: int, lengths: Lengths, device: torch.device) -> KVMemory:
+    """Slabs for the whole context each, and what its last token looks at beyond; as many as there are addresses or, on
+    a device, memory for."""
+    capacity = lengths.padded(context)
     room = ADDRESSES if device.type == "cpu" else int(SHARE * _free_memory(device))
-    return KVMemory(geometry, context, max(2, min(SLABS, room // slab)), device, room)
+    return KVMemory(geometry, capacity, max(2, min(SLABS, room // (capacity * geometry.token_bytes))), device, room)
 
 
 def _modules(model: Any, pack: linear.Pack) -> Network:
