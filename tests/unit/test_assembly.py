@@ -100,6 +100,14 @@ def test_exactness_is_given_up_where_nobody_wants_it(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("rows-*"))
 
 
+@pytest.mark.parametrize(("counts", "exact"), [((), False), ((1, 4, 16), False), ((4, 32), True)])
+def test_exactness_is_given_up_where_no_step_could_hold_a_tile_and_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counts: tuple[int, ...], exact: bool
+) -> None:
+    monkeypatch.setattr("kernel.drivers.transformers.invariance.row_counts", lambda shapes, pack: counts)
+    assert assembled(tmp_path).facts["deterministic"] is exact
+
+
 def test_a_model_whose_numbers_differ_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadFailed, match=r"tiny \(Gemma2ForCausalLM\) cannot run in packed steps: .*softcap"):
         assembled(tmp_path, build("Gemma2", query_pre_attn_scalar=16))

@@ -113,7 +113,8 @@ def _safe(
     queries = model.config.get_text_config().num_attention_heads // geometry.heads
     shape = [geometry.heads, geometry.head_dim, queries]
     safe = remembered(cache, "lengths", shape, invariance.Counts, lambda: invariance.lengths(geometry, queries))
-    return RowCounts(counts) if counts else None, Lengths(safe)
+    enough = bool(counts) and counts[-1] >= 2 * TILE  # half a step for a tile of a prompt, half for its neighbours
+    return RowCounts(counts) if enough else None, Lengths(safe)
 
 
 def _memory(geometry: Geometry, context: int, lengths: Lengths, device: torch.device) -> KVMemory:
