@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="tiles are those of attention (extra
 
 from kernel.drivers.protocol import Bundle, Done  # noqa: E402
 from kernel.drivers.transformers.attention import TILE, Span  # noqa: E402
-from kernel.drivers.transformers.pace import Pace, Pending  # noqa: E402
+from kernel.drivers.transformers.pace import PROBE, Pace, Pending  # noqa: E402
 from tests.unit.tiny import Kernel, admit, ready  # noqa: E402
 
 MOST = 256
@@ -98,7 +98,7 @@ def test_an_old_prompt_is_not_starved_by_shorter_ones_that_keep_coming() -> None
     while old[0] < 1000:
         device.step(4, [old, [0, 14], [0, 15]])
         steps += 1
-    assert steps <= 2 * (1000 // TILE + 1)
+    assert steps <= 2 * (1000 // TILE + 1) * PROBE / (PROBE - 1)
 
 
 def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
@@ -110,6 +110,25 @@ def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
     for _ in range(6):
         device.step(4, prompts)
     assert short[0] == 20
+
+
+def test_prompts_that_never_cease_do_not_keep_the_pace_of_a_smaller_batch() -> None:
+    """What a step without prompts takes must stay known, or prompts would be given a tile at a time for ever."""
+    device = Device(lambda singles, rows, _: 0.01 + 0.001 * singles + 0.0002 * rows)
+    for _ in range(5):
+        device.step(1, [])
+    for _ in range(400):
+        device.step(48, [[0, 300], [0, 300], [0, 300]])
+    rows = [sum(device.step(48, [[0, 300], [0, 300], [0, 300]])) for _ in range(10)]
+    assert max(rows) >= 4 * TILE
+    assert max(device.seconds) < 2 * 0.058
+
+
+def test_prompts_that_were_there_from_the_first_step_on_get_more_than_a_tile() -> None:
+    device = Device(lambda singles, rows, _: 0.04 + 0.0001 * rows)
+    for _ in range(100):
+        device.step(8, [[0, 300], [0, 300]])
+    assert sum(device.step(8, [[0, 300], [0, 300]])) >= 4 * TILE
 
 
 # ---- in the engine

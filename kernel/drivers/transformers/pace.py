@@ -32,6 +32,7 @@ class Pace:
         self._most = most
         self._room = TILE
         self._alone: float | None = None
+        self._mixed = 0  # steps in a row that had both prompts and generated tokens
         self._turn = False  # of the oldest
 
     def shares(self, pending: list[Pending]) -> list[int]:
@@ -45,7 +46,7 @@ class Pace:
         rows = [index for index, work in enumerate(pending) if work.tokens > 1]
         room = self._most
         if any(work.generated and work.tokens == 1 for work in pending):
-            room = self._room
+            room = self._room if self._mixed < PROBE else 0
         self._turn = not self._turn
         half = room // 2 if room >= 2 * TILE else room * self._turn
         for index in rows[:1]:
@@ -61,6 +62,7 @@ class Pace:
         """A step with `single` generated tokens and `rows` tokens of longer rows took so long."""
         if not single:
             return
+        self._mixed = self._mixed + 1 if rows else 0
         if not rows:
             before = seconds if self._alone is None else self._alone
             self._alone = SMOOTHING * before + (1 - SMOOTHING) * seconds
