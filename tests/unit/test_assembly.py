@@ -41,7 +41,7 @@ def assembled(cache: Path, model: Any = None, options: Options | None = None, **
     tokenizer.set_result(Plain())
     message = Load("tiny", str(cache), 50, **load)
     model = build("Llama") if model is None else model
-    return assemble("tiny", model, tokenizer, options or Options(kv_memory=10**7), message, "weights")
+    return assemble("tiny", model, tokenizer, options or Options(dtype="float32", kv_memory=10**7), message, "weights")
 
 
 def last_logits(model: Model, tokens: list[int], generated: int) -> Any:
@@ -119,6 +119,20 @@ def test_the_fingerprint_tells_weights_and_types_apart(tmp_path: Path) -> None:
         for dtype in ("float32", "float16")
     ]
     assert len({*prints, assembled(tmp_path, options=Options(dtype="float32", kv_memory=10**7)).fingerprint}) == 2
+
+
+def test_counts_are_safe_for_the_activation_of_a_model_that_runs_its_own_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def counts(activation: Any, size: int) -> tuple[int, ...]:
+        asked.append((type(activation).__name__, size))
+        return 16, 64
+
+    monkeypatch.setattr("kernel.drivers.transformers.invariance.activation_counts", counts)
+    assert assembled(tmp_path, build("Gemma")).most_rows == 64
+    assert asked == [("GELUTanh", 96)]
 
 
 def test_weights_that_are_packed_are_given_up(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import psutil
 import torch
+from transformers.activations import ACT2FN
 
 from ipc.errors import ModelLoadFailed
 from kernel.drivers.protocol import Load
@@ -28,6 +29,7 @@ from kernel.drivers.transformers.tokenizer import Tokenizer, end_ids
 SHARE = 0.5  # of the memory that is free after loading, for keys and values
 ADDRESSES = 1 << 42  # bytes of virtual memory for slabs
 SLABS = 1024  # at the most: sequences that run, and parked ones that stay in memory
+ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function")  # how configurations call the name of theirs
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 1e-1}  # of the largest logit, beside the model's own
 
 
@@ -110,11 +112,25 @@ def _safe(
     shapes = {tuple(layer.weight.shape) for layer in model.modules() if type(layer) is torch.nn.Linear}
     facts = [sorted(shapes), kernel, invariance.CANDIDATES]
     counts = remembered(cache, "rows", facts, invariance.Counts, lambda: invariance.row_counts(shapes, pack))
-    queries = model.config.get_text_config().num_attention_heads // geometry.heads
+    config = model.config.get_text_config()
+    if not supports(model):  # the decoder's own is safe at any count
+        counts = tuple(sorted({*counts} & {*_safe_for_activation(config, cache)}))
+    queries = config.num_attention_heads // geometry.heads
     shape = [geometry.heads, geometry.head_dim, queries]
     safe = remembered(cache, "lengths", shape, invariance.Counts, lambda: invariance.lengths(geometry, queries))
     enough = bool(counts) and counts[-1] >= 2 * TILE  # half a step for a tile of a prompt, half for its neighbours
     return RowCounts(counts) if enough else None, Lengths(safe)
+
+
+def _safe_for_activation(config: Any, cache: Path) -> invariance.Counts:
+    """For a model that runs through transformers' modules, as far as its configuration tells what they compute."""
+    name = next((found for key in ACTIVATIONS if (found := getattr(config, key, None))), "gelu")
+    size = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+
+    def measure() -> invariance.Counts:
+        return invariance.activation_counts(ACT2FN[name], size)
+
+    return remembered(cache, "activation", [name, size, invariance.CANDIDATES], invariance.Counts, measure)
 
 
 def _memory(geometry: Geometry, context: int, lengths: Lengths, device: torch.device) -> KVMemory:
