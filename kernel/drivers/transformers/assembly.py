@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import psutil
 import torch
+from transformers.activations import ACT2FN
 
 from ipc.errors import ModelLoadFailed
 from kernel.drivers.protocol import Load
@@ -28,6 +29,7 @@ from kernel.drivers.transformers.tokenizer import Tokenizer, end_ids
 SHARE = 0.5  # of the memory that is free after loading, for keys and values
 ADDRESSES = 1 << 42  # bytes of virtual memory for slabs
 SLABS = 1024  # at the most: sequences that run, and parked ones that stay in memory
+ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function")  # how configurations call the name of theirs
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 1e-1}  # of the largest logit, beside the model's own
 
 
@@ -53,7 +55,7 @@ def assemble(name: str, model: Any, tokenizer: Future[Any], options: Options, me
     kernel, pack = _kernel(model, options, cache)
     exact = options.deterministic is not False and device.type == "cpu"
     counts, lengths = _safe(model, geometry, kernel, pack, cache) if exact else (None, Lengths())
-    memory = _memory(geometry, context, device)
+    memory = _memory(geometry, context, lengths, device)
     network: Network = Decoder(model, pack, context) if supports(model) else _modules(model, pack)
     forward = PackedForward(network, memory, counts, lengths)
     try:
@@ -110,17 +112,33 @@ def _safe(
     shapes = {tuple(layer.weight.shape) for layer in model.modules() if type(layer) is torch.nn.Linear}
     facts = [sorted(shapes), kernel, invariance.CANDIDATES]
     counts = remembered(cache, "rows", facts, invariance.Counts, lambda: invariance.row_counts(shapes, pack))
-    queries = model.config.get_text_config().num_attention_heads // geometry.heads
+    config = model.config.get_text_config()
+    if not supports(model):  # the decoder's own is safe at any count
+        counts = tuple(sorted({*counts} & {*_safe_for_activation(config, cache)}))
+    queries = config.num_attention_heads // geometry.heads
     shape = [geometry.heads, geometry.head_dim, queries]
     safe = remembered(cache, "lengths", shape, invariance.Counts, lambda: invariance.lengths(geometry, queries))
-    return RowCounts(counts) if counts else None, Lengths(safe)
+    enough = bool(counts) and counts[-1] >= 2 * TILE  # half a step for a tile of a prompt, half for its neighbours
+    return RowCounts(counts) if enough else None, Lengths(safe)
 
 
-def _memory(geometry: Geometry, context: int, device: torch.device) -> KVMemory:
-    """Slabs for the whole context each, as many as there are addresses or, on a device, memory for."""
-    slab = context * geometry.token_bytes
+def _safe_for_activation(config: Any, cache: Path) -> invariance.Counts:
+    """For a model that runs through transformers' modules, as far as its configuration tells what they compute."""
+    name = next((found for key in ACTIVATIONS if (found := getattr(config, key, None))), "gelu")
+    size = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+
+    def measure() -> invariance.Counts:
+        return invariance.activation_counts(ACT2FN[name], size)
+
+    return remembered(cache, "activation", [name, size, invariance.CANDIDATES], invariance.Counts, measure)
+
+
+def _memory(geometry: Geometry, context: int, lengths: Lengths, device: torch.device) -> KVMemory:
+    """Slabs for the whole context each, and what its last token looks at beyond; as many as there are addresses or, on
+    a device, memory for."""
+    capacity = lengths.padded(context)
     room = ADDRESSES if device.type == "cpu" else int(SHARE * _free_memory(device))
-    return KVMemory(geometry, context, max(2, min(SLABS, room // slab)), device, room)
+    return KVMemory(geometry, capacity, max(2, min(SLABS, room // (capacity * geometry.token_bytes))), device, room)
 
 
 def _modules(model: Any, pack: linear.Pack) -> Network:

@@ -25,7 +25,7 @@ BLOCK = 512  # tokens that the kernel takes at once; what is safe for a last blo
 class Span:
     """The next `tokens` of the sequence in `slab`. `generated`: they are not of its prompt.
 
-    `logits`: how many of the last ones their logits are wanted of; `hidden`: the mean of all their last states is.
+    `logits`: how many of the last ones their logits are wanted of; `hidden`: the last states of all are.
     """
 
     __slots__ = ("end", "generated", "hidden", "logits", "slab", "start", "tokens")

@@ -80,8 +80,7 @@ class Decoder:
             plan.write(number, mixed[:, queries:])
             asked = mixed[:, :queries].unflatten(1, (self._kv_heads, -1, self._head_dim))
             states += layer.out(plan.attend(number, asked, self._scale, layer.window))
-            gate, up = layer.gate_up(normed(states, self._floor)).chunk(2, dim=1)
-            states += layer.down(silu(gate) * up)
+            states += layer.down(gated(layer.gate_up(normed(states, self._floor))))
         return states
 
     def _norm_heads(self, mixed: torch.Tensor, layer: _Layer) -> None:
@@ -136,6 +135,19 @@ def normed(rows: torch.Tensor, floor: torch.Tensor) -> torch.Tensor:
     """
     lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     return rows * torch.addcmul(floor, lengths, lengths, value=1 / rows.shape[1]).rsqrt_()
+
+
+def gated(rows: torch.Tensor) -> torch.Tensor:
+    """Of each of `rows` [rows, 2 * size] the silu of the first half, times the second (SwiGLU; Shazeer 2020).
+
+    By its parts, of which each gives a number the same bits anywhere: silu computes the last few of a thread's share in
+    another way than the others, and which these are depends on how many rows there are.
+    """
+    gate, up = rows.chunk(2, dim=1)
+    if rows.dtype != torch.float32:
+        return silu(gate) * up
+    divisor = gate.neg().exp_().add_(1)
+    return torch.div(gate, divisor, out=divisor).mul_(up)
 
 
 def _order(head_dim: int) -> torch.Tensor:

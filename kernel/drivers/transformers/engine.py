@@ -114,33 +114,35 @@ class Engine:
             return [(batch, self._forward([span for _, span in batch]))]
         except Exception as error:
             if len(batch) > 1:
-                return [part for one in batch for part in self._run([one])]
+                return [part for one in batch if _lives(one[0]) for part in self._run([one])]
             self._admission.fail(batch[0][0], error)
             return []
 
     def _take(self, batch: Batch, output: Output) -> None:
         """Hand out what the step computed."""
         hidden = iter(output.hidden)
-        sizes = [span.logits for _, span in batch]
         best: list[tuple[float, int]] = []
         if len(output.logits):
             found = output.logits.max(dim=-1)
             best = list(zip(found.values.tolist(), found.indices.tolist(), strict=True))
         first = 0
-        for (work, span), size in zip(batch, sizes, strict=True):
-            logits = output.logits[first : first + size]
-            self._admission.computed(work, span)
+        for work, span in batch:
+            logits, likeliest = output.logits[first : first + span.logits], best[first : first + span.logits]
+            states = next(hidden) if span.hidden else None
+            first += span.logits
+            if not _lives(work):
+                continue
             try:
+                self._admission.computed(work, span)
                 if isinstance(work, Sequence):
-                    if size:
-                        self._extend(work, logits[0], *best[first])
+                    if likeliest:
+                        self._extend(work, logits[0], *likeliest[0])
                 else:
-                    _take_part(work, span, logits, hidden)
+                    _take_part(work, span, logits, states)
                     if not work.pending:
                         self._admission.part_done(work)
             except Exception as error:
                 self._admission.fail(work, error)
-            first += size
 
     def _extend(self, sequence: Sequence, row: torch.Tensor, maximum: float, likeliest: int) -> None:
         """Choose the next token of `sequence` from its logits, and report what follows from it."""
@@ -162,8 +164,14 @@ class Engine:
             self._report.event(Parked(sequence.id))
 
 
-def _take_part(work: Work, span: Span, logits: torch.Tensor, hidden: Any) -> None:
+def _lives(work: Work) -> bool:
+    """False if its call failed in this step with another part of it: then its memory is no longer its own."""
+    return work.slab is not None
+
+
+def _take_part(work: Work, span: Span, logits: torch.Tensor, states: torch.Tensor | None) -> None:
     if isinstance(work, Continuation):
         work.take(span.end - span.logits, logits)
     elif isinstance(work, Text):
-        work.take(next(hidden))
+        assert states is not None
+        work.take(states)

@@ -21,7 +21,7 @@ UNSUPPORTED = ("softcap", "s_aux", "position_bias")  # what some models have tra
 
 class Output(NamedTuple):
     """What a step computed: `logits` [those asked for, vocabulary] in the order of spans and tokens, and for each span
-    that asked for it the sum of its last states."""
+    that asked for them the last states of its tokens, [tokens, size]."""
 
     logits: torch.Tensor
     hidden: list[torch.Tensor]
@@ -53,12 +53,12 @@ class PackedForward:
             tokens, positions = (self._tensor(self._pad(values)) for values in (plan.tokens, plan.positions))
             wanted = [row for span in spans if span.logits for row in plan.rows(span)[-span.logits :]]
             kept = self._tensor(self._pad(wanted))
-            summed = [span for span in spans if span.hidden]
-            logits, states = self._network(plan, tokens, positions, kept, states=bool(summed))
+            asking = [span for span in spans if span.hidden]
+            logits, states = self._network(plan, tokens, positions, kept, states=bool(asking))
             hidden = []
-            for span in summed:
+            for span in asking:
                 assert states is not None
-                hidden.append(states[self._tensor(plan.rows(span))].float().sum(0))
+                hidden.append(states[self._tensor(plan.rows(span))].float())
         for span in spans:
             span.slab.length = span.end
         return Output(logits[: len(wanted)], hidden)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -21,6 +21,7 @@ from kernel.drivers.transformers.linear import Pack
 MOST = 512  # rows of a step
 CANDIDATES = (*range(1, 65), *range(72, 129, 8), *range(144, MOST + 1, 16))
 REFERENCES = (16, 32, 64, 8)  # counts that others are compared with: the one that most agree with is right
+NUMBERS = 4096  # that an activation is tried with
 COLUMNS = 256  # of a matrix that are tried: all columns are computed alike
 SHIFT = 3  # rows; a result must not depend on the place either
 SLABS = 8  # of the trial of attention
@@ -46,6 +47,21 @@ def row_counts(shapes: Iterable[tuple[int, int]], pack: Pack) -> Counts:
     """The counts at which matrices of all `shapes` (rows, columns of the weight) are safe; there may be none."""
     tried = {(min(rows, COLUMNS), columns) for rows, columns in shapes}
     return tuple(sorted(set.intersection(*(_safe(shape, pack) for shape in tried))))
+
+
+def activation_counts(activation: Callable[[torch.Tensor], torch.Tensor], size: int) -> Counts:
+    """The counts at which what is computed number by number is safe for rows of `size`.
+
+    Not all are: what is left over at the end of a thread's share may be computed in another way than the rest. Tried
+    with numbers for which that makes a difference.
+    """
+    generator = torch.Generator().manual_seed(0)
+    numbers = 3 * torch.randn(NUMBERS, generator=generator)
+    fickle = numbers[torch.cat([activation(number) for number in numbers.split(1)]) != activation(numbers)]
+    if not len(fickle):
+        return CANDIDATES
+    rows = fickle[torch.randint(len(fickle), (MOST + 64, size), generator=generator)]
+    return tuple(sorted(_agreeing(activation, rows)))
 
 
 def lengths(geometry: Geometry, queries: int) -> Counts:
@@ -93,11 +109,12 @@ def _safe(shape: tuple[int, int], pack: Pack) -> set[int]:
     generator = torch.Generator().manual_seed(0)
     matrix = pack(torch.randn(shape, generator=generator) / shape[1] ** 0.5, None)
     floor = torch.zeros(1, 1)
-
-    def layer(rows: torch.Tensor) -> torch.Tensor:
-        return matrix(normed(rows, floor))
-
     rows = torch.randn(MOST + 64, shape[1], generator=generator)
+    return _agreeing(lambda some: matrix(normed(some, floor)), rows)
+
+
+def _agreeing(layer: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor) -> set[int]:
+    """The counts at which `layer` gives each of `rows` what it does at most others."""
     found: set[int] = set()
     for reference in REFERENCES:
         right = torch.cat([layer(part) for part in rows.split(reference)])

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from kernel.drivers.transformers.pages import PAGE, Range, Segment
+from kernel.drivers.transformers.pages import PAGE, Range, Segment, Store, most_areas
 
 UNIT = 32  # tokens; capacities are multiples, so that what attention reads beyond the last token lies in the slab
 
@@ -44,15 +44,16 @@ class Geometry(NamedTuple):
 class Slab:
     """A place for the keys and values of one sequence, `length` tokens of them so far.
 
-    `index` says where; `reserved` tokens of the budget are its own.
+    `index` says where; `reserved` tokens of the budget are its own; `shares` counts what is mapped into it.
     """
 
-    __slots__ = ("index", "length", "reserved")
+    __slots__ = ("index", "length", "reserved", "shares")
 
     def __init__(self, index: int, reserved: int) -> None:
         self.index = index
         self.length = 0
         self.reserved = reserved
+        self.shares = 0
 
 
 class Prefix:
@@ -81,9 +82,11 @@ class KVMemory:
         self._free = list(range(slabs))
         layer = self.capacity * geometry.row
         slab = geometry.layers * layer
+        self._shares = most_areas() // 4  # that may still be mapped, in all slabs: half of all areas are others'
         self._range: Range | None = None
         if device.type == "cpu" and sys.platform == "linux":
             self._range = Range(slabs * slab * geometry.dtype.itemsize)
+            self._store = Store()
             flat = self._range.tensor(geometry.dtype)
         else:
             flat = torch.zeros(slabs * slab, dtype=geometry.dtype, device=device)
@@ -122,6 +125,7 @@ class KVMemory:
     def free(self, slab: Slab) -> None:
         """Take back `slab`, which is not used again. What it held is gone, so that nobody reads it later."""
         self.used -= self.size(slab.reserved)
+        self._shares += slab.shares
         self._clear(slab.index)
         heapq.heappush(self._free, slab.index)
 
@@ -147,30 +151,47 @@ class KVMemory:
 
     # ---- prefixes
 
-    def keep(self, slab: Slab, start: int, end: int) -> Prefix:
-        """A copy of these tokens, to be used again by `use`."""
+    def keep(self, slab: Slab, start: int, end: int) -> Prefix | None:
+        """A copy of these tokens, to be used again by `use`.
+
+        None if they, or what lies in a page with them, are not all numbers: a sequence looks, masked, at more than its
+        own tokens, and a NaN among them would be its end.
+        """
         if self._range is None:
-            return Prefix(start, end, self.tokens(slab, start, end).clone())
+            tokens = self.tokens(slab, start, end)
+            return Prefix(start, end, tokens.clone()) if _all_numbers(tokens) else None
         first, pages = self._pages(start, end)
-        size = pages * PAGE
-        segment = Segment(self.geometry.layers * size)
-        raw = self._flat.view(torch.uint8)
-        for layer in range(self.geometry.layers):
-            offset = self._byte(slab.index, layer) + first * PAGE
-            segment.write(layer * size, raw[offset : offset + size])
+        parts = [self._raw(slab, layer, first, pages) for layer in range(self.geometry.layers)]
+        if not all(_all_numbers(part.view(self.geometry.dtype)) for part in parts):
+            return None
+        segment = self._store.segment(len(parts) * pages * PAGE)
+        for layer, part in enumerate(parts):
+            segment.write(layer * pages * PAGE, part)
         return Prefix(start, end, segment)
 
     def use(self, slab: Slab, prefix: Prefix, start: int, end: int) -> None:
-        """Let the tokens of `slab` from `start` to `end` be those of `prefix`, which has them."""
+        """Let the tokens of `slab` from `start` to `end` be those of `prefix`, which has them.
+
+        If no more can be shared, they are copied and become the slab's own.
+        """
         if isinstance(prefix.data, torch.Tensor):
             self.tokens(slab, start, end).copy_(prefix.data[:, start - prefix.start : end - prefix.start])
             return
         assert self._range is not None
+        shared = self._shares >= self.geometry.layers
+        if shared:
+            self._shares -= self.geometry.layers
+            slab.shares += self.geometry.layers
+        else:
+            self.reserve(slab, end - start)
         kept_first, kept = self._pages(prefix.start, prefix.end)
         first, pages = self._pages(start, end)
         for layer in range(self.geometry.layers):
             offset = (layer * kept + first - kept_first) * PAGE
-            self._range.share(self._byte(slab.index, layer) + first * PAGE, pages * PAGE, prefix.data, offset)
+            if shared:
+                self._range.share(self._byte(slab.index, layer) + first * PAGE, pages * PAGE, prefix.data, offset)
+            else:
+                prefix.data.read(offset, self._raw(slab, layer, first, pages))
 
     def prefix_bytes(self, start: int, end: int) -> int:
         """What `keep` takes for these tokens."""
@@ -180,6 +201,11 @@ class KVMemory:
         """The first page that holds something of these tokens within a layer, and how many do."""
         first = start * self.geometry.row_bytes // PAGE
         return first, -(-end * self.geometry.row_bytes // PAGE) - first
+
+    def _raw(self, slab: Slab, layer: int, first: int, pages: int) -> torch.Tensor:
+        """So many pages of a layer, from the `first` on, as bytes."""
+        start = self._byte(slab.index, layer) + first * PAGE
+        return self._flat.view(torch.uint8)[start : start + pages * PAGE]
 
     def _byte(self, index: int, layer: int) -> int:
         return (index * self._strides[0] + layer * self._layer) * int(self.geometry.dtype.itemsize)
@@ -191,3 +217,7 @@ class KVMemory:
             self._range.clear(index * size * itemsize, size * itemsize)
         else:
             self._flat[index * size : (index + 1) * size].zero_()  # a NaN left here would reach its next neighbours
+
+
+def _all_numbers(values: torch.Tensor) -> bool:
+    return bool(values.sum(dtype=torch.float32).isfinite())

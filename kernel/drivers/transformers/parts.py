@@ -55,8 +55,9 @@ class Text(Work):
         return Span(slab, tokens, logits=0, hidden=True)
 
     def take(self, states: torch.Tensor) -> None:
-        """The sum of the last states of some tokens more."""
-        self._sum = states if self._sum is None else self._sum + states
+        """The last states [tokens, size] of some tokens more."""
+        for state in states:  # one by one: what comes in a step depends on others, and the sum must not
+            self._sum = state if self._sum is None else self._sum + state
 
     def vector(self) -> list[float]:
         """Raises `DriverFailed` if there is none."""

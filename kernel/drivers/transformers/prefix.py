@@ -75,7 +75,10 @@ class PrefixCache:
         self._mapped.subtract(self._of_slab.pop(slab, ()))
 
     def keep(self, slab: Slab, tokens: list[int], process: int) -> None:
-        """Keep the first of `slab`'s keys and values, which are those of `tokens`, if there is room for them."""
+        """Keep the first of `slab`'s keys and values, which are those of `tokens`.
+
+        Not if there is no room for them, or if they are no numbers.
+        """
         node, found = self._root, 0
         for node, count in list(self._path(tokens)):
             found = node.start + count
@@ -88,6 +91,8 @@ class PrefixCache:
         if not self.make_room(size):
             return
         prefix = self._memory.keep(slab, found, len(tokens))
+        if prefix is None:
+            return
         self._memory.cached += size
         child = _Node(node, found, tokens[found:], prefix)
         node.children[tokens[found]] = child
