@@ -146,7 +146,7 @@ class InvalidPrompt(InvalidCall):
 
 
 class InvalidConstraint(InvalidCall):
-    """A schema, list of choices, regex or grammar that is malformed, contradictory, or more than the driver can do."""
+    """A schema, regular expression, grammar or list of choices that no reply can be held to, or that contradicts."""
 
 
 class ContextOverflow(InvalidCall):

@@ -12,8 +12,6 @@ from heapq import heapify, heappop, heappush
 from math import inf
 from typing import TYPE_CHECKING
 
-from ipc.errors import InvalidCall
-
 if TYPE_CHECKING:
     from kernel.thread import Thread
 
@@ -83,8 +81,8 @@ class Alarms:
 class Alarm:
     """Wakes `thread` after `seconds`, if given; `rung` says that the time has come, and is what to ask.
 
-    `until` is that time on the clock of the loop. Whoever set it cancels it, once, however the wait went. Raises
-    `InvalidCall` for a time that is less than none.
+    `until` is that time on the clock of the loop. Whoever set it cancels it, once, however the wait went, and has seen
+    that `seconds` is a number.
     """
 
     __slots__ = ("_thread", "in_heap", "over", "rung", "until")
@@ -103,10 +101,8 @@ class Alarm:
             if not alarms.new:
                 alarms.take_in_soon()
             alarms.new.append(self)
-        elif seconds == 0:
-            self.over = self.rung = True
         else:
-            raise InvalidCall(f"timeout is {seconds} s; it cannot be negative (None waits for ever)")
+            self.over = self.rung = True
 
     def cancel(self) -> None:
         """Forget the time."""

@@ -11,12 +11,11 @@ from collections.abc import Callable
 from ipc.errors import InvalidCall
 from ipc.syscalls import Nice, Resume, Suspend, ThreadInfo, Threads
 from kernel import deadlock
+from kernel.checks import HIGHEST, LOWEST, check_priority
 from kernel.dispatcher import Dispatcher
 from kernel.gate import Gate
 from kernel.process import Process, ProcessTable
 from kernel.thread import BLOCKED, READY, SUSPENDED, Thread
-
-LOWEST, HIGHEST = -20, 20  # priorities
 
 Listener = Callable[[Process, Thread | None], None]
 
@@ -69,8 +68,7 @@ class Control:
         if call.relative:
             now = target.priority if thread is None else thread.priority
             priority = max(LOWEST, min(now + priority, HIGHEST))
-        elif not LOWEST <= priority <= HIGHEST:
-            raise InvalidCall(f"a priority is from {LOWEST} to {HIGHEST}, which {priority} is not", priority=priority)
+        check_priority(priority)
         if thread is None:
             target.priority = priority
         for ranked in tuple(target.threads) if thread is None else (thread,):

@@ -84,14 +84,17 @@ class Dispatcher:
         still = process.suspended or any(thread.suspended for thread in process.threads)
         process.held = [] if still else None
         for waiting in held or ():
-            self.push(waiting)
+            if not waiting.done():  # given up while it was held
+                self.push(waiting)
 
     def _take_out(self, process: Process) -> None:
-        """Hold back the ready threads of `process`, so that no step has to ask whether it may be taken."""
-        for queue in self._ready.values():
+        """Hold back the ready threads of `process` that may not run, so that no step has to ask whether it may."""
+        for priority in sorted(self._ready, reverse=True):
+            queue = self._ready[priority]
             for thread in [thread for thread in queue if thread.process is process]:
-                queue.remove(thread)
-                self.push(thread)
+                if process.suspended or thread.suspended:
+                    queue.remove(thread)
+                    self.push(thread)
 
     def reprioritise(self, thread: Thread, priority: int) -> None:
         """Give `thread` a new priority. If it is ready, it moves to the end of the queue of that one."""
@@ -126,34 +129,30 @@ class Dispatcher:
             self._scheduled = False
 
     def _choose(self) -> deque[Thread] | None:
-        """The queue that is next: the most urgent one that is not empty, but for one of `AGING` steps.
+        """The queue that is next: the most urgent one, but for one of `AGING` steps. None if no thread is ready.
 
-        The empty ones before it are given up; None if no thread is ready.
+        Empty queues are given up, but for the last one.
         """
         ready = self._ready
-        urgency = max(ready)
-        while not ready[urgency]:
-            if len(ready) == 1:
-                return None
-            del ready[urgency]
-            urgency = max(ready)
         if len(ready) > 1:
-            self._contested += 1
-            if self._contested >= AGING:
-                self._contested = 0
-                return self._aged(urgency)
-        return ready[urgency]
+            for priority in [priority for priority, queue in ready.items() if not queue]:
+                del ready[priority]
+            if not ready:
+                return None
+            if len(ready) > 1:
+                self._contested += 1
+                if self._contested >= AGING:
+                    self._contested = 0
+                    return self._aged()
+        return ready[max(ready)] or None
 
-    def _aged(self, highest: int) -> deque[Thread]:
-        """The queue below the `highest` that has waited longest; the highest if no other has a thread."""
+    def _aged(self) -> deque[Thread]:
+        """The queue that has waited longest for such a step, of all but the most urgent one."""
         # A queue stands where it was made, and moves to the end when it gets such a step: the first has waited longest.
-        for priority, queue in list(self._ready.items()):
-            if priority != highest:
-                del self._ready[priority]
-                if queue:
-                    self._ready[priority] = queue
-                    return queue
-        return self._ready[highest]
+        highest = max(self._ready)
+        priority = next(priority for priority in self._ready if priority != highest)
+        queue = self._ready[priority] = self._ready.pop(priority)
+        return queue
 
 
 def _nothing(thread: Thread, seconds: float) -> None:

@@ -74,6 +74,8 @@ class Ending:
         process = thread.process
         process.threads.pop(thread, None)
         process.cpu_of_ended += thread.cpu
+        if thread.suspended:  # it held itself back, and ended before it came to its next wait
+            self._dispatcher.release(process, thread)
         for subsystem in self.on_thread_end:
             subsystem(thread)
         if process.dying:

@@ -88,6 +88,8 @@ class Gate:
         """Make `call` from a thread of `process`, waiting if need be. Before every `BURST`th it gives up the loop."""
         process.calls = calls = process.calls + 1
         if not calls % BURST:
+            if type(call) in ALSO_WHILE_DYING:
+                return await self._give_way_after(process, call)
             await asyncio.sleep(0)  # not after the call: who is cancelled here would lose the answer, such as a message
         try:
             door = self._doors[type(call)]  # as in `enter`, spelled out: all calls of agents come this way
@@ -97,6 +99,20 @@ class Gate:
             handler = door.handler
             answer = handler(process, call)
             return await answer if type(answer) is CoroutineType else answer
+        except LlmosError as error:
+            self.count_error(error)
+            raise
+
+    async def _give_way_after(self, process: Process, call: Syscall) -> None:
+        """For what gives back what is held, and has no answer: who is cancelled before it would go on holding it."""
+        process.calls -= 1  # it is counted again
+        self.call_now(process, call)
+        await asyncio.sleep(0)
+
+    def call_now(self, process: Process, call: Syscall) -> Any:
+        """Make `call`, which never waits, for a thread of `process` that does not await it."""
+        try:
+            return self.enter(process, call)
         except LlmosError as error:
             self.count_error(error)
             raise

@@ -16,6 +16,7 @@ import structlog
 
 from ipc.syscalls import Shutdown, Sleep
 from kernel.alarms import Alarm
+from kernel.checks import check_seconds
 from kernel.control import Control
 from kernel.dispatcher import Dispatcher
 from kernel.drivers.process import Launcher, launch
@@ -171,8 +172,9 @@ class Kernel:
         return asyncio.Task(coro, loop=loop, context=context, name=name)
 
     async def _sleep(self, process: Process, call: Sleep) -> None:
+        seconds = check_seconds(call.seconds, "the time to sleep")
         thread = cast(Thread, asyncio.current_task())
-        alarm = Alarm(thread, max(call.seconds, 0))
+        alarm = Alarm(thread, seconds)
         try:
             while not alarm.rung:
                 thread.waits_for = "time"

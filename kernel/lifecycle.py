@@ -32,6 +32,7 @@ from ipc.messages import Failed, Result
 from ipc.syscalls import ExitStatus, Kill, Register, Spawn, StartThread, Wait
 from kernel import deadlock
 from kernel.alarms import Alarm
+from kernel.checks import check_priority, check_seconds, check_text, check_timeout
 from kernel.dispatcher import Dispatcher
 from kernel.ending import GRACE, Ending
 from kernel.gate import Gate
@@ -46,6 +47,7 @@ from kernel.waiting import EndOf
 from kernel.worker import Worker
 
 MAX_PROCESSES = 200_000
+MAX_OWNER = 200  # characters
 
 T = TypeVar("T", bound=Thread)
 
@@ -90,6 +92,12 @@ class Lifecycle:
             raise ShuttingDown("the daemon is shutting down and takes no new tasks", retry_after=5.0)
         if len(self._table.alive) >= MAX_PROCESSES:
             raise Busy(f"{MAX_PROCESSES} processes are alive, which is the limit; try later", retry_after=1.0)
+        if call.priority is not None:
+            check_priority(call.priority)
+        if call.deadline is not None:
+            check_seconds(call.deadline, "deadline")
+        if call.owner is not None:
+            check_text(call.owner, "an owner", MAX_OWNER)
         program = self._programs.by_name.get(call.program)
         if program is not None:
             return self._start(parent, program, call, stream)
@@ -103,9 +111,8 @@ class Lifecycle:
         target = self._table.find(call.pid)
         if target is process:
             raise InvalidCall(f"process {process.pid} waits for its own end")
-        if call.timeout is not None and not call.timeout >= 0:
-            raise InvalidCall(f"timeout is {call.timeout} s; it cannot be negative (None waits for ever)")
-        return target.status if target.status is not None else self._wait(target, call.timeout)
+        timeout = check_timeout(call.timeout)
+        return target.status if target.status is not None else self._wait(target, timeout)
 
     def kill(self, process: Process, call: Kill) -> ExitStatus | Coroutine[Any, Any, ExitStatus | None] | None:
         target = self._table.find(call.pid)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from ipc.errors import LimitExceeded, to_wire
+from ipc.errors import InvalidCall, LimitExceeded, to_wire
 from ipc.syscalls import Limits, Spawn
 from kernel.ending import Ending
 from kernel.gate import Gate
@@ -65,7 +65,9 @@ class LimitKeeper:
     # ---- of processes
 
     def admit(self, parent: Process, call: Spawn) -> None:
-        """Whether `parent` may make one more process. Raises `LimitExceeded`."""
+        """Whether `parent` may make one more process. Raises `LimitExceeded`, and `InvalidCall` for wrong limits."""
+        if call.limits is not None:
+            _check_bounds(call.limits)
         limits = parent.limits
         if limits is not None and limits.children is not None:
             _check("children", f"process {parent.pid}", len(parent.children) + 1, limits.children)
@@ -195,6 +197,14 @@ class LimitKeeper:
         if not process.dying:
             self._gate.count_error(error)
             self._ending.finish(process, "limit", error=to_wire(error))
+
+
+def _check_bounds(limits: Limits) -> None:
+    """What comes from a socket is checked already; an agent can pass anything."""
+    try:
+        msgspec.convert(msgspec.structs.asdict(limits), Limits)
+    except (TypeError, msgspec.ValidationError) as error:
+        raise InvalidCall(f"limits: {error}") from None
 
 
 def _tighter(one: Limits, other: Limits) -> Limits:

@@ -12,7 +12,17 @@ from typing import Any
 import msgspec
 
 from ipc.codec import PLAIN, isolate, reveal
-from ipc.errors import InvalidCall, LlmosError, MailboxFull, MessageTooLarge, NotACall, TimedOut, UnknownProcess
+from ipc.errors import (
+    BadMessage,
+    InvalidCall,
+    LlmosError,
+    MailboxFull,
+    MalformedFrame,
+    MessageTooLarge,
+    NotACall,
+    TimedOut,
+    UnknownProcess,
+)
 from ipc.messages import Message
 from ipc.syscalls import (
     ANY_MESSAGE,
@@ -30,6 +40,7 @@ from ipc.syscalls import (
 from ipc.syscalls import DeadLetters as ListDeadLetters
 from kernel import deadlock
 from kernel.alarms import Alarm
+from kernel.checks import check_priority, check_seconds, check_text, check_timeout
 from kernel.dead_letters import DeadLetters, heading, size
 from kernel.declared import check
 from kernel.dispatcher import Dispatcher
@@ -43,11 +54,14 @@ from kernel.topics import Topics
 from kernel.waiting import Owed, RoomIn
 
 LATE_REPLIES = 1000  # calls that timed out and may still be answered, remembered per process
+MAX_TYPE = 4096  # characters of the type of a message, which may be a topic
 MAX_BODY = 4 * 1024 * 1024  # bytes of an encoded body; what is larger belongs in shared memory
 
+LONG = 1e9  # seconds; a time limit up to this needs no closer look
 SHORT = MAX_BODY // 4  # characters, of which each takes at most 4 bytes
 MAX_INT = 2**63 - 1  # msgpack carries no more
 SMALL = frozenset({bool, float, type(None)})  # immutable and never too large
+NONE, ZERO = "", 0  # of a heading: what is the very same object needs no check
 
 
 UNANSWERED = object()
@@ -92,22 +106,22 @@ class Messaging:
 
     def send(self, process: Process, call: Send) -> int | Coroutine[Any, Any, int]:
         recipient = self._alive.get(call.to) or self._recipient(call.to)  # type: ignore[arg-type]
-        deadline = None if call.lifetime is None else self._loop.time() + _patience(call.lifetime, "lifetime")
+        deadline = None if call.lifetime is None else self._after(call.lifetime, "lifetime")
         kind, body, priority = call.type, call.body, call.priority
         of = type(body)
         if recipient.accepts is not None or not (
             of in SMALL or (of is int and -MAX_INT <= body <= MAX_INT) or (of is str and len(body) <= SHORT)
         ):
             kind, body = _checked(recipient, kind, body)
-        if priority and not -20 <= priority <= 20:
-            raise _bad_priority(priority)
+        if kind is not NONE or priority is not ZERO or call.correlation is not ZERO:
+            _check_heading(kind, priority, call.correlation)
         self._last_id = number = self._last_id + 1
         message = Message(number, kind, process.pid, recipient.pid, priority, call.correlation, deadline, body)
         process.messages_sent += 1
         box = recipient.mailbox
         if box is None:
             box = recipient.box()
-        if box.taken < box.capacity or self._make_room(box):
+        if box.taken < box.capacity or self._make_room(recipient, box):
             box.put(message)
             return number
         if call.wait:
@@ -144,7 +158,7 @@ class Messaging:
         return message
 
     def _receive_selected(self, process: Process, call: Receive) -> Message | Coroutine[Any, Any, Message]:
-        timeout = None if call.timeout is None else _patience(call.timeout, "timeout")
+        timeout = check_timeout(call.timeout)
         selection = None
         if (call.type, call.sender, call.correlation, call.where) != (None, None, None, None):
             selection = Selection(call.type, call.sender, call.correlation, call.where)
@@ -180,7 +194,7 @@ class Messaging:
         thread = self._dispatcher.running
         alarm = Alarm(thread, timeout)
         try:
-            while (message := self._take(process, selection)) is None:
+            while (message := self._take_or_let(process, thread, selection)) is None:
                 if alarm.rung:
                     what = "message" if selection is None else str(selection)
                     raise TimedOut(f"no {what} within {timeout} s", timeout=timeout)
@@ -188,6 +202,14 @@ class Messaging:
             return message
         finally:
             alarm.cancel()
+
+    def _take_or_let(self, process: Process, thread: Thread, selection: Selection | None) -> Message | None:
+        """As `_take`. If that fails, by its own predicate, another thread may have what this one was woken for."""
+        try:
+            return self._take(process, selection)
+        except Exception:
+            process.box().give_up(thread)
+            raise
 
     def _take(self, process: Process, selection: Selection | None) -> Message | None:
         """The next message that is not past its deadline, its body as the receiver gets it."""
@@ -203,25 +225,44 @@ class Messaging:
         return None
 
     def _fresh(self, process: Process, message: Message) -> Message | None:
-        """`message` with its body decoded, for a receiver in the loop. None: its deadline has passed."""
+        """`message` with its body decoded, for a receiver in the loop. None: it is void, or cannot be decoded."""
         if message.deadline is not None and self._loop.time() >= message.deadline:
-            self.dead_letters.bury(message, "its deadline passed")
+            self._expire(process, message)
             return None
         if type(message.body) is msgspec.Raw and not process.is_client:
-            return msgspec.structs.replace(message, body=reveal(message.body))
+            try:
+                return msgspec.structs.replace(message, body=reveal(message.body))
+            except MalformedFrame as error:
+                self._refuse(process, message, error)
+                return None
         return message
 
-    def _make_room(self, box: Mailbox) -> bool:
+    def _expire(self, recipient: Process, message: Message) -> None:
+        """The deadline of `message` has passed. Nobody will reply to it if it came by a call."""
+        self.dead_letters.bury(message, "its deadline passed")
+        if recipient.owed:
+            recipient.owed.pop(message.id, None)
+
+    def _refuse(self, recipient: Process, message: Message, error: MalformedFrame) -> None:
+        """The body of `message` is not what it seemed when it was passed on: that is nothing to its receiver."""
+        self.dead_letters.bury(message, "its body cannot be decoded")
+        caller = recipient.owed.pop(message.id, None) if recipient.owed else None
+        if caller is not None:
+            what = f"the body for process {recipient.pid} cannot be decoded: {error.message}"
+            caller.answer = Unanswerable(BadMessage(what))
+            caller.wake()
+
+    def _make_room(self, recipient: Process, box: Mailbox) -> bool:
         """Whether dropping what is past its deadline makes room in a full mailbox."""
         now = self._loop.time()
         for message in [message for message in box.peek() if message.deadline is not None and now >= message.deadline]:
             box.discard(message)
-            self.dead_letters.bury(message, "its deadline passed")
+            self._expire(recipient, message)
         return not box.full
 
     # ---- call and reply
 
-    async def call(self, process: Process, call: Call) -> Any:
+    async def call(self, process: Process, call: Call) -> Any:  # noqa: C901 - in one piece for speed
         recipient = self._alive.get(call.to) or self._recipient(call.to)  # type: ignore[arg-type]
         if recipient is process:
             raise InvalidCall(f"process {process.pid} calls itself, and would wait for its own reply for ever")
@@ -231,12 +272,14 @@ class Messaging:
             of in SMALL or (of is int and -MAX_INT <= body <= MAX_INT) or (of is str and len(body) <= SHORT)
         ):
             kind, body = _checked(recipient, kind, body)
-        if priority and not -20 <= priority <= 20:
-            raise _bad_priority(priority)
-        thread = self._dispatcher.running
+        if kind is not NONE or priority is not ZERO:
+            _check_heading(kind, priority)
+        thread, timeout = self._dispatcher.running, call.timeout
         alarm, until = None, None
-        if call.timeout is not None:
-            alarm = Alarm(thread, call.timeout)
+        if timeout is not None and not (type(timeout) is float and 0 <= timeout <= LONG):
+            timeout = check_timeout(timeout)
+        if timeout is not None:
+            alarm = Alarm(thread, timeout)
             until = alarm.until
         self._last_id = number = self._last_id + 1
         message = Message(number, kind, process.pid, recipient.pid, priority, number, until, body)
@@ -244,7 +287,7 @@ class Messaging:
         thread.answer = UNANSWERED
         try:
             box = recipient.mailbox or recipient.box()
-            if box.taken >= box.capacity and not self._make_room(box):
+            if box.taken >= box.capacity and not self._make_room(recipient, box):
                 await self._wait_for_room(call, recipient, box, alarm)
             owed = recipient.owed
             if owed is None:
@@ -258,13 +301,19 @@ class Messaging:
                 elif alarm.rung:
                     _check_time(alarm, call, "did not reply")
                 await PARK
-        finally:
-            if alarm is not None:
-                alarm.cancel()
+        except BaseException:
             answer: Any = thread.answer
             thread.answer = None
             if answer is UNANSWERED:
                 _forget_caller(recipient, number)
+            elif type(answer) is not Unanswerable:  # it was answered, and cancelled before it looked
+                self._bury_reply(recipient, process.pid, number, answer)
+            raise
+        finally:
+            if alarm is not None:
+                alarm.cancel()
+        answer = thread.answer
+        thread.answer = None
         of = type(answer)
         if of is Unanswerable:
             raise answer.error
@@ -289,17 +338,22 @@ class Messaging:
         caller = owed.pop(call.message)
         process.messages_sent += 1
         if caller is None:
-            late = Message(self._next_id(), "reply", process.pid, call.to, 0, call.message, None, value)
-            self.dead_letters.bury(late, "the caller no longer waits")
+            self._bury_reply(process, call.to, call.message, value)
         else:
             caller.answer = value
             caller.wake()
+
+    def _bury_reply(self, process: Process, caller: int, call: int, value: Any) -> None:
+        """Nobody receives what `process` replied to message `call`."""
+        late = Message(self._next_id(), "reply", process.pid, caller, 0, call, None, value)
+        self.dead_letters.bury(late, "the caller no longer waits")
 
     # ---- topics, and messages of the kernel
 
     def publish(self, process: Process, call: Publish) -> int:
         subscribers = self._topics.subscribers(call.topic)
-        deadline = None if call.lifetime is None else self._loop.time() + _patience(call.lifetime, "lifetime")
+        deadline = None if call.lifetime is None else self._after(call.lifetime, "lifetime")
+        _check_heading(call.topic, call.priority)
         body = _within_bounds(call.body)
         delivered = 0
         for recipient in subscribers:
@@ -307,7 +361,7 @@ class Messaging:
             priority = call.priority
             message = Message(self._next_id(), call.topic, process.pid, recipient.pid, priority, 0, deadline, body)
             box = recipient.box()
-            if box.full and not self._make_room(box):
+            if box.full and not self._make_room(recipient, box):
                 self.dead_letters.bury(message, "the subscriber's mailbox was full")
                 continue
             box.put(message)
@@ -372,6 +426,11 @@ class Messaging:
         """The living process of that name or pid. Raises `UnknownName` and `UnknownProcess`."""
         return self._names.find(to) if isinstance(to, str) else self._table.get(to)
 
+    def _after(self, seconds: float, what: str) -> float | None:
+        """The loop time in so many seconds; None if that never comes."""
+        checked = check_seconds(seconds, what)
+        return None if checked is None else self._loop.time() + checked
+
     def _next_id(self) -> int:
         self._last_id += 1
         return self._last_id
@@ -385,8 +444,12 @@ def _checked(recipient: Process, kind: str, body: Any) -> tuple[str, Any]:
     return kind, body if recipient.accepts is None else check(recipient, kind, body)
 
 
-def _bad_priority(priority: int) -> InvalidCall:
-    return InvalidCall(f"priority {priority} is not within -20 to 20")
+def _check_heading(kind: str, priority: int, correlation: int = 0) -> None:
+    """Raises `InvalidCall`."""
+    check_text(kind, "the type of a message", MAX_TYPE)
+    check_priority(priority)
+    if type(correlation) is not int or not 0 <= correlation <= MAX_INT:
+        raise InvalidCall(f"a correlation id is a number from 0 on, which {correlation!r:.100} is not")
 
 
 async def _wait_for_message(box: Mailbox, thread: Thread, selection: Selection | None) -> None:
@@ -411,13 +474,6 @@ def _within_bounds(body: Any) -> Any:
             limit=MAX_BODY,
         )
     return body
-
-
-def _patience(seconds: float, what: str) -> float:
-    """`seconds`, which an agent may give as it likes: from a socket it was checked already."""
-    if not seconds >= 0:
-        raise InvalidCall(f"{what} is {seconds} s; it cannot be negative (None waits for ever)")
-    return seconds
 
 
 def _check_time(alarm: Alarm | None, call: Call, what: str) -> None:

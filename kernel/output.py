@@ -13,10 +13,13 @@ from typing import Any, cast
 from ipc.codec import encode, isolate
 from ipc.messages import Emitted, Log
 from ipc.syscalls import Emit, Logs, WriteLog
+from kernel.checks import check_text
 from kernel.gate import Gate
 from kernel.process import Process, ProcessTable
 from kernel.stream import Stream
 from kernel.thread import PARK, Thread
+
+MAX_LEVEL, MAX_EVENT = 20, 1_000_000  # characters
 
 
 class Output:
@@ -48,6 +51,8 @@ class Output:
         stream.push(event)
 
     def write_log(self, process: Process, call: WriteLog) -> None:
+        check_text(call.level, "the level of a log line", MAX_LEVEL)
+        check_text(call.event, "what a log line says", MAX_EVENT)
         encode(call.fields)  # a field that cannot travel is the caller's error, now
         process.write_log(Log(process.pid, time.time(), call.level, call.event, call.fields))
 

@@ -101,7 +101,7 @@ class Process:
         self.mailbox: Mailbox | None = None
         self.accepts: dict[str, type[msgspec.Struct]] | None = None  # declared message types; None: any
         self.owed: Owed | None = None
-        self.sequences: set[Sequence] | None = None
+        self.sequences: dict[Sequence, None] | None = None  # in the order of their calls
         self.generations = 0
         self.log: deque[Log] | None = None
         self.watchers: list[Callable[[Process], None]] | tuple[()] = ()  # called once it has ended

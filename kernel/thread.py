@@ -51,6 +51,10 @@ MAIN = "0"  # path of the first thread of a process
 NEW, READY, RUNNING, BLOCKED, SUSPENDED, ZOMBIE = "new", "ready", "running", "blocked", "suspended", "zombie"
 
 
+def _cancellation(message: Any) -> asyncio.CancelledError:
+    return asyncio.CancelledError() if message is None else asyncio.CancelledError(message)
+
+
 class Thread(asyncio.Future[Any]):
     """A coroutine of a process, scheduled by the dispatcher. A future of its result, as every asyncio task is.
 
@@ -107,7 +111,7 @@ class Thread(asyncio.Future[Any]):
         self._send = coro.send
         self._context = context if context is not None else contextvars.copy_context()
         self.dispatcher = dispatcher
-        self._name = name
+        self._name = None if name is None else str(name)
         self._cancels = 0
         self._fut_waiter: asyncio.Future[Any] | None = None
         self._parked = False
@@ -150,12 +154,39 @@ class Thread(asyncio.Future[Any]):
         """Throw CancelledError into the coroutine at its next step, as `asyncio.Task.cancel` does."""
         if self.done():
             return False
-        self._cancels += 1
-        if self._fut_waiter is not None and self._fut_waiter.cancel(msg):
-            return True
-        self._throw = asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg)
-        self.wake()
+        # Down the line of threads that await one another, by a loop: it may be long, and may lead back into itself.
+        line: dict[Thread, None] = {}
+        last: Thread = self
+        while last not in line:
+            line[last] = None
+            last._cancels += 1
+            awaited = last._fut_waiter
+            if not isinstance(awaited, Thread) or awaited.done():
+                last._cancel_wait(msg)
+                return True
+            last = awaited
+        last._leave_wait(msg)
         return True
+
+    def _cancel_wait(self, msg: Any) -> None:
+        """Cancel what this thread awaits, or let its next step throw."""
+        awaited, self._fut_waiter = self._fut_waiter, None  # a circle that goes over other futures comes back here
+        if awaited is not None and awaited.cancel(msg):
+            self._fut_waiter = awaited
+            if self._must_cancel:
+                self._leave_wait(msg)
+            return
+        self._fut_waiter = awaited
+        self._throw = _cancellation(msg)
+        self.wake()
+
+    def _leave_wait(self, msg: Any) -> None:
+        """Throw CancelledError although what it awaits goes on: that waits for this thread in its turn."""
+        assert self._fut_waiter is not None
+        self._fut_waiter.remove_done_callback(self._outside_done)
+        self._fut_waiter = None
+        self._throw = _cancellation(msg)
+        self.dispatcher.push(self)
 
     def set_result(self, result: object) -> None:
         raise RuntimeError("a thread sets its own result")
@@ -252,8 +283,8 @@ class Thread(asyncio.Future[Any]):
         if wanted is None or wanted is PARK:  # in a park that was cancelled meanwhile, there is nothing to wait for
             self.dispatcher.push(self)
             return
-        if getattr(wanted, "_asyncio_future_blocking", None) is None:
-            self._throw = RuntimeError(f"a thread cannot await {wanted!r}")
+        if getattr(wanted, "_asyncio_future_blocking", None) is None or wanted is self:
+            self._throw = RuntimeError(f"a thread cannot await {'itself' if wanted is self else repr(wanted)}")
             self.dispatcher.push(self)
             return
         wanted._asyncio_future_blocking = False
@@ -267,7 +298,8 @@ class Thread(asyncio.Future[Any]):
     def _outside_done(self, future: asyncio.Future[Any]) -> None:
         # An exception of the future is raised again by its own __await__ when the coroutine goes on. _fut_waiter stays
         # until then, as in asyncio: its presence tells a cancel that comes first to be thrown.
-        self.dispatcher.push(self)
+        if self.state is not ZOMBIE:  # given up while it waited
+            self.dispatcher.push(self)
 
     def _finish(self) -> None:
         self.state = ZOMBIE

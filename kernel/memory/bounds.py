@@ -12,7 +12,8 @@ import msgspec
 from msgspec import Meta
 
 from ipc.codec import encode, isolate
-from ipc.errors import InvalidCall, LimitExceeded
+from ipc.errors import LimitExceeded
+from kernel.checks import check_text
 
 NAME_LENGTH = 512  # characters of a key or of the name of a region
 
@@ -76,6 +77,4 @@ def measured(value: Any) -> tuple[Any, int]:
 
 def check_name(name: Any, what: str) -> None:
     """Raise `InvalidCall` for a `name` that a `what` cannot have."""
-    if not isinstance(name, str) or not 0 < len(name) <= NAME_LENGTH:
-        shown = repr(name) if len(repr(name)) < 80 else repr(name)[:80] + "..."
-        raise InvalidCall(f"{what} is a text of 1 to {NAME_LENGTH} characters, which {shown} is not")
+    check_text(name, what, NAME_LENGTH, least=1)

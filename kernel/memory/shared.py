@@ -15,6 +15,7 @@ from ipc.errors import Busy, InvalidCall, LimitExceeded, RegionDeleted, TimedOut
 from ipc.frames import MAX_FRAME
 from ipc.syscalls import RegionInfo, Regions, SharedDelete, SharedGet, SharedSet, SharedWatch, Versioned
 from kernel.alarms import Alarm
+from kernel.checks import check_timeout
 from kernel.gate import Gate
 from kernel.memory.bounds import Account, MemoryBounds, check_name, measured
 from kernel.process import Process
@@ -97,14 +98,15 @@ class SharedMemory:
 
     def watch(self, process: Process, call: SharedWatch) -> Versioned | Coroutine[Any, Any, Versioned]:
         check_name(call.name, "the name of a region")
-        if call.after < 0 or (call.timeout is not None and call.timeout < 0):
-            raise InvalidCall(f"a watch takes a version and a timeout of 0 or more, not {call.after}, {call.timeout}")
+        timeout = check_timeout(call.timeout)
+        if call.after < 0:
+            raise InvalidCall(f"a watch takes a version of 0 or more, not {call.after}")
         region = self._changed(call)
-        return self._read(process, region) if region is not None else self._watch(process, call)
+        return self._read(process, region) if region is not None else self._watch(process, call, timeout)
 
-    async def _watch(self, process: Process, call: SharedWatch) -> Versioned:
+    async def _watch(self, process: Process, call: SharedWatch, timeout: float | None = None) -> Versioned:
         thread = cast(Thread, asyncio.current_task())
-        alarm = Alarm(thread, call.timeout)
+        alarm = Alarm(thread, timeout)
         watchers = self._watchers.setdefault(call.name, {})
         watchers[thread] = None
         try:

@@ -15,8 +15,9 @@ from typing import Any, TypeVar, cast
 import msgspec
 import structlog
 
-from ipc.errors import InvalidCall
-from ipc.syscalls import Completion, EmbedTexts, Generate, Sampling, Score, ScoreText
+from ipc.codec import decoder, encode
+from ipc.errors import InvalidCall, InvalidPrompt, NotEncodable
+from ipc.syscalls import ChatMessage, Completion, EmbedTexts, Generate, Sampling, Score, ScoreText
 from kernel.drivers import protocol
 from kernel.gate import Gate
 from kernel.limits import LimitKeeper
@@ -30,6 +31,8 @@ from kernel.thread import PARK, Thread
 MAX_SAMPLES = 1024  # of one call
 MAX_TEXTS = 4096
 SEEDS = 2**63
+
+Requested = tuple[list[ChatMessage] | str, Sampling]
 
 log = structlog.get_logger("kernel.slots")
 
@@ -46,14 +49,19 @@ class ModelCalls:
         gate.register({Generate: self.generate, ScoreText: self.score, EmbedTexts: self.embed})
 
     def generate(self, process: Process, call: Generate) -> Coroutine[Any, Any, str | list[Completion]]:
-        if not 1 <= call.samples <= MAX_SAMPLES:
+        if type(call.samples) is not int or not 1 <= call.samples <= MAX_SAMPLES:
             raise InvalidCall(f"samples is {call.samples}; a call has from 1 to {MAX_SAMPLES}")
-        constraints.check(call.sampling)
         self._limits.check_tokens(process)
-        return self._generate(process, call, self._runtime(call.model))
+        runtime = self._runtime(call.model)
+        if not process.is_client:
+            _check_prompt(call.prompt, call.sampling)
+        constraints.check(call.sampling)
+        return self._generate(process, call, runtime)
 
     def score(self, process: Process, call: ScoreText) -> Coroutine[Any, Any, list[Score]]:
         _check_texts("continuations", call.continuations)
+        if not process.is_client:
+            _check_prompt(call.prompt, Sampling())
         self._limits.check_tokens(process)
         question = partial(_score, call)
         return self._score(process, question, self._runtime(call.model))
@@ -116,8 +124,8 @@ class ModelCalls:
 async def _run(sequences: Sequence[S], process: Process, thread: Thread, runtime: ModelRuntime) -> None:
     """Run all of `sequences` to their ends. If one fails, or the thread is cancelled, none is left behind."""
     if process.sequences is None:
-        process.sequences = set()
-    process.sequences.update(sequences)
+        process.sequences = {}
+    process.sequences.update(dict.fromkeys(sequences))
     try:
         for one in sequences:
             runtime.submit(one)
@@ -128,8 +136,8 @@ async def _run(sequences: Sequence[S], process: Process, thread: Thread, runtime
             thread.waits_for = waiting[0]
             await PARK
     finally:
-        process.sequences.difference_update(sequences)
         for one in sequences:
+            process.sequences.pop(one, None)
             if not one.finished:
                 runtime.cancel(one)
     for one in sequences:
@@ -137,9 +145,23 @@ async def _run(sequences: Sequence[S], process: Process, thread: Thread, runtime
             raise one.error
 
 
+def _check_prompt(prompt: list[ChatMessage] | str, sampling: Sampling) -> None:
+    """What an agent gives, as the driver will read it: one that cannot would be the driver's end, and of all it runs.
+
+    Raises `InvalidPrompt`.
+    """
+    try:
+        decoder(Requested).decode(encode((prompt, sampling)))
+    except NotEncodable as error:
+        raise InvalidPrompt(f"the prompt: {error.message}") from None
+    except msgspec.DecodeError as error:
+        raise InvalidPrompt(f"a prompt is a text or a list of chat messages: {error}") from None
+
+
 def _check_texts(name: str, texts: list[str]) -> None:
     if not texts or "" in texts:
         raise InvalidCall(f"{name} is a list of texts, at least one and none of them empty")
+    encode(texts)  # an agent may give what cannot travel
     if len(texts) > MAX_TEXTS:
         raise InvalidCall(f"{len(texts)} {name} in one call; at most {MAX_TEXTS} are taken")
 

@@ -101,6 +101,7 @@ class Slots:
     def enqueue(self, sequence: Sequence) -> None:
         """Let `sequence` run as soon as the policy has a slot for it; parked as long as something holds it."""
         if self._is_held(sequence):
+            self._policy.leave(sequence, self._clock())
             self._set_state(sequence, PARKED)
             return
         self._set_state(sequence, QUEUED)
@@ -136,6 +137,8 @@ class Slots:
 
     def release(self, sequence: Sequence, why: str) -> None:
         """Lift a hold; without any left it queues for a slot again, in its old place."""
+        if why not in sequence.holds:
+            return
         sequence.holds.discard(why)
         if sequence.holds or sequence.finished or sequence.cancelled:
             return

@@ -16,6 +16,7 @@ import structlog
 from ipc.errors import InvalidCall
 from ipc.messages import Log
 from ipc.syscalls import Child, ExitStatus, Supervise
+from kernel.checks import check_seconds
 from kernel.ending import Ending
 from kernel.gate import Gate
 from kernel.lifecycle import Lifecycle
@@ -69,5 +70,7 @@ def _check(call: Supervise) -> None:
             raise InvalidCall(f"{child!r} is no Child with restart permanent, transient or temporary")
     if call.strategy not in ("one_for_one", "one_for_all", "rest_for_one"):
         raise InvalidCall(f"strategy {call.strategy!r} is none of one_for_one, one_for_all, rest_for_one")
-    if not (call.max_restarts >= 0 and call.within > 0 and call.backoff >= 0 and call.max_backoff >= 0):
-        raise InvalidCall("max_restarts, backoff and max_backoff cannot be negative, and within has to be above 0")
+    for name in ("within", "backoff", "max_backoff"):
+        check_seconds(getattr(call, name), name)
+    if not call.within or not isinstance(call.max_restarts, int | float) or not call.max_restarts >= 0:
+        raise InvalidCall("max_restarts is a number that cannot be negative, and within has to be above 0")

@@ -8,7 +8,6 @@ the loop for it would hold a lock without knowing.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, cast
 
@@ -28,6 +27,7 @@ from ipc.syscalls import (
     WaitForEvent,
     WaitForNotice,
 )
+from kernel.checks import check_text, check_timeout
 from kernel.gate import Gate
 from kernel.process import Process
 from kernel.sync.barrier import Barrier
@@ -77,21 +77,20 @@ class Synchronisation:
         return [row for named in self._named.values() for row in named.info()]
 
     def acquire_lock(self, process: Process, call: AcquireLock) -> Coroutine[Any, Any, None]:
-        thread, lock = self._caller(process, call), self._lock(call.name)
-        _check_timeout(call.timeout)
-        return self._finish(lock, lock.acquire(thread, call.timeout, reentrant=call.reentrant))
+        thread, timeout = self._caller(process, call), check_timeout(call.timeout)
+        lock = self._lock(call.name)
+        return self._finish(lock, lock.acquire(thread, timeout, reentrant=call.reentrant))
 
     def release_lock(self, process: Process, call: ReleaseLock) -> None:
         thread, lock = self._caller(process, call), self._lock(call.name)
         self._finish_now(lock, lock.release, thread)
 
     def acquire_permit(self, process: Process, call: AcquirePermit) -> Coroutine[Any, Any, None]:
-        thread = self._caller(process, call)
-        _check_timeout(call.timeout)
+        thread, timeout = self._caller(process, call), check_timeout(call.timeout)
         _check_count("permits", call.permits)
         semaphore = self._find(Semaphore, call.name, lambda: Semaphore(call.name, call.permits))
         _check_same(semaphore, "permits", semaphore.permits, call.permits)
-        return self._finish(semaphore, semaphore.acquire(thread, call.timeout))
+        return self._finish(semaphore, semaphore.acquire(thread, timeout))
 
     def release_permit(self, process: Process, call: ReleasePermit) -> None:
         thread = self._caller(process, call)
@@ -99,9 +98,9 @@ class Synchronisation:
         self._finish_now(semaphore, semaphore.release, thread)
 
     def wait_for_notice(self, process: Process, call: WaitForNotice) -> Coroutine[Any, Any, None]:
-        thread, lock = self._caller(process, call), self._lock(call.name)
-        _check_timeout(call.timeout)
-        return self._finish(lock, _condition(lock).wait(thread, call.timeout))
+        thread, timeout = self._caller(process, call), check_timeout(call.timeout)
+        lock = self._lock(call.name)
+        return self._finish(lock, _condition(lock).wait(thread, timeout))
 
     def notify(self, process: Process, call: Notify) -> int:
         thread, lock = self._caller(process, call), self._lock(call.name)
@@ -110,12 +109,11 @@ class Synchronisation:
         return cast(int, self._finish_now(lock, _condition(lock).notify, thread, call.count))
 
     def wait_at_barrier(self, process: Process, call: WaitAtBarrier) -> Coroutine[Any, Any, bool]:
-        thread = self._caller(process, call)
-        _check_timeout(call.timeout)
+        thread, timeout = self._caller(process, call), check_timeout(call.timeout)
         _check_count("parties", call.parties)
         barrier = self._find(Barrier, call.name, lambda: Barrier(call.name, call.parties))
         _check_same(barrier, "parties", barrier.parties, call.parties)
-        return self._finish(barrier, barrier.wait(thread, call.timeout))
+        return self._finish(barrier, barrier.wait(thread, timeout))
 
     def set_event(self, process: Process, call: SetEvent) -> None:
         self._caller(process, call)
@@ -128,10 +126,9 @@ class Synchronisation:
         self._finish_now(event, event.clear)
 
     def wait_for_event(self, process: Process, call: WaitForEvent) -> Coroutine[Any, Any, None] | None:
-        thread = self._caller(process, call)
-        _check_timeout(call.timeout)
+        thread, timeout = self._caller(process, call), check_timeout(call.timeout)
         event = self._find(Event, call.name, lambda: Event(call.name))
-        return None if event.is_set else self._finish(event, event.wait(thread, call.timeout))
+        return None if event.is_set else self._finish(event, event.wait(thread, timeout))
 
     # ---- inside
 
@@ -150,8 +147,7 @@ class Synchronisation:
     def _find(self, kind: type[Kind], name: str, make: Callable[[], Kind]) -> Kind:
         named = self._named.get(name) if isinstance(name, str) else None
         if named is None:
-            if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
-                raise InvalidCall(f"a name has 1 to {MAX_NAME} characters, and is not {name!r:.100}")
+            check_text(name, "a name", MAX_NAME, least=1)
             if len(self._named) >= MAX_NAMES:
                 raise Busy(f"{MAX_NAMES} locks and the like are in use, which is the limit", retry_after=1.0)
             named = self._named[name] = make()
@@ -181,12 +177,6 @@ def _condition(lock: Lock) -> Condition:
     if lock.condition is None:
         lock.condition = Condition(lock)
     return lock.condition
-
-
-def _check_timeout(timeout: float | None) -> None:
-    # Calls from inside the loop are not checked against the types of their fields.
-    if timeout is not None and not (isinstance(timeout, int | float) and 0 <= timeout < math.inf):
-        raise InvalidCall(f"a timeout is a number of seconds from 0 on, or None for no limit, and not {timeout!r}")
 
 
 def _check_count(what: str, count: int) -> None:

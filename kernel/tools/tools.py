@@ -15,9 +15,10 @@ from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from ipc.codec import isolate, reveal
-from ipc.errors import Busy, InvalidCall, LlmosError, NotEncodable, TimedOut, ToolFailed, UnknownTool
+from ipc.errors import Busy, LlmosError, NotEncodable, TimedOut, ToolFailed, UnknownTool
 from ipc.syscalls import Reference, ToolInfo, Tools, UseTool
 from kernel.alarms import Alarm
+from kernel.checks import check_timeout
 from kernel.gate import Gate
 from kernel.memory.bounds import measured
 from kernel.memory.shared import RESERVED, SharedMemory
@@ -82,9 +83,8 @@ class ToolSubsystem:
         gate.register({UseTool: self.use, Tools: self.listing})
 
     def use(self, process: Process, call: UseTool) -> Coroutine[Any, Any, Any]:
-        if call.timeout is not None and call.timeout < 0:
-            raise InvalidCall(f"a timeout is 0 seconds or more, not {call.timeout}")
-        return self._use(process, call, self._call_id(process), isolate(call.args))
+        timeout = check_timeout(call.timeout)
+        return self._use(process, call, timeout, self._call_id(process), isolate(call.args))
 
     def listing(self, process: Process, call: Tools) -> Coroutine[Any, Any, list[ToolInfo]]:
         return self._list()
@@ -107,7 +107,7 @@ class ToolSubsystem:
         number = self._calls[thread] = self._calls.get(thread, 0) + 1
         return f"{process.pid}.{thread.path}.{number}"
 
-    async def _use(self, process: Process, call: UseTool, call_id: str, args: Any) -> Any:
+    async def _use(self, process: Process, call: UseTool, timeout: float | None, call_id: str, args: Any) -> Any:
         tool = self._find(call.name)
         if tool is None:
             tool = await asyncio.to_thread(self._load, call.name)
@@ -115,7 +115,8 @@ class ToolSubsystem:
         device = self._device(tool)
         device.calls += 1
         thread = cast(Thread, asyncio.current_task())
-        timeout = tool.mark.timeout if call.timeout is None else call.timeout
+        if call.timeout is None:
+            timeout = tool.mark.timeout
         alarm = Alarm(thread, timeout)
         try:
             for attempt in range(tool.mark.retries + 1):

@@ -20,4 +20,4 @@ class OutputCalls(Caller):
 
     def log(self, event: str, *, level: str = "info", **fields: Any) -> None:
         """Add a line to the log of this process."""
-        self._gate.enter(self._process, WriteLog(level, event, fields))
+        self._gate.call_now(self._process, WriteLog(level, event, fields))

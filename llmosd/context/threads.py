@@ -25,7 +25,7 @@ class ThreadCalls(Caller):
         process ends with its error: no failure goes unseen.
         """
         try:
-            thread: asyncio.Future[Any] = self._gate.enter(self._process, StartThread(coro, name))
+            thread: asyncio.Future[Any] = self._gate.call_now(self._process, StartThread(coro, name))
         except LlmosError:
             if isinstance(coro, Coroutine):
                 coro.close()

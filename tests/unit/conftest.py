@@ -24,6 +24,7 @@ from ipc.syscalls import ExitStatus, Spawn, Syscall, Wait
 from kernel.drivers import protocol
 from kernel.drivers.process import EXIT_GRACE, OnExit, OnMessage
 from kernel.drivers.simulated import SimulatedDevice
+from kernel.drivers.transformers.__main__ import share_the_cores
 from kernel.kernel import Kernel
 from kernel.limits import LimitSettings
 from kernel.machine import Sample
@@ -35,6 +36,8 @@ from kernel.slots.settings import ResourceSettings
 from kernel.stream import Stream
 from kernel.thread import Thread
 from llmosd.context import Context
+
+share_the_cores()  # as the driver does, before a test imports torch
 
 # ---- time
 

@@ -176,6 +176,50 @@ async def test_a_thread_that_ignores_its_end_is_abandoned(system: Any) -> None:
     assert (await system.status(process)).reason == "done"
 
 
+async def test_an_abandoned_thread_that_was_held_does_not_come_back_with_its_process(system: Any) -> None:
+    async def agent(ctx: Context) -> str:
+        ctx.start_thread(ctx.sleep(100))
+        await ctx.sleep(10)
+        return "goes on"
+
+    process = system.spawn(agent)
+    await system.turns()
+    await system.call(Suspend(process.pid))
+    await system.call(Kill(process.pid, "0-1"))  # cannot see its cancellation, and is abandoned after its grace
+    await system.call(Resume(process.pid))
+    assert await system.result(process) == "goes on"
+
+
+async def test_an_abandoned_thread_does_not_come_back_with_what_it_waited_for(system: Any) -> None:
+    futures: list[asyncio.Future[None]] = []
+
+    async def stubborn(ctx: Context) -> None:
+        while True:
+            futures.append(asyncio.get_running_loop().create_future())
+            with contextlib.suppress(asyncio.CancelledError):
+                await futures[-1]
+
+    process = system.spawn(stubborn)
+    await system.turns()
+    await system.call(Kill(process.pid))
+    futures[-1].set_result(None)
+    other = system.spawn(forever)
+    await system.turns()
+    assert (process.ended, len(futures)) == (True, 2)
+    assert await states(system, other) == {"0": "blocked"}
+
+
+async def test_a_thread_that_suspends_itself_and_ends_leaves_nobody_held(system: Any) -> None:
+    async def agent(ctx: Context) -> None:
+        ctx.start_thread(ctx._gate.call(ctx._process, Suspend(ctx.pid, "0-1")))
+        await ctx.sleep(1e9)
+
+    process = system.spawn(agent)
+    await system.turns()
+    assert await states(system, process) == {"0": "blocked"}
+    assert process.held is None
+
+
 async def test_what_cannot_be_done_to_threads_is_named(system: Any) -> None:
     process = system.spawn(forever)
     for call in (Suspend, Resume, Kill):

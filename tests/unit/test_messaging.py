@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 from typing import Any
 
+import msgspec
 import pytest
 
-from ipc.errors import BadArguments, InvalidCall, NotACall, NotEncodable, TimedOut, UnknownProcess
-from ipc.syscalls import Call, GetStats, Kill, Receive, Reply, Send
+from ipc.errors import BadArguments, BadMessage, InvalidCall, NotACall, NotEncodable, TimedOut, UnknownProcess
+from ipc.syscalls import Call, DeadLetters, GetStats, Kill, Receive, Reply, Send
 from kernel.mailbox import Mailbox
 from llmosd.context import Context
 
@@ -227,6 +228,47 @@ async def test_a_caller_that_is_killed_is_forgotten_and_the_reply_is_a_dead_lett
     await system.call(Kill(client.pid))
     await replied.wait()
     assert await dead_letters(system) == 1
+    assert target.owed == {}
+
+
+async def test_a_reply_whose_caller_is_killed_before_it_looks_is_a_dead_letter(system: Any) -> None:
+    async def server(ctx: Context) -> None:
+        message = await ctx.receive()
+        await ctx.reply(message, "for nobody")
+        await ctx.kill(message.sender)
+        await ctx.receive()
+
+    async def caller(ctx: Context, to: int) -> None:
+        await ctx.call(to, "hello")
+
+    target = system.spawn(server)
+    assert (await system.status(system.spawn(caller, to=target.pid))).reason == "killed"
+    (letter,) = await system.call(DeadLetters())
+    assert (letter.message.type, letter.reason) == ("reply", "the caller no longer waits")
+
+
+async def test_a_call_that_was_not_read_in_time_is_not_owed_a_reply_for_ever(system: Any) -> None:
+    target = system.spawn(idle)
+    for _ in range(3):
+        with pytest.raises(TimedOut):
+            await system.call(Call(target.pid, "void", 1.0))
+    assert len(target.owed) == 3
+    with pytest.raises(TimedOut):
+        await system.call(Receive(0), target)
+    assert target.owed == {}
+    assert await dead_letters(system) == 3
+
+
+@pytest.mark.parametrize("undecodable", [msgspec.Raw(b"\xa1\xff"), msgspec.Raw(b"\x81\x81\x00\x00\x00")])
+async def test_a_body_that_cannot_be_decoded_is_nothing_to_its_receiver(system: Any, undecodable: Any) -> None:
+    """A client can send one: what comes from a socket is passed on as it came."""
+    target = system.spawn(echo)
+    await system.call(Send(target.pid, undecodable))
+    with pytest.raises(BadMessage, match="cannot be decoded"):
+        await system.call(Call(target.pid, undecodable))
+    assert await system.call(Call(target.pid, "next")) == "next"
+    assert [one.reason for one in await system.call(DeadLetters())] == ["its body cannot be decoded"] * 2
+    assert target.mailbox.taken == 0
     assert target.owed == {}
 
 

@@ -254,7 +254,7 @@ async def test_a_message_that_is_too_large_is_refused_with_both_sizes(system: An
 async def test_a_priority_out_of_bounds_is_refused(system: Any) -> None:
     target = system.spawn(idle)
     for priority in (-21, 21):
-        with pytest.raises(InvalidCall, match="not within -20 to 20"):
+        with pytest.raises(InvalidCall, match="from -20 to 20"):
             await system.call(Send(target.pid, None, priority=priority))
 
 

@@ -111,6 +111,20 @@ async def test_a_predicate_that_raises_fails_its_receiver_and_not_the_sender(sys
     assert await system.result(target) == "plain"
 
 
+async def test_a_predicate_that_raises_leaves_its_message_to_the_next_receiver(system: Any) -> None:
+    async def agent(ctx: Context) -> Any:
+        failing = ctx.start_thread(ctx.receive(where=lambda message: message.body["missing"]))
+        waiting = ctx.start_thread(ctx.receive())
+        with pytest.raises(TypeError):
+            await failing
+        return (await waiting).body
+
+    target = system.spawn(agent)
+    await system.turns()
+    await system.call(Send(target.pid, "plain"))
+    assert await system.result(target) == "plain"
+
+
 async def test_a_woken_and_cancelled_receiver_lets_the_next_one_look(system: Any) -> None:
     got: list[Any] = []
 

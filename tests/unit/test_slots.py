@@ -21,12 +21,13 @@ from ipc.errors import (
     to_wire,
 )
 from ipc.messages import Log, State, Token
-from ipc.syscalls import Generate, Kill, Models, Resume, Sampling, Slots, Suspend
+from ipc.syscalls import Generate, Kill, Models, Resume, Sampling, Send, Slots, Suspend
 from kernel.drivers import protocol
 from kernel.drivers.simulated import simulated_token
 from kernel.slots import runtime as runtime_module
 from kernel.slots.model import ModelSpec
 from kernel.slots.workload import MAX_DEATHS
+from kernel.stream import MAX_EVENTS
 from llmosd.context import Context
 
 FAST = {"step_seconds": 1.0, "sequence_seconds": 0.0, "prompt_seconds": 0.0, "reply_tokens": 8}
@@ -284,6 +285,50 @@ async def test_a_resumed_generation_takes_its_old_place_in_line(system: Any) -> 
         assert await system.result(process) == text_of(1, 12)
 
 
+async def test_resuming_one_thread_leaves_the_generations_of_the_others_in_line_once(system: Any) -> None:
+    async def two_threads(ctx: Context) -> str:
+        ctx.start_thread(ctx.sleep(1000))
+        return await ctx.generate("one two three", max_tokens=12, seed=1)
+
+    running = [system.spawn(teller if not n else "teller", tokens=12) for n in range(2)]
+    waiting = system.spawn(two_threads)
+    await asyncio.sleep(2)
+    await system.call(Suspend(waiting.pid, "0-1"))
+    await system.call(Resume(waiting.pid, "0-1"))
+    assert [sequence.id for sequence in runtime(system)._slots.queue] == [3]
+    for process in (*running, waiting):
+        assert await system.result(process) == text_of(1, 12)
+    await asyncio.sleep(60)
+    assert_nothing_left(system)
+
+
+async def test_a_resumed_generation_does_not_take_a_slot_while_its_reader_is_behind(system: Any) -> None:
+    recorder = system.recorder(credit=0)
+
+    async def behind(ctx: Context) -> str:
+        ctx.start_thread(flood(ctx))
+        return await ctx.generate("one two three", max_tokens=12, seed=1)
+
+    async def flood(ctx: Context) -> None:
+        await ctx.receive()
+        for number in range(MAX_EVENTS):
+            await ctx.emit(number)
+
+    process = system.spawn(behind, stream=recorder.stream)
+    await asyncio.sleep(3)
+    await system.call(Suspend(process.pid))
+    await asyncio.sleep(2)
+    others = [system.spawn(teller if not n else "teller", tokens=30) for n in range(2)]
+    await asyncio.sleep(2)
+    await system.call(Resume(process.pid))  # both slots are taken: it waits in line
+    await system.call(Send(process.pid, "go"))
+    for other in others:
+        await system.result(other)
+    assert runtime(system)._slots.taken == set()
+    recorder.stream.grant(10_000)
+    assert await system.result(process) == text_of(1, 12)
+
+
 async def test_a_call_made_as_its_process_is_suspended_waits_for_the_resume(system: Any) -> None:
     process = system.spawn(teller, tokens=4)
     await system.call(Suspend(process.pid))
@@ -410,6 +455,22 @@ async def test_a_suspended_generation_survives_the_death_of_the_driver(system: A
     assert system.driver.sent_of(protocol.Admit) == []
     await system.call(Resume(process.pid))
     assert await system.result(process) == text_of(2, 20)
+
+
+async def test_a_resumed_generation_in_line_is_there_once_after_the_death_of_the_driver(system: Any) -> None:
+    processes = [system.spawn(teller if not n else "teller", tokens=20) for n in range(3)]
+    await asyncio.sleep(3)
+    await system.call(Suspend(processes[0].pid))
+    await asyncio.sleep(2)  # the third has its slot now
+    await system.call(Resume(processes[0].pid))
+    system.driver.die()
+    await system.turns()
+    queue = [sequence.id for sequence in runtime(system)._slots.queue]
+    assert len(set(queue)) == len(queue)
+    for process in processes:
+        assert await system.result(process) == text_of(1, 20)
+    await asyncio.sleep(60)
+    assert_nothing_left(system)
 
 
 async def test_what_an_old_incarnation_still_says_is_ignored(system: Any) -> None:

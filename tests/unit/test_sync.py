@@ -10,6 +10,7 @@ import pytest
 
 from ipc.errors import InvalidCall, Killed, NotHeld, NotPermitted, SyncMismatch, TimedOut
 from ipc.syscalls import AcquireLock, Kill, Locks, SetEvent
+from kernel.gate import BURST
 from llmosd.context import Context
 
 
@@ -223,6 +224,20 @@ async def test_a_burst_of_uncontended_calls_cannot_be_cancelled_between_grant_an
     (thread,) = process.threads
     thread.cancel()
     assert await system.result(process) is False
+
+
+async def test_who_is_cancelled_on_the_way_out_of_a_lock_holds_it_no_more(system):
+    """Also if that is the last call of a burst, with which the gate gives up the loop."""
+
+    async def worker(ctx: Context) -> tuple[int, bool]:
+        for _ in range(BURST - 2):
+            await ctx.event("e").clear()
+        with contextlib.suppress(asyncio.CancelledError):
+            async with ctx.lock("a"):
+                asyncio.current_task().cancel()
+        return ctx._process.calls, bool(await system.call(Locks()))
+
+    assert await system.run(worker) == [BURST, False]
 
 
 # ---- the semaphore

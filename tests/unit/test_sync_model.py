@@ -127,7 +127,7 @@ class LocksAndSemaphores(RuleBasedStateMachine):
                 folders=[],
                 models={"sim": ModelSpec(driver="simulated", options=FAST)},
                 default_model="sim",
-                cache=Path("unused"),
+                cache=Path("/dev/null/unused"),  # which cannot be written
                 make_context=Context,
                 launcher=InLoopLauncher(),
             )

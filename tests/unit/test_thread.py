@@ -561,6 +561,53 @@ async def test_an_abandoned_thread_is_never_stepped_again(system: Any) -> None:
     thread.get_coro().close()
 
 
+async def test_a_thread_cannot_await_itself(system: Any) -> None:
+    async def body() -> None:
+        me: Any = asyncio.current_task()
+        await me
+
+    with pytest.raises(RuntimeError, match="cannot await itself"):
+        await system.thread(body())
+
+
+@pytest.mark.parametrize("directly", [True, False])
+async def test_threads_that_await_each_other_in_a_circle_can_be_killed(system: Any, directly: bool) -> None:
+    ends = []
+
+    async def agent(ctx: Context) -> None:
+        threads: list[asyncio.Future[Any]] = []
+
+        async def one(number: int) -> None:
+            await ctx.sleep(1)
+            try:
+                after = threads[(number + 1) % 3]
+                await (after if directly else asyncio.gather(after))
+            finally:
+                ends.append(number)
+
+        threads += [ctx.start_thread(one(number)) for number in range(3)]
+        await threads[0]
+
+    process = system.spawn(agent)
+    await asyncio.sleep(2)
+    before = system.loop.time()
+    await system.call(Kill(process.pid))
+    assert (sorted(ends), system.loop.time() - before) == ([0, 1, 2], 0)
+
+
+async def test_a_line_of_threads_longer_than_the_stack_can_be_killed(system: Any) -> None:
+    async def agent(ctx: Context) -> None:
+        async def one(left: int) -> None:
+            await (ctx.start_thread(one(left - 1)) if left else ctx.sleep(1e6))
+
+        await one(2 * sys.getrecursionlimit())
+
+    process = system.spawn(agent)
+    await asyncio.sleep(1)
+    assert len(process.threads) > sys.getrecursionlimit()
+    assert (await system.call(Kill(process.pid))).reason == "killed"
+
+
 Make = Callable[[Coroutine[Any, Any, Any]], Any]
 
 

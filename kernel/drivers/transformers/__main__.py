@@ -12,15 +12,13 @@ import signal
 import socket
 import sys
 import warnings
-from pathlib import Path
+from contextlib import suppress
 
 from ipc.errors import LlmosError, MissingExtra, ProtocolError, to_wire
 from kernel.drivers.child import KernelLink, die_with_parent
 from kernel.drivers.protocol import Load, Loaded, LoadFailed, Loading, Stop
 from kernel.drivers.transformers.options import parse
 from kernel.drivers.transformers.source import locate
-
-PREFILL_TOKENS = {"cpu": 128, "cuda": 2048}  # a step: enough rows to use the device well, few enough to stay short
 
 
 def main() -> None:
@@ -34,33 +32,32 @@ def main() -> None:
     try:
         if not isinstance(message, Load):
             raise ProtocolError(f"the first message must be Load, not {type(message).__name__}")
-        serve(link, message)
+        run(link, message)
     except LlmosError as error:
         link.send(LoadFailed(to_wire(error)))
 
 
-def serve(link: KernelLink, message: Load) -> None:
+def run(link: KernelLink, message: Load) -> None:
     """Load the model and run its sequences until `Stop`. Raises `ConfigError` and what `weights.load` raises."""
     options, source = parse(message.options), locate(message.model)
     silence()
     share_the_cores()
     gc.disable()  # half a million objects are made to stay; to look through them again and again takes most of a second
     link.send(Loading("starting"))
+    take_cores(message.cores)
     try:
-        from kernel.drivers.transformers.engine import Engine
-        from kernel.drivers.transformers.sequence import Limits
+        from kernel.drivers.transformers.serving import engine
         from kernel.drivers.transformers.weights import load
     except ImportError as error:
         raise MissingExtra(
             f"local models need torch and transformers ({error}): pip install 'llmosd[local]'", extra="local"
         ) from error
-    model = load(message.model, source, options, Path(message.cache), lambda stage: link.send(Loading(stage)))
+    model = load(message, source, options, lambda stage: link.send(Loading(stage)))
+    gc.collect()  # what was loaded and packed since is of no more use
     gc.freeze()
     gc.enable()
-    link.send(Loaded(model.context, model.facts))
-    limits = Limits(model.context, message.max_tokens)
-    prefill_tokens = PREFILL_TOKENS[model.device.type]
-    Engine(link, model.forward, model.tokenizer, model.memory, limits, prefill_tokens).run()
+    link.send(Loaded(model.context, model.facts, model.memory.geometry.token_bytes, model.memory.budget))
+    engine(link, model, options, message).run()
 
 
 def silence() -> None:
@@ -81,6 +78,13 @@ def share_the_cores() -> None:
     kernel and the agents do.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def take_cores(cores: list[int]) -> None:
+    """Run on these processors alone, if any are named and this process may choose; before threads are started."""
+    if cores and hasattr(os, "sched_setaffinity"):
+        with suppress(OSError):
+            os.sched_setaffinity(0, cores)
 
 
 if __name__ == "__main__":

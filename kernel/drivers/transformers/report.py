@@ -9,11 +9,24 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from kernel.drivers.protocol import Admitted, Bundle, Done, Failed, FromDriver, Parked, Progress
+from kernel.drivers.protocol import (
+    Admitted,
+    Bundle,
+    Done,
+    Embedded,
+    Failed,
+    FromDriver,
+    KVUsage,
+    Parked,
+    Progress,
+    Restored,
+    Scored,
+    SwappedOut,
+)
 
 INTERVAL = 0.05  # seconds between bundles while nothing else has to be said
 
-Event = Admitted | Parked | Done | Failed
+Event = Admitted | Restored | Parked | SwappedOut | Done | Scored | Embedded | Failed
 
 
 class Link(Protocol):
@@ -31,19 +44,24 @@ class Report:
         self._flushed = clock()
         self._steps = 0
         self._seconds = 0.0
+        self._kv = KVUsage()
         self._progress: dict[int, Progress] = {}
         self._events: list[Event] = []
 
-    def step(self, seconds: float) -> None:
-        """A step of so many seconds ended."""
+    def step(self, seconds: float, kv: KVUsage) -> None:
+        """A step of so many seconds ended, and left keys and values like this."""
         self._steps += 1
         self._seconds += seconds
+        self._kv = kv
 
-    def progress(self, sequence: int, ids: list[int], text: str) -> None:
+    def progress(self, sequence: int, ids: list[int], text: str, logprobs: list[float] | None = None) -> None:
         """New tokens of a sequence, and the text they release."""
-        entry = self._progress.setdefault(sequence, Progress(sequence, [], ""))
+        entry = self._progress.get(sequence)
+        if entry is None:
+            entry = self._progress[sequence] = Progress(sequence, [], "", [])
         entry.ids += ids
         entry.text += text
+        entry.logprobs += logprobs or ()
 
     def event(self, event: Event) -> None:
         """Something that the kernel must know before the next step."""
@@ -53,7 +71,7 @@ class Report:
         """Send all that was gathered."""
         messages: list[FromDriver] = []
         if self._steps or self._progress:
-            messages.append(Bundle(list(self._progress.values()), self._steps, self._seconds))
+            messages.append(Bundle(list(self._progress.values()), self._steps, self._seconds, self._kv))
         messages += self._events
         if messages:
             self._link.send(*messages)

@@ -30,18 +30,23 @@ def is_greedy(sampling: Sampling) -> bool:
 def sample(logits: torch.Tensor, sampling: Sampling, position: int) -> int:
     """A token drawn from `logits`, one row [vocabulary] that is finite at its maximum, for place `position`.
 
-    Temperature first, then `top_k`, then `top_p` of what is left; the draw is by inverse distribution function, in
-    float64.
+    Temperature first, then `top_k`, then `top_p` of what is left; the draw is by inverse distribution function, whose
+    sums are float64.
     """
     if is_greedy(sampling):
         return int(logits.argmax())
-    row = logits.double()
-    weights = torch.exp((row - row.max()) / sampling.temperature)
+    row = logits.float()
+    weights = torch.exp((row - row.max()) / sampling.temperature).double()
     noise = uniform(sampling.seed or 0, position)
     if sampling.top_k is None and (sampling.top_p is None or sampling.top_p == 1):
         return _draw(weights, noise)
     weights, tokens = _likeliest(weights, sampling.top_k, sampling.top_p)
     return int(tokens[_draw(weights, noise)])
+
+
+def logprob(logits: torch.Tensor, token: int) -> float:
+    """The natural logarithm of the probability of `token` in one row of `logits`, at temperature 1."""
+    return float(logits[token] - logits.logsumexp(0))
 
 
 def _likeliest(weights: torch.Tensor, top_k: int | None, top_p: float | None) -> tuple[torch.Tensor, torch.Tensor]:

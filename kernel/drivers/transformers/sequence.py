@@ -8,18 +8,25 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from ipc.errors import ContextOverflow
-from ipc.syscalls import ChatMessage, Sampling
+from ipc.syscalls import ChatMessage
+from kernel.drivers.protocol import Admit
+from kernel.drivers.transformers.attention import Span
+from kernel.drivers.transformers.constraint import Grammars, Matcher
 from kernel.drivers.transformers.detokenizer import Detokenizer
 from kernel.drivers.transformers.kv import Slab
 from kernel.drivers.transformers.stops import StopStrings
+from kernel.drivers.transformers.work import Work
 
 
 class Codec(Protocol):
     """What a sequence and the engine need of a tokenizer; see `tokenizer.Tokenizer`."""
 
     ends: frozenset[int]
+    grammars: Grammars
 
     def encode(self, prompt: list[ChatMessage] | str) -> list[int]: ...
+
+    def encode_more(self, text: str) -> list[int]: ...
 
     def decode(self, ids: list[int]) -> str: ...
 
@@ -30,16 +37,26 @@ class Limits(NamedTuple):
     context: int
     max_tokens: int
 
+    def check(self, tokens: int) -> None:
+        """Raises `ContextOverflow` if a text of so many tokens is too long."""
+        if tokens > self.context:
+            raise ContextOverflow(
+                f"a text of {tokens} tokens exceeds the model's context of {self.context} tokens; shorten it",
+                prompt_tokens=tokens,
+                max_tokens=0,
+                context=self.context,
+            )
 
-class Sequence:
-    """`lease` counts the tokens it may still generate before it is parked; `slab` is None until it has memory.
 
-    `ended` is None while it goes on, then "stop" or "length". Raises `ContextOverflow` if prompt and reply cannot fit.
+class Sequence(Work):
+    """A generation. `lease` counts the tokens it may still make before it is parked.
+
+    `matcher` holds it to its constraint, once that is compiled; `swapped` is the file that its state lies in. `ended`
+    is None while it goes on, then "stop" or "length". Raises `ContextOverflow` if prompt and reply cannot fit.
     """
 
-    def __init__(
-        self, identity: int, prompt: list[int], sampling: Sampling, lease: int, codec: Codec, limits: Limits
-    ) -> None:
+    def __init__(self, admit: Admit, prompt: list[int], codec: Codec, limits: Limits) -> None:
+        sampling = admit.sampling
         room = limits.context - len(prompt)
         max_tokens = sampling.max_tokens or max(1, min(room, limits.max_tokens))
         if max_tokens > room:
@@ -50,31 +67,38 @@ class Sequence:
                 max_tokens=max_tokens,
                 context=limits.context,
             )
-        self.id = identity
-        self.tokens = list(prompt)
+        super().__init__(admit.sequence, admit.process, list(prompt), len(prompt) + max_tokens)
         self.sampling = sampling
-        self.lease = lease
-        self.slab: Slab | None = None
+        self.lease = admit.lease
+        self.matcher: Matcher | None = None
+        self.swapped = ""
         self.ended: str | None = None
-        self.capacity = len(prompt) + max_tokens
         self._ends = codec.ends
         self._detokenizer = Detokenizer(codec.decode, prompt)
         self._stops = StopStrings(sampling.stop)
 
     @property
-    def pending(self) -> int:
-        """Tokens whose keys and values are not computed yet; the next token follows when none is left."""
-        return len(self.tokens) - (self.slab.length if self.slab else 0)
+    def runs(self) -> bool:
+        return self.lease > 0
 
     def accept(self, token: int) -> str:
         """Append a generated token; answers the text it releases. Sets `ended` if it was the last."""
         self.tokens.append(token)
-        at_end = token in self._ends
-        text = "" if at_end else self._stops.push(self._detokenizer.push(token))
-        if at_end or len(self.tokens) == self.capacity:
+        over = token in self._ends
+        text = ""
+        if not over:
+            text = self._stops.push(self._detokenizer.push(token))
+            if self.matcher is not None:
+                self.matcher.accept(token)
+                over = self.matcher.ended
+        if over or len(self.tokens) == self.capacity:
             text += self._stops.push(self._detokenizer.flush())
             text += self._stops.flush()
-            self.ended = "stop" if at_end else "length"
+            self.ended = "stop" if over else "length"
         if self._stops.found:
             self.ended = "stop"
         return text
+
+    def _span(self, slab: Slab, tokens: list[int]) -> Span:
+        whole = slab.length + len(tokens) == len(self.tokens)
+        return Span(slab, tokens, logits=int(whole), generated=slab.length >= self.prompt)

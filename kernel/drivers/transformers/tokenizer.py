@@ -9,15 +9,20 @@ from typing import Any
 
 from ipc.errors import InvalidPrompt
 from ipc.syscalls import ChatMessage
+from kernel.drivers.transformers.constraint import Grammars
 
 
 class Tokenizer:
-    """`hf` is a tokenizer of transformers; `ends` the ids that end a text; `name` the model's, for messages."""
+    """`hf` is a tokenizer of transformers; `ends` the ids that end a text; `name` the model's, for messages.
 
-    def __init__(self, hf: Any, ends: frozenset[int], name: str) -> None:
+    `vocabulary` is how many logits the model has.
+    """
+
+    def __init__(self, hf: Any, ends: frozenset[int], name: str, vocabulary: int) -> None:
         self._hf = hf
         self._name = name
         self.ends = ends
+        self.grammars = Grammars(hf, ends, vocabulary)
 
     def encode(self, prompt: list[ChatMessage] | str) -> list[int]:
         """The ids of `prompt`, ready for the reply. Raises `InvalidPrompt`."""
@@ -26,6 +31,11 @@ class Tokenizer:
         ids: list[int] = self._hf(prompt)["input_ids"] if isinstance(prompt, str) else self._encode_chat(prompt)
         if not ids:
             raise InvalidPrompt("the prompt has no tokens; pass some text")
+        return ids
+
+    def encode_more(self, text: str) -> list[int]:
+        """The ids of `text` as it goes on after something else."""
+        ids: list[int] = self._hf(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def decode(self, ids: list[int]) -> str:

@@ -1,0 +1,312 @@
+"""How calls begin and end in the driver: from the kernel's message to work that may run, and out again.
+
+Called by the engine between steps. It obeys the kernel's messages, tokenizes, and has constraints compiled and states
+read and written in worker threads. It decides no policy: leases come from the kernel, memory from `placement`.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ipc.errors import DriverFailed, ErrorInfo, InvalidConstraint, InvalidPrompt, LlmosError, to_wire
+from kernel.drivers.protocol import (
+    Admit,
+    Admitted,
+    Cancel,
+    Done,
+    Embed,
+    Ended,
+    Failed,
+    KVUsage,
+    Parked,
+    Renew,
+    Resize,
+    Restored,
+    Revoke,
+    Score,
+    SwapOut,
+    SwappedOut,
+)
+from kernel.drivers.transformers import constraint, swap
+from kernel.drivers.transformers.attention import Span
+from kernel.drivers.transformers.parts import Embedding, Scoring
+from kernel.drivers.transformers.placement import Placement
+from kernel.drivers.transformers.report import Event, Report
+from kernel.drivers.transformers.sequence import Codec, Limits, Sequence
+from kernel.drivers.transformers.work import Work
+
+COMPILING, READING, WRITING = "compiling", "reading", "writing"  # what a work is busy with
+
+
+class Admission:
+    """Holds all works, in the order of their admission. `inbox` calls back what worker threads have done."""
+
+    def __init__(
+        self,
+        inbox: queue.SimpleQueue[Any],
+        report: Report,
+        codec: Codec,
+        placement: Placement,
+        limits: Limits,
+        fingerprint: str = "",
+    ) -> None:
+        self.report = report
+        self._inbox = inbox
+        self._codec = codec
+        self._placement = placement
+        self._limits = limits
+        self._fingerprint = fingerprint
+        self._works: dict[Work, None] = {}
+        self._sequences: dict[int, Sequence] = {}
+        self._requests: dict[int, Scoring | Embedding] = {}
+        self._swapper = ThreadPoolExecutor(1, "swap")
+
+    # ---- for the engine
+
+    def obey(self, message: Any) -> None:
+        """Do what the kernel asks."""
+        try:
+            self._handlers[type(message)](self, message)
+        except Exception as error:
+            self._drop(message.sequence)
+            self.report.event(Failed(message.sequence, named(error)))
+
+    def give_memory(self) -> None:
+        """Place the works that may run and have no memory yet."""
+        without = [work for work in self._works if work.runs and work.slab is None and not work.busy]
+        if not without:
+            return
+        for work in self._placement.give(without, self.ready()):
+            if isinstance(work, Sequence) and work.swapped:
+                self._read(work)
+
+    def ready(self) -> list[Work]:
+        """The works that can run now."""
+        return [work for work in self._works if work.slab is not None and work.runs and not work.busy]
+
+    def computed(self, work: Work, span: Span) -> None:
+        """A step has computed `span` of `work`."""
+        self._placement.computed(work, span.start)
+
+    def part_done(self, work: Work) -> None:
+        """A part of a call is through; with the last one the call is answered."""
+        self._forget(work)
+        if all(other.id != work.id for other in self._works):
+            self.report.event(self._requests.pop(work.id).answer())
+
+    def leave(self, sequence: Sequence, event: Event) -> None:
+        """Forget `sequence`, free all it holds, and say so."""
+        del self._sequences[sequence.id]
+        self._forget(sequence)
+        self.report.event(event)
+
+    def fail(self, work: Work, error: Exception) -> None:
+        """End the call of `work` with `error`."""
+        self._drop(work.id)
+        self.report.event(Failed(work.id, named(error)))
+
+    def usage(self) -> KVUsage:
+        place = self._placement
+        return KVUsage(
+            place.memory.used, place.memory.cached, place.asked, place.hit, place.cache.evicted, place.waiting
+        )
+
+    # ---- messages
+
+    def _admit(self, admit: Admit) -> None:
+        fresh = admit.prompt_ids is None
+        prompt = self._codec.encode(admit.prompt) if admit.prompt_ids is None else admit.prompt_ids
+        sequence = Sequence(admit, prompt, self._codec, self._limits)
+        self._placement.check(sequence)
+        held = admit.sampling.constraint
+        if held is not None:
+            future = self._codec.grammars.compile(held)
+            sequence.busy = COMPILING
+        self._works[sequence] = None
+        self._sequences[sequence.id] = sequence
+        if fresh:
+            self.report.event(Admitted(sequence.id, prompt))
+        if held is None:
+            self._begin(sequence, admit)
+            return
+        future.add_done_callback(lambda future: self._inbox.put(partial(self._compiled, sequence, admit, future)))
+        alarm = threading.Timer(constraint.SECONDS, self._inbox.put, [partial(self._too_slow, sequence)])
+        alarm.daemon = True
+        alarm.start()
+        future.add_done_callback(lambda _: alarm.cancel())
+
+    def _begin(self, sequence: Sequence, admit: Admit) -> None:
+        """Take up where an earlier incarnation stopped, and let the sequence wait for memory."""
+        text = "".join([sequence.accept(token) for token in admit.generated])[admit.released :]
+        if text:
+            self.report.progress(sequence.id, [], text)
+        if admit.generated and not admit.swapped:
+            self.report.event(Restored(sequence.id, recomputed=True, why="its state went with another driver"))
+        sequence.swapped = admit.swapped
+        if sequence.ended:
+            self.leave(sequence, Done(sequence.id, sequence.ended))
+        elif not sequence.lease:
+            self.report.event(Parked(sequence.id))
+
+    def _score(self, score: Score) -> None:
+        prompt = self._codec.encode(score.prompt)
+        continuations = [self._codec.encode_more(text) for text in score.continuations]
+        if not continuations or not all(continuations):
+            raise InvalidPrompt("score takes continuations, of which none is empty")
+        self._take_request(Scoring(score, prompt, continuations))
+
+    def _embed(self, embed: Embed) -> None:
+        if not embed.texts:
+            raise InvalidPrompt("embed takes texts")
+        self._take_request(Embedding(embed, [self._codec.encode(text) for text in embed.texts]))
+
+    def _take_request(self, request: Scoring | Embedding) -> None:
+        for part in request.parts:
+            self._limits.check(part.capacity)
+            self._placement.check(part)
+        self._requests[request.parts[0].id] = request
+        self._works.update(dict.fromkeys(request.parts))
+
+    def _renew(self, renew: Renew) -> None:
+        sequence = self._sequences.get(renew.sequence)  # if it ended while the message was on its way, the kernel knows
+        if sequence is not None:
+            sequence.lease += renew.tokens
+
+    def _revoke(self, revoke: Revoke) -> None:
+        sequence = self._sequences.get(revoke.sequence)
+        if sequence is not None and sequence.lease:
+            sequence.lease = 0
+            self.report.event(Parked(sequence.id))
+
+    def _cancel(self, cancel: Cancel) -> None:
+        if self._drop(cancel.sequence):
+            self.report.event(Done(cancel.sequence, "cancelled"))
+
+    def _ended(self, ended: Ended) -> None:
+        for process in ended.processes:
+            self._placement.cache.ended(process)
+
+    def _resize(self, resize: Resize) -> None:
+        self._placement.memory.budget = resize.kv_memory
+        self._placement.cache.make_room(0)
+
+    # ---- constraints
+
+    def _compiled(self, sequence: Sequence, admit: Admit, future: Future[Any]) -> None:
+        if sequence not in self._works:
+            return
+        sequence.busy = ""
+        try:
+            sequence.matcher = future.result()
+            self._begin(sequence, admit)
+        except Exception as error:
+            self.fail(sequence, error)
+
+    def _too_slow(self, sequence: Sequence) -> None:
+        if sequence in self._works and sequence.busy == COMPILING:
+            text = f"its constraint was not compiled within {constraint.SECONDS} s; make it simpler"
+            self.fail(sequence, InvalidConstraint(text))
+
+    # ---- states on disk
+
+    def _swap_out(self, order: SwapOut) -> None:
+        sequence = self._sequences.get(order.sequence)
+        if sequence is None:
+            return
+        if sequence.lease or sequence.busy:
+            error = DriverFailed(f"sequence {order.sequence} is not parked ({sequence.busy or 'it runs'})")
+            self.report.event(SwappedOut(order.sequence, 0, 0.0, to_wire(error)))
+            return
+        sequence.busy = WRITING
+        started = time.perf_counter()
+        self._in_thread(partial(self._write, sequence, Path(order.path)), partial(self._written, sequence, started))
+
+    def _write(self, sequence: Sequence, path: Path) -> int:
+        memory, slab = self._placement.memory, sequence.slab
+        if slab is None:
+            kv = torch.empty(memory.geometry.layers, 0, memory.geometry.row)
+        else:
+            kv = memory.tokens(slab, 0, slab.length)
+        return swap.write(path, kv, sequence.tokens, sequence.prompt, self._fingerprint)
+
+    def _written(self, sequence: Sequence, started: float, future: Future[int]) -> None:
+        sequence.busy = ""
+        if sequence not in self._works:  # it was cancelled meanwhile
+            self._placement.free(sequence)
+            return
+        seconds = time.perf_counter() - started
+        error = future.exception()
+        if sequence.lease and error is None:
+            error = DriverFailed("it was renewed meanwhile, and goes on")
+        if error is not None:
+            self.report.event(SwappedOut(sequence.id, 0, seconds, named(error)))
+            return
+        self.leave(sequence, SwappedOut(sequence.id, future.result(), seconds))
+
+    def _read(self, sequence: Sequence) -> None:
+        """Fill the slab of `sequence`, which it just got, from the file of its state."""
+        path, sequence.swapped = Path(sequence.swapped), ""
+        sequence.busy = READING
+        read = partial(swap.read, path, list(sequence.tokens), sequence.prompt, self._fingerprint)
+        self._in_thread(read, partial(self._was_read, sequence))
+
+    def _was_read(self, sequence: Sequence, future: Future[torch.Tensor]) -> None:
+        sequence.busy = ""
+        if sequence not in self._works:
+            self._placement.free(sequence)
+            return
+        error = future.exception()
+        if error is None:
+            assert sequence.slab is not None
+            kv = future.result()
+            self._placement.memory.tokens(sequence.slab, 0, kv.shape[1]).copy_(kv)
+            sequence.slab.length = kv.shape[1]
+        self.report.event(Restored(sequence.id, error is not None, "" if error is None else str(error)))
+
+    def _in_thread(self, work: Callable[[], Any], then: Callable[[Future[Any]], None]) -> None:
+        """Run `work` in the thread for disks, and `then` with its future between steps."""
+        self._swapper.submit(work).add_done_callback(lambda future: self._inbox.put(partial(then, future)))
+
+    # ---- ends
+
+    def _drop(self, identity: int) -> bool:
+        """Forget all works of a call; whether there were any."""
+        works = [work for work in self._works if work.id == identity]
+        self._sequences.pop(identity, None)
+        self._requests.pop(identity, None)
+        for work in works:
+            self._forget(work)
+        return bool(works)
+
+    def _forget(self, work: Work) -> None:
+        del self._works[work]
+        if work.busy not in (READING, WRITING):  # else the thread still has its memory; it is freed when that is done
+            self._placement.free(work)
+
+    _handlers: dict[type, Callable[[Admission, Any], None]] = {
+        Admit: _admit,
+        Score: _score,
+        Embed: _embed,
+        Renew: _renew,
+        Revoke: _revoke,
+        Cancel: _cancel,
+        SwapOut: _swap_out,
+        Ended: _ended,
+        Resize: _resize,
+    }
+
+
+def named(error: BaseException) -> ErrorInfo:
+    """The wire form of `error`; one that llmosd has no name for is the driver's fault."""
+    if not isinstance(error, LlmosError):
+        error = DriverFailed(f"{type(error).__name__}: {error}")
+    return to_wire(error)

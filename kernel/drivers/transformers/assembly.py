@@ -1,0 +1,153 @@
+"""What runs: a network packed for this machine, memory for keys and values, and the trials that make tokens exact.
+
+Called by `weights` with a model that transformers has loaded. Afterwards that model is not needed any more, unless its
+own modules run.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import torch
+from transformers.activations import ACT2FN
+
+from ipc.errors import ModelLoadFailed
+from kernel.drivers.protocol import Load
+from kernel.drivers.transformers import invariance, linear
+from kernel.drivers.transformers.attention import TILE, Lengths
+from kernel.drivers.transformers.decoder import Decoder, supports
+from kernel.drivers.transformers.forward import Modules, Network, PackedForward, check
+from kernel.drivers.transformers.invariance import RowCounts
+from kernel.drivers.transformers.kv import Geometry, KVMemory
+from kernel.drivers.transformers.measured import digest, machine, remembered
+from kernel.drivers.transformers.options import Options
+from kernel.drivers.transformers.tokenizer import Tokenizer, end_ids
+
+SHARE = 0.5  # of the memory that is free after loading, for keys and values
+ADDRESSES = 1 << 42  # bytes of virtual memory for slabs
+SLABS = 1024  # at the most: sequences that run, and parked ones that stay in memory
+ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function")  # how configurations call the name of theirs
+TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 1e-1}  # of the largest logit, beside the model's own
+
+
+class Model(NamedTuple):
+    """A model that is ready to run. `fingerprint`: of all that decides about its numbers; `facts` are for people."""
+
+    forward: PackedForward
+    tokenizer: Tokenizer
+    memory: KVMemory
+    context: int
+    device: torch.device
+    most_rows: int
+    fingerprint: str
+    facts: dict[str, Any]
+
+
+def assemble(name: str, model: Any, tokenizer: Future[Any], options: Options, message: Load, weights: str) -> Model:
+    """Raises `ModelLoadFailed` if the model cannot run in packed steps."""
+    config = model.config.get_text_config()
+    cache, device = Path(message.cache), model.device
+    context: int = config.max_position_embeddings
+    geometry = _geometry(config, model.dtype)
+    kernel, pack = _kernel(model, options, cache)
+    exact = options.deterministic is not False and device.type == "cpu"
+    counts, lengths = _safe(model, geometry, kernel, pack, cache) if exact else (None, Lengths())
+    memory = _memory(geometry, context, lengths, device)
+    network: Network = Decoder(model, pack, context) if supports(model) else _modules(model, pack)
+    forward = PackedForward(network, memory, counts, lengths)
+    try:
+        check(model, forward, memory, TOLERANCE[kernel])
+    except Exception as error:
+        raise ModelLoadFailed(
+            f"{name} ({type(model).__name__}) cannot run in packed steps: {error}; use another model"
+        ) from error
+    parameters, hf = model.num_parameters(), tokenizer.result()
+    ends = end_ids(hf, model)
+    if isinstance(network, Decoder):
+        model.to("meta")  # the packed copy is the only one that is needed
+    memory.budget = message.kv_memory or options.kv_memory or int(SHARE * _free_memory(device))
+    facts = {
+        "weights": kernel,
+        "device": str(device),
+        "network": "decoder" if isinstance(network, Decoder) else "transformers",
+        "attention": "one batch" if lengths.safe else "one by one",
+        "deterministic": counts is not None,
+        "parameters": parameters,
+        "vocabulary": config.vocab_size,
+        "threads": torch.get_num_threads(),
+        "kv_bytes_per_token": geometry.token_bytes,
+        "kv_budget": memory.budget,
+    }
+    fingerprint = digest(weights, kernel, facts["network"], machine(), TILE, str(geometry.dtype))
+    most_rows = counts.most if counts is not None else invariance.MOST
+    codec = Tokenizer(hf, ends, name, config.vocab_size)
+    return Model(forward, codec, memory, context, device, most_rows, fingerprint, facts)
+
+
+def _geometry(config: Any, dtype: torch.dtype) -> Geometry:
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    return Geometry(config.num_hidden_layers, kv_heads, head_dim, dtype)
+
+
+def _kernel(model: Any, options: Options, cache: Path) -> tuple[str, linear.Pack]:
+    """The type of packed weights, and what packs them: the one asked for, or the faster one of this machine."""
+    if model.device.type != "cpu":
+        return str(model.dtype).removeprefix("torch."), linear.plain
+    weight = next(layer for layer in model.modules() if type(layer) is torch.nn.Linear).weight
+    name: str | None = options.dtype
+    if name is None:
+        name = remembered(cache, "kernel", list(weight.shape), str, lambda: linear.fastest(weight))
+    return name, linear.CPU_KERNELS[name]
+
+
+def _safe(
+    model: Any, geometry: Geometry, kernel: str, pack: linear.Pack, cache: Path
+) -> tuple[RowCounts | None, Lengths]:
+    """Counts of rows and lengths at which the numbers of a token depend on no other; None if there are none."""
+    shapes = {tuple(layer.weight.shape) for layer in model.modules() if type(layer) is torch.nn.Linear}
+    facts = [sorted(shapes), kernel, invariance.CANDIDATES]
+    counts = remembered(cache, "rows", facts, invariance.Counts, lambda: invariance.row_counts(shapes, pack))
+    config = model.config.get_text_config()
+    if not supports(model):  # the decoder's own is safe at any count
+        counts = tuple(sorted({*counts} & {*_safe_for_activation(config, cache)}))
+    queries = config.num_attention_heads // geometry.heads
+    shape = [geometry.heads, geometry.head_dim, queries]
+    safe = remembered(cache, "lengths", shape, invariance.Counts, lambda: invariance.lengths(geometry, queries))
+    enough = bool(counts) and counts[-1] >= 2 * TILE  # half a step for a tile of a prompt, half for its neighbours
+    return RowCounts(counts) if enough else None, Lengths(safe)
+
+
+def _safe_for_activation(config: Any, cache: Path) -> invariance.Counts:
+    """For a model that runs through transformers' modules, as far as its configuration tells what they compute."""
+    name = next((found for key in ACTIVATIONS if (found := getattr(config, key, None))), "gelu")
+    size = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+
+    def measure() -> invariance.Counts:
+        return invariance.activation_counts(ACT2FN[name], size)
+
+    return remembered(cache, "activation", [name, size, invariance.CANDIDATES], invariance.Counts, measure)
+
+
+def _memory(geometry: Geometry, context: int, lengths: Lengths, device: torch.device) -> KVMemory:
+    """Slabs for the whole context each, and what its last token looks at beyond; as many as there are addresses or, on
+    a device, memory for."""
+    capacity = lengths.padded(context)
+    room = ADDRESSES if device.type == "cpu" else int(SHARE * _free_memory(device))
+    return KVMemory(geometry, capacity, max(2, min(SLABS, room // (capacity * geometry.token_bytes))), device, room)
+
+
+def _modules(model: Any, pack: linear.Pack) -> Network:
+    if model.device.type == "cpu":
+        linear.replace(model, pack)
+    return Modules(model)
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)

@@ -1,0 +1,104 @@
+"""Constrained generation: which tokens may come next, so that a reply is what was asked for by construction.
+
+Grammars are compiled by llguidance in worker threads, off the step loop; a sequence waits for its `Matcher` as it waits
+for memory, and the engine asks it before each token. The library's own limits bound what grammars and tokens may take.
+It chooses no token.
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+from ipc.errors import InvalidConstraint, MissingExtra
+from ipc.syscalls import Constraint
+
+COMPILERS = 2  # threads; a grammar that keeps one busy beyond its time leaves the other
+SECONDS = 5.0  # that a grammar may take to compile
+
+
+class Matcher:
+    """Where in its grammar one sequence is. `ended`: nothing can follow."""
+
+    def __init__(self, matcher: Any, vocabulary: int) -> None:
+        self._matcher = matcher
+        self._vocabulary = vocabulary
+
+    @property
+    def ended(self) -> bool:
+        return bool(self._matcher.is_stopped())
+
+    def allowed(self) -> torch.Tensor:
+        """[vocabulary], true for the tokens that may come next. Raises `InvalidConstraint` if there is no telling."""
+        bits = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.uint8)
+        self._check()
+        return (bits[:, None] >> torch.arange(8, dtype=torch.uint8) & 1).flatten()[: self._vocabulary].bool()
+
+    def accept(self, token: int) -> None:
+        """`token` came."""
+        self._matcher.consume_token(token)
+        self._check()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise InvalidConstraint(f"the grammar cannot go on: {_first_line(self._matcher.get_error())}")
+
+
+class Grammars:
+    """Compiles constraints for one tokenizer of transformers."""
+
+    def __init__(self, hf: Any, ends: frozenset[int], vocabulary: int) -> None:
+        self._hf = hf
+        self._ends = sorted(ends)
+        self._vocabulary = vocabulary
+        self._pool = ThreadPoolExecutor(COMPILERS, "grammar")
+        self._tokenizer: Future[Any] | None = None
+
+    def compile(self, constraint: Constraint) -> Future[Matcher]:
+        """Begin to compile. The future raises `InvalidConstraint` or `MissingExtra`."""
+        if self._tokenizer is None:
+            self._tokenizer = self._pool.submit(self._load)
+        return self._pool.submit(self._compile, constraint, self._tokenizer)
+
+    def _load(self) -> Any:
+        try:
+            import llguidance.hf
+        except ImportError as error:
+            raise MissingExtra("constraints need llguidance: pip install 'llmosd[local]'", extra="local") from error
+        return llguidance.hf.from_tokenizer(self._hf, n_vocab=self._vocabulary, eos_token=self._ends)
+
+    def _compile(self, constraint: Constraint, tokenizer: Future[Any]) -> Matcher:
+        # The first task of the pool makes the tokenizer, so that no worker waits for one that has not begun.
+        vocabulary = tokenizer.result()
+        from llguidance import LLMatcher
+
+        try:
+            grammar = _grammar(constraint)
+        except ValueError as error:
+            raise InvalidConstraint(f"not a valid {constraint.kind}: {error}") from None
+        matcher = LLMatcher(vocabulary, grammar, log_level=0)
+        if matcher.is_error():
+            raise InvalidConstraint(f"this {constraint.kind} cannot be used: {_first_line(matcher.get_error())}")
+        return Matcher(matcher, self._vocabulary)
+
+
+def _grammar(constraint: Constraint) -> str:
+    """In the form that llguidance takes. Raises `ValueError`."""
+    from llguidance import LLMatcher
+
+    value = constraint.value
+    if constraint.kind == "schema":
+        return str(LLMatcher.grammar_from_json_schema(value, overrides={"whitespace_flexible": False}))
+    if constraint.kind == "regex":
+        return str(LLMatcher.grammar_from_regex(value))
+    if constraint.kind == "grammar":
+        return str(LLMatcher.grammar_from_lark(value))
+    choices = json.loads(value)
+    return str(LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(choice) for choice in choices)))
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]

@@ -1,0 +1,80 @@
+"""How much of each step goes to prompts, so that a long one holds up no neighbour.
+
+Asked by the engine before each step and told after it how long it took. It knows counts and times, and no sequences.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from kernel.drivers.transformers.attention import TILE
+
+SLOWER = 1.6  # times a step may take as long for the sake of prompts as one without them
+FASTER = 1.3  # below this, prompts may get more
+SMOOTHING = 0.8  # weight of the past in the time of a step without prompts
+PROBE = (
+    32  # steps with prompts after which one goes without: else nobody would know any more how long such a step takes
+)
+
+
+class Pending(NamedTuple):
+    """What a work has yet to run: so many `tokens` from position `start` on, of its prompt or `generated`."""
+
+    start: int
+    tokens: int
+    generated: bool
+
+
+class Pace:
+    """`most` tokens of prompts a step while nobody generates; beside others as many as keep steps short."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._room = TILE
+        self._alone: float | None = None
+        self._mixed = 0  # steps in a row that had both prompts and generated tokens
+        self._turn = False  # of the oldest
+
+    def shares(self, pending: list[Pending]) -> list[int]:
+        """The tokens that each may run in this step, oldest work first.
+
+        Every single token runs. Longer rows share the room: the oldest gets up to half, so that it does not starve, and
+        the rest goes to those that are soonest done; what cannot be halved they get in turn. Rows of a prompt end where
+        a tile does, or the prompt.
+        """
+        counts = [1 if work.tokens == 1 else 0 for work in pending]
+        rows = [index for index, work in enumerate(pending) if work.tokens > 1]
+        room = self._most
+        if any(work.generated and work.tokens == 1 for work in pending):
+            room = self._room if self._mixed < PROBE else 0
+        self._turn = not self._turn
+        half = room // 2 if room >= 2 * TILE else room * self._turn
+        for index in rows[:1]:
+            counts[index] = _fitting(pending[index], half)
+            room -= counts[index]
+        for index in sorted(rows, key=lambda index: pending[index].tokens):
+            whole = _fitting(pending[index], counts[index] + room)
+            room -= whole - counts[index]
+            counts[index] = whole
+        return counts
+
+    def took(self, seconds: float, single: int, rows: int) -> None:
+        """A step with `single` generated tokens and `rows` tokens of longer rows took so long."""
+        if not single:
+            return
+        self._mixed = self._mixed + 1 if rows else 0
+        if not rows:
+            before = seconds if self._alone is None else self._alone
+            self._alone = SMOOTHING * before + (1 - SMOOTHING) * seconds
+        elif self._alone is not None:
+            if seconds > SLOWER * self._alone:
+                self._room = max(TILE, min(self._room, rows) // 2)
+            elif seconds < FASTER * self._alone and rows >= self._room:
+                self._room = min(self._most, self._room + TILE)
+
+
+def _fitting(work: Pending, room: int) -> int:
+    """As many tokens of `work` as `room` holds, up to the end of a tile."""
+    if work.tokens <= room or work.generated:
+        return min(work.tokens, room)
+    return max(0, (work.start + room) // TILE * TILE - work.start)

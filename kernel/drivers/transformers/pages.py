@@ -1,0 +1,134 @@
+"""Virtual memory by the page: ranges that cost nothing until they are written, and pages that several of them share.
+
+Used by `kv` on CPUs under Linux. A range is anonymous memory without reservation; a `Segment` is a part of a file in
+memory whose pages are mapped privately, so that the hardware copies a page when somebody writes to it. It knows nothing
+of tokens.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import weakref
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PAGE = mmap.PAGESIZE
+PROTECTION = mmap.PROT_READ | mmap.PROT_WRITE
+MAP_FIXED = 0x10
+MAP_NORESERVE = 0x4000
+MADV_NOHUGEPAGE = 15
+FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
+MAX_MAP_COUNT = 65530  # the default of Linux
+FAILED = ctypes.c_void_p(-1).value
+
+
+def _libc() -> Any:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
+    return libc
+
+
+LIBC = _libc()
+
+
+class Range:
+    """`size` bytes of memory that read as zeros, take up pages as they are written, and give them back by `clear`."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.address = _reserve(None, size, 0)
+        weakref.finalize(self, LIBC.munmap, self.address, size).atexit = False
+
+    def tensor(self, dtype: torch.dtype) -> torch.Tensor:
+        """All of it, flat. Valid as long as the range is."""
+        data = (ctypes.c_char * self.size).from_address(self.address)
+        return torch.frombuffer(data, dtype=dtype)
+
+    def clear(self, start: int, size: int) -> None:
+        """Give the pages of these bytes back, shared ones too: they read as zeros again."""
+        _reserve(self.address + start, size, MAP_FIXED)
+
+    def share(self, start: int, size: int, segment: Segment, offset: int) -> None:
+        """Let these bytes be those of `segment` from `offset` on; written pages become the range's own.
+
+        Takes up to two of the areas that a process may have; see `most_areas`.
+        """
+        descriptor, offset = segment.store.descriptor, segment.start + offset
+        _map(self.address + start, size, mmap.MAP_PRIVATE | MAP_FIXED, descriptor, offset)
+
+
+class Store:
+    """A file in memory, of which all segments are parts: one descriptor for however many. Places are never reused."""
+
+    def __init__(self) -> None:
+        self.descriptor = os.memfd_create("llmosd-kv", os.MFD_CLOEXEC)
+        self._size = 0
+        weakref.finalize(self, os.close, self.descriptor).atexit = False
+
+    def segment(self, size: int) -> Segment:
+        """`size` bytes, a multiple of `PAGE`."""
+        start = self._size
+        os.ftruncate(self.descriptor, start + size)
+        self._size += size
+        return Segment(self, start, size)
+
+
+class Segment:
+    """`size` bytes that ranges may share as long as this object is; then their pages are given back."""
+
+    def __init__(self, store: Store, start: int, size: int) -> None:
+        self.store = store
+        self.start = start
+        self.size = size
+
+    def write(self, offset: int, data: torch.Tensor) -> None:
+        """Copy the contiguous `data` to `offset`."""
+        view = _bytes(data)
+        done = 0
+        while done < data.nbytes:
+            done += os.pwrite(self.store.descriptor, view[done:], self.start + offset + done)
+
+    def read(self, offset: int, data: torch.Tensor) -> None:
+        """Fill the contiguous `data` from `offset` on."""
+        view = _bytes(data)
+        done = 0
+        while done < data.nbytes:
+            done += os.preadv(self.store.descriptor, [view[done:]], self.start + offset + done)
+
+    def __del__(self) -> None:
+        LIBC.fallocate(self.store.descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, self.start, self.size)
+
+
+def most_areas() -> int:
+    """How many areas of memory, each mapped from something else than its neighbours, a process may have."""
+    try:
+        return int(Path("/proc/sys/vm/max_map_count").read_text())
+    except (OSError, ValueError):
+        return MAX_MAP_COUNT
+
+
+def _bytes(data: torch.Tensor) -> memoryview:
+    return memoryview((ctypes.c_char * data.nbytes).from_address(data.data_ptr()))
+
+
+def _reserve(address: int | None, size: int, flags: int) -> int:
+    found = _map(address, size, flags | mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+    # With huge pages the first token of a sequence would take two megabytes in every layer.
+    LIBC.madvise(found, size, MADV_NOHUGEPAGE)
+    return found
+
+
+def _map(address: int | None, size: int, flags: int, descriptor: int, offset: int) -> int:
+    found = LIBC.mmap(address, size, PROTECTION, flags, descriptor, offset)
+    if found == FAILED:
+        number = ctypes.get_errno()
+        raise OSError(number, f"mmap of {size} bytes: {os.strerror(number)}")
+    return int(found)

@@ -1,0 +1,121 @@
+"""Who gets memory for keys and values, in the order of admission, and what of it others have computed already.
+
+Asked by `admission` between steps. It never takes memory from a sequence: the kernel swaps out whom it chooses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ipc.errors import LimitExceeded
+from kernel.drivers.transformers.attention import TILE
+from kernel.drivers.transformers.kv import KVMemory
+from kernel.drivers.transformers.prefix import PrefixCache, common
+from kernel.drivers.transformers.work import Work
+
+
+class Placement:
+    """`quota`: bytes that the works of one process may have together, None for no bound.
+
+    `waiting` counts the works that the last `give` had no memory for; `asked` and `hit` tokens of prompts, of which so
+    many were found computed.
+    """
+
+    def __init__(self, memory: KVMemory, quota: int | None = None) -> None:
+        self.memory = memory
+        self.cache = PrefixCache(memory)
+        self.waiting = self.asked = self.hit = 0
+        self._quota = quota
+        self._of_process: dict[int, int] = {}  # bytes
+
+    def check(self, work: Work) -> None:
+        """Raises `LimitExceeded` if `work` can never have the memory that it may need."""
+        size = self.memory.size(work.capacity)
+        for limit, bound in (("kv_memory", self.memory.budget), ("kv_quota", self._quota)):
+            if bound is not None and size > bound:
+                raise LimitExceeded(
+                    f"{work.capacity} tokens need {size} bytes of keys and values, and {bound} are allowed ({limit}); "
+                    f"lower max_tokens, shorten the prompt or raise the model's option {limit}",
+                    limit=limit,
+                    maximum=bound,
+                    wanted=size,
+                )
+
+    def give(self, works: Iterable[Work], running: Iterable[Work]) -> list[Work]:
+        """Give slabs to `works`, in their order, as far as memory goes; those that got one.
+
+        A work whose prompt one of `running` is computing just now waits for that, and holds up nobody.
+        """
+        leaders = [work for work in running if work.done < work.keepable]
+        placed = []
+        self.waiting = 0
+        for work in works:
+            if self.waiting or self._is_led(work, leaders):
+                self.waiting += bool(self.waiting)
+                continue
+            if self._place(work):
+                placed.append(work)
+                if work.done < work.keepable:
+                    leaders.append(work)
+            else:
+                self.waiting += 1
+        return placed
+
+    def computed(self, work: Work, before: int) -> None:
+        """`work` has computed more tokens than the `before`: if its prompt is through, keep that."""
+        if before < work.keepable <= work.done and work.slab is not None:
+            self.cache.keep(work.slab, work.tokens[: work.keepable], work.process)
+
+    def free(self, work: Work) -> None:
+        """Take the slab of `work` back, if it has one."""
+        slab, work.slab = work.slab, None
+        if slab is None:
+            return
+        self.cache.release(slab)
+        self.memory.free(slab)
+        left = self._of_process[work.process] - self.memory.size(slab.reserved)
+        if left:
+            self._of_process[work.process] = left
+        else:
+            del self._of_process[work.process]
+
+    # ---- inside
+
+    def _is_led(self, work: Work, leaders: list[Work]) -> bool:
+        """Whether one of `leaders` will soon have computed more of the prompt of `work` than is kept."""
+        wanted = work.tokens[: work.reusable]
+        kept = self.cache.longest(wanted)
+        for leader in leaders:
+            shared = common(leader.tokens[: leader.keepable], wanted)
+            if shared < kept + TILE:
+                continue
+            if leader.done < shared:
+                return True
+            assert leader.slab is not None
+            self.cache.keep(leader.slab, wanted[:shared], leader.process)
+            kept = shared
+        return False
+
+    def _place(self, work: Work) -> bool:
+        """Give `work` a slab that begins with what is kept of its prompt, if there is memory."""
+        wanted = work.tokens[: work.reusable]
+        own = work.capacity - self.cache.longest(wanted)
+        size = self.memory.size(own)
+        had = self._of_process.get(work.process, 0)
+        if self._quota is not None and had + size > self._quota:
+            return False
+        # What is found must not be evicted to make room for the rest: it is taken first, and the slab costs nothing.
+        if not self.memory.free_slabs:
+            return False
+        slab = self.memory.allocate(0)
+        found = self.cache.use(slab, wanted, work.process)
+        if not self.cache.make_room(self.memory.size(work.capacity - found)):
+            self.cache.release(slab)
+            self.memory.free(slab)
+            return False
+        self.memory.reserve(slab, work.capacity - found)
+        self._of_process[work.process] = had + self.memory.size(slab.reserved)
+        work.slab = slab
+        self.asked += work.prompt
+        self.hit += found
+        return True

@@ -1,0 +1,24 @@
+"""Puts the parts of a loaded model together to an engine that serves it. Called by `__main__`, once."""
+
+from __future__ import annotations
+
+from kernel.drivers.protocol import Load
+from kernel.drivers.transformers.admission import Admission
+from kernel.drivers.transformers.assembly import Model
+from kernel.drivers.transformers.engine import Connection, Engine
+from kernel.drivers.transformers.options import Options
+from kernel.drivers.transformers.pace import Pace
+from kernel.drivers.transformers.placement import Placement
+from kernel.drivers.transformers.report import Report
+from kernel.drivers.transformers.sequence import Limits
+
+PREFILL_TOKENS = {"cpu": 256, "cuda": 2048}  # a step while nobody generates: enough rows to use the device well
+
+
+def engine(link: Connection, model: Model, options: Options, message: Load) -> Engine:
+    """An engine that has not begun."""
+    placement = Placement(model.memory, options.kv_quota)
+    limits = Limits(model.context, message.max_tokens)
+    admission = Admission(link.inbox, Report(link), model.tokenizer, placement, limits, model.fingerprint)
+    pace = Pace(min(PREFILL_TOKENS[model.device.type], model.most_rows // 2))
+    return Engine(link, model.forward, admission, pace, model.most_rows)

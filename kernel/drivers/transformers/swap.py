@@ -1,0 +1,83 @@
+"""Swapped sequences on disk: the keys and values of one, with what is needed to tell that they are still good.
+
+Called by the engine in a worker thread, for a sequence that nobody runs meanwhile. A file is a header in msgpack, then
+safetensors; it appears whole or not at all. What it holds is bits, so who reads it goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from hashlib import blake2b
+from pathlib import Path
+
+import msgspec
+import safetensors.torch
+import torch
+
+MAGIC = b"llmosd-swap-1\n"
+LENGTH = struct.Struct("<I")
+NAME = "kv"
+
+
+class Header(msgspec.Struct, frozen=True):
+    """`tokens` of the sequence, the first `prompt` of which were computed as a prompt; the first `length` lie in the
+    file. `fingerprint`: of the weights and of what computes with them; `checksum`: of all after the header."""
+
+    tokens: list[int]
+    prompt: int
+    length: int
+    fingerprint: str
+    checksum: str
+
+
+class Unfit(Exception):
+    """Why a file cannot be used."""
+
+
+def write(path: Path, kv: torch.Tensor, tokens: list[int], prompt: int, fingerprint: str) -> int:
+    """Write `kv` [layers, length, row] of a sequence; the size of the file. Raises `OSError`."""
+    data = safetensors.torch.save({NAME: kv.contiguous().cpu()})
+    header = msgspec.msgpack.encode(Header(tokens, prompt, kv.shape[1], fingerprint, _checksum(data)))
+    unfinished = path.with_name(path.name + ".unfinished")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(MAGIC + LENGTH.pack(len(header)) + header)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
+    return len(MAGIC) + LENGTH.size + len(header) + len(data)
+
+
+def read(path: Path, tokens: list[int], prompt: int, fingerprint: str) -> torch.Tensor:
+    """What `write` was given, for the same sequence. Raises `Unfit`."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise Unfit(f"{path}: {error.strerror}") from None
+    start = len(MAGIC) + LENGTH.size
+    if content[: len(MAGIC)] != MAGIC or len(content) < start:
+        raise Unfit(f"{path} is no swapped sequence of this version")
+    end = start + LENGTH.unpack_from(content, len(MAGIC))[0]
+    data = memoryview(content)[end:]
+    try:
+        header = msgspec.msgpack.decode(content[start:end], type=Header)
+    except msgspec.DecodeError as error:
+        raise Unfit(f"{path} is damaged: {error}") from None
+    if header.checksum != _checksum(data):
+        raise Unfit(f"{path} is damaged: its checksum differs")
+    if header.fingerprint != fingerprint:
+        raise Unfit(f"{path} was written with other weights or on another kind of machine")
+    if header.tokens != tokens or header.prompt != prompt:
+        raise Unfit(f"{path} is of another sequence")
+    kv = safetensors.torch.load(bytes(data))[NAME]
+    assert kv.shape[1] == header.length
+    return kv
+
+
+def _checksum(data: bytes | memoryview) -> str:
+    return blake2b(data, digest_size=16).hexdigest()

@@ -1,0 +1,56 @@
+"""Work: a row of tokens that is run through the model, for whatever purpose, and what each kind wants of its steps.
+
+Held by `admission`, run by the engine. A work knows its tokens and what is made of what the model says about them; it
+knows nothing of steps or neighbours.
+"""
+
+from __future__ import annotations
+
+from kernel.drivers.transformers.attention import Span
+from kernel.drivers.transformers.kv import Slab
+
+
+class Work:
+    """`prompt`: so many of `tokens` are computed as a prompt, the others as generated ones.
+
+    `reusable` first tokens may come from the prefix cache, `keepable` may go there; `capacity` is the most tokens that
+    it will ever hold; `slab` is None until it has memory, `busy` says what else it waits for.
+    """
+
+    __slots__ = ("busy", "capacity", "id", "keepable", "process", "prompt", "reusable", "slab", "tokens")
+
+    def __init__(self, identity: int, process: int, tokens: list[int], capacity: int) -> None:
+        self.id = identity
+        self.process = process
+        self.tokens = tokens
+        self.prompt = self.keepable = len(tokens)
+        self.reusable = len(tokens) - 1
+        self.capacity = capacity
+        self.slab: Slab | None = None
+        self.busy = ""
+
+    @property
+    def runs(self) -> bool:
+        """Whether the kernel lets it run now."""
+        return True
+
+    @property
+    def done(self) -> int:
+        """Tokens whose keys and values are there."""
+        return 0 if self.slab is None else self.slab.length
+
+    @property
+    def pending(self) -> int:
+        """Tokens of one kind, prompt or generated, whose keys and values are to be computed next."""
+        done = self.done
+        return (self.prompt if done < self.prompt else len(self.tokens)) - done
+
+    def span(self, count: int) -> Span:
+        """The next `count` tokens, at most `pending`, as a step takes them."""
+        assert self.slab is not None
+        start = self.slab.length
+        tokens = self.tokens[start : start + count]
+        return self._span(self.slab, tokens)
+
+    def _span(self, slab: Slab, tokens: list[int]) -> Span:
+        raise NotImplementedError

@@ -1,0 +1,88 @@
+"""An actor: an agent whose every step is thrown by the dice of its world.
+
+The base of what actors can do, which is in `messages`, `locks`, `lives` and `work`: a step is a method of theirs. An
+error of the kernel's tree is an answer like any other; whatever else is raised and was not meant to be is a problem.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from ipc.errors import LlmosError
+from ipc.messages import Message
+from kernel.thread import Thread
+from llmosd.context import Context
+from tests.unit.exploration.world import World
+
+MOST_THREADS = 6  # of one process
+
+
+class Crash(Exception):
+    """An agent that fails, as agents do."""
+
+
+class Actor:
+    """One process. Its threads share what it owes an answer to, and what it monitors and subscribed to."""
+
+    def __init__(self, world: World, ctx: Context, kinds: list[str], shares: list[int]) -> None:
+        self.world = world
+        self.chance = world.chance
+        self.ctx = ctx
+        self.owes: list[Message] = []
+        self.refs: list[int] = []
+        self.topics: list[str] = []
+        self.workers: list[asyncio.Future[Any]] = []
+        self._kinds, self._shares = kinds, shares  # of steps; the shares add up from one to the next
+
+    async def live(self, steps: int) -> None:
+        for _ in range(steps):
+            await self.world.playing.wait()
+            self.world.steps -= 1
+            await self.step(*self.chance.choices(self._kinds, cum_weights=self._shares))
+
+    async def step(self, *kinds: str) -> None:
+        """Take a step of one of these kinds."""
+        world, thread = self.world, self.thread
+        kind = self.chance.choice(kinds)
+        me = f"{self.ctx.pid}/{thread.path} {kind}"
+        world.trace(me)
+        if thread.alarms:
+            world.problem(f"{me} begins with {thread.alarms} alarms set")
+        holds = {held.name for held in cast(Any, thread.holds) or ()}
+        if holds != (entered := world.ledger.held_by(thread)):
+            world.problem(f"{me} begins with {holds} held, and has entered {entered}")
+        try:
+            await getattr(self, kind)()
+        except LlmosError as error:
+            world.trace(me, "->", type(error).__name__, error.message[:90])
+        except asyncio.CancelledError:
+            if not world.was_struck(thread):
+                world.trace(me, "-> gone")
+                raise
+            world.trace(me, "-> struck")
+        except (Crash, TimeoutError):
+            world.trace(me, "-> gone")
+            raise
+        except GeneratorExit:  # given up by the kernel
+            raise
+        except BaseException as error:
+            world.problem(f"{me} raised {error!r}")
+            raise
+        else:
+            world.trace(me, "-> done")
+
+    @property
+    def thread(self) -> Thread:
+        return cast(Thread, asyncio.current_task())
+
+    @property
+    def may_start_threads(self) -> bool:
+        return len(self.ctx._process.threads) < MOST_THREADS
+
+    def anyone(self) -> int:
+        """Somebody else, or now and then oneself."""
+        return self.world.anyone(but=0 if self.world.maybe(0.05) else self.ctx.pid)
+
+    def addressee(self) -> int | str:
+        return self.chance.choice("ab") if self.world.maybe(0.15) else self.anyone()

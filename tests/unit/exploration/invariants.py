@@ -1,0 +1,242 @@
+"""What must hold of a kernel in which nothing moves any more, and of one in which nothing is left.
+
+Called by `tests/unit/test_interleavings.py` after each round of a seed, and at its end. Each check yields sentences
+about what is wrong; none is asserted here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+from ipc.syscalls import DOWN
+from kernel.kernel import Kernel
+from kernel.mailbox import CONTROL
+from kernel.slots.sequence import QUEUED
+from kernel.sync.barrier import Barrier
+from kernel.sync.event import Event
+from kernel.sync.lock import Lock
+from kernel.sync.semaphore import Semaphore
+from kernel.thread import BLOCKED, Thread
+from tests.unit.exploration import inside, waits
+from tests.unit.exploration.ledger import Ledger
+from tests.unit.exploration.visitors import Visitor
+
+
+def quiet(kernel: Kernel) -> bool:
+    """Whether no thread is about to take a step, and none is held back from one."""
+    return not inside.dispatcher(kernel).anyone_ready and not any(
+        process.held is not None or process.dying for process in kernel.table.alive.values()
+    )
+
+
+def at_a_quiet_moment(kernel: Kernel) -> Iterator[str]:
+    """Nobody is about to take a step: whoever waits, waits for what has not come yet."""
+    yield from _mailboxes(kernel)
+    yield from waits.waits(kernel)
+    yield from waits.knots(kernel)
+    yield from _held(kernel)
+    yield from _slots(kernel)
+
+
+def at_rest(kernel: Kernel, ledger: Ledger, visitors: list[Visitor]) -> Iterator[str]:
+    """Everybody has had all the time there is: whoever still waits, waits for what may really never come."""
+    yield from at_a_quiet_moment(kernel)
+    yield from waits.all_time_has_passed(kernel)
+    yield from _messages(kernel, ledger)
+    yield from _processes(kernel)
+    yield from _names_and_topics(kernel)
+    yield from _fates(kernel, ledger)
+    yield from _alarms(kernel)
+    yield from _visitors(visitors)
+
+
+def when_all_is_over(kernel: Kernel, ledger: Ledger, visitors: list[Visitor]) -> Iterator[str]:
+    """All processes have been killed: nothing is left of them in any table."""
+    yield from at_rest(kernel, ledger, visitors)
+    tables: dict[str, Any] = {
+        "processes": kernel.table.alive,
+        "threads": [task for task in asyncio.all_tasks() if isinstance(task, Thread)],
+        "locks and their kin": [
+            one for one in inside.named(kernel).values() if not (isinstance(one, Event) and one.is_set)
+        ],
+        "names": kernel.messaging._names._holders,
+        "holders of names": kernel.messaging._names._names,
+        "topics": kernel.messaging._topics._root.next,
+        "subscribers": kernel.messaging._topics._patterns,
+        "links": inside.links(kernel)._links,
+        "monitors": inside.links(kernel)._monitors,
+        "held monitors": inside.links(kernel)._held,
+        "watched by monitors": inside.links(kernel)._watched,
+        "private memory": kernel.memory._stores,
+        "ready threads": [thread for queue in inside.dispatcher(kernel)._ready.values() for thread in queue],
+        "alarms": [entry for entry in inside.dispatcher(kernel).alarms._heap if not entry[2].over],
+    }
+    for runtime in kernel.resources._runtimes.values():
+        tables |= {"sequences": runtime._sequences, "taken slots": runtime._slots.taken, "queue": runtime._slots.queue}
+    for what, table in tables.items():
+        if table:
+            yield f"{what} are left: {table}"
+    if unread := [number for number in ledger.put if not ledger.received[number] + ledger.buried[number]]:
+        lost = [number for number in unread if ledger.put[number].correlation not in ledger.taken_back]
+        if lost:
+            yield f"messages {lost} were lost"
+
+
+# ---- messages
+
+
+def _messages(kernel: Kernel, ledger: Ledger) -> Iterator[str]:
+    waiting: dict[int, int] = {}
+    for process in kernel.table.alive.values():
+        for message in process.mailbox.peek() if process.mailbox is not None else ():
+            waiting[message.id] = waiting.get(message.id, 0) + 1
+    for number, message in ledger.put.items():
+        places = ledger.received[number], ledger.buried[number], waiting.get(number, 0)
+        if sum(places) != 1 and not (message.type == DOWN and message.correlation in ledger.taken_back):
+            yield f"message {number} was received, buried, and waits so many times: {places}"
+    if ledger.answers:
+        yield f"the answers to {ledger.answers} were neither read nor buried"
+    if missing := ledger.sent - ledger.put.keys():
+        yield f"messages {missing} were answered as sent and are in no mailbox"
+
+
+def _mailboxes(kernel: Kernel) -> Iterator[str]:
+    for process in (*kernel.table.alive.values(), *kernel.table.ended.values()):
+        box = process.mailbox
+        if box is None:
+            continue
+        within = sum(message.priority != CONTROL for message in box.peek())
+        if box.taken != within:
+            yield f"the mailbox of process {process.pid} has {box.taken} places taken by {within} messages"
+        if within > box.capacity:
+            yield f"the mailbox of process {process.pid} holds {within} messages and has room for {box.capacity}"
+        if box._senders and box.taken < box.capacity:
+            yield f"there is room in the mailbox of process {process.pid}, and {len(box._senders)} wait for it"
+        if process.ended and (box._senders or box.selectors or box.receiver or not box.closed):
+            yield f"somebody waits at the mailbox of process {process.pid}, which has ended"
+        for waiter in (*(box._senders or ()), box.receiver, *(thread for thread, _ in box.selectors or ())):
+            if waiter is not None and waiter.state is not BLOCKED:
+                yield f"{waiter} does not wait, and stands at the mailbox of process {process.pid}"
+
+
+# ---- processes and threads
+
+
+def _processes(kernel: Kernel) -> Iterator[str]:
+    alive = kernel.table.alive
+    for pid, process in alive.items():
+        if process.pid != pid or process.ended:
+            yield f"process {process.pid} stands in the table as {pid}, ended: {process.ended}"
+        if process.parent is not None and (process.parent.ended or process not in process.parent.children):
+            yield f"process {pid} and its parent {process.parent.pid} do not know each other"
+        for child in process.children:
+            if child.parent is not process or child.ended:
+                yield f"process {pid} has a child {child.pid} that is none"
+        for thread in process.threads:
+            if thread.done() or thread.process is not process:
+                yield f"process {pid} has a thread {thread} that is none"
+        if process.program == "ward" and not any(
+            thread.waits_for == "children" for thread in (process.parent.threads if process.parent else ())
+        ):
+            yield f"process {pid} has survived its supervisor"
+        if process.dying:
+            yield f"process {pid} has been dying for ever ({process.dying})"
+        if not (process.threads or process.is_client):
+            yield f"process {pid} lives and has no thread"
+        if process.held is not None:
+            yield f"threads {process.held} of process {pid} are held, and nobody is suspended"
+
+
+# ---- what is held
+
+
+def _held(kernel: Kernel) -> Iterator[str]:
+    for name, one in inside.named(kernel).items():
+        if one.idle:
+            yield f"{one.kind} {name} is idle and was not forgotten"
+        if isinstance(one, Lock) and one.holder is not None and one not in (one.holder.holds or ()):
+            yield f"{one.holder} does not know that it holds lock {name}"
+        if isinstance(one, Lock | Semaphore):
+            holders = [one.holder] if isinstance(one, Lock) else list(one._holders)
+            for holder in holders:
+                if holder is not None and holder.done():
+                    yield f"{one.kind} {name} is held by {holder}, which has ended"
+        if isinstance(one, Semaphore) and one._free + sum(one._holders.values()) != one.permits:
+            yield f"semaphore {name} has {one._free} permits free and {one._holders} of {one.permits}"
+        if isinstance(one, Barrier) and len(one._waiting) >= one.parties:
+            yield f"barrier {name} did not open"
+    for process in kernel.table.alive.values():
+        for thread in process.threads:
+            for held in thread.holds or ():
+                if not (held.holder is thread if isinstance(held, Lock) else thread in held._holders):  # type: ignore[attr-defined]
+                    yield f"{thread} believes that it holds {held}"
+
+
+def _slots(kernel: Kernel) -> Iterator[str]:
+    for runtime in kernel.resources._runtimes.values():
+        slots = runtime._slots
+        if len(slots.taken) > slots.count:
+            yield f"{len(slots.taken)} of {slots.count} slots are taken"
+        if slots.taken - runtime._sequences.keys():
+            yield f"slots are taken by {slots.taken}, of which only {runtime._sequences.keys()} exist"
+        ids = [sequence.id for sequence in slots.queue]
+        if len(set(ids)) < len(ids) or any(sequence.state is not QUEUED for sequence in slots.queue):
+            yield f"in line for a slot are {[(one.id, one.state) for one in slots.queue]}"
+        for sequence in runtime._sequences.values():
+            if sequence.finished and not sequence.cancelled:
+                yield f"sequence {sequence.id} is over and was not forgotten"
+    for process in kernel.table.alive.values():
+        for sequence in process.sequences or ():
+            if sequence.finished or sequence.thread.done():
+                yield f"process {process.pid} keeps sequence {sequence.id}, which is over"
+
+
+# ---- names, topics, links and monitors
+
+
+def _names_and_topics(kernel: Kernel) -> Iterator[str]:
+    names = kernel.messaging._names
+    for name, holder in names._holders.items():
+        if holder.ended or name not in names._names[holder]:
+            yield f"{name!r} is the name of process {holder.pid}, ended: {holder.ended}"
+    for holder, held in names._names.items():
+        if any(names._holders.get(name) is not holder for name in held):
+            yield f"process {holder.pid} believes that it has the names {held}"
+    for subscriber in kernel.messaging._topics._patterns:
+        if subscriber.ended:
+            yield f"process {subscriber.pid} has ended and subscribes"
+
+
+def _fates(kernel: Kernel, ledger: Ledger) -> Iterator[str]:
+    alive = kernel.table.alive
+    for dead, peer in ledger.torn:
+        if peer in alive:
+            yield f"process {dead} ended badly, and process {peer}, which was linked to it, lives"
+    told: dict[int, int] = {}
+    for message in ledger.put.values():
+        if message.type == DOWN and message.priority == CONTROL:
+            told[message.correlation] = told.get(message.correlation, 0) + 1
+    for ref, (holder, target) in ledger.monitors.items():
+        if holder in alive and ref not in ledger.taken_back and told.get(ref, 0) != (target not in alive):
+            yield f"process {holder} was told {told.get(ref, 0)} times of the end of {target} ({ref})"
+
+
+def _alarms(kernel: Kernel) -> Iterator[str]:
+    alarms = inside.dispatcher(kernel).alarms
+    over = sum(alarm.over for _, _, alarm in alarms._heap)
+    if alarms._cancelled != over:
+        yield f"{alarms._cancelled} alarms are counted as cancelled, and {over} are"
+
+
+def _visitors(visitors: list[Visitor]) -> Iterator[str]:
+    for visitor in visitors:
+        connection = visitor.connection
+        process = connection._process
+        if process is not None and not visitor.here and not process.ended:
+            yield f"process {process.pid} lives, and its visitor has left"
+        if process is not None and len(process.threads) > len(connection._threads):
+            yield f"requests that visitor {process.pid} abandoned go on: {list(process.threads)}"
+        if unanswered := [n for n in visitor.asked if n not in connection._threads]:
+            yield f"nobody is about to answer the requests {[visitor.asked[n] for n in unanswered]}"

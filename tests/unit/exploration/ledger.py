@@ -1,0 +1,149 @@
+"""The ledger: what went into mailboxes, came out of them and was buried, kept beside the kernel and not by it.
+
+Filled by the kernel's own functions, wrapped, and by the actors; balanced by `invariants`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from ipc.codec import reveal
+from ipc.messages import Message
+from ipc.syscalls import ExitStatus
+from kernel.kernel import Kernel
+from kernel.mailbox import CONTROL, Mailbox
+from kernel.process import Process
+from kernel.selection import Selection
+from kernel.thread import Thread
+
+
+class Ledger:
+    """Messages by id. `problems` are what was found to be wrong the moment it happened."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.put: dict[int, Message] = {}
+        self.sent: set[int] = set()  # ids that `send` answered
+        self.received: Counter[int] = Counter()
+        self.buried: Counter[int] = Counter()
+        self.taken_back: set[int] = set()  # monitors that were given up
+        self.monitors: dict[int, tuple[int, int]] = {}  # by reference: pids of who is told, and of whom
+        self.links: set[frozenset[int]] = set()
+        self.torn: list[tuple[int, int]] = []  # pids of one that ended badly, and of one linked to it
+        self.usage: dict[int, tuple[float, ...]] = {}
+        self.answers: set[Any] = set()  # what was replied to calls of actors, and neither read nor buried
+        self.inside: dict[str, list[Any]] = {}  # who is in the critical section of a lock or semaphore
+        self.problems: list[str] = []
+        self._place: dict[int, int] = {}  # of a message among all that were put
+        self._order: dict[tuple[Any, int, int], int] = {}
+        self._kernel = kernel
+        kernel.ending.on_end.append(self._ended)
+        kernel.ending.on_thread_end.insert(0, self._thread_ended)
+        bury = kernel.messaging.dead_letters.bury
+
+        def buried(message: Message, reason: str) -> None:
+            self.buried[message.id] += 1
+            if message.type == "reply" and message.correlation:
+                self.answers.discard(reveal(message.body)[-1])
+            bury(message, reason)
+
+        kernel.messaging.dead_letters.bury = buried  # type: ignore[method-assign]
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Write down whatever is put into a mailbox."""
+        put = Mailbox.put
+
+        def noted(box: Mailbox, message: Message) -> None:
+            self.entered(message)
+            put(box, message)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Mailbox, "put", noted)
+            yield
+
+    def entered(self, message: Message) -> None:
+        if message.id in self.put:
+            self.problems.append(f"message {message.id} was put twice")
+        self.put[message.id] = message
+        self._place[message.id] = len(self.put)
+        if message.priority != CONTROL:
+            line = asyncio.current_task(), message.recipient, message.priority
+            if self._order.get(line, 0) > message.id:
+                self.problems.append(f"message {message.id} was put after a later one of the same sender and priority")
+            self._order[line] = message.id
+
+    def in_order(self, process: Process, message: Message, selection: Selection | None) -> None:
+        """`process` has just received `message`: what remains is less urgent, or came later."""
+        place = self._place
+        rest = process.mailbox.peek() if process.mailbox is not None else ()
+        for other in rest:
+            if selection is not None and not selection.matches(other):
+                continue
+            if other.priority > message.priority or (
+                other.priority == message.priority and place[other.id] < place[message.id]
+            ):
+                self.problems.append(f"message {message.id} was received before {other.id}")
+
+    def nothing_for(self, process: Process, selection: Selection) -> None:
+        """`process` was told that there is no such message."""
+        now = self._kernel.loop.time()
+        for message in process.mailbox.peek() if process.mailbox is not None else ():
+            if selection.matches(message) and (message.deadline is None or message.deadline > now):
+                self.problems.append(f"process {process.pid} was told that there is no {selection}: {message}")
+
+    @contextmanager
+    def replying(self, call: Message) -> Iterator[None]:
+        """`call` is being answered, and if that works its caller is owed the answer, unless it is a visitor."""
+        answer = {call.body} if "visitor" not in call.body else set()
+        self.answers |= answer
+        try:
+            yield
+        except BaseException:
+            self.answers -= answer
+            raise
+
+    def enter(self, name: str, who: Any, most: int) -> None:
+        """`who` got lock or semaphore `name`."""
+        inside = self.inside.setdefault(name, [])
+        inside.append(who)
+        if len(inside) > most:
+            self.problems.append(f"{len(inside)} are inside {name}, which is for {most}")
+
+    def held_by(self, who: Any) -> set[str]:
+        """The names of what `who` is inside of."""
+        return {name for name, inside in self.inside.items() if who in inside}
+
+    def leave(self, name: str, who: Any) -> None:
+        if who in self.inside.get(name, ()):
+            self.inside[name].remove(who)
+
+    def _thread_ended(self, thread: Thread) -> None:
+        """What it held is taken from it."""
+        for inside in self.inside.values():
+            inside[:] = [who for who in inside if who is not thread]
+
+    def _ended(self, process: Process) -> None:
+        status = process.status
+        assert isinstance(status, ExitStatus)
+        for pair in [pair for pair in self.links if process.pid in pair]:
+            self.links.discard(pair)
+            (peer,) = pair - {process.pid}
+            if status.reason != "done":
+                self.torn.append((process.pid, peer))
+
+    def note_usage(self) -> None:
+        """All counters of all processes have grown or stayed since the last time."""
+        table = self._kernel.table
+        for process in (*table.alive.values(), *table.ended.values()):
+            usage = process.usage()
+            now = tuple(getattr(usage, name) for name in usage.__struct_fields__)
+            before = self.usage.get(process.pid, now)
+            if any(one < other for one, other in zip(now, before, strict=True)):
+                self.problems.append(f"usage of process {process.pid} went from {before} to {now}")
+            self.usage[process.pid] = now

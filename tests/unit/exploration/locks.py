@@ -1,0 +1,94 @@
+"""What actors do with locks, semaphores, conditions, barriers and events.
+
+Part of `cast.Player`. Who is inside of what is written into the ledger, which knows how many may be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from ipc.errors import NotHeld, TimedOut
+from llmosd.context.sync import Condition
+from tests.unit.exploration.actor import Actor
+
+SHARES = {"hold": 10, "condition": 6, "barrier": 4, "event": 4, "release_what_is_not_held": 1}
+PERMITS = {"lock": 1, "other lock": 1, "pair": 2, "crowd": 3}  # a lock is a semaphore of one, but for its calls
+
+
+class Locks(Actor):
+    """Holds and waits."""
+
+    async def hold(self) -> None:
+        """Hold a lock or a permit, and take a step or two meanwhile: also one that holds another, or that crashes."""
+        name = self.chance.choice(sorted(PERMITS))
+        most = PERMITS[name]
+        held = self.ctx.lock(name) if most == 1 else self.ctx.semaphore(name, most)
+        try:
+            await held.acquire(self.world.patience())
+        except TimedOut:
+            if not self.world.in_use(name):
+                self.world.problem(f"{name} is free, and could not be had in time")
+            raise
+        if self.world.maybe(0.1):  # and keep it to the end
+            self.world.ledger.enter(name, self.thread, most)
+            return
+        async with self.inside(held, name, most):
+            for _ in range(self.chance.choice([0, 1, 1, 2])):
+                await self.step("send", "call", "sleep", "hold", "give_way", "receive", "crash_or_not")
+
+    @asynccontextmanager
+    async def inside(self, held: Any, name: str, most: int = 1) -> AsyncIterator[None]:
+        """Within what was acquired. It is released on every way out, but by an end without any step."""
+        ledger, me = self.world.ledger, self.thread
+        ledger.enter(name, me, most)
+        try:
+            yield
+        except GeneratorExit:
+            ledger.leave(name, me)
+            raise
+        except BaseException:
+            ledger.leave(name, me)
+            await held.release()
+            raise
+        ledger.leave(name, me)
+        await held.release()
+
+    async def condition(self) -> None:
+        condition = self.ctx.condition("condition")
+        await condition.acquire(self.world.patience())
+        async with self.inside(condition, "condition"):
+            if self.world.maybe(0.6):
+                await self.wait_for_notice(condition)
+            else:
+                await (condition.notify() if self.world.maybe(0.7) else condition.notify_all())
+
+    async def wait_for_notice(self, condition: Condition) -> None:
+        ledger, me = self.world.ledger, self.thread
+        ledger.leave("condition", me)
+        try:
+            await condition.wait(self.world.patience())
+        except GeneratorExit:  # given up by the kernel, without the lock
+            raise
+        except BaseException:
+            ledger.enter("condition", me, 1)
+            raise
+        ledger.enter("condition", me, 1)
+
+    async def barrier(self) -> None:
+        parties = self.chance.choice([2, 3])
+        name = f"barrier of {parties}"
+        if await self.ctx.barrier(name, parties).wait(self.world.patience()) and self.world.in_use(name):
+            self.world.problem(f"some still wait at the barrier that {self.thread} opened")
+
+    async def event(self) -> None:
+        event = self.ctx.event("event")
+        await self.chance.choice([event.set, event.clear, lambda: event.wait(self.world.patience())])()
+
+    async def release_what_is_not_held(self) -> None:
+        try:
+            await self.ctx.lock("nobody's").release()
+        except NotHeld:
+            return
+        self.world.problem("a lock that nobody held was released")

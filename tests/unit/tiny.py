@@ -1,0 +1,228 @@
+"""Tiny models with random weights, and a kernel made of a list, for tests of the transformers driver.
+
+A `Kernel` is both ends of the link, the clock and the forward pass: no test that uses it sleeps, waits for a socket, or
+depends on how fast the machine is.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections import defaultdict, deque
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the driver runs torch models (extra `local`)")
+transformers = pytest.importorskip("transformers", reason="the driver runs transformers models (extra `local`)")
+
+from ipc.syscalls import ChatMessage, Sampling  # noqa: E402
+from kernel.drivers.protocol import Admit, Bundle, Stop  # noqa: E402
+from kernel.drivers.transformers import invariance, linear  # noqa: E402
+from kernel.drivers.transformers.admission import Admission  # noqa: E402
+from kernel.drivers.transformers.attention import Lengths, Span  # noqa: E402
+from kernel.drivers.transformers.decoder import Decoder, supports  # noqa: E402
+from kernel.drivers.transformers.engine import Engine  # noqa: E402
+from kernel.drivers.transformers.forward import NAME, Modules, Output, PackedForward  # noqa: E402
+from kernel.drivers.transformers.invariance import RowCounts  # noqa: E402
+from kernel.drivers.transformers.kv import Geometry, KVMemory  # noqa: E402
+from kernel.drivers.transformers.pace import Pace  # noqa: E402
+from kernel.drivers.transformers.placement import Placement  # noqa: E402
+from kernel.drivers.transformers.report import Report  # noqa: E402
+from kernel.drivers.transformers.sequence import Limits  # noqa: E402
+
+CONTEXT = 256
+SHAPE = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 97,
+    "max_position_embeddings": CONTEXT,
+    "initializer_range": 0.4,
+}
+SLABS = 24
+PATIENCE = 60.0  # seconds for a worker thread to finish, after which a test has failed
+
+
+def build(name: str, **changes: Any) -> Any:
+    """A model of transformers, with our attention; the same weights each time."""
+    torch.manual_seed(1)
+    config = getattr(transformers, f"{name}Config")(**SHAPE | changes)
+    config._attn_implementation = NAME
+    return getattr(transformers, f"{name}ForCausalLM")(config).eval()
+
+
+def geometry_of(model: Any) -> Geometry:
+    config = model.config
+    return Geometry(config.num_hidden_layers, config.num_key_value_heads, config.head_dim, torch.float32)
+
+
+class Ready:
+    """A model as `assembly` makes it ready: its network, and the counts and lengths that keep its numbers exact."""
+
+    def __init__(self, model: Any, kernel: str = "float32") -> None:
+        config = model.config
+        self.geometry = geometry_of(model)
+        self.context: int = config.max_position_embeddings
+        layers = [layer for layer in model.modules() if type(layer) is torch.nn.Linear]
+        pack = linear.CPU_KERNELS[kernel]
+        self.counts = RowCounts(invariance.row_counts({tuple(layer.weight.shape) for layer in layers}, pack))
+        queries = config.num_attention_heads // config.num_key_value_heads
+        self.lengths = Lengths(_lengths(self.geometry, queries))
+        if supports(model):
+            self.network: Any = Decoder(model, pack, self.context)
+        else:
+            linear.replace(model, pack)
+            self.network = Modules(model)
+
+    def memory(self, tokens: int = 10_000, slabs: int = SLABS) -> KVMemory:
+        """With a budget of so many tokens."""
+        capacity = self.lengths.padded(self.context)
+        memory = KVMemory(self.geometry, capacity, slabs, torch.device("cpu"), 0)
+        memory.budget = memory.size(tokens)
+        return memory
+
+    def forward(self, memory: KVMemory) -> PackedForward:
+        return PackedForward(self.network, memory, self.counts, self.lengths)
+
+
+@cache
+def _lengths(geometry: Geometry, queries: int) -> tuple[int, ...]:
+    return invariance.lengths(geometry, queries)
+
+
+@cache
+def ready(name: str, kernel: str = "float32", **changes: Any) -> Ready:
+    """The model of that name, made once."""
+    return Ready(build(name, **changes), kernel)
+
+
+class Letters:
+    """A tokenizer whose tokens are letters."""
+
+    def __init__(self, ends: frozenset[int] = frozenset()) -> None:
+        self.ends = ends
+        self.grammars: Any = None
+
+    def encode(self, prompt: list[ChatMessage] | str) -> list[int]:
+        assert isinstance(prompt, str)
+        return [ord(letter) - 31 for letter in prompt]
+
+    def encode_more(self, text: str) -> list[int]:
+        return self.encode(text)
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(chr(identity + 31) for identity in ids)
+
+
+class Kernel:
+    """Says `during[n]` while step n runs, and stops when nothing can run any more.
+
+    `sent` is what the driver said, `batches` the spans of each step; `before` may change a step or raise in its place,
+    `after` change what it computed. `seconds` is what a step takes.
+    """
+
+    def __init__(
+        self,
+        model: Ready,
+        codec: Any = None,
+        *,
+        tokens: int = 10_000,
+        slabs: int = SLABS,
+        most: int = 256,
+        most_rows: int | None = None,
+        quota: int | None = None,
+        fingerprint: str = "tiny",
+        max_tokens: int = 50,
+    ) -> None:
+        self.inbox = self
+        self.said: deque[Any] = deque()
+        self.during: dict[int, list[Any]] = {}
+        self.batches: list[list[Span]] = []
+        self.sent: list[Any] = []
+        self.now = 0.0
+        self.seconds: Callable[[list[Span]], float] = lambda spans: 0.0
+        self.before: Callable[[list[Span]], None] = lambda spans: None
+        self.after: Callable[[list[Span], Output], Output] = lambda spans, output: output
+        self.memory = model.memory(tokens, slabs)
+        self.placement = Placement(self.memory, None if quota is None else self.memory.size(quota))
+        report = Report(self, lambda: self.now)
+        limits = Limits(model.context, max_tokens)
+        self._forward = model.forward(self.memory)
+        self._thread_said: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.admission = Admission(self, report, codec or Letters(), self.placement, limits, fingerprint)
+        self.pace = Pace(most)
+        rows = most_rows or model.counts.most
+        self.engine = Engine(self, self.forward, self.admission, self.pace, rows, lambda: self.now)
+
+    # ---- the link
+
+    def put(self, message: Any) -> None:
+        """What a worker thread says."""
+        self._thread_said.put(message)
+
+    def get(self, block: bool) -> Any:
+        if self.said:
+            return self.said.popleft()
+        if not block:
+            return self._thread_said.get_nowait()
+        if any(work.busy for work in self.admission._works):
+            return self._thread_said.get(timeout=PATIENCE)
+        return Stop()
+
+    def send(self, *messages: Any) -> None:
+        self.sent += messages
+
+    # ---- the device
+
+    def forward(self, spans: list[Span]) -> Output:
+        self.now += self.seconds(spans)
+        self.said.extend(self.during.pop(len(self.batches), ()))
+        self.batches.append(spans)
+        self.before(spans)
+        return self.after(spans, self._forward(spans))
+
+    # ---- for tests
+
+    def run(self, *messages: Any) -> Kernel:
+        """Run until there is nothing more to run."""
+        self.said.extend(messages)
+        self.engine.run()
+        return self
+
+    def of(self, kind: type) -> list[Any]:
+        return [message for message in self.sent if isinstance(message, kind)]
+
+    @property
+    def ids(self) -> dict[int, list[int]]:
+        return self._gather("ids", list)
+
+    @property
+    def text(self) -> dict[int, str]:
+        return self._gather("text", str)
+
+    @property
+    def logprobs(self) -> dict[int, list[float]]:
+        return self._gather("logprobs", list)
+
+    @property
+    def rows(self) -> int:
+        """Tokens that were handed to the model."""
+        return sum(len(span.tokens) for spans in self.batches for span in spans)
+
+    def _gather(self, field: str, kind: type) -> Any:
+        found: Any = defaultdict(kind)
+        for bundle in self.of(Bundle):
+            for progress in bundle.progress:
+                found[progress.sequence] += getattr(progress, field)
+        return found
+
+
+def admit(sequence: int, prompt: str = "", lease: int = 1000, max_tokens: int | None = 10, **sampling: Any) -> Admit:
+    """A call with a prompt of its own."""
+    prompt = prompt or f"Prompt number {sequence}" * sequence
+    return Admit(sequence, prompt, Sampling(max_tokens=max_tokens, **sampling), lease)
