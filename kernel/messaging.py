@@ -177,10 +177,10 @@ class Messaging:
             try:
                 await PARK
             except BaseException:
-                box.give_up(thread)
+                box.delist(thread)
                 raise
-            box.delist(thread)
             message = box.take()
+            box.delist(thread)
             if message is None:
                 continue
             if message.deadline is not None or type(message.body) is msgspec.Raw:
@@ -197,23 +197,22 @@ class Messaging:
         thread = self._dispatcher.running
         alarm = None if timeout is None else Alarm(thread, self._loop.time() + timeout)
         try:
-            while (message := self._take_or_let(process, thread, selection)) is None:
+            message = self._take(process, selection)
+            while message is None:
                 if alarm is not None and alarm.rung:
                     what = "message" if selection is None else str(selection)
                     raise TimedOut(f"no {what} within {timeout} s", timeout=timeout)
-                await _wait_for_message(process.box(), thread, selection)
+                box = process.box()
+                box.enlist(thread, selection)
+                try:
+                    await PARK
+                    message = self._take(process, selection)
+                finally:  # also if its own predicate fails
+                    box.delist(thread)
             return message
         finally:
             if alarm is not None:
                 alarm.cancel()
-
-    def _take_or_let(self, process: Process, thread: Thread, selection: Selection | None) -> Message | None:
-        """As `_take`. If that fails, by its own predicate, another thread may have what this one was woken for."""
-        try:
-            return self._take(process, selection)
-        except Exception:
-            process.box().give_up(thread)
-            raise
 
     def _take(self, process: Process, selection: Selection | None) -> Message | None:
         """The next message that is not past its deadline, its body as the receiver gets it."""
@@ -439,17 +438,6 @@ def _check_heading(kind: str, priority: int, correlation: int = 0) -> None:
     check_priority(priority)
     if type(correlation) is not int or not 0 <= correlation <= MAX_INT:
         raise InvalidCall(f"a correlation id is a number from 0 on, which {correlation!r:.100} is not")
-
-
-async def _wait_for_message(box: Mailbox, thread: Thread, selection: Selection | None) -> None:
-    """Return when there may be a message: look, and wait again if another thread took it."""
-    box.enlist(thread, selection)
-    try:
-        await PARK
-    except BaseException:
-        box.give_up(thread)
-        raise
-    box.delist(thread)
 
 
 def _within_bounds(body: Any) -> Any:
