@@ -288,8 +288,10 @@ class Messaging:
         try:
             box = recipient.mailbox or recipient.box()
             if box.taken >= box.capacity and not self._make_room(recipient, box):
-                while box.full and not await box.wait_for_room(thread, RoomIn(recipient)):
-                    _check_time(alarm, call, "had no room for the call")
+                while box.full:
+                    _check_time(alarm, call, "had no room for the call")  # before the wait too: it may begin too late
+                    if await box.wait_for_room(thread, RoomIn(recipient)):
+                        break
             if box.closed or recipient.ended:
                 raise self._table.unknown(recipient.pid)
             owed = recipient.owed
