@@ -36,6 +36,7 @@ class Mailbox:
         "_lane",
         "_lanes",
         "_senders",
+        "called",
         "capacity",
         "closed",
         "received",
@@ -51,6 +52,7 @@ class Mailbox:
         self.receiver: Thread | None = None  # waits for any message, and came before all `selectors`
         self.received: deque[tuple[int, str, int, int, int]] | None = None  # the last ones, for a crash report
         self.selectors: list[tuple[Thread, Selection | None]] | None = None  # more receivers, in their order
+        self.called: dict[Thread, Message] | None = None  # receivers that were woken while others waited, and for what
         self._senders: deque[Thread] | None = None
         self._lane: Lane | None = None  # priority 0, which is nearly all
         self._lanes: dict[int, Lane] | None = None  # the others
@@ -83,6 +85,8 @@ class Mailbox:
         receiver = self.receiver
         if receiver is not None:
             self.receiver = None
+            if self.selectors:
+                self._note(receiver, message)
             receiver.wake()
         elif self.selectors:
             self._wake_for(message)
@@ -95,6 +99,8 @@ class Mailbox:
         message = lane.items.popleft() if lane.dead is None else lane.pop()
         if self._indexes is not None:
             self._drop_from_indexes(message)
+        if self.called:
+            self._forget(message)
         if self._senders or message.priority == CONTROL:
             self._free_place(message)
         else:
@@ -123,6 +129,8 @@ class Mailbox:
         lane.discard(message)
         if self._indexes is not None:
             self._drop_from_indexes(message)
+        if self.called:
+            self._forget(message)
         self._free_place(message)
 
     def peek(self) -> Iterator[Message]:
@@ -137,7 +145,7 @@ class Mailbox:
     # ---- waiting
 
     def enlist(self, thread: Thread, selection: Selection | None = None) -> None:
-        """Have `thread`, which parks now, woken for the next message it wants. Then it calls `delist` or `give_up`."""
+        """Have `thread`, which parks now, woken for the next message it wants. Then it looks, and calls `delist`."""
         if selection is None and self.receiver is None and not self.selectors:
             self.receiver = thread
             thread.waits_for = "message"
@@ -147,22 +155,14 @@ class Mailbox:
         self.selectors.append((thread, selection))
         thread.waits_for = "message" if selection is None else selection
 
-    def delist(self, thread: Thread) -> bool:
-        """`thread` was woken, for a message or by something else, and looks now. False if it was for a message."""
-        if self.receiver is thread:
-            self.receiver = None
-            return True
-        if self.selectors:
-            for place, (other, _) in enumerate(self.selectors):
-                if other is thread:
-                    del self.selectors[place]
-                    return True
-        return False
-
-    def give_up(self, thread: Thread) -> None:
-        """`thread` was cancelled in its wait. If it was woken for a message, another thread shall have that."""
-        if not self.delist(thread):
-            self._wake_another()
+    def delist(self, thread: Thread) -> None:
+        """`thread` was woken and has looked, or was cancelled. What it was woken for and did not take is for others."""
+        if self.receiver is not None or self.selectors:
+            self._leave(thread)
+        if self.called:
+            message = self.called.pop(thread, None)
+            if message is not None:
+                self._offer(message)
 
     async def wait_for_room(self, thread: Thread, why: Wait | str) -> bool:
         """Wait in line for a place. True: put your message now, or see `closed`. False: something else woke you.
@@ -192,7 +192,7 @@ class Mailbox:
         receivers = [] if self.receiver is None else [self.receiver]
         receivers += [thread for thread, _ in self.selectors or ()]
         senders = self._senders or ()
-        self.receiver = self.selectors = self._senders = None
+        self.receiver = self.selectors = self._senders = self.called = None
         self._lane = self._lanes = self._indexes = None
         self.taken = 0
         for waiter in (*receivers, *senders):
@@ -279,8 +279,34 @@ class Mailbox:
 
     # ---- waiters
 
+    def _offer(self, message: Message) -> None:
+        """Wake the first receiver that wants `message`, which was left lying by the one that was woken for it."""
+        receiver = self.receiver
+        if receiver is not None:
+            self.receiver = None
+            if self.selectors:
+                self._note(receiver, message)
+            receiver.wake()
+        else:
+            self._wake_for(message)
+
+    def _note(self, receiver: Thread, message: Message) -> None:
+        """`receiver` is woken for `message`, and others still wait: it may take another one, or none.
+
+        Only those matter that wait now: who comes later looks first, and waits if it does not want `message`.
+        """
+        if self.called is None:
+            self.called = {}
+        self.called[receiver] = message
+
+    def _forget(self, message: Message) -> None:
+        """`message` has left the mailbox."""
+        called = self.called or {}
+        for receiver in [receiver for receiver, wanted in called.items() if wanted is message]:
+            del called[receiver]
+
     def _wake_for(self, message: Message) -> None:
-        """Wake the first receiver that wants `message`."""
+        """Wake the first of the further receivers that wants `message`."""
         selectors = self.selectors or []
         for place, (thread, selection) in enumerate(selectors):
             try:
@@ -289,19 +315,22 @@ class Mailbox:
                 wanted = True  # the receiver's own predicate fails: there, and not at the sender
             if wanted:
                 del selectors[place]
+                if selectors:
+                    self._note(thread, message)
                 thread.wake()
                 return
 
-    def _wake_another(self) -> None:
-        """A receiver was woken and cannot look: there may be a message for one of the others."""
-        for message in self.peek():
-            if self.receiver is not None:
-                receiver, self.receiver = self.receiver, None
-                receiver.wake()
-            elif self.selectors:
-                self._wake_for(message)
-            else:
-                return
+    def _leave(self, thread: Thread) -> bool:
+        """Take `thread` out of the receivers; False if it was called from there before."""
+        if self.receiver is thread:
+            self.receiver = None
+            return True
+        if self.selectors:
+            for place, (other, _) in enumerate(self.selectors):
+                if other is thread:
+                    del self.selectors[place]
+                    return True
+        return False
 
     def _leave_line(self, thread: Thread) -> bool:
         """Take `thread` out of the senders; False if it was called from there before."""

@@ -49,7 +49,7 @@ from kernel.mailbox import CONTROL, Mailbox
 from kernel.names import NameRegistry
 from kernel.process import Process, ProcessTable
 from kernel.selection import Selection
-from kernel.thread import PARK, Thread
+from kernel.thread import PARK
 from kernel.topics import Topics
 from kernel.waiting import Owed, RoomIn
 
@@ -173,11 +173,11 @@ class Messaging:
             try:
                 await PARK
             except BaseException:
-                box.give_up(thread)
-                raise
-            if box.receiver is not None or box.selectors:
                 box.delist(thread)
+                raise
             message = box.take()
+            if box.receiver is not None or box.selectors or box.called:
+                box.delist(thread)
             if message is None:
                 continue
             if message.deadline is not None or type(message.body) is msgspec.Raw:
@@ -194,22 +194,21 @@ class Messaging:
         thread = self._dispatcher.running
         alarm = Alarm(thread, timeout)
         try:
-            while (message := self._take_or_let(process, thread, selection)) is None:
+            message = self._take(process, selection)
+            while message is None:
                 if alarm.rung:
                     what = "message" if selection is None else str(selection)
                     raise TimedOut(f"no {what} within {timeout} s", timeout=timeout)
-                await _wait_for_message(process.box(), thread, selection)
+                box = process.box()
+                box.enlist(thread, selection)
+                try:
+                    await PARK
+                    message = self._take(process, selection)
+                finally:  # also if its own predicate fails
+                    box.delist(thread)
             return message
         finally:
             alarm.cancel()
-
-    def _take_or_let(self, process: Process, thread: Thread, selection: Selection | None) -> Message | None:
-        """As `_take`. If that fails, by its own predicate, another thread may have what this one was woken for."""
-        try:
-            return self._take(process, selection)
-        except Exception:
-            process.box().give_up(thread)
-            raise
 
     def _take(self, process: Process, selection: Selection | None) -> Message | None:
         """The next message that is not past its deadline, its body as the receiver gets it."""
@@ -322,8 +321,10 @@ class Messaging:
 
     async def _wait_for_room(self, call: Call, recipient: Process, box: Mailbox, alarm: Alarm | None) -> None:
         """Until the mailbox of the recipient has a place for the call. Raises `TimedOut`, `UnknownProcess`."""
-        while box.full and not await box.wait_for_room(self._dispatcher.running, RoomIn(recipient)):
-            _check_time(alarm, call, "had no room for the call")
+        while box.full:
+            _check_time(alarm, call, "had no room for the call")  # before the wait too: it may begin too late
+            if await box.wait_for_room(self._dispatcher.running, RoomIn(recipient)):
+                break
         if recipient.ended:
             raise self._table.unknown(recipient.pid)
 
@@ -450,17 +451,6 @@ def _check_heading(kind: str, priority: int, correlation: int = 0) -> None:
     check_priority(priority)
     if type(correlation) is not int or not 0 <= correlation <= MAX_INT:
         raise InvalidCall(f"a correlation id is a number from 0 on, which {correlation!r:.100} is not")
-
-
-async def _wait_for_message(box: Mailbox, thread: Thread, selection: Selection | None) -> None:
-    """Return when there may be a message: look, and wait again if another thread took it."""
-    box.enlist(thread, selection)
-    try:
-        await PARK
-    except BaseException:
-        box.give_up(thread)
-        raise
-    box.delist(thread)
 
 
 def _within_bounds(body: Any) -> Any:

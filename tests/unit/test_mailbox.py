@@ -15,9 +15,8 @@ from ipc.messages import Message
 from ipc.syscalls import GetStats, Kill, Receive, Resume, Send, Suspend
 from kernel.dispatcher import Dispatcher
 from kernel.mailbox import CAPACITY, Mailbox
-from kernel.messaging import _wait_for_message
 from kernel.process import Process
-from kernel.thread import Thread
+from kernel.thread import PARK, Thread
 from llmosd.context import Context
 
 
@@ -345,9 +344,16 @@ class Trial:
         self.put.add(item.id)
 
     async def _receive(self) -> None:
-        while not self.box.count:
-            await _wait_for_message(self.box, cast(Thread, asyncio.current_task()), None)
-        self.received.append(self.box.take())
+        thread = cast(Thread, asyncio.current_task())
+        message = self.box.take()
+        while message is None:
+            self.box.enlist(thread)
+            try:
+                await PARK
+                message = self.box.take()
+            finally:
+                self.box.delist(thread)
+        self.received.append(message)
 
     def check(self) -> None:
         waiting_senders = [thread for _, thread in self.senders if not thread.done()]

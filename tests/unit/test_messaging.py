@@ -196,6 +196,16 @@ async def test_a_call_waits_for_room_and_dies_with_the_recipient_there(system: A
         await caller
 
 
+async def test_a_call_whose_time_is_up_before_it_gets_to_the_full_mailbox_times_out(system: Any) -> None:
+    """A client's call begins a turn after it came: in a busy daemon that can be too late."""
+    target = system.spawn(idle)
+    target.box().capacity = 1
+    await system.call(Send(target.pid, "in the way"))
+    for process in (system.client, system.spawn(idle)):
+        with pytest.raises(TimedOut, match="had no room for the call"):
+            await system.thread(system.kernel.gate.call(process, Call(target.pid, None, 0)), process)
+
+
 async def test_a_call_cancelled_while_it_waits_for_room_leaves_the_line(system: Any) -> None:
     target = system.spawn(idle)
     box = target.mailbox = Mailbox(1)

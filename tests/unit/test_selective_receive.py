@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ipc.errors import InvalidCall, TimedOut
 from ipc.messages import Message
-from ipc.syscalls import Kill, Send
+from ipc.syscalls import Kill, Nice, Send
 from kernel.lane import SPARSE, Lane
 from kernel.mailbox import CONTROL, Mailbox
 from kernel.selection import Selection
@@ -123,6 +123,25 @@ async def test_a_predicate_that_raises_leaves_its_message_to_the_next_receiver(s
     await system.turns()
     await system.call(Send(target.pid, "plain"))
     assert await system.result(target) == "plain"
+
+
+async def test_a_message_whose_receiver_took_another_goes_to_the_next_who_wants_it(system: Any) -> None:
+    """The first is woken for x, the second for y; the second takes x, since it came first: the third shall have y."""
+
+    async def agent(ctx: Context) -> list[Any]:
+        first = ctx.start_thread(ctx.receive(type="x"))
+        second = ctx.start_thread(ctx.receive())
+        third = ctx.start_thread(ctx.receive(type="y"))
+        answers = [(await second).body, (await third).body]
+        first.cancel()
+        return answers
+
+    target = system.spawn(agent)
+    await system.turns()
+    await system.call(Nice(target.pid, -5, thread="0-1"))  # so that the second looks first
+    await system.call(Send(target.pid, "for the first", type="x"))
+    await system.call(Send(target.pid, "for the second", type="y"))
+    assert await system.result(target) == ["for the first", "for the second"]
 
 
 async def test_a_woken_and_cancelled_receiver_lets_the_next_one_look(system: Any) -> None:

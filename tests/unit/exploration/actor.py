@@ -7,6 +7,8 @@ error of the kernel's tree is an answer like any other; whatever else is raised 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from ipc.errors import LlmosError
@@ -71,6 +73,18 @@ class Actor:
             raise
         else:
             world.trace(me, "-> done")
+
+    @asynccontextmanager
+    async def limit(self, timeout: float | None) -> AsyncIterator[None]:
+        """What is done within has this time limit, and is over when it is."""
+        promise = f"{self.ctx.pid}/{self.thread.path}, within {timeout} s from {self.world.loop.time()} on"
+        promises = self.world.ledger.promises
+        if timeout is not None:
+            promises.add(promise)
+        try:
+            yield
+        finally:
+            promises.discard(promise)
 
     @property
     def thread(self) -> Thread:

@@ -50,6 +50,8 @@ def at_rest(kernel: Kernel, ledger: Ledger, visitors: list[Visitor]) -> Iterator
     yield from _fates(kernel, ledger)
     yield from _alarms(kernel)
     yield from _visitors(visitors)
+    if ledger.promises:
+        yield f"these are not over: {ledger.promises}"
 
 
 def when_all_is_over(kernel: Kernel, ledger: Ledger, visitors: list[Visitor]) -> Iterator[str]:
@@ -238,5 +240,7 @@ def _visitors(visitors: list[Visitor]) -> Iterator[str]:
             yield f"process {process.pid} lives, and its visitor has left"
         if process is not None and len(process.threads) > len(connection._threads):
             yield f"requests that visitor {process.pid} abandoned go on: {list(process.threads)}"
+        if late := [call for call in visitor.asked.values() if getattr(call, "timeout", None) is not None]:
+            yield f"these requests had a time limit, and were not answered: {late}"
         if unanswered := [n for n in visitor.asked if n not in connection._threads]:
             yield f"nobody is about to answer the requests {[visitor.asked[n] for n in unanswered]}"

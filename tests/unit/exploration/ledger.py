@@ -37,6 +37,7 @@ class Ledger:
         self.torn: list[tuple[int, int]] = []  # pids of one that ended badly, and of one linked to it
         self.usage: dict[int, tuple[float, ...]] = {}
         self.answers: set[Any] = set()  # what was replied to calls of actors, and neither read nor buried
+        self.promises: set[str] = set()  # waits with a time limit that have begun and not ended
         self.inside: dict[str, list[Any]] = {}  # who is in the critical section of a lock or semaphore
         self.problems: list[str] = []
         self._place: dict[int, int] = {}  # of a message among all that were put

@@ -41,8 +41,9 @@ class Lives(Actor):
             self.world.ledger.links.add(frozenset((self.ctx.pid, pid)))
 
     async def wait(self) -> None:
-        pid = self.anyone()
-        value = await self.ctx.wait(pid, self.world.patience())
+        pid, patience = self.anyone(), self.world.patience()
+        async with self.limit(patience):
+            value = await self.ctx.wait(pid, patience)
         if value != pid:
             self.world.problem(f"process {pid} was said to have ended with {value!r}")
 

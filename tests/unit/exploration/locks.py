@@ -25,8 +25,10 @@ class Locks(Actor):
         name = self.chance.choice(sorted(PERMITS))
         most = PERMITS[name]
         held = self.ctx.lock(name) if most == 1 else self.ctx.semaphore(name, most)
+        patience = self.world.patience()
         try:
-            await held.acquire(self.world.patience())
+            async with self.limit(patience):
+                await held.acquire(patience)
         except TimedOut:
             if not self.world.in_use(name):
                 self.world.problem(f"{name} is free, and could not be had in time")
@@ -79,12 +81,16 @@ class Locks(Actor):
     async def barrier(self) -> None:
         parties = self.chance.choice([2, 3])
         name = f"barrier of {parties}"
-        if await self.ctx.barrier(name, parties).wait(self.world.patience()) and self.world.in_use(name):
+        patience = self.world.patience()
+        async with self.limit(patience):
+            last = await self.ctx.barrier(name, parties).wait(patience)
+        if last and self.world.in_use(name):
             self.world.problem(f"some still wait at the barrier that {self.thread} opened")
 
     async def event(self) -> None:
-        event = self.ctx.event("event")
-        await self.chance.choice([event.set, event.clear, lambda: event.wait(self.world.patience())])()
+        event, patience = self.ctx.event("event"), self.world.patience()
+        async with self.limit(patience):
+            await self.chance.choice([event.set, event.clear, lambda: event.wait(patience)])()
 
     async def release_what_is_not_held(self) -> None:
         try:

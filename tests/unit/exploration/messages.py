@@ -47,7 +47,8 @@ class Messages(Actor):
         # The rest of the mailbox cannot be asked with a predicate that fails.
         selection = None if where.get("where") is _failing else Selection(**where)
         try:
-            message = await self.ctx.receive(timeout=timeout, **where)
+            async with self.limit(timeout):
+                message = await self.ctx.receive(timeout=timeout, **where)
         except ZeroDivisionError:
             return
         except TimedOut:
@@ -83,7 +84,9 @@ class Messages(Actor):
 
     async def call(self) -> None:
         question = f"question {self.chance.randrange(10**9)}"
-        answer = await self.ctx.call(self.addressee(), question, self.world.patience())
+        patience = self.world.patience()
+        async with self.limit(patience):
+            answer = await self.ctx.call(self.addressee(), question, patience)
         self.world.ledger.answers.discard(question)
         if answer != ["to", question]:
             self.world.problem(f"{question!r} was answered with {answer!r}")
