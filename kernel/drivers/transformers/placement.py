@@ -104,15 +104,16 @@ class Placement:
         had = self._of_process.get(work.process, 0)
         if self._quota is not None and had + size > self._quota:
             return False
-        # What is found must not be evicted to make room for the rest: it is taken first, and the slab costs nothing.
         if not self.memory.free_slabs:
             return False
+        # What is found must not be evicted to make room for the rest: it is held first, and the slab costs nothing.
         slab = self.memory.allocate(0)
-        found = self.cache.use(slab, wanted, work.process)
+        found = self.cache.hold(slab, wanted)
         if not self.cache.make_room(self.memory.size(work.capacity - found)):
             self.cache.release(slab)
             self.memory.free(slab)
             return False
+        self.cache.use(slab, wanted[:found], work.process)
         self.memory.reserve(slab, work.capacity - found)
         self._of_process[work.process] = had + self.memory.size(slab.reserved)
         work.slab = slab

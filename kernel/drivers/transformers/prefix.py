@@ -58,17 +58,21 @@ class PrefixCache:
         """How many of the first `tokens` are kept."""
         return sum(count for _, count in self._path(tokens))
 
-    def use(self, slab: Slab, tokens: list[int], process: int) -> int:
-        """Let the empty `slab` begin with as many of `tokens` as are kept; how many these are."""
+    def hold(self, slab: Slab, tokens: list[int]) -> int:
+        """How many of the first `tokens` are kept; for the sake of `slab` they stay until `release`."""
         found = 0
-        for node, count in list(self._path(tokens)):
-            found = node.start + count
-            self._memory.use(slab, node.prefix, node.start, found)
+        for node, count in self._path(tokens):
+            found += count
             self._mapped[node.prefix] += 1
             self._of_slab.setdefault(slab, []).append(node.prefix)
-            self._touch(node, process)
-        slab.length = found
         return found
+
+    def use(self, slab: Slab, tokens: list[int], process: int) -> None:
+        """Let the empty `slab` begin with `tokens`, which are held for it."""
+        for node, count in self._path(tokens):
+            self._memory.use(slab, node.prefix, node.start, node.start + count)
+            self._touch(node, process)
+        slab.length = len(tokens)
 
     def release(self, slab: Slab) -> None:
         """`slab` is about to be freed."""
@@ -88,7 +92,10 @@ class PrefixCache:
         if found == len(tokens):
             return
         size = self._memory.prefix_bytes(found, len(tokens))
-        if not self.make_room(size):
+        self._mapped[node.prefix] += 1  # what it goes on from must not go to make room for it
+        fits = self.make_room(size)
+        self._mapped[node.prefix] -= 1
+        if not fits:
             return
         prefix = self._memory.keep(slab, found, len(tokens))
         if prefix is None:
