@@ -210,6 +210,19 @@ def test_a_prompt_that_others_share_stays_while_their_processes_live() -> None:
     assert prompt_rows(kernel) - rows == len(shared) + 1
 
 
+@pytest.mark.parametrize("begins", [0, 30])
+def test_what_is_kept_never_makes_a_call_wait_for_ever(begins: int) -> None:
+    """Nobody would give memory back: neither what two processes share, nor what the call itself begins with."""
+    kernel = Kernel(LLAMA, tokens=300)
+    shared = "".join(chr(32 + place * 7 % 90) for place in range(110))
+    kernel.run(call(1, shared + "!", process=1), call(2, shared + "?", process=2))
+    assert kernel.memory.cached >= kernel.memory.size(110)
+    large = call(3, shared[:begins] + "z" * (140 - begins))
+    kernel.run(Resize(kernel.memory.size(150)), large)
+    assert kernel.ids[3] == alone(large)
+    assert kernel.memory.used == 0
+
+
 def test_a_score_and_a_generation_share_their_prompt() -> None:
     kernel = Kernel(LLAMA).run(call(1, "a prompt for two kinds of calls"))
     rows = prompt_rows(kernel)

@@ -120,8 +120,11 @@ class Placement:
         found = self.cache.hold(slab, wanted)
         if not self.cache.make_room(self.memory.size(work.capacity - found)):
             self.cache.release(slab)
-            self.memory.free(slab)
-            return False
+            found = 0
+            # If nobody can give memory back, all that is kept goes, also what this one begins with, and what is shared.
+            if self.memory.used or not self.cache.make_room(self.memory.size(work.capacity), shared=True):
+                self.memory.free(slab)
+                return False
         self.cache.use(slab, wanted[:found], work.process)
         self.memory.reserve(slab, work.capacity - found)
         self._of_process[work.process] = self._of_process.get(work.process, 0) + self.memory.size(slab.reserved)

@@ -3,11 +3,13 @@
 Asked and filled by the engine. A hit may end at any token. Only what was computed as a prompt is kept: its numbers are
 the same for whoever computes them. What goes when memory is short is what costs least to compute again for the memory
 it takes and the use it had (GreedyDual-Size with frequency; Cherkasova, "Improving WWW Proxies Performance with
-Greedy-Dual-Size-Frequency Caching Policy", 1998), and never what several living processes share.
+Greedy-Dual-Size-Frequency Caching Policy", 1998), but not what several living processes share, unless a call would wait
+for ever.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 
@@ -106,10 +108,14 @@ class PrefixCache:
         self._holders[prefix] = 1
         self._touch(child, process)
 
-    def make_room(self, size: int) -> bool:
-        """Evict until `size` bytes fit beside what sequences and prefixes take; whether they do."""
+    def make_room(self, size: int, *, shared: bool = False) -> bool:
+        """Evict until `size` bytes fit beside what sequences and prefixes take; whether they do.
+
+        What several living processes share stays, unless `shared`.
+        """
+        most = sys.maxsize if shared else 1  # users
         while self._memory.free_bytes < size:
-            leaves = [leaf for leaf in self._leaves() if len(leaf.users) < 2 and not self._mapped[leaf.prefix]]
+            leaves = [leaf for leaf in self._leaves() if len(leaf.users) <= most and not self._mapped[leaf.prefix]]
             if not leaves:
                 return False
             self._evict(min(leaves, key=lambda leaf: leaf.worth))
