@@ -28,6 +28,8 @@ from kernel.drivers.protocol import (  # noqa: E402
     SwappedOut,
 )
 from kernel.drivers.transformers import swap  # noqa: E402
+from kernel.drivers.transformers.pages import PAGE  # noqa: E402
+from tests.unit.test_pages import memory_of  # noqa: E402
 from tests.unit.tiny import Kernel, Letters, ready  # noqa: E402
 
 LLAMA = ready("Llama")
@@ -120,6 +122,32 @@ def test_a_sequence_that_has_no_memory_yet_can_be_swapped(tmp_path: Path) -> Non
     after = Kernel(LLAMA).run(again(before, path))
     goes_on(before, after)
     assert after.of(Restored) == [Restored(1, recomputed=False)]
+
+
+def test_a_state_that_was_not_read_yet_survives_another_swap(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    before = swapped(first)
+    size = first.stat().st_size
+    kernel = Kernel(LLAMA).run(again(before, first, lease=0), SwapOut(1, str(second)))
+    assert [out.size for out in kernel.of(SwappedOut)] == [size]
+    after = Kernel(LLAMA).run(again(before, second))
+    goes_on(before, after)
+    assert after.of(Restored) == [Restored(1, recomputed=False)]
+    assert after.rows == 13
+
+
+def test_a_state_shares_the_memory_of_a_beginning_that_is_kept(tmp_path: Path) -> None:
+    before = swapped(tmp_path / "state")
+    kernel = Kernel(LLAMA).run(Admit(2, PROMPT, Sampling(max_tokens=1), 1))
+    assert kernel.memory._range is not None
+    kernel.run(again(before, tmp_path / "state", lease=1))
+    (sequence,) = kernel.admission._works
+    assert sequence.slab is not None
+    assert sequence.slab.shares
+    own = memory_of(kernel.memory._range, "Anonymous")
+    assert own == 2 * PAGE  # of each layer that one where the prompt ends
+    kernel.run(Renew(1, 100))
+    assert before.ids[1] + kernel.ids[1] == WHOLE.ids[1]
 
 
 # ---- what does not go

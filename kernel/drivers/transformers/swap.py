@@ -53,6 +53,12 @@ def write(path: Path, kv: torch.Tensor, tokens: list[int], prompt: int, fingerpr
     return len(MAGIC) + LENGTH.size + len(header) + len(data)
 
 
+def move(source: Path, path: Path) -> int:
+    """Put what `write` wrote to `source` at `path`; its size. Raises `OSError`."""
+    source.replace(path)
+    return path.stat().st_size
+
+
 def read(path: Path, tokens: list[int], prompt: int, fingerprint: str) -> torch.Tensor:
     """What `write` was given, for the same sequence. Raises `Unfit`."""
     try:
