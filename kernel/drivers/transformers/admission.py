@@ -154,7 +154,7 @@ class Admission:
         sequence.swapped = admit.swapped
         if sequence.ended:
             self.leave(sequence, Done(sequence.id, sequence.ended))
-        elif not sequence.lease:
+        elif not admit.lease and not sequence.lease:  # else it was told when it was revoked
             self.report.event(Parked(sequence.id))
 
     def _score(self, score: Score) -> None:
