@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from types import CoroutineType
 from typing import Any
@@ -331,3 +331,16 @@ async def system(tmp_path: Path, models: dict[str, ModelSpec], limits: LimitSett
 @pytest.fixture
 def kernel(system: System) -> Kernel:
     return system.kernel
+
+
+# ---- the transformers driver
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets how many threads torch has, for the test."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
