@@ -24,7 +24,6 @@ from ipc.syscalls import ExitStatus, Spawn, Syscall, Wait
 from kernel.drivers import protocol
 from kernel.drivers.process import OnExit, OnMessage
 from kernel.drivers.simulated import SimulatedDevice
-from kernel.drivers.transformers.__main__ import share_the_cores
 from kernel.kernel import Kernel
 from kernel.limits import LimitSettings
 from kernel.process import Process
@@ -33,8 +32,6 @@ from kernel.slots.model import ModelSpec
 from kernel.stream import Stream
 from kernel.thread import Thread
 from llmosd.context import Context
-
-share_the_cores()  # as the driver does, before a test imports torch
 
 # ---- time
 
