@@ -17,10 +17,12 @@ import psutil
 import pytest
 
 from ipc.errors import NoDaemon
+from kernel.drivers.transformers.__main__ import share_the_cores
 from llmosd import Client
 
 hypothesis.settings.register_profile("llmosd", deadline=None)  # a time is no test on a machine that others use
 hypothesis.settings.load_profile("llmosd")
+share_the_cores()  # as the driver does, before a test imports torch
 
 SCRIPTS = Path(sys.executable).parent
 START_TIMEOUT = 20.0  # seconds

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import CoroutineType
 from typing import Any
@@ -24,7 +24,6 @@ from ipc.syscalls import ExitStatus, Spawn, Syscall, Wait
 from kernel.drivers import protocol
 from kernel.drivers.process import EXIT_GRACE, OnExit, OnMessage
 from kernel.drivers.simulated import SimulatedDevice
-from kernel.drivers.transformers.__main__ import share_the_cores
 from kernel.kernel import Kernel
 from kernel.limits import LimitSettings
 from kernel.machine import Sample
@@ -36,8 +35,6 @@ from kernel.slots.settings import ResourceSettings
 from kernel.stream import Stream
 from kernel.thread import Thread
 from llmosd.context import Context
-
-share_the_cores()  # as the driver does, before a test imports torch
 
 # ---- time
 
@@ -417,3 +414,16 @@ async def system(
 @pytest.fixture
 def kernel(system: System) -> Kernel:
     return system.kernel
+
+
+# ---- the transformers driver
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets how many threads torch has, for the test."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

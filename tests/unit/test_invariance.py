@@ -5,7 +5,7 @@ A fault is a kernel that gives a row other bits for some counts of rows, as real
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,14 +24,6 @@ from kernel.drivers.transformers.kv import UNIT, Geometry  # noqa: E402
 
 SHAPES = [(48, 32), (32, 64)]
 GEOMETRY = Geometry(layers=2, heads=2, head_dim=16, dtype=torch.float32)
-
-
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    """Sets how many threads torch has, for the test."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 def exact(rows: Any, weight: Any) -> Any:

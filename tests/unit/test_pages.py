@@ -19,7 +19,7 @@ LARGE = 1 << 36  # bytes: more than there is memory
 
 
 def memory_of(pages: Range, kind: str = "Rss") -> int:
-    """Bytes of a range that are in memory; `Pss` counts shared ones in proportion, `Private_Dirty` its own."""
+    """Bytes of a range that are in memory; `Pss` counts shared ones in proportion, `Anonymous` its own."""
     found, inside = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         first = line.split()[0]
@@ -49,9 +49,9 @@ def test_a_range_reads_as_zeros_and_takes_only_what_is_written() -> None:
     assert numbers.shape == (LARGE // 4,)
     assert not numbers[: 1 << 20].any()
     assert not numbers[-5:].any()
-    before = memory_of(pages, "Private_Dirty")
+    before = memory_of(pages, "Anonymous")
     numbers[LARGE // 8] = 1.0
-    assert memory_of(pages, "Private_Dirty") == before + PAGE
+    assert memory_of(pages, "Anonymous") == before + PAGE
 
 
 def test_clear_gives_pages_back_and_they_read_as_zeros() -> None:
@@ -74,11 +74,11 @@ def test_a_shared_page_is_copied_when_it_is_written_and_not_before() -> None:
     for pages in ranges:
         pages.share(PAGE, 2 * PAGE, segment, PAGE)
     assert all(view[:, 0].tolist() == [0, 2, 3, 0] for view in views)
-    assert [memory_of(pages, "Private_Dirty") for pages in ranges] == [0, 0, 0]
+    assert [memory_of(pages, "Anonymous") for pages in ranges] == [0, 0, 0]
     views[0][1, 5] = 9
     assert views[0][1, 4:7].tolist() == [2, 9, 2]
     assert [view[1, 5] for view in views[1:]] == [2, 2]
-    assert [memory_of(pages, "Private_Dirty") for pages in ranges] == [PAGE, 0, 0]
+    assert [memory_of(pages, "Anonymous") for pages in ranges] == [PAGE, 0, 0]
     again = torch.empty(3 * PAGE, dtype=torch.uint8)
     segment.read(0, again)
     assert again[::PAGE].tolist() == [1, 2, 3]
@@ -94,7 +94,7 @@ def test_clear_gives_shared_and_copied_pages_back() -> None:
     assert data[1, 0] == 2
     pages.clear(0, 2 * PAGE)
     assert not data.any()
-    assert memory_of(pages, "Private_Dirty") == 0
+    assert memory_of(pages, "Anonymous") == 0
     pages.share(0, PAGE, segment, PAGE)
     assert data[:, 0].tolist() == [2, 0]
 

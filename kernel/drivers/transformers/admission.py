@@ -154,7 +154,7 @@ class Admission:
         sequence.swapped = admit.swapped
         if sequence.ended:
             self.leave(sequence, Done(sequence.id, sequence.ended))
-        elif not sequence.lease:
+        elif not admit.lease and not sequence.lease:  # else it was told when it was revoked
             self.report.event(Parked(sequence.id))
 
     def _score(self, score: Score) -> None:
@@ -232,6 +232,8 @@ class Admission:
 
     def _write(self, sequence: Sequence, path: Path) -> int:
         memory, slab = self._placement.memory, sequence.slab
+        if sequence.swapped:  # it was not read back yet
+            return swap.move(Path(sequence.swapped), path)
         if slab is None:
             kv = torch.empty(memory.geometry.layers, 0, memory.geometry.row)
         else:
@@ -265,11 +267,12 @@ class Admission:
             self._placement.free(sequence)
             return
         error = future.exception()
-        if error is None:
-            assert sequence.slab is not None
-            kv = future.result()
-            self._placement.memory.tokens(sequence.slab, 0, kv.shape[1]).copy_(kv)
-            sequence.slab.length = kv.shape[1]
+        slab = sequence.slab
+        assert slab is not None
+        if error is None and (kv := future.result()).shape[1] > slab.length:
+            # What it begins with and others have, too, has the same bits, and stays shared.
+            self._placement.memory.tokens(slab, slab.length, kv.shape[1]).copy_(kv[:, slab.length :])
+            slab.length = kv.shape[1]
         self.report.event(Restored(sequence.id, error is not None, "" if error is None else str(error)))
 
     def _in_thread(self, work: Callable[[], Any], then: Callable[[Future[Any]], None]) -> None:

@@ -78,8 +78,9 @@ class Grammars:
         try:
             grammar = _grammar(constraint)
         except ValueError as error:
-            raise InvalidConstraint(f"not a valid {constraint.kind}: {error}") from None
+            raise InvalidConstraint(f"not a valid constraint of kind {constraint.kind}: {error}") from None
         matcher = LLMatcher(vocabulary, grammar, log_level=0)
+        matcher.compute_bitmask()  # that nothing can come at all shows here, and the first time takes the longest
         if matcher.is_error():
             raise InvalidConstraint(f"this {constraint.kind} cannot be used: {_first_line(matcher.get_error())}")
         return Matcher(matcher, self._vocabulary)
@@ -97,6 +98,8 @@ def _grammar(constraint: Constraint) -> str:
     if constraint.kind == "grammar":
         return str(LLMatcher.grammar_from_lark(value))
     choices = json.loads(value)
+    if not isinstance(choices, list) or not choices or not all(isinstance(choice, str) for choice in choices):
+        raise ValueError("a JSON list of one text or more is wanted")
     return str(LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(choice) for choice in choices)))
 
 

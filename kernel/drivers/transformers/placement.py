@@ -44,20 +44,28 @@ class Placement:
     def give(self, works: Iterable[Work], running: Iterable[Work]) -> list[Work]:
         """Give slabs to `works`, in their order, as far as memory goes; those that got one.
 
-        A work whose prompt one of `running` is computing just now waits for that, and holds up nobody.
+        One for which there is no memory holds up those after it, one of a process at its quota those of that process.
+        One whose prompt one of `running` is computing just now waits for that, and holds up nobody.
         """
         leaders = [work for work in running if work.done < work.keepable]
         placed = []
         self.waiting = 0
+        full = False
+        over: set[int] = set()  # processes at their quota
         for work in works:
-            if self.waiting or self._is_led(work, leaders):
-                self.waiting += bool(self.waiting)
+            if full or work.process in over:
+                self.waiting += 1
+            elif self._is_led(work, leaders):
                 continue
-            if self._place(work):
+            elif not self._within_quota(work):
+                over.add(work.process)
+                self.waiting += 1
+            elif self._place(work):
                 placed.append(work)
                 if work.done < work.keepable:
                     leaders.append(work)
             else:
+                full = True
                 self.waiting += 1
         return placed
 
@@ -96,25 +104,30 @@ class Placement:
             kept = shared
         return False
 
+    def _within_quota(self, work: Work) -> bool:
+        if self._quota is None:
+            return True
+        own = work.capacity - self.cache.longest(work.tokens[: work.reusable])
+        return self._of_process.get(work.process, 0) + self.memory.size(own) <= self._quota
+
     def _place(self, work: Work) -> bool:
         """Give `work` a slab that begins with what is kept of its prompt, if there is memory."""
-        wanted = work.tokens[: work.reusable]
-        own = work.capacity - self.cache.longest(wanted)
-        size = self.memory.size(own)
-        had = self._of_process.get(work.process, 0)
-        if self._quota is not None and had + size > self._quota:
-            return False
-        # What is found must not be evicted to make room for the rest: it is taken first, and the slab costs nothing.
         if not self.memory.free_slabs:
             return False
+        wanted = work.tokens[: work.reusable]
+        # What is found must not be evicted to make room for the rest: it is held first, and the slab costs nothing.
         slab = self.memory.allocate(0)
-        found = self.cache.use(slab, wanted, work.process)
+        found = self.cache.hold(slab, wanted)
         if not self.cache.make_room(self.memory.size(work.capacity - found)):
             self.cache.release(slab)
-            self.memory.free(slab)
-            return False
+            found = 0
+            # If nobody can give memory back, all that is kept goes, also what this one begins with, and what is shared.
+            if self.memory.used or not self.cache.make_room(self.memory.size(work.capacity), shared=True):
+                self.memory.free(slab)
+                return False
+        self.cache.use(slab, wanted[:found], work.process)
         self.memory.reserve(slab, work.capacity - found)
-        self._of_process[work.process] = had + self.memory.size(slab.reserved)
+        self._of_process[work.process] = self._of_process.get(work.process, 0) + self.memory.size(slab.reserved)
         work.slab = slab
         self.asked += work.prompt
         self.hit += found

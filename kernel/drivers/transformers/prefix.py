@@ -3,11 +3,13 @@
 Asked and filled by the engine. A hit may end at any token. Only what was computed as a prompt is kept: its numbers are
 the same for whoever computes them. What goes when memory is short is what costs least to compute again for the memory
 it takes and the use it had (GreedyDual-Size with frequency; Cherkasova, "Improving WWW Proxies Performance with
-Greedy-Dual-Size-Frequency Caching Policy", 1998), and never what several living processes share.
+Greedy-Dual-Size-Frequency Caching Policy", 1998), but not what several living processes share, unless a call would wait
+for ever.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 
@@ -58,17 +60,21 @@ class PrefixCache:
         """How many of the first `tokens` are kept."""
         return sum(count for _, count in self._path(tokens))
 
-    def use(self, slab: Slab, tokens: list[int], process: int) -> int:
-        """Let the empty `slab` begin with as many of `tokens` as are kept; how many these are."""
+    def hold(self, slab: Slab, tokens: list[int]) -> int:
+        """How many of the first `tokens` are kept; for the sake of `slab` they stay until `release`."""
         found = 0
-        for node, count in list(self._path(tokens)):
-            found = node.start + count
-            self._memory.use(slab, node.prefix, node.start, found)
+        for node, count in self._path(tokens):
+            found += count
             self._mapped[node.prefix] += 1
             self._of_slab.setdefault(slab, []).append(node.prefix)
-            self._touch(node, process)
-        slab.length = found
         return found
+
+    def use(self, slab: Slab, tokens: list[int], process: int) -> None:
+        """Let the empty `slab` begin with `tokens`, which are held for it."""
+        for node, count in self._path(tokens):
+            self._memory.use(slab, node.prefix, node.start, node.start + count)
+            self._touch(node, process)
+        slab.length = len(tokens)
 
     def release(self, slab: Slab) -> None:
         """`slab` is about to be freed."""
@@ -88,7 +94,10 @@ class PrefixCache:
         if found == len(tokens):
             return
         size = self._memory.prefix_bytes(found, len(tokens))
-        if not self.make_room(size):
+        self._mapped[node.prefix] += 1  # what it goes on from must not go to make room for it
+        fits = self.make_room(size)
+        self._mapped[node.prefix] -= 1
+        if not fits:
             return
         prefix = self._memory.keep(slab, found, len(tokens))
         if prefix is None:
@@ -99,10 +108,14 @@ class PrefixCache:
         self._holders[prefix] = 1
         self._touch(child, process)
 
-    def make_room(self, size: int) -> bool:
-        """Evict until `size` bytes fit beside what sequences and prefixes take; whether they do."""
+    def make_room(self, size: int, *, shared: bool = False) -> bool:
+        """Evict until `size` bytes fit beside what sequences and prefixes take; whether they do.
+
+        What several living processes share stays, unless `shared`.
+        """
+        most = sys.maxsize if shared else 1  # users
         while self._memory.free_bytes < size:
-            leaves = [leaf for leaf in self._leaves() if len(leaf.users) < 2 and not self._mapped[leaf.prefix]]
+            leaves = [leaf for leaf in self._leaves() if len(leaf.users) <= most and not self._mapped[leaf.prefix]]
             if not leaves:
                 return False
             self._evict(min(leaves, key=lambda leaf: leaf.worth))

@@ -53,6 +53,12 @@ def write(path: Path, kv: torch.Tensor, tokens: list[int], prompt: int, fingerpr
     return len(MAGIC) + LENGTH.size + len(header) + len(data)
 
 
+def move(source: Path, path: Path) -> int:
+    """Put what `write` wrote to `source` at `path`; its size. Raises `OSError`."""
+    source.replace(path)
+    return path.stat().st_size
+
+
 def read(path: Path, tokens: list[int], prompt: int, fingerprint: str) -> torch.Tensor:
     """What `write` was given, for the same sequence. Raises `Unfit`."""
     try:
@@ -66,7 +72,7 @@ def read(path: Path, tokens: list[int], prompt: int, fingerprint: str) -> torch.
     data = memoryview(content)[end:]
     try:
         header = msgspec.msgpack.decode(content[start:end], type=Header)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Unfit(f"{path} is damaged: {error}") from None
     if header.checksum != _checksum(data):
         raise Unfit(f"{path} is damaged: its checksum differs")
@@ -75,7 +81,8 @@ def read(path: Path, tokens: list[int], prompt: int, fingerprint: str) -> torch.
     if header.tokens != tokens or header.prompt != prompt:
         raise Unfit(f"{path} is of another sequence")
     kv = safetensors.torch.load(bytes(data))[NAME]
-    assert kv.shape[1] == header.length
+    if kv.shape[1] != header.length:
+        raise Unfit(f"{path} is damaged: it holds {kv.shape[1]} tokens and names {header.length}")
     return kv
 
 
