@@ -655,6 +655,34 @@ async def test_a_line_of_threads_longer_than_the_stack_can_be_killed(system: Any
     assert (await system.call(Kill(process.pid))).reason == "killed"
 
 
+@pytest.mark.parametrize("path", [None, "0-1"])
+async def test_an_abandoned_thread_leaves_no_task_behind(system: Any, path: str | None) -> None:
+    ran = []
+
+    async def left_behind() -> None:
+        ran.append("ran")
+
+    async def stubborn() -> None:
+        while True:
+            try:
+                await asyncio.sleep(1e6)
+            except asyncio.CancelledError:
+                pass
+            except GeneratorExit:
+                asyncio.create_task(left_behind())  # noqa: RUF006 - nobody is to hold it
+                raise
+
+    async def agent(ctx: Context) -> None:
+        await ctx.start_thread(stubborn())
+
+    process = system.spawn(agent)
+    await system.turns()
+    await system.call(Kill(process.pid, path))
+    await system.turns()
+    assert ran == []
+    assert len(system.client.threads) == 0
+
+
 Make = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
