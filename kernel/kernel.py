@@ -168,6 +168,9 @@ class Kernel:
         """A task made by agent code is a thread of its process: counted, suspended and killed with it."""
         maker = asyncio.current_task(loop)
         if isinstance(maker, Thread):
+            if maker.done():
+                coro.close()
+                raise RuntimeError("a thread that was given up starts no other one")
             return self.lifecycle.start_thread(maker.process, coro, context=context, name=name)
         return asyncio.Task(coro, loop=loop, context=context, name=name)
 

@@ -234,9 +234,17 @@ class Thread(asyncio.Future[Any]):
             self._parked = False
             self._finish()
             super().cancel()
-            # Here and not by the garbage collector, which would print what its `finally` blocks raise.
+            loop = self._loop
+            giver = asyncio.current_task(loop)
+            if giver is not None:
+                _leave_task(loop, giver)
+            _enter_task(loop, self)  # so that what its `finally` blocks would start is not taken for somebody else's
+            # Here and not by the garbage collector, which would print what they raise.
             with contextlib.suppress(BaseException):
                 self._coro.close()
+            _leave_task(loop, self)
+            if giver is not None:
+                _enter_task(loop, giver)
 
     def step(self, start: float) -> float:
         """Run the coroutine to its next wait, from time `start`; the time after it. Called by the dispatcher only."""

@@ -129,6 +129,16 @@ def test_a_drain_is_bounded(start):
     assert time.monotonic() - begun < 8
 
 
+def test_a_client_that_does_not_read_its_stream_does_not_hold_up_the_stop(start):
+    daemon = start(environment={"LLMOSD_DRAIN_SECONDS": "0.2"})
+    with daemon.client() as client:
+        client.submit("ask", {"question": "long", "max_tokens": 8000})  # and nobody asks for its events
+        begun = time.monotonic()
+        daemon.process.send_signal(signal.SIGTERM)
+        assert daemon.process.wait(timeout=10) == 0
+    assert time.monotonic() - begun < 8
+
+
 def test_a_second_signal_stops_at_once(start):
     daemon = start(environment={"LLMOSD_DRAIN_SECONDS": "60"})
     with daemon.client() as client:

@@ -11,10 +11,29 @@ import msgspec
 import pytest
 
 from ipc.codec import decode, encode
+from ipc.errors import NotACall, TimedOut
 from ipc.frames import MAX_FRAME, FrameDecoder, frame
 from ipc.messages import Result
 from ipc.protocol import VERSION, Abandon, Credit, Failure, FromDaemon, Hello, Request, StreamEvent, Welcome
-from ipc.syscalls import Ping, Ps, Receive, Send, Spawn
+from ipc.syscalls import (
+    AcquireLock,
+    AcquirePermit,
+    Call,
+    Child,
+    Nice,
+    Ping,
+    Ps,
+    Publish,
+    Receive,
+    Reply,
+    Send,
+    Sleep,
+    Spawn,
+    Supervise,
+    UseTool,
+    Wait,
+    WaitForNotice,
+)
 
 
 class Peer:
@@ -119,6 +138,54 @@ def test_a_bad_field_is_named(peer, neighbour):
     assert (failure.id, failure.error.code) == (3, "InvalidCall")
     assert "priority" in failure.error.message
     assert "20" in failure.error.message
+
+
+NEGATIVE = [
+    (Receive(timeout=-1.0), "timeout"),
+    (Receive(timeout=float("nan")), "timeout"),
+    (Call(1, "x", timeout=-0.5), "timeout"),
+    (Wait(1, timeout=-1.0), "timeout"),
+    (AcquireLock("a", timeout=-1.0), "timeout"),
+    (AcquirePermit("a", 1, timeout=-1.0), "timeout"),
+    (WaitForNotice("a", timeout=-1.0), "timeout"),
+    (UseTool("any", timeout=-1.0), "timeout"),
+    (Sleep(-1.0), "seconds"),
+    (Send(1, "x", lifetime=-1.0), "lifetime"),
+    (Publish("t", "x", lifetime=-1.0), "lifetime"),
+    (Spawn("echo", deadline=-1.0), "deadline"),
+    (Supervise([Child("echo")], backoff=-1.0), "backoff"),
+    (Supervise([Child("echo")], within=0.0), "within"),
+    (Nice(1, 41), "priority"),
+]
+
+
+def test_negative_times_and_the_like_are_refused_by_name_and_stand_in_the_statistics(daemon, peer, neighbour):
+    peer.welcome()
+    for number, (call, field) in enumerate(NEGATIVE, 1):
+        peer.send(Request(number, call))
+        failure = peer.failure()
+        assert (failure.id, failure.error.code) == (number, "InvalidCall")
+        assert field in failure.error.message
+    assert neighbour.stats().errors == {"InvalidCall": len(NEGATIVE)}
+    assert f"InvalidCall {len(NEGATIVE)}" in daemon.llmos("stats").stdout
+
+
+def test_no_client_receives_or_replies_for_another(daemon, peer, neighbour):
+    """There is no way to say whose mailbox to read; and a reply counts only from who was called."""
+    assert Receive.__struct_fields__ == ("timeout", "type", "sender", "correlation", "where")
+    assert Reply.__struct_fields__ == ("to", "message", "body")
+    peer.welcome().send(Request(1, Call(neighbour.pid, "for the neighbour alone")))
+    called = neighbour.receive(timeout=10)
+    with daemon.client() as intruder:
+        with pytest.raises(TimedOut):
+            intruder.receive(timeout=0)
+        with pytest.raises(NotACall):
+            intruder.reply(called, "for the neighbour")
+    neighbour.reply(called, "by the neighbour itself")
+    with pytest.raises(NotACall):
+        neighbour.reply(called, "once more")
+    assert decode(peer.read().value) == "by the neighbour itself"
+    assert neighbour.stats().errors == {"TimedOut": 1, "NotACall": 2}
 
 
 def test_a_request_id_in_use_is_refused_and_the_first_goes_on(peer, neighbour):

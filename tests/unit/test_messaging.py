@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from ipc.errors import BadArguments, BadMessage, InvalidCall, NotACall, NotEncodable, TimedOut, UnknownProcess
-from ipc.syscalls import Call, DeadLetters, GetStats, Kill, Receive, Reply, Send
+from ipc.syscalls import Call, DeadLetters, GetStats, Kill, Receive, Reply, Send, Subscribe
 from kernel.mailbox import Mailbox
 from llmosd.context import Context
 
@@ -280,6 +280,27 @@ async def test_a_body_that_cannot_be_decoded_is_nothing_to_its_receiver(system: 
     assert [one.reason for one in await system.call(DeadLetters())] == ["its body cannot be decoded"] * 2
     assert target.mailbox.taken == 0
     assert target.owed == {}
+
+
+async def test_a_drain_ends_although_senders_wait_for_room_and_messages_were_dropped(system: Any) -> None:
+    """Nothing is counted that has to come back to zero: a stop waits for processes and for no message."""
+
+    async def sender(ctx: Context, to: int) -> None:
+        await ctx.send(to, "void", lifetime=0)
+        await ctx.publish("topic", "dropped")
+        await ctx.send(to, "waits for ever")
+
+    target = system.spawn(idle)
+    target.box().capacity = 1
+    await system.call(Subscribe("topic"), target)
+    await system.call(Send(target.pid, "in the way"))
+    program = system.program(sender)
+    senders = [system.spawn(program, to=target.pid) for _ in range(3)]
+    await system.turns()
+    assert [str(one.state()[1]) for one in senders] == [f"mailbox of {target.pid}"] * 3
+    await system.kernel.drain(1)
+    assert all(one.ended for one in (target, *senders))
+    assert target.mailbox.taken == 0
 
 
 async def test_unknown_recipients_are_refused_at_once(system: Any) -> None:

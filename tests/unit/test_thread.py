@@ -7,6 +7,7 @@ import gc
 import sys
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import anyio
@@ -14,7 +15,7 @@ import anyio.to_thread
 import httpx
 import pytest
 
-from ipc.errors import Killed
+from ipc.errors import Killed, TimedOut
 from ipc.syscalls import Kill
 from kernel.dispatcher import STEPS_PER_TURN
 from kernel.gate import BURST
@@ -67,6 +68,52 @@ async def test_wait_for_cancels_what_it_gives_up(system: Any) -> None:
         return seen
 
     assert await system.run(agent) == ["cleaned"]
+
+
+WAITS: dict[str, Callable[[Context, int], Coroutine[Any, Any, Any]]] = {
+    "receive": lambda ctx, peer: ctx.receive(timeout=1),
+    "call": lambda ctx, peer: ctx.call(peer, None, 1),
+    "wait": lambda ctx, peer: ctx.wait(peer, 1),
+    "sleep": lambda ctx, peer: ctx.sleep(1),
+    "lock": lambda ctx, peer: ctx.lock("a").acquire(1),
+    "event": lambda ctx, peer: ctx.event("e").wait(1),
+}
+
+
+@pytest.mark.parametrize("first", ["timeout", "cancellation"])
+@pytest.mark.parametrize("kind", WAITS)
+async def test_a_cancellation_that_comes_together_with_a_timeout_is_not_swallowed(
+    system: Any, kind: str, first: str
+) -> None:
+    """As asyncio.wait_for of Python 3.11 may do: https://github.com/python/cpython/issues/86296."""
+    ends = []
+
+    async def peer(ctx: Context) -> None:
+        await ctx.lock("a").acquire()
+        await ctx.sleep(1e6)
+
+    async def agent(ctx: Context, to: int) -> None:
+        try:
+            await WAITS[kind](ctx, to)
+            ends.append("went on")
+        except TimedOut:
+            ends.append("timed out")
+        except asyncio.CancelledError:
+            ends.append("cancelled")
+            raise
+
+    other = system.spawn(peer)
+    await system.turns()
+    until = system.loop.time() + 1
+    process = system.spawn(agent, to=other.pid)
+    cancel = partial(system.kernel.ending.end, process, "killed", "by the test")
+    if first == "cancellation":
+        system.loop.call_at(until, cancel)
+    await system.turns()
+    if first == "timeout":
+        system.loop.call_at(until, cancel)
+    await system.status(process)
+    assert ends == ["cancelled"]
 
 
 async def test_the_tasks_of_a_task_group_are_threads_of_the_process(system: Any) -> None:
@@ -606,6 +653,34 @@ async def test_a_line_of_threads_longer_than_the_stack_can_be_killed(system: Any
     await asyncio.sleep(1)
     assert len(process.threads) > sys.getrecursionlimit()
     assert (await system.call(Kill(process.pid))).reason == "killed"
+
+
+@pytest.mark.parametrize("path", [None, "0-1"])
+async def test_an_abandoned_thread_leaves_no_task_behind(system: Any, path: str | None) -> None:
+    ran = []
+
+    async def left_behind() -> None:
+        ran.append("ran")
+
+    async def stubborn() -> None:
+        while True:
+            try:
+                await asyncio.sleep(1e6)
+            except asyncio.CancelledError:
+                pass
+            except GeneratorExit:
+                asyncio.create_task(left_behind())  # noqa: RUF006 - nobody is to hold it
+                raise
+
+    async def agent(ctx: Context) -> None:
+        await ctx.start_thread(stubborn())
+
+    process = system.spawn(agent)
+    await system.turns()
+    await system.call(Kill(process.pid, path))
+    await system.turns()
+    assert ran == []
+    assert len(system.client.threads) == 0
 
 
 Make = Callable[[Coroutine[Any, Any, Any]], Any]

@@ -216,6 +216,13 @@ def _fates(kernel: Kernel, ledger: Ledger) -> Iterator[str]:
     for dead, peer in ledger.torn:
         if peer in alive:
             yield f"process {dead} ended badly, and process {peer}, which was linked to it, lives"
+    links = inside.links(kernel)
+    for ref, (holder, target) in links._monitors.items():
+        if holder.ended or target.ended:
+            yield f"monitor {ref} of {target.pid} by {holder.pid} has outlived one of them"
+    for process, peers in links._links.items():
+        if process.ended or any(peer.ended for peer in peers):
+            yield f"process {process.pid} is linked to {[peer.pid for peer in peers]}, and not all of them live"
     told: dict[int, int] = {}
     for message in ledger.put.values():
         if message.type == DOWN and message.priority == CONTROL:
