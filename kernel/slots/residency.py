@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 GRAIN = 0.001  # seconds by which a timer may strike early
 LINGER = 0.5  # of the time that loading it took: so long an idle model is kept though another waits (ski rental)
-LEAST_TURN = 0.5  # of `collate`: so long a model that was just loaded is kept though another waits
+LEAST_TURN = 0.5  # of `collate`: a model that was just loaded is kept so long, or as long as that took if it was longer
 SLOW_LOAD = 3.0  # times what a load took last: after that another model that waits goes first,
 FIRST_LOAD = 60.0  # or after so many seconds, if it was never loaded; and after twice as long each time
 RESERVE = 0.05  # of the machine's memory, which drivers never count on
@@ -210,7 +210,8 @@ class Residency:
             usual = FIRST_LOAD if load_seconds is None else SLOW_LOAD * load_seconds
             return (other.load_began or now) + max(collate, usual, other.load_patience)
         lead = min(other.leave_seconds, collate / 4)
-        due = max(since + collate, other.turn_began + LEAST_TURN * collate) - lead
+        turn = max(LEAST_TURN * collate, load_seconds or 0.0)
+        due = max(since + collate, other.turn_began + turn) - lead
         if other.idle_since is not None:
             due = min(due, other.idle_since + LINGER * (load_seconds or 0.0))
         return max(due, now)

@@ -52,7 +52,7 @@ def _schema(schema: Any) -> tuple[Constraint, Decode]:
     else:
         kind = schema
         try:
-            schema = msgspec.json.schema(kind)
+            schema = _closed(msgspec.json.schema(kind))
         except (TypeError, ValueError, NameError) as error:
             raise InvalidConstraint(f"schema {kind!r} is no type that JSON can carry: {error}") from None
     try:
@@ -68,3 +68,16 @@ def _schema(schema: Any) -> tuple[Constraint, Decode]:
             raise InvalidReply(f"the reply does not fit the schema: {error}", text=text) from None
 
     return Constraint("schema", text), decode
+
+
+def _closed(schema: Any) -> Any:
+    """`schema` without room for properties that it does not name: they would be written, and dropped."""
+    if isinstance(schema, list):
+        return [_closed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {
+        key: {name: _closed(one) for name, one in part.items()} if key in ("properties", "$defs") else _closed(part)
+        for key, part in schema.items()
+    }
+    return {"additionalProperties": False} | closed if "properties" in schema else closed

@@ -11,6 +11,7 @@ import email.message
 import logging
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -18,6 +19,7 @@ import socket
 import pytest
 
 from ipc.errors import ContextOverflow, Killed
+from ipc.syscalls import EmbedTexts, Generate, Sampling, ScoreText
 from llmosd import State, Token
 
 pytestmark = pytest.mark.model
@@ -70,6 +72,23 @@ def test_generate_and_summarize(client):
     assert client.run("generate", {"prompt": "The capital of France is", "max_tokens": 5})
     text = "The river Seine flows through Paris. Paris is the capital of France. It has two million inhabitants."
     assert client.run("summarize", {"text": text, "max_tokens": 40})
+
+
+def test_a_reply_is_what_it_has_to_be_and_scores_and_vectors_make_sense(client):
+    schema = {"type": "object", "required": ["yes"], "properties": {"yes": {"type": "boolean"}}}
+    question = {"question": "Is the sky blue?", "max_tokens": 40}
+    assert client.run("ask", question | {"schema": schema | {"additionalProperties": False}})["yes"] in (True, False)
+    assert client.run("ask", question | {"choices": ["blue", "green"]}) in ("blue", "green")
+    assert re.fullmatch("[0-9]{3}", client.run("generate", {"prompt": "A number: ", "regex": "[0-9]{3}"}))
+    paris, berlin = client.request(ScoreText("The capital of France is", [" Paris", " Berlin"]))
+    assert paris.logprob > berlin.logprob
+    cat, kitten, law = client.request(EmbedTexts(["a cat", "a kitten", "the tax law of 1984"]))
+    assert sum(a * b for a, b in zip(cat, kitten, strict=True)) > sum(a * b for a, b in zip(cat, law, strict=True))
+    one, two = client.request(
+        Generate("x", None, Sampling(max_tokens=4, seed=1, temperature=1, logprobs=True), samples=2)
+    )
+    assert len(one.logprobs) == len(two.ids) == 4
+    assert one.text != two.text
 
 
 def test_stop_strings_and_seeds_per_call(client):

@@ -402,6 +402,8 @@ async def system(
             work = runtime._work
             assert (work.slots.taken, work.slots.queue, work.sequences, work.owed) == (set(), [], {}, False)
             assert (work.pager.swapped, work.pager.leaving) == (set(), set())
+            assert runtime._life._tasks == set()
+        assert kernel.resources._residency._waiting == {}
         for driver in launcher.alive:
             device = driver.device
             assert (device._sequences, device._questions, device._memory.used) == ({}, {}, 0)

@@ -150,6 +150,15 @@ async def test_a_reply_is_decoded_to_the_type_that_was_asked_for(system: Any) ->
     assert (completion.text, completion.reason) == ('{"x":0}', "stop")
 
 
+async def test_a_type_leaves_no_room_for_what_it_does_not_name(system: Any) -> None:
+    await answer(system, schema=Shape)
+    (admit,) = system.driver.sent_of(protocol.Admit)
+    schema = msgspec.json.decode(admit.sampling.constraint.value)
+    assert [part["additionalProperties"] for part in schema["$defs"].values()] == [False, False]
+    await answer(system, schema={"type": "object", "properties": {}})
+    assert system.driver.sent_of(protocol.Admit)[1].sampling.constraint.value == '{"type":"object","properties":{}}'
+
+
 async def test_a_constrained_reply_goes_on_in_a_new_driver(system: Any) -> None:
     choice = "a choice that takes many a token to write"
     task = asyncio.ensure_future(answer(system, choices=[choice, "other"]))

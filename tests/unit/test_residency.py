@@ -255,6 +255,28 @@ async def test_a_steady_alternating_load_does_not_thrash(system: Any) -> None:
     assert longest <= 10 + 2 + 1 + 0.5  # the bound, one load, the call itself
 
 
+@pytest.mark.parametrize(
+    "models", [{name: simulated(load_seconds=20.0, context=c) for name, c in (("one", 9), ("two", 8))}]
+)
+@pytest.mark.parametrize("resources", [HOLDS_ONE])
+async def test_models_that_take_longer_to_load_than_the_bound_still_serve_as_long_as_they_load(system: Any) -> None:
+    await settle_sizes(system)
+    done = 0
+
+    async def looping(ctx: Context, model: str) -> None:
+        nonlocal done
+        while True:
+            await ctx.generate("x", model=model, max_tokens=5)
+            done += 1
+
+    system.program(looping)
+    processes = [system.spawn("looping", model=model) for model in ("one", "two")]
+    await asyncio.sleep(400)
+    for process in processes:
+        await system.call(Kill(process.pid))
+    assert done >= 0.4 * 400 / 0.5
+
+
 @pytest.mark.parametrize("models", [TWO])
 @pytest.mark.parametrize("resources", [HOLDS_ONE])
 async def test_a_model_that_has_nothing_to_do_gives_way_at_once(system: Any) -> None:
