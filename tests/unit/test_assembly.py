@@ -5,6 +5,7 @@ The trials behind the counts have tests of their own (`test_invariance`).
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,16 @@ def test_a_slab_holds_all_that_any_of_its_tokens_looks_at(lengths: Lengths, cont
     padded = [lengths.padded(count) for count in range(1, context + 1)]
     assert all(length >= count for count, length in enumerate(padded, start=1))
     assert max(padded) <= memory.capacity
+
+
+def test_where_memory_is_not_mapped_there_are_no_more_slabs_than_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assembly, "_free_memory", lambda device: 10 * 1024 * GEOMETRY.token_bytes)
+    device = torch.device("cpu")
+    mapped = assembly._memory(GEOMETRY, 1024, Lengths(), device)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "elsewhere")
+        plain = assembly._memory(GEOMETRY, 1024, Lengths(), device)
+    assert (mapped.free_slabs, plain.free_slabs) == (assembly.SLABS, 5)  # in half of it
 
 
 def test_a_sequence_may_fill_the_context_of_a_model(tmp_path: Path) -> None:

@@ -103,11 +103,11 @@ FITTING: list[tuple[str, Any, Callable[[str], Any]]] = [
 def test_a_reply_fits_its_constraint_or_is_cut(
     model: Ready, codec: Tokenizer, kind: str, value: Any, fits: Callable[[str], Any], temperature: float
 ) -> None:
-    calls = [held(number, kind, value, temperature=temperature) for number in range(1, 6)]
+    calls = [held(number, kind, value, temperature=temperature) for number in range(1, 4)]
     kernel = Kernel(model, codec).run(*calls)
     assert kernel.of(Failed) == []
     reasons = {done.sequence: done.reason for done in kernel.of(Done)}
-    assert set(reasons) == set(range(1, 6))
+    assert set(reasons) == set(range(1, 4))
     for number, reason in reasons.items():
         if reason == "stop":
             assert fits(kernel.text[number]), kernel.text[number]
@@ -247,6 +247,15 @@ def test_a_constraint_that_takes_too_long_is_refused_and_the_next_is_compiled(
     slow.gate.set()
     assert kernel.run(*[held(number, "choices", [f"slow {number}"]) for number in (3, 4, 5)]).text[5] == "slow 5"
     assert [failed.sequence for failed in kernel.of(Failed)] == [1]
+
+
+def test_nothing_is_left_that_watches_over_constraints_that_are_compiled(model: Ready, codec: Tokenizer) -> None:
+    kernel = Kernel(model, codec).run(*[held(number, "choices", [f"call {number}"]) for number in range(1, 11)])
+    assert len(kernel.of(Done)) == 10
+    watches = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    for watch in watches:
+        watch.join(constraint.SECONDS / 2)
+    assert not any(watch.is_alive() for watch in watches)
 
 
 def test_a_call_can_be_cancelled_and_revoked_while_its_constraint_is_compiled(

@@ -38,7 +38,7 @@ LONG = 20  # a call of the pool whose tokens cross from lengths that are safe to
 @pytest.mark.parametrize("model", MODELS)
 def test_calls_say_in_any_company_what_they_say_alone(model: str, tmp_path: Path, trial: Callable[..., int]) -> None:
     asked = os.environ.get("LLMOS_TRIAL")
-    seeds = [int(asked)] if asked else range(trial(short=4, long=200))
+    seeds = [int(asked)] if asked else range(trial(short=3, long=200))
     for seed in seeds:
         played = Trial(seed, model, tmp_path)
         differences = played.run()
@@ -95,7 +95,7 @@ class Preempted:
         assert self.text == self.expected.text
 
 
-@pytest.fixture(params=["llama", "qwen3", "modules"])
+@pytest.fixture(params=["qwen3", "modules"])
 def preempted(request: pytest.FixtureRequest) -> Preempted:
     found = Preempted(request.param)
     assert len(found.prompt_ids) + len(found.expected.ids) > 230
@@ -162,7 +162,7 @@ def test_a_call_that_is_taken_off_in_every_step_of_its_prompt_says_the_same(
     assert rows + kernel.rows == len(preempted.prompt_ids) + len(preempted.ids) - 1  # nothing was computed twice
 
 
-@pytest.mark.parametrize("count", [1, 7, 23])
+@pytest.mark.parametrize("count", [1, 23])
 def test_keys_and_values_are_the_same_however_they_came_to_be(preempted: Preempted, tmp_path: Path, count: int) -> None:
     """Made one by one, read from disk, and made again from tokens in another company: the same hash."""
     kernel = preempted.driver()

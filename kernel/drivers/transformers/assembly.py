@@ -21,7 +21,7 @@ from kernel.drivers.transformers.attention import TILE, Lengths
 from kernel.drivers.transformers.decoder import Decoder, supports
 from kernel.drivers.transformers.forward import Modules, Network, PackedForward, check
 from kernel.drivers.transformers.invariance import RowCounts
-from kernel.drivers.transformers.kv import Geometry, KVMemory
+from kernel.drivers.transformers.kv import Geometry, KVMemory, maps
 from kernel.drivers.transformers.measured import digest, machine, remembered
 from kernel.drivers.transformers.options import Options
 from kernel.drivers.transformers.tokenizer import Tokenizer, end_ids
@@ -134,10 +134,10 @@ def _safe_for_activation(config: Any, cache: Path) -> invariance.Counts:
 
 
 def _memory(geometry: Geometry, context: int, lengths: Lengths, device: torch.device) -> KVMemory:
-    """Slabs for the whole context each, and what its last token looks at beyond; as many as there are addresses or, on
-    a device, memory for."""
+    """Slabs for the whole context each, and what its last token looks at beyond; as many as there are addresses for or,
+    where slabs take memory before they are used, memory."""
     capacity = lengths.padded(context)
-    room = ADDRESSES if device.type == "cpu" else int(SHARE * _free_memory(device))
+    room = ADDRESSES if maps(device) else int(SHARE * _free_memory(device))
     return KVMemory(geometry, capacity, max(2, min(SLABS, room // (capacity * geometry.token_bytes))), device, room)
 
 

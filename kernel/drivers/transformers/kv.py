@@ -41,6 +41,11 @@ class Geometry(NamedTuple):
         return self.layers * self.row_bytes
 
 
+def maps(device: torch.device) -> bool:
+    """Whether memory is mapped, so that slabs take none until they are used, and prefixes are shared."""
+    return device.type == "cpu" and sys.platform == "linux"
+
+
 class Slab:
     """A place for the keys and values of one sequence, `length` tokens of them so far.
 
@@ -84,7 +89,7 @@ class KVMemory:
         slab = geometry.layers * layer
         self._shares = most_areas() // 4  # that may still be mapped, in all slabs: half of all areas are others'
         self._range: Range | None = None
-        if device.type == "cpu" and sys.platform == "linux":
+        if maps(device):
             self._range = Range(slabs * slab * geometry.dtype.itemsize)
             self._store = Store()
             flat = self._range.tensor(geometry.dtype)
