@@ -5,23 +5,59 @@ Used by the benches. Environments live in the clone, under .run, and are made on
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENTS = HERE.parents[1] / ".run" / "peers"
 
 
-def run(script: str, requirement: str) -> float:
-    """The number that `script` prints, run where `requirement` is installed. Raises `CalledProcessError`."""
-    environment = ENVIRONMENTS / requirement
+def run(script: str, *requirements: str) -> Any:
+    """The JSON on the last line that `script` prints, run where `requirements` are installed.
+
+    Raises `CalledProcessError`.
+    """
+    out = subprocess.run(command(script, *requirements), check=True, stdout=subprocess.PIPE, text=True, timeout=300)
+    return json.loads(out.stdout.splitlines()[-1])
+
+
+@contextmanager
+def conversation(script: str, *requirements: str) -> Iterator[Callable[[Any], Any]]:
+    """A function that hands `script` a line of JSON and returns the line of JSON that it prints.
+
+    The script ends with its input. The function raises `RuntimeError` if it ended before.
+    """
+    process = subprocess.Popen(
+        command(script, *requirements), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+
+    def ask(question: Any) -> Any:
+        try:
+            process.stdin.write(json.dumps(question) + "\n")
+            return json.loads(process.stdout.readline())
+        except (BrokenPipeError, json.JSONDecodeError) as error:
+            raise RuntimeError(f"{script} ended") from error
+
+    try:
+        yield ask
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def command(script: str, *requirements: str) -> list[Path]:
+    """How to run `script`; makes the environment with `requirements` if it is not there."""
+    environment = ENVIRONMENTS / "+".join(requirements)
     python = environment / "bin" / "python"
     if not (environment / "ready").exists():
-        subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", requirement], check=True)
+        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *requirements], check=True)
         (environment / "ready").touch()
-    out = subprocess.run(
-        [str(python), str(HERE / "peers" / script)], check=True, capture_output=True, text=True, timeout=300
-    )
-    return float(out.stdout.split()[-1])
+    return [python, HERE / "peers" / script]

@@ -1,0 +1,200 @@
+"""Decoding by the embedded model: the driver process beside llama.cpp, transformers, and what the machine allows.
+
+Run by `make bench`. All get the same prompts, are greedy, and make as many tokens of each; rates count from the moment
+when every sequence has its first token. Prompts are number series, which the model goes on with and does not end.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# Threads of a peer in this process sleep at their barriers, as the driver's do: beside other work that is several times
+# faster. Both must come before the libraries.
+os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+
+import peer
+import roofline
+import torch
+import transformers
+from driver import Driver
+from library import Library
+from neighbours import Neighbours
+from rich.console import Console
+from rich.table import Table
+
+from kernel.drivers.transformers.source import EMBEDDED, locate
+from llmosd.settings import load
+
+RUNS = {1: 3, 4: 3, 16: 1, 32: 1, 64: 1}  # sequences, and how often
+PROMPT, PORTION, PORTIONS = 40, 21, 3
+TOKENS = 1 + PORTION * PORTIONS
+APART = 3  # prompts for `generate`, one after another: its rate does not depend on how many
+TOGETHER = {16: 32, 64: 16}  # sequences, and tokens of each, for continuous batching, which is slow
+CALM = 0.2  # processors that others may keep busy during a measurement
+
+OURS = "llmosd"
+PEERS = LLAMA, GENERATE, BATCHING = "llama.cpp", "generate", "continuous batching"
+CYLLAMA = "cyllama==0.2.18"  # llama.cpp b9190
+WIDTHS = {"fp16": 2, "fp32": 4}  # bytes
+CONTEXT = PROMPT + TOKENS // 2
+
+Work = Callable[[], tuple[int, float]]  # answers tokens and seconds
+
+
+class Sample(NamedTuple):
+    """One measurement. `busy`: processors that others kept busy meanwhile."""
+
+    tokens: int
+    seconds: float
+    busy: float
+
+
+class Figures:
+    """What was measured, by who decoded and how many sequences; in the place of a figure, why there is none."""
+
+    def __init__(self, neighbours: Neighbours) -> None:
+        self._neighbours = neighbours
+        self._samples: dict[tuple[str, int], list[Sample]] = defaultdict(list)
+        self._errors: dict[tuple[str, int], str] = {}
+
+    def take(self, who: str, counts: Iterable[int], work: Work) -> None:
+        """Measure once, for each of `counts`."""
+        self._neighbours.share()
+        try:
+            sample = Sample(*work(), self._neighbours.share())
+        except Exception as error:  # a peer that cannot do it is a result as well
+            self._errors |= {(who, count): f"{type(error).__name__}: {error}" for count in counts}
+            return
+        for count in counts:
+            self._samples[who, count].append(sample)
+
+    def rate(self, who: str, count: int) -> float | None:
+        """The median of the calm samples, or of all if none was calm."""
+        samples = self._samples[who, count]
+        calm = [sample for sample in samples if sample.busy <= CALM] or samples
+        return statistics.median(sample.tokens / sample.seconds for sample in calm) if samples else None
+
+    def text(self, who: str, count: int) -> str:
+        rate = self.rate(who, count)
+        if rate is None:
+            return self._errors.get((who, count), "")
+        calm = any(sample.busy <= CALM for sample in self._samples[who, count])
+        return f"{rate:,.0f}" if calm else f"~{rate:,.0f}"
+
+    def ratio(self, who: str, count: int) -> str:
+        ours, theirs = self.rate(OURS, count), self.rate(who, count)
+        return f"{ours / theirs:.2f}" if ours and theirs else ""
+
+    def lost(self) -> int:
+        """Tokens that our sequences did not make because their text ended."""
+        samples = ((count, sample) for count in RUNS for sample in self._samples[OURS, count])
+        return sum(count * PORTION - sample.tokens for count, sample in samples)
+
+
+def prompts(folder: Path) -> list[list[int]]:
+    """As many as the largest count, each different and of `PROMPT` tokens."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    series = (range(start, 1000, 1 + start % 5) for start in range(max(RUNS)))
+    return [tokenizer(", ".join(map(str, numbers)))["input_ids"][:PROMPT] for numbers in series]
+
+
+class Llama:
+    """llama.cpp, behind its end of a conversation."""
+
+    def __init__(self, ask: Callable[[Any], float]) -> None:
+        self._ask = ask
+        self._running = 0
+
+    def begin(self, texts: list[list[int]], tokens: int) -> None:
+        """Run `texts` up to the first token of each."""
+        self._running = len(texts)
+        room = -(-(PROMPT + tokens) // 64) * 64
+        threads = torch.get_num_threads()
+        self._ask({"path": str(locate(EMBEDDED)), "prompts": texts, "context": room, "threads": threads})
+
+    def go(self, tokens: int) -> tuple[int, float]:
+        return tokens * self._running, self._ask({"steps": tokens})
+
+
+def in_turn(figures: Figures, driver: Driver, llama: Llama, texts: list[list[int]]) -> None:
+    """Both run the prompts, then decode a portion, the one after the other, and the next."""
+    for side in (driver, llama):
+        side.begin(texts, TOKENS)
+    for _ in range(PORTIONS):
+        figures.take(OURS, [len(texts)], partial(driver.go, PORTION))
+        figures.take(LLAMA, [len(texts)], partial(llama.go, PORTION))
+
+
+def measured(driver: Driver, llama: Llama, library: Library, texts: list[list[int]]) -> Figures:
+    figures = Figures(Neighbours())
+    for side in (driver, llama):
+        side.begin(texts[:4], 4)
+        side.go(3)
+    for count, runs in RUNS.items():
+        for _ in range(runs):
+            in_turn(figures, driver, llama, texts[:count])
+    for text in texts[:APART]:
+        figures.take(GENERATE, RUNS, partial(library.apart, text, TOKENS))
+    for count, tokens in TOGETHER.items():
+        figures.take(BATCHING, [count], partial(library.together, texts[:count], tokens))
+    return figures
+
+
+def rates(figures: Figures, load_average: float) -> Table:
+    title = f"Decode tokens/s in all, {os.cpu_count()} cores, load average {load_average:.1f} at the start"
+    caption = (
+        f"Prompts of {PROMPT} tokens, {TOKENS} decoded each. Medians of {PORTIONS} portions or more, in turn; "
+        f"{BATCHING} once, with {TOGETHER} tokens. Left out are measurements during which others kept more than {CALM} "
+        f"processors busy; ~ where that was so in all. {figures.lost()} tokens of ours were not made because their "
+        f"text ended. {CYLLAMA}, transformers {transformers.__version__}, torch {torch.__version__}"
+    )
+    table = Table(title=title, caption=caption)
+    for column in ("sequences", OURS, *PEERS, *(f"ours / {who}" for who in PEERS)):
+        table.add_column(column, justify="right")
+    for count in RUNS:
+        texts = (figures.text(who, count) for who in (OURS, *PEERS))
+        table.add_row(str(count), *texts, *(figures.ratio(who, count) for who in PEERS))
+    return table
+
+
+def bounds(figures: Figures, machine: roofline.Machine, shape: roofline.Shape) -> Table:
+    """What the machine allows with weights, keys and values in float16 and float32, and what we reach of it."""
+    table = Table(
+        title=f"Roofline: {machine.bandwidth / 1e9:.1f} GB/s read, {machine.speed / 1e9:.0f} G multiply-adds/s (fp32)",
+        caption=f"A step reads and computes so much with {CONTEXT} tokens of each sequence behind it, and "
+        f"{shape.parameters / 1e6:.1f} M weights; so many tokens/s follow, of which we reach that share.",
+    )
+    columns = ("MB", "tokens/s", "limit", "reached")
+    for column in ("sequences", "G multiply-adds", *(f"{dtype}: {what}" for dtype in WIDTHS for what in columns)):
+        table.add_column(column, justify="right")
+    for count in RUNS:
+        steps = [shape.step(count, CONTEXT, width) for width in WIDTHS.values()]
+        cells = []
+        for step in steps:
+            bound = count / step.seconds(machine)
+            ours = (figures.rate(OURS, count) or 0) / bound
+            cells += [f"{step.bytes / 1e6:,.0f}", f"{bound:,.0f}", step.limit(machine), f"{ours:.2f}"]
+        table.add_row(str(count), f"{steps[0].multiply_adds / 1e9:.2f}", *cells)
+    return table
+
+
+def main() -> None:
+    load_average = os.getloadavg()[0]
+    cache = load().cache_path / "models"
+    with Driver(EMBEDDED, cache) as driver, peer.conversation("llama_decode.py", CYLLAMA) as ask:
+        folder = next(cache.glob(f"{locate(EMBEDDED).stem}*/config.json")).parent
+        machine, library = roofline.measured(), Library(folder)
+        figures = measured(driver, Llama(ask), library, prompts(folder))
+    console = Console(width=130)
+    console.print(rates(figures, load_average))
+    console.print(bounds(figures, machine, library.shape()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The driver process of llmosd in the hands of a bench, which says to it what a kernel would and notes when it answers.
+
+Used by the decode bench. It knows the driver protocol and nothing of what lies behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Self
+
+from ipc.syscalls import Sampling
+from kernel.drivers.process import launch
+from kernel.drivers.protocol import Admit, Bundle, Done, Failed, FromDriver, Load, Loaded, LoadFailed, Parked, Renew
+
+
+class Driver:
+    """Runs from entry to exit, and is idle between calls. `facts` are what it says about its model."""
+
+    def __init__(self, model: str, cache: Path) -> None:
+        self.facts: dict[str, Any] = {}
+        self._load = Load(model, str(cache), max_tokens=1024)
+        self._ids = itertools.count(1)
+        self._parked: set[int] = set()
+
+    def __enter__(self) -> Self:
+        self._runner = asyncio.Runner()
+        self._runner.run(self._start())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._runner.run(self._process.stop())
+        self._runner.close()
+
+    def begin(self, prompts: list[list[int]], tokens: int) -> None:
+        """Run `prompts` up to the first of at most `tokens` tokens each, all at once and greedily.
+
+        A lease of one token parks each sequence there.
+        """
+        self._runner.run(self._begin(prompts, tokens))
+
+    def go(self, tokens: int) -> tuple[int, float]:
+        """So many tokens more for each that has not ended; how many came in all, and the seconds until the last."""
+        return self._runner.run(self._go(tokens))
+
+    async def _start(self) -> None:
+        self._said: asyncio.Queue[tuple[float, FromDriver | str]] = asyncio.Queue()
+        self._process = await launch("transformers", "bench", self._note, self._note)
+        self._process.send(self._load)
+        while not self.facts:
+            _, message = await self._next()
+            if isinstance(message, Loaded):
+                self.facts = message.facts
+
+    def _note(self, said: FromDriver | str) -> None:
+        self._said.put_nowait((perf_counter(), said))
+
+    async def _next(self) -> tuple[float, FromDriver]:
+        at, said = await self._said.get()
+        if isinstance(said, str):
+            raise SystemExit(f"the driver ended: {said}")
+        if isinstance(said, Failed | LoadFailed):
+            raise SystemExit(f"the driver failed: {said.error.message}")
+        return at, said
+
+    async def _begin(self, prompts: list[list[int]], tokens: int) -> None:
+        assert not self._parked, "the sequences before have not ended"
+        sampling = Sampling(max_tokens=tokens, temperature=0)
+        running = set()
+        for prompt in prompts:
+            running.add(number := next(self._ids))
+            self._process.send(Admit(number, "", sampling, 1, prompt_ids=prompt))
+        await self._follow(running)
+
+    async def _go(self, tokens: int) -> tuple[int, float]:
+        running, self._parked = self._parked, set()
+        started = perf_counter()
+        for number in running:
+            self._process.send(Renew(number, tokens))
+        made, last = await self._follow(running)
+        return made, last - started
+
+    async def _follow(self, running: set[int]) -> tuple[int, float]:
+        """Until all have parked or ended: how many tokens came, and when the last did."""
+        made, last = 0, perf_counter()
+        while running:
+            at, message = await self._next()
+            if isinstance(message, Bundle):
+                made, last = made + sum(len(progress.ids) for progress in message.progress), at
+            elif isinstance(message, Parked | Done):
+                running.discard(message.sequence)
+                if isinstance(message, Parked):
+                    self._parked.add(message.sequence)
+        return made, last
