@@ -221,9 +221,10 @@ class Bundle(msgspec.Struct, tag="bundle"):
 
 
 class Parked(msgspec.Struct, tag="parked"):
-    """The sequence is off its slot: its lease is used up or was revoked."""
+    """The sequence is off its slot: its lease is used up or was revoked. `held`: it has memory, and keeps it."""
 
     sequence: int
+    held: bool = True
 
 
 class Done(msgspec.Struct, tag="done"):

@@ -159,7 +159,7 @@ def _check_prompt(prompt: list[ChatMessage] | str, sampling: Sampling) -> None:
 
 
 def _check_texts(name: str, texts: list[str]) -> None:
-    if not texts or "" in texts:
+    if not texts or not all(isinstance(text, str) and text for text in texts):
         raise InvalidCall(f"{name} is a list of texts, at least one and none of them empty")
     encode(texts)  # an agent may give what cannot travel
     if len(texts) > MAX_TEXTS:

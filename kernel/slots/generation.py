@@ -23,16 +23,16 @@ class Generation(Sequence):
     """How far one reply has come. `released` counts the characters of `text`; `call` numbers it within its process.
 
     `file` holds its state while no driver does; `recomputed` says why that had to be computed anew, if it had;
-    `moved`: whether it has made a token since it got its slot.
+    `held`: whether the driver is known to have given it memory since it was admitted.
     """
 
     __slots__ = (
         "call",
         "emit",
         "file",
+        "held",
         "ids",
         "logprobs",
-        "moved",
         "prompt",
         "prompt_ids",
         "reason",
@@ -65,10 +65,10 @@ class Generation(Sequence):
         self.reason = ""
         self.file = ""
         self.recomputed = ""
-        self.moved = False
+        self.held = False
 
     def admission(self) -> protocol.Admit:
-        self.moved = False
+        self.held = False
         return protocol.Admit(
             self.id,
             self.prompt if self.prompt_ids is None else "",
@@ -88,14 +88,14 @@ class Generation(Sequence):
 
     @property
     def swappable(self) -> bool:
-        """Whether a driver holds a state of it that is worth keeping: it has had memory since it was admitted."""
-        return self.resident and self.moved and not self.cancelled
+        """Whether a driver holds a state of it that is worth keeping."""
+        return self.resident and self.held and not self.cancelled
 
     def extend(self, progress: protocol.Progress) -> None:
         """Take what a driver made. Raises `DriverFailed` for a probability that is no number."""
         if progress.logprobs and any(map(math.isnan, progress.logprobs)):
             raise DriverFailed(f"model {self.model} computed a probability that is not a number; the tokens are void")
-        self.moved = True
+        self.held = True
         self.ids += progress.ids
         self.logprobs += progress.logprobs
         if text := progress.text:

@@ -20,10 +20,8 @@ from kernel.slots.sequence import QUEUED, RUNNING, Sequence
 from kernel.slots.slots import SWAPPING, Slots
 from kernel.slots.swap import SwapArea
 
-FULL, ROOMY = (
-    0.9,
-    0.8,
-)  # shares of the memory for keys and values: above the one it is short, down to the other it pages
+FULL = 0.9  # of the memory for keys and values: above that it is short, and paged
+ROOMY = 0.8  # down to that
 OVERHEAD = 0.01  # seconds that a swap costs besides writing and reading
 DISK_RATE = 200e6  # bytes per second, until the first swap was measured
 SERVICE = 5.0  # seconds that a sequence holds a slot, until the first was measured
@@ -73,7 +71,7 @@ class Pager:
         self.outs = self.restores = self.recomputations = 0
         self.kv = protocol.KVUsage()
         self.swapped: set[int] = set()
-        self.leaving: set[int] = set()  # sequences that are being written
+        self.leaving: dict[int, str] = {}  # sequences that are being written, and where
         self._model = model
         self._max_tokens = max_tokens  # of a sequence that sets no bound
         self._area = area
@@ -115,7 +113,7 @@ class Pager:
         granted, token_bytes = self._footprint.kv_memory, self._footprint.token_bytes
         if not granted or not token_bytes:
             return True
-        waiting = [one for one in generations if one.state == RUNNING and not one.moved]
+        waiting = [one for one in generations if one.state == RUNNING and not one.held]
         if not waiting:  # then it is queries that wait
             return self.kv.used > granted // 2
         need = min(len(one.prompt_ids or ()) + (one.sampling.max_tokens or self._max_tokens) for one in waiting)
@@ -126,15 +124,15 @@ class Pager:
         try:
             path = self._area.path(sequence.id)
         except OSError as error:
-            self._refused(sequence, str(error))
+            self._refused(sequence, f"{error.strerror}: {error.filename}")
             return
-        self.leaving.add(sequence.id)
+        self.leaving[sequence.id] = path
         self._slots.hold(sequence, SWAPPING)
         self._ask(protocol.SwapOut(sequence.id, path))
 
     def swapped_out(self, sequence: Generation, message: protocol.SwappedOut) -> None:
         """The driver has written it, or could not."""
-        self.leaving.discard(sequence.id)
+        path = self.leaving.pop(sequence.id, "")
         if message.error is not None:
             self._refused(sequence, message.error.message)
             self._area.remove(sequence.id)
@@ -142,7 +140,7 @@ class Pager:
             self.outs += 1
             self.swapped.add(sequence.id)
             sequence.resident = False
-            sequence.file = self._area.path(sequence.id)
+            sequence.file = path
             if message.size and message.seconds > 0:
                 self._rate = _smoothed(self._rate, message.size / message.seconds)
             self._slots.free(sequence)
@@ -163,19 +161,20 @@ class Pager:
             sequence.process.write_log(Log(sequence.process.pid, time.time(), "warning", event, fields))
         self._drop_file(sequence)
 
-    def driver_gone(self, sequence: Sequence) -> None:
-        """Its driver is no more: what it had not wholly written is void, what lies on disk is not."""
+    def driver_gone(self, held: Iterable[Sequence]) -> None:
+        """The driver that `held` these is no more: what it had not wholly written is void, what lies on disk is not."""
         self.kv = protocol.KVUsage()
-        if sequence.id in self.leaving:
-            self.leaving.discard(sequence.id)
-            self._area.remove_unfinished(sequence.id)
-            sequence.holds.discard(SWAPPING)
+        for sequence in held:
+            if sequence.id in self.leaving:
+                del self.leaving[sequence.id]
+                self._area.remove_unfinished(sequence.id)
+                sequence.holds.discard(SWAPPING)
 
     def forget(self, sequence: Sequence) -> None:
         """It is over."""
         if isinstance(sequence, Generation):
             if sequence.id in self.leaving:
-                self.leaving.discard(sequence.id)
+                del self.leaving[sequence.id]
                 self._area.remove_unfinished(sequence.id)
             self._drop_file(sequence)
 
@@ -216,8 +215,8 @@ def _in_the_way(generations: list[Generation], count: int, moved: bool) -> list[
     """The running sequence that has to make room for one of the `count` that wait for memory on their slots, if one has
     to: the least urgent, if the one that waits is more urgent, or if nothing moves at all."""
     running = [sequence for sequence in generations if sequence.state == RUNNING and not sequence.cancelled]
-    waiting = [sequence for sequence in running if not sequence.moved]
-    holding = [sequence for sequence in running if sequence.moved]
+    waiting = [sequence for sequence in running if not sequence.held]
+    holding = [sequence for sequence in running if sequence.held]
     if len(waiting) > count:
         return []  # some of these have memory, and read their prompts: who waits is not known yet
     if holding and waiting:

@@ -33,6 +33,7 @@ from kernel.slots.swap import SwapArea
 from kernel.thread import Thread
 
 SAMPLE_SECONDS = 1.0  # between two looks at the machine
+DISK_RESERVE = 1_000_000_000  # bytes: with less left on the disk, no sequence is written to it
 
 log = structlog.get_logger("kernel.slots")
 
@@ -161,6 +162,7 @@ class ResourceManager:
     def observe(self, sample: Sample) -> None:
         """Act upon a look at the machine."""
         self._residency.observe(sample)
+        self._area.full = sample.disk_free < DISK_RESERVE
         for runtime in self._runtimes.values():
             runtime.look()
             footprint = runtime.footprint

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -22,9 +23,13 @@ log = structlog.get_logger("kernel.slots")
 
 
 class SwapArea:
-    """A folder below `folder` that nobody else uses or may look into, made when it is first needed."""
+    """A folder below `folder` that nobody else uses or may look into, made when it is first needed.
+
+    `full`: the disk has so little left that nothing more is to be written.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self.full = False
         self._all = folder
         self._loop = asyncio.get_running_loop()
         self._removals: set[asyncio.Future[None]] = set()
@@ -34,6 +39,8 @@ class SwapArea:
 
     def path(self, sequence: int) -> str:
         """Where the state of a sequence goes. Raises `OSError` if there is no place for it."""
+        if self.full:
+            raise OSError(errno.ENOSPC, "the disk is nearly full", str(self._all))
         if self._own is None:
             self._make()
         return f"{self._own}/{sequence}.kv"

@@ -111,10 +111,10 @@ class Workload:
         held = [sequence for sequence in self.sequences.values() if sequence.resident]
         self.slots.close()
         self._cancelling.clear()
+        self.pager.driver_gone(held)
         for sequence in held:
             sequence.resident = False
             sequence.lease = 0
-            self.pager.driver_gone(sequence)
             if sequence.cancelled:
                 self._forget(sequence)
             elif not how or self._survives(sequence, how, sequence.id in on_slot):
@@ -153,6 +153,8 @@ class Workload:
                     self._charge_prompt(sequence, len(message.prompt_ids))
             case protocol.Parked(sequence=number):
                 if (parked := self.sequences.get(number)) is not None:
+                    if message.held and isinstance(parked, Generation):
+                        parked.held = True
                     self.slots.parked(parked)
             case protocol.Done(sequence=number):
                 if isinstance(sequence := self.sequences.get(number), Generation):

@@ -179,23 +179,28 @@ def test_numbers_that_are_none_and_endless_deaths_are_failed_by_name(configured)
 
 
 TIGHT = "[models.simulated]\nslots = 2\n" + options(step_seconds=0.01, token_bytes=1000, kv_memory=250_000)
+LONG = 240  # tokens: nearly all that there is memory for, so that a second sequence is in its way
+
+
+def submit(client, seed):
+    return client.submit("generate", {"prompt": "x", "max_tokens": LONG, "seed": seed})
 
 
 def test_a_suspended_generation_is_paged_to_disk_and_comes_back(configured, folder, eventually):
     daemon = configured(TIGHT)
     swap = folder / "state" / "swap"
     with daemon.client() as client:
-        first, second = (client.submit("generate", {"prompt": "x", "max_tokens": 100, "seed": seed}) for seed in (1, 2))
+        first, second = (submit(client, seed) for seed in (1, 2))
         eventually(lambda: client.slots() and slots(client).used == 2, "both run")
         client.suspend(first.pid)
-        third = client.submit("generate", {"prompt": "x", "max_tokens": 100, "seed": 3})
+        third = submit(client, 3)
         eventually(lambda: slots(client).swapped == 1, "on disk")
         assert [path.suffix for path in swap.rglob("*") if path.is_file()] == [".kv"]
         assert {oct(path.stat().st_mode & 0o777) for path in (swap, *swap.iterdir())} == {"0o700"}
         assert "disk" in daemon.llmos("slots").stdout
         client.resume(first.pid)
         for seed, task in enumerate((first, second, third), 1):
-            assert task.result() == text_of(seed, 100)
+            assert task.result() == text_of(seed, LONG)
         assert slots(client).recomputations == 0
         eventually(lambda: not [path for path in swap.rglob("*") if path.is_file()], "no file is left")
 
@@ -204,10 +209,10 @@ def test_files_of_a_daemon_that_was_killed_are_removed_at_the_next_start(configu
     swap = folder / "state" / "swap"
     daemon = configured(TIGHT)
     with daemon.client() as client:
-        tasks = [client.submit("generate", {"prompt": "x", "max_tokens": 100, "seed": seed}) for seed in (1, 2)]
+        tasks = [submit(client, seed) for seed in (1, 2)]
         eventually(lambda: client.slots() and slots(client).used == 2, "both run")
         client.suspend(tasks[0].pid)
-        tasks.append(client.submit("generate", {"prompt": "x", "max_tokens": 100, "seed": 3}))
+        tasks.append(submit(client, 3))
         eventually(lambda: slots(client).swapped == 1, "on disk")
         daemon.kill()
     assert any(path.is_file() for path in swap.rglob("*"))

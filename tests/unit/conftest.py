@@ -202,6 +202,7 @@ class FakeMachine:
         self.total = self.available = 16_000_000_000
         self.sizes: dict[str, int] = {}
         self.killed = 0
+        self.disk_free = 10**11
         self._launcher = launcher
 
     def sample(self, pids: Iterable[int]) -> Sample:
@@ -210,7 +211,7 @@ class FakeMachine:
             memory_total=self.total,
             memory_available=self.available,
             disk_total=10**12,
-            disk_free=10**11,
+            disk_free=self.disk_free,
             rss={pid: self.resident(pid) for pid in pids},
             oom_kills=self.killed,
         )
@@ -401,7 +402,7 @@ async def system(
         for runtime in kernel.resources._runtimes.values():
             work = runtime._work
             assert (work.slots.taken, work.slots.queue, work.sequences, work.owed) == (set(), [], {}, False)
-            assert (work.pager.swapped, work.pager.leaving) == (set(), set())
+            assert (work.pager.swapped, work.pager.leaving) == (set(), {})
             assert runtime._life._tasks == set()
         assert kernel.resources._residency._waiting == {}
         for driver in launcher.alive:

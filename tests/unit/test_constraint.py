@@ -264,7 +264,7 @@ def test_a_call_can_be_cancelled_and_revoked_while_its_constraint_is_compiled(
     calls = [held(1, "choices", ["slow one"]), held(2, "choices", ["slow two"])]
     kernel = Kernel(model, codec).run(*calls, Cancel(1), Revoke(2), slow.gate.set)
     assert kernel.of(Done) == [Done(1, "cancelled")]
-    assert kernel.of(Parked) == [Parked(2)]
+    assert kernel.of(Parked) == [Parked(2, held=False)]
     assert kernel.run(Renew(2, 100)).text == {2: "slow two"}
     assert kernel.memory.used == 0
 
@@ -273,7 +273,7 @@ def test_a_call_without_a_lease_is_parked_once_its_constraint_is_compiled(model:
     message = held(1, "choices", ["fine"])
     message.lease = 0
     kernel = Kernel(model, codec).run(message)
-    assert kernel.of(Parked) == [Parked(1)]
+    assert kernel.of(Parked) == [Parked(1, held=False)]
     assert kernel.run(Renew(1, 100)).text == {1: "fine"}
 
 

@@ -301,6 +301,33 @@ async def test_a_disk_that_refuses_leaves_the_generation_where_it_is(system: Any
 
 
 @pytest.mark.parametrize("models", [TWO_SLOTS])
+async def test_one_that_is_suspended_before_its_first_token_gives_its_memory_to_who_waits(system: Any) -> None:
+    processes = [system.spawn("teller", seed=1)]
+    await asyncio.sleep(0.5)
+    await system.call(Suspend(processes[0].pid))
+    assert [said for said in system.driver.said if isinstance(said, protocol.Bundle)] == []
+    processes += [system.spawn("teller", seed=seed) for seed in (2, 3)]
+    await asyncio.sleep(4)
+    assert files(system) == ["1.kv"]
+    await finish(system, processes)
+
+
+@pytest.mark.parametrize("models", [TWO_SLOTS])
+async def test_nothing_is_written_to_a_disk_that_is_nearly_full(system: Any) -> None:
+    system.machine.disk_free = 10**8
+    system.look()
+    processes = [system.spawn("teller", seed=seed) for seed in (1, 2)]
+    await asyncio.sleep(4.5)
+    await system.call(Suspend(processes[0].pid))
+    processes.append(system.spawn("teller", seed=3))
+    await asyncio.sleep(4)
+    assert system.driver.sent_of(protocol.SwapOut) == []
+    system.machine.disk_free = 10**11
+    system.look()
+    await finish(system, processes)
+
+
+@pytest.mark.parametrize("models", [TWO_SLOTS])
 async def test_an_answer_about_a_sequence_that_is_gone_removes_its_file(system: Any) -> None:
     process = system.spawn("teller", tokens=2)
     await asyncio.sleep(1.5)

@@ -73,7 +73,7 @@ def test_a_sequence_that_waits_for_memory_can_be_parked_and_cancelled() -> None:
     kernel = Kernel(LLAMA, tokens=40)
     kernel.during = {1: [Revoke(2), Cancel(3)]}
     kernel.run(*[admit(sequence, f"{sequence}" * 20) for sequence in (1, 2, 3)])
-    assert kernel.of(Parked) == [Parked(2)]
+    assert kernel.of(Parked) == [Parked(2, held=False)]
     assert Done(3, "cancelled") in kernel.sent
     assert len(kernel.ids[1]) == 10
     assert len(kernel.run(Renew(2, 100)).ids[2]) == 10

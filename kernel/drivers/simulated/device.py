@@ -76,7 +76,7 @@ class SimulatedDevice:
             return
         sequence.lease = 0
         if isinstance(message, protocol.Revoke):
-            self._send(protocol.Parked(sequence.id))
+            self._send(protocol.Parked(sequence.id, sequence.reserved is not None))
         else:
             asyncio.get_running_loop().call_later(self._costs.swap_seconds, self._swap_out, sequence, message.path)
 

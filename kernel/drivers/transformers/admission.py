@@ -155,7 +155,7 @@ class Admission:
         if sequence.ended:
             self.leave(sequence, Done(sequence.id, sequence.ended))
         elif not admit.lease and not sequence.lease:  # else it was told when it was revoked
-            self.report.event(Parked(sequence.id))
+            self.report.event(Parked(sequence.id, sequence.slab is not None))
 
     def _score(self, score: Score) -> None:
         prompt = self._codec.encode(score.prompt)
@@ -185,7 +185,7 @@ class Admission:
         sequence = self._sequences.get(revoke.sequence)
         if sequence is not None and sequence.lease:
             sequence.lease = 0
-            self.report.event(Parked(sequence.id))
+            self.report.event(Parked(sequence.id, sequence.slab is not None))
 
     def _cancel(self, cancel: Cancel) -> None:
         if self._drop(cancel.sequence):
