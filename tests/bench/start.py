@@ -20,7 +20,7 @@ from rich.table import Table
 from llmosd import Client, NoDaemon, Token
 
 ROUNDS = 5
-IMPORTS = "import torch, transformers.models.llama.modeling_llama; from transformers import AutoModelForCausalLM"
+IMPORTS = "import torch; from transformers import PreTrainedTokenizerFast"
 SCRIPTS = Path(sys.executable).parent
 
 

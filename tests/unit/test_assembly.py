@@ -19,12 +19,13 @@ torch = pytest.importorskip("torch", reason="the driver runs torch models (extra
 from ipc.errors import ModelLoadFailed  # noqa: E402
 from kernel.drivers.protocol import Load  # noqa: E402
 from kernel.drivers.transformers import assembly  # noqa: E402
-from kernel.drivers.transformers.assembly import Model, assemble  # noqa: E402
+from kernel.drivers.transformers.assembly import Loaded, Model, assemble  # noqa: E402
 from kernel.drivers.transformers.attention import BLOCK, Lengths, Span  # noqa: E402
 from kernel.drivers.transformers.decoder import Decoder  # noqa: E402
 from kernel.drivers.transformers.kv import UNIT, Geometry  # noqa: E402
 from kernel.drivers.transformers.measured import remembered  # noqa: E402
 from kernel.drivers.transformers.options import Options  # noqa: E402
+from kernel.drivers.transformers.outline import outline  # noqa: E402
 from tests.unit.tiny import CONTEXT, build  # noqa: E402
 
 GEOMETRY = Geometry(layers=2, heads=1, head_dim=16, dtype=torch.float32)
@@ -42,7 +43,8 @@ def assembled(cache: Path, model: Any = None, options: Options | None = None, **
     tokenizer.set_result(Plain())
     message = Load("tiny", str(cache), 50, **load)
     model = build("Llama") if model is None else model
-    return assemble("tiny", model, tokenizer, options or Options(dtype="float32", kv_memory=10**7), message, "weights")
+    loaded = Loaded(outline(model), model.state_dict(), model, "weights")
+    return assemble("tiny", loaded, tokenizer, options or Options(dtype="float32", kv_memory=10**7), message)
 
 
 def last_logits(model: Model, tokens: list[int], generated: int) -> Any:

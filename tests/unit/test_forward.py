@@ -14,8 +14,9 @@ torch = pytest.importorskip("torch", reason="the driver runs torch models (extra
 from ipc.errors import ModelLoadFailed  # noqa: E402
 from ipc.syscalls import Sampling  # noqa: E402
 from kernel.drivers.protocol import Admit, Done  # noqa: E402
-from kernel.drivers.transformers.decoder import supports  # noqa: E402
-from kernel.drivers.transformers.forward import NAME, Modules, PackedForward, check  # noqa: E402
+from kernel.drivers.transformers.forward import PackedForward  # noqa: E402
+from kernel.drivers.transformers.modules import NAME, Modules, check  # noqa: E402
+from kernel.drivers.transformers.outline import outline  # noqa: E402
 from kernel.drivers.transformers.weights import _check_config  # noqa: E402
 from tests.unit.tiny import Kernel, Letters, Ready, build, ready  # noqa: E402
 
@@ -62,7 +63,7 @@ def test_check_accepts_models_whose_attention_it_knows(name: str, lean: bool) ->
 )
 def test_packed_chunks_say_what_transformers_says(name: str, changes: dict[str, Any], lean: bool) -> None:
     reference = build(name, **changes)
-    assert supports(reference) == lean
+    assert (outline(reference).lean is not None) == lean
     ids = Letters().encode("a prompt that is longer than the window, and than one chunk")
     kernel = Kernel(Ready(build(name, **changes)), most=32).run(call(1, ids), call(2, ids[:7]), call(3, ids[9:]))
     assert len(kernel.of(Done)) == 3

@@ -22,11 +22,13 @@ from kernel.drivers.protocol import Admit, Bundle, Stop  # noqa: E402
 from kernel.drivers.transformers import invariance, linear  # noqa: E402
 from kernel.drivers.transformers.admission import Admission  # noqa: E402
 from kernel.drivers.transformers.attention import Lengths, Span  # noqa: E402
-from kernel.drivers.transformers.decoder import Decoder, supports  # noqa: E402
+from kernel.drivers.transformers.decoder import Decoder  # noqa: E402
 from kernel.drivers.transformers.engine import Engine  # noqa: E402
-from kernel.drivers.transformers.forward import NAME, Modules, Output, PackedForward  # noqa: E402
+from kernel.drivers.transformers.forward import Output, PackedForward  # noqa: E402
 from kernel.drivers.transformers.invariance import RowCounts  # noqa: E402
 from kernel.drivers.transformers.kv import Geometry, KVMemory  # noqa: E402
+from kernel.drivers.transformers.modules import NAME, Modules  # noqa: E402
+from kernel.drivers.transformers.outline import outline  # noqa: E402
 from kernel.drivers.transformers.pace import Pace  # noqa: E402
 from kernel.drivers.transformers.placement import Placement  # noqa: E402
 from kernel.drivers.transformers.report import Report  # noqa: E402
@@ -68,13 +70,13 @@ class Ready:
         config = model.config
         self.geometry = geometry_of(model)
         self.context: int = config.max_position_embeddings
-        layers = [layer for layer in model.modules() if type(layer) is torch.nn.Linear]
+        known = outline(model)
         pack = linear.CPU_KERNELS[kernel]
-        self.counts = RowCounts(invariance.row_counts({tuple(layer.weight.shape) for layer in layers}, pack))
+        self.counts = RowCounts(invariance.row_counts(set(known.shapes), pack))
         queries = config.num_attention_heads // config.num_key_value_heads
         self.lengths = Lengths(_lengths(self.geometry, queries))
-        if supports(model):
-            self.network: Any = Decoder(model, pack, self.context)
+        if known.lean:
+            self.network: Any = Decoder(known, model.state_dict(), pack)
         else:
             linear.replace(model, pack)
             self.network = Modules(model)

@@ -1,7 +1,6 @@
 """What runs: a network packed for this machine, memory for keys and values, and the trials that make tokens exact.
 
-Called by `weights` with a model that transformers has loaded. Afterwards that model is not needed any more, unless its
-own modules run.
+Called by `weights` with what it has read. Afterwards that is not needed any more, unless the model's own modules run.
 """
 
 from __future__ import annotations
@@ -12,19 +11,19 @@ from typing import Any, NamedTuple
 
 import psutil
 import torch
-from transformers.activations import ACT2FN
 
 from ipc.errors import ModelLoadFailed
 from kernel.drivers.protocol import Load
 from kernel.drivers.transformers import invariance, linear
 from kernel.drivers.transformers.attention import TILE, Lengths
-from kernel.drivers.transformers.decoder import Decoder, supports
-from kernel.drivers.transformers.forward import Modules, Network, PackedForward, check
+from kernel.drivers.transformers.decoder import Decoder, Weights
+from kernel.drivers.transformers.forward import Network, PackedForward
 from kernel.drivers.transformers.invariance import RowCounts
 from kernel.drivers.transformers.kv import Geometry, KVMemory, maps
 from kernel.drivers.transformers.measured import digest, machine, remembered
 from kernel.drivers.transformers.options import Options
-from kernel.drivers.transformers.tokenizer import Tokenizer, end_ids
+from kernel.drivers.transformers.outline import Outline, ids
+from kernel.drivers.transformers.tokenizer import Tokenizer
 
 SHARE = 0.5  # of the memory that is free after loading, for keys and values
 ADDRESSES = 1 << 42  # bytes of virtual memory for slabs
@@ -46,76 +45,93 @@ class Model(NamedTuple):
     facts: dict[str, Any]
 
 
-def assemble(name: str, model: Any, tokenizer: Future[Any], options: Options, message: Load, weights: str) -> Model:
-    """Raises `ModelLoadFailed` if the model cannot run in packed steps."""
-    config = model.config.get_text_config()
-    cache, device = Path(message.cache), model.device
-    context: int = config.max_position_embeddings
-    geometry = _geometry(config, model.dtype)
-    kernel, pack = _kernel(model, options, cache)
+class Loaded(NamedTuple):
+    """What was read: `weights` by name, and the `model` of transformers that they are of, unless it is not needed.
+
+    `digest` tells these weights from others.
+    """
+
+    outline: Outline
+    weights: Weights
+    model: Any | None
+    digest: str
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.weights.values())).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(iter(self.weights.values())).dtype
+
+
+def assemble(name: str, loaded: Loaded, tokenizer: Future[Any], options: Options, message: Load) -> Model:
+    """Raises `ModelLoadFailed` if the model cannot run in packed steps, as far as there is one to compare with."""
+    outline, model, cache, device = loaded.outline, loaded.model, Path(message.cache), loaded.device
+    geometry = Geometry(outline.layers, outline.kv_heads, outline.head_dim, loaded.dtype)
+    kernel, pack = _kernel(loaded, options, cache)
     exact = options.deterministic is not False and device.type == "cpu"
-    counts, lengths = _safe(model, geometry, kernel, pack, cache) if exact else (None, Lengths())
-    memory = _memory(geometry, context, lengths, device)
-    network: Network = Decoder(model, pack, context) if supports(model) else _modules(model, pack)
+    counts, lengths = _safe(loaded, geometry, kernel, pack, cache) if exact else (None, Lengths())
+    memory = _memory(geometry, outline.context, lengths, device)
+    network: Network = Decoder(outline, loaded.weights, pack) if outline.lean else _modules(model, pack)
     forward = PackedForward(network, memory, counts, lengths)
-    try:
-        check(model, forward, memory, TOLERANCE[kernel])
-    except Exception as error:
-        raise ModelLoadFailed(
-            f"{name} ({type(model).__name__}) cannot run in packed steps: {error}; use another model"
-        ) from error
-    parameters, hf = model.num_parameters(), tokenizer.result()
-    ends = end_ids(hf, model)
-    if isinstance(network, Decoder):
-        model.to("meta")  # the packed copy is the only one that is needed
+    if model is not None:
+        _check(name, model, forward, memory, TOLERANCE[kernel])
+        if outline.lean:
+            model.to("meta")  # the packed copy is the only one that is needed
     memory.budget = message.kv_memory or options.kv_memory or int(SHARE * _free_memory(device))
     facts = {
         "weights": kernel,
         "device": str(device),
-        "network": "decoder" if isinstance(network, Decoder) else "transformers",
+        "network": "decoder" if outline.lean else "transformers",
         "attention": "one batch" if lengths.safe else "one by one",
         "deterministic": counts is not None,
-        "parameters": parameters,
-        "vocabulary": config.vocab_size,
+        "parameters": outline.parameters,
+        "vocabulary": outline.vocabulary,
         "threads": torch.get_num_threads(),
         "kv_bytes_per_token": geometry.token_bytes,
         "kv_budget": memory.budget,
     }
-    fingerprint = digest(weights, kernel, facts["network"], machine(), TILE, str(geometry.dtype))
+    fingerprint = digest(loaded.digest, kernel, facts["network"], machine(), TILE, str(geometry.dtype))
     most_rows = counts.most if counts is not None else invariance.MOST
-    codec = Tokenizer(hf, ends, name, config.vocab_size)
-    return Model(forward, codec, memory, context, device, most_rows, fingerprint, facts)
+    hf = tokenizer.result()
+    ends = frozenset(outline.ends) | ids(hf.eos_token_id)
+    codec = Tokenizer(hf, ends, name, outline.vocabulary)
+    return Model(forward, codec, memory, outline.context, device, most_rows, fingerprint, facts)
 
 
-def _geometry(config: Any, dtype: torch.dtype) -> Geometry:
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    return Geometry(config.num_hidden_layers, kv_heads, head_dim, dtype)
+def _check(name: str, model: Any, forward: PackedForward, memory: KVMemory, tolerance: float) -> None:
+    from kernel.drivers.transformers.modules import check
+
+    try:
+        check(model, forward, memory, tolerance)
+    except Exception as error:
+        raise ModelLoadFailed(
+            f"{name} ({type(model).__name__}) cannot run in packed steps: {error}; use another model"
+        ) from error
 
 
-def _kernel(model: Any, options: Options, cache: Path) -> tuple[str, linear.Pack]:
+def _kernel(loaded: Loaded, options: Options, cache: Path) -> tuple[str, linear.Pack]:
     """The type of packed weights, and what packs them: the one asked for, or the faster one of this machine."""
-    if model.device.type != "cpu":
-        return str(model.dtype).removeprefix("torch."), linear.plain
-    weight = next(layer for layer in model.modules() if type(layer) is torch.nn.Linear).weight
+    if loaded.device.type != "cpu":
+        return str(loaded.dtype).removeprefix("torch."), linear.plain
+    shape = loaded.outline.shapes[0]
     name: str | None = options.dtype
     if name is None:
-        name = remembered(cache, "kernel", list(weight.shape), str, lambda: linear.fastest(weight))
+        name = remembered(cache, "kernel", shape, str, lambda: linear.fastest(shape))
     return name, linear.CPU_KERNELS[name]
 
 
 def _safe(
-    model: Any, geometry: Geometry, kernel: str, pack: linear.Pack, cache: Path
+    loaded: Loaded, geometry: Geometry, kernel: str, pack: linear.Pack, cache: Path
 ) -> tuple[RowCounts | None, Lengths]:
     """Counts of rows and lengths at which the numbers of a token depend on no other; None if there are none."""
-    shapes = {tuple(layer.weight.shape) for layer in model.modules() if type(layer) is torch.nn.Linear}
+    outline, shapes = loaded.outline, set(loaded.outline.shapes)
     facts = [sorted(shapes), kernel, invariance.CANDIDATES]
     counts = remembered(cache, "rows", facts, invariance.Counts, lambda: invariance.row_counts(shapes, pack))
-    config = model.config.get_text_config()
-    if not supports(model):  # the decoder's own is safe at any count
-        counts = tuple(sorted({*counts} & {*_safe_for_activation(config, cache)}))
-    queries = config.num_attention_heads // geometry.heads
+    if loaded.model is not None and not outline.lean:  # the decoder's own is safe at any count
+        counts = tuple(sorted({*counts} & {*_safe_for_activation(loaded.model.config.get_text_config(), cache)}))
+    queries = outline.heads // geometry.heads
     shape = [geometry.heads, geometry.head_dim, queries]
     safe = remembered(cache, "lengths", shape, invariance.Counts, lambda: invariance.lengths(geometry, queries))
     enough = bool(counts) and counts[-1] >= 2 * TILE  # half a step for a tile of a prompt, half for its neighbours
@@ -128,6 +144,8 @@ def _safe_for_activation(config: Any, cache: Path) -> invariance.Counts:
     size = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
 
     def measure() -> invariance.Counts:
+        from transformers.activations import ACT2FN
+
         return invariance.activation_counts(ACT2FN[name], size)
 
     return remembered(cache, "activation", [name, size, invariance.CANDIDATES], invariance.Counts, measure)
@@ -142,6 +160,8 @@ def _memory(geometry: Geometry, context: int, lengths: Lengths, device: torch.de
 
 
 def _modules(model: Any, pack: linear.Pack) -> Network:
+    from kernel.drivers.transformers.modules import Modules
+
     if model.device.type == "cpu":
         linear.replace(model, pack)
     return Modules(model)

@@ -1,21 +1,25 @@
 """A lean decoder for models of the Llama family: the same numbers as transformers' layers, with a tenth of the Python.
 
-Made by `weights` for models that it `supports`, others run through transformers' own modules. Projections that read the
-same input are one matrix, norms are folded into them, and the halves that a rotary embedding turns lie side by side, so
-that turning is one complex product. It knows nothing of sequences: `Plan` does attention.
+Made by `assembly` for models whose outline says that it can, others run through transformers' own modules. Projections
+that read the same input are one matrix, norms are folded into them, and the halves that a rotary embedding turns lie
+side by side, so that turning is one complex product. It knows nothing of sequences: `Plan` does attention.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch.nn.functional import embedding, rms_norm, silu
 
 from kernel.drivers.transformers.attention import Plan
 from kernel.drivers.transformers.linear import Linear, Pack
+from kernel.drivers.transformers.outline import Outline
 
-FAMILY = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
+Weights = Mapping[str, torch.Tensor]  # by the names that transformers gives them
 
 
 class _Layer(NamedTuple):
@@ -28,35 +32,21 @@ class _Layer(NamedTuple):
     window: int | None
 
 
-def supports(model: Any) -> bool:
-    """Whether the decoder can stand for `model`, one of transformers with its weights."""
-    config = model.config
-    if type(model).__name__ not in FAMILY or config.hidden_act != "silu" or model.lm_head.bias is not None:
-        return False
-    if any(layer.mlp.down_proj.bias is not None for layer in model.model.layers):
-        return False
-    cosines, _ = model.model.rotary_emb(torch.zeros(1), torch.zeros(1, 1, dtype=torch.long))
-    return bool(cosines.shape[-1] == model.model.layers[0].self_attn.head_dim)
-
-
 class Decoder:
-    """The layers of `model`, packed by `pack`. `context`: the most tokens of a sequence."""
+    """The layers of a model, packed by `pack` from its `weights`."""
 
-    def __init__(self, model: Any, pack: Pack, context: int) -> None:
-        config = model.config
-        self._heads: int = config.num_attention_heads
-        self._kv_heads: int = config.num_key_value_heads
-        self._head_dim: int = model.model.layers[0].self_attn.head_dim
-        self._eps: float = config.rms_norm_eps
-        self._floor = torch.full((1, 1), self._eps, device=model.device, dtype=model.dtype)
-        self._window: int | None = config.sliding_window if config.model_type == "mistral" else None  # of all layers
-        self._scale: float = model.model.layers[0].self_attn.scaling
-        self._embeddings = model.model.embed_tokens.weight.detach()
+    def __init__(self, outline: Outline, weights: Weights, pack: Pack) -> None:
+        assert outline.lean is not None
+        self._heads, self._kv_heads, self._head_dim = outline.heads, outline.kv_heads, outline.head_dim
+        self._lean = outline.lean
+        self._embeddings = weights["model.embed_tokens.weight"].detach()
+        device, dtype = self._embeddings.device, self._embeddings.dtype
+        self._floor = torch.full((1, 1), self._lean.eps, device=device, dtype=dtype)
         with torch.inference_mode():
-            self._turns = self._rotations(model.model.rotary_emb, context)
-            self._layers = [self._packed(layer, pack) for layer in model.model.layers]
-            self._norm = model.model.norm.weight.detach().clone()
-            self._head = pack(model.lm_head.weight, None)
+            self._turns = self._rotations(outline.context)
+            self._layers = self._all_packed(weights, outline.layers, pack)
+            self._norm = weights["model.norm.weight"].detach().clone()
+            self._head = pack(weights.get("lm_head.weight", self._embeddings), None)
 
     def __call__(
         self, plan: Plan, tokens: torch.Tensor, positions: torch.Tensor, kept: torch.Tensor, *, states: bool
@@ -79,7 +69,7 @@ class Decoder:
             _turn(mixed[:, : queries + keys].unflatten(1, (-1, self._head_dim // 2, 2)), turns)
             plan.write(number, mixed[:, queries:])
             asked = mixed[:, :queries].unflatten(1, (self._kv_heads, -1, self._head_dim))
-            states += layer.out(plan.attend(number, asked, self._scale, layer.window))
+            states += layer.out(plan.attend(number, asked, self._lean.scale, layer.window))
             states += layer.down(gated(layer.gate_up(normed(states, self._floor))))
         return states
 
@@ -92,40 +82,65 @@ class Decoder:
             (mixed[:, queries : queries + keys], layer.key_norm),
         ):
             heads = part.unflatten(1, (-1, self._head_dim))
-            heads.copy_(rms_norm(heads, (self._head_dim,), weight, self._eps))
+            heads.copy_(rms_norm(heads, (self._head_dim,), weight, self._lean.eps))
 
-    def _rotations(self, rotary: Any, context: int) -> torch.Tensor:
+    def _rotations(self, context: int) -> torch.Tensor:
         """By how much each position turns each pair: [context, head dim / 2], complex."""
-        positions = torch.arange(context, device=self._embeddings.device).unsqueeze(0)
-        cosines, sines = rotary(torch.zeros(1, device=self._embeddings.device), positions)
-        half = self._head_dim // 2
-        return torch.complex(cosines[0, :, :half].float(), sines[0, :, :half].float())
+        device = self._embeddings.device
+        frequencies = torch.tensor(self._lean.frequencies, device=device)
+        angles = torch.outer(torch.arange(context, device=device, dtype=torch.float32), frequencies)
+        return torch.complex(angles.cos() * self._lean.amplitude, angles.sin() * self._lean.amplitude)
 
-    def _packed(self, layer: Any, pack: Pack) -> _Layer:
-        attention, mlp = layer.self_attn, layer.mlp
-        turned = [self._interleaved(attention.q_proj), self._interleaved(attention.k_proj)]
-        weights, biases = zip(*turned, (attention.v_proj.weight, attention.v_proj.bias), strict=True)
-        before, between = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
+    def _all_packed(self, weights: Weights, layers: int, pack: Pack) -> list[_Layer]:
+        """Several at once: packing one uses one thread, and not the interpreter."""
+
+        def packed(number: int) -> _Layer:
+            with torch.inference_mode():  # which each thread has to say
+                return self._packed(_Part(weights, number), number, pack)
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            return list(pool.map(packed, range(layers)))
+
+    def _packed(self, part: _Part, number: int, pack: Pack) -> _Layer:
+        turned = [self._interleaved(part, "q_proj"), self._interleaved(part, "k_proj")]
+        value = part("self_attn.v_proj.weight"), part.find("self_attn.v_proj.bias")
+        weights, biases = zip(*turned, value, strict=True)
+        before, between = part("input_layernorm.weight"), part("post_attention_layernorm.weight")
         return _Layer(
             pack(torch.cat(weights) * before, None if biases[0] is None else torch.cat(biases)),
-            self._interleaved_norm(attention, "q_norm"),
-            self._interleaved_norm(attention, "k_norm"),
-            pack(attention.o_proj.weight, attention.o_proj.bias),
-            pack(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)) * between, None),
-            pack(mlp.down_proj.weight, None),
-            getattr(attention, "sliding_window", self._window),
+            self._interleaved_norm(part, "q_norm"),
+            self._interleaved_norm(part, "k_norm"),
+            pack(part("self_attn.o_proj.weight"), part.find("self_attn.o_proj.bias")),
+            pack(torch.cat((part("mlp.gate_proj.weight"), part("mlp.up_proj.weight"))) * between, None),
+            pack(part("mlp.down_proj.weight"), None),
+            self._lean.windows[number],
         )
 
-    def _interleaved_norm(self, attention: Any, name: str) -> torch.Tensor | None:
-        norm = getattr(attention, name, None)
-        return None if norm is None else norm.weight[_order(self._head_dim)].clone()
+    def _interleaved_norm(self, part: _Part, name: str) -> torch.Tensor | None:
+        norm = part.find(f"self_attn.{name}.weight")
+        return None if norm is None else norm[_order(self._head_dim)].clone()
 
-    def _interleaved(self, projection: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _interleaved(self, part: _Part, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Weights and bias with the two numbers of a pair, half a head apart in transformers, side by side."""
         order = _order(self._head_dim)
-        weight = projection.weight.unflatten(0, (-1, self._head_dim))[:, order].flatten(0, 1)
-        bias = projection.bias
+        weight = part(f"self_attn.{name}.weight").unflatten(0, (-1, self._head_dim))[:, order].flatten(0, 1)
+        bias = part.find(f"self_attn.{name}.bias")
         return weight, None if bias is None else bias.unflatten(0, (-1, self._head_dim))[:, order].flatten()
+
+
+class _Part:
+    """The weights of one layer."""
+
+    def __init__(self, weights: Weights, number: int) -> None:
+        self._weights = weights
+        self._prefix = f"model.layers.{number}."
+
+    def __call__(self, name: str) -> torch.Tensor:
+        return self._weights[self._prefix + name]
+
+    def find(self, name: str) -> torch.Tensor | None:
+        """None if there are no such weights."""
+        return self._weights.get(self._prefix + name)
 
 
 def normed(rows: torch.Tensor, floor: torch.Tensor) -> torch.Tensor:
@@ -150,6 +165,7 @@ def gated(rows: torch.Tensor) -> torch.Tensor:
     return torch.div(gate, divisor, out=divisor).mul_(up)
 
 
+@cache
 def _order(head_dim: int) -> torch.Tensor:
     """The places in a head of transformers, in our order."""
     return torch.arange(head_dim).view(2, -1).t().flatten()

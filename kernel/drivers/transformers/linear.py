@@ -46,14 +46,14 @@ CPU_KERNELS: dict[str, Pack] = {"float32": plain, "float16": half, "bfloat16": b
 LOSSLESS = ("float32", "float16")  # those to choose from where nobody asked for a type
 
 
-def fastest(weight: torch.Tensor) -> str:
-    """The name of the faster of `LOSSLESS` for `ROWS` rows, by a trial with `weight`."""
-    rows = torch.randn(ROWS, weight.shape[1])
+def fastest(shape: tuple[int, int]) -> str:
+    """The name of the faster of `LOSSLESS` for `ROWS` rows and weights of that shape, by a trial."""
+    weight, rows = torch.randn(shape), torch.randn(ROWS, shape[1])
     times = {}
     for name in LOSSLESS:
         if name == "float16" and "fbgemm" not in torch.backends.quantized.supported_engines:
             continue
-        layer = CPU_KERNELS[name](weight.float(), None)
+        layer = CPU_KERNELS[name](weight, None)
         layer(rows)
         times[name] = min(_timed(layer, rows) for _ in range(REPETITIONS))
     return min(times, key=times.__getitem__)

@@ -21,17 +21,32 @@ T = TypeVar("T")
 
 def remembered(folder: Path, what: str, facts: Any, kind: type[T], measure: Callable[[], T]) -> T:
     """What `measure` gave when it was first called for these `facts` on this machine, with as many threads."""
-    name = digest(what, facts, machine(), torch.get_num_threads())
-    path = folder / f"{what}-{name}.json"
+    value = recalled(folder, what, facts, kind)
+    if value is None:
+        value = measure()
+        remember(folder, what, facts, value)
+    return value
+
+
+def recalled(folder: Path, what: str, facts: Any, kind: type[T]) -> T | None:
+    """What was remembered for these `facts`; None if there is nothing, or nothing that can be read."""
     with suppress(OSError, msgspec.DecodeError):
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    value = measure()
+        return msgspec.json.decode(_path(folder, what, facts).read_bytes(), type=kind)
+    return None
+
+
+def remember(folder: Path, what: str, facts: Any, value: Any) -> None:
+    """Keep `value` for the next start."""
+    path = _path(folder, what, facts)
     unfinished = path.with_suffix(".unfinished")
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         unfinished.write_bytes(msgspec.json.encode(value))
         unfinished.replace(path)
-    return value
+
+
+def _path(folder: Path, what: str, facts: Any) -> Path:
+    return folder / f"{what}-{digest(what, facts, machine(), torch.get_num_threads())}.json"
 
 
 def digest(*facts: Any) -> str:

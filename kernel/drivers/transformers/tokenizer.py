@@ -52,14 +52,3 @@ class Tokenizer:
         except Exception as error:
             raise InvalidPrompt(f"the chat template of {self._name} refuses these messages: {error}") from error
         return ids
-
-
-def end_ids(hf: Any, model: Any) -> frozenset[int]:
-    """All ids that end a text, from the generation config, the config and the tokenizer: each may know only some."""
-    ends: set[int] = set()
-    for known in (model.generation_config.eos_token_id, model.config.get_text_config().eos_token_id, hf.eos_token_id):
-        if isinstance(known, int):
-            ends.add(known)
-        elif known is not None:
-            ends.update(known)
-    return frozenset(ends)

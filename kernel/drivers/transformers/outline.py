@@ -1,0 +1,108 @@
+"""What there is to know of a model besides its weights: its sizes, and what the lean decoder needs to stand for it.
+
+Made by `weights` of a model that transformers has loaded, and kept in the cache: a start that finds it there does
+without transformers' modelling code, whose import takes longer than everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import torch
+
+FAMILY = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
+
+
+class Lean(msgspec.Struct, frozen=True):
+    """What the decoder needs. `windows`: of each layer, None for all tokens; `frequencies`: by how much a position
+    turns each pair of a head, in radians; `amplitude`: of what is turned."""
+
+    eps: float
+    scale: float
+    windows: list[int | None]
+    frequencies: list[float]
+    amplitude: float
+
+
+class Outline(msgspec.Struct, frozen=True):
+    """`shapes`: of the matrices that run, [outputs, inputs] each; `ends`: ids that end a text; `lean` is None for a
+    model that needs its own modules."""
+
+    architecture: str
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    hidden: int
+    vocabulary: int
+    context: int
+    parameters: int
+    ends: list[int]
+    shapes: list[tuple[int, int]]
+    lean: Lean | None
+
+
+def outline(model: Any) -> Outline:
+    """The outline of `model`, a causal language model of transformers."""
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    lean = _lean(model) if _is_lean(model) else None
+    return Outline(
+        architecture=type(model).__name__,
+        layers=config.num_hidden_layers,
+        heads=heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        hidden=config.hidden_size,
+        vocabulary=config.vocab_size,
+        context=config.max_position_embeddings,
+        parameters=model.num_parameters(),
+        ends=sorted(ids(model.generation_config.eos_token_id) | ids(config.eos_token_id)),
+        shapes=_shapes(model, lean is not None),
+        lean=lean,
+    )
+
+
+def ids(known: int | Iterable[int] | None) -> set[int]:
+    """The ids that a configuration names, as one, as several, or not at all."""
+    if known is None:
+        return set()
+    return {known} if isinstance(known, int) else set(known)
+
+
+def _is_lean(model: Any) -> bool:
+    """Whether the decoder can stand for `model`."""
+    config = model.config
+    if type(model).__name__ not in FAMILY or config.hidden_act != "silu" or model.lm_head.bias is not None:
+        return False
+    if any(layer.mlp.down_proj.bias is not None for layer in model.model.layers):
+        return False
+    return bool(2 * model.model.rotary_emb.inv_freq.numel() == model.model.layers[0].self_attn.head_dim)
+
+
+def _lean(model: Any) -> Lean:
+    config, rotary = model.config, model.model.rotary_emb
+    of_all = config.sliding_window if config.model_type == "mistral" else None
+    layers = [layer.self_attn for layer in model.model.layers]
+    return Lean(
+        eps=config.rms_norm_eps,
+        scale=layers[0].scaling,
+        windows=[getattr(attention, "sliding_window", of_all) for attention in layers],
+        frequencies=rotary.inv_freq.tolist(),
+        amplitude=float(rotary.attention_scaling),
+    )
+
+
+def _shapes(model: Any, lean: bool) -> list[tuple[int, int]]:
+    """Each shape once, in the order of the layers. The decoder makes one matrix of those that read the same input."""
+    if not lean:
+        return [
+            *dict.fromkeys(tuple(layer.weight.shape) for layer in model.modules() if type(layer) is torch.nn.Linear)
+        ]
+    attention, mlp = model.model.layers[0].self_attn, model.model.layers[0].mlp
+    fused = ((attention.q_proj, attention.k_proj, attention.v_proj), (mlp.gate_proj, mlp.up_proj))
+    together = [(sum(part.weight.shape[0] for part in parts), parts[0].weight.shape[1]) for parts in fused]
+    alone = [tuple(layer.weight.shape) for layer in (attention.o_proj, mlp.down_proj, model.lm_head)]
+    return [*dict.fromkeys(together + alone)]
