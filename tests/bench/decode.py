@@ -14,9 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Threads of a peer in this process sleep at their barriers, as the driver's do: beside other work that is several times
-# faster. Both must come before the libraries.
-os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+# Threads of a peer in this process wait at their barriers as those of the driver do, and must be told before they start.
+os.environ |= {"GOMP_SPINCOUNT": "2000", "HF_HUB_OFFLINE": "1"}
 
 import peer
 import roofline
