@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Threads of a peer in this process wait at their barriers as those of the driver do, and must be told before they start.
+# Threads of a peer in this process wait at their barriers as the driver's do; they must be told before they start.
 os.environ |= {"GOMP_SPINCOUNT": "2000", "HF_HUB_OFFLINE": "1"}
 
 import peer

@@ -74,9 +74,9 @@ def silence() -> None:
 def share_the_cores() -> None:
     """Have torch's threads spin at their barriers for microseconds, then sleep; must come before torch is imported.
 
-    GNU's default is to spin for milliseconds. Measured on two cores, with one and with 16 sequences: this is 1.6 and 1.2
-    times as fast as to sleep at once, and while another process keeps one core busy, half and four fifths as fast; the
-    default is 3 and 7 times slower then.
+    GNU's default is to spin for milliseconds. Measured on two cores, with one and with 16 sequences: this is 1.6 and
+    1.2 times as fast as to sleep at once, and while another process keeps one core busy, half and four fifths as fast;
+    the default is 3 and 7 times slower then.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
