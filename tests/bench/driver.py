@@ -1,28 +1,44 @@
 """The driver process of llmosd in the hands of a bench, which says to it what a kernel would and notes when it answers.
 
-Used by the decode bench. It knows the driver protocol and nothing of what lies behind it.
+Used by the benches of decoding, of the engine and of slots. It knows the driver protocol and nothing of what lies
+behind it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Coroutine
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from ipc.syscalls import Sampling
 from kernel.drivers.process import launch
-from kernel.drivers.protocol import Admit, Bundle, Done, Failed, FromDriver, Load, Loaded, LoadFailed, Parked, Renew
+from kernel.drivers.protocol import (
+    Admit,
+    Bundle,
+    Done,
+    Failed,
+    FromDriver,
+    Load,
+    Loaded,
+    LoadFailed,
+    Parked,
+    Renew,
+    ToDriver,
+)
+
+T = TypeVar("T")
 
 
 class Driver:
     """Runs from entry to exit, and is idle between calls. `facts` are what it says about its model."""
 
-    def __init__(self, model: str, cache: Path) -> None:
+    def __init__(self, model: str, cache: Path, options: dict[str, Any] | None = None) -> None:
         self.facts: dict[str, Any] = {}
-        self._load = Load(model, str(cache), max_tokens=1024)
-        self._ids = itertools.count(1)
+        self.ids = itertools.count(1)  # for sequences
+        self._load = Load(model, str(cache), max_tokens=1024, options=options or {})
         self._parked: set[int] = set()
 
     def __enter__(self) -> Self:
@@ -34,30 +50,15 @@ class Driver:
         self._runner.run(self._process.stop())
         self._runner.close()
 
-    def begin(self, prompts: list[list[int]], tokens: int) -> None:
-        """Run `prompts` up to the first of at most `tokens` tokens each, all at once and greedily.
+    def run(self, conversation: Coroutine[Any, Any, T]) -> T:
+        """Have it out with the driver, by `send` and `next`."""
+        return self._runner.run(conversation)
 
-        A lease of one token parks each sequence there.
-        """
-        self._runner.run(self._begin(prompts, tokens))
+    def send(self, message: ToDriver) -> None:
+        self._process.send(message)
 
-    def go(self, tokens: int) -> tuple[int, float]:
-        """So many tokens more for each that has not ended; how many came in all, and the seconds until the last."""
-        return self._runner.run(self._go(tokens))
-
-    async def _start(self) -> None:
-        self._said: asyncio.Queue[tuple[float, FromDriver | str]] = asyncio.Queue()
-        self._process = await launch("transformers", "bench", self._note, self._note)
-        self._process.send(self._load)
-        while not self.facts:
-            _, message = await self._next()
-            if isinstance(message, Loaded):
-                self.facts = message.facts
-
-    def _note(self, said: FromDriver | str) -> None:
-        self._said.put_nowait((perf_counter(), said))
-
-    async def _next(self) -> tuple[float, FromDriver]:
+    async def next(self) -> tuple[float, FromDriver]:
+        """What the driver says next, and when it came."""
         at, said = await self._said.get()
         if isinstance(said, str):
             raise SystemExit(f"the driver ended: {said}")
@@ -65,12 +66,35 @@ class Driver:
             raise SystemExit(f"the driver failed: {said.error.message}")
         return at, said
 
+    def begin(self, prompts: list[list[int]], tokens: int) -> None:
+        """Run `prompts` up to the first of at most `tokens` tokens each, all at once and greedily.
+
+        A lease of one token parks each sequence there.
+        """
+        self.run(self._begin(prompts, tokens))
+
+    def go(self, tokens: int) -> tuple[int, float]:
+        """So many tokens more for each that has not ended; how many came in all, and the seconds until the last."""
+        return self.run(self._go(tokens))
+
+    async def _start(self) -> None:
+        self._said: asyncio.Queue[tuple[float, FromDriver | str]] = asyncio.Queue()
+        self._process = await launch("transformers", "bench", self._note, self._note)
+        self._process.send(self._load)
+        while not self.facts:
+            _, message = await self.next()
+            if isinstance(message, Loaded):
+                self.facts = message.facts
+
+    def _note(self, said: FromDriver | str) -> None:
+        self._said.put_nowait((perf_counter(), said))
+
     async def _begin(self, prompts: list[list[int]], tokens: int) -> None:
         assert not self._parked, "the sequences before have not ended"
         sampling = Sampling(max_tokens=tokens, temperature=0)
         running = set()
         for prompt in prompts:
-            running.add(number := next(self._ids))
+            running.add(number := next(self.ids))
             self._process.send(Admit(number, "", sampling, 1, prompt_ids=prompt))
         await self._follow(running)
 
@@ -86,7 +110,7 @@ class Driver:
         """Until all have parked or ended: how many tokens came, and when the last did."""
         made, last = 0, perf_counter()
         while running:
-            at, message = await self._next()
+            at, message = await self.next()
             if isinstance(message, Bundle):
                 made, last = made + sum(len(progress.ids) for progress in message.progress), at
             elif isinstance(message, Parked | Done):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
 
@@ -17,7 +19,9 @@ import torch
 
 MAGIC = b"llmosd-swap-1\n"
 LENGTH = struct.Struct("<I")
+SAFETENSORS_LENGTH = struct.Struct("<Q")
 NAME = "kv"
+DIGEST = 16  # bytes of a checksum
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -37,20 +41,25 @@ class Unfit(Exception):
 
 def write(path: Path, kv: torch.Tensor, tokens: list[int], prompt: int, fingerprint: str) -> int:
     """Write `kv` [layers, length, row] of a sequence; the size of the file. Raises `OSError`."""
-    data = safetensors.torch.save({NAME: kv.contiguous().cpu()})
-    header = msgspec.msgpack.encode(Header(tokens, prompt, kv.shape[1], fingerprint, _checksum(data)))
+    data: list[bytes | memoryview] = [_safetensors_header(kv), *map(_bytes_of, kv)]
     unfinished = path.with_name(path.name + ".unfinished")
     try:
-        with unfinished.open("wb") as file:
-            file.write(MAGIC + LENGTH.pack(len(header)) + header)
-            file.write(data)
+        with ThreadPoolExecutor(1) as pool, unfinished.open("wb") as file:
+            checksum = pool.submit(_checksum, data)  # takes half as long as writing; neither holds the interpreter
+            header = Header(tokens, prompt, kv.shape[1], fingerprint, "0" * 2 * DIGEST)
+            start = len(_prologue(header))
+            file.seek(start)
+            for part in data:
+                file.write(part)
+            file.seek(0)
+            file.write(_prologue(msgspec.structs.replace(header, checksum=checksum.result())))
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
     except OSError:
         unfinished.unlink(missing_ok=True)
         raise
-    return len(MAGIC) + LENGTH.size + len(header) + len(data)
+    return start + sum(map(len, data))
 
 
 def move(source: Path, path: Path) -> int:
@@ -74,7 +83,7 @@ def read(path: Path, tokens: list[int], prompt: int, fingerprint: str) -> torch.
         header = msgspec.msgpack.decode(content[start:end], type=Header)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Unfit(f"{path} is damaged: {error}") from None
-    if header.checksum != _checksum(data):
+    if header.checksum != _checksum([data]):
         raise Unfit(f"{path} is damaged: its checksum differs")
     if header.fingerprint != fingerprint:
         raise Unfit(f"{path} was written with other weights or on another kind of machine")
@@ -86,5 +95,28 @@ def read(path: Path, tokens: list[int], prompt: int, fingerprint: str) -> torch.
     return kv
 
 
-def _checksum(data: bytes | memoryview) -> str:
-    return blake2b(data, digest_size=16).hexdigest()
+def _prologue(header: Header) -> bytes:
+    encoded = msgspec.msgpack.encode(header)
+    return MAGIC + LENGTH.pack(len(encoded)) + encoded
+
+
+def _safetensors_header(kv: torch.Tensor) -> bytes:
+    """What comes before the numbers, so that they are written from where they lie: the library copies them thrice."""
+    empty = safetensors.torch.save({NAME: kv[:0]})
+    (length,) = SAFETENSORS_LENGTH.unpack_from(empty)
+    described = msgspec.json.decode(empty[SAFETENSORS_LENGTH.size : SAFETENSORS_LENGTH.size + length])
+    described[NAME] |= {"shape": list(kv.shape), "data_offsets": [0, kv.nbytes]}
+    encoded = msgspec.json.encode(described)
+    encoded += b" " * (-len(encoded) % SAFETENSORS_LENGTH.size)
+    return SAFETENSORS_LENGTH.pack(len(encoded)) + encoded
+
+
+def _bytes_of(layer: torch.Tensor) -> memoryview:
+    return memoryview(layer.contiguous().cpu().flatten().view(torch.uint8).numpy())
+
+
+def _checksum(parts: Iterable[bytes | memoryview]) -> str:
+    digest = blake2b(digest_size=DIGEST)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
