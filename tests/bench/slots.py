@@ -1,107 +1,187 @@
-"""Decode rate of the transformers driver's bare engine, beside `generate` on the same asks one after another.
+"""Model slots through the whole system: what the daemon costs, how soon an urgent call runs, two models in turn.
 
-Run by hand: `python tests/bench/slots.py`. Quote the ratios: absolute rates move from machine to machine.
+Run by `make bench`, on the embedded model. Each figure stands beside what it is to be compared with, in the same run.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
-import queue
-import time
+import shutil
+import statistics
+import tempfile
 from pathlib import Path
-from typing import Any
+from time import perf_counter
 
-import torch
+from daemon import daemon
+from driver import Driver
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModelForCausalLM
 
-from ipc.syscalls import ChatMessage, Sampling
-from kernel.drivers.protocol import Admit, Admitted, Bundle, Done, Stop
-from kernel.drivers.transformers.engine import Engine
-from kernel.drivers.transformers.options import Options
-from kernel.drivers.transformers.sequence import Limits
-from kernel.drivers.transformers.source import locate
-from kernel.drivers.transformers.weights import Model, load
+from ipc.syscalls import Sampling
+from kernel.drivers.protocol import Admit, Bundle, Done
+from kernel.drivers.transformers.source import EMBEDDED
+from llmosd import AsyncClient, Token
+from llmosd.settings import load
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmosd" / "models"
-TOPICS = ["rain", "dragons", "the ocean", "Hamlet", "three fruits", "Python", "the number two", "France"]
-TOKENS = 64
-TOKENS_BESIDE_GENERATE = 32
+ROUNDS = 5
+AGENTS, TOKENS = 64, 48
+BUSY, LONG = 32, 900  # slots, and tokens of what runs on them
+URGENT = 9  # calls, one after another
+CALLS, APART = 80, 0.1  # for two models: so many in turn, seconds apart
+ONE_MODEL = 2_000_000_000  # bytes: room for one of two
+CONSOLE = Console(width=120)
 
-
-class Kernel:
-    """Asks `count` questions at once, and notes when tokens come."""
-
-    def __init__(self, count: int, max_tokens: int) -> None:
-        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.prompts: list[list[int]] = []
-        self.started = time.perf_counter()
-        self.first = self.last = 0.0  # when every sequence had its first token, and when the last one ended
-        self.tokens = 0
-        self._waiting = set(range(count))
-        self._running = count
-        for index in range(count):
-            prompt = [ChatMessage("user", f"Tell me about {TOPICS[index % len(TOPICS)]}.")]
-            self.inbox.put(Admit(index, prompt, Sampling(max_tokens=max_tokens, temperature=0), max_tokens))
-
-    def send(self, *messages: Any) -> None:
-        for message in messages:
-            if isinstance(message, Admitted):
-                self.prompts.append(message.prompt_ids)
-            elif isinstance(message, Bundle):
-                self._count(message)
-            elif isinstance(message, Done):
-                self._running -= 1
-        if not self._running:
-            self.last = time.perf_counter()
-            self.inbox.put(Stop())
-
-    def _count(self, bundle: Bundle) -> None:
-        if not self._waiting:
-            self.tokens += sum(len(progress.ids) for progress in bundle.progress)
-        elif not self._waiting.difference_update(progress.sequence for progress in bundle.progress):
-            self.first = self.first if self._waiting else time.perf_counter()
+numbers = iter(range(10**9))
 
 
-def run(model: Model, count: int, max_tokens: int) -> Kernel:
-    kernel = Kernel(count, max_tokens)
-    model.tokenizer.ends = frozenset()
-    Engine(kernel, model.forward, model.tokenizer, model.memory, Limits(model.context, 256), 128).run()
-    return kernel
+def series() -> str:
+    """The beginning of a series that the model goes on with; no two are the same."""
+    start = next(numbers)
+    return ", ".join(str(start + step * (2 + start % 7)) for step in range(8)) + ","
 
 
 def main() -> None:
-    console = Console()
-    model = load("embedded", locate("embedded"), Options(), CACHE, console.print)
-    run(model, 1, 4)
-    table = Table("sequences", "first tokens (s)", "decode tokens/s", "ratio to 1")
-    single = 0.0
-    for count in (1, 4, 16, 32, 64):
-        kernel = run(model, count, TOKENS)
-        rate = kernel.tokens / (kernel.last - kernel.first)
-        single = single or rate
-        table.add_row(str(count), f"{kernel.first - kernel.started:.2f}", f"{rate:.0f}", f"{rate / single:.1f}")
-    console.print(table)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    cache = load().cache_path / "models"
+    with daemon() as socket, Driver(EMBEDDED, cache) as driver:
+        asyncio.run(warm(socket))
+        driver.run(through_the_driver(driver, [series()]))
+        cost_of_the_daemon(socket, driver)
+    with daemon(f"[models.smollm2]\nslots = {BUSY}\n") as socket:
+        asyncio.run(urgent(socket))
+    two_models(next(cache.glob("SmolLM2*/")))
 
-    kernel = run(model, 64, TOKENS_BESIDE_GENERATE)
-    together = kernel.last - kernel.started
-    plain = AutoModelForCausalLM.from_pretrained(next(CACHE.glob("SmolLM2*/")), dtype=torch.float32).eval()
-    started = time.perf_counter()
-    for prompt in kernel.prompts:
-        plain.generate(
-            torch.tensor([prompt]),
-            max_new_tokens=TOKENS_BESIDE_GENERATE,
-            do_sample=False,
-            eos_token_id=[],
-            pad_token_id=0,
+
+async def warm(socket: Path) -> None:
+    async with AsyncClient(socket) as llmos:
+        await llmos.run("generate", {"prompt": series(), "max_tokens": 4})
+
+
+# ---- what the daemon costs
+
+
+async def through_the_driver(driver: Driver, prompts: list[str]) -> float:
+    """Seconds until all have ended."""
+    started = perf_counter()
+    sampling = Sampling(max_tokens=TOKENS, temperature=0)
+    for prompt in prompts:
+        driver.send(Admit(next(driver.ids), prompt, sampling, TOKENS))
+    left = len(prompts)
+    tokens = 0
+    while left:
+        at, message = await driver.next()
+        if isinstance(message, Bundle):
+            tokens += sum(len(progress.ids) for progress in message.progress)
+        left -= isinstance(message, Done)
+    return tokens / (at - started)
+
+
+async def through_the_daemon(socket: Path, prompts: list[str]) -> float:
+    """The same by agents, each streaming its tokens to a client."""
+    async with AsyncClient(socket) as llmos:
+        before = (await llmos.slots())[0].tokens
+        started = perf_counter()
+        tasks = [await llmos.submit("generate", {"prompt": prompt, "max_tokens": TOKENS}) for prompt in prompts]
+        await asyncio.gather(*(task.result() for task in tasks))
+        seconds = perf_counter() - started
+        return ((await llmos.slots())[0].tokens - before) / seconds
+
+
+def cost_of_the_daemon(socket: Path, driver: Driver) -> None:
+    bare, whole = [], []
+    for _ in range(ROUNDS):
+        prompts = [series() for _ in range(AGENTS)]
+        bare.append(driver.run(through_the_driver(driver, prompts)))
+        whole.append(asyncio.run(through_the_daemon(socket, prompts)))
+    table = Table(title=f"{AGENTS} agents at once, {TOKENS} tokens each, prompts included, medians of {ROUNDS} in turn")
+    for column in ("", "tokens/s", "ratio"):
+        table.add_column(column, justify="right")
+    floor, ours = statistics.median(bare), statistics.median(whole)
+    table.add_row("the driver alone", f"{floor:.0f}", "")
+    table.add_row("client, socket, kernel, agents, driver", f"{ours:.0f}", f"{ours / floor:.2f}")
+    CONSOLE.print(table)
+
+
+# ---- an urgent call
+
+
+async def first_token(llmos: AsyncClient, priority: int) -> float:
+    started = perf_counter()
+    task = await llmos.submit("generate", {"prompt": series(), "max_tokens": 4}, priority=priority)
+    seconds = 0.0
+    async for event in task.events():
+        if isinstance(event, Token) and not seconds:
+            seconds = perf_counter() - started
+    return seconds
+
+
+async def urgent(socket: Path) -> None:
+    async with AsyncClient(socket) as llmos:
+        await llmos.run("generate", {"prompt": series(), "max_tokens": 4})
+        alone = statistics.median([await first_token(llmos, 0) for _ in range(URGENT)])
+        tasks = [await llmos.submit("generate", {"prompt": series(), "max_tokens": LONG}) for _ in range(2 * BUSY)]
+        while (await llmos.slots())[0].used < BUSY or (await llmos.slots())[0].tokens < 3 * BUSY:
+            await asyncio.sleep(0.1)
+        steps, started = (await llmos.slots())[0].steps, perf_counter()
+        await asyncio.sleep(3)
+        step = (perf_counter() - started) / ((await llmos.slots())[0].steps - steps)
+        found = statistics.median([await first_token(llmos, 10) for _ in range(URGENT)])
+        queued = (await llmos.slots())[0].queued
+        for task in tasks:
+            await task.cancel()
+    bound = 3 * step + alone
+    table = Table(title=f"An urgent call, {BUSY} slots taken by long generations, {queued} more in line")
+    for column in ("", "seconds", "of the bound"):
+        table.add_column(column, justify="right")
+    table.add_row("a step of the busy machine", f"{step:.3f}", "")
+    table.add_row("first token on the idle machine", f"{alone:.3f}", "")
+    table.add_row("bound: three steps and that", f"{bound:.3f}", "1.00")
+    table.add_row("first token on the busy machine", f"{found:.3f}", f"{found / bound:.2f}")
+    CONSOLE.print(table)
+
+
+# ---- two models in the memory of one
+
+
+async def calls(socket: Path, models: list[str], apart: float) -> tuple[float, float]:
+    """Seconds until all are answered, and the longest that one took."""
+    async with AsyncClient(socket) as llmos:
+        started = perf_counter()
+
+        async def call(model: str, after: float) -> float:
+            await asyncio.sleep(after)
+            begun = perf_counter()
+            await llmos.run("generate", {"prompt": series(), "max_tokens": TOKENS, "model": model})
+            return perf_counter() - begun
+
+        times = await asyncio.gather(*(call(model, number * apart) for number, model in enumerate(models)))
+        return perf_counter() - started, max(times)
+
+
+def two_models(folder: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="llmosd-bench-", dir=folder.parent) as name:
+        other = shutil.copytree(folder, Path(name) / "other")
+        settings = (
+            f"preload = false\n[resources]\nmemory = {ONE_MODEL}\n"
+            f"[models.one]\npath = '{folder}'\n[models.other]\npath = '{other}'\n"
         )
-    apart = time.perf_counter() - started
-    table = Table("64 asks of 32 tokens", "seconds", "tokens/s", "ratio")
-    for name, seconds in (("engine, all at once", together), ("generate, one after another", apart)):
-        rate = 64 * TOKENS_BESIDE_GENERATE / seconds
-        table.add_row(name, f"{seconds:.1f}", f"{rate:.0f}", f"{apart / seconds:.1f}")
-    console.print(table)
+        half = CALLS // 2
+        with daemon(settings) as socket:
+            asyncio.run(calls(socket, ["one", "other"], 0.0))
+            asyncio.run(calls(socket, ["one"], 0.0))  # so that both begin with it in memory
+            grouped, _ = asyncio.run(calls(socket, ["one"] * half, 0.0))
+            grouped += asyncio.run(calls(socket, ["other"] * half, 0.0))[0]
+            asyncio.run(calls(socket, ["one"], 0.0))
+            mixed, longest = asyncio.run(calls(socket, ["one", "other"] * half, APART))
+    table = Table(
+        title=f"Two models in the memory of one: {CALLS} calls of {TOKENS} tokens, one model and the other in turn"
+    )
+    for column in ("", "seconds", "of the ideal rate", "longest call, seconds"):
+        table.add_column(column, justify="right")
+    table.add_row("ideal: all calls of one, then all of the other", f"{grouped:.1f}", "1.00", "")
+    table.add_row(f"in turn, {APART} s apart", f"{mixed:.1f}", f"{grouped / mixed:.2f}", f"{longest:.1f}")
+    CONSOLE.print(table)
 
 
 if __name__ == "__main__":
