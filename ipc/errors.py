@@ -85,6 +85,10 @@ class ConfigError(LlmosError):
     """A setting that does not exist or has a value that is not allowed."""
 
 
+class InvalidPolicy(LlmosError):
+    """A scheduling policy that there is none of, or one with a quantum or a weight that it cannot have."""
+
+
 class NotFound(LlmosError):
     """What was asked for does not exist."""
 

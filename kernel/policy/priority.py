@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import bisect
 
-from kernel.policy.policy import Decision, Job
+from kernel.policy.ordered import PATIENCE
+from kernel.policy.policy import Decision, Grant, Job
 
 CEILING = 21.0  # one above the highest priority: what waited for long enough is more urgent than anything fresh
 MARGIN = 1.0  # by which one of lower priority must have become more urgent than the one it preempts
@@ -18,16 +19,17 @@ MARGIN = 1.0  # by which one of lower priority must have become more urgent than
 
 class _Standing:
     """Where one job stands. `since`: the time from which it waits. For `quantum` more tokens it is as urgent as it was
-    when it got its slot (`boost`), towards others that age; towards all, if it `overtook` one of higher priority."""
+    when it got its slot (`boost`), towards others that age; towards all, if it `overtook` one of higher priority. It
+    has `made` so many tokens since it got its slot."""
 
-    __slots__ = ("boost", "job", "level", "overtook", "quantum", "since")
+    __slots__ = ("boost", "job", "level", "made", "overtook", "quantum", "since")
 
     def __init__(self, job: Job, since: float) -> None:
         self.job = job
         self.level = job.priority
         self.since = since
         self.boost = 0.0
-        self.quantum = 0
+        self.made = self.quantum = 0
         self.overtook = False
 
     @property
@@ -56,8 +58,12 @@ class PriorityWithAging:
 
     A job whose own priority is higher preempts at once. One that aged must be a whole priority ahead, and then has its
     quantum: so two jobs exchange a slot at most once in `quantum` tokens and 1 / `aging` seconds. A preempted job goes
-    back to its place, which its id gives it. None preempts another of its own priority.
+    back to its place, which its id gives it. None preempts another of its own priority, and none before it has made up
+    for what its preemption costs.
     """
+
+    kind = "priority"
+    reason = ""
 
     def __init__(self, aging: float, quantum: int) -> None:
         self._aging = aging
@@ -74,10 +80,18 @@ class PriorityWithAging:
         if job.id not in self._waiting and job.id not in self._running:
             self._wait(_Standing(job, now))
 
+    def adopt(self, job: Job, now: float) -> None:
+        if job.id not in self._waiting and job.id not in self._running:
+            self._running[job.id] = _Standing(job, now)
+
+    def read(self, job: Job, tokens: int, now: float) -> None:
+        """Only what is made counts."""
+
     def progress(self, job: Job, tokens: int, now: float) -> None:
         standing = self._running.get(job.id)
         if standing is not None:
             standing.quantum -= tokens
+            standing.made += tokens
 
     def reprioritise(self, job: Job, now: float) -> None:
         standing = self._waiting.get(job.id)
@@ -110,11 +124,17 @@ class PriorityWithAging:
                 preempted[victim.job.id] = victim.job
             self._run(first, now)
         # One may have lost its slot and got another one: of that only the outcome counts.
-        run = [standing.job for number, standing in self._running.items() if number not in before]
+        run = [Grant(standing.job, 0) for number, standing in self._running.items() if number not in before]
         return Decision(run, [job for number, job in preempted.items() if number in self._waiting and number in before])
 
     def line(self) -> list[Job]:
         return [standing.job for level in sorted(self._lines, reverse=True) for standing in self._lines[level].jobs]
+
+    def running(self) -> list[Job]:
+        return [standing.job for standing in self._running.values()]
+
+    def since(self, job: Job) -> float:
+        return (self._waiting.get(job.id) or self._running[job.id]).since
 
     # ---- who is how urgent
 
@@ -123,8 +143,12 @@ class PriorityWithAging:
         return min(level + self._aging * (now - self._lines[level].since), CEILING)
 
     def _victim(self) -> _Standing | None:
-        """The least urgent of those that run and can stop, the last to come of several."""
-        candidates = (standing for standing in self._running.values() if standing.job.preemptible)
+        """The least urgent of those that run and may be stopped, the last to come of several."""
+        candidates = (
+            standing
+            for standing in self._running.values()
+            if standing.job.preemptible and standing.made >= PATIENCE * standing.job.switch_cost
+        )
         return min(candidates, key=lambda standing: (standing.rank, -standing.job.id), default=None)
 
     def _beats(self, level: int, running: _Standing, now: float) -> bool:
@@ -151,7 +175,7 @@ class PriorityWithAging:
 
     def _run(self, standing: _Standing, now: float) -> None:
         line = self._lines[standing.level]
-        standing.boost, standing.quantum = self._urgency(standing.level, now), self._quantum
+        standing.boost, standing.quantum, standing.made = self._urgency(standing.level, now), self._quantum, 0
         standing.overtook = any(level > standing.level for level in self._lines)
         line.since = now
         self._unwait(standing)

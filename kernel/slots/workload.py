@@ -215,6 +215,7 @@ class Workload:
 
     def _charge_prompt(self, sequence: Sequence, tokens: int) -> None:
         sequence.process.prompt_tokens += tokens
+        self.slots.read(sequence, tokens)
         self._charge(sequence, tokens)
 
     def _charge(self, sequence: Sequence, tokens: int) -> None:
