@@ -71,6 +71,7 @@ class PriorityWithAging:
         self._waiting: dict[int, _Standing] = {}
         self._lines: dict[int, _Line] = {}  # by priority; none is empty
         self._running: dict[int, _Standing] = {}
+        self._adopted: set[int] = set()  # of those that run, who has no grant of this policy yet
 
     @property
     def waiting(self) -> int:
@@ -83,6 +84,7 @@ class PriorityWithAging:
     def adopt(self, job: Job, now: float) -> None:
         if job.id not in self._waiting and job.id not in self._running:
             self._running[job.id] = _Standing(job, now)
+            self._adopted.add(job.id)
 
     def read(self, job: Job, tokens: int, now: float) -> None:
         """Only what is made counts."""
@@ -112,6 +114,7 @@ class PriorityWithAging:
 
     def decide(self, slots: int, now: float) -> Decision:
         before = set(self._running)
+        adopted, self._adopted = self._adopted, set()
         preempted: dict[int, Job] = {}
         while self._lines:
             level = max(self._lines, key=lambda level: (self._urgency(level, now), -self._lines[level].since))
@@ -124,7 +127,7 @@ class PriorityWithAging:
                 preempted[victim.job.id] = victim.job
             self._run(first, now)
         # One may have lost its slot and got another one: of that only the outcome counts.
-        run = [Grant(standing.job, 0) for number, standing in self._running.items() if number not in before]
+        run = [Grant(standing.job, 0) for number, standing in self._running.items() if number not in before - adopted]
         return Decision(run, [job for number, job in preempted.items() if number in self._waiting and number in before])
 
     def line(self) -> list[Job]:

@@ -24,9 +24,9 @@ class Standing:
     """`since`: the time from which it waits or runs; `last`: when it last made a token, or got its slot.
 
     `made` counts its tokens since it got its slot, `served` all. `used` of the `grant`, which is 0 if it has no bound.
-    `key` orders it among others, the lesser one first. `level`, `joined` (tokens above its level) and `starves` (its
-    entry among those that will) are of the policies that have levels. `serial` says which entry of a heap is the valid
-    one, 0 for none.
+    `limit` is that of its job when it came. `key` orders it among others, the lesser one first. `level`, `joined`
+    (tokens above its level) and `starves` (its entry among those that will) are of the policies that have levels.
+    `serial` says which entry of a heap is the valid one, 0 for none.
     """
 
     __slots__ = (
@@ -36,6 +36,7 @@ class Standing:
         "key",
         "last",
         "level",
+        "limit",
         "made",
         "serial",
         "served",
@@ -49,6 +50,7 @@ class Standing:
         self.since = self.last = since
         self.key: Key = ()
         self.level = 0
+        self.limit = job.limit
         self.joined = -1.0
         self.made = self.served = self.grant = self.used = 0
         self.serial = self.starves = 0
