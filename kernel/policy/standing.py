@@ -24,12 +24,14 @@ class Standing:
     """`since`: the time from which it waits or runs; `last`: when it last made a token, or got its slot.
 
     `made` counts its tokens since it got its slot, `served` all. `used` of the `grant`, which is 0 if it has no bound.
-    `limit` is that of its job when it came. `key` orders it among others, the lesser one first. `level`, `joined`
-    (tokens above its level) and `starves` (its entry among those that will) are of the policies that have levels.
-    `serial` says which entry of a heap is the valid one, 0 for none.
+    `limit` is that of its job when it came. `key` orders it among others, the lesser one first. `serial` says which
+    entry of a heap is the valid one, 0 for none. Of the policies that have levels are `level`, `joined` (tokens above
+    its level), `starves` (its entry among those that will), and `boost`: how urgent it had become when it got its slot,
+    or when its wait began in virtual time; of aging is `overtook`, someone of higher priority.
     """
 
     __slots__ = (
+        "boost",
         "grant",
         "job",
         "joined",
@@ -38,6 +40,7 @@ class Standing:
         "level",
         "limit",
         "made",
+        "overtook",
         "serial",
         "served",
         "since",
@@ -52,6 +55,8 @@ class Standing:
         self.level = 0
         self.limit = job.limit
         self.joined = -1.0
+        self.boost = 0.0
+        self.overtook = False
         self.made = self.served = self.grant = self.used = 0
         self.serial = self.starves = 0
 
