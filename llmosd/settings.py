@@ -104,7 +104,7 @@ def load(
             raise ConfigError(f"model {name}: nothing at {path}; correct models.{name}.path in {user}", key="path")
     if settings.model not in settings.models:
         settings.models[settings.model] = _model_by_path(settings)
-    _check_policies(settings)
+    _check_policies(settings, user)
     for folder in settings.agent_folders[1:]:
         if not folder.is_dir():
             raise ConfigError(f"agents: no folder {folder}", key="agents")
@@ -123,14 +123,14 @@ def shared(name: str) -> Path:
     return installed if installed.is_dir() else package.parent / name
 
 
-def _check_policies(settings: Settings) -> None:
+def _check_policies(settings: Settings, file: Path) -> None:
     """Raises `ConfigError` for the first policy that there is none of, or that cannot have what is set."""
     specs = {"scheduling": ModelSpec()} | {f"models.{name}": spec for name, spec in settings.models.items()}
     for place, spec in specs.items():
         try:
             settings.scheduling.policy_of(spec)
         except InvalidPolicy as error:
-            raise ConfigError(f"{place}: {error.message}", key=place) from None
+            raise ConfigError(f"{file}: {place}: {error.message}", key=place) from None
 
 
 def _model_by_path(settings: Settings) -> ModelSpec:
