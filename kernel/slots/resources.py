@@ -162,6 +162,11 @@ class ResourceManager:
         return self._residency.sample
 
     @property
+    def scheduling(self) -> dict[str, str]:
+        """How the slots of each model in use are given, and why so."""
+        return {name: runtime.scheduling for name, runtime in self._runtimes.items() if runtime.used}
+
+    @property
     def drivers_memory(self) -> int:
         """Bytes that all drivers take."""
         return sum(runtime.footprint.rss for runtime in self._runtimes.values())

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from ipc.errors import DeadlineUnreachable, InvalidPolicy, NotPermitted, UnknownModel
 from ipc.messages import Log
-from ipc.syscalls import PolicyInfo, Resume, SetPolicy, Slots, Suspend
+from ipc.syscalls import GetStats, PolicyInfo, Resume, SetPolicy, Slots, Suspend
 from kernel.drivers import protocol
 from kernel.drivers.simulated import simulated_token
 from kernel.policy.catalogue import KINDS
@@ -130,6 +130,7 @@ async def test_a_change_is_shown_and_logged_with_who_asked_and_bad_ones_change_n
     await system.status(process)
     (row,) = await system.call(Slots())
     assert row.policy == "fair"
+    assert (await system.call(GetStats())).scheduling == {"sim": "fair; 2 of 2 slots given out"}
 
 
 @pytest.mark.parametrize("scheduling", [Scheduling(policy="auto", quantum=6)])
