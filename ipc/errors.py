@@ -85,6 +85,10 @@ class ConfigError(LlmosError):
     """A setting that does not exist or has a value that is not allowed."""
 
 
+class InvalidPolicy(LlmosError):
+    """A scheduling policy that there is none of, or one with a quantum or a weight that it cannot have."""
+
+
 class NotFound(LlmosError):
     """What was asked for does not exist."""
 
@@ -211,6 +215,10 @@ class TooManyRestarts(LlmosError):
 
 class TimedOut(LlmosError):
     """The caller's own patience ran out; what it waited for goes on."""
+
+
+class DeadlineUnreachable(LlmosError):
+    """A model call could not have been finished before the deadline of its task, and was ended while it waited."""
 
 
 class DeadlineExceeded(LlmosError):

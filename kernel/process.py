@@ -14,6 +14,7 @@ from ipc.errors import ErrorInfo, UnknownProcess, UnknownThread
 from ipc.messages import Log
 from ipc.syscalls import ExitStatus, Limits, ProcessInfo, Usage
 from kernel.mailbox import Mailbox
+from kernel.policy.program import Program
 from kernel.thread import BLOCKED, NEW, READY, RUNNING, SUSPENDED, ZOMBIE, Thread
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Process:
         "held",
         "is_client",
         "limits",
+        "lineage_program",
         "log",
         "mailbox",
         "messages_received",
@@ -58,6 +60,7 @@ class Process:
         "owner",
         "parent",
         "parent_pid",
+        "path",
         "pid",
         "priority",
         "program",
@@ -103,6 +106,8 @@ class Process:
         self.owed: Owed | None = None
         self.sequences: dict[Sequence, None] | None = None  # in the order of their calls
         self.generations = 0
+        self.lineage_program: Program | None = None  # made at first use
+        self.path = 0.0  # service of the longest chain of model calls that led to where it is
         self.log: deque[Log] | None = None
         self.watchers: list[Callable[[Process], None]] | tuple[()] = ()  # called once it has ended
         self.followers: list[Stream] | tuple[()] = ()  # clients that read the log as it grows
@@ -139,6 +144,12 @@ class Process:
         if self.mailbox is None:
             self.mailbox = Mailbox()
         return self.mailbox
+
+    def lineage(self) -> Program:
+        """What its model calls are scheduled as part of: its task, with all that the task spawned."""
+        if self.lineage_program is None:
+            self.lineage_program = Program(self.pid, self.owner)
+        return self.lineage_program
 
     def write_log(self, line: Log) -> None:
         """Keep `line`, and show it to whoever submitted the task or follows the log."""

@@ -6,7 +6,10 @@ every call hands it the time in seconds, so that the same object runs in the dae
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
+
+from kernel.policy.program import Program
 
 
 class Job(Protocol):
@@ -22,25 +25,72 @@ class Job(Protocol):
     def preemptible(self) -> bool:
         """Whether it can be taken off its slot and go on later."""
 
+    @property
+    def program(self) -> Program:
+        """What it is a call of."""
+
+    @property
+    def prompt(self) -> int:
+        """Tokens of its prompt that are to be read before it makes the first one; 0 if that is not known."""
+
+    @property
+    def limit(self) -> int:
+        """Tokens that it may make at most from now on; 0 if that is not known."""
+
+    @property
+    def path(self) -> float:
+        """Service, in tokens made, along the longest chain of calls that led to it; the same as long as it lives."""
+
+    @property
+    def switch_cost(self) -> float:
+        """What it costs to preempt it and bring it back, in tokens that could be made meanwhile; 0 if it stays in
+        memory."""
+
+
+class Grant(NamedTuple):
+    """A slot for `job`, for so many tokens; 0: until the policy says otherwise.
+
+    When they are made the policy decides again. A job goes on beyond its grant if the policy leaves it its slot.
+    """
+
+    job: Job
+    tokens: int
+
 
 class Decision(NamedTuple):
-    """Jobs that run from now on, and jobs that ran and wait again from now on. No job is among both."""
+    """`run`: who runs from now on, and who ran already and has a new grant. `preempt`: who ran and waits from now on.
+    `shed`: who waited and is to be ended, since it is too late for it; the policy has forgotten it. No job is in two.
+    """
 
-    run: list[Job]
-    preempt: list[Job]
+    run: Sequence[Grant] = ()
+    preempt: Sequence[Job] = ()
+    shed: Sequence[Job] = ()
 
 
 class Policy(Protocol):
     """One for each model. Of every job that arrived and has not left it knows whether it waits or runs.
 
-    `waiting` is the number of those that wait.
+    `kind` is its name in the settings, `waiting` the number of those that wait. `reason` explains what it last changed
+    of itself, if it is a policy that does.
     """
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def reason(self) -> str: ...
 
     @property
     def waiting(self) -> int: ...
 
     def arrive(self, job: Job, now: float) -> None:
         """`job` wants a slot from now on. Nothing if that is known."""
+
+    def adopt(self, job: Job, now: float) -> None:
+        """`job` has a slot already, which another policy gave it. Nothing if the job is known."""
+
+    def read(self, job: Job, tokens: int, now: float) -> None:
+        """The prompt of `job`, which has a slot, turned out to have so many tokens, which are read now."""
 
     def progress(self, job: Job, tokens: int, now: float) -> None:
         """`job` made so many tokens on its slot."""
@@ -56,3 +106,17 @@ class Policy(Protocol):
 
     def line(self) -> list[Job]:
         """Those that wait, the next one first, as far as that is known now."""
+
+    def running(self) -> list[Job]:
+        """Those that have a slot, in the order in which they got it."""
+
+    def since(self, job: Job) -> float:
+        """The time from which `job`, which is known, waits or runs."""
+
+
+def hand_over(old: Policy, new: Policy, now: float) -> None:
+    """Give all jobs of `old` to `new`, which has none yet: who runs goes on, who waits has waited as long."""
+    for job in old.running():
+        new.adopt(job, now)
+    for job in sorted(old.line(), key=lambda job: job.id):
+        new.arrive(job, old.since(job))

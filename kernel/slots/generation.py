@@ -14,26 +14,30 @@ from ipc.errors import DriverFailed
 from ipc.messages import Token
 from ipc.syscalls import ChatMessage, Completion, Sampling, SequenceInfo
 from kernel.drivers import protocol
+from kernel.policy.program import PROMPT_WEIGHT
 from kernel.process import Process
 from kernel.slots.sequence import RUNNING, Sequence
 from kernel.thread import Thread
+
+CHARACTERS = 4  # a token of English, about
 
 
 class Generation(Sequence):
     """How far one reply has come. `released` counts the characters of `text`; `call` numbers it within its process.
 
-    `file` holds its state while no driver does; `recomputed` says why that had to be computed anew, if it had;
-    `held`: whether the driver is known to have given it memory since it was admitted.
+    `given` is its prompt as it was asked for. `file` holds its state while no driver does; `recomputed` says why that
+    had to be computed anew, if it had; `held`: whether the driver is known to have given it memory since it was
+    admitted.
     """
 
     __slots__ = (
         "call",
         "emit",
         "file",
+        "given",
         "held",
         "ids",
         "logprobs",
-        "prompt",
         "prompt_ids",
         "reason",
         "recomputed",
@@ -53,7 +57,7 @@ class Generation(Sequence):
         emit: bool,
     ) -> None:
         super().__init__(sequence_id, process, thread, model)
-        self.prompt = prompt
+        self.given = prompt
         self.sampling = sampling
         self.emit = emit
         self.call = process.generations = process.generations + 1
@@ -71,7 +75,7 @@ class Generation(Sequence):
         self.held = False
         return protocol.Admit(
             self.id,
-            self.prompt if self.prompt_ids is None else "",
+            self.given if self.prompt_ids is None else "",
             self.sampling,
             self.lease,
             self.prompt_ids,
@@ -85,6 +89,27 @@ class Generation(Sequence):
     def length(self) -> int:
         """Tokens so far, those of the prompt included."""
         return len(self.prompt_ids or ()) + len(self.ids)
+
+    @property
+    def service(self) -> float:
+        """What it has got, in tokens made."""
+        return len(self.ids) + PROMPT_WEIGHT * len(self.prompt_ids or ())
+
+    @property
+    def prompt(self) -> int:
+        """Tokens that are to be read before it makes one; by its characters, as long as no driver has counted them."""
+        if self.resident and self.held:
+            return 0
+        if self.prompt_ids is not None:
+            return self.length
+        texts = [self.given] if isinstance(self.given, str) else [message.content for message in self.given]
+        return sum(map(len, texts)) // CHARACTERS
+
+    @property
+    def limit(self) -> int:
+        """Tokens that it may make at most from now on; 0 if its call sets no bound."""
+        bound = self.sampling.max_tokens
+        return 0 if bound is None else max(bound - len(self.ids), 1)
 
     @property
     def swappable(self) -> bool:

@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 from ipc.errors import LlmosError
 from ipc.syscalls import SequenceInfo
 from kernel.drivers import protocol
+from kernel.inheritance import urgency
+from kernel.policy.program import Program
 from kernel.process import Process
 from kernel.thread import Thread
 
@@ -18,26 +20,31 @@ QUEUED, RUNNING, PARKED, FINISHED = "queued", "running", "parked", "finished"
 
 
 class Sequence(ABC):
-    """What every piece of work has. `resident`: the driver holds its state.
+    """What every piece of work has, a `kernel.policy.policy.Job` among it. `resident`: the driver holds its state.
 
-    `lease` counts the tokens it may still make by the kernel's books. `holds` says why it may not run now. `deaths`
-    counts the drivers that died while it was on a slot, `preemptions` how often it was taken off one for another.
-    `since`: the time from which it has been in its state.
+    `lease` counts the tokens it may still make by the kernel's books, `grant` those until its policy decides anew (0:
+    no bound). `holds` says why it may not run now. `deaths` counts the drivers that died while it was on a slot,
+    `preemptions` how often it was taken off one for another. `since`: the time from which it has been in its state.
+    `switch_cost`: tokens that could be made in the time that it takes to preempt it and bring it back.
     """
 
     __slots__ = (
         "cancelled",
         "deaths",
         "error",
+        "grant",
         "holds",
         "id",
         "lease",
         "model",
+        "path",
         "preemptions",
         "process",
+        "program",
         "resident",
         "since",
         "state",
+        "switch_cost",
         "thread",
     )
     preemptible = True  # it runs by leases, can be parked and goes on later
@@ -45,15 +52,18 @@ class Sequence(ABC):
     def __init__(self, sequence_id: int, process: Process, thread: Thread, model: str) -> None:
         self.id = sequence_id
         self.process = process
+        self.program: Program = process.lineage()
+        self.path = process.path
         self.thread = thread
         self.model = model
         self.state = QUEUED
         self.resident = False
         self.cancelled = False
         self.holds: set[str] = set()
-        self.lease = 0
+        self.lease = self.grant = 0
         self.deaths = 0
         self.preemptions = 0
+        self.switch_cost = 0.0
         self.since = 0.0
         self.error: LlmosError | None = None
 
@@ -63,8 +73,18 @@ class Sequence(ABC):
 
     @property
     def priority(self) -> int:
-        """That of its thread."""
-        return self.thread.priority
+        """That of its thread, or of who waits for an answer of its process, if that is higher."""
+        return urgency(self.thread)
+
+    @property
+    def prompt(self) -> int:
+        """Tokens that are to be read before it makes one; 0 if that is not known."""
+        return 0
+
+    @property
+    def limit(self) -> int:
+        """Tokens that it may make at most from now on; 0 if that is not known."""
+        return 0
 
     @property
     def finished(self) -> bool:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import cast
 
 from kernel.drivers import protocol
-from kernel.policy.policy import Policy
+from kernel.policy.policy import Grant, Policy, hand_over
+from kernel.policy.program import PROMPT_WEIGHT
 from kernel.slots.sequence import PARKED, QUEUED, RUNNING, Sequence
 
 READER, SUSPENDED, SWAPPING = "reader", "suspended", "swapping"  # why a sequence may not run
@@ -36,6 +37,9 @@ class Slots:
         self._clock = clock
         self._send = send
         self.on_relief: Callable[[Sequence, str], None] = self.release  # called when a reader has caught up
+        self.on_reason: Callable[[str], None] | None = None  # called when the policy changed something of itself
+        self.on_shed: Callable[[Sequence], None] = self.free  # called when a policy gives a sequence up
+        self._reason = policy.reason
         self._open = False
         self._holders: dict[int, Sequence] = {}
         self._leaving: set[int] = set()  # of the holders, those whose slot is free when the driver has let go of them
@@ -59,6 +63,18 @@ class Slots:
     def queue(self) -> list[Sequence]:
         """Those that wait for a slot, the next one first."""
         return cast(list[Sequence], self._policy.line())
+
+    @property
+    def policy(self) -> Policy:
+        """Who says whom to run."""
+        return self._policy
+
+    def switch(self, policy: Policy) -> None:
+        """Let `policy` decide from now on. Who runs goes on, unless it decides otherwise; nobody is lost."""
+        hand_over(self._policy, policy, self._clock())
+        self._policy = policy
+        self._reason = policy.reason
+        self.review()
 
     def open(self) -> None:
         """The driver is ready: grant what can be granted."""
@@ -94,7 +110,13 @@ class Slots:
             decision = self._policy.decide(self.count - len(self._leaving), self._clock())
             for sequence in cast(list[Sequence], decision.preempt):
                 self._preempt(sequence)
-            refused = [sequence for sequence in cast(list[Sequence], decision.run) if not self._grant(sequence)]
+            if self._policy.reason is not self._reason:
+                self._reason = self._policy.reason
+                if self.on_reason is not None:
+                    self.on_reason(self._reason)
+            refused = [grant for grant in decision.run if not self._grant(grant)]
+            for sequence in cast(list[Sequence], decision.shed):
+                self.on_shed(sequence)
             if not refused:
                 return
 
@@ -150,10 +172,20 @@ class Slots:
         else:
             self.enqueue(sequence)
 
+    def read(self, sequence: Sequence, tokens: int) -> None:
+        """Its prompt turned out to have so many tokens, which the driver reads."""
+        sequence.program.service += PROMPT_WEIGHT * tokens
+        self._policy.read(sequence, tokens, self._clock())
+
     def spent(self, sequence: Sequence, tokens: int) -> None:
         """The driver reported so many new tokens. Renews at half of the lease, so that the driver never waits."""
+        sequence.program.service += tokens
         self._policy.progress(sequence, tokens, self._clock())
         sequence.lease -= tokens
+        if sequence.grant:
+            sequence.grant = max(sequence.grant - tokens, 0)
+            if not sequence.grant:
+                self.review()
         if sequence.lease * 2 <= self._lease and sequence.state == RUNNING and not sequence.holds:
             self._renew(sequence)
 
@@ -170,8 +202,13 @@ class Slots:
 
     # ---- inside
 
-    def _grant(self, sequence: Sequence) -> bool:
-        """Give `sequence` a slot; False if something holds it after all."""
+    def _grant(self, grant: Grant) -> bool:
+        """Give a sequence a slot, or leave it the one it has; False if something holds it after all."""
+        sequence = cast(Sequence, grant.job)
+        sequence.grant = grant.tokens
+        if sequence.id in self._holders:
+            self._renew(sequence)
+            return True
         if self._is_held(sequence):
             self.withdraw(sequence)
             self._set_state(sequence, PARKED)
@@ -182,7 +219,7 @@ class Slots:
             self._renew(sequence)
         else:
             sequence.resident = True
-            sequence.lease = self._lease if sequence.preemptible else 0
+            sequence.lease = self._span(sequence) if sequence.preemptible else 0
             self._send(sequence.admission())
         return True
 
@@ -195,7 +232,7 @@ class Slots:
 
     def _revoke(self, sequence: Sequence) -> None:
         self._send(protocol.Revoke(sequence.id))
-        sequence.lease = 0
+        sequence.lease = sequence.grant = 0
 
     def _set_state(self, sequence: Sequence, state: str) -> None:
         sequence.state, sequence.since = state, self._clock()
@@ -208,9 +245,14 @@ class Slots:
         """Fill the lease up, unless the reader is behind: then the driver parks it when the rest is used."""
         if self._is_held(sequence) or not sequence.preemptible:
             return
-        left = max(sequence.lease, 0)
-        sequence.lease = self._lease
-        self._send(protocol.Renew(sequence.id, self._lease - left))
+        left, span = max(sequence.lease, 0), self._span(sequence)
+        if span > left:
+            sequence.lease = span
+            self._send(protocol.Renew(sequence.id, span - left))
+
+    def _span(self, sequence: Sequence) -> int:
+        """Tokens of a full lease. While others wait it ends with the grant, so that a quantum is exact."""
+        return min(self._lease, sequence.grant) if sequence.grant and self._policy.waiting else self._lease
 
     def _is_held(self, sequence: Sequence) -> bool:
         """Whether something holds it; a reader who is behind does, until he has caught up."""

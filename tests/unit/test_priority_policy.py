@@ -18,6 +18,8 @@ class Job:
         self.priority = priority
         self.tokens = tokens
         self.preemptible = preemptible
+        self.switch_cost = 0.0
+        self.limit = 0
 
 
 class Taken(NamedTuple):
@@ -34,7 +36,7 @@ def policy(*jobs: Job, aging: float = 0.1, quantum: int = 8) -> PriorityWithAgin
 
 def decide(made: PriorityWithAging, slots: int = 1, now: float = 0.0) -> Taken:
     decision = made.decide(slots, now)
-    return Taken([job.id for job in decision.run], [job.id for job in decision.preempt])
+    return Taken([grant.job.id for grant in decision.run], [job.id for job in decision.preempt])
 
 
 def test_the_most_urgent_run_and_within_one_priority_the_first_to_come() -> None:
@@ -158,7 +160,8 @@ def test_all_finish_no_slot_is_idle_and_none_is_given_twice(
             job = coming.pop(0)[1]
             waiting[job.id] = job
             made.arrive(job, now)
-        run, preempt = made.decide(slots, now)
+        decision = made.decide(slots, now)
+        run, preempt = [grant.job for grant in decision.run], decision.preempt
         assert not {job.id for job in run} & {job.id for job in preempt}
         for job in preempt:
             waiting[job.id] = running.pop(job.id)  # type: ignore[index]
@@ -194,7 +197,8 @@ def test_a_stream_of_urgent_jobs_starves_nobody(level: int, aging: float) -> Non
     ran = 0
     running: list[int] = []
     while ran < 9:
-        run, preempt = made.decide(1, now)
+        decision = made.decide(1, now)
+        run, preempt = [grant.job for grant in decision.run], decision.preempt
         running = [one for one in [*running, *(job.id for job in run)] if one not in [job.id for job in preempt]]
         if running == [0]:
             ran += 1

@@ -1,0 +1,19 @@
+"""First come, first served: who came first runs until it is done, and nobody is preempted.
+
+Silberschatz, Galvin, Gagne, "Operating System Concepts", 5.3.1. What the agent frameworks do, and the measure of all
+others. Nobody starves, as long as those who run come to an end.
+"""
+
+from __future__ import annotations
+
+from kernel.policy.ordered import Ordered
+from kernel.policy.standing import Key, Standing
+
+
+class Fifo(Ordered):
+    """By id, which counts up in the order of coming."""
+
+    kind = "fifo"
+
+    def _key(self, standing: Standing, now: float) -> Key:
+        return (standing.job.id,)
