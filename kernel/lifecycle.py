@@ -274,6 +274,9 @@ class Lifecycle:
         process = self._ending.thread_gone(thread)
         if not process.dying:
             self._ending.finish(process, *_outcome(thread, process))
+        if not thread.cancelled() and (error := thread.exception()) is not None:
+            # It is told of as text. Its frames know the thread, which knows it: thousands that fail would stay for long.
+            error.__traceback__ = error.__cause__ = error.__context__ = None
 
 
 def _schedule_with(process: Process, parent: Process) -> None:

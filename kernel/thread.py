@@ -269,10 +269,13 @@ class Thread(asyncio.Future[Any]):
             else:
                 super().set_result(stop.value)
         except asyncio.CancelledError as error:
+            throw = None  # else it and this frame, which is in its traceback, keep each other
             self._finish()
             super().cancel(*error.args[:1])
         except BaseException as error:
             # Also SystemExit and KeyboardInterrupt: an agent that raises them ends itself, not the daemon.
+            throw = None
+            error.__traceback__ = None if error.__traceback__ is None else error.__traceback__.tb_next
             self._finish()
             super().set_exception(error)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from ipc.errors import (
 from ipc.messages import Failed, Result
 from ipc.syscalls import Kill, Resume, Shutdown, Spawn, Suspend, Wait
 from kernel.process import REMEMBERED
+from kernel.thread import Thread
 from llmosd.context import Context
 
 
@@ -578,3 +580,28 @@ async def test_a_long_line_of_descendants_ends_with_its_ancestor(system: Any) ->
         await asyncio.sleep(0)
     await system.call(Kill(ancestor.pid))
     assert not [process for process in system.kernel.table.alive.values() if not process.is_client]
+
+
+async def test_nothing_of_a_process_that_failed_or_was_killed_waits_for_the_collector(system: Any) -> None:
+    async def fails(ctx: Context) -> None:
+        try:
+            await ctx.receive(timeout=1)
+        except TimedOut as error:
+            raise ValueError("too late") from error
+
+    def threads() -> int:
+        return sum(type(thing) is Thread for thing in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = threads()
+        for _ in range(20):
+            assert (await system.status(system.spawn(fails))).reason == "failed"
+            process = system.spawn(forever)
+            await system.turns()
+            await system.call(Kill(process.pid))
+        await system.turns()
+        assert threads() <= before + 2  # the last ones, in the variables above
+    finally:
+        gc.enable()
