@@ -275,7 +275,7 @@ class Lifecycle:
         if not process.dying:
             self._ending.finish(process, *_outcome(thread, process))
         if not thread.cancelled() and (error := thread.exception()) is not None:
-            # It is told of as text. Its frames know the thread, which knows it: thousands that fail would stay for long.
+            # It is told of as text. Its frames know the thread, which knows it: thousands that fail would stay long.
             error.__traceback__ = error.__cause__ = error.__context__ = None
 
 
