@@ -8,14 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
 from ipc.errors import InvalidPolicy
+from kernel.policy.attained import AttainedService
+from kernel.policy.attained_dag import AttainedPath
+from kernel.policy.auto import Auto
+from kernel.policy.edf import EarliestDeadline
+from kernel.policy.fair import WeightedFair
 from kernel.policy.fifo import Fifo
+from kernel.policy.hrrn import HighestResponseRatio
+from kernel.policy.mlfq import SkipJoinFeedback
 from kernel.policy.policy import Policy
 from kernel.policy.priority import PriorityWithAging
 from kernel.policy.program import PROMPT_WEIGHT
+from kernel.policy.round_robin import RoundRobin
 
 MAX_WEIGHT = 1e6
 
@@ -37,7 +46,15 @@ class PolicySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 MAKERS: dict[str, Callable[[PolicySettings], Policy]] = {
     "fifo": lambda settings: Fifo(),
+    "round_robin": lambda settings: RoundRobin(settings.quantum),
     "priority": lambda settings: PriorityWithAging(settings.aging, settings.quantum),
+    "mlfq": lambda settings: SkipJoinFeedback(settings.quantum, settings.starvation),
+    "fair": lambda settings: WeightedFair(settings.quantum, settings.weights, settings.prompt_weight),
+    "attained": lambda settings: AttainedService(settings.quantum, settings.starvation),
+    "attained_dag": lambda settings: AttainedPath(settings.quantum, settings.starvation),
+    "edf": lambda settings: EarliestDeadline(),
+    "hrrn": lambda settings: HighestResponseRatio(),
+    "auto": lambda settings: Auto(partial(_made, settings), settings.quantum),
 }
 KINDS = tuple(MAKERS)
 
@@ -46,6 +63,10 @@ def make(settings: PolicySettings) -> Policy:
     """The policy that `settings` describe. Raises `InvalidPolicy`."""
     check(settings)
     return MAKERS[settings.kind](settings)
+
+
+def _made(settings: PolicySettings, kind: str, quantum: int) -> Policy:
+    return MAKERS[kind](msgspec.structs.replace(settings, kind=kind, quantum=quantum))
 
 
 def check(settings: PolicySettings) -> None:

@@ -6,7 +6,8 @@ others. Nobody starves, as long as those who run come to an end.
 
 from __future__ import annotations
 
-from kernel.policy.ordered import Key, Ordered, Standing
+from kernel.policy.ordered import Ordered
+from kernel.policy.standing import Key, Standing
 
 
 class Fifo(Ordered):

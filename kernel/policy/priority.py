@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import bisect
 
-from kernel.policy.ordered import PATIENCE
 from kernel.policy.policy import Decision, Grant, Job
+from kernel.policy.standing import PATIENCE
 
 CEILING = 21.0  # one above the highest priority: what waited for long enough is more urgent than anything fresh
 MARGIN = 1.0  # by which one of lower priority must have become more urgent than the one it preempts

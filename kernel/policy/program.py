@@ -12,11 +12,10 @@ PROMPT_WEIGHT = 0.5  # service of a token of prompt, in tokens made: see Sheng e
 class Program:
     """`weight` is the share of its owner, above zero. `deadline` is in seconds of the clock that a policy is handed.
 
-    `service` is what its calls have got so far, in tokens made; one of a prompt counts `PROMPT_WEIGHT`. `waited` is the
-    seconds that its calls have waited for slots.
+    `service` is what its calls have got so far, in tokens made; one of a prompt counts `PROMPT_WEIGHT`.
     """
 
-    __slots__ = ("deadline", "id", "owner", "service", "waited", "weight")
+    __slots__ = ("deadline", "id", "owner", "service", "weight")
 
     def __init__(self, program_id: int, owner: str = "", weight: float = 1.0, deadline: float | None = None) -> None:
         self.id = program_id
@@ -24,4 +23,3 @@ class Program:
         self.weight = weight
         self.deadline = deadline
         self.service = 0.0
-        self.waited = 0.0

@@ -228,10 +228,7 @@ class Slots:
         sequence.lease = sequence.grant = 0
 
     def _set_state(self, sequence: Sequence, state: str) -> None:
-        now = self._clock()
-        if sequence.state == QUEUED and state == RUNNING:
-            sequence.program.waited += now - sequence.since
-        sequence.state, sequence.since = state, now
+        sequence.state, sequence.since = state, self._clock()
 
     def _give_up(self, sequence: Sequence) -> None:
         self._holders.pop(sequence.id, None)

@@ -1,0 +1,59 @@
+"""Earliest deadline first, with the hopeless shed: what must be done first runs, and what cannot be done in time ends.
+
+Liu and Layland, "Scheduling Algorithms for Multiprogramming in a Hard-Real-Time Environment", JACM 20(1), 1973, section
+7: on one processor it meets all deadlines that any order meets. Past its capacity it would miss all by a little
+(Locke, "Best-Effort Decision Making", 1986): so a call that is too late is ended while it waits, and costs no slot. Who
+has no deadline comes after all who have one, and may starve.
+"""
+
+from __future__ import annotations
+
+import math
+
+from kernel.policy.policy import Job
+from kernel.policy.preemptive import Preemptive
+from kernel.policy.program import PROMPT_WEIGHT
+from kernel.policy.standing import Key, Standing
+
+SMOOTHING = 0.9  # weight of the past in the share of its limit that a call makes
+
+
+class EarliestDeadline(Preemptive):
+    """What a call still needs is its prompt, and of its limit the share that calls made lately; at the observed pace.
+
+    A call that was preempted is not shed: what it made is paid for. As long as no pace is known, only those are shed
+    whose deadlines have passed.
+    """
+
+    kind = "edf"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._share = 0.0  # of their limits that calls make; 0 errs on the side of letting them run
+
+    def _key(self, standing: Standing, now: float) -> Key:
+        deadline = standing.job.program.deadline
+        return (math.inf if deadline is None else deadline, standing.job.id)
+
+    def _beats(self, first: Standing, running: Standing) -> bool:
+        return first.key[0] < running.key[0]
+
+    def _prepare(self, now: float) -> None:
+        while (first := self._line.first()) is not None and self._hopeless(first, now):
+            self._unwait(first)
+            self._shed.append(first.job)
+
+    def _hopeless(self, standing: Standing, now: float) -> bool:
+        deadline = standing.key[0]
+        if deadline == math.inf or standing.served:
+            return False
+        job = standing.job
+        tokens = PROMPT_WEIGHT * job.prompt + max(self._share * job.limit, 1)
+        return now + tokens * self._pace > deadline
+
+    def leave(self, job: Job, now: float) -> None:
+        standing = self._running.get(job.id)
+        if standing is not None and standing.served and job.limit:
+            share = standing.served / (standing.served + job.limit)
+            self._share = SMOOTHING * self._share + (1 - SMOOTHING) * share
+        super().leave(job, now)

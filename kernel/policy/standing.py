@@ -1,0 +1,113 @@
+"""Where one job stands with its policy, and a line of those that wait: a heap whose dead entries are dropped as they
+come up, so that joining, leaving and being first cost a logarithm of the length, and nothing is ever sorted.
+
+Used by the policies; both know nothing of time but what they are handed.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable
+
+from kernel.policy.policy import Job
+
+PATIENCE = 4  # a job keeps its slot for so many times what its preemption costs: a fifth of the time at most is lost
+SLACK = 64  # dead entries that a line may always have
+
+Key = tuple[float, ...]
+
+_serials = itertools.count(1)
+
+
+class Standing:
+    """`since`: the time from which it waits or runs; `last`: when it last made a token, or got its slot.
+
+    `made` counts its tokens since it got its slot, `served` all. `used` of the `grant`, which is 0 if it has no bound.
+    `key` orders it among others, the lesser one first. `level`, `joined` (tokens above its level) and `starves` (its
+    entry among those that will) are of the policies that have levels. `serial` says which entry of a heap is the valid
+    one, 0 for none.
+    """
+
+    __slots__ = (
+        "grant",
+        "job",
+        "joined",
+        "key",
+        "last",
+        "level",
+        "made",
+        "serial",
+        "served",
+        "since",
+        "starves",
+        "used",
+    )
+
+    def __init__(self, job: Job, since: float) -> None:
+        self.job = job
+        self.since = self.last = since
+        self.key: Key = ()
+        self.level = 0
+        self.joined = -1.0
+        self.made = self.served = self.grant = self.used = 0
+        self.serial = self.starves = 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has made up for what its preemption will cost."""
+        return self.made >= PATIENCE * self.job.switch_cost
+
+
+class Line:
+    """Standings in the order of their keys, each in one line at a time."""
+
+    __slots__ = ("_heap", "_length")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[Key, int, Standing]] = []
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def push(self, standing: Standing, key: Key) -> None:
+        """Put it in its place, which is `key`; it is in no line now."""
+        standing.serial = next(_serials)
+        heapq.heappush(self._heap, (key, standing.serial, standing))
+        self._length += 1
+
+    def remove(self, standing: Standing) -> None:
+        """Take it out, wherever it is."""
+        standing.serial = 0
+        self._length -= 1
+        if len(self._heap) > 2 * self._length + SLACK:
+            self._heap = [entry for entry in self._heap if entry[1] == entry[2].serial]
+            heapq.heapify(self._heap)
+
+    def first(self) -> Standing | None:
+        heap = self._heap
+        while heap:
+            _, serial, standing = heap[0]
+            if standing.serial == serial:
+                return standing
+            heapq.heappop(heap)
+        return None
+
+    def best(self, fits: Callable[[Standing], bool]) -> Standing | None:
+        """The first that `fits`; those before it stay where they are."""
+        passed: list[tuple[Key, int, Standing]] = []
+        heap = self._heap
+        found = None
+        while (standing := self.first()) is not None:
+            if fits(standing):
+                found = standing
+                break
+            passed.append(heapq.heappop(heap))
+        for entry in passed:
+            heapq.heappush(heap, entry)
+        return found
+
+    def listed(self) -> list[tuple[Key, int, Standing]]:
+        """All, in order: for showing only, since it sorts."""
+        return sorted(entry for entry in self._heap if entry[1] == entry[2].serial)
