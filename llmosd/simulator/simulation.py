@@ -93,6 +93,7 @@ class Simulation:
                     self._schedule(task.arrival + call.wait, SUBMIT, number, place)
             if task.deadline is not None:
                 self._schedule(task.arrival + task.deadline, DEADLINE, number, None)
+        self._deliver()  # what is there at the start has come before any of it gets a slot
         self.slots.open()
         while self._events or self.slots.used or self.slots.waiting:
             self._deliver()
