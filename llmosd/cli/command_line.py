@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ipc.errors import ConnectionLost, InvalidCall, LlmosError, NoDaemon, NotFound, SocketPathInvalid, TimedOut
-from llmosd.cli import commands
+from llmosd.cli import commands, simulation
 from llmosd.client import Client
 
 DONE, FAILED, USAGE, NO_DAEMON, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 124, 130
@@ -37,6 +37,8 @@ def _run(options: argparse.Namespace) -> int:
     if command is commands.completion:
         return command(parser(), options)
     try:
+        if getattr(options, "alone", False):
+            return command(options)
         with Client(options.socket, name="llmos") as client:
             return command(client, options)
     except (NoDaemon, ConnectionLost, SocketPathInvalid) as error:
@@ -148,6 +150,7 @@ def parser() -> argparse.ArgumentParser:
         ("ping", "measure a round trip to the daemon", commands.ping),
     ):
         add(name, parents=[listing], help=text).set_defaults(command=command)
+    simulation.add_commands(add, common)
     shutdown = add("shutdown", parents=[common], help="stop the daemon after a drain")
     shutdown.add_argument("--now", action="store_true", help="do not wait for running tasks")
     shutdown.set_defaults(command=commands.shutdown)
