@@ -229,6 +229,10 @@ class TimedOut(LlmosError):
     """The caller's own patience ran out; what it waited for goes on."""
 
 
+class DeadlineUnreachable(LlmosError):
+    """A model call could not have been finished before the deadline of its task, and was ended while it waited."""
+
+
 class DeadlineExceeded(LlmosError):
     """The task did not end by its deadline, and was ended."""
 

@@ -112,7 +112,10 @@ class Lifecycle:
         if target is process:
             raise InvalidCall(f"process {process.pid} waits for its own end")
         timeout = check_timeout(call.timeout)
-        return target.status if target.status is not None else self._wait(target, timeout)
+        if target.status is not None:
+            process.path = max(process.path, target.path)
+            return target.status
+        return self._wait(target, timeout, process)
 
     def kill(self, process: Process, call: Kill) -> ExitStatus | Coroutine[Any, Any, ExitStatus | None] | None:
         target = self._table.find(call.pid)
@@ -181,6 +184,7 @@ class Lifecycle:
         if call.deadline is not None:
             why = f"not done within its deadline of {call.deadline} s"
             process.timer = self._loop.call_later(call.deadline, self._ending.end, process, "deadline", why)
+        _schedule_with(process, parent)
         if self._instruments.states:
             self._instruments.tell_state(process, NEW)
         context = contextvars.copy_context()
@@ -211,7 +215,7 @@ class Lifecycle:
         Thread.add_done_callback(thread, done, context=thread.get_context())
         return thread
 
-    async def _wait(self, target: Process, timeout: float | None) -> ExitStatus:
+    async def _wait(self, target: Process, timeout: float | None, waiter: Process | None = None) -> ExitStatus:
         thread, waited = cast(Thread, asyncio.current_task()), EndOf(target)
 
         def wake(_: Process) -> None:
@@ -226,6 +230,8 @@ class Lifecycle:
                 thread.waits_for = waited
                 deadlock.check(thread)
                 await PARK
+            if waiter is not None:  # what it does next comes after all that `target` did
+                waiter.path = max(waiter.path, target.path)
             return target.status
         finally:
             target.unwatch(wake)
@@ -268,6 +274,14 @@ class Lifecycle:
         process = self._ending.thread_gone(thread)
         if not process.dying:
             self._ending.finish(process, *_outcome(thread, process))
+
+
+def _schedule_with(process: Process, parent: Process) -> None:
+    """A process that an agent made belongs to the program of that, unless it works for another owner."""
+    if not parent.is_client and process.owner == parent.owner:
+        process.lineage_program, process.path = parent.lineage(), parent.path
+    elif process.timer is not None:
+        process.lineage().deadline = process.timer.when()
 
 
 def _final_event_to(stream: Stream) -> Callable[[Process], None]:

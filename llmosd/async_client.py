@@ -27,6 +27,7 @@ from ipc.syscalls import (
     Models,
     Nice,
     Ping,
+    PolicyInfo,
     ProcessInfo,
     ProgramInfo,
     Programs,
@@ -35,6 +36,7 @@ from ipc.syscalls import (
     Reply,
     Resume,
     Send,
+    SetPolicy,
     Shutdown,
     SlotInfo,
     Slots,
@@ -351,6 +353,21 @@ class AsyncClient:
         """The slots of every model in use."""
         rows: list[SlotInfo] = await self.request(Slots())
         return rows
+
+    async def policy(
+        self,
+        model: str | None = None,
+        kind: str | None = None,
+        *,
+        quantum: int | None = None,
+        aging: float | None = None,
+        weights: Mapping[str, float] | None = None,
+        starvation: float | None = None,
+    ) -> PolicyInfo:
+        """The policy of the slots of `model` (None: the default one), after whatever is given was changed."""
+        call = SetPolicy(model, kind, quantum, aging, dict(weights or {}), starvation)
+        info: PolicyInfo = await self.request(call)
+        return info
 
     async def models(self) -> list[ModelInfo]:
         """The configured models."""

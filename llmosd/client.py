@@ -29,6 +29,7 @@ from ipc.syscalls import (
     Models,
     Nice,
     Ping,
+    PolicyInfo,
     ProcessInfo,
     ProgramInfo,
     Programs,
@@ -37,6 +38,7 @@ from ipc.syscalls import (
     Reply,
     Resume,
     Send,
+    SetPolicy,
     Shutdown,
     SlotInfo,
     Slots,
@@ -257,6 +259,21 @@ class Client:
         """The slots of every model in use."""
         rows: list[SlotInfo] = self.request(Slots())
         return rows
+
+    def policy(
+        self,
+        model: str | None = None,
+        kind: str | None = None,
+        *,
+        quantum: int | None = None,
+        aging: float | None = None,
+        weights: Mapping[str, float] | None = None,
+        starvation: float | None = None,
+    ) -> PolicyInfo:
+        """The policy of the slots of `model` (None: the default one), after whatever is given was changed."""
+        call = SetPolicy(model, kind, quantum, aging, dict(weights or {}), starvation)
+        info: PolicyInfo = self.request(call)
+        return info
 
     def models(self) -> list[ModelInfo]:
         """The configured models."""

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from ipc.errors import ConfigError
+from ipc.errors import ConfigError, InvalidPolicy
 from ipc.unix import default_socket
 from kernel.limits import LimitSettings
 from kernel.memory.bounds import MemoryBounds
@@ -104,6 +104,7 @@ def load(
             raise ConfigError(f"model {name}: nothing at {path}; correct models.{name}.path in {user}", key="path")
     if settings.model not in settings.models:
         settings.models[settings.model] = _model_by_path(settings)
+    _check_policies(settings, user)
     for folder in settings.agent_folders[1:]:
         if not folder.is_dir():
             raise ConfigError(f"agents: no folder {folder}", key="agents")
@@ -120,6 +121,16 @@ def shared(name: str) -> Path:
     package = Path(__file__).resolve().parent
     installed = package / "share" / name
     return installed if installed.is_dir() else package.parent / name
+
+
+def _check_policies(settings: Settings, file: Path) -> None:
+    """Raises `ConfigError` for the first policy that there is none of, or that cannot have what is set."""
+    specs = {"scheduling": ModelSpec()} | {f"models.{name}": spec for name, spec in settings.models.items()}
+    for place, spec in specs.items():
+        try:
+            settings.scheduling.policy_of(spec)
+        except InvalidPolicy as error:
+            raise ConfigError(f"{file}: {place}: {error.message}", key=place) from None
 
 
 def _model_by_path(settings: Settings) -> ModelSpec:

@@ -79,6 +79,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
 class SlotInfo(msgspec.Struct, frozen=True):
     """The slots of one model: how many there are, hold a sequence, and how many calls queue for one.
 
+    `policy` says who gets one, and `policy_reason` why it does as it does, if it changes itself.
     `tokens_per_second` is the rate of the last steps, `restarts` counts driver deaths survived, `memory` is the
     driver's resident set in bytes. `given` of the slots are given out at present, fewer than there are while memory is
     short, and `cause` says why. Keys and values take `kv_used` of `kv_memory` bytes, besides `kv_cached` for prefixes;
@@ -113,6 +114,24 @@ class SlotInfo(msgspec.Struct, frozen=True):
     cores: int = 0
     idle: float = 0.0
     keep_alive: float = 0.0
+    policy: str = ""
+    policy_reason: str = ""
+
+
+class PolicyInfo(msgspec.Struct, frozen=True):
+    """The policy of the slots of a model, and what is set about it.
+
+    `quantum` is in tokens, `aging` in priorities per second, `weights` are shares by owner. `reason` says what a policy
+    that changes itself last changed, and why.
+    """
+
+    model: str
+    kind: str
+    quantum: int
+    aging: float
+    weights: dict[str, float]
+    starvation: float
+    reason: str = ""
 
 
 class SequenceInfo(msgspec.Struct, frozen=True):
@@ -220,4 +239,21 @@ class FinishedCalls(Syscall, tag="finished_calls"):
     returns: ClassVar[Any] = list[FinishedCall]
 
 
-ModelCalls = Generate | ScoreText | EmbedTexts | Models | Slots | FinishedCalls
+class SetPolicy(Syscall, tag="policy"):
+    """Change what is given of the policy of `model` (None: the default one), and answer how it is then.
+
+    Without anything given it only answers. `weights` are set for the owners named, those of others stay. No sequence is
+    lost: who runs goes on unless the new policy decides otherwise, who waits has waited as long. Only clients may.
+    Errors: `UnknownModel`, `ModelNotFound`, `InvalidPolicy`.
+    """
+
+    model: str | None = None
+    kind: str | None = None
+    quantum: int | None = None
+    aging: float | None = None
+    weights: dict[str, float] = {}
+    starvation: float | None = None
+    returns: ClassVar[Any] = PolicyInfo
+
+
+ModelCalls = Generate | ScoreText | EmbedTexts | Models | Slots | SetPolicy | FinishedCalls

@@ -53,7 +53,7 @@ class EarliestDeadline(Preemptive):
 
     def leave(self, job: Job, now: float) -> None:
         standing = self._running.get(job.id)
-        if standing is not None and standing.served and job.limit:
-            share = standing.served / (standing.served + job.limit)
+        if standing is not None and standing.served and standing.limit:
+            share = min(standing.served / standing.limit, 1.0)
             self._share = SMOOTHING * self._share + (1 - SMOOTHING) * share
         super().leave(job, now)

@@ -6,7 +6,7 @@ It looks at those that it moves, and at those whose preemption does not pay yet.
 from __future__ import annotations
 
 from kernel.policy.ordered import Ordered
-from kernel.policy.standing import Line, Standing
+from kernel.policy.standing import Key, Line, Standing
 
 
 class Preemptive(Ordered):
@@ -19,9 +19,13 @@ class Preemptive(Ordered):
         super().__init__()
         self._victims = Line()  # those that run and can stop
 
+    def _last(self, standing: Standing) -> Key:
+        """Its place among those that run: the least one goes first."""
+        return tuple(-part for part in standing.key)
+
     def _beats(self, first: Standing, running: Standing) -> bool:
         """Whether the first in the line is to have the slot of one that runs."""
-        raise NotImplementedError
+        return first.key < running.key
 
     def _victim(self, first: Standing, now: float) -> Standing | None:
         worst = self._victims.first()
@@ -39,18 +43,14 @@ class Preemptive(Ordered):
         running.key = self._key(running, now)
         if running.job.preemptible:
             self._victims.remove(running)
-            self._victims.push(running, _reversed(running))
+            self._victims.push(running, self._last(running))
 
     def _runs(self, standing: Standing) -> None:
         super()._runs(standing)
         if standing.job.preemptible:
-            self._victims.push(standing, _reversed(standing))
+            self._victims.push(standing, self._last(standing))
 
     def _runs_no_more(self, standing: Standing) -> None:
         super()._runs_no_more(standing)
         if standing.job.preemptible:
             self._victims.remove(standing)
-
-
-def _reversed(standing: Standing) -> tuple[float, ...]:
-    return tuple(-part for part in standing.key)

@@ -8,52 +8,25 @@ a priority that ages, from when a job of it last got a slot, since all in it wai
 
 from __future__ import annotations
 
-import bisect
-
-from kernel.policy.policy import Decision, Grant, Job
-from kernel.policy.standing import PATIENCE
+from kernel.policy.policy import Job
+from kernel.policy.preemptive import Preemptive
+from kernel.policy.standing import Key, Line, Standing
 
 CEILING = 21.0  # one above the highest priority: what waited for long enough is more urgent than anything fresh
 MARGIN = 1.0  # by which one of lower priority must have become more urgent than the one it preempts
 
 
-class _Standing:
-    """Where one job stands. `since`: the time from which it waits. For `quantum` more tokens it is as urgent as it was
-    when it got its slot (`boost`), towards others that age; towards all, if it `overtook` one of higher priority. It
-    has `made` so many tokens since it got its slot."""
-
-    __slots__ = ("boost", "job", "level", "made", "overtook", "quantum", "since")
-
-    def __init__(self, job: Job, since: float) -> None:
-        self.job = job
-        self.level = job.priority
-        self.since = since
-        self.boost = 0.0
-        self.made = self.quantum = 0
-        self.overtook = False
-
-    @property
-    def guard(self) -> float:
-        """What one that aged must be ahead of."""
-        return self.boost if self.quantum > 0 else self.level
-
-    @property
-    def rank(self) -> float:
-        """How urgent it is while it runs."""
-        return self.guard if self.overtook else self.level
-
-
-class _Line:
+class _Rank:
     """Those of one priority that wait, by id, and since when none of them has got a slot."""
 
-    __slots__ = ("jobs", "since")
+    __slots__ = ("line", "since")
 
     def __init__(self, since: float) -> None:
-        self.jobs: list[_Standing] = []
+        self.line = Line()
         self.since = since
 
 
-class PriorityWithAging:
+class PriorityWithAging(Preemptive):
     """`aging`: priorities that a line gains per second of waiting; `quantum`: tokens a job keeps what it gained so.
 
     A job whose own priority is higher preempts at once. One that aged must be a whole priority ahead, and then has its
@@ -63,133 +36,105 @@ class PriorityWithAging:
     """
 
     kind = "priority"
-    reason = ""
 
     def __init__(self, aging: float, quantum: int) -> None:
+        super().__init__()
         self._aging = aging
-        self._quantum = quantum
-        self._waiting: dict[int, _Standing] = {}
-        self._lines: dict[int, _Line] = {}  # by priority; none is empty
-        self._running: dict[int, _Standing] = {}
-
-    @property
-    def waiting(self) -> int:
-        return len(self._waiting)
-
-    def arrive(self, job: Job, now: float) -> None:
-        if job.id not in self._waiting and job.id not in self._running:
-            self._wait(_Standing(job, now))
+        self._tokens = quantum
+        self._ranks: dict[int, _Rank] = {}  # those that wait, by priority; none is empty
 
     def adopt(self, job: Job, now: float) -> None:
-        if job.id not in self._waiting and job.id not in self._running:
-            self._running[job.id] = _Standing(job, now)
-
-    def read(self, job: Job, tokens: int, now: float) -> None:
-        """Only what is made counts."""
+        super().adopt(job, now)
+        self._running[job.id].used = self._tokens  # nobody knows what it gained
 
     def progress(self, job: Job, tokens: int, now: float) -> None:
+        super().progress(job, tokens, now)
         standing = self._running.get(job.id)
-        if standing is not None:
-            standing.quantum -= tokens
-            standing.made += tokens
+        if standing is not None and standing.overtook and standing.used >= self._tokens:
+            standing.overtook = False
+            self._rekey(standing, now)
 
     def reprioritise(self, job: Job, now: float) -> None:
-        standing = self._waiting.get(job.id)
-        if standing is not None:
+        if (standing := self._waiting.get(job.id)) is not None:
             self._unwait(standing)
-            standing.level = job.priority
-            self._wait(standing)
-        elif job.id in self._running:
-            standing = self._running[job.id]
-            standing.level, standing.quantum = job.priority, 0  # what it gained by waiting counted from the old one
-
-    def leave(self, job: Job, now: float) -> None:
-        standing = self._waiting.get(job.id)
-        if standing is not None:
-            self._unwait(standing)
-        else:
-            self._running.pop(job.id, None)
-
-    def decide(self, slots: int, now: float) -> Decision:
-        before = set(self._running)
-        preempted: dict[int, Job] = {}
-        while self._lines:
-            level = max(self._lines, key=lambda level: (self._urgency(level, now), -self._lines[level].since))
-            first = self._lines[level].jobs[0]
-            if len(self._running) >= slots:
-                victim = self._victim()
-                if victim is None or not self._beats(level, victim, now):
-                    break
-                self._preempt(victim, now)
-                preempted[victim.job.id] = victim.job
-            self._run(first, now)
-        # One may have lost its slot and got another one: of that only the outcome counts.
-        run = [Grant(standing.job, 0) for number, standing in self._running.items() if number not in before]
-        return Decision(run, [job for number, job in preempted.items() if number in self._waiting and number in before])
+            self._wait(standing, now)
+        elif (standing := self._running.get(job.id)) is not None:
+            standing.used = self._tokens  # what it gained by waiting counted from the old one
+            self._rekey(standing, now)
 
     def line(self) -> list[Job]:
-        return [standing.job for level in sorted(self._lines, reverse=True) for standing in self._lines[level].jobs]
-
-    def running(self) -> list[Job]:
-        return [standing.job for standing in self._running.values()]
-
-    def since(self, job: Job) -> float:
-        return (self._waiting.get(job.id) or self._running[job.id]).since
+        ranks = (self._ranks[level] for level in sorted(self._ranks, reverse=True))
+        return [standing.job for rank in ranks for _, _, standing in rank.line.listed()]
 
     # ---- who is how urgent
 
-    def _urgency(self, level: int, now: float) -> float:
+    def _key(self, standing: Standing, now: float) -> Key:
+        standing.level = standing.job.priority
+        return (standing.job.id,)
+
+    def _last(self, standing: Standing) -> Key:
+        return (self._urgency(standing), -standing.job.id)
+
+    def _guard(self, standing: Standing) -> float:
+        """What one that aged must be ahead of: for a quantum it is as urgent as it was when it got its slot."""
+        return standing.boost if standing.used < self._tokens else standing.level
+
+    def _urgency(self, standing: Standing) -> float:
+        """How urgent it is while it runs: what it gained counts towards all, if it overtook one of higher priority."""
+        return self._guard(standing) if standing.overtook else standing.level
+
+    def _aged(self, level: int, now: float) -> float:
         """How urgent the line of a priority is."""
-        return min(level + self._aging * (now - self._lines[level].since), CEILING)
+        return min(level + self._aging * (now - self._ranks[level].since), CEILING)
 
-    def _victim(self) -> _Standing | None:
-        """The least urgent of those that run and may be stopped, the last to come of several."""
-        candidates = (
-            standing
-            for standing in self._running.values()
-            if standing.job.preemptible and standing.made >= PATIENCE * standing.job.switch_cost
-        )
-        return min(candidates, key=lambda standing: (standing.rank, -standing.job.id), default=None)
+    def _first(self, now: float) -> Standing | None:
+        best: Standing | None = None
+        most, longest = 0.0, 0.0
+        for level, rank in self._ranks.items():
+            urgency = self._aged(level, now)
+            if best is None or (urgency, -rank.since) > (most, longest):
+                best, most, longest = rank.line.first(), urgency, -rank.since
+        return best
 
-    def _beats(self, level: int, running: _Standing, now: float) -> bool:
-        """Whether the first in the line of priority `level` is to have the slot of `running`."""
-        if level > running.level:
-            return level > running.rank
-        return level < running.level and self._urgency(level, now) >= running.guard + MARGIN
+    def _victim(self, first: Standing, now: float) -> Standing | None:
+        """The least urgent of those that run and may be stopped, the last to come of several; if it is to go."""
+        victim = self._victims.best(self._may_go)
+        if victim is None:
+            return None
+        level = first.level
+        if level > victim.level:
+            goes = level > self._urgency(victim)
+        else:
+            goes = level < victim.level and self._aged(level, now) >= self._guard(victim) + MARGIN
+        return victim if goes else None
 
     # ---- moves
 
-    def _wait(self, standing: _Standing) -> None:
-        line = self._lines.get(standing.level)
-        if line is None:
-            line = self._lines[standing.level] = _Line(standing.since)
-        bisect.insort(line.jobs, standing, key=_by_id)
-        self._waiting[standing.job.id] = standing
+    def _start(self, standing: Standing, now: float) -> None:
+        level = standing.level
+        standing.boost = self._aged(level, now)
+        standing.overtook = any(other > level for other in self._ranks)
+        self._ranks[level].since = now
+        super()._start(standing, now)
 
-    def _unwait(self, standing: _Standing) -> None:
-        del self._waiting[standing.job.id]
-        jobs = self._lines[standing.level].jobs
-        del jobs[bisect.bisect_left(jobs, standing.job.id, key=_by_id)]
-        if not jobs:
-            del self._lines[standing.level]
-
-    def _run(self, standing: _Standing, now: float) -> None:
-        line = self._lines[standing.level]
-        standing.boost, standing.quantum, standing.made = self._urgency(standing.level, now), self._quantum, 0
-        standing.overtook = any(level > standing.level for level in self._lines)
-        line.since = now
-        self._unwait(standing)
-        self._running[standing.job.id] = standing
-
-    def _preempt(self, standing: _Standing, now: float) -> None:
-        del self._running[standing.job.id]
-        standing.since = now
-        gained = standing.rank - standing.level
-        self._wait(standing)
+    def _stop(self, standing: Standing, now: float) -> None:
+        gained = self._urgency(standing) - standing.level
+        super()._stop(standing, now)
         if gained > 0:  # it has not had what its line waited for: that has waited for as long still
-            line = self._lines[standing.level]
-            line.since = min(line.since, now - gained / self._aging)
+            rank = self._ranks[standing.level]
+            rank.since = min(rank.since, now - gained / self._aging)
 
+    def _wait(self, standing: Standing, now: float) -> None:
+        standing.key = self._key(standing, now)
+        self._waiting[standing.job.id] = standing
+        rank = self._ranks.get(standing.level)
+        if rank is None:
+            rank = self._ranks[standing.level] = _Rank(standing.since)
+        rank.line.push(standing, standing.key)
 
-def _by_id(standing: _Standing) -> int:
-    return standing.job.id
+    def _unwait(self, standing: Standing) -> None:
+        del self._waiting[standing.job.id]
+        line = self._ranks[standing.level].line
+        line.remove(standing)
+        if not len(line):
+            del self._ranks[standing.level]

@@ -24,19 +24,23 @@ class Standing:
     """`since`: the time from which it waits or runs; `last`: when it last made a token, or got its slot.
 
     `made` counts its tokens since it got its slot, `served` all. `used` of the `grant`, which is 0 if it has no bound.
-    `key` orders it among others, the lesser one first. `level`, `joined` (tokens above its level) and `starves` (its
-    entry among those that will) are of the policies that have levels. `serial` says which entry of a heap is the valid
-    one, 0 for none.
+    `limit` is that of its job when it came. `key` orders it among others, the lesser one first. `serial` says which
+    entry of a heap is the valid one, 0 for none. Of the policies that have levels are `level`, `joined` (tokens above
+    its level), `starves` (its entry among those that will), and `boost`: how urgent it had become when it got its slot,
+    or when its wait began in virtual time; of aging is `overtook`, someone of higher priority.
     """
 
     __slots__ = (
+        "boost",
         "grant",
         "job",
         "joined",
         "key",
         "last",
         "level",
+        "limit",
         "made",
+        "overtook",
         "serial",
         "served",
         "since",
@@ -49,7 +53,10 @@ class Standing:
         self.since = self.last = since
         self.key: Key = ()
         self.level = 0
+        self.limit = job.limit
         self.joined = -1.0
+        self.boost = 0.0
+        self.overtook = False
         self.made = self.served = self.grant = self.used = 0
         self.serial = self.starves = 0
 

@@ -89,6 +89,7 @@ class ModelCalls:
             for number in range(call.samples)
         ]
         await _run(generations, process, thread, runtime)
+        process.path = max(process.path, *(generation.path + generation.service for generation in generations))
         completions = [generation.completion() for generation in generations]
         for completion in completions:
             constraints.check_reply(completion.text, completion.reason, sampling.constraint)

@@ -14,6 +14,7 @@ from ipc.errors import DriverFailed
 from ipc.messages import Token
 from ipc.syscalls import ChatMessage, Completion, Sampling, SequenceInfo
 from kernel.drivers import protocol
+from kernel.policy.program import PROMPT_WEIGHT
 from kernel.process import Process
 from kernel.slots.sequence import RUNNING, Sequence
 from kernel.thread import Thread
@@ -94,6 +95,11 @@ class Generation(Sequence):
     def length(self) -> int:
         """Tokens so far, those of the prompt included."""
         return len(self.prompt_ids or ()) + len(self.ids)
+
+    @property
+    def service(self) -> float:
+        """What it has got, in tokens made."""
+        return len(self.ids) + PROMPT_WEIGHT * len(self.prompt_ids or ())
 
     @property
     def prompt(self) -> int:

@@ -45,4 +45,6 @@ def slot_info(runtime: ModelRuntime, work: Workload, restarts: int, machine: Mac
         cores=len(runtime.cores or machine.cores) if runtime.ready_at is not None else 0,
         idle=0.0 if runtime.idle_since is None else now - runtime.idle_since,
         keep_alive=runtime.spec.keep_alive,
+        policy=slots.policy.kind,
+        policy_reason=slots.policy.reason,
     )

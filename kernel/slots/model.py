@@ -15,15 +15,19 @@ from msgspec import Meta
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One model. `path`: "embedded", a folder, a GGUF file or a hub name; `slots`: sequences decoded together.
 
-    `lease` is a slot's time slice in tokens. `max_tokens` and `temperature` hold where a call says nothing; `options`
-    go to the driver as they are. Its process ends after `keep_alive` seconds without a sequence. It is killed and
-    started anew if it has not loaded after `load_timeout` seconds, or says nothing for `step_timeout` with work to do.
+    `policy`, `quantum` and `weights` go over those of all models. `lease` is a slot's time slice in tokens.
+    `max_tokens` and `temperature` hold where a call says nothing; `options` go to the driver as they are. Its process
+    ends after `keep_alive` seconds without a sequence. It is killed and started anew if it has not loaded after
+    `load_timeout` seconds, or says nothing for `step_timeout` with work to do.
     """
 
     driver: Literal["transformers", "simulated"] = "transformers"
     path: str = ""
     slots: Annotated[int, Meta(ge=1, le=4096)] = 64
     lease: Annotated[int, Meta(ge=1)] = 64
+    policy: str | None = None
+    quantum: Annotated[int, Meta(ge=1)] | None = None
+    weights: dict[str, float] = {}
     max_tokens: Annotated[int, Meta(ge=1)] = 1024
     temperature: Annotated[float, Meta(ge=0, le=100)] = 0.0
     keep_alive: Annotated[float, Meta(ge=0)] = 300.0

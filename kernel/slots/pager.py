@@ -119,6 +119,14 @@ class Pager:
         need = min(len(one.prompt_ids or ()) + (one.sampling.max_tokens or self._max_tokens) for one in waiting)
         return self.kv.used + (need + ROUNDING) * token_bytes > granted
 
+    def switch_cost(self, sequence: Generation, rate: float) -> float:
+        """Tokens that its slot could make, at `rate` tokens per second for all, in the time that it takes to write
+        `sequence` and to read it back; none while there is memory for whoever is parked."""
+        if not self.kv.waiting or not self._slots.used:
+            return 0.0
+        seconds = OVERHEAD + 2 * sequence.length * max(self._footprint.token_bytes, 1) / self._rate
+        return seconds * rate / self._slots.used
+
     def swap_out(self, sequence: Generation) -> None:
         """Have the driver write the state of `sequence` and forget it; until then it runs on no slot."""
         try:

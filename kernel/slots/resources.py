@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from ipc.errors import ModelNotFound, UnknownModel
-from ipc.syscalls import ModelInfo, Models, SlotInfo, Slots
+from ipc.syscalls import ModelInfo, Models, PolicyInfo, SetPolicy, SlotInfo, Slots
 from kernel.drivers.process import Launcher
 from kernel.gate import Gate
 from kernel.limits import LimitKeeper
 from kernel.machine import Machine, Sample
-from kernel.policy.priority import PriorityWithAging
 from kernel.process import Process
 from kernel.scheduling import Scheduling
 from kernel.slots.balance import Balance
@@ -76,13 +76,24 @@ class ResourceManager:
         self._ended: list[int] = []  # processes whose end the drivers have not been told
         self._tasks: list[asyncio.Task[None]] = []
         ModelCalls(self.runtime, gate, limits)
-        gate.register({Models: self.models, Slots: self.slots})
+        gate.register({Models: self.models, Slots: self.slots, SetPolicy: self.policy})
 
     def models(self, process: Process, call: Models) -> list[ModelInfo]:
         return [self.runtime(name).model_info(name == self._default) for name in self._specs]
 
     def slots(self, process: Process, call: Slots) -> list[SlotInfo]:
         return [runtime.slot_info() for runtime in self._runtimes.values() if runtime.used]
+
+    def policy(self, process: Process, call: SetPolicy) -> PolicyInfo:
+        runtime = self.runtime(call.model)
+        names = ("kind", "quantum", "aging", "starvation")
+        given = {name: value for name in names if (value := getattr(call, name)) is not None}
+        if call.weights:
+            given["weights"] = runtime.policy.weights | call.weights
+        if given:
+            settings = msgspec.structs.replace(runtime.policy, **given)
+            runtime.set_policy(settings, f"asked for by client {process.pid} of {process.owner}")
+        return runtime.policy_info()
 
     def preload(self) -> None:
         """Start loading the default model."""
@@ -105,7 +116,7 @@ class ResourceManager:
             if spec.missing_path() is not None:
                 raise ModelNotFound(f"no model at {spec.missing_path()}", path=name)
             self._specs[name] = spec
-        policy = PriorityWithAging(self._scheduling.aging, self._scheduling.quantum)
+        policy = self._scheduling.policy_of(spec)
         runtime = self._runtimes[name] = ModelRuntime(name, spec, policy, self._around)
         return runtime
 

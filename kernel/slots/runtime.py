@@ -15,12 +15,12 @@ import structlog
 
 from ipc.errors import Busy, DriverFailed, LlmosError, ModelLoadFailed, from_wire
 from ipc.messages import State
-from ipc.syscalls import ModelInfo, SlotInfo
+from ipc.syscalls import ModelInfo, PolicyInfo, SlotInfo
 from kernel.drivers import protocol
 from kernel.drivers.process import Launcher
 from kernel.limits import LimitKeeper
 from kernel.machine import Machine
-from kernel.policy.policy import Policy
+from kernel.policy.catalogue import PolicySettings, make
 from kernel.slots.balance import Balance
 from kernel.slots.finished import FinishedGenerations
 from kernel.slots.footprint import Footprint, Measured, SizeBook
@@ -67,9 +67,10 @@ class ModelRuntime:
     processors of its driver, none for all.
     """
 
-    def __init__(self, name: str, spec: ModelSpec, policy: Policy, around: Surroundings) -> None:
+    def __init__(self, name: str, spec: ModelSpec, policy: PolicySettings, around: Surroundings) -> None:
         self.name = name
         self.spec = spec
+        self.policy = policy
         self.state = UNLOADED
         self.detail = ""
         self.context: int | None = None
@@ -91,7 +92,7 @@ class ModelRuntime:
         self._work = Workload(
             name,
             spec,
-            policy,
+            make(policy),
             around.limits,
             around.area,
             around.finished,
@@ -101,6 +102,7 @@ class ModelRuntime:
         )
         self._slots = self._work.slots
         self._slots.on_relief = self.release
+        self._slots.on_reason = self._explain
         self._sequences = self._work.sequences
         self._drained = asyncio.Event()
         self._granted: int | None = None  # what the load that is under way was granted for keys and values
@@ -173,6 +175,21 @@ class ModelRuntime:
     def model_info(self, default: bool) -> ModelInfo:
         spec = self.spec
         return ModelInfo(self.name, spec.driver, spec.path, default, self.state, self.detail, self.context, self.facts)
+
+    def policy_info(self) -> PolicyInfo:
+        kind, quantum, aging, weights = self.policy.kind, self.policy.quantum, self.policy.aging, self.policy.weights
+        reason = self._slots.policy.reason
+        return PolicyInfo(self.name, kind, quantum, aging, weights, self.policy.starvation, reason)
+
+    def set_policy(self, policy: PolicySettings, cause: str) -> None:
+        """Let another policy decide who gets a slot, from now on. Raises `InvalidPolicy`, and nothing has changed."""
+        made, before, self.policy = make(policy), self.policy, policy
+        log.info("policy", model=self.name, before=before, now=policy, cause=cause)
+        self._slots.switch(made)
+        self._settle()
+
+    def _explain(self, reason: str) -> None:
+        log.info("policy", model=self.name, now=reason, cause="the load")
 
     def slot_info(self) -> SlotInfo:
         return slot_info(self, self._work, self._life.restarts, self._around.machine)

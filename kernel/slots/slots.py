@@ -37,7 +37,9 @@ class Slots:
         self._clock = clock
         self._send = send
         self.on_relief: Callable[[Sequence, str], None] = self.release  # called when a reader has caught up
+        self.on_reason: Callable[[str], None] | None = None  # called when the policy changed something of itself
         self.on_shed: Callable[[Sequence], None] = self.free  # called when a policy gives a sequence up
+        self._reason = policy.reason
         self._open = False
         self._holders: dict[int, Sequence] = {}
         self._leaving: set[int] = set()  # of the holders, those whose slot is free when the driver has let go of them
@@ -71,6 +73,7 @@ class Slots:
         """Let `policy` decide from now on. Who runs goes on, unless it decides otherwise; nobody is lost."""
         hand_over(self._policy, policy, self._clock())
         self._policy = policy
+        self._reason = policy.reason
         self.review()
 
     def open(self) -> None:
@@ -107,6 +110,10 @@ class Slots:
             decision = self._policy.decide(self.count - len(self._leaving), self._clock())
             for sequence in cast(list[Sequence], decision.preempt):
                 self._preempt(sequence)
+            if self._policy.reason is not self._reason:
+                self._reason = self._policy.reason
+                if self.on_reason is not None:
+                    self.on_reason(self._reason)
             refused = [grant for grant in decision.run if not self._grant(grant)]
             for sequence in cast(list[Sequence], decision.shed):
                 self.on_shed(sequence)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from ipc.errors import DriverFailed, LimitExceeded, LlmosError, from_wire
+from ipc.errors import DeadlineUnreachable, DriverFailed, LimitExceeded, LlmosError, from_wire
 from ipc.messages import Log
 from kernel.drivers import protocol
 from kernel.limits import LimitKeeper
@@ -48,6 +48,7 @@ class Workload:
         self.sequences: dict[int, Sequence] = {}
         self.slots = Slots(spec.slots, spec.lease, policy, clock, self._tell)
         self.pager = Pager(model, spec.max_tokens, area, self.slots, footprint, ask, clock)
+        self.slots.on_shed = self.shed
         self.tokens = self.steps = 0
         self.rate = 0.0
         self._model = model
@@ -88,6 +89,15 @@ class Workload:
             self._ask(protocol.Cancel(sequence.id))
         else:
             self._forget(sequence)
+
+    def shed(self, sequence: Sequence) -> None:
+        """The policy has given it up."""
+        waited = self._clock() - sequence.since
+        text = f"the call cannot be finished before the deadline of its task; it waited {waited:.1f} s for a slot"
+        sequence.process.write_log(
+            Log(sequence.process.pid, time.time(), "warning", "a call was shed", {"model": self._model, "why": text})
+        )
+        self._abort(sequence, DeadlineUnreachable(text))
 
     def fail(self, error: LlmosError) -> None:
         """The model cannot run: everything that waits for it gets the error."""
@@ -191,6 +201,7 @@ class Workload:
                 self._abort(sequence, error)
                 continue
             sequence.process.generated_tokens += len(progress.ids)
+            sequence.switch_cost = self.pager.switch_cost(sequence, self.rate)
             self.slots.spent(sequence, len(progress.ids))
             self._charge(sequence, len(progress.ids))
         self.tokens += made

@@ -151,6 +151,18 @@ def parser() -> argparse.ArgumentParser:
     ):
         add(name, parents=[listing], help=text).set_defaults(command=command)
     simulation.add_commands(add, common)
+    policy = add("policy", parents=[listing], help="show or change who gets the slots of a model")
+    policy.add_argument("model", nargs="?", metavar="MODEL", help="the default model if left out")
+    policy.add_argument("kind", nargs="?", metavar="KIND", help="such as fair; an unknown one lists all there are")
+    policy.add_argument("--quantum", type=int, metavar="N", help="tokens for which one gets a slot while others wait")
+    policy.add_argument("--aging", type=float, metavar="N", help="priorities gained per second of waiting")
+    policy.add_argument(
+        "--weight", action="append", default=[], metavar="OWNER=W", help="share of an owner (repeatable)"
+    )
+    policy.add_argument(
+        "--starvation", type=float, metavar="N", help="waits, in times of what was served, that promote"
+    )
+    policy.set_defaults(command=commands.policy)
     shutdown = add("shutdown", parents=[common], help="stop the daemon after a drain")
     shutdown.add_argument("--now", action="store_true", help="do not wait for running tasks")
     shutdown.set_defaults(command=commands.shutdown)

@@ -29,6 +29,7 @@ from ipc.syscalls import (
     Names,
     Nice,
     PeekMailbox,
+    PolicyInfo,
     ProcessInfo,
     ProgramInfo,
     RegionInfo,
@@ -217,6 +218,19 @@ def slots(client: Client, options: argparse.Namespace) -> int:
     return 0
 
 
+def policy(client: Client, options: argparse.Namespace) -> int:
+    info = client.policy(
+        options.model,
+        options.kind,
+        quantum=options.quantum,
+        aging=options.aging,
+        weights=dict(_weight(text) for text in options.weight),
+        starvation=options.starvation,
+    )
+    listings.rows(PolicyInfo, [info], options.json)
+    return 0
+
+
 def models(client: Client, options: argparse.Namespace) -> int:
     listings.rows(ModelInfo, client.models(), options.json)
     return 0
@@ -269,6 +283,16 @@ def _named(argument: str) -> tuple[str, Any]:
     if not equals or not name:
         raise BadArguments(f"-a takes NAME=VALUE, got {argument!r}")
     return name, text
+
+
+def _weight(text: str) -> tuple[str, float]:
+    owner, equals, number = text.rpartition("=")
+    try:
+        if owner and equals:
+            return owner, float(number)
+    except ValueError:
+        pass
+    raise BadArguments(f"--weight takes OWNER=NUMBER, got {text!r}")
 
 
 def body(text: str | None) -> Any:

@@ -16,6 +16,7 @@ from ipc.syscalls import (
     LockInfo,
     ModelInfo,
     NameInfo,
+    PolicyInfo,
     ProcessInfo,
     ProgramInfo,
     RegionInfo,
@@ -76,6 +77,16 @@ SLOT: Columns = {
     "SWAPS OUT/IN/LOST": lambda row: f"{row.swap_outs}/{row.restores}/{row.recomputations}",
     "IDLE": lambda row: f"{show.duration(row.idle)}/{show.duration(row.keep_alive)}" if row.idle else "",
     "FEWER SLOTS BECAUSE": lambda row: row.cause,
+    "POLICY": lambda row: row.policy_reason or row.policy,
+}
+POLICY: Columns = {
+    "MODEL": lambda row: row.model,
+    "POLICY": lambda row: row.kind,
+    "QUANTUM": lambda row: row.quantum,
+    "AGING": lambda row: row.aging,
+    "WEIGHTS": lambda row: " ".join(f"{owner}={weight:g}" for owner, weight in row.weights.items()),
+    "STARVATION": lambda row: row.starvation,
+    "BECAUSE": lambda row: row.reason,
 }
 SEQUENCE: Columns = {
     "MODEL": lambda row: row[0],
@@ -165,6 +176,7 @@ LISTS: dict[type, Columns] = {
     ProcessInfo: PROCESS,
     ThreadInfo: THREAD,
     ModelInfo: MODEL,
+    PolicyInfo: POLICY,
     ProgramInfo: PROGRAM,
     ToolInfo: TOOL,
     Heading: HEADING,

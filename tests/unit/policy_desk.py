@@ -56,7 +56,7 @@ class Desk:
         self.now = 0.0
         self.waiting: dict[int, Job] = {}
         self.running: dict[int, Job] = {}
-        self.grants: dict[int, int] = {}  # left of those that run
+        self.grants: dict[int, int | None] = {}  # left of those that run, if there is a bound
         self.made: dict[int, int] = {}  # tokens, of all there ever were
         self.done: list[int] = []
         self.shed: list[int] = []
@@ -99,7 +99,8 @@ class Desk:
             if number in self.waiting:
                 self.running[number] = self.waiting.pop(number)
             assert number in self.running
-            self.grants[number] = grant.tokens
+            self.grants[number] = grant.tokens or None
+        assert all(left is None or left > 0 for left in self.grants.values()), "one goes on though its grant is used"
         for what, who in (("run", run), ("preempt", preempt), ("shed", shed)):
             if who:
                 self.history.append((self.now, what, tuple(who)))
@@ -126,9 +127,8 @@ class Desk:
             job.program.service += 1
             self.made[job.id] += 1
             self.policy.progress(job, 1, self.now)
-            if self.grants[job.id]:
-                self.grants[job.id] -= 1
-                assert self.grants[job.id] > 0 or job.id in self.running
+            if (left := self.grants[job.id]) is not None:
+                self.grants[job.id] = left - 1
             if not job.tokens:
                 self.go(job)
                 self.done.append(job.id)

@@ -19,6 +19,7 @@ class Job:
         self.tokens = tokens
         self.preemptible = preemptible
         self.switch_cost = 0.0
+        self.limit = 0
 
 
 class Taken(NamedTuple):

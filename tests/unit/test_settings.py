@@ -116,6 +116,10 @@ def test_resources_are_merged_key_by_key_and_the_shipped_ones_are_the_defaults(h
         ("[tools.search]\nfunction = 'a.b'", ["tools.search.function", "regex"]),
         ("[tools.search]\nfunction = 'a:b'\nretry = 1", ["tools.search.retry", "did you mean retries?"]),
         ("tools = 3", ["tools", "object"]),
+        ("[scheduling]\npolicy = 'lottery'", ["scheduling", "no policy 'lottery'", "fifo, round_robin, priority"]),
+        ("[scheduling]\nweights = { ann = 0 }", ["scheduling", "a weight of zero, of owner 'ann'"]),
+        ("[models.smollm2]\npolicy = 'lottery'", ["models.smollm2", "no policy 'lottery'"]),
+        ("[models.smollm2]\nquantum = 0", ["models.smollm2.quantum", ">= 1"]),
         ("this is not toml", ["not TOML"]),
     ],
 )

@@ -1,0 +1,127 @@
+"""What a decision of each policy costs with 10, 1,000 and 10,000 waiting. Run by `make bench`.
+
+64 slots, calls of 8 owners and as many programs as there are calls by four. A turn is a token for each that runs, what
+ends leaves and another comes. A decision that moves nobody costs next to nothing, so what is shown is amortised: over
+the decisions, two a turn, and over all that a policy is told or asked. That of `auto` holds its changes of kind, which
+hand over the whole line.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import sys
+from time import perf_counter
+
+from rich.console import Console
+from rich.table import Table
+
+from kernel.policy.catalogue import KINDS, PolicySettings, make
+from kernel.policy.program import Program
+
+SLOTS = 64
+LINES = (10, 1_000, 10_000)
+TURNS = 2_000
+ROUNDS = 3
+BOUND = 20.0  # microseconds
+
+
+class Job:
+    """One call of the load."""
+
+    preemptible = True
+    switch_cost = 0.0
+
+    def __init__(self, number: int, dice: random.Random, program: Program) -> None:
+        self.id = number
+        self.program = program
+        self.priority = dice.choice([0, 0, 0, -5, 5])
+        self.prompt = dice.randint(0, 500)
+        self.tokens = self.limit = dice.randint(1, 200)
+        self.path = dice.uniform(0, 500)
+
+
+def measure(kind: str, waiting: int) -> tuple[float, float]:
+    """Microseconds for each decision by itself, and for each event, all included."""
+    dice = random.Random(0)
+    policy = make(PolicySettings(kind=kind))
+    programs = [
+        Program(number, owner=f"owner{number % 8}", deadline=dice.uniform(1e5, 1e6))
+        for number in range((waiting + SLOTS) // 4)
+    ]
+    running: dict[int, Job] = {}
+    last = 0
+    now = spent = decisions = 0.0
+    events = 0
+
+    def come() -> None:
+        nonlocal last
+        last += 1
+        policy.arrive(Job(last, dice, dice.choice(programs)), now)
+
+    for _ in range(waiting + SLOTS):
+        come()
+    for turn in range(TURNS + 20):
+        if turn == 20:
+            spent = decisions = 0.0
+            events = 0
+        start = perf_counter()
+        decision = policy.decide(SLOTS, now)
+        took = perf_counter() - start
+        decisions += took
+        spent += took
+        for job in decision.preempt:
+            running.pop(job.id)
+        for grant in decision.run:
+            running[grant.job.id] = grant.job  # type: ignore[assignment]
+        now += 0.05
+        for job in tuple(running.values()):
+            job.tokens -= 1
+            job.limit -= 1
+            job.program.service += 1
+            start = perf_counter()
+            policy.progress(job, 1, now)
+            if not job.tokens:
+                policy.leave(job, now)
+                come()
+                events += 2
+            spent += perf_counter() - start
+            events += 1
+            if not job.tokens:
+                del running[job.id]
+        # A bundle came: the slots ask once more.
+        start = perf_counter()
+        again = policy.decide(SLOTS, now)
+        took = perf_counter() - start
+        decisions += took
+        spent += took
+        for job in again.preempt:
+            running.pop(job.id)
+        for grant in again.run:
+            running[grant.job.id] = grant.job  # type: ignore[assignment]
+        events += 2
+    return decisions / (2 * TURNS) * 1e6, spent / events * 1e6
+
+
+def main() -> None:
+    table = Table(title=f"A decision, and any event amortised, in microseconds; {SLOTS} slots, medians of {ROUNDS}")
+    table.add_column("policy")
+    for line in LINES:
+        table.add_column(f"decision, {line:,} wait", justify="right")
+        table.add_column("event", justify="right")
+    worst = 0.0
+    for kind in KINDS:
+        row = [kind]
+        for line in LINES:
+            rounds = [measure(kind, line) for _ in range(ROUNDS)]
+            decision, event = (statistics.median(values) for values in zip(*rounds, strict=True))
+            row += [f"{decision:.1f}", f"{event:.2f}"]
+            worst = max(worst, decision if line == LINES[-1] else 0.0)
+        table.add_row(*row)
+    Console().print(table)
+    print(f"worst decision with {LINES[-1]:,} waiting: {worst:.1f} us; the bound is {BOUND:g} us")
+    sys.exit(worst > BOUND)
+
+
+if __name__ == "__main__":
+    main()
