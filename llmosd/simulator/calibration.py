@@ -6,7 +6,6 @@ steps longer, and the error of the fit says so.
 
 from __future__ import annotations
 
-import math
 import operator
 import time
 from collections.abc import Callable, Sequence
@@ -62,14 +61,12 @@ def measure(client: Client, model: str | None, say: Callable[[str], None]) -> De
     for number in range(ROUNDS):
         for count in (size for size in SIZES if size <= slots.given):
             say(f"round {number + 1} of {ROUNDS}: {count} at once")
-            observations.append(_observe(client, recorder, info.name, count, 12, TOKENS, number, blank.chunk))
+            observations.append(_observe(client, recorder, info.name, count, 12, TOKENS, number))
         for words in PROMPTS:
             say(f"round {number + 1} of {ROUNDS}: a prompt of {words} words")
-            observations.append(_observe(client, recorder, info.name, 1, words, 2, number, blank.chunk))
+            observations.append(_observe(client, recorder, info.name, 1, words, 2, number))
         count, words = CONTEXT
-        observations.append(
-            _observe(client, recorder, info.name, min(count, slots.given), words, TOKENS, number, blank.chunk)
-        )
+        observations.append(_observe(client, recorder, info.name, min(count, slots.given), words, TOKENS, number))
     source = f"model {info.name} ({info.driver} driver), {slots.cores or 'all'} cores, {time.strftime('%Y-%m-%d')}"
     blank = msgspec.structs.replace(blank, slots=slots.slots, name=info.name, source=source)
     return device_of(observations, blank)
@@ -97,10 +94,11 @@ def device_of(observations: Sequence[Observation], blank: DeviceModel) -> Device
 
 
 def _observe(
-    client: Client, recorder: Recorder, model: str, count: int, words: int, tokens: int, seed: int, chunk: int
+    client: Client, recorder: Recorder, model: str, count: int, words: int, tokens: int, seed: int
 ) -> Observation:
     """Ask for `count` calls at once with prompts of so many words."""
     recorder.look()
+    before = _slots(client.slots(), model).steps
     prompts = [f"{seed} {number} " + "tell me more of it " * (words // 5) for number in range(count)]
     _ask(client, model, prompts, tokens)
     calls: list[FinishedCall] = []
@@ -109,17 +107,17 @@ def _observe(
         calls += recorder.look()
     if len(calls) != count or any(call.error or call.started is None or not call.generated for call in calls):
         raise CalibrationFailed(f"of {count} calls {len(calls)} ended, or others were made meanwhile; try again")
-    return observation(calls, chunk)
+    return observation(calls, _slots(client.slots(), model).steps - before)
 
 
-def observation(calls: Sequence[FinishedCall], chunk: int) -> Observation:
-    """What a batch of calls that were made at once took."""
-    read = sum(call.prompt for call in calls)
-    chunks = math.ceil(read / chunk) if chunk else 1
+def observation(calls: Sequence[FinishedCall], steps: int) -> Observation:
+    """What a batch of calls that were made at once took, in so many steps. In those beyond the tokens of the longest
+    one, prompts were read by one call, or the others had not come yet."""
+    longest = max(call.generated for call in calls)
     return Observation(
-        steps=max(call.generated for call in calls) + chunks - 1,
-        sequences=sum(call.generated for call in calls) + chunks - 1,
-        prompt=read,
+        steps=steps,
+        sequences=sum(call.generated for call in calls) + max(steps - longest, 0),
+        prompt=sum(call.prompt for call in calls),
         context=sum((call.generated - 1) * call.prompt + call.generated * (call.generated - 1) // 2 for call in calls),
         seconds=max(call.ended for call in calls) - min(call.started or call.submitted for call in calls),
     )

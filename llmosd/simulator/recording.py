@@ -57,15 +57,25 @@ def tasks(recording: Recording) -> list[Task]:
     process that had ended when it came, after as long a wait; and to come when it came, if there is none. Calls that
     failed are left out. Raises `InvalidWorkload` if nothing is left.
     """
-    done = [call for call in recording.calls if not call.error and call.generated]
-    if not done:
+    processes = _by_process(recording)
+    if not processes:
         raise InvalidWorkload("the recording has no call that was answered")
-    start = min(call.submitted for call in done)
-    programs: dict[tuple[int, int], list[FinishedCall]] = {}
+    start = min(calls[0].submitted for calls in processes.values())
+    return [_task(calls, start) for calls in processes.values()]
+
+
+def origins(recording: Recording) -> list[tuple[int, int]]:
+    """The program and the process of each of the tasks of `tasks`."""
+    return list(_by_process(recording))
+
+
+def _by_process(recording: Recording) -> dict[tuple[int, int], list[FinishedCall]]:
+    """The calls that were answered, in the order of coming, of each program and process, in that of their first."""
+    found: dict[tuple[int, int], list[FinishedCall]] = {}
+    done = (call for call in recording.calls if not call.error and call.generated)
     for call in sorted(done, key=lambda call: (call.submitted, call.number)):
-        programs.setdefault((call.program_id, call.pid), []).append(call)
-    made = [_task(calls, start) for calls in programs.values()]
-    return sorted(made, key=lambda task: task.arrival)
+        found.setdefault((call.program_id, call.pid), []).append(call)
+    return found
 
 
 def _task(calls: list[FinishedCall], start: float) -> Task:

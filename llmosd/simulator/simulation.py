@@ -76,6 +76,7 @@ class Simulation:
         self.slots.on_shed = cast(Any, self._shed)
         self._paging = Paging(device, self._engine, self.slots, partial(self._schedule_swap, WRITTEN))
         self._gap = ServiceGap({task.owner: task.weight for task in tasks})
+        self._compared = self._gap.largest is not None
         self._progress = [
             _Progress(task, Program(number, task.owner, task.weight, self._end_of(task)))
             for number, task in enumerate(tasks)
@@ -217,15 +218,21 @@ class Simulation:
 
     def _credit(self) -> None:
         """Tell the slots of all tokens that were made."""
+        steps = self._engine.steps
         for call in tuple(self._engine.decoding.values()):
-            self._credit_one(call)
+            if call.made + steps - call.joined != call.credited or call.slot < 0:
+                self._credit_one(call)
 
     def _credit_one(self, call: SimulatedCall) -> None:
         """Tell the slots what `call` has made since they heard of it last. They may take its slot for it."""
-        tokens = self._engine.made(call) - call.credited
+        # Who makes tokens has a slot, and who has lost it has them all in `made`.
+        tokens = call.made - call.credited
+        if call.slot >= 0 and call.id in self._engine.decoding:
+            tokens += self._engine.steps - call.joined
         if tokens:
             call.credited += tokens
-            self._gap.served(call.program.owner, tokens)
+            if self._compared:
+                self._gap.served(call.program.owner, tokens)
             self.slots.spent(cast(Sequence, call), tokens)
 
     def _finish(self, call: SimulatedCall, outcome: str) -> None:

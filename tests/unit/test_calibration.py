@@ -89,7 +89,7 @@ def test_what_is_simulated_is_fitted_again():
         tasks = [recording.Task(arrival=0.0, calls=calls)] * count
         run = Simulation(tasks, TRUE, make(PolicySettings(kind="fifo")), 16).run()
         ended = [finished(c.call, 0.0, c.end, prompt=prompt, generated=tokens, started=c.started) for c in run.calls]
-        found.append(observation(ended, 0))
+        found.append(observation(ended, run.steps))
     fitted = device_of(found, TRUE)
     assert fitted.worst < 1e-3
     assert fitted.prompt == pytest.approx(TRUE.prompt, rel=1e-3)
