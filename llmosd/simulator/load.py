@@ -13,7 +13,7 @@ import msgspec
 from ipc.errors import InvalidWorkload
 from kernel.policy.fifo import Fifo
 from llmosd.simulator.device import DeviceModel
-from llmosd.simulator.simulation import Simulation
+from llmosd.simulator.simulation import MANY, Simulation
 from llmosd.simulator.workload import Call, Task
 
 
@@ -24,7 +24,7 @@ def saturated_seconds(calls: list[tuple[Call, ...]], device: DeviceModel, slots:
     share a step depends on how much of it goes to prompts.
     """
     alone = [Task(arrival=0.0, calls=(_alone(call),)) for task in calls for call in task]
-    return Simulation(alone, device, Fifo(), slots).run().seconds
+    return Simulation(alone, device, Fifo(), slots, look=MANY).run().seconds
 
 
 def arrivals(

@@ -25,7 +25,8 @@ from llmosd.simulator.timeline import Timeline
 from llmosd.simulator.workload import Task, check
 
 LEASE = 64  # tokens, the default of the daemon
-LOOK = 8  # steps after which a policy is asked again while somebody waits, since time may have changed its mind
+LOOK = 8  # steps: time may have changed a policy's mind
+MANY = 1 << 30  # steps
 SUBMIT, DEADLINE, WRITTEN, RESTORED = 0, 1, 2, 3  # what an event is, in the order of those at one time
 
 
@@ -50,7 +51,7 @@ class _Progress:
 
 class Simulation:
     """Runs `tasks` on `slots` slots of `device` under `policy`, which must be a fresh one. `timeline`: keep what plots
-    need. Raises `InvalidWorkload`.
+    need. `look`: steps after which the policy is asked again while somebody waits. Raises `InvalidWorkload`.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Simulation:
         *,
         lease: int = LEASE,
         timeline: bool = False,
+        look: int = LOOK,
     ) -> None:
         check(tasks)
         if slots < 1:
@@ -69,6 +71,7 @@ class Simulation:
         self._tasks = tasks
         self._device = device
         self._policy = policy
+        self._look = look
         self._timeline = Timeline(timeline)
         self._engine = Engine(device, self._timeline, partial(self._schedule_swap, RESTORED))
         self._clock = 0.0
@@ -161,7 +164,7 @@ class Simulation:
         """Let steps pass, and tell the slots what came of them."""
         engine = self._engine
         waiting = self.slots.waiting
-        most = LOOK if waiting else 1 << 30
+        most = self._look if waiting else MANY
         if bounds := [
             call.grant - engine.made(call) + call.credited for call in engine.decoding.values() if call.grant
         ]:

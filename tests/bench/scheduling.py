@@ -19,6 +19,7 @@ from kernel.policy.catalogue import PolicySettings, make
 from kernel.policy.program import PROMPT_WEIGHT
 from llmosd.simulator.devices import find
 from llmosd.simulator.experiment import Plan, perform
+from llmosd.simulator.generators import Shape, poisson
 from llmosd.simulator.report import Report
 from llmosd.simulator.simulation import Simulation
 from llmosd.simulator.statistics import Estimate, estimate
@@ -27,6 +28,7 @@ from llmosd.simulator.workload import Call, Task
 DEVICE = find(None)
 SEEDS = int(sys.argv[1]) if len(sys.argv) > 1 else 10
 CONSOLE = Console(width=110)
+TASKS = 800
 KINDS = ("fifo", "round_robin", "priority", "mlfq", "fair", "attained", "attained_dag", "edf", "hrrn", "auto")
 
 
@@ -42,14 +44,16 @@ def ratios(above: Sequence[Report], below: Sequence[Report], figure: str, part: 
 
 def programs() -> None:
     """Program-level attained service beside fifo."""
-    table = Table(title=f"Agent programs (heavy-tailed chains of calls), 400 tasks, {SEEDS} seeds: attained and fifo")
+    table = Table(
+        title=f"Agent programs (heavy-tailed chains of calls), {TASKS} tasks, {SEEDS} seeds: attained and fifo"
+    )
     columns = ("slots", "load", "mean per token: fifo / attained", "p99 per token: attained / fifo")
     for column in (*columns, "task p99: attained / fifo"):
         table.add_column(column, justify="right")
     for slots in (1, 4, 16, 64):
         for load in (0.9, 1.1):
-            plan = Plan(device=DEVICE, policies=policies("fifo", "attained"), slots=slots, load=load, tasks=400,
-                        seeds=SEEDS)  # fmt: skip
+            pair = policies("fifo", "attained")
+            plan = Plan(device=DEVICE, policies=pair, slots=slots, load=load, tasks=TASKS, seeds=SEEDS)
             found = perform(plan).reports
             fifo, attained = found["fifo"], found["attained"]
             gains = (
@@ -100,7 +104,7 @@ def _busy_owners(seed: int, slots: int, weight: float, prompt: int, tokens: int)
 
 def deadlines() -> None:
     """Missed deadlines of each policy on the same tasks."""
-    table = Table(title=f"Missed deadlines (share of tasks), Poisson calls with deadlines of 2 to 20 times their length, {SEEDS} seeds")  # fmt: skip  # noqa: E501
+    table = Table(title=f"Missed deadlines (shares): Poisson calls that get 2 to 20 times their length, {SEEDS} seeds")
     table.add_column("policy")
     cases = [(slots, load) for slots in (1, 4, 16) for load in (0.7, 0.95)]
     for slots, load in cases:
@@ -121,8 +125,6 @@ def deadlines() -> None:
 
 
 def _with_deadlines(seed: int, slots: int, load: float) -> list[Task]:
-    from llmosd.simulator.generators import Shape, poisson
-
     draw = random.Random(1000 + seed)
     tasks = []
     for task in poisson(seed, 300, load, DEVICE, slots, Shape()):

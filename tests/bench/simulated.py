@@ -1,8 +1,8 @@
 """The simulator beside the daemon, on one recorded workload: what the daemon did, and what the simulator says it would.
 
-Run by `make bench`, or by hand: `python tests/bench/simulated.py [MODEL...]`. A daemon is started and calibrated, agents
-run in it and their calls are recorded; then the recording is simulated on the calibrated device. Aims: the mean
-completion time within 10%, and at least 90% of pairs of calls ending in the same order.
+Run by `make bench`, or by hand: `python tests/bench/simulated.py [MODEL...]`. A daemon is started and calibrated,
+agents run in it and their calls are recorded; then the recording is simulated on the calibrated device. Aims: the mean
+completion time within 10%, and at least 90% of pairs of calls ending in the same order. A short form of it is a test.
 """
 
 from __future__ import annotations

@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from kernel.policy.catalogue import PolicySettings, make
+from llmosd.simulator import recording
+from llmosd.simulator.device import DeviceModel
+from llmosd.simulator.simulation import Simulation
+
 SCRIPTS = Path(sys.executable).parent
 
 
@@ -100,3 +105,31 @@ def test_a_running_daemon_is_calibrated(daemon, tmp_path):
     assert found["error"] is not None
     again = llmos("simulate", "--device", str(path), "--tasks", "5", "--seeds", "1", "--policy", "fifo")
     assert again.returncode == 0
+
+
+def test_the_simulator_says_what_the_daemon_does(start, folder, tmp_path):
+    """The short form of tests/bench/simulated.py. Times of this machine are printed there, and not asserted here: the
+    same calls, in much the same order, on a device whose costs are stated."""
+    config = folder / "config.toml"
+    costs = "step_seconds = 0.01, sequence_seconds = 0.002, prompt_seconds = 0.0005"
+    config.write_text(f'[models.simulated]\ndriver = "simulated"\nslots = 2\noptions = {{ {costs} }}\n')
+    daemon = start("--config", str(config))
+    with daemon.client() as client:
+        # Lengths so different that no noise turns the order around.
+        tokens = (40, 4, 12, 60, 8, 30)
+        tasks = [client.submit("ask", {"question": f"q {n}", "max_tokens": n}) for n in tokens]
+        for task in tasks:
+            task.result()
+    path = tmp_path / "run.json"
+    assert daemon.llmos("record", str(path), "--last", "--seconds", "0").returncode == 0
+    recorded = recording.read(path)
+    device = DeviceModel(step=0.01, sequence=0.002, prompt=0.0005)
+    run = Simulation(recording.tasks(recorded), device, make(PolicySettings(kind="priority")), 2).run()
+    origins = recording.origins(recorded)
+    simulated = {(*origins[call.task], call.place): call.end for call in run.calls}
+    measured = recording.ends(recorded.calls)
+    assert simulated.keys() == measured.keys()
+    assert sum(call.tokens for call in run.calls) == sum(tokens)
+    names = {key: number for number, key in enumerate(measured)}
+    ends = ({names[key]: end for key, end in side.items()} for side in (measured, simulated))
+    assert recording.order_agreement(*ends) >= 0.9
