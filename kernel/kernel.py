@@ -108,6 +108,7 @@ class Kernel:
         control.on_suspend.append(self.resources.suspended)
         control.on_resume.append(self.resources.resumed)
         control.on_nice.append(self.resources.ranked)
+        messaging.on_urgency = self.resources.urged
         ending.on_end += [crashes.process_ended, links.process_ended, keeper.process_ended]
         ending.on_end += [names.process_ended, messaging.process_ended, output.process_ended]
         ending.on_end += [self.memory.process_ended, self.shared.process_ended, self.tools.process_ended]

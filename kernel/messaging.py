@@ -6,7 +6,7 @@ and logged, never dropped in silence.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -87,6 +87,7 @@ class Messaging:
         self._names = names
         self._topics = Topics()
         self._last_id = 0
+        self.on_urgency: Callable[[Process], None] | None = None  # called when more or less urgent ones wait for it
         self.dead_letters = DeadLetters()
         gate.register(
             {
@@ -293,6 +294,8 @@ class Messaging:
                 owed = recipient.owed = Owed(recipient)
             owed[number] = thread
             box.put(message)
+            if (thread.priority > recipient.priority or process.owed) and self.on_urgency is not None:
+                self.on_urgency(recipient)
             while thread.answer is UNANSWERED:
                 thread.waits_for = owed
                 if alarm is None:
@@ -343,6 +346,8 @@ class Messaging:
         else:
             caller.answer = value
             caller.wake()
+            if caller.priority > process.priority and self.on_urgency is not None:
+                self.on_urgency(process)
 
     def _bury_reply(self, process: Process, caller: int, call: int, value: Any) -> None:
         """Nobody receives what `process` replied to message `call`."""

@@ -101,4 +101,5 @@ class Status:
                 "drivers_budget": float(resources.drivers_budget),
             },
             gpus=sample.gpus,
+            scheduling=resources.scheduling,
         )

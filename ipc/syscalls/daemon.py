@@ -23,6 +23,7 @@ class Stats(msgspec.Struct, frozen=True):
 
     `machine` has `cores`, `cpu`, `memory_total`, `memory_available`, `disk_total`, `disk_free` (of the state folder),
     `drivers_memory` (resident sets of all drivers) and `drivers_budget` (what these may take now).
+    `scheduling` says of each model in use by which policy its slots are given, how many of them, and why.
     """
 
     version: str
@@ -41,6 +42,7 @@ class Stats(msgspec.Struct, frozen=True):
     cpu_seconds: float
     machine: dict[str, float]
     gpus: list[GpuInfo] = []
+    scheduling: dict[str, str] = {}
 
 
 class Pong(msgspec.Struct, frozen=True, array_like=True):

@@ -16,6 +16,7 @@ from ipc.errors import ModelNotFound, UnknownModel
 from ipc.syscalls import ModelInfo, Models, PolicyInfo, SetPolicy, SlotInfo, Slots
 from kernel.drivers.process import Launcher
 from kernel.gate import Gate
+from kernel.inheritance import behind
 from kernel.limits import LimitKeeper
 from kernel.machine import Machine, Sample
 from kernel.process import Process
@@ -140,6 +141,11 @@ class ResourceManager:
             if thread is None or sequence.thread is thread:
                 self.runtime(sequence.model).reprioritise(sequence)
 
+    def urged(self, process: Process) -> None:
+        """More, or less, urgent ones wait for `process` than before."""
+        for one in behind(process):
+            self.ranked(one, None)
+
     def process_ended(self, process: Process) -> None:
         """Tell the drivers, together with all that end in this turn of the loop."""
         if process.generations:
@@ -158,6 +164,11 @@ class ResourceManager:
     def sample(self) -> Sample:
         """The last look at the machine."""
         return self._residency.sample
+
+    @property
+    def scheduling(self) -> dict[str, str]:
+        """How the slots of each model in use are given, and why so."""
+        return {name: runtime.scheduling for name, runtime in self._runtimes.items() if runtime.used}
 
     @property
     def drivers_memory(self) -> int:

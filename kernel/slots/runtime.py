@@ -181,6 +181,14 @@ class ModelRuntime:
         reason = self._slots.policy.reason
         return PolicyInfo(self.name, kind, quantum, aging, weights, self.policy.starvation, reason)
 
+    @property
+    def scheduling(self) -> str:
+        """By which policy slots are given, how many of them, and why."""
+        policy = self._slots.policy
+        why = f" ({policy.reason})" if policy.reason else ""
+        cause = f": {self.cause}" if self.cause else ""
+        return f"{policy.kind}{why}; {self._slots.count} of {self.spec.slots} slots given out{cause}"
+
     def set_policy(self, policy: PolicySettings, cause: str) -> None:
         """Let another policy decide who gets a slot, from now on. Raises `InvalidPolicy`, and nothing has changed."""
         made, before, self.policy = make(policy), self.policy, policy

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from ipc.errors import LlmosError
 from ipc.syscalls import SequenceInfo
 from kernel.drivers import protocol
+from kernel.inheritance import urgency
 from kernel.policy.program import Program
 from kernel.process import Process
 from kernel.thread import Thread
@@ -72,8 +73,8 @@ class Sequence(ABC):
 
     @property
     def priority(self) -> int:
-        """That of its thread."""
-        return self.thread.priority
+        """That of its thread, or of who waits for an answer of its process, if that is higher."""
+        return urgency(self.thread)
 
     @property
     def prompt(self) -> int:

@@ -12,7 +12,16 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from ipc.errors import ConnectionLost, InvalidCall, LlmosError, NoDaemon, NotFound, SocketPathInvalid, TimedOut
+from ipc.errors import (
+    ConnectionLost,
+    InvalidCall,
+    InvalidPolicy,
+    LlmosError,
+    NoDaemon,
+    NotFound,
+    SocketPathInvalid,
+    TimedOut,
+)
 from llmosd.cli import commands, simulation
 from llmosd.client import Client
 
@@ -45,7 +54,7 @@ def _run(options: argparse.Namespace) -> int:
         return _complain(error, NO_DAEMON)
     except TimedOut as error:
         return _complain(error, TIMED_OUT)
-    except (InvalidCall, NotFound) as error:
+    except (InvalidCall, InvalidPolicy, NotFound) as error:
         return _complain(error, USAGE)
     except LlmosError as error:
         return _complain(error, FAILED)

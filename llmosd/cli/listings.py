@@ -269,6 +269,7 @@ def stats(row: Stats, as_json: bool) -> None:
         ("machine disk", f"{show.size(machine['disk_free'])} free of {show.size(machine['disk_total'])}"),
         ("drivers memory", f"{show.size(machine['drivers_memory'])} of {show.size(machine['drivers_budget'])}"),
     ]
+    lines += [(f"slots of {model}", how) for model, how in row.scheduling.items()]
     for gpu in row.gpus:
         used = f"{show.size(gpu.memory_used)} of {show.size(gpu.memory_total)} used"
         lines.append((gpu.name, f"{gpu.busy:.0%} busy, {used}"))

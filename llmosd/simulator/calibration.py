@@ -23,6 +23,8 @@ TOKENS = 48  # made by each call of a batch
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 PROMPTS = (100, 300, 900)  # words, read alone
 CONTEXT = (4, 600)  # calls, and words of their prompts: to tell what attention costs
+MIXED = ((10, 8), (40, 20), (100, 40))  # words and tokens of calls of which prompts are read while others make tokens
+QUEUED, MOST = 3, 48  # times as many of these at once as there are slots, up to so many
 ROUNDS = 2
 PATIENCE = 5.0  # seconds for the last calls to be told of
 
@@ -65,6 +67,10 @@ def measure(client: Client, model: str | None, say: Callable[[str], None]) -> De
         for words in PROMPTS:
             say(f"round {number + 1} of {ROUNDS}: a prompt of {words} words")
             observations.append(_observe(client, recorder, info.name, 1, words, 2, number))
+        for words, tokens in MIXED:
+            count = min(QUEUED * slots.given, MOST)
+            say(f"round {number + 1} of {ROUNDS}: {count} with prompts of {words} words, which wait for each other")
+            observations.append(_observe(client, recorder, info.name, count, words, tokens, number))
         count, words = CONTEXT
         observations.append(_observe(client, recorder, info.name, min(count, slots.given), words, TOKENS, number))
     source = f"model {info.name} ({info.driver} driver), {slots.cores or 'all'} cores, {time.strftime('%Y-%m-%d')}"
@@ -111,12 +117,10 @@ def _observe(
 
 
 def observation(calls: Sequence[FinishedCall], steps: int) -> Observation:
-    """What a batch of calls that were made at once took, in so many steps. In those beyond the tokens of the longest
-    one, prompts were read by one call, or the others had not come yet."""
-    longest = max(call.generated for call in calls)
+    """What calls that were made at once took, in so many steps. There is one of them in each step at least."""
     return Observation(
         steps=steps,
-        sequences=sum(call.generated for call in calls) + max(steps - longest, 0),
+        sequences=max(sum(call.generated for call in calls), steps),
         prompt=sum(call.prompt for call in calls),
         context=sum((call.generated - 1) * call.prompt + call.generated * (call.generated - 1) // 2 for call in calls),
         seconds=max(call.ended for call in calls) - min(call.started or call.submitted for call in calls),

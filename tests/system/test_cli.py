@@ -48,10 +48,23 @@ def test_a_program_by_path(daemon, folder):
     assert daemon.llmos("run", f"{path}:mine", "41").stdout == "43\n"
 
 
-@pytest.mark.parametrize("command", ["ps", "slots", "models", "programs", "stats", "ping"])
+@pytest.mark.parametrize("command", ["ps", "slots", "policy", "models", "programs", "stats", "ping"])
 def test_lists_have_a_table_and_json(daemon, command):
     assert daemon.llmos(command).returncode == 0
     assert json.loads(daemon.llmos(command, "--json").stdout) is not None
+
+
+def test_the_policy_of_a_model_is_shown_and_changed(daemon):
+    out = daemon.llmos("policy", "simulated", "fair", "--quantum", "8", "--weight", "ann=2", "--json")
+    (row,) = json.loads(out.stdout)
+    assert (row["kind"], row["quantum"], row["weights"]) == ("fair", 8, {"ann": 2.0})
+    assert "fair" in daemon.llmos("policy", "simulated").stdout
+    wrong = daemon.llmos("policy", "simulated", "lottery")
+    assert (wrong.returncode, "there are: fifo" in wrong.stderr) == (2, True)
+    assert daemon.llmos("policy", "simulated", "--weight", "ann").returncode == 2
+    with daemon.client() as client:
+        assert client.policy("simulated").kind == "fair"
+        assert client.policy("simulated", "priority", quantum=32, weights={"ann": 1.0}).quantum == 32
 
 
 def test_ps_logs_wait_and_kill(daemon, folder):

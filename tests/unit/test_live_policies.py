@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from ipc.errors import DeadlineUnreachable, InvalidPolicy, NotPermitted, UnknownModel
 from ipc.messages import Log
-from ipc.syscalls import PolicyInfo, Resume, SetPolicy, Slots, Suspend
+from ipc.syscalls import GetStats, PolicyInfo, Resume, SetPolicy, Slots, Suspend
 from kernel.drivers import protocol
 from kernel.drivers.simulated import simulated_token
 from kernel.policy.catalogue import KINDS
@@ -130,6 +130,7 @@ async def test_a_change_is_shown_and_logged_with_who_asked_and_bad_ones_change_n
     await system.status(process)
     (row,) = await system.call(Slots())
     assert row.policy == "fair"
+    assert (await system.call(GetStats())).scheduling == {"sim": "fair; 2 of 2 slots given out"}
 
 
 @pytest.mark.parametrize("scheduling", [Scheduling(policy="auto", quantum=6)])
@@ -221,6 +222,66 @@ async def test_shares_are_of_owners(system: Any) -> None:
     one = system.spawn("teller", tokens=100, seed=9, parent=other)
     await asyncio.sleep(80)
     assert abs(one.generated_tokens - sum(process.generated_tokens for process in many)) <= 8
+
+
+@pytest.mark.parametrize("models", [ONE_SLOT])
+async def test_who_serves_an_urgent_caller_is_as_urgent_while_it_does(system: Any) -> None:
+    """At second hand too, and though its model call was there before: the urgent one waits for that."""
+
+    async def server(ctx: Context, tokens: int) -> None:
+        while True:
+            message = await ctx.receive()
+            await ctx.reply(message, await ctx.generate("one two three", max_tokens=tokens, seed=tokens))
+
+    async def middle(ctx: Context, behind: int) -> None:
+        message = await ctx.receive()
+        await ctx.reply(message, await ctx.call(behind, None))
+
+    async def caller(ctx: Context, to: int) -> str:
+        return await ctx.call(to, None)
+
+    last = system.spawn(server, tokens=12, priority=-5)
+    between = system.spawn(middle, behind=last.pid, priority=-5)
+    system.spawn("teller", tokens=200, seed=7)
+    early = system.spawn(caller, to=last.pid, priority=-5)
+    await asyncio.sleep(5)
+    (waiting,) = last.sequences
+    assert (waiting.state, waiting.priority) == ("queued", -5)
+    urgent = system.spawn("caller", to=between.pid, priority=8)
+    await asyncio.sleep(2)
+    assert (waiting.state, waiting.priority) == ("running", 8)
+    assert await system.result(early) == text_of(12, 12)
+    before = system.loop.time()
+    assert await system.result(urgent) == text_of(12, 12)  # its own call of the server is served at once
+    assert system.loop.time() - before <= 14
+    await asyncio.sleep(1)
+    assert not last.sequences
+
+
+@pytest.mark.parametrize("models", [ONE_SLOT])
+async def test_urgency_ends_with_the_answer(system: Any) -> None:
+    async def server(ctx: Context) -> None:
+        message = await ctx.receive()
+        work = ctx.start_thread(ctx.generate("one two three", max_tokens=30, seed=4))
+        await ctx.sleep(10)
+        await ctx.reply(message, None)
+        await work
+
+    async def caller(ctx: Context, to: int) -> None:
+        await ctx.call(to, None)
+
+    calm = system.spawn("teller", tokens=60, seed=7)
+    await asyncio.sleep(2)
+    serving = system.spawn(server, priority=-5)
+    system.spawn(caller, to=serving.pid, priority=8)
+    await asyncio.sleep(5)
+    (work,) = serving.sequences
+    assert work.state == "running"
+    await asyncio.sleep(7)
+    assert (work.state, work.priority) == ("queued", -5)
+    assert await system.result(calm) == text_of(7, 60)
+    await system.status(serving)
+    assert work.finished
 
 
 async def test_settings_of_a_model_go_over_those_of_all(system: Any) -> None:

@@ -14,6 +14,7 @@ from ipc.messages import Log
 from ipc.syscalls import Kill, Resume, Slots, Suspend
 from kernel.drivers import protocol
 from kernel.drivers.simulated import simulated_token
+from kernel.scheduling import Scheduling
 from kernel.slots.model import ModelSpec
 from kernel.slots.pager import Candidate, choose
 from kernel.slots.swap import SwapArea
@@ -171,6 +172,28 @@ async def test_who_waits_for_another_reason_than_memory_pushes_nobody_out(system
     assert system.driver.sent_of(protocol.SwapOut) == []
     await system.call(Kill(second.pid))
     await system.call(Kill(first.pid))
+
+
+@pytest.mark.parametrize("models", [TWO_SLOTS])
+async def test_a_preemption_costs_nothing_while_there_is_memory_and_else_the_time_on_disk(system: Any) -> None:
+    process = system.spawn("teller")
+    await asyncio.sleep(5.5)
+    (sequence,) = process.sequences
+    work = system.kernel.resources.runtime("sim")._work
+    assert sequence.switch_cost == work.pager.switch_cost(sequence, 100.0) == 0.0
+    work.pager.kv = protocol.KVUsage(used=50 * TOKEN, waiting=1)
+    work.pager._rate = TOKEN * 16.0  # 16 tokens a second: its 8 are there and back in a second, besides the overhead
+    assert sequence.length == 8
+    assert work.pager.switch_cost(sequence, 100.0) == pytest.approx(101.0)
+    await system.result(process)
+
+
+@pytest.mark.parametrize("models", [ONE_SLOT])
+@pytest.mark.parametrize("scheduling", [Scheduling(policy="round_robin", quantum=2)])
+async def test_turns_are_longer_where_each_goes_to_disk_and_nobody_loses_a_token(system: Any) -> None:
+    processes = [system.spawn("teller", seed=seed) for seed in range(3)]
+    assert [await system.result(process) for process in processes] == [text_of(seed) for seed in range(3)]
+    assert (await row(system)).recomputations == 0
 
 
 def test_who_costs_least_for_its_wait_goes_first_and_only_what_pays() -> None:
