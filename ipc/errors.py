@@ -157,6 +157,18 @@ class ContextOverflow(InvalidCall):
     """Prompt and reply together exceed the model's context. `data`: `prompt_tokens`, `max_tokens`, `context`."""
 
 
+class InvalidWorkload(InvalidCall):
+    """A trace, a recording or a workload that cannot be simulated. The message says where and why."""
+
+
+class InvalidDevice(InvalidCall):
+    """A device file that cannot be read, or whose figures make no device."""
+
+
+class CalibrationFailed(LlmosError):
+    """What was measured of a running daemon does not give a device model."""
+
+
 class NotPermitted(LlmosError):
     """The caller may not do this."""
 

@@ -155,6 +155,34 @@ class SequenceInfo(msgspec.Struct, frozen=True):
     recomputed: str = ""
 
 
+class FinishedCall(msgspec.Struct, frozen=True, gc=False):
+    """A generation that is over. `number` counts them up. `program_id` is that of the task that it was scheduled as a
+    part of; `limit` the bound that it set on its tokens, 0 for none; `error` the name of what ended it, if not itself.
+
+    Times are in seconds of the daemon's clock: when it came, got its slot, had its first token, and ended; `deadline`
+    when its task has to end.
+    """
+
+    number: int
+    model: str
+    pid: int
+    program: str
+    program_id: int
+    owner: str
+    weight: float
+    priority: int
+    deadline: float | None
+    prompt: int
+    generated: int
+    limit: int
+    submitted: float
+    started: float | None
+    first: float | None
+    ended: float
+    preemptions: int
+    error: str = ""
+
+
 class Generate(Syscall, tag="generate"):
     """Run a model on `prompt` (chat messages or text to continue).
 
@@ -204,6 +232,13 @@ class Slots(Syscall, tag="slots"):
     returns: ClassVar[Any] = list[SlotInfo]
 
 
+class FinishedCalls(Syscall, tag="finished_calls"):
+    """The last generations that ended, those with a number above `after`; the daemon remembers some thousands."""
+
+    after: int = 0
+    returns: ClassVar[Any] = list[FinishedCall]
+
+
 class SetPolicy(Syscall, tag="policy"):
     """Change what is given of the policy of `model` (None: the default one), and answer how it is then.
 
@@ -221,4 +256,4 @@ class SetPolicy(Syscall, tag="policy"):
     returns: ClassVar[Any] = PolicyInfo
 
 
-ModelCalls = Generate | ScoreText | EmbedTexts | Models | Slots | SetPolicy
+ModelCalls = Generate | ScoreText | EmbedTexts | Models | Slots | SetPolicy | FinishedCalls

@@ -27,13 +27,14 @@ class Generation(Sequence):
 
     `given` is its prompt as it was asked for. `file` holds its state while no driver does; `recomputed` says why that
     had to be computed anew, if it had; `held`: whether the driver is known to have given it memory since it was
-    admitted.
+    admitted. `submitted`, `started` and `first`: when it came, got a slot, and had a token for the first time.
     """
 
     __slots__ = (
         "call",
         "emit",
         "file",
+        "first",
         "given",
         "held",
         "ids",
@@ -43,6 +44,8 @@ class Generation(Sequence):
         "recomputed",
         "released",
         "sampling",
+        "started",
+        "submitted",
         "text",
     )
 
@@ -70,6 +73,9 @@ class Generation(Sequence):
         self.file = ""
         self.recomputed = ""
         self.held = False
+        self.submitted = 0.0
+        self.started: float | None = None
+        self.first: float | None = None
 
     def admission(self) -> protocol.Admit:
         self.held = False

@@ -23,6 +23,7 @@ from kernel.process import Process
 from kernel.scheduling import Scheduling
 from kernel.slots.balance import Balance
 from kernel.slots.calls import ModelCalls
+from kernel.slots.finished import FinishedGenerations
 from kernel.slots.footprint import SizeBook
 from kernel.slots.model import ModelSpec, looks_local
 from kernel.slots.residency import Residency
@@ -69,7 +70,10 @@ class ResourceManager:
         self._residency = Residency(settings, machine, self._runtimes.values, self._loop)
         self._balance = Balance(self._residency, self._loop)
         book = SizeBook(cache / "sizes.json")
-        self._around = Surroundings(cache, launch, limits, self._area, book, machine, self._residency, self._balance)
+        finished = FinishedGenerations(gate)
+        self._around = Surroundings(
+            cache, launch, limits, self._area, finished, book, machine, self._residency, self._balance
+        )
         self._ended: list[int] = []  # processes whose end the drivers have not been told
         self._tasks: list[asyncio.Task[None]] = []
         ModelCalls(self.runtime, gate, limits)

@@ -22,6 +22,7 @@ from kernel.limits import LimitKeeper
 from kernel.machine import Machine
 from kernel.policy.catalogue import PolicySettings, make
 from kernel.slots.balance import Balance
+from kernel.slots.finished import FinishedGenerations
 from kernel.slots.footprint import Footprint, Measured, SizeBook
 from kernel.slots.life import DriverLife
 from kernel.slots.listing import slot_info
@@ -52,6 +53,7 @@ class Surroundings(NamedTuple):
     launch: Launcher
     limits: LimitKeeper
     area: SwapArea
+    finished: FinishedGenerations
     book: SizeBook
     machine: Machine
     residency: Residency
@@ -88,7 +90,15 @@ class ModelRuntime:
         self.footprint = Footprint(around.book.get(self._key))
         self._life = DriverLife(name, spec, around.launch, self._loop, self)
         self._work = Workload(
-            name, spec, make(policy), around.limits, around.area, self.footprint, self._loop.time, self._life.ask
+            name,
+            spec,
+            make(policy),
+            around.limits,
+            around.area,
+            around.finished,
+            self.footprint,
+            self._loop.time,
+            self._life.ask,
         )
         self._slots = self._work.slots
         self._slots.on_relief = self.release

@@ -14,6 +14,7 @@ from ipc.messages import Log
 from kernel.drivers import protocol
 from kernel.limits import LimitKeeper
 from kernel.policy.policy import Policy
+from kernel.slots.finished import FinishedGenerations
 from kernel.slots.footprint import Footprint
 from kernel.slots.generation import Generation
 from kernel.slots.model import ModelSpec
@@ -39,12 +40,13 @@ class Workload:
         policy: Policy,
         limits: LimitKeeper,
         area: SwapArea,
+        finished: FinishedGenerations,
         footprint: Footprint,
         clock: Callable[[], float],
         ask: Callable[[protocol.ToDriver], None],
     ) -> None:
         self.sequences: dict[int, Sequence] = {}
-        self.slots = Slots(spec.slots, spec.lease, policy, clock, ask)
+        self.slots = Slots(spec.slots, spec.lease, policy, clock, self._tell)
         self.pager = Pager(model, spec.max_tokens, area, self.slots, footprint, ask, clock)
         self.slots.on_shed = self.shed
         self.tokens = self.steps = 0
@@ -52,6 +54,7 @@ class Workload:
         self._model = model
         self._limits = limits
         self._area = area
+        self._finished = finished
         self._clock = clock
         self._ask = ask
         self._cancelling: set[int] = set()  # the driver has not let go of them yet
@@ -71,6 +74,8 @@ class Workload:
     def add(self, sequence: Sequence) -> None:
         """Run a new sequence as soon as it may."""
         self.sequences[sequence.id] = sequence
+        if isinstance(sequence, Generation):
+            sequence.submitted = self._clock()
         if sequence.process.suspended or sequence.thread.suspended:
             sequence.holds.add(SUSPENDED)
         self.slots.enqueue(sequence)
@@ -105,6 +110,7 @@ class Workload:
             self.pager.forget(sequence)
             if not sequence.cancelled:
                 sequence.finish(error)
+            self._note(sequence)
 
     # ---- the driver comes and goes
 
@@ -187,6 +193,8 @@ class Workload:
             if not isinstance(sequence, Generation) or sequence.cancelled:
                 continue
             made += len(progress.ids)
+            if sequence.first is None and progress.ids:
+                sequence.first = self._clock()
             try:
                 sequence.extend(progress)
             except DriverFailed as error:
@@ -253,7 +261,21 @@ class Workload:
         self._forget(sequence)
 
     def _forget(self, sequence: Sequence) -> None:
-        self.sequences.pop(sequence.id, None)
+        if self.sequences.pop(sequence.id, None) is not None:
+            self._note(sequence)
         self._cancelling.discard(sequence.id)
         self.pager.forget(sequence)
         self.slots.free(sequence)
+
+    def _note(self, sequence: Sequence) -> None:
+        """Remember it, now that it is over."""
+        if isinstance(sequence, Generation):
+            self._finished.add(sequence, self._clock())
+
+    def _tell(self, message: protocol.ToDriver) -> None:
+        """What the slots say to the driver."""
+        if isinstance(message, protocol.Admit):
+            generation = self.sequences[message.sequence]
+            if isinstance(generation, Generation) and generation.started is None:
+                generation.started = self._clock()
+        self._ask(message)

@@ -22,7 +22,7 @@ from ipc.errors import (
     SocketPathInvalid,
     TimedOut,
 )
-from llmosd.cli import commands
+from llmosd.cli import commands, simulation
 from llmosd.client import Client
 
 DONE, FAILED, USAGE, NO_DAEMON, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 124, 130
@@ -46,6 +46,8 @@ def _run(options: argparse.Namespace) -> int:
     if command is commands.completion:
         return command(parser(), options)
     try:
+        if getattr(options, "alone", False):
+            return command(options)
         with Client(options.socket, name="llmos") as client:
             return command(client, options)
     except (NoDaemon, ConnectionLost, SocketPathInvalid) as error:
@@ -157,6 +159,7 @@ def parser() -> argparse.ArgumentParser:
         ("ping", "measure a round trip to the daemon", commands.ping),
     ):
         add(name, parents=[listing], help=text).set_defaults(command=command)
+    simulation.add_commands(add, common)
     policy = add("policy", parents=[listing], help="show or change who gets the slots of a model")
     policy.add_argument("model", nargs="?", metavar="MODEL", help="the default model if left out")
     policy.add_argument("kind", nargs="?", metavar="KIND", help="such as fair; an unknown one lists all there are")

@@ -1,0 +1,154 @@
+"""Fits a device model to a running daemon: asks its model for batches of known sizes, and looks at how long they took.
+
+Used by `llmos calibrate` and the benches. It needs the daemon for itself meanwhile: what others ask of the model makes
+steps longer, and the error of the fit says so.
+"""
+
+from __future__ import annotations
+
+import operator
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from ipc.errors import CalibrationFailed
+from ipc.syscalls import FinishedCall, ModelInfo, SlotInfo
+from llmosd.client import Client
+from llmosd.simulator.device import DeviceModel
+from llmosd.simulator.fit import fit
+from llmosd.simulator.recorder import Recorder
+
+TOKENS = 48  # made by each call of a batch
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+PROMPTS = (100, 300, 900)  # words, read alone
+CONTEXT = (4, 600)  # calls, and words of their prompts: to tell what attention costs
+MIXED = ((10, 8), (40, 20), (100, 40))  # words and tokens of calls of which prompts are read while others make tokens
+QUEUED, MOST = 3, 48  # times as many of these at once as there are slots, up to so many
+ROUNDS = 2
+PATIENCE = 5.0  # seconds for the last calls to be told of
+
+BLANK = DeviceModel(step=1.0)
+# How the drivers of llmosd read prompts: tokens a step alone; times a step may take as long for their sake; the least.
+READING = {"transformers": msgspec.structs.replace(BLANK, chunk=512, slower=1.45, tile=32)}
+
+
+class Observation(msgspec.Struct, frozen=True):
+    """A batch: how many steps, sequences in all of them together, tokens of prompts and of contexts, and seconds."""
+
+    steps: int
+    sequences: int
+    prompt: int
+    context: int
+    seconds: float
+
+    @property
+    def row(self) -> list[float]:
+        """What the four costs of a device are multiplied with."""
+        return [self.steps, self.sequences, self.prompt, self.context]
+
+
+def measure(client: Client, model: str | None, say: Callable[[str], None]) -> DeviceModel:
+    """The device of `model` in the daemon, None for its default one. Raises `CalibrationFailed`, and what a call of the
+    model may raise."""
+    info = _model(client.models(), model)
+    say(f"loading model {info.name}")
+    _ask(client, info.name, ["Warm up, please."], 4)
+    slots = _slots(client.slots(), info.name)
+    if slots.used or slots.queued:
+        raise CalibrationFailed(f"model {info.name} has other work: {slots.used} calls run; calibrate when it is idle")
+    blank = READING.get(info.driver, BLANK)
+    recorder = Recorder(client)
+    observations: list[Observation] = []
+    for number in range(ROUNDS):
+        for count in (size for size in SIZES if size <= slots.given):
+            say(f"round {number + 1} of {ROUNDS}: {count} at once")
+            observations.append(_observe(client, recorder, info.name, count, 12, TOKENS, number))
+        for words in PROMPTS:
+            say(f"round {number + 1} of {ROUNDS}: a prompt of {words} words")
+            observations.append(_observe(client, recorder, info.name, 1, words, 2, number))
+        for words, tokens in MIXED:
+            count = min(QUEUED * slots.given, MOST)
+            say(f"round {number + 1} of {ROUNDS}: {count} with prompts of {words} words, which wait for each other")
+            observations.append(_observe(client, recorder, info.name, count, words, tokens, number))
+        count, words = CONTEXT
+        observations.append(_observe(client, recorder, info.name, min(count, slots.given), words, TOKENS, number))
+    source = f"model {info.name} ({info.driver} driver), {slots.cores or 'all'} cores, {time.strftime('%Y-%m-%d')}"
+    blank = msgspec.structs.replace(blank, slots=slots.slots, name=info.name, source=source)
+    return device_of(observations, blank)
+
+
+def device_of(observations: Sequence[Observation], blank: DeviceModel) -> DeviceModel:
+    """`blank` with the costs that fit `observations` best. Raises `CalibrationFailed`."""
+    try:
+        step, sequence, prompt, context = fit([one.row for one in observations], [one.seconds for one in observations])
+    except ZeroDivisionError:
+        raise CalibrationFailed("what was measured does not tell the costs of steps and prompts apart") from None
+    if step + sequence <= 0:
+        raise CalibrationFailed("what was measured takes no time")
+    costs = [step, sequence, prompt, context]
+    errors = [abs(sum(map(operator.mul, one.row, costs)) / one.seconds - 1) for one in observations]
+    return msgspec.structs.replace(
+        blank,
+        step=_digits(step),
+        sequence=_digits(sequence),
+        prompt=_digits(prompt),
+        context=_digits(context),
+        error=_digits(sum(errors) / len(errors)),
+        worst=_digits(max(errors)),
+    )
+
+
+def _observe(
+    client: Client, recorder: Recorder, model: str, count: int, words: int, tokens: int, seed: int
+) -> Observation:
+    """Ask for `count` calls at once with prompts of so many words."""
+    recorder.look()
+    before = _slots(client.slots(), model).steps
+    prompts = [f"{seed} {number} " + "tell me more of it " * (words // 5) for number in range(count)]
+    _ask(client, model, prompts, tokens)
+    calls: list[FinishedCall] = []
+    end = time.monotonic() + PATIENCE
+    while len(calls) < count and time.monotonic() < end:
+        calls += recorder.look()
+    if len(calls) != count or any(call.error or call.started is None or not call.generated for call in calls):
+        raise CalibrationFailed(f"of {count} calls {len(calls)} ended, or others were made meanwhile; try again")
+    return observation(calls, _slots(client.slots(), model).steps - before)
+
+
+def observation(calls: Sequence[FinishedCall], steps: int) -> Observation:
+    """What calls that were made at once took, in so many steps. There is one of them in each step at least."""
+    return Observation(
+        steps=steps,
+        sequences=max(sum(call.generated for call in calls), steps),
+        prompt=sum(call.prompt for call in calls),
+        context=sum((call.generated - 1) * call.prompt + call.generated * (call.generated - 1) // 2 for call in calls),
+        seconds=max(call.ended for call in calls) - min(call.started or call.submitted for call in calls),
+    )
+
+
+def _ask(client: Client, model: str, prompts: list[str], tokens: int) -> None:
+    """Run all of `prompts` at once, to their ends."""
+    options = {"model": model, "max_tokens": tokens, "temperature": 1.0, "emit": False}
+    tasks = [
+        client.submit("generate", {"prompt": prompt, "seed": seed, **options}) for seed, prompt in enumerate(prompts)
+    ]
+    for task in tasks:
+        task.result()
+
+
+def _model(models: Sequence[ModelInfo], name: str | None) -> ModelInfo:
+    for info in models:
+        if info.name == name or (name is None and info.default):
+            return info
+    known = ", ".join(info.name for info in models)
+    raise CalibrationFailed(f"no model {name!r} in this daemon; there are: {known}")
+
+
+def _slots(rows: Sequence[SlotInfo], model: str) -> SlotInfo:
+    return next(row for row in rows if row.model == model)
+
+
+def _digits(value: float) -> float:
+    """Four digits: more were not measured."""
+    return float(f"{value:.4g}")

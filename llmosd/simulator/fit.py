@@ -1,0 +1,47 @@
+"""Least squares with coefficients that are none below zero, for a handful of unknowns.
+
+Used by the calibration. Plain code: the clients of llmosd have no numerical library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def fit(rows: Sequence[Sequence[float]], values: Sequence[float]) -> list[float]:
+    """The coefficients, none negative, for which the rows come closest to `values` by relative error. Values are above
+    0. What would be negative, the worst first, is left out (a short form of Lawson and Hanson, "Solving Least Squares
+    Problems", chapter 23). Raises `ZeroDivisionError` if the rows do not determine them."""
+    scaled = [[part / value for part in row] for row, value in zip(rows, values, strict=True)]
+    kept = list(range(len(rows[0])))
+    while True:
+        found = _solve([[row[index] for index in kept] for row in scaled])
+        least = min(range(len(kept)), key=found.__getitem__)
+        if found[least] >= 0:
+            break
+        del kept[least]
+    result = [0.0] * len(rows[0])
+    for index, value in zip(kept, found, strict=True):
+        result[index] = value
+    return result
+
+
+def _solve(rows: list[list[float]]) -> list[float]:
+    """Least squares for a right side of ones, by the normal equations; columns are scaled to a like size first."""
+    width = len(rows[0])
+    sizes = [max(abs(row[index]) for row in rows) for index in range(width)]
+    rows = [[part / size for part, size in zip(row, sizes, strict=True)] for row in rows]
+    table = [
+        [sum(row[i] * row[j] for row in rows) for j in range(width)] + [sum(row[i] for row in rows)]
+        for i in range(width)
+    ]
+    for i in range(width):
+        pivot = max(range(i, width), key=lambda other: abs(table[other][i]))
+        table[i], table[pivot] = table[pivot], table[i]
+        if abs(table[i][i]) < 1e-12:
+            raise ZeroDivisionError("the rows do not determine the coefficients")
+        for other in range(width):
+            if other != i:
+                factor = table[other][i] / table[i][i]
+                table[other] = [a - factor * b for a, b in zip(table[other], table[i], strict=True)]
+    return [table[i][width] / table[i][i] / sizes[i] for i in range(width)]

@@ -1,0 +1,84 @@
+"""The same tasks for real: the kernel's slots and a policy over the simulated driver, on a loop and a clock that runs.
+
+Asked by the textbook, for what it shows as measured. It starts no process and no daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+import msgspec
+
+from ipc.syscalls import Sampling
+from kernel.drivers import protocol
+from kernel.drivers.simulated import SimulatedDevice
+from kernel.policy.policy import Policy
+from kernel.policy.program import Program
+from kernel.slots.sequence import FINISHED, Sequence
+from kernel.slots.slots import Slots
+from llmosd.simulator.call import SimulatedCall
+from llmosd.simulator.device import DeviceModel
+from llmosd.simulator.workload import Task
+
+PROGRAM = Program(0)
+
+
+class _LiveCall(SimulatedCall):
+    """A call that a driver can run."""
+
+    __slots__ = ()
+
+    def admission(self) -> protocol.ToDriver:
+        return protocol.Admit(self.id, "prompt", Sampling(max_tokens=self.tokens), self.lease)
+
+
+class _Desk:
+    """Between slots and device, as the workload of a model is in the daemon. `done` is set when all calls are over."""
+
+    def __init__(self, policy: Policy, slots: int, lease: int, device: DeviceModel) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.calls: dict[int, _LiveCall] = {}
+        self.done = asyncio.Event()
+        self.device = SimulatedDevice(self._said)
+        costs = {"step_seconds": device.step, "sequence_seconds": device.sequence, "prompt_seconds": device.prompt}
+        self.device.handle(protocol.Load("", "", 1 << 20, costs))
+        self.slots = Slots(slots, lease, policy, self.loop.time, self.device.handle)
+
+    def _said(self, message: protocol.FromDriver) -> None:
+        match message:
+            case protocol.Bundle(progress=progress):
+                for made in progress:
+                    if (call := self.calls.get(made.sequence)) is not None:
+                        self.slots.spent(cast(Sequence, call), len(made.ids))
+                self.slots.review()
+            case protocol.Parked(sequence=number) if number in self.calls:
+                self.slots.parked(cast(Sequence, self.calls[number]))
+            case protocol.Done(sequence=number):
+                call = self.calls.pop(number)
+                call.state = FINISHED
+                self.slots.free(cast(Sequence, call))
+                if not self.calls:
+                    self.done.set()
+
+
+def seconds(tasks: list[Task], device: DeviceModel, policy: Policy, slots: int, lease: int) -> float:
+    """Seconds that the first calls of `tasks`, all submitted at once, take on this machine."""
+    return asyncio.run(_run(tasks, device, policy, slots, lease))
+
+
+async def _run(tasks: list[Task], device: DeviceModel, policy: Policy, slots: int, lease: int) -> float:
+    desk = _Desk(policy, slots, lease, device)
+    for number, task in enumerate(tasks, 1):
+        spec = msgspec.structs.replace(task.calls[0], prompt=0)
+        desk.calls[number] = _LiveCall(number, number, 0, spec, Program(number), task.priority, 0.0, 0.0)
+    stepping = asyncio.create_task(desk.device.run())
+    start = desk.loop.time()
+    for call in tuple(desk.calls.values()):
+        desk.slots.enqueue(cast(Sequence, call))
+    desk.slots.open()
+    await desk.done.wait()
+    took = desk.loop.time() - start
+    stepping.cancel()
+    await asyncio.gather(stepping, return_exceptions=True)
+    return took

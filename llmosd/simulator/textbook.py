@@ -1,0 +1,174 @@
+"""The textbook: cases small enough to work out by hand, and the formulas beside what is simulated and measured.
+
+Asked by `llmos simulate --example textbook`. Sources: Silberschatz, Galvin, Gagne, "Operating System Concepts", 5.3;
+Kurose, Ross, "Computer Networking", 1.4 (delay of a message); Cormen et al., "Introduction to Algorithms", 6 and 8.1
+(ordering by comparisons).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+
+import msgspec
+
+from kernel.policy.catalogue import PolicySettings, make
+from kernel.policy.policy import Policy
+from kernel.policy.standing import Line, Standing
+from llmosd.simulator import link, live
+from llmosd.simulator.call import SimulatedCall
+from llmosd.simulator.device import DeviceModel
+from llmosd.simulator.outcome import Run
+from llmosd.simulator.simulation import Simulation
+from llmosd.simulator.workload import Call, Task
+
+SLICE = 0.1  # seconds
+TOKENS = 10  # of a slice: one every 10 ms
+DEVICE = DeviceModel(step=SLICE / TOKENS, name="textbook: a token every 10 ms")
+PROCESSES = 5
+AGENTS, SLOTS = 12, 4
+ORDERED = 1024  # jobs that are put in order
+MESSAGE, DISTANCE, BANDWIDTH = 1_000_000, 1_000_000.0, 1e9  # bytes, metres, bits per second
+
+
+class Formula(msgspec.Struct, frozen=True):
+    """A formula, what it gives, and what was found: None where that was not done. `unit` of all three."""
+
+    name: str
+    formula: str
+    unit: str
+    analytic: float
+    simulated: float | None = None
+    measured: float | None = None
+
+
+class Textbook(msgspec.Struct, frozen=True):
+    """Processes of priority 1 to 5 under strict priority: the `run`, the `order` of their ends, and the `slices`."""
+
+    run: Run
+    order: list[str]
+    slices: dict[str, int]
+    formulas: list[Formula]
+
+    @property
+    def milliseconds(self) -> int:
+        """From start to end."""
+        return round(1000 * self.run.seconds)
+
+
+def textbook(*, measure: bool = True) -> Textbook:
+    """All cases. With `measure`, some are also run for real, on slots and a simulated driver of this process: 3 s."""
+    run = Simulation(processes(), DEVICE, _priority(), slots=1, lease=TOKENS, timeline=True).run()
+    ends = sorted(run.calls, key=lambda call: call.end)
+    slices = {f"P{call.priority}": call.tokens // TOKENS for call in ends}
+    return Textbook(run, list(slices), slices, formulas(run, measure=measure))
+
+
+def processes() -> list[Task]:
+    """Five processes, there from the start: the one of priority p needs p slices."""
+    return [
+        Task(arrival=0.0, calls=(Call(prompt=0, tokens=TOKENS * level),), name=f"P{level}", priority=level)
+        for level in range(1, PROCESSES + 1)
+    ]
+
+
+def formulas(run: Run, *, measure: bool) -> list[Formula]:
+    """Each formula with what it gives here; times in milliseconds. `run`: of `processes`."""
+    return [_sum_over_priorities(run, measure), _round(measure), _agents(measure), _message(), _order()]
+
+
+def _sum_over_priorities(run: Run, measure: bool) -> Formula:
+    measured = 1000 * live.seconds(processes(), DEVICE, _priority(), 1, TOKENS) if measure else None
+    analytic = 1000 * SLICE * sum(range(1, PROCESSES + 1))
+    return Formula(
+        "five processes, priority p needs p slices", "sum of p x slice", "ms", analytic, 1000 * run.seconds, measured
+    )
+
+
+def _round(measure: bool) -> Formula:
+    tasks = [Task(arrival=0.0, calls=(Call(prompt=0, tokens=TOKENS),)) for _ in range(PROCESSES)]
+    simulated = Simulation(tasks, DEVICE, _round_robin(), 1, lease=TOKENS).run().seconds
+    measured = 1000 * live.seconds(tasks, DEVICE, _round_robin(), 1, TOKENS) if measure else None
+    return Formula(
+        "one round of round robin, n = 5", "n x slice", "ms", 1000 * PROCESSES * SLICE, 1000 * simulated, measured
+    )
+
+
+def _agents(measure: bool) -> Formula:
+    tasks = [Task(arrival=0.0, calls=(Call(prompt=0, tokens=TOKENS),)) for _ in range(AGENTS)]
+    simulated = Simulation(tasks, DEVICE, _fifo(), SLOTS).run().seconds
+    measured = 1000 * live.seconds(tasks, DEVICE, _fifo(), SLOTS, TOKENS) if measure else None
+    name = f"A = {AGENTS} agents of T = 100 ms on n = {SLOTS} slots"
+    return Formula(name, "A x T / n", "ms", 1000 * AGENTS * SLICE / SLOTS, 1000 * simulated, measured)
+
+
+def _message() -> Formula:
+    analytic = link.seconds(MESSAGE, DISTANCE, BANDWIDTH)
+    simulated = link.simulated_seconds(MESSAGE, DISTANCE, BANDWIDTH)
+    name = "a message of 1 MB over 1000 km at 1 Gbit/s"
+    return Formula(name, "distance / speed + length / bandwidth", "ms", 1000 * analytic, 1000 * simulated)
+
+
+def _order() -> Formula:
+    draw = random.Random(1)
+    keys = [draw.random() for _ in range(ORDERED)]
+    analytic = ORDERED * math.log2(ORDERED)
+    return Formula(
+        f"comparisons to put n = {ORDERED} jobs in order",
+        "n log2 n",
+        "",
+        analytic,
+        float(_comparisons_of_sorting(keys)),
+        float(_comparisons_of_a_line(keys)),
+    )
+
+
+@functools.total_ordering
+class _Counted:
+    """A key that counts how often it is compared."""
+
+    compared = 0
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Counted) and self.value == other.value
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    def __lt__(self, other: _Counted) -> bool:
+        _Counted.compared += 1
+        return self.value < other.value
+
+
+def _comparisons_of_sorting(keys: list[float]) -> int:
+    _Counted.compared = 0
+    sorted(map(_Counted, keys))
+    return _Counted.compared
+
+
+def _comparisons_of_a_line(keys: list[float]) -> int:
+    """The same through a line of the kernel's policies: all join, and each leaves when it is the first."""
+    _Counted.compared = 0
+    line = Line()
+    for number, key in enumerate(keys):
+        call = SimulatedCall(number, 0, 0, Call(prompt=0, tokens=1), live.PROGRAM, 0, 0.0, 0.0)
+        line.push(Standing(call, 0.0), (_Counted(key),))  # type: ignore[arg-type]
+    while (first := line.first()) is not None:
+        line.remove(first)
+    return _Counted.compared
+
+
+def _priority() -> Policy:
+    return make(PolicySettings(kind="priority", aging=0.0, quantum=TOKENS))
+
+
+def _round_robin() -> Policy:
+    return make(PolicySettings(kind="round_robin", quantum=TOKENS))
+
+
+def _fifo() -> Policy:
+    return make(PolicySettings(kind="fifo"))

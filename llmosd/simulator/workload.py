@@ -1,0 +1,81 @@
+"""What is to be simulated: tasks, and the calls that each makes one after another or side by side.
+
+Made by the generators and by the readers of traces and recordings; run by a simulation. Data only.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ipc.errors import InvalidWorkload
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """One model call: `prompt` tokens to read, `tokens` to make, at least one.
+
+    It is made `wait` seconds (of a tool, of thinking) after the last of the calls of its task whose places are in
+    `after`, or after the task began. `limit`: the bound that it sets on its tokens, as far as a policy may know;
+    0: none. `priority` over that of its task, unless None.
+    """
+
+    prompt: int
+    tokens: int
+    wait: float = 0.0
+    after: tuple[int, ...] = ()
+    limit: int = 0
+    priority: int | None = None
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """A program in the sense of the policies: it begins `arrival` seconds after the start and makes `calls`.
+
+    `deadline`: seconds from its arrival after which it is ended, as the daemon does; `weight`: of its owner.
+    """
+
+    arrival: float
+    calls: tuple[Call, ...]
+    name: str = ""
+    owner: str = ""
+    weight: float = 1.0
+    priority: int = 0
+    deadline: float | None = None
+
+    @property
+    def tokens(self) -> int:
+        """What all its calls make."""
+        return sum(call.tokens for call in self.calls)
+
+
+def chain(calls: list[Call]) -> tuple[Call, ...]:
+    """`calls` one after another."""
+    return tuple(msgspec.structs.replace(call, after=(place - 1,) if place else ()) for place, call in enumerate(calls))
+
+
+def check(tasks: list[Task]) -> None:
+    """Raises `InvalidWorkload`, which says what is wrong with which task."""
+    if not tasks:
+        raise InvalidWorkload("the workload is empty: there is nothing to simulate")
+    for number, task in enumerate(tasks):
+        if not 0 <= task.arrival < float("inf"):
+            raise InvalidWorkload(f"task {number} arrives at {task.arrival}; times are seconds from 0 on")
+        if task.deadline is not None and not task.deadline > 0:
+            raise InvalidWorkload(
+                f"task {number} has a deadline of {task.deadline:g} s, past when it comes; give seconds above 0"
+            )
+        if not task.weight > 0:
+            raise InvalidWorkload(f"the weight of task {number} is {task.weight:g}; a weight is above 0")
+        if not task.calls:
+            raise InvalidWorkload(f"task {number} makes no call")
+        for place, call in enumerate(task.calls):
+            _check_call(f"call {place} of task {number}", place, call)
+
+
+def _check_call(what: str, place: int, call: Call) -> None:
+    if call.tokens < 1:
+        raise InvalidWorkload(f"{what} makes {call.tokens} tokens; a call makes at least one")
+    if call.prompt < 0 or call.limit < 0 or not 0 <= call.wait < float("inf"):
+        raise InvalidWorkload(f"{what} has a negative or infinite prompt, limit or wait")
+    if call.limit and call.limit < call.tokens:
+        raise InvalidWorkload(f"{what} makes {call.tokens} tokens, more than its limit of {call.limit}")
+    if any(not 0 <= before < place for before in call.after):
+        raise InvalidWorkload(f"{what} is after {call.after}; these are places of earlier calls of its task")
