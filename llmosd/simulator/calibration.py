@@ -6,6 +6,7 @@ steps longer, and the error of the fit says so.
 
 from __future__ import annotations
 
+import math
 import operator
 import time
 from collections.abc import Callable, Sequence
@@ -34,18 +35,20 @@ READING = {"transformers": msgspec.structs.replace(BLANK, chunk=512, slower=1.45
 
 
 class Observation(msgspec.Struct, frozen=True):
-    """A batch: how many steps, sequences in all of them together, tokens of prompts and of contexts, and seconds."""
+    """A batch: how many steps, sequences in all of them together, tokens of prompts and of contexts, and seconds; and
+    how many of the steps read prompts, as far as that can be told."""
 
     steps: int
     sequences: int
     prompt: int
     context: int
     seconds: float
+    reading: int = 0
 
     @property
     def row(self) -> list[float]:
-        """What the four costs of a device are multiplied with."""
-        return [self.steps, self.sequences, self.prompt, self.context]
+        """What the costs of a device are multiplied with."""
+        return [self.steps, self.sequences, self.prompt, self.context, self.reading]
 
 
 def measure(client: Client, model: str | None, say: Callable[[str], None]) -> DeviceModel:
@@ -63,16 +66,18 @@ def measure(client: Client, model: str | None, say: Callable[[str], None]) -> De
     for number in range(ROUNDS):
         for count in (size for size in SIZES if size <= slots.given):
             say(f"round {number + 1} of {ROUNDS}: {count} at once")
-            observations.append(_observe(client, recorder, info.name, count, 12, TOKENS, number))
+            observations.append(_observe(client, recorder, blank, info.name, count, 12, TOKENS, number))
         for words in PROMPTS:
             say(f"round {number + 1} of {ROUNDS}: a prompt of {words} words")
-            observations.append(_observe(client, recorder, info.name, 1, words, 2, number))
+            observations.append(_observe(client, recorder, blank, info.name, 1, words, 2, number))
         for words, tokens in MIXED:
             count = min(QUEUED * slots.given, MOST)
             say(f"round {number + 1} of {ROUNDS}: {count} with prompts of {words} words, which wait for each other")
-            observations.append(_observe(client, recorder, info.name, count, words, tokens, number))
+            observations.append(_observe(client, recorder, blank, info.name, count, words, tokens, number))
         count, words = CONTEXT
-        observations.append(_observe(client, recorder, info.name, min(count, slots.given), words, TOKENS, number))
+        observations.append(
+            _observe(client, recorder, blank, info.name, min(count, slots.given), words, TOKENS, number)
+        )
     source = f"model {info.name} ({info.driver} driver), {slots.cores or 'all'} cores, {time.strftime('%Y-%m-%d')}"
     blank = msgspec.structs.replace(blank, slots=slots.slots, name=info.name, source=source)
     return device_of(observations, blank)
@@ -81,12 +86,12 @@ def measure(client: Client, model: str | None, say: Callable[[str], None]) -> De
 def device_of(observations: Sequence[Observation], blank: DeviceModel) -> DeviceModel:
     """`blank` with the costs that fit `observations` best. Raises `CalibrationFailed`."""
     try:
-        step, sequence, prompt, context = fit([one.row for one in observations], [one.seconds for one in observations])
+        costs = fit([one.row for one in observations], [one.seconds for one in observations])
     except ZeroDivisionError:
         raise CalibrationFailed("what was measured does not tell the costs of steps and prompts apart") from None
+    step, sequence, prompt, context, reading = costs
     if step + sequence <= 0:
         raise CalibrationFailed("what was measured takes no time")
-    costs = [step, sequence, prompt, context]
     errors = [abs(sum(map(operator.mul, one.row, costs)) / one.seconds - 1) for one in observations]
     return msgspec.structs.replace(
         blank,
@@ -94,13 +99,14 @@ def device_of(observations: Sequence[Observation], blank: DeviceModel) -> Device
         sequence=_digits(sequence),
         prompt=_digits(prompt),
         context=_digits(context),
+        reading=_digits(reading),
         error=_digits(sum(errors) / len(errors)),
         worst=_digits(max(errors)),
     )
 
 
 def _observe(
-    client: Client, recorder: Recorder, model: str, count: int, words: int, tokens: int, seed: int
+    client: Client, recorder: Recorder, blank: DeviceModel, model: str, count: int, words: int, tokens: int, seed: int
 ) -> Observation:
     """Ask for `count` calls at once with prompts of so many words."""
     recorder.look()
@@ -113,17 +119,21 @@ def _observe(
         calls += recorder.look()
     if len(calls) != count or any(call.error or call.started is None or not call.generated for call in calls):
         raise CalibrationFailed(f"of {count} calls {len(calls)} ended, or others were made meanwhile; try again")
-    return observation(calls, _slots(client.slots(), model).steps - before)
+    return observation(calls, _slots(client.slots(), model).steps - before, blank)
 
 
-def observation(calls: Sequence[FinishedCall], steps: int) -> Observation:
-    """What calls that were made at once took, in so many steps. There is one of them in each step at least."""
+def observation(calls: Sequence[FinishedCall], steps: int, blank: DeviceModel) -> Observation:
+    """What calls that were made at once took, in so many steps. There is one of them in each step at least. Beside each
+    other they read their prompts in tiles, one alone in chunks."""
+    tile = blank.chunk if len(calls) == 1 else blank.tile if blank.chunk else 0
+    reading = sum(math.ceil(call.prompt / tile) if tile else 1 for call in calls)
     return Observation(
         steps=steps,
         sequences=max(sum(call.generated for call in calls), steps),
         prompt=sum(call.prompt for call in calls),
         context=sum((call.generated - 1) * call.prompt + call.generated * (call.generated - 1) // 2 for call in calls),
         seconds=max(call.ended for call in calls) - min(call.started or call.submitted for call in calls),
+        reading=min(reading, steps),
     )
 
 

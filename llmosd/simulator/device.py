@@ -20,7 +20,7 @@ Count = Annotated[int, Meta(ge=0)]
 
 class DeviceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A step takes `step + sequence * sequences in it + prompt * tokens of prompts read in it + context * tokens whose
-    keys and values the sequences in it attend to`, in seconds.
+    keys and values the sequences in it attend to`, in seconds, and `reading` more if it reads any prompt.
 
     Prompts are read `chunk` tokens a step (0: whole); while others make tokens, as many as make the step up to `slower`
     times as long, but no fewer than `tile` (Agrawal et al., "Taming Throughput-Latency Tradeoff in LLM Inference with
@@ -33,6 +33,7 @@ class DeviceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     sequence: Cost = 0.0
     prompt: Cost = 0.0
     context: Cost = 0.0
+    reading: Cost = 0.0
     chunk: Count = 0
     slower: Cost = 0.0
     tile: Annotated[int, Meta(ge=1)] = 32
@@ -47,14 +48,15 @@ class DeviceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     def step_seconds(self, sequences: int, read: int = 0, context: int = 0) -> float:
         """Seconds of one step."""
-        return self.step + self.sequence * sequences + self.prompt * read + self.context * context
+        seconds = self.step + self.sequence * sequences + self.prompt * read + self.context * context
+        return seconds + self.reading if read else seconds
 
     def room(self, decoding: int, context: int) -> int:
         """Tokens of prompts that a step reads at most beside `decoding` sequences; 0: all there are."""
         if not decoding or not self.slower or not self.prompt:
             return self.chunk
-        spare = (self.slower - 1) * self.step_seconds(decoding, 0, context) / self.prompt
-        room = max(int(spare), self.tile)
+        spare = (self.slower - 1) * self.step_seconds(decoding, 0, context) - self.reading
+        room = max(int(spare / self.prompt), self.tile)
         return min(room, self.chunk) if self.chunk else room
 
     def swap_seconds(self, tokens: int) -> float:

@@ -19,7 +19,7 @@ from llmosd.simulator.recording import Recording
 from llmosd.simulator.simulation import Simulation
 from llmosd.simulator.workload import Call
 
-TRUE = DeviceModel(step=0.02, sequence=0.003, prompt=0.0004, context=2e-6)
+TRUE = DeviceModel(step=0.02, sequence=0.003, prompt=0.0004, context=2e-6, reading=0.005)
 
 
 def finished(number: int, submitted: float, ended: float, **fields) -> FinishedCall:
@@ -49,19 +49,19 @@ def observed(noise: float) -> list[Observation]:
     draw = random.Random(1)
     found = []
     for count in (1, 2, 4, 8, 16):
-        for prompt, tokens in ((10, 50), (300, 2), (200, 50)):
+        for prompt, tokens, reading in ((10, 50, 1), (300, 2, 2), (200, 50, 7), (40, 8, 8)):
             context = sum(count * (prompt + made) for made in range(1, tokens))
             seconds = tokens * TRUE.step + tokens * count * TRUE.sequence
-            seconds += count * prompt * TRUE.prompt + context * TRUE.context
+            seconds += count * prompt * TRUE.prompt + context * TRUE.context + reading * TRUE.reading
             error = 1 + noise * draw.uniform(-1, 1)
-            found.append(Observation(tokens, tokens * count, count * prompt, context, seconds * error))
+            found.append(Observation(tokens, tokens * count, count * prompt, context, seconds * error, reading))
     return found
 
 
 def test_a_fit_finds_the_costs_that_were_there():
     found = device_of(observed(0.0), TRUE)
-    costs = [found.step, found.sequence, found.prompt, found.context]
-    assert costs == [pytest.approx(cost, rel=1e-3) for cost in (0.02, 0.003, 0.0004, 2e-6)]
+    costs = [found.step, found.sequence, found.prompt, found.context, found.reading]
+    assert costs == [pytest.approx(cost, rel=1e-3) for cost in (0.02, 0.003, 0.0004, 2e-6, 0.005)]
     assert found.error < 1e-3
 
 
@@ -78,7 +78,7 @@ def test_no_cost_is_below_zero():
 
 def test_what_tells_nothing_apart_is_an_error():
     with pytest.raises(CalibrationFailed, match="apart"):
-        device_of([Observation(1, 1, 1, 1, 1.0)] * 5, TRUE)
+        device_of([Observation(1, 1, 1, 1, 1.0, 1)] * 6, TRUE)
 
 
 def test_what_is_simulated_is_fitted_again():
@@ -89,7 +89,7 @@ def test_what_is_simulated_is_fitted_again():
         tasks = [recording.Task(arrival=0.0, calls=calls)] * count
         run = Simulation(tasks, TRUE, make(PolicySettings(kind="fifo")), 16).run()
         ended = [finished(c.call, 0.0, c.end, prompt=prompt, generated=tokens, started=c.started) for c in run.calls]
-        found.append(observation(ended, run.steps))
+        found.append(observation(ended, run.steps, TRUE))
     fitted = device_of(found, TRUE)
     assert fitted.worst < 1e-3
     assert fitted.prompt == pytest.approx(TRUE.prompt, rel=1e-3)
