@@ -105,11 +105,13 @@ from ipc.syscalls.sync import (
     WaitForEvent,
     WaitForNotice,
 )
+from ipc.syscalls.tasks import Attach, History, Submit, Submitted, TaskCalls, TaskInfo
 from ipc.syscalls.threads import Nice, Resume, StartThread, Suspend, ThreadCalls, ThreadInfo, Threads
 from ipc.syscalls.tools import Reference, ToolCalls, ToolInfo, Tools, UseTool
 
 SystemCall = (
     ProcessCalls
+    | TaskCalls
     | ThreadCalls
     | MessageCalls
     | SupervisionCalls
@@ -126,6 +128,7 @@ __all__ = [
     "DOWN",
     "AcquireLock",
     "AcquirePermit",
+    "Attach",
     "Body",
     "Call",
     "ChatMessage",
@@ -147,6 +150,7 @@ __all__ = [
     "GetStats",
     "GpuInfo",
     "Heading",
+    "History",
     "Kill",
     "Limits",
     "Link",
@@ -203,11 +207,14 @@ __all__ = [
     "Spawn",
     "StartThread",
     "Stats",
+    "Submit",
+    "Submitted",
     "Subscribe",
     "Supervise",
     "Suspend",
     "Syscall",
     "SystemCall",
+    "TaskInfo",
     "ThreadInfo",
     "Threads",
     "ToolInfo",
