@@ -93,19 +93,20 @@ class Tasks:
         begun: asyncio.Future[Submitted] = self._loop.create_future()
         self._journal.accept(task, partial(self._accepted, client, program, call, stream, begun))
         try:
-            return await begun
+            submitted = await begun
         except asyncio.CancelledError:
             # `_accepted` sees that a future is cancelled; it cannot see that nobody is left to take what is in it.
             if begun.done() and not begun.cancelled() and begun.exception() is None and not call.detach:
                 self._abandon(client, begun.result().pid)
             raise
+        return submitted if submitted.pid else await self._once_begun(_number(submitted.id))
 
     def attach(
         self, client: Process, call: Attach, stream: Stream | None = None
     ) -> Submitted | Coroutine[Any, Any, Submitted]:
         number = _number(call.id)
         task = self._tasks.get(number)
-        if task is not None:
+        if task is not None and task.pid:
             return _join(task, stream)
         return self._attach_kept(number, stream)
 
@@ -224,10 +225,19 @@ class Tasks:
         return Submitted(_text(kept.id), 0)
 
     async def _attach_kept(self, number: int, stream: Stream | None) -> Submitted:
+        """Attach to a task that has no process now, or had none yet."""
         kept: Kept | None = await self._journal.read(lambda store: store.find(number))
         if kept is None:
             raise UnknownTask(f"no task {_text(number)}; `llmos history` lists those that are known", id=_text(number))
-        return self._rejoin(kept, stream)
+        submitted = self._rejoin(kept, stream)
+        return submitted if submitted.pid else await self._once_begun(number)
+
+    async def _once_begun(self, number: int) -> Submitted:
+        """The answer for a task that may be in line to be begun again: with its pid, once it has one."""
+        task = self._tasks.get(number)
+        if task is not None and not task.pid and self._recovery is not None:
+            await asyncio.wait({self._recovery})
+        return Submitted(_text(number), 0 if task is None else task.pid)
 
     def _info(self, row: Kept) -> TaskInfo:
         task = self._tasks.get(row.id)

@@ -30,7 +30,7 @@ class Journal:
     """The journal in `folder`, which is locked until it is closed.
 
     `on_pending` is called with the tasks that earlier lives left, portion by portion and the last one empty, before
-    anything is answered; `on_failure` with why it cannot be opened. Set them before the loop goes on.
+    anything is answered; `on_failure` with why it cannot be opened or go on. Set them before the loop goes on.
     """
 
     def __init__(self, folder: Path, settings: JournalSettings) -> None:
@@ -118,8 +118,12 @@ class Journal:
 
     def _run(self) -> None:
         # Imported here, so that loading SQLite holds up neither the start of the daemon nor its loop.
-        from kernel.journal.writer import Writer
-
+        try:
+            from kernel.journal.writer import Writer
+        except ImportError as error:
+            self._tell(self._told_failure, JournalUnavailable(f"SQLite cannot be loaded: {error}; install apsw anew"))
+            self._tell(self._told_end, None)
+            return
         Writer(self._path, self._settings, self._queue, self._tell, self._told_pending, self._told_failure).run()
         self._tell(self._told_end, None)
 

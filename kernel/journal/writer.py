@@ -35,7 +35,7 @@ log = structlog.get_logger("kernel.journal")
 
 class Writer:
     """Owns the store. `on_pending` gets the tasks of earlier lives, portion by portion, before anything is answered;
-    `on_failure` the error of a journal that cannot be opened. They and all answers are called by way of `tell`, on the
+    `on_failure` why it cannot be opened or go on. They and all answers are called by way of `tell`, on the
     loop. What is to be done comes by `queue`, in lists; None is the end."""
 
     def __init__(
@@ -61,11 +61,13 @@ class Writer:
     def run(self) -> None:
         """The life of the thread."""
         try:
-            self._store = open_store(self._path, self._settings.sync)
-            self._begin(self._store)
-        except (LlmosError, apsw.Error) as error:
+            self._live()
+        except Exception as error:
             self._broken(error)
-            return
+
+    def _live(self) -> None:
+        self._store = open_store(self._path, self._settings.sync)
+        self._begin(self._store)
         going = True
         while going:
             operations, going = self._gather()
@@ -119,7 +121,7 @@ class Writer:
             if type(one) is Read:
                 one.outcome = self._read(one)
         if operations or ends:
-            self._tell(_answer, [*(end for end in ends[:late] if ends), *operations])
+            self._tell(_answer, [*ends[:late], *operations])
 
     def _only_ends(self, accepts: Sequence[Accept], ends: Sequence[Finish]) -> bool:
         """Ends may still fit where new tasks do not."""
@@ -202,8 +204,9 @@ class Writer:
                 log.error("the journal could not be closed in order", error=str(error))
 
     def _broken(self, error: Exception) -> None:
-        """The journal cannot be opened: say so, and refuse all that is asked for until the daemon has stopped."""
+        """The journal cannot go on: say so, and refuse all that is asked for until the daemon has stopped."""
         if not isinstance(error, LlmosError):
+            log.error("the journal failed", exc_info=error)
             error = JournalUnavailable(f"the journal at {self._path} cannot be used: {error}")
         self._tell(self._on_failure, error)
         while (operations := self._queue.get()) is not None:

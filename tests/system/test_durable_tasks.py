@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import resource
 import signal
@@ -103,6 +102,7 @@ def test_a_task_goes_on_after_kill_9_and_its_result_is_kept(launch, gate):
     daemon = launch()
     with daemon.client() as client:
         tasks = [client.attach(detached.id), client.attach(attached.id)]
+        assert {task.pid for task in tasks} <= {row.pid for row in client.ps()}
         gate.touch()
         assert [task.result(10) for task in tasks] == [2, [2, 2]]
     daemon.kill()
@@ -319,7 +319,7 @@ def test_every_acknowledged_task_ends_in_one_result_though_the_daemon_is_killed(
     driven = threading.Thread(target=lambda: asyncio.run(load.run(8)))
     driven.start()
     try:
-        for _ in range(trial(short=6, long=1000)):
+        for _ in range(trial(short=4, long=1000)):
             time.sleep(chance.random() * 0.5)  # any instant will do
             daemon.kill()
             daemon = launch(settings)
@@ -342,9 +342,7 @@ def test_every_acknowledged_task_ends_in_one_result_though_the_daemon_is_killed(
             texts[number] = client.attach(task).result(10)
             assert texts[number][0] == number
             assert load.results.get(number, texts[number]) == texts[number]
-        assert len(rows) == len({row.id for row in rows.values()})
     done = [int(line) for line in (folder / "lines").read_text().split()]
     assert set(texts) <= set(done)
     assert len(texts) > 50
-    assert os.path.exists(folder / "state" / "journal.sqlite")
     assert not list((folder / "state").glob("*damaged*"))
