@@ -25,6 +25,7 @@ bench: $(READY)  ## figures, each beside a floor or a peer measured in the same 
 	$(BIN)/python tests/bench/mailboxes.py
 	$(BIN)/python tests/bench/many_agents.py
 	$(BIN)/python tests/bench/start.py
+	$(BIN)/python tests/bench/journal.py
 	$(BIN)/python tests/bench/slots.py
 	$(BIN)/python tests/bench/policies.py
 	$(BIN)/python tests/bench/decode.py

@@ -77,6 +77,18 @@ class SocketInUse(LlmosError):
     """A live daemon already serves this socket. `data["pid"]` says which."""
 
 
+class StateInUse(LlmosError):
+    """A live daemon keeps its state in that folder. `data["pid"]` says which."""
+
+
+class StateTooNew(LlmosError):
+    """The state folder was written by a later llmosd. `data`: `found` and `known` versions."""
+
+
+class JournalUnavailable(LlmosError):
+    """The journal cannot be written or read, so that no task is accepted. `data["retry_after"]` is in seconds."""
+
+
 class SocketPathInvalid(LlmosError):
     """The socket path is too long for the operating system, or its folder cannot be used."""
 
@@ -99,6 +111,10 @@ class UnknownProgram(NotFound):
 
 class UnknownProcess(NotFound):
     """No process has that pid, or it has been forgotten."""
+
+
+class UnknownTask(NotFound):
+    """The journal has no task of that id, or has forgotten it."""
 
 
 class UnknownThread(NotFound):
@@ -139,6 +155,10 @@ class InvalidCall(LlmosError):
 
 class BadArguments(InvalidCall):
     """The arguments do not fit the signature of the program."""
+
+
+class KeyReused(InvalidCall):
+    """The idempotency key belongs to a task with another program or other arguments."""
 
 
 class NotEncodable(InvalidCall):
@@ -223,6 +243,10 @@ class ShuttingDown(Busy):
 
 class TooManyRestarts(LlmosError):
     """A supervisor gave up: a child ended once more than it may be restarted. `data` has `program` and `error`."""
+
+
+class TooManyAttempts(LlmosError):
+    """The daemon died over the task as often as a task is begun anew. `data["attempts"]` is that bound."""
 
 
 class TimedOut(LlmosError):

@@ -23,6 +23,7 @@ from kernel.drivers.process import Launcher, launch
 from kernel.ending import Ending
 from kernel.gate import Gate
 from kernel.instruments import Instruments
+from kernel.journal.journal import Journal
 from kernel.lifecycle import Lifecycle
 from kernel.limits import LimitKeeper, LimitSettings
 from kernel.machine import Machine, ThisMachine
@@ -43,6 +44,7 @@ from kernel.supervision.crashes import CrashReports
 from kernel.supervision.links import Links
 from kernel.supervision.supervision import Supervision
 from kernel.sync.named import Synchronisation
+from kernel.tasks import Tasks
 from kernel.thread import PARK, Thread
 from kernel.tools.tool import ToolSpec
 from kernel.tools.tools import ToolSubsystem
@@ -53,7 +55,8 @@ log = structlog.get_logger("kernel")
 
 class Kernel:
     """The microkernel. `make_context` builds what an agent sees of it, from the gate and the agent's process; `swap` is
-    the folder of sequences on disk, by default one below `cache`."""
+    the folder of sequences on disk, by default one below `cache`; `journal` keeps what clients submit, and without one
+    nothing can be submitted."""
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class Kernel:
         resources: ResourceSettings = ResourceSettings(),  # noqa: B008
         launcher: Launcher = launch,
         machine: Machine | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.gate = Gate()
@@ -91,6 +95,9 @@ class Kernel:
         self.lifecycle = Lifecycle(
             self.table, self.programs, dispatcher, ending, self.gate, context, names, links, keeper
         )
+        self._submitted: Tasks | None = None
+        if journal is not None:
+            self._submitted = Tasks(journal, self.table, self.lifecycle, ending, self.programs, self.gate)
         crashes = CrashReports(self.gate)
         self.supervision = Supervision(self.table, self.gate, self.lifecycle, ending)
         swap = cache / "swap" if swap is None else swap
@@ -123,16 +130,24 @@ class Kernel:
         if tasks and timeout > 0:
             log.info("draining", tasks=len(tasks), seconds=timeout)
             await self._all_ended(tasks, timeout)
+        if self._submitted is not None:
+            self._submitted.stop()
         for process in self._tasks():
             self.ending.end(process, "killed", "the daemon shuts down")
         await self._all_ended(self._tasks(), None)
+        if self._submitted is not None:
+            await self._submitted.settled()
 
     async def close(self) -> None:
-        """End the connections' processes and the drivers. Call after `drain`."""
+        """End the connections' processes, the drivers and the journal. Call after `drain`."""
+        if self._submitted is not None:
+            self._submitted.stop()
         for process in tuple(self.table.alive.values()):
             self.ending.end(process, "killed", "the daemon shuts down")
         self.tools.close()
         await self.resources.close()
+        if self._submitted is not None:
+            await self._submitted.close()
         self.loop.set_task_factory(None)
 
     def _tasks(self) -> list[Process]:

@@ -40,6 +40,7 @@ from kernel.limits import LimitKeeper
 from kernel.names import NameRegistry
 from kernel.process import CLIENT, Process, ProcessTable
 from kernel.programs import Program, Programs
+from kernel.relay import Relay
 from kernel.stream import Stream
 from kernel.supervision.links import Links
 from kernel.thread import MAIN, NEW, PARK, Thread
@@ -88,6 +89,18 @@ class Lifecycle:
     # ---- system calls
 
     def spawn(self, parent: Process, call: Spawn, stream: Stream | None = None) -> int | Coroutine[Any, Any, int]:
+        self.check(call)
+        program = self._programs.by_name.get(call.program)
+        if program is not None:
+            return self.start(parent, program, call, stream)
+        return self._load_and_start(parent, call, stream)
+
+    async def _load_and_start(self, parent: Process, call: Spawn, stream: Stream | None) -> int:
+        program = await asyncio.to_thread(self._programs.load, call.program)
+        return self.start(parent, program, call, stream)
+
+    def check(self, call: Spawn) -> None:
+        """Whether new processes are taken at all, and the plain fields of `call` are in order. Raises what is not."""
         if self.draining:
             raise ShuttingDown("the daemon is shutting down and takes no new tasks", retry_after=5.0)
         if len(self._table.alive) >= MAX_PROCESSES:
@@ -98,14 +111,6 @@ class Lifecycle:
             check_seconds(call.deadline, "deadline")
         if call.owner is not None:
             check_text(call.owner, "an owner", MAX_OWNER)
-        program = self._programs.by_name.get(call.program)
-        if program is not None:
-            return self._start(parent, program, call, stream)
-        return self._load_and_start(parent, call, stream)
-
-    async def _load_and_start(self, parent: Process, call: Spawn, stream: Stream | None) -> int:
-        program = await asyncio.to_thread(self._programs.load, call.program)
-        return self._start(parent, program, call, stream)
 
     def wait(self, process: Process, call: Wait) -> ExitStatus | Coroutine[Any, Any, ExitStatus]:
         target = self._table.find(call.pid)
@@ -144,23 +149,29 @@ class Lifecycle:
         """Run `coro` as one more thread of `process`; it is cancelled when the process ends."""
         return self._adopt(Thread(process, coro, self._dispatcher, **options), self._thread_done)
 
-    # ---- inside
-
-    def _start(self, parent: Process, program: Program, call: Spawn, stream: Stream | None) -> int:
+    def admit(self, parent: Process, program: Program, call: Spawn) -> dict[str, Any]:
+        """The arguments of the process that `start` would make. Raises what speaks against it."""
         args = call.args
         if args and not parent.is_client:
             args = reveal(isolate(args))
         if args or call.positional or not program.callable_bare:
             args = program.bind(args, call.positional, lenient=call.lenient)
-        if parent.dying:
+        if parent.dying and not (parent.is_client and call.detach):
             raise Killed(f"process {parent.pid} ended while it spawned {call.program}")
         if call.name is not None:
             self._names.admit(call.name)
         if call.link:
             self._links.admit(parent)
-        limited = self._limits.any or parent.limits is not None or call.limits is not None
-        if limited:
+        if self._limits.any or parent.limits is not None or call.limits is not None:
             self._limits.admit(parent, call)
+        return args
+
+    def start(
+        self, parent: Process, program: Program, call: Spawn, stream: Stream | Relay | None, attempt: int | None = None
+    ) -> int:
+        """A new process; its pid. `attempt` says which one of its task it is, by default that of its parent."""
+        args = self.admit(parent, program, call)
+        limited = self._limits.any or parent.limits is not None or call.limits is not None
         table = self._table
         table.last_pid = pid = table.last_pid + 1
         process = Process(
@@ -173,13 +184,14 @@ class Lifecycle:
             stream if stream is not None or call.detach else parent.stream,
         )
         process.accepts = program.accepts
+        process.attempt = parent.attempt if attempt is None else attempt
         coro = program.function(self._make_context(process), **args)
         table.alive[pid] = process
         if not call.detach:
             if not parent.children:
                 parent.children = {}
             parent.children[process] = None
-        if stream is not None:
+        if isinstance(stream, Stream):  # a relay is told of the end by its task
             process.watch(_final_event_to(stream))
         if call.deadline is not None:
             why = f"not done within its deadline of {call.deadline} s"
@@ -194,6 +206,8 @@ class Lifecycle:
         if limited or call.name is not None or call.link:
             self._tell_of(process, parent, call)
         return pid
+
+    # ---- inside
 
     def _tell_of(self, process: Process, parent: Process, call: Spawn) -> None:
         """A new process, before its first step: give it its name, its link and its limits."""
@@ -287,16 +301,17 @@ def _schedule_with(process: Process, parent: Process) -> None:
         process.lineage().deadline = process.timer.when()
 
 
+def final_event(status: ExitStatus) -> Result | Failed:
+    """The last event of a task whose process ended so."""
+    return Result(status.pid, status.value) if status.error is None else Failed(status.pid, status.error)
+
+
 def _final_event_to(stream: Stream) -> Callable[[Process], None]:
     """A watcher that ends `stream` with the result of the process."""
 
     def finish(process: Process) -> None:
-        status = process.status
-        assert status is not None
-        if status.error is not None:
-            stream.push(Failed(process.pid, status.error))
-        else:
-            stream.push(Result(process.pid, status.value))
+        assert process.status is not None
+        stream.push(final_event(process.status))
         stream.end()
 
     return finish

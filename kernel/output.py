@@ -16,6 +16,7 @@ from ipc.syscalls import Emit, Logs, WriteLog
 from kernel.checks import check_text
 from kernel.gate import Gate
 from kernel.process import Process, ProcessTable
+from kernel.relay import Relay
 from kernel.stream import Stream
 from kernel.thread import PARK, Thread
 
@@ -39,7 +40,7 @@ class Output:
         stream.push(event)
         return None
 
-    async def _emit_later(self, stream: Stream, event: Emitted) -> None:
+    async def _emit_later(self, stream: Stream | Relay, event: Emitted) -> None:
         thread = cast(Thread, asyncio.current_task())
         while stream.congested:
             stream.when_drained(thread.wake)

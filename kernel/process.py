@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
+    from kernel.relay import Relay
     from kernel.slots.sequence import Sequence
     from kernel.stream import Stream
     from kernel.waiting import Owed
@@ -39,6 +40,7 @@ class Process:
     __slots__ = (
         "accepts",
         "args",
+        "attempt",
         "calls",
         "children",
         "cpu_of_ended",
@@ -83,7 +85,7 @@ class Process:
         args: dict[str, Any],
         owner: str,
         priority: int,
-        stream: Stream | None = None,
+        stream: Stream | Relay | None = None,
         is_client: bool = False,
     ) -> None:
         self.pid = pid
@@ -95,6 +97,7 @@ class Process:
         self.priority = priority
         self.stream = stream
         self.is_client = is_client
+        self.attempt = 1  # which one of its task it is: see `kernel.tasks`
         self.started = time.monotonic()
         self.prompt_tokens = self.generated_tokens = 0
         self.messages_sent = self.messages_received = self.calls = 0

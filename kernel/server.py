@@ -13,7 +13,7 @@ import socket
 import struct
 from functools import partial
 from types import CoroutineType
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import structlog
@@ -45,7 +45,7 @@ from ipc.protocol import (
     ToDaemon,
     Welcome,
 )
-from ipc.syscalls import Logs, Spawn, Syscall
+from ipc.syscalls import Attach, Logs, Spawn, Submit, Syscall, SystemCall
 from ipc.transport import FramedProtocol
 from kernel.kernel import Kernel
 from kernel.process import Process
@@ -55,9 +55,9 @@ from kernel.thread import Thread
 HELLO_TIMEOUT = 10.0  # seconds to say hello in
 MAX_REQUESTS = 65_536  # unanswered requests of one connection
 
-STREAMING = frozenset({Spawn, Logs})  # calls that events can follow
+STREAMING = frozenset({Spawn, Submit, Attach, Logs})  # calls that events can follow
 DECODE = decoder(ToDaemon).decode
-CALLS = {str(kind.__struct_config__.tag): kind for kind in Syscall.__subclasses__()}
+CALLS = {str(kind.__struct_config__.tag): kind for kind in get_args(SystemCall)}
 
 log = structlog.get_logger("kernel.server")
 
@@ -165,7 +165,7 @@ class Connection(FramedProtocol):
         error = thread.exception()
         if abandoned:
             # Too late to stop the call; a task that it started is killed all the same.
-            if error is None and isinstance(call, Spawn) and not call.detach:
+            if error is None and type(call) is Spawn and not call.detach:
                 self._end_task(thread.result(), "its client abandoned it")
         elif error is None:
             self._answer(number, call, thread.result())
@@ -173,12 +173,13 @@ class Connection(FramedProtocol):
             self._fail(number, error)
 
     def _end_task(self, pid: int, why: str) -> None:
-        if (task := self._kernel.table.alive.get(pid)) is not None:
+        task = self._kernel.table.alive.get(pid)
+        if task is not None and task.parent is self._process:  # what was attached to may belong to another client
             self._kernel.ending.end(task, "killed", why)
 
     def _answer(self, number: int, call: Any, value: Any) -> None:
-        if type(call) is Spawn and number in self._streams and not call.detach:
-            self._tasks[number] = value
+        if isinstance(call, Spawn) and number in self._streams and not call.detach:
+            self._tasks[number] = value.pid if type(call) is Submit else value
         try:
             self.send_frame(ENCODER.encode(Answer(number, value)))
         except UNENCODABLE as error:
@@ -209,7 +210,7 @@ class Connection(FramedProtocol):
 
     # ---- streams
 
-    def _open_stream(self, number: int, call: Spawn | Logs) -> Stream:
+    def _open_stream(self, number: int, call: Spawn | Attach | Logs) -> Stream:
         def deliver(event: Event) -> None:
             try:
                 self.send_frame(encode(StreamEvent(number, event)))

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
         InvalidConstraint,
         InvalidPrompt,
         InvalidReply,
+        JournalUnavailable,
+        KeyReused,
         Killed,
         LimitExceeded,
         LlmosError,
@@ -49,9 +51,12 @@ if TYPE_CHECKING:
         SlowReader,
         SocketInUse,
         SocketPathInvalid,
+        StateInUse,
+        StateTooNew,
         SyncMismatch,
         TimedOut,
         ToolFailed,
+        TooManyAttempts,
         TooManyRestarts,
         UndeclaredType,
         UnknownCall,
@@ -60,13 +65,14 @@ if TYPE_CHECKING:
         UnknownProcess,
         UnknownProgram,
         UnknownRegion,
+        UnknownTask,
         UnknownThread,
         UnknownTool,
         VersionConflict,
         VersionMismatch,
     )
     from ipc.messages import Emitted, Failed, Log, Message, Result, State, Token
-    from ipc.syscalls import Child, Completion, Down, Limits, Score
+    from ipc.syscalls import Child, Completion, Down, Limits, Score, TaskInfo
     from llmosd.async_client import AsyncClient, AsyncTask
     from llmosd.client import Client, Task
     from llmosd.context import ChatOptions, Context
@@ -77,15 +83,16 @@ __version__ = "0.1.0"
 _HOMES = {
     "ipc.errors": (
         "AgentFailed BadArguments BadMessage BurstExceeded Busy ConfigError ConnectionLost ContextOverflow "
-        "DeadlineExceeded DeadlockDetected DriverFailed FrameTooLarge InvalidCall InvalidConstraint InvalidPrompt "
-        "InvalidReply Killed LimitExceeded LlmosError MailboxFull MalformedFrame MessageTooLarge MissingExtra "
-        "ModelLoadFailed "
-        "ModelNotFound NameTaken NoDaemon NotACall NotEncodable NotFound NotHeld NotPermitted OutOfTurn "
-        "ProtocolError RegionDeleted ShuttingDown SlowReader SocketInUse SocketPathInvalid SyncMismatch TimedOut "
-        "TooManyRestarts ToolFailed UndeclaredType UnknownCall UnknownModel UnknownName UnknownProcess "
-        "UnknownProgram UnknownRegion UnknownThread UnknownTool VersionConflict VersionMismatch"
+        "DeadlineExceeded DeadlockDetected DriverFailed FrameTooLarge InvalidCall InvalidConstraint "
+        "InvalidPrompt InvalidReply JournalUnavailable KeyReused Killed LimitExceeded LlmosError MailboxFull "
+        "MalformedFrame MessageTooLarge MissingExtra ModelLoadFailed ModelNotFound NameTaken NoDaemon "
+        "NotACall NotEncodable NotFound NotHeld NotPermitted OutOfTurn ProtocolError RegionDeleted "
+        "ShuttingDown SlowReader SocketInUse SocketPathInvalid StateInUse StateTooNew SyncMismatch TimedOut "
+        "TooManyAttempts TooManyRestarts ToolFailed UndeclaredType UnknownCall UnknownModel UnknownName "
+        "UnknownProcess UnknownProgram UnknownRegion UnknownTask UnknownThread UnknownTool VersionConflict "
+        "VersionMismatch"
     ),
-    "ipc.syscalls": "Child Completion Down Limits Score",
+    "ipc.syscalls": "Child Completion Down Limits Score TaskInfo",
     "ipc.messages": "Emitted Failed Log Message Result State Token",
     "llmosd.decorators": "agent tool",
     "llmosd.async_client": "AsyncClient AsyncTask",
@@ -115,6 +122,7 @@ __all__ = [  # noqa: RUF022 - by theme
     "Down",
     "Limits",
     "Score",
+    "TaskInfo",
     "LlmosError",
     "AgentFailed",
     "BadArguments",
@@ -132,6 +140,8 @@ __all__ = [  # noqa: RUF022 - by theme
     "InvalidConstraint",
     "InvalidPrompt",
     "InvalidReply",
+    "JournalUnavailable",
+    "KeyReused",
     "Killed",
     "LimitExceeded",
     "MailboxFull",
@@ -154,8 +164,11 @@ __all__ = [  # noqa: RUF022 - by theme
     "SlowReader",
     "SocketInUse",
     "SocketPathInvalid",
+    "StateInUse",
+    "StateTooNew",
     "SyncMismatch",
     "TimedOut",
+    "TooManyAttempts",
     "TooManyRestarts",
     "ToolFailed",
     "UndeclaredType",
@@ -165,6 +178,7 @@ __all__ = [  # noqa: RUF022 - by theme
     "UnknownProcess",
     "UnknownProgram",
     "UnknownRegion",
+    "UnknownTask",
     "UnknownThread",
     "UnknownTool",
     "VersionConflict",

@@ -17,9 +17,11 @@ from ipc.errors import ConnectionLost, LlmosError, NoDaemon, TimedOut, from_wire
 from ipc.messages import Event, Log, Message
 from ipc.protocol import Abandon, Credit, End, Failure, FromDaemon, RawAnswer, Request, StreamEvent
 from ipc.syscalls import (
+    Attach,
     Call,
     ExitStatus,
     GetStats,
+    History,
     Kill,
     Limits,
     Logs,
@@ -41,9 +43,12 @@ from ipc.syscalls import (
     SlotInfo,
     Slots,
     Stats,
+    Submit,
+    Submitted,
     Suspend,
     Syscall,
     SystemCall,
+    TaskInfo,
     Wait,
 )
 from ipc.transport import FramedProtocol
@@ -139,13 +144,15 @@ class _Connection(FramedProtocol):
 
 
 class AsyncTask:
-    """A task that was submitted: a process of the daemon, its events and its result."""
+    """A task that was submitted: its events and its result. `id` lasts; `pid` is that of its process in this life of
+    the daemon, and 0 if it has none."""
 
-    def __init__(self, client: AsyncClient, number: int, pid: int) -> None:
+    def __init__(self, client: AsyncClient, number: int, submitted: Submitted) -> None:
         self._client = client
         self._number = number
         self._final: Event | None = None
-        self.pid = pid
+        self.id = submitted.id
+        self.pid = submitted.pid
 
     async def events(self) -> AsyncIterator[Event]:
         """All events in order; the last is `Result` or `Failed`. For one reader."""
@@ -236,13 +243,14 @@ class AsyncClient:
         detach: bool = False,
         name: str | None = None,
         limits: Limits | None = None,
+        key: str | None = None,
     ) -> AsyncTask:
         """Start a task. It ends with this connection unless `detach`, and after `deadline` seconds in any case.
 
-        Others can reach it by `name`; it uses no more than `limits`.
+        Others can reach it by `name`; it uses no more than `limits`. The same `key` of the same owner is the same
+        task: whoever does not know whether a submission arrived repeats it with the key that it had.
         """
-        wire = self._connected()
-        call = session.spawn(
+        call = session.submit(
             program,
             args,
             priority=priority,
@@ -251,13 +259,13 @@ class AsyncClient:
             detach=detach,
             name=name,
             limits=limits,
+            key=key,
         )
-        number, future = wire.request(call, streams=True)
-        try:
-            return AsyncTask(self, number, await future)
-        except BaseException:
-            wire.abandon(number)
-            raise
+        return await self._follow(call)
+
+    async def attach(self, task_id: str) -> AsyncTask:
+        """A task that was submitted before, by whomever: its events from now on, and its result. `UnknownTask`."""
+        return await self._follow(Attach(task_id, session.CREDIT))
 
     async def run(
         self,
@@ -331,6 +339,11 @@ class AsyncClient:
         rows: list[ProcessInfo] = await self.request(Ps(start, limit, clients))
         return rows
 
+    async def history(self, limit: int = 100, *, before: str | None = None) -> list[TaskInfo]:
+        """The last `limit` tasks that were submitted, newest first; of those before the task `before`, if given."""
+        rows: list[TaskInfo] = await self.request(History(limit, before))
+        return rows
+
     async def logs(self, pid: int) -> list[Log]:
         """The last lines of the log of process `pid`."""
         lines: list[Log] = await self.request(Logs(pid))
@@ -393,6 +406,15 @@ class AsyncClient:
         await self.request(Shutdown(now))
 
     # ---- for tasks
+
+    async def _follow(self, call: Submit | Attach) -> AsyncTask:
+        wire = self._connected()
+        number, future = wire.request(call, streams=True)
+        try:
+            return AsyncTask(self, number, await future)
+        except BaseException:
+            wire.abandon(number)
+            raise
 
     async def _events(self, number: int) -> AsyncIterator[Event]:
         wire = self._connected()

@@ -20,8 +20,10 @@ from ipc.frames import FrameDecoder, frame
 from ipc.messages import Event, Log, Message
 from ipc.protocol import Abandon, Credit, End, Failure, FromDaemon, RawAnswer, Request, StreamEvent
 from ipc.syscalls import (
+    Attach,
     Call,
     GetStats,
+    History,
     Kill,
     Limits,
     Logs,
@@ -43,9 +45,12 @@ from ipc.syscalls import (
     SlotInfo,
     Slots,
     Stats,
+    Submit,
+    Submitted,
     Suspend,
     Syscall,
     SystemCall,
+    TaskInfo,
     Wait,
 )
 from ipc.unix import default_socket, try_connect
@@ -55,13 +60,15 @@ FOREVER = float("inf")
 
 
 class Task:
-    """A task that was submitted: a process of the daemon, its events and its result."""
+    """A task that was submitted: its events and its result. `id` lasts; `pid` is that of its process in this life of
+    the daemon, and 0 if it has none."""
 
-    def __init__(self, client: Client, number: int, pid: int) -> None:
+    def __init__(self, client: Client, number: int, submitted: Submitted) -> None:
         self._client = client
         self._number = number
         self._final: Event | None = None
-        self.pid = pid
+        self.id = submitted.id
+        self.pid = submitted.pid
 
     def events(self, timeout: float | None = None) -> Iterator[Event]:
         """All events in order; the last is `Result` or `Failed`. Raises `TimedOut` after `timeout` seconds in all."""
@@ -152,13 +159,15 @@ class Client:
         detach: bool = False,
         name: str | None = None,
         limits: Limits | None = None,
+        key: str | None = None,
     ) -> Task:
         """Start a task. It ends with this connection unless `detach`, and after `deadline` seconds in any case.
 
         `positional` arguments come before those by name; `lenient` reads numbers and such from text. Others can reach
-        it by `name`; it uses no more than `limits`.
+        it by `name`; it uses no more than `limits`. The same `key` of the same owner is the same task: whoever does not
+        know whether a submission arrived repeats it with the key that it had.
         """
-        call = session.spawn(
+        call = session.submit(
             program,
             args,
             positional=positional,
@@ -169,10 +178,13 @@ class Client:
             detach=detach,
             name=name,
             limits=limits,
+            key=key,
         )
-        number = self._request(call)
-        self._streams[number] = deque()
-        return Task(self, number, self._wait_for_answer(number, call))
+        return self._follow(call)
+
+    def attach(self, task_id: str) -> Task:
+        """A task that was submitted before, by whomever: its events from now on, and its result. `UnknownTask`."""
+        return self._follow(Attach(task_id, session.CREDIT))
 
     def run(
         self,
@@ -235,6 +247,11 @@ class Client:
     def ps(self, *, clients: bool = False, start: int = 0, limit: int = 10_000) -> list[ProcessInfo]:
         """The first `limit` living processes from pid `start` on; those of connections too if `clients`."""
         rows: list[ProcessInfo] = self.request(Ps(start, limit, clients))
+        return rows
+
+    def history(self, limit: int = 100, *, before: str | None = None) -> list[TaskInfo]:
+        """The last `limit` tasks that were submitted, newest first; of those before the task `before`, if given."""
+        rows: list[TaskInfo] = self.request(History(limit, before))
         return rows
 
     def logs(self, pid: int) -> list[Log]:
@@ -308,6 +325,11 @@ class Client:
             return
 
     # ---- the wire
+
+    def _follow(self, call: Submit | Attach) -> Task:
+        number = self._request(call)
+        self._streams[number] = deque()
+        return Task(self, number, self._wait_for_answer(number, call))
 
     def _request(self, call: Syscall) -> int:
         self._send(Request(self._last_id + 1, cast(SystemCall, call)))

@@ -20,6 +20,7 @@ import uvloop
 import kernel.kernel as microkernel
 import llmosd
 from ipc.errors import ConfigError, LlmosError
+from kernel.journal.journal import Journal
 from kernel.server import Connection
 from llmosd import logs, settings
 from llmosd.context import Context
@@ -42,6 +43,9 @@ class Daemon:
         self._connections: set[Connection] = set()
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
+        self._failure: LlmosError | None = None
+        journal = Journal(config.state_path, config.journal)
+        journal.on_failure = self._journal_failed
         self._kernel = microkernel.Kernel(
             version=llmosd.__version__,
             folders=config.agent_folders,
@@ -55,11 +59,12 @@ class Daemon:
             scheduling=config.scheduling,
             limits=config.limits,
             resources=config.resources,
+            journal=journal,
         )
         self._kernel.on_shutdown = self._shutdown
 
     async def run(self) -> None:
-        """Serve until told to stop."""
+        """Serve until told to stop. Raises why the journal could not be opened."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
@@ -86,6 +91,8 @@ class Daemon:
         except TimeoutError:
             log.warning("drivers did not end in time; they end with this process")
         self._kernel.watchdog.stop()
+        if self._failure is not None:
+            raise self._failure
         log.info("stopped")
 
     async def _listen(self) -> asyncio.AbstractServer:
@@ -110,6 +117,10 @@ class Daemon:
         await asyncio.wait((drain, at_once), return_when=asyncio.FIRST_COMPLETED)
         drain.cancel()
         at_once.cancel()
+
+    def _journal_failed(self, error: LlmosError) -> None:
+        self._failure = error
+        self._shutdown(now=True, why=error.message)
 
     def _signalled(self, number: signal.Signals) -> None:
         self._shutdown(now=self._stop.is_set(), why=number.name)

@@ -6,7 +6,6 @@ Used by the daemon only. A stale socket file never stops a start, and a live dae
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 import stat
@@ -14,9 +13,9 @@ from pathlib import Path
 
 from ipc.errors import NoDaemon, SocketInUse, SocketPathInvalid
 from ipc.unix import check_path, try_connect
+from kernel import lockfile
 
 BACKLOG = 1024
-OWNER_ONLY = 0o600
 
 
 class SocketClaim:
@@ -30,28 +29,22 @@ class SocketClaim:
         _make_private_folder(path.parent)
         lock = path.with_name(path.name + ".lock")
         try:
-            self._lock = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, OWNER_ONLY)
+            self._lock = lockfile.take(lock)
+        except lockfile.LockHeld as error:
+            raise SocketInUse(
+                f"a daemon with pid {error.pid or 'unknown'} already serves {path}; stop it with `llmos shutdown`, or "
+                "choose another path with --socket",
+                pid=error.pid,
+            ) from None
         except OSError as error:
             raise SocketPathInvalid(f"cannot write {lock}: {error.strerror}") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(self._lock, 32, 0).decode(errors="replace").strip()
-            os.close(self._lock)
-            raise SocketInUse(
-                f"a daemon with pid {holder or 'unknown'} already serves {path}; stop it with `llmos shutdown`, or "
-                "choose another path with --socket",
-                pid=int(holder) if holder.isdigit() else 0,
-            ) from None
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
     def bind(self) -> socket.socket:
         """A listening socket at the path, in place of a stale file."""
         self._remove_stale()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.setblocking(False)
-        old = os.umask(0o777 & ~OWNER_ONLY)
+        old = os.umask(0o777 & ~lockfile.OWNER_ONLY)
         try:
             listener.bind(str(self.path))
         except OSError as error:

@@ -14,13 +14,13 @@ from ipc.codec import decode
 from ipc.errors import ConnectionLost, LlmosError, from_wire
 from ipc.messages import Event, Failed, Result
 from ipc.protocol import VERSION, Failure, Hello, Welcome
-from ipc.syscalls import ExitStatus, Limits, Spawn, Syscall
+from ipc.syscalls import ExitStatus, Limits, Submit, Syscall
 
 CREDIT = 256  # events that may be on their way to us; half of it read, as much is granted anew
 CONNECT_TIMEOUT = 10.0  # seconds for the daemon to take the connection and welcome us
 
 
-def spawn(
+def submit(
     program: str,
     args: Mapping[str, Any] | None,
     *,
@@ -32,9 +32,10 @@ def spawn(
     detach: bool = False,
     name: str | None = None,
     limits: Limits | None = None,
-) -> Spawn:
+    key: str | None = None,
+) -> Submit:
     """The call that submits a task whose events we want."""
-    return Spawn(
+    return Submit(
         program,
         dict(args or {}),
         tuple(positional),
@@ -46,6 +47,7 @@ def spawn(
         credit=CREDIT,
         name=name,
         limits=limits,
+        key=key,
     )
 
 

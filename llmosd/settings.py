@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from ipc.errors import ConfigError, InvalidPolicy
 from ipc.unix import default_socket
+from kernel.journal.settings import JournalSettings
 from kernel.limits import LimitSettings
 from kernel.memory.bounds import MemoryBounds
 from kernel.scheduling import Scheduling
@@ -45,6 +46,7 @@ SECTIONS: dict[str, Any] = {
     "scheduling": Scheduling,
     "limits": LimitSettings,
     "resources": ResourceSettings,
+    "journal": JournalSettings,
 }
 
 
@@ -66,6 +68,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     scheduling: Scheduling = Scheduling()
     limits: LimitSettings = LimitSettings()
     resources: ResourceSettings = ResourceSettings()
+    journal: JournalSettings = JournalSettings()
 
     @property
     def socket_path(self) -> Path:

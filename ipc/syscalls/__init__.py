@@ -107,11 +107,13 @@ from ipc.syscalls.sync import (
     WaitForEvent,
     WaitForNotice,
 )
+from ipc.syscalls.tasks import Attach, History, Submit, Submitted, TaskCalls, TaskInfo
 from ipc.syscalls.threads import Nice, Resume, StartThread, Suspend, ThreadCalls, ThreadInfo, Threads
 from ipc.syscalls.tools import Reference, ToolCalls, ToolInfo, Tools, UseTool
 
 SystemCall = (
     ProcessCalls
+    | TaskCalls
     | ThreadCalls
     | MessageCalls
     | SupervisionCalls
@@ -128,6 +130,7 @@ __all__ = [
     "DOWN",
     "AcquireLock",
     "AcquirePermit",
+    "Attach",
     "Body",
     "Call",
     "ChatMessage",
@@ -151,6 +154,7 @@ __all__ = [
     "GetStats",
     "GpuInfo",
     "Heading",
+    "History",
     "Kill",
     "Limits",
     "Link",
@@ -207,11 +211,14 @@ __all__ = [
     "Spawn",
     "StartThread",
     "Stats",
+    "Submit",
+    "Submitted",
     "Subscribe",
     "Supervise",
     "Suspend",
     "Syscall",
     "SystemCall",
+    "TaskInfo",
     "ThreadInfo",
     "Threads",
     "ToolInfo",

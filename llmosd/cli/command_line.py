@@ -103,6 +103,15 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("-d", "--detach", action="store_true", help="print the pid and leave it running")
     run.set_defaults(command=commands.run)
 
+    attach = add("attach", parents=[listing], help="show what comes of a task that was submitted before")
+    attach.add_argument("id", help="as in `llmos history`")
+    attach.add_argument("--timeout", type=float, metavar="S", help="wait at most S seconds; ends nothing")
+    attach.set_defaults(command=commands.attach)
+    history = add("history", parents=[listing], help="list the tasks that were submitted, newest first")
+    history.add_argument("--limit", type=int, metavar="N", default=100, help="at most N rows")
+    history.add_argument("--before", metavar="ID", help="only those before this task")
+    history.set_defaults(command=commands.history)
+
     ps = add("ps", parents=[listing], help="list processes")
     ps.add_argument("-a", "--all", action="store_true", help="also the connections of clients")
     ps.add_argument("--tree", action="store_true", help="children under their parents")

@@ -36,6 +36,7 @@ from ipc.syscalls import (
     Regions,
     Resume,
     Suspend,
+    TaskInfo,
     ThreadInfo,
     Threads,
     ToolInfo,
@@ -43,7 +44,7 @@ from ipc.syscalls import (
 )
 from llmosd.cli import listings, show
 from llmosd.cli.stream import print_events
-from llmosd.client import Client
+from llmosd.client import Client, Task
 
 PAGE = 10_000  # rows of the process table asked for at once
 
@@ -63,12 +64,27 @@ def run(client: Client, options: argparse.Namespace) -> int:
         limits=limits(options.limit),
     )
     if options.detach:
-        show.value({"pid": task.pid} if options.json else task.pid, options.json)
+        show.value({"pid": task.pid, "id": task.id} if options.json else task.pid, options.json)
+        if not options.json:
+            print(f"llmos: task {task.id}: `llmos attach {task.id}` shows what comes of it", file=sys.stderr)
         return 0
+    return _follow(task, options)
+
+
+def attach(client: Client, options: argparse.Namespace) -> int:
+    return _follow(client.attach(options.id), options)
+
+
+def _follow(task: Task, options: argparse.Namespace) -> int:
     if options.json:
-        show.value({"pid": task.pid, "result": task.result(options.timeout)}, as_json=True)
+        show.value({"pid": task.pid, "id": task.id, "result": task.result(options.timeout)}, as_json=True)
         return 0
     print_events(task, options.timeout)
+    return 0
+
+
+def history(client: Client, options: argparse.Namespace) -> int:
+    listings.rows(TaskInfo, client.history(options.limit, before=options.before), options.json)
     return 0
 
 

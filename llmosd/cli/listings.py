@@ -22,6 +22,7 @@ from ipc.syscalls import (
     RegionInfo,
     SlotInfo,
     Stats,
+    TaskInfo,
     ThreadInfo,
     ToolInfo,
 )
@@ -172,6 +173,17 @@ CRASH: Columns = {
     "UNREAD": lambda row: row.unread,
     "ERROR": lambda row: "" if row.error is None else f"{row.error.code}: {row.error.message}",
 }
+TASK: Columns = {
+    "ID": lambda row: row.id,
+    "PID": lambda row: row.pid or "",
+    "PROGRAM": lambda row: row.program,
+    "OWNER": lambda row: row.owner,
+    "STATE": lambda row: row.state,
+    "ATTEMPT": lambda row: row.attempt,
+    "SUBMITTED": lambda row: time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.submitted)),
+    "TOOK": lambda row: show.duration(row.ended - row.submitted) if row.ended else "",
+    "ERROR": lambda row: row.error,
+}
 LISTS: dict[type, Columns] = {
     ProcessInfo: PROCESS,
     ThreadInfo: THREAD,
@@ -185,6 +197,7 @@ LISTS: dict[type, Columns] = {
     NameInfo: NAME,
     RegionInfo: REGION,
     CrashReport: CRASH,
+    TaskInfo: TASK,
 }
 
 

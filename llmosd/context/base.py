@@ -22,3 +22,8 @@ class Caller:
     def pid(self) -> int:
         """The number of this process."""
         return self._process.pid
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt of its task this is, from 1: one more than the times the daemon ended meanwhile."""
+        return self._process.attempt

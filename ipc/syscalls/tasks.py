@@ -1,0 +1,70 @@
+"""Tasks: what clients submit, which the journal keeps; to find them again, and to look at those that were.
+
+A task is told apart by its id, which lasts over restarts of the daemon; the pid is that of its present life.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+from ipc.syscalls.base import Count, Syscall
+from ipc.syscalls.processes import Spawn
+
+Key = Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class Submitted(msgspec.Struct, frozen=True, array_like=True):
+    """A task that is on disk: its lasting id, and the pid of its process; 0 while it has none."""
+
+    id: str
+    pid: int
+
+
+class TaskInfo(msgspec.Struct, frozen=True):
+    """A task of the journal. `state` is "accepted", "running", or how it ended, as in `ExitStatus.reason`.
+
+    `submitted` and `ended` (0: not yet) are seconds since the epoch; `error` is the name of its error, if it has one.
+    """
+
+    id: str
+    pid: int
+    program: str
+    owner: str
+    state: str
+    attempt: int
+    submitted: float
+    ended: float
+    error: str
+
+
+class Submit(Spawn, tag="submit"):
+    """`Spawn` of a task that outlives the daemon: it is answered, and begun, once it is on disk.
+
+    The same `key` of the same owner is the same task, which is then attached to. Clients only. Errors: those of
+    `Spawn`, `JournalUnavailable` (the disk is full, say), `KeyReused` (with another program or other arguments).
+    """
+
+    key: Key | None = None
+    returns: ClassVar[Any] = Submitted
+
+
+class Attach(Syscall, tag="attach"):
+    """The events from now on, and the result, of task `id`. Clients only. Errors: `UnknownTask`."""
+
+    id: str
+    credit: Count = 0
+    returns: ClassVar[Any] = Submitted
+
+
+class History(Syscall, tag="history"):
+    """The last `limit` tasks, newest first, of those before task `before` (None: of all). Errors: `UnknownTask`."""
+
+    limit: Annotated[int, Meta(ge=1, le=100_000)] = 100
+    before: str | None = None
+    returns: ClassVar[Any] = list[TaskInfo]
+
+
+TaskCalls = Submit | Attach | History

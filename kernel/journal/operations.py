@@ -1,0 +1,57 @@
+"""What the loop asks of the journal's thread, and how it is told.
+
+Made by the journal. Each is answered on the loop, once, with its outcome or an error; a `Finish` that could not be
+written yet is answered once more when it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from kernel.journal.records import Accepted, End
+
+if TYPE_CHECKING:
+    from kernel.journal.store import Store
+
+Answer = Callable[[Any], None]
+
+
+class Operation:
+    """`answer` is called on the loop with the outcome, or with the error that stands for it."""
+
+    __slots__ = ("answer", "outcome")
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.outcome: Any = None
+
+
+class Accept(Operation):
+    """Keep a task. Answered with it, or with the `Kept` one of the same key."""
+
+    __slots__ = ("task",)
+
+    def __init__(self, task: Accepted, answer: Answer) -> None:
+        super().__init__(answer)
+        self.task = task
+
+
+class Finish(Operation):
+    """Keep how a task ended. Answered with None."""
+
+    __slots__ = ("end",)
+
+    def __init__(self, end: End, answer: Answer) -> None:
+        super().__init__(answer)
+        self.end = end
+
+
+class Read(Operation):
+    """Answered with what `query` finds, after all that was asked for earlier."""
+
+    __slots__ = ("query",)
+
+    def __init__(self, query: Callable[[Store], Any], answer: Answer) -> None:
+        super().__init__(answer)
+        self.query = query

@@ -1,0 +1,269 @@
+"""The store: the SQLite file of the journal, and the statements on it.
+
+Used by the journal's thread alone, as all here blocks on the disk. It commits nothing by itself but what it does when
+it opens: callers group their writes in `transaction`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import apsw
+import structlog
+
+from ipc.codec import decode
+from ipc.errors import JournalUnavailable, KeyReused, LlmosError, StateTooNew
+from ipc.syscalls import Submit
+from kernel.journal.records import Accepted, End, Kept
+from kernel.journal.schema import MIGRATIONS
+
+CHECKPOINT = 1000  # pages of 4 KiB in the log at which they are moved to the main file
+LOG_LIMIT = 16 * 1024 * 1024  # bytes that the log may keep on the disk once it was moved
+BUSY = 5000  # milliseconds to wait for a program that looks into the file
+CHUNK = 500  # rows of one statement
+PURGE = 2000  # rows that one purge deletes
+
+DAMAGE = (apsw.CorruptError, apsw.NotADBError)
+COLUMNS = "id, program, owner, submitted, attempt, ended, coalesce(reason, ''), coalesce(error, '')"
+
+log = structlog.get_logger("kernel.journal")
+
+
+class Damaged(Exception):
+    """The file is no journal any more."""
+
+
+class Store:
+    """An open journal."""
+
+    def __init__(self, path: Path, sync: str) -> None:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self.db = apsw.Connection(str(path))
+        self.db.set_busy_timeout(BUSY)
+        self.db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # a damaged file is closed as it was found
+        for pragma in (
+            "auto_vacuum = INCREMENTAL",
+            "journal_mode = WAL",
+            f"synchronous = {sync.upper()}",
+            f"wal_autocheckpoint = {CHECKPOINT}",
+            f"journal_size_limit = {LOG_LIMIT}",
+        ):
+            self.db.execute(f"PRAGMA {pragma}")
+        self._last: int | None = None  # the highest id, once it is asked for
+
+    @property
+    def version(self) -> int:
+        return int(self._value("PRAGMA user_version"))
+
+    def check(self) -> None:
+        """A quick look at the whole file. Raises `Damaged`."""
+        found = self._value("PRAGMA quick_check(1)")
+        if found != "ok":
+            raise Damaged(found)
+
+    def migrate(self) -> None:
+        """Bring the tables to this version. Raises `StateTooNew`."""
+        version = self.version
+        if version > len(MIGRATIONS):
+            raise StateTooNew(
+                f"the journal has version {version}, this llmosd knows {len(MIGRATIONS)}; install the llmosd that "
+                "wrote it, or choose another folder with --state",
+                found=version,
+                known=len(MIGRATIONS),
+            )
+        for number, step in enumerate(MIGRATIONS[version:], start=version + 1):
+            with self.transaction():
+                self.db.execute(step)
+                self.db.execute(f"PRAGMA user_version = {number}")
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing of what is done inside, on the disk at its end."""
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.db.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(apsw.Error):
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
+            raise
+
+    # ---- tasks
+
+    def accept(self, tasks: Sequence[Accepted]) -> list[Accepted | Kept | LlmosError]:
+        """Add `tasks`, in their order: each with its id, or the task of the same key, or why that is another one."""
+        if self._last is None:
+            self._last = int(self._value("SELECT coalesce(max(id), 0) FROM tasks"))
+        outcomes: list[Accepted | Kept | LlmosError] = []
+        new: list[Accepted] = []
+        own_keys: dict[tuple[str, str], Accepted] = {}
+        for task in tasks:
+            if task.key is not None:
+                twin = own_keys.get((task.owner, task.key))
+                if twin is not None:
+                    outcomes.append(_kept(twin) if _same(task, twin.call) else _reused(task))
+                    continue
+                rows = list(self._rows("owner = ? AND key = ?", (task.owner, task.key), ", call"))
+                if rows:
+                    kept, call = rows[0]
+                    outcomes.append(kept if _same(task, call) else _reused(task))
+                    continue
+                own_keys[task.owner, task.key] = task
+            task.id = self._last = max(self._last + 1, int(time.time() * 1000) << 20)
+            new.append(task)
+            outcomes.append(task)
+        for start in range(0, len(new), CHUNK):
+            chunk = new[start : start + CHUNK]
+            values: list[Any] = []
+            for task in chunk:
+                values += (task.id, task.program, task.owner, task.key, task.call, task.submitted)
+            # One statement for all: the interpreter's lock is given up and waited for once, and not with each row.
+            rows_of = ",".join(["(?,?,?,?,?,?,1,0)"] * len(chunk))
+            self.db.execute(
+                "INSERT INTO tasks (id, program, owner, key, call, submitted, attempt, crashes) VALUES " + rows_of,
+                values,
+            )
+        return outcomes
+
+    def finish(self, ends: Sequence[End]) -> None:
+        """Write down how tasks ended; the first end of a task is the one that counts."""
+        for start in range(0, len(ends), CHUNK):
+            chunk = ends[start : start + CHUNK]
+            values: list[Any] = []
+            for end in chunk:
+                values += (end.id, end.ended, end.reason, end.error, end.outcome)
+            self.db.execute(
+                "UPDATE tasks SET ended = new.column2, reason = new.column3, error = new.column4, "
+                f"outcome = new.column5 FROM (VALUES {','.join(['(?,?,?,?,?)'] * len(chunk))}) AS new "
+                "WHERE tasks.id = new.column1 AND tasks.ended IS NULL",
+                values,
+            )
+
+    def find(self, number: int) -> Kept | None:
+        """The task of this id."""
+        return next((kept for (kept,) in self._rows("id = ?", (number,))), None)
+
+    def history(self, limit: int, before: int | None) -> list[Kept]:
+        """The last tasks, newest first, without their outcomes."""
+        where = "1" if before is None else "id < ?"
+        rows = self.db.execute(
+            f"SELECT {COLUMNS}, x'' FROM tasks WHERE {where} ORDER BY id DESC LIMIT {limit:d}",
+            () if before is None else (before,),
+        )
+        return [Kept(*row) for row in rows]
+
+    def begin_life(self) -> None:
+        """A daemon has started: all that has not ended is tried once more, and had a crash if the last one had."""
+        clean = self._value("SELECT clean FROM stops")
+        self.db.execute(
+            "UPDATE tasks SET attempt = attempt + 1, crashes = crashes + ? WHERE ended IS NULL", (int(not clean),)
+        )
+        self.db.execute("UPDATE stops SET clean = 0")
+
+    def end_life(self) -> None:
+        """The daemon stops in order: who has not ended is not to blame."""
+        self.db.execute("UPDATE stops SET clean = 1")
+
+    def worn_out(self, attempts: int) -> list[tuple[int, str]]:
+        """Ids and programs of the tasks over which the daemon has died so often."""
+        query = "SELECT id, program FROM tasks WHERE ended IS NULL AND crashes >= ?"
+        return [(int(row[0]), str(row[1])) for row in self.db.execute(query, (attempts,))]
+
+    def pending(self) -> Iterator[Accepted]:
+        """All tasks that have not ended, in the order of their acceptance."""
+        query = "SELECT program, owner, key, call, submitted, id, attempt FROM tasks WHERE ended IS NULL ORDER BY id"
+        for row in self.db.execute(query):
+            yield Accepted(*row)
+
+    def purge(self, before: float) -> bool:
+        """Forget some of the tasks that ended before then, and give their space back. Whether there may be more."""
+        self.db.execute(
+            "DELETE FROM tasks WHERE id IN (SELECT id FROM tasks WHERE ended < ? AND ended IS NOT NULL LIMIT ?)",
+            (before, PURGE),
+        )
+        return bool(self.db.changes() == PURGE)
+
+    def vacuum(self) -> None:
+        """Give free pages back to the file system."""
+        for _ in self.db.execute("PRAGMA incremental_vacuum"):
+            pass
+
+    def checkpoint(self) -> None:
+        """Move the whole log to the main file."""
+        for _ in self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)"):
+            pass
+
+    def close(self) -> None:
+        self.db.close()
+
+    def _rows(self, where: str, values: tuple[Any, ...], more: str = "") -> Iterator[tuple[Any, ...]]:
+        for row in self.db.execute(f"SELECT {COLUMNS}, coalesce(outcome, x'') {more} FROM tasks WHERE {where}", values):
+            yield Kept(*row[:9]), *row[9:]
+
+    def _value(self, query: str) -> Any:
+        return next(iter(self.db.execute(query)))[0]
+
+
+def open_store(path: Path, sync: str) -> Store:
+    """The journal at `path`, whole and of this version; if it is damaged it is kept aside, and a new one begun.
+
+    Raises `StateTooNew`, and `JournalUnavailable` if the file cannot be used.
+    """
+    try:
+        try:
+            return _opened(path, sync)
+        except (Damaged, *DAMAGE) as error:
+            aside = _set_aside(path)
+            log.error(
+                "the journal is damaged; it is kept aside, and a new one begun", kept=str(aside), error=str(error)
+            )
+            return _opened(path, sync)
+    except (apsw.Error, OSError) as error:
+        raise JournalUnavailable(f"the journal at {path} cannot be used: {error}") from None
+
+
+def _opened(path: Path, sync: str) -> Store:
+    store = Store(path, sync)
+    try:
+        store.check()
+        store.migrate()
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename the files of a damaged journal to a name that nothing has."""
+    stamp = time.strftime("%Y%m%dT%H%M%S")
+    number = 0
+    while (aside := path.with_name(f"{path.name}.damaged-{stamp}-{number}")).exists():
+        number += 1
+    for suffix in ("-wal", "-shm", ""):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    return aside
+
+
+def _same(task: Accepted, call: bytes) -> bool:
+    """Whether both are the same work: program and arguments."""
+    ours, theirs = decode(task.call, Submit), decode(call, Submit)
+    return (ours.program, ours.args, ours.positional) == (theirs.program, theirs.args, theirs.positional)
+
+
+def _reused(task: Accepted) -> KeyReused:
+    return KeyReused(
+        f"key {task.key!r} of owner {task.owner!r} belongs to a task with another program or other arguments; "
+        "use a new key for new work",
+        key=task.key,
+    )
+
+
+def _kept(task: Accepted) -> Kept:
+    return Kept(task.id, task.program, task.owner, task.submitted, task.attempt, None, "", "", b"")

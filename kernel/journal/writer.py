@@ -1,0 +1,228 @@
+"""The journal's thread: one transaction after another, each with all that was asked for while the last one was written.
+
+So a caller alone waits for one fsync, and many share one (group commit; Gray and Reuter, "Transaction Processing",
+1993, section 9.4.6). Started and fed by the journal. While the disk takes nothing it refuses new tasks, keeps the ends
+of those that run, and tries again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import apsw
+import structlog
+
+from ipc.codec import encode
+from ipc.errors import JournalUnavailable, LlmosError, TooManyAttempts, to_wire
+from ipc.messages import Failed
+from kernel.journal.operations import Accept, Finish, Operation, Read
+from kernel.journal.records import Accepted, End
+from kernel.journal.settings import JournalSettings
+from kernel.journal.store import Store, open_store
+
+GROUP = 4096  # operations of one transaction
+RETRY = 1.0  # seconds between two attempts to write ends that the disk did not take
+PURGE_EVERY = 60.0  # seconds between two looks for tasks that were kept for long enough
+PORTION = 500  # pending tasks handed to the loop at once
+
+log = structlog.get_logger("kernel.journal")
+
+
+class Writer:
+    """Owns the store. `on_pending` gets the tasks of earlier lives, portion by portion, before anything is answered;
+    `on_failure` why it cannot be opened or go on. They and all answers are called by way of `tell`, on the
+    loop. What is to be done comes by `queue`, in lists; None is the end."""
+
+    def __init__(
+        self,
+        path: Path,
+        settings: JournalSettings,
+        queue: SimpleQueue[list[Operation] | None],
+        tell: Callable[[Callable[[Any], None], Any], None],
+        on_pending: Callable[[list[Accepted]], None],
+        on_failure: Callable[[LlmosError], None],
+    ) -> None:
+        self._path = path
+        self._settings = settings
+        self._queue = queue
+        self._tell = tell
+        self._on_pending = on_pending
+        self._on_failure = on_failure
+        self._store: Store | None = None
+        self._unwritten: list[Finish] = []
+        self._trouble = ""  # why the last transaction failed; empty if it did not
+        self._next_purge = 0.0
+
+    def run(self) -> None:
+        """The life of the thread."""
+        try:
+            self._live()
+        except Exception as error:
+            self._broken(error)
+
+    def _live(self) -> None:
+        self._store = open_store(self._path, self._settings.sync)
+        self._begin(self._store)
+        going = True
+        while going:
+            operations, going = self._gather()
+            self._do(operations)
+            self._purge()
+        self._end()
+
+    def _begin(self, store: Store) -> None:
+        """Start a life: fail what killed too many daemons, hand the rest to the loop."""
+        now = time.time()
+        with store.transaction():
+            store.begin_life()
+            worn_out = store.worn_out(self._settings.attempts)
+            store.finish([_given_up(number, program, self._settings.attempts, now) for number, program in worn_out])
+        if worn_out:
+            log.error("tasks are given up: the daemon died over each of them too often", tasks=len(worn_out))
+        portion: list[Accepted] = []
+        for task in store.pending():
+            portion.append(task)
+            if len(portion) == PORTION:
+                self._tell(self._on_pending, portion)
+                portion = []
+        self._tell(self._on_pending, portion)
+
+    def _gather(self) -> tuple[list[Operation], bool]:
+        """What to do in the next transaction, and whether there will be another. Waits for the first."""
+        operations: list[Operation] = []
+        wait: float = RETRY if self._unwritten else max(self._next_purge - time.monotonic(), 0.0)
+        with contextlib.suppress(Empty):
+            more = self._queue.get(timeout=wait)
+            while more is not None:
+                operations += more
+                if len(operations) >= GROUP:
+                    return operations, True
+                more = self._queue.get_nowait()
+            return operations, False
+        return operations, True
+
+    def _do(self, operations: Sequence[Operation]) -> None:
+        accepts = [one for one in operations if type(one) is Accept]
+        ends = self._unwritten + [one for one in operations if type(one) is Finish]
+        late = len(self._unwritten)
+        if self._write(accepts, ends) or (accepts and ends and self._only_ends(accepts, ends)):
+            self._unwritten = []
+        else:
+            self._refuse(accepts)
+            self._refuse(ends[late:])
+            self._unwritten = ends
+            ends = []
+        for one in operations:
+            if type(one) is Read:
+                one.outcome = self._read(one)
+        if operations or ends:
+            self._tell(_answer, [*ends[:late], *operations])
+
+    def _only_ends(self, accepts: Sequence[Accept], ends: Sequence[Finish]) -> bool:
+        """Ends may still fit where new tasks do not."""
+        if not self._write((), ends):
+            return False
+        self._trouble = self._trouble or "new tasks do not fit"
+        self._refuse(accepts)
+        return True
+
+    def _write(self, accepts: Sequence[Accept], ends: Sequence[Finish]) -> bool:
+        """One transaction; whether it is on the disk."""
+        if not accepts and not ends:
+            return True
+        try:
+            store = self._store = self._store or Store(self._path, self._settings.sync)
+            with store.transaction():
+                outcomes = store.accept([one.task for one in accepts])
+                store.finish([one.end for one in ends])
+        except (apsw.Error, OSError) as error:
+            self._failed(error)
+            return False
+        for accept, outcome in zip(accepts, outcomes, strict=True):
+            accept.outcome = outcome
+        for end in ends:
+            end.outcome = None
+        if self._trouble:
+            log.info("the journal can be written again")
+            self._trouble = ""
+        return True
+
+    def _failed(self, error: Exception) -> None:
+        if not self._trouble:
+            log.error("the journal cannot be written; new tasks are refused", error=str(error))
+        self._trouble = str(error)
+        if self._store is not None and not isinstance(error, apsw.FullError):
+            # After an error of the disk only what is read anew from there counts.
+            with contextlib.suppress(apsw.Error):
+                self._store.close()
+            self._store = None
+
+    def _refuse(self, operations: Sequence[Operation]) -> None:
+        for one in operations:
+            one.outcome = JournalUnavailable(
+                f"the journal cannot be written ({self._trouble}), and what is not on disk is not accepted; "
+                "make room on the disk of the state folder, and try again",
+                retry_after=RETRY,
+            )
+
+    def _read(self, one: Read) -> Any:
+        try:
+            self._store = self._store or Store(self._path, self._settings.sync)
+            return one.query(self._store)
+        except (apsw.Error, OSError) as error:
+            return JournalUnavailable(f"the journal cannot be read: {error}", retry_after=RETRY)
+
+    def _purge(self) -> None:
+        if self._store is None or time.monotonic() < self._next_purge:
+            return
+        self._next_purge = time.monotonic() + PURGE_EVERY
+        try:
+            with self._store.transaction():
+                more = self._store.purge(time.time() - self._settings.keep)
+            self._store.vacuum()
+        except apsw.Error as error:
+            self._failed(error)
+        else:
+            if more:
+                self._next_purge = 0.0  # after what waits by now
+
+    def _end(self) -> None:
+        if self._unwritten:
+            log.error("the ends of tasks could not be written; they run again", tasks=len(self._unwritten))
+        if self._store is not None:
+            try:
+                with self._store.transaction():
+                    self._store.end_life()
+                self._store.checkpoint()
+                self._store.close()
+            except apsw.Error as error:
+                log.error("the journal could not be closed in order", error=str(error))
+
+    def _broken(self, error: Exception) -> None:
+        """The journal cannot go on: say so, and refuse all that is asked for until the daemon has stopped."""
+        if not isinstance(error, LlmosError):
+            log.error("the journal failed", exc_info=error)
+            error = JournalUnavailable(f"the journal at {self._path} cannot be used: {error}")
+        self._tell(self._on_failure, error)
+        while (operations := self._queue.get()) is not None:
+            for one in operations:
+                one.outcome = error
+            self._tell(_answer, operations)
+
+
+def _answer(operations: Sequence[Operation]) -> None:
+    """On the loop: hand each outcome to whoever waits for it."""
+    for one in operations:
+        one.answer(one.outcome)
+
+
+def _given_up(number: int, program: str, attempts: int, now: float) -> End:
+    error = TooManyAttempts(
+        f"{program} was begun {attempts} times, and the daemon died each time; it is not tried again", attempts=attempts
+    )
+    return End(number, now, "failed", type(error).__name__, encode(Failed(0, to_wire(error))))

@@ -1,0 +1,37 @@
+"""Lock files: one holder at a time, known by its pid, and free when it dies, however it dies.
+
+Used for the daemon's socket and for its state folder. Never waits.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+OWNER_ONLY = 0o600
+
+
+class LockHeld(Exception):
+    """Another process holds the lock; `pid` is 0 if it did not say who it is."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(pid)
+        self.pid = pid
+
+
+def take(path: Path) -> int:
+    """Lock the file, made if need be, and write our pid into it; the descriptor that holds the lock until closed.
+
+    Raises `LockHeld`, and `OSError` if the file cannot be written.
+    """
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, OWNER_ONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(lock, 32, 0).decode(errors="replace").strip()
+        os.close(lock)
+        raise LockHeld(int(holder) if holder.isdigit() else 0) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    return lock

@@ -1,0 +1,247 @@
+"""The journal: tasks accepted with 64 in flight beside bare grouped commits of the same rows; a start with many.
+
+Both sides write with the same binding and the same sync mode to the same disk, in turn; ratios are medians over rounds.
+Run by `make bench`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from ipc.codec import encode
+from ipc.syscalls import Submit
+from kernel.journal.journal import Journal
+from kernel.journal.records import Accepted
+from kernel.journal.settings import FILE, JournalSettings
+from kernel.journal.store import Store, open_store
+from llmosd import AsyncClient, Client, NoDaemon
+
+ROUNDS = 7
+IN_FLIGHT = 64
+COMMITS = 100  # of one round, if all that is in flight shares one
+SUBMISSIONS = 3000
+ALONE = 300
+PENDING = 100_000
+SCRIPTS = Path(sys.executable).parent
+
+
+def task() -> Accepted:
+    call = Submit("echo", {"value": "x" * 100}, owner="bench")
+    return Accepted("echo", "bench", None, encode(call), time.time())
+
+
+def columns(number: int, one: Accepted) -> tuple[object, ...]:
+    return number, one.program, one.owner, one.key, one.call, one.submitted, 1, 0
+
+
+INSERT = (
+    "INSERT INTO tasks (id, program, owner, key, call, submitted, attempt, crashes) "
+    f"VALUES {','.join(['(?,?,?,?,?,?,?,?)'] * IN_FLIGHT)}"
+)
+
+
+def floor(folder: Path, sync: str) -> float:
+    """Rows a second: one statement of 64 rows a commit, and nothing else. The tables are those of the journal."""
+    store = open_store(folder / FILE, sync)
+    batches = [
+        [value for row in range(IN_FLIGHT) for value in columns(1 + batch * IN_FLIGHT + row, task())]
+        for batch in range(COMMITS)
+    ]
+    start = time.perf_counter()
+    for values in batches:
+        store.db.execute("BEGIN IMMEDIATE")
+        store.db.execute(INSERT, values)
+        store.db.execute("COMMIT")
+    elapsed = time.perf_counter() - start
+    store.close()
+    return COMMITS * IN_FLIGHT / elapsed
+
+
+def floor_alone(folder: Path, sync: str) -> float:
+    """Seconds of a commit of one row."""
+    store = open_store(folder / FILE, sync)
+    times = []
+    for _ in range(ALONE):
+        start = time.perf_counter()
+        with store.transaction():
+            store.accept([task()])
+        times.append(time.perf_counter() - start)
+    store.close()
+    return statistics.median(times)
+
+
+async def ours(folder: Path, sync: str) -> float:
+    """Tasks a second, accepted by a journal for 64 callers of which each waits for its answer."""
+    journal = Journal(folder, JournalSettings(sync=sync))  # type: ignore[arg-type]
+    await journal.read(lambda store: None)
+    tasks = [task() for _ in range(COMMITS * IN_FLIGHT)]
+    done = asyncio.Event()
+    answers = 0
+
+    def answered(outcome: object) -> None:
+        nonlocal answers
+        assert isinstance(outcome, Accepted)
+        answers += 1
+        if tasks:
+            journal.accept(tasks.pop(), answered)
+        elif answers == COMMITS * IN_FLIGHT:
+            done.set()
+
+    start = time.perf_counter()
+    for _ in range(IN_FLIGHT):
+        journal.accept(tasks.pop(), answered)
+    await done.wait()
+    elapsed = time.perf_counter() - start
+    await journal.close()
+    return COMMITS * IN_FLIGHT / elapsed
+
+
+async def ours_alone(folder: Path, sync: str) -> float:
+    """Seconds that a caller alone waits for its answer."""
+    journal = Journal(folder, JournalSettings(sync=sync))  # type: ignore[arg-type]
+    await journal.read(lambda store: None)
+    loop = asyncio.get_running_loop()
+    times = []
+    for _ in range(ALONE):
+        answer: asyncio.Future[object] = loop.create_future()
+        start = time.perf_counter()
+        journal.accept(task(), answer.set_result)
+        await answer
+        times.append(time.perf_counter() - start)
+    await journal.close()
+    return statistics.median(times)
+
+
+def fsync(folder: Path) -> float:
+    """Seconds to write a page and have it on the disk."""
+    file = os.open(folder / "page", os.O_RDWR | os.O_CREAT)
+    times = []
+    for _ in range(200):
+        start = time.perf_counter()
+        os.write(file, bytes(4096))
+        os.fdatasync(file)
+        times.append(time.perf_counter() - start)
+    os.close(file)
+    return statistics.median(times)
+
+
+async def over_the_socket(socket: Path) -> tuple[float, float]:
+    """Tasks a second that a client submits with 64 in flight, and that it sees the end of."""
+    async with AsyncClient(socket) as llmos:
+        await llmos.run("echo", {"value": 1})
+
+        async def submit(share: int) -> None:
+            for _ in range(share):
+                await llmos.submit("echo", {"value": "x" * 100}, detach=True)
+
+        async def run(share: int) -> None:
+            for _ in range(share):
+                await llmos.run("echo", {"value": "x" * 100})
+
+        rates = []
+        for one in (submit, run):
+            start = time.perf_counter()
+            await asyncio.gather(*(one(SUBMISSIONS // IN_FLIGHT) for _ in range(IN_FLIGHT)))
+            rates.append(SUBMISSIONS // IN_FLIGHT * IN_FLIGHT / (time.perf_counter() - start))
+        return rates[0], rates[1]
+
+
+@contextmanager
+def daemon(folder: Path) -> Iterator[tuple[Path, float]]:
+    """A daemon on the state in `folder`: its socket, and seconds until it accepted a connection."""
+    socket = folder / "llmosd.sock"
+    agents = folder / "agents"
+    agents.mkdir(exist_ok=True)
+    (agents / "idle.py").write_text(
+        "from llmosd import agent\n\n@agent\nasync def idle(ctx, value):\n    await ctx.sleep(3600)\n"
+    )
+    command = [SCRIPTS / "llmosd", "--socket", socket, "--state", folder, "--model", "simulated", "--agents", agents]
+    environment = os.environ | {"LLMOSD_PRELOAD": "false", "LLMOSD_DRAIN_SECONDS": "0"}
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
+    try:
+        while True:
+            try:
+                with Client(socket) as client:
+                    client.ping()
+                break
+            except NoDaemon:
+                time.sleep(0.002)
+        yield socket, time.perf_counter() - start
+    finally:
+        process.kill()
+        process.wait()
+
+
+def many_pending(folder: Path) -> tuple[float, float, float]:
+    """Seconds until a daemon without pending tasks accepts a connection, one with many does, and that runs them all."""
+    with daemon(folder) as (_, empty):
+        pass
+    store = Store(folder / FILE, "full")
+    call = encode(Submit("idle", {"value": "x" * 100}, owner="bench", detach=True))
+    with store.transaction():
+        store.accept([Accepted("idle", "bench", None, call, time.time()) for _ in range(PENDING)])
+    store.close()
+    start = time.perf_counter()
+    with daemon(folder) as (socket, accepts), Client(socket) as client:
+        while client.stats().processes < PENDING:
+            time.sleep(0.02)
+        return empty, accepts, time.perf_counter() - start
+
+
+def main() -> None:
+    console = Console(width=130)
+    table = Table(title=f"Tasks kept, {IN_FLIGHT} in flight, {os.cpu_count()} cores, medians of {ROUNDS} rounds")
+    for column in ("", "floor: bare commits", "journal", "ratio"):
+        table.add_column(column, justify="right")
+    for sync in ("full", "normal"):
+        rows = []
+        for _ in range(ROUNDS):
+            with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+                rows.append((floor(Path(one), sync), uvloop.run(ours(Path(other), sync))))
+        bare, made = (statistics.median(side) for side in zip(*rows, strict=True))
+        ratio = statistics.median(second / first for first, second in rows)
+        table.add_row(f"{sync}: tasks/s", f"{bare:,.0f}", f"{made:,.0f}", f"{ratio:.2f}")
+    for sync in ("full", "normal"):
+        rows = []
+        for _ in range(ROUNDS):
+            with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+                rows.append((floor_alone(Path(one), sync), uvloop.run(ours_alone(Path(other), sync))))
+        bare, made = (statistics.median(side) for side in zip(*rows, strict=True))
+        ratio = statistics.median(second / first for first, second in rows)
+        table.add_row(f"{sync}: one alone, us", f"{bare * 1e6:,.0f}", f"{made * 1e6:,.0f}", f"{ratio:.2f}")
+    console.print(table)
+
+    table = Table(title="The daemon with a journal")
+    table.add_column("")
+    table.add_column("", justify="right")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        table.add_row("a page and its fdatasync on this disk, us", f"{fsync(folder) * 1e6:,.0f}")
+        with daemon(folder) as (socket, _):
+            submitted, ran = uvloop.run(over_the_socket(socket))
+        table.add_row(f"submissions over the socket, {IN_FLIGHT} in flight, /s", f"{submitted:,.0f}")
+        table.add_row(f"runs of echo to their result, {IN_FLIGHT} in flight, /s", f"{ran:,.0f}")
+    with tempfile.TemporaryDirectory() as name:
+        empty, accepts, runs = many_pending(Path(name))
+        table.add_row("start with an empty journal, until a connection, s", f"{empty:.3f}")
+        table.add_row(f"start with {PENDING:,} pending tasks, until a connection, s", f"{accepts:.3f}")
+        table.add_row("… until all of them run, s", f"{runs:.2f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
