@@ -100,6 +100,7 @@ class Store:
         """Add `tasks`, in their order: each with its id, or the task of the same key, or why that is another one."""
         if self._last is None:
             self._last = int(self._value("SELECT coalesce(max(id), 0) FROM tasks"))
+        now = int(time.time() * 1000) << 20
         outcomes: list[Accepted | Kept | LlmosError] = []
         new: list[Accepted] = []
         own_keys: dict[tuple[str, str], Accepted] = {}
@@ -115,7 +116,7 @@ class Store:
                     outcomes.append(kept if _same(task, call) else _reused(task))
                     continue
                 own_keys[task.owner, task.key] = task
-            task.id = self._last = max(self._last + 1, int(time.time() * 1000) << 20)
+            task.id = self._last = max(self._last + 1, now)
             new.append(task)
             outcomes.append(task)
         for start in range(0, len(new), CHUNK):

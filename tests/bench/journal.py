@@ -26,7 +26,7 @@ from ipc.syscalls import Submit
 from kernel.journal.journal import Journal
 from kernel.journal.records import Accepted
 from kernel.journal.settings import FILE, JournalSettings
-from kernel.journal.store import Store, open_store
+from kernel.journal.store import open_store
 from llmosd import AsyncClient, Client, NoDaemon
 
 ROUNDS = 7
@@ -190,7 +190,7 @@ def many_pending(folder: Path) -> tuple[float, float, float]:
     """Seconds until a daemon without pending tasks accepts a connection, one with many does, and that runs them all."""
     with daemon(folder) as (_, empty):
         pass
-    store = Store(folder / FILE, "full")
+    store = open_store(folder / FILE, "full")
     call = encode(Submit("idle", {"value": "x" * 100}, owner="bench", detach=True))
     with store.transaction():
         store.accept([Accepted("idle", "bench", None, call, time.time()) for _ in range(PENDING)])
