@@ -51,7 +51,8 @@ class _Progress:
 
 class Simulation:
     """Runs `tasks` on `slots` slots of `device` under `policy`, which must be a fresh one. `timeline`: keep what plots
-    need. `look`: steps after which the policy is asked again while somebody waits. Raises `InvalidWorkload`.
+    need. `look`: steps after which the policy is asked again while somebody waits; `MANY` for one that heeds neither
+    time nor progress, such as fifo. Raises `InvalidWorkload`.
     """
 
     def __init__(
@@ -180,7 +181,7 @@ class Simulation:
         for call in ended:
             call.grant = 0  # the end of its grant is no reason to ask the policy any more
             self._credit_one(call)
-        if waiting:
+        if waiting and self._look < MANY:
             self._credit()
         elif bounds:
             for call in [
