@@ -12,14 +12,14 @@ import math
 
 from kernel.policy.policy import Job
 from kernel.policy.preemptive import Preemptive
-from kernel.policy.program import PROMPT_WEIGHT
 from kernel.policy.standing import Key, Standing
 
 SMOOTHING = 0.9  # weight of the past in the share of its limit that a call makes
 
 
 class EarliestDeadline(Preemptive):
-    """What a call still needs is its prompt, and of its limit the share that calls made lately; at the observed pace.
+    """What a call still needs is the share of its limit that calls made lately, at the observed pace. Its prompt is not
+    counted: many tokens of one are read in a step, and to shed what could be met is worse than to try in vain.
 
     A call that was preempted is not shed: what it made is paid for. As long as no pace is known, only those are shed
     whose deadlines have passed.
@@ -47,9 +47,7 @@ class EarliestDeadline(Preemptive):
         deadline = standing.key[0]
         if deadline == math.inf or standing.served:
             return False
-        job = standing.job
-        tokens = PROMPT_WEIGHT * job.prompt + max(self._share * job.limit, 1)
-        return now + tokens * self._pace > deadline
+        return now + max(self._share * standing.job.limit, 1) * self._pace > deadline
 
     def leave(self, job: Job, now: float) -> None:
         standing = self._running.get(job.id)
