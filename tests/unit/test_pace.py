@@ -126,9 +126,9 @@ def test_prompts_that_never_cease_do_not_keep_the_pace_of_a_smaller_batch() -> N
 
 def test_prompts_that_were_there_from_the_first_step_on_get_more_than_a_tile() -> None:
     device = Device(lambda singles, rows, _: 0.04 + 0.0001 * rows)
-    for _ in range(100):
+    for _ in range(99):  # so that the next step is none of those that go without
         device.step(8, [[0, 300], [0, 300]])
-    assert max(sum(device.step(8, [[0, 300], [0, 300]])) for _ in range(2)) >= 4 * TILE
+    assert sum(device.step(8, [[0, 300], [0, 300]])) >= 4 * TILE
 
 
 # ---- in the engine

@@ -57,7 +57,7 @@ def _load(name: str, source: Path | str, options: Options, message: Load, report
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     # On a CPU the weights are packed from float32; what they are packed to is `assembly`'s choice.
     dtype = torch.float32 if device.type == "cpu" else getattr(torch, options.dtype or "bfloat16")
-    cache, facts = Path(message.cache), _facts(source, options)
+    cache, facts = Path(message.cache), _facts(source, options, device)
     known = recalled(cache, "outline", facts, Known)
     if known is None:
         loaded = _from_transformers(name, source, device, dtype)
@@ -117,9 +117,9 @@ def _files(source: Path | str) -> list[Path]:
     return sorted(source.glob("*.safetensors")) if isinstance(source, Path) else []
 
 
-def _facts(source: Path | str, options: Options) -> list[Any]:
+def _facts(source: Path | str, options: Options, device: torch.device) -> list[Any]:
     """What decides about an outline, and about whether packed steps were found to say what transformers says."""
-    return [_digest(source), version("transformers"), options.dtype, options.device]
+    return [_digest(source), version("llmosd"), version("transformers"), options.dtype, str(device)]
 
 
 def _digest(source: Path | str, configuration: str = "") -> str:
