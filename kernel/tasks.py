@@ -265,7 +265,7 @@ class Tasks:
             self._recovery = asyncio.Task(self._begin_pending(), loop=self._loop)
 
     async def _begin_pending(self) -> None:
-        programs: dict[str, Program | LlmosError] = {}
+        programs: dict[str, Program | Exception] = {}
         count = 0
         while self._pending and not self._lifecycle.draining:
             accepted = self._pending.popleft()
@@ -279,13 +279,14 @@ class Tasks:
         self._recovery = None
         log.info("tasks of an earlier life are begun again", tasks=count)
 
-    async def _load(self, name: str) -> Program | LlmosError:
+    async def _load(self, name: str) -> Program | Exception:
+        """The program, or what stands against it: for its own tasks, and no others."""
         try:
             return await asyncio.to_thread(self._programs.load, name)
-        except LlmosError as error:
+        except Exception as error:
             return error
 
-    def _begin_again(self, accepted: Accepted, program: Program | LlmosError) -> None:
+    def _begin_again(self, accepted: Accepted, program: Program | Exception) -> None:
         """Run a task from the start. Whatever is wrong with it is its own end, and harms no other."""
         task = self._tasks[accepted.id]
         try:
@@ -298,7 +299,7 @@ class Tasks:
                     self._failed(task, "deadline", DeadlineExceeded(why))
                     return
                 call.deadline = min(left, call.deadline)
-            if isinstance(program, LlmosError):
+            if isinstance(program, Exception):
                 raise program
             self._begin(task, self._nobody, program, call, accepted.attempt)
         except Exception as error:
