@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ipc.codec import encode
 from ipc.errors import Busy, KeyReused, Killed, NotEncodable, NotPermitted, UnknownTask
 from ipc.messages import Emitted, Failed, Result
 from ipc.syscalls import Attach, History, Kill, Submit, Submitted, TaskInfo
 from kernel.journal import journal as journal_module
 from kernel.journal.journal import Journal
+from kernel.journal.records import Accepted
 from kernel.journal.settings import JournalSettings
 from kernel.journal.store import Store
 from kernel.kernel import Kernel
@@ -284,3 +287,29 @@ async def test_a_reader_who_is_behind_holds_up_the_task(system: System, behind: 
         reader.stream.grant(1_000_000)
     await ended(system, 1)
     assert len(counts) == 1000
+
+
+async def test_a_program_that_cannot_be_read_at_a_recovery_ends_its_own_tasks_alone(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = system.programs.load
+
+    def load(name: str) -> Any:
+        if name == "unreadable":
+            raise OSError("the disk is gone")
+        return loaded(name)
+
+    system.program(double)
+    monkeypatch.setattr(system.programs, "load", load)
+    tasks = system.kernel._submitted
+    assert tasks is not None
+    earlier = [
+        Accepted(name, "somebody", None, encode(Submit(name, {"number": 4})), time.time(), id=number)
+        for number, name in enumerate(("unreadable", "double"), 1)
+    ]
+    tasks._recover(earlier)
+    broken, sound = (tasks._tasks[task.id] for task in earlier)
+    while broken.final is None or sound.final is None:
+        await asyncio.sleep(0.01)
+    assert isinstance(broken.final, Failed)
+    assert isinstance(sound.final, Result)
