@@ -239,20 +239,41 @@ def test_two_daemons_on_one_state_folder(launch, start, folder):
 
 
 def test_a_damaged_journal_is_said_so_and_kept_aside(launch, folder):
-    launch().kill()
+    daemon = launch()
+    with daemon.client() as client:
+        assert client.run("echo", {"value": 1}) == 1
+    daemon.kill()
+    (folder / "state" / "journal.sqlite-wal").unlink()  # what is whole in the log would be taken from there
     (folder / "state" / "journal.sqlite").write_bytes(b"this is no journal " * 1000)
     daemon = launch()
     with daemon.client() as client:
         assert client.run("echo", {"value": 1}) == 1
+        assert len(client.history()) == 1
     assert "kept aside" in daemon.log
     kept = [path for path in (folder / "state").glob("journal.sqlite.damaged-*") if path.name[-1].isdigit()]
     assert [path.read_bytes() for path in kept] == [b"this is no journal " * 1000]
 
 
+def test_damage_to_what_is_whole_in_the_log_loses_nothing(launch, folder):
+    daemon = launch()
+    with daemon.client() as client:
+        assert client.run("echo", {"value": 1}) == 1
+        task = client.history()[0].id
+    daemon.kill()
+    (folder / "state" / "journal.sqlite").write_bytes(b"this is no journal " * 1000)
+    daemon = launch()
+    with daemon.client() as client:
+        assert client.attach(task).result(10) == 1
+    assert "kept aside" not in daemon.log
+
+
 def test_a_journal_from_the_future_stops_the_start_with_a_reason(launch, folder):
     import apsw
 
-    launch().kill()
+    daemon = launch()
+    with daemon.client() as client:
+        assert client.run("echo", {"value": 1}) == 1
+    daemon.kill()
     db = apsw.Connection(str(folder / "state" / "journal.sqlite"))
     db.execute("PRAGMA user_version = 99")
     db.close()
