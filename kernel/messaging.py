@@ -111,7 +111,7 @@ class Messaging:
         kind, body, priority = call.type, call.body, call.priority
         of = type(body)
         if recipient.accepts is not None or not (
-            of in SMALL or (of is int and -MAX_INT <= body <= MAX_INT) or (of is str and len(body) <= SHORT)
+            (of is int and -MAX_INT <= body <= MAX_INT) or (of is str and len(body) <= SHORT) or of in SMALL
         ):
             kind, body = _checked(recipient, kind, body)
         if kind is not NONE or priority is not ZERO or call.correlation is not ZERO:
@@ -285,7 +285,7 @@ class Messaging:
         kind, body, priority = call.type, call.body, call.priority
         of = type(body)
         if recipient.accepts is not None or not (
-            of in SMALL or (of is int and -MAX_INT <= body <= MAX_INT) or (of is str and len(body) <= SHORT)
+            (of is int and -MAX_INT <= body <= MAX_INT) or (of is str and len(body) <= SHORT) or of in SMALL
         ):
             kind, body = _checked(recipient, kind, body)
         if kind is not NONE or priority is not ZERO:
