@@ -96,6 +96,10 @@ class SharedMemory:
         self._wake(name)
         return region.version
 
+    def value(self, name: str) -> Any:
+        """What region `name`, which there is, holds."""
+        return self._regions[name].value
+
     def watch(self, process: Process, call: SharedWatch) -> Versioned | Coroutine[Any, Any, Versioned]:
         check_name(call.name, "the name of a region")
         timeout = check_timeout(call.timeout)
