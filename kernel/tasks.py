@@ -253,6 +253,8 @@ class Tasks:
     async def _attach_kept(self, number: int, stream: Stream | None) -> Submitted:
         """Attach to a task that has no process now, or had none yet."""
         kept: Kept | None = await self._journal.read(lambda store: store.find(number))
+        if kept is not None and kept.ended is None and number not in self._tasks:  # it has ended since that was read
+            kept = await self._journal.read(lambda store: store.find(number))
         if kept is None:
             raise UnknownTask(f"no task {_text(number)}; `llmos history` lists those that are known", id=_text(number))
         submitted = self._rejoin(kept, stream)

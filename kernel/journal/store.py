@@ -188,7 +188,8 @@ class Store:
         """All tasks that have not ended, in the order of their acceptance."""
         query = (
             "SELECT tasks.program, owner, key, call, submitted, tasks.id, attempt, coalesce(pid, 0), "
-            "coalesce(version, '') FROM tasks LEFT JOIN processes ON processes.task = tasks.id AND parent = 0 AND durable "
+            "coalesce(version, '') "
+            "FROM tasks LEFT JOIN processes ON processes.task = tasks.id AND parent = 0 AND durable "
             "WHERE ended IS NULL ORDER BY tasks.id"
         )
         for row in self.db.execute(query):
