@@ -16,6 +16,7 @@ from kernel.durable.arrivals import Arrivals
 from kernel.durable.commits import Commits
 from kernel.durable.messages import DurableMessages
 from kernel.durable.processes import DurableProcesses
+from kernel.durable.regions import DurableRegions
 from kernel.durable.replay import Replay
 from kernel.durable.state import DurableState
 from kernel.ending import Ending
@@ -51,12 +52,12 @@ class Durability:
         self._gate = gate
         self._table = table
         self._messaging = messaging
-        self._shared = shared
         self.commits = Commits(journal)
         self._arrivals = Arrivals(self._all_came)
         names.reserved = self._arrivals.names
         messages = DurableMessages(messaging, self.commits, table.alive, self._arrivals)
         state = DurableState(gate, self.commits)
+        self._regions = DurableRegions(shared, self.commits)
         replay = Replay(gate, self.commits, ending, shared, state)
         context = partial(make_context, replay)
         self.processes = processes = DurableProcesses(
@@ -74,6 +75,7 @@ class Durability:
         """The journal is open: take up what has to be known before anybody is answered."""
         self._table.last_pid = max(self._table.last_pid, opening.pid)
         self._messaging.begin_after(opening.message)
+        self._regions.restore(opening)
         self._arrivals.expect(opening.expected, opening.names)
         if opening.expected:
             self._gate.arrivals = self._arrivals

@@ -183,11 +183,10 @@ class DropRegion(NamedTuple):
 
 
 class Count(NamedTuple):
-    """Numbers that were given out: pids, ids of messages, versions of regions. Those of later lives are higher."""
+    """Numbers that were given out: pids and ids of messages. Those of later lives are higher."""
 
     pid: int = 0
     message: int = 0
-    version: int = 0
 
 
 # Each is executed with the values of the change; with numbers, all of them have to occur in it.
@@ -230,7 +229,7 @@ STATEMENTS: dict[type[Change], tuple[str, ...]] = {
     DropSubscription: ("DELETE FROM subscriptions WHERE pid = ? AND pattern = ?",),
     PutRegion: ("INSERT OR REPLACE INTO regions VALUES (?, ?, ?, ?)",),
     DropRegion: ("DELETE FROM regions WHERE name = ?",),
-    Count: ("UPDATE counters SET pid = max(pid, ?), message = max(message, ?), version = max(version, ?)",),
+    Count: ("UPDATE counters SET pid = max(pid, ?), message = max(message, ?)",),
 }
 
 

@@ -14,6 +14,7 @@ from kernel.journal.changes import TABLES
 if TYPE_CHECKING:
     from kernel.journal.store import Store
 
+VERSIONS = 1 << 32  # of regions that one life of the daemon may give out
 ORPHANS = "SELECT pid FROM processes WHERE task NOT IN (SELECT id FROM tasks WHERE ended IS NULL)"
 
 
@@ -63,9 +64,10 @@ PARTS = (
 
 
 def opening(store: Store) -> Opening:
-    """What must be known before anybody is answered anything."""
+    """What must be known before anybody is answered anything. A life begins with this, and what it numbers."""
     db = store.db
     numbers: Any = next(iter(db.execute("SELECT pid, message, version FROM counters")))
+    db.execute("UPDATE counters SET version = version + ?", (VERSIONS,))
     expected: list[Any] = list(db.execute("SELECT pid, task FROM processes WHERE durable AND status IS NULL"))
     names = {
         str(name): int(pid)

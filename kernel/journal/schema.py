@@ -94,10 +94,10 @@ CREATE TABLE regions (           -- shared regions that were written as durable
     owner TEXT NOT NULL,
     value BLOB NOT NULL
 ) STRICT;
-CREATE TABLE counters (          -- one row: the highest number of each kind that was ever kept
+CREATE TABLE counters (          -- one row: the highest number of each kind that was ever given out
     pid INTEGER NOT NULL,
     message INTEGER NOT NULL,
-    version INTEGER NOT NULL     -- of a region
+    version INTEGER NOT NULL     -- of a region: each life of the daemon has 2^32 of them
 ) STRICT;
 INSERT INTO counters VALUES (0, 0, 0);
 """

@@ -90,9 +90,10 @@ class Writer:
             worn_out = store.worn_out(self._settings.attempts)
             store.finish([_given_up(number, program, self._settings.attempts, now) for number, program in worn_out])
             histories.forget_ended(store)
+            opening = histories.opening(store)
         if worn_out:
             log.error("tasks are given up: the daemon died over each of them too often", tasks=len(worn_out))
-        self._tell(self._told.opening, histories.opening(store))
+        self._tell(self._told.opening, opening)
         portion: list[Accepted] = []
         for task in store.pending():
             portion.append(task)
