@@ -180,7 +180,7 @@ def test_a_sleep_a_name_a_pid_and_a_suspension_are_what_they_were_after_kill_9(l
 @pytest.mark.soak
 def test_what_durable_agents_did_they_did_once_whenever_the_daemon_is_killed(launch, folder, trial, model_calls):
     chance = random.Random(20261124)
-    path, authors, rounds = folder / "lines", 4, 10
+    path, authors, rounds = folder / "lines", 4, trial(short=10, long=300)
     daemon = launch()
     with daemon.client() as client:
         library = client.submit("library", {"path": str(path)}, detach=True)
