@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         BadMessage,
         BurstExceeded,
         Busy,
+        CheckpointRefused,
         ConfigError,
         ConnectionLost,
         ContextOverflow,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         DeadlockDetected,
         DriverFailed,
         FrameTooLarge,
+        HistoryDamaged,
         InvalidCall,
         InvalidConstraint,
         InvalidPrompt,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
         OutOfTurn,
         ProtocolError,
         RegionDeleted,
+        ReplayDiverged,
         ShuttingDown,
         SlowReader,
         SocketInUse,
@@ -82,11 +85,11 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ipc.errors": (
-        "AgentFailed BadArguments BadMessage BurstExceeded Busy ConfigError ConnectionLost ContextOverflow "
-        "DeadlineExceeded DeadlockDetected DriverFailed FrameTooLarge InvalidCall InvalidConstraint "
-        "InvalidPrompt InvalidReply JournalUnavailable KeyReused Killed LimitExceeded LlmosError MailboxFull "
-        "MalformedFrame MessageTooLarge MissingExtra ModelLoadFailed ModelNotFound NameTaken NoDaemon "
-        "NotACall NotEncodable NotFound NotHeld NotPermitted OutOfTurn ProtocolError RegionDeleted "
+        "AgentFailed BadArguments BadMessage BurstExceeded Busy CheckpointRefused ConfigError ConnectionLost "
+        "ContextOverflow DeadlineExceeded DeadlockDetected DriverFailed FrameTooLarge HistoryDamaged InvalidCall "
+        "InvalidConstraint InvalidPrompt InvalidReply JournalUnavailable KeyReused Killed LimitExceeded LlmosError "
+        "MailboxFull MalformedFrame MessageTooLarge MissingExtra ModelLoadFailed ModelNotFound NameTaken NoDaemon "
+        "NotACall NotEncodable NotFound NotHeld NotPermitted OutOfTurn ProtocolError RegionDeleted ReplayDiverged "
         "ShuttingDown SlowReader SocketInUse SocketPathInvalid StateInUse StateTooNew SyncMismatch TimedOut "
         "TooManyAttempts TooManyRestarts ToolFailed UndeclaredType UnknownCall UnknownModel UnknownName "
         "UnknownProcess UnknownProgram UnknownRegion UnknownTask UnknownThread UnknownTool VersionConflict "
@@ -129,6 +132,7 @@ __all__ = [  # noqa: RUF022 - by theme
     "BadMessage",
     "BurstExceeded",
     "Busy",
+    "CheckpointRefused",
     "ConfigError",
     "ConnectionLost",
     "ContextOverflow",
@@ -136,6 +140,7 @@ __all__ = [  # noqa: RUF022 - by theme
     "DeadlockDetected",
     "DriverFailed",
     "FrameTooLarge",
+    "HistoryDamaged",
     "InvalidCall",
     "InvalidConstraint",
     "InvalidPrompt",
@@ -160,6 +165,7 @@ __all__ = [  # noqa: RUF022 - by theme
     "OutOfTurn",
     "ProtocolError",
     "RegionDeleted",
+    "ReplayDiverged",
     "ShuttingDown",
     "SlowReader",
     "SocketInUse",

@@ -244,11 +244,13 @@ class AsyncClient:
         name: str | None = None,
         limits: Limits | None = None,
         key: str | None = None,
+        durable: bool = False,
     ) -> AsyncTask:
         """Start a task. It ends with this connection unless `detach`, and after `deadline` seconds in any case.
 
         Others can reach it by `name`; it uses no more than `limits`. The same `key` of the same owner is the same
         task: whoever does not know whether a submission arrived repeats it with the key that it had.
+        With `durable` a program is run as if it were marked so: see `llmosd.agent`.
         """
         call = session.submit(
             program,
@@ -260,6 +262,7 @@ class AsyncClient:
             name=name,
             limits=limits,
             key=key,
+            durable=durable,
         )
         return await self._follow(call)
 
@@ -277,9 +280,12 @@ class AsyncClient:
         timeout: float | None = None,
         owner: str | None = None,
         detach: bool = False,
+        durable: bool = False,
     ) -> Any:
         """Start a task and wait for its result, at most `timeout` seconds. Cancelled, it kills the task."""
-        task = await self.submit(program, args, priority=priority, deadline=deadline, owner=owner, detach=detach)
+        task = await self.submit(
+            program, args, priority=priority, deadline=deadline, owner=owner, detach=detach, durable=durable
+        )
         try:
             return await task.result(timeout)
         except asyncio.CancelledError:

@@ -33,6 +33,7 @@ def submit(
     name: str | None = None,
     limits: Limits | None = None,
     key: str | None = None,
+    durable: bool = False,
 ) -> Submit:
     """The call that submits a task whose events we want."""
     return Submit(
@@ -48,6 +49,7 @@ def submit(
         name=name,
         limits=limits,
         key=key,
+        durable=durable,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ipc.syscalls.base import Body, Count, Priority, Seconds, Syscall
 from ipc.syscalls.daemon import DaemonCalls, GetStats, GpuInfo, Ping, Pong, Shutdown, Stats
+from ipc.syscalls.durable import Checkpoint, DrawRandom, DurableCalls, GetTime
 from ipc.syscalls.limits import Limits
 from ipc.syscalls.memory import (
     MemoryCalls,
@@ -122,6 +123,7 @@ SystemCall = (
     | ToolCalls
     | ModelCalls
     | OutputCalls
+    | DurableCalls
     | DaemonCalls
 )
 
@@ -134,6 +136,7 @@ __all__ = [
     "Body",
     "Call",
     "ChatMessage",
+    "Checkpoint",
     "Child",
     "ClearEvent",
     "Completion",
@@ -145,6 +148,7 @@ __all__ = [
     "DeadLetters",
     "Demonitor",
     "Down",
+    "DrawRandom",
     "EmbedTexts",
     "Emit",
     "ExitStatus",
@@ -152,6 +156,7 @@ __all__ = [
     "FinishedCalls",
     "Generate",
     "GetStats",
+    "GetTime",
     "GpuInfo",
     "Heading",
     "History",
