@@ -33,6 +33,7 @@ from kernel.mailbox import CAPACITY
 from kernel.process import Process, ProcessTable
 from kernel.programs import Program, Programs
 from kernel.relay import Relay
+from kernel.supervision.links import ABNORMAL
 from kernel.thread import Thread
 
 log = structlog.get_logger("kernel.durable")
@@ -141,6 +142,9 @@ class DurableProcesses:
         finally:
             if status is not None:
                 self._remember(process, call, pid, status)
+                if call.link and status.reason != "done":
+                    why = f"process {pid} ({call.program}), to which it was linked, ended ({status.reason})"
+                    self._ending.end(process, ABNORMAL, why)
             self._arrivals.came(pid)
 
     # ---- suspended ones
