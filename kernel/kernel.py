@@ -115,6 +115,7 @@ class Kernel:
                 ending,
                 messaging,
                 names,
+                links,
                 self.shared,
                 control,
                 make_context,

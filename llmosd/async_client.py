@@ -334,9 +334,9 @@ class AsyncClient:
         """Answer a message that came by a call."""
         await self.request(Reply(message.sender, message.id, body))
 
-    def shared(self, name: str) -> Shared:
-        """The shared region `name`, which need not exist yet."""
-        return Shared(self.request, name)
+    def shared(self, name: str, *, durable: bool = False) -> Shared:
+        """The shared region `name`, which need not exist yet. Set by a `durable` handle it survives the daemon."""
+        return Shared(self.request, name, durable=durable)
 
     # ---- looking
 

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ipc.syscalls import Call, Generate, Publish, Receive, Reply, Send, Spawn
+from ipc.syscalls import Call, Generate, Link, Monitor, Publish, Receive, Reply, Send, Spawn, Unlink
 from kernel.control import Control
 from kernel.dispatcher import Dispatcher
 from kernel.durable.arrivals import Arrivals
 from kernel.durable.commits import Commits
 from kernel.durable.generations import DurableGenerations, Models, count
+from kernel.durable.links import DurableLinks
 from kernel.durable.messages import DurableMessages
 from kernel.durable.processes import DurableProcesses
 from kernel.durable.regions import DurableRegions
@@ -30,6 +31,7 @@ from kernel.messaging import Messaging
 from kernel.names import NameRegistry
 from kernel.process import Process, ProcessTable
 from kernel.programs import Programs
+from kernel.supervision.links import Links
 
 
 class Durability:
@@ -46,6 +48,7 @@ class Durability:
         ending: Ending,
         messaging: Messaging,
         names: NameRegistry,
+        links: Links,
         shared: SharedMemory,
         control: Control,
         make_context: Callable[[Any, Process], Any],
@@ -57,6 +60,7 @@ class Durability:
         self._arrivals = Arrivals(self._all_came)
         names.reserved = self._arrivals.names
         messages = DurableMessages(messaging, self.commits, table.alive, self._arrivals)
+        kin = DurableLinks(links)
         state = DurableState(gate, self.commits)
         self._regions = DurableRegions(shared, self.commits)
         replay = Replay(gate, self.commits, ending, shared, state)
@@ -67,8 +71,10 @@ class Durability:
         replay.handlers.update({Send: messages.send, Call: messages.call, Reply: messages.reply})
         replay.handlers.update({Publish: messages.publish, Spawn: processes.spawn})
         replay.handlers.update(dict.fromkeys(state.kept, state.change))
-        self._replay = replay
+        replay.handlers[Monitor] = kin.monitor
+        replay.again.update({Monitor: kin.monitored, Link: kin.linked, Unlink: kin.unlinked})
         replay.again.update({Receive: messages.received, Reply: messages.replied, Spawn: processes.spawned})
+        self._replay = replay
         control.on_suspend.append(processes.suspended)
         control.on_resume.append(partial(processes.suspended, suspended=False))
         ending.on_end.append(messages.process_ended)

@@ -151,6 +151,8 @@ class DurableMessages:
         self._replies.update((number, (pid, body)) for number, body in replies)
 
     def process_ended(self, process: Process) -> None:
+        if process.durable is None:
+            return
         for number in [number for number, (pid, _) in self._replies.items() if pid == process.pid]:
             del self._replies[number]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -19,7 +19,7 @@ from ipc.messages import Message
 from ipc.syscalls import ExitStatus, MemorySet, Register, Spawn, Subscribe
 from kernel.dispatcher import Dispatcher
 from kernel.durable.arrivals import Arrivals
-from kernel.durable.commits import Commits
+from kernel.durable.commits import Commits, Receipt
 from kernel.durable.history import History, Key, Tree
 from kernel.durable.mailbox import DurableMailbox
 from kernel.durable.messages import DurableMessages
@@ -33,6 +33,7 @@ from kernel.mailbox import CAPACITY
 from kernel.process import Process, ProcessTable
 from kernel.programs import Program, Programs
 from kernel.relay import Relay
+from kernel.supervision.links import ABNORMAL
 from kernel.thread import Thread
 
 log = structlog.get_logger("kernel.durable")
@@ -141,14 +142,20 @@ class DurableProcesses:
         finally:
             if status is not None:
                 self._remember(process, call, pid, status)
+                if call.link and status.reason != "done":
+                    why = f"process {pid} ({call.program}), to which it was linked, ended ({status.reason})"
+                    self._ending.end(process, ABNORMAL, why)
             self._arrivals.came(pid)
 
     # ---- suspended ones
 
-    def suspended(self, process: Process, thread: Thread | None, suspended: bool = True) -> None:
-        """`process` was suspended or resumed: it will be so in the next life."""
-        if process.durable is not None and thread is None:
-            self._commits.keep(Suspended(suspended, process.pid))
+    def suspended(
+        self, process: Process, thread: Thread | None, suspended: bool = True
+    ) -> Coroutine[Any, Any, None] | None:
+        """`process` was suspended or resumed: it will be so in the next life. Returns when that is on the disk."""
+        if process.durable is None or thread is not None:
+            return None
+        return Receipt(self._commits, self._commits.keep(Suspended(suspended, process.pid))).before(None)
 
     # ---- inside
 

@@ -127,7 +127,7 @@ class Replay:
         number = self._keep(history, key, question, outcome)
         if rule in LAST or number - self._commits.done > AHEAD:
             await self._commits.hand_over(thread, number)
-        return answer if isinstance(outcome, Large) else self._revealed(process, call, cast(Value, outcome))
+        return revealed(process, call, outcome.value) if isinstance(outcome, Value) else answer
 
     async def _made_again(self, process: Process, thread: Thread, call: Syscall, key: Key, question: Asked) -> Any:
         try:
@@ -185,14 +185,7 @@ class Replay:
             before = decode(recorded[0], Asked)
             outcome: Outcome = decode(recorded[1], Outcome)
         except MalformedFrame as error:
-            self._end(
-                history,
-                HistoryDamaged(
-                    f"call {key.number} of thread {key.thread} of process {process.pid} cannot be read in the "
-                    f"journal: {error.message}",
-                    pid=process.pid,
-                ),
-            )
+            self._end(history, _unreadable(process, key, error))
             return None
         if (before.kind, before.digest) == (question.kind, question.digest):
             return outcome
@@ -231,7 +224,11 @@ class Replay:
                 return Reference(name, size)
         process.prompt_tokens = max(process.prompt_tokens, outcome.prompt_tokens)
         process.generated_tokens = max(process.generated_tokens, outcome.generated_tokens)
-        answer = self._revealed(process, call, outcome)
+        try:
+            answer = revealed(process, call, outcome.value)
+        except MalformedFrame as error:
+            self._end(_of(process), _unreadable(process, key, error))
+            await _for_ever(thread, "its end")
         again = self.again.get(type(call))
         if again is not None:
             await again(process, call, answer)
@@ -249,9 +246,6 @@ class Replay:
 
     # ---- inside
 
-    def _revealed(self, process: Process, call: Syscall, outcome: Value) -> Any:
-        return revealed(process, call, outcome.value)
-
     def _end(self, history: History, error: LlmosError) -> None:
         root = history.tree.root
         if root is not None:
@@ -261,6 +255,11 @@ class Replay:
 def _of(process: Process) -> History:
     assert process.durable is not None
     return process.durable
+
+
+def _unreadable(process: Process, key: Key, error: LlmosError) -> HistoryDamaged:
+    where = f"call {key.number} of thread {key.thread} of process {process.pid}"
+    return HistoryDamaged(f"{where} cannot be read in the journal: {error.message}", pid=process.pid)
 
 
 def _seconds(call: Syscall) -> float:

@@ -107,6 +107,11 @@ RULES: dict[type[Syscall], Rule] = {
     Resume: Rule.EFFECT,
     Nice: Rule.EFFECT,
     Supervise: Rule.EFFECT,
+    # Made anew at a replay where the other is there.
+    Link: Rule.VALUE,
+    Unlink: Rule.VALUE,
+    Monitor: Rule.VALUE,
+    Demonitor: Rule.AGAIN,
     # Time and chance. A sleep is kept when it begins, with its end.
     GetTime: Rule.VALUE,
     DrawRandom: Rule.VALUE,
@@ -124,10 +129,6 @@ RULES: dict[type[Syscall], Rule] = {
     WaitForNotice: Rule.AGAIN,
     Notify: Rule.AGAIN,
     WaitAtBarrier: Rule.AGAIN,
-    Link: Rule.AGAIN,
-    Unlink: Rule.AGAIN,
-    Monitor: Rule.AGAIN,
-    Demonitor: Rule.AGAIN,
 }
 
 FIRST = frozenset({Rule.EFFECT, Rule.SHOWN})  # all before it has to be on disk

@@ -118,7 +118,7 @@ def test_a_damaged_file_is_refused_and_the_text_made_anew(launch, folder, eventu
 def test_the_embedded_model_goes_on_with_the_tokens_of_a_run_that_never_stopped(launch, eventually, end):
     pytest.importorskip("transformers", reason="the embedded model runs on transformers (extra `local`)")
     model = ("--model", "smollm2")
-    call = {"tokens": 120, "seed": 11, "temperature": 0.9}
+    call = {"tokens": 60, "seed": 11, "temperature": 0.9}
     daemon = launch("", *model)
     with daemon.client() as client:
         never_stopped = client.run("story", call)

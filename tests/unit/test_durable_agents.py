@@ -806,3 +806,140 @@ async def test_a_task_that_gets_further_in_each_life_is_not_given_up(world: Worl
         assert await life.result(tasks[0]) == 5
         with pytest.raises(TooManyAttempts):
             await life.result(tasks[1])
+
+
+async def test_a_monitor_tells_once_and_has_the_reference_that_it_had(world: World) -> None:
+    async def child(ctx: Context) -> None:
+        await ctx.generate("x", max_tokens=1)
+        raise ValueError("as planned")
+
+    async def parent(ctx: Context) -> list[Any]:
+        pid = await ctx.spawn("child")
+        ref = await ctx.monitor(pid)
+        down = await ctx.receive(type="down", correlation=ref)
+        try:
+            await ctx.receive(timeout=0.05)
+        except TimedOut:
+            return [ref, pid, down.body["reason"], down.body["ref"]]
+        raise AssertionError("told twice")
+
+    world.agent(child)
+    ref, _, reason, told = await everywhere(world, world.agent(parent), nothing)
+    assert (reason, told) == ("failed", ref)
+
+
+async def test_who_was_monitored_and_is_gone_with_the_daemon_is_told_of(world: World) -> None:
+    async def other(ctx: Context) -> None:
+        await ctx.sleep(1e6)
+
+    async def watcher(ctx: Context, pid: int) -> str:
+        ref = await ctx.monitor(pid)
+        await ctx.time()
+        return (await ctx.receive(correlation=ref)).body["reason"]
+
+    program = world.agent(other, durable=False)
+    watching = world.agent(watcher)
+    async with world.life() as life:
+        process = life.system.spawn(program)
+        task = await life.submit(watching, pid=process.pid)
+        await life.until(lambda: life.calls.get("Receive"))
+        await life.rows("SELECT 1")
+        folder = life.folder
+    async with world.life(folder) as life:
+        assert await life.result(task) == "unknown"
+
+
+async def test_a_large_result_of_a_tool_is_there_again_under_its_name(world: World) -> None:
+    runs = []
+
+    def large(call_id: str) -> bytes:
+        runs.append(call_id)
+        return bytes(2_000_000)
+
+    async def reader(ctx: Context) -> list[Any]:
+        reference = await ctx.tool("large")
+        await ctx.generate("x", max_tokens=1)
+        value = (await ctx.shared(reference.name).get()).value
+        return [reference.name, reference.size, value == bytes(2_000_000)]
+
+    world.tool(large)
+    name, size, same = await everywhere(world, world.agent(reader), nothing)
+    assert same
+    assert size > 2_000_000
+    assert {f"tool:{run}" for run in runs} == {name}
+
+
+class Order(msgspec.Struct, frozen=True):
+    dish: str
+
+
+async def test_a_declared_body_is_its_struct_at_first_and_at_a_replay(world: World) -> None:
+    async def cook(ctx: Context) -> list[str]:
+        orders = [(await ctx.receive()).body for _ in range(3)]
+        assert all(type(order) is Order for order in orders)
+        await ctx.generate("x", max_tokens=1)
+        return [order.dish for order in orders]
+
+    async def guest(ctx: Context) -> Any:
+        pid = await ctx.spawn("cook")
+        for dish in ("soup", "fish", "cake"):
+            await ctx.send(pid, Order(dish))
+        return await ctx.wait(pid)
+
+    world.agent(cook, accepts={"Order": Order})
+    assert await everywhere(world, world.agent(guest), nothing) == ["soup", "fish", "cake"]
+
+
+async def test_what_was_logged_and_emitted_before_is_not_said_again(world: World) -> None:
+    async def talker(ctx: Context) -> None:
+        ctx.log("first")
+        await ctx.emit("first")
+        await ctx.time()
+        ctx.log("second")
+        await ctx.receive()
+        ctx.log("third")
+
+    program = world.agent(talker)
+    async with world.life() as life:
+        task = await life.submit(program)
+        (process,) = (process for process in life.system.table.alive.values() if process.program == "talker")
+        await life.until(lambda: life.calls.get("Receive"))
+        await life.rows("SELECT 1")
+        assert [line.event for line in process.log or ()] == ["first", "second"]
+        folder = life.folder
+    async with world.life(folder) as life:
+        await life.system.call(Send(process.pid, None))
+        process = life.system.table.alive[process.pid]
+        await life.result(task)
+        # The second line follows the last call that is kept: nobody knows whether it was written.
+        assert [line.event for line in process.log or ()] == ["second", "third"]
+        assert life.calls.get("Emit", 0) == 0
+
+
+async def test_an_orderly_stop_leaves_a_detached_durable_agent_where_it_was(world: World) -> None:
+    async def worker(ctx: Context) -> list[Any]:
+        pids = [await ctx.spawn(program) for program in ("plain", "idle")]
+        text = await ctx.generate("x", max_tokens=1)
+        return [ctx.pid, pids, text, [await ctx.wait(pid) for pid in pids]]
+
+    async def idle(ctx: Context) -> int:
+        await ctx.receive()
+        return ctx.pid
+
+    world.agent(idle, "plain", durable=False)
+    world.agent(idle)
+    program = world.agent(worker)
+    async with world.life(orderly=True) as life:
+        task = await life.submit(program)
+        await life.until(lambda: life.calls.get("Wait"))
+        folder = life.folder
+    async with world.life(folder) as life:
+        assert len(await life.rows("SELECT * FROM processes WHERE status IS NULL")) == 3
+        pids = [row[0] for row in await life.rows("SELECT pid FROM processes ORDER BY pid")]
+        for pid in pids[1:]:
+            await life.until(lambda pid=pid: pid in life.system.table.alive)  # type: ignore[misc]
+            await life.system.call(Send(pid, None))
+        own, children, _, ends = await life.result(task)
+        assert [own, *children] == pids
+        assert ends == children
+        assert life.calls.get("Generate", 0) == 0
