@@ -59,7 +59,7 @@ class Durability:
         self._arrivals = Arrivals(self._all_came)
         names.reserved = self._arrivals.names
         messages = DurableMessages(messaging, self.commits, table.alive, self._arrivals)
-        kin = DurableLinks(links)
+        kin = DurableLinks(links, self.commits)
         state = DurableState(gate, self.commits)
         self._regions = DurableRegions(shared, self.commits)
         replay = Replay(gate, self.commits, ending, shared, state)
@@ -75,7 +75,7 @@ class Durability:
         replay.again.update({Receive: messages.received, Reply: messages.replied, Spawn: processes.spawned})
         control.on_suspend.append(processes.suspended)
         control.on_resume.append(partial(processes.suspended, suspended=False))
-        ending.on_end.append(messages.process_ended)
+        ending.on_end.append(processes.process_ended)
 
     def opened(self, opening: Opening) -> None:
         """The journal is open: take up what has to be known before anybody is answered."""

@@ -39,10 +39,26 @@ class History:
     """What is known of a durable process besides what any process has.
 
     `row` is how an earlier life left it. `last` is the number of the last commit that holds something of it.
-    `delivered` says how far the messages of each thread of a durable sender have come in its mailbox.
+    `delivered` says how far the messages of each thread of a durable sender have come in its mailbox; `given_up` are
+    the calls to others whose replies come too late.
+
+    Epochs are even, and grow by two with each checkpoint. What is called after a restart, before the last state comes
+    back, belongs to the odd one before that of the checkpoint: it comes after all that was cut.
     """
 
-    __slots__ = ("context", "delivered", "epoch", "last", "numbers", "pid", "records", "row", "tree", "version")
+    __slots__ = (
+        "context",
+        "delivered",
+        "epoch",
+        "given_up",
+        "last",
+        "numbers",
+        "pid",
+        "records",
+        "row",
+        "tree",
+        "version",
+    )
 
     def __init__(self, pid: int, tree: Tree, version: str, context: Callable[[Process], Any]) -> None:
         self.pid = pid
@@ -54,11 +70,13 @@ class History:
         self.numbers: dict[str, int] = {}  # calls so far, by the path of the thread
         self.records: dict[Key, tuple[bytes, bytes]] = {}
         self.delivered: dict[tuple[int, str], tuple[int, int]] = {}
+        self.given_up: set[int] = set()
         self.last = 0
 
     def take_up(self, row: Row) -> None:
         """Go on from how an earlier life left it."""
         self.row = row
+        self.epoch = max(row.epoch - 1, 0)
         # Of two rows with one key the later one counts: a call may be cancelled after it was answered.
         self.records = {Key(*fields[:3]): (fields[3], fields[4]) for fields in row.calls}
         self.delivered = {(sender, thread): (epoch, number) for sender, thread, epoch, number in row.delivered}
@@ -78,6 +96,7 @@ class History:
         """Count calls anew, after a checkpoint."""
         self.epoch = epoch
         self.numbers = {}
+        self.given_up.clear()
         self.records = {key: record for key, record in self.records.items() if key.epoch == epoch}
 
     def call_id(self, key: Key) -> str:
