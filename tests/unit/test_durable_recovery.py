@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -12,19 +13,13 @@ import apsw
 import msgspec
 import pytest
 
-from ipc.errors import (
-    HistoryDamaged,
-    LlmosError,
-    ReplayDiverged,
-    TooManyAttempts,
-)
-from ipc.syscalls import (
-    Resume,
-    Send,
-    Submit,
-    Suspend,
-)
+from ipc.codec import decode, encode
+from ipc.errors import HistoryDamaged, LlmosError, ReplayDiverged, TooManyAttempts
+from ipc.frames import FrameDecoder, frame
+from ipc.protocol import VERSION, FromDaemon, Hello, RawAnswer, Request, Welcome
+from ipc.syscalls import Ping, Resume, Send, Submit, Suspend
 from kernel.journal.settings import FILE
+from kernel.server import Connection
 from llmosd.context import Context
 from tests.unit.durable_world import World
 
@@ -189,3 +184,28 @@ async def test_an_orderly_stop_leaves_a_detached_durable_agent_where_it_was(worl
         assert [own, *children] == pids
         assert ends == children
         assert life.calls.get("Generate", 0) == 0
+
+
+async def test_a_client_is_welcomed_once_the_journal_has_said_what_there_is(world: World) -> None:
+    async with world.life() as life:
+        kernel = life.system.kernel
+        kernel.opened = False
+        ours, theirs = socket.socketpair(socket.AF_UNIX)
+        transport, _ = await kernel.loop.create_connection(lambda: Connection(kernel, set()), sock=ours)
+        theirs.setblocking(False)
+        stream = frame(encode(Hello(VERSION, "test"))) + frame(encode(Request(1, Ping())))
+        await kernel.loop.sock_sendall(theirs, stream)
+        await life.until(lambda: kernel.on_opened)
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1)
+        kernel.opened = True
+        for callback in kernel.on_opened:
+            callback()
+        frames = FrameDecoder()
+        answers: list[Any] = []
+        while len(answers) < 2:
+            data = await kernel.loop.sock_recv(theirs, 65536)
+            answers += [decode(payload, FromDaemon) for payload in frames.feed(data)]
+        assert [type(answer) for answer in answers] == [Welcome, RawAnswer]
+        transport.close()
+        theirs.close()
