@@ -151,6 +151,10 @@ class Thread(asyncio.Future[Any]):
     def uncancel(self) -> int:
         if self._cancels > 0:
             self._cancels -= 1
+            if self._cancels == 0 and self.state is RUNNING and self._must_cancel:
+                # As in asyncio from 3.13 on: who asked for it, such as a timeout whose block has just been left, takes
+                # it back, and nobody after that is to be hit by it.
+                self._throw = None
         return self._cancels
 
     def cancel(self, msg: Any = None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -215,3 +216,34 @@ async def test_a_reply_to_a_durable_caller_that_gave_up_is_a_dead_letter(world: 
         assert await life.run(program) == ["done"]
         assert life.system.kernel.messaging.dead_letters.counts["the caller no longer waits"] == 1
         assert await life.rows("SELECT * FROM replies") == []
+
+
+async def test_a_timeout_beside_a_message_loses_none_and_is_replayed(world: World) -> None:
+    async def impatient(ctx: Context) -> list[Any]:
+        seen: list[Any] = []
+        while seen[-1:] != ["last"]:
+            try:
+                async with asyncio.timeout(await ctx.random() * 0.002):
+                    seen.append((await ctx.receive()).body)
+            except TimeoutError:
+                seen.append(None)
+        return seen
+
+    async def sender(ctx: Context) -> list[Any]:
+        pid = await ctx.spawn("impatient")
+        for number in range(20):
+            await ctx.send(pid, number)
+        await ctx.send(pid, "last")
+        return await ctx.wait(pid)
+
+    world.agent(impatient)
+    program = world.agent(sender)
+    async with world.life() as life:
+        world.recording = True
+        task = await life.submit(program)
+        bodies = [body for body in await life.result(task) if body is not None]
+        world.recording = False
+    assert bodies == [*range(20), "last"]
+    for copy in world.copies[3 :: len(world.copies) // 6]:
+        async with world.life(copy) as life:
+            assert [body for body in await life.result(task) if body is not None] == bodies

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +19,9 @@ from ipc.errors import HistoryDamaged, LlmosError, ReplayDiverged, TooManyAttemp
 from ipc.frames import FrameDecoder, frame
 from ipc.protocol import VERSION, FromDaemon, Hello, RawAnswer, Request, Welcome
 from ipc.syscalls import Ping, Resume, Send, Submit, Suspend
+from kernel.journal import writer
 from kernel.journal.settings import FILE
+from kernel.journal.store import Store
 from kernel.server import Connection
 from llmosd.context import Context
 from tests.unit.durable_world import World
@@ -209,3 +212,45 @@ async def test_a_client_is_welcomed_once_the_journal_has_said_what_there_is(worl
         assert [type(answer) for answer in answers] == [Welcome, RawAnswer]
         transport.close()
         theirs.close()
+
+
+async def test_a_disk_that_takes_nothing_pauses_a_durable_agent_and_is_no_error_to_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = threading.Event()
+    real = Store.keep
+
+    def keep(store: Store, wanted: Any) -> None:
+        wanted = list(wanted)
+        if wanted and full.is_set():
+            raise apsw.FullError("no room")
+        real(store, wanted)
+
+    monkeypatch.setattr(Store, "keep", keep)
+    monkeypatch.setattr(writer, "RETRY", 0.005)
+    steps: list[int] = []
+
+    async def worker(ctx: Context) -> list[int]:
+        for number in range(3):
+            await ctx.time()
+            await ctx.shared("region").set(number)
+            steps.append(number)
+            await ctx.receive()
+        return steps
+
+    program = world.agent(worker)
+    async with world.life() as life:
+        task = await life.submit(program)
+        (pid,) = (process.pid for process in life.system.table.alive.values() if process.program == "worker")
+        await life.until(lambda: steps == [0])
+        full.set()
+        sent = life.system.thread(life.system.kernel.gate.enter(life.system.client, Send(pid, 1)))
+        process = life.system.table.alive[pid]
+        await life.until(lambda: process.state()[1] == "journal")
+        await asyncio.sleep(0.03)
+        assert (steps, sent.done()) == ([0], False)
+        full.clear()
+        await sent
+        for _ in range(2):
+            await life.system.call(Send(pid, 2))
+        assert await life.result(task) == [0, 1, 2]

@@ -1014,3 +1014,21 @@ async def test_a_killed_agent_that_takes_its_time_to_clean_up_does_not_spin(syst
     await system.call(Kill(process.pid))
     assert steps.index("clean") < 5
     assert 1.5 <= system.loop.time() - begin < 2
+
+
+async def test_a_cancellation_that_is_taken_back_before_it_was_thrown_hits_nobody(system: System) -> None:
+    async def program(ctx: Context) -> str:
+        me = asyncio.current_task()
+        assert me is not None
+        me.cancel()
+        me.cancel()
+        assert me.uncancel() == 1
+        try:
+            await ctx.sleep(1)
+        except asyncio.CancelledError:
+            me.cancel()
+            assert (me.uncancel(), me.uncancel()) == (1, 0)
+        await ctx.sleep(1)
+        return "alive"
+
+    assert await system.run(program) == "alive"
