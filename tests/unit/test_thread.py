@@ -1016,19 +1016,24 @@ async def test_a_killed_agent_that_takes_its_time_to_clean_up_does_not_spin(syst
     assert 1.5 <= system.loop.time() - begin < 2
 
 
-async def test_a_cancellation_that_is_taken_back_before_it_was_thrown_hits_nobody(system: System) -> None:
-    async def program(ctx: Context) -> str:
-        me = asyncio.current_task()
-        assert me is not None
-        me.cancel()
-        me.cancel()
-        assert me.uncancel() == 1
-        try:
-            await ctx.sleep(1)
-        except asyncio.CancelledError:
-            me.cancel()
-            assert (me.uncancel(), me.uncancel()) == (1, 0)
-        await ctx.sleep(1)
-        return "alive"
+async def test_a_deferred_cancellation_is_thrown_at_the_next_wait_unless_it_is_taken_back(system: Any) -> None:
+    async def program(ctx: Context) -> list[str]:
+        me: Any = asyncio.current_task()
+        seen = []
+        for taken_back in (True, False):
+            me.cancel("now")
+            try:
+                await ctx.sleep(1)
+            except asyncio.CancelledError as error:
+                me.defer(error)
+            if taken_back:
+                assert me.uncancel() == 0
+            try:
+                await ctx.sleep(1)
+                seen.append("slept")
+            except asyncio.CancelledError as error:
+                seen.append(error.args[0])
+                me.uncancel()
+        return seen
 
-    assert await system.run(program) == "alive"
+    assert await system.run(program) == ["slept", "now"]
