@@ -62,7 +62,8 @@ class DurableMessages:
 
     async def publish(self, process: Process, call: Publish, key: Key) -> int:
         count = 0
-        for recipient in self._messaging.subscribers(call):
+        subscribers, call = self._messaging.publication(call)
+        for recipient in subscribers:
             if recipient.durable is None:
                 number = self._messaging.next_id()
             elif self._is_new(process, recipient, key):
