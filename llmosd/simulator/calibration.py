@@ -6,10 +6,12 @@ steps longer, and the error of the fit says so.
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -22,16 +24,22 @@ from llmosd.simulator.recorder import Recorder
 
 TOKENS = 48  # made by each call of a batch
 SIZES = (1, 2, 4, 8, 16, 32, 64)
+# Words of prompts, in turn: sequences of one length are looked at in one go, which those of real work are not.
+LENGTHS = (12, 150, 40, 90)
 PROMPTS = (100, 300, 900)  # words, read alone
 CONTEXT = (4, 600)  # calls, and words of their prompts: to tell what attention costs
-MIXED = ((10, 8), (40, 20), (100, 40))  # words and tokens of calls of which prompts are read while others make tokens
+# Words and tokens of calls of which prompts are read while others make tokens, and all of these together.
+MIXED = ((10, 8), (40, 20), (100, 40))
+MEDLEY = ((10, 50), (100, 10), (40, 30), (100, 60), (10, 20), (40, 50))
 QUEUED, MOST = 3, 48  # times as many of these at once as there are slots, up to so many
 ROUNDS = 2
 PATIENCE = 5.0  # seconds for the last calls to be told of
 
+T = TypeVar("T")
+
 BLANK = DeviceModel(step=1.0)
 # How the drivers of llmosd read prompts: tokens a step alone; times a step may take as long for their sake; the least.
-READING = {"transformers": msgspec.structs.replace(BLANK, chunk=512, slower=1.45, tile=32)}
+READING = {"transformers": msgspec.structs.replace(BLANK, chunk=512, slower=1.6, tile=16)}
 
 
 class Observation(msgspec.Struct, frozen=True):
@@ -56,28 +64,31 @@ def measure(client: Client, model: str | None, say: Callable[[str], None]) -> De
     model may raise."""
     info = _model(client.models(), model)
     say(f"loading model {info.name}")
-    _ask(client, info.name, ["Warm up, please."], 4)
+    _ask(client, info.name, [("Warm up, please.", 4)])
     slots = _slots(client.slots(), info.name)
     if slots.used or slots.queued:
         raise CalibrationFailed(f"model {info.name} has other work: {slots.used} calls run; calibrate when it is idle")
     blank = READING.get(info.driver, BLANK)
     recorder = Recorder(client)
     observations: list[Observation] = []
+
+    def observe(shapes: Sequence[tuple[int, int]]) -> None:
+        observations.append(_observe(client, recorder, blank, info.name, shapes, len(observations)))
+
     for number in range(ROUNDS):
         for count in (size for size in SIZES if size <= slots.given):
             say(f"round {number + 1} of {ROUNDS}: {count} at once")
-            observations.append(_observe(client, recorder, blank, info.name, count, 12, TOKENS, number))
+            observe([(words, TOKENS) for words in _in_turn(LENGTHS, count)])
         for words in PROMPTS:
             say(f"round {number + 1} of {ROUNDS}: a prompt of {words} words")
-            observations.append(_observe(client, recorder, blank, info.name, 1, words, 2, number))
-        for words, tokens in MIXED:
+            observe([(words, 2)])
+        for shapes in (*((shape,) for shape in MIXED), MEDLEY, MEDLEY):
             count = min(QUEUED * slots.given, MOST)
-            say(f"round {number + 1} of {ROUNDS}: {count} with prompts of {words} words, which wait for each other")
-            observations.append(_observe(client, recorder, blank, info.name, count, words, tokens, number))
+            lengths = " and ".join(dict.fromkeys(str(words) for words, _ in shapes))
+            say(f"round {number + 1} of {ROUNDS}: {count} with prompts of {lengths} words, which wait for each other")
+            observe(_in_turn(shapes, count))
         count, words = CONTEXT
-        observations.append(
-            _observe(client, recorder, blank, info.name, min(count, slots.given), words, TOKENS, number)
-        )
+        observe([(words, TOKENS)] * min(count, slots.given))
     source = f"model {info.name} ({info.driver} driver), {slots.cores or 'all'} cores, {time.strftime('%Y-%m-%d')}"
     blank = msgspec.structs.replace(blank, slots=slots.slots, name=info.name, source=source)
     return device_of(observations, blank)
@@ -106,13 +117,22 @@ def device_of(observations: Sequence[Observation], blank: DeviceModel) -> Device
 
 
 def _observe(
-    client: Client, recorder: Recorder, blank: DeviceModel, model: str, count: int, words: int, tokens: int, seed: int
+    client: Client,
+    recorder: Recorder,
+    blank: DeviceModel,
+    model: str,
+    shapes: Sequence[tuple[int, int]],
+    number: int,
 ) -> Observation:
-    """Ask for `count` calls at once with prompts of so many words."""
+    """Ask at once for calls of these `shapes`: words of the prompt, and tokens. No prompt begins like an earlier one,
+    which would be found and not read: `number` is another one for each observation."""
     recorder.look()
-    before = _slots(client.slots(), model).steps
-    prompts = [f"{seed} {number} " + "tell me more of it " * (words // 5) for number in range(count)]
-    _ask(client, model, prompts, tokens)
+    before, count = _slots(client.slots(), model).steps, len(shapes)
+    prompts = [
+        (f"{number}-{place} " + "tell me more of it " * (words // 5), tokens)
+        for place, (words, tokens) in enumerate(shapes)
+    ]
+    _ask(client, model, prompts)
     calls: list[FinishedCall] = []
     end = time.monotonic() + PATIENCE
     while len(calls) < count and time.monotonic() < end:
@@ -137,14 +157,20 @@ def observation(calls: Sequence[FinishedCall], steps: int, blank: DeviceModel) -
     )
 
 
-def _ask(client: Client, model: str, prompts: list[str], tokens: int) -> None:
-    """Run all of `prompts` at once, to their ends."""
-    options = {"model": model, "max_tokens": tokens, "temperature": 1.0, "emit": False}
+def _ask(client: Client, model: str, prompts: Sequence[tuple[str, int]]) -> None:
+    """Run all of `prompts` at once, to their ends: each makes so many tokens."""
+    options = {"model": model, "temperature": 1.0, "emit": False}
     tasks = [
-        client.submit("generate", {"prompt": prompt, "seed": seed, **options}) for seed, prompt in enumerate(prompts)
+        client.submit("generate", {"prompt": prompt, "max_tokens": tokens, "seed": seed, **options})
+        for seed, (prompt, tokens) in enumerate(prompts)
     ]
     for task in tasks:
         task.result()
+
+
+def _in_turn(values: Sequence[T], count: int) -> list[T]:
+    """So many of `values`, from the first again after the last."""
+    return list(itertools.islice(itertools.cycle(values), count))
 
 
 def _model(models: Sequence[ModelInfo], name: str | None) -> ModelInfo:
