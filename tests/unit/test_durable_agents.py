@@ -11,13 +11,8 @@ import apsw
 import msgspec
 import pytest
 
-from ipc.errors import (
-    LlmosError,
-    TimedOut,
-)
-from ipc.syscalls import (
-    Send,
-)
+from ipc.errors import LlmosError, TimedOut
+from ipc.syscalls import Child, Send
 from kernel.journal.settings import FILE
 from llmosd.context import Context
 from tests.unit.durable_world import Life, World, everywhere, note, nothing
@@ -245,3 +240,22 @@ async def test_what_was_logged_and_emitted_before_is_not_said_again(world: World
         # The second line follows the last call that is kept: nobody knows whether it was written.
         assert [line.event for line in process.log or ()] == ["second", "third"]
         assert life.calls.get("Emit", 0) == 0
+
+
+async def test_supervised_children_start_again_unless_all_had_ended(world: World) -> None:
+    async def plain(ctx: Context) -> str:
+        await ctx.sleep(0.001)
+        return "well"
+
+    async def boss(ctx: Context) -> list[Any]:
+        ends = await ctx.supervise([Child("plain", restart="transient"), Child("plain", restart="temporary")])
+        return [await ctx.generate("x", max_tokens=1), [(end.reason, end.value) for end in ends]]
+
+    def started(life: Life, result: Any) -> None:
+        counts.append(life.calls.get("Supervise", 0))
+
+    counts: list[int] = []
+    world.agent(plain, durable=False)
+    _, ends = await everywhere(world, world.agent(boss), started)
+    assert ends == [["done", "well"]] * 2
+    assert (counts[0], counts[-1]) == (1, 0)

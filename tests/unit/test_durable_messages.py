@@ -8,14 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from ipc.errors import (
-    TimedOut,
-    UnknownName,
-)
-from ipc.syscalls import (
-    Call,
-    Send,
-)
+from ipc.errors import TimedOut, UnknownName
+from ipc.syscalls import Call, Send
 from llmosd.context import Context
 from tests.unit.durable_world import Life, World, everywhere, note, nothing
 

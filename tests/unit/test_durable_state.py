@@ -8,19 +8,8 @@ from typing import Any
 import pytest
 
 from ipc.codec import reveal
-from ipc.errors import (
-    CheckpointRefused,
-    InvalidCall,
-    NameTaken,
-)
-from ipc.syscalls import (
-    Publish,
-    Regions,
-    Send,
-    SharedDelete,
-    SharedGet,
-    SharedSet,
-)
+from ipc.errors import CheckpointRefused, InvalidCall, NameTaken
+from ipc.syscalls import Publish, Regions, Send, SharedDelete, SharedGet, SharedSet
 from llmosd.context import Context
 from tests.unit.durable_world import Life, World, everywhere, note
 
