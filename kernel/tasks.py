@@ -82,7 +82,7 @@ class Tasks:
     # ---- system calls
 
     async def submit(self, client: Process, call: Submit, stream: Stream | None = None) -> Submitted:
-        self._lifecycle.check(call)
+        self._lifecycle.check(client, call)
         program = self._programs.by_name.get(call.program)
         if program is None:
             program = await asyncio.to_thread(self._programs.load, call.program)
