@@ -20,6 +20,7 @@ import uvloop
 import kernel.kernel as microkernel
 import llmosd
 from ipc.errors import ConfigError, LlmosError
+from kernel import faults
 from kernel.journal.journal import Journal
 from kernel.server import Connection
 from llmosd import logs, settings
@@ -153,6 +154,8 @@ def main() -> int:
     try:
         config = settings.load(arguments.pop("config"), arguments)
         logs.configure(config.log_level, config.log_format)
+        if armed := faults.arm():
+            log.warning("faults happen on purpose", asked_by=faults.VARIABLE, faults=armed)
         _write_crashes_to(config.state_path)
         claim = SocketClaim(config.socket_path)
     except LlmosError as error:

@@ -20,10 +20,12 @@ import structlog
 from ipc.codec import encode
 from ipc.errors import JournalUnavailable, LlmosError, TooManyAttempts, to_wire
 from ipc.messages import Failed
+from kernel import faults
 from kernel.journal.operations import Accept, Finish, Operation, Read
 from kernel.journal.records import Accepted, End
 from kernel.journal.settings import JournalSettings
 from kernel.journal.store import Store, open_store
+from kernel.journal.trouble import unusable
 
 GROUP = 4096  # operations of one transaction
 RETRY = 1.0  # seconds between two attempts to write ends that the disk did not take
@@ -55,6 +57,7 @@ class Writer:
         self._on_failure = on_failure
         self._store: Store | None = None
         self._unwritten: list[Finish] = []
+        self._void: list[int] = []  # ids of tasks that were refused, though the disk may have them all the same
         self._trouble = ""  # why the last transaction failed; empty if it did not
         self._next_purge = 0.0
 
@@ -84,6 +87,7 @@ class Writer:
             store.finish([_given_up(number, program, self._settings.attempts, now) for number, program in worn_out])
         if worn_out:
             log.error("tasks are given up: the daemon died over each of them too often", tasks=len(worn_out))
+        faults.point("journal.recover")
         portion: list[Accepted] = []
         for task in store.pending():
             portion.append(task)
@@ -95,7 +99,7 @@ class Writer:
     def _gather(self) -> tuple[list[Operation], bool]:
         """What to do in the next transaction, and whether there will be another. Waits for the first."""
         operations: list[Operation] = []
-        wait: float = RETRY if self._unwritten else max(self._next_purge - time.monotonic(), 0.0)
+        wait: float = RETRY if self._unwritten or self._void else max(self._next_purge - time.monotonic(), 0.0)
         with contextlib.suppress(Empty):
             more = self._queue.get(timeout=wait)
             while more is not None:
@@ -113,14 +117,17 @@ class Writer:
         if self._write(accepts, ends) or (accepts and ends and self._only_ends(accepts, ends)):
             self._unwritten = []
         else:
-            self._refuse(accepts)
-            self._refuse(ends[late:])
+            why = self._trouble
+            certain = not self._void or self._write((), ())
+            self._refuse(accepts, why, certain)
+            self._refuse(ends[late:], why)
             self._unwritten = ends
             ends = []
         for one in operations:
             if type(one) is Read:
                 one.outcome = self._read(one)
         if operations or ends:
+            faults.point("journal.answer")
             self._tell(_answer, [*ends[:late], *operations])
 
     def _only_ends(self, accepts: Sequence[Accept], ends: Sequence[Finish]) -> bool:
@@ -128,21 +135,25 @@ class Writer:
         if not self._write((), ends):
             return False
         self._trouble = self._trouble or "new tasks do not fit"
-        self._refuse(accepts)
+        self._refuse(accepts, self._trouble)
         return True
 
     def _write(self, accepts: Sequence[Accept], ends: Sequence[Finish]) -> bool:
         """One transaction; whether it is on the disk."""
-        if not accepts and not ends:
+        if not accepts and not ends and not self._void:
             return True
         try:
             store = self._store = self._store or Store(self._path, self._settings.sync)
             with store.transaction():
+                store.withdraw(self._void)
                 outcomes = store.accept([one.task for one in accepts])
                 store.finish([one.end for one in ends])
         except (apsw.Error, OSError) as error:
             self._failed(error)
+            if not isinstance(error, apsw.FullError):
+                self._void += [one.task.id for one in accepts if one.task.id]
             return False
+        self._void = []
         for accept, outcome in zip(accepts, outcomes, strict=True):
             accept.outcome = outcome
         for end in ends:
@@ -158,16 +169,20 @@ class Writer:
         self._trouble = str(error)
         if self._store is not None and not isinstance(error, apsw.FullError):
             # After an error of the disk only what is read anew from there counts.
-            with contextlib.suppress(apsw.Error):
+            with contextlib.suppress(apsw.Error, OSError):
                 self._store.close()
             self._store = None
 
-    def _refuse(self, operations: Sequence[Operation]) -> None:
+    def _refuse(self, operations: Sequence[Operation], why: str, certain: bool = True) -> None:
+        """Answer that the disk takes nothing. Unless `certain`, it may have what it said that it did not take."""
+        hint = "make room on the disk of the state folder, and try again"
+        if not certain:
+            hint = "if the daemon dies before the disk is well it may begin all the same; use the same key again"
         for one in operations:
             one.outcome = JournalUnavailable(
-                f"the journal cannot be written ({self._trouble}), and what is not on disk is not accepted; "
-                "make room on the disk of the state folder, and try again",
+                f"the journal cannot be written ({why}), and what is not on disk is not accepted; {hint}",
                 retry_after=RETRY,
+                certain=certain,
             )
 
     def _read(self, one: Read) -> Any:
@@ -185,7 +200,7 @@ class Writer:
             with self._store.transaction():
                 more = self._store.purge(time.time() - self._settings.keep)
             self._store.vacuum()
-        except apsw.Error as error:
+        except (apsw.Error, OSError) as error:
             self._failed(error)
         else:
             if more:
@@ -200,12 +215,14 @@ class Writer:
                     self._store.end_life()
                 self._store.checkpoint()
                 self._store.close()
-            except apsw.Error as error:
+            except (apsw.Error, OSError) as error:
                 log.error("the journal could not be closed in order", error=str(error))
 
     def _broken(self, error: Exception) -> None:
         """The journal cannot go on: say so, and refuse all that is asked for until the daemon has stopped."""
-        if not isinstance(error, LlmosError):
+        if isinstance(error, apsw.Error | OSError):
+            error = unusable(self._path, error)
+        elif not isinstance(error, LlmosError):
             log.error("the journal failed", exc_info=error)
             error = JournalUnavailable(f"the journal at {self._path} cannot be used: {error}")
         self._tell(self._on_failure, error)
