@@ -12,6 +12,7 @@ import pytest
 from ipc.errors import to_wire
 from ipc.messages import Log
 from ipc.syscalls import Kill, Resume, Slots, Suspend
+from kernel import faults
 from kernel.drivers import protocol
 from kernel.drivers.simulated import simulated_token
 from kernel.scheduling import Scheduling
@@ -45,9 +46,9 @@ def text_of(seed: int, tokens: int = 20) -> str:
     return "".join(simulated_token(seed, n)[1] for n in range(tokens))
 
 
-def files(system: Any) -> list[str]:
+def files(system: Any, pattern: str = "*.kv") -> list[str]:
     folder: Path = system.kernel.resources._area._all
-    return sorted(path.name for path in folder.rglob("*.kv"))
+    return sorted(path.name for path in folder.rglob(pattern))
 
 
 def write(path: str) -> None:
@@ -321,6 +322,32 @@ async def test_a_disk_that_refuses_leaves_the_generation_where_it_is(system: Any
     assert len(system.driver.sent_of(protocol.SwapOut)) == 1  # it is not asked again and again
     area._own = None
     await finish(system, processes)
+
+
+@pytest.mark.parametrize("models", [TWO_SLOTS])
+@pytest.mark.parametrize("step", ["swap.write", "swap.rename"])
+async def test_a_swap_that_finds_no_space_leaves_the_sequence_where_it_is_and_is_named(
+    system: Any, step: str, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(faults.disarm)
+    faults.arm({faults.VARIABLE: f"{step}=ENOSPC@1"})
+    first, second = system.spawn("teller", seed=1), system.spawn("teller", seed=2)
+    await asyncio.sleep(4.5)
+    await system.call(Suspend(first.pid))
+    third = system.spawn("teller", seed=3)
+    await asyncio.sleep(3)
+    info = await row(system)
+    assert "No space left" in info.swap_refused
+    assert (info.swapped, info.swap_outs) == (0, 0)
+    assert info.sequences[0].kept == "memory"
+    assert await system.result(second) == text_of(2)
+    await system.call(Resume(first.pid))
+    assert await system.result(first) == text_of(1)
+    assert await system.result(third) == text_of(3)
+    info = await row(system)
+    assert (info.restores, info.recomputations) == (info.swap_outs, 0)
+    await system.turns(20)
+    assert files(system, "*.*") == []
 
 
 @pytest.mark.parametrize("models", [TWO_SLOTS])
