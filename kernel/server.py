@@ -213,7 +213,7 @@ class Connection(FramedProtocol):
     def _open_stream(self, number: int, call: Spawn | Attach | Logs) -> Stream:
         def deliver(event: Event) -> None:
             try:
-                self.send_frame(encode(StreamEvent(number, event)))
+                self.send_frame(encode(StreamEvent(number, event, stream.number)))
             except LlmosError as error:
                 self.send_frame(ENCODER.encode(Failure(number, to_wire(error))))
 

@@ -71,7 +71,7 @@ if TYPE_CHECKING:
         VersionConflict,
         VersionMismatch,
     )
-    from ipc.messages import Emitted, Failed, Log, Message, Result, State, Token
+    from ipc.messages import Emitted, Failed, Log, Message, Missed, Restarted, Result, State, Token
     from ipc.syscalls import Child, Completion, Down, Limits, Score, TaskInfo
     from llmosd.async_client import AsyncClient, AsyncTask
     from llmosd.client import Client, Task
@@ -93,7 +93,7 @@ _HOMES = {
         "VersionMismatch"
     ),
     "ipc.syscalls": "Child Completion Down Limits Score TaskInfo",
-    "ipc.messages": "Emitted Failed Log Message Result State Token",
+    "ipc.messages": "Emitted Failed Log Message Missed Restarted Result State Token",
     "llmosd.decorators": "agent tool",
     "llmosd.async_client": "AsyncClient AsyncTask",
     "llmosd.client": "Client Task",
@@ -111,10 +111,12 @@ __all__ = [  # noqa: RUF022 - by theme
     "Task",
     "AsyncTask",
     "Message",
+    "Missed",
     "Token",
     "Log",
     "State",
     "Emitted",
+    "Restarted",
     "Result",
     "Failed",
     "Child",

@@ -177,7 +177,7 @@ class Writer:
         """Answer that the disk takes nothing. Unless `certain`, it may have what it said that it did not take."""
         hint = "make room on the disk of the state folder, and try again"
         if not certain:
-            hint = "if the daemon dies before the disk is well it may begin all the same; use the same key again"
+            hint += "; with the same key, since if the daemon dies before that the task may begin all the same"
         for one in operations:
             one.outcome = JournalUnavailable(
                 f"the journal cannot be written ({why}), and what is not on disk is not accepted; {hint}",
