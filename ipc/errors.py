@@ -161,6 +161,10 @@ class BadArguments(InvalidCall):
     """The arguments do not fit the signature of the program."""
 
 
+class BackupFailed(LlmosError):
+    """The journal could not be copied. The message says why."""
+
+
 class KeyReused(InvalidCall):
     """The idempotency key belongs to a task with another program or other arguments."""
 

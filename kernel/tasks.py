@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Coroutine
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,7 +22,7 @@ import structlog
 from ipc.codec import decode, encode
 from ipc.errors import DeadlineExceeded, Killed, LlmosError, NotEncodable, ShuttingDown, UnknownTask, to_wire
 from ipc.messages import Event, Failed, Missed, Result
-from ipc.syscalls import Attach, History, Submit, Submitted, TaskInfo
+from ipc.syscalls import Attach, Backup, History, Submit, Submitted, TaskInfo
 from kernel.ending import Ending
 from kernel.gate import Gate
 from kernel.journal.journal import Journal
@@ -82,7 +83,7 @@ class Tasks:
         # In whose name they are begun: a client that nobody sees.
         self._nobody = Process(0, None, CLIENT, {}, owner="", priority=0, is_client=True)
         journal.on_pending = self._recover
-        gate.register({Submit: self.submit, Attach: self.attach, History: self.history})
+        gate.register({Submit: self.submit, Attach: self.attach, History: self.history, Backup: self.backup})
 
     # ---- system calls
 
@@ -119,6 +120,11 @@ class Tasks:
         before = None if call.before is None else _number(call.before)
         rows: list[Kept] = await self._journal.read(lambda store: store.history(call.limit, before))
         return [self._info(row) for row in rows]
+
+    async def backup(self, process: Process, call: Backup) -> int:
+        size: int = await self._journal.backup(Path(call.path))
+        log.info("the journal was copied", to=call.path, size=size)
+        return size
 
     # ---- for the kernel
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ipc.errors import (
         AgentFailed,
+        BackupFailed,
         BadArguments,
         BadMessage,
         BurstExceeded,
@@ -82,7 +83,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ipc.errors": (
-        "AgentFailed BadArguments BadMessage BurstExceeded Busy ConfigError ConnectionLost ContextOverflow "
+        "AgentFailed BackupFailed BadArguments BadMessage BurstExceeded Busy ConfigError ConnectionLost "
+        "ContextOverflow "
         "DeadlineExceeded DeadlockDetected DriverFailed FrameTooLarge InvalidCall InvalidConstraint "
         "InvalidPrompt InvalidReply JournalUnavailable KeyReused Killed LimitExceeded LlmosError MailboxFull "
         "MalformedFrame MessageTooLarge MissingExtra ModelLoadFailed ModelNotFound NameTaken NoDaemon "
@@ -127,6 +129,7 @@ __all__ = [  # noqa: RUF022 - by theme
     "TaskInfo",
     "LlmosError",
     "AgentFailed",
+    "BackupFailed",
     "BadArguments",
     "BadMessage",
     "BurstExceeded",

@@ -18,6 +18,7 @@ from ipc.messages import Event, Log, Message
 from ipc.protocol import Abandon, Credit, End, Failure, FromDaemon, RawAnswer, Request, StreamEvent
 from ipc.syscalls import (
     Attach,
+    Backup,
     Call,
     ExitStatus,
     GetStats,
@@ -409,6 +410,11 @@ class AsyncClient:
     async def ping(self, payload: Any = None) -> Any:
         """The payload, back from the daemon."""
         return (await self.request(Ping(payload))).payload
+
+    async def backup(self, path: str | Path) -> int:
+        """Copy the daemon's journal to a new file that a daemon can start on; its size in bytes. `BackupFailed`."""
+        size: int = await self.request(Backup(session.absolute(path)))
+        return size
 
     async def shutdown(self, *, now: bool = False) -> None:
         """Stop the daemon: after a drain, or at once."""

@@ -21,6 +21,7 @@ from ipc.messages import Event, Log, Message
 from ipc.protocol import Abandon, Credit, End, Failure, FromDaemon, RawAnswer, Request, StreamEvent
 from ipc.syscalls import (
     Attach,
+    Backup,
     Call,
     GetStats,
     History,
@@ -319,6 +320,11 @@ class Client:
     def ping(self, payload: Any = None) -> Any:
         """The payload, back from the daemon."""
         return self.request(Ping(payload)).payload
+
+    def backup(self, path: str | Path) -> int:
+        """Copy the daemon's journal to a new file that a daemon can start on; its size in bytes. `BackupFailed`."""
+        size: int = self.request(Backup(session.absolute(path)))
+        return size
 
     def shutdown(self, *, now: bool = False) -> None:
         """Stop the daemon: after a drain, or at once."""

@@ -6,6 +6,7 @@ Used by `llmosd.client` (blocking) and `llmosd.async_client`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -69,6 +70,11 @@ def first_events(after: Seen | tuple[int, int] | None, submitted: Submitted) -> 
     if after is None or after[0] in (0, submitted.attempt):
         return []
     return [Restarted(submitted.pid, submitted.attempt)]
+
+
+def absolute(path: str | Path) -> str:
+    """The path as the daemon has to be told it, which stands in another folder."""
+    return str(Path(path).absolute())
 
 
 def hello(name: str) -> Hello:

@@ -75,4 +75,14 @@ class History(Syscall, tag="history"):
     returns: ClassVar[Any] = list[TaskInfo]
 
 
-TaskCalls = Submit | Attach | History
+class Backup(Syscall, tag="backup"):
+    """Copy the journal, while it is in use, to a new file at `path`, which is absolute; its size in bytes.
+
+    What was acknowledged before the call is in it. Clients only. Errors: `BackupFailed`, `JournalUnavailable`.
+    """
+
+    path: str
+    returns: ClassVar[Any] = int
+
+
+TaskCalls = Submit | Attach | History | Backup

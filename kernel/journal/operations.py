@@ -7,6 +7,7 @@ written yet is answered once more when it was.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kernel.journal.records import Accepted, End
@@ -45,6 +46,16 @@ class Finish(Operation):
     def __init__(self, end: End, answer: Answer) -> None:
         super().__init__(answer)
         self.end = end
+
+
+class Copy(Operation):
+    """Copy the journal to a new file at `path`. Answered with its size in bytes."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: Path, answer: Answer) -> None:
+        super().__init__(answer)
+        self.path = path
 
 
 class Read(Operation):

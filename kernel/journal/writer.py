@@ -21,7 +21,8 @@ from ipc.codec import encode
 from ipc.errors import JournalUnavailable, LlmosError, TooManyAttempts, to_wire
 from ipc.messages import Failed
 from kernel import faults
-from kernel.journal.operations import Accept, Finish, Operation, Read
+from kernel.journal.backup import Copies
+from kernel.journal.operations import Accept, Copy, Finish, Operation, Read
 from kernel.journal.records import Accepted, End
 from kernel.journal.settings import JournalSettings
 from kernel.journal.store import Store, open_store
@@ -60,6 +61,7 @@ class Writer:
         self._void: list[int] = []  # ids of tasks that were refused, though the disk may have them all the same
         self._trouble = ""  # why the last transaction failed; empty if it did not
         self._next_purge = 0.0
+        self._copies = Copies(lambda one: tell(_answer, [one]))
 
     def run(self) -> None:
         """The life of the thread."""
@@ -75,6 +77,7 @@ class Writer:
         while going:
             operations, going = self._gather()
             self._do(operations)
+            self._copies.step()
             self._purge()
         self._end()
 
@@ -99,9 +102,14 @@ class Writer:
     def _gather(self) -> tuple[list[Operation], bool]:
         """What to do in the next transaction, and whether there will be another. Waits for the first."""
         operations: list[Operation] = []
+        if self._copies.under_way:
+            return self._gathered(operations, 0.0)
         wait: float = RETRY if self._unwritten or self._void else max(self._next_purge - time.monotonic(), 0.0)
+        return self._gathered(operations, wait)
+
+    def _gathered(self, operations: list[Operation], wait: float) -> tuple[list[Operation], bool]:
         with contextlib.suppress(Empty):
-            more = self._queue.get(timeout=wait)
+            more = self._queue.get(timeout=wait) if wait else self._queue.get_nowait()
             while more is not None:
                 operations += more
                 if len(operations) >= GROUP:
@@ -126,6 +134,7 @@ class Writer:
         for one in operations:
             if type(one) is Read:
                 one.outcome = self._read(one)
+        operations = [one for one in operations if type(one) is not Copy or not self._copies.begin(one, self._store)]
         if operations or ends:
             faults.point("journal.answer")
             self._tell(_answer, [*ends[:late], *operations])
@@ -168,6 +177,7 @@ class Writer:
             log.error("the journal cannot be written; new tasks are refused", error=str(error))
         self._trouble = str(error)
         if self._store is not None and not isinstance(error, apsw.FullError):
+            self._copies.give_up(str(error))
             # After an error of the disk only what is read anew from there counts.
             with contextlib.suppress(apsw.Error, OSError):
                 self._store.close()
@@ -207,6 +217,7 @@ class Writer:
                 self._next_purge = 0.0  # after what waits by now
 
     def _end(self) -> None:
+        self._copies.give_up("the daemon stops")
         if self._unwritten:
             log.error("the ends of tasks could not be written; they run again", tasks=len(self._unwritten))
         if self._store is not None:

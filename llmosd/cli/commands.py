@@ -94,6 +94,15 @@ def history(client: Client, options: argparse.Namespace) -> int:
     return 0
 
 
+def backup(client: Client, options: argparse.Namespace) -> int:
+    size = client.backup(options.file)
+    if options.json:
+        show.value({"file": str(options.file), "size": size}, as_json=True)
+    else:
+        print(f"{options.file}: {show.size(size)}")
+    return 0
+
+
 def ps(client: Client, options: argparse.Namespace) -> int:
     if options.tree:
         return tree(client, options)
