@@ -30,7 +30,8 @@ from kernel.journal.trouble import unusable
 
 GROUP = 4096  # operations of one transaction
 RETRY = 1.0  # seconds between two attempts to write ends that the disk did not take
-PURGE_EVERY = 60.0  # seconds between two looks for tasks that were kept for long enough
+PURGE_EVERY = 60.0  # seconds between two looks for tasks that were kept for long enough, or as long as they are kept
+LEAST_PURGE = 1.0  # but not less
 PORTION = 500  # pending tasks handed to the loop at once
 
 log = structlog.get_logger("kernel.journal")
@@ -205,7 +206,7 @@ class Writer:
     def _purge(self) -> None:
         if self._store is None or time.monotonic() < self._next_purge:
             return
-        self._next_purge = time.monotonic() + PURGE_EVERY
+        self._next_purge = time.monotonic() + min(PURGE_EVERY, max(self._settings.keep, LEAST_PURGE))
         try:
             with self._store.transaction():
                 more = self._store.purge(time.time() - self._settings.keep)
