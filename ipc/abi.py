@@ -15,11 +15,15 @@ TOOL_ATTRIBUTE = "__llmos_tool__"
 
 
 class AgentMark(msgspec.Struct, frozen=True):
-    """The name a program is run by, one line on what it does, and the message types it accepts (None: any)."""
+    """The name a program is run by, one line on what it does, and the message types it accepts (None: any).
+
+    `durable`: whether its calls are kept, so that a restart of the daemon takes it back to where it was.
+    """
 
     name: str
     summary: str
     accepts: dict[str, type[msgspec.Struct]] | None = None
+    durable: bool = False
 
 
 class ToolMark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -257,6 +257,18 @@ class TooManyAttempts(LlmosError):
     """The daemon died over the task as often as a task is begun anew. `data["attempts"]` is that bound."""
 
 
+class ReplayDiverged(LlmosError):
+    """A durable agent made another call than before the daemon ended. `data`: `then` and `now`, `thread`, `number`."""
+
+
+class HistoryDamaged(LlmosError):
+    """What the journal has of a durable task cannot be read."""
+
+
+class CheckpointRefused(InvalidCall):
+    """A checkpoint of a process with more than one thread, or with children that still run."""
+
+
 class TimedOut(LlmosError):
     """The caller's own patience ran out; what it waited for goes on."""
 

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from types import CoroutineType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ipc.errors import Killed, LimitExceeded, LlmosError, NotPermitted
+from ipc.errors import Killed, LimitExceeded, LlmosError, NotFound, NotPermitted
 from ipc.syscalls import Attach, Backup, ReleaseLock, ReleasePermit, SetPolicy, Shutdown, Submit, Syscall, WriteLog
 from kernel.process import Process
 from kernel.stream import Stream
+
+if TYPE_CHECKING:
+    from kernel.durable.arrivals import Arrivals
 
 BURST = 128  # of a process's calls, the one that gives up the loop although it may finish at once
 
@@ -24,6 +27,14 @@ Handler = Callable[..., Any]
 
 CLIENTS_ONLY: frozenset[type[Syscall]] = frozenset({Shutdown, SetPolicy, Submit, Attach, Backup})
 ALSO_WHILE_DYING: frozenset[type[Syscall]] = frozenset({WriteLog, ReleaseLock, ReleasePermit})
+
+
+class Calls(Protocol):
+    """What a context makes calls through: the gate, or for a durable process what stands before it."""
+
+    async def call(self, process: Process, call: Syscall) -> Any: ...
+
+    def call_now(self, process: Process, call: Syscall) -> Any: ...
 
 
 class Door:
@@ -41,12 +52,16 @@ class Door:
 
 
 class Gate:
-    """Has a door for each call, and counts calls, failures by name, and limits that were reached."""
+    """Has a door for each call, and counts calls, failures by name, and limits that were reached.
+
+    `arrivals`: durable processes that are still to begin again, while there are any.
+    """
 
     def __init__(self) -> None:
         self._doors: dict[type[Syscall], Door] = {}
         self.errors: Counter[str] = Counter()
         self.limits: Counter[str] = Counter()
+        self.arrivals: Arrivals | None = None
 
     def count_error(self, error: BaseException) -> None:
         """Count what a call was answered with, or a process ended with, by its name; a limit by its own."""
@@ -63,6 +78,10 @@ class Gate:
         """Add the calls of one subsystem: each handler takes the process and the call."""
         self._doors.update((kind, Door(kind, handler)) for kind, handler in handlers.items())
 
+    def handler(self, kind: type[Syscall]) -> Handler:
+        """What answers calls of this kind, for those who restore what a call did."""
+        return self._doors[kind].plain
+
     def observe(self, observer: Handler | None) -> None:
         """Call `observer` with each handler and what it would be called with; with None, handlers are called again.
 
@@ -76,6 +95,11 @@ class Gate:
 
         `stream` takes the events of a call that has any.
         """
+        if self.arrivals is not None:
+            return self._enter_late(process, call, stream)
+        return self._enter(process, call, stream)
+
+    def _enter(self, process: Process, call: Syscall, stream: Stream | None = None) -> Any:
         door = self._doors[type(call)]
         if process.dying or door.clients_only:
             _permit(process, type(call))
@@ -100,8 +124,40 @@ class Gate:
             answer = handler(process, call)
             return await answer if type(answer) is CoroutineType else answer
         except LlmosError as error:
+            if self.arrivals is not None and await self.arrivals.resolve(error):
+                return await self.call(process, call)
             self.count_error(error)
             raise
+
+    async def call_by(self, process: Process, call: Syscall, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """Make `call` as `call` does, but by what `make` returns in place of its handler."""
+        process.calls += 1
+        door = self._doors[type(call)]
+        if process.dying or door.clients_only:
+            _permit(process, type(call))
+        door.count += 1
+        try:
+            return await make()
+        except LlmosError as error:
+            if self.arrivals is not None and await self.arrivals.resolve(error):
+                return await self.call_by(process, call, make)
+            self.count_error(error)
+            raise
+
+    async def answer(self, process: Process, call: Syscall) -> Any:
+        """What the handler of `call` answers. For those who have passed the gate with it."""
+        answer = self._doors[type(call)].handler(process, call)
+        return await answer if type(answer) is CoroutineType else answer
+
+    async def _enter_late(self, process: Process, call: Syscall, stream: Stream | None) -> Any:
+        """The same as `enter` while processes are to come that the call may ask for."""
+        while True:
+            try:
+                answer = self._enter(process, call, stream)
+                return await answer if type(answer) is CoroutineType else answer
+            except NotFound as error:
+                if self.arrivals is None or not await self.arrivals.resolve(error):
+                    raise
 
     async def _give_way_after(self, process: Process, call: Syscall) -> None:
         """For what gives back what is held, and has no answer: who is cancelled before it would go on holding it."""
@@ -112,7 +168,7 @@ class Gate:
     def call_now(self, process: Process, call: Syscall) -> Any:
         """Make `call`, which never waits, for a thread of `process` that does not await it."""
         try:
-            return self.enter(process, call)
+            return self._enter(process, call)
         except LlmosError as error:
             self.count_error(error)
             raise

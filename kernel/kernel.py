@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import random
+import time
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from pathlib import Path
@@ -14,15 +16,17 @@ from typing import Any, cast
 
 import structlog
 
-from ipc.syscalls import Shutdown, Sleep
+from ipc.syscalls import Checkpoint, DrawRandom, GetTime, Shutdown, Sleep
 from kernel.alarms import Alarm
 from kernel.checks import check_seconds
 from kernel.control import Control
 from kernel.dispatcher import Dispatcher
 from kernel.drivers.process import Launcher, launch
+from kernel.durable.durability import Durability
 from kernel.ending import Ending
 from kernel.gate import Gate
 from kernel.instruments import Instruments
+from kernel.journal.histories import Opening
 from kernel.journal.journal import Journal
 from kernel.lifecycle import Lifecycle
 from kernel.limits import LimitKeeper, LimitSettings
@@ -95,9 +99,30 @@ class Kernel:
         self.lifecycle = Lifecycle(
             self.table, self.programs, dispatcher, ending, self.gate, context, names, links, keeper
         )
+        self.shared = SharedMemory(self.gate, memory)
+        self.opened = journal is None  # until then nobody can be told what there is
+        self.on_opened: list[Callable[[], None]] = []
         self._submitted: Tasks | None = None
         if journal is not None:
-            self._submitted = Tasks(journal, self.table, self.lifecycle, ending, self.programs, self.gate)
+            durability = Durability(
+                journal,
+                self.gate,
+                self.table,
+                self.lifecycle,
+                self.programs,
+                dispatcher,
+                ending,
+                messaging,
+                names,
+                links,
+                self.shared,
+                control,
+                make_context,
+            )
+            journal.on_opened = partial(self._opened, durability)
+            self._submitted = Tasks(
+                journal, self.table, self.lifecycle, ending, self.programs, self.gate, durability.processes
+            )
         crashes = CrashReports(self.gate)
         self.supervision = Supervision(self.table, self.gate, self.lifecycle, ending)
         swap = cache / "swap" if swap is None else swap
@@ -107,11 +132,11 @@ class Kernel:
         )
         output = Output(self.table, self.gate)
         self.memory = PrivateMemory(self.gate, memory, keeper)
-        self.shared = SharedMemory(self.gate, memory)
         self.tools = ToolSubsystem(tools or {}, self.programs, self.shared, self.gate, self.loop)
         synchronisation = Synchronisation(self.gate)
         Status(version, self.table, self.programs, self.gate, ending, messaging, self.watchdog, self.resources)
         self.gate.register({Sleep: self._sleep, Shutdown: self._shutdown})
+        self.gate.register({GetTime: _time, DrawRandom: _random, Checkpoint: lambda process, call: call.state})
         control.on_suspend.append(self.resources.suspended)
         control.on_resume.append(self.resources.resumed)
         control.on_nice.append(self.resources.ranked)
@@ -122,6 +147,13 @@ class Kernel:
         ending.on_end.append(self.resources.process_ended)
         ending.on_thread_end.append(synchronisation.thread_ended)
         self.loop.set_task_factory(cast(Any, self._make_task))
+
+    def _opened(self, durability: Durability, opening: Opening) -> None:
+        durability.opened(opening)
+        self.opened = True
+        waiting, self.on_opened = self.on_opened, []
+        for callback in waiting:
+            callback()
 
     async def drain(self, timeout: float) -> None:
         """Take no new tasks, let the running ones end for `timeout` seconds, then kill what is left."""
@@ -203,3 +235,11 @@ class Kernel:
 
     def _shutdown(self, process: Process, call: Shutdown) -> None:
         self.on_shutdown(call.now)
+
+
+def _time(process: Process, call: GetTime) -> float:
+    return time.time()
+
+
+def _random(process: Process, call: DrawRandom) -> float:
+    return random.random()

@@ -34,6 +34,7 @@ from kernel import deadlock
 from kernel.alarms import Alarm
 from kernel.checks import check_priority, check_seconds, check_text, check_timeout
 from kernel.dispatcher import Dispatcher
+from kernel.durable.history import History
 from kernel.ending import GRACE, Ending
 from kernel.gate import Gate
 from kernel.limits import LimitKeeper
@@ -170,13 +171,24 @@ class Lifecycle:
         return args
 
     def start(
-        self, parent: Process, program: Program, call: Spawn, stream: Stream | Relay | None, attempt: int | None = None
+        self,
+        parent: Process,
+        program: Program,
+        call: Spawn,
+        stream: Stream | Relay | None,
+        attempt: int | None = None,
+        pid: int = 0,
+        durable: History | None = None,
     ) -> int:
-        """A new process; its pid. `attempt` says which one of its task it is, by default that of its parent."""
+        """A new process; its pid. `attempt` says which one of its task it is, by default that of its parent.
+
+        It is given `pid` if it had that in an earlier life, and is durable with a history.
+        """
         args = self.admit(parent, program, call)
         limited = self._limits.any or parent.limits is not None or call.limits is not None
         table = self._table
-        table.last_pid = pid = table.last_pid + 1
+        if not pid:
+            table.last_pid = pid = table.last_pid + 1
         process = Process(
             pid,
             None if call.detach else parent,
@@ -188,7 +200,8 @@ class Lifecycle:
         )
         process.accepts = program.accepts
         process.attempt = parent.attempt if attempt is None else attempt
-        coro = program.function(self._make_context(process), **args)
+        process.durable = durable
+        coro = program.function((self._make_context if durable is None else durable.context)(process), **args)
         table.alive[pid] = process
         if not call.detach:
             if not parent.children:

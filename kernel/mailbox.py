@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain
+from typing import Any, Protocol
 
 from ipc.messages import Message
 from kernel import deadlock
@@ -26,6 +27,13 @@ INDEXED = ("correlation", "sender", "type")  # the sharpest first
 
 # By what is asked for, and priority. One message stands for a lane of one: correlation ids are mostly unique.
 Index = dict[tuple[int | str, int], Lane | Message]
+
+
+class Receipt(Protocol):
+    """That a message is safe. See `kernel.durable`."""
+
+    async def before(self, answer: Any) -> Any:
+        """`answer`, once it is."""
 
 
 class Mailbox:
@@ -67,8 +75,11 @@ class Mailbox:
     def full(self) -> bool:
         return self.taken >= self.capacity
 
-    def put(self, message: Message) -> None:
-        """Add `message`. The caller has seen that the mailbox is neither full nor closed, or it is a `CONTROL` one."""
+    def put(self, message: Message) -> Receipt | None:
+        """Add `message`. The caller has seen that the mailbox is neither full nor closed, or it is a `CONTROL` one.
+
+        What it answers, if anything, is what a sender has to wait for.
+        """
         priority = message.priority
         if priority == 0:
             lane = self._lane
@@ -90,6 +101,7 @@ class Mailbox:
             receiver.wake()
         elif self.selectors:
             self._wake_for(message)
+        return None
 
     def take(self) -> Message | None:
         """Remove the first message of the most urgent lane; None if there is none."""

@@ -7,7 +7,8 @@ and logged, never dropped in silence.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from math import inf
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -52,6 +53,9 @@ from kernel.selection import Selection
 from kernel.thread import PARK
 from kernel.topics import Topics
 from kernel.waiting import Owed, RoomIn
+
+if TYPE_CHECKING:
+    from kernel.mailbox import Receipt
 
 LATE_REPLIES = 1000  # calls that timed out and may still be answered, remembered per process
 MAX_TYPE = 4096  # characters of the type of a message, which may be a topic
@@ -106,7 +110,7 @@ class Messaging:
     # ---- send and receive
 
     def send(self, process: Process, call: Send) -> int | Coroutine[Any, Any, int]:
-        recipient = self._alive.get(call.to) or self._recipient(call.to)  # type: ignore[arg-type]
+        recipient = self._alive.get(call.to) or self.recipient(call.to)  # type: ignore[arg-type]
         deadline = None if call.lifetime is None else self._after(call.lifetime, "lifetime")
         kind, body, priority = call.type, call.body, call.priority
         of = type(body)
@@ -122,9 +126,9 @@ class Messaging:
         box = recipient.mailbox
         if box is None:
             box = recipient.box()
-        if box.taken < box.capacity or self._make_room(recipient, box):
-            box.put(message)
-            return number
+        if box.taken < box.capacity or self.make_room(recipient, box):
+            receipt = box.put(message)
+            return number if receipt is None else receipt.before(number)
         if call.wait:
             return self._send_later(box, message, recipient)
         raise MailboxFull(
@@ -141,7 +145,9 @@ class Messaging:
             pass
         if box.closed:
             raise self._table.unknown(message.recipient)
-        box.put(message)
+        receipt = box.put(message)
+        if receipt is not None:
+            await receipt.before(None)
         return message.id
 
     def receive(self, process: Process, call: Receive) -> Message | Coroutine[Any, Any, Message]:
@@ -252,7 +258,7 @@ class Messaging:
             caller.answer = Unanswerable(BadMessage(what))
             caller.wake()
 
-    def _make_room(self, recipient: Process, box: Mailbox) -> bool:
+    def make_room(self, recipient: Process, box: Mailbox) -> bool:
         """Whether dropping what is past its deadline makes room in a full mailbox."""
         now = self._loop.time()
         for message in [message for message in box.peek() if message.deadline is not None and now >= message.deadline]:
@@ -263,7 +269,7 @@ class Messaging:
     # ---- call and reply
 
     async def call(self, process: Process, call: Call) -> Any:  # noqa: C901 - in one piece for speed
-        recipient = self._alive.get(call.to) or self._recipient(call.to)  # type: ignore[arg-type]
+        recipient = self._alive.get(call.to) or self.recipient(call.to)  # type: ignore[arg-type]
         if recipient is process:
             raise InvalidCall(f"process {process.pid} calls itself, and would wait for its own reply for ever")
         kind, body, priority = call.type, call.body, call.priority
@@ -287,7 +293,7 @@ class Messaging:
         thread.answer = UNANSWERED
         try:
             box = recipient.mailbox or recipient.box()
-            if box.taken >= box.capacity and not self._make_room(recipient, box):
+            if box.taken >= box.capacity and not self.make_room(recipient, box):
                 await self._wait_for_room(call, recipient, box, alarm)
             owed = recipient.owed
             if owed is None:
@@ -307,7 +313,7 @@ class Messaging:
             answer: Any = thread.answer
             thread.answer = None
             if answer is UNANSWERED:
-                _forget_caller(recipient, number)
+                forget_caller(recipient, number)
             elif type(answer) is not Unanswerable:  # it was answered, and cancelled before it looked
                 self._bury_reply(recipient, process.pid, number, answer)
             raise
@@ -351,28 +357,63 @@ class Messaging:
 
     def _bury_reply(self, process: Process, caller: int, call: int, value: Any) -> None:
         """Nobody receives what `process` replied to message `call`."""
-        late = Message(self._next_id(), "reply", process.pid, caller, 0, call, None, value)
+        late = Message(self.next_id(), "reply", process.pid, caller, 0, call, None, value)
         self.dead_letters.bury(late, "the caller no longer waits")
 
     # ---- topics, and messages of the kernel
 
-    def publish(self, process: Process, call: Publish) -> int:
-        subscribers = self._topics.subscribers(call.topic)
-        deadline = None if call.lifetime is None else self._after(call.lifetime, "lifetime")
-        _check_heading(call.topic, call.priority)
-        body = _within_bounds(call.body)
+    def publish(self, process: Process, call: Publish) -> int | Coroutine[Any, Any, int]:
+        receipt: Receipt | None = None
         delivered = 0
-        for recipient in subscribers:
-            process.messages_sent += 1
-            priority = call.priority
-            message = Message(self._next_id(), call.topic, process.pid, recipient.pid, priority, 0, deadline, body)
-            box = recipient.box()
-            if box.full and not self._make_room(recipient, box):
-                self.dead_letters.bury(message, "the subscriber's mailbox was full")
-                continue
-            box.put(message)
-            delivered += 1
-        return delivered
+        for recipient in self.subscribers(call):
+            outcome = self.offer(recipient, self.envelope(process, recipient, call, self.next_id()))
+            if outcome is not False:
+                delivered += 1
+                receipt = outcome or receipt
+        return delivered if receipt is None else receipt.before(delivered)
+
+    def subscribers(self, call: Publish) -> list[Process]:
+        """Who gets it. Raises what is wrong with it, before anybody does."""
+        subscribers = self._topics.subscribers(call.topic)
+        _check_heading(call.topic, call.priority)
+        if call.lifetime is not None:
+            self._after(call.lifetime, "lifetime")
+        _within_bounds(call.body)
+        return subscribers
+
+    def offer(self, recipient: Process, message: Message) -> Receipt | Literal[False] | None:
+        """Put `message` into the mailbox of `recipient`, as `Mailbox.put`. False: it is full, and has a dead letter."""
+        box = recipient.box()
+        if box.full and not self.make_room(recipient, box):
+            self.dead_letters.bury(message, "the subscriber's mailbox was full")
+            return False
+        return box.put(message)
+
+    def envelope(
+        self,
+        process: Process,
+        recipient: Process,
+        call: Send | Call | Publish,
+        number: int,
+        until: float = inf,
+    ) -> Message:
+        """The message that `call` sends to `recipient`, with what `send` and `call` check of it spelled out there.
+
+        It has the id `number`, and is void at `until`, in loop time, or after its lifetime.
+        """
+        deadline = None if until == inf else until
+        correlation = number if type(call) is Call else 0
+        if isinstance(call, Publish):
+            kind, body = call.topic, _within_bounds(call.body)
+        else:
+            kind, body = _checked(recipient, call.type, call.body)
+        if not isinstance(call, Call) and call.lifetime is not None:
+            deadline = self._after(call.lifetime, "lifetime")
+        if isinstance(call, Send):
+            correlation = call.correlation
+        _check_heading(kind, call.priority, correlation)
+        process.messages_sent += 1
+        return Message(number, kind, process.pid, recipient.pid, call.priority, correlation, deadline, body)
 
     def subscribe(self, process: Process, call: Subscribe) -> None:
         self._topics.subscribe(process, call.pattern)
@@ -392,7 +433,7 @@ class Messaging:
         """Put a message of the kernel into the mailbox of `recipient`: above all others, and never full."""
         box = recipient.box()
         if not (box.closed or recipient.ended):
-            box.put(Message(self._next_id(), type, sender, recipient.pid, CONTROL, correlation, None, isolate(body)))
+            box.put(Message(self.next_id(), type, sender, recipient.pid, CONTROL, correlation, None, isolate(body)))
 
     def take_back(self, recipient: Process, type: str, correlation: int) -> None:  # noqa: A002
         """Remove such a message of the kernel, if it still waits."""
@@ -428,7 +469,7 @@ class Messaging:
 
     # ---- inside
 
-    def _recipient(self, to: int | str) -> Process:
+    def recipient(self, to: int | str) -> Process:
         """The living process of that name or pid. Raises `UnknownName` and `UnknownProcess`."""
         return self._names.find(to) if isinstance(to, str) else self._table.get(to)
 
@@ -437,7 +478,15 @@ class Messaging:
         checked = check_seconds(seconds, what)
         return None if checked is None else self._loop.time() + checked
 
-    def _next_id(self) -> int:
+    def begin_after(self, number: int) -> None:
+        """Give messages higher ids than `number`."""
+        self._last_id = max(self._last_id, number)
+
+    def unknown(self, pid: int) -> UnknownProcess:
+        """What to raise for a process that has ended."""
+        return self._table.unknown(pid)
+
+    def next_id(self) -> int:
         self._last_id += 1
         return self._last_id
 
@@ -476,7 +525,7 @@ def _check_time(alarm: Alarm | None, call: Call, what: str) -> None:
         raise TimedOut(f"process {call.to} {what} within {call.timeout} s", to=call.to, timeout=call.timeout)
 
 
-def _forget_caller(recipient: Process, message: int) -> None:
+def forget_caller(recipient: Process, message: int) -> None:
     """Nobody waits for the reply to `message` any more; when it comes, it is a dead letter and no error."""
     owed = recipient.owed
     if owed is not None and message in owed:

@@ -5,6 +5,8 @@ Called by the gate, and by the message subsystem for each message to a name. A n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ipc.errors import InvalidCall, NameTaken, NotPermitted, UnknownName
 from ipc.syscalls import NameInfo, Names, Register, Unregister
 from kernel.gate import Gate
@@ -20,6 +22,7 @@ class NameRegistry:
         self._table = table
         self._holders: dict[str, Process] = {}
         self._names: dict[Process, set[str]] = {}
+        self.reserved: Mapping[str, int] = {}  # names of processes that are to begin again, with their pids
         gate.register({Register: self.register, Unregister: self.unregister, Names: self.names})
 
     def find(self, name: str) -> Process:
@@ -38,6 +41,9 @@ class NameRegistry:
     def _check(self, name: str, holder: Process | None) -> None:
         if not name or len(name) > MAX_LENGTH or name.lstrip("-").isdigit() or not name.isprintable():
             raise InvalidCall(f"{name[:50]!r} cannot be a name: it takes 1 to {MAX_LENGTH} characters, not all digits")
+        reserved = self.reserved.get(name)
+        if reserved is not None and (holder is None or holder.pid != reserved):
+            raise NameTaken(f"{name!r} is the name of process {reserved}, which begins again", name=name, pid=reserved)
         other = self._holders.get(name)
         if other is not None and other is not holder:
             raise NameTaken(

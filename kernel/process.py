@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
+    from kernel.durable.history import History
     from kernel.relay import Relay
     from kernel.slots.sequence import Sequence
     from kernel.stream import Stream
@@ -44,6 +45,7 @@ class Process:
         "calls",
         "children",
         "cpu_of_ended",
+        "durable",
         "dying",
         "ended",
         "followers",
@@ -120,6 +122,7 @@ class Process:
         self.limits: Limits | None = None
         self.outcome: tuple[Any, ErrorInfo | None] = (None, None)  # value and error, once it is dying
         self.timer: asyncio.TimerHandle | None = None  # of its deadline, or of its grace once it is dying
+        self.durable: History | None = None  # of a durable process
         self.ended = False
         self.status: ExitStatus | None = None
 

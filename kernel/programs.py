@@ -39,6 +39,8 @@ class Program:
         self.name = mark.name
         self.summary = mark.summary
         self.accepts = mark.accepts
+        self.durable = mark.durable
+        self.version = _version(function)
         self.source = source
         self.function = function
         context = next(iter(inspect.signature(function).parameters))
@@ -49,6 +51,14 @@ class Program:
 
     def info(self) -> ProgramInfo:
         return ProgramInfo(self.name, self.summary, self.signature, self.source)
+
+
+def _version(function: Function) -> str:
+    """A short digest of the file that `function` is in, as it is now; empty if there is none."""
+    try:
+        return hashlib.blake2b(Path(inspect.getsourcefile(function) or "").read_bytes(), digest_size=8).hexdigest()
+    except (OSError, TypeError):
+        return ""
 
 
 class Programs:

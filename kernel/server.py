@@ -74,6 +74,7 @@ class Connection(FramedProtocol):
         self._threads: dict[int, Thread] = {}  # requests that wait inside the kernel
         self._streams: dict[int, Stream] = {}
         self._tasks: dict[int, int] = {}  # pids of attached tasks with a stream
+        self._early: list[bytes] = []  # frames that came before the kernel was ready for its first client
         self._hello = self._loop.call_later(HELLO_TIMEOUT, self._no_hello)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -93,7 +94,12 @@ class Connection(FramedProtocol):
         if kind is Request and self._process is not None:
             self._request(self._process, message.id, message.call)
         elif self._process is None:
-            if kind is Hello:
+            if self._early:
+                self._early.append(payload)
+            elif kind is Hello and not self._kernel.opened:
+                self._early.append(payload)
+                self._kernel.on_opened.append(self._resume)
+            elif kind is Hello:
                 self._welcome(message)
             else:
                 self._refuse(OutOfTurn("the first frame must be a hello"))
@@ -104,6 +110,13 @@ class Connection(FramedProtocol):
             self._abandon(message)
         else:
             self._refuse(OutOfTurn("a second hello on one connection"))
+
+    def _resume(self) -> None:
+        """The kernel knows what there is: take what came before that."""
+        early, self._early = self._early, []
+        for payload in early:
+            if self.transport is not None and not self.transport.is_closing():
+                self.frame_received(payload)
 
     def pause_writing(self) -> None:
         # A peer that does not read its answers does not get to ask for more of them. Only this end of a connection does
@@ -212,8 +225,10 @@ class Connection(FramedProtocol):
 
     def _open_stream(self, number: int, call: Spawn | Attach | Logs) -> Stream:
         def deliver(event: Event) -> None:
+            # By way of the table: were the stream in here, the two would hold each other, and stay for long.
+            stream = self._streams.get(number)
             try:
-                self.send_frame(encode(StreamEvent(number, event, stream.number)))
+                self.send_frame(encode(StreamEvent(number, event, 0 if stream is None else stream.number)))
             except LlmosError as error:
                 self.send_frame(ENCODER.encode(Failure(number, to_wire(error))))
 
@@ -224,8 +239,8 @@ class Connection(FramedProtocol):
                 self.send_frame(ENCODER.encode(End(number)))
 
         # Credit comes with the answer, so that no event goes out before it.
-        stream = self._streams[number] = Stream(deliver, 0, end)
-        return stream
+        opened = self._streams[number] = Stream(deliver, 0, end)
+        return opened
 
     # ---- beginning and end
 

@@ -23,8 +23,12 @@ from ipc.codec import decode, encode
 from ipc.errors import DeadlineExceeded, Killed, LlmosError, NotEncodable, ShuttingDown, UnknownTask, to_wire
 from ipc.messages import Event, Failed, Missed, Result
 from ipc.syscalls import Attach, Backup, History, Submit, Submitted, TaskInfo
+from kernel.durable.history import History as Own
+from kernel.durable.processes import DurableProcesses
 from kernel.ending import Ending
 from kernel.gate import Gate
+from kernel.journal import histories
+from kernel.journal.histories import Row
 from kernel.journal.journal import Journal
 from kernel.journal.records import Accepted, End, Kept
 from kernel.lifecycle import Lifecycle, final_event
@@ -42,13 +46,14 @@ log = structlog.get_logger("kernel.tasks")
 class _Task:
     """A task that has not ended on the disk. `final` is its last event, once its process has ended; `told`: to all."""
 
-    __slots__ = ("attempt", "detach", "final", "id", "pid", "relay", "told")
+    __slots__ = ("attempt", "detach", "durable", "final", "id", "pid", "relay", "told")
 
-    def __init__(self, number: int, relay: Relay, detach: bool, attempt: int = 1) -> None:
+    def __init__(self, number: int, relay: Relay, detach: bool, durable: bool = False, attempt: int = 1) -> None:
         self.id = number
         self.attempt = attempt
         self.relay = relay
         self.detach = detach
+        self.durable = durable
         self.pid = 0
         self.final: Event | None = None
         self.told = False
@@ -69,12 +74,14 @@ class Tasks:
         ending: Ending,
         programs: Programs,
         gate: Gate,
+        durable: DurableProcesses,
     ) -> None:
         self._journal = journal
         self._table = table
         self._lifecycle = lifecycle
         self._ending = ending
         self._programs = programs
+        self._durable = durable
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[int, _Task] = {}
         self._stopping = False
@@ -95,9 +102,12 @@ class Tasks:
         self._lifecycle.admit(client, program, call)
         owner = call.owner or client.owner
         kept = msgspec.structs.replace(call, owner=owner, credit=0)
+        own = self._durable.new_root(program) if call.durable or program.durable else None
         task = Accepted(call.program, owner, call.key, encode(kept), time.time())
+        if own is not None:
+            task.pid, task.version = own.pid, own.version
         begun: asyncio.Future[Submitted] = self._loop.create_future()
-        self._journal.accept(task, partial(self._accepted, client, program, call, stream, begun))
+        self._journal.accept(task, partial(self._accepted, client, program, call, stream, begun, own))
         try:
             submitted = await begun
         except asyncio.CancelledError:
@@ -130,7 +140,7 @@ class Tasks:
 
     def stop(self) -> None:
         """The daemon stops in order: detached tasks that are killed from now on belong to its next life."""
-        self._stopping = True
+        self._stopping = self._durable.stopping = True
         if self._recovery is not None:
             self._recovery.cancel()
 
@@ -154,6 +164,7 @@ class Tasks:
         call: Submit,
         stream: Stream | None,
         begun: asyncio.Future[Submitted],
+        own: Own | None,
         outcome: Accepted | Kept | LlmosError,
     ) -> None:
         """The journal has a task, or has one of that key, or takes none. The client may have given up meanwhile."""
@@ -164,10 +175,12 @@ class Tasks:
             if isinstance(outcome, Kept):
                 answer = self._rejoin(outcome, None if gone else stream)
             else:
-                task = self._tasks[outcome.id] = _Task(outcome.id, Relay(stream), call.detach)
+                task = self._tasks[outcome.id] = _Task(outcome.id, Relay(stream), call.detach, own is not None)
+                if own is not None:
+                    own.tree.id = outcome.id
                 if gone and not call.detach:
                     raise self._failed(task, "killed", Killed("its client abandoned it before it began"))
-                self._begin(task, client, program, call)
+                self._begin(task, client, program, call, own=own)
                 answer = task.submitted()
         except Exception as error:
             if not gone:
@@ -176,10 +189,21 @@ class Tasks:
             if not gone:
                 begun.set_result(answer)
 
-    def _begin(self, task: _Task, parent: Process, program: Program, call: Submit, attempt: int = 1) -> None:
+    def _begin(
+        self,
+        task: _Task,
+        parent: Process,
+        program: Program,
+        call: Submit,
+        attempt: int = 1,
+        own: Own | None = None,
+    ) -> None:
         """Start the process of a task. Raises what speaks against it, which is then the end of the task."""
         try:
-            task.pid = self._lifecycle.start(parent, program, call, task.relay, attempt)
+            if own is None:
+                task.pid = self._lifecycle.start(parent, program, call, task.relay, attempt)
+            else:
+                task.pid = self._durable.start(parent, program, call, task.relay, attempt, own)
         except Exception as error:
             raise self._failed(task, "failed", error) from None
         self._table.alive[task.pid].watch(partial(self._process_ended, task))
@@ -211,6 +235,8 @@ class Tasks:
             outcome = encode(event)
         task.final = event
         name = event.error.code if isinstance(event, Failed) else ""
+        if task.durable:
+            self._durable.ended(task.id)
         self._journal.finish(End(task.id, time.time(), reason, name, outcome), partial(self._written, task))
 
     def _written(self, task: _Task, error: LlmosError | None) -> None:
@@ -240,6 +266,8 @@ class Tasks:
     async def _attach_kept(self, number: int, stream: Stream | None, call: Attach) -> Submitted:
         """Attach to a task that has no process now, or had none yet."""
         kept: Kept | None = await self._journal.read(lambda store: store.find(number))
+        if kept is not None and kept.ended is None and number not in self._tasks:  # it has ended since that was read
+            kept = await self._journal.read(lambda store: store.find(number))
         if kept is None:
             raise UnknownTask(f"no task {_text(number)}; `llmos history` lists those that are known", id=_text(number))
         submitted = self._rejoin(kept, stream, call)
@@ -272,7 +300,7 @@ class Tasks:
     def _recover(self, portion: list[Accepted]) -> None:
         """Tasks that an earlier daemon accepted and did not end. They are known at once, and begun in their turn."""
         for accepted in portion:
-            self._tasks[accepted.id] = _Task(accepted.id, Relay(None), True, accepted.attempt)
+            self._tasks[accepted.id] = _Task(accepted.id, Relay(None), True, accepted.pid != 0, accepted.attempt)
         self._pending.extend(portion)
         if self._recovery is None and self._pending and not self._stopping:
             self._recovery = asyncio.Task(self._begin_pending(), loop=self._loop)
@@ -285,7 +313,10 @@ class Tasks:
             name = accepted.program
             if name not in programs:
                 programs[name] = await self._load(name)
-            self._begin_again(accepted, programs[name])
+            rows: list[Row] = []
+            if accepted.pid:
+                rows = await self._journal.read(partial(histories.load, task=accepted.id))
+            self._begin_again(accepted, programs[name], rows)
             count += 1
             if not count % AT_ONCE:
                 await asyncio.sleep(0)
@@ -299,8 +330,9 @@ class Tasks:
         except Exception as error:
             return error
 
-    def _begin_again(self, accepted: Accepted, program: Program | Exception) -> None:
-        """Run a task from the start. Whatever is wrong with it is its own end, and harms no other."""
+    def _begin_again(self, accepted: Accepted, program: Program | Exception, rows: list[Row]) -> None:
+        """Run a task from the start; a durable one with `rows`, which are what it did. Whatever is wrong with it is its
+        own end, and harms no other."""
         task = self._tasks[accepted.id]
         try:
             call = decode(accepted.call, Submit)
@@ -314,7 +346,8 @@ class Tasks:
                 call.deadline = min(left, call.deadline)
             if isinstance(program, Exception):
                 raise program
-            self._begin(task, self._nobody, program, call, accepted.attempt)
+            own = self._durable.old_root(accepted.id, rows, program) if rows else None
+            self._begin(task, self._nobody, program, call, accepted.attempt, own)
         except Exception as error:
             if task.final is None:
                 self._failed(task, "failed", error)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         BadMessage,
         BurstExceeded,
         Busy,
+        CheckpointRefused,
         ConfigError,
         ConnectionLost,
         ContextOverflow,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         DeadlockDetected,
         DriverFailed,
         FrameTooLarge,
+        HistoryDamaged,
         InvalidCall,
         InvalidConstraint,
         InvalidPrompt,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
         OutOfTurn,
         ProtocolError,
         RegionDeleted,
+        ReplayDiverged,
         ShuttingDown,
         SlowReader,
         SocketInUse,
@@ -83,12 +86,12 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ipc.errors": (
-        "AgentFailed BackupFailed BadArguments BadMessage BurstExceeded Busy ConfigError ConnectionLost "
-        "ContextOverflow "
-        "DeadlineExceeded DeadlockDetected DriverFailed FrameTooLarge InvalidCall InvalidConstraint "
-        "InvalidPrompt InvalidReply JournalUnavailable KeyReused Killed LimitExceeded LlmosError MailboxFull "
-        "MalformedFrame MessageTooLarge MissingExtra ModelLoadFailed ModelNotFound NameTaken NoDaemon "
-        "NotACall NotEncodable NotFound NotHeld NotPermitted OutOfTurn ProtocolError RegionDeleted "
+        "AgentFailed BackupFailed BadArguments BadMessage BurstExceeded Busy CheckpointRefused ConfigError "
+        "ConnectionLost ContextOverflow DeadlineExceeded DeadlockDetected DriverFailed FrameTooLarge HistoryDamaged "
+        "InvalidCall "
+        "InvalidConstraint InvalidPrompt InvalidReply JournalUnavailable KeyReused Killed LimitExceeded LlmosError "
+        "MailboxFull MalformedFrame MessageTooLarge MissingExtra ModelLoadFailed ModelNotFound NameTaken NoDaemon "
+        "NotACall NotEncodable NotFound NotHeld NotPermitted OutOfTurn ProtocolError RegionDeleted ReplayDiverged "
         "ShuttingDown SlowReader SocketInUse SocketPathInvalid StateInUse StateTooNew SyncMismatch TimedOut "
         "TooManyAttempts TooManyRestarts ToolFailed UndeclaredType UnknownCall UnknownModel UnknownName "
         "UnknownProcess UnknownProgram UnknownRegion UnknownTask UnknownThread UnknownTool VersionConflict "
@@ -134,6 +137,7 @@ __all__ = [  # noqa: RUF022 - by theme
     "BadMessage",
     "BurstExceeded",
     "Busy",
+    "CheckpointRefused",
     "ConfigError",
     "ConnectionLost",
     "ContextOverflow",
@@ -141,6 +145,7 @@ __all__ = [  # noqa: RUF022 - by theme
     "DeadlockDetected",
     "DriverFailed",
     "FrameTooLarge",
+    "HistoryDamaged",
     "InvalidCall",
     "InvalidConstraint",
     "InvalidPrompt",
@@ -165,6 +170,7 @@ __all__ = [  # noqa: RUF022 - by theme
     "OutOfTurn",
     "ProtocolError",
     "RegionDeleted",
+    "ReplayDiverged",
     "ShuttingDown",
     "SlowReader",
     "SocketInUse",

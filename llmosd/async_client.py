@@ -250,11 +250,13 @@ class AsyncClient:
         name: str | None = None,
         limits: Limits | None = None,
         key: str | None = None,
+        durable: bool = False,
     ) -> AsyncTask:
         """Start a task. It ends with this connection unless `detach`, and after `deadline` seconds in any case.
 
         Others can reach it by `name`; it uses no more than `limits`. The same `key` of the same owner is the same
         task: whoever does not know whether a submission arrived repeats it with the key that it had.
+        With `durable` a program is run as if it were marked so: see `llmosd.agent`.
         """
         call = session.submit(
             program,
@@ -266,6 +268,7 @@ class AsyncClient:
             name=name,
             limits=limits,
             key=key,
+            durable=durable,
         )
         return await self._follow(call)
 
@@ -287,9 +290,12 @@ class AsyncClient:
         timeout: float | None = None,
         owner: str | None = None,
         detach: bool = False,
+        durable: bool = False,
     ) -> Any:
         """Start a task and wait for its result, at most `timeout` seconds. Cancelled, it kills the task."""
-        task = await self.submit(program, args, priority=priority, deadline=deadline, owner=owner, detach=detach)
+        task = await self.submit(
+            program, args, priority=priority, deadline=deadline, owner=owner, detach=detach, durable=durable
+        )
         try:
             return await task.result(timeout)
         except asyncio.CancelledError:
@@ -338,9 +344,9 @@ class AsyncClient:
         """Answer a message that came by a call."""
         await self.request(Reply(message.sender, message.id, body))
 
-    def shared(self, name: str) -> Shared:
-        """The shared region `name`, which need not exist yet."""
-        return Shared(self.request, name)
+    def shared(self, name: str, *, durable: bool = False) -> Shared:
+        """The shared region `name`, which need not exist yet. Set by a `durable` handle it survives the daemon."""
+        return Shared(self.request, name, durable=durable)
 
     # ---- looking
 

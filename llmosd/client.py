@@ -166,12 +166,14 @@ class Client:
         name: str | None = None,
         limits: Limits | None = None,
         key: str | None = None,
+        durable: bool = False,
     ) -> Task:
         """Start a task. It ends with this connection unless `detach`, and after `deadline` seconds in any case.
 
         `positional` arguments come before those by name; `lenient` reads numbers and such from text. Others can reach
         it by `name`; it uses no more than `limits`. The same `key` of the same owner is the same task: whoever does not
         know whether a submission arrived repeats it with the key that it had.
+        With `durable` a program is run as if it were marked so: see `llmosd.agent`.
         """
         call = session.submit(
             program,
@@ -185,6 +187,7 @@ class Client:
             name=name,
             limits=limits,
             key=key,
+            durable=durable,
         )
         return self._follow(call)
 
@@ -206,9 +209,12 @@ class Client:
         timeout: float | None = None,
         owner: str | None = None,
         detach: bool = False,
+        durable: bool = False,
     ) -> Any:
         """Start a task and wait for its result, at most `timeout` seconds."""
-        task = self.submit(program, args, priority=priority, deadline=deadline, owner=owner, detach=detach)
+        task = self.submit(
+            program, args, priority=priority, deadline=deadline, owner=owner, detach=detach, durable=durable
+        )
         return task.result(timeout)
 
     def wait(self, pid: int, timeout: float | None = None) -> Any:

@@ -41,6 +41,7 @@ def submit(
     name: str | None = None,
     limits: Limits | None = None,
     key: str | None = None,
+    durable: bool = False,
 ) -> Submit:
     """The call that submits a task whose events we want."""
     return Submit(
@@ -56,6 +57,7 @@ def submit(
         name=name,
         limits=limits,
         key=key,
+        durable=durable,
     )
 
 

@@ -18,14 +18,22 @@ class Shared:
 
     Values are what msgpack carries. Bytes, texts and frozen Structs pass inside the daemon by reference; of all else
     each reader gets a copy of its own. A region stays until it is deleted; one that is made by an `ephemeral` handle
-    ends with the process that made it.
+    ends with the process that made it. Once set by a `durable` one it survives the daemon.
     """
 
-    __slots__ = ("_call", "_ephemeral", "name")
+    __slots__ = ("_call", "_durable", "_ephemeral", "name")
 
-    def __init__(self, call: Callable[[Syscall], Awaitable[Any]], name: str, *, ephemeral: bool = False) -> None:
+    def __init__(
+        self,
+        call: Callable[[Syscall], Awaitable[Any]],
+        name: str,
+        *,
+        ephemeral: bool = False,
+        durable: bool = False,
+    ) -> None:
         self._call = call
         self._ephemeral = ephemeral
+        self._durable = durable
         self.name = name
 
     async def get(self) -> Versioned:
@@ -72,7 +80,7 @@ class Shared:
         await self._call(SharedDelete(self.name))
 
     async def _set(self, value: Any, expected: int | None) -> int:
-        version: int = await self._call(SharedSet(self.name, value, expected, self._ephemeral))
+        version: int = await self._call(SharedSet(self.name, value, expected, self._ephemeral, self._durable))
         return version
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ipc.syscalls.base import Body, Count, Priority, Seconds, Syscall
 from ipc.syscalls.daemon import DaemonCalls, GetStats, GpuInfo, Ping, Pong, Shutdown, Stats
+from ipc.syscalls.durable import Checkpoint, DrawRandom, DurableCalls, GetTime
 from ipc.syscalls.limits import Limits
 from ipc.syscalls.memory import (
     MemoryCalls,
@@ -122,6 +123,7 @@ SystemCall = (
     | ToolCalls
     | ModelCalls
     | OutputCalls
+    | DurableCalls
     | DaemonCalls
 )
 
@@ -135,6 +137,7 @@ __all__ = [
     "Body",
     "Call",
     "ChatMessage",
+    "Checkpoint",
     "Child",
     "ClearEvent",
     "Completion",
@@ -146,6 +149,7 @@ __all__ = [
     "DeadLetters",
     "Demonitor",
     "Down",
+    "DrawRandom",
     "EmbedTexts",
     "Emit",
     "ExitStatus",
@@ -153,6 +157,7 @@ __all__ = [
     "FinishedCalls",
     "Generate",
     "GetStats",
+    "GetTime",
     "GpuInfo",
     "Heading",
     "History",

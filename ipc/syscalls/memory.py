@@ -68,14 +68,16 @@ class SharedSet(Syscall, tag="shared_set"):
     """Give a region a new value, making it if need be; answers the new version, higher than any before it.
 
     With `expected` only if that is the version it has now; 0 stands for a region that does not exist. A region stays
-    until it is deleted; one made with `ephemeral` ends with the process that made it. Errors: `VersionConflict`
-    (`data`: `expected` and `found`), `LimitExceeded`, `Busy`, `NotEncodable`, `InvalidCall`.
+    until it is deleted; one made with `ephemeral` ends with the process that made it. Once it was set with `durable`,
+    it stays over a restart of the daemon, and each change of it is answered when it is on disk. Errors:
+    `VersionConflict` (`data`: `expected` and `found`), `LimitExceeded`, `Busy`, `NotEncodable`, `InvalidCall`.
     """
 
     name: str
     value: Body
     expected: Count | None = None
     ephemeral: bool = False
+    durable: bool = False
     returns: ClassVar[Any] = int
 
 

@@ -44,11 +44,13 @@ class TaskInfo(msgspec.Struct, frozen=True):
 class Submit(Spawn, tag="submit"):
     """`Spawn` of a task that outlives the daemon: it is answered, and begun, once it is on disk.
 
-    The same `key` of the same owner is the same task, which is then attached to. Clients only. Errors: those of
+    The same `key` of the same owner is the same task, which is then attached to. `durable`: run the program as if it
+    were marked durable. Clients only. Errors: those of
     `Spawn`, `JournalUnavailable` (the disk is full, say), `KeyReused` (with another program or other arguments).
     """
 
     key: Key | None = None
+    durable: bool = False
     returns: ClassVar[Any] = Submitted
 
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from ipc.errors import Busy, JournalUnavailable, LlmosError, StateInUse
 from kernel import lockfile
-from kernel.journal.operations import Accept, Answer, Copy, Finish, Operation, Read
+from kernel.journal.changes import Change
+from kernel.journal.histories import Opening
+from kernel.journal.operations import Accept, Answer, Copy, Finish, Keep, Operation, Read
 from kernel.journal.records import Accepted, End
 from kernel.journal.settings import FILE, LOCK, JournalSettings
 
@@ -30,12 +32,14 @@ WAITING = 100_000  # tasks that may wait for their commit
 class Journal:
     """The journal in `folder`, which is locked until it is closed.
 
-    `on_pending` is called with the tasks that earlier lives left, portion by portion and the last one empty, before
-    anything is answered; `on_failure` with why it cannot be opened or go on. Set them before the loop goes on.
+    `on_opened` is called first, with what has to be known before anybody is answered anything; then `on_pending` with
+    the tasks that earlier lives left, portion by portion and the last one empty, before anything is answered;
+    `on_failure` with why it cannot be opened or go on. Set them before the loop goes on.
     """
 
     def __init__(self, folder: Path, settings: JournalSettings) -> None:
         """Raises `StateInUse` with the pid of the daemon that has it, and `JournalUnavailable`."""
+        self.on_opened: Callable[[Opening], None] = lambda opening: None
         self.on_pending: Callable[[list[Accepted]], None] = lambda tasks: None
         self.on_failure: Callable[[LlmosError], None] = lambda error: None
         self._loop = asyncio.get_running_loop()
@@ -79,6 +83,13 @@ class Journal:
         If the disk does not take it, `answer` is called with `JournalUnavailable` first, and with None later.
         """
         self._ask(Finish(end, answer))
+
+    def keep(self, changes: Sequence[Change], answer: Answer) -> None:
+        """Make `changes`, after all that was asked for before; `answer` is called as by `finish`.
+
+        What is asked for in one turn of the loop is written in one transaction, and all in the order of asking.
+        """
+        self._ask(Keep(changes, answer))
 
     async def read(self, query: Callable[[Store], Any]) -> Any:
         """What `query` finds in the store, after all that was asked for before. Raises `JournalUnavailable`."""
@@ -130,17 +141,21 @@ class Journal:
     def _run(self) -> None:
         # Imported here, so that loading SQLite holds up neither the start of the daemon nor its loop.
         try:
-            from kernel.journal.writer import Writer
+            from kernel.journal.writer import Told, Writer
         except ImportError as error:
             self._tell(self._told_failure, JournalUnavailable(f"SQLite cannot be loaded: {error}; install apsw anew"))
             self._tell(self._told_end, None)
             return
-        Writer(self._path, self._settings, self._queue, self._tell, self._told_pending, self._told_failure).run()
+        told = Told(self._told_opening, self._told_pending, self._told_failure)
+        Writer(self._path, self._settings, self._queue, self._tell, told).run()
         self._tell(self._told_end, None)
 
     def _tell(self, function: Callable[[Any], None], value: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
             self._loop.call_soon_threadsafe(function, value)
+
+    def _told_opening(self, opening: Opening) -> None:
+        self.on_opened(opening)
 
     def _told_pending(self, tasks: list[Accepted]) -> None:
         self.on_pending(tasks)

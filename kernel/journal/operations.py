@@ -1,15 +1,16 @@
 """What the loop asks of the journal's thread, and how it is told.
 
-Made by the journal. Each is answered on the loop, once, with its outcome or an error; a `Finish` that could not be
-written yet is answered once more when it was.
+Made by the journal. Each is answered on the loop, once, with its outcome or an error; a `Finish` or
+`Keep` that could not be written yet is answered once more when it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kernel.journal.changes import Change
 from kernel.journal.records import Accepted, End
 
 if TYPE_CHECKING:
@@ -56,6 +57,16 @@ class Copy(Operation):
     def __init__(self, path: Path, answer: Answer) -> None:
         super().__init__(answer)
         self.path = path
+
+
+class Keep(Operation):
+    """Make changes, all or none. Answered like a `Finish`."""
+
+    __slots__ = ("changes",)
+
+    def __init__(self, changes: Sequence[Change], answer: Answer) -> None:
+        super().__init__(answer)
+        self.changes = changes
 
 
 class Read(Operation):

@@ -6,7 +6,10 @@ import msgspec
 
 
 class Accepted(msgspec.Struct):
-    """A task that is to be kept. `call` is the msgpack of its `Submit`; `id` is 0 until the journal gives it one."""
+    """A task that is to be kept. `call` is the msgpack of its `Submit`; `id` is 0 until the journal gives it one.
+
+    `pid` is not 0 if its first process is durable, and `version` then that of its code.
+    """
 
     program: str
     owner: str
@@ -15,6 +18,8 @@ class Accepted(msgspec.Struct):
     submitted: float
     id: int = 0
     attempt: int = 1
+    pid: int = 0
+    version: str = ""
 
 
 class End(msgspec.Struct, frozen=True):

@@ -27,4 +27,79 @@ CREATE TABLE stops (clean INTEGER NOT NULL) STRICT;  -- one row: whether the las
 INSERT INTO stops VALUES (1);
 """
 
-MIGRATIONS = [FIRST]  # number N brings version N to N + 1
+SECOND = """
+CREATE TABLE processes (         -- durable processes, and the children of such
+    pid INTEGER PRIMARY KEY,
+    task INTEGER NOT NULL,
+    parent INTEGER NOT NULL,     -- pid; 0: the first process of the task
+    program TEXT NOT NULL,
+    version TEXT NOT NULL,       -- of the code with which it began
+    durable INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,      -- checkpoints so far
+    state BLOB,                  -- msgpack of what the last one kept
+    suspended INTEGER NOT NULL,
+    status BLOB                  -- msgpack of ipc.syscalls.ExitStatus, once a child has ended
+) STRICT;
+CREATE INDEX processes_of_task ON processes (task);
+CREATE INDEX children ON processes (parent);
+CREATE TABLE calls (             -- completed system calls; of two with one key the later row counts
+    id INTEGER PRIMARY KEY,
+    pid INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    thread TEXT NOT NULL,        -- its path
+    number INTEGER NOT NULL,
+    call BLOB NOT NULL,          -- msgpack of kernel.durable.outcome.Asked
+    outcome BLOB NOT NULL        -- msgpack of kernel.durable.outcome.Outcome
+) STRICT;
+CREATE INDEX calls_of_process ON calls (pid);
+CREATE TABLE messages (          -- what waits in durable mailboxes, in the order of its coming
+    id INTEGER PRIMARY KEY,
+    pid INTEGER NOT NULL,
+    message INTEGER NOT NULL,    -- its own id
+    expires REAL,                -- seconds since the epoch
+    envelope BLOB NOT NULL       -- msgpack of ipc.messages.Message
+) STRICT;
+CREATE INDEX messages_of_process ON messages (pid, message);
+CREATE TABLE delivered (         -- the last message that a thread of a durable sender had in a durable mailbox
+    pid INTEGER NOT NULL,
+    sender INTEGER NOT NULL,
+    thread TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    PRIMARY KEY (pid, sender, thread)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE replies (           -- to calls of durable processes that have not taken them yet
+    message INTEGER PRIMARY KEY,
+    pid INTEGER NOT NULL,        -- the caller
+    body BLOB NOT NULL
+) STRICT;
+CREATE INDEX replies_of_process ON replies (pid);
+CREATE TABLE memory (
+    id INTEGER PRIMARY KEY,
+    pid INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    value BLOB NOT NULL,
+    UNIQUE (pid, key)
+) STRICT;
+CREATE TABLE names (name TEXT PRIMARY KEY, pid INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX names_of_process ON names (pid);
+CREATE TABLE subscriptions (
+    pid INTEGER NOT NULL,
+    pattern TEXT NOT NULL,
+    PRIMARY KEY (pid, pattern)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE regions (           -- shared regions that were written as durable
+    name TEXT PRIMARY KEY,
+    version INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    value BLOB NOT NULL
+) STRICT;
+CREATE TABLE counters (          -- one row: the highest number of each kind that was ever given out
+    pid INTEGER NOT NULL,
+    message INTEGER NOT NULL,
+    version INTEGER NOT NULL     -- of a region: each life of the daemon has 2^32 of them
+) STRICT;
+INSERT INTO counters VALUES (0, 0, 0);
+"""
+
+MIGRATIONS = [FIRST, SECOND]  # number N brings version N to N + 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ipc.codec import decode
 from ipc.errors import KeyReused, LlmosError, MalformedFrame, StateTooNew
 from ipc.syscalls import Submit
 from kernel import faults
-from kernel.journal import disk
+from kernel.journal import changes, disk
 from kernel.journal.records import Accepted, End, Kept
 from kernel.journal.schema import MIGRATIONS
 from kernel.journal.trouble import unusable
@@ -139,11 +139,19 @@ class Store:
                 "INSERT INTO tasks (id, program, owner, key, call, submitted, attempt, crashes) VALUES " + rows_of,
                 values,
             )
+        durable = [one for one in new if one.pid]
+        self.keep(changes.PutProcess(one.pid, one.id, 0, one.program, one.version, True) for one in durable)
+        self.keep(changes.Count(pid=one.pid) for one in durable)
         return outcomes
 
     def withdraw(self, numbers: Sequence[int]) -> None:
         """Forget tasks that were refused as their commit failed: the disk may have taken them all the same."""
-        self.db.executemany("DELETE FROM tasks WHERE id = ?", [(number,) for number in numbers])
+        for table, column in (("tasks", "id"), ("processes", "task")):
+            self.db.executemany(f"DELETE FROM {table} WHERE {column} = ?", [(number,) for number in numbers])
+
+    def keep(self, wanted: Iterable[changes.Change]) -> None:
+        """Make changes for durable processes, in their order."""
+        changes.write(self.db, wanted)
 
     def finish(self, ends: Sequence[End]) -> None:
         """Write down how tasks ended; the first end of a task is the one that counts."""
@@ -191,7 +199,12 @@ class Store:
 
     def pending(self) -> Iterator[Accepted]:
         """All tasks that have not ended, in the order of their acceptance."""
-        query = "SELECT program, owner, key, call, submitted, id, attempt FROM tasks WHERE ended IS NULL ORDER BY id"
+        query = (
+            "SELECT tasks.program, owner, key, call, submitted, tasks.id, attempt, coalesce(pid, 0), "
+            "coalesce(version, '') "
+            "FROM tasks LEFT JOIN processes ON processes.task = tasks.id AND parent = 0 AND durable "
+            "WHERE ended IS NULL ORDER BY tasks.id"
+        )
         for row in self.db.execute(query):
             yield Accepted(*row)
 

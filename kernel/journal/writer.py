@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 import structlog
@@ -21,8 +21,9 @@ from ipc.codec import encode
 from ipc.errors import JournalUnavailable, LlmosError, TooManyAttempts, to_wire
 from ipc.messages import Failed
 from kernel import faults
+from kernel.journal import histories
 from kernel.journal.backup import Copies
-from kernel.journal.operations import Accept, Copy, Finish, Operation, Read
+from kernel.journal.operations import Accept, Copy, Finish, Keep, Operation, Read
 from kernel.journal.records import Accepted, End
 from kernel.journal.settings import JournalSettings
 from kernel.journal.store import Store, open_store
@@ -37,10 +38,18 @@ PORTION = 500  # pending tasks handed to the loop at once
 log = structlog.get_logger("kernel.journal")
 
 
+class Told(NamedTuple):
+    """`opening` gets what the journal knows of durable processes, then `pending` the tasks of earlier lives, portion by
+    portion, before anything is answered; `failure` why it cannot be opened or go on."""
+
+    opening: Callable[[histories.Opening], None]
+    pending: Callable[[list[Accepted]], None]
+    failure: Callable[[LlmosError], None]
+
+
 class Writer:
-    """Owns the store. `on_pending` gets the tasks of earlier lives, portion by portion, before anything is answered;
-    `on_failure` why it cannot be opened or go on. They and all answers are called by way of `tell`, on the
-    loop. What is to be done comes by `queue`, in lists; None is the end."""
+    """Owns the store. Whom it tells of itself, and all answers, are called by way of `tell`, on the loop. What is to be
+    done comes by `queue`, in lists; None is the end."""
 
     def __init__(
         self,
@@ -48,17 +57,15 @@ class Writer:
         settings: JournalSettings,
         queue: SimpleQueue[list[Operation] | None],
         tell: Callable[[Callable[[Any], None], Any], None],
-        on_pending: Callable[[list[Accepted]], None],
-        on_failure: Callable[[LlmosError], None],
+        told: Told,
     ) -> None:
         self._path = path
         self._settings = settings
         self._queue = queue
         self._tell = tell
-        self._on_pending = on_pending
-        self._on_failure = on_failure
+        self._told = told
         self._store: Store | None = None
-        self._unwritten: list[Finish] = []
+        self._unwritten: list[Finish | Keep] = []
         self._void: list[int] = []  # ids of tasks that were refused, though the disk may have them all the same
         self._trouble = ""  # why the last transaction failed; empty if it did not
         self._next_purge = 0.0
@@ -89,16 +96,19 @@ class Writer:
             store.begin_life()
             worn_out = store.worn_out(self._settings.attempts)
             store.finish([_given_up(number, program, self._settings.attempts, now) for number, program in worn_out])
+            histories.forget_ended(store)
+            opening = histories.opening(store)
         if worn_out:
             log.error("tasks are given up: the daemon died over each of them too often", tasks=len(worn_out))
+        self._tell(self._told.opening, opening)
         faults.point("journal.recover")
         portion: list[Accepted] = []
         for task in store.pending():
             portion.append(task)
             if len(portion) == PORTION:
-                self._tell(self._on_pending, portion)
+                self._tell(self._told.pending, portion)
                 portion = []
-        self._tell(self._on_pending, portion)
+        self._tell(self._told.pending, portion)
 
     def _gather(self) -> tuple[list[Operation], bool]:
         """What to do in the next transaction, and whether there will be another. Waits for the first."""
@@ -121,7 +131,7 @@ class Writer:
 
     def _do(self, operations: Sequence[Operation]) -> None:
         accepts = [one for one in operations if type(one) is Accept]
-        ends = self._unwritten + [one for one in operations if type(one) is Finish]
+        ends = self._unwritten + [one for one in operations if isinstance(one, Finish | Keep)]
         late = len(self._unwritten)
         if self._write(accepts, ends) or (accepts and ends and self._only_ends(accepts, ends)):
             self._unwritten = []
@@ -140,7 +150,7 @@ class Writer:
             faults.point("journal.answer")
             self._tell(_answer, [*ends[:late], *operations])
 
-    def _only_ends(self, accepts: Sequence[Accept], ends: Sequence[Finish]) -> bool:
+    def _only_ends(self, accepts: Sequence[Accept], ends: Sequence[Finish | Keep]) -> bool:
         """Ends may still fit where new tasks do not."""
         if not self._write((), ends):
             return False
@@ -148,7 +158,7 @@ class Writer:
         self._refuse(accepts, self._trouble)
         return True
 
-    def _write(self, accepts: Sequence[Accept], ends: Sequence[Finish]) -> bool:
+    def _write(self, accepts: Sequence[Accept], ends: Sequence[Finish | Keep]) -> bool:
         """One transaction; whether it is on the disk."""
         if not accepts and not ends and not self._void:
             return True
@@ -157,7 +167,8 @@ class Writer:
             with store.transaction():
                 store.withdraw(self._void)
                 outcomes = store.accept([one.task for one in accepts])
-                store.finish([one.end for one in ends])
+                store.keep(change for one in ends if type(one) is Keep for change in one.changes)
+                store.finish([one.end for one in ends if type(one) is Finish])
         except (apsw.Error, OSError) as error:
             self._failed(error)
             if not isinstance(error, apsw.FullError):
@@ -237,7 +248,7 @@ class Writer:
         elif not isinstance(error, LlmosError):
             log.error("the journal failed", exc_info=error)
             error = JournalUnavailable(f"the journal at {self._path} cannot be used: {error}")
-        self._tell(self._on_failure, error)
+        self._tell(self._told.failure, error)
         while (operations := self._queue.get()) is not None:
             for one in operations:
                 one.outcome = error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ipc.errors import Busy, InvalidCall, LimitExceeded, RegionDeleted, TimedOut, UnknownRegion, VersionConflict
 from ipc.frames import MAX_FRAME
@@ -21,6 +21,9 @@ from kernel.memory.bounds import Account, MemoryBounds, check_name, measured
 from kernel.process import Process
 from kernel.thread import PARK, Thread
 
+if TYPE_CHECKING:
+    from kernel.mailbox import Receipt
+
 RESERVED = "tool:"  # names that the kernel gives to large results of tools
 FRAME_ROOM = 1024  # bytes of a frame that are not the value
 
@@ -28,21 +31,31 @@ FRAME_ROOM = 1024  # bytes of a frame that are not the value
 class Region:
     """A value that all may see. It is charged to the owner of the process that made it, as a file is."""
 
-    __slots__ = ("creator", "owner", "size", "value", "version")
+    __slots__ = ("creator", "durable", "owner", "size", "value", "version")
 
     def __init__(self, owner: str, creator: int) -> None:
         self.owner = owner
         self.creator = creator  # 0: the region does not end with a process
+        self.durable = False  # whether it survives the daemon
         self.value: Any = None
         self.version = 0
         self.size = 0
 
 
+class Keeper(Protocol):
+    """Writes down durable regions. What is answered is what whoever made the change waits for, if anything."""
+
+    def changed(self, process: Process, name: str, region: Region) -> Receipt | None: ...
+
+    def deleted(self, process: Process, name: str) -> Receipt | None: ...
+
+
 class SharedMemory:
-    """All regions by name, and who waits for a change of which."""
+    """All regions by name, and who waits for a change of which. `keeper` writes down the durable ones, if any can."""
 
     def __init__(self, gate: Gate, bounds: MemoryBounds) -> None:
         self._bounds = bounds
+        self.keeper: Keeper | None = None
         self._regions: dict[str, Region] = {}
         self._last_version = 0
         self._size = 0
@@ -62,7 +75,7 @@ class SharedMemory:
     def get(self, process: Process, call: SharedGet) -> Versioned:
         return self._read(process, self._region(call.name))
 
-    def set(self, process: Process, call: SharedSet) -> int:
+    def set(self, process: Process, call: SharedSet) -> int | Coroutine[Any, Any, int]:
         check_name(call.name, "the name of a region")
         region = self._regions.get(call.name)
         if region is None and call.name.startswith(RESERVED):
@@ -76,8 +89,16 @@ class SharedMemory:
                 expected=call.expected,
                 found=found,
             )
+        if call.durable and (call.ephemeral or (region is not None and region.creator) or self.keeper is None):
+            raise InvalidCall(f"region {call.name!r} ends with a process, or the daemon keeps no journal: not durable")
         value, size = measured(call.value)
-        return self.put(process, call.name, value, size, ephemeral=call.ephemeral)
+        version = self.put(process, call.name, value, size, ephemeral=call.ephemeral)
+        region = self._regions[call.name]
+        region.durable = region.durable or call.durable
+        receipt = (
+            self.keeper.changed(process, call.name, region) if region.durable and self.keeper is not None else None
+        )
+        return version if receipt is None else receipt.before(version)
 
     def put(self, process: Process, name: str, value: Any, size: int, *, ephemeral: bool) -> int:
         """Store `value`, of which `measured` said `size`, in the name of `process`; the new version."""
@@ -95,6 +116,10 @@ class SharedMemory:
         region.value, region.size, region.version = value, size, self._last_version
         self._wake(name)
         return region.version
+
+    def value(self, name: str) -> Any:
+        """What region `name`, which there is, holds."""
+        return self._regions[name].value
 
     def watch(self, process: Process, call: SharedWatch) -> Versioned | Coroutine[Any, Any, Versioned]:
         check_name(call.name, "the name of a region")
@@ -126,9 +151,11 @@ class SharedMemory:
             if not watchers:
                 del self._watchers[call.name]
 
-    def delete(self, process: Process, call: SharedDelete) -> None:
-        self._region(call.name)
+    def delete(self, process: Process, call: SharedDelete) -> Coroutine[Any, Any, None] | None:
+        durable = self._region(call.name).durable
         self._remove(call.name)
+        receipt = self.keeper.deleted(process, call.name) if durable and self.keeper is not None else None
+        return None if receipt is None else receipt.before(None)
 
     def list(self, process: Process, call: Regions) -> list[RegionInfo]:
         return [
@@ -141,6 +168,19 @@ class SharedMemory:
     def process_ended(self, process: Process) -> None:
         for name in tuple(self._ephemeral.get(process.pid, ())):
             self._remove(name)
+
+    def restore(self, name: str, version: int, owner: str, value: Any) -> None:
+        """Have a durable region of an earlier life again. What is there is there, whatever the bounds are now."""
+        region = self._regions[name] = Region(owner, 0)
+        region.value, region.size = measured(value)
+        region.size += len(name.encode(errors="surrogatepass"))
+        region.version, region.durable = version, True
+        self._accounts.setdefault(owner, Account()).book(1, region.size)
+        self._size += region.size
+
+    def begin_after(self, version: int) -> None:
+        """Give higher versions than this one."""
+        self._last_version = max(self._last_version, version)
 
     # ---- inside
 

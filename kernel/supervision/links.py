@@ -46,14 +46,16 @@ class Links:
             _drop(self._links, process, peer)
             _drop(self._links, peer, process)
 
-    def monitor(self, process: Process, call: Monitor) -> int:
+    def monitor(self, process: Process, call: Monitor, ref: int = 0) -> int:
+        """With a `ref` of its own if that is not 0."""
         if call.pid == process.pid:
             raise InvalidCall(f"process {process.pid} monitors itself, and could not be told")
         target = self._table.alive.get(call.pid) or self._table.ended.get(call.pid)
         if target is None and not 0 < call.pid <= self._table.last_pid:
             raise self._table.unknown(call.pid)
-        self._last_ref += 1
-        ref = self._last_ref
+        if not ref:
+            self._last_ref += 1
+            ref = self._last_ref
         if target is None:
             self._tell(process, Down(ref, call.pid, "", "unknown"))
         elif target.status is not None:

@@ -99,11 +99,16 @@ class ToolSubsystem:
     # ---- inside
 
     def _call_id(self, process: Process) -> str:
-        """The process, its thread, and the how manyeth call of that: the same in every run of the same program."""
+        """The process, its thread, and the how manyeth call of that: the same in every run of the same program.
+
+        Of a durable process, the id of its call: the same in every life of the daemon.
+        """
         if process.is_client:
             number = self._client_calls[process.pid] = self._client_calls.get(process.pid, 0) + 1
             return f"{process.pid}.0.{number}"
         thread = cast(Thread, asyncio.current_task())
+        if process.durable is not None:
+            return process.durable.current(thread.path)
         number = self._calls[thread] = self._calls.get(thread, 0) + 1
         return f"{process.pid}.{thread.path}.{number}"
 

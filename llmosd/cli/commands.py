@@ -66,6 +66,7 @@ def run(client: Client, options: argparse.Namespace) -> int:
         detach=options.detach,
         name=options.name,
         limits=limits(options.limit),
+        durable=options.durable,
     )
     if options.detach:
         show.value({"pid": task.pid, "id": task.id} if options.json else task.pid, options.json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kernel.gate import Gate
+    from kernel.gate import Calls
     from kernel.process import Process
 
 
@@ -14,7 +14,7 @@ class Caller:
 
     __slots__ = ("_gate", "_process")
 
-    def __init__(self, gate: Gate, process: Process) -> None:
+    def __init__(self, gate: Calls, process: Process) -> None:
         self._gate = gate
         self._process = process
 

@@ -13,7 +13,10 @@ from llmosd.shared import Shared
 
 
 class Memory(Caller):
-    """The private memory of a process: keys and values that only its own threads see. It ends with the process."""
+    """The private memory of a process: keys and values that only its own threads see. It ends with the process.
+
+    That of a durable process is there again after a restart of the daemon.
+    """
 
     __slots__ = ()
 
@@ -44,6 +47,9 @@ class MemoryCalls(Caller):
         """What this process keeps for itself."""
         return Memory(self._gate, self._process)
 
-    def shared(self, name: str, *, ephemeral: bool = False) -> Shared:
-        """The shared region `name`, which need not exist yet. Made by this handle and `ephemeral`, it ends with us."""
-        return Shared(partial(self._gate.call, self._process), name, ephemeral=ephemeral)
+    def shared(self, name: str, *, ephemeral: bool = False, durable: bool = False) -> Shared:
+        """The shared region `name`, which need not exist yet. Made by this handle and `ephemeral`, it ends with us.
+
+        Set by a `durable` one it survives the daemon, with its version, and each change costs one fsync from then on.
+        """
+        return Shared(partial(self._gate.call, self._process), name, ephemeral=ephemeral, durable=durable)

@@ -7,12 +7,25 @@ from typing import Any
 
 from ipc.codec import reveal
 from ipc.errors import from_wire
-from ipc.syscalls import ExitStatus, Kill, Limits, Nice, Resume, Sleep, Spawn, Suspend, Wait
+from ipc.syscalls import (
+    Checkpoint,
+    DrawRandom,
+    ExitStatus,
+    GetTime,
+    Kill,
+    Limits,
+    Nice,
+    Resume,
+    Sleep,
+    Spawn,
+    Suspend,
+    Wait,
+)
 from llmosd.context.base import Caller
 
 
 class ProcessCalls(Caller):
-    """Spawn, wait, kill, suspend, resume, nice and sleep."""
+    """Spawn, wait, kill, suspend, resume, nice and sleep; time, chance and checkpoints."""
 
     __slots__ = ()
 
@@ -73,5 +86,30 @@ class ProcessCalls(Caller):
         return self._gate.call(self._process, Nice(pid, priority, relative))
 
     def sleep(self, seconds: float) -> Coroutine[Any, Any, None]:
-        """Do nothing for `seconds`."""
+        """Do nothing for `seconds`. A durable agent sleeps only the rest if the daemon is restarted meanwhile."""
         return self._gate.call(self._process, Sleep(seconds))
+
+    def time(self) -> Coroutine[Any, Any, float]:
+        """Seconds since the epoch. A durable agent is told the same again when it is replayed."""
+        return self._gate.call(self._process, GetTime())
+
+    def random(self) -> Coroutine[Any, Any, float]:
+        """A random number from 0 to 1, 1 excluded. A durable agent is given the same again when it is replayed."""
+        return self._gate.call(self._process, DrawRandom())
+
+    async def checkpoint(self, state: Any = None) -> Any:
+        """Keep `state` in place of all calls so far, and return it; for an agent that is not durable, just return it.
+
+        After a restart a durable agent runs from its top, and calls before its first checkpoint are made anew. That
+        checkpoint returns the state that was kept last, whatever it is given, and what was called after that is
+        replayed. So a loop that may be long goes
+
+            done = await ctx.checkpoint([])
+            while ...:
+                ...
+                done = await ctx.checkpoint(done)
+
+        Costs one fsync, whatever the size of what it cuts. Names, subscriptions and memory stay. Raises
+        `CheckpointRefused` while the process has other threads, or children that run; `NotEncodable`.
+        """
+        return reveal(await self._gate.call(self._process, Checkpoint(state)))

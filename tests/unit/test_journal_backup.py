@@ -38,15 +38,17 @@ async def test_a_copy_made_under_load_has_all_that_was_acknowledged_before(
         for one in before[:50]:
             assert await opened.finish(end(one.id)).get() is None
         meanwhile: list[Accepted] = []
+        over = asyncio.Event()
 
         async def load() -> None:
-            while True:
+            while not over.is_set():
                 meanwhile.append(await opened.accept(task("y" * 2000)))
 
         loading = asyncio.ensure_future(load())
         size = await opened.journal.backup(target / FILE)
         count = len(meanwhile)
-        loading.cancel()
+        over.set()
+        await loading
         assert count  # it went on meanwhile
         assert size == (target / FILE).stat().st_size
         assert left(target) == [FILE]

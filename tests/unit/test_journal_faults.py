@@ -87,7 +87,8 @@ async def test_a_disk_that_fails_at_any_step_loses_nothing_keeps_nothing_it_refu
 async def test_a_commit_that_failed_and_is_on_the_disk_is_taken_back_before_its_key_is_used_again(
     tmp_path: Path,
 ) -> None:
-    arm("journal.committed=EIO@3")  # after the tables, and the beginning of the life
+    await accepted(tmp_path)  # the tables are there
+    arm("journal.committed=EIO@2")  # after the beginning of the life
     async with desk(tmp_path) as opened:
         refused = await opened.accept(task(1, key="one"))
         assert isinstance(refused, JournalUnavailable)

@@ -1,0 +1,72 @@
+"""Arrivals: the durable processes of an earlier life that have not begun again yet, and who waits for them.
+
+Asked by the gate when a call finds no process of a pid or name: nobody is to be told that it does not exist.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import cast
+
+from ipc.errors import LlmosError
+from kernel.thread import PARK, Thread
+
+
+class Arrivals:
+    """`pids` (with their tasks) and `names` (with their pids) of those to come. `on_all`: called when all have come."""
+
+    def __init__(self, on_all: Callable[[], None]) -> None:
+        self.pids: dict[int, int] = {}
+        self.names: dict[str, int] = {}
+        self._of_task: dict[int, set[int]] = {}
+        self._waiting: dict[Thread, None] = {}
+        self._on_all = on_all
+
+    def expect(self, processes: Iterable[tuple[int, int]], names: dict[str, int]) -> None:
+        """Pids with the ids of their tasks, and names with their pids."""
+        for pid, task in processes:
+            self.pids[pid] = task
+            self._of_task.setdefault(task, set()).add(pid)
+        self.names.update(names)
+
+    def release(self, name: str | None, pid: int) -> None:
+        """Process `pid` begins, and may take the name that was kept for it."""
+        if name is not None and self.names.get(name) == pid:
+            del self.names[name]
+
+    def came(self, pid: int) -> None:
+        """Process `pid` has begun again, or never will."""
+        task = self.pids.pop(pid, None)
+        if task is None:
+            return
+        self._of_task[task].discard(pid)
+        for name in [name for name, holder in self.names.items() if holder == pid]:
+            del self.names[name]
+        waiting, self._waiting = self._waiting, {}
+        for thread in waiting:
+            thread.wake()
+        if not self.pids:
+            self._on_all()
+
+    def ended(self, task: int) -> None:
+        """None of the processes of `task` will come any more."""
+        for pid in tuple(self._of_task.pop(task, ())):
+            self._of_task[task] = set()
+            self.came(pid)
+        self._of_task.pop(task, None)
+
+    async def resolve(self, error: LlmosError) -> bool:
+        """Wait for whom `error` says there is none of. Whether it came: then the call is worth another try."""
+        pid, name = error.data.get("pid"), error.data.get("name")
+        if pid not in self.pids and name not in self.names:
+            return False
+        thread = cast(Thread, asyncio.current_task())
+        while pid in self.pids or name in self.names:
+            self._waiting[thread] = None
+            thread.waits_for = "recovery"
+            try:
+                await PARK
+            finally:
+                self._waiting.pop(thread, None)
+        return True

@@ -1,0 +1,90 @@
+"""The subsystem of durable processes, put together: made by the kernel if it has a journal.
+
+The task subsystem begins their tasks through it. It holds nothing but its parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ipc.syscalls import Call, Link, Monitor, Publish, Receive, Reply, Send, Spawn, Unlink
+from kernel.control import Control
+from kernel.dispatcher import Dispatcher
+from kernel.durable.arrivals import Arrivals
+from kernel.durable.commits import Commits
+from kernel.durable.links import DurableLinks
+from kernel.durable.messages import DurableMessages
+from kernel.durable.processes import DurableProcesses
+from kernel.durable.regions import DurableRegions
+from kernel.durable.replay import Replay
+from kernel.durable.state import DurableState
+from kernel.ending import Ending
+from kernel.gate import Gate
+from kernel.journal.histories import Opening
+from kernel.journal.journal import Journal
+from kernel.lifecycle import Lifecycle
+from kernel.memory.shared import SharedMemory
+from kernel.messaging import Messaging
+from kernel.names import NameRegistry
+from kernel.process import Process, ProcessTable
+from kernel.programs import Programs
+from kernel.supervision.links import Links
+
+
+class Durability:
+    """`processes` begins durable processes, `commits` writes what they change."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        gate: Gate,
+        table: ProcessTable,
+        lifecycle: Lifecycle,
+        programs: Programs,
+        dispatcher: Dispatcher,
+        ending: Ending,
+        messaging: Messaging,
+        names: NameRegistry,
+        links: Links,
+        shared: SharedMemory,
+        control: Control,
+        make_context: Callable[[Any, Process], Any],
+    ) -> None:
+        self._gate = gate
+        self._table = table
+        self._messaging = messaging
+        self.commits = Commits(journal)
+        self._arrivals = Arrivals(self._all_came)
+        names.reserved = self._arrivals.names
+        messages = DurableMessages(messaging, self.commits, table.alive, self._arrivals)
+        kin = DurableLinks(links)
+        state = DurableState(gate, self.commits)
+        self._regions = DurableRegions(shared, self.commits)
+        replay = Replay(gate, self.commits, ending, shared, state)
+        context = partial(make_context, replay)
+        self.processes = processes = DurableProcesses(
+            gate, self.commits, self._arrivals, messages, lifecycle, ending, table, programs, dispatcher, context
+        )
+        replay.handlers.update({Send: messages.send, Call: messages.call, Reply: messages.reply})
+        replay.handlers.update({Publish: messages.publish, Spawn: processes.spawn})
+        replay.handlers.update(dict.fromkeys(state.kept, state.change))
+        replay.handlers[Monitor] = kin.monitor
+        replay.again.update({Monitor: kin.monitored, Link: kin.linked, Unlink: kin.unlinked})
+        replay.again.update({Receive: messages.received, Reply: messages.replied, Spawn: processes.spawned})
+        control.on_suspend.append(processes.suspended)
+        control.on_resume.append(partial(processes.suspended, suspended=False))
+        ending.on_end.append(messages.process_ended)
+
+    def opened(self, opening: Opening) -> None:
+        """The journal is open: take up what has to be known before anybody is answered."""
+        self._table.last_pid = max(self._table.last_pid, opening.pid)
+        self._messaging.begin_after(opening.message)
+        self._regions.restore(opening)
+        self._arrivals.expect(opening.expected, opening.names)
+        if opening.expected:
+            self._gate.arrivals = self._arrivals
+
+    def _all_came(self) -> None:
+        self._gate.arrivals = None

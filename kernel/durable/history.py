@@ -1,0 +1,98 @@
+"""The history of one durable process: how far each of its threads has come, and what is left to replay.
+
+Made when the process begins, kept in `Process.durable`. It does no I/O.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from kernel.journal.histories import Row
+from kernel.process import Process
+
+DERIVED = 1 << 62  # set in ids of messages that are made from a key; those that are counted stay below
+
+
+class Key(NamedTuple):
+    """A system call of a durable process: the how manyeth of which thread, since which checkpoint."""
+
+    epoch: int
+    thread: str
+    number: int
+
+
+class Tree:
+    """A durable task: its id, its first process, and its processes of an earlier life that have not begun again."""
+
+    __slots__ = ("advanced", "id", "root", "rows")
+
+    def __init__(self, task: int) -> None:
+        self.id = task
+        self.root: Process | None = None
+        self.rows: dict[int, Row] = {}
+        self.advanced = False  # whether it got further in this life
+
+
+class History:
+    """What is known of a durable process besides what any process has.
+
+    `row` is how an earlier life left it. `last` is the number of the last commit that holds something of it.
+    `delivered` says how far the messages of each thread of a durable sender have come in its mailbox.
+    """
+
+    __slots__ = ("context", "delivered", "epoch", "last", "numbers", "pid", "records", "row", "tree", "version")
+
+    def __init__(self, pid: int, tree: Tree, version: str, context: Callable[[Process], Any]) -> None:
+        self.pid = pid
+        self.tree = tree
+        self.version = version
+        self.context = context
+        self.row: Row | None = None
+        self.epoch = 0
+        self.numbers: dict[str, int] = {}  # calls so far, by the path of the thread
+        self.records: dict[Key, tuple[bytes, bytes]] = {}
+        self.delivered: dict[tuple[int, str], tuple[int, int]] = {}
+        self.last = 0
+
+    def take_up(self, row: Row) -> None:
+        """Go on from how an earlier life left it."""
+        self.row = row
+        # Of two rows with one key the later one counts: a call may be cancelled after it was answered.
+        self.records = {Key(*fields[:3]): (fields[3], fields[4]) for fields in row.calls}
+        self.delivered = {(sender, thread): (epoch, number) for sender, thread, epoch, number in row.delivered}
+        row.calls, row.delivered = [], []
+
+    def next(self, thread: str) -> Key:
+        """The key of the call that the thread of this path makes now."""
+        number = self.numbers.get(thread, 0)
+        self.numbers[thread] = number + 1
+        return Key(self.epoch, thread, number)
+
+    def replays(self, thread: str) -> bool:
+        """Whether the next call of this thread was made in an earlier life."""
+        return Key(self.epoch, thread, self.numbers.get(thread, 0)) in self.records
+
+    def cut(self, epoch: int) -> None:
+        """Count calls anew, after a checkpoint."""
+        self.epoch = epoch
+        self.numbers = {}
+        self.records = {key: record for key, record in self.records.items() if key.epoch == epoch}
+
+    def call_id(self, key: Key) -> str:
+        """A name for a call that is the same in every life, and of no other call."""
+        return f"{self.tree.id:x}.{self.pid}.{key.epoch}.{key.thread}.{key.number}"
+
+    def current(self, thread: str) -> str:
+        """The id of the call that this thread makes now."""
+        return self.call_id(Key(self.epoch, thread, self.numbers[thread] - 1))
+
+    def number(self, key: Key, which: object = "") -> int:
+        """A number made from the id of a call, below 2^62: it seeds what the call draws."""
+        text = f"{self.call_id(key)}/{which}"
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) % DERIVED
+
+    def message(self, key: Key, recipient: object = "") -> int:
+        """The id of the message that a call sends; of one of its messages, if it sends several."""
+        return DERIVED | self.number(key, recipient)

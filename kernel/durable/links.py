@@ -1,0 +1,61 @@
+"""Links and monitors of durable processes: made anew at a replay, with the references that they had.
+
+Called by the replay. A link or monitor lives in the kernel alone; that somebody ended comes to a durable mailbox in the
+transaction which keeps that end, so that it is told once.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from ipc.codec import decode
+from ipc.errors import LlmosError, MalformedFrame
+from ipc.messages import Message
+from ipc.syscalls import DOWN, Link, Monitor, Unlink
+from kernel.durable.history import Key
+from kernel.durable.outcome import Asked, Outcome, Value
+from kernel.process import Process
+from kernel.supervision.links import Links
+
+
+class DurableLinks:
+    """Monitor, link and unlink."""
+
+    def __init__(self, links: Links) -> None:
+        self._links = links
+
+    async def monitor(self, process: Process, call: Monitor, key: Key) -> int:
+        assert process.durable is not None
+        return self._links.monitor(process, call, process.durable.number(key))
+
+    # ---- of a call that was completed before
+
+    async def monitored(self, process: Process, call: Monitor, ref: int) -> None:
+        """Whoever is gone with the daemon is told of, unless that was told before."""
+        if not _told(process, ref):
+            with suppress(LlmosError):
+                self._links.monitor(process, call, ref)
+
+    async def linked(self, process: Process, call: Link, answer: None) -> None:
+        with suppress(LlmosError):  # it ended, and well
+            self._links.link(process, call)
+
+    async def unlinked(self, process: Process, call: Unlink, answer: None) -> None:
+        self._links.unlink(process, call)
+
+
+def _told(process: Process, ref: int) -> bool:
+    """Whether the message of monitor `ref` has come: it waits, or was received by a call that is still to replay."""
+    assert process.durable is not None
+    waiting = () if process.mailbox is None else process.mailbox.peek()
+    if any(message.type == DOWN and message.correlation == ref for message in waiting):
+        return True
+    for asked, outcome in process.durable.records.values():
+        with suppress(MalformedFrame):
+            if decode(asked, Asked).kind == "Receive":
+                kept = decode(outcome, Outcome)
+                if isinstance(kept, Value):
+                    message = decode(kept.value, Message)
+                    if message.type == DOWN and message.correlation == ref:
+                        return True
+    return False

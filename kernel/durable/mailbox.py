@@ -1,0 +1,61 @@
+"""The mailbox of a durable process: each message is in the journal as long as it waits.
+
+It is the mailbox of any process, and tells the journal what comes and goes. What is taken is gone from the journal in
+the transaction that holds the call which took it, as both are asked for in one turn of the loop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from math import inf
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ipc.codec import encode
+from ipc.messages import Message
+from kernel.durable.commits import Commits, Receipt
+from kernel.durable.history import DERIVED
+from kernel.journal.changes import Count, DropMessage, PutMessage
+from kernel.mailbox import Mailbox
+
+if TYPE_CHECKING:
+    from kernel.process import Process
+
+
+class DurableMailbox(Mailbox):
+    """`now` is the time of the loop, by which the deadlines of messages go."""
+
+    __slots__ = ("_commits", "_now", "_process")
+
+    def __init__(self, process: Process, capacity: int, commits: Commits, now: Callable[[], float]) -> None:
+        super().__init__(capacity)
+        self._process = process
+        self._commits = commits
+        self._now = now
+
+    def put(self, message: Message) -> Receipt:
+        """Add `message`, and have it kept. Raises `NotEncodable`, and has then added nothing."""
+        expires = None
+        if message.deadline is not None and message.deadline != inf:
+            expires = time.time() + message.deadline - self._now()
+        envelope = encode(msgspec.structs.replace(message, deadline=None))
+        kept = [PutMessage(self._process.pid, message.id, expires, envelope)]
+        counted = Count(message=message.id if message.id < DERIVED else 0, pid=message.sender)
+        super().put(message)
+        return Receipt(self._commits, self._commits.keep(*kept, counted))
+
+    def restore(self, message: Message) -> None:
+        """Add a message that an earlier life kept."""
+        super().put(message)
+
+    def take(self) -> Message | None:
+        message = super().take()
+        if message is not None:
+            self._commits.keep(DropMessage(self._process.pid, message.id))
+        return message
+
+    def discard(self, message: Message) -> None:
+        super().discard(message)
+        self._commits.keep(DropMessage(self._process.pid, message.id))

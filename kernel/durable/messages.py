@@ -1,0 +1,215 @@
+"""Messages of durable processes: with ids made from their calls, so that none is delivered, taken or answered twice.
+
+Its handlers are called by the replay, for a call that was not completed in an earlier life. What goes to processes that
+are not durable goes the way of all messages, and lives in memory alone.
+
+A reply to a durable caller is kept in the transaction of the call `Reply`, and dropped in that of the `Call` which
+takes it. So the two of them need no common transaction: whichever was kept when the daemon died, the other finds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from ipc.codec import decode
+from ipc.errors import InvalidCall, MailboxFull, NotACall, TimedOut
+from ipc.messages import Message
+from ipc.syscalls import Call, Publish, Receive, Reply, Send
+from kernel import deadlock
+from kernel.alarms import Alarm
+from kernel.checks import check_timeout
+from kernel.durable.arrivals import Arrivals
+from kernel.durable.commits import Commits
+from kernel.durable.history import History, Key
+from kernel.durable.outcome import raw
+from kernel.journal.changes import Delivered, DropReply, PutReply
+from kernel.messaging import UNANSWERED, Messaging, Unanswerable, forget_caller
+from kernel.process import Process
+from kernel.thread import PARK, Thread
+from kernel.waiting import Owed, RoomIn
+
+
+class DurableMessages:
+    """Send, call, reply and publish. It keeps the replies that durable callers have not taken yet, by their calls."""
+
+    def __init__(self, messaging: Messaging, commits: Commits, alive: dict[int, Process], arrivals: Arrivals) -> None:
+        self._messaging = messaging
+        self._commits = commits
+        self._alive = alive
+        self._arrivals = arrivals
+        self._replies: dict[int, tuple[int, bytes]] = {}  # caller and msgpack of the body
+
+    # ---- calls
+
+    async def send(self, process: Process, call: Send, key: Key) -> int:
+        recipient = self._messaging.recipient(call.to)
+        if recipient.durable is None:
+            answer = self._messaging.send(process, call)
+            return answer if isinstance(answer, int) else await answer
+        number = _of(process).message(key)
+        if self._is_new(process, recipient, key):
+            message = self._messaging.envelope(process, recipient, call, number)
+            if not call.wait and recipient.box().full and not self._messaging.make_room(recipient, recipient.box()):
+                raise MailboxFull(
+                    f"the mailbox of process {recipient.pid} is full ({recipient.box().capacity} messages); wait for "
+                    "room (wait=True) or try again later",
+                    to=recipient.pid,
+                    capacity=recipient.box().capacity,
+                )
+            await self._put(process, recipient, message, key)
+        return number
+
+    async def publish(self, process: Process, call: Publish, key: Key) -> int:
+        count = 0
+        for recipient in self._messaging.subscribers(call):
+            if recipient.durable is None:
+                number = self._messaging.next_id()
+            elif self._is_new(process, recipient, key):
+                number = _of(process).message(key, recipient.pid)
+                self._came(process, recipient, key)
+            else:
+                count += 1
+                continue
+            message = self._messaging.envelope(process, recipient, call, number)
+            count += self._messaging.offer(recipient, message) is not False
+        return count
+
+    async def call(self, process: Process, call: Call, key: Key) -> Any:
+        number = _of(process).message(key)
+        if number in self._replies:
+            return self._take(number)
+        recipient = self._messaging.recipient(call.to)
+        if recipient.durable is None:
+            return await self._messaging.call(process, call)
+        if recipient is process:
+            raise InvalidCall(f"process {process.pid} calls itself, and would wait for its own reply for ever")
+        thread = cast(Thread, asyncio.current_task())
+        alarm = Alarm(thread, check_timeout(call.timeout))
+        thread.answer = UNANSWERED
+        try:
+            await self._ask(process, recipient, call, key, number, alarm)
+            while thread.answer is UNANSWERED:
+                thread.waits_for = "reply" if recipient.owed is None else recipient.owed
+                if call.timeout is None:
+                    deadlock.check(thread)
+                elif alarm.rung:
+                    raise _late(call, "did not reply")
+                await PARK
+        except BaseException:
+            if number not in self._replies:
+                forget_caller(recipient, number)
+            elif not process.dying:  # it was answered, and cancelled before it looked
+                self._take(number)
+            raise
+        finally:
+            answer, thread.answer = thread.answer, None
+            alarm.cancel()
+        if type(answer) is Unanswerable:
+            raise answer.error
+        return self._take(number)
+
+    async def reply(self, process: Process, call: Reply, key: Key) -> None:
+        """The reply is kept if the caller is durable; it need not have begun again yet."""
+        if self._alive.get(call.to) is None and call.to not in self._arrivals.pids:
+            return self._messaging.reply(process, call)
+        caller = self._alive.get(call.to)
+        if caller is not None and caller.durable is None:
+            return self._messaging.reply(process, call)
+        owed = process.owed
+        if not owed or call.message not in owed:
+            raise NotACall(f"message {call.message} of process {call.to} waits for no reply, or was answered")
+        body = raw(call.body)
+        thread = owed.pop(call.message)
+        process.messages_sent += 1
+        self._replies[call.message] = call.to, bytes(body)
+        self._commits.keep(PutReply(call.message, call.to, bytes(body)))
+        if thread is not None:
+            thread.answer = body
+            thread.wake()
+        return None
+
+    # ---- of a call that was completed before
+
+    async def received(self, process: Process, call: Receive, message: Message) -> None:
+        """A message that was received in an earlier life may still want its reply."""
+        process.messages_received += 1
+        if message.correlation == message.id:
+            self.owe(process, message.id)
+
+    async def replied(self, process: Process, call: Reply, answer: None) -> None:
+        if process.owed:
+            process.owed.pop(call.message, None)
+
+    def owe(self, process: Process, message: int) -> None:
+        """Whoever made this call of an earlier life may be gone; if it is durable it asks again."""
+        if process.owed is None:
+            process.owed = Owed(process)
+        process.owed.setdefault(message, None)
+
+    def restore_replies(self, pid: int, replies: list[tuple[int, bytes]]) -> None:
+        self._replies.update((number, (pid, body)) for number, body in replies)
+
+    def process_ended(self, process: Process) -> None:
+        if process.durable is None:
+            return
+        for number in [number for number, (pid, _) in self._replies.items() if pid == process.pid]:
+            del self._replies[number]
+
+    # ---- inside
+
+    async def _ask(self, process: Process, recipient: Process, call: Call, key: Key, number: int, alarm: Alarm) -> None:
+        """Put the question into the mailbox, unless an earlier life did, and be the one that waits for the answer."""
+        if not self._is_new(process, recipient, key):
+            self._wait_in(process, recipient, number)
+            return
+        message = self._messaging.envelope(process, recipient, call, number, alarm.until)
+        await self._put(process, recipient, message, key, alarm)
+        self._wait_in(process, recipient, number)
+
+    async def _put(
+        self, process: Process, recipient: Process, message: Message, key: Key, alarm: Alarm | None = None
+    ) -> None:
+        """Put `message` into the mailbox of `recipient`, waiting for room."""
+        box = recipient.box()
+        while box.full and not self._messaging.make_room(recipient, box):
+            if alarm is not None and alarm.rung:
+                raise TimedOut(f"process {recipient.pid} had no room for the call in time", to=recipient.pid)
+            if await box.wait_for_room(cast(Thread, asyncio.current_task()), RoomIn(recipient)):
+                break
+        if box.closed:
+            raise self._messaging.unknown(recipient.pid)
+        box.put(message)
+        self._came(process, recipient, key)
+
+    def _wait_in(self, process: Process, recipient: Process, number: int) -> None:
+        thread = cast(Thread, asyncio.current_task())
+        if recipient.owed is None:
+            recipient.owed = Owed(recipient)
+        recipient.owed[number] = thread
+        if (thread.priority > recipient.priority or process.owed) and self._messaging.on_urgency is not None:
+            self._messaging.on_urgency(recipient)
+
+    def _take(self, number: int) -> Any:
+        """The reply to call `number`: it is dropped in the transaction that keeps the call."""
+        _, body = self._replies.pop(number)
+        self._commits.keep(DropReply(number))
+        return decode(body)
+
+    def _is_new(self, process: Process, recipient: Process, key: Key) -> bool:
+        """Whether the message of this call has not been in the mailbox of the durable `recipient` yet."""
+        last = _of(recipient).delivered.get((process.pid, key.thread))
+        return last is None or last < (key.epoch, key.number)
+
+    def _came(self, process: Process, recipient: Process, key: Key) -> None:
+        _of(recipient).delivered[process.pid, key.thread] = key.epoch, key.number
+        self._commits.keep(Delivered(recipient.pid, process.pid, key.thread, key.epoch, key.number))
+
+
+def _of(process: Process) -> History:
+    assert process.durable is not None
+    return process.durable
+
+
+def _late(call: Call, what: str) -> TimedOut:
+    return TimedOut(f"process {call.to} {what} within {call.timeout} s", to=call.to, timeout=call.timeout)

@@ -1,0 +1,49 @@
+"""Shared regions that survive the daemon: written down as they change, and there again before anybody looks.
+
+Called by shared memory for the regions that were set as durable.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import structlog
+
+from ipc.codec import decode
+from ipc.errors import MalformedFrame
+from kernel.durable.commits import Commits, Receipt
+from kernel.durable.outcome import raw
+from kernel.journal.changes import DropRegion, PutRegion
+from kernel.journal.histories import Opening
+from kernel.memory.shared import Region, SharedMemory
+from kernel.process import Process
+
+log = structlog.get_logger("kernel.durable")
+
+
+class DurableRegions:
+    """A durable process waits for the commit of its call, which is that of the change; all others for the change."""
+
+    def __init__(self, shared: SharedMemory, commits: Commits) -> None:
+        self._shared = shared
+        self._commits = commits
+        shared.keeper = self
+
+    def changed(self, process: Process, name: str, region: Region) -> Receipt | None:
+        value = bytes(raw(region.value))
+        number = self._commits.keep(PutRegion(name, region.version, region.owner, value))
+        return Receipt(self._commits, number) if process.durable is None else None
+
+    def deleted(self, process: Process, name: str) -> Receipt | None:
+        number = self._commits.keep(DropRegion(name))
+        return Receipt(self._commits, number) if process.durable is None else None
+
+    def restore(self, opening: Opening) -> None:
+        """Have the regions of an earlier life again. One that cannot be read is named and left out."""
+        self._shared.begin_after(opening.version)
+        for name, version, owner, value in opening.regions:
+            try:
+                decode(value)
+            except MalformedFrame as error:
+                log.error("a durable region cannot be read", name=name, error=error.message)
+            else:
+                self._shared.restore(name, version, owner, msgspec.Raw(value))

@@ -1,0 +1,289 @@
+"""The replay: what the context of a durable process takes for the gate.
+
+A call that was completed in an earlier life is answered from the journal, and nothing is done; any other goes through
+the gate, and what came of it is handed over once it is kept. `kernel.durable.rules` says for each kind of call what
+waits for what. It decides nothing of what a call does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, NoReturn, cast
+
+import msgspec
+
+from ipc.codec import decode, encode
+from ipc.errors import (
+    HistoryDamaged,
+    LlmosError,
+    MalformedFrame,
+    NotEncodable,
+    ReplayDiverged,
+    ShuttingDown,
+    from_wire,
+    to_wire,
+)
+from ipc.syscalls import Checkpoint, Generate, Reference, Sleep, Syscall, UseTool, WriteLog
+from kernel.durable.commits import Commits
+from kernel.durable.history import History, Key
+from kernel.durable.outcome import (
+    Asked,
+    Cancelled,
+    Failure,
+    Large,
+    Outcome,
+    Until,
+    Value,
+    asked,
+    raw,
+    revealed,
+)
+from kernel.durable.rules import FIRST, LAST, RULES, Rule
+from kernel.durable.state import DurableState
+from kernel.ending import Ending
+from kernel.gate import BURST, Gate
+from kernel.journal.changes import Progress, PutCall
+from kernel.memory.bounds import measured
+from kernel.memory.shared import SharedMemory
+from kernel.process import Process
+from kernel.thread import PARK, Thread
+
+AHEAD = 256  # commits that may be under way while a thread goes on
+
+Handler = Callable[[Process, Any, Key], Coroutine[Any, Any, Any]]
+Again = Callable[[Process, Any, Any], Coroutine[Any, Any, None]]
+
+
+class Replay:
+    """`handlers` make calls in ways of their own; `again` builds up what a call from the journal left in the kernel."""
+
+    def __init__(self, gate: Gate, commits: Commits, ending: Ending, shared: SharedMemory, state: DurableState) -> None:
+        self._gate = gate
+        self._commits = commits
+        self._ending = ending
+        self._shared = shared
+        self._state = state
+        self.handlers: dict[type[Syscall], Handler] = {}
+        self.again: dict[type[Syscall], Again] = {Generate: _count_generations}
+
+    # ---- as the gate
+
+    async def call(self, process: Process, call: Syscall) -> Any:
+        """Make `call`, or answer it from the journal."""
+        kind = type(call)
+        rule = RULES.get(kind)
+        if rule is None or process.dying:
+            return await self._gate.call(process, call)
+        history, thread = _of(process), cast(Thread, asyncio.current_task())
+        if kind is Checkpoint:
+            return await self._state.checkpoint(process, history, thread, cast(Checkpoint, call))
+        key = history.next(thread.path)
+        recorded = history.records.pop(key, None)
+        question = asked(call)
+        if recorded is None:
+            if rule is Rule.AGAIN:
+                return await self._made_again(process, thread, call, key, question)
+            return await self._made(process, thread, call, key, question, rule)
+        process.calls += 1
+        if not process.calls % BURST:
+            await asyncio.sleep(0)
+        outcome = self._read(process, key, question, recorded)
+        if outcome is None:  # the process has been ended
+            await _for_ever(thread, "its end")
+        return await self._recall(process, thread, call, key, question, outcome)
+
+    def call_now(self, process: Process, call: Syscall) -> Any:
+        """Make `call`, which never waits. A line for the log was written before if the thread has been here before."""
+        thread = asyncio.current_task()
+        if type(call) is WriteLog and isinstance(thread, Thread) and _of(process).replays(thread.path):
+            return None
+        return self._gate.call_now(process, call)
+
+    # ---- for the first time
+
+    async def _made(
+        self, process: Process, thread: Thread, call: Syscall, key: Key, question: Asked, rule: Rule
+    ) -> Any:
+        history = _of(process)
+        try:
+            if rule in FIRST:
+                await self._commits.reach(thread, history.last)
+            if type(call) is Sleep:
+                self._keep(history, key, question, Until(time.time() + _seconds(call)))
+            answer = await self._perform(process, call, key)
+            outcome = self._outcome(process, call, answer)
+        except asyncio.CancelledError:
+            if not process.dying:
+                self._keep(history, key, question, Cancelled())
+            raise
+        except ShuttingDown:
+            await _for_ever(thread, "the next start of the daemon")
+        except LlmosError as error:
+            await self._failed(process, thread, key, question, error, rule)
+            raise
+        if type(call) is Sleep:
+            return None
+        number = self._keep(history, key, question, outcome)
+        if rule in LAST or number - self._commits.done > AHEAD:
+            await self._commits.hand_over(thread, number)
+        return revealed(process, call, outcome.value) if isinstance(outcome, Value) else answer
+
+    async def _made_again(self, process: Process, thread: Thread, call: Syscall, key: Key, question: Asked) -> Any:
+        try:
+            return await self._gate.call(process, call)
+        except asyncio.CancelledError:
+            if not process.dying:
+                self._keep(_of(process), key, question, Cancelled())
+            raise
+        except LlmosError as error:
+            await self._failed(process, thread, key, question, error, Rule.AGAIN)
+            raise
+
+    async def _perform(self, process: Process, call: Syscall, key: Key) -> Any:
+        handler = self.handlers.get(type(call))
+        if handler is None:
+            return await self._gate.call(process, _seeded(process, call, key))
+        return await self._gate.call_by(process, call, partial(handler, process, call, key))
+
+    async def _failed(
+        self, process: Process, thread: Thread, key: Key, question: Asked, error: LlmosError, rule: Rule
+    ) -> None:
+        if process.dying:
+            return
+        try:
+            failure = Failure(to_wire(error))
+            encode(failure)
+        except NotEncodable:
+            failure = Failure(to_wire(type(error)(error.message)))
+        number = self._keep(_of(process), key, question, failure)
+        if rule in LAST:
+            await self._commits.hand_over(thread, number)
+
+    def _outcome(self, process: Process, call: Syscall, answer: Any) -> Outcome:
+        """Raises `NotEncodable`."""
+        if type(call) is UseTool and type(answer) is Reference:
+            return Large(answer.name, raw(self._shared.value(answer.name)))
+        return Value(raw(answer), process.prompt_tokens, process.generated_tokens)
+
+    def _keep(self, history: History, key: Key, question: Asked, outcome: Outcome) -> int:
+        row = PutCall(history.pid, *key, encode(question), encode(outcome))
+        tree = history.tree
+        if tree.advanced:
+            history.last = self._commits.keep(row)
+        else:
+            tree.advanced = True
+            history.last = self._commits.keep(row, Progress(tree.id))
+        return history.last
+
+    # ---- once more
+
+    def _read(self, process: Process, key: Key, question: Asked, recorded: tuple[bytes, bytes]) -> Outcome | None:
+        """What came of a call the first time. None: it was another call, or nobody can tell; the task ends by that."""
+        history = _of(process)
+        try:
+            before = decode(recorded[0], Asked)
+            outcome: Outcome = decode(recorded[1], Outcome)
+        except MalformedFrame as error:
+            self._end(history, _unreadable(process, key, error))
+            return None
+        if (before.kind, before.digest) == (question.kind, question.digest):
+            return outcome
+        version = history.row.version if history.row is not None else history.version
+        changed = "" if version == history.version else "; its code has changed since it began"
+        self._end(
+            history,
+            ReplayDiverged(
+                f"{process.program} took another way than before the daemon ended, at call {key.number} of thread "
+                f"{key.thread}. Then: {before}. Now: {question}{changed}. What a durable agent does may depend on the "
+                "answers to its calls alone: on ctx.time() and ctx.random(), not on time and random",
+                pid=process.pid,
+                thread=key.thread,
+                number=key.number,
+                then=str(before),
+                now=str(question),
+                version_then=version,
+                version_now=history.version,
+            ),
+        )
+        return None
+
+    async def _recall(
+        self, process: Process, thread: Thread, call: Syscall, key: Key, question: Asked, outcome: Outcome
+    ) -> Any:
+        match outcome:
+            case Cancelled():  # it comes again, from wherever it came
+                await _for_ever(thread, "its cancellation, as before")
+            case Until(due=due):
+                return await self._sleep_on(process, call, key, question, due)
+            case Failure(error=error):
+                raise from_wire(error)
+            case Large(name=name, value=value):
+                kept, size = measured(value)
+                self._shared.put(process, name, kept, size, ephemeral=True)
+                return Reference(name, size)
+        process.prompt_tokens = max(process.prompt_tokens, outcome.prompt_tokens)
+        process.generated_tokens = max(process.generated_tokens, outcome.generated_tokens)
+        try:
+            answer = revealed(process, call, outcome.value)
+        except MalformedFrame as error:
+            self._end(_of(process), _unreadable(process, key, error))
+            await _for_ever(thread, "its end")
+        again = self.again.get(type(call))
+        if again is not None:
+            await again(process, call, answer)
+        return answer
+
+    async def _sleep_on(self, process: Process, call: Syscall, key: Key, question: Asked, due: float) -> None:
+        """Sleep for the rest; if the clock was set back meanwhile, for no longer than was asked for."""
+        rest = min(max(due - time.time(), 0.0), _seconds(call))
+        try:
+            await self._gate.call(process, Sleep(rest))
+        except asyncio.CancelledError:
+            if not process.dying:
+                self._keep(_of(process), key, question, Cancelled())
+            raise
+
+    # ---- inside
+
+    def _end(self, history: History, error: LlmosError) -> None:
+        root = history.tree.root
+        if root is not None:
+            self._ending.finish(root, "failed", error=to_wire(error))
+
+
+def _of(process: Process) -> History:
+    assert process.durable is not None
+    return process.durable
+
+
+def _unreadable(process: Process, key: Key, error: LlmosError) -> HistoryDamaged:
+    where = f"call {key.number} of thread {key.thread} of process {process.pid}"
+    return HistoryDamaged(f"{where} cannot be read in the journal: {error.message}", pid=process.pid)
+
+
+def _seconds(call: Syscall) -> float:
+    """How long a sleep lasts; what is no time is refused by the call itself."""
+    seconds = cast(Sleep, call).seconds
+    return seconds if isinstance(seconds, int | float) and seconds >= 0 else 0.0
+
+
+def _seeded(process: Process, call: Syscall, key: Key) -> Syscall:
+    """A model call without a seed gets one that is made from its key: had anew, it is the same reply."""
+    if type(call) is not Generate or call.sampling.seed is not None:
+        return call
+    sampling = msgspec.structs.replace(call.sampling, seed=_of(process).number(key))
+    return msgspec.structs.replace(call, sampling=sampling)
+
+
+async def _count_generations(process: Process, call: Generate, answer: Any) -> None:
+    """The next generation of the process has the number that it would have had."""
+    process.generations += call.samples
+
+
+async def _for_ever(thread: Thread, why: str) -> NoReturn:
+    while True:
+        thread.waits_for = why
+        await PARK

@@ -1,0 +1,99 @@
+"""What the journal has of durable processes when a daemon starts: what all need to know at once, and task by task.
+
+Run on the journal's thread. It decodes nothing: a row that is damaged is the matter of its own task.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from kernel.journal.changes import TABLES
+
+if TYPE_CHECKING:
+    from kernel.journal.store import Store
+
+VERSIONS = 1 << 32  # of regions that one life of the daemon may give out
+ORPHANS = "SELECT pid FROM processes WHERE task NOT IN (SELECT id FROM tasks WHERE ended IS NULL)"
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """The highest numbers that were given out; the durable processes to come with their tasks, and the names they hold
+    with their pids; and the regions: name, version, owner, msgpack of the value."""
+
+    pid: int = 0
+    message: int = 0
+    version: int = 0
+    expected: list[tuple[int, int]] = []
+    names: dict[str, int] = {}
+    regions: list[tuple[str, int, str, bytes]] = []
+
+
+class Row(msgspec.Struct):
+    """A process as it was left. The fields are those of the tables in `kernel.journal.schema`."""
+
+    pid: int
+    parent: int
+    program: str
+    version: str
+    durable: bool
+    epoch: int
+    state: bytes | None
+    suspended: bool
+    status: bytes | None
+    calls: list[tuple[int, str, int, bytes, bytes]] = []
+    messages: list[tuple[float | None, bytes]] = []
+    delivered: list[tuple[int, str, int, int]] = []
+    replies: list[tuple[int, bytes]] = []
+    memory: list[tuple[str, bytes]] = []
+    names: list[str] = []
+    subscriptions: list[str] = []
+
+
+# Field of `Row`, columns and table; those of one column are lists of that.
+PARTS = (
+    ("calls", "epoch, thread, number, call, outcome FROM calls", "id"),
+    ("messages", "expires, envelope FROM messages", "id"),
+    ("delivered", "sender, thread, epoch, number FROM delivered", "sender"),
+    ("replies", "message, body FROM replies", "message"),
+    ("memory", "key, value FROM memory", "id"),
+    ("names", "name FROM names", "name"),
+    ("subscriptions", "pattern FROM subscriptions", "pattern"),
+)
+
+
+def opening(store: Store) -> Opening:
+    """What must be known before anybody is answered anything. A life begins with this, and what it numbers."""
+    db = store.db
+    numbers: Any = next(iter(db.execute("SELECT pid, message, version FROM counters")))
+    db.execute("UPDATE counters SET version = version + ?", (VERSIONS,))
+    expected: list[Any] = list(db.execute("SELECT pid, task FROM processes WHERE durable AND status IS NULL"))
+    names = {
+        str(name): int(pid)
+        for name, pid in db.execute(
+            "SELECT name, pid FROM names WHERE pid IN (SELECT pid FROM processes WHERE durable AND status IS NULL)"
+        )
+    }
+    regions: list[Any] = list(db.execute("SELECT name, version, owner, value FROM regions ORDER BY version"))
+    return Opening(numbers[0], numbers[1], numbers[2], expected, names, regions)
+
+
+def load(store: Store, task: int) -> list[Row]:
+    """The processes of a durable task, with all that is theirs; the first one first."""
+    columns = "pid, parent, program, version, durable, epoch, state, suspended, status"
+    found: list[Any] = list(store.db.execute(f"SELECT {columns} FROM processes WHERE task = ? ORDER BY pid", (task,)))
+    rows = [Row(one[0], one[1], one[2], one[3], bool(one[4]), one[5], one[6], bool(one[7]), one[8]) for one in found]
+    for row in rows:
+        for field, part, order in PARTS:
+            found = list(store.db.execute(f"SELECT {part} WHERE pid = ? ORDER BY {order}", (row.pid,)))
+            if found:
+                setattr(row, field, [values[0] for values in found] if len(found[0]) == 1 else found)
+    return rows
+
+
+def forget_ended(store: Store) -> None:
+    """Drop what is left of tasks that have ended, or never came to be."""
+    for table in TABLES:
+        store.db.execute(f"DELETE FROM {table} WHERE pid IN ({ORPHANS})")
+    store.db.execute(f"DELETE FROM processes WHERE pid IN ({ORPHANS})")
