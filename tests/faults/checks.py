@@ -13,7 +13,7 @@ import apsw
 
 from kernel.journal.settings import FILE
 from llmosd import AsyncClient, LlmosError
-from tests.faults.jobs import Job, Violation, done, expected
+from tests.faults.jobs import STEPS, Job, Violation, done, expected
 from tests.faults.load import outcome_of
 
 AT_ONCE = 50
@@ -92,8 +92,20 @@ def _worked(lines: Path, jobs: list[Job]) -> None:
         if len(made) > 1:
             raise Violation(f"attempts of {by_number[number]} made different texts: {made!r:.300}")
     for job in jobs:
+        if job.program == "steps":
+            _written_once(job)
         if job.program == "work" and job.outcome and job.outcome[0] == "done" and job.number not in texts:
             raise Violation(f"{job} is done and has not run")
+
+
+def _written_once(job: Job) -> None:
+    """What a durable agent wrote to the outside by a tool that checks its id is there once, and in its order."""
+    path = Path(job.arguments["path"])
+    calls = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+    wrote = [int(step) for _, step in calls]
+    ended = bool(job.outcome) and job.outcome[0] == "done"
+    if wrote != list(range(STEPS if ended else len(wrote))) or len({call for call, _ in calls}) < len(calls):
+        raise Violation(f"{job} wrote {calls}, {'and is done' if ended else 'and is not done'}")
 
 
 def summary(jobs: list[Job]) -> str:

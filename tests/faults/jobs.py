@@ -14,6 +14,9 @@ from kernel.drivers.simulated.sequence import simulated_token
 PAYLOAD = 20_000  # characters, so that the log of the journal is moved to its file now and then
 LONG = 120  # tokens, so that parked generations are in others' way
 MESSAGES = 20
+STEPS = 5  # of a durable agent
+KINDS = ["work", "long", "family", "broken", "order", "echo", "late", "killed", "steps", "durable_order"]
+SHARES = [30, 12, 8, 8, 8, 12, 4, 6, 10, 5]
 
 
 class Violation(Exception):
@@ -60,17 +63,18 @@ def make(number: int, chance: random.Random, file: Path, model: str) -> Job:
     work = {"number": number, "file": str(file), "tokens": 1 + chance.randrange(8)}
     if model != "simulated":
         return Job(number, "work", work, detach=detach)
-    kind = chance.choices(
-        ["work", "long", "family", "broken", "order", "echo", "late", "killed"], [30, 12, 8, 8, 8, 12, 4, 6]
-    )[0]
+    kind = chance.choices(KINDS, SHARES)[0]
     match kind:
         case "long":
             # A more urgent one takes the memory of another, which goes to the disk.
             return Job(number, "work", work | {"tokens": LONG}, detach=detach, priority=chance.choice([-10, 0, 10]))
         case "broken":
             return Job(number, "broken", {"number": number}, detach=detach)
-        case "order":
-            return Job(number, "order", {"count": MESSAGES}, detach=detach)
+        case "order" | "durable_order":
+            return Job(number, kind, {"count": MESSAGES}, detach=detach)
+        case "steps":
+            outside = {"number": number, "count": STEPS, "path": f"{file}-{number}"}
+            return Job(number, kind, outside, detach=detach)
         case "echo":
             return Job(number, "echo", {"value": f"{number} " * (PAYLOAD // 6)}, detach=detach)
         case "late":
@@ -91,8 +95,10 @@ def expected(job: Job, model: str) -> list[Any]:
             outcomes = [done([_worked(job)] * 3)]
         case "broken":
             outcomes = [("AgentFailed", f"broken: ValueError: broken on purpose, number {job.number}")]
-        case "order":
+        case "order" | "durable_order":
             outcomes = [done([list(range(MESSAGES))] * 2)]
+        case "steps":
+            outcomes = [done([_text(job.number + step, 3) for step in range(STEPS)])]
         case "echo":
             outcomes = [done(job.arguments["value"])]
         case "waiting" if "deadline" in job.options:
@@ -111,4 +117,8 @@ def done(value: Any) -> tuple[str, Any]:
 
 def _worked(job: Job) -> list[Any]:
     number, tokens = job.number, job.arguments["tokens"]
-    return [number, "".join(simulated_token(number, place)[1] for place in range(tokens))]
+    return [number, _text(number, tokens)]
+
+
+def _text(seed: int, tokens: int) -> str:
+    return "".join(simulated_token(seed, place)[1] for place in range(tokens))

@@ -89,9 +89,17 @@ class Trial:
     async def _finished(self, load: asyncio.Task[None]) -> None:
         await asyncio.wait({load}, timeout=PATIENCE)
         if not load.done():
+            await self._look_around()
             left = [str(job) for job in self.load.jobs.values() if job.outcome is None and not job.given_up]
             raise Violation(f"{len(left)} tasks have no result after {PATIENCE:.0f} s: {left[:5]}")
         await load
+
+    async def _look_around(self) -> None:
+        """Leave in the folder what the daemon says of itself."""
+        with suppress(LlmosError, TimeoutError):
+            async with asyncio.timeout(5.0), AsyncClient(self._socket) as llmos:
+                rows = [*await llmos.slots(), *await llmos.ps()]
+                (self.folder / "hung.txt").write_text("\n".join(map(repr, rows)))
 
     async def _live_and_die(self, death: Death) -> None:
         full = self.folder / "full"
