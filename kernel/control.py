@@ -6,7 +6,8 @@ after the running step; nothing is lost meanwhile. Ending them is not its busine
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from ipc.errors import InvalidCall
 from ipc.syscalls import Nice, Resume, Suspend, ThreadInfo, Threads
@@ -17,14 +18,15 @@ from kernel.gate import Gate
 from kernel.process import Process, ProcessTable
 from kernel.thread import BLOCKED, READY, SUSPENDED, Thread
 
-Listener = Callable[[Process, Thread | None], None]
+Wait = Coroutine[Any, Any, None]
+Listener = Callable[[Process, Thread | None], Wait | None]
 
 
 class Control:
     """Suspends, resumes and ranks.
 
     `on_suspend`, `on_resume` and `on_nice` are called with the process, and with the thread if it is only about that
-    one.
+    one. What they return, if anything, is awaited before the call is answered.
     """
 
     def __init__(self, table: ProcessTable, dispatcher: Dispatcher, gate: Gate) -> None:
@@ -36,30 +38,29 @@ class Control:
         self.on_nice: list[Listener] = []
         gate.register({Suspend: self.suspend, Resume: self.resume, Nice: self.nice, Threads: self.threads})
 
-    def suspend(self, process: Process, call: Suspend) -> None:
+    def suspend(self, process: Process, call: Suspend) -> Wait | None:
         target = self._table.get(call.pid)
         if target.is_client:
             raise InvalidCall(f"process {target.pid} is the connection of a client; suspend its tasks instead")
         thread = None if call.thread is None else target.thread(call.thread)
         if target.dying or (target.suspended if thread is None else thread.suspended):
-            return
+            return None
         self._dispatcher.hold(target, thread)
         if thread is None:
             self._instruments.tell_state(target, SUSPENDED)
-        for listener in self.on_suspend:
-            listener(target, thread)
+        return _told(self.on_suspend, target, thread)
 
-    def resume(self, process: Process, call: Resume) -> None:
+    def resume(self, process: Process, call: Resume) -> Wait | None:
         target = self._table.get(call.pid)
         thread = None if call.thread is None else target.thread(call.thread)
         if not (target.suspended if thread is None else thread.suspended):
-            return
+            return None
         self._dispatcher.release(target, thread)
         if thread is None:
             self._instruments.tell_state(target, READY)
-        for listener in self.on_resume:
-            listener(target, thread)
+        answer = _told(self.on_resume, target, thread)
         deadlock.resumed(target)
+        return answer
 
     def nice(self, process: Process, call: Nice) -> int:
         target = self._table.get(call.pid)
@@ -73,12 +74,22 @@ class Control:
             target.priority = priority
         for ranked in tuple(target.threads) if thread is None else (thread,):
             self._dispatcher.reprioritise(ranked, priority)
-        for listener in self.on_nice:
-            listener(target, thread)
+        _told(self.on_nice, target, thread)
         return priority
 
     def threads(self, process: Process, call: Threads) -> list[ThreadInfo]:
         return [_row(thread) for thread in self._table.get(call.pid).threads]
+
+
+def _told(listeners: list[Listener], process: Process, thread: Thread | None) -> Wait | None:
+    """Tell `listeners`; what is to be awaited of that."""
+    waits = [wait for listener in listeners if (wait := listener(process, thread)) is not None]
+    return _all_of(waits) if waits else None
+
+
+async def _all_of(waits: list[Wait]) -> None:
+    for wait in waits:
+        await wait
 
 
 def _row(thread: Thread) -> ThreadInfo:

@@ -72,7 +72,7 @@ class Ending:
         """A thread has ended, by itself or by `Thread.abandon`. Its process."""
         thread = cast(Thread, future)
         process = thread.process
-        process.threads.pop(thread, None)
+        process.drop_thread(thread)
         process.cpu_of_ended += thread.cpu
         if thread.suspended:  # it held itself back, and ended before it came to its next wait
             self._dispatcher.release(process, thread)
@@ -109,7 +109,6 @@ class Ending:
             self._bury(dead)
 
     def _bury(self, process: Process) -> None:
-        process.ended = True
         value, error = process.outcome
         process.outcome = (None, None)
         process.status = ExitStatus(process.pid, process.program, process.dying, value, error, process.usage())

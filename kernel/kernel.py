@@ -103,8 +103,9 @@ class Kernel:
         self.opened = journal is None  # until then nobody can be told what there is
         self.on_opened: list[Callable[[], None]] = []
         self._submitted: Tasks | None = None
+        self._durability: Durability | None = None
         if journal is not None:
-            durability = Durability(
+            self._durability = durability = Durability(
                 journal,
                 self.gate,
                 self.table,
@@ -130,6 +131,8 @@ class Kernel:
         self.resources = ResourceManager(
             models, default_model, cache, swap, launcher, machine, self.gate, keeper, scheduling, resources
         )
+        if self._durability is not None:
+            self._durability.serve(self.resources)
         output = Output(self.table, self.gate)
         self.memory = PrivateMemory(self.gate, memory, keeper)
         self.tools = ToolSubsystem(tools or {}, self.programs, self.shared, self.gate, self.loop)
@@ -164,6 +167,8 @@ class Kernel:
             await self._all_ended(tasks, timeout)
         if self._submitted is not None:
             self._submitted.stop()
+        if self._durability is not None:
+            await self._durability.generations.put_aside()
         for process in self._tasks():
             self.ending.end(process, "killed", "the daemon shuts down")
         await self._all_ended(self._tasks(), None)

@@ -85,6 +85,7 @@ class Lifecycle:
         self._names = names
         self._links = links
         self._limits = limits
+        self._tell_main_done = self._main_done  # one for all: a bound method made for each thread would stay with it
         gate.register({Spawn: self.spawn, Wait: self.wait, Kill: self.kill, StartThread: self.start_worker})
 
     # ---- system calls
@@ -166,7 +167,7 @@ class Lifecycle:
             self._names.admit(call.name)
         if call.link:
             self._links.admit(parent)
-        if self._limits.any or parent.limits is not None or call.limits is not None:
+        if parent.limits is not None or self._limits.any or call.limits is not None:
             self._limits.admit(parent, call)
         return args
 
@@ -186,39 +187,41 @@ class Lifecycle:
         """
         args = self.admit(parent, program, call)
         limited = self._limits.any or parent.limits is not None or call.limits is not None
-        table = self._table
+        table, detach = self._table, call.detach
         if not pid:
             table.last_pid = pid = table.last_pid + 1
         process = Process(
             pid,
-            None if call.detach else parent,
+            None if detach else parent,
             program.name,
             args,
             call.owner or parent.owner,
             parent.priority if call.priority is None else call.priority,
-            stream if stream is not None or call.detach else parent.stream,
+            stream if stream is not None or detach else parent.stream,
         )
         process.accepts = program.accepts
         process.attempt = parent.attempt if attempt is None else attempt
         process.durable = durable
-        coro = program.function((self._make_context if durable is None else durable.context)(process), **args)
+        context = self._make_context(process) if durable is None else durable.context(process)
+        coro = program.function(context, **args) if args else program.function(context)
         table.alive[pid] = process
-        if not call.detach:
+        if not detach:
             if not parent.children:
                 parent.children = {}
             parent.children[process] = None
-        if isinstance(stream, Stream):  # a relay is told of the end by its task
+        if stream is not None and isinstance(stream, Stream):  # a relay is told of the end by its task
             process.watch(_final_event_to(stream))
         if call.deadline is not None:
             why = f"not done within its deadline of {call.deadline} s"
             process.timer = self._loop.call_later(call.deadline, self._ending.end, process, "deadline", why)
-        _schedule_with(process, parent)
+        if process.timer is not None or not parent.is_client:
+            _schedule_with(process, parent)
         if self._instruments.states:
             self._instruments.tell_state(process, NEW)
-        context = contextvars.copy_context()
-        main = Thread(process, coro, self._dispatcher, context)
-        process.threads[main] = None
-        main.add_done_callback(self._main_done, context=context)
+        variables = contextvars.copy_context()
+        main = Thread(process, coro, self._dispatcher, variables)
+        process.threads = (main,)
+        main.add_done_callback(self._tell_main_done, context=variables)
         if limited or call.name is not None or call.link:
             self._tell_of(process, parent, call)
         return pid
@@ -241,7 +244,7 @@ class Lifecycle:
             maker.offspring += 1
             thread.path = f"{maker.path}-{maker.offspring}"
             self._dispatcher.reprioritise(thread, maker.priority)
-        process.threads[thread] = None
+        process.add_thread(thread)
         Thread.add_done_callback(thread, done, context=thread.get_context())
         return thread
 

@@ -115,7 +115,7 @@ class Messaging:
         kind, body, priority = call.type, call.body, call.priority
         of = type(body)
         if recipient.accepts is not None or not (
-            of in SMALL or (of is int and -MAX_INT <= body <= MAX_INT) or (of is str and len(body) <= SHORT)
+            (of is int and -MAX_INT <= body <= MAX_INT) or (of is str and len(body) <= SHORT) or of in SMALL
         ):
             kind, body = _checked(recipient, kind, body)
         if kind is not NONE or priority is not ZERO or call.correlation is not ZERO:
@@ -154,6 +154,8 @@ class Messaging:
         if call is not ANY_MESSAGE:
             return self._receive_selected(process, call)
         box = process.mailbox
+        if box is None and process.listener is None:
+            return self._receive_first(process)
         message = None if box is None else box.take()
         if message is None:
             return self._receive_next(process, box or process.box())
@@ -171,6 +173,20 @@ class Messaging:
             selection = Selection(call.type, call.sender, call.correlation, call.where)
         message = self._take(process, selection)
         return message if message is not None else self._receive_later(process, timeout, selection)
+
+    async def _receive_first(self, process: Process) -> Message:
+        """Wait for any message while there is no mailbox: it comes with the first one, and most never get any."""
+        thread = self._dispatcher.running
+        process.listener, thread.waits_for = thread, "message"
+        try:
+            await PARK
+            message = self._take(process, None)
+        finally:
+            if process.mailbox is not None:
+                process.mailbox.delist(thread)
+            else:
+                process.listener = None
+        return message if message is not None else await self._receive_later(process, None, None)
 
     async def _receive_next(self, process: Process, box: Mailbox) -> Message:
         """Wait for any message. The same as `_receive_later`, spelled out for speed: most waits are of this kind."""
@@ -275,7 +291,7 @@ class Messaging:
         kind, body, priority = call.type, call.body, call.priority
         of = type(body)
         if recipient.accepts is not None or not (
-            of in SMALL or (of is int and -MAX_INT <= body <= MAX_INT) or (of is str and len(body) <= SHORT)
+            (of is int and -MAX_INT <= body <= MAX_INT) or (of is str and len(body) <= SHORT) or of in SMALL
         ):
             kind, body = _checked(recipient, kind, body)
         if kind is not NONE or priority is not ZERO:

@@ -47,7 +47,6 @@ class Process:
         "cpu_of_ended",
         "durable",
         "dying",
-        "ended",
         "followers",
         "generated_tokens",
         "generations",
@@ -55,6 +54,7 @@ class Process:
         "is_client",
         "limits",
         "lineage_program",
+        "listener",
         "log",
         "mailbox",
         "messages_received",
@@ -104,9 +104,10 @@ class Process:
         self.prompt_tokens = self.generated_tokens = 0
         self.messages_sent = self.messages_received = self.calls = 0
         self.cpu_of_ended = 0.0  # seconds of threads that have ended
-        self.threads: dict[Thread, None] = {}  # in the order in which they started
+        self.threads: dict[Thread, None] | tuple[Thread, ...] = ()  # in the order in which they started
         self.children: dict[Process, None] | tuple[()] = ()  # made at first use, as much here is: most need none
         self.mailbox: Mailbox | None = None
+        self.listener: Thread | None = None  # waits for the message with which the mailbox will be made
         self.accepts: dict[str, type[msgspec.Struct]] | None = None  # declared message types; None: any
         self.owed: Owed | None = None
         self.sequences: dict[Sequence, None] | None = None  # in the order of their calls
@@ -123,8 +124,23 @@ class Process:
         self.outcome: tuple[Any, ErrorInfo | None] = (None, None)  # value and error, once it is dying
         self.timer: asyncio.TimerHandle | None = None  # of its deadline, or of its grace once it is dying
         self.durable: History | None = None  # of a durable process
-        self.ended = False
-        self.status: ExitStatus | None = None
+        self.status: ExitStatus | None = None  # once it has ended
+
+    def add_thread(self, thread: Thread) -> None:
+        """`thread` is one of this process. Nearly all processes have one, for which a dictionary would be much."""
+        if not self.threads:
+            self.threads = (thread,)
+            return
+        if isinstance(self.threads, tuple):
+            self.threads = dict.fromkeys(self.threads)
+        self.threads[thread] = None
+
+    def drop_thread(self, thread: Thread) -> None:
+        """Undo `add_thread`; nothing if that was done."""
+        if isinstance(self.threads, dict):
+            self.threads.pop(thread, None)
+        elif thread in self.threads:
+            self.threads = ()
 
     def watch(self, watcher: Callable[[Process], None]) -> None:
         """Call `watcher` with this process when it has ended."""
@@ -149,6 +165,7 @@ class Process:
         """The mailbox, made at first use."""
         if self.mailbox is None:
             self.mailbox = Mailbox()
+            self.mailbox.receiver, self.listener = self.listener, None
         return self.mailbox
 
     def lineage(self) -> Program:
@@ -180,6 +197,11 @@ class Process:
             if state in by_state:
                 return state, str(by_state[state].waits_for) if state == BLOCKED else ""
         return NEW, ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over, and buried."""
+        return self.status is not None
 
     @property
     def cpu_seconds(self) -> float:

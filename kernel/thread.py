@@ -51,6 +51,9 @@ MAIN = "0"  # path of the first thread of a process
 NEW, READY, RUNNING, BLOCKED, SUSPENDED, ZOMBIE = "new", "ready", "running", "blocked", "suspended", "zombie"
 
 
+_init_future = asyncio.Future.__init__
+
+
 def _cancellation(message: Any) -> asyncio.CancelledError:
     return asyncio.CancelledError() if message is None else asyncio.CancelledError(message)
 
@@ -95,7 +98,7 @@ class Thread(asyncio.Future[Any]):
         context: contextvars.Context | None = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(loop=dispatcher.loop)
+        _init_future(self, loop=dispatcher.loop)  # as super() would, which takes a third longer
         self.process = process
         self.state = NEW
         self.waits_for: Wait | str = ""

@@ -66,7 +66,7 @@ class Commits:
 
 
 class Receipt:
-    """What a sender that is not durable waits for: that its message is on the disk."""
+    """What somebody who is not durable waits for: that what he did is on the disk."""
 
     __slots__ = ("_commits", "_number")
 

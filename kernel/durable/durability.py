@@ -9,11 +9,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ipc.syscalls import Call, Link, Monitor, Publish, Receive, Reply, Send, Spawn, Unlink
+from ipc.syscalls import Call, Generate, Link, Monitor, Publish, Receive, Reply, Send, Spawn, Unlink
 from kernel.control import Control
 from kernel.dispatcher import Dispatcher
 from kernel.durable.arrivals import Arrivals
 from kernel.durable.commits import Commits
+from kernel.durable.generations import DurableGenerations, Models, count
 from kernel.durable.links import DurableLinks
 from kernel.durable.messages import DurableMessages
 from kernel.durable.processes import DurableProcesses
@@ -73,15 +74,24 @@ class Durability:
         replay.handlers[Monitor] = kin.monitor
         replay.again.update({Monitor: kin.monitored, Link: kin.linked, Unlink: kin.unlinked})
         replay.again.update({Receive: messages.received, Reply: messages.replied, Spawn: processes.spawned})
+        self._replay = replay
         control.on_suspend.append(processes.suspended)
         control.on_resume.append(partial(processes.suspended, suspended=False))
         ending.on_end.append(messages.process_ended)
+
+    def serve(self, models: Models) -> DurableGenerations:
+        """Model calls are made by `models`. Call once, before the loop goes on."""
+        self.generations = made = DurableGenerations(models, self.commits, self.processes)
+        self._replay.handlers[Generate] = made.generate
+        self._replay.again[Generate] = count
+        return made
 
     def opened(self, opening: Opening) -> None:
         """The journal is open: take up what has to be known before anybody is answered."""
         self._table.last_pid = max(self._table.last_pid, opening.pid)
         self._messaging.begin_after(opening.message)
         self._regions.restore(opening)
+        self.generations.opened(opening)
         self._arrivals.expect(opening.expected, opening.names)
         if opening.expected:
             self._gate.arrivals = self._arrivals

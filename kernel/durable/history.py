@@ -42,7 +42,19 @@ class History:
     `delivered` says how far the messages of each thread of a durable sender have come in its mailbox.
     """
 
-    __slots__ = ("context", "delivered", "epoch", "last", "numbers", "pid", "records", "row", "tree", "version")
+    __slots__ = (
+        "begun",
+        "context",
+        "delivered",
+        "epoch",
+        "last",
+        "numbers",
+        "pid",
+        "records",
+        "row",
+        "tree",
+        "version",
+    )
 
     def __init__(self, pid: int, tree: Tree, version: str, context: Callable[[Process], Any]) -> None:
         self.pid = pid
@@ -53,6 +65,7 @@ class History:
         self.epoch = 0
         self.numbers: dict[str, int] = {}  # calls so far, by the path of the thread
         self.records: dict[Key, tuple[bytes, bytes]] = {}
+        self.begun: dict[Key, dict[int, tuple[bytes, bool]]] = {}  # by sample: how far model calls had come
         self.delivered: dict[tuple[int, str], tuple[int, int]] = {}
         self.last = 0
 
@@ -62,7 +75,9 @@ class History:
         # Of two rows with one key the later one counts: a call may be cancelled after it was answered.
         self.records = {Key(*fields[:3]): (fields[3], fields[4]) for fields in row.calls}
         self.delivered = {(sender, thread): (epoch, number) for sender, thread, epoch, number in row.delivered}
-        row.calls, row.delivered = [], []
+        for epoch, thread, number, sample, state, file in row.generations:
+            self.begun.setdefault(Key(epoch, thread, number), {})[sample] = (state, bool(file))
+        row.calls, row.delivered, row.generations = [], [], []
 
     def next(self, thread: str) -> Key:
         """The key of the call that the thread of this path makes now."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -19,7 +19,7 @@ from ipc.messages import Message
 from ipc.syscalls import ExitStatus, MemorySet, Register, Spawn, Subscribe
 from kernel.dispatcher import Dispatcher
 from kernel.durable.arrivals import Arrivals
-from kernel.durable.commits import Commits
+from kernel.durable.commits import Commits, Receipt
 from kernel.durable.history import History, Key, Tree
 from kernel.durable.mailbox import DurableMailbox
 from kernel.durable.messages import DurableMessages
@@ -149,10 +149,13 @@ class DurableProcesses:
 
     # ---- suspended ones
 
-    def suspended(self, process: Process, thread: Thread | None, suspended: bool = True) -> None:
-        """`process` was suspended or resumed: it will be so in the next life."""
-        if process.durable is not None and thread is None:
-            self._commits.keep(Suspended(suspended, process.pid))
+    def suspended(
+        self, process: Process, thread: Thread | None, suspended: bool = True
+    ) -> Coroutine[Any, Any, None] | None:
+        """`process` was suspended or resumed: it will be so in the next life. Returns when that is on the disk."""
+        if process.durable is None or thread is not None:
+            return None
+        return Receipt(self._commits, self._commits.keep(Suspended(suspended, process.pid))).before(None)
 
     # ---- inside
 
@@ -234,7 +237,7 @@ class DurableProcesses:
         """Let a child that ended in an earlier life be found by who waits for it."""
         ghost = Process(pid, None, status.program, {}, parent.owner, parent.priority)
         ghost.parent_pid = 0 if call.detach else parent.pid
-        ghost.dying, ghost.ended, ghost.status = status.reason, True, status
+        ghost.dying, ghost.status = status.reason, status
         self._table.alive[pid] = ghost
         self._table.bury(ghost)
 

@@ -13,8 +13,6 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, NoReturn, cast
 
-import msgspec
-
 from ipc.codec import decode, encode
 from ipc.errors import (
     HistoryDamaged,
@@ -26,7 +24,7 @@ from ipc.errors import (
     from_wire,
     to_wire,
 )
-from ipc.syscalls import Checkpoint, Generate, Reference, Sleep, Syscall, UseTool, WriteLog
+from ipc.syscalls import Checkpoint, Reference, Sleep, Syscall, UseTool, WriteLog
 from kernel.durable.commits import Commits
 from kernel.durable.history import History, Key
 from kernel.durable.outcome import (
@@ -67,7 +65,7 @@ class Replay:
         self._shared = shared
         self._state = state
         self.handlers: dict[type[Syscall], Handler] = {}
-        self.again: dict[type[Syscall], Again] = {Generate: _count_generations}
+        self.again: dict[type[Syscall], Again] = {}
 
     # ---- as the gate
 
@@ -145,7 +143,7 @@ class Replay:
     async def _perform(self, process: Process, call: Syscall, key: Key) -> Any:
         handler = self.handlers.get(type(call))
         if handler is None:
-            return await self._gate.call(process, _seeded(process, call, key))
+            return await self._gate.call(process, call)
         return await self._gate.call_by(process, call, partial(handler, process, call, key))
 
     async def _failed(
@@ -268,19 +266,6 @@ def _seconds(call: Syscall) -> float:
     """How long a sleep lasts; what is no time is refused by the call itself."""
     seconds = cast(Sleep, call).seconds
     return seconds if isinstance(seconds, int | float) and seconds >= 0 else 0.0
-
-
-def _seeded(process: Process, call: Syscall, key: Key) -> Syscall:
-    """A model call without a seed gets one that is made from its key: had anew, it is the same reply."""
-    if type(call) is not Generate or call.sampling.seed is not None:
-        return call
-    sampling = msgspec.structs.replace(call.sampling, seed=_of(process).number(key))
-    return msgspec.structs.replace(call, sampling=sampling)
-
-
-async def _count_generations(process: Process, call: Generate, answer: Any) -> None:
-    """The next generation of the process has the number that it would have had."""
-    process.generations += call.samples
 
 
 async def _for_ever(thread: Thread, why: str) -> NoReturn:

@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 BELOW = """WITH RECURSIVE below (pid) AS (
     VALUES (?1) UNION SELECT processes.pid FROM processes JOIN below ON processes.parent = below.pid
 )"""
-TABLES = ("calls", "messages", "delivered", "replies", "memory", "names", "subscriptions")  # what a process has
+TABLES = (
+    "calls",
+    "generations",
+    "messages",
+    "delivered",
+    "replies",
+    "memory",
+    "names",
+    "subscriptions",
+)  # what a process has
 
 Change = tuple[Any, ...]  # one of the kinds below
 
@@ -83,6 +92,27 @@ class PutCall(NamedTuple):
     number: int
     call: bytes
     outcome: bytes
+
+
+class PutGeneration(NamedTuple):
+    """A model call that is not complete has come so far."""
+
+    pid: int
+    epoch: int
+    thread: str
+    number: int
+    sample: int
+    state: bytes
+    file: bool
+
+
+class DropGenerations(NamedTuple):
+    """It is complete, or given up."""
+
+    pid: int
+    epoch: int
+    thread: str
+    number: int
 
 
 class PutMessage(NamedTuple):
@@ -213,6 +243,8 @@ STATEMENTS: dict[type[Change], tuple[str, ...]] = {
     ),
     Progress: ("UPDATE tasks SET crashes = 0 WHERE id = ? AND crashes > 0",),
     PutCall: ("INSERT INTO calls (pid, epoch, thread, number, call, outcome) VALUES (?, ?, ?, ?, ?, ?)",),
+    PutGeneration: ("INSERT OR REPLACE INTO generations VALUES (?, ?, ?, ?, ?, ?, ?)",),
+    DropGenerations: ("DELETE FROM generations WHERE pid = ? AND epoch = ? AND thread = ? AND number = ?",),
     PutMessage: ("INSERT INTO messages (pid, message, expires, envelope) VALUES (?, ?, ?, ?)",),
     DropMessage: ("DELETE FROM messages WHERE pid = ? AND message = ?",),
     Delivered: ("INSERT OR REPLACE INTO delivered VALUES (?, ?, ?, ?, ?)",),

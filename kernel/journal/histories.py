@@ -20,7 +20,8 @@ ORPHANS = "SELECT pid FROM processes WHERE task NOT IN (SELECT id FROM tasks WHE
 
 class Opening(msgspec.Struct, frozen=True):
     """The highest numbers that were given out; the durable processes to come with their tasks, and the names they hold
-    with their pids; and the regions: name, version, owner, msgpack of the value."""
+    with their pids; the regions: name, version, owner, msgpack of the value; and the generations of which there is a
+    file: task, pid, epoch, thread, number, sample."""
 
     pid: int = 0
     message: int = 0
@@ -28,6 +29,7 @@ class Opening(msgspec.Struct, frozen=True):
     expected: list[tuple[int, int]] = []
     names: dict[str, int] = {}
     regions: list[tuple[str, int, str, bytes]] = []
+    generations: list[tuple[int, int, int, str, int, int]] = []
 
 
 class Row(msgspec.Struct):
@@ -43,6 +45,7 @@ class Row(msgspec.Struct):
     suspended: bool
     status: bytes | None
     calls: list[tuple[int, str, int, bytes, bytes]] = []
+    generations: list[tuple[int, str, int, int, bytes, int]] = []
     messages: list[tuple[float | None, bytes]] = []
     delivered: list[tuple[int, str, int, int]] = []
     replies: list[tuple[int, bytes]] = []
@@ -54,6 +57,7 @@ class Row(msgspec.Struct):
 # Field of `Row`, columns and table; those of one column are lists of that.
 PARTS = (
     ("calls", "epoch, thread, number, call, outcome FROM calls", "id"),
+    ("generations", "epoch, thread, number, sample, state, file FROM generations", "number"),
     ("messages", "expires, envelope FROM messages", "id"),
     ("delivered", "sender, thread, epoch, number FROM delivered", "sender"),
     ("replies", "message, body FROM replies", "message"),
@@ -76,7 +80,13 @@ def opening(store: Store) -> Opening:
         )
     }
     regions: list[Any] = list(db.execute("SELECT name, version, owner, value FROM regions ORDER BY version"))
-    return Opening(numbers[0], numbers[1], numbers[2], expected, names, regions)
+    generations: list[Any] = list(
+        db.execute(
+            "SELECT task, generations.pid, generations.epoch, thread, number, sample "
+            "FROM generations JOIN processes ON processes.pid = generations.pid WHERE file"
+        )
+    )
+    return Opening(numbers[0], numbers[1], numbers[2], expected, names, regions, generations)
 
 
 def load(store: Store, task: int) -> list[Row]:

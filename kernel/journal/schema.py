@@ -52,6 +52,16 @@ CREATE TABLE calls (             -- completed system calls; of two with one key 
     outcome BLOB NOT NULL        -- msgpack of kernel.durable.outcome.Outcome
 ) STRICT;
 CREATE INDEX calls_of_process ON calls (pid);
+CREATE TABLE generations (       -- how far model calls have come that are not complete
+    pid INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    thread TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    sample INTEGER NOT NULL,
+    state BLOB NOT NULL,         -- msgpack of kernel.slots.generation.Begun
+    file INTEGER NOT NULL,       -- whether its keys and values are on disk
+    PRIMARY KEY (pid, epoch, thread, number, sample)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE messages (          -- what waits in durable mailboxes, in the order of its coming
     id INTEGER PRIMARY KEY,
     pid INTEGER NOT NULL,

@@ -23,7 +23,7 @@ from kernel.gate import Gate
 from kernel.limits import LimitKeeper
 from kernel.process import Process
 from kernel.slots import constraints, sequence
-from kernel.slots.generation import Generation
+from kernel.slots.generation import Generation, Record
 from kernel.slots.query import Query, Question
 from kernel.slots.runtime import ModelRuntime
 from kernel.thread import PARK, Thread
@@ -48,7 +48,10 @@ class ModelCalls:
         self._last_sequence = 0
         gate.register({Generate: self.generate, ScoreText: self.score, EmbedTexts: self.embed})
 
-    def generate(self, process: Process, call: Generate) -> Coroutine[Any, Any, str | list[Completion]]:
+    def generate(
+        self, process: Process, call: Generate, *, record: Record | None = None
+    ) -> Coroutine[Any, Any, str | list[Completion]]:
+        """`record` keeps how far it comes, and knows how far it had come."""
         if type(call.samples) is not int or not 1 <= call.samples <= MAX_SAMPLES:
             raise InvalidCall(f"samples is {call.samples}; a call has from 1 to {MAX_SAMPLES}")
         self._limits.check_tokens(process)
@@ -56,7 +59,7 @@ class ModelCalls:
         if not process.is_client:
             _check_prompt(call.prompt, call.sampling)
         constraints.check(call.sampling)
-        return self._generate(process, call, runtime)
+        return self._generate(process, call, runtime, record)
 
     def score(self, process: Process, call: ScoreText) -> Coroutine[Any, Any, list[Score]]:
         _check_texts("continuations", call.continuations)
@@ -72,7 +75,9 @@ class ModelCalls:
         question = partial(_embed, call)
         return self._embed(process, question, self._runtime(call.model))
 
-    async def _generate(self, process: Process, call: Generate, runtime: ModelRuntime) -> str | list[Completion]:
+    async def _generate(
+        self, process: Process, call: Generate, runtime: ModelRuntime, record: Record | None
+    ) -> str | list[Completion]:
         thread = cast(Thread, asyncio.current_task())
         sampling = _with_defaults(call.sampling, runtime)
         assert sampling.seed is not None
@@ -85,9 +90,15 @@ class ModelCalls:
                 call.prompt,
                 msgspec.structs.replace(sampling, seed=(sampling.seed + number) % SEEDS),
                 call.emit,
+                record,
             )
             for number in range(call.samples)
         ]
+        if record is not None:
+            for number, generation in enumerate(generations):
+                if (begun := record.begun(number)) is not None:
+                    generation.take_up(begun)
+            record.made(generations)
         await _run(generations, process, thread, runtime)
         process.path = max(process.path, *(generation.path + generation.service for generation in generations))
         completions = [generation.completion() for generation in generations]

@@ -7,6 +7,7 @@ can go on in another driver process when its own dies.
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import msgspec
 
@@ -20,6 +21,29 @@ from kernel.slots.sequence import RUNNING, Sequence
 from kernel.thread import Thread
 
 CHARACTERS = 4  # a token of English, about
+
+
+class Begun(msgspec.Struct, frozen=True, array_like=True):
+    """How far a generation had come when it was put aside. `file`: where its keys and values are; empty if nowhere."""
+
+    prompt_ids: list[int]
+    ids: list[int]
+    text: str
+    logprobs: list[float]
+    file: str = ""
+
+
+class Record(Protocol):
+    """Whoever keeps how far the generations of a call have come, so that they go on in the next life of the daemon."""
+
+    def begun(self, sample: int) -> Begun | None:
+        """How far the generation of this number had come in an earlier life."""
+
+    def made(self, generations: list[Generation]) -> None:
+        """These are the generations of the call."""
+
+    def swapped_out(self, generation: Generation) -> None:
+        """Its state is in its `file` now."""
 
 
 class Generation(Sequence):
@@ -42,6 +66,7 @@ class Generation(Sequence):
         "prompt_ids",
         "reason",
         "recomputed",
+        "record",
         "released",
         "sampling",
         "started",
@@ -58,6 +83,7 @@ class Generation(Sequence):
         prompt: list[ChatMessage] | str,
         sampling: Sampling,
         emit: bool,
+        record: Record | None = None,
     ) -> None:
         super().__init__(sequence_id, process, thread, model)
         self.given = prompt
@@ -76,6 +102,19 @@ class Generation(Sequence):
         self.submitted = 0.0
         self.started: float | None = None
         self.first: float | None = None
+        self.record = record
+
+    def take_up(self, begun: Begun) -> None:
+        """Go on from there. Its tokens are part of what its process has used, and were charged when they were made."""
+        self.prompt_ids, self.ids, self.logprobs = begun.prompt_ids, begun.ids, begun.logprobs
+        self.text, self.released = [begun.text], len(begun.text)
+        self.file = begun.file
+        self.process.prompt_tokens += len(begun.prompt_ids)
+        self.process.generated_tokens += len(begun.ids)
+
+    def begun(self) -> Begun:
+        """How far it has come."""
+        return Begun(self.prompt_ids or [], self.ids, "".join(self.text), self.logprobs, self.file)
 
     def admission(self) -> protocol.Admit:
         self.held = False

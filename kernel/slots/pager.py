@@ -154,6 +154,8 @@ class Pager:
             if message.size and message.seconds > 0:
                 self._rate = _smoothed(self._rate, message.size / message.seconds)
             self._slots.free(sequence)
+            if sequence.record is not None and not sequence.cancelled:
+                sequence.record.swapped_out(sequence)
         self._slots.release(sequence, SWAPPING)
 
     def restored(self, sequence: Generation, message: protocol.Restored) -> None:

@@ -66,17 +66,17 @@ class ResourceManager:
         self._scheduling = scheduling
         self._settings = settings
         self._runtimes: dict[str, ModelRuntime] = {}
-        self._area = SwapArea(swap)
+        self.area = SwapArea(swap)
         self._residency = Residency(settings, machine, self._runtimes.values, self._loop)
         self._balance = Balance(self._residency, self._loop)
         book = SizeBook(cache / "sizes.json")
         finished = FinishedGenerations(gate)
         self._around = Surroundings(
-            cache, launch, limits, self._area, finished, book, machine, self._residency, self._balance
+            cache, launch, limits, self.area, finished, book, machine, self._residency, self._balance
         )
         self._ended: list[int] = []  # processes whose end the drivers have not been told
         self._tasks: list[asyncio.Task[None]] = []
-        ModelCalls(self.runtime, gate, limits)
+        self.generate = ModelCalls(self.runtime, gate, limits).generate
         gate.register({Models: self.models, Slots: self.slots, SetPolicy: self.policy})
 
     def models(self, process: Process, call: Models) -> list[ModelInfo]:
@@ -188,7 +188,7 @@ class ResourceManager:
     def observe(self, sample: Sample) -> None:
         """Act upon a look at the machine."""
         self._residency.observe(sample)
-        self._area.full = sample.disk_free < DISK_RESERVE
+        self.area.full = sample.disk_free < DISK_RESERVE
         for runtime in self._runtimes.values():
             runtime.look()
             footprint = runtime.footprint
@@ -208,7 +208,11 @@ class ResourceManager:
             await asyncio.sleep(SAMPLE_SECONDS)
 
     async def _remove_old(self) -> None:
-        await asyncio.to_thread(self._area.remove_old)
+        await asyncio.to_thread(self.area.remove_old)
+
+    async def put_aside(self) -> None:
+        """See `ModelRuntime.put_aside`: that of all models."""
+        await asyncio.gather(*(runtime.put_aside() for runtime in self._runtimes.values()))
 
     async def close(self) -> None:
         """Stop all drivers."""
@@ -216,4 +220,4 @@ class ResourceManager:
             task.cancel()
         self._residency.close()
         await asyncio.gather(*(runtime.close() for runtime in self._runtimes.values()))
-        await self._area.close()
+        await self.area.close()

@@ -236,6 +236,14 @@ class ModelRuntime:
             self._work.driver_leaves()
         self._life.run(self._leave(why))
 
+    async def put_aside(self) -> None:
+        """The daemon stops: nothing runs any more. Returns when all is written down that its next life may want."""
+        if self.state == READY:
+            self._work.put_aside()
+            while self._work.pager.leaving:
+                self._drained.clear()
+                await self._drained.wait()
+
     def fail(self, error: LlmosError) -> None:
         """The model cannot run: everything that waits for it gets the error; the next call tries again."""
         log.error("model failed", model=self.name, error=error.message)

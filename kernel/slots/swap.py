@@ -1,7 +1,8 @@
 """The folder of swap files: a place of this daemon's own, one file for each sequence that is swapped out.
 
 Used by the pagers of all models; drivers write and read the files. It removes what is no longer needed, and at a start
-what dead daemons left behind: who is alive holds a lock on its folder. It reads no file.
+what dead daemons left behind: who is alive holds a lock on its folder. What is to outlive the daemon has a second name
+in a folder that all lives share. It reads no file.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import fcntl
 import os
 import shutil
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 import structlog
 
+KEPT = "kept"  # the folder of what outlives the daemon
 AGAIN = (1.0, 5.0, 60.0)  # seconds after which a file that was being written is looked for again
 
 log = structlog.get_logger("kernel.slots")
@@ -71,7 +74,7 @@ class SwapArea:
         """Remove what daemons left that are no more; how many there were. Blocks on the disk."""
         count = 0
         for folder in self._all.iterdir() if self._all.is_dir() else ():
-            if folder == self._own or not folder.is_dir():
+            if folder == self._own or folder.name == KEPT or not folder.is_dir():
                 continue
             lock = _locked(folder)
             if lock is not None:
@@ -81,6 +84,35 @@ class SwapArea:
         if count:
             log.info("removed swap files of daemons that are gone", daemons=count)
         return count
+
+    # ---- what outlives the daemon
+
+    def kept(self, name: str) -> str:
+        """Where the state of that name is, if it was kept."""
+        return f"{self._all}/{KEPT}/{name}.kv"
+
+    def keep(self, path: str, name: str) -> None:
+        """Let the file at `path` be found as `name` in the next life of the daemon. Blocks. Raises `OSError`."""
+        kept = Path(self.kept(name))
+        kept.parent.mkdir(mode=0o700, exist_ok=True)
+        kept.unlink(missing_ok=True)
+        kept.hardlink_to(path)
+        descriptor = os.open(kept.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def drop(self, name: str) -> None:
+        """Undo `keep`; nothing if it was not done. Blocks."""
+        with contextlib.suppress(OSError):
+            Path(self.kept(name)).unlink(missing_ok=True)
+
+    def retain(self, names: Collection[str]) -> None:
+        """Drop all that is kept under other names. Blocks."""
+        for path in (self._all / KEPT).glob("*.kv"):
+            if path.stem not in names:
+                self.drop(path.stem)
 
     async def close(self) -> None:
         """Remove the folder and all in it."""

@@ -121,6 +121,15 @@ class Workload:
             if isinstance(sequence, Generation) and sequence.swappable and sequence.id not in self.pager.leaving:
                 self.pager.swap_out(sequence)
 
+    def put_aside(self) -> None:
+        """The daemon is going to stop: take all off their slots, and have the driver write down what has a record."""
+        self.slots.evict()
+        for sequence in tuple(self.sequences.values()):
+            if not isinstance(sequence, Generation) or sequence.record is None:
+                continue
+            if sequence.swappable and sequence.id not in self.pager.leaving:
+                self.pager.swap_out(sequence)
+
     def driver_gone(self, how: str) -> int:
         """There is no driver any more; `how` it died, if it was not stopped. How many sequences it held."""
         on_slot = self.slots.taken

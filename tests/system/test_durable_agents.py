@@ -17,11 +17,11 @@ from kernel.slots.calls import ModelCalls
 
 make = ModelCalls._generate
 
-def counted(calls, process, call, runtime):
+def counted(calls, process, call, runtime, *rest):
     """Leaves a line for each model call that is really made, in whatever life of the daemon."""
     with open(os.environ["MODEL_CALLS"], "a") as lines:
         lines.write(f"{call.prompt}\\n")
-    return make(calls, process, call, runtime)
+    return make(calls, process, call, runtime, *rest)
 
 if make.__name__ != "counted":
     ModelCalls._generate = counted

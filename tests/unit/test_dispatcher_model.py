@@ -132,7 +132,7 @@ class Dispatching(RuleBasedStateMachine):
         self.model.process[self.born], self.model.priority[self.born] = process, priority
         self.model.push(self.born)
         thread = Thread(self.processes[process], self.body(self.born), self.dispatcher)
-        self.processes[process].threads[thread] = None
+        self.processes[process].add_thread(thread)
         self.threads[self.born] = thread
 
     def parked(self) -> Iterator[int]:
@@ -204,7 +204,7 @@ class Dispatching(RuleBasedStateMachine):
             assert self.log[before:] == [number]
             if number in self.last:
                 del self.threads[number]
-                self.processes[self.model.process[number]].threads.pop(thread)
+                self.processes[self.model.process[number]].drop_thread(thread)
             elif busy:
                 self.model.push(number)
                 thread.wake()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ipc.errors import MailboxFull, TimedOut, UnknownProcess
 from ipc.messages import Message
-from ipc.syscalls import GetStats, Kill, Receive, Resume, Send, Suspend
+from ipc.syscalls import ANY_MESSAGE, GetStats, Kill, Receive, Resume, Send, Suspend
 from kernel.dispatcher import Dispatcher
 from kernel.mailbox import CAPACITY, Mailbox
 from kernel.process import Process
@@ -51,6 +51,15 @@ def receive(system: Any, timeout: float | None = None) -> Thread:
         return (await system.kernel.gate.call(system.target, Receive(timeout))).body
 
     return system.thread(receiving(), system.target)
+
+
+def listen(system: Any) -> Thread:
+    """As an agent's plain `receive` does."""
+
+    async def listening() -> Any:
+        return (await system.kernel.gate.call(system.target, ANY_MESSAGE)).body
+
+    return system.thread(listening(), system.target)
 
 
 # ---- order
@@ -203,6 +212,49 @@ async def test_receivers_are_served_in_order(system: Any, box: Mailbox) -> None:
         await system.call(Send(system.target.pid, n))
     await system.turns()
     assert [receiver.result() for receiver in receivers] == [0, 1, 2]
+
+
+async def test_an_agent_that_waits_gets_its_mailbox_with_the_first_message(system: Any) -> None:
+    system.target = system.spawn(idle)
+    await system.turns()
+    first, second = listen(system), listen(system)
+    first.cancel()  # while there is no mailbox: nothing is left of it
+    await system.turns()
+    assert second.cancel()
+    await system.turns()
+    assert (system.target.mailbox, system.target.listener) == (None, None)
+    first, second, third = listen(system), listen(system), listen(system)
+    await system.turns()
+    await send(system, 1)
+    await send(system, 2)
+    assert [await first, await second] == [1, 2]
+    await send(system, 3)
+    assert await third == 3
+    assert system.target.listener is None
+
+
+async def test_the_only_listener_woken_and_cancelled_at_once_leaves_the_message(system: Any) -> None:
+    system.target = system.spawn(idle)
+    await system.turns()
+    receiver = listen(system)
+    await system.turns()
+    assert (system.target.mailbox, system.target.listener) == (None, receiver)
+    system.kernel.gate.enter(system.client, Send(system.target.pid, 1))
+    receiver.cancel()
+    await system.turns()
+    assert await listen(system) == 1
+
+
+async def test_a_listener_woken_for_something_else_waits_on(system: Any) -> None:
+    system.target = system.spawn(idle)
+    await system.turns()
+    receiver = listen(system)
+    await system.turns()
+    receiver.wake()
+    await system.turns()
+    assert not receiver.done()
+    await send(system, 1)
+    assert await receiver == 1
 
 
 async def test_a_cancelled_receiver_loses_no_message(system: Any, box: Mailbox) -> None:

@@ -47,7 +47,7 @@ def text_of(seed: int, tokens: int = 20) -> str:
 
 
 def files(system: Any, pattern: str = "*.kv") -> list[str]:
-    folder: Path = system.kernel.resources._area._all
+    folder: Path = system.kernel.resources.area._all
     return sorted(path.name for path in folder.rglob(pattern))
 
 
@@ -76,7 +76,7 @@ async def test_a_suspended_generation_goes_to_disk_when_another_wants_its_memory
     third = system.spawn("teller", seed=3)
     await asyncio.sleep(3)
     assert files(system) == ["1.kv"]
-    (folder,) = (path for path in system.kernel.resources._area._all.iterdir())
+    (folder,) = (path for path in system.kernel.resources.area._all.iterdir())
     assert oct(folder.stat().st_mode & 0o777) == "0o700"
     info = await row(system)
     assert (info.swapped, info.swap_outs, info.kv_waiting) == (1, 1, 0)
@@ -241,7 +241,7 @@ async def finish(system: Any, processes: list[Any]) -> None:
 @pytest.mark.parametrize("models", [TWO_SLOTS])
 async def test_a_damaged_file_is_refused_and_told_and_the_text_is_the_same(system: Any) -> None:
     processes = await parked_on_disk(system)
-    (path,) = system.kernel.resources._area._all.rglob("*.kv")
+    (path,) = system.kernel.resources.area._all.rglob("*.kv")
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     await system.call(Resume(processes[0].pid))
     await system.status(processes[1])
@@ -312,7 +312,7 @@ async def test_a_kill_before_during_and_after_the_writing_leaves_no_file(system:
 async def test_a_disk_that_refuses_leaves_the_generation_where_it_is(system: Any) -> None:
     processes = [system.spawn("teller", seed=seed) for seed in (1, 2)]
     await asyncio.sleep(4.5)
-    area = system.kernel.resources._area
+    area = system.kernel.resources.area
     area._own = Path("/nowhere/at/all")
     await system.call(Suspend(processes[0].pid))
     processes.append(system.spawn("teller", seed=3))
@@ -381,7 +381,7 @@ async def test_nothing_is_written_to_a_disk_that_is_nearly_full(system: Any) -> 
 async def test_an_answer_about_a_sequence_that_is_gone_removes_its_file(system: Any) -> None:
     process = system.spawn("teller", tokens=2)
     await asyncio.sleep(1.5)
-    area = system.kernel.resources._area
+    area = system.kernel.resources.area
     write(area.path(99))
     system.driver.on_message(protocol.SwappedOut(99, 5, 0.1))
     system.driver.on_message(protocol.SwappedOut(98, 0, 0.1, to_wire(OSError("full"))))

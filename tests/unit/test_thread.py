@@ -179,7 +179,7 @@ async def test_killing_a_process_ends_the_tasks_it_made(system: Any) -> None:
     assert len(process.threads) == 5
     await system.call(Kill(process.pid))
     assert sorted(ended) == [0, 1, 2, 3]
-    assert process.threads == {}
+    assert not process.threads
     assert system.tasks() == set()
 
 

@@ -15,7 +15,6 @@ from kernel.drivers.simulated.sequence import SimulatedSequence
 
 
 class _State(msgspec.Struct, array_like=True):
-    sequence: int
     prompt_ids: list[int]
     made: int
 
@@ -27,7 +26,7 @@ class _File(msgspec.Struct, array_like=True):
 
 def write(path: str, sequence: SimulatedSequence) -> None:
     """Write the state of `sequence` to `path`. Raises `OSError`."""
-    state = msgspec.msgpack.encode(_State(sequence.id, sequence.prompt_ids, sequence.made))
+    state = msgspec.msgpack.encode(_State(sequence.prompt_ids, sequence.made))
     faults.point("swap.write")
     unfinished = Path(path + ".unfinished")
     unfinished.write_bytes(msgspec.msgpack.encode(_File(_checksum(state), state)))
@@ -48,7 +47,7 @@ def refusal(path: str, sequence: SimulatedSequence) -> str:
         return f"the swap file cannot be read: {error.strerror}"
     except msgspec.DecodeError:
         return "the swap file is damaged"
-    if state != _State(sequence.id, sequence.prompt_ids, sequence.made):
+    if state != _State(sequence.prompt_ids, sequence.made):
         return "the swap file is of another sequence, or of another time"
     return ""
 
