@@ -90,16 +90,13 @@ class Gate:
         for door in self._doors.values():
             door.handler = door.plain if observer is None else partial(observer, door.plain)
 
-    def enter(self, process: Process, call: Syscall, stream: Stream | None = None) -> Any:
+    def enter(self, process: Process, call: Syscall, stream: Stream | None = None, late: bool = False) -> Any:
         """Make `call` for `process`: the answer, or a coroutine that will return it. Raises what the call raises.
 
-        `stream` takes the events of a call that has any.
+        `stream` takes the events of a call that has any. `late`: it has seen to it that processes may be to come.
         """
-        if self.arrivals is not None:
+        if self.arrivals is not None and not late:
             return self._enter_late(process, call, stream)
-        return self._enter(process, call, stream)
-
-    def _enter(self, process: Process, call: Syscall, stream: Stream | None = None) -> Any:
         door = self._doors[type(call)]
         if process.dying or door.clients_only:
             _permit(process, type(call))
@@ -153,7 +150,7 @@ class Gate:
         """The same as `enter` while processes are to come that the call may ask for."""
         while True:
             try:
-                answer = self._enter(process, call, stream)
+                answer = self.enter(process, call, stream, late=True)
                 return await answer if type(answer) is CoroutineType else answer
             except NotFound as error:
                 if self.arrivals is None or not await self.arrivals.resolve(error):
@@ -168,7 +165,7 @@ class Gate:
     def call_now(self, process: Process, call: Syscall) -> Any:
         """Make `call`, which never waits, for a thread of `process` that does not await it."""
         try:
-            return self._enter(process, call)
+            return self.enter(process, call, late=True)
         except LlmosError as error:
             self.count_error(error)
             raise

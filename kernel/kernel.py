@@ -95,9 +95,8 @@ class Kernel:
         self.messaging = messaging = Messaging(self.table, self.gate, dispatcher, names)
         links = Links(self.table, self.gate, messaging, ending)
         keeper = LimitKeeper(limits, self.loop, self.gate, ending)
-        context = partial(make_context, self.gate)
         self.lifecycle = Lifecycle(
-            self.table, self.programs, dispatcher, ending, self.gate, context, names, links, keeper
+            self.table, self.programs, dispatcher, ending, self.gate, make_context, names, links, keeper
         )
         self.shared = SharedMemory(self.gate, memory)
         self.opened = journal is None  # until then nobody can be told what there is

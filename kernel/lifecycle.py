@@ -7,9 +7,9 @@ Its handlers are called by the gate. A child never outlives its parent unless de
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import traceback
 from collections.abc import Callable, Coroutine
+from contextvars import copy_context
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -69,7 +69,7 @@ class Lifecycle:
         dispatcher: Dispatcher,
         ending: Ending,
         gate: Gate,
-        make_context: Callable[[Process], Any],
+        make_context: Callable[[Gate, Process], Any],
         names: NameRegistry,
         links: Links,
         limits: LimitKeeper,
@@ -80,6 +80,7 @@ class Lifecycle:
         self._loop = dispatcher.loop
         self._instruments = dispatcher.instruments
         self._ending = ending
+        self._gate = gate
         self._make_context = make_context
         self.draining = False
         self._names = names
@@ -198,11 +199,12 @@ class Lifecycle:
             call.owner or parent.owner,
             parent.priority if call.priority is None else call.priority,
             stream if stream is not None or detach else parent.stream,
+            False,
+            program.accepts,
+            parent.attempt if attempt is None else attempt,
+            durable,
         )
-        process.accepts = program.accepts
-        process.attempt = parent.attempt if attempt is None else attempt
-        process.durable = durable
-        context = self._make_context(process) if durable is None else durable.context(process)
+        context = self._make_context(self._gate, process) if durable is None else durable.context(process)
         coro = program.function(context, **args) if args else program.function(context)
         table.alive[pid] = process
         if not detach:
@@ -218,7 +220,7 @@ class Lifecycle:
             _schedule_with(process, parent)
         if self._instruments.states:
             self._instruments.tell_state(process, NEW)
-        variables = contextvars.copy_context()
+        variables = copy_context()
         main = Thread(process, coro, self._dispatcher, variables)
         process.threads = (main,)
         main.add_done_callback(self._tell_main_done, context=variables)

@@ -381,21 +381,21 @@ class Messaging:
     def publish(self, process: Process, call: Publish) -> int | Coroutine[Any, Any, int]:
         receipt: Receipt | None = None
         delivered = 0
-        for recipient in self.subscribers(call):
+        subscribers, call = self.publication(call)
+        for recipient in subscribers:
             outcome = self.offer(recipient, self.envelope(process, recipient, call, self.next_id()))
             if outcome is not False:
                 delivered += 1
                 receipt = outcome or receipt
         return delivered if receipt is None else receipt.before(delivered)
 
-    def subscribers(self, call: Publish) -> list[Process]:
-        """Who gets it. Raises what is wrong with it, before anybody does."""
+    def publication(self, call: Publish) -> tuple[list[Process], Publish]:
+        """Who gets it, and it with its body encoded once for all. Raises what is wrong with it, before anybody does."""
         subscribers = self._topics.subscribers(call.topic)
         _check_heading(call.topic, call.priority)
         if call.lifetime is not None:
             self._after(call.lifetime, "lifetime")
-        _within_bounds(call.body)
-        return subscribers
+        return subscribers, msgspec.structs.replace(call, body=_within_bounds(call.body))
 
     def offer(self, recipient: Process, message: Message) -> Receipt | Literal[False] | None:
         """Put `message` into the mailbox of `recipient`, as `Mailbox.put`. False: it is full, and has a dead letter."""

@@ -89,6 +89,9 @@ class Process:
         priority: int,
         stream: Stream | Relay | None = None,
         is_client: bool = False,
+        accepts: dict[str, type[msgspec.Struct]] | None = None,
+        attempt: int = 1,
+        durable: History | None = None,
     ) -> None:
         self.pid = pid
         self.parent = parent  # while both live
@@ -99,7 +102,7 @@ class Process:
         self.priority = priority
         self.stream = stream
         self.is_client = is_client
-        self.attempt = 1  # which one of its task it is: see `kernel.tasks`
+        self.attempt = attempt  # which one of its task it is: see `kernel.tasks`
         self.started = time.monotonic()
         self.prompt_tokens = self.generated_tokens = 0
         self.messages_sent = self.messages_received = self.calls = 0
@@ -108,7 +111,7 @@ class Process:
         self.children: dict[Process, None] | tuple[()] = ()  # made at first use, as much here is: most need none
         self.mailbox: Mailbox | None = None
         self.listener: Thread | None = None  # waits for the message with which the mailbox will be made
-        self.accepts: dict[str, type[msgspec.Struct]] | None = None  # declared message types; None: any
+        self.accepts = accepts  # declared message types; None: any
         self.owed: Owed | None = None
         self.sequences: dict[Sequence, None] | None = None  # in the order of their calls
         self.generations = 0
@@ -123,7 +126,7 @@ class Process:
         self.limits: Limits | None = None
         self.outcome: tuple[Any, ErrorInfo | None] = (None, None)  # value and error, once it is dying
         self.timer: asyncio.TimerHandle | None = None  # of its deadline, or of its grace once it is dying
-        self.durable: History | None = None  # of a durable process
+        self.durable = durable  # the history of a durable process
         self.status: ExitStatus | None = None  # once it has ended
 
     def add_thread(self, thread: Thread) -> None:

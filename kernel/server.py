@@ -98,7 +98,10 @@ class Connection(FramedProtocol):
                 self._early.append(payload)
             elif kind is Hello and not self._kernel.opened:
                 self._early.append(payload)
+                self._hello.cancel()
                 self._kernel.on_opened.append(self._resume)
+                if self.transport is not None:
+                    self.transport.pause_reading()
             elif kind is Hello:
                 self._welcome(message)
             else:
@@ -113,6 +116,7 @@ class Connection(FramedProtocol):
 
     def _resume(self) -> None:
         """The kernel knows what there is: take what came before that."""
+        self.resume_writing()
         early, self._early = self._early, []
         for payload in early:
             if self.transport is not None and not self.transport.is_closing():

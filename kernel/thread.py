@@ -151,7 +151,17 @@ class Thread(asyncio.Future[Any]):
     def uncancel(self) -> int:
         if self._cancels > 0:
             self._cancels -= 1
+            if self._cancels == 0 and getattr(self._throw, "deferred", False):
+                self._throw = None
         return self._cancels
+
+    def defer(self, cancellation: asyncio.CancelledError) -> None:
+        """Throw `cancellation`, which has come while something was done that must not be lost, at the next wait.
+
+        Unless whoever asked for it takes it back before that: a timeout whose block is left without another wait.
+        """
+        self._throw = _cancellation(cancellation.args[0] if cancellation.args else None)
+        self._throw.deferred = True  # type: ignore[attr-defined]
 
     def cancel(self, msg: Any = None) -> bool:
         """Throw CancelledError into the coroutine at its next step, as `asyncio.Task.cancel` does."""

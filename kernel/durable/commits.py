@@ -54,8 +54,7 @@ class Commits:
                     raise
                 late = error
         if late is not None:
-            thread.uncancel()  # it is the same cancellation still
-            thread.cancel(*late.args[:1])
+            thread.defer(late)
 
     def _written(self, number: int, error: LlmosError | None) -> None:
         if error is not None:

@@ -60,7 +60,7 @@ class Durability:
         self._arrivals = Arrivals(self._all_came)
         names.reserved = self._arrivals.names
         messages = DurableMessages(messaging, self.commits, table.alive, self._arrivals)
-        kin = DurableLinks(links)
+        kin = DurableLinks(links, self.commits)
         state = DurableState(gate, self.commits)
         self._regions = DurableRegions(shared, self.commits)
         replay = Replay(gate, self.commits, ending, shared, state)
@@ -77,7 +77,7 @@ class Durability:
         self._replay = replay
         control.on_suspend.append(processes.suspended)
         control.on_resume.append(partial(processes.suspended, suspended=False))
-        ending.on_end.append(messages.process_ended)
+        ending.on_end.append(processes.process_ended)
 
     def serve(self, models: Models) -> DurableGenerations:
         """Model calls are made by `models`. Call once, before the loop goes on."""

@@ -39,7 +39,11 @@ class History:
     """What is known of a durable process besides what any process has.
 
     `row` is how an earlier life left it. `last` is the number of the last commit that holds something of it.
-    `delivered` says how far the messages of each thread of a durable sender have come in its mailbox.
+    `delivered` says how far the messages of each thread of a durable sender have come in its mailbox; `given_up` are
+    the calls to others whose replies come too late.
+
+    Epochs are even, and grow by two with each checkpoint. What is called after a restart, before the last state comes
+    back, belongs to the odd one before that of the checkpoint: it comes after all that was cut.
     """
 
     __slots__ = (
@@ -47,6 +51,7 @@ class History:
         "context",
         "delivered",
         "epoch",
+        "given_up",
         "last",
         "numbers",
         "pid",
@@ -67,11 +72,13 @@ class History:
         self.records: dict[Key, tuple[bytes, bytes]] = {}
         self.begun: dict[Key, dict[int, tuple[bytes, bool]]] = {}  # by sample: how far model calls had come
         self.delivered: dict[tuple[int, str], tuple[int, int]] = {}
+        self.given_up: set[int] = set()
         self.last = 0
 
     def take_up(self, row: Row) -> None:
         """Go on from how an earlier life left it."""
         self.row = row
+        self.epoch = max(row.epoch - 1, 0)
         # Of two rows with one key the later one counts: a call may be cancelled after it was answered.
         self.records = {Key(*fields[:3]): (fields[3], fields[4]) for fields in row.calls}
         self.delivered = {(sender, thread): (epoch, number) for sender, thread, epoch, number in row.delivered}
@@ -93,6 +100,7 @@ class History:
         """Count calls anew, after a checkpoint."""
         self.epoch = epoch
         self.numbers = {}
+        self.given_up.clear()
         self.records = {key: record for key, record in self.records.items() if key.epoch == epoch}
 
     def call_id(self, key: Key) -> str:

@@ -12,8 +12,10 @@ from ipc.codec import decode
 from ipc.errors import LlmosError, MalformedFrame
 from ipc.messages import Message
 from ipc.syscalls import DOWN, Link, Monitor, Unlink
+from kernel.durable.commits import Commits
 from kernel.durable.history import Key
 from kernel.durable.outcome import Asked, Outcome, Value
+from kernel.journal.changes import Count
 from kernel.process import Process
 from kernel.supervision.links import Links
 
@@ -21,12 +23,15 @@ from kernel.supervision.links import Links
 class DurableLinks:
     """Monitor, link and unlink."""
 
-    def __init__(self, links: Links) -> None:
+    def __init__(self, links: Links, commits: Commits) -> None:
         self._links = links
+        self._commits = commits
 
     async def monitor(self, process: Process, call: Monitor, key: Key) -> int:
         assert process.durable is not None
-        return self._links.monitor(process, call, process.durable.number(key))
+        ref = self._links.monitor(process, call, process.durable.number(key))
+        self._commits.keep(Count(pid=call.pid))  # no other process is to have this pid in a later life
+        return ref
 
     # ---- of a call that was completed before
 

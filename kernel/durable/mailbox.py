@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,18 +19,15 @@ from kernel.durable.history import DERIVED
 from kernel.journal.changes import Count, DropMessage, PutMessage
 from kernel.mailbox import Mailbox
 
-if TYPE_CHECKING:
-    from kernel.process import Process
-
 
 class DurableMailbox(Mailbox):
     """`now` is the time of the loop, by which the deadlines of messages go."""
 
-    __slots__ = ("_commits", "_now", "_process")
+    __slots__ = ("_commits", "_now", "_pid")
 
-    def __init__(self, process: Process, capacity: int, commits: Commits, now: Callable[[], float]) -> None:
+    def __init__(self, pid: int, capacity: int, commits: Commits, now: Callable[[], float]) -> None:
         super().__init__(capacity)
-        self._process = process
+        self._pid = pid
         self._commits = commits
         self._now = now
 
@@ -41,7 +37,7 @@ class DurableMailbox(Mailbox):
         if message.deadline is not None and message.deadline != inf:
             expires = time.time() + message.deadline - self._now()
         envelope = encode(msgspec.structs.replace(message, deadline=None))
-        kept = [PutMessage(self._process.pid, message.id, expires, envelope)]
+        kept = [PutMessage(self._pid, message.id, expires, envelope)]
         counted = Count(message=message.id if message.id < DERIVED else 0, pid=message.sender)
         super().put(message)
         return Receipt(self._commits, self._commits.keep(*kept, counted))
@@ -53,9 +49,9 @@ class DurableMailbox(Mailbox):
     def take(self) -> Message | None:
         message = super().take()
         if message is not None:
-            self._commits.keep(DropMessage(self._process.pid, message.id))
+            self._commits.keep(DropMessage(self._pid, message.id))
         return message
 
     def discard(self, message: Message) -> None:
         super().discard(message)
-        self._commits.keep(DropMessage(self._process.pid, message.id))
+        self._commits.keep(DropMessage(self._pid, message.id))

@@ -62,7 +62,8 @@ class DurableMessages:
 
     async def publish(self, process: Process, call: Publish, key: Key) -> int:
         count = 0
-        for recipient in self._messaging.subscribers(call):
+        subscribers, call = self._messaging.publication(call)
+        for recipient in subscribers:
             if recipient.durable is None:
                 number = self._messaging.next_id()
             elif self._is_new(process, recipient, key):
@@ -99,6 +100,7 @@ class DurableMessages:
         except BaseException:
             if number not in self._replies:
                 forget_caller(recipient, number)
+                _of(process).given_up.add(number)
             elif not process.dying:  # it was answered, and cancelled before it looked
                 self._take(number)
             raise
@@ -114,7 +116,8 @@ class DurableMessages:
         if self._alive.get(call.to) is None and call.to not in self._arrivals.pids:
             return self._messaging.reply(process, call)
         caller = self._alive.get(call.to)
-        if caller is not None and caller.durable is None:
+        late = caller is not None and caller.durable is not None and call.message in caller.durable.given_up
+        if late or (caller is not None and caller.durable is None):
             return self._messaging.reply(process, call)
         owed = process.owed
         if not owed or call.message not in owed:
@@ -151,8 +154,6 @@ class DurableMessages:
         self._replies.update((number, (pid, body)) for number, body in replies)
 
     def process_ended(self, process: Process) -> None:
-        if process.durable is None:
-            return
         for number in [number for number, (pid, _) in self._replies.items() if pid == process.pid]:
             del self._replies[number]
 

@@ -147,6 +147,16 @@ class DurableProcesses:
                     self._ending.end(process, ABNORMAL, why)
             self._arrivals.came(pid)
 
+    def process_ended(self, process: Process) -> None:
+        """Hold on to nothing of what has ended: it is remembered for a while, and knows its task."""
+        history = process.durable
+        if history is None:
+            return
+        self._messages.process_ended(process)
+        history.records = {}
+        if history.tree.root is process:
+            history.tree.root = None
+
     # ---- suspended ones
 
     def suspended(
@@ -172,7 +182,7 @@ class DurableProcesses:
         if tree.root is None:
             tree.root = process
         capacity = process.mailbox.capacity if process.mailbox is not None else CAPACITY
-        box = process.mailbox = DurableMailbox(process, capacity, self._commits, self._dispatcher.loop.time)
+        box = process.mailbox = DurableMailbox(process.pid, capacity, self._commits, self._dispatcher.loop.time)
         if call.name is not None:
             self._commits.keep(PutName(call.name, process.pid))
         if row is not None:

@@ -87,7 +87,7 @@ class Replay:
             return await self._made(process, thread, call, key, question, rule)
         process.calls += 1
         if not process.calls % BURST:
-            await asyncio.sleep(0)
+            await _give_way(process, thread)
         outcome = self._read(process, key, question, recorded)
         if outcome is None:  # the process has been ended
             await _for_ever(thread, "its end")
@@ -266,6 +266,16 @@ def _seconds(call: Syscall) -> float:
     """How long a sleep lasts; what is no time is refused by the call itself."""
     seconds = cast(Sleep, call).seconds
     return seconds if isinstance(seconds, int | float) and seconds >= 0 else 0.0
+
+
+async def _give_way(process: Process, thread: Thread) -> None:
+    """Let others run, in a long replay. A cancellation that comes now did not come then: it is for the next wait."""
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError as error:
+        if process.dying:
+            raise
+        thread.defer(error)
 
 
 async def _for_ever(thread: Thread, why: str) -> NoReturn:

@@ -28,7 +28,6 @@ from kernel.gate import Gate
 from kernel.journal.changes import (
     Change,
     Checkpointed,
-    DropCalls,
     DropMemory,
     DropName,
     DropSubscription,
@@ -77,11 +76,10 @@ class DurableState:
         row = history.row
         thread.offspring = 0
         if row is not None and row.epoch > history.epoch:
-            history.last = self._commits.keep(DropCalls(process.pid, row.epoch))
             history.cut(row.epoch)
             return decode(row.state or b"\xc0")
         state = raw(call.state)
-        history.cut(history.epoch + 1)
+        history.cut(history.epoch + 2)
         kept = Checkpointed(process.pid, history.epoch, bytes(state))
         history.last = self._commits.keep(kept, Progress(history.tree.id))
         await self._commits.hand_over(thread, history.last)

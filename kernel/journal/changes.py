@@ -57,13 +57,6 @@ class Checkpointed(NamedTuple):
     state: bytes
 
 
-class DropCalls(NamedTuple):
-    """The calls of a process before its checkpoint are forgotten."""
-
-    pid: int
-    epoch: int
-
-
 class ChildEnded(NamedTuple):
     """A child of a durable process has ended: its status stays, all else of it goes."""
 
@@ -231,7 +224,6 @@ STATEMENTS: dict[type[Change], tuple[str, ...]] = {
         "DELETE FROM processes WHERE parent = ?1 AND ?2 AND ?3 IS NOT NULL",
         "UPDATE processes SET epoch = ?2, state = ?3 WHERE pid = ?1",
     ),
-    DropCalls: ("DELETE FROM calls WHERE pid = ? AND epoch < ?",),
     ChildEnded: (
         *(f"{BELOW} DELETE FROM {table} WHERE pid IN below AND ?2 IS NOT NULL" for table in TABLES),
         f"{BELOW} DELETE FROM processes WHERE pid IN below AND pid <> ?1 AND ?2 IS NOT NULL",

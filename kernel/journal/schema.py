@@ -35,7 +35,7 @@ CREATE TABLE processes (         -- durable processes, and the children of such
     program TEXT NOT NULL,
     version TEXT NOT NULL,       -- of the code with which it began
     durable INTEGER NOT NULL,
-    epoch INTEGER NOT NULL,      -- checkpoints so far
+    epoch INTEGER NOT NULL,      -- twice the checkpoints so far
     state BLOB,                  -- msgpack of what the last one kept
     suspended INTEGER NOT NULL,
     status BLOB                  -- msgpack of ipc.syscalls.ExitStatus, once a child has ended

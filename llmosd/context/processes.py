@@ -100,9 +100,9 @@ class ProcessCalls(Caller):
     async def checkpoint(self, state: Any = None) -> Any:
         """Keep `state` in place of all calls so far, and return it; for an agent that is not durable, just return it.
 
-        After a restart a durable agent runs from its top, and calls before its first checkpoint are made anew. That
-        checkpoint returns the state that was kept last, whatever it is given, and what was called after that is
-        replayed. So a loop that may be long goes
+        After a restart a durable agent runs from its top, and calls before its first checkpoint are made anew, as those
+        of then are forgotten. That checkpoint returns the state that was kept last, whatever it is given, and what was
+        called after that is replayed. So a loop that may be long goes
 
             done = await ctx.checkpoint([])
             while ...:

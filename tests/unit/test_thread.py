@@ -1014,3 +1014,26 @@ async def test_a_killed_agent_that_takes_its_time_to_clean_up_does_not_spin(syst
     await system.call(Kill(process.pid))
     assert steps.index("clean") < 5
     assert 1.5 <= system.loop.time() - begin < 2
+
+
+async def test_a_deferred_cancellation_is_thrown_at_the_next_wait_unless_it_is_taken_back(system: Any) -> None:
+    async def program(ctx: Context) -> list[str]:
+        me: Any = asyncio.current_task()
+        seen = []
+        for taken_back in (True, False):
+            me.cancel("now")
+            try:
+                await ctx.sleep(1)
+            except asyncio.CancelledError as error:
+                me.defer(error)
+            if taken_back:
+                assert me.uncancel() == 0
+            try:
+                await ctx.sleep(1)
+                seen.append("slept")
+            except asyncio.CancelledError as error:
+                seen.append(error.args[0])
+                me.uncancel()
+        return seen
+
+    assert await system.run(program) == ["slept", "now"]

@@ -1,0 +1,214 @@
+"""A kernel with a journal for tests of durable agents, and a copy of that journal as it was after each commit.
+
+Every copy is a death of the daemon: a kernel that starts on it has to bring the agents to where they were, with what
+they did done once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from ipc.abi import TOOL_ATTRIBUTE, AgentMark, ToolMark
+from ipc.codec import reveal
+from ipc.errors import (
+    from_wire,
+)
+from ipc.messages import Failed, Result
+from ipc.syscalls import (
+    Attach,
+    Submit,
+)
+from kernel.journal.journal import Journal
+from kernel.journal.settings import FILE, JournalSettings
+from kernel.journal.store import Store
+from kernel.kernel import Kernel
+from kernel.programs import Program
+from kernel.slots.model import ModelSpec
+from kernel.tools.tool import Tool
+from llmosd.context import Context
+from tests.unit.conftest import FakeMachine, InLoopLauncher, System
+
+Agent = Callable[..., Any]
+
+
+class Life:
+    """One life of a kernel, on the journal in `folder`."""
+
+    def __init__(self, system: System, folder: Path) -> None:
+        self.system = system
+        self.folder = folder
+
+    async def submit(self, program: str, /, **args: Any) -> str:
+        return (await self.system.call(Submit(program, args, detach=True))).id
+
+    async def result(self, task: str) -> Any:
+        """What came of a task. Raises its error."""
+        recorder = self.system.recorder()
+        answer = self.system.kernel.gate.enter(self.system.client, Attach(task), recorder.stream)
+        if asyncio.iscoroutine(answer):
+            await self.system.thread(answer)
+        while not recorder.ended:
+            await asyncio.sleep(0.001)
+        event = recorder.events[-1]
+        if isinstance(event, Failed):
+            raise from_wire(event.error)
+        assert isinstance(event, Result)
+        return reveal(event.value)
+
+    async def run(self, program: str, /, **args: Any) -> Any:
+        return await self.result(await self.submit(program, **args))
+
+    async def rows(self, query: str) -> list[Any]:
+        assert self.system.kernel._submitted is not None
+        found: list[Any] = await self.system.kernel._submitted._journal.read(
+            lambda store: list(store.db.execute(query))
+        )
+        return found
+
+    @property
+    def calls(self) -> dict[str, int]:
+        return self.system.kernel.gate.calls
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+class World:
+    """Programs and tools, the lives in which they run, and a copy of the journal as it was after each commit."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.programs: list[Program] = []
+        self.tools: list[Tool] = []
+        self.copies: list[Path] = []
+        self.kept: list[int] = []  # calls in each copy
+        self.lines: dict[str, str] = {}  # outside of the daemon: what tools wrote that check their call ids, by these
+        self.then: dict[Path, dict[str, str]] = {}  # the last that was outside before the commit that followed a copy
+        self.recording = False
+        self.attempts = 1000
+        self._lives = itertools.count()
+
+    def agent(self, function: Agent, name: str | None = None, *, durable: bool = True, **mark: Any) -> str:
+        named = AgentMark(name or function.__name__, "", durable=durable, **mark)
+        self.programs = [program for program in self.programs if program.name != named.name]
+        self.programs.append(Program(function, named, "test"))
+        return named.name
+
+    def tool(self, function: Agent) -> None:
+        setattr(function, TOOL_ATTRIBUTE, ToolMark(function.__name__, ""))
+        self.tools.append(Tool(function, getattr(function, TOOL_ATTRIBUTE), "test"))
+
+    def about_to_commit(self) -> None:
+        """Called on the thread of the journal: whatever is outside by now may be so though the commit never comes."""
+        if self.recording and self.copies:
+            self.then[self.copies[-1]] = dict(self.lines)
+
+    def copied(self, store: Store) -> None:
+        """Called after a commit, on the thread of the journal."""
+        if self.recording:
+            folder = self.folder / f"copy-{len(self.copies)}"
+            folder.mkdir()
+            store.db.execute("VACUUM INTO ?", (str(folder / FILE),))
+            self.kept.append(next(iter(store.db.execute("SELECT count(*) FROM calls")))[0])
+            self.copies.append(folder)
+
+    @asynccontextmanager
+    async def life(self, folder: Path | None = None, *, orderly: bool = False) -> AsyncIterator[Life]:
+        """A kernel on the journal of `folder`. At its end it stops as if killed: nothing more is written."""
+        folder = folder or self.folder / f"life-{next(self._lives)}"
+        folder.mkdir(exist_ok=True)
+        launcher = InLoopLauncher()
+        journal = Journal(folder, JournalSettings(sync="normal", attempts=self.attempts))
+        kernel = Kernel(
+            version="test",
+            folders=[],
+            models={"sim": ModelSpec(driver="simulated", slots=8)},
+            default_model="sim",
+            cache=folder / "cache",
+            make_context=Context,
+            launcher=launcher,
+            machine=FakeMachine(launcher),
+            journal=journal,
+        )
+        system = System(kernel, launcher)
+        for program in self.programs:
+            system.programs.by_name[program.name] = program
+        system.programs._installed = self.programs
+        system.programs.tools = {tool.name: tool for tool in self.tools}
+        system.programs._installed_tools = self.tools
+        while not kernel.opened:
+            await asyncio.sleep(0.001)
+        try:
+            yield Life(system, folder)
+        finally:
+            if not orderly:
+                kernel._submitted._durable.stopping = True  # type: ignore[union-attr]
+                journal.keep = journal.finish = lambda *_: None  # type: ignore[method-assign]
+            await kernel.drain(0)
+            await kernel.close()
+            if not orderly:
+                with apsw.Connection(str(folder / FILE)) as db:
+                    db.execute("UPDATE stops SET clean = 0")
+
+
+def copy_each_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have `world` see the journal before and after each commit, on the thread of the journal."""
+    real = Store.transaction
+
+    @contextmanager
+    def copying(store: Store) -> Any:
+        with real(store):
+            yield
+            world.about_to_commit()
+        world.copied(store)
+
+    monkeypatch.setattr(Store, "transaction", copying)
+
+
+async def everywhere(
+    world: World, program: str, check: Callable[[Life, Any], Awaitable[None] | None], **args: Any
+) -> Any:
+    """Run a task to its end, then again from each commit on the way: the same result comes of it, and `check` holds."""
+    async with world.life() as life:
+        world.recording = True
+        task = await life.submit(program, **args)
+        first = await life.result(task)
+        world.recording = False
+    tested = 0
+    for copy in world.copies:
+        world.lines = world.then.get(copy, world.lines)
+        async with world.life(copy) as life:
+            if not await life.rows("SELECT 1 FROM tasks"):
+                continue
+            assert await life.result(task) == first
+            checked = check(life, first)
+            if checked is not None:
+                await checked
+            assert await life.rows("SELECT * FROM calls") == []
+            assert await life.rows("SELECT * FROM processes") == []
+            tested += 1
+    assert tested > 3
+    return first
+
+
+def nothing(life: Life, result: Any) -> None:
+    """There is nothing more to check."""
+
+
+def note(world: World) -> Agent:
+    """A tool that writes a line once for each call id; the same call never brings another line."""
+
+    def note(line: str, call_id: str) -> str:
+        assert world.lines.setdefault(call_id, line) == line
+        return line
+
+    return note
