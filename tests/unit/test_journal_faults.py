@@ -18,6 +18,7 @@ import pytest
 from ipc.errors import JournalUnavailable
 from kernel import faults
 from kernel.journal import writer
+from kernel.journal.changes import PutMessage
 from kernel.journal.records import Accepted
 from kernel.journal.settings import FILE
 from tests.unit.test_journal import VICTIM, Desk, accepted, desk, end, task
@@ -185,3 +186,15 @@ async def _all_there(folder: Path, told: list[tuple[str, int]]) -> None:
             assert what == "accepted" or found.ended is not None
     assert {what for what, _ in told} == {"accepted", "ended"}
     assert not damaged(folder)
+
+
+async def test_changes_whose_commit_failed_and_is_on_the_disk_are_there_once(tmp_path: Path) -> None:
+    await accepted(tmp_path)
+    arm("journal.committed=EIO@2")
+    async with desk(tmp_path) as opened:
+        answers: asyncio.Queue[Any] = asyncio.Queue()
+        opened.journal.keep([PutMessage(5, 7, None, b"a message")], answers.put_nowait)
+        assert isinstance(await answers.get(), JournalUnavailable)
+        assert await answers.get() is None
+        rows = await opened.journal.read(lambda store: list(store.db.execute("SELECT pid, message FROM messages")))
+        assert rows == [(5, 7)]
