@@ -23,7 +23,7 @@ from kernel import faults
 from kernel.journal import changes, disk
 from kernel.journal.records import Accepted, End, Kept
 from kernel.journal.schema import MIGRATIONS
-from kernel.journal.trouble import unusable
+from kernel.journal.trouble import set_aside, unusable
 
 CHECKPOINT = 1000  # pages of 4 KiB in the log at which they are moved to the main file
 LOG_LIMIT = 16 * 1024 * 1024  # bytes that the log may keep on the disk once it was moved
@@ -250,7 +250,7 @@ def open_store(path: Path, sync: str) -> Store:
         try:
             return _opened(path, sync)
         except (Damaged, *DAMAGE) as error:
-            aside = _set_aside(path)
+            aside = set_aside(path)
             log.error(
                 "the journal is damaged; it is kept aside, and a new one begun", kept=str(aside), error=str(error)
             )
@@ -268,18 +268,6 @@ def _opened(path: Path, sync: str) -> Store:
         store.close()
         raise
     return store
-
-
-def _set_aside(path: Path) -> Path:
-    """Rename the files of a damaged journal to a name that nothing has."""
-    stamp = time.strftime("%Y%m%dT%H%M%S")
-    number = 0
-    while (aside := path.with_name(f"{path.name}.damaged-{stamp}-{number}")).exists():
-        number += 1
-    for suffix in ("-wal", "-shm", ""):
-        with contextlib.suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
-    return aside
 
 
 def _same(task: Accepted, call: bytes) -> bool:
