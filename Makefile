@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: run test check bench soak fmt clean
+.PHONY: run test check bench soak faults fmt clean
 
 run: $(READY)  ## start a daemon, ask the embedded model a question, look around, stop
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh .ci/demo
@@ -36,6 +36,10 @@ bench: $(READY)  ## figures, each beside a floor or a peer measured in the same 
 
 soak: $(READY)  ## the long forms of the trials that run short in `test`
 	LLMOS_SOAK=1 $(BIN)/python -m pytest -m soak
+
+faults: $(READY)  ## kill a daemon under load a thousand times, and one with the embedded model 30 times: nothing is lost
+	$(BIN)/python -m tests.faults --kills 1000
+	$(BIN)/python -m tests.faults --kills 30 --trial 30 --seconds 3 --model smollm2
 
 fmt: $(READY)
 	$(BIN)/ruff check --fix .

@@ -86,7 +86,11 @@ class StateTooNew(LlmosError):
 
 
 class JournalUnavailable(LlmosError):
-    """The journal cannot be written or read, so that no task is accepted. `data["retry_after"]` is in seconds."""
+    """The journal cannot be written or read, so that no task is accepted. `data["retry_after"]` is in seconds.
+
+    If `data["certain"]` is there and false, the disk said that it failed and may have the task all the same: should the
+    daemon die before the disk is well, the task is begun then. With its key it can be submitted again in any case.
+    """
 
 
 class SocketPathInvalid(LlmosError):
@@ -155,6 +159,10 @@ class InvalidCall(LlmosError):
 
 class BadArguments(InvalidCall):
     """The arguments do not fit the signature of the program."""
+
+
+class BackupFailed(LlmosError):
+    """The journal could not be copied. The message says why."""
 
 
 class KeyReused(InvalidCall):

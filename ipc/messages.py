@@ -72,4 +72,18 @@ class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True):
     error: ErrorInfo
 
 
-Event = Token | Log | State | Emitted | Result | Failed
+class Missed(msgspec.Struct, frozen=True, tag="missed", array_like=True):
+    """Events of the task that are not kept any more: so many, or 0 if that is not known. Who attaches late gets it."""
+
+    pid: int
+    events: int
+
+
+class Restarted(msgspec.Struct, frozen=True, tag="restarted", array_like=True):
+    """The daemon was started anew, and the task with it: the events of its `attempt` follow from their beginning."""
+
+    pid: int
+    attempt: int
+
+
+Event = Token | Log | State | Emitted | Result | Failed | Missed | Restarted

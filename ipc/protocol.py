@@ -80,10 +80,12 @@ class Failure(msgspec.Struct, tag="failure", array_like=True):
 
 
 class StreamEvent(msgspec.Struct, tag="event", array_like=True):
-    """One event under request `id`."""
+    """One event under request `id`. `number`: of the last event of the task that is in it, counted from the task's
+    beginning in this life of the daemon; 0 if they are not counted."""
 
     id: int
     event: Event
+    number: int = 0
 
 
 class End(msgspec.Struct, tag="end", array_like=True):

@@ -14,7 +14,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ipc.errors import Killed, LimitExceeded, LlmosError, NotFound, NotPermitted
-from ipc.syscalls import Attach, ReleaseLock, ReleasePermit, SetPolicy, Shutdown, Submit, Syscall, WriteLog
+from ipc.syscalls import Attach, Backup, ReleaseLock, ReleasePermit, SetPolicy, Shutdown, Submit, Syscall, WriteLog
 from kernel.process import Process
 from kernel.stream import Stream
 
@@ -25,7 +25,7 @@ BURST = 128  # of a process's calls, the one that gives up the loop although it 
 
 Handler = Callable[..., Any]
 
-CLIENTS_ONLY: frozenset[type[Syscall]] = frozenset({Shutdown, SetPolicy, Submit, Attach})
+CLIENTS_ONLY: frozenset[type[Syscall]] = frozenset({Shutdown, SetPolicy, Submit, Attach, Backup})
 ALSO_WHILE_DYING: frozenset[type[Syscall]] = frozenset({WriteLog, ReleaseLock, ReleasePermit})
 
 

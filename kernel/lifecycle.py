@@ -92,7 +92,7 @@ class Lifecycle:
     # ---- system calls
 
     def spawn(self, parent: Process, call: Spawn, stream: Stream | None = None) -> int | Coroutine[Any, Any, int]:
-        self.check(call)
+        self.check(parent, call)
         program = self._programs.by_name.get(call.program)
         if program is not None:
             return self.start(parent, program, call, stream)
@@ -102,9 +102,12 @@ class Lifecycle:
         program = await asyncio.to_thread(self._programs.load, call.program)
         return self.start(parent, program, call, stream)
 
-    def check(self, call: Spawn) -> None:
-        """Whether new processes are taken at all, and the plain fields of `call` are in order. Raises what is not."""
-        if self.draining:
+    def check(self, parent: Process, call: Spawn) -> None:
+        """Whether new processes are taken at all, and the plain fields of `call` are in order. Raises what is not.
+
+        Who runs may spawn as long as it runs: a drain must not be what an accepted task fails of.
+        """
+        if self.draining and parent.is_client:
             raise ShuttingDown("the daemon is shutting down and takes no new tasks", retry_after=5.0)
         if len(self._table.alive) >= MAX_PROCESSES:
             raise Busy(f"{MAX_PROCESSES} processes are alive, which is the limit; try later", retry_after=1.0)

@@ -229,8 +229,10 @@ class Connection(FramedProtocol):
 
     def _open_stream(self, number: int, call: Spawn | Attach | Logs) -> Stream:
         def deliver(event: Event) -> None:
+            # By way of the table: were the stream in here, the two would hold each other, and stay for long.
+            stream = self._streams.get(number)
             try:
-                self.send_frame(encode(StreamEvent(number, event)))
+                self.send_frame(encode(StreamEvent(number, event, 0 if stream is None else stream.number)))
             except LlmosError as error:
                 self.send_frame(ENCODER.encode(Failure(number, to_wire(error))))
 
@@ -241,8 +243,8 @@ class Connection(FramedProtocol):
                 self.send_frame(ENCODER.encode(End(number)))
 
         # Credit comes with the answer, so that no event goes out before it.
-        stream = self._streams[number] = Stream(deliver, 0, end)
-        return stream
+        opened = self._streams[number] = Stream(deliver, 0, end)
+        return opened
 
     # ---- beginning and end
 

@@ -1,7 +1,8 @@
 """Streams: the events of a task on their way to one client, no more of them than it granted credit for.
 
-Made by connections, fed by the kernel. What cannot go out waits here, bounded: tokens of one generation join into
-one event, `emit` and generations pause while the stream is `congested`, and log lines give way to a count of them.
+Made by connections, fed by the kernel. What cannot go out waits here, bounded: neighbouring tokens of one generation
+join into one event, `emit` and generations pause while the stream is `congested`, and log lines give way to a count of
+them.
 """
 
 from __future__ import annotations
@@ -34,18 +35,21 @@ class _Gap:
 
 
 class Stream:
-    """One request's events. `deliver` writes one to the client, `on_end` is called after the last one went out."""
+    """One request's events. `deliver` writes one to the client, `on_end` is called after the last one went out.
+
+    `number` is that of the event that is being delivered; of one that was joined, that of its last.
+    """
 
     __slots__ = (
         "_credit",
         "_deliver",
         "_ending",
-        "_joined",
         "_on_end",
         "_on_relief",
         "_queue",
         "_text",
         "closed",
+        "number",
     )
 
     def __init__(self, deliver: Callable[[Event], None], credit: int, on_end: Callable[[], None]) -> None:
@@ -53,38 +57,38 @@ class Stream:
         self._on_end = on_end
         self._ending = False
         self._credit = credit
-        self._queue: deque[Event | _Text | _Gap] = deque()
-        self._joined: dict[tuple[int, int], _Text] = {}
+        self._queue: deque[tuple[Event | _Text | _Gap, int]] = deque()
         self._text = 0
         self._on_relief: list[Callable[[], None]] = []
         self.closed = False
+        self.number = 0
 
     @property
     def congested(self) -> bool:
         return not self.closed and (len(self._queue) >= MAX_EVENTS or self._text >= MAX_TEXT)
 
-    def push(self, event: Event) -> None:
+    def push(self, event: Event, number: int = 0) -> None:
         """Deliver `event` now if there is credit, else keep it. Never blocks and never raises."""
         if self.closed:
             return
         if self._credit and not self._queue:
             self._credit -= 1
+            self.number = number
             self._deliver(event)
             return
         if type(event) is Token:
             self._text += len(event.text)
-            text = self._joined.get((event.pid, event.call))
-            if text is not None:
-                text.parts.append(event.text)
-                return
-            text = self._joined[event.pid, event.call] = _Text(event)
-            self._queue.append(text)
+            last = self._queue[-1][0] if self._queue else None
+            # Only neighbours join: whoever has seen an event has then seen all with lower numbers.
+            if isinstance(last, _Text) and (last.pid, last.call) == (event.pid, event.call):
+                last.parts.append(event.text)
+                self._queue[-1] = last, number
+            else:
+                self._queue.append((_Text(event), number))
         elif isinstance(event, Log | State) and len(self._queue) >= MAX_EVENTS:
-            self._leave_out(event)
+            self._leave_out(event, number)
         else:
-            # Later tokens must not join ones from before this event: that would reorder them.
-            self._joined.clear()
-            self._queue.append(event)
+            self._queue.append((event, number))
 
     def grant(self, events: int) -> None:
         """The client can take `events` more."""
@@ -116,25 +120,24 @@ class Stream:
         """Nobody listens any more; whoever waits for room goes on."""
         self.closed = True
         self._queue.clear()
-        self._joined = {}
         self._text = 0
         self._relieve()
 
-    def _leave_out(self, event: Log | State) -> None:
+    def _leave_out(self, event: Log | State, number: int) -> None:
         """There is no room for `event`. A state is soon out of date; of log lines the reader learns how many."""
-        last = self._queue[-1]
+        last = self._queue[-1][0]
         if isinstance(event, State):
             return
         if isinstance(last, _Gap):
             last.lines += 1
+            self._queue[-1] = last, number
         else:
-            self._queue.append(_Gap(event))
+            self._queue.append((_Gap(event), number))
 
     def _next(self) -> Event:
         """The first event that waits."""
-        waiting = self._queue.popleft()
+        waiting, self.number = self._queue.popleft()
         if isinstance(waiting, _Text):
-            self._joined.pop((waiting.pid, waiting.call), None)
             text = "".join(waiting.parts)
             self._text -= len(text)
             return Token(text, waiting.pid, waiting.call)

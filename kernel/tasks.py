@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Coroutine
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,8 +21,8 @@ import structlog
 
 from ipc.codec import decode, encode
 from ipc.errors import DeadlineExceeded, Killed, LlmosError, NotEncodable, ShuttingDown, UnknownTask, to_wire
-from ipc.messages import Event, Failed, Result
-from ipc.syscalls import Attach, History, Submit, Submitted, TaskInfo
+from ipc.messages import Event, Failed, Missed, Result
+from ipc.syscalls import Attach, Backup, History, Submit, Submitted, TaskInfo
 from kernel.durable.history import History as Own
 from kernel.durable.processes import DurableProcesses
 from kernel.ending import Ending
@@ -45,16 +46,21 @@ log = structlog.get_logger("kernel.tasks")
 class _Task:
     """A task that has not ended on the disk. `final` is its last event, once its process has ended; `told`: to all."""
 
-    __slots__ = ("detach", "durable", "final", "id", "pid", "relay", "told")
+    __slots__ = ("attempt", "detach", "durable", "final", "id", "pid", "relay", "told")
 
-    def __init__(self, number: int, relay: Relay, detach: bool, durable: bool = False) -> None:
+    def __init__(self, number: int, relay: Relay, detach: bool, durable: bool = False, attempt: int = 1) -> None:
         self.id = number
+        self.attempt = attempt
         self.relay = relay
         self.detach = detach
         self.durable = durable
         self.pid = 0
         self.final: Event | None = None
         self.told = False
+
+    def submitted(self) -> Submitted:
+        """What its client is answered."""
+        return Submitted(_text(self.id), self.pid, self.attempt)
 
 
 class Tasks:
@@ -84,12 +90,12 @@ class Tasks:
         # In whose name they are begun: a client that nobody sees.
         self._nobody = Process(0, None, CLIENT, {}, owner="", priority=0, is_client=True)
         journal.on_pending = self._recover
-        gate.register({Submit: self.submit, Attach: self.attach, History: self.history})
+        gate.register({Submit: self.submit, Attach: self.attach, History: self.history, Backup: self.backup})
 
     # ---- system calls
 
     async def submit(self, client: Process, call: Submit, stream: Stream | None = None) -> Submitted:
-        self._lifecycle.check(call)
+        self._lifecycle.check(client, call)
         program = self._programs.by_name.get(call.program)
         if program is None:
             program = await asyncio.to_thread(self._programs.load, call.program)
@@ -109,7 +115,7 @@ class Tasks:
             if begun.done() and not begun.cancelled() and begun.exception() is None and not call.detach:
                 self._abandon(client, begun.result().pid)
             raise
-        return submitted if submitted.pid else await self._once_begun(_number(submitted.id))
+        return submitted if submitted.pid else await self._once_begun(submitted)
 
     def attach(
         self, client: Process, call: Attach, stream: Stream | None = None
@@ -117,13 +123,18 @@ class Tasks:
         number = _number(call.id)
         task = self._tasks.get(number)
         if task is not None and task.pid:
-            return _join(task, stream)
-        return self._attach_kept(number, stream)
+            return _join(task, stream, call)
+        return self._attach_kept(number, stream, call)
 
     async def history(self, process: Process, call: History) -> list[TaskInfo]:
         before = None if call.before is None else _number(call.before)
         rows: list[Kept] = await self._journal.read(lambda store: store.history(call.limit, before))
         return [self._info(row) for row in rows]
+
+    async def backup(self, process: Process, call: Backup) -> int:
+        size: int = await self._journal.backup(Path(call.path))
+        log.info("the journal was copied", to=call.path, size=size)
+        return size
 
     # ---- for the kernel
 
@@ -170,7 +181,7 @@ class Tasks:
                 if gone and not call.detach:
                     raise self._failed(task, "killed", Killed("its client abandoned it before it began"))
                 self._begin(task, client, program, call, own=own)
-                answer = Submitted(_text(task.id), task.pid)
+                answer = task.submitted()
         except Exception as error:
             if not gone:
                 begun.set_exception(error)
@@ -238,34 +249,36 @@ class Tasks:
 
     # ---- tasks that are there already
 
-    def _rejoin(self, kept: Kept, stream: Stream | None) -> Submitted:
+    def _rejoin(self, kept: Kept, stream: Stream | None, call: Attach | None = None) -> Submitted:
         """Show `stream` a task that was found in the journal."""
         task = self._tasks.get(kept.id)
         if task is not None:
-            return _join(task, stream)
+            return _join(task, stream, call)
         if kept.ended is None:
             raise ShuttingDown(f"task {_text(kept.id)} waits for the next start of the daemon", retry_after=5.0)
         if stream is not None:
+            if call is not None and call.after is not None:
+                stream.push(Missed(0, 0))  # what there was besides its end is not kept
             stream.push(decode(kept.outcome, Event))
             stream.end()
-        return Submitted(_text(kept.id), 0)
+        return Submitted(_text(kept.id), 0, kept.attempt)
 
-    async def _attach_kept(self, number: int, stream: Stream | None) -> Submitted:
+    async def _attach_kept(self, number: int, stream: Stream | None, call: Attach) -> Submitted:
         """Attach to a task that has no process now, or had none yet."""
         kept: Kept | None = await self._journal.read(lambda store: store.find(number))
         if kept is not None and kept.ended is None and number not in self._tasks:  # it has ended since that was read
             kept = await self._journal.read(lambda store: store.find(number))
         if kept is None:
             raise UnknownTask(f"no task {_text(number)}; `llmos history` lists those that are known", id=_text(number))
-        submitted = self._rejoin(kept, stream)
-        return submitted if submitted.pid else await self._once_begun(number)
+        submitted = self._rejoin(kept, stream, call)
+        return submitted if submitted.pid else await self._once_begun(submitted)
 
-    async def _once_begun(self, number: int) -> Submitted:
+    async def _once_begun(self, submitted: Submitted) -> Submitted:
         """The answer for a task that may be in line to be begun again: with its pid, once it has one."""
-        task = self._tasks.get(number)
+        task = self._tasks.get(_number(submitted.id))
         if task is not None and not task.pid and self._recovery is not None:
             await asyncio.wait({self._recovery})
-        return Submitted(_text(number), 0 if task is None else task.pid)
+        return submitted if task is None else task.submitted()
 
     def _info(self, row: Kept) -> TaskInfo:
         task = self._tasks.get(row.id)
@@ -287,7 +300,7 @@ class Tasks:
     def _recover(self, portion: list[Accepted]) -> None:
         """Tasks that an earlier daemon accepted and did not end. They are known at once, and begun in their turn."""
         for accepted in portion:
-            self._tasks[accepted.id] = _Task(accepted.id, Relay(None), True, accepted.pid != 0)
+            self._tasks[accepted.id] = _Task(accepted.id, Relay(None), True, accepted.pid != 0, accepted.attempt)
         self._pending.extend(portion)
         if self._recovery is None and self._pending and not self._stopping:
             self._recovery = asyncio.Task(self._begin_pending(), loop=self._loop)
@@ -341,12 +354,15 @@ class Tasks:
             log.warning("a task could not be begun again", task=_text(task.id), error=str(error))
 
 
-def _join(task: _Task, stream: Stream | None) -> Submitted:
+def _join(task: _Task, stream: Stream | None, call: Attach | None = None) -> Submitted:
     if stream is not None:
-        task.relay.add(stream)
+        after = None if call is None else call.after
+        if call is not None and after is not None and call.attempt != task.attempt:
+            after = 0  # it was another life
+        task.relay.add(stream, after)
         if task.told and task.final is not None:
             task.relay.finish(task.final)
-    return Submitted(_text(task.id), task.pid)
+    return task.submitted()
 
 
 def _text(number: int) -> str:

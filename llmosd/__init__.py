@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ipc.errors import (
         AgentFailed,
+        BackupFailed,
         BadArguments,
         BadMessage,
         BurstExceeded,
@@ -74,7 +75,7 @@ if TYPE_CHECKING:
         VersionConflict,
         VersionMismatch,
     )
-    from ipc.messages import Emitted, Failed, Log, Message, Result, State, Token
+    from ipc.messages import Emitted, Failed, Log, Message, Missed, Restarted, Result, State, Token
     from ipc.syscalls import Child, Completion, Down, Limits, Score, TaskInfo
     from llmosd.async_client import AsyncClient, AsyncTask
     from llmosd.client import Client, Task
@@ -85,8 +86,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ipc.errors": (
-        "AgentFailed BadArguments BadMessage BurstExceeded Busy CheckpointRefused ConfigError ConnectionLost "
-        "ContextOverflow DeadlineExceeded DeadlockDetected DriverFailed FrameTooLarge HistoryDamaged InvalidCall "
+        "AgentFailed BackupFailed BadArguments BadMessage BurstExceeded Busy CheckpointRefused ConfigError "
+        "ConnectionLost ContextOverflow DeadlineExceeded DeadlockDetected DriverFailed FrameTooLarge HistoryDamaged "
+        "InvalidCall "
         "InvalidConstraint InvalidPrompt InvalidReply JournalUnavailable KeyReused Killed LimitExceeded LlmosError "
         "MailboxFull MalformedFrame MessageTooLarge MissingExtra ModelLoadFailed ModelNotFound NameTaken NoDaemon "
         "NotACall NotEncodable NotFound NotHeld NotPermitted OutOfTurn ProtocolError RegionDeleted ReplayDiverged "
@@ -96,7 +98,7 @@ _HOMES = {
         "VersionMismatch"
     ),
     "ipc.syscalls": "Child Completion Down Limits Score TaskInfo",
-    "ipc.messages": "Emitted Failed Log Message Result State Token",
+    "ipc.messages": "Emitted Failed Log Message Missed Restarted Result State Token",
     "llmosd.decorators": "agent tool",
     "llmosd.async_client": "AsyncClient AsyncTask",
     "llmosd.client": "Client Task",
@@ -114,10 +116,12 @@ __all__ = [  # noqa: RUF022 - by theme
     "Task",
     "AsyncTask",
     "Message",
+    "Missed",
     "Token",
     "Log",
     "State",
     "Emitted",
+    "Restarted",
     "Result",
     "Failed",
     "Child",
@@ -128,6 +132,7 @@ __all__ = [  # noqa: RUF022 - by theme
     "TaskInfo",
     "LlmosError",
     "AgentFailed",
+    "BackupFailed",
     "BadArguments",
     "BadMessage",
     "BurstExceeded",

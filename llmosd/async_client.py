@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -18,6 +18,7 @@ from ipc.messages import Event, Log, Message
 from ipc.protocol import Abandon, Credit, End, Failure, FromDaemon, RawAnswer, Request, StreamEvent
 from ipc.syscalls import (
     Attach,
+    Backup,
     Call,
     ExitStatus,
     GetStats,
@@ -63,7 +64,7 @@ class _Events:
     __slots__ = ("ended", "read", "ready", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: deque[Event] = deque()
+        self.waiting: deque[StreamEvent] = deque()
         self.ready = asyncio.Event()
         self.ended: LlmosError | bool | None = False  # True: orderly; an error: why nothing more will come
         self.read = 0
@@ -91,9 +92,9 @@ class _Connection(FramedProtocol):
                         future.set_result(session.answer(call, value))
                     except LlmosError as error:
                         future.set_exception(error)
-            case StreamEvent(id=number, event=event):
+            case StreamEvent(id=number):
                 if (events := self.events.get(number)) is not None:
-                    events.waiting.append(event)
+                    events.waiting.append(message)
                     events.ready.set()
             case Failure(id=number, error=info) if number:
                 _, future = self.answers.pop(number, (None, None))
@@ -145,25 +146,30 @@ class _Connection(FramedProtocol):
 
 class AsyncTask:
     """A task that was submitted: its events and its result. `id` lasts; `pid` is that of its process in this life of
-    the daemon, and 0 if it has none."""
+    the daemon, and 0 if it has none; `seen` is how far its events were read, for `attach` on another connection."""
 
-    def __init__(self, client: AsyncClient, number: int, submitted: Submitted) -> None:
+    def __init__(self, client: AsyncClient, number: int, submitted: Submitted, first: Iterable[Event] = ()) -> None:
         self._client = client
         self._number = number
         self._final: Event | None = None
         self.id = submitted.id
         self.pid = submitted.pid
+        self.seen = session.Seen(submitted.attempt, 0)
+        self._first = deque(first)  # events that are not of the daemon
 
     async def events(self) -> AsyncIterator[Event]:
         """All events in order; the last is `Result` or `Failed`. For one reader."""
         if self._final is not None:
             yield self._final
             return
-        async for event in self._client._events(self._number):
-            if session.is_final(event):
-                self._final = event
+        while self._first:
+            yield self._first.popleft()
+        async for message in self._client._events(self._number):
+            self.seen = session.Seen(self.seen.attempt, message.number)
+            if session.is_final(message.event):
+                self._final = message.event
                 self._client._forget(self._number)
-            yield event
+            yield message.event
 
     async def result(self, timeout: float | None = None) -> Any:
         """The value that the agent returned. Raises its error; `TimedOut` after `timeout` seconds ends nothing."""
@@ -266,9 +272,13 @@ class AsyncClient:
         )
         return await self._follow(call)
 
-    async def attach(self, task_id: str) -> AsyncTask:
-        """A task that was submitted before, by whomever: its events from now on, and its result. `UnknownTask`."""
-        return await self._follow(Attach(task_id, session.CREDIT))
+    async def attach(self, task_id: str, *, after: session.Seen | tuple[int, int] | None = None) -> AsyncTask:
+        """A task that was submitted before, by whomever: its events from now on, and its result. `UnknownTask`.
+
+        With `after`, the `seen` of the task as somebody had it: the events that came since. What is not kept any more
+        is told by `Missed`, and a task that began anew with the daemon by `Restarted`; (0, 0) is the beginning.
+        """
+        return await self._follow(session.attach(task_id, after), after)
 
     async def run(
         self,
@@ -362,9 +372,9 @@ class AsyncClient:
         try:
             for line in await future:
                 yield line
-            async for event in self._events(number):
-                assert isinstance(event, Log)
-                yield event
+            async for message in self._events(number):
+                assert isinstance(message.event, Log)
+                yield message.event
         finally:
             wire.abandon(number)
 
@@ -407,35 +417,41 @@ class AsyncClient:
         """The payload, back from the daemon."""
         return (await self.request(Ping(payload))).payload
 
+    async def backup(self, path: str | Path) -> int:
+        """Copy the daemon's journal to a new file that a daemon can start on; its size in bytes. `BackupFailed`."""
+        size: int = await self.request(Backup(session.absolute(path)))
+        return size
+
     async def shutdown(self, *, now: bool = False) -> None:
         """Stop the daemon: after a drain, or at once."""
         await self.request(Shutdown(now))
 
     # ---- for tasks
 
-    async def _follow(self, call: Submit | Attach) -> AsyncTask:
+    async def _follow(self, call: Submit | Attach, after: session.Seen | tuple[int, int] | None = None) -> AsyncTask:
         wire = self._connected()
         number, future = wire.request(call, streams=True)
         try:
-            return AsyncTask(self, number, await future)
+            submitted: Submitted = await future
+            return AsyncTask(self, number, submitted, session.first_events(after, submitted))
         except BaseException:
             wire.abandon(number)
             raise
 
-    async def _events(self, number: int) -> AsyncIterator[Event]:
+    async def _events(self, number: int) -> AsyncIterator[StreamEvent]:
         wire = self._connected()
         events = wire.events.get(number)
         if events is None:
             raise ConnectionLost(f"request {number} has no events any more")
         while True:
             while events.waiting:
-                event = events.waiting.popleft()
+                message = events.waiting.popleft()
                 events.read += 1
                 if events.read >= session.CREDIT // 2 and wire.transport is not None:
                     wire.send_frame(encode(Credit(number, events.read)))
                     events.read = 0
-                yield event
-                if session.is_final(event):
+                yield message
+                if session.is_final(message.event):
                     return
             if events.ended is True:
                 return

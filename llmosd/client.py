@@ -21,6 +21,7 @@ from ipc.messages import Event, Log, Message
 from ipc.protocol import Abandon, Credit, End, Failure, FromDaemon, RawAnswer, Request, StreamEvent
 from ipc.syscalls import (
     Attach,
+    Backup,
     Call,
     GetStats,
     History,
@@ -61,24 +62,29 @@ FOREVER = float("inf")
 
 class Task:
     """A task that was submitted: its events and its result. `id` lasts; `pid` is that of its process in this life of
-    the daemon, and 0 if it has none."""
+    the daemon, and 0 if it has none; `seen` is how far its events were read, for `attach` on another connection."""
 
-    def __init__(self, client: Client, number: int, submitted: Submitted) -> None:
+    def __init__(self, client: Client, number: int, submitted: Submitted, first: Iterable[Event] = ()) -> None:
         self._client = client
         self._number = number
         self._final: Event | None = None
         self.id = submitted.id
         self.pid = submitted.pid
+        self.seen = session.Seen(submitted.attempt, 0)
+        self._first = deque(first)  # events that are not of the daemon
 
     def events(self, timeout: float | None = None) -> Iterator[Event]:
         """All events in order; the last is `Result` or `Failed`. Raises `TimedOut` after `timeout` seconds in all."""
         if self._final is not None:
             yield self._final
             return
-        for event in self._client._events(self._number, timeout):
-            if session.is_final(event):
-                self._final = event
-            yield event
+        while self._first:
+            yield self._first.popleft()
+        for message in self._client._events(self._number, timeout):
+            self.seen = session.Seen(self.seen.attempt, message.number)
+            if session.is_final(message.event):
+                self._final = message.event
+            yield message.event
 
     def result(self, timeout: float | None = None) -> Any:
         """The value that the agent returned. Raises its error; `TimedOut` after `timeout` seconds ends nothing."""
@@ -103,7 +109,7 @@ class Client:
         self._last_id = 0
         self._answers: dict[int, RawAnswer | Failure] = {}
         self._wanted: set[int] = set()
-        self._streams: dict[int, deque[Event | End | Failure]] = {}
+        self._streams: dict[int, deque[StreamEvent | End | Failure]] = {}
         self.pid = 0
 
     def __enter__(self) -> Self:
@@ -185,9 +191,13 @@ class Client:
         )
         return self._follow(call)
 
-    def attach(self, task_id: str) -> Task:
-        """A task that was submitted before, by whomever: its events from now on, and its result. `UnknownTask`."""
-        return self._follow(Attach(task_id, session.CREDIT))
+    def attach(self, task_id: str, *, after: session.Seen | tuple[int, int] | None = None) -> Task:
+        """A task that was submitted before, by whomever: its events from now on, and its result. `UnknownTask`.
+
+        With `after`, the `seen` of the task as somebody had it: the events that came since. What is not kept any more
+        is told by `Missed`, and a task that began anew with the daemon by `Restarted`; (0, 0) is the beginning.
+        """
+        return self._follow(session.attach(task_id, after), after)
 
     def run(
         self,
@@ -272,9 +282,9 @@ class Client:
         self._streams[number] = deque()
         try:
             yield from self._wait_for_answer(number, call)
-            for event in self._events(number, None):
-                assert isinstance(event, Log)
-                yield event
+            for message in self._events(number, None):
+                assert isinstance(message.event, Log)
+                yield message.event
         finally:
             self._abandon(number)
 
@@ -317,6 +327,11 @@ class Client:
         """The payload, back from the daemon."""
         return self.request(Ping(payload)).payload
 
+    def backup(self, path: str | Path) -> int:
+        """Copy the daemon's journal to a new file that a daemon can start on; its size in bytes. `BackupFailed`."""
+        size: int = self.request(Backup(session.absolute(path)))
+        return size
+
     def shutdown(self, *, now: bool = False) -> None:
         """Stop the daemon: after a drain, or at once."""
         self.request(Shutdown(now))
@@ -332,10 +347,11 @@ class Client:
 
     # ---- the wire
 
-    def _follow(self, call: Submit | Attach) -> Task:
+    def _follow(self, call: Submit | Attach, after: session.Seen | tuple[int, int] | None = None) -> Task:
         number = self._request(call)
         self._streams[number] = deque()
-        return Task(self, number, self._wait_for_answer(number, call))
+        submitted: Submitted = self._wait_for_answer(number, call)
+        return Task(self, number, submitted, session.first_events(after, submitted))
 
     def _request(self, call: Syscall) -> int:
         self._send(Request(self._last_id + 1, cast(SystemCall, call)))
@@ -358,7 +374,7 @@ class Client:
             raise from_wire(answer.error)
         return session.answer(call, answer.value)
 
-    def _events(self, number: int, timeout: float | None) -> Iterator[Event]:
+    def _events(self, number: int, timeout: float | None) -> Iterator[StreamEvent]:
         until = FOREVER if timeout is None else time.monotonic() + timeout
         waiting, read = self._streams.get(number), 0
         if waiting is None:
@@ -366,15 +382,15 @@ class Client:
         while True:
             while not waiting:
                 self._pump(until)
-            event = waiting.popleft()
-            if isinstance(event, Failure):
-                raise from_wire(event.error)
-            if isinstance(event, End) or session.is_final(event):
+            message = waiting.popleft()
+            if isinstance(message, Failure):
+                raise from_wire(message.error)
+            if isinstance(message, End) or session.is_final(message.event):
                 self._streams.pop(number, None)
-            if isinstance(event, End):
+            if isinstance(message, End):
                 return
-            yield event
-            if session.is_final(event):
+            yield message
+            if session.is_final(message.event):
                 return
             read += 1
             if read >= session.CREDIT // 2:
@@ -396,8 +412,8 @@ class Client:
             match message:
                 case RawAnswer(id=number) | Failure(id=number) if number in self._wanted:
                     self._answers[number] = message
-                case StreamEvent(id=number, event=event) if number in self._streams:
-                    self._streams[number].append(event)
+                case StreamEvent(id=number) if number in self._streams:
+                    self._streams[number].append(message)
                 case End(id=number) | Failure(id=number) if number in self._streams:
                     self._streams[number].append(message)
                 case Failure(id=0, error=info):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import faulthandler
 import gc
 import os
@@ -20,9 +21,10 @@ import uvloop
 import kernel.kernel as microkernel
 import llmosd
 from ipc.errors import ConfigError, LlmosError
+from kernel import faults
 from kernel.journal.journal import Journal
 from kernel.server import Connection
-from llmosd import logs, settings
+from llmosd import logs, settings, systemd
 from llmosd.context import Context
 from llmosd.listener import SocketClaim
 
@@ -37,14 +39,15 @@ log = structlog.get_logger("llmosd")
 class Daemon:
     """One run of the daemon."""
 
-    def __init__(self, config: settings.Settings, claim: SocketClaim) -> None:
+    def __init__(self, config: settings.Settings, claim: SocketClaim, notifier: systemd.Notifier) -> None:
         self._config = config
         self._claim = claim
+        self._notifier = notifier
         self._connections: set[Connection] = set()
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._failure: LlmosError | None = None
-        journal = Journal(config.state_path, config.journal)
+        journal = self._journal = Journal(config.state_path, config.journal)
         journal.on_failure = self._journal_failed
         self._kernel = microkernel.Kernel(
             version=llmosd.__version__,
@@ -78,10 +81,12 @@ class Daemon:
         gc.freeze()
         # An agent at rest is some 15 objects without a cycle; the default looks at them all every few dozen spawns.
         gc.set_threshold(*GC_THRESHOLD)
-        watch = asyncio.create_task(self._keep_socket(server))
+        tasks = [asyncio.create_task(self._announce()), asyncio.create_task(self._beat())]
+        if self._claim.given is None:
+            tasks.append(asyncio.create_task(self._keep_socket(server)))
         self._kernel.watchdog.start()
         await self._stop.wait()
-        watch.cancel()
+        self._notifier.tell("STOPPING=1", "STATUS=draining")
         await self._drain()
         for connection in tuple(self._connections):
             connection.close()
@@ -90,6 +95,8 @@ class Daemon:
                 await self._kernel.close()
         except TimeoutError:
             log.warning("drivers did not end in time; they end with this process")
+        for task in tasks:
+            task.cancel()
         self._kernel.watchdog.stop()
         if self._failure is not None:
             raise self._failure
@@ -99,6 +106,18 @@ class Daemon:
         return await asyncio.get_running_loop().create_unix_server(
             lambda: Connection(self._kernel, self._connections), sock=self._claim.bind()
         )
+
+    async def _announce(self) -> None:
+        """Tell systemd that all is there, once the journal is open; if it cannot be, the daemon ends without."""
+        with contextlib.suppress(LlmosError):
+            await self._journal.read(lambda store: None)
+            self._notifier.tell("READY=1", f"STATUS=listening at {self._claim.path}, model {self._config.model}")
+
+    async def _beat(self) -> None:
+        """Give systemd signs of life as long as the loop goes round."""
+        while self._notifier.beat:
+            self._notifier.tell("WATCHDOG=1")
+            await asyncio.sleep(self._notifier.beat)
 
     async def _keep_socket(self, server: asyncio.AbstractServer) -> None:
         """Listen anew if the socket file was removed under us."""
@@ -153,13 +172,15 @@ def main() -> int:
     try:
         config = settings.load(arguments.pop("config"), arguments)
         logs.configure(config.log_level, config.log_format)
+        if armed := faults.arm():
+            log.warning("faults happen on purpose", asked_by=faults.VARIABLE, faults=armed)
         _write_crashes_to(config.state_path)
-        claim = SocketClaim(config.socket_path)
+        claim = SocketClaim(config.socket_path, systemd.activated())
     except LlmosError as error:
         print(f"llmosd: {error.message}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     try:
-        asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_run(config, claim))
+        asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_run(config, claim, systemd.Notifier()))
     except LlmosError as error:
         print(f"llmosd: {error.message}", file=sys.stderr)
         return 1
@@ -171,8 +192,8 @@ def main() -> int:
     os._exit(0)
 
 
-async def _run(config: settings.Settings, claim: SocketClaim) -> None:
-    await Daemon(config, claim).run()
+async def _run(config: settings.Settings, claim: SocketClaim, notifier: systemd.Notifier) -> None:
+    await Daemon(config, claim, notifier).run()
 
 
 def _write_crashes_to(state: Path) -> None:

@@ -19,12 +19,18 @@ BACKLOG = 1024
 
 
 class SocketClaim:
-    """The lock on a socket path, held for the life of the daemon, and the socket bound there."""
+    """The lock on a socket path, held for the life of the daemon, and the socket bound there.
 
-    def __init__(self, path: Path) -> None:
+    `given` is a socket that listens already, as systemd opened it: its file is not ours, and never removed.
+    """
+
+    def __init__(self, path: Path, given: socket.socket | None = None) -> None:
         """Lock the path. Raises `SocketInUse` with the pid of the holder, or `SocketPathInvalid`."""
+        if given is not None:
+            path = Path(given.getsockname())
         check_path(path)
         self.path = path
+        self.given = given
         self._inode: int | None = None  # of the socket file that we made
         _make_private_folder(path.parent)
         lock = path.with_name(path.name + ".lock")
@@ -41,6 +47,8 @@ class SocketClaim:
 
     def bind(self) -> socket.socket:
         """A listening socket at the path, in place of a stale file."""
+        if self.given is not None:
+            return self.given
         self._remove_stale()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.setblocking(False)

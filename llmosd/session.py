@@ -6,18 +6,26 @@ Used by `llmosd.client` (blocking) and `llmosd.async_client`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ipc.codec import decode
 from ipc.errors import ConnectionLost, LlmosError, from_wire
-from ipc.messages import Event, Failed, Result
+from ipc.messages import Event, Failed, Restarted, Result
 from ipc.protocol import VERSION, Failure, Hello, Welcome
-from ipc.syscalls import ExitStatus, Limits, Submit, Syscall
+from ipc.syscalls import Attach, ExitStatus, Limits, Submit, Submitted, Syscall
 
 CREDIT = 256  # events that may be on their way to us; half of it read, as much is granted anew
 CONNECT_TIMEOUT = 10.0  # seconds for the daemon to take the connection and welcome us
+
+
+class Seen(NamedTuple):
+    """How far somebody has seen the events of a task: which attempt of it, and the number of the last event."""
+
+    attempt: int
+    number: int
 
 
 def submit(
@@ -51,6 +59,24 @@ def submit(
         key=key,
         durable=durable,
     )
+
+
+def attach(task_id: str, after: Seen | tuple[int, int] | None) -> Attach:
+    """The call that finds a task again: its events from now on, or those after `after`."""
+    attempt, number = after or (0, None)
+    return Attach(task_id, CREDIT, number, attempt)
+
+
+def first_events(after: Seen | tuple[int, int] | None, submitted: Submitted) -> list[Event]:
+    """What a task that was found again has to tell first, to who has seen it up to `after`."""
+    if after is None or after[0] in (0, submitted.attempt):
+        return []
+    return [Restarted(submitted.pid, submitted.attempt)]
+
+
+def absolute(path: str | Path) -> str:
+    """The path as the daemon has to be told it, which stands in another folder."""
+    return str(Path(path).absolute())
 
 
 def hello(name: str) -> Hello:

@@ -108,7 +108,7 @@ from ipc.syscalls.sync import (
     WaitForEvent,
     WaitForNotice,
 )
-from ipc.syscalls.tasks import Attach, History, Submit, Submitted, TaskCalls, TaskInfo
+from ipc.syscalls.tasks import Attach, Backup, History, Submit, Submitted, TaskCalls, TaskInfo
 from ipc.syscalls.threads import Nice, Resume, StartThread, Suspend, ThreadCalls, ThreadInfo, Threads
 from ipc.syscalls.tools import Reference, ToolCalls, ToolInfo, Tools, UseTool
 
@@ -133,6 +133,7 @@ __all__ = [
     "AcquireLock",
     "AcquirePermit",
     "Attach",
+    "Backup",
     "Body",
     "Call",
     "ChatMessage",

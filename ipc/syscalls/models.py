@@ -84,7 +84,8 @@ class SlotInfo(msgspec.Struct, frozen=True):
     driver's resident set in bytes. `given` of the slots are given out at present, fewer than there are while memory is
     short, and `cause` says why. Keys and values take `kv_used` of `kv_memory` bytes, besides `kv_cached` for prefixes;
     `kv_waiting` sequences wait for memory, `swapped` lie on disk; so far `swap_outs` went there, `restores` came back,
-    and `recomputations` were computed anew. `cores`: processors of the driver. `idle`: seconds without any work, and
+    and `recomputations` were computed anew; `swap_refused` says why the last one that was to go there did not. `cores`:
+    processors of the driver. `idle`: seconds without any work, and
     `keep_alive` the seconds of it after which the driver ends.
     """
 
@@ -116,6 +117,7 @@ class SlotInfo(msgspec.Struct, frozen=True):
     keep_alive: float = 0.0
     policy: str = ""
     policy_reason: str = ""
+    swap_refused: str = ""
 
 
 class PolicyInfo(msgspec.Struct, frozen=True):

@@ -17,10 +17,11 @@ Key = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class Submitted(msgspec.Struct, frozen=True, array_like=True):
-    """A task that is on disk: its lasting id, and the pid of its process; 0 while it has none."""
+    """A task that is on disk: its lasting id, the pid of its process (0 while it has none), and which attempt it is."""
 
     id: str
     pid: int
+    attempt: int = 1
 
 
 class TaskInfo(msgspec.Struct, frozen=True):
@@ -54,10 +55,17 @@ class Submit(Spawn, tag="submit"):
 
 
 class Attach(Syscall, tag="attach"):
-    """The events from now on, and the result, of task `id`. Clients only. Errors: `UnknownTask`."""
+    """The events and the result of task `id`. Clients only. Errors: `UnknownTask`.
+
+    Without `after`: events from now on. With it: those of attempt `attempt` with a higher number, or, if the task is at
+    another attempt by now, those of that one from its beginning. A bounded number of them is kept until the task ends;
+    if more were lost, the first event is `Missed`.
+    """
 
     id: str
     credit: Count = 0
+    after: Count | None = None
+    attempt: Count = 0
     returns: ClassVar[Any] = Submitted
 
 
@@ -69,4 +77,14 @@ class History(Syscall, tag="history"):
     returns: ClassVar[Any] = list[TaskInfo]
 
 
-TaskCalls = Submit | Attach | History
+class Backup(Syscall, tag="backup"):
+    """Copy the journal, while it is in use, to a new file at `path`, which is absolute; its size in bytes.
+
+    What was acknowledged before the call is in it. Clients only. Errors: `BackupFailed`, `JournalUnavailable`.
+    """
+
+    path: str
+    returns: ClassVar[Any] = int
+
+
+TaskCalls = Submit | Attach | History | Backup

@@ -101,7 +101,7 @@ class DurableProcesses:
     # ---- children
 
     async def spawn(self, process: Process, call: Spawn, key: Key) -> int:
-        self._lifecycle.check(call)
+        self._lifecycle.check(process, call)
         program = self._programs.by_name.get(call.program)
         if program is None:
             program = await asyncio.to_thread(self._programs.load, call.program)

@@ -237,7 +237,11 @@ STATEMENTS: dict[type[Change], tuple[str, ...]] = {
     PutCall: ("INSERT INTO calls (pid, epoch, thread, number, call, outcome) VALUES (?, ?, ?, ?, ?, ?)",),
     PutGeneration: ("INSERT OR REPLACE INTO generations VALUES (?, ?, ?, ?, ?, ?, ?)",),
     DropGenerations: ("DELETE FROM generations WHERE pid = ? AND epoch = ? AND thread = ? AND number = ?",),
-    PutMessage: ("INSERT INTO messages (pid, message, expires, envelope) VALUES (?, ?, ?, ?)",),
+    # A commit that failed is made again, and the disk may have it all the same.
+    PutMessage: (
+        "INSERT INTO messages (pid, message, expires, envelope) SELECT ?1, ?2, ?3, ?4 "
+        "WHERE NOT EXISTS (SELECT 1 FROM messages WHERE pid = ?1 AND message = ?2)",
+    ),
     DropMessage: ("DELETE FROM messages WHERE pid = ? AND message = ?",),
     Delivered: ("INSERT OR REPLACE INTO delivered VALUES (?, ?, ?, ?, ?)",),
     PutReply: ("INSERT OR REPLACE INTO replies VALUES (?, ?, ?)",),

@@ -10,6 +10,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from ipc.errors import Busy, JournalUnavailable, LlmosError, StateInUse
 from kernel import lockfile
 from kernel.journal.changes import Change
 from kernel.journal.histories import Opening
-from kernel.journal.operations import Accept, Answer, Finish, Keep, Operation, Read
+from kernel.journal.operations import Accept, Answer, Copy, Finish, Keep, Operation, Read
 from kernel.journal.records import Accepted, End
 from kernel.journal.settings import FILE, LOCK, JournalSettings
 
@@ -92,6 +93,16 @@ class Journal:
 
     async def read(self, query: Callable[[Store], Any]) -> Any:
         """What `query` finds in the store, after all that was asked for before. Raises `JournalUnavailable`."""
+        return await self._asked(partial(Read, query))
+
+    async def backup(self, path: Path) -> int:
+        """Copy all that was asked for before to a new file; its size in bytes. Raises `BackupFailed`, and `Busy` while
+        another copy is made."""
+        size: int = await self._asked(partial(Copy, path))
+        return size
+
+    async def _asked(self, make: Callable[[Answer], Operation]) -> Any:
+        """What comes of an operation. Raises its error."""
         found: asyncio.Future[Any] = self._loop.create_future()
 
         def answer(outcome: Any) -> None:
@@ -102,7 +113,7 @@ class Journal:
             else:
                 found.set_result(outcome)
 
-        self._ask(Read(query, answer))
+        self._ask(make(answer))
         return await found
 
     async def close(self) -> None:

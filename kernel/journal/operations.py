@@ -7,6 +7,7 @@ Made by the journal. Each is answered on the loop, once, with its outcome or an 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kernel.journal.changes import Change
@@ -46,6 +47,16 @@ class Finish(Operation):
     def __init__(self, end: End, answer: Answer) -> None:
         super().__init__(answer)
         self.end = end
+
+
+class Copy(Operation):
+    """Copy the journal to a new file at `path`. Answered with its size in bytes."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: Path, answer: Answer) -> None:
+        super().__init__(answer)
+        self.path = path
 
 
 class Keep(Operation):

@@ -17,11 +17,13 @@ import apsw
 import structlog
 
 from ipc.codec import decode
-from ipc.errors import JournalUnavailable, KeyReused, LlmosError, StateTooNew
+from ipc.errors import KeyReused, LlmosError, MalformedFrame, StateTooNew
 from ipc.syscalls import Submit
-from kernel.journal import changes
+from kernel import faults
+from kernel.journal import changes, disk
 from kernel.journal.records import Accepted, End, Kept
 from kernel.journal.schema import MIGRATIONS
+from kernel.journal.trouble import set_aside, unusable
 
 CHECKPOINT = 1000  # pages of 4 KiB in the log at which they are moved to the main file
 LOG_LIMIT = 16 * 1024 * 1024  # bytes that the log may keep on the disk once it was moved
@@ -43,8 +45,10 @@ class Store:
     """An open journal."""
 
     def __init__(self, path: Path, sync: str) -> None:
+        faults.point("journal.open")
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        self.db = apsw.Connection(str(path))
+        self._disk = disk.Disk() if faults.on_disk() else None
+        self.db = apsw.Connection(str(path), vfs=disk.NAME if self._disk else None)
         self.db.set_busy_timeout(BUSY)
         self.db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # a damaged file is closed as it was found
         for pragma in (
@@ -81,19 +85,23 @@ class Store:
             with self.transaction():
                 self.db.execute(step)
                 self.db.execute(f"PRAGMA user_version = {number}")
+                faults.point("journal.migrate")
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing of what is done inside, on the disk at its end."""
+        faults.point("journal.begin")
         self.db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            faults.point("journal.commit")
             self.db.execute("COMMIT")
         except BaseException:
             with contextlib.suppress(apsw.Error):
                 if self.db.in_transaction:
                     self.db.execute("ROLLBACK")
             raise
+        faults.point("journal.committed")
 
     # ---- tasks
 
@@ -135,6 +143,11 @@ class Store:
         self.keep(changes.PutProcess(one.pid, one.id, 0, one.program, one.version, True) for one in durable)
         self.keep(changes.Count(pid=one.pid) for one in durable)
         return outcomes
+
+    def withdraw(self, numbers: Sequence[int]) -> None:
+        """Forget tasks that were refused as their commit failed: the disk may have taken them all the same."""
+        for table, column in (("tasks", "id"), ("processes", "task")):
+            self.db.executemany(f"DELETE FROM {table} WHERE {column} = ?", [(number,) for number in numbers])
 
     def keep(self, wanted: Iterable[changes.Change]) -> None:
         """Make changes for durable processes, in their order."""
@@ -197,6 +210,7 @@ class Store:
 
     def purge(self, before: float) -> bool:
         """Forget some of the tasks that ended before then, and give their space back. Whether there may be more."""
+        faults.point("journal.purge")
         self.db.execute(
             "DELETE FROM tasks WHERE id IN (SELECT id FROM tasks WHERE ended < ? AND ended IS NOT NULL LIMIT ?)",
             (before, PURGE),
@@ -205,15 +219,18 @@ class Store:
 
     def vacuum(self) -> None:
         """Give free pages back to the file system."""
+        faults.point("journal.vacuum")
         for _ in self.db.execute("PRAGMA incremental_vacuum"):
             pass
 
     def checkpoint(self) -> None:
         """Move the whole log to the main file."""
+        faults.point("journal.checkpoint")
         for _ in self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)"):
             pass
 
     def close(self) -> None:
+        faults.point("journal.close")
         self.db.close()
 
     def _rows(self, where: str, values: tuple[Any, ...], more: str = "") -> Iterator[tuple[Any, ...]]:
@@ -233,13 +250,13 @@ def open_store(path: Path, sync: str) -> Store:
         try:
             return _opened(path, sync)
         except (Damaged, *DAMAGE) as error:
-            aside = _set_aside(path)
+            aside = set_aside(path)
             log.error(
                 "the journal is damaged; it is kept aside, and a new one begun", kept=str(aside), error=str(error)
             )
             return _opened(path, sync)
     except (apsw.Error, OSError) as error:
-        raise JournalUnavailable(f"the journal at {path} cannot be used: {error}") from None
+        raise unusable(path, error) from None
 
 
 def _opened(path: Path, sync: str) -> Store:
@@ -253,21 +270,12 @@ def _opened(path: Path, sync: str) -> Store:
     return store
 
 
-def _set_aside(path: Path) -> Path:
-    """Rename the files of a damaged journal to a name that nothing has."""
-    stamp = time.strftime("%Y%m%dT%H%M%S")
-    number = 0
-    while (aside := path.with_name(f"{path.name}.damaged-{stamp}-{number}")).exists():
-        number += 1
-    for suffix in ("-wal", "-shm", ""):
-        with contextlib.suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
-    return aside
-
-
 def _same(task: Accepted, call: bytes) -> bool:
-    """Whether both are the same work: program and arguments."""
-    ours, theirs = decode(task.call, Submit), decode(call, Submit)
+    """Whether both are the same work: program and arguments. What is in a row that nobody can read is other work."""
+    try:
+        ours, theirs = decode(task.call, Submit), decode(call, Submit)
+    except MalformedFrame:
+        return False
     return (ours.program, ours.args, ours.positional) == (theirs.program, theirs.args, theirs.positional)
 
 

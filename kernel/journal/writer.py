@@ -20,15 +20,19 @@ import structlog
 from ipc.codec import encode
 from ipc.errors import JournalUnavailable, LlmosError, TooManyAttempts, to_wire
 from ipc.messages import Failed
+from kernel import faults
 from kernel.journal import histories
-from kernel.journal.operations import Accept, Finish, Keep, Operation, Read
+from kernel.journal.backup import Copies
+from kernel.journal.operations import Accept, Copy, Finish, Keep, Operation, Read
 from kernel.journal.records import Accepted, End
 from kernel.journal.settings import JournalSettings
 from kernel.journal.store import Store, open_store
+from kernel.journal.trouble import unusable
 
 GROUP = 4096  # operations of one transaction
 RETRY = 1.0  # seconds between two attempts to write ends that the disk did not take
-PURGE_EVERY = 60.0  # seconds between two looks for tasks that were kept for long enough
+PURGE_EVERY = 60.0  # seconds between two looks for tasks that were kept for long enough, or as long as they are kept
+LEAST_PURGE = 1.0  # but not less
 PORTION = 500  # pending tasks handed to the loop at once
 
 log = structlog.get_logger("kernel.journal")
@@ -62,8 +66,10 @@ class Writer:
         self._told = told
         self._store: Store | None = None
         self._unwritten: list[Finish | Keep] = []
+        self._void: list[int] = []  # ids of tasks that were refused, though the disk may have them all the same
         self._trouble = ""  # why the last transaction failed; empty if it did not
         self._next_purge = 0.0
+        self._copies = Copies(lambda one: tell(_answer, [one]))
 
     def run(self) -> None:
         """The life of the thread."""
@@ -79,6 +85,7 @@ class Writer:
         while going:
             operations, going = self._gather()
             self._do(operations)
+            self._copies.step()
             self._purge()
         self._end()
 
@@ -94,6 +101,7 @@ class Writer:
         if worn_out:
             log.error("tasks are given up: the daemon died over each of them too often", tasks=len(worn_out))
         self._tell(self._told.opening, opening)
+        faults.point("journal.recover")
         portion: list[Accepted] = []
         for task in store.pending():
             portion.append(task)
@@ -105,9 +113,14 @@ class Writer:
     def _gather(self) -> tuple[list[Operation], bool]:
         """What to do in the next transaction, and whether there will be another. Waits for the first."""
         operations: list[Operation] = []
-        wait: float = RETRY if self._unwritten else max(self._next_purge - time.monotonic(), 0.0)
+        if self._copies.under_way:
+            return self._gathered(operations, 0.0)
+        wait: float = RETRY if self._unwritten or self._void else max(self._next_purge - time.monotonic(), 0.0)
+        return self._gathered(operations, wait)
+
+    def _gathered(self, operations: list[Operation], wait: float) -> tuple[list[Operation], bool]:
         with contextlib.suppress(Empty):
-            more = self._queue.get(timeout=wait)
+            more = self._queue.get(timeout=wait) if wait else self._queue.get_nowait()
             while more is not None:
                 operations += more
                 if len(operations) >= GROUP:
@@ -123,14 +136,18 @@ class Writer:
         if self._write(accepts, ends) or (accepts and ends and self._only_ends(accepts, ends)):
             self._unwritten = []
         else:
-            self._refuse(accepts)
-            self._refuse(ends[late:])
+            why = self._trouble
+            certain = not self._void or self._write((), ())
+            self._refuse(accepts, why, certain)
+            self._refuse(ends[late:], why)
             self._unwritten = ends
             ends = []
         for one in operations:
             if type(one) is Read:
                 one.outcome = self._read(one)
+        operations = [one for one in operations if type(one) is not Copy or not self._copies.begin(one, self._store)]
         if operations or ends:
+            faults.point("journal.answer")
             self._tell(_answer, [*ends[:late], *operations])
 
     def _only_ends(self, accepts: Sequence[Accept], ends: Sequence[Finish | Keep]) -> bool:
@@ -138,22 +155,26 @@ class Writer:
         if not self._write((), ends):
             return False
         self._trouble = self._trouble or "new tasks do not fit"
-        self._refuse(accepts)
+        self._refuse(accepts, self._trouble)
         return True
 
     def _write(self, accepts: Sequence[Accept], ends: Sequence[Finish | Keep]) -> bool:
         """One transaction; whether it is on the disk."""
-        if not accepts and not ends:
+        if not accepts and not ends and not self._void:
             return True
         try:
             store = self._store = self._store or Store(self._path, self._settings.sync)
             with store.transaction():
+                store.withdraw(self._void)
                 outcomes = store.accept([one.task for one in accepts])
                 store.keep(change for one in ends if type(one) is Keep for change in one.changes)
                 store.finish([one.end for one in ends if type(one) is Finish])
         except (apsw.Error, OSError) as error:
             self._failed(error)
+            if not isinstance(error, apsw.FullError):
+                self._void += [one.task.id for one in accepts if one.task.id]
             return False
+        self._void = []
         for accept, outcome in zip(accepts, outcomes, strict=True):
             accept.outcome = outcome
         for end in ends:
@@ -168,17 +189,22 @@ class Writer:
             log.error("the journal cannot be written; new tasks are refused", error=str(error))
         self._trouble = str(error)
         if self._store is not None and not isinstance(error, apsw.FullError):
+            self._copies.give_up(str(error))
             # After an error of the disk only what is read anew from there counts.
-            with contextlib.suppress(apsw.Error):
+            with contextlib.suppress(apsw.Error, OSError):
                 self._store.close()
             self._store = None
 
-    def _refuse(self, operations: Sequence[Operation]) -> None:
+    def _refuse(self, operations: Sequence[Operation], why: str, certain: bool = True) -> None:
+        """Answer that the disk takes nothing. Unless `certain`, it may have what it said that it did not take."""
+        hint = "make room on the disk of the state folder, and try again"
+        if not certain:
+            hint += "; with the same key, since if the daemon dies before that the task may begin all the same"
         for one in operations:
             one.outcome = JournalUnavailable(
-                f"the journal cannot be written ({self._trouble}), and what is not on disk is not accepted; "
-                "make room on the disk of the state folder, and try again",
+                f"the journal cannot be written ({why}), and what is not on disk is not accepted; {hint}",
                 retry_after=RETRY,
+                certain=certain,
             )
 
     def _read(self, one: Read) -> Any:
@@ -191,18 +217,19 @@ class Writer:
     def _purge(self) -> None:
         if self._store is None or time.monotonic() < self._next_purge:
             return
-        self._next_purge = time.monotonic() + PURGE_EVERY
+        self._next_purge = time.monotonic() + min(PURGE_EVERY, max(self._settings.keep, LEAST_PURGE))
         try:
             with self._store.transaction():
                 more = self._store.purge(time.time() - self._settings.keep)
             self._store.vacuum()
-        except apsw.Error as error:
+        except (apsw.Error, OSError) as error:
             self._failed(error)
         else:
             if more:
                 self._next_purge = 0.0  # after what waits by now
 
     def _end(self) -> None:
+        self._copies.give_up("the daemon stops")
         if self._unwritten:
             log.error("the ends of tasks could not be written; they run again", tasks=len(self._unwritten))
         if self._store is not None:
@@ -211,12 +238,14 @@ class Writer:
                     self._store.end_life()
                 self._store.checkpoint()
                 self._store.close()
-            except apsw.Error as error:
+            except (apsw.Error, OSError) as error:
                 log.error("the journal could not be closed in order", error=str(error))
 
     def _broken(self, error: Exception) -> None:
         """The journal cannot go on: say so, and refuse all that is asked for until the daemon has stopped."""
-        if not isinstance(error, LlmosError):
+        if isinstance(error, apsw.Error | OSError):
+            error = unusable(self._path, error)
+        elif not isinstance(error, LlmosError):
             log.error("the journal failed", exc_info=error)
             error = JournalUnavailable(f"the journal at {self._path} cannot be used: {error}")
         self._tell(self._told.failure, error)

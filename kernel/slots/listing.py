@@ -47,4 +47,5 @@ def slot_info(runtime: ModelRuntime, work: Workload, restarts: int, machine: Mac
         keep_alive=runtime.spec.keep_alive,
         policy=slots.policy.kind,
         policy_reason=slots.policy.reason,
+        swap_refused=pager.refusal,
     )

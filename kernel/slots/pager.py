@@ -71,6 +71,7 @@ class Pager:
         self.outs = self.restores = self.recomputations = 0
         self.kv = protocol.KVUsage()
         self.swapped: set[int] = set()
+        self.refusal = ""  # why the last swap failed; empty once one succeeds
         self.leaving: dict[int, str] = {}  # sequences that are being written, and where
         self._model = model
         self._max_tokens = max_tokens  # of a sequence that sets no bound
@@ -146,6 +147,7 @@ class Pager:
             self._area.remove(sequence.id)
         else:
             self.outs += 1
+            self.refusal = ""
             self.swapped.add(sequence.id)
             sequence.resident = False
             sequence.file = path
@@ -212,6 +214,7 @@ class Pager:
 
     def _refused(self, sequence: Generation, why: str) -> None:
         log.error("cannot swap out", model=self._model, sequence=sequence.id, error=why)
+        self.refusal = why
         self._refused_until = self._clock() + RETRY
 
     def _drop_file(self, sequence: Generation) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from ipc.errors import (
     ConnectionLost,
@@ -112,6 +113,10 @@ def parser() -> argparse.ArgumentParser:
     history.add_argument("--limit", type=int, metavar="N", default=100, help="at most N rows")
     history.add_argument("--before", metavar="ID", help="only those before this task")
     history.set_defaults(command=commands.history)
+
+    backup = add("backup", parents=[listing], help="copy the journal of the running daemon to a new file")
+    backup.add_argument("file", type=Path, help="a daemon can be started on it, as STATE/journal.sqlite")
+    backup.set_defaults(command=commands.backup)
 
     ps = add("ps", parents=[listing], help="list processes")
     ps.add_argument("-a", "--all", action="store_true", help="also the connections of clients")

@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from ipc.errors import BadArguments, UnknownProcess
+from ipc.messages import Event
 from ipc.syscalls import (
     Crashes,
     CrashReport,
@@ -42,10 +44,12 @@ from ipc.syscalls import (
     ToolInfo,
     Tools,
 )
-from llmosd.cli import listings, show
+from llmosd import session
+from llmosd.cli import following, listings, show
 from llmosd.cli.stream import print_events
 from llmosd.client import Client, Task
 
+BEGINNING = (0, 0)  # of the events of a task, as far as they are kept
 PAGE = 10_000  # rows of the process table asked for at once
 
 
@@ -69,23 +73,34 @@ def run(client: Client, options: argparse.Namespace) -> int:
         if not options.json:
             print(f"llmos: task {task.id}: `llmos attach {task.id}` shows what comes of it", file=sys.stderr)
         return 0
-    return _follow(task, options)
+    return _show(task, options, task.events(options.timeout))
 
 
 def attach(client: Client, options: argparse.Namespace) -> int:
-    return _follow(client.attach(options.id), options)
+    task = client.attach(options.id, after=BEGINNING)
+    return _show(task, options, following.events(client, task, options.timeout))
 
 
-def _follow(task: Task, options: argparse.Namespace) -> int:
+def _show(task: Task, options: argparse.Namespace, events: Iterable[Event]) -> int:
     if options.json:
-        show.value({"pid": task.pid, "id": task.id, "result": task.result(options.timeout)}, as_json=True)
-        return 0
-    print_events(task, options.timeout)
+        last = deque(events, maxlen=1).pop()
+        show.value({"pid": task.pid, "id": task.id, "result": session.final_value(last)}, as_json=True)
+    else:
+        print_events(events)
     return 0
 
 
 def history(client: Client, options: argparse.Namespace) -> int:
     listings.rows(TaskInfo, client.history(options.limit, before=options.before), options.json)
+    return 0
+
+
+def backup(client: Client, options: argparse.Namespace) -> int:
+    size = client.backup(options.file)
+    if options.json:
+        show.value({"file": str(options.file), "size": size}, as_json=True)
+    else:
+        print(f"{options.file}: {show.size(size)}")
     return 0
 
 

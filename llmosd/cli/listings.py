@@ -78,6 +78,7 @@ SLOT: Columns = {
     "SWAPS OUT/IN/LOST": lambda row: f"{row.swap_outs}/{row.restores}/{row.recomputations}",
     "IDLE": lambda row: f"{show.duration(row.idle)}/{show.duration(row.keep_alive)}" if row.idle else "",
     "FEWER SLOTS BECAUSE": lambda row: row.cause,
+    "NOT SWAPPED BECAUSE": lambda row: row.swap_refused,
     "POLICY": lambda row: row.policy_reason or row.policy,
 }
 POLICY: Columns = {

@@ -1,17 +1,17 @@
 """Prints the events of a task as they come: text on standard output, the rest on standard error.
 
-Called by `llmos run`. On a terminal a status line shows what the task waits for while there is no text yet.
+Called by `llmos run` and `llmos attach`. On a terminal a status line shows what the task waits for while there is no
+text yet.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from ipc.messages import Emitted, Event, Failed, Log, Result, State, Token
+from ipc.messages import Emitted, Event, Failed, Log, Missed, Restarted, Result, State, Token
 from llmosd import session
 from llmosd.cli import show
-from llmosd.client import Task
 
 CLEAR_LINE = "\r\x1b[K"
 
@@ -41,33 +41,76 @@ class StatusLine:
             self._shown = ""
 
 
-def print_events(task: Task, timeout: float | None) -> None:
-    """Print all events of `task`, and its result unless its text was streamed already. Raises the task's error."""
+class Text:
+    """What was written of the tokens. Of a task that began anew, what comes again as it was is not written again."""
+
+    def __init__(self) -> None:
+        self._written = ""
+        self._again = 0  # characters of it that came again, so far
+        self._anew = False
+
+    def ended(self) -> str:
+        """The text of the last attempt, which stands in the output as it is."""
+        if self._anew:  # it is shorter than the one before
+            self._written, self._anew = self._written[: self._again], False
+            sys.stdout.write(f"\n{self._written}")
+        return self._written
+
+    def __bool__(self) -> bool:
+        return bool(self._written)
+
+    def restarted(self, event: Restarted) -> None:
+        _note(f"the task has begun anew: attempt {event.attempt}")
+        self._again, self._anew = 0, True
+
+    def write(self, token: str) -> None:
+        if self._anew:
+            known = self._written[self._again : self._again + len(token)]
+            if token.startswith(known):
+                self._again += len(known)
+                token = token[len(known) :]
+                self._anew = self._again < len(self._written)
+            else:
+                token = self._written[: self._again] + token
+                self._written, self._anew = "", False
+                sys.stdout.write("\n")
+        self._written += token
+        sys.stdout.write(token)
+        sys.stdout.flush()
+
+
+def print_events(events: Iterable[Event]) -> None:
+    """Print the events of a task, and its result unless its text was streamed already. Raises the task's error."""
     status = StatusLine()
-    streamed: list[str] = []
+    text = Text()
     handlers: dict[type[Event], Callable[..., None]] = {
-        Token: lambda event: _print_token(event, streamed),
+        Token: lambda event: text.write(event.text),
         Emitted: lambda event: show.value(event.value, as_json=False),
         Log: lambda event: show.log_line(event, as_json=False, file=sys.stderr),
+        Missed: lambda event: _missed(event, text),
+        Restarted: text.restarted,
     }
     try:
-        for event in task.events(timeout):
+        for event in events:
             if isinstance(event, State):
                 status.show(event)
                 continue
             status.clear()
             if isinstance(event, Result | Failed):
-                _print_result(event, "".join(streamed))
+                _print_result(event, text.ended())
             else:
                 handlers[type(event)](event)
     finally:
         status.clear()
 
 
-def _print_token(event: Token, streamed: list[str]) -> None:
-    streamed.append(event.text)
-    sys.stdout.write(event.text)
-    sys.stdout.flush()
+def _missed(event: Missed, text: Text) -> None:
+    if event.events or text:  # else it has ended, and nothing of it was seen before
+        _note(f"{event.events or 'some'} events came before and are not kept any more")
+
+
+def _note(text: str) -> None:
+    print(f"llmos: {text}", file=sys.stderr)
 
 
 def _print_result(event: Event, streamed: str) -> None:

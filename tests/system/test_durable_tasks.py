@@ -299,6 +299,26 @@ def test_attach_and_history_from_the_terminal(launch, gate):
     assert daemon.llmos("attach", "abc").returncode == 2
 
 
+def test_a_daemon_starts_on_a_backup_that_was_made_while_it_was_used(launch, start, agents, gate, folder):
+    daemon = launch()
+    with daemon.client() as client:
+        done = client.submit("echo", {"value": 5}, detach=True)
+        assert done.result(10) == 5
+        waiting = client.submit("waiting", {"path": str(gate)}, detach=True)
+    (folder / "other").mkdir()
+    copy = folder / "other" / "journal.sqlite"
+    assert daemon.llmos("backup", str(copy)).returncode == 0
+    refused = daemon.llmos("backup", str(copy))
+    assert (refused.returncode, "not overwritten" in refused.stderr) == (1, True)
+    place = ("--state", str(folder / "other"), "--socket", str(folder / "other.sock"))
+    other = start("--agents", str(agents), *place, ready=False)
+    other.socket = folder / "other.sock"
+    with other.wait_until_ready().client() as client:
+        gate.touch()
+        assert client.attach(done.id).result(10) == 5
+        assert client.attach(waiting.id).result(10) == 2
+
+
 # ---- under load
 
 

@@ -514,10 +514,15 @@ async def test_the_last_event_is_the_result_or_the_failure(system: Any) -> None:
 
 
 async def test_draining_refuses_new_tasks_and_lets_running_ones_end(system: Any) -> None:
-    async def slow(ctx: Context) -> str:
-        await ctx.sleep(5)
+    async def child(ctx: Context) -> str:
         return "done"
 
+    async def slow(ctx: Context) -> str:
+        await ctx.sleep(5)
+        result: str = await ctx.wait(await ctx.spawn("child"))
+        return result
+
+    system.program(child)
     process = system.spawn(slow)
     draining = asyncio.ensure_future(system.kernel.drain(60))
     await system.turns()

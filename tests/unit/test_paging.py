@@ -12,6 +12,7 @@ import pytest
 from ipc.errors import to_wire
 from ipc.messages import Log
 from ipc.syscalls import Kill, Resume, Slots, Suspend
+from kernel import faults
 from kernel.drivers import protocol
 from kernel.drivers.simulated import simulated_token
 from kernel.scheduling import Scheduling
@@ -45,9 +46,9 @@ def text_of(seed: int, tokens: int = 20) -> str:
     return "".join(simulated_token(seed, n)[1] for n in range(tokens))
 
 
-def files(system: Any) -> list[str]:
-    folder: Path = system.kernel.resources._area._all
-    return sorted(path.name for path in folder.rglob("*.kv"))
+def files(system: Any, pattern: str = "*.kv") -> list[str]:
+    folder: Path = system.kernel.resources.area._all
+    return sorted(path.name for path in folder.rglob(pattern))
 
 
 def write(path: str) -> None:
@@ -75,7 +76,7 @@ async def test_a_suspended_generation_goes_to_disk_when_another_wants_its_memory
     third = system.spawn("teller", seed=3)
     await asyncio.sleep(3)
     assert files(system) == ["1.kv"]
-    (folder,) = (path for path in system.kernel.resources._area._all.iterdir())
+    (folder,) = (path for path in system.kernel.resources.area._all.iterdir())
     assert oct(folder.stat().st_mode & 0o777) == "0o700"
     info = await row(system)
     assert (info.swapped, info.swap_outs, info.kv_waiting) == (1, 1, 0)
@@ -240,7 +241,7 @@ async def finish(system: Any, processes: list[Any]) -> None:
 @pytest.mark.parametrize("models", [TWO_SLOTS])
 async def test_a_damaged_file_is_refused_and_told_and_the_text_is_the_same(system: Any) -> None:
     processes = await parked_on_disk(system)
-    (path,) = system.kernel.resources._area._all.rglob("*.kv")
+    (path,) = system.kernel.resources.area._all.rglob("*.kv")
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     await system.call(Resume(processes[0].pid))
     await system.status(processes[1])
@@ -311,7 +312,7 @@ async def test_a_kill_before_during_and_after_the_writing_leaves_no_file(system:
 async def test_a_disk_that_refuses_leaves_the_generation_where_it_is(system: Any) -> None:
     processes = [system.spawn("teller", seed=seed) for seed in (1, 2)]
     await asyncio.sleep(4.5)
-    area = system.kernel.resources._area
+    area = system.kernel.resources.area
     area._own = Path("/nowhere/at/all")
     await system.call(Suspend(processes[0].pid))
     processes.append(system.spawn("teller", seed=3))
@@ -321,6 +322,32 @@ async def test_a_disk_that_refuses_leaves_the_generation_where_it_is(system: Any
     assert len(system.driver.sent_of(protocol.SwapOut)) == 1  # it is not asked again and again
     area._own = None
     await finish(system, processes)
+
+
+@pytest.mark.parametrize("models", [TWO_SLOTS])
+@pytest.mark.parametrize("step", ["swap.write", "swap.rename"])
+async def test_a_swap_that_finds_no_space_leaves_the_sequence_where_it_is_and_is_named(
+    system: Any, step: str, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(faults.disarm)
+    faults.arm({faults.VARIABLE: f"{step}=ENOSPC@1"})
+    first, second = system.spawn("teller", seed=1), system.spawn("teller", seed=2)
+    await asyncio.sleep(4.5)
+    await system.call(Suspend(first.pid))
+    third = system.spawn("teller", seed=3)
+    await asyncio.sleep(3)
+    info = await row(system)
+    assert "No space left" in info.swap_refused
+    assert (info.swapped, info.swap_outs) == (0, 0)
+    assert info.sequences[0].kept == "memory"
+    assert await system.result(second) == text_of(2)
+    await system.call(Resume(first.pid))
+    assert await system.result(first) == text_of(1)
+    assert await system.result(third) == text_of(3)
+    info = await row(system)
+    assert (info.restores, info.recomputations) == (info.swap_outs, 0)
+    await system.turns(20)
+    assert files(system, "*.*") == []
 
 
 @pytest.mark.parametrize("models", [TWO_SLOTS])
@@ -354,7 +381,7 @@ async def test_nothing_is_written_to_a_disk_that_is_nearly_full(system: Any) -> 
 async def test_an_answer_about_a_sequence_that_is_gone_removes_its_file(system: Any) -> None:
     process = system.spawn("teller", tokens=2)
     await asyncio.sleep(1.5)
-    area = system.kernel.resources._area
+    area = system.kernel.resources.area
     write(area.path(99))
     system.driver.on_message(protocol.SwappedOut(99, 5, 0.1))
     system.driver.on_message(protocol.SwappedOut(98, 0, 0.1, to_wire(OSError("full"))))

@@ -120,7 +120,7 @@ class Chaos:
 
     async def refuse(self) -> None:
         """A swap file is damaged."""
-        for path in self.system.kernel.resources._area._all.rglob("*.kv"):
+        for path in self.system.kernel.resources.area._all.rglob("*.kv"):
             with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:  # never made anew
                 file.write(b"?")
 

@@ -34,14 +34,14 @@ def test_no_more_events_go_out_than_there_is_credit(make_recorder: Any) -> None:
     assert recorder.events[-1] == emitted(5)
 
 
-def test_waiting_tokens_of_one_generation_join(make_recorder: Any) -> None:
+def test_waiting_neighbours_of_one_generation_join(make_recorder: Any) -> None:
     recorder = make_recorder(credit=0)
     for text in ("a", "b", "c"):
         recorder.stream.push(Token(text, 1, 1))
     recorder.stream.push(Token("x", 1, 2))
     recorder.stream.push(Token("d", 1, 1))
     recorder.stream.grant(10)
-    assert recorder.events == [Token("abcd", 1, 1), Token("x", 1, 2)]
+    assert recorder.events == [Token("abc", 1, 1), Token("x", 1, 2), Token("d", 1, 1)]
 
 
 def test_tokens_do_not_join_across_another_event(make_recorder: Any) -> None:

@@ -15,6 +15,7 @@ import warnings
 from contextlib import suppress
 
 from ipc.errors import LlmosError, MissingExtra, ProtocolError, to_wire
+from kernel import faults
 from kernel.drivers.child import KernelLink, die_with_parent
 from kernel.drivers.protocol import Load, Loaded, LoadFailed, Loading, Stop
 from kernel.drivers.transformers.options import parse
@@ -24,6 +25,7 @@ from kernel.drivers.transformers.source import locate
 def main() -> None:
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     die_with_parent(parent)
+    faults.arm()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the daemon's terminal reaches this process too
     link = KernelLink(socket.socket(fileno=descriptor))
     message = link.inbox.get()

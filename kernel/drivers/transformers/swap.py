@@ -17,6 +17,8 @@ import msgspec
 import safetensors.torch
 import torch
 
+from kernel import faults
+
 MAGIC = b"llmosd-swap-1\n"
 LENGTH = struct.Struct("<I")
 SAFETENSORS_LENGTH = struct.Struct("<Q")
@@ -44,6 +46,7 @@ def write(path: Path, kv: torch.Tensor, tokens: list[int], prompt: int, fingerpr
     data: list[bytes | memoryview] = [_safetensors_header(kv), *map(_bytes_of, kv)]
     unfinished = path.with_name(path.name + ".unfinished")
     try:
+        faults.point("swap.write")
         with ThreadPoolExecutor(1) as pool, unfinished.open("wb") as file:
             checksum = pool.submit(_checksum, data)  # takes half as long as writing; neither holds the interpreter
             header = Header(tokens, prompt, kv.shape[1], fingerprint, "0" * 2 * DIGEST)
@@ -55,7 +58,9 @@ def write(path: Path, kv: torch.Tensor, tokens: list[int], prompt: int, fingerpr
             file.write(_prologue(msgspec.structs.replace(header, checksum=checksum.result())))
             file.flush()
             os.fsync(file.fileno())
+        faults.point("swap.rename")
         unfinished.replace(path)
+        faults.point("swap.renamed")
     except OSError:
         unfinished.unlink(missing_ok=True)
         raise
@@ -71,6 +76,7 @@ def move(source: Path, path: Path) -> int:
 def read(path: Path, tokens: list[int], prompt: int, fingerprint: str) -> torch.Tensor:
     """What `write` was given, for the same sequence. Raises `Unfit`."""
     try:
+        faults.point("swap.read")
         content = path.read_bytes()
     except OSError as error:
         raise Unfit(f"{path}: {error.strerror}") from None

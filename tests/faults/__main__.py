@@ -1,0 +1,78 @@
+"""`python -m tests.faults`: kill a daemon under load, again and again, and check that nothing was lost.
+
+Trials of some kills each, one seed after another; `make faults` is the long form. Of a trial that fails the folder is
+kept, and the command that makes it again is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.faults import checks, plan
+from tests.faults.jobs import Violation
+from tests.faults.trial import Trial
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1, help="of the first trial; each next one has the next number")
+    parser.add_argument("--kills", type=int, default=1000, help="in all")
+    parser.add_argument("--trial", type=int, default=50, metavar="KILLS", help="kills of one trial")
+    parser.add_argument(
+        "--seconds", type=float, default=0.5, help="for which the daemon lives at most between two kills"
+    )
+    parser.add_argument("--model", default="simulated", help="simulated, or smollm2: the embedded one")
+    parser.add_argument("--points", action="store_true", help="one kill at each named point, in place of random ones")
+    parser.add_argument("--verbose", action="store_true", help="print each kill")
+    return parser
+
+
+def main() -> int:
+    """Exit code 1 if a promise was broken."""
+    options = parser().parse_args()
+    began, left, seed, kills = time.monotonic(), options.kills, options.seed, Counter[str]()
+    missed, tasks = Counter[str](), 0
+    while left > 0:
+        folder = Path(tempfile.mkdtemp(prefix=f"llmosd-faults-{seed}-"))
+        count = min(left, options.trial)
+        deaths = plan.every_point() if options.points else plan.draw(seed, count, options.seconds, folder)
+        trial = Trial(folder, options.model, seed)
+        since = time.monotonic()
+        try:
+            asyncio.run(trial.run(deaths))
+        except Violation as error:
+            print(f"seed {seed}: BROKEN: {error}\n  folder: {folder}")
+            print(f"  again: {_command(seed, count, options)}")
+            return 1
+        jobs = list(trial.load.jobs.values())
+        seconds = time.monotonic() - since
+        print(f"seed {seed}: {len(deaths)} kills in {seconds:.1f} s; {checks.summary(jobs)}", flush=True)
+        if options.verbose:
+            for death, took in trial.times:
+                print(f"  {took:6.2f} s  {death}")
+            print(f"  {dict(trial.reached)}; not reached: {dict(trial.missed)}", flush=True)
+        shutil.rmtree(folder)
+        kills, missed, tasks = kills + trial.reached, missed + trial.missed, tasks + len(jobs)
+        left, seed = left - len(deaths) if not options.points else 0, seed + 1
+    print(f"{kills.total()} kills in {time.monotonic() - began:.0f} s, {tasks} tasks, nothing lost")
+    for name, number in sorted(kills.items()):
+        print(f"  {number:5} {name}" + (f" ({missed[name]} not reached in time)" if missed[name] else ""))
+    return 0
+
+
+def _command(seed: int, count: int, options: argparse.Namespace) -> str:
+    command = (
+        f"python -m tests.faults --seed {seed} --kills {count} --seconds {options.seconds} --model {options.model}"
+    )
+    return command + " --trial " + str(options.trial) + (" --points" if options.points else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""The work of the load: jobs, each one task under one key, with the outcome that it has to have however often it dies.
+
+Made by the load, looked at by the checks. A job knows what its clients were told, and notes what contradicts itself.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from kernel.drivers.simulated.sequence import simulated_token
+
+PAYLOAD = 20_000  # characters, so that the log of the journal is moved to its file now and then
+LONG = 120  # tokens, so that parked generations are in others' way
+MESSAGES = 20
+STEPS = 5  # of a durable agent
+KINDS = ["work", "long", "family", "broken", "order", "echo", "late", "killed", "steps", "durable_order"]
+SHARES = [30, 12, 8, 8, 8, 12, 4, 6, 10, 5]
+
+
+class Violation(Exception):
+    """A promise that was broken. The message says which, and by what."""
+
+
+class Job:
+    """One task. `id`: once it was acknowledged; `outcome`: once it was told; `left`: its client left on purpose."""
+
+    def __init__(self, number: int, program: str, arguments: dict[str, Any], *, detach: bool, **options: Any) -> None:
+        self.number = number
+        self.program = program
+        self.arguments = arguments
+        self.detach = detach
+        self.options = options
+        self.given_up = False  # it was refused by name, and nobody tries again
+        self.submissions = 0
+        self.left = False
+        self.id: str | None = None
+        self.outcome: Any = None
+
+    @property
+    def key(self) -> str:
+        return f"job-{self.number}"
+
+    def acknowledged(self, task_id: str) -> None:
+        if self.id is not None and self.id != task_id:
+            raise Violation(f"{self} has the ids {self.id} and {task_id}")
+        self.id = task_id
+
+    def told(self, outcome: Any) -> None:
+        """Its client has learnt what came of it. Raises `Violation` if that differs from what was told before."""
+        if self.outcome is not None and self.outcome != outcome:
+            raise Violation(f"{self} had the outcome {self.outcome!r:.200} and then {outcome!r:.200}")
+        self.outcome = outcome
+
+    def __str__(self) -> str:
+        return f"{self.program} {self.key} (task {self.id}, {'detached' if self.detach else 'attached'})"
+
+
+def make(number: int, chance: random.Random, file: Path, model: str) -> Job:
+    """Job `number`, of a kind and size that `chance` picks."""
+    detach = chance.random() < 0.5
+    work = {"number": number, "file": str(file), "tokens": 1 + chance.randrange(8)}
+    if model != "simulated":
+        return Job(number, "work", work, detach=detach)
+    kind = chance.choices(KINDS, SHARES)[0]
+    match kind:
+        case "long":
+            # A more urgent one takes the memory of another, which goes to the disk.
+            return Job(number, "work", work | {"tokens": LONG}, detach=detach, priority=chance.choice([-10, 0, 10]))
+        case "broken":
+            return Job(number, "broken", {"number": number}, detach=detach)
+        case "order" | "durable_order":
+            return Job(number, kind, {"count": MESSAGES}, detach=detach)
+        case "steps":
+            outside = {"number": number, "count": STEPS, "path": f"{file}-{number}"}
+            return Job(number, kind, outside, detach=detach)
+        case "echo":
+            return Job(number, "echo", {"value": f"{number} " * (PAYLOAD // 6)}, detach=detach)
+        case "late":
+            return Job(number, "waiting", {"number": number}, detach=detach, deadline=0.05)
+        case "killed":
+            return Job(number, "waiting", {"number": number}, detach=detach)
+        case _:
+            return Job(number, kind, work, detach=detach)
+
+
+def expected(job: Job, model: str) -> list[Any]:
+    """The outcomes that `job` may have; none if that cannot be said."""
+    outcomes: list[Any] = []
+    match job.program:
+        case "work" if model == "simulated":
+            outcomes = [done(_worked(job))]
+        case "family" if model == "simulated":
+            outcomes = [done([_worked(job)] * 3)]
+        case "broken":
+            outcomes = [("AgentFailed", f"broken: ValueError: broken on purpose, number {job.number}")]
+        case "order" | "durable_order":
+            outcomes = [done([list(range(MESSAGES))] * 2)]
+        case "steps":
+            outcomes = [done([_text(job.number + step, 3) for step in range(STEPS)])]
+        case "echo":
+            outcomes = [done(job.arguments["value"])]
+        case "waiting" if "deadline" in job.options:
+            outcomes = [("DeadlineExceeded",)]
+        case "waiting":
+            outcomes = [("Killed",)]
+    if job.left and not job.detach and outcomes:
+        outcomes.append(("Killed",))
+    return outcomes
+
+
+def done(value: Any) -> tuple[str, Any]:
+    """The outcome of a task that ended well."""
+    return "done", value
+
+
+def _worked(job: Job) -> list[Any]:
+    number, tokens = job.number, job.arguments["tokens"]
+    return [number, _text(number, tokens)]
+
+
+def _text(seed: int, tokens: int) -> str:
+    return "".join(simulated_token(seed, place)[1] for place in range(tokens))

@@ -1,0 +1,222 @@
+"""A trial: a daemon under load in a folder of its own that dies as planned, again and again, and what is left then.
+
+Used by the command line and by the short form in the tests. What breaks a promise is a `Violation`, which leaves the
+folder as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from kernel.faults import VARIABLE
+from llmosd import AsyncClient, LlmosError
+from tests.faults import checks
+from tests.faults.jobs import Violation
+from tests.faults.load import Load
+from tests.faults.plan import Death
+
+PROGRAMS = Path(__file__).parent / "programs"
+LLMOSD = Path(sys.executable).parent / "llmosd"
+PATIENCE = 60.0  # seconds for whatever has to come in the end
+REFUSED = 1  # exit code of a daemon that cannot start
+TIGHT = "{step_seconds = 0.0005, token_bytes = 1000, kv_memory = 200_000}"  # two long generations do not fit
+SETTINGS = """
+drain_seconds = 0.0
+[journal]
+attempts = 1000000
+[models.simulated]
+slots = 6
+options = {options}
+"""
+
+
+class Trial:
+    """`reached` counts the deaths by kind, and those at points by their names; `missed` what was not reached."""
+
+    def __init__(self, folder: Path, model: str, seed: int, most: int = 1_000_000) -> None:
+        self.folder = folder
+        self.state = folder / "state"
+        self.lines = folder / "lines"
+        self.reached: Counter[str] = Counter()
+        self.missed: Counter[str] = Counter()
+        self.times: list[tuple[str, float]] = []
+        self._model = model
+        self._socket = folder / "llmosd.sock"
+        self._log = folder / "daemon.log"
+        self._settings = folder / "llmosd.toml"
+        self._settings.write_text(SETTINGS.format(options=TIGHT))
+        self.load = Load(self._socket, self.lines, model, seed, most)
+
+    async def run(self, deaths: Sequence[Death]) -> None:
+        """Die all `deaths`, live once more, and check everything. Raises `Violation`."""
+        load = asyncio.create_task(self.load.run())
+        try:
+            for death in deaths:
+                await self._live_and_die(death)
+                if load.done():
+                    await load
+            self.load.provisional = False
+            process = await self._start("")
+            await self._ready(process)
+            self.load.over = True
+            await self._finished(load)
+            jobs = list(self.load.jobs.values())
+            await checks.over_the_socket(self._socket, jobs, self._model)
+            process.send_signal(signal.SIGTERM)
+            if code := await self._ended(process):
+                raise Violation(f"the daemon stopped with exit code {code}; see {self._log}")
+        except* Violation as group:
+            raise _first(group) from None
+        finally:
+            load.cancel()
+            with suppress(asyncio.CancelledError, Exception, BaseExceptionGroup):
+                await load
+            self._kill_leftover()
+        checks.on_the_disk(self.state, self.lines, jobs)
+        if "Traceback" in self._log.read_text(errors="replace"):
+            raise Violation(f"something failed inside the daemon; see {self._log}")
+
+    async def _finished(self, load: asyncio.Task[None]) -> None:
+        await asyncio.wait({load}, timeout=PATIENCE)
+        if not load.done():
+            await self._look_around()
+            left = [str(job) for job in self.load.jobs.values() if job.outcome is None and not job.given_up]
+            raise Violation(f"{len(left)} tasks have no result after {PATIENCE:.0f} s: {left[:5]}")
+        await load
+
+    async def _look_around(self) -> None:
+        """Leave in the folder what the daemon says of itself."""
+        with suppress(LlmosError, TimeoutError):
+            async with asyncio.timeout(5.0), AsyncClient(self._socket) as llmos:
+                rows = [*await llmos.slots(), *await llmos.ps()]
+                (self.folder / "hung.txt").write_text("\n".join(map(repr, rows)))
+
+    async def _live_and_die(self, death: Death) -> None:
+        full = self.folder / "full"
+        full.unlink(missing_ok=True)
+        self.load.provisional = death.kind in ("full", "errors")
+        began = time.monotonic()
+        process = await self._start(death.faults)
+        if death.ready:
+            await self._ready(process)
+        if death.file:
+            await asyncio.sleep(death.live / 2)
+            full.touch()
+        for _ in range(death.drivers):
+            await asyncio.sleep(death.live / death.drivers)
+            _kill_drivers(process.pid)
+        if death.stop:
+            await self._sleep(process, 0.1)
+            self.load.stopped()
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        driver_died = False
+        if "swap." in death.faults:
+            driver_died = await self._until_a_driver_died(process, death.live)
+        else:
+            await self._sleep(process, death.live)
+        by_itself = process.returncode is not None
+        if not by_itself:
+            process.kill()
+        code = await self._ended(process)
+        self.times.append((str(death), time.monotonic() - began))
+        if death.stop:
+            self.load.stopped()
+        self._note(death, by_itself, driver_died, code)
+
+    def _note(self, death: Death, by_itself: bool, driver_died: bool, code: int) -> None:
+        name = death.faults.partition("=")[0] if death.kind in ("point", "write") else death.kind
+        if death.kind in ("point", "write") and not (by_itself or driver_died):
+            self.missed[name] += 1
+            name = "random"
+        elif by_itself and code == 0 and death.stop:
+            raise Violation(f"the daemon stopped and did not die at {death}")
+        elif by_itself and code != -signal.SIGKILL and not (death.may_fail and code == REFUSED):
+            raise Violation(f"the daemon ended by itself with {code} ({death}); see {self._log}")
+        self.reached[name] += 1
+
+    async def _until_a_driver_died(self, process: asyncio.subprocess.Process, seconds: float) -> bool:
+        """Such a point is passed by a driver, which dies there and is replaced. Whether that came in time."""
+        known = set(_drivers(process.pid))
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and process.returncode is None:
+            now = set(_drivers(process.pid))
+            if known - now:
+                return True
+            known |= now
+            await asyncio.sleep(0.01)
+        return False
+
+    async def _sleep(self, process: asyncio.subprocess.Process, seconds: float) -> None:
+        """Until it has ended, or `seconds` have passed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await process.wait()
+
+    async def _start(self, faults: str) -> asyncio.subprocess.Process:
+        with self._log.open("ab") as log:
+            log.write(f"\n---- a start with {VARIABLE}={faults!r}\n".encode())
+            log.flush()
+            flags = ["--socket", self._socket, "--state", self.state, "--config", self._settings]
+            self._process = await asyncio.create_subprocess_exec(
+                *(LLMOSD, *flags, "--agents", PROGRAMS, "--model", self._model),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=os.environ | {VARIABLE: faults},
+            )
+        return self._process
+
+    async def _ready(self, process: asyncio.subprocess.Process) -> None:
+        """Until it answers, or has died."""
+        until = time.monotonic() + PATIENCE
+        while process.returncode is None:
+            with suppress(LlmosError):
+                async with AsyncClient(self._socket, name="trial") as llmos:
+                    await llmos.ping()
+                    return
+            if time.monotonic() > until:
+                raise Violation(f"the daemon did not come up within {PATIENCE:.0f} s; see {self._log}")
+            await asyncio.sleep(0.01)
+
+    async def _ended(self, process: asyncio.subprocess.Process) -> int:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await process.wait()
+        except TimeoutError:
+            raise Violation(f"the daemon did not end within {PATIENCE:.0f} s; see {self._log}") from None
+
+    def _kill_leftover(self) -> None:
+        with suppress(ProcessLookupError):
+            self._process.kill()
+
+
+def _drivers(pid: int) -> list[int]:
+    try:
+        return [child.pid for child in psutil.Process(pid).children() if child.status() != psutil.STATUS_ZOMBIE]
+    except psutil.Error:
+        return []
+
+
+def _kill_drivers(pid: int) -> None:
+    for driver in _drivers(pid):
+        with suppress(ProcessLookupError):
+            os.kill(driver, signal.SIGKILL)
+
+
+def _first(group: BaseExceptionGroup[Violation]) -> Violation:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, Violation)
+    return error

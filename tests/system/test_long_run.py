@@ -1,0 +1,65 @@
+"""Very many short tasks: the daemon's memory stays flat, and its journal as large as what it has to keep."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from llmosd import AsyncClient
+
+CLIENTS, AT_ONCE = 8, 16
+ROUNDS = 10  # after each of which memory and journal are looked at
+FLAT = 24 * 1024 * 1024  # bytes by which memory may differ between the first round and the last
+KEEP = 1.0  # seconds for which results are kept
+
+
+async def tasks(socket, count):
+    """`count` tasks from several connections, each with its result."""
+    left = iter(range(count))
+
+    async def lane(llmos):
+        for number in left:
+            assert await llmos.run("echo", {"value": number}) == number
+
+    async def client():
+        async with AsyncClient(socket) as llmos, asyncio.TaskGroup() as group:
+            for _ in range(AT_ONCE):
+                group.create_task(lane(llmos))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(CLIENTS):
+            group.create_task(client())
+
+
+def size(state):
+    """Bytes of the journal and its log."""
+    total = 0
+    for path in state.glob("journal.sqlite*"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_memory_is_flat_and_the_journal_bounded_by_retention(start, folder, trial, eventually):
+    settings = folder / "llmosd.toml"
+    settings.write_text(f"[journal]\nkeep = {KEEP}\n")
+    daemon = start("--config", str(settings))
+    state = folder / "state"
+    per_round = trial(short=300, long=100_000)
+    asyncio.run(tasks(daemon.socket, max(per_round // 2, 500)))  # tables that remember the last ones are full then
+    memory, sizes = [], []
+    for _ in range(ROUNDS):
+        asyncio.run(tasks(daemon.socket, per_round))
+        memory.append(daemon.memory())
+        sizes.append(size(state))
+    print(f"{per_round * ROUNDS} tasks: memory {memory}, journal {sizes}")
+    assert memory[-1] - memory[0] < FLAT
+    assert max(sizes[ROUNDS // 2 :]) < 2 * max(sizes[: ROUNDS // 2]) + 1024 * 1024
+    with daemon.client() as client:
+        eventually(lambda: not client.history(), "nothing is kept longer than it has to be", 60)
+        eventually(lambda: (state / "journal.sqlite").stat().st_size < 1024 * 1024, "its space is given back", 60)
+        assert [row.program for row in client.ps()] == []
