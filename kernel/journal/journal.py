@@ -70,12 +70,8 @@ class Journal:
         if self._waiting >= WAITING:
             raise Busy(f"{WAITING} tasks wait for the disk, which is the limit; try later", retry_after=1.0)
 
-        def answered(outcome: Any) -> None:
-            self._waiting -= 1
-            answer(outcome)
-
         self._waiting += 1
-        self._ask(Accept(task, answered))
+        self._ask(Accept(task, answer))
 
     def finish(self, end: End, answer: Answer) -> None:
         """Keep how a task ended; `answer` is called with None once it is on disk.
@@ -146,7 +142,7 @@ class Journal:
             self._tell(self._told_failure, JournalUnavailable(f"SQLite cannot be loaded: {error}; install apsw anew"))
             self._tell(self._told_end, None)
             return
-        told = Told(self._told_opening, self._told_pending, self._told_failure)
+        told = Told(self._told_opening, self._told_pending, self._told_failure, self._told_answers)
         Writer(self._path, self._settings, self._queue, self._tell, told).run()
         self._tell(self._told_end, None)
 
@@ -162,6 +158,12 @@ class Journal:
 
     def _told_failure(self, error: LlmosError) -> None:
         self.on_failure(error)
+
+    def _told_answers(self, operations: Sequence[Operation]) -> None:
+        """Hand each outcome to whoever waits for it."""
+        self._waiting -= sum(type(one) is Accept for one in operations)
+        for one in operations:
+            one.answer(one.outcome)
 
     def _told_end(self, _: None) -> None:
         self._gone.set()

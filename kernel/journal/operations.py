@@ -35,8 +35,9 @@ class Accept(Operation):
     __slots__ = ("task",)
 
     def __init__(self, task: Accepted, answer: Answer) -> None:
-        super().__init__(answer)
         self.task = task
+        self.answer = answer
+        self.outcome: Any = None
 
 
 class Finish(Operation):

@@ -7,6 +7,7 @@ it opens: callers group their writes in `transaction`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -109,7 +110,7 @@ class Store:
         """Add `tasks`, in their order: each with its id, or the task of the same key, or why that is another one."""
         if self._last is None:
             self._last = int(self._value("SELECT coalesce(max(id), 0) FROM tasks"))
-        now = int(time.time() * 1000) << 20
+        now, last = int(time.time() * 1000) << 20, self._last
         outcomes: list[Accepted | Kept | LlmosError] = []
         new: list[Accepted] = []
         own_keys: dict[tuple[str, str], Accepted] = {}
@@ -125,23 +126,20 @@ class Store:
                     outcomes.append(kept if _same(task, call) else _reused(task))
                     continue
                 own_keys[task.owner, task.key] = task
-            task.id = self._last = max(self._last + 1, now)
+            task.id = last = now if now > last else last + 1
             new.append(task)
             outcomes.append(task)
+        self._last = last
         for start in range(0, len(new), CHUNK):
             chunk = new[start : start + CHUNK]
             values: list[Any] = []
             for task in chunk:
                 values += (task.id, task.program, task.owner, task.key, task.call, task.submitted)
-            # One statement for all: the interpreter's lock is given up and waited for once, and not with each row.
-            rows_of = ",".join(["(?,?,?,?,?,?,1,0)"] * len(chunk))
-            self.db.execute(
-                "INSERT INTO tasks (id, program, owner, key, call, submitted, attempt, crashes) VALUES " + rows_of,
-                values,
-            )
+            self.db.execute(_insert(len(chunk)), values)
         durable = [one for one in new if one.pid]
-        self.keep(changes.PutProcess(one.pid, one.id, 0, one.program, one.version, True) for one in durable)
-        self.keep(changes.Count(pid=one.pid) for one in durable)
+        if durable:
+            self.keep(changes.PutProcess(one.pid, one.id, 0, one.program, one.version, True) for one in durable)
+            self.keep(changes.Count(pid=one.pid) for one in durable)
         return outcomes
 
     def withdraw(self, numbers: Sequence[int]) -> None:
@@ -268,6 +266,13 @@ def _opened(path: Path, sync: str) -> Store:
         store.close()
         raise
     return store
+
+
+@functools.lru_cache(CHUNK)
+def _insert(rows: int) -> str:
+    """One statement for all: the interpreter's lock is given up and waited for once, and not with each row."""
+    values = ",".join(["(?,?,?,?,?,?,1,0)"] * rows)
+    return f"INSERT INTO tasks (id, program, owner, key, call, submitted, attempt, crashes) VALUES {values}"
 
 
 def _same(task: Accepted, call: bytes) -> bool:

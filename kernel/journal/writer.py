@@ -33,6 +33,7 @@ GROUP = 4096  # operations of one transaction
 RETRY = 1.0  # seconds between two attempts to write ends that the disk did not take
 PURGE_EVERY = 60.0  # seconds between two looks for tasks that were kept for long enough, or as long as they are kept
 LEAST_PURGE = 1.0  # but not less
+ENDS = (Finish, Keep)  # what is tried again until it is written
 PORTION = 500  # pending tasks handed to the loop at once
 
 log = structlog.get_logger("kernel.journal")
@@ -40,11 +41,12 @@ log = structlog.get_logger("kernel.journal")
 
 class Told(NamedTuple):
     """`opening` gets what the journal knows of durable processes, then `pending` the tasks of earlier lives, portion by
-    portion, before anything is answered; `failure` why it cannot be opened or go on."""
+    portion, before anything is answered; `failure` why it cannot be opened or go on; `answers` what was done."""
 
     opening: Callable[[histories.Opening], None]
     pending: Callable[[list[Accepted]], None]
     failure: Callable[[LlmosError], None]
+    answers: Callable[[Sequence[Operation]], None]
 
 
 class Writer:
@@ -69,7 +71,7 @@ class Writer:
         self._void: list[int] = []  # ids of tasks that were refused, though the disk may have them all the same
         self._trouble = ""  # why the last transaction failed; empty if it did not
         self._next_purge = 0.0
-        self._copies = Copies(lambda one: tell(_answer, [one]))
+        self._copies = Copies(lambda one: tell(told.answers, [one]))
 
     def run(self) -> None:
         """The life of the thread."""
@@ -130,8 +132,16 @@ class Writer:
         return operations, True
 
     def _do(self, operations: Sequence[Operation]) -> None:
-        accepts = [one for one in operations if type(one) is Accept]
-        ends = self._unwritten + [one for one in operations if isinstance(one, Finish | Keep)]
+        accepts: list[Accept] = []
+        ends: list[Finish | Keep] = self._unwritten[:]
+        others: list[Operation] = []
+        for one in operations:
+            if type(one) is Accept:
+                accepts.append(one)
+            elif isinstance(one, ENDS):
+                ends.append(one)
+            else:
+                others.append(one)
         late = len(self._unwritten)
         if self._write(accepts, ends) or (accepts and ends and self._only_ends(accepts, ends)):
             self._unwritten = []
@@ -142,13 +152,18 @@ class Writer:
             self._refuse(ends[late:], why)
             self._unwritten = ends
             ends = []
-        for one in operations:
+        begun = []  # copies, which are answered when they are made
+        for one in others:
             if type(one) is Read:
                 one.outcome = self._read(one)
-        operations = [one for one in operations if type(one) is not Copy or not self._copies.begin(one, self._store)]
-        if operations or ends:
+            elif type(one) is Copy and self._copies.begin(one, self._store):
+                begun.append(one)
+        answered = [*ends[:late], *operations]
+        if begun:
+            answered = [one for one in answered if one not in begun]
+        if answered:
             faults.point("journal.answer")
-            self._tell(_answer, [*ends[:late], *operations])
+            self._tell(self._told.answers, answered)
 
     def _only_ends(self, accepts: Sequence[Accept], ends: Sequence[Finish | Keep]) -> bool:
         """Ends may still fit where new tasks do not."""
@@ -165,7 +180,8 @@ class Writer:
         try:
             store = self._store = self._store or Store(self._path, self._settings.sync)
             with store.transaction():
-                store.withdraw(self._void)
+                if self._void:
+                    store.withdraw(self._void)
                 outcomes = store.accept([one.task for one in accepts])
                 store.keep(change for one in ends if type(one) is Keep for change in one.changes)
                 store.finish([one.end for one in ends if type(one) is Finish])
@@ -252,13 +268,7 @@ class Writer:
         while (operations := self._queue.get()) is not None:
             for one in operations:
                 one.outcome = error
-            self._tell(_answer, operations)
-
-
-def _answer(operations: Sequence[Operation]) -> None:
-    """On the loop: hand each outcome to whoever waits for it."""
-    for one in operations:
-        one.answer(one.outcome)
+            self._tell(self._told.answers, operations)
 
 
 def _given_up(number: int, program: str, attempts: int, now: float) -> End:
