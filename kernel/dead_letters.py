@@ -1,6 +1,6 @@
 """Dead letters: the last messages that nobody received, and why.
 
-Written by the message subsystem, read by `llmos deadletters`. It keeps headings, not bodies.
+Written by the message subsystem and what stands beside it, read by `llmos deadletters`. It keeps headings, not bodies.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import structlog
 
 from ipc.messages import Message
 from ipc.syscalls import DeadLetter, Heading
+from kernel.process import Process
 
 KEPT = 1000
 
@@ -30,6 +31,12 @@ class DeadLetters:
         self.counts[reason] += 1
         self._ring.append(DeadLetter(heading(message), reason, time.time()))
         log.debug("dead letter", reason=reason, sender=message.sender, recipient=message.recipient, type=message.type)
+
+    def expire(self, recipient: Process, message: Message) -> None:
+        """The deadline of `message` has passed. Nobody will reply to it if it came by a call."""
+        self.bury(message, "its deadline passed")
+        if recipient.owed:
+            recipient.owed.pop(message.id, None)
 
     def __len__(self) -> int:
         return self.counts.total()

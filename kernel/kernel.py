@@ -39,6 +39,8 @@ from kernel.names import NameRegistry
 from kernel.output import Output
 from kernel.process import Process, ProcessTable
 from kernel.programs import Programs
+from kernel.publication import Publication
+from kernel.receiving import Receiving
 from kernel.scheduling import Scheduling
 from kernel.slots.model import ModelSpec
 from kernel.slots.resources import ResourceManager
@@ -93,6 +95,8 @@ class Kernel:
         self.watchdog = Watchdog(dispatcher, scheduling, ending.end, self.gate.errors)
         names = NameRegistry(self.table, self.gate)
         self.messaging = messaging = Messaging(self.table, self.gate, dispatcher, names)
+        Receiving(self.gate, dispatcher, messaging.dead_letters)
+        self.publication = publication = Publication(self.gate, messaging)
         links = Links(self.table, self.gate, messaging, ending)
         keeper = LimitKeeper(limits, self.loop, self.gate, ending)
         self.lifecycle = Lifecycle(
@@ -113,6 +117,7 @@ class Kernel:
                 dispatcher,
                 ending,
                 messaging,
+                publication,
                 names,
                 links,
                 self.shared,
@@ -144,7 +149,7 @@ class Kernel:
         control.on_nice.append(self.resources.ranked)
         messaging.on_urgency = self.resources.urged
         ending.on_end += [crashes.process_ended, links.process_ended, keeper.process_ended]
-        ending.on_end += [names.process_ended, messaging.process_ended, output.process_ended]
+        ending.on_end += [names.process_ended, publication.process_ended, messaging.process_ended, output.process_ended]
         ending.on_end += [self.memory.process_ended, self.shared.process_ended, self.tools.process_ended]
         ending.on_end.append(self.resources.process_ended)
         ending.on_thread_end.append(synchronisation.thread_ended)

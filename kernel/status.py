@@ -1,4 +1,4 @@
-"""The status subsystem: the process table, the programs, counters and the machine, as people ask for them.
+"""The status subsystem: the process table, the programs, mailboxes, counters and the machine, as people ask for them.
 
 Its handlers are called by the gate. It reads what others own and changes nothing.
 """
@@ -14,8 +14,22 @@ from typing import Any
 
 import psutil
 
-from ipc.syscalls import GetStats, Ping, Pong, ProcessInfo, ProgramInfo, Programs, Ps, Stats
+from ipc.syscalls import (
+    DeadLetter,
+    DeadLetters,
+    GetStats,
+    Heading,
+    PeekMailbox,
+    Ping,
+    Pong,
+    ProcessInfo,
+    ProgramInfo,
+    Programs,
+    Ps,
+    Stats,
+)
 from kernel import programs
+from kernel.dead_letters import heading
 from kernel.ending import Ending
 from kernel.gate import Gate
 from kernel.messaging import Messaging
@@ -49,6 +63,7 @@ class Status:
         self._started = time.monotonic()
         self._self = psutil.Process()
         gate.register({Ps: self.ps, Programs: self.programs, GetStats: self.stats, Ping: self.ping})
+        gate.register({PeekMailbox: self.peek, DeadLetters: self.dead_letters})
 
     def ping(self, process: Process, call: Ping) -> Pong:
         return Pong(call.payload)
@@ -69,6 +84,14 @@ class Status:
     async def _refreshed(self, refresh: Callable[[], None]) -> list[ProgramInfo]:
         await asyncio.to_thread(refresh)
         return self._programs.listing()
+
+    def peek(self, process: Process, call: PeekMailbox) -> list[Heading]:
+        box = self._table.get(call.pid).mailbox
+        waiting = () if box is None else box.peek()
+        return [heading(message) for message, _ in zip(waiting, range(call.limit), strict=False)]
+
+    def dead_letters(self, process: Process, call: DeadLetters) -> list[DeadLetter]:
+        return self._messaging.dead_letters.listing()
 
     def stats(self, process: Process, call: GetStats) -> Stats:
         alive = self._table.alive.values()

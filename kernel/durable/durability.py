@@ -31,6 +31,7 @@ from kernel.messaging import Messaging
 from kernel.names import NameRegistry
 from kernel.process import Process, ProcessTable
 from kernel.programs import Programs
+from kernel.publication import Publication
 from kernel.supervision.links import Links
 
 
@@ -47,6 +48,7 @@ class Durability:
         dispatcher: Dispatcher,
         ending: Ending,
         messaging: Messaging,
+        publication: Publication,
         names: NameRegistry,
         links: Links,
         shared: SharedMemory,
@@ -59,7 +61,7 @@ class Durability:
         self.commits = Commits(journal)
         self._arrivals = Arrivals(self._all_came)
         names.reserved = self._arrivals.names
-        messages = DurableMessages(messaging, self.commits, table.alive, self._arrivals)
+        messages = DurableMessages(messaging, publication, self.commits, table.alive, self._arrivals)
         kin = DurableLinks(links, self.commits)
         state = DurableState(gate, self.commits)
         self._regions = DurableRegions(shared, self.commits)

@@ -18,14 +18,17 @@ from ipc.messages import Message
 from ipc.syscalls import Call, Publish, Receive, Reply, Send
 from kernel import deadlock
 from kernel.alarms import Alarm
+from kernel.answers import UNANSWERED, Unanswerable, forget_caller
 from kernel.checks import check_timeout
 from kernel.durable.arrivals import Arrivals
 from kernel.durable.commits import Commits
 from kernel.durable.history import History, Key
 from kernel.durable.outcome import raw
+from kernel.envelopes import envelope
 from kernel.journal.changes import Delivered, DropReply, PutReply
-from kernel.messaging import UNANSWERED, Messaging, Unanswerable, forget_caller
+from kernel.messaging import Messaging
 from kernel.process import Process
+from kernel.publication import Publication
 from kernel.thread import PARK, Thread
 from kernel.waiting import Owed, RoomIn
 
@@ -33,8 +36,16 @@ from kernel.waiting import Owed, RoomIn
 class DurableMessages:
     """Send, call, reply and publish. It keeps the replies that durable callers have not taken yet, by their calls."""
 
-    def __init__(self, messaging: Messaging, commits: Commits, alive: dict[int, Process], arrivals: Arrivals) -> None:
+    def __init__(
+        self,
+        messaging: Messaging,
+        publication: Publication,
+        commits: Commits,
+        alive: dict[int, Process],
+        arrivals: Arrivals,
+    ) -> None:
         self._messaging = messaging
+        self._publication = publication
         self._commits = commits
         self._alive = alive
         self._arrivals = arrivals
@@ -49,7 +60,7 @@ class DurableMessages:
             return answer if isinstance(answer, int) else await answer
         number = _of(process).message(key)
         if self._is_new(process, recipient, key):
-            message = self._messaging.envelope(process, recipient, call, number)
+            message = envelope(process, recipient, call, number)
             if not call.wait and recipient.box().full and not self._messaging.make_room(recipient, recipient.box()):
                 raise MailboxFull(
                     f"the mailbox of process {recipient.pid} is full ({recipient.box().capacity} messages); wait for "
@@ -62,7 +73,7 @@ class DurableMessages:
 
     async def publish(self, process: Process, call: Publish, key: Key) -> int:
         count = 0
-        subscribers, call = self._messaging.publication(call)
+        subscribers, call = self._publication.publication(call)
         for recipient in subscribers:
             if recipient.durable is None:
                 number = self._messaging.next_id()
@@ -72,8 +83,8 @@ class DurableMessages:
             else:
                 count += 1
                 continue
-            message = self._messaging.envelope(process, recipient, call, number)
-            count += self._messaging.offer(recipient, message) is not False
+            message = envelope(process, recipient, call, number)
+            count += self._publication.offer(recipient, message) is not False
         return count
 
     async def call(self, process: Process, call: Call, key: Key) -> Any:
@@ -164,7 +175,7 @@ class DurableMessages:
         if not self._is_new(process, recipient, key):
             self._wait_in(process, recipient, number)
             return
-        message = self._messaging.envelope(process, recipient, call, number, alarm.until)
+        message = envelope(process, recipient, call, number, alarm.until)
         await self._put(process, recipient, message, key, alarm)
         self._wait_in(process, recipient, number)
 

@@ -46,7 +46,7 @@ from ipc.syscalls import (
     Syscall,
     Threads,
 )
-from kernel.messaging import MAX_BODY
+from kernel.envelopes import MAX_BODY
 from llmosd.context import Context
 
 NEGATIVE = -1.0

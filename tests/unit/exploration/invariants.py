@@ -65,8 +65,8 @@ def when_all_is_over(kernel: Kernel, ledger: Ledger, visitors: list[Visitor]) ->
         ],
         "names": kernel.messaging._names._holders,
         "holders of names": kernel.messaging._names._names,
-        "topics": kernel.messaging._topics._root.next,
-        "subscribers": kernel.messaging._topics._patterns,
+        "topics": kernel.publication._topics._root.next,
+        "subscribers": kernel.publication._topics._patterns,
         "links": inside.links(kernel)._links,
         "monitors": inside.links(kernel)._monitors,
         "held monitors": inside.links(kernel)._held,
@@ -206,7 +206,7 @@ def _names_and_topics(kernel: Kernel) -> Iterator[str]:
     for holder, held in names._names.items():
         if any(names._holders.get(name) is not holder for name in held):
             yield f"process {holder.pid} believes that it has the names {held}"
-    for subscriber in kernel.messaging._topics._patterns:
+    for subscriber in kernel.publication._topics._patterns:
         if subscriber.ended:
             yield f"process {subscriber.pid} has ended and subscribes"
 

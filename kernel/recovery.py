@@ -1,0 +1,123 @@
+"""Recovery: tasks that an earlier daemon accepted and did not end are begun again, some in each turn of the loop.
+
+Called by the journal with what it finds as it is opened. After the daemon died, all of them run again from the start:
+those that were attached, too, as their clients lost the daemon and did not leave. It never counts attempts: the journal
+does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from functools import partial
+
+import structlog
+
+from ipc.codec import decode
+from ipc.errors import DeadlineExceeded
+from ipc.syscalls import Submit
+from kernel.durable.processes import DurableProcesses
+from kernel.journal import histories
+from kernel.journal.histories import Row
+from kernel.journal.journal import Journal
+from kernel.journal.records import Accepted
+from kernel.lifecycle import Lifecycle
+from kernel.process import CLIENT, Process
+from kernel.programs import Program, Programs
+from kernel.relay import Relay
+from kernel.running_tasks import RunningTasks, Task, id_text
+
+AT_ONCE = 100  # tasks of an earlier life that are begun in one turn of the loop
+
+log = structlog.get_logger("kernel.tasks")
+
+
+class Recovery:
+    """Begins them in the order of their acceptance."""
+
+    def __init__(
+        self,
+        running: RunningTasks,
+        journal: Journal,
+        lifecycle: Lifecycle,
+        programs: Programs,
+        durable: DurableProcesses,
+    ) -> None:
+        self._running = running
+        self._journal = journal
+        self._lifecycle = lifecycle
+        self._programs = programs
+        self._durable = durable
+        self._loop = asyncio.get_running_loop()
+        self._pending: deque[Accepted] = deque()
+        self._recovery: asyncio.Task[None] | None = None
+        # In whose name they are begun: a client that nobody sees.
+        self._nobody = Process(0, None, CLIENT, {}, owner="", priority=0, is_client=True)
+        journal.on_pending = self.recover
+
+    def stop(self) -> None:
+        """Begin no more."""
+        if self._recovery is not None:
+            self._recovery.cancel()
+
+    async def over(self) -> None:
+        """Return when all have been begun that will be."""
+        if self._recovery is not None:
+            await asyncio.wait({self._recovery})
+
+    def recover(self, portion: list[Accepted]) -> None:
+        """Tasks that an earlier daemon accepted and did not end. They are known at once, and begun in their turn."""
+        for accepted in portion:
+            self._running.tasks[accepted.id] = Task(accepted.id, Relay(None), True, accepted.pid != 0, accepted.attempt)
+        self._pending.extend(portion)
+        if self._recovery is None and self._pending and not self._running.stopping:
+            self._recovery = asyncio.Task(self._begin_pending(), loop=self._loop)
+
+    async def _begin_pending(self) -> None:
+        programs: dict[str, Program | Exception] = {}
+        count = 0
+        while self._pending and not self._lifecycle.draining:
+            accepted = self._pending.popleft()
+            name = accepted.program
+            if name not in programs:
+                programs[name] = await self._load(name)
+            rows: list[Row] = []
+            if accepted.pid:
+                rows = await self._journal.read(partial(histories.load, task=accepted.id))
+            self._begin_again(accepted, programs[name], rows)
+            count += 1
+            if not count % AT_ONCE:
+                await asyncio.sleep(0)
+        self._recovery = None
+        log.info("tasks of an earlier life are begun again", tasks=count)
+
+    async def _load(self, name: str) -> Program | Exception:
+        """The program, or what stands against it: for its own tasks, and no others."""
+        try:
+            return await asyncio.to_thread(self._programs.load, name)
+        except Exception as error:
+            return error
+
+    def _begin_again(self, accepted: Accepted, program: Program | Exception, rows: list[Row]) -> None:
+        """Run a task from the start; a durable one with `rows`, which are what it did. Whatever is wrong with it is its
+        own end, and harms no other."""
+        task = self._running.tasks[accepted.id]
+        try:
+            call = decode(accepted.call, Submit)
+            call.detach = True
+            if call.deadline is not None:
+                left = call.deadline - (time.time() - accepted.submitted)
+                if left <= 0:
+                    why = f"not done within its deadline of {call.deadline} s"
+                    self._running.failed(task, "deadline", DeadlineExceeded(why))
+                    return
+                call.deadline = min(left, call.deadline)
+            if isinstance(program, Exception):
+                raise program
+            own = self._durable.old_root(accepted.id, rows, program) if rows else None
+            self._running.begin(task, self._nobody, program, call, accepted.attempt, own)
+        except Exception as error:
+            if task.final is None:
+                self._running.failed(task, "failed", error)
+            log.warning("a task could not be begun again", task=id_text(task.id), error=str(error))
