@@ -26,6 +26,7 @@ from llmosd.settings import load
 ROUNDS = 3
 AGENTS, SYSTEM, QUESTION = 64, 300, 20  # and tokens of the prompts
 NEIGHBOURS, LONG = 32, 4000
+MANY = 2000  # tokens: more than come while the long prompt is read
 PAGED = 2000  # tokens of a sequence that goes to disk
 COUNTS = (1, 16, 64)  # sequences
 VOCABULARY = 40_000
@@ -119,15 +120,25 @@ def shared_prompt(driver: Driver) -> None:
 # ---- a long prompt beside others
 
 
-async def intervals(driver: Driver, prompt: list[int] | None) -> list[float]:
-    """Seconds between the tokens of `NEIGHBOURS` sequences, while the first token of `prompt` is computed."""
-    tokens = 60 if prompt is None else 2000
+class Reading(NamedTuple):
+    """Seconds `between` the tokens of `NEIGHBOURS` sequences, and to the `first` of a prompt that is read meanwhile."""
+
+    between: list[float]
+    first: float
+
+    def percentile(self, part: int) -> float:
+        return sorted(self.between)[min(len(self.between) - 1, len(self.between) * part // 100)]
+
+
+async def read(driver: Driver, prompt: list[int] | None, tokens: int) -> Reading:
+    """Of `tokens` tokens of each, or as many as come until the first of `prompt`; from when all have their first on."""
     running = {next(driver.ids) for _ in range(NEIGHBOURS)}
     for number in running:
         driver.send(Admit(number, "", greedy(tokens), tokens, prompt_ids=words(40)))
     last: dict[int, float] = {}
-    found: list[float] = []
-    long, started = 0, False
+    between: list[float] = []
+    long = next(driver.ids)
+    began = first = 0.0
     ended = set[int]()
     while len(ended) < len(running) + (prompt is not None):
         at, message = await driver.next()
@@ -137,37 +148,47 @@ async def intervals(driver: Driver, prompt: list[int] | None) -> list[float]:
             continue
         for progress in message.progress:
             number = progress.sequence
-            if number == long and started:  # it has its first token: what comes now is not asked for
-                started = False
-                for other in running:
+            if number == long and not first:
+                first = at - began
+                for other in running:  # what comes now is not asked for
                     driver.send(Cancel(other))
             elif number in running and progress.ids:
-                if number in last and (prompt is None or started):
-                    found += [(at - last[number]) / len(progress.ids)] * len(progress.ids)
+                if began and not first:
+                    between += [(at - last[number]) / len(progress.ids)] * len(progress.ids)
                 last[number] = at
-        if prompt is not None and not long and len(last) == NEIGHBOURS:
-            long, started = next(driver.ids), True
-            driver.send(Admit(long, "", greedy(1), 1, prompt_ids=prompt))
-    return found
+        if not began and len(last) == NEIGHBOURS:
+            began = perf_counter()
+            if prompt is not None:
+                driver.send(Admit(long, "", greedy(1), 1, prompt_ids=prompt))
+    return Reading(between, first)
+
+
+async def first_token(driver: Driver, prompt: list[int]) -> float:
+    """Seconds, with nobody beside."""
+    started = perf_counter()
+    driver.send(Admit(next(driver.ids), "", greedy(1), 1, prompt_ids=prompt))
+    while not isinstance((await driver.next())[1], Done):
+        pass
+    return perf_counter() - started
 
 
 def long_prompt(driver: Driver) -> None:
+    """Both at the same lengths: a step takes longer the more tokens each sequence has."""
     table = Table(title=f"Seconds between tokens of {NEIGHBOURS} sequences, medians of {ROUNDS} rounds in turn")
-    for column in ("", "p50", "p99", "p99 of alone"):
+    for column in ("", "p50", "p99", "p99 of alone", "to the first token of the prompt"):
         table.add_column(column, justify="right")
-    alone, beside = [], []
+    alone, beside, lone = [], [], []
     for _ in range(ROUNDS):
-        alone.append(driver.run(intervals(driver, None)))
-        beside.append(driver.run(intervals(driver, words(LONG))))
-    quiet = statistics.median(percentile(found, 99) for found in alone)
+        beside.append(driver.run(read(driver, words(LONG), MANY)))
+        alone.append(driver.run(read(driver, None, len(beside[-1].between) // NEIGHBOURS)))
+        lone.append(driver.run(first_token(driver, words(LONG))))
+    quiet = statistics.median(one.percentile(99) for one in alone)
     for title, rounds in (("alone", alone), (f"while a prompt of {LONG:,} tokens is read", beside)):
-        p50, p99 = (statistics.median(percentile(found, part) for found in rounds) for part in (50, 99))
-        table.add_row(title, f"{p50:.3f}", f"{p99:.3f}", f"{p99 / quiet:.2f}")
+        p50, p99 = (statistics.median(one.percentile(part) for one in rounds) for part in (50, 99))
+        first = statistics.median(one.first for one in rounds)
+        table.add_row(title, f"{p50:.3f}", f"{p99:.3f}", f"{p99 / quiet:.2f}", f"{first:.1f}" if first else "")
+    table.add_row("that prompt with nobody beside", "", "", "", f"{statistics.median(lone):.1f}")
     CONSOLE.print(table)
-
-
-def percentile(values: list[float], part: int) -> float:
-    return sorted(values)[min(len(values) - 1, len(values) * part // 100)]
 
 
 # ---- paging
