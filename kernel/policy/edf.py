@@ -15,11 +15,13 @@ from kernel.policy.preemptive import Preemptive
 from kernel.policy.standing import Key, Standing
 
 SMOOTHING = 0.9  # weight of the past in the share of its limit that a call makes
+FADING = 0.998  # weight of the past in the quickest pace, with each report of a slower one
 
 
 class EarliestDeadline(Preemptive):
-    """What a call still needs is the share of its limit that calls made lately, at the observed pace. Its prompt is not
-    counted: many tokens of one are read in a step, and to shed what could be met is worse than to try in vain.
+    """What a call still needs is the share of its limit that calls made lately, at the quickest pace that any had of
+    late: steps are shorter when fewer share them. Its prompt is not counted: many tokens of one are read in a step. To
+    shed what could be met is worse than to try in vain.
 
     A call that was preempted is not shed: what it made is paid for. As long as no pace is known, only those are shed
     whose deadlines have passed.
@@ -29,6 +31,7 @@ class EarliestDeadline(Preemptive):
 
     def __init__(self) -> None:
         super().__init__()
+        self._quickest = 0.0  # seconds a token; 0 as long as none was observed
         self._share = 0.0  # of their limits that calls make; 0 errs on the side of letting them run
 
     def _key(self, standing: Standing, now: float) -> Key:
@@ -47,7 +50,16 @@ class EarliestDeadline(Preemptive):
         deadline = standing.key[0]
         if deadline == math.inf or standing.served:
             return False
-        return now + max(self._share * standing.job.limit, 1) * self._pace > deadline
+        return now + max(self._share * standing.job.limit, 1) * self._quickest > deadline
+
+    def progress(self, job: Job, tokens: int, now: float) -> None:
+        standing = self._running.get(job.id)
+        if standing is not None and tokens > 0:
+            pace = (now - standing.last) / tokens
+            if self._quickest and pace > self._quickest:
+                pace = FADING * self._quickest + (1 - FADING) * pace
+            self._quickest = pace
+        super().progress(job, tokens, now)
 
     def leave(self, job: Job, now: float) -> None:
         standing = self._running.get(job.id)

@@ -240,6 +240,20 @@ def test_edf_sheds_nothing_that_may_yet_be_short() -> None:
     assert desk.shed == [2]
 
 
+def test_edf_takes_the_quickest_pace_of_late_since_a_batch_may_get_smaller() -> None:
+    policy = make(PolicySettings(kind="edf"))
+    policy.arrive(Job(0, 100), 0.0)
+    policy.decide(1, 0.0)
+    now = 0.0
+    for seconds in (1.0, *[10.0] * 20):  # alone, and then beside many
+        now += seconds
+        policy.progress(Job(0, 100), 1, now)
+    policy.arrive(Job(1, 1, deadline=now + 5), now)
+    assert not policy.decide(1, now).shed
+    policy.arrive(Job(2, 1, deadline=now + 1), now)
+    assert [job.id for job in policy.decide(1, now).shed] == [2]
+
+
 def _feasible(dice: random.Random, count: int) -> list[tuple[int, Job]]:
     """Jobs whose deadlines an order meets: that in which they are made here, with some slack."""
     jobs, busy = [], 0
