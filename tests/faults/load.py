@@ -41,6 +41,7 @@ class Load:
         self.jobs: dict[int, Job] = {}
         self.over = False  # no new jobs
         self.provisional = False
+        self._stopping = False  # what is attached ends as the daemon does
         self._socket = socket
         self._lines = lines
         self._model = model
@@ -56,8 +57,9 @@ class Load:
             for _ in range(CLIENTS):
                 group.create_task(self._client())
 
-    def stopped(self) -> None:
-        """The daemon stops in order, which ends what is attached."""
+    def stops(self, stopping: bool) -> None:
+        """The daemon stops in order, or has stopped: what is attached, or comes meanwhile, ends by that."""
+        self._stopping = stopping
         for job in self.jobs.values():
             job.left = job.left or job.outcome is None
 
@@ -93,6 +95,7 @@ class Load:
             return None
         number = len(self.jobs) + 1
         job = self.jobs[number] = make(number, self._chance, self._lines, self._model)
+        job.left = self._stopping
         return job
 
     async def _follow(self, llmos: AsyncClient, job: Job, current: set[Job]) -> None:

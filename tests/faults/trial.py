@@ -117,7 +117,7 @@ class Trial:
             _kill_drivers(process.pid)
         if death.stop:
             await self._sleep(process, 0.1)
-            self.load.stopped()
+            self.load.stops(True)
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
         driver_died = False
@@ -131,7 +131,7 @@ class Trial:
         code = await self._ended(process)
         self.times.append((str(death), time.monotonic() - began))
         if death.stop:
-            self.load.stopped()
+            self.load.stops(False)
         self._note(death, by_itself, driver_died, code)
 
     def _note(self, death: Death, by_itself: bool, driver_died: bool, code: int) -> None:
