@@ -93,7 +93,7 @@ class Gate:
     def enter(self, process: Process, call: Syscall, stream: Stream | None = None, late: bool = False) -> Any:
         """Make `call` for `process`: the answer, or a coroutine that will return it. Raises what the call raises.
 
-        `stream` takes the events of a call that has any. `late`: it has seen to it that processes may be to come.
+        `stream` takes the events of a call that has any. `late`: do not wait for processes that are still to come.
         """
         if self.arrivals is not None and not late:
             return self._enter_late(process, call, stream)

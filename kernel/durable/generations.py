@@ -114,7 +114,7 @@ class DurableGenerations:
         self._in_thread(partial(self.area.retain, names), None)
 
     async def put_aside(self) -> None:
-        """The daemon stops: write down how far all have come. Returns within `PUT_ASIDE_SECONDS`, or a little more."""
+        """The daemon stops: write down how far all have come. Returns within twice `PUT_ASIDE_SECONDS`."""
         if not self._records:
             return
         try:
@@ -123,7 +123,7 @@ class DurableGenerations:
         except TimeoutError:
             log.warning("not all generations were written down in time; some will be made anew")
         if self._writes:
-            await asyncio.wait(self._writes)
+            await asyncio.wait(self._writes, timeout=PUT_ASIDE_SECONDS)  # a disk may hang
         for record in self._records:
             for sample, generation in enumerate(record.generations):
                 if not generation.finished and len(generation.ids) > record.kept.get(sample, 0):

@@ -59,13 +59,19 @@ def files(folder):
     return [path.name for path in (folder / "state" / "swap").rglob("*.kv")]
 
 
-def test_an_orderly_stop_puts_aside_what_runs_and_the_next_start_goes_on(launch, folder, eventually):
+def stopped_midway(launch, eventually):
+    """The task of a story of which a part is made when its daemon stops in order."""
     daemon = launch(SLOW)
     with daemon.client() as client:
         task = client.submit("story", {"tokens": TOKENS, "seed": 7}, detach=True)
         eventually(lambda: has_made(client, task.pid, 20), "a part is made")
         daemon.process.send_signal(signal.SIGTERM)
     assert daemon.process.wait(10) == 0
+    return task
+
+
+def test_an_orderly_stop_puts_aside_what_runs_and_the_next_start_goes_on(launch, folder, eventually):
+    task = stopped_midway(launch, eventually)
     assert len(files(folder)) == 2
     with launch(SLOW).client() as client:
         assert client.attach(task.id).result(30) == texts_of(7)
@@ -100,12 +106,7 @@ def test_a_generation_that_lies_on_disk_when_the_daemon_is_killed_comes_back(lau
 
 
 def test_a_damaged_file_is_refused_and_the_text_made_anew(launch, folder, eventually):
-    daemon = launch(SLOW)
-    with daemon.client() as client:
-        task = client.submit("story", {"tokens": TOKENS, "seed": 7}, detach=True)
-        eventually(lambda: has_made(client, task.pid, 20), "a part is made")
-        daemon.process.send_signal(signal.SIGTERM)
-    assert daemon.process.wait(10) == 0
+    task = stopped_midway(launch, eventually)
     for path in (folder / "state" / "swap").rglob("*.kv"):
         path.write_bytes(path.read_bytes()[:-1] + b"?")
     with launch(SLOW).client() as client:
