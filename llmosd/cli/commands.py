@@ -44,7 +44,7 @@ from ipc.syscalls import (
     ToolInfo,
     Tools,
 )
-from llmosd import session
+from llmosd import progress
 from llmosd.cli import following, listings, show
 from llmosd.cli.stream import print_events
 from llmosd.client import Client, Task
@@ -84,7 +84,7 @@ def attach(client: Client, options: argparse.Namespace) -> int:
 def _show(task: Task, options: argparse.Namespace, events: Iterable[Event]) -> int:
     if options.json:
         last = deque(events, maxlen=1).pop()
-        show.value({"pid": task.pid, "id": task.id, "result": session.final_value(last)}, as_json=True)
+        show.value({"pid": task.pid, "id": task.id, "result": progress.final_value(last)}, as_json=True)
     else:
         print_events(events)
     return 0

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 from ipc.messages import Emitted, Event, Failed, Log, Missed, Restarted, Result, State, Token
-from llmosd import session
+from llmosd import progress
 from llmosd.cli import show
 
 CLEAR_LINE = "\r\x1b[K"
@@ -116,6 +116,6 @@ def _note(text: str) -> None:
 def _print_result(event: Event, streamed: str) -> None:
     if streamed and not streamed.endswith("\n"):
         sys.stdout.write("\n")
-    result = session.final_value(event)
+    result = progress.final_value(event)
     if result is not None and result != streamed:
         show.value(result, as_json=False)
