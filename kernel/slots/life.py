@@ -16,6 +16,7 @@ from ipc.errors import LlmosError, ModelLoadFailed
 from kernel.drivers import protocol
 from kernel.drivers.process import Driver, Launcher
 from kernel.slots.model import ModelSpec
+from kernel.slots.timer import Timer
 
 GRAIN = 0.001  # seconds by which a timer may strike early
 MAX_BACKOFF = 10.0  # seconds between two restarts
@@ -58,8 +59,8 @@ class DriverLife:
         self._going: set[Driver] = set()  # drivers that are on their way out
         self._why = ""  # the driver was killed, if it was
         self._heard = 0.0  # when it last said something, or was first asked for something
-        self._patience: asyncio.TimerHandle | None = None
-        self._load_limit: asyncio.TimerHandle | None = None
+        self._patience = Timer(loop, self._look)
+        self._load_limit = Timer(loop, self._load_is_late)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -74,7 +75,7 @@ class DriverLife:
     @property
     def silence(self) -> float:
         """Seconds since the driver last said anything, while it has something to say; else none."""
-        return 0.0 if self._patience is None else self._loop.time() - self._heard
+        return self._loop.time() - self._heard if self._patience.running else 0.0
 
     @property
     def backoff(self) -> float:
@@ -93,14 +94,14 @@ class DriverLife:
     def ask(self, message: protocol.ToDriver) -> None:
         """`send` something that has to be answered: by anything at all within the model's `step_timeout`."""
         self.send(message)
-        if self._patience is None and self._driver is not None:
+        if self._driver is not None and not self._patience.running:
             self._heard = self._loop.time()
-            self._patience = self._loop.call_later(self._spec.step_timeout, self._look)
+            self._patience.start(self._spec.step_timeout)
 
     def loaded(self) -> None:
         """It has loaded in time."""
         self.late_loads = 0
-        self._drop_load_limit()
+        self._load_limit.stop()
 
     def kill(self, why: str) -> None:
         """End the driver at once, for what it did; it is reported as a death, with `why`."""
@@ -166,7 +167,7 @@ class DriverLife:
             await self._see_off(driver)
             return
         self._driver = driver
-        self._load_limit = self._loop.call_later(limit, self._load_is_late)
+        self._load_limit.start(limit)
         driver.send(load())
 
     def _on_message(self, incarnation: int, message: protocol.FromDriver) -> None:
@@ -174,9 +175,8 @@ class DriverLife:
             return
         self._heard = self._loop.time()
         self._listener.driver_said(message)
-        if self._patience is not None and not self._listener.driver_owes():
-            self._patience.cancel()
-            self._patience = None
+        if self._patience.running and not self._listener.driver_owes():
+            self._patience.stop()
 
     def _on_exit(self, incarnation: int, how: str) -> None:
         if incarnation != self._incarnation:
@@ -189,17 +189,15 @@ class DriverLife:
 
     def _look(self) -> None:
         """Whether the driver hangs."""
-        self._patience = None
         silence, limit = self._loop.time() - self._heard, self._spec.step_timeout
         if not self._listener.driver_owes():
             return
         if silence >= limit - GRAIN:
             self.kill(f"hung: said nothing for {silence:.1f} s with work to do; step_timeout is {limit:g} s")
         else:
-            self._patience = self._loop.call_later(limit - silence, self._look)
+            self._patience.start(limit - silence)
 
     def _load_is_late(self) -> None:
-        self._load_limit = None
         self.late_loads += 1
         self.kill(f"hung: did not load within {self._spec.load_timeout:g} s, which is load_timeout")
 
@@ -207,16 +205,9 @@ class DriverLife:
         """The driver is none of ours any more."""
         driver, self._driver = self._driver, None
         self._incarnation += 1
-        self._drop_load_limit()
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+        self._load_limit.stop()
+        self._patience.stop()
         return driver
-
-    def _drop_load_limit(self) -> None:
-        if self._load_limit is not None:
-            self._load_limit.cancel()
-            self._load_limit = None
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -1,27 +1,51 @@
-"""The row of a model in the listing of slots, from what its runtime and its workload know. It changes nothing."""
+"""What is shown of a model: the rows of listings, from what its runtime and its workload know. It changes nothing."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
 
-from ipc.syscalls import SlotInfo
+from ipc.syscalls import ModelInfo, PolicyInfo, SlotInfo
 from kernel.machine import Machine
-from kernel.slots.workload import Workload
 
 if TYPE_CHECKING:
     from kernel.slots.runtime import ModelRuntime
 
 
-def slot_info(runtime: ModelRuntime, work: Workload, restarts: int, machine: Machine) -> SlotInfo:
-    """What `llmos slots` shows of `runtime`."""
+def model_info(runtime: ModelRuntime, default: bool) -> ModelInfo:
+    """What `llmos models` shows of it."""
+    spec, stage, loading = runtime.spec, runtime.stage, runtime.loading
+    return ModelInfo(
+        runtime.name, spec.driver, spec.path, default, stage.state, stage.detail, loading.context, loading.facts
+    )
+
+
+def policy_info(runtime: ModelRuntime) -> PolicyInfo:
+    """What `llmos policy` shows of it."""
+    policy, reason = runtime.policy, runtime.work.slots.policy.reason
+    return PolicyInfo(
+        runtime.name, policy.kind, policy.quantum, policy.aging, policy.weights, policy.starvation, reason
+    )
+
+
+def scheduling(runtime: ModelRuntime) -> str:
+    """By which policy its slots are given, how many of them, and why."""
+    policy = runtime.work.slots.policy
+    why = f" ({policy.reason})" if policy.reason else ""
+    cause = f": {runtime.cause}" if runtime.cause else ""
+    return f"{policy.kind}{why}; {runtime.given} of {runtime.spec.slots} slots given out{cause}"
+
+
+def slot_info(runtime: ModelRuntime, machine: Machine) -> SlotInfo:
+    """What `llmos slots` shows of it."""
+    work = runtime.work
     slots, pager = work.slots, work.pager
     places = {sequence.id: place for place, sequence in enumerate(slots.queue, 1)}
     now = asyncio.get_running_loop().time()
     return SlotInfo(
         model=runtime.name,
-        state=runtime.state,
-        detail=runtime.detail,
+        state=runtime.stage.state,
+        detail=runtime.stage.detail,
         driver_pid=runtime.pid,
         slots=runtime.spec.slots,
         used=slots.used,
@@ -29,7 +53,7 @@ def slot_info(runtime: ModelRuntime, work: Workload, restarts: int, machine: Mac
         tokens=work.tokens,
         tokens_per_second=round(work.rate, 1) if slots.used else 0.0,
         steps=work.steps,
-        restarts=restarts,
+        restarts=runtime.restarts,
         memory=machine.resident(runtime.pid) if runtime.pid else 0,
         sequences=[sequence.info(places.get(sequence.id, 0)) for sequence in work.sequences.values()],
         given=slots.count,
@@ -42,7 +66,7 @@ def slot_info(runtime: ModelRuntime, work: Workload, restarts: int, machine: Mac
         swap_outs=pager.outs,
         restores=pager.restores,
         recomputations=pager.recomputations,
-        cores=len(runtime.cores or machine.cores) if runtime.ready_at is not None else 0,
+        cores=len(runtime.loading.cores or machine.cores) if runtime.ready_at is not None else 0,
         idle=0.0 if runtime.idle_since is None else now - runtime.idle_since,
         keep_alive=runtime.spec.keep_alive,
         policy=slots.policy.kind,

@@ -25,12 +25,14 @@ from kernel.slots.balance import Balance
 from kernel.slots.calls import ModelCalls
 from kernel.slots.finished import FinishedGenerations
 from kernel.slots.footprint import SizeBook
+from kernel.slots.listing import model_info, policy_info, scheduling, slot_info
 from kernel.slots.model import ModelSpec, looks_local
 from kernel.slots.residency import Residency
-from kernel.slots.runtime import ModelRuntime, Surroundings
+from kernel.slots.runtime import ModelRuntime
 from kernel.slots.settings import ResourceSettings
 from kernel.slots.sizes import show_size
 from kernel.slots.slots import SUSPENDED
+from kernel.slots.surroundings import Surroundings
 from kernel.slots.swap import SwapArea
 from kernel.thread import Thread
 
@@ -80,10 +82,10 @@ class ResourceManager:
         gate.register({Models: self.models, Slots: self.slots, SetPolicy: self.policy})
 
     def models(self, process: Process, call: Models) -> list[ModelInfo]:
-        return [self.runtime(name).model_info(name == self._default) for name in self._specs]
+        return [model_info(self.runtime(name), name == self._default) for name in self._specs]
 
     def slots(self, process: Process, call: Slots) -> list[SlotInfo]:
-        return [runtime.slot_info() for runtime in self._runtimes.values() if runtime.used]
+        return [slot_info(runtime, self._machine) for runtime in self._runtimes.values() if runtime.used]
 
     def policy(self, process: Process, call: SetPolicy) -> PolicyInfo:
         runtime = self.runtime(call.model)
@@ -94,7 +96,7 @@ class ResourceManager:
         if given:
             settings = msgspec.structs.replace(runtime.policy, **given)
             runtime.set_policy(settings, f"asked for by client {process.pid} of {process.owner}")
-        return runtime.policy_info()
+        return policy_info(runtime)
 
     def preload(self) -> None:
         """Start loading the default model."""
@@ -168,7 +170,7 @@ class ResourceManager:
     @property
     def scheduling(self) -> dict[str, str]:
         """How the slots of each model in use are given, and why so."""
-        return {name: runtime.scheduling for name, runtime in self._runtimes.items() if runtime.used}
+        return {name: scheduling(runtime) for name, runtime in self._runtimes.items() if runtime.used}
 
     @property
     def drivers_memory(self) -> int:

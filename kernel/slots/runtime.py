@@ -7,35 +7,21 @@ loop, and a sequence it was given always ends: with what was asked for, with a n
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
-import msgspec
 import structlog
 
 from ipc.errors import Busy, DriverFailed, LlmosError, ModelLoadFailed, from_wire
-from ipc.messages import State
-from ipc.syscalls import ModelInfo, PolicyInfo, SlotInfo
 from kernel.drivers import protocol
-from kernel.drivers.process import Launcher
-from kernel.limits import LimitKeeper
-from kernel.machine import Machine
 from kernel.policy.catalogue import PolicySettings, make
-from kernel.slots.balance import Balance
-from kernel.slots.finished import FinishedGenerations
-from kernel.slots.footprint import Footprint, Measured, SizeBook
 from kernel.slots.life import DriverLife
-from kernel.slots.listing import slot_info
+from kernel.slots.loading import Loading
 from kernel.slots.model import ModelSpec
-from kernel.slots.requirements import check_requirements
-from kernel.slots.residency import Residency
-from kernel.slots.sequence import QUEUED, Sequence
-from kernel.slots.swap import SwapArea
+from kernel.slots.sequence import Sequence
+from kernel.slots.stage import FAILED, LEAVING, LOADING, READY, RESTARTING, UNLOADED, WAITING, Stage
+from kernel.slots.surroundings import Surroundings
+from kernel.slots.timer import Timer
 from kernel.slots.workload import Workload
-
-# Not in memory; waits for memory; gets ready; serves; writes down what it holds, to go; gets ready again; cannot run.
-UNLOADED, WAITING, LOADING, READY, LEAVING = "unloaded", "waiting", "loading", "ready", "leaving"
-RESTARTING, FAILED = "restarting", "failed"
 
 MAX_QUEUE = 100_000  # calls that may wait for a slot
 MAX_RESTARTS = 5  # driver deaths in a row without one token
@@ -46,36 +32,16 @@ LEAVE_SECONDS = 5.0  # that a driver gets to write down what it holds
 log = structlog.get_logger("kernel.slots")
 
 
-class Surroundings(NamedTuple):
-    """What the runtimes of all models share."""
-
-    cache: Path
-    launch: Launcher
-    limits: LimitKeeper
-    area: SwapArea
-    finished: FinishedGenerations
-    book: SizeBook
-    machine: Machine
-    residency: Residency
-    balance: Balance
-
-
 class ModelRuntime:
-    """One model. `state` is one of the words above, `detail` says more. `idle_since` is None while anything runs or
-    wants to, `ready_at` while it is not ready, `turn_began` until it first was after it was unloaded. `load_patience`:
-    seconds that a load may take at least, after an earlier one was given up for another model. `cores` are the
-    processors of its driver, none for all.
+    """One model. `idle_since` is None while anything runs or wants to, `ready_at` while it is not ready, `turn_began`
+    until it first was after it was unloaded. `load_patience`: seconds that a load may take at least, after an earlier
+    one was given up for another model.
     """
 
     def __init__(self, name: str, spec: ModelSpec, policy: PolicySettings, around: Surroundings) -> None:
         self.name = name
         self.spec = spec
         self.policy = policy
-        self.state = UNLOADED
-        self.detail = ""
-        self.context: int | None = None
-        self.facts: dict[str, Any] = {}
-        self.cores: list[int] = []
         self.cause = ""  # of the number of slots that are given out
         self.load_began: float | None = None
         self.ready_at: float | None = None
@@ -86,10 +52,10 @@ class ModelRuntime:
         self._around = around
         self._residency = around.residency
         self._loop = asyncio.get_running_loop()
-        self._key = msgspec.json.encode((spec.driver, spec.path, spec.options)).decode()
-        self.footprint = Footprint(around.book.get(self._key))
+        self.loading = Loading(name, spec, around)
+        self.footprint = self.loading.footprint
         self._life = DriverLife(name, spec, around.launch, self._loop, self)
-        self._work = Workload(
+        self.work = Workload(
             name,
             spec,
             make(policy),
@@ -100,13 +66,13 @@ class ModelRuntime:
             self._loop.time,
             self._life.ask,
         )
-        self._slots = self._work.slots
+        self._slots = self.work.slots
         self._slots.on_relief = self.release
         self._slots.on_reason = self._explain
-        self._sequences = self._work.sequences
-        self._drained = asyncio.Event()
-        self._granted: int | None = None  # what the load that is under way was granted for keys and values
-        self._expiry: asyncio.TimerHandle | None = None
+        self._sequences = self.work.sequences
+        self.stage = Stage(name, self._sequences)
+        self._changed = asyncio.Event()  # since somebody last looked whether all is written down
+        self._keep_alive = Timer(self._loop, self._expire)
         self._closing = False
 
     # ---- for the model calls and the resource manager
@@ -116,20 +82,20 @@ class ModelRuntime:
         waiting = self._slots.waiting
         if waiting >= MAX_QUEUE:
             raise Busy(f"{waiting} calls wait for model {self.name}, which is the limit", retry_after=5.0)
-        self._work.add(sequence)
+        self.work.add(sequence)
         self.load()
         self._settle()
-        self._tell(sequence)
+        self.stage.tell(sequence)
 
     def load(self) -> None:
         """Load the model as soon as there is room, unless it is loaded or loading."""
-        if self.state in (UNLOADED, FAILED) and not self._closing:
-            self._set_state(LOADING, "looking at what it needs")
+        if self.stage.state in (UNLOADED, FAILED) and not self._closing:
+            self.stage.set(LOADING, "looking at what it needs")
             self._life.run(self._prepare())
 
     def cancel(self, sequence: Sequence) -> None:
         """The caller no longer wants it."""
-        self._work.cancel(sequence)
+        self.work.cancel(sequence)
         self._settle()
 
     def hold(self, sequence: Sequence, why: str) -> None:
@@ -148,19 +114,19 @@ class ModelRuntime:
 
     def processes_ended(self, pids: list[int]) -> None:
         """Nobody comes back for what the driver keeps for these processes."""
-        if self.state == READY:
+        if self.stage.state == READY:
             self._life.send(protocol.Ended(pids))
 
     async def close(self) -> None:
         """Stop the driver; waiting sequences are not answered any more."""
         self._closing = True
-        self._expire_never()
+        self._keep_alive.stop()
         await self._life.close()
 
     @property
     def used(self) -> bool:
         """Whether it was ever to be loaded."""
-        return self.state != UNLOADED or bool(self.detail)
+        return self.stage.state != UNLOADED or bool(self.stage.detail)
 
     @property
     def given(self) -> int:
@@ -172,22 +138,10 @@ class ModelRuntime:
         """The process of the driver."""
         return self._life.pid
 
-    def model_info(self, default: bool) -> ModelInfo:
-        spec = self.spec
-        return ModelInfo(self.name, spec.driver, spec.path, default, self.state, self.detail, self.context, self.facts)
-
-    def policy_info(self) -> PolicyInfo:
-        kind, quantum, aging, weights = self.policy.kind, self.policy.quantum, self.policy.aging, self.policy.weights
-        reason = self._slots.policy.reason
-        return PolicyInfo(self.name, kind, quantum, aging, weights, self.policy.starvation, reason)
-
     @property
-    def scheduling(self) -> str:
-        """By which policy slots are given, how many of them, and why."""
-        policy = self._slots.policy
-        why = f" ({policy.reason})" if policy.reason else ""
-        cause = f": {self.cause}" if self.cause else ""
-        return f"{policy.kind}{why}; {self._slots.count} of {self.spec.slots} slots given out{cause}"
+    def restarts(self) -> int:
+        """How often its driver died."""
+        return self._life.restarts
 
     def set_policy(self, policy: PolicySettings, cause: str) -> None:
         """Let another policy decide who gets a slot, from now on. Raises `InvalidPolicy`, and nothing has changed."""
@@ -199,9 +153,6 @@ class ModelRuntime:
     def _explain(self, reason: str) -> None:
         log.info("policy", model=self.name, now=reason, cause="the load")
 
-    def slot_info(self) -> SlotInfo:
-        return slot_info(self, self._work, self._life.restarts, self._around.machine)
-
     # ---- for the residency
 
     @property
@@ -212,37 +163,35 @@ class ModelRuntime:
     @property
     def leaving(self) -> bool:
         """Whether its memory will soon be free."""
-        return self.state not in (LOADING, READY, RESTARTING)
+        return self.stage.state not in (LOADING, READY, RESTARTING)
 
     def start(self) -> None:
         """There is room: load."""
         self.load_began = self._loop.time()
-        self._set_state(LOADING, "starting the driver")
+        self.stage.set(LOADING, "starting the driver")
         self._life.start(self._load_message, self._life.backoff)
 
     def wait(self, reason: str) -> None:
         """There is no room yet, for a reason to show."""
-        self._set_state(WAITING, reason)
+        self.stage.set(WAITING, reason)
 
     def leave(self, why: str) -> None:
         """Give the memory back: what runs is written to disk and goes on when the model is loaded again."""
-        ready = self.state == READY
+        ready = self.stage.state == READY
         if self.turn_began is None and self.load_began is not None:
             self.load_patience = 2 * (self._loop.time() - self.load_began)
         self._not_ready()
         self.turn_began = None
-        self._set_state(LEAVING, why)
+        self.stage.set(LEAVING, why)
         if ready:
-            self._work.driver_leaves()
+            self.work.driver_leaves()
         self._life.run(self._leave(why))
 
     async def put_aside(self) -> None:
         """The daemon stops: nothing runs any more. Returns when all is written down that its next life may want."""
-        if self.state == READY:
-            self._work.put_aside()
-            while self._work.pager.leaving:
-                self._drained.clear()
-                await self._drained.wait()
+        if self.stage.state == READY:
+            self.work.put_aside()
+            await self._until(lambda: not self.work.pager.leaving)
 
     def fail(self, error: LlmosError) -> None:
         """The model cannot run: everything that waits for it gets the error; the next call tries again."""
@@ -250,8 +199,8 @@ class ModelRuntime:
         self._residency.forget(self)
         self._not_ready()
         self.turn_began = self.load_began = None
-        self._set_state(FAILED, error.message)
-        self._work.fail(error)
+        self.stage.set(FAILED, error.message)
+        self.work.fail(error)
         self._life.stop().add_done_callback(self._stopped)
 
     def _stopped(self, _: asyncio.Future[None]) -> None:
@@ -274,8 +223,8 @@ class ModelRuntime:
 
     def look(self) -> None:
         """See whether the driver is silent because all that could run waits for memory."""
-        if self.state == READY and self._life.silence > STALL:
-            self._work.pager.stalled(self._sequences.values())
+        if self.stage.state == READY and self._life.silence > STALL:
+            self.work.pager.stalled(self._sequences.values())
 
     def kill(self, why: str) -> None:
         """End the driver for what it does; its sequences go on in another."""
@@ -287,23 +236,23 @@ class ModelRuntime:
         match message:
             case protocol.Loading():
                 share = "" if message.fraction is None else f" {message.fraction:.0%}"
-                self._set_state(self.state, f"{message.stage}{share}")
+                self.stage.set(self.stage.state, f"{message.stage}{share}")
                 return
             case protocol.Loaded():
-                if self.state in (LOADING, RESTARTING):
+                if self.stage.state in (LOADING, RESTARTING):
                     self._on_loaded(message)
             case protocol.LoadFailed():
                 self.fail(from_wire(message.error))
                 return
             case protocol.Bundle(progress=[_, *_]):
                 self._life.deaths_in_a_row = 0
-                self._work.take(message)
+                self.work.take(message)
             case _:
-                self._work.take(message)
+                self.work.take(message)
         self._settle()
 
     def driver_owes(self) -> bool:
-        return self._work.owed
+        return self.work.owed
 
     def driver_missing(self, error: LlmosError) -> None:
         self.fail(error)
@@ -314,131 +263,97 @@ class ModelRuntime:
             return
         if how == "signal 9" and (shortage := self._residency.shortage()):
             how = f"signal 9, probably out of memory: {shortage}"
-        was, deaths = self.state, self._life.deaths_in_a_row
-        held = self._work.driver_gone(how)
+        was, deaths = self.stage.state, self._life.deaths_in_a_row
+        held = self.work.driver_gone(how)
         log.error("driver died", model=self.name, how=how, sequences=held, restart=self._life.restarts)
         self._not_ready()
         if was == LEAVING:
-            self._drained.set()
+            self._changed.set()
         elif self._life.late_loads >= MAX_LATE_LOADS:
             self.fail(ModelLoadFailed(f"model {self.name}: {how}, {self._life.late_loads} times in a row"))
         elif deaths > MAX_RESTARTS:
             self.fail(DriverFailed(f"the driver of model {self.name} died {deaths} times in a row ({how})"))
         else:
             self.load_began = self._loop.time()
-            self._set_state(RESTARTING, f"driver died ({how})")
+            self.stage.set(RESTARTING, f"driver died ({how})")
             self._life.start(self._load_message, self._life.backoff)
 
     # ---- inside
 
     async def _prepare(self) -> None:
         try:
-            async with asyncio.timeout(self.spec.load_timeout):
-                self.footprint.estimate = await asyncio.to_thread(check_requirements, self.name, self.spec)
+            await self.loading.look()
         except LlmosError as error:
             self.fail(error)
-        except (OSError, TimeoutError) as error:
-            self.fail(ModelLoadFailed(f"model {self.name}: its files cannot be looked at: {error}"))
         else:
             self._residency.want(self)
 
     def _load_message(self) -> protocol.Load:
         self.load_began = self._loop.time()
-        self.cores = self._residency.cores(self)
-        self._granted = self._around.balance.grant(self)
-        spec, cache = self.spec, str(self._around.cache)
-        return protocol.Load(spec.path, cache, spec.max_tokens, spec.options, self._granted, self.cores)
+        return self.loading.order(self._residency.cores(self), self._around.balance.grant(self))
 
     def _on_loaded(self, message: protocol.Loaded) -> None:
         assert self.load_began is not None
         now = self._loop.time()
-        self.context, self.facts = message.context, message.facts
         self._life.loaded()
         size = self._around.machine.resident(self.pid) if self.pid else 0
-        measured = Measured(size, now - self.load_began, message.token_bytes, message.context)
-        self._life.run(self._note(self._around.book.put(self._key, measured)))
-        self.footprint.loaded(
-            measured,
-            message.kv_memory,
-            most=message.kv_memory if self._granted is None else self.spec.options.get("kv_memory"),
-            elsewhere=str(message.facts.get("device", "")).startswith("cuda"),
-        )
+        self._life.run(self.loading.loaded(message, size, now - self.load_began))
         if (error := self._residency.too_large(self)) is not None:
             self.fail(error)
             return
         self.ready_at = now
         self.turn_began = self.turn_began or now
         self.load_patience = 0.0
-        self._set_state(READY, "")
+        self.stage.set(READY, "", self.loading.facts)
         self._slots.open()
         self._around.balance.adapt()
-
-    async def _note(self, contents: bytes) -> None:
-        await asyncio.to_thread(self._around.book.write, contents)
 
     async def _leave(self, why: str) -> None:
         """What `leave` began."""
         began = self._loop.time()
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
-                while self._work.owed:
-                    self._drained.clear()
-                    await self._drained.wait()
+                await self._until(lambda: not self.work.owed)
         except TimeoutError:
             log.warning("not all sequences were written down in time", model=self.name, seconds=LEAVE_SECONDS)
         await self._life.stop()
         self.leave_seconds = self._loop.time() - began
-        self._work.driver_gone("")
+        self.work.driver_gone("")
         self.footprint.gone()
         self.load_began = None
-        self._set_state(UNLOADED, why)
+        self.stage.set(UNLOADED, why)
         self._settle()
         self._residency.review()
 
+    async def _until(self, done: Callable[[], bool]) -> None:
+        """Returns when `done`, which is asked whenever something may have changed."""
+        while not done():
+            self._changed.clear()
+            await self._changed.wait()
+
     def _settle(self) -> None:
         """See whether anything is to be done now that something may have changed."""
-        self._drained.set()
-        if self.state == UNLOADED and self._slots.waiting:
+        self._changed.set()
+        if self.stage.state == UNLOADED and self._slots.waiting:
             self.load()
-        elif self.state == WAITING and not self._slots.waiting:
+        elif self.stage.state == WAITING and not self._slots.waiting:
             self._residency.forget(self)
-            self._set_state(UNLOADED, "nobody waits for it any more")
-        if self.state != READY:
+            self.stage.set(UNLOADED, "nobody waits for it any more")
+        if self.stage.state != READY:
             return
-        if self._work.busy:
+        if self.work.busy:
             self.idle_since = None
         elif self.idle_since is None:
             self.idle_since = self._loop.time()
             self._residency.review()  # which may make it leave
         if self._sequences:
-            self._expire_never()
-        elif self._expiry is None and self.ready_at is not None:
-            self._expiry = self._loop.call_later(self.spec.keep_alive, self._expire)
+            self._keep_alive.stop()
+        elif self.ready_at is not None:
+            self._keep_alive.start(self.spec.keep_alive)
 
     def _expire(self) -> None:
-        self._expiry = None
         self.leave(f"nobody used it for {self.spec.keep_alive:g} s")
-
-    def _expire_never(self) -> None:
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
 
     def _not_ready(self) -> None:
         self.ready_at = self.idle_since = None
-        self._expire_never()
-
-    def _set_state(self, state: str, detail: str) -> None:
-        if (state, detail) == (self.state, self.detail):
-            return
-        if state != self.state:
-            log.info("model " + state, model=self.name, **({"detail": detail} if detail else self.facts))
-        self.state, self.detail = state, detail
-        for sequence in self._sequences.values():
-            self._tell(sequence)
-
-    def _tell(self, sequence: Sequence) -> None:
-        """Show whoever submitted the task what its call waits for."""
-        stream = sequence.process.stream
-        if stream is not None and sequence.state == QUEUED:
-            stream.push(State(sequence.process.pid, f"model {self.name} {self.state}", self.detail))
+        self._keep_alive.stop()

@@ -400,7 +400,7 @@ async def system(
         assert kernel.table.alive == {}
         assert not [task for task in asyncio.all_tasks() if isinstance(task, Thread)]
         for runtime in kernel.resources._runtimes.values():
-            work = runtime._work
+            work = runtime.work
             assert (work.slots.taken, work.slots.queue, work.sequences, work.owed) == (set(), [], {}, False)
             assert (work.pager.swapped, work.pager.leaving) == (set(), {})
             assert runtime._life._tasks == set()

@@ -180,7 +180,7 @@ async def test_a_preemption_costs_nothing_while_there_is_memory_and_else_the_tim
     process = system.spawn("teller")
     await asyncio.sleep(5.5)
     (sequence,) = process.sequences
-    work = system.kernel.resources.runtime("sim")._work
+    work = system.kernel.resources.runtime("sim").work
     assert sequence.switch_cost == work.pager.switch_cost(sequence, 100.0) == 0.0
     work.pager.kv = protocol.KVUsage(used=50 * TOKEN, waiting=1)
     work.pager._rate = TOKEN * 16.0  # 16 tokens a second: its 8 are there and back in a second, besides the overhead
