@@ -1,16 +1,14 @@
 """What a client can ask of the daemon, each written once for both clients. No I/O.
 
-A method here says which system call it is and how its answer is read. `Client` and `AsyncClient` inherit it: there it
-has the same parameters, and returns the answer or a coroutine of it.
+A method here says which system call it is and how its answer is read. `Client` and `AsyncClient` inherit it: it returns
+the answer there, or a coroutine of it (`llmosd.method`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from functools import wraps
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import MethodType
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import Any
 
 from ipc.errors import from_wire
 from ipc.messages import Log, Message
@@ -45,89 +43,16 @@ from ipc.syscalls import (
     Stats,
     Submit,
     Suspend,
-    Syscall,
     TaskInfo,
     Wait,
 )
+from llmosd.method import Ask, Caller, Follow, asks, follows
 from llmosd.progress import Seen
 from llmosd.session import CREDIT
 
-if TYPE_CHECKING:
-    from llmosd.async_client import AsyncClient, AsyncTask
-    from llmosd.client import Client, Task
 
-P = ParamSpec("P")
-R = TypeVar("R")
-Now = TypeVar("Now")
-Later = TypeVar("Later")
-
-
-class Ask(Generic[R]):
-    """A call to make, and how its answer becomes the value of the method."""
-
-    def __init__(self, call: Syscall, read: Callable[[Any], R] = lambda answer: answer) -> None:
-        self.call = call
-        self.read = read
-
-
-class Follow:
-    """A call that finds a task. `after`: how far its events were seen."""
-
-    def __init__(self, call: Submit | Attach, after: Seen | tuple[int, int] | None = None) -> None:
-        self.call = call
-        self.after = after
-
-
-class Method(Generic[P, Now, Later]):
-    """A method that returns `Now` on the blocking client, and a coroutine of `Later` on the asynchronous one.
-
-    `describe` says what to do, and `do` of a client does it.
-    """
-
-    def __init__(self, describe: Callable[Concatenate[Any, P], Any], do: Callable[[Calls, Any], Any]) -> None:
-        @wraps(describe)
-        def blocking(client: Calls, /, *args: P.args, **kwargs: P.kwargs) -> Any:
-            return do(client, describe(client, *args, **kwargs))
-
-        @wraps(describe)
-        async def asynchronous(client: Calls, /, *args: P.args, **kwargs: P.kwargs) -> Any:
-            return await do(client, describe(client, *args, **kwargs))
-
-        self._blocking, self._asynchronous = blocking, asynchronous
-
-    @overload
-    def __get__(self, client: Client, kind: type[Calls]) -> Callable[P, Now]: ...
-    @overload
-    def __get__(self, client: AsyncClient, kind: type[Calls]) -> Callable[P, Coroutine[Any, Any, Later]]: ...
-    @overload
-    def __get__(self, client: None, kind: type[Calls]) -> Callable[..., Any]: ...
-    def __get__(self, client: Calls | None, kind: type[Calls]) -> Callable[..., Any]:
-        method = self._asynchronous if kind._asynchronous else self._blocking
-        return method if client is None else MethodType(method, client)
-
-
-def asks(describe: Callable[Concatenate[Any, P], Ask[R]]) -> Method[P, R, R]:
-    """Marks a method that makes one call."""
-    return Method(describe, lambda client, ask: client._ask(ask))
-
-
-def follows(describe: Callable[Concatenate[Any, P], Follow]) -> Method[P, Task, AsyncTask]:
-    """Marks a method that returns a task."""
-    return Method(describe, lambda client, follow: client._follow(follow))
-
-
-class Calls:
+class Calls(Caller):
     """The methods that both clients have."""
-
-    _asynchronous: ClassVar[bool]
-
-    def _ask(self, ask: Ask[Any]) -> Any:
-        """Make the call and read its answer."""
-        raise NotImplementedError
-
-    def _follow(self, follow: Follow) -> Any:
-        """Make the call, and make the task of its answer."""
-        raise NotImplementedError
 
     # ---- tasks
 

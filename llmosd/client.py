@@ -21,7 +21,8 @@ from ipc.protocol import FromDaemon, StreamEvent
 from ipc.syscalls import Logs, Submitted, Syscall
 from ipc.unix import default_socket, try_connect
 from llmosd import session
-from llmosd.calls import Ask, Calls, Follow
+from llmosd.calls import Calls
+from llmosd.method import Ask, Follow
 from llmosd.progress import Progress, Seen
 from llmosd.session import Pending, Session
 
