@@ -52,6 +52,7 @@ from kernel.supervision.supervision import Supervision
 from kernel.sync.named import Synchronisation
 from kernel.tasks import Tasks
 from kernel.thread import PARK, Thread
+from kernel.threads import Threads
 from kernel.tools.tool import ToolSpec
 from kernel.tools.tools import ToolSubsystem
 from kernel.watchdog import Watchdog
@@ -99,8 +100,9 @@ class Kernel:
         self.publication = publication = Publication(self.gate, messaging)
         links = Links(self.table, self.gate, messaging, ending)
         keeper = LimitKeeper(limits, self.loop, self.gate, ending)
+        self.threads = Threads(dispatcher, ending, self.gate)
         self.lifecycle = Lifecycle(
-            self.table, self.programs, dispatcher, ending, self.gate, make_context, names, links, keeper
+            self.table, self.programs, dispatcher, ending, self.threads, self.gate, make_context, names, links, keeper
         )
         self.shared = SharedMemory(self.gate, memory)
         self.opened = journal is None  # until then nobody can be told what there is
@@ -228,7 +230,7 @@ class Kernel:
             if maker.done():
                 coro.close()
                 raise RuntimeError("a thread that was given up starts no other one")
-            return self.lifecycle.start_thread(maker.process, coro, context=context, name=name)
+            return self.threads.start_thread(maker.process, coro, context=context, name=name)
         return asyncio.Task(coro, loop=loop, context=context, name=name)
 
     async def _sleep(self, process: Process, call: Sleep) -> None:

@@ -1,52 +1,45 @@
-"""The process subsystem: spawn, wait and kill, and more threads of a process.
+"""The process subsystem: spawn, wait and kill.
 
-Its handlers are called by the gate. A child never outlives its parent unless detached. How a process ends is in
-`kernel.ending`, how it is held and ranked meanwhile in `kernel.control`.
+Its handlers are called by the gate. A child never outlives its parent unless detached. More threads of a process are in
+`kernel.threads`, how it ends in `kernel.ending`, how it is held and ranked meanwhile in `kernel.control`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from typing import Any, TypeVar, cast
 
-import msgspec
 import structlog
 
-from ipc.codec import PLAIN, encode, isolate, reveal
+from ipc.codec import isolate, reveal
 from ipc.errors import (
-    AgentFailed,
     Busy,
-    ErrorInfo,
     InvalidCall,
     Killed,
-    LlmosError,
-    NotEncodable,
     ShuttingDown,
     TimedOut,
-    to_wire,
 )
-from ipc.messages import Failed, Result
-from ipc.syscalls import ExitStatus, Kill, Register, Spawn, StartThread, Wait
+from ipc.syscalls import ExitStatus, Kill, Register, Spawn, Wait
 from kernel import deadlock
 from kernel.alarms import Alarm
 from kernel.checks import check_priority, check_seconds, check_text, check_timeout
 from kernel.dispatcher import Dispatcher
 from kernel.durable.history import History
-from kernel.ending import GRACE, Ending
+from kernel.ending import Ending
 from kernel.gate import Gate
 from kernel.limits import LimitKeeper
 from kernel.names import NameRegistry
+from kernel.outcome import final_event_to, outcome
 from kernel.process import CLIENT, Process, ProcessTable
 from kernel.programs import Program, Programs
 from kernel.relay import Relay
 from kernel.stream import Stream
 from kernel.supervision.links import Links
-from kernel.thread import MAIN, NEW, PARK, Thread
+from kernel.thread import NEW, PARK, Thread
+from kernel.threads import Threads
 from kernel.waiting import EndOf
-from kernel.worker import Worker
 
 MAX_PROCESSES = 200_000
 MAX_OWNER = 200  # characters
@@ -57,7 +50,7 @@ log = structlog.get_logger("kernel.process")
 
 
 class Lifecycle:
-    """Starts processes and threads, and answers those that wait for ends.
+    """Starts processes, and answers those that wait for ends.
 
     Before it makes a process it asks `names`, `links` and `limits` what speaks against it; after that they are told.
     """
@@ -68,6 +61,7 @@ class Lifecycle:
         programs: Programs,
         dispatcher: Dispatcher,
         ending: Ending,
+        threads: Threads,
         gate: Gate,
         make_context: Callable[[Gate, Process], Any],
         names: NameRegistry,
@@ -80,6 +74,7 @@ class Lifecycle:
         self._loop = dispatcher.loop
         self._instruments = dispatcher.instruments
         self._ending = ending
+        self._threads = threads
         self._gate = gate
         self._make_context = make_context
         self.draining = False
@@ -87,7 +82,7 @@ class Lifecycle:
         self._links = links
         self._limits = limits
         self._tell_main_done = self._main_done  # one for all: a bound method made for each thread would stay with it
-        gate.register({Spawn: self.spawn, Wait: self.wait, Kill: self.kill, StartThread: self.start_worker})
+        gate.register({Spawn: self.spawn, Wait: self.wait, Kill: self.kill})
 
     # ---- system calls
 
@@ -131,16 +126,11 @@ class Lifecycle:
     def kill(self, process: Process, call: Kill) -> ExitStatus | Coroutine[Any, Any, ExitStatus | None] | None:
         target = self._table.find(call.pid)
         if call.thread is not None:
-            return self._kill_thread(process, target.thread(call.thread))
+            return self._threads.kill(target.thread(call.thread))
         if target.status is not None:
             return target.status
         self._ending.end(target, "killed", f"killed by process {process.pid} ({process.program})")
         return target.status if target.status is not None else self._wait(target, None)
-
-    def start_worker(self, process: Process, call: StartThread) -> Thread:
-        if not asyncio.iscoroutine(call.coro):
-            raise InvalidCall(f"a thread runs a coroutine, such as work(), which {call.coro!r} is not")
-        return self._adopt(Worker(process, call.coro, self._dispatcher, name=call.name), self._worker_done)
 
     # ---- for connections and the daemon
 
@@ -150,10 +140,6 @@ class Lifecycle:
         process = Process(self._table.last_pid, None, CLIENT, {}, owner=name, priority=0, is_client=True)
         self._table.alive[process.pid] = process
         return process
-
-    def start_thread(self, process: Process, coro: Coroutine[Any, Any, Any], **options: Any) -> Thread:
-        """Run `coro` as one more thread of `process`; it is cancelled when the process ends."""
-        return self._adopt(Thread(process, coro, self._dispatcher, **options), self._thread_done)
 
     def admit(self, parent: Process, program: Program, call: Spawn) -> dict[str, Any]:
         """The arguments of the process that `start` would make. Raises what speaks against it."""
@@ -212,7 +198,7 @@ class Lifecycle:
                 parent.children = {}
             parent.children[process] = None
         if stream is not None and isinstance(stream, Stream):  # a relay is told of the end by its task
-            process.watch(_final_event_to(stream))
+            process.watch(final_event_to(stream))
         if call.deadline is not None:
             why = f"not done within its deadline of {call.deadline} s"
             process.timer = self._loop.call_later(call.deadline, self._ending.end, process, "deadline", why)
@@ -238,18 +224,6 @@ class Lifecycle:
             self._links.started(process, parent)
         self._limits.started(process, parent, call)
 
-    def _adopt(self, thread: T, done: Callable[[asyncio.Future[Any]], None]) -> T:
-        """Make a new thread one of its process. `done` is told of its end."""
-        process = thread.process
-        maker = asyncio.current_task(self._loop)
-        if isinstance(maker, Thread) and maker.process is process:
-            maker.offspring += 1
-            thread.path = f"{maker.path}-{maker.offspring}"
-            self._dispatcher.reprioritise(thread, maker.priority)
-        process.add_thread(thread)
-        Thread.add_done_callback(thread, done, context=thread.get_context())
-        return thread
-
     async def _wait(self, target: Process, timeout: float | None, waiter: Process | None = None) -> ExitStatus:
         thread, waited = cast(Thread, asyncio.current_task()), EndOf(target)
 
@@ -272,43 +246,10 @@ class Lifecycle:
             target.unwatch(wake)
             alarm.cancel()
 
-    async def _kill_thread(self, process: Process, target: Thread) -> None:
-        thread = cast(Thread, asyncio.current_task())
-        if target is thread:
-            raise InvalidCall("a thread cannot kill itself; let its coroutine return")
-        if target.path == MAIN:
-            raise InvalidCall(f"process {target.process.pid} ends with its first thread; kill the process")
-        self._dispatcher.release(target.process, target)
-        target.cancel()
-        Thread.add_done_callback(target, lambda _: thread.wake())
-        alarm = Alarm(thread, GRACE)
-        try:
-            while not target.done():
-                if alarm.rung:
-                    log.error("a thread ignored its cancellation and is abandoned", thread=target.get_name())
-                    target.abandon()
-                    return
-                thread.waits_for = f"end of thread {target.path}"
-                await PARK
-        finally:
-            alarm.cancel()
-
-    def _thread_done(self, thread: asyncio.Future[Any]) -> None:
-        """A thread other than the first has ended; a failure of its own has been seen by whoever awaited it."""
-        self._ending.thread_gone(thread)
-        if not thread.cancelled():
-            thread.exception()
-
-    def _worker_done(self, thread: asyncio.Future[Any]) -> None:
-        """A thread made by `start_thread` has ended; a failure that nobody waits for is one of the process."""
-        process = self._ending.thread_gone(thread)
-        if not thread.cancelled() and thread.exception() is not None and not cast(Worker, thread).awaited:
-            self._ending.finish(process, *_outcome(thread, process))
-
     def _main_done(self, thread: asyncio.Future[Any]) -> None:
         process = self._ending.thread_gone(thread)
         if not process.dying:
-            self._ending.finish(process, *_outcome(thread, process))
+            self._ending.finish(process, *outcome(thread, process))
         if not thread.cancelled() and (error := thread.exception()) is not None:
             # It is told of as text. Its frames know the thread, which knows it: thousands that fail would stay long.
             error.__traceback__ = error.__cause__ = error.__context__ = None
@@ -320,42 +261,3 @@ def _schedule_with(process: Process, parent: Process) -> None:
         process.lineage_program, process.path = parent.lineage(), parent.path
     elif process.timer is not None:
         process.lineage().deadline = process.timer.when()
-
-
-def final_event(status: ExitStatus) -> Result | Failed:
-    """The last event of a task whose process ended so."""
-    return Result(status.pid, status.value) if status.error is None else Failed(status.pid, status.error)
-
-
-def _final_event_to(stream: Stream) -> Callable[[Process], None]:
-    """A watcher that ends `stream` with the result of the process."""
-
-    def finish(process: Process) -> None:
-        assert process.status is not None
-        stream.push(final_event(process.status))
-        stream.end()
-
-    return finish
-
-
-def _outcome(thread: asyncio.Future[Any], process: Process) -> tuple[str, Any, ErrorInfo | None]:
-    """Reason, value and error of a main thread that ended by itself. The value is encodable and belongs to nobody."""
-    if thread.cancelled():
-        return "failed", None, to_wire(AgentFailed(f"{process.program} cancelled itself"))
-    error = thread.exception()
-    if error is None:
-        value = thread.result()
-        try:
-            return "done", value if type(value) in PLAIN else msgspec.Raw(encode(value)), None
-        except NotEncodable as unfit:
-            return "failed", None, to_wire(NotEncodable(f"the result of {process.program}: {unfit.message}"))
-    if isinstance(error, LlmosError):
-        return "failed", None, to_wire(error)
-    text = "".join(traceback.format_exception(error))
-    return (
-        "failed",
-        None,
-        to_wire(
-            AgentFailed(f"{process.program}: {type(error).__name__}: {error}", traceback=text, program=process.program)
-        ),
-    )

@@ -17,7 +17,8 @@ from kernel.durable.history import History
 from kernel.durable.processes import DurableProcesses
 from kernel.journal.journal import Journal
 from kernel.journal.records import End
-from kernel.lifecycle import Lifecycle, final_event
+from kernel.lifecycle import Lifecycle
+from kernel.outcome import final_event
 from kernel.process import Process, ProcessTable
 from kernel.programs import Program
 from kernel.relay import Relay

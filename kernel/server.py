@@ -163,7 +163,7 @@ class Connection(FramedProtocol):
             self._fail(number, error)
         else:
             if type(answer) is CoroutineType:
-                thread = self._threads[number] = self._kernel.lifecycle.start_thread(process, answer)
+                thread = self._threads[number] = self._kernel.threads.start_thread(process, answer)
                 thread.add_done_callback(partial(self._thread_done, number, call))
             else:
                 self._answer(number, call, answer)

@@ -1,6 +1,6 @@
 """The threads that agents start: they know whether anyone waits for their end.
 
-Made by `Lifecycle.start_worker`. If one fails while nobody awaits it, its process ends with that error.
+Made by `Threads.start_worker`. If one fails while nobody awaits it, its process ends with that error.
 """
 
 from __future__ import annotations

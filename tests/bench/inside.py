@@ -42,9 +42,7 @@ class Inside:
     async def call(self, call: Syscall) -> Any:
         """Make a system call in the name of the client."""
         answer = self.kernel.gate.enter(self.client, call)
-        return (
-            await self.kernel.lifecycle.start_thread(self.client, answer) if type(answer) is CoroutineType else answer
-        )
+        return await self.kernel.threads.start_thread(self.client, answer) if type(answer) is CoroutineType else answer
 
     async def spawn(self, program: str, /, mailbox: int | None = None, **args: Any) -> int:
         """Start a program; its pid. `mailbox` bounds its mailbox."""

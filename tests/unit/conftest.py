@@ -304,7 +304,7 @@ class System:
 
     def thread(self, coro: Coroutine[Any, Any, Any], process: Process | None = None) -> Thread:
         """One more thread of the client, or of `process`."""
-        return self.kernel.lifecycle.start_thread(process or self.client, coro)
+        return self.kernel.threads.start_thread(process or self.client, coro)
 
     async def status(self, process: Process | int) -> ExitStatus:
         """How a process ended, when it has."""

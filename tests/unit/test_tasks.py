@@ -123,7 +123,7 @@ async def test_a_result_is_told_once_it_is_on_disk_to_all_who_look(
     await history(system)  # the journal is open
     monkeypatch.setattr(Store, "finish", late)
     first, second = system.recorder(), system.recorder()
-    task = await system.kernel.lifecycle.start_thread(
+    task = await system.kernel.threads.start_thread(
         system.client, system.kernel.gate.enter(system.client, Submit(system.program(agent)), first.stream)
     )
     await system.result(task.pid)
@@ -134,7 +134,7 @@ async def test_a_result_is_told_once_it_is_on_disk_to_all_who_look(
         await asyncio.sleep(0.001)
     assert [event.value for event in first.of(Result) + second.of(Result)] == ["done", "done"]
     late_one = system.recorder()
-    again: Submitted = await system.kernel.lifecycle.start_thread(
+    again: Submitted = await system.kernel.threads.start_thread(
         system.client, system.kernel.gate.enter(system.client, Attach(task.id), late_one.stream)
     )
     assert (again.id, again.pid, late_one.ended) == (task.id, 0, True)
