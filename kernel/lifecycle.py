@@ -9,18 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
-from typing import Any, TypeVar, cast
-
-import structlog
+from typing import Any, cast
 
 from ipc.codec import isolate, reveal
-from ipc.errors import (
-    Busy,
-    InvalidCall,
-    Killed,
-    ShuttingDown,
-    TimedOut,
-)
+from ipc.errors import Busy, InvalidCall, Killed, ShuttingDown, TimedOut
 from ipc.syscalls import ExitStatus, Kill, Register, Spawn, Wait
 from kernel import deadlock
 from kernel.alarms import Alarm
@@ -43,10 +35,6 @@ from kernel.waiting import EndOf
 
 MAX_PROCESSES = 200_000
 MAX_OWNER = 200  # characters
-
-T = TypeVar("T", bound=Thread)
-
-log = structlog.get_logger("kernel.process")
 
 
 class Lifecycle:

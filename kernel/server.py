@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import socket
 import struct
 from functools import partial
 from types import CoroutineType
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 import structlog
 
-from ipc.codec import ENCODER, UNENCODABLE, decode, decoder, encode, not_encodable
+from ipc.codec import ENCODER, UNENCODABLE, decoder, encode, not_encodable
 from ipc.errors import (
     Busy,
-    InvalidCall,
     LlmosError,
     MalformedFrame,
     NotPermitted,
     OutOfTurn,
     SlowReader,
-    UnknownCall,
     VersionMismatch,
     to_wire,
 )
@@ -45,8 +42,9 @@ from ipc.protocol import (
     ToDaemon,
     Welcome,
 )
-from ipc.syscalls import Attach, Logs, Spawn, Submit, Syscall, SystemCall
+from ipc.syscalls import Attach, Logs, Spawn, Submit, Syscall
 from ipc.transport import FramedProtocol
+from kernel.bad_frames import complaint
 from kernel.kernel import Kernel
 from kernel.process import Process
 from kernel.stream import Stream
@@ -57,7 +55,6 @@ MAX_REQUESTS = 65_536  # unanswered requests of one connection
 
 STREAMING = frozenset({Spawn, Submit, Attach, Logs})  # calls that events can follow
 DECODE = decoder(ToDaemon).decode
-CALLS = {str(kind.__struct_config__.tag): kind for kind in get_args(SystemCall)}
 
 log = structlog.get_logger("kernel.server")
 
@@ -272,31 +269,11 @@ class Connection(FramedProtocol):
 
     def _bad_frame(self, payload: bytes, error: Exception) -> None:
         """Answer what can be answered by its id; a peer whose frames have none is cut off."""
-        try:
-            parts = decode(payload, list[Any])
-            number, call = parts[1], parts[2]
-            if self._process is None or parts[0] != "request" or type(number) is not int or number < 1:
-                raise MalformedFrame(str(error))
-        except (MalformedFrame, LookupError):
+        found = None if self._process is None else complaint(payload, error)
+        if found is None:
             self._refuse(MalformedFrame(f"not a frame of this protocol: {error}"))
-            return
-        name = call[0] if isinstance(call, list) and call else call
-        kind = CALLS.get(name) if isinstance(name, str) else None
-        if kind is None:
-            self._fail(number, UnknownCall(f"this daemon has no system call {name!r}"))
         else:
-            self._fail(number, InvalidCall(f"{name}: {_named_field(kind, str(error))}"))
-
-
-def _named_field(kind: type[Syscall], error: str) -> str:
-    """`error` of msgspec with the position of a field in the frame replaced by its name."""
-
-    def name(match: re.Match[str]) -> str:
-        place = int(match[1]) - 1
-        fields = kind.__struct_fields__
-        return fields[place] if place < len(fields) else match[0]
-
-    return re.sub(r"\$\[2\]\[(\d+)\]", name, error)
+            self._fail(*found)
 
 
 def peer_uid(connection: socket.socket | None) -> int | None:

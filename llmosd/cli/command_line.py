@@ -23,7 +23,7 @@ from ipc.errors import (
     SocketPathInvalid,
     TimedOut,
 )
-from llmosd.cli import commands, simulation
+from llmosd.cli import commands, simulation, values
 from llmosd.client import Client
 
 DONE, FAILED, USAGE, NO_DAEMON, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 124, 130
@@ -79,10 +79,10 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("pid", type=int, help="process number, as in `llmos ps`")
     several = argparse.ArgumentParser(add_help=False, parents=[common])
     several.add_argument(
-        "target", type=target, metavar="PID[:THREAD]", nargs="+", help="as in `llmos ps` and `threads`"
+        "target", type=values.target, metavar="PID[:THREAD]", nargs="+", help="as in `llmos ps` and `threads`"
     )
     message = argparse.ArgumentParser(add_help=False, parents=[listing])
-    message.add_argument("to", type=recipient, help="a process number or a registered name")
+    message.add_argument("to", type=values.recipient, help="a process number or a registered name")
     message.add_argument("body", nargs="?", help="JSON, or else the text itself; - reads standard input")
     message.add_argument("--type", default="", help="the type of the message")
     message.add_argument("--priority", type=int, default=0, help="-20 to 20, higher is more urgent")
@@ -140,8 +140,8 @@ def parser() -> argparse.ArgumentParser:
     ):
         add(name, parents=[several], help=text).set_defaults(command=command)
     nice = add("nice", parents=[listing], help="change the priority of a process")
-    nice.add_argument("target", type=target, metavar="PID[:THREAD]")
-    nice.add_argument("priority", type=rank, help="-20 to 20; with a plus sign, as in +5, it is added")
+    nice.add_argument("target", type=values.target, metavar="PID[:THREAD]")
+    nice.add_argument("priority", type=values.rank, help="-20 to 20; with a plus sign, as in +5, it is added")
     nice.add_argument("-r", "--relative", action="store_true", help="add it also without a plus sign")
     nice.set_defaults(command=commands.nice)
     send = add("send", parents=[message], help="put a message into the mailbox of a process")
@@ -194,19 +194,3 @@ def parser() -> argparse.ArgumentParser:
     completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
     completion.set_defaults(command=commands.completion)
     return root
-
-
-def target(text: str) -> tuple[int, str | None]:
-    """A process, or one of its threads: 12, or 12:0-1."""
-    pid, colon, thread = text.partition(":")
-    return int(pid), thread if colon else None
-
-
-def recipient(text: str) -> int | str:
-    """A process number, or a name."""
-    return int(text) if text.isdecimal() else text
-
-
-def rank(text: str) -> tuple[int, bool]:
-    """A priority, and whether it is to be added."""
-    return int(text), text.startswith("+")

@@ -9,12 +9,9 @@ import argparse
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator
 
-import msgspec
-
-from ipc.errors import BadArguments, UnknownProcess
+from ipc.errors import UnknownProcess
 from ipc.messages import Event
 from ipc.syscalls import (
     Crashes,
@@ -23,7 +20,6 @@ from ipc.syscalls import (
     DeadLetters,
     Heading,
     Kill,
-    Limits,
     LockInfo,
     Locks,
     ModelInfo,
@@ -45,7 +41,7 @@ from ipc.syscalls import (
     Tools,
 )
 from llmosd import progress
-from llmosd.cli import following, listings, show
+from llmosd.cli import following, listings, show, values
 from llmosd.cli.stream import print_events
 from llmosd.client import Client, Task
 
@@ -56,8 +52,8 @@ PAGE = 10_000  # rows of the process table asked for at once
 def run(client: Client, options: argparse.Namespace) -> int:
     positional = [sys.stdin.read() if text == "-" else text for text in options.arguments]
     task = client.submit(
-        program_path(options.program),
-        dict(_named(argument) for argument in options.arg),
+        values.program_path(options.program),
+        dict(values.named(argument) for argument in options.arg),
         positional=positional,
         lenient=True,
         priority=options.priority,
@@ -65,7 +61,7 @@ def run(client: Client, options: argparse.Namespace) -> int:
         owner=options.owner,
         detach=options.detach,
         name=options.name,
-        limits=limits(options.limit),
+        limits=values.limits(options.limit),
         durable=options.durable,
     )
     if options.detach:
@@ -167,7 +163,7 @@ def nice(client: Client, options: argparse.Namespace) -> int:
 def send(client: Client, options: argparse.Namespace) -> int:
     number = client.send(
         options.to,
-        body(options.body),
+        values.body(options.body),
         type=options.type,
         priority=options.priority,
         wait=not options.no_wait,
@@ -179,7 +175,9 @@ def send(client: Client, options: argparse.Namespace) -> int:
 
 
 def call(client: Client, options: argparse.Namespace) -> int:
-    answer = client.call(options.to, body(options.body), options.timeout, type=options.type, priority=options.priority)
+    answer = client.call(
+        options.to, values.body(options.body), options.timeout, type=options.type, priority=options.priority
+    )
     show.value(answer, options.json)
     return 0
 
@@ -256,7 +254,7 @@ def policy(client: Client, options: argparse.Namespace) -> int:
         options.kind,
         quantum=options.quantum,
         aging=options.aging,
-        weights=dict(_weight(text) for text in options.weight),
+        weights=dict(values.weight(text) for text in options.weight),
         starvation=options.starvation,
     )
     listings.rows(PolicyInfo, [info], options.json)
@@ -298,53 +296,3 @@ def completion(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
 
     print(shtab.complete(parser, shell=options.shell))
     return 0
-
-
-def program_path(program: str) -> str:
-    """A path made absolute, since the daemon's working folder is not ours; a name as it is."""
-    from pathlib import Path
-
-    file, colon, name = program.partition(":")
-    if "/" not in file and not file.endswith(".py"):
-        return program
-    return f"{Path(file).expanduser().resolve()}{colon}{name}"
-
-
-def _named(argument: str) -> tuple[str, Any]:
-    name, equals, text = argument.partition("=")
-    if not equals or not name:
-        raise BadArguments(f"-a takes NAME=VALUE, got {argument!r}")
-    return name, text
-
-
-def _weight(text: str) -> tuple[str, float]:
-    owner, equals, number = text.rpartition("=")
-    try:
-        if owner and equals:
-            return owner, float(number)
-    except ValueError:
-        pass
-    raise BadArguments(f"--weight takes OWNER=NUMBER, got {text!r}")
-
-
-def body(text: str | None) -> Any:
-    """The body of a message: what `text` is as JSON, or else the text itself; - reads standard input."""
-    if text is None:
-        return None
-    text = sys.stdin.read() if text == "-" else text
-    try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return text
-
-
-def limits(given: Sequence[str]) -> Limits | None:
-    """Limits from texts such as tokens=100. Raises `BadArguments`."""
-    if not given:
-        return None
-    values = dict(_named(argument) for argument in given)
-    try:
-        return msgspec.convert(values, Limits, strict=False)
-    except msgspec.ValidationError as error:
-        known = ", ".join(Limits.__struct_fields__)
-        raise BadArguments(f"--limit takes NAME=NUMBER: {error}; names are {known}") from None

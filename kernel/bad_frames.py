@@ -1,0 +1,44 @@
+"""Frames that are no message of the client protocol: which request they would have been, and what is wrong with it.
+
+Called by the server for what it could not decode. It answers nobody.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, get_args
+
+from ipc.codec import decode
+from ipc.errors import InvalidCall, LlmosError, MalformedFrame, UnknownCall
+from ipc.syscalls import Syscall, SystemCall
+
+CALLS = {str(kind.__struct_config__.tag): kind for kind in get_args(SystemCall)}
+
+
+def complaint(payload: bytes, error: Exception) -> tuple[int, LlmosError] | None:
+    """The id of the request that it would have been, and what is wrong with it; None if it is no request at all.
+
+    `error`: what msgspec says of the frame.
+    """
+    try:
+        word, number, call, *_ = decode(payload, list[Any])
+    except (MalformedFrame, ValueError):
+        return None
+    if word != "request" or type(number) is not int or number < 1:
+        return None
+    name = call[0] if isinstance(call, list) and call else call
+    kind = CALLS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        return number, UnknownCall(f"this daemon has no system call {name!r}")
+    return number, InvalidCall(f"{name}: {_named_field(kind, str(error))}")
+
+
+def _named_field(kind: type[Syscall], error: str) -> str:
+    """`error` of msgspec with the position of a field in the frame replaced by its name."""
+
+    def name(match: re.Match[str]) -> str:
+        place = int(match[1]) - 1
+        fields = kind.__struct_fields__
+        return fields[place] if place < len(fields) else match[0]
+
+    return re.sub(r"\$\[2\]\[(\d+)\]", name, error)

@@ -1,0 +1,83 @@
+"""What the texts on a command line mean: programs, arguments, processes, priorities, limits and messages.
+
+Used by the commands and by the parser of their options. It asks no daemon.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from ipc.errors import BadArguments
+from ipc.syscalls import Limits
+
+
+def program_path(program: str) -> str:
+    """A path made absolute, since the daemon's working folder is not ours; a name as it is."""
+    from pathlib import Path
+
+    file, colon, name = program.partition(":")
+    if "/" not in file and not file.endswith(".py"):
+        return program
+    return f"{Path(file).expanduser().resolve()}{colon}{name}"
+
+
+def named(argument: str) -> tuple[str, Any]:
+    """An argument by name, such as question=Why. Raises `BadArguments`."""
+    name, equals, text = argument.partition("=")
+    if not equals or not name:
+        raise BadArguments(f"-a takes NAME=VALUE, got {argument!r}")
+    return name, text
+
+
+def weight(text: str) -> tuple[str, float]:
+    """The weight of an owner, such as alice=2. Raises `BadArguments`."""
+    owner, equals, number = text.rpartition("=")
+    try:
+        if owner and equals:
+            return owner, float(number)
+    except ValueError:
+        pass
+    raise BadArguments(f"--weight takes OWNER=NUMBER, got {text!r}")
+
+
+def body(text: str | None) -> Any:
+    """The body of a message: what `text` is as JSON, or else the text itself; - reads standard input."""
+    if text is None:
+        return None
+    text = sys.stdin.read() if text == "-" else text
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+
+
+def limits(given: Sequence[str]) -> Limits | None:
+    """Limits from texts such as tokens=100. Raises `BadArguments`."""
+    if not given:
+        return None
+    values = dict(named(argument) for argument in given)
+    try:
+        return msgspec.convert(values, Limits, strict=False)
+    except msgspec.ValidationError as error:
+        known = ", ".join(Limits.__struct_fields__)
+        raise BadArguments(f"--limit takes NAME=NUMBER: {error}; names are {known}") from None
+
+
+def target(text: str) -> tuple[int, str | None]:
+    """A process, or one of its threads: 12, or 12:0-1."""
+    pid, colon, thread = text.partition(":")
+    return int(pid), thread if colon else None
+
+
+def recipient(text: str) -> int | str:
+    """A process number, or a name."""
+    return int(text) if text.isdecimal() else text
+
+
+def rank(text: str) -> tuple[int, bool]:
+    """A priority, and whether it is to be added."""
+    return int(text), text.startswith("+")
