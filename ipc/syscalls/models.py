@@ -82,11 +82,12 @@ class SlotInfo(msgspec.Struct, frozen=True):
     `policy` says who gets one, and `policy_reason` why it does as it does, if it changes itself.
     `tokens_per_second` is the rate of the last steps, `restarts` counts driver deaths survived, `memory` is the
     driver's resident set in bytes. `given` of the slots are given out at present, fewer than there are while memory is
-    short, and `cause` says why. Keys and values take `kv_used` of `kv_memory` bytes, besides `kv_cached` for prefixes;
-    `kv_waiting` sequences wait for memory, `swapped` lie on disk; so far `swap_outs` went there, `restores` came back,
-    and `recomputations` were computed anew; `swap_refused` says why the last one that was to go there did not. `cores`:
-    processors of the driver. `idle`: seconds without any work, and
-    `keep_alive` the seconds of it after which the driver ends.
+    short, and `cause` says why. Keys and values take `kv_used` of `kv_memory` bytes, besides `kv_cached` for prefixes
+    and `kv_disk` bytes for those on disk; of `prompt_tokens` so far `prompt_hits` were found computed (`prompt_reread`
+    were read from the disk for that), and `prompt_evicted` were given up. `kv_waiting` sequences wait for memory,
+    `swapped` lie on disk; so far `swap_outs` went there, `restores` came back, and `recomputations` were computed anew;
+    `swap_refused` says why the last one that was to go there did not. `cores`: processors of the driver. `idle`:
+    seconds without any work, and `keep_alive` the seconds of it after which the driver ends.
     """
 
     model: str
@@ -118,6 +119,11 @@ class SlotInfo(msgspec.Struct, frozen=True):
     policy: str = ""
     policy_reason: str = ""
     swap_refused: str = ""
+    kv_disk: int = 0
+    prompt_tokens: int = 0
+    prompt_hits: int = 0
+    prompt_evicted: int = 0
+    prompt_reread: int = 0
 
 
 class PolicyInfo(msgspec.Struct, frozen=True):

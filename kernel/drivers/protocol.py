@@ -31,6 +31,7 @@ class Load(msgspec.Struct, tag="load"):
     options: dict[str, Any] = {}
     kv_memory: int | None = None
     cores: list[int] = []
+    disk: str = ""
 
 
 class Admit(msgspec.Struct, tag="admit"):
@@ -41,7 +42,8 @@ class Admit(msgspec.Struct, tag="admit"):
     driver goes on as if it had never stopped, and reports only what is new. If it was swapped out, `swapped` is the
     file with its state; one that does not fit is refused and the state computed anew. `Restored` tells which.
 
-    `process` is the number of the process it belongs to, which keeps prefixes that it used.
+    `process` is the number of the process it belongs to, which keeps prefixes that it used; `away`: the seconds after
+    which its program usually makes another call, once this one is over, 0 if that is not known.
     """
 
     sequence: int
@@ -53,6 +55,7 @@ class Admit(msgspec.Struct, tag="admit"):
     released: int = 0
     process: int = 0
     swapped: str = ""
+    away: float = 0.0
 
 
 class Score(msgspec.Struct, tag="score"):
@@ -198,7 +201,8 @@ class Progress(msgspec.Struct, array_like=True):
 
 class KVUsage(msgspec.Struct, frozen=True, array_like=True):
     """Keys and values: bytes in `used` by sequences and `cached` for prefixes, and since the start, in tokens, how many
-    of prompts were `asked`, of these found (`hit`), and how many `evicted`; `waiting` sequences wait for memory."""
+    of prompts were `asked`, of these found (`hit`), and how many `evicted`; `waiting` sequences wait for memory.
+    Prefixes also take `disk` bytes there, and `reread` tokens came back from it so far."""
 
     used: int = 0
     cached: int = 0
@@ -206,6 +210,8 @@ class KVUsage(msgspec.Struct, frozen=True, array_like=True):
     hit: int = 0
     evicted: int = 0
     waiting: int = 0
+    disk: int = 0
+    reread: int = 0
 
 
 class Bundle(msgspec.Struct, tag="bundle"):

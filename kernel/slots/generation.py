@@ -51,10 +51,12 @@ class Generation(Sequence):
 
     `given` is its prompt as it was asked for. `file` holds its state while no driver does; `recomputed` says why that
     had to be computed anew, if it had; `held`: whether the driver is known to have given it memory since it was
-    admitted. `submitted`, `started` and `first`: when it came, got a slot, and had a token for the first time.
+    admitted. `submitted`, `started` and `first`: when it came, got a slot, and had a token for the first time. `away`:
+    seconds after which its process usually makes another call, once this is over.
     """
 
     __slots__ = (
+        "away",
         "call",
         "emit",
         "file",
@@ -99,6 +101,7 @@ class Generation(Sequence):
         self.file = ""
         self.recomputed = ""
         self.held = False
+        self.away = 0.0
         self.submitted = 0.0
         self.started: float | None = None
         self.first: float | None = None
@@ -128,6 +131,7 @@ class Generation(Sequence):
             self.released,
             self.process.pid,
             self.file,
+            self.away,
         )
 
     @property

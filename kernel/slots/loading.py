@@ -31,6 +31,7 @@ class Loading:
         self._spec = spec
         self._cache = str(around.cache)
         self._book = around.book
+        self._area = around.area
         self._key = msgspec.json.encode((spec.driver, spec.path, spec.options)).decode()
         self._granted: int | None = None  # what the load that is under way was granted for keys and values
         self.footprint = Footprint(around.book.get(self._key))
@@ -47,7 +48,7 @@ class Loading:
         """What a driver is told first. `granted`: bytes for keys and values; None leaves them to the driver."""
         self.cores, self._granted = cores, granted
         spec = self._spec
-        return protocol.Load(spec.path, self._cache, spec.max_tokens, spec.options, granted, cores)
+        return protocol.Load(spec.path, self._cache, spec.max_tokens, spec.options, granted, cores, self._area.folder())
 
     def loaded(self, message: protocol.Loaded, size: int, seconds: float) -> Coroutine[Any, Any, None]:
         """The driver is ready, after `seconds`, and takes `size` bytes; what comes back writes that down."""

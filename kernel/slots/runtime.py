@@ -114,6 +114,7 @@ class ModelRuntime:
 
     def processes_ended(self, pids: list[int]) -> None:
         """Nobody comes back for what the driver keeps for these processes."""
+        self.work.absences.ended(pids)
         if self.stage.state == READY:
             self._life.send(protocol.Ended(pids))
 

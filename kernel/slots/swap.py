@@ -40,15 +40,25 @@ class SwapArea:
         self._own: Path | None = None
         self._lock: int | None = None
 
+    def folder(self) -> str:
+        """Where a driver may keep files without names; empty if there is no place for them."""
+        try:
+            self._usable()
+        except OSError:
+            return ""
+        return str(self._own)
+
     def path(self, sequence: int) -> str:
         """Where the state of a sequence goes. Raises `OSError` if there is no place for it."""
-        if self.full:
-            raise OSError(errno.ENOSPC, "the disk is nearly full", str(self._all))
-        if self._own is None:
-            self._make()
+        self._usable()
         return f"{self._own}/{sequence}.kv"
 
-    def _make(self) -> None:
+    def _usable(self) -> None:
+        """Make the folder, unless there is one. Raises `OSError`."""
+        if self.full:
+            raise OSError(errno.ENOSPC, "the disk is nearly full", str(self._all))
+        if self._own is not None:
+            return
         self._all.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._all.chmod(0o700)
         while self._lock is None:

@@ -14,6 +14,7 @@ from ipc.messages import Log
 from kernel.drivers import protocol
 from kernel.limits import LimitKeeper
 from kernel.policy.policy import Policy
+from kernel.slots.absence import Absences
 from kernel.slots.finished import FinishedGenerations
 from kernel.slots.footprint import Footprint
 from kernel.slots.generation import Generation
@@ -49,6 +50,7 @@ class Workload:
         self.slots = Slots(spec.slots, spec.lease, policy, clock, self._tell)
         self.pager = Pager(model, spec.max_tokens, area, self.slots, footprint, ask, clock)
         self.slots.on_shed = self.shed
+        self.absences = Absences(clock)
         self.tokens = self.steps = 0
         self.rate = 0.0
         self._model = model
@@ -76,6 +78,8 @@ class Workload:
         self.sequences[sequence.id] = sequence
         if isinstance(sequence, Generation):
             sequence.submitted = self._clock()
+            sequence.away = self.absences.usual(sequence.process.program)
+        self.absences.began(sequence.process)
         if sequence.process.suspended or sequence.thread.suspended:
             sequence.holds.add(SUSPENDED)
         self.slots.enqueue(sequence)
@@ -272,6 +276,7 @@ class Workload:
     def _forget(self, sequence: Sequence) -> None:
         if self.sequences.pop(sequence.id, None) is not None:
             self._note(sequence)
+            self.absences.over(sequence.process)
         self._cancelling.discard(sequence.id)
         self.pager.forget(sequence)
         self.slots.free(sequence)

@@ -74,6 +74,8 @@ SLOT: Columns = {
     "CORES": lambda row: row.cores or "",
     "MEMORY": lambda row: show.size(row.memory),
     "KV": lambda row: f"{show.size(row.kv_used)}/{show.size(row.kv_memory)}" if row.kv_memory else "",
+    "PROMPTS FOUND": lambda row: f"{row.prompt_hits / row.prompt_tokens:.0%}" if row.prompt_tokens else "",
+    "PREFIXES ON DISK": lambda row: show.size(row.kv_disk) if row.kv_disk else "",
     "ON DISK": lambda row: row.swapped or "",
     "SWAPS OUT/IN/LOST": lambda row: f"{row.swap_outs}/{row.restores}/{row.recomputations}",
     "IDLE": lambda row: f"{show.duration(row.idle)}/{show.duration(row.keep_alive)}" if row.idle else "",

@@ -313,14 +313,14 @@ async def test_a_disk_that_refuses_leaves_the_generation_where_it_is(system: Any
     processes = [system.spawn("teller", seed=seed) for seed in (1, 2)]
     await asyncio.sleep(4.5)
     area = system.kernel.resources.area
-    area._own = Path("/nowhere/at/all")
+    own, area._own = area._own, Path("/nowhere/at/all")
     await system.call(Suspend(processes[0].pid))
     processes.append(system.spawn("teller", seed=3))
     await asyncio.sleep(4)
     info = await row(system)
     assert [one.kept for one in info.sequences] == ["memory", "memory", "memory"]
     assert len(system.driver.sent_of(protocol.SwapOut)) == 1  # it is not asked again and again
-    area._own = None
+    area._own = own
     await finish(system, processes)
 
 

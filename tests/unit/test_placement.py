@@ -5,6 +5,7 @@ Tokens that are computed are counted where they are handed to the model.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from kernel.drivers.protocol import (  # noqa: E402
     Revoke,
     Score,
 )
+from kernel.drivers.transformers.pages import Segment  # noqa: E402
 from tests.unit.tiny import Kernel, admit, ready  # noqa: E402
 
 LLAMA = ready("Llama")
@@ -114,6 +116,60 @@ def test_waiting_for_memory_counts_as_no_use_of_what_is_kept() -> None:
     assert kernel.of(Bundle)[-1].kv.waiting == 0
     assert len(kernel.batches) > 160  # the third waited for the second
     assert node.uses == 3  # it was kept, began another, and that went on from it
+
+
+# ---- prefixes on disk
+
+
+def test_what_lies_on_disk_is_read_and_not_computed(tmp_path: Path) -> None:
+    beginning = "the beginning of all that the first process says, "
+    alone_said = alone(call(3, beginning + "and more"))
+    kernel = Kernel(LLAMA, tokens=120, disk=tmp_path)
+    kernel.run(call(1, beginning, process=1), call(2, "z" * 80, process=2, max_tokens=30))
+    assert kernel.placement.cache.spill.used
+    before = prompt_rows(kernel)
+    kernel.run(call(3, beginning + "and more", process=1))
+    assert kernel.ids[3] == alone_said
+    assert prompt_rows(kernel) - before == len("and more")
+    assert kernel.of(Bundle)[-1].kv.reread == len(beginning)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_prompt_that_memory_was_too_short_to_keep_beside_its_call_is_kept_after_it() -> None:
+    beginning = "the beginning of all that the first process says, "
+    kernel = Kernel(LLAMA, tokens=len(beginning) + 2 * PAGE)
+    kernel.run(call(1, beginning, process=1))
+    before = prompt_rows(kernel)
+    kernel.run(call(2, beginning + "and", process=1))
+    assert prompt_rows(kernel) - before == len("and")
+    assert kernel.ids[2] == alone(call(2, beginning + "and"))
+    assert kernel.memory.used == 0
+
+
+def test_several_that_want_the_same_from_disk_wait_for_one_reading(tmp_path: Path) -> None:
+    beginning = "the beginning of all that the first process says, "
+    kernel = Kernel(LLAMA, tokens=240, disk=tmp_path)
+    kernel.run(call(1, beginning, process=1), call(2, "z" * 80, process=2, max_tokens=130))
+    kernel.run(*[call(sequence, beginning + f"{sequence}", process=1) for sequence in (3, 4, 5)])
+    assert kernel.of(Bundle)[-1].kv.reread == len(beginning)
+    assert [kernel.ids[sequence] for sequence in (3, 4, 5)] == [
+        alone(call(sequence, beginning + f"{sequence}")) for sequence in (3, 4, 5)
+    ]
+
+
+def test_what_cannot_be_read_from_disk_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    beginning = "the beginning of all that the first process says, "
+    kernel = Kernel(LLAMA, tokens=120, disk=tmp_path)
+    kernel.run(call(1, beginning, process=1), call(2, "z" * 80, process=2, max_tokens=30))
+
+    def broken(*_: Any) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Segment, "copy_to", broken)
+    kernel.run(call(3, beginning + "and more", process=1))
+    assert kernel.ids[3] == alone(call(3, beginning + "and more"))
+    assert kernel.of(Bundle)[-1].kv.reread == 0
+    assert not kernel.of(Failed)
 
 
 # ---- quotas

@@ -6,6 +6,7 @@ text is found out.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from hashlib import blake2b
 from itertools import combinations
@@ -19,7 +20,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 torch = pytest.importorskip("torch", reason="keys and values are tensors (extra `local`)")
 
 from kernel.drivers.transformers.kv import Geometry, KVMemory, Slab  # noqa: E402
-from kernel.drivers.transformers.prefix import PrefixCache, common  # noqa: E402
+from kernel.drivers.transformers.prefix import SOON, PrefixCache  # noqa: E402
+from kernel.drivers.transformers.radix import common  # noqa: E402
+from kernel.drivers.transformers.spill import Fetch  # noqa: E402
 
 GEOMETRY = Geometry(layers=2, heads=1, head_dim=16, dtype=torch.float32)  # 32 tokens to a page
 LENGTH = 160
@@ -31,12 +34,16 @@ PROCESSES = st.integers(1, 4)
 
 
 class Cache:
-    """A cache in a memory of so many pages for each layer, and what a slab would hold that has computed some tokens."""
+    """A cache in a memory of so many pages for each layer, and on as many of a disk, with a clock that stands unless
+    it is set; and what a slab would hold that has computed some tokens."""
 
-    def __init__(self, pages: int = 10_000) -> None:
+    def __init__(self, pages: int = 10_000, *, on_disk: int = 0) -> None:
+        self.now = 0.0
         self.memory = KVMemory(GEOMETRY, LENGTH, 16, torch.device("cpu"), 0)
         self.memory.budget = pages * self.page
-        self.tree = PrefixCache(self.memory)
+        self.folder = tempfile.TemporaryDirectory()
+        self.tree = PrefixCache(self.memory, self.folder.name, on_disk * self.page, lambda: self.now)
+        self.tree.rates.token = 1.0  # dear: whatever may go to the disk goes there
 
     @property
     def page(self) -> int:
@@ -70,12 +77,27 @@ class Cache:
         """All that is kept, from the root to each leaf."""
         return [tokens for tokens, _ in self._walk()]
 
+    def fetch(self, tokens: list[int]) -> None:
+        """Have all of it in memory that is kept."""
+        while isinstance(fetch := self.tree.fetch(tokens, 0), Fetch):
+            self.tree.fetched(fetch, fetch.read())
+        assert fetch == ""
+
+    def on_disk(self, tokens: list[int]) -> int:
+        """How many of `tokens` are kept on disk alone."""
+        return sum(count for node, count in self.tree._root.path(tokens) if not node.held)
+
     def check_books(self) -> None:
-        prefixes = {node.prefix for _, nodes in self._walk() for node in nodes}
+        prefixes = {node.prefix for _, nodes in self._walk() for node in nodes if node.held}
+        assert all(prefix.data is not None for prefix in prefixes)
+        copies = {node.prefix.copy for _, nodes in self._walk() for node in nodes if node.prefix.copy}
+        assert self.tree.spill.used == sum(copy.size for copy in copies) <= self.tree.spill.limit
+        prefixes |= {node.prefix for _, nodes in self._walk() for node in nodes if node.prefix.coming}
         assert self.memory.cached == sum(self.memory.prefix_bytes(prefix.start, prefix.end) for prefix in prefixes)
+        prefixes = {prefix for prefix in prefixes if not prefix.coming}
         assert set(self.tree._holders) == prefixes
         nodes = {node for _, nodes in self._walk() for node in nodes}
-        assert sum(self.tree._holders.values()) == len(nodes)
+        assert sum(self.tree._holders.values()) == sum(node.held for node in nodes)
         assert all(owned <= nodes for owned in self.tree._of_process.values())
 
     def _walk(self) -> Iterator[tuple[list[int], list[Any]]]:
@@ -88,6 +110,8 @@ class Cache:
                 assert child.tokens[0] == first
                 assert child.prefix.start <= child.start
                 assert child.end <= child.prefix.end
+                assert node.held or not child.held
+                assert child.held or child.prefix.copy is not None or child.prefix.coming
                 stack.append((child, tokens + child.tokens, [*nodes, child]))
             if nodes and not node.children:
                 yield tokens, nodes
@@ -128,17 +152,42 @@ def test_what_is_found_is_the_longest_common_beginning_with_all_that_is_kept(
 
 
 class Life(RuleBasedStateMachine):
-    """Anything that may happen to a cache, in any order, in a memory of few pages."""
+    """Anything that may happen to a cache, in any order, in a memory of few pages and on a disk of few."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.fetches: list[Fetch] = []
         self.slabs: list[tuple[Slab, list[int]]] = []  # and what each was found to begin with
         self.taken: list[Slab] = []
         self.used: dict[int, list[list[int]]] = {}  # by living processes
 
-    @initialize(pages=st.integers(1, 12))
-    def begin(self, pages: int) -> None:
-        self.cache = Cache(pages)
+    @initialize(pages=st.integers(1, 12), on_disk=st.integers(0, 12))
+    def begin(self, pages: int, on_disk: int) -> None:
+        self.cache = Cache(pages, on_disk=on_disk)
+
+    @rule(seconds=st.sampled_from([0.01, 1.0, 100.0]))
+    def wait(self, seconds: float) -> None:
+        self.cache.now += seconds
+
+    @rule(process=PROCESSES, usual=st.sampled_from([0.0, 1.0, 50.0]))
+    def call(self, process: int, usual: float) -> None:
+        self.cache.tree.absences.called(process, usual)
+
+    @rule(process=PROCESSES)
+    def leave(self, process: int) -> None:
+        self.cache.tree.absences.left(process)
+
+    @rule(tokens=TOKENS, beside=st.integers(0, LENGTH))
+    def fetch(self, tokens: list[int], beside: int) -> None:
+        fetch = self.cache.tree.fetch(tokens, self.cache.memory.size(beside))
+        if isinstance(fetch, Fetch):
+            self.fetches.append(fetch)
+
+    @precondition(lambda self: self.fetches)
+    @rule(place=st.integers(0, 4), fails=st.booleans())
+    def fetched(self, place: int, fails: bool) -> None:
+        fetch = self.fetches.pop(place % len(self.fetches))
+        self.cache.tree.fetched(fetch, None if fails else fetch.read())
 
     @rule(tokens=TOKENS, process=PROCESSES)
     def keep(self, tokens: list[int], process: int) -> None:
@@ -186,6 +235,7 @@ class Life(RuleBasedStateMachine):
         for slab, held in self.slabs:
             assert torch.equal(self.cache.memory.tokens(slab, 0, len(held)), numbers(held))
             assert self.cache.tree.longest(held) == len(held)
+            assert self.cache.on_disk(held) == 0
 
     @invariant()
     def what_two_living_processes_share_stays(self) -> None:
@@ -201,10 +251,14 @@ class Life(RuleBasedStateMachine):
             self.cache.free(slab)
         for slab in self.taken:
             self.cache.memory.free(slab)
-        for process in self.used:
+        for process in range(5):
             self.cache.tree.ended(process)
+        for fetch in self.fetches:
+            self.cache.tree.fetched(fetch, fetch.read())
         assert self.cache.tree.make_room(self.cache.memory.budget)
-        assert (self.cache.memory.used, self.cache.memory.cached, self.cache.texts()) == (0, 0, [])
+        assert (self.cache.memory.used, self.cache.memory.cached) == (0, 0)
+        self.cache.check_books()
+        assert not any(node.held for node in self.cache.tree._root.below())
 
 
 TestLife = Life.TestCase
@@ -263,8 +317,10 @@ def test_what_was_used_often_long_ago_goes_in_the_end() -> None:
     cache = Cache(pages=4)
     cache.keep([1] * 64)
     for _ in range(10):
+        cache.now += 1
         cache.free(cache.use([1] * 64))
     for first in range(2, 60):
+        cache.now += 1
         cache.keep([first] * 64)
         cache.free(cache.use([first] * 64))
     assert cache.tree.longest([1] * 64) == 0
@@ -314,3 +370,132 @@ def test_a_lower_budget_gives_up_what_is_not_needed() -> None:
     cache.free(slab)
     assert cache.tree.make_room(0)
     assert cache.memory.cached == 0
+
+
+# ---- preserved, swapped or discarded
+
+
+def test_what_a_process_that_lives_may_want_goes_to_the_disk_and_comes_back() -> None:
+    cache = Cache(pages=2, on_disk=4)
+    cache.keep([1] * 64, process=1)
+    cache.keep([2] * 64, process=2)
+    assert (cache.tree.longest([1] * 64), cache.on_disk([1] * 64)) == (64, 64)
+    assert (cache.tree.swapped, cache.tree.evicted) == (64, 0)
+    cache.fetch([1] * 64)
+    assert (cache.on_disk([1] * 64), cache.on_disk([2] * 64), cache.tree.reread) == (0, 64, 64)
+    cache.free(cache.use([1] * 64))
+    cache.check_books()
+
+
+def test_what_was_read_back_needs_not_be_written_again() -> None:
+    cache = Cache(pages=2, on_disk=4)
+    cache.keep([1] * 64, process=1)
+    cache.keep([2] * 64, process=2)
+    cache.fetch([1] * 64)
+    used = cache.tree.spill.used
+    cache.fetch([2] * 64)
+    assert (cache.on_disk([1] * 64), cache.tree.spill.used) == (64, used)
+
+
+def test_what_nobody_is_waiting_for_is_discarded() -> None:
+    cache = Cache(pages=2, on_disk=4)
+    cache.keep([1] * 64, process=1)
+    cache.tree.ended(1)
+    cache.keep([2] * 64, process=2)
+    assert (cache.tree.longest([1] * 64), cache.tree.evicted, cache.tree.spill.used) == (0, 64, 0)
+
+
+def test_what_is_computed_sooner_than_written_and_read_is_discarded() -> None:
+    cache = Cache(pages=2, on_disk=4)
+    cache.tree.rates.token = 1e-9
+    cache.keep([1] * 64, process=1)
+    cache.keep([2] * 64, process=2)
+    assert (cache.tree.longest([1] * 64), cache.tree.spill.used) == (0, 0)
+
+
+def test_what_is_computed_sooner_than_read_is_not_read() -> None:
+    cache = Cache(pages=2, on_disk=4)
+    cache.keep([1] * 64, process=1)
+    cache.keep([2] * 64, process=2)
+    cache.tree.rates.token = 1e-9
+    assert cache.tree.fetch([1] * 64, 0) == ""
+    cache.keep([1] * 64, process=1)  # it was computed anew, and is in memory again
+    cache.check_books()
+    assert cache.on_disk([1] * 64) == 0
+
+
+def test_the_process_that_stays_away_for_longest_gives_up_its_place_first() -> None:
+    """One that comes back after a second stays in memory; one that takes a minute goes to the disk."""
+    cache = Cache(pages=4, on_disk=8)
+    for process, usual in ((1, 60.0), (2, 1.0)):
+        cache.tree.absences.called(process, usual)
+        cache.keep([process] * 64, process)
+        cache.tree.absences.left(process)
+    cache.tree.absences.called(3, 1.0)
+    cache.keep([3] * 64, 3)
+    assert [cache.on_disk([process] * 64) for process in (1, 2, 3)] == [64, 0, 0]
+
+
+def test_who_is_late_is_taken_to_stay_away_for_as_long_again() -> None:
+    cache = Cache(pages=4, on_disk=8)
+    for process, usual in ((1, 20.0), (2, 1.0)):
+        cache.tree.absences.called(process, usual)
+        cache.keep([process] * 64, process)
+        cache.tree.absences.left(process)
+    cache.now = 15.0  # the first is likely to come in 5 seconds, or 15; the second should have come long ago
+    cache.tree.absences.called(1, 20.0)
+    cache.free(cache.use([1] * 64, 1))
+    cache.tree.absences.called(3, 1.0)
+    cache.keep([3] * 64, 3)
+    assert [cache.on_disk([process] * 64) for process in (1, 2, 3)] == [0, 64, 0]
+
+
+def test_what_the_last_call_of_a_process_did_not_use_is_not_waited_for() -> None:
+    cache = Cache(pages=4, on_disk=8)
+    cache.tree.absences.called(1, 1.0)
+    cache.keep([1] * 64, process=1)
+    cache.tree.absences.called(1, 1.0)
+    cache.keep([2] * 64, process=1)
+    cache.tree.absences.called(3, 5.0)
+    cache.keep([3] * 64, process=3)
+    assert [cache.on_disk([first] * 64) for first in (1, 2, 3)] == [64, 0, 0]
+
+
+def test_a_full_disk_gives_up_what_is_least_worth() -> None:
+    cache = Cache(pages=2, on_disk=4)
+    for first in (1, 2, 3, 4):
+        cache.keep([first] * 64, process=first)
+        cache.now += 20
+    assert cache.tree.spill.used == 4 * cache.page
+    assert [cache.tree.longest([first] * 64) for first in (1, 2, 3, 4)] == [0, 64, 64, 64]
+
+
+def test_a_disk_that_takes_nothing_means_that_it_is_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache(pages=2, on_disk=4)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache.memory, "swap_out", full)
+    cache.keep([1] * 64, process=1)
+    cache.keep([2] * 64, process=2)
+    assert (cache.tree.longest([1] * 64), cache.tree.longest([2] * 64)) == (0, 64)
+    monkeypatch.undo()
+    cache.keep([3] * 64, process=3)
+    assert cache.tree.longest([2] * 64) == 0  # it is not tried again at once
+    cache.now += 10
+    cache.keep([4] * 64, process=4)
+    assert cache.on_disk([3] * 64) == 64
+
+
+def test_what_cannot_be_read_is_given_up() -> None:
+    cache = Cache(pages=2, on_disk=4)
+    cache.keep([1] * 64, process=1)
+    cache.keep([2] * 64, process=2)
+    fetch = cache.tree.fetch([1] * 64, 0)
+    assert isinstance(fetch, Fetch)
+    assert cache.tree.fetch([1] * 64, 0) == SOON
+    cache.tree.fetched(fetch, None)
+    del fetch
+    cache.check_books()
+    assert (cache.tree.longest([1] * 64), cache.tree.spill.used) == (0, 2 * cache.page)

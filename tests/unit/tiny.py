@@ -10,6 +10,7 @@ import queue
 from collections import defaultdict, deque
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from kernel.drivers.transformers.modules import NAME, Modules  # noqa: E402
 from kernel.drivers.transformers.outline import outline  # noqa: E402
 from kernel.drivers.transformers.pace import Pace  # noqa: E402
 from kernel.drivers.transformers.placement import Placement  # noqa: E402
+from kernel.drivers.transformers.prefix import PrefixCache  # noqa: E402
 from kernel.drivers.transformers.report import Report  # noqa: E402
 from kernel.drivers.transformers.sequence import Limits  # noqa: E402
 
@@ -125,7 +127,7 @@ class Kernel:
     """Says `during[n]` while step n runs, and stops when nothing can run any more.
 
     `sent` is what the driver said, `batches` the spans of each step; `before` may change a step or raise in its place,
-    `after` change what it computed. `seconds` is what a step takes.
+    `after` change what it computed. `seconds` is what a step takes, `disk` a folder for prefixes.
     """
 
     def __init__(
@@ -140,6 +142,7 @@ class Kernel:
         quota: int | None = None,
         fingerprint: str = "tiny",
         max_tokens: int = 50,
+        disk: Path | None = None,
     ) -> None:
         self.inbox = self
         self.said: deque[Any] = deque()
@@ -151,7 +154,9 @@ class Kernel:
         self.before: Callable[[list[Span]], None] = lambda spans: None
         self.after: Callable[[list[Span], Output], Output] = lambda spans, output: output
         self.memory = model.memory(tokens, slabs)
-        self.placement = Placement(self.memory, None if quota is None else self.memory.size(quota))
+        cache = PrefixCache(self.memory, str(disk or ""), 2 * self.memory.budget, lambda: self.now)
+        cache.rates.token = 1.0  # dear: whatever may go to the disk goes there
+        self.placement = Placement(self.memory, None if quota is None else self.memory.size(quota), cache)
         report = Report(self, lambda: self.now)
         limits = Limits(model.context, max_tokens)
         self._forward = model.forward(self.memory)

@@ -267,6 +267,7 @@ class Trial:
             "slabs": rng.choice([2, 5, 24]),
             "most": rng.choice([16, 32, 64, 128, 256]),
             "fingerprint": rng.choice(["tiny"] * 9 + ["another"]),
+            "disk": rng.choice([None, self.folder]),
         }
         self.log.append(f"start {options}")
         kernel = Scripted(model_of(self.model), rng, **options)

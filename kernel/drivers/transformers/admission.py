@@ -88,10 +88,17 @@ class Admission:
         for work in self._placement.give(without, self.ready()):
             if isinstance(work, Sequence) and work.swapped:
                 self._read(work)
+        fetches, self._placement.fetches = self._placement.fetches, []
+        for fetch in fetches:
+            self._in_thread(fetch.read, partial(self._placement.fetched, fetch))
 
     def ready(self) -> list[Work]:
         """The works that can run now."""
         return [work for work in self._works if work.slab is not None and work.runs and not work.busy]
+
+    def prompts_take(self, seconds: float) -> None:
+        """What a token of a prompt takes, of late."""
+        self._placement.cache.rates.token = seconds
 
     def computed(self, work: Work, span: Span) -> None:
         """A step has computed `span` of `work`."""
@@ -117,7 +124,14 @@ class Admission:
     def usage(self) -> KVUsage:
         place = self._placement
         return KVUsage(
-            place.memory.used, place.memory.cached, place.asked, place.hit, place.cache.evicted, place.waiting
+            place.memory.used,
+            place.memory.cached,
+            place.asked,
+            place.hit,
+            place.cache.evicted,
+            place.waiting,
+            place.cache.spill.used,
+            place.cache.reread,
         )
 
     # ---- messages
@@ -252,6 +266,7 @@ class Admission:
         if error is not None:
             self.report.event(SwappedOut(sequence.id, 0, seconds, named(error)))
             return
+        self._placement.free(sequence, keep=False)  # its prompt lies on the disk with the rest
         self.leave(sequence, SwappedOut(sequence.id, future.result(), seconds))
 
     def _read(self, sequence: Sequence) -> None:

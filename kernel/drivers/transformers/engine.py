@@ -95,6 +95,8 @@ class Engine:
             self._take(part, output)
         seconds = self._clock() - started
         self._pace.took(seconds, single, rows)
+        if self._pace.prompt_token:
+            self._admission.prompts_take(self._pace.prompt_token)
         self._report.step(seconds, self._admission.usage())
         self._report.flush_if_due()
 

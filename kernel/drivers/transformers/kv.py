@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -62,14 +63,19 @@ class Slab:
 
 
 class Prefix:
-    """The keys and values of the tokens from `start` to `end` of some text, kept to be used again."""
+    """The keys and values of the tokens from `start` to `end` of some text, kept to be used again.
 
-    __slots__ = ("data", "end", "start")  # by identity: one object, kept once
+    `data` is where they are in memory, None if they are not; `copy` where on disk. `coming`: they are being read.
+    """
 
-    def __init__(self, start: int, end: int, data: Segment | torch.Tensor) -> None:
+    __slots__ = ("coming", "copy", "data", "end", "start")  # by identity: one object, kept once
+
+    def __init__(self, start: int, end: int, data: Segment | torch.Tensor | None) -> None:
         self.start = start
         self.end = end
         self.data = data
+        self.copy: Segment | None = None
+        self.coming = False
 
 
 class KVMemory:
@@ -127,6 +133,11 @@ class KVMemory:
         slab.reserved += tokens
         self.used += self.size(tokens)
 
+    def yield_up(self, slab: Slab) -> None:
+        """Take back what was handed out to `slab`, which is about to be freed, but not yet what it holds."""
+        self.used -= self.size(slab.reserved)
+        slab.reserved = 0
+
     def free(self, slab: Slab) -> None:
         """Take back `slab`, which is not used again. What it held is gone, so that nobody reads it later."""
         self.used -= self.size(slab.reserved)
@@ -183,6 +194,7 @@ class KVMemory:
             self.tokens(slab, start, end).copy_(prefix.data[:, start - prefix.start : end - prefix.start])
             return
         assert self._range is not None
+        assert prefix.data is not None
         shared = self._shares >= self.geometry.layers
         if shared:
             self._shares -= self.geometry.layers
@@ -197,6 +209,37 @@ class KVMemory:
                 self._range.share(self._byte(slab.index, layer) + first * PAGE, pages * PAGE, prefix.data, offset)
             else:
                 prefix.data.read(offset, self._raw(slab, layer, first, pages))
+
+    def swap_out(self, prefix: Prefix, store: Store) -> None:
+        """Copy what is kept to a file on disk. Raises `OSError`."""
+        assert prefix.data is not None
+        if isinstance(prefix.data, torch.Tensor):
+            copy = store.segment(prefix.data.nbytes)
+            copy.write(0, prefix.data.cpu().contiguous())
+        else:
+            copy = store.segment(prefix.data.size)
+            prefix.data.copy_to(copy)
+        prefix.copy = copy
+
+    def swap_in(self, prefix: Prefix) -> Callable[[], Segment | torch.Tensor]:
+        """What reads the copy of `prefix` back, in any thread; what comes back is its `data`. Raises `OSError`."""
+        copy = prefix.copy
+        assert copy is not None
+        if self._range is not None:
+            segment = self._store.segment(copy.size)
+
+            def read() -> Segment | torch.Tensor:
+                copy.copy_to(segment)
+                return segment
+        else:
+            shape = (self.geometry.layers, prefix.end - prefix.start, self.geometry.row)
+
+            def read() -> Segment | torch.Tensor:
+                data = torch.empty(shape, dtype=self.geometry.dtype)
+                copy.read(0, data)
+                return data.to(self.device)
+
+        return read
 
     def prefix_bytes(self, start: int, end: int) -> int:
         """What `keep` takes for these tokens."""

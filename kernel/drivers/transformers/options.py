@@ -14,14 +14,15 @@ from ipc.errors import ConfigError
 
 ALLOWED = (
     "device (cpu, cuda, cuda:N), dtype (float32, bfloat16, float16), threads (1 or more), kv_memory (bytes), "
-    "kv_quota (bytes), deterministic (true, false)"
+    "kv_quota (bytes), kv_disk (bytes), deterministic (true, false)"
 )
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """None leaves the choice to the driver: the GPU if there is one; for weights float32 or float16, which is faster on
     this CPU, and bfloat16 on CUDA; torch's own count of threads, or one for each core that the kernel names; half of
-    the memory that is free after loading for keys and values, of which one process may have all.
+    the memory that is free after loading for keys and values, of which one process may have all; four times as much on
+    disk, `kv_disk`, for prefixes that somebody is likely to want again (0: none).
 
     `deterministic`: a sequence's tokens depend on no neighbour. None: where that is cheap, which is on a CPU.
     """
@@ -31,6 +32,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: Annotated[int, Meta(ge=1)] | None = None
     kv_memory: Annotated[int, Meta(ge=1)] | None = None
     kv_quota: Annotated[int, Meta(ge=1)] | None = None
+    kv_disk: Annotated[int, Meta(ge=0)] | None = None
     deterministic: bool | None = None
 
 

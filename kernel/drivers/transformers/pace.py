@@ -42,6 +42,7 @@ class Pace:
         self._singles = 1  # that generated then
         self._mixed = 0  # steps in a row that had both prompts and generated tokens
         self._turn = False  # of the oldest
+        self.prompt_token: float | None = None  # seconds that a token of a prompt takes
 
     def shares(self, pending: list[Pending]) -> list[int]:
         """The tokens that each may run in this step, oldest work first.
@@ -68,6 +69,8 @@ class Pace:
     def took(self, seconds: float, single: int, rows: int) -> None:
         """A step with `single` generated tokens and `rows` tokens of longer rows took so long."""
         if not single:
+            if rows:
+                self.prompt_token = _smoothed(self.prompt_token, seconds / rows)
             return
         self._mixed = self._mixed + 1 if rows else 0
         if not rows:
@@ -77,6 +80,7 @@ class Pace:
             self._saved = min(self._saved + self._room, self._most)
         elif self._alone is not None:
             self._cost = _smoothed(self._cost, max(seconds - self._alone, 0.0) / rows)
+            self.prompt_token = self._cost
             if rows > self._room:
                 self._saved = 0  # that was a leap
             elif seconds > SLOWER * self._alone:

@@ -8,10 +8,13 @@ of tokens.
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import weakref
+from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -23,6 +26,7 @@ MAP_NORESERVE = 0x4000
 MADV_NOHUGEPAGE = 15
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
 MAX_MAP_COUNT = 65530  # the default of Linux
+BUFFER = 1 << 20  # bytes that are copied at once
 FAILED = ctypes.c_void_p(-1).value
 
 
@@ -66,19 +70,32 @@ class Range:
 
 
 class Store:
-    """A file in memory, of which all segments are parts: one descriptor for however many. Places are never reused."""
+    """A file of which all segments are parts: one descriptor for however many. Places are never reused.
 
-    def __init__(self) -> None:
-        self.descriptor = os.memfd_create("llmosd-kv", os.MFD_CLOEXEC)
-        self._size = 0
+    In memory, or the one that is open as `descriptor`. `size`: of all places so far; `used`: of the segments there are.
+    """
+
+    def __init__(self, descriptor: int | None = None) -> None:
+        self.descriptor = os.memfd_create("llmosd-kv", os.MFD_CLOEXEC) if descriptor is None else descriptor
+        self.size = self.used = 0
+        self._lock = Lock()
         weakref.finalize(self, os.close, self.descriptor).atexit = False
 
     def segment(self, size: int) -> Segment:
-        """`size` bytes, a multiple of `PAGE`."""
-        start = self._size
+        """At least `size` bytes, in whole pages. Raises `OSError`."""
+        size = -(-size // PAGE) * PAGE
+        start = self.size
         os.ftruncate(self.descriptor, start + size)
-        self._size += size
+        self.size += size
+        with self._lock:
+            self.used += size
         return Segment(self, start, size)
+
+    def gave_up(self, segment: Segment) -> None:
+        """Nobody needs `segment` any more. Any thread may be the last that did."""
+        with self._lock:
+            self.used -= segment.size
+        give_back(self.descriptor, segment.start, segment.size)
 
 
 class Segment:
@@ -91,20 +108,27 @@ class Segment:
 
     def write(self, offset: int, data: torch.Tensor) -> None:
         """Copy the contiguous `data` to `offset`."""
-        view = _bytes(data)
-        done = 0
-        while done < data.nbytes:
-            done += os.pwrite(self.store.descriptor, view[done:], self.start + offset + done)
+        _move(os.pwritev, self.store.descriptor, _bytes(data), self.start + offset)
 
     def read(self, offset: int, data: torch.Tensor) -> None:
         """Fill the contiguous `data` from `offset` on."""
-        view = _bytes(data)
-        done = 0
-        while done < data.nbytes:
-            done += os.preadv(self.store.descriptor, [view[done:]], self.start + offset + done)
+        _move(os.preadv, self.store.descriptor, _bytes(data), self.start + offset)
+
+    def copy_to(self, other: Segment) -> None:
+        """Copy all of it to one of the same size. Raises `OSError`."""
+        buffer = memoryview(bytearray(min(BUFFER, self.size)))
+        for offset in range(0, self.size, BUFFER):
+            part = buffer[: min(BUFFER, self.size - offset)]
+            _move(os.preadv, self.store.descriptor, part, self.start + offset)
+            _move(os.pwritev, other.store.descriptor, part, other.start + offset)
 
     def __del__(self) -> None:
-        LIBC.fallocate(self.store.descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, self.start, self.size)
+        self.store.gave_up(self)
+
+
+def give_back(descriptor: int, start: int, size: int) -> bool:
+    """Let a file read as zeros there, and take no room; whether it can."""
+    return not LIBC.fallocate(descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start, size)
 
 
 def most_areas() -> int:
@@ -113,6 +137,16 @@ def most_areas() -> int:
         return int(Path("/proc/sys/vm/max_map_count").read_text())
     except (OSError, ValueError):
         return MAX_MAP_COUNT
+
+
+def _move(call: Callable[[int, list[memoryview], int], int], descriptor: int, view: memoryview, place: int) -> None:
+    """Read or write all of `view` there. Raises `OSError`."""
+    done = 0
+    while done < len(view):
+        moved = call(descriptor, [view[done:]], place + done)
+        if not moved:
+            raise OSError(errno.EIO, "the file ends too early")
+        done += moved
 
 
 def _bytes(data: torch.Tensor) -> memoryview:

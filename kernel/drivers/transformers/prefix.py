@@ -1,69 +1,103 @@
 """Prefixes of prompts, kept in a radix tree of tokens so that nobody computes the same keys and values twice.
 
-Asked and filled by the engine. A hit may end at any token. Only what was computed as a prompt is kept: its numbers are
-the same for whoever computes them. What goes when memory is short is what costs least to compute again for the memory
-it takes and the use it had (GreedyDual-Size with frequency; Cherkasova, "Improving WWW Proxies Performance with
-Greedy-Dual-Size-Frequency Caching Policy", 1998), but not what several living processes share, unless a call would wait
-for ever.
+Asked and filled by `placement`. A hit may end at any token. Only what was computed as a prompt is kept: its numbers are
+the same for whoever computes them. When memory is short, `waste` says what goes, and whether to the disk or for good;
+but not what several living processes share, unless a call would wait for ever.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 
 import torch
 
+from kernel.drivers.transformers.absence import Absences
 from kernel.drivers.transformers.kv import KVMemory, Prefix, Slab
+from kernel.drivers.transformers.radix import Node
+from kernel.drivers.transformers.spill import Data, Fetch, Spill
+from kernel.drivers.transformers.waste import Rates, unused
 
-DEPTH = 4000  # tokens of context at which attention costs as much as all the rest
-
-
-class _Node:
-    """An edge of the tree: `tokens` at `start`, and what follows. `users`: processes that used it and live.
-
-    The root has no parent, no tokens, and a prefix of nothing.
-    """
-
-    __slots__ = ("children", "parent", "prefix", "start", "tokens", "users", "uses", "worth")
-
-    def __init__(self, parent: _Node | None, start: int, tokens: list[int], prefix: Prefix) -> None:
-        self.parent = parent
-        self.start = start
-        self.tokens = tokens
-        self.prefix = prefix
-        self.children: dict[int, _Node] = {}
-        self.users: set[int] = set()
-        self.uses = 0
-        self.worth = 0.0
-
-    @property
-    def end(self) -> int:
-        return self.start + len(self.tokens)
+SOON, NO_ROOM = "soon", "no room"
 
 
 class PrefixCache:
-    """`size` is in bytes; `evicted` counts tokens."""
+    """Counts in tokens: `evicted` for good, `swapped` to disk, `reread` from there."""
 
-    def __init__(self, memory: KVMemory) -> None:
+    def __init__(
+        self, memory: KVMemory, folder: str = "", limit: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.rates = Rates()
+        self.absences = Absences(clock)
+        self.spill = Spill(folder, limit, memory, self.rates, clock)
+        self.evicted = self.swapped = self.reread = 0
         self._memory = memory
-        self._root = _Node(None, 0, [], Prefix(0, 0, torch.empty(0)))
-        self._of_process: dict[int, set[_Node]] = {}
-        self._holders: Counter[Prefix] = Counter()  # nodes by what they keep: a node that was split shares it
+        self._now = clock
+        self._root = Node(None, 0, [], Prefix(0, 0, torch.empty(0)))
+        self._root.held = True
+        self._of_process: dict[int, set[Node]] = {}
+        self._nodes: Counter[Prefix] = Counter()  # by what they keep: who was split shares it
+        self._holders: Counter[Prefix] = Counter()  # the same, of those that keep it in memory
         self._mapped: Counter[Prefix] = Counter()  # slabs by what they begin with
         self._of_slab: dict[Slab, list[Prefix]] = {}
-        self._clock = 0.0
-        self.evicted = 0
+
+    # ---- for those who look for something
 
     def longest(self, tokens: list[int]) -> int:
-        """How many of the first `tokens` are kept."""
-        return sum(count for _, count in self._path(tokens))
+        """How many of the first `tokens` are kept, in memory or on disk."""
+        return sum(count for _, count in self._root.path(tokens))
+
+    def fetch(self, tokens: list[int], beside: int) -> Fetch | str:
+        """The next that has to be read for `tokens`, to be `fetched`; `SOON` if one is being read, `NO_ROOM` if there
+        is no memory for it and `beside` more bytes, empty if none has to be, or it is computed sooner."""
+        node, count = next(((node, count) for node, count in self._root.path(tokens) if not node.held), (self._root, 0))
+        prefix = node.prefix
+        if prefix.coming:
+            return SOON
+        if node is self._root:
+            return ""
+        if prefix.data is not None:  # by another that was split from it
+            self._hold(node)
+            return self.fetch(tokens, beside)
+        size = self._bytes(prefix)
+        if self.rates.reading(size) > self.rates.computing(node.start, node.start + count):
+            return ""
+        assert node.parent is not None
+        if not self._room_for(size + beside, node.parent):
+            return NO_ROOM
+        fetch = Fetch(node, node.parent.prefix, self._memory.swap_in(prefix))
+        self._memory.cached += size
+        self._mapped[fetch.above] += 1  # it must be there when this comes
+        prefix.coming = True
+        return fetch
+
+    def fetched(self, fetch: Fetch, data: Data | None) -> None:
+        """It was read; None if that could not be, and it is given up."""
+        node, prefix = fetch.node, fetch.node.prefix
+        prefix.coming = False
+        self._mapped[fetch.above] -= 1
+        if data is None:
+            self._memory.cached -= self._bytes(prefix)
+            while node.parent is not None and node.parent.prefix is prefix:  # it was split meanwhile
+                node = node.parent
+            self._remove(node)
+            return
+        prefix.data = data
+        self.rates.was_read(self._bytes(prefix), fetch.seconds)
+        self.reread += len(node.tokens)
+        one: Node | None = node
+        while one is not None and one.prefix is prefix:
+            self._hold(one)
+            one = one.parent
 
     def hold(self, slab: Slab, tokens: list[int]) -> int:
-        """How many of the first `tokens` are kept; for the sake of `slab` they stay until `release`."""
+        """How many of the first `tokens` are in memory; for the sake of `slab` they stay until `release`."""
         found = 0
-        for node, count in self._path(tokens):
+        for node, count in self._root.path(tokens):
+            if not node.held:
+                break
             found += count
             self._mapped[node.prefix] += 1
             self._of_slab.setdefault(slab, []).append(node.prefix)
@@ -71,7 +105,7 @@ class PrefixCache:
 
     def use(self, slab: Slab, tokens: list[int], process: int) -> None:
         """Let the empty `slab` begin with `tokens`, which are held for it."""
-        for node, count in self._path(tokens):
+        for node, count in self._root.path(tokens):
             self._memory.use(slab, node.prefix, node.start, node.start + count)
             self._touch(node, process)
         slab.length = len(tokens)
@@ -86,27 +120,19 @@ class PrefixCache:
         Not if there is no room for them, or if they are no numbers.
         """
         node, found = self._root, 0
-        for node, count in list(self._path(tokens)):
+        for node, count in list(self._root.path(tokens)):
             found = node.start + count
             if count < len(node.tokens):
                 node = self._split(node, count)
+            if not node.held and not self._take(node, slab):
+                return
             self._touch(node, process)
-        if found == len(tokens):
-            return
-        size = self._memory.prefix_bytes(found, len(tokens))
-        self._mapped[node.prefix] += 1  # what it goes on from must not go to make room for it
-        fits = self.make_room(size)
-        self._mapped[node.prefix] -= 1
-        if not fits:
-            return
-        prefix = self._memory.keep(slab, found, len(tokens))
-        if prefix is None:
-            return
-        self._memory.cached += size
-        child = _Node(node, found, tokens[found:], prefix)
-        node.children[tokens[found]] = child
-        self._holders[prefix] = 1
-        self._touch(child, process)
+        if found < len(tokens):
+            child = Node(node, found, tokens[found:], Prefix(found, len(tokens), None))
+            if self._take(child, slab):
+                node.children[tokens[found]] = child
+                self._nodes[child.prefix] += 1
+                self._touch(child, process)
 
     def make_room(self, size: int, *, shared: bool = False) -> bool:
         """Evict until `size` bytes fit beside what sequences and prefixes take; whether they do.
@@ -118,79 +144,139 @@ class PrefixCache:
             leaves = [leaf for leaf in self._leaves() if len(leaf.users) <= most and not self._mapped[leaf.prefix]]
             if not leaves:
                 return False
-            self._evict(min(leaves, key=lambda leaf: leaf.worth))
+            self._evict(self._least(leaves))
         return True
 
     def ended(self, process: int) -> None:
         """The process has ended: what it used need not be kept for it."""
+        self.absences.ended(process)
         for node in self._of_process.pop(process, ()):
-            node.users.discard(process)
+            node.users.pop(process, None)
 
     # ---- inside
 
-    def _path(self, tokens: list[int]) -> Iterator[tuple[_Node, int]]:
-        """The nodes along `tokens`, each with how many of its own tokens go along."""
-        node, found = self._root, 0
-        while found < len(tokens) and (following := node.children.get(tokens[found])) is not None:
-            node = following
-            count = common(node.tokens, tokens[found : found + len(node.tokens)])
-            yield node, count
-            found += count
-            if count < len(node.tokens):
-                return
+    def _bytes(self, prefix: Prefix) -> int:
+        return self._memory.prefix_bytes(prefix.start, prefix.end)
 
-    def _split(self, node: _Node, count: int) -> _Node:
-        """Cut `node` after `count` tokens; the upper half."""
-        assert node.parent is not None
-        upper = _Node(node.parent, node.start, node.tokens[:count], node.prefix)
-        node.parent.children[node.tokens[0]] = upper
-        upper.children[node.tokens[count]] = node
-        upper.users, upper.uses, upper.worth = set(node.users), node.uses, node.worth
-        for process in upper.users:
-            self._of_process[process].add(upper)
-        self._holders[node.prefix] += 1
-        node.parent, node.start, node.tokens = upper, node.start + count, node.tokens[count:]
-        return upper
-
-    def _touch(self, node: _Node, process: int) -> None:
+    def _touch(self, node: Node, process: int) -> None:
+        node.last = self._now()
         node.uses += 1
-        # Cost per byte: each token takes the same, and costs the more the longer what it looks at.
-        node.worth = self._clock + node.uses * (1 + (node.start + node.end) / 2 / DEPTH)
+        if node.uses == 1:
+            node.first = node.last
         if process:
-            node.users.add(process)
+            node.users[process] = self.absences.call(process)
             self._of_process.setdefault(process, set()).add(node)
 
-    def _leaves(self) -> Iterator[_Node]:
-        stack = list(self._root.children.values())
-        while stack:
-            node = stack.pop()
-            if node.children:
-                stack += node.children.values()
-            else:
+    def _split(self, node: Node, count: int) -> Node:
+        upper = node.split(count)
+        self._nodes[node.prefix] += 1
+        for process in upper.users:
+            self._of_process[process].add(upper)
+        if node.held:
+            self._holders[node.prefix] += 1
+        return upper
+
+    def _hold(self, node: Node) -> None:
+        """The data of its prefix are in memory: it has them."""
+        node.held = True
+        self._holders[node.prefix] += 1
+
+    def _let_go(self, node: Node) -> None:
+        """It does not need them there any more."""
+        if node.held:
+            node.held = False
+            self._holders[node.prefix] -= 1
+            if not self._holders[node.prefix]:
+                del self._holders[node.prefix], self._mapped[node.prefix]
+                self._memory.cached -= self._bytes(node.prefix)
+                node.prefix.data = None
+
+    def _forget(self, prefix: Prefix) -> None:
+        """A node does not keep it any more."""
+        self._nodes[prefix] -= 1
+        if not self._nodes[prefix]:
+            del self._nodes[prefix]
+            prefix.copy = None
+
+    def _room_for(self, size: int, parent: Node) -> bool:
+        """`make_room` for what goes on from `parent`, which must not go for it."""
+        self._mapped[parent.prefix] += 1
+        fits = self.make_room(size)
+        self._mapped[parent.prefix] -= 1
+        return fits
+
+    def _take(self, node: Node, slab: Slab) -> bool:
+        """Have the keys and values of `node` in memory, a copy of those in `slab`, if that goes."""
+        assert node.parent is not None
+        if node.prefix.coming:
+            return False
+        if node.prefix.data is None:
+            size = self._memory.prefix_bytes(node.start, node.end)
+            if not self._room_for(size, node.parent):
+                return False
+            prefix = self._memory.keep(slab, node.start, node.end)
+            if prefix is None:
+                return False
+            self._memory.cached += size
+            if self._nodes[node.prefix]:  # it had another one, on disk
+                self._nodes[prefix] += 1
+                self._forget(node.prefix)
+            node.prefix = prefix
+        self._hold(node)
+        return True
+
+    # ---- what goes
+
+    def _leaves(self) -> Iterable[Node]:
+        """The nodes in memory below which there is none in memory."""
+        for node in self._root.below():
+            if node.held and not any(child.held or child.prefix.coming for child in node.children.values()):
                 yield node
 
-    def _evict(self, leaf: _Node) -> None:
-        assert leaf.parent is not None
-        self._clock = max(self._clock, leaf.worth)
-        self.evicted += len(leaf.tokens)
-        del leaf.parent.children[leaf.tokens[0]]
-        for process in leaf.users:
-            self._of_process[process].discard(leaf)
-        self._holders[leaf.prefix] -= 1
-        if not self._holders[leaf.prefix]:
-            del self._holders[leaf.prefix], self._mapped[leaf.prefix]
-            self._memory.cached -= self._memory.prefix_bytes(leaf.prefix.start, leaf.prefix.end)
-
-
-def common(one: list[int], other: list[int]) -> int:
-    """The length of the longest common beginning."""
-    low, high = 0, min(len(one), len(other))
-    if one[:high] == other[:high]:
-        return high
-    while low + 1 < high:  # the first `low` are the same, the first `high` are not
-        middle = (low + high) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
+    def _evict(self, leaf: Node) -> None:
+        """Give up its place in memory, by what is less waste."""
+        if leaf.prefix.copy is not None or self._swap_out(leaf):
+            self.swapped += len(leaf.tokens)
+            self._let_go(leaf)
         else:
-            high = middle
-    return low
+            self._remove(leaf)
+
+    def _swap_out(self, leaf: Node) -> bool:
+        """Whether its keys and values were worth a place on the disk, and got one."""
+        prefix = leaf.prefix
+        size = self._bytes(prefix)
+        if not (leaf.users or leaf.uses > 1) or not self.spill.may_write(size):
+            return False
+        dear = self.rates.computing(prefix.start, prefix.end)
+        if self.rates.writing(size) + self.rates.reading(size) > dear:
+            return False
+        worth = self._worth(leaf)
+        while self.spill.used + size > self.spill.limit:
+            others = [one for one in self._root.below() if not (one.held or one.children or one.prefix.coming)]
+            if not others or self._worth(least := self._least(others)) >= worth:
+                return False
+            self._remove(least)
+        return self.spill.write(prefix)
+
+    def _remove(self, node: Node) -> None:
+        """Give it up for good, with all that goes on from it."""
+        for one in (node, *node.below()):
+            self.evicted += len(one.tokens)
+            self._let_go(one)
+            self._forget(one.prefix)
+            for process in one.users:
+                self._of_process[process].discard(one)
+        node.cut()
+
+    def _least(self, nodes: Iterable[Node]) -> Node:
+        """The one that is the least waste to give up; among equals, the one that was not used for longest."""
+        return min(nodes, key=lambda node: (self._worth(node), node.last))
+
+    def _worth(self, node: Node) -> float:
+        """Seconds that it costs to have it again, for each byte, and each second until it is likely to be used."""
+        now, size = self._now(), self._memory.prefix_bytes(node.start, node.end)
+        cost = self.rates.computing(node.start, node.end)
+        if node.prefix.copy is not None:
+            cost = min(cost, self.rates.reading(size))
+        away = self.absences.remaining(node.users)
+        return cost / (size * unused(now, node.first, node.last, node.uses, away))

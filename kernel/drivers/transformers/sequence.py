@@ -51,8 +51,8 @@ class Limits(NamedTuple):
 class Sequence(Work):
     """A generation. `lease` counts the tokens it may still make before it is parked.
 
-    `matcher` holds it to its constraint, once that is compiled; `swapped` is the file that its state lies in. `ended`
-    is None while it goes on, then "stop" or "length". Raises `ContextOverflow` if prompt and reply cannot fit.
+    `matcher` holds it to its constraint, once that is compiled. `ended` is None while it goes on, then "stop" or
+    "length". Raises `ContextOverflow` if prompt and reply cannot fit.
     """
 
     def __init__(self, admit: Admit, prompt: list[int], codec: Codec, limits: Limits) -> None:
@@ -71,7 +71,7 @@ class Sequence(Work):
         self.sampling = sampling
         self.lease = admit.lease
         self.matcher: Matcher | None = None
-        self.swapped = ""
+        self.away = admit.away
         self.ended: str | None = None
         self._ends = codec.ends
         self._detokenizer = Detokenizer(codec.decode, prompt)

@@ -9,15 +9,19 @@ from kernel.drivers.transformers.engine import Connection, Engine
 from kernel.drivers.transformers.options import Options
 from kernel.drivers.transformers.pace import Pace
 from kernel.drivers.transformers.placement import Placement
+from kernel.drivers.transformers.prefix import PrefixCache
 from kernel.drivers.transformers.report import Report
 from kernel.drivers.transformers.sequence import Limits
 
+DISK = 4  # times the memory for keys and values, for prefixes on disk
 PREFILL_TOKENS = {"cpu": 256, "cuda": 2048}  # a step while nobody generates: enough rows to use the device well
 
 
 def engine(link: Connection, model: Model, options: Options, message: Load) -> Engine:
     """An engine that has not begun."""
-    placement = Placement(model.memory, options.kv_quota)
+    on_disk = DISK * model.memory.budget if options.kv_disk is None else options.kv_disk
+    cache = PrefixCache(model.memory, message.disk, on_disk)
+    placement = Placement(model.memory, options.kv_quota, cache)
     limits = Limits(model.context, message.max_tokens)
     admission = Admission(link.inbox, Report(link), model.tokenizer, placement, limits, model.fingerprint)
     pace = Pace(min(PREFILL_TOKENS[model.device.type], model.most_rows // 2))

@@ -14,10 +14,23 @@ class Work:
     """`prompt`: so many of `tokens` are computed as a prompt, the others as generated ones.
 
     `reusable` first tokens may come from the prefix cache, `keepable` may go there; `capacity` is the most tokens that
-    it will ever hold; `slab` is None until it has memory, `busy` says what else it waits for.
+    it will ever hold; `slab` is None until it has memory, `busy` says what else it waits for. `swapped` is the file
+    that its state lies in, if it does; `away`: seconds after which its process usually comes back, 0 if unknown.
     """
 
-    __slots__ = ("busy", "capacity", "id", "keepable", "process", "prompt", "reusable", "slab", "tokens")
+    __slots__ = (
+        "away",
+        "busy",
+        "capacity",
+        "id",
+        "keepable",
+        "process",
+        "prompt",
+        "reusable",
+        "slab",
+        "swapped",
+        "tokens",
+    )
 
     def __init__(self, identity: int, process: int, tokens: list[int], capacity: int) -> None:
         self.id = identity
@@ -27,7 +40,8 @@ class Work:
         self.reusable = len(tokens) - 1
         self.capacity = capacity
         self.slab: Slab | None = None
-        self.busy = ""
+        self.busy = self.swapped = ""
+        self.away = 0.0
 
     @property
     def runs(self) -> bool:

@@ -1,0 +1,68 @@
+"""Who is away: processes that were served and may come back, and for how long they are likely to stay away.
+
+Told by `placement` of their calls, asked by the prefix cache. What is usual for a program the kernel says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+PATIENCE = 10.0  # seconds that a process is taken to be away whose program was never seen to come back
+
+
+class _Absence:
+    """Of a process: how many of its calls run, how many there were, when the last one ended, and after how many seconds
+    it usually comes back; 0 if that is not known."""
+
+    __slots__ = ("calls", "left", "running", "usual")
+
+    def __init__(self) -> None:
+        self.calls = self.running = 0
+        self.left = self.usual = 0.0
+
+    def remaining(self, now: float) -> float:
+        """Seconds for which it is likely to stay away. Who is late is likely to wait as long again."""
+        if self.running:
+            return self.usual or PATIENCE
+        gone = now - self.left
+        return max(self.usual - gone, gone) if self.usual else max(gone, PATIENCE)
+
+
+class Absences:
+    """Of all processes that have called and live."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._now = clock
+        self._of: dict[int, _Absence] = {}
+
+    def called(self, process: int, usual: float) -> None:
+        """A call of `process` has begun, whose program comes back so many seconds after one; 0 if nobody knows."""
+        absence = self._of.setdefault(process, _Absence())
+        absence.calls += 1
+        absence.running += 1
+        absence.usual = usual
+
+    def left(self, process: int) -> None:
+        """A call of it is over."""
+        absence = self._of.get(process)
+        if absence is not None:
+            absence.running -= 1
+            absence.left = self._now()
+
+    def ended(self, process: int) -> None:
+        """It does not come back."""
+        self._of.pop(process, None)
+
+    def call(self, process: int) -> int:
+        """The number of its last call."""
+        absence = self._of.get(process)
+        return 0 if absence is None else absence.calls
+
+    def remaining(self, calls: Mapping[int, int]) -> Iterator[float]:
+        """Seconds for which each process is likely to stay away whose last call is the one named: what it used then it
+        will want again, what it used before it may not."""
+        now = self._now()
+        for process, call in calls.items():
+            absence = self._of.get(process)
+            if absence is not None and absence.calls == call:
+                yield absence.remaining(now)
