@@ -257,7 +257,7 @@ class Admission:
     def _written(self, sequence: Sequence, started: float, future: Future[int]) -> None:
         sequence.busy = ""
         if sequence not in self._works:  # it was cancelled meanwhile
-            self._placement.free(sequence)
+            self._placement.free(sequence, keep=False)  # its process may have ended, too
             return
         seconds = time.perf_counter() - started
         error = future.exception()
@@ -279,7 +279,7 @@ class Admission:
     def _was_read(self, sequence: Sequence, future: Future[torch.Tensor]) -> None:
         sequence.busy = ""
         if sequence not in self._works:
-            self._placement.free(sequence)
+            self._placement.free(sequence, keep=False)
             return
         error = future.exception()
         slab = sequence.slab

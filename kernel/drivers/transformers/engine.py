@@ -152,7 +152,7 @@ class Engine:
             raise DriverFailed(f"the model's logits have the maximum {maximum} after {len(sequence.tokens)} tokens")
         choices = row
         if sequence.matcher is not None:
-            choices = row.masked_fill(~sequence.matcher.allowed().to(row.device), -torch.inf)
+            choices = torch.where(sequence.matcher.allowed().to(row.device), row, -torch.inf)
             likeliest = int(choices.argmax())
         greedy = is_greedy(sequence.sampling)
         token = likeliest if greedy else sample(choices, sequence.sampling, len(sequence.tokens))
