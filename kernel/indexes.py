@@ -5,7 +5,7 @@ Made by a mailbox at its first selective receive, and told of every message that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from ipc.messages import Message
 from kernel.lane import Lane
@@ -16,41 +16,29 @@ INDEXED = ("correlation", "sender", "type")  # attributes of messages, the sharp
 Index = dict[tuple[int | str, int], Lane | Message]
 
 
-class Indexes:
-    """An index for each attribute that was asked for so far."""
-
-    __slots__ = ("_indexes",)
-
-    def __init__(self) -> None:
-        self._indexes: dict[str, Index] = {}
-
-    def of(self, attribute: str, messages: Callable[[], Iterable[Message]]) -> Index:
-        """The index by `attribute`, made now over all `messages` if there is none yet."""
-        index = self._indexes.get(attribute)
-        if index is None:
-            index = self._indexes[attribute] = {}
-            for message in messages():
-                _add(index, getattr(message, attribute), message)
-        return index
-
-    def add(self, message: Message) -> None:
-        for attribute, index in self._indexes.items():
-            _add(index, getattr(message, attribute), message)
-
-    def drop(self, message: Message) -> bool:
-        """Whether any message is left."""
-        for attribute, index in self._indexes.items():
-            key = getattr(message, attribute), message.priority
-            found = index[key]
-            if isinstance(found, Lane):
-                found.discard(message)
-                if found.items:
-                    continue
-            del index[key]
-        return bool(index)
+def index_by(attribute: str, messages: Iterable[Message]) -> Index:
+    """An index of `messages` by `attribute`."""
+    index: Index = {}
+    for message in messages:
+        add(index, getattr(message, attribute), message)
+    return index
 
 
-def _add(index: Index, key: int | str, message: Message) -> None:
+def drop(indexes: dict[str, Index], message: Message) -> bool:
+    """Take `message` out of all. Whether it was the last of the mailbox."""
+    for attribute, index in indexes.items():
+        key = getattr(message, attribute), message.priority
+        found = index[key]
+        if isinstance(found, Lane):
+            found.discard(message)
+            if found.items:
+                continue
+        del index[key]
+    return not index
+
+
+def add(index: Index, key: int | str, message: Message) -> None:
+    """Put `message` under what it has as `key`, behind those that are there."""
     place = key, message.priority
     found = index.get(place)
     if found is None:

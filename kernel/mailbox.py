@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from ipc.messages import Message
 from kernel import deadlock
-from kernel.indexes import INDEXED, Indexes, entry
+from kernel.indexes import INDEXED, Index, add, drop, entry, index_by
 from kernel.lane import Lane
 from kernel.selection import Selection
 from kernel.thread import PARK, Thread
@@ -60,7 +60,7 @@ class Mailbox:
         self._senders: deque[Thread] | None = None
         self._lane: Lane | None = None  # priority 0, which is nearly all
         self._lanes: dict[int, Lane] | None = None  # the others
-        self._indexes: Indexes | None = None
+        self._indexes: dict[str, Index] | None = None  # by attribute of messages
 
     @property
     def count(self) -> int:
@@ -87,7 +87,8 @@ class Mailbox:
         if priority != CONTROL:
             self.taken += 1
         if self._indexes is not None:
-            self._indexes.add(message)
+            for attribute, index in self._indexes.items():
+                add(index, getattr(message, attribute), message)
         receiver = self.receiver
         if receiver is not None:
             self.receiver = None
@@ -104,7 +105,7 @@ class Mailbox:
         if lane is None or not lane.items:
             return None
         message = lane.items.popleft() if lane.dead is None else lane.pop()
-        if self._indexes is not None and not self._indexes.drop(message):
+        if self._indexes is not None and drop(self._indexes, message):
             self._indexes = None  # the mailbox is empty: who receives in order from now on pays nothing
         if self.called:
             self._forget(message)
@@ -134,7 +135,7 @@ class Mailbox:
         lane = self._lane if message.priority == 0 else self._lane_of(message.priority)
         assert lane is not None
         lane.discard(message)
-        if self._indexes is not None and not self._indexes.drop(message):
+        if self._indexes is not None and drop(self._indexes, message):
             self._indexes = None
         if self.called:
             self._forget(message)
@@ -150,8 +151,10 @@ class Mailbox:
             key = getattr(selection, attribute)
             if key is not None:
                 if self._indexes is None:
-                    self._indexes = Indexes()
-                index = self._indexes.of(attribute, self.peek)
+                    self._indexes = {}
+                index = self._indexes.get(attribute)
+                if index is None:
+                    index = self._indexes[attribute] = index_by(attribute, self.peek())
                 urgencies = (0,) if self._lanes is None else sorted({0, *self._lanes}, reverse=True)
                 return chain.from_iterable(entry(index, (key, urgency)) for urgency in urgencies)
         return self.peek()
