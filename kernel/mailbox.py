@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from ipc.messages import Message
 from kernel import deadlock
+from kernel.indexes import INDEXED, Index, add, drop, entry, index_by
 from kernel.lane import Lane
 from kernel.selection import Selection
 from kernel.thread import PARK, Thread
@@ -22,11 +23,6 @@ from kernel.waiting import Wait
 CAPACITY = 1000  # messages
 RECEIVED = 5  # messages of which it is remembered that they were received
 CONTROL = 21  # the priority of the kernel's own messages: above all others, and outside the bound
-
-INDEXED = ("correlation", "sender", "type")  # the sharpest first
-
-# By what is asked for, and priority. One message stands for a lane of one: correlation ids are mostly unique.
-Index = dict[tuple[int | str, int], Lane | Message]
 
 
 class Receipt(Protocol):
@@ -92,7 +88,7 @@ class Mailbox:
             self.taken += 1
         if self._indexes is not None:
             for attribute, index in self._indexes.items():
-                _add(index, getattr(message, attribute), message)
+                add(index, getattr(message, attribute), message)
         receiver = self.receiver
         if receiver is not None:
             self.receiver = None
@@ -109,8 +105,8 @@ class Mailbox:
         if lane is None or not lane.items:
             return None
         message = lane.items.popleft() if lane.dead is None else lane.pop()
-        if self._indexes is not None:
-            self._drop_from_indexes(message)
+        if self._indexes is not None and drop(self._indexes, message):
+            self._indexes = None  # the mailbox is empty: who receives in order from now on pays nothing
         if self.called:
             self._forget(message)
         if self._senders or message.priority == CONTROL:
@@ -139,8 +135,8 @@ class Mailbox:
         lane = self._lane if message.priority == 0 else self._lane_of(message.priority)
         assert lane is not None
         lane.discard(message)
-        if self._indexes is not None:
-            self._drop_from_indexes(message)
+        if self._indexes is not None and drop(self._indexes, message):
+            self._indexes = None
         if self.called:
             self._forget(message)
         self._free_place(message)
@@ -148,6 +144,20 @@ class Mailbox:
     def peek(self) -> Iterator[Message]:
         """All messages that wait, in the order of `take`."""
         return chain.from_iterable(self._by_urgency())
+
+    def _candidates(self, selection: Selection) -> Iterable[Message]:
+        """Messages that may match, in the order of `take`: by the sharpest index there is."""
+        for attribute in INDEXED:
+            key = getattr(selection, attribute)
+            if key is not None:
+                if self._indexes is None:
+                    self._indexes = {}
+                index = self._indexes.get(attribute)
+                if index is None:
+                    index = self._indexes[attribute] = index_by(attribute, self.peek())
+                urgencies = (0,) if self._lanes is None else sorted({0, *self._lanes}, reverse=True)
+                return chain.from_iterable(entry(index, (key, urgency)) for urgency in urgencies)
+        return self.peek()
 
     def _remember(self) -> deque[tuple[int, str, int, int, int]]:
         if self.received is None:
@@ -254,41 +264,6 @@ class Mailbox:
         else:
             self.taken -= 1
 
-    # ---- indexes
-
-    def _candidates(self, selection: Selection) -> Iterable[Message]:
-        """Messages that may match, in the order of `take`: by the sharpest index there is."""
-        for attribute in INDEXED:
-            key = getattr(selection, attribute)
-            if key is not None:
-                index = self._index(attribute)
-                urgencies = (0,) if self._lanes is None else sorted({0, *self._lanes}, reverse=True)
-                return chain.from_iterable(_entry(index, (key, urgency)) for urgency in urgencies)
-        return self.peek()
-
-    def _index(self, attribute: str) -> Index:
-        if self._indexes is None:
-            self._indexes = {}
-        index = self._indexes.get(attribute)
-        if index is None:
-            index = self._indexes[attribute] = {}
-            for message in self.peek():
-                _add(index, getattr(message, attribute), message)
-        return index
-
-    def _drop_from_indexes(self, message: Message) -> None:
-        assert self._indexes is not None
-        for attribute, index in self._indexes.items():
-            key = getattr(message, attribute), message.priority
-            entry = index[key]
-            if isinstance(entry, Lane):
-                entry.discard(message)
-                if entry.items:
-                    continue
-            del index[key]
-        if not index:
-            self._indexes = None  # the mailbox is empty: who receives in order from now on pays nothing
-
     # ---- waiters
 
     def _offer(self, message: Message) -> None:
@@ -350,20 +325,3 @@ class Mailbox:
             return False
         self._senders.remove(thread)
         return True
-
-
-def _add(index: Index, key: int | str, message: Message) -> None:
-    place = key, message.priority
-    entry = index.get(place)
-    if entry is None:
-        index[place] = message
-    elif isinstance(entry, Lane):
-        entry.items.append(message)
-    else:
-        lane = index[place] = Lane()
-        lane.items += (entry, message)
-
-
-def _entry(index: Index, place: tuple[int | str, int]) -> Iterable[Message]:
-    entry = index.get(place)
-    return () if entry is None else entry if isinstance(entry, Lane) else (entry,)

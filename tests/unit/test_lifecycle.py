@@ -1,42 +1,21 @@
-"""Processes: how they start, wait, are suspended and end, and that nothing is left of them."""
+"""Processes: how they start, wait, are suspended and end with their parents, and that nothing is left of them."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 from typing import Any
 
 import pytest
 
 from ipc.codec import reveal
-from ipc.errors import (
-    AgentFailed,
-    BadArguments,
-    DeadlineExceeded,
-    InvalidCall,
-    Killed,
-    NotEncodable,
-    NotPermitted,
-    ShuttingDown,
-    TimedOut,
-    UnknownProcess,
-    UnknownProgram,
-)
+from ipc.errors import InvalidCall, TimedOut, UnknownProcess, UnknownProgram
 from ipc.messages import Failed, Result
-from ipc.syscalls import Kill, Resume, Shutdown, Spawn, Suspend, Wait
+from ipc.syscalls import Kill, Resume, Spawn, Suspend, Wait
 from kernel.process import REMEMBERED
 from kernel.thread import Thread
 from llmosd.context import Context
-
-
-async def forever(ctx: Context) -> None:
-    await ctx.receive()
-
-
-async def adder(ctx: Context, a: int, b: int = 2) -> int:
-    return a + b
-
+from tests.unit.agents import adder, forever
 
 # ---- start and end
 
@@ -111,242 +90,6 @@ async def test_an_unknown_program_is_named_with_the_known_ones(system: Any) -> N
     system.program(adder)
     with pytest.raises(UnknownProgram, match="adder"):
         await system.call(Spawn("addr"))
-
-
-# ---- arguments and results
-
-
-@pytest.mark.parametrize(
-    ("args", "positional", "what"),
-    [
-        ({}, (), "argument a is missing"),
-        ({"a": 1, "c": 2}, (), "there is no argument c; Known: a, b"),
-        ({"a": "1"}, (), "Expected `int`, got `str`"),
-        ({"a": 1}, (2,), "got a twice"),
-        ({}, (1, 2, 3), "takes 2 positional arguments, got 3"),
-    ],
-)
-async def test_arguments_are_checked_before_the_agent_runs(
-    system: Any, args: dict[str, Any], positional: tuple[Any, ...], what: str
-) -> None:
-    system.program(adder)
-    with pytest.raises(BadArguments) as caught:
-        await system.call(Spawn("adder", args, positional))
-    assert what in caught.value.message
-    assert "adder(a: int, b: int = 2)" in caught.value.message.replace("'int'", "int")
-    assert len(system.table.alive) == 1
-
-
-async def test_lenient_arguments_are_read_from_text(system: Any) -> None:
-    system.program(adder)
-    pid = await system.call(Spawn("adder", {"b": "5"}, ("4",), lenient=True))
-    assert await system.result(pid) == 9
-
-
-async def test_defaults_hold_where_no_argument_is_given(system: Any) -> None:
-    assert await system.run(adder, 1) == 3
-
-
-async def test_arguments_are_not_shared_with_the_parent(system: Any) -> None:
-    async def child(ctx: Context, items: list[int]) -> list[int]:
-        items.append(2)
-        return items
-
-    async def parent(ctx: Context) -> list[int]:
-        items = [1]
-        pid = await ctx.spawn("child", {"items": items})
-        got = await ctx.wait(pid)
-        got.append(3)
-        assert await ctx.wait(pid) == [1, 2]
-        return items
-
-    system.program(child)
-    assert await system.run(parent) == [1]
-
-
-async def test_a_result_that_cannot_travel_is_a_named_failure(system: Any) -> None:
-    async def strange(ctx: Context) -> object:
-        return object()
-
-    with pytest.raises(NotEncodable, match="the result of strange"):
-        await system.run(strange)
-
-
-async def test_an_agent_that_raises_fails_with_its_traceback(system: Any) -> None:
-    async def broken(ctx: Context) -> None:
-        raise ZeroDivisionError("by zero")
-
-    with pytest.raises(AgentFailed, match="broken: ZeroDivisionError: by zero") as caught:
-        await system.run(broken)
-    assert "test_lifecycle.py" in caught.value.data["traceback"]
-    assert "in broken" in caught.value.data["traceback"]
-
-
-async def test_an_agent_that_lets_a_kernel_error_pass_fails_with_that_error(system: Any) -> None:
-    async def careless(ctx: Context) -> None:
-        await ctx.wait(12345)
-
-    with pytest.raises(UnknownProcess) as caught:
-        await system.run(careless)
-    assert caught.value.data == {"pid": 12345}
-
-
-async def test_an_agent_that_cancels_itself_fails(system: Any) -> None:
-    async def desperate(ctx: Context) -> None:
-        raise asyncio.CancelledError
-
-    with pytest.raises(AgentFailed, match="cancelled itself"):
-        await system.run(desperate)
-
-
-@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
-async def test_an_exit_in_an_agent_ends_only_that_agent(system: Any, kind: type[BaseException]) -> None:
-    async def leaver(ctx: Context) -> None:
-        raise kind(3)
-
-    other = system.spawn(forever)
-    with pytest.raises(AgentFailed, match=kind.__name__):
-        await system.run(leaver)
-    assert not other.ended
-
-
-# ---- kill
-
-
-async def test_kill_before_the_first_step_runs_nothing(system: Any) -> None:
-    ran = []
-
-    async def agent(ctx: Context) -> None:
-        ran.append(1)
-
-    process = system.spawn(agent)
-    status = await system.call(Kill(process.pid))
-    assert (status.reason, status.error.code) == ("killed", "Killed")
-    assert ran == []
-
-
-async def test_kill_of_a_blocked_process_runs_its_finally(system: Any) -> None:
-    steps = []
-
-    async def agent(ctx: Context) -> None:
-        try:
-            await ctx.receive()
-        finally:
-            steps.append("clean")
-            await asyncio.sleep(1)
-            steps.append("slept")
-
-    process = system.spawn(agent)
-    await system.turns()
-    status = await system.call(Kill(process.pid))
-    assert status.reason == "killed"
-    assert f"killed by process {system.client.pid}" in status.error.message
-    assert steps == ["clean", "slept"]
-
-
-async def test_a_dying_process_makes_no_more_calls_but_may_log(system: Any) -> None:
-    errors = []
-
-    async def agent(ctx: Context) -> None:
-        try:
-            await ctx.receive()
-        finally:
-            ctx.log("last words")
-            try:
-                await ctx.sleep(1)
-            except Killed as error:
-                errors.append(error.message)
-
-    process = system.spawn(agent)
-    await system.turns()
-    await system.call(Kill(process.pid))
-    assert len(errors) == 1
-    assert [line.event for line in process.log] == ["last words"]
-
-
-async def test_kill_of_a_suspended_process_ends_it(system: Any) -> None:
-    process = system.spawn(forever)
-    await system.turns()
-    await system.call(Suspend(process.pid))
-    assert (await system.call(Kill(process.pid))).reason == "killed"
-
-
-async def test_kill_of_a_process_suspended_before_its_first_step_ends_it(system: Any) -> None:
-    process = system.spawn(forever)
-    await system.call(Suspend(process.pid))
-    await system.turns()
-    assert (await system.call(Kill(process.pid))).reason == "killed"
-    assert system.tasks() == set()
-
-
-async def test_kill_is_idempotent(system: Any) -> None:
-    async def slow_to_go(ctx: Context) -> None:
-        try:
-            await ctx.receive()
-        finally:
-            await asyncio.sleep(1)
-
-    process = system.spawn(slow_to_go)
-    await system.turns()
-    kills = [system.thread(system.call(Kill(process.pid))) for _ in range(3)]
-    statuses = [await kill for kill in kills]
-    assert await system.call(Kill(process.pid)) == statuses[0] == statuses[1] == statuses[2]
-    assert system.kernel.ending.exits == {"killed": 1}
-
-
-async def test_a_process_that_kills_itself_is_killed(system: Any) -> None:
-    async def suicidal(ctx: Context) -> None:
-        await ctx.kill(ctx.pid)
-
-    status = await system.status(system.spawn(suicidal))
-    assert status.reason == "killed"
-
-
-async def test_a_value_returned_while_dying_does_not_undo_the_kill(system: Any) -> None:
-    async def stubborn(ctx: Context) -> str:
-        try:
-            await ctx.receive()
-        except asyncio.CancelledError:
-            return "survived"
-        return ""
-
-    process = system.spawn(stubborn)
-    await system.turns()
-    status = await system.call(Kill(process.pid))
-    assert (status.reason, status.value) == ("killed", None)
-
-
-async def test_a_thread_that_swallows_its_cancellation_is_abandoned_after_the_grace_time(system: Any) -> None:
-    async def immortal(ctx: Context) -> None:
-        while True:
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(1000)
-
-    process = system.spawn(immortal)
-    await system.turns()
-    before = system.loop.time()
-    status = await system.call(Kill(process.pid))
-    assert status.reason == "killed"
-    assert system.loop.time() - before == pytest.approx(2.0)
-    assert system.tasks() == set()
-    assert list(system.table.alive.values()) == [system.client]
-
-
-async def test_a_deadline_ends_the_process_and_says_so(system: Any) -> None:
-    process = system.spawn(forever, deadline=7.0)
-    before = system.loop.time()
-    with pytest.raises(DeadlineExceeded, match=r"7\.0 s"):
-        await system.result(process)
-    assert system.loop.time() - before == pytest.approx(7.0)
-    assert process.status.reason == "deadline"
-
-
-async def test_the_deadline_of_a_process_that_ended_is_forgotten(system: Any) -> None:
-    process = system.spawn(adder, 1, deadline=5.0)
-    assert await system.result(process) == 3
-    assert process.timer is None
-    await asyncio.sleep(10)
-    assert process.status.reason == "done"
 
 
 # ---- children
@@ -496,7 +239,7 @@ async def test_a_client_cannot_be_suspended(system: Any) -> None:
         await system.call(Suspend(system.client.pid))
 
 
-# ---- streams and the end of the daemon
+# ---- what is left in the end
 
 
 async def test_the_last_event_is_the_result_or_the_failure(system: Any) -> None:
@@ -511,57 +254,6 @@ async def test_the_last_event_is_the_result_or_the_failure(system: Any) -> None:
     assert isinstance(bad.events[-1], Failed)
     assert bad.events[-1].error.code == "AgentFailed"
     assert bad.ended
-
-
-async def test_draining_refuses_new_tasks_and_lets_running_ones_end(system: Any) -> None:
-    async def child(ctx: Context) -> str:
-        return "done"
-
-    async def slow(ctx: Context) -> str:
-        await ctx.sleep(5)
-        result: str = await ctx.wait(await ctx.spawn("child"))
-        return result
-
-    system.program(child)
-    process = system.spawn(slow)
-    draining = asyncio.ensure_future(system.kernel.drain(60))
-    await system.turns()
-    with pytest.raises(ShuttingDown):
-        await system.call(Spawn("slow"))
-    await draining
-    assert process.status.reason == "done"
-
-
-async def test_draining_kills_what_does_not_end_in_time(system: Any) -> None:
-    process = system.spawn(forever)
-    before = system.loop.time()
-    await system.kernel.drain(10)
-    assert process.status.reason == "killed"
-    assert system.loop.time() - before == pytest.approx(10)
-
-
-async def test_an_agent_may_not_shut_the_daemon_down(system: Any) -> None:
-    process = system.spawn(forever)
-    with pytest.raises(NotPermitted):
-        await system.call(Shutdown(), process)
-
-
-async def test_a_parent_killed_while_it_loads_a_program_spawns_nothing(system: Any, tmp_path: Any) -> None:
-    folder = tmp_path / "agents"
-    folder.mkdir()
-    (folder / "late.py").write_text(
-        "from llmosd import agent, Context\n@agent\nasync def late(ctx: Context) -> None:\n    await ctx.receive()\n"
-    )
-
-    async def parent(ctx: Context) -> None:
-        await ctx.spawn("late")
-
-    process = system.spawn(parent)
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert (await system.call(Kill(process.pid))).reason == "killed"
-    await asyncio.sleep(5)
-    assert len(system.table.alive) == 1
 
 
 async def test_a_program_in_a_folder_is_loaded_off_the_loop(system: Any, tmp_path: Any) -> None:

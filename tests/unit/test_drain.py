@@ -1,0 +1,46 @@
+"""The end of the daemon: new tasks are refused, running ones may end, and no agent brings it about."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from ipc.errors import NotPermitted, ShuttingDown
+from ipc.syscalls import Shutdown, Spawn
+from llmosd.context import Context
+from tests.unit.agents import forever
+
+
+async def test_draining_refuses_new_tasks_and_lets_running_ones_end(system: Any) -> None:
+    async def child(ctx: Context) -> str:
+        return "done"
+
+    async def slow(ctx: Context) -> str:
+        await ctx.sleep(5)
+        result: str = await ctx.wait(await ctx.spawn("child"))
+        return result
+
+    system.program(child)
+    process = system.spawn(slow)
+    draining = asyncio.ensure_future(system.kernel.drain(60))
+    await system.turns()
+    with pytest.raises(ShuttingDown):
+        await system.call(Spawn("slow"))
+    await draining
+    assert process.status.reason == "done"
+
+
+async def test_draining_kills_what_does_not_end_in_time(system: Any) -> None:
+    process = system.spawn(forever)
+    before = system.loop.time()
+    await system.kernel.drain(10)
+    assert process.status.reason == "killed"
+    assert system.loop.time() - before == pytest.approx(10)
+
+
+async def test_an_agent_may_not_shut_the_daemon_down(system: Any) -> None:
+    process = system.spawn(forever)
+    with pytest.raises(NotPermitted):
+        await system.call(Shutdown(), process)
