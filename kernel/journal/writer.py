@@ -246,8 +246,6 @@ class Writer:
 
     def _end(self) -> None:
         self._copies.give_up("the daemon stops")
-        if self._unwritten:
-            log.error("the ends of tasks could not be written; they run again", tasks=len(self._unwritten))
         if self._store is not None:
             try:
                 with self._store.transaction():
