@@ -105,13 +105,14 @@ class SimulatedDevice:
     # ---- a step
 
     def _batch(self) -> list[SimulatedSequence]:
-        """The sequences that have a lease and memory. Memory goes first come, first served."""
+        """The sequences that have a lease and memory. Memory goes first come, first served: one for which there is none
+        holds up those after it that have none, either."""
         leased = [sequence for sequence in self._sequences.values() if sequence.lease > 0]
-        batch = []
+        batch, full = [], False
         for sequence in leased:
-            if sequence.reserved is None and not self._memory.reserve(sequence):
-                break
-            batch.append(sequence)
+            full = full or (sequence.reserved is None and not self._memory.reserve(sequence))
+            if sequence.reserved is not None:
+                batch.append(sequence)
         self._waiting = len(leased) - len(batch)
         return batch
 
