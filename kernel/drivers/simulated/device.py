@@ -14,7 +14,7 @@ from math import inf
 
 import msgspec
 
-from ipc.errors import ContextOverflow, LimitExceeded, LlmosError, to_wire
+from ipc.errors import ContextOverflow, LlmosError, to_wire
 from ipc.syscalls import Sampling
 from kernel.drivers import protocol
 from kernel.drivers.simulated import swap
@@ -166,7 +166,7 @@ class SimulatedDevice:
             prompt_ids = admit.prompt_ids if admit.prompt_ids is not None else words(admit.prompt)
             sequence = SimulatedSequence(admit, prompt_ids, self._room(len(prompt_ids), admit.sampling))
             if not self._memory.fits(sequence):
-                raise LimitExceeded(f"the sequence needs more than the {self._memory.budget} bytes there are")
+                raise self._memory.refusal(sequence)
         except LlmosError as error:
             self._send(protocol.Failed(admit.sequence, to_wire(error)))
             return
