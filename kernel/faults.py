@@ -39,7 +39,7 @@ POINTS = {
     "journal.answer": "those who wait for it are about to be told",
     "journal.purge": "old tasks are about to be forgotten",
     "journal.vacuum": "free pages are about to be given back",
-    "journal.checkpoint": "the log is about to be moved to the main file at the end",
+    "journal.checkpoint": "the log is about to be moved to the main file, at the end or after an error",
     "journal.close": "the file is about to be closed at the end",
     "swap.write": "a sequence is about to be written",
     "swap.rename": "it is written, and about to get its name",

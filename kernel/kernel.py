@@ -143,7 +143,17 @@ class Kernel:
         self.memory = PrivateMemory(self.gate, memory, keeper)
         self.tools = ToolSubsystem(tools or {}, self.programs, self.shared, self.gate, self.loop)
         synchronisation = Synchronisation(self.gate)
-        Status(version, self.table, self.programs, self.gate, ending, messaging, self.watchdog, self.resources)
+        Status(
+            version,
+            self.table,
+            self.programs,
+            self.gate,
+            ending,
+            messaging,
+            self.watchdog,
+            self.resources,
+            self._submitted,
+        )
         self.gate.register({Sleep: self._sleep, Shutdown: self._shutdown})
         self.gate.register({GetTime: _time, DrawRandom: _random, Checkpoint: lambda process, call: call.state})
         control.on_suspend.append(self.resources.suspended)

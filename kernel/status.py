@@ -35,11 +35,12 @@ from kernel.gate import Gate
 from kernel.messaging import Messaging
 from kernel.process import Process, ProcessTable
 from kernel.slots.resources import ResourceManager
+from kernel.tasks import Tasks
 from kernel.watchdog import Watchdog
 
 
 class Status:
-    """Answers questions. `version` is that of the daemon."""
+    """Answers questions. `version` is that of the daemon; without a journal there are no `tasks`."""
 
     def __init__(
         self,
@@ -51,6 +52,7 @@ class Status:
         messaging: Messaging,
         watchdog: Watchdog,
         resources: ResourceManager,
+        tasks: Tasks | None,
     ) -> None:
         self._version = version
         self._table = table
@@ -60,6 +62,7 @@ class Status:
         self._messaging = messaging
         self._watchdog = watchdog
         self._resources = resources
+        self._tasks = tasks
         self._started = time.monotonic()
         self._self = psutil.Process()
         gate.register({Ps: self.ps, Programs: self.programs, GetStats: self.stats, Ping: self.ping})
@@ -125,4 +128,5 @@ class Status:
             },
             gpus=sample.gpus,
             scheduling=resources.scheduling,
+            unwritten=0 if self._tasks is None else self._tasks.unwritten,
         )

@@ -8,6 +8,7 @@ what is detached to the next start.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Coroutine
 from functools import partial
@@ -117,15 +118,28 @@ class Tasks:
         self._recovery.stop()
 
     async def settled(self) -> None:
-        """Return when all ends so far have been told, or could not be written; or the disk takes too long."""
-        try:
+        """Return when what is on its way to the disk is there, and all ends are told; or the disk takes too long."""
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_TIMEOUT):
-                await self._journal.read(lambda store: None)
-        except (LlmosError, TimeoutError) as error:
-            log.warning("the ends of tasks were not written", error=str(error) or "the disk does not answer")
+                with contextlib.suppress(LlmosError):  # what it cannot read it may come to write
+                    await self._journal.read(lambda store: None)
+                await self._running.settled()
 
     async def close(self) -> None:
-        await self._journal.close()
+        """Write what can be written, and say what could not be."""
+        try:
+            await self._journal.close()
+        finally:
+            if self._running.unwritten:
+                log.error(
+                    "ends of tasks could not be written and were told to nobody; these run again at the next start",
+                    tasks=self._running.unwritten,
+                )
+
+    @property
+    def unwritten(self) -> int:
+        """How many tasks have ended and wait for the disk."""
+        return self._running.unwritten
 
     # ---- new tasks
 
@@ -141,6 +155,7 @@ class Tasks:
     ) -> None:
         """The journal has a task, or has one of that key, or takes none. The client may have given up meanwhile."""
         gone = begun.cancelled()
+        task: Task | None = None
         try:
             if isinstance(outcome, LlmosError):
                 raise outcome
@@ -155,8 +170,10 @@ class Tasks:
                 self._running.begin(task, client, program, call, own=own)
                 answer = task.submitted()
         except Exception as error:
-            if not gone:
-                begun.set_exception(error)
+            if task is not None:
+                task.when_told = partial(_refuse, begun, error)  # it was accepted, and this is its end
+            else:
+                _refuse(begun, error)
         else:
             if not gone:
                 begun.set_result(answer)
@@ -203,13 +220,14 @@ class Tasks:
 
     def _info(self, row: Kept) -> TaskInfo:
         task = self._tasks.get(row.id)
-        pid = 0 if task is None or row.ended is not None else task.pid
+        ending = task is not None and task.final is not None
+        pid = 0 if task is None or ending or row.ended is not None else task.pid
         return TaskInfo(
             id=id_text(row.id),
             pid=pid,
             program=row.program,
             owner=row.owner,
-            state=row.reason or ("running" if pid else "accepted"),
+            state=row.reason or ("ending" if ending else "running" if pid else "accepted"),
             attempt=row.attempt,
             submitted=row.submitted,
             ended=row.ended or 0.0,
@@ -223,6 +241,9 @@ def _join(task: Task, stream: Stream | None, call: Attach | None = None) -> Subm
         if call is not None and after is not None and call.attempt != task.attempt:
             after = 0  # it was another life
         task.relay.add(stream, after)
-        if task.told and task.final is not None:
-            task.relay.finish(task.final)
     return task.submitted()
+
+
+def _refuse(begun: asyncio.Future[Submitted], error: Exception) -> None:
+    if not begun.done():  # else its client gave up
+        begun.set_exception(error)

@@ -24,6 +24,7 @@ class Stats(msgspec.Struct, frozen=True):
     `machine` has `cores`, `cpu`, `memory_total`, `memory_available`, `disk_total`, `disk_free` (of the state folder),
     `drivers_memory` (resident sets of all drivers) and `drivers_budget` (what these may take now).
     `scheduling` says of each model in use by which policy its slots are given, how many of them, and why.
+    `unwritten` counts the tasks that have ended and wait for the disk: their ends are told once they are on it.
     """
 
     version: str
@@ -43,6 +44,7 @@ class Stats(msgspec.Struct, frozen=True):
     machine: dict[str, float]
     gpus: list[GpuInfo] = []
     scheduling: dict[str, str] = {}
+    unwritten: int = 0
 
 
 class Pong(msgspec.Struct, frozen=True, array_like=True):

@@ -25,8 +25,10 @@ class Submitted(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TaskInfo(msgspec.Struct, frozen=True):
-    """A task of the journal. `state` is "accepted", "running", or how it ended, as in `ExitStatus.reason`.
+    """A task of the journal. `state` is "accepted", "running", "ending", or how it ended, as in `ExitStatus.reason`.
 
+    "ending": its process has ended, and nobody is told how before that is on the disk, which takes nothing now. If the
+    daemon dies first, the task runs again.
     `submitted` and `ended` (0: not yet) are seconds since the epoch; `error` is the name of its error, if it has one.
     """
 

@@ -69,6 +69,7 @@ class Writer:
         self._store: Store | None = None
         self._unwritten: list[Finish | Keep] = []
         self._void: list[int] = []  # ids of tasks that were refused, though the disk may have them all the same
+        self._doubtful = False  # what is read from the log may not be on the disk
         self._trouble = ""  # why the last transaction failed; empty if it did not
         self._next_purge = 0.0
         self._copies = Copies(lambda one: tell(told.answers, [one]))
@@ -179,6 +180,9 @@ class Writer:
             return True
         try:
             store = self._store = self._store or Store(self._path, self._settings.sync)
+            if self._doubtful:
+                store.checkpoint()
+                self._doubtful = False
             with store.transaction():
                 if self._void:
                     store.withdraw(self._void)
@@ -206,7 +210,10 @@ class Writer:
         self._trouble = str(error)
         if self._store is not None and not isinstance(error, apsw.FullError):
             self._copies.give_up(str(error))
-            # After an error of the disk only what is read anew from there counts.
+            # After an error of the disk only what is read anew from there counts. That, too, may lie in the memory of
+            # the system alone: who could not write a page takes it for written the next time (Rebello et al., "Can
+            # Applications Recover from fsync Failures?", USENIX ATC 2020). So it is moved to the main file first.
+            self._doubtful = True
             with contextlib.suppress(apsw.Error, OSError):
                 self._store.close()
             self._store = None
@@ -246,8 +253,6 @@ class Writer:
 
     def _end(self) -> None:
         self._copies.give_up("the daemon stops")
-        if self._unwritten:
-            log.error("the ends of tasks could not be written; they run again", tasks=len(self._unwritten))
         if self._store is not None:
             try:
                 with self._store.transaction():

@@ -83,24 +83,29 @@ class Pager:
         self._rate = DISK_RATE
         self._service = SERVICE
         self._refused_until = 0.0
+        self._stuck = False  # by its last word, the driver can run nothing for want of memory
 
-    def review(self, kv: protocol.KVUsage, moved: bool, sequences: Iterable[Sequence]) -> None:
-        """Look whether memory is short, as the driver reports it, and page if it is. `moved`: whether anything ran."""
+    def review(self, kv: protocol.KVUsage, steps: int, moved: bool, sequences: Iterable[Sequence]) -> None:
+        """Look whether memory is short, as the driver reports it, and page if it is. `steps`: how many it made, and
+        `moved`: whether any token came of them."""
         self.kv = kv
+        self._stuck = not steps and kv.waiting > 0
         self._footprint.kv_used, self._footprint.kv_cached = kv.used, kv.cached
         granted = self._footprint.kv_memory
         if kv.waiting or (granted and kv.used > FULL * granted):
             self._page(kv.waiting, moved, sequences)
 
     def stalled(self, sequences: Iterable[Sequence]) -> None:
-        """The driver says nothing, maybe since nothing that has a slot has memory: then parked ones have it."""
-        self._page(self._slots.used, True, sequences)
+        """The driver says nothing, maybe since nothing that has a slot has memory: then parked ones have it. If it said
+        that nothing can run, and could not be helped then, it is helped now."""
+        self._page(self.kv.waiting if self._stuck else self._slots.used, not self._stuck, sequences)
 
     def _page(self, waiting: int, moved: bool, sequences: Iterable[Sequence]) -> None:
         if self.leaving or self._clock() < self._refused_until:
             return
-        generations = [one for one in sequences if isinstance(one, Generation) and one.resident]
-        forced = waiting > 0 and self._is_short(generations)
+        residents = [one for one in sequences if one.resident]
+        generations = [one for one in residents if isinstance(one, Generation)]
+        forced = waiting > 0 and self._is_short(generations, asked=len(generations) < len(residents))
         granted = self._footprint.kv_memory
         need = max(self.kv.used - int(ROOMY * granted) if granted else 0, int(forced))
         chosen = choose(self._parked(generations), need, self._rate, forced=forced)
@@ -109,15 +114,21 @@ class Pager:
         for sequence in chosen:
             self.swap_out(sequence)
 
-    def _is_short(self, generations: list[Generation]) -> bool:
-        """Whether it is for want of memory that a sequence waits. A driver has other reasons, such as a quota."""
+    def _is_short(self, generations: list[Generation], *, asked: bool) -> bool:
+        """Whether it is for want of memory that a sequence waits; `asked`: there are queries, which may. A driver has
+        other reasons, such as a quota.
+
+        It gives memory in the order of admission, and one for which there is none holds up those after it. So while
+        others run it is short if it is so for the least of those that wait, and if nothing runs, for any of them.
+        """
         granted, token_bytes = self._footprint.kv_memory, self._footprint.token_bytes
         if not granted or not token_bytes:
             return True
         waiting = [one for one in generations if one.state == RUNNING and not one.held]
-        if not waiting:  # then it is queries that wait
-            return self.kv.used > granted // 2
-        need = min(len(one.prompt_ids or ()) + (one.sampling.max_tokens or self._max_tokens) for one in waiting)
+        if not waiting or (asked and self._stuck):  # then it is queries that wait, of a size that nobody knows
+            return self.kv.used > (0 if self._stuck else granted // 2)
+        needs = [len(one.prompt_ids or ()) + (one.sampling.max_tokens or self._max_tokens) for one in waiting]
+        need = max(needs) if self._stuck else min(needs)
         return self.kv.used + (need + ROUNDING) * token_bytes > granted
 
     def switch_cost(self, sequence: Generation, rate: float) -> float:
@@ -148,6 +159,7 @@ class Pager:
         else:
             self.outs += 1
             self.refusal = ""
+            self._stuck = False
             self.swapped.add(sequence.id)
             sequence.resident = False
             sequence.file = path
@@ -176,6 +188,7 @@ class Pager:
     def driver_gone(self, held: Iterable[Sequence]) -> None:
         """The driver that `held` these is no more: what it had not wholly written is void, what lies on disk is not."""
         self.kv = protocol.KVUsage()
+        self._stuck = False
         for sequence in held:
             if sequence.id in self.leaving:
                 del self.leaving[sequence.id]

@@ -222,7 +222,7 @@ class Workload:
         if bundle.seconds > 0:
             rate = made / bundle.seconds
             self.rate = RATE_SMOOTHING * self.rate + (1 - RATE_SMOOTHING) * rate if self.rate else rate
-        self.pager.review(bundle.kv, made > 0, self.sequences.values())
+        self.pager.review(bundle.kv, bundle.steps, made > 0, self.sequences.values())
         self.slots.review()
 
     def _on_answer(self, number: int, answer: Answer) -> None:

@@ -278,6 +278,7 @@ def stats(row: Stats, as_json: bool) -> None:
         ("limits reached", show.counts(row.limits)),
         ("dead letters", row.dead_letters),
         ("slow steps", row.slow_steps),
+        ("ends that wait for the disk", row.unwritten),
         ("daemon memory", show.size(row.memory)),
         ("daemon cpu", show.duration(row.cpu_seconds)),
         ("machine cpu", f"{machine['cpu']:.0%} of {machine['cores']:.0f} cores"),

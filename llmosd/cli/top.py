@@ -228,6 +228,8 @@ def _summary(infos: Sequence[ProcessInfo], stats: Stats, slots: Sequence[SlotInf
         f"{row.tokens_per_second:.1f} tokens/s, {show.size(row.memory)}"
         for row in slots
     ]
+    if stats.unwritten:
+        lines.append(f"{stats.unwritten} tasks have ended and wait for the disk to say so")
     if len(infos) > MOST:
         lines.append(f"the first {MOST} of {len(infos)} are shown")
     return Text("\n".join(lines))

@@ -34,13 +34,11 @@ GIVES_UP = 0.5  # share of refusals after which nobody tries again
 
 
 class Load:
-    """`jobs` by number; at most `most` of them. While it is `provisional` no outcome counts, as the disk takes nothing:
-    ends are told then, and if the daemon dies before the disk is well such a task runs again."""
+    """`jobs` by number; at most `most` of them. An outcome that was told is final, whatever the disk takes."""
 
     def __init__(self, socket: Path, lines: Path, model: str, seed: int, most: int) -> None:
         self.jobs: dict[int, Job] = {}
         self.over = False  # no new jobs
-        self.provisional = False
         self._stopping = False  # what is attached ends as the daemon does
         self._socket = socket
         self._lines = lines
@@ -48,7 +46,6 @@ class Load:
         self._most = most
         self._chance = random.Random(f"load {seed}")
         self._open: deque[Job] = deque()  # begun, and not known to have ended
-        self._put_off: list[Job] = []  # begun, and to be asked for when outcomes count again
         self._newest = 0  # the highest id that was acknowledged
 
     async def run(self) -> None:
@@ -83,12 +80,9 @@ class Load:
             finally:
                 current.discard(job)
                 if job.outcome is None and not job.given_up:
-                    (self._put_off if self.provisional else self._open).append(job)
+                    self._open.append(job)
 
     def _next(self) -> Job | None:
-        if not self.provisional:
-            self._open.extend(self._put_off)
-            self._put_off.clear()
         if self._open:
             return self._open.popleft()
         if self.over or len(self.jobs) >= self._most:
@@ -133,8 +127,7 @@ class Load:
             return  # the daemon stops
         except LlmosError as error:
             outcome = outcome_of(error)
-        if not self.provisional:
-            job.told(outcome)
+        job.told(outcome)
 
 
 async def _leave(llmos: AsyncClient, current: set[Job]) -> None:

@@ -65,7 +65,6 @@ class Trial:
                 await self._live_and_die(death)
                 if load.done():
                     await load
-            self.load.provisional = False
             process = await self._start("")
             await self._ready(process)
             self.load.over = True
@@ -104,7 +103,6 @@ class Trial:
     async def _live_and_die(self, death: Death) -> None:
         full = self.folder / "full"
         full.unlink(missing_ok=True)
-        self.load.provisional = death.kind in ("full", "errors")
         began = time.monotonic()
         process = await self._start(death.faults)
         if death.ready:

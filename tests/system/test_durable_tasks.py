@@ -24,6 +24,7 @@ from llmosd import (
     LlmosError,
     NoDaemon,
     ShuttingDown,
+    TimedOut,
     TooManyAttempts,
     UnknownProgram,
     UnknownTask,
@@ -202,7 +203,7 @@ def test_who_attaches_sees_events_from_then_on_and_several_may(launch, gate):
             client.attach("not an id")
 
 
-def test_a_disk_that_takes_nothing_refuses_new_tasks_loses_nothing_and_heals(launch, gate):
+def test_a_disk_that_takes_nothing_refuses_new_tasks_loses_nothing_and_heals(launch, gate, eventually):
     daemon = launch()
     process = psutil.Process(daemon.pid)
     with daemon.client() as client:
@@ -214,11 +215,13 @@ def test_a_disk_that_takes_nothing_refuses_new_tasks_loses_nothing_and_heals(lau
         with pytest.raises(JournalUnavailable, match="make room"):
             client.submit("echo", {"value": "x" * 100_000})
         gate.touch()
-        assert running.result(10) == 1  # what runs goes on, and its client need not wait for the disk
-        assert client.attach(running.id).result(10) == 1
+        eventually(lambda: client.stats().unwritten == 1, "the task goes on, and ends")
+        with pytest.raises(TimedOut):
+            running.result(0.2)  # not before it is on the disk
         with pytest.raises(JournalUnavailable):
             client.submit("echo", {"value": 1})
         process.rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, hard))
+        assert running.result(10) == 1
         assert client.run("echo", {"value": 2}) == 2
         daemon.kill()
     assert "new tasks are refused" in daemon.log

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import signal
 from pathlib import Path
 
 import pytest
 
 from kernel.faults import POINTS, VARIABLE
-from llmosd import JournalUnavailable
+from llmosd import ConnectionLost, Emitted, Failed, JournalUnavailable, Result, TimedOut
 from tests.faults import plan
 from tests.faults.trial import Trial
 
@@ -61,15 +63,63 @@ def test_a_full_disk_refuses_by_name_what_runs_goes_on_and_it_heals(start, folde
         with pytest.raises(JournalUnavailable, match="make room on the disk") as refusal:
             client.submit("echo", {"value": 1}, key="refused")
         assert refusal.value.data["certain"]
-        assert running.result(20)
+        eventually(lambda: client.history()[0].state == "ending", "what runs goes on, and ends")
         with pytest.raises(JournalUnavailable):
             client.submit("echo", {"value": 1})
+        with pytest.raises(TimedOut):
+            running.result(0.2)  # it is told once it is on the disk
         full.unlink()
+        assert running.result(20)
         assert client.submit("echo", {"value": 2}, key="refused").result() == 2  # the key was not used up
-        eventually(lambda: all(row.ended for row in client.history()), "the end that waited for the disk is written")
         assert [(row.program, row.state) for row in client.history()] == [("echo", "done"), ("ask", "done")]
     assert "faults happen on purpose" in daemon.log
     assert daemon.log.count("the journal can be written again") == 1
+    assert daemon.log.count("ends of tasks wait for the disk") == 1
+    assert daemon.log.count("ends of tasks are on the disk") == 1
+
+
+ATTEMPTS = """
+import os
+from llmosd import Context, agent
+
+@agent
+async def attempts(ctx: Context, path: str):
+    while not os.path.exists(path):
+        await ctx.sleep(0.01)
+    await ctx.emit("at the end")
+    return ctx.attempt
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_an_end_that_the_disk_never_took_was_told_to_nobody_and_the_next_one_is_told_once(
+    start, folder, eventually, number
+):
+    """Each attempt ends otherwise: were the first end told, there would be two."""
+    full, go, agents = folder / "full", folder / "go", folder / "agents"
+    agents.mkdir()
+    (agents / "attempts.py").write_text(ATTEMPTS)
+    daemon = start("--agents", str(agents), environment={VARIABLE: f"disk.write.log=ENOSPC?{full}"})
+    seen = []
+    with daemon.client() as client, daemon.client() as other:
+        detached = other.submit("attempts", {"path": str(go)}, detach=True)
+        attached = client.submit("attempts", {"path": str(go)})
+        full.touch()
+        go.touch()
+        eventually(lambda: other.stats().unwritten == 2, "both have ended")
+        assert daemon.kill(number) == (0 if number == signal.SIGTERM else -number)
+        with pytest.raises(ConnectionLost):
+            seen.extend(attached.events())
+    assert "at the end" in [event.value for event in seen if isinstance(event, Emitted)]
+    assert not [event for event in seen if isinstance(event, Result | Failed)]
+    lost = [json.loads(line)["tasks"] for line in daemon.log.splitlines() if "run again at the next start" in line]
+    assert lost == ([2] if number == signal.SIGTERM else [])
+    full.unlink()
+    with start("--agents", str(agents)).client() as client, daemon.client() as other:
+        for task in (detached, attached):
+            first, second = client.attach(task.id), other.attach(task.id)
+            assert [first.result(20), second.result(20), client.attach(task.id).result(20)] == [2, 2, 2]
+        assert [(row.state, row.attempt) for row in client.history()] == [("done", 2)] * 2
 
 
 @pytest.mark.parametrize(

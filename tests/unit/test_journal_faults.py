@@ -99,6 +99,25 @@ async def test_a_commit_that_failed_and_is_on_the_disk_is_taken_back_before_its_
         assert await ids(opened) == [again.id]
 
 
+async def test_what_a_sync_failed_of_is_told_only_once_it_was_written_anew(tmp_path: Path) -> None:
+    """The log has it when it is read again, from the memory of the system: the main file has it by another sync."""
+    broken, copy = tmp_path / "broken", tmp_path / "copy"
+    arm(f"disk.sync.log=EIO?{broken}")
+    async with desk(tmp_path) as opened:
+        one = await opened.accept(task())
+        broken.touch()
+        answers = opened.finish(end(one.id))
+        assert isinstance(await answers.get(), JournalUnavailable)
+        broken.unlink()
+        assert await answers.get() is None
+        copy.mkdir()
+        (copy / FILE).write_bytes((tmp_path / FILE).read_bytes())  # without its log
+    async with desk(copy) as opened:
+        found = await opened.find(one.id)
+        assert found is not None
+        assert found.ended is not None
+
+
 async def test_a_refusal_says_if_the_disk_may_have_the_task_all_the_same(tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     arm(f"journal.committed=EIO?{broken}")

@@ -175,6 +175,25 @@ async def test_who_waits_for_another_reason_than_memory_pushes_nobody_out(system
     await system.call(Kill(first.pid))
 
 
+LONG = TIGHT | {"kv_memory": 200 * TOKEN, "swap_seconds": 0.0}
+
+
+@pytest.mark.parametrize("models", [{"sim": ModelSpec(driver="simulated", slots=2, lease=4, options=LONG)}])
+async def test_a_small_one_behind_a_large_one_that_has_no_memory_does_not_hide_that(system: Any) -> None:
+    """There were memory for the small one; but the driver gives it in the order of coming, and a parked one has it."""
+    calm = system.spawn("teller", tokens=120, seed=1, priority=-5)
+    await asyncio.sleep(4.5)
+    large = system.spawn("teller", tokens=120, seed=2, priority=5)
+    small = system.spawn("teller", tokens=5, seed=3, priority=5)
+    before = system.loop.time()
+    assert await system.result(small) == text_of(3, 5)
+    assert system.loop.time() - before < 10
+    assert await system.result(large) == text_of(2, 120)
+    assert await system.result(calm) == text_of(1, 120)
+    assert [swap.sequence for swap in system.driver.sent_of(protocol.SwapOut)] == [1]
+    assert len(system.launcher.drivers) == 1
+
+
 @pytest.mark.parametrize("models", [TWO_SLOTS])
 async def test_a_preemption_costs_nothing_while_there_is_memory_and_else_the_time_on_disk(system: Any) -> None:
     process = system.spawn("teller")

@@ -107,6 +107,20 @@ def test_more_memory_lets_more_run_and_less_gives_up_what_is_kept() -> None:
     assert kernel.memory.cached == 0
 
 
+def test_who_can_run_nothing_for_want_of_memory_says_so_and_takes_it_back() -> None:
+    """The kernel has to make room: it is in its books who is parked, and not in the driver's."""
+    kernel = Kernel(LLAMA, tokens=60)
+    kernel.during = {2: [Revoke(1), admit(2, "2" * 20, max_tokens=20)]}
+    kernel.run(admit(1, "1" * 20, max_tokens=20))
+    assert [(bundle.steps, bundle.kv.waiting) for bundle in kernel.of(Bundle)][-1] == (0, 1)
+    said = len(kernel.sent)
+    kernel.run(Revoke(2))
+    assert not [message for message in kernel.sent[said:] if isinstance(message, Bundle)]
+    kernel.run(Cancel(1), Renew(2, 1000))
+    assert ends(kernel) == [1, 2]
+    assert kernel.of(Bundle)[-1].kv.waiting == 0
+
+
 def test_waiting_for_memory_counts_as_no_use_of_what_is_kept() -> None:
     kernel = Kernel(LLAMA, tokens=200)
     beginning = "the beginning of all of them, "

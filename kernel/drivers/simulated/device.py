@@ -14,7 +14,7 @@ from math import inf
 
 import msgspec
 
-from ipc.errors import ContextOverflow, LimitExceeded, LlmosError, to_wire
+from ipc.errors import ContextOverflow, LlmosError, to_wire
 from ipc.syscalls import Sampling
 from kernel.drivers import protocol
 from kernel.drivers.simulated import swap
@@ -105,13 +105,14 @@ class SimulatedDevice:
     # ---- a step
 
     def _batch(self) -> list[SimulatedSequence]:
-        """The sequences that have a lease and memory. Memory goes first come, first served."""
+        """The sequences that have a lease and memory. Memory goes first come, first served: one for which there is none
+        holds up those after it that have none, either."""
         leased = [sequence for sequence in self._sequences.values() if sequence.lease > 0]
-        batch = []
+        batch, full = [], False
         for sequence in leased:
-            if sequence.reserved is None and not self._memory.reserve(sequence):
-                break
-            batch.append(sequence)
+            full = full or (sequence.reserved is None and not self._memory.reserve(sequence))
+            if sequence.reserved is not None:
+                batch.append(sequence)
         self._waiting = len(leased) - len(batch)
         return batch
 
@@ -165,7 +166,7 @@ class SimulatedDevice:
             prompt_ids = admit.prompt_ids if admit.prompt_ids is not None else words(admit.prompt)
             sequence = SimulatedSequence(admit, prompt_ids, self._room(len(prompt_ids), admit.sampling))
             if not self._memory.fits(sequence):
-                raise LimitExceeded(f"the sequence needs more than the {self._memory.budget} bytes there are")
+                raise self._memory.refusal(sequence)
         except LlmosError as error:
             self._send(protocol.Failed(admit.sequence, to_wire(error)))
             return

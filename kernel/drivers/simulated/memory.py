@@ -8,6 +8,7 @@ from __future__ import annotations
 from itertools import takewhile
 from math import inf
 
+from ipc.errors import LimitExceeded
 from kernel.drivers.protocol import KVUsage
 from kernel.drivers.simulated.sequence import SimulatedSequence
 
@@ -28,6 +29,16 @@ class SimulatedMemory:
     def fits(self, sequence: SimulatedSequence) -> bool:
         """Whether `sequence` could be held if nothing else were."""
         return self._need(sequence) <= self.budget
+
+    def refusal(self, sequence: SimulatedSequence) -> LimitExceeded:
+        """What is said of one that does not fit."""
+        need, budget = self._need(sequence), self.budget
+        return LimitExceeded(
+            f"the sequence needs {need} bytes of keys and values, and {budget} are allowed; lower max_tokens",
+            limit="kv_memory",
+            maximum=budget,
+            wanted=need,
+        )
 
     def reserve(self, sequence: SimulatedSequence) -> bool:
         """Reserve what `sequence` may ever need, giving up cached prefixes if need be; whether that went."""

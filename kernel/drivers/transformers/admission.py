@@ -84,6 +84,7 @@ class Admission:
         """Place the works that may run and have no memory yet."""
         without = [work for work in self._works if work.runs and work.slab is None and not work.busy]
         if not without:
+            self._placement.waiting = 0
             return
         for work in self._placement.give(without, self.ready()):
             if isinstance(work, Sequence) and work.swapped:

@@ -72,10 +72,14 @@ class Engine:
             if idle:
                 self._report.flush()
             try:
-                message = self._inbox.get(block=idle)
+                message = self._inbox.get(block=False)
             except queue.Empty:
-                self._report.flush_if_due()
-                return True
+                if not idle:
+                    self._report.flush_if_due()
+                    return True
+                if (usage := self._admission.usage()).waiting:
+                    self._report.waiting(usage)
+                message = self._inbox.get(block=True)
             if isinstance(message, Stop):
                 self._report.flush()
                 return False

@@ -67,6 +67,10 @@ class Report:
         """Something that the kernel must know before the next step."""
         self._events.append(event)
 
+    def waiting(self, kv: KVUsage) -> None:
+        """Nothing can run for want of memory. Call it when all that was gathered is sent."""
+        self._link.send(Bundle([], 0, 0.0, kv))
+
     def flush(self) -> None:
         """Send all that was gathered."""
         messages: list[FromDriver] = []
