@@ -11,6 +11,8 @@ import queue
 import signal
 import socket
 import threading
+from collections.abc import Callable
+from typing import Any
 
 from ipc.codec import ENCODER, decoder
 from ipc.frames import FrameDecoder, frame
@@ -35,7 +37,8 @@ def die_with_parent(parent: int) -> None:
 class KernelLink:
     """The connection to the kernel, for a driver that runs a blocking step loop.
 
-    A reader thread files what the kernel says into `inbox`; `send` writes at once. When the kernel closes its end the
+    A reader thread files what the kernel says into `inbox`, as `prepare` makes of it, which must not raise; `send`
+    writes at once. When the kernel closes its end the
     process exits, whatever the step loop does.
     """
 
@@ -43,7 +46,8 @@ class KernelLink:
         connection.setblocking(True)
         self._connection = connection
         self._lock = threading.Lock()
-        self.inbox: queue.SimpleQueue[ToDriver] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.prepare: Callable[[ToDriver], Any] = lambda message: message
         threading.Thread(target=self._read, name="kernel-link", daemon=True).start()
 
     def send(self, *messages: FromDriver) -> None:
@@ -61,6 +65,6 @@ class KernelLink:
         try:
             while data := self._connection.recv(1 << 20):
                 for payload in frames.feed(data):
-                    self.inbox.put(decode(payload))
+                    self.inbox.put(self.prepare(decode(payload)))
         finally:
             os._exit(0)

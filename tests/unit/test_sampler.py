@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="the sampler works on torch tensors (extra `local`)")
 
 from ipc.syscalls import Sampling  # noqa: E402
-from kernel.drivers.transformers.sampler import LIKELY, is_greedy, sample, uniform  # noqa: E402
+from kernel.drivers.transformers.sampler import LIKELY, is_greedy, likeliest_of, sample, uniform  # noqa: E402
 
+ROUNDING = 1e-6  # of weights, which are float32
 SEEDS = st.integers(0, 2**63 - 1)
 ROWS = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=40).map(torch.tensor)
 
@@ -47,12 +48,12 @@ def test_a_draw_comes_from_the_nucleus_of_the_top_k(
     before = 0.0
     kept = []
     for weight in best:
-        if before >= top_p * sum(best) * (1 + 1e-9):
+        if before >= top_p * sum(best) * (1 + ROUNDING):
             break
         kept.append(weight)
         before += weight
     weight = math.exp((row[token].item() - row.max().item()) / temperature)
-    assert weight >= kept[-1] * (1 - 1e-9)
+    assert weight >= kept[-1] * (1 - ROUNDING)
 
 
 @given(ROWS, SEEDS, st.integers(0, 1000))
@@ -84,3 +85,19 @@ def test_tokens_of_no_weight_are_never_drawn() -> None:
     row = torch.tensor([-math.inf, 0.0, -math.inf, 0.0, -math.inf])
     draws = {sample(row, Sampling(temperature=1, seed=2), position) for position in range(100)}
     assert draws == {1, 3}
+
+
+@given(st.lists(st.lists(st.integers(-3, 3), min_size=5, max_size=5), max_size=4))
+def test_the_likeliest_of_rows_is_the_first_that_has_the_maximum(rows: list[list[int]]) -> None:
+    expected = [(max(row), row.index(max(row))) for row in rows]
+    for dtype in (torch.float32, torch.bfloat16):  # one for each way of finding it
+        assert likeliest_of(torch.tensor(rows, dtype=dtype).view(len(rows), 5)) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_maximum_of_a_row_with_what_is_no_number_is_none(dtype: torch.dtype) -> None:
+    ((first, _), (second, place)) = likeliest_of(
+        torch.tensor([[1.0, math.nan, 3.0], [1.0, math.inf, 3.0]], dtype=dtype)
+    )
+    assert math.isnan(first)
+    assert (second, place) == (math.inf, 1)

@@ -33,6 +33,7 @@ from kernel.drivers.transformers.outline import outline  # noqa: E402
 from kernel.drivers.transformers.pace import Pace  # noqa: E402
 from kernel.drivers.transformers.placement import Placement  # noqa: E402
 from kernel.drivers.transformers.prefix import PrefixCache  # noqa: E402
+from kernel.drivers.transformers.reading import tokenized  # noqa: E402
 from kernel.drivers.transformers.report import Report  # noqa: E402
 from kernel.drivers.transformers.sequence import Limits  # noqa: E402
 
@@ -145,6 +146,7 @@ class Kernel:
         disk: Path | None = None,
     ) -> None:
         self.inbox = self
+        self.codec = codec or Letters()
         self.said: deque[Any] = deque()
         self.during: dict[int, list[Any]] = {}
         self.batches: list[list[Span]] = []
@@ -161,7 +163,7 @@ class Kernel:
         limits = Limits(model.context, max_tokens)
         self._forward = model.forward(self.memory)
         self._thread_said: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.admission = Admission(self, report, codec or Letters(), self.placement, limits, fingerprint)
+        self.admission = Admission(self, report, self.codec, self.placement, limits, fingerprint)
         self.pace = Pace(most)
         rows = most_rows or model.counts.most
         self.engine = Engine(self, self.forward, self.admission, self.pace, rows, lambda: self.now)
@@ -174,7 +176,7 @@ class Kernel:
 
     def get(self, block: bool) -> Any:
         if self.said:
-            return self.said.popleft()
+            return tokenized(self.codec, self.said.popleft())
         if not block:
             return self._thread_said.get_nowait()
         if any(work.busy for work in self.admission._works):

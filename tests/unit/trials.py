@@ -39,6 +39,7 @@ from kernel.drivers.protocol import (
     SwappedOut,
 )
 from kernel.drivers.transformers.attention import Span
+from kernel.drivers.transformers.reading import tokenized
 from kernel.drivers.transformers.tokenizer import Tokenizer
 from tests.unit.tiny import Kernel, Ready, queue, ready
 
@@ -184,7 +185,7 @@ class Scripted(Kernel):
 
     def get(self, block: bool) -> Any:
         if self.said:
-            return self.said.popleft()
+            return tokenized(self.codec, self.said.popleft())
         for place, (step, message) in enumerate(self._late):
             if block or step <= len(self.batches):
                 del self._late[place]

@@ -58,8 +58,9 @@ def run(link: KernelLink, message: Load) -> None:
     gc.collect()  # what was loaded and packed since is of no more use
     gc.freeze()
     gc.enable()
+    serving = engine(link, model, options, message)
     link.send(Loaded(model.context, model.facts, model.memory.geometry.token_bytes, model.memory.budget))
-    engine(link, model, options, message).run()
+    serving.run()
 
 
 def silence() -> None:

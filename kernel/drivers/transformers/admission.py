@@ -1,7 +1,7 @@
 """How calls begin and end in the driver: from the kernel's message to work that may run, and out again.
 
-Called by the engine between steps. It obeys the kernel's messages, tokenizes, and has constraints compiled and states
-read and written in worker threads. It decides no policy: leases come from the kernel, memory from `placement`.
+Called by the engine between steps. It obeys the kernel's messages, and has constraints compiled and states read and
+written in worker threads. It decides no policy: leases come from the kernel, memory from `placement`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from ipc.errors import DriverFailed, ErrorInfo, InvalidConstraint, InvalidPrompt, LlmosError, to_wire
+from ipc.errors import DriverFailed, ErrorInfo, InvalidConstraint, LlmosError, to_wire
 from kernel.drivers.protocol import (
     Admit,
     Admitted,
@@ -40,6 +40,7 @@ from kernel.drivers.transformers import constraint, swap
 from kernel.drivers.transformers.attention import Span
 from kernel.drivers.transformers.parts import Embedding, Scoring
 from kernel.drivers.transformers.placement import Placement
+from kernel.drivers.transformers.reading import Tokenized
 from kernel.drivers.transformers.report import Event, Report
 from kernel.drivers.transformers.sequence import Codec, Limits, Sequence
 from kernel.drivers.transformers.work import Work
@@ -73,12 +74,15 @@ class Admission:
     # ---- for the engine
 
     def obey(self, message: Any) -> None:
-        """Do what the kernel asks."""
+        """Do what the kernel asks. What has texts comes `Tokenized`."""
+        asked = message.message if isinstance(message, Tokenized) else message
         try:
-            self._handlers[type(message)](self, message)
+            if isinstance(message, Tokenized) and message.error is not None:
+                raise message.error
+            self._handlers[type(asked)](self, message)
         except Exception as error:
-            self._drop(message.sequence)
-            self.report.event(Failed(message.sequence, named(error)))
+            self._drop(asked.sequence)
+            self.report.event(Failed(asked.sequence, named(error)))
 
     def give_memory(self) -> None:
         """Place the works that may run and have no memory yet."""
@@ -137,9 +141,8 @@ class Admission:
 
     # ---- messages
 
-    def _admit(self, admit: Admit) -> None:
-        fresh = admit.prompt_ids is None
-        prompt = self._codec.encode(admit.prompt) if admit.prompt_ids is None else admit.prompt_ids
+    def _admit(self, said: Tokenized) -> None:
+        admit, (prompt,) = cast(Admit, said.message), said.ids
         sequence = Sequence(admit, prompt, self._codec, self._limits)
         self._placement.check(sequence)
         held = admit.sampling.constraint
@@ -148,7 +151,7 @@ class Admission:
             sequence.busy = COMPILING
         self._works[sequence] = None
         self._sequences[sequence.id] = sequence
-        if fresh:
+        if admit.prompt_ids is None:
             self.report.event(Admitted(sequence.id, prompt))
         if held is None:
             self._begin(sequence, admit)
@@ -172,17 +175,12 @@ class Admission:
         elif not admit.lease and not sequence.lease:  # else it was told when it was revoked
             self.report.event(Parked(sequence.id, sequence.slab is not None))
 
-    def _score(self, score: Score) -> None:
-        prompt = self._codec.encode(score.prompt)
-        continuations = [self._codec.encode_more(text) for text in score.continuations]
-        if not continuations or not all(continuations):
-            raise InvalidPrompt("score takes continuations, of which none is empty")
-        self._take_request(Scoring(score, prompt, continuations))
+    def _score(self, said: Tokenized) -> None:
+        prompt, *continuations = said.ids
+        self._take_request(Scoring(cast(Score, said.message), prompt, continuations))
 
-    def _embed(self, embed: Embed) -> None:
-        if not embed.texts:
-            raise InvalidPrompt("embed takes texts")
-        self._take_request(Embedding(embed, [self._codec.encode(text) for text in embed.texts]))
+    def _embed(self, said: Tokenized) -> None:
+        self._take_request(Embedding(cast(Embed, said.message), said.ids))
 
     def _take_request(self, request: Scoring | Embedding) -> None:
         for part in request.parts:

@@ -15,14 +15,14 @@ from typing import Any, Protocol
 import torch
 
 from ipc.errors import DriverFailed
-from kernel.drivers.protocol import Done, Parked, Stop
+from kernel.drivers.protocol import Done, Parked, Stop, ToDriver
 from kernel.drivers.transformers.admission import Admission
 from kernel.drivers.transformers.attention import Span
 from kernel.drivers.transformers.forward import Output
 from kernel.drivers.transformers.pace import Pace, Pending
 from kernel.drivers.transformers.parts import Continuation, Text
 from kernel.drivers.transformers.report import Link
-from kernel.drivers.transformers.sampler import is_greedy, logprob, sample
+from kernel.drivers.transformers.sampler import is_greedy, likeliest_of, logprob, sample
 from kernel.drivers.transformers.sequence import Sequence
 from kernel.drivers.transformers.work import Work
 
@@ -34,6 +34,7 @@ class Connection(Link, Protocol):
     """The link to the kernel; see `kernel.drivers.child.KernelLink`. Callables in the inbox are called."""
 
     inbox: queue.SimpleQueue[Any]
+    prepare: Callable[[ToDriver], Any]
 
 
 class Engine:
@@ -127,10 +128,7 @@ class Engine:
     def _take(self, batch: Batch, output: Output) -> None:
         """Hand out what the step computed."""
         hidden = iter(output.hidden)
-        best: list[tuple[float, int]] = []
-        if len(output.logits):
-            found = output.logits.max(dim=-1)
-            best = list(zip(found.values.tolist(), found.indices.tolist(), strict=True))
+        best = likeliest_of(output.logits)
         first = 0
         for work, span in batch:
             logits, likeliest = output.logits[first : first + span.logits], best[first : first + span.logits]
@@ -157,7 +155,7 @@ class Engine:
         choices = row
         if sequence.matcher is not None:
             choices = torch.where(sequence.matcher.allowed().to(row.device), row, -torch.inf)
-            likeliest = int(choices.argmax())
+            ((_, likeliest),) = likeliest_of(choices[None])
         greedy = is_greedy(sequence.sampling)
         token = likeliest if greedy else sample(choices, sequence.sampling, len(sequence.tokens))
         logprobs = [logprob(row, token)] if sequence.sampling.logprobs else []

@@ -22,6 +22,17 @@ def uniform(seed: int, position: int) -> float:
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
 
+def likeliest_of(logits: torch.Tensor) -> list[tuple[float, int]]:
+    """For each row of `logits` [rows, vocabulary] its maximum, and the first token that has it. A row with a NaN has
+    NaN for its maximum."""
+    if logits.device.type == "cpu" and logits.dtype == torch.float32:
+        rows = logits.numpy()  # seven times as fast as torch's max
+        found = rows.argmax(axis=1)
+        return list(zip(rows[range(len(rows)), found].tolist(), found.tolist(), strict=True))
+    values, indices = logits.max(dim=-1)
+    return list(zip(values.tolist(), indices.tolist(), strict=True))
+
+
 def is_greedy(sampling: Sampling) -> bool:
     """Whether `sample` would always take the likeliest token."""
     return not sampling.temperature or sampling.top_k == 1

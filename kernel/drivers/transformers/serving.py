@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from kernel.drivers.protocol import Load
 from kernel.drivers.transformers.admission import Admission
 from kernel.drivers.transformers.assembly import Model
@@ -10,6 +12,7 @@ from kernel.drivers.transformers.options import Options
 from kernel.drivers.transformers.pace import Pace
 from kernel.drivers.transformers.placement import Placement
 from kernel.drivers.transformers.prefix import PrefixCache
+from kernel.drivers.transformers.reading import tokenized
 from kernel.drivers.transformers.report import Report
 from kernel.drivers.transformers.sequence import Limits
 
@@ -23,6 +26,7 @@ def engine(link: Connection, model: Model, options: Options, message: Load) -> E
     cache = PrefixCache(model.memory, message.disk, on_disk)
     placement = Placement(model.memory, options.kv_quota, cache)
     limits = Limits(model.context, message.max_tokens)
+    link.prepare = partial(tokenized, model.tokenizer)
     admission = Admission(link.inbox, Report(link), model.tokenizer, placement, limits, model.fingerprint)
     pace = Pace(min(PREFILL_TOKENS[model.device.type], model.most_rows // 2))
     return Engine(link, model.forward, admission, pace, model.most_rows)

@@ -1,0 +1,47 @@
+"""What the kernel asks for, made ready on the thread that reads the link, while a step runs on another.
+
+Called by the link with each message; what comes of it goes to `admission`, in the order in which it came. A long prompt
+takes milliseconds to tokenize, which nobody who generates has to wait for. It keeps nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ipc.errors import InvalidPrompt
+from kernel.drivers.protocol import Admit, Embed, Score
+from kernel.drivers.transformers.sequence import Codec
+
+
+class Tokenized(NamedTuple):
+    """A message with the ids of its texts: the prompt of an `Admit`, prompt and continuations of a `Score`, the texts
+    of an `Embed`. Or with the `error` that ends this call."""
+
+    message: Admit | Score | Embed
+    ids: list[list[int]]
+    error: Exception | None = None
+
+
+def tokenized(codec: Codec, message: Any) -> Any:
+    """`message`, with the ids of its texts if it has any. Raises nothing."""
+    if not isinstance(message, Admit | Score | Embed):
+        return message
+    try:
+        return Tokenized(message, _ids(codec, message))
+    except Exception as error:
+        return Tokenized(message, [], error)
+
+
+def _ids(codec: Codec, message: Admit | Score | Embed) -> list[list[int]]:
+    match message:
+        case Admit():
+            return [codec.encode(message.prompt) if message.prompt_ids is None else message.prompt_ids]
+        case Score():
+            ids = [codec.encode(message.prompt), *map(codec.encode_more, message.continuations)]
+            if len(ids) == 1 or not all(ids):
+                raise InvalidPrompt("score takes continuations, of which none is empty")
+            return ids
+        case Embed():
+            if not message.texts:
+                raise InvalidPrompt("embed takes texts")
+            return list(map(codec.encode, message.texts))
