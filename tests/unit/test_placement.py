@@ -160,6 +160,16 @@ def test_a_prompt_that_memory_was_too_short_to_keep_beside_its_call_is_kept_afte
     assert kernel.memory.used == 0
 
 
+def test_what_lies_on_disk_is_computed_if_what_living_processes_share_leaves_no_room_for_it(tmp_path: Path) -> None:
+    beginning, shared = "what the first says, " * 3, "what all the others begin with, " * 3
+    kernel = Kernel(LLAMA, tokens=len(shared) + 3 * PAGE, disk=tmp_path)
+    kernel.run(call(1, beginning, process=1))
+    kernel.run(call(2, shared, process=2), call(3, shared, process=3))
+    assert kernel.placement.cache.spill.used
+    kernel.run(call(4, beginning + "more", process=1))
+    assert kernel.ids[4] == alone(call(4, beginning + "more"))
+
+
 def test_several_that_want_the_same_from_disk_wait_for_one_reading(tmp_path: Path) -> None:
     beginning = "the beginning of all that the first process says, "
     kernel = Kernel(LLAMA, tokens=240, disk=tmp_path)

@@ -142,7 +142,9 @@ class Placement:
         if isinstance(found, Fetch):
             self.fetches.append(found)
             return SOON
-        return NO_ROOM if found == NO_ROOM and (self.memory.used or promised) else found
+        if found == NO_ROOM and not self.memory.used and not promised:
+            return ""  # nobody will give any back: it is computed
+        return found
 
     def _place(self, work: Work, promised: int) -> bool:
         """Give `work` a slab that begins with what is kept of its prompt, if there is memory that is not promised."""
