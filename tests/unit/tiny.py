@@ -181,8 +181,8 @@ class Kernel:
             return self._thread_said.get_nowait()
         if any(work.busy for work in self.admission._works):
             return self._thread_said.get(timeout=PATIENCE)
-        if self.admission._swapper._threads:
-            self.admission._swapper.submit(int).result(PATIENCE)  # it may still be busy for one that was cancelled
+        if self.admission.states.thread._threads:
+            self.admission.states.thread.submit(int).result(PATIENCE)  # it may still be busy for one that was cancelled
         return Stop() if self._thread_said.empty() else self._thread_said.get()
 
     def send(self, *messages: Any) -> None:

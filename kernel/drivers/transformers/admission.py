@@ -1,23 +1,19 @@
 """How calls begin and end in the driver: from the kernel's message to work that may run, and out again.
 
-Called by the engine between steps. It obeys the kernel's messages, and has constraints compiled and states read and
-written in worker threads. It decides no policy: leases come from the kernel, memory from `placement`.
+Called by the engine between steps. It obeys the kernel's messages, and has constraints compiled in worker threads, and
+states read and written (`states`). It decides no policy: leases come from the kernel, memory from `placement`.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
-import torch
-
-from ipc.errors import DriverFailed, ErrorInfo, InvalidConstraint, LlmosError, to_wire
+from ipc.errors import InvalidConstraint
 from kernel.drivers.protocol import (
     Admit,
     Admitted,
@@ -34,18 +30,18 @@ from kernel.drivers.protocol import (
     Revoke,
     Score,
     SwapOut,
-    SwappedOut,
 )
-from kernel.drivers.transformers import constraint, swap
+from kernel.drivers.transformers import constraint
 from kernel.drivers.transformers.attention import Span
 from kernel.drivers.transformers.parts import Embedding, Scoring
 from kernel.drivers.transformers.placement import Placement
 from kernel.drivers.transformers.reading import Tokenized
-from kernel.drivers.transformers.report import Event, Report
+from kernel.drivers.transformers.report import Event, Report, named
 from kernel.drivers.transformers.sequence import Codec, Limits, Sequence
+from kernel.drivers.transformers.states import READING, WRITING, States
 from kernel.drivers.transformers.work import Work
 
-COMPILING, READING, WRITING = "compiling", "reading", "writing"  # what a work is busy with
+COMPILING = "compiling"  # what a sequence is busy with
 
 
 class Admission:
@@ -65,11 +61,10 @@ class Admission:
         self._codec = codec
         self._placement = placement
         self._limits = limits
-        self._fingerprint = fingerprint
         self._works: dict[Work, None] = {}
         self._sequences: dict[int, Sequence] = {}
         self._requests: dict[int, Scoring | Embedding] = {}
-        self._swapper = ThreadPoolExecutor(1, "swap")
+        self.states = States(inbox, report, placement, self, fingerprint)
 
     # ---- for the engine
 
@@ -92,10 +87,9 @@ class Admission:
             return
         for work in self._placement.give(without, self.ready()):
             if isinstance(work, Sequence) and work.swapped:
-                self._read(work)
+                self.states.read(work)
         fetches, self._placement.fetches = self._placement.fetches, []
-        for fetch in fetches:
-            self._in_thread(fetch.read, partial(self._placement.fetched, fetch))
+        self.states.fetch(fetches)
 
     def ready(self) -> list[Work]:
         """The works that can run now."""
@@ -114,6 +108,10 @@ class Admission:
         self._forget(work)
         if all(other.id != work.id for other in self._works):
             self.report.event(self._requests.pop(work.id).answer())
+
+    def holds(self, sequence: Sequence) -> bool:
+        """Whether its call still goes on."""
+        return sequence in self._works
 
     def leave(self, sequence: Sequence, event: Event) -> None:
         """Forget `sequence`, free all it holds, and say so."""
@@ -212,6 +210,11 @@ class Admission:
         self._placement.memory.budget = resize.kv_memory
         self._placement.cache.make_room(0)
 
+    def _swap_out(self, order: SwapOut) -> None:
+        sequence = self._sequences.get(order.sequence)
+        if sequence is not None:
+            self.states.write(sequence, order)
+
     # ---- constraints
 
     def _compiled(self, sequence: Sequence, admit: Admit, future: Future[Any]) -> None:
@@ -228,70 +231,6 @@ class Admission:
         if sequence in self._works and sequence.busy == COMPILING:
             text = f"its constraint was not compiled within {constraint.SECONDS} s; make it simpler"
             self.fail(sequence, InvalidConstraint(text))
-
-    # ---- states on disk
-
-    def _swap_out(self, order: SwapOut) -> None:
-        sequence = self._sequences.get(order.sequence)
-        if sequence is None:
-            return
-        if sequence.lease or sequence.busy:
-            error = DriverFailed(f"sequence {order.sequence} is not parked ({sequence.busy or 'it runs'})")
-            self.report.event(SwappedOut(order.sequence, 0, 0.0, to_wire(error)))
-            return
-        sequence.busy = WRITING
-        started = time.perf_counter()
-        self._in_thread(partial(self._write, sequence, Path(order.path)), partial(self._written, sequence, started))
-
-    def _write(self, sequence: Sequence, path: Path) -> int:
-        memory, slab = self._placement.memory, sequence.slab
-        if sequence.swapped:  # it was not read back yet
-            return swap.move(Path(sequence.swapped), path)
-        if slab is None:
-            kv = torch.empty(memory.geometry.layers, 0, memory.geometry.row)
-        else:
-            kv = memory.tokens(slab, 0, slab.length)
-        return swap.write(path, kv, sequence.tokens, sequence.prompt, self._fingerprint)
-
-    def _written(self, sequence: Sequence, started: float, future: Future[int]) -> None:
-        sequence.busy = ""
-        if sequence not in self._works:  # it was cancelled meanwhile
-            self._placement.free(sequence, keep=False)  # its process may have ended, too
-            return
-        seconds = time.perf_counter() - started
-        error = future.exception()
-        if sequence.lease and error is None:
-            error = DriverFailed("it was renewed meanwhile, and goes on")
-        if error is not None:
-            self.report.event(SwappedOut(sequence.id, 0, seconds, named(error)))
-            return
-        self._placement.free(sequence, keep=False)  # its prompt lies on the disk with the rest
-        self.leave(sequence, SwappedOut(sequence.id, future.result(), seconds))
-
-    def _read(self, sequence: Sequence) -> None:
-        """Fill the slab of `sequence`, which it just got, from the file of its state."""
-        path, sequence.swapped = Path(sequence.swapped), ""
-        sequence.busy = READING
-        read = partial(swap.read, path, list(sequence.tokens), sequence.prompt, self._fingerprint)
-        self._in_thread(read, partial(self._was_read, sequence))
-
-    def _was_read(self, sequence: Sequence, future: Future[torch.Tensor]) -> None:
-        sequence.busy = ""
-        if sequence not in self._works:
-            self._placement.free(sequence, keep=False)
-            return
-        error = future.exception()
-        slab = sequence.slab
-        assert slab is not None
-        if error is None and (kv := future.result()).shape[1] > slab.length:
-            # What it begins with and others have, too, has the same bits, and stays shared.
-            self._placement.memory.tokens(slab, slab.length, kv.shape[1]).copy_(kv[:, slab.length :])
-            slab.length = kv.shape[1]
-        self.report.event(Restored(sequence.id, error is not None, "" if error is None else str(error)))
-
-    def _in_thread(self, work: Callable[[], Any], then: Callable[[Future[Any]], None]) -> None:
-        """Run `work` in the thread for disks, and `then` with its future between steps."""
-        self._swapper.submit(work).add_done_callback(lambda future: self._inbox.put(partial(then, future)))
 
     # ---- ends
 
@@ -320,10 +259,3 @@ class Admission:
         Ended: _ended,
         Resize: _resize,
     }
-
-
-def named(error: BaseException) -> ErrorInfo:
-    """The wire form of `error`; one that llmosd has no name for is the driver's fault."""
-    if not isinstance(error, LlmosError):
-        error = DriverFailed(f"{type(error).__name__}: {error}")
-    return to_wire(error)

@@ -64,9 +64,9 @@ class PrefixCache:
         size = self._bytes(prefix)
         if self.rates.reading(size) > self.rates.computing(node.start, node.start + count):
             return ""
-        assert node.parent is not None
-        if not self._room_for(size + beside, node.parent):
+        if not self._room_for(node, size + beside):
             return NO_ROOM
+        assert node.parent is not None
         fetch = Fetch(node, node.parent.prefix, self._memory.swap_in(prefix))
         self._memory.cached += size
         self._mapped[fetch.above] += 1  # it must be there when this comes
@@ -122,6 +122,8 @@ class PrefixCache:
         node, found = self._root, 0
         for node, count in list(self._root.path(tokens)):
             found = node.start + count
+            if node.parent is None:
+                return  # it went, to make room for what it goes on from
             if count < len(node.tokens):
                 node = self._split(node, count)
             if not node.held and not self._take(node, slab):
@@ -198,21 +200,23 @@ class PrefixCache:
             del self._nodes[prefix]
             prefix.copy = None
 
-    def _room_for(self, size: int, parent: Node) -> bool:
-        """`make_room` for what goes on from `parent`, which must not go for it."""
-        self._mapped[parent.prefix] += 1
+    def _room_for(self, node: Node, size: int) -> bool:
+        """`make_room` for what comes to `node`: neither that nor what it goes on from must go for it."""
+        assert node.parent is not None
+        self._mapped[node.parent.prefix] += 1
+        node.prefix.coming = True
         fits = self.make_room(size)
-        self._mapped[parent.prefix] -= 1
+        node.prefix.coming = False
+        self._mapped[node.parent.prefix] -= 1
         return fits
 
     def _take(self, node: Node, slab: Slab) -> bool:
         """Have the keys and values of `node` in memory, a copy of those in `slab`, if that goes."""
-        assert node.parent is not None
         if node.prefix.coming:
             return False
         if node.prefix.data is None:
             size = self._memory.prefix_bytes(node.start, node.end)
-            if not self._room_for(size, node.parent):
+            if not self._room_for(node, size):
                 return False
             prefix = self._memory.keep(slab, node.start, node.end)
             if prefix is None:

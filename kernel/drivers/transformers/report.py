@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from ipc.errors import DriverFailed, ErrorInfo, LlmosError, to_wire
 from kernel.drivers.protocol import (
     Admitted,
     Bundle,
@@ -87,3 +88,10 @@ class Report:
         """`flush` if there is an event, or if the last time is long enough ago."""
         if self._events or self._clock() - self._flushed >= INTERVAL:
             self.flush()
+
+
+def named(error: BaseException) -> ErrorInfo:
+    """The wire form of `error`; one that llmosd has no name for is the driver's fault."""
+    if not isinstance(error, LlmosError):
+        error = DriverFailed(f"{type(error).__name__}: {error}")
+    return to_wire(error)
