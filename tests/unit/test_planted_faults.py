@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch", reason="the driver runs torch models (extra
 pytest.importorskip("llguidance", reason="constraints are compiled by llguidance (extra `local`)")
 
 from kernel.drivers.protocol import Admit  # noqa: E402
-from kernel.drivers.transformers import pages, prefix, sampler, swap  # noqa: E402
+from kernel.drivers.transformers import pages, radix, sampler, swap  # noqa: E402
 from kernel.drivers.transformers.attention import TILE, Lengths, Plan, Span, _Tile  # noqa: E402
 from kernel.drivers.transformers.invariance import CANDIDATES, RowCounts  # noqa: E402
 from kernel.drivers.transformers.kv import UNIT, Slab  # noqa: E402
@@ -96,8 +96,8 @@ def states_of_a_text_summed_as_they_come(patch: pytest.MonkeyPatch) -> None:
 
 
 def texts_that_are_taken_for_longer_than_they_are(patch: pytest.MonkeyPatch) -> None:
-    real = prefix.common
-    patch.setattr(prefix, "common", lambda one, other: min(real(one, other) + 1, len(one), len(other)))
+    real = radix.common
+    patch.setattr(radix, "common", lambda one, other: min(real(one, other) + 1, len(one), len(other)))
 
 
 def generated_keys_kept(patch: pytest.MonkeyPatch) -> None:
