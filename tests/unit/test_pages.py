@@ -13,19 +13,20 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="pages are seen as tensors (extra `local`)")
 
+from kernel.drivers.transformers import pages  # noqa: E402
 from kernel.drivers.transformers.pages import PAGE, Range, Store  # noqa: E402
 
 LARGE = 1 << 36  # bytes: more than there is memory
 
 
-def memory_of(pages: Range, kind: str = "Rss") -> int:
+def memory_of(area: Range, kind: str = "Rss") -> int:
     """Bytes of a range that are in memory; `Pss` counts shared ones in proportion, `Anonymous` its own."""
     found, inside = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         first = line.split()[0]
         if "-" in first and not first.endswith(":"):
             start = int(first.partition("-")[0], 16)
-            inside = pages.address <= start < pages.address + pages.size
+            inside = area.address <= start < area.address + area.size
         elif inside and first == f"{kind}:":
             found += int(line.split()[1]) * 1024
     return found
@@ -70,15 +71,15 @@ def test_a_shared_page_is_copied_when_it_is_written_and_not_before() -> None:
     store = Store()
     segment = filled(store, 1, 2, 3)
     ranges = [Range(4 * PAGE) for _ in range(3)]
-    views = [pages.tensor(torch.uint8).view(4, PAGE) for pages in ranges]
-    for pages in ranges:
-        pages.share(PAGE, 2 * PAGE, segment, PAGE)
+    views = [area.tensor(torch.uint8).view(4, PAGE) for area in ranges]
+    for area in ranges:
+        area.share(PAGE, 2 * PAGE, segment, PAGE)
     assert all(view[:, 0].tolist() == [0, 2, 3, 0] for view in views)
-    assert [memory_of(pages, "Anonymous") for pages in ranges] == [0, 0, 0]
+    assert [memory_of(area, "Anonymous") for area in ranges] == [0, 0, 0]
     views[0][1, 5] = 9
     assert views[0][1, 4:7].tolist() == [2, 9, 2]
     assert [view[1, 5] for view in views[1:]] == [2, 2]
-    assert [memory_of(pages, "Anonymous") for pages in ranges] == [PAGE, 0, 0]
+    assert [memory_of(area, "Anonymous") for area in ranges] == [PAGE, 0, 0]
     again = torch.empty(3 * PAGE, dtype=torch.uint8)
     segment.read(0, again)
     assert again[::PAGE].tolist() == [1, 2, 3]
@@ -126,3 +127,31 @@ def test_any_number_of_segments_takes_one_descriptor() -> None:
 def test_a_range_that_there_are_no_addresses_for_is_refused_with_its_size() -> None:
     with pytest.raises(OSError, match=f"mmap of {1 << 60} bytes"):
         Range(1 << 60)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_segment_that_outlives_its_file_punches_no_hole_into_another(
+    first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of garbage in a circle nobody knows who goes first, and a number that was closed is soon that of another file."""
+    stale = []
+
+    def watched(descriptor: int, start: int, size: int) -> bool:
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            stale.append(descriptor)
+        return True
+
+    monkeypatch.setattr(pages, "give_back", watched)
+    for _ in range(20):
+        store = Store()
+        number = store.descriptor
+        segments = [store.segment(PAGE) for _ in range(3)]
+        circle: list[object] = [store, *segments] if first else [*segments, store]
+        circle.append(circle)
+        del store, segments, circle
+        gc.collect()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(number)
+    assert stale == []

@@ -79,7 +79,6 @@ class Store:
         self.descriptor = os.memfd_create("llmosd-kv", os.MFD_CLOEXEC) if descriptor is None else descriptor
         self.size = self.used = 0
         self._lock = Lock()
-        weakref.finalize(self, os.close, self.descriptor).atexit = False
 
     def segment(self, size: int) -> Segment:
         """At least `size` bytes, in whole pages. Raises `OSError`."""
@@ -95,7 +94,13 @@ class Store:
         """Nobody needs `segment` any more. Any thread may be the last that did."""
         with self._lock:
             self.used -= segment.size
-        give_back(self.descriptor, segment.start, segment.size)
+        # Of garbage in a circle the store may go first: then its number may be that of another file by now.
+        if self.descriptor >= 0:
+            give_back(self.descriptor, segment.start, segment.size)
+
+    def __del__(self) -> None:
+        descriptor, self.descriptor = self.descriptor, -1
+        os.close(descriptor)
 
 
 class Segment:
