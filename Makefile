@@ -34,6 +34,7 @@ bench: $(READY)  ## figures, each beside a floor or a peer measured in the same 
 	$(BIN)/python tests/bench/scheduling.py
 	$(BIN)/python tests/bench/simulated.py
 	$(BIN)/python tests/bench/live.py
+	$(BIN)/python tests/bench/waiting.py
 
 soak: $(READY)  ## the long forms of the trials that run short in `test`
 	LLMOS_SOAK=1 $(BIN)/python -m pytest -m soak
