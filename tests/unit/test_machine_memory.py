@@ -11,6 +11,7 @@ from ipc.errors import ModelLoadFailed
 from ipc.syscalls import GetStats, Resume, Slots, Suspend
 from kernel.drivers import protocol
 from kernel.slots.settings import ResourceSettings
+from llmosd.context import Context
 from tests.unit.many_models import GB, HOLDS_ONE, TWO, alive, loads, prepare, settle_sizes, simulated, states, text_of
 
 
@@ -205,6 +206,20 @@ async def test_drivers_are_told_of_processes_that_ended_once_a_turn(system: Any)
     await system.turns()
     told = [message.processes for message in system.driver.sent_of(protocol.Ended)]
     assert told == [[process.pid for process in processes]]
+
+
+async def scorer(ctx: Context) -> None:
+    await ctx.score("one two", ["three"], model="one")
+
+
+@pytest.mark.parametrize("models", [TWO])
+async def test_drivers_are_told_of_processes_that_only_asked_for_scores(system: Any) -> None:
+    system.program(scorer)
+    process = system.spawn("scorer")
+    await system.status(process)
+    await system.turns()
+    assert [message.processes for message in system.driver.sent_of(protocol.Ended)] == [[process.pid]]
+    assert system.kernel.resources.runtime("one").work.absences._left == {}
 
 
 async def test_stats_show_the_machine(system: Any) -> None:
