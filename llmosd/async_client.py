@@ -182,8 +182,12 @@ class AsyncClient(Calls):
                 while (connection := try_connect(self.socket)) is None:
                     await asyncio.sleep(0.005)
                 _, wire = await loop.create_unix_connection(lambda: _Connection(self.socket), sock=connection)
-                wire.send_frame(session.hello(self._name))
-                self.pid = session.welcomed(await wire.welcome).pid
+                try:
+                    wire.send_frame(session.hello(self._name))
+                    self.pid = session.welcomed(await wire.welcome).pid
+                except BaseException:
+                    wire.close()
+                    raise
         except TimeoutError:
             raise NoDaemon(f"the daemon at {self.socket} does not answer", socket=str(self.socket)) from None
         self._wire = wire

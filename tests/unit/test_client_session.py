@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import llmosd.session
 from ipc.codec import decode, encode
-from ipc.errors import ConnectionLost, LlmosError, UnknownProcess, to_wire
+from ipc.errors import ConnectionLost, LlmosError, NoDaemon, UnknownProcess, VersionMismatch, to_wire
+from ipc.frames import frame
 from ipc.messages import Emitted, Result
 from ipc.protocol import Abandon, Answer, Credit, End, Failure, Request, StreamEvent, ToDaemon
 from ipc.syscalls import Logs, Nice, Ping
@@ -134,3 +138,30 @@ def test_the_calls_of_the_asynchronous_client_are_coroutine_functions_and_those_
         assert inspect.iscoroutinefunction(getattr(AsyncClient, name))
         assert inspect.iscoroutinefunction(getattr(AsyncClient("/x"), name))
         assert not inspect.iscoroutinefunction(getattr(Client, name))
+
+
+# ---- a daemon that does not welcome
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("refused", [True, False])
+async def test_a_connection_that_is_not_welcomed_is_closed(
+    refused: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused, or not answered in time: nothing is left open that the daemon would hold for us."""
+    ended: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if refused:
+            writer.write(frame(encode(Failure(0, to_wire(VersionMismatch("another version"))))))
+        await reader.readuntil(b"async client")
+        ended.set_result(await reader.read())
+        writer.close()
+
+    monkeypatch.setattr(llmosd.session, "CONNECT_TIMEOUT", 30.0 if refused else 0.3)
+    server = await asyncio.start_unix_server(serve, folder / "s.sock")
+    with pytest.raises(VersionMismatch if refused else NoDaemon):
+        await AsyncClient(folder / "s.sock").connect()
+    async with asyncio.timeout(30):
+        await ended
+    server.close()
