@@ -14,7 +14,6 @@ torch = pytest.importorskip("torch", reason="the sampler works on torch tensors 
 from ipc.syscalls import Sampling  # noqa: E402
 from kernel.drivers.transformers.sampler import LIKELY, is_greedy, likeliest_of, sample, uniform  # noqa: E402
 
-ROUNDING = 1e-6  # of weights, which are float32
 SEEDS = st.integers(0, 2**63 - 1)
 ROWS = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=40).map(torch.tensor)
 
@@ -43,17 +42,16 @@ def test_a_draw_comes_from_the_nucleus_of_the_top_k(
 ) -> None:
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     token = sample(row, sampling, position)
-    weights = sorted((math.exp((value - row.max().item()) / temperature) for value in row.tolist()), reverse=True)
-    best = weights[:top_k]
+    weights = torch.exp((row - row.max()) / temperature).double().tolist()  # float32, as the logits are
+    best = sorted(weights, reverse=True)[:top_k]
     before = 0.0
     kept = []
     for weight in best:
-        if before >= top_p * sum(best) * (1 + ROUNDING):
+        if before >= top_p * sum(best) * (1 + 1e-9):
             break
         kept.append(weight)
         before += weight
-    weight = math.exp((row[token].item() - row.max().item()) / temperature)
-    assert weight >= kept[-1] * (1 - ROUNDING)
+    assert weights[token] >= kept[-1] * (1 - 1e-9)
 
 
 @given(ROWS, SEEDS, st.integers(0, 1000))
