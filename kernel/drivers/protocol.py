@@ -14,6 +14,8 @@ import msgspec
 from ipc.errors import ErrorInfo
 from ipc.syscalls import ChatMessage, Sampling
 
+DISK_RESERVE = 1_000_000_000  # bytes: with less left on the disk, neither side writes keys and values to it
+
 # ---- kernel to driver
 
 

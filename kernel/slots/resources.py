@@ -15,6 +15,7 @@ import structlog
 from ipc.errors import ModelNotFound, UnknownModel
 from ipc.syscalls import ModelInfo, Models, PolicyInfo, SetPolicy, SlotInfo, Slots
 from kernel.drivers.process import Launcher
+from kernel.drivers.protocol import DISK_RESERVE
 from kernel.gate import Gate
 from kernel.inheritance import behind
 from kernel.limits import LimitKeeper
@@ -37,7 +38,6 @@ from kernel.slots.swap import SwapArea
 from kernel.thread import Thread
 
 SAMPLE_SECONDS = 1.0  # between two looks at the machine
-DISK_RESERVE = 1_000_000_000  # bytes: with less left on the disk, no sequence is written to it
 
 log = structlog.get_logger("kernel.slots")
 

@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 import torch
 
+from kernel.drivers.protocol import DISK_RESERVE
 from kernel.drivers.transformers.kv import KVMemory, Prefix
 from kernel.drivers.transformers.pages import PAGE, Segment, Store, give_back
 from kernel.drivers.transformers.radix import Node
@@ -22,7 +23,6 @@ from kernel.drivers.transformers.waste import Rates
 
 Data: TypeAlias = Segment | torch.Tensor
 
-RESERVE = 1_000_000_000  # bytes that stay free on the disk
 RETRY = 5.0  # seconds without writing after the disk refused
 SHARE = 0.2  # of the time that writing may take
 BURST = 0.5  # seconds of it that may be saved up
@@ -79,7 +79,7 @@ class Spill:
         try:
             store = self._store()
             left = os.fstatvfs(store.descriptor)
-            if left.f_bavail * left.f_frsize < RESERVE:
+            if left.f_bavail * left.f_frsize < DISK_RESERVE:
                 raise OSError("the disk is nearly full")
             self._memory.swap_out(prefix, store)
         except OSError:
