@@ -1,8 +1,8 @@
 """Virtual memory by the page: ranges that cost nothing until they are written, and pages that several of them share.
 
-Used by `kv` on CPUs under Linux. A range is anonymous memory without reservation; a `Segment` is a part of a file in
-memory whose pages are mapped privately, so that the hardware copies a page when somebody writes to it. It knows nothing
-of tokens.
+Used by `kv` on CPUs under Linux. A range is anonymous memory without reservation; a `Segment` is a part of a file: of
+one in memory, whose pages are mapped privately, so that the hardware copies a page when somebody writes to it, or of
+one on disk (see `spill`). It knows nothing of tokens.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ SOON, NO_ROOM = "soon", "no room"
 
 
 class PrefixCache:
-    """Counts in tokens: `evicted` for good, `swapped` to disk, `reread` from there."""
+    """Counts in tokens: `evicted` for good, `reread` from the disk."""
 
     def __init__(
         self, memory: KVMemory, folder: str = "", limit: int = 0, clock: Callable[[], float] = time.monotonic
@@ -32,7 +32,7 @@ class PrefixCache:
         self.rates = Rates()
         self.absences = Absences(clock)
         self.spill = Spill(folder, limit, memory, self.rates, clock)
-        self.evicted = self.swapped = self.reread = 0
+        self.evicted = self.reread = 0
         self._memory = memory
         self._now = clock
         self._root = Node(None, 0, [], Prefix(0, 0, torch.empty(0)))
@@ -240,7 +240,6 @@ class PrefixCache:
     def _evict(self, leaf: Node) -> None:
         """Give up its place in memory, by what is less waste."""
         if leaf.prefix.copy is not None or self._swap_out(leaf):
-            self.swapped += len(leaf.tokens)
             self._let_go(leaf)
         else:
             self._remove(leaf)
