@@ -33,6 +33,7 @@ POINTS = {
     "journal.open": "the file is about to be opened",
     "journal.migrate": "a step from one version to the next is about to be committed",
     "journal.recover": "the tasks of an earlier life are about to be read",
+    "journal.extend": "the file of the log is about to be made longer, once a life has begun",
     "journal.begin": "a transaction is about to begin",
     "journal.commit": "all rows of a transaction are in it, and it is about to be committed",
     "journal.committed": "it is on the disk, and nobody was told",

@@ -21,18 +21,19 @@ from ipc.codec import encode
 from ipc.errors import JournalUnavailable, LlmosError, TooManyAttempts, to_wire
 from ipc.messages import Failed
 from kernel import faults
-from kernel.journal import histories
+from kernel.journal import histories, log_file
 from kernel.journal.backup import Copies
 from kernel.journal.operations import Accept, Copy, Finish, Keep, Operation, Read
 from kernel.journal.records import Accepted, End
 from kernel.journal.settings import JournalSettings
-from kernel.journal.store import Store, open_store
+from kernel.journal.store import CHECKPOINT, Store, open_store
 from kernel.journal.trouble import unusable
 
 GROUP = 4096  # operations of one transaction
 RETRY = 1.0  # seconds between two attempts to write ends that the disk did not take
 PURGE_EVERY = 60.0  # seconds between two looks for tasks that were kept for long enough, or as long as they are kept
 LEAST_PURGE = 1.0  # but not less
+MARGIN = 64  # pages beyond those at which the log is moved: of the transaction that reaches them
 ENDS = (Finish, Keep)  # what is tried again until it is written
 PORTION = 500  # pending tasks handed to the loop at once
 
@@ -84,6 +85,8 @@ class Writer:
     def _live(self) -> None:
         self._store = open_store(self._path, self._settings.sync)
         self._begin(self._store)
+        if self._settings.sync == "full":
+            log_file.extend(self._path, CHECKPOINT + MARGIN)
         going = True
         while going:
             operations, going = self._gather()

@@ -1,7 +1,9 @@
 """The journal: tasks accepted with 64 in flight beside bare grouped commits of the same rows; a start with many.
 
 Both sides write with the same binding and the same sync mode to the same disk, in turn; ratios are medians over rounds.
-Run by `make bench`.
+On a new journal SQLite's log grows with the bare commits, and the journal's was made long enough before; later both
+write over what is there. In each timed part both sides move their log to the main file equally often. Run by `make
+bench`.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 
 import uvloop
@@ -29,9 +32,11 @@ from kernel.journal.settings import FILE, JournalSettings
 from kernel.journal.store import open_store
 from llmosd import AsyncClient, Client, NoDaemon
 
-ROUNDS = 7
+ROUNDS = 9
 IN_FLIGHT = 64
-COMMITS = 100  # of one round, if all that is in flight shares one
+NEW = 120  # commits of one round on a new journal, if all that is in flight shares one: the log is moved once
+OVER = 430  # the same where the log is written over: it is moved four times
+WARM = 240  # commits before those
 SUBMISSIONS = 3000
 ALONE = 300
 PENDING = 100_000
@@ -53,21 +58,23 @@ INSERT = (
 )
 
 
-def floor(folder: Path, sync: str) -> float:
+def floor(folder: Path, sync: str, commits: int, warm: int) -> float:
     """Rows a second: one statement of 64 rows a commit, and nothing else. The tables are those of the journal."""
     store = open_store(folder / FILE, sync)
     batches = [
         [value for row in range(IN_FLIGHT) for value in columns(1 + batch * IN_FLIGHT + row, task())]
-        for batch in range(COMMITS)
+        for batch in range(warm + commits)
     ]
-    start = time.perf_counter()
-    for values in batches:
+    start = 0.0
+    for number, values in enumerate(batches):
+        if number == warm:
+            start = time.perf_counter()
         store.db.execute("BEGIN IMMEDIATE")
         store.db.execute(INSERT, values)
         store.db.execute("COMMIT")
     elapsed = time.perf_counter() - start
     store.close()
-    return COMMITS * IN_FLIGHT / elapsed
+    return commits * IN_FLIGHT / elapsed
 
 
 def floor_alone(folder: Path, sync: str) -> float:
@@ -91,29 +98,42 @@ async def opened(folder: Path, sync: str) -> Journal:
     return journal
 
 
-async def ours(folder: Path, sync: str) -> float:
+async def ours(folder: Path, sync: str, commits: int, warm: int) -> float:
     """Tasks a second, accepted by a journal for 64 callers of which each waits for its answer."""
     journal = await opened(folder, sync)
-    tasks = [task() for _ in range(COMMITS * IN_FLIGHT)]
+    if warm:
+        await accepted(journal, warm * IN_FLIGHT)
+    seconds = await accepted(journal, commits * IN_FLIGHT)
+    await journal.close()
+    return commits * IN_FLIGHT / seconds
+
+
+async def accepted(journal: Journal, number: int) -> float:
+    """Seconds until that many tasks were accepted, a multiple of what is in flight. A caller's next task is as fresh in
+    the processor's cache as one that was just received."""
+    tasks = cycle([task() for _ in range(2 * IN_FLIGHT)])
     done = asyncio.Event()
-    answers = 0
+    left, answers = number, 0
+
+    def ask() -> None:
+        nonlocal left
+        left -= 1
+        journal.accept(next(tasks), answered)
 
     def answered(outcome: object) -> None:
         nonlocal answers
         assert isinstance(outcome, Accepted)
         answers += 1
-        if tasks:
-            journal.accept(tasks.pop(), answered)
-        elif answers == COMMITS * IN_FLIGHT:
+        if left:
+            ask()
+        elif answers == number:
             done.set()
 
     start = time.perf_counter()
     for _ in range(IN_FLIGHT):
-        journal.accept(tasks.pop(), answered)
+        ask()
     await done.wait()
-    elapsed = time.perf_counter() - start
-    await journal.close()
-    return COMMITS * IN_FLIGHT / elapsed
+    return time.perf_counter() - start
 
 
 async def ours_alone(folder: Path, sync: str) -> float:
@@ -213,14 +233,18 @@ def main() -> None:
     table = Table(title=f"Tasks kept, {IN_FLIGHT} in flight, {os.cpu_count()} cores, medians of {ROUNDS} rounds")
     for column in ("", "floor: bare commits", "journal", "ratio"):
         table.add_column(column, justify="right")
-    for sync in ("full", "normal"):
+    for sync, state, *size in (
+        ("full", "new", NEW, 0),
+        ("full", "log written over", OVER, WARM),
+        ("normal", "new", NEW, 0),
+    ):
         rows = []
         for _ in range(ROUNDS):
             with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-                rows.append((floor(Path(one), sync), uvloop.run(ours(Path(other), sync))))
+                rows.append((floor(Path(one), sync, *size), uvloop.run(ours(Path(other), sync, *size))))
         bare, made = (statistics.median(side) for side in zip(*rows, strict=True))
         ratio = statistics.median(second / first for first, second in rows)
-        table.add_row(f"{sync}: tasks/s", f"{bare:,.0f}", f"{made:,.0f}", f"{ratio:.2f}")
+        table.add_row(f"{sync}, {state}: tasks/s", f"{bare:,.0f}", f"{made:,.0f}", f"{ratio:.2f}")
     for sync in ("full", "normal"):
         rows = []
         for _ in range(ROUNDS):

@@ -15,7 +15,8 @@ FIRST = ("journal.open", "journal.migrate")  # on a folder where there is no jou
 AT_THE_STOP = ("journal.checkpoint", "journal.close")
 LATER = [name for name in POINTS if name != "journal.migrate"]  # that is passed on every folder in use
 PATIENCE = 60.0  # seconds, for a point that has to be reached
-ONCE = ("journal.open", "journal.recover", "journal.purge", "journal.vacuum", *AT_THE_STOP)  # in one life
+AT_THE_START = ("journal.open", "journal.recover", "journal.extend")
+ONCE = (*AT_THE_START, "journal.purge", "journal.vacuum", *AT_THE_STOP)  # in one life
 
 
 @dataclass(frozen=True)

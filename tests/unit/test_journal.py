@@ -21,7 +21,7 @@ import pytest
 from ipc.codec import encode
 from ipc.errors import JournalUnavailable, KeyReused, LlmosError, StateInUse, StateTooNew
 from ipc.syscalls import Submit
-from kernel.journal import schema, store, writer
+from kernel.journal import log_file, schema, store, writer
 from kernel.journal.journal import Journal
 from kernel.journal.records import Accepted, End, Kept
 from kernel.journal.settings import FILE, JournalSettings
@@ -321,14 +321,15 @@ async def test_a_log_that_was_torn_anywhere_gives_a_beginning_of_what_was_writte
     folder.mkdir()
     async with desk(folder) as opened:
         ids = [(await opened.accept(task(number))).id for number in range(40)]
-        log = (folder / f"{FILE}-wal").read_bytes()
+        log = (folder / f"{FILE}-wal").read_bytes().rstrip(b"\0")  # without what is there for later
         chance = random.Random(7)
         found = []
         for number in range(25):
             copy = copies / str(number)
             copy.mkdir(parents=True)
             shutil.copy(folder / FILE, copy / FILE)
-            (copy / f"{FILE}-wal").write_bytes(log[: chance.randrange(len(log))])
+            rest = bytes(number % 2 * 1_000_000)  # where the log was made longer before
+            (copy / f"{FILE}-wal").write_bytes(log[: chance.randrange(len(log))] + rest)
             torn = open_store(copy / FILE, "full")
             found.append([one.id for one in torn.pending()])
             torn.close()
@@ -371,6 +372,28 @@ async def test_the_log_on_disk_stays_bounded(tmp_path: Path) -> None:
             await asyncio.gather(*(opened.accept(task("x" * 2000)) for _ in range(1000)))
         assert (tmp_path / FILE).stat().st_size > 15_000_000
         assert (tmp_path / f"{FILE}-wal").stat().st_size < 2 * store.CHECKPOINT * 4096
+
+
+async def test_commits_write_over_what_the_log_has_on_the_disk_already(tmp_path: Path) -> None:
+    log = tmp_path / f"{FILE}-wal"
+    async with desk(tmp_path) as opened:
+        await opened.accept(task())
+        size, used = log.stat().st_size, len(log.read_bytes().rstrip(b"\0"))
+        assert size > store.CHECKPOINT * 4096
+        for number in range(50):
+            await opened.accept(task(number))
+        assert log.stat().st_size == size
+        assert len(log.read_bytes().rstrip(b"\0")) > used + 50 * 4096
+        assert log.stat().st_blocks * 512 >= size  # no hole
+
+
+async def test_a_log_is_not_made_longer_on_a_disk_with_little_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_file, "ROOM", 1e12)
+    async with desk(tmp_path) as opened:
+        await opened.accept(task())
+        assert (tmp_path / f"{FILE}-wal").stat().st_size < 1_000_000
 
 
 # ---- a disk that takes nothing

@@ -85,6 +85,15 @@ async def test_a_disk_that_fails_at_any_step_loses_nothing_keeps_nothing_it_refu
     assert not damaged(tmp_path)
 
 
+async def test_a_log_that_cannot_be_made_longer_is_written_all_the_same(tmp_path: Path) -> None:
+    arm("journal.extend=EIO")
+    async with desk(tmp_path) as opened:
+        one = await opened.accept(task())
+        assert isinstance(one, Accepted)
+        assert (tmp_path / f"{FILE}-wal").stat().st_size < 1_000_000
+        assert await ids(opened) == [one.id]
+
+
 async def test_a_commit_that_failed_and_is_on_the_disk_is_taken_back_before_its_key_is_used_again(
     tmp_path: Path,
 ) -> None:
