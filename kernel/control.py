@@ -62,7 +62,7 @@ class Control:
         deadlock.resumed(target)
         return answer
 
-    def nice(self, process: Process, call: Nice) -> int:
+    def nice(self, process: Process, call: Nice) -> int | Coroutine[Any, Any, int]:
         target = self._table.get(call.pid)
         thread = None if call.thread is None else target.thread(call.thread)
         priority = call.priority
@@ -74,8 +74,8 @@ class Control:
             target.priority = priority
         for ranked in tuple(target.threads) if thread is None else (thread,):
             self._dispatcher.reprioritise(ranked, priority)
-        _told(self.on_nice, target, thread)
-        return priority
+        wait = _told(self.on_nice, target, thread)
+        return priority if wait is None else _after(wait, priority)
 
     def threads(self, process: Process, call: Threads) -> list[ThreadInfo]:
         return [_row(thread) for thread in self._table.get(call.pid).threads]
@@ -90,6 +90,11 @@ def _told(listeners: list[Listener], process: Process, thread: Thread | None) ->
 async def _all_of(waits: list[Wait]) -> None:
     for wait in waits:
         await wait
+
+
+async def _after(wait: Wait, priority: int) -> int:
+    await wait
+    return priority
 
 
 def _row(thread: Thread) -> ThreadInfo:

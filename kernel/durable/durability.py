@@ -79,6 +79,7 @@ class Durability:
         self._replay = replay
         control.on_suspend.append(processes.suspended)
         control.on_resume.append(partial(processes.suspended, suspended=False))
+        control.on_nice.append(processes.ranked)
         ending.on_end.append(processes.process_ended)
 
     def serve(self, models: Models) -> DurableGenerations:

@@ -59,7 +59,7 @@ class Cancelled(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
 
 class Until(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """A sleep that began, and when it is over: seconds since the epoch."""
+    """A sleep that began, or a wait, and when its time is over: seconds since the epoch."""
 
     due: float
 

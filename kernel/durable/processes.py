@@ -26,7 +26,7 @@ from kernel.durable.messages import DurableMessages
 from kernel.durable.outcome import declared
 from kernel.ending import Ending
 from kernel.gate import Gate
-from kernel.journal.changes import ChildEnded, Count, PutName, PutProcess, Suspended, TaskEnded
+from kernel.journal.changes import ChildEnded, Count, PutName, PutProcess, Ranked, Suspended, TaskEnded
 from kernel.journal.histories import Row
 from kernel.lifecycle import Lifecycle
 from kernel.mailbox import CAPACITY
@@ -157,7 +157,7 @@ class DurableProcesses:
         if history.tree.root is process:
             history.tree.root = None
 
-    # ---- suspended ones
+    # ---- what clients and others do to them
 
     def suspended(
         self, process: Process, thread: Thread | None, suspended: bool = True
@@ -166,6 +166,12 @@ class DurableProcesses:
         if process.durable is None or thread is not None:
             return None
         return Receipt(self._commits, self._commits.keep(Suspended(suspended, process.pid))).before(None)
+
+    def ranked(self, process: Process, thread: Thread | None) -> Coroutine[Any, Any, None] | None:
+        """`process` was given a priority, which it will have in the next life. Returns when that is on the disk."""
+        if process.durable is None or thread is not None:
+            return None
+        return Receipt(self._commits, self._commits.keep(Ranked(process.priority, process.pid))).before(None)
 
     # ---- inside
 
@@ -231,6 +237,10 @@ class DurableProcesses:
             make(Subscribe)(process, Subscribe(pattern))
         if row.suspended:
             self._dispatcher.hold(process)
+        if row.priority is not None:
+            process.priority = row.priority
+            for thread in tuple(process.threads):
+                self._dispatcher.reprioritise(thread, row.priority)
         row.messages, row.memory = [], []
 
     def _watch(self, child: Process, parent: Process, call: Spawn) -> None:

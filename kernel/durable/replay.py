@@ -25,6 +25,7 @@ from ipc.errors import (
     to_wire,
 )
 from ipc.syscalls import Checkpoint, Reference, Sleep, Syscall, UseTool, WriteLog
+from kernel.durable import timeouts
 from kernel.durable.commits import Commits
 from kernel.durable.history import History, Key
 from kernel.durable.outcome import (
@@ -111,7 +112,7 @@ class Replay:
                 await self._commits.reach(thread, history.last)
             if type(call) is Sleep:
                 self._keep(history, key, question, Until(time.time() + _seconds(call)))
-            answer = await self._perform(process, call, key)
+            answer = await self._perform(process, call, key, question)
             outcome = self._outcome(process, call, answer)
         except asyncio.CancelledError:
             if not process.dying:
@@ -140,11 +141,21 @@ class Replay:
             await self._failed(process, thread, key, question, error, Rule.AGAIN)
             raise
 
-    async def _perform(self, process: Process, call: Syscall, key: Key) -> Any:
+    async def _perform(self, process: Process, call: Syscall, key: Key, question: Asked) -> Any:
         handler = self.handlers.get(type(call))
-        if handler is None:
-            return await self._gate.call(process, call)
-        return await self._gate.call_by(process, call, partial(handler, process, call, key))
+        due = timeouts.due(call)
+        if due is None:
+            keeping = None
+        else:
+            row = PutCall(process.pid, *key, encode(question), encode(Until(due)))
+            keeping = asyncio.get_running_loop().call_later(timeouts.KEPT_AFTER, self._commits.keep, row)
+        try:
+            if handler is None:
+                return await self._gate.call(process, call)
+            return await self._gate.call_by(process, call, partial(handler, process, call, key))
+        finally:
+            if keeping is not None:
+                keeping.cancel()
 
     async def _failed(
         self, process: Process, thread: Thread, key: Key, question: Asked, error: LlmosError, rule: Rule
@@ -214,8 +225,11 @@ class Replay:
         match outcome:
             case Cancelled():  # it comes again, from wherever it came
                 await _for_ever(thread, "its cancellation, as before")
-            case Until(due=due):
+            case Until(due=due) if type(call) is Sleep:
                 return await self._sleep_on(process, call, key, question, due)
+            case Until(due=due):
+                rule = RULES[type(call)]
+                return await self._made(process, thread, timeouts.rest(call, due), key, question, rule)
             case Failure(error=error):
                 raise from_wire(error)
             case Large(name=name, value=value):

@@ -49,6 +49,13 @@ class Suspended(NamedTuple):
     pid: int
 
 
+class Ranked(NamedTuple):
+    """The priority that a process was given."""
+
+    priority: int
+    pid: int
+
+
 class Checkpointed(NamedTuple):
     """A checkpoint: all calls before it are forgotten, and so are the children, which have all ended."""
 
@@ -219,6 +226,7 @@ STATEMENTS: dict[type[Change], tuple[str, ...]] = {
         "VALUES (?, ?, ?, ?, ?, ?, 0, 0)",
     ),
     Suspended: ("UPDATE processes SET suspended = ? WHERE pid = ?",),
+    Ranked: ("UPDATE processes SET priority = ? WHERE pid = ?",),
     Checkpointed: (
         "DELETE FROM calls WHERE pid = ?1 AND epoch < ?2 AND ?3 IS NOT NULL",
         "DELETE FROM processes WHERE parent = ?1 AND ?2 AND ?3 IS NOT NULL",

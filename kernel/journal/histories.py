@@ -44,6 +44,7 @@ class Row(msgspec.Struct):
     state: bytes | None
     suspended: bool
     status: bytes | None
+    priority: int | None
     calls: list[tuple[int, str, int, bytes, bytes]] = []
     generations: list[tuple[int, str, int, int, bytes, int]] = []
     messages: list[tuple[float | None, bytes]] = []
@@ -91,9 +92,12 @@ def opening(store: Store) -> Opening:
 
 def load(store: Store, task: int) -> list[Row]:
     """The processes of a durable task, with all that is theirs; the first one first."""
-    columns = "pid, parent, program, version, durable, epoch, state, suspended, status"
+    columns = "pid, parent, program, version, durable, epoch, state, suspended, status, priority"
     found: list[Any] = list(store.db.execute(f"SELECT {columns} FROM processes WHERE task = ? ORDER BY pid", (task,)))
-    rows = [Row(one[0], one[1], one[2], one[3], bool(one[4]), one[5], one[6], bool(one[7]), one[8]) for one in found]
+    rows = [
+        Row(pid, parent, program, version, bool(durable), epoch, state, bool(suspended), status, priority)
+        for pid, parent, program, version, durable, epoch, state, suspended, status, priority in found
+    ]
     for row in rows:
         for field, part, order in PARTS:
             found = list(store.db.execute(f"SELECT {part} WHERE pid = ? ORDER BY {order}", (row.pid,)))

@@ -112,4 +112,6 @@ CREATE TABLE counters (          -- one row: the highest number of each kind tha
 INSERT INTO counters VALUES (0, 0, 0);
 """
 
-MIGRATIONS = [FIRST, SECOND]  # number N brings version N to N + 1
+THIRD = "ALTER TABLE processes ADD COLUMN priority INTEGER"  # that `nice` gave it; NULL: it has the one it began with
+
+MIGRATIONS = [FIRST, SECOND, THIRD]  # number N brings version N to N + 1

@@ -18,8 +18,8 @@ from ipc.codec import decode, encode
 from ipc.errors import HistoryDamaged, LlmosError, ReplayDiverged, TooManyAttempts
 from ipc.frames import FrameDecoder, frame
 from ipc.protocol import VERSION, FromDaemon, Hello, RawAnswer, Request, Welcome
-from ipc.syscalls import Ping, Resume, Send, Submit, Suspend
-from kernel.journal import writer
+from ipc.syscalls import Nice, Ping, Resume, Send, Submit, Suspend
+from kernel.journal import schema, store, writer
 from kernel.journal.settings import FILE
 from kernel.journal.store import Store
 from kernel.server import Connection
@@ -103,6 +103,53 @@ async def test_what_was_suspended_is_suspended_again_until_it_is_resumed(world: 
         assert (process.suspended, process.calls) == (True, 0)
         await life.system.call(Resume(pid))
         assert await life.result(task) == "morning"
+
+
+async def test_the_priority_of_a_process_is_what_it_was_given_last(world: World) -> None:
+    async def worker(ctx: Context) -> Any:
+        await ctx.nice(ctx.pid, 7)
+        ctx.start_thread(ctx.sleep(1e6))
+        return (await ctx.receive()).body
+
+    program = world.agent(worker)
+    async with world.life() as life:
+        task = await life.submit(program)
+        other = await life.submit(program)
+        await life.until(lambda: life.calls.get("Receive", 0) == 2)
+        pid, pid_of_other = (one.pid for one in life.system.table.alive.values() if one.program == program)
+        assert await life.system.call(Nice(pid, -3, relative=True)) == 4
+        folder = life.folder
+    async with world.life(folder) as life:
+        alive = life.system.table.alive
+        await life.until(lambda: {pid, pid_of_other} <= alive.keys() and len(alive[pid].threads) == 2)
+        assert [alive[one].priority for one in (pid, pid_of_other)] == [4, 7]
+        assert {thread.priority for thread in alive[pid].threads} == {4}
+        for one in (pid, pid_of_other):
+            await life.system.call(Send(one, "hello"))
+        assert [await life.result(one) for one in (task, other)] == ["hello", "hello"]
+
+
+@pytest.mark.parametrize("version", range(2, len(schema.MIGRATIONS)))
+async def test_an_agent_in_a_journal_of_an_earlier_version_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    async def worker(ctx: Context) -> list[Any]:
+        return [await ctx.time(), (await ctx.receive()).body]
+
+    program = world.agent(worker)
+    monkeypatch.setattr(store, "MIGRATIONS", schema.MIGRATIONS[:version])
+    async with world.life() as life:
+        task = await life.submit(program)
+        while not (calls := await life.rows("SELECT pid FROM calls")):
+            await asyncio.sleep(0.001)
+        assert await life.rows("PRAGMA user_version") == [(version,)]
+        folder = life.folder
+    monkeypatch.undo()
+    before = time.time()
+    async with world.life(folder) as life:
+        await life.system.call(Send(calls[0][0], "hello"))
+        begun, body = await life.result(task)
+        assert (begun < before, body) == (True, "hello")
 
 
 async def test_any_program_is_run_as_a_durable_one_on_demand_and_no_other_keeps_calls(world: World) -> None:
