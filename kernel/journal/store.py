@@ -17,11 +17,9 @@ from typing import Any
 import apsw
 import structlog
 
-from ipc.codec import decode
-from ipc.errors import KeyReused, LlmosError, MalformedFrame, StateTooNew
-from ipc.syscalls import Submit
+from ipc.errors import LlmosError, StateTooNew
 from kernel import faults
-from kernel.journal import changes, disk
+from kernel.journal import changes, disk, keys
 from kernel.journal.records import Accepted, End, Kept
 from kernel.journal.schema import MIGRATIONS
 from kernel.journal.trouble import set_aside, unusable
@@ -89,9 +87,18 @@ class Store:
                 faults.point("journal.migrate")
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All or nothing of what is done inside, on the disk at its end."""
+    def transaction(self, *, single: bool = False) -> Iterator[None]:
+        """All or nothing of what is done inside, on the disk at its end.
+
+        With `single` it changes something by one statement at most. That is a transaction by itself, and spares two
+        waits for the interpreter's lock.
+        """
         faults.point("journal.begin")
+        if single:
+            faults.point("journal.commit")
+            yield
+            faults.point("journal.committed")
+            return
         self.db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -106,6 +113,11 @@ class Store:
 
     # ---- tasks
 
+    @staticmethod
+    def at_once(tasks: Sequence[Accepted]) -> bool:
+        """Whether one statement is enough for `accept` to add `tasks`."""
+        return len(tasks) <= CHUNK and not any(task.pid for task in tasks)
+
     def accept(self, tasks: Sequence[Accepted]) -> list[Accepted | Kept | LlmosError]:
         """Add `tasks`, in their order: each with its id, or the task of the same key, or why that is another one."""
         if self._last is None:
@@ -118,12 +130,12 @@ class Store:
             if task.key is not None:
                 twin = own_keys.get((task.owner, task.key))
                 if twin is not None:
-                    outcomes.append(_kept(twin) if _same(task, twin.call) else _reused(task))
+                    outcomes.append(keys.kept(twin) if keys.same_work(task, twin.call) else keys.reused(task))
                     continue
                 rows = list(self._rows("owner = ? AND key = ?", (task.owner, task.key), ", call"))
                 if rows:
                     kept, call = rows[0]
-                    outcomes.append(kept if _same(task, call) else _reused(task))
+                    outcomes.append(kept if keys.same_work(task, call) else keys.reused(task))
                     continue
                 own_keys[task.owner, task.key] = task
             task.id = last = now if now > last else last + 1
@@ -273,24 +285,3 @@ def _insert(rows: int) -> str:
     """One statement for all: the interpreter's lock is given up and waited for once, and not with each row."""
     values = ",".join(["(?,?,?,?,?,?,1,0)"] * rows)
     return f"INSERT INTO tasks (id, program, owner, key, call, submitted, attempt, crashes) VALUES {values}"
-
-
-def _same(task: Accepted, call: bytes) -> bool:
-    """Whether both are the same work: program and arguments. What is in a row that nobody can read is other work."""
-    try:
-        ours, theirs = decode(task.call, Submit), decode(call, Submit)
-    except MalformedFrame:
-        return False
-    return (ours.program, ours.args, ours.positional) == (theirs.program, theirs.args, theirs.positional)
-
-
-def _reused(task: Accepted) -> KeyReused:
-    return KeyReused(
-        f"key {task.key!r} of owner {task.owner!r} belongs to a task with another program or other arguments; "
-        "use a new key for new work",
-        key=task.key,
-    )
-
-
-def _kept(task: Accepted) -> Kept:
-    return Kept(task.id, task.program, task.owner, task.submitted, task.attempt, None, "", "", b"")

@@ -186,10 +186,11 @@ class Writer:
             if self._doubtful:
                 store.checkpoint()
                 self._doubtful = False
-            with store.transaction():
+            tasks = [one.task for one in accepts]
+            with store.transaction(single=not ends and not self._void and store.at_once(tasks)):
                 if self._void:
                     store.withdraw(self._void)
-                outcomes = store.accept([one.task for one in accepts])
+                outcomes = store.accept(tasks)
                 store.keep(change for one in ends if type(one) is Keep for change in one.changes)
                 store.finish([one.end for one in ends if type(one) is Finish])
         except (apsw.Error, OSError) as error:

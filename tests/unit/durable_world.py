@@ -170,8 +170,8 @@ def copy_each_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Store.transaction
 
     @contextmanager
-    def copying(store: Store) -> Any:
-        with real(store):
+    def copying(store: Store, **options: Any) -> Any:
+        with real(store, **options):
             yield
             world.about_to_commit()
         world.copied(store)
