@@ -55,6 +55,19 @@ def test_a_range_reads_as_zeros_and_takes_only_what_is_written() -> None:
     assert memory_of(pages, "Anonymous") == before + PAGE
 
 
+def test_nobody_may_touch_what_is_beside_a_range() -> None:
+    for size in (PAGE, 3 * PAGE + 1):
+        area = Range(size)
+        rights = {}
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            places, right = line.split()[:2]
+            start, end = (int(place, 16) for place in places.split("-"))
+            rights |= dict.fromkeys((start, end - 1), right)
+        assert rights[area.address - 1] == "---p"
+        assert rights[area.address] == "rw-p"
+        assert rights[area.address + -(-size // PAGE) * PAGE] == "---p"
+
+
 def test_clear_gives_pages_back_and_they_read_as_zeros() -> None:
     pages = Range(64 * PAGE)
     data = pages.tensor(torch.uint8)
@@ -125,7 +138,7 @@ def test_any_number_of_segments_takes_one_descriptor() -> None:
 
 
 def test_a_range_that_there_are_no_addresses_for_is_refused_with_its_size() -> None:
-    with pytest.raises(OSError, match=f"mmap of {1 << 60} bytes"):
+    with pytest.raises(OSError, match=f"mmap of {(1 << 60) + 2 * PAGE} bytes"):
         Range(1 << 60)
 
 

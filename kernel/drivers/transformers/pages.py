@@ -21,6 +21,7 @@ import torch
 
 PAGE = mmap.PAGESIZE
 PROTECTION = mmap.PROT_READ | mmap.PROT_WRITE
+PROT_NONE = 0
 MAP_FIXED = 0x10
 MAP_NORESERVE = 0x4000
 MADV_NOHUGEPAGE = 15
@@ -35,6 +36,7 @@ def _libc() -> Any:
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
     libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
     return libc
@@ -44,12 +46,19 @@ LIBC = _libc()
 
 
 class Range:
-    """`size` bytes of memory that read as zeros, take up pages as they are written, and give them back by `clear`."""
+    """`size` bytes of memory that read as zeros, take up pages as they are written, and give them back by `clear`.
+
+    Before and after them is a page that nobody may touch: a wrong index ends the process, and spoils no other memory.
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.address = _reserve(None, size, 0)
-        weakref.finalize(self, LIBC.munmap, self.address, size).atexit = False
+        pages = -(-size // PAGE)
+        first = _reserve(None, (pages + 2) * PAGE, 0)
+        for guard in (first, first + (pages + 1) * PAGE):
+            LIBC.mprotect(guard, PAGE, PROT_NONE)
+        self.address = first + PAGE
+        weakref.finalize(self, LIBC.munmap, first, (pages + 2) * PAGE).atexit = False
 
     def tensor(self, dtype: torch.dtype) -> torch.Tensor:
         """All of it, flat. Valid as long as the range is."""
