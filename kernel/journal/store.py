@@ -45,6 +45,7 @@ class Store:
 
     def __init__(self, path: Path, sync: str) -> None:
         faults.point("journal.open")
+        self._path = path
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._disk = disk.Disk() if faults.on_disk() else None
         self.db = apsw.Connection(str(path), vfs=disk.NAME if self._disk else None)
@@ -228,10 +229,16 @@ class Store:
         return bool(self.db.changes() == PURGE)
 
     def vacuum(self) -> None:
-        """Give free pages back to the file system."""
+        """Give free pages back to the file system, once the log is moved."""
         faults.point("journal.vacuum")
         for _ in self.db.execute("PRAGMA incremental_vacuum"):
             pass
+
+    def shorten(self) -> None:
+        """Move the log if the main file is longer than what it will hold then: nobody may write for long."""
+        if self._path.stat().st_size > self._value("PRAGMA page_count") * self._value("PRAGMA page_size"):
+            for _ in self.db.execute("PRAGMA wal_checkpoint(PASSIVE)"):
+                pass
 
     def checkpoint(self) -> None:
         """Move the whole log to the main file."""

@@ -249,6 +249,8 @@ class Writer:
             with self._store.transaction():
                 more = self._store.purge(time.time() - self._settings.keep)
             self._store.vacuum()
+            if not more:
+                self._store.shorten()
         except (apsw.Error, OSError) as error:
             self._failed(error)
         else:

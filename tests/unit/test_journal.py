@@ -366,6 +366,22 @@ async def test_the_thread_purges_by_itself(tmp_path: Path, monkeypatch: pytest.M
         assert await opened.find(two.id) is not None
 
 
+async def test_the_file_gets_shorter_though_nobody_writes_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with desk(tmp_path) as opened:
+        tasks = await asyncio.gather(*(opened.accept(task("x" * 2000)) for _ in range(3000)))
+        for one in tasks:
+            opened.finish(end(one.id, ended=1000.0))
+        await opened.find(tasks[0].id)
+    size = (tmp_path / FILE).stat().st_size
+    assert size > 4_000_000
+    monkeypatch.setattr(writer, "PURGE_EVERY", 0.01)
+    async with desk(tmp_path, keep=1.0):
+        while (tmp_path / FILE).stat().st_size > size / 10:
+            await asyncio.sleep(0.001)
+
+
 async def test_the_log_on_disk_stays_bounded(tmp_path: Path) -> None:
     async with desk(tmp_path, sync="normal") as opened:
         for _ in range(10):
