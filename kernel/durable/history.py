@@ -22,6 +22,15 @@ class Key(NamedTuple):
     thread: str
     number: int
 
+    @property
+    def sequence(self) -> str:
+        """Calls of one sequence are made in the order of their keys.
+
+        Those of odd epochs, which are made anew, come after some that were made in the even one after them: they are a
+        sequence of their own.
+        """
+        return f"{self.thread}'" if self.epoch % 2 else self.thread
+
 
 class Tree:
     """A durable task: its id, its first process, and its processes of an earlier life that have not begun again."""
@@ -39,7 +48,7 @@ class History:
     """What is known of a durable process besides what any process has.
 
     `row` is how an earlier life left it. `last` is the number of the last commit that holds something of it.
-    `delivered` says how far the messages of each thread of a durable sender have come in its mailbox; `given_up` are
+    `delivered` says how far the messages of each sequence of a durable sender have come in its mailbox; `given_up` are
     the calls to others whose replies come too late.
 
     Epochs are even, and grow by two with each checkpoint. What is called after a restart, before the last state comes

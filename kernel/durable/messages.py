@@ -210,12 +210,12 @@ class DurableMessages:
 
     def _is_new(self, process: Process, recipient: Process, key: Key) -> bool:
         """Whether the message of this call has not been in the mailbox of the durable `recipient` yet."""
-        last = _of(recipient).delivered.get((process.pid, key.thread))
+        last = _of(recipient).delivered.get((process.pid, key.sequence))
         return last is None or last < (key.epoch, key.number)
 
     def _came(self, process: Process, recipient: Process, key: Key) -> None:
-        _of(recipient).delivered[process.pid, key.thread] = key.epoch, key.number
-        self._commits.keep(Delivered(recipient.pid, process.pid, key.thread, key.epoch, key.number))
+        _of(recipient).delivered[process.pid, key.sequence] = key.epoch, key.number
+        self._commits.keep(Delivered(recipient.pid, process.pid, key.sequence, key.epoch, key.number))
 
 
 def _of(process: Process) -> History:
