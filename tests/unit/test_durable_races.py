@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
+import apsw
 import pytest
 
 from ipc.syscalls import Send
+from kernel import recovery
+from kernel.journal import histories
 from llmosd.context import Context
-from tests.unit.durable_world import World
+from tests.unit.durable_world import Life, World
 
 pytestmark = pytest.mark.real_time
+
+
+def waits(life: Life, count: int) -> Callable[[], bool]:
+    """Whether so many calls of `receive` were made in `life`, those that were replayed left aside."""
+    return lambda: life.calls.get("Receive", 0) == count
 
 
 async def test_what_is_said_anew_before_a_checkpoint_comes_though_more_was_said_after_it(world: World) -> None:
@@ -42,15 +52,51 @@ async def test_what_is_said_anew_before_a_checkpoint_comes_though_more_was_said_
         await life.until(lambda: life.system.kernel.messaging._names._holders)
         task = await life.submit("looper")
         pid = max(process.pid for process in life.system.table.alive.values())
-        await life.until(lambda: life.calls.get("Receive", 0) == 6)
+        await life.until(waits(life, 6))
         await life.rows("SELECT 1")
         folder = life.folder
-    for receives in (4, 2):  # anew in the next life, and as it was then in the one after that
+    for count in (4, 2):  # anew in the next life, and as it was then in the one after that
         async with world.life(folder) as life:
-            await life.until(lambda: life.calls.get("Receive", 0) == receives)  # noqa: B023 - asked at once
+            await life.until(waits(life, count))
             await life.rows("SELECT 1")
     async with world.life(folder) as life:
         await life.system.call(Send(pid, "go"))
         assert await life.result(task) == ["done"]
         once = ["begin", "question"]
         assert await life.result(listening) == [*once, "after 0", "question after 0", *once]
+
+
+async def test_a_history_that_cannot_be_read_now_is_read_later_and_holds_up_no_other_task(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "AGAIN", 0.001)
+    reads: list[int] = []
+    bad: list[int] = []
+    real = histories.load
+
+    def load(store: Any, task: int) -> Any:
+        reads.append(task)
+        if task in bad:
+            raise apsw.IOError("as planned")
+        return real(store, task)
+
+    async def waiter(ctx: Context) -> Any:
+        return (await ctx.receive()).body
+
+    program = world.agent(waiter)
+    async with world.life() as life:
+        tasks = [await life.submit(program) for _ in range(3)]
+        pids = sorted(process.pid for process in life.system.table.alive.values() if process.program == "waiter")
+        await life.until(waits(life, 3))
+        folder = life.folder
+    monkeypatch.setattr(histories, "load", load)
+    bad.append(int(tasks[0], 16))
+    async with world.life(folder) as life:
+        await life.until(lambda: reads.count(bad[0]) > 3)
+        for pid, task in zip(pids[1:], tasks[1:], strict=True):
+            await life.system.call(Send(pid, "alive"))
+            assert await life.result(task) == "alive"
+        attached = asyncio.ensure_future(life.result(tasks[0]))
+        bad.clear()
+        await life.system.call(Send(pids[0], "late"))
+        assert await attached == "late"
