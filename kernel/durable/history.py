@@ -49,7 +49,8 @@ class History:
 
     `row` is how an earlier life left it. `last` is the number of the last commit that holds something of it.
     `delivered` says how far the messages of each sequence of a durable sender have come in its mailbox; `given_up` are
-    the calls to others whose replies come too late.
+    the calls to others whose replies come too late. `heard` are the references of monitors whose end it has received,
+    as far as `searched` says that they were looked for, or they came to be replayed.
 
     Epochs are even, and grow by two with each checkpoint. What is called after a restart, before the last state comes
     back, belongs to the odd one before that of the checkpoint: it comes after all that was cut.
@@ -61,11 +62,13 @@ class History:
         "delivered",
         "epoch",
         "given_up",
+        "heard",
         "last",
         "numbers",
         "pid",
         "records",
         "row",
+        "searched",
         "tree",
         "version",
     )
@@ -82,6 +85,8 @@ class History:
         self.begun: dict[Key, dict[int, tuple[bytes, bool]]] = {}  # by sample: how far model calls had come
         self.delivered: dict[tuple[int, str], tuple[int, int]] = {}
         self.given_up: set[int] = set()
+        self.heard: set[int] = set()
+        self.searched = False
         self.last = 0
 
     def take_up(self, row: Row) -> None:

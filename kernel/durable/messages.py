@@ -15,7 +15,7 @@ from typing import Any, cast
 from ipc.codec import decode
 from ipc.errors import InvalidCall, MailboxFull, NotACall, TimedOut
 from ipc.messages import Message
-from ipc.syscalls import Call, Publish, Receive, Reply, Send
+from ipc.syscalls import DOWN, Call, Publish, Receive, Reply, Send
 from kernel import deadlock
 from kernel.alarms import Alarm
 from kernel.answers import UNANSWERED, Unanswerable, forget_caller
@@ -146,8 +146,10 @@ class DurableMessages:
     # ---- of a call that was completed before
 
     async def received(self, process: Process, call: Receive, message: Message) -> None:
-        """A message that was received in an earlier life may still want its reply."""
+        """A message that was received in an earlier life may still want its reply; an end is not to be told again."""
         process.messages_received += 1
+        if message.type == DOWN:
+            _of(process).heard.add(message.correlation)
         if message.correlation == message.id:
             self.owe(process, message.id)
 

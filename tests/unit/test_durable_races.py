@@ -9,8 +9,10 @@ from typing import Any
 import apsw
 import pytest
 
+from ipc.errors import TimedOut
 from ipc.syscalls import Send
 from kernel import recovery
+from kernel.gate import BURST
 from kernel.journal import histories
 from llmosd.context import Context
 from tests.unit.durable_world import Life, World
@@ -100,3 +102,41 @@ async def test_a_history_that_cannot_be_read_now_is_read_later_and_holds_up_no_o
         bad.clear()
         await life.system.call(Send(pids[0], "late"))
         assert await attached == "late"
+
+
+async def test_an_end_that_another_thread_has_heard_of_is_not_told_again(world: World) -> None:
+    async def child(ctx: Context) -> None:
+        """It ends."""
+
+    async def parent(ctx: Context) -> list[Any]:
+        told = asyncio.Event()
+
+        async def listen() -> Any:
+            down = (await ctx.receive(type="down")).body["pid"]
+            told.set()
+            return down
+
+        pid = await ctx.spawn("child")
+        thread = ctx.start_thread(listen())
+        for _ in range(2 * BURST):  # so that at a replay the other thread comes to its call first
+            await ctx.time()
+        await ctx.monitor(pid)
+        await told.wait()
+        await ctx.receive(type="go")
+        with pytest.raises(TimedOut):
+            await ctx.receive(type="down", timeout=0.0)
+        return [pid, await thread]
+
+    world.agent(child)
+    program = world.agent(parent)
+    async with world.life() as life:
+        task = await life.submit(program)
+        (process,) = (one for one in life.system.table.alive.values() if one.program == "parent")
+        await life.until(waits(life, 2))
+        await life.rows("SELECT 1")
+        folder = life.folder
+    async with world.life(folder) as life:
+        await life.until(waits(life, 1))
+        await life.system.call(Send(process.pid, None, type="go"))
+        pid, heard = await life.result(task)
+        assert pid == heard
