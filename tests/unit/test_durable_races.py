@@ -10,12 +10,12 @@ import apsw
 import pytest
 
 from ipc.errors import TimedOut
-from ipc.syscalls import Send
+from ipc.syscalls import Resume, Send
 from kernel import recovery
 from kernel.gate import BURST
 from kernel.journal import histories
 from llmosd.context import Context
-from tests.unit.durable_world import Life, World
+from tests.unit.durable_world import Life, World, everywhere, nothing
 
 pytestmark = pytest.mark.real_time
 
@@ -140,3 +140,31 @@ async def test_an_end_that_another_thread_has_heard_of_is_not_told_again(world: 
         await life.system.call(Send(process.pid, None, type="go"))
         pid, heard = await life.result(task)
         assert pid == heard
+
+
+async def test_a_change_by_so_much_is_made_once(world: World) -> None:
+    async def worker(ctx: Context) -> list[int]:
+        await ctx.nice(ctx.pid, 3, relative=True)
+        return [(await ctx.nice(ctx.pid, 2, relative=True)), await ctx.nice(ctx.pid, 0, relative=True)]
+
+    assert await everywhere(world, world.agent(worker), nothing) == [5, 5]
+
+
+async def test_who_suspended_itself_is_resumed_once(world: World) -> None:
+    async def sleeper(ctx: Context) -> str:
+        await ctx.suspend(ctx.pid)
+        await ctx.time()
+        return "awake"
+
+    program = world.agent(sleeper)
+    async with world.life() as life:
+        task = await life.submit(program)
+        (process,) = (one for one in life.system.table.alive.values() if one.program == "sleeper")
+        await life.until(lambda: process.suspended)
+        await life.rows("SELECT 1")
+        folder = life.folder
+    async with world.life(folder) as life:
+        await life.until(lambda: life.system.table.alive.get(process.pid))
+        assert life.system.table.alive[process.pid].suspended
+        await life.system.call(Resume(process.pid))
+        assert await life.result(task) == "awake"
