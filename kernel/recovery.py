@@ -15,7 +15,7 @@ from functools import partial
 import structlog
 
 from ipc.codec import decode
-from ipc.errors import DeadlineExceeded
+from ipc.errors import DeadlineExceeded, JournalUnavailable
 from ipc.syscalls import Submit
 from kernel.durable.processes import DurableProcesses
 from kernel.journal import histories
@@ -29,6 +29,7 @@ from kernel.relay import Relay
 from kernel.running_tasks import RunningTasks, Task, id_text
 
 AT_ONCE = 100  # tasks of an earlier life that are begun in one turn of the loop
+AGAIN = 1.0  # seconds after which what could not be read is read again
 
 log = structlog.get_logger("kernel.tasks")
 
@@ -70,12 +71,16 @@ class Recovery:
         """Tasks that an earlier daemon accepted and did not end. They are known at once, and begun in their turn."""
         for accepted in portion:
             self._running.tasks[accepted.id] = Task(accepted.id, Relay(None), True, accepted.pid != 0, accepted.attempt)
-        self._pending.extend(portion)
+        self._line_up(portion)
+
+    def _line_up(self, tasks: list[Accepted]) -> None:
+        self._pending.extend(tasks)
         if self._recovery is None and self._pending and not self._running.stopping:
             self._recovery = asyncio.Task(self._begin_pending(), loop=self._loop)
 
     async def _begin_pending(self) -> None:
         programs: dict[str, Program | Exception] = {}
+        unread: list[Accepted] = []
         count = 0
         while self._pending and not self._lifecycle.draining:
             accepted = self._pending.popleft()
@@ -84,12 +89,20 @@ class Recovery:
                 programs[name] = await self._load(name)
             rows: list[Row] = []
             if accepted.pid:
-                rows = await self._journal.read(partial(histories.load, task=accepted.id))
+                try:
+                    rows = await self._journal.read(partial(histories.load, task=accepted.id))
+                except JournalUnavailable as error:
+                    if not unread:
+                        log.warning("what a task did cannot be read; it is begun later", why=str(error))
+                    unread.append(accepted)
+                    continue
             self._begin_again(accepted, programs[name], rows)
             count += 1
             if not count % AT_ONCE:
                 await asyncio.sleep(0)
         self._recovery = None
+        if unread:
+            self._loop.call_later(AGAIN, self._line_up, unread)
         log.info("tasks of an earlier life are begun again", tasks=count)
 
     async def _load(self, name: str) -> Program | Exception:

@@ -22,6 +22,15 @@ class Key(NamedTuple):
     thread: str
     number: int
 
+    @property
+    def sequence(self) -> str:
+        """Calls of one sequence are made in the order of their keys.
+
+        Those of odd epochs, which are made anew, come after some that were made in the even one after them: they are a
+        sequence of their own.
+        """
+        return f"{self.thread}'" if self.epoch % 2 else self.thread
+
 
 class Tree:
     """A durable task: its id, its first process, and its processes of an earlier life that have not begun again."""
@@ -39,8 +48,9 @@ class History:
     """What is known of a durable process besides what any process has.
 
     `row` is how an earlier life left it. `last` is the number of the last commit that holds something of it.
-    `delivered` says how far the messages of each thread of a durable sender have come in its mailbox; `given_up` are
-    the calls to others whose replies come too late.
+    `delivered` says how far the messages of each sequence of a durable sender have come in its mailbox; `given_up` are
+    the calls to others whose replies come too late. `heard` are the references of monitors whose end it has received,
+    as far as `searched` says that they were looked for, or they came to be replayed.
 
     Epochs are even, and grow by two with each checkpoint. What is called after a restart, before the last state comes
     back, belongs to the odd one before that of the checkpoint: it comes after all that was cut.
@@ -52,11 +62,13 @@ class History:
         "delivered",
         "epoch",
         "given_up",
+        "heard",
         "last",
         "numbers",
         "pid",
         "records",
         "row",
+        "searched",
         "tree",
         "version",
     )
@@ -73,6 +85,8 @@ class History:
         self.begun: dict[Key, dict[int, tuple[bytes, bool]]] = {}  # by sample: how far model calls had come
         self.delivered: dict[tuple[int, str], tuple[int, int]] = {}
         self.given_up: set[int] = set()
+        self.heard: set[int] = set()
+        self.searched = False
         self.last = 0
 
     def take_up(self, row: Row) -> None:

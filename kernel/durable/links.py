@@ -6,6 +6,7 @@ transaction which keeps that end, so that it is told once.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 
 from ipc.codec import decode
@@ -13,7 +14,7 @@ from ipc.errors import LlmosError, MalformedFrame
 from ipc.messages import Message
 from ipc.syscalls import DOWN, Link, Monitor, Unlink
 from kernel.durable.commits import Commits
-from kernel.durable.history import Key
+from kernel.durable.history import History, Key
 from kernel.durable.outcome import Asked, Outcome, Value
 from kernel.journal.changes import Count
 from kernel.process import Process
@@ -50,17 +51,23 @@ class DurableLinks:
 
 
 def _told(process: Process, ref: int) -> bool:
-    """Whether the message of monitor `ref` has come: it waits, or was received by a call that is still to replay."""
-    assert process.durable is not None
+    """Whether the message of monitor `ref` has come: it waits, or was received by a call, replayed by now or not."""
+    history = process.durable
+    assert history is not None
+    if not history.searched:
+        history.searched = True
+        history.heard.update(_received(history))
     waiting = () if process.mailbox is None else process.mailbox.peek()
-    if any(message.type == DOWN and message.correlation == ref for message in waiting):
-        return True
-    for asked, outcome in process.durable.records.values():
+    return ref in history.heard or any(message.type == DOWN and message.correlation == ref for message in waiting)
+
+
+def _received(history: History) -> Iterator[int]:
+    """The references of ends that calls have received which are still to replay."""
+    for asked, outcome in history.records.values():
         with suppress(MalformedFrame):
             if decode(asked, Asked).kind == "Receive":
                 kept = decode(outcome, Outcome)
                 if isinstance(kept, Value):
                     message = decode(kept.value, Message)
-                    if message.type == DOWN and message.correlation == ref:
-                        return True
-    return False
+                    if message.type == DOWN:
+                        yield message.correlation

@@ -15,7 +15,7 @@ from typing import Any, cast
 from ipc.codec import decode
 from ipc.errors import InvalidCall, MailboxFull, NotACall, TimedOut
 from ipc.messages import Message
-from ipc.syscalls import Call, Publish, Receive, Reply, Send
+from ipc.syscalls import DOWN, Call, Publish, Receive, Reply, Send
 from kernel import deadlock
 from kernel.alarms import Alarm
 from kernel.answers import UNANSWERED, Unanswerable, forget_caller
@@ -146,8 +146,10 @@ class DurableMessages:
     # ---- of a call that was completed before
 
     async def received(self, process: Process, call: Receive, message: Message) -> None:
-        """A message that was received in an earlier life may still want its reply."""
+        """A message that was received in an earlier life may still want its reply; an end is not to be told again."""
         process.messages_received += 1
+        if message.type == DOWN:
+            _of(process).heard.add(message.correlation)
         if message.correlation == message.id:
             self.owe(process, message.id)
 
@@ -210,12 +212,12 @@ class DurableMessages:
 
     def _is_new(self, process: Process, recipient: Process, key: Key) -> bool:
         """Whether the message of this call has not been in the mailbox of the durable `recipient` yet."""
-        last = _of(recipient).delivered.get((process.pid, key.thread))
+        last = _of(recipient).delivered.get((process.pid, key.sequence))
         return last is None or last < (key.epoch, key.number)
 
     def _came(self, process: Process, recipient: Process, key: Key) -> None:
-        _of(recipient).delivered[process.pid, key.thread] = key.epoch, key.number
-        self._commits.keep(Delivered(recipient.pid, process.pid, key.thread, key.epoch, key.number))
+        _of(recipient).delivered[process.pid, key.sequence] = key.epoch, key.number
+        self._commits.keep(Delivered(recipient.pid, process.pid, key.sequence, key.epoch, key.number))
 
 
 def _of(process: Process) -> History:

@@ -26,7 +26,7 @@ from kernel.durable.messages import DurableMessages
 from kernel.durable.outcome import declared
 from kernel.ending import Ending
 from kernel.gate import Gate
-from kernel.journal.changes import ChildEnded, Count, PutName, PutProcess, Ranked, Suspended, TaskEnded
+from kernel.journal.changes import Change, ChildEnded, Count, PutName, PutProcess, Ranked, Suspended, TaskEnded
 from kernel.journal.histories import Row
 from kernel.lifecycle import Lifecycle
 from kernel.mailbox import CAPACITY
@@ -165,15 +165,22 @@ class DurableProcesses:
         """`process` was suspended or resumed: it will be so in the next life. Returns when that is on the disk."""
         if process.durable is None or thread is not None:
             return None
-        return Receipt(self._commits, self._commits.keep(Suspended(suspended, process.pid))).before(None)
+        return self._kept(Suspended(suspended, process.pid))
 
     def ranked(self, process: Process, thread: Thread | None) -> Coroutine[Any, Any, None] | None:
         """`process` was given a priority, which it will have in the next life. Returns when that is on the disk."""
         if process.durable is None or thread is not None:
             return None
-        return Receipt(self._commits, self._commits.keep(Ranked(process.priority, process.pid))).before(None)
+        return self._kept(Ranked(process.priority, process.pid))
 
     # ---- inside
+
+    def _kept(self, change: Change) -> Coroutine[Any, Any, None] | None:
+        """Returns when it is on the disk. A durable caller has its call in the same transaction, and waits for that."""
+        number, caller = self._commits.keep(change), asyncio.current_task()
+        if isinstance(caller, Thread) and caller.process.durable is not None:
+            return None
+        return Receipt(self._commits, number).before(None)
 
     def _start_child(self, process: Process, program: Program, call: Spawn, pid: int, own: History | None) -> None:
         if own is not None:

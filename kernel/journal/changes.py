@@ -132,7 +132,7 @@ class DropMessage(NamedTuple):
 
 
 class Delivered(NamedTuple):
-    """How far the messages of a thread of a durable sender have come in a durable mailbox."""
+    """How far the messages of a thread of a durable sender have come in a durable mailbox (`Key.sequence`)."""
 
     pid: int
     sender: int

@@ -1,0 +1,170 @@
+"""Durable agents between two moments: what one of them sees if the daemon dies there, or another comes first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import apsw
+import pytest
+
+from ipc.errors import TimedOut
+from ipc.syscalls import Resume, Send
+from kernel import recovery
+from kernel.gate import BURST
+from kernel.journal import histories
+from llmosd.context import Context
+from tests.unit.durable_world import Life, World, everywhere, nothing
+
+pytestmark = pytest.mark.real_time
+
+
+def waits(life: Life, count: int) -> Callable[[], bool]:
+    """Whether so many calls of `receive` were made in `life`, those that were replayed left aside."""
+    return lambda: life.calls.get("Receive", 0) == count
+
+
+async def test_what_is_said_anew_before_a_checkpoint_comes_though_more_was_said_after_it(world: World) -> None:
+    async def desk(ctx: Context) -> list[str]:
+        await ctx.register("desk")
+        seen = []
+        while True:
+            message = await ctx.receive()
+            if message.type == "enough":
+                return seen
+            seen.append(message.body)
+            if message.type == "ask":
+                await ctx.reply(message, "answer")
+
+    async def looper(ctx: Context) -> list[Any]:
+        await ctx.send("desk", "begin")
+        await ctx.call("desk", "question", type="ask")
+        state = await ctx.checkpoint(0)
+        await ctx.send("desk", f"after {state}")
+        await ctx.call("desk", f"question after {state}", type="ask")
+        await ctx.receive()
+        await ctx.send("desk", None, type="enough")
+        return ["done"]
+
+    world.agent(desk)
+    world.agent(looper)
+    async with world.life() as life:
+        listening = await life.submit("desk")
+        await life.until(lambda: life.system.kernel.messaging._names._holders)
+        task = await life.submit("looper")
+        pid = max(process.pid for process in life.system.table.alive.values())
+        await life.until(waits(life, 6))
+        await life.rows("SELECT 1")
+        folder = life.folder
+    for count in (4, 2):  # anew in the next life, and as it was then in the one after that
+        async with world.life(folder) as life:
+            await life.until(waits(life, count))
+            await life.rows("SELECT 1")
+    async with world.life(folder) as life:
+        await life.system.call(Send(pid, "go"))
+        assert await life.result(task) == ["done"]
+        once = ["begin", "question"]
+        assert await life.result(listening) == [*once, "after 0", "question after 0", *once]
+
+
+async def test_a_history_that_cannot_be_read_now_is_read_later_and_holds_up_no_other_task(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "AGAIN", 0.001)
+    reads: list[int] = []
+    bad: list[int] = []
+    real = histories.load
+
+    def load(store: Any, task: int) -> Any:
+        reads.append(task)
+        if task in bad:
+            raise apsw.IOError("as planned")
+        return real(store, task)
+
+    async def waiter(ctx: Context) -> Any:
+        return (await ctx.receive()).body
+
+    program = world.agent(waiter)
+    async with world.life() as life:
+        tasks = [await life.submit(program) for _ in range(3)]
+        pids = sorted(process.pid for process in life.system.table.alive.values() if process.program == "waiter")
+        await life.until(waits(life, 3))
+        folder = life.folder
+    monkeypatch.setattr(histories, "load", load)
+    bad.append(int(tasks[0], 16))
+    async with world.life(folder) as life:
+        await life.until(lambda: reads.count(bad[0]) > 3)
+        for pid, task in zip(pids[1:], tasks[1:], strict=True):
+            await life.system.call(Send(pid, "alive"))
+            assert await life.result(task) == "alive"
+        attached = asyncio.ensure_future(life.result(tasks[0]))
+        bad.clear()
+        await life.system.call(Send(pids[0], "late"))
+        assert await attached == "late"
+
+
+async def test_an_end_that_another_thread_has_heard_of_is_not_told_again(world: World) -> None:
+    async def child(ctx: Context) -> None:
+        """It ends."""
+
+    async def parent(ctx: Context) -> list[Any]:
+        told = asyncio.Event()
+
+        async def listen() -> Any:
+            down = (await ctx.receive(type="down")).body["pid"]
+            told.set()
+            return down
+
+        pid = await ctx.spawn("child")
+        thread = ctx.start_thread(listen())
+        for _ in range(2 * BURST):  # so that at a replay the other thread comes to its call first
+            await ctx.time()
+        await ctx.monitor(pid)
+        await told.wait()
+        await ctx.receive(type="go")
+        with pytest.raises(TimedOut):
+            await ctx.receive(type="down", timeout=0.0)
+        return [pid, await thread]
+
+    world.agent(child)
+    program = world.agent(parent)
+    async with world.life() as life:
+        task = await life.submit(program)
+        (process,) = (one for one in life.system.table.alive.values() if one.program == "parent")
+        await life.until(waits(life, 2))
+        await life.rows("SELECT 1")
+        folder = life.folder
+    async with world.life(folder) as life:
+        await life.until(waits(life, 1))
+        await life.system.call(Send(process.pid, None, type="go"))
+        pid, heard = await life.result(task)
+        assert pid == heard
+
+
+async def test_a_change_by_so_much_is_made_once(world: World) -> None:
+    async def worker(ctx: Context) -> list[int]:
+        await ctx.nice(ctx.pid, 3, relative=True)
+        return [(await ctx.nice(ctx.pid, 2, relative=True)), await ctx.nice(ctx.pid, 0, relative=True)]
+
+    assert await everywhere(world, world.agent(worker), nothing) == [5, 5]
+
+
+async def test_who_suspended_itself_is_resumed_once(world: World) -> None:
+    async def sleeper(ctx: Context) -> str:
+        await ctx.suspend(ctx.pid)
+        await ctx.time()
+        return "awake"
+
+    program = world.agent(sleeper)
+    async with world.life() as life:
+        task = await life.submit(program)
+        (process,) = (one for one in life.system.table.alive.values() if one.program == "sleeper")
+        await life.until(lambda: process.suspended)
+        await life.rows("SELECT 1")
+        folder = life.folder
+    async with world.life(folder) as life:
+        await life.until(lambda: life.system.table.alive.get(process.pid))
+        assert life.system.table.alive[process.pid].suspended
+        await life.system.call(Resume(process.pid))
+        assert await life.result(task) == "awake"
