@@ -191,7 +191,7 @@ class Lifecycle:
             why = f"not done within its deadline of {call.deadline} s"
             process.timer = self._loop.call_later(call.deadline, self._ending.end, process, "deadline", why)
         if process.timer is not None or not parent.is_client:
-            _schedule_with(process, parent)
+            _schedule_with(process, parent, self._loop.time(), call.deadline)
         if self._instruments.states:
             self._instruments.tell_state(process, NEW)
         variables = copy_context()
@@ -243,9 +243,9 @@ class Lifecycle:
             error.__traceback__ = error.__cause__ = error.__context__ = None
 
 
-def _schedule_with(process: Process, parent: Process) -> None:
+def _schedule_with(process: Process, parent: Process, now: float, deadline: float | None) -> None:
     """A process that an agent made belongs to the program of that, unless it works for another owner."""
     if not parent.is_client and process.owner == parent.owner:
         process.lineage_program, process.path = parent.lineage(), parent.path
-    elif process.timer is not None:
-        process.lineage().deadline = process.timer.when()
+    elif deadline is not None:  # not asked of the timer: uvloop makes one of no time without its end
+        process.lineage().deadline = now + deadline

@@ -75,6 +75,8 @@ class Backup:
         self._source = store.db
         if not path.is_absolute():
             raise BackupFailed(f"{path} is no absolute path, and the daemon may stand in another folder")
+        if "\0" in str(path):
+            raise BackupFailed(f"{str(path)!r} is no path: it has a null character")
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         except FileExistsError:

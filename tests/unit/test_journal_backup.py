@@ -75,6 +75,7 @@ async def test_a_copy_overwrites_nothing_and_says_what_is_wrong(tmp_path: Path) 
             (there, "not overwritten"),
             (tmp_path / "no folder" / "copy", "No such file"),
             (Path("relative"), "no absolute path"),
+            (tmp_path / "null\0character", "is no path"),
         ):
             with pytest.raises(BackupFailed, match=said):
                 await opened.journal.backup(path)

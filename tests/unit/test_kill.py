@@ -142,6 +142,15 @@ async def test_a_deadline_ends_the_process_and_says_so(system: Any) -> None:
     assert process.status.reason == "deadline"
 
 
+@pytest.mark.real_time
+@pytest.mark.parametrize("deadline", [0.0, 1e-9])
+async def test_a_deadline_that_is_over_at_once_is_one_as_well(system: Any, deadline: float) -> None:
+    process = system.spawn(forever, deadline=deadline)
+    with pytest.raises(DeadlineExceeded):
+        await system.result(process)
+    assert process.status.reason == "deadline"
+
+
 async def test_the_deadline_of_a_process_that_ended_is_forgotten(system: Any) -> None:
     process = system.spawn(adder, 1, deadline=5.0)
     assert await system.result(process) == 3
