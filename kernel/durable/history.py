@@ -83,7 +83,7 @@ class History:
         self.numbers: dict[str, int] = {}  # calls so far, by the path of the thread
         self.records: dict[Key, tuple[bytes, bytes]] = {}
         self.begun: dict[Key, dict[int, tuple[bytes, bool]]] = {}  # by sample: how far model calls had come
-        self.delivered: dict[tuple[int, str], tuple[int, int]] = {}
+        self.delivered: dict[int, dict[str, tuple[int, int]]] = {}  # by pid of the sender, and by `Key.sequence`
         self.given_up: set[int] = set()
         self.heard: set[int] = set()
         self.searched = False
@@ -95,7 +95,8 @@ class History:
         self.epoch = max(row.epoch - 1, 0)
         # Of two rows with one key the later one counts: a call may be cancelled after it was answered.
         self.records = {Key(*fields[:3]): (fields[3], fields[4]) for fields in row.calls}
-        self.delivered = {(sender, thread): (epoch, number) for sender, thread, epoch, number in row.delivered}
+        for sender, sequence, epoch, number in row.delivered:
+            self.delivered.setdefault(sender, {})[sequence] = epoch, number
         for epoch, thread, number, sample, state, file in row.generations:
             self.begun.setdefault(Key(epoch, thread, number), {})[sample] = (state, bool(file))
         row.calls, row.delivered, row.generations = [], [], []

@@ -50,6 +50,7 @@ class DurableMessages:
         self._alive = alive
         self._arrivals = arrivals
         self._replies: dict[int, tuple[int, bytes]] = {}  # caller and msgpack of the body
+        self._reached: dict[int, set[int]] = {}  # by pid of a sender: who knows how far its messages have come
 
     # ---- calls
 
@@ -166,7 +167,22 @@ class DurableMessages:
     def restore_replies(self, pid: int, replies: list[tuple[int, bytes]]) -> None:
         self._replies.update((number, (pid, body)) for number, body in replies)
 
+    def restore_delivered(self, history: History) -> None:
+        for sender in history.delivered:
+            self._reached.setdefault(sender, set()).add(history.pid)
+
     def process_ended(self, process: Process) -> None:
+        history = _of(process)
+        for sender in history.delivered:
+            reached = self._reached[sender]
+            reached.discard(process.pid)
+            if not reached:
+                del self._reached[sender]
+        history.delivered = {}
+        for pid in self._reached.pop(process.pid, ()):  # it says nothing any more
+            recipient = self._alive.get(pid)
+            if recipient is not None:
+                _of(recipient).delivered.pop(process.pid, None)
         for number in [number for number, (pid, _) in self._replies.items() if pid == process.pid]:
             del self._replies[number]
 
@@ -212,11 +228,12 @@ class DurableMessages:
 
     def _is_new(self, process: Process, recipient: Process, key: Key) -> bool:
         """Whether the message of this call has not been in the mailbox of the durable `recipient` yet."""
-        last = _of(recipient).delivered.get((process.pid, key.sequence))
+        last = _of(recipient).delivered.get(process.pid, {}).get(key.sequence)
         return last is None or last < (key.epoch, key.number)
 
     def _came(self, process: Process, recipient: Process, key: Key) -> None:
-        _of(recipient).delivered[process.pid, key.sequence] = key.epoch, key.number
+        _of(recipient).delivered.setdefault(process.pid, {})[key.sequence] = key.epoch, key.number
+        self._reached.setdefault(process.pid, set()).add(recipient.pid)
         self._commits.keep(Delivered(recipient.pid, process.pid, key.sequence, key.epoch, key.number))
 
 

@@ -207,6 +207,7 @@ class DurableProcesses:
                     then=row.version,
                     now=history.version,
                 )
+            self._messages.restore_delivered(history)
             try:
                 self._restore(process, box, row)
             except LlmosError as error:
@@ -235,6 +236,8 @@ class DurableProcesses:
                 box.restore(message)
             if message.correlation == message.id:
                 self._messages.owe(process, message.id)
+        for number in _decoded(row.owed, list[int]) if row.owed is not None else ():
+            self._messages.owe(process, number)
         make = self._gate.handler
         for key, value in row.memory:
             make(MemorySet)(process, MemorySet(key, _decoded(value)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ipc.codec import decode
+from ipc.codec import decode, encode
 from ipc.errors import CheckpointRefused
 from ipc.syscalls import (
     Checkpoint,
@@ -80,7 +80,7 @@ class DurableState:
             return decode(row.state or b"\xc0")
         state = raw(call.state)
         history.cut(history.epoch + 2)
-        kept = Checkpointed(process.pid, history.epoch, bytes(state))
+        kept = Checkpointed(process.pid, history.epoch, bytes(state), encode(list(process.owed or ())))
         history.last = self._commits.keep(kept, Progress(history.tree.id))
         await self._commits.hand_over(thread, history.last)
         return state

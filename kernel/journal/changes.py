@@ -57,11 +57,13 @@ class Ranked(NamedTuple):
 
 
 class Checkpointed(NamedTuple):
-    """A checkpoint: all calls before it are forgotten, and so are the children, which have all ended."""
+    """A checkpoint: all calls before it are forgotten, and so are the children, which have all ended. `owed`: the
+    calls of others that are not answered yet."""
 
     pid: int
     epoch: int
     state: bytes
+    owed: bytes
 
 
 class ChildEnded(NamedTuple):
@@ -228,16 +230,18 @@ STATEMENTS: dict[type[Change], tuple[str, ...]] = {
     Suspended: ("UPDATE processes SET suspended = ? WHERE pid = ?",),
     Ranked: ("UPDATE processes SET priority = ? WHERE pid = ?",),
     Checkpointed: (
-        "DELETE FROM calls WHERE pid = ?1 AND epoch < ?2 AND ?3 IS NOT NULL",
-        "DELETE FROM processes WHERE parent = ?1 AND ?2 AND ?3 IS NOT NULL",
-        "UPDATE processes SET epoch = ?2, state = ?3 WHERE pid = ?1",
+        "DELETE FROM calls WHERE pid = ?1 AND epoch < ?2 AND ?3 IS NOT NULL AND ?4 IS NOT NULL",
+        "DELETE FROM processes WHERE parent = ?1 AND ?2 AND ?3 IS NOT NULL AND ?4 IS NOT NULL",
+        "UPDATE processes SET epoch = ?2, state = ?3, owed = ?4 WHERE pid = ?1",
     ),
     ChildEnded: (
+        f"{BELOW} DELETE FROM delivered WHERE sender IN below AND ?2 IS NOT NULL",
         *(f"{BELOW} DELETE FROM {table} WHERE pid IN below AND ?2 IS NOT NULL" for table in TABLES),
         f"{BELOW} DELETE FROM processes WHERE pid IN below AND pid <> ?1 AND ?2 IS NOT NULL",
         "UPDATE processes SET status = ?2 WHERE pid = ?1",
     ),
     TaskEnded: (
+        "DELETE FROM delivered WHERE sender IN (SELECT pid FROM processes WHERE task = ?)",
         *(f"DELETE FROM {table} WHERE pid IN (SELECT pid FROM processes WHERE task = ?)" for table in TABLES),
         "DELETE FROM processes WHERE task = ?",
     ),

@@ -45,6 +45,7 @@ class Row(msgspec.Struct):
     suspended: bool
     status: bytes | None
     priority: int | None
+    owed: bytes | None
     calls: list[tuple[int, str, int, bytes, bytes]] = []
     generations: list[tuple[int, str, int, int, bytes, int]] = []
     messages: list[tuple[float | None, bytes]] = []
@@ -92,11 +93,11 @@ def opening(store: Store) -> Opening:
 
 def load(store: Store, task: int) -> list[Row]:
     """The processes of a durable task, with all that is theirs; the first one first."""
-    columns = "pid, parent, program, version, durable, epoch, state, suspended, status, priority"
+    columns = "pid, parent, program, version, durable, epoch, state, suspended, status, priority, owed"
     found: list[Any] = list(store.db.execute(f"SELECT {columns} FROM processes WHERE task = ? ORDER BY pid", (task,)))
     rows = [
-        Row(pid, parent, program, version, bool(durable), epoch, state, bool(suspended), status, priority)
-        for pid, parent, program, version, durable, epoch, state, suspended, status, priority in found
+        Row(pid, parent, program, version, bool(durable), epoch, state, bool(suspended), status, *rest)
+        for pid, parent, program, version, durable, epoch, state, suspended, status, *rest in found
     ]
     for row in rows:
         for field, part, order in PARTS:

@@ -114,4 +114,9 @@ INSERT INTO counters VALUES (0, 0, 0);
 
 THIRD = "ALTER TABLE processes ADD COLUMN priority INTEGER"  # that `nice` gave it; NULL: it has the one it began with
 
-MIGRATIONS = [FIRST, SECOND, THIRD]  # number N brings version N to N + 1
+FOURTH = """
+ALTER TABLE processes ADD COLUMN owed BLOB;  -- msgpack of the messages of calls not answered at the last checkpoint
+CREATE INDEX delivered_by_sender ON delivered (sender);
+"""
+
+MIGRATIONS = [FIRST, SECOND, THIRD, FOURTH]  # number N brings version N to N + 1

@@ -29,6 +29,7 @@ LOG_LIMIT = 16 * 1024 * 1024  # bytes that the log may keep on the disk once it 
 BUSY = 5000  # milliseconds to wait for a program that looks into the file
 CHUNK = 500  # rows of one statement
 PURGE = 2000  # rows that one purge deletes
+VACUUM = 2000  # pages that one vacuum gives back: all commits wait for it, and the log has to hold them
 
 DAMAGE = (apsw.CorruptError, apsw.NotADBError)
 COLUMNS = "id, program, owner, submitted, attempt, ended, coalesce(reason, ''), coalesce(error, '')"
@@ -228,11 +229,13 @@ class Store:
         )
         return bool(self.db.changes() == PURGE)
 
-    def vacuum(self) -> None:
-        """Give free pages back to the file system, once the log is moved."""
+    def vacuum(self) -> bool:
+        """Give some free pages back to the file system, once the log is moved. Whether there are more."""
         faults.point("journal.vacuum")
-        for _ in self.db.execute("PRAGMA incremental_vacuum"):
+        before = self._value("PRAGMA freelist_count")
+        for _ in self.db.execute(f"PRAGMA incremental_vacuum({VACUUM})"):
             pass
+        return bool(0 < self._value("PRAGMA freelist_count") < before)
 
     def shorten(self) -> None:
         """Move the log if the main file is longer than what it will hold then: nobody may write for long."""

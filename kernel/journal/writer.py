@@ -248,7 +248,7 @@ class Writer:
         try:
             with self._store.transaction():
                 more = self._store.purge(time.time() - self._settings.keep)
-            self._store.vacuum()
+            more = self._store.vacuum() or more
             if not more:
                 self._store.shorten()
         except (apsw.Error, OSError) as error:

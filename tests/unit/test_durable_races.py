@@ -9,8 +9,9 @@ from typing import Any
 import apsw
 import pytest
 
-from ipc.errors import TimedOut
-from ipc.syscalls import Resume, Send
+from ipc.errors import NotACall, TimedOut
+from ipc.messages import Message
+from ipc.syscalls import Resume, Send, Suspend
 from kernel import recovery
 from kernel.gate import BURST
 from kernel.journal import histories
@@ -168,3 +169,89 @@ async def test_who_suspended_itself_is_resumed_once(world: World) -> None:
         assert life.system.table.alive[process.pid].suspended
         await life.system.call(Resume(process.pid))
         assert await life.result(task) == "awake"
+
+
+async def test_a_call_that_was_not_answered_before_a_checkpoint_is_answered_after_it(world: World) -> None:
+    async def server(ctx: Context) -> str:
+        asked = await ctx.checkpoint(None)
+        if asked is None:
+            question = await ctx.receive(type="ask")
+            asked = await ctx.checkpoint([question.id, question.sender])
+        await ctx.receive(type="go")
+        number, sender = asked
+        await ctx.reply(Message(number, "", sender, ctx.pid, 0, number, None, None), "late")
+        with pytest.raises(NotACall):
+            await ctx.reply(Message(number, "", sender, ctx.pid, 0, number, None, None), "twice")
+        await ctx.receive(type="go")
+        return "done"
+
+    async def caller(ctx: Context, pid: int) -> Any:
+        return await ctx.call(pid, "question", type="ask")
+
+    program = world.agent(caller)
+    world.agent(server)
+    async with world.life() as life:
+        serving = await life.submit("server")
+        (process,) = (one for one in life.system.table.alive.values() if one.program == "server")
+        calling = await life.submit(program, pid=process.pid)
+        await life.until(waits(life, 2))
+        await life.rows("SELECT 1")
+        (asking,) = (one.pid for one in life.system.table.alive.values() if one.program == program)
+        for pid in (process.pid, asking):  # so that it is answered in the next life, before it asks again
+            await life.system.call(Suspend(pid))
+        await life.system.call(Send(process.pid, None, type="go"))
+        folder = life.folder
+    for _ in range(2):  # the reply is given in the first, and was given in the second
+        async with world.life(folder) as life:
+            await life.until(lambda: asking in life.system.table.alive)
+            await life.system.call(Resume(process.pid))
+            await life.until(waits(life, 1))
+            await life.rows("SELECT 1")
+    async with world.life(folder) as life:
+        await life.system.call(Resume(asking))
+        await life.system.call(Send(process.pid, None, type="go"))
+        assert await life.result(calling) == "late"
+        assert await life.result(serving) == "done"
+
+
+async def test_nothing_is_left_of_senders_that_have_ended(world: World) -> None:
+    async def client(ctx: Context, pid: int) -> None:
+        await ctx.send(pid, "hello")
+        await ctx.call(pid, "question")
+
+    async def parent(ctx: Context, pid: int) -> None:
+        for _ in range(2):
+            await ctx.wait(await ctx.spawn("client", {"pid": pid}))
+        await ctx.send(pid, "hello")
+        await ctx.receive()
+
+    async def server(ctx: Context) -> None:
+        while True:
+            message = await ctx.receive()
+            if message.correlation:
+                await ctx.reply(message, "answer")
+
+    world.agent(client)
+    world.agent(parent)
+    world.agent(server)
+    async with world.life() as life:
+        await life.submit("server")
+        (serving,) = (one for one in life.system.table.alive.values() if one.program == "server")
+        task = await life.submit("parent", pid=serving.pid)
+        await life.run("client", pid=serving.pid)
+        await life.until(waits(life, 9))
+        (pid,) = (one.pid for one in life.system.table.alive.values() if one.program == "parent")
+        assert await life.rows("SELECT pid, sender FROM delivered") == [(serving.pid, pid)]
+        assert serving.durable is not None
+        assert list(serving.durable.delivered) == [pid]
+        folder = life.folder
+    async with world.life(folder) as life:
+        await life.until(lambda: pid in life.system.table.alive)
+        await life.system.call(Send(pid, None))
+        await life.result(task)
+        history = life.system.table.alive[serving.pid].durable
+        assert history is not None
+        assert history.delivered == {}
+        assert life.system.kernel._durability is not None
+        assert life.system.kernel._durability.processes._messages._reached == {}
+        assert await life.rows("SELECT * FROM delivered") == []

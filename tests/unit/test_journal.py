@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import shutil
@@ -348,12 +349,36 @@ async def test_what_ended_is_kept_for_its_time_and_its_space_given_back(tmp_path
     rounds = 1
     while opened.purge(999.0) or opened.purge(1001.0):
         rounds += 1
-    opened.vacuum()
+    while opened.vacuum():
+        pass
     opened.checkpoint()
     assert rounds == 2
     assert len(list(opened.pending())) == 10
     assert (tmp_path / FILE).stat().st_size < size / 10
     opened.close()
+
+
+async def test_much_space_is_given_back_by_and_by_so_that_nobody_waits_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "PURGE_EVERY", 0.001)
+    pages: list[int] = []
+    real = Store.vacuum
+
+    def vacuum(store: Store) -> bool:
+        more = real(store)
+        pages.append(store._value("PRAGMA page_count"))
+        return more
+
+    monkeypatch.setattr(Store, "vacuum", vacuum)
+    async with desk(tmp_path, keep=0.0, sync="normal") as opened:
+        one = await opened.accept(task("x" * (5 * store.VACUUM * 4096)))
+        await opened.finish(end(one.id)).get()
+        while not pages or max(pages) < 3 * store.VACUUM or pages[-1] > store.VACUUM:
+            await asyncio.sleep(0.001)
+    steps = [before - after for before, after in itertools.pairwise(pages)]
+    assert max(steps) < 1.01 * store.VACUUM  # with pages that say which page belongs to which
+    assert sum(step > 0 for step in steps) >= 3
 
 
 async def test_the_thread_purges_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
