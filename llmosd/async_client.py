@@ -69,6 +69,9 @@ class _Connection(FramedProtocol):
             if pending is not None:
                 pending.wake()
 
+    def broken(self, error: LlmosError) -> None:
+        self._lost = error
+
     def closed(self) -> None:
         error = self._lost = self._lost or session.lost(self.path)
         if not self.welcome.done():

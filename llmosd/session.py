@@ -13,6 +13,7 @@ import msgspec
 
 from ipc.codec import decode, encode
 from ipc.errors import ConnectionLost, LlmosError, from_wire
+from ipc.frames import MAX_FRAME, too_large
 from ipc.protocol import (
     VERSION,
     Abandon,
@@ -114,9 +115,11 @@ class Session(Generic[AnyPending]):
         self._last_id = 0
 
     def open(self, call: Syscall, *, streams: bool = False) -> tuple[AnyPending, bytes]:
-        """A new request, and what is to be sent for it. Raises `NotEncodable`."""
+        """A new request, and what is to be sent for it. Raises `NotEncodable` and `FrameTooLarge`."""
         number = self._last_id + 1
         payload = encode(Request(number, cast(SystemCall, call)))
+        if len(payload) > MAX_FRAME:
+            raise too_large(f"a {type(call).__name__} with all that it carries", len(payload), MAX_FRAME)
         self._last_id = number
         pending = self._pending[number] = self._kind(number, call, streams)
         return pending, payload
