@@ -218,6 +218,7 @@ async def test_a_task_is_given_up_after_so_many_deaths_of_the_daemon_and_not_aft
         found = await opened.find(one.id)
         assert found is not None
         assert (found.reason, found.error, opened.pending) == ("failed", "TooManyAttempts", [])
+        assert found.attempt == 5  # it was not begun once more
 
 
 async def test_a_second_daemon_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
