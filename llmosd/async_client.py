@@ -153,8 +153,10 @@ class AsyncTask(Progress):
         return self._value()
 
     async def cancel(self) -> None:
-        """Kill the task; returns when it is gone."""
-        await self._client.kill(self.pid)
+        """Kill the task; returns when it is gone. Raises `ConnectionLost` once the connection that found it is."""
+        self._pending.check()  # over another one the pid may be that of anybody
+        if self.pid:
+            await self._client.kill(self.pid)
 
 
 class AsyncClient(Calls):

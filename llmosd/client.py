@@ -58,8 +58,10 @@ class Task(Progress):
         return self._value()
 
     def cancel(self) -> None:
-        """Kill the task; returns when it is gone."""
-        self._client.kill(self.pid)
+        """Kill the task; returns when it is gone. Raises `ConnectionLost` once the connection that found it is."""
+        self._pending.check()  # over another one the pid may be that of anybody
+        if self.pid:
+            self._client.kill(self.pid)
 
 
 class Client(Calls):

@@ -58,6 +58,11 @@ class Pending:
         """Whether nothing more will come."""
         return self._ended if self.streams and self._value is not None else self.answered
 
+    def check(self) -> None:
+        """Raises why nothing more will come, if it was cut off."""
+        if self._error is not None:
+            raise self._error
+
     @property
     def over(self) -> bool:
         """Whether all events were read."""

@@ -16,8 +16,9 @@ from ipc.errors import ConnectionLost, FrameTooLarge, LlmosError, NoDaemon, Unkn
 from ipc.frames import HEADER, MAX_FRAME, frame
 from ipc.messages import Emitted, Result
 from ipc.protocol import Abandon, Answer, Credit, End, Failure, Request, StreamEvent, ToDaemon
-from ipc.syscalls import Logs, Nice, Ping
-from llmosd import AsyncClient, Client
+from ipc.syscalls import Logs, Nice, Ping, Submitted
+from llmosd import AsyncClient, Client, Task
+from llmosd.async_client import AsyncTask
 from llmosd.session import CREDIT, Pending, Session, received
 
 GONE = ConnectionLost("gone")
@@ -147,6 +148,33 @@ def test_the_calls_of_the_asynchronous_client_are_coroutine_functions_and_those_
         assert inspect.iscoroutinefunction(getattr(AsyncClient, name))
         assert inspect.iscoroutinefunction(getattr(AsyncClient("/x"), name))
         assert not inspect.iscoroutinefunction(getattr(Client, name))
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+async def test_a_task_is_cancelled_only_by_the_connection_that_found_it_and_while_it_has_a_process(kind: type) -> None:
+    """In another life of the daemon its pid may be that of anybody."""
+    client, killed = kind("/x"), []
+
+    async def kill(pid: int) -> None:
+        killed.append(pid)
+
+    client.kill = kill if kind is AsyncClient else killed.append
+
+    async def cancelled(submitted: Submitted, lost: bool = False) -> None:
+        pending = Pending(1, Ping(), streams=True)
+        if lost:
+            pending.lose(GONE)
+        task = AsyncTask(client, None, pending, submitted) if kind is AsyncClient else Task(client, pending, submitted)
+        if (done := task.cancel()) is not None:
+            await done
+
+    await cancelled(Submitted("a", 0))
+    assert killed == []
+    await cancelled(Submitted("a", 7))
+    assert killed == [7]
+    with pytest.raises(ConnectionLost):
+        await cancelled(Submitted("a", 8), lost=True)
+    assert killed == [7]
 
 
 # ---- a daemon that breaks the frames
