@@ -71,8 +71,10 @@ class Store:
             raise Damaged(found)
 
     def migrate(self) -> None:
-        """Bring the tables to this version. Raises `StateTooNew`."""
+        """Bring the tables to this version. Raises `StateTooNew`, and `Damaged` if they are not ours."""
         version = self.version
+        if version <= 0 and self._value("SELECT count(*) FROM sqlite_schema"):
+            raise Damaged("it is a database of another program")
         if version > len(MIGRATIONS):
             raise StateTooNew(
                 f"the journal has version {version}, this llmosd knows {len(MIGRATIONS)}; install the llmosd that "
