@@ -19,6 +19,15 @@ def frame(payload: bytes) -> bytes:
     return HEADER.pack(len(payload)) + payload
 
 
+def too_large(what: str, length: int, limit: int) -> FrameTooLarge:
+    """The named error for `what`, which is not sent, as no frame can hold it."""
+    return FrameTooLarge(
+        f"{what} has {length} bytes, and a frame holds {limit}; put what is large into a file",
+        length=length,
+        limit=limit,
+    )
+
+
 class FrameDecoder:
     """Cuts a stream of bytes, fed in pieces of any size, into the payloads of its frames."""
 

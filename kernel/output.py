@@ -10,17 +10,20 @@ import time
 from collections.abc import Coroutine
 from typing import Any, cast
 
-from ipc.codec import encode, isolate
+from ipc.codec import encode
+from ipc.frames import MAX_FRAME, too_large
 from ipc.messages import Emitted, Log
 from ipc.syscalls import Emit, Logs, WriteLog
 from kernel.checks import check_text
 from kernel.gate import Gate
+from kernel.memory.bounds import measured
 from kernel.process import Process, ProcessTable
 from kernel.relay import Relay
 from kernel.stream import Stream
 from kernel.thread import PARK, Thread
 
 MAX_LEVEL, MAX_EVENT = 20, 1_000_000  # characters
+MOST = MAX_FRAME - 1024  # bytes of what is emitted, as a frame holds it with what stands around it
 
 
 class Output:
@@ -31,8 +34,10 @@ class Output:
         gate.register({Emit: self.emit, WriteLog: self.write_log, Logs: self.logs})
 
     def emit(self, process: Process, call: Emit) -> Coroutine[Any, Any, None] | None:
-        event = Emitted(process.pid, isolate(call.value))
-        stream = process.stream
+        value, size = measured(call.value)
+        if size > MOST:
+            raise too_large("what is emitted", size, MOST)
+        event, stream = Emitted(process.pid, value), process.stream
         if stream is None:
             return None
         if stream.congested:

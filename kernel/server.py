@@ -28,6 +28,7 @@ from ipc.errors import (
     VersionMismatch,
     to_wire,
 )
+from ipc.frames import MAX_FRAME, too_large
 from ipc.messages import Event
 from ipc.protocol import (
     VERSION,
@@ -195,10 +196,14 @@ class Connection(FramedProtocol):
         if isinstance(call, Spawn) and number in self._streams and not call.detach:
             self._tasks[number] = value.pid if type(call) is Submit else value
         try:
-            self.send_frame(ENCODER.encode(Answer(number, value)))
+            payload = ENCODER.encode(Answer(number, value))
         except UNENCODABLE as error:
             self._fail(number, not_encodable(value, error))
         else:
+            if len(payload) > MAX_FRAME:
+                self._fail(number, too_large("the answer", len(payload), MAX_FRAME))
+                return
+            self.send_frame(payload)
             if self._streams and number in self._streams:
                 self._streams[number].grant(call.credit)
 
@@ -229,9 +234,12 @@ class Connection(FramedProtocol):
             # By way of the table: were the stream in here, the two would hold each other, and stay for long.
             stream = self._streams.get(number)
             try:
-                self.send_frame(encode(StreamEvent(number, event, 0 if stream is None else stream.number)))
+                payload = encode(StreamEvent(number, event, 0 if stream is None else stream.number))
+                if len(payload) > MAX_FRAME:
+                    raise too_large("an event", len(payload), MAX_FRAME)
+                self.send_frame(payload)
             except LlmosError as error:
-                self.send_frame(ENCODER.encode(Failure(number, to_wire(error))))
+                self._fail(number, error)
 
         def end() -> None:
             self._streams.pop(number, None)

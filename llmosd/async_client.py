@@ -69,6 +69,9 @@ class _Connection(FramedProtocol):
             if pending is not None:
                 pending.wake()
 
+    def broken(self, error: LlmosError) -> None:
+        self._lost = error
+
     def closed(self) -> None:
         error = self._lost = self._lost or session.lost(self.path)
         if not self.welcome.done():
@@ -150,8 +153,10 @@ class AsyncTask(Progress):
         return self._value()
 
     async def cancel(self) -> None:
-        """Kill the task; returns when it is gone."""
-        await self._client.kill(self.pid)
+        """Kill the task; returns when it is gone. Raises `ConnectionLost` once the connection that found it is."""
+        self._pending.check()  # over another one the pid may be that of anybody
+        if self.pid:
+            await self._client.kill(self.pid)
 
 
 class AsyncClient(Calls):

@@ -14,7 +14,7 @@ from socket import socket as Socket  # noqa: N812
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from ipc.errors import ConnectionLost, LlmosError, NoDaemon, TimedOut
+from ipc.errors import ConnectionLost, LlmosError, NoDaemon, ProtocolError, TimedOut
 from ipc.frames import FrameDecoder, frame
 from ipc.messages import Event, Log
 from ipc.protocol import FromDaemon, StreamEvent
@@ -58,8 +58,10 @@ class Task(Progress):
         return self._value()
 
     def cancel(self) -> None:
-        """Kill the task; returns when it is gone."""
-        self._client.kill(self.pid)
+        """Kill the task; returns when it is gone. Raises `ConnectionLost` once the connection that found it is."""
+        self._pending.check()  # over another one the pid may be that of anybody
+        if self.pid:
+            self._client.kill(self.pid)
 
 
 class Client(Calls):
@@ -227,8 +229,12 @@ class Client(Calls):
         if not data:
             self.close()
             raise session.lost(self.socket)
-        for payload in self._frames.feed(data):
-            yield session.received(payload)
+        try:
+            for payload in self._frames.feed(data):
+                yield session.received(payload)
+        except ProtocolError:  # nobody knows where the next frame begins
+            self.close()
+            raise
 
     def _send(self, payload: bytes) -> None:
         connection = self._connected()

@@ -13,6 +13,7 @@ import msgspec
 
 from ipc.codec import decode, encode
 from ipc.errors import ConnectionLost, LlmosError, from_wire
+from ipc.frames import MAX_FRAME, too_large
 from ipc.protocol import (
     VERSION,
     Abandon,
@@ -56,6 +57,11 @@ class Pending:
     def complete(self) -> bool:
         """Whether nothing more will come."""
         return self._ended if self.streams and self._value is not None else self.answered
+
+    def check(self) -> None:
+        """Raises why nothing more will come, if it was cut off."""
+        if self._error is not None:
+            raise self._error
 
     @property
     def over(self) -> bool:
@@ -114,9 +120,11 @@ class Session(Generic[AnyPending]):
         self._last_id = 0
 
     def open(self, call: Syscall, *, streams: bool = False) -> tuple[AnyPending, bytes]:
-        """A new request, and what is to be sent for it. Raises `NotEncodable`."""
+        """A new request, and what is to be sent for it. Raises `NotEncodable` and `FrameTooLarge`."""
         number = self._last_id + 1
         payload = encode(Request(number, cast(SystemCall, call)))
+        if len(payload) > MAX_FRAME:
+            raise too_large(f"a {type(call).__name__} with all that it carries", len(payload), MAX_FRAME)
         self._last_id = number
         pending = self._pending[number] = self._kind(number, call, streams)
         return pending, payload

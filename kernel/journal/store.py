@@ -73,8 +73,10 @@ class Store:
             raise Damaged(found)
 
     def migrate(self) -> None:
-        """Bring the tables to this version. Raises `StateTooNew`."""
+        """Bring the tables to this version. Raises `StateTooNew`, and `Damaged` if they are not ours."""
         version = self.version
+        if version <= 0 and self._value("SELECT count(*) FROM sqlite_schema"):
+            raise Damaged("it is a database of another program")
         if version > len(MIGRATIONS):
             raise StateTooNew(
                 f"the journal has version {version}, this llmosd knows {len(MIGRATIONS)}; install the llmosd that "
@@ -192,11 +194,13 @@ class Store:
         )
         return [Kept(*row) for row in rows]
 
-    def begin_life(self) -> None:
-        """A daemon has started: all that has not ended is tried once more, and had a crash if the last one had."""
-        clean = self._value("SELECT clean FROM stops")
+    def begin_life(self, attempts: int) -> None:
+        """A daemon has started: all that has not ended had a crash if the last one had, and is tried once more unless
+        it has had so many."""
+        crash = int(not self._value("SELECT clean FROM stops"))
         self.db.execute(
-            "UPDATE tasks SET attempt = attempt + 1, crashes = crashes + ? WHERE ended IS NULL", (int(not clean),)
+            "UPDATE tasks SET attempt = attempt + (crashes + ?1 < ?2), crashes = crashes + ?1 WHERE ended IS NULL",
+            (crash, attempts),
         )
         self.db.execute("UPDATE stops SET clean = 0")
 

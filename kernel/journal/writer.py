@@ -99,7 +99,7 @@ class Writer:
         """Start a life: fail what killed too many daemons, hand the rest to the loop."""
         now = time.time()
         with store.transaction():
-            store.begin_life()
+            store.begin_life(self._settings.attempts)
             worn_out = store.worn_out(self._settings.attempts)
             store.finish([_given_up(number, program, self._settings.attempts, now) for number, program in worn_out])
             histories.forget_ended(store)

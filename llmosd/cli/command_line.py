@@ -102,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--name", help="a name to reach it by")
     run.add_argument("--limit", metavar="NAME=N", action="append", default=[], help="such as tokens=1000 or children=5")
     run.add_argument("-d", "--detach", action="store_true", help="print the pid and leave it running")
+    run.add_argument("--key", help="the same key is the same task, however often it is submitted")
     run.add_argument("--durable", action="store_true", help="take it back to where it was if the daemon is restarted")
     run.set_defaults(command=commands.run)
 

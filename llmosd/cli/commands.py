@@ -62,6 +62,7 @@ def run(client: Client, options: argparse.Namespace) -> int:
         detach=options.detach,
         name=options.name,
         limits=values.limits(options.limit),
+        key=options.key,
         durable=options.durable,
     )
     if options.detach:
@@ -87,7 +88,10 @@ def _show(task: Task, options: argparse.Namespace, events: Iterable[Event]) -> i
 
 
 def history(client: Client, options: argparse.Namespace) -> int:
-    listings.rows(TaskInfo, client.history(options.limit, before=options.before), options.json)
+    rows = client.history(options.limit, before=options.before)
+    listings.rows(TaskInfo, rows, options.json)
+    if len(rows) == options.limit:
+        print(f"llmos: more may follow: --before {rows[-1].id}", file=sys.stderr)
     return 0
 
 

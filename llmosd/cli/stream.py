@@ -61,7 +61,7 @@ class Text:
 
     def restarted(self, event: Restarted) -> None:
         _note(f"the task has begun anew: attempt {event.attempt}")
-        self._again, self._anew = 0, True
+        self._again, self._anew = 0, bool(self._written)
 
     def write(self, token: str) -> None:
         if self._anew:

@@ -287,8 +287,9 @@ def test_a_journal_from_the_future_stops_the_start_with_a_reason(launch, folder)
 
 def test_attach_and_history_from_the_terminal(launch, gate):
     daemon = launch()
-    out = daemon.llmos("run", "-d", "waiting", str(gate), "--json")
-    task = json.loads(out.stdout)["id"]
+    submission = ("run", "-d", "waiting", str(gate), "--key", "k", "--json")
+    task = json.loads(daemon.llmos(*submission).stdout)["id"]
+    assert json.loads(daemon.llmos(*submission).stdout)["id"] == task
     assert daemon.llmos("attach", task, "--timeout", "0.1").returncode == 124
     daemon.kill()
     daemon = launch()
@@ -297,7 +298,9 @@ def test_attach_and_history_from_the_terminal(launch, gate):
     gate.touch()
     assert daemon.llmos("attach", task).stdout == "2\n"
     assert json.loads(daemon.llmos("attach", task, "--json").stdout)["result"] == 2
-    assert task in daemon.llmos("history", "--limit", "1").stdout
+    page = daemon.llmos("history", "--limit", "1")
+    assert task in page.stdout
+    assert f"--before {task}" in page.stderr
     assert daemon.llmos("history", "--before", task).stdout.count("\n") == 1
     assert daemon.llmos("attach", "abc").returncode == 2
 

@@ -191,6 +191,8 @@ def test_text_that_differs_after_a_restart_is_printed_anew_and_what_is_the_same_
     assert printed("one ", "other") == "one two \none other\n"
     assert printed("one ") == "one two \none \n"
     assert printed() == "one two \n"
+    print_events([Emitted(1, "a value"), Restarted(1, 2), Emitted(1, "a value"), Result(1, "done")])
+    assert capsys.readouterr().out == "a value\na value\ndone\n"  # and no empty line for text that there was none of
 
 
 def test_llmos_attach_gives_up_on_a_daemon_that_stays_away(launch, steps, monkeypatch):

@@ -15,16 +15,19 @@ import pytest
 from ipc.codec import decode, encode
 from ipc.errors import (
     DeadlockDetected,
+    FrameTooLarge,
     InvalidCall,
     InvalidPrompt,
     MessageTooLarge,
     NameTaken,
     NotACall,
+    NotEncodable,
     NotHeld,
     UndeclaredType,
     UnknownName,
     UnknownProcess,
 )
+from ipc.frames import MAX_FRAME
 from ipc.messages import Message
 from ipc.syscalls import (
     Call,
@@ -156,6 +159,8 @@ WRONG: dict[str, tuple[Use, type[Exception]]] = {
     ),
     "a negative limit": (lambda ctx, world: ctx.spawn("dead", limits=Limits(children=-1)), InvalidCall),
     "a type that is no text": (lambda ctx, world: ctx.send(world.peer, None, type=Order), InvalidCall),  # type: ignore[arg-type]
+    "a text to emit that nobody can read": (lambda ctx, world: ctx.emit(UNENCODABLE), NotEncodable),
+    "more to emit than a frame holds": (lambda ctx, world: ctx.emit("x" * MAX_FRAME), FrameTooLarge),
     "a type nobody can read": (lambda ctx, world: ctx.send(world.peer, None, type=UNENCODABLE), InvalidCall),
     "a correlation that is no number": (
         lambda ctx, world: ctx.send(world.peer, None, correlation=None),  # type: ignore[arg-type]

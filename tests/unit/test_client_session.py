@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import pytest
 
 import llmosd.session
 from ipc.codec import decode, encode
-from ipc.errors import ConnectionLost, LlmosError, NoDaemon, UnknownProcess, VersionMismatch, to_wire
-from ipc.frames import frame
+from ipc.errors import ConnectionLost, FrameTooLarge, LlmosError, NoDaemon, UnknownProcess, VersionMismatch, to_wire
+from ipc.frames import HEADER, MAX_FRAME, frame
 from ipc.messages import Emitted, Result
 from ipc.protocol import Abandon, Answer, Credit, End, Failure, Request, StreamEvent, ToDaemon
-from ipc.syscalls import Logs, Nice, Ping
-from llmosd import AsyncClient, Client
+from ipc.syscalls import Logs, Nice, Ping, Submitted
+from llmosd import AsyncClient, Client, Task
+from llmosd.async_client import AsyncTask
 from llmosd.session import CREDIT, Pending, Session, received
 
 GONE = ConnectionLost("gone")
@@ -54,6 +56,14 @@ def test_a_call_that_cannot_be_encoded_takes_no_id(session):
     with pytest.raises(LlmosError):
         session.open(Ping(object()))
     assert session.open(Ping())[0].number == 1
+
+
+def test_a_call_that_no_frame_can_hold_is_not_sent_and_takes_no_id(session, monkeypatch):
+    """The daemon would cut off who sends it, and end all its attached tasks."""
+    monkeypatch.setattr(llmosd.session, "MAX_FRAME", 1000)
+    with pytest.raises(FrameTooLarge, match="a Ping"):
+        session.open(Ping("x" * 1000))
+    assert session.open(Ping("x" * 900))[0].number == 1
 
 
 def test_the_error_of_a_call_is_raised_where_its_answer_is_read(session):
@@ -138,6 +148,47 @@ def test_the_calls_of_the_asynchronous_client_are_coroutine_functions_and_those_
         assert inspect.iscoroutinefunction(getattr(AsyncClient, name))
         assert inspect.iscoroutinefunction(getattr(AsyncClient("/x"), name))
         assert not inspect.iscoroutinefunction(getattr(Client, name))
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+async def test_a_task_is_cancelled_only_by_the_connection_that_found_it_and_while_it_has_a_process(kind: type) -> None:
+    """In another life of the daemon its pid may be that of anybody."""
+    client, killed = kind("/x"), []
+
+    async def kill(pid: int) -> None:
+        killed.append(pid)
+
+    client.kill = kill if kind is AsyncClient else killed.append
+
+    async def cancelled(submitted: Submitted, lost: bool = False) -> None:
+        pending = Pending(1, Ping(), streams=True)
+        if lost:
+            pending.lose(GONE)
+        task = AsyncTask(client, None, pending, submitted) if kind is AsyncClient else Task(client, pending, submitted)
+        if (done := task.cancel()) is not None:
+            await done
+
+    await cancelled(Submitted("a", 0))
+    assert killed == []
+    await cancelled(Submitted("a", 7))
+    assert killed == [7]
+    with pytest.raises(ConnectionLost):
+        await cancelled(Submitted("a", 8), lost=True)
+    assert killed == [7]
+
+
+# ---- a daemon that breaks the frames
+
+
+def test_a_client_that_lost_the_border_of_the_frames_reads_no_more():
+    client, (ours, theirs) = Client("/x"), socket.socketpair()
+    client._connection = ours
+    theirs.sendall(HEADER.pack(MAX_FRAME + 1) + frame(encode(Answer(2, ["pong"]))))
+    with pytest.raises(FrameTooLarge):
+        client.ping()
+    with pytest.raises(ConnectionLost, match="not connected"):
+        client.ping()
+    theirs.close()
 
 
 # ---- a daemon that does not welcome

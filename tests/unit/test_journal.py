@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import random
@@ -17,6 +18,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from ipc.codec import encode
@@ -219,6 +221,7 @@ async def test_a_task_is_given_up_after_so_many_deaths_of_the_daemon_and_not_aft
         found = await opened.find(one.id)
         assert found is not None
         assert (found.reason, found.error, opened.pending) == ("failed", "TooManyAttempts", [])
+        assert found.attempt == 5  # it was not begun once more
 
 
 async def test_a_second_daemon_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
@@ -284,10 +287,24 @@ async def test_a_journal_of_a_newer_version_is_refused_and_left_as_it_is(tmp_pat
     assert (tmp_path / FILE).read_bytes() == before
 
 
-def kept_aside(folder: Path) -> list[bytes]:
+def paths_kept_aside(folder: Path) -> list[Path]:
     """The journals that were found damaged, without their logs."""
-    paths = folder.glob(f"{FILE}.damaged-*")
-    return [path.read_bytes() for path in paths if not path.name.endswith(("-shm", "-wal"))]
+    return [path for path in folder.glob(f"{FILE}.damaged-*") if not path.name.endswith(("-shm", "-wal"))]
+
+
+def kept_aside(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in paths_kept_aside(folder)]
+
+
+async def test_a_database_of_another_program_is_kept_aside_and_not_written_into(tmp_path: Path) -> None:
+    with contextlib.closing(apsw.Connection(str(tmp_path / FILE))) as db:
+        db.execute("CREATE TABLE tasks (theirs); INSERT INTO tasks VALUES (5)")
+    async with desk(tmp_path) as opened:
+        assert isinstance(await opened.accept(task()), Accepted)
+    (aside,) = paths_kept_aside(tmp_path)
+    with contextlib.closing(apsw.Connection(str(aside))) as db:
+        assert list(db.execute("SELECT * FROM tasks")) == [(5,)]
+        assert list(db.execute("SELECT count(*) FROM sqlite_schema")) == [(1,)]
 
 
 def scribble(data: bytes) -> bytes:

@@ -8,9 +8,14 @@ from typing import Any
 
 import pytest
 
+from ipc.codec import decode, encode
 from ipc.errors import FrameTooLarge, LlmosError, SlowReader
 from ipc.frames import HEADER, FrameDecoder, frame
+from ipc.messages import Log
+from ipc.protocol import VERSION, Failure, FromDaemon, Hello, RawAnswer, Request, StreamEvent
+from ipc.syscalls import Logs, Ping
 from ipc.transport import FramedProtocol
+from kernel import server as kernel_server
 from kernel.kernel import Kernel
 from kernel.server import Connection
 
@@ -164,6 +169,29 @@ async def test_a_client_that_does_not_read_answers_may_not_ask_for_more(kernel: 
     transport.closing = True
     connection.resume_writing()
     assert len(transport.log) == 2
+    connection.connection_lost(None)
+
+
+async def test_what_no_frame_can_hold_is_an_error_of_that_request_alone(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_server, "MAX_FRAME", 1000)
+    connection, transport = Connection(kernel, set()), FakeTransport()
+    connection.connection_made(transport)
+    connection.data_received(frame(encode(Hello(VERSION, "someone"))))
+    process = connection._process
+    assert process is not None
+    asked = [Request(1, Ping("x" * 1000)), Request(2, Ping("y")), Request(3, Logs(process.pid, 10))]
+    connection.data_received(b"".join(frame(encode(one)) for one in asked))
+    for text in ("x" * 1000, "not seen"):  # whose stream was ended is told no more
+        process.write_log(Log(process.pid, 0.0, "info", text))
+    connection.data_received(frame(encode(Request(4, Ping("z")))))
+    connection.flush()
+    said = [decode(payload, FromDaemon) for payload in payloads(transport)]
+    failures = {one.id: one.error.code for one in said if isinstance(one, Failure)}
+    assert failures == {1: "FrameTooLarge", 3: "FrameTooLarge"}
+    assert [one.id for one in said if isinstance(one, RawAnswer)] == [2, 3, 4]
+    assert not [one for one in said if isinstance(one, StreamEvent)]
     connection.connection_lost(None)
 
 
