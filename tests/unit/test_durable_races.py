@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
 import apsw
+import msgspec
 import pytest
 
 from ipc.errors import NotACall, TimedOut
 from ipc.messages import Message
 from ipc.syscalls import Resume, Send, Suspend
 from kernel import recovery
+from kernel.durable import timeouts
 from kernel.gate import BURST
 from kernel.journal import histories
+from kernel.journal.settings import FILE
 from llmosd.context import Context
 from tests.unit.durable_world import Life, World, everywhere, nothing
 
 pytestmark = pytest.mark.real_time
+
+UNTIL = "substr(outcome, 1, 2) = x'9203'"  # msgpack of an `Until`
 
 
 def waits(life: Life, count: int) -> Callable[[], bool]:
@@ -255,3 +261,79 @@ async def test_nothing_is_left_of_senders_that_have_ended(world: World) -> None:
         assert life.system.kernel._durability is not None
         assert life.system.kernel._durability.processes._messages._reached == {}
         assert await life.rows("SELECT * FROM delivered") == []
+
+
+ANSWERS: dict[str, Callable[[Context, int], Any]] = {
+    "receive": lambda ctx, pid: ctx.receive(type="news", timeout=3600.0),
+    "select": lambda ctx, pid: ctx.receive(where=lambda message: message.type == "news", timeout=3600.0),
+    "call": lambda ctx, pid: ctx.call(pid, "question", timeout=3600.0),
+    "wait": lambda ctx, pid: ctx.wait(pid, timeout=3600.0),
+    "watch": lambda ctx, pid: ctx.shared("news").watch(0, timeout=3600.0),
+}
+
+
+@pytest.mark.parametrize("way", ANSWERS)
+async def test_what_came_in_time_is_taken_though_the_time_is_over_by_now(
+    world: World, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(timeouts, "KEPT_AFTER", 0.001)
+
+    async def child(ctx: Context, parent: int) -> str:
+        await ctx.receive(type="go")
+        if way == "call":
+            await ctx.reply(await ctx.receive(), "in time")
+        if way in ("receive", "select"):
+            await ctx.send(parent, "in time", type="news")
+        if way == "watch":
+            await ctx.shared("news", durable=True).set("in time")
+        if way != "wait":
+            await ctx.receive(type="stay")
+        return "in time"
+
+    async def waiter(ctx: Context) -> str:
+        answer = await ANSWERS[way](ctx, await ctx.spawn("child", {"parent": ctx.pid}))
+        return str(getattr(answer, "body", getattr(answer, "value", answer)))
+
+    world.agent(child)
+    program = world.agent(waiter)
+    done = {"receive": "messages", "select": "messages", "call": "replies", "watch": "regions", "wait": "processes"}
+    async with world.life() as life:
+        task = await life.submit(program)
+        while not await life.rows(f"SELECT 1 FROM calls WHERE {UNTIL}"):
+            await asyncio.sleep(0.001)
+        pids = {one.program: one.pid for one in life.system.table.alive.values()}
+        await life.system.call(Suspend(pids["waiter"]))
+        await life.system.call(Send(pids["child"], None, type="go"))
+        there = f"SELECT 1 FROM {done[way]}" + (" WHERE status NOT NULL" if way == "wait" else "")
+        while not await life.rows(there):
+            await asyncio.sleep(0.001)
+        folder = life.folder
+    with apsw.Connection(str(folder / FILE)) as db:
+        over = msgspec.msgpack.encode([3, time.time() - 1.0])
+        db.execute(f"UPDATE calls SET outcome = ? WHERE {UNTIL}", (over,))
+    async with world.life(folder) as life:
+        await life.until(lambda: pids["waiter"] in life.system.table.alive)
+        await life.system.call(Resume(pids["waiter"]))
+        assert await life.result(task) == "in time"
+
+
+async def test_a_sleep_that_was_over_is_not_slept_again_though_the_clock_went_back(world: World) -> None:
+    async def sleeper(ctx: Context) -> Any:
+        await ctx.sleep(0.001)
+        await ctx.time()
+        return (await ctx.receive()).body
+
+    program = world.agent(sleeper)
+    async with world.life() as life:
+        task = await life.submit(program)
+        await life.until(waits(life, 1))
+        await life.rows("SELECT 1")
+        (process,) = (one for one in life.system.table.alive.values() if one.program == program)
+        folder = life.folder
+    with apsw.Connection(str(folder / FILE)) as db:
+        db.execute(f"UPDATE calls SET outcome = ? WHERE {UNTIL}", (msgspec.msgpack.encode([3, time.time() + 86400.0]),))
+    async with world.life(folder) as life:
+        await life.until(waits(life, 1))
+        assert "Sleep" not in life.calls
+        await life.system.call(Send(process.pid, "awake"))
+        assert await life.result(task) == "awake"
