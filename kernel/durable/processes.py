@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import msgspec
 import structlog
 
 from ipc.codec import decode, encode
@@ -109,10 +110,10 @@ class DurableProcesses:
         pid = self._new_pid()
         child = self._history(pid, history.tree, program) if program.durable and not call.detach else None
         self._start_child(process, program, call, pid, child)
-        durable = child is not None
-        kept = self._commits.keep(
-            PutProcess(pid, history.tree.id, process.pid, program.name, program.version, durable), Count(pid=pid)
-        )
+        put = PutProcess(pid, history.tree.id, process.pid, program.name, program.version, child is not None)
+        # What it has from its parent it is to have again, which may have another one by then.
+        ranked = [Ranked(process.priority, pid)] if call.priority is None else []
+        kept = self._commits.keep(put, *ranked, Count(pid=pid))
         if child is not None:
             child.last = kept  # what it does follows its being on disk
         self._watch(self._table.alive[pid], process, call)
@@ -135,6 +136,8 @@ class DurableProcesses:
             child = self._history(pid, history.tree, program) if row.durable else None
             if child is not None:
                 child.take_up(row)
+            if row.priority is not None:
+                call = msgspec.structs.replace(call, priority=row.priority)
             self._start_child(process, program, call, pid, child)
             self._watch(self._table.alive[pid], process, call)
         except Exception as error:

@@ -337,3 +337,34 @@ async def test_a_sleep_that_was_over_is_not_slept_again_though_the_clock_went_ba
         assert "Sleep" not in life.calls
         await life.system.call(Send(process.pid, "awake"))
         assert await life.result(task) == "awake"
+
+
+async def test_a_child_has_the_priority_with_which_it_began(world: World) -> None:
+    async def child(ctx: Context) -> Any:
+        return (await ctx.receive()).body
+
+    async def parent(ctx: Context) -> list[Any]:
+        pids = [await ctx.spawn("child"), await ctx.spawn("helper"), await ctx.spawn("child", priority=-2)]
+        await ctx.nice(ctx.pid, 7)
+        pids.append(await ctx.spawn("child"))
+        return [await ctx.wait(pid) for pid in pids]
+
+    def ranks(life: Life) -> list[int]:
+        return [one.priority for one in life.system.table.alive.values() if one.program in ("child", "helper")]
+
+    world.agent(child)
+    world.agent(child, "helper", durable=False)
+    program = world.agent(parent)
+    async with world.life() as life:
+        task = await life.submit(program)
+        await life.until(waits(life, 4))
+        await life.rows("SELECT 1")
+        assert ranks(life) == [0, 0, -2, 7]
+        pids = [one.pid for one in life.system.table.alive.values() if one.program in ("child", "helper")]
+        folder = life.folder
+    async with world.life(folder) as life:
+        await life.until(waits(life, 4))
+        assert ranks(life) == [0, 0, -2, 7]
+        for pid in pids:
+            await life.system.call(Send(pid, "end"))
+        assert await life.result(task) == ["end"] * 4
