@@ -61,8 +61,9 @@ class Durability:
         self.commits = Commits(journal)
         self._arrivals = Arrivals(self._all_came)
         names.reserved = self._arrivals.names
+        links.expected = self._arrivals.pids
         messages = DurableMessages(messaging, publication, self.commits, table.alive, self._arrivals)
-        kin = DurableLinks(links, self.commits)
+        kin = DurableLinks(links, self.commits, self._arrivals)
         state = DurableState(gate, self.commits)
         self._regions = DurableRegions(shared, self.commits)
         replay = Replay(gate, self.commits, ending, shared, state)

@@ -11,7 +11,7 @@ import apsw
 import msgspec
 import pytest
 
-from ipc.errors import NotACall, TimedOut
+from ipc.errors import AgentFailed, Killed, NotACall, TimedOut
 from ipc.messages import Message
 from ipc.syscalls import Resume, Send, Suspend
 from kernel import recovery
@@ -368,3 +368,38 @@ async def test_a_child_has_the_priority_with_which_it_began(world: World) -> Non
         for pid in pids:
             await life.system.call(Send(pid, "end"))
         assert await life.result(task) == ["end"] * 4
+
+
+@pytest.mark.parametrize("way", ["monitor", "link"])
+async def test_who_begins_again_later_is_still_watched(world: World, way: str) -> None:
+    async def watcher(ctx: Context) -> Any:
+        pid = (await ctx.receive(type="pid")).body
+        if way == "link":
+            await ctx.link(pid)
+        else:
+            await ctx.monitor(pid)
+        return (await ctx.receive(type="down")).body["reason"]
+
+    async def other(ctx: Context) -> None:
+        await ctx.receive()
+        raise ValueError("as planned")
+
+    world.agent(watcher)
+    world.agent(other)
+    async with world.life() as life:
+        watching, watched = await life.submit("watcher"), await life.submit("other")
+        pids = {one.program: one.pid for one in life.system.table.alive.values()}
+        await life.system.call(Send(pids["watcher"], pids["other"], type="pid"))
+        await life.until(waits(life, 3))
+        await life.rows("SELECT 1")
+        folder = life.folder
+    async with world.life(folder) as life:
+        await life.until(waits(life, 2))
+        await life.system.call(Send(pids["other"], None))
+        with pytest.raises(AgentFailed, match="as planned"):
+            await life.result(watched)
+        if way == "link":
+            with pytest.raises(Killed, match="linked"):
+                await life.result(watching)
+        else:
+            assert await life.result(watching) == "failed"
