@@ -19,7 +19,6 @@ from kernel.durable.arrivals import Arrivals
 from kernel.durable.commits import Commits
 from kernel.durable.history import History, Key
 from kernel.durable.outcome import Asked, Outcome, Value
-from kernel.journal.changes import Count
 from kernel.process import Process
 from kernel.supervision.links import Links
 
@@ -35,8 +34,12 @@ class DurableLinks:
     async def monitor(self, process: Process, call: Monitor, key: Key) -> int:
         assert process.durable is not None
         ref = self._links.monitor(process, call, process.durable.number(key))
-        self._commits.keep(Count(pid=call.pid))  # no other process is to have this pid in a later life
+        self._commits.remember(call.pid)
         return ref
+
+    async def link(self, process: Process, call: Link, key: Key) -> None:
+        self._links.link(process, call)
+        self._commits.remember(call.pid)
 
     # ---- of a call that was completed before
 

@@ -403,3 +403,36 @@ async def test_who_begins_again_later_is_still_watched(world: World, way: str) -
                 await life.result(watching)
         else:
             assert await life.result(watching) == "failed"
+
+
+KNOWN: dict[str, Callable[[Context, int], Any]] = {
+    "link": lambda ctx, pid: ctx.link(pid),
+    "monitor": lambda ctx, pid: ctx.monitor(pid),
+    "send": lambda ctx, pid: ctx.send(pid, "hello"),
+    "call": lambda ctx, pid: ctx.call(pid, "question"),
+    "wait": lambda ctx, pid: ctx.wait(pid),
+}
+
+
+@pytest.mark.parametrize("way", KNOWN)
+async def test_nobody_has_the_pid_in_the_next_life_of_whom_a_durable_agent_has_to_do_with(
+    world: World, way: str
+) -> None:
+    async def other(ctx: Context) -> None:
+        await ctx.sleep(1e6)
+
+    async def agent(ctx: Context) -> None:
+        await KNOWN[way](ctx, (await ctx.receive()).body)
+
+    program = world.agent(other, durable=False)
+    world.agent(agent)
+    async with world.life() as life:
+        await life.submit("agent")
+        (process,) = (one for one in life.system.table.alive.values() if one.program == "agent")
+        known = life.system.spawn(program)
+        await life.system.call(Send(process.pid, known.pid))
+        await life.until(lambda: life.calls.get(way.capitalize()))
+        await life.rows("SELECT 1")
+        folder = life.folder
+    async with world.life(folder) as life:
+        assert life.system.spawn(program).pid > known.pid
