@@ -53,7 +53,8 @@ class Links:
         if call.pid == process.pid:
             raise InvalidCall(f"process {process.pid} monitors itself, and could not be told")
         target = self._table.alive.get(call.pid) or self._table.ended.get(call.pid)
-        if target is None and (call.pid in self.expected or not 0 < call.pid <= self._table.last_pid):
+        known = type(call.pid) is int and 0 < call.pid <= self._table.last_pid and call.pid not in self.expected
+        if target is None and not known:
             raise self._table.unknown(call.pid)
         if not ref:
             self._last_ref += 1
