@@ -24,7 +24,7 @@ from ipc.errors import (
     from_wire,
     to_wire,
 )
-from ipc.syscalls import Checkpoint, Reference, Sleep, Syscall, UseTool, WriteLog
+from ipc.syscalls import Call, Checkpoint, Reference, Sleep, Syscall, UseTool, WriteLog
 from kernel.durable import timeouts
 from kernel.durable.commits import Commits
 from kernel.durable.history import History, Key
@@ -222,6 +222,8 @@ class Replay:
     async def _recall(
         self, process: Process, thread: Thread, call: Syscall, key: Key, question: Asked, outcome: Outcome
     ) -> Any:
+        if type(call) is Call and isinstance(outcome, Failure | Cancelled):
+            _of(process).give_up(key)
         match outcome:
             case Cancelled():  # it comes again, from wherever it came
                 await _for_ever(thread, "its cancellation, as before")

@@ -220,6 +220,39 @@ async def test_a_call_that_was_not_answered_before_a_checkpoint_is_answered_afte
         assert await life.result(serving) == "done"
 
 
+async def test_a_reply_to_who_gave_up_in_an_earlier_life_is_a_dead_letter_too(world: World) -> None:
+    async def slow(ctx: Context) -> None:
+        questions = [await ctx.receive(type="ask") for _ in range(2)]
+        await ctx.receive(type="go")
+        for question in questions:
+            await ctx.reply(question, "late")
+        await ctx.receive()
+
+    async def hasty(ctx: Context, pid: int) -> None:
+        with pytest.raises(TimedOut):
+            await ctx.call(pid, "question", type="ask", timeout=0.01)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await ctx.call(pid, "question", type="ask")
+        await ctx.receive()
+
+    world.agent(slow)
+    world.agent(hasty)
+    async with world.life() as life:
+        await life.submit("slow")
+        (process,) = (one for one in life.system.table.alive.values() if one.program == "slow")
+        await life.submit("hasty", pid=process.pid)
+        await life.until(waits(life, 4))
+        await life.rows("SELECT 1")
+        folder = life.folder
+    async with world.life(folder) as life:
+        await life.until(waits(life, 2))
+        await life.system.call(Send(process.pid, None, type="go"))
+        await life.until(waits(life, 3))
+        assert life.system.kernel.messaging.dead_letters.counts["the caller no longer waits"] == 2
+        assert await life.rows("SELECT * FROM replies") == []
+
+
 async def test_nothing_is_left_of_senders_that_have_ended(world: World) -> None:
     async def client(ctx: Context, pid: int) -> None:
         await ctx.send(pid, "hello")
