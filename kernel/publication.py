@@ -13,8 +13,8 @@ import msgspec
 
 from ipc.messages import Message
 from ipc.syscalls import Publish, Subscribe, Unsubscribe
-from kernel.checks import check_seconds
-from kernel.envelopes import check_heading, envelope, within_bounds
+from kernel.checks import check_seconds, check_text
+from kernel.envelopes import MAX_TYPE, check_heading, envelope, within_bounds
 from kernel.gate import Gate
 from kernel.messaging import Messaging
 from kernel.process import Process
@@ -60,6 +60,7 @@ class Publication:
         return box.put(message)
 
     def subscribe(self, process: Process, call: Subscribe) -> None:
+        check_text(call.pattern, "a pattern", MAX_TYPE)
         self._topics.subscribe(process, call.pattern)
 
     def unsubscribe(self, process: Process, call: Unsubscribe) -> None:

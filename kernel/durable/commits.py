@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from ipc.errors import LlmosError
-from kernel.journal.changes import Change
+from kernel.journal.changes import Change, Count
 from kernel.journal.journal import Journal
 from kernel.thread import PARK, Thread
 
@@ -25,12 +25,19 @@ class Commits:
         self.asked = self.done = 0
         self._waiting: list[tuple[int, int, Thread]] = []
         self._count = 0
+        self._last_pid = 0  # the highest that was kept from later lives
 
     def keep(self, *changes: Change) -> int:
         """Have `changes` written; the number of the commit. What is asked for in one turn is one transaction."""
         self.asked += 1
         self._journal.keep(changes, partial(self._written, self.asked))
         return self.asked
+
+    def remember(self, pid: int) -> None:
+        """Give the pid of a process, which a durable one knows by now, to no other process in later lives."""
+        if pid > self._last_pid:
+            self._last_pid = pid
+            self.keep(Count(pid=pid))
 
     async def reach(self, thread: Thread, number: int) -> None:
         """Return when commit `number` is on the disk."""

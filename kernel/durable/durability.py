@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ipc.syscalls import Call, Generate, Link, Monitor, Publish, Receive, Reply, Send, Spawn, Unlink
+from ipc.syscalls import Call, Generate, Link, Monitor, Publish, Receive, Reply, Send, Spawn, Unlink, Wait
 from kernel.control import Control
 from kernel.dispatcher import Dispatcher
 from kernel.durable.arrivals import Arrivals
@@ -61,8 +61,9 @@ class Durability:
         self.commits = Commits(journal)
         self._arrivals = Arrivals(self._all_came)
         names.reserved = self._arrivals.names
+        links.expected = self._arrivals.pids
         messages = DurableMessages(messaging, publication, self.commits, table.alive, self._arrivals)
-        kin = DurableLinks(links, self.commits)
+        kin = DurableLinks(links, self.commits, self._arrivals)
         state = DurableState(gate, self.commits)
         self._regions = DurableRegions(shared, self.commits)
         replay = Replay(gate, self.commits, ending, shared, state)
@@ -71,9 +72,9 @@ class Durability:
             gate, self.commits, self._arrivals, messages, lifecycle, ending, table, programs, dispatcher, context
         )
         replay.handlers.update({Send: messages.send, Call: messages.call, Reply: messages.reply})
-        replay.handlers.update({Publish: messages.publish, Spawn: processes.spawn})
+        replay.handlers.update({Publish: messages.publish, Spawn: processes.spawn, Wait: processes.wait})
         replay.handlers.update(dict.fromkeys(state.kept, state.change))
-        replay.handlers[Monitor] = kin.monitor
+        replay.handlers.update({Monitor: kin.monitor, Link: kin.link})
         replay.again.update({Monitor: kin.monitored, Link: kin.linked, Unlink: kin.unlinked})
         replay.again.update({Receive: messages.received, Reply: messages.replied, Spawn: processes.spawned})
         self._replay = replay

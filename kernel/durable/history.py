@@ -131,6 +131,10 @@ class History:
         text = f"{self.call_id(key)}/{which}"
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) % DERIVED
 
+    def give_up(self, key: Key) -> None:
+        """The reply to a call comes too late."""
+        self.given_up.add(self.message(key))
+
     def message(self, key: Key, recipient: object = "") -> int:
         """The id of the message that a call sends; of one of its messages, if it sends several."""
         return DERIVED | self.number(key, recipient)

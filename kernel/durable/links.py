@@ -6,17 +6,19 @@ transaction which keeps that end, so that it is told once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
 from ipc.codec import decode
 from ipc.errors import LlmosError, MalformedFrame
 from ipc.messages import Message
 from ipc.syscalls import DOWN, Link, Monitor, Unlink
+from kernel.durable.arrivals import Arrivals
 from kernel.durable.commits import Commits
 from kernel.durable.history import History, Key
 from kernel.durable.outcome import Asked, Outcome, Value
-from kernel.journal.changes import Count
 from kernel.process import Process
 from kernel.supervision.links import Links
 
@@ -24,30 +26,43 @@ from kernel.supervision.links import Links
 class DurableLinks:
     """Monitor, link and unlink."""
 
-    def __init__(self, links: Links, commits: Commits) -> None:
+    def __init__(self, links: Links, commits: Commits, arrivals: Arrivals) -> None:
         self._links = links
         self._commits = commits
+        self._arrivals = arrivals
 
     async def monitor(self, process: Process, call: Monitor, key: Key) -> int:
         assert process.durable is not None
         ref = self._links.monitor(process, call, process.durable.number(key))
-        self._commits.keep(Count(pid=call.pid))  # no other process is to have this pid in a later life
+        self._commits.remember(call.pid)
         return ref
+
+    async def link(self, process: Process, call: Link, key: Key) -> None:
+        self._links.link(process, call)
+        self._commits.remember(call.pid)
 
     # ---- of a call that was completed before
 
     async def monitored(self, process: Process, call: Monitor, ref: int) -> None:
         """Whoever is gone with the daemon is told of, unless that was told before."""
         if not _told(process, ref):
-            with suppress(LlmosError):
-                self._links.monitor(process, call, ref)
+            await self._tie(partial(self._links.monitor, process, call, ref))
 
     async def linked(self, process: Process, call: Link, answer: None) -> None:
-        with suppress(LlmosError):  # it ended, and well
-            self._links.link(process, call)
+        await self._tie(partial(self._links.link, process, call))
 
     async def unlinked(self, process: Process, call: Unlink, answer: None) -> None:
         self._links.unlink(process, call)
+
+    async def _tie(self, make: Callable[[], Any]) -> None:
+        """Call `make`, once the other process has begun again; not if it ended, and well."""
+        while True:
+            try:
+                make()
+            except LlmosError as error:
+                if await self._arrivals.resolve(error):
+                    continue
+            return
 
 
 def _told(process: Process, ref: int) -> bool:

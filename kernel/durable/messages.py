@@ -57,6 +57,7 @@ class DurableMessages:
     async def send(self, process: Process, call: Send, key: Key) -> int:
         recipient = self._messaging.recipient(call.to)
         if recipient.durable is None:
+            self._commits.remember(recipient.pid)
             answer = self._messaging.send(process, call)
             return answer if isinstance(answer, int) else await answer
         number = _of(process).message(key)
@@ -94,6 +95,7 @@ class DurableMessages:
             return self._take(number)
         recipient = self._messaging.recipient(call.to)
         if recipient.durable is None:
+            self._commits.remember(recipient.pid)
             return await self._messaging.call(process, call)
         if recipient is process:
             raise InvalidCall(f"process {process.pid} calls itself, and would wait for its own reply for ever")

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import msgspec
 import structlog
 
 from ipc.codec import decode, encode
 from ipc.errors import HistoryDamaged, LlmosError, MalformedFrame, to_wire
 from ipc.messages import Message
-from ipc.syscalls import ExitStatus, MemorySet, Register, Spawn, Subscribe
+from ipc.syscalls import ExitStatus, MemorySet, Register, Spawn, Subscribe, Wait
 from kernel.dispatcher import Dispatcher
 from kernel.durable.arrivals import Arrivals
 from kernel.durable.commits import Commits, Receipt
@@ -26,7 +27,7 @@ from kernel.durable.messages import DurableMessages
 from kernel.durable.outcome import declared
 from kernel.ending import Ending
 from kernel.gate import Gate
-from kernel.journal.changes import Change, ChildEnded, Count, PutName, PutProcess, Ranked, Suspended, TaskEnded
+from kernel.journal.changes import Change, ChildEnded, PutName, PutProcess, Ranked, Suspended, TaskEnded
 from kernel.journal.histories import Row
 from kernel.lifecycle import Lifecycle
 from kernel.mailbox import CAPACITY
@@ -109,10 +110,11 @@ class DurableProcesses:
         pid = self._new_pid()
         child = self._history(pid, history.tree, program) if program.durable and not call.detach else None
         self._start_child(process, program, call, pid, child)
-        durable = child is not None
-        kept = self._commits.keep(
-            PutProcess(pid, history.tree.id, process.pid, program.name, program.version, durable), Count(pid=pid)
-        )
+        put = PutProcess(pid, history.tree.id, process.pid, program.name, program.version, child is not None)
+        # What it has from its parent it is to have again, which may have another one by then.
+        ranked = [Ranked(process.priority, pid)] if call.priority is None else []
+        self._commits.remember(pid)
+        kept = self._commits.keep(put, *ranked)
         if child is not None:
             child.last = kept  # what it does follows its being on disk
         self._watch(self._table.alive[pid], process, call)
@@ -135,6 +137,8 @@ class DurableProcesses:
             child = self._history(pid, history.tree, program) if row.durable else None
             if child is not None:
                 child.take_up(row)
+            if row.priority is not None:
+                call = msgspec.structs.replace(call, priority=row.priority)
             self._start_child(process, program, call, pid, child)
             self._watch(self._table.alive[pid], process, call)
         except Exception as error:
@@ -146,6 +150,13 @@ class DurableProcesses:
                     why = f"process {pid} ({call.program}), to which it was linked, ended ({status.reason})"
                     self._ending.end(process, ABNORMAL, why)
             self._arrivals.came(pid)
+
+    async def wait(self, process: Process, call: Wait, key: Key) -> ExitStatus:
+        """The same as for any process; a later life may have to wait on."""
+        if call.pid in self._table.alive:
+            self._commits.remember(call.pid)
+        status: ExitStatus = await self._gate.answer(process, call)
+        return status
 
     def process_ended(self, process: Process) -> None:
         """Hold on to nothing of what has ended: it is remembered for a while, and knows its task."""

@@ -24,7 +24,7 @@ from ipc.errors import (
     from_wire,
     to_wire,
 )
-from ipc.syscalls import Checkpoint, Reference, Sleep, Syscall, UseTool, WriteLog
+from ipc.syscalls import Call, Checkpoint, Reference, Sleep, Syscall, UseTool, WriteLog
 from kernel.durable import timeouts
 from kernel.durable.commits import Commits
 from kernel.durable.history import History, Key
@@ -111,7 +111,7 @@ class Replay:
             if rule in FIRST:
                 await self._commits.reach(thread, history.last)
             if type(call) is Sleep:
-                self._keep(history, key, question, Until(time.time() + _seconds(call)))
+                self._keep(history, key, question, Until(time.time() + timeouts.seconds(call)))
             answer = await self._perform(process, call, key, question)
             outcome = self._outcome(process, call, answer)
         except asyncio.CancelledError:
@@ -222,11 +222,15 @@ class Replay:
     async def _recall(
         self, process: Process, thread: Thread, call: Syscall, key: Key, question: Asked, outcome: Outcome
     ) -> Any:
+        if type(call) is Call and isinstance(outcome, Failure | Cancelled):
+            _of(process).give_up(key)
         match outcome:
             case Cancelled():  # it comes again, from wherever it came
                 await _for_ever(thread, "its cancellation, as before")
             case Until(due=due) if type(call) is Sleep:
-                return await self._sleep_on(process, call, key, question, due)
+                if not _of(process).replays(thread.path):  # else it was over, whatever the clock says by now
+                    await self._sleep_on(process, call, key, question, due)
+                return None
             case Until(due=due):
                 rule = RULES[type(call)]
                 return await self._made(process, thread, timeouts.rest(call, due), key, question, rule)
@@ -248,9 +252,9 @@ class Replay:
             await again(process, call, answer)
         return answer
 
-    async def _sleep_on(self, process: Process, call: Syscall, key: Key, question: Asked, due: float) -> None:
+    async def _sleep_on(self, process: Process, call: Sleep, key: Key, question: Asked, due: float) -> None:
         """Sleep for the rest; if the clock was set back meanwhile, for no longer than was asked for."""
-        rest = min(max(due - time.time(), 0.0), _seconds(call))
+        rest = min(max(due - time.time(), 0.0), timeouts.seconds(call))
         try:
             await self._gate.call(process, Sleep(rest))
         except asyncio.CancelledError:
@@ -274,12 +278,6 @@ def _of(process: Process) -> History:
 def _unreadable(process: Process, key: Key, error: LlmosError) -> HistoryDamaged:
     where = f"call {key.number} of thread {key.thread} of process {process.pid}"
     return HistoryDamaged(f"{where} cannot be read in the journal: {error.message}", pid=process.pid)
-
-
-def _seconds(call: Syscall) -> float:
-    """How long a sleep lasts; what is no time is refused by the call itself."""
-    seconds = cast(Sleep, call).seconds
-    return seconds if isinstance(seconds, int | float) and seconds >= 0 else 0.0
 
 
 async def _give_way(process: Process, thread: Thread) -> None:

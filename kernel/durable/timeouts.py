@@ -11,10 +11,15 @@ import time
 
 import msgspec
 
-from ipc.syscalls import Call, Receive, SharedWatch, Syscall, Wait, WaitForEvent
+from ipc.syscalls import Call, Receive, SharedWatch, Sleep, Syscall, Wait, WaitForEvent
 
 KEPT_AFTER = 1.0  # seconds
 TIMED = (Call, Receive, Wait, SharedWatch, WaitForEvent)
+
+
+def seconds(call: Sleep) -> float:
+    """How long a sleep lasts; what is no time is refused by the call itself."""
+    return call.seconds if isinstance(call.seconds, int | float) and call.seconds >= 0 else 0.0
 
 
 def due(call: Syscall) -> float | None:

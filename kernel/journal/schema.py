@@ -112,7 +112,7 @@ CREATE TABLE counters (          -- one row: the highest number of each kind tha
 INSERT INTO counters VALUES (0, 0, 0);
 """
 
-THIRD = "ALTER TABLE processes ADD COLUMN priority INTEGER"  # that `nice` gave it; NULL: it has the one it began with
+THIRD = "ALTER TABLE processes ADD COLUMN priority INTEGER"  # NULL: the one that its call says
 
 FOURTH = """
 ALTER TABLE processes ADD COLUMN owed BLOB;  -- msgpack of the messages of calls not answered at the last checkpoint

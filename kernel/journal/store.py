@@ -215,10 +215,11 @@ class Store:
 
     def pending(self) -> Iterator[Accepted]:
         """All tasks that have not ended, in the order of their acceptance."""
+        # The plus keeps SQLite from looking through all first processes for each task.
         query = (
             "SELECT tasks.program, owner, key, call, submitted, tasks.id, attempt, coalesce(pid, 0), "
             "coalesce(version, '') "
-            "FROM tasks LEFT JOIN processes ON processes.task = tasks.id AND parent = 0 AND durable "
+            "FROM tasks LEFT JOIN processes ON processes.task = tasks.id AND +parent = 0 AND durable "
             "WHERE ended IS NULL ORDER BY tasks.id"
         )
         for row in self.db.execute(query):

@@ -5,6 +5,7 @@ Its handlers are called by the gate. Both are told of every way a process can en
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import TypeVar
 
 from ipc.errors import InvalidCall
@@ -33,6 +34,7 @@ class Links:
         self._held: dict[Process, dict[int, None]] = {}  # references, by who is told
         self._watched: dict[Process, dict[int, None]] = {}  # references, by whom they are of
         self._last_ref = 0
+        self.expected: Container[int] = ()  # pids of processes that are to begin again
         gate.register(
             {Link: self.link, Unlink: self.unlink, Monitor: self.monitor, Demonitor: self.demonitor},
         )
@@ -51,7 +53,8 @@ class Links:
         if call.pid == process.pid:
             raise InvalidCall(f"process {process.pid} monitors itself, and could not be told")
         target = self._table.alive.get(call.pid) or self._table.ended.get(call.pid)
-        if target is None and not 0 < call.pid <= self._table.last_pid:
+        known = type(call.pid) is int and 0 < call.pid <= self._table.last_pid and call.pid not in self.expected
+        if target is None and not known:
             raise self._table.unknown(call.pid)
         if not ref:
             self._last_ref += 1

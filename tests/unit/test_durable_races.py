@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
 import apsw
+import msgspec
 import pytest
 
-from ipc.errors import NotACall, TimedOut
+from ipc.errors import AgentFailed, Killed, NotACall, TimedOut
 from ipc.messages import Message
 from ipc.syscalls import Resume, Send, Suspend
 from kernel import recovery
+from kernel.durable import timeouts
 from kernel.gate import BURST
 from kernel.journal import histories
+from kernel.journal.settings import FILE
 from llmosd.context import Context
 from tests.unit.durable_world import Life, World, everywhere, nothing
 
 pytestmark = pytest.mark.real_time
+
+UNTIL = "substr(outcome, 1, 2) = x'9203'"  # msgpack of an `Until`
 
 
 def waits(life: Life, count: int) -> Callable[[], bool]:
@@ -214,6 +220,39 @@ async def test_a_call_that_was_not_answered_before_a_checkpoint_is_answered_afte
         assert await life.result(serving) == "done"
 
 
+async def test_a_reply_to_who_gave_up_in_an_earlier_life_is_a_dead_letter_too(world: World) -> None:
+    async def slow(ctx: Context) -> None:
+        questions = [await ctx.receive(type="ask") for _ in range(2)]
+        await ctx.receive(type="go")
+        for question in questions:
+            await ctx.reply(question, "late")
+        await ctx.receive()
+
+    async def hasty(ctx: Context, pid: int) -> None:
+        with pytest.raises(TimedOut):
+            await ctx.call(pid, "question", type="ask", timeout=0.01)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await ctx.call(pid, "question", type="ask")
+        await ctx.receive()
+
+    world.agent(slow)
+    world.agent(hasty)
+    async with world.life() as life:
+        await life.submit("slow")
+        (process,) = (one for one in life.system.table.alive.values() if one.program == "slow")
+        await life.submit("hasty", pid=process.pid)
+        await life.until(waits(life, 4))
+        await life.rows("SELECT 1")
+        folder = life.folder
+    async with world.life(folder) as life:
+        await life.until(waits(life, 2))
+        await life.system.call(Send(process.pid, None, type="go"))
+        await life.until(waits(life, 3))
+        assert life.system.kernel.messaging.dead_letters.counts["the caller no longer waits"] == 2
+        assert await life.rows("SELECT * FROM replies") == []
+
+
 async def test_nothing_is_left_of_senders_that_have_ended(world: World) -> None:
     async def client(ctx: Context, pid: int) -> None:
         await ctx.send(pid, "hello")
@@ -255,3 +294,178 @@ async def test_nothing_is_left_of_senders_that_have_ended(world: World) -> None:
         assert life.system.kernel._durability is not None
         assert life.system.kernel._durability.processes._messages._reached == {}
         assert await life.rows("SELECT * FROM delivered") == []
+
+
+ANSWERS: dict[str, Callable[[Context, int], Any]] = {
+    "receive": lambda ctx, pid: ctx.receive(type="news", timeout=3600.0),
+    "select": lambda ctx, pid: ctx.receive(where=lambda message: message.type == "news", timeout=3600.0),
+    "call": lambda ctx, pid: ctx.call(pid, "question", timeout=3600.0),
+    "wait": lambda ctx, pid: ctx.wait(pid, timeout=3600.0),
+    "watch": lambda ctx, pid: ctx.shared("news").watch(0, timeout=3600.0),
+}
+
+
+@pytest.mark.parametrize("way", ANSWERS)
+async def test_what_came_in_time_is_taken_though_the_time_is_over_by_now(
+    world: World, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(timeouts, "KEPT_AFTER", 0.001)
+
+    async def child(ctx: Context, parent: int) -> str:
+        await ctx.receive(type="go")
+        if way == "call":
+            await ctx.reply(await ctx.receive(), "in time")
+        if way in ("receive", "select"):
+            await ctx.send(parent, "in time", type="news")
+        if way == "watch":
+            await ctx.shared("news", durable=True).set("in time")
+        if way != "wait":
+            await ctx.receive(type="stay")
+        return "in time"
+
+    async def waiter(ctx: Context) -> str:
+        answer = await ANSWERS[way](ctx, await ctx.spawn("child", {"parent": ctx.pid}))
+        return str(getattr(answer, "body", getattr(answer, "value", answer)))
+
+    world.agent(child)
+    program = world.agent(waiter)
+    done = {"receive": "messages", "select": "messages", "call": "replies", "watch": "regions", "wait": "processes"}
+    async with world.life() as life:
+        task = await life.submit(program)
+        while not await life.rows(f"SELECT 1 FROM calls WHERE {UNTIL}"):
+            await asyncio.sleep(0.001)
+        pids = {one.program: one.pid for one in life.system.table.alive.values()}
+        await life.system.call(Suspend(pids["waiter"]))
+        await life.system.call(Send(pids["child"], None, type="go"))
+        there = f"SELECT 1 FROM {done[way]}" + (" WHERE status NOT NULL" if way == "wait" else "")
+        while not await life.rows(there):
+            await asyncio.sleep(0.001)
+        folder = life.folder
+    with apsw.Connection(str(folder / FILE)) as db:
+        over = msgspec.msgpack.encode([3, time.time() - 1.0])
+        db.execute(f"UPDATE calls SET outcome = ? WHERE {UNTIL}", (over,))
+    async with world.life(folder) as life:
+        await life.until(lambda: pids["waiter"] in life.system.table.alive)
+        await life.system.call(Resume(pids["waiter"]))
+        assert await life.result(task) == "in time"
+
+
+async def test_a_sleep_that_was_over_is_not_slept_again_though_the_clock_went_back(world: World) -> None:
+    async def sleeper(ctx: Context) -> Any:
+        await ctx.sleep(0.001)
+        await ctx.time()
+        return (await ctx.receive()).body
+
+    program = world.agent(sleeper)
+    async with world.life() as life:
+        task = await life.submit(program)
+        await life.until(waits(life, 1))
+        await life.rows("SELECT 1")
+        (process,) = (one for one in life.system.table.alive.values() if one.program == program)
+        folder = life.folder
+    with apsw.Connection(str(folder / FILE)) as db:
+        db.execute(f"UPDATE calls SET outcome = ? WHERE {UNTIL}", (msgspec.msgpack.encode([3, time.time() + 86400.0]),))
+    async with world.life(folder) as life:
+        await life.until(waits(life, 1))
+        assert "Sleep" not in life.calls
+        await life.system.call(Send(process.pid, "awake"))
+        assert await life.result(task) == "awake"
+
+
+async def test_a_child_has_the_priority_with_which_it_began(world: World) -> None:
+    async def child(ctx: Context) -> Any:
+        return (await ctx.receive()).body
+
+    async def parent(ctx: Context) -> list[Any]:
+        pids = [await ctx.spawn("child"), await ctx.spawn("helper"), await ctx.spawn("child", priority=-2)]
+        await ctx.nice(ctx.pid, 7)
+        pids.append(await ctx.spawn("child"))
+        return [await ctx.wait(pid) for pid in pids]
+
+    def ranks(life: Life) -> list[int]:
+        return [one.priority for one in life.system.table.alive.values() if one.program in ("child", "helper")]
+
+    world.agent(child)
+    world.agent(child, "helper", durable=False)
+    program = world.agent(parent)
+    async with world.life() as life:
+        task = await life.submit(program)
+        await life.until(waits(life, 4))
+        await life.rows("SELECT 1")
+        assert ranks(life) == [0, 0, -2, 7]
+        pids = [one.pid for one in life.system.table.alive.values() if one.program in ("child", "helper")]
+        folder = life.folder
+    async with world.life(folder) as life:
+        await life.until(waits(life, 4))
+        assert ranks(life) == [0, 0, -2, 7]
+        for pid in pids:
+            await life.system.call(Send(pid, "end"))
+        assert await life.result(task) == ["end"] * 4
+
+
+@pytest.mark.parametrize("way", ["monitor", "link"])
+async def test_who_begins_again_later_is_still_watched(world: World, way: str) -> None:
+    async def watcher(ctx: Context) -> Any:
+        pid = (await ctx.receive(type="pid")).body
+        if way == "link":
+            await ctx.link(pid)
+        else:
+            await ctx.monitor(pid)
+        return (await ctx.receive(type="down")).body["reason"]
+
+    async def other(ctx: Context) -> None:
+        await ctx.receive()
+        raise ValueError("as planned")
+
+    world.agent(watcher)
+    world.agent(other)
+    async with world.life() as life:
+        watching, watched = await life.submit("watcher"), await life.submit("other")
+        pids = {one.program: one.pid for one in life.system.table.alive.values()}
+        await life.system.call(Send(pids["watcher"], pids["other"], type="pid"))
+        await life.until(waits(life, 3))
+        await life.rows("SELECT 1")
+        folder = life.folder
+    async with world.life(folder) as life:
+        await life.until(waits(life, 2))
+        await life.system.call(Send(pids["other"], None))
+        with pytest.raises(AgentFailed, match="as planned"):
+            await life.result(watched)
+        if way == "link":
+            with pytest.raises(Killed, match="linked"):
+                await life.result(watching)
+        else:
+            assert await life.result(watching) == "failed"
+
+
+KNOWN: dict[str, Callable[[Context, int], Any]] = {
+    "link": lambda ctx, pid: ctx.link(pid),
+    "monitor": lambda ctx, pid: ctx.monitor(pid),
+    "send": lambda ctx, pid: ctx.send(pid, "hello"),
+    "call": lambda ctx, pid: ctx.call(pid, "question"),
+    "wait": lambda ctx, pid: ctx.wait(pid),
+}
+
+
+@pytest.mark.parametrize("way", KNOWN)
+async def test_nobody_has_the_pid_in_the_next_life_of_whom_a_durable_agent_has_to_do_with(
+    world: World, way: str
+) -> None:
+    async def other(ctx: Context) -> None:
+        await ctx.sleep(1e6)
+
+    async def agent(ctx: Context) -> None:
+        await KNOWN[way](ctx, (await ctx.receive()).body)
+
+    program = world.agent(other, durable=False)
+    world.agent(agent)
+    async with world.life() as life:
+        await life.submit("agent")
+        (process,) = (one for one in life.system.table.alive.values() if one.program == "agent")
+        known = life.system.spawn(program)
+        await life.system.call(Send(process.pid, known.pid))
+        await life.until(lambda: life.calls.get(way.capitalize()))
+        await life.rows("SELECT 1")
+        folder = life.folder
+    async with world.life(folder) as life:
+        assert life.system.spawn(program).pid > known.pid

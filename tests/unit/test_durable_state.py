@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ipc.codec import reveal
-from ipc.errors import CheckpointRefused, InvalidCall, NameTaken
+from ipc.errors import CheckpointRefused, InvalidCall, NameTaken, UnknownProcess
 from ipc.syscalls import Publish, Regions, Send, SharedDelete, SharedGet, SharedSet
 from llmosd.context import Context
 from tests.unit.durable_world import Life, World, everywhere, note
@@ -155,6 +155,26 @@ async def test_durable_regions_are_there_again_with_versions_that_go_on_growing(
     async with world.life(folder) as life:
         value, version = await life.system.call(SharedGet("book"))
         assert (reveal(value), version) == ("end", versions[2])
+
+
+@pytest.mark.parametrize(
+    ("use", "error"),
+    [
+        (lambda ctx: ctx.subscribe("half a pair \ud800"), InvalidCall),
+        (lambda ctx: ctx.subscribe("x" * 100_000), InvalidCall),
+        (lambda ctx: ctx.subscribe(5), InvalidCall),
+        (lambda ctx: ctx.monitor(1.5), UnknownProcess),
+    ],
+)
+async def test_what_no_row_can_hold_is_refused_and_the_journal_goes_on(world: World, use: Any, error: Any) -> None:
+    async def careless(ctx: Context) -> float:
+        with pytest.raises(error):
+            await use(ctx)
+        return await ctx.time()
+
+    program = world.agent(careless)
+    async with world.life() as life:
+        assert await life.run(program) <= await life.run(program)
 
 
 async def test_calls_before_the_first_checkpoint_are_made_anew_once(world: World) -> None:

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import msgspec
 import pytest
 
 from ipc.codec import encode
 from ipc.errors import JournalUnavailable, KeyReused, LlmosError, StateInUse, StateTooNew
 from ipc.syscalls import Submit
-from kernel.journal import log_file, schema, store, writer
+from kernel.journal import changes, histories, log_file, schema, store, writer
 from kernel.journal.journal import Journal
 from kernel.journal.records import Accepted, End, Kept
 from kernel.journal.settings import FILE, JournalSettings
@@ -124,6 +125,52 @@ async def test_the_first_end_of_a_task_is_the_one_that_counts(tmp_path: Path) ->
         found = await opened.find(one.id)
         assert found is not None
         assert (found.reason, found.outcome) == ("done", b"first")
+
+
+def steps(folder: Path, tasks: int) -> dict[str, int]:
+    """Instructions of SQLite's machine that a start on so many durable tasks takes, and the end of one of them."""
+    folder.mkdir()
+    opened = open_store(folder / FILE, "normal")
+    with opened.transaction():
+        rows = [msgspec.structs.replace(task(), pid=1 + 2 * number) for number in range(tasks)]
+        opened.accept(rows)
+        for row in rows:
+            child = changes.PutProcess(row.pid + 1, row.id, row.pid, "child", "", True)
+            opened.keep([child, changes.PutCall(row.pid, 0, "0", 0, b"", b""), changes.PutName(f"{row.pid}", row.pid)])
+    count = [0]
+
+    def tick() -> bool:
+        count[0] += 1
+        return False
+
+    opened.db.set_progress_handler(tick, 1)
+
+    def counted(work: Callable[[], Any]) -> int:
+        count[0] = 0
+        work()
+        return count[0]
+
+    pid, number = rows[-1].pid, rows[-1].id
+    taken = {
+        "life": counted(opened.begin_life),
+        "worn out": counted(lambda: opened.worn_out(3)),
+        "ended": counted(lambda: histories.forget_ended(opened)),
+        "opening": counted(lambda: histories.opening(opened)),
+        "pending": counted(lambda: list(opened.pending())),
+        "load": counted(lambda: histories.load(opened, number)) * tasks,
+        "child": counted(lambda: opened.keep([changes.ChildEnded(pid + 1, b"")])) * tasks,
+        "checkpoint": counted(lambda: opened.keep([changes.Checkpointed(pid, 2, b"", b"")])) * tasks,
+        "end": counted(lambda: opened.keep([changes.TaskEnded(number)])) * tasks,
+        "finish": counted(lambda: opened.finish([end(row.id, ended=1.0) for row in rows])),
+        "purge": counted(lambda: opened.purge(2.0)),
+    }
+    opened.close()
+    return taken
+
+
+def test_what_a_start_and_an_end_take_grows_no_faster_than_what_is_pending(tmp_path: Path) -> None:
+    few, many = steps(tmp_path / "few", 100), steps(tmp_path / "many", 400)
+    assert {name: taken for name, taken in many.items() if taken > 5 * few[name] + 100} == {}
 
 
 async def test_ids_grow_though_the_clock_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
