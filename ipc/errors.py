@@ -314,10 +314,25 @@ class DriverFailed(LlmosError):
 
 
 def to_wire(error: BaseException) -> ErrorInfo:
-    """The wire form of `error`. An error from outside the tree becomes `LlmosError`, with its type in the message."""
+    """The wire form of `error`. An error from outside the tree becomes `LlmosError`, with its type in the message.
+
+    It can always be encoded: of a text that cannot, such as one with half a surrogate, a replacement stands for what is
+    wrong, and other facts are left out.
+    """
     if isinstance(error, LlmosError):
-        return ErrorInfo(type(error).__name__, error.message, error.data)
-    return ErrorInfo("LlmosError", f"{type(error).__name__}: {error}")
+        info = ErrorInfo(type(error).__name__, error.message, error.data)
+    else:
+        info = ErrorInfo("LlmosError", f"{type(error).__name__}: {error}")
+    try:
+        msgspec.msgpack.encode(info)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        facts = {name: _readable(fact) for name, fact in info.data.items() if isinstance(fact, str)}
+        info = ErrorInfo(info.code, _readable(info.message), facts)
+    return info
+
+
+def _readable(text: str) -> str:
+    return text.encode(errors="replace").decode()
 
 
 def from_wire(info: ErrorInfo) -> LlmosError:

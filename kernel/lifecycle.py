@@ -69,6 +69,7 @@ class Lifecycle:
         self._names = names
         self._links = links
         self._limits = limits
+        self.when_killed: Callable[[], Coroutine[Any, Any, None]] | None = None  # awaited before a client is told of it
         self._tell_main_done = self._main_done  # one for all: a bound method made for each thread would stay with it
         gate.register({Spawn: self.spawn, Wait: self.wait, Kill: self.kill})
 
@@ -118,7 +119,14 @@ class Lifecycle:
         if target.status is not None:
             return target.status
         self._ending.end(target, "killed", f"killed by process {process.pid} ({process.program})")
+        if process.is_client and self.when_killed is not None:
+            return self._wait_until_kept(target, self.when_killed)
         return target.status if target.status is not None else self._wait(target, None)
+
+    async def _wait_until_kept(self, target: Process, kept: Callable[[], Coroutine[Any, Any, None]]) -> ExitStatus:
+        status = target.status if target.status is not None else await self._wait(target, None)
+        await kept()
+        return status
 
     # ---- for connections and the daemon
 

@@ -129,6 +129,8 @@ class Programs:
     def _load_path(self, path: Path, wanted: str) -> Program:
         if not path.is_file():
             raise UnknownProgram(f"no file {path}", program=str(path))
+        if path.suffix != ".py":
+            raise UnknownProgram(f"{path} is no file of Python code: its name does not end in .py", program=str(path))
         _, programs, tools = self._load_file(path.resolve())
         self.tools = self.tools | {tool.name: tool for tool in tools}
         named = [program for program in programs if wanted in ("", program.name)]

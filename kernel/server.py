@@ -217,7 +217,10 @@ class Connection(FramedProtocol):
         if not isinstance(error, LlmosError):
             log.error("a system call failed inside the kernel", exc_info=error)
         self._gate.count_error(error)
-        self.send_frame(ENCODER.encode(Failure(number, to_wire(error))))
+        payload = ENCODER.encode(Failure(number, to_wire(error)))
+        if len(payload) > MAX_FRAME:
+            payload = ENCODER.encode(Failure(number, to_wire(too_large("the error", len(payload), MAX_FRAME))))
+        self.send_frame(payload)
 
     def _abandon(self, message: Abandon) -> None:
         if (thread := self._threads.pop(message.id, None)) is not None:

@@ -64,6 +64,7 @@ class Tasks:
         self._running = running = RunningTasks(journal, table, lifecycle, durable)
         self._tasks = running.tasks
         self._recovery = Recovery(running, journal, lifecycle, programs, durable)
+        lifecycle.when_killed = self._written_if_can_be
         gate.register({Submit: self.submit, Attach: self.attach, History: self.history, Backup: self.backup})
 
     # ---- system calls
@@ -121,9 +122,13 @@ class Tasks:
         """Return when what is on its way to the disk is there, and all ends are told; or the disk takes too long."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_TIMEOUT):
-                with contextlib.suppress(LlmosError):  # what it cannot read it may come to write
-                    await self._journal.read(lambda store: None)
+                await self._written_if_can_be()
                 await self._running.settled()
+
+    async def _written_if_can_be(self) -> None:
+        """Return when all that was asked for is on the disk, or has been refused by it."""
+        with contextlib.suppress(LlmosError):  # what it cannot read it may come to write
+            await self._journal.read(lambda store: None)
 
     async def close(self) -> None:
         """Write what can be written, and say what could not be."""

@@ -18,7 +18,6 @@ from ipc.errors import (
     HistoryDamaged,
     LlmosError,
     MalformedFrame,
-    NotEncodable,
     ReplayDiverged,
     ShuttingDown,
     from_wire,
@@ -162,12 +161,7 @@ class Replay:
     ) -> None:
         if process.dying:
             return
-        try:
-            failure = Failure(to_wire(error))
-            encode(failure)
-        except NotEncodable:
-            failure = Failure(to_wire(type(error)(error.message)))
-        number = self._keep(_of(process), key, question, failure)
+        number = self._keep(_of(process), key, question, Failure(to_wire(error)))
         if rule in LAST:
             await self._commits.hand_over(thread, number)
 

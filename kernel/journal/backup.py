@@ -104,7 +104,7 @@ class Backup:
             return self.path.stat().st_size
         except (apsw.Error, OSError) as error:
             self.give_up()
-            raise BackupFailed(f"cannot write {self.path}: {error}") from None
+            raise BackupFailed(f"cannot write {self.path}: {_why(error)}") from None
 
     def _count(self) -> int:
         """The pages of the journal now."""
@@ -130,3 +130,10 @@ class Backup:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def _why(error: Exception) -> str:
+    """What went wrong. Of a copy SQLite has the code alone, and for a text that there was no error."""
+    if isinstance(error, apsw.FullError):
+        return "the disk is full"
+    return f"SQLite error {error.result}" if str(error) == "not an error" else str(error)  # type: ignore[attr-defined]

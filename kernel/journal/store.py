@@ -244,7 +244,11 @@ class Store:
 
     def shorten(self) -> None:
         """Move the log if the main file is longer than what it will hold then: nobody may write for long."""
-        if self._path.stat().st_size > self._value("PRAGMA page_count") * self._value("PRAGMA page_size"):
+        try:
+            size = self._path.stat().st_size
+        except FileNotFoundError:
+            return  # it was moved, and is written where it is
+        if size > self._value("PRAGMA page_count") * self._value("PRAGMA page_size"):
             for _ in self.db.execute("PRAGMA wal_checkpoint(PASSIVE)"):
                 pass
 

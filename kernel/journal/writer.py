@@ -27,7 +27,7 @@ from kernel.journal.operations import Accept, Copy, Finish, Keep, Operation, Rea
 from kernel.journal.records import Accepted, End
 from kernel.journal.settings import JournalSettings
 from kernel.journal.store import CHECKPOINT, Store, open_store
-from kernel.journal.trouble import unusable
+from kernel.journal.trouble import Place, unusable
 
 GROUP = 4096  # operations of one transaction
 RETRY = 1.0  # seconds between two attempts to write ends that the disk did not take
@@ -84,6 +84,7 @@ class Writer:
 
     def _live(self) -> None:
         self._store = open_store(self._path, self._settings.sync)
+        self._place = Place(self._path)
         self._begin(self._store)
         if self._settings.sync == "full":
             log_file.extend(self._path, CHECKPOINT + MARGIN)
@@ -146,6 +147,10 @@ class Writer:
                 ends.append(one)
             else:
                 others.append(one)
+        if accepts and (lost := self._place.refusal()) is not None:
+            for accept in accepts:
+                accept.outcome = lost
+            accepts = []
         late = len(self._unwritten)
         if self._write(accepts, ends) or (accepts and ends and self._only_ends(accepts, ends)):
             self._unwritten = []

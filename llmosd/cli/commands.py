@@ -70,7 +70,7 @@ def run(client: Client, options: argparse.Namespace) -> int:
         if not options.json:
             print(f"llmos: task {task.id}: `llmos attach {task.id}` shows what comes of it", file=sys.stderr)
         return 0
-    return _show(task, options, task.events(options.timeout))
+    return _show(task, options, following.attached(task, options.timeout))
 
 
 def attach(client: Client, options: argparse.Namespace) -> int:
@@ -97,10 +97,8 @@ def history(client: Client, options: argparse.Namespace) -> int:
 
 def backup(client: Client, options: argparse.Namespace) -> int:
     size = client.backup(options.file)
-    if options.json:
-        show.value({"file": str(options.file), "size": size}, as_json=True)
-    else:
-        print(f"{options.file}: {show.size(size)}")
+    text = f"{options.file}: {show.size(size)}"
+    show.value({"file": str(options.file), "size": size} if options.json else text, options.json)
     return 0
 
 

@@ -1,6 +1,7 @@
-"""The events of a task over the death of the daemon: who lost it comes back when it does, and goes on where it was.
+"""The events of a task. Over the death of the daemon: who lost it comes back when it does, and goes on where it was.
 
-Called by `llmos attach`. No event is told twice in one life of the daemon; a task that had to begin anew says so.
+Called by `llmos attach`, and by `llmos run` for a task that ends with it. No event is told twice in one life of the
+daemon; a task that had to begin anew says so.
 """
 
 from __future__ import annotations
@@ -9,12 +10,20 @@ import sys
 import time
 from collections.abc import Iterator
 
-from ipc.errors import ConnectionLost, NoDaemon, ShuttingDown
+from ipc.errors import ConnectionLost, NoDaemon, ShuttingDown, TimedOut
 from ipc.messages import Event
 from llmosd.client import FOREVER, Client, Task
 
 PATIENCE = 10.0  # seconds for the daemon to come back
 PAUSE = 0.1  # seconds between two attempts
+
+
+def attached(task: Task, timeout: float | None) -> Iterator[Event]:
+    """All events of a task that ends with its client. Raises `TimedOut`, which is then the end of the task."""
+    try:
+        yield from task.events(timeout)
+    except TimedOut:
+        raise TimedOut(f"no result within {timeout} s, and so the task ends; with --detach it would go on") from None
 
 
 def events(client: Client, task: Task, timeout: float | None) -> Iterator[Event]:

@@ -98,7 +98,9 @@ def test_exit_codes(daemon, folder):
     assert daemon.llmos("run", "nothing").returncode == 2
     assert daemon.llmos("kill", "99999").returncode == 2
     assert daemon.llmos("nonsense").returncode == 2
-    assert daemon.llmos("run", "ask", "q", "-a", "max_tokens=8000", "--timeout", "0.1").returncode == 124
+    late = daemon.llmos("run", "ask", "q", "-a", "max_tokens=8000", "--timeout", "0.1")
+    assert late.returncode == 124
+    assert "the task ends" in late.stderr
     assert daemon.llmos("ps", "--socket", str(folder / "none.sock")).returncode == 3
 
 

@@ -121,6 +121,23 @@ async def test_a_failed_child_fails_the_same_way_again(world: World) -> None:
     await everywhere(world, world.agent(parent), nothing)
 
 
+async def test_what_a_tool_raised_is_the_same_again_though_nobody_can_read_it(world: World) -> None:
+    def broken() -> None:
+        raise ValueError("half a \ud800")
+
+    world.tool(broken)
+
+    async def asker(ctx: Context) -> str:
+        try:
+            await ctx.tool("broken")
+        except LlmosError as error:
+            name = type(error).__name__
+        await ctx.generate(name, max_tokens=1)
+        return name
+
+    assert await everywhere(world, world.agent(asker), nothing) == "ToolFailed"
+
+
 async def test_a_sleep_goes_on_for_the_rest_of_its_time_and_is_not_slept_twice(world: World) -> None:
     async def sleeper(ctx: Context) -> float:
         begun = await ctx.time()

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from ipc.codec import reveal
 from ipc.errors import JournalUnavailable, NameTaken
 from ipc.messages import Emitted, Failed, Result, State
-from ipc.syscalls import Attach, GetStats, History, Submit, Submitted, TaskInfo
+from ipc.syscalls import Attach, GetStats, History, Kill, Submit, Submitted, TaskInfo
 from kernel import running_tasks, tasks
 from kernel.journal import writer
 from kernel.journal.journal import Journal
@@ -167,6 +167,37 @@ async def test_an_end_is_told_once_it_is_on_the_disk_and_what_else_runs_goes_on(
         "the ends of tasks wait for the disk, and are told to nobody before",
         "the ends of tasks are on the disk, and are told",
     ]
+
+
+async def test_a_client_is_told_of_a_kill_once_the_task_will_not_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, finish = threading.Event(), Store.finish
+
+    def late(store: Store, ends: Any) -> None:
+        if ends:
+            go.wait()
+        finish(store, ends)
+
+    monkeypatch.setattr(Store, "finish", late)
+    async with life(tmp_path) as system:
+        try:
+            task = await system.submit(Submit("held", detach=True))
+            killing = asyncio.ensure_future(system.call(Kill(task.pid)))
+            await system.until(lambda: task.pid not in system.table.alive)
+            await system.turns()
+            assert not killing.done()
+        finally:
+            go.set()
+        assert (await killing).reason == "killed"
+        assert [row.state for row in await system.history()] == ["killed"]
+
+
+async def test_a_disk_that_takes_nothing_holds_up_no_kill(system: Life, disk: Disk) -> None:
+    task = await system.submit(Submit("held"))
+    disk.full.set()
+    assert (await system.call(Kill(task.pid))).reason == "killed"
+    assert [row.state for row in await system.history()] == ["ending"]
 
 
 async def test_the_end_of_a_task_whose_client_leaves_while_it_waits_is_kept_as_it_was(system: Life, disk: Disk) -> None:

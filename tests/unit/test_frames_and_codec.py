@@ -244,6 +244,13 @@ def test_an_error_of_a_newer_daemon_becomes_a_plain_one_that_names_it() -> None:
     assert (back.message, back.data) == ("BrandNew: sentence", {"n": 1})
 
 
+def test_an_error_can_always_be_told_whatever_is_in_its_text_and_its_facts() -> None:
+    """Else whoever waits for it would wait for ever."""
+    info = to_wire(errors.ToolFailed("half a \ud800", traceback="\ud800", pid=5, what=object()))
+    assert decode(encode(info), errors.ErrorInfo) == errors.ErrorInfo("ToolFailed", "half a ?", {"traceback": "?"})
+    assert to_wire(ValueError("\ud800")).message == "ValueError: ?"
+
+
 def test_an_error_from_outside_the_tree_keeps_its_type_in_the_message() -> None:
     back = from_wire(to_wire(KeyError("x")))
     assert type(back) is LlmosError

@@ -25,7 +25,7 @@ import pytest
 from ipc.codec import encode
 from ipc.errors import JournalUnavailable, KeyReused, LlmosError, StateInUse, StateTooNew
 from ipc.syscalls import Submit
-from kernel.journal import changes, histories, log_file, schema, store, writer
+from kernel.journal import changes, histories, log_file, schema, store, trouble, writer
 from kernel.journal.journal import Journal
 from kernel.journal.records import Accepted, End, Kept
 from kernel.journal.settings import FILE, JournalSettings
@@ -152,7 +152,7 @@ def steps(folder: Path, tasks: int) -> dict[str, int]:
 
     pid, number = rows[-1].pid, rows[-1].id
     taken = {
-        "life": counted(opened.begin_life),
+        "life": counted(lambda: opened.begin_life(5)),
         "worn out": counted(lambda: opened.worn_out(3)),
         "ended": counted(lambda: histories.forget_ended(opened)),
         "opening": counted(lambda: histories.opening(opened)),
@@ -541,6 +541,32 @@ async def test_an_end_is_written_although_new_tasks_do_not_fit(tmp_path: Path) -
         answers = opened.finish(end(one.id))
         assert isinstance(await refused, JournalUnavailable)
         assert await answers.get() is None
+
+
+async def test_what_nobody_would_find_again_is_not_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal was moved while it was in use. What it has already goes on; it can be put back or copied."""
+    monkeypatch.setattr(trouble, "LOOK", 0.0)
+    state, aside, copy = (tmp_path / name for name in ("state", "aside", "copy"))
+    state.mkdir()
+    async with desk(state) as opened:
+        one, two = await asyncio.gather(opened.accept(task()), opened.accept(task()))
+        state.rename(aside)
+        refused = await opened.accept(task())
+        assert isinstance(refused, JournalUnavailable)
+        assert "removed or moved" in str(refused)
+        assert await opened.finish(end(one.id)).get() is None
+        assert await opened.journal.backup(copy) > 0
+        state.mkdir()
+        copy.rename(state / FILE)  # too early: this daemon has the other one open
+        assert isinstance(await opened.accept(task()), JournalUnavailable)
+        (state / FILE).rename(copy)
+        state.rmdir()
+        aside.rename(state)
+        three = await opened.accept(task())
+        assert isinstance(three, Accepted)
+    async with desk(state) as opened:
+        await opened.recovered.wait()
+        assert [row.id for row in opened.pending] == [two.id, three.id]
 
 
 async def test_after_an_error_of_the_disk_the_file_is_opened_anew(

@@ -7,6 +7,7 @@ import os
 import threading
 from pathlib import Path
 
+import apsw
 import pytest
 
 from ipc.errors import BackupFailed, Busy
@@ -93,6 +94,23 @@ async def test_a_copy_to_a_disk_without_room_leaves_nothing(tmp_path: Path, monk
             await opened.journal.backup(tmp_path / "copy")
         assert left(tmp_path) == ["state"]
         assert isinstance(await opened.accept(task()), Accepted)
+
+
+async def test_a_copy_that_finds_no_room_for_a_page_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = apsw.Connection
+
+    def small(path: str) -> apsw.Connection:
+        connection = real(path)
+        connection.execute("PRAGMA max_page_count = 1")
+        return connection
+
+    async with desk(folder(tmp_path / "state")) as opened:
+        await opened.accept(task())
+        monkeypatch.setattr(backup.apsw, "Connection", small)
+        with pytest.raises(BackupFailed, match="the disk is full"):
+            await opened.journal.backup(tmp_path / "copy")
+        monkeypatch.undo()
+        assert left(tmp_path) == ["state"]
 
 
 async def test_one_copy_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

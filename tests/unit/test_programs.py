@@ -128,6 +128,8 @@ def test_a_path_runs_a_file_and_a_name_after_it_picks_one(programs: Programs, tm
         programs.load(f"{path}:three")
     with pytest.raises(UnknownProgram, match="no file"):
         programs.load(str(other / "missing.py"))
+    with pytest.raises(UnknownProgram, match="no file of Python code"):
+        programs.load(str(write(other, "notes.txt", "no code")))
     empty = write(other, "empty.py", "")
     with pytest.raises(UnknownProgram, match="mark a coroutine with @agent"):
         programs.load(str(empty))
