@@ -8,7 +8,10 @@ from ipc.syscalls.base import Body, Syscall
 
 
 class Emit(Syscall, tag="emit"):
-    """Hand `value` to whoever submitted the task; waits while they have not read what came before. `NotEncodable`."""
+    """Hand `value` to whoever submitted the task; waits while they have not read what came before.
+
+    Errors: `NotEncodable`, `FrameTooLarge`.
+    """
 
     value: Body
 

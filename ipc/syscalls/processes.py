@@ -99,7 +99,7 @@ class Wait(Syscall, tag="wait"):
 
 
 class Kill(Syscall, tag="kill"):
-    """End process `pid` and its children; answers when it is gone. Errors: `UnknownProcess`.
+    """End process `pid` and its children; answers when it is gone, a client when that is on disk. `UnknownProcess`.
 
     With `thread`, end that one alone; answers None when it is gone. Errors: `UnknownThread`, `InvalidCall`.
     """

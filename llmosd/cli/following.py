@@ -35,11 +35,11 @@ def events(client: Client, task: Task, timeout: float | None) -> Iterator[Event]
             return
         except ConnectionLost as lost:
             print("llmos: the daemon is gone; waiting for it to come back", file=sys.stderr)
-            task = _found_again(client, task, lost)
+            task = _found_again(client, task, lost, until)
 
 
-def _found_again(client: Client, task: Task, lost: ConnectionLost) -> Task:
-    until = time.monotonic() + PATIENCE
+def _found_again(client: Client, task: Task, lost: ConnectionLost, until: float) -> Task:
+    give_up = time.monotonic() + PATIENCE
     while True:
         client.close()
         try:
@@ -47,5 +47,7 @@ def _found_again(client: Client, task: Task, lost: ConnectionLost) -> Task:
             return client.attach(task.id, after=task.seen)
         except (NoDaemon, ConnectionLost, ShuttingDown):
             if time.monotonic() > until:
+                raise TimedOut("the daemon did not come back in time") from None
+            if time.monotonic() > give_up:
                 raise lost from None
             time.sleep(PAUSE)

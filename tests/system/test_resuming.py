@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from kernel.drivers.simulated.sequence import simulated_token
-from llmosd import AsyncClient, ConnectionLost, Emitted, Missed, Restarted, Result, Token
+from llmosd import AsyncClient, ConnectionLost, Emitted, Missed, Restarted, Result, TimedOut, Token
 from llmosd.cli import following
 from llmosd.cli.stream import print_events
 from tests.conftest import SCRIPTS
@@ -203,3 +203,6 @@ def test_llmos_attach_gives_up_on_a_daemon_that_stays_away(launch, steps, monkey
         daemon.kill()
         with pytest.raises(ConnectionLost):
             list(following.events(client, task, None))
+        monkeypatch.setattr(following, "PATIENCE", 3.0)
+        with pytest.raises(TimedOut):
+            list(following.events(client, task, 0.1))
