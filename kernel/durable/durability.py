@@ -23,6 +23,7 @@ from kernel.durable.replay import Replay
 from kernel.durable.state import DurableState
 from kernel.ending import Ending
 from kernel.gate import Gate
+from kernel.journal.changes import Lasted
 from kernel.journal.histories import Opening
 from kernel.journal.journal import Journal
 from kernel.lifecycle import Lifecycle
@@ -33,6 +34,8 @@ from kernel.process import Process, ProcessTable
 from kernel.programs import Programs
 from kernel.publication import Publication
 from kernel.supervision.links import Links
+
+LASTED = 600.0  # seconds of a life after which no durable task is blamed for its end: who only waits keeps nothing
 
 
 class Durability:
@@ -57,6 +60,7 @@ class Durability:
     ) -> None:
         self._gate = gate
         self._table = table
+        self._loop = dispatcher.loop
         self._messaging = messaging
         self.commits = Commits(journal)
         self._arrivals = Arrivals(self._all_came)
@@ -99,6 +103,7 @@ class Durability:
         self._arrivals.expect(opening.expected, opening.names)
         if opening.expected:
             self._gate.arrivals = self._arrivals
+            self._loop.call_later(LASTED, self.commits.keep, Lasted())
 
     def _all_came(self) -> None:
         self._gate.arrivals = None

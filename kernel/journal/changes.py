@@ -85,6 +85,10 @@ class Progress(NamedTuple):
     task: int
 
 
+class Lasted(NamedTuple):
+    """The daemon has lived for long: durable tasks that are there since its start are not what it dies of."""
+
+
 class PutCall(NamedTuple):
     """A system call is complete."""
 
@@ -246,6 +250,10 @@ STATEMENTS: dict[type[Change], tuple[str, ...]] = {
         "DELETE FROM processes WHERE task = ?",
     ),
     Progress: ("UPDATE tasks SET crashes = 0 WHERE id = ? AND crashes > 0",),
+    Lasted: (
+        "UPDATE tasks SET crashes = 0 WHERE ended IS NULL AND crashes > 0 "
+        "AND id IN (SELECT task FROM processes WHERE durable)",
+    ),
     PutCall: ("INSERT INTO calls (pid, epoch, thread, number, call, outcome) VALUES (?, ?, ?, ?, ?, ?)",),
     PutGeneration: ("INSERT OR REPLACE INTO generations VALUES (?, ?, ?, ?, ?, ?, ?)",),
     DropGenerations: ("DELETE FROM generations WHERE pid = ? AND epoch = ? AND thread = ? AND number = ?",),

@@ -19,6 +19,7 @@ from ipc.errors import HistoryDamaged, LlmosError, ReplayDiverged, TooManyAttemp
 from ipc.frames import FrameDecoder, frame
 from ipc.protocol import VERSION, FromDaemon, Hello, RawAnswer, Request, Welcome
 from ipc.syscalls import Nice, Ping, Resume, Send, Submit, Suspend
+from kernel.durable import durability
 from kernel.journal import schema, store, writer
 from kernel.journal.settings import FILE
 from kernel.journal.store import Store
@@ -205,6 +206,28 @@ async def test_a_task_that_gets_further_in_each_life_is_not_given_up(world: Worl
         assert await life.result(tasks[0]) == 5
         with pytest.raises(TooManyAttempts):
             await life.result(tasks[1])
+
+
+async def test_who_only_waits_is_not_given_up_if_the_daemon_lasts(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durability, "LASTED", 0.01)
+
+    async def waiter(ctx: Context) -> Any:
+        return (await ctx.receive()).body
+
+    program = world.agent(waiter)
+    world.attempts = 3
+    async with world.life() as life:
+        task, folder = await life.submit(program), life.folder
+        (pid,) = (process.pid for process in life.system.table.alive.values() if process.program == program)
+    for _ in range(5):
+        async with world.life(folder) as life:
+            while await life.rows("SELECT crashes FROM tasks") != [(0,)]:
+                await asyncio.sleep(0.001)
+    async with world.life(folder) as life:
+        await life.system.call(Send(pid, "at last"))
+        assert await life.result(task) == "at last"
 
 
 async def test_an_orderly_stop_leaves_a_detached_durable_agent_where_it_was(world: World) -> None:
