@@ -20,7 +20,8 @@ class Arrivals:
         self.pids: dict[int, int] = {}
         self.names: dict[str, int] = {}
         self._of_task: dict[int, set[int]] = {}
-        self._waiting: dict[Thread, None] = {}
+        self._names_of: dict[int, list[str]] = {}
+        self._waiting: dict[int, dict[Thread, None]] = {}  # by pid
         self._on_all = on_all
 
     def expect(self, processes: Iterable[tuple[int, int]], names: dict[str, int]) -> None:
@@ -29,6 +30,8 @@ class Arrivals:
             self.pids[pid] = task
             self._of_task.setdefault(task, set()).add(pid)
         self.names.update(names)
+        for name, pid in names.items():
+            self._names_of.setdefault(pid, []).append(name)
 
     def release(self, name: str | None, pid: int) -> None:
         """Process `pid` begins, and may take the name that was kept for it."""
@@ -41,10 +44,9 @@ class Arrivals:
         if task is None:
             return
         self._of_task[task].discard(pid)
-        for name in [name for name, holder in self.names.items() if holder == pid]:
-            del self.names[name]
-        waiting, self._waiting = self._waiting, {}
-        for thread in waiting:
+        for name in self._names_of.pop(pid, ()):
+            self.names.pop(name, None)
+        for thread in self._waiting.pop(pid, ()):
             thread.wake()
         if not self.pids:
             self._on_all()
@@ -59,14 +61,14 @@ class Arrivals:
     async def resolve(self, error: LlmosError) -> bool:
         """Wait for whom `error` says there is none of. Whether it came: then the call is worth another try."""
         pid, name = error.data.get("pid"), error.data.get("name")
-        if pid not in self.pids and name not in self.names:
-            return False
-        thread = cast(Thread, asyncio.current_task())
-        while pid in self.pids or name in self.names:
-            self._waiting[thread] = None
+        thread, came = cast(Thread, asyncio.current_task()), False
+        while (awaited := pid if pid in self.pids else self.names.get(cast(str, name))) is not None:
+            waiting = self._waiting.setdefault(awaited, {})
+            waiting[thread] = None
             thread.waits_for = "recovery"
             try:
                 await PARK
             finally:
-                self._waiting.pop(thread, None)
-        return True
+                waiting.pop(thread, None)
+            came = True
+        return came

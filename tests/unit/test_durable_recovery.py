@@ -15,11 +15,12 @@ import msgspec
 import pytest
 
 from ipc.codec import decode, encode
-from ipc.errors import HistoryDamaged, LlmosError, ReplayDiverged, TooManyAttempts
+from ipc.errors import HistoryDamaged, LlmosError, ReplayDiverged, TooManyAttempts, UnknownName, UnknownProcess
 from ipc.frames import FrameDecoder, frame
 from ipc.protocol import VERSION, FromDaemon, Hello, RawAnswer, Request, Welcome
 from ipc.syscalls import Nice, Ping, Resume, Send, Submit, Suspend
 from kernel.durable import durability
+from kernel.durable.arrivals import Arrivals
 from kernel.journal import schema, store, writer
 from kernel.journal.settings import FILE
 from kernel.journal.store import Store
@@ -257,6 +258,35 @@ async def test_an_orderly_stop_leaves_a_detached_durable_agent_where_it_was(worl
         assert [own, *children] == pids
         assert ends == children
         assert life.calls.get("Generate", 0) == 0
+
+
+async def test_who_waits_for_a_process_to_begin_again_is_woken_when_it_does_and_for_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Waiter:
+        wakes = 0
+
+        def wake(self) -> None:
+            self.wakes += 1
+
+    threads = [Waiter(), Waiter()]
+    arrivals = Arrivals(lambda: None)
+    arrivals.expect([(1, 10), (2, 10), (3, 11)], {"two": 2, "three": 3})
+    waits = [arrivals.resolve(UnknownProcess("", pid=3)), arrivals.resolve(UnknownName("", name="two"))]
+    for thread, wait in zip(threads, waits, strict=True):
+        monkeypatch.setattr(asyncio, "current_task", lambda one=thread: one)
+        wait.send(None)
+    arrivals.came(1)
+    assert [thread.wakes for thread in threads] == [0, 0]
+    arrivals.came(2)
+    assert [thread.wakes for thread in threads] == [0, 1]
+    arrivals.ended(11)
+    assert [thread.wakes for thread in threads] == [1, 1]
+    assert (arrivals.pids, arrivals.names) == ({}, {})
+    for wait in waits:
+        with pytest.raises(StopIteration) as stopped:
+            wait.send(None)
+        assert stopped.value.value is True
 
 
 async def test_a_client_is_welcomed_once_the_journal_has_said_what_there_is(world: World) -> None:
