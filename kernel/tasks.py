@@ -87,7 +87,8 @@ class Tasks:
             submitted = await begun
         except asyncio.CancelledError:
             # `_accepted` sees that a future is cancelled; it cannot see that nobody is left to take what is in it.
-            if begun.done() and not begun.cancelled() and begun.exception() is None and not call.detach:
+            taken = begun.done() and not begun.cancelled() and begun.exception() is None
+            if taken and task.id and not call.detach:  # else it is the task of an earlier call with that key
                 self._abandon(client, begun.result().pid)
             raise
         return submitted if submitted.pid else await self._once_begun(submitted)

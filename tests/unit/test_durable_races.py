@@ -13,12 +13,14 @@ import pytest
 
 from ipc.errors import AgentFailed, Killed, NotACall, TimedOut
 from ipc.messages import Message
-from ipc.syscalls import Resume, Send, Suspend
+from ipc.syscalls import Resume, Send, Submit, Suspend
 from kernel import recovery
 from kernel.durable import timeouts
 from kernel.gate import BURST
 from kernel.journal import histories
+from kernel.journal.records import Kept
 from kernel.journal.settings import FILE
+from kernel.tasks import Tasks
 from llmosd.context import Context
 from tests.unit.durable_world import Life, World, everywhere, nothing
 
@@ -469,3 +471,28 @@ async def test_nobody_has_the_pid_in_the_next_life_of_whom_a_durable_agent_has_t
         folder = life.folder
     async with world.life(folder) as life:
         assert life.system.spawn(program).pid > known.pid
+
+
+async def test_who_gives_up_on_a_task_that_runs_already_ends_it_for_nobody(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def waiter(ctx: Context) -> Any:
+        return (await ctx.receive()).body
+
+    program = world.agent(waiter, durable=False)
+    real = Tasks._accepted
+
+    def accepted(tasks: Tasks, *rest: Any) -> None:
+        real(tasks, *rest)
+        if isinstance(rest[-1], Kept):
+            again.cancel()  # the answer is there, and has not been taken
+
+    monkeypatch.setattr(Tasks, "_accepted", accepted)
+    async with world.life() as life:
+        gate, client = life.system.kernel.gate, life.system.client
+        task = await life.system.call(Submit(program, key="once"))
+        again = life.system.thread(gate.enter(client, Submit(program, key="once")))
+        with pytest.raises(asyncio.CancelledError):
+            await again
+        await life.system.call(Send(task.pid, "still here"))
+        assert await life.result(task.id) == "still here"
