@@ -127,7 +127,7 @@ async def test_the_first_end_of_a_task_is_the_one_that_counts(tmp_path: Path) ->
         assert (found.reason, found.outcome) == ("done", b"first")
 
 
-def steps(folder: Path, tasks: int) -> dict[str, int]:
+def instructions(folder: Path, tasks: int) -> dict[str, int]:
     """Instructions of SQLite's machine that a start on so many durable tasks takes, and the end of one of them."""
     folder.mkdir()
     opened = open_store(folder / FILE, "normal")
@@ -169,7 +169,7 @@ def steps(folder: Path, tasks: int) -> dict[str, int]:
 
 
 def test_what_a_start_and_an_end_take_grows_no_faster_than_what_is_pending(tmp_path: Path) -> None:
-    few, many = steps(tmp_path / "few", 100), steps(tmp_path / "many", 400)
+    few, many = instructions(tmp_path / "few", 100), instructions(tmp_path / "many", 400)
     assert {name: taken for name, taken in many.items() if taken > 5 * few[name] + 100} == {}
 
 
