@@ -83,27 +83,39 @@ class Recovery:
         unread: list[Accepted] = []
         count = 0
         while self._pending and not self._lifecycle.draining:
-            accepted = self._pending.popleft()
-            name = accepted.program
-            if name not in programs:
+            some = [self._pending.popleft() for _ in range(min(AT_ONCE, len(self._pending)))]
+            for name in {accepted.program for accepted in some} - programs.keys():
                 programs[name] = await self._load(name)
-            rows: list[Row] = []
-            if accepted.pid:
-                try:
-                    rows = await self._journal.read(partial(histories.load, task=accepted.id))
-                except JournalUnavailable as error:
-                    if not unread:
-                        log.warning("what a task did cannot be read; it is begun later", why=str(error))
+            found = await self._histories([accepted.id for accepted in some if accepted.pid])
+            if self._lifecycle.draining:
+                break
+            for accepted in some:
+                if accepted.pid and accepted.id not in found:
                     unread.append(accepted)
                     continue
-            self._begin_again(accepted, programs[name], rows)
-            count += 1
-            if not count % AT_ONCE:
-                await asyncio.sleep(0)
+                self._begin_again(accepted, programs[accepted.program], found.get(accepted.id, []))
+                count += 1
+            await asyncio.sleep(0)
         self._recovery = None
         if unread:
+            log.warning("what tasks did cannot be read; they are begun later", tasks=len(unread))
             self._loop.call_later(AGAIN, self._line_up, unread)
         log.info("tasks of an earlier life are begun again", tasks=count)
+
+    async def _histories(self, tasks: list[int]) -> dict[int, list[Row]]:
+        """What durable tasks did, without those of which that cannot be read now."""
+        if not tasks:
+            return {}
+        try:
+            found: dict[int, list[Row]] = await self._journal.read(partial(histories.load, tasks=tasks))
+        except JournalUnavailable as error:
+            if len(tasks) == 1:
+                log.debug("what a task did cannot be read", task=id_text(*tasks), why=str(error))
+                return {}
+            found = {}
+            for task in tasks:
+                found |= await self._histories([task])
+        return found
 
     async def _load(self, name: str) -> Program | Exception:
         """The program, or what stands against it: for its own tasks, and no others."""

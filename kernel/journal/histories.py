@@ -5,7 +5,8 @@ Run on the journal's thread. It decodes nothing: a row that is damaged is the ma
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -14,6 +15,7 @@ from kernel.journal.changes import TABLES
 if TYPE_CHECKING:
     from kernel.journal.store import Store
 
+CHUNK = 500  # processes that one query reads of
 VERSIONS = 1 << 32  # of regions that one life of the daemon may give out
 ORPHANS = "SELECT pid FROM processes WHERE task NOT IN (SELECT id FROM tasks WHERE ended IS NULL)"
 
@@ -91,20 +93,33 @@ def opening(store: Store) -> Opening:
     return Opening(numbers[0], numbers[1], numbers[2], expected, names, regions, generations)
 
 
-def load(store: Store, task: int) -> list[Row]:
-    """The processes of a durable task, with all that is theirs; the first one first."""
-    columns = "pid, parent, program, version, durable, epoch, state, suspended, status, priority, owed"
-    found: list[Any] = list(store.db.execute(f"SELECT {columns} FROM processes WHERE task = ? ORDER BY pid", (task,)))
-    rows = [
-        Row(pid, parent, program, version, bool(durable), epoch, state, bool(suspended), status, *rest)
-        for pid, parent, program, version, durable, epoch, state, suspended, status, *rest in found
-    ]
-    for row in rows:
+def load(store: Store, tasks: Sequence[int]) -> dict[int, list[Row]]:
+    """The processes of durable tasks with all that is theirs, by task; the first one of each first."""
+    found: dict[int, list[Row]] = {task: [] for task in tasks}
+    rows: dict[int, Row] = {}
+    columns = "task, pid, parent, program, version, durable, epoch, state, suspended, status, priority, owed"
+    query = f"SELECT {columns} FROM processes WHERE task IN ({_marks(tasks)}) ORDER BY pid"
+    for values in store.db.execute(query, tuple(tasks)):
+        task, pid, parent, program, version, durable, epoch, state, suspended, status, priority, owed = cast(
+            Any, values
+        )
+        rows[pid] = Row(
+            pid, parent, program, version, bool(durable), epoch, state, bool(suspended), status, priority, owed
+        )
+        found[task].append(rows[pid])
+    pids = list(rows)
+    for start in range(0, len(pids), CHUNK):
+        chunk = pids[start : start + CHUNK]
         for field, part, order in PARTS:
-            found = list(store.db.execute(f"SELECT {part} WHERE pid = ? ORDER BY {order}", (row.pid,)))
-            if found:
-                setattr(row, field, [values[0] for values in found] if len(found[0]) == 1 else found)
-    return rows
+            query = f"SELECT pid, {part} WHERE pid IN ({_marks(chunk)}) ORDER BY pid, {order}"
+            for values in store.db.execute(query, tuple(chunk)):
+                fields = cast(Any, values)[1:]
+                getattr(rows[cast(int, values[0])], field).append(fields[0] if len(fields) == 1 else fields)
+    return found
+
+
+def _marks(values: Sequence[int]) -> str:
+    return ",".join("?" * len(values))
 
 
 def forget_ended(store: Store) -> None:

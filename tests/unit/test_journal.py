@@ -157,7 +157,7 @@ def instructions(folder: Path, tasks: int) -> dict[str, int]:
         "ended": counted(lambda: histories.forget_ended(opened)),
         "opening": counted(lambda: histories.opening(opened)),
         "pending": counted(lambda: list(opened.pending())),
-        "load": counted(lambda: histories.load(opened, number)) * tasks,
+        "load": counted(lambda: histories.load(opened, [number])) * tasks,
         "child": counted(lambda: opened.keep([changes.ChildEnded(pid + 1, b"")])) * tasks,
         "checkpoint": counted(lambda: opened.keep([changes.Checkpointed(pid, 2, b"", b"")])) * tasks,
         "end": counted(lambda: opened.keep([changes.TaskEnded(number)])) * tasks,
