@@ -165,6 +165,7 @@ WAITS = {
     "call": lambda ctx, child: ctx.call(child, "question", timeout=3600.0),
     "wait": lambda ctx, child: ctx.wait(child, timeout=3600.0),
     "watch": lambda ctx, child: ctx.shared("news").watch(0, timeout=3600.0),
+    "event": lambda ctx, child: ctx.event("bell").wait(timeout=3600.0),
 }
 
 
