@@ -28,7 +28,7 @@ from kernel.programs import Program, Programs
 from kernel.relay import Relay
 from kernel.running_tasks import RunningTasks, Task, id_text
 
-AT_ONCE = 100  # tasks of an earlier life that are begun in one turn of the loop
+AT_ONCE = 100  # tasks of an earlier life that are read together, and begun in one turn of the loop
 AGAIN = 1.0  # seconds after which what could not be read is read again
 
 log = structlog.get_logger("kernel.tasks")
