@@ -10,12 +10,26 @@ from __future__ import annotations
 import asyncio
 from heapq import heapify, heappop, heappush
 from math import inf
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from kernel.thread import Thread
+from typing import Protocol
 
 SPARSE = 64  # cancelled alarms below which the heap is not worth rebuilding
+
+
+class HasAlarms(Protocol):
+    """The dispatcher, as an alarm sees it."""
+
+    alarms: Alarms
+
+
+class Sleeper(Protocol):
+    """A thread, as an alarm sees it: `alarms` counts those set for it."""
+
+    alarms: int
+
+    @property
+    def dispatcher(self) -> HasAlarms: ...
+
+    def wake(self) -> None: ...
 
 
 class Alarms:
@@ -87,7 +101,7 @@ class Alarm:
 
     __slots__ = ("_thread", "in_heap", "over", "rung", "until")
 
-    def __init__(self, thread: Thread, seconds: float | None) -> None:
+    def __init__(self, thread: Sleeper, seconds: float | None) -> None:
         self._thread = thread
         self.in_heap = False
         if seconds is None:

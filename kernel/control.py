@@ -14,9 +14,10 @@ from ipc.syscalls import Nice, Resume, Suspend, ThreadInfo, Threads
 from kernel import deadlock
 from kernel.checks import HIGHEST, LOWEST, check_priority
 from kernel.dispatcher import Dispatcher
+from kernel.fiber import BLOCKED, READY, SUSPENDED
 from kernel.gate import Gate
-from kernel.process import Process, ProcessTable
-from kernel.thread import BLOCKED, READY, SUSPENDED, Thread
+from kernel.process import Process, Thread
+from kernel.process_table import ProcessTable
 
 Wait = Coroutine[Any, Any, None]
 Listener = Callable[[Process, Thread | None], Wait | None]

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ipc.errors import DeadlockDetected
-from kernel.thread import BLOCKED, Thread
+from kernel.fiber import BLOCKED
+from kernel.process import Process, Thread
 from kernel.waiting import Firm
-
-if TYPE_CHECKING:
-    from kernel.process import Process
 
 SPELLED_OUT = 20  # threads of a knot that the error names
 

@@ -16,14 +16,11 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 from kernel.alarms import Alarms
+from kernel.fiber import READY, SUSPENDED
 from kernel.instruments import Instruments
-from kernel.thread import READY, SUSPENDED, Thread
-
-if TYPE_CHECKING:
-    from kernel.process import Process
+from kernel.process import Process, Thread
 
 STEPS_PER_TURN = 64
 TURN_SECONDS = 0.005  # after which the loop gets its turn, however few steps that were

@@ -19,8 +19,9 @@ from ipc.errors import DeadlineExceeded, ErrorInfo, Killed, to_wire
 from ipc.syscalls import ExitStatus
 from kernel import deadlock
 from kernel.dispatcher import Dispatcher
-from kernel.process import Process, ProcessTable
-from kernel.thread import ZOMBIE, Thread
+from kernel.fiber import ZOMBIE
+from kernel.process import Process, Thread
+from kernel.process_table import ProcessTable
 
 GRACE = 2.0  # seconds that the `finally` blocks of a killed thread get
 

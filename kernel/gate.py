@@ -11,15 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from functools import partial
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from ipc.errors import Killed, LimitExceeded, LlmosError, NotFound, NotPermitted
 from ipc.syscalls import Attach, Backup, ReleaseLock, ReleasePermit, SetPolicy, Shutdown, Submit, Syscall, WriteLog
 from kernel.process import Process
 from kernel.stream import Stream
-
-if TYPE_CHECKING:
-    from kernel.durable.arrivals import Arrivals
 
 BURST = 128  # of a process's calls, the one that gives up the loop although it may finish at once
 
@@ -35,6 +32,13 @@ class Calls(Protocol):
     async def call(self, process: Process, call: Syscall) -> Any: ...
 
     def call_now(self, process: Process, call: Syscall) -> Any: ...
+
+
+class Arrivals(Protocol):
+    """Durable processes that are still to begin again: see `kernel.durable.arrivals`."""
+
+    async def resolve(self, error: LlmosError) -> bool:
+        """Wait for the process that `error` does not find. Whether it came."""
 
 
 class Door:

@@ -8,13 +8,8 @@ may concern when a call comes or is answered. Threads are stepped by their own p
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from kernel.waiting import Owed
-
-if TYPE_CHECKING:
-    from kernel.process import Process
-    from kernel.thread import Thread
+from kernel.process import Owed, Process, Thread
 
 
 def urgency(thread: Thread) -> int:

@@ -15,28 +15,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 
-if TYPE_CHECKING:
-    from ipc.syscalls import Syscall
-    from kernel.gate import Gate
-    from kernel.process import Process
-    from kernel.thread import Thread
+from ipc.syscalls import Syscall
+from kernel.process import Process, Thread
 
 STEP_HOOKS = ("before_step", "after_step")
 CALL_HOOKS = ("call_entered", "call_done")
 HOOKS = (*STEP_HOOKS, "state_changed", *CALL_HOOKS)
 
+Observe = Callable[[Callable[..., Any] | None], None]
+
 log = structlog.get_logger("kernel.instruments")
 
 
 class Instruments:
-    """Those installed. `steps` and `states` are false while none wants to know of steps and of states."""
+    """Those installed. `steps` and `states` are false while none wants to know of steps and of states.
 
-    def __init__(self, gate: Gate | None = None) -> None:
-        self._gate = gate
+    `observe` is `Gate.observe`; without it no calls are seen.
+    """
+
+    def __init__(self, observe: Observe | None = None) -> None:
+        self._observe_calls = observe
         self._hooks: dict[str, list[tuple[Any, Callable[..., None]]]] = {name: [] for name in HOOKS}
         self.steps = False
         self.states = False
@@ -84,9 +86,9 @@ class Instruments:
     def _changed(self) -> None:
         self.steps = any(self._hooks[name] for name in STEP_HOOKS)
         self.states = bool(self._hooks["state_changed"])
-        if self._gate is not None:
+        if self._observe_calls is not None:
             calls = any(self._hooks[name] for name in CALL_HOOKS)
-            self._gate.observe(self._observe if calls else None)
+            self._observe_calls(self._observe if calls else None)
 
     def _observe(self, handler: Callable[..., Any], process: Process, call: Syscall, *extra: Any) -> Any:
         self.tell("call_entered", process, call)

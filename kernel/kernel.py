@@ -24,6 +24,7 @@ from kernel.dispatcher import Dispatcher
 from kernel.drivers.process import Launcher, launch
 from kernel.durable.durability import Durability
 from kernel.ending import Ending
+from kernel.fiber import PARK
 from kernel.gate import Gate
 from kernel.instruments import Instruments
 from kernel.journal.histories import Opening
@@ -37,7 +38,8 @@ from kernel.memory.shared import SharedMemory
 from kernel.messaging import Messaging
 from kernel.names import NameRegistry
 from kernel.output import Output
-from kernel.process import Process, ProcessTable
+from kernel.process import Process, Thread
+from kernel.process_table import ProcessTable
 from kernel.programs import Programs
 from kernel.publication import Publication
 from kernel.receiving import Receiving
@@ -51,7 +53,6 @@ from kernel.supervision.links import Links
 from kernel.supervision.supervision import Supervision
 from kernel.sync.named import Synchronisation
 from kernel.tasks import Tasks
-from kernel.thread import PARK, Thread
 from kernel.threads import Threads
 from kernel.tools.tool import ToolSpec
 from kernel.tools.tools import ToolSubsystem
@@ -89,7 +90,7 @@ class Kernel:
         self.table = ProcessTable()
         self.programs = Programs(folders)
         self.on_shutdown: Callable[[bool], None] = lambda now: None
-        self.instruments = Instruments(self.gate)
+        self.instruments = Instruments(self.gate.observe)
         dispatcher = Dispatcher(self.loop, self.instruments)
         self.ending = ending = Ending(self.table, dispatcher)
         control = Control(self.table, dispatcher, self.gate)

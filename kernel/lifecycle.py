@@ -18,18 +18,18 @@ from kernel import deadlock
 from kernel.alarms import Alarm
 from kernel.checks import check_priority, check_seconds, check_text, check_timeout
 from kernel.dispatcher import Dispatcher
-from kernel.durable.history import History
 from kernel.ending import Ending
+from kernel.fiber import NEW, PARK
 from kernel.gate import Gate
 from kernel.limits import LimitKeeper
 from kernel.names import NameRegistry
 from kernel.outcome import final_event_to, outcome
-from kernel.process import CLIENT, Process, ProcessTable
+from kernel.process import CLIENT, DurableHistory, Process, Thread
+from kernel.process_table import ProcessTable
 from kernel.programs import Program, Programs
 from kernel.relay import Relay
 from kernel.stream import Stream
 from kernel.supervision.links import Links
-from kernel.thread import NEW, PARK, Thread
 from kernel.threads import Threads
 from kernel.waiting import EndOf
 
@@ -162,7 +162,7 @@ class Lifecycle:
         stream: Stream | Relay | None,
         attempt: int | None = None,
         pid: int = 0,
-        durable: History | None = None,
+        durable: DurableHistory | None = None,
     ) -> int:
         """A new process; its pid. `attempt` says which one of its task it is, by default that of its parent.
 

@@ -13,12 +13,10 @@ from itertools import chain
 from typing import Any, Protocol
 
 from ipc.messages import Message
-from kernel import deadlock
+from kernel.fiber import Fiber
 from kernel.indexes import INDEXED, Index, add, drop, entry, index_by
 from kernel.lane import Lane
 from kernel.selection import Selection
-from kernel.thread import PARK, Thread
-from kernel.waiting import Wait
 
 CAPACITY = 1000  # messages
 RECEIVED = 5  # messages of which it is remembered that they were received
@@ -53,11 +51,11 @@ class Mailbox:
         self.capacity = capacity
         self.closed = False
         self.taken = 0  # places: messages within the bound, and places kept for senders that were woken
-        self.receiver: Thread | None = None  # waits for any message, and came before all `selectors`
+        self.receiver: Fiber | None = None  # waits for any message, and came before all `selectors`
         self.received: deque[tuple[int, str, int, int, int]] | None = None  # the last ones, for a crash report
-        self.selectors: list[tuple[Thread, Selection | None]] | None = None  # more receivers, in their order
-        self.called: dict[Thread, Message] | None = None  # receivers that were woken while others waited, and for what
-        self._senders: deque[Thread] | None = None
+        self.selectors: list[tuple[Fiber, Selection | None]] | None = None  # more receivers, in their order
+        self.called: dict[Fiber, Message] | None = None  # receivers that were woken while others waited, and for what
+        self._senders: deque[Fiber] | None = None
         self._lane: Lane | None = None  # priority 0, which is nearly all
         self._lanes: dict[int, Lane] | None = None  # the others
         self._indexes: dict[str, Index] | None = None  # by attribute of messages
@@ -166,7 +164,7 @@ class Mailbox:
 
     # ---- waiting
 
-    def enlist(self, thread: Thread, selection: Selection | None = None) -> None:
+    def enlist(self, thread: Fiber, selection: Selection | None = None) -> None:
         """Have `thread`, which parks now, woken for the next message it wants. Then it looks, and calls `delist`."""
         if selection is None and self.receiver is None and not self.selectors:
             self.receiver = thread
@@ -177,7 +175,7 @@ class Mailbox:
         self.selectors.append((thread, selection))
         thread.waits_for = "message" if selection is None else selection
 
-    def delist(self, thread: Thread) -> None:
+    def delist(self, thread: Fiber) -> None:
         """`thread` was woken and has looked, or was cancelled. What it was woken for and did not take is for others."""
         if self.receiver is not None or self.selectors:
             self._leave(thread)
@@ -186,26 +184,32 @@ class Mailbox:
             if message is not None:
                 self._offer(message)
 
-    async def wait_for_room(self, thread: Thread, why: Wait | str) -> bool:
-        """Wait in line for a place. True: put your message now, or see `closed`. False: something else woke you.
-
-        Raises `DeadlockDetected`.
-        """
+    def line_up(self, thread: Fiber) -> None:
+        """Have `thread`, which parks now, woken when a place is free for it. Then it calls `leave_line`."""
         if self._senders is None:
             self._senders = deque()
         self._senders.append(thread)
-        thread.waits_for = why
-        try:
-            deadlock.check(thread)
-            await PARK
-        except BaseException:
-            if not self._leave_line(thread):
-                self._pass_on_place()
-            raise
-        granted = not self._leave_line(thread)
-        if granted and not self.closed:
+
+    def leave_line(self, thread: Fiber) -> bool:
+        """Take `thread` out of the senders. Whether a place is reserved for it: it uses that, or passes it on."""
+        if self._senders and thread in self._senders:
+            self._senders.remove(thread)
+            return False
+        return True
+
+    def use_place(self) -> None:
+        """The sender for which a place was reserved puts its message now, or sees that the mailbox is closed."""
+        if not self.closed:
             self.taken -= 1
-        return granted
+
+    def pass_on_place(self) -> None:
+        """Reserve a place that became free for the next sender, if one waits."""
+        if self.closed:
+            return
+        if self._senders:
+            self._senders.popleft().wake()
+        else:
+            self.taken -= 1
 
     def close(self) -> list[Message]:
         """Refuse everything from now on, wake whoever waits, and hand back what was not received, most urgent first."""
@@ -253,16 +257,7 @@ class Mailbox:
 
     def _free_place(self, message: Message) -> None:
         if message.priority != CONTROL:
-            self._pass_on_place()
-
-    def _pass_on_place(self) -> None:
-        """Give a place that became free to the next sender, if one waits."""
-        if self.closed:
-            return
-        if self._senders:
-            self._senders.popleft().wake()
-        else:
-            self.taken -= 1
+            self.pass_on_place()
 
     # ---- waiters
 
@@ -277,7 +272,7 @@ class Mailbox:
         else:
             self._wake_for(message)
 
-    def _note(self, receiver: Thread, message: Message) -> None:
+    def _note(self, receiver: Fiber, message: Message) -> None:
         """`receiver` is woken for `message`, and others still wait: it may take another one, or none.
 
         Only those matter that wait now: who comes later looks first, and waits if it does not want `message`.
@@ -307,7 +302,7 @@ class Mailbox:
                 thread.wake()
                 return
 
-    def _leave(self, thread: Thread) -> bool:
+    def _leave(self, thread: Fiber) -> bool:
         """Take `thread` out of the receivers; False if it was called from there before."""
         if self.receiver is thread:
             self.receiver = None
@@ -318,10 +313,3 @@ class Mailbox:
                     del self.selectors[place]
                     return True
         return False
-
-    def _leave_line(self, thread: Thread) -> bool:
-        """Take `thread` out of the senders; False if it was called from there before."""
-        if not self._senders or thread not in self._senders:
-            return False
-        self._senders.remove(thread)
-        return True

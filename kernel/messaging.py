@@ -17,17 +17,17 @@ from ipc.messages import Message
 from ipc.syscalls import Call, Reply, Send
 from kernel import deadlock
 from kernel.alarms import Alarm
-from kernel.answers import UNANSWERED, Unanswerable, forget_caller
 from kernel.checks import check_timeout
 from kernel.dead_letters import DeadLetters
 from kernel.dispatcher import Dispatcher
 from kernel.envelopes import MAX_INT, NONE, SHORT, SMALL, ZERO, after, check_heading, checked
+from kernel.fiber import PARK
 from kernel.gate import Gate
 from kernel.mailbox import CONTROL, Mailbox
 from kernel.names import NameRegistry
-from kernel.process import Process, ProcessTable
-from kernel.thread import PARK
-from kernel.waiting import Owed, RoomIn
+from kernel.process import UNANSWERED, Owed, Process, Thread, Unanswerable, Wait, forget_caller
+from kernel.process_table import ProcessTable
+from kernel.waiting import RoomIn
 
 LONG = 1e9  # seconds; a time limit up to this needs no closer look
 
@@ -80,7 +80,7 @@ class Messaging:
     async def _send_later(self, box: Mailbox, message: Message, recipient: Process) -> int:
         # A call from a socket gets here one turn after it saw the mailbox full; and other things wake a thread, too.
         thread = self._dispatcher.running
-        while box.full and not await box.wait_for_room(thread, RoomIn(recipient)):
+        while box.full and not await wait_for_room(box, thread, RoomIn(recipient)):
             pass
         if box.closed:
             raise self._table.unknown(message.recipient)
@@ -163,7 +163,7 @@ class Messaging:
         """Until the mailbox of the recipient has a place for the call. Raises `TimedOut`, `UnknownProcess`."""
         while box.full:
             _check_time(alarm, call, "had no room for the call")  # before the wait too: it may begin too late
-            if await box.wait_for_room(self._dispatcher.running, RoomIn(recipient)):
+            if await wait_for_room(box, self._dispatcher.running, RoomIn(recipient)):
                 break
         if recipient.ended:
             raise self._table.unknown(recipient.pid)
@@ -247,6 +247,26 @@ class Messaging:
     def next_id(self) -> int:
         self._last_id += 1
         return self._last_id
+
+
+async def wait_for_room(box: Mailbox, thread: Thread, why: Wait | str) -> bool:
+    """Wait in line for a place in `box`. True: put your message now, or see `closed`. False: something else woke you.
+
+    Raises `DeadlockDetected`.
+    """
+    box.line_up(thread)
+    thread.waits_for = why
+    try:
+        deadlock.check(thread)
+        await PARK
+    except BaseException:
+        if box.leave_line(thread):
+            box.pass_on_place()
+        raise
+    reserved = box.leave_line(thread)
+    if reserved:
+        box.use_place()
+    return reserved
 
 
 def _check_time(alarm: Alarm | None, call: Call, what: str) -> None:

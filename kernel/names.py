@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from ipc.errors import InvalidCall, NameTaken, NotPermitted, UnknownName
 from ipc.syscalls import NameInfo, Names, Register, Unregister
 from kernel.gate import Gate
-from kernel.process import Process, ProcessTable
+from kernel.process import Process
+from kernel.process_table import ProcessTable
 
 MAX_LENGTH = 200  # characters of a name
 

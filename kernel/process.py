@@ -1,38 +1,104 @@
-"""Processes: what is accounted, owned, limited and killed; and the table that holds the living and the recent dead.
+"""Processes and their threads, which own each other: what is scheduled, accounted, owned, limited and killed.
 
-Owned by the kernel. A process is data plus its threads: how it starts is in `kernel.lifecycle`, how it ends in
-`kernel.ending`.
+A process is data plus its threads: `kernel.lifecycle` starts it, `kernel.ending` ends it. A thread is a fiber of a
+process. Neither decides anything.
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, deque
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ipc.errors import ErrorInfo, UnknownProcess, UnknownThread
+from ipc.errors import ErrorInfo, LlmosError, UnknownThread
 from ipc.messages import Log
-from ipc.syscalls import ExitStatus, Limits, ProcessInfo, Usage
+from ipc.syscalls import ExitStatus, Limits, Usage
+from kernel.fiber import BLOCKED, NEW, READY, RUNNING, SUSPENDED, ZOMBIE, Fiber, Scheduler
 from kernel.mailbox import Mailbox
 from kernel.policy.program import Program
-from kernel.thread import BLOCKED, NEW, READY, RUNNING, SUSPENDED, ZOMBIE, Thread
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    import contextvars
+    from collections.abc import Callable, Coroutine, Iterable
 
     import msgspec
 
-    from kernel.durable.history import History
     from kernel.relay import Relay
-    from kernel.slots.sequence import Sequence
     from kernel.stream import Stream
-    from kernel.waiting import Owed
 
+MAIN = "0"  # path of the first thread of a process
 LOG_LINES = 200  # kept per process
-REMEMBERED = 512  # ended processes whose status and log can still be asked for
+LATE_REPLIES = 1000  # calls that timed out and may still be answered, remembered per process
 
 CLIENT = "client"  # program name of a connection
+
+
+class Wait(Protocol):
+    """A wait that only certain threads can end. `str` of it says in a word or two what is awaited."""
+
+    def ended_by(self) -> Iterable[Thread] | None:
+        """The threads of which any could end the wait; None if something outside could, too."""
+
+
+class Held(Protocol):
+    """What a thread can hold, such as a lock."""
+
+    def drop(self, thread: Thread) -> None:
+        """Take all of it from `thread`."""
+
+
+class DurableHistory(Protocol):
+    """What a durable process replays: see `kernel.durable.history`. `context` makes what its agent sees."""
+
+    context: Callable[[Process], Any]
+
+    def current(self, thread: str) -> str:
+        """The id of the call that the thread of this path makes now."""
+
+
+class Thread(Fiber):
+    """A coroutine of a process.
+
+    `path` says who started it: "0" is the first thread of its process, "0-2" the second thread that one started; so
+    the same program has the same paths in every run. `waits_for` is what it is blocked on, a plain text if something
+    outside can always end the wait. `answer` is what a call of it was answered, `holds` what is taken from it when it
+    ends.
+    """
+
+    __slots__ = ("answer", "holds", "offspring", "path", "priority", "process", "suspended")
+    waits_for: Wait | str
+
+    def __init__(
+        self,
+        process: Process,
+        coro: Coroutine[Any, Any, Any],
+        dispatcher: Scheduler,
+        context: contextvars.Context | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.process = process
+        self.holds: dict[Held, None] | None = None
+        self.answer: Any = None
+        self.path = MAIN
+        self.priority = process.priority
+        self.suspended = False
+        self.offspring = 0
+        super().__init__(coro, dispatcher, context, name)
+
+    def get_name(self) -> str:
+        return self._name or f"{self.process.program}-{self.process.pid}"
+
+    def hold(self, thing: Held) -> None:
+        """Remember that `thing` is to be taken from this thread when it ends."""
+        if self.holds is None:
+            self.holds = {}
+        self.holds[thing] = None
+
+    def forget(self, thing: Held) -> None:
+        """Undo `hold`."""
+        if self.holds is not None:
+            self.holds.pop(thing, None)
 
 
 class Process:
@@ -69,7 +135,6 @@ class Process:
         "priority",
         "program",
         "prompt_tokens",
-        "sequences",
         "started",
         "status",
         "stream",
@@ -91,7 +156,7 @@ class Process:
         is_client: bool = False,
         accepts: dict[str, type[msgspec.Struct]] | None = None,
         attempt: int = 1,
-        durable: History | None = None,
+        durable: DurableHistory | None = None,
     ) -> None:
         self.pid = pid
         self.parent = parent  # while both live
@@ -113,7 +178,6 @@ class Process:
         self.listener: Thread | None = None  # waits for the message with which the mailbox will be made
         self.accepts = accepts  # declared message types; None: any
         self.owed: Owed | None = None
-        self.sequences: dict[Sequence, None] | None = None  # in the order of their calls
         self.generations = 0
         self.lineage_program: Program | None = None  # made at first use
         self.path = 0.0  # service of the longest chain of model calls that led to where it is
@@ -222,54 +286,42 @@ class Process:
             self.cpu_seconds,
         )
 
-    def info(self, now: float) -> ProcessInfo:
-        state, waits_for = self.state()
-        return ProcessInfo(
-            pid=self.pid,
-            parent=self.parent_pid,
-            program=self.program,
-            owner=self.owner,
-            priority=self.priority,
-            state=state,
-            waits_for=waits_for,
-            threads=len(self.threads),
-            mailbox=self.mailbox.count if self.mailbox is not None else 0,
-            age=now - self.started,
-            usage=self.usage(),
-        )
+
+class Owed(dict[int, Thread | None]):
+    """Calls of `process` that it has not answered, by their message, and who waits for each: None has given up.
+
+    One object of a process, which all its callers wait for.
+    """
+
+    __slots__ = ("process",)
+
+    def __init__(self, process: Process) -> None:
+        super().__init__()
+        self.process = process
+
+    def __str__(self) -> str:
+        return f"reply of {self.process.pid}"
+
+    def ended_by(self) -> Iterable[Thread] | None:
+        return None if self.process.is_client or not self.process.threads else self.process.threads
 
 
-class ProcessTable:
-    """All processes by pid, and the last ones that ended. Pids count up and are never used twice."""
+UNANSWERED = object()  # stands in `Thread.answer` of a caller that waits
 
-    def __init__(self) -> None:
-        self.alive: dict[int, Process] = {}
-        self.ended: OrderedDict[int, Process] = OrderedDict()
-        self.last_pid = 0
 
-    def get(self, pid: int) -> Process:
-        """The living process `pid`. Raises `UnknownProcess`, which tells an ended one from one that never was."""
-        process = self.alive.get(pid)
-        if process is None:
-            raise self.unknown(pid)
-        return process
+class Unanswerable:
+    """The answer to a call that will get none: `error` says why."""
 
-    def find(self, pid: int) -> Process:
-        """Process `pid`, alive or still remembered."""
-        process = self.alive.get(pid) or self.ended.get(pid)
-        if process is None:
-            raise self.unknown(pid)
-        return process
+    __slots__ = ("error",)
 
-    def bury(self, process: Process) -> None:
-        """Move a process that has ended to the remembered ones; clients are forgotten at once."""
-        del self.alive[process.pid]
-        if process.is_client:
-            return
-        self.ended[process.pid] = process
-        if len(self.ended) > REMEMBERED:
-            self.ended.popitem(last=False)
+    def __init__(self, error: LlmosError) -> None:
+        self.error = error
 
-    def unknown(self, pid: int) -> UnknownProcess:
-        what = "has ended" if 0 < pid <= self.last_pid else "never existed"
-        return UnknownProcess(f"process {pid} {what}; `llmos ps` lists the living", pid=pid)
+
+def forget_caller(recipient: Process, message: int) -> None:
+    """Nobody waits for the reply to `message` any more; when it comes, it is a dead letter and no error."""
+    owed = recipient.owed
+    if owed is not None and message in owed:
+        owed[message] = None
+        if len(owed) > LATE_REPLIES:
+            del owed[message]

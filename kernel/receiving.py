@@ -16,15 +16,14 @@ from ipc.errors import BadMessage, MalformedFrame, TimedOut
 from ipc.messages import Message
 from ipc.syscalls import ANY_MESSAGE, Receive
 from kernel.alarms import Alarm
-from kernel.answers import Unanswerable
 from kernel.checks import check_timeout
 from kernel.dead_letters import DeadLetters
 from kernel.dispatcher import Dispatcher
+from kernel.fiber import PARK
 from kernel.gate import Gate
 from kernel.mailbox import Mailbox
-from kernel.process import Process
+from kernel.process import Process, Unanswerable
 from kernel.selection import Selection
-from kernel.thread import PARK
 
 
 class Receiving:

@@ -25,7 +25,8 @@ from kernel.journal.journal import Journal
 from kernel.journal.records import End
 from kernel.lifecycle import Lifecycle
 from kernel.outcome import final_event
-from kernel.process import Process, ProcessTable
+from kernel.process import Process
+from kernel.process_table import ProcessTable
 from kernel.programs import Program
 from kernel.relay import Relay
 

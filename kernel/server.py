@@ -47,9 +47,8 @@ from ipc.syscalls import Attach, Logs, Spawn, Submit, Syscall
 from ipc.transport import FramedProtocol
 from kernel.bad_frames import complaint
 from kernel.kernel import Kernel
-from kernel.process import Process
+from kernel.process import Process, Thread
 from kernel.stream import Stream
-from kernel.thread import Thread
 
 HELLO_TIMEOUT = 10.0  # seconds to say hello in
 MAX_REQUESTS = 65_536  # unanswered requests of one connection

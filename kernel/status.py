@@ -33,7 +33,8 @@ from kernel.dead_letters import heading
 from kernel.ending import Ending
 from kernel.gate import Gate
 from kernel.messaging import Messaging
-from kernel.process import Process, ProcessTable
+from kernel.process import Process
+from kernel.process_table import ProcessTable
 from kernel.slots.resources import ResourceManager
 from kernel.tasks import Tasks
 from kernel.watchdog import Watchdog
@@ -75,7 +76,7 @@ class Status:
         now = time.monotonic()
         # Pids only grow, so the table is in their order.
         rows = (
-            candidate.info(now)
+            _row(candidate, now)
             for candidate in self._table.alive.values()
             if candidate.pid >= call.start and (call.clients or not candidate.is_client)
         )
@@ -130,3 +131,20 @@ class Status:
             scheduling=resources.scheduling,
             unwritten=0 if self._tasks is None else self._tasks.unwritten,
         )
+
+
+def _row(process: Process, now: float) -> ProcessInfo:
+    state, waits_for = process.state()
+    return ProcessInfo(
+        pid=process.pid,
+        parent=process.parent_pid,
+        program=process.program,
+        owner=process.owner,
+        priority=process.priority,
+        state=state,
+        waits_for=waits_for,
+        threads=len(process.threads),
+        mailbox=process.mailbox.count if process.mailbox is not None else 0,
+        age=now - process.started,
+        usage=process.usage(),
+    )

@@ -29,7 +29,8 @@ from kernel.gate import Gate
 from kernel.journal.journal import Journal
 from kernel.journal.records import Accepted, Kept
 from kernel.lifecycle import Lifecycle
-from kernel.process import Process, ProcessTable
+from kernel.process import Process
+from kernel.process_table import ProcessTable
 from kernel.programs import Program, Programs
 from kernel.recovery import Recovery
 from kernel.relay import Relay

@@ -16,10 +16,10 @@ from ipc.syscalls import StartThread
 from kernel.alarms import Alarm
 from kernel.dispatcher import Dispatcher
 from kernel.ending import GRACE, Ending
+from kernel.fiber import PARK
 from kernel.gate import Gate
 from kernel.outcome import outcome
-from kernel.process import Process
-from kernel.thread import MAIN, PARK, Thread
+from kernel.process import MAIN, Process, Thread
 from kernel.worker import Worker
 
 T = TypeVar("T", bound=Thread)

@@ -7,18 +7,8 @@ stands for a wait that something outside can always end: a message from anyone, 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:
-    from kernel.process import Process
-    from kernel.thread import Thread
-
-
-class Wait(Protocol):
-    """A wait that only certain threads can end. `str` of it says in a word or two what is awaited."""
-
-    def ended_by(self) -> Iterable[Thread] | None:
-        """The threads of which any could end the wait; None if something outside could, too."""
+from kernel.process import Process, Thread, Wait
 
 
 class _OnProcess:
@@ -38,6 +28,20 @@ class _OnProcess:
         return None if self.process.is_client or not self.process.threads else self.process.threads
 
 
+class EndOf(_OnProcess):
+    """`wait` for the end of a process."""
+
+    __slots__ = ()
+    what = "end"
+
+
+class RoomIn(_OnProcess):
+    """`send` or `call` to a process whose mailbox is full."""
+
+    __slots__ = ()
+    what = "mailbox"
+
+
 class Firm:
     """A wait that no error can end early: for the lock that a condition gave up, and that has to be held again."""
 
@@ -51,34 +55,3 @@ class Firm:
 
     def ended_by(self) -> Iterable[Thread] | None:
         return self._wait.ended_by()
-
-
-class EndOf(_OnProcess):
-    """`wait` for the end of a process."""
-
-    __slots__ = ()
-    what = "end"
-
-
-class Owed(dict[int, "Thread | None"]):
-    """Calls of `process` that it has not answered, by their message, and who waits for each: None has given up.
-
-    One object of a process, which all its callers wait for.
-    """
-
-    __slots__ = ("process",)
-    what = "reply"
-
-    def __init__(self, process: Process) -> None:
-        super().__init__()
-        self.process = process
-
-    __str__ = _OnProcess.__str__
-    ended_by = _OnProcess.ended_by
-
-
-class RoomIn(_OnProcess):
-    """`send` or `call` to a process whose mailbox is full."""
-
-    __slots__ = ()
-    what = "mailbox"

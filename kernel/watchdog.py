@@ -20,9 +20,8 @@ import structlog
 
 from ipc.errors import BurstExceeded
 from kernel.dispatcher import Dispatcher
-from kernel.process import Process
+from kernel.process import Process, Thread
 from kernel.scheduling import Scheduling
-from kernel.thread import Thread
 
 TICKS = 4  # per burst, so that it is noticed at most a quarter late
 CAUGHT = 3  # times in one step that an agent may catch the error, then it is ended

@@ -9,7 +9,7 @@ import contextvars
 from collections.abc import Callable
 from typing import Any
 
-from kernel.thread import Thread
+from kernel.process import Thread
 
 
 class Worker(Thread):

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from typing import cast
 
 from ipc.errors import LlmosError
-from kernel.thread import PARK, Thread
+from kernel.fiber import PARK
+from kernel.process import Thread
 
 
 class Arrivals:

@@ -12,9 +12,10 @@ from heapq import heappop, heappush
 from typing import Any
 
 from ipc.errors import LlmosError
+from kernel.fiber import PARK
 from kernel.journal.changes import Change, Count
 from kernel.journal.journal import Journal
-from kernel.thread import PARK, Thread
+from kernel.process import Thread
 
 
 class Commits:

@@ -30,7 +30,8 @@ from kernel.lifecycle import Lifecycle
 from kernel.memory.shared import SharedMemory
 from kernel.messaging import Messaging
 from kernel.names import NameRegistry
-from kernel.process import Process, ProcessTable
+from kernel.process import Process
+from kernel.process_table import ProcessTable
 from kernel.programs import Programs
 from kernel.publication import Publication
 from kernel.supervision.links import Links

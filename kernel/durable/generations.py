@@ -19,7 +19,7 @@ from ipc.codec import decode, encode
 from ipc.errors import MalformedFrame
 from ipc.syscalls import Generate
 from kernel.durable.commits import Commits
-from kernel.durable.history import History, Key
+from kernel.durable.history import History, Key, history_of
 from kernel.durable.processes import DurableProcesses
 from kernel.journal.changes import DropGenerations, PutGeneration
 from kernel.journal.histories import Opening
@@ -94,7 +94,7 @@ class DurableGenerations:
 
     async def generate(self, process: Process, call: Generate, key: Key) -> Any:
         """Make the call, or go on with it where an earlier life put it aside."""
-        history = _of(process)
+        history = history_of(process)
         if call.sampling.seed is None:  # had anew, it is the same reply
             call = msgspec.structs.replace(
                 call, sampling=msgspec.structs.replace(call.sampling, seed=history.number(key))
@@ -173,8 +173,3 @@ class DurableGenerations:
 async def count(process: Process, call: Generate, answer: Any) -> None:
     """The next generation of the process has the number that it would have had."""
     process.generations += call.samples
-
-
-def _of(process: Process) -> History:
-    assert process.durable is not None
-    return process.durable

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from kernel.journal.histories import Row
 from kernel.process import Process
@@ -138,3 +138,9 @@ class History:
     def message(self, key: Key, recipient: object = "") -> int:
         """The id of the message that a call sends; of one of its messages, if it sends several."""
         return DERIVED | self.number(key, recipient)
+
+
+def history_of(process: Process) -> History:
+    """The history of a process that is durable."""
+    assert process.durable is not None
+    return cast(History, process.durable)

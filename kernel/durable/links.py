@@ -17,7 +17,7 @@ from ipc.messages import Message
 from ipc.syscalls import DOWN, Link, Monitor, Unlink
 from kernel.durable.arrivals import Arrivals
 from kernel.durable.commits import Commits
-from kernel.durable.history import History, Key
+from kernel.durable.history import History, Key, history_of
 from kernel.durable.outcome import Asked, Outcome, Value
 from kernel.process import Process
 from kernel.supervision.links import Links
@@ -32,8 +32,7 @@ class DurableLinks:
         self._arrivals = arrivals
 
     async def monitor(self, process: Process, call: Monitor, key: Key) -> int:
-        assert process.durable is not None
-        ref = self._links.monitor(process, call, process.durable.number(key))
+        ref = self._links.monitor(process, call, history_of(process).number(key))
         self._commits.remember(call.pid)
         return ref
 
@@ -67,8 +66,7 @@ class DurableLinks:
 
 def _told(process: Process, ref: int) -> bool:
     """Whether the message of monitor `ref` has come: it waits, or was received by a call, replayed by now or not."""
-    history = process.durable
-    assert history is not None
+    history = history_of(process)
     if not history.searched:
         history.searched = True
         history.heard.update(_received(history))

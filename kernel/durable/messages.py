@@ -18,19 +18,18 @@ from ipc.messages import Message
 from ipc.syscalls import DOWN, Call, Publish, Receive, Reply, Send
 from kernel import deadlock
 from kernel.alarms import Alarm
-from kernel.answers import UNANSWERED, Unanswerable, forget_caller
 from kernel.checks import check_timeout
 from kernel.durable.arrivals import Arrivals
 from kernel.durable.commits import Commits
-from kernel.durable.history import History, Key
+from kernel.durable.history import History, Key, history_of
 from kernel.durable.outcome import raw
 from kernel.envelopes import envelope
+from kernel.fiber import PARK
 from kernel.journal.changes import Delivered, DropReply, PutReply
-from kernel.messaging import Messaging
-from kernel.process import Process
+from kernel.messaging import Messaging, wait_for_room
+from kernel.process import UNANSWERED, Owed, Process, Thread, Unanswerable, forget_caller
 from kernel.publication import Publication
-from kernel.thread import PARK, Thread
-from kernel.waiting import Owed, RoomIn
+from kernel.waiting import RoomIn
 
 
 class DurableMessages:
@@ -60,7 +59,7 @@ class DurableMessages:
             self._commits.remember(recipient.pid)
             answer = self._messaging.send(process, call)
             return answer if isinstance(answer, int) else await answer
-        number = _of(process).message(key)
+        number = history_of(process).message(key)
         if self._is_new(process, recipient, key):
             message = envelope(process, recipient, call, number)
             if not call.wait and recipient.box().full and not self._messaging.make_room(recipient, recipient.box()):
@@ -80,7 +79,7 @@ class DurableMessages:
             if recipient.durable is None:
                 number = self._messaging.next_id()
             elif self._is_new(process, recipient, key):
-                number = _of(process).message(key, recipient.pid)
+                number = history_of(process).message(key, recipient.pid)
                 self._came(process, recipient, key)
             else:
                 count += 1
@@ -90,7 +89,7 @@ class DurableMessages:
         return count
 
     async def call(self, process: Process, call: Call, key: Key) -> Any:
-        number = _of(process).message(key)
+        number = history_of(process).message(key)
         if number in self._replies:
             return self._take(number)
         recipient = self._messaging.recipient(call.to)
@@ -114,7 +113,7 @@ class DurableMessages:
         except BaseException:
             if number not in self._replies:
                 forget_caller(recipient, number)
-                _of(process).given_up.add(number)
+                history_of(process).given_up.add(number)
             elif not process.dying:  # it was answered, and cancelled before it looked
                 self._take(number)
             raise
@@ -130,7 +129,7 @@ class DurableMessages:
         if self._alive.get(call.to) is None and call.to not in self._arrivals.pids:
             return self._messaging.reply(process, call)
         caller = self._alive.get(call.to)
-        late = caller is not None and caller.durable is not None and call.message in caller.durable.given_up
+        late = caller is not None and caller.durable is not None and call.message in history_of(caller).given_up
         if late or (caller is not None and caller.durable is None):
             return self._messaging.reply(process, call)
         owed = process.owed
@@ -152,7 +151,7 @@ class DurableMessages:
         """A message that was received in an earlier life may still want its reply; an end is not to be told again."""
         process.messages_received += 1
         if message.type == DOWN:
-            _of(process).heard.add(message.correlation)
+            history_of(process).heard.add(message.correlation)
         if message.correlation == message.id:
             self.owe(process, message.id)
 
@@ -174,7 +173,7 @@ class DurableMessages:
             self._reached.setdefault(sender, set()).add(history.pid)
 
     def process_ended(self, process: Process) -> None:
-        history = _of(process)
+        history = history_of(process)
         for sender in history.delivered:
             reached = self._reached[sender]
             reached.discard(process.pid)
@@ -184,7 +183,7 @@ class DurableMessages:
         for pid in self._reached.pop(process.pid, ()):  # it says nothing any more
             recipient = self._alive.get(pid)
             if recipient is not None:
-                _of(recipient).delivered.pop(process.pid, None)
+                history_of(recipient).delivered.pop(process.pid, None)
         for number in [number for number, (pid, _) in self._replies.items() if pid == process.pid]:
             del self._replies[number]
 
@@ -207,7 +206,7 @@ class DurableMessages:
         while box.full and not self._messaging.make_room(recipient, box):
             if alarm is not None and alarm.rung:
                 raise TimedOut(f"process {recipient.pid} had no room for the call in time", to=recipient.pid)
-            if await box.wait_for_room(cast(Thread, asyncio.current_task()), RoomIn(recipient)):
+            if await wait_for_room(box, cast(Thread, asyncio.current_task()), RoomIn(recipient)):
                 break
         if box.closed:
             raise self._messaging.unknown(recipient.pid)
@@ -230,18 +229,13 @@ class DurableMessages:
 
     def _is_new(self, process: Process, recipient: Process, key: Key) -> bool:
         """Whether the message of this call has not been in the mailbox of the durable `recipient` yet."""
-        last = _of(recipient).delivered.get(process.pid, {}).get(key.sequence)
+        last = history_of(recipient).delivered.get(process.pid, {}).get(key.sequence)
         return last is None or last < (key.epoch, key.number)
 
     def _came(self, process: Process, recipient: Process, key: Key) -> None:
-        _of(recipient).delivered.setdefault(process.pid, {})[key.sequence] = key.epoch, key.number
+        history_of(recipient).delivered.setdefault(process.pid, {})[key.sequence] = key.epoch, key.number
         self._reached.setdefault(process.pid, set()).add(recipient.pid)
         self._commits.keep(Delivered(recipient.pid, process.pid, key.sequence, key.epoch, key.number))
-
-
-def _of(process: Process) -> History:
-    assert process.durable is not None
-    return process.durable
 
 
 def _late(call: Call, what: str) -> TimedOut:

@@ -21,7 +21,7 @@ from ipc.syscalls import ExitStatus, MemorySet, Register, Spawn, Subscribe, Wait
 from kernel.dispatcher import Dispatcher
 from kernel.durable.arrivals import Arrivals
 from kernel.durable.commits import Commits, Receipt
-from kernel.durable.history import History, Key, Tree
+from kernel.durable.history import History, Key, Tree, history_of
 from kernel.durable.mailbox import DurableMailbox
 from kernel.durable.messages import DurableMessages
 from kernel.durable.outcome import declared
@@ -31,11 +31,11 @@ from kernel.journal.changes import Change, ChildEnded, PutName, PutProcess, Rank
 from kernel.journal.histories import Row
 from kernel.lifecycle import Lifecycle
 from kernel.mailbox import CAPACITY
-from kernel.process import Process, ProcessTable
+from kernel.process import Process, Thread
+from kernel.process_table import ProcessTable
 from kernel.programs import Program, Programs
 from kernel.relay import Relay
 from kernel.supervision.links import ABNORMAL
-from kernel.thread import Thread
 
 log = structlog.get_logger("kernel.durable")
 
@@ -106,7 +106,7 @@ class DurableProcesses:
         program = self._programs.by_name.get(call.program)
         if program is None:
             program = await asyncio.to_thread(self._programs.load, call.program)
-        history = _of(process)
+        history = history_of(process)
         pid = self._new_pid()
         child = self._history(pid, history.tree, program) if program.durable and not call.detach else None
         self._start_child(process, program, call, pid, child)
@@ -122,7 +122,7 @@ class DurableProcesses:
 
     async def spawned(self, process: Process, call: Spawn, pid: int) -> None:
         """A child of an earlier life: it begins again, unless it had ended."""
-        history = _of(process)
+        history = history_of(process)
         row = history.tree.rows.pop(pid, None)
         status: ExitStatus | None = None
         program = self._programs.by_name.get(call.program)
@@ -160,9 +160,9 @@ class DurableProcesses:
 
     def process_ended(self, process: Process) -> None:
         """Hold on to nothing of what has ended: it is remembered for a while, and knows its task."""
-        history = process.durable
-        if history is None:
+        if process.durable is None:
             return
+        history = history_of(process)
         self._messages.process_ended(process)
         history.records = {}
         if history.tree.root is process:
@@ -281,11 +281,6 @@ class DurableProcesses:
         ghost.dying, ghost.status = status.reason, status
         self._table.alive[pid] = ghost
         self._table.bury(ghost)
-
-
-def _of(process: Process) -> History:
-    assert process.durable is not None
-    return process.durable
 
 
 def _decoded(data: bytes, kind: Any = Any) -> Any:

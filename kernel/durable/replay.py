@@ -26,7 +26,7 @@ from ipc.errors import (
 from ipc.syscalls import Call, Checkpoint, Reference, Sleep, Syscall, UseTool, WriteLog
 from kernel.durable import timeouts
 from kernel.durable.commits import Commits
-from kernel.durable.history import History, Key
+from kernel.durable.history import History, Key, history_of
 from kernel.durable.outcome import (
     Asked,
     Cancelled,
@@ -42,12 +42,12 @@ from kernel.durable.outcome import (
 from kernel.durable.rules import FIRST, LAST, RULES, Rule
 from kernel.durable.state import DurableState
 from kernel.ending import Ending
+from kernel.fiber import PARK
 from kernel.gate import BURST, Gate
 from kernel.journal.changes import Progress, PutCall
 from kernel.memory.bounds import measured
 from kernel.memory.shared import SharedMemory
-from kernel.process import Process
-from kernel.thread import PARK, Thread
+from kernel.process import Process, Thread
 
 AHEAD = 256  # commits that may be under way while a thread goes on
 
@@ -75,7 +75,7 @@ class Replay:
         rule = RULES.get(kind)
         if rule is None or process.dying:
             return await self._gate.call(process, call)
-        history, thread = _of(process), cast(Thread, asyncio.current_task())
+        history, thread = history_of(process), cast(Thread, asyncio.current_task())
         if kind is Checkpoint:
             return await self._state.checkpoint(process, history, thread, cast(Checkpoint, call))
         key = history.next(thread.path)
@@ -96,7 +96,7 @@ class Replay:
     def call_now(self, process: Process, call: Syscall) -> Any:
         """Make `call`, which never waits. A line for the log was written before if the thread has been here before."""
         thread = asyncio.current_task()
-        if type(call) is WriteLog and isinstance(thread, Thread) and _of(process).replays(thread.path):
+        if type(call) is WriteLog and isinstance(thread, Thread) and history_of(process).replays(thread.path):
             return None
         return self._gate.call_now(process, call)
 
@@ -105,7 +105,7 @@ class Replay:
     async def _made(
         self, process: Process, thread: Thread, call: Syscall, key: Key, question: Asked, rule: Rule
     ) -> Any:
-        history = _of(process)
+        history = history_of(process)
         try:
             if rule in FIRST:
                 await self._commits.reach(thread, history.last)
@@ -134,7 +134,7 @@ class Replay:
             return await self._gate.call(process, call)
         except asyncio.CancelledError:
             if not process.dying:
-                self._keep(_of(process), key, question, Cancelled())
+                self._keep(history_of(process), key, question, Cancelled())
             raise
         except LlmosError as error:
             await self._failed(process, thread, key, question, error, Rule.AGAIN)
@@ -161,7 +161,7 @@ class Replay:
     ) -> None:
         if process.dying:
             return
-        number = self._keep(_of(process), key, question, Failure(to_wire(error)))
+        number = self._keep(history_of(process), key, question, Failure(to_wire(error)))
         if rule in LAST:
             await self._commits.hand_over(thread, number)
 
@@ -185,7 +185,7 @@ class Replay:
 
     def _read(self, process: Process, key: Key, question: Asked, recorded: tuple[bytes, bytes]) -> Outcome | None:
         """What came of a call the first time. None: it was another call, or nobody can tell; the task ends by that."""
-        history = _of(process)
+        history = history_of(process)
         try:
             before = decode(recorded[0], Asked)
             outcome: Outcome = decode(recorded[1], Outcome)
@@ -217,12 +217,12 @@ class Replay:
         self, process: Process, thread: Thread, call: Syscall, key: Key, question: Asked, outcome: Outcome
     ) -> Any:
         if type(call) is Call and isinstance(outcome, Failure | Cancelled):
-            _of(process).give_up(key)
+            history_of(process).give_up(key)
         match outcome:
             case Cancelled():  # it comes again, from wherever it came
                 await _for_ever(thread, "its cancellation, as before")
             case Until(due=due) if type(call) is Sleep:
-                if not _of(process).replays(thread.path):  # else it was over, whatever the clock says by now
+                if not history_of(process).replays(thread.path):  # else it was over, whatever the clock says by now
                     await self._sleep_on(process, call, key, question, due)
                 return None
             case Until(due=due):
@@ -239,7 +239,7 @@ class Replay:
         try:
             answer = revealed(process, call, outcome.value)
         except MalformedFrame as error:
-            self._end(_of(process), _unreadable(process, key, error))
+            self._end(history_of(process), _unreadable(process, key, error))
             await _for_ever(thread, "its end")
         again = self.again.get(type(call))
         if again is not None:
@@ -253,7 +253,7 @@ class Replay:
             await self._gate.call(process, Sleep(rest))
         except asyncio.CancelledError:
             if not process.dying:
-                self._keep(_of(process), key, question, Cancelled())
+                self._keep(history_of(process), key, question, Cancelled())
             raise
 
     # ---- inside
@@ -262,11 +262,6 @@ class Replay:
         root = history.tree.root
         if root is not None:
             self._ending.finish(root, "failed", error=to_wire(error))
-
-
-def _of(process: Process) -> History:
-    assert process.durable is not None
-    return process.durable
 
 
 def _unreadable(process: Process, key: Key, error: LlmosError) -> HistoryDamaged:

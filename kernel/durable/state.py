@@ -36,8 +36,7 @@ from kernel.journal.changes import (
     PutName,
     PutSubscription,
 )
-from kernel.process import Process
-from kernel.thread import Thread
+from kernel.process import Process, Thread
 
 
 class DurableState:

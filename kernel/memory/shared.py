@@ -16,10 +16,10 @@ from ipc.frames import MAX_FRAME
 from ipc.syscalls import RegionInfo, Regions, SharedDelete, SharedGet, SharedSet, SharedWatch, Versioned
 from kernel.alarms import Alarm
 from kernel.checks import check_timeout
+from kernel.fiber import PARK
 from kernel.gate import Gate
 from kernel.memory.bounds import Account, MemoryBounds, check_name, measured
-from kernel.process import Process
-from kernel.thread import PARK, Thread
+from kernel.process import Process, Thread
 
 if TYPE_CHECKING:
     from kernel.mailbox import Receipt

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -19,14 +19,14 @@ from ipc.codec import decoder, encode
 from ipc.errors import InvalidCall, InvalidPrompt, NotEncodable
 from ipc.syscalls import ChatMessage, Completion, EmbedTexts, Generate, Sampling, Score, ScoreText
 from kernel.drivers import protocol
+from kernel.fiber import PARK
 from kernel.gate import Gate
 from kernel.limits import LimitKeeper
-from kernel.process import Process
+from kernel.process import Process, Thread
 from kernel.slots import constraints, sequence
 from kernel.slots.generation import Generation, Record
 from kernel.slots.query import Query, Question
 from kernel.slots.runtime import ModelRuntime
-from kernel.thread import PARK, Thread
 
 MAX_SAMPLES = 1024  # of one call
 MAX_TEXTS = 4096
@@ -46,6 +46,7 @@ class ModelCalls:
         self._runtime = runtime
         self._limits = limits
         self._last_sequence = 0
+        self._of_process: dict[Process, dict[sequence.Sequence, None]] = {}
         gate.register({Generate: self.generate, ScoreText: self.score, EmbedTexts: self.embed})
 
     def generate(
@@ -99,7 +100,7 @@ class ModelCalls:
                 if (begun := record.begun(number)) is not None:
                     generation.take_up(begun)
             record.made(generations)
-        await _run(generations, process, thread, runtime)
+        await self._run(generations, process, thread, runtime)
         process.path = max(process.path, *(generation.path + generation.service for generation in generations))
         completions = [generation.completion() for generation in generations]
         for completion in completions:
@@ -125,36 +126,40 @@ class ModelCalls:
     async def _ask(self, process: Process, question: Callable[[int, int], Question], runtime: ModelRuntime) -> Any:
         thread = cast(Thread, asyncio.current_task())
         query = Query(self._next(), process, thread, runtime.name, question)
-        await _run([query], process, thread, runtime)
+        await self._run([query], process, thread, runtime)
         return query.answer
+
+    async def _run(self, sequences: Sequence[S], process: Process, thread: Thread, runtime: ModelRuntime) -> None:
+        """Run all of `sequences` to their ends. If one fails, or the thread is cancelled, none is left behind."""
+        own = self._of_process.setdefault(process, {})
+        own.update(dict.fromkeys(sequences))
+        try:
+            for one in sequences:
+                runtime.submit(one)
+            while waiting := [one for one in sequences if not one.finished]:
+                for one in sequences:
+                    if one.error is not None:
+                        raise one.error
+                thread.waits_for = waiting[0]
+                await PARK
+        finally:
+            for one in sequences:
+                own.pop(one, None)
+                if not one.finished:
+                    runtime.cancel(one)
+            if not own:
+                self._of_process.pop(process, None)
+        for one in sequences:
+            if one.error is not None:
+                raise one.error
+
+    def of_process(self, process: Process) -> Iterable[sequence.Sequence]:
+        """The sequences of `process` that have not ended, in the order of their calls."""
+        return self._of_process.get(process, ())
 
     def _next(self) -> int:
         self._last_sequence += 1
         return self._last_sequence
-
-
-async def _run(sequences: Sequence[S], process: Process, thread: Thread, runtime: ModelRuntime) -> None:
-    """Run all of `sequences` to their ends. If one fails, or the thread is cancelled, none is left behind."""
-    if process.sequences is None:
-        process.sequences = {}
-    process.sequences.update(dict.fromkeys(sequences))
-    try:
-        for one in sequences:
-            runtime.submit(one)
-        while waiting := [one for one in sequences if not one.finished]:
-            for one in sequences:
-                if one.error is not None:
-                    raise one.error
-            thread.waits_for = waiting[0]
-            await PARK
-    finally:
-        for one in sequences:
-            process.sequences.pop(one, None)
-            if not one.finished:
-                runtime.cancel(one)
-    for one in sequences:
-        if one.error is not None:
-            raise one.error
 
 
 def _check_prompt(prompt: list[ChatMessage] | str, sampling: Sampling) -> None:

@@ -16,9 +16,8 @@ from ipc.messages import Token
 from ipc.syscalls import ChatMessage, Completion, Sampling, SequenceInfo
 from kernel.drivers import protocol
 from kernel.policy.program import PROMPT_WEIGHT
-from kernel.process import Process
+from kernel.process import Process, Thread
 from kernel.slots.sequence import RUNNING, Sequence
-from kernel.thread import Thread
 
 CHARACTERS = 4  # a token of English, about
 

@@ -11,9 +11,8 @@ from collections.abc import Callable
 
 from ipc.errors import DriverFailed
 from kernel.drivers import protocol
-from kernel.process import Process
+from kernel.process import Process, Thread
 from kernel.slots.sequence import Sequence
-from kernel.thread import Thread
 
 Question = protocol.Score | protocol.Embed
 Answer = protocol.Scored | protocol.Embedded

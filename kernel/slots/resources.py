@@ -20,7 +20,7 @@ from kernel.gate import Gate
 from kernel.inheritance import behind
 from kernel.limits import LimitKeeper
 from kernel.machine import Machine, Sample
-from kernel.process import Process
+from kernel.process import Process, Thread
 from kernel.scheduling import Scheduling
 from kernel.slots.balance import Balance
 from kernel.slots.calls import ModelCalls
@@ -35,7 +35,6 @@ from kernel.slots.sizes import show_size
 from kernel.slots.slots import SUSPENDED
 from kernel.slots.surroundings import Surroundings
 from kernel.slots.swap import SwapArea
-from kernel.thread import Thread
 
 SAMPLE_SECONDS = 1.0  # between two looks at the machine
 
@@ -78,7 +77,8 @@ class ResourceManager:
         )
         self._ended: list[int] = []  # processes whose end the drivers have not been told
         self._tasks: list[asyncio.Task[None]] = []
-        self.generate = ModelCalls(self.runtime, gate, limits).generate
+        self.calls = ModelCalls(self.runtime, gate, limits)
+        self.generate = self.calls.generate
         gate.register({Models: self.models, Slots: self.slots, SetPolicy: self.policy})
 
     def models(self, process: Process, call: Models) -> list[ModelInfo]:
@@ -127,19 +127,19 @@ class ResourceManager:
 
     def suspended(self, process: Process, thread: Thread | None) -> None:
         """Take the sequences of `process`, or of its `thread` alone, off their slots."""
-        for sequence in process.sequences or ():
+        for sequence in self.calls.of_process(process):
             if thread is None or sequence.thread is thread:
                 self.runtime(sequence.model).hold(sequence, SUSPENDED)
 
     def resumed(self, process: Process, thread: Thread | None) -> None:
         """Undo `suspended`, for the sequences that nothing else holds."""
-        for sequence in process.sequences or ():
+        for sequence in self.calls.of_process(process):
             if not process.suspended and not sequence.thread.suspended:
                 self.runtime(sequence.model).release(sequence, SUSPENDED)
 
     def ranked(self, process: Process, thread: Thread | None) -> None:
         """The priority of `process`, or of its `thread` alone, has changed."""
-        for sequence in process.sequences or ():
+        for sequence in self.calls.of_process(process):
             if thread is None or sequence.thread is thread:
                 self.runtime(sequence.model).reprioritise(sequence)
 

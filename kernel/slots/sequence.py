@@ -13,8 +13,7 @@ from ipc.syscalls import SequenceInfo
 from kernel.drivers import protocol
 from kernel.inheritance import urgency
 from kernel.policy.program import Program
-from kernel.process import Process
-from kernel.thread import Thread
+from kernel.process import Process, Thread
 
 QUEUED, RUNNING, PARKED, FINISHED = "queued", "running", "parked", "finished"
 

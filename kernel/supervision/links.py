@@ -13,7 +13,8 @@ from ipc.syscalls import DOWN, Demonitor, Down, Link, Monitor, Unlink
 from kernel.ending import Ending
 from kernel.gate import Gate
 from kernel.messaging import Messaging
-from kernel.process import Process, ProcessTable
+from kernel.process import Process
+from kernel.process_table import ProcessTable
 
 Key = TypeVar("Key")
 Item = TypeVar("Item")

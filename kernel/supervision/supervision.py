@@ -20,10 +20,10 @@ from kernel.checks import check_seconds
 from kernel.ending import Ending
 from kernel.gate import Gate
 from kernel.lifecycle import Lifecycle
-from kernel.process import Process, ProcessTable
+from kernel.process import Process, Thread
+from kernel.process_table import ProcessTable
 from kernel.supervision.restarts import Restarts
 from kernel.supervision.supervisor import Supervisor
-from kernel.thread import Thread
 
 log = structlog.get_logger("kernel.supervision")
 

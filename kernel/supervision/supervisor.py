@@ -14,9 +14,9 @@ from typing import Any
 from ipc.errors import LlmosError, TooManyRestarts, to_wire
 from ipc.syscalls import Child, ExitStatus, Spawn, Supervise
 from kernel.alarms import Alarm
-from kernel.process import Process
+from kernel.fiber import PARK
+from kernel.process import Process, Thread
 from kernel.supervision.restarts import Restarts
-from kernel.thread import PARK, Thread
 from kernel.waiting import EndOf
 
 Start = Callable[[Process, Spawn], "int | Coroutine[Any, Any, int]"]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ipc.syscalls import LockInfo
+from kernel.process import Thread
 from kernel.sync.lock import Lock
 from kernel.sync.queue import WaitQueue
-from kernel.thread import Thread
 
 
 class Condition:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from ipc.errors import NotHeld
 from ipc.syscalls import LockInfo
+from kernel.process import Thread
 from kernel.sync.queue import WaitQueue
-from kernel.thread import Thread
 from kernel.waiting import Firm
 
 if TYPE_CHECKING:

@@ -29,13 +29,12 @@ from ipc.syscalls import (
 )
 from kernel.checks import check_text, check_timeout
 from kernel.gate import Gate
-from kernel.process import Process
+from kernel.process import Process, Thread
 from kernel.sync.barrier import Barrier
 from kernel.sync.condition import Condition
 from kernel.sync.event import Event
 from kernel.sync.lock import Lock
 from kernel.sync.semaphore import Semaphore
-from kernel.thread import Thread
 
 MAX_NAMES = 100_000
 MAX_NAME = 200  # characters

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from ipc.errors import TimedOut
 from kernel import deadlock
 from kernel.alarms import Alarm
-from kernel.thread import PARK, Thread
-from kernel.waiting import Firm, Wait
+from kernel.fiber import PARK
+from kernel.process import Thread, Wait
+from kernel.waiting import Firm
 
 
 class _Place:

@@ -12,7 +12,8 @@ from typing import cast
 
 from ipc.errors import Busy, TimedOut
 from kernel.alarms import Alarm
-from kernel.thread import PARK, Thread
+from kernel.fiber import PARK
+from kernel.process import Thread
 from kernel.tools.tool import Tool
 
 QUEUE = 10_000  # calls that may wait in line

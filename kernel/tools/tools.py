@@ -19,12 +19,12 @@ from ipc.errors import Busy, LlmosError, NotEncodable, TimedOut, ToolFailed, Unk
 from ipc.syscalls import Reference, ToolInfo, Tools, UseTool
 from kernel.alarms import Alarm
 from kernel.checks import check_timeout
+from kernel.fiber import PARK
 from kernel.gate import Gate
 from kernel.memory.bounds import measured
 from kernel.memory.shared import RESERVED, SharedMemory
-from kernel.process import Process
+from kernel.process import Process, Thread
 from kernel.programs import Programs
-from kernel.thread import PARK, Thread
 from kernel.tools.device import Device
 from kernel.tools.tool import CALL_ID, Tool, ToolSpec, load
 from kernel.tools.workers import Workers

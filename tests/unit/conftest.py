@@ -27,13 +27,12 @@ from kernel.drivers.simulated import SimulatedDevice
 from kernel.kernel import Kernel
 from kernel.limits import LimitSettings
 from kernel.machine import Sample
-from kernel.process import Process
+from kernel.process import Process, Thread
 from kernel.programs import Function, Program
 from kernel.scheduling import Scheduling
 from kernel.slots.model import ModelSpec
 from kernel.slots.settings import ResourceSettings
 from kernel.stream import Stream
-from kernel.thread import Thread
 from llmosd.context import Context
 
 # ---- time

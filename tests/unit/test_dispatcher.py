@@ -9,8 +9,8 @@ import pytest
 
 from ipc.syscalls import Resume, Suspend
 from kernel.dispatcher import AGING, STEPS_PER_TURN, Dispatcher
-from kernel.process import Process
-from kernel.thread import READY, SUSPENDED, Thread
+from kernel.fiber import READY, SUSPENDED
+from kernel.process import Process, Thread
 from llmosd.context import Context
 
 

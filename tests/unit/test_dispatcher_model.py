@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from kernel.dispatcher import Dispatcher
-from kernel.process import Process
-from kernel.thread import BLOCKED, PARK, READY, SUSPENDED, Thread
+from kernel.fiber import BLOCKED, PARK, READY, SUSPENDED
+from kernel.process import Process, Thread
 
 AGING = 4  # so that a short run sees it
 PRIORITIES = st.sampled_from([-20, 0, 0, 5])

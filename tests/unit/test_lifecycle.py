@@ -12,8 +12,8 @@ from ipc.codec import reveal
 from ipc.errors import InvalidCall, TimedOut, UnknownProcess, UnknownProgram
 from ipc.messages import Failed, Result
 from ipc.syscalls import Kill, Resume, Spawn, Suspend, Wait
-from kernel.process import REMEMBERED
-from kernel.thread import Thread
+from kernel.process import Thread
+from kernel.process_table import REMEMBERED
 from llmosd.context import Context
 from tests.unit.agents import adder, forever
 

@@ -10,7 +10,7 @@ import pytest
 from ipc.errors import InvalidCall, Killed, NameTaken, UnknownProcess
 from ipc.syscalls import Crashes, Demonitor, Kill, Link, Monitor, Names, PeekMailbox, Send, Spawn
 from kernel.mailbox import CAPACITY
-from kernel.process import REMEMBERED
+from kernel.process_table import REMEMBERED
 from llmosd.context import Context
 
 

@@ -14,9 +14,10 @@ from ipc.errors import MailboxFull, TimedOut, UnknownProcess
 from ipc.messages import Message
 from ipc.syscalls import ANY_MESSAGE, GetStats, Kill, Receive, Resume, Send, Suspend
 from kernel.dispatcher import Dispatcher
+from kernel.fiber import PARK
 from kernel.mailbox import CAPACITY, Mailbox
-from kernel.process import Process
-from kernel.thread import PARK, Thread
+from kernel.messaging import wait_for_room
+from kernel.process import Process, Thread
 from llmosd.context import Context
 
 
@@ -390,7 +391,7 @@ class Trial:
 
     async def _send(self, item: Message) -> None:
         while self.box.full:
-            if await self.box.wait_for_room(cast(Thread, asyncio.current_task()), "trial"):
+            if await wait_for_room(self.box, cast(Thread, asyncio.current_task()), "trial"):
                 break
         self.box.put(item)
         self.put.add(item.id)

@@ -19,8 +19,8 @@ from ipc.messages import Message
 from ipc.syscalls import PeekMailbox, Receive, Send
 from kernel.kernel import Kernel
 from kernel.mailbox import CONTROL
+from kernel.process import Thread
 from kernel.slots.model import ModelSpec
-from kernel.thread import Thread
 from llmosd.context import Context
 from tests.unit.conftest import FAST, InLoopLauncher, System, VirtualTimeLoop
 

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from ipc.errors import DeadlockDetected, NotHeld
 from ipc.syscalls import Locks
 from kernel.kernel import Kernel
-from kernel.thread import Thread
+from kernel.process import Thread
 from llmosd.context import Context
 from tests.unit.conftest import FAST, InLoopLauncher, ModelSpec, System, VirtualTimeLoop
 

@@ -15,7 +15,7 @@ from ipc.errors import Killed
 from ipc.syscalls import Kill
 from kernel.dispatcher import STEPS_PER_TURN
 from kernel.gate import BURST
-from kernel.thread import Thread
+from kernel.process import Thread
 from llmosd.context import Context
 
 # ---- accounting

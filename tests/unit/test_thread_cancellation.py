@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ipc.syscalls import Kill
-from kernel.thread import PARK
+from kernel.fiber import PARK
 from llmosd.context import Context
 
 

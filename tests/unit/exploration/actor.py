@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from ipc.errors import LlmosError
 from ipc.messages import Message
-from kernel.thread import Thread
+from kernel.process import Thread
 from llmosd.context import Context
 from tests.unit.exploration.world import World
 

@@ -11,14 +11,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from ipc.syscalls import DOWN
+from kernel.fiber import BLOCKED
 from kernel.kernel import Kernel
 from kernel.mailbox import CONTROL
+from kernel.process import Thread
 from kernel.slots.sequence import QUEUED
 from kernel.sync.barrier import Barrier
 from kernel.sync.event import Event
 from kernel.sync.lock import Lock
 from kernel.sync.semaphore import Semaphore
-from kernel.thread import BLOCKED, Thread
 from tests.unit.exploration import inside, waits
 from tests.unit.exploration.ledger import Ledger
 from tests.unit.exploration.visitors import Visitor

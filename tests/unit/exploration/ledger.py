@@ -18,9 +18,8 @@ from ipc.messages import Message
 from ipc.syscalls import ExitStatus
 from kernel.kernel import Kernel
 from kernel.mailbox import CONTROL, Mailbox
-from kernel.process import Process
+from kernel.process import Process, Thread
 from kernel.selection import Selection
-from kernel.thread import Thread
 
 
 class Ledger:

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from kernel.dispatcher import Dispatcher
-from kernel.thread import BLOCKED, READY, Thread
+from kernel.fiber import BLOCKED, READY
+from kernel.process import Thread
 from tests.unit.conftest import VirtualTimeLoop
 
 OUT_OF_LINE = 0.3  # share of the steps that go to any ready thread, whatever its priority

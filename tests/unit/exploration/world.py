@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ipc.syscalls import Limits, Spawn
 from kernel.kernel import Kernel
-from kernel.process import Process
+from kernel.process import Process, Thread
 from kernel.slots.model import ModelSpec
-from kernel.thread import Thread
 from llmosd.context import Context
 from tests.unit.conftest import FAST, InLoopLauncher, System
 from tests.unit.exploration import inside

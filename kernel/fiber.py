@@ -1,8 +1,8 @@
-"""Threads: the kernel's own task class, by asyncio's protocol for third-party tasks ("Extending asyncio").
+"""Fibers: coroutines stepped by the dispatcher, by asyncio's protocol for third-party tasks ("Extending asyncio").
 
-Made by the kernel for every coroutine of a process, and for every task that agent code creates. `asyncio.timeout`,
-`TaskGroup`, anyio and httpx work inside one. A thread never runs by itself: the dispatcher steps it. A kernel wait
-(`PARK`) carries no value, so nothing is lost when it is cancelled: whoever wakes looks again at what it waited for.
+`Thread` (`kernel.process`) adds the process that owns one. `asyncio.timeout`, `TaskGroup`, anyio and httpx work inside
+a fiber. It never runs by itself: the dispatcher steps it. A kernel wait (`PARK`) carries no value, so a cancelled wait
+loses nothing: a fiber that wakes looks again at what it waited for.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from kernel.dispatcher import Dispatcher
-    from kernel.process import Process
-    from kernel.waiting import Wait
+    from kernel.alarms import Alarms
 
 
-class Held(Protocol):
-    """What a thread can hold, such as a lock."""
+class Scheduler(Protocol):
+    """What a fiber needs of the dispatcher: `push` puts it at the end of the ready queue."""
 
-    def drop(self, thread: Thread) -> None:
-        """Take all of it from `thread`."""
+    loop: asyncio.AbstractEventLoop
+    alarms: Alarms
+
+    def push(self, fiber: Any, /) -> None: ...
 
 
 # "Extending asyncio" in the library reference names these four, with the underscore.
@@ -35,7 +35,7 @@ _unregister_task: Any = getattr(asyncio, "_unregister_task")  # noqa: B009
 
 
 class _Park:
-    """Awaited by a thread that waits for the kernel; `Thread.wake` ends the wait."""
+    """Awaited by a fiber that waits for the kernel; `Fiber.wake` ends the wait."""
 
     __slots__ = ()
 
@@ -45,8 +45,6 @@ class _Park:
 
 PARK = _Park()
 _Park.__await__ = (PARK,).__iter__  # type: ignore[method-assign, assignment] # does the same, without a frame
-
-MAIN = "0"  # path of the first thread of a process
 
 NEW, READY, RUNNING, BLOCKED, SUSPENDED, ZOMBIE = "new", "ready", "running", "blocked", "suspended", "zombie"
 
@@ -58,13 +56,11 @@ def _cancellation(message: Any) -> asyncio.CancelledError:
     return asyncio.CancelledError() if message is None else asyncio.CancelledError(message)
 
 
-class Thread(asyncio.Future[Any]):
-    """A coroutine of a process, scheduled by the dispatcher. A future of its result, as every asyncio task is.
+class Fiber(asyncio.Future[Any]):
+    """A coroutine that the dispatcher steps. A future of its result, as every asyncio task is.
 
-    `path` says who started it: "0" is the first thread of its process, "0-2" the second thread that one started; so
-    the same program has the same paths in every run. `waits_for` is what it is blocked on (see `kernel.waiting`),
-    `alarms` counts the timers that will wake it by themselves, `answer` is what a call of it was answered, `cpu` the
-    processor time of its steps in seconds, `holds` what is taken from it when it ends.
+    `waits_for` is what it is blocked on, `alarms` counts the timers that will wake it by themselves, `cpu` is the
+    processor time of its steps in seconds.
     """
 
     __slots__ = (
@@ -77,39 +73,24 @@ class Thread(asyncio.Future[Any]):
         "_send",
         "_throw",
         "alarms",
-        "answer",
         "cpu",
         "dispatcher",
-        "holds",
-        "offspring",
-        "path",
-        "priority",
-        "process",
         "state",
-        "suspended",
         "waits_for",
     )
 
     def __init__(
         self,
-        process: Process,
         coro: Coroutine[Any, Any, Any],
-        dispatcher: Dispatcher,
+        dispatcher: Scheduler,
         context: contextvars.Context | None = None,
         name: str | None = None,
     ) -> None:
         _init_future(self, loop=dispatcher.loop)  # as super() would, which takes a third longer
-        self.process = process
         self.state = NEW
-        self.waits_for: Wait | str = ""
-        self.holds: dict[Held, None] | None = None
+        self.waits_for: object = ""
         self.alarms = 0
-        self.answer: Any = None
         self.cpu = 0.0
-        self.path = MAIN
-        self.priority = process.priority
-        self.suspended = False
-        self.offspring = 0
         self._coro = coro
         self._send = coro.send
         self._context = context if context is not None else contextvars.copy_context()
@@ -125,7 +106,7 @@ class Thread(asyncio.Future[Any]):
     # ---- the public face of an asyncio task
 
     def get_name(self) -> str:
-        return self._name or f"{self.process.program}-{self.process.pid}"
+        return self._name or "fiber"
 
     def set_name(self, value: object) -> None:
         self._name = str(value)
@@ -167,14 +148,14 @@ class Thread(asyncio.Future[Any]):
         """Throw CancelledError into the coroutine at its next step, as `asyncio.Task.cancel` does."""
         if self.done():
             return False
-        # Down the line of threads that await one another, by a loop: it may be long, and may lead back into itself.
-        line: dict[Thread, None] = {}
-        last: Thread = self
+        # Down the line of fibers that await one another, by a loop: it may be long, and may lead back into itself.
+        line: dict[Fiber, None] = {}
+        last: Fiber = self
         while last not in line:
             line[last] = None
             last._cancels += 1
             awaited = last._fut_waiter
-            if not isinstance(awaited, Thread) or awaited.done():
+            if not isinstance(awaited, Fiber) or awaited.done():
                 last._cancel_wait(msg)
                 return True
             last = awaited
@@ -182,7 +163,7 @@ class Thread(asyncio.Future[Any]):
         return True
 
     def _cancel_wait(self, msg: Any) -> None:
-        """Cancel what this thread awaits, or let its next step throw."""
+        """Cancel what this fiber awaits, or let its next step throw."""
         awaited, self._fut_waiter = self._fut_waiter, None  # a circle that goes over other futures comes back here
         if awaited is not None and awaited.cancel(msg):
             self._fut_waiter = awaited
@@ -194,7 +175,7 @@ class Thread(asyncio.Future[Any]):
         self.wake()
 
     def _leave_wait(self, msg: Any) -> None:
-        """Throw CancelledError although what it awaits goes on: that waits for this thread in its turn."""
+        """Throw CancelledError although what it awaits goes on: that waits for this fiber in its turn."""
         assert self._fut_waiter is not None
         self._fut_waiter.remove_done_callback(self._outside_done)
         self._fut_waiter = None
@@ -208,18 +189,18 @@ class Thread(asyncio.Future[Any]):
         raise RuntimeError("a thread sets its own exception")
 
     def __repr__(self) -> str:
-        return f"<Thread {self.get_name()} of pid {self.process.pid} {self.state} {self.waits_for}>"
+        return f"<{type(self).__name__} {self.get_name()} {self.state} {self.waits_for}>"
 
     # ---- what the kernel calls
 
     def wake(self) -> None:
-        """End the kernel wait of this thread; nothing if it is not in one."""
+        """End the kernel wait of this fiber; nothing if it is not in one."""
         if self._parked:
             self._parked = False
             self.dispatcher.push(self)
 
     def interrupt(self, error: Exception) -> None:
-        """End the kernel wait of this thread with `error`; nothing if it is not in one. A cancellation goes first."""
+        """End the kernel wait of this fiber with `error`; nothing if it is not in one. A cancellation goes first."""
         if self._parked:
             self._parked = False
             self._throw = error
@@ -230,19 +211,8 @@ class Thread(asyncio.Future[Any]):
         """Whether its next step throws a cancellation that it has not seen yet."""
         return self._must_cancel or (self._fut_waiter is not None and self._fut_waiter.cancelled())
 
-    def hold(self, thing: Held) -> None:
-        """Remember that `thing` is to be taken from this thread when it ends."""
-        if self.holds is None:
-            self.holds = {}
-        self.holds[thing] = None
-
-    def forget(self, thing: Held) -> None:
-        """Undo `hold`."""
-        if self.holds is not None:
-            self.holds.pop(thing, None)
-
     def abandon(self) -> None:
-        """Give up a thread that ignores its cancellation: it is never stepped again."""
+        """Give up a fiber that ignores its cancellation: it is never stepped again."""
         if not self.done():
             self._parked = False
             self._finish()
