@@ -16,11 +16,11 @@ from ipc.messages import Emitted, Log
 from ipc.syscalls import Emit, Logs, WriteLog
 from kernel.checks import check_text
 from kernel.gate import Gate
-from kernel.memory.bounds import measured
 from kernel.process import Process, ProcessTable
 from kernel.relay import Relay
 from kernel.stream import Stream
 from kernel.thread import PARK, Thread
+from kernel.units import measured
 
 MAX_LEVEL, MAX_EVENT = 20, 1_000_000  # characters
 MOST = MAX_FRAME - 1024  # bytes of what is emitted, as a frame holds it with what stands around it

@@ -44,10 +44,10 @@ from kernel.durable.state import DurableState
 from kernel.ending import Ending
 from kernel.gate import BURST, Gate
 from kernel.journal.changes import Progress, PutCall
-from kernel.memory.bounds import measured
 from kernel.memory.shared import SharedMemory
 from kernel.process import Process
 from kernel.thread import PARK, Thread
+from kernel.units import measured
 
 AHEAD = 256  # commits that may be under way while a thread goes on
 

@@ -17,9 +17,10 @@ from ipc.syscalls import RegionInfo, Regions, SharedDelete, SharedGet, SharedSet
 from kernel.alarms import Alarm
 from kernel.checks import check_timeout
 from kernel.gate import Gate
-from kernel.memory.bounds import Account, MemoryBounds, check_name, measured
+from kernel.memory.bounds import Account, MemoryBounds, check_name
 from kernel.process import Process
 from kernel.thread import PARK, Thread
+from kernel.units import measured
 
 if TYPE_CHECKING:
     from kernel.mailbox import Receipt

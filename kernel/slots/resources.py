@@ -31,11 +31,11 @@ from kernel.slots.model import ModelSpec, looks_local
 from kernel.slots.residency import Residency
 from kernel.slots.runtime import ModelRuntime
 from kernel.slots.settings import ResourceSettings
-from kernel.slots.sizes import show_size
 from kernel.slots.slots import SUSPENDED
 from kernel.slots.surroundings import Surroundings
 from kernel.slots.swap import SwapArea
 from kernel.thread import Thread
+from kernel.units import show_size
 
 SAMPLE_SECONDS = 1.0  # between two looks at the machine
 
