@@ -93,7 +93,7 @@ class Kernel:
         dispatcher = Dispatcher(self.loop, self.instruments)
         self.ending = ending = Ending(self.table, dispatcher)
         control = Control(self.table, dispatcher, self.gate)
-        self.watchdog = Watchdog(dispatcher, scheduling, ending.end, self.gate.errors)
+        self.watchdog = Watchdog(dispatcher, scheduling.slow_step, scheduling.burst, ending.end, self.gate.errors)
         names = NameRegistry(self.table, self.gate)
         self.messaging = messaging = Messaging(self.table, self.gate, dispatcher, names)
         Receiving(self.gate, dispatcher, messaging.dead_letters)
