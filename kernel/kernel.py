@@ -41,10 +41,9 @@ from kernel.process import Process, ProcessTable
 from kernel.programs import Programs
 from kernel.publication import Publication
 from kernel.receiving import Receiving
-from kernel.scheduling import Scheduling
 from kernel.slots.model import ModelSpec
 from kernel.slots.resources import ResourceManager
-from kernel.slots.settings import ResourceSettings
+from kernel.slots.settings import ResourceSettings, Scheduling
 from kernel.status import Status
 from kernel.supervision.crashes import CrashReports
 from kernel.supervision.links import Links

@@ -29,9 +29,8 @@ from kernel.limits import LimitSettings
 from kernel.machine import Sample
 from kernel.process import Process
 from kernel.programs import Function, Program
-from kernel.scheduling import Scheduling
 from kernel.slots.model import ModelSpec
-from kernel.slots.settings import ResourceSettings
+from kernel.slots.settings import ResourceSettings, Scheduling
 from kernel.stream import Stream
 from kernel.thread import Thread
 from llmosd.context import Context
