@@ -43,10 +43,9 @@ from kernel.process_table import ProcessTable
 from kernel.programs import Programs
 from kernel.publication import Publication
 from kernel.receiving import Receiving
-from kernel.scheduling import Scheduling
 from kernel.slots.model import ModelSpec
 from kernel.slots.resources import ResourceManager
-from kernel.slots.settings import ResourceSettings
+from kernel.slots.settings import ResourceSettings, Scheduling
 from kernel.status import Status
 from kernel.supervision.crashes import CrashReports
 from kernel.supervision.links import Links
@@ -94,7 +93,7 @@ class Kernel:
         dispatcher = Dispatcher(self.loop, self.instruments)
         self.ending = ending = Ending(self.table, dispatcher)
         control = Control(self.table, dispatcher, self.gate)
-        self.watchdog = Watchdog(dispatcher, scheduling, ending.end, self.gate.errors)
+        self.watchdog = Watchdog(dispatcher, scheduling.slow_step, scheduling.burst, ending.end, self.gate.errors)
         names = NameRegistry(self.table, self.gate)
         self.messaging = messaging = Messaging(self.table, self.gate, dispatcher, names)
         Receiving(self.gate, dispatcher, messaging.dead_letters)

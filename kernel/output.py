@@ -17,11 +17,11 @@ from ipc.syscalls import Emit, Logs, WriteLog
 from kernel.checks import check_text
 from kernel.fiber import PARK
 from kernel.gate import Gate
-from kernel.memory.bounds import measured
 from kernel.process import Process, Thread
 from kernel.process_table import ProcessTable
 from kernel.relay import Relay
 from kernel.stream import Stream
+from kernel.units import measured
 
 MAX_LEVEL, MAX_EVENT = 20, 1_000_000  # characters
 MOST = MAX_FRAME - 1024  # bytes of what is emitted, as a frame holds it with what stands around it

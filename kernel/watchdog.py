@@ -21,7 +21,6 @@ import structlog
 from ipc.errors import BurstExceeded
 from kernel.dispatcher import Dispatcher
 from kernel.process import Process, Thread
-from kernel.scheduling import Scheduling
 
 TICKS = 4  # per burst, so that it is noticed at most a quarter late
 CAUGHT = 3  # times in one step that an agent may catch the error, then it is ended
@@ -32,7 +31,8 @@ log = structlog.get_logger("kernel.watchdog")
 
 
 class Watchdog:
-    """Watches the steps of one dispatcher. `end` ends a process that catches what is raised in it, again and again.
+    """Watches the steps of one dispatcher: logs each that holds the loop for `slow_step` seconds, and breaks each that
+    holds it for `burst` seconds (0: never). `end` ends a process that catches what is raised in it, again and again.
 
     `slow_steps` counts the steps that were logged, `errors` those that were broken, by the name of the error.
     """
@@ -40,13 +40,14 @@ class Watchdog:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        settings: Scheduling,
+        slow_step: float,
+        burst: float,
         end: Callable[[Process, str, str], None],
         errors: Counter[str],
         clock: Callable[[], float] = perf_counter,
     ) -> None:
         self._loop = dispatcher.loop
-        self._burst = settings.burst
+        self._burst = burst
         self._end = end
         self._errors = errors
         self._clock = clock
@@ -58,7 +59,7 @@ class Watchdog:
         self._before: signal.Handlers | Callable[[int, FrameType | None], object] | int | None = None
         self._running = False
         self.slow_steps = 0
-        dispatcher.slow_step = settings.slow_step
+        dispatcher.slow_step = slow_step
         dispatcher.on_slow = self._slow
 
     def start(self) -> None:

@@ -22,9 +22,8 @@ from ipc.unix import default_socket
 from kernel.journal.settings import JournalSettings
 from kernel.limits import LimitSettings
 from kernel.memory.bounds import MemoryBounds
-from kernel.scheduling import Scheduling
 from kernel.slots.model import ModelSpec, looks_local
-from kernel.slots.settings import ResourceSettings
+from kernel.slots.settings import ResourceSettings, Scheduling
 from kernel.tools.tool import ToolSpec
 
 T = TypeVar("T", bound=msgspec.Struct)

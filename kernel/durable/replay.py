@@ -45,9 +45,9 @@ from kernel.ending import Ending
 from kernel.fiber import PARK
 from kernel.gate import BURST, Gate
 from kernel.journal.changes import Progress, PutCall
-from kernel.memory.bounds import measured
 from kernel.memory.shared import SharedMemory
 from kernel.process import Process, Thread
+from kernel.units import measured
 
 AHEAD = 256  # commits that may be under way while a thread goes on
 

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from ipc.codec import encode, isolate
 from ipc.errors import LimitExceeded
 from kernel.checks import check_text
 
@@ -60,19 +59,6 @@ class Account:
         """Add what was kept, or take off what was given up."""
         self.entries += entries
         self.size += size
-
-
-def measured(value: Any) -> tuple[Any, int]:
-    """`value` so that nobody can change it, and the bytes of its encoding. Bytes are neither copied nor encoded.
-
-    Raises `NotEncodable`.
-    """
-    kept = isolate(value)
-    if isinstance(kept, msgspec.Raw):
-        return kept, len(kept)
-    if type(kept) is bytes:
-        return kept, len(kept) + (2 if len(kept) < 1 << 8 else 3 if len(kept) < 1 << 16 else 5)
-    return kept, len(encode(kept))
 
 
 def check_name(name: Any, what: str) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 from ipc.syscalls import MemoryDelete, MemoryGet, MemoryKeys, MemorySet
 from kernel.gate import Gate
 from kernel.limits import LimitKeeper
-from kernel.memory.bounds import Account, MemoryBounds, check_name, measured
+from kernel.memory.bounds import Account, MemoryBounds, check_name
 from kernel.process import Process
+from kernel.units import measured
 
 
 class Store:

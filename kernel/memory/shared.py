@@ -18,8 +18,9 @@ from kernel.alarms import Alarm
 from kernel.checks import check_timeout
 from kernel.fiber import PARK
 from kernel.gate import Gate
-from kernel.memory.bounds import Account, MemoryBounds, check_name, measured
+from kernel.memory.bounds import Account, MemoryBounds, check_name
 from kernel.process import Process, Thread
+from kernel.units import measured
 
 if TYPE_CHECKING:
     from kernel.mailbox import Receipt

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from kernel.slots.footprint import Footprint
 from kernel.slots.residency import Residency
-from kernel.slots.sizes import show_size
+from kernel.units import show_size
 
 if TYPE_CHECKING:
     from kernel.slots.runtime import ModelRuntime

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ipc.errors import LlmosError, ModelLoadFailed
 from kernel.machine import Machine, Sample
 from kernel.slots.settings import ResourceSettings
-from kernel.slots.sizes import show_size
+from kernel.units import show_size
 
 if TYPE_CHECKING:
     from kernel.slots.runtime import ModelRuntime

@@ -21,7 +21,6 @@ from kernel.inheritance import behind
 from kernel.limits import LimitKeeper
 from kernel.machine import Machine, Sample
 from kernel.process import Process, Thread
-from kernel.scheduling import Scheduling
 from kernel.slots.balance import Balance
 from kernel.slots.calls import ModelCalls
 from kernel.slots.finished import FinishedGenerations
@@ -30,11 +29,11 @@ from kernel.slots.listing import model_info, policy_info, scheduling, slot_info
 from kernel.slots.model import ModelSpec, looks_local
 from kernel.slots.residency import Residency
 from kernel.slots.runtime import ModelRuntime
-from kernel.slots.settings import ResourceSettings
-from kernel.slots.sizes import show_size
+from kernel.slots.settings import ResourceSettings, Scheduling
 from kernel.slots.slots import SUSPENDED
 from kernel.slots.surroundings import Surroundings
 from kernel.slots.swap import SwapArea
+from kernel.units import show_size
 
 SAMPLE_SECONDS = 1.0  # between two looks at the machine
 

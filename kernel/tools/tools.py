@@ -21,13 +21,13 @@ from kernel.alarms import Alarm
 from kernel.checks import check_timeout
 from kernel.fiber import PARK
 from kernel.gate import Gate
-from kernel.memory.bounds import measured
 from kernel.memory.shared import RESERVED, SharedMemory
 from kernel.process import Process, Thread
 from kernel.programs import Programs
 from kernel.tools.device import Device
 from kernel.tools.tool import CALL_ID, Tool, ToolSpec, load
 from kernel.tools.workers import Workers
+from kernel.units import measured
 
 LARGE = 1024 * 1024  # bytes of an encoded result that is handed over by reference
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds before a further attempt; each pause is twice the one before

@@ -29,9 +29,8 @@ from kernel.limits import LimitSettings
 from kernel.machine import Sample
 from kernel.process import Process, Thread
 from kernel.programs import Function, Program
-from kernel.scheduling import Scheduling
 from kernel.slots.model import ModelSpec
-from kernel.slots.settings import ResourceSettings
+from kernel.slots.settings import ResourceSettings, Scheduling
 from kernel.stream import Stream
 from llmosd.context import Context
 

@@ -15,8 +15,8 @@ from ipc.syscalls import GetStats, PolicyInfo, Resume, SetPolicy, Slots, Suspend
 from kernel.drivers import protocol
 from kernel.drivers.simulated import simulated_token
 from kernel.policy.catalogue import KINDS
-from kernel.scheduling import Scheduling
 from kernel.slots.model import ModelSpec
+from kernel.slots.settings import Scheduling
 from llmosd.context import Context
 
 FAST = {"step_seconds": 1.0, "sequence_seconds": 0.0, "prompt_seconds": 0.0, "reply_tokens": 8}

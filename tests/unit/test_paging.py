@@ -15,9 +15,9 @@ from ipc.syscalls import Kill, Resume, Slots, Suspend
 from kernel import faults
 from kernel.drivers import protocol
 from kernel.drivers.simulated import simulated_token
-from kernel.scheduling import Scheduling
 from kernel.slots.model import ModelSpec
 from kernel.slots.pager import Candidate, choose
+from kernel.slots.settings import Scheduling
 from kernel.slots.swap import SwapArea
 from llmosd.context import Context
 

@@ -9,9 +9,8 @@ import pytest
 
 from ipc.errors import ConfigError
 from kernel.memory.bounds import MemoryBounds
-from kernel.scheduling import Scheduling
 from kernel.slots.model import ModelSpec
-from kernel.slots.settings import ResourceSettings
+from kernel.slots.settings import ResourceSettings, Scheduling
 from kernel.tools.tool import ToolSpec
 from llmosd.settings import load
 

@@ -14,9 +14,8 @@ from ipc.syscalls import Kill, Nice, Resume, Slots, Suspend
 from kernel import stream as stream_module
 from kernel.drivers import protocol
 from kernel.drivers.simulated import simulated_token
-from kernel.scheduling import Scheduling
 from kernel.slots.model import ModelSpec
-from kernel.slots.settings import ResourceSettings
+from kernel.slots.settings import ResourceSettings, Scheduling
 from llmosd.context import Context
 
 GB = 10**9

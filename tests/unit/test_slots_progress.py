@@ -17,9 +17,9 @@ from ipc.errors import DeadlineUnreachable, DriverFailed, LimitExceeded, from_wi
 from ipc.syscalls import Kill, Nice, Resume, SetPolicy, Suspend
 from kernel import stream as stream_module
 from kernel.drivers.simulated import simulated_token, swap
-from kernel.scheduling import Scheduling
 from kernel.slots.model import ModelSpec
 from kernel.slots.runtime import ModelRuntime
+from kernel.slots.settings import Scheduling
 from llmosd.context import Context
 from tests.unit.conftest import InLoopDriver
 
