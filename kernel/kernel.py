@@ -102,7 +102,7 @@ class Kernel:
         keeper = LimitKeeper(limits, self.loop, self.gate, ending)
         self.threads = Threads(dispatcher, ending, self.gate)
         self.lifecycle = Lifecycle(
-            self.table, self.programs, dispatcher, ending, self.threads, self.gate, make_context, names, links, keeper
+            self.table, self.programs, dispatcher, ending, self.threads, self.gate, make_context, (names, links, keeper)
         )
         self.shared = SharedMemory(self.gate, memory)
         self.opened = journal is None  # until then nobody can be told what there is

@@ -7,13 +7,13 @@ Its handlers are called by the gate. A child never outlives its parent unless de
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import copy_context
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from ipc.codec import isolate, reveal
 from ipc.errors import Busy, InvalidCall, Killed, ShuttingDown, TimedOut
-from ipc.syscalls import ExitStatus, Kill, Register, Spawn, Wait
+from ipc.syscalls import ExitStatus, Kill, Spawn, Wait
 from kernel import deadlock
 from kernel.alarms import Alarm
 from kernel.checks import check_priority, check_seconds, check_text, check_timeout
@@ -21,15 +21,12 @@ from kernel.dispatcher import Dispatcher
 from kernel.ending import Ending
 from kernel.fiber import NEW, PARK
 from kernel.gate import Gate
-from kernel.limits import LimitKeeper
-from kernel.names import NameRegistry
 from kernel.outcome import final_event_to, outcome
 from kernel.process import CLIENT, DurableHistory, Process, Thread
 from kernel.process_table import ProcessTable
 from kernel.programs import Program, Programs
 from kernel.relay import Relay
 from kernel.stream import Stream
-from kernel.supervision.links import Links
 from kernel.threads import Threads
 from kernel.waiting import EndOf
 
@@ -37,10 +34,25 @@ MAX_PROCESSES = 200_000
 MAX_OWNER = 200  # characters
 
 
+class Admission(Protocol):
+    """A subsystem that has a say when a process begins."""
+
+    @property
+    def of_all(self) -> bool:
+        """Whether it looks at every process, and not only at one with a name, a link or limits."""
+
+    def admit(self, parent: Process, call: Spawn) -> None:
+        """May it begin? Raises what speaks against it."""
+
+    def begun(self, process: Process, parent: Process, call: Spawn) -> None:
+        """It has begun, and has not run yet."""
+
+
 class Lifecycle:
     """Starts processes, and answers those that wait for ends.
 
-    Before it makes a process it asks `names`, `links` and `limits` what speaks against it; after that they are told.
+    `admissions` are asked, in their order, before a process is made, and notified in that order once it is. A process
+    without a name, a link and limits passes them by, unless one of them looks at all.
     """
 
     def __init__(
@@ -52,9 +64,7 @@ class Lifecycle:
         threads: Threads,
         gate: Gate,
         make_context: Callable[[Gate, Process], Any],
-        names: NameRegistry,
-        links: Links,
-        limits: LimitKeeper,
+        admissions: Sequence[Admission],
     ) -> None:
         self._table = table
         self._programs = programs
@@ -66,9 +76,8 @@ class Lifecycle:
         self._gate = gate
         self._make_context = make_context
         self.draining = False
-        self._names = names
-        self._links = links
-        self._limits = limits
+        self._admissions = admissions
+        self._of_all = any(admission.of_all for admission in admissions)
         self.when_killed: Callable[[], Coroutine[Any, Any, None]] | None = None  # awaited before a client is told of it
         self._tell_main_done = self._main_done  # one for all: a bound method made for each thread would stay with it
         gate.register({Spawn: self.spawn, Wait: self.wait, Kill: self.kill})
@@ -139,6 +148,9 @@ class Lifecycle:
 
     def admit(self, parent: Process, program: Program, call: Spawn) -> dict[str, Any]:
         """The arguments of the process that `start` would make. Raises what speaks against it."""
+        return self._admit(parent, program, call, self._concerned(parent, call))
+
+    def _admit(self, parent: Process, program: Program, call: Spawn, concerned: Sequence[Admission]) -> dict[str, Any]:
         args = call.args
         if args and not parent.is_client:
             args = reveal(isolate(args))
@@ -146,12 +158,8 @@ class Lifecycle:
             args = program.bind(args, call.positional, lenient=call.lenient)
         if parent.dying and not (parent.is_client and call.detach):
             raise Killed(f"process {parent.pid} ended while it spawned {call.program}")
-        if call.name is not None:
-            self._names.admit(call.name)
-        if call.link:
-            self._links.admit(parent)
-        if parent.limits is not None or self._limits.any or call.limits is not None:
-            self._limits.admit(parent, call)
+        for admission in concerned:
+            admission.admit(parent, call)
         return args
 
     def start(
@@ -168,8 +176,8 @@ class Lifecycle:
 
         It is given `pid` if it had that in an earlier life, and is durable with a history.
         """
-        args = self.admit(parent, program, call)
-        limited = self._limits.any or parent.limits is not None or call.limits is not None
+        concerned = self._concerned(parent, call)
+        args = self._admit(parent, program, call, concerned)
         table, detach = self._table, call.detach
         if not pid:
             table.last_pid = pid = table.last_pid + 1
@@ -206,19 +214,17 @@ class Lifecycle:
         main = Thread(process, coro, self._dispatcher, variables)
         process.threads = (main,)
         main.add_done_callback(self._tell_main_done, context=variables)
-        if limited or call.name is not None or call.link:
-            self._tell_of(process, parent, call)
+        for admission in concerned:
+            admission.begun(process, parent, call)
         return pid
 
     # ---- inside
 
-    def _tell_of(self, process: Process, parent: Process, call: Spawn) -> None:
-        """A new process, before its first step: give it its name, its link and its limits."""
-        if call.name is not None:
-            self._names.register(process, Register(call.name))
-        if call.link:
-            self._links.started(process, parent)
-        self._limits.started(process, parent, call)
+    def _concerned(self, parent: Process, call: Spawn) -> Sequence[Admission]:
+        """The admissions that have a say in this process: none, for most."""
+        if self._of_all or call.name is not None or call.link or call.limits is not None or parent.limits is not None:
+            return self._admissions
+        return ()
 
     async def _wait(self, target: Process, timeout: float | None, waiter: Process | None = None) -> ExitStatus:
         thread, waited = cast(Thread, asyncio.current_task()), EndOf(target)

@@ -1,6 +1,6 @@
 """Limits: how much each process and each owner may use, and what happens to those who go over.
 
-Asked by the lifecycle before a process is made, by model runtimes for each token, and by private memory for each key;
+Asked by the lifecycle as a process begins, by model runtimes for each token, and by private memory for each key;
 processor time it looks at itself from time to time, while anybody's is limited. It measures nothing: usage is counted
 where it arises. A child has at most the limits of its parent. Limits of an owner count all its processes together,
 but for the length of a mailbox and the seconds of a life, which are of each.
@@ -48,13 +48,13 @@ class _Account:
 
 
 class LimitKeeper:
-    """Knows the limits of all and the accounts of those owners that have any."""
+    """Knows the limits of all, and the accounts of those owners that have any. One of the lifecycle's admissions."""
 
     def __init__(self, settings: LimitSettings, loop: asyncio.AbstractEventLoop, gate: Gate, ending: Ending) -> None:
         self._settings = settings
         self._default = None if settings.process == NONE else settings.process
         self._owners_unlimited = settings.owner == NONE and not settings.owners
-        self.any = not (self._owners_unlimited and self._default is None)  # whether the settings limit anyone
+        self.of_all = not (self._owners_unlimited and self._default is None)  # whether the settings limit anyone
         self._loop = loop
         self._gate = gate
         self._ending = ending
@@ -79,8 +79,8 @@ class LimitKeeper:
             if account.limits.cpu_seconds is not None and account.total_cpu() >= account.limits.cpu_seconds:
                 raise _exceeded("cpu_seconds", who, round(account.total_cpu(), 3), account.limits.cpu_seconds)
 
-    def started(self, process: Process, parent: Process, call: Spawn) -> None:
-        """A new process, before its first step: it gets the limits it will have all its life."""
+    def begun(self, process: Process, parent: Process, call: Spawn) -> None:
+        """Give a new process the limits that it has all its life."""
         limits = self._limits_for(parent, call)
         account = self._account(process.owner)
         if account is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ipc.errors import InvalidCall, NameTaken, NotPermitted, UnknownName
-from ipc.syscalls import NameInfo, Names, Register, Unregister
+from ipc.syscalls import NameInfo, Names, Register, Spawn, Unregister
 from kernel.gate import Gate
 from kernel.process import Process
 from kernel.process_table import ProcessTable
@@ -17,7 +17,9 @@ MAX_LENGTH = 200  # characters of a name
 
 
 class NameRegistry:
-    """Processes by name."""
+    """Processes by name. One of the admissions of the lifecycle, as a process may begin with a name."""
+
+    of_all = False
 
     def __init__(self, table: ProcessTable, gate: Gate) -> None:
         self._table = table
@@ -53,9 +55,15 @@ class NameRegistry:
                 pid=other.pid,
             )
 
-    def admit(self, name: str) -> None:
-        """Whether a new process can be called `name`. Raises what `register` raises."""
-        self._check(name, None)
+    def admit(self, parent: Process, call: Spawn) -> None:
+        """Whether a new process can have its name. Raises what `register` raises."""
+        if call.name is not None:
+            self._check(call.name, None)
+
+    def begun(self, process: Process, parent: Process, call: Spawn) -> None:
+        """Give a new process its name."""
+        if call.name is not None:
+            self.register(process, Register(call.name))
 
     def unregister(self, process: Process, call: Unregister) -> None:
         holder = self.find(call.name)

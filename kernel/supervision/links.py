@@ -9,7 +9,7 @@ from collections.abc import Container
 from typing import TypeVar
 
 from ipc.errors import InvalidCall
-from ipc.syscalls import DOWN, Demonitor, Down, Link, Monitor, Unlink
+from ipc.syscalls import DOWN, Demonitor, Down, Link, Monitor, Spawn, Unlink
 from kernel.ending import Ending
 from kernel.gate import Gate
 from kernel.messaging import Messaging
@@ -24,7 +24,12 @@ NO_CLIENTS = "the connection of a client cannot be linked; let it monitor or wai
 
 
 class Links:
-    """Links go both ways, monitors one way. Processes without either cost nothing."""
+    """Links go both ways, monitors one way. Processes without either cost nothing.
+
+    One of the admissions of the lifecycle, as a process may begin with a link to its parent.
+    """
+
+    of_all = False
 
     def __init__(self, table: ProcessTable, gate: Gate, messaging: Messaging, ending: Ending) -> None:
         self._table = table
@@ -80,14 +85,15 @@ class Links:
 
     # ---- for the lifecycle
 
-    def admit(self, parent: Process) -> None:
-        """Whether a new process can be linked to `parent`. Raises `InvalidCall`."""
-        if parent.is_client:
+    def admit(self, parent: Process, call: Spawn) -> None:
+        """Whether a new process can be linked to `parent`, if it is to be. Raises `InvalidCall`."""
+        if call.link and parent.is_client:
             raise InvalidCall(NO_CLIENTS)
 
-    def started(self, process: Process, parent: Process) -> None:
-        """A new process that is linked to `parent`, before its first step."""
-        self._tie(parent, process)
+    def begun(self, process: Process, parent: Process, call: Spawn) -> None:
+        """Link a new process to `parent`, if it is to be."""
+        if call.link:
+            self._tie(parent, process)
 
     def process_ended(self, process: Process) -> None:
         status = process.status
