@@ -421,8 +421,8 @@ def kernel(system: System) -> Kernel:
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Programs, the lives of kernels in which they run, and their journals: see `tests.unit.durable_world`."""
-    from tests.unit.durable_world import World, copy_each_commit
+    """Programs, the lives of kernels in which they run, and their journals: see `tests.support.durable_world`."""
+    from tests.support.durable_world import World, copy_each_commit
 
     world = World(tmp_path)
     copy_each_commit(world, monkeypatch)

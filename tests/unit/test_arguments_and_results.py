@@ -10,7 +10,7 @@ import pytest
 from ipc.errors import AgentFailed, BadArguments, NotEncodable, UnknownProcess
 from ipc.syscalls import Spawn
 from llmosd.context import Context
-from tests.unit.agents import adder, forever
+from tests.support.agents import adder, forever
 
 
 @pytest.mark.parametrize(

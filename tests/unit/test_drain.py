@@ -10,7 +10,7 @@ import pytest
 from ipc.errors import NotPermitted, ShuttingDown
 from ipc.syscalls import Shutdown, Spawn
 from llmosd.context import Context
-from tests.unit.agents import forever
+from tests.support.agents import forever
 
 
 async def test_draining_refuses_new_tasks_and_lets_running_ones_end(system: Any) -> None:

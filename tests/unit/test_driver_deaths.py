@@ -14,7 +14,7 @@ from kernel.drivers import protocol
 from kernel.drivers.simulated import simulated_token
 from kernel.slots import runtime as runtime_module
 from kernel.slots.workload import MAX_DEATHS
-from tests.unit.one_model import assert_nothing_left, runtime, teller, text_of
+from tests.support.one_model import assert_nothing_left, runtime, teller, text_of
 
 
 @pytest.mark.parametrize("after", [0.5, 2.5, 4.0, 9.5])

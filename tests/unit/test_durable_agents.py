@@ -16,7 +16,7 @@ from ipc.syscalls import Child, Resume, Send, Suspend
 from kernel.durable import timeouts
 from kernel.journal.settings import FILE
 from llmosd.context import Context
-from tests.unit.durable_world import Life, World, everywhere, note, nothing
+from tests.support.durable_world import Life, World, everywhere, note, nothing
 
 pytestmark = pytest.mark.real_time
 

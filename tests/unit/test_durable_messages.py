@@ -11,7 +11,7 @@ import pytest
 from ipc.errors import TimedOut, UnknownName
 from ipc.syscalls import Call, Send
 from llmosd.context import Context
-from tests.unit.durable_world import Life, World, everywhere, note, nothing
+from tests.support.durable_world import Life, World, everywhere, note, nothing
 
 pytestmark = pytest.mark.real_time
 

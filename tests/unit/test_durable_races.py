@@ -22,7 +22,7 @@ from kernel.journal.records import Kept
 from kernel.journal.settings import FILE
 from kernel.tasks import Tasks
 from llmosd.context import Context
-from tests.unit.durable_world import Life, World, everywhere, nothing
+from tests.support.durable_world import Life, World, everywhere, nothing
 
 pytestmark = pytest.mark.real_time
 

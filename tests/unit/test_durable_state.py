@@ -11,7 +11,7 @@ from ipc.codec import reveal
 from ipc.errors import CheckpointRefused, InvalidCall, NameTaken, UnknownProcess
 from ipc.syscalls import Publish, Regions, Send, SharedDelete, SharedGet, SharedSet
 from llmosd.context import Context
-from tests.unit.durable_world import Life, World, everywhere, note
+from tests.support.durable_world import Life, World, everywhere, note
 
 pytestmark = pytest.mark.real_time
 

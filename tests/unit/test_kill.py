@@ -11,7 +11,7 @@ import pytest
 from ipc.errors import DeadlineExceeded, Killed
 from ipc.syscalls import Kill, Suspend
 from llmosd.context import Context
-from tests.unit.agents import adder, forever
+from tests.support.agents import adder, forever
 
 
 async def test_kill_before_the_first_step_runs_nothing(system: Any) -> None:

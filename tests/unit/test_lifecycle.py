@@ -15,7 +15,7 @@ from ipc.syscalls import Kill, Resume, Spawn, Suspend, Wait
 from kernel.process import REMEMBERED
 from kernel.thread import Thread
 from llmosd.context import Context
-from tests.unit.agents import adder, forever
+from tests.support.agents import adder, forever
 
 # ---- start and end
 

@@ -12,7 +12,18 @@ from ipc.syscalls import GetStats, Resume, Slots, Suspend
 from kernel.drivers import protocol
 from kernel.slots.settings import ResourceSettings
 from llmosd.context import Context
-from tests.unit.many_models import GB, HOLDS_ONE, TWO, alive, loads, prepare, settle_sizes, simulated, states, text_of
+from tests.support.many_models import (
+    GB,
+    HOLDS_ONE,
+    TWO,
+    alive,
+    loads,
+    prepare,
+    settle_sizes,
+    simulated,
+    states,
+    text_of,
+)
 
 
 @pytest.fixture(autouse=True)

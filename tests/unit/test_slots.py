@@ -13,7 +13,7 @@ from ipc.syscalls import Generate, Models, Sampling, Slots
 from kernel.drivers import protocol
 from kernel.slots import runtime as runtime_module
 from llmosd.context import Context
-from tests.unit.one_model import assert_nothing_left, teller, text_of
+from tests.support.one_model import assert_nothing_left, teller, text_of
 
 # ---- serving
 

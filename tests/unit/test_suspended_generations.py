@@ -12,7 +12,7 @@ from kernel.drivers import protocol
 from kernel.slots.model import ModelSpec
 from kernel.stream import MAX_EVENTS
 from llmosd.context import Context
-from tests.unit.one_model import FAST, assert_nothing_left, runtime, teller, text_of
+from tests.support.one_model import FAST, assert_nothing_left, runtime, teller, text_of
 
 
 async def test_kill_during_a_generation_sends_cancel_and_frees_the_slot_when_the_driver_has_let_go(system: Any) -> None:

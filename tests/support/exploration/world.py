@@ -17,13 +17,13 @@ from kernel.process import Process
 from kernel.slots.model import ModelSpec
 from kernel.thread import Thread
 from llmosd.context import Context
+from tests.support.exploration import inside
+from tests.support.exploration.ledger import Ledger
+from tests.support.exploration.schedule import SeededLoop
 from tests.unit.conftest import FAST, InLoopLauncher, System
-from tests.unit.exploration import inside
-from tests.unit.exploration.ledger import Ledger
-from tests.unit.exploration.schedule import SeededLoop
 
 if TYPE_CHECKING:
-    from tests.unit.exploration.visitors import Visitor
+    from tests.support.exploration.visitors import Visitor
 
 TIMES = (0, 0, 0.5, 1, 1, 2, 3)  # few, so that much happens at the same moment
 COSTS = FAST | {"step_seconds": 0.5}

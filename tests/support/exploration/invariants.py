@@ -19,9 +19,9 @@ from kernel.sync.event import Event
 from kernel.sync.lock import Lock
 from kernel.sync.semaphore import Semaphore
 from kernel.thread import BLOCKED, Thread
-from tests.unit.exploration import inside, waits
-from tests.unit.exploration.ledger import Ledger
-from tests.unit.exploration.visitors import Visitor
+from tests.support.exploration import inside, waits
+from tests.support.exploration.ledger import Ledger
+from tests.support.exploration.visitors import Visitor
 
 
 def quiet(kernel: Kernel) -> bool:

@@ -17,7 +17,7 @@ from kernel.sync.lock import Lock
 from kernel.sync.semaphore import Semaphore
 from kernel.thread import BLOCKED, Thread
 from kernel.waiting import EndOf, Firm, Owed, RoomIn
-from tests.unit.exploration import inside
+from tests.support.exploration import inside
 
 
 def waits(kernel: Kernel) -> Iterator[str]:

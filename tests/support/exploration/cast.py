@@ -10,8 +10,8 @@ import itertools
 from collections.abc import Awaitable, Callable
 
 from llmosd.context import Context
-from tests.unit.exploration import lives, locks, messages, work
-from tests.unit.exploration.world import World
+from tests.support.exploration import lives, locks, messages, work
+from tests.support.exploration.world import World
 
 SHARES = {**messages.SHARES, **locks.SHARES, **lives.SHARES, **work.SHARES}
 ALWAYS = ("start_thread", "end_thread", "gather", "limited", "kill", "suspend", "resume", "nice", "sleep", "give_way")

@@ -11,7 +11,7 @@ from typing import Any
 
 from ipc.errors import NotHeld, TimedOut
 from llmosd.context.sync import Condition
-from tests.unit.exploration.actor import Actor
+from tests.support.exploration.actor import Actor
 
 SHARES = {"hold": 10, "condition": 6, "barrier": 4, "event": 4, "release_what_is_not_held": 1}
 PERMITS = {"lock": 1, "other lock": 1, "pair": 2, "crowd": 3}  # a lock is a semaphore of one, but for its calls
