@@ -208,7 +208,7 @@ async def test_calls_before_the_first_checkpoint_are_made_anew_once(world: World
     async with world.life() as life:
         await life.submit("settings")
         listening = await life.submit("listener")
-        await life.until(lambda: len(life.system.kernel.messaging._names._holders) == 2)
+        await life.until(lambda: len(life.system.names) == 2)
         task = await life.submit("looper")
         pid = max(process.pid for process in life.system.table.alive.values())
         for body in (1, 2):

@@ -21,8 +21,8 @@ from tests.support.many_models import (
     settle_sizes,
     simulated,
     states,
-    text_of,
 )
+from tests.support.simulated import text_of
 
 
 @pytest.fixture(autouse=True)

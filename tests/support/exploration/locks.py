@@ -5,7 +5,7 @@ Part of `cast.Player`. Who is inside of what is written into the ledger, which k
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -90,7 +90,8 @@ class Locks(Actor):
     async def event(self) -> None:
         event, patience = self.ctx.event("event"), self.world.patience()
         async with self.limit(patience):
-            await self.chance.choice([event.set, event.clear, lambda: event.wait(patience)])()
+            steps: list[Callable[[], Awaitable[None]]] = [event.set, event.clear, lambda: event.wait(patience)]
+            await self.chance.choice(steps)()
 
     async def release_what_is_not_held(self) -> None:
         try:

@@ -19,7 +19,7 @@ import pytest
 
 from kernel.dispatcher import Dispatcher
 from kernel.thread import BLOCKED, READY, Thread
-from tests.unit.conftest import VirtualTimeLoop
+from tests.support.virtual_time import VirtualTimeLoop
 
 OUT_OF_LINE = 0.3  # share of the steps that go to any ready thread, whatever its priority
 LATE = (0.0, 0.5)  # seconds by which a thread that is kept waiting is stepped later
@@ -44,7 +44,7 @@ class SeededLoop(VirtualTimeLoop):
 
         self._jumping.select = observed  # type: ignore[method-assign]
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
         future: asyncio.Future[Any] = self.create_future()
         try:
             future.set_result(func(*args))
