@@ -10,7 +10,7 @@ import pytest
 from ipc.errors import AgentFailed, BadArguments, NotEncodable, UnknownProcess
 from ipc.syscalls import Spawn
 from llmosd.context import Context
-from tests.unit.agents import adder, forever
+from tests.support.agents import adder, listener
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ async def test_an_exit_in_an_agent_ends_only_that_agent(system: Any, kind: type[
     async def leaver(ctx: Context) -> None:
         raise kind(3)
 
-    other = system.spawn(forever)
+    other = system.spawn(listener)
     with pytest.raises(AgentFailed, match=kind.__name__):
         await system.run(leaver)
     assert not other.ended

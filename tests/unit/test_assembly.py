@@ -26,7 +26,7 @@ from kernel.drivers.transformers.kv import UNIT, Geometry  # noqa: E402
 from kernel.drivers.transformers.measured import remembered  # noqa: E402
 from kernel.drivers.transformers.options import Options  # noqa: E402
 from kernel.drivers.transformers.outline import outline  # noqa: E402
-from tests.unit.tiny import CONTEXT, build  # noqa: E402
+from tests.support.tiny import CONTEXT, build  # noqa: E402
 
 GEOMETRY = Geometry(layers=2, heads=1, head_dim=16, dtype=torch.float32)
 SAFE = st.sets(st.sampled_from(range(UNIT, BLOCK + 1, UNIT))).map(lambda lengths: Lengths(tuple(sorted(lengths))))

@@ -170,7 +170,7 @@ async def test_killing_a_process_ends_the_tasks_it_made(system: Any) -> None:
     await system.call(Kill(process.pid))
     assert sorted(ended) == [0, 1, 2, 3]
     assert not process.threads
-    assert system.tasks() == set()
+    assert system.asyncio_tasks() == set()
 
 
 async def test_tasks_left_behind_are_cancelled_when_the_agent_returns(system: Any) -> None:

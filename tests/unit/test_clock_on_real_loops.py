@@ -12,13 +12,9 @@ import pytest
 
 from ipc.errors import TimedOut
 from ipc.syscalls import Call, Receive, Sleep, Wait
-from llmosd.context import Context
+from tests.support.agents import idle
 
 TIMES = [0.0101 + n * 0.00007 for n in range(60)]  # seconds, on all sides of a millisecond
-
-
-async def idle(ctx: Context) -> None:
-    await asyncio.get_running_loop().create_future()
 
 
 @pytest.mark.real_time

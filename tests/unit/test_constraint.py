@@ -24,7 +24,7 @@ from ipc.syscalls import Constraint, Sampling  # noqa: E402
 from kernel.drivers.protocol import Admit, Bundle, Cancel, Done, Failed, Parked, Renew, Restored, Revoke  # noqa: E402
 from kernel.drivers.transformers import constraint  # noqa: E402
 from kernel.drivers.transformers.tokenizer import Tokenizer  # noqa: E402
-from tests.unit.tiny import Kernel, Ready, ready  # noqa: E402
+from tests.support.tiny import Kernel, Ready, ready  # noqa: E402
 
 VOCABULARY = 49152
 END = 2

@@ -11,10 +11,7 @@ import pytest
 from ipc.errors import AgentFailed, InvalidCall, UnknownProcess, UnknownThread
 from ipc.syscalls import Kill, Nice, Resume, Send, Suspend, Threads, Wait
 from llmosd.context import Context
-
-
-async def forever(ctx: Context) -> None:
-    await ctx.sleep(1e9)
+from tests.support.agents import forever
 
 
 async def states(system: Any, process: Any) -> dict[str, str]:

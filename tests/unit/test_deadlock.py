@@ -236,7 +236,7 @@ async def test_a_conditions_wait_never_loses_its_lock_to_a_deadlock(system):
 
 
 async def test_the_philosophers_find_their_deadlock_and_all_eat(system):
-    system.programs._folders = [AGENTS]
+    system.find_programs_in(AGENTS)
     await asyncio.to_thread(system.programs.load, "philosophers")
     report = await system.run("philosophers")
     assert report["eaten"] == [2] * 5

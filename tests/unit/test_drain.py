@@ -10,7 +10,7 @@ import pytest
 from ipc.errors import NotPermitted, ShuttingDown
 from ipc.syscalls import Shutdown, Spawn
 from llmosd.context import Context
-from tests.unit.agents import forever
+from tests.support.agents import listener
 
 
 async def test_draining_refuses_new_tasks_and_lets_running_ones_end(system: Any) -> None:
@@ -33,7 +33,7 @@ async def test_draining_refuses_new_tasks_and_lets_running_ones_end(system: Any)
 
 
 async def test_draining_kills_what_does_not_end_in_time(system: Any) -> None:
-    process = system.spawn(forever)
+    process = system.spawn(listener)
     before = system.loop.time()
     await system.kernel.drain(10)
     assert process.status.reason == "killed"
@@ -41,6 +41,6 @@ async def test_draining_kills_what_does_not_end_in_time(system: Any) -> None:
 
 
 async def test_an_agent_may_not_shut_the_daemon_down(system: Any) -> None:
-    process = system.spawn(forever)
+    process = system.spawn(listener)
     with pytest.raises(NotPermitted):
         await system.call(Shutdown(), process)

@@ -14,7 +14,8 @@ from kernel.drivers import protocol
 from kernel.drivers.simulated import simulated_token
 from kernel.slots import runtime as runtime_module
 from kernel.slots.workload import MAX_DEATHS
-from tests.unit.one_model import assert_nothing_left, runtime, teller, text_of
+from tests.support.agents import teller
+from tests.support.simulated import assert_nothing_left, text_of
 
 
 @pytest.mark.parametrize("after", [0.5, 2.5, 4.0, 9.5])
@@ -131,7 +132,7 @@ async def test_a_resumed_generation_in_line_is_there_once_after_the_death_of_the
     await system.call(Resume(processes[0].pid))
     system.driver.die()
     await system.turns()
-    queue = [sequence.id for sequence in runtime(system)._slots.queue]
+    queue = [sequence.id for sequence in system.runtime().work.slots.queue]
     assert len(set(queue)) == len(queue)
     for process in processes:
         assert await system.result(process) == text_of(1, 20)

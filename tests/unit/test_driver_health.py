@@ -9,25 +9,15 @@ import pytest
 
 from ipc.errors import DriverFailed, ModelLoadFailed
 from ipc.syscalls import EmbedTexts, Models, Slots
-from kernel.drivers.simulated import simulated_token
 from kernel.slots.model import ModelSpec
 from kernel.slots.settings import ResourceSettings
-from llmosd.context import Context
-
-FAST = {"step_seconds": 1.0, "sequence_seconds": 0.0, "prompt_seconds": 0.0}
+from tests.support.agents import teller
+from tests.support.simulated import FAST, text_of
 
 
 def faulty(**options: Any) -> dict[str, ModelSpec]:
     limits = {"step_timeout": 10.0, "load_timeout": 30.0}
     return {"sim": ModelSpec(driver="simulated", slots=2, lease=4, options=FAST | options, **limits)}
-
-
-async def teller(ctx: Context, tokens: int = 20, seed: int = 1) -> str:
-    return await ctx.generate("one two three", max_tokens=tokens, seed=seed)
-
-
-def text_of(seed: int, tokens: int = 20) -> str:
-    return "".join(simulated_token(seed, n)[1] for n in range(tokens))
 
 
 def causes(process: Any) -> list[str]:
@@ -162,7 +152,7 @@ async def test_a_start_that_takes_too_long_is_named(
     async def never(*_: Any) -> Any:
         await asyncio.sleep(1e9)
 
-    run = system.kernel.resources.runtime("sim")
+    run = system.runtime()
     monkeypatch.setattr(run._life, "_launch", never)
     with pytest.raises(ModelLoadFailed, match="could not be started within 1800 s"):
         await system.run("teller")

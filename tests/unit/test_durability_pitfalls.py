@@ -7,7 +7,6 @@ daemon that dies over it, in `tests/system/test_durable_tasks`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +23,12 @@ from kernel.journal.journal import Journal
 from kernel.journal.records import Accepted
 from kernel.journal.settings import FILE, JournalSettings
 from kernel.journal.store import Store
-from kernel.kernel import Kernel
-from kernel.slots.model import ModelSpec
 from kernel.stream import Stream
 from llmosd.context import Context
-from tests.unit.conftest import FakeMachine, InLoopLauncher, System
+from tests.support.boot import boot
 from tests.unit.test_journal import accepted, crash, desk, end, task
 
-pytestmark = pytest.mark.real_time
-
-
-@pytest.fixture(autouse=True)
-def disarmed() -> Iterator[None]:
-    yield
-    faults.disarm()
+pytestmark = [pytest.mark.real_time, pytest.mark.usefixtures("disarmed")]
 
 
 # ---- poison messages that crash the consumer for ever: the count of attempts is on the disk, and bounded
@@ -75,28 +66,15 @@ async def test_pitfall_one_bad_row_ends_its_own_task_and_aborts_no_other(tmp_pat
     async def double(ctx: Context, value: dict[str, int]) -> int:
         return 2 * value["n"]
 
-    launcher = InLoopLauncher()
-    kernel = Kernel(
-        version="test",
-        folders=[],
-        models={"sim": ModelSpec(driver="simulated")},
-        default_model="sim",
-        cache=tmp_path / "cache",
-        make_context=Context,
-        launcher=launcher,
-        machine=FakeMachine(launcher),
-        journal=Journal(tmp_path, JournalSettings()),
-    )
-    System(kernel, launcher).program(double)
-    tasks = kernel._submitted
-    assert tasks is not None
-    journal = tasks._journal
+    journal = Journal(tmp_path, JournalSettings())
+    system = boot(tmp_path, journal=journal)
+    system.program(double)
     while not all(row.ended for row in await journal.read(lambda store: store.history(9, None))):
         await asyncio.sleep(0.001)
     found = [await journal.read(lambda store, row=row: store.find(row.id)) for row in rows]
     assert [one.reason for one in found] == ["done", "done", "failed", "done", "done"]
-    await kernel.drain(0)
-    await kernel.close()
+    await system.kernel.drain(0)
+    await system.kernel.close()
 
 
 async def test_pitfall_a_bad_row_under_a_key_refuses_that_key_alone(tmp_path: Path) -> None:

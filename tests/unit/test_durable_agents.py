@@ -16,7 +16,7 @@ from ipc.syscalls import Child, Resume, Send, Suspend
 from kernel.durable import timeouts
 from kernel.journal.settings import FILE
 from llmosd.context import Context
-from tests.unit.durable_world import Life, World, everywhere, note, nothing
+from tests.support.durable_world import Life, World, everywhere, note, nothing
 
 pytestmark = pytest.mark.real_time
 
@@ -102,7 +102,7 @@ async def test_children_keep_their_pids_and_what_has_ended_is_not_run_again(worl
     assert made[-1] == 0
     begun.clear()
     async with world.life(world.copies[-2]) as life:  # the child that is not durable had ended, and had been waited for
-        await life.until(lambda: not life.system.table.alive or begun or not life.system.kernel._submitted._tasks)  # type: ignore[union-attr]
+        await life.until(lambda: not life.system.table.alive or begun or not life.system.tasks._tasks)
         assert begun == []
 
 

@@ -11,7 +11,7 @@ import pytest
 from ipc.errors import TimedOut, UnknownName
 from ipc.syscalls import Call, Send
 from llmosd.context import Context
-from tests.unit.durable_world import Life, World, everywhere, note, nothing
+from tests.support.durable_world import Life, World, everywhere, note, nothing
 
 pytestmark = pytest.mark.real_time
 
@@ -89,7 +89,7 @@ async def test_what_clients_sent_waits_in_its_order_and_unread_messages_end_as_d
     program = world.agent(reader)
     async with world.life() as life:
         task = await life.submit(program)
-        await life.until(lambda: "reader" in life.system.kernel.messaging._names._holders)
+        await life.until(lambda: "reader" in life.system.names)
         for number in range(6):
             await life.system.call(Send("reader", [number]))
         folder = life.folder
@@ -115,7 +115,7 @@ async def test_a_reply_to_a_client_that_is_gone_is_a_dead_letter_and_no_error(wo
     program = world.agent(server)
     async with world.life() as life:
         task = await life.submit(program)
-        await life.until(lambda: "server" in life.system.kernel.messaging._names._holders)
+        await life.until(lambda: "server" in life.system.names)
         life.system.thread(life.system.kernel.gate.enter(life.system.client, Call("server", 1)))
         await life.until(lambda: life.calls.get("Receive", 0) == 2)
         await life.rows("SELECT 1")

@@ -22,7 +22,7 @@ from kernel.journal.records import Kept
 from kernel.journal.settings import FILE
 from kernel.tasks import Tasks
 from llmosd.context import Context
-from tests.unit.durable_world import Life, World, everywhere, nothing
+from tests.support.durable_world import Life, World, everywhere, nothing
 
 pytestmark = pytest.mark.real_time
 
@@ -60,7 +60,7 @@ async def test_what_is_said_anew_before_a_checkpoint_comes_though_more_was_said_
     world.agent(looper)
     async with world.life() as life:
         listening = await life.submit("desk")
-        await life.until(lambda: life.system.kernel.messaging._names._holders)
+        await life.until(lambda: life.system.names)
         task = await life.submit("looper")
         pid = max(process.pid for process in life.system.table.alive.values())
         await life.until(waits(life, 6))

@@ -26,7 +26,7 @@ from kernel.journal.settings import FILE
 from kernel.journal.store import Store
 from kernel.server import Connection
 from llmosd.context import Context
-from tests.unit.durable_world import World
+from tests.support.durable_world import World
 
 pytestmark = pytest.mark.real_time
 

@@ -11,7 +11,7 @@ from ipc.codec import reveal
 from ipc.errors import CheckpointRefused, InvalidCall, NameTaken, UnknownProcess
 from ipc.syscalls import Publish, Regions, Send, SharedDelete, SharedGet, SharedSet
 from llmosd.context import Context
-from tests.unit.durable_world import Life, World, everywhere, note
+from tests.support.durable_world import Life, World, everywhere, note
 
 pytestmark = pytest.mark.real_time
 
@@ -208,7 +208,7 @@ async def test_calls_before_the_first_checkpoint_are_made_anew_once(world: World
     async with world.life() as life:
         await life.submit("settings")
         listening = await life.submit("listener")
-        await life.until(lambda: len(life.system.kernel.messaging._names._holders) == 2)
+        await life.until(lambda: len(life.system.names) == 2)
         task = await life.submit("looper")
         pid = max(process.pid for process in life.system.table.alive.values())
         for body in (1, 2):

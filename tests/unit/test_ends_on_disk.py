@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,15 @@ from structlog.testing import capture_logs
 from ipc.codec import reveal
 from ipc.errors import JournalUnavailable, NameTaken
 from ipc.messages import Emitted, Failed, Result, State
-from ipc.syscalls import Attach, GetStats, History, Kill, Submit, Submitted, TaskInfo
+from ipc.syscalls import GetStats, Kill, Submit, Submitted
 from kernel import running_tasks, tasks
 from kernel.journal import writer
 from kernel.journal.journal import Journal
 from kernel.journal.settings import JournalSettings
 from kernel.journal.store import Store
-from kernel.kernel import Kernel
 from llmosd.context import Context
-from tests.unit.conftest import InLoopLauncher, Recorder, System
+from tests.support.boot import boot_as
+from tests.support.system import Recorder, System
 
 pytestmark = pytest.mark.real_time
 
@@ -65,28 +65,9 @@ class Life(System):
 
     go: asyncio.Event
 
-    async def submit(self, call: Submit, stream: Any = None) -> Submitted:
-        submitted: Submitted = await self.thread(self.kernel.gate.enter(self.client, call, stream))
-        return submitted
-
-    async def until(self, condition: Callable[[], Any]) -> None:
-        while not condition():
-            await asyncio.sleep(0.001)
-
     async def waits(self, count: int) -> None:
         """Return when so many ends wait for the disk, which has refused each of them."""
-        await self.until(lambda: self.kernel._submitted._running._held_up == count)  # type: ignore[union-attr]
-
-    async def attach(self, task: str) -> Recorder:
-        recorder = self.recorder()
-        answer = self.kernel.gate.enter(self.client, Attach(task), recorder.stream)
-        if asyncio.iscoroutine(answer):
-            await self.thread(answer)
-        return recorder
-
-    async def history(self) -> list[TaskInfo]:
-        rows: list[TaskInfo] = await self.call(History())
-        return rows
+        await self.until(lambda: self.tasks._running._held_up == count)
 
 
 def results(recorder: Recorder) -> list[Any]:
@@ -95,18 +76,7 @@ def results(recorder: Recorder) -> list[Any]:
 
 @asynccontextmanager
 async def life(folder: Path) -> AsyncIterator[Life]:
-    launcher = InLoopLauncher()
-    kernel = Kernel(
-        version="test",
-        folders=[],
-        models={},
-        default_model="",
-        cache=folder / "cache",
-        make_context=Context,
-        launcher=launcher,
-        journal=Journal(folder, JournalSettings()),
-    )
-    living = Life(kernel, launcher)
+    living = boot_as(Life, folder, models={}, journal=Journal(folder, JournalSettings()))
     living.go = asyncio.Event()
 
     async def held(ctx: Context) -> int:
@@ -118,8 +88,8 @@ async def life(folder: Path) -> AsyncIterator[Life]:
     try:
         yield living
     finally:
-        await kernel.drain(0)
-        await kernel.close()
+        await living.kernel.drain(0)
+        await living.kernel.close()
 
 
 @pytest.fixture
@@ -228,7 +198,7 @@ async def test_what_speaks_against_a_task_that_was_accepted_is_told_once_that_is
         system.thread(system.kernel.gate.enter(system.client, Submit("held", name="planner"), system.recorder().stream))
         for _ in range(2)
     )
-    await system.until(lambda: system.kernel._submitted._journal._waiting == 2)  # type: ignore[union-attr]
+    await system.until(lambda: system.journal._waiting == 2)
     disk.go.set()
     await begun
     await system.waits(1)

@@ -23,7 +23,7 @@ from kernel.drivers.protocol import (
     Restored,
     Revoke,
 )
-from tests.unit.tiny import CONTEXT, Kernel, Letters, admit, build, ready, torch
+from tests.support.tiny import CONTEXT, Kernel, Letters, admit, build, ready, torch
 
 LLAMA = ready("Llama")
 

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="the driver runs torch models (extra
 from kernel.drivers.protocol import Admit, Done, Embed, Embedded, Failed, Score, Scored  # noqa: E402
 from kernel.drivers.transformers.attention import Span  # noqa: E402
 from kernel.drivers.transformers.forward import Output  # noqa: E402
-from tests.unit.tiny import Kernel, Letters, admit, ready  # noqa: E402
+from tests.support.tiny import Kernel, Letters, admit, ready  # noqa: E402
 
 POISON = 96  # a token in a prompt at which the forward pass raises, or makes its numbers NaN
 BAD = "bad\x7f"

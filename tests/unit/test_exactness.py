@@ -17,8 +17,8 @@ pytest.importorskip("torch", reason="the driver runs torch models (extra `local`
 pytest.importorskip("llguidance", reason="constraints are compiled by llguidance (extra `local`)")
 
 from kernel.drivers.protocol import Admit, Done, Parked, Renew, Restored, Revoke, SwapOut
-from tests.unit.tiny import Kernel, Ready, build
-from tests.unit.trials import (
+from tests.support.tiny import Kernel, Ready, build
+from tests.support.trials import (
     CONTEXT,
     MODELS,
     Trial,

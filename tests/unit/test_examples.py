@@ -22,7 +22,7 @@ def models() -> dict[str, ModelSpec]:
 
 @pytest.fixture(autouse=True)
 async def shipped(system: Any) -> None:
-    system.programs._folders = [AGENTS]
+    system.find_programs_in(AGENTS)
     await asyncio.to_thread(system.programs.refresh)
 
 

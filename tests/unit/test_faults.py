@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,7 @@ import pytest
 from ipc.errors import ConfigError
 from kernel import faults
 
-pytestmark = pytest.mark.real_time
-
-
-@pytest.fixture(autouse=True)
-def disarmed() -> Iterator[None]:
-    yield
-    faults.disarm()
+pytestmark = [pytest.mark.real_time, pytest.mark.usefixtures("disarmed")]
 
 
 def arm(text: str) -> None:

@@ -18,7 +18,7 @@ from kernel.drivers.transformers.forward import PackedForward  # noqa: E402
 from kernel.drivers.transformers.modules import NAME, Modules, check  # noqa: E402
 from kernel.drivers.transformers.outline import outline  # noqa: E402
 from kernel.drivers.transformers.weights import _check_config  # noqa: E402
-from tests.unit.tiny import Kernel, Letters, Ready, build, ready  # noqa: E402
+from tests.support.tiny import Kernel, Letters, Ready, build, ready  # noqa: E402
 
 FAMILY = ["Llama", "Qwen2", "Qwen3", "Mistral"]
 TOLERANCE = 1e-4

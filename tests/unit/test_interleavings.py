@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import structlog
 
-from tests.unit.exploration.play import play
-from tests.unit.exploration.schedule import SeededLoop, seeded
-from tests.unit.exploration.world import World
+from tests.support.exploration.play import play
+from tests.support.exploration.schedule import SeededLoop, seeded
+from tests.support.exploration.world import World
 
 REPLAY = "LLMOS_SEED={seed} python -m pytest tests/unit/test_interleavings.py"
 

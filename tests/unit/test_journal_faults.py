@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -40,10 +39,8 @@ EVERY_STEP = [
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def quick(monkeypatch: pytest.MonkeyPatch, disarmed: None) -> None:
     monkeypatch.setattr(writer, "RETRY", 0.01)
-    yield
-    faults.disarm()
 
 
 def arm(text: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from ipc.errors import DeadlineExceeded, Killed
 from ipc.syscalls import Kill, Suspend
 from llmosd.context import Context
-from tests.unit.agents import adder, forever
+from tests.support.agents import adder, listener
 
 
 async def test_kill_before_the_first_step_runs_nothing(system: Any) -> None:
@@ -66,18 +66,18 @@ async def test_a_dying_process_makes_no_more_calls_but_may_log(system: Any) -> N
 
 
 async def test_kill_of_a_suspended_process_ends_it(system: Any) -> None:
-    process = system.spawn(forever)
+    process = system.spawn(listener)
     await system.turns()
     await system.call(Suspend(process.pid))
     assert (await system.call(Kill(process.pid))).reason == "killed"
 
 
 async def test_kill_of_a_process_suspended_before_its_first_step_ends_it(system: Any) -> None:
-    process = system.spawn(forever)
+    process = system.spawn(listener)
     await system.call(Suspend(process.pid))
     await system.turns()
     assert (await system.call(Kill(process.pid))).reason == "killed"
-    assert system.tasks() == set()
+    assert system.asyncio_tasks() == set()
 
 
 async def test_kill_is_idempotent(system: Any) -> None:
@@ -129,12 +129,12 @@ async def test_a_thread_that_swallows_its_cancellation_is_abandoned_after_the_gr
     status = await system.call(Kill(process.pid))
     assert status.reason == "killed"
     assert system.loop.time() - before == pytest.approx(2.0)
-    assert system.tasks() == set()
+    assert system.asyncio_tasks() == set()
     assert list(system.table.alive.values()) == [system.client]
 
 
 async def test_a_deadline_ends_the_process_and_says_so(system: Any) -> None:
-    process = system.spawn(forever, deadline=7.0)
+    process = system.spawn(listener, deadline=7.0)
     before = system.loop.time()
     with pytest.raises(DeadlineExceeded, match=r"7\.0 s"):
         await system.result(process)
@@ -145,7 +145,7 @@ async def test_a_deadline_ends_the_process_and_says_so(system: Any) -> None:
 @pytest.mark.real_time
 @pytest.mark.parametrize("deadline", [0.0, 1e-9])
 async def test_a_deadline_that_is_over_at_once_is_one_as_well(system: Any, deadline: float) -> None:
-    process = system.spawn(forever, deadline=deadline)
+    process = system.spawn(listener, deadline=deadline)
     with pytest.raises(DeadlineExceeded):
         await system.result(process)
     assert process.status.reason == "deadline"

@@ -110,7 +110,7 @@ async def test_killing_a_process_leaves_an_anyio_group(system: Any) -> None:
     await system.turns()
     await system.call(Kill(process.pid))
     assert ended == [True, True]
-    assert system.tasks() == set()
+    assert system.asyncio_tasks() == set()
 
 
 @pytest.mark.real_time

@@ -15,7 +15,7 @@ from ipc.syscalls import Kill, Resume, Spawn, Suspend, Wait
 from kernel.process import Thread
 from kernel.process_table import REMEMBERED
 from llmosd.context import Context
-from tests.unit.agents import adder, forever
+from tests.support.agents import adder, listener
 
 # ---- start and end
 
@@ -25,7 +25,7 @@ async def test_a_process_answers_its_value_and_leaves_nothing_behind(system: Any
     assert list(system.table.alive.values()) == [system.client]
     assert not system.client.children
     assert not system.client.threads
-    assert system.tasks() == set()
+    assert system.asyncio_tasks() == set()
 
 
 async def test_status_says_how_it_ended_and_what_it_used(system: Any) -> None:
@@ -48,7 +48,7 @@ async def test_waiting_for_a_process_that_has_ended_answers_at_once(system: Any)
 
 
 async def test_many_waiters_are_all_answered(system: Any) -> None:
-    process = system.spawn(forever)
+    process = system.spawn(listener)
     waiters = [system.thread(system.kernel.gate.enter(system.client, Wait(process.pid))) for _ in range(5)]
     await system.turns()
     await system.call(Kill(process.pid))
@@ -57,7 +57,7 @@ async def test_many_waiters_are_all_answered(system: Any) -> None:
 
 
 async def test_wait_times_out_and_the_process_goes_on(system: Any) -> None:
-    process = system.spawn(forever)
+    process = system.spawn(listener)
     with pytest.raises(TimedOut) as caught:
         await system.call(Wait(process.pid, 5.0))
     assert caught.value.data == {"pid": process.pid}
@@ -97,17 +97,17 @@ async def test_an_unknown_program_is_named_with_the_known_ones(system: Any) -> N
 
 async def test_a_child_dies_with_its_parent_whatever_way_it_ends(system: Any) -> None:
     async def returning(ctx: Context) -> int:
-        return await ctx.spawn("forever")
+        return await ctx.spawn("listener")
 
     async def raising(ctx: Context) -> None:
-        await ctx.spawn("forever")
+        await ctx.spawn("listener")
         raise RuntimeError("x")
 
     async def killed(ctx: Context) -> None:
-        await ctx.spawn("forever")
+        await ctx.spawn("listener")
         await ctx.receive()
 
-    system.program(forever)
+    system.program(listener)
     for parent in (returning, raising, killed):
         process = system.spawn(parent)
         await system.turns()
@@ -138,14 +138,14 @@ async def test_grandchildren_end_before_the_parent_is_gone(system: Any) -> None:
     await system.call(Kill(process.pid))
     assert sorted(order) == [0, 1, 2, 3]
     assert len(system.table.alive) == 1
-    assert system.tasks() == set()
+    assert system.asyncio_tasks() == set()
 
 
 async def test_a_detached_child_outlives_its_parent(system: Any) -> None:
     async def parent(ctx: Context) -> int:
-        return await ctx.spawn("forever", detach=True)
+        return await ctx.spawn("listener", detach=True)
 
-    system.program(forever)
+    system.program(listener)
     child = system.table.get(await system.run(parent))
     assert child.parent is None
     assert not child.ended
@@ -172,11 +172,11 @@ async def test_one_failing_child_does_not_abort_its_siblings(system: Any) -> Non
 
 async def test_a_child_inherits_priority_and_owner(system: Any) -> None:
     async def parent(ctx: Context) -> None:
-        await ctx.spawn("forever")
-        await ctx.spawn("forever", priority=-3, owner="other")
+        await ctx.spawn("listener")
+        await ctx.spawn("listener", priority=-3, owner="other")
         await ctx.receive()
 
-    system.program(forever)
+    system.program(listener)
     process = system.spawn(parent, priority=4)
     await system.turns()
     first, second = (system.table.get(process.pid + n) for n in (1, 2))
@@ -186,7 +186,7 @@ async def test_a_child_inherits_priority_and_owner(system: Any) -> None:
 
 async def test_a_client_that_disconnects_takes_its_tasks_along(system: Any) -> None:
     client = system.kernel.lifecycle.open_client("passing")
-    process = system.spawn(forever, parent=client)
+    process = system.spawn(listener, parent=client)
     await system.turns()
     system.kernel.ending.end(client, "killed", "the client disconnected")
     assert (await system.status(process)).reason == "killed"
@@ -229,7 +229,7 @@ async def test_suspending_twice_needs_one_resume(system: Any) -> None:
 
 
 async def test_a_deadline_holds_for_a_suspended_process(system: Any) -> None:
-    process = system.spawn(forever, deadline=3.0)
+    process = system.spawn(listener, deadline=3.0)
     await system.call(Suspend(process.pid))
     assert (await system.status(process)).reason == "deadline"
 
@@ -295,7 +295,7 @@ async def test_nothing_of_a_process_that_failed_or_was_killed_waits_for_the_coll
         before = threads()
         for _ in range(20):
             assert (await system.status(system.spawn(fails))).reason == "failed"
-            process = system.spawn(forever)
+            process = system.spawn(listener)
             await system.turns()
             await system.call(Kill(process.pid))
         await system.turns()

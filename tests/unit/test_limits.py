@@ -12,10 +12,7 @@ from ipc.errors import LimitExceeded, MailboxFull
 from ipc.syscalls import GetStats, Limits, MemorySet, Send, Spawn
 from kernel.limits import LimitSettings
 from llmosd.context import Context
-
-
-async def forever(ctx: Context) -> None:
-    await ctx.sleep(1e9)
+from tests.support.agents import forever
 
 
 async def burn(ctx: Context, seconds: float) -> None:

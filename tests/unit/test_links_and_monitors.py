@@ -12,10 +12,7 @@ from ipc.syscalls import Crashes, Demonitor, Kill, Link, Monitor, Names, PeekMai
 from kernel.mailbox import CAPACITY
 from kernel.process_table import REMEMBERED
 from llmosd.context import Context
-
-
-async def forever(ctx: Context) -> None:
-    await ctx.sleep(1e9)
+from tests.support.agents import forever
 
 
 async def crash(ctx: Context) -> None:

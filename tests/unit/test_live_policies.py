@@ -13,22 +13,14 @@ from ipc.errors import DeadlineUnreachable, InvalidPolicy, NotPermitted, Unknown
 from ipc.messages import Log
 from ipc.syscalls import GetStats, PolicyInfo, Resume, SetPolicy, Slots, Suspend
 from kernel.drivers import protocol
-from kernel.drivers.simulated import simulated_token
 from kernel.policy.catalogue import KINDS
 from kernel.slots.model import ModelSpec
 from kernel.slots.settings import Scheduling
 from llmosd.context import Context
+from tests.support.agents import teller
+from tests.support.simulated import FAST, text_of
 
-FAST = {"step_seconds": 1.0, "sequence_seconds": 0.0, "prompt_seconds": 0.0, "reply_tokens": 8}
 ONE_SLOT = {"sim": ModelSpec(driver="simulated", slots=1, lease=4, options=FAST)}
-
-
-async def teller(ctx: Context, tokens: int = 20, seed: int = 1) -> str:
-    return await ctx.generate("one two three", max_tokens=tokens, seed=seed)
-
-
-def text_of(seed: int, tokens: int) -> str:
-    return "".join(simulated_token(seed, n)[1] for n in range(tokens))
 
 
 def turns(system: Any) -> list[tuple[int, int]]:
@@ -64,7 +56,7 @@ async def test_every_kind_serves_all_calls_exactly(system: Any) -> None:
     sizes = [len(said.progress) for said in system.driver.said if isinstance(said, protocol.Bundle)]
     assert max(sizes) == 2
     await system.turns()
-    assert system.kernel.resources.runtime("sim")._slots.policy.running() == []
+    assert system.runtime().work.slots.policy.running() == []
 
 
 @pytest.mark.parametrize("models", [ONE_SLOT])

@@ -12,7 +12,18 @@ from ipc.syscalls import GetStats, Resume, Slots, Suspend
 from kernel.drivers import protocol
 from kernel.slots.settings import ResourceSettings
 from llmosd.context import Context
-from tests.unit.many_models import GB, HOLDS_ONE, TWO, alive, loads, prepare, settle_sizes, simulated, states, text_of
+from tests.support.many_models import (
+    GB,
+    HOLDS_ONE,
+    TWO,
+    alive,
+    loads,
+    prepare,
+    settle_sizes,
+    simulated,
+    states,
+)
+from tests.support.simulated import text_of
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +55,7 @@ async def test_slots_and_memory_shrink_when_the_machine_is_short_and_grow_again(
     assert 1 <= short.given < 4
     assert short.kv_memory < before.kv_memory / 2
     assert "2 GB of 16 GB are free" in short.cause
-    assert system.driver.device._memory.budget == short.kv_memory
+    assert system.driver.memory.budget == short.kv_memory
     processes = [system.spawn("teller", model="one", seed=seed) for seed in range(8)]
     await asyncio.sleep(1)
     assert (await only_row(system)).used == short.given

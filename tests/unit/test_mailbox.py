@@ -19,14 +19,11 @@ from kernel.mailbox import CAPACITY, Mailbox
 from kernel.messaging import wait_for_room
 from kernel.process import Process, Thread
 from llmosd.context import Context
+from tests.support.agents import idle
 
 
 def message(number: int, priority: int = 0) -> Message:
     return Message(number, "", 1, 2, priority, 0, None, None)
-
-
-async def idle(ctx: Context) -> None:
-    await asyncio.get_running_loop().create_future()
 
 
 @pytest.fixture

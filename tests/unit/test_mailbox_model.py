@@ -7,7 +7,6 @@ happen between a wake-up and a look is for `test_interleavings`: here each thing
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 from hypothesis import settings
@@ -17,12 +16,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from ipc.errors import LlmosError
 from ipc.messages import Message
 from ipc.syscalls import PeekMailbox, Receive, Send
-from kernel.kernel import Kernel
 from kernel.mailbox import CONTROL
 from kernel.process import Thread
-from kernel.slots.model import ModelSpec
-from llmosd.context import Context
-from tests.unit.conftest import FAST, InLoopLauncher, System, VirtualTimeLoop
+from tests.support.agents import idle
+from tests.support.boot import UNWRITABLE, boot
+from tests.support.virtual_time import VirtualTimeLoop
 
 KINDS = st.sampled_from(["x", "y"])
 PRIORITIES = st.sampled_from([0, 0, 0, 5, -5])
@@ -175,36 +173,25 @@ class MailboxOfAProcess(RuleBasedStateMachine):
         self.last = 0
         self.closed = False
 
-        async def idle(ctx: Context) -> None:
-            await asyncio.Event().wait()
-
-        async def boot() -> None:
-            kernel = Kernel(
-                version="test",
-                folders=[],
-                models={"sim": ModelSpec(driver="simulated", options=FAST)},
-                default_model="sim",
-                cache=Path("unused"),
-                make_context=Context,
-                launcher=InLoopLauncher(),
-            )
-            self.system = System(kernel, InLoopLauncher())
+        async def begin() -> None:
+            self.system = boot(UNWRITABLE)
             name = self.system.program(idle)
             self.senders = [self.system.spawn(name) for _ in range(2)]
             self.target = self.system.spawn(name)
             self.box = self.target.box()
             self.box.capacity = capacity
-            bury = kernel.messaging.dead_letters.bury
+            dead_letters = self.system.kernel.messaging.dead_letters
+            bury = dead_letters.bury
             self.buried: list[int] = []
 
             def noted(message: Message, reason: str) -> None:
                 self.buried.append(message.body)
                 bury(message, reason)
 
-            kernel.messaging.dead_letters.bury = noted  # type: ignore[method-assign]
+            dead_letters.bury = noted  # type: ignore[method-assign]
             await self.system.turns(20)
 
-        self.loop.run_until_complete(boot())
+        self.loop.run_until_complete(begin())
 
     def settle(self) -> None:
         self.loop.run_until_complete(self.system.turns(30))

@@ -13,16 +13,13 @@ from ipc.errors import BadArguments, BadMessage, InvalidCall, NotACall, NotEncod
 from ipc.syscalls import Call, DeadLetters, GetStats, Kill, Receive, Reply, Send, Subscribe
 from kernel.mailbox import Mailbox
 from llmosd.context import Context
+from tests.support.agents import idle
 
 
 async def echo(ctx: Context) -> None:
     while True:
         message = await ctx.receive()
         await ctx.reply(message, message.body)
-
-
-async def idle(ctx: Context) -> None:
-    await asyncio.get_running_loop().create_future()
 
 
 async def dead_letters(system: Any) -> int:

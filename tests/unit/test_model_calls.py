@@ -34,12 +34,7 @@ from kernel.drivers import protocol
 from kernel.drivers.simulated import simulated_token
 from kernel.slots.model import ModelSpec
 from llmosd.context import Context
-
-FAST = {"step_seconds": 1.0, "sequence_seconds": 0.0, "prompt_seconds": 0.0, "reply_tokens": 8}
-
-
-def text_of(seed: int, tokens: int) -> str:
-    return "".join(simulated_token(seed, n)[1] for n in range(tokens))
+from tests.support.simulated import FAST, assert_nothing_left, text_of
 
 
 class Point(msgspec.Struct):
@@ -70,12 +65,6 @@ async def answer(system: Any, **options: Any) -> Any:
 
     await system.run(agent)
     return seen[0]
-
-
-def assert_nothing_left(system: Any) -> None:
-    run = system.kernel.resources.runtime("sim")
-    assert (run._slots.taken, run._slots.queue, run._sequences) == (set(), [], {})
-    assert (system.driver.device._sequences, system.driver.device._questions) == ({}, {})
 
 
 # ---- samples and probabilities
@@ -122,7 +111,7 @@ async def test_one_sample_that_fails_takes_the_others_with_it(system: Any) -> No
     with pytest.raises(InvalidPrompt, match="this one"):
         await task
     await system.turns()
-    del system.driver.device._sequences[2]
+    del system.driver.sequences[2]
     assert_nothing_left(system)
 
 

@@ -13,7 +13,8 @@ from ipc.messages import State
 from ipc.syscalls import Generate, Models
 from kernel.slots.model import ModelSpec
 from llmosd.context import Context
-from tests.unit.one_model import FAST, teller, text_of
+from tests.support.agents import teller
+from tests.support.simulated import FAST, text_of
 
 
 async def test_a_load_that_fails_is_named_and_the_next_call_tries_again(system: Any) -> None:

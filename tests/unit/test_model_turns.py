@@ -10,7 +10,7 @@ import pytest
 from ipc.syscalls import Kill, Resume, Slots, Suspend
 from kernel.drivers import protocol
 from llmosd.context import Context
-from tests.unit.many_models import (
+from tests.support.many_models import (
     GB,
     HOLDS_ONE,
     HOLDS_TWO,
@@ -21,8 +21,8 @@ from tests.unit.many_models import (
     settle_sizes,
     simulated,
     states,
-    text_of,
 )
+from tests.support.simulated import text_of
 
 
 @pytest.fixture(autouse=True)

@@ -30,10 +30,7 @@ from kernel.process import Process
 from kernel.programs import Program
 from kernel.topics import Topics
 from llmosd.context import Context
-
-
-async def idle(ctx: Context) -> None:
-    await ctx.sleep(1000)
+from tests.support.agents import forever
 
 
 async def collect(ctx: Context, pattern: str, count: int) -> list[Any]:
@@ -58,7 +55,7 @@ async def test_messages_and_calls_go_by_name(system: Any) -> None:
 
 
 async def test_a_name_is_free_again_when_its_holder_ends(system: Any) -> None:
-    target = system.spawn(idle)
+    target = system.spawn(forever)
     await system.call(Register("x", target.pid))
     assert [(info.name, info.pid) for info in await system.call(Names())] == [("x", target.pid)]
     await system.call(Kill(target.pid))
@@ -68,7 +65,7 @@ async def test_a_name_is_free_again_when_its_holder_ends(system: Any) -> None:
 
 
 async def test_a_taken_name_and_one_of_another_are_refused(system: Any) -> None:
-    one, two = system.spawn(idle), system.spawn(idle)
+    one, two = system.spawn(forever), system.spawn(forever)
     await system.call(Register("x"), one)
     await system.call(Register("x"), one)
     with pytest.raises(NameTaken) as caught:
@@ -111,7 +108,7 @@ async def test_subscribers_get_what_matches_once_each(system: Any) -> None:
 
 
 async def test_a_full_subscriber_holds_up_nobody_and_its_copy_is_a_dead_letter(system: Any) -> None:
-    slow = system.spawn(idle)
+    slow = system.spawn(forever)
     slow.box().capacity = 1
     await system.call(Subscribe("t"), slow)
     assert [await system.call(Publish("t", n)) for n in range(3)] == [1, 0, 0]
@@ -243,7 +240,7 @@ def declared(system: Any) -> str:
 
 
 async def test_a_message_that_is_too_large_is_refused_with_both_sizes(system: Any) -> None:
-    target = system.spawn(idle)
+    target = system.spawn(forever)
     for body in ("x" * (MAX_BODY + 1), b"x" * (MAX_BODY + 1), ["x" * MAX_BODY]):
         with pytest.raises(MessageTooLarge) as caught:
             await system.call(Send(target.pid, body))
@@ -252,14 +249,14 @@ async def test_a_message_that_is_too_large_is_refused_with_both_sizes(system: An
 
 
 async def test_a_priority_out_of_bounds_is_refused(system: Any) -> None:
-    target = system.spawn(idle)
+    target = system.spawn(forever)
     for priority in (-21, 21):
         with pytest.raises(InvalidCall, match="from -20 to 20"):
             await system.call(Send(target.pid, None, priority=priority))
 
 
 async def test_a_full_mailbox_makes_room_by_dropping_what_is_void(system: Any) -> None:
-    target = system.spawn(idle)
+    target = system.spawn(forever)
     target.box().capacity = 2
     for _ in range(2):
         await system.call(Send(target.pid, "void", lifetime=1))
@@ -271,7 +268,7 @@ async def test_a_full_mailbox_makes_room_by_dropping_what_is_void(system: Any) -
 
 
 async def test_the_mailbox_is_shown_in_the_order_of_receipt(system: Any) -> None:
-    target = system.spawn(idle)
+    target = system.spawn(forever)
     for priority in (0, 5, -5, 5):
         await system.call(Send(target.pid, "body", priority=priority, type=f"p{priority}"))
     shown = await system.call(PeekMailbox(target.pid, 3))

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch", reason="tiles are those of attention (extra
 from kernel.drivers.protocol import Bundle, Done  # noqa: E402
 from kernel.drivers.transformers.attention import TILE, Span  # noqa: E402
 from kernel.drivers.transformers.pace import PROBE, Pace, Pending  # noqa: E402
-from tests.unit.tiny import Kernel, admit, ready  # noqa: E402
+from tests.support.tiny import Kernel, admit, ready  # noqa: E402
 
 MOST = 256
 PENDING = st.lists(st.builds(Pending, st.integers(0, 200), st.integers(1, 300), st.booleans()), min_size=1, max_size=20)

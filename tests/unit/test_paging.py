@@ -14,12 +14,12 @@ from ipc.messages import Log
 from ipc.syscalls import Kill, Resume, Slots, Suspend
 from kernel import faults
 from kernel.drivers import protocol
-from kernel.drivers.simulated import simulated_token
 from kernel.slots.model import ModelSpec
 from kernel.slots.pager import Candidate, choose
 from kernel.slots.settings import Scheduling
 from kernel.slots.swap import SwapArea
-from llmosd.context import Context
+from tests.support.agents import teller
+from tests.support.simulated import text_of
 
 TOKEN = 1000  # bytes
 PROMPT = 3  # tokens of every prompt here
@@ -38,16 +38,8 @@ ONE_SLOT = {"sim": ModelSpec(driver="simulated", slots=1, lease=4, options=TIGHT
 ROOMY = {"sim": ModelSpec(driver="simulated", slots=2, lease=4, options=TIGHT | {"kv_memory": 10**9})}
 
 
-async def teller(ctx: Context, tokens: int = 20, seed: int = 1) -> str:
-    return await ctx.generate("one two three", max_tokens=tokens, seed=seed)
-
-
-def text_of(seed: int, tokens: int = 20) -> str:
-    return "".join(simulated_token(seed, n)[1] for n in range(tokens))
-
-
 def files(system: Any, pattern: str = "*.kv") -> list[str]:
-    folder: Path = system.kernel.resources.area._all
+    folder: Path = system.swap
     return sorted(path.name for path in folder.rglob(pattern))
 
 
@@ -76,7 +68,7 @@ async def test_a_suspended_generation_goes_to_disk_when_another_wants_its_memory
     third = system.spawn("teller", seed=3)
     await asyncio.sleep(3)
     assert files(system) == ["1.kv"]
-    (folder,) = (path for path in system.kernel.resources.area._all.iterdir())
+    (folder,) = (path for path in system.swap.iterdir())
     assert oct(folder.stat().st_mode & 0o777) == "0o700"
     info = await row(system)
     assert (info.swapped, info.swap_outs, info.kv_waiting) == (1, 1, 0)
@@ -167,7 +159,7 @@ async def test_who_waits_for_another_reason_than_memory_pushes_nobody_out(system
     first = system.spawn("teller", seed=1)
     await asyncio.sleep(4.5)
     await system.call(Suspend(first.pid))
-    system.driver.device._memory.reserve = lambda sequence: False  # such as a quota
+    system.driver.memory.reserve = lambda sequence: False  # such as a quota
     second = system.spawn("teller", seed=2)
     await asyncio.sleep(5)
     assert system.driver.sent_of(protocol.SwapOut) == []
@@ -199,7 +191,7 @@ async def test_a_preemption_costs_nothing_while_there_is_memory_and_else_the_tim
     process = system.spawn("teller")
     await asyncio.sleep(5.5)
     (sequence,) = system.kernel.resources.calls.of_process(process)
-    work = system.kernel.resources.runtime("sim").work
+    work = system.runtime().work
     assert sequence.switch_cost == work.pager.switch_cost(sequence, 100.0) == 0.0
     work.pager.kv = protocol.KVUsage(used=50 * TOKEN, waiting=1)
     work.pager._rate = TOKEN * 16.0  # 16 tokens a second: its 8 are there and back in a second, besides the overhead
@@ -260,7 +252,7 @@ async def finish(system: Any, processes: list[Any]) -> None:
 @pytest.mark.parametrize("models", [TWO_SLOTS])
 async def test_a_damaged_file_is_refused_and_told_and_the_text_is_the_same(system: Any) -> None:
     processes = await parked_on_disk(system)
-    (path,) = system.kernel.resources.area._all.rglob("*.kv")
+    (path,) = system.swap.rglob("*.kv")
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     await system.call(Resume(processes[0].pid))
     await system.status(processes[1])

@@ -27,7 +27,7 @@ from kernel.drivers.protocol import (  # noqa: E402
     Score,
 )
 from kernel.drivers.transformers.pages import Segment  # noqa: E402
-from tests.unit.tiny import Kernel, admit, ready  # noqa: E402
+from tests.support.tiny import Kernel, admit, ready  # noqa: E402
 
 LLAMA = ready("Llama")
 LONG = ready("Llama", max_position_embeddings=512)

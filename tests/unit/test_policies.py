@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ipc.errors import InvalidPolicy
 from kernel.policy.catalogue import KINDS, PolicySettings, check, make
 from kernel.policy.program import Program
-from tests.unit.policy_desk import Desk, Job, play
+from tests.support.policy_desk import Desk, Job, play
 
 PATIENT = [kind for kind in KINDS if kind not in ("edf", "auto")]  # those that promise that nobody starves
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kernel.policy.catalogue import PolicySettings, make
 from kernel.policy.program import Program
-from tests.unit.policy_desk import Desk, Job, play
+from tests.support.policy_desk import Desk, Job, play
 
 
 def program(number: int, service: float = 0.0, **fields: object) -> Program:

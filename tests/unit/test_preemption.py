@@ -9,25 +9,17 @@ import pytest
 
 from ipc.syscalls import EmbedTexts, Generate, Kill, Nice, Resume, Sampling, Slots, Suspend
 from kernel.drivers import protocol
-from kernel.drivers.simulated import simulated_token
 from kernel.slots.model import ModelSpec
 from kernel.slots.settings import Scheduling
 from llmosd.context import Context
+from tests.support.agents import teller
+from tests.support.simulated import FAST, text_of
 
-FAST = {"step_seconds": 1.0, "sequence_seconds": 0.0, "prompt_seconds": 0.0, "reply_tokens": 8}
 ONE_SLOT = {"sim": ModelSpec(driver="simulated", slots=1, lease=4, options=FAST)}
 
 
-async def teller(ctx: Context, tokens: int = 20, seed: int = 1) -> str:
-    return await ctx.generate("one two three", max_tokens=tokens, seed=seed)
-
-
-def text_of(seed: int, tokens: int) -> str:
-    return "".join(simulated_token(seed, n)[1] for n in range(tokens))
-
-
 def taken(system: Any) -> set[int]:
-    taken: set[int] = system.kernel.resources.runtime("sim")._slots.taken
+    taken: set[int] = system.runtime().work.slots.taken
     return taken
 
 

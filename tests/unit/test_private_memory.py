@@ -18,7 +18,7 @@ from kernel.memory.bounds import MemoryBounds
 from kernel.memory.private import PrivateMemory
 from kernel.process import Process
 from llmosd.context import Context
-from tests.unit.conftest import System
+from tests.support.system import System
 
 
 def unlimited() -> LimitKeeper:

@@ -18,7 +18,7 @@ from ipc.syscalls import Sampling
 from kernel.drivers.child import KernelLink
 from kernel.drivers.protocol import Admit, Cancel, Done, Embed, Failed, Score
 from kernel.drivers.transformers.reading import Tokenized, tokenized
-from tests.unit.tiny import Kernel, Letters, admit, ready
+from tests.support.tiny import Kernel, Letters, admit, ready
 
 CODEC = Letters()
 

@@ -12,7 +12,7 @@ from ipc.errors import ModelLoadFailed
 from ipc.messages import State
 from ipc.syscalls import Kill, Resume, Slots, Suspend
 from kernel.slots.settings import ResourceSettings
-from tests.unit.many_models import (
+from tests.support.many_models import (
     GB,
     HOLDS_ONE,
     HOLDS_TWO,
@@ -24,8 +24,8 @@ from tests.unit.many_models import (
     settle_sizes,
     simulated,
     states,
-    text_of,
 )
+from tests.support.simulated import text_of
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the driver runs torch models (extra `local`)")
 
 from kernel.drivers.protocol import Admitted, Cancel, Done, Embed, Embedded, Failed, Score, Scored  # noqa: E402
-from tests.unit.tiny import CONTEXT, Kernel, Letters, admit, build, ready  # noqa: E402
+from tests.support.tiny import CONTEXT, Kernel, Letters, admit, build, ready  # noqa: E402
 
 LLAMA = ready("Llama")
 MODELS = {"decoder": LLAMA, "modules": ready("Llama", mlp_bias=True)}

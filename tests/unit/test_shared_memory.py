@@ -29,7 +29,7 @@ from kernel.memory.bounds import MemoryBounds
 from kernel.memory.shared import SharedMemory
 from kernel.process import Process
 from llmosd.context import Context
-from tests.unit.conftest import System
+from tests.support.system import System
 
 
 def process(pid: int, owner: str = "me") -> Process:

@@ -13,7 +13,8 @@ from ipc.syscalls import Generate, Models, Sampling, Slots
 from kernel.drivers import protocol
 from kernel.slots import runtime as runtime_module
 from llmosd.context import Context
-from tests.unit.one_model import assert_nothing_left, teller, text_of
+from tests.support.agents import teller
+from tests.support.simulated import assert_nothing_left, text_of
 
 # ---- serving
 
@@ -81,7 +82,7 @@ async def test_the_kernel_never_grants_more_than_a_lease_ahead(system: Any) -> N
     leases = []
     while not process.ended:
         await asyncio.sleep(1)
-        leases += [sequence.lease for sequence in system.driver.device._sequences.values()]
+        leases += [sequence.lease for sequence in system.driver.sequences.values()]
     assert leases
     assert max(leases) <= 4
     assert min(leases) > 0

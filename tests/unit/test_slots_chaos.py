@@ -11,12 +11,13 @@ import pytest
 
 from ipc.errors import DriverFailed, from_wire
 from ipc.syscalls import Kill, Nice, Resume, Slots, Suspend
-from kernel import stream as stream_module
 from kernel.drivers import protocol
-from kernel.drivers.simulated import simulated_token
 from kernel.slots.model import ModelSpec
 from kernel.slots.settings import ResourceSettings, Scheduling
 from llmosd.context import Context
+from tests.support.simulated import text_of
+
+pytestmark = pytest.mark.usefixtures("small_streams")
 
 GB = 10**9
 COSTS = {
@@ -82,8 +83,7 @@ class Chaos:
             samples=samples,
             priority=self.random.randint(-3, 3),
         )
-        texts = ["".join(simulated_token(seed + n, at)[1] for at in range(tokens)) for n in range(samples)]
-        self.expected[process] = texts
+        self.expected[process] = [text_of(seed + n, tokens) for n in range(samples)]
         await self.system.turns(self.random.randint(0, 5))
 
     async def ask(self) -> None:
@@ -119,7 +119,7 @@ class Chaos:
 
     async def refuse(self) -> None:
         """A swap file is damaged."""
-        for path in self.system.kernel.resources.area._all.rglob("*.kv"):
+        for path in self.system.swap.rglob("*.kv"):
             with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:  # never made anew
                 file.write(b"?")
 
@@ -167,12 +167,6 @@ async def teller(ctx: Context, model: str, tokens: int, seed: int, samples: int)
 
 async def asker(ctx: Context, model: str) -> list[int]:
     return [len(await ctx.embed(["a", "b"], model)), len(await ctx.score("a", ["b"], model))]
-
-
-@pytest.fixture(autouse=True)
-def small_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader is behind when a few tokens wait for him."""
-    monkeypatch.setattr(stream_module, "MAX_TEXT", 30)
 
 
 @pytest.mark.soak

@@ -15,13 +15,16 @@ import pytest
 
 from ipc.errors import DeadlineUnreachable, DriverFailed, LimitExceeded, from_wire
 from ipc.syscalls import Kill, Nice, Resume, SetPolicy, Suspend
-from kernel import stream as stream_module
-from kernel.drivers.simulated import simulated_token, swap
+from kernel.drivers.simulated import swap
 from kernel.slots.model import ModelSpec
 from kernel.slots.runtime import ModelRuntime
 from kernel.slots.settings import Scheduling
 from llmosd.context import Context
-from tests.unit.conftest import InLoopDriver
+from tests.support.agents import teller
+from tests.support.drivers import InLoopDriver
+from tests.support.simulated import text_of
+
+pytestmark = pytest.mark.usefixtures("small_streams")
 
 SILENCE = 15.0  # steps, and seconds
 TOKEN = 1000  # bytes
@@ -118,7 +121,7 @@ class Trial:
             tokens, seed = self.random.choice([1, 5, 8, LONG]), self.random.randint(0, 99)
             self.tokens += tokens
             process = self.system.spawn("teller", stream=reader.stream, priority=priority, tokens=tokens, seed=seed)
-            self.expected[process] = "".join(simulated_token(seed, at)[1] for at in range(tokens))
+            self.expected[process] = text_of(seed, tokens)
 
     async def suspend(self) -> None:
         if process := self.one():
@@ -189,18 +192,8 @@ class Trial:
             assert status.value == text
 
 
-async def teller(ctx: Context, tokens: int, seed: int) -> str:
-    return await ctx.generate("one two three", max_tokens=tokens, seed=seed)
-
-
 async def asker(ctx: Context) -> int:
     return len(await ctx.score("one two three", ["four", "five"]))
-
-
-@pytest.fixture(autouse=True)
-def small_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader is behind when a few tokens wait for him."""
-    monkeypatch.setattr(stream_module, "MAX_TEXT", 30)
 
 
 @pytest.mark.parametrize("models", [{"sim": SPEC}])

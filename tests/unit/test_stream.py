@@ -330,8 +330,8 @@ async def test_a_paused_generation_can_be_killed(system: Any) -> None:
     await asyncio.sleep(60)
     await system.call(Kill(process.pid))
     await asyncio.sleep(5)
-    runtime = system.kernel.resources.runtime("sim")
-    assert (runtime._slots.taken, runtime._slots.queue, runtime._sequences) == (set(), [], {})
+    runtime = system.runtime()
+    assert (runtime.work.slots.taken, runtime.work.slots.queue, runtime.work.sequences) == (set(), [], {})
     recorder.stream.grant(10_000)  # what it left with the stream does no harm
     assert recorder.ended
 

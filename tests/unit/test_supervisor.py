@@ -45,7 +45,7 @@ def story(system: Any) -> list[str]:
 @pytest.fixture
 def supervise(system: Any, story: list[str]) -> Callable[..., Any]:
     """Spawns a supervisor of children given as name, restart kind, and how each start ends."""
-    system.kernel.supervision._chance = lambda: 0.0
+    system.restart_without_jitter()
     ends: dict[str, list[Any]] = {}
 
     async def one(ctx: Context, name: str) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from pathlib import Path
 from typing import Any
 
 from hypothesis import settings
@@ -17,11 +16,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from ipc.codec import reveal
 from ipc.errors import TooManyRestarts
 from ipc.syscalls import Child, Kill, Names
-from kernel.kernel import Kernel
 from kernel.process import Process
-from kernel.slots.model import ModelSpec
 from llmosd.context import Context
-from tests.unit.conftest import FAST, InLoopLauncher, System, VirtualTimeLoop
+from tests.support.boot import UNWRITABLE, boot
+from tests.support.virtual_time import VirtualTimeLoop
 
 WITHIN, FIRST_PAUSE, LONGEST_PAUSE = 20.0, 1.0, 4.0
 GAP = 0.01  # seconds between two things that the test does
@@ -91,7 +89,7 @@ class Supervising(RuleBasedStateMachine):
         kinds=st.lists(KIND, min_size=1, max_size=4),
         most=st.sampled_from([0, 1, 2, 5, 20]),
     )
-    def boot(self, strategy: Any, kinds: list[Any], most: int) -> None:
+    def begin(self, strategy: Any, kinds: list[Any], most: int) -> None:
         self.loop = VirtualTimeLoop()
         self.model = Model(strategy, kinds, most)
         self.now = 0.0
@@ -112,25 +110,16 @@ class Supervising(RuleBasedStateMachine):
                 await asyncio.Event().wait()  # lives on, so that its end is not that of its children
                 raise
 
-        async def boot() -> Process:
-            kernel = Kernel(
-                version="test",
-                folders=[],
-                models={"sim": ModelSpec(driver="simulated", options=FAST)},
-                default_model="sim",
-                cache=Path("unused"),
-                make_context=Context,
-                launcher=InLoopLauncher(),
-            )
-            kernel.supervision._chance = lambda: 0.0
-            self.system = System(kernel, InLoopLauncher())
+        async def begin() -> Process:
+            self.system = boot(UNWRITABLE)
+            self.system.restart_without_jitter()
             self.system.program(child)
             process = self.system.spawn(supervisor)
             await self.system.turns(20)
             self.began = self.loop.time()
             return process
 
-        self.process = self.loop.run_until_complete(boot())
+        self.process = self.loop.run_until_complete(begin())
 
     # ---- what happens
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from hypothesis import settings
@@ -13,10 +12,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from ipc.errors import DeadlockDetected, NotHeld
 from ipc.syscalls import Locks
-from kernel.kernel import Kernel
 from kernel.process import Thread
 from llmosd.context import Context
-from tests.unit.conftest import FAST, InLoopLauncher, ModelSpec, System, VirtualTimeLoop
+from tests.support.boot import UNWRITABLE, boot
+from tests.support.system import System
+from tests.support.virtual_time import VirtualTimeLoop
 
 PERMITS = {"a": 1, "b": 1, "s": 2}  # a lock is a semaphore of one
 NAMES = st.sampled_from(sorted(PERMITS))
@@ -114,29 +114,21 @@ class LocksAndSemaphores(RuleBasedStateMachine):
     """Each step is made in both, and then both have to agree."""
 
     @initialize()
-    def boot(self) -> None:
+    def begin(self) -> None:
         self.loop = VirtualTimeLoop()
         self.model = Model()
         self.numbers: dict[int, int] = {}  # of workers by pid
         self.workers: dict[int, Worker] = {}
         self.born = 0
 
-        async def boot() -> None:
-            self.kernel = Kernel(
-                version="test",
-                folders=[],
-                models={"sim": ModelSpec(driver="simulated", options=FAST)},
-                default_model="sim",
-                cache=Path("/dev/null/unused"),  # which cannot be written
-                make_context=Context,
-                launcher=InLoopLauncher(),
-            )
-            self.system = System(self.kernel, InLoopLauncher())
+        async def begin() -> None:
+            self.system = boot(UNWRITABLE)
+            self.kernel = self.system.kernel
             self.system.program(self.worker)
             for _ in range(WORKERS):
                 self.spawn()
 
-        self.run(boot)
+        self.run(begin)
 
     async def worker(self, ctx: Context) -> None:
         await self.workers[self.numbers[ctx.pid]].work(ctx)

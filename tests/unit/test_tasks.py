@@ -14,37 +14,26 @@ import pytest
 from ipc.codec import encode
 from ipc.errors import Busy, KeyReused, Killed, NotEncodable, NotPermitted, UnknownTask
 from ipc.messages import Emitted, Failed, Result
-from ipc.syscalls import Attach, History, Kill, Submit, Submitted, TaskInfo
+from ipc.syscalls import Attach, Kill, Submit, Submitted, TaskInfo
 from kernel.journal import journal as journal_module
 from kernel.journal.journal import Journal
 from kernel.journal.records import Accepted
 from kernel.journal.settings import JournalSettings
 from kernel.journal.store import Store
-from kernel.kernel import Kernel
-from kernel.slots.model import ModelSpec
 from llmosd.context import Context
-from tests.unit.conftest import FakeMachine, InLoopLauncher, System
+from tests.support.agents import forever
+from tests.support.boot import boot
+from tests.support.system import System
 
 pytestmark = pytest.mark.real_time
 
 
 @pytest.fixture
 async def system(tmp_path: Path) -> AsyncIterator[System]:
-    launcher = InLoopLauncher()
-    kernel = Kernel(
-        version="test",
-        folders=[],
-        models={"sim": ModelSpec(driver="simulated")},
-        default_model="sim",
-        cache=tmp_path / "cache",
-        make_context=Context,
-        launcher=launcher,
-        machine=FakeMachine(launcher),
-        journal=Journal(tmp_path, JournalSettings()),
-    )
-    yield System(kernel, launcher)
-    await kernel.drain(0)
-    await kernel.close()
+    system = boot(tmp_path, journal=Journal(tmp_path, JournalSettings()))
+    yield system
+    await system.kernel.drain(0)
+    await system.kernel.close()
 
 
 class Disk:
@@ -68,15 +57,10 @@ def disk(system: System, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     disk.go.set()
 
 
-async def history(system: System) -> list[TaskInfo]:
-    rows: list[TaskInfo] = await system.call(History())
-    return rows
-
-
 async def ended(system: System, count: int) -> list[TaskInfo]:
     """The history, once so many tasks have ended."""
     while True:
-        rows = await history(system)
+        rows = await system.history()
         if sum(bool(row.ended) for row in rows) == count:
             return rows
         await asyncio.sleep(0.001)
@@ -84,10 +68,6 @@ async def ended(system: System, count: int) -> list[TaskInfo]:
 
 async def double(ctx: Context, number: int) -> int:
     return 2 * number
-
-
-async def forever(ctx: Context) -> None:
-    await ctx.sleep(1e6)
 
 
 async def test_nothing_is_answered_or_begun_before_it_is_on_disk(system: System, disk: Disk) -> None:
@@ -120,7 +100,7 @@ async def test_a_result_is_told_once_it_is_on_disk_to_all_who_look(
         await ctx.emit("on my way")
         return "done"
 
-    await history(system)  # the journal is open
+    await system.history()  # the journal is open
     monkeypatch.setattr(Store, "finish", late)
     first, second = system.recorder(), system.recorder()
     task = await system.kernel.threads.start_thread(
@@ -188,7 +168,7 @@ async def test_a_submission_whose_client_dies_meanwhile(system: System, disk: Di
     await system.turns()
     disk.go.set()
     assert sorted(row.state for row in await ended(system, 2)) == ["done", "killed"]
-    assert {row.owner for row in await history(system)} == {"other"}
+    assert {row.owner for row in await system.history()} == {"other"}
 
 
 async def test_what_speaks_against_a_task_is_said_before_it_is_kept(system: System) -> None:
@@ -208,7 +188,7 @@ async def test_what_speaks_against_a_task_is_said_before_it_is_kept(system: Syst
 
     with pytest.raises(NotEncodable):
         await system.call(Submit(system.program(anything), {"value": object()}))
-    assert await history(system) == []
+    assert await system.history() == []
 
 
 async def test_what_speaks_against_it_only_after_the_commit_is_its_end(system: System, disk: Disk) -> None:
@@ -301,8 +281,7 @@ async def test_a_program_that_cannot_be_read_at_a_recovery_ends_its_own_tasks_al
 
     system.program(double)
     monkeypatch.setattr(system.programs, "load", load)
-    tasks = system.kernel._submitted
-    assert tasks is not None
+    tasks = system.tasks
     earlier = [
         Accepted(name, "somebody", None, encode(Submit(name, {"number": 4})), time.time(), id=number)
         for number, name in enumerate(("unreadable", "double"), 1)

@@ -29,7 +29,8 @@ from kernel.programs import Programs
 from kernel.tools.tool import Tool, ToolSpec, load
 from llmosd import tool
 from llmosd.context import Context
-from tests.unit.conftest import System, VirtualTimeLoop
+from tests.support.system import System
+from tests.support.virtual_time import VirtualTimeLoop
 
 REAL = 10.0  # seconds that a test waits for a thread at most
 

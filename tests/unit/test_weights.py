@@ -15,7 +15,7 @@ from kernel.drivers.transformers import weights  # noqa: E402
 from kernel.drivers.transformers.assembly import Model  # noqa: E402
 from kernel.drivers.transformers.attention import Span  # noqa: E402
 from kernel.drivers.transformers.options import Options  # noqa: E402
-from tests.unit.tiny import build  # noqa: E402
+from tests.support.tiny import build  # noqa: E402
 
 IDS = [5, 3, 11, 2, 7]
 

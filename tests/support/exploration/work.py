@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.unit.exploration.actor import Actor
+from tests.support.exploration.actor import Actor
 
 SHARES = {"generate": 8, "emit": 4, "sleep": 5, "give_way": 8, "stubborn": 1, "gather": 3, "limited": 5}
 

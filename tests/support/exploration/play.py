@@ -12,10 +12,10 @@ from contextlib import suppress
 from ipc.errors import UnknownProcess, UnknownThread
 from ipc.syscalls import Resume
 from kernel.process import Process
-from tests.unit.exploration import invariants
-from tests.unit.exploration.cast import program
-from tests.unit.exploration.visitors import Visitor
-from tests.unit.exploration.world import World
+from tests.support.exploration import invariants
+from tests.support.exploration.cast import program
+from tests.support.exploration.visitors import Visitor
+from tests.support.exploration.world import World
 
 ROUNDS = 2  # of chaos and rest
 STEPS = 60  # that all take together in a round

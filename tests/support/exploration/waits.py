@@ -18,7 +18,7 @@ from kernel.sync.event import Event
 from kernel.sync.lock import Lock
 from kernel.sync.semaphore import Semaphore
 from kernel.waiting import EndOf, Firm, RoomIn
-from tests.unit.exploration import inside
+from tests.support.exploration import inside
 
 
 def waits(kernel: Kernel) -> Iterator[str]:
@@ -42,7 +42,7 @@ def all_time_has_passed(kernel: Kernel) -> Iterator[str]:
             if thread.waits_for == "children" and not wards:
                 yield f"{thread} of process {process.pid} waits for children, and there are none"
     for runtime in kernel.resources._runtimes.values():
-        if gone := [one.id for one in runtime._sequences.values() if one.cancelled]:
+        if gone := [one.id for one in runtime.work.sequences.values() if one.cancelled]:
             yield f"the sequences {gone} were cancelled, and are not forgotten"
 
 
@@ -54,7 +54,7 @@ def _unfounded(kernel: Kernel, thread: Thread) -> str:
         wait = wait._wait
     if wait == "message" or isinstance(wait, Selection):
         assert box is not None
-        selection = None if wait == "message" else wait
+        selection = wait if isinstance(wait, Selection) else None
         if not (thread is box.receiver or any(thread is one for one, _ in box.selectors or ())):
             return "does not stand in line for it"
         now = kernel.loop.time()
@@ -68,8 +68,8 @@ def _unfounded(kernel: Kernel, thread: Thread) -> str:
     if isinstance(wait, EndOf):
         return "it has ended" if wait.process.ended else ""
     if isinstance(wait, Owed):
-        owed = wait.process.owed or {}
-        return "" if not wait.process.ended and thread in owed.values() else "nobody owes it an answer"
+        callers = (wait.process.owed or {}).values()
+        return "" if not wait.process.ended and thread in callers else "nobody owes it an answer"
     if isinstance(wait, Lock):
         return "" if wait.holder is not None and thread in wait.waiting else "nobody holds it, or it is not in line"
     if isinstance(wait, Semaphore):

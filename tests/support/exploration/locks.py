@@ -5,13 +5,13 @@ Part of `cast.Player`. Who is inside of what is written into the ledger, which k
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from ipc.errors import NotHeld, TimedOut
 from llmosd.context.sync import Condition
-from tests.unit.exploration.actor import Actor
+from tests.support.exploration.actor import Actor
 
 SHARES = {"hold": 10, "condition": 6, "barrier": 4, "event": 4, "release_what_is_not_held": 1}
 PERMITS = {"lock": 1, "other lock": 1, "pair": 2, "crowd": 3}  # a lock is a semaphore of one, but for its calls
@@ -90,7 +90,8 @@ class Locks(Actor):
     async def event(self) -> None:
         event, patience = self.ctx.event("event"), self.world.patience()
         async with self.limit(patience):
-            await self.chance.choice([event.set, event.clear, lambda: event.wait(patience)])()
+            steps: list[Callable[[], Awaitable[None]]] = [event.set, event.clear, lambda: event.wait(patience)]
+            await self.chance.choice(steps)()
 
     async def release_what_is_not_held(self) -> None:
         try:

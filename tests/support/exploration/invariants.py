@@ -20,9 +20,9 @@ from kernel.sync.barrier import Barrier
 from kernel.sync.event import Event
 from kernel.sync.lock import Lock
 from kernel.sync.semaphore import Semaphore
-from tests.unit.exploration import inside, waits
-from tests.unit.exploration.ledger import Ledger
-from tests.unit.exploration.visitors import Visitor
+from tests.support.exploration import inside, waits
+from tests.support.exploration.ledger import Ledger
+from tests.support.exploration.visitors import Visitor
 
 
 def quiet(kernel: Kernel) -> bool:
@@ -77,7 +77,11 @@ def when_all_is_over(kernel: Kernel, ledger: Ledger, visitors: list[Visitor]) ->
         "alarms": [entry for entry in inside.dispatcher(kernel).alarms._heap if not entry[2].over],
     }
     for runtime in kernel.resources._runtimes.values():
-        tables |= {"sequences": runtime._sequences, "taken slots": runtime._slots.taken, "queue": runtime._slots.queue}
+        tables |= {
+            "sequences": runtime.work.sequences,
+            "taken slots": runtime.work.slots.taken,
+            "queue": runtime.work.slots.queue,
+        }
     for what, table in tables.items():
         if table:
             yield f"{what} are left: {table}"
@@ -179,15 +183,15 @@ def _held(kernel: Kernel) -> Iterator[str]:
 
 def _slots(kernel: Kernel) -> Iterator[str]:
     for runtime in kernel.resources._runtimes.values():
-        slots = runtime._slots
+        slots = runtime.work.slots
         if len(slots.taken) > slots.count:
             yield f"{len(slots.taken)} of {slots.count} slots are taken"
-        if slots.taken - runtime._sequences.keys():
-            yield f"slots are taken by {slots.taken}, of which only {runtime._sequences.keys()} exist"
+        if slots.taken - runtime.work.sequences.keys():
+            yield f"slots are taken by {slots.taken}, of which only {runtime.work.sequences.keys()} exist"
         ids = [sequence.id for sequence in slots.queue]
         if len(set(ids)) < len(ids) or any(sequence.state is not QUEUED for sequence in slots.queue):
             yield f"in line for a slot are {[(one.id, one.state) for one in slots.queue]}"
-        for sequence in runtime._sequences.values():
+        for sequence in runtime.work.sequences.values():
             if sequence.finished and not sequence.cancelled:
                 yield f"sequence {sequence.id} is over and was not forgotten"
     for process in kernel.table.alive.values():

@@ -1,12 +1,11 @@
-"""A kernel with a journal for tests of durable agents, and a copy of that journal as it was after each commit.
+"""A kernel with a journal for tests of durable agents, and a copy of that journal after each commit.
 
-Every copy is a death of the daemon: a kernel that starts on it has to bring the agents to where they were, with what
-they did done once.
+Every copy is a death of the daemon: a kernel that starts on it has to replay the agents to where they were, and do
+nothing twice. Used by the tests of durable agents, which say what has to hold; it never judges a result itself.
 """
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, contextmanager
@@ -18,23 +17,17 @@ import pytest
 
 from ipc.abi import TOOL_ATTRIBUTE, AgentMark, ToolMark
 from ipc.codec import reveal
-from ipc.errors import (
-    from_wire,
-)
+from ipc.errors import from_wire
 from ipc.messages import Failed, Result
-from ipc.syscalls import (
-    Attach,
-    Submit,
-)
+from ipc.syscalls import Submit, Submitted
 from kernel.journal.journal import Journal
 from kernel.journal.settings import FILE, JournalSettings
 from kernel.journal.store import Store
-from kernel.kernel import Kernel
 from kernel.programs import Program
 from kernel.slots.model import ModelSpec
 from kernel.tools.tool import Tool
-from llmosd.context import Context
-from tests.unit.conftest import FakeMachine, InLoopLauncher, System
+from tests.support.boot import boot
+from tests.support.system import System
 
 Agent = Callable[..., Any]
 
@@ -47,16 +40,13 @@ class Life:
         self.folder = folder
 
     async def submit(self, program: str, /, **args: Any) -> str:
-        return (await self.system.call(Submit(program, args, detach=True))).id
+        submitted: Submitted = await self.system.call(Submit(program, args, detach=True))
+        return submitted.id
 
     async def result(self, task: str) -> Any:
         """What came of a task. Raises its error."""
-        recorder = self.system.recorder()
-        answer = self.system.kernel.gate.enter(self.system.client, Attach(task), recorder.stream)
-        if asyncio.iscoroutine(answer):
-            await self.system.thread(answer)
-        while not recorder.ended:
-            await asyncio.sleep(0.001)
+        recorder = await self.system.attach(task)
+        await self.until(lambda: recorder.ended)
         event = recorder.events[-1]
         if isinstance(event, Failed):
             raise from_wire(event.error)
@@ -67,10 +57,7 @@ class Life:
         return await self.result(await self.submit(program, **args))
 
     async def rows(self, query: str) -> list[Any]:
-        assert self.system.kernel._submitted is not None
-        found: list[Any] = await self.system.kernel._submitted._journal.read(
-            lambda store: list(store.db.execute(query))
-        )
+        found: list[Any] = await self.system.journal.read(lambda store: list(store.db.execute(query)))
         return found
 
     @property
@@ -78,8 +65,7 @@ class Life:
         return self.system.kernel.gate.calls
 
     async def until(self, condition: Callable[[], Any]) -> None:
-        while not condition():
-            await asyncio.sleep(0.001)
+        await self.system.until(condition)
 
 
 class World:
@@ -126,36 +112,23 @@ class World:
         """A kernel on the journal of `folder`. At its end it stops as if killed: nothing more is written."""
         folder = folder or self.folder / f"life-{next(self._lives)}"
         folder.mkdir(exist_ok=True)
-        launcher = InLoopLauncher()
         journal = Journal(folder, JournalSettings(sync="normal", attempts=self.attempts))
-        kernel = Kernel(
-            version="test",
-            folders=[],
-            models={"sim": ModelSpec(driver="simulated", slots=8)},
-            default_model="sim",
-            cache=folder / "cache",
-            make_context=Context,
-            launcher=launcher,
-            machine=FakeMachine(launcher),
-            journal=journal,
-        )
-        system = System(kernel, launcher)
+        system = boot(folder, models={"sim": ModelSpec(driver="simulated", slots=8)}, journal=journal)
         for program in self.programs:
-            system.programs.by_name[program.name] = program
-        system.programs._installed = self.programs
-        system.programs.tools = {tool.name: tool for tool in self.tools}
-        system.programs._installed_tools = self.tools
-        while not kernel.opened:
-            await asyncio.sleep(0.001)
+            system.install(program)
+        for tool in self.tools:
+            system.install_tool(tool)
+        await system.until(lambda: system.kernel.opened)
         try:
             yield Life(system, folder)
         finally:
             if not orderly:
-                kernel._submitted._durable.stopping = True  # type: ignore[union-attr]
-                journal.keep = journal.finish = lambda *_: None  # type: ignore[method-assign]
-                kernel._submitted.settled = _at_once  # type: ignore[union-attr, method-assign]
-            await kernel.drain(0)
-            await kernel.close()
+                system.tasks._durable.stopping = True
+                journal.keep = lambda *_: None  # type: ignore[method-assign]
+                journal.finish = lambda *_: None  # type: ignore[method-assign]
+                system.tasks.settled = _at_once  # type: ignore[method-assign]
+            await system.kernel.drain(0)
+            await system.kernel.close()
             if not orderly:
                 with apsw.Connection(str(folder / FILE)) as db:
                     db.execute("UPDATE stops SET clean = 0")

@@ -20,7 +20,7 @@ import pytest
 from kernel.dispatcher import Dispatcher
 from kernel.fiber import BLOCKED, READY
 from kernel.process import Thread
-from tests.unit.conftest import VirtualTimeLoop
+from tests.support.virtual_time import VirtualTimeLoop
 
 OUT_OF_LINE = 0.3  # share of the steps that go to any ready thread, whatever its priority
 LATE = (0.0, 0.5)  # seconds by which a thread that is kept waiting is stepped later
@@ -45,7 +45,7 @@ class SeededLoop(VirtualTimeLoop):
 
         self._jumping.select = observed  # type: ignore[method-assign]
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
         future: asyncio.Future[Any] = self.create_future()
         try:
             future.set_result(func(*args))
@@ -122,5 +122,5 @@ def seeded(chance: Random) -> Iterator[None]:
         patch.setattr("kernel.dispatcher.STEPS_PER_TURN", chance.choice([1, 2, 5, 64]))
         patch.setattr("kernel.gate.BURST", chance.choice([2, 3, 7, 128]))
         patch.setattr("kernel.stream.MAX_EVENTS", 3)
-        patch.setattr("kernel.answers.LATE_REPLIES", 2)
+        patch.setattr("kernel.process.LATE_REPLIES", 2)
         yield

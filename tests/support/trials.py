@@ -6,6 +6,7 @@ random comes from the seed, also when worker threads are done, so that a seed te
 
 from __future__ import annotations
 
+import queue
 import random
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -41,7 +42,7 @@ from kernel.drivers.protocol import (
 from kernel.drivers.transformers.attention import Span
 from kernel.drivers.transformers.reading import tokenized
 from kernel.drivers.transformers.tokenizer import Tokenizer
-from tests.unit.tiny import Kernel, Ready, queue, ready
+from tests.support.tiny import Kernel, Ready, ready
 
 MERGES = [("t", "h"), ("th", "e"), ("i", "n"), ("Ġ", "a"), ("e", "r"), ('"', ":"), ("{", '"'), ("1", "2"), ("a", "b")]
 CONTEXT = 448  # longer than the lengths that are unsafe on many machines, a block being 512

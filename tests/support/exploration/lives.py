@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ipc.syscalls import Child, Kill, Nice, Resume, Suspend, Syscall
-from tests.unit.exploration.actor import Actor, Crash
+from tests.support.exploration.actor import Actor, Crash
 
 SHARES = {
     "spawn": 6,

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from llmosd.context import Context
-from tests.unit.exploration import lives, locks, messages, work
-from tests.unit.exploration.world import World
+from tests.support.exploration import lives, locks, messages, work
+from tests.support.exploration.world import World
 
 SHARES = {**messages.SHARES, **locks.SHARES, **lives.SHARES, **work.SHARES}
 ALWAYS = ("start_thread", "end_thread", "gather", "limited", "kill", "suspend", "resume", "nice", "sleep", "give_way")
@@ -28,7 +29,7 @@ class Player(messages.Messages, locks.Locks, lives.Lives, work.Work):
     """An actor that can do everything."""
 
 
-def program(world: World) -> Callable[..., Awaitable[int]]:
+def program(world: World) -> Callable[..., Coroutine[Any, Any, int]]:
     """What all actors of `world` run.
 
     Each seed is about something, and takes some kinds of steps much and others not at all: or its actors would seldom

@@ -7,22 +7,20 @@ Made by `tests/unit/test_interleavings.py` for each seed. It knows what there is
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from ipc.syscalls import Limits, Spawn
-from kernel.kernel import Kernel
 from kernel.process import Process, Thread
 from kernel.slots.model import ModelSpec
-from llmosd.context import Context
-from tests.unit.conftest import FAST, InLoopLauncher, System
-from tests.unit.exploration import inside
-from tests.unit.exploration.ledger import Ledger
-from tests.unit.exploration.schedule import SeededLoop
+from tests.support.boot import UNWRITABLE, boot
+from tests.support.exploration import inside
+from tests.support.exploration.ledger import Ledger
+from tests.support.exploration.schedule import SeededLoop
+from tests.support.simulated import FAST
 
 if TYPE_CHECKING:
-    from tests.unit.exploration.visitors import Visitor
+    from tests.support.exploration.visitors import Visitor
 
 TIMES = (0, 0, 0.5, 1, 1, 2, 3)  # few, so that much happens at the same moment
 COSTS = FAST | {"step_seconds": 0.5}
@@ -34,19 +32,11 @@ class World:
     def __init__(self, loop: SeededLoop, chance: Random, traced: list[str] | None) -> None:
         self.loop = loop
         self.chance = chance
-        launcher = InLoopLauncher()
-        self.kernel = kernel = Kernel(
-            version="test",
-            folders=[],
-            models={"sim": ModelSpec(driver="simulated", slots=chance.choice([1, 2]), lease=2, options=COSTS)},
-            default_model="sim",
-            cache=Path("/dev/null/unused"),  # which cannot be written
-            make_context=Context,
-            launcher=launcher,
-        )
+        model = ModelSpec(driver="simulated", slots=chance.choice([1, 2]), lease=2, options=COSTS)
+        self.system = boot(UNWRITABLE, models={"sim": model})
+        self.kernel = kernel = self.system.kernel
         kernel.supervision._chance = chance.random
-        self.system = System(kernel, launcher)
-        self.launcher = launcher
+        self.launcher = self.system.launcher
         self.ledger = Ledger(kernel)
         self.visitors: list[Visitor] = []
         self.traced = traced

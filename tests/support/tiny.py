@@ -163,10 +163,11 @@ class Kernel:
         limits = Limits(model.context, max_tokens)
         self._forward = model.forward(self.memory)
         self._thread_said: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.admission = Admission(self, report, self.codec, self.placement, limits, fingerprint)
+        link: Any = self
+        self.admission = Admission(link, report, self.codec, self.placement, limits, fingerprint)
         self.pace = Pace(most)
         rows = most_rows or model.counts.most
-        self.engine = Engine(self, self.forward, self.admission, self.pace, rows, lambda: self.now)
+        self.engine = Engine(link, self.forward, self.admission, self.pace, rows, lambda: self.now)
 
     # ---- the link
 
@@ -210,15 +211,18 @@ class Kernel:
 
     @property
     def ids(self) -> dict[int, list[int]]:
-        return self._gather("ids", list)
+        ids: dict[int, list[int]] = self._gather("ids", list)
+        return ids
 
     @property
     def text(self) -> dict[int, str]:
-        return self._gather("text", str)
+        text: dict[int, str] = self._gather("text", str)
+        return text
 
     @property
     def logprobs(self) -> dict[int, list[float]]:
-        return self._gather("logprobs", list)
+        logprobs: dict[int, list[float]] = self._gather("logprobs", list)
+        return logprobs
 
     @property
     def rows(self) -> int:

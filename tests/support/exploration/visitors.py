@@ -6,6 +6,7 @@ Each speaks the real protocol with the real connection of the kernel, over a tra
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from ipc.codec import decode, encode
@@ -14,7 +15,7 @@ from ipc.messages import Failed, Message, Result
 from ipc.protocol import VERSION, Abandon, Credit, End, Failure, FromDaemon, Hello, RawAnswer, Request, StreamEvent
 from ipc.syscalls import Call, Generate, Kill, Logs, Nice, Ps, Receive, Resume, Sampling, Send, Spawn, Suspend, Wait
 from kernel.server import Connection
-from tests.unit.exploration.world import World
+from tests.support.exploration.world import World
 
 
 class Wire(asyncio.Transport):
@@ -83,20 +84,19 @@ class Visitor:
     def ask(self) -> None:
         world, chance = self.world, self.world.chance
         pid = world.anyone()
-        call = chance.choice(
-            [
-                lambda: world.child(detach=world.maybe(0.2), credit=chance.choice([0, 1, 5, 1000])),
-                lambda: Send(pid, "from a visitor", wait=world.maybe(0.7)),
-                lambda: Call(pid, "asked by a visitor", world.time()),
-                lambda: Receive(world.time()),
-                lambda: Wait(pid, world.time()),
-                lambda: chance.choice([Kill, Suspend, Resume, Resume])(pid),
-                lambda: Nice(pid, chance.choice([-5, 0, 5])),
-                lambda: Generate("one two", sampling=Sampling(max_tokens=chance.randrange(1, 6))),
-                lambda: Logs(pid, credit=chance.choice([0, 2, 1000])),
-                lambda: Ps(clients=True),
-            ]
-        )()
+        calls: list[Callable[[], Any]] = [
+            lambda: world.child(detach=world.maybe(0.2), credit=chance.choice([0, 1, 5, 1000])),
+            lambda: Send(pid, "from a visitor", wait=world.maybe(0.7)),
+            lambda: Call(pid, "asked by a visitor", world.time()),
+            lambda: Receive(world.time()),
+            lambda: Wait(pid, world.time()),
+            lambda: chance.choice([Kill, Suspend, Resume, Resume])(pid),
+            lambda: Nice(pid, chance.choice([-5, 0, 5])),
+            lambda: Generate("one two", sampling=Sampling(max_tokens=chance.randrange(1, 6))),
+            lambda: Logs(pid, credit=chance.choice([0, 2, 1000])),
+            lambda: Ps(clients=True),
+        ]
+        call = chance.choice(calls)()
         if not isinstance(call, Spawn) or not world.crowded:
             self.request(call)
 

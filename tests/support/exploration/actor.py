@@ -15,7 +15,7 @@ from ipc.errors import LlmosError
 from ipc.messages import Message
 from kernel.process import Thread
 from llmosd.context import Context
-from tests.unit.exploration.world import World
+from tests.support.exploration.world import World
 
 MOST_THREADS = 6  # of one process
 

@@ -1,0 +1,24 @@
+"""The simulated model: its settings in most tests, and the text that it generates.
+
+Used by tests of everything that calls a model. It is about one model, `sim`; for several under one
+budget see `many_models`. It never starts a driver process.
+"""
+
+from __future__ import annotations
+
+from kernel.drivers.simulated import simulated_token
+from tests.support.system import System
+
+FAST = {"step_seconds": 1.0, "sequence_seconds": 0.0, "prompt_seconds": 0.0, "reply_tokens": 8}
+
+
+def text_of(seed: int, tokens: int = 20) -> str:
+    """What the simulated device generates, undisturbed."""
+    return "".join(simulated_token(seed, n)[1] for n in range(tokens))
+
+
+def assert_nothing_left(system: System) -> None:
+    """No call has a slot, waits for one, or is known to the driver."""
+    work = system.runtime().work
+    assert (work.slots.taken, work.slots.queue, work.sequences) == (set(), [], {})
+    assert (system.driver.sequences, system.driver.questions) == ({}, {})

@@ -1,0 +1,233 @@
+"""A kernel under test, with one client in whose name the test makes system calls.
+
+Used by nearly every test of the kernel. It never decides how the kernel is built: see `boot`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from pathlib import Path
+from types import CoroutineType
+from typing import Any
+
+from ipc.abi import AgentMark
+from ipc.codec import reveal
+from ipc.errors import LlmosError, from_wire
+from ipc.messages import Event
+from ipc.syscalls import Attach, ExitStatus, History, Spawn, Submit, Submitted, Syscall, TaskInfo, Wait
+from kernel.journal.journal import Journal
+from kernel.kernel import Kernel
+from kernel.process import Process, Thread
+from kernel.programs import Function, Program
+from kernel.slots.runtime import ModelRuntime
+from kernel.stream import Stream
+from kernel.tasks import Tasks
+from kernel.tools.tool import Tool
+from tests.support.drivers import InLoopDriver, InLoopLauncher
+from tests.support.machine import FakeMachine
+
+
+class Recorder:
+    """The client's end of a stream: the events that were delivered, and whether the stream ended."""
+
+    def __init__(self, credit: int) -> None:
+        self.events: list[Event] = []
+        self.ended = False
+        self.stream = Stream(self.events.append, credit, self._end)
+
+    def of(self, kind: type) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def _end(self) -> None:
+        self.ended = True
+
+
+class System:
+    """A kernel, its driver, and one client in whose name the test makes system calls."""
+
+    def __init__(self, kernel: Kernel, launcher: InLoopLauncher, machine: FakeMachine) -> None:
+        self.kernel = kernel
+        self.launcher = launcher
+        self.machine = machine
+        self.loop = kernel.loop
+        self.table = kernel.table
+        self.client = kernel.lifecycle.open_client("test")
+        self.programs = kernel.programs
+        self.programs._installed = []  # the entry points of this machine are no part of a test
+
+    # ---- programs
+
+    def program(self, function: Function, name: str | None = None) -> str:
+        """Install `function` as a program; its name."""
+        return self.install(Program(function, AgentMark(name or function.__name__, ""), "test"))
+
+    def install(self, program: Program) -> str:
+        """Install a program as an entry point would; its name."""
+        assert self.programs._installed is not None
+        self.programs._installed.append(program)
+        self.programs.by_name[program.name] = program
+        return program.name
+
+    def install_tool(self, tool: Tool) -> None:
+        """Install a tool as an entry point would."""
+        self.programs._installed_tools.append(tool)
+        self.programs.tools = self.programs.tools | {tool.name: tool}
+
+    def find_programs_in(self, *folders: Path) -> None:
+        """Have programs looked up in these folders, and in no others."""
+        self.programs._folders = list(folders)
+
+    def recorder(self, credit: int = 1_000_000) -> Recorder:
+        return Recorder(credit)
+
+    def spawn(
+        self,
+        program: Function | str,
+        /,
+        *positional: Any,
+        stream: Stream | None = None,
+        parent: Process | None = None,
+        priority: int | None = None,
+        deadline: float | None = None,
+        detach: bool = False,
+        **args: Any,
+    ) -> Process:
+        """Start a program that needs no loading; its process, before its first step."""
+        name = program if isinstance(program, str) else self.program(program)
+        call = Spawn(name, args, positional, priority=priority, deadline=deadline, detach=detach)
+        pid = self.kernel.lifecycle.spawn(parent or self.client, call, stream)
+        assert isinstance(pid, int)
+        return self.table.alive[pid]
+
+    async def call(self, call: Syscall, process: Process | None = None) -> Any:
+        """Make a system call in the name of the client, or of `process`; failures are counted as by a connection."""
+        try:
+            answer = self.kernel.gate.enter(process or self.client, call)
+            return await self.thread(answer, process) if type(answer) is CoroutineType else answer
+        except LlmosError as error:
+            self.kernel.gate.count_error(error)
+            raise
+
+    def thread(self, coro: Coroutine[Any, Any, Any], process: Process | None = None) -> Thread:
+        """One more thread of the client, or of `process`."""
+        return self.kernel.threads.start_thread(process or self.client, coro)
+
+    async def status(self, process: Process | int) -> ExitStatus:
+        """How a process ended, when it has."""
+        pid = process if isinstance(process, int) else process.pid
+        status: ExitStatus = await self.call(Wait(pid))
+        return status
+
+    async def result(self, process: Process | int) -> Any:
+        """The value of a process. Raises its error."""
+        status = await self.status(process)
+        if status.error is not None:
+            raise from_wire(status.error)
+        return reveal(status.value)
+
+    async def run(self, program: Function | str, /, *positional: Any, **args: Any) -> Any:
+        """Run a program to its end; its value. Raises its error."""
+        return await self.result(self.spawn(program, *positional, **args))
+
+    # ---- tasks in the journal
+
+    async def submit(self, call: Submit, stream: Stream | None = None) -> Submitted:
+        submitted: Submitted = await self.thread(self.kernel.gate.enter(self.client, call, stream))
+        return submitted
+
+    async def attach(self, task: str) -> Recorder:
+        """Attach to a task; what records its events."""
+        recorder = self.recorder()
+        answer = self.kernel.gate.enter(self.client, Attach(task), recorder.stream)
+        if asyncio.iscoroutine(answer):
+            await self.thread(answer)
+        return recorder
+
+    async def history(self) -> list[TaskInfo]:
+        rows: list[TaskInfo] = await self.call(History())
+        return rows
+
+    # ---- time
+
+    def look(self) -> None:
+        """Have the kernel sample the machine, as it does every second in a daemon."""
+        pids = [driver.pid for driver in self.launcher.alive if driver.pid is not None]
+        self.kernel.resources.observe(self.machine.sample(pids))
+
+    async def turns(self, count: int = 10) -> None:
+        """Let whatever is ready run, without time passing."""
+        for _ in range(count):
+            await asyncio.sleep(0)
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        """Return once `condition` holds."""
+        while not condition():
+            await asyncio.sleep(0.001)
+
+    # ---- inside of the kernel
+
+    @property
+    def driver(self) -> InLoopDriver:
+        """The latest incarnation of a driver."""
+        return self.launcher.driver
+
+    def runtime(self, model: str = "sim") -> ModelRuntime:
+        return self.kernel.resources.runtime(model)
+
+    @property
+    def runtimes(self) -> Collection[ModelRuntime]:
+        """Of all models that were used."""
+        return self.kernel.resources._runtimes.values()
+
+    @property
+    def swap(self) -> Path:
+        """The folder of all swap files."""
+        return self.kernel.resources.area._all
+
+    @property
+    def names(self) -> Mapping[str, Process]:
+        """Registered names, with the processes that have them."""
+        return self.kernel.messaging._names._holders
+
+    @property
+    def tasks(self) -> Tasks:
+        """The task subsystem; the kernel has one if it has a journal."""
+        assert self.kernel._submitted is not None
+        return self.kernel._submitted
+
+    @property
+    def journal(self) -> Journal:
+        return self.tasks._journal
+
+    def restart_without_jitter(self) -> None:
+        """Have supervisors pause before each restart for exactly as long as they plan to."""
+        self.kernel.supervision._chance = lambda: 0.0
+
+    def asyncio_tasks(self) -> set[asyncio.Future[Any]]:
+        """All asyncio tasks but the test's own and the drivers'."""
+        own = {asyncio.current_task(), *(driver.task for driver in self.launcher.drivers)}
+        return {task for task in asyncio.all_tasks() if task not in own}
+
+    # ---- the end
+
+    def kill_all(self) -> None:
+        """Kill all processes, those of clients, too."""
+        for process in tuple(self.table.alive.values()):
+            self.kernel.ending.end(process, "killed", "the test is over")
+
+    async def end(self) -> None:
+        """Kill all processes, and check that nothing is left of them once all have had their time to go."""
+        self.kill_all()
+        await asyncio.sleep(10)
+        assert self.table.alive == {}
+        assert not [task for task in asyncio.all_tasks() if isinstance(task, Thread)]
+        for runtime in self.runtimes:
+            work = runtime.work
+            assert (work.slots.taken, work.slots.queue, work.sequences, work.owed) == (set(), [], {}, False)
+            assert (work.pager.swapped, work.pager.leaving) == (set(), {})
+            assert runtime._life._tasks == set()
+        assert self.kernel.resources._residency._waiting == {}
+        for driver in self.launcher.alive:
+            assert (driver.sequences, driver.questions, driver.memory.used) == ({}, {}, 0)
+        assert [path for path in self.swap.rglob("*") if path.is_file()] == []
