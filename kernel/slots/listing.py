@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 def model_info(runtime: ModelRuntime, default: bool) -> ModelInfo:
     """What `llmos models` shows of it."""
-    spec, stage, loading = runtime.spec, runtime.stage, runtime.loading
+    spec, stage, loader = runtime.spec, runtime.stage, runtime.loader
     return ModelInfo(
-        runtime.name, spec.driver, spec.path, default, stage.state, stage.detail, loading.context, loading.facts
+        runtime.name, spec.driver, spec.path, default, stage.state, stage.detail, loader.context, loader.facts
     )
 
 
@@ -71,7 +71,7 @@ def slot_info(runtime: ModelRuntime, machine: Machine) -> SlotInfo:
         swap_outs=pager.outs,
         restores=pager.restores,
         recomputations=pager.recomputations,
-        cores=len(runtime.loading.cores or machine.cores) if runtime.ready_at is not None else 0,
+        cores=len(runtime.loader.cores or machine.cores) if runtime.ready_at is not None else 0,
         idle=0.0 if runtime.idle_since is None else now - runtime.idle_since,
         keep_alive=runtime.spec.keep_alive,
         policy=slots.policy.kind,

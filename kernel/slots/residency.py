@@ -78,7 +78,7 @@ class Residency:
         if not others:
             return []
         cores = self._machine.cores
-        users = {core: sum(core in (other.loading.cores or cores) for other in others) for core in cores}
+        users = {core: sum(core in (other.loader.cores or cores) for other in others) for core in cores}
         count = max(len(cores) // (len(others) + 1), 1)
         return sorted(sorted(cores, key=lambda core: (users[core], -core))[:count])
 

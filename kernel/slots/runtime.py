@@ -15,7 +15,7 @@ from ipc.errors import Busy, DriverFailed, LlmosError, ModelLoadFailed, from_wir
 from kernel.drivers import protocol
 from kernel.policy.catalogue import PolicySettings, make
 from kernel.slots.life import DriverLife
-from kernel.slots.loading import Loading
+from kernel.slots.loading import Loader
 from kernel.slots.model import ModelSpec
 from kernel.slots.sequence import Sequence
 from kernel.slots.stage import FAILED, LEAVING, LOADING, READY, RESTARTING, UNLOADED, WAITING, Stage
@@ -52,8 +52,8 @@ class ModelRuntime:
         self._around = around
         self._residency = around.residency
         self._loop = asyncio.get_running_loop()
-        self.loading = Loading(name, spec, around)
-        self.footprint = self.loading.footprint
+        self.loader = Loader(name, spec, around)
+        self.footprint = self.loader.footprint
         self._life = DriverLife(name, spec, around.launch, self._loop, self)
         self.work = Workload(
             name,
@@ -283,7 +283,7 @@ class ModelRuntime:
 
     async def _prepare(self) -> None:
         try:
-            await self.loading.look()
+            await self.loader.look()
         except LlmosError as error:
             self.fail(error)
         else:
@@ -291,21 +291,21 @@ class ModelRuntime:
 
     def _load_message(self) -> protocol.Load:
         self.load_began = self._loop.time()
-        return self.loading.order(self._residency.cores(self), self._around.balance.grant(self))
+        return self.loader.order(self._residency.cores(self), self._around.balance.grant(self))
 
     def _on_loaded(self, message: protocol.Loaded) -> None:
         assert self.load_began is not None
         now = self._loop.time()
         self._life.loaded()
         size = self._around.machine.resident(self.pid) if self.pid else 0
-        self._life.run(self.loading.loaded(message, size, now - self.load_began))
+        self._life.run(self.loader.loaded(message, size, now - self.load_began))
         if (error := self._residency.too_large(self)) is not None:
             self.fail(error)
             return
         self.ready_at = now
         self.turn_began = self.turn_began or now
         self.load_patience = 0.0
-        self.stage.set(READY, "", self.loading.facts)
+        self.stage.set(READY, "", self.loader.facts)
         self._slots.open()
         self._around.balance.adapt()
 
