@@ -7,7 +7,6 @@ loop, and a sequence it was given always ends: with what was asked for, with a n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import structlog
 
@@ -21,13 +20,13 @@ from kernel.slots.sequence import Sequence
 from kernel.slots.stage import FAILED, LEAVING, LOADING, READY, RESTARTING, UNLOADED, WAITING, Stage
 from kernel.slots.surroundings import Surroundings
 from kernel.slots.timer import Timer
+from kernel.slots.unloading import Unloader
 from kernel.slots.workload import Workload
 
 MAX_QUEUE = 100_000  # calls that may wait for a slot
 MAX_RESTARTS = 5  # driver deaths in a row without one token
 MAX_LATE_LOADS = 2  # loads in a row that took too long
 STALL = 0.9  # seconds of silence after which a driver may be waiting for memory
-LEAVE_SECONDS = 5.0  # that a driver gets to write down what it holds
 
 log = structlog.get_logger("kernel.slots")
 
@@ -71,7 +70,7 @@ class ModelRuntime:
         self._slots.on_reason = self._explain
         self._sequences = self.work.sequences
         self.stage = Stage(name, self._sequences)
-        self._changed = asyncio.Event()  # since somebody last looked whether all is written down
+        self._unloader = Unloader(name, self.work, self._life, self._loop.time)
         self._keep_alive = Timer(self._loop, self._expire)
         self._closing = False
 
@@ -192,7 +191,7 @@ class ModelRuntime:
         """The daemon stops: nothing runs any more. Returns when all is written down that its next life may want."""
         if self.stage.state == READY:
             self.work.put_aside()
-            await self._until(lambda: not self.work.pager.leaving)
+            await self._unloader.written()
 
     def fail(self, error: LlmosError) -> None:
         """The model cannot run: everything that waits for it gets the error; the next call tries again."""
@@ -269,7 +268,7 @@ class ModelRuntime:
         log.error("driver died", model=self.name, how=how, sequences=held, restart=self._life.restarts)
         self._not_ready()
         if was == LEAVING:
-            self._changed.set()
+            self._unloader.changed.set()
         elif self._life.late_loads >= MAX_LATE_LOADS:
             self.fail(ModelLoadFailed(f"model {self.name}: {how}, {self._life.late_loads} times in a row"))
         elif deaths > MAX_RESTARTS:
@@ -311,14 +310,7 @@ class ModelRuntime:
 
     async def _leave(self, why: str) -> None:
         """What `leave` began."""
-        began = self._loop.time()
-        try:
-            async with asyncio.timeout(LEAVE_SECONDS):
-                await self._until(lambda: not self.work.owed)
-        except TimeoutError:
-            log.warning("not all sequences were written down in time", model=self.name, seconds=LEAVE_SECONDS)
-        await self._life.stop()
-        self.leave_seconds = self._loop.time() - began
+        self.leave_seconds = await self._unloader.unload()
         self.work.driver_gone("")
         self.footprint.gone()
         self.load_began = None
@@ -326,15 +318,9 @@ class ModelRuntime:
         self._settle()
         self._residency.review()
 
-    async def _until(self, done: Callable[[], bool]) -> None:
-        """Returns when `done`, which is asked whenever something may have changed."""
-        while not done():
-            self._changed.clear()
-            await self._changed.wait()
-
     def _settle(self) -> None:
         """See whether anything is to be done now that something may have changed."""
-        self._changed.set()
+        self._unloader.changed.set()
         if self.stage.state == UNLOADED and self._slots.waiting:
             self.load()
         elif self.stage.state == WAITING and not self._slots.waiting:
