@@ -89,10 +89,10 @@ class Balance:
             runtime.resize(share, cause)
 
     def _give_out(self, runtime: ModelRuntime, ease: float, cause: str) -> None:
-        slots, before = runtime.spec.slots, runtime.given
+        slots, before = runtime.spec.slots, runtime.rules.given
         now = min(max(round(ease * slots), 1), int(before * GROWTH))
         if self._worth(runtime, "slots", before, now, 0 if now == slots else DEADBAND * slots):
-            runtime.give_out(now, cause if now < slots else "")
+            runtime.rules.give_out(now, cause if now < slots else "")
 
     def _worth(self, runtime: ModelRuntime, what: str, before: int, now: int, deadband: float) -> bool:
         """Whether a change is: it is large enough, and does not take back too soon what memory had to give."""

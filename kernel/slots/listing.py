@@ -22,7 +22,7 @@ def model_info(runtime: ModelRuntime, default: bool) -> ModelInfo:
 
 def policy_info(runtime: ModelRuntime) -> PolicyInfo:
     """What `llmos policy` shows of it."""
-    policy, reason = runtime.policy, runtime.work.slots.policy.reason
+    policy, reason = runtime.rules.policy, runtime.work.slots.policy.reason
     return PolicyInfo(
         runtime.name, policy.kind, policy.quantum, policy.aging, policy.weights, policy.starvation, reason
     )
@@ -30,10 +30,10 @@ def policy_info(runtime: ModelRuntime) -> PolicyInfo:
 
 def scheduling(runtime: ModelRuntime) -> str:
     """By which policy its slots are given, how many of them, and why."""
-    policy = runtime.work.slots.policy
+    policy, rules = runtime.work.slots.policy, runtime.rules
     why = f" ({policy.reason})" if policy.reason else ""
-    cause = f": {runtime.cause}" if runtime.cause else ""
-    return f"{policy.kind}{why}; {runtime.given} of {runtime.spec.slots} slots given out{cause}"
+    cause = f": {rules.cause}" if rules.cause else ""
+    return f"{policy.kind}{why}; {rules.given} of {runtime.spec.slots} slots given out{cause}"
 
 
 def slot_info(runtime: ModelRuntime, machine: Machine) -> SlotInfo:
@@ -57,7 +57,7 @@ def slot_info(runtime: ModelRuntime, machine: Machine) -> SlotInfo:
         memory=machine.resident(runtime.pid) if runtime.pid else 0,
         sequences=[sequence.info(places.get(sequence.id, 0)) for sequence in work.sequences.values()],
         given=slots.count,
-        cause=runtime.cause,
+        cause=runtime.rules.cause,
         kv_used=pager.kv.used,
         kv_cached=pager.kv.cached,
         kv_memory=runtime.footprint.kv_memory,

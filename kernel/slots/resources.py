@@ -88,12 +88,13 @@ class ResourceManager:
 
     def policy(self, process: Process, call: SetPolicy) -> PolicyInfo:
         runtime = self.runtime(call.model)
+        current = runtime.rules.policy
         names = ("kind", "quantum", "aging", "starvation")
         given = {name: value for name in names if (value := getattr(call, name)) is not None}
         if call.weights:
-            given["weights"] = runtime.policy.weights | call.weights
+            given["weights"] = current.weights | call.weights
         if given:
-            settings = msgspec.structs.replace(runtime.policy, **given)
+            settings = msgspec.structs.replace(current, **given)
             runtime.set_policy(settings, f"asked for by client {process.pid} of {process.owner}")
         return policy_info(runtime)
 

@@ -17,6 +17,7 @@ from kernel.slots.life import DriverLife
 from kernel.slots.loading import Loader
 from kernel.slots.model import ModelSpec
 from kernel.slots.sequence import Sequence
+from kernel.slots.slot_rules import SlotRules
 from kernel.slots.stage import FAILED, LEAVING, LOADING, READY, RESTARTING, UNLOADED, WAITING, Stage
 from kernel.slots.surroundings import Surroundings
 from kernel.slots.timer import Timer
@@ -40,8 +41,6 @@ class ModelRuntime:
     def __init__(self, name: str, spec: ModelSpec, policy: PolicySettings, around: Surroundings) -> None:
         self.name = name
         self.spec = spec
-        self.policy = policy
-        self.cause = ""  # of the number of slots that are given out
         self.load_began: float | None = None
         self.ready_at: float | None = None
         self.turn_began: float | None = None
@@ -67,7 +66,7 @@ class ModelRuntime:
         )
         self._slots = self.work.slots
         self._slots.on_relief = self.release
-        self._slots.on_reason = self._explain
+        self.rules = SlotRules(name, policy, self._slots)
         self._sequences = self.work.sequences
         self.stage = Stage(name, self._sequences)
         self._unloader = Unloader(name, self.work, self._life, self._loop.time)
@@ -129,11 +128,6 @@ class ModelRuntime:
         return self.stage.state != UNLOADED or bool(self.stage.detail)
 
     @property
-    def given(self) -> int:
-        """How many of its slots are given out."""
-        return self._slots.count
-
-    @property
     def pid(self) -> int | None:
         """The process of the driver."""
         return self._life.pid
@@ -144,14 +138,9 @@ class ModelRuntime:
         return self._life.restarts
 
     def set_policy(self, policy: PolicySettings, cause: str) -> None:
-        """Let another policy decide who gets a slot, from now on. Raises `InvalidPolicy`, and nothing has changed."""
-        made, before, self.policy = make(policy), self.policy, policy
-        log.info("policy", model=self.name, before=before, now=policy, cause=cause)
-        self._slots.switch(made)
+        """See `SlotRules.set_policy`."""
+        self.rules.set_policy(policy, cause)
         self._settle()
-
-    def _explain(self, reason: str) -> None:
-        log.info("policy", model=self.name, now=reason, cause="the load")
 
     # ---- for the residency
 
@@ -214,12 +203,6 @@ class ModelRuntime:
         log.info("keys and values", model=self.name, before=self.footprint.kv_memory, now=kv_memory, cause=cause)
         self.footprint.kv_memory = kv_memory
         self._life.send(protocol.Resize(kv_memory))
-
-    def give_out(self, count: int, cause: str) -> None:
-        """From now on so many of the slots are given out."""
-        log.info("slots given out", model=self.name, before=self._slots.count, now=count, cause=cause)
-        self._slots.count, self.cause = count, cause
-        self._slots.review()
 
     def look(self) -> None:
         """See whether the driver is silent because all that could run waits for memory."""
