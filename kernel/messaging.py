@@ -21,9 +21,9 @@ from kernel.answers import UNANSWERED, Unanswerable, forget_caller
 from kernel.checks import check_timeout
 from kernel.dead_letters import DeadLetters
 from kernel.dispatcher import Dispatcher
-from kernel.envelopes import MAX_INT, NONE, SHORT, SMALL, ZERO, after, check_heading, checked
 from kernel.gate import Gate
 from kernel.mailbox import CONTROL, Mailbox
+from kernel.message_validation import MAX_INT, NONE, SHORT, SMALL, ZERO, after, check_heading, checked
 from kernel.names import NameRegistry
 from kernel.process import Process, ProcessTable
 from kernel.thread import PARK

@@ -24,8 +24,8 @@ from kernel.durable.arrivals import Arrivals
 from kernel.durable.commits import Commits
 from kernel.durable.history import History, Key
 from kernel.durable.outcome import raw
-from kernel.envelopes import envelope
 from kernel.journal.changes import Delivered, DropReply, PutReply
+from kernel.message_validation import envelope
 from kernel.messaging import Messaging
 from kernel.process import Process
 from kernel.publication import Publication
