@@ -14,8 +14,7 @@ from typing import Any, Protocol
 
 from ipc.messages import Message
 from kernel.fiber import Fiber
-from kernel.indexes import INDEXED, Index, add, drop, entry, index_by
-from kernel.lane import Lane
+from kernel.message_queue import INDEXED, Index, Lane, add, drop, entry, index_by
 from kernel.selection import Selection
 
 CAPACITY = 1000  # messages

@@ -20,10 +20,10 @@ from kernel.alarms import Alarm
 from kernel.checks import check_timeout
 from kernel.dead_letters import DeadLetters
 from kernel.dispatcher import Dispatcher
-from kernel.envelopes import MAX_INT, NONE, SHORT, SMALL, ZERO, after, check_heading, checked
 from kernel.fiber import PARK
 from kernel.gate import Gate
 from kernel.mailbox import CONTROL, Mailbox
+from kernel.message_validation import MAX_INT, NONE, SHORT, SMALL, ZERO, after, check_heading, checked
 from kernel.names import NameRegistry
 from kernel.process import UNANSWERED, Owed, Process, Thread, Unanswerable, Wait, forget_caller
 from kernel.process_table import ProcessTable

@@ -14,8 +14,8 @@ import msgspec
 from ipc.messages import Message
 from ipc.syscalls import Publish, Subscribe, Unsubscribe
 from kernel.checks import check_seconds, check_text
-from kernel.envelopes import MAX_TYPE, check_heading, envelope, within_bounds
 from kernel.gate import Gate
+from kernel.message_validation import MAX_TYPE, check_heading, envelope, within_bounds
 from kernel.messaging import Messaging
 from kernel.process import Process
 from kernel.topics import Topics

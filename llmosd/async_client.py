@@ -20,7 +20,7 @@ from ipc.transport import FramedProtocol
 from ipc.unix import default_socket, try_connect
 from llmosd import session
 from llmosd.calls import Calls
-from llmosd.method import Ask, Follow
+from llmosd.method import Ask, Asynchronous, Follow
 from llmosd.progress import Progress, Seen
 from llmosd.session import Pending, Session
 from llmosd.shared import Shared
@@ -159,10 +159,8 @@ class AsyncTask(Progress):
             await self._client.kill(self.pid)
 
 
-class AsyncClient(Calls):
+class AsyncClient(Calls, Asynchronous[AsyncTask]):
     """A connection to the daemon. `socket` defaults to where the daemon listens by default."""
-
-    _asynchronous = True
 
     def __init__(self, socket: str | Path | None = None, *, name: str = "async client") -> None:
         self.socket = Path(socket) if socket is not None else default_socket()

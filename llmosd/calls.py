@@ -46,12 +46,12 @@ from ipc.syscalls import (
     TaskInfo,
     Wait,
 )
-from llmosd.method import Ask, Caller, Follow, asks, follows
+from llmosd.method import Ask, Follow, asks, follows
 from llmosd.progress import Seen
 from llmosd.session import CREDIT
 
 
-class Calls(Caller):
+class Calls:
     """The methods that both clients have."""
 
     # ---- tasks

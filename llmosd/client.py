@@ -22,7 +22,7 @@ from ipc.syscalls import Logs, Submitted, Syscall
 from ipc.unix import default_socket, try_connect
 from llmosd import session
 from llmosd.calls import Calls
-from llmosd.method import Ask, Follow
+from llmosd.method import Ask, Blocking, Follow
 from llmosd.progress import Progress, Seen
 from llmosd.session import Pending, Session
 
@@ -64,10 +64,8 @@ class Task(Progress):
             self._client.kill(self.pid)
 
 
-class Client(Calls):
+class Client(Calls, Blocking[Task]):
     """A connection to the daemon. `socket` defaults to where the daemon listens by default."""
-
-    _asynchronous = False
 
     def __init__(self, socket: str | Path | None = None, *, name: str = "client") -> None:
         self.socket = Path(socket) if socket is not None else default_socket()

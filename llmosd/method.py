@@ -1,6 +1,7 @@
 """A method that is described once and works on both clients: blocking on one, a coroutine on the other. No I/O.
 
 Used by `llmosd.calls`. Type checkers and editors see the parameters as they were written, and what each client returns.
+It knows the clients only by what they have in common, `Blocking` and `Asynchronous`.
 """
 
 from __future__ import annotations
@@ -8,19 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from functools import wraps
 from types import MethodType
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from ipc.syscalls import Attach, Submit, Syscall
 from llmosd.progress import Seen
 
-if TYPE_CHECKING:
-    from llmosd.async_client import AsyncClient, AsyncTask
-    from llmosd.client import Client, Task
-
 P = ParamSpec("P")
 R = TypeVar("R")
-Now = TypeVar("Now")
-Later = TypeVar("Later")
+T = TypeVar("T")  # the kind of task that a client makes
 
 
 class Ask(Generic[R]):
@@ -39,8 +35,8 @@ class Follow:
         self.after = after
 
 
-class Caller:
-    """What a client brings along."""
+class Caller(Generic[T]):
+    """What a client brings along: how it makes a call, and a task `T` of the answer."""
 
     _asynchronous: ClassVar[bool]
 
@@ -53,39 +49,66 @@ class Caller:
         raise NotImplementedError
 
 
-class Method(Generic[P, Now, Later]):
-    """A method that returns `Now` on the blocking client, and a coroutine of `Later` on the asynchronous one.
+class Blocking(Caller[T]):
+    """A client whose methods return when they have the answer."""
 
-    `describe` says what to do, and `do` of a client does it.
-    """
+    _asynchronous = False
 
-    def __init__(self, describe: Callable[Concatenate[Any, P], Any], do: Callable[[Caller, Any], Any]) -> None:
+
+class Asynchronous(Caller[T]):
+    """A client whose methods are coroutines."""
+
+    _asynchronous = True
+
+
+class _Method(Generic[P]):
+    """`describe` says what to do, and `do` of a client does it."""
+
+    def __init__(self, describe: Callable[Concatenate[Any, P], Any], do: Callable[[Caller[Any], Any], Any]) -> None:
         @wraps(describe)
-        def blocking(client: Caller, /, *args: P.args, **kwargs: P.kwargs) -> Any:
+        def blocking(client: Caller[Any], /, *args: P.args, **kwargs: P.kwargs) -> Any:
             return do(client, describe(client, *args, **kwargs))
 
         @wraps(describe)
-        async def asynchronous(client: Caller, /, *args: P.args, **kwargs: P.kwargs) -> Any:
+        async def asynchronous(client: Caller[Any], /, *args: P.args, **kwargs: P.kwargs) -> Any:
             return await do(client, describe(client, *args, **kwargs))
 
         self._blocking, self._asynchronous = blocking, asynchronous
 
+
+class AskMethod(_Method[P], Generic[P, R]):
+    """A method that makes one call, and returns `R`."""
+
     @overload
-    def __get__(self, client: Client, kind: type[Caller]) -> Callable[P, Now]: ...
+    def __get__(self, client: Blocking[Any], kind: type[Caller[Any]]) -> Callable[P, R]: ...
     @overload
-    def __get__(self, client: AsyncClient, kind: type[Caller]) -> Callable[P, Coroutine[Any, Any, Later]]: ...
+    def __get__(self, client: Asynchronous[Any], kind: type[Caller[Any]]) -> Callable[P, Coroutine[Any, Any, R]]: ...
     @overload
-    def __get__(self, client: None, kind: type[Caller]) -> Callable[..., Any]: ...
-    def __get__(self, client: Caller | None, kind: type[Caller]) -> Callable[..., Any]:
+    def __get__(self, client: None, kind: type[Caller[Any]]) -> Callable[..., Any]: ...
+    def __get__(self, client: Caller[Any] | None, kind: type[Caller[Any]]) -> Callable[..., Any]:
         method = self._asynchronous if kind._asynchronous else self._blocking
         return method if client is None else MethodType(method, client)
 
 
-def asks(describe: Callable[Concatenate[Any, P], Ask[R]]) -> Method[P, R, R]:
+class FollowMethod(_Method[P]):
+    """A method that returns a task of the kind that the client makes."""
+
+    @overload
+    def __get__(self, client: Blocking[T], kind: type[Caller[Any]]) -> Callable[P, T]: ...
+    @overload
+    def __get__(self, client: Asynchronous[T], kind: type[Caller[Any]]) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    @overload
+    def __get__(self, client: None, kind: type[Caller[Any]]) -> Callable[..., Any]: ...
+    def __get__(self, client: Caller[Any] | None, kind: type[Caller[Any]]) -> Callable[..., Any]:
+        method = self._asynchronous if kind._asynchronous else self._blocking
+        return method if client is None else MethodType(method, client)
+
+
+def asks(describe: Callable[Concatenate[Any, P], Ask[R]]) -> AskMethod[P, R]:
     """Marks a method that makes one call."""
-    return Method(describe, lambda client, ask: client._ask(ask))
+    return AskMethod(describe, lambda client, ask: client._ask(ask))
 
 
-def follows(describe: Callable[Concatenate[Any, P], Follow]) -> Method[P, Task, AsyncTask]:
+def follows(describe: Callable[Concatenate[Any, P], Follow]) -> FollowMethod[P]:
     """Marks a method that returns a task."""
-    return Method(describe, lambda client, follow: client._follow(follow))
+    return FollowMethod(describe, lambda client, follow: client._follow(follow))

@@ -23,9 +23,9 @@ from kernel.durable.arrivals import Arrivals
 from kernel.durable.commits import Commits
 from kernel.durable.history import History, Key, history_of
 from kernel.durable.outcome import raw
-from kernel.envelopes import envelope
 from kernel.fiber import PARK
 from kernel.journal.changes import Delivered, DropReply, PutReply
+from kernel.message_validation import envelope
 from kernel.messaging import Messaging, wait_for_room
 from kernel.process import UNANSWERED, Owed, Process, Thread, Unanswerable, forget_caller
 from kernel.publication import Publication

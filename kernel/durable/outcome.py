@@ -15,7 +15,7 @@ from ipc.codec import UNENCODABLE, decode, encode
 from ipc.errors import ErrorInfo
 from ipc.messages import Message
 from ipc.syscalls import Receive, Syscall
-from kernel.declared import check
+from kernel.message_validation import check
 from kernel.process import Process
 
 SHOWN = 512  # bytes of an encoded call that are kept, to show them

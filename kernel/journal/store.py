@@ -19,7 +19,7 @@ import structlog
 
 from ipc.errors import LlmosError, StateTooNew
 from kernel import faults
-from kernel.journal import changes, disk, keys
+from kernel.journal import changes, disk
 from kernel.journal.records import Accepted, End, Kept
 from kernel.journal.schema import MIGRATIONS
 from kernel.journal.trouble import set_aside, unusable
@@ -134,12 +134,12 @@ class Store:
             if task.key is not None:
                 twin = own_keys.get((task.owner, task.key))
                 if twin is not None:
-                    outcomes.append(keys.kept(twin) if keys.same_work(task, twin.call) else keys.reused(task))
+                    outcomes.append(twin.kept() if task.is_same_work(twin.call) else task.reused())
                     continue
                 rows = list(self._rows("owner = ? AND key = ?", (task.owner, task.key), ", call"))
                 if rows:
                     kept, call = rows[0]
-                    outcomes.append(kept if keys.same_work(task, call) else keys.reused(task))
+                    outcomes.append(kept if task.is_same_work(call) else task.reused())
                     continue
                 own_keys[task.owner, task.key] = task
             task.id = last = now if now > last else last + 1

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from kernel.slots.footprint import Footprint
-from kernel.slots.residency import Residency
+from kernel.slots.residency import Residency, Resident
 from kernel.units import show_size
-
-if TYPE_CHECKING:
-    from kernel.slots.runtime import ModelRuntime
 
 DEADBAND = 1 / 8  # changes smaller than this are not worth a message
 GROWTH = 2.0  # at most, from one step to the next
@@ -43,9 +39,9 @@ class Balance:
     def __init__(self, residency: Residency, loop: asyncio.AbstractEventLoop) -> None:
         self._residency = residency
         self._loop = loop
-        self._changed: dict[tuple[ModelRuntime, str], float] = {}  # when last
+        self._changed: dict[tuple[Resident, str], float] = {}  # when last
 
-    def grant(self, runtime: ModelRuntime) -> int | None:
+    def grant(self, runtime: Resident) -> int | None:
         """Bytes of keys and values for a driver that is about to load; None leaves it to the driver, which takes half
         of what is free, while that is less than its share."""
         residents = [runtime, *(other for other in self._residency.residents() if other is not runtime)]
@@ -64,22 +60,22 @@ class Balance:
         ease = self._ease(residents)
         cause = self._cause(residents)
         for runtime, share in zip(residents, shares, strict=True):
-            if runtime.ready_at is not None:
+            if runtime.state.ready_at is not None:
                 self._resize(runtime, share, cause)
                 self._give_out(runtime, ease, cause)
 
-    def _ease(self, residents: list[ModelRuntime]) -> float:
+    def _ease(self, residents: list[Resident]) -> float:
         """What part of the memory for keys and values is there, of what would be if the machine had no other use."""
         bodies = sum(runtime.footprint.body for runtime in residents)
         full, now = self._residency.full_budget - bodies, self._residency.budget - bodies
         return 1.0 if full <= 0 or now >= full else max(now, 0) / full
 
-    def _cause(self, residents: list[ModelRuntime]) -> str:
+    def _cause(self, residents: list[Resident]) -> str:
         sample = self._residency.sample
         free = f"{show_size(sample.memory_available)} of {show_size(sample.memory_total)} are free"
         return f"{free}, drivers may take {show_size(self._residency.budget)}, models in memory: {len(residents)}"
 
-    def _resize(self, runtime: ModelRuntime, share: int, cause: str) -> None:
+    def _resize(self, runtime: Resident, share: int, cause: str) -> None:
         footprint = runtime.footprint
         before = footprint.kv_memory
         if not before or not footprint.shares:
@@ -88,13 +84,13 @@ class Balance:
         if self._worth(runtime, "keys and values", before, share, DEADBAND * before):
             runtime.resize(share, cause)
 
-    def _give_out(self, runtime: ModelRuntime, ease: float, cause: str) -> None:
-        slots, before = runtime.spec.slots, runtime.given
+    def _give_out(self, runtime: Resident, ease: float, cause: str) -> None:
+        slots, before = runtime.spec.slots, runtime.rules.given
         now = min(max(round(ease * slots), 1), int(before * GROWTH))
         if self._worth(runtime, "slots", before, now, 0 if now == slots else DEADBAND * slots):
-            runtime.give_out(now, cause if now < slots else "")
+            runtime.rules.give_out(now, cause if now < slots else "")
 
-    def _worth(self, runtime: ModelRuntime, what: str, before: int, now: int, deadband: float) -> bool:
+    def _worth(self, runtime: Resident, what: str, before: int, now: int, deadband: float) -> bool:
         """Whether a change is: it is large enough, and does not take back too soon what memory had to give."""
         time, last = self._loop.time(), self._changed.get((runtime, what), 0.0)
         if abs(now - before) <= deadband or (now > before and time < last + GROW_INTERVAL):

@@ -77,13 +77,10 @@ class DriverLife:
         """Seconds since the driver last said anything, while it has something to say; else none."""
         return self._loop.time() - self._heard if self._patience.running else 0.0
 
-    @property
-    def backoff(self) -> float:
-        """Seconds to wait before the next start."""
-        return 0.0 if self.deaths_in_a_row <= 1 else min(0.25 * 2**self.deaths_in_a_row, MAX_BACKOFF)
-
-    def start(self, load: Callable[[], protocol.Load], delay: float = 0.0) -> None:
-        """Start a driver and have it load, after `delay` seconds. It hears nothing of what is sent before."""
+    def start(self, load: Callable[[], protocol.Load]) -> None:
+        """Start a driver and have it load: at once, or after a while that doubles with each death in a row. It hears
+        nothing of what is sent before."""
+        delay = 0.0 if self.deaths_in_a_row <= 1 else min(0.25 * 2**self.deaths_in_a_row, MAX_BACKOFF)
         self.run(self._start(load, delay))
 
     def send(self, message: protocol.ToDriver) -> None:

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 def model_info(runtime: ModelRuntime, default: bool) -> ModelInfo:
     """What `llmos models` shows of it."""
-    spec, stage, loading = runtime.spec, runtime.stage, runtime.loading
+    spec, state, loader = runtime.spec, runtime.state, runtime.loader
     return ModelInfo(
-        runtime.name, spec.driver, spec.path, default, stage.state, stage.detail, loading.context, loading.facts
+        runtime.name, spec.driver, spec.path, default, state.name, state.detail, loader.context, loader.facts
     )
 
 
 def policy_info(runtime: ModelRuntime) -> PolicyInfo:
     """What `llmos policy` shows of it."""
-    policy, reason = runtime.policy, runtime.work.slots.policy.reason
+    policy, reason = runtime.rules.policy, runtime.work.slots.policy.reason
     return PolicyInfo(
         runtime.name, policy.kind, policy.quantum, policy.aging, policy.weights, policy.starvation, reason
     )
@@ -30,22 +30,22 @@ def policy_info(runtime: ModelRuntime) -> PolicyInfo:
 
 def scheduling(runtime: ModelRuntime) -> str:
     """By which policy its slots are given, how many of them, and why."""
-    policy = runtime.work.slots.policy
+    policy, rules = runtime.work.slots.policy, runtime.rules
     why = f" ({policy.reason})" if policy.reason else ""
-    cause = f": {runtime.cause}" if runtime.cause else ""
-    return f"{policy.kind}{why}; {runtime.given} of {runtime.spec.slots} slots given out{cause}"
+    cause = f": {rules.cause}" if rules.cause else ""
+    return f"{policy.kind}{why}; {rules.given} of {runtime.spec.slots} slots given out{cause}"
 
 
 def slot_info(runtime: ModelRuntime, machine: Machine) -> SlotInfo:
     """What `llmos slots` shows of it."""
-    work = runtime.work
+    work, state = runtime.work, runtime.state
     slots, pager = work.slots, work.pager
     places = {sequence.id: place for place, sequence in enumerate(slots.queue, 1)}
     now = asyncio.get_running_loop().time()
     return SlotInfo(
         model=runtime.name,
-        state=runtime.stage.state,
-        detail=runtime.stage.detail,
+        state=state.name,
+        detail=state.detail,
         driver_pid=runtime.pid,
         slots=runtime.spec.slots,
         used=slots.used,
@@ -57,7 +57,7 @@ def slot_info(runtime: ModelRuntime, machine: Machine) -> SlotInfo:
         memory=machine.resident(runtime.pid) if runtime.pid else 0,
         sequences=[sequence.info(places.get(sequence.id, 0)) for sequence in work.sequences.values()],
         given=slots.count,
-        cause=runtime.cause,
+        cause=runtime.rules.cause,
         kv_used=pager.kv.used,
         kv_cached=pager.kv.cached,
         kv_memory=runtime.footprint.kv_memory,
@@ -71,8 +71,8 @@ def slot_info(runtime: ModelRuntime, machine: Machine) -> SlotInfo:
         swap_outs=pager.outs,
         restores=pager.restores,
         recomputations=pager.recomputations,
-        cores=len(runtime.loading.cores or machine.cores) if runtime.ready_at is not None else 0,
-        idle=0.0 if runtime.idle_since is None else now - runtime.idle_since,
+        cores=len(runtime.cores or machine.cores) if state.ready_at is not None else 0,
+        idle=0.0 if state.idle_since is None else now - state.idle_since,
         keep_alive=runtime.spec.keep_alive,
         policy=slots.policy.kind,
         policy_reason=slots.policy.reason,

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ipc.errors import LlmosError, ModelLoadFailed
 from kernel.machine import Machine, Sample
+from kernel.slots.footprint import Footprint
+from kernel.slots.model import ModelSpec
 from kernel.slots.settings import ResourceSettings
+from kernel.slots.slot_rules import SlotRules
+from kernel.slots.stage import ModelState
 from kernel.units import show_size
-
-if TYPE_CHECKING:
-    from kernel.slots.runtime import ModelRuntime
 
 GRAIN = 0.001  # seconds by which a timer may strike early
 LINGER = 0.5  # of the time that loading it took: so long an idle model is kept though another waits (ski rental)
@@ -29,6 +30,43 @@ PRESSURE = 0.1  # of the machine's memory: less than that available is a shortag
 SMOOTHING = 0.5  # weight of the past in what is available
 
 
+class Resident(Protocol):
+    """What the residency and the memory balance need of the runtime of a model."""
+
+    name: str
+    spec: ModelSpec
+    state: ModelState
+    footprint: Footprint
+    rules: SlotRules
+
+    @property
+    def pid(self) -> int | None:
+        """The process of the driver."""
+
+    @property
+    def cores(self) -> list[int]:
+        """The processors of the driver; none for all."""
+
+    @property
+    def takes_memory(self) -> bool:
+        """Whether its driver is, or soon will be, in memory."""
+
+    def start(self) -> None:
+        """There is room: load."""
+
+    def wait(self, reason: str) -> None:
+        """There is no room yet, for a reason to show."""
+
+    def leave(self, why: str) -> None:
+        """Give the memory back, and go on where it stopped when it is loaded again."""
+
+    def fail(self, error: LlmosError) -> None:
+        """It cannot be loaded: answer everything that waits for it with `error`."""
+
+    def resize(self, kv_memory: int, cause: str) -> None:
+        """From now on the driver has so many bytes for keys and values."""
+
+
 class Residency:
     """The models that are in memory or wait for it. `runtimes` answers all there are."""
 
@@ -36,14 +74,14 @@ class Residency:
         self,
         settings: ResourceSettings,
         machine: Machine,
-        runtimes: Callable[[], Iterable[ModelRuntime]],
+        runtimes: Callable[[], Iterable[Resident]],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._settings = settings
         self._machine = machine
         self._runtimes = runtimes
         self._loop = loop
-        self._waiting: dict[ModelRuntime, float] = {}  # since when, the longest first
+        self._waiting: dict[Resident, float] = {}  # since when, the longest first
         self._timer: asyncio.TimerHandle | None = None
         self._reviewing = False
         self.sample = machine.sample(())
@@ -51,12 +89,12 @@ class Residency:
 
     # ---- for the runtimes
 
-    def want(self, runtime: ModelRuntime) -> None:
+    def want(self, runtime: Resident) -> None:
         """`runtime` is to be loaded as soon as there is room. It is told by `start`, or why not by `wait`."""
         self._waiting.setdefault(runtime, self._loop.time())
         self.review()
 
-    def forget(self, runtime: ModelRuntime) -> None:
+    def forget(self, runtime: Resident) -> None:
         """`runtime` need not be loaded any more."""
         self._waiting.pop(runtime, None)
 
@@ -72,13 +110,13 @@ class Residency:
         finally:
             self._reviewing = False
 
-    def cores(self, runtime: ModelRuntime) -> list[int]:
+    def cores(self, runtime: Resident) -> list[int]:
         """The processors for a driver that starts now: an equal part of all, of those that others use least."""
         others = [other for other in self.residents() if other is not runtime]
         if not others:
             return []
         cores = self._machine.cores
-        users = {core: sum(core in (other.loading.cores or cores) for other in others) for core in cores}
+        users = {core: sum(core in (other.cores or cores) for other in others) for core in cores}
         count = max(len(cores) // (len(others) + 1), 1)
         return sorted(sorted(cores, key=lambda core: (users[core], -core))[:count])
 
@@ -118,11 +156,11 @@ class Residency:
         """Bytes that nobody takes or is promised; less than none if drivers have outgrown the budget."""
         return self.budget - sum(runtime.footprint.least for runtime in self.residents())
 
-    def residents(self) -> list[ModelRuntime]:
+    def residents(self) -> list[Resident]:
         """Those in memory, or on their way there or away."""
         return [runtime for runtime in self._runtimes() if runtime.takes_memory]
 
-    def too_large(self, runtime: ModelRuntime) -> LlmosError | None:
+    def too_large(self, runtime: Resident) -> LlmosError | None:
         """The error for `runtime` if it alone takes more than all drivers may, else None."""
         need = runtime.footprint.body
         if need <= self.full_budget:
@@ -135,24 +173,24 @@ class Residency:
     def shed(self) -> None:
         """If drivers take more than they may, unload those of least use: idle ones, or one of several busy ones."""
         over, residents = -self.room, self.residents()
-        if over <= 0 or any(runtime.leaving for runtime in residents):
+        if over <= 0 or any(runtime.state.leaving for runtime in residents):
             return
         if len(residents) == 1 and self.budget == self.full_budget:
             return  # it has outgrown what it took when it was loaded, and is in nobody's way
         why = f"memory is short by {show_size(over)}"
-        ready = [runtime for runtime in residents if runtime.ready_at is not None]
+        ready = [runtime for runtime in residents if runtime.state.ready_at is not None]
         for runtime in sorted(ready, key=self.usefulness):
-            if over > 0 and runtime.idle_since is not None:
+            if over > 0 and runtime.state.idle_since is not None:
                 over -= runtime.footprint.least
                 runtime.leave(why)
         turn = self._loop.time() - LEAST_TURN * self._settings.collate
-        busy = [runtime for runtime in ready if runtime.ready_at is not None and runtime.ready_at <= turn]
+        busy = [runtime for runtime in ready if runtime.state.ready_at is not None and runtime.state.ready_at <= turn]
         if over > 0 and len(residents) > 1 and busy:
-            min(busy, key=lambda runtime: runtime.ready_at or 0.0).leave(why)
+            min(busy, key=lambda runtime: runtime.state.ready_at or 0.0).leave(why)
 
     # ---- making room
 
-    def _place(self, runtime: ModelRuntime, since: float) -> bool:
+    def _place(self, runtime: Resident, since: float) -> bool:
         """Start `runtime` if there is room, else do what makes some. Whether the next may be looked at."""
         need, room = min(runtime.footprint.least, self.full_budget), self.room
         if (error := self.too_large(runtime)) is not None:
@@ -164,13 +202,13 @@ class Residency:
             runtime.start()
             return True
         residents = self.residents()
-        leaving = [other for other in residents if other.leaving]
+        leaving = [other for other in residents if other.state.leaving]
         room += sum(other.footprint.least for other in leaving)
         if need <= room:
             runtime.wait(f"for memory: {_names(leaving)} leaves")
             return False
-        due = {other: self._due(other, since) for other in residents if not other.leaving}
-        chosen: list[ModelRuntime] = []
+        due = {other: self._due(other, since) for other in residents if not other.state.leaving}
+        chosen: list[Resident] = []
         for other in sorted(due, key=lambda other: (due[other], *self.usefulness(other))):
             chosen.append(other)
             room += other.footprint.least
@@ -185,14 +223,14 @@ class Residency:
         self._starved(runtime, since, need)
         return False
 
-    def usefulness(self, runtime: ModelRuntime) -> tuple[bool, float]:
+    def usefulness(self, runtime: Resident) -> tuple[bool, float]:
         """A key that puts first who is of least use: who is idle for longest, by what it costs to load it again."""
-        if runtime.idle_since is None:
+        if runtime.state.idle_since is None:
             return True, 0.0
-        idle = self._loop.time() - runtime.idle_since
+        idle = self._loop.time() - runtime.state.idle_since
         return False, -idle / max(runtime.footprint.load_seconds or 0.0, 0.01)
 
-    def _make_leave(self, chosen: list[ModelRuntime], runtime: ModelRuntime, due: float) -> None:
+    def _make_leave(self, chosen: list[Resident], runtime: Resident, due: float) -> None:
         """Let `chosen` leave for `runtime` if the last of them is `due`, else look again then."""
         if due > self._loop.time() + GRAIN:
             runtime.wait(f"for memory: {_names(chosen)} has its turn")
@@ -202,21 +240,21 @@ class Residency:
         for other in chosen:
             other.leave(f"made room for {runtime.name}")
 
-    def _due(self, other: ModelRuntime, since: float) -> float:
+    def _due(self, other: Resident, since: float) -> float:
         """When `other` has to leave for a model that has waited `since` then."""
         now, collate = self._loop.time(), self._settings.collate
         load_seconds = other.footprint.load_seconds
-        if other.turn_began is None:  # it loads
+        if other.state.turn_began is None:  # it loads
             usual = FIRST_LOAD if load_seconds is None else SLOW_LOAD * load_seconds
-            return (other.load_began or now) + max(collate, usual, other.load_patience)
-        lead = min(other.leave_seconds, collate / 4)
+            return (other.state.load_began or now) + max(collate, usual, other.state.load_patience)
+        lead = min(other.state.leave_seconds, collate / 4)
         turn = max(LEAST_TURN * collate, load_seconds or 0.0)
-        due = max(since + collate, other.turn_began + turn) - lead
-        if other.idle_since is not None:
-            due = min(due, other.idle_since + LINGER * (load_seconds or 0.0))
+        due = max(since + collate, other.state.turn_began + turn) - lead
+        if other.state.idle_since is not None:
+            due = min(due, other.state.idle_since + LINGER * (load_seconds or 0.0))
         return max(due, now)
 
-    def _starved(self, runtime: ModelRuntime, since: float, need: int) -> None:
+    def _starved(self, runtime: Resident, since: float, need: int) -> None:
         """Not even an empty house has room for `runtime`: something else on this machine takes the memory."""
         limit = since + runtime.spec.load_timeout
         text = f"{show_size(need)} are needed, and other programs leave less than that"
@@ -244,5 +282,5 @@ class Residency:
         self._look_again(float("inf"))
 
 
-def _names(runtimes: list[ModelRuntime]) -> str:
+def _names(runtimes: list[Resident]) -> str:
     return " and ".join(sorted(runtime.name for runtime in runtimes))

@@ -31,7 +31,7 @@ from kernel.slots.residency import Residency
 from kernel.slots.runtime import ModelRuntime
 from kernel.slots.settings import ResourceSettings, Scheduling
 from kernel.slots.slots import SUSPENDED
-from kernel.slots.surroundings import Surroundings
+from kernel.slots.surroundings import ModelServices
 from kernel.slots.swap import SwapArea
 from kernel.units import show_size
 
@@ -71,7 +71,7 @@ class ResourceManager:
         self._balance = Balance(self._residency, self._loop)
         book = SizeBook(cache / "sizes.json")
         finished = FinishedGenerations(gate)
-        self._around = Surroundings(
+        self._services = ModelServices(
             cache, launch, limits, self.area, finished, book, machine, self._residency, self._balance
         )
         self._ended: list[int] = []  # processes whose end the drivers have not been told
@@ -84,16 +84,17 @@ class ResourceManager:
         return [model_info(self.runtime(name), name == self._default) for name in self._specs]
 
     def slots(self, process: Process, call: Slots) -> list[SlotInfo]:
-        return [slot_info(runtime, self._machine) for runtime in self._runtimes.values() if runtime.used]
+        return [slot_info(runtime, self._machine) for runtime in self._runtimes.values() if runtime.state.used]
 
     def policy(self, process: Process, call: SetPolicy) -> PolicyInfo:
         runtime = self.runtime(call.model)
+        current = runtime.rules.policy
         names = ("kind", "quantum", "aging", "starvation")
         given = {name: value for name in names if (value := getattr(call, name)) is not None}
         if call.weights:
-            given["weights"] = runtime.policy.weights | call.weights
+            given["weights"] = current.weights | call.weights
         if given:
-            settings = msgspec.structs.replace(runtime.policy, **given)
+            settings = msgspec.structs.replace(current, **given)
             runtime.set_policy(settings, f"asked for by client {process.pid} of {process.owner}")
         return policy_info(runtime)
 
@@ -119,7 +120,7 @@ class ResourceManager:
                 raise ModelNotFound(f"no model at {spec.missing_path()}", path=name)
             self._specs[name] = spec
         policy = self._scheduling.policy_of(spec)
-        runtime = self._runtimes[name] = ModelRuntime(name, spec, policy, self._around)
+        runtime = self._runtimes[name] = ModelRuntime(name, spec, policy, self._services)
         return runtime
 
     # ---- processes
@@ -169,7 +170,7 @@ class ResourceManager:
     @property
     def scheduling(self) -> dict[str, str]:
         """How the slots of each model in use are given, and why so."""
-        return {name: scheduling(runtime) for name, runtime in self._runtimes.items() if runtime.used}
+        return {name: scheduling(runtime) for name, runtime in self._runtimes.items() if runtime.state.used}
 
     @property
     def drivers_memory(self) -> int:
@@ -194,7 +195,7 @@ class ResourceManager:
             runtime.look()
             footprint = runtime.footprint
             bound = footprint.most + self._settings.leak_margin
-            if runtime.ready_at is not None and footprint.rss > bound:
+            if runtime.state.ready_at is not None and footprint.rss > bound:
                 runtime.kill(f"leaks memory: takes {show_size(footprint.rss)}, of {show_size(bound)} at most")
         self._balance.adapt()
         self._residency.review()

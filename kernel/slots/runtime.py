@@ -1,13 +1,12 @@
 """A model runtime: one model, its workload, and its driver, which is loaded, unloaded and replaced.
 
-Asked by the model calls, the resource manager and the residency; told by the driver what it did. It never blocks the
-loop, and a sequence it was given always ends: with what was asked for, with a named error, or cancelled.
+Called by the model calls, the resource manager and the residency; the driver's life reports to it. It never blocks the
+loop, and each sequence that it takes ends: with its result, with a named error, or cancelled.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import structlog
 
@@ -15,64 +14,55 @@ from ipc.errors import Busy, DriverFailed, LlmosError, ModelLoadFailed, from_wir
 from kernel.drivers import protocol
 from kernel.policy.catalogue import PolicySettings, make
 from kernel.slots.life import DriverLife
-from kernel.slots.loading import Loading
+from kernel.slots.loading import Loader
 from kernel.slots.model import ModelSpec
 from kernel.slots.sequence import Sequence
-from kernel.slots.stage import FAILED, LEAVING, LOADING, READY, RESTARTING, UNLOADED, WAITING, Stage
-from kernel.slots.surroundings import Surroundings
+from kernel.slots.slot_rules import SlotRules
+from kernel.slots.stage import FAILED, LEAVING, LOADING, READY, RESTARTING, UNLOADED, WAITING, ModelState
+from kernel.slots.surroundings import ModelServices
 from kernel.slots.timer import Timer
+from kernel.slots.unloading import Unloader
 from kernel.slots.workload import Workload
 
 MAX_QUEUE = 100_000  # calls that may wait for a slot
 MAX_RESTARTS = 5  # driver deaths in a row without one token
 MAX_LATE_LOADS = 2  # loads in a row that took too long
 STALL = 0.9  # seconds of silence after which a driver may be waiting for memory
-LEAVE_SECONDS = 5.0  # that a driver gets to write down what it holds
 
 log = structlog.get_logger("kernel.slots")
 
 
 class ModelRuntime:
-    """One model. `idle_since` is None while anything runs or wants to, `ready_at` while it is not ready, `turn_began`
-    until it first was after it was unloaded. `load_patience`: seconds that a load may take at least, after an earlier
-    one was given up for another model.
-    """
+    """One model. `work` holds its sequences and slots, `state` says how far it is."""
 
-    def __init__(self, name: str, spec: ModelSpec, policy: PolicySettings, around: Surroundings) -> None:
+    def __init__(self, name: str, spec: ModelSpec, policy: PolicySettings, services: ModelServices) -> None:
         self.name = name
         self.spec = spec
-        self.policy = policy
-        self.cause = ""  # of the number of slots that are given out
-        self.load_began: float | None = None
-        self.ready_at: float | None = None
-        self.turn_began: float | None = None
-        self.idle_since: float | None = None
-        self.load_patience = 0.0
-        self.leave_seconds = 0.0  # what it took last time to write down all and go
-        self._around = around
-        self._residency = around.residency
+        self._residency = services.residency
+        self._balance = services.balance
         self._loop = asyncio.get_running_loop()
-        self.loading = Loading(name, spec, around)
-        self.footprint = self.loading.footprint
-        self._life = DriverLife(name, spec, around.launch, self._loop, self)
+        self.loader = Loader(name, spec, services)
+        self.footprint = self.loader.footprint
+        self._life = DriverLife(name, spec, services.launch, self._loop, self)
         self.work = Workload(
             name,
             spec,
             make(policy),
-            around.limits,
-            around.area,
-            around.finished,
+            services.limits,
+            services.area,
+            services.finished,
             self.footprint,
             self._loop.time,
             self._life.ask,
         )
         self._slots = self.work.slots
         self._slots.on_relief = self.release
-        self._slots.on_reason = self._explain
+        self.rules = SlotRules(name, policy, self._slots)
         self._sequences = self.work.sequences
-        self.stage = Stage(name, self._sequences)
-        self._changed = asyncio.Event()  # since somebody last looked whether all is written down
-        self._keep_alive = Timer(self._loop, self._expire)
+        self.state = ModelState(name, self._sequences, self._loop.time)
+        self._unloader = Unloader(name, self.work, self._life, self._loop.time)
+        unused = f"nobody used it for {spec.keep_alive:g} s"
+        self._keep_alive = Timer(self._loop, lambda: self.leave(unused))
         self._closing = False
 
     # ---- for the model calls and the resource manager
@@ -85,12 +75,12 @@ class ModelRuntime:
         self.work.add(sequence)
         self.load()
         self._settle()
-        self.stage.tell(sequence)
+        self.state.show(sequence)
 
     def load(self) -> None:
         """Load the model as soon as there is room, unless it is loaded or loading."""
-        if self.stage.state in (UNLOADED, FAILED) and not self._closing:
-            self.stage.set(LOADING, "looking at what it needs")
+        if self.state.name in (UNLOADED, FAILED) and not self._closing:
+            self.state.set(LOADING, "looking at what it needs")
             self._life.run(self._prepare())
 
     def cancel(self, sequence: Sequence) -> None:
@@ -115,7 +105,7 @@ class ModelRuntime:
     def processes_ended(self, pids: list[int]) -> None:
         """Nobody comes back for what the driver keeps for these processes."""
         self.work.absences.ended(pids)
-        if self.stage.state == READY:
+        if self.state.name == READY:
             self._life.send(protocol.Ended(pids))
 
     async def close(self) -> None:
@@ -123,16 +113,6 @@ class ModelRuntime:
         self._closing = True
         self._keep_alive.stop()
         await self._life.close()
-
-    @property
-    def used(self) -> bool:
-        """Whether it was ever to be loaded."""
-        return self.stage.state != UNLOADED or bool(self.stage.detail)
-
-    @property
-    def given(self) -> int:
-        """How many of its slots are given out."""
-        return self._slots.count
 
     @property
     def pid(self) -> int | None:
@@ -145,62 +125,52 @@ class ModelRuntime:
         return self._life.restarts
 
     def set_policy(self, policy: PolicySettings, cause: str) -> None:
-        """Let another policy decide who gets a slot, from now on. Raises `InvalidPolicy`, and nothing has changed."""
-        made, before, self.policy = make(policy), self.policy, policy
-        log.info("policy", model=self.name, before=before, now=policy, cause=cause)
-        self._slots.switch(made)
+        """See `SlotRules.set_policy`."""
+        self.rules.set_policy(policy, cause)
         self._settle()
-
-    def _explain(self, reason: str) -> None:
-        log.info("policy", model=self.name, now=reason, cause="the load")
 
     # ---- for the residency
 
     @property
-    def takes_memory(self) -> bool:
-        """Whether its driver is, or soon will be, in memory."""
-        return self._life.present or self.load_began is not None
+    def cores(self) -> list[int]:
+        """The processors of its driver; none for all."""
+        return self.loader.cores
 
     @property
-    def leaving(self) -> bool:
-        """Whether its memory will soon be free."""
-        return self.stage.state not in (LOADING, READY, RESTARTING)
+    def takes_memory(self) -> bool:
+        """Whether its driver is, or soon will be, in memory."""
+        return self._life.present or self.state.load_began is not None
 
     def start(self) -> None:
         """There is room: load."""
-        self.load_began = self._loop.time()
-        self.stage.set(LOADING, "starting the driver")
-        self._life.start(self._load_message, self._life.backoff)
+        self.state.load_begins(LOADING, "starting the driver")
+        self._life.start(self._load_message)
 
     def wait(self, reason: str) -> None:
         """There is no room yet, for a reason to show."""
-        self.stage.set(WAITING, reason)
+        self.state.set(WAITING, reason)
 
     def leave(self, why: str) -> None:
         """Give the memory back: what runs is written to disk and goes on when the model is loaded again."""
-        ready = self.stage.state == READY
-        if self.turn_began is None and self.load_began is not None:
-            self.load_patience = 2 * (self._loop.time() - self.load_began)
-        self._not_ready()
-        self.turn_began = None
-        self.stage.set(LEAVING, why)
+        ready = self.state.name == READY
+        self._keep_alive.stop()
+        self.state.turn_ends(why)
         if ready:
             self.work.driver_leaves()
         self._life.run(self._leave(why))
 
     async def put_aside(self) -> None:
         """The daemon stops: nothing runs any more. Returns when all is written down that its next life may want."""
-        if self.stage.state == READY:
+        if self.state.name == READY:
             self.work.put_aside()
-            await self._until(lambda: not self.work.pager.leaving)
+            await self._unloader.written()
 
     def fail(self, error: LlmosError) -> None:
         """The model cannot run: everything that waits for it gets the error; the next call tries again."""
         log.error("model failed", model=self.name, error=error.message)
         self._residency.forget(self)
-        self._not_ready()
-        self.turn_began = self.load_began = None
-        self.stage.set(FAILED, error.message)
+        self._keep_alive.stop()
+        self.state.failed(error.message)
         self.work.fail(error)
         self._life.stop().add_done_callback(self._stopped)
 
@@ -216,15 +186,9 @@ class ModelRuntime:
         self.footprint.kv_memory = kv_memory
         self._life.send(protocol.Resize(kv_memory))
 
-    def give_out(self, count: int, cause: str) -> None:
-        """From now on so many of the slots are given out."""
-        log.info("slots given out", model=self.name, before=self._slots.count, now=count, cause=cause)
-        self._slots.count, self.cause = count, cause
-        self._slots.review()
-
     def look(self) -> None:
         """See whether the driver is silent because all that could run waits for memory."""
-        if self.stage.state == READY and self._life.silence > STALL:
+        if self.state.name == READY and self._life.silence > STALL:
             self.work.pager.stalled(self._sequences.values())
 
     def kill(self, why: str) -> None:
@@ -237,10 +201,10 @@ class ModelRuntime:
         match message:
             case protocol.Loading():
                 share = "" if message.fraction is None else f" {message.fraction:.0%}"
-                self.stage.set(self.stage.state, f"{message.stage}{share}")
+                self.state.set(self.state.name, f"{message.stage}{share}")
                 return
             case protocol.Loaded():
-                if self.stage.state in (LOADING, RESTARTING):
+                if self.state.name in (LOADING, RESTARTING):
                     self._on_loaded(message)
             case protocol.LoadFailed():
                 self.fail(from_wire(message.error))
@@ -264,97 +228,70 @@ class ModelRuntime:
             return
         if how == "signal 9" and (shortage := self._residency.shortage()):
             how = f"signal 9, probably out of memory: {shortage}"
-        was, deaths = self.stage.state, self._life.deaths_in_a_row
+        was, deaths = self.state.name, self._life.deaths_in_a_row
         held = self.work.driver_gone(how)
         log.error("driver died", model=self.name, how=how, sequences=held, restart=self._life.restarts)
-        self._not_ready()
+        self._keep_alive.stop()
         if was == LEAVING:
-            self._changed.set()
+            self._unloader.changed.set()
         elif self._life.late_loads >= MAX_LATE_LOADS:
             self.fail(ModelLoadFailed(f"model {self.name}: {how}, {self._life.late_loads} times in a row"))
         elif deaths > MAX_RESTARTS:
             self.fail(DriverFailed(f"the driver of model {self.name} died {deaths} times in a row ({how})"))
         else:
-            self.load_began = self._loop.time()
-            self.stage.set(RESTARTING, f"driver died ({how})")
-            self._life.start(self._load_message, self._life.backoff)
+            self.state.load_begins(RESTARTING, f"driver died ({how})")
+            self._life.start(self._load_message)
 
     # ---- inside
 
     async def _prepare(self) -> None:
         try:
-            await self.loading.look()
+            await self.loader.look()
         except LlmosError as error:
             self.fail(error)
         else:
             self._residency.want(self)
 
     def _load_message(self) -> protocol.Load:
-        self.load_began = self._loop.time()
-        return self.loading.order(self._residency.cores(self), self._around.balance.grant(self))
+        self.state.load_began = self._loop.time()
+        return self.loader.order(self)
 
     def _on_loaded(self, message: protocol.Loaded) -> None:
-        assert self.load_began is not None
-        now = self._loop.time()
+        assert self.state.load_began is not None
         self._life.loaded()
-        size = self._around.machine.resident(self.pid) if self.pid else 0
-        self._life.run(self.loading.loaded(message, size, now - self.load_began))
+        self._life.run(self.loader.loaded(message, self.pid, self._loop.time() - self.state.load_began))
         if (error := self._residency.too_large(self)) is not None:
             self.fail(error)
             return
-        self.ready_at = now
-        self.turn_began = self.turn_began or now
-        self.load_patience = 0.0
-        self.stage.set(READY, "", self.loading.facts)
+        self.state.turn_begins(self.loader.facts)
         self._slots.open()
-        self._around.balance.adapt()
+        self._balance.adapt()
 
     async def _leave(self, why: str) -> None:
         """What `leave` began."""
-        began = self._loop.time()
-        try:
-            async with asyncio.timeout(LEAVE_SECONDS):
-                await self._until(lambda: not self.work.owed)
-        except TimeoutError:
-            log.warning("not all sequences were written down in time", model=self.name, seconds=LEAVE_SECONDS)
-        await self._life.stop()
-        self.leave_seconds = self._loop.time() - began
+        self.state.leave_seconds = await self._unloader.unload()
         self.work.driver_gone("")
         self.footprint.gone()
-        self.load_began = None
-        self.stage.set(UNLOADED, why)
+        self.state.unloaded(why)
         self._settle()
         self._residency.review()
 
-    async def _until(self, done: Callable[[], bool]) -> None:
-        """Returns when `done`, which is asked whenever something may have changed."""
-        while not done():
-            self._changed.clear()
-            await self._changed.wait()
-
     def _settle(self) -> None:
         """See whether anything is to be done now that something may have changed."""
-        self._changed.set()
-        if self.stage.state == UNLOADED and self._slots.waiting:
+        self._unloader.changed.set()
+        if self.state.name == UNLOADED and self._slots.waiting:
             self.load()
-        elif self.stage.state == WAITING and not self._slots.waiting:
+        elif self.state.name == WAITING and not self._slots.waiting:
             self._residency.forget(self)
-            self.stage.set(UNLOADED, "nobody waits for it any more")
-        if self.stage.state != READY:
+            self.state.set(UNLOADED, "nobody waits for it any more")
+        if self.state.name != READY:
             return
         if self.work.busy:
-            self.idle_since = None
-        elif self.idle_since is None:
-            self.idle_since = self._loop.time()
+            self.state.idle_since = None
+        elif self.state.idle_since is None:
+            self.state.idle_since = self._loop.time()
             self._residency.review()  # which may make it leave
         if self._sequences:
             self._keep_alive.stop()
-        elif self.ready_at is not None:
+        elif self.state.ready_at is not None:
             self._keep_alive.start(self.spec.keep_alive)
-
-    def _expire(self) -> None:
-        self.leave(f"nobody used it for {self.spec.keep_alive:g} s")
-
-    def _not_ready(self) -> None:
-        self.ready_at = self.idle_since = None
-        self._keep_alive.stop()

@@ -15,7 +15,7 @@ from kernel.slots.residency import Residency
 from kernel.slots.swap import SwapArea
 
 
-class Surroundings(NamedTuple):
+class ModelServices(NamedTuple):
     """What the runtimes of all models share."""
 
     cache: Path

@@ -31,9 +31,8 @@ from kernel.checks import check_text, check_timeout
 from kernel.gate import Gate
 from kernel.process import Process, Thread
 from kernel.sync.barrier import Barrier
-from kernel.sync.condition import Condition
 from kernel.sync.event import Event
-from kernel.sync.lock import Lock
+from kernel.sync.lock import Condition, Lock
 from kernel.sync.semaphore import Semaphore
 
 MAX_NAMES = 100_000

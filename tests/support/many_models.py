@@ -55,7 +55,7 @@ async def settle_sizes(system: System) -> None:
     for model in names:
         await system.run("teller", model=model, tokens=1)
     for runtime in system.runtimes:
-        if runtime.ready_at is not None:
+        if runtime.state.ready_at is not None:
             runtime.leave("the test begins")
     await asyncio.sleep(5)
     system.launcher.drivers.clear()

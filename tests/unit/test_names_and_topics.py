@@ -25,7 +25,7 @@ from ipc.errors import (
     UnknownName,
 )
 from ipc.syscalls import Call, DeadLetters, Kill, Names, PeekMailbox, Publish, Register, Send, Subscribe, Unregister
-from kernel.envelopes import MAX_BODY
+from kernel.message_validation import MAX_BODY
 from kernel.process import Process
 from kernel.programs import Program
 from kernel.topics import Topics

@@ -147,7 +147,7 @@ class Trial:
 
     async def resize(self) -> None:
         """Less memory, maybe less than what waits for it needs. The balance gives it back, some at a time."""
-        if self.runtime.stage.state == "ready" and self.random.random() < 0.5:
+        if self.runtime.state.name == "ready" and self.random.random() < 0.5:
             share = self.random.choice([0.3, 0.65, 0.8])
             self.shrunk = self.shrunk or share * MEMORY < (LONG + 3) * TOKEN
             self.runtime.resize(int(share * MEMORY), "the test")

@@ -1,6 +1,7 @@
-"""Envelopes: what is checked of a message before it is sent, and the message that a call makes.
+"""The checks of a message where it enters: its heading, its size, and the types that its recipient declares.
 
-Called by the message subsystem, by publication, and for what durable processes send. It puts nothing into a mailbox.
+Called by the message subsystem, by publication, and for what durable processes send. A call that passes becomes the
+message here; nothing here puts it into a mailbox.
 """
 
 from __future__ import annotations
@@ -11,13 +12,12 @@ from typing import Any
 
 import msgspec
 
-from ipc.codec import isolate
-from ipc.errors import InvalidCall, MessageTooLarge
+from ipc.codec import decoder, isolate
+from ipc.errors import BadMessage, InvalidCall, MessageTooLarge, UndeclaredType
 from ipc.messages import Message
 from ipc.syscalls import Call, Publish, Send
 from kernel.checks import check_priority, check_seconds, check_text
 from kernel.dead_letters import size
-from kernel.declared import check
 from kernel.process import Process
 
 MAX_TYPE = 4096  # characters of the type of a message, which may be a topic
@@ -62,6 +62,30 @@ def checked(recipient: Process, kind: str, body: Any) -> tuple[str, Any]:
         kind = type(body).__name__
     body = within_bounds(body)
     return kind, body if recipient.accepts is None else check(recipient, kind, body)
+
+
+def check(recipient: Process, kind: str, body: Any) -> Any:
+    """`body` as the Struct that `recipient` declares under the name `kind`; encoded ones are decoded here, once.
+
+    Raises `UndeclaredType` and `BadMessage`.
+    """
+    accepts = recipient.accepts or {}
+    declared = accepts.get(kind)
+    if declared is None:
+        names = ", ".join(sorted(accepts)) or "none"
+        raise UndeclaredType(
+            f"process {recipient.pid} ({recipient.program}) takes no message of type {kind!r}; it declares: {names}",
+            type=kind,
+            accepts=sorted(accepts),
+        )
+    if isinstance(body, declared):
+        return body
+    try:
+        if isinstance(body, msgspec.Raw):
+            return decoder(declared).decode(body)
+        return msgspec.convert(body, declared, from_attributes=True)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadMessage(f"the body of a {kind} for process {recipient.pid} ({recipient.program}): {error}") from error
 
 
 def check_heading(kind: str, priority: int, correlation: int = 0) -> None:
