@@ -43,6 +43,7 @@ def test_the_base_installation_needs_no_torch_and_names_the_extra(scripts, folde
         assert refused.returncode == 1
         assert "MissingExtra" in refused.stderr
         assert "pip install 'llmosd[local]'" in refused.stderr
+        assert "pip install 'llmosd[top]'" in run(scripts, socket, "top").stderr
     finally:
         daemon.terminate()
         assert daemon.wait(15) == 0
