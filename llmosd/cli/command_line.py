@@ -1,7 +1,7 @@
 """The command line of `llmos`: its options, and how errors become messages and exit codes.
 
-Each subcommand is one function of `llmosd.cli.commands`. Exit codes: 0 done, 1 the agent failed, 2 usage, 3 no
-daemon, 124 timed out, 130 interrupted.
+Each subcommand is one function of `llmosd.cli.commands`. Exit codes: 0 done, 1 the agent or the command failed,
+2 usage, 3 no daemon, 124 timed out, 130 interrupted.
 """
 
 from __future__ import annotations

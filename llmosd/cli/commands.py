@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from ipc.errors import UnknownProcess
+from ipc.errors import MissingExtra, UnknownProcess
 from ipc.messages import Event
 from ipc.syscalls import (
     Crashes,
@@ -230,7 +230,13 @@ def tools(client: Client, options: argparse.Namespace) -> int:
 
 
 def top(client: Client, options: argparse.Namespace) -> int:
-    """Live, in full screen, over a connection of its own."""
+    """Live, in full screen, over a connection of its own. Raises `MissingExtra` without textual."""
+    import importlib.util
+
+    if importlib.util.find_spec("textual") is None:
+        raise MissingExtra(
+            "`llmos top` needs textual: pip install 'llmosd[top]', or use `llmos ps` for one table", extra="top"
+        )
     from llmosd.cli.top import Top
 
     screen = Top(client.socket)

@@ -43,6 +43,7 @@ def test_the_base_installation_needs_no_torch_and_names_the_extra(scripts, folde
         assert refused.returncode == 1
         assert "MissingExtra" in refused.stderr
         assert "pip install 'llmosd[local]'" in refused.stderr
+        assert "pip install 'llmosd[top]'" in run(scripts, socket, "top").stderr
     finally:
         daemon.terminate()
         assert daemon.wait(15) == 0
@@ -56,3 +57,31 @@ def test_programs_and_settings_are_shipped_inside_the_package(scripts):
     for name in ("agents/ask.py", "agents/echo.py", "agents/generate.py", "agents/summarize.py", "config"):
         assert f"llmosd/share/{name}" in out
     assert sys.prefix not in out
+
+
+USER = """
+from llmosd import Client, Context, Token, agent
+
+
+@agent(summary="Asks.")
+async def asks(ctx: Context, question: str) -> str:
+    number: str = ctx.pid
+    answer: str = await ctx.wait(await ctx.spawn("ask", {"question": question}))
+    return answer
+
+
+with Client() as llmos:
+    for event in llmos.submit("ask", {"question": "?"}).events():
+        if isinstance(event, Token):
+            print(event.text)
+"""
+
+
+def test_the_types_are_shipped_and_checked_in_the_code_of_users(scripts, tmp_path):
+    packages = next((scripts.parent / "lib").glob("python*/site-packages"))
+    assert all((packages / name / "py.typed").is_file() for name in ("ipc", "kernel", "llmosd"))
+    (tmp_path / "user.py").write_text(USER)
+    command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", scripts / "python", "user.py"]
+    out = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=120).stdout
+    assert out.count("error:") == 1, out
+    assert "user.py:7: error: Incompatible types in assignment" in out

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -223,10 +225,17 @@ async def test_top_of_an_empty_daemon_and_of_one_that_goes_away(daemon: RunningD
     assert gone.return_code == NO_DAEMON
 
 
-def test_only_top_loads_the_terminal_library(daemon: RunningDaemon) -> None:
-    import subprocess
-    import sys
+def test_top_without_the_terminal_library_names_the_extra(daemon: RunningDaemon) -> None:
+    code = "import sys; sys.modules['textual'] = None; from llmosd.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "--socket", str(daemon.socket), "top"]
+    out = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert out.returncode == 1
+    assert out.stdout == ""
+    assert out.stderr.startswith("llmos: MissingExtra: `llmos top` needs textual: pip install 'llmosd[top]'")
+    assert out.stderr.count("\n") == 1
 
+
+def test_only_top_loads_the_terminal_library(daemon: RunningDaemon) -> None:
     code = "import sys; from llmosd.cli import command_line; print('textual' in sys.modules, 'rich' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["False", "False"]
