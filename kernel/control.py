@@ -1,7 +1,7 @@
-"""The control subsystem: suspend, resume and rank processes and threads, in whatever state they are.
+"""The control subsystem: suspend, resume, rank and kill processes and threads, in whatever state they are.
 
 Its handlers are called by the gate. A suspended thread stops at its next system call or `await`, a generation of its
-after the running step; nothing is lost meanwhile. Ending them is not its business.
+after the running step; nothing is lost meanwhile. How a process ends is in `kernel.ending`.
 """
 
 from __future__ import annotations
@@ -10,34 +10,44 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from ipc.errors import InvalidCall
-from ipc.syscalls import Nice, Resume, Suspend, ThreadInfo, Threads
+from ipc.syscalls import ExitStatus, Kill, Nice, Resume, Suspend, ThreadInfo
+from ipc.syscalls import Threads as ListThreads
 from kernel import deadlock
 from kernel.checks import HIGHEST, LOWEST, check_priority
 from kernel.dispatcher import Dispatcher
+from kernel.ending import Ending
 from kernel.fiber import BLOCKED, READY, SUSPENDED
 from kernel.gate import Gate
 from kernel.process import Process, Thread
 from kernel.process_table import ProcessTable
+from kernel.threads import Threads
 
 Wait = Coroutine[Any, Any, None]
 Listener = Callable[[Process, Thread | None], Wait | None]
 
 
 class Control:
-    """Suspends, resumes and ranks.
+    """Suspends, resumes, ranks and kills.
 
     `on_suspend`, `on_resume` and `on_nice` are called with the process, and with the thread if it is only about that
-    one. What they return, if anything, is awaited before the call is answered.
+    one. What they return, if anything, is awaited before the call is answered. `on_kill` is awaited before a client is
+    answered that a process has ended.
     """
 
-    def __init__(self, table: ProcessTable, dispatcher: Dispatcher, gate: Gate) -> None:
+    def __init__(
+        self, table: ProcessTable, dispatcher: Dispatcher, ending: Ending, threads: Threads, gate: Gate
+    ) -> None:
         self._table = table
         self._dispatcher = dispatcher
         self._instruments = dispatcher.instruments
         self.on_suspend: list[Listener] = []
         self.on_resume: list[Listener] = []
         self.on_nice: list[Listener] = []
-        gate.register({Suspend: self.suspend, Resume: self.resume, Nice: self.nice, Threads: self.threads})
+        self.on_kill: list[Callable[[], Wait]] = []
+        self._ending = ending
+        self._threads = threads
+        gate.register({Suspend: self.suspend, Resume: self.resume, Nice: self.nice, Kill: self.kill})
+        gate.register({ListThreads: self.threads})
 
     def suspend(self, process: Process, call: Suspend) -> Wait | None:
         target = self._table.get(call.pid)
@@ -78,7 +88,23 @@ class Control:
         wait = _told(self.on_nice, target, thread)
         return priority if wait is None else _after(wait, priority)
 
-    def threads(self, process: Process, call: Threads) -> list[ThreadInfo]:
+    def kill(self, process: Process, call: Kill) -> ExitStatus | Coroutine[Any, Any, ExitStatus | None] | None:
+        target = self._table.find(call.pid)
+        if call.thread is not None:
+            return self._threads.kill(target.thread(call.thread))
+        if target.status is not None:
+            return target.status
+        self._ending.end(target, "killed", f"killed by process {process.pid} ({process.program})")
+        if process.is_client and self.on_kill:
+            return self._killed(target)
+        return target.status if target.status is not None else self._ending.until_ended(target, None)
+
+    async def _killed(self, target: Process) -> ExitStatus:
+        status = target.status if target.status is not None else await self._ending.until_ended(target, None)
+        await _all_of([listener() for listener in self.on_kill])
+        return status
+
+    def threads(self, process: Process, call: ListThreads) -> list[ThreadInfo]:
         return [_row(thread) for thread in self._table.get(call.pid).threads]
 
 

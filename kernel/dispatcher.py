@@ -30,7 +30,7 @@ AGING = 32  # of the steps taken while several priorities are ready, the one tha
 class Dispatcher:
     """Runs ready threads, the most urgent first. `running` is the thread whose step runs, or ran last.
 
-    `on_slow` is called with a thread whose step held the loop for more than `slow_step` seconds, and how long it did.
+    `on_slow` are called with a thread whose step held the loop for more than `slow_step` seconds, and how long it did.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, instruments: Instruments | None = None) -> None:
@@ -38,7 +38,7 @@ class Dispatcher:
         self.alarms = Alarms(loop)
         self.instruments = Instruments() if instruments is None else instruments
         self.slow_step = float("inf")
-        self.on_slow: Callable[[Thread, float], None] = _nothing
+        self.on_slow: list[Callable[[Thread, float], None]] = []
         self.running: Thread
         self._ready: dict[int, deque[Thread]] = {}
         self._contested = 0  # steps taken while several priorities were ready, since the last one of aging
@@ -119,7 +119,8 @@ class Dispatcher:
         # A turn ends with the step that used its time up, so one look after the last step finds every slow one. It
         # sees that step's time less what was left of the turn.
         if now - end > self.slow_step:
-            self.on_slow(self.running, now - end)
+            for hook in self.on_slow:
+                hook(self.running, now - end)
         if queue or any(ready.values()):
             self.loop.call_soon(self._run)
         else:
@@ -150,7 +151,3 @@ class Dispatcher:
         priority = next(priority for priority in self._ready if priority != highest)
         queue = self._ready[priority] = self._ready.pop(priority)
         return queue
-
-
-def _nothing(thread: Thread, seconds: float) -> None:
-    pass

@@ -1,8 +1,8 @@
 """The end of a process, whatever way it comes: threads cancelled, children killed, watchers told, and gone.
 
-Called by the lifecycle and by everyone who ends processes. A process is dying until its last thread and its last child
-are gone; then it is buried. Nothing waits in a task of its own: each thread and each child that goes looks whether it
-was the last, and one timer bounds how long the `finally` blocks of threads may take.
+Called by the lifecycle and by everyone who ends processes; `Wait` comes by the gate. A process is dying until its last
+thread and its last child are gone; then it is buried. Nothing waits in a task of its own: each thread and each child
+that goes looks whether it was the last, and one timer bounds how long the `finally` blocks of threads may take.
 """
 
 from __future__ import annotations
@@ -10,18 +10,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 import structlog
 
-from ipc.errors import DeadlineExceeded, ErrorInfo, Killed, to_wire
-from ipc.syscalls import ExitStatus
+from ipc.errors import DeadlineExceeded, ErrorInfo, InvalidCall, Killed, TimedOut, to_wire
+from ipc.syscalls import ExitStatus, Wait
 from kernel import deadlock
+from kernel.alarms import Alarm
+from kernel.checks import check_timeout
 from kernel.dispatcher import Dispatcher
-from kernel.fiber import ZOMBIE
+from kernel.fiber import PARK, ZOMBIE
+from kernel.gate import Gate
 from kernel.process import Process, Thread
 from kernel.process_table import ProcessTable
+from kernel.waiting import EndOf
 
 GRACE = 2.0  # seconds that the `finally` blocks of a killed thread get
 
@@ -35,7 +39,7 @@ class Ending:
     `exits` counts the ends by reason.
     """
 
-    def __init__(self, table: ProcessTable, dispatcher: Dispatcher) -> None:
+    def __init__(self, table: ProcessTable, dispatcher: Dispatcher, gate: Gate) -> None:
         self._table = table
         self._dispatcher = dispatcher
         self._loop = dispatcher.loop
@@ -43,6 +47,44 @@ class Ending:
         self.on_end: list[Callable[[Process], None]] = []
         self.on_thread_end: list[Callable[[Thread], None]] = []
         self.exits: Counter[str] = Counter()
+        gate.register({Wait: self.wait})
+
+    # ---- system calls
+
+    def wait(self, process: Process, call: Wait) -> ExitStatus | Coroutine[Any, Any, ExitStatus]:
+        target = self._table.find(call.pid)
+        if target is process:
+            raise InvalidCall(f"process {process.pid} waits for its own end")
+        timeout = check_timeout(call.timeout)
+        if target.status is not None:
+            process.path = max(process.path, target.path)
+            return target.status
+        return self.until_ended(target, timeout, process)
+
+    async def until_ended(self, target: Process, timeout: float | None, waiter: Process | None = None) -> ExitStatus:
+        """How `target` ended, once it has. Raises `TimedOut` and `DeadlockDetected`."""
+        thread, waited = cast(Thread, asyncio.current_task()), EndOf(target)
+
+        def wake(_: Process) -> None:
+            thread.wake()
+
+        target.watch(wake)
+        alarm = Alarm(thread, timeout)
+        try:
+            while target.status is None:
+                if alarm.rung:
+                    raise TimedOut(f"process {target.pid} did not end within {timeout} s", pid=target.pid)
+                thread.waits_for = waited
+                deadlock.check(thread)
+                await PARK
+            if waiter is not None:  # what it does next comes after all that `target` did
+                waiter.path = max(waiter.path, target.path)
+            return target.status
+        finally:
+            target.unwatch(wake)
+            alarm.cancel()
+
+    # ---- for the kernel
 
     def end(self, process: Process, reason: str, why: str) -> None:
         """Kill `process`. Returns at once."""
@@ -86,6 +128,8 @@ class Ending:
         else:
             deadlock.thread_ended(process)
         return process
+
+    # ---- inside
 
     def _grace_over(self, process: Process) -> None:
         """Give up the threads that ignored their cancellation, but not those that the busy loop kept from seeing it."""

@@ -6,26 +6,22 @@ Made by the daemon. It owns every table and starts nothing by itself: work comes
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import random
-import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import structlog
 
-from ipc.syscalls import Checkpoint, DrawRandom, GetTime, Shutdown, Sleep
-from kernel.alarms import Alarm
-from kernel.checks import check_seconds
+from ipc.syscalls import Shutdown
 from kernel.control import Control
 from kernel.dispatcher import Dispatcher
 from kernel.drivers.process import Launcher, launch
+from kernel.durable import volatile
+from kernel.durable.arrivals import Arrivals
 from kernel.durable.durability import Durability
 from kernel.ending import Ending
-from kernel.fiber import PARK
-from kernel.gate import Gate
+from kernel.gate import Calls, Gate
 from kernel.instruments import Instruments
 from kernel.journal.histories import Opening
 from kernel.journal.journal import Journal
@@ -38,7 +34,7 @@ from kernel.memory.shared import SharedMemory
 from kernel.messaging import Messaging
 from kernel.names import NameRegistry
 from kernel.output import Output
-from kernel.process import Process, Thread
+from kernel.process import Process
 from kernel.process_table import ProcessTable
 from kernel.programs import Programs
 from kernel.publication import Publication
@@ -60,115 +56,164 @@ from kernel.watchdog import Watchdog
 log = structlog.get_logger("kernel")
 
 
+class Settings(Protocol):
+    """What may be set about the kernel. `model` is the model for calls that name none."""
+
+    models: dict[str, ModelSpec]
+    model: str
+    scheduling: Scheduling
+    limits: LimitSettings
+    memory: MemoryBounds
+    resources: ResourceSettings
+    tools: dict[str, ToolSpec]
+
+    @property
+    def agent_folders(self) -> Sequence[Path]:
+        """Where programs are."""
+
+    @property
+    def state_path(self) -> Path:
+        """The folder for what survives the daemon; sequences on disk are below it."""
+
+    @property
+    def cache_path(self) -> Path:
+        """The folder for what can be made again."""
+
+
 class Kernel:
-    """The microkernel. `make_context` builds what an agent sees of it, from the gate and the agent's process; `swap` is
-    the folder of sequences on disk, by default one below `cache`; `journal` keeps what clients submit, and without one
-    nothing can be submitted."""
+    """The microkernel. `make_context` builds what an agent sees of it, from the gate and the agent's process.
+
+    `journal` persists what clients submit, and without one nothing can be submitted. `on_shutdown` is called when a
+    client asks the daemon to stop, with whether it is to stop at once. The parts are made in the order of the layers,
+    lowest first: each is given those that it stands on.
+    """
 
     def __init__(
         self,
+        settings: Settings,
+        make_context: Callable[[Calls, Process], Any],
         *,
         version: str,
-        folders: Iterable[Path],
-        models: dict[str, ModelSpec],
-        default_model: str,
-        cache: Path,
-        swap: Path | None = None,
-        make_context: Callable[[Gate, Process], Any],
-        memory: MemoryBounds = MemoryBounds(),  # noqa: B008 - it is frozen
-        tools: dict[str, ToolSpec] | None = None,
-        limits: LimitSettings = LimitSettings(),  # noqa: B008
-        scheduling: Scheduling = Scheduling(),  # noqa: B008
-        resources: ResourceSettings = ResourceSettings(),  # noqa: B008
+        journal: Journal | None = None,
         launcher: Launcher = launch,
         machine: Machine | None = None,
-        journal: Journal | None = None,
+        on_shutdown: Callable[[bool], None] = lambda now: None,
     ) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.gate = Gate()
-        self.table = ProcessTable()
-        self.programs = Programs(folders)
-        self.on_shutdown: Callable[[bool], None] = lambda now: None
-        self.instruments = Instruments(self.gate.observe)
-        dispatcher = Dispatcher(self.loop, self.instruments)
-        self.ending = ending = Ending(self.table, dispatcher)
-        control = Control(self.table, dispatcher, self.gate)
-        self.watchdog = Watchdog(dispatcher, scheduling.slow_step, scheduling.burst, ending.end, self.gate.errors)
-        names = NameRegistry(self.table, self.gate)
-        self.messaging = messaging = Messaging(self.table, self.gate, dispatcher, names)
-        Receiving(self.gate, dispatcher, messaging.dead_letters)
-        self.publication = publication = Publication(self.gate, messaging)
-        links = Links(self.table, self.gate, messaging, ending)
-        keeper = LimitKeeper(limits, self.loop, self.gate, ending)
-        self.threads = Threads(dispatcher, ending, self.gate)
-        self.lifecycle = Lifecycle(
-            self.table, self.programs, dispatcher, ending, self.threads, self.gate, make_context, (names, links, keeper)
-        )
-        self.shared = SharedMemory(self.gate, memory)
+        self.loop = loop = asyncio.get_running_loop()
+        self._on_shutdown = on_shutdown
         self.opened = journal is None  # until then nobody can be told what there is
-        self.on_opened: list[Callable[[], None]] = []
-        self._submitted: Tasks | None = None
-        self._durability: Durability | None = None
-        if journal is not None:
-            self._durability = durability = Durability(
-                journal,
-                self.gate,
-                self.table,
-                self.lifecycle,
-                self.programs,
-                dispatcher,
-                ending,
-                messaging,
-                publication,
-                names,
-                links,
-                self.shared,
-                control,
-                make_context,
-            )
-            journal.on_opened = partial(self._opened, durability)
-            self._submitted = Tasks(
-                journal, self.table, self.lifecycle, ending, self.programs, self.gate, durability.processes
-            )
-        crashes = CrashReports(self.gate)
-        self.supervision = Supervision(self.table, self.gate, self.lifecycle, ending)
-        swap = cache / "swap" if swap is None else swap
+        self.on_opened: list[Callable[[], None]] = []  # called once, when it is
+        swap, cache = settings.state_path / "swap", settings.cache_path / "models"
         machine = ThisMachine(swap) if machine is None else machine
+        scheduling = settings.scheduling
+
+        # core, programs
+        self.table = table = ProcessTable()
+        self.programs = Programs(settings.agent_folders)
+
+        # dispatch, gate
+        self.gate = gate = Gate()
+        self.instruments = Instruments(gate.observe)
+        dispatcher = Dispatcher(loop, self.instruments)
+
+        # processes, messages, sync
+        self.ending = ending = Ending(table, dispatcher, gate)
+        self.threads = Threads(dispatcher, ending, gate)
+        self.watchdog = Watchdog(dispatcher, scheduling.slow_step, scheduling.burst, ending.end, gate.errors)
+        self.control = Control(table, dispatcher, ending, self.threads, gate)
+        self.limits = LimitKeeper(settings.limits, loop, gate, ending)
+        self.output = Output(table, gate)
+        arrivals = Arrivals(gate)
+        self.names = NameRegistry(table, gate, arrivals.names)
+        self.messaging = Messaging(table, gate, dispatcher, self.names)
+        self.publication = Publication(gate, self.messaging)
+        Receiving(gate, dispatcher, self.messaging.dead_letters)
+        self.sync = Synchronisation(gate)
+
+        # memory, models, supervision
+        self.memory = PrivateMemory(gate, settings.memory, self.limits)
+        self.shared = SharedMemory(gate, settings.memory)
         self.resources = ResourceManager(
-            models, default_model, cache, swap, launcher, machine, self.gate, keeper, scheduling, resources
+            settings.models,
+            settings.model,
+            cache,
+            swap,
+            launcher,
+            machine,
+            gate,
+            self.limits,
+            scheduling,
+            settings.resources,
         )
-        if self._durability is not None:
-            self._durability.serve(self.resources)
-        output = Output(self.table, self.gate)
-        self.memory = PrivateMemory(self.gate, memory, keeper)
-        self.tools = ToolSubsystem(tools or {}, self.programs, self.shared, self.gate, self.loop)
-        synchronisation = Synchronisation(self.gate)
-        Status(
-            version,
-            self.table,
-            self.programs,
-            self.gate,
-            ending,
-            messaging,
-            self.watchdog,
-            self.resources,
-            self._submitted,
-        )
-        self.gate.register({Sleep: self._sleep, Shutdown: self._shutdown})
-        self.gate.register({GetTime: _time, DrawRandom: _random, Checkpoint: lambda process, call: call.state})
+        self.links = Links(table, gate, self.messaging, ending, arrivals.pids)
+        self.crashes = CrashReports(gate)
+        admissions = (self.names, self.links, self.limits)  # in the order in which they are asked
+        self.lifecycle = Lifecycle(table, self.programs, dispatcher, ending, gate, make_context, admissions)
+        self.supervision = Supervision(gate, self.lifecycle)
+
+        # durable, tools
+        self.tools = ToolSubsystem(settings.tools, self.programs, self.shared, gate, loop)
+        volatile.register(gate)
+        self.durability: Durability | None = None
+        self.tasks: Tasks | None = None
+        if journal is not None:
+            self.durability = Durability(
+                journal,
+                gate,
+                self.lifecycle,
+                self.messaging,
+                self.publication,
+                self.links,
+                self.shared,
+                self.resources,
+                arrivals,
+            )
+
+            # tasks
+            self.tasks = Tasks(journal, self.lifecycle, gate, self.durability.processes)
+
+        # status
+        Status(version, gate, self.lifecycle, self.messaging, self.watchdog, self.resources, self.tasks)
+        gate.register({Shutdown: self._shutdown})
+        self._connect(dispatcher, journal)
+        loop.set_task_factory(cast(Any, self.threads.make_task))
+
+    def _connect(self, dispatcher: Dispatcher, journal: Journal | None) -> None:
+        """Set every hook: what a part calls of parts above it. Those of one hook are called in the order given here.
+
+        The reason for a place stands beside it; without one the order is that of the layers, and any other would do.
+        """
+        dispatcher.on_slow.append(self.watchdog.slow)
+        self.messaging.on_urgency.append(self.resources.urged)
+        self.ending.on_thread_end.append(self.sync.thread_ended)
+        end, control = self.ending.on_end, self.control
+        if self.durability is not None and self.tasks is not None and journal is not None:
+            durable = self.durability
+            self.shared.keeper = durable.regions
+            journal.on_opened.append(durable.opened)  # first: it knows which pids and names are in use
+            journal.on_opened.append(self._answer_clients)  # then clients may be answered
+            journal.on_pending.append(self.tasks.recovery.recover)
+            control.on_kill.append(self.tasks.written_if_can_be)
+            control.on_suspend.append(durable.processes.suspended)  # before the slots: it is asked to be written first
+            control.on_resume.append(partial(durable.processes.suspended, suspended=False))
+            control.on_nice.append(durable.processes.ranked)
+            end.append(durable.processes.process_ended)  # before the links: what they end finds its task without a root
         control.on_suspend.append(self.resources.suspended)
         control.on_resume.append(self.resources.resumed)
         control.on_nice.append(self.resources.ranked)
-        messaging.on_urgency = self.resources.urged
-        ending.on_end += [crashes.process_ended, links.process_ended, keeper.process_ended]
-        ending.on_end += [names.process_ended, publication.process_ended, messaging.process_ended, output.process_ended]
-        ending.on_end += [self.memory.process_ended, self.shared.process_ended, self.tools.process_ended]
-        ending.on_end.append(self.resources.process_ended)
-        ending.on_thread_end.append(synchronisation.thread_ended)
-        self.loop.set_task_factory(cast(Any, self._make_task))
+        end.append(self.crashes.process_ended)  # before the links: a cause is reported before its consequences
+        end.append(self.links.process_ended)  # before messaging: they put messages into mailboxes
+        end.append(self.limits.process_ended)
+        end.append(self.names.process_ended)
+        end.append(self.publication.process_ended)  # before messaging: no topic leads to a mailbox that is closed
+        end.append(self.messaging.process_ended)  # after the crash report, which quotes the mailbox
+        end.append(self.output.process_ended)
+        end.append(self.memory.process_ended)
+        end.append(self.shared.process_ended)
+        end.append(self.tools.process_ended)
+        end.append(self.resources.process_ended)  # last: it asks what is left to do for the drivers
 
-    def _opened(self, durability: Durability, opening: Opening) -> None:
-        durability.opened(opening)
+    def _answer_clients(self, opening: Opening) -> None:
         self.opened = True
         waiting, self.on_opened = self.on_opened, []
         for callback in waiting:
@@ -177,33 +222,33 @@ class Kernel:
     async def drain(self, timeout: float) -> None:
         """Take no new tasks, let the running ones end for `timeout` seconds, then kill what is left."""
         self.lifecycle.draining = True
-        tasks = self._tasks()
+        tasks = self._agents()
         if tasks and timeout > 0:
             log.info("draining", tasks=len(tasks), seconds=timeout)
             await self._all_ended(tasks, timeout)
-        if self._submitted is not None:
-            self._submitted.stop()
-        if self._durability is not None:
-            await self._durability.generations.put_aside()
-        for process in self._tasks():
+        if self.tasks is not None:
+            self.tasks.stop()
+        if self.durability is not None:
+            await self.durability.generations.put_aside()
+        for process in self._agents():
             self.ending.end(process, "killed", "the daemon shuts down")
-        await self._all_ended(self._tasks(), None)
-        if self._submitted is not None:
-            await self._submitted.settled()
+        await self._all_ended(self._agents(), None)
+        if self.tasks is not None:
+            await self.tasks.settled()
 
     async def close(self) -> None:
         """End the connections' processes, the drivers and the journal. Call after `drain`."""
-        if self._submitted is not None:
-            self._submitted.stop()
+        if self.tasks is not None:
+            self.tasks.stop()
         for process in tuple(self.table.alive.values()):
             self.ending.end(process, "killed", "the daemon shuts down")
         self.tools.close()
         await self.resources.close()
-        if self._submitted is not None:
-            await self._submitted.close()
+        if self.tasks is not None:
+            await self.tasks.close()
         self.loop.set_task_factory(None)
 
-    def _tasks(self) -> list[Process]:
+    def _agents(self) -> list[Process]:
         return [process for process in self.table.alive.values() if not process.is_client]
 
     async def _all_ended(self, processes: list[Process], timeout: float | None) -> None:
@@ -225,42 +270,5 @@ class Kernel:
             except TimeoutError:
                 log.warning("tasks did not end in time", tasks=left)
 
-    def _make_task(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        coro: Coroutine[Any, Any, Any],
-        *,
-        context: contextvars.Context | None = None,
-        name: str | None = None,
-        **_: Any,  # what later versions of asyncio pass, such as eager_start
-    ) -> asyncio.Future[Any]:
-        """A task made by agent code is a thread of its process: counted, suspended and killed with it."""
-        maker = asyncio.current_task(loop)
-        if isinstance(maker, Thread):
-            if maker.done():
-                coro.close()
-                raise RuntimeError("a thread that was given up starts no other one")
-            return self.threads.start_thread(maker.process, coro, context=context, name=name)
-        return asyncio.Task(coro, loop=loop, context=context, name=name)
-
-    async def _sleep(self, process: Process, call: Sleep) -> None:
-        seconds = check_seconds(call.seconds, "the time to sleep")
-        thread = cast(Thread, asyncio.current_task())
-        alarm = Alarm(thread, seconds)
-        try:
-            while not alarm.rung:
-                thread.waits_for = "time"
-                await PARK
-        finally:
-            alarm.cancel()
-
     def _shutdown(self, process: Process, call: Shutdown) -> None:
-        self.on_shutdown(call.now)
-
-
-def _time(process: Process, call: GetTime) -> float:
-    return time.time()
-
-
-def _random(process: Process, call: DrawRandom) -> float:
-    return random.random()
+        self._on_shutdown(call.now)

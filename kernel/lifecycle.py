@@ -1,4 +1,4 @@
-"""The process subsystem: spawn, wait and kill.
+"""How processes begin: as the children of others, or for the connections of clients.
 
 Its handlers are called by the gate. A child never outlives its parent unless detached. More threads of a process are in
 `kernel.threads`, how it ends in `kernel.ending`, how it is held and ranked meanwhile in `kernel.control`.
@@ -9,26 +9,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import copy_context
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from ipc.codec import isolate, reveal
-from ipc.errors import Busy, InvalidCall, Killed, ShuttingDown, TimedOut
-from ipc.syscalls import ExitStatus, Kill, Spawn, Wait
-from kernel import deadlock
-from kernel.alarms import Alarm
-from kernel.checks import check_priority, check_seconds, check_text, check_timeout
+from ipc.errors import Busy, Killed, ShuttingDown
+from ipc.syscalls import Spawn
+from kernel.checks import check_priority, check_seconds, check_text
 from kernel.dispatcher import Dispatcher
 from kernel.ending import Ending
-from kernel.fiber import NEW, PARK
-from kernel.gate import Gate
+from kernel.fiber import NEW
+from kernel.gate import Calls, Gate
 from kernel.outcome import final_event_to, outcome
 from kernel.process import CLIENT, DurableHistory, Process, Thread
 from kernel.process_table import ProcessTable
 from kernel.programs import Program, Programs
 from kernel.relay import Relay
 from kernel.stream import Stream
-from kernel.threads import Threads
-from kernel.waiting import EndOf
 
 MAX_PROCESSES = 200_000
 MAX_OWNER = 200  # characters
@@ -49,7 +45,7 @@ class Admission(Protocol):
 
 
 class Lifecycle:
-    """Starts processes, and answers those that wait for ends.
+    """Starts processes. Others find here what a process begins with, and what ends it.
 
     `admissions` are asked, in their order, before a process is made, and notified in that order once it is. A process
     without a name, a link and limits passes them by, unless one of them looks at all.
@@ -61,38 +57,35 @@ class Lifecycle:
         programs: Programs,
         dispatcher: Dispatcher,
         ending: Ending,
-        threads: Threads,
         gate: Gate,
-        make_context: Callable[[Gate, Process], Any],
+        make_context: Callable[[Calls, Process], Any],
         admissions: Sequence[Admission],
     ) -> None:
-        self._table = table
-        self._programs = programs
-        self._dispatcher = dispatcher
+        self.table = table
+        self.programs = programs
+        self.dispatcher = dispatcher
+        self.ending = ending
+        self.make_context = make_context
+        self.draining = False
         self._loop = dispatcher.loop
         self._instruments = dispatcher.instruments
-        self._ending = ending
-        self._threads = threads
         self._gate = gate
-        self._make_context = make_context
-        self.draining = False
         self._admissions = admissions
         self._of_all = any(admission.of_all for admission in admissions)
-        self.when_killed: Callable[[], Coroutine[Any, Any, None]] | None = None  # awaited before a client is told of it
         self._tell_main_done = self._main_done  # one for all: a bound method made for each thread would stay with it
-        gate.register({Spawn: self.spawn, Wait: self.wait, Kill: self.kill})
+        gate.register({Spawn: self.spawn})
 
     # ---- system calls
 
     def spawn(self, parent: Process, call: Spawn, stream: Stream | None = None) -> int | Coroutine[Any, Any, int]:
         self.check(parent, call)
-        program = self._programs.by_name.get(call.program)
+        program = self.programs.by_name.get(call.program)
         if program is not None:
             return self.start(parent, program, call, stream)
         return self._load_and_start(parent, call, stream)
 
     async def _load_and_start(self, parent: Process, call: Spawn, stream: Stream | None) -> int:
-        program = await asyncio.to_thread(self._programs.load, call.program)
+        program = await asyncio.to_thread(self.programs.load, call.program)
         return self.start(parent, program, call, stream)
 
     def check(self, parent: Process, call: Spawn) -> None:
@@ -102,7 +95,7 @@ class Lifecycle:
         """
         if self.draining and parent.is_client:
             raise ShuttingDown("the daemon is shutting down and takes no new tasks", retry_after=5.0)
-        if len(self._table.alive) >= MAX_PROCESSES:
+        if len(self.table.alive) >= MAX_PROCESSES:
             raise Busy(f"{MAX_PROCESSES} processes are alive, which is the limit; try later", retry_after=1.0)
         if call.priority is not None:
             check_priority(call.priority)
@@ -111,39 +104,13 @@ class Lifecycle:
         if call.owner is not None:
             check_text(call.owner, "an owner", MAX_OWNER)
 
-    def wait(self, process: Process, call: Wait) -> ExitStatus | Coroutine[Any, Any, ExitStatus]:
-        target = self._table.find(call.pid)
-        if target is process:
-            raise InvalidCall(f"process {process.pid} waits for its own end")
-        timeout = check_timeout(call.timeout)
-        if target.status is not None:
-            process.path = max(process.path, target.path)
-            return target.status
-        return self._wait(target, timeout, process)
-
-    def kill(self, process: Process, call: Kill) -> ExitStatus | Coroutine[Any, Any, ExitStatus | None] | None:
-        target = self._table.find(call.pid)
-        if call.thread is not None:
-            return self._threads.kill(target.thread(call.thread))
-        if target.status is not None:
-            return target.status
-        self._ending.end(target, "killed", f"killed by process {process.pid} ({process.program})")
-        if process.is_client and self.when_killed is not None:
-            return self._wait_until_kept(target, self.when_killed)
-        return target.status if target.status is not None else self._wait(target, None)
-
-    async def _wait_until_kept(self, target: Process, kept: Callable[[], Coroutine[Any, Any, None]]) -> ExitStatus:
-        status = target.status if target.status is not None else await self._wait(target, None)
-        await kept()
-        return status
-
     # ---- for connections and the daemon
 
     def open_client(self, name: str) -> Process:
         """A process that stands for the connection of a client, called `name`."""
-        self._table.last_pid += 1
-        process = Process(self._table.last_pid, None, CLIENT, {}, owner=name, priority=0, is_client=True)
-        self._table.alive[process.pid] = process
+        self.table.last_pid += 1
+        process = Process(self.table.last_pid, None, CLIENT, {}, owner=name, priority=0, is_client=True)
+        self.table.alive[process.pid] = process
         return process
 
     def admit(self, parent: Process, program: Program, call: Spawn) -> dict[str, Any]:
@@ -178,7 +145,7 @@ class Lifecycle:
         """
         concerned = self._concerned(parent, call)
         args = self._admit(parent, program, call, concerned)
-        table, detach = self._table, call.detach
+        table, detach = self.table, call.detach
         if not pid:
             table.last_pid = pid = table.last_pid + 1
         process = Process(
@@ -194,7 +161,7 @@ class Lifecycle:
             parent.attempt if attempt is None else attempt,
             durable,
         )
-        context = self._make_context(self._gate, process) if durable is None else durable.context(process)
+        context = self.make_context(self._gate, process) if durable is None else durable.context(process)
         coro = program.function(context, **args) if args else program.function(context)
         table.alive[pid] = process
         if not detach:
@@ -205,13 +172,13 @@ class Lifecycle:
             process.watch(final_event_to(stream))
         if call.deadline is not None:
             why = f"not done within its deadline of {call.deadline} s"
-            process.timer = self._loop.call_later(call.deadline, self._ending.end, process, "deadline", why)
+            process.timer = self._loop.call_later(call.deadline, self.ending.end, process, "deadline", why)
         if process.timer is not None or not parent.is_client:
             _schedule_with(process, parent, self._loop.time(), call.deadline)
         if self._instruments.states:
             self._instruments.tell_state(process, NEW)
         variables = copy_context()
-        main = Thread(process, coro, self._dispatcher, variables)
+        main = Thread(process, coro, self.dispatcher, variables)
         process.threads = (main,)
         main.add_done_callback(self._tell_main_done, context=variables)
         for admission in concerned:
@@ -226,32 +193,10 @@ class Lifecycle:
             return self._admissions
         return ()
 
-    async def _wait(self, target: Process, timeout: float | None, waiter: Process | None = None) -> ExitStatus:
-        thread, waited = cast(Thread, asyncio.current_task()), EndOf(target)
-
-        def wake(_: Process) -> None:
-            thread.wake()
-
-        target.watch(wake)
-        alarm = Alarm(thread, timeout)
-        try:
-            while target.status is None:
-                if alarm.rung:
-                    raise TimedOut(f"process {target.pid} did not end within {timeout} s", pid=target.pid)
-                thread.waits_for = waited
-                deadlock.check(thread)
-                await PARK
-            if waiter is not None:  # what it does next comes after all that `target` did
-                waiter.path = max(waiter.path, target.path)
-            return target.status
-        finally:
-            target.unwatch(wake)
-            alarm.cancel()
-
     def _main_done(self, thread: asyncio.Future[Any]) -> None:
-        process = self._ending.thread_gone(thread)
+        process = self.ending.thread_gone(thread)
         if not process.dying:
-            self._ending.finish(process, *outcome(thread, process))
+            self.ending.finish(process, *outcome(thread, process))
         if not thread.cancelled() and (error := thread.exception()) is not None:
             # It is told of as text. Its frames know the thread, which knows it: thousands that fail would stay long.
             error.__traceback__ = error.__cause__ = error.__context__ = None

@@ -42,7 +42,7 @@ class Messaging:
         self._loop = dispatcher.loop
         self._names = names
         self._last_id = 0
-        self.on_urgency: Callable[[Process], None] | None = None  # called when more or less urgent ones wait for it
+        self.on_urgency: list[Callable[[Process], None]] = []  # called when more or less urgent ones wait for a process
         self.dead_letters = DeadLetters()
         gate.register({Send: self.send, Call: self.call, Reply: self.reply})
 
@@ -131,8 +131,8 @@ class Messaging:
                 owed = recipient.owed = Owed(recipient)
             owed[number] = thread
             box.put(message)
-            if (thread.priority > recipient.priority or process.owed) and self.on_urgency is not None:
-                self.on_urgency(recipient)
+            if thread.priority > recipient.priority or process.owed:
+                self.urgency_changed(recipient)
             while thread.answer is UNANSWERED:
                 thread.waits_for = owed
                 if alarm is None:
@@ -183,13 +183,18 @@ class Messaging:
         else:
             caller.answer = value
             caller.wake()
-            if caller.priority > process.priority and self.on_urgency is not None:
-                self.on_urgency(process)
+            if caller.priority > process.priority:
+                self.urgency_changed(process)
 
     def _bury_reply(self, process: Process, caller: int, call: int, value: Any) -> None:
         """Nobody receives what `process` replied to message `call`."""
         late = Message(self.next_id(), "reply", process.pid, caller, 0, call, None, value)
         self.dead_letters.bury(late, "the caller no longer waits")
+
+    def urgency_changed(self, process: Process) -> None:
+        """More, or less, urgent ones wait for an answer of `process` than before."""
+        for hook in self.on_urgency:
+            hook(process)
 
     # ---- messages of the kernel
 

@@ -17,15 +17,18 @@ MAX_LENGTH = 200  # characters of a name
 
 
 class NameRegistry:
-    """Processes by name. One of the admissions of the lifecycle, as a process may begin with a name."""
+    """Processes by name. `reserved`: names of processes that are to begin again, with their pids.
+
+    One of the admissions of the lifecycle, as a process may begin with a name.
+    """
 
     of_all = False
 
-    def __init__(self, table: ProcessTable, gate: Gate) -> None:
+    def __init__(self, table: ProcessTable, gate: Gate, reserved: Mapping[str, int]) -> None:
         self._table = table
         self._holders: dict[str, Process] = {}
         self._names: dict[Process, set[str]] = {}
-        self.reserved: Mapping[str, int] = {}  # names of processes that are to begin again, with their pids
+        self._reserved = reserved
         gate.register({Register: self.register, Unregister: self.unregister, Names: self.names})
 
     def find(self, name: str) -> Process:
@@ -44,7 +47,7 @@ class NameRegistry:
     def _check(self, name: str, holder: Process | None) -> None:
         if not name or len(name) > MAX_LENGTH or name.lstrip("-").isdigit() or not name.isprintable():
             raise InvalidCall(f"{name[:50]!r} cannot be a name: it takes 1 to {MAX_LENGTH} characters, not all digits")
-        reserved = self.reserved.get(name)
+        reserved = self._reserved.get(name)
         if reserved is not None and (holder is None or holder.pid != reserved):
             raise NameTaken(f"{name!r} is the name of process {reserved}, which begins again", name=name, pid=reserved)
         other = self._holders.get(name)

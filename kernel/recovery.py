@@ -24,7 +24,7 @@ from kernel.journal.journal import Journal
 from kernel.journal.records import Accepted
 from kernel.lifecycle import Lifecycle
 from kernel.process import CLIENT, Process
-from kernel.programs import Program, Programs
+from kernel.programs import Program
 from kernel.relay import Relay
 from kernel.running_tasks import RunningTasks, Task, id_text
 
@@ -42,20 +42,17 @@ class Recovery:
         running: RunningTasks,
         journal: Journal,
         lifecycle: Lifecycle,
-        programs: Programs,
         durable: DurableProcesses,
     ) -> None:
         self._running = running
         self._journal = journal
         self._lifecycle = lifecycle
-        self._programs = programs
         self._durable = durable
         self._loop = asyncio.get_running_loop()
         self._pending: deque[Accepted] = deque()
         self._recovery: asyncio.Task[None] | None = None
         # In whose name they are begun: a client that nobody sees.
         self._nobody = Process(0, None, CLIENT, {}, owner="", priority=0, is_client=True)
-        journal.on_pending = self.recover
 
     def stop(self) -> None:
         """Begin no more."""
@@ -120,7 +117,7 @@ class Recovery:
     async def _load(self, name: str) -> Program | Exception:
         """The program, or what stands against it: for its own tasks, and no others."""
         try:
-            return await asyncio.to_thread(self._programs.load, name)
+            return await asyncio.to_thread(self._lifecycle.programs.load, name)
         except Exception as error:
             return error
 

@@ -26,7 +26,6 @@ from kernel.journal.records import End
 from kernel.lifecycle import Lifecycle
 from kernel.outcome import final_event
 from kernel.process import Process
-from kernel.process_table import ProcessTable
 from kernel.programs import Program
 from kernel.relay import Relay
 
@@ -64,9 +63,8 @@ class RunningTasks:
     takes nothing: so there are at most as many as ran when that began, of `MOST` bytes each.
     """
 
-    def __init__(self, journal: Journal, table: ProcessTable, lifecycle: Lifecycle, durable: DurableProcesses) -> None:
+    def __init__(self, journal: Journal, lifecycle: Lifecycle, durable: DurableProcesses) -> None:
         self._journal = journal
-        self._table = table
         self._lifecycle = lifecycle
         self._durable = durable
         self.tasks: dict[int, Task] = {}
@@ -93,7 +91,7 @@ class RunningTasks:
                 task.pid = self._durable.start(parent, program, call, task.relay, attempt, own)
         except Exception as error:
             raise self.failed(task, "failed", error) from None
-        self._table.alive[task.pid].watch(partial(self._process_ended, task))
+        self._lifecycle.table.alive[task.pid].watch(partial(self._process_ended, task))
 
     def _process_ended(self, task: Task, process: Process) -> None:
         status = process.status

@@ -28,13 +28,11 @@ from ipc.syscalls import (
     Ps,
     Stats,
 )
-from kernel import programs
 from kernel.dead_letters import heading
-from kernel.ending import Ending
 from kernel.gate import Gate
+from kernel.lifecycle import Lifecycle
 from kernel.messaging import Messaging
 from kernel.process import Process
-from kernel.process_table import ProcessTable
 from kernel.slots.resources import ResourceManager
 from kernel.tasks import Tasks
 from kernel.watchdog import Watchdog
@@ -46,20 +44,18 @@ class Status:
     def __init__(
         self,
         version: str,
-        table: ProcessTable,
-        known: programs.Programs,
         gate: Gate,
-        ending: Ending,
+        lifecycle: Lifecycle,
         messaging: Messaging,
         watchdog: Watchdog,
         resources: ResourceManager,
         tasks: Tasks | None,
     ) -> None:
         self._version = version
-        self._table = table
-        self._programs = known
+        self._table = lifecycle.table
+        self._programs = lifecycle.programs
         self._gate = gate
-        self._ending = ending
+        self._ending = lifecycle.ending
         self._messaging = messaging
         self._watchdog = watchdog
         self._resources = resources

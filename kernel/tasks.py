@@ -24,14 +24,12 @@ from ipc.messages import Event, Missed
 from ipc.syscalls import Attach, Backup, History, Submit, Submitted, TaskInfo
 from kernel.durable.history import History as Own
 from kernel.durable.processes import DurableProcesses
-from kernel.ending import Ending
 from kernel.gate import Gate
 from kernel.journal.journal import Journal
 from kernel.journal.records import Accepted, Kept
 from kernel.lifecycle import Lifecycle
 from kernel.process import Process
-from kernel.process_table import ProcessTable
-from kernel.programs import Program, Programs
+from kernel.programs import Program
 from kernel.recovery import Recovery
 from kernel.relay import Relay
 from kernel.running_tasks import RunningTasks, Task, id_number, id_text
@@ -48,33 +46,26 @@ class Tasks:
     def __init__(
         self,
         journal: Journal,
-        table: ProcessTable,
         lifecycle: Lifecycle,
-        ending: Ending,
-        programs: Programs,
         gate: Gate,
         durable: DurableProcesses,
     ) -> None:
         self._journal = journal
-        self._table = table
         self._lifecycle = lifecycle
-        self._ending = ending
-        self._programs = programs
         self._durable = durable
         self._loop = asyncio.get_running_loop()
-        self._running = running = RunningTasks(journal, table, lifecycle, durable)
+        self._running = running = RunningTasks(journal, lifecycle, durable)
         self._tasks = running.tasks
-        self._recovery = Recovery(running, journal, lifecycle, programs, durable)
-        lifecycle.when_killed = self._written_if_can_be
+        self.recovery = Recovery(running, journal, lifecycle, durable)
         gate.register({Submit: self.submit, Attach: self.attach, History: self.history, Backup: self.backup})
 
     # ---- system calls
 
     async def submit(self, client: Process, call: Submit, stream: Stream | None = None) -> Submitted:
         self._lifecycle.check(client, call)
-        program = self._programs.by_name.get(call.program)
+        program = self._lifecycle.programs.by_name.get(call.program)
         if program is None:
-            program = await asyncio.to_thread(self._programs.load, call.program)
+            program = await asyncio.to_thread(self._lifecycle.programs.load, call.program)
         self._lifecycle.admit(client, program, call)
         owner = call.owner or client.owner
         kept = msgspec.structs.replace(call, owner=owner, credit=0)
@@ -118,16 +109,16 @@ class Tasks:
     def stop(self) -> None:
         """The daemon stops in order: detached tasks that are killed from now on belong to its next life."""
         self._running.stopping = self._durable.stopping = True
-        self._recovery.stop()
+        self.recovery.stop()
 
     async def settled(self) -> None:
         """Return when what is on its way to the disk is there, and all ends are told; or the disk takes too long."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_TIMEOUT):
-                await self._written_if_can_be()
+                await self.written_if_can_be()
                 await self._running.settled()
 
-    async def _written_if_can_be(self) -> None:
+    async def written_if_can_be(self) -> None:
         """Return when all that was asked for is on the disk, or has been refused by it."""
         with contextlib.suppress(LlmosError):  # what it cannot read it may come to write
             await self._journal.read(lambda store: None)
@@ -186,9 +177,9 @@ class Tasks:
                 begun.set_result(answer)
 
     def _abandon(self, client: Process, pid: int) -> None:
-        process = self._table.alive.get(pid)
+        process = self._lifecycle.table.alive.get(pid)
         if process is not None and process.parent is client:
-            self._ending.end(process, "killed", "its client abandoned it")
+            self._lifecycle.ending.end(process, "killed", "its client abandoned it")
 
     # ---- tasks that are there already
 
@@ -222,7 +213,7 @@ class Tasks:
         """The answer for a task that may be in line to be begun again: with its pid, once it has one."""
         task = self._tasks.get(id_number(submitted.id))
         if task is not None and not task.pid:
-            await self._recovery.over()
+            await self.recovery.over()
         return submitted if task is None else task.submitted()
 
     def _info(self, row: Kept) -> TaskInfo:

@@ -1,19 +1,22 @@
 """More threads of a process than its first: started by agents and for connections, and killed one at a time.
 
-`StartThread` comes by the gate. Such a thread ends with its process at the latest.
+`StartThread` and `Sleep` come by the gate, tasks that agent code makes by the loop's task factory. Such a thread ends
+with its process at the latest.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, cast
 
 import structlog
 
 from ipc.errors import InvalidCall
-from ipc.syscalls import StartThread
+from ipc.syscalls import Sleep, StartThread
 from kernel.alarms import Alarm
+from kernel.checks import check_seconds
 from kernel.dispatcher import Dispatcher
 from kernel.ending import GRACE, Ending
 from kernel.fiber import PARK
@@ -34,7 +37,7 @@ class Threads:
         self._dispatcher = dispatcher
         self._loop = dispatcher.loop
         self._ending = ending
-        gate.register({StartThread: self.start_worker})
+        gate.register({StartThread: self.start_worker, Sleep: self.sleep})
 
     def start_worker(self, process: Process, call: StartThread) -> Thread:
         if not asyncio.iscoroutine(call.coro):
@@ -44,6 +47,35 @@ class Threads:
     def start_thread(self, process: Process, coro: Coroutine[Any, Any, Any], **options: Any) -> Thread:
         """Run `coro` as one more thread of `process`; it is cancelled when the process ends."""
         return self._adopt(Thread(process, coro, self._dispatcher, **options), self._thread_done)
+
+    def make_task(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coro: Coroutine[Any, Any, Any],
+        *,
+        context: contextvars.Context | None = None,
+        name: str | None = None,
+        **_: Any,  # what later versions of asyncio pass, such as eager_start
+    ) -> asyncio.Future[Any]:
+        """The task factory of the loop: a task made by agent code is a thread of its process, and dies with it."""
+        maker = asyncio.current_task(loop)
+        if isinstance(maker, Thread):
+            if maker.done():
+                coro.close()
+                raise RuntimeError("a thread that was given up starts no other one")
+            return self.start_thread(maker.process, coro, context=context, name=name)
+        return asyncio.Task(coro, loop=loop, context=context, name=name)
+
+    async def sleep(self, process: Process, call: Sleep) -> None:
+        seconds = check_seconds(call.seconds, "the time to sleep")
+        thread = cast(Thread, asyncio.current_task())
+        alarm = Alarm(thread, seconds)
+        try:
+            while not alarm.rung:
+                thread.waits_for = "time"
+                await PARK
+        finally:
+            alarm.cancel()
 
     async def kill(self, target: Thread) -> None:
         """End one thread; returns when it is gone, or given up. Raises `InvalidCall`."""

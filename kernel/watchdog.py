@@ -60,7 +60,6 @@ class Watchdog:
         self._running = False
         self.slow_steps = 0
         dispatcher.slow_step = slow_step
-        dispatcher.on_slow = self._slow
 
     def start(self) -> None:
         """Look a few times per burst from now on. In the main thread only: no other can be interrupted."""
@@ -117,7 +116,7 @@ class Watchdog:
         if self._running:
             signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
 
-    def _slow(self, thread: Thread, seconds: float) -> None:
+    def slow(self, thread: Thread, seconds: float) -> None:
         # At most so many lines a second as slow steps fit into it.
         self.slow_steps += 1
         log.warning(

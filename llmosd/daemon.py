@@ -48,23 +48,10 @@ class Daemon:
         self._stop_now = asyncio.Event()
         self._failure: LlmosError | None = None
         journal = self._journal = Journal(config.state_path, config.journal)
-        journal.on_failure = self._journal_failed
+        journal.on_failure.append(self._journal_failed)
         self._kernel = microkernel.Kernel(
-            version=llmosd.__version__,
-            folders=config.agent_folders,
-            models=config.models,
-            default_model=config.model,
-            cache=config.cache_path / "models",
-            swap=config.state_path / "swap",
-            make_context=Context,
-            memory=config.memory,
-            tools=config.tools,
-            scheduling=config.scheduling,
-            limits=config.limits,
-            resources=config.resources,
-            journal=journal,
+            config, Context, version=llmosd.__version__, journal=journal, on_shutdown=self._shutdown
         )
-        self._kernel.on_shutdown = self._shutdown
 
     async def run(self) -> None:
         """Serve until told to stop. Raises why the journal could not be opened."""

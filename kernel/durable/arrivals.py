@@ -6,24 +6,25 @@ Asked by the gate when a call finds no process of a pid or name: nobody is to be
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import cast
 
 from ipc.errors import LlmosError
 from kernel.fiber import PARK
+from kernel.gate import Gate
 from kernel.process import Thread
 
 
 class Arrivals:
-    """`pids` (with their tasks) and `names` (with their pids) of those to come. `on_all`: called when all have come."""
+    """`pids` (with their tasks) and `names` (with their pids) of those to come. While there are any, the gate asks."""
 
-    def __init__(self, on_all: Callable[[], None]) -> None:
+    def __init__(self, gate: Gate) -> None:
         self.pids: dict[int, int] = {}
         self.names: dict[str, int] = {}
         self._of_task: dict[int, set[int]] = {}
         self._names_of: dict[int, list[str]] = {}
         self._waiting: dict[int, dict[Thread, None]] = {}  # by pid
-        self._on_all = on_all
+        self._gate = gate
 
     def expect(self, processes: Iterable[tuple[int, int]], names: dict[str, int]) -> None:
         """Pids with the ids of their tasks, and names with their pids."""
@@ -33,6 +34,8 @@ class Arrivals:
         self.names.update(names)
         for name, pid in names.items():
             self._names_of.setdefault(pid, []).append(name)
+        if self.pids:
+            self._gate.arrivals = self
 
     def release(self, name: str | None, pid: int) -> None:
         """Process `pid` begins, and may take the name that was kept for it."""
@@ -50,7 +53,7 @@ class Arrivals:
         for thread in self._waiting.pop(pid, ()):
             thread.wake()
         if not self.pids:
-            self._on_all()
+            self._gate.arrivals = None
 
     def ended(self, task: int) -> None:
         """None of the processes of `task` will come any more."""

@@ -218,8 +218,8 @@ class DurableMessages:
         if recipient.owed is None:
             recipient.owed = Owed(recipient)
         recipient.owed[number] = thread
-        if (thread.priority > recipient.priority or process.owed) and self._messaging.on_urgency is not None:
-            self._messaging.on_urgency(recipient)
+        if thread.priority > recipient.priority or process.owed:
+            self._messaging.urgency_changed(recipient)
 
     def _take(self, number: int) -> Any:
         """The reply to call `number`: it is dropped in the transaction that keeps the call."""

@@ -18,22 +18,19 @@ from ipc.codec import decode, encode
 from ipc.errors import HistoryDamaged, LlmosError, MalformedFrame, to_wire
 from ipc.messages import Message
 from ipc.syscalls import ExitStatus, MemorySet, Register, Spawn, Subscribe, Wait
-from kernel.dispatcher import Dispatcher
 from kernel.durable.arrivals import Arrivals
 from kernel.durable.commits import Commits, Receipt
 from kernel.durable.history import History, Key, Tree, history_of
 from kernel.durable.mailbox import DurableMailbox
 from kernel.durable.messages import DurableMessages
 from kernel.durable.outcome import declared
-from kernel.ending import Ending
 from kernel.gate import Gate
 from kernel.journal.changes import Change, ChildEnded, PutName, PutProcess, Ranked, Suspended, TaskEnded
 from kernel.journal.histories import Row
 from kernel.lifecycle import Lifecycle
 from kernel.mailbox import CAPACITY
 from kernel.process import Process, Thread
-from kernel.process_table import ProcessTable
-from kernel.programs import Program, Programs
+from kernel.programs import Program
 from kernel.relay import Relay
 from kernel.supervision.links import ABNORMAL
 
@@ -50,10 +47,6 @@ class DurableProcesses:
         arrivals: Arrivals,
         messages: DurableMessages,
         lifecycle: Lifecycle,
-        ending: Ending,
-        table: ProcessTable,
-        programs: Programs,
-        dispatcher: Dispatcher,
         context: Callable[[Process], Any],
     ) -> None:
         self._gate = gate
@@ -61,10 +54,10 @@ class DurableProcesses:
         self._arrivals = arrivals
         self._messages = messages
         self._lifecycle = lifecycle
-        self._ending = ending
-        self._table = table
-        self._programs = programs
-        self._dispatcher = dispatcher
+        self._ending = lifecycle.ending
+        self._table = lifecycle.table
+        self._programs = lifecycle.programs
+        self._dispatcher = lifecycle.dispatcher
         self._context = context
         self.stopping = False
 

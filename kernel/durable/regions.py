@@ -26,7 +26,6 @@ class DurableRegions:
     def __init__(self, shared: SharedMemory, commits: Commits) -> None:
         self._shared = shared
         self._commits = commits
-        shared.keeper = self
 
     def changed(self, process: Process, name: str, region: Region) -> Receipt | None:
         value = bytes(raw(region.value))

@@ -32,16 +32,16 @@ WAITING = 100_000  # tasks that may wait for their commit
 class Journal:
     """The journal in `folder`, which is locked until it is closed.
 
-    `on_opened` is called first, with what has to be known before anybody is answered anything; then `on_pending` with
+    `on_opened` are called first, with what has to be known before anybody is answered anything; then `on_pending` with
     the tasks that earlier lives left, portion by portion and the last one empty, before anything is answered;
-    `on_failure` with why it cannot be opened or go on. Set them before the loop goes on.
+    `on_failure` with why it cannot be opened or go on. Add to them before the loop goes on.
     """
 
     def __init__(self, folder: Path, settings: JournalSettings) -> None:
         """Raises `StateInUse` with the pid of the daemon that has it, and `JournalUnavailable`."""
-        self.on_opened: Callable[[Opening], None] = lambda opening: None
-        self.on_pending: Callable[[list[Accepted]], None] = lambda tasks: None
-        self.on_failure: Callable[[LlmosError], None] = lambda error: None
+        self.on_opened: list[Callable[[Opening], None]] = []
+        self.on_pending: list[Callable[[list[Accepted]], None]] = []
+        self.on_failure: list[Callable[[LlmosError], None]] = []
         self._loop = asyncio.get_running_loop()
         self._path = folder / FILE
         self._settings = settings
@@ -151,13 +151,16 @@ class Journal:
             self._loop.call_soon_threadsafe(function, value)
 
     def _told_opening(self, opening: Opening) -> None:
-        self.on_opened(opening)
+        for hook in self.on_opened:
+            hook(opening)
 
     def _told_pending(self, tasks: list[Accepted]) -> None:
-        self.on_pending(tasks)
+        for hook in self.on_pending:
+            hook(tasks)
 
     def _told_failure(self, error: LlmosError) -> None:
-        self.on_failure(error)
+        for hook in self.on_failure:
+            hook(error)
 
     def _told_answers(self, operations: Sequence[Operation]) -> None:
         """Hand each outcome to whoever waits for it."""

@@ -26,12 +26,16 @@ NO_CLIENTS = "the connection of a client cannot be linked; let it monitor or wai
 class Links:
     """Links go both ways, monitors one way. Processes without either cost nothing.
 
+    `expected`: pids of processes that are to begin again.
+
     One of the admissions of the lifecycle, as a process may begin with a link to its parent.
     """
 
     of_all = False
 
-    def __init__(self, table: ProcessTable, gate: Gate, messaging: Messaging, ending: Ending) -> None:
+    def __init__(
+        self, table: ProcessTable, gate: Gate, messaging: Messaging, ending: Ending, expected: Container[int]
+    ) -> None:
         self._table = table
         self._messaging = messaging
         self._ending = ending
@@ -40,7 +44,7 @@ class Links:
         self._held: dict[Process, dict[int, None]] = {}  # references, by who is told
         self._watched: dict[Process, dict[int, None]] = {}  # references, by whom they are of
         self._last_ref = 0
-        self.expected: Container[int] = ()  # pids of processes that are to begin again
+        self._expected = expected
         gate.register(
             {Link: self.link, Unlink: self.unlink, Monitor: self.monitor, Demonitor: self.demonitor},
         )
@@ -59,7 +63,7 @@ class Links:
         if call.pid == process.pid:
             raise InvalidCall(f"process {process.pid} monitors itself, and could not be told")
         target = self._table.alive.get(call.pid) or self._table.ended.get(call.pid)
-        known = type(call.pid) is int and 0 < call.pid <= self._table.last_pid and call.pid not in self.expected
+        known = type(call.pid) is int and 0 < call.pid <= self._table.last_pid and call.pid not in self._expected
         if target is None and not known:
             raise self._table.unknown(call.pid)
         if not ref:

@@ -17,11 +17,9 @@ from ipc.errors import InvalidCall
 from ipc.messages import Log
 from ipc.syscalls import Child, ExitStatus, Supervise
 from kernel.checks import check_seconds
-from kernel.ending import Ending
 from kernel.gate import Gate
 from kernel.lifecycle import Lifecycle
 from kernel.process import Process, Thread
-from kernel.process_table import ProcessTable
 from kernel.supervision.restarts import Restarts
 from kernel.supervision.supervisor import Supervisor
 
@@ -33,15 +31,11 @@ class Supervision:
 
     def __init__(
         self,
-        table: ProcessTable,
         gate: Gate,
         lifecycle: Lifecycle,
-        ending: Ending,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self._table = table
         self._lifecycle = lifecycle
-        self._ending = ending
         self._chance = chance
         gate.register({Supervise: self.supervise})
 
@@ -57,7 +51,9 @@ class Supervision:
             log.warning(event, supervisor=process.pid, **fields)
             process.write_log(Log(process.pid, time.time(), "warning", event, fields))
 
-        supervisor = Supervisor(thread, call, restarts, self._lifecycle.spawn, self._table.find, self._ending.end, tell)
+        supervisor = Supervisor(
+            thread, call, restarts, self._lifecycle.spawn, self._lifecycle.table.find, self._lifecycle.ending.end, tell
+        )
         return await supervisor.run()
 
 

@@ -6,15 +6,19 @@ says, and it never reads the settings or the entry points of this machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict, TypeVar, Unpack
+
+import msgspec
 
 from kernel.journal.journal import Journal
 from kernel.kernel import Kernel
 from kernel.limits import LimitSettings
+from kernel.memory.bounds import MemoryBounds
 from kernel.slots.model import ModelSpec
 from kernel.slots.settings import ResourceSettings, Scheduling
+from kernel.tools.tool import ToolSpec
 from llmosd.context import Context
 from tests.support.drivers import InLoopLauncher
 from tests.support.machine import FakeMachine
@@ -25,10 +29,25 @@ UNWRITABLE = Path("/dev/null/unused")  # the folder of kernels that are to write
 S = TypeVar("S", bound=System)
 
 
+class Settings(msgspec.Struct):
+    """The settings of a kernel under test, without a file, an environment and the agents that ship."""
+
+    models: dict[str, ModelSpec]
+    model: str
+    agent_folders: Sequence[Path]
+    state_path: Path
+    cache_path: Path
+    limits: LimitSettings
+    scheduling: Scheduling
+    resources: ResourceSettings
+    memory: MemoryBounds = MemoryBounds()
+    tools: dict[str, ToolSpec] = {}
+
+
 class Parts(TypedDict, total=False):
     """What a test may choose about its kernel. `agents` are the folders in which it finds programs."""
 
-    agents: Iterable[Path]
+    agents: Sequence[Path]
     models: dict[str, ModelSpec]
     limits: LimitSettings
     scheduling: Scheduling
@@ -47,21 +66,18 @@ def boot(folder: Path, **parts: Unpack[Parts]) -> System:
 def boot_as(kind: type[S], folder: Path, **parts: Unpack[Parts]) -> S:
     """The same, as a `System` with more to it."""
     models = parts.get("models", {"sim": ModelSpec(driver="simulated")})
-    launcher = InLoopLauncher()
-    machine = FakeMachine(launcher)
-    kernel = Kernel(
-        version="test",
-        folders=parts.get("agents", ()),
+    settings = Settings(
         models=models,
-        default_model=next(iter(models), ""),
-        cache=folder / "cache",
-        swap=folder / "swap",
-        make_context=Context,
+        model=next(iter(models), ""),
+        agent_folders=parts.get("agents", ()),
+        state_path=folder,
+        cache_path=folder / "cache",
         limits=parts.get("limits", LimitSettings()),
         scheduling=parts.get("scheduling", Scheduling()),
         resources=parts.get("resources", ResourceSettings()),
-        launcher=launcher,
-        machine=machine,
-        journal=parts.get("journal"),
     )
+    launcher = InLoopLauncher()
+    machine = FakeMachine(launcher)
+    journal = parts.get("journal")
+    kernel = Kernel(settings, Context, version="test", launcher=launcher, machine=machine, journal=journal)
     return kind(kernel, launcher, machine)

@@ -21,6 +21,7 @@ from kernel.kernel import Kernel
 from kernel.process import Process, Thread
 from kernel.programs import Function, Program
 from kernel.slots.runtime import ModelRuntime
+from kernel.slots.sequence import Sequence
 from kernel.stream import Stream
 from kernel.tasks import Tasks
 from kernel.tools.tool import Tool
@@ -175,6 +176,10 @@ class System:
     def runtime(self, model: str = "sim") -> ModelRuntime:
         return self.kernel.resources.runtime(model)
 
+    def sequences(self, process: Process) -> list[Sequence]:
+        """Those of `process` that have not ended, in the order of their calls."""
+        return list(self.kernel.resources.calls.of_process(process))
+
     @property
     def runtimes(self) -> Collection[ModelRuntime]:
         """Of all models that were used."""
@@ -193,8 +198,8 @@ class System:
     @property
     def tasks(self) -> Tasks:
         """The task subsystem; the kernel has one if it has a journal."""
-        assert self.kernel._submitted is not None
-        return self.kernel._submitted
+        assert self.kernel.tasks is not None
+        return self.kernel.tasks
 
     @property
     def journal(self) -> Journal:

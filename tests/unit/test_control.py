@@ -328,7 +328,7 @@ async def test_one_thread_of_two_that_generate_is_suspended(system: Any) -> None
     await asyncio.sleep(2)
     await system.call(Suspend(process.pid, "0-1"))
     await asyncio.sleep(20)
-    held, free = sorted(system.kernel.resources.calls.of_process(process), key=lambda sequence: sequence.id), None
+    held, free = sorted(system.sequences(process), key=lambda sequence: sequence.id), None
     assert [(sequence.thread.path, sequence.state) for sequence in held] == [("0-1", "parked")]
     await system.call(Resume(process.pid, "0-1"))
     texts = await system.result(process)

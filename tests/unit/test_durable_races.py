@@ -293,8 +293,8 @@ async def test_nothing_is_left_of_senders_that_have_ended(world: World) -> None:
         history = life.system.table.alive[serving.pid].durable
         assert history is not None
         assert history.delivered == {}
-        assert life.system.kernel._durability is not None
-        assert life.system.kernel._durability.processes._messages._reached == {}
+        assert life.system.kernel.durability is not None
+        assert life.system.kernel.durability.processes._messages._reached == {}
         assert await life.rows("SELECT * FROM delivered") == []
 
 

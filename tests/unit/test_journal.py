@@ -46,8 +46,8 @@ class Desk:
         self.pending: list[Accepted] = []
         self.recovered = asyncio.Event()
         self.failure: asyncio.Future[LlmosError] = asyncio.get_running_loop().create_future()
-        self.journal.on_pending = self._on_pending
-        self.journal.on_failure = self.failure.set_result
+        self.journal.on_pending.append(self._on_pending)
+        self.journal.on_failure.append(self.failure.set_result)
 
     def _on_pending(self, portion: list[Accepted]) -> None:
         self.pending += portion

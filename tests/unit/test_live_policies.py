@@ -237,7 +237,7 @@ async def test_who_serves_an_urgent_caller_is_as_urgent_while_it_does(system: An
     system.spawn("teller", tokens=200, seed=7)
     early = system.spawn(caller, to=last.pid, priority=-5)
     await asyncio.sleep(5)
-    (waiting,) = last.sequences
+    (waiting,) = system.sequences(last)
     assert (waiting.state, waiting.priority) == ("queued", -5)
     urgent = system.spawn("caller", to=between.pid, priority=8)
     await asyncio.sleep(2)
@@ -247,7 +247,7 @@ async def test_who_serves_an_urgent_caller_is_as_urgent_while_it_does(system: An
     assert await system.result(urgent) == text_of(12, 12)  # its own call of the server is served at once
     assert system.loop.time() - before <= 14
     await asyncio.sleep(1)
-    assert not last.sequences
+    assert not system.sequences(last)
 
 
 @pytest.mark.parametrize("models", [ONE_SLOT])
@@ -267,7 +267,7 @@ async def test_urgency_ends_with_the_answer(system: Any) -> None:
     serving = system.spawn(server, priority=-5)
     system.spawn(caller, to=serving.pid, priority=8)
     await asyncio.sleep(5)
-    (work,) = serving.sequences
+    (work,) = system.sequences(serving)
     assert work.state == "running"
     await asyncio.sleep(7)
     assert (work.state, work.priority) == ("queued", -5)

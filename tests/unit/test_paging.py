@@ -190,7 +190,7 @@ async def test_a_small_one_behind_a_large_one_that_has_no_memory_does_not_hide_t
 async def test_a_preemption_costs_nothing_while_there_is_memory_and_else_the_time_on_disk(system: Any) -> None:
     process = system.spawn("teller")
     await asyncio.sleep(5.5)
-    (sequence,) = system.kernel.resources.calls.of_process(process)
+    (sequence,) = system.sequences(process)
     work = system.runtime().work
     assert sequence.switch_cost == work.pager.switch_cost(sequence, 100.0) == 0.0
     work.pager.kv = protocol.KVUsage(used=50 * TOKEN, waiting=1)
@@ -284,7 +284,7 @@ async def test_a_driver_that_dies_while_it_writes_costs_no_text(system: Any) -> 
     processes.append(system.spawn("teller", seed=3))
     while not system.driver.sent_of(protocol.SwapOut):
         await asyncio.sleep(0.1)
-    assert "swapping" in next(iter(system.kernel.resources.calls.of_process(processes[0]))).holds
+    assert "swapping" in system.sequences(processes[0])[0].holds
     system.driver.die()
     await asyncio.sleep(1.5)
     assert files(system) == []

@@ -119,7 +119,7 @@ async def test_a_model_that_never_fits_is_named_with_what_to_do(system: Any) -> 
 async def test_sizes_are_remembered_for_the_next_daemon(system: Any, tmp_path: Any) -> None:
     await system.run("teller", model="one")
     await asyncio.sleep(1)
-    ((key, measured),) = json.loads((tmp_path / "cache" / "sizes.json").read_text()).items()
+    ((key, measured),) = json.loads((tmp_path / "cache" / "models" / "sizes.json").read_text()).items()
     assert key.startswith('["simulated",')
     assert measured["size"] == GB
     assert measured["seconds"] == pytest.approx(2.0)

@@ -274,7 +274,7 @@ async def test_a_generation_parks_while_its_reader_is_behind_and_goes_on_afterwa
 
     process = system.spawn(agent, stream=recorder.stream)
     await asyncio.sleep(60)
-    (sequence,) = process.sequences
+    (sequence,) = system.sequences(process)
     assert sequence.state == PARKED
     assert sequence.holds == {"reader"}
     assert 0 < len(sequence.ids) < 10
@@ -297,7 +297,7 @@ async def test_a_generation_does_not_begin_while_its_reader_is_behind(system: An
 
     process = system.spawn(agent, stream=recorder.stream)
     await asyncio.sleep(60)
-    (sequence,) = process.sequences
+    (sequence,) = system.sequences(process)
     assert (sequence.state, sequence.ids) == (PARKED, [])
     recorder.stream.grant(10_000)
     assert len((await system.result(process)).split()) == 20

@@ -286,7 +286,7 @@ async def test_a_program_that_cannot_be_read_at_a_recovery_ends_its_own_tasks_al
         Accepted(name, "somebody", None, encode(Submit(name, {"number": 4})), time.time(), id=number)
         for number, name in enumerate(("unreadable", "double"), 1)
     ]
-    tasks._recovery.recover(earlier)
+    tasks.recovery.recover(earlier)
     broken, sound = (tasks._tasks[task.id] for task in earlier)
     while broken.final is None or sound.final is None:
         await asyncio.sleep(0.01)

@@ -195,7 +195,7 @@ def _slots(kernel: Kernel) -> Iterator[str]:
             if sequence.finished and not sequence.cancelled:
                 yield f"sequence {sequence.id} is over and was not forgotten"
     for process in kernel.table.alive.values():
-        for sequence in process.sequences or ():
+        for sequence in kernel.resources.calls.of_process(process):
             if sequence.finished or sequence.thread.done():
                 yield f"process {process.pid} keeps sequence {sequence.id}, which is over"
 
