@@ -111,10 +111,3 @@ class _Gpus:
             busy = nvml.nvmlDeviceGetUtilizationRates(device).gpu / 100
             gpus.append(GpuInfo(str(nvml.nvmlDeviceGetName(device)), memory.total, memory.used, busy))
         return gpus
-
-
-def _cores() -> list[int]:
-    """The processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(psutil.cpu_count() or 1))

@@ -1,7 +1,7 @@
 """More threads of a process than its first: started by agents and for connections, and killed one at a time.
 
 `StartThread` and `Sleep` come by the gate, tasks that agent code makes by the loop's task factory. Such a thread ends
-with its process at the latest.
+with its process at the latest. The first thread of a process is the lifecycle's.
 """
 
 from __future__ import annotations
@@ -23,11 +23,32 @@ from kernel.fiber import PARK
 from kernel.gate import Gate
 from kernel.outcome import outcome
 from kernel.process import MAIN, Process, Thread
-from kernel.worker import Worker
 
 T = TypeVar("T", bound=Thread)
 
 log = structlog.get_logger("kernel.process")
+
+
+class Worker(Thread):
+    """A thread that an agent started. `awaited` counts the callbacks for its end, also once it has ended. If there are
+    none, a failure of the thread is one of its process."""
+
+    __slots__ = ("awaited",)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.awaited = 0
+        super().__init__(*args, **options)
+
+    # Every await of a future calls these two, in the tasks and the gathering of asyncio too.
+
+    def add_done_callback(self, fn: Callable[[Any], object], /, *, context: contextvars.Context | None = None) -> None:
+        self.awaited += 1
+        super().add_done_callback(fn, context=context)
+
+    def remove_done_callback(self, fn: Callable[[Any], object], /) -> int:
+        removed = super().remove_done_callback(fn)
+        self.awaited -= removed
+        return removed
 
 
 class Threads:
@@ -120,7 +141,7 @@ class Threads:
             thread.exception()
 
     def _worker_done(self, thread: asyncio.Future[Any]) -> None:
-        """A thread made by `start_thread` has ended; a failure that nobody waits for is one of the process."""
+        """A thread made by `start_worker` has ended; a failure that nobody waits for is one of the process."""
         process = self._ending.thread_gone(thread)
         if not thread.cancelled() and thread.exception() is not None and not cast(Worker, thread).awaited:
             self._ending.finish(process, *outcome(thread, process))

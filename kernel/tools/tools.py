@@ -74,7 +74,6 @@ class ToolSubsystem:
         self._configured = configured
         self._programs = programs
         self._shared = shared
-        self._loop = loop
         self._loaded: dict[str, Tool] = {}  # those that are configured
         self._devices: dict[str, Device] = {}
         self._calls: WeakKeyDictionary[Thread, int] = WeakKeyDictionary()

@@ -128,7 +128,7 @@ def simulate(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> Plan:
     from kernel.policy.catalogue import PolicySettings
-    from llmosd.simulator.devices import find
+    from llmosd.simulator.device import find
     from llmosd.simulator.experiment import GENERATORS, Plan
     from llmosd.simulator.report import Slo
 

@@ -1,6 +1,7 @@
 """A device by its costs: what a step takes, and what fits.
 
-Read by the simulated engine, written by the calibration. The file form is TOML. It holds figures and simulates nothing.
+Found by the commands and the benches, read by the simulated engine, written by the calibration. The file form is TOML.
+It holds figures and simulates nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import msgspec
 from msgspec import Meta
 
 from ipc.errors import InvalidDevice
+from llmosd.settings import shared
+
+DEFAULT = "smollm2"
 
 Cost = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=0)]
@@ -62,6 +66,19 @@ class DeviceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     def swap_seconds(self, tokens: int) -> float:
         """Seconds to write so many tokens out, or to read them back."""
         return self.swap + self.swap_token * tokens
+
+
+def find(name: str | None) -> DeviceModel:
+    """The device `name`: a file, or one of those that ship; None is `DEFAULT`. Raises `InvalidDevice`."""
+    name = name or DEFAULT
+    path = Path(name).expanduser()
+    if path.suffix or path.is_file():
+        return read(path)
+    folder = shared("config") / "devices"
+    known = sorted(file.stem for file in folder.glob("*.toml"))
+    if name not in known:
+        raise InvalidDevice(f"no device {name!r}; there are: {', '.join(known)}, or a file of `llmos calibrate`")
+    return read(folder / f"{name}.toml")
 
 
 def read(path: Path) -> DeviceModel:

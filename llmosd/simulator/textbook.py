@@ -16,7 +16,7 @@ import msgspec
 from kernel.policy.catalogue import PolicySettings, make
 from kernel.policy.policy import Policy
 from kernel.policy.standing import Line, Standing
-from llmosd.simulator import link, live
+from llmosd.simulator import live
 from llmosd.simulator.call import SimulatedCall
 from llmosd.simulator.device import DeviceModel
 from llmosd.simulator.outcome import Run
@@ -30,6 +30,8 @@ PROCESSES = 5
 AGENTS, SLOTS = 12, 4
 ORDERED = 1024  # jobs that are put in order
 MESSAGE, DISTANCE, BANDWIDTH = 1_000_000, 1_000_000.0, 1e9  # bytes, metres, bits per second
+LIGHT = 2e8  # metres a second in fibre or copper
+PACKET = 1500  # bytes
 
 
 class Formula(msgspec.Struct, frozen=True):
@@ -104,10 +106,27 @@ def _agents(measure: bool) -> Formula:
 
 
 def _message() -> Formula:
-    analytic = link.seconds(MESSAGE, DISTANCE, BANDWIDTH)
-    simulated = link.simulated_seconds(MESSAGE, DISTANCE, BANDWIDTH)
+    analytic = link_seconds(MESSAGE, DISTANCE, BANDWIDTH)
+    simulated = link_seconds_by_packet(MESSAGE, DISTANCE, BANDWIDTH)
     name = "a message of 1 MB over 1000 km at 1 Gbit/s"
     return Formula(name, "distance / speed + length / bandwidth", "ms", 1000 * analytic, 1000 * simulated)
+
+
+def link_seconds(length: int, distance: float, bandwidth: float) -> float:
+    """Until the last bit of `length` bytes has arrived, over `distance` metres at `bandwidth` bits a second."""
+    return distance / LIGHT + 8 * length / bandwidth
+
+
+def link_seconds_by_packet(length: int, distance: float, bandwidth: float) -> float:
+    """The same, packet by packet: the link takes the next one when the one before has left."""
+    free = arrived = 0.0
+    left = length
+    while left > 0:
+        size = min(left, PACKET)
+        left -= size
+        free += 8 * size / bandwidth
+        arrived = free + distance / LIGHT
+    return arrived
 
 
 def _order() -> Formula:

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from kernel.policy.catalogue import PolicySettings, make
 from kernel.policy.program import PROMPT_WEIGHT
-from llmosd.simulator.devices import find
+from llmosd.simulator.device import find
 from llmosd.simulator.experiment import Plan, perform
 from llmosd.simulator.generators import Shape, poisson
 from llmosd.simulator.report import Report

@@ -12,8 +12,7 @@ from ipc.syscalls import FinishedCall
 from kernel.policy.catalogue import PolicySettings, make
 from llmosd.simulator import device, recording
 from llmosd.simulator.calibration import Observation, device_of, observation
-from llmosd.simulator.device import DeviceModel
-from llmosd.simulator.devices import find
+from llmosd.simulator.device import DeviceModel, find
 from llmosd.simulator.fit import fit
 from llmosd.simulator.recording import Recording
 from llmosd.simulator.simulation import Simulation

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmosd.simulator import link
-from llmosd.simulator.textbook import SLICE, textbook
+from llmosd.simulator.textbook import SLICE, link_seconds, link_seconds_by_packet, textbook
 
 
 def test_five_processes_run_by_priority_in_fifteen_slices():
@@ -40,6 +39,6 @@ def test_the_slots_of_the_kernel_take_no_less_time_for_real():
 
 @pytest.mark.parametrize(("length", "distance", "bandwidth"), [(1, 0.0, 8.0), (4000, 2e8, 1e6), (10**6, 5e7, 1e9)])
 def test_packets_arrive_when_the_formula_says(length, distance, bandwidth):
-    assert link.simulated_seconds(length, distance, bandwidth) == pytest.approx(
-        link.seconds(length, distance, bandwidth)
+    assert link_seconds_by_packet(length, distance, bandwidth) == pytest.approx(
+        link_seconds(length, distance, bandwidth)
     )

@@ -30,7 +30,6 @@ class Outline(msgspec.Struct, frozen=True):
     """`shapes`: of the matrices that run, [outputs, inputs] each; `ends`: ids that end a text; `lean` is None for a
     model that needs its own modules."""
 
-    architecture: str
     layers: int
     heads: int
     kv_heads: int
@@ -50,7 +49,6 @@ def outline(model: Any) -> Outline:
     heads = config.num_attention_heads
     lean = _lean(model) if _is_lean(model) else None
     return Outline(
-        architecture=type(model).__name__,
         layers=config.num_hidden_layers,
         heads=heads,
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
