@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from textual.widgets import DataTable, Static
 
 from llmosd import Client
 from llmosd.cli.top import NO_DAEMON, Top
-from tests.conftest import RunningDaemon
+from tests.support.daemon import RunningDaemon
 
 AGENTS = """
 from llmosd import Context, agent, tool
@@ -49,10 +48,8 @@ async def crash(ctx: Context) -> None:
 
 
 @pytest.fixture
-def daemon(start: Callable[..., RunningDaemon], folder: Path) -> RunningDaemon:
-    (folder / "agents").mkdir()
-    (folder / "agents" / "terminal.py").write_text(AGENTS)
-    return start("--agents", str(folder / "agents"))
+def daemon(launch: Callable[..., RunningDaemon]) -> RunningDaemon:
+    return launch()
 
 
 def lines(daemon: RunningDaemon, *command: str) -> list[str]:
