@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 # Threads of a peer in this process wait at their barriers as the driver's do; they must be told before they start.
 os.environ |= {"GOMP_SPINCOUNT": "2000", "HF_HUB_OFFLINE": "1"}
 
-import peer
 import roofline
 import torch
 import transformers
 from driver import Driver
-from library import Library
 from neighbours import Neighbours
+from peers import environments
+from peers.library import Library
 from rich.console import Console
 from rich.table import Table
 
@@ -186,7 +186,7 @@ def bounds(figures: Figures, machine: roofline.Machine, shape: roofline.Shape) -
 def main() -> None:
     load_average = os.getloadavg()[0]
     cache = load().cache_path / "models"
-    with Driver(EMBEDDED, cache) as driver, peer.conversation("llama_decode.py", CYLLAMA) as ask:
+    with Driver(EMBEDDED, cache) as driver, environments.conversation("llama_decode.py", CYLLAMA) as ask:
         folder = next(cache.glob(f"{locate(EMBEDDED).stem}*/config.json")).parent
         machine, library = roofline.measured(), Library(folder)
         figures = measured(driver, Llama(ask), library, prompts(folder))

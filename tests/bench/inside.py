@@ -13,9 +13,8 @@ import structlog
 from ipc.codec import reveal
 from ipc.errors import from_wire
 from ipc.syscalls import ExitStatus, Spawn, Syscall, Wait
-from kernel.kernel import Kernel
-from kernel.slots.model import ModelSpec
-from llmosd.context import Context
+from tests.support.boot import boot
+from tests.support.paths import PROGRAMS
 
 
 class Inside:
@@ -23,16 +22,8 @@ class Inside:
 
     async def __aenter__(self) -> Self:
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-        self.kernel = Kernel(
-            version="bench",
-            folders=[Path(__file__).parent / "programs"],
-            models={"none": ModelSpec(driver="simulated")},
-            default_model="none",
-            cache=Path(tempfile.gettempdir()) / "llmosd-bench",
-            swap=Path(tempfile.gettempdir()) / "llmosd-bench" / "swap",
-            make_context=Context,
-        )
-        self.client = self.kernel.lifecycle.open_client("bench")
+        system = boot(Path(tempfile.gettempdir()) / "llmosd-bench", agents=[PROGRAMS])
+        self.kernel, self.client = system.kernel, system.client
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -11,9 +11,9 @@ import statistics
 from collections import deque
 from time import perf_counter
 
-import peer
 import uvloop
 from inside import Inside
+from peers import environments
 from rich.console import Console
 from rich.table import Table
 
@@ -133,7 +133,7 @@ async def measure() -> None:
             ratio = statistics.median(second / first for first, second in rows)
             table.add_row(name, what, f"{bare:,.0f}", f"{made:,.0f}", f"{ratio:.2f}")
             rates[name] = made
-    theirs = statistics.median(peer.run("autogen_send.py", AUTOGEN) for _ in range(3))
+    theirs = statistics.median(environments.run("autogen_send.py", AUTOGEN) for _ in range(3))
     for name in (PING_PONG, ASK):
         table.add_row(
             name, f"{AUTOGEN} send_message", f"{theirs:,.0f}", f"{rates[name]:,.0f}", f"{rates[name] / theirs:.1f}"

@@ -24,8 +24,8 @@ from tests.faults import checks
 from tests.faults.jobs import Violation
 from tests.faults.load import Load
 from tests.faults.plan import Death
+from tests.support.paths import PROGRAMS
 
-PROGRAMS = Path(__file__).parent / "programs"
 LLMOSD = Path(sys.executable).parent / "llmosd"
 PATIENCE = 60.0  # seconds for whatever has to come in the end
 REFUSED = 1  # exit code of a daemon that cannot start

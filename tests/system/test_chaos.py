@@ -189,11 +189,8 @@ class Chaos:
 
 
 @pytest.mark.soak
-def test_nothing_is_left_of_agents_that_everything_happened_to(start, folder, trial, eventually):
-    agents = folder / "agents"
-    agents.mkdir()
-    (agents / "chaos.py").write_text(AGENTS)
-    daemon = start("--agents", str(agents))
+def test_nothing_is_left_of_agents_that_everything_happened_to(launch, trial, eventually):
+    daemon = launch()
     daemon_process = psutil.Process(daemon.pid)
     population, long = trial(short=80, long=1000), trial(short=False, long=True)
 

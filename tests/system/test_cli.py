@@ -6,13 +6,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(sys.executable).parent
+from tests.support.daemon import SCRIPTS
 
 
 def test_run_prints_the_answer_once(daemon):

@@ -152,7 +152,7 @@ def test_a_second_signal_stops_at_once(start):
         assert daemon.process.wait(timeout=10) == 0
 
 
-STUBBORN = """
+AGENTS = """
 import asyncio, time
 from llmosd import agent
 
@@ -171,10 +171,8 @@ async def blocking(ctx):
 
 
 @pytest.mark.parametrize("signals", [1, 2])
-def test_agents_that_ignore_their_end_do_not_hold_up_the_stop(start, folder, signals):
-    (folder / "agents").mkdir()
-    (folder / "agents" / "stubborn.py").write_text(STUBBORN)
-    daemon = start("--agents", str(folder / "agents"), environment={"LLMOSD_DRAIN_SECONDS": "0.3"})
+def test_agents_that_ignore_their_end_do_not_hold_up_the_stop(launch, signals):
+    daemon = launch(environment={"LLMOSD_DRAIN_SECONDS": "0.3"})
     with daemon.client() as client:
         pids = {client.submit(name).pid for name in ("stubborn", "blocking")}
         assert {row.pid for row in client.ps()} == pids

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from functools import partial
 
 import apsw
 import pytest
@@ -95,18 +96,10 @@ def model_calls(folder):
 
 
 @pytest.fixture
-def launch(start, folder):
-    """Starts the daemon, again and again on the same state."""
-    (folder / "agents").mkdir()
-    (folder / "agents" / "some.py").write_text(AGENTS)
-
-    def launch(**options):
-        environment = {"MODEL_CALLS": str(folder / "model-calls")}
-        (folder / "llmosd.toml").write_text("[journal]\nattempts = 1000000\n")
-        flags = "--agents", str(folder / "agents"), "--config", str(folder / "llmosd.toml")
-        return start(*flags, environment=environment, **options)
-
-    return launch
+def launch(launch, folder):
+    """As for others, with any number of attempts and a count of the model calls."""
+    environment = {"MODEL_CALLS": str(folder / "model-calls")}
+    return partial(launch, "[journal]\nattempts = 1000000\n", environment=environment)
 
 
 def submit(daemon, program, **arguments) -> str:

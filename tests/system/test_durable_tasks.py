@@ -67,25 +67,6 @@ async def work(ctx: Context, number: int, file: str):
 
 
 @pytest.fixture
-def agents(folder):
-    path = folder / "agents"
-    path.mkdir()
-    (path / "some.py").write_text(AGENTS)
-    return path
-
-
-@pytest.fixture
-def launch(start, agents, folder):
-    """Starts the daemon, again and again on the same state, with settings of the journal."""
-
-    def launch(settings="", **options):
-        (folder / "llmosd.toml").write_text(f"[journal]\n{settings}\n")
-        return start("--agents", str(agents), "--config", str(folder / "llmosd.toml"), **options)
-
-    return launch
-
-
-@pytest.fixture
 def gate(folder):
     """The file that the agents wait for."""
     return folder / "go"
@@ -139,7 +120,7 @@ def test_the_same_key_is_the_same_task_over_a_restart_and_after_its_end(launch, 
 
 
 def test_a_task_that_kills_the_daemon_is_given_up(launch):
-    settings = "attempts = 2"
+    settings = "[journal]\nattempts = 2\n"
     daemon = launch(settings)
     with daemon.client() as client, suppress(ConnectionLost):
         client.submit("poison", detach=True, key="poison")
@@ -359,7 +340,7 @@ class Load:
 
 @pytest.mark.soak
 def test_every_acknowledged_task_ends_in_one_result_though_the_daemon_is_killed(launch, folder, trial, eventually):
-    settings = "attempts = 1000000"
+    settings = "[journal]\nattempts = 1000000\n"
     chance = random.Random(20261124)
     daemon = launch(settings)
     load = Load(daemon.socket, folder / "lines")

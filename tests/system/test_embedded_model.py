@@ -21,6 +21,7 @@ import pytest
 from ipc.errors import ContextOverflow, Killed
 from ipc.syscalls import EmbedTexts, Generate, Sampling, ScoreText
 from llmosd import State, Token
+from tests.support.daemon import RunningDaemon
 
 pytestmark = pytest.mark.model
 pytest.importorskip("transformers", reason="the embedded model runs on transformers (extra `local`)")
@@ -37,8 +38,6 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def daemon(folder):
     """One daemon for all tests here: loading takes seconds."""
-    from tests.conftest import RunningDaemon  # a fixture of function scope cannot be used here
-
     daemon = RunningDaemon(folder)
     yield daemon.wait_until_ready()
     daemon.stop()

@@ -78,7 +78,7 @@ def test_a_full_disk_refuses_by_name_what_runs_goes_on_and_it_heals(start, folde
     assert daemon.log.count("ends of tasks are on the disk") == 1
 
 
-ATTEMPTS = """
+AGENTS = """
 import os
 from llmosd import Context, agent
 
@@ -93,13 +93,11 @@ async def attempts(ctx: Context, path: str):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_an_end_that_the_disk_never_took_was_told_to_nobody_and_the_next_one_is_told_once(
-    start, folder, eventually, number
+    launch, folder, eventually, number
 ):
     """Each attempt ends otherwise: were the first end told, there would be two."""
-    full, go, agents = folder / "full", folder / "go", folder / "agents"
-    agents.mkdir()
-    (agents / "attempts.py").write_text(ATTEMPTS)
-    daemon = start("--agents", str(agents), environment={VARIABLE: f"disk.write.log=ENOSPC?{full}"})
+    full, go = folder / "full", folder / "go"
+    daemon = launch(environment={VARIABLE: f"disk.write.log=ENOSPC?{full}"})
     seen = []
     with daemon.client() as client, daemon.client() as other:
         detached = other.submit("attempts", {"path": str(go)}, detach=True)
@@ -115,7 +113,7 @@ def test_an_end_that_the_disk_never_took_was_told_to_nobody_and_the_next_one_is_
     lost = [json.loads(line)["tasks"] for line in daemon.log.splitlines() if "run again at the next start" in line]
     assert lost == ([2] if number == signal.SIGTERM else [])
     full.unlink()
-    with start("--agents", str(agents)).client() as client, daemon.client() as other:
+    with launch().client() as client, daemon.client() as other:
         for task in (detached, attached):
             first, second = client.attach(task.id), other.attach(task.id)
             assert [first.result(20), second.result(20), client.attach(task.id).result(20)] == [2, 2, 2]

@@ -6,13 +6,12 @@ import json
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from ipc.errors import BurstExceeded, Killed
 from ipc.syscalls import GetStats
-from tests.conftest import RunningDaemon
+from tests.support.daemon import RunningDaemon
 
 AGENTS = """
 import signal
@@ -82,17 +81,9 @@ async def clock(ctx: Context) -> int:
 
 
 @pytest.fixture
-def hogs(start: Callable[..., RunningDaemon], folder: Path) -> Callable[[float], RunningDaemon]:
+def hogs(launch: Callable[..., RunningDaemon]) -> Callable[[float], RunningDaemon]:
     """Starts a daemon with these agents and a burst of so many seconds."""
-
-    def boot(burst: float) -> RunningDaemon:
-        (folder / "agents").mkdir()
-        (folder / "agents" / "hogs.py").write_text(AGENTS)
-        (folder / "settings.toml").write_text(f"[scheduling]\nburst = {burst}\n")
-        flags = ("--config", str(folder / "settings.toml"), "--log-format", "json")
-        return start("--agents", str(folder / "agents"), *flags)
-
-    return boot
+    return lambda burst: launch(f"[scheduling]\nburst = {burst}\n", "--log-format", "json")
 
 
 def slow_steps(daemon: RunningDaemon) -> list[str]:

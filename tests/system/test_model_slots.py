@@ -7,13 +7,14 @@ import math
 import os
 import signal
 import time
+from functools import partial
 
 import psutil
 import pytest
 
 from ipc.syscalls import Constraint, EmbedTexts, Generate, GetStats, Sampling, ScoreText
-from kernel.drivers.simulated import simulated_token
 from llmosd import Completion, DriverFailed, InvalidConstraint, ModelLoadFailed, Score
+from tests.support.simulated import text_of
 
 AGENTS = """
 from typing import Any
@@ -37,10 +38,6 @@ async def three(ctx: Context) -> Any:
 """
 
 
-def text_of(seed: int, tokens: int) -> str:
-    return "".join(simulated_token(seed, n)[1] for n in range(tokens))
-
-
 def slots(client, model="simulated"):
     return next(row for row in client.slots() if row.model == model)
 
@@ -51,16 +48,9 @@ def told(client, pid):
 
 
 @pytest.fixture
-def configured(start, folder):
-    """Starts a daemon with these settings."""
-
-    def start_with(text, *flags, **options):
-        config = folder / f"config-{time.monotonic_ns()}.toml"
-        config.write_text(text)
-        cache = {"LLMOSD_CACHE": str(folder / "cache")}
-        return start("--config", str(config), *flags, environment=cache, **options)
-
-    return start_with
+def configured(launch, folder):
+    """Starts daemons with these settings and a cache of their own."""
+    return partial(launch, environment={"LLMOSD_CACHE": str(folder / "cache")})
 
 
 def options(**values):
@@ -70,10 +60,8 @@ def options(**values):
 # ---- calls
 
 
-def test_a_client_reaches_all_that_a_model_can_do(configured, folder):
-    (folder / "agents").mkdir()
-    (folder / "agents" / "some.py").write_text(AGENTS)
-    with configured("", "--agents", str(folder / "agents")).client() as client:
+def test_a_client_reaches_all_that_a_model_can_do(configured):
+    with configured("").client() as client:
         assert client.run("typed")[:2] == [{"name": "", "people": 0}, "yes"]
         assert client.run("typed")[3] == [8, 8]
         assert client.run("three") == [text_of(seed, 4) for seed in (5, 6, 7)]

@@ -4,11 +4,12 @@ tokens."""
 from __future__ import annotations
 
 import signal
+from functools import partial
 
 import pytest
 
 from ipc.syscalls import Wait
-from kernel.drivers.simulated import simulated_token
+from tests.support.simulated import text_of
 
 AGENTS = '''
 from llmosd import Context, agent
@@ -27,7 +28,7 @@ TOKENS = 200
 
 def texts_of(seed):
     """What the simulated model says."""
-    return ["".join(simulated_token(seed + sample, n)[1] for n in range(TOKENS)) for sample in (0, 1)]
+    return [text_of(seed + sample, TOKENS) for sample in (0, 1)]
 
 
 def slots(client, model="simulated"):
@@ -42,17 +43,9 @@ def has_made(client, pid, tokens, model="simulated"):
 
 
 @pytest.fixture
-def launch(start, folder):
-    """Starts the daemon, again and again on the same state."""
-    (folder / "agents").mkdir()
-    (folder / "agents" / "some.py").write_text(AGENTS)
-
-    def launch(settings="", *flags, drain="0.1"):
-        (folder / "llmosd.toml").write_text(settings)
-        flags = ("--agents", str(folder / "agents"), "--config", str(folder / "llmosd.toml"), *flags)
-        return start(*flags, environment={"LLMOSD_DRAIN_SECONDS": drain})
-
-    return launch
+def launch(launch):
+    """As for others, with a short time to drain."""
+    return partial(launch, environment={"LLMOSD_DRAIN_SECONDS": "0.1"})
 
 
 def files(folder):

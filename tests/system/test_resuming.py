@@ -7,11 +7,11 @@ import subprocess
 
 import pytest
 
-from kernel.drivers.simulated.sequence import simulated_token
 from llmosd import AsyncClient, ConnectionLost, Emitted, Missed, Restarted, Result, TimedOut, Token
 from llmosd.cli import following
 from llmosd.cli.stream import print_events
-from tests.conftest import SCRIPTS
+from tests.support.daemon import SCRIPTS
+from tests.support.simulated import text_of
 
 AGENTS = '''
 import os
@@ -43,22 +43,6 @@ async def teller(ctx: Context, go: str) -> str:
     return text
 '''
 TOKENS = 150
-
-
-@pytest.fixture
-def agents(folder):
-    path = folder / "agents"
-    path.mkdir()
-    (path / "some.py").write_text(AGENTS)
-    return path
-
-
-@pytest.fixture
-def launch(start, agents):
-    def launch():
-        return start("--agents", str(agents))
-
-    return launch
 
 
 @pytest.fixture
@@ -172,7 +156,7 @@ def test_llmos_attach_comes_back_with_the_daemon_and_prints_no_token_twice(launc
             out, error = attached.communicate(timeout=60)
         finally:
             attached.kill()
-    text = "".join(simulated_token(5, place)[1] for place in range(TOKENS))
+    text = text_of(5, TOKENS)
     assert "s" + out.rstrip("\n") == text
     assert attached.returncode == 0, error
     assert "waiting for it to come back" in error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,7 @@ from kernel.policy.catalogue import PolicySettings, make
 from llmosd.simulator import recording
 from llmosd.simulator.device import DeviceModel
 from llmosd.simulator.simulation import Simulation
-
-SCRIPTS = Path(sys.executable).parent
+from tests.support.daemon import SCRIPTS
 
 
 def llmos(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,7 @@ import pytest
 
 from llmosd import Client
 from llmosd.settings import shared
-from tests.conftest import SCRIPTS
+from tests.support.daemon import SCRIPTS
 
 # What systemd does between fork and exec: the socket becomes descriptor 3, and the pid is the daemon's own.
 EXEC = """
@@ -53,8 +53,6 @@ class Manager:
         self.heard.bind(str(folder / "notify.sock"))
         self.heard.settimeout(30)
         self.processes: list[subprocess.Popen[bytes]] = []
-        (folder / "agents").mkdir()
-        (folder / "agents" / "some.py").write_text(AGENTS)
 
     def start(self, whose: str = "us", watchdog: int = 200_000, **environment: str) -> subprocess.Popen[bytes]:
         (self.folder / "llmosd.toml").touch()
@@ -99,7 +97,7 @@ class Manager:
 
 
 @pytest.fixture
-def manager(folder) -> Iterator[Manager]:
+def manager(folder, agents) -> Iterator[Manager]:
     manager = Manager(folder)
     yield manager
     manager.close()

@@ -73,17 +73,14 @@ async def broken_result(ctx: Context):
 
 
 @pytest.fixture
-def agents(folder):
-    path = folder / "agents"
-    path.mkdir()
-    (path / "some.py").write_text(AGENTS)
-    (path / "broken.py").write_text("import nothing_of_that_name\n")
-    return path
+def agents(agents):
+    (agents / "broken.py").write_text("import nothing_of_that_name\n")
+    return agents
 
 
 @pytest.fixture
-def daemon(start, agents):
-    return start("--agents", str(agents))
+def daemon(launch):
+    return launch()
 
 
 @pytest.fixture

@@ -7,14 +7,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from textual.widgets import DataTable, Static
 
 from llmosd import Client
 from llmosd.cli.top import NO_DAEMON, Top
-from tests.conftest import RunningDaemon
+from tests.support.daemon import RunningDaemon
 
 AGENTS = """
 from llmosd import Context, agent, tool
@@ -51,10 +50,8 @@ async def crash(ctx: Context) -> None:
 
 
 @pytest.fixture
-def daemon(start: Callable[..., RunningDaemon], folder: Path) -> RunningDaemon:
-    (folder / "agents").mkdir()
-    (folder / "agents" / "terminal.py").write_text(AGENTS)
-    return start("--agents", str(folder / "agents"))
+def daemon(launch: Callable[..., RunningDaemon]) -> RunningDaemon:
+    return launch()
 
 
 def lines(daemon: RunningDaemon, *command: str) -> list[str]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from ipc.errors import RegionDeleted, TimedOut, VersionConflict
 from ipc.syscalls import SharedGet, Tools, UseTool
 from llmosd import AsyncClient
-from tests.conftest import RunningDaemon
+from tests.support.daemon import RunningDaemon
 
 AGENTS = """
 import time
@@ -35,11 +34,9 @@ async def caller(ctx: Context, name: str) -> None:
 
 
 def test_a_tool_that_hangs_does_not_hold_up_the_daemons_stop(
-    start: Callable[..., RunningDaemon], folder: Path, eventually: Callable[..., None]
+    launch: Callable[..., RunningDaemon], eventually: Callable[..., None]
 ) -> None:
-    (folder / "agents").mkdir()
-    (folder / "agents" / "tools.py").write_text(AGENTS)
-    daemon = start("--agents", str(folder / "agents"))
+    daemon = launch()
     with daemon.client() as llmos:
         assert llmos.request(UseTool("double", {"number": 4})) == 8
         task = llmos.submit("caller", {"name": "hang"})

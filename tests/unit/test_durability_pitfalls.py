@@ -26,7 +26,7 @@ from kernel.journal.store import Store
 from kernel.stream import Stream
 from llmosd.context import Context
 from tests.support.boot import boot
-from tests.unit.test_journal import accepted, crash, desk, end, task
+from tests.support.journal_desk import accepted, crash, desk, end, task
 
 pytestmark = [pytest.mark.real_time, pytest.mark.usefixtures("disarmed")]
 

@@ -15,7 +15,7 @@ from kernel import faults
 from kernel.journal import backup
 from kernel.journal.records import Accepted
 from kernel.journal.settings import FILE
-from tests.unit.test_journal import desk, end, task
+from tests.support.journal_desk import desk, end, task
 
 pytestmark = pytest.mark.real_time
 

@@ -20,7 +20,7 @@ from kernel.journal import writer
 from kernel.journal.changes import PutMessage
 from kernel.journal.records import Accepted
 from kernel.journal.settings import FILE
-from tests.unit.test_journal import VICTIM, Desk, accepted, desk, end, task
+from tests.support.journal_desk import VICTIM, Desk, accepted, desk, end, task
 
 pytestmark = pytest.mark.real_time
 

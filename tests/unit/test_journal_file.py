@@ -18,7 +18,7 @@ from kernel.journal import log_file, schema, store, writer
 from kernel.journal.records import Accepted
 from kernel.journal.settings import FILE
 from kernel.journal.store import Store, open_store
-from tests.unit.test_journal import accepted, desk, end, task
+from tests.support.journal_desk import accepted, desk, end, task
 
 pytestmark = pytest.mark.real_time
 

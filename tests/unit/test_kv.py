@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch", reason="keys and values are tensors (extra 
 
 from kernel.drivers.transformers.kv import UNIT, Geometry, KVMemory, Slab  # noqa: E402
 from kernel.drivers.transformers.pages import PAGE  # noqa: E402
-from tests.unit.test_pages import memory_of  # noqa: E402
+from tests.support.resident import memory_of  # noqa: E402
 
 GEOMETRY = Geometry(layers=3, heads=2, head_dim=16, dtype=torch.float32)  # 256 bytes of a token: 16 to a page
 ODD = Geometry(layers=2, heads=3, head_dim=20, dtype=torch.float32)  # 480 bytes: pages do not end where tokens do

@@ -15,21 +15,9 @@ torch = pytest.importorskip("torch", reason="pages are seen as tensors (extra `l
 
 from kernel.drivers.transformers import pages  # noqa: E402
 from kernel.drivers.transformers.pages import PAGE, Range, Store  # noqa: E402
+from tests.support.resident import memory_of  # noqa: E402
 
 LARGE = 1 << 36  # bytes: more than there is memory
-
-
-def memory_of(area: Range, kind: str = "Rss") -> int:
-    """Bytes of a range that are in memory; `Pss` counts shared ones in proportion, `Anonymous` its own."""
-    found, inside = 0, False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        first = line.split()[0]
-        if "-" in first and not first.endswith(":"):
-            start = int(first.partition("-")[0], 16)
-            inside = area.address <= start < area.address + area.size
-        elif inside and first == f"{kind}:":
-            found += int(line.split()[1]) * 1024
-    return found
 
 
 def memory_of_store(store: Store) -> int:

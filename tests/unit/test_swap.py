@@ -29,8 +29,8 @@ from kernel.drivers.protocol import (  # noqa: E402
 )
 from kernel.drivers.transformers import swap  # noqa: E402
 from kernel.drivers.transformers.pages import PAGE  # noqa: E402
+from tests.support.resident import memory_of  # noqa: E402
 from tests.support.tiny import Kernel, Letters, ready  # noqa: E402
-from tests.unit.test_pages import memory_of  # noqa: E402
 
 LLAMA = ready("Llama")
 PROMPT = "a prompt of some tokens, that is swapped out and in"

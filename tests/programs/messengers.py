@@ -1,4 +1,4 @@
-"""Agents that the message bench times: each does nothing but pass messages."""
+"""Agents that the benches of messages and of many agents run: each does nothing but pass messages."""
 
 from time import perf_counter
 

@@ -1,6 +1,6 @@
-"""Peers: other packages, each installed into an environment of its own, that do what we do beside us.
+"""Environments of peers: other packages that do what we do, each installed apart from ours.
 
-Used by the benches. Environments live in the clone, under .run, and are made once.
+Used by the benches to run the scripts beside this file. Environments live in the clone, under .run, and are made once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-ENVIRONMENTS = HERE.parents[1] / ".run" / "peers"
+ENVIRONMENTS = HERE.parents[2] / ".run" / "peers"
 
 
 def run(script: str, *requirements: str) -> Any:
@@ -60,4 +60,4 @@ def command(script: str, *requirements: str) -> list[Path]:
         subprocess.run([sys.executable, "-m", "venv", environment], check=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", *requirements], check=True)
         (environment / "ready").touch()
-    return [python, HERE / "peers" / script]
+    return [python, HERE / script]

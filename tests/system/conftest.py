@@ -1,0 +1,59 @@
+"""Fixtures of the system tests: they start real daemons, which end with the test. No test imports from here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import RunningDaemon
+from tests.support.daemon import eventually as wait_for
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Callable[..., RunningDaemon]]:
+    """Starts daemons with the simulated model."""
+    daemons: list[RunningDaemon] = []
+
+    def start(*flags: str, environment: dict[str, str] | None = None, ready: bool = True) -> RunningDaemon:
+        model = () if "--model" in flags else ("--model", "simulated")
+        daemons.append(RunningDaemon(folder, *model, *flags, environment=environment))
+        return daemons[-1].wait_until_ready() if ready else daemons[-1]
+
+    yield start
+    for daemon in daemons:
+        daemon.stop()
+
+
+@pytest.fixture
+def agents(request: pytest.FixtureRequest, folder: Path) -> Path:
+    """A folder with one file of agents: what the test module defines as `AGENTS`."""
+    agents = folder / "agents"
+    agents.mkdir()
+    (agents / "some.py").write_text(request.module.AGENTS)
+    return agents
+
+
+@pytest.fixture
+def launch(start: Callable[..., RunningDaemon], agents: Path, folder: Path) -> Callable[..., RunningDaemon]:
+    """Starts daemons with the agents of the test module and with these settings, all on the same state."""
+
+    def launch(settings: str = "", *flags: str, **options: object) -> RunningDaemon:
+        config = folder / "llmosd.toml"
+        config.write_text(settings)
+        return start("--agents", str(agents), "--config", str(config), *flags, **options)
+
+    return launch
+
+
+@pytest.fixture
+def daemon(start: Callable[..., RunningDaemon]) -> RunningDaemon:
+    """A daemon with the simulated model."""
+    return start()
+
+
+@pytest.fixture
+def eventually() -> Callable[..., None]:
+    """Waits for something that another process does."""
+    return wait_for
