@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 from ipc.errors import Killed, LimitExceeded, LlmosError, NotFound, NotPermitted
 from ipc.syscalls import Attach, Backup, ReleaseLock, ReleasePermit, SetPolicy, Shutdown, Submit, Syscall, WriteLog
-from kernel.process import Process
-from kernel.stream import Stream
+from kernel.core.process import Process
+from kernel.core.stream import Stream
 
 BURST = 128  # of a process's calls, the one that gives up the loop although it may finish at once
 
@@ -35,7 +35,7 @@ class Calls(Protocol):
 
 
 class Arrivals(Protocol):
-    """Durable processes that are still to begin again: see `kernel.durable.arrivals`."""
+    """Durable processes that are still to begin again: see `kernel.durable.pending_restarts`."""
 
     async def resolve(self, error: LlmosError) -> bool:
         """Wait for the process that `error` does not find. Whether it came."""

@@ -14,44 +14,44 @@ from typing import Any, Protocol, cast
 import structlog
 
 from ipc.syscalls import Shutdown
-from kernel.control import Control
-from kernel.dispatcher import Dispatcher
+from kernel.core.process import Process
+from kernel.core.process_table import ProcessTable
+from kernel.dispatch.dispatcher import Dispatcher
+from kernel.dispatch.instruments import Instruments
+from kernel.dispatch.watchdog import Watchdog
 from kernel.drivers.process import Launcher, launch
 from kernel.durable import volatile
-from kernel.durable.arrivals import Arrivals
-from kernel.durable.durability import Durability
-from kernel.ending import Ending
+from kernel.durable.pending_restarts import Arrivals
+from kernel.durable.wiring import Durability
 from kernel.gate import Calls, Gate
-from kernel.instruments import Instruments
 from kernel.journal.histories import Opening
 from kernel.journal.journal import Journal
-from kernel.lifecycle import Lifecycle
-from kernel.limits import LimitKeeper, LimitSettings
-from kernel.machine import Machine, ThisMachine
-from kernel.memory.bounds import MemoryBounds
+from kernel.lib.machine import Machine, ThisMachine
 from kernel.memory.private import PrivateMemory
+from kernel.memory.quotas import MemoryBounds
 from kernel.memory.shared import SharedMemory
-from kernel.messaging import Messaging
-from kernel.names import NameRegistry
-from kernel.output import Output
-from kernel.process import Process
-from kernel.process_table import ProcessTable
-from kernel.programs import Programs
-from kernel.publication import Publication
-from kernel.receiving import Receiving
-from kernel.slots.model import ModelSpec
-from kernel.slots.resources import ResourceManager
-from kernel.slots.settings import ResourceSettings, Scheduling
+from kernel.messages.messaging import Messaging
+from kernel.messages.names import NameRegistry
+from kernel.messages.publish import Publication
+from kernel.messages.receive import Receiving
+from kernel.models.manager import ResourceManager
+from kernel.models.settings import ResourceSettings, Scheduling
+from kernel.models.spec import ModelSpec
+from kernel.processes.control import Control
+from kernel.processes.exit import Ending
+from kernel.processes.lifecycle import Lifecycle
+from kernel.processes.limits import LimitKeeper, LimitSettings
+from kernel.processes.output import Output
+from kernel.processes.threads import Threads
+from kernel.programs.loader import Programs
+from kernel.programs.tool import ToolSpec
 from kernel.status import Status
 from kernel.supervision.crashes import CrashReports
 from kernel.supervision.links import Links
 from kernel.supervision.supervision import Supervision
-from kernel.sync.named import Synchronisation
-from kernel.tasks import Tasks
-from kernel.threads import Threads
-from kernel.tools.tool import ToolSpec
+from kernel.sync.registry import Synchronisation
+from kernel.tasks.submit import Tasks
 from kernel.tools.tools import ToolSubsystem
-from kernel.watchdog import Watchdog
 
 log = structlog.get_logger("kernel")
 

@@ -28,14 +28,14 @@ from ipc.syscalls import (
     Ps,
     Stats,
 )
-from kernel.dead_letters import heading
+from kernel.core.process import Process
+from kernel.dispatch.watchdog import Watchdog
 from kernel.gate import Gate
-from kernel.lifecycle import Lifecycle
-from kernel.messaging import Messaging
-from kernel.process import Process
-from kernel.slots.resources import ResourceManager
-from kernel.tasks import Tasks
-from kernel.watchdog import Watchdog
+from kernel.messages.dead_letters import heading
+from kernel.messages.messaging import Messaging
+from kernel.models.manager import ResourceManager
+from kernel.processes.lifecycle import Lifecycle
+from kernel.tasks.submit import Tasks
 
 
 class Status:

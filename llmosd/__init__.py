@@ -77,8 +77,8 @@ if TYPE_CHECKING:
     )
     from ipc.messages import Emitted, Failed, Log, Message, Missed, Restarted, Result, State, Token
     from ipc.syscalls import Child, Completion, Down, Limits, Score, TaskInfo
-    from llmosd.async_client import AsyncClient, AsyncTask
-    from llmosd.client import Client, Task
+    from llmosd.client.asynchronous import AsyncClient, AsyncTask
+    from llmosd.client.blocking import Client, Task
     from llmosd.context import ChatOptions, Context
     from llmosd.decorators import agent, tool
 
@@ -100,8 +100,8 @@ _HOMES = {
     "ipc.syscalls": "Child Completion Down Limits Score TaskInfo",
     "ipc.messages": "Emitted Failed Log Message Missed Restarted Result State Token",
     "llmosd.decorators": "agent tool",
-    "llmosd.async_client": "AsyncClient AsyncTask",
-    "llmosd.client": "Client Task",
+    "llmosd.client.asynchronous": "AsyncClient AsyncTask",
+    "llmosd.client.blocking": "Client Task",
     "llmosd.context": "ChatOptions Context",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

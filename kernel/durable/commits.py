@@ -12,10 +12,10 @@ from heapq import heappop, heappush
 from typing import Any
 
 from ipc.errors import LlmosError
-from kernel.fiber import PARK
+from kernel.core.fiber import PARK
+from kernel.core.process import Thread
 from kernel.journal.changes import Change, Count
 from kernel.journal.journal import Journal
-from kernel.process import Thread
 
 
 class Commits:

@@ -18,14 +18,14 @@ import structlog
 from ipc.codec import decode, encode
 from ipc.errors import MalformedFrame
 from ipc.syscalls import Generate
+from kernel.core.process import Process
 from kernel.durable.commits import Commits
 from kernel.durable.history import History, Key, history_of
 from kernel.durable.processes import DurableProcesses
 from kernel.journal.changes import DropGenerations, PutGeneration
 from kernel.journal.histories import Opening
-from kernel.process import Process
-from kernel.slots.generation import Begun, Generation
-from kernel.slots.swap import SwapArea
+from kernel.models.generation import Begun, Generation
+from kernel.models.swap import SwapArea
 
 PUT_ASIDE_SECONDS = 5.0  # that drivers get to write down what they hold when the daemon stops
 

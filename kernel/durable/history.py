@@ -9,8 +9,8 @@ import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
+from kernel.core.process import Process
 from kernel.journal.histories import Row
-from kernel.process import Process
 
 DERIVED = 1 << 62  # set in ids of messages that are made from a key; those that are counted stay below
 

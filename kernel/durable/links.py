@@ -15,11 +15,11 @@ from ipc.codec import decode
 from ipc.errors import LlmosError, MalformedFrame
 from ipc.messages import Message
 from ipc.syscalls import DOWN, Link, Monitor, Unlink
-from kernel.durable.arrivals import Arrivals
+from kernel.core.process import Process
 from kernel.durable.commits import Commits
 from kernel.durable.history import History, Key, history_of
-from kernel.durable.outcome import Asked, Outcome, Value
-from kernel.process import Process
+from kernel.durable.pending_restarts import Arrivals
+from kernel.durable.recorded_call import Asked, Outcome, Value
 from kernel.supervision.links import Links
 
 

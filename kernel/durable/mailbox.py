@@ -14,10 +14,10 @@ import msgspec
 
 from ipc.codec import encode
 from ipc.messages import Message
+from kernel.core.mailbox import Mailbox
 from kernel.durable.commits import Commits, Receipt
 from kernel.durable.history import DERIVED
 from kernel.journal.changes import Count, DropMessage, PutMessage
-from kernel.mailbox import Mailbox
 
 
 class DurableMailbox(Mailbox):

@@ -16,20 +16,20 @@ from ipc.codec import decode
 from ipc.errors import InvalidCall, MailboxFull, NotACall, TimedOut
 from ipc.messages import Message
 from ipc.syscalls import DOWN, Call, Publish, Receive, Reply, Send
-from kernel import deadlock
-from kernel.alarms import Alarm
-from kernel.checks import check_timeout
-from kernel.durable.arrivals import Arrivals
+from kernel.core.fiber import PARK
+from kernel.core.process import UNANSWERED, Owed, Process, Thread, Unanswerable, forget_caller
+from kernel.core.timers import Alarm
+from kernel.core.waits import RoomIn
+from kernel.dispatch import deadlock
 from kernel.durable.commits import Commits
 from kernel.durable.history import History, Key, history_of
-from kernel.durable.outcome import raw
-from kernel.fiber import PARK
+from kernel.durable.pending_restarts import Arrivals
+from kernel.durable.recorded_call import raw
 from kernel.journal.changes import Delivered, DropReply, PutReply
-from kernel.message_validation import envelope
-from kernel.messaging import Messaging, wait_for_room
-from kernel.process import UNANSWERED, Owed, Process, Thread, Unanswerable, forget_caller
-from kernel.publication import Publication
-from kernel.waiting import RoomIn
+from kernel.lib.validation import check_timeout
+from kernel.messages.messaging import Messaging, wait_for_room
+from kernel.messages.publish import Publication
+from kernel.messages.validation import envelope
 
 
 class DurableMessages:

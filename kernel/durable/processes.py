@@ -18,20 +18,20 @@ from ipc.codec import decode, encode
 from ipc.errors import HistoryDamaged, LlmosError, MalformedFrame, to_wire
 from ipc.messages import Message
 from ipc.syscalls import ExitStatus, MemorySet, Register, Spawn, Subscribe, Wait
-from kernel.durable.arrivals import Arrivals
+from kernel.core.event_log import Relay
+from kernel.core.mailbox import CAPACITY
+from kernel.core.process import Process, Thread
 from kernel.durable.commits import Commits, Receipt
 from kernel.durable.history import History, Key, Tree, history_of
 from kernel.durable.mailbox import DurableMailbox
 from kernel.durable.messages import DurableMessages
-from kernel.durable.outcome import declared
+from kernel.durable.pending_restarts import Arrivals
+from kernel.durable.recorded_call import declared
 from kernel.gate import Gate
 from kernel.journal.changes import Change, ChildEnded, PutName, PutProcess, Ranked, Suspended, TaskEnded
 from kernel.journal.histories import Row
-from kernel.lifecycle import Lifecycle
-from kernel.mailbox import CAPACITY
-from kernel.process import Process, Thread
-from kernel.programs import Program
-from kernel.relay import Relay
+from kernel.processes.lifecycle import Lifecycle
+from kernel.programs.loader import Program
 from kernel.supervision.links import ABNORMAL
 
 log = structlog.get_logger("kernel.durable")

@@ -10,12 +10,12 @@ import structlog
 
 from ipc.codec import decode
 from ipc.errors import MalformedFrame
+from kernel.core.process import Process
 from kernel.durable.commits import Commits, Receipt
-from kernel.durable.outcome import raw
+from kernel.durable.recorded_call import raw
 from kernel.journal.changes import DropRegion, PutRegion
 from kernel.journal.histories import Opening
 from kernel.memory.shared import Region, SharedMemory
-from kernel.process import Process
 
 log = structlog.get_logger("kernel.durable")
 

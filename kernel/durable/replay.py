@@ -1,8 +1,8 @@
 """The replay: what the context of a durable process takes for the gate.
 
 A call that was completed in an earlier life is answered from the journal, and nothing is done; any other goes through
-the gate, and what came of it is handed over once it is kept. `kernel.durable.rules` says for each kind of call what
-waits for what. It decides nothing of what a call does.
+the gate, and what came of it is handed over once it is kept. `kernel.durable.recording_rules` says for each kind of
+call what waits for what. It decides nothing of what a call does.
 """
 
 from __future__ import annotations
@@ -24,30 +24,19 @@ from ipc.errors import (
     to_wire,
 )
 from ipc.syscalls import Call, Checkpoint, Reference, Sleep, Syscall, UseTool, WriteLog
+from kernel.core.fiber import PARK
+from kernel.core.process import Process, Thread
 from kernel.durable import timeouts
 from kernel.durable.commits import Commits
 from kernel.durable.history import History, Key, history_of
-from kernel.durable.outcome import (
-    Asked,
-    Cancelled,
-    Failure,
-    Large,
-    Outcome,
-    Until,
-    Value,
-    asked,
-    raw,
-    revealed,
-)
-from kernel.durable.rules import FIRST, LAST, RULES, Rule
+from kernel.durable.recorded_call import Asked, Cancelled, Failure, Large, Outcome, Until, Value, asked, raw, revealed
+from kernel.durable.recording_rules import FIRST, LAST, RULES, Rule
 from kernel.durable.state import DurableState
-from kernel.ending import Ending
-from kernel.fiber import PARK
 from kernel.gate import BURST, Gate
 from kernel.journal.changes import Progress, PutCall
+from kernel.lib.units import measured
 from kernel.memory.shared import SharedMemory
-from kernel.process import Process, Thread
-from kernel.units import measured
+from kernel.processes.exit import Ending
 
 AHEAD = 256  # commits that may be under way while a thread goes on
 

@@ -21,9 +21,10 @@ from ipc.syscalls import (
     Unregister,
     Unsubscribe,
 )
+from kernel.core.process import Process, Thread
 from kernel.durable.commits import Commits
 from kernel.durable.history import History, Key
-from kernel.durable.outcome import raw
+from kernel.durable.recorded_call import raw
 from kernel.gate import Gate
 from kernel.journal.changes import (
     Change,
@@ -36,7 +37,6 @@ from kernel.journal.changes import (
     PutName,
     PutSubscription,
 )
-from kernel.process import Process, Thread
 
 
 class DurableState:

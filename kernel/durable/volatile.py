@@ -10,8 +10,8 @@ import time
 from typing import Any
 
 from ipc.syscalls import Checkpoint, DrawRandom, GetTime
+from kernel.core.process import Process
 from kernel.gate import Gate
-from kernel.process import Process
 
 
 def register(gate: Gate) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import apsw
 
 from ipc.errors import BackupFailed, Busy, JournalUnavailable, LlmosError
-from kernel.journal.operations import Copy
+from kernel.journal.requests import Copy
 from kernel.journal.store import Store
 
 STEP = 128  # pages of 4 KiB that are copied between two transactions

@@ -16,12 +16,12 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from ipc.errors import Busy, JournalUnavailable, LlmosError, StateInUse
-from kernel import lockfile
 from kernel.journal.changes import Change
 from kernel.journal.histories import Opening
-from kernel.journal.operations import Accept, Answer, Copy, Finish, Keep, Operation, Read
 from kernel.journal.records import Accepted, End
+from kernel.journal.requests import Accept, Answer, Copy, Finish, Keep, Operation, Read
 from kernel.journal.settings import FILE, LOCK, JournalSettings
+from kernel.lib import lockfile
 
 if TYPE_CHECKING:
     from kernel.journal.store import Store

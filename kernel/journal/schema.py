@@ -48,8 +48,8 @@ CREATE TABLE calls (             -- completed system calls; of two with one key 
     epoch INTEGER NOT NULL,
     thread TEXT NOT NULL,        -- its path
     number INTEGER NOT NULL,
-    call BLOB NOT NULL,          -- msgpack of kernel.durable.outcome.Asked
-    outcome BLOB NOT NULL        -- msgpack of kernel.durable.outcome.Outcome
+    call BLOB NOT NULL,          -- msgpack of kernel.durable.recorded_call.Asked
+    outcome BLOB NOT NULL        -- msgpack of kernel.durable.recorded_call.Outcome
 ) STRICT;
 CREATE INDEX calls_of_process ON calls (pid);
 CREATE TABLE generations (       -- how far model calls have come that are not complete
@@ -58,7 +58,7 @@ CREATE TABLE generations (       -- how far model calls have come that are not c
     thread TEXT NOT NULL,
     number INTEGER NOT NULL,
     sample INTEGER NOT NULL,
-    state BLOB NOT NULL,         -- msgpack of kernel.slots.generation.Begun
+    state BLOB NOT NULL,         -- msgpack of kernel.models.generation.Begun
     file INTEGER NOT NULL,       -- whether its keys and values are on disk
     PRIMARY KEY (pid, epoch, thread, number, sample)
 ) STRICT, WITHOUT ROWID;

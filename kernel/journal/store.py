@@ -18,11 +18,11 @@ import apsw
 import structlog
 
 from ipc.errors import LlmosError, StateTooNew
-from kernel import faults
-from kernel.journal import changes, disk
+from kernel.journal import changes, faulty_vfs
+from kernel.journal.damage import set_aside, unusable
 from kernel.journal.records import Accepted, End, Kept
 from kernel.journal.schema import MIGRATIONS
-from kernel.journal.trouble import set_aside, unusable
+from kernel.lib import failpoints
 
 CHECKPOINT = 1000  # pages of 4 KiB in the log at which they are moved to the main file
 LOG_LIMIT = 16 * 1024 * 1024  # bytes that the log may keep on the disk once it was moved
@@ -45,11 +45,11 @@ class Store:
     """An open journal."""
 
     def __init__(self, path: Path, sync: str) -> None:
-        faults.point("journal.open")
+        failpoints.point("journal.open")
         self._path = path
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        self._disk = disk.Disk() if faults.on_disk() else None
-        self.db = apsw.Connection(str(path), vfs=disk.NAME if self._disk else None)
+        self._disk = faulty_vfs.Disk() if failpoints.on_disk() else None
+        self.db = apsw.Connection(str(path), vfs=faulty_vfs.NAME if self._disk else None)
         self.db.set_busy_timeout(BUSY)
         self.db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # a damaged file is closed as it was found
         for pragma in (
@@ -88,7 +88,7 @@ class Store:
             with self.transaction():
                 self.db.execute(step)
                 self.db.execute(f"PRAGMA user_version = {number}")
-                faults.point("journal.migrate")
+                failpoints.point("journal.migrate")
 
     @contextlib.contextmanager
     def transaction(self, *, single: bool = False) -> Iterator[None]:
@@ -97,23 +97,23 @@ class Store:
         With `single` it changes something by one statement at most. That is a transaction by itself, and spares two
         waits for the interpreter's lock.
         """
-        faults.point("journal.begin")
+        failpoints.point("journal.begin")
         if single:
-            faults.point("journal.commit")
+            failpoints.point("journal.commit")
             yield
-            faults.point("journal.committed")
+            failpoints.point("journal.committed")
             return
         self.db.execute("BEGIN IMMEDIATE")
         try:
             yield
-            faults.point("journal.commit")
+            failpoints.point("journal.commit")
             self.db.execute("COMMIT")
         except BaseException:
             with contextlib.suppress(apsw.Error):
                 if self.db.in_transaction:
                     self.db.execute("ROLLBACK")
             raise
-        faults.point("journal.committed")
+        failpoints.point("journal.committed")
 
     # ---- tasks
 
@@ -227,7 +227,7 @@ class Store:
 
     def purge(self, before: float) -> bool:
         """Forget some of the tasks that ended before then, and give their space back. Whether there may be more."""
-        faults.point("journal.purge")
+        failpoints.point("journal.purge")
         self.db.execute(
             "DELETE FROM tasks WHERE id IN (SELECT id FROM tasks WHERE ended < ? AND ended IS NOT NULL LIMIT ?)",
             (before, PURGE),
@@ -236,7 +236,7 @@ class Store:
 
     def vacuum(self) -> bool:
         """Give some free pages back to the file system, once the log is moved. Whether there are more."""
-        faults.point("journal.vacuum")
+        failpoints.point("journal.vacuum")
         before = self._value("PRAGMA freelist_count")
         for _ in self.db.execute(f"PRAGMA incremental_vacuum({VACUUM})"):
             pass
@@ -254,12 +254,12 @@ class Store:
 
     def checkpoint(self) -> None:
         """Move the whole log to the main file."""
-        faults.point("journal.checkpoint")
+        failpoints.point("journal.checkpoint")
         for _ in self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)"):
             pass
 
     def close(self) -> None:
-        faults.point("journal.close")
+        failpoints.point("journal.close")
         self.db.close()
 
     def _rows(self, where: str, values: tuple[Any, ...], more: str = "") -> Iterator[tuple[Any, ...]]:

@@ -20,14 +20,14 @@ import structlog
 from ipc.codec import encode
 from ipc.errors import JournalUnavailable, LlmosError, TooManyAttempts, to_wire
 from ipc.messages import Failed
-from kernel import faults
-from kernel.journal import histories, log_file
+from kernel.journal import histories, wal
 from kernel.journal.backup import Copies
-from kernel.journal.operations import Accept, Copy, Finish, Keep, Operation, Read
+from kernel.journal.damage import Place, unusable
 from kernel.journal.records import Accepted, End
+from kernel.journal.requests import Accept, Copy, Finish, Keep, Operation, Read
 from kernel.journal.settings import JournalSettings
 from kernel.journal.store import CHECKPOINT, Store, open_store
-from kernel.journal.trouble import Place, unusable
+from kernel.lib import failpoints
 
 GROUP = 4096  # operations of one transaction
 RETRY = 1.0  # seconds between two attempts to write ends that the disk did not take
@@ -87,7 +87,7 @@ class Writer:
         self._place = Place(self._path)
         self._begin(self._store)
         if self._settings.sync == "full":
-            log_file.extend(self._path, CHECKPOINT + MARGIN)
+            wal.extend(self._path, CHECKPOINT + MARGIN)
         going = True
         while going:
             operations, going = self._gather()
@@ -108,7 +108,7 @@ class Writer:
         if worn_out:
             log.error("tasks are given up: the daemon died over each of them too often", tasks=len(worn_out))
         self._tell(self._told.opening, opening)
-        faults.point("journal.recover")
+        failpoints.point("journal.recover")
         portion: list[Accepted] = []
         for task in store.pending():
             portion.append(task)
@@ -171,7 +171,7 @@ class Writer:
         if begun:
             answered = [one for one in answered if one not in begun]
         if answered:
-            faults.point("journal.answer")
+            failpoints.point("journal.answer")
             self._tell(self._told.answers, answered)
 
     def _only_ends(self, accepts: Sequence[Accept], ends: Sequence[Finish | Keep]) -> bool:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from ipc.syscalls import MemoryDelete, MemoryGet, MemoryKeys, MemorySet
+from kernel.core.process import Process
 from kernel.gate import Gate
-from kernel.limits import LimitKeeper
-from kernel.memory.bounds import Account, MemoryBounds, check_name
-from kernel.process import Process
-from kernel.units import measured
+from kernel.lib.units import measured
+from kernel.memory.quotas import Account, MemoryBounds, check_name
+from kernel.processes.limits import LimitKeeper
 
 
 class Store:

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from ipc.errors import Busy, InvalidCall, LimitExceeded, RegionDeleted, TimedOut, UnknownRegion, VersionConflict
 from ipc.frames import MAX_FRAME
 from ipc.syscalls import RegionInfo, Regions, SharedDelete, SharedGet, SharedSet, SharedWatch, Versioned
-from kernel.alarms import Alarm
-from kernel.checks import check_timeout
-from kernel.fiber import PARK
+from kernel.core.fiber import PARK
+from kernel.core.process import Process, Thread
+from kernel.core.timers import Alarm
 from kernel.gate import Gate
-from kernel.memory.bounds import Account, MemoryBounds, check_name
-from kernel.process import Process, Thread
-from kernel.units import measured
+from kernel.lib.units import measured
+from kernel.lib.validation import check_timeout
+from kernel.memory.quotas import Account, MemoryBounds, check_name
 
 if TYPE_CHECKING:
-    from kernel.mailbox import Receipt
+    from kernel.core.mailbox import Receipt
 
 RESERVED = "tool:"  # names that the kernel gives to large results of tools
 FRAME_ROOM = 1024  # bytes of a frame that are not the value

@@ -7,8 +7,8 @@ up by the long calls before it, nor a long one's next call by its having come la
 
 from __future__ import annotations
 
-from kernel.policy.levels import Levels
-from kernel.policy.standing import Standing
+from kernel.policy.multilevel import Levels
+from kernel.policy.queue_entry import Standing
 
 
 class AttainedService(Levels):

@@ -7,8 +7,8 @@ an estimate of how far its program is along its critical path. Calls on the same
 
 from __future__ import annotations
 
-from kernel.policy.levels import Levels
-from kernel.policy.standing import Standing
+from kernel.policy.multilevel import Levels
+from kernel.policy.queue_entry import Standing
 
 
 class AttainedPath(Levels):

@@ -12,7 +12,7 @@ import math
 
 from kernel.policy.policy import Job
 from kernel.policy.preemptive import Preemptive
-from kernel.policy.standing import Key, Standing
+from kernel.policy.queue_entry import Key, Standing
 
 SMOOTHING = 0.9  # weight of the past in the share of its limit that a call makes
 FADING = 0.998  # weight of the past in the quickest pace, with each report of a slower one

@@ -16,9 +16,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping
 
-from kernel.policy.ordered import Ordered
+from kernel.policy.base import Ordered
 from kernel.policy.policy import Job
-from kernel.policy.standing import Key, Line, Standing
+from kernel.policy.queue_entry import Key, Line, Standing
 
 KEPT = 1024  # owners that are remembered in any case
 

@@ -6,8 +6,8 @@ others. Nobody starves, as long as those who run come to an end.
 
 from __future__ import annotations
 
-from kernel.policy.ordered import Ordered
-from kernel.policy.standing import Key, Standing
+from kernel.policy.base import Ordered
+from kernel.policy.queue_entry import Key, Standing
 
 
 class Fifo(Ordered):

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 
-from kernel.policy.ordered import Ordered
+from kernel.policy.base import Ordered
+from kernel.policy.group import PROMPT_WEIGHT
 from kernel.policy.policy import Job
-from kernel.policy.program import PROMPT_WEIGHT
-from kernel.policy.standing import Key, Line, Standing
+from kernel.policy.queue_entry import Key, Line, Standing
 
 UNKNOWN = 128.0  # tokens that a call without a limit is taken to make, until some have run
 SMOOTHING = 0.9  # weight of the past in that

@@ -7,9 +7,9 @@ demoted; who is starved is promoted (`levels.py`), and nobody starves.
 
 from __future__ import annotations
 
-from kernel.policy.levels import LEVELS, Levels
-from kernel.policy.program import PROMPT_WEIGHT
-from kernel.policy.standing import Standing
+from kernel.policy.group import PROMPT_WEIGHT
+from kernel.policy.multilevel import LEVELS, Levels
+from kernel.policy.queue_entry import Standing
 
 
 class SkipJoinFeedback(Levels):

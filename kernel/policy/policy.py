@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from kernel.policy.program import Program
+from kernel.policy.group import Program
 
 
 class Job(Protocol):

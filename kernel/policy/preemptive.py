@@ -5,8 +5,8 @@ It looks at those that it moves, and at those whose preemption does not pay yet.
 
 from __future__ import annotations
 
-from kernel.policy.ordered import Ordered
-from kernel.policy.standing import Key, Line, Standing
+from kernel.policy.base import Ordered
+from kernel.policy.queue_entry import Key, Line, Standing
 
 
 class Preemptive(Ordered):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from kernel.policy.policy import Job
 from kernel.policy.preemptive import Preemptive
-from kernel.policy.standing import Key, Line, Standing
+from kernel.policy.queue_entry import Key, Line, Standing
 
 CEILING = 21.0  # one above the highest priority: what waited for long enough is more urgent than anything fresh
 MARGIN = 1.0  # by which one of lower priority must have become more urgent than the one it preempts

@@ -6,8 +6,8 @@ quantum of each that is before it in the line, shared by the slots.
 
 from __future__ import annotations
 
-from kernel.policy.ordered import Ordered
-from kernel.policy.standing import Key, Standing
+from kernel.policy.base import Ordered
+from kernel.policy.queue_entry import Key, Standing
 
 
 class RoundRobin(Ordered):

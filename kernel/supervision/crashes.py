@@ -11,15 +11,15 @@ from collections import deque
 import structlog
 
 from ipc.syscalls import Crashes, CrashReport, Received
+from kernel.core.process import Process
 from kernel.gate import Gate
-from kernel.process import Process
 
 KEPT = 100
 LOG_LINES = 10  # of the log, in a report
 
 UNREMARKABLE = frozenset({"done", "killed"})  # reasons of ends that someone wanted
 
-log = structlog.get_logger("kernel.process")
+log = structlog.get_logger("kernel.processes")
 
 
 class CrashReports:

@@ -10,11 +10,11 @@ from typing import TypeVar
 
 from ipc.errors import InvalidCall
 from ipc.syscalls import DOWN, Demonitor, Down, Link, Monitor, Spawn, Unlink
-from kernel.ending import Ending
+from kernel.core.process import Process
+from kernel.core.process_table import ProcessTable
 from kernel.gate import Gate
-from kernel.messaging import Messaging
-from kernel.process import Process
-from kernel.process_table import ProcessTable
+from kernel.messages.messaging import Messaging
+from kernel.processes.exit import Ending
 
 Key = TypeVar("Key")
 Item = TypeVar("Item")

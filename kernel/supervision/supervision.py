@@ -16,10 +16,10 @@ import structlog
 from ipc.errors import InvalidCall
 from ipc.messages import Log
 from ipc.syscalls import Child, ExitStatus, Supervise
-from kernel.checks import check_seconds
+from kernel.core.process import Process, Thread
 from kernel.gate import Gate
-from kernel.lifecycle import Lifecycle
-from kernel.process import Process, Thread
+from kernel.lib.validation import check_seconds
+from kernel.processes.lifecycle import Lifecycle
 from kernel.supervision.restarts import Restarts
 from kernel.supervision.supervisor import Supervisor
 

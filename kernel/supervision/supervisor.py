@@ -13,11 +13,11 @@ from typing import Any
 
 from ipc.errors import LlmosError, TooManyRestarts, to_wire
 from ipc.syscalls import Child, ExitStatus, Spawn, Supervise
-from kernel.alarms import Alarm
-from kernel.fiber import PARK
-from kernel.process import Process, Thread
+from kernel.core.fiber import PARK
+from kernel.core.process import Process, Thread
+from kernel.core.timers import Alarm
+from kernel.core.waits import EndOf
 from kernel.supervision.restarts import Restarts
-from kernel.waiting import EndOf
 
 Start = Callable[[Process, Spawn], "int | Coroutine[Any, Any, int]"]
 

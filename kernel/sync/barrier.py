@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ipc.syscalls import LockInfo
-from kernel.process import Thread
-from kernel.sync.queue import WaitQueue
+from kernel.core.process import Thread
+from kernel.sync.wait_queue import WaitQueue
 
 
 class Barrier:

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 from ipc.errors import NotHeld
 from ipc.syscalls import LockInfo
-from kernel.process import Thread
-from kernel.sync.queue import WaitQueue
-from kernel.waiting import Firm
+from kernel.core.process import Thread
+from kernel.core.waits import Firm
+from kernel.sync.wait_queue import WaitQueue
 
 
 class Lock:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from ipc.errors import NotHeld
 from ipc.syscalls import LockInfo
-from kernel.process import Thread
-from kernel.sync.queue import WaitQueue
+from kernel.core.process import Thread
+from kernel.sync.wait_queue import WaitQueue
 
 NAMED = 4  # holders that its description names
 

@@ -17,17 +17,17 @@ from weakref import WeakKeyDictionary
 from ipc.codec import isolate, reveal
 from ipc.errors import Busy, LlmosError, NotEncodable, TimedOut, ToolFailed, UnknownTool
 from ipc.syscalls import Reference, ToolInfo, Tools, UseTool
-from kernel.alarms import Alarm
-from kernel.checks import check_timeout
-from kernel.fiber import PARK
+from kernel.core.fiber import PARK
+from kernel.core.process import Process, Thread
+from kernel.core.timers import Alarm
 from kernel.gate import Gate
+from kernel.lib.units import measured
+from kernel.lib.validation import check_timeout
 from kernel.memory.shared import RESERVED, SharedMemory
-from kernel.process import Process, Thread
-from kernel.programs import Programs
-from kernel.tools.device import Device
-from kernel.tools.tool import CALL_ID, Tool, ToolSpec, load
+from kernel.programs.loader import Programs
+from kernel.programs.tool import CALL_ID, Tool, ToolSpec, load
+from kernel.tools.concurrency import Device
 from kernel.tools.workers import Workers
-from kernel.units import measured
 
 LARGE = 1024 * 1024  # bytes of an encoded result that is handed over by reference
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds before a further attempt; each pause is twice the one before

@@ -24,7 +24,7 @@ from ipc.errors import (
     TimedOut,
 )
 from llmosd.cli import commands, simulation, values
-from llmosd.client import Client
+from llmosd.client.blocking import Client
 
 DONE, FAILED, USAGE, NO_DAEMON, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 124, 130
 

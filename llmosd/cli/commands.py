@@ -40,10 +40,10 @@ from ipc.syscalls import (
     ToolInfo,
     Tools,
 )
-from llmosd import progress
 from llmosd.cli import following, listings, show, values
 from llmosd.cli.stream import print_events
-from llmosd.client import Client, Task
+from llmosd.client import cursor
+from llmosd.client.blocking import Client, Task
 
 BEGINNING = (0, 0)  # of the events of a task, as far as they are kept
 PAGE = 10_000  # rows of the process table asked for at once
@@ -81,7 +81,7 @@ def attach(client: Client, options: argparse.Namespace) -> int:
 def _show(task: Task, options: argparse.Namespace, events: Iterable[Event]) -> int:
     if options.json:
         last = deque(events, maxlen=1).pop()
-        show.value({"pid": task.pid, "id": task.id, "result": progress.final_value(last)}, as_json=True)
+        show.value({"pid": task.pid, "id": task.id, "result": cursor.final_value(last)}, as_json=True)
     else:
         print_events(events)
     return 0

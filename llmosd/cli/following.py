@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from ipc.errors import ConnectionLost, NoDaemon, ShuttingDown, TimedOut
 from ipc.messages import Event
-from llmosd.client import FOREVER, Client, Task
+from llmosd.client.blocking import FOREVER, Client, Task
 
 PATIENCE = 10.0  # seconds for the daemon to come back
 PAUSE = 0.1  # seconds between two attempts

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipc.errors import InvalidCall
 from llmosd.cli import show
-from llmosd.client import Client
+from llmosd.client.blocking import Client
 
 if TYPE_CHECKING:
     from llmosd.simulator.experiment import Found, Plan
@@ -127,7 +127,7 @@ def simulate(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> Plan:
-    from kernel.policy.catalogue import PolicySettings
+    from kernel.policy.registry import PolicySettings
     from llmosd.simulator.device import find
     from llmosd.simulator.experiment import GENERATORS, Plan
     from llmosd.simulator.report import Slo

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable, Iterable
 
 from ipc.messages import Emitted, Event, Failed, Log, Missed, Restarted, Result, State, Token
-from llmosd import progress
 from llmosd.cli import show
+from llmosd.client import cursor
 
 CLEAR_LINE = "\r\x1b[K"
 
@@ -116,6 +116,6 @@ def _note(text: str) -> None:
 def _print_result(event: Event, streamed: str) -> None:
     if streamed and not streamed.endswith("\n"):
         sys.stdout.write("\n")
-    result = progress.final_value(event)
+    result = cursor.final_value(event)
     if result is not None and result != streamed:
         show.value(result, as_json=False)

@@ -18,8 +18,8 @@ from textual.widgets import DataTable, Footer, Static
 
 from ipc.errors import ConnectionLost, LlmosError, NoDaemon
 from ipc.syscalls import ProcessInfo, SlotInfo, Stats
-from llmosd.async_client import AsyncClient
 from llmosd.cli import show
+from llmosd.client.asynchronous import AsyncClient
 
 INTERVAL = 1.0  # seconds between two looks
 MOST = 500  # rows on the screen

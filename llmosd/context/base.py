@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from kernel.core.process import Process
     from kernel.gate import Calls
-    from kernel.process import Process
 
 
 class Caller:

@@ -29,8 +29,8 @@ from ipc.syscalls import (
 from llmosd.context.base import Caller
 
 if TYPE_CHECKING:
+    from kernel.core.process import Process
     from kernel.gate import Calls
-    from kernel.process import Process
 
 
 class SyncCalls(Caller):

@@ -17,9 +17,9 @@ import msgspec
 
 from ipc.errors import CalibrationFailed
 from ipc.syscalls import FinishedCall, ModelInfo, SlotInfo
-from llmosd.client import Client
+from llmosd.client.blocking import Client
 from llmosd.simulator.device import DeviceModel
-from llmosd.simulator.fit import fit
+from llmosd.simulator.least_squares import fit
 from llmosd.simulator.recorder import Recorder
 
 TOKENS = 48  # made by each call of a batch

@@ -10,15 +10,15 @@ from typing import Any
 
 from ipc.syscalls import Sampling
 from kernel.drivers import protocol
-from kernel.policy.program import Program
-from kernel.slots.sequence import FINISHED, QUEUED
+from kernel.models.sequence import FINISHED, QUEUED
+from kernel.policy.group import Program
 from llmosd.simulator.workload import Call
 
 SAMPLING = Sampling()
 
 
 class SimulatedCall:
-    """See `kernel.slots.sequence.Sequence` for what the slots use. Times are seconds of the simulation, None before.
+    """See `kernel.models.sequence.Sequence` for what the slots use. Times are seconds of the simulation, None before.
 
     `unread` tokens of its prompt are left, `made` tokens of it were made before step number `joined`, since which it
     makes one a step while it is in the batch; `credited` of them the slots have been told of.

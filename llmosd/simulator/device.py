@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from ipc.errors import InvalidDevice
-from llmosd.settings import shared
+from llmosd.daemon.settings import shared
 
 DEFAULT = "smollm2"
 

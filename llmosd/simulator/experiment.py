@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from ipc.errors import InvalidWorkload
-from kernel.policy.catalogue import PolicySettings, make
+from kernel.policy.registry import PolicySettings, make
 from llmosd.simulator import generators, load, recording, traces
 from llmosd.simulator.device import DeviceModel
 from llmosd.simulator.generators import Shape

@@ -13,10 +13,10 @@ import msgspec
 from ipc.syscalls import Sampling
 from kernel.drivers import protocol
 from kernel.drivers.simulated import SimulatedDevice
+from kernel.models.sequence import FINISHED, Sequence
+from kernel.models.slot_table import Slots
+from kernel.policy.group import Program
 from kernel.policy.policy import Policy
-from kernel.policy.program import Program
-from kernel.slots.sequence import FINISHED, Sequence
-from kernel.slots.slots import Slots
 from llmosd.simulator.call import SimulatedCall
 from llmosd.simulator.device import DeviceModel
 from llmosd.simulator.workload import Task

@@ -1,6 +1,6 @@
 """Swapping in the simulation: parked calls give up their memory where a call on a slot waits for some.
 
-The simulation's counterpart of `kernel.slots.pager`, whose choice of whom to swap it takes. It holds calls off their
+The simulation's counterpart of `kernel.models.pager`, whose choice of whom to swap it takes. It holds calls off their
 slots while they are written, as the daemon does; reading back holds them off, too.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from kernel.slots.pager import FULL, Candidate, choose
-from kernel.slots.sequence import RUNNING, Sequence
-from kernel.slots.slots import SWAPPING, Slots
+from kernel.models.pager import FULL, Candidate, choose
+from kernel.models.sequence import RUNNING, Sequence
+from kernel.models.slot_table import SWAPPING, Slots
 from llmosd.simulator.call import SimulatedCall
 from llmosd.simulator.device import DeviceModel
 from llmosd.simulator.engine import Engine

@@ -6,7 +6,7 @@ Used by `llmos record`, the calibration and the benches. It asks from time to ti
 from __future__ import annotations
 
 from ipc.syscalls import FinishedCall, FinishedCalls
-from llmosd.client import Client
+from llmosd.client.blocking import Client
 from llmosd.simulator.recording import Recording
 
 

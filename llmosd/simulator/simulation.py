@@ -11,10 +11,10 @@ from heapq import heappop, heappush
 from typing import Any, cast
 
 from ipc.errors import InvalidWorkload
+from kernel.models.sequence import FINISHED, Sequence
+from kernel.models.slot_table import Slots
+from kernel.policy.group import PROMPT_WEIGHT, Program
 from kernel.policy.policy import Policy
-from kernel.policy.program import PROMPT_WEIGHT, Program
-from kernel.slots.sequence import FINISHED, Sequence
-from kernel.slots.slots import Slots
 from llmosd.simulator.call import SimulatedCall
 from llmosd.simulator.device import DeviceModel
 from llmosd.simulator.engine import Engine

@@ -13,9 +13,9 @@ import random
 
 import msgspec
 
-from kernel.policy.catalogue import PolicySettings, make
 from kernel.policy.policy import Policy
-from kernel.policy.standing import Line, Standing
+from kernel.policy.queue_entry import Line, Standing
+from kernel.policy.registry import PolicySettings, make
 from llmosd.simulator import live
 from llmosd.simulator.call import SimulatedCall
 from llmosd.simulator.device import DeviceModel

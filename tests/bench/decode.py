@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kernel.drivers.transformers.source import EMBEDDED, locate
-from llmosd.settings import load
+from llmosd.daemon.settings import load
 
 RUNS = {1: 3, 4: 3, 16: 1, 32: 1, 64: 1}  # sequences, and how often
 PROMPT, PORTION, PORTIONS = 40, 21, 3

@@ -21,7 +21,7 @@ from rich.table import Table
 from ipc.syscalls import Sampling
 from kernel.drivers.protocol import Admit, Bundle, Cancel, Done, KVUsage, Parked, SwapOut, SwappedOut
 from kernel.drivers.transformers.source import EMBEDDED
-from llmosd.settings import load
+from llmosd.daemon.settings import load
 
 ROUNDS = 3
 AGENTS, SYSTEM, QUESTION = 64, 300, 20  # and tokens of the prompts

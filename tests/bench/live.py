@@ -19,7 +19,7 @@ from rich.table import Table
 from simulated import SLOTS, daemon
 
 from ipc.syscalls import SetPolicy
-from kernel.policy.catalogue import PolicySettings, make
+from kernel.policy.registry import PolicySettings, make
 from llmosd import AsyncClient
 from llmosd.simulator.calibration import measure
 from llmosd.simulator.generators import Shape, programs

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ipc.messages import Message
-from kernel.mailbox import Mailbox
-from kernel.selection import Selection
+from kernel.core.mailbox import Mailbox
+from kernel.core.selector import Selection
 
 DEPTH = 100_000
 ROUNDS = 5

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llmosd import AsyncClient, NoDaemon
-from llmosd.settings import load
+from llmosd.daemon.settings import load
 
 TASKS = 64
 MAX_TOKENS = 32

@@ -16,8 +16,8 @@ from time import perf_counter
 from rich.console import Console
 from rich.table import Table
 
-from kernel.policy.catalogue import KINDS, PolicySettings, make
-from kernel.policy.program import Program
+from kernel.policy.group import Program
+from kernel.policy.registry import KINDS, PolicySettings, make
 
 SLOTS = 64
 LINES = (10, 1_000, 10_000)

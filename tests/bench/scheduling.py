@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from kernel.policy.catalogue import PolicySettings, make
-from kernel.policy.program import PROMPT_WEIGHT
+from kernel.policy.group import PROMPT_WEIGHT
+from kernel.policy.registry import PolicySettings, make
 from llmosd.simulator.device import find
 from llmosd.simulator.experiment import Plan, perform
 from llmosd.simulator.generators import Shape, poisson

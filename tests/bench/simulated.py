@@ -29,7 +29,7 @@ from rich.table import Table
 
 from ipc.errors import NoDaemon
 from ipc.syscalls import SetPolicy
-from kernel.policy.catalogue import PolicySettings, make
+from kernel.policy.registry import PolicySettings, make
 from llmosd import Client
 from llmosd.simulator import recording
 from llmosd.simulator.calibration import measure, observation

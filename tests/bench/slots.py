@@ -22,7 +22,7 @@ from ipc.syscalls import Sampling
 from kernel.drivers.protocol import Admit, Bundle, Done
 from kernel.drivers.transformers.source import EMBEDDED
 from llmosd import AsyncClient, Token
-from llmosd.settings import load
+from llmosd.daemon.settings import load
 
 ROUNDS = 5
 AGENTS, TOKENS = 64, 48

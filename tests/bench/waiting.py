@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llmosd import Client, NoDaemon
-from llmosd.settings import load
+from llmosd.daemon.settings import load
 
 ROUNDS = 1
 AGENTS, CALLS, WORDS, TOOL = 8, 3, 160, 4.0  # words of what each begins with; seconds that a tool takes

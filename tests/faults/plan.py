@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernel.faults import POINTS
+from kernel.lib.failpoints import POINTS
 
 FIRST = ("journal.open", "journal.migrate")  # on a folder where there is no journal yet
 AT_THE_STOP = ("journal.checkpoint", "journal.close")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from kernel.faults import VARIABLE
+from kernel.lib.failpoints import VARIABLE
 from llmosd import AsyncClient, LlmosError
 from tests.faults import checks
 from tests.faults.jobs import Violation

@@ -14,11 +14,11 @@ import msgspec
 
 from kernel.journal.journal import Journal
 from kernel.kernel import Kernel
-from kernel.limits import LimitSettings
-from kernel.memory.bounds import MemoryBounds
-from kernel.slots.model import ModelSpec
-from kernel.slots.settings import ResourceSettings, Scheduling
-from kernel.tools.tool import ToolSpec
+from kernel.memory.quotas import MemoryBounds
+from kernel.models.settings import ResourceSettings, Scheduling
+from kernel.models.spec import ModelSpec
+from kernel.processes.limits import LimitSettings
+from kernel.programs.tool import ToolSpec
 from llmosd.context import Context
 from tests.support.drivers import InLoopLauncher
 from tests.support.machine import FakeMachine

@@ -23,9 +23,9 @@ from ipc.syscalls import Submit, Submitted
 from kernel.journal.journal import Journal
 from kernel.journal.settings import FILE, JournalSettings
 from kernel.journal.store import Store
-from kernel.programs import Program
-from kernel.slots.model import ModelSpec
-from kernel.tools.tool import Tool
+from kernel.models.spec import ModelSpec
+from kernel.programs.loader import Program
+from kernel.programs.tool import Tool
 from tests.support.boot import boot
 from tests.support.system import System
 

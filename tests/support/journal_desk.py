@@ -26,13 +26,13 @@ import asyncio, sys, time
 from pathlib import Path
 from ipc.codec import encode
 from ipc.syscalls import Submit
-from kernel import faults
+from kernel.lib import failpoints
 from kernel.journal.journal import Journal
 from kernel.journal.records import Accepted, End
 from kernel.journal.settings import JournalSettings
 
 async def main():
-    faults.arm()
+    failpoints.arm()
     journal = Journal(Path(sys.argv[1]), JournalSettings(attempts=1000))
     def ended(number):
         print("ended", number, flush=True)

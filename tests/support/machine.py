@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kernel.machine import Sample
+from kernel.lib.machine import Sample
 from tests.support.drivers import InLoopLauncher
 
 

@@ -9,8 +9,8 @@ import asyncio
 from typing import Any
 
 from ipc.syscalls import Models
-from kernel.slots.model import ModelSpec
-from kernel.slots.settings import ResourceSettings
+from kernel.models.settings import ResourceSettings
+from kernel.models.spec import ModelSpec
 from tests.support.agents import teller
 from tests.support.system import System
 

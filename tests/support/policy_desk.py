@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from kernel.policy.catalogue import PolicySettings, make
+from kernel.policy.group import PROMPT_WEIGHT, Program
 from kernel.policy.policy import Decision, Policy, hand_over
-from kernel.policy.program import PROMPT_WEIGHT, Program
+from kernel.policy.registry import PolicySettings, make
 
 
 class Job:

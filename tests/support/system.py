@@ -16,15 +16,15 @@ from ipc.codec import reveal
 from ipc.errors import LlmosError, from_wire
 from ipc.messages import Event
 from ipc.syscalls import Attach, ExitStatus, History, Spawn, Submit, Submitted, Syscall, TaskInfo, Wait
+from kernel.core.process import Process, Thread
+from kernel.core.stream import Stream
 from kernel.journal.journal import Journal
 from kernel.kernel import Kernel
-from kernel.process import Process, Thread
-from kernel.programs import Function, Program
-from kernel.slots.runtime import ModelRuntime
-from kernel.slots.sequence import Sequence
-from kernel.stream import Stream
-from kernel.tasks import Tasks
-from kernel.tools.tool import Tool
+from kernel.models.runtime import ModelRuntime
+from kernel.models.sequence import Sequence
+from kernel.programs.loader import Function, Program
+from kernel.programs.tool import Tool
+from kernel.tasks.submit import Tasks
 from tests.support.drivers import InLoopDriver, InLoopLauncher
 from tests.support.machine import FakeMachine
 

@@ -20,22 +20,22 @@ transformers = pytest.importorskip("transformers", reason="the driver runs trans
 
 from ipc.syscalls import ChatMessage, Sampling  # noqa: E402
 from kernel.drivers.protocol import Admit, Bundle, Stop  # noqa: E402
-from kernel.drivers.transformers import invariance, linear  # noqa: E402
+from kernel.drivers.transformers import batch_invariance, linear  # noqa: E402
 from kernel.drivers.transformers.admission import Admission  # noqa: E402
 from kernel.drivers.transformers.attention import Lengths, Span  # noqa: E402
+from kernel.drivers.transformers.batch_invariance import RowCounts  # noqa: E402
 from kernel.drivers.transformers.decoder import Decoder  # noqa: E402
 from kernel.drivers.transformers.engine import Engine  # noqa: E402
 from kernel.drivers.transformers.forward import Output, PackedForward  # noqa: E402
-from kernel.drivers.transformers.invariance import RowCounts  # noqa: E402
+from kernel.drivers.transformers.hf_backend import NAME, Modules  # noqa: E402
 from kernel.drivers.transformers.kv import Geometry, KVMemory  # noqa: E402
-from kernel.drivers.transformers.modules import NAME, Modules  # noqa: E402
-from kernel.drivers.transformers.outline import outline  # noqa: E402
-from kernel.drivers.transformers.pace import Pace  # noqa: E402
-from kernel.drivers.transformers.placement import Placement  # noqa: E402
+from kernel.drivers.transformers.kv_allocator import Placement  # noqa: E402
+from kernel.drivers.transformers.model_manifest import outline  # noqa: E402
+from kernel.drivers.transformers.prefill_budget import Pace  # noqa: E402
 from kernel.drivers.transformers.prefix import PrefixCache  # noqa: E402
-from kernel.drivers.transformers.reading import tokenized  # noqa: E402
 from kernel.drivers.transformers.report import Report  # noqa: E402
 from kernel.drivers.transformers.sequence import Limits  # noqa: E402
+from kernel.drivers.transformers.tokenize_ahead import tokenized  # noqa: E402
 
 CONTEXT = 256
 SHAPE = {
@@ -75,7 +75,7 @@ class Ready:
         self.context: int = config.max_position_embeddings
         known = outline(model)
         pack = linear.CPU_KERNELS[kernel]
-        self.counts = RowCounts(invariance.row_counts(set(known.shapes), pack))
+        self.counts = RowCounts(batch_invariance.row_counts(set(known.shapes), pack))
         queries = config.num_attention_heads // config.num_key_value_heads
         self.lengths = Lengths(_lengths(self.geometry, queries))
         if known.lean:
@@ -97,7 +97,7 @@ class Ready:
 
 @cache
 def _lengths(geometry: Geometry, queries: int) -> tuple[int, ...]:
-    return invariance.lengths(geometry, queries)
+    return batch_invariance.lengths(geometry, queries)
 
 
 @cache

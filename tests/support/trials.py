@@ -40,7 +40,7 @@ from kernel.drivers.protocol import (
     SwappedOut,
 )
 from kernel.drivers.transformers.attention import Span
-from kernel.drivers.transformers.reading import tokenized
+from kernel.drivers.transformers.tokenize_ahead import tokenized
 from kernel.drivers.transformers.tokenizer import Tokenizer
 from tests.support.tiny import Kernel, Ready, ready
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from ipc.syscalls import Limits, Locks, Names
-from kernel.process_table import REMEMBERED
+from kernel.core.process_table import REMEMBERED
 from llmosd import AsyncClient, LlmosError, MailboxFull, TimedOut
 
 SEED = 20261207

@@ -267,7 +267,7 @@ def test_believes_only_the_hello(folder):
         listener.bind(str(path))
         listener.listen(5)
         client = Client(path)
-        import llmosd.session as session
+        from llmosd.client import session
 
         old, session.CONNECT_TIMEOUT = session.CONNECT_TIMEOUT, 0.3
         try:

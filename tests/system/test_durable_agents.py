@@ -14,7 +14,7 @@ from llmosd import Client, ConnectionLost, NoDaemon
 AGENTS = '''
 import os
 from llmosd import Context, agent, tool
-from kernel.slots.calls import ModelCalls
+from kernel.models.calls import ModelCalls
 
 make = ModelCalls._generate
 

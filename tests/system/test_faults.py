@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.faults import POINTS, VARIABLE
+from kernel.lib.failpoints import POINTS, VARIABLE
 from llmosd import ConnectionLost, Emitted, Failed, JournalUnavailable, Result, TimedOut
 from tests.faults import plan
 from tests.faults.trial import Trial

@@ -50,7 +50,7 @@ def test_the_base_installation_needs_no_torch_and_names_the_extra(scripts, folde
 
 
 def test_programs_and_settings_are_shipped_inside_the_package(scripts):
-    code = "from llmosd.settings import shared; print(*sorted(shared('agents').glob('*.py')), shared('config'))"
+    code = "from llmosd.daemon.settings import shared; print(*sorted(shared('agents').glob('*.py')), shared('config'))"
     out = subprocess.run(
         [scripts / "python", "-P", "-c", code], capture_output=True, text=True, check=True, cwd=scripts
     ).stdout

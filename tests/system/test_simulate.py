@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.policy.catalogue import PolicySettings, make
+from kernel.policy.registry import PolicySettings, make
 from llmosd.simulator import recording
 from llmosd.simulator.device import DeviceModel
 from llmosd.simulator.simulation import Simulation

@@ -14,7 +14,7 @@ from contextlib import suppress
 import pytest
 
 from llmosd import Client
-from llmosd.settings import shared
+from llmosd.daemon.settings import shared
 from tests.support.daemon import SCRIPTS
 
 # What systemd does between fork and exec: the socket becomes descriptor 3, and the pid is the daemon's own.

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from kernel import faults
 from kernel.kernel import Kernel
-from kernel.limits import LimitSettings
-from kernel.slots.model import ModelSpec
-from kernel.slots.settings import ResourceSettings, Scheduling
+from kernel.lib import failpoints as faults
+from kernel.models.settings import ResourceSettings, Scheduling
+from kernel.models.spec import ModelSpec
+from kernel.processes.limits import LimitSettings
 from tests.support.boot import boot
 from tests.support.durable_world import World, copy_each_commit
 from tests.support.simulated import FAST
@@ -97,7 +97,7 @@ async def system(
 @pytest.fixture
 def small_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a reader count as behind when a few tokens wait for it."""
-    monkeypatch.setattr("kernel.stream.MAX_TEXT", 30)
+    monkeypatch.setattr("kernel.core.stream.MAX_TEXT", 30)
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from typing import Any, cast
 
 import pytest
 
-from kernel.drivers.transformers.absence import PATIENCE
-from kernel.drivers.transformers.absence import Absences as InDriver
-from kernel.slots.absence import PROGRAMS, Absences
+from kernel.drivers.transformers.expected_returns import PATIENCE
+from kernel.drivers.transformers.expected_returns import Absences as InDriver
+from kernel.models.think_time import PROGRAMS, Absences
 
 
 class Process:

@@ -18,14 +18,14 @@ torch = pytest.importorskip("torch", reason="the driver runs torch models (extra
 
 from ipc.errors import ModelLoadFailed  # noqa: E402
 from kernel.drivers.protocol import Load  # noqa: E402
-from kernel.drivers.transformers import assembly  # noqa: E402
-from kernel.drivers.transformers.assembly import Loaded, Model, assemble  # noqa: E402
+from kernel.drivers.transformers import model_builder  # noqa: E402
 from kernel.drivers.transformers.attention import BLOCK, Lengths, Span  # noqa: E402
 from kernel.drivers.transformers.decoder import Decoder  # noqa: E402
 from kernel.drivers.transformers.kv import UNIT, Geometry  # noqa: E402
-from kernel.drivers.transformers.measured import remembered  # noqa: E402
+from kernel.drivers.transformers.model_builder import Loaded, Model, assemble  # noqa: E402
+from kernel.drivers.transformers.model_manifest import outline  # noqa: E402
 from kernel.drivers.transformers.options import Options  # noqa: E402
-from kernel.drivers.transformers.outline import outline  # noqa: E402
+from kernel.drivers.transformers.tuning_cache import remembered  # noqa: E402
 from tests.support.tiny import CONTEXT, build  # noqa: E402
 
 GEOMETRY = Geometry(layers=2, heads=1, head_dim=16, dtype=torch.float32)
@@ -61,20 +61,20 @@ def last_logits(model: Model, tokens: list[int], generated: int) -> Any:
 
 @given(SAFE, st.integers(1, 3000))
 def test_a_slab_holds_all_that_any_of_its_tokens_looks_at(lengths: Lengths, context: int) -> None:
-    memory = assembly._memory(GEOMETRY, context, lengths, torch.device("cpu"))
+    memory = model_builder._memory(GEOMETRY, context, lengths, torch.device("cpu"))
     padded = [lengths.padded(count) for count in range(1, context + 1)]
     assert all(length >= count for count, length in enumerate(padded, start=1))
     assert max(padded) <= memory.capacity
 
 
 def test_where_memory_is_not_mapped_there_are_no_more_slabs_than_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assembly, "_free_memory", lambda device: 10 * 1024 * GEOMETRY.token_bytes)
+    monkeypatch.setattr(model_builder, "_free_memory", lambda device: 10 * 1024 * GEOMETRY.token_bytes)
     device = torch.device("cpu")
-    mapped = assembly._memory(GEOMETRY, 1024, Lengths(), device)
+    mapped = model_builder._memory(GEOMETRY, 1024, Lengths(), device)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "platform", "elsewhere")
-        plain = assembly._memory(GEOMETRY, 1024, Lengths(), device)
-    assert (mapped.free_slabs, plain.free_slabs) == (assembly.SLABS, 5)  # in half of it
+        plain = model_builder._memory(GEOMETRY, 1024, Lengths(), device)
+    assert (mapped.free_slabs, plain.free_slabs) == (model_builder.SLABS, 5)  # in half of it
 
 
 def test_a_sequence_may_fill_the_context_of_a_model(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_exactness_is_given_up_where_nobody_wants_it(tmp_path: Path) -> None:
 def test_exactness_is_given_up_where_no_step_could_hold_a_tile_and_neighbours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counts: tuple[int, ...], exact: bool
 ) -> None:
-    monkeypatch.setattr("kernel.drivers.transformers.invariance.row_counts", lambda shapes, pack: counts)
+    monkeypatch.setattr("kernel.drivers.transformers.batch_invariance.row_counts", lambda shapes, pack: counts)
     assert assembled(tmp_path).facts["deterministic"] is exact
 
 
@@ -143,7 +143,7 @@ def test_counts_are_safe_for_the_activation_of_a_model_that_runs_its_own_modules
         asked.append((type(activation).__name__, size))
         return 16, 64
 
-    monkeypatch.setattr("kernel.drivers.transformers.invariance.activation_counts", counts)
+    monkeypatch.setattr("kernel.drivers.transformers.batch_invariance.activation_counts", counts)
     assert assembled(tmp_path, build("Gemma")).most_rows == 64
     assert asked == [("GELUTanh", 96)]
 

@@ -11,7 +11,7 @@ import pytest
 
 from ipc.errors import TimedOut
 from ipc.syscalls import Kill
-from kernel.process import Thread
+from kernel.core.process import Thread
 from llmosd.context import Context
 
 

@@ -49,7 +49,7 @@ from ipc.syscalls import (
     Syscall,
     Threads,
 )
-from kernel.message_validation import MAX_BODY
+from kernel.messages.validation import MAX_BODY
 from llmosd.context import Context
 
 NEGATIVE = -1.0

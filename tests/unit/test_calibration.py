@@ -9,11 +9,11 @@ import pytest
 
 from ipc.errors import CalibrationFailed, InvalidDevice, InvalidWorkload
 from ipc.syscalls import FinishedCall
-from kernel.policy.catalogue import PolicySettings, make
+from kernel.policy.registry import PolicySettings, make
 from llmosd.simulator import device, recording
 from llmosd.simulator.calibration import Observation, device_of, observation
 from llmosd.simulator.device import DeviceModel, find
-from llmosd.simulator.fit import fit
+from llmosd.simulator.least_squares import fit
 from llmosd.simulator.recording import Recording
 from llmosd.simulator.simulation import Simulation
 from llmosd.simulator.workload import Call

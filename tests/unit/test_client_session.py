@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-import llmosd.session
+import llmosd.client.session
 from ipc.codec import decode, encode
 from ipc.errors import ConnectionLost, FrameTooLarge, LlmosError, NoDaemon, UnknownProcess, VersionMismatch, to_wire
 from ipc.frames import HEADER, MAX_FRAME, frame
@@ -18,8 +18,8 @@ from ipc.messages import Emitted, Result
 from ipc.protocol import Abandon, Answer, Credit, End, Failure, Request, StreamEvent, ToDaemon
 from ipc.syscalls import Logs, Nice, Ping, Submitted
 from llmosd import AsyncClient, Client, Task
-from llmosd.async_client import AsyncTask
-from llmosd.session import CREDIT, Pending, Session, received
+from llmosd.client.asynchronous import AsyncTask
+from llmosd.client.session import CREDIT, Pending, Session, received
 
 GONE = ConnectionLost("gone")
 
@@ -60,7 +60,7 @@ def test_a_call_that_cannot_be_encoded_takes_no_id(session):
 
 def test_a_call_that_no_frame_can_hold_is_not_sent_and_takes_no_id(session, monkeypatch):
     """The daemon would cut off who sends it, and end all its attached tasks."""
-    monkeypatch.setattr(llmosd.session, "MAX_FRAME", 1000)
+    monkeypatch.setattr(llmosd.client.session, "MAX_FRAME", 1000)
     with pytest.raises(FrameTooLarge, match="a Ping"):
         session.open(Ping("x" * 1000))
     assert session.open(Ping("x" * 900))[0].number == 1
@@ -209,7 +209,7 @@ async def test_a_connection_that_is_not_welcomed_is_closed(
         ended.set_result(await reader.read())
         writer.close()
 
-    monkeypatch.setattr(llmosd.session, "CONNECT_TIMEOUT", 30.0 if refused else 0.3)
+    monkeypatch.setattr(llmosd.client.session, "CONNECT_TIMEOUT", 30.0 if refused else 0.3)
     server = await asyncio.start_unix_server(serve, folder / "s.sock")
     with pytest.raises(VersionMismatch if refused else NoDaemon):
         await AsyncClient(folder / "s.sock").connect()

@@ -10,7 +10,7 @@ import pytest
 
 from ipc.errors import DeadlockDetected, TimedOut, UnknownProcess
 from ipc.syscalls import Locks, Resume, Suspend
-from kernel.mailbox import CAPACITY
+from kernel.core.mailbox import CAPACITY
 from llmosd.context import Context
 
 AGENTS = Path(__file__).resolve().parents[2] / "agents"

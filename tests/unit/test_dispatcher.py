@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from ipc.syscalls import Resume, Suspend
-from kernel.dispatcher import AGING, STEPS_PER_TURN, Dispatcher
-from kernel.fiber import READY, SUSPENDED
-from kernel.process import Process, Thread
+from kernel.core.fiber import READY, SUSPENDED
+from kernel.core.process import Process, Thread
+from kernel.dispatch.dispatcher import AGING, STEPS_PER_TURN, Dispatcher
 from llmosd.context import Context
 
 
@@ -58,7 +58,7 @@ async def test_a_more_urgent_thread_that_becomes_ready_is_next() -> None:
 
 
 async def test_the_loop_gets_its_turn_after_a_bounded_number_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kernel.dispatcher.TURN_SECONDS", float("inf"))
+    monkeypatch.setattr("kernel.dispatch.dispatcher.TURN_SECONDS", float("inf"))
     loop = asyncio.get_running_loop()
     dispatcher = Dispatcher(loop)
     steps = 0
@@ -79,7 +79,7 @@ async def test_the_loop_gets_its_turn_after_a_bounded_number_of_steps(monkeypatc
 
 
 async def test_the_loop_gets_its_turn_when_the_time_of_a_turn_is_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kernel.dispatcher.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("kernel.dispatch.dispatcher.TURN_SECONDS", 0.0)
     dispatcher, log = Dispatcher(asyncio.get_running_loop()), []
     threads = [Thread(process(n), note(log, n), dispatcher) for n in range(3)]
     seen = []

@@ -11,9 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from kernel.dispatcher import Dispatcher
-from kernel.fiber import BLOCKED, PARK, READY, SUSPENDED
-from kernel.process import Process, Thread
+from kernel.core.fiber import BLOCKED, PARK, READY, SUSPENDED
+from kernel.core.process import Process, Thread
+from kernel.dispatch.dispatcher import Dispatcher
 
 AGING = 4  # so that a short run sees it
 PRIORITIES = st.sampled_from([-20, 0, 0, 5])
@@ -105,9 +105,9 @@ class Dispatching(RuleBasedStateMachine):
     @initialize()
     def boot(self) -> None:
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr("kernel.dispatcher.STEPS_PER_TURN", 1)
-        self.patch.setattr("kernel.dispatcher.TURN_SECONDS", math.inf)
-        self.patch.setattr("kernel.dispatcher.AGING", AGING)
+        self.patch.setattr("kernel.dispatch.dispatcher.STEPS_PER_TURN", 1)
+        self.patch.setattr("kernel.dispatch.dispatcher.TURN_SECONDS", math.inf)
+        self.patch.setattr("kernel.dispatch.dispatcher.AGING", AGING)
         self.loop = asyncio.new_event_loop()  # never run: the test takes the turns itself
         self.dispatcher = Dispatcher(self.loop)
         self.model = Model()

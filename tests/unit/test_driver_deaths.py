@@ -12,8 +12,8 @@ from ipc.messages import Log, Token
 from ipc.syscalls import Kill, Resume, Slots, Suspend
 from kernel.drivers import protocol
 from kernel.drivers.simulated import simulated_token
-from kernel.slots import runtime as runtime_module
-from kernel.slots.workload import MAX_DEATHS
+from kernel.models import runtime as runtime_module
+from kernel.models.active import MAX_DEATHS
 from tests.support.agents import teller
 from tests.support.simulated import assert_nothing_left, text_of
 

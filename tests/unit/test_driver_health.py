@@ -9,8 +9,8 @@ import pytest
 
 from ipc.errors import DriverFailed, ModelLoadFailed
 from ipc.syscalls import EmbedTexts, Models, Slots
-from kernel.slots.model import ModelSpec
-from kernel.slots.settings import ResourceSettings
+from kernel.models.settings import ResourceSettings
+from kernel.models.spec import ModelSpec
 from tests.support.agents import teller
 from tests.support.simulated import FAST, text_of
 

@@ -18,12 +18,12 @@ from ipc.codec import encode
 from ipc.errors import JournalUnavailable, KeyReused, StateInUse, TooManyAttempts
 from ipc.messages import Emitted, Event, Log, Token
 from ipc.syscalls import Submit
-from kernel import faults
+from kernel.core.stream import Stream
 from kernel.journal.journal import Journal
 from kernel.journal.records import Accepted
 from kernel.journal.settings import FILE, JournalSettings
 from kernel.journal.store import Store
-from kernel.stream import Stream
+from kernel.lib import failpoints
 from llmosd.context import Context
 from tests.support.boot import boot
 from tests.support.journal_desk import accepted, crash, desk, end, task
@@ -90,7 +90,7 @@ async def test_pitfall_a_bad_row_under_a_key_refuses_that_key_alone(tmp_path: Pa
 
 async def test_pitfall_an_old_daemon_that_drains_keeps_the_new_one_out_and_then_claims_nothing(tmp_path: Path) -> None:
     (one,) = await accepted(tmp_path, task())
-    faults.arm({faults.VARIABLE: "journal.commit=sleep:0.05@2-"})  # the end of its life takes a while
+    failpoints.arm({failpoints.VARIABLE: "journal.commit=sleep:0.05@2-"})  # the end of its life takes a while
     old = Journal(tmp_path, JournalSettings())
     old.finish(end(one.id), lambda error: None)
     closing = asyncio.ensure_future(old.close())
@@ -127,7 +127,7 @@ async def test_pitfall_a_slow_fsync_is_shared_by_64_in_flight(tmp_path: Path, se
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "accept", counting)
-        faults.arm({faults.VARIABLE: f"disk.sync.log=sleep:{seconds}"})
+        failpoints.arm({failpoints.VARIABLE: f"disk.sync.log=sleep:{seconds}"})
         async with desk(tmp_path) as opened:
 
             async def lane() -> list[Accepted]:
@@ -172,7 +172,7 @@ def test_pitfall_the_count_of_waiting_text_never_drifts_and_a_reader_who_keeps_u
 
 async def test_pitfall_the_count_of_tasks_that_wait_for_the_disk_never_drifts(tmp_path: Path) -> None:
     broken = tmp_path / "broken"
-    faults.arm({faults.VARIABLE: f"journal.commit=EIO?{broken}"})
+    failpoints.arm({failpoints.VARIABLE: f"journal.commit=EIO?{broken}"})
     async with desk(tmp_path) as opened:
         await opened.recovered.wait()
         for number in range(20):

@@ -14,13 +14,13 @@ import pytest
 from ipc.errors import AgentFailed, Killed, NotACall, TimedOut
 from ipc.messages import Message
 from ipc.syscalls import Resume, Send, Submit, Suspend
-from kernel import recovery
 from kernel.durable import timeouts
 from kernel.gate import BURST
 from kernel.journal import histories
 from kernel.journal.records import Kept
 from kernel.journal.settings import FILE
-from kernel.tasks import Tasks
+from kernel.tasks import recovery
+from kernel.tasks.submit import Tasks
 from llmosd.context import Context
 from tests.support.durable_world import Life, World, everywhere, nothing
 

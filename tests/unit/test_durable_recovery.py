@@ -19,12 +19,12 @@ from ipc.errors import HistoryDamaged, LlmosError, ReplayDiverged, TooManyAttemp
 from ipc.frames import FrameDecoder, frame
 from ipc.protocol import VERSION, FromDaemon, Hello, RawAnswer, Request, Welcome
 from ipc.syscalls import Nice, Ping, Resume, Send, Submit, Suspend
-from kernel.durable import durability
-from kernel.durable.arrivals import Arrivals
+from kernel.connection import Connection
+from kernel.durable import wiring
+from kernel.durable.pending_restarts import Arrivals
 from kernel.journal import schema, store, writer
 from kernel.journal.settings import FILE
 from kernel.journal.store import Store
-from kernel.server import Connection
 from llmosd.context import Context
 from tests.support.durable_world import World
 
@@ -212,7 +212,7 @@ async def test_a_task_that_gets_further_in_each_life_is_not_given_up(world: Worl
 async def test_who_only_waits_is_not_given_up_if_the_daemon_lasts(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(durability, "LASTED", 0.01)
+    monkeypatch.setattr(wiring, "LASTED", 0.01)
 
     async def waiter(ctx: Context) -> Any:
         return (await ctx.receive()).body

@@ -17,11 +17,11 @@ from ipc.codec import reveal
 from ipc.errors import JournalUnavailable, NameTaken
 from ipc.messages import Emitted, Failed, Result, State
 from ipc.syscalls import GetStats, Kill, Submit, Submitted
-from kernel import running_tasks, tasks
 from kernel.journal import writer
 from kernel.journal.journal import Journal
 from kernel.journal.settings import JournalSettings
 from kernel.journal.store import Store
+from kernel.tasks import running, submit
 from llmosd.context import Context
 from tests.support.boot import boot_as
 from tests.support.system import Recorder, System
@@ -217,7 +217,7 @@ async def test_what_speaks_against_a_task_that_was_accepted_is_told_once_that_is
 async def test_a_stop_waits_for_the_disk_so_long_says_how_many_ends_it_lost_and_the_tasks_run_again(
     tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks, "SETTLE_TIMEOUT", 0.05)
+    monkeypatch.setattr(submit, "SETTLE_TIMEOUT", 0.05)
     with capture_logs() as logs:
         async with life(tmp_path) as system:
             recorder = system.recorder()
@@ -258,7 +258,7 @@ async def test_an_end_that_no_frame_can_hold_is_a_failure_by_name(
     system: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else it would be on the disk for ever, and cut off every client that asks for it."""
-    monkeypatch.setattr(running_tasks, "MOST", 1000)
+    monkeypatch.setattr(running, "MOST", 1000)
 
     async def large(ctx: Context) -> str:
         await ctx.emit("so far")

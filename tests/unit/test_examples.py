@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ipc.syscalls import Kill, Limits, Names, Ps, Regions, Spawn
-from kernel.slots.model import ModelSpec
+from kernel.models.spec import ModelSpec
 
 AGENTS = Path(__file__).resolve().parents[2] / "agents"
 

@@ -13,27 +13,27 @@ from pathlib import Path
 import pytest
 
 from ipc.errors import ConfigError
-from kernel import faults
+from kernel.lib import failpoints
 
 pytestmark = [pytest.mark.real_time, pytest.mark.usefixtures("disarmed")]
 
 
 def arm(text: str) -> None:
-    faults.arm({faults.VARIABLE: text})
+    failpoints.arm({failpoints.VARIABLE: text})
 
 
 def fails(name: str) -> bool:
     try:
-        faults.point(name)
+        failpoints.point(name)
     except OSError as error:
         return error.errno == errno.ENOSPC
     return False
 
 
 def test_nothing_is_armed_unless_it_is_asked_for() -> None:
-    assert faults.arm({}) == []
-    assert not any(fails(name) for name in faults.POINTS)
-    assert not faults.on_disk()
+    assert failpoints.arm({}) == []
+    assert not any(fails(name) for name in failpoints.POINTS)
+    assert not failpoints.on_disk()
 
 
 @pytest.mark.parametrize(
@@ -61,18 +61,18 @@ def test_the_clock_jumps_and_is_put_right(jump: int) -> None:
     before = time.time()
     arm(f"clock=jump:{jump}@3-")
     assert [round((time.time() - before) / 3600) for _ in range(4)] == [0, 0, jump // 3600, jump // 3600]
-    faults.disarm()
+    failpoints.disarm()
     assert round((time.time() - before) / 3600) == 0
 
 
 def test_the_process_dies_at_the_point_as_by_kill_9() -> None:
     code = (
-        "from kernel import faults; faults.arm(); faults.point('swap.write'); print('once', flush=True); "
-        "faults.point('swap.write'); print('twice')"
+        "from kernel.lib import failpoints; failpoints.arm(); failpoints.point('swap.write'); "
+        "print('once', flush=True); failpoints.point('swap.write'); print('twice')"
     )
     run = subprocess.run(
         [sys.executable, "-c", code],
-        env=os.environ | {faults.VARIABLE: "swap.write=die@2"},
+        env=os.environ | {failpoints.VARIABLE: "swap.write=die@2"},
         capture_output=True,
         text=True,
         check=False,

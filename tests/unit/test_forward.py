@@ -15,8 +15,8 @@ from ipc.errors import ModelLoadFailed  # noqa: E402
 from ipc.syscalls import Sampling  # noqa: E402
 from kernel.drivers.protocol import Admit, Done  # noqa: E402
 from kernel.drivers.transformers.forward import PackedForward  # noqa: E402
-from kernel.drivers.transformers.modules import NAME, Modules, check  # noqa: E402
-from kernel.drivers.transformers.outline import outline  # noqa: E402
+from kernel.drivers.transformers.hf_backend import NAME, Modules, check  # noqa: E402
+from kernel.drivers.transformers.model_manifest import outline  # noqa: E402
 from kernel.drivers.transformers.weights import _check_config  # noqa: E402
 from tests.support.tiny import Kernel, Letters, Ready, build, ready  # noqa: E402
 

@@ -16,10 +16,10 @@ torch = pytest.importorskip("torch", reason="trials are made with tensors (extra
 
 from torch.nn.functional import gelu, silu  # noqa: E402
 
-from kernel.drivers.transformers import attention, invariance, linear  # noqa: E402
+from kernel.drivers.transformers import attention, batch_invariance, linear  # noqa: E402
 from kernel.drivers.transformers.attention import BLOCK, Lengths  # noqa: E402
+from kernel.drivers.transformers.batch_invariance import CANDIDATES, RowCounts, activation_counts, row_counts  # noqa: E402
 from kernel.drivers.transformers.decoder import gated  # noqa: E402
-from kernel.drivers.transformers.invariance import CANDIDATES, RowCounts, activation_counts, row_counts  # noqa: E402
 from kernel.drivers.transformers.kv import UNIT, Geometry  # noqa: E402
 
 SHAPES = [(48, 32), (32, 64)]
@@ -152,7 +152,7 @@ def test_an_activation_that_slips_at_the_end_of_some_counts_is_found() -> None:
 
 
 def test_what_is_called_a_safe_length_is_found_with_the_real_kernel() -> None:
-    safe = invariance.lengths(GEOMETRY, 2)
+    safe = batch_invariance.lengths(GEOMETRY, 2)
     assert set(safe) <= set(range(UNIT, BLOCK + 1, UNIT))
 
 
@@ -166,7 +166,9 @@ def test_lengths_at_which_a_token_has_other_bits_are_found(monkeypatch: pytest.M
 
     monkeypatch.setattr(attention, "scaled_dot_product_attention", attend)
     others = set(range(UNIT, BLOCK + 1, UNIT)) - bad
-    assert set(invariance.lengths(GEOMETRY, 2)) == (bad if BLOCK in bad else others)  # what is as the longest is safe
+    assert set(batch_invariance.lengths(GEOMETRY, 2)) == (
+        bad if BLOCK in bad else others
+    )  # what is as the longest is safe
 
 
 def test_where_a_token_depends_on_the_size_of_its_batch_no_length_is_safe(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +177,7 @@ def test_where_a_token_depends_on_the_size_of_its_batch_no_length_is_safe(monkey
         return found if len(asked) > 1 else torch.nextafter(found, torch.tensor(torch.inf))
 
     monkeypatch.setattr(attention, "scaled_dot_product_attention", attend)
-    assert Lengths(invariance.lengths(GEOMETRY, 2)).safe == ()
+    assert Lengths(batch_invariance.lengths(GEOMETRY, 2)).safe == ()
 
 
 def even(asked: Any, keys: Any, values: Any, mask: Any, scale: float) -> Any:

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from ipc.errors import JournalUnavailable, KeyReused, StateInUse
-from kernel.journal import changes, histories, store, trouble, writer
+from kernel.journal import changes, damage, histories, store, writer
 from kernel.journal.journal import Journal
 from kernel.journal.records import Accepted, Kept
 from kernel.journal.settings import FILE, JournalSettings
@@ -268,7 +268,7 @@ async def test_an_end_is_written_although_new_tasks_do_not_fit(tmp_path: Path) -
 
 async def test_what_nobody_would_find_again_is_not_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The journal was moved while it was in use. What it has already goes on; it can be put back or copied."""
-    monkeypatch.setattr(trouble, "LOOK", 0.0)
+    monkeypatch.setattr(damage, "LOOK", 0.0)
     state, aside, copy = (tmp_path / name for name in ("state", "aside", "copy"))
     state.mkdir()
     async with desk(state) as opened:

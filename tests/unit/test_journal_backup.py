@@ -11,10 +11,10 @@ import apsw
 import pytest
 
 from ipc.errors import BackupFailed, Busy
-from kernel import faults
 from kernel.journal import backup
 from kernel.journal.records import Accepted
 from kernel.journal.settings import FILE
+from kernel.lib import failpoints
 from tests.support.journal_desk import desk, end, task
 
 pytestmark = pytest.mark.real_time
@@ -140,10 +140,10 @@ async def test_a_copy_that_is_cut_off_leaves_nothing(tmp_path: Path, monkeypatch
             if how == "stop":
                 await opened.journal.close()
             else:
-                faults.arm({faults.VARIABLE: "journal.commit=EIO@1"})
+                failpoints.arm({failpoints.VARIABLE: "journal.commit=EIO@1"})
                 await opened.accept(task())
             with pytest.raises(BackupFailed, match="was not finished"):
                 await copying
             assert left(tmp_path) == ["state"]
     finally:
-        faults.disarm()
+        failpoints.disarm()

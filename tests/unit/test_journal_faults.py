@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from ipc.errors import JournalUnavailable
-from kernel import faults
 from kernel.journal import writer
 from kernel.journal.changes import PutMessage
 from kernel.journal.records import Accepted
 from kernel.journal.settings import FILE
+from kernel.lib import failpoints
 from tests.support.journal_desk import VICTIM, Desk, accepted, desk, end, task
 
 pytestmark = pytest.mark.real_time
@@ -44,7 +44,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, disarmed: None) -> None:
 
 
 def arm(text: str) -> None:
-    faults.arm({faults.VARIABLE: text})
+    failpoints.arm({failpoints.VARIABLE: text})
 
 
 def damaged(folder: Path) -> list[Path]:
@@ -160,7 +160,7 @@ async def test_a_start_on_a_disk_that_takes_nothing_says_what_to_do_and_changes_
         assert hint in failure.message
         assert isinstance(await opened.accept(task(3)), JournalUnavailable)
     assert (tmp_path / FILE).read_bytes() == content
-    faults.disarm()
+    failpoints.disarm()
     async with desk(tmp_path) as opened:
         await opened.recovered.wait()
         assert [one.id for one in opened.pending] == [one.id for one in before]
@@ -187,7 +187,7 @@ def test_a_torn_last_write_loses_nothing_that_was_acknowledged(tmp_path: Path, f
     for _ in range(4):
         victim = subprocess.run(
             [sys.executable, "-c", VICTIM, str(tmp_path)],
-            env=os.environ | {faults.VARIABLE: f"disk.write.log={fault}@{20 + chance.randrange(200)}"},
+            env=os.environ | {failpoints.VARIABLE: f"disk.write.log={fault}@{20 + chance.randrange(200)}"},
             stdout=subprocess.PIPE,
             text=True,
             check=False,

@@ -14,7 +14,8 @@ import apsw
 import pytest
 
 from ipc.errors import JournalUnavailable, StateTooNew
-from kernel.journal import log_file, schema, store, writer
+from kernel.journal import schema, store, writer
+from kernel.journal import wal as log_file
 from kernel.journal.records import Accepted
 from kernel.journal.settings import FILE
 from kernel.journal.store import Store, open_store

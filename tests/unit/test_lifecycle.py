@@ -12,8 +12,8 @@ from ipc.codec import reveal
 from ipc.errors import InvalidCall, TimedOut, UnknownProcess, UnknownProgram
 from ipc.messages import Failed, Result
 from ipc.syscalls import Kill, Resume, Spawn, Suspend, Wait
-from kernel.process import Thread
-from kernel.process_table import REMEMBERED
+from kernel.core.process import Thread
+from kernel.core.process_table import REMEMBERED
 from llmosd.context import Context
 from tests.support.agents import adder, listener
 

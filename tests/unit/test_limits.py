@@ -10,7 +10,7 @@ import pytest
 
 from ipc.errors import LimitExceeded, MailboxFull
 from ipc.syscalls import GetStats, Limits, MemorySet, Send, Spawn
-from kernel.limits import LimitSettings
+from kernel.processes.limits import LimitSettings
 from llmosd.context import Context
 from tests.support.agents import forever
 

@@ -9,8 +9,8 @@ import pytest
 
 from ipc.errors import InvalidCall, Killed, NameTaken, UnknownProcess
 from ipc.syscalls import Crashes, Demonitor, Kill, Link, Monitor, Names, PeekMailbox, Send, Spawn
-from kernel.mailbox import CAPACITY
-from kernel.process_table import REMEMBERED
+from kernel.core.mailbox import CAPACITY
+from kernel.core.process_table import REMEMBERED
 from llmosd.context import Context
 from tests.support.agents import forever
 

@@ -12,7 +12,7 @@ import pytest
 
 from ipc.errors import NoDaemon, SocketInUse, SocketPathInvalid
 from ipc.unix import MAX_PATH, check_path, try_connect
-from llmosd.listener import SocketClaim
+from llmosd.daemon.listener import SocketClaim
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from ipc.errors import DeadlineUnreachable, InvalidPolicy, NotPermitted, Unknown
 from ipc.messages import Log
 from ipc.syscalls import GetStats, PolicyInfo, Resume, SetPolicy, Slots, Suspend
 from kernel.drivers import protocol
-from kernel.policy.catalogue import KINDS
-from kernel.slots.model import ModelSpec
-from kernel.slots.settings import Scheduling
+from kernel.models.settings import Scheduling
+from kernel.models.spec import ModelSpec
+from kernel.policy.registry import KINDS
 from llmosd.context import Context
 from tests.support.agents import teller
 from tests.support.simulated import FAST, text_of

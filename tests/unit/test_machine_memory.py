@@ -10,7 +10,7 @@ import pytest
 from ipc.errors import ModelLoadFailed
 from ipc.syscalls import GetStats, Resume, Slots, Suspend
 from kernel.drivers import protocol
-from kernel.slots.settings import ResourceSettings
+from kernel.models.settings import ResourceSettings
 from llmosd.context import Context
 from tests.support.many_models import (
     GB,

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from ipc.errors import MailboxFull, TimedOut, UnknownProcess
 from ipc.messages import Message
 from ipc.syscalls import ANY_MESSAGE, GetStats, Kill, Receive, Resume, Send, Suspend
-from kernel.dispatcher import Dispatcher
-from kernel.fiber import PARK
-from kernel.mailbox import CAPACITY, Mailbox
-from kernel.messaging import wait_for_room
-from kernel.process import Process, Thread
+from kernel.core.fiber import PARK
+from kernel.core.mailbox import CAPACITY, Mailbox
+from kernel.core.process import Process, Thread
+from kernel.dispatch.dispatcher import Dispatcher
+from kernel.messages.messaging import wait_for_room
 from llmosd.context import Context
 from tests.support.agents import idle
 

@@ -16,8 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from ipc.errors import LlmosError
 from ipc.messages import Message
 from ipc.syscalls import PeekMailbox, Receive, Send
-from kernel.mailbox import CONTROL
-from kernel.process import Thread
+from kernel.core.mailbox import CONTROL
+from kernel.core.process import Thread
 from tests.support.agents import idle
 from tests.support.boot import UNWRITABLE, boot
 from tests.support.virtual_time import VirtualTimeLoop

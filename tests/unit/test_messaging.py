@@ -11,7 +11,7 @@ import pytest
 
 from ipc.errors import BadArguments, BadMessage, InvalidCall, NotACall, NotEncodable, TimedOut, UnknownProcess
 from ipc.syscalls import Call, DeadLetters, GetStats, Kill, Receive, Reply, Send, Subscribe
-from kernel.mailbox import Mailbox
+from kernel.core.mailbox import Mailbox
 from llmosd.context import Context
 from tests.support.agents import idle
 

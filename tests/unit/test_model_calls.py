@@ -32,7 +32,7 @@ from ipc.syscalls import (
 )
 from kernel.drivers import protocol
 from kernel.drivers.simulated import simulated_token
-from kernel.slots.model import ModelSpec
+from kernel.models.spec import ModelSpec
 from llmosd.context import Context
 from tests.support.simulated import FAST, assert_nothing_left, text_of
 

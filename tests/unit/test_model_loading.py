@@ -11,7 +11,7 @@ import pytest
 from ipc.errors import ConfigError, ModelLoadFailed, ModelNotFound, UnknownModel
 from ipc.messages import State
 from ipc.syscalls import Generate, Models
-from kernel.slots.model import ModelSpec
+from kernel.models.spec import ModelSpec
 from llmosd.context import Context
 from tests.support.agents import teller
 from tests.support.simulated import FAST, text_of

@@ -25,10 +25,10 @@ from ipc.errors import (
     UnknownName,
 )
 from ipc.syscalls import Call, DeadLetters, Kill, Names, PeekMailbox, Publish, Register, Send, Subscribe, Unregister
-from kernel.message_validation import MAX_BODY
-from kernel.process import Process
-from kernel.programs import Program
-from kernel.topics import Topics
+from kernel.core.process import Process
+from kernel.messages.topics import Topics
+from kernel.messages.validation import MAX_BODY
+from kernel.programs.loader import Program
 from llmosd.context import Context
 from tests.support.agents import forever
 

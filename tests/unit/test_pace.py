@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="tiles are those of attention (extra
 
 from kernel.drivers.protocol import Bundle, Done  # noqa: E402
 from kernel.drivers.transformers.attention import TILE, Span  # noqa: E402
-from kernel.drivers.transformers.pace import PROBE, Pace, Pending  # noqa: E402
+from kernel.drivers.transformers.prefill_budget import PROBE, Pace, Pending  # noqa: E402
 from tests.support.tiny import Kernel, admit, ready  # noqa: E402
 
 MOST = 256

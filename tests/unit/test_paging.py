@@ -12,12 +12,12 @@ import pytest
 from ipc.errors import to_wire
 from ipc.messages import Log
 from ipc.syscalls import Kill, Resume, Slots, Suspend
-from kernel import faults
 from kernel.drivers import protocol
-from kernel.slots.model import ModelSpec
-from kernel.slots.pager import Candidate, choose
-from kernel.slots.settings import Scheduling
-from kernel.slots.swap import SwapArea
+from kernel.lib import failpoints
+from kernel.models.pager import Candidate, choose
+from kernel.models.settings import Scheduling
+from kernel.models.spec import ModelSpec
+from kernel.models.swap import SwapArea
 from tests.support.agents import teller
 from tests.support.simulated import text_of
 
@@ -340,8 +340,8 @@ async def test_a_disk_that_refuses_leaves_the_generation_where_it_is(system: Any
 async def test_a_swap_that_finds_no_space_leaves_the_sequence_where_it_is_and_is_named(
     system: Any, step: str, request: pytest.FixtureRequest
 ) -> None:
-    request.addfinalizer(faults.disarm)
-    faults.arm({faults.VARIABLE: f"{step}=ENOSPC@1"})
+    request.addfinalizer(failpoints.disarm)
+    failpoints.arm({failpoints.VARIABLE: f"{step}=ENOSPC@1"})
     first, second = system.spawn("teller", seed=1), system.spawn("teller", seed=2)
     await asyncio.sleep(4.5)
     await system.call(Suspend(first.pid))

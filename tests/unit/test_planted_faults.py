@@ -19,14 +19,14 @@ torch = pytest.importorskip("torch", reason="the driver runs torch models (extra
 pytest.importorskip("llguidance", reason="constraints are compiled by llguidance (extra `local`)")
 
 from kernel.drivers.protocol import Admit  # noqa: E402
-from kernel.drivers.transformers import pages, radix, sampler, swap  # noqa: E402
+from kernel.drivers.transformers import pages, radix, sampler, swap_format  # noqa: E402
 from kernel.drivers.transformers.attention import TILE, Lengths, Plan, Span, _Tile  # noqa: E402
-from kernel.drivers.transformers.invariance import CANDIDATES, RowCounts  # noqa: E402
+from kernel.drivers.transformers.batch_invariance import CANDIDATES, RowCounts  # noqa: E402
 from kernel.drivers.transformers.kv import UNIT, Slab  # noqa: E402
-from kernel.drivers.transformers.parts import Text  # noqa: E402
-from kernel.drivers.transformers.placement import Placement  # noqa: E402
+from kernel.drivers.transformers.kv_allocator import Placement  # noqa: E402
+from kernel.drivers.transformers.queries import Text  # noqa: E402
+from kernel.drivers.transformers.request import Work  # noqa: E402
 from kernel.drivers.transformers.sequence import Sequence  # noqa: E402
-from kernel.drivers.transformers.work import Work  # noqa: E402
 from tests.support.tiny import Kernel  # noqa: E402
 from tests.support.trials import Trial, alone, answer_alone, codec, model_of, prompt_of, sampling_of  # noqa: E402
 
@@ -73,8 +73,8 @@ def noise_that_goes_on(patch: pytest.MonkeyPatch) -> None:
 
 
 def states_rounded_on_disk(patch: pytest.MonkeyPatch) -> None:
-    real = swap.read
-    patch.setattr(swap, "read", lambda *arguments: real(*arguments).bfloat16().float())
+    real = swap_format.read
+    patch.setattr(swap_format, "read", lambda *arguments: real(*arguments).bfloat16().float())
 
 
 def shared_pages_written_through(patch: pytest.MonkeyPatch) -> None:

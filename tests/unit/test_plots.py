@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ipc.errors import InvalidCall, MissingExtra
-from kernel.policy.catalogue import PolicySettings
+from kernel.policy.registry import PolicySettings
 from llmosd.simulator.device import DeviceModel
 from llmosd.simulator.experiment import Found, Plan, perform
 from llmosd.simulator.outcome import CallOutcome

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipc.errors import InvalidPolicy
-from kernel.policy.catalogue import KINDS, PolicySettings, check, make
-from kernel.policy.program import Program
+from kernel.policy.group import Program
+from kernel.policy.registry import KINDS, PolicySettings, check, make
 from tests.support.policy_desk import Desk, Job, play
 
 PATIENT = [kind for kind in KINDS if kind not in ("edf", "auto")]  # those that promise that nobody starves

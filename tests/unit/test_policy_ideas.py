@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernel.policy.catalogue import PolicySettings, make
-from kernel.policy.program import Program
+from kernel.policy.group import Program
+from kernel.policy.registry import PolicySettings, make
 from tests.support.policy_desk import Desk, Job, play
 
 

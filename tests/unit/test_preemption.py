@@ -9,8 +9,8 @@ import pytest
 
 from ipc.syscalls import EmbedTexts, Generate, Kill, Nice, Resume, Sampling, Slots, Suspend
 from kernel.drivers import protocol
-from kernel.slots.model import ModelSpec
-from kernel.slots.settings import Scheduling
+from kernel.models.settings import Scheduling
+from kernel.models.spec import ModelSpec
 from llmosd.context import Context
 from tests.support.agents import teller
 from tests.support.simulated import FAST, text_of

@@ -21,8 +21,8 @@ torch = pytest.importorskip("torch", reason="keys and values are tensors (extra 
 
 from kernel.drivers.transformers.kv import Geometry, KVMemory, Slab  # noqa: E402
 from kernel.drivers.transformers.prefix import SOON, PrefixCache  # noqa: E402
+from kernel.drivers.transformers.prefix_disk_cache import Fetch  # noqa: E402
 from kernel.drivers.transformers.radix import common  # noqa: E402
-from kernel.drivers.transformers.spill import Fetch  # noqa: E402
 
 GEOMETRY = Geometry(layers=2, heads=1, head_dim=16, dtype=torch.float32)  # 32 tokens to a page
 LENGTH = 160

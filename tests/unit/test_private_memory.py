@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from ipc.codec import encode, reveal
 from ipc.errors import InvalidCall, LimitExceeded, NotEncodable
 from ipc.syscalls import MemoryDelete, MemoryGet, MemoryKeys, MemorySet
+from kernel.core.process import Process
 from kernel.gate import Gate
-from kernel.limits import LimitKeeper, LimitSettings
-from kernel.memory.bounds import MemoryBounds
 from kernel.memory.private import PrivateMemory
-from kernel.process import Process
+from kernel.memory.quotas import MemoryBounds
+from kernel.processes.limits import LimitKeeper, LimitSettings
 from llmosd.context import Context
 from tests.support.system import System
 

@@ -13,8 +13,8 @@ import pytest
 from ipc.abi import AGENT_ATTRIBUTE, AgentMark
 from ipc.errors import AgentFailed, BadArguments, UnknownProgram
 from ipc.syscalls import Programs as ListPrograms
-from kernel.arguments import arguments_struct
-from kernel.programs import Program, Programs
+from kernel.programs.arguments import arguments_struct
+from kernel.programs.loader import Program, Programs
 from llmosd import agent
 from llmosd.context import ChatOptions, Context
 

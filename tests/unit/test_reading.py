@@ -17,7 +17,7 @@ from ipc.frames import frame
 from ipc.syscalls import Sampling
 from kernel.drivers.child import KernelLink
 from kernel.drivers.protocol import Admit, Cancel, Done, Embed, Failed, Score
-from kernel.drivers.transformers.reading import Tokenized, tokenized
+from kernel.drivers.transformers.tokenize_ahead import Tokenized, tokenized
 from tests.support.tiny import Kernel, Letters, admit, ready
 
 CODEC = Letters()

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import strategies as st
 
 from ipc.messages import Emitted, Event, Missed, Result, Token
-from kernel import relay
-from kernel.relay import Relay
-from kernel.stream import Stream
+from kernel.core import event_log
+from kernel.core.event_log import Relay
+from kernel.core.stream import Stream
 
 
 class Reader:
@@ -64,7 +64,7 @@ def test_without_after_events_come_from_then_on() -> None:
 
 def test_what_is_not_kept_any_more_is_said_with_its_count() -> None:
     task = Relay(None)
-    for number in range(1, relay.KEPT_EVENTS + 11):
+    for number in range(1, event_log.KEPT_EVENTS + 11):
         task.push(emitted(number))
     late, partly, whole = Reader(), Reader(), Reader()
     task.add(late.stream, after=0)
@@ -74,22 +74,22 @@ def test_what_is_not_kept_any_more_is_said_with_its_count() -> None:
     assert late.events[1:] == whole.events
     assert partly.events[0] == (10, Missed(0, 6))
     assert whole.events[0] == (11, emitted(11))
-    assert len(whole.events) == relay.KEPT_EVENTS
+    assert len(whole.events) == event_log.KEPT_EVENTS
 
 
 @pytest.mark.parametrize("event", [Token("x" * 1000, 1, 1), Emitted(1, "x" * 1000), Emitted(1, b"x" * 1000)])
 def test_what_is_kept_is_bounded_by_its_size(event: Event) -> None:
     task = Relay(None)
-    for _ in range(relay.KEPT_EVENTS):
+    for _ in range(event_log.KEPT_EVENTS):
         task.push(event)
     assert task._kept is not None
-    assert relay.KEPT_SIZE // 2 < len(task._kept) * 1000 <= relay.KEPT_SIZE
-    huge = Emitted(1, "x" * relay.KEPT_SIZE)
+    assert event_log.KEPT_SIZE // 2 < len(task._kept) * 1000 <= event_log.KEPT_SIZE
+    huge = Emitted(1, "x" * event_log.KEPT_SIZE)
     task.push(huge)
     assert (len(task._kept), task._size) == (0, 0)
     reader = Reader()
-    task.add(reader.stream, after=relay.KEPT_EVENTS)
-    assert reader.events == [(relay.KEPT_EVENTS + 1, Missed(0, 1))]
+    task.add(reader.stream, after=event_log.KEPT_EVENTS)
+    assert reader.events == [(event_log.KEPT_EVENTS + 1, Missed(0, 1))]
 
 
 def test_a_task_that_says_nothing_keeps_nothing_and_one_that_ended_forgets_all() -> None:

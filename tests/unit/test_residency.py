@@ -11,7 +11,7 @@ import pytest
 from ipc.errors import ModelLoadFailed
 from ipc.messages import State
 from ipc.syscalls import Kill, Resume, Slots, Suspend
-from kernel.slots.settings import ResourceSettings
+from kernel.models.settings import ResourceSettings
 from tests.support.many_models import (
     GB,
     HOLDS_ONE,

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from ipc.errors import InvalidCall, TimedOut
 from ipc.messages import Message
 from ipc.syscalls import Kill, Nice, Send
-from kernel.mailbox import CONTROL, Mailbox
-from kernel.message_queue import SPARSE, Lane
-from kernel.selection import Selection
+from kernel.core.mailbox import CONTROL, Mailbox
+from kernel.core.message_queue import SPARSE, Lane
+from kernel.core.selector import Selection
 from llmosd.context import Context
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from ipc.errors import ConfigError
-from kernel.memory.bounds import MemoryBounds
-from kernel.slots.model import ModelSpec
-from kernel.slots.settings import ResourceSettings, Scheduling
-from kernel.tools.tool import ToolSpec
-from llmosd.settings import load
+from kernel.memory.quotas import MemoryBounds
+from kernel.models.settings import ResourceSettings, Scheduling
+from kernel.models.spec import ModelSpec
+from kernel.programs.tool import ToolSpec
+from llmosd.daemon.settings import load
 
 
 @pytest.fixture(autouse=True)

@@ -24,10 +24,10 @@ from ipc.errors import (
 )
 from ipc.frames import MAX_FRAME
 from ipc.syscalls import Regions, SharedDelete, SharedGet, SharedSet, SharedWatch
+from kernel.core.process import Process
 from kernel.gate import Gate
-from kernel.memory.bounds import MemoryBounds
+from kernel.memory.quotas import MemoryBounds
 from kernel.memory.shared import SharedMemory
-from kernel.process import Process
 from llmosd.context import Context
 from tests.support.system import System
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from ipc.errors import InvalidWorkload
-from kernel.policy.catalogue import PolicySettings, make
+from kernel.policy.registry import PolicySettings, make
 from llmosd.simulator.device import DeviceModel
 from llmosd.simulator.generators import Shape, agents, bursty, poisson, programs
 from llmosd.simulator.outcome import DONE, ENDED, Run

@@ -11,7 +11,7 @@ from ipc.errors import Busy, ContextOverflow, InvalidCall, InvalidPrompt
 from ipc.messages import State
 from ipc.syscalls import Generate, Models, Sampling, Slots
 from kernel.drivers import protocol
-from kernel.slots import runtime as runtime_module
+from kernel.models import runtime as runtime_module
 from llmosd.context import Context
 from tests.support.agents import teller
 from tests.support.simulated import assert_nothing_left, text_of

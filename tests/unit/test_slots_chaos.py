@@ -12,8 +12,8 @@ import pytest
 from ipc.errors import DriverFailed, from_wire
 from ipc.syscalls import Kill, Nice, Resume, Slots, Suspend
 from kernel.drivers import protocol
-from kernel.slots.model import ModelSpec
-from kernel.slots.settings import ResourceSettings, Scheduling
+from kernel.models.settings import ResourceSettings, Scheduling
+from kernel.models.spec import ModelSpec
 from llmosd.context import Context
 from tests.support.simulated import text_of
 

@@ -16,9 +16,9 @@ import pytest
 from ipc.errors import DeadlineUnreachable, DriverFailed, LimitExceeded, from_wire
 from ipc.syscalls import Kill, Nice, Resume, SetPolicy, Suspend
 from kernel.drivers.simulated import swap
-from kernel.slots.model import ModelSpec
-from kernel.slots.runtime import ModelRuntime
-from kernel.slots.settings import Scheduling
+from kernel.models.runtime import ModelRuntime
+from kernel.models.settings import Scheduling
+from kernel.models.spec import ModelSpec
 from llmosd.context import Context
 from tests.support.agents import teller
 from tests.support.drivers import InLoopDriver

@@ -9,8 +9,8 @@ import pytest
 
 from ipc.messages import Emitted, Failed, Log, Result, State, Token
 from ipc.syscalls import Emit, Kill, Logs, Send
-from kernel.slots.sequence import PARKED
-from kernel.stream import MAX_EVENTS, MAX_TEXT, Stream
+from kernel.core.stream import MAX_EVENTS, MAX_TEXT, Stream
+from kernel.models.sequence import PARKED
 from llmosd.context import Context
 
 
@@ -263,7 +263,7 @@ async def test_a_quiet_generation_sends_no_tokens(system: Any) -> None:
 async def test_a_generation_parks_while_its_reader_is_behind_and_goes_on_afterwards(
     system: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kernel.stream.MAX_TEXT", 15)
+    monkeypatch.setattr("kernel.core.stream.MAX_TEXT", 15)
     recorder = system.recorder(credit=0)
 
     async def agent(ctx: Context) -> str:

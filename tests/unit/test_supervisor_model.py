@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from ipc.codec import reveal
 from ipc.errors import TooManyRestarts
 from ipc.syscalls import Child, Kill, Names
-from kernel.process import Process
+from kernel.core.process import Process
 from llmosd.context import Context
 from tests.support.boot import UNWRITABLE, boot
 from tests.support.virtual_time import VirtualTimeLoop

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from ipc.syscalls import Kill, Resume, Send, Suspend
+from kernel.core.stream import MAX_EVENTS
 from kernel.drivers import protocol
-from kernel.slots.model import ModelSpec
-from kernel.stream import MAX_EVENTS
+from kernel.models.spec import ModelSpec
 from llmosd.context import Context
 from tests.support.agents import teller
 from tests.support.simulated import FAST, assert_nothing_left, text_of

@@ -27,7 +27,7 @@ from kernel.drivers.protocol import (  # noqa: E402
     SwapOut,
     SwappedOut,
 )
-from kernel.drivers.transformers import swap  # noqa: E402
+from kernel.drivers.transformers import swap_format  # noqa: E402
 from kernel.drivers.transformers.pages import PAGE  # noqa: E402
 from tests.support.resident import memory_of  # noqa: E402
 from tests.support.tiny import Kernel, Letters, ready  # noqa: E402
@@ -301,25 +301,25 @@ def test_neighbours_run_while_a_state_is_written_and_read(tmp_path: Path) -> Non
 def test_no_bit_of_a_file_can_change_unnoticed(tmp_path: Path) -> None:
     path = tmp_path / "state"
     kv = torch.randn(2, 3, 4)
-    swap.write(path, kv, [1, 2, 3, 4], 2, "print")
-    assert torch.equal(swap.read(path, [1, 2, 3, 4], 2, "print"), kv)
+    swap_format.write(path, kv, [1, 2, 3, 4], 2, "print")
+    assert torch.equal(swap_format.read(path, [1, 2, 3, 4], 2, "print"), kv)
     content = path.read_bytes()
     for place in range(len(content)):
         damaged = bytearray(content)
         damaged[place] ^= 1 << place % 8
         path.write_bytes(damaged)
-        with pytest.raises(swap.Unfit):
-            swap.read(path, [1, 2, 3, 4], 2, "print")
+        with pytest.raises(swap_format.Unfit):
+            swap_format.read(path, [1, 2, 3, 4], 2, "print")
 
 
 def test_a_file_that_is_written_over_is_the_old_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "state"
     old, new = torch.zeros(2, 3, 4), torch.ones(2, 3, 4)
-    swap.write(path, old, [1], 1, "print")
+    swap_format.write(path, old, [1], 1, "print")
     with monkeypatch.context() as patch:
         fail_to_sync(patch)
         with pytest.raises(OSError, match="No space left"):
-            swap.write(path, new, [1], 1, "print")
-    assert torch.equal(swap.read(path, [1], 1, "print"), old)
-    swap.write(path, new, [1], 1, "print")
-    assert torch.equal(swap.read(path, [1], 1, "print"), new)
+            swap_format.write(path, new, [1], 1, "print")
+    assert torch.equal(swap_format.read(path, [1], 1, "print"), old)
+    swap_format.write(path, new, [1], 1, "print")
+    assert torch.equal(swap_format.read(path, [1], 1, "print"), new)

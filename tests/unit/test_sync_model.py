@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from ipc.errors import DeadlockDetected, NotHeld
 from ipc.syscalls import Locks
-from kernel.process import Thread
+from kernel.core.process import Thread
 from llmosd.context import Context
 from tests.support.boot import UNWRITABLE, boot
 from tests.support.system import System

@@ -13,9 +13,9 @@ import pytest
 
 from ipc.errors import Killed
 from ipc.syscalls import Kill
-from kernel.dispatcher import STEPS_PER_TURN
+from kernel.core.process import Thread
+from kernel.dispatch.dispatcher import STEPS_PER_TURN
 from kernel.gate import BURST
-from kernel.process import Thread
 from llmosd.context import Context
 
 # ---- accounting

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ipc.syscalls import Kill
-from kernel.fiber import PARK
+from kernel.core.fiber import PARK
 from llmosd.context import Context
 
 

@@ -25,8 +25,8 @@ from ipc.errors import (
     UnknownTool,
 )
 from ipc.syscalls import Reference, Regions, Resume, Suspend, ToolInfo, Tools, UseTool
-from kernel.programs import Programs
-from kernel.tools.tool import Tool, ToolSpec, load
+from kernel.programs.loader import Programs
+from kernel.programs.tool import Tool, ToolSpec, load
 from llmosd import tool
 from llmosd.context import Context
 from tests.support.system import System

@@ -15,9 +15,9 @@ from ipc.messages import Log
 from ipc.protocol import VERSION, Failure, FromDaemon, Hello, RawAnswer, Request, StreamEvent
 from ipc.syscalls import Logs, Ping
 from ipc.transport import FramedProtocol
-from kernel import server as kernel_server
+from kernel import connection as kernel_server
+from kernel.connection import Connection
 from kernel.kernel import Kernel
-from kernel.server import Connection
 
 
 class FakeTransport(asyncio.Transport):

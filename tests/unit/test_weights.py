@@ -12,8 +12,8 @@ torch = pytest.importorskip("torch", reason="the driver runs torch models (extra
 from ipc.errors import ModelLoadFailed  # noqa: E402
 from kernel.drivers.protocol import Load  # noqa: E402
 from kernel.drivers.transformers import weights  # noqa: E402
-from kernel.drivers.transformers.assembly import Model  # noqa: E402
 from kernel.drivers.transformers.attention import Span  # noqa: E402
+from kernel.drivers.transformers.model_builder import Model  # noqa: E402
 from kernel.drivers.transformers.options import Options  # noqa: E402
 from tests.support.tiny import build  # noqa: E402
 

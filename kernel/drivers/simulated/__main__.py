@@ -13,10 +13,10 @@ import sys
 
 from ipc.codec import ENCODER, decode
 from ipc.transport import FramedProtocol
-from kernel import faults
 from kernel.drivers import protocol
 from kernel.drivers.child import die_with_parent
 from kernel.drivers.simulated.device import SimulatedDevice
+from kernel.lib import failpoints
 
 
 class _KernelConnection(FramedProtocol):
@@ -42,5 +42,5 @@ async def _serve(descriptor: int) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(int(sys.argv[2]))
-    faults.arm()
+    failpoints.arm()
     asyncio.run(_serve(int(sys.argv[1])))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from kernel import faults
 from kernel.drivers.simulated.sequence import SimulatedSequence
+from kernel.lib import failpoints
 
 
 class _State(msgspec.Struct, array_like=True):
@@ -27,18 +27,18 @@ class _File(msgspec.Struct, array_like=True):
 def write(path: str, sequence: SimulatedSequence) -> None:
     """Write the state of `sequence` to `path`. Raises `OSError`."""
     state = msgspec.msgpack.encode(_State(sequence.prompt_ids, sequence.made))
-    faults.point("swap.write")
+    failpoints.point("swap.write")
     unfinished = Path(path + ".unfinished")
     unfinished.write_bytes(msgspec.msgpack.encode(_File(_checksum(state), state)))
-    faults.point("swap.rename")
+    failpoints.point("swap.rename")
     unfinished.replace(path)
-    faults.point("swap.renamed")
+    failpoints.point("swap.renamed")
 
 
 def refusal(path: str, sequence: SimulatedSequence) -> str:
     """Why the file at `path` is not the state of `sequence`; empty if it is."""
     try:
-        faults.point("swap.read")
+        failpoints.point("swap.read")
         file = msgspec.msgpack.decode(Path(path).read_bytes(), type=_File)
         if file.checksum != _checksum(file.state):
             return "the swap file is damaged: its checksum is wrong"

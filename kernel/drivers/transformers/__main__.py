@@ -15,17 +15,17 @@ import warnings
 from contextlib import suppress
 
 from ipc.errors import LlmosError, MissingExtra, ProtocolError, to_wire
-from kernel import faults
 from kernel.drivers.child import KernelLink, die_with_parent
 from kernel.drivers.protocol import Load, Loaded, LoadFailed, Loading, Stop
 from kernel.drivers.transformers.options import parse
 from kernel.drivers.transformers.source import locate
+from kernel.lib import failpoints
 
 
 def main() -> None:
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     die_with_parent(parent)
-    faults.arm()
+    failpoints.arm()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the daemon's terminal reaches this process too
     link = KernelLink(socket.socket(fileno=descriptor))
     message = link.inbox.get()
@@ -48,7 +48,7 @@ def run(link: KernelLink, message: Load) -> None:
     link.send(Loading("starting"))
     take_cores(message.cores)
     try:
-        from kernel.drivers.transformers.serving import engine
+        from kernel.drivers.transformers.engine_builder import engine
         from kernel.drivers.transformers.weights import load
     except ImportError as error:
         raise MissingExtra(

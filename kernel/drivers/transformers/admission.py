@@ -33,13 +33,13 @@ from kernel.drivers.protocol import (
 )
 from kernel.drivers.transformers import constraint
 from kernel.drivers.transformers.attention import Span
-from kernel.drivers.transformers.parts import Embedding, Scoring
-from kernel.drivers.transformers.placement import Placement
-from kernel.drivers.transformers.reading import Tokenized
+from kernel.drivers.transformers.kv_allocator import Placement
+from kernel.drivers.transformers.queries import Embedding, Scoring
 from kernel.drivers.transformers.report import Event, Report, named
+from kernel.drivers.transformers.request import Work
 from kernel.drivers.transformers.sequence import Codec, Limits, Sequence
-from kernel.drivers.transformers.states import READING, WRITING, States
-from kernel.drivers.transformers.work import Work
+from kernel.drivers.transformers.swap_io import READING, WRITING, States
+from kernel.drivers.transformers.tokenize_ahead import Tokenized
 
 COMPILING = "compiling"  # what a sequence is busy with
 

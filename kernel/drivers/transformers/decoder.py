@@ -17,7 +17,7 @@ from torch.nn.functional import embedding, rms_norm, silu
 
 from kernel.drivers.transformers.attention import Plan
 from kernel.drivers.transformers.linear import Linear, Pack
-from kernel.drivers.transformers.outline import Outline
+from kernel.drivers.transformers.model_manifest import Outline
 
 Weights = Mapping[str, torch.Tensor]  # by the names that transformers gives them
 

@@ -19,12 +19,12 @@ from kernel.drivers.protocol import Done, Parked, Stop, ToDriver
 from kernel.drivers.transformers.admission import Admission
 from kernel.drivers.transformers.attention import Span
 from kernel.drivers.transformers.forward import Output
-from kernel.drivers.transformers.pace import Pace, Pending
-from kernel.drivers.transformers.parts import Continuation, Text
+from kernel.drivers.transformers.prefill_budget import Pace, Pending
+from kernel.drivers.transformers.queries import Continuation, Text
 from kernel.drivers.transformers.report import Link
+from kernel.drivers.transformers.request import Work
 from kernel.drivers.transformers.sampler import is_greedy, likeliest_of, logprob, sample
 from kernel.drivers.transformers.sequence import Sequence
-from kernel.drivers.transformers.work import Work
 
 Forward = Callable[[list[Span]], Output]
 Batch = list[tuple[Work, Span]]

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from kernel.drivers.transformers.attention import Lengths, Plan, Span
-from kernel.drivers.transformers.invariance import RowCounts
+from kernel.drivers.transformers.batch_invariance import RowCounts
 from kernel.drivers.transformers.kv import KVMemory
 
 

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from kernel.drivers.transformers.absence import Absences
+from kernel.drivers.transformers.eviction import Rates, unused
+from kernel.drivers.transformers.expected_returns import Absences
 from kernel.drivers.transformers.kv import KVMemory, Prefix, Slab
+from kernel.drivers.transformers.prefix_disk_cache import Data, Fetch, Spill
 from kernel.drivers.transformers.radix import Node
-from kernel.drivers.transformers.spill import Data, Fetch, Spill
-from kernel.drivers.transformers.waste import Rates, unused
 
 SOON, NO_ROOM = "soon", "no room"
 

@@ -14,8 +14,8 @@ from kernel.drivers.transformers.attention import Span
 from kernel.drivers.transformers.constraint import Grammars, Matcher
 from kernel.drivers.transformers.detokenizer import Detokenizer
 from kernel.drivers.transformers.kv import Slab
+from kernel.drivers.transformers.request import Work
 from kernel.drivers.transformers.stops import StopStrings
-from kernel.drivers.transformers.work import Work
 
 
 class Codec(Protocol):

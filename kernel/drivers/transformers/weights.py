@@ -20,11 +20,11 @@ from safetensors.torch import load_file
 
 from ipc.errors import LlmosError, ModelLoadFailed, ModelNotFound
 from kernel.drivers.protocol import Load
-from kernel.drivers.transformers.assembly import Loaded, Model, assemble
 from kernel.drivers.transformers.conversion import converted, fingerprint
-from kernel.drivers.transformers.measured import digest, recalled, remember
+from kernel.drivers.transformers.model_builder import Loaded, Model, assemble
+from kernel.drivers.transformers.model_manifest import Outline, outline
 from kernel.drivers.transformers.options import Options
-from kernel.drivers.transformers.outline import Outline, outline
+from kernel.drivers.transformers.tuning_cache import digest, recalled, remember
 
 if find_spec("transformers") is None:
     raise ImportError("no module named transformers")
@@ -97,7 +97,7 @@ def _tokenizer(source: str, plain: bool) -> Any:
 def _from_transformers(name: str, source: Path | str, device: torch.device, dtype: torch.dtype) -> Loaded:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from kernel.drivers.transformers.modules import NAME
+    from kernel.drivers.transformers.hf_backend import NAME
 
     try:
         config = AutoConfig.from_pretrained(str(source))

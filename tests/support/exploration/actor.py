@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from ipc.errors import LlmosError
 from ipc.messages import Message
-from kernel.process import Thread
+from kernel.core.process import Thread
 from llmosd.context import Context
 from tests.support.exploration.world import World
 

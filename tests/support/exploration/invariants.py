@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from ipc.syscalls import DOWN
-from kernel.fiber import BLOCKED
+from kernel.core.fiber import BLOCKED
+from kernel.core.mailbox import CONTROL
+from kernel.core.process import Thread
 from kernel.kernel import Kernel
-from kernel.mailbox import CONTROL
-from kernel.process import Thread
-from kernel.slots.sequence import QUEUED
+from kernel.models.sequence import QUEUED
 from kernel.sync.barrier import Barrier
 from kernel.sync.event import Event
 from kernel.sync.lock import Lock

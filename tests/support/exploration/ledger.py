@@ -16,10 +16,10 @@ import pytest
 from ipc.codec import reveal
 from ipc.messages import Message
 from ipc.syscalls import ExitStatus
+from kernel.core.mailbox import CONTROL, Mailbox
+from kernel.core.process import Process, Thread
+from kernel.core.selector import Selection
 from kernel.kernel import Kernel
-from kernel.mailbox import CONTROL, Mailbox
-from kernel.process import Process, Thread
-from kernel.selection import Selection
 
 
 class Ledger:

@@ -11,7 +11,7 @@ from typing import Any
 from ipc.errors import NotACall, TimedOut
 from ipc.messages import Message
 from ipc.syscalls import DOWN
-from kernel.selection import Selection
+from kernel.core.selector import Selection
 from tests.support.exploration.actor import Actor
 
 SHARES = {"send": 18, "receive": 12, "compete": 6, "serve": 20, "call": 12, "publish": 2, "subscribe": 3, "register": 4}

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from ipc.errors import UnknownProcess, UnknownThread
 from ipc.syscalls import Resume
-from kernel.process import Process
+from kernel.core.process import Process
 from tests.support.exploration import invariants
 from tests.support.exploration.cast import program
 from tests.support.exploration.visitors import Visitor

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from kernel.dispatcher import Dispatcher
-from kernel.fiber import BLOCKED, READY
-from kernel.process import Thread
+from kernel.core.fiber import BLOCKED, READY
+from kernel.core.process import Thread
+from kernel.dispatch.dispatcher import Dispatcher
 from tests.support.virtual_time import VirtualTimeLoop
 
 OUT_OF_LINE = 0.3  # share of the steps that go to any ready thread, whatever its priority
@@ -118,9 +118,9 @@ def seeded(chance: Random) -> Iterator[None]:
     """Kernels that are made meanwhile run by the dice, and within bounds that are soon reached."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kernel.kernel.Dispatcher", partial(SeededDispatcher, chance))
-        patch.setattr("kernel.dispatcher.TURN_SECONDS", math.inf)
-        patch.setattr("kernel.dispatcher.STEPS_PER_TURN", chance.choice([1, 2, 5, 64]))
+        patch.setattr("kernel.dispatch.dispatcher.TURN_SECONDS", math.inf)
+        patch.setattr("kernel.dispatch.dispatcher.STEPS_PER_TURN", chance.choice([1, 2, 5, 64]))
         patch.setattr("kernel.gate.BURST", chance.choice([2, 3, 7, 128]))
-        patch.setattr("kernel.stream.MAX_EVENTS", 3)
-        patch.setattr("kernel.process.LATE_REPLIES", 2)
+        patch.setattr("kernel.core.stream.MAX_EVENTS", 3)
+        patch.setattr("kernel.core.process.LATE_REPLIES", 2)
         yield

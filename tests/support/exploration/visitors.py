@@ -14,7 +14,7 @@ from ipc.frames import FrameDecoder, frame
 from ipc.messages import Failed, Message, Result
 from ipc.protocol import VERSION, Abandon, Credit, End, Failure, FromDaemon, Hello, RawAnswer, Request, StreamEvent
 from ipc.syscalls import Call, Generate, Kill, Logs, Nice, Ps, Receive, Resume, Sampling, Send, Spawn, Suspend, Wait
-from kernel.server import Connection
+from kernel.connection import Connection
 from tests.support.exploration.world import World
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from kernel.fiber import BLOCKED
+from kernel.core.fiber import BLOCKED
+from kernel.core.process import Owed, Thread
+from kernel.core.selector import Selection
+from kernel.core.waits import EndOf, Firm, RoomIn
 from kernel.kernel import Kernel
-from kernel.process import Owed, Thread
-from kernel.selection import Selection
-from kernel.slots.sequence import Sequence
+from kernel.models.sequence import Sequence
 from kernel.sync.barrier import Barrier
 from kernel.sync.event import Event
 from kernel.sync.lock import Lock
 from kernel.sync.semaphore import Semaphore
-from kernel.waiting import EndOf, Firm, RoomIn
 from tests.support.exploration import inside
 
 

@@ -11,8 +11,8 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from ipc.syscalls import Limits, Spawn
-from kernel.process import Process, Thread
-from kernel.slots.model import ModelSpec
+from kernel.core.process import Process, Thread
+from kernel.models.spec import ModelSpec
 from tests.support.boot import UNWRITABLE, boot
 from tests.support.exploration import inside
 from tests.support.exploration.ledger import Ledger

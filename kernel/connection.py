@@ -1,0 +1,295 @@
+"""The server's side of a client's connection: each is a process of its own, and its requests pass the gate as calls.
+
+Made by the daemon's listener. A connection that ends takes its unfinished requests and attached tasks with it. It
+decodes frames and nothing that it only passes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from functools import partial
+from types import CoroutineType
+from typing import Any
+
+import msgspec
+import structlog
+
+from ipc.codec import ENCODER, UNENCODABLE, decoder, encode, not_encodable
+from ipc.errors import (
+    Busy,
+    LlmosError,
+    MalformedFrame,
+    NotPermitted,
+    OutOfTurn,
+    SlowReader,
+    VersionMismatch,
+    to_wire,
+)
+from ipc.frames import MAX_FRAME, too_large
+from ipc.malformed import complaint
+from ipc.messages import Event
+from ipc.protocol import (
+    VERSION,
+    Abandon,
+    Answer,
+    Credit,
+    End,
+    Failure,
+    Hello,
+    Request,
+    StreamEvent,
+    ToDaemon,
+    Welcome,
+)
+from ipc.syscalls import Attach, Logs, Spawn, Submit, Syscall
+from ipc.transport import FramedProtocol
+from kernel.core.process import Process, Thread
+from kernel.core.stream import Stream
+from kernel.kernel import Kernel
+
+HELLO_TIMEOUT = 10.0  # seconds to say hello in
+MAX_REQUESTS = 65_536  # unanswered requests of one connection
+
+STREAMING = frozenset({Spawn, Submit, Attach, Logs})  # calls that events can follow
+DECODE = decoder(ToDaemon).decode
+
+log = structlog.get_logger("kernel.connection")
+
+
+class Connection(FramedProtocol):
+    """One client. What it waits for stands in tables by the id of the request."""
+
+    def __init__(self, kernel: Kernel, connections: set[Connection]) -> None:
+        super().__init__()
+        self._kernel = kernel
+        self._gate = kernel.gate
+        self._connections = connections
+        self._process: Process | None = None
+        self._threads: dict[int, Thread] = {}  # requests that wait inside the kernel
+        self._streams: dict[int, Stream] = {}
+        self._tasks: dict[int, int] = {}  # pids of attached tasks with a stream
+        self._early: list[bytes] = []  # frames that came before the kernel was ready for its first client
+        self._hello = self._loop.call_later(HELLO_TIMEOUT, self._no_hello)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._connections.add(self)
+        peer = peer_uid(transport.get_extra_info("socket"))
+        if peer not in (None, 0, os.getuid()):
+            self._refuse(NotPermitted(f"this daemon serves user {os.getuid()}, not user {peer}"))
+
+    def frame_received(self, payload: bytes) -> None:
+        try:
+            message = DECODE(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            self._bad_frame(payload, error)
+            return
+        kind = type(message)
+        if kind is Request and self._process is not None:
+            self._request(self._process, message.id, message.call)
+        elif self._process is None:
+            if self._early:
+                self._early.append(payload)
+            elif kind is Hello and not self._kernel.opened:
+                self._early.append(payload)
+                self._hello.cancel()
+                self._kernel.on_opened.append(self._resume)
+                if self.transport is not None:
+                    self.transport.pause_reading()
+            elif kind is Hello:
+                self._welcome(message)
+            else:
+                self._refuse(OutOfTurn("the first frame must be a hello"))
+        elif kind is Credit:
+            if (stream := self._streams.get(message.id)) is not None:
+                stream.grant(message.events)
+        elif kind is Abandon:
+            self._abandon(message)
+        else:
+            self._refuse(OutOfTurn("a second hello on one connection"))
+
+    def _resume(self) -> None:
+        """The kernel knows what there is: take what came before that."""
+        self.resume_writing()
+        early, self._early = self._early, []
+        for payload in early:
+            if self.transport is not None and not self.transport.is_closing():
+                self.frame_received(payload)
+
+    def pause_writing(self) -> None:
+        # A peer that does not read its answers does not get to ask for more of them. Only this end of a connection does
+        # so: were both to stop reading until the other has read, neither ever would.
+        if self.transport is not None:
+            self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def broken(self, error: LlmosError) -> None:
+        log.warning("client cut off", client=self._process.owner if self._process else "", error=error.message)
+        self._gate.count_error(error)
+        if not isinstance(error, SlowReader):
+            self.send_frame(ENCODER.encode(Failure(0, to_wire(error))))
+
+    def closed(self) -> None:
+        self._hello.cancel()
+        self._connections.discard(self)
+        for stream in tuple(self._streams.values()):
+            stream.close()
+        self._streams.clear()
+        if self._process is not None:
+            self._kernel.ending.end(self._process, "killed", "the client disconnected")
+
+    # ---- requests
+
+    def _request(self, process: Process, number: int, call: Syscall) -> None:
+        try:
+            if self._threads or self._streams:
+                self._check_number(number)
+            if type(call) in STREAMING and call.credit:  # type: ignore[attr-defined]
+                answer = self._gate.enter(process, call, self._open_stream(number, call))  # type: ignore[arg-type]
+            else:
+                answer = self._gate.enter(process, call)
+        except OutOfTurn as error:
+            self._complain(number, error)
+        except LlmosError as error:
+            self._fail(number, error)
+        else:
+            if type(answer) is CoroutineType:
+                thread = self._threads[number] = self._kernel.threads.start_thread(process, answer)
+                thread.add_done_callback(partial(self._thread_done, number, call))
+            else:
+                self._answer(number, call, answer)
+
+    def _check_number(self, number: int) -> None:
+        """Raises `OutOfTurn` for the id of a request that is not answered yet, and `Busy` if there are too many."""
+        if number in self._threads or number in self._streams:
+            raise OutOfTurn(f"request id {number} is in use")
+        if len(self._threads) >= MAX_REQUESTS:
+            raise Busy(f"{MAX_REQUESTS} requests of this connection are unanswered", retry_after=1.0)
+
+    def _thread_done(self, number: int, call: Syscall, thread: asyncio.Future[Any]) -> None:
+        abandoned = self._threads.pop(number, None) is None
+        if thread.cancelled():
+            return  # abandoned, or the connection is gone
+        error = thread.exception()
+        if abandoned:
+            # Too late to stop the call; a task that it started is killed all the same.
+            if error is None and type(call) is Spawn and not call.detach:
+                self._end_task(thread.result(), "its client abandoned it")
+        elif error is None:
+            self._answer(number, call, thread.result())
+        else:
+            self._fail(number, error)
+
+    def _end_task(self, pid: int, why: str) -> None:
+        task = self._kernel.table.alive.get(pid)
+        if task is not None and task.parent is self._process:  # what was attached to may belong to another client
+            self._kernel.ending.end(task, "killed", why)
+
+    def _answer(self, number: int, call: Any, value: Any) -> None:
+        if isinstance(call, Spawn) and number in self._streams and not call.detach:
+            self._tasks[number] = value.pid if type(call) is Submit else value
+        try:
+            payload = ENCODER.encode(Answer(number, value))
+        except UNENCODABLE as error:
+            self._fail(number, not_encodable(value, error))
+        else:
+            if len(payload) > MAX_FRAME:
+                self._fail(number, too_large("the answer", len(payload), MAX_FRAME))
+                return
+            self.send_frame(payload)
+            if self._streams and number in self._streams:
+                self._streams[number].grant(call.credit)
+
+    def _fail(self, number: int, error: BaseException) -> None:
+        if (stream := self._streams.pop(number, None)) is not None:
+            stream.close()
+        self._complain(number, error)
+
+    def _complain(self, number: int, error: BaseException) -> None:
+        """Answer request `number` with an error."""
+        if not isinstance(error, LlmosError):
+            log.error("a system call failed inside the kernel", exc_info=error)
+        self._gate.count_error(error)
+        payload = ENCODER.encode(Failure(number, to_wire(error)))
+        if len(payload) > MAX_FRAME:
+            payload = ENCODER.encode(Failure(number, to_wire(too_large("the error", len(payload), MAX_FRAME))))
+        self.send_frame(payload)
+
+    def _abandon(self, message: Abandon) -> None:
+        if (thread := self._threads.pop(message.id, None)) is not None:
+            thread.cancel()
+        if (stream := self._streams.pop(message.id, None)) is not None:
+            stream.close()
+        if (pid := self._tasks.pop(message.id, None)) is not None:
+            self._end_task(pid, "its client abandoned it")
+
+    # ---- streams
+
+    def _open_stream(self, number: int, call: Spawn | Attach | Logs) -> Stream:
+        def deliver(event: Event) -> None:
+            # By way of the table: were the stream in here, the two would hold each other, and stay for long.
+            stream = self._streams.get(number)
+            try:
+                payload = encode(StreamEvent(number, event, 0 if stream is None else stream.number))
+                if len(payload) > MAX_FRAME:
+                    raise too_large("an event", len(payload), MAX_FRAME)
+                self.send_frame(payload)
+            except LlmosError as error:
+                self._fail(number, error)
+
+        def end() -> None:
+            self._streams.pop(number, None)
+            self._tasks.pop(number, None)
+            if isinstance(call, Logs):
+                self.send_frame(ENCODER.encode(End(number)))
+
+        # Credit comes with the answer, so that no event goes out before it.
+        opened = self._streams[number] = Stream(deliver, 0, end)
+        return opened
+
+    # ---- beginning and end
+
+    def _welcome(self, hello: Hello) -> None:
+        self._hello.cancel()
+        if hello.version != VERSION:
+            self._refuse(
+                VersionMismatch(
+                    f"client speaks protocol {hello.version}, this daemon {VERSION}; install matching versions",
+                    client=hello.version,
+                    daemon=VERSION,
+                )
+            )
+            return
+        self._process = self._kernel.lifecycle.open_client(hello.client)
+        self._process.watch(lambda _: self.close())
+        self.send_frame(ENCODER.encode(Welcome(VERSION, os.getpid(), self._process.pid)))
+
+    def _refuse(self, error: LlmosError) -> None:
+        self.broken(error)
+        self.close()
+
+    def _no_hello(self) -> None:
+        self._refuse(OutOfTurn(f"no hello within {HELLO_TIMEOUT:.0f} s"))
+
+    def _bad_frame(self, payload: bytes, error: Exception) -> None:
+        """Answer what can be answered by its id; a peer whose frames have none is cut off."""
+        found = None if self._process is None else complaint(payload, error)
+        if found is None:
+            self._refuse(MalformedFrame(f"not a frame of this protocol: {error}"))
+        else:
+            self._fail(*found)
+
+
+def peer_uid(connection: socket.socket | None) -> int | None:
+    """The user at the other end of a Unix socket, where the system tells (Linux)."""
+    option = getattr(socket, "SO_PEERCRED", None)
+    if connection is None or option is None:
+        return None
+    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, option, struct.calcsize("3i")))
+    return int(uid)

@@ -1,0 +1,327 @@
+"""Processes and their threads, which own each other: what is scheduled, accounted, owned, limited and killed.
+
+A process is data plus its threads: `kernel.processes.lifecycle` starts it, `kernel.processes.exit` ends it. A thread is
+a fiber of a process. Neither decides anything.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ipc.errors import ErrorInfo, LlmosError, UnknownThread
+from ipc.messages import Log
+from ipc.syscalls import ExitStatus, Limits, Usage
+from kernel.core.fiber import BLOCKED, NEW, READY, RUNNING, SUSPENDED, ZOMBIE, Fiber, Scheduler
+from kernel.core.mailbox import Mailbox
+from kernel.policy.group import Program
+
+if TYPE_CHECKING:
+    import asyncio
+    import contextvars
+    from collections.abc import Callable, Coroutine, Iterable
+
+    import msgspec
+
+    from kernel.core.event_log import Relay
+    from kernel.core.stream import Stream
+
+MAIN = "0"  # path of the first thread of a process
+LOG_LINES = 200  # kept per process
+LATE_REPLIES = 1000  # calls that timed out and may still be answered, remembered per process
+
+CLIENT = "client"  # program name of a connection
+
+
+class Wait(Protocol):
+    """A wait that only certain threads can end. `str` of it says in a word or two what is awaited."""
+
+    def ended_by(self) -> Iterable[Thread] | None:
+        """The threads of which any could end the wait; None if something outside could, too."""
+
+
+class Held(Protocol):
+    """What a thread can hold, such as a lock."""
+
+    def drop(self, thread: Thread) -> None:
+        """Take all of it from `thread`."""
+
+
+class DurableHistory(Protocol):
+    """What a durable process replays: see `kernel.durable.history`. `context` makes what its agent sees."""
+
+    context: Callable[[Process], Any]
+
+    def current(self, thread: str) -> str:
+        """The id of the call that the thread of this path makes now."""
+
+
+class Thread(Fiber):
+    """A coroutine of a process.
+
+    `path` says who started it: "0" is the first thread of its process, "0-2" the second thread that one started; so
+    the same program has the same paths in every run. `waits_for` is what it is blocked on, a plain text if something
+    outside can always end the wait. `answer` is what a call of it was answered, `holds` what is taken from it when it
+    ends.
+    """
+
+    __slots__ = ("answer", "holds", "offspring", "path", "priority", "process", "suspended")
+    waits_for: Wait | str
+
+    def __init__(
+        self,
+        process: Process,
+        coro: Coroutine[Any, Any, Any],
+        dispatcher: Scheduler,
+        context: contextvars.Context | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.process = process
+        self.holds: dict[Held, None] | None = None
+        self.answer: Any = None
+        self.path = MAIN
+        self.priority = process.priority
+        self.suspended = False
+        self.offspring = 0
+        super().__init__(coro, dispatcher, context, name)
+
+    def get_name(self) -> str:
+        return self._name or f"{self.process.program}-{self.process.pid}"
+
+    def hold(self, thing: Held) -> None:
+        """Remember that `thing` is to be taken from this thread when it ends."""
+        if self.holds is None:
+            self.holds = {}
+        self.holds[thing] = None
+
+    def forget(self, thing: Held) -> None:
+        """Undo `hold`."""
+        if self.holds is not None:
+            self.holds.pop(thing, None)
+
+
+class Process:
+    """An agent at work, or the connection of a client. `stream` takes its events to whoever submitted the task."""
+
+    __slots__ = (
+        "accepts",
+        "args",
+        "attempt",
+        "calls",
+        "children",
+        "cpu_of_ended",
+        "durable",
+        "dying",
+        "followers",
+        "generated_tokens",
+        "generations",
+        "held",
+        "is_client",
+        "limits",
+        "lineage_program",
+        "listener",
+        "log",
+        "mailbox",
+        "messages_received",
+        "messages_sent",
+        "outcome",
+        "owed",
+        "owner",
+        "parent",
+        "parent_pid",
+        "path",
+        "pid",
+        "priority",
+        "program",
+        "prompt_tokens",
+        "started",
+        "status",
+        "stream",
+        "suspended",
+        "threads",
+        "timer",
+        "watchers",
+    )
+
+    def __init__(
+        self,
+        pid: int,
+        parent: Process | None,
+        program: str,
+        args: dict[str, Any],
+        owner: str,
+        priority: int,
+        stream: Stream | Relay | None = None,
+        is_client: bool = False,
+        accepts: dict[str, type[msgspec.Struct]] | None = None,
+        attempt: int = 1,
+        durable: DurableHistory | None = None,
+    ) -> None:
+        self.pid = pid
+        self.parent = parent  # while both live
+        self.parent_pid = 0 if parent is None else parent.pid
+        self.program = program
+        self.args = args
+        self.owner = owner
+        self.priority = priority
+        self.stream = stream
+        self.is_client = is_client
+        self.attempt = attempt  # which one of its task it is: see `kernel.tasks.submit`
+        self.started = time.monotonic()
+        self.prompt_tokens = self.generated_tokens = 0
+        self.messages_sent = self.messages_received = self.calls = 0
+        self.cpu_of_ended = 0.0  # seconds of threads that have ended
+        self.threads: dict[Thread, None] | tuple[Thread, ...] = ()  # in the order in which they started
+        self.children: dict[Process, None] | tuple[()] = ()  # made at first use, as much here is: most need none
+        self.mailbox: Mailbox | None = None
+        self.listener: Thread | None = None  # waits for the message with which the mailbox will be made
+        self.accepts = accepts  # declared message types; None: any
+        self.owed: Owed | None = None
+        self.generations = 0
+        self.lineage_program: Program | None = None  # made at first use
+        self.path = 0.0  # service of the longest chain of model calls that led to where it is
+        self.log: deque[Log] | None = None
+        self.watchers: list[Callable[[Process], None]] | tuple[()] = ()  # called once it has ended
+        self.followers: list[Stream] | tuple[()] = ()  # clients that read the log as it grows
+        self.suspended = False
+        self.held: list[Thread] | None = None  # ready threads that may not run; None: all may (see `Dispatcher.hold`)
+        self.dying: str = ""  # why it ends or ended
+        self.limits: Limits | None = None
+        self.outcome: tuple[Any, ErrorInfo | None] = (None, None)  # value and error, once it is dying
+        self.timer: asyncio.TimerHandle | None = None  # of its deadline, or of its grace once it is dying
+        self.durable = durable  # the history of a durable process
+        self.status: ExitStatus | None = None  # once it has ended
+
+    def add_thread(self, thread: Thread) -> None:
+        """`thread` is one of this process. Nearly all processes have one, for which a dictionary would be much."""
+        if not self.threads:
+            self.threads = (thread,)
+            return
+        if isinstance(self.threads, tuple):
+            self.threads = dict.fromkeys(self.threads)
+        self.threads[thread] = None
+
+    def drop_thread(self, thread: Thread) -> None:
+        """Undo `add_thread`; nothing if that was done."""
+        if isinstance(self.threads, dict):
+            self.threads.pop(thread, None)
+        elif thread in self.threads:
+            self.threads = ()
+
+    def watch(self, watcher: Callable[[Process], None]) -> None:
+        """Call `watcher` with this process when it has ended."""
+        if not self.watchers:
+            self.watchers = []
+        self.watchers.append(watcher)
+
+    def unwatch(self, watcher: Callable[[Process], None]) -> None:
+        """Undo `watch`; nothing if it was called."""
+        if self.watchers and watcher in self.watchers:
+            self.watchers.remove(watcher)
+
+    def thread(self, path: str) -> Thread:
+        """The living thread of this path. Raises `UnknownThread`."""
+        for thread in self.threads:
+            if thread.path == path:
+                return thread
+        known = ", ".join(thread.path for thread in self.threads) or "none"
+        raise UnknownThread(f"process {self.pid} has no thread {path!r}; it has {known}", pid=self.pid)
+
+    def box(self) -> Mailbox:
+        """The mailbox, made at first use."""
+        if self.mailbox is None:
+            self.mailbox = Mailbox()
+            self.mailbox.receiver, self.listener = self.listener, None
+        return self.mailbox
+
+    def lineage(self) -> Program:
+        """What its model calls are scheduled as part of: its task, with all that the task spawned."""
+        if self.lineage_program is None:
+            self.lineage_program = Program(self.pid, self.owner)
+        return self.lineage_program
+
+    def write_log(self, line: Log) -> None:
+        """Keep `line`, and show it to whoever submitted the task or follows the log."""
+        if self.log is None:
+            self.log = deque(maxlen=LOG_LINES)
+        self.log.append(line)
+        if self.stream is not None:
+            self.stream.push(line)
+        for follower in self.followers:
+            follower.push(line)
+
+    def state(self) -> tuple[str, str]:
+        """The state of the process as a whole, and what it waits for: that of its liveliest thread."""
+        if self.ended:
+            return ZOMBIE, ""
+        if self.suspended:
+            return SUSPENDED, ""
+        if self.is_client:
+            return BLOCKED, "requests"
+        by_state = {thread.state: thread for thread in self.threads}
+        for state in (RUNNING, READY, BLOCKED):
+            if state in by_state:
+                return state, str(by_state[state].waits_for) if state == BLOCKED else ""
+        return NEW, ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over, and buried."""
+        return self.status is not None
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Processor time of all its threads."""
+        return self.cpu_of_ended + sum(thread.cpu for thread in self.threads)
+
+    def usage(self) -> Usage:
+        """What it has used so far."""
+        return Usage(
+            self.prompt_tokens,
+            self.generated_tokens,
+            self.messages_sent,
+            self.messages_received,
+            self.calls,
+            self.cpu_seconds,
+        )
+
+
+class Owed(dict[int, Thread | None]):
+    """Calls of `process` that it has not answered, by their message, and who waits for each: None has given up.
+
+    One object of a process, which all its callers wait for.
+    """
+
+    __slots__ = ("process",)
+
+    def __init__(self, process: Process) -> None:
+        super().__init__()
+        self.process = process
+
+    def __str__(self) -> str:
+        return f"reply of {self.process.pid}"
+
+    def ended_by(self) -> Iterable[Thread] | None:
+        return None if self.process.is_client or not self.process.threads else self.process.threads
+
+
+UNANSWERED = object()  # stands in `Thread.answer` of a caller that waits
+
+
+class Unanswerable:
+    """The answer to a call that will get none: `error` says why."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: LlmosError) -> None:
+        self.error = error
+
+
+def forget_caller(recipient: Process, message: int) -> None:
+    """Nobody waits for the reply to `message` any more; when it comes, it is a dead letter and no error."""
+    owed = recipient.owed
+    if owed is not None and message in owed:
+        owed[message] = None
+        if len(owed) > LATE_REPLIES:
+            del owed[message]

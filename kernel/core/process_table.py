@@ -1,0 +1,49 @@
+"""The process table: all living processes by pid, and the ones that ended last.
+
+Owned by the kernel and read by every subsystem that finds processes by pid. It starts and ends none.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from ipc.errors import UnknownProcess
+from kernel.core.process import Process
+
+REMEMBERED = 512  # ended processes whose status and log can still be asked for
+
+
+class ProcessTable:
+    """All processes by pid, and the last ones that ended. Pids count up and are never used twice."""
+
+    def __init__(self) -> None:
+        self.alive: dict[int, Process] = {}
+        self.ended: OrderedDict[int, Process] = OrderedDict()
+        self.last_pid = 0
+
+    def get(self, pid: int) -> Process:
+        """The living process `pid`. Raises `UnknownProcess`, which tells an ended one from one that never was."""
+        process = self.alive.get(pid)
+        if process is None:
+            raise self.unknown(pid)
+        return process
+
+    def find(self, pid: int) -> Process:
+        """Process `pid`, alive or still remembered."""
+        process = self.alive.get(pid) or self.ended.get(pid)
+        if process is None:
+            raise self.unknown(pid)
+        return process
+
+    def bury(self, process: Process) -> None:
+        """Move a process that has ended to the remembered ones; clients are forgotten at once."""
+        del self.alive[process.pid]
+        if process.is_client:
+            return
+        self.ended[process.pid] = process
+        if len(self.ended) > REMEMBERED:
+            self.ended.popitem(last=False)
+
+    def unknown(self, pid: int) -> UnknownProcess:
+        what = "has ended" if 0 < pid <= self.last_pid else "never existed"
+        return UnknownProcess(f"process {pid} {what}; `llmos ps` lists the living", pid=pid)

@@ -1,0 +1,128 @@
+"""Swapped sequences on disk: the keys and values of one, with what is needed to tell that they are still good.
+
+Called by the engine in a worker thread, for a sequence that nobody runs meanwhile. A file is a header in msgpack, then
+safetensors; it appears whole or not at all. What it holds is bits, so who reads it goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
+from pathlib import Path
+
+import msgspec
+import safetensors.torch
+import torch
+
+from kernel.lib import failpoints
+
+MAGIC = b"llmosd-swap-1\n"
+LENGTH = struct.Struct("<I")
+SAFETENSORS_LENGTH = struct.Struct("<Q")
+NAME = "kv"
+DIGEST = 16  # bytes of a checksum
+
+
+class Header(msgspec.Struct, frozen=True):
+    """`tokens` of the sequence, the first `prompt` of which were computed as a prompt; the first `length` lie in the
+    file. `fingerprint`: of the weights and of what computes with them; `checksum`: of all after the header."""
+
+    tokens: list[int]
+    prompt: int
+    length: int
+    fingerprint: str
+    checksum: str
+
+
+class Unfit(Exception):
+    """Why a file cannot be used."""
+
+
+def write(path: Path, kv: torch.Tensor, tokens: list[int], prompt: int, fingerprint: str) -> int:
+    """Write `kv` [layers, length, row] of a sequence; the size of the file. Raises `OSError`."""
+    data: list[bytes | memoryview] = [_safetensors_header(kv), *map(_bytes_of, kv)]
+    unfinished = path.with_name(path.name + ".unfinished")
+    try:
+        failpoints.point("swap.write")
+        with ThreadPoolExecutor(1) as pool, unfinished.open("wb") as file:
+            checksum = pool.submit(_checksum, data)  # takes half as long as writing; neither holds the interpreter
+            header = Header(tokens, prompt, kv.shape[1], fingerprint, "0" * 2 * DIGEST)
+            start = len(_prologue(header))
+            file.seek(start)
+            for part in data:
+                file.write(part)
+            file.seek(0)
+            file.write(_prologue(msgspec.structs.replace(header, checksum=checksum.result())))
+            file.flush()
+            os.fsync(file.fileno())
+        failpoints.point("swap.rename")
+        unfinished.replace(path)
+        failpoints.point("swap.renamed")
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
+    return start + sum(map(len, data))
+
+
+def move(source: Path, path: Path) -> int:
+    """Put what `write` wrote to `source` at `path`; its size. Raises `OSError`."""
+    source.replace(path)
+    return path.stat().st_size
+
+
+def read(path: Path, tokens: list[int], prompt: int, fingerprint: str) -> torch.Tensor:
+    """What `write` was given, for the same sequence. Raises `Unfit`."""
+    try:
+        failpoints.point("swap.read")
+        content = path.read_bytes()
+    except OSError as error:
+        raise Unfit(f"{path}: {error.strerror}") from None
+    start = len(MAGIC) + LENGTH.size
+    if content[: len(MAGIC)] != MAGIC or len(content) < start:
+        raise Unfit(f"{path} is no swapped sequence of this version")
+    end = start + LENGTH.unpack_from(content, len(MAGIC))[0]
+    data = memoryview(content)[end:]
+    try:
+        header = msgspec.msgpack.decode(content[start:end], type=Header)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Unfit(f"{path} is damaged: {error}") from None
+    if header.checksum != _checksum([data]):
+        raise Unfit(f"{path} is damaged: its checksum differs")
+    if header.fingerprint != fingerprint:
+        raise Unfit(f"{path} was written with other weights or on another kind of machine")
+    if header.tokens != tokens or header.prompt != prompt:
+        raise Unfit(f"{path} is of another sequence")
+    kv = safetensors.torch.load(bytes(data))[NAME]
+    if kv.shape[1] != header.length:
+        raise Unfit(f"{path} is damaged: it holds {kv.shape[1]} tokens and names {header.length}")
+    return kv
+
+
+def _prologue(header: Header) -> bytes:
+    encoded = msgspec.msgpack.encode(header)
+    return MAGIC + LENGTH.pack(len(encoded)) + encoded
+
+
+def _safetensors_header(kv: torch.Tensor) -> bytes:
+    """What comes before the numbers, so that they are written from where they lie: the library copies them thrice."""
+    empty = safetensors.torch.save({NAME: kv[:0]})
+    (length,) = SAFETENSORS_LENGTH.unpack_from(empty)
+    described = msgspec.json.decode(empty[SAFETENSORS_LENGTH.size : SAFETENSORS_LENGTH.size + length])
+    described[NAME] |= {"shape": list(kv.shape), "data_offsets": [0, kv.nbytes]}
+    encoded = msgspec.json.encode(described)
+    encoded += b" " * (-len(encoded) % SAFETENSORS_LENGTH.size)
+    return SAFETENSORS_LENGTH.pack(len(encoded)) + encoded
+
+
+def _bytes_of(layer: torch.Tensor) -> memoryview:
+    return memoryview(layer.contiguous().cpu().flatten().view(torch.uint8).numpy())
+
+
+def _checksum(parts: Iterable[bytes | memoryview]) -> str:
+    digest = blake2b(digest_size=DIGEST)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()

@@ -1,0 +1,279 @@
+"""The message subsystem: send, call and reply between the mailboxes of processes, and messages of the kernel.
+
+Its handlers are called by the gate; receiving and publication stand beside it. A message that cannot be delivered in
+time is a dead letter: kept, counted and logged, never dropped in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from ipc.codec import PLAIN, isolate, reveal
+from ipc.errors import InvalidCall, MailboxFull, NotACall, TimedOut, UnknownProcess
+from ipc.messages import Message
+from ipc.syscalls import Call, Reply, Send
+from kernel.core.fiber import PARK
+from kernel.core.mailbox import CONTROL, Mailbox
+from kernel.core.process import UNANSWERED, Owed, Process, Thread, Unanswerable, Wait, forget_caller
+from kernel.core.process_table import ProcessTable
+from kernel.core.timers import Alarm
+from kernel.core.waits import RoomIn
+from kernel.dispatch import deadlock
+from kernel.dispatch.dispatcher import Dispatcher
+from kernel.gate import Gate
+from kernel.lib.validation import check_timeout
+from kernel.messages.dead_letters import DeadLetters
+from kernel.messages.names import NameRegistry
+from kernel.messages.validation import MAX_INT, NONE, SHORT, SMALL, ZERO, after, check_heading, checked
+
+LONG = 1e9  # seconds; a time limit up to this needs no closer look
+
+
+class Messaging:
+    """Routes messages by pid and by name."""
+
+    def __init__(self, table: ProcessTable, gate: Gate, dispatcher: Dispatcher, names: NameRegistry) -> None:
+        self._table = table
+        self._alive = table.alive
+        self._dispatcher = dispatcher
+        self._loop = dispatcher.loop
+        self._names = names
+        self._last_id = 0
+        self.on_urgency: list[Callable[[Process], None]] = []  # called when more or less urgent ones wait for a process
+        self.dead_letters = DeadLetters()
+        gate.register({Send: self.send, Call: self.call, Reply: self.reply})
+
+    # ---- send
+
+    def send(self, process: Process, call: Send) -> int | Coroutine[Any, Any, int]:
+        recipient = self._alive.get(call.to) or self.recipient(call.to)  # type: ignore[arg-type]
+        deadline = None if call.lifetime is None else after(call.lifetime, self._loop)
+        kind, body, priority = call.type, call.body, call.priority
+        of = type(body)
+        if recipient.accepts is not None or not (
+            (of is int and -MAX_INT <= body <= MAX_INT) or (of is str and len(body) <= SHORT) or of in SMALL
+        ):
+            kind, body = checked(recipient, kind, body)
+        if kind is not NONE or priority is not ZERO or call.correlation is not ZERO:
+            check_heading(kind, priority, call.correlation)
+        self._last_id = number = self._last_id + 1
+        message = Message(number, kind, process.pid, recipient.pid, priority, call.correlation, deadline, body)
+        process.messages_sent += 1
+        box = recipient.mailbox
+        if box is None:
+            box = recipient.box()
+        if box.taken < box.capacity or self.make_room(recipient, box):
+            receipt = box.put(message)
+            return number if receipt is None else receipt.before(number)
+        if call.wait:
+            return self._send_later(box, message, recipient)
+        raise MailboxFull(
+            f"the mailbox of process {recipient.pid} is full ({box.capacity} messages); "
+            "wait for room (wait=True) or try again later",
+            to=recipient.pid,
+            capacity=box.capacity,
+        )
+
+    async def _send_later(self, box: Mailbox, message: Message, recipient: Process) -> int:
+        # A call from a socket gets here one turn after it saw the mailbox full; and other things wake a thread, too.
+        thread = self._dispatcher.running
+        while box.full and not await wait_for_room(box, thread, RoomIn(recipient)):
+            pass
+        if box.closed:
+            raise self._table.unknown(message.recipient)
+        receipt = box.put(message)
+        if receipt is not None:
+            await receipt.before(None)
+        return message.id
+
+    def make_room(self, recipient: Process, box: Mailbox) -> bool:
+        """Whether dropping what is past its deadline makes room in a full mailbox."""
+        now = self._loop.time()
+        for message in [message for message in box.peek() if message.deadline is not None and now >= message.deadline]:
+            box.discard(message)
+            self.dead_letters.expire(recipient, message)
+        return not box.full
+
+    # ---- call and reply
+
+    async def call(self, process: Process, call: Call) -> Any:  # noqa: C901 - in one piece for speed
+        recipient = self._alive.get(call.to) or self.recipient(call.to)  # type: ignore[arg-type]
+        if recipient is process:
+            raise InvalidCall(f"process {process.pid} calls itself, and would wait for its own reply for ever")
+        kind, body, priority = call.type, call.body, call.priority
+        of = type(body)
+        if recipient.accepts is not None or not (
+            (of is int and -MAX_INT <= body <= MAX_INT) or (of is str and len(body) <= SHORT) or of in SMALL
+        ):
+            kind, body = checked(recipient, kind, body)
+        if kind is not NONE or priority is not ZERO:
+            check_heading(kind, priority)
+        thread, timeout = self._dispatcher.running, call.timeout
+        alarm, until = None, None
+        if timeout is not None and not (type(timeout) is float and 0 <= timeout <= LONG):
+            timeout = check_timeout(timeout)
+        if timeout is not None:
+            alarm = Alarm(thread, timeout)
+            until = alarm.until
+        self._last_id = number = self._last_id + 1
+        message = Message(number, kind, process.pid, recipient.pid, priority, number, until, body)
+        process.messages_sent += 1
+        thread.answer = UNANSWERED
+        try:
+            box = recipient.mailbox or recipient.box()
+            if box.taken >= box.capacity and not self.make_room(recipient, box):
+                await self._wait_for_room(call, recipient, box, alarm)
+            owed = recipient.owed
+            if owed is None:
+                owed = recipient.owed = Owed(recipient)
+            owed[number] = thread
+            box.put(message)
+            if thread.priority > recipient.priority or process.owed:
+                self.urgency_changed(recipient)
+            while thread.answer is UNANSWERED:
+                thread.waits_for = owed
+                if alarm is None:
+                    deadlock.check(thread)  # a thread with a timer set closes no knot
+                elif alarm.rung:
+                    _check_time(alarm, call, "did not reply")
+                await PARK
+        except BaseException:
+            answer: Any = thread.answer
+            thread.answer = None
+            if answer is UNANSWERED:
+                forget_caller(recipient, number)
+            elif type(answer) is not Unanswerable:  # it was answered, and cancelled before it looked
+                self._bury_reply(recipient, process.pid, number, answer)
+            raise
+        finally:
+            if alarm is not None:
+                alarm.cancel()
+        answer = thread.answer
+        thread.answer = None
+        of = type(answer)
+        if of is Unanswerable:
+            raise answer.error
+        process.messages_received += 1
+        return reveal(answer) if of is msgspec.Raw and not process.is_client else answer
+
+    async def _wait_for_room(self, call: Call, recipient: Process, box: Mailbox, alarm: Alarm | None) -> None:
+        """Until the mailbox of the recipient has a place for the call. Raises `TimedOut`, `UnknownProcess`."""
+        while box.full:
+            _check_time(alarm, call, "had no room for the call")  # before the wait too: it may begin too late
+            if await wait_for_room(box, self._dispatcher.running, RoomIn(recipient)):
+                break
+        if recipient.ended:
+            raise self._table.unknown(recipient.pid)
+
+    def reply(self, process: Process, call: Reply) -> None:
+        owed = process.owed
+        if not owed or call.message not in owed:
+            raise NotACall(f"message {call.message} of process {call.to} waits for no reply, or was answered")
+        value = call.body
+        of = type(value)
+        if not (of in PLAIN or (of is int and -MAX_INT <= value <= MAX_INT)):
+            value = isolate(value)
+        caller = owed.pop(call.message)
+        process.messages_sent += 1
+        if caller is None:
+            self._bury_reply(process, call.to, call.message, value)
+        else:
+            caller.answer = value
+            caller.wake()
+            if caller.priority > process.priority:
+                self.urgency_changed(process)
+
+    def _bury_reply(self, process: Process, caller: int, call: int, value: Any) -> None:
+        """Nobody receives what `process` replied to message `call`."""
+        late = Message(self.next_id(), "reply", process.pid, caller, 0, call, None, value)
+        self.dead_letters.bury(late, "the caller no longer waits")
+
+    def urgency_changed(self, process: Process) -> None:
+        """More, or less, urgent ones wait for an answer of `process` than before."""
+        for hook in self.on_urgency:
+            hook(process)
+
+    # ---- messages of the kernel
+
+    def notify(
+        self,
+        recipient: Process,
+        type: str,  # noqa: A002 - the field's name
+        body: Any,
+        *,
+        sender: int = 0,
+        correlation: int = 0,
+    ) -> None:
+        """Put a message of the kernel into the mailbox of `recipient`: above all others, and never full."""
+        box = recipient.box()
+        if not (box.closed or recipient.ended):
+            box.put(Message(self.next_id(), type, sender, recipient.pid, CONTROL, correlation, None, isolate(body)))
+
+    def take_back(self, recipient: Process, type: str, correlation: int) -> None:  # noqa: A002
+        """Remove such a message of the kernel, if it still waits."""
+        box = recipient.mailbox
+        for message in () if box is None else tuple(box.peek()):
+            if message.priority != CONTROL:
+                return
+            if message.type == type and message.correlation == correlation:
+                assert box is not None
+                box.discard(message)
+
+    # ---- ends
+
+    def process_ended(self, process: Process) -> None:
+        """Give back what `process` leaves behind: unread messages are dead letters, callers get an error."""
+        for message in process.mailbox.close() if process.mailbox is not None else ():
+            self.dead_letters.bury(message, "the recipient ended")
+        for caller in (process.owed or {}).values():
+            if caller is not None:
+                error = UnknownProcess(f"process {process.pid} ended before it replied", pid=process.pid)
+                caller.answer = Unanswerable(error)
+                caller.wake()
+        process.owed = None
+
+    # ---- inside
+
+    def recipient(self, to: int | str) -> Process:
+        """The living process of that name or pid. Raises `UnknownName` and `UnknownProcess`."""
+        return self._names.find(to) if isinstance(to, str) else self._table.get(to)
+
+    def begin_after(self, number: int) -> None:
+        """Give messages higher ids than `number`."""
+        self._last_id = max(self._last_id, number)
+
+    def unknown(self, pid: int) -> UnknownProcess:
+        """What to raise for a process that has ended."""
+        return self._table.unknown(pid)
+
+    def next_id(self) -> int:
+        self._last_id += 1
+        return self._last_id
+
+
+async def wait_for_room(box: Mailbox, thread: Thread, why: Wait | str) -> bool:
+    """Wait in line for a place in `box`. True: put your message now, or see `closed`. False: something else woke you.
+
+    Raises `DeadlockDetected`.
+    """
+    box.line_up(thread)
+    thread.waits_for = why
+    try:
+        deadlock.check(thread)
+        await PARK
+    except BaseException:
+        if box.leave_line(thread):
+            box.pass_on_place()
+        raise
+    reserved = box.leave_line(thread)
+    if reserved:
+        box.use_place()
+    return reserved
+
+
+def _check_time(alarm: Alarm | None, call: Call, what: str) -> None:
+    if alarm is not None and alarm.rung:
+        raise TimedOut(f"process {call.to} {what} within {call.timeout} s", to=call.to, timeout=call.timeout)

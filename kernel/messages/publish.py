@@ -1,0 +1,70 @@
+"""The publication subsystem: what is published on a topic goes to each of its subscribers, who never keep it waiting.
+
+Its handlers are called by the gate; the parts of `publish` also for durable processes. It never waits for room: a
+subscriber whose mailbox is full has a dead letter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from ipc.messages import Message
+from ipc.syscalls import Publish, Subscribe, Unsubscribe
+from kernel.core.process import Process
+from kernel.gate import Gate
+from kernel.lib.validation import check_seconds, check_text
+from kernel.messages.messaging import Messaging
+from kernel.messages.topics import Topics
+from kernel.messages.validation import MAX_TYPE, check_heading, envelope, within_bounds
+
+if TYPE_CHECKING:
+    from kernel.core.mailbox import Receipt
+
+
+class Publication:
+    """Publishes by topic."""
+
+    def __init__(self, gate: Gate, messaging: Messaging) -> None:
+        self._messaging = messaging
+        self._topics = Topics()
+        gate.register({Publish: self.publish, Subscribe: self.subscribe, Unsubscribe: self.unsubscribe})
+
+    def publish(self, process: Process, call: Publish) -> int | Coroutine[Any, Any, int]:
+        receipt: Receipt | None = None
+        delivered = 0
+        subscribers, call = self.publication(call)
+        for recipient in subscribers:
+            outcome = self.offer(recipient, envelope(process, recipient, call, self._messaging.next_id()))
+            if outcome is not False:
+                delivered += 1
+                receipt = outcome or receipt
+        return delivered if receipt is None else receipt.before(delivered)
+
+    def publication(self, call: Publish) -> tuple[list[Process], Publish]:
+        """Who gets it, and it with its body encoded once for all. Raises what is wrong with it, before anybody does."""
+        subscribers = self._topics.subscribers(call.topic)
+        check_heading(call.topic, call.priority)
+        if call.lifetime is not None:
+            check_seconds(call.lifetime, "lifetime")
+        return subscribers, msgspec.structs.replace(call, body=within_bounds(call.body))
+
+    def offer(self, recipient: Process, message: Message) -> Receipt | Literal[False] | None:
+        """Put `message` into the mailbox of `recipient`, as `Mailbox.put`. False: it is full, and has a dead letter."""
+        box = recipient.box()
+        if box.full and not self._messaging.make_room(recipient, box):
+            self._messaging.dead_letters.bury(message, "the subscriber's mailbox was full")
+            return False
+        return box.put(message)
+
+    def subscribe(self, process: Process, call: Subscribe) -> None:
+        check_text(call.pattern, "a pattern", MAX_TYPE)
+        self._topics.subscribe(process, call.pattern)
+
+    def unsubscribe(self, process: Process, call: Unsubscribe) -> None:
+        self._topics.unsubscribe(process, call.pattern)
+
+    def process_ended(self, process: Process) -> None:
+        self._topics.process_ended(process)

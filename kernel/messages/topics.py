@@ -1,0 +1,98 @@
+"""Topics: which processes subscribed to which patterns. A topic is words with dots between them.
+
+Asked by the message subsystem for the subscribers of a topic. In a pattern `*` stands for one word, and `#` at the end
+for any number of them, none included (as AMQP topic exchanges have it). It sends nothing itself.
+"""
+
+from __future__ import annotations
+
+from ipc.errors import InvalidCall, NotFound
+from kernel.core.process import Process
+
+ONE, REST = "*", "#"
+MAX_WORDS = 32
+
+
+class _Node:
+    """The patterns that begin with the same words."""
+
+    __slots__ = ("next", "subscribers")
+
+    def __init__(self) -> None:
+        self.next: dict[str, _Node] = {}
+        self.subscribers: dict[Process, None] = {}  # in the order of their subscription
+
+
+class Topics:
+    """Patterns in a tree of words: finding subscribers costs by the length of the topic, not by their number."""
+
+    def __init__(self) -> None:
+        self._root = _Node()
+        self._patterns: dict[Process, set[str]] = {}
+
+    def subscribe(self, process: Process, pattern: str) -> None:
+        """Raises `InvalidCall` for an empty word, and for wildcards that are part of a word or not at the end."""
+        words = _words(pattern)
+        for place, word in enumerate(words):
+            if (ONE in word or REST in word) and (word not in (ONE, REST) or (word == REST and place < len(words) - 1)):
+                raise InvalidCall(f"pattern {pattern!r}: {ONE} and {REST} are words of their own, {REST} only the last")
+        node = self._root
+        for word in words:
+            node = node.next.setdefault(word, _Node())
+        node.subscribers[process] = None
+        self._patterns.setdefault(process, set()).add(pattern)
+
+    def unsubscribe(self, process: Process, pattern: str) -> None:
+        """Raises `NotFound` if there is no such subscription."""
+        patterns = self._patterns.get(process, set())
+        if pattern not in patterns:
+            known = ", ".join(sorted(patterns)) or "none"
+            raise NotFound(f"process {process.pid} has no subscription to {pattern!r}; it has: {known}")
+        patterns.discard(pattern)
+        if not patterns:
+            del self._patterns[process]
+        path = [self._root]
+        words = pattern.split(".")
+        for word in words:
+            path.append(path[-1].next[word])
+        del path[-1].subscribers[process]
+        for place in range(len(words), 0, -1):
+            node = path[place]
+            if node.subscribers or node.next:
+                break
+            del path[place - 1].next[words[place - 1]]
+
+    def subscribers(self, topic: str) -> list[Process]:
+        """Each process that gets what is published on `topic`, once. Raises `InvalidCall`."""
+        words = _words(topic)
+        if any(ONE in word or REST in word for word in words):
+            raise InvalidCall(f"topic {topic!r}: wildcards are for subscriptions; publish to one topic")
+        found: dict[Process, None] = {}
+        level = [self._root]
+        for word in words:
+            following: list[_Node] = []
+            for node in level:
+                found.update(_rest(node))
+                following += [node.next[key] for key in (word, ONE) if key in node.next]
+            level = following
+        for node in level:
+            found.update(node.subscribers)
+            found.update(_rest(node))
+        return list(found)
+
+    def process_ended(self, process: Process) -> None:
+        for pattern in tuple(self._patterns.get(process, ())):
+            self.unsubscribe(process, pattern)
+
+
+def _rest(node: _Node) -> dict[Process, None]:
+    """Who subscribed to everything below `node`, itself included."""
+    rest = node.next.get(REST)
+    return rest.subscribers if rest is not None else {}
+
+
+def _words(text: str) -> list[str]:
+    words = text.split(".")
+    if len(words) > MAX_WORDS or not all(words):
+        raise InvalidCall(f"{text[:80]!r} is no topic: 1 to {MAX_WORDS} words with dots between them")
+    return words

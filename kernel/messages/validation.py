@@ -1,0 +1,115 @@
+"""The checks of a message where it enters: its heading, its size, and the types that its recipient declares.
+
+Called by the message subsystem, by publication, and for what durable processes send. A call that passes becomes the
+message here; nothing here puts it into a mailbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+from typing import Any
+
+import msgspec
+
+from ipc.codec import decoder, isolate
+from ipc.errors import BadMessage, InvalidCall, MessageTooLarge, UndeclaredType
+from ipc.messages import Message
+from ipc.syscalls import Call, Publish, Send
+from kernel.core.process import Process
+from kernel.lib.validation import check_priority, check_seconds, check_text
+from kernel.messages.dead_letters import size
+
+MAX_TYPE = 4096  # characters of the type of a message, which may be a topic
+MAX_BODY = 4 * 1024 * 1024  # bytes of an encoded body; what is larger belongs in shared memory
+MAX_INT = 2**63 - 1  # msgpack carries no more
+
+# What send and call spell out of these checks, for speed.
+SHORT = MAX_BODY // 4  # characters, of which each takes at most 4 bytes
+SMALL = frozenset({bool, float, type(None)})  # immutable and never too large
+NONE, ZERO = "", 0  # of a heading: what is the very same object needs no check
+
+
+def envelope(
+    process: Process,
+    recipient: Process,
+    call: Send | Call | Publish,
+    number: int,
+    until: float = inf,
+) -> Message:
+    """The message that `call` sends to `recipient`, with what `send` and `call` check of it spelled out there.
+
+    It has the id `number`, and is void at `until`, in loop time, or after its lifetime.
+    """
+    deadline = None if until == inf else until
+    correlation = number if type(call) is Call else 0
+    if isinstance(call, Publish):
+        kind, body = call.topic, within_bounds(call.body)
+    else:
+        kind, body = checked(recipient, call.type, call.body)
+    if not isinstance(call, Call) and call.lifetime is not None:
+        deadline = after(call.lifetime, asyncio.get_running_loop())
+    if isinstance(call, Send):
+        correlation = call.correlation
+    check_heading(kind, call.priority, correlation)
+    process.messages_sent += 1
+    return Message(number, kind, process.pid, recipient.pid, call.priority, correlation, deadline, body)
+
+
+def checked(recipient: Process, kind: str, body: Any) -> tuple[str, Any]:
+    """Type and body of a message as they go into the mailbox: isolated, not too large, as the recipient declares."""
+    if not kind and isinstance(body, msgspec.Struct):
+        kind = type(body).__name__
+    body = within_bounds(body)
+    return kind, body if recipient.accepts is None else check(recipient, kind, body)
+
+
+def check(recipient: Process, kind: str, body: Any) -> Any:
+    """`body` as the Struct that `recipient` declares under the name `kind`; encoded ones are decoded here, once.
+
+    Raises `UndeclaredType` and `BadMessage`.
+    """
+    accepts = recipient.accepts or {}
+    declared = accepts.get(kind)
+    if declared is None:
+        names = ", ".join(sorted(accepts)) or "none"
+        raise UndeclaredType(
+            f"process {recipient.pid} ({recipient.program}) takes no message of type {kind!r}; it declares: {names}",
+            type=kind,
+            accepts=sorted(accepts),
+        )
+    if isinstance(body, declared):
+        return body
+    try:
+        if isinstance(body, msgspec.Raw):
+            return decoder(declared).decode(body)
+        return msgspec.convert(body, declared, from_attributes=True)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadMessage(f"the body of a {kind} for process {recipient.pid} ({recipient.program}): {error}") from error
+
+
+def check_heading(kind: str, priority: int, correlation: int = 0) -> None:
+    """Raises `InvalidCall`."""
+    check_text(kind, "the type of a message", MAX_TYPE)
+    check_priority(priority)
+    if type(correlation) is not int or not 0 <= correlation <= MAX_INT:
+        raise InvalidCall(f"a correlation id is a number from 0 on, which {correlation!r:.100} is not")
+
+
+def within_bounds(body: Any) -> Any:
+    """`body` isolated. Raises `MessageTooLarge` and `NotEncodable`."""
+    body = isolate(body)
+    if (length := size(body)) > MAX_BODY:
+        raise MessageTooLarge(
+            f"a body of {length} bytes is more than a message may carry ({MAX_BODY}); put it into shared memory and "
+            "send its name",
+            size=length,
+            limit=MAX_BODY,
+        )
+    return body
+
+
+def after(lifetime: float, loop: asyncio.AbstractEventLoop) -> float | None:
+    """The loop time in so many seconds; None if that never comes. Raises `InvalidCall`."""
+    seconds = check_seconds(lifetime, "lifetime")
+    return None if seconds is None else loop.time() + seconds

@@ -1,0 +1,295 @@
+"""The workload of one model: its sequences, from the call to the last token, whatever becomes of the driver meanwhile.
+
+Owned by the model runtime, which hands on what the driver says and tells it when there is a driver and when there is
+none. It keeps the slots and the pager busy, charges what was used, and starts and stops no driver.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from ipc.errors import DeadlineUnreachable, DriverFailed, LimitExceeded, LlmosError, from_wire
+from ipc.messages import Log
+from kernel.drivers import protocol
+from kernel.models.call_log import FinishedGenerations
+from kernel.models.footprint import Footprint
+from kernel.models.generation import Generation
+from kernel.models.pager import Pager
+from kernel.models.query import Answer, Query
+from kernel.models.sequence import RUNNING, Sequence
+from kernel.models.slot_table import SUSPENDED, Slots
+from kernel.models.spec import ModelSpec
+from kernel.models.swap import SwapArea
+from kernel.models.think_time import Absences
+from kernel.policy.policy import Policy
+from kernel.processes.limits import LimitKeeper
+
+MAX_DEATHS = 3  # driver deaths a sequence survives while on a slot
+RATE_SMOOTHING = 0.9  # weight of the past in the token rate
+
+
+class Workload:
+    """`sequences`: all that are not finished, and cancelled ones that the driver still holds. `tokens` and `steps`
+    count what was made so far, `rate` is in tokens per second.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        spec: ModelSpec,
+        policy: Policy,
+        limits: LimitKeeper,
+        area: SwapArea,
+        finished: FinishedGenerations,
+        footprint: Footprint,
+        clock: Callable[[], float],
+        ask: Callable[[protocol.ToDriver], None],
+    ) -> None:
+        self.sequences: dict[int, Sequence] = {}
+        self.slots = Slots(spec.slots, spec.lease, policy, clock, self._tell)
+        self.pager = Pager(model, spec.max_tokens, area, self.slots, footprint, ask, clock)
+        self.slots.on_shed = self.shed
+        self.absences = Absences(clock)
+        self.tokens = self.steps = 0
+        self.rate = 0.0
+        self._model = model
+        self._limits = limits
+        self._area = area
+        self._finished = finished
+        self._clock = clock
+        self._ask = ask
+        self._cancelling: set[int] = set()  # the driver has not let go of them yet
+
+    @property
+    def busy(self) -> bool:
+        """Whether any sequence runs or wants to."""
+        return bool(self.slots.used or self.slots.waiting or self.pager.leaving)
+
+    @property
+    def owed(self) -> bool:
+        """Whether the driver has something to say."""
+        return bool(self.slots.used or self.pager.leaving or self._cancelling)
+
+    # ---- sequences come and go
+
+    def add(self, sequence: Sequence) -> None:
+        """Run a new sequence as soon as it may."""
+        self.sequences[sequence.id] = sequence
+        if isinstance(sequence, Generation):
+            sequence.submitted = self._clock()
+            sequence.away = self.absences.usual(sequence.process.program)
+        self.absences.began(sequence.process)
+        if sequence.process.suspended or sequence.thread.suspended:
+            sequence.holds.add(SUSPENDED)
+        self.slots.enqueue(sequence)
+
+    def cancel(self, sequence: Sequence) -> None:
+        """Nobody wants it any more. Its slot is free when the driver has let go of it, within one step."""
+        sequence.cancelled = True
+        self.slots.withdraw(sequence)
+        if sequence.resident:
+            self._cancelling.add(sequence.id)
+            self._ask(protocol.Cancel(sequence.id))
+        else:
+            self._forget(sequence)
+
+    def shed(self, sequence: Sequence) -> None:
+        """The policy has given it up."""
+        waited = self._clock() - sequence.since
+        text = f"the call cannot be finished before the deadline of its task; it waited {waited:.1f} s for a slot"
+        sequence.process.write_log(
+            Log(sequence.process.pid, time.time(), "warning", "a call was shed", {"model": self._model, "why": text})
+        )
+        self._abort(sequence, DeadlineUnreachable(text))
+
+    def fail(self, error: LlmosError) -> None:
+        """The model cannot run: everything that waits for it gets the error."""
+        self.slots.clear()
+        self._cancelling.clear()
+        sequences = tuple(self.sequences.values())
+        self.sequences.clear()
+        for sequence in sequences:
+            sequence.resident = False
+            self.pager.forget(sequence)
+            if not sequence.cancelled:
+                sequence.finish(error)
+            self._note(sequence)
+
+    # ---- the driver comes and goes
+
+    def driver_leaves(self) -> None:
+        """The driver is going to be stopped: have it write down what it holds. Nothing is owed when it has."""
+        self.slots.evict()
+        for sequence in tuple(self.sequences.values()):
+            if isinstance(sequence, Generation) and sequence.swappable and sequence.id not in self.pager.leaving:
+                self.pager.swap_out(sequence)
+
+    def put_aside(self) -> None:
+        """The daemon is going to stop: take all off their slots, and have the driver write down what has a record."""
+        self.slots.evict()
+        for sequence in tuple(self.sequences.values()):
+            if not isinstance(sequence, Generation) or sequence.record is None:
+                continue
+            if sequence.swappable and sequence.id not in self.pager.leaving:
+                self.pager.swap_out(sequence)
+
+    def driver_gone(self, how: str) -> int:
+        """There is no driver any more; `how` it died, if it was not stopped. How many sequences it held."""
+        on_slot = self.slots.taken
+        held = [sequence for sequence in self.sequences.values() if sequence.resident]
+        self.slots.close()
+        self._cancelling.clear()
+        self.pager.driver_gone(held)
+        for sequence in held:
+            sequence.resident = False
+            sequence.lease = 0
+            if sequence.cancelled:
+                self._forget(sequence)
+            elif not how or self._survives(sequence, how, sequence.id in on_slot):
+                self.slots.enqueue(sequence)
+        return len(held)
+
+    def _survives(self, sequence: Sequence, how: str, on_slot: bool) -> bool:
+        """Whether `sequence` may go on in another driver; if it killed too many, it is failed."""
+        sequence.deaths += on_slot
+        if sequence.deaths > MAX_DEATHS:
+            text = (
+                f"the driver of model {self._model} died {sequence.deaths} times while it ran this generation ({how})"
+            )
+            sequence.finish(DriverFailed(text))
+            self._forget(sequence)
+            return False
+        tokens = 0
+        if isinstance(sequence, Generation):
+            tokens = len(sequence.ids)
+            sequence.recomputed = f"the driver died ({how})"
+        event = "driver died; the generation goes on in a new one"
+        fields = {"model": self._model, "how": how, "tokens": tokens}
+        sequence.process.write_log(Log(sequence.process.pid, time.time(), "warning", event, fields))
+        return True
+
+    # ---- what the driver says
+
+    def take(self, message: protocol.FromDriver) -> None:
+        """What the driver says about sequences."""
+        match message:
+            case protocol.Bundle():
+                self._on_bundle(message)
+            case protocol.Admitted(sequence=number):
+                if isinstance(sequence := self.sequences.get(number), Generation):
+                    sequence.prompt_ids = message.prompt_ids
+                    self._charge_prompt(sequence, len(message.prompt_ids))
+            case protocol.Parked(sequence=number):
+                if (parked := self.sequences.get(number)) is not None:
+                    if message.held and isinstance(parked, Generation):
+                        parked.held = True
+                    self.slots.parked(parked)
+            case protocol.Done(sequence=number):
+                if isinstance(sequence := self.sequences.get(number), Generation):
+                    sequence.reason = message.reason
+                self._on_finished(number)
+            case protocol.Failed(sequence=number):
+                self._on_finished(number, from_wire(message.error))
+            case protocol.Scored(sequence=number) | protocol.Embedded(sequence=number):
+                self._on_answer(number, message)
+            case protocol.SwappedOut(sequence=number):
+                self._on_swapped_out(number, message)
+            case protocol.Restored(sequence=number):
+                if isinstance(sequence := self.sequences.get(number), Generation):
+                    self.pager.restored(sequence, message)
+
+    def _on_bundle(self, bundle: protocol.Bundle) -> None:
+        made = 0
+        for progress in bundle.progress:
+            sequence = self.sequences.get(progress.sequence)
+            if not isinstance(sequence, Generation) or sequence.cancelled:
+                continue
+            made += len(progress.ids)
+            if sequence.first is None and progress.ids:
+                sequence.first = self._clock()
+            try:
+                sequence.extend(progress)
+            except DriverFailed as error:
+                self._abort(sequence, error)
+                continue
+            sequence.process.generated_tokens += len(progress.ids)
+            sequence.switch_cost = self.pager.switch_cost(sequence, self.rate)
+            self.slots.spent(sequence, len(progress.ids))
+            self._charge(sequence, len(progress.ids))
+        self.tokens += made
+        self.steps += bundle.steps
+        if bundle.seconds > 0:
+            rate = made / bundle.seconds
+            self.rate = RATE_SMOOTHING * self.rate + (1 - RATE_SMOOTHING) * rate if self.rate else rate
+        self.pager.review(bundle.kv, bundle.steps, made > 0, self.sequences.values())
+        self.slots.review()
+
+    def _on_answer(self, number: int, answer: Answer) -> None:
+        query = self.sequences.get(number)
+        if not isinstance(query, Query):
+            return
+        try:
+            self._charge_prompt(query, query.take(answer))
+        except DriverFailed as error:
+            self._on_finished(number, error)
+        else:
+            self._on_finished(number)
+
+    def _on_swapped_out(self, number: int, message: protocol.SwappedOut) -> None:
+        sequence = self.sequences.get(number)
+        if not isinstance(sequence, Generation):
+            self._area.remove(number)
+            return
+        self.pager.swapped_out(sequence, message)
+        if sequence.cancelled and not sequence.resident:
+            self._forget(sequence)
+
+    def _charge_prompt(self, sequence: Sequence, tokens: int) -> None:
+        sequence.process.prompt_tokens += tokens
+        self.slots.read(sequence, tokens)
+        self._charge(sequence, tokens)
+
+    def _charge(self, sequence: Sequence, tokens: int) -> None:
+        """Book tokens that were used, and end the sequence if they were too many."""
+        try:
+            self._limits.tokens_used(sequence.process, tokens)
+        except LimitExceeded as error:
+            self._abort(sequence, error)
+
+    def _abort(self, sequence: Sequence, error: LlmosError) -> None:
+        """End a sequence that the driver would go on with."""
+        self.cancel(sequence)
+        sequence.finish(error)
+
+    def _on_finished(self, number: int, error: LlmosError | None = None) -> None:
+        sequence = self.sequences.get(number)
+        if sequence is None:
+            return
+        sequence.resident = False
+        if sequence.state == RUNNING:
+            self.pager.served(self._clock() - sequence.since)
+        if not sequence.cancelled:
+            sequence.finish(error)
+        self._forget(sequence)
+
+    def _forget(self, sequence: Sequence) -> None:
+        if self.sequences.pop(sequence.id, None) is not None:
+            self._note(sequence)
+            self.absences.over(sequence.process)
+        self._cancelling.discard(sequence.id)
+        self.pager.forget(sequence)
+        self.slots.free(sequence)
+
+    def _note(self, sequence: Sequence) -> None:
+        """Remember it, now that it is over."""
+        if isinstance(sequence, Generation):
+            self._finished.add(sequence, self._clock())
+
+    def _tell(self, message: protocol.ToDriver) -> None:
+        """What the slots say to the driver."""
+        if isinstance(message, protocol.Admit):
+            generation = self.sequences[message.sequence]
+            if isinstance(generation, Generation) and generation.started is None:
+                generation.started = self._clock()
+        self._ask(message)

@@ -1,0 +1,198 @@
+"""The system calls that run models: generate, score and embed.
+
+Their handlers are called by the gate. Each makes the sequences of one call, waits for them, and lets go of them on
+every way out. Which runtime serves a call is for the resource manager to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import partial
+from typing import Any, TypeVar, cast
+
+import msgspec
+import structlog
+
+from ipc.codec import decoder, encode
+from ipc.errors import InvalidCall, InvalidPrompt, NotEncodable
+from ipc.syscalls import ChatMessage, Completion, EmbedTexts, Generate, Sampling, Score, ScoreText
+from kernel.core.fiber import PARK
+from kernel.core.process import Process, Thread
+from kernel.drivers import protocol
+from kernel.gate import Gate
+from kernel.models import constraints, sequence
+from kernel.models.generation import Generation, Record
+from kernel.models.query import Query, Question
+from kernel.models.runtime import ModelRuntime
+from kernel.processes.limits import LimitKeeper
+
+MAX_SAMPLES = 1024  # of one call
+MAX_TEXTS = 4096
+SEEDS = 2**63
+
+Requested = tuple[list[ChatMessage] | str, Sampling]
+
+log = structlog.get_logger("kernel.models")
+
+S = TypeVar("S", bound=sequence.Sequence)
+
+
+class ModelCalls:
+    """Serves calls from the runtimes that `runtime` finds by the name of a model; None is the default one."""
+
+    def __init__(self, runtime: Callable[[str | None], ModelRuntime], gate: Gate, limits: LimitKeeper) -> None:
+        self._runtime = runtime
+        self._limits = limits
+        self._last_sequence = 0
+        self._of_process: dict[Process, dict[sequence.Sequence, None]] = {}
+        gate.register({Generate: self.generate, ScoreText: self.score, EmbedTexts: self.embed})
+
+    def generate(
+        self, process: Process, call: Generate, *, record: Record | None = None
+    ) -> Coroutine[Any, Any, str | list[Completion]]:
+        """`record` keeps how far it comes, and knows how far it had come."""
+        if type(call.samples) is not int or not 1 <= call.samples <= MAX_SAMPLES:
+            raise InvalidCall(f"samples is {call.samples}; a call has from 1 to {MAX_SAMPLES}")
+        self._limits.check_tokens(process)
+        runtime = self._runtime(call.model)
+        if not process.is_client:
+            _check_prompt(call.prompt, call.sampling)
+        constraints.check(call.sampling)
+        return self._generate(process, call, runtime, record)
+
+    def score(self, process: Process, call: ScoreText) -> Coroutine[Any, Any, list[Score]]:
+        _check_texts("continuations", call.continuations)
+        if not process.is_client:
+            _check_prompt(call.prompt, Sampling())
+        self._limits.check_tokens(process)
+        question = partial(_score, call)
+        return self._score(process, question, self._runtime(call.model))
+
+    def embed(self, process: Process, call: EmbedTexts) -> Coroutine[Any, Any, list[list[float]]]:
+        _check_texts("texts", call.texts)
+        self._limits.check_tokens(process)
+        question = partial(_embed, call)
+        return self._embed(process, question, self._runtime(call.model))
+
+    async def _generate(
+        self, process: Process, call: Generate, runtime: ModelRuntime, record: Record | None
+    ) -> str | list[Completion]:
+        thread = cast(Thread, asyncio.current_task())
+        sampling = _with_defaults(call.sampling, runtime)
+        assert sampling.seed is not None
+        generations = [
+            Generation(
+                self._next(),
+                process,
+                thread,
+                runtime.name,
+                call.prompt,
+                msgspec.structs.replace(sampling, seed=(sampling.seed + number) % SEEDS),
+                call.emit,
+                record,
+            )
+            for number in range(call.samples)
+        ]
+        if record is not None:
+            for number, generation in enumerate(generations):
+                if (begun := record.begun(number)) is not None:
+                    generation.take_up(begun)
+            record.made(generations)
+        await self._run(generations, process, thread, runtime)
+        process.path = max(process.path, *(generation.path + generation.service for generation in generations))
+        completions = [generation.completion() for generation in generations]
+        for completion in completions:
+            constraints.check_reply(completion.text, completion.reason, sampling.constraint)
+            if completion.reason == "length" and sampling.max_tokens is None:
+                log.warning("reply cut at the default max_tokens", pid=process.pid, tokens=len(completion.ids))
+        return completions if call.samples > 1 or sampling.logprobs else completions[0].text
+
+    async def _score(
+        self, process: Process, question: Callable[[int, int], Question], runtime: ModelRuntime
+    ) -> list[Score]:
+        answer = await self._ask(process, question, runtime)
+        assert isinstance(answer, protocol.Scored)
+        return [Score(*pair) for pair in zip(answer.logprobs, answer.tokens, strict=True)]
+
+    async def _embed(
+        self, process: Process, question: Callable[[int, int], Question], runtime: ModelRuntime
+    ) -> list[list[float]]:
+        answer = await self._ask(process, question, runtime)
+        assert isinstance(answer, protocol.Embedded)
+        return answer.vectors
+
+    async def _ask(self, process: Process, question: Callable[[int, int], Question], runtime: ModelRuntime) -> Any:
+        thread = cast(Thread, asyncio.current_task())
+        query = Query(self._next(), process, thread, runtime.name, question)
+        await self._run([query], process, thread, runtime)
+        return query.answer
+
+    async def _run(self, sequences: Sequence[S], process: Process, thread: Thread, runtime: ModelRuntime) -> None:
+        """Run all of `sequences` to their ends. If one fails, or the thread is cancelled, none is left behind."""
+        own = self._of_process.setdefault(process, {})
+        own.update(dict.fromkeys(sequences))
+        try:
+            for one in sequences:
+                runtime.submit(one)
+            while waiting := [one for one in sequences if not one.finished]:
+                for one in sequences:
+                    if one.error is not None:
+                        raise one.error
+                thread.waits_for = waiting[0]
+                await PARK
+        finally:
+            for one in sequences:
+                own.pop(one, None)
+                if not one.finished:
+                    runtime.cancel(one)
+            if not own:
+                self._of_process.pop(process, None)
+        for one in sequences:
+            if one.error is not None:
+                raise one.error
+
+    def of_process(self, process: Process) -> Iterable[sequence.Sequence]:
+        """The sequences of `process` that have not ended, in the order of their calls."""
+        return self._of_process.get(process, ())
+
+    def _next(self) -> int:
+        self._last_sequence += 1
+        return self._last_sequence
+
+
+def _check_prompt(prompt: list[ChatMessage] | str, sampling: Sampling) -> None:
+    """What an agent gives, as the driver will read it: one that cannot would be the driver's end, and of all it runs.
+
+    Raises `InvalidPrompt`.
+    """
+    try:
+        decoder(Requested).decode(encode((prompt, sampling)))
+    except NotEncodable as error:
+        raise InvalidPrompt(f"the prompt: {error.message}") from None
+    except msgspec.DecodeError as error:
+        raise InvalidPrompt(f"a prompt is a text or a list of chat messages: {error}") from None
+
+
+def _check_texts(name: str, texts: list[str]) -> None:
+    if not texts or not all(isinstance(text, str) and text for text in texts):
+        raise InvalidCall(f"{name} is a list of texts, at least one and none of them empty")
+    encode(texts)  # an agent may give what cannot travel
+    if len(texts) > MAX_TEXTS:
+        raise InvalidCall(f"{len(texts)} {name} in one call; at most {MAX_TEXTS} are taken")
+
+
+def _with_defaults(sampling: Sampling, runtime: ModelRuntime) -> Sampling:
+    """`sampling` with the model's defaults filled in, and a seed of its own if it has none."""
+    temperature = runtime.spec.temperature if sampling.temperature is None else sampling.temperature
+    seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
+    return msgspec.structs.replace(sampling, temperature=temperature, seed=seed)
+
+
+def _score(call: ScoreText, number: int, pid: int) -> protocol.Score:
+    return protocol.Score(number, call.prompt, call.continuations, pid)
+
+
+def _embed(call: EmbedTexts, number: int, pid: int) -> protocol.Embed:
+    return protocol.Embed(number, call.texts, pid)

@@ -1,0 +1,80 @@
+"""What is shown of a model: the rows of listings, from what its runtime and its workload know. It changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from ipc.syscalls import ModelInfo, PolicyInfo, SlotInfo
+from kernel.lib.machine import Machine
+
+if TYPE_CHECKING:
+    from kernel.models.runtime import ModelRuntime
+
+
+def model_info(runtime: ModelRuntime, default: bool) -> ModelInfo:
+    """What `llmos models` shows of it."""
+    spec, state, loader = runtime.spec, runtime.state, runtime.loader
+    return ModelInfo(
+        runtime.name, spec.driver, spec.path, default, state.name, state.detail, loader.context, loader.facts
+    )
+
+
+def policy_info(runtime: ModelRuntime) -> PolicyInfo:
+    """What `llmos policy` shows of it."""
+    policy, reason = runtime.rules.policy, runtime.work.slots.policy.reason
+    return PolicyInfo(
+        runtime.name, policy.kind, policy.quantum, policy.aging, policy.weights, policy.starvation, reason
+    )
+
+
+def scheduling(runtime: ModelRuntime) -> str:
+    """By which policy its slots are given, how many of them, and why."""
+    policy, rules = runtime.work.slots.policy, runtime.rules
+    why = f" ({policy.reason})" if policy.reason else ""
+    cause = f": {rules.cause}" if rules.cause else ""
+    return f"{policy.kind}{why}; {rules.given} of {runtime.spec.slots} slots given out{cause}"
+
+
+def slot_info(runtime: ModelRuntime, machine: Machine) -> SlotInfo:
+    """What `llmos slots` shows of it."""
+    work, state = runtime.work, runtime.state
+    slots, pager = work.slots, work.pager
+    places = {sequence.id: place for place, sequence in enumerate(slots.queue, 1)}
+    now = asyncio.get_running_loop().time()
+    return SlotInfo(
+        model=runtime.name,
+        state=state.name,
+        detail=state.detail,
+        driver_pid=runtime.pid,
+        slots=runtime.spec.slots,
+        used=slots.used,
+        queued=slots.waiting,
+        tokens=work.tokens,
+        tokens_per_second=round(work.rate, 1) if slots.used else 0.0,
+        steps=work.steps,
+        restarts=runtime.restarts,
+        memory=machine.resident(runtime.pid) if runtime.pid else 0,
+        sequences=[sequence.info(places.get(sequence.id, 0)) for sequence in work.sequences.values()],
+        given=slots.count,
+        cause=runtime.rules.cause,
+        kv_used=pager.kv.used,
+        kv_cached=pager.kv.cached,
+        kv_memory=runtime.footprint.kv_memory,
+        kv_waiting=pager.kv.waiting,
+        kv_disk=pager.kv.disk,
+        prompt_tokens=pager.kv.asked,
+        prompt_hits=pager.kv.hit,
+        prompt_evicted=pager.kv.evicted,
+        prompt_reread=pager.kv.reread,
+        swapped=len(pager.swapped),
+        swap_outs=pager.outs,
+        restores=pager.restores,
+        recomputations=pager.recomputations,
+        cores=len(runtime.cores or machine.cores) if state.ready_at is not None else 0,
+        idle=0.0 if state.idle_since is None else now - state.idle_since,
+        keep_alive=runtime.spec.keep_alive,
+        policy=slots.policy.kind,
+        policy_reason=slots.policy.reason,
+        swap_refused=pager.refusal,
+    )

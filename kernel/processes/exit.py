@@ -1,0 +1,177 @@
+"""The end of a process, whatever way it comes: threads cancelled, children killed, watchers told, and gone.
+
+Called by the lifecycle and by everyone who ends processes; `Wait` comes by the gate. A process is dying until its last
+thread and its last child are gone; then it is buried. Nothing waits in a task of its own: each thread and each child
+that goes looks whether it was the last, and one timer bounds how long the `finally` blocks of threads may take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+import structlog
+
+from ipc.errors import DeadlineExceeded, ErrorInfo, InvalidCall, Killed, TimedOut, to_wire
+from ipc.syscalls import ExitStatus, Wait
+from kernel.core.fiber import PARK, ZOMBIE
+from kernel.core.process import Process, Thread
+from kernel.core.process_table import ProcessTable
+from kernel.core.timers import Alarm
+from kernel.core.waits import EndOf
+from kernel.dispatch import deadlock
+from kernel.dispatch.dispatcher import Dispatcher
+from kernel.gate import Gate
+from kernel.lib.validation import check_timeout
+
+GRACE = 2.0  # seconds that the `finally` blocks of a killed thread get
+
+log = structlog.get_logger("kernel.processes")
+
+
+class Ending:
+    """Ends processes and threads.
+
+    `on_end` are called with each process that ended, before its watchers are told; `on_thread_end` with each thread.
+    `exits` counts the ends by reason.
+    """
+
+    def __init__(self, table: ProcessTable, dispatcher: Dispatcher, gate: Gate) -> None:
+        self._table = table
+        self._dispatcher = dispatcher
+        self._loop = dispatcher.loop
+        self._instruments = dispatcher.instruments
+        self.on_end: list[Callable[[Process], None]] = []
+        self.on_thread_end: list[Callable[[Thread], None]] = []
+        self.exits: Counter[str] = Counter()
+        gate.register({Wait: self.wait})
+
+    # ---- system calls
+
+    def wait(self, process: Process, call: Wait) -> ExitStatus | Coroutine[Any, Any, ExitStatus]:
+        target = self._table.find(call.pid)
+        if target is process:
+            raise InvalidCall(f"process {process.pid} waits for its own end")
+        timeout = check_timeout(call.timeout)
+        if target.status is not None:
+            process.path = max(process.path, target.path)
+            return target.status
+        return self.until_ended(target, timeout, process)
+
+    async def until_ended(self, target: Process, timeout: float | None, waiter: Process | None = None) -> ExitStatus:
+        """How `target` ended, once it has. Raises `TimedOut` and `DeadlockDetected`."""
+        thread, waited = cast(Thread, asyncio.current_task()), EndOf(target)
+
+        def wake(_: Process) -> None:
+            thread.wake()
+
+        target.watch(wake)
+        alarm = Alarm(thread, timeout)
+        try:
+            while target.status is None:
+                if alarm.rung:
+                    raise TimedOut(f"process {target.pid} did not end within {timeout} s", pid=target.pid)
+                thread.waits_for = waited
+                deadlock.check(thread)
+                await PARK
+            if waiter is not None:  # what it does next comes after all that `target` did
+                waiter.path = max(waiter.path, target.path)
+            return target.status
+        finally:
+            target.unwatch(wake)
+            alarm.cancel()
+
+    # ---- for the kernel
+
+    def end(self, process: Process, reason: str, why: str) -> None:
+        """Kill `process`. Returns at once."""
+        kind = DeadlineExceeded if reason == "deadline" else Killed
+        self.finish(process, reason, error=to_wire(kind(why, pid=process.pid)))
+
+    def finish(self, process: Process, reason: str, value: Any = None, error: ErrorInfo | None = None) -> None:
+        """End `process` with this outcome, unless it is ending already. Returns at once."""
+        if process.dying:
+            return
+        process.dying, process.outcome = reason, (value, error)
+        if process.timer is not None:
+            process.timer.cancel()
+            process.timer = None
+        for thread in process.threads:
+            thread.suspended = False
+        self._dispatcher.release(process)
+        for thread in tuple(process.threads):
+            thread.cancel()
+        for child in process.children:
+            # Not at once: a long line of descendants would be as deep a recursion.
+            self._loop.call_soon(self.end, child, "killed", f"its parent, process {process.pid}, ended")
+        if process.threads:
+            process.timer = self._loop.call_later(GRACE, self._grace_over, process)
+        self._bury_if_quiet(process)
+
+    def thread_gone(self, future: asyncio.Future[Any]) -> Process:
+        """A thread has ended, by itself or by `Thread.abandon`. Its process."""
+        thread = cast(Thread, future)
+        process = thread.process
+        process.drop_thread(thread)
+        process.cpu_of_ended += thread.cpu
+        if thread.suspended:  # it held itself back, and ended before it came to its next wait
+            self._dispatcher.release(process, thread)
+        for subsystem in self.on_thread_end:
+            subsystem(thread)
+        if process.dying:
+            if not thread.cancelled():
+                thread.exception()  # nobody is to miss it
+            self._bury_if_quiet(process)
+        else:
+            deadlock.thread_ended(process)
+        return process
+
+    # ---- inside
+
+    def _grace_over(self, process: Process) -> None:
+        """Give up the threads that ignored their cancellation, but not those that the busy loop kept from seeing it."""
+        process.timer = None
+        if any(thread.about_to_be_cancelled for thread in process.threads):
+            process.timer = self._loop.call_later(GRACE, self._grace_over, process)
+            return
+        for thread in tuple(process.threads):
+            if not thread.done():
+                log.error(
+                    "a thread ignored its cancellation and is abandoned", pid=process.pid, thread=thread.get_name()
+                )
+                thread.abandon()
+
+    def _bury_if_quiet(self, process: Process) -> None:
+        """Bury `process` if it is dying and neither threads nor children are left; then its parent, and so on."""
+        following: Process | None = process
+        while following is not None and following.dying and not (following.threads or following.children):
+            if following.ended:
+                return
+            dead, following = following, following.parent
+            self._bury(dead)
+
+    def _bury(self, process: Process) -> None:
+        value, error = process.outcome
+        process.outcome = (None, None)
+        process.status = ExitStatus(process.pid, process.program, process.dying, value, error, process.usage())
+        if process.timer is not None:
+            process.timer.cancel()
+            process.timer = None
+        parent, process.parent = process.parent, None
+        if parent is not None and parent.children:
+            parent.children.pop(process, None)
+        process.stream, process.args = None, {}
+        self._table.bury(process)
+        self._instruments.tell_state(process, ZOMBIE)
+        if not process.is_client:
+            self.exits[process.dying] += 1
+            age = round(time.monotonic() - process.started, 3)
+            log.debug("process ended", pid=process.pid, program=process.program, reason=process.dying, age=age)
+        for subsystem in self.on_end:
+            subsystem(process)
+        watchers, process.watchers = process.watchers, ()
+        for watcher in watchers:
+            watcher(process)

@@ -1,0 +1,210 @@
+"""How processes begin: as the children of others, or for the connections of clients.
+
+`Spawn` comes by the gate. A child never outlives its parent unless detached. More threads of a process are in
+`threads`, how it ends in `exit`, how it is held and ranked meanwhile in `control`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from contextvars import copy_context
+from typing import Any, Protocol
+
+from ipc.codec import isolate, reveal
+from ipc.errors import Busy, Killed, ShuttingDown
+from ipc.syscalls import Spawn
+from kernel.core.event_log import Relay
+from kernel.core.fiber import NEW
+from kernel.core.process import CLIENT, DurableHistory, Process, Thread
+from kernel.core.process_table import ProcessTable
+from kernel.core.stream import Stream
+from kernel.dispatch.dispatcher import Dispatcher
+from kernel.gate import Calls, Gate
+from kernel.lib.validation import check_priority, check_seconds, check_text
+from kernel.processes.exit import Ending
+from kernel.processes.outcome import final_event_to, outcome
+from kernel.programs.loader import Program, Programs
+
+MAX_PROCESSES = 200_000
+MAX_OWNER = 200  # characters
+
+
+class Admission(Protocol):
+    """A subsystem that has a say when a process begins."""
+
+    @property
+    def of_all(self) -> bool:
+        """Whether it looks at every process, and not only at one with a name, a link or limits."""
+
+    def admit(self, parent: Process, call: Spawn) -> None:
+        """May it begin? Raises what speaks against it."""
+
+    def begun(self, process: Process, parent: Process, call: Spawn) -> None:
+        """It has begun, and has not run yet."""
+
+
+class Lifecycle:
+    """Starts processes. Others find here what a process begins with, and what ends it.
+
+    `admissions` are asked, in their order, before a process is made, and notified in that order once it is. A process
+    without a name, a link and limits passes them by, unless one of them looks at all.
+    """
+
+    def __init__(
+        self,
+        table: ProcessTable,
+        programs: Programs,
+        dispatcher: Dispatcher,
+        ending: Ending,
+        gate: Gate,
+        make_context: Callable[[Calls, Process], Any],
+        admissions: Sequence[Admission],
+    ) -> None:
+        self.table = table
+        self.programs = programs
+        self.dispatcher = dispatcher
+        self.ending = ending
+        self.make_context = make_context
+        self.draining = False
+        self._loop = dispatcher.loop
+        self._instruments = dispatcher.instruments
+        self._gate = gate
+        self._admissions = admissions
+        self._of_all = any(admission.of_all for admission in admissions)
+        self._tell_main_done = self._main_done  # one for all: a bound method made for each thread would stay with it
+        gate.register({Spawn: self.spawn})
+
+    # ---- system calls
+
+    def spawn(self, parent: Process, call: Spawn, stream: Stream | None = None) -> int | Coroutine[Any, Any, int]:
+        self.check(parent, call)
+        program = self.programs.by_name.get(call.program)
+        if program is not None:
+            return self.start(parent, program, call, stream)
+        return self._load_and_start(parent, call, stream)
+
+    async def _load_and_start(self, parent: Process, call: Spawn, stream: Stream | None) -> int:
+        program = await asyncio.to_thread(self.programs.load, call.program)
+        return self.start(parent, program, call, stream)
+
+    def check(self, parent: Process, call: Spawn) -> None:
+        """Whether new processes are taken at all, and the plain fields of `call` are in order. Raises what is not.
+
+        Who runs may spawn as long as it runs: a drain must not be what an accepted task fails of.
+        """
+        if self.draining and parent.is_client:
+            raise ShuttingDown("the daemon is shutting down and takes no new tasks", retry_after=5.0)
+        if len(self.table.alive) >= MAX_PROCESSES:
+            raise Busy(f"{MAX_PROCESSES} processes are alive, which is the limit; try later", retry_after=1.0)
+        if call.priority is not None:
+            check_priority(call.priority)
+        if call.deadline is not None:
+            check_seconds(call.deadline, "deadline")
+        if call.owner is not None:
+            check_text(call.owner, "an owner", MAX_OWNER)
+
+    # ---- for connections and the daemon
+
+    def open_client(self, name: str) -> Process:
+        """A process that stands for the connection of a client, called `name`."""
+        self.table.last_pid += 1
+        process = Process(self.table.last_pid, None, CLIENT, {}, owner=name, priority=0, is_client=True)
+        self.table.alive[process.pid] = process
+        return process
+
+    def admit(self, parent: Process, program: Program, call: Spawn) -> dict[str, Any]:
+        """The arguments of the process that `start` would make. Raises what speaks against it."""
+        return self._admit(parent, program, call, self._concerned(parent, call))
+
+    def _admit(self, parent: Process, program: Program, call: Spawn, concerned: Sequence[Admission]) -> dict[str, Any]:
+        args = call.args
+        if args and not parent.is_client:
+            args = reveal(isolate(args))
+        if args or call.positional or not program.callable_bare:
+            args = program.bind(args, call.positional, lenient=call.lenient)
+        if parent.dying and not (parent.is_client and call.detach):
+            raise Killed(f"process {parent.pid} ended while it spawned {call.program}")
+        for admission in concerned:
+            admission.admit(parent, call)
+        return args
+
+    def start(
+        self,
+        parent: Process,
+        program: Program,
+        call: Spawn,
+        stream: Stream | Relay | None,
+        attempt: int | None = None,
+        pid: int = 0,
+        durable: DurableHistory | None = None,
+    ) -> int:
+        """A new process; its pid. `attempt` says which one of its task it is, by default that of its parent.
+
+        It is given `pid` if it had that in an earlier life, and is durable with a history.
+        """
+        concerned = self._concerned(parent, call)
+        args = self._admit(parent, program, call, concerned)
+        table, detach = self.table, call.detach
+        if not pid:
+            table.last_pid = pid = table.last_pid + 1
+        process = Process(
+            pid,
+            None if detach else parent,
+            program.name,
+            args,
+            call.owner or parent.owner,
+            parent.priority if call.priority is None else call.priority,
+            stream if stream is not None or detach else parent.stream,
+            False,
+            program.accepts,
+            parent.attempt if attempt is None else attempt,
+            durable,
+        )
+        context = self.make_context(self._gate, process) if durable is None else durable.context(process)
+        coro = program.function(context, **args) if args else program.function(context)
+        table.alive[pid] = process
+        if not detach:
+            if not parent.children:
+                parent.children = {}
+            parent.children[process] = None
+        if stream is not None and isinstance(stream, Stream):  # a relay is told of the end by its task
+            process.watch(final_event_to(stream))
+        if call.deadline is not None:
+            why = f"not done within its deadline of {call.deadline} s"
+            process.timer = self._loop.call_later(call.deadline, self.ending.end, process, "deadline", why)
+        if process.timer is not None or not parent.is_client:
+            _schedule_with(process, parent, self._loop.time(), call.deadline)
+        if self._instruments.states:
+            self._instruments.tell_state(process, NEW)
+        variables = copy_context()
+        main = Thread(process, coro, self.dispatcher, variables)
+        process.threads = (main,)
+        main.add_done_callback(self._tell_main_done, context=variables)
+        for admission in concerned:
+            admission.begun(process, parent, call)
+        return pid
+
+    # ---- inside
+
+    def _concerned(self, parent: Process, call: Spawn) -> Sequence[Admission]:
+        """The admissions that have a say in this process: none, for most."""
+        if self._of_all or call.name is not None or call.link or call.limits is not None or parent.limits is not None:
+            return self._admissions
+        return ()
+
+    def _main_done(self, thread: asyncio.Future[Any]) -> None:
+        process = self.ending.thread_gone(thread)
+        if not process.dying:
+            self.ending.finish(process, *outcome(thread, process))
+        if not thread.cancelled() and (error := thread.exception()) is not None:
+            # It is told of as text. Its frames know the thread, which knows it: thousands that fail would stay long.
+            error.__traceback__ = error.__cause__ = error.__context__ = None
+
+
+def _schedule_with(process: Process, parent: Process, now: float, deadline: float | None) -> None:
+    """A process that an agent made belongs to the program of that, unless it works for another owner."""
+    if not parent.is_client and process.owner == parent.owner:
+        process.lineage_program, process.path = parent.lineage(), parent.path
+    elif deadline is not None:  # not asked of the timer: uvloop makes one of no time without its end
+        process.lineage().deadline = now + deadline

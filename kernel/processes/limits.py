@@ -1,0 +1,243 @@
+"""Limits: how much each process and each owner may use, and what happens to those who go over.
+
+Asked by the lifecycle as a process begins, by model runtimes for each token, and by private memory for each key;
+processor time it looks at itself from time to time, while anybody's is limited. It measures nothing: usage is counted
+where it arises. A child has at most the limits of its parent. Limits of an owner count all its processes together,
+but for the length of a mailbox and the seconds of a life, which are of each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from ipc.errors import InvalidCall, LimitExceeded, to_wire
+from ipc.syscalls import Limits, Spawn
+from kernel.core.process import Process
+from kernel.gate import Gate
+from kernel.processes.exit import Ending
+
+CPU_CHECK = 0.2  # seconds between two looks at processor times
+
+NONE = Limits()
+
+
+class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What holds for each process and each owner, unless more is said: by `Spawn`, and under `owners` by name."""
+
+    process: Limits = NONE
+    owner: Limits = NONE
+    owners: dict[str, Limits] = {}
+
+
+class _Account:
+    """What the processes of one owner have used together: `tokens` all, `cpu_seconds` those that have ended."""
+
+    __slots__ = ("alive", "cpu_seconds", "limits", "tokens")
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.alive: dict[Process, None] = {}
+        self.cpu_seconds = 0.0
+        self.tokens = 0
+
+    def total_cpu(self) -> float:
+        return self.cpu_seconds + sum(process.cpu_seconds for process in self.alive)
+
+
+class LimitKeeper:
+    """Knows the limits of all, and the accounts of those owners that have any. One of the lifecycle's admissions."""
+
+    def __init__(self, settings: LimitSettings, loop: asyncio.AbstractEventLoop, gate: Gate, ending: Ending) -> None:
+        self._settings = settings
+        self._default = None if settings.process == NONE else settings.process
+        self._owners_unlimited = settings.owner == NONE and not settings.owners
+        self.of_all = not (self._owners_unlimited and self._default is None)  # whether the settings limit anyone
+        self._loop = loop
+        self._gate = gate
+        self._ending = ending
+        self._accounts: dict[str, _Account] = {}
+        self._watched: dict[Process, None] = {}  # whose processor time is limited, by their own or their owner's limits
+        self._timer: asyncio.TimerHandle | None = None
+
+    # ---- of processes
+
+    def admit(self, parent: Process, call: Spawn) -> None:
+        """Whether `parent` may make one more process. Raises `LimitExceeded`, and `InvalidCall` for wrong limits."""
+        if call.limits is not None:
+            _check_bounds(call.limits)
+        limits = parent.limits
+        if limits is not None and limits.children is not None:
+            _check("children", f"process {parent.pid}", len(parent.children) + 1, limits.children)
+        account = self._account(call.owner or parent.owner)
+        if account is not None:
+            who = f"owner {call.owner or parent.owner!r}"
+            if account.limits.children is not None:
+                _check("children", who, len(account.alive) + 1, account.limits.children)
+            if account.limits.cpu_seconds is not None and account.total_cpu() >= account.limits.cpu_seconds:
+                raise _exceeded("cpu_seconds", who, round(account.total_cpu(), 3), account.limits.cpu_seconds)
+
+    def begun(self, process: Process, parent: Process, call: Spawn) -> None:
+        """Give a new process the limits that it has all its life."""
+        limits = self._limits_for(parent, call)
+        account = self._account(process.owner)
+        if account is not None:
+            account.alive[process] = None
+            shared = Limits(mailbox=account.limits.mailbox, wall_seconds=account.limits.wall_seconds)
+            limits = _tighter(limits or NONE, shared)
+            if account.limits.cpu_seconds is not None:
+                self._watch(process)
+        if limits is not None and limits != NONE:
+            self._set(process, call, limits)
+
+    def _set(self, process: Process, call: Spawn, limits: Limits) -> None:
+        process.limits = limits
+        if limits.mailbox is not None:
+            process.box().capacity = limits.mailbox
+        if limits.wall_seconds is not None and (call.deadline is None or limits.wall_seconds < call.deadline):
+            if process.timer is not None:
+                process.timer.cancel()
+            error = _exceeded("wall_seconds", f"process {process.pid}", limits.wall_seconds, limits.wall_seconds)
+            process.timer = self._loop.call_later(limits.wall_seconds, self._over, process, error)
+        if limits.cpu_seconds is not None:
+            self._watch(process)
+
+    def _watch(self, process: Process) -> None:
+        """Look at its processor time, now and then."""
+        self._watched[process] = None
+        self._look_later()
+
+    def process_ended(self, process: Process) -> None:
+        self._watched.pop(process, None)
+        account = self._accounts.get(process.owner)
+        if account is not None and process in account.alive:
+            del account.alive[process]
+            account.cpu_seconds += process.cpu_seconds
+
+    # ---- of calls
+
+    def check_tokens(self, process: Process, more: int = 1) -> None:
+        """Whether `process` may use so many tokens more. Raises `LimitExceeded`."""
+        limits = process.limits
+        if limits is not None and limits.tokens is not None:
+            used = process.prompt_tokens + process.generated_tokens
+            _check("tokens", f"process {process.pid}", used + more, limits.tokens)
+        account = self._accounts.get(process.owner)
+        if account is not None and account.limits.tokens is not None:
+            _check("tokens", f"owner {process.owner!r}", account.tokens + more, account.limits.tokens)
+
+    def tokens_used(self, process: Process, count: int) -> None:
+        """`process` used `count` tokens, which stand in its usage. Raises `LimitExceeded` if that was too many."""
+        account = self._accounts.get(process.owner)
+        if account is not None:
+            account.tokens += count
+        if account is not None or process.limits is not None:
+            self.check_tokens(process, 0)
+
+    def check_memory(self, process: Process, keys: int, size: int, kept: Callable[[Process], tuple[int, int]]) -> None:
+        """Whether `process` may keep `keys` and `size` bytes more; `kept` tells what one keeps. `LimitExceeded`."""
+        account = self._accounts.get(process.owner)
+        if process.limits is not None:
+            _check_kept(f"process {process.pid}", process.limits, keys, size, [kept(process)])
+        if account is not None and (account.limits.memory_keys, account.limits.memory_bytes) != (None, None):
+            _check_kept(f"owner {process.owner!r}", account.limits, keys, size, map(kept, account.alive))
+
+    # ---- inside
+
+    def _limits_for(self, parent: Process, call: Spawn) -> Limits | None:
+        asked = call.limits
+        inherited = self._default if parent.is_client else parent.limits
+        if asked is None or inherited is None:
+            return asked or inherited
+        if not parent.is_client:
+            return _tighter(inherited, asked)
+        return Limits(
+            **{
+                name: getattr(inherited, name) if getattr(asked, name) is None else getattr(asked, name)
+                for name in Limits.__struct_fields__
+            }
+        )
+
+    def _account(self, owner: str) -> _Account | None:
+        """The account of `owner`; None if it has no limits."""
+        if self._owners_unlimited:
+            return None
+        account = self._accounts.get(owner)
+        if account is None:
+            limits = self._settings.owners.get(owner, self._settings.owner)
+            if limits != NONE:
+                account = self._accounts[owner] = _Account(limits)
+        return account
+
+    def _look_later(self) -> None:
+        if self._timer is None and self._watched:
+            self._timer = self._loop.call_later(CPU_CHECK, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        totals: dict[str, float] = {}
+        for process in tuple(self._watched):
+            used, limits, account = process.cpu_seconds, process.limits, self._accounts.get(process.owner)
+            if limits is not None and limits.cpu_seconds is not None and used > limits.cpu_seconds:
+                self._over(
+                    process,
+                    _exceeded("cpu_seconds", f"process {process.pid}", round(used, 3), limits.cpu_seconds),
+                )
+            elif account is not None and account.limits.cpu_seconds is not None:
+                total = totals.setdefault(process.owner, account.total_cpu())
+                if total > account.limits.cpu_seconds:
+                    who = f"owner {process.owner!r}"
+                    self._over(process, _exceeded("cpu_seconds", who, round(total, 3), account.limits.cpu_seconds))
+        self._look_later()
+
+    def _over(self, process: Process, error: LimitExceeded) -> None:
+        """End a process that went over a hard limit."""
+        if not process.dying:
+            self._gate.count_error(error)
+            self._ending.finish(process, "limit", error=to_wire(error))
+
+
+def _check_bounds(limits: Limits) -> None:
+    """What comes from a socket is checked already; an agent can pass anything."""
+    try:
+        msgspec.convert(msgspec.structs.asdict(limits), Limits)
+    except (TypeError, msgspec.ValidationError) as error:
+        raise InvalidCall(f"limits: {error}") from None
+
+
+def _tighter(one: Limits, other: Limits) -> Limits:
+    """The stricter of both, bound by bound."""
+    bounds = {}
+    for name in Limits.__struct_fields__:
+        values = [value for value in (getattr(one, name), getattr(other, name)) if value is not None]
+        bounds[name] = min(values, default=None)
+    return Limits(**bounds)
+
+
+def _check_kept(who: str, limits: Limits, keys: int, size: int, kept: Iterable[tuple[int, int]]) -> None:
+    for limit, more, maximum, used in zip(
+        ("memory_keys", "memory_bytes"),
+        (keys, size),
+        (limits.memory_keys, limits.memory_bytes),
+        map(sum, zip((0, 0), *kept, strict=True)),
+        strict=True,
+    ):
+        if more > 0 and maximum is not None:
+            _check(limit, who, used + more, maximum)
+
+
+def _check(limit: str, who: str, wanted: float, maximum: float) -> None:
+    if wanted > maximum:
+        raise _exceeded(limit, who, wanted, maximum)
+
+
+def _exceeded(limit: str, who: str, wanted: float, maximum: float) -> LimitExceeded:
+    kind = who.partition(" ")[0]
+    return LimitExceeded(
+        f"{who} reached its limit of {maximum:g} {limit.replace('_', ' ')}",
+        limit=f"{kind} {limit}",
+        maximum=maximum,
+        wanted=wanted,
+    )

@@ -1,0 +1,79 @@
+"""The output subsystem: values that agents emit, and the logs of processes.
+
+Its handlers are called by the gate. A task whose client does not read is paused, not buffered without end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any, cast
+
+from ipc.codec import encode
+from ipc.frames import MAX_FRAME, too_large
+from ipc.messages import Emitted, Log
+from ipc.syscalls import Emit, Logs, WriteLog
+from kernel.core.event_log import Relay
+from kernel.core.fiber import PARK
+from kernel.core.process import Process, Thread
+from kernel.core.process_table import ProcessTable
+from kernel.core.stream import Stream
+from kernel.gate import Gate
+from kernel.lib.units import measured
+from kernel.lib.validation import check_text
+
+MAX_LEVEL, MAX_EVENT = 20, 1_000_000  # characters
+MOST = MAX_FRAME - 1024  # bytes of what is emitted, as a frame holds it with what stands around it
+
+
+class Output:
+    """Takes what processes say to people."""
+
+    def __init__(self, table: ProcessTable, gate: Gate) -> None:
+        self._table = table
+        gate.register({Emit: self.emit, WriteLog: self.write_log, Logs: self.logs})
+
+    def emit(self, process: Process, call: Emit) -> Coroutine[Any, Any, None] | None:
+        value, size = measured(call.value)
+        if size > MOST:
+            raise too_large("what is emitted", size, MOST)
+        event, stream = Emitted(process.pid, value), process.stream
+        if stream is None:
+            return None
+        if stream.congested:
+            return self._emit_later(stream, event)
+        stream.push(event)
+        return None
+
+    async def _emit_later(self, stream: Stream | Relay, event: Emitted) -> None:
+        thread = cast(Thread, asyncio.current_task())
+        while stream.congested:
+            stream.when_drained(thread.wake)
+            thread.waits_for = "reader of the task"
+            try:
+                await PARK
+            finally:
+                stream.forget(thread.wake)
+        stream.push(event)
+
+    def write_log(self, process: Process, call: WriteLog) -> None:
+        check_text(call.level, "the level of a log line", MAX_LEVEL)
+        check_text(call.event, "what a log line says", MAX_EVENT)
+        encode(call.fields)  # a field that cannot travel is the caller's error, now
+        process.write_log(Log(process.pid, time.time(), call.level, call.event, call.fields))
+
+    def process_ended(self, process: Process) -> None:
+        """Nothing more comes for those who follow its log."""
+        for follower in process.followers:
+            follower.end()
+        process.followers = ()
+
+    def logs(self, process: Process, call: Logs, stream: Stream | None = None) -> list[Log]:
+        target = self._table.find(call.pid)
+        if stream is not None:
+            if target.ended:
+                stream.end()
+            else:
+                target.followers = [*(follower for follower in target.followers if not follower.closed), stream]
+        return list(target.log or ())

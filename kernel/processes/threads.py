@@ -1,0 +1,147 @@
+"""More threads of a process than its first: started by agents and for connections, and killed one at a time.
+
+`StartThread` and `Sleep` come by the gate, tasks that agent code makes by the loop's task factory. Such a thread ends
+with its process at the latest. The first thread of a process is the lifecycle's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar, cast
+
+import structlog
+
+from ipc.errors import InvalidCall
+from ipc.syscalls import Sleep, StartThread
+from kernel.core.fiber import PARK
+from kernel.core.process import MAIN, Process, Thread
+from kernel.core.timers import Alarm
+from kernel.dispatch.dispatcher import Dispatcher
+from kernel.gate import Gate
+from kernel.lib.validation import check_seconds
+from kernel.processes.exit import GRACE, Ending
+from kernel.processes.outcome import outcome
+
+T = TypeVar("T", bound=Thread)
+
+log = structlog.get_logger("kernel.processes")
+
+
+class Worker(Thread):
+    """A thread that an agent started. `awaited` counts the callbacks for its end, also once it has ended. If there are
+    none, a failure of the thread is one of its process."""
+
+    __slots__ = ("awaited",)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.awaited = 0
+        super().__init__(*args, **options)
+
+    # Every await of a future calls these two, in the tasks and the gathering of asyncio too.
+
+    def add_done_callback(self, fn: Callable[[Any], object], /, *, context: contextvars.Context | None = None) -> None:
+        self.awaited += 1
+        super().add_done_callback(fn, context=context)
+
+    def remove_done_callback(self, fn: Callable[[Any], object], /) -> int:
+        removed = super().remove_done_callback(fn)
+        self.awaited -= removed
+        return removed
+
+
+class Threads:
+    """Starts threads and kills them."""
+
+    def __init__(self, dispatcher: Dispatcher, ending: Ending, gate: Gate) -> None:
+        self._dispatcher = dispatcher
+        self._loop = dispatcher.loop
+        self._ending = ending
+        gate.register({StartThread: self.start_worker, Sleep: self.sleep})
+
+    def start_worker(self, process: Process, call: StartThread) -> Thread:
+        if not asyncio.iscoroutine(call.coro):
+            raise InvalidCall(f"a thread runs a coroutine, such as work(), which {call.coro!r} is not")
+        return self._adopt(Worker(process, call.coro, self._dispatcher, name=call.name), self._worker_done)
+
+    def start_thread(self, process: Process, coro: Coroutine[Any, Any, Any], **options: Any) -> Thread:
+        """Run `coro` as one more thread of `process`; it is cancelled when the process ends."""
+        return self._adopt(Thread(process, coro, self._dispatcher, **options), self._thread_done)
+
+    def make_task(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coro: Coroutine[Any, Any, Any],
+        *,
+        context: contextvars.Context | None = None,
+        name: str | None = None,
+        **_: Any,  # what later versions of asyncio pass, such as eager_start
+    ) -> asyncio.Future[Any]:
+        """The task factory of the loop: a task made by agent code is a thread of its process, and dies with it."""
+        maker = asyncio.current_task(loop)
+        if isinstance(maker, Thread):
+            if maker.done():
+                coro.close()
+                raise RuntimeError("a thread that was given up starts no other one")
+            return self.start_thread(maker.process, coro, context=context, name=name)
+        return asyncio.Task(coro, loop=loop, context=context, name=name)
+
+    async def sleep(self, process: Process, call: Sleep) -> None:
+        seconds = check_seconds(call.seconds, "the time to sleep")
+        thread = cast(Thread, asyncio.current_task())
+        alarm = Alarm(thread, seconds)
+        try:
+            while not alarm.rung:
+                thread.waits_for = "time"
+                await PARK
+        finally:
+            alarm.cancel()
+
+    async def kill(self, target: Thread) -> None:
+        """End one thread; returns when it is gone, or given up. Raises `InvalidCall`."""
+        thread = cast(Thread, asyncio.current_task())
+        if target is thread:
+            raise InvalidCall("a thread cannot kill itself; let its coroutine return")
+        if target.path == MAIN:
+            raise InvalidCall(f"process {target.process.pid} ends with its first thread; kill the process")
+        self._dispatcher.release(target.process, target)
+        target.cancel()
+        Thread.add_done_callback(target, lambda _: thread.wake())
+        alarm = Alarm(thread, GRACE)
+        try:
+            while not target.done():
+                if alarm.rung:
+                    log.error("a thread ignored its cancellation and is abandoned", thread=target.get_name())
+                    target.abandon()
+                    return
+                thread.waits_for = f"end of thread {target.path}"
+                await PARK
+        finally:
+            alarm.cancel()
+
+    # ---- inside
+
+    def _adopt(self, thread: T, done: Callable[[asyncio.Future[Any]], None]) -> T:
+        """Make a new thread one of its process. `done` is told of its end."""
+        process = thread.process
+        maker = asyncio.current_task(self._loop)
+        if isinstance(maker, Thread) and maker.process is process:
+            maker.offspring += 1
+            thread.path = f"{maker.path}-{maker.offspring}"
+            self._dispatcher.reprioritise(thread, maker.priority)
+        process.add_thread(thread)
+        Thread.add_done_callback(thread, done, context=thread.get_context())
+        return thread
+
+    def _thread_done(self, thread: asyncio.Future[Any]) -> None:
+        """A thread other than the first has ended; a failure of its own has been seen by whoever awaited it."""
+        self._ending.thread_gone(thread)
+        if not thread.cancelled():
+            thread.exception()
+
+    def _worker_done(self, thread: asyncio.Future[Any]) -> None:
+        """A thread made by `start_worker` has ended; a failure that nobody waits for is one of the process."""
+        process = self._ending.thread_gone(thread)
+        if not thread.cancelled() and thread.exception() is not None and not cast(Worker, thread).awaited:
+            self._ending.finish(process, *outcome(thread, process))

@@ -1,0 +1,187 @@
+"""Programs: finds the agents that can be run, by folder, by entry point and by path; and the tools in the same files.
+
+Asked by the process and the tool subsystem. Files are read and run in worker threads, never on the loop; a file that
+fails to load is listed with its error and harms no other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import inspect
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Coroutine, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ipc.abi import AGENT_ATTRIBUTE, TOOL_ATTRIBUTE, AgentMark
+from ipc.errors import AgentFailed, UnknownProgram
+from ipc.syscalls import ProgramInfo
+from kernel.programs.arguments import Arguments
+from kernel.programs.tool import Tool
+
+ENTRY_POINTS = "llmosd.agents"
+
+Loaded = tuple[int, list["Program"], list[Tool]]  # time of change, and what a file defines
+
+Function = Callable[..., Coroutine[Any, Any, Any]]
+
+
+class Program:
+    """An agent function with a checker for its arguments."""
+
+    def __init__(self, function: Function, mark: AgentMark, source: str) -> None:
+        self.name = mark.name
+        self.summary = mark.summary
+        self.accepts = mark.accepts
+        self.durable = mark.durable
+        self.version = _version(function)
+        self.source = source
+        self.function = function
+        context = next(iter(inspect.signature(function).parameters))
+        arguments = Arguments(mark.name, function, (context,))
+        self.signature = arguments.signature
+        self.bind = arguments.bind
+        self.callable_bare = arguments.needs_none
+
+    def info(self) -> ProgramInfo:
+        return ProgramInfo(self.name, self.summary, self.signature, self.source)
+
+
+def _version(function: Function) -> str:
+    """A short digest of the file that `function` is in, as it is now; empty if there is none."""
+    try:
+        return hashlib.blake2b(Path(inspect.getsourcefile(function) or "").read_bytes(), digest_size=8).hexdigest()
+    except (OSError, TypeError):
+        return ""
+
+
+class Programs:
+    """All known programs by name, and those run by path."""
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self._folders = list(folders)
+        self._files: dict[Path, Loaded] = {}  # by resolved path
+        self._broken: dict[str, ProgramInfo] = {}
+        self._installed: list[Program] | None = None
+        self._installed_tools: list[Tool] = []
+        self.tools: dict[str, Tool] = {}  # by name; replaced as a whole
+        self.by_name: dict[str, Program] = {}  # those that are loaded
+        self._lock = threading.Lock()  # loads are called from several worker threads
+
+    def load(self, name: str) -> Program:
+        """The program called `name`, or in the file `name` (`file.py` or `file.py:agent`), read afresh if it changed.
+
+        Blocks on the disk. Raises `UnknownProgram` and `AgentFailed`.
+        """
+        path, suffix, wanted = name.partition(".py")
+        if "/" in name or (suffix and (not wanted or wanted.startswith(":"))):
+            with self._lock:
+                return self._load_path(Path(path + suffix), wanted.removeprefix(":"))
+        self.refresh()
+        program = self.by_name.get(name)
+        if program is None:
+            broken = self._broken.get(name)
+            if broken is not None:
+                raise AgentFailed(f"program {name} in {broken.source} cannot be loaded:\n{broken.error}")
+            known = ", ".join(sorted(self.by_name)) or "none"
+            raise UnknownProgram(
+                f"no program {name!r}; known: {known}. A path such as ./{name}.py runs a file", program=name
+            )
+        return program
+
+    def refresh(self) -> None:
+        """Read all folders and entry points again, and load what is new or changed. Blocks on the disk."""
+        with self._lock:
+            self._refresh()
+
+    def _refresh(self) -> None:
+        self._broken.clear()
+        if self._installed is None:
+            self._installed = list(self._load_entry_points())
+        by_name = {program.name: program for program in self._installed}
+        in_folders: list[Tool] = []
+        for folder in self._folders:
+            for path in sorted(folder.glob("*.py")):
+                if path.name.startswith("_"):
+                    continue
+                try:
+                    _, programs, tools_here = self._load_file(path.resolve())
+                    by_name.update((program.name, program) for program in programs)
+                    in_folders += tools_here
+                except AgentFailed as error:
+                    self._broken[path.stem] = ProgramInfo(path.stem, "", "", str(path), error.message)
+        self.by_name = by_name
+        # Tools of a file that was run by its path are known by name, too; those in a folder go over them.
+        by_path = [tool for path, (_, _, found) in self._files.items() if path.is_file() for tool in found]
+        self.tools = {tool.name: tool for tool in (*self._installed_tools, *by_path, *in_folders)}
+
+    def listing(self) -> list[ProgramInfo]:
+        """Every program by name, and every file that could not be loaded."""
+        known = [program.info() for program in self.by_name.values()]
+        return sorted([*known, *self._broken.values()], key=lambda info: info.name)
+
+    def _load_path(self, path: Path, wanted: str) -> Program:
+        if not path.is_file():
+            raise UnknownProgram(f"no file {path}", program=str(path))
+        if path.suffix != ".py":
+            raise UnknownProgram(f"{path} is no file of Python code: its name does not end in .py", program=str(path))
+        _, programs, tools = self._load_file(path.resolve())
+        self.tools = self.tools | {tool.name: tool for tool in tools}
+        named = [program for program in programs if wanted in ("", program.name)]
+        if len(named) == 1:
+            return named[0]
+        names = ", ".join(program.name for program in programs) or "none: mark a coroutine with @agent"
+        raise UnknownProgram(f"{path} holds these agents: {names}; name one as {path}:NAME", program=str(path))
+
+    def _load_file(self, path: Path) -> Loaded:
+        """The agents and tools that the file defines. Raises `AgentFailed` with the traceback if it cannot be run."""
+        changed = path.stat().st_mtime_ns
+        loaded = self._files.get(path)
+        if loaded is not None and loaded[0] == changed:
+            return loaded
+        self._files.pop(path, None)
+        name = f"llmosd_program_{path.stem}_{hashlib.blake2b(bytes(path), digest_size=4).hexdigest()}"
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+            own = [value for value in vars(module).values() if getattr(value, "__module__", None) == name]
+            self._files[path] = found = (
+                changed,
+                [
+                    Program(value, getattr(value, AGENT_ATTRIBUTE), str(path))
+                    for value in own
+                    if hasattr(value, AGENT_ATTRIBUTE)
+                ],
+                [
+                    Tool(value, getattr(value, TOOL_ATTRIBUTE), str(path))
+                    for value in own
+                    if hasattr(value, TOOL_ATTRIBUTE)
+                ],
+            )
+        except BaseException as error:
+            raise AgentFailed(f"{path} cannot be loaded:\n{traceback.format_exc(limit=-3)}") from error
+        return found
+
+    def _load_entry_points(self) -> Iterable[Program]:
+        for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+            source = f"{entry.value} ({entry.dist.name if entry.dist else 'unknown'})"
+            try:
+                function = entry.load()
+                if hasattr(function, TOOL_ATTRIBUTE):
+                    tool_mark = msgspec.structs.replace(getattr(function, TOOL_ATTRIBUTE), name=entry.name)
+                    self._installed_tools.append(Tool(function, tool_mark, source))
+                    continue
+                mark: AgentMark = getattr(function, AGENT_ATTRIBUTE)
+                yield Program(function, msgspec.structs.replace(mark, name=entry.name), source)
+            except Exception:
+                self._broken[entry.name] = ProgramInfo(entry.name, "", "", source, traceback.format_exc(limit=-3))

@@ -1,0 +1,64 @@
+"""A tool: a plain function, how it is called, and the check of its arguments.
+
+Made by the program loader for functions marked with `@tool`, and for those that the settings name. It runs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import traceback
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from ipc.abi import TOOL_ATTRIBUTE, ToolMark
+from ipc.errors import ToolFailed
+from kernel.programs.arguments import Arguments
+
+CALL_ID = "call_id"  # a parameter of this name is given the id of the call
+
+FunctionPath = Annotated[str, Meta(pattern=r"^[\w.]+:\w+$")]
+
+
+class ToolSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A tool by configuration. `function` is "module:name"; the rest is as in `ToolMark`, None what its mark says."""
+
+    function: FunctionPath
+    concurrency: Annotated[int, Meta(ge=1, le=256)] | None = None
+    timeout: Annotated[float, Meta(ge=0)] | None = None
+    retries: Annotated[int, Meta(ge=0, le=100)] | None = None
+
+
+class Tool:
+    """A function that agents may call."""
+
+    def __init__(self, function: Callable[..., Any], mark: ToolMark, source: str) -> None:
+        self.name = mark.name
+        self.mark = mark
+        self.source = source
+        self.function = function
+        arguments = Arguments(mark.name, function, (CALL_ID,))
+        self.signature = arguments.signature
+        self.bind = arguments.bind
+        self.takes_call_id = CALL_ID in inspect.signature(function).parameters
+
+
+def load(name: str, spec: ToolSpec) -> Tool:
+    """The tool that the settings call `name`. Blocks on the disk. Raises `ToolFailed`."""
+    module, _, attribute = spec.function.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+        if not callable(function) or inspect.iscoroutinefunction(function):
+            raise TypeError(f"{spec.function} is no plain function")
+        summary = (inspect.getdoc(function) or "").partition("\n")[0]
+        mark: ToolMark = getattr(function, TOOL_ATTRIBUTE, ToolMark(name, summary))
+        given = {
+            key: value for key in ("concurrency", "timeout", "retries") if (value := getattr(spec, key)) is not None
+        }
+        return Tool(function, msgspec.structs.replace(mark, name=name, **given), spec.function)
+    except BaseException as error:
+        text = traceback.format_exc(limit=-3)
+        raise ToolFailed(f"tool {name}: {spec.function} cannot be loaded: {error}", tool=name, traceback=text) from None

@@ -1,0 +1,187 @@
+"""The synchronisation subsystem: locks, semaphores, conditions, barriers and events by name, shared by all processes.
+
+Its handlers are called by the gate. One is made at first use and forgotten when it is idle. Calls that take or wait
+for something answer with a coroutine, also if they need not wait: a thread that was cancelled while the gate gave up
+the loop for it would hold a lock without knowing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar, cast
+
+from ipc.errors import Busy, InvalidCall, NotPermitted, SyncMismatch
+from ipc.syscalls import (
+    AcquireLock,
+    AcquirePermit,
+    ClearEvent,
+    LockInfo,
+    Locks,
+    Notify,
+    ReleaseLock,
+    ReleasePermit,
+    SetEvent,
+    Syscall,
+    WaitAtBarrier,
+    WaitForEvent,
+    WaitForNotice,
+)
+from kernel.core.process import Process, Thread
+from kernel.gate import Gate
+from kernel.lib.validation import check_text, check_timeout
+from kernel.sync.barrier import Barrier
+from kernel.sync.event import Event
+from kernel.sync.lock import Condition, Lock
+from kernel.sync.semaphore import Semaphore
+
+MAX_NAMES = 100_000
+MAX_NAME = 200  # characters
+
+Primitive = Lock | Semaphore | Barrier | Event
+Kind = TypeVar("Kind", Lock, Semaphore, Barrier, Event)
+
+
+class Synchronisation:
+    """Finds what a call names, and does with it what the call says."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._named: dict[str, Primitive] = {}
+        gate.register(
+            {
+                Locks: self.locks,
+                AcquireLock: self.acquire_lock,
+                ReleaseLock: self.release_lock,
+                AcquirePermit: self.acquire_permit,
+                ReleasePermit: self.release_permit,
+                WaitForNotice: self.wait_for_notice,
+                Notify: self.notify,
+                WaitAtBarrier: self.wait_at_barrier,
+                SetEvent: self.set_event,
+                ClearEvent: self.clear_event,
+                WaitForEvent: self.wait_for_event,
+            }
+        )
+
+    def thread_ended(self, thread: Thread) -> None:
+        """Hand on what `thread` held."""
+        for held in tuple(thread.holds or ()):
+            held.drop(thread)
+            self._forget_if_idle(cast(Lock | Semaphore, held))
+
+    # ---- system calls
+
+    def locks(self, process: Process, call: Locks) -> list[LockInfo]:
+        return [row for named in self._named.values() for row in named.info()]
+
+    def acquire_lock(self, process: Process, call: AcquireLock) -> Coroutine[Any, Any, None]:
+        thread, timeout = self._caller(process, call), check_timeout(call.timeout)
+        lock = self._lock(call.name)
+        return self._finish(lock, lock.acquire(thread, timeout, reentrant=call.reentrant))
+
+    def release_lock(self, process: Process, call: ReleaseLock) -> None:
+        thread, lock = self._caller(process, call), self._lock(call.name)
+        self._finish_now(lock, lock.release, thread)
+
+    def acquire_permit(self, process: Process, call: AcquirePermit) -> Coroutine[Any, Any, None]:
+        thread, timeout = self._caller(process, call), check_timeout(call.timeout)
+        _check_count("permits", call.permits)
+        semaphore = self._find(Semaphore, call.name, lambda: Semaphore(call.name, call.permits))
+        _check_same(semaphore, "permits", semaphore.permits, call.permits)
+        return self._finish(semaphore, semaphore.acquire(thread, timeout))
+
+    def release_permit(self, process: Process, call: ReleasePermit) -> None:
+        thread = self._caller(process, call)
+        semaphore = self._find(Semaphore, call.name, lambda: Semaphore(call.name, 0))
+        self._finish_now(semaphore, semaphore.release, thread)
+
+    def wait_for_notice(self, process: Process, call: WaitForNotice) -> Coroutine[Any, Any, None]:
+        thread, timeout = self._caller(process, call), check_timeout(call.timeout)
+        lock = self._lock(call.name)
+        return self._finish(lock, _condition(lock).wait(thread, timeout))
+
+    def notify(self, process: Process, call: Notify) -> int:
+        thread, lock = self._caller(process, call), self._lock(call.name)
+        if call.count is not None:
+            _check_count("count", call.count)
+        return cast(int, self._finish_now(lock, _condition(lock).notify, thread, call.count))
+
+    def wait_at_barrier(self, process: Process, call: WaitAtBarrier) -> Coroutine[Any, Any, bool]:
+        thread, timeout = self._caller(process, call), check_timeout(call.timeout)
+        _check_count("parties", call.parties)
+        barrier = self._find(Barrier, call.name, lambda: Barrier(call.name, call.parties))
+        _check_same(barrier, "parties", barrier.parties, call.parties)
+        return self._finish(barrier, barrier.wait(thread, timeout))
+
+    def set_event(self, process: Process, call: SetEvent) -> None:
+        self._caller(process, call)
+        event = self._find(Event, call.name, lambda: Event(call.name))
+        self._finish_now(event, event.set)
+
+    def clear_event(self, process: Process, call: ClearEvent) -> None:
+        self._caller(process, call)
+        event = self._find(Event, call.name, lambda: Event(call.name))
+        self._finish_now(event, event.clear)
+
+    def wait_for_event(self, process: Process, call: WaitForEvent) -> Coroutine[Any, Any, None] | None:
+        thread, timeout = self._caller(process, call), check_timeout(call.timeout)
+        event = self._find(Event, call.name, lambda: Event(call.name))
+        return None if event.is_set else self._finish(event, event.wait(thread, timeout))
+
+    # ---- inside
+
+    def _caller(self, process: Process, call: Syscall) -> Thread:
+        """The thread that calls."""
+        thread = asyncio.current_task()
+        if process.is_client or not isinstance(thread, Thread) or thread.process is not process:
+            raise NotPermitted(
+                f"{type(call).__name__} is for the threads of an agent; a client's thread would end with its request"
+            )
+        return thread
+
+    def _lock(self, name: str) -> Lock:
+        return self._find(Lock, name, lambda: Lock(name))
+
+    def _find(self, kind: type[Kind], name: str, make: Callable[[], Kind]) -> Kind:
+        named = self._named.get(name) if isinstance(name, str) else None
+        if named is None:
+            check_text(name, "a name", MAX_NAME, least=1)
+            if len(self._named) >= MAX_NAMES:
+                raise Busy(f"{MAX_NAMES} locks and the like are in use, which is the limit", retry_after=1.0)
+            named = self._named[name] = make()
+        if not isinstance(named, kind):
+            raise SyncMismatch(f"{name!r} is a {named.kind}, and no {kind.kind}; use another name")
+        return named
+
+    async def _finish(self, named: Primitive, work: Coroutine[Any, Any, Any]) -> Any:
+        try:
+            return await work
+        finally:
+            self._forget_if_idle(named)
+
+    def _finish_now(self, named: Primitive, work: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return work(*args)
+        finally:
+            self._forget_if_idle(named)
+
+    def _forget_if_idle(self, named: Primitive) -> None:
+        # By identity: another one may have come under this name while a thread was on its way out of this one.
+        if named.idle and self._named.get(named.name) is named:
+            del self._named[named.name]
+
+
+def _condition(lock: Lock) -> Condition:
+    if lock.condition is None:
+        lock.condition = Condition(lock)
+    return lock.condition
+
+
+def _check_count(what: str, count: int) -> None:
+    if not isinstance(count, int) or count < 1:
+        raise InvalidCall(f"{what} is a number from 1 on, and not {count!r}")
+
+
+def _check_same(named: Primitive, what: str, has: int, asked: int) -> None:
+    if has != asked:
+        raise SyncMismatch(f"{named.kind} {named.name!r} has {what}={has}, and not {asked}; all who use it must agree")

@@ -1,0 +1,259 @@
+"""The asynchronous client: one connection, any number of calls and tasks at once.
+
+Used by programs with an event loop of their own. It retries nothing but the connection's first moment. Its calls are in
+`llmosd.client.methods`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from ipc.errors import LlmosError, NoDaemon, TimedOut
+from ipc.messages import Event, Log
+from ipc.protocol import FromDaemon, StreamEvent
+from ipc.syscalls import Logs, Submitted, Syscall
+from ipc.transport import FramedProtocol
+from ipc.unix import default_socket, try_connect
+from llmosd.client import session
+from llmosd.client.cursor import Progress, Seen
+from llmosd.client.descriptor import Ask, Asynchronous, Follow
+from llmosd.client.methods import Calls
+from llmosd.client.session import Pending, Session
+from llmosd.shared import Shared
+
+R = TypeVar("R")
+
+
+class _Awaited(Pending):
+    """A request that coroutines wait for."""
+
+    __slots__ = ("_changed",)
+
+    def __init__(self, number: int, call: Syscall, streams: bool) -> None:
+        super().__init__(number, call, streams)
+        self._changed = asyncio.Event()
+
+    def wake(self) -> None:
+        self._changed.set()
+
+    async def change(self) -> None:
+        """Returns when something comes."""
+        self._changed.clear()
+        await self._changed.wait()
+
+
+class _Connection(FramedProtocol):
+    """The wire: wakes whoever waits for what comes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.welcome: asyncio.Future[FromDaemon] = self._loop.create_future()
+        self._session = Session(_Awaited)
+        self._lost: LlmosError | None = None
+
+    def frame_received(self, payload: bytes) -> None:
+        message = session.received(payload)
+        if not self.welcome.done():
+            self.welcome.set_result(message)
+            return
+        try:
+            pending = self._session.take(message)
+        except LlmosError as error:
+            self._lost = error
+        else:
+            if pending is not None:
+                pending.wake()
+
+    def broken(self, error: LlmosError) -> None:
+        self._lost = error
+
+    def closed(self) -> None:
+        error = self._lost = self._lost or session.lost(self.path)
+        if not self.welcome.done():
+            self.welcome.set_exception(error)
+            self.welcome.exception()
+        for pending in self._session.lose(error):
+            pending.wake()
+
+    def open(self, call: Syscall, *, streams: bool = False) -> _Awaited:
+        """Send `call`."""
+        if self.transport is None:
+            raise self._lost or session.lost(self.path)
+        pending, payload = self._session.open(call, streams=streams)
+        self.send_frame(payload)
+        return pending
+
+    async def answer(self, pending: _Awaited) -> Any:
+        """The answer to `pending`, which is abandoned when nobody waits for it any more."""
+        try:
+            while not pending.answered:
+                await pending.change()
+            return pending.answer()
+        except BaseException:
+            self.abandon(pending)
+            raise
+
+    async def events(self, pending: _Awaited) -> AsyncIterator[StreamEvent]:
+        while not pending.over:
+            message = pending.next()
+            if message is None:
+                await pending.change()
+                continue
+            yield message
+            if (credit := pending.credit()) is not None and self.transport is not None:
+                self.send_frame(credit)
+
+    def abandon(self, pending: _Awaited) -> None:
+        """We no longer want what `pending` brings."""
+        payload = self._session.abandon(pending)
+        if payload is not None and self.transport is not None:
+            self.send_frame(payload)
+
+
+class AsyncTask(Progress):
+    """A task that was submitted: its events and its result."""
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        wire: _Connection,
+        pending: _Awaited,
+        submitted: Submitted,
+        after: Seen | tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__(submitted, after)
+        self._client = client
+        self._wire = wire
+        self._pending = pending
+
+    async def events(self) -> AsyncIterator[Event]:
+        """All events in order; the last is `Result` or `Failed`. For one reader."""
+        if self._final is not None:
+            yield self._final
+            return
+        while self._first:
+            yield self._first.popleft()
+        self._client._connected()
+        async for message in self._wire.events(self._pending):
+            yield self._read(message)
+
+    async def result(self, timeout: float | None = None) -> Any:
+        """The value that the agent returned. Raises its error; `TimedOut` after `timeout` seconds ends nothing."""
+        try:
+            async with asyncio.timeout(timeout):
+                async for _ in self.events():
+                    pass
+        except TimeoutError:
+            raise TimedOut(f"process {self.pid} gave no result within {timeout} s; it goes on", pid=self.pid) from None
+        return self._value()
+
+    async def cancel(self) -> None:
+        """Kill the task; returns when it is gone. Raises `ConnectionLost` once the connection that found it is."""
+        self._pending.check()  # over another one the pid may be that of anybody
+        if self.pid:
+            await self._client.kill(self.pid)
+
+
+class AsyncClient(Calls, Asynchronous[AsyncTask]):
+    """A connection to the daemon. `socket` defaults to where the daemon listens by default."""
+
+    def __init__(self, socket: str | Path | None = None, *, name: str = "async client") -> None:
+        self.socket = Path(socket) if socket is not None else default_socket()
+        self.pid = 0
+        self._name = name
+        self._wire: _Connection | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def connect(self) -> None:
+        """Connect and say hello. Raises `NoDaemon`; waits while the daemon's backlog is full."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(session.CONNECT_TIMEOUT):
+                while (connection := try_connect(self.socket)) is None:
+                    await asyncio.sleep(0.005)
+                _, wire = await loop.create_unix_connection(lambda: _Connection(self.socket), sock=connection)
+                try:
+                    wire.send_frame(session.hello(self._name))
+                    self.pid = session.welcomed(await wire.welcome).pid
+                except BaseException:
+                    wire.close()
+                    raise
+        except TimeoutError:
+            raise NoDaemon(f"the daemon at {self.socket} does not answer", socket=str(self.socket)) from None
+        self._wire = wire
+
+    async def close(self) -> None:
+        """Close the connection. Attached tasks end with it."""
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
+
+    async def request(self, call: Syscall) -> Any:
+        """Make any system call of `ipc.syscalls`, and wait for its answer."""
+        wire = self._connected()
+        return await wire.answer(wire.open(call))
+
+    async def run(
+        self,
+        program: str,
+        args: Mapping[str, Any] | None = None,
+        *,
+        priority: int | None = None,
+        deadline: float | None = None,
+        timeout: float | None = None,
+        owner: str | None = None,
+        detach: bool = False,
+        durable: bool = False,
+    ) -> Any:
+        """Start a task and wait for its result, at most `timeout` seconds. Cancelled, it kills the task."""
+        task = await self.submit(
+            program, args, priority=priority, deadline=deadline, owner=owner, detach=detach, durable=durable
+        )
+        try:
+            return await task.result(timeout)
+        except asyncio.CancelledError:
+            task._wire.abandon(task._pending)
+            raise
+
+    def shared(self, name: str, *, durable: bool = False) -> Shared:
+        """The shared region `name`, which need not exist yet. Set by a `durable` handle it survives the daemon."""
+        return Shared(self.request, name, durable=durable)
+
+    async def follow(self, pid: int) -> AsyncIterator[Log]:
+        """The log of process `pid` so far, and then every new line until it ends."""
+        wire = self._connected()
+        pending = wire.open(Logs(pid, session.CREDIT), streams=True)
+        try:
+            for line in await wire.answer(pending):
+                yield line
+            async for message in wire.events(pending):
+                assert isinstance(message.event, Log)
+                yield message.event
+        finally:
+            wire.abandon(pending)
+
+    async def _ask(self, ask: Ask[R]) -> R:
+        return ask.read(await self.request(ask.call))
+
+    async def _follow(self, follow: Follow) -> AsyncTask:
+        wire = self._connected()
+        pending = wire.open(follow.call, streams=True)
+        return AsyncTask(self, wire, pending, await wire.answer(pending), follow.after)
+
+    def _connected(self) -> _Connection:
+        if self._wire is None:
+            raise session.not_connected()
+        return self._wire

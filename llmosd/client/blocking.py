@@ -1,0 +1,255 @@
+"""The blocking client: plain sockets, no event loop, so that a small command starts fast.
+
+Used by scripts and by `llmos`. One connection, any number of tasks at once; for one thread at a time. Its calls are in
+`llmosd.client.methods`.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from socket import socket as Socket  # noqa: N812
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from ipc.errors import ConnectionLost, LlmosError, NoDaemon, ProtocolError, TimedOut
+from ipc.frames import FrameDecoder, frame
+from ipc.messages import Event, Log
+from ipc.protocol import FromDaemon, StreamEvent
+from ipc.syscalls import Logs, Submitted, Syscall
+from ipc.unix import default_socket, try_connect
+from llmosd.client import session
+from llmosd.client.cursor import Progress, Seen
+from llmosd.client.descriptor import Ask, Blocking, Follow
+from llmosd.client.methods import Calls
+from llmosd.client.session import Pending, Session
+
+FOREVER = float("inf")
+
+R = TypeVar("R")
+
+
+class Task(Progress):
+    """A task that was submitted: its events and its result."""
+
+    def __init__(
+        self, client: Client, pending: Pending, submitted: Submitted, after: Seen | tuple[int, int] | None = None
+    ) -> None:
+        super().__init__(submitted, after)
+        self._client = client
+        self._pending = pending
+
+    def events(self, timeout: float | None = None) -> Iterator[Event]:
+        """All events in order; the last is `Result` or `Failed`. Raises `TimedOut` after `timeout` seconds in all."""
+        if self._final is not None:
+            yield self._final
+            return
+        while self._first:
+            yield self._first.popleft()
+        for message in self._client._events(self._pending, timeout):
+            yield self._read(message)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The value that the agent returned. Raises its error; `TimedOut` after `timeout` seconds ends nothing."""
+        for _ in self.events(timeout):
+            pass
+        return self._value()
+
+    def cancel(self) -> None:
+        """Kill the task; returns when it is gone. Raises `ConnectionLost` once the connection that found it is."""
+        self._pending.check()  # over another one the pid may be that of anybody
+        if self.pid:
+            self._client.kill(self.pid)
+
+
+class Client(Calls, Blocking[Task]):
+    """A connection to the daemon. `socket` defaults to where the daemon listens by default."""
+
+    def __init__(self, socket: str | Path | None = None, *, name: str = "client") -> None:
+        self.socket = Path(socket) if socket is not None else default_socket()
+        self.pid = 0
+        self._name = name
+        self._connection: Socket | None = None
+        self._frames = FrameDecoder()
+        self._session = Session(Pending)
+
+    def __enter__(self) -> Self:
+        self.connect()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def connect(self) -> None:
+        """Connect and say hello. Raises `NoDaemon`; waits while the daemon's backlog is full."""
+        until = time.monotonic() + session.CONNECT_TIMEOUT
+        while (connection := try_connect(self.socket)) is None:
+            if time.monotonic() > until:
+                raise NoDaemon(f"the daemon at {self.socket} does not answer", socket=str(self.socket))
+            time.sleep(0.005)
+        self._connection = connection
+        self._frames = FrameDecoder()
+        self._session = Session(Pending)
+        try:
+            self._send(session.hello(self._name))
+            self.pid = session.welcomed(self._first(until)).pid
+        except (ConnectionLost, TimedOut) as error:
+            self.close()
+            raise NoDaemon(f"the daemon at {self.socket} does not answer: {error}", socket=str(self.socket)) from None
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection. Attached tasks end with it."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+            self._session.lose(session.not_connected())
+
+    def request(self, call: Syscall, timeout: float | None = None) -> Any:
+        """Make any system call of `ipc.syscalls`, and wait for its answer."""
+        return self._answer(self._open(call), timeout)
+
+    def run(
+        self,
+        program: str,
+        args: Mapping[str, Any] | None = None,
+        *,
+        priority: int | None = None,
+        deadline: float | None = None,
+        timeout: float | None = None,
+        owner: str | None = None,
+        detach: bool = False,
+        durable: bool = False,
+    ) -> Any:
+        """Start a task and wait for its result, at most `timeout` seconds."""
+        task = self.submit(
+            program, args, priority=priority, deadline=deadline, owner=owner, detach=detach, durable=durable
+        )
+        return task.result(timeout)
+
+    def follow(self, pid: int) -> Iterator[Log]:
+        """The log of process `pid` so far, and then every new line until it ends."""
+        pending = self._open(Logs(pid, session.CREDIT), streams=True)
+        try:
+            yield from self._answer(pending)
+            for message in self._events(pending, None):
+                assert isinstance(message.event, Log)
+                yield message.event
+        finally:
+            self._abandon(pending)
+
+    def wait_until_closed(self, timeout: float | None = None) -> None:
+        """Return when the daemon has closed the connection. Raises `TimedOut`."""
+        until = _until(timeout)
+        try:
+            while True:
+                self._pump(until)
+        except ConnectionLost:
+            return
+
+    # ---- requests
+
+    def _ask(self, ask: Ask[R]) -> R:
+        return ask.read(self.request(ask.call))
+
+    def _follow(self, follow: Follow) -> Task:
+        pending = self._open(follow.call, streams=True)
+        return Task(self, pending, self._answer(pending), follow.after)
+
+    def _open(self, call: Syscall, *, streams: bool = False) -> Pending:
+        self._connected()
+        pending, payload = self._session.open(call, streams=streams)
+        self._send(payload)
+        return pending
+
+    def _answer(self, pending: Pending, timeout: float | None = None) -> Any:
+        until = _until(timeout)
+        try:
+            while not pending.answered:
+                self._pump(until)
+            return pending.answer()
+        except BaseException:
+            self._abandon(pending)
+            raise
+
+    def _events(self, pending: Pending, timeout: float | None) -> Iterator[StreamEvent]:
+        until = _until(timeout)
+        while not pending.over:
+            message = pending.next()
+            if message is None:
+                self._pump(until)
+                continue
+            yield message
+            if (credit := pending.credit()) is not None:
+                self._send(credit)
+
+    def _abandon(self, pending: Pending) -> None:
+        payload = self._session.abandon(pending)
+        if payload is not None and self._connection is not None:
+            try:
+                self._send(payload)
+            except LlmosError:
+                self.close()
+
+    # ---- the wire
+
+    def _pump(self, until: float) -> None:
+        """Wait for frames and file them under their requests."""
+        for message in self._read(until):
+            try:
+                self._session.take(message)
+            except LlmosError:
+                self.close()
+                raise
+
+    def _first(self, until: float) -> FromDaemon:
+        """The first message on this connection."""
+        while True:
+            for message in self._read(until):
+                return message
+
+    def _read(self, until: float) -> Iterator[FromDaemon]:
+        """The messages of the next read. Raises `TimedOut` when `until` (monotonic) passes first."""
+        connection = self._connected()
+        left = None if until == FOREVER else max(until - time.monotonic(), 0.0)
+        if not select.select([connection], [], [], left)[0]:
+            raise TimedOut("the daemon did not answer in time; what was asked for goes on")
+        try:
+            data = connection.recv(1 << 18)
+        except OSError:
+            data = b""
+        if not data:
+            self.close()
+            raise session.lost(self.socket)
+        try:
+            for payload in self._frames.feed(data):
+                yield session.received(payload)
+        except ProtocolError:  # nobody knows where the next frame begins
+            self.close()
+            raise
+
+    def _send(self, payload: bytes) -> None:
+        connection = self._connected()
+        data = memoryview(frame(payload))
+        try:
+            while data:
+                select.select([], [connection], [])
+                data = data[connection.send(data) :]
+        except OSError:
+            self.close()
+            raise session.lost(self.socket) from None
+
+    def _connected(self) -> Socket:
+        if self._connection is None:
+            raise session.not_connected()
+        return self._connection
+
+
+def _until(timeout: float | None) -> float:
+    return FOREVER if timeout is None else time.monotonic() + timeout

@@ -1,0 +1,1 @@
+"""The daemon: settings, log, socket, systemd, and one kernel. The `llmosd` command starts it."""

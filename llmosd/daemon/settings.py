@@ -1,0 +1,204 @@
+"""Settings: the shipped defaults, the user's file, the environment and the flags, in that order, as one typed Struct.
+
+Read once by the daemon. A key that does not exist or a value that is not allowed is a `ConfigError` that names the
+place, the key and what is allowed. It opens files and nothing else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from ipc.errors import ConfigError, InvalidPolicy
+from ipc.unix import default_socket
+from kernel.journal.settings import JournalSettings
+from kernel.memory.quotas import MemoryBounds
+from kernel.models.settings import ResourceSettings, Scheduling
+from kernel.models.spec import ModelSpec, looks_local
+from kernel.processes.limits import LimitSettings
+from kernel.programs.tool import ToolSpec
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+ENVIRONMENT = {
+    "LLMOSD_SOCKET": "socket",
+    "LLMOSD_STATE": "state",
+    "LLMOSD_CACHE": "cache",
+    "LLMOSD_MODEL": "model",
+    "LLMOSD_LOG_LEVEL": "log_level",
+    "LLMOSD_LOG_FORMAT": "log_format",
+    "LLMOSD_PRELOAD": "preload",
+    "LLMOSD_DRAIN_SECONDS": "drain_seconds",
+}
+
+
+SECTIONS: dict[str, Any] = {
+    "memory": MemoryBounds,
+    "scheduling": Scheduling,
+    "limits": LimitSettings,
+    "resources": ResourceSettings,
+    "journal": JournalSettings,
+}
+
+
+class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Everything that can be set; `config/llmosd.toml` explains each."""
+
+    socket: str = ""
+    state: str = ""
+    cache: str = ""
+    agents: list[str] = []
+    model: str = "smollm2"
+    preload: bool = True
+    drain_seconds: Annotated[float, Meta(ge=0)] = 10.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "human", "json"] = "auto"
+    models: dict[str, ModelSpec] = {}
+    memory: MemoryBounds = MemoryBounds()
+    tools: dict[str, ToolSpec] = {}
+    scheduling: Scheduling = Scheduling()
+    limits: LimitSettings = LimitSettings()
+    resources: ResourceSettings = ResourceSettings()
+    journal: JournalSettings = JournalSettings()
+
+    @property
+    def socket_path(self) -> Path:
+        return _expanded(self.socket) if self.socket else default_socket()
+
+    @property
+    def state_path(self) -> Path:
+        return _expanded(self.state) if self.state else xdg("XDG_STATE_HOME", ".local/state") / "llmosd"
+
+    @property
+    def cache_path(self) -> Path:
+        return _expanded(self.cache) if self.cache else xdg("XDG_CACHE_HOME", ".cache") / "llmosd"
+
+    @property
+    def agent_folders(self) -> list[Path]:
+        return [shared("agents"), *(_expanded(folder) for folder in self.agents)]
+
+
+def load(
+    config: Path | None = None, flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] = os.environ
+) -> Settings:
+    """The settings in force. Raises `ConfigError`."""
+    default = shared("config") / "llmosd.toml"
+    user = config or xdg("XDG_CONFIG_HOME", ".config") / "llmosd" / "llmosd.toml"
+    values = _read(default)
+    if config is not None or user.is_file():
+        _merge(values, _read(user))
+    for variable, key in ENVIRONMENT.items():
+        if environment.get(variable):
+            _check({key: environment[variable]}, f"environment variable {variable}", lenient=True)
+            values[key] = environment[variable]
+    values.update({key: value for key, value in (flags or {}).items() if value is not None})
+    settings = _check(values, "flags", lenient=True)
+    for name, spec in settings.models.items():
+        if (path := spec.missing_path()) is not None and name == settings.model:
+            raise ConfigError(f"model {name}: nothing at {path}; correct models.{name}.path in {user}", key="path")
+    if settings.model not in settings.models:
+        settings.models[settings.model] = _model_by_path(settings)
+    _check_policies(settings, user)
+    for folder in settings.agent_folders[1:]:
+        if not folder.is_dir():
+            raise ConfigError(f"agents: no folder {folder}", key="agents")
+    return settings
+
+
+def xdg(variable: str, default: str) -> Path:
+    """A folder of the XDG base directories."""
+    return Path(os.environ.get(variable) or Path.home() / default)
+
+
+def shared(name: str) -> Path:
+    """A folder of programs or data that ships with llmosd: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "share" / name
+    return installed if installed.is_dir() else package.parent / name
+
+
+def _check_policies(settings: Settings, file: Path) -> None:
+    """Raises `ConfigError` for the first policy that there is none of, or that cannot have what is set."""
+    specs = {"scheduling": ModelSpec()} | {f"models.{name}": spec for name, spec in settings.models.items()}
+    for place, spec in specs.items():
+        try:
+            settings.scheduling.policy_of(spec)
+        except InvalidPolicy as error:
+            raise ConfigError(f"{file}: {place}: {error.message}", key=place) from None
+
+
+def _model_by_path(settings: Settings) -> ModelSpec:
+    """The model that `settings.model` names by a path."""
+    if not looks_local(settings.model):
+        known = ", ".join(settings.models)
+        raise ConfigError(
+            f"model: no model {settings.model!r}; configured: {known}. Or give a path such as ./{settings.model}",
+            key="model",
+        )
+    spec = ModelSpec(path=settings.model)
+    if (path := spec.missing_path()) is not None:
+        raise ConfigError(f"model: nothing at {path}", key="model")
+    return spec
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", file=str(path)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}", file=str(path)) from None
+    _check(values, str(path))
+    return values
+
+
+def _check(values: dict[str, Any], place: str, *, lenient: bool = False) -> Settings:
+    """`values` as settings. Raises `ConfigError`, which names `place`, the key and what is allowed there."""
+    # msgspec's messages do not say under which name of a table an error lies, so these are looked at one by one.
+    kinds: tuple[tuple[str, Any], ...] = (("models", ModelSpec), ("tools", ToolSpec))
+    for table, kind in kinds:
+        if isinstance(values.get(table), dict):
+            for name, spec in values[table].items():
+                _convert(spec, kind, place, f"{table}.{name}.", strict=True)
+    for section, kind in SECTIONS.items():
+        if isinstance(values.get(section), dict):
+            _convert(values[section], kind, place, f"{section}.", strict=True)
+    return _convert(values, Settings, place, "", strict=not lenient)
+
+
+def _convert(values: Any, kind: type[T], place: str, prefix: str, *, strict: bool) -> T:
+    try:
+        return msgspec.convert(values, kind, strict=strict)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).partition(" - at `$")
+    key = prefix + path.strip("`.")
+    if unknown := re.match(r"Object contains unknown field `(.+)`", what):
+        fields = kind.__struct_fields__
+        near = difflib.get_close_matches(unknown[1], fields, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        key += unknown[1]
+        what = f"there is no such key; {hint}Allowed: {', '.join(fields)}"
+    elif "Invalid enum value" in what:
+        what += f"; allowed: {kind.__annotations__[key.removeprefix(prefix)].removeprefix('Literal')}"
+    raise ConfigError(f"{place}: {key.rstrip('.')}: {what}", place=place, key=key)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> None:
+    """Put `over` over `base`; models and the sections are merged key by key."""
+    models = over.pop("models", {})
+    sections = {name: base.get(name, {}) | over.pop(name, {}) for name in SECTIONS}
+    base.update(over, **sections)
+    for name, spec in models.items():
+        base["models"][name] = base["models"].get(name, {}) | spec
+
+
+def _expanded(path: str) -> Path:
+    return Path(path).expanduser()
