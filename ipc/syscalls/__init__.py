@@ -10,7 +10,6 @@ from __future__ import annotations
 from ipc.syscalls.base import Body, Count, Priority, Seconds, Syscall
 from ipc.syscalls.daemon import DaemonCalls, GetStats, GpuInfo, Ping, Pong, Shutdown, Stats
 from ipc.syscalls.durable import Checkpoint, DrawRandom, DurableCalls, GetTime
-from ipc.syscalls.limits import Limits
 from ipc.syscalls.memory import (
     MemoryCalls,
     MemoryDelete,
@@ -64,20 +63,28 @@ from ipc.syscalls.models import (
     SlotInfo,
     Slots,
 )
-from ipc.syscalls.output import Emit, OutputCalls, WriteLog
 from ipc.syscalls.processes import (
+    Emit,
     ExitStatus,
     Kill,
+    Limits,
     Logs,
+    Nice,
     ProcessCalls,
     ProcessInfo,
     ProgramInfo,
     Programs,
     Ps,
+    Resume,
     Sleep,
     Spawn,
+    StartThread,
+    Suspend,
+    ThreadInfo,
+    Threads,
     Usage,
     Wait,
+    WriteLog,
 )
 from ipc.syscalls.supervision import (
     DOWN,
@@ -109,20 +116,17 @@ from ipc.syscalls.sync import (
     WaitForNotice,
 )
 from ipc.syscalls.tasks import Attach, Backup, History, Submit, Submitted, TaskCalls, TaskInfo
-from ipc.syscalls.threads import Nice, Resume, StartThread, Suspend, ThreadCalls, ThreadInfo, Threads
 from ipc.syscalls.tools import Reference, ToolCalls, ToolInfo, Tools, UseTool
 
 SystemCall = (
     ProcessCalls
     | TaskCalls
-    | ThreadCalls
     | MessageCalls
     | SupervisionCalls
     | SyncCalls
     | MemoryCalls
     | ToolCalls
     | ModelCalls
-    | OutputCalls
     | DurableCalls
     | DaemonCalls
 )

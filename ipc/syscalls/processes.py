@@ -1,4 +1,7 @@
-"""Processes: start, wait for, end and list them; and the programs they run."""
+"""Processes and their threads: start, hold, rank, wait for, end and list them; their limits and their output.
+
+Also the programs that they run.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,24 @@ from msgspec import Meta
 
 from ipc.errors import ErrorInfo
 from ipc.messages import Log
-from ipc.syscalls.base import Count, Priority, Seconds, Syscall
-from ipc.syscalls.limits import Limits
+from ipc.syscalls.base import Body, Count, Priority, Seconds, Syscall
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Bounds; None is no bound. What goes over is `LimitExceeded`, named and counted.
+
+    A call that goes over fails: `tokens` (read and written by models), `children` (alive at once), `memory_keys` and
+    `memory_bytes` (private memory). Messages over the length of the `mailbox` wait or fail as in any full one. A
+    process that goes over ends, with reason "limit": `cpu_seconds`, `wall_seconds`.
+    """
+
+    tokens: Count | None = None
+    cpu_seconds: Seconds | None = None
+    wall_seconds: Seconds | None = None
+    children: Count | None = None
+    mailbox: Annotated[int, Meta(ge=1)] | None = None
+    memory_keys: Count | None = None
+    memory_bytes: Count | None = None
 
 
 class Usage(msgspec.Struct):
@@ -138,4 +157,80 @@ class Programs(Syscall, tag="programs"):
     returns: ClassVar[Any] = list[ProgramInfo]
 
 
-ProcessCalls = Spawn | Wait | Kill | Sleep | Ps | Logs | Programs
+class ThreadInfo(msgspec.Struct, frozen=True):
+    """A thread. `path` says who started it: "0" is the first one, "0-2" the second one that that one started."""
+
+    path: str
+    name: str
+    state: str
+    waits_for: str
+    priority: int
+    cpu_seconds: float
+
+
+class StartThread(Syscall, tag="start_thread"):
+    """Run `coro` as one more thread of the caller; answers the thread. Errors: `InvalidCall`.
+
+    Inside the daemon only, and in no union: a coroutine cannot be encoded.
+    """
+
+    coro: Any
+    name: str | None = None
+    returns: ClassVar[Any] = Any
+
+
+class Threads(Syscall, tag="threads"):
+    """The threads of process `pid`, oldest first. Errors: `UnknownProcess`."""
+
+    pid: int
+    returns: ClassVar[Any] = list[ThreadInfo]
+
+
+class Suspend(Syscall, tag="suspend"):
+    """Stop process `pid`, or one `thread` of it, at its next system call, and take its sequences off their slots.
+
+    Errors: `UnknownProcess`, `UnknownThread`.
+    """
+
+    pid: int
+    thread: str | None = None
+
+
+class Resume(Syscall, tag="resume"):
+    """Let what was suspended go on. A thread goes on when both it and its process may. Errors: as of `Suspend`."""
+
+    pid: int
+    thread: str | None = None
+
+
+class Nice(Syscall, tag="nice"):
+    """Set the priority of process `pid` with all its threads, or of one `thread`, to -20 (lowest) to 20; answers it.
+
+    `relative`: change it by `priority`, kept within these bounds. Errors: `UnknownProcess`, `UnknownThread`.
+    """
+
+    pid: int
+    priority: Annotated[int, Meta(ge=-40, le=40)]
+    relative: bool = False
+    thread: str | None = None
+    returns: ClassVar[Any] = int
+
+
+class Emit(Syscall, tag="emit"):
+    """Hand `value` to whoever submitted the task; waits while they have not read what came before.
+
+    Errors: `NotEncodable`, `FrameTooLarge`.
+    """
+
+    value: Body
+
+
+class WriteLog(Syscall, tag="log"):
+    """Add a line to the caller's log."""
+
+    level: str
+    event: str
+    fields: dict[str, Any] = {}
+
+
+ProcessCalls = Spawn | Wait | Kill | Sleep | Ps | Logs | Programs | Threads | Suspend | Resume | Nice | Emit | WriteLog

@@ -2,24 +2,40 @@
 
 Called by the lifecycle and by everyone who ends processes; `Wait` comes by the gate. A process is dying until its last
 thread and its last child are gone; then it is buried. Nothing waits in a task of its own: each thread and each child
-that goes looks whether it was the last, and one timer bounds how long the `finally` blocks of threads may take.
+that goes looks whether it was the last, and one timer bounds how long the `finally` blocks of threads may take. How the
+main thread ended maps to the exit status (`outcome`), and that to the task's final event.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
+import msgspec
 import structlog
 
-from ipc.errors import DeadlineExceeded, ErrorInfo, InvalidCall, Killed, TimedOut, to_wire
+from ipc.codec import PLAIN, encode
+from ipc.errors import (
+    AgentFailed,
+    DeadlineExceeded,
+    ErrorInfo,
+    InvalidCall,
+    Killed,
+    LlmosError,
+    NotEncodable,
+    TimedOut,
+    to_wire,
+)
+from ipc.messages import Failed, Result
 from ipc.syscalls import ExitStatus, Wait
 from kernel.core.fiber import PARK, ZOMBIE
 from kernel.core.process import Process, Thread
 from kernel.core.process_table import ProcessTable
+from kernel.core.stream import Stream
 from kernel.core.timers import Alarm
 from kernel.core.waits import EndOf
 from kernel.dispatch import deadlock
@@ -175,3 +191,42 @@ class Ending:
         watchers, process.watchers = process.watchers, ()
         for watcher in watchers:
             watcher(process)
+
+
+def outcome(thread: asyncio.Future[Any], process: Process) -> tuple[str, Any, ErrorInfo | None]:
+    """Reason, value and error of a main thread that ended by itself. The value is encodable and belongs to nobody."""
+    if thread.cancelled():
+        return "failed", None, to_wire(AgentFailed(f"{process.program} cancelled itself"))
+    error = thread.exception()
+    if error is None:
+        value = thread.result()
+        try:
+            return "done", value if type(value) in PLAIN else msgspec.Raw(encode(value)), None
+        except NotEncodable as unfit:
+            return "failed", None, to_wire(NotEncodable(f"the result of {process.program}: {unfit.message}"))
+    if isinstance(error, LlmosError):
+        return "failed", None, to_wire(error)
+    text = "".join(traceback.format_exception(error))
+    return (
+        "failed",
+        None,
+        to_wire(
+            AgentFailed(f"{process.program}: {type(error).__name__}: {error}", traceback=text, program=process.program)
+        ),
+    )
+
+
+def final_event(status: ExitStatus) -> Result | Failed:
+    """The last event of a task whose process ended so."""
+    return Result(status.pid, status.value) if status.error is None else Failed(status.pid, status.error)
+
+
+def final_event_to(stream: Stream) -> Callable[[Process], None]:
+    """A watcher that ends `stream` with the result of the process."""
+
+    def finish(process: Process) -> None:
+        assert process.status is not None
+        stream.push(final_event(process.status))
+        stream.end()
+
+    return finish

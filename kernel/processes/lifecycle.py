@@ -22,8 +22,7 @@ from kernel.core.stream import Stream
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Calls, Gate
 from kernel.lib.validation import check_priority, check_seconds, check_text
-from kernel.processes.exit import Ending
-from kernel.processes.outcome import final_event_to, outcome
+from kernel.processes.exit import Ending, final_event_to, outcome
 from kernel.programs.loader import Program, Programs
 
 MAX_PROCESSES = 200_000

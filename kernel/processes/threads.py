@@ -21,8 +21,7 @@ from kernel.core.timers import Alarm
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate
 from kernel.lib.validation import check_seconds
-from kernel.processes.exit import GRACE, Ending
-from kernel.processes.outcome import outcome
+from kernel.processes.exit import GRACE, Ending, outcome
 
 T = TypeVar("T", bound=Thread)
 

@@ -25,8 +25,8 @@ from kernel.durable.history import History
 from kernel.durable.processes import DurableProcesses
 from kernel.journal.journal import Journal
 from kernel.journal.records import End
+from kernel.processes.exit import final_event
 from kernel.processes.lifecycle import Lifecycle
-from kernel.processes.outcome import final_event
 from kernel.programs.loader import Program
 
 MOST = MAX_FRAME - 1024  # bytes of an end, as a frame holds it with what stands around it

@@ -102,7 +102,7 @@ def add_commands(add: Callable[..., argparse.ArgumentParser], common: argparse.A
 
 def simulate(options: argparse.Namespace) -> int:
     if options.plot is not None:
-        from llmosd.simulator.plots import require
+        from llmosd.simulator.plots.save import require
 
         require(Path(options.plot).expanduser())
     if options.example == "textbook":
@@ -155,7 +155,7 @@ def _plan(options: argparse.Namespace) -> Plan:
 def _draw(folder: str | None, found: Found) -> list[str]:
     if folder is None:
         return []
-    from llmosd.simulator.plots import draw
+    from llmosd.simulator.plots.save import draw
 
     return [str(path) for path in draw(Path(folder).expanduser(), found.runs, found.estimates)]
 

@@ -6,14 +6,13 @@ the gate does. One file a subject.
 
 from __future__ import annotations
 
+from llmosd.context.durable import DurableCalls
 from llmosd.context.memory import MemoryCalls
 from llmosd.context.messages import MessageCalls
 from llmosd.context.models import ChatOptions, ModelCalls
-from llmosd.context.output import OutputCalls
 from llmosd.context.processes import ProcessCalls
 from llmosd.context.supervision import SupervisionCalls
 from llmosd.context.sync import SyncCalls
-from llmosd.context.threads import ThreadCalls
 from llmosd.context.tools import ToolCalls
 
 __all__ = ["ChatOptions", "Context"]
@@ -27,8 +26,7 @@ class Context(
     MemoryCalls,
     ToolCalls,
     ProcessCalls,
-    ThreadCalls,
-    OutputCalls,
+    DurableCalls,
 ):
     """An agent's view of its process. Methods raise the errors that `ipc.syscalls` names for their call."""
 

@@ -10,7 +10,7 @@ import msgspec
 from ipc.errors import InvalidCall
 from ipc.syscalls import ChatMessage, EmbedTexts, Generate, Sampling, ScoreText
 from llmosd.context.base import Caller
-from llmosd.context.replies import Decode, take_constraint
+from llmosd.context.constraints import Decode, take_constraint
 
 Messages = Iterable[Mapping[str, str] | ChatMessage]
 

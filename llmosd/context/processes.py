@@ -1,31 +1,34 @@
-"""Other processes and time, as an agent deals with them."""
+"""Processes and threads, as an agent deals with them: others, more threads of its own, sleep, and its output."""
 
 from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ipc.codec import reveal
-from ipc.errors import from_wire
+from ipc.errors import LlmosError, from_wire
 from ipc.syscalls import (
-    Checkpoint,
-    DrawRandom,
+    Emit,
     ExitStatus,
-    GetTime,
     Kill,
     Limits,
     Nice,
     Resume,
     Sleep,
     Spawn,
+    StartThread,
     Suspend,
     Wait,
+    WriteLog,
 )
 from llmosd.context.base import Caller
 
+if TYPE_CHECKING:  # who only talks to a daemon, or only marks agents, need not pay for asyncio
+    import asyncio
+
 
 class ProcessCalls(Caller):
-    """Spawn, wait, kill, suspend, resume, nice and sleep; time, chance and checkpoints."""
+    """Spawn, wait, kill, suspend, resume, nice and sleep; threads; emit and log."""
 
     __slots__ = ()
 
@@ -89,27 +92,24 @@ class ProcessCalls(Caller):
         """Do nothing for `seconds`. A durable agent sleeps only the rest if the daemon is restarted meanwhile."""
         return self._gate.call(self._process, Sleep(seconds))
 
-    def time(self) -> Coroutine[Any, Any, float]:
-        """Seconds since the epoch. A durable agent is told the same again when it is replayed."""
-        return self._gate.call(self._process, GetTime())
+    def start_thread(self, coro: Coroutine[Any, Any, Any], name: str | None = None) -> asyncio.Future[Any]:
+        """Run `coro` as one more thread of this process: same memory, same mailbox, and it ends with the process.
 
-    def random(self) -> Coroutine[Any, Any, float]:
-        """A random number from 0 to 1, 1 excluded. A durable agent is given the same again when it is replayed."""
-        return self._gate.call(self._process, DrawRandom())
-
-    async def checkpoint(self, state: Any = None) -> Any:
-        """Keep `state` in place of all calls so far, and return it; for an agent that is not durable, just return it.
-
-        After a restart a durable agent runs from its top, and calls before its first checkpoint are made anew, as those
-        of then are forgotten. That checkpoint returns the state that was kept last, whatever it is given, and what was
-        called after that is replayed. So a loop that may be long goes
-
-            done = await ctx.checkpoint([])
-            while ...:
-                ...
-                done = await ctx.checkpoint(done)
-
-        Costs one fsync, whatever the size of what it cuts. Names, subscriptions and memory stay. Raises
-        `CheckpointRefused` while the process has other threads, or children that run; `NotEncodable`.
+        What comes back can be awaited for its result, and cancelled. If the thread fails while nobody awaits it, the
+        process ends with its error: no failure goes unseen.
         """
-        return reveal(await self._gate.call(self._process, Checkpoint(state)))
+        try:
+            thread: asyncio.Future[Any] = self._gate.call_now(self._process, StartThread(coro, name))
+        except LlmosError:
+            if isinstance(coro, Coroutine):
+                coro.close()
+            raise
+        return thread
+
+    def emit(self, value: Any) -> Coroutine[Any, Any, None]:
+        """Hand `value` to whoever submitted the task; waits while they are behind. Nobody there: it is gone."""
+        return self._gate.call(self._process, Emit(value))
+
+    def log(self, event: str, *, level: str = "info", **fields: Any) -> None:
+        """Add a line to the log of this process."""
+        self._gate.call_now(self._process, WriteLog(level, event, fields))

@@ -12,7 +12,7 @@ import msgspec
 
 from ipc.syscalls import Sampling
 from kernel.drivers import protocol
-from kernel.drivers.simulated import SimulatedDevice
+from kernel.drivers.simulated.device import SimulatedDevice
 from kernel.models.sequence import FINISHED, Sequence
 from kernel.models.slot_table import Slots
 from kernel.policy.group import Program

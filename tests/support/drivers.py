@@ -13,7 +13,7 @@ from typing import Any
 from ipc.codec import decode, encode
 from kernel.drivers import protocol
 from kernel.drivers.process import EXIT_GRACE, OnExit, OnMessage
-from kernel.drivers.simulated import SimulatedDevice
+from kernel.drivers.simulated.device import SimulatedDevice
 from kernel.drivers.simulated.memory import SimulatedMemory
 from kernel.drivers.simulated.sequence import SimulatedSequence
 

@@ -6,7 +6,7 @@ budget see `many_models`. It never starts a driver process.
 
 from __future__ import annotations
 
-from kernel.drivers.simulated import simulated_token
+from kernel.drivers.simulated.sequence import simulated_token
 from tests.support.system import System
 
 FAST = {"step_seconds": 1.0, "sequence_seconds": 0.0, "prompt_seconds": 0.0, "reply_tokens": 8}

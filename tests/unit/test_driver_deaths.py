@@ -11,7 +11,7 @@ from ipc.errors import DriverFailed, ModelLoadFailed, to_wire
 from ipc.messages import Log, Token
 from ipc.syscalls import Kill, Resume, Slots, Suspend
 from kernel.drivers import protocol
-from kernel.drivers.simulated import simulated_token
+from kernel.drivers.simulated.sequence import simulated_token
 from kernel.models import runtime as runtime_module
 from kernel.models.active import MAX_DEATHS
 from tests.support.agents import teller

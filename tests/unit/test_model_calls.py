@@ -31,7 +31,7 @@ from ipc.syscalls import (
     Spawn,
 )
 from kernel.drivers import protocol
-from kernel.drivers.simulated import simulated_token
+from kernel.drivers.simulated.sequence import simulated_token
 from kernel.models.spec import ModelSpec
 from llmosd.context import Context
 from tests.support.simulated import FAST, assert_nothing_left, text_of

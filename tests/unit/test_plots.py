@@ -15,8 +15,7 @@ from kernel.policy.registry import PolicySettings
 from llmosd.simulator.device import DeviceModel
 from llmosd.simulator.experiment import Found, Plan, perform
 from llmosd.simulator.outcome import CallOutcome
-from llmosd.simulator.plots import draw, require
-from llmosd.simulator.plots.save import draw_run
+from llmosd.simulator.plots.save import draw, draw_run, require
 from llmosd.simulator.plots.states import spans
 from llmosd.simulator.timeline import Interval
 

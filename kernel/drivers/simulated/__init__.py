@@ -3,8 +3,3 @@
 Started by the kernel as a process, or run by tests on their own loop and clock. It serves tests and capacity planning,
 and never pretends to understand a prompt: what it cannot do it refuses by name.
 """
-
-from kernel.drivers.simulated.device import SimulatedDevice
-from kernel.drivers.simulated.sequence import simulated_token
-
-__all__ = ["SimulatedDevice", "simulated_token"]

@@ -2,7 +2,3 @@
 
 Asked by `llmos simulate --plot`. They need matplotlib, and no display.
 """
-
-from llmosd.simulator.plots.save import draw, require
-
-__all__ = ["draw", "require"]
