@@ -57,6 +57,9 @@ class DurableHistory(Protocol):
         """The id of the call that the thread of this path makes now."""
 
 
+_init_fiber = Fiber.__init__
+
+
 class Thread(Fiber):
     """A coroutine of a process.
 
@@ -84,7 +87,7 @@ class Thread(Fiber):
         self.priority = process.priority
         self.suspended = False
         self.offspring = 0
-        super().__init__(coro, dispatcher, context, name)
+        _init_fiber(self, coro, dispatcher, context, name)  # as super() would, at less cost
 
     def get_name(self) -> str:
         return self._name or f"{self.process.program}-{self.process.pid}"

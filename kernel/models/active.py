@@ -49,7 +49,6 @@ class Workload:
         self.sequences: dict[int, Sequence] = {}
         self.slots = Slots(spec.slots, spec.lease, policy, clock, self._tell)
         self.pager = Pager(model, spec.max_tokens, area, self.slots, footprint, ask, clock)
-        self.slots.on_shed = self.shed
         self.absences = Absences(clock)
         self.tokens = self.steps = 0
         self.rate = 0.0

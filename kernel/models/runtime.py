@@ -56,8 +56,11 @@ class ModelRuntime:
             self._life.ask,
         )
         self._slots = self.work.slots
-        self._slots.on_relief = self.release
         self.rules = SlotRules(name, policy, self._slots)
+        # The hooks of the slots, all set here. Each has one listener, so their order does not matter.
+        self._slots.on_shed = self.work.shed
+        self._slots.on_relief = self.release
+        self._slots.on_reason = self.rules.policy_changed
         self._sequences = self.work.sequences
         self.state = ModelState(name, self._sequences, self._loop.time)
         self._unloader = Unloader(name, self.work, self._life, self._loop.time)

@@ -22,7 +22,6 @@ class SlotRules:
         self.cause = ""
         self._model = model
         self._slots = slots
-        slots.on_reason = self._changed_itself
 
     @property
     def given(self) -> int:
@@ -42,6 +41,6 @@ class SlotRules:
         log.info("policy", model=self._model, before=before, now=policy, cause=cause)
         self._slots.switch(made)
 
-    def _changed_itself(self, reason: str) -> None:
+    def policy_changed(self, reason: str) -> None:
         """The policy `auto` has taken up another one."""
         log.info("policy", model=self._model, now=reason, cause="the load")
