@@ -67,7 +67,7 @@ def geometry_of(model: Any) -> Geometry:
 
 
 class Ready:
-    """A model as `assembly` makes it ready: its network, and the counts and lengths that keep its numbers exact."""
+    """A model as `model_builder` makes it: its network, and the counts and lengths that keep its numbers exact."""
 
     def __init__(self, model: Any, kernel: str = "float32") -> None:
         config = model.config

@@ -1,7 +1,7 @@
 """How calls begin and end in the driver: from the kernel's message to work that may run, and out again.
 
 Called by the engine between steps. It obeys the kernel's messages, and has constraints compiled in worker threads, and
-states read and written (`states`). It decides no policy: leases come from the kernel, memory from `placement`.
+states read and written (`swap_io`). It decides no policy: leases come from the kernel, memory from `kv_allocator`.
 """
 
 from __future__ import annotations

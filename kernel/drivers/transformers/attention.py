@@ -2,7 +2,8 @@
 
 A step is a row of tokens. `Plan` says for each where its key and value are written and what it looks at, and does that
 for one layer after another. Tokens of prompts go in tiles of `TILE` queries at absolute positions, generated ones in
-batches that look at lengths found safe: so a token's numbers depend on the tokens before it alone (see `invariance`).
+batches that look at lengths found safe: so a token's numbers depend on the tokens before it alone (see
+`batch_invariance`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A lean decoder for models of the Llama family: the same numbers as transformers' layers, with a tenth of the Python.
 
-Made by `assembly` for models whose outline says that it can, others run through transformers' own modules. Projections
-that read the same input are one matrix, norms are folded into them, and the halves that a rotary embedding turns lie
-side by side, so that turning is one complex product. It knows nothing of sequences: `Plan` does attention.
+Made by `model_builder` for models whose outline says that it can, others run through transformers' own modules.
+Projections that read the same input are one matrix, norms are folded into them, and the halves that a rotary embedding
+turns lie side by side, so that turning is one complex product. It knows nothing of sequences: `Plan` does attention.
 """
 
 from __future__ import annotations

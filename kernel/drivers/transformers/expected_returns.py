@@ -1,6 +1,6 @@
 """Who is away: processes that were served and may come back, and for how long they are likely to stay away.
 
-Told by `placement` of their calls, asked by the prefix cache. What is usual for a program the kernel says.
+Told by `kv_allocator` of their calls, asked by the prefix cache. What is usual for a program the kernel says.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Used by `kv` on CPUs under Linux. A range is anonymous memory without reservation; a `Segment` is a part of a file: of
 one in memory, whose pages are mapped privately, so that the hardware copies a page when somebody writes to it, or of
-one on disk (see `spill`). It knows nothing of tokens.
+one on disk (see `prefix_disk_cache`). It knows nothing of tokens.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Prefixes of prompts, kept in a radix tree of tokens so that nobody computes the same keys and values twice.
 
-Asked and filled by `placement`. A hit may end at any token. Only what was computed as a prompt is kept: its numbers are
-the same for whoever computes them. When memory is short, `waste` says what goes, and whether to the disk or for good;
-but not what several living processes share, unless a call would wait for ever.
+Asked and filled by `kv_allocator`. A hit may end at any token. Only what was computed as a prompt is kept: its numbers
+are the same for whoever computes them. When memory is short, `eviction` says what goes, and whether to the disk or for
+good; but not what several living processes share, unless a call would wait for ever.
 """
 
 from __future__ import annotations

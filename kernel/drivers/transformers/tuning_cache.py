@@ -1,6 +1,6 @@
 """What was measured on this machine once, and is kept in the cache: trials whose outcome must not change by the hour.
 
-Used by `weights` and `invariance`. A file that cannot be read or written only means that the trial is made again.
+Used by `weights` and `batch_invariance`. A file that cannot be read or written only means that the trial is made again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """From the name of a model to its weights and its tokenizer in memory.
 
-Called once, by `__main__`, through `load`, which has `assembly` make of them what runs. transformers loads a model the
-first time; if the decoder can stand for it, its outline is kept, and later the files of weights are read as they are.
-Every failure is a named error; nothing is printed.
+Called once, by `__main__`, through `load`, which has `model_builder` make of them what runs. transformers loads a model
+the first time; if the decoder can stand for it, its outline is kept, and later the files of weights are read as they
+are. Every failure is a named error; nothing is printed.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _load(name: str, source: Path | str, options: Options, message: Load, report
     if threads:
         torch.set_num_threads(threads)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    # On a CPU the weights are packed from float32; what they are packed to is `assembly`'s choice.
+    # On a CPU the weights are packed from float32; what they are packed to is `model_builder`'s choice.
     dtype = torch.float32 if device.type == "cpu" else getattr(torch, options.dtype or "bfloat16")
     cache, facts = Path(message.cache), _facts(source, options, device)
     known = recalled(cache, "outline", facts, Known)
