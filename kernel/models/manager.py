@@ -24,13 +24,13 @@ from kernel.lib.units import show_size
 from kernel.models.call_log import FinishedGenerations
 from kernel.models.calls import ModelCalls
 from kernel.models.footprint import SizeBook
+from kernel.models.leases import SUSPENDED
 from kernel.models.listing import model_info, policy_info, scheduling, slot_info
 from kernel.models.memory_balancer import Balance
 from kernel.models.residency import Residency
 from kernel.models.runtime import ModelRuntime
 from kernel.models.services import ModelServices
 from kernel.models.settings import ResourceSettings, Scheduling
-from kernel.models.slot_table import SUSPENDED
 from kernel.models.spec import ModelSpec, looks_local
 from kernel.models.swap import SwapArea
 from kernel.processes.limits import LimitKeeper

@@ -16,8 +16,8 @@ from ipc.messages import Log
 from kernel.drivers import protocol
 from kernel.models.footprint import Footprint
 from kernel.models.generation import Generation
+from kernel.models.leases import SWAPPING, Slots
 from kernel.models.sequence import QUEUED, RUNNING, Sequence
-from kernel.models.slot_table import SWAPPING, Slots
 from kernel.models.swap import SwapArea
 
 FULL = 0.9  # of the memory for keys and values: above that it is short, and paged

@@ -13,7 +13,7 @@ import structlog
 from ipc.errors import Busy, DriverFailed, LlmosError, ModelLoadFailed, from_wire
 from kernel.drivers import protocol
 from kernel.lib.restartable_timer import Timer
-from kernel.models.active import Workload
+from kernel.models.active_sequences import Workload
 from kernel.models.driver_supervisor import DriverLife
 from kernel.models.loader import Loader
 from kernel.models.sequence import Sequence

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import structlog
 
-from kernel.models.slot_table import Slots
+from kernel.models.leases import Slots
 from kernel.policy.registry import PolicySettings, make
 
 log = structlog.get_logger("kernel.models")

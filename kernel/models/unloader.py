@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
-from kernel.models.active import Workload
+from kernel.models.active_sequences import Workload
 from kernel.models.driver_supervisor import DriverLife
 
 LEAVE_SECONDS = 5.0  # that a driver gets to write down what it holds

@@ -13,8 +13,8 @@ import msgspec
 from ipc.syscalls import Sampling
 from kernel.drivers import protocol
 from kernel.drivers.simulated.device import SimulatedDevice
+from kernel.models.leases import Slots
 from kernel.models.sequence import FINISHED, Sequence
-from kernel.models.slot_table import Slots
 from kernel.policy.group import Program
 from kernel.policy.policy import Policy
 from llmosd.simulator.call import SimulatedCall

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
+from kernel.models.leases import SWAPPING, Slots
 from kernel.models.pager import FULL, Candidate, choose
 from kernel.models.sequence import RUNNING, Sequence
-from kernel.models.slot_table import SWAPPING, Slots
 from llmosd.simulator.call import SimulatedCall
 from llmosd.simulator.device import DeviceModel
 from llmosd.simulator.engine import Engine

@@ -11,8 +11,8 @@ from heapq import heappop, heappush
 from typing import Any, cast
 
 from ipc.errors import InvalidWorkload
+from kernel.models.leases import Slots
 from kernel.models.sequence import FINISHED, Sequence
-from kernel.models.slot_table import Slots
 from kernel.policy.group import PROMPT_WEIGHT, Program
 from kernel.policy.policy import Policy
 from llmosd.simulator.call import SimulatedCall

@@ -21,9 +21,9 @@ transformers = pytest.importorskip("transformers", reason="the driver runs trans
 from ipc.syscalls import ChatMessage, Sampling  # noqa: E402
 from kernel.drivers.protocol import Admit, Bundle, Stop  # noqa: E402
 from kernel.drivers.transformers import batch_invariance, linear  # noqa: E402
-from kernel.drivers.transformers.admission import Admission  # noqa: E402
 from kernel.drivers.transformers.attention import Lengths, Span  # noqa: E402
 from kernel.drivers.transformers.batch_invariance import RowCounts  # noqa: E402
+from kernel.drivers.transformers.call_lifecycle import CallLifecycle  # noqa: E402
 from kernel.drivers.transformers.decoder import Decoder  # noqa: E402
 from kernel.drivers.transformers.engine import Engine  # noqa: E402
 from kernel.drivers.transformers.forward import Output, PackedForward  # noqa: E402
@@ -164,7 +164,7 @@ class Kernel:
         self._forward = model.forward(self.memory)
         self._thread_said: queue.SimpleQueue[Any] = queue.SimpleQueue()
         link: Any = self
-        self.admission = Admission(link, report, self.codec, self.placement, limits, fingerprint)
+        self.admission = CallLifecycle(link, report, self.codec, self.placement, limits, fingerprint)
         self.pace = Pace(most)
         rows = most_rows or model.counts.most
         self.engine = Engine(link, self.forward, self.admission, self.pace, rows, lambda: self.now)

@@ -13,7 +13,7 @@ from ipc.syscalls import Kill, Resume, Slots, Suspend
 from kernel.drivers import protocol
 from kernel.drivers.simulated.sequence import simulated_token
 from kernel.models import runtime as runtime_module
-from kernel.models.active import MAX_DEATHS
+from kernel.models.active_sequences import MAX_DEATHS
 from tests.support.agents import teller
 from tests.support.simulated import assert_nothing_left, text_of
 

@@ -1,7 +1,7 @@
 """The step loop: obey the kernel, run one packed step over all that may run, report, again.
 
 Run by `__main__` until the kernel says `Stop`. All that the kernel asks for takes effect between steps. An error of one
-call ends that call and no other; only leases decide who runs. How calls begin is in `admission`.
+call ends that call and no other; only leases decide who runs. How calls begin is in `call_lifecycle`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 
 from ipc.errors import DriverFailed
 from kernel.drivers.protocol import Done, Parked, Stop, ToDriver
-from kernel.drivers.transformers.admission import Admission
 from kernel.drivers.transformers.attention import Span
+from kernel.drivers.transformers.call_lifecycle import CallLifecycle
 from kernel.drivers.transformers.forward import Output
 from kernel.drivers.transformers.prefill_budget import Pace, Pending
 from kernel.drivers.transformers.queries import Continuation, Text
@@ -38,24 +38,24 @@ class Connection(Link, Protocol):
 
 
 class Engine:
-    """Runs what `admission` has let in. `most_rows`: of a step."""
+    """Runs what `calls` has let in. `most_rows`: of a step."""
 
     def __init__(
         self,
         connection: Connection,
         forward: Forward,
-        admission: Admission,
+        calls: CallLifecycle,
         pace: Pace,
         most_rows: int,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._inbox = connection.inbox
         self._forward = forward
-        self._admission = admission
+        self._calls = calls
         self._pace = pace
         self._most_rows = most_rows
         self._clock = clock
-        self._report = admission.report
+        self._report = calls.report
         self._turn = 0  # of those that run, who is first
 
     def run(self) -> None:
@@ -68,8 +68,8 @@ class Engine:
     def _listen(self) -> bool:
         """Obey all messages that are there, waiting for one while nothing can run. False after `Stop`."""
         while True:
-            self._admission.give_memory()
-            idle = not self._admission.ready()
+            self._calls.give_memory()
+            idle = not self._calls.ready()
             if idle:
                 self._report.flush()
             try:
@@ -78,7 +78,7 @@ class Engine:
                 if not idle:
                     self._report.flush_if_due()
                     return True
-                if (usage := self._admission.usage()).waiting:
+                if (usage := self._calls.usage()).waiting:
                     self._report.waiting(usage)
                 message = self._inbox.get(block=True)
             if isinstance(message, Stop):
@@ -87,7 +87,7 @@ class Engine:
             if callable(message):
                 message()
             else:
-                self._admission.obey(message)
+                self._calls.obey(message)
 
     # ---- a step
 
@@ -101,12 +101,12 @@ class Engine:
         seconds = self._clock() - started
         self._pace.took(seconds, single, rows)
         if self._pace.prompt_token:
-            self._admission.prompts_take(self._pace.prompt_token)
-        self._report.step(seconds, self._admission.usage())
+            self._calls.prompts_take(self._pace.prompt_token)
+        self._report.step(seconds, self._calls.usage())
         self._report.flush_if_due()
 
     def _batch(self) -> Batch:
-        ready = self._admission.ready()
+        ready = self._calls.ready()
         if len(ready) > self._most_rows // 2:
             # More than a step holds: each has its turn.
             self._turn = (self._turn + self._most_rows // 2) % len(ready)
@@ -122,7 +122,7 @@ class Engine:
         except Exception as error:
             if len(batch) > 1:
                 return [part for one in batch if _lives(one[0]) for part in self._run([one])]
-            self._admission.fail(batch[0][0], error)
+            self._calls.fail(batch[0][0], error)
             return []
 
     def _take(self, batch: Batch, output: Output) -> None:
@@ -137,16 +137,16 @@ class Engine:
             if not _lives(work):
                 continue
             try:
-                self._admission.computed(work, span)
+                self._calls.computed(work, span)
                 if isinstance(work, Sequence):
                     if likeliest:
                         self._extend(work, logits[0], *likeliest[0])
                 else:
                     _take_part(work, span, logits, states)
                     if not work.pending:
-                        self._admission.part_done(work)
+                        self._calls.part_done(work)
             except Exception as error:
-                self._admission.fail(work, error)
+                self._calls.fail(work, error)
 
     def _extend(self, sequence: Sequence, row: torch.Tensor, maximum: float, likeliest: int) -> None:
         """Choose the next token of `sequence` from its logits, and report what follows from it."""
@@ -163,7 +163,7 @@ class Engine:
         sequence.lease -= 1
         self._report.progress(sequence.id, [token], text, logprobs)
         if sequence.ended:
-            self._admission.leave(sequence, Done(sequence.id, sequence.ended))
+            self._calls.leave(sequence, Done(sequence.id, sequence.ended))
         elif not sequence.lease:
             self._report.event(Parked(sequence.id))
 

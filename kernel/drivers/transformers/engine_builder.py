@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from kernel.drivers.protocol import Load
-from kernel.drivers.transformers.admission import Admission
+from kernel.drivers.transformers.call_lifecycle import CallLifecycle
 from kernel.drivers.transformers.engine import Connection, Engine
 from kernel.drivers.transformers.kv_allocator import Placement
 from kernel.drivers.transformers.model_builder import Model
@@ -27,6 +27,6 @@ def engine(link: Connection, model: Model, options: Options, message: Load) -> E
     placement = Placement(model.memory, options.kv_quota, cache)
     limits = Limits(model.context, message.max_tokens)
     link.prepare = partial(tokenized, model.tokenizer)
-    admission = Admission(link.inbox, Report(link), model.tokenizer, placement, limits, model.fingerprint)
+    calls = CallLifecycle(link.inbox, Report(link), model.tokenizer, placement, limits, model.fingerprint)
     pace = Pace(min(PREFILL_TOKENS[model.device.type], model.most_rows // 2))
-    return Engine(link, model.forward, admission, pace, model.most_rows)
+    return Engine(link, model.forward, calls, pace, model.most_rows)

@@ -1,6 +1,6 @@
 """Who gets memory for keys and values, in the order of admission, and what of it others have computed already.
 
-Asked by `admission` between steps. It never takes memory from a sequence: the kernel swaps out whom it chooses.
+Asked by `call_lifecycle` between steps. It never takes memory from a sequence: the kernel swaps out whom it chooses.
 """
 
 from __future__ import annotations

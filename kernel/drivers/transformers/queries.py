@@ -1,6 +1,7 @@
 """Calls that are no generations: scores of continuations and vectors of texts, each a work of its own.
 
-Made by `admission`, run by the engine beside generations. A call is answered when the last of its parts is through.
+Made by `call_lifecycle`, run by the engine beside generations. A call is answered when the last of its parts is
+through.
 """
 
 from __future__ import annotations

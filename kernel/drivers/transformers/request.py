@@ -1,7 +1,7 @@
 """Work: a row of tokens that is run through the model, for whatever purpose, and what each kind wants of its steps.
 
-Held by `admission`, run by the engine. A work knows its tokens and what is made of what the model says about them; it
-knows nothing of steps or neighbours.
+Held by `call_lifecycle`, run by the engine. A work knows its tokens and what is made of what the model says about them;
+it knows nothing of steps or neighbours.
 """
 
 from __future__ import annotations

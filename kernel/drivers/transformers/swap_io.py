@@ -1,6 +1,6 @@
 """States of sequences on disk: written for the kernel, and read back, on a thread, while others run.
 
-Used by `admission`. What a file holds is in `swap_format`; who goes to disk is the kernel's business.
+Used by `call_lifecycle`. What a file holds is in `swap_format`; who goes to disk is the kernel's business.
 """
 
 from __future__ import annotations

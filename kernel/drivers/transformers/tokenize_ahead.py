@@ -1,7 +1,7 @@
 """What the kernel asks for, made ready on the thread that reads the link, while a step runs on another.
 
-Called by the link with each message; what comes of it goes to `admission`, in the order in which it came. A long prompt
-takes milliseconds to tokenize, which nobody who generates has to wait for. It keeps nothing.
+Called by the link with each message; what comes of it goes to `call_lifecycle`, in the order in which it came. A long
+prompt takes milliseconds to tokenize, which nobody who generates has to wait for. It keeps nothing.
 """
 
 from __future__ import annotations

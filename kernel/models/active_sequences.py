@@ -15,10 +15,10 @@ from kernel.drivers import protocol
 from kernel.models.call_log import FinishedGenerations
 from kernel.models.footprint import Footprint
 from kernel.models.generation import Generation
+from kernel.models.leases import SUSPENDED, Slots
 from kernel.models.pager import Pager
 from kernel.models.query import Answer, Query
 from kernel.models.sequence import RUNNING, Sequence
-from kernel.models.slot_table import SUSPENDED, Slots
 from kernel.models.spec import ModelSpec
 from kernel.models.swap import SwapArea
 from kernel.models.think_time import Absences

@@ -44,7 +44,7 @@ from kernel.drivers.transformers.tokenize_ahead import Tokenized
 COMPILING = "compiling"  # what a sequence is busy with
 
 
-class Admission:
+class CallLifecycle:
     """Holds all works, in the order of their admission. `inbox` calls back what worker threads have done."""
 
     def __init__(
@@ -248,7 +248,7 @@ class Admission:
         if work.busy not in (READING, WRITING):  # else the thread still has its memory; it is freed when that is done
             self._placement.free(work)
 
-    _handlers: dict[type, Callable[[Admission, Any], None]] = {
+    _handlers: dict[type, Callable[[CallLifecycle, Any], None]] = {
         Admit: _admit,
         Score: _score,
         Embed: _embed,
