@@ -90,15 +90,15 @@ class Kernel:
         self.programs = Programs(folders)
         self.on_shutdown: Callable[[bool], None] = lambda now: None
         self.instruments = Instruments(self.gate)
-        dispatcher = Dispatcher(self.loop, self.instruments)
+        self.dispatcher = dispatcher = Dispatcher(self.loop, self.instruments)
         self.ending = ending = Ending(self.table, dispatcher)
         control = Control(self.table, dispatcher, self.gate)
         self.watchdog = Watchdog(dispatcher, scheduling, ending.end, self.gate.errors)
-        names = NameRegistry(self.table, self.gate)
+        self.names = names = NameRegistry(self.table, self.gate)
         self.messaging = messaging = Messaging(self.table, self.gate, dispatcher, names)
         Receiving(self.gate, dispatcher, messaging.dead_letters)
         self.publication = publication = Publication(self.gate, messaging)
-        links = Links(self.table, self.gate, messaging, ending)
+        self.links = links = Links(self.table, self.gate, messaging, ending)
         keeper = LimitKeeper(limits, self.loop, self.gate, ending)
         self.threads = Threads(dispatcher, ending, self.gate)
         self.lifecycle = Lifecycle(
@@ -142,7 +142,7 @@ class Kernel:
         output = Output(self.table, self.gate)
         self.memory = PrivateMemory(self.gate, memory, keeper)
         self.tools = ToolSubsystem(tools or {}, self.programs, self.shared, self.gate, self.loop)
-        synchronisation = Synchronisation(self.gate)
+        self.synchronisation = synchronisation = Synchronisation(self.gate)
         Status(
             version,
             self.table,
