@@ -1,13 +1,21 @@
-"""Agents that the tests of several files run.
+"""Agents that the tests of several files run, and the system call in their hands.
 
-Each does one thing that a test needs of some process. Agents that only one test needs are defined in that test.
+Each does one thing that a test needs of some process. Agents that only one test needs are never here, but in that test.
 """
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+from ipc.syscalls import Syscall
+from kernel.process import Process
 from llmosd.context import Context
+
+
+async def make_call(ctx: Context, call: Syscall, process: Process | None = None) -> Any:
+    """Make a system call as an agent, in just these words, or in the name of another process."""
+    return await ctx._gate.call(process or ctx._process, call)
 
 
 async def forever(ctx: Context) -> None:

@@ -189,7 +189,7 @@ class System:
     @property
     def names(self) -> Mapping[str, Process]:
         """Registered names, with the processes that have them."""
-        return self.kernel.messaging._names._holders
+        return self.kernel.names._holders
 
     @property
     def tasks(self) -> Tasks:
@@ -232,3 +232,13 @@ class System:
         for driver in self.launcher.alive:
             assert (driver.sequences, driver.questions, driver.memory.used) == ({}, {}, 0)
         assert [path for path in self.swap.rglob("*") if path.is_file()] == []
+
+    def close(self) -> None:
+        """The same from outside of the loop, which is closed, too."""
+
+        async def closing() -> None:
+            await self.end()
+            await self.kernel.close()
+
+        self.loop.run_until_complete(closing())
+        self.loop.close()

@@ -51,6 +51,7 @@ from ipc.syscalls import (
 )
 from kernel.envelopes import MAX_BODY
 from llmosd.context import Context
+from tests.support.agents import make_call
 
 NEGATIVE = -1.0
 NO_NUMBER = float("nan")
@@ -95,7 +96,7 @@ Use = Callable[[Context, World], Coroutine[Any, Any, Any]]
 
 async def reply_twice(ctx: Context, world: World) -> None:
     async def ask() -> None:
-        await ctx._gate.call(world.system.client, Call(ctx.pid, "question"))
+        await make_call(ctx, Call(ctx.pid, "question"), world.system.client)
 
     world.system.thread(ask())
     message = await ctx.receive()
@@ -105,7 +106,7 @@ async def reply_twice(ctx: Context, world: World) -> None:
 
 async def reply_for_another(ctx: Context, world: World) -> None:
     async def ask() -> None:
-        await ctx._gate.call(world.system.client, Call(world.peer, "question"))
+        await make_call(ctx, Call(world.peer, "question"), world.system.client)
 
     world.system.thread(ask())
     await ctx.sleep(1)
@@ -195,7 +196,7 @@ TIMES: dict[str, Callable[[Context, World, float], Coroutine[Any, Any, Any]]] = 
     "send, lifetime": lambda ctx, world, time: ctx.send(world.peer, None, lifetime=time),
     "publish, lifetime": lambda ctx, world, time: ctx.publish("t", None, lifetime=time),
     "spawn, deadline": lambda ctx, world, time: ctx.spawn("dead", deadline=time),
-    "watch": lambda ctx, world, time: ctx._gate.call(ctx._process, SharedWatch("region", 0, time)),
+    "watch": lambda ctx, world, time: make_call(ctx, SharedWatch("region", 0, time)),
 }
 
 PRIORITIES: dict[str, Callable[[Context, World, Any], Coroutine[Any, Any, Any]]] = {
@@ -204,9 +205,7 @@ PRIORITIES: dict[str, Callable[[Context, World, Any], Coroutine[Any, Any, Any]]]
     "publish": lambda ctx, world, priority: ctx.publish("t", None, priority=priority),
     "spawn": lambda ctx, world, priority: ctx.spawn("dead", priority=priority),
     "nice": lambda ctx, world, priority: ctx.nice(world.peer, priority),
-    "nice, one thread": lambda ctx, world, priority: ctx._gate.call(
-        ctx._process, Nice(world.peer, priority, thread="0")
-    ),
+    "nice, one thread": lambda ctx, world, priority: make_call(ctx, Nice(world.peer, priority, thread="0")),
     "a child": lambda ctx, world, priority: ctx.supervise([Child("dead", priority=priority)]),
 }
 

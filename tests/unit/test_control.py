@@ -11,7 +11,7 @@ import pytest
 from ipc.errors import AgentFailed, InvalidCall, UnknownProcess, UnknownThread
 from ipc.syscalls import Kill, Nice, Resume, Send, Suspend, Threads, Wait
 from llmosd.context import Context
-from tests.support.agents import forever
+from tests.support.agents import forever, make_call
 
 
 async def states(system: Any, process: Any) -> dict[str, str]:
@@ -208,7 +208,7 @@ async def test_an_abandoned_thread_does_not_come_back_with_what_it_waited_for(sy
 
 async def test_a_thread_that_suspends_itself_and_ends_leaves_nobody_held(system: Any) -> None:
     async def agent(ctx: Context) -> None:
-        ctx.start_thread(ctx._gate.call(ctx._process, Suspend(ctx.pid, "0-1")))
+        ctx.start_thread(make_call(ctx, Suspend(ctx.pid, "0-1")))
         await ctx.sleep(1e9)
 
     process = system.spawn(agent)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +11,7 @@ from ipc.errors import DeadlockDetected, TimedOut, UnknownProcess
 from ipc.syscalls import Locks, Resume, Suspend
 from kernel.mailbox import CAPACITY
 from llmosd.context import Context
-
-AGENTS = Path(__file__).resolve().parents[2] / "agents"
+from tests.support.paths import AGENTS
 
 
 async def cycle(system: Any, count: int) -> list[Any]:

@@ -23,13 +23,9 @@ from kernel.drivers.protocol import (
     Restored,
     Revoke,
 )
-from tests.support.tiny import CONTEXT, Kernel, Letters, admit, build, ready, torch
+from tests.support.tiny import CONTEXT, Kernel, Letters, admit, alone, build, ready, torch
 
 LLAMA = ready("Llama")
-
-
-def alone(message: Admit) -> list[int]:
-    return Kernel(LLAMA).run(message).ids[message.sequence]
 
 
 @cache

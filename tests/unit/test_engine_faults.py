@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="the driver runs torch models (extra
 from kernel.drivers.protocol import Admit, Done, Embed, Embedded, Failed, Score, Scored  # noqa: E402
 from kernel.drivers.transformers.attention import Span  # noqa: E402
 from kernel.drivers.transformers.forward import Output  # noqa: E402
-from tests.support.tiny import Kernel, Letters, admit, ready  # noqa: E402
+from tests.support.tiny import Kernel, Letters, admit, alone, ready  # noqa: E402
 
 POISON = 96  # a token in a prompt at which the forward pass raises, or makes its numbers NaN
 BAD = "bad\x7f"
@@ -42,10 +42,6 @@ def blank_at_poison(spans: list[Span], output: Output) -> Output:
         first += span.logits
         hidden += span.hidden
     return Output(logits, output.hidden)
-
-
-def alone(message: Admit) -> list[int]:
-    return Kernel(LLAMA).run(message).ids[message.sequence]
 
 
 def failure(kernel: Kernel) -> Any:

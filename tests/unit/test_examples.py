@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ipc.syscalls import Kill, Limits, Names, Ps, Regions, Spawn
 from kernel.slots.model import ModelSpec
-
-AGENTS = Path(__file__).resolve().parents[2] / "agents"
+from tests.support.paths import AGENTS
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ def programs(system: Any) -> None:
 
 
 def tables(system: Any) -> list[Any]:
-    """The tables of the link subsystem, found at the gate."""
-    links = system.kernel.gate._doors[Link].plain.__self__
+    """The tables of the link subsystem."""
+    links = system.kernel.links
     return [links._links, links._monitors, links._held, links._watched]
 
 

@@ -296,15 +296,8 @@ class MailboxOfAProcess(RuleBasedStateMachine):
         assert len(self.box._senders or ()) == len(self.model.line)
 
     def teardown(self) -> None:
-        async def end() -> None:
-            for process in tuple(self.system.table.alive.values()):
-                self.system.kernel.ending.end(process, "killed", "the test is over")
-            await asyncio.sleep(10)
-            await self.system.kernel.close()
-
         if hasattr(self, "box"):
-            self.loop.run_until_complete(end())
-            self.loop.close()
+            self.system.close()
 
 
 def _outcome(thread: Thread) -> Any:

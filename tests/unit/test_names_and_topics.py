@@ -231,9 +231,7 @@ def test_only_frozen_structs_can_be_declared() -> None:
 def declared(system: Any) -> str:
 
     program = Program(shop, getattr(shop, AGENT_ATTRIBUTE), "test")
-    system.programs._installed.append(program)
-    system.programs.by_name["shop"] = program
-    return "shop"
+    return system.install(program)
 
 
 # ---- bounds, and looking in

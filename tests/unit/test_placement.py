@@ -27,15 +27,11 @@ from kernel.drivers.protocol import (  # noqa: E402
     Score,
 )
 from kernel.drivers.transformers.pages import Segment  # noqa: E402
-from tests.support.tiny import Kernel, admit, ready  # noqa: E402
+from tests.support.tiny import Kernel, admit, alone, ready  # noqa: E402
 
 LLAMA = ready("Llama")
 LONG = ready("Llama", max_position_embeddings=512)
 PAGE = 16  # tokens of these models, in each layer
-
-
-def alone(message: Admit, model: Any = LLAMA) -> list[int]:
-    return Kernel(model).run(message).ids[message.sequence]
 
 
 def call(sequence: int, prompt: str, process: int = 0, max_tokens: int = 4) -> Admit:

@@ -6,7 +6,6 @@ import importlib.util
 import struct
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -19,6 +18,7 @@ from llmosd.simulator.plots import draw, require
 from llmosd.simulator.plots.save import draw_run
 from llmosd.simulator.plots.states import spans
 from llmosd.simulator.timeline import Interval
+from tests.support.paths import ROOT
 
 DEVICE = DeviceModel(step=0.01, sequence=0.002, prompt=0.0005)
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -89,4 +89,4 @@ def test_states_follow_each_other_without_a_gap():
 
 def test_importing_the_plots_loads_no_matplotlib():
     code = "import sys, llmosd.simulator.plots, llmosd.simulator.experiment; assert 'matplotlib' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=ROOT)

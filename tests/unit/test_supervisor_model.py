@@ -173,7 +173,7 @@ class Supervising(RuleBasedStateMachine):
         self.loop.run_until_complete(asyncio.sleep(self.began + self.now - self.loop.time()))
 
     def child(self, number: int) -> Process:
-        return self.system.kernel.messaging._names.find(name_of(number))
+        return self.system.kernel.names.find(name_of(number))
 
     # ---- what holds
 
@@ -195,15 +195,8 @@ class Supervising(RuleBasedStateMachine):
             assert self.model.runs or self.model.given_up
 
     def teardown(self) -> None:
-        async def end() -> None:
-            for process in tuple(self.system.table.alive.values()):
-                self.system.kernel.ending.end(process, "killed", "the test is over")
-            await asyncio.sleep(10)
-            await self.system.kernel.close()
-
         if hasattr(self, "process"):
-            self.loop.run_until_complete(end())
-            self.loop.close()
+            self.system.close()
 
 
 def name_of(number: int) -> str:

@@ -218,16 +218,8 @@ class LocksAndSemaphores(RuleBasedStateMachine):
         assert {n: w.said for n, w in self.workers.items() if w.said} == self.model.said
 
     def teardown(self) -> None:
-        async def end() -> None:
-            for process in tuple(self.kernel.table.alive.values()):
-                self.kernel.ending.end(process, "killed", "the test is over")
-            await asyncio.sleep(10)
-            assert self.kernel.table.alive == {}
-            await self.kernel.close()
-
         if hasattr(self, "kernel"):
-            self.loop.run_until_complete(end())
-            self.loop.close()
+            self.system.close()
 
 
 TestLocksAndSemaphores = LocksAndSemaphores.TestCase

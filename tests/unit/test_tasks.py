@@ -21,7 +21,7 @@ from kernel.journal.records import Accepted
 from kernel.journal.settings import JournalSettings
 from kernel.journal.store import Store
 from llmosd.context import Context
-from tests.support.agents import forever
+from tests.support.agents import forever, make_call
 from tests.support.boot import boot
 from tests.support.system import System
 
@@ -235,7 +235,7 @@ async def test_a_key_finds_a_task_that_runs_and_one_that_ended(system: System) -
 
 async def test_agents_submit_nothing_and_unknown_tasks_are_named(system: System) -> None:
     async def agent(ctx: Context) -> None:
-        await ctx._gate.call(ctx._process, Submit("double"))
+        await make_call(ctx, Submit("double"))
 
     with pytest.raises(NotPermitted):
         await system.run(agent)

@@ -13,8 +13,9 @@ from llmosd.simulator import traces
 from llmosd.simulator.device import DeviceModel
 from llmosd.simulator.load import stretched
 from llmosd.simulator.workload import Call
+from tests.support.paths import ROOT
 
-SHIPPED = Path(__file__).parents[1] / "bench" / "traces"
+SHIPPED = ROOT / "tests" / "bench" / "traces"
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 ROWS = "2023-11-16 18:15:46.5000000,374,44\n2023-11-16 18:15:50.7500000,396,109\n"
 
