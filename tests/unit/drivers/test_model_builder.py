@@ -1,6 +1,6 @@
 """What `assembly` makes of a model of transformers: a network, memory for its keys and values, and exact counts.
 
-The trials behind the counts have tests of their own (`test_invariance`).
+The trials behind the counts have tests of their own (`test_batch_invariance`).
 """
 
 from __future__ import annotations

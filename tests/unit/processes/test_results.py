@@ -75,7 +75,7 @@ async def test_an_agent_that_raises_fails_with_its_traceback(system: Any) -> Non
 
     with pytest.raises(AgentFailed, match="broken: ZeroDivisionError: by zero") as caught:
         await system.run(broken)
-    assert "test_arguments_and_results.py" in caught.value.data["traceback"]
+    assert "test_results.py" in caught.value.data["traceback"]
     assert "in broken" in caught.value.data["traceback"]
 
 

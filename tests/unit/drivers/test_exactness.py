@@ -29,7 +29,7 @@ from tests.support.trials import (
     sampling_of,
 )
 
-REPLAY = "LLMOS_TRIAL={seed} python -m pytest tests/unit/test_exactness.py -k 'any_company and {model}'"
+REPLAY = "LLMOS_TRIAL={seed} python -m pytest tests/unit/drivers/test_exactness.py -k 'any_company and {model}'"
 LONG = 20  # a call of the pool whose tokens cross from lengths that are safe to some that may not be
 
 
