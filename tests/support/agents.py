@@ -33,6 +33,13 @@ async def listener(ctx: Context) -> None:
     await ctx.receive()
 
 
+async def echo(ctx: Context) -> None:
+    """Replies to each message with its body."""
+    while True:
+        message = await ctx.receive()
+        await ctx.reply(message, message.body)
+
+
 async def adder(ctx: Context, a: int, b: int = 2) -> int:
     return a + b
 

@@ -15,7 +15,20 @@ from ipc.abi import AgentMark
 from ipc.codec import reveal
 from ipc.errors import LlmosError, from_wire
 from ipc.messages import Event
-from ipc.syscalls import Attach, ExitStatus, History, Spawn, Submit, Submitted, Syscall, TaskInfo, Wait
+from ipc.syscalls import (
+    Attach,
+    ExitStatus,
+    GetStats,
+    History,
+    Spawn,
+    Stats,
+    Submit,
+    Submitted,
+    Syscall,
+    TaskInfo,
+    Threads,
+    Wait,
+)
 from kernel.journal.journal import Journal
 from kernel.kernel import Kernel
 from kernel.process import Process
@@ -42,6 +55,11 @@ class Recorder:
 
     def _end(self) -> None:
         self.ended = True
+
+
+def lone_process(pid: int, owner: str = "me", priority: int = 0) -> Process:
+    """A process that no kernel knows of."""
+    return Process(pid, None, "test", {}, owner=owner, priority=priority)
 
 
 class System:
@@ -120,6 +138,10 @@ class System:
         status: ExitStatus = await self.call(Wait(pid))
         return status
 
+    async def thread_states(self, process: Process) -> dict[str, str]:
+        """The state of each thread of a process, by its path."""
+        return {row.path: row.state for row in await self.call(Threads(process.pid))}
+
     async def result(self, process: Process | int) -> Any:
         """The value of a process. Raises its error."""
         status = await self.status(process)
@@ -144,6 +166,11 @@ class System:
         if asyncio.iscoroutine(answer):
             await self.thread(answer)
         return recorder
+
+    async def dead_letters(self) -> int:
+        """How many there were."""
+        stats: Stats = await self.call(GetStats())
+        return stats.dead_letters
 
     async def history(self) -> list[TaskInfo]:
         rows: list[TaskInfo] = await self.call(History())

@@ -33,39 +33,35 @@ class Reader:
         self.ended = True
 
 
-def emitted(number: int) -> Emitted:
-    return Emitted(1, number)
-
-
 def test_who_comes_back_gets_what_it_missed_and_goes_on() -> None:
     first, task = Reader(), Relay(None)
     task.add(first.stream)
     for number in range(1, 4):
-        task.push(emitted(number))
+        task.push(Emitted(1, number))
     first.stream.close()
     for number in range(4, 6):
-        task.push(emitted(number))
+        task.push(Emitted(1, number))
     again = Reader()
     task.add(again.stream, after=first.seen)
-    task.push(emitted(6))
+    task.push(Emitted(1, 6))
     task.finish(Result(1, "done"))
-    assert first.events == [(number, emitted(number)) for number in range(1, 4)]
-    assert again.events == [*((number, emitted(number)) for number in range(4, 7)), (7, Result(1, "done"))]
+    assert first.events == [(number, Emitted(1, number)) for number in range(1, 4)]
+    assert again.events == [*((number, Emitted(1, number)) for number in range(4, 7)), (7, Result(1, "done"))]
     assert again.ended
 
 
 def test_without_after_events_come_from_then_on() -> None:
     reader, task = Reader(), Relay(None)
-    task.push(emitted(1))
+    task.push(Emitted(1, 1))
     task.add(reader.stream)
-    task.push(emitted(2))
-    assert reader.events == [(2, emitted(2))]
+    task.push(Emitted(1, 2))
+    assert reader.events == [(2, Emitted(1, 2))]
 
 
 def test_what_is_not_kept_any_more_is_said_with_its_count() -> None:
     task = Relay(None)
     for number in range(1, relay.KEPT_EVENTS + 11):
-        task.push(emitted(number))
+        task.push(Emitted(1, number))
     late, partly, whole = Reader(), Reader(), Reader()
     task.add(late.stream, after=0)
     task.add(partly.stream, after=4)
@@ -73,7 +69,7 @@ def test_what_is_not_kept_any_more_is_said_with_its_count() -> None:
     assert late.events[0] == (10, Missed(0, 10))
     assert late.events[1:] == whole.events
     assert partly.events[0] == (10, Missed(0, 6))
-    assert whole.events[0] == (11, emitted(11))
+    assert whole.events[0] == (11, Emitted(1, 11))
     assert len(whole.events) == relay.KEPT_EVENTS
 
 
@@ -95,7 +91,7 @@ def test_what_is_kept_is_bounded_by_its_size(event: Event) -> None:
 def test_a_task_that_says_nothing_keeps_nothing_and_one_that_ended_forgets_all() -> None:
     task = Relay(None)
     assert task._kept is None
-    task.push(emitted(1))
+    task.push(Emitted(1, 1))
     assert task._kept is not None
     task.finish(Result(1, None))
     assert task._kept is None
@@ -132,8 +128,8 @@ def test_whenever_the_connection_breaks_each_token_is_seen_once_and_in_order(ste
             told.append(event)
             task.push(event)
         elif what == "emit":
-            told.append(emitted(count))
-            task.push(emitted(count))
+            told.append(Emitted(1, count))
+            task.push(Emitted(1, count))
         elif what == "grant":
             reader.stream.grant(value)
         else:

@@ -16,17 +16,12 @@ from kernel.gate import Gate
 from kernel.limits import LimitKeeper, LimitSettings
 from kernel.memory.bounds import MemoryBounds
 from kernel.memory.private import PrivateMemory
-from kernel.process import Process
 from llmosd.context import Context
-from tests.support.system import System
+from tests.support.system import System, lone_process
 
 
 def unlimited() -> LimitKeeper:
     return LimitKeeper(LimitSettings(), cast(Any, None), Gate(), cast(Any, None))
-
-
-def process(pid: int) -> Process:
-    return Process(pid, None, "test", {}, owner="me", priority=0)
 
 
 async def test_an_agent_gets_what_it_set_until_it_deletes_it(system: System) -> None:
@@ -99,7 +94,7 @@ async def test_bad_keys_and_values_are_refused(system: System, call: Any, error:
 
 
 def test_what_goes_over_a_bound_is_refused_by_name_and_changes_nothing() -> None:
-    memory, owner = PrivateMemory(Gate(), MemoryBounds(keys=2, key_bytes=20), unlimited()), process(1)
+    memory, owner = PrivateMemory(Gate(), MemoryBounds(keys=2, key_bytes=20), unlimited()), lone_process(1)
     memory.set(owner, MemorySet("a", b"12345678"))
     with pytest.raises(LimitExceeded) as error:
         memory.set(owner, MemorySet("b", b"123456789"))
@@ -129,7 +124,7 @@ OPERATIONS = st.lists(
 def test_memory_and_its_accounts_are_those_of_a_simple_model(operations: list[tuple[str, int, str, Any]]) -> None:
     memory, processes = (
         PrivateMemory(Gate(), MemoryBounds(keys=2, key_bytes=300), unlimited()),
-        {1: process(1), 2: process(2)},
+        {1: lone_process(1), 2: lone_process(2)},
     )
     model: dict[int, dict[str, Any]] = {1: {}, 2: {}}
 

@@ -1,4 +1,4 @@
-"""What an agent is given and what it answers: checked, copied, and failures told by name."""
+"""How an agent ends: with its value, or with a failure that has a name."""
 
 from __future__ import annotations
 
@@ -7,58 +7,9 @@ from typing import Any
 
 import pytest
 
-from ipc.errors import AgentFailed, BadArguments, NotEncodable, UnknownProcess
-from ipc.syscalls import Spawn
+from ipc.errors import AgentFailed, NotEncodable, UnknownProcess
 from llmosd.context import Context
-from tests.support.agents import adder, listener
-
-
-@pytest.mark.parametrize(
-    ("args", "positional", "what"),
-    [
-        ({}, (), "argument a is missing"),
-        ({"a": 1, "c": 2}, (), "there is no argument c; Known: a, b"),
-        ({"a": "1"}, (), "Expected `int`, got `str`"),
-        ({"a": 1}, (2,), "got a twice"),
-        ({}, (1, 2, 3), "takes 2 positional arguments, got 3"),
-    ],
-)
-async def test_arguments_are_checked_before_the_agent_runs(
-    system: Any, args: dict[str, Any], positional: tuple[Any, ...], what: str
-) -> None:
-    system.program(adder)
-    with pytest.raises(BadArguments) as caught:
-        await system.call(Spawn("adder", args, positional))
-    assert what in caught.value.message
-    assert "adder(a: int, b: int = 2)" in caught.value.message.replace("'int'", "int")
-    assert len(system.table.alive) == 1
-
-
-async def test_lenient_arguments_are_read_from_text(system: Any) -> None:
-    system.program(adder)
-    pid = await system.call(Spawn("adder", {"b": "5"}, ("4",), lenient=True))
-    assert await system.result(pid) == 9
-
-
-async def test_defaults_hold_where_no_argument_is_given(system: Any) -> None:
-    assert await system.run(adder, 1) == 3
-
-
-async def test_arguments_are_not_shared_with_the_parent(system: Any) -> None:
-    async def child(ctx: Context, items: list[int]) -> list[int]:
-        items.append(2)
-        return items
-
-    async def parent(ctx: Context) -> list[int]:
-        items = [1]
-        pid = await ctx.spawn("child", {"items": items})
-        got = await ctx.wait(pid)
-        got.append(3)
-        assert await ctx.wait(pid) == [1, 2]
-        return items
-
-    system.program(child)
-    assert await system.run(parent) == [1]
+from tests.support.agents import listener
 
 
 async def test_a_result_that_cannot_travel_is_a_named_failure(system: Any) -> None:

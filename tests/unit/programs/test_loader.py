@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 import pytest
 
-from ipc.abi import AGENT_ATTRIBUTE, AgentMark
-from ipc.errors import AgentFailed, BadArguments, UnknownProgram
+from ipc.errors import AgentFailed, UnknownProgram
 from ipc.syscalls import Programs as ListPrograms
-from kernel.arguments import arguments_struct
-from kernel.programs import Program, Programs
-from llmosd import agent
-from llmosd.context import ChatOptions, Context
+from kernel.programs import Programs
 
 AGENT = """
 from llmosd import agent, Context
@@ -41,9 +35,6 @@ def programs(tmp_path: Path) -> Programs:
     found = Programs([tmp_path])
     found._installed = []
     return found
-
-
-# ---- finding and loading
 
 
 def test_a_program_is_found_by_the_name_of_its_coroutine(programs: Programs, tmp_path: Path) -> None:
@@ -164,110 +155,3 @@ async def test_the_list_of_programs_is_read_off_the_loop(system: Any, tmp_path: 
     folder.mkdir()
     write(folder, "a.py", AGENT.format(name="a", n=1))
     assert [(info.name, info.error) for info in await system.call(ListPrograms())] == [("a", "")]
-
-
-# ---- arguments
-
-
-class Options(TypedDict, total=False):
-    depth: int
-    label: str
-
-
-async def example(ctx: Context, text: str, count: int = 1, *, flag: bool = False, **options: Unpack[Options]) -> None:
-    pass
-
-
-@pytest.fixture
-def program() -> Program:
-    return Program(example, AgentMark("example", ""), "test")
-
-
-def test_only_what_was_given_is_bound(program: Program) -> None:
-    assert program.bind({"text": "a"}) == {"text": "a"}
-    assert program.bind({"flag": True, "depth": 2}, ["a", 3]) == {"text": "a", "count": 3, "flag": True, "depth": 2}
-
-
-@pytest.mark.parametrize(
-    ("args", "positional", "what"),
-    [
-        ({}, [], "text"),
-        ({"text": 1}, [], "Expected `str`"),
-        ({"text": "a", "depth": "deep"}, [], "depth"),
-        ({"text": "a", "width": 1}, [], "width"),
-        ({}, ["a", 1, True], "takes 2 positional"),
-        ({"text": "a"}, ["b"], "got text twice"),
-    ],
-)
-def test_arguments_that_do_not_fit_are_refused(
-    program: Program, args: dict[str, Any], positional: list[Any], what: str
-) -> None:
-    with pytest.raises(BadArguments, match=what) as caught:
-        program.bind(args, positional)
-    assert caught.value.message.startswith("example(")
-    assert caught.value.data == {"program": "example"}
-
-
-def test_lenient_reads_numbers_and_flags_from_text(program: Program) -> None:
-    bound = program.bind({"flag": "true", "depth": "4"}, ["5", "6"], lenient=True)
-    assert bound == {"text": "5", "count": 6, "flag": True, "depth": 4}
-    with pytest.raises(BadArguments, match="count"):
-        program.bind({"count": "many"}, ["x"], lenient=True)
-
-
-def test_a_parameter_without_a_type_takes_anything() -> None:
-    async def free(ctx, value, other=None):  # type: ignore[no-untyped-def]
-        pass
-
-    bind = Program(free, AgentMark("free", ""), "test").bind
-    assert bind({"value": {"a": [1]}}) == {"value": {"a": [1]}}
-    assert bind({"value": None, "other": 2}) == {"value": None, "other": 2}
-
-
-def test_the_options_of_a_chat_are_arguments() -> None:
-    async def asks(ctx: Context, prompt: str, **options: Unpack[ChatOptions]) -> None:
-        pass
-
-    program = Program(asks, AgentMark("asks", ""), "test")
-    assert program.bind({"prompt": "x", "stop": "y", "max_tokens": 3}) == {"prompt": "x", "stop": "y", "max_tokens": 3}
-    with pytest.raises(BadArguments):
-        program.bind({"prompt": "x", "max_tokens": "three"})
-
-
-def test_parameters_that_cannot_be_named_are_refused() -> None:
-    async def positional_only(ctx: Context, a: int, /) -> None: ...
-    async def variadic(ctx: Context, *a: int) -> None: ...
-    async def untyped_options(ctx: Context, **a: int) -> None: ...
-
-    for function in (positional_only, variadic, untyped_options):
-        with pytest.raises(TypeError, match="cannot be given by name"):
-            arguments_struct(function, ("ctx",))
-
-
-# ---- the mark
-
-
-def test_the_decorator_marks_and_changes_nothing() -> None:
-    async def plain(ctx: Context) -> None:
-        """What it does.
-
-        And more.
-        """
-
-    assert agent(plain) is plain
-    assert getattr(plain, AGENT_ATTRIBUTE) == AgentMark("plain", "What it does.")
-    assert getattr(agent(name="n", summary="s")(plain), AGENT_ATTRIBUTE) == AgentMark("n", "s")
-
-
-def test_only_a_coroutine_function_with_a_context_can_be_an_agent() -> None:
-    def no_coroutine(ctx: Context) -> None: ...
-    async def no_context() -> None: ...
-
-    for function in (no_coroutine, no_context):
-        with pytest.raises(TypeError, match="async def"):
-            agent(function)
-
-
-def test_the_decorator_may_be_imported_from_its_own_module_too() -> None:
-    code = "from llmosd.decorators import agent as first; from llmosd import agent; assert agent is first, agent"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
