@@ -173,3 +173,9 @@ def play(desk: Desk, coming: Iterable[tuple[int, Job]], each: Callable[[int], No
         turn += 1
         assert turn < 100_000
     return desk
+
+
+def program(number: int, service: float = 0.0, **fields: object) -> Program:
+    made = Program(number, **fields)  # type: ignore[arg-type]
+    made.service = service
+    return made

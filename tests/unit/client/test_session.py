@@ -1,24 +1,17 @@
-"""The client side of a connection without one: requests, answers, events, credit; and the calls of both clients."""
+"""The client side of a connection, without a connection: requests, answers, events, credit."""
 
 from __future__ import annotations
 
-import asyncio
-import inspect
-import socket
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import llmosd.session
 from ipc.codec import decode, encode
-from ipc.errors import ConnectionLost, FrameTooLarge, LlmosError, NoDaemon, UnknownProcess, VersionMismatch, to_wire
-from ipc.frames import HEADER, MAX_FRAME, frame
+from ipc.errors import ConnectionLost, FrameTooLarge, LlmosError, UnknownProcess, to_wire
 from ipc.messages import Emitted, Result
 from ipc.protocol import Abandon, Answer, Credit, End, Failure, Request, StreamEvent, ToDaemon
-from ipc.syscalls import Logs, Nice, Ping, Submitted
-from llmosd import AsyncClient, Client, Task
-from llmosd.async_client import AsyncTask
+from ipc.syscalls import Logs, Nice, Ping
 from llmosd.session import CREDIT, Pending, Session, received
 
 GONE = ConnectionLost("gone")
@@ -128,91 +121,3 @@ def test_the_refusal_of_a_whole_connection_is_raised(session):
     session.open(Ping())
     with pytest.raises(ConnectionLost, match="gone"):
         take(session, Failure(0, to_wire(GONE)))
-
-
-def methods(kind: type) -> dict[str, Any]:
-    return {name: value for name, value in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")}
-
-
-def test_both_clients_have_the_same_calls_with_the_same_parameters():
-    blocking, asynchronous = methods(Client), methods(AsyncClient)
-    assert set(blocking) - set(asynchronous) == {"wait_until_closed"}
-    assert set(asynchronous) - set(blocking) == {"shared"}
-    for name in (set(blocking) & set(asynchronous)) - {"request"}:
-        assert inspect.signature(blocking[name]).parameters == inspect.signature(asynchronous[name]).parameters, name
-        assert blocking[name].__doc__, name
-
-
-def test_the_calls_of_the_asynchronous_client_are_coroutine_functions_and_those_of_the_blocking_one_are_not():
-    for name in ("submit", "attach", "ps", "ping", "wait", "kill"):
-        assert inspect.iscoroutinefunction(getattr(AsyncClient, name))
-        assert inspect.iscoroutinefunction(getattr(AsyncClient("/x"), name))
-        assert not inspect.iscoroutinefunction(getattr(Client, name))
-
-
-@pytest.mark.parametrize("kind", [Client, AsyncClient])
-async def test_a_task_is_cancelled_only_by_the_connection_that_found_it_and_while_it_has_a_process(kind: type) -> None:
-    """In another life of the daemon its pid may be that of anybody."""
-    client, killed = kind("/x"), []
-
-    async def kill(pid: int) -> None:
-        killed.append(pid)
-
-    client.kill = kill if kind is AsyncClient else killed.append
-
-    async def cancelled(submitted: Submitted, lost: bool = False) -> None:
-        pending = Pending(1, Ping(), streams=True)
-        if lost:
-            pending.lose(GONE)
-        task = AsyncTask(client, None, pending, submitted) if kind is AsyncClient else Task(client, pending, submitted)
-        if (done := task.cancel()) is not None:
-            await done
-
-    await cancelled(Submitted("a", 0))
-    assert killed == []
-    await cancelled(Submitted("a", 7))
-    assert killed == [7]
-    with pytest.raises(ConnectionLost):
-        await cancelled(Submitted("a", 8), lost=True)
-    assert killed == [7]
-
-
-# ---- a daemon that breaks the frames
-
-
-def test_a_client_that_lost_the_border_of_the_frames_reads_no_more():
-    client, (ours, theirs) = Client("/x"), socket.socketpair()
-    client._connection = ours
-    theirs.sendall(HEADER.pack(MAX_FRAME + 1) + frame(encode(Answer(2, ["pong"]))))
-    with pytest.raises(FrameTooLarge):
-        client.ping()
-    with pytest.raises(ConnectionLost, match="not connected"):
-        client.ping()
-    theirs.close()
-
-
-# ---- a daemon that does not welcome
-
-
-@pytest.mark.real_time
-@pytest.mark.parametrize("refused", [True, False])
-async def test_a_connection_that_is_not_welcomed_is_closed(
-    refused: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Refused, or not answered in time: nothing is left open that the daemon would hold for us."""
-    ended: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if refused:
-            writer.write(frame(encode(Failure(0, to_wire(VersionMismatch("another version"))))))
-        await reader.readuntil(b"async client")
-        ended.set_result(await reader.read())
-        writer.close()
-
-    monkeypatch.setattr(llmosd.session, "CONNECT_TIMEOUT", 30.0 if refused else 0.3)
-    server = await asyncio.start_unix_server(serve, folder / "s.sock")
-    with pytest.raises(VersionMismatch if refused else NoDaemon):
-        await AsyncClient(folder / "s.sock").connect()
-    async with asyncio.timeout(30):
-        await ended
-    server.close()
