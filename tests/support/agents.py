@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from ipc.syscalls import Syscall
+from ipc.syscalls import (
+    Syscall,
+)
 from kernel.process import Process
 from llmosd.context import Context
 
@@ -48,3 +50,10 @@ async def teller(ctx: Context, tokens: int = 20, seed: int = 1, model: str | Non
     """Generates a text: see `tests.support.simulated.text_of`."""
     text: str = await ctx.generate("one two three", model=model, max_tokens=tokens, seed=seed)
     return text
+
+
+def generating(**options: Any) -> Any:
+    async def agent(ctx: Context) -> Any:
+        return await ctx.generate("one two three", **options)
+
+    return agent

@@ -17,17 +17,17 @@ pytest.importorskip("torch", reason="the driver runs torch models (extra `local`
 pytest.importorskip("llguidance", reason="constraints are compiled by llguidance (extra `local`)")
 
 from kernel.drivers.protocol import Admit, Done, Parked, Renew, Restored, Revoke, SwapOut
-from tests.support.tiny import Kernel, Ready, build
-from tests.support.trials import (
+from tests.support.random_calls import (
     CONTEXT,
     MODELS,
-    Trial,
     alone,
     codec,
     model_of,
     prompt_of,
     sampling_of,
 )
+from tests.support.tiny import Kernel, Ready, build
+from tests.support.trials import Trial
 
 REPLAY = "LLMOS_TRIAL={seed} python -m pytest tests/unit/drivers/test_exactness.py -k 'any_company and {model}'"
 LONG = 20  # a call of the pool whose tokens cross from lengths that are safe to some that may not be

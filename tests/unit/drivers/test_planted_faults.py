@@ -27,8 +27,9 @@ from kernel.drivers.transformers.parts import Text  # noqa: E402
 from kernel.drivers.transformers.placement import Placement  # noqa: E402
 from kernel.drivers.transformers.sequence import Sequence  # noqa: E402
 from kernel.drivers.transformers.work import Work  # noqa: E402
+from tests.support.random_calls import alone, answer_alone, codec, model_of, prompt_of, sampling_of  # noqa: E402
 from tests.support.tiny import Kernel  # noqa: E402
-from tests.support.trials import Trial, alone, answer_alone, codec, model_of, prompt_of, sampling_of  # noqa: E402
+from tests.support.trials import Trial  # noqa: E402
 
 SEEDS = range(40)  # to look at until one shows the fault
 MODEL = "llama"

@@ -1,14 +1,11 @@
-"""How long processes stay away between calls: by the kernel for each program, by the driver for each process."""
+"""How long the processes of a program stay away between their calls, as the kernel learns it."""
 
 from __future__ import annotations
 
 from typing import Any, cast
 
-import pytest
-
-from kernel.drivers.transformers.absence import PATIENCE
-from kernel.drivers.transformers.absence import Absences as InDriver
 from kernel.slots.absence import PROGRAMS, Absences
+from tests.support.virtual_time import Clock
 
 
 class Process:
@@ -16,13 +13,6 @@ class Process:
         self.pid = pid
         self.program = program
         self.status: object | None = None
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def called(absences: Absences, clock: Clock, process: Process, away: float) -> None:
@@ -69,46 +59,3 @@ def test_so_many_programs_are_known_and_no_more() -> None:
     assert len(absences._usual) == PROGRAMS
     assert absences.usual("program 0") == 0
     assert absences.usual(f"program {PROGRAMS}") == 1
-
-
-def remaining(absences: InDriver, process: int) -> float:
-    (seconds,) = absences.remaining({process: absences.call(process)})
-    return seconds
-
-
-def test_who_is_away_is_expected_when_it_is_usual_and_after_that_as_late_again() -> None:
-    clock = Clock()
-    absences = InDriver(clock)
-    absences.called(1, usual=10.0)
-    assert remaining(absences, 1) == 10
-    absences.left(1)
-    clock.now = 3
-    assert remaining(absences, 1) == 7
-    clock.now = 8
-    assert remaining(absences, 1) == 8
-    clock.now = 40
-    assert remaining(absences, 1) == 40
-
-
-def test_who_was_never_seen_to_come_back_is_waited_for_patiently() -> None:
-    clock = Clock()
-    absences = InDriver(clock)
-    absences.called(1, usual=0.0)
-    absences.left(1)
-    clock.now = 1
-    assert remaining(absences, 1) == PATIENCE
-    clock.now = 4 * PATIENCE
-    assert remaining(absences, 1) == 4 * PATIENCE
-
-
-@pytest.mark.parametrize("ended", [False, True])
-def test_what_was_used_by_an_earlier_call_or_by_nobody_is_not_waited_for(ended: bool) -> None:
-    clock = Clock()
-    absences = InDriver(clock)
-    absences.called(1, 1.0)
-    first = absences.call(1)
-    if ended:
-        absences.ended(1)
-    else:
-        absences.called(1, 1.0)
-    assert list(absences.remaining({1: first})) == []
