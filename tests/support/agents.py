@@ -1,6 +1,6 @@
 """Agents that the tests of several files run, and the system call in their hands.
 
-Each does one thing that a test needs of some process. Agents that only one test needs are never here, but in that test.
+Each does one thing that a test needs of some process. An agent that only one test needs is in that test, never here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A lock and who has it: an agent that holds one, and the row of the one thing that is in use.
+"""A lock and its holder: an agent that holds one, and the row of the one thing that is in use.
 
-Used by the tests of locks and their kin. It never waits for anything itself.
+Used by the tests of locks and their kin. It never takes a lock for the test itself.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Messages to a mailbox, and threads that send to it and receive from it, as system calls of the kernel.
+"""Messages to a mailbox, and threads that send to it and receive from it by system calls.
 
-Used by the tests of the mailbox, which set `system.target` to the process in question. It never looks into the mailbox.
+Used by the tests of the mailbox, which set `system.target` to its process. It never looks into the mailbox.
 """
 
 from __future__ import annotations

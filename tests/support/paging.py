@@ -1,6 +1,6 @@
 """Models whose memory holds two sequences, and what lies on disk for want of more.
 
-Used by the tests of paging. It never says which sequence has to go.
+Used by the tests of paging. It never says which sequence has to make room.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from ipc.syscalls import Resume, Slots, Suspend
 from kernel.slots.model import ModelSpec
 from tests.support.simulated import text_of
+from tests.support.system import System
 
 TOKEN = 1000  # bytes
 PROMPT = 3  # tokens of every prompt here
@@ -30,12 +31,12 @@ ONE_SLOT = {"sim": ModelSpec(driver="simulated", slots=1, lease=4, options=TIGHT
 ROOMY = {"sim": ModelSpec(driver="simulated", slots=2, lease=4, options=TIGHT | {"kv_memory": 10**9})}
 
 
-def files(system: Any, pattern: str = "*.kv") -> list[str]:
+def files(system: System, pattern: str = "*.kv") -> list[str]:
     folder: Path = system.swap
     return sorted(path.name for path in folder.rglob(pattern))
 
 
-async def row(system: Any) -> Any:
+async def row(system: System) -> Any:
     (row,) = await system.call(Slots())
     return row
 
@@ -43,7 +44,7 @@ async def row(system: Any) -> Any:
 LONG = TIGHT | {"kv_memory": 200 * TOKEN, "swap_seconds": 0.0}
 
 
-async def parked_on_disk(system: Any) -> list[Any]:
+async def parked_on_disk(system: System) -> list[Any]:
     """Three tellers, of which the first is suspended and on disk."""
     processes = [system.spawn("teller", seed=seed) for seed in (1, 2)]
     await asyncio.sleep(4.5)
@@ -54,7 +55,7 @@ async def parked_on_disk(system: Any) -> list[Any]:
     return processes
 
 
-async def finish(system: Any, processes: list[Any]) -> None:
+async def finish(system: System, processes: list[Any]) -> None:
     await system.call(Resume(processes[0].pid))
     for seed, process in enumerate(processes, 1):
         assert await system.result(process) == text_of(seed)

@@ -1,4 +1,7 @@
-"""A desk for policies: jobs that come, run a token a turn, and go, with the books that a policy must agree with."""
+"""A desk for policies: jobs that come, run a token a turn, and go, with the books that a policy must agree with.
+
+Used by the tests of all policies. It checks every decision, and never helps a policy to one.
+"""
 
 from __future__ import annotations
 

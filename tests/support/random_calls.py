@@ -1,6 +1,6 @@
 """Random calls of tiny models by their number, the tokenizer that they share, and what each says alone.
 
-Used by the trials of the engine. A call is the same each time it is made; what it says alone is computed once.
+Used by the trials of the engine. A number always makes the same call, and what that says alone is computed once.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The simulated model: its settings in most tests, and the text that it generates.
+"""The simulated model: its settings in most tests, the text that it generates, and what it may not leave behind.
 
-Used by tests of everything that calls a model. It is about one model, `sim`; for several under one
-budget see `many_models`. It never starts a driver process.
+Used by tests of everything that calls a model. It is about the one model `sim`, and never about several under one
+budget: see `many_models`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def assert_nothing_left(system: System) -> None:
     assert (system.driver.sequences, system.driver.questions) == ({}, {})
 
 
-async def answer(system: Any, **options: Any) -> Any:
+async def answer(system: System, **options: Any) -> Any:
     """What `ctx.generate` answers with these keywords, as the agent sees it."""
     seen: list[Any] = []
 

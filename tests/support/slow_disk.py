@@ -1,6 +1,6 @@
-"""A journal whose disk takes new tasks as late as the test wants, and tasks to submit to it.
+"""A disk that takes new tasks as late as the test wants, and what tests of tasks submit and wait for.
 
-Used by the tests of tasks. Ends of tasks are never held up here.
+Used by the tests of tasks. It never holds up the end of a task.
 """
 
 from __future__ import annotations

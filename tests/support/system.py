@@ -1,6 +1,7 @@
 """A kernel under test, with one client in whose name the test makes system calls.
 
-Used by nearly every test of the kernel. It never decides how the kernel is built: see `boot`.
+Used by nearly every test of the kernel; `boot` builds it. It shows what tests look for inside of the kernel, so that
+tests reach for no private names, and never changes how the kernel behaves.
 """
 
 from __future__ import annotations

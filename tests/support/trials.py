@@ -1,7 +1,7 @@
-"""Random scripts for the whole engine: calls that arrive, are revoked, swapped, damaged, and taken up by new drivers.
+"""Random scripts for the whole engine: calls that arrive, are revoked, swapped, damaged, and restored by new drivers.
 
-A `Trial` plays the kernel for one seed and says what came out otherwise than when each call is alone. All that is
-random comes from the seed, also when worker threads are done, so that a seed tells the same story each time.
+A `Trial` plays the kernel for one seed and reports what differs from each call alone. All that is random comes from the
+seed, also when worker threads are done, so a seed tells the same story each time.
 """
 
 from __future__ import annotations

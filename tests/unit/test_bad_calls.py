@@ -52,6 +52,7 @@ from ipc.syscalls import (
 from kernel.envelopes import MAX_BODY
 from llmosd.context import Context
 from tests.support.agents import make_call
+from tests.support.system import System
 
 NEGATIVE = -1.0
 NO_NUMBER = float("nan")
@@ -66,7 +67,7 @@ class Order(msgspec.Struct, frozen=True):
 class World:
     """Others for the bad caller to disturb: a peer that only sleeps, one that declares its messages, one that ended."""
 
-    def __init__(self, system: Any) -> None:
+    def __init__(self, system: System) -> None:
         async def peer(ctx: Context) -> None:
             await ctx.register("peer")
             async with ctx.lock("taken"):
@@ -211,7 +212,7 @@ PRIORITIES: dict[str, Callable[[Context, World, Any], Coroutine[Any, Any, Any]]]
 
 
 @pytest.fixture
-async def world(system: Any) -> World:
+async def world(system: System) -> World:
     made = World(system)
     await system.turns()
     return made

@@ -1,4 +1,4 @@
-"""Faults on purpose: what is asked for happens where and when it is to, and nothing else does."""
+"""Failpoints: a fault happens where and when it is asked for, and nowhere else."""
 
 from __future__ import annotations
 

@@ -13,9 +13,10 @@ from ipc.errors import TimedOut
 from ipc.syscalls import Kill
 from kernel.thread import Thread
 from llmosd.context import Context
+from tests.support.system import System
 
 
-async def test_timeout_ends_a_kernel_wait(system: Any) -> None:
+async def test_timeout_ends_a_kernel_wait(system: System) -> None:
     async def agent(ctx: Context) -> str:
         try:
             async with asyncio.timeout(3):
@@ -29,7 +30,7 @@ async def test_timeout_ends_a_kernel_wait(system: Any) -> None:
     assert system.loop.time() - before == pytest.approx(3)
 
 
-async def test_a_timeout_around_a_loop_of_immediate_calls_still_strikes(system: Any) -> None:
+async def test_a_timeout_around_a_loop_of_immediate_calls_still_strikes(system: System) -> None:
     async def agent(ctx: Context) -> str:
         try:
             async with asyncio.timeout(0):
@@ -42,7 +43,7 @@ async def test_a_timeout_around_a_loop_of_immediate_calls_still_strikes(system: 
     assert await system.run(agent) == "struck"
 
 
-async def test_wait_for_cancels_what_it_gives_up(system: Any) -> None:
+async def test_wait_for_cancels_what_it_gives_up(system: System) -> None:
     async def agent(ctx: Context) -> list[str]:
         seen = []
 
@@ -73,7 +74,7 @@ WAITS: dict[str, Callable[[Context, int], Coroutine[Any, Any, Any]]] = {
 @pytest.mark.parametrize("first", ["timeout", "cancellation"])
 @pytest.mark.parametrize("kind", WAITS)
 async def test_a_cancellation_that_comes_together_with_a_timeout_is_not_swallowed(
-    system: Any, kind: str, first: str
+    system: System, kind: str, first: str
 ) -> None:
     """As asyncio.wait_for of Python 3.11 may do: https://github.com/python/cpython/issues/86296."""
     ends = []
@@ -106,7 +107,7 @@ async def test_a_cancellation_that_comes_together_with_a_timeout_is_not_swallowe
     assert ends == ["cancelled"]
 
 
-async def test_the_tasks_of_a_task_group_are_threads_of_the_process(system: Any) -> None:
+async def test_the_tasks_of_a_task_group_are_threads_of_the_process(system: System) -> None:
     counts = []
 
     async def agent(ctx: Context) -> list[int]:
@@ -125,7 +126,7 @@ async def test_the_tasks_of_a_task_group_are_threads_of_the_process(system: Any)
     assert counts == [4, 1]
 
 
-async def test_a_failing_child_cancels_its_task_group(system: Any) -> None:
+async def test_a_failing_child_cancels_its_task_group(system: System) -> None:
     async def agent(ctx: Context) -> list[str]:
         seen = []
 
@@ -151,7 +152,7 @@ async def test_a_failing_child_cancels_its_task_group(system: Any) -> None:
     assert await system.run(agent) == ["cancelled", "ValueError"]
 
 
-async def test_killing_a_process_ends_the_tasks_it_made(system: Any) -> None:
+async def test_killing_a_process_ends_the_tasks_it_made(system: System) -> None:
     ended = []
 
     async def agent(ctx: Context) -> None:
@@ -173,7 +174,7 @@ async def test_killing_a_process_ends_the_tasks_it_made(system: Any) -> None:
     assert system.asyncio_tasks() == set()
 
 
-async def test_tasks_left_behind_are_cancelled_when_the_agent_returns(system: Any) -> None:
+async def test_tasks_left_behind_are_cancelled_when_the_agent_returns(system: System) -> None:
     ended = []
 
     async def agent(ctx: Context) -> str:
@@ -191,13 +192,13 @@ async def test_tasks_left_behind_are_cancelled_when_the_agent_returns(system: An
     assert ended == [True]
 
 
-async def test_tasks_of_the_kernel_and_of_tests_are_no_threads(system: Any) -> None:
+async def test_tasks_of_the_kernel_and_of_tests_are_no_threads(system: System) -> None:
     task = asyncio.create_task(asyncio.sleep(0))
     assert not isinstance(task, Thread)
     await task
 
 
-async def test_gather_keeps_order_and_cancels_on_failure(system: Any) -> None:
+async def test_gather_keeps_order_and_cancels_on_failure(system: System) -> None:
     async def agent(ctx: Context) -> list[Any]:
         async def value(n: int) -> int:
             await ctx.sleep(10 - n)
@@ -210,7 +211,7 @@ async def test_gather_keeps_order_and_cancels_on_failure(system: Any) -> None:
     assert await system.run(agent) == [[0, 1, 2, 3, 4], ["int", "UnknownProcess"]]
 
 
-async def test_event_queue_lock_semaphore_and_condition(system: Any) -> None:
+async def test_event_queue_lock_semaphore_and_condition(system: System) -> None:
     async def agent(ctx: Context) -> list[Any]:
         event, queue, lock = asyncio.Event(), asyncio.Queue[int](2), asyncio.Lock()
         limit, condition = asyncio.Semaphore(2), asyncio.Condition()
@@ -235,7 +236,7 @@ async def test_event_queue_lock_semaphore_and_condition(system: Any) -> None:
     assert await system.run(agent) == [0, 1, 2, 3, 4, "notified"]
 
 
-async def test_a_shielded_task_survives_the_cancellation_of_its_waiter(system: Any) -> None:
+async def test_a_shielded_task_survives_the_cancellation_of_its_waiter(system: System) -> None:
     async def agent(ctx: Context) -> str:
         inner = asyncio.create_task(asyncio.sleep(2, "inner"))
         with pytest.raises(TimeoutError):
@@ -246,7 +247,7 @@ async def test_a_shielded_task_survives_the_cancellation_of_its_waiter(system: A
     assert await system.run(agent) == "inner"
 
 
-async def test_context_variables_are_copied_into_child_threads(system: Any) -> None:
+async def test_context_variables_are_copied_into_child_threads(system: System) -> None:
     import contextvars
 
     variable = contextvars.ContextVar("variable", default="outside")
@@ -265,14 +266,14 @@ async def test_context_variables_are_copied_into_child_threads(system: Any) -> N
     assert variable.get() == "outside"
 
 
-async def test_to_thread_runs_off_the_loop(system: Any) -> None:
+async def test_to_thread_runs_off_the_loop(system: System) -> None:
     async def agent(ctx: Context) -> int:
         return await asyncio.to_thread(sum, range(10))
 
     assert await system.run(agent) == 45
 
 
-async def test_awaiting_what_is_no_future_is_an_error_in_the_agent(system: Any) -> None:
+async def test_awaiting_what_is_no_future_is_an_error_in_the_agent(system: System) -> None:
     class Odd:
         def __await__(self) -> Any:
             yield 42
@@ -287,7 +288,7 @@ async def test_awaiting_what_is_no_future_is_an_error_in_the_agent(system: Any) 
     assert "cannot await 42" in await system.run(agent)
 
 
-async def test_introspection_works_as_on_a_task(system: Any) -> None:
+async def test_introspection_works_as_on_a_task(system: System) -> None:
     async def agent(ctx: Context) -> list[Any]:
         me = asyncio.current_task()
         assert me is not None

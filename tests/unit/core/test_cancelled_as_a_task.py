@@ -1,4 +1,4 @@
-"""A thread is cancelled exactly as an asyncio.Task is: the same scenarios are run with both, and must tell the same."""
+"""A thread is cancelled exactly as an asyncio.Task is: the same scenarios run with both, and must end alike."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+
+from tests.support.system import System
 
 Make = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -240,7 +242,7 @@ SCENARIOS = [value for name, value in sorted(globals().items()) if name.startswi
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__.removeprefix("scenario_"))
-async def test_a_thread_is_cancelled_as_an_asyncio_task_is(system: Any, scenario: Any) -> None:
+async def test_a_thread_is_cancelled_as_an_asyncio_task_is(system: System, scenario: Any) -> None:
     ours: list[Any] = []
     theirs: list[Any] = []
     await scenario(system.thread, ours)

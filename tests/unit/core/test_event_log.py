@@ -1,4 +1,4 @@
-"""The relay: whoever comes back gets what it missed, once and in order, or is told that it is not kept any more."""
+"""The event log of a task: a client that comes back gets what it missed, once and in order, or learns what is gone."""
 
 from __future__ import annotations
 

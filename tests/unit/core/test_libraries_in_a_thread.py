@@ -13,11 +13,12 @@ import pytest
 
 from ipc.syscalls import Kill
 from llmosd.context import Context
+from tests.support.system import System
 
 # ---- anyio
 
 
-async def test_anyio_task_group_and_move_on_after(system: Any) -> None:
+async def test_anyio_task_group_and_move_on_after(system: System) -> None:
     async def agent(ctx: Context) -> list[Any]:
         seen: list[Any] = []
 
@@ -45,7 +46,7 @@ async def test_anyio_task_group_and_move_on_after(system: Any) -> None:
     assert await system.run(agent) == [1, 2, 3, True, True, 0]
 
 
-async def test_anyio_cancels_a_group_whose_child_fails(system: Any) -> None:
+async def test_anyio_cancels_a_group_whose_child_fails(system: System) -> None:
     async def agent(ctx: Context) -> list[str]:
         seen = []
 
@@ -70,7 +71,7 @@ async def test_anyio_cancels_a_group_whose_child_fails(system: Any) -> None:
     assert await system.run(agent) == ["left", "ValueError"]
 
 
-async def test_anyio_primitives_and_worker_threads(system: Any) -> None:
+async def test_anyio_primitives_and_worker_threads(system: System) -> None:
     async def agent(ctx: Context) -> list[Any]:
         send, receive = anyio.create_memory_object_stream[int](0)
         got: list[Any] = []
@@ -92,7 +93,7 @@ async def test_anyio_primitives_and_worker_threads(system: Any) -> None:
     assert await system.run(agent) == [0, 1, 2, 4]
 
 
-async def test_killing_a_process_leaves_an_anyio_group(system: Any) -> None:
+async def test_killing_a_process_leaves_an_anyio_group(system: System) -> None:
     ended = []
 
     async def agent(ctx: Context) -> None:
@@ -114,7 +115,7 @@ async def test_killing_a_process_leaves_an_anyio_group(system: Any) -> None:
 
 
 @pytest.mark.real_time
-async def test_anyio_to_thread_inside_a_thread(system: Any) -> None:
+async def test_anyio_to_thread_inside_a_thread(system: System) -> None:
     async def agent(ctx: Context) -> int:
         return await anyio.to_thread.run_sync(sum, [1, 2, 3])
 
@@ -125,7 +126,7 @@ async def test_anyio_to_thread_inside_a_thread(system: Any) -> None:
 
 
 @pytest.mark.real_time
-async def test_httpx_speaks_to_a_real_server_inside_a_thread(system: Any) -> None:
+async def test_httpx_speaks_to_a_real_server_inside_a_thread(system: System) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello")
@@ -145,7 +146,7 @@ async def test_httpx_speaks_to_a_real_server_inside_a_thread(system: Any) -> Non
 
 
 @pytest.mark.real_time
-async def test_killing_an_agent_cuts_its_http_request_short(system: Any) -> None:
+async def test_killing_an_agent_cuts_its_http_request_short(system: System) -> None:
     connected = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -167,7 +168,7 @@ async def test_killing_an_agent_cuts_its_http_request_short(system: Any) -> None
     server.close()
 
 
-async def test_httpx_mock_transport_needs_no_socket(system: Any) -> None:
+async def test_httpx_mock_transport_needs_no_socket(system: System) -> None:
     async def agent(ctx: Context) -> int:
         transport = httpx.MockTransport(lambda request: httpx.Response(204))
         async with httpx.AsyncClient(transport=transport) as client:
@@ -177,7 +178,7 @@ async def test_httpx_mock_transport_needs_no_socket(system: Any) -> None:
 
 
 @pytest.mark.real_time
-async def test_a_subprocess_runs_inside_a_thread(system: Any) -> None:
+async def test_a_subprocess_runs_inside_a_thread(system: System) -> None:
     async def agent(ctx: Context) -> str:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-S", "-c", "print(6 * 7)", stdout=asyncio.subprocess.PIPE

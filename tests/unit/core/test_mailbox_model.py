@@ -1,4 +1,4 @@
-"""The mailbox of a process against plain lists: what lies in it, who waits for room, and who for which message.
+"""The mailbox of a process against plain lists: its messages, the line of senders, and the line of receivers.
 
 Everything goes through the message subsystem, so that deadlines, refusals and dead letters are part of it. What may
 happen between a wake-up and a look is for `test_interleavings`: here each thing has come to its end before the next.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -17,12 +16,13 @@ from kernel.dispatcher import STEPS_PER_TURN
 from kernel.gate import BURST
 from kernel.thread import Thread
 from llmosd.context import Context
+from tests.support.system import System
 
 # ---- accounting
 
 
 @pytest.mark.real_time
-async def test_processor_time_is_charged_to_the_process(system: Any) -> None:
+async def test_processor_time_is_charged_to_the_process(system: System) -> None:
     async def busy(ctx: Context) -> None:
         until = time.perf_counter() + 0.03
         while time.perf_counter() < until:
@@ -33,7 +33,7 @@ async def test_processor_time_is_charged_to_the_process(system: Any) -> None:
     assert 0.03 <= status.usage.cpu_seconds < 0.08
 
 
-async def test_a_burst_of_calls_gives_the_loop_back(system: Any) -> None:
+async def test_a_burst_of_calls_gives_the_loop_back(system: System) -> None:
     async def chatty(ctx: Context) -> None:
         while True:
             await ctx.send(ctx.pid, None)
@@ -45,7 +45,7 @@ async def test_a_burst_of_calls_gives_the_loop_back(system: Any) -> None:
     await system.call(Kill(process.pid))
 
 
-async def test_an_error_of_the_kernel_is_raised_where_the_agent_waits(system: Any) -> None:
+async def test_an_error_of_the_kernel_is_raised_where_the_agent_waits(system: System) -> None:
     async def victim(ctx: Context) -> None:
         await ctx.receive()
 
@@ -66,7 +66,7 @@ async def test_an_error_of_the_kernel_is_raised_where_the_agent_waits(system: An
 # ---- what bit others
 
 
-async def test_tasks_that_nobody_holds_are_not_collected(system: Any) -> None:
+async def test_tasks_that_nobody_holds_are_not_collected(system: System) -> None:
     done: list[int] = []
 
     async def agent(ctx: Context) -> None:
@@ -86,7 +86,7 @@ async def test_tasks_that_nobody_holds_are_not_collected(system: Any) -> None:
     assert sorted(done) == list(range(100))
 
 
-async def test_a_killed_agent_that_takes_its_time_to_clean_up_does_not_spin(system: Any) -> None:
+async def test_a_killed_agent_that_takes_its_time_to_clean_up_does_not_spin(system: System) -> None:
     steps: list[str] = []
 
     class Count:

@@ -11,9 +11,10 @@ import pytest
 from ipc.syscalls import Kill
 from kernel.thread import PARK
 from llmosd.context import Context
+from tests.support.system import System
 
 
-async def test_cancel_before_the_first_step(system: Any) -> None:
+async def test_cancel_before_the_first_step(system: System) -> None:
     ran = []
 
     async def body() -> None:
@@ -28,7 +29,7 @@ async def test_cancel_before_the_first_step(system: Any) -> None:
     assert not thread.cancel()
 
 
-async def test_cancel_while_parked(system: Any) -> None:
+async def test_cancel_while_parked(system: System) -> None:
     async def body() -> None:
         await PARK
 
@@ -39,7 +40,7 @@ async def test_cancel_while_parked(system: Any) -> None:
         await thread
 
 
-async def test_cancel_while_ready_comes_instead_of_the_wake_up(system: Any) -> None:
+async def test_cancel_while_ready_comes_instead_of_the_wake_up(system: System) -> None:
     seen = []
 
     async def body() -> None:
@@ -60,7 +61,7 @@ async def test_cancel_while_ready_comes_instead_of_the_wake_up(system: Any) -> N
     assert seen == ["cancelled"]
 
 
-async def test_cancel_while_awaiting_a_future_cancels_the_future(system: Any) -> None:
+async def test_cancel_while_awaiting_a_future_cancels_the_future(system: System) -> None:
     future: asyncio.Future[None] = system.loop.create_future()
 
     async def body() -> None:
@@ -74,7 +75,7 @@ async def test_cancel_while_awaiting_a_future_cancels_the_future(system: Any) ->
         await thread
 
 
-async def test_cancel_after_the_future_is_done_still_cancels(system: Any) -> None:
+async def test_cancel_after_the_future_is_done_still_cancels(system: System) -> None:
     future: asyncio.Future[None] = system.loop.create_future()
 
     async def body() -> None:
@@ -88,7 +89,7 @@ async def test_cancel_after_the_future_is_done_still_cancels(system: Any) -> Non
         await thread
 
 
-async def test_a_wake_up_without_a_wait_is_nothing(system: Any) -> None:
+async def test_a_wake_up_without_a_wait_is_nothing(system: System) -> None:
     steps = []
 
     async def body() -> None:
@@ -108,7 +109,7 @@ async def test_a_wake_up_without_a_wait_is_nothing(system: Any) -> None:
     thread.cancel()
 
 
-async def test_an_abandoned_thread_is_never_stepped_again(system: Any) -> None:
+async def test_an_abandoned_thread_is_never_stepped_again(system: System) -> None:
     steps = []
 
     async def body() -> None:
@@ -132,7 +133,7 @@ async def test_an_abandoned_thread_is_never_stepped_again(system: Any) -> None:
     thread.get_coro().close()
 
 
-async def test_a_thread_cannot_await_itself(system: Any) -> None:
+async def test_a_thread_cannot_await_itself(system: System) -> None:
     async def body() -> None:
         me: Any = asyncio.current_task()
         await me
@@ -142,7 +143,7 @@ async def test_a_thread_cannot_await_itself(system: Any) -> None:
 
 
 @pytest.mark.parametrize("directly", [True, False])
-async def test_threads_that_await_each_other_in_a_circle_can_be_killed(system: Any, directly: bool) -> None:
+async def test_threads_that_await_each_other_in_a_circle_can_be_killed(system: System, directly: bool) -> None:
     ends = []
 
     async def agent(ctx: Context) -> None:
@@ -166,7 +167,7 @@ async def test_threads_that_await_each_other_in_a_circle_can_be_killed(system: A
     assert (sorted(ends), system.loop.time() - before) == ([0, 1, 2], 0)
 
 
-async def test_a_line_of_threads_longer_than_the_stack_can_be_killed(system: Any) -> None:
+async def test_a_line_of_threads_longer_than_the_stack_can_be_killed(system: System) -> None:
     async def agent(ctx: Context) -> None:
         async def one(left: int) -> None:
             await (ctx.start_thread(one(left - 1)) if left else ctx.sleep(1e6))
@@ -180,7 +181,7 @@ async def test_a_line_of_threads_longer_than_the_stack_can_be_killed(system: Any
 
 
 @pytest.mark.parametrize("path", [None, "0-1"])
-async def test_an_abandoned_thread_leaves_no_task_behind(system: Any, path: str | None) -> None:
+async def test_an_abandoned_thread_leaves_no_task_behind(system: System, path: str | None) -> None:
     ran = []
 
     async def left_behind() -> None:
@@ -207,7 +208,7 @@ async def test_an_abandoned_thread_leaves_no_task_behind(system: Any, path: str 
     assert len(system.client.threads) == 0
 
 
-async def test_a_deferred_cancellation_is_thrown_at_the_next_wait_unless_it_is_taken_back(system: Any) -> None:
+async def test_a_deferred_cancellation_is_thrown_at_the_next_wait_unless_it_is_taken_back(system: System) -> None:
     async def program(ctx: Context) -> list[str]:
         me: Any = asyncio.current_task()
         seen = []

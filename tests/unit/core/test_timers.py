@@ -1,24 +1,24 @@
-"""Timers of the operating system: they may strike a little early, and a wait must not take that for a stray wake-up.
+"""Timers of the operating system may fire a little early; a wait must not take that for a stray wake-up.
 
-uvloop rounds to milliseconds, so half of its timers come before their time.
+uvloop rounds to milliseconds, so half of its timers fire before their time.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
 from ipc.errors import TimedOut
 from ipc.syscalls import Call, Receive, Sleep, Wait
 from tests.support.agents import idle
+from tests.support.system import System
 
 TIMES = [0.0101 + n * 0.00007 for n in range(60)]  # seconds, on all sides of a millisecond
 
 
 @pytest.mark.real_time
-async def test_every_sleep_ends(system: Any) -> None:
+async def test_every_sleep_ends(system: System) -> None:
     threads = [system.thread(system.kernel.gate.enter(system.client, Sleep(seconds))) for seconds in TIMES]
     _, asleep = await asyncio.wait(threads, timeout=2)
     assert not asleep
@@ -26,7 +26,7 @@ async def test_every_sleep_ends(system: Any) -> None:
 
 @pytest.mark.real_time
 @pytest.mark.parametrize("kind", ["receive", "call", "wait"])
-async def test_every_timeout_strikes(system: Any, kind: str) -> None:
+async def test_every_timeout_strikes(system: System, kind: str) -> None:
     target = system.spawn(idle)
     make = {
         "receive": lambda seconds: (target, Receive(seconds)),

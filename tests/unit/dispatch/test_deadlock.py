@@ -11,9 +11,10 @@ from ipc.errors import DeadlockDetected, TimedOut
 from ipc.syscalls import Locks, Resume, Suspend
 from llmosd.context import Context
 from tests.support.paths import AGENTS
+from tests.support.system import System
 
 
-async def cycle(system: Any, count: int) -> list[Any]:
+async def cycle(system: System, count: int) -> list[Any]:
     events = [asyncio.Event() for _ in range(count + 1)]
 
     async def link(ctx: Context, seat: int) -> Any:

@@ -12,6 +12,7 @@ from kernel.dispatcher import AGING, STEPS_PER_TURN, Dispatcher
 from kernel.process import Process
 from kernel.thread import READY, SUSPENDED, Thread
 from llmosd.context import Context
+from tests.support.system import System
 
 
 def process(pid: int, priority: int = 0) -> Process:
@@ -90,7 +91,7 @@ async def test_the_loop_gets_its_turn_when_the_time_of_a_turn_is_used_up(monkeyp
     await finish(threads)
 
 
-async def test_a_flood_of_threads_does_not_starve_a_timer(system: Any) -> None:
+async def test_a_flood_of_threads_does_not_starve_a_timer(system: System) -> None:
     async def spin() -> None:
         for _ in range(STEPS_PER_TURN * 20):
             await asyncio.sleep(0)
@@ -105,7 +106,7 @@ async def test_a_flood_of_threads_does_not_starve_a_timer(system: Any) -> None:
         thread.cancel()
 
 
-async def test_the_threads_of_a_suspended_process_are_held_and_go_on_in_order(system: Any) -> None:
+async def test_the_threads_of_a_suspended_process_are_held_and_go_on_in_order(system: System) -> None:
     log: list[Any] = []
 
     async def agent(ctx: Context) -> None:
@@ -138,7 +139,7 @@ async def test_threads_that_were_ready_when_their_process_was_suspended_keep_the
     assert log == [0, 1, 2, 3, 4]
 
 
-async def test_a_suspended_process_does_not_hold_up_others(system: Any) -> None:
+async def test_a_suspended_process_does_not_hold_up_others(system: System) -> None:
     async def agent(ctx: Context) -> str:
         return "ran"
 

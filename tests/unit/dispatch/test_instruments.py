@@ -9,6 +9,7 @@ import pytest
 from ipc.errors import UnknownProcess
 from ipc.syscalls import Kill, Resume, Sleep, Suspend, Wait
 from llmosd.context import Context
+from tests.support.system import System
 
 
 async def napper(ctx: Context) -> int:
@@ -47,7 +48,7 @@ class Calls:
         self.seen.append((type(call), type(error)))
 
 
-async def test_steps_come_in_pairs_around_each_run_of_a_thread(system: Any) -> None:
+async def test_steps_come_in_pairs_around_each_run_of_a_thread(system: System) -> None:
     steps = Steps()
     system.kernel.instruments.add(steps)
     process = system.spawn(napper)
@@ -58,7 +59,7 @@ async def test_steps_come_in_pairs_around_each_run_of_a_thread(system: Any) -> N
     assert len(steps.seen) == 2
 
 
-async def test_states_of_a_process(system: Any) -> None:
+async def test_states_of_a_process(system: System) -> None:
     states = States()
     system.kernel.instruments.add(states)
     process = system.spawn(napper)
@@ -68,7 +69,7 @@ async def test_states_of_a_process(system: Any) -> None:
     assert states.seen == ["new", "suspended", "ready", "zombie"]
 
 
-async def test_calls_of_agents_and_clients_with_how_they_went(system: Any) -> None:
+async def test_calls_of_agents_and_clients_with_how_they_went(system: System) -> None:
     calls = Calls()
     system.kernel.instruments.add(calls)
     await system.run(napper)
@@ -88,7 +89,7 @@ async def test_calls_of_agents_and_clients_with_how_they_went(system: Any) -> No
     assert calls.seen == []
 
 
-async def test_an_instrument_that_raises_is_removed_and_fails_nobody(system: Any) -> None:
+async def test_an_instrument_that_raises_is_removed_and_fails_nobody(system: System) -> None:
     class Broken(Steps):
         def before_step(self, thread: Any) -> None:
             raise ValueError("broken")
@@ -101,6 +102,6 @@ async def test_an_instrument_that_raises_is_removed_and_fails_nobody(system: Any
     assert [what for what, *_ in good.seen][:2] == ["before", "after"]
 
 
-async def test_one_without_any_hook_is_a_mistake(system: Any) -> None:
+async def test_one_without_any_hook_is_a_mistake(system: System) -> None:
     with pytest.raises(ValueError, match="before_step"):
         system.kernel.instruments.add(object())

@@ -1,6 +1,6 @@
 """The trials that make tokens exact: they find planted faults, and what they call safe is safe.
 
-A fault is a kernel that gives a row other bits for some counts of rows, as real ones do on some machines.
+A planted fault is a kernel that gives a row other bits for some counts of rows, as real ones do on some machines.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who gets memory for keys and values: in their order, within quotas, and none for what others have computed already.
+"""Memory for keys and values: given in order, within quotas, and none for what others have computed already.
 
 Tokens that are computed are counted where they are handed to the model.
 """

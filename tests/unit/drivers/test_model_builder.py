@@ -1,4 +1,4 @@
-"""What `assembly` makes of a model of transformers: a network, memory for its keys and values, and exact counts.
+"""A model as the driver builds it from transformers': a network, memory for keys and values, and exact counts.
 
 The trials behind the counts have tests of their own (`test_batch_invariance`).
 """

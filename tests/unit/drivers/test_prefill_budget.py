@@ -1,4 +1,4 @@
-"""How much of a step goes to prompts: neighbours keep their pace, the oldest prompt and the shortest both get on.
+"""The share of a step that goes to prompts: neighbours keep their pace, and the oldest and shortest prompts get on.
 
 Steps take what a stated model of a device says; nothing is timed.
 """

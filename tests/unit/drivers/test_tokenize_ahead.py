@@ -1,4 +1,4 @@
-"""What the kernel asks for is tokenized on the thread that reads the link, in order; what cannot be ends one call."""
+"""Requests are tokenized on the thread that reads the link, in order; one that cannot be ends its own call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a durable agent keeps besides its calls: memory, names, checkpoints; and the regions that survive the daemon."""
+"""The state of a durable agent besides its calls: memory, names, checkpoints, and regions that outlive the daemon."""
 
 from __future__ import annotations
 

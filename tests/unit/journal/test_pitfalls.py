@@ -1,7 +1,7 @@
-"""What bit others who kept tasks over crashes: each pitfall by its name, with a test that it is none here.
+"""Pitfalls of others that persist tasks over crashes: each by its name, with a test that it is none here.
 
 A poison task that crashes the daemon for ever is in `test_journal` (given up after so many deaths) and, with a real
-daemon that dies over it, in `tests/system/test_durable_tasks`.
+daemon that dies of it, in `tests/system/test_durable_tasks`.
 """
 
 from __future__ import annotations

@@ -19,9 +19,10 @@ from ipc.syscalls import Call, DeadLetters, Kill, Receive, Send
 from kernel.mailbox import Mailbox
 from llmosd.context import Context
 from tests.support.agents import echo, idle
+from tests.support.system import System
 
 
-async def test_a_call_answers_the_reply(system: Any) -> None:
+async def test_a_call_answers_the_reply(system: System) -> None:
     server = system.spawn(echo)
 
     async def client(ctx: Context, to: int) -> Any:
@@ -31,7 +32,7 @@ async def test_a_call_answers_the_reply(system: Any) -> None:
     assert server.owed == {}
 
 
-async def test_calls_from_many_threads_get_their_own_replies(system: Any) -> None:
+async def test_calls_from_many_threads_get_their_own_replies(system: System) -> None:
     async def backwards(ctx: Context) -> None:
         messages = [await ctx.receive() for _ in range(5)]
         for message in reversed(messages):
@@ -45,7 +46,7 @@ async def test_calls_from_many_threads_get_their_own_replies(system: Any) -> Non
     assert await system.run(client, to=server.pid) == [0, 10, 20, 30, 40]
 
 
-async def test_a_call_times_out_on_time(system: Any) -> None:
+async def test_a_call_times_out_on_time(system: System) -> None:
     target = system.spawn(idle)
     before = system.loop.time()
     with pytest.raises(TimedOut) as caught:
@@ -55,7 +56,7 @@ async def test_a_call_times_out_on_time(system: Any) -> None:
     assert list(target.owed.values()) == [None]
 
 
-async def test_the_message_of_a_call_that_timed_out_is_a_dead_letter(system: Any) -> None:
+async def test_the_message_of_a_call_that_timed_out_is_a_dead_letter(system: System) -> None:
     async def late_reader(ctx: Context) -> Any:
         await ctx.sleep(10)
         return (await ctx.receive()).body
@@ -68,7 +69,7 @@ async def test_the_message_of_a_call_that_timed_out_is_a_dead_letter(system: Any
     assert await system.dead_letters() == 1
 
 
-async def test_a_late_reply_is_not_taken_for_the_next_call_s(system: Any) -> None:
+async def test_a_late_reply_is_not_taken_for_the_next_call_s(system: System) -> None:
     async def slow(ctx: Context) -> None:
         first = await ctx.receive()
         second = await ctx.receive()
@@ -86,7 +87,7 @@ async def test_a_late_reply_is_not_taken_for_the_next_call_s(system: Any) -> Non
     assert await system.dead_letters() == 1
 
 
-async def test_replying_twice_is_an_error_of_the_replier(system: Any) -> None:
+async def test_replying_twice_is_an_error_of_the_replier(system: System) -> None:
     async def eager(ctx: Context) -> str:
         message = await ctx.receive()
         await ctx.reply(message, 1)
@@ -101,7 +102,7 @@ async def test_replying_twice_is_an_error_of_the_replier(system: Any) -> None:
     assert "was answered" in await system.result(server)
 
 
-async def test_replying_to_a_message_that_was_no_call_is_an_error(system: Any) -> None:
+async def test_replying_to_a_message_that_was_no_call_is_an_error(system: System) -> None:
     async def confused(ctx: Context) -> None:
         await ctx.reply(await ctx.receive(), "?")
 
@@ -111,7 +112,7 @@ async def test_replying_to_a_message_that_was_no_call_is_an_error(system: Any) -
         await system.result(server)
 
 
-async def test_a_reply_with_a_value_that_cannot_travel_leaves_the_call_open(system: Any) -> None:
+async def test_a_reply_with_a_value_that_cannot_travel_leaves_the_call_open(system: System) -> None:
     async def clumsy(ctx: Context) -> None:
         message = await ctx.receive()
         with pytest.raises(NotEncodable):
@@ -123,7 +124,7 @@ async def test_a_reply_with_a_value_that_cannot_travel_leaves_the_call_open(syst
 
 
 @pytest.mark.parametrize("reads", [True, False])
-async def test_the_caller_of_a_callee_that_dies_gets_unknown_process(system: Any, reads: bool) -> None:
+async def test_the_caller_of_a_callee_that_dies_gets_unknown_process(system: System, reads: bool) -> None:
     async def server(ctx: Context) -> None:
         if reads:
             await ctx.receive()
@@ -137,7 +138,7 @@ async def test_the_caller_of_a_callee_that_dies_gets_unknown_process(system: Any
         await caller
 
 
-async def test_the_caller_of_a_callee_that_returns_without_a_reply_gets_unknown_process(system: Any) -> None:
+async def test_the_caller_of_a_callee_that_returns_without_a_reply_gets_unknown_process(system: System) -> None:
     async def rude(ctx: Context) -> None:
         await ctx.receive()
 
@@ -146,7 +147,7 @@ async def test_the_caller_of_a_callee_that_returns_without_a_reply_gets_unknown_
         await system.call(Call(server.pid, None))
 
 
-async def test_a_callee_that_ends_before_the_call_gets_to_it_is_no_endless_wait(system: Any) -> None:
+async def test_a_callee_that_ends_before_the_call_gets_to_it_is_no_endless_wait(system: System) -> None:
     # A call from a socket runs in a thread, one turn after the gate has seen its recipient alive.
     target = system.kernel.lifecycle.open_client("other")
     caller = system.thread(system.kernel.gate.enter(system.client, Call(target.pid, None)))
@@ -155,7 +156,7 @@ async def test_a_callee_that_ends_before_the_call_gets_to_it_is_no_endless_wait(
         await caller
 
 
-async def test_a_call_waits_for_room_and_dies_with_the_recipient_there(system: Any) -> None:
+async def test_a_call_waits_for_room_and_dies_with_the_recipient_there(system: System) -> None:
     target = system.spawn(idle)
     target.mailbox = Mailbox(1)
     await system.call(Send(target.pid, "fills it"))
@@ -168,7 +169,7 @@ async def test_a_call_waits_for_room_and_dies_with_the_recipient_there(system: A
         await caller
 
 
-async def test_a_call_whose_time_is_up_before_it_gets_to_the_full_mailbox_times_out(system: Any) -> None:
+async def test_a_call_whose_time_is_up_before_it_gets_to_the_full_mailbox_times_out(system: System) -> None:
     """A client's call begins a turn after it came: in a busy daemon that can be too late."""
     target = system.spawn(idle)
     target.box().capacity = 1
@@ -178,7 +179,7 @@ async def test_a_call_whose_time_is_up_before_it_gets_to_the_full_mailbox_times_
             await system.thread(system.kernel.gate.call(process, Call(target.pid, None, 0)), process)
 
 
-async def test_a_call_cancelled_while_it_waits_for_room_leaves_the_line(system: Any) -> None:
+async def test_a_call_cancelled_while_it_waits_for_room_leaves_the_line(system: System) -> None:
     target = system.spawn(idle)
     box = target.mailbox = Mailbox(1)
     await system.call(Send(target.pid, "fills it"))
@@ -191,7 +192,7 @@ async def test_a_call_cancelled_while_it_waits_for_room_leaves_the_line(system: 
     assert (box.count, box.taken) == (0, 0)
 
 
-async def test_a_caller_that_is_killed_is_forgotten_and_the_reply_is_a_dead_letter(system: Any) -> None:
+async def test_a_caller_that_is_killed_is_forgotten_and_the_reply_is_a_dead_letter(system: System) -> None:
     replied = asyncio.Event()
 
     async def server(ctx: Context) -> None:
@@ -213,7 +214,7 @@ async def test_a_caller_that_is_killed_is_forgotten_and_the_reply_is_a_dead_lett
     assert target.owed == {}
 
 
-async def test_a_reply_whose_caller_is_killed_before_it_looks_is_a_dead_letter(system: Any) -> None:
+async def test_a_reply_whose_caller_is_killed_before_it_looks_is_a_dead_letter(system: System) -> None:
     async def server(ctx: Context) -> None:
         message = await ctx.receive()
         await ctx.reply(message, "for nobody")
@@ -229,7 +230,7 @@ async def test_a_reply_whose_caller_is_killed_before_it_looks_is_a_dead_letter(s
     assert (letter.message.type, letter.reason) == ("reply", "the caller no longer waits")
 
 
-async def test_a_call_that_was_not_read_in_time_is_not_owed_a_reply_for_ever(system: Any) -> None:
+async def test_a_call_that_was_not_read_in_time_is_not_owed_a_reply_for_ever(system: System) -> None:
     target = system.spawn(idle)
     for _ in range(3):
         with pytest.raises(TimedOut):
@@ -241,7 +242,7 @@ async def test_a_call_that_was_not_read_in_time_is_not_owed_a_reply_for_ever(sys
     assert await system.dead_letters() == 3
 
 
-async def test_a_process_that_calls_itself_is_told_so(system: Any) -> None:
+async def test_a_process_that_calls_itself_is_told_so(system: System) -> None:
     async def lonely(ctx: Context) -> None:
         await ctx.call(ctx.pid, "hello")
 

@@ -1,4 +1,4 @@
-"""Messages between processes: send, receive, call and reply, and what becomes of them when somebody leaves."""
+"""Messages between processes: how they are delivered, in which order, and what becomes of those that cannot be."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from ipc.syscalls import Call, DeadLetters, PeekMailbox, Reply, Send, Subscribe
 from kernel.mailbox import Mailbox
 from llmosd.context import Context
 from tests.support.agents import echo, forever, idle
+from tests.support.system import System
 
 
-async def test_a_message_says_who_sent_it_and_what_it_is(system: Any) -> None:
+async def test_a_message_says_who_sent_it_and_what_it_is(system: System) -> None:
     async def receiver(ctx: Context) -> list[Any]:
         first, second = await ctx.receive(), await ctx.receive()
         return [first.sender, first.type, first.priority, first.body, second.body, first.id < second.id]
@@ -32,7 +33,7 @@ async def test_a_message_says_who_sent_it_and_what_it_is(system: Any) -> None:
     assert await system.result(target) == [system.client.pid, "greeting", 3, "a", None, True]
 
 
-async def test_a_message_sent_before_the_first_step_is_there_when_the_agent_looks(system: Any) -> None:
+async def test_a_message_sent_before_the_first_step_is_there_when_the_agent_looks(system: System) -> None:
     async def agent(ctx: Context) -> Any:
         return (await ctx.receive(timeout=0)).body
 
@@ -42,7 +43,7 @@ async def test_a_message_sent_before_the_first_step_is_there_when_the_agent_look
 
 
 @pytest.mark.parametrize("undecodable", [msgspec.Raw(b"\xa1\xff"), msgspec.Raw(b"\x81\x81\x00\x00\x00")])
-async def test_a_body_that_cannot_be_decoded_is_nothing_to_its_receiver(system: Any, undecodable: Any) -> None:
+async def test_a_body_that_cannot_be_decoded_is_nothing_to_its_receiver(system: System, undecodable: Any) -> None:
     """A client can send one: what comes from a socket is passed on as it came."""
     target = system.spawn(echo)
     await system.call(Send(target.pid, undecodable))
@@ -54,7 +55,7 @@ async def test_a_body_that_cannot_be_decoded_is_nothing_to_its_receiver(system: 
     assert target.owed == {}
 
 
-async def test_a_drain_ends_although_senders_wait_for_room_and_messages_were_dropped(system: Any) -> None:
+async def test_a_drain_ends_although_senders_wait_for_room_and_messages_were_dropped(system: System) -> None:
     """Nothing is counted that has to come back to zero: a stop waits for processes and for no message."""
 
     async def sender(ctx: Context, to: int) -> None:
@@ -75,7 +76,7 @@ async def test_a_drain_ends_although_senders_wait_for_room_and_messages_were_dro
     assert target.mailbox.taken == 0
 
 
-async def test_unknown_recipients_are_refused_at_once(system: Any) -> None:
+async def test_unknown_recipients_are_refused_at_once(system: System) -> None:
     for call in (Send(77, None), Call(77, None)):
         with pytest.raises(UnknownProcess, match="77 never existed"):
             await system.call(call)
@@ -83,7 +84,7 @@ async def test_unknown_recipients_are_refused_at_once(system: Any) -> None:
         await system.call(Reply(77, 1, None))
 
 
-async def test_a_process_can_send_to_itself(system: Any) -> None:
+async def test_a_process_can_send_to_itself(system: System) -> None:
     async def lonely(ctx: Context) -> Any:
         await ctx.send(ctx.pid, "note")
         return (await ctx.receive()).body
@@ -91,7 +92,7 @@ async def test_a_process_can_send_to_itself(system: Any) -> None:
     assert await system.run(lonely) == "note"
 
 
-async def test_bodies_are_not_shared(system: Any) -> None:
+async def test_bodies_are_not_shared(system: System) -> None:
     async def server(ctx: Context) -> list[Any]:
         message = await ctx.receive()
         message.body["list"].append("server")
@@ -116,7 +117,7 @@ async def test_bodies_are_not_shared(system: Any) -> None:
     assert await system.result(target) == ["client", "server", "after the reply"]
 
 
-async def test_a_body_that_cannot_travel_is_refused_and_nothing_is_sent(system: Any) -> None:
+async def test_a_body_that_cannot_travel_is_refused_and_nothing_is_sent(system: System) -> None:
     target = system.spawn(idle)
 
     async def sender(ctx: Context, to: int) -> None:
@@ -127,7 +128,7 @@ async def test_a_body_that_cannot_travel_is_refused_and_nothing_is_sent(system: 
     assert target.mailbox is None or target.mailbox.count == 0
 
 
-async def test_what_was_sent_and_received_is_counted(system: Any) -> None:
+async def test_what_was_sent_and_received_is_counted(system: System) -> None:
     server = system.spawn(echo)
 
     async def client(ctx: Context, to: int) -> None:
@@ -138,7 +139,7 @@ async def test_what_was_sent_and_received_is_counted(system: Any) -> None:
     assert (server.messages_sent, server.messages_received) == (1, 1)
 
 
-async def test_one_agent_takes_one_message_at_a_time_in_order(system: Any) -> None:
+async def test_one_agent_takes_one_message_at_a_time_in_order(system: System) -> None:
     async def worker(ctx: Context, n: int) -> list[int]:
         done = []
         for _ in range(n):
@@ -153,7 +154,7 @@ async def test_one_agent_takes_one_message_at_a_time_in_order(system: Any) -> No
     assert await system.result(target) == list(range(10))
 
 
-async def test_a_stray_wake_up_does_not_overfill_a_mailbox(system: Any) -> None:
+async def test_a_stray_wake_up_does_not_overfill_a_mailbox(system: System) -> None:
     # An emit that was given up leaves a callback with the stream; the thread by then waits for something else.
     recorder = system.recorder(credit=0)
     target = system.spawn(idle)
@@ -177,7 +178,7 @@ async def test_a_stray_wake_up_does_not_overfill_a_mailbox(system: Any) -> None:
     assert not process.ended
 
 
-async def test_arguments_of_spawn_that_cannot_travel_are_refused(system: Any) -> None:
+async def test_arguments_of_spawn_that_cannot_travel_are_refused(system: System) -> None:
     async def child(ctx: Context, value: Any) -> None:
         pass
 
@@ -189,7 +190,7 @@ async def test_arguments_of_spawn_that_cannot_travel_are_refused(system: Any) ->
         await system.run(parent)
 
 
-async def test_a_full_mailbox_makes_room_by_dropping_what_is_void(system: Any) -> None:
+async def test_a_full_mailbox_makes_room_by_dropping_what_is_void(system: System) -> None:
     target = system.spawn(forever)
     target.box().capacity = 2
     for _ in range(2):
@@ -201,7 +202,7 @@ async def test_a_full_mailbox_makes_room_by_dropping_what_is_void(system: Any) -
     assert [letter.reason for letter in await system.call(DeadLetters())] == ["its deadline passed"] * 2
 
 
-async def test_the_mailbox_is_shown_in_the_order_of_receipt(system: Any) -> None:
+async def test_the_mailbox_is_shown_in_the_order_of_receipt(system: System) -> None:
     target = system.spawn(forever)
     for priority in (0, 5, -5, 5):
         await system.call(Send(target.pid, "body", priority=priority, type=f"p{priority}"))
@@ -209,7 +210,7 @@ async def test_the_mailbox_is_shown_in_the_order_of_receipt(system: Any) -> None
     assert [(one.type, one.size) for one in shown] == [("p5", 4), ("p5", 4), ("p0", 4)]
 
 
-async def test_control_messages_pass_a_full_mailbox_and_come_first(system: Any) -> None:
+async def test_control_messages_pass_a_full_mailbox_and_come_first(system: System) -> None:
     async def agent(ctx: Context) -> list[Any]:
         await ctx.sleep(1)
         return [(message.type, message.sender) for message in [await ctx.receive() for _ in range(2)]]
@@ -221,7 +222,7 @@ async def test_control_messages_pass_a_full_mailbox_and_come_first(system: Any) 
     assert await system.result(target) == [["down", 0], ["urgent", system.client.pid]]
 
 
-async def test_a_process_called_client_is_no_client(system: Any) -> None:
+async def test_a_process_called_client_is_no_client(system: System) -> None:
     async def client(ctx: Context) -> Any:
         return (await ctx.receive()).body
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from ipc.errors import (
@@ -15,9 +13,10 @@ from ipc.errors import (
 from ipc.syscalls import Call, Kill, Names, Register, Send, Unregister
 from llmosd.context import Context
 from tests.support.agents import forever
+from tests.support.system import System
 
 
-async def test_messages_and_calls_go_by_name(system: Any) -> None:
+async def test_messages_and_calls_go_by_name(system: System) -> None:
     async def server(ctx: Context) -> None:
         await ctx.register("planner")
         await ctx.reply(await ctx.receive(), "planned")
@@ -30,7 +29,7 @@ async def test_messages_and_calls_go_by_name(system: Any) -> None:
     assert (await system.status(target)).reason == "done"
 
 
-async def test_a_name_is_free_again_when_its_holder_ends(system: Any) -> None:
+async def test_a_name_is_free_again_when_its_holder_ends(system: System) -> None:
     target = system.spawn(forever)
     await system.call(Register("x", target.pid))
     assert [(info.name, info.pid) for info in await system.call(Names())] == [("x", target.pid)]
@@ -40,7 +39,7 @@ async def test_a_name_is_free_again_when_its_holder_ends(system: Any) -> None:
         await system.call(Send("x", None))
 
 
-async def test_a_taken_name_and_one_of_another_are_refused(system: Any) -> None:
+async def test_a_taken_name_and_one_of_another_are_refused(system: System) -> None:
     one, two = system.spawn(forever), system.spawn(forever)
     await system.call(Register("x"), one)
     await system.call(Register("x"), one)
@@ -56,6 +55,6 @@ async def test_a_taken_name_and_one_of_another_are_refused(system: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "12", "-3", "a\nb", "x" * 201])
-async def test_what_cannot_be_a_name(system: Any, name: str) -> None:
+async def test_what_cannot_be_a_name(system: System, name: str) -> None:
     with pytest.raises(InvalidCall, match="cannot be a name"):
         await system.call(Register(name))

@@ -1,4 +1,4 @@
-"""Selective receive: by type, sender, correlation id and predicate, in the order of `receive`, and cheap when deep."""
+"""Selective receive: by type, sender, correlation id and predicate, and one left over goes to the next receiver."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pytest
 from ipc.errors import InvalidCall, TimedOut
 from ipc.syscalls import Kill, Nice, Send
 from llmosd.context import Context
+from tests.support.system import System
 
 
-async def test_by_type_sender_and_correlation_and_the_rest_stays_in_order(system: Any) -> None:
+async def test_by_type_sender_and_correlation_and_the_rest_stays_in_order(system: System) -> None:
     async def agent(ctx: Context) -> list[Any]:
         await ctx.sleep(1)
         first = [
@@ -36,7 +37,7 @@ async def test_by_type_sender_and_correlation_and_the_rest_stays_in_order(system
     assert await system.result(target) == ["two", "four", "three", "five", "one", "six"]
 
 
-async def test_a_selective_receiver_waits_for_its_message_and_lets_others_pass(system: Any) -> None:
+async def test_a_selective_receiver_waits_for_its_message_and_lets_others_pass(system: System) -> None:
     got: list[Any] = []
 
     async def agent(ctx: Context) -> None:
@@ -54,7 +55,7 @@ async def test_a_selective_receiver_waits_for_its_message_and_lets_others_pass(s
     assert got == ["right", "other"]
 
 
-async def test_several_receivers_each_get_what_they_wait_for(system: Any) -> None:
+async def test_several_receivers_each_get_what_they_wait_for(system: System) -> None:
     got: dict[str, Any] = {}
 
     async def agent(ctx: Context) -> None:
@@ -75,7 +76,7 @@ async def test_several_receivers_each_get_what_they_wait_for(system: Any) -> Non
     assert got == {"any": "c", "a": "a", "b": "b"}
 
 
-async def test_a_selective_receiver_times_out_and_its_message_is_there_later(system: Any) -> None:
+async def test_a_selective_receiver_times_out_and_its_message_is_there_later(system: System) -> None:
     async def agent(ctx: Context) -> Any:
         with pytest.raises(TimedOut, match="no message of type late within 2"):
             await ctx.receive(type="late", timeout=2)
@@ -87,7 +88,7 @@ async def test_a_selective_receiver_times_out_and_its_message_is_there_later(sys
     assert await system.result(target) == "here"
 
 
-async def test_a_predicate_that_raises_fails_its_receiver_and_not_the_sender(system: Any) -> None:
+async def test_a_predicate_that_raises_fails_its_receiver_and_not_the_sender(system: System) -> None:
     async def agent(ctx: Context) -> str:
         try:
             await ctx.receive(where=lambda message: message.body["missing"])
@@ -101,7 +102,7 @@ async def test_a_predicate_that_raises_fails_its_receiver_and_not_the_sender(sys
     assert await system.result(target) == "plain"
 
 
-async def test_a_predicate_that_raises_leaves_its_message_to_the_next_receiver(system: Any) -> None:
+async def test_a_predicate_that_raises_leaves_its_message_to_the_next_receiver(system: System) -> None:
     async def agent(ctx: Context) -> Any:
         failing = ctx.start_thread(ctx.receive(where=lambda message: message.body["missing"]))
         waiting = ctx.start_thread(ctx.receive())
@@ -115,7 +116,7 @@ async def test_a_predicate_that_raises_leaves_its_message_to_the_next_receiver(s
     assert await system.result(target) == "plain"
 
 
-async def test_a_message_whose_receiver_took_another_goes_to_the_next_who_wants_it(system: Any) -> None:
+async def test_a_message_whose_receiver_took_another_goes_to_the_next_who_wants_it(system: System) -> None:
     """The first is woken for x, the second for y; the second takes x, since it came first: the third shall have y."""
 
     async def agent(ctx: Context) -> list[Any]:
@@ -134,7 +135,7 @@ async def test_a_message_whose_receiver_took_another_goes_to_the_next_who_wants_
     assert await system.result(target) == ["for the first", "for the second"]
 
 
-async def test_a_woken_and_cancelled_receiver_lets_the_next_one_look(system: Any) -> None:
+async def test_a_woken_and_cancelled_receiver_lets_the_next_one_look(system: System) -> None:
     got: list[Any] = []
 
     async def receive(ctx: Context) -> None:
@@ -158,7 +159,7 @@ async def test_a_woken_and_cancelled_receiver_lets_the_next_one_look(system: Any
 
 
 @pytest.mark.parametrize("call", ["receive", "call", "send"])
-async def test_a_negative_time_is_refused(system: Any, call: str) -> None:
+async def test_a_negative_time_is_refused(system: System, call: str) -> None:
     async def agent(ctx: Context, to: int) -> None:
         if call == "receive":
             await ctx.receive(timeout=-1)

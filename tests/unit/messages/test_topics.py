@@ -17,6 +17,7 @@ from kernel.process import Process
 from kernel.topics import Topics
 from llmosd.context import Context
 from tests.support.agents import forever
+from tests.support.system import System
 
 
 async def collect(ctx: Context, pattern: str, count: int) -> list[Any]:
@@ -24,7 +25,7 @@ async def collect(ctx: Context, pattern: str, count: int) -> list[Any]:
     return [(message.type, message.body) for message in [await ctx.receive() for _ in range(count)]]
 
 
-async def test_subscribers_get_what_matches_once_each(system: Any) -> None:
+async def test_subscribers_get_what_matches_once_each(system: System) -> None:
     targets = {
         pattern: system.spawn(collect, pattern=pattern, count=count)
         for pattern, count in (("news.sport", 1), ("news.*", 2), ("news.#", 4), ("#", 5))
@@ -43,7 +44,7 @@ async def test_subscribers_get_what_matches_once_each(system: Any) -> None:
     }
 
 
-async def test_a_full_subscriber_holds_up_nobody_and_its_copy_is_a_dead_letter(system: Any) -> None:
+async def test_a_full_subscriber_holds_up_nobody_and_its_copy_is_a_dead_letter(system: System) -> None:
     slow = system.spawn(forever)
     slow.box().capacity = 1
     await system.call(Subscribe("t"), slow)
@@ -54,7 +55,7 @@ async def test_a_full_subscriber_holds_up_nobody_and_its_copy_is_a_dead_letter(s
     ] * 2
 
 
-async def test_unsubscribed_and_ended_processes_get_nothing(system: Any) -> None:
+async def test_unsubscribed_and_ended_processes_get_nothing(system: System) -> None:
     async def agent(ctx: Context) -> None:
         await ctx.subscribe("t")
         await ctx.unsubscribe("t")
@@ -67,12 +68,12 @@ async def test_unsubscribed_and_ended_processes_get_nothing(system: Any) -> None
 
 
 @pytest.mark.parametrize("pattern", ["", "a..b", "a*", "#.a", "a.b#", ".".join("x" * 33)])
-async def test_bad_patterns_are_refused(system: Any, pattern: str) -> None:
+async def test_bad_patterns_are_refused(system: System, pattern: str) -> None:
     with pytest.raises(InvalidCall):
         await system.call(Subscribe(pattern))
 
 
-async def test_nobody_publishes_to_a_pattern(system: Any) -> None:
+async def test_nobody_publishes_to_a_pattern(system: System) -> None:
     with pytest.raises(InvalidCall, match="wildcards are for subscriptions"):
         await system.call(Publish("a.*", None))
 

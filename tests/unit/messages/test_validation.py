@@ -22,6 +22,7 @@ from kernel.envelopes import MAX_BODY
 from kernel.programs import Program
 from llmosd.context import Context
 from tests.support.agents import forever
+from tests.support.system import System
 
 # ---- declared types
 
@@ -36,7 +37,7 @@ async def shop(ctx: Context) -> list[Any]:
     return [message.body for message in [await ctx.receive(type=Order), await ctx.receive()]]
 
 
-async def test_declared_messages_arrive_as_their_struct_from_the_loop_and_from_a_socket(system: Any) -> None:
+async def test_declared_messages_arrive_as_their_struct_from_the_loop_and_from_a_socket(system: System) -> None:
     target = system.spawn(declared(system))
     await system.call(Send(target.pid, Order("tea")))
     await system.call(Send(target.pid, msgspec.Raw(encode({"item": "milk", "count": 2})), type="Order"))
@@ -54,7 +55,7 @@ async def test_declared_messages_arrive_as_their_struct_from_the_loop_and_from_a
     ],
 )
 async def test_what_is_not_declared_is_the_senders_error(
-    system: Any, body: Any, kind: str, error: type[LlmosError], text: str
+    system: System, body: Any, kind: str, error: type[LlmosError], text: str
 ) -> None:
     target = system.spawn(declared(system))
     with pytest.raises(error, match=text):
@@ -62,7 +63,7 @@ async def test_what_is_not_declared_is_the_senders_error(
     assert target.mailbox is None or target.mailbox.count == 0
 
 
-async def test_a_struct_names_its_type(system: Any) -> None:
+async def test_a_struct_names_its_type(system: System) -> None:
     async def agent(ctx: Context) -> str:
         return (await ctx.receive()).type
 
@@ -79,7 +80,7 @@ def test_only_frozen_structs_can_be_declared() -> None:
         llmosd.agent(accepts=[Loose])
 
 
-def declared(system: Any) -> str:
+def declared(system: System) -> str:
 
     program = Program(shop, getattr(shop, AGENT_ATTRIBUTE), "test")
     return system.install(program)
@@ -88,7 +89,7 @@ def declared(system: Any) -> str:
 # ---- bounds, and looking in
 
 
-async def test_a_message_that_is_too_large_is_refused_with_both_sizes(system: Any) -> None:
+async def test_a_message_that_is_too_large_is_refused_with_both_sizes(system: System) -> None:
     target = system.spawn(forever)
     for body in ("x" * (MAX_BODY + 1), b"x" * (MAX_BODY + 1), ["x" * MAX_BODY]):
         with pytest.raises(MessageTooLarge) as caught:
@@ -97,7 +98,7 @@ async def test_a_message_that_is_too_large_is_refused_with_both_sizes(system: An
     assert await system.call(Send(target.pid, "x" * MAX_BODY))
 
 
-async def test_a_priority_out_of_bounds_is_refused(system: Any) -> None:
+async def test_a_priority_out_of_bounds_is_refused(system: System) -> None:
     target = system.spawn(forever)
     for priority in (-21, 21):
         with pytest.raises(InvalidCall, match="from -20 to 20"):

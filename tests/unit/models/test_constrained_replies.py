@@ -21,6 +21,7 @@ from kernel.drivers import protocol
 from llmosd.context import Context
 from tests.support.agents import generating
 from tests.support.simulated import answer, assert_nothing_left
+from tests.support.system import System
 
 
 class Point(msgspec.Struct):
@@ -35,7 +36,7 @@ class Shape(msgspec.Struct):
     first: Point
 
 
-async def test_a_reply_is_decoded_to_the_type_that_was_asked_for(system: Any) -> None:
+async def test_a_reply_is_decoded_to_the_type_that_was_asked_for(system: System) -> None:
     assert await answer(system, schema=Shape) == Shape("", [], "blue", Point(0))
     assert await answer(system, schema=list[int]) == []
     assert await answer(system, schema=bool) is False
@@ -48,7 +49,7 @@ async def test_a_reply_is_decoded_to_the_type_that_was_asked_for(system: Any) ->
     assert (completion.text, completion.reason) == ('{"x":0}', "stop")
 
 
-async def test_a_type_leaves_no_room_for_what_it_does_not_name(system: Any) -> None:
+async def test_a_type_leaves_no_room_for_what_it_does_not_name(system: System) -> None:
     await answer(system, schema=Shape)
     (admit,) = system.driver.sent_of(protocol.Admit)
     schema = msgspec.json.decode(admit.sampling.constraint.value)
@@ -57,7 +58,7 @@ async def test_a_type_leaves_no_room_for_what_it_does_not_name(system: Any) -> N
     assert system.driver.sent_of(protocol.Admit)[1].sampling.constraint.value == '{"type":"object","properties":{}}'
 
 
-async def test_a_constrained_reply_goes_on_in_a_new_driver(system: Any) -> None:
+async def test_a_constrained_reply_goes_on_in_a_new_driver(system: System) -> None:
     choice = "a choice that takes many a token to write"
     task = asyncio.ensure_future(answer(system, choices=[choice, "other"]))
     await asyncio.sleep(5.5)
@@ -65,11 +66,11 @@ async def test_a_constrained_reply_goes_on_in_a_new_driver(system: Any) -> None:
     assert await task == choice
 
 
-async def test_a_choice_is_one_of_the_texts(system: Any) -> None:
+async def test_a_choice_is_one_of_the_texts(system: System) -> None:
     assert await answer(system, choices=["yes", "no"]) == "yes"
 
 
-async def test_a_chat_may_be_bound_as_well(system: Any) -> None:
+async def test_a_chat_may_be_bound_as_well(system: System) -> None:
     async def agent(ctx: Context) -> Any:
         return await ctx.chat([{"role": "user", "content": "hi"}], choices=["well"])
 
@@ -96,7 +97,7 @@ async def test_a_chat_may_be_bound_as_well(system: Any) -> None:
     ],
 )
 async def test_a_bad_or_contradictory_constraint_is_named_and_gets_to_no_driver(
-    system: Any, options: dict[str, Any], words: str
+    system: System, options: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(InvalidConstraint, match=words):
         await system.run(generating(**options))
@@ -107,7 +108,7 @@ async def test_a_bad_or_contradictory_constraint_is_named_and_gets_to_no_driver(
     "constraint",
     [Constraint("schema", "[1]"), Constraint("schema", "{"), Constraint("choices", "{}"), Constraint("choices", "[1]")],
 )
-async def test_a_client_gets_the_same_errors(system: Any, constraint: Constraint) -> None:
+async def test_a_client_gets_the_same_errors(system: System, constraint: Constraint) -> None:
     with pytest.raises(InvalidConstraint):
         await system.call(Generate("x", None, Sampling(constraint=constraint)))
 
@@ -123,14 +124,14 @@ async def test_a_client_gets_the_same_errors(system: Any, constraint: Constraint
         {"schema": {"type": "thing"}},
     ],
 )
-async def test_what_the_driver_cannot_enforce_it_refuses_by_name(system: Any, options: dict[str, Any]) -> None:
+async def test_what_the_driver_cannot_enforce_it_refuses_by_name(system: System, options: dict[str, Any]) -> None:
     with pytest.raises(InvalidConstraint):
         await system.run(generating(**options))
     await system.turns()
     assert_nothing_left(system)
 
 
-async def test_a_reply_that_was_cut_is_named_and_not_passed_off_as_whole(system: Any) -> None:
+async def test_a_reply_that_was_cut_is_named_and_not_passed_off_as_whole(system: System) -> None:
     with pytest.raises(InvalidReply, match="max_tokens") as caught:
         await system.run(generating(schema=Shape, max_tokens=2))
     assert caught.value.data["text"] == '{"name":'
@@ -139,7 +140,7 @@ async def test_a_reply_that_was_cut_is_named_and_not_passed_off_as_whole(system:
     assert await answer(system, choices=["four", "five"], max_tokens=1) == "four"
 
 
-async def test_a_reply_that_does_not_fit_the_type_is_named(system: Any) -> None:
+async def test_a_reply_that_does_not_fit_the_type_is_named(system: System) -> None:
     class Narrow(msgspec.Struct):
         x: int
 
@@ -151,7 +152,7 @@ async def test_a_reply_that_does_not_fit_the_type_is_named(system: Any) -> None:
         await system.run(generating(schema=Narrow))
 
 
-async def test_an_unknown_keyword_is_a_plain_mistake(system: Any) -> None:
+async def test_an_unknown_keyword_is_a_plain_mistake(system: System) -> None:
     async def agent(ctx: Context) -> str:
         try:
             await ctx.generate("x", shcema=Point)  # type: ignore[call-arg]

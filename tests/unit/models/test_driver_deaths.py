@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -16,10 +15,13 @@ from kernel.slots import runtime as runtime_module
 from kernel.slots.workload import MAX_DEATHS
 from tests.support.agents import teller
 from tests.support.simulated import assert_nothing_left, text_of
+from tests.support.system import System
 
 
 @pytest.mark.parametrize("after", [0.5, 2.5, 4.0, 9.5])
-async def test_generations_go_on_in_a_new_driver_with_the_text_they_would_have_had(system: Any, after: float) -> None:
+async def test_generations_go_on_in_a_new_driver_with_the_text_they_would_have_had(
+    system: System, after: float
+) -> None:
     recorders = [system.recorder() for _ in range(4)]
     processes = [
         system.spawn(teller if not n else "teller", tokens=20, seed=n, stream=recorder.stream)
@@ -40,7 +42,7 @@ async def test_generations_go_on_in_a_new_driver_with_the_text_they_would_have_h
     assert_nothing_left(system)
 
 
-async def test_an_admission_after_a_death_carries_all_that_was_made(system: Any) -> None:
+async def test_an_admission_after_a_death_carries_all_that_was_made(system: System) -> None:
     process = system.spawn(teller, tokens=20, seed=9)
     await asyncio.sleep(6.5)
     made = process.generated_tokens
@@ -52,7 +54,7 @@ async def test_an_admission_after_a_death_carries_all_that_was_made(system: Any)
     assert admit.released == len(text_of(9, made))
 
 
-async def test_a_driver_that_dies_too_often_under_one_generation_fails_it(system: Any) -> None:
+async def test_a_driver_that_dies_too_often_under_one_generation_fails_it(system: System) -> None:
     process = system.spawn(teller, tokens=1000)
     for _ in range(MAX_DEATHS + 1):
         await asyncio.sleep(10)
@@ -63,7 +65,7 @@ async def test_a_driver_that_dies_too_often_under_one_generation_fails_it(system
     assert await system.run("teller", tokens=5) == text_of(1, 5)
 
 
-async def test_a_queued_call_does_not_pay_for_the_deaths_of_others(system: Any) -> None:
+async def test_a_queued_call_does_not_pay_for_the_deaths_of_others(system: System) -> None:
     victims = [system.spawn(teller if not n else "teller", tokens=1000) for n in range(2)]
     queued = system.spawn("teller", tokens=5)
     for _ in range(MAX_DEATHS + 1):
@@ -76,7 +78,7 @@ async def test_a_queued_call_does_not_pay_for_the_deaths_of_others(system: Any) 
     assert await system.result(queued) == text_of(1, 5)
 
 
-async def test_a_driver_that_never_gets_to_a_token_is_given_up(system: Any) -> None:
+async def test_a_driver_that_never_gets_to_a_token_is_given_up(system: System) -> None:
     async def die_at_birth() -> None:
         while True:
             await asyncio.sleep(0.01)
@@ -91,7 +93,7 @@ async def test_a_driver_that_never_gets_to_a_token_is_given_up(system: Any) -> N
     assert await system.run("teller", tokens=5) == text_of(1, 5)
 
 
-async def test_a_kill_while_the_driver_is_dead_leaves_nothing(system: Any) -> None:
+async def test_a_kill_while_the_driver_is_dead_leaves_nothing(system: System) -> None:
     process = system.spawn(teller, tokens=50)
     await asyncio.sleep(5.5)
     system.driver.die()
@@ -101,7 +103,7 @@ async def test_a_kill_while_the_driver_is_dead_leaves_nothing(system: Any) -> No
     assert_nothing_left(system)
 
 
-async def test_a_kill_whose_done_never_comes_because_the_driver_dies_leaves_nothing(system: Any) -> None:
+async def test_a_kill_whose_done_never_comes_because_the_driver_dies_leaves_nothing(system: System) -> None:
     process = system.spawn(teller, tokens=50)
     await asyncio.sleep(5.5)
     system.kernel.ending.end(process, "killed", "test")
@@ -111,7 +113,7 @@ async def test_a_kill_whose_done_never_comes_because_the_driver_dies_leaves_noth
     assert await system.run("teller", tokens=5) == text_of(1, 5)
 
 
-async def test_a_suspended_generation_survives_the_death_of_the_driver(system: Any) -> None:
+async def test_a_suspended_generation_survives_the_death_of_the_driver(system: System) -> None:
     process = system.spawn(teller, tokens=20, seed=2)
     await asyncio.sleep(5.5)
     await system.call(Suspend(process.pid))
@@ -124,7 +126,7 @@ async def test_a_suspended_generation_survives_the_death_of_the_driver(system: A
     assert await system.result(process) == text_of(2, 20)
 
 
-async def test_a_resumed_generation_in_line_is_there_once_after_the_death_of_the_driver(system: Any) -> None:
+async def test_a_resumed_generation_in_line_is_there_once_after_the_death_of_the_driver(system: System) -> None:
     processes = [system.spawn(teller if not n else "teller", tokens=20) for n in range(3)]
     await asyncio.sleep(3)
     await system.call(Suspend(processes[0].pid))
@@ -140,7 +142,7 @@ async def test_a_resumed_generation_in_line_is_there_once_after_the_death_of_the
     assert_nothing_left(system)
 
 
-async def test_what_an_old_incarnation_still_says_is_ignored(system: Any) -> None:
+async def test_what_an_old_incarnation_still_says_is_ignored(system: System) -> None:
     process = system.spawn(teller, tokens=20, seed=2)
     await asyncio.sleep(5.5)
     old = system.driver
@@ -159,7 +161,7 @@ async def test_what_an_old_incarnation_still_says_is_ignored(system: Any) -> Non
     assert len(system.launcher.drivers) == 2
 
 
-async def test_messages_about_sequences_that_are_gone_do_no_harm(system: Any) -> None:
+async def test_messages_about_sequences_that_are_gone_do_no_harm(system: System) -> None:
     await system.run(teller, tokens=3)
     for stray in (
         protocol.Bundle([protocol.Progress(99, [1], "x")], 1, 1.0),

@@ -13,6 +13,7 @@ from kernel.slots.model import ModelSpec
 from kernel.slots.settings import ResourceSettings
 from tests.support.agents import teller
 from tests.support.simulated import FAST, text_of
+from tests.support.system import System
 
 
 def faulty(**options: Any) -> dict[str, ModelSpec]:
@@ -25,19 +26,19 @@ def causes(process: Any) -> list[str]:
     return [line.fields["how"] for line in process.log or ()]
 
 
-async def text_and_causes(system: Any, **args: Any) -> tuple[Any, list[str]]:
+async def text_and_causes(system: System, **args: Any) -> tuple[Any, list[str]]:
     process = system.spawn("teller", **args)
     text = await system.result(process)
     return text, causes(process)
 
 
 @pytest.fixture(autouse=True)
-def programs(system: Any) -> None:
+def programs(system: System) -> None:
     system.program(teller)
 
 
 @pytest.mark.parametrize("models", [faulty(hang_after=7)])
-async def test_a_driver_that_hangs_is_named_and_replaced_within_its_limit(system: Any) -> None:
+async def test_a_driver_that_hangs_is_named_and_replaced_within_its_limit(system: System) -> None:
     before = system.loop.time()
     text, told = await text_and_causes(system, seed=4)
     assert text == text_of(4)
@@ -48,7 +49,7 @@ async def test_a_driver_that_hangs_is_named_and_replaced_within_its_limit(system
 
 
 @pytest.mark.parametrize("models", [faulty(hang_after=7)])
-async def test_a_call_long_after_the_last_one_is_not_taken_for_a_hang(system: Any) -> None:
+async def test_a_call_long_after_the_last_one_is_not_taken_for_a_hang(system: System) -> None:
     for _ in range(4):
         await system.run("teller", tokens=1)
         await asyncio.sleep(25)
@@ -56,13 +57,13 @@ async def test_a_call_long_after_the_last_one_is_not_taken_for_a_hang(system: An
 
 
 @pytest.mark.parametrize("models", [faulty(hang_after=0)])
-async def test_a_query_that_is_never_answered_is_failed_by_name_in_the_end(system: Any) -> None:
+async def test_a_query_that_is_never_answered_is_failed_by_name_in_the_end(system: System) -> None:
     with pytest.raises(DriverFailed, match=r"4 times.*hung"):
         await system.call(EmbedTexts(["x"]))
 
 
 @pytest.mark.parametrize("models", [faulty(swap_seconds=1000.0, token_bytes=1000, kv_memory=30_000)])
-async def test_a_driver_that_never_ends_to_write_is_a_driver_that_hangs(system: Any) -> None:
+async def test_a_driver_that_never_ends_to_write_is_a_driver_that_hangs(system: System) -> None:
     calm = system.spawn("teller", seed=1)
     await asyncio.sleep(4.5)
     urgent = system.spawn("teller", seed=2, priority=3)
@@ -72,21 +73,21 @@ async def test_a_driver_that_never_ends_to_write_is_a_driver_that_hangs(system: 
 
 
 @pytest.mark.parametrize("models", [faulty(exit_after=8)])
-async def test_a_driver_that_exits_again_and_again_costs_no_token_while_there_is_progress(system: Any) -> None:
+async def test_a_driver_that_exits_again_and_again_costs_no_token_while_there_is_progress(system: System) -> None:
     text, told = await text_and_causes(system, seed=4)
     assert text == text_of(4)
     assert told == ["exit code 3"] * 2
 
 
 @pytest.mark.parametrize("models", [faulty(exit_after=8)])
-async def test_a_generation_under_which_drivers_die_too_often_is_failed_by_name(system: Any) -> None:
+async def test_a_generation_under_which_drivers_die_too_often_is_failed_by_name(system: System) -> None:
     with pytest.raises(DriverFailed, match=r"4 times.*exit code 3"):
         await system.run("teller", tokens=100)
 
 
 @pytest.mark.parametrize("models", [faulty(leak=5_000_000)])
 @pytest.mark.parametrize("resources", [ResourceSettings(leak_margin=40_000_000)])
-async def test_a_driver_that_leaks_is_named_and_replaced(system: Any) -> None:
+async def test_a_driver_that_leaks_is_named_and_replaced(system: System) -> None:
     async def look() -> None:
         while True:
             await asyncio.sleep(1)
@@ -101,7 +102,7 @@ async def test_a_driver_that_leaks_is_named_and_replaced(system: Any) -> None:
 
 @pytest.mark.parametrize("models", [faulty(token_bytes=1_000_000, kv_memory=100_000_000)])
 @pytest.mark.parametrize("resources", [ResourceSettings(leak_margin=1_000_000)])
-async def test_keys_and_values_are_no_leak(system: Any) -> None:
+async def test_keys_and_values_are_no_leak(system: System) -> None:
     process = system.spawn("teller", seed=4)
     for _ in range(10):
         await asyncio.sleep(1)
@@ -112,7 +113,7 @@ async def test_keys_and_values_are_no_leak(system: Any) -> None:
 
 
 @pytest.mark.parametrize("pressure", [True, False])
-async def test_a_driver_that_the_system_killed_for_want_of_memory_is_named_so(system: Any, pressure: bool) -> None:
+async def test_a_driver_that_the_system_killed_for_want_of_memory_is_named_so(system: System, pressure: bool) -> None:
     process = system.spawn("teller")
     await asyncio.sleep(4.5)
     if pressure:
@@ -124,7 +125,7 @@ async def test_a_driver_that_the_system_killed_for_want_of_memory_is_named_so(sy
     assert told == ("signal 9, probably out of memory: 1 GB of 16 GB were free" if pressure else "signal 9")
 
 
-async def test_a_kill_for_want_of_memory_that_the_system_counted_is_named_too(system: Any) -> None:
+async def test_a_kill_for_want_of_memory_that_the_system_counted_is_named_too(system: System) -> None:
     process = system.spawn("teller")
     await asyncio.sleep(4.5)
     system.look()
@@ -135,7 +136,7 @@ async def test_a_kill_for_want_of_memory_that_the_system_counted_is_named_too(sy
 
 
 @pytest.mark.parametrize("models", [faulty(hang_load=True)])
-async def test_a_load_that_takes_too_long_is_tried_once_more_and_then_named(system: Any) -> None:
+async def test_a_load_that_takes_too_long_is_tried_once_more_and_then_named(system: System) -> None:
     process = system.spawn("teller")
     before = system.loop.time()
     with pytest.raises(ModelLoadFailed, match=r"did not load within 30 s.*2 times"):
@@ -147,7 +148,7 @@ async def test_a_load_that_takes_too_long_is_tried_once_more_and_then_named(syst
 
 
 async def test_a_start_that_takes_too_long_is_named(
-    system: Any, models: dict[str, ModelSpec], monkeypatch: pytest.MonkeyPatch
+    system: System, models: dict[str, ModelSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def never(*_: Any) -> Any:
         await asyncio.sleep(1e9)
@@ -158,7 +159,7 @@ async def test_a_start_that_takes_too_long_is_named(
         await system.run("teller")
 
 
-async def test_closing_while_a_driver_starts_leaves_none(system: Any) -> None:
+async def test_closing_while_a_driver_starts_leaves_none(system: System) -> None:
     system.kernel.resources.preload()
     await system.turns(2)
     await system.kernel.close()

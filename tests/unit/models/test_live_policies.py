@@ -19,11 +19,12 @@ from kernel.slots.model import ModelSpec
 from llmosd.context import Context
 from tests.support.agents import teller
 from tests.support.simulated import FAST, text_of
+from tests.support.system import System
 
 ONE_SLOT = {"sim": ModelSpec(driver="simulated", slots=1, lease=4, options=FAST)}
 
 
-def turns(system: Any) -> list[tuple[int, int]]:
+def turns(system: System) -> list[tuple[int, int]]:
     """Who had the only slot, and for how many tokens in a row."""
     made = [
         progress.sequence
@@ -36,7 +37,7 @@ def turns(system: Any) -> list[tuple[int, int]]:
 
 
 @pytest.fixture(autouse=True)
-def programs(system: Any) -> None:
+def programs(system: System) -> None:
     system.program(teller)
 
 
@@ -45,7 +46,7 @@ def all_kinds() -> list[Any]:
 
 
 @pytest.mark.parametrize("scheduling", all_kinds())
-async def test_every_kind_serves_all_calls_exactly(system: Any) -> None:
+async def test_every_kind_serves_all_calls_exactly(system: System) -> None:
     processes = [system.spawn("teller", tokens=5 + 7 * (seed % 4), seed=seed, priority=seed % 3) for seed in range(9)]
     await asyncio.sleep(4)
     await system.call(Suspend(processes[1].pid))
@@ -61,7 +62,7 @@ async def test_every_kind_serves_all_calls_exactly(system: Any) -> None:
 
 @pytest.mark.parametrize("models", [ONE_SLOT])
 @pytest.mark.parametrize("scheduling", [Scheduling(policy="round_robin", quantum=6)])
-async def test_a_quantum_ends_at_its_token_though_a_lease_is_shorter_or_longer(system: Any) -> None:
+async def test_a_quantum_ends_at_its_token_though_a_lease_is_shorter_or_longer(system: System) -> None:
     for process in [system.spawn("teller", tokens=15, seed=seed) for seed in range(3)]:
         await system.status(process)
     assert [count for _, count in turns(system)] == [6, 6, 6, 6, 6, 6, 3, 3, 3]
@@ -69,7 +70,7 @@ async def test_a_quantum_ends_at_its_token_though_a_lease_is_shorter_or_longer(s
 
 
 @pytest.mark.parametrize("scheduling", [Scheduling(policy="round_robin", quantum=6)])
-async def test_a_call_alone_runs_on_over_its_quanta_without_a_stop(system: Any) -> None:
+async def test_a_call_alone_runs_on_over_its_quanta_without_a_stop(system: System) -> None:
     before = system.loop.time()
     assert await system.run("teller", tokens=60) == text_of(1, 60)
     assert system.loop.time() - before <= 62
@@ -77,7 +78,7 @@ async def test_a_call_alone_runs_on_over_its_quanta_without_a_stop(system: Any) 
     assert [said for said in system.driver.said if isinstance(said, protocol.Parked)] == []
 
 
-async def test_a_policy_changes_live_under_load_and_nobody_loses_a_token(system: Any) -> None:
+async def test_a_policy_changes_live_under_load_and_nobody_loses_a_token(system: System) -> None:
     processes = [system.spawn("teller", tokens=25, seed=seed, priority=-(seed % 2)) for seed in range(8)]
     await asyncio.sleep(2.5)
     for kind in (*KINDS, *reversed(KINDS)):
@@ -95,7 +96,7 @@ async def test_a_policy_changes_live_under_load_and_nobody_loses_a_token(system:
     assert max(len(said.progress) for said in system.driver.said if isinstance(said, protocol.Bundle)) == 2
 
 
-async def test_a_change_is_shown_and_logged_with_who_asked_and_bad_ones_change_nothing(system: Any) -> None:
+async def test_a_change_is_shown_and_logged_with_who_asked_and_bad_ones_change_nothing(system: System) -> None:
     first = await system.call(SetPolicy())
     assert first == PolicyInfo("sim", "priority", 32, 0.1, {}, 20.0)
     with capture_logs() as logs:
@@ -126,7 +127,7 @@ async def test_a_change_is_shown_and_logged_with_who_asked_and_bad_ones_change_n
 
 
 @pytest.mark.parametrize("scheduling", [Scheduling(policy="auto", quantum=6)])
-async def test_auto_logs_why_it_changed_and_slots_show_it(system: Any) -> None:
+async def test_auto_logs_why_it_changed_and_slots_show_it(system: System) -> None:
     with capture_logs() as logs:
         processes = [system.spawn("teller", tokens=30, seed=seed) for seed in range(8)]
         await asyncio.sleep(20)
@@ -141,7 +142,7 @@ async def test_auto_logs_why_it_changed_and_slots_show_it(system: Any) -> None:
 
 @pytest.mark.parametrize("models", [ONE_SLOT])
 @pytest.mark.parametrize("scheduling", [Scheduling(policy="edf")])
-async def test_a_call_that_cannot_meet_its_deadline_is_shed_by_name_and_costs_no_slot(system: Any) -> None:
+async def test_a_call_that_cannot_meet_its_deadline_is_shed_by_name_and_costs_no_slot(system: System) -> None:
     for seed in range(12):  # from these it learns how much of their limits calls make, and how fast
         await system.run("teller", tokens=5, seed=seed)
     late = system.spawn("teller", tokens=40, deadline=20.0)
@@ -158,7 +159,7 @@ async def test_a_call_that_cannot_meet_its_deadline_is_shed_by_name_and_costs_no
 # ---- programs
 
 
-async def test_what_a_task_spawns_is_of_its_program_and_all_is_charged_to_it(system: Any) -> None:
+async def test_what_a_task_spawns_is_of_its_program_and_all_is_charged_to_it(system: System) -> None:
     async def parent(ctx: Context) -> None:
         await ctx.generate("one two three", max_tokens=10)
         await ctx.wait(await ctx.spawn("teller", {"tokens": 20}))
@@ -176,7 +177,7 @@ async def test_what_a_task_spawns_is_of_its_program_and_all_is_charged_to_it(sys
     assert (program.owner, other.lineage().deadline) == (task.owner, None)
 
 
-async def test_a_path_is_the_longest_chain_of_calls_and_not_their_sum(system: Any) -> None:
+async def test_a_path_is_the_longest_chain_of_calls_and_not_their_sum(system: System) -> None:
     async def parent(ctx: Context) -> None:
         await ctx.generate("one two three", max_tokens=10)
         children = [await ctx.spawn("teller", {"tokens": tokens}) for tokens in (4, 20, 8)]
@@ -191,7 +192,7 @@ async def test_a_path_is_the_longest_chain_of_calls_and_not_their_sum(system: An
 
 @pytest.mark.parametrize("models", [ONE_SLOT])
 @pytest.mark.parametrize("scheduling", [Scheduling(policy="attained", quantum=8)])
-async def test_a_fresh_task_passes_one_that_fans_out(system: Any) -> None:
+async def test_a_fresh_task_passes_one_that_fans_out(system: System) -> None:
     async def fan(ctx: Context) -> None:
         for child in [await ctx.spawn("teller", {"tokens": 8, "seed": n}) for n in range(6)]:
             await ctx.wait(child)
@@ -208,7 +209,7 @@ async def test_a_fresh_task_passes_one_that_fans_out(system: Any) -> None:
 
 @pytest.mark.parametrize("models", [ONE_SLOT])
 @pytest.mark.parametrize("scheduling", [Scheduling(policy="fair", quantum=4)])
-async def test_shares_are_of_owners(system: Any) -> None:
+async def test_shares_are_of_owners(system: System) -> None:
     other = system.kernel.lifecycle.open_client("other")
     many = [system.spawn("teller", tokens=100, seed=n) for n in range(5)]
     one = system.spawn("teller", tokens=100, seed=9, parent=other)
@@ -217,7 +218,7 @@ async def test_shares_are_of_owners(system: Any) -> None:
 
 
 @pytest.mark.parametrize("models", [ONE_SLOT])
-async def test_who_serves_an_urgent_caller_is_as_urgent_while_it_does(system: Any) -> None:
+async def test_who_serves_an_urgent_caller_is_as_urgent_while_it_does(system: System) -> None:
     """At second hand too, and though its model call was there before: the urgent one waits for that."""
 
     async def server(ctx: Context, tokens: int) -> None:
@@ -251,7 +252,7 @@ async def test_who_serves_an_urgent_caller_is_as_urgent_while_it_does(system: An
 
 
 @pytest.mark.parametrize("models", [ONE_SLOT])
-async def test_urgency_ends_with_the_answer(system: Any) -> None:
+async def test_urgency_ends_with_the_answer(system: System) -> None:
     async def server(ctx: Context) -> None:
         message = await ctx.receive()
         work = ctx.start_thread(ctx.generate("one two three", max_tokens=30, seed=4))
@@ -276,7 +277,7 @@ async def test_urgency_ends_with_the_answer(system: Any) -> None:
     assert work.finished
 
 
-async def test_settings_of_a_model_go_over_those_of_all(system: Any) -> None:
+async def test_settings_of_a_model_go_over_those_of_all(system: System) -> None:
     scheduling = Scheduling(policy="fair", quantum=9, weights={"ann": 2.0})
     spec = ModelSpec(driver="simulated", policy="mlfq", weights={"bob": 3.0})
     settings = scheduling.policy_of(spec)

@@ -1,4 +1,4 @@
-"""What the machine has left: models, slots, keys and values, and processors follow it."""
+"""The memory and the processors that the machine has left: models, slots, keys and values follow them."""
 
 from __future__ import annotations
 
@@ -24,24 +24,25 @@ from tests.support.many_models import (
     states,
 )
 from tests.support.simulated import text_of
+from tests.support.system import System
 
 
 @pytest.fixture(autouse=True)
-def programs(system: Any) -> None:
+def programs(system: System) -> None:
     prepare(system)
 
 
 ADAPTIVE = {"one": simulated(slots=8, token_bytes=10_000, context=1000, kv_memory=6 * GB)}
 
 
-async def only_row(system: Any) -> Any:
+async def only_row(system: System) -> Any:
     (row,) = await system.call(Slots())
     return row
 
 
 @pytest.mark.parametrize("models", [ADAPTIVE])
 @pytest.mark.parametrize("resources", [ResourceSettings(memory=9 * GB)])
-async def test_slots_and_memory_shrink_when_the_machine_is_short_and_grow_again(system: Any) -> None:
+async def test_slots_and_memory_shrink_when_the_machine_is_short_and_grow_again(system: System) -> None:
     system.machine.available = 12 * GB
     await system.run("teller", model="one")
     system.look()
@@ -75,7 +76,7 @@ async def test_slots_and_memory_shrink_when_the_machine_is_short_and_grow_again(
 
 
 @pytest.mark.parametrize("models", [ADAPTIVE])
-async def test_a_short_dip_changes_nothing(system: Any) -> None:
+async def test_a_short_dip_changes_nothing(system: System) -> None:
     await system.run("teller", model="one")
     system.look()
     system.machine.available -= GB // 2
@@ -86,7 +87,7 @@ async def test_a_short_dip_changes_nothing(system: Any) -> None:
 
 
 @pytest.mark.parametrize("models", [TWO])
-async def test_idle_models_are_unloaded_when_the_machine_is_short(system: Any) -> None:
+async def test_idle_models_are_unloaded_when_the_machine_is_short(system: System) -> None:
     for model in ("one", "two"):
         await system.run("teller", model=model)
         await asyncio.sleep(1)
@@ -104,7 +105,7 @@ async def test_idle_models_are_unloaded_when_the_machine_is_short(system: Any) -
 
 @pytest.mark.parametrize("models", [TWO])
 @pytest.mark.parametrize("resources", [HOLDS_ONE])
-async def test_a_lone_model_that_grows_a_little_beyond_the_budget_stays(system: Any) -> None:
+async def test_a_lone_model_that_grows_a_little_beyond_the_budget_stays(system: System) -> None:
     await system.run("teller", model="one")
     system.machine.sizes["one"] = 16 * GB // 10
     for _ in range(5):
@@ -114,7 +115,7 @@ async def test_a_lone_model_that_grows_a_little_beyond_the_budget_stays(system: 
 
 
 @pytest.mark.parametrize("models", [TWO])
-async def test_what_a_failed_model_took_is_counted_no_more(system: Any) -> None:
+async def test_what_a_failed_model_took_is_counted_no_more(system: System) -> None:
     await system.run("teller", model="one")
     system.look()
     assert (await system.call(GetStats())).machine["drivers_memory"] == GB
@@ -125,7 +126,7 @@ async def test_what_a_failed_model_took_is_counted_no_more(system: Any) -> None:
 
 @pytest.mark.parametrize("models", [TWO])
 @pytest.mark.parametrize("resources", [HOLDS_ONE])
-async def test_nothing_is_loaded_for_a_call_that_was_suspended_meanwhile(system: Any) -> None:
+async def test_nothing_is_loaded_for_a_call_that_was_suspended_meanwhile(system: System) -> None:
     await settle_sizes(system)
     first = system.spawn("teller", model="one", tokens=50)
     await asyncio.sleep(3)
@@ -142,7 +143,7 @@ async def test_nothing_is_loaded_for_a_call_that_was_suspended_meanwhile(system:
 
 @pytest.mark.parametrize("models", [TWO])
 @pytest.mark.parametrize("resources", [HOLDS_ONE])
-async def test_of_two_busy_models_that_turn_out_too_large_one_has_to_wait(system: Any) -> None:
+async def test_of_two_busy_models_that_turn_out_too_large_one_has_to_wait(system: System) -> None:
     first = system.spawn("teller", model="one", tokens=200, seed=1)
     await asyncio.sleep(3)
     second = system.spawn("teller", model="two", tokens=200, seed=2)  # of unknown size
@@ -156,7 +157,7 @@ async def test_of_two_busy_models_that_turn_out_too_large_one_has_to_wait(system
 
 
 @pytest.mark.parametrize("models", [{"one": simulated(load_timeout=20.0)}])
-async def test_memory_that_others_take_is_waited_for_and_then_named(system: Any) -> None:
+async def test_memory_that_others_take_is_waited_for_and_then_named(system: System) -> None:
     await system.run("teller", model="one")
     system.kernel.resources.runtime("one").leave("the test begins")
     await asyncio.sleep(1)
@@ -181,7 +182,7 @@ async def test_memory_that_others_take_is_waited_for_and_then_named(system: Any)
 
 
 @pytest.mark.parametrize("models", [TWO])
-async def test_processors_are_divided_among_drivers(system: Any) -> None:
+async def test_processors_are_divided_among_drivers(system: System) -> None:
     for model in ("one", "two"):
         await system.run("teller", model=model)
     first, second = (driver.sent_of(protocol.Load)[0] for driver in system.launcher.drivers)
@@ -193,7 +194,7 @@ SHARING = {name: simulated(token_bytes=1000, kv_memory=8 * GB, context=99 + len(
 
 
 @pytest.mark.parametrize("models", [SHARING])
-async def test_keys_and_values_are_shared_out_among_drivers(system: Any) -> None:
+async def test_keys_and_values_are_shared_out_among_drivers(system: System) -> None:
     system.machine.available = 9 * GB
     for _ in range(20):
         system.look()
@@ -210,7 +211,7 @@ async def test_keys_and_values_are_shared_out_among_drivers(system: Any) -> None
 
 
 @pytest.mark.parametrize("models", [TWO])
-async def test_drivers_are_told_of_processes_that_ended_once_a_turn(system: Any) -> None:
+async def test_drivers_are_told_of_processes_that_ended_once_a_turn(system: System) -> None:
     processes = [system.spawn("teller", model="one", tokens=3) for _ in range(2)]
     for process in processes:
         await system.status(process)
@@ -224,7 +225,7 @@ async def scorer(ctx: Context) -> None:
 
 
 @pytest.mark.parametrize("models", [TWO])
-async def test_drivers_are_told_of_processes_that_only_asked_for_scores(system: Any) -> None:
+async def test_drivers_are_told_of_processes_that_only_asked_for_scores(system: System) -> None:
     system.program(scorer)
     process = system.spawn("scorer")
     await system.status(process)
@@ -233,7 +234,7 @@ async def test_drivers_are_told_of_processes_that_only_asked_for_scores(system: 
     assert system.kernel.resources.runtime("one").work.absences._left == {}
 
 
-async def test_stats_show_the_machine(system: Any) -> None:
+async def test_stats_show_the_machine(system: System) -> None:
     stats = await system.call(GetStats())
     assert stats.machine == {
         "cores": stats.machine["cores"],

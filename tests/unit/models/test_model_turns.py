@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -23,16 +22,17 @@ from tests.support.many_models import (
     states,
 )
 from tests.support.simulated import text_of
+from tests.support.system import System
 
 
 @pytest.fixture(autouse=True)
-def programs(system: Any) -> None:
+def programs(system: System) -> None:
     prepare(system)
 
 
 @pytest.mark.parametrize("models", [TWO])
 @pytest.mark.parametrize("resources", [HOLDS_ONE])
-async def test_a_busy_model_goes_when_another_has_waited_for_its_bound_and_its_text_is_the_same(system: Any) -> None:
+async def test_a_busy_model_goes_when_another_has_waited_for_its_bound_and_its_text_is_the_same(system: System) -> None:
     await settle_sizes(system)
     long = [system.spawn("teller", model="one", tokens=300, seed=seed) for seed in range(3)]
     await asyncio.sleep(10)
@@ -48,7 +48,7 @@ async def test_a_busy_model_goes_when_another_has_waited_for_its_bound_and_its_t
 
 @pytest.mark.parametrize("models", [TWO])
 @pytest.mark.parametrize("resources", [HOLDS_ONE])
-async def test_alternating_calls_are_collated_by_model_and_none_waits_beyond_its_bound(system: Any) -> None:
+async def test_alternating_calls_are_collated_by_model_and_none_waits_beyond_its_bound(system: System) -> None:
     await settle_sizes(system)
     waits: dict[int, float] = {}
 
@@ -69,7 +69,7 @@ async def test_alternating_calls_are_collated_by_model_and_none_waits_beyond_its
 
 @pytest.mark.parametrize("models", [TWO])
 @pytest.mark.parametrize("resources", [HOLDS_ONE])
-async def test_a_steady_alternating_load_does_not_thrash(system: Any) -> None:
+async def test_a_steady_alternating_load_does_not_thrash(system: System) -> None:
     """Two agents, each in a loop over its model with a short thought in between, on one slot's worth of memory."""
     await settle_sizes(system)
     done = {"one": 0, "two": 0}
@@ -99,7 +99,7 @@ async def test_a_steady_alternating_load_does_not_thrash(system: Any) -> None:
     "models", [{name: simulated(load_seconds=20.0, context=c) for name, c in (("one", 9), ("two", 8))}]
 )
 @pytest.mark.parametrize("resources", [HOLDS_ONE])
-async def test_models_that_take_longer_to_load_than_the_bound_still_serve_as_long_as_they_load(system: Any) -> None:
+async def test_models_that_take_longer_to_load_than_the_bound_still_serve_as_long_as_they_load(system: System) -> None:
     await settle_sizes(system)
     done = 0
 
@@ -119,7 +119,7 @@ async def test_models_that_take_longer_to_load_than_the_bound_still_serve_as_lon
 
 @pytest.mark.parametrize("models", [TWO])
 @pytest.mark.parametrize("resources", [HOLDS_ONE])
-async def test_a_model_that_has_nothing_to_do_gives_way_at_once(system: Any) -> None:
+async def test_a_model_that_has_nothing_to_do_gives_way_at_once(system: System) -> None:
     await settle_sizes(system)
     await system.run("teller", model="one")
     await asyncio.sleep(5)
@@ -130,7 +130,7 @@ async def test_a_model_that_has_nothing_to_do_gives_way_at_once(system: Any) -> 
 
 @pytest.mark.parametrize("models", [TWO])
 @pytest.mark.parametrize("resources", [HOLDS_ONE])
-async def test_suspended_generations_do_not_keep_a_model_from_giving_way(system: Any) -> None:
+async def test_suspended_generations_do_not_keep_a_model_from_giving_way(system: System) -> None:
     await settle_sizes(system)
     process = system.spawn("teller", model="one", tokens=100, seed=5)
     await asyncio.sleep(5)
@@ -149,7 +149,7 @@ async def test_suspended_generations_do_not_keep_a_model_from_giving_way(system:
 
 @pytest.mark.parametrize("models", [THREE])
 @pytest.mark.parametrize("resources", [HOLDS_ONE])
-async def test_three_models_take_turns(system: Any) -> None:
+async def test_three_models_take_turns(system: System) -> None:
     processes = [system.spawn("teller", model=m, tokens=250, seed=n) for n, m in enumerate(THREE)]
     for seed, process in enumerate(processes):
         assert await system.result(process) == text_of(seed, 250)
@@ -157,7 +157,7 @@ async def test_three_models_take_turns(system: Any) -> None:
 
 @pytest.mark.parametrize("models", [TWO])
 @pytest.mark.parametrize("resources", [HOLDS_ONE])
-async def test_a_driver_that_cannot_write_in_time_leaves_all_the_same(system: Any) -> None:
+async def test_a_driver_that_cannot_write_in_time_leaves_all_the_same(system: System) -> None:
     await settle_sizes(system)
     process = system.spawn("teller", model="one", tokens=200, seed=4)
     await asyncio.sleep(5)
@@ -170,7 +170,7 @@ async def test_a_driver_that_cannot_write_in_time_leaves_all_the_same(system: An
 
 @pytest.mark.parametrize("models", [TWO])
 @pytest.mark.parametrize("resources", [HOLDS_ONE])
-async def test_a_driver_that_dies_as_it_leaves_does_no_harm(system: Any) -> None:
+async def test_a_driver_that_dies_as_it_leaves_does_no_harm(system: System) -> None:
     await settle_sizes(system)
     process = system.spawn("teller", model="one", tokens=200, seed=4)
     await asyncio.sleep(5)
@@ -184,7 +184,7 @@ async def test_a_driver_that_dies_as_it_leaves_does_no_harm(system: Any) -> None
 
 @pytest.mark.parametrize("models", [{"one": simulated(hang_load=True, load_timeout=1000.0), "two": TWO["two"]}])
 @pytest.mark.parametrize("resources", [HOLDS_TWO])
-async def test_a_load_that_hangs_holds_up_no_call_of_another_model(system: Any) -> None:
+async def test_a_load_that_hangs_holds_up_no_call_of_another_model(system: System) -> None:
     system.spawn("teller", model="one")
     await asyncio.sleep(1)
     before = system.loop.time()
@@ -194,7 +194,7 @@ async def test_a_load_that_hangs_holds_up_no_call_of_another_model(system: Any) 
 
 @pytest.mark.parametrize("models", [{"one": simulated(hang_load=True), "two": TWO["two"]}])
 @pytest.mark.parametrize("resources", [HOLDS_ONE])
-async def test_a_load_that_hangs_gives_its_memory_to_another_that_waits_for_it(system: Any) -> None:
+async def test_a_load_that_hangs_gives_its_memory_to_another_that_waits_for_it(system: System) -> None:
     await system.run("teller", model="two")
     stuck = system.spawn("teller", model="one")
     await asyncio.sleep(5)
@@ -209,7 +209,7 @@ async def test_a_load_that_hangs_gives_its_memory_to_another_that_waits_for_it(s
 
 @pytest.mark.parametrize("models", [{"one": simulated(exit_after=20), "two": TWO["two"]}])
 @pytest.mark.parametrize("resources", [HOLDS_ONE])
-async def test_a_driver_that_dies_again_and_again_keeps_no_other_from_its_turn(system: Any) -> None:
+async def test_a_driver_that_dies_again_and_again_keeps_no_other_from_its_turn(system: System) -> None:
     await settle_sizes(system)
 
     async def endless(ctx: Context) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -26,15 +25,16 @@ from tests.support.paging import (
     row,
 )
 from tests.support.simulated import text_of
+from tests.support.system import System
 
 
 @pytest.fixture(autouse=True)
-def programs(system: Any) -> None:
+def programs(system: System) -> None:
     system.program(teller)
 
 
 @pytest.mark.parametrize("models", [TWO_SLOTS])
-async def test_a_suspended_generation_goes_to_disk_when_another_wants_its_memory(system: Any) -> None:
+async def test_a_suspended_generation_goes_to_disk_when_another_wants_its_memory(system: System) -> None:
     first, second = system.spawn("teller", seed=1), system.spawn("teller", seed=2)
     await asyncio.sleep(4.5)
     await system.call(Suspend(first.pid))
@@ -64,7 +64,7 @@ async def test_a_suspended_generation_goes_to_disk_when_another_wants_its_memory
 
 
 @pytest.mark.parametrize("models", [ROOMY])
-async def test_nothing_is_written_while_there_is_memory(system: Any) -> None:
+async def test_nothing_is_written_while_there_is_memory(system: System) -> None:
     first = system.spawn("teller", seed=1)
     await asyncio.sleep(4.5)
     await system.call(Suspend(first.pid))
@@ -77,7 +77,7 @@ async def test_nothing_is_written_while_there_is_memory(system: Any) -> None:
 
 
 @pytest.mark.parametrize("models", [TWO_SLOTS])
-async def test_a_preempted_generation_makes_room_for_the_urgent_one(system: Any) -> None:
+async def test_a_preempted_generation_makes_room_for_the_urgent_one(system: System) -> None:
     calm = [system.spawn("teller", seed=seed) for seed in (1, 2)]
     await asyncio.sleep(4.5)
     before = system.loop.time()
@@ -89,7 +89,7 @@ async def test_a_preempted_generation_makes_room_for_the_urgent_one(system: Any)
 
 
 @pytest.mark.parametrize("models", [FOUR_SLOTS])
-async def test_an_urgent_call_with_a_slot_and_no_memory_gets_that_of_a_less_urgent_one(system: Any) -> None:
+async def test_an_urgent_call_with_a_slot_and_no_memory_gets_that_of_a_less_urgent_one(system: System) -> None:
     calm = [system.spawn("teller", seed=seed) for seed in (1, 2)]
     await asyncio.sleep(4.5)
     before = system.loop.time()
@@ -102,7 +102,7 @@ async def test_an_urgent_call_with_a_slot_and_no_memory_gets_that_of_a_less_urge
 
 
 @pytest.mark.parametrize("models", [FOUR_SLOTS])
-async def test_equals_wait_for_memory_without_pushing_each_other_out(system: Any) -> None:
+async def test_equals_wait_for_memory_without_pushing_each_other_out(system: System) -> None:
     processes = [system.spawn("teller", seed=seed) for seed in range(6)]
     for seed, process in enumerate(processes):
         assert await system.result(process) == text_of(seed)
@@ -110,7 +110,7 @@ async def test_equals_wait_for_memory_without_pushing_each_other_out(system: Any
 
 
 @pytest.mark.parametrize("models", [ONE_SLOT])
-async def test_a_driver_that_waits_for_memory_in_silence_is_helped_as_well(system: Any) -> None:
+async def test_a_driver_that_waits_for_memory_in_silence_is_helped_as_well(system: System) -> None:
     first = system.spawn("teller", seed=1)
     await asyncio.sleep(4.5)
     await system.call(Suspend(first.pid))
@@ -128,7 +128,7 @@ async def test_a_driver_that_waits_for_memory_in_silence_is_helped_as_well(syste
 
 
 @pytest.mark.parametrize("models", [ROOMY])
-async def test_who_waits_for_another_reason_than_memory_pushes_nobody_out(system: Any) -> None:
+async def test_who_waits_for_another_reason_than_memory_pushes_nobody_out(system: System) -> None:
     first = system.spawn("teller", seed=1)
     await asyncio.sleep(4.5)
     await system.call(Suspend(first.pid))
@@ -141,7 +141,7 @@ async def test_who_waits_for_another_reason_than_memory_pushes_nobody_out(system
 
 
 @pytest.mark.parametrize("models", [{"sim": ModelSpec(driver="simulated", slots=2, lease=4, options=LONG)}])
-async def test_a_small_one_behind_a_large_one_that_has_no_memory_does_not_hide_that(system: Any) -> None:
+async def test_a_small_one_behind_a_large_one_that_has_no_memory_does_not_hide_that(system: System) -> None:
     """There were memory for the small one; but the driver gives it in the order of coming, and a parked one has it."""
     calm = system.spawn("teller", tokens=120, seed=1, priority=-5)
     await asyncio.sleep(4.5)
@@ -157,7 +157,7 @@ async def test_a_small_one_behind_a_large_one_that_has_no_memory_does_not_hide_t
 
 
 @pytest.mark.parametrize("models", [TWO_SLOTS])
-async def test_a_preemption_costs_nothing_while_there_is_memory_and_else_the_time_on_disk(system: Any) -> None:
+async def test_a_preemption_costs_nothing_while_there_is_memory_and_else_the_time_on_disk(system: System) -> None:
     process = system.spawn("teller")
     await asyncio.sleep(5.5)
     (sequence,) = process.sequences
@@ -172,7 +172,7 @@ async def test_a_preemption_costs_nothing_while_there_is_memory_and_else_the_tim
 
 @pytest.mark.parametrize("models", [ONE_SLOT])
 @pytest.mark.parametrize("scheduling", [Scheduling(policy="round_robin", quantum=2)])
-async def test_turns_are_longer_where_each_goes_to_disk_and_nobody_loses_a_token(system: Any) -> None:
+async def test_turns_are_longer_where_each_goes_to_disk_and_nobody_loses_a_token(system: System) -> None:
     processes = [system.spawn("teller", seed=seed) for seed in range(3)]
     assert [await system.result(process) for process in processes] == [text_of(seed) for seed in range(3)]
     assert (await row(system)).recomputations == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -14,21 +13,22 @@ from kernel.slots.model import ModelSpec
 from llmosd.context import Context
 from tests.support.agents import teller
 from tests.support.simulated import FAST, text_of
+from tests.support.system import System
 
 ONE_SLOT = {"sim": ModelSpec(driver="simulated", slots=1, lease=4, options=FAST)}
 
 
-def taken(system: Any) -> set[int]:
+def taken(system: System) -> set[int]:
     taken: set[int] = system.runtime().work.slots.taken
     return taken
 
 
 @pytest.fixture(autouse=True)
-def programs(system: Any) -> None:
+def programs(system: System) -> None:
     system.program(teller)
 
 
-async def test_an_urgent_call_takes_a_slot_at_once_and_the_other_goes_on_where_it_was(system: Any) -> None:
+async def test_an_urgent_call_takes_a_slot_at_once_and_the_other_goes_on_where_it_was(system: System) -> None:
     calm = [system.spawn("teller", seed=n) for n in range(2)]
     await asyncio.sleep(5.5)
     urgent = system.spawn("teller", tokens=3, seed=9, priority=10)
@@ -49,7 +49,7 @@ async def test_an_urgent_call_takes_a_slot_at_once_and_the_other_goes_on_where_i
     assert [await system.result(process) for process in calm] == [text_of(0, 20), text_of(1, 20)]
 
 
-async def test_the_driver_never_runs_more_than_the_slots_while_they_change_hands(system: Any) -> None:
+async def test_the_driver_never_runs_more_than_the_slots_while_they_change_hands(system: System) -> None:
     processes = [system.spawn("teller", tokens=9, priority=number % 5) for number in range(12)]
     for process in processes:
         assert await system.result(process) == text_of(1, 9)
@@ -58,7 +58,7 @@ async def test_the_driver_never_runs_more_than_the_slots_while_they_change_hands
     assert sum(sizes) == 12 * 9
 
 
-async def test_urgent_calls_go_first_among_those_that_wait(system: Any) -> None:
+async def test_urgent_calls_go_first_among_those_that_wait(system: System) -> None:
     system.spawn("teller", tokens=4), system.spawn("teller", tokens=4)
     await asyncio.sleep(1.5)
     waiting = {}
@@ -71,7 +71,7 @@ async def test_urgent_calls_go_first_among_those_that_wait(system: Any) -> None:
 
 
 @pytest.mark.parametrize("models", [ONE_SLOT])
-async def test_a_long_line_of_urgent_calls_starves_no_other(system: Any) -> None:
+async def test_a_long_line_of_urgent_calls_starves_no_other(system: System) -> None:
     patient = system.spawn("teller", tokens=40, seed=5, priority=-1)
     await asyncio.sleep(2)
     system.spawn("teller", tokens=400, priority=2)
@@ -84,7 +84,7 @@ async def test_a_long_line_of_urgent_calls_starves_no_other(system: Any) -> None
 
 @pytest.mark.parametrize("models", [ONE_SLOT])
 @pytest.mark.parametrize("scheduling", [Scheduling(aging=0.5, quantum=16)])
-async def test_aging_exchanges_a_slot_once_in_a_quantum_and_not_every_few_tokens(system: Any) -> None:
+async def test_aging_exchanges_a_slot_once_in_a_quantum_and_not_every_few_tokens(system: System) -> None:
     low, high = system.spawn("teller", tokens=100, priority=0), system.spawn("teller", tokens=100, priority=1)
     await system.status(low)
     await system.status(high)
@@ -93,7 +93,7 @@ async def test_aging_exchanges_a_slot_once_in_a_quantum_and_not_every_few_tokens
 
 
 @pytest.mark.parametrize("models", [ONE_SLOT])
-async def test_nice_moves_a_call_that_waits_and_one_that_runs(system: Any) -> None:
+async def test_nice_moves_a_call_that_waits_and_one_that_runs(system: System) -> None:
     first, second, third = (system.spawn("teller", seed=seed) for seed in range(3))
     await asyncio.sleep(2.5)
     await system.call(Nice(third.pid, 5))
@@ -108,7 +108,7 @@ async def test_nice_moves_a_call_that_waits_and_one_that_runs(system: Any) -> No
 
 
 @pytest.mark.parametrize("models", [ONE_SLOT])
-async def test_nice_of_one_thread_moves_its_calls_alone(system: Any) -> None:
+async def test_nice_of_one_thread_moves_its_calls_alone(system: System) -> None:
     order: list[int] = []
 
     async def agent(ctx: Context) -> None:
@@ -127,7 +127,7 @@ async def test_nice_of_one_thread_moves_its_calls_alone(system: Any) -> None:
 
 
 @pytest.mark.parametrize("models", [ONE_SLOT])
-async def test_a_preempted_call_survives_suspension_and_a_kill_leaves_nothing(system: Any) -> None:
+async def test_a_preempted_call_survives_suspension_and_a_kill_leaves_nothing(system: System) -> None:
     calm = system.spawn("teller", seed=3)
     await asyncio.sleep(4.5)
     urgent = system.spawn("teller", priority=1)
@@ -147,7 +147,7 @@ async def test_a_preempted_call_survives_suspension_and_a_kill_leaves_nothing(sy
     assert await system.result(again) == text_of(1, 20)
 
 
-async def test_preempted_calls_survive_the_death_of_the_driver(system: Any) -> None:
+async def test_preempted_calls_survive_the_death_of_the_driver(system: System) -> None:
     calm = [system.spawn("teller", seed=n) for n in range(2)]
     await asyncio.sleep(4.5)
     urgent = [system.spawn("teller", seed=n, priority=1) for n in range(2, 4)]
@@ -158,7 +158,7 @@ async def test_preempted_calls_survive_the_death_of_the_driver(system: Any) -> N
 
 
 @pytest.mark.parametrize("models", [ONE_SLOT])
-async def test_a_query_runs_to_its_end_once_begun(system: Any) -> None:
+async def test_a_query_runs_to_its_end_once_begun(system: System) -> None:
     asked = system.thread(system.kernel.gate.call(system.client, EmbedTexts(["one two", "three"])))
     await asyncio.sleep(1.5)
     urgent = system.spawn("teller", tokens=2, priority=20)
@@ -168,7 +168,7 @@ async def test_a_query_runs_to_its_end_once_begun(system: Any) -> None:
 
 
 @pytest.mark.parametrize("models", [ONE_SLOT])
-async def test_a_reader_who_falls_behind_while_a_call_waits_costs_no_slot(system: Any) -> None:
+async def test_a_reader_who_falls_behind_while_a_call_waits_costs_no_slot(system: System) -> None:
     recorder = system.recorder(credit=0)
     paused = system.spawn("teller", seed=4, stream=recorder.stream)
     await asyncio.sleep(2.5)
@@ -184,7 +184,7 @@ async def test_a_reader_who_falls_behind_while_a_call_waits_costs_no_slot(system
     assert await system.result(paused) == text_of(4, 20)
 
 
-async def test_clients_may_be_niced_too(system: Any) -> None:
+async def test_clients_may_be_niced_too(system: System) -> None:
     await system.call(Nice(system.client.pid, 7))
     for _ in range(2):
         system.spawn("teller", tokens=30, priority=0)

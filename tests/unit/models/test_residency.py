@@ -26,10 +26,11 @@ from tests.support.many_models import (
     states,
 )
 from tests.support.simulated import text_of
+from tests.support.system import System
 
 
 @pytest.fixture(autouse=True)
-def programs(system: Any) -> None:
+def programs(system: System) -> None:
     prepare(system)
 
 
@@ -37,7 +38,7 @@ def programs(system: Any) -> None:
 
 
 @pytest.mark.parametrize("models", [{"one": simulated(keep_alive=30.0)}])
-async def test_a_model_is_unloaded_when_nobody_has_used_it_for_long_and_loaded_again_on_demand(system: Any) -> None:
+async def test_a_model_is_unloaded_when_nobody_has_used_it_for_long_and_loaded_again_on_demand(system: System) -> None:
     await system.run("teller", model="one")
     await asyncio.sleep(29)
     assert await states(system) == {"one": "ready"}
@@ -56,14 +57,14 @@ async def test_a_model_is_unloaded_when_nobody_has_used_it_for_long_and_loaded_a
 
 
 @pytest.mark.parametrize("models", [{"one": simulated(keep_alive=0.0)}])
-async def test_a_preloaded_model_that_nobody_wants_is_unloaded_too(system: Any) -> None:
+async def test_a_preloaded_model_that_nobody_wants_is_unloaded_too(system: System) -> None:
     system.kernel.resources.preload()
     await asyncio.sleep(4)
     assert await states(system) == {"one": "unloaded"}
 
 
 @pytest.mark.parametrize("models", [{"one": simulated(keep_alive=5.0)}])
-async def test_a_suspended_generation_keeps_its_model(system: Any) -> None:
+async def test_a_suspended_generation_keeps_its_model(system: System) -> None:
     process = system.spawn("teller", model="one")
     await asyncio.sleep(3)
     await system.call(Suspend(process.pid))
@@ -78,7 +79,7 @@ async def test_a_suspended_generation_keeps_its_model(system: Any) -> None:
 
 @pytest.mark.parametrize("models", [THREE])
 @pytest.mark.parametrize("resources", [HOLDS_TWO])
-async def test_the_idle_model_of_least_use_makes_room(system: Any) -> None:
+async def test_the_idle_model_of_least_use_makes_room(system: System) -> None:
     await settle_sizes(system)
     for model in ("one", "two", "one"):
         await system.run("teller", model=model)
@@ -94,7 +95,7 @@ async def test_the_idle_model_of_least_use_makes_room(system: Any) -> None:
     [{"one": simulated(load_seconds=100.0, load_timeout=500.0), "two": simulated(), "three": simulated(context=8190)}],
 )
 @pytest.mark.parametrize("resources", [HOLDS_TWO])
-async def test_what_is_dear_to_load_again_is_kept_longer(system: Any) -> None:
+async def test_what_is_dear_to_load_again_is_kept_longer(system: System) -> None:
     await settle_sizes(system)
     await system.run("teller", model="one")
     await asyncio.sleep(60)
@@ -106,7 +107,7 @@ async def test_what_is_dear_to_load_again_is_kept_longer(system: Any) -> None:
 
 @pytest.mark.parametrize("models", [TWO])
 @pytest.mark.parametrize("resources", [ResourceSettings(memory=GB // 2)])
-async def test_a_model_that_never_fits_is_named_with_what_to_do(system: Any) -> None:
+async def test_a_model_that_never_fits_is_named_with_what_to_do(system: System) -> None:
     for _ in range(2):  # once measured, it is not even started
         with pytest.raises(ModelLoadFailed, match=r"model one takes 1 GB.*may take 500 MB; raise resources.memory"):
             await system.run("teller", model="one")
@@ -116,7 +117,7 @@ async def test_a_model_that_never_fits_is_named_with_what_to_do(system: Any) -> 
 
 
 @pytest.mark.parametrize("models", [TWO])
-async def test_sizes_are_remembered_for_the_next_daemon(system: Any, tmp_path: Any) -> None:
+async def test_sizes_are_remembered_for_the_next_daemon(system: System, tmp_path: Any) -> None:
     await system.run("teller", model="one")
     await asyncio.sleep(1)
     ((key, measured),) = json.loads((tmp_path / "cache" / "sizes.json").read_text()).items()
@@ -127,7 +128,7 @@ async def test_sizes_are_remembered_for_the_next_daemon(system: Any, tmp_path: A
 
 @pytest.mark.parametrize("models", [TWO])
 @pytest.mark.parametrize("resources", [HOLDS_ONE])
-async def test_a_call_that_waits_for_memory_says_why_and_has_a_place_and_a_kill_ends_the_wait(system: Any) -> None:
+async def test_a_call_that_waits_for_memory_says_why_and_has_a_place_and_a_kill_ends_the_wait(system: System) -> None:
     await settle_sizes(system)
     first = system.spawn("teller", model="one", tokens=5000)
     await asyncio.sleep(3)

@@ -30,9 +30,10 @@ from kernel.slots.model import ModelSpec
 from llmosd.context import Context
 from tests.support.agents import generating
 from tests.support.simulated import FAST, assert_nothing_left, text_of
+from tests.support.system import System
 
 
-async def test_scores_and_vectors_are_functions_of_the_texts_and_are_charged(system: Any) -> None:
+async def test_scores_and_vectors_are_functions_of_the_texts_and_are_charged(system: System) -> None:
     async def agent(ctx: Context) -> Any:
         scores = await ctx.score("is it", ["yes", "no it is not", "yes"])
         again = await ctx.score([{"role": "user", "content": "is it"}], ["yes"])
@@ -50,7 +51,7 @@ async def test_scores_and_vectors_are_functions_of_the_texts_and_are_charged(sys
     assert_nothing_left(system)
 
 
-async def test_a_query_holds_a_slot_while_it_runs(system: Any) -> None:
+async def test_a_query_holds_a_slot_while_it_runs(system: System) -> None:
     async def agent(ctx: Context) -> int:
         return len(await ctx.embed(["x"]))
 
@@ -76,13 +77,13 @@ async def test_a_query_holds_a_slot_while_it_runs(system: Any) -> None:
         EmbedTexts(["a"] * 5000),
     ],
 )
-async def test_empty_or_endless_lists_are_refused(system: Any, call: Any) -> None:
+async def test_empty_or_endless_lists_are_refused(system: System, call: Any) -> None:
     with pytest.raises(InvalidCall, match=r"texts|continuations"):
         await system.call(call)
     assert system.launcher.drivers == []
 
 
-async def test_a_single_text_is_not_taken_for_a_list_of_letters(system: Any) -> None:
+async def test_a_single_text_is_not_taken_for_a_list_of_letters(system: System) -> None:
     async def agent(ctx: Context) -> Any:
         return await ctx.embed("text")
 
@@ -90,14 +91,14 @@ async def test_a_single_text_is_not_taken_for_a_list_of_letters(system: Any) -> 
         await system.run(agent)
 
 
-async def test_a_query_that_the_driver_refuses_is_named(system: Any) -> None:
+async def test_a_query_that_the_driver_refuses_is_named(system: System) -> None:
     with pytest.raises(InvalidPrompt):
         await system.call(ScoreText("  ", ["a"]))
     await system.turns()
     assert_nothing_left(system)
 
 
-async def test_queries_count_against_limits(system: Any) -> None:
+async def test_queries_count_against_limits(system: System) -> None:
     async def agent(ctx: Context) -> None:
         await ctx.embed(["a b c d"])
         await ctx.embed(["a b c d"])
@@ -110,7 +111,7 @@ async def test_queries_count_against_limits(system: Any) -> None:
     assert_nothing_left(system)
 
 
-async def test_a_query_whose_driver_dies_is_asked_again_and_one_that_is_killed_leaves_nothing(system: Any) -> None:
+async def test_a_query_whose_driver_dies_is_asked_again_and_one_that_is_killed_leaves_nothing(system: System) -> None:
     async def agent(ctx: Context) -> Any:
         return await ctx.score("a", ["b"])
 
@@ -130,7 +131,7 @@ NAN = {"sim": ModelSpec(driver="simulated", slots=2, lease=4, options=FAST | {"n
 
 
 @pytest.mark.parametrize("models", [NAN])
-async def test_numbers_that_are_none_are_never_passed_on(system: Any) -> None:
+async def test_numbers_that_are_none_are_never_passed_on(system: System) -> None:
     for call in (
         ScoreText("a", ["b"]),
         EmbedTexts(["a"]),
@@ -143,7 +144,7 @@ async def test_numbers_that_are_none_are_never_passed_on(system: Any) -> None:
     assert await system.call(Generate("a", None, Sampling(max_tokens=2, seed=1))) == text_of(1, 2)
 
 
-async def test_an_answer_of_the_wrong_kind_or_length_is_named(system: Any) -> None:
+async def test_an_answer_of_the_wrong_kind_or_length_is_named(system: System) -> None:
     for wrong in (protocol.Embedded(1, [[1.0]], 1), protocol.Scored(1, [0.5, 0.5], [1, 1], 1)):
         thread = system.thread(system.kernel.gate.call(system.client, ScoreText("a", ["b"])))
         while not system.launcher.drivers or not system.driver.sent_of(protocol.Score):

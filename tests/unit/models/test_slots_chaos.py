@@ -17,6 +17,7 @@ from kernel.slots.model import ModelSpec
 from kernel.slots.settings import ResourceSettings
 from llmosd.context import Context
 from tests.support.simulated import text_of
+from tests.support.system import System
 
 pytestmark = pytest.mark.usefixtures("small_streams")
 
@@ -56,7 +57,7 @@ ACTIONS = ["spawn"] * 4 + [
 class Chaos:
     """A run of random actions, and what each process should answer."""
 
-    def __init__(self, system: Any, seed: int) -> None:
+    def __init__(self, system: System, seed: int) -> None:
         self.system = system
         self.random = random.Random(seed)
         self.expected: dict[Any, Any] = {}
@@ -175,7 +176,7 @@ async def asker(ctx: Context, model: str) -> list[int]:
 @pytest.mark.parametrize("resources", [ResourceSettings(memory=15 * GB // 10, collate=4.0)])
 @pytest.mark.parametrize("scheduling", [Scheduling(aging=0.5, quantum=6)])
 @pytest.mark.parametrize("seed", range(15))
-async def test_each_text_is_right_and_nothing_is_left(system: Any, seed: int, trial: Any) -> None:
+async def test_each_text_is_right_and_nothing_is_left(system: System, seed: int, trial: Any) -> None:
     system.program(teller)
     system.program(asker)
     system.machine.sizes.update(one=GB, two=GB)

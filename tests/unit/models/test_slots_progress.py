@@ -23,6 +23,7 @@ from llmosd.context import Context
 from tests.support.agents import teller
 from tests.support.drivers import InLoopDriver
 from tests.support.simulated import text_of
+from tests.support.system import System
 
 pytestmark = pytest.mark.usefixtures("small_streams")
 
@@ -51,7 +52,7 @@ ACTIONS = ["spawn"] * 6 + ["suspend", "resume", "kill", "nice", "read", "resize"
 class Trial:
     """A run of random actions. `frail`: the share of messages to or from a driver at which it dies."""
 
-    def __init__(self, system: Any, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, system: System, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.system = system
         self.random = random.Random(seed)
         self.expected: dict[Any, str] = {}
@@ -200,7 +201,7 @@ async def asker(ctx: Context) -> int:
 @pytest.mark.parametrize("scheduling", [Scheduling(aging=0.5, quantum=6)])
 @pytest.mark.parametrize("seed", range(40))
 async def test_each_sequence_ends_and_no_driver_is_forgotten(
-    system: Any, seed: int, trial: Any, monkeypatch: pytest.MonkeyPatch
+    system: System, seed: int, trial: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system.program(teller)
     system.program(asker)

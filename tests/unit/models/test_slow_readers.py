@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -12,9 +11,10 @@ from ipc.syscalls import Kill
 from kernel.slots.sequence import PARKED
 from kernel.stream import MAX_EVENTS
 from llmosd.context import Context
+from tests.support.system import System
 
 
-async def test_tokens_flow_to_the_submitter_in_order(system: Any) -> None:
+async def test_tokens_flow_to_the_submitter_in_order(system: System) -> None:
     async def agent(ctx: Context) -> str:
         return await ctx.generate("one two", max_tokens=6, seed=1)
 
@@ -24,7 +24,7 @@ async def test_tokens_flow_to_the_submitter_in_order(system: Any) -> None:
     assert len(recorder.of(Token)) == 6
 
 
-async def test_a_quiet_generation_sends_no_tokens(system: Any) -> None:
+async def test_a_quiet_generation_sends_no_tokens(system: System) -> None:
     async def agent(ctx: Context) -> str:
         return await ctx.generate("one two", max_tokens=6, emit=False)
 
@@ -34,7 +34,7 @@ async def test_a_quiet_generation_sends_no_tokens(system: Any) -> None:
 
 
 async def test_a_generation_parks_while_its_reader_is_behind_and_goes_on_afterwards(
-    system: Any, monkeypatch: pytest.MonkeyPatch
+    system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kernel.stream.MAX_TEXT", 15)
     recorder = system.recorder(credit=0)
@@ -60,7 +60,7 @@ async def test_a_generation_parks_while_its_reader_is_behind_and_goes_on_afterwa
     assert "".join(event.text for event in recorder.of(Token)) == text
 
 
-async def test_a_generation_does_not_begin_while_its_reader_is_behind(system: Any) -> None:
+async def test_a_generation_does_not_begin_while_its_reader_is_behind(system: System) -> None:
     recorder = system.recorder(credit=0)
 
     async def agent(ctx: Context) -> str:
@@ -76,7 +76,7 @@ async def test_a_generation_does_not_begin_while_its_reader_is_behind(system: An
     assert len((await system.result(process)).split()) == 20
 
 
-async def test_a_paused_generation_goes_on_when_its_reader_goes_away(system: Any) -> None:
+async def test_a_paused_generation_goes_on_when_its_reader_goes_away(system: System) -> None:
     recorder = system.recorder(credit=0)
 
     async def agent(ctx: Context) -> str:
@@ -91,7 +91,7 @@ async def test_a_paused_generation_goes_on_when_its_reader_goes_away(system: Any
     assert len((await system.result(process)).split()) == 20
 
 
-async def test_a_paused_generation_can_be_killed(system: Any) -> None:
+async def test_a_paused_generation_can_be_killed(system: System) -> None:
     recorder = system.recorder(credit=0)
 
     async def agent(ctx: Context) -> str:

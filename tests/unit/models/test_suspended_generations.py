@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -14,9 +13,12 @@ from kernel.stream import MAX_EVENTS
 from llmosd.context import Context
 from tests.support.agents import teller
 from tests.support.simulated import FAST, assert_nothing_left, text_of
+from tests.support.system import System
 
 
-async def test_kill_during_a_generation_sends_cancel_and_frees_the_slot_when_the_driver_has_let_go(system: Any) -> None:
+async def test_kill_during_a_generation_sends_cancel_and_frees_the_slot_when_the_driver_has_let_go(
+    system: System,
+) -> None:
     victim, other, queued = (system.spawn(teller if not n else "teller", tokens=50) for n in range(3))
     await asyncio.sleep(5.5)
     run = system.runtime()
@@ -33,7 +35,7 @@ async def test_kill_during_a_generation_sends_cancel_and_frees_the_slot_when_the
     assert_nothing_left(system)
 
 
-async def test_a_kill_that_crosses_the_end_of_the_generation_leaves_nothing(system: Any) -> None:
+async def test_a_kill_that_crosses_the_end_of_the_generation_leaves_nothing(system: System) -> None:
     process = system.spawn(teller, tokens=3)
     while not system.launcher.drivers or not any(isinstance(m, protocol.Done) for m in system.driver.said):
         await asyncio.sleep(0.001)
@@ -47,7 +49,7 @@ async def test_a_kill_that_crosses_the_end_of_the_generation_leaves_nothing(syst
     assert_nothing_left(system)
 
 
-async def test_kill_of_a_queued_call_tells_the_driver_nothing(system: Any) -> None:
+async def test_kill_of_a_queued_call_tells_the_driver_nothing(system: System) -> None:
     processes = [system.spawn(teller if not n else "teller") for n in range(3)]
     await asyncio.sleep(2.5)
     await system.call(Kill(processes[2].pid))
@@ -56,7 +58,7 @@ async def test_kill_of_a_queued_call_tells_the_driver_nothing(system: Any) -> No
     assert await system.result(processes[0]) == await system.result(processes[1])
 
 
-async def test_kill_while_the_model_loads(system: Any) -> None:
+async def test_kill_while_the_model_loads(system: System) -> None:
     process = system.spawn(teller)
     await system.turns(2)
     await system.call(Kill(process.pid))
@@ -65,7 +67,7 @@ async def test_kill_while_the_model_loads(system: Any) -> None:
     assert_nothing_left(system)
 
 
-async def test_a_timeout_around_a_generation_frees_its_slot(system: Any) -> None:
+async def test_a_timeout_around_a_generation_frees_its_slot(system: System) -> None:
     async def impatient(ctx: Context) -> str:
         try:
             async with asyncio.timeout(5):
@@ -81,7 +83,7 @@ async def test_a_timeout_around_a_generation_frees_its_slot(system: Any) -> None
 
 @pytest.mark.parametrize("after", [0, 0.5, 3.5, 4.0, 5.0, 19.5])
 async def test_suspend_takes_a_generation_off_its_slot_and_resume_continues_the_same_text(
-    system: Any, after: float
+    system: System, after: float
 ) -> None:
     process = system.spawn(teller, tokens=20, seed=5)
     await system.turns(3)
@@ -101,7 +103,7 @@ async def test_suspend_takes_a_generation_off_its_slot_and_resume_continues_the_
     assert_nothing_left(system)
 
 
-async def test_suspending_sends_revoke_and_resuming_at_once_just_goes_on(system: Any) -> None:
+async def test_suspending_sends_revoke_and_resuming_at_once_just_goes_on(system: System) -> None:
     process = system.spawn(teller, tokens=20, seed=5)
     await asyncio.sleep(5.5)
     for _ in range(3):
@@ -113,7 +115,7 @@ async def test_suspending_sends_revoke_and_resuming_at_once_just_goes_on(system:
     assert_nothing_left(system)
 
 
-async def test_a_resume_before_the_driver_has_parked_it_keeps_the_slot(system: Any) -> None:
+async def test_a_resume_before_the_driver_has_parked_it_keeps_the_slot(system: System) -> None:
     processes = [system.spawn(teller if not n else "teller", tokens=20) for n in range(3)]
     await asyncio.sleep(5.5)
     await system.call(Suspend(processes[0].pid))
@@ -128,7 +130,7 @@ async def test_a_resume_before_the_driver_has_parked_it_keeps_the_slot(system: A
 @pytest.mark.parametrize(
     "models", [{"sim": ModelSpec(driver="simulated", slots=1, lease=lease, options=FAST)} for lease in (1, 2, 3)]
 )
-async def test_the_shortest_leases_lose_no_slot_and_no_token(system: Any) -> None:
+async def test_the_shortest_leases_lose_no_slot_and_no_token(system: System) -> None:
     processes = [system.spawn(teller if not n else "teller", tokens=7) for n in range(3)]
     for process in processes:
         assert await system.result(process) == text_of(1, 7)
@@ -136,7 +138,7 @@ async def test_the_shortest_leases_lose_no_slot_and_no_token(system: Any) -> Non
     assert max(len(bundle.progress) for bundle in bundles) == 1
 
 
-async def test_a_resumed_generation_takes_its_old_place_in_line(system: Any) -> None:
+async def test_a_resumed_generation_takes_its_old_place_in_line(system: System) -> None:
     first, second, third, fourth = (system.spawn(teller if not n else "teller", tokens=12) for n in range(4))
     await asyncio.sleep(2.5)
     await system.call(Suspend(first.pid))
@@ -147,7 +149,7 @@ async def test_a_resumed_generation_takes_its_old_place_in_line(system: Any) -> 
         assert await system.result(process) == text_of(1, 12)
 
 
-async def test_resuming_one_thread_leaves_the_generations_of_the_others_in_line_once(system: Any) -> None:
+async def test_resuming_one_thread_leaves_the_generations_of_the_others_in_line_once(system: System) -> None:
     async def two_threads(ctx: Context) -> str:
         ctx.start_thread(ctx.sleep(1000))
         return await ctx.generate("one two three", max_tokens=12, seed=1)
@@ -164,7 +166,7 @@ async def test_resuming_one_thread_leaves_the_generations_of_the_others_in_line_
     assert_nothing_left(system)
 
 
-async def test_a_resumed_generation_does_not_take_a_slot_while_its_reader_is_behind(system: Any) -> None:
+async def test_a_resumed_generation_does_not_take_a_slot_while_its_reader_is_behind(system: System) -> None:
     recorder = system.recorder(credit=0)
 
     async def behind(ctx: Context) -> str:
@@ -191,7 +193,7 @@ async def test_a_resumed_generation_does_not_take_a_slot_while_its_reader_is_beh
     assert await system.result(process) == text_of(1, 12)
 
 
-async def test_a_call_made_as_its_process_is_suspended_waits_for_the_resume(system: Any) -> None:
+async def test_a_call_made_as_its_process_is_suspended_waits_for_the_resume(system: System) -> None:
     process = system.spawn(teller, tokens=4)
     await system.call(Suspend(process.pid))
     await asyncio.sleep(20)
@@ -200,7 +202,7 @@ async def test_a_call_made_as_its_process_is_suspended_waits_for_the_resume(syst
     assert await system.result(process) == text_of(1, 4)
 
 
-async def test_kill_of_a_suspended_generation_frees_it_in_the_driver(system: Any) -> None:
+async def test_kill_of_a_suspended_generation_frees_it_in_the_driver(system: System) -> None:
     process = system.spawn(teller, tokens=50)
     await asyncio.sleep(5.5)
     await system.call(Suspend(process.pid))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,6 +22,7 @@ from tests.support.paging import (
     row,
 )
 from tests.support.simulated import text_of
+from tests.support.system import System
 
 
 def write(path: str) -> None:
@@ -30,7 +30,7 @@ def write(path: str) -> None:
 
 
 @pytest.fixture(autouse=True)
-def programs(system: Any) -> None:
+def programs(system: System) -> None:
     system.program(teller)
 
 
@@ -38,7 +38,7 @@ def programs(system: Any) -> None:
 
 
 @pytest.mark.parametrize("models", [TWO_SLOTS])
-async def test_a_damaged_file_is_refused_and_told_and_the_text_is_the_same(system: Any) -> None:
+async def test_a_damaged_file_is_refused_and_told_and_the_text_is_the_same(system: System) -> None:
     processes = await parked_on_disk(system)
     (path,) = system.swap.rglob("*.kv")
     path.write_bytes(path.read_bytes()[:-1] + b"?")
@@ -55,7 +55,7 @@ async def test_a_damaged_file_is_refused_and_told_and_the_text_is_the_same(syste
 
 
 @pytest.mark.parametrize("models", [TWO_SLOTS])
-async def test_what_lies_on_disk_survives_the_death_of_the_driver(system: Any) -> None:
+async def test_what_lies_on_disk_survives_the_death_of_the_driver(system: System) -> None:
     processes = await parked_on_disk(system)
     system.driver.die()
     await asyncio.sleep(1.5)
@@ -65,7 +65,7 @@ async def test_what_lies_on_disk_survives_the_death_of_the_driver(system: Any) -
 
 
 @pytest.mark.parametrize("models", [TWO_SLOTS])
-async def test_a_driver_that_dies_while_it_writes_costs_no_text(system: Any) -> None:
+async def test_a_driver_that_dies_while_it_writes_costs_no_text(system: System) -> None:
     processes = [system.spawn("teller", seed=seed) for seed in (1, 2)]
     await asyncio.sleep(4.5)
     await system.call(Suspend(processes[0].pid))
@@ -80,7 +80,7 @@ async def test_a_driver_that_dies_while_it_writes_costs_no_text(system: Any) -> 
 
 
 @pytest.mark.parametrize("models", [TWO_SLOTS])
-async def test_a_resume_while_it_is_written_waits_for_the_end_of_that(system: Any) -> None:
+async def test_a_resume_while_it_is_written_waits_for_the_end_of_that(system: System) -> None:
     processes = [system.spawn("teller", seed=seed) for seed in (1, 2)]
     await asyncio.sleep(4.5)
     await system.call(Suspend(processes[0].pid))
@@ -92,7 +92,7 @@ async def test_a_resume_while_it_is_written_waits_for_the_end_of_that(system: An
 
 @pytest.mark.parametrize("models", [TWO_SLOTS])
 @pytest.mark.parametrize("after", [0.0, 0.2, 0.6, 3.0])
-async def test_a_kill_before_during_and_after_the_writing_leaves_no_file(system: Any, after: float) -> None:
+async def test_a_kill_before_during_and_after_the_writing_leaves_no_file(system: System, after: float) -> None:
     processes = [system.spawn("teller", seed=seed) for seed in (1, 2)]
     await asyncio.sleep(4.5)
     await system.call(Suspend(processes[0].pid))
@@ -108,7 +108,7 @@ async def test_a_kill_before_during_and_after_the_writing_leaves_no_file(system:
 
 
 @pytest.mark.parametrize("models", [TWO_SLOTS])
-async def test_a_disk_that_refuses_leaves_the_generation_where_it_is(system: Any) -> None:
+async def test_a_disk_that_refuses_leaves_the_generation_where_it_is(system: System) -> None:
     processes = [system.spawn("teller", seed=seed) for seed in (1, 2)]
     await asyncio.sleep(4.5)
     area = system.kernel.resources.area
@@ -126,7 +126,7 @@ async def test_a_disk_that_refuses_leaves_the_generation_where_it_is(system: Any
 @pytest.mark.parametrize("models", [TWO_SLOTS])
 @pytest.mark.parametrize("step", ["swap.write", "swap.rename"])
 async def test_a_swap_that_finds_no_space_leaves_the_sequence_where_it_is_and_is_named(
-    system: Any, step: str, request: pytest.FixtureRequest
+    system: System, step: str, request: pytest.FixtureRequest
 ) -> None:
     request.addfinalizer(faults.disarm)
     faults.arm({faults.VARIABLE: f"{step}=ENOSPC@1"})
@@ -150,7 +150,7 @@ async def test_a_swap_that_finds_no_space_leaves_the_sequence_where_it_is_and_is
 
 
 @pytest.mark.parametrize("models", [TWO_SLOTS])
-async def test_one_that_is_suspended_before_its_first_token_gives_its_memory_to_who_waits(system: Any) -> None:
+async def test_one_that_is_suspended_before_its_first_token_gives_its_memory_to_who_waits(system: System) -> None:
     processes = [system.spawn("teller", seed=1)]
     await asyncio.sleep(0.5)
     await system.call(Suspend(processes[0].pid))
@@ -162,7 +162,7 @@ async def test_one_that_is_suspended_before_its_first_token_gives_its_memory_to_
 
 
 @pytest.mark.parametrize("models", [TWO_SLOTS])
-async def test_nothing_is_written_to_a_disk_that_is_nearly_full(system: Any) -> None:
+async def test_nothing_is_written_to_a_disk_that_is_nearly_full(system: System) -> None:
     system.machine.disk_free = 10**8
     system.look()
     processes = [system.spawn("teller", seed=seed) for seed in (1, 2)]
@@ -177,7 +177,7 @@ async def test_nothing_is_written_to_a_disk_that_is_nearly_full(system: Any) -> 
 
 
 @pytest.mark.parametrize("models", [TWO_SLOTS])
-async def test_an_answer_about_a_sequence_that_is_gone_removes_its_file(system: Any) -> None:
+async def test_an_answer_about_a_sequence_that_is_gone_removes_its_file(system: System) -> None:
     process = system.spawn("teller", tokens=2)
     await asyncio.sleep(1.5)
     area = system.kernel.resources.area
@@ -191,7 +191,7 @@ async def test_an_answer_about_a_sequence_that_is_gone_removes_its_file(system: 
 
 
 @pytest.mark.parametrize("models", [TWO_SLOTS])
-async def test_a_driver_that_restarts_tells_the_process_once(system: Any) -> None:
+async def test_a_driver_that_restarts_tells_the_process_once(system: System) -> None:
     recorder = system.recorder()
     process = system.spawn("teller", seed=1, stream=recorder.stream)
     await asyncio.sleep(4.5)

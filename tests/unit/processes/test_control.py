@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -11,11 +10,12 @@ from ipc.errors import InvalidCall, UnknownProcess
 from ipc.syscalls import Kill, Nice, Resume, Send, Suspend, Threads, Wait
 from llmosd.context import Context
 from tests.support.agents import forever
+from tests.support.system import System
 
 # ---- nice
 
 
-async def test_priority_orders_what_is_ready_and_changes_at_once(system: Any) -> None:
+async def test_priority_orders_what_is_ready_and_changes_at_once(system: System) -> None:
     log: list[str] = []
 
     async def agent(ctx: Context, name: str) -> None:
@@ -33,7 +33,7 @@ async def test_priority_orders_what_is_ready_and_changes_at_once(system: Any) ->
     assert (low.priority, high.priority) == (20, -20)
 
 
-async def test_children_and_threads_inherit_the_new_priority(system: Any) -> None:
+async def test_children_and_threads_inherit_the_new_priority(system: System) -> None:
     async def agent(ctx: Context) -> list[int]:
         await ctx.receive()
         child = await ctx.spawn("forever")
@@ -52,7 +52,7 @@ async def test_children_and_threads_inherit_the_new_priority(system: Any) -> Non
     assert [child.priority for child in process.children] == [7]
 
 
-async def test_one_thread_alone_can_be_ranked(system: Any) -> None:
+async def test_one_thread_alone_can_be_ranked(system: System) -> None:
     async def agent(ctx: Context) -> None:
         ctx.start_thread(ctx.sleep(10))
         await ctx.sleep(10)
@@ -65,7 +65,7 @@ async def test_one_thread_alone_can_be_ranked(system: Any) -> None:
 
 
 @pytest.mark.parametrize("priority", [-21, 21])
-async def test_priorities_out_of_range_are_refused(system: Any, priority: int) -> None:
+async def test_priorities_out_of_range_are_refused(system: System, priority: int) -> None:
     process = system.spawn(forever)
     with pytest.raises(InvalidCall, match="from -20 to 20"):
         await system.call(Nice(process.pid, priority))
@@ -76,7 +76,7 @@ async def test_priorities_out_of_range_are_refused(system: Any, priority: int) -
 # ---- any state
 
 
-async def test_suspend_and_resume_before_the_first_step(system: Any) -> None:
+async def test_suspend_and_resume_before_the_first_step(system: System) -> None:
     process = system.spawn(forever)
     await system.call(Suspend(process.pid))
     await asyncio.sleep(5)
@@ -87,7 +87,7 @@ async def test_suspend_and_resume_before_the_first_step(system: Any) -> None:
     assert process.calls == 1
 
 
-async def test_an_agent_that_suspends_itself_stops_at_its_next_call(system: Any) -> None:
+async def test_an_agent_that_suspends_itself_stops_at_its_next_call(system: System) -> None:
     steps: list[int] = []
 
     async def agent(ctx: Context) -> None:
@@ -104,7 +104,7 @@ async def test_an_agent_that_suspends_itself_stops_at_its_next_call(system: Any)
     assert steps == [1, 2]
 
 
-async def test_one_thread_of_two_that_generate_is_suspended(system: Any) -> None:
+async def test_one_thread_of_two_that_generate_is_suspended(system: System) -> None:
     async def agent(ctx: Context) -> list[str]:
         return list(await asyncio.gather(*(ctx.start_thread(ctx.generate("p", max_tokens=6)) for _ in range(2))))
 
@@ -119,7 +119,7 @@ async def test_one_thread_of_two_that_generate_is_suspended(system: Any) -> None
     assert (len(texts), free) == (2, None)
 
 
-async def test_a_suspended_process_still_answers_who_waits_once_it_is_killed(system: Any) -> None:
+async def test_a_suspended_process_still_answers_who_waits_once_it_is_killed(system: System) -> None:
     process = system.spawn(forever)
     await system.turns()
     await system.call(Suspend(process.pid))

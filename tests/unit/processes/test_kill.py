@@ -12,9 +12,10 @@ from ipc.errors import DeadlineExceeded, Killed
 from ipc.syscalls import Kill, Suspend
 from llmosd.context import Context
 from tests.support.agents import adder, listener
+from tests.support.system import System
 
 
-async def test_kill_before_the_first_step_runs_nothing(system: Any) -> None:
+async def test_kill_before_the_first_step_runs_nothing(system: System) -> None:
     ran = []
 
     async def agent(ctx: Context) -> None:
@@ -26,7 +27,7 @@ async def test_kill_before_the_first_step_runs_nothing(system: Any) -> None:
     assert ran == []
 
 
-async def test_kill_of_a_blocked_process_runs_its_finally(system: Any) -> None:
+async def test_kill_of_a_blocked_process_runs_its_finally(system: System) -> None:
     steps = []
 
     async def agent(ctx: Context) -> None:
@@ -45,7 +46,7 @@ async def test_kill_of_a_blocked_process_runs_its_finally(system: Any) -> None:
     assert steps == ["clean", "slept"]
 
 
-async def test_a_dying_process_makes_no_more_calls_but_may_log(system: Any) -> None:
+async def test_a_dying_process_makes_no_more_calls_but_may_log(system: System) -> None:
     errors = []
 
     async def agent(ctx: Context) -> None:
@@ -65,14 +66,14 @@ async def test_a_dying_process_makes_no_more_calls_but_may_log(system: Any) -> N
     assert [line.event for line in process.log] == ["last words"]
 
 
-async def test_kill_of_a_suspended_process_ends_it(system: Any) -> None:
+async def test_kill_of_a_suspended_process_ends_it(system: System) -> None:
     process = system.spawn(listener)
     await system.turns()
     await system.call(Suspend(process.pid))
     assert (await system.call(Kill(process.pid))).reason == "killed"
 
 
-async def test_kill_of_a_process_suspended_before_its_first_step_ends_it(system: Any) -> None:
+async def test_kill_of_a_process_suspended_before_its_first_step_ends_it(system: System) -> None:
     process = system.spawn(listener)
     await system.call(Suspend(process.pid))
     await system.turns()
@@ -80,7 +81,7 @@ async def test_kill_of_a_process_suspended_before_its_first_step_ends_it(system:
     assert system.asyncio_tasks() == set()
 
 
-async def test_kill_is_idempotent(system: Any) -> None:
+async def test_kill_is_idempotent(system: System) -> None:
     async def slow_to_go(ctx: Context) -> None:
         try:
             await ctx.receive()
@@ -95,7 +96,7 @@ async def test_kill_is_idempotent(system: Any) -> None:
     assert system.kernel.ending.exits == {"killed": 1}
 
 
-async def test_a_process_that_kills_itself_is_killed(system: Any) -> None:
+async def test_a_process_that_kills_itself_is_killed(system: System) -> None:
     async def suicidal(ctx: Context) -> None:
         await ctx.kill(ctx.pid)
 
@@ -103,7 +104,7 @@ async def test_a_process_that_kills_itself_is_killed(system: Any) -> None:
     assert status.reason == "killed"
 
 
-async def test_a_value_returned_while_dying_does_not_undo_the_kill(system: Any) -> None:
+async def test_a_value_returned_while_dying_does_not_undo_the_kill(system: System) -> None:
     async def stubborn(ctx: Context) -> str:
         try:
             await ctx.receive()
@@ -117,7 +118,7 @@ async def test_a_value_returned_while_dying_does_not_undo_the_kill(system: Any) 
     assert (status.reason, status.value) == ("killed", None)
 
 
-async def test_a_thread_that_swallows_its_cancellation_is_abandoned_after_the_grace_time(system: Any) -> None:
+async def test_a_thread_that_swallows_its_cancellation_is_abandoned_after_the_grace_time(system: System) -> None:
     async def immortal(ctx: Context) -> None:
         while True:
             with contextlib.suppress(asyncio.CancelledError):
@@ -133,7 +134,7 @@ async def test_a_thread_that_swallows_its_cancellation_is_abandoned_after_the_gr
     assert list(system.table.alive.values()) == [system.client]
 
 
-async def test_a_deadline_ends_the_process_and_says_so(system: Any) -> None:
+async def test_a_deadline_ends_the_process_and_says_so(system: System) -> None:
     process = system.spawn(listener, deadline=7.0)
     before = system.loop.time()
     with pytest.raises(DeadlineExceeded, match=r"7\.0 s"):
@@ -144,14 +145,14 @@ async def test_a_deadline_ends_the_process_and_says_so(system: Any) -> None:
 
 @pytest.mark.real_time
 @pytest.mark.parametrize("deadline", [0.0, 1e-9])
-async def test_a_deadline_that_is_over_at_once_is_one_as_well(system: Any, deadline: float) -> None:
+async def test_a_deadline_that_is_over_at_once_is_one_as_well(system: System, deadline: float) -> None:
     process = system.spawn(listener, deadline=deadline)
     with pytest.raises(DeadlineExceeded):
         await system.result(process)
     assert process.status.reason == "deadline"
 
 
-async def test_the_deadline_of_a_process_that_ended_is_forgotten(system: Any) -> None:
+async def test_the_deadline_of_a_process_that_ended_is_forgotten(system: System) -> None:
     process = system.spawn(adder, 1, deadline=5.0)
     assert await system.result(process) == 3
     assert process.timer is None
@@ -159,7 +160,7 @@ async def test_the_deadline_of_a_process_that_ended_is_forgotten(system: Any) ->
     assert process.status.reason == "done"
 
 
-async def test_a_parent_killed_while_it_loads_a_program_spawns_nothing(system: Any, tmp_path: Any) -> None:
+async def test_a_parent_killed_while_it_loads_a_program_spawns_nothing(system: System, tmp_path: Any) -> None:
     folder = tmp_path / "agents"
     folder.mkdir()
     (folder / "late.py").write_text(

@@ -16,11 +16,12 @@ from kernel.process import REMEMBERED
 from kernel.thread import Thread
 from llmosd.context import Context
 from tests.support.agents import adder, listener
+from tests.support.system import System
 
 # ---- start and end
 
 
-async def test_a_process_answers_its_value_and_leaves_nothing_behind(system: Any) -> None:
+async def test_a_process_answers_its_value_and_leaves_nothing_behind(system: System) -> None:
     assert await system.run(adder, 3, b=4) == 7
     assert list(system.table.alive.values()) == [system.client]
     assert not system.client.children
@@ -28,7 +29,7 @@ async def test_a_process_answers_its_value_and_leaves_nothing_behind(system: Any
     assert system.asyncio_tasks() == set()
 
 
-async def test_status_says_how_it_ended_and_what_it_used(system: Any) -> None:
+async def test_status_says_how_it_ended_and_what_it_used(system: System) -> None:
     async def worker(ctx: Context) -> int:
         await ctx.sleep(3)
         return 5
@@ -41,13 +42,13 @@ async def test_status_says_how_it_ended_and_what_it_used(system: Any) -> None:
     assert system.loop.time() - before == pytest.approx(3)
 
 
-async def test_waiting_for_a_process_that_has_ended_answers_at_once(system: Any) -> None:
+async def test_waiting_for_a_process_that_has_ended_answers_at_once(system: System) -> None:
     process = system.spawn(adder, 1)
     first = await system.status(process)
     assert await system.status(process) == first
 
 
-async def test_many_waiters_are_all_answered(system: Any) -> None:
+async def test_many_waiters_are_all_answered(system: System) -> None:
     process = system.spawn(listener)
     waiters = [system.thread(system.kernel.gate.enter(system.client, Wait(process.pid))) for _ in range(5)]
     await system.turns()
@@ -56,7 +57,7 @@ async def test_many_waiters_are_all_answered(system: Any) -> None:
     assert not process.watchers
 
 
-async def test_wait_times_out_and_the_process_goes_on(system: Any) -> None:
+async def test_wait_times_out_and_the_process_goes_on(system: System) -> None:
     process = system.spawn(listener)
     with pytest.raises(TimedOut) as caught:
         await system.call(Wait(process.pid, 5.0))
@@ -65,7 +66,7 @@ async def test_wait_times_out_and_the_process_goes_on(system: Any) -> None:
     assert not process.watchers
 
 
-async def test_a_process_cannot_wait_for_itself(system: Any) -> None:
+async def test_a_process_cannot_wait_for_itself(system: System) -> None:
     async def narcissus(ctx: Context) -> None:
         await ctx.wait(ctx.pid)
 
@@ -73,7 +74,7 @@ async def test_a_process_cannot_wait_for_itself(system: Any) -> None:
         await system.run(narcissus)
 
 
-async def test_unknown_pids_tell_ended_from_never(system: Any) -> None:
+async def test_unknown_pids_tell_ended_from_never(system: System) -> None:
     with pytest.raises(UnknownProcess, match="never existed"):
         await system.call(Wait(999))
     pids = []
@@ -86,7 +87,7 @@ async def test_unknown_pids_tell_ended_from_never(system: Any) -> None:
     assert (await system.call(Wait(pids[1]))).reason == "done"
 
 
-async def test_an_unknown_program_is_named_with_the_known_ones(system: Any) -> None:
+async def test_an_unknown_program_is_named_with_the_known_ones(system: System) -> None:
     system.program(adder)
     with pytest.raises(UnknownProgram, match="adder"):
         await system.call(Spawn("addr"))
@@ -95,7 +96,7 @@ async def test_an_unknown_program_is_named_with_the_known_ones(system: Any) -> N
 # ---- children
 
 
-async def test_a_child_dies_with_its_parent_whatever_way_it_ends(system: Any) -> None:
+async def test_a_child_dies_with_its_parent_whatever_way_it_ends(system: System) -> None:
     async def returning(ctx: Context) -> int:
         return await ctx.spawn("listener")
 
@@ -120,7 +121,7 @@ async def test_a_child_dies_with_its_parent_whatever_way_it_ends(system: Any) ->
     assert len(system.table.alive) == 1
 
 
-async def test_grandchildren_end_before_the_parent_is_gone(system: Any) -> None:
+async def test_grandchildren_end_before_the_parent_is_gone(system: System) -> None:
     order = []
 
     async def nest(ctx: Context, depth: int) -> None:
@@ -141,7 +142,7 @@ async def test_grandchildren_end_before_the_parent_is_gone(system: Any) -> None:
     assert system.asyncio_tasks() == set()
 
 
-async def test_a_detached_child_outlives_its_parent(system: Any) -> None:
+async def test_a_detached_child_outlives_its_parent(system: System) -> None:
     async def parent(ctx: Context) -> int:
         return await ctx.spawn("listener", detach=True)
 
@@ -152,7 +153,7 @@ async def test_a_detached_child_outlives_its_parent(system: Any) -> None:
     await system.call(Kill(child.pid))
 
 
-async def test_one_failing_child_does_not_abort_its_siblings(system: Any) -> None:
+async def test_one_failing_child_does_not_abort_its_siblings(system: System) -> None:
     async def child(ctx: Context, fail: bool) -> str:
         await ctx.sleep(1)
         if fail:
@@ -170,7 +171,7 @@ async def test_one_failing_child_does_not_abort_its_siblings(system: Any) -> Non
     assert await system.run(parent) == ["AgentFailed", "fine"]
 
 
-async def test_a_child_inherits_priority_and_owner(system: Any) -> None:
+async def test_a_child_inherits_priority_and_owner(system: System) -> None:
     async def parent(ctx: Context) -> None:
         await ctx.spawn("listener")
         await ctx.spawn("listener", priority=-3, owner="other")
@@ -184,7 +185,7 @@ async def test_a_child_inherits_priority_and_owner(system: Any) -> None:
     assert (second.priority, second.owner) == (-3, "other")
 
 
-async def test_a_client_that_disconnects_takes_its_tasks_along(system: Any) -> None:
+async def test_a_client_that_disconnects_takes_its_tasks_along(system: System) -> None:
     client = system.kernel.lifecycle.open_client("passing")
     process = system.spawn(listener, parent=client)
     await system.turns()
@@ -198,7 +199,7 @@ async def test_a_client_that_disconnects_takes_its_tasks_along(system: Any) -> N
 # ---- suspend
 
 
-async def test_a_suspended_process_makes_no_progress(system: Any) -> None:
+async def test_a_suspended_process_makes_no_progress(system: System) -> None:
     ticks = []
 
     async def ticker(ctx: Context) -> None:
@@ -218,7 +219,7 @@ async def test_a_suspended_process_makes_no_progress(system: Any) -> None:
     assert len(ticks) == 5  # the one that was due, and two more
 
 
-async def test_suspending_twice_needs_one_resume(system: Any) -> None:
+async def test_suspending_twice_needs_one_resume(system: System) -> None:
     process = system.spawn(adder, 1)
     await system.call(Suspend(process.pid))
     await system.call(Suspend(process.pid))
@@ -228,13 +229,13 @@ async def test_suspending_twice_needs_one_resume(system: Any) -> None:
     assert await system.result(process) == 3
 
 
-async def test_a_deadline_holds_for_a_suspended_process(system: Any) -> None:
+async def test_a_deadline_holds_for_a_suspended_process(system: System) -> None:
     process = system.spawn(listener, deadline=3.0)
     await system.call(Suspend(process.pid))
     assert (await system.status(process)).reason == "deadline"
 
 
-async def test_a_client_cannot_be_suspended(system: Any) -> None:
+async def test_a_client_cannot_be_suspended(system: System) -> None:
     with pytest.raises(InvalidCall):
         await system.call(Suspend(system.client.pid))
 
@@ -242,7 +243,7 @@ async def test_a_client_cannot_be_suspended(system: Any) -> None:
 # ---- what is left in the end
 
 
-async def test_the_last_event_is_the_result_or_the_failure(system: Any) -> None:
+async def test_the_last_event_is_the_result_or_the_failure(system: System) -> None:
     async def broken(ctx: Context) -> None:
         raise RuntimeError("no")
 
@@ -256,7 +257,7 @@ async def test_the_last_event_is_the_result_or_the_failure(system: Any) -> None:
     assert bad.ended
 
 
-async def test_a_program_in_a_folder_is_loaded_off_the_loop(system: Any, tmp_path: Any) -> None:
+async def test_a_program_in_a_folder_is_loaded_off_the_loop(system: System, tmp_path: Any) -> None:
     folder = tmp_path / "agents"
     folder.mkdir()
     (folder / "twice.py").write_text(
@@ -266,7 +267,7 @@ async def test_a_program_in_a_folder_is_loaded_off_the_loop(system: Any, tmp_pat
     assert await system.result(pid) == 8
 
 
-async def test_a_long_line_of_descendants_ends_with_its_ancestor(system: Any) -> None:
+async def test_a_long_line_of_descendants_ends_with_its_ancestor(system: System) -> None:
     async def generations(ctx: Context, left: int) -> None:
         if left:
             await ctx.spawn("generations", {"left": left - 1})
@@ -279,7 +280,7 @@ async def test_a_long_line_of_descendants_ends_with_its_ancestor(system: Any) ->
     assert not [process for process in system.kernel.table.alive.values() if not process.is_client]
 
 
-async def test_nothing_of_a_process_that_failed_or_was_killed_waits_for_the_collector(system: Any) -> None:
+async def test_nothing_of_a_process_that_failed_or_was_killed_waits_for_the_collector(system: System) -> None:
     async def fails(ctx: Context) -> None:
         try:
             await ctx.receive(timeout=1)

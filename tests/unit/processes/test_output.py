@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ipc.messages import Emitted, Failed, Result
 from ipc.syscalls import Emit, Kill, Logs, Send
 from kernel.stream import MAX_EVENTS
 from llmosd.context import Context
+from tests.support.system import System
 
 
-async def test_emit_waits_while_the_reader_is_behind_and_loses_nothing(system: Any) -> None:
+async def test_emit_waits_while_the_reader_is_behind_and_loses_nothing(system: System) -> None:
     recorder = system.recorder(credit=0)
 
     async def agent(ctx: Context) -> str:
@@ -32,7 +31,7 @@ async def test_emit_waits_while_the_reader_is_behind_and_loses_nothing(system: A
     assert recorder.ended
 
 
-async def test_a_stream_that_closes_lets_its_task_go_on(system: Any) -> None:
+async def test_a_stream_that_closes_lets_its_task_go_on(system: System) -> None:
     recorder = system.recorder(credit=0)
 
     async def agent(ctx: Context) -> str:
@@ -47,7 +46,7 @@ async def test_a_stream_that_closes_lets_its_task_go_on(system: Any) -> None:
     assert await system.result(process) == "done"
 
 
-async def test_a_task_waiting_for_its_reader_can_be_killed(system: Any) -> None:
+async def test_a_task_waiting_for_its_reader_can_be_killed(system: System) -> None:
     recorder = system.recorder(credit=0)
 
     async def agent(ctx: Context) -> None:
@@ -62,7 +61,7 @@ async def test_a_task_waiting_for_its_reader_can_be_killed(system: Any) -> None:
     assert recorder.ended
 
 
-async def test_an_emit_given_up_leaves_nothing_with_the_stream(system: Any) -> None:
+async def test_an_emit_given_up_leaves_nothing_with_the_stream(system: System) -> None:
     recorder = system.recorder(credit=0)
     for n in range(MAX_EVENTS):
         recorder.stream.push(Emitted(1, n))
@@ -77,7 +76,7 @@ async def test_an_emit_given_up_leaves_nothing_with_the_stream(system: Any) -> N
     process.stream = None
 
 
-async def test_events_of_a_child_reach_the_submitter_of_its_parent(system: Any) -> None:
+async def test_events_of_a_child_reach_the_submitter_of_its_parent(system: System) -> None:
     async def child(ctx: Context) -> None:
         await ctx.emit("from the child")
 
@@ -92,7 +91,7 @@ async def test_events_of_a_child_reach_the_submitter_of_its_parent(system: Any) 
     assert [(event.pid, event.value) for event in recorder.of(Emitted)] == [(process.pid + 1, "from the child")]
 
 
-async def test_emit_without_a_reader_is_gone(system: Any) -> None:
+async def test_emit_without_a_reader_is_gone(system: System) -> None:
     async def agent(ctx: Context) -> str:
         for n in range(10 * MAX_EVENTS):
             await ctx.emit(n)
@@ -102,7 +101,7 @@ async def test_emit_without_a_reader_is_gone(system: Any) -> None:
     assert await system.result(process) == "done"
 
 
-async def test_followers_of_a_log_see_new_lines_until_the_process_ends(system: Any) -> None:
+async def test_followers_of_a_log_see_new_lines_until_the_process_ends(system: System) -> None:
     async def agent(ctx: Context) -> None:
         ctx.log("one")
         await ctx.receive()

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
 from ipc.errors import AgentFailed, NotEncodable, UnknownProcess
 from llmosd.context import Context
 from tests.support.agents import listener
+from tests.support.system import System
 
 
-async def test_a_result_that_cannot_travel_is_a_named_failure(system: Any) -> None:
+async def test_a_result_that_cannot_travel_is_a_named_failure(system: System) -> None:
     async def strange(ctx: Context) -> object:
         return object()
 
@@ -20,7 +20,7 @@ async def test_a_result_that_cannot_travel_is_a_named_failure(system: Any) -> No
         await system.run(strange)
 
 
-async def test_an_agent_that_raises_fails_with_its_traceback(system: Any) -> None:
+async def test_an_agent_that_raises_fails_with_its_traceback(system: System) -> None:
     async def broken(ctx: Context) -> None:
         raise ZeroDivisionError("by zero")
 
@@ -30,7 +30,7 @@ async def test_an_agent_that_raises_fails_with_its_traceback(system: Any) -> Non
     assert "in broken" in caught.value.data["traceback"]
 
 
-async def test_an_agent_that_lets_a_kernel_error_pass_fails_with_that_error(system: Any) -> None:
+async def test_an_agent_that_lets_a_kernel_error_pass_fails_with_that_error(system: System) -> None:
     async def careless(ctx: Context) -> None:
         await ctx.wait(12345)
 
@@ -39,7 +39,7 @@ async def test_an_agent_that_lets_a_kernel_error_pass_fails_with_that_error(syst
     assert caught.value.data == {"pid": 12345}
 
 
-async def test_an_agent_that_cancels_itself_fails(system: Any) -> None:
+async def test_an_agent_that_cancels_itself_fails(system: System) -> None:
     async def desperate(ctx: Context) -> None:
         raise asyncio.CancelledError
 
@@ -48,7 +48,7 @@ async def test_an_agent_that_cancels_itself_fails(system: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
-async def test_an_exit_in_an_agent_ends_only_that_agent(system: Any, kind: type[BaseException]) -> None:
+async def test_an_exit_in_an_agent_ends_only_that_agent(system: System, kind: type[BaseException]) -> None:
     async def leaver(ctx: Context) -> None:
         raise kind(3)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
 
 import pytest
 
@@ -12,9 +11,10 @@ from ipc.errors import AgentFailed, InvalidCall, UnknownProcess, UnknownThread
 from ipc.syscalls import Kill, Resume, Suspend, Threads
 from llmosd.context import Context
 from tests.support.agents import forever, make_call
+from tests.support.system import System
 
 
-async def test_threads_share_the_process_and_are_told_apart_by_who_started_them(system: Any) -> None:
+async def test_threads_share_the_process_and_are_told_apart_by_who_started_them(system: System) -> None:
     async def agent(ctx: Context) -> list[int]:
         async def work(n: int) -> int:
             await ctx.memory.set(str(n), n)
@@ -38,7 +38,7 @@ async def test_threads_share_the_process_and_are_told_apart_by_who_started_them(
     assert await system.result(process) == [3, 1, 2, 3]
 
 
-async def test_a_failure_of_a_thread_that_nobody_awaits_is_the_processes_own(system: Any) -> None:
+async def test_a_failure_of_a_thread_that_nobody_awaits_is_the_processes_own(system: System) -> None:
     async def agent(ctx: Context) -> None:
         async def fail() -> None:
             raise ValueError("in the background")
@@ -50,7 +50,7 @@ async def test_a_failure_of_a_thread_that_nobody_awaits_is_the_processes_own(sys
         await system.run(agent)
 
 
-async def test_a_failure_of_a_thread_that_is_awaited_goes_to_who_awaits_it(system: Any) -> None:
+async def test_a_failure_of_a_thread_that_is_awaited_goes_to_who_awaits_it(system: System) -> None:
     async def agent(ctx: Context) -> str:
         async def fail() -> None:
             await ctx.sleep(1)
@@ -65,7 +65,7 @@ async def test_a_failure_of_a_thread_that_is_awaited_goes_to_who_awaits_it(syste
     assert await system.run(agent) == "awaited"
 
 
-async def test_only_a_coroutine_makes_a_thread(system: Any) -> None:
+async def test_only_a_coroutine_makes_a_thread(system: System) -> None:
     async def agent(ctx: Context) -> None:
         ctx.start_thread(print)  # type: ignore[arg-type]
 
@@ -73,7 +73,7 @@ async def test_only_a_coroutine_makes_a_thread(system: Any) -> None:
         await system.run(agent)
 
 
-async def test_one_thread_is_suspended_and_the_others_go_on(system: Any) -> None:
+async def test_one_thread_is_suspended_and_the_others_go_on(system: System) -> None:
     log: list[str] = []
 
     async def agent(ctx: Context) -> None:
@@ -100,7 +100,7 @@ async def test_one_thread_is_suspended_and_the_others_go_on(system: Any) -> None
     assert log == ["b0", "b1", "b2", "a0", "a1", "a2"]
 
 
-async def test_resuming_the_process_leaves_a_suspended_thread_held(system: Any) -> None:
+async def test_resuming_the_process_leaves_a_suspended_thread_held(system: System) -> None:
     async def agent(ctx: Context) -> str:
         thread = ctx.start_thread(ctx.sleep(1))
         await asyncio.wait([thread], timeout=50)
@@ -115,7 +115,7 @@ async def test_resuming_the_process_leaves_a_suspended_thread_held(system: Any) 
     assert await system.result(process) == "held"
 
 
-async def test_one_thread_is_ended_and_the_process_goes_on(system: Any) -> None:
+async def test_one_thread_is_ended_and_the_process_goes_on(system: System) -> None:
     cleaned: list[str] = []
 
     async def agent(ctx: Context) -> str:
@@ -136,7 +136,7 @@ async def test_one_thread_is_ended_and_the_process_goes_on(system: Any) -> None:
     assert cleaned == ["work"]
 
 
-async def test_a_suspended_thread_can_be_ended(system: Any) -> None:
+async def test_a_suspended_thread_can_be_ended(system: System) -> None:
     async def agent(ctx: Context) -> bool:
         thread = ctx.start_thread(ctx.sleep(100))
         await asyncio.wait([thread])
@@ -149,7 +149,7 @@ async def test_a_suspended_thread_can_be_ended(system: Any) -> None:
     assert await system.result(process) is True
 
 
-async def test_a_thread_that_ignores_its_end_is_abandoned(system: Any) -> None:
+async def test_a_thread_that_ignores_its_end_is_abandoned(system: System) -> None:
     async def agent(ctx: Context) -> None:
         async def stubborn() -> None:
             while True:
@@ -166,7 +166,7 @@ async def test_a_thread_that_ignores_its_end_is_abandoned(system: Any) -> None:
     assert (await system.status(process)).reason == "done"
 
 
-async def test_an_abandoned_thread_that_was_held_does_not_come_back_with_its_process(system: Any) -> None:
+async def test_an_abandoned_thread_that_was_held_does_not_come_back_with_its_process(system: System) -> None:
     async def agent(ctx: Context) -> str:
         ctx.start_thread(ctx.sleep(100))
         await ctx.sleep(10)
@@ -180,7 +180,7 @@ async def test_an_abandoned_thread_that_was_held_does_not_come_back_with_its_pro
     assert await system.result(process) == "goes on"
 
 
-async def test_an_abandoned_thread_does_not_come_back_with_what_it_waited_for(system: Any) -> None:
+async def test_an_abandoned_thread_does_not_come_back_with_what_it_waited_for(system: System) -> None:
     futures: list[asyncio.Future[None]] = []
 
     async def stubborn(ctx: Context) -> None:
@@ -199,7 +199,7 @@ async def test_an_abandoned_thread_does_not_come_back_with_what_it_waited_for(sy
     assert await system.thread_states(other) == {"0": "blocked"}
 
 
-async def test_a_thread_that_suspends_itself_and_ends_leaves_nobody_held(system: Any) -> None:
+async def test_a_thread_that_suspends_itself_and_ends_leaves_nobody_held(system: System) -> None:
     async def agent(ctx: Context) -> None:
         ctx.start_thread(make_call(ctx, Suspend(ctx.pid, "0-1")))
         await ctx.sleep(1e9)
@@ -210,7 +210,7 @@ async def test_a_thread_that_suspends_itself_and_ends_leaves_nobody_held(system:
     assert process.held is None
 
 
-async def test_what_cannot_be_done_to_threads_is_named(system: Any) -> None:
+async def test_what_cannot_be_done_to_threads_is_named(system: System) -> None:
     process = system.spawn(forever)
     for call in (Suspend, Resume, Kill):
         with pytest.raises(UnknownThread, match=r"no thread '0-7'; it has 0$"):

@@ -13,6 +13,7 @@ from kernel.arguments import arguments_struct
 from kernel.programs import Program
 from llmosd.context import ChatOptions, Context
 from tests.support.agents import adder
+from tests.support.system import System
 
 
 class Options(TypedDict, total=False):
@@ -101,7 +102,7 @@ def test_parameters_that_cannot_be_named_are_refused() -> None:
     ],
 )
 async def test_arguments_are_checked_before_the_agent_runs(
-    system: Any, args: dict[str, Any], positional: tuple[Any, ...], what: str
+    system: System, args: dict[str, Any], positional: tuple[Any, ...], what: str
 ) -> None:
     system.program(adder)
     with pytest.raises(BadArguments) as caught:
@@ -111,17 +112,17 @@ async def test_arguments_are_checked_before_the_agent_runs(
     assert len(system.table.alive) == 1
 
 
-async def test_lenient_arguments_are_read_from_text(system: Any) -> None:
+async def test_lenient_arguments_are_read_from_text(system: System) -> None:
     system.program(adder)
     pid = await system.call(Spawn("adder", {"b": "5"}, ("4",), lenient=True))
     assert await system.result(pid) == 9
 
 
-async def test_defaults_hold_where_no_argument_is_given(system: Any) -> None:
+async def test_defaults_hold_where_no_argument_is_given(system: System) -> None:
     assert await system.run(adder, 1) == 3
 
 
-async def test_arguments_are_not_shared_with_the_parent(system: Any) -> None:
+async def test_arguments_are_not_shared_with_the_parent(system: System) -> None:
     async def child(ctx: Context, items: list[int]) -> list[int]:
         items.append(2)
         return items

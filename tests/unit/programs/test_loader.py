@@ -1,16 +1,16 @@
-"""Programs: found by name and by path, loaded when they change, and one that is broken harms no other."""
+"""Programs: found by name and by path, loaded again when they change, and one that is broken harms no other."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ipc.errors import AgentFailed, UnknownProgram
 from ipc.syscalls import Programs as ListPrograms
 from kernel.programs import Programs
+from tests.support.system import System
 
 AGENT = """
 from llmosd import agent, Context
@@ -150,7 +150,7 @@ def test_an_unknown_name_is_told_with_the_known_ones_and_the_way_to_a_file(progr
         programs.load("b")
 
 
-async def test_the_list_of_programs_is_read_off_the_loop(system: Any, tmp_path: Path) -> None:
+async def test_the_list_of_programs_is_read_off_the_loop(system: System, tmp_path: Path) -> None:
     folder = tmp_path / "agents"
     folder.mkdir()
     write(folder, "a.py", AGENT.format(name="a", n=1))

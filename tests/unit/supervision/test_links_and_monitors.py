@@ -13,6 +13,7 @@ from kernel.mailbox import CAPACITY
 from kernel.process import REMEMBERED
 from llmosd.context import Context
 from tests.support.agents import forever
+from tests.support.system import System
 
 
 async def crash(ctx: Context) -> None:
@@ -24,12 +25,12 @@ async def well(ctx: Context) -> int:
 
 
 @pytest.fixture(autouse=True)
-def programs(system: Any) -> None:
+def programs(system: System) -> None:
     for function in (forever, crash, well):
         system.program(function)
 
 
-def tables(system: Any) -> list[Any]:
+def tables(system: System) -> list[Any]:
     """The tables of the link subsystem."""
     links = system.kernel.links
     return [links._links, links._monitors, links._held, links._watched]
@@ -39,7 +40,7 @@ def tables(system: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("first_to_go", [0, 1])
-async def test_linked_processes_end_together_whichever_fails(system: Any, first_to_go: int) -> None:
+async def test_linked_processes_end_together_whichever_fails(system: System, first_to_go: int) -> None:
     one, other = system.spawn("forever"), system.spawn("forever")
     await system.call(Link(other.pid), one)
     gone, left = (one, other) if first_to_go == 0 else (other, one)
@@ -50,7 +51,7 @@ async def test_linked_processes_end_together_whichever_fails(system: Any, first_
     assert tables(system) == [{}, {}, {}, {}]
 
 
-async def test_an_end_that_went_well_is_not_shared(system: Any) -> None:
+async def test_an_end_that_went_well_is_not_shared(system: System) -> None:
     one = system.spawn("forever")
     pid = await system.call(Spawn("well", link=True), one)
     await system.status(pid)
@@ -59,7 +60,7 @@ async def test_an_end_that_went_well_is_not_shared(system: Any) -> None:
     assert tables(system)[0] == {}
 
 
-async def test_a_child_linked_at_birth_takes_its_parent_along_even_if_it_fails_at_once(system: Any) -> None:
+async def test_a_child_linked_at_birth_takes_its_parent_along_even_if_it_fails_at_once(system: System) -> None:
     async def parent(ctx: Context) -> None:
         await ctx.spawn("crash", link=True)
         await ctx.sleep(10)
@@ -68,7 +69,7 @@ async def test_a_child_linked_at_birth_takes_its_parent_along_even_if_it_fails_a
     assert (status.reason, "broken" in status.error.message) == ("linked", True)
 
 
-async def test_an_unlinked_one_goes_on(system: Any) -> None:
+async def test_an_unlinked_one_goes_on(system: System) -> None:
     async def parent(ctx: Context) -> str:
         pid = await ctx.spawn("forever", link=True)
         await ctx.unlink(pid)
@@ -78,7 +79,7 @@ async def test_an_unlinked_one_goes_on(system: Any) -> None:
     assert await system.run(parent) == "alive"
 
 
-async def test_a_long_line_of_links_ends_as_a_whole(system: Any) -> None:
+async def test_a_long_line_of_links_ends_as_a_whole(system: System) -> None:
     line = [system.spawn("forever") for _ in range(2000)]
     for one, other in itertools.pairwise(line):
         await system.call(Link(other.pid), one)
@@ -87,7 +88,7 @@ async def test_a_long_line_of_links_ends_as_a_whole(system: Any) -> None:
     assert tables(system)[0] == {}
 
 
-async def test_links_that_cannot_be_are_named(system: Any) -> None:
+async def test_links_that_cannot_be_are_named(system: System) -> None:
     one = system.spawn("forever")
     with pytest.raises(InvalidCall, match="to itself"):
         await system.call(Link(one.pid), one)
@@ -104,7 +105,7 @@ async def test_links_that_cannot_be_are_named(system: Any) -> None:
 # ---- monitors
 
 
-async def test_a_monitor_is_told_once_by_a_message_above_all_others(system: Any) -> None:
+async def test_a_monitor_is_told_once_by_a_message_above_all_others(system: System) -> None:
     async def watcher(ctx: Context) -> list[Any]:
         pid = await ctx.spawn("crash")
         ref = await ctx.monitor(pid)
@@ -122,7 +123,7 @@ async def test_a_monitor_is_told_once_by_a_message_above_all_others(system: Any)
     assert tables(system) == [{}, {}, {}, {}]
 
 
-async def test_a_monitor_of_one_that_ended_is_told_at_once_how(system: Any) -> None:
+async def test_a_monitor_of_one_that_ended_is_told_at_once_how(system: System) -> None:
     ended = system.spawn("well")
     await system.status(ended)
     watcher = system.spawn("forever")
@@ -138,7 +139,7 @@ async def test_a_monitor_of_one_that_ended_is_told_at_once_how(system: Any) -> N
         await system.call(Monitor(10**6), watcher)
 
 
-async def test_after_demonitor_no_message_of_it_comes(system: Any) -> None:
+async def test_after_demonitor_no_message_of_it_comes(system: System) -> None:
     watcher, one, other = (system.spawn("forever") for _ in range(3))
     refs = [await system.call(Monitor(target.pid), watcher) for target in (one, other, other)]
     await system.call(Demonitor(refs[0]), watcher)
@@ -150,7 +151,7 @@ async def test_after_demonitor_no_message_of_it_comes(system: Any) -> None:
     assert tables(system) == [{}, {}, {}, {}]
 
 
-async def test_only_its_holder_can_take_a_monitor_back(system: Any) -> None:
+async def test_only_its_holder_can_take_a_monitor_back(system: System) -> None:
     watcher, target, thief = (system.spawn("forever") for _ in range(3))
     ref = await system.call(Monitor(target.pid), watcher)
     await system.call(Demonitor(ref), thief)
@@ -158,7 +159,7 @@ async def test_only_its_holder_can_take_a_monitor_back(system: Any) -> None:
     assert len(await system.call(PeekMailbox(watcher.pid))) == 1
 
 
-async def test_a_monitor_that_ended_is_told_nothing_and_leaves_nothing(system: Any) -> None:
+async def test_a_monitor_that_ended_is_told_nothing_and_leaves_nothing(system: System) -> None:
     watcher, target = system.spawn("forever"), system.spawn("forever")
     await system.call(Monitor(target.pid), watcher)
     await system.call(Kill(watcher.pid))
@@ -166,7 +167,7 @@ async def test_a_monitor_that_ended_is_told_nothing_and_leaves_nothing(system: A
     await system.call(Kill(target.pid))
 
 
-async def test_a_client_can_monitor(system: Any) -> None:
+async def test_a_client_can_monitor(system: System) -> None:
     target = system.spawn("forever")
     ref = await system.call(Monitor(target.pid))
     await system.call(Kill(target.pid))
@@ -176,7 +177,7 @@ async def test_a_client_can_monitor(system: Any) -> None:
 # ---- names at birth
 
 
-async def test_a_name_given_at_spawn_is_there_before_the_first_step(system: Any) -> None:
+async def test_a_name_given_at_spawn_is_there_before_the_first_step(system: System) -> None:
     pid = await system.call(Spawn("forever", name="one"))
     assert [(row.name, row.pid) for row in await system.call(Names())] == [("one", pid)]
     with pytest.raises(NameTaken):
@@ -188,7 +189,7 @@ async def test_a_name_given_at_spawn_is_there_before_the_first_step(system: Any)
 # ---- crash reports
 
 
-async def test_a_crash_report_has_traceback_last_messages_usage_and_log(system: Any) -> None:
+async def test_a_crash_report_has_traceback_last_messages_usage_and_log(system: System) -> None:
     async def fragile(ctx: Context) -> None:
         ctx.log("at work")
         for _ in range(7):
@@ -213,7 +214,7 @@ async def test_a_crash_report_has_traceback_last_messages_usage_and_log(system: 
     assert [line.event for line in report.log] == ["at work"]
 
 
-async def test_ends_that_someone_wanted_are_no_crashes(system: Any) -> None:
+async def test_ends_that_someone_wanted_are_no_crashes(system: System) -> None:
     await system.run("well")
     victim = system.spawn("forever")
     await system.call(Kill(victim.pid))

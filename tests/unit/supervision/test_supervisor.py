@@ -12,12 +12,13 @@ from ipc.errors import InvalidCall, NameTaken, TooManyRestarts, UnknownProgram
 from ipc.syscalls import Child, Kill, Logs, Names, Sleep, Supervise
 from kernel.supervision.restarts import Restarts
 from llmosd.context import Context
+from tests.support.system import System
 
 STRATEGIES = ["one_for_one", "one_for_all", "rest_for_one"]
 
 
 @pytest.fixture
-def story(system: Any) -> list[str]:
+def story(system: System) -> list[str]:
     """What the children did: "a1" for the first start of a, "a1-" for its end."""
     told: list[str] = []
     starts: dict[str, int] = {}
@@ -43,7 +44,7 @@ def story(system: Any) -> list[str]:
 
 
 @pytest.fixture
-def supervise(system: Any, story: list[str]) -> Callable[..., Any]:
+def supervise(system: System, story: list[str]) -> Callable[..., Any]:
     """Spawns a supervisor of children given as name, restart kind, and how each start ends."""
     system.restart_without_jitter()
     ends: dict[str, list[Any]] = {}
@@ -69,7 +70,7 @@ def supervise(system: Any, story: list[str]) -> Callable[..., Any]:
     return start
 
 
-async def test_children_that_end_well_are_answered_in_order(system: Any, supervise: Any, story: list[str]) -> None:
+async def test_children_that_end_well_are_answered_in_order(system: System, supervise: Any, story: list[str]) -> None:
     process = supervise(("a", "transient", (2, "")), ("b", "temporary", (1, "")))
     assert await system.result(process) == ["a1", "b1"]
     assert story == ["a1", "b1", "b1-", "a1-"]
@@ -84,7 +85,7 @@ EXPECTED = {
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 async def test_who_is_started_again_and_in_which_order(
-    system: Any, supervise: Any, story: list[str], strategy: str
+    system: System, supervise: Any, story: list[str], strategy: str
 ) -> None:
     process = supervise(
         ("a", "permanent"),
@@ -112,7 +113,7 @@ async def test_who_is_started_again_and_in_which_order(
     ],
 )
 async def test_which_ends_lead_to_a_restart(
-    system: Any, supervise: Any, story: list[str], restart: str, error: str, starts: int
+    system: System, supervise: Any, story: list[str], restart: str, error: str, starts: int
 ) -> None:
     supervise(("a", restart, (1, error)))
     await system.turns()
@@ -120,7 +121,7 @@ async def test_which_ends_lead_to_a_restart(
     assert [line for line in story if not line.endswith("-")] == ["a1", "a2"][:starts]
 
 
-async def test_a_child_that_was_killed_is_started_again(system: Any, supervise: Any, story: list[str]) -> None:
+async def test_a_child_that_was_killed_is_started_again(system: System, supervise: Any, story: list[str]) -> None:
     supervise(("a", "transient"))
     await system.turns()
     (row,) = await system.call(Names())
@@ -131,7 +132,7 @@ async def test_a_child_that_was_killed_is_started_again(system: Any, supervise: 
     assert (again.name, again.pid != row.pid) == ("a", True)
 
 
-async def test_one_for_all_leaves_what_is_over_as_it_is(system: Any, supervise: Any, story: list[str]) -> None:
+async def test_one_for_all_leaves_what_is_over_as_it_is(system: System, supervise: Any, story: list[str]) -> None:
     process = supervise(
         ("done", "transient", (1, "")),
         ("temp", "temporary"),
@@ -142,7 +143,7 @@ async def test_one_for_all_leaves_what_is_over_as_it_is(system: Any, supervise: 
     assert story == ["done1", "temp1", "a1", "done1-", "a1-", "temp1-", "a2", "a2-"]
 
 
-async def test_pauses_double_while_restarts_follow_closely(system: Any, supervise: Any, story: list[str]) -> None:
+async def test_pauses_double_while_restarts_follow_closely(system: System, supervise: Any, story: list[str]) -> None:
     begin = system.loop.time()
     process = supervise(("a", "permanent", *[(0, "broken")] * 9), max_restarts=4, backoff=1.0, max_backoff=4.0)
     with pytest.raises(TooManyRestarts):
@@ -150,13 +151,13 @@ async def test_pauses_double_while_restarts_follow_closely(system: Any, supervis
     assert system.loop.time() - begin == pytest.approx(1 + 2 + 4 + 4, abs=0.1)
 
 
-async def test_restarts_that_lie_far_apart_go_on_for_ever(system: Any, supervise: Any, story: list[str]) -> None:
+async def test_restarts_that_lie_far_apart_go_on_for_ever(system: System, supervise: Any, story: list[str]) -> None:
     supervise(("a", "permanent", *[(10, "broken")] * 50), max_restarts=1, within=5.0)
     await system.call(Sleep(500))
     assert len([line for line in story if not line.endswith("-")]) > 40
 
 
-async def test_killing_the_supervisor_ends_its_children(system: Any, supervise: Any, story: list[str]) -> None:
+async def test_killing_the_supervisor_ends_its_children(system: System, supervise: Any, story: list[str]) -> None:
     process = supervise(("a", "permanent"), ("b", "permanent"))
     await system.turns()
     await system.call(Kill(process.pid))
@@ -165,7 +166,7 @@ async def test_killing_the_supervisor_ends_its_children(system: Any, supervise: 
 
 
 async def test_a_time_limit_around_the_call_ends_the_children_and_not_the_supervisor(
-    system: Any, story: list[str]
+    system: System, story: list[str]
 ) -> None:
 
     async def supervisor(ctx: Context) -> str:
@@ -180,7 +181,9 @@ async def test_a_time_limit_around_the_call_ends_the_children_and_not_the_superv
     assert sorted(story) == ["a1", "a1-", "b1", "b1-"]
 
 
-async def test_a_first_start_that_fails_is_the_callers_error_and_leaves_no_child(system: Any, story: list[str]) -> None:
+async def test_a_first_start_that_fails_is_the_callers_error_and_leaves_no_child(
+    system: System, story: list[str]
+) -> None:
     async def supervisor(ctx: Context) -> None:
         await ctx.supervise([Child("child", {"name": "a"}), "no such program"])
 
@@ -190,7 +193,7 @@ async def test_a_first_start_that_fails_is_the_callers_error_and_leaves_no_child
 
 
 async def test_a_restart_that_cannot_be_started_counts_as_one_that_failed(
-    system: Any, supervise: Any, story: list[str]
+    system: System, supervise: Any, story: list[str]
 ) -> None:
     async def squatter(ctx: Context) -> None:
         await ctx.sleep(1.5)
@@ -205,7 +208,7 @@ async def test_a_restart_that_cannot_be_started_counts_as_one_that_failed(
     assert any(NameTaken.__name__ in line or "is the name of process" in line for line in lines)
 
 
-async def test_restarts_stand_in_the_log_of_the_supervisor(system: Any, supervise: Any, story: list[str]) -> None:
+async def test_restarts_stand_in_the_log_of_the_supervisor(system: System, supervise: Any, story: list[str]) -> None:
     process = supervise(("a", "transient", (1, "broken"), (1, "")))
     await system.result(process)
     (line,) = await system.call(Logs(process.pid))
@@ -213,7 +216,7 @@ async def test_restarts_stand_in_the_log_of_the_supervisor(system: Any, supervis
     assert ("broken" in line.fields["why"], line.fields["pause"]) == (True, 1.0)
 
 
-async def test_supervisors_make_trees_whose_failure_goes_up(system: Any, story: list[str]) -> None:
+async def test_supervisors_make_trees_whose_failure_goes_up(system: System, story: list[str]) -> None:
     async def inner(ctx: Context) -> None:
         await ctx.supervise([Child("crash")], max_restarts=1, backoff=0.0)
 
@@ -241,7 +244,7 @@ async def test_supervisors_make_trees_whose_failure_goes_up(system: Any, story: 
         {"children": [Child("child", {"name": "a"}, restart="sometimes")]},  # type: ignore[arg-type]
     ],
 )
-async def test_what_makes_no_sense_is_refused(system: Any, story: list[str], options: dict[str, Any]) -> None:
+async def test_what_makes_no_sense_is_refused(system: System, story: list[str], options: dict[str, Any]) -> None:
     with pytest.raises(InvalidCall):
         await system.call(Supervise(**{"children": [Child("child", {"name": "a"})], **options}))
     assert story == []

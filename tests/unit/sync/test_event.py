@@ -1,4 +1,4 @@
-"""Events: set until they are cleared, and whoever waited goes on."""
+"""Events: setting one lets all go on that wait for it, and it stays set until it is cleared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The end of a task while the disk takes nothing: it waits, nobody is told it, and nothing else is held up."""
+"""The end of a task while the disk takes nothing: no client learns of it before, and nothing else waits."""
 
 from __future__ import annotations
 
