@@ -11,9 +11,10 @@ from ipc.errors import DriverFailed, ModelLoadFailed
 from ipc.syscalls import EmbedTexts, Models, Slots
 from kernel.slots.model import ModelSpec
 from kernel.slots.settings import ResourceSettings
-from tests.support.agents import teller
 from tests.support.simulated import FAST, text_of
 from tests.support.system import System
+
+pytestmark = pytest.mark.usefixtures("with_teller")
 
 
 def faulty(**options: Any) -> dict[str, ModelSpec]:
@@ -30,11 +31,6 @@ async def text_and_causes(system: System, **args: Any) -> tuple[Any, list[str]]:
     process = system.spawn("teller", **args)
     text = await system.result(process)
     return text, causes(process)
-
-
-@pytest.fixture(autouse=True)
-def programs(system: System) -> None:
-    system.program(teller)
 
 
 @pytest.mark.parametrize("models", [faulty(hang_after=7)])

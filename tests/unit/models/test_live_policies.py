@@ -17,9 +17,10 @@ from kernel.policy.catalogue import KINDS
 from kernel.scheduling import Scheduling
 from kernel.slots.model import ModelSpec
 from llmosd.context import Context
-from tests.support.agents import teller
 from tests.support.simulated import FAST, text_of
 from tests.support.system import System
+
+pytestmark = pytest.mark.usefixtures("with_teller")
 
 ONE_SLOT = {"sim": ModelSpec(driver="simulated", slots=1, lease=4, options=FAST)}
 
@@ -34,11 +35,6 @@ def turns(system: System) -> list[tuple[int, int]]:
         for _ in progress.ids
     ]
     return [(number, len(list(group))) for number, group in groupby(made)]
-
-
-@pytest.fixture(autouse=True)
-def programs(system: System) -> None:
-    system.program(teller)
 
 
 def all_kinds() -> list[Any]:

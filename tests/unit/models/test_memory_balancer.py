@@ -18,7 +18,6 @@ from tests.support.many_models import (
     TWO,
     alive,
     loads,
-    prepare,
     settle_sizes,
     simulated,
     states,
@@ -26,10 +25,7 @@ from tests.support.many_models import (
 from tests.support.simulated import text_of
 from tests.support.system import System
 
-
-@pytest.fixture(autouse=True)
-def programs(system: System) -> None:
-    prepare(system)
+pytestmark = pytest.mark.usefixtures("with_sizes")
 
 
 ADAPTIVE = {"one": simulated(slots=8, token_bytes=10_000, context=1000, kv_memory=6 * GB)}

@@ -16,7 +16,6 @@ from tests.support.many_models import (
     THREE,
     TWO,
     loads,
-    prepare,
     settle_sizes,
     simulated,
     states,
@@ -24,10 +23,7 @@ from tests.support.many_models import (
 from tests.support.simulated import text_of
 from tests.support.system import System
 
-
-@pytest.fixture(autouse=True)
-def programs(system: System) -> None:
-    prepare(system)
+pytestmark = pytest.mark.usefixtures("with_sizes")
 
 
 @pytest.mark.parametrize("models", [TWO])

@@ -13,7 +13,6 @@ from kernel.drivers import protocol
 from kernel.scheduling import Scheduling
 from kernel.slots.model import ModelSpec
 from kernel.slots.pager import Candidate, choose
-from tests.support.agents import teller
 from tests.support.paging import (
     FOUR_SLOTS,
     LONG,
@@ -27,10 +26,7 @@ from tests.support.paging import (
 from tests.support.simulated import text_of
 from tests.support.system import System
 
-
-@pytest.fixture(autouse=True)
-def programs(system: System) -> None:
-    system.program(teller)
+pytestmark = pytest.mark.usefixtures("with_teller")
 
 
 @pytest.mark.parametrize("models", [TWO_SLOTS])

@@ -11,9 +11,10 @@ from kernel.drivers import protocol
 from kernel.scheduling import Scheduling
 from kernel.slots.model import ModelSpec
 from llmosd.context import Context
-from tests.support.agents import teller
 from tests.support.simulated import FAST, text_of
 from tests.support.system import System
+
+pytestmark = pytest.mark.usefixtures("with_teller")
 
 ONE_SLOT = {"sim": ModelSpec(driver="simulated", slots=1, lease=4, options=FAST)}
 
@@ -21,11 +22,6 @@ ONE_SLOT = {"sim": ModelSpec(driver="simulated", slots=1, lease=4, options=FAST)
 def taken(system: System) -> set[int]:
     taken: set[int] = system.runtime().work.slots.taken
     return taken
-
-
-@pytest.fixture(autouse=True)
-def programs(system: System) -> None:
-    system.program(teller)
 
 
 async def test_an_urgent_call_takes_a_slot_at_once_and_the_other_goes_on_where_it_was(system: System) -> None:

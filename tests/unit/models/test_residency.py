@@ -20,7 +20,6 @@ from tests.support.many_models import (
     TWO,
     alive,
     loads,
-    prepare,
     settle_sizes,
     simulated,
     states,
@@ -28,10 +27,7 @@ from tests.support.many_models import (
 from tests.support.simulated import text_of
 from tests.support.system import System
 
-
-@pytest.fixture(autouse=True)
-def programs(system: System) -> None:
-    prepare(system)
+pytestmark = pytest.mark.usefixtures("with_sizes")
 
 
 # ---- keep-alive

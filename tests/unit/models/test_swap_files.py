@@ -13,7 +13,6 @@ from ipc.syscalls import Kill, Resume, Suspend
 from kernel import faults
 from kernel.drivers import protocol
 from kernel.slots.swap import SwapArea
-from tests.support.agents import teller
 from tests.support.paging import (
     TWO_SLOTS,
     files,
@@ -24,14 +23,11 @@ from tests.support.paging import (
 from tests.support.simulated import text_of
 from tests.support.system import System
 
+pytestmark = pytest.mark.usefixtures("with_teller")
+
 
 def write(path: str) -> None:
     Path(path).write_text("something")
-
-
-@pytest.fixture(autouse=True)
-def programs(system: System) -> None:
-    system.program(teller)
 
 
 # ---- what can go wrong
