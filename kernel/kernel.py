@@ -114,7 +114,7 @@ class Kernel:
         # dispatch, gate
         self.gate = gate = Gate()
         self.instruments = Instruments(gate.observe)
-        dispatcher = Dispatcher(loop, self.instruments)
+        self.dispatcher = dispatcher = Dispatcher(loop, self.instruments)
 
         # processes, messages, sync
         self.ending = ending = Ending(table, dispatcher, gate)
@@ -128,7 +128,7 @@ class Kernel:
         self.messaging = Messaging(table, gate, dispatcher, self.names)
         self.publication = Publication(gate, self.messaging)
         Receiving(gate, dispatcher, self.messaging.dead_letters)
-        self.sync = Synchronisation(gate)
+        self.synchronisation = Synchronisation(gate)
 
         # memory, models, supervision
         self.memory = PrivateMemory(gate, settings.memory, self.limits)
@@ -185,7 +185,7 @@ class Kernel:
         """
         dispatcher.on_slow.append(self.watchdog.slow)
         self.messaging.on_urgency.append(self.resources.urged)
-        self.ending.on_thread_end.append(self.sync.thread_ended)
+        self.ending.on_thread_end.append(self.synchronisation.thread_ended)
         end, control = self.ending.on_end, self.control
         if self.durability is not None and self.tasks is not None and journal is not None:
             durable = self.durability

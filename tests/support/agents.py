@@ -1,13 +1,23 @@
-"""Agents that the tests of several files run.
+"""Agents that the tests of several files run, and the system call in their hands.
 
-Each does one thing that a test needs of some process. Agents that only one test needs are defined in that test.
+Each does one thing that a test needs of some process. An agent that only one test needs is in that test, never here.
 """
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+from ipc.syscalls import (
+    Syscall,
+)
+from kernel.core.process import Process
 from llmosd.context import Context
+
+
+async def make_call(ctx: Context, call: Syscall, process: Process | None = None) -> Any:
+    """Make a system call as an agent, in just these words, or in the name of another process."""
+    return await ctx._gate.call(process or ctx._process, call)
 
 
 async def forever(ctx: Context) -> None:
@@ -25,6 +35,13 @@ async def listener(ctx: Context) -> None:
     await ctx.receive()
 
 
+async def echo(ctx: Context) -> None:
+    """Replies to each message with its body."""
+    while True:
+        message = await ctx.receive()
+        await ctx.reply(message, message.body)
+
+
 async def adder(ctx: Context, a: int, b: int = 2) -> int:
     return a + b
 
@@ -33,3 +50,10 @@ async def teller(ctx: Context, tokens: int = 20, seed: int = 1, model: str | Non
     """Generates a text: see `tests.support.simulated.text_of`."""
     text: str = await ctx.generate("one two three", model=model, max_tokens=tokens, seed=seed)
     return text
+
+
+def generating(**options: Any) -> Any:
+    async def agent(ctx: Context) -> Any:
+        return await ctx.generate("one two three", **options)
+
+    return agent

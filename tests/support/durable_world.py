@@ -31,6 +31,8 @@ from tests.support.system import System
 
 Agent = Callable[..., Any]
 
+UNTIL = "substr(outcome, 1, 2) = x'9203'"  # outcomes that are the msgpack of an `Until`
+
 
 class Life:
     """One life of a kernel, on the journal in `folder`."""
@@ -190,3 +192,8 @@ def note(world: World) -> Agent:
         return line
 
     return note
+
+
+def waits(life: Life, count: int) -> Callable[[], bool]:
+    """Whether so many calls of `receive` were made in `life`, those that were replayed left aside."""
+    return lambda: life.calls.get("Receive", 0) == count

@@ -1,6 +1,6 @@
 """Several simulated models under one memory budget, and a machine that knows their sizes.
 
-Used by the tests of residency, of turns and of the machine's memory. It never says which model has to be loaded when.
+Used by the tests of residency, of turns and of the machine's memory. It never decides which model is loaded.
 """
 
 from __future__ import annotations

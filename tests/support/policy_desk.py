@@ -1,4 +1,7 @@
-"""A desk for policies: jobs that come, run a token a turn, and go, with the books that a policy must agree with."""
+"""A desk for policies: jobs that come, run a token a turn, and go, with the books that a policy must agree with.
+
+Used by the tests of all policies. It checks every decision, and never helps a policy to one.
+"""
 
 from __future__ import annotations
 
@@ -173,3 +176,9 @@ def play(desk: Desk, coming: Iterable[tuple[int, Job]], each: Callable[[int], No
         turn += 1
         assert turn < 100_000
     return desk
+
+
+def program(number: int, service: float = 0.0, **fields: object) -> Program:
+    made = Program(number, **fields)  # type: ignore[arg-type]
+    made.service = service
+    return made

@@ -1,12 +1,15 @@
-"""The simulated model: its settings in most tests, and the text that it generates.
+"""The simulated model: its settings in most tests, the text that it generates, and what it may not leave behind.
 
-Used by tests of everything that calls a model. It is about one model, `sim`; for several under one
-budget see `many_models`. It never starts a driver process.
+Used by tests of everything that calls a model. It is about the one model `sim`, and never about several under one
+budget: see `many_models`.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from kernel.drivers.simulated.sequence import simulated_token
+from llmosd.context import Context
 from tests.support.system import System
 
 FAST = {"step_seconds": 1.0, "sequence_seconds": 0.0, "prompt_seconds": 0.0, "reply_tokens": 8}
@@ -22,3 +25,14 @@ def assert_nothing_left(system: System) -> None:
     work = system.runtime().work
     assert (work.slots.taken, work.slots.queue, work.sequences) == (set(), [], {})
     assert (system.driver.sequences, system.driver.questions) == ({}, {})
+
+
+async def answer(system: System, **options: Any) -> Any:
+    """What `ctx.generate` answers with these keywords, as the agent sees it."""
+    seen: list[Any] = []
+
+    async def agent(ctx: Context) -> None:
+        seen.append(await ctx.generate("one two three", **options))
+
+    await system.run(agent)
+    return seen[0]

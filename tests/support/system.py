@@ -1,6 +1,7 @@
 """A kernel under test, with one client in whose name the test makes system calls.
 
-Used by nearly every test of the kernel. It never decides how the kernel is built: see `boot`.
+Used by nearly every test of the kernel; `boot` builds it. It shows what tests look for inside of the kernel, so that
+tests reach for no private names, and never changes how the kernel behaves.
 """
 
 from __future__ import annotations
@@ -15,7 +16,20 @@ from ipc.abi import AgentMark
 from ipc.codec import reveal
 from ipc.errors import LlmosError, from_wire
 from ipc.messages import Event
-from ipc.syscalls import Attach, ExitStatus, History, Spawn, Submit, Submitted, Syscall, TaskInfo, Wait
+from ipc.syscalls import (
+    Attach,
+    ExitStatus,
+    GetStats,
+    History,
+    Spawn,
+    Stats,
+    Submit,
+    Submitted,
+    Syscall,
+    TaskInfo,
+    Threads,
+    Wait,
+)
 from kernel.core.process import Process, Thread
 from kernel.core.stream import Stream
 from kernel.journal.journal import Journal
@@ -42,6 +56,11 @@ class Recorder:
 
     def _end(self) -> None:
         self.ended = True
+
+
+def lone_process(pid: int, owner: str = "me", priority: int = 0) -> Process:
+    """A process that no kernel knows of."""
+    return Process(pid, None, "test", {}, owner=owner, priority=priority)
 
 
 class System:
@@ -120,6 +139,10 @@ class System:
         status: ExitStatus = await self.call(Wait(pid))
         return status
 
+    async def thread_states(self, process: Process) -> dict[str, str]:
+        """The state of each thread of a process, by its path."""
+        return {row.path: row.state for row in await self.call(Threads(process.pid))}
+
     async def result(self, process: Process | int) -> Any:
         """The value of a process. Raises its error."""
         status = await self.status(process)
@@ -144,6 +167,11 @@ class System:
         if asyncio.iscoroutine(answer):
             await self.thread(answer)
         return recorder
+
+    async def dead_letters(self) -> int:
+        """How many there were."""
+        stats: Stats = await self.call(GetStats())
+        return stats.dead_letters
 
     async def history(self) -> list[TaskInfo]:
         rows: list[TaskInfo] = await self.call(History())
@@ -193,7 +221,7 @@ class System:
     @property
     def names(self) -> Mapping[str, Process]:
         """Registered names, with the processes that have them."""
-        return self.kernel.messaging._names._holders
+        return self.kernel.names._holders
 
     @property
     def tasks(self) -> Tasks:
@@ -236,3 +264,13 @@ class System:
         for driver in self.launcher.alive:
             assert (driver.sequences, driver.questions, driver.memory.used) == ({}, {}, 0)
         assert [path for path in self.swap.rglob("*") if path.is_file()] == []
+
+    def close(self) -> None:
+        """The same from outside of the loop, which is closed, too."""
+
+        async def closing() -> None:
+            await self.end()
+            await self.kernel.close()
+
+        self.loop.run_until_complete(closing())
+        self.loop.close()

@@ -237,6 +237,11 @@ class Kernel:
         return found
 
 
+def alone(message: Admit, model: Ready | None = None) -> list[int]:
+    """The tokens of a call with no other beside it; of the Llama model, if no other is given."""
+    return Kernel(model or ready("Llama")).run(message).ids[message.sequence]
+
+
 def admit(sequence: int, prompt: str = "", lease: int = 1000, max_tokens: int | None = 10, **sampling: Any) -> Admit:
     """A call with a prompt of its own."""
     prompt = prompt or f"Prompt number {sequence}" * sequence

@@ -57,3 +57,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def _executed(self, _: asyncio.Future[Any]) -> None:
         self._jumping.executing -= 1
+
+
+class Clock:
+    """A clock that shows what the test sets, for what is handed the time by a function."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now

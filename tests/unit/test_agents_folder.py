@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ast
 import sys
-from pathlib import Path
 
 import pytest
 
-AGENTS = sorted((Path(__file__).resolve().parents[2] / "agents").glob("*.py"))
+from tests.support.paths import AGENTS
 
 
-@pytest.mark.parametrize("path", AGENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(AGENTS.glob("*.py")), ids=lambda path: path.name)
 def test_imports_only_llmosd(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):

@@ -51,6 +51,8 @@ from ipc.syscalls import (
 )
 from kernel.messages.validation import MAX_BODY
 from llmosd.context import Context
+from tests.support.agents import make_call
+from tests.support.system import System
 
 NEGATIVE = -1.0
 NO_NUMBER = float("nan")
@@ -65,7 +67,7 @@ class Order(msgspec.Struct, frozen=True):
 class World:
     """Others for the bad caller to disturb: a peer that only sleeps, one that declares its messages, one that ended."""
 
-    def __init__(self, system: Any) -> None:
+    def __init__(self, system: System) -> None:
         async def peer(ctx: Context) -> None:
             await ctx.register("peer")
             async with ctx.lock("taken"):
@@ -95,7 +97,7 @@ Use = Callable[[Context, World], Coroutine[Any, Any, Any]]
 
 async def reply_twice(ctx: Context, world: World) -> None:
     async def ask() -> None:
-        await ctx._gate.call(world.system.client, Call(ctx.pid, "question"))
+        await make_call(ctx, Call(ctx.pid, "question"), world.system.client)
 
     world.system.thread(ask())
     message = await ctx.receive()
@@ -105,7 +107,7 @@ async def reply_twice(ctx: Context, world: World) -> None:
 
 async def reply_for_another(ctx: Context, world: World) -> None:
     async def ask() -> None:
-        await ctx._gate.call(world.system.client, Call(world.peer, "question"))
+        await make_call(ctx, Call(world.peer, "question"), world.system.client)
 
     world.system.thread(ask())
     await ctx.sleep(1)
@@ -195,7 +197,7 @@ TIMES: dict[str, Callable[[Context, World, float], Coroutine[Any, Any, Any]]] = 
     "send, lifetime": lambda ctx, world, time: ctx.send(world.peer, None, lifetime=time),
     "publish, lifetime": lambda ctx, world, time: ctx.publish("t", None, lifetime=time),
     "spawn, deadline": lambda ctx, world, time: ctx.spawn("dead", deadline=time),
-    "watch": lambda ctx, world, time: ctx._gate.call(ctx._process, SharedWatch("region", 0, time)),
+    "watch": lambda ctx, world, time: make_call(ctx, SharedWatch("region", 0, time)),
 }
 
 PRIORITIES: dict[str, Callable[[Context, World, Any], Coroutine[Any, Any, Any]]] = {
@@ -204,15 +206,13 @@ PRIORITIES: dict[str, Callable[[Context, World, Any], Coroutine[Any, Any, Any]]]
     "publish": lambda ctx, world, priority: ctx.publish("t", None, priority=priority),
     "spawn": lambda ctx, world, priority: ctx.spawn("dead", priority=priority),
     "nice": lambda ctx, world, priority: ctx.nice(world.peer, priority),
-    "nice, one thread": lambda ctx, world, priority: ctx._gate.call(
-        ctx._process, Nice(world.peer, priority, thread="0")
-    ),
+    "nice, one thread": lambda ctx, world, priority: make_call(ctx, Nice(world.peer, priority, thread="0")),
     "a child": lambda ctx, world, priority: ctx.supervise([Child("dead", priority=priority)]),
 }
 
 
 @pytest.fixture
-async def world(system: Any) -> World:
+async def world(system: System) -> World:
     made = World(system)
     await system.turns()
     return made

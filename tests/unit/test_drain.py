@@ -1,9 +1,8 @@
-"""The end of the daemon: new tasks are refused, running ones may end, and no agent brings it about."""
+"""The end of the daemon: new tasks are refused, running ones may end, and no agent can bring it about."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -11,9 +10,10 @@ from ipc.errors import NotPermitted, ShuttingDown
 from ipc.syscalls import Shutdown, Spawn
 from llmosd.context import Context
 from tests.support.agents import listener
+from tests.support.system import System
 
 
-async def test_draining_refuses_new_tasks_and_lets_running_ones_end(system: Any) -> None:
+async def test_draining_refuses_new_tasks_and_lets_running_ones_end(system: System) -> None:
     async def child(ctx: Context) -> str:
         return "done"
 
@@ -32,7 +32,7 @@ async def test_draining_refuses_new_tasks_and_lets_running_ones_end(system: Any)
     assert process.status.reason == "done"
 
 
-async def test_draining_kills_what_does_not_end_in_time(system: Any) -> None:
+async def test_draining_kills_what_does_not_end_in_time(system: System) -> None:
     process = system.spawn(listener)
     before = system.loop.time()
     await system.kernel.drain(10)
@@ -40,7 +40,7 @@ async def test_draining_kills_what_does_not_end_in_time(system: Any) -> None:
     assert system.loop.time() - before == pytest.approx(10)
 
 
-async def test_an_agent_may_not_shut_the_daemon_down(system: Any) -> None:
+async def test_an_agent_may_not_shut_the_daemon_down(system: System) -> None:
     process = system.spawn(listener)
     with pytest.raises(NotPermitted):
         await system.call(Shutdown(), process)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ipc.syscalls import Kill, Limits, Names, Ps, Regions, Spawn
 from kernel.models.spec import ModelSpec
-
-AGENTS = Path(__file__).resolve().parents[2] / "agents"
+from tests.support.paths import AGENTS
+from tests.support.system import System
 
 
 @pytest.fixture
@@ -21,12 +20,12 @@ def models() -> dict[str, ModelSpec]:
 
 
 @pytest.fixture(autouse=True)
-async def shipped(system: Any) -> None:
+async def shipped(system: System) -> None:
     system.find_programs_in(AGENTS)
     await asyncio.to_thread(system.programs.refresh)
 
 
-def rows(system: Any, program: str) -> list[Any]:
+def rows(system: System, program: str) -> list[Any]:
     return [process for process in system.table.alive.values() if process.program == program]
 
 
@@ -40,14 +39,14 @@ LETTERS = {
 }
 
 
-async def test_letters_reach_their_specialists_and_the_delicate_ones_the_senior(system: Any) -> None:
+async def test_letters_reach_their_specialists_and_the_delicate_ones_the_senior(system: System) -> None:
     answers = await system.run("desk", list(LETTERS))
     assert [(answer["topic"], answer["by"]) for answer in answers] == list(LETTERS.values())
     assert all(answer["answer"] for answer in answers)
     assert await system.call(Names()) == []
 
 
-async def test_a_specialist_that_dies_is_replaced_and_the_desk_goes_on(system: Any) -> None:
+async def test_a_specialist_that_dies_is_replaced_and_the_desk_goes_on(system: System) -> None:
     process = system.spawn("desk", ["I was charged twice."] * 3 + ["an error"] * 3, max_tokens=100)
     await asyncio.sleep(1)
     names = {row.name.split()[-1]: row.pid for row in await system.call(Names())}
@@ -63,7 +62,7 @@ async def test_a_specialist_that_dies_is_replaced_and_the_desk_goes_on(system: A
 # ---- the pipeline
 
 
-async def test_a_pipeline_keeps_order_and_a_slow_sink_holds_up_the_source(system: Any) -> None:
+async def test_a_pipeline_keeps_order_and_a_slow_sink_holds_up_the_source(system: System) -> None:
     texts = [f"  Item {n}  IS   here " for n in range(200)]
     process = system.spawn("pipeline", texts, depth=4, pause=1.0)
     deepest = 0
@@ -78,7 +77,7 @@ async def test_a_pipeline_keeps_order_and_a_slow_sink_holds_up_the_source(system
     assert await system.result(process) == [f"item {n} is here" for n in range(200)]
 
 
-async def test_a_broken_stage_ends_the_whole_pipeline(system: Any) -> None:
+async def test_a_broken_stage_ends_the_whole_pipeline(system: System) -> None:
     process = system.spawn("pipeline", ["a"] * 1000, pause=1.0)
     await asyncio.sleep(3)
     await system.call(Kill(rows(system, "stage")[1].pid))
@@ -89,7 +88,7 @@ async def test_a_broken_stage_ends_the_whole_pipeline(system: Any) -> None:
 # ---- the map-reduce
 
 
-async def test_every_document_is_asked_about_and_counted_once(system: Any) -> None:
+async def test_every_document_is_asked_about_and_counted_once(system: System) -> None:
     report = await system.run("mapreduce", [f"document {n}" for n in range(100)])
     assert len(report["answers"]) == 100
     assert sum(report["tally"].values()) == 100
@@ -98,7 +97,7 @@ async def test_every_document_is_asked_about_and_counted_once(system: Any) -> No
     assert await system.call(Regions()) == []
 
 
-async def test_documents_that_fail_are_reported_and_cost_no_other(system: Any) -> None:
+async def test_documents_that_fail_are_reported_and_cost_no_other(system: System) -> None:
     pid = await system.call(
         Spawn("mapreduce", {"documents": [f"document {n}" for n in range(10)]}, limits=Limits(tokens=8))
     )

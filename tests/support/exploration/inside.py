@@ -1,25 +1,20 @@
-"""Where the kernel keeps what a test wants to see, and nobody else has to.
+"""Two parts of the kernel as explorations see them: a dispatcher that plays dice, and the table of locks by name.
 
-Used by the invariants of this folder.
+Used by the world of a seed and by the invariants. It never changes what it shows.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from kernel.kernel import Kernel
+from tests.support.exploration.schedule import SeededDispatcher
 
 
-def dispatcher(kernel: Kernel) -> Any:
-    return kernel.ending._dispatcher
-
-
-def links(kernel: Kernel) -> Any:
-    return kernel.ending.on_end[1].__self__  # type: ignore[attr-defined]
+def dispatcher(kernel: Kernel) -> SeededDispatcher:
+    return cast(SeededDispatcher, kernel.dispatcher)
 
 
 def named(kernel: Kernel) -> dict[str, Any]:
-    """Locks and their kin, by name."""
-    synchronisation: Any = kernel.ending.on_thread_end[-1]
-    table: dict[str, Any] = synchronisation.__self__._named
-    return table
+    """Locks, semaphores, conditions, barriers and events, by name."""
+    return cast(dict[str, Any], kernel.synchronisation._named)

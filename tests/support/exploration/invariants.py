@@ -64,14 +64,14 @@ def when_all_is_over(kernel: Kernel, ledger: Ledger, visitors: list[Visitor]) ->
         "locks and their kin": [
             one for one in inside.named(kernel).values() if not (isinstance(one, Event) and one.is_set)
         ],
-        "names": kernel.messaging._names._holders,
-        "holders of names": kernel.messaging._names._names,
+        "names": kernel.names._holders,
+        "holders of names": kernel.names._names,
         "topics": kernel.publication._topics._root.next,
         "subscribers": kernel.publication._topics._patterns,
-        "links": inside.links(kernel)._links,
-        "monitors": inside.links(kernel)._monitors,
-        "held monitors": inside.links(kernel)._held,
-        "watched by monitors": inside.links(kernel)._watched,
+        "links": kernel.links._links,
+        "monitors": kernel.links._monitors,
+        "held monitors": kernel.links._held,
+        "watched by monitors": kernel.links._watched,
         "private memory": kernel.memory._stores,
         "ready threads": [thread for queue in inside.dispatcher(kernel)._ready.values() for thread in queue],
         "alarms": [entry for entry in inside.dispatcher(kernel).alarms._heap if not entry[2].over],
@@ -204,7 +204,7 @@ def _slots(kernel: Kernel) -> Iterator[str]:
 
 
 def _names_and_topics(kernel: Kernel) -> Iterator[str]:
-    names = kernel.messaging._names
+    names = kernel.names
     for name, holder in names._holders.items():
         if holder.ended or name not in names._names[holder]:
             yield f"{name!r} is the name of process {holder.pid}, ended: {holder.ended}"
@@ -221,7 +221,7 @@ def _fates(kernel: Kernel, ledger: Ledger) -> Iterator[str]:
     for dead, peer in ledger.torn:
         if peer in alive:
             yield f"process {dead} ended badly, and process {peer}, which was linked to it, lives"
-    links = inside.links(kernel)
+    links = kernel.links
     for ref, (holder, target) in links._monitors.items():
         if holder.ended or target.ended:
             yield f"monitor {ref} of {target.pid} by {holder.pid} has outlived one of them"
@@ -232,9 +232,9 @@ def _fates(kernel: Kernel, ledger: Ledger) -> Iterator[str]:
     for message in ledger.put.values():
         if message.type == DOWN and message.priority == CONTROL:
             told[message.correlation] = told.get(message.correlation, 0) + 1
-    for ref, (holder, target) in ledger.monitors.items():
-        if holder in alive and ref not in ledger.taken_back and told.get(ref, 0) != (target not in alive):
-            yield f"process {holder} was told {told.get(ref, 0)} times of the end of {target} ({ref})"
+    for ref, (watcher, watched) in ledger.monitors.items():
+        if watcher in alive and ref not in ledger.taken_back and told.get(ref, 0) != (watched not in alive):
+            yield f"process {watcher} was told {told.get(ref, 0)} times of the end of {watched} ({ref})"
 
 
 def _alarms(kernel: Kernel) -> Iterator[str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ipc.syscalls import Child, Kill, Nice, Resume, Suspend, Syscall
+from tests.support.agents import make_call
 from tests.support.exploration.actor import Actor, Crash
 
 SHARES = {
@@ -36,7 +37,7 @@ class Lives(Actor):
             return
         name, link = self.chance.choice([None, None, "a", "b"]), self.world.maybe(0.2)
         child = self.world.child(detach=self.world.maybe(0.3), name=name, link=link)
-        pid = await self.ctx._gate.call(self.ctx._process, child)
+        pid = await make_call(self.ctx, child)
         if link:
             self.world.ledger.links.add(frozenset((self.ctx.pid, pid)))
 
@@ -66,7 +67,7 @@ class Lives(Actor):
         path = None
         if process is not None and process.threads and self.world.maybe(0.4):
             path = self.chance.choice([thread.path for thread in process.threads])
-        await self.ctx._gate.call(self.ctx._process, call(pid, path))
+        await make_call(self.ctx, call(pid, path))
 
     async def start_thread(self) -> None:
         if self.may_start_threads:

@@ -1,0 +1,116 @@
+"""A cache of prefixes with a clock, a disk and made-up keys and values, and a check of its books.
+
+A token's numbers say which tokens came before it, so those of another text are found out. Used by the tests of
+prefixes and of eviction. It never runs a model.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="keys and values are tensors (extra `local`)")
+
+from kernel.drivers.transformers.kv import Geometry, KVMemory, Slab  # noqa: E402
+from kernel.drivers.transformers.prefix import PrefixCache  # noqa: E402
+from kernel.drivers.transformers.prefix_disk_cache import Fetch  # noqa: E402
+
+GEOMETRY = Geometry(layers=2, heads=1, head_dim=16, dtype=torch.float32)  # 32 tokens to a page
+LENGTH = 160
+
+
+class Cache:
+    """A cache in a memory of so many pages for each layer, and on as many of a disk, with a clock that stands unless
+    it is set; and what a slab would hold that has computed some tokens."""
+
+    def __init__(self, pages: int = 10_000, *, on_disk: int = 0) -> None:
+        self.now = 0.0
+        self.memory = KVMemory(GEOMETRY, LENGTH, 16, torch.device("cpu"), 0)
+        self.memory.budget = pages * self.page
+        self.folder = tempfile.TemporaryDirectory()
+        self.tree = PrefixCache(self.memory, self.folder.name, on_disk * self.page, lambda: self.now)
+        self.tree.rates.token = 1.0  # dear: whatever may go to the disk goes there
+
+    @property
+    def page(self) -> int:
+        """What a page of tokens takes, in all layers."""
+        return GEOMETRY.layers * 4096
+
+    def computed(self, tokens: list[int]) -> Slab:
+        slab = self.memory.allocate(0)
+        self.memory.tokens(slab, 0, len(tokens)).copy_(numbers(tokens))
+        return slab
+
+    def keep(self, tokens: list[int], process: int = 0) -> None:
+        slab = self.computed(tokens)
+        self.tree.keep(slab, tokens, process)
+        self.memory.free(slab)
+
+    def use(self, tokens: list[int], process: int = 0) -> Slab:
+        slab = self.memory.allocate(0)
+        found = self.tree.hold(slab, tokens)
+        self.tree.use(slab, tokens[:found], process)
+
+        assert slab.length == found
+        assert torch.equal(self.memory.tokens(slab, 0, found), numbers(tokens[:found]))
+        return slab
+
+    def free(self, slab: Slab) -> None:
+        self.tree.release(slab)
+        self.memory.free(slab)
+
+    def texts(self) -> list[list[int]]:
+        """All that is kept, from the root to each leaf."""
+        return [tokens for tokens, _ in self._walk()]
+
+    def fetch(self, tokens: list[int]) -> None:
+        """Have all of it in memory that is kept."""
+        while isinstance(fetch := self.tree.fetch(tokens, 0), Fetch):
+            self.tree.fetched(fetch, fetch.read())
+        assert fetch == ""
+
+    def on_disk(self, tokens: list[int]) -> int:
+        """How many of `tokens` are kept on disk alone."""
+        return sum(count for node, count in self.tree._root.path(tokens) if not node.held)
+
+    def check_books(self) -> None:
+        prefixes = {node.prefix for _, nodes in self._walk() for node in nodes if node.held}
+        assert all(prefix.data is not None for prefix in prefixes)
+        copies = {node.prefix.copy for _, nodes in self._walk() for node in nodes if node.prefix.copy}
+        assert self.tree.spill.used == sum(copy.size for copy in copies) <= self.tree.spill.limit
+        prefixes |= {node.prefix for _, nodes in self._walk() for node in nodes if node.prefix.coming}
+        assert self.memory.cached == sum(self.memory.prefix_bytes(prefix.start, prefix.end) for prefix in prefixes)
+        prefixes = {prefix for prefix in prefixes if not prefix.coming}
+        assert set(self.tree._holders) == prefixes
+        nodes = {node for _, nodes in self._walk() for node in nodes}
+        assert sum(self.tree._holders.values()) == sum(node.held for node in nodes)
+        assert all(owned <= nodes for owned in self.tree._of_process.values())
+
+    def _walk(self) -> Iterator[tuple[list[int], list[Any]]]:
+        stack: list[tuple[Any, list[int], list[Any]]] = [(self.tree._root, [], [])]
+        while stack:
+            node, tokens, nodes = stack.pop()
+            for first, child in node.children.items():
+                assert child.parent is node
+                assert child.start == len(tokens)
+                assert child.tokens[0] == first
+                assert child.prefix.start <= child.start
+                assert child.end <= child.prefix.end
+                assert node.held or not child.held
+                assert child.held or child.prefix.copy is not None or child.prefix.coming
+                stack.append((child, tokens + child.tokens, [*nodes, child]))
+            if nodes and not node.children:
+                yield tokens, nodes
+
+
+def numbers(tokens: list[int]) -> Any:
+    """[layers, tokens, row] that tell of each token which ones it comes after."""
+    digest, rows = blake2b(), []
+    for token in tokens:
+        digest.update(bytes([token]))
+        rows.append(int.from_bytes(digest.copy().digest()[:3], "little"))
+    return torch.tensor(rows, dtype=torch.float32)[None, :, None].expand(GEOMETRY.layers, -1, GEOMETRY.row)

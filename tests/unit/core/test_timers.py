@@ -1,0 +1,42 @@
+"""Timers of the operating system may fire a little early; a wait must not take that for a stray wake-up.
+
+uvloop rounds to milliseconds, so half of its timers fire before their time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ipc.errors import TimedOut
+from ipc.syscalls import Call, Receive, Sleep, Wait
+from tests.support.agents import idle
+from tests.support.system import System
+
+TIMES = [0.0101 + n * 0.00007 for n in range(60)]  # seconds, on all sides of a millisecond
+
+
+@pytest.mark.real_time
+async def test_every_sleep_ends(system: System) -> None:
+    threads = [system.thread(system.kernel.gate.enter(system.client, Sleep(seconds))) for seconds in TIMES]
+    _, asleep = await asyncio.wait(threads, timeout=2)
+    assert not asleep
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("kind", ["receive", "call", "wait"])
+async def test_every_timeout_strikes(system: System, kind: str) -> None:
+    target = system.spawn(idle)
+    make = {
+        "receive": lambda seconds: (target, Receive(seconds)),
+        "call": lambda seconds: (system.client, Call(target.pid, None, seconds)),
+        "wait": lambda seconds: (system.client, Wait(target.pid, seconds)),
+    }[kind]
+    threads = []
+    for seconds in TIMES:
+        process, call = make(seconds)
+        threads.append(system.thread(system.kernel.gate.enter(process, call), process))
+    done, waiting = await asyncio.wait(threads, timeout=2)
+    assert not waiting
+    assert {type(thread.exception()) for thread in done} == {TimedOut}

@@ -1,0 +1,46 @@
+"""Errors over a wire: each keeps its type, its message and its facts, and any error can be sent."""
+
+from __future__ import annotations
+
+import pytest
+
+from ipc import errors
+from ipc.codec import decode, encode
+from ipc.errors import LlmosError, from_wire, to_wire
+
+ERRORS = sorted(LlmosError.registry.items())
+
+
+@pytest.mark.parametrize(("name", "kind"), ERRORS, ids=[name for name, _ in ERRORS])
+def test_every_error_keeps_its_type_message_and_facts(name: str, kind: type[LlmosError]) -> None:
+    error = kind("what was wrong", pid=7, text="ü", list=[1, 2])
+    info = decode(encode(to_wire(error)), errors.ErrorInfo)
+    back = from_wire(info)
+    assert type(back) is kind
+    assert (back.message, back.data) == ("what was wrong", {"pid": 7, "text": "ü", "list": [1, 2]})
+    assert name == kind.__name__
+
+
+def test_an_error_of_a_newer_daemon_becomes_a_plain_one_that_names_it() -> None:
+    back = from_wire(errors.ErrorInfo("BrandNew", "sentence", {"n": 1}))
+    assert type(back) is LlmosError
+    assert (back.message, back.data) == ("BrandNew: sentence", {"n": 1})
+
+
+def test_an_error_can_always_be_told_whatever_is_in_its_text_and_its_facts() -> None:
+    """Else whoever waits for it would wait for ever."""
+    info = to_wire(errors.ToolFailed("half a \ud800", traceback="\ud800", pid=5, what=object()))
+    assert decode(encode(info), errors.ErrorInfo) == errors.ErrorInfo("ToolFailed", "half a ?", {"traceback": "?"})
+    assert to_wire(ValueError("\ud800")).message == "ValueError: ?"
+
+
+def test_an_error_from_outside_the_tree_keeps_its_type_in_the_message() -> None:
+    back = from_wire(to_wire(KeyError("x")))
+    assert type(back) is LlmosError
+    assert back.message == "KeyError: 'x'"
+
+
+def test_facts_called_like_parameters_survive() -> None:
+    back = from_wire(errors.ErrorInfo("NotFound", "sentence", {"message": "fact", "self": 1}))
+    assert back.message == "sentence"
+    assert back.data == {"message": "fact", "self": 1}

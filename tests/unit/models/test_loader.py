@@ -1,0 +1,75 @@
+"""Loading a model: once for all that wait, with its progress shown to them, and by name when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from ipc.errors import ConfigError, ModelLoadFailed, ModelNotFound, UnknownModel
+from ipc.messages import State
+from ipc.syscalls import Generate, Models
+from kernel.models.spec import ModelSpec
+from llmosd.context import Context
+from tests.support.agents import teller
+from tests.support.simulated import FAST, text_of
+from tests.support.system import System
+
+
+async def test_a_load_that_fails_is_named_and_the_next_call_tries_again(system: System) -> None:
+    system.launcher.refusals.append(OSError("no more processes"))
+    with pytest.raises(ModelLoadFailed, match="no more processes"):
+        await system.run(teller)
+    (row,) = await system.call(Models())
+    assert row.state == "failed"
+    assert await system.run("teller", tokens=5) == text_of(1, 5)
+
+
+async def test_everybody_who_waits_for_a_load_that_fails_gets_the_error(system: System) -> None:
+    system.launcher.refusals.append(OSError("no"))
+    processes = [system.spawn(teller if not n else "teller") for n in range(5)]
+    statuses = [await system.status(process) for process in processes]
+    assert [status.error.code for status in statuses] == ["ModelLoadFailed"] * 5
+
+
+@pytest.mark.parametrize("models", [{"sim": ModelSpec(driver="simulated", options={"step_secs": 1})}])
+async def test_wrong_driver_options_are_a_named_error_that_lists_the_right_ones(system: System) -> None:
+    for program in (teller, "teller"):
+        with pytest.raises(ConfigError, match=r"step_secs.*step_seconds"):
+            await system.run(program)
+    await asyncio.sleep(1)
+    assert all(driver.stopped for driver in system.launcher.drivers)
+
+
+async def test_a_slow_load_is_told_to_those_who_wait(system: System) -> None:
+    recorder = system.recorder()
+    await system.result(system.spawn(teller, stream=recorder.stream))
+    states = [(event.state, event.detail) for event in recorder.of(State)]
+    assert ("model sim loading", "pretending to load") in states
+
+
+TWO_MODELS = {
+    "slow": ModelSpec(driver="simulated", options=FAST | {"load_seconds": 1000}),
+    "quick": ModelSpec(driver="simulated", options=FAST),
+}
+
+
+@pytest.mark.parametrize("models", [TWO_MODELS])
+async def test_a_model_that_loads_for_long_holds_up_no_other(system: System) -> None:
+    async def asks(ctx: Context, model: str) -> str:
+        return await ctx.generate("x", model=model, max_tokens=3)
+
+    slow = system.spawn(asks, model="slow")
+    before = system.loop.time()
+    await system.run("asks", model="quick")
+    assert system.loop.time() - before < 10
+    assert not slow.ended
+    await system.result(slow)
+
+
+async def test_unknown_models_are_named_with_the_known_ones(system: System, tmp_path: Path) -> None:
+    with pytest.raises(UnknownModel, match="configured: sim"):
+        await system.call(Generate("x", "simm"))
+    with pytest.raises(ModelNotFound):
+        await system.call(Generate("x", str(tmp_path / "nothing")))

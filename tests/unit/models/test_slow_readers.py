@@ -1,0 +1,109 @@
+"""Generations whose reader is behind: they park, let others run, and go on without a token lost."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ipc.messages import Token
+from ipc.syscalls import Kill
+from kernel.core.stream import MAX_EVENTS
+from kernel.models.sequence import PARKED
+from llmosd.context import Context
+from tests.support.system import System
+
+
+async def test_tokens_flow_to_the_submitter_in_order(system: System) -> None:
+    async def agent(ctx: Context) -> str:
+        return await ctx.generate("one two", max_tokens=6, seed=1)
+
+    recorder = system.recorder()
+    text = await system.result(system.spawn(agent, stream=recorder.stream))
+    assert "".join(event.text for event in recorder.of(Token)) == text
+    assert len(recorder.of(Token)) == 6
+
+
+async def test_a_quiet_generation_sends_no_tokens(system: System) -> None:
+    async def agent(ctx: Context) -> str:
+        return await ctx.generate("one two", max_tokens=6, emit=False)
+
+    recorder = system.recorder()
+    await system.result(system.spawn(agent, stream=recorder.stream))
+    assert recorder.of(Token) == []
+
+
+async def test_a_generation_parks_while_its_reader_is_behind_and_goes_on_afterwards(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernel.core.stream.MAX_TEXT", 15)
+    recorder = system.recorder(credit=0)
+
+    async def agent(ctx: Context) -> str:
+        return await ctx.generate("prompt", max_tokens=20, seed=3)
+
+    async def undisturbed(ctx: Context) -> str:
+        return await ctx.generate("prompt", max_tokens=20, seed=3)
+
+    process = system.spawn(agent, stream=recorder.stream)
+    await asyncio.sleep(60)
+    (sequence,) = system.sequences(process)
+    assert sequence.state == PARKED
+    assert sequence.holds == {"reader"}
+    assert 0 < len(sequence.ids) < 10
+    assert "reader" in process.state()[1]
+    # Its slot is free for others meanwhile.
+    assert await system.run(undisturbed)
+    recorder.stream.grant(10_000)
+    text = await system.result(process)
+    assert text == await system.run("undisturbed")
+    assert "".join(event.text for event in recorder.of(Token)) == text
+
+
+async def test_a_generation_does_not_begin_while_its_reader_is_behind(system: System) -> None:
+    recorder = system.recorder(credit=0)
+
+    async def agent(ctx: Context) -> str:
+        for n in range(MAX_EVENTS):
+            await ctx.emit(n)
+        return await ctx.generate("prompt", max_tokens=20, seed=3)
+
+    process = system.spawn(agent, stream=recorder.stream)
+    await asyncio.sleep(60)
+    (sequence,) = system.sequences(process)
+    assert (sequence.state, sequence.ids) == (PARKED, [])
+    recorder.stream.grant(10_000)
+    assert len((await system.result(process)).split()) == 20
+
+
+async def test_a_paused_generation_goes_on_when_its_reader_goes_away(system: System) -> None:
+    recorder = system.recorder(credit=0)
+
+    async def agent(ctx: Context) -> str:
+        for n in range(MAX_EVENTS):
+            await ctx.emit(n)
+        return await ctx.generate("prompt", max_tokens=20, seed=3)
+
+    process = system.spawn(agent, stream=recorder.stream)
+    await asyncio.sleep(60)
+    assert not process.ended
+    recorder.stream.close()
+    assert len((await system.result(process)).split()) == 20
+
+
+async def test_a_paused_generation_can_be_killed(system: System) -> None:
+    recorder = system.recorder(credit=0)
+
+    async def agent(ctx: Context) -> str:
+        for n in range(MAX_EVENTS):
+            await ctx.emit(n)
+        return await ctx.generate("prompt", max_tokens=20)
+
+    process = system.spawn(agent, stream=recorder.stream)
+    await asyncio.sleep(60)
+    await system.call(Kill(process.pid))
+    await asyncio.sleep(5)
+    runtime = system.runtime()
+    assert (runtime.work.slots.taken, runtime.work.slots.queue, runtime.work.sequences) == (set(), [], {})
+    recorder.stream.grant(10_000)  # what it left with the stream does no harm
+    assert recorder.ended

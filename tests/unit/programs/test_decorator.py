@@ -1,0 +1,38 @@
+"""The decorator that makes a function an agent: it marks, and changes nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from ipc.abi import AGENT_ATTRIBUTE, AgentMark
+from llmosd import agent
+from llmosd.context import Context
+
+
+def test_the_decorator_marks_and_changes_nothing() -> None:
+    async def plain(ctx: Context) -> None:
+        """What it does.
+
+        And more.
+        """
+
+    assert agent(plain) is plain
+    assert getattr(plain, AGENT_ATTRIBUTE) == AgentMark("plain", "What it does.")
+    assert getattr(agent(name="n", summary="s")(plain), AGENT_ATTRIBUTE) == AgentMark("n", "s")
+
+
+def test_only_a_coroutine_function_with_a_context_can_be_an_agent() -> None:
+    def no_coroutine(ctx: Context) -> None: ...
+    async def no_context() -> None: ...
+
+    for function in (no_coroutine, no_context):
+        with pytest.raises(TypeError, match="async def"):
+            agent(function)
+
+
+def test_the_decorator_may_be_imported_from_its_own_module_too() -> None:
+    code = "from llmosd.decorators import agent as first; from llmosd import agent; assert agent is first, agent"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
