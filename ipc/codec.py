@@ -24,7 +24,7 @@ def decoder(kind: Hashable) -> msgspec.msgpack.Decoder[Any]:
 
 
 def encode(value: Any) -> bytes:
-    """msgpack of `value`. Raises `NotEncodable`, which names the type that cannot be carried."""
+    """Encode `value` as msgpack. Raises `NotEncodable`, which names the type that cannot be carried."""
     try:
         return ENCODER.encode(value)
     except UNENCODABLE as error:

@@ -34,6 +34,7 @@ class LlmosError(Exception):
 
     @property
     def message(self) -> str:
+        """The text for people, without the name of the error."""
         return str(self.args[0]) if self.args else ""
 
 

@@ -80,8 +80,11 @@ class Failure(msgspec.Struct, tag="failure", array_like=True):
 
 
 class StreamEvent(msgspec.Struct, tag="event", array_like=True):
-    """One event under request `id`. `number`: of the last event of the task that is in it, counted from the task's
-    beginning in this life of the daemon; 0 if they are not counted."""
+    """One event under request `id`.
+
+    `number` is that of the last event of the task in it, counted from the task's beginning in this run of the daemon; 0
+    if its events are not counted.
+    """
 
     id: int
     event: Event

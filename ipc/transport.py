@@ -68,9 +68,11 @@ class FramedProtocol(asyncio.Protocol):
             self.transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+        """Keep the transport that asyncio has opened."""
+        self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
+        """Take the frames that are complete, and write what they were answered in one go."""
         self._corked = not self._out
         try:
             for payload in self._frames.feed(data):
@@ -86,6 +88,7 @@ class FramedProtocol(asyncio.Protocol):
                 self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Drop what is queued: asyncio has closed the transport."""
         self.transport = None
         self._over = True
         self._out = []

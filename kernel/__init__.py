@@ -1,3 +1,5 @@
-"""The microkernel: processes, threads, mailboxes, model slots. One event loop holds every table and decides; it
-never computes. Started by the daemon in `llmosd`; it imports neither that nor torch.
+"""The microkernel: processes, threads, mailboxes, model slots.
+
+One event loop holds every table and makes every decision; it never computes. The daemon in `llmosd` starts the kernel,
+which imports neither `llmosd` nor torch.
 """

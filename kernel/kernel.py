@@ -176,7 +176,7 @@ class Kernel:
         Status(version, gate, self.lifecycle, self.messaging, self.watchdog, self.resources, self.tasks)
         gate.register({Shutdown: self._shutdown})
         self._connect(dispatcher, journal)
-        loop.set_task_factory(cast(Any, self.threads.make_task))
+        loop.set_task_factory(cast("Any", self.threads.make_task))
 
     def _connect(self, dispatcher: Dispatcher, journal: Journal | None) -> None:
         """Set every hook: what a part calls of parts above it. Those of one hook are called in the order given here.

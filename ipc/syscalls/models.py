@@ -18,8 +18,11 @@ class ChatMessage(msgspec.Struct, frozen=True):
 
 
 class Constraint(msgspec.Struct, frozen=True):
-    """What a reply has to be: JSON that fits a `schema` (its JSON text), one of `choices` (a JSON list of texts), a
-    match of a `regex`, or a sentence of a `grammar` (Lark syntax)."""
+    """The form that a reply must have.
+
+    JSON that fits a `schema` (its JSON text), one of `choices` (a JSON list of texts), a match of a `regex`, or a
+    sentence of a `grammar` (Lark syntax).
+    """
 
     kind: Literal["schema", "choices", "regex", "grammar"]
     value: str
@@ -63,8 +66,11 @@ class Score(msgspec.Struct, frozen=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """A configured model. `state`: "unloaded", "waiting" (for memory), "loading", "ready", "leaving", "restarting" or
-    "failed"; `detail` says more, such as why, and what has to happen next."""
+    """A configured model and its state.
+
+    `state` is "unloaded", "waiting" (for memory), "loading", "ready", "leaving", "restarting" or "failed". `detail`
+    says more, such as the reason and what has to happen next.
+    """
 
     name: str
     driver: str
@@ -164,8 +170,10 @@ class SequenceInfo(msgspec.Struct, frozen=True):
 
 
 class FinishedCall(msgspec.Struct, frozen=True, gc=False):
-    """A generation that is over. `number` counts them up. `program_id` is that of the task that it was scheduled as a
-    part of; `limit` the bound that it set on its tokens, 0 for none; `error` the name of what ended it, if not itself.
+    """A generation that is over.
+
+    `number` counts them up. `program_id` is that of the task as part of which it was scheduled. `limit` is its bound on
+    tokens, 0 for none. `error` names what cut it off, if anything did.
 
     Times are in seconds of the daemon's clock: when it came, got its slot, had its first token, and ended; `deadline`
     when its task has to end.

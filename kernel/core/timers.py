@@ -48,8 +48,10 @@ class Alarms:
         self._struck_at = inf  # the loop time for which the timer is set
 
     def take_in_soon(self) -> None:
-        """An alarm was added to `new`, the first of this turn. What is cancelled before the next never gets to the
-        heap."""
+        """Move the alarms in `new` to the heap on the next turn of the loop.
+
+        The first alarm of a turn calls this. An alarm that is cancelled before the next turn never reaches the heap.
+        """
         self._loop.call_soon(self._take_in)
 
     def cancelled(self) -> None:

@@ -31,8 +31,10 @@ log = structlog.get_logger("kernel.watchdog")
 
 
 class Watchdog:
-    """Watches the steps of one dispatcher: logs each that holds the loop for `slow_step` seconds, and breaks each that
-    holds it for `burst` seconds (0: never). `end` ends a process that catches what is raised in it, again and again.
+    """Watches the steps of one dispatcher.
+
+    It logs each that holds the loop for `slow_step` seconds, and breaks each that holds it for `burst` seconds (0:
+    never). `end` ends a process that catches what is raised in it, again and again.
 
     `slow_steps` counts the steps that were logged, `errors` those that were broken, by the name of the error.
     """

@@ -165,8 +165,10 @@ class Restored(msgspec.Struct, tag="restored"):
 
 
 class SwappedOut(msgspec.Struct, tag="swapped_out"):
-    """The state lies at the path asked for, `size` bytes, and the driver has forgotten the sequence; or, with `error`,
-    it could not be written and the sequence is parked as before."""
+    """The driver wrote the state of a sequence to the path asked for and forgot the sequence.
+
+    The file has `size` bytes. With `error`, the driver could not write it, and the sequence is parked as before.
+    """
 
     sequence: int
     size: int
@@ -192,8 +194,11 @@ class Embedded(msgspec.Struct, tag="embedded"):
 
 
 class Progress(msgspec.Struct, array_like=True):
-    """New tokens of one sequence and the text they release (may be empty: stop strings and multi-byte characters
-    are held back until they are decided). `logprobs`, if asked for: one of each token."""
+    """New tokens of one sequence and the text that they release.
+
+    The text may be empty: stop strings and multi-byte characters are held back until they are decided. `logprobs` has
+    one entry for each token, if asked for.
+    """
 
     sequence: int
     ids: list[int]
@@ -202,9 +207,12 @@ class Progress(msgspec.Struct, array_like=True):
 
 
 class KVUsage(msgspec.Struct, frozen=True, array_like=True):
-    """Keys and values: bytes in `used` by sequences and `cached` for prefixes, and since the start, in tokens, how many
-    of prompts were `asked`, of these found (`hit`), and how many `evicted`; `waiting` sequences wait for memory.
-    Prefixes also take `disk` bytes there, and `reread` tokens came back from it so far."""
+    """How the memory for keys and values is used.
+
+    In bytes: `used` by sequences, `cached` for prefixes. In tokens of prompts since the start: `asked` for, found of
+    these (`hit`), and `evicted`. `waiting` sequences wait for memory. Prefixes also take `disk` bytes on the disk, and
+    `reread` tokens were read back from it.
+    """
 
     used: int = 0
     cached: int = 0

@@ -143,4 +143,4 @@ class History:
 def history_of(process: Process) -> History:
     """The history of a process that is durable."""
     assert process.durable is not None
-    return cast(History, process.durable)
+    return cast("History", process.durable)

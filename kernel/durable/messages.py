@@ -98,7 +98,7 @@ class DurableMessages:
             return await self._messaging.call(process, call)
         if recipient is process:
             raise InvalidCall(f"process {process.pid} calls itself, and would wait for its own reply for ever")
-        thread = cast(Thread, asyncio.current_task())
+        thread = cast("Thread", asyncio.current_task())
         alarm = Alarm(thread, check_timeout(call.timeout))
         thread.answer = UNANSWERED
         try:
@@ -206,7 +206,7 @@ class DurableMessages:
         while box.full and not self._messaging.make_room(recipient, box):
             if alarm is not None and alarm.rung:
                 raise TimedOut(f"process {recipient.pid} had no room for the call in time", to=recipient.pid)
-            if await wait_for_room(box, cast(Thread, asyncio.current_task()), RoomIn(recipient)):
+            if await wait_for_room(box, cast("Thread", asyncio.current_task()), RoomIn(recipient)):
                 break
         if box.closed:
             raise self._messaging.unknown(recipient.pid)
@@ -214,7 +214,7 @@ class DurableMessages:
         self._came(process, recipient, key)
 
     def _wait_in(self, process: Process, recipient: Process, number: int) -> None:
-        thread = cast(Thread, asyncio.current_task())
+        thread = cast("Thread", asyncio.current_task())
         if recipient.owed is None:
             recipient.owed = Owed(recipient)
         recipient.owed[number] = thread

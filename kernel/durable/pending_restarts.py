@@ -65,8 +65,8 @@ class Arrivals:
     async def resolve(self, error: LlmosError) -> bool:
         """Wait for whom `error` says there is none of. Whether it came: then the call is worth another try."""
         pid, name = error.data.get("pid"), error.data.get("name")
-        thread, came = cast(Thread, asyncio.current_task()), False
-        while (awaited := pid if pid in self.pids else self.names.get(cast(str, name))) is not None:
+        thread, came = cast("Thread", asyncio.current_task()), False
+        while (awaited := pid if pid in self.pids else self.names.get(cast("str", name))) is not None:
             waiting = self._waiting.setdefault(awaited, {})
             waiting[thread] = None
             thread.waits_for = "recovery"

@@ -64,9 +64,9 @@ class Replay:
         rule = RULES.get(kind)
         if rule is None or process.dying:
             return await self._gate.call(process, call)
-        history, thread = history_of(process), cast(Thread, asyncio.current_task())
+        history, thread = history_of(process), cast("Thread", asyncio.current_task())
         if kind is Checkpoint:
-            return await self._state.checkpoint(process, history, thread, cast(Checkpoint, call))
+            return await self._state.checkpoint(process, history, thread, cast("Checkpoint", call))
         key = history.next(thread.path)
         recorded = history.records.pop(key, None)
         question = asked(call)

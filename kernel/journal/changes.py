@@ -57,8 +57,10 @@ class Ranked(NamedTuple):
 
 
 class Checkpointed(NamedTuple):
-    """A checkpoint: all calls before it are forgotten, and so are the children, which have all ended. `owed`: the
-    calls of others that are not answered yet."""
+    """A checkpoint: all earlier calls are forgotten, and so are the children, all of which have ended.
+
+    `owed` holds the calls of others that are not answered yet.
+    """
 
     pid: int
     epoch: int

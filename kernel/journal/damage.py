@@ -22,8 +22,11 @@ log = structlog.get_logger("kernel.journal")
 
 
 class Place:
-    """Where the journal was opened. Who removes or moves a file does not stop who has it open: what that writes goes
-    with it, and is not there for the next daemon."""
+    """Where the journal was opened.
+
+    To remove or move a file does not stop a process that has it open: what it goes on to write is lost to the next
+    daemon.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -21,9 +21,12 @@ ORPHANS = "SELECT pid FROM processes WHERE task NOT IN (SELECT id FROM tasks WHE
 
 
 class Opening(msgspec.Struct, frozen=True):
-    """The highest numbers that were given out; the durable processes to come with their tasks, and the names they hold
-    with their pids; the regions: name, version, owner, msgpack of the value; and the generations of which there is a
-    file: task, pid, epoch, thread, number, sample."""
+    """What the journal knows when it is opened.
+
+    The highest numbers given out; the durable processes to expect with their tasks, and the names they hold with their
+    pids; the regions: name, version, owner, msgpack of the value; and the generations that have a file: task, pid,
+    epoch, thread, number, sample.
+    """
 
     pid: int = 0
     message: int = 0
@@ -101,7 +104,7 @@ def load(store: Store, tasks: Sequence[int]) -> dict[int, list[Row]]:
     query = f"SELECT {columns} FROM processes WHERE task IN ({_marks(tasks)}) ORDER BY pid"
     for values in store.db.execute(query, tuple(tasks)):
         task, pid, parent, program, version, durable, epoch, state, suspended, status, priority, owed = cast(
-            Any, values
+            "Any", values
         )
         rows[pid] = Row(
             pid, parent, program, version, bool(durable), epoch, state, bool(suspended), status, priority, owed
@@ -113,8 +116,8 @@ def load(store: Store, tasks: Sequence[int]) -> dict[int, list[Row]]:
         for field, part, order in PARTS:
             query = f"SELECT pid, {part} WHERE pid IN ({_marks(chunk)}) ORDER BY pid, {order}"
             for values in store.db.execute(query, tuple(chunk)):
-                fields = cast(Any, values)[1:]
-                getattr(rows[cast(int, values[0])], field).append(fields[0] if len(fields) == 1 else fields)
+                fields = cast("Any", values)[1:]
+                getattr(rows[cast("int", values[0])], field).append(fields[0] if len(fields) == 1 else fields)
     return found
 
 

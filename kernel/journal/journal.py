@@ -92,8 +92,10 @@ class Journal:
         return await self._asked(partial(Read, query))
 
     async def backup(self, path: Path) -> int:
-        """Copy all that was asked for before to a new file; its size in bytes. Raises `BackupFailed`, and `Busy` while
-        another copy is made."""
+        """Copy everything that was asked for before to a new file, and return its size in bytes.
+
+        Raises `BackupFailed`, and `Busy` while another copy is made.
+        """
         size: int = await self._asked(partial(Copy, path))
         return size
 

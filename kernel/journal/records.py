@@ -30,8 +30,10 @@ class Accepted(msgspec.Struct):
     version: str = ""
 
     def is_same_work(self, call: bytes) -> bool:
-        """Whether `call`, the msgpack of another `Submit`, asks for the same program with the same arguments. A row
-        that cannot be decoded is other work."""
+        """Whether `call`, the msgpack of another `Submit`, asks for the same program with the same arguments.
+
+        A row that cannot be decoded is other work.
+        """
         try:
             ours, theirs = decode(self.call, Submit), decode(call, Submit)
         except MalformedFrame:

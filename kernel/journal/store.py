@@ -195,8 +195,10 @@ class Store:
         return [Kept(*row) for row in rows]
 
     def begin_life(self, attempts: int) -> None:
-        """A daemon has started: all that has not ended had a crash if the last one had, and is tried once more unless
-        it has had so many."""
+        """Begin a run of the daemon: if the last one crashed, count a crash for each task that has not ended.
+
+        Each of these tasks is tried once more, unless it has had `attempts` crashes.
+        """
         crash = int(not self._value("SELECT clean FROM stops"))
         self.db.execute(
             "UPDATE tasks SET attempt = attempt + (crashes + ?1 < ?2), crashes = crashes + ?1 WHERE ended IS NULL",

@@ -41,8 +41,12 @@ log = structlog.get_logger("kernel.journal")
 
 
 class Told(NamedTuple):
-    """`opening` gets what the journal knows of durable processes, then `pending` the tasks of earlier lives, portion by
-    portion, before anything is answered; `failure` why it cannot be opened or go on; `answers` what was done."""
+    """The callbacks of the writer.
+
+    `opening` gets what the journal knows of durable processes; then `pending` gets the tasks of earlier runs, in
+    portions, before anything is answered. `failure` gets the reason why the journal cannot be opened or cannot go on,
+    `answers` what was done.
+    """
 
     opening: Callable[[histories.Opening], None]
     pending: Callable[[list[Accepted]], None]
@@ -51,8 +55,11 @@ class Told(NamedTuple):
 
 
 class Writer:
-    """Owns the store. Whom it tells of itself, and all answers, are called by way of `tell`, on the loop. What is to be
-    done comes by `queue`, in lists; None is the end."""
+    """Owns the store.
+
+    Operations come by `queue`, in lists; None is the end. The writer makes its callbacks and gives its answers on the
+    loop, by way of `tell`.
+    """
 
     def __init__(
         self,

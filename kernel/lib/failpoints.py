@@ -57,8 +57,10 @@ EVER = 1 << 62
 
 
 class Rule:
-    """One fault: what comes to pass from the `first` to the `last` passing of `point`, while `file` exists if it has
-    one. Other passings are not counted."""
+    """One fault, which happens from the `first` to the `last` passing of `point`.
+
+    With a `file`, only the passings while that file exists are counted.
+    """
 
     def __init__(self, text: str) -> None:
         """Raises `ConfigError`."""

@@ -131,7 +131,7 @@ class SharedMemory:
         return self._read(process, region) if region is not None else self._watch(process, call, timeout)
 
     async def _watch(self, process: Process, call: SharedWatch, timeout: float | None = None) -> Versioned:
-        thread = cast(Thread, asyncio.current_task())
+        thread = cast("Thread", asyncio.current_task())
         alarm = Alarm(thread, timeout)
         watchers = self._watchers.setdefault(call.name, {})
         watchers[thread] = None

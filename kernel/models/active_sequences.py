@@ -30,8 +30,10 @@ RATE_SMOOTHING = 0.9  # weight of the past in the token rate
 
 
 class Workload:
-    """`sequences`: all that are not finished, and cancelled ones that the driver still holds. `tokens` and `steps`
-    count what was made so far, `rate` is in tokens per second.
+    """The sequences of one model.
+
+    `sequences`: all that are not finished, and cancelled ones that the driver still holds. `tokens` and `steps` count
+    what was made so far, `rate` is in tokens per second.
     """
 
     def __init__(

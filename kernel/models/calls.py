@@ -79,7 +79,7 @@ class ModelCalls:
     async def _generate(
         self, process: Process, call: Generate, runtime: ModelRuntime, record: Record | None
     ) -> str | list[Completion]:
-        thread = cast(Thread, asyncio.current_task())
+        thread = cast("Thread", asyncio.current_task())
         sampling = _with_defaults(call.sampling, runtime)
         assert sampling.seed is not None
         generations = [
@@ -124,7 +124,7 @@ class ModelCalls:
         return answer.vectors
 
     async def _ask(self, process: Process, question: Callable[[int, int], Question], runtime: ModelRuntime) -> Any:
-        thread = cast(Thread, asyncio.current_task())
+        thread = cast("Thread", asyncio.current_task())
         query = Query(self._next(), process, thread, runtime.name, question)
         await self._run([query], process, thread, runtime)
         return query.answer

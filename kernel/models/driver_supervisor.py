@@ -40,8 +40,11 @@ class Listener(Protocol):
 
 
 class DriverLife:
-    """`restarts` counts the deaths in all, `deaths_in_a_row` those since the last progress, `late_loads` the loads in a
-    row that took too long."""
+    """The drivers of one model, one incarnation after another.
+
+    `restarts` counts their deaths, `deaths_in_a_row` those since the last progress, `late_loads` the loads in a row
+    that took too long.
+    """
 
     def __init__(
         self, name: str, spec: ModelSpec, launch: Launcher, loop: asyncio.AbstractEventLoop, listener: Listener
@@ -78,8 +81,10 @@ class DriverLife:
         return self._loop.time() - self._heard if self._patience.running else 0.0
 
     def start(self, load: Callable[[], protocol.Load]) -> None:
-        """Start a driver and have it load: at once, or after a while that doubles with each death in a row. It hears
-        nothing of what is sent before."""
+        """Start a driver and have it load: at once, or after a while that doubles with each death in a row.
+
+        It hears nothing of what is sent before.
+        """
         delay = 0.0 if self.deaths_in_a_row <= 1 else min(0.25 * 2**self.deaths_in_a_row, MAX_BACKOFF)
         self.run(self._start(load, delay))
 
@@ -107,8 +112,10 @@ class DriverLife:
             self._driver.kill()
 
     def stop(self) -> asyncio.Future[None]:
-        """End the driver, or the start of one; from now on it is not listened to. What comes back is done when it is
-        gone."""
+        """End the driver, or the start of one, and ignore what it still says.
+
+        The future is done when the driver is gone.
+        """
         return self.run(self._see_off(self._let_go()))
 
     async def close(self) -> None:

@@ -50,9 +50,11 @@ class SizeBook:
 
 
 class Footprint:
-    """`size`: bytes without keys and values; of its files (`estimate`) until it was measured. `rss`, `kv_used` and
-    `kv_cached` are as of the last look, `kv_memory` what the driver may use for keys and values now, `kv_most` what it
-    may ever use, if that is bound. `elsewhere`: keys and values lie in the memory of a device of its own.
+    """What one model takes of the memory.
+
+    `size`: bytes without keys and values; those of its files (`estimate`) until it was measured. `rss`, `kv_used` and
+    `kv_cached` are as of the last look. `kv_memory` is what the driver may use for keys and values now, `kv_most` what
+    it may ever use, if that is bound. `elsewhere`: keys and values lie in the memory of a device of its own.
     """
 
     def __init__(self, measured: Measured | None) -> None:

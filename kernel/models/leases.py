@@ -62,7 +62,7 @@ class Slots:
     @property
     def queue(self) -> list[Sequence]:
         """Those that wait for a slot, the next one first."""
-        return cast(list[Sequence], self._policy.line())
+        return cast("list[Sequence]", self._policy.line())
 
     @property
     def policy(self) -> Policy:
@@ -108,14 +108,14 @@ class Slots:
         """Do what the policy says, which may have changed with time."""
         while self._open:
             decision = self._policy.decide(self.count - len(self._leaving), self._clock())
-            for sequence in cast(list[Sequence], decision.preempt):
+            for sequence in cast("list[Sequence]", decision.preempt):
                 self._preempt(sequence)
             if self._policy.reason is not self._reason:
                 self._reason = self._policy.reason
                 if self.on_reason is not None:
                     self.on_reason(self._reason)
             refused = [grant for grant in decision.run if not self._grant(grant)]
-            for sequence in cast(list[Sequence], decision.shed):
+            for sequence in cast("list[Sequence]", decision.shed):
                 self.on_shed(sequence)
             if not refused:
                 return
@@ -204,7 +204,7 @@ class Slots:
 
     def _grant(self, grant: Grant) -> bool:
         """Give a sequence a slot, or leave it the one it has; False if something holds it after all."""
-        sequence = cast(Sequence, grant.job)
+        sequence = cast("Sequence", grant.job)
         sequence.grant = grant.tokens
         if sequence.id in self._holders:
             self._renew(sequence)

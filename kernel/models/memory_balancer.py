@@ -42,8 +42,10 @@ class Balance:
         self._changed: dict[tuple[Resident, str], float] = {}  # when last
 
     def grant(self, runtime: Resident) -> int | None:
-        """Bytes of keys and values for a driver that is about to load; None leaves it to the driver, which takes half
-        of what is free, while that is less than its share."""
+        """Bytes of keys and values for a driver that is about to load; None leaves them to the driver.
+
+        The driver takes half of what is free, which it may do while that is less than its share.
+        """
         residents = [runtime, *(other for other in self._residency.residents() if other is not runtime)]
         share = allot(self._residency.budget, [other.footprint for other in residents])[0]
         wanted = runtime.spec.options.get("kv_memory")  # over which what the kernel says would go

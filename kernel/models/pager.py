@@ -42,8 +42,11 @@ class Candidate(NamedTuple):
 
 
 def choose(candidates: Iterable[Candidate], need: int, rate: float, *, forced: bool) -> list[Generation]:
-    """Whom to swap out for `need` bytes, the least cost for its wait first. Unless `forced`, only what pays: what waits
-    longer than it takes to write and read it at `rate` bytes per second."""
+    """Which generations to swap out for `need` bytes, the least cost for its wait first.
+
+    Unless `forced`, only those that pay: they wait longer than it takes to write and read them at `rate` bytes per
+    second.
+    """
     priced = [(OVERHEAD + 2 * one.size / rate, one) for one in candidates]
     worthy = [(cost / max(one.wait, 1e-9), one) for cost, one in priced if forced or cost < one.wait]
     chosen: list[Generation] = []
@@ -86,8 +89,10 @@ class Pager:
         self._stuck = False  # by its last word, the driver can run nothing for want of memory
 
     def review(self, kv: protocol.KVUsage, steps: int, moved: bool, sequences: Iterable[Sequence]) -> None:
-        """Look whether memory is short, as the driver reports it, and page if it is. `steps`: how many it made, and
-        `moved`: whether any token came of them."""
+        """Page if memory is short, as the driver reports it.
+
+        `steps` is how many steps the driver made, `moved` whether any token came of them.
+        """
         self.kv = kv
         self._stuck = not steps and kv.waiting > 0
         self._footprint.kv_used, self._footprint.kv_cached = kv.used, kv.cached
@@ -96,8 +101,10 @@ class Pager:
             self._page(kv.waiting, moved, sequences)
 
     def stalled(self, sequences: Iterable[Sequence]) -> None:
-        """The driver says nothing, maybe since nothing that has a slot has memory: then parked ones have it. If it said
-        that nothing can run, and could not be helped then, it is helped now."""
+        """Page for a driver that says nothing, maybe because only parked sequences have memory.
+
+        If the driver said that nothing can run, and nothing helped then, this helps now.
+        """
         self._page(self.kv.waiting if self._stuck else self._slots.used, not self._stuck, sequences)
 
     def _page(self, waiting: int, moved: bool, sequences: Iterable[Sequence]) -> None:
@@ -115,11 +122,11 @@ class Pager:
             self.swap_out(sequence)
 
     def _is_short(self, generations: list[Generation], *, asked: bool) -> bool:
-        """Whether it is for want of memory that a sequence waits; `asked`: there are queries, which may. A driver has
-        other reasons, such as a quota.
+        """Whether a sequence waits for want of memory; `asked`: there are queries, which may.
 
-        It gives memory in the order of admission, and one for which there is none holds up those after it. So while
-        others run it is short if it is so for the least of those that wait, and if nothing runs, for any of them.
+        A driver has other reasons to let one wait, such as a quota. It gives memory in the order of admission, and one
+        for which there is none holds up those after it. So while others run it is short if it is so for the least of
+        those that wait, and if nothing runs, for any of them.
         """
         granted, token_bytes = self._footprint.kv_memory, self._footprint.token_bytes
         if not granted or not token_bytes:
@@ -132,8 +139,10 @@ class Pager:
         return self.kv.used + (need + ROUNDING) * token_bytes > granted
 
     def switch_cost(self, sequence: Generation, rate: float) -> float:
-        """Tokens that its slot could make, at `rate` tokens per second for all, in the time that it takes to write
-        `sequence` and to read it back; none while there is memory for whoever is parked."""
+        """Tokens that its slot could make in the time that it takes to write `sequence` and to read it back.
+
+        All slots together make `rate` tokens per second. 0 while the parked sequences find memory.
+        """
         if not self.kv.waiting or not self._slots.used:
             return 0.0
         seconds = OVERHEAD + 2 * sequence.length * max(self._footprint.token_bytes, 1) / self._rate
@@ -238,8 +247,10 @@ class Pager:
 
 
 def _in_the_way(generations: list[Generation], count: int, moved: bool) -> list[Generation]:
-    """The running sequence that has to make room for one of the `count` that wait for memory on their slots, if one has
-    to: the least urgent, if the one that waits is more urgent, or if nothing moves at all."""
+    """The running sequence, if any, that has to make room for one of the `count` that wait for memory on their slots.
+
+    It is the least urgent one, if the one that waits is more urgent, or if nothing moves at all.
+    """
     running = [sequence for sequence in generations if sequence.state == RUNNING and not sequence.cancelled]
     waiting = [sequence for sequence in running if not sequence.held]
     holding = [sequence for sequence in running if sequence.held]

@@ -45,9 +45,12 @@ class Scheduling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class ResourceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`memory`: bytes for all drivers together (0: seven tenths of the machine's); `collate`: seconds for which calls
-    of one model wait at most until another one that fills the memory has to go; `leak_margin`: bytes that a driver may
-    grow beyond its measured size and its keys and values, before it is taken to leak."""
+    """What all models share.
+
+    `memory`: bytes for all drivers together (0: seven tenths of the machine's). `collate`: seconds for which calls of
+    one model wait at most until another one that fills the memory has to go. `leak_margin`: bytes that a driver may
+    grow beyond its measured size and its keys and values before it is taken to leak.
+    """
 
     memory: Annotated[int, Meta(ge=0)] = 0
     collate: Annotated[float, Meta(gt=0)] = 10.0

@@ -35,8 +35,10 @@ class SlotRules:
         self._slots.review()
 
     def set_policy(self, policy: PolicySettings, cause: str) -> None:
-        """Let another policy decide which sequence gets a slot, from now on. Raises `InvalidPolicy`, and changes
-        nothing then."""
+        """Let another policy decide which sequence gets a slot, from now on.
+
+        Raises `InvalidPolicy`, and changes nothing then.
+        """
         made, before, self.policy = make(policy), self.policy, policy
         log.info("policy", model=self._model, before=before, now=policy, cause=cause)
         self._slots.switch(made)

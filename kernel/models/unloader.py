@@ -20,8 +20,10 @@ log = structlog.get_logger("kernel.models")
 
 
 class Unloader:
-    """Waits until the driver has written what `work` had it write. `changed` is to be set when the driver has said
-    something or is gone."""
+    """Waits until the driver has written what `work` had it write.
+
+    `changed` is to be set when the driver has said something or is gone.
+    """
 
     def __init__(self, name: str, work: Workload, life: DriverLife, clock: Callable[[], float]) -> None:
         self.changed = asyncio.Event()

@@ -19,9 +19,11 @@ FADING = 0.998  # weight of the past in the quickest pace, with each report of a
 
 
 class EarliestDeadline(Preemptive):
-    """What a call still needs is the share of its limit that calls made lately, at the quickest pace that any had of
-    late: steps are shorter when fewer share them. Its prompt is not counted: many tokens of one are read in a step. To
-    shed what could be met is worse than to try in vain.
+    """The earliest deadline first; a call that cannot meet its deadline is shed.
+
+    What a call still needs is the share of its limit that calls made lately, at the quickest pace that any had of late:
+    steps are shorter when fewer share them. Its prompt is not counted, because a step reads many tokens of a prompt. To
+    shed a call that could be met is worse than to try in vain.
 
     A call that was preempted is not shed: what it made is paid for. As long as no pace is known, only those are shed
     whose deadlines have passed.

@@ -24,8 +24,11 @@ KEPT = 1024  # owners that are remembered in any case
 
 
 class _Owner:
-    """`counter` is its service over its `weight`, `turn` when it last got a slot. `rank` only grows; it is in the heap
-    of those that have calls in their `line` with the rank it had when it was put there."""
+    """An owner, and its calls that wait.
+
+    `counter` is its service over its `weight`, `turn` when it last got a slot. `rank` only grows; the heap of the
+    owners that have calls in their `line` holds each with the rank it had when it was put there.
+    """
 
     __slots__ = ("counter", "line", "listed", "running", "turn", "weight")
 

@@ -43,8 +43,10 @@ class Job(Protocol):
 
     @property
     def switch_cost(self) -> float:
-        """What it costs to preempt it and bring it back, in tokens that could be made meanwhile; 0 if it stays in
-        memory."""
+        """The cost to preempt it and bring it back, in tokens that could be made meanwhile.
+
+        0 if it stays in memory.
+        """
 
 
 class Grant(NamedTuple):
@@ -58,8 +60,10 @@ class Grant(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """`run`: who runs from now on, and who ran already and has a new grant. `preempt`: who ran and waits from now on.
-    `shed`: who waited and is to be ended, since it is too late for it; the policy has forgotten it. No job is in two.
+    """Which jobs run, wait or end from now on. No job is in two of these.
+
+    `run`: those that run from now on, and those that ran already and have a new grant. `preempt`: those that ran and
+    wait from now on. `shed`: those that waited and end because it is too late for them; the policy has forgotten them.
     """
 
     run: Sequence[Grant] = ()

@@ -1,7 +1,7 @@
-"""Where one job stands with its policy, and a line of those that wait: a heap whose dead entries are dropped as they
-come up, so that joining, leaving and being first cost a logarithm of the length, and nothing is ever sorted.
+"""Where one job stands with its policy, and a line of those that wait.
 
-Used by the policies; both know nothing of time but what they are handed.
+The line is a heap that drops dead entries as they come up: joining, leaving and being first cost a logarithm of its
+length, and nothing is ever sorted. Used by the policies; both know nothing of time but what they are handed.
 """
 
 from __future__ import annotations

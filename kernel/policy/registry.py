@@ -30,9 +30,11 @@ MAX_WEIGHT = 1e6
 
 
 class PolicySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`kind` is one of `KINDS`. `quantum`: tokens for which one gets a slot while others wait. `aging`: priorities
+    """The settings of a policy.
+
+    `kind` is one of `KINDS`. `quantum`: tokens for which a call keeps a slot while others wait. `aging`: priorities
     gained per second of waiting. `weights`: the shares of owners; of those not named, 1. `prompt_weight`: what a token
-    of a prompt costs an owner, in tokens made. `starvation`: a call goes first that waited for so many times as long as
+    of a prompt costs an owner, in tokens made. `starvation`: a call goes first if it waited so many times as long as
     it, or its program, was served; 0: none does.
     """
 

@@ -79,7 +79,7 @@ class Ending:
 
     async def until_ended(self, target: Process, timeout: float | None, waiter: Process | None = None) -> ExitStatus:
         """How `target` ended, once it has. Raises `TimedOut` and `DeadlockDetected`."""
-        thread, waited = cast(Thread, asyncio.current_task()), EndOf(target)
+        thread, waited = cast("Thread", asyncio.current_task()), EndOf(target)
 
         def wake(_: Process) -> None:
             thread.wake()
@@ -129,7 +129,7 @@ class Ending:
 
     def thread_gone(self, future: asyncio.Future[Any]) -> Process:
         """A thread has ended, by itself or by `Thread.abandon`. Its process."""
-        thread = cast(Thread, future)
+        thread = cast("Thread", future)
         process = thread.process
         process.drop_thread(thread)
         process.cpu_of_ended += thread.cpu

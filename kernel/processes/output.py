@@ -47,7 +47,7 @@ class Output:
         return None
 
     async def _emit_later(self, stream: Stream | Relay, event: Emitted) -> None:
-        thread = cast(Thread, asyncio.current_task())
+        thread = cast("Thread", asyncio.current_task())
         while stream.congested:
             stream.when_drained(thread.wake)
             thread.waits_for = "reader of the task"

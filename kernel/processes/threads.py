@@ -29,8 +29,11 @@ log = structlog.get_logger("kernel.processes")
 
 
 class Worker(Thread):
-    """A thread that an agent started. `awaited` counts the callbacks for its end, also once it has ended. If there are
-    none, a failure of the thread is one of its process."""
+    """A thread that an agent started.
+
+    `awaited` counts the callbacks for its end, also once it has ended. If there are none, a failure of the thread is
+    one of its process.
+    """
 
     __slots__ = ("awaited",)
 
@@ -88,7 +91,7 @@ class Threads:
 
     async def sleep(self, process: Process, call: Sleep) -> None:
         seconds = check_seconds(call.seconds, "the time to sleep")
-        thread = cast(Thread, asyncio.current_task())
+        thread = cast("Thread", asyncio.current_task())
         alarm = Alarm(thread, seconds)
         try:
             while not alarm.rung:
@@ -99,7 +102,7 @@ class Threads:
 
     async def kill(self, target: Thread) -> None:
         """End one thread; returns when it is gone, or given up. Raises `InvalidCall`."""
-        thread = cast(Thread, asyncio.current_task())
+        thread = cast("Thread", asyncio.current_task())
         if target is thread:
             raise InvalidCall("a thread cannot kill itself; let its coroutine return")
         if target.path == MAIN:
@@ -142,5 +145,5 @@ class Threads:
     def _worker_done(self, thread: asyncio.Future[Any]) -> None:
         """A thread made by `start_worker` has ended; a failure that nobody waits for is one of the process."""
         process = self._ending.thread_gone(thread)
-        if not thread.cancelled() and thread.exception() is not None and not cast(Worker, thread).awaited:
+        if not thread.cancelled() and thread.exception() is not None and not cast("Worker", thread).awaited:
             self._ending.finish(process, *outcome(thread, process))

@@ -45,7 +45,7 @@ class Supervision:
         return self._supervise(process, call, restarts)
 
     async def _supervise(self, process: Process, call: Supervise, restarts: Restarts) -> list[ExitStatus]:
-        thread = cast(Thread, asyncio.current_task())
+        thread = cast("Thread", asyncio.current_task())
 
         def tell(event: str, fields: dict[str, Any]) -> None:
             log.warning(event, supervisor=process.pid, **fields)

@@ -67,7 +67,7 @@ class Synchronisation:
         """Hand on what `thread` held."""
         for held in tuple(thread.holds or ()):
             held.drop(thread)
-            self._forget_if_idle(cast(Lock | Semaphore, held))
+            self._forget_if_idle(cast("Lock | Semaphore", held))
 
     # ---- system calls
 
@@ -104,7 +104,7 @@ class Synchronisation:
         thread, lock = self._caller(process, call), self._lock(call.name)
         if call.count is not None:
             _check_count("count", call.count)
-        return cast(int, self._finish_now(lock, _condition(lock).notify, thread, call.count))
+        return cast("int", self._finish_now(lock, _condition(lock).notify, thread, call.count))
 
     def wait_at_barrier(self, process: Process, call: WaitAtBarrier) -> Coroutine[Any, Any, bool]:
         thread, timeout = self._caller(process, call), check_timeout(call.timeout)

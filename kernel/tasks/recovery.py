@@ -122,8 +122,10 @@ class Recovery:
             return error
 
     def _begin_again(self, accepted: Accepted, program: Program | Exception, rows: list[Row]) -> None:
-        """Run a task from the start; a durable one with `rows`, which are what it did. Whatever is wrong with it is its
-        own end, and harms no other."""
+        """Run a task from the start, a durable one with `rows`, its history.
+
+        If anything is wrong with the task, it ends alone and harms no other.
+        """
         task = self._running.tasks[accepted.id]
         try:
             call = decode(accepted.call, Submit)

@@ -35,8 +35,11 @@ log = structlog.get_logger("kernel.tasks")
 
 
 class Task:
-    """A task that has not ended on the disk. `final` is its last event, once its process has ended, which nobody is
-    told before it is on the disk; then `when_told` is called. `held_up`: the disk did not take it when first asked."""
+    """A task whose end is not on the disk yet.
+
+    `final` is its last event, once its process has ended. Nobody sees it before it is on the disk; then `when_told` is
+    called. `held_up`: the disk did not take it when first asked.
+    """
 
     __slots__ = ("attempt", "detach", "durable", "final", "held_up", "id", "pid", "relay", "when_told")
 

@@ -52,7 +52,7 @@ class Device:
                 retry_after=1.0,
                 tool=self.tool.name,
             )
-        ticket = Ticket(cast(Thread, asyncio.current_task()))
+        ticket = Ticket(cast("Thread", asyncio.current_task()))
         self.queue.append(ticket)
         try:
             while not ticket.given:

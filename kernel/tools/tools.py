@@ -105,7 +105,7 @@ class ToolSubsystem:
         if process.is_client:
             number = self._client_calls[process.pid] = self._client_calls.get(process.pid, 0) + 1
             return f"{process.pid}.0.{number}"
-        thread = cast(Thread, asyncio.current_task())
+        thread = cast("Thread", asyncio.current_task())
         if process.durable is not None:
             return process.durable.current(thread.path)
         number = self._calls[thread] = self._calls.get(thread, 0) + 1
@@ -118,7 +118,7 @@ class ToolSubsystem:
         tool.bind(reveal(args))
         device = self._device(tool)
         device.calls += 1
-        thread = cast(Thread, asyncio.current_task())
+        thread = cast("Thread", asyncio.current_task())
         if call.timeout is None:
             timeout = tool.mark.timeout
         alarm = Alarm(thread, timeout)
@@ -148,7 +148,7 @@ class ToolSubsystem:
 
     async def _attempt(self, device: Device, tool: Tool, alarm: Alarm, arguments: dict[str, Any]) -> Run:
         """Run the function once, on a place that was taken."""
-        thread = cast(Thread, asyncio.current_task())
+        thread = cast("Thread", asyncio.current_task())
         run = Run(thread)
         try:
             self.workers.submit(partial(run.work, tool, arguments), partial(self._returned, device, run))
@@ -172,7 +172,7 @@ class ToolSubsystem:
         return run
 
     async def _pause(self, alarm: Alarm, tool: Tool, seconds: float) -> None:
-        thread = cast(Thread, asyncio.current_task())
+        thread = cast("Thread", asyncio.current_task())
         pause = Alarm(thread, seconds)
         try:
             while not pause.rung:

@@ -20,8 +20,10 @@ def main() -> int:
 
 
 def _import_msgspec_without_extras() -> None:
-    """Keep msgspec from importing typing_extensions, where that is installed: it would use two names of it that we do
-    not, at the price of a sixth of the whole command."""
+    """Keep msgspec from importing typing_extensions, where that is installed.
+
+    It would use two names of it that we do not, at the price of a sixth of the whole command.
+    """
     if "typing_extensions" not in sys.modules:
         sys.modules["typing_extensions"] = None  # type: ignore[assignment]
         try:

@@ -140,14 +140,14 @@ class Top(App[None]):
     # ---- keys
 
     async def action_kill(self) -> None:
-        await self._do(lambda pid: self._client.kill(pid), "killed")
+        await self._do(self._client.kill, "killed")
 
     async def action_suspend(self) -> None:
         info = self._before.get(self._selected() or 0)
         if info is not None and info.state == "suspended":
-            await self._do(lambda pid: self._client.resume(pid), "resumed")
+            await self._do(self._client.resume, "resumed")
         else:
-            await self._do(lambda pid: self._client.suspend(pid), "suspended")
+            await self._do(self._client.suspend, "suspended")
 
     async def action_nice(self, by: int) -> None:
         await self._do(lambda pid: self._client.nice(pid, by, relative=True), "ranked anew")

@@ -22,8 +22,11 @@ class Seen(NamedTuple):
 
 
 class Progress:
-    """`id` lasts; `pid` is that of the task's process in this life of the daemon, and 0 if it has none; `seen` is how
-    far its events were read, for `attach` on another connection."""
+    """How far the events of a task were read.
+
+    `id` lasts. `pid` is that of the task's process in this run of the daemon, 0 if it has none. `seen` is for `attach`
+    on another connection.
+    """
 
     def __init__(self, submitted: Submitted, after: Seen | tuple[int, int] | None) -> None:
         self.id = submitted.id
@@ -48,6 +51,7 @@ class Progress:
 
 
 def is_final(event: Event) -> bool:
+    """Whether `event` is the last one of a task."""
     return isinstance(event, Result | Failed)
 
 

@@ -51,6 +51,7 @@ class Pending:
 
     @property
     def answered(self) -> bool:
+        """Whether there is an answer, or a reason why there is none."""
         return self._value is not None or self._error is not None
 
     @property
@@ -92,6 +93,7 @@ class Pending:
         return encode(Credit(self.number, read))
 
     def take(self, message: RawAnswer | Failure | StreamEvent | End) -> None:
+        """Take a message of the daemon for this request."""
         match message:
             case RawAnswer():
                 self._value = message.value
@@ -104,6 +106,7 @@ class Pending:
                 self._error = from_wire(message.error)
 
     def lose(self, error: LlmosError) -> None:
+        """The connection is gone: note why nothing more will come, unless all has come."""
         if not self._ended:
             self._error = error
 
@@ -122,7 +125,7 @@ class Session(Generic[AnyPending]):
     def open(self, call: Syscall, *, streams: bool = False) -> tuple[AnyPending, bytes]:
         """A new request, and what is to be sent for it. Raises `NotEncodable` and `FrameTooLarge`."""
         number = self._last_id + 1
-        payload = encode(Request(number, cast(SystemCall, call)))
+        payload = encode(Request(number, cast("SystemCall", call)))
         if len(payload) > MAX_FRAME:
             raise too_large(f"a {type(call).__name__} with all that it carries", len(payload), MAX_FRAME)
         self._last_id = number
@@ -179,8 +182,10 @@ def welcomed(message: FromDaemon) -> Welcome:
 
 
 def lost(socket: object) -> LlmosError:
+    """The error for a daemon that has closed the connection."""
     return ConnectionLost(f"the daemon at {socket} closed the connection")
 
 
 def not_connected() -> LlmosError:
+    """The error for a client that was not connected."""
     return ConnectionLost("this client is not connected; use it as a context manager")

@@ -71,18 +71,22 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def socket_path(self) -> Path:
+        """The socket to listen at."""
         return _expanded(self.socket) if self.socket else default_socket()
 
     @property
     def state_path(self) -> Path:
+        """The folder of the journal, and of what else survives the daemon."""
         return _expanded(self.state) if self.state else xdg("XDG_STATE_HOME", ".local/state") / "llmosd"
 
     @property
     def cache_path(self) -> Path:
+        """The folder of what can be made again, such as converted models."""
         return _expanded(self.cache) if self.cache else xdg("XDG_CACHE_HOME", ".cache") / "llmosd"
 
     @property
     def agent_folders(self) -> list[Path]:
+        """The folders of agents: the one that ships with llmosd, then those of the settings."""
         return [shared("agents"), *(_expanded(folder) for folder in self.agents)]
 
 

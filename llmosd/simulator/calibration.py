@@ -43,8 +43,11 @@ READING = {"transformers": msgspec.structs.replace(BLANK, chunk=512, slower=1.6,
 
 
 class Observation(msgspec.Struct, frozen=True):
-    """A batch: how many steps, sequences in all of them together, tokens of prompts and of contexts, and seconds; and
-    how many of the steps read prompts, as far as that can be told."""
+    """A batch of steps, as far as it can be seen from outside.
+
+    How many steps, sequences in all of them together, tokens of prompts and of contexts, and seconds; `reading` is how
+    many of the steps read prompts.
+    """
 
     steps: int
     sequences: int
@@ -60,8 +63,10 @@ class Observation(msgspec.Struct, frozen=True):
 
 
 def measure(client: Client, model: str | None, say: Callable[[str], None]) -> DeviceModel:
-    """The device of `model` in the daemon, None for its default one. Raises `CalibrationFailed`, and what a call of the
-    model may raise."""
+    """The device of `model` in the daemon, None for its default one.
+
+    Raises `CalibrationFailed`, and what a call of the model may raise.
+    """
     info = _model(client.models(), model)
     say(f"loading model {info.name}")
     _ask(client, info.name, [("Warm up, please.", 4)])
@@ -124,8 +129,11 @@ def _observe(
     shapes: Sequence[tuple[int, int]],
     number: int,
 ) -> Observation:
-    """Ask at once for calls of these `shapes`: words of the prompt, and tokens. No prompt begins like an earlier one,
-    which would be found and not read: `number` is another one for each observation."""
+    """Ask at once for calls of these `shapes`: words of the prompt, and tokens.
+
+    No prompt may begin like an earlier one, since it would be found and not read: `number` is another one for each
+    observation.
+    """
     recorder.look()
     before, count = _slots(client.slots(), model).steps, len(shapes)
     prompts = [
@@ -143,8 +151,11 @@ def _observe(
 
 
 def observation(calls: Sequence[FinishedCall], steps: int, blank: DeviceModel) -> Observation:
-    """What calls that were made at once took, in so many steps. There is one of them in each step at least. Beside each
-    other they read their prompts in tiles, one alone in chunks."""
+    """What calls that were made at once took, in so many steps.
+
+    Each step has at least one of them. Calls that run beside each other read their prompts in tiles, one alone in
+    chunks.
+    """
     tile = blank.chunk if len(calls) == 1 else blank.tile if blank.chunk else 0
     reading = sum(math.ceil(call.prompt / tile) if tile else 1 for call in calls)
     return Observation(

@@ -104,7 +104,9 @@ class SimulatedCall:
 
     @property
     def finished(self) -> bool:
+        """Whether it has ended."""
         return self.state == FINISHED
 
     def admission(self) -> protocol.ToDriver:
+        """What a driver would be sent to admit it."""
         return protocol.Admit(self.id, "", SAMPLING, self.lease)

@@ -23,14 +23,16 @@ Count = Annotated[int, Meta(ge=0)]
 
 
 class DeviceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A step takes `step + sequence * sequences in it + prompt * tokens of prompts read in it + context * tokens whose
-    keys and values the sequences in it attend to`, in seconds, and `reading` more if it reads any prompt.
+    """What the steps of a device cost, in seconds.
+
+    A step takes `step + sequence * sequences in it + prompt * tokens of prompts read in it + context * tokens whose
+    keys and values the sequences in it attend to`, and `reading` more if it reads any prompt.
 
     Prompts are read `chunk` tokens a step (0: whole); while others make tokens, as many as make the step up to `slower`
     times as long, but no fewer than `tile` (Agrawal et al., "Taming Throughput-Latency Tradeoff in LLM Inference with
-    Sarathi-Serve", OSDI 2024, section 4.2; 0: as many as alone). `memory`: tokens whose keys and values fit, 0: all.
-    To swap a sequence out or in takes `swap + swap_token * its tokens` seconds. `name` and `source` say what was
-    measured, `error` by which share of a step the model is off on average, `worst` at most.
+    Sarathi-Serve", OSDI 2024, section 4.2; 0: as many as alone). `memory`: tokens whose keys and values fit, 0: all. To
+    swap a sequence out or in takes `swap + swap_token * its tokens` seconds. `name` and `source` say what was measured,
+    `error` by which share of a step the model is off on average, `worst` at most.
     """
 
     step: Cost

@@ -97,8 +97,11 @@ class Engine:
         return call.made + (self.steps - call.joined if call.id in self.decoding else 0)
 
     def advance(self, until: float, most: int) -> list[SimulatedCall]:
-        """Do up to `most` steps, at least one and none that would begin at `until` or later, and stop when a call has
-        made all of its tokens, or has read its prompt: these are returned."""
+        """Do up to `most` steps, and return the calls that have made all of their tokens or have read their prompt.
+
+        It does at least one step and none that would begin at `until` or later, and stops as soon as there is such a
+        call.
+        """
         reading = next(iter(self._reading.values()), None)
         if reading is None:
             self._run(self._count(most, 0, 0, until), 0, 0)

@@ -26,9 +26,11 @@ SHIPPED = Path(__file__).resolve().parents[2] / "tests" / "bench" / "traces"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be run. `workload` is one of `GENERATORS`, "trace" for the traces of the checkout, or a file: a trace
-    (.csv, .csv.gz) or a recording. `load` is None for the times as they are. Of a workload without chance one seed is
-    enough."""
+    """What to simulate.
+
+    `workload` is one of `GENERATORS`, "trace" for the traces of the checkout, or a file: a trace (.csv, .csv.gz) or a
+    recording. `load` is None for the times as they are. One seed is enough for a workload without chance.
+    """
 
     device: DeviceModel
     policies: Sequence[PolicySettings]

@@ -12,8 +12,11 @@ MOST = 16  # owners; every two of them are compared
 
 
 class ServiceGap:
-    """`weights` by owner. An owner is backlogged while it has at least one call that is not over; service counts over
-    weight."""
+    """The largest gap of service between two owners that were both backlogged.
+
+    `weights` is by owner. An owner is backlogged while it has at least one call that is not over; service counts over
+    weight.
+    """
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         self._weights = dict(weights)

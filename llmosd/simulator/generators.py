@@ -72,8 +72,10 @@ def programs(
     alpha: float = 1.5,
     tool: float = 0.0,
 ) -> list[Task]:
-    """Agent programs: Poisson arrivals, each a chain of calls whose number has a heavy tail (Pareto with index `alpha`,
-    `mean` calls before rounding up, cut at 200), with exponential waits for tools of `tool` seconds on average.
+    """Agent programs: Poisson arrivals, each a chain of calls whose number has a heavy tail.
+
+    The number is Pareto with index `alpha`, `mean` calls before rounding up, cut at 200. Waits for tools are
+    exponential, `tool` seconds on average.
     """
     draw = random.Random(seed)
     least = mean * (alpha - 1) / alpha
@@ -88,8 +90,9 @@ def programs(
 def agents(
     seed: int, count: int, shape: Shape, turns: int = 10, think: float = 2.0, tool: float = 0.5, owners: int = 1
 ) -> list[Task]:
-    """A closed loop: `count` agents, all there from the start, of `turns` calls each. After a call an agent waits for a
-    tool, or one time in three thinks; both times are exponential.
+    """A closed loop: `count` agents, all there from the start, of `turns` calls each.
+
+    After a call an agent waits for a tool, or one time in three thinks; both times are exponential.
     """
     draw = random.Random(seed)
     tasks = []

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 
 
 def fit(rows: Sequence[Sequence[float]], values: Sequence[float]) -> list[float]:
-    """The coefficients, none negative, for which the rows come closest to `values` by relative error. Values are above
-    0. What would be negative, the worst first, is left out (a short form of Lawson and Hanson, "Solving Least Squares
-    Problems", chapter 23). Raises `ZeroDivisionError` if the rows do not determine them."""
+    """The coefficients, none negative, for which the rows come closest to `values` by relative error.
+
+    Values are above 0. A coefficient that would be negative is left out, the worst first (a short form of Lawson and
+    Hanson, "Solving Least Squares Problems", chapter 23). Raises `ZeroDivisionError` if the rows do not determine them.
+    """
     scaled = [[part / value for part in row] for row, value in zip(rows, values, strict=True)]
     kept = list(range(len(rows[0])))
     while True:

@@ -50,14 +50,14 @@ class _Desk:
             case protocol.Bundle(progress=progress):
                 for made in progress:
                     if (call := self.calls.get(made.sequence)) is not None:
-                        self.slots.spent(cast(Sequence, call), len(made.ids))
+                        self.slots.spent(cast("Sequence", call), len(made.ids))
                 self.slots.review()
             case protocol.Parked(sequence=number) if number in self.calls:
-                self.slots.parked(cast(Sequence, self.calls[number]))
+                self.slots.parked(cast("Sequence", self.calls[number]))
             case protocol.Done(sequence=number):
                 call = self.calls.pop(number)
                 call.state = FINISHED
-                self.slots.free(cast(Sequence, call))
+                self.slots.free(cast("Sequence", call))
                 if not self.calls:
                     self.done.set()
 
@@ -75,7 +75,7 @@ async def _run(tasks: list[Task], device: DeviceModel, policy: Policy, slots: in
     stepping = asyncio.create_task(desk.device.run())
     start = desk.loop.time()
     for call in tuple(desk.calls.values()):
-        desk.slots.enqueue(cast(Sequence, call))
+        desk.slots.enqueue(cast("Sequence", call))
     desk.slots.open()
     await desk.done.wait()
     took = desk.loop.time() - start

@@ -44,8 +44,10 @@ class TaskOutcome(NamedTuple):
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One simulation. `seconds` from start to end, `busy` of these in steps. `gap`: the largest gap of service between
-    two owners while both had calls waiting or running, in tokens over weight; None with one owner.
+    """One simulation.
+
+    `seconds` from start to end, `busy` of these in steps. `gap`: the largest gap of service between two owners while
+    both had calls waiting or running, in tokens over weight; None with one owner.
     """
 
     policy: str

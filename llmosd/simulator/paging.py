@@ -45,15 +45,15 @@ class Paging:
         first = next(iter(waiting.values()))
         need = self._engine.memory.used + first.reserve - self._engine.memory.size
         parked = [call for call in self._engine.calls.values() if call.held and call.state != RUNNING]
-        chosen = cast(list[SimulatedCall], choose(map(self._candidate, parked), need, self._rate, forced=True))
+        chosen = cast("list[SimulatedCall]", choose(map(self._candidate, parked), need, self._rate, forced=True))
         if not chosen and self._engine.idle:  # nothing moves: the last to come of those that run makes room
             running = [call for call in self._engine.calls.values() if call.held]
             chosen = sorted(running, key=lambda call: (call.priority, -call.id))[:1]
         for call in chosen:
             self._leaving[call.id] = call
-            self._slots.hold(cast(Sequence, call), SWAPPING)
+            self._slots.hold(cast("Sequence", call), SWAPPING)
             if call.state == RUNNING:
-                self._slots.parked(cast(Sequence, call))  # the engine has taken it off at once
+                self._slots.parked(cast("Sequence", call))  # the engine has taken it off at once
             self._later(self._engine.now + self._device.swap_seconds(call.prompt + call.made), call)
 
     def done(self, call: SimulatedCall) -> None:
@@ -62,8 +62,8 @@ class Paging:
             return
         self.swaps += 1
         self._engine.swapped(call)
-        self._slots.free(cast(Sequence, call))
-        self._slots.release(cast(Sequence, call), SWAPPING)
+        self._slots.free(cast("Sequence", call))
+        self._slots.release(cast("Sequence", call), SWAPPING)
 
     def forget(self, call: SimulatedCall) -> None:
         """It is over."""
@@ -82,4 +82,4 @@ class Paging:
 
     def _candidate(self, call: SimulatedCall) -> Candidate:
         wait = max(self._engine.now - call.since, self._device.step)
-        return Candidate(cast(Any, call), call.reserve, wait)
+        return Candidate(cast("Any", call), call.reserve, wait)

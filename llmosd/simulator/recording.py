@@ -18,8 +18,10 @@ VERSION = 1
 
 
 class Recording(msgspec.Struct, frozen=True, kw_only=True):
-    """`calls` in the order of their ends. Times are in seconds of the daemon's clock. `lost`: calls that ended
-    unseen."""
+    """The calls of a daemon, in the order of their ends.
+
+    Times are in seconds of the daemon's clock. `lost`: calls that ended unseen.
+    """
 
     version: int = VERSION
     calls: list[FinishedCall] = []

@@ -36,8 +36,10 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one run. Times in seconds: `ttft` to the first token, `tpot` between tokens after it, `call` and `task` from
-    submission to end, `task_per_token` the same over all tokens that the task made; waits for tools count as its time.
+    """The figures of one run.
+
+    Times in seconds: `ttft` to the first token, `tpot` between tokens after it, `call` and `task` from submission to
+    end, `task_per_token` the same over all tokens that the task made; waits for tools count as its time.
 
     `goodput`: calls a second that meet the objective, `within` their share of all. `jain`: index of fairness of the
     service of owners over their weights. `gap`: see `outcome.Run`. `misses`: the share of tasks with a deadline that

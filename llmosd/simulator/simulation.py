@@ -50,9 +50,10 @@ class _Progress:
 
 
 class Simulation:
-    """Runs `tasks` on `slots` slots of `device` under `policy`, which must be a fresh one. `timeline`: keep what plots
-    need. `look`: steps after which the policy is asked again while somebody waits; `MANY` for one that heeds neither
-    time nor progress, such as fifo. Raises `InvalidWorkload`.
+    """Runs `tasks` on `slots` slots of `device` under `policy`, which must be a fresh one.
+
+    `timeline`: keep what plots need. `look`: steps after which the policy is asked again while somebody waits; `MANY`
+    for one that heeds neither time nor progress, such as fifo. Raises `InvalidWorkload`.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Simulation:
         self._engine = Engine(device, self._timeline, partial(self._schedule_swap, RESTORED))
         self._clock = 0.0
         self.slots = Slots(slots, lease, policy, lambda: self._clock, self._engine.obey)
-        self.slots.on_shed = cast(Any, self._shed)
+        self.slots.on_shed = cast("Any", self._shed)
         self._paging = Paging(device, self._engine, self.slots, partial(self._schedule_swap, WRITTEN))
         self._gap = ServiceGap({task.owner: task.weight for task in tasks})
         self._compared = self._gap.largest is not None
@@ -172,7 +173,7 @@ class Simulation:
             most = max(min(most, *bounds), 1)
         for call in engine.fresh:
             self._gap.served(call.program.owner, PROMPT_WEIGHT * call.prompt)
-            self.slots.read(cast(Sequence, call), call.prompt)
+            self.slots.read(cast("Sequence", call), call.prompt)
         engine.fresh.clear()
         until = self._events[0][0] if self._events else float("inf")
         stopped = engine.advance(until, most)
@@ -218,7 +219,7 @@ class Simulation:
         progress.live[call.id] = call
         self._engine.hold(call)
         self._gap.wants(task.owner, +1)
-        self.slots.enqueue(cast(Sequence, call))
+        self.slots.enqueue(cast("Sequence", call))
 
     def _credit(self) -> None:
         """Tell the slots of all tokens that were made."""
@@ -237,7 +238,7 @@ class Simulation:
             call.credited += tokens
             if self._compared:
                 self._gap.served(call.program.owner, tokens)
-            self.slots.spent(cast(Sequence, call), tokens)
+            self.slots.spent(cast("Sequence", call), tokens)
 
     def _finish(self, call: SimulatedCall, outcome: str) -> None:
         """`call` is over, one way or another."""
@@ -249,7 +250,7 @@ class Simulation:
         call.state = FINISHED
         del progress.live[call.id]
         self._ended.append(call)
-        self.slots.free(cast(Sequence, call))
+        self.slots.free(cast("Sequence", call))
         if outcome == DONE:
             self._follow(call, progress)
 
@@ -279,7 +280,7 @@ class Simulation:
         progress.over = True
         for call in tuple(progress.live.values()):
             call.cancelled = True
-            self.slots.withdraw(cast(Sequence, call))
+            self.slots.withdraw(cast("Sequence", call))
             self._finish(call, outcome)
 
     @staticmethod

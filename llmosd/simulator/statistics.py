@@ -25,10 +25,12 @@ class Estimate(NamedTuple):
 
     @property
     def low(self) -> float:
+        """The lower end of the interval."""
         return self.mean - self.half
 
     @property
     def high(self) -> float:
+        """The upper end of the interval."""
         return self.mean + self.half
 
     def __str__(self) -> str:

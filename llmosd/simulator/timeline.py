@@ -30,8 +30,10 @@ class Sample(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Timeline:
-    """Slots are numbered; who gets one takes the lowest number that is free. `intervals` and `samples` stay empty
-    unless `kept`."""
+    """Which call was on which slot, and when.
+
+    Slots are numbered; a call gets the lowest number that is free. `intervals` and `samples` stay empty unless `kept`.
+    """
 
     def __init__(self, kept: bool = False) -> None:
         self.intervals: list[Interval] = []

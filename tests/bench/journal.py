@@ -109,8 +109,10 @@ async def ours(folder: Path, sync: str, commits: int, warm: int) -> float:
 
 
 async def accepted(journal: Journal, number: int) -> float:
-    """Seconds until that many tasks were accepted, a multiple of what is in flight. A caller's next task is as fresh in
-    the processor's cache as one that was just received."""
+    """Seconds until that many tasks were accepted, a multiple of what is in flight.
+
+    A caller's next task is as fresh in the processor's cache as one that was just received.
+    """
     tasks = cycle([task() for _ in range(2 * IN_FLIGHT)])
     done = asyncio.Event()
     left, answers = number, 0

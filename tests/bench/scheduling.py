@@ -91,8 +91,11 @@ def fairness() -> None:
 
 
 def _busy_owners(seed: int, slots: int, weight: float, prompt: int, tokens: int) -> list[Task]:
-    """Calls of two owners, all there from the start. They end with enough of both in the line: the gap counts only
-    while both have calls that are not over, so what the richer one gets afterwards is no part of it."""
+    """Calls of two owners, all there from the start.
+
+    They end with enough of both in the line: the gap counts only while both have calls that are not over, so what the
+    richer one gets afterwards is no part of it.
+    """
     draw = random.Random(seed)
     tasks = []
     for owner, calls, share in (("many", 240, 1.0), ("few", 60, weight)):

@@ -66,8 +66,11 @@ async def worker(ctx: Context, calls: list[tuple[float, int, int]]) -> int:
 
 
 class Agreement(NamedTuple):
-    """Mean completion times of calls in seconds, and the share of pairs in the same order. `device` as calibrated;
-    `slower`: how many times as long as on it steps took in the run, and `corrected` what is simulated then."""
+    """How far the simulator agrees with a run.
+
+    Mean completion times of calls in seconds, and the share of pairs in the same `order`. `device` as calibrated;
+    `slower`: how many times as long as on it steps took in the run, and `corrected` what is simulated then.
+    """
 
     device: DeviceModel
     calls: int

@@ -1,6 +1,6 @@
-"""Agents that wait for tools, with longer histories than there is memory for: what they said before is kept, swapped or
-discarded by the least waste, beside a driver that may only keep and discard.
+"""Agents that wait for tools, with longer histories than there is memory for.
 
+What they said before is kept, swapped or discarded by the least waste, beside a driver that may only keep and discard.
 Run by `make bench`, on the embedded model, through the whole system. Both daemons serve the same agents, in turn.
 """
 

@@ -23,14 +23,14 @@ def send(system: Any, body: Any, **options: Any) -> Thread:
         identity: int = await system.kernel.gate.call(system.client, Send(system.target.pid, body, **options))
         return identity
 
-    return cast(Thread, system.thread(sending()))
+    return cast("Thread", system.thread(sending()))
 
 
 def receive(system: Any, timeout: float | None = None) -> Thread:
     async def receiving() -> Any:
         return (await system.kernel.gate.call(system.target, Receive(timeout))).body
 
-    return cast(Thread, system.thread(receiving(), system.target))
+    return cast("Thread", system.thread(receiving(), system.target))
 
 
 def listen(system: Any) -> Thread:
@@ -39,4 +39,4 @@ def listen(system: Any) -> Thread:
     async def listening() -> Any:
         return (await system.kernel.gate.call(system.target, ANY_MESSAGE)).body
 
-    return cast(Thread, system.thread(listening(), system.target))
+    return cast("Thread", system.thread(listening(), system.target))

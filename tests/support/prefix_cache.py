@@ -24,8 +24,10 @@ LENGTH = 160
 
 
 class Cache:
-    """A cache in a memory of so many pages for each layer, and on as many of a disk, with a clock that stands unless
-    it is set; and what a slab would hold that has computed some tokens."""
+    """A cache in a memory of so many pages for each layer, and on as many of a disk.
+
+    Its clock stands unless it is set. `computed` makes a slab that has computed some tokens.
+    """
 
     def __init__(self, pages: int = 10_000, *, on_disk: int = 0) -> None:
         self.now = 0.0

@@ -146,7 +146,7 @@ def test_a_sleep_a_name_a_pid_and_a_suspension_are_what_they_were_after_kill_9(l
         held = client.submit("library", {"path": str(daemon.folder / "lines")}, detach=True)
         client.send(held.pid, "first")
         client.send("library", "second")
-        eventually(lambda: (daemon.folder / "lines").exists(), "a message was read")
+        eventually((daemon.folder / "lines").exists, "a message was read")
         client.suspend(held.pid)
         for number in range(20):
             client.send("library", f"more {number}")

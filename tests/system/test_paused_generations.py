@@ -1,5 +1,4 @@
-"""Generations of durable agents over the ends of a daemon: each goes on where it was, or is made anew, to the same
-tokens."""
+"""Generations of durable agents go on over the ends of a daemon, or are made again, to the same tokens."""
 
 from __future__ import annotations
 

@@ -107,8 +107,11 @@ def test_a_running_daemon_is_calibrated(daemon, tmp_path):
 
 
 def test_the_simulator_says_what_the_daemon_does(start, folder, tmp_path):
-    """The short form of tests/bench/simulated.py. Times of this machine are printed there, and not asserted here: the
-    same calls, in much the same order, on a device whose costs are stated."""
+    """The short form of tests/bench/simulated.py.
+
+    That one prints times of this machine, which are not asserted here: the same calls end in much the same order, on a
+    device whose costs are stated.
+    """
     config = folder / "config.toml"
     costs = "step_seconds = 0.01, sequence_seconds = 0.002, prompt_seconds = 0.0005"
     config.write_text(f'[models.simulated]\ndriver = "simulated"\nslots = 2\noptions = {{ {costs} }}\n')

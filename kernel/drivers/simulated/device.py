@@ -105,8 +105,10 @@ class SimulatedDevice:
     # ---- a step
 
     def _batch(self) -> list[SimulatedSequence]:
-        """The sequences that have a lease and memory. Memory goes first come, first served: one for which there is none
-        holds up those after it that have none, either."""
+        """The sequences that have a lease and memory.
+
+        Memory goes first come, first served: a sequence that finds none holds up the later ones that have none, either.
+        """
         leased = [sequence for sequence in self._sequences.values() if sequence.lease > 0]
         batch, full = [], False
         for sequence in leased:

@@ -23,6 +23,7 @@ from kernel.lib import failpoints
 
 
 def main() -> None:
+    """Run one driver, which speaks with the kernel over an inherited descriptor and dies with its parent."""
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     die_with_parent(parent)
     failpoints.arm()

@@ -140,7 +140,7 @@ class CallLifecycle:
     # ---- messages
 
     def _admit(self, said: Tokenized) -> None:
-        admit, (prompt,) = cast(Admit, said.message), said.ids
+        admit, (prompt,) = cast("Admit", said.message), said.ids
         sequence = Sequence(admit, prompt, self._codec, self._limits)
         self._placement.check(sequence)
         held = admit.sampling.constraint
@@ -175,10 +175,10 @@ class CallLifecycle:
 
     def _score(self, said: Tokenized) -> None:
         prompt, *continuations = said.ids
-        self._take_request(Scoring(cast(Score, said.message), prompt, continuations))
+        self._take_request(Scoring(cast("Score", said.message), prompt, continuations))
 
     def _embed(self, said: Tokenized) -> None:
-        self._take_request(Embedding(cast(Embed, said.message), said.ids))
+        self._take_request(Embedding(cast("Embed", said.message), said.ids))
 
     def _take_request(self, request: Scoring | Embedding) -> None:
         for part in request.parts:

@@ -20,8 +20,10 @@ SMOOTHING = 0.7  # weight of the past in what is measured
 
 
 class Rates:
-    """What things cost on this machine: `token` seconds to compute one of a prompt, `write` and `read` bytes per
-    second. Guesses until they are measured."""
+    """What things cost on this machine: guesses until they are measured.
+
+    `token` is in seconds to compute one token of a prompt, `write` and `read` are in bytes per second.
+    """
 
     def __init__(self) -> None:
         self.token = 1e-3
@@ -47,8 +49,11 @@ class Rates:
 
 
 def unused(now: float, first: float, last: float, uses: int, away: Iterable[float]) -> float:
-    """Seconds until something is likely to be used again: by those who will want it and stay `away` for so long, or by
-    whoever used it `uses` times, the `first` and the `last` time then."""
+    """Seconds until something is likely to be used again.
+
+    Its next user is one of those that will want it and stay `away` for so long, or the one that used it `uses` times,
+    for the `first` and the `last` time then.
+    """
     between = (last - first) / (uses - 1) if uses > 1 else ONCE
     return max(SOON, min([max(between, now - last), *away]))
 

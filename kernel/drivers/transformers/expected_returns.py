@@ -11,8 +11,11 @@ PATIENCE = 10.0  # seconds that a process is taken to be away whose program was 
 
 
 class _Absence:
-    """Of a process: how many of its calls run, how many there were, when the last one ended, and after how many seconds
-    it usually comes back; 0 if that is not known."""
+    """How often and for how long one process stays away between its calls.
+
+    `calls` counts its calls, `running` those that run. `left` is when the last one ended, `usual` the seconds after
+    which the process usually comes back, 0 if unknown.
+    """
 
     __slots__ = ("calls", "left", "running", "usual")
 
@@ -59,8 +62,10 @@ class Absences:
         return 0 if absence is None else absence.calls
 
     def remaining(self, calls: Mapping[int, int]) -> Iterator[float]:
-        """Seconds for which each process is likely to stay away whose last call is the one named: what it used then it
-        will want again, what it used before it may not."""
+        """Seconds for which each process is likely to stay away whose last call is the one named.
+
+        A process is likely to want again what its last call used, but maybe not what earlier calls used.
+        """
         now = self._now()
         for process, call in calls.items():
             absence = self._of.get(process)

@@ -16,8 +16,11 @@ from kernel.drivers.transformers.kv import KVMemory
 
 
 class Output(NamedTuple):
-    """What a step computed: `logits` [those asked for, vocabulary] in the order of spans and tokens, and for each span
-    that asked for them the last states of its tokens, [tokens, size]."""
+    """What a step computed.
+
+    `logits` [those asked for, vocabulary] are in the order of spans and tokens. `hidden` has the last states of the
+    tokens of each span that asked for them, [tokens, size].
+    """
 
     logits: torch.Tensor
     hidden: list[torch.Tensor]

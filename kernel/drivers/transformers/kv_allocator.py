@@ -87,8 +87,11 @@ class Placement:
         self.cache.fetched(fetch, None if future.exception() else future.result())
 
     def free(self, work: Work, *, keep: bool = True) -> None:
-        """Take the slab of `work` back, if it has one. There may be room for its prompt now that had none before: what
-        its process is likely to want again is kept."""
+        """Take the slab of `work` back, if it has one.
+
+        If `keep`, the cache keeps what its process is likely to want again. A prompt that found no room there before
+        may find it now.
+        """
         slab = work.slab
         if slab is None:
             return
@@ -134,8 +137,10 @@ class Placement:
         return self._of_process.get(work.process, 0) + self._own(work) <= self._quota
 
     def _coming(self, work: Work, promised: int) -> str:
-        """Whether what is kept of its prompt on disk is being read, or could be if others gave memory back. Memory that
-        is promised is left alone."""
+        """Whether the part of its prompt on disk is being read, or could be if others gave memory back.
+
+        Memory that is promised to others is left alone.
+        """
         if work.swapped or not self.memory.free_slabs:
             return ""
         found = self.cache.fetch(work.tokens[: work.reusable], self._own(work) + promised)

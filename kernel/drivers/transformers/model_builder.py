@@ -156,8 +156,10 @@ def _safe_for_activation(config: Any, cache: Path) -> batch_invariance.Counts:
 
 
 def _memory(geometry: Geometry, context: int, lengths: Lengths, device: torch.device) -> KVMemory:
-    """Slabs for the whole context each, and what its last token looks at beyond; as many as there are addresses for or,
-    where slabs take memory before they are used, memory."""
+    """The memory for keys and values: slabs for the whole context each, and for what its last token looks at beyond.
+
+    There are as many slabs as there are addresses for or, where slabs take memory before they are used, memory.
+    """
     capacity = lengths.padded(context)
     room = ADDRESSES if maps(device) else int(SHARE * _free_memory(device))
     return KVMemory(geometry, capacity, max(2, min(SLABS, room // (capacity * geometry.token_bytes))), device, room)

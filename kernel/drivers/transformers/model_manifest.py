@@ -16,8 +16,11 @@ FAMILY = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3Fo
 
 
 class Lean(msgspec.Struct, frozen=True):
-    """What the decoder needs. `windows`: of each layer, None for all tokens; `frequencies`: by how much a position
-    turns each pair of a head, in radians; `amplitude`: of what is turned."""
+    """What the lean decoder needs to know.
+
+    `windows` has the window of each layer, None for all tokens. `frequencies` says by how much a position turns each
+    pair of a head, in radians, and `amplitude` scales what is turned.
+    """
 
     eps: float
     scale: float
@@ -27,8 +30,11 @@ class Lean(msgspec.Struct, frozen=True):
 
 
 class Outline(msgspec.Struct, frozen=True):
-    """`shapes`: of the matrices that run, [outputs, inputs] each; `ends`: ids that end a text; `lean` is None for a
-    model that needs its own modules."""
+    """The facts about a model besides its weights.
+
+    `shapes` are those of the matrices that run, [outputs, inputs] each. `ends` are the ids that end a text. `lean` is
+    None for a model that needs its own modules.
+    """
 
     layers: int
     heads: int

@@ -19,10 +19,12 @@ ALLOWED = (
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """None leaves the choice to the driver: the GPU if there is one; for weights float32 or float16, which is faster on
-    this CPU, and bfloat16 on CUDA; torch's own count of threads, or one for each core that the kernel names; half of
-    the memory that is free after loading for keys and values, of which one process may have all; four times as much on
-    disk, `kv_disk`, for prefixes that somebody is likely to want again (0: none).
+    """What the settings of a model tell the driver; None leaves the choice to the driver.
+
+    The driver takes the GPU if there is one; for weights float32 or float16, whichever is faster on this CPU, and
+    bfloat16 on CUDA; torch's own count of threads, or one for each core that the kernel names; half of the memory that
+    is free after loading for keys and values, of which one process may have all; and four times as much on disk,
+    `kv_disk`, for prefixes that are likely to be wanted again (0: none).
 
     `deterministic`: a sequence's tokens depend on no neighbour. None: where that is cheap, which is on a CPU.
     """

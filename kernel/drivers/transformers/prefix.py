@@ -50,8 +50,11 @@ class PrefixCache:
         return sum(count for _, count in self._root.path(tokens))
 
     def fetch(self, tokens: list[int], beside: int) -> Fetch | str:
-        """The next that has to be read for `tokens`, to be `fetched`; `SOON` if one is being read, `NO_ROOM` if there
-        is no memory for it and `beside` more bytes, empty if none has to be, or it is computed sooner."""
+        """The next part of `tokens` to read from disk; pass it to `fetched` afterwards.
+
+        `SOON` if one is being read, `NO_ROOM` if there is no memory for it and `beside` more bytes, and empty if
+        nothing has to be read or it is computed sooner.
+        """
         node, count = next(((node, count) for node, count in self._root.path(tokens) if not node.held), (self._root, 0))
         prefix = node.prefix
         if prefix.coming:
@@ -120,12 +123,11 @@ class PrefixCache:
         Not if there is no room for them, or if they are no numbers.
         """
         node, found = self._root, 0
-        for node, count in list(self._root.path(tokens)):
-            found = node.start + count
-            if node.parent is None:
+        for known, count in list(self._root.path(tokens)):
+            found = known.start + count
+            if known.parent is None:
                 return  # it went, to make room for what it goes on from
-            if count < len(node.tokens):
-                node = self._split(node, count)
+            node = self._split(known, count) if count < len(known.tokens) else known
             if not node.held and not self._take(node, slab):
                 return
             self._touch(node, process)

@@ -30,8 +30,10 @@ LONGEST = 1 << 40  # bytes of places after which another file is begun: file sys
 
 
 class Fetch:
-    """What lies on disk and is wanted in memory: `read` it in any thread, then tell the cache of it. It goes on from
-    what is at `above`."""
+    """A prefix that lies on disk and is wanted in memory.
+
+    Call `read` in any thread, then tell the cache. The prefix continues the one at `above`.
+    """
 
     def __init__(self, node: Node, above: Prefix, read: Callable[[], Data]) -> None:
         self.node = node

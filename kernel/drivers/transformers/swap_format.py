@@ -27,8 +27,12 @@ DIGEST = 16  # bytes of a checksum
 
 
 class Header(msgspec.Struct, frozen=True):
-    """`tokens` of the sequence, the first `prompt` of which were computed as a prompt; the first `length` lie in the
-    file. `fingerprint`: of the weights and of what computes with them; `checksum`: of all after the header."""
+    """What a swap file says of its sequence.
+
+    `tokens` are those of the sequence: the first `prompt` were computed as a prompt, the first `length` lie in the
+    file. `fingerprint` is that of the weights and of what computes with them, `checksum` that of everything after the
+    header.
+    """
 
     tokens: list[int]
     prompt: int

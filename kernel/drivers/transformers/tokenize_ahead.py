@@ -14,8 +14,10 @@ from kernel.drivers.transformers.sequence import Codec
 
 
 class Tokenized(NamedTuple):
-    """A message with the ids of its texts: the prompt of an `Admit`, prompt and continuations of a `Score`, the texts
-    of an `Embed`. Or with the `error` that ends this call."""
+    """A message with the ids of its texts, or with the `error` that ends its call.
+
+    The texts are the prompt of an `Admit`, the prompt and continuations of a `Score`, or the texts of an `Embed`.
+    """
 
     message: Admit | Score | Embed
     ids: list[list[int]]

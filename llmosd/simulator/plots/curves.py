@@ -36,8 +36,10 @@ def queue(figure: Figure, runs: Sequence[Run]) -> None:
 
 
 def latency(figure: Figure, runs: Sequence[Run]) -> None:
-    """The share of calls with a longer time to the first token, and to the end, by that time; both scales are
-    logarithmic, so that tails are seen."""
+    """The share of calls with a longer time to the first token, and to the end, by that time.
+
+    Both scales are logarithmic, so that tails are seen.
+    """
     left, right = figure.subplots(1, 2, sharey=True)
     least = 1.0
     for number, run in enumerate(runs):

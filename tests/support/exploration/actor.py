@@ -51,7 +51,7 @@ class Actor:
         world.trace(me)
         if thread.alarms:
             world.problem(f"{me} begins with {thread.alarms} alarms set")
-        holds = {held.name for held in cast(Any, thread.holds) or ()}
+        holds = {held.name for held in cast("Any", thread.holds) or ()}
         if holds != (entered := world.ledger.held_by(thread)):
             world.problem(f"{me} begins with {holds} held, and has entered {entered}")
         try:
@@ -88,7 +88,7 @@ class Actor:
 
     @property
     def thread(self) -> Thread:
-        return cast(Thread, asyncio.current_task())
+        return cast("Thread", asyncio.current_task())
 
     @property
     def may_start_threads(self) -> bool:

@@ -12,9 +12,9 @@ from tests.support.exploration.schedule import SeededDispatcher
 
 
 def dispatcher(kernel: Kernel) -> SeededDispatcher:
-    return cast(SeededDispatcher, kernel.dispatcher)
+    return cast("SeededDispatcher", kernel.dispatcher)
 
 
 def named(kernel: Kernel) -> dict[str, Any]:
     """Locks, semaphores, conditions, barriers and events, by name."""
-    return cast(dict[str, Any], kernel.synchronisation._named)
+    return cast("dict[str, Any]", kernel.synchronisation._named)

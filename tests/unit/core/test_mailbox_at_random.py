@@ -41,13 +41,13 @@ class Trial:
 
     async def _send(self, item: Message) -> None:
         while self.box.full:
-            if await self.box.wait_for_room(cast(Thread, asyncio.current_task()), "trial"):
+            if await self.box.wait_for_room(cast("Thread", asyncio.current_task()), "trial"):
                 break
         self.box.put(item)
         self.put.add(item.id)
 
     async def _receive(self) -> None:
-        thread = cast(Thread, asyncio.current_task())
+        thread = cast("Thread", asyncio.current_task())
         message = self.box.take()
         while message is None:
             self.box.enlist(thread)

@@ -217,6 +217,10 @@ def cut(size: int) -> Callable[[Path], None]:
     return lambda path: os.truncate(path, size)
 
 
+def swapped_other(path: Path) -> None:
+    parked(prompt="another prompt").run(SwapOut(1, str(path)))
+
+
 @pytest.mark.parametrize(
     ("change", "changes", "words"),
     [
@@ -230,7 +234,7 @@ def cut(size: int) -> Callable[[Path], None]:
         (Path.unlink, {}, "No such file"),
         (lambda path: path.unlink() or path.mkdir(), {}, "Is a directory"),
         (lambda path: None, {"fingerprint": "another"}, "other weights"),
-        (lambda path: swapped_other(path), {}, "of another sequence"),
+        (swapped_other, {}, "of another sequence"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_with_the_reason_and_the_state_computed_anew(
@@ -246,10 +250,6 @@ def test_a_file_that_does_not_fit_is_refused_with_the_reason_and_the_state_compu
     assert restored.why
     assert words in restored.why
     assert after.rows == len(PROMPT) + 19
-
-
-def swapped_other(path: Path) -> None:
-    parked(prompt="another prompt").run(SwapOut(1, str(path)))
 
 
 # ---- meanwhile

@@ -21,7 +21,7 @@ from tests.support.system import System, lone_process
 
 
 def unlimited() -> LimitKeeper:
-    return LimitKeeper(LimitSettings(), cast(Any, None), Gate(), cast(Any, None))
+    return LimitKeeper(LimitSettings(), cast("Any", None), Gate(), cast("Any", None))
 
 
 async def test_an_agent_gets_what_it_set_until_it_deletes_it(system: System) -> None:

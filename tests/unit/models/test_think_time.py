@@ -18,9 +18,9 @@ class Process:
 def called(absences: Absences, clock: Clock, process: Process, away: float) -> None:
     """A call that takes a second, `away` seconds after the last."""
     clock.now += away
-    absences.began(cast(Any, process))
+    absences.began(cast("Any", process))
     clock.now += 1
-    absences.over(cast(Any, process))
+    absences.over(cast("Any", process))
 
 
 def test_what_is_usual_is_learned_by_program_and_from_end_to_beginning() -> None:
@@ -43,9 +43,9 @@ def test_nothing_is_remembered_of_processes_that_have_ended() -> None:
     one, other = Process(1), Process(2)
     called(absences, clock, one, 1)
     absences.ended([1])
-    absences.began(cast(Any, other))
+    absences.began(cast("Any", other))
     other.status = "ended"
-    absences.over(cast(Any, other))
+    absences.over(cast("Any", other))
     assert absences._left == {}
 
 

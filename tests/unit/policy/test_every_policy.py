@@ -47,7 +47,7 @@ def make_workload(dice: random.Random, count: int) -> list[tuple[int, Job]]:
     ]
 
 
-workloads = st.composite(lambda draw: workload(draw))()
+workloads = st.composite(workload)()
 quanta = st.integers(1, 16)
 
 
