@@ -24,6 +24,7 @@ check: $(READY)  ## lint, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --explicit-package-bases tests/support
 	$(BIN)/lint-imports
 
 bench: $(READY)  ## figures, each beside a floor or a peer measured in the same run
