@@ -175,43 +175,44 @@ class Kernel:
         # status
         Status(version, gate, self.lifecycle, self.messaging, self.watchdog, self.resources, self.tasks)
         gate.register({Shutdown: self._shutdown})
-        self._connect(dispatcher, journal)
+        self._connect(journal)
         loop.set_task_factory(cast("Any", self.threads.make_task))
 
-    def _connect(self, dispatcher: Dispatcher, journal: Journal | None) -> None:
-        """Set every hook: what a part calls of parts above it. Those of one hook are called in the order given here.
+    def _connect(self, journal: Journal | None) -> None:
+        """Set every hook: what a part calls of parts above it, in the order of the calls.
 
-        The reason for a place stands beside it; without one the order is that of the layers, and any other would do.
+        Each line gives the reason for its place. "Free" stands where any other place would do; those lines follow the
+        layers.
         """
-        dispatcher.on_slow.append(self.watchdog.slow)
-        self.messaging.on_urgency.append(self.resources.urged)
-        self.ending.on_thread_end.append(self.synchronisation.thread_ended)
         end, control = self.ending.on_end, self.control
+        self.dispatcher.on_slow.append(self.watchdog.slow)  # alone: nothing else looks at steps
+        self.messaging.on_urgency.append(self.resources.urged)  # alone: only slots rank a process by its callers
+        self.ending.on_thread_end.append(self.synchronisation.thread_ended)  # alone: only locks are held by a thread
         if self.durability is not None and self.tasks is not None and journal is not None:
             durable = self.durability
-            self.shared.keeper = durable.regions
             journal.on_opened.append(durable.opened)  # first: it knows which pids and names are in use
-            journal.on_opened.append(self._answer_clients)  # then clients may be answered
-            journal.on_pending.append(self.tasks.recovery.recover)
-            control.on_kill.append(self.tasks.written_if_can_be)
-            control.on_suspend.append(durable.processes.suspended)  # before the slots: it is asked to be written first
-            control.on_resume.append(partial(durable.processes.suspended, suspended=False))
-            control.on_nice.append(durable.processes.ranked)
+            journal.on_opened.append(self._answer_clients)  # last: then all is there that a client may ask for
+            journal.on_pending.append(self.tasks.recovery.recover)  # alone: nothing else begins tasks again
+            self.shared.keeper = durable.regions  # alone: a region has one keeper
+            control.on_kill.append(self.tasks.written_if_can_be)  # alone: a client waits for the disk, and nothing else
+            control.on_suspend.append(durable.processes.suspended)  # before the slots: the write begins meanwhile
+            control.on_resume.append(partial(durable.processes.suspended, suspended=False))  # the same
+            control.on_nice.append(durable.processes.ranked)  # the same
             end.append(durable.processes.process_ended)  # before the links: what they end finds its task without a root
-        control.on_suspend.append(self.resources.suspended)
-        control.on_resume.append(self.resources.resumed)
-        control.on_nice.append(self.resources.ranked)
+        control.on_suspend.append(self.resources.suspended)  # last: nothing waits for the slots
+        control.on_resume.append(self.resources.resumed)  # the same
+        control.on_nice.append(self.resources.ranked)  # the same
         end.append(self.crashes.process_ended)  # before the links: a cause is reported before its consequences
-        end.append(self.links.process_ended)  # before messaging: they put messages into mailboxes
-        end.append(self.limits.process_ended)
-        end.append(self.names.process_ended)
+        end.append(self.links.process_ended)  # after the crash report: what they end is a consequence
+        end.append(self.limits.process_ended)  # free: takes it off its owner's account
+        end.append(self.names.process_ended)  # free: its names can be taken again
         end.append(self.publication.process_ended)  # before messaging: no topic leads to a mailbox that is closed
         end.append(self.messaging.process_ended)  # after the crash report, which quotes the mailbox
-        end.append(self.output.process_ended)
-        end.append(self.memory.process_ended)
-        end.append(self.shared.process_ended)
-        end.append(self.tools.process_ended)
-        end.append(self.resources.process_ended)  # last: it asks what is left to do for the drivers
+        end.append(self.output.process_ended)  # free: ends the streams of its log
+        end.append(self.memory.process_ended)  # free: drops its keys
+        end.append(self.shared.process_ended)  # free: deletes its ephemeral regions
+        end.append(self.tools.process_ended)  # free: forgets its count of calls
+        end.append(self.resources.process_ended)  # free: the drivers hear of it with the next turn of the loop
 
     def _answer_clients(self, opening: Opening) -> None:
         self.opened = True
