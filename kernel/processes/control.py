@@ -40,12 +40,12 @@ class Control:
         self._table = table
         self._dispatcher = dispatcher
         self._instruments = dispatcher.instruments
+        self._ending = ending
+        self._threads = threads
         self.on_suspend: list[Listener] = []
         self.on_resume: list[Listener] = []
         self.on_nice: list[Listener] = []
         self.on_kill: list[Callable[[], Wait]] = []
-        self._ending = ending
-        self._threads = threads
         gate.register({Suspend: self.suspend, Resume: self.resume, Nice: self.nice, Kill: self.kill})
         gate.register({ListThreads: self.threads})
 

@@ -83,7 +83,7 @@ async def agents() -> dict[str, float]:
         assert len(rows) == 1000
         start = perf_counter()
         for pid in pids:
-            inside.kernel.lifecycle.kill(inside.client, Kill(pid)).close()
+            inside.kernel.control.kill(inside.client, Kill(pid)).close()
         for pid in pids[-400:]:
             await inside.call(Wait(pid))
         killed = perf_counter() - start
