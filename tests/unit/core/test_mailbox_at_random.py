@@ -14,6 +14,7 @@ from kernel.core.fiber import PARK
 from kernel.core.mailbox import Mailbox
 from kernel.core.process import Process, Thread
 from kernel.dispatch.dispatcher import Dispatcher
+from kernel.messages.messaging import wait_for_room
 from tests.support.mailbox import message
 
 
@@ -41,7 +42,7 @@ class Trial:
 
     async def _send(self, item: Message) -> None:
         while self.box.full:
-            if await self.box.wait_for_room(cast("Thread", asyncio.current_task()), "trial"):
+            if await wait_for_room(self.box, cast("Thread", asyncio.current_task()), "trial"):
                 break
         self.box.put(item)
         self.put.add(item.id)
@@ -59,6 +60,8 @@ class Trial:
         self.received.append(message)
 
     def check(self) -> None:
+        over = [thread for thread in (*self.receivers, *(thread for _, thread in self.senders)) if thread.done()]
+        assert [thread for thread in over if not thread.cancelled() and thread.exception() is not None] == []
         waiting_senders = [thread for _, thread in self.senders if not thread.done()]
         waiting_receivers = [thread for thread in self.receivers if not thread.done()]
         assert self.box.count <= self.box.capacity
