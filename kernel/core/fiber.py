@@ -30,7 +30,7 @@ class Scheduler(Protocol):
 # "Extending asyncio" in the library reference names these four, with the underscore.
 _enter_task: Any = getattr(asyncio, "_enter_task")  # noqa: B009
 _leave_task: Any = getattr(asyncio, "_leave_task")  # noqa: B009
-_register_task: Any = getattr(asyncio, "_register_task")  # noqa: B009
+register_task: Any = getattr(asyncio, "_register_task")  # noqa: B009
 _unregister_task: Any = getattr(asyncio, "_unregister_task")  # noqa: B009
 
 
@@ -49,7 +49,7 @@ _Park.__await__ = (PARK,).__iter__  # type: ignore[method-assign, assignment] # 
 NEW, READY, RUNNING, BLOCKED, SUSPENDED, ZOMBIE = "new", "ready", "running", "blocked", "suspended", "zombie"
 
 
-_init_future = asyncio.Future.__init__
+init_future = asyncio.Future.__init__  # as super() would call it, which takes a third longer
 
 
 def _cancellation(message: Any) -> asyncio.CancelledError:
@@ -60,7 +60,7 @@ class Fiber(asyncio.Future[Any]):
     """A coroutine that the dispatcher steps. A future of its result, as every asyncio task is.
 
     `waits_for` is what it is blocked on, `alarms` counts the timers that will wake it by themselves, `cpu` is the
-    processor time of its steps in seconds.
+    processor time of its steps in seconds. `Thread` sets all of this: a spawn has one constructor, not two.
     """
 
     __slots__ = (
@@ -79,29 +79,19 @@ class Fiber(asyncio.Future[Any]):
         "waits_for",
     )
 
-    def __init__(
-        self,
-        coro: Coroutine[Any, Any, Any],
-        dispatcher: Scheduler,
-        context: contextvars.Context | None = None,
-        name: str | None = None,
-    ) -> None:
-        _init_future(self, loop=dispatcher.loop)  # as super() would, which takes a third longer
-        self.state = NEW
-        self.waits_for: object = ""
-        self.alarms = 0
-        self.cpu = 0.0
-        self._coro = coro
-        self._send = coro.send
-        self._context = context if context is not None else contextvars.copy_context()
-        self.dispatcher = dispatcher
-        self._name = None if name is None else str(name)
-        self._cancels = 0
-        self._fut_waiter: asyncio.Future[Any] | None = None
-        self._parked = False
-        self._throw: BaseException | None = None  # what the next step throws into the coroutine
-        _register_task(self)
-        dispatcher.push(self)
+    dispatcher: Scheduler
+    state: str
+    waits_for: object
+    alarms: int
+    cpu: float
+    _coro: Coroutine[Any, Any, Any]
+    _send: Any  # of the coroutine
+    _context: contextvars.Context
+    _name: str | None
+    _cancels: int
+    _fut_waiter: asyncio.Future[Any] | None
+    _parked: bool
+    _throw: BaseException | None  # what the next step throws into the coroutine
 
     # ---- the public face of an asyncio task
 

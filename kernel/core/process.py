@@ -6,20 +6,31 @@ a fiber of a process. Neither decides anything.
 
 from __future__ import annotations
 
+import contextvars
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ipc.errors import ErrorInfo, LlmosError, UnknownThread
+from ipc.errors import ErrorInfo, UnknownThread
 from ipc.messages import Log
 from ipc.syscalls import ExitStatus, Limits, Usage
-from kernel.core.fiber import BLOCKED, NEW, READY, RUNNING, SUSPENDED, ZOMBIE, Fiber, Scheduler
+from kernel.core.fiber import (
+    BLOCKED,
+    NEW,
+    READY,
+    RUNNING,
+    SUSPENDED,
+    ZOMBIE,
+    Fiber,
+    Scheduler,
+    init_future,
+    register_task,
+)
 from kernel.core.mailbox import Mailbox
 from kernel.policy.group import Program
 
 if TYPE_CHECKING:
     import asyncio
-    import contextvars
     from collections.abc import Callable, Coroutine, Iterable
 
     import msgspec
@@ -29,7 +40,6 @@ if TYPE_CHECKING:
 
 MAIN = "0"  # path of the first thread of a process
 LOG_LINES = 200  # kept per process
-LATE_REPLIES = 1000  # calls that timed out and may still be answered, remembered per process
 
 CLIENT = "client"  # program name of a connection
 
@@ -57,9 +67,6 @@ class DurableHistory(Protocol):
         """The id of the call that the thread of this path makes now."""
 
 
-_init_fiber = Fiber.__init__
-
-
 class Thread(Fiber):
     """A coroutine of a process.
 
@@ -80,14 +87,29 @@ class Thread(Fiber):
         context: contextvars.Context | None = None,
         name: str | None = None,
     ) -> None:
+        init_future(self, loop=dispatcher.loop)
         self.process = process
+        self.state = NEW
+        self.waits_for = ""
         self.holds: dict[Held, None] | None = None
+        self.alarms = 0
         self.answer: Any = None
+        self.cpu = 0.0
         self.path = MAIN
         self.priority = process.priority
         self.suspended = False
         self.offspring = 0
-        _init_fiber(self, coro, dispatcher, context, name)  # as super() would, at less cost
+        self._coro = coro
+        self._send = coro.send
+        self._context = context if context is not None else contextvars.copy_context()
+        self.dispatcher = dispatcher
+        self._name = None if name is None else str(name)
+        self._cancels = 0
+        self._fut_waiter = None
+        self._parked = False
+        self._throw = None
+        register_task(self)
+        dispatcher.push(self)
 
     def get_name(self) -> str:
         return self._name or f"{self.process.program}-{self.process.pid}"
@@ -307,24 +329,3 @@ class Owed(dict[int, Thread | None]):
 
     def ended_by(self) -> Iterable[Thread] | None:
         return None if self.process.is_client or not self.process.threads else self.process.threads
-
-
-UNANSWERED = object()  # stands in `Thread.answer` of a caller that waits
-
-
-class Unanswerable:
-    """The answer to a call that will get none: `error` says why."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: LlmosError) -> None:
-        self.error = error
-
-
-def forget_caller(recipient: Process, message: int) -> None:
-    """Nobody waits for the reply to `message` any more; when it comes, it is a dead letter and no error."""
-    owed = recipient.owed
-    if owed is not None and message in owed:
-        owed[message] = None
-        if len(owed) > LATE_REPLIES:
-            del owed[message]

@@ -16,8 +16,9 @@ from ipc.codec import decode
 from ipc.errors import InvalidCall, MailboxFull, NotACall, TimedOut
 from ipc.messages import Message
 from ipc.syscalls import DOWN, Call, Publish, Receive, Reply, Send
+from kernel.core.answers import UNANSWERED, Unanswerable, forget_caller
 from kernel.core.fiber import PARK
-from kernel.core.process import UNANSWERED, Owed, Process, Thread, Unanswerable, forget_caller
+from kernel.core.process import Owed, Process, Thread
 from kernel.core.timers import Alarm
 from kernel.core.waits import RoomIn
 from kernel.dispatch import deadlock

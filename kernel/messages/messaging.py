@@ -15,9 +15,10 @@ from ipc.codec import PLAIN, isolate, reveal
 from ipc.errors import InvalidCall, MailboxFull, NotACall, TimedOut, UnknownProcess
 from ipc.messages import Message
 from ipc.syscalls import Call, Reply, Send
+from kernel.core.answers import UNANSWERED, Unanswerable, forget_caller
 from kernel.core.fiber import PARK
 from kernel.core.mailbox import CONTROL, Mailbox
-from kernel.core.process import UNANSWERED, Owed, Process, Thread, Unanswerable, Wait, forget_caller
+from kernel.core.process import Owed, Process, Thread, Wait
 from kernel.core.process_table import ProcessTable
 from kernel.core.timers import Alarm
 from kernel.core.waits import RoomIn

@@ -15,9 +15,10 @@ from ipc.codec import reveal
 from ipc.errors import BadMessage, MalformedFrame, TimedOut
 from ipc.messages import Message
 from ipc.syscalls import ANY_MESSAGE, Receive
+from kernel.core.answers import Unanswerable
 from kernel.core.fiber import PARK
 from kernel.core.mailbox import Mailbox
-from kernel.core.process import Process, Unanswerable
+from kernel.core.process import Process
 from kernel.core.selector import Selection
 from kernel.core.timers import Alarm
 from kernel.dispatch.dispatcher import Dispatcher

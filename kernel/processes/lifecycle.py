@@ -114,7 +114,7 @@ class Lifecycle:
 
     def admit(self, parent: Process, program: Program, call: Spawn) -> dict[str, Any]:
         """The arguments of the process that `start` would make. Raises what speaks against it."""
-        return self._admit(parent, program, call, self._concerned(parent, call))
+        return self._admit(parent, program, call, self._admissions)
 
     def _admit(self, parent: Process, program: Program, call: Spawn, concerned: Sequence[Admission]) -> dict[str, Any]:
         args = call.args
@@ -142,7 +142,9 @@ class Lifecycle:
 
         It is given `pid` if it had that in an earlier life, and is durable with a history.
         """
-        concerned = self._concerned(parent, call)
+        concerned = self._admissions
+        if not (self._of_all or call.name is not None or call.link or call.limits or parent.limits):
+            concerned = ()  # as of most processes: it costs no look at each
         args = self._admit(parent, program, call, concerned)
         table, detach = self.table, call.detach
         if not pid:
@@ -185,12 +187,6 @@ class Lifecycle:
         return pid
 
     # ---- inside
-
-    def _concerned(self, parent: Process, call: Spawn) -> Sequence[Admission]:
-        """The admissions that have a say in this process: none, for most."""
-        if self._of_all or call.name is not None or call.link or call.limits is not None or parent.limits is not None:
-            return self._admissions
-        return ()
 
     def _main_done(self, thread: asyncio.Future[Any]) -> None:
         process = self.ending.thread_gone(thread)

@@ -122,5 +122,5 @@ def seeded(chance: Random) -> Iterator[None]:
         patch.setattr("kernel.dispatch.dispatcher.STEPS_PER_TURN", chance.choice([1, 2, 5, 64]))
         patch.setattr("kernel.gate.BURST", chance.choice([2, 3, 7, 128]))
         patch.setattr("kernel.core.stream.MAX_EVENTS", 3)
-        patch.setattr("kernel.core.process.LATE_REPLIES", 2)
+        patch.setattr("kernel.core.answers.LATE_REPLIES", 2)
         yield
