@@ -6,6 +6,8 @@ The layers themselves are contracts of import-linter in pyproject.toml. Imports 
 from __future__ import annotations
 
 import ast
+import functools
+import gc
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -39,11 +41,25 @@ def modules(*folders: str) -> dict[str, Path]:
     return found
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    """The syntax tree of a file.
+
+    The collector rests meanwhile. It may log the failure of a task of some other test, whose traceback parses code,
+    too, and Python 3.11 takes that for a mistake of its own (cpython#106905).
+    """
+    gc.disable()
+    try:
+        return ast.parse(path.read_text())
+    finally:
+        gc.enable()
+
+
 def imports(name: str, path: Path, known: Mapping[str, Path]) -> set[str]:
     """The modules of `known` that this one imports, anywhere in it."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -170,12 +186,12 @@ def test_the_hooks_of_the_kernel_are_set_in_one_place() -> None:
 
 
 def _imports(path: Path) -> bool:
-    return any(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(path.read_text()).body)
+    return any(isinstance(node, ast.Import | ast.ImportFrom) for node in parsed(path).body)
 
 
 def _defines(path: Path) -> bool:
     """Whether a module has anything but a docstring, imports and a list of names to export."""
-    for node in ast.parse(path.read_text()).body:
+    for node in parsed(path).body:
         documents = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         exports = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
         if not (documents or exports or isinstance(node, ast.Import | ast.ImportFrom)):
