@@ -133,6 +133,7 @@ def ask(sequence: int, question: str, max_tokens: int = 32) -> Admit:
     return Admit(sequence, [ChatMessage("user", question)], Sampling(max_tokens=max_tokens, temperature=0), 1000)
 
 
+@pytest.mark.timeout(1800)  # two engines make 640 tokens each, one at a time: beside other work that takes minutes
 def test_a_lone_greedy_sequence_equals_generate_token_for_token(precise: Driver, reference: Any) -> None:
     import torch
 
