@@ -95,9 +95,6 @@ class Fiber(asyncio.Future[Any]):
 
     # ---- the public face of an asyncio task
 
-    def get_name(self) -> str:
-        return self._name or "fiber"
-
     def set_name(self, value: object) -> None:
         self._name = str(value)
 
@@ -177,9 +174,6 @@ class Fiber(asyncio.Future[Any]):
 
     def set_exception(self, exception: object) -> None:
         raise RuntimeError("a thread sets its own exception")
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.get_name()} {self.state} {self.waits_for}>"
 
     # ---- what the kernel calls
 

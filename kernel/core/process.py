@@ -114,6 +114,9 @@ class Thread(Fiber):
     def get_name(self) -> str:
         return self._name or f"{self.process.program}-{self.process.pid}"
 
+    def __repr__(self) -> str:
+        return f"<Thread {self.get_name()} of pid {self.process.pid} {self.state} {self.waits_for}>"
+
     def hold(self, thing: Held) -> None:
         """Remember that `thing` is to be taken from this thread when it ends."""
         if self.holds is None:

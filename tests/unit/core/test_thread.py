@@ -39,6 +39,17 @@ async def test_processor_time_is_charged_to_the_process(system: System) -> None:
     assert computed <= status.usage.cpu_seconds <= whole - 0.04
 
 
+async def test_what_is_printed_of_a_thread_names_its_process_and_what_it_waits_for(system: System) -> None:
+    async def listens(ctx: Context) -> None:
+        await ctx.receive()
+
+    process = system.spawn(listens)
+    await system.turns()
+    (main,) = process.threads
+    main.set_name("listener")
+    assert repr(main) == f"<Thread listener of pid {process.pid} blocked message>"
+
+
 async def test_a_burst_of_calls_gives_the_loop_back(system: System) -> None:
     async def chatty(ctx: Context) -> None:
         while True:
