@@ -142,7 +142,7 @@ class Connection(FramedProtocol):
             stream.close()
         self._streams.clear()
         if self._process is not None:
-            self._kernel.ending.end(self._process, "killed", "the client disconnected")
+            self._kernel.process_exit.end(self._process, "killed", "the client disconnected")
 
     # ---- requests
 
@@ -189,7 +189,7 @@ class Connection(FramedProtocol):
     def _end_task(self, pid: int, why: str) -> None:
         task = self._kernel.table.alive.get(pid)
         if task is not None and task.parent is self._process:  # what was attached to may belong to another client
-            self._kernel.ending.end(task, "killed", why)
+            self._kernel.process_exit.end(task, "killed", why)
 
     def _answer(self, number: int, call: Any, value: Any) -> None:
         if isinstance(call, Spawn) and number in self._streams and not call.detach:

@@ -26,7 +26,7 @@ CLIENTS_ONLY: frozenset[type[Syscall]] = frozenset({Shutdown, SetPolicy, Submit,
 ALSO_WHILE_DYING: frozenset[type[Syscall]] = frozenset({WriteLog, ReleaseLock, ReleasePermit})
 
 
-class Calls(Protocol):
+class SystemCalls(Protocol):
     """What a context makes calls through: the gate, or for a durable process what stands before it."""
 
     async def call(self, process: Process, call: Syscall) -> Any: ...
@@ -34,14 +34,14 @@ class Calls(Protocol):
     def call_now(self, process: Process, call: Syscall) -> Any: ...
 
 
-class Arrivals(Protocol):
+class RestartWaiter(Protocol):
     """Durable processes that are still to begin again: see `kernel.durable.pending_restarts`."""
 
     async def resolve(self, error: LlmosError) -> bool:
         """Wait for the process that `error` does not find. Whether it came."""
 
 
-class Door:
+class CallEntry:
     """One system call: who handles it, how often it was made, and whether only clients may.
 
     `handler` is `plain`, or an observer around it.
@@ -62,10 +62,10 @@ class Gate:
     """
 
     def __init__(self) -> None:
-        self._doors: dict[type[Syscall], Door] = {}
+        self._doors: dict[type[Syscall], CallEntry] = {}
         self.errors: Counter[str] = Counter()
         self.limits: Counter[str] = Counter()
-        self.arrivals: Arrivals | None = None
+        self.arrivals: RestartWaiter | None = None
 
     def count_error(self, error: BaseException) -> None:
         """Count what a call was answered with, or a process ended with, by its name; a limit by its own."""
@@ -80,7 +80,7 @@ class Gate:
 
     def register(self, handlers: dict[type[Syscall], Handler]) -> None:
         """Add the calls of one subsystem: each handler takes the process and the call."""
-        self._doors.update((kind, Door(kind, handler)) for kind, handler in handlers.items())
+        self._doors.update((kind, CallEntry(kind, handler)) for kind, handler in handlers.items())
 
     def handler(self, kind: type[Syscall]) -> Handler:
         """What answers calls of this kind, for those who restore what a call did."""

@@ -21,29 +21,29 @@ from kernel.dispatch.instruments import Instruments
 from kernel.dispatch.watchdog import Watchdog
 from kernel.drivers.process import Launcher, launch
 from kernel.durable import volatile
-from kernel.durable.pending_restarts import Arrivals
+from kernel.durable.pending_restarts import PendingRestarts
 from kernel.durable.wiring import Durability
-from kernel.gate import Calls, Gate
+from kernel.gate import Gate, SystemCalls
 from kernel.journal.histories import Opening
 from kernel.journal.journal import Journal
 from kernel.lib.machine import Machine, ThisMachine
 from kernel.memory.private import PrivateMemory
-from kernel.memory.quotas import MemoryBounds
+from kernel.memory.quotas import MemoryQuotas
 from kernel.memory.shared import SharedMemory
 from kernel.messages.messaging import Messaging
 from kernel.messages.names import NameRegistry
-from kernel.messages.publish import Publication
-from kernel.messages.receive import Receiving
+from kernel.messages.publish import Publisher
+from kernel.messages.receive import Receiver
 from kernel.models.manager import ResourceManager
-from kernel.models.settings import ResourceSettings, Scheduling
+from kernel.models.settings import ResourceSettings, SchedulingSettings
 from kernel.models.spec import ModelSpec
 from kernel.processes.control import Control
-from kernel.processes.exit import Ending
+from kernel.processes.exit import ProcessExit
 from kernel.processes.lifecycle import Lifecycle
 from kernel.processes.limits import LimitKeeper, LimitSettings
 from kernel.processes.output import Output
-from kernel.processes.threads import Threads
-from kernel.programs.loader import Programs
+from kernel.processes.threads import ThreadSubsystem
+from kernel.programs.loader import ProgramLoader
 from kernel.programs.tool import ToolSpec
 from kernel.status import Status
 from kernel.supervision.crashes import CrashReports
@@ -56,14 +56,14 @@ from kernel.tools.tools import ToolSubsystem
 log = structlog.get_logger("kernel")
 
 
-class Settings(Protocol):
+class KernelSettings(Protocol):
     """What may be set about the kernel. `model` is the model for calls that name none."""
 
     models: dict[str, ModelSpec]
     model: str
-    scheduling: Scheduling
+    scheduling: SchedulingSettings
     limits: LimitSettings
-    memory: MemoryBounds
+    memory: MemoryQuotas
     resources: ResourceSettings
     tools: dict[str, ToolSpec]
 
@@ -90,8 +90,8 @@ class Kernel:
 
     def __init__(
         self,
-        settings: Settings,
-        make_context: Callable[[Calls, Process], Any],
+        settings: KernelSettings,
+        make_context: Callable[[SystemCalls, Process], Any],
         *,
         version: str,
         journal: Journal | None = None,
@@ -109,7 +109,7 @@ class Kernel:
 
         # core, programs
         self.table = table = ProcessTable()
-        self.programs = Programs(settings.agent_folders)
+        self.programs = ProgramLoader(settings.agent_folders)
 
         # dispatch, gate
         self.gate = gate = Gate()
@@ -117,17 +117,17 @@ class Kernel:
         self.dispatcher = dispatcher = Dispatcher(loop, self.instruments)
 
         # processes, messages, sync
-        self.ending = ending = Ending(table, dispatcher, gate)
-        self.threads = Threads(dispatcher, ending, gate)
-        self.watchdog = Watchdog(dispatcher, scheduling.slow_step, scheduling.burst, ending.end, gate.errors)
-        self.control = Control(table, dispatcher, ending, self.threads, gate)
-        self.limits = LimitKeeper(settings.limits, loop, gate, ending)
+        self.process_exit = process_exit = ProcessExit(table, dispatcher, gate)
+        self.threads = ThreadSubsystem(dispatcher, process_exit, gate)
+        self.watchdog = Watchdog(dispatcher, scheduling.slow_step, scheduling.burst, process_exit.end, gate.errors)
+        self.control = Control(table, dispatcher, process_exit, self.threads, gate)
+        self.limits = LimitKeeper(settings.limits, loop, gate, process_exit)
         self.output = Output(table, gate)
-        arrivals = Arrivals(gate)
+        arrivals = PendingRestarts(gate)
         self.names = NameRegistry(table, gate, arrivals.names)
         self.messaging = Messaging(table, gate, dispatcher, self.names)
-        self.publication = Publication(gate, self.messaging)
-        Receiving(gate, dispatcher, self.messaging.dead_letters)
+        self.publication = Publisher(gate, self.messaging)
+        Receiver(gate, dispatcher, self.messaging.dead_letters)
         self.synchronisation = Synchronisation(gate)
 
         # memory, models, supervision
@@ -145,10 +145,10 @@ class Kernel:
             scheduling,
             settings.resources,
         )
-        self.links = Links(table, gate, self.messaging, ending, arrivals.pids)
+        self.links = Links(table, gate, self.messaging, process_exit, arrivals.pids)
         self.crashes = CrashReports(gate)
         admissions = (self.names, self.links, self.limits)  # in the order in which they are asked
-        self.lifecycle = Lifecycle(table, self.programs, dispatcher, ending, gate, make_context, admissions)
+        self.lifecycle = Lifecycle(table, self.programs, dispatcher, process_exit, gate, make_context, admissions)
         self.supervision = Supervision(gate, self.lifecycle)
 
         # durable, tools
@@ -184,10 +184,14 @@ class Kernel:
         Each line gives the reason for its place. "Free" stands where any other place would do; those lines follow the
         layers.
         """
-        end, control = self.ending.on_end, self.control
+        end, control = self.process_exit.on_end, self.control
         self.dispatcher.on_slow.append(self.watchdog.slow)  # alone: nothing else looks at steps
-        self.messaging.on_urgency.append(self.resources.urged)  # alone: only slots rank a process by its callers
-        self.ending.on_thread_end.append(self.synchronisation.thread_ended)  # alone: only locks are held by a thread
+        self.messaging.on_urgency.append(
+            self.resources.priority_changed
+        )  # alone: only slots rank a process by its callers
+        self.process_exit.on_thread_end.append(
+            self.synchronisation.thread_ended
+        )  # alone: only locks are held by a thread
         if self.durability is not None and self.tasks is not None and journal is not None:
             durable = self.durability
             journal.on_opened.append(durable.opened)  # first: it knows which pids and names are in use
@@ -230,9 +234,9 @@ class Kernel:
         if self.tasks is not None:
             self.tasks.stop()
         if self.durability is not None:
-            await self.durability.generations.put_aside()
+            await self.durability.generations.checkpoint_to_disk()
         for process in self._agents():
-            self.ending.end(process, "killed", "the daemon shuts down")
+            self.process_exit.end(process, "killed", "the daemon shuts down")
         await self._all_ended(self._agents(), None)
         if self.tasks is not None:
             await self.tasks.settled()
@@ -242,7 +246,7 @@ class Kernel:
         if self.tasks is not None:
             self.tasks.stop()
         for process in tuple(self.table.alive.values()):
-            self.ending.end(process, "killed", "the daemon shuts down")
+            self.process_exit.end(process, "killed", "the daemon shuts down")
         self.tools.close()
         await self.resources.close()
         if self.tasks is not None:

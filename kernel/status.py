@@ -55,7 +55,7 @@ class Status:
         self._table = lifecycle.table
         self._programs = lifecycle.programs
         self._gate = gate
-        self._ending = lifecycle.ending
+        self._process_exit = lifecycle.process_exit
         self._messaging = messaging
         self._watchdog = watchdog
         self._resources = resources
@@ -105,7 +105,7 @@ class Status:
             processes=len(alive) - clients,
             threads=sum(len(candidate.threads) for candidate in alive),
             connections=clients,
-            exited=dict(self._ending.exits),
+            exited=dict(self._process_exit.exits),
             calls=self._gate.calls,
             errors=dict(self._gate.errors),
             limits=dict(self._gate.limits),

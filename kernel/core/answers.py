@@ -24,8 +24,8 @@ class Unanswerable:
 
 def forget_caller(recipient: Process, message: int) -> None:
     """Nobody waits for the reply to `message` any more; when it comes, it is a dead letter and no error."""
-    owed = recipient.owed
-    if owed is not None and message in owed:
-        owed[message] = None
-        if len(owed) > LATE_REPLIES:
-            del owed[message]
+    pending_calls = recipient.pending_calls
+    if pending_calls is not None and message in pending_calls:
+        pending_calls[message] = None
+        if len(pending_calls) > LATE_REPLIES:
+            del pending_calls[message]

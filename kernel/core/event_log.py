@@ -1,4 +1,4 @@
-"""A relay: the events of one task, to all the streams of clients that look at it. It may have none, and gain more.
+"""A event_log: the events of one task, to all the streams of clients that look at it. It may have none, and gain more.
 
 Made by the task subsystem; for the processes of the task it is their stream. A reader that is behind holds up the task
 as it would alone. Events are numbered, and the last ones kept, so that a client that lost its connection gets those
@@ -20,7 +20,7 @@ KEPT_SIZE = 256 * 1024  # characters and bytes in them, as far as that is known 
 BESIDES = 64  # of an event, besides its text
 
 
-class Relay:
+class EventLog:
     """Passes events on. `add` and `finish` are for the task, the rest is what processes use of a `Stream`."""
 
     __slots__ = ("_kept", "_number", "_on_relief", "_size", "_streams")

@@ -15,14 +15,14 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from kernel.core.timers import Alarms
+    from kernel.core.timers import TimerQueue
 
 
 class Scheduler(Protocol):
     """What a fiber needs of the dispatcher: `push` puts it at the end of the ready queue."""
 
     loop: asyncio.AbstractEventLoop
-    alarms: Alarms
+    timers: TimerQueue
 
     def push(self, fiber: Any, /) -> None: ...
 
@@ -59,7 +59,7 @@ def _cancellation(message: Any) -> asyncio.CancelledError:
 class Fiber(asyncio.Future[Any]):
     """A coroutine that the dispatcher steps. A future of its result, as every asyncio task is.
 
-    `waits_for` is what it is blocked on, `alarms` counts the timers that will wake it by themselves, `cpu` is the
+    `waits_for` is what it is blocked on, `timers` counts the timers that will wake it by themselves, `cpu` is the
     processor time of its steps in seconds. `Thread` sets all of this: a spawn has one constructor, not two.
     """
 
@@ -72,17 +72,17 @@ class Fiber(asyncio.Future[Any]):
         "_parked",
         "_send",
         "_throw",
-        "alarms",
         "cpu",
         "dispatcher",
         "state",
+        "timers",
         "waits_for",
     )
 
     dispatcher: Scheduler
     state: str
     waits_for: object
-    alarms: int
+    timers: int
     cpu: float
     _coro: Coroutine[Any, Any, Any]
     _send: Any  # of the coroutine

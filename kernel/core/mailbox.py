@@ -14,15 +14,15 @@ from typing import Any, Protocol
 
 from ipc.messages import Message
 from kernel.core.fiber import Fiber
-from kernel.core.message_queue import INDEXED, Index, Lane, add, drop, entry, index_by
-from kernel.core.selector import Selection
+from kernel.core.message_queue import INDEXED, Index, MessageQueue, add, drop, entry, index_by
+from kernel.core.selector import Selector
 
 CAPACITY = 1000  # messages
 RECEIVED = 5  # messages of which it is remembered that they were received
 CONTROL = 21  # the priority of the kernel's own messages: above all others, and outside the bound
 
 
-class Receipt(Protocol):
+class StorageReceipt(Protocol):
     """That a message is safe. See `kernel.durable`."""
 
     async def before(self, answer: Any) -> Any:
@@ -52,11 +52,11 @@ class Mailbox:
         self.taken = 0  # places: messages within the bound, and places kept for senders that were woken
         self.receiver: Fiber | None = None  # waits for any message, and came before all `selectors`
         self.received: deque[tuple[int, str, int, int, int]] | None = None  # the last ones, for a crash report
-        self.selectors: list[tuple[Fiber, Selection | None]] | None = None  # more receivers, in their order
+        self.selectors: list[tuple[Fiber, Selector | None]] | None = None  # more receivers, in their order
         self.called: dict[Fiber, Message] | None = None  # receivers that were woken while others waited, and for what
         self._senders: deque[Fiber] | None = None
-        self._lane: Lane | None = None  # priority 0, which is nearly all
-        self._lanes: dict[int, Lane] | None = None  # the others
+        self._lane: MessageQueue | None = None  # priority 0, which is nearly all
+        self._lanes: dict[int, MessageQueue] | None = None  # the others
         self._indexes: dict[str, Index] | None = None  # by attribute of messages
 
     @property
@@ -68,7 +68,7 @@ class Mailbox:
     def full(self) -> bool:
         return self.taken >= self.capacity
 
-    def put(self, message: Message) -> Receipt | None:
+    def put(self, message: Message) -> StorageReceipt | None:
         """Add `message`. The caller has seen that the mailbox is neither full nor closed, or it is a `CONTROL` one.
 
         What it answers, if anything, is what a sender has to wait for.
@@ -77,7 +77,7 @@ class Mailbox:
         if priority == 0:
             lane = self._lane
             if lane is None:
-                lane = self._lane = Lane()
+                lane = self._lane = MessageQueue()
         else:
             lane = self._lane_of(priority)
         lane.items.append(message)
@@ -116,7 +116,7 @@ class Mailbox:
         received.append((message.id, message.type, message.sender, message.priority, message.correlation))
         return message
 
-    def select(self, selection: Selection) -> Message | None:
+    def select(self, selection: Selector) -> Message | None:
         """Remove the first message that `selection` matches, in the order of `take`; None if there is none."""
         for message in self._candidates(selection):
             if selection.matches(message):
@@ -142,7 +142,7 @@ class Mailbox:
         """All messages that wait, in the order of `take`."""
         return chain.from_iterable(self._by_urgency())
 
-    def _candidates(self, selection: Selection) -> Iterable[Message]:
+    def _candidates(self, selection: Selector) -> Iterable[Message]:
         """Messages that may match, in the order of `take`: by the sharpest index there is."""
         for attribute in INDEXED:
             key = getattr(selection, attribute)
@@ -163,7 +163,7 @@ class Mailbox:
 
     # ---- waiting
 
-    def enlist(self, thread: Fiber, selection: Selection | None = None) -> None:
+    def enlist(self, thread: Fiber, selection: Selector | None = None) -> None:
         """Have `thread`, which parks now, woken for the next message it wants. Then it looks, and calls `delist`."""
         if selection is None and self.receiver is None and not self.selectors:
             self.receiver = thread
@@ -226,16 +226,16 @@ class Mailbox:
 
     # ---- lanes and places
 
-    def _lane_of(self, priority: int) -> Lane:
+    def _lane_of(self, priority: int) -> MessageQueue:
         """The lane of a priority that is not 0."""
         if self._lanes is None:
             self._lanes = {}
         lane = self._lanes.get(priority)
         if lane is None:
-            lane = self._lanes[priority] = Lane()
+            lane = self._lanes[priority] = MessageQueue()
         return lane
 
-    def _most_urgent(self) -> Lane | None:
+    def _most_urgent(self) -> MessageQueue | None:
         """The first lane that is not empty. The empty ones before it are given up."""
         lanes = self._lanes
         while lanes:
@@ -248,7 +248,7 @@ class Mailbox:
         self._lanes = None
         return self._lane
 
-    def _by_urgency(self) -> list[Lane]:
+    def _by_urgency(self) -> list[MessageQueue]:
         lanes = dict(self._lanes or {})
         if self._lane is not None:
             lanes[0] = self._lane

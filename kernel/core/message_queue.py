@@ -16,7 +16,7 @@ SPARSE = 32  # dead entries below which a lane is not worth rebuilding
 INDEXED = ("correlation", "sender", "type")  # attributes of messages, the sharpest first
 
 
-class Lane:
+class MessageQueue:
     """First in, first out. A message that leaves from the middle stays as a dead entry until the head passes it.
 
     The first of `items` is always alive. Dead ones never outnumber the living for long, so the cost of dropping them is
@@ -65,7 +65,7 @@ class Lane:
 
 
 # By what is asked for, and priority. One message stands for a lane of one: correlation ids are mostly unique.
-Index = dict[tuple[int | str, int], Lane | Message]
+Index = dict[tuple[int | str, int], MessageQueue | Message]
 
 
 def index_by(attribute: str, messages: Iterable[Message]) -> Index:
@@ -81,7 +81,7 @@ def drop(indexes: dict[str, Index], message: Message) -> bool:
     for attribute, index in indexes.items():
         key = getattr(message, attribute), message.priority
         found = index[key]
-        if isinstance(found, Lane):
+        if isinstance(found, MessageQueue):
             found.discard(message)
             if found.items:
                 continue
@@ -95,14 +95,14 @@ def add(index: Index, key: int | str, message: Message) -> None:
     found = index.get(place)
     if found is None:
         index[place] = message
-    elif isinstance(found, Lane):
+    elif isinstance(found, MessageQueue):
         found.items.append(message)
     else:
-        lane = index[place] = Lane()
+        lane = index[place] = MessageQueue()
         lane.items += (found, message)
 
 
 def entry(index: Index, place: tuple[int | str, int]) -> Iterable[Message]:
     """The messages at one place of an index, in their order."""
     found = index.get(place)
-    return () if found is None else found if isinstance(found, Lane) else (found,)
+    return () if found is None else found if isinstance(found, MessageQueue) else (found,)

@@ -27,7 +27,7 @@ from kernel.core.fiber import (
     register_task,
 )
 from kernel.core.mailbox import Mailbox
-from kernel.policy.group import Program
+from kernel.policy.group import SchedulingGroup
 
 if TYPE_CHECKING:
     import asyncio
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
-    from kernel.core.event_log import Relay
+    from kernel.core.event_log import EventLog
     from kernel.core.stream import Stream
 
 MAIN = "0"  # path of the first thread of a process
@@ -51,7 +51,7 @@ class Wait(Protocol):
         """The threads of which any could end the wait; None if something outside could, too."""
 
 
-class Held(Protocol):
+class HeldResource(Protocol):
     """What a thread can hold, such as a lock."""
 
     def drop(self, thread: Thread) -> None:
@@ -91,8 +91,8 @@ class Thread(Fiber):
         self.process = process
         self.state = NEW
         self.waits_for = ""
-        self.holds: dict[Held, None] | None = None
-        self.alarms = 0
+        self.holds: dict[HeldResource, None] | None = None
+        self.timers = 0
         self.answer: Any = None
         self.cpu = 0.0
         self.path = MAIN
@@ -117,13 +117,13 @@ class Thread(Fiber):
     def __repr__(self) -> str:
         return f"<Thread {self.get_name()} of pid {self.process.pid} {self.state} {self.waits_for}>"
 
-    def hold(self, thing: Held) -> None:
+    def hold(self, thing: HeldResource) -> None:
         """Remember that `thing` is to be taken from this thread when it ends."""
         if self.holds is None:
             self.holds = {}
         self.holds[thing] = None
 
-    def forget(self, thing: Held) -> None:
+    def forget(self, thing: HeldResource) -> None:
         """Undo `hold`."""
         if self.holds is not None:
             self.holds.pop(thing, None)
@@ -144,21 +144,21 @@ class Process:
         "followers",
         "generated_tokens",
         "generations",
+        "group",
         "held",
         "is_client",
         "limits",
-        "lineage_program",
         "listener",
         "log",
         "mailbox",
         "messages_received",
         "messages_sent",
         "outcome",
-        "owed",
         "owner",
         "parent",
         "parent_pid",
         "path",
+        "pending_calls",
         "pid",
         "priority",
         "program",
@@ -180,7 +180,7 @@ class Process:
         args: dict[str, Any],
         owner: str,
         priority: int,
-        stream: Stream | Relay | None = None,
+        stream: Stream | EventLog | None = None,
         is_client: bool = False,
         accepts: dict[str, type[msgspec.Struct]] | None = None,
         attempt: int = 1,
@@ -205,9 +205,9 @@ class Process:
         self.mailbox: Mailbox | None = None
         self.listener: Thread | None = None  # waits for the message with which the mailbox will be made
         self.accepts = accepts  # declared message types; None: any
-        self.owed: Owed | None = None
+        self.pending_calls: PendingCalls | None = None
         self.generations = 0
-        self.lineage_program: Program | None = None  # made at first use
+        self.group: SchedulingGroup | None = None  # made at first use
         self.path = 0.0  # service of the longest chain of model calls that led to where it is
         self.log: deque[Log] | None = None
         self.watchers: list[Callable[[Process], None]] | tuple[()] = ()  # called once it has ended
@@ -263,11 +263,11 @@ class Process:
             self.mailbox.receiver, self.listener = self.listener, None
         return self.mailbox
 
-    def lineage(self) -> Program:
+    def scheduling_group(self) -> SchedulingGroup:
         """What its model calls are scheduled as part of: its task, with all that the task spawned."""
-        if self.lineage_program is None:
-            self.lineage_program = Program(self.pid, self.owner)
-        return self.lineage_program
+        if self.group is None:
+            self.group = SchedulingGroup(self.pid, self.owner)
+        return self.group
 
     def write_log(self, line: Log) -> None:
         """Keep `line`, and show it to whoever submitted the task or follows the log."""
@@ -315,7 +315,7 @@ class Process:
         )
 
 
-class Owed(dict[int, Thread | None]):
+class PendingCalls(dict[int, Thread | None]):
     """Calls of `process` that it has not answered, by their message, and who waits for each: None has given up.
 
     One object of a process, which all its callers wait for.

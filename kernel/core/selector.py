@@ -11,7 +11,7 @@ from collections.abc import Callable
 from ipc.messages import Message
 
 
-class Selection:
+class Selector:
     """Messages of a type, from a sender, with a correlation id, and for which `where` holds; None asks for nothing."""
 
     __slots__ = ("correlation", "sender", "type", "where")

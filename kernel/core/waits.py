@@ -42,7 +42,7 @@ class RoomIn(_OnProcess):
     what = "mailbox"
 
 
-class Firm:
+class Uninterruptible:
     """A wait that no error can end early: for the lock that a condition gave up, and that has to be held again."""
 
     __slots__ = ("_wait",)

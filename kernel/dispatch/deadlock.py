@@ -15,7 +15,7 @@ from typing import Any
 from ipc.errors import DeadlockDetected
 from kernel.core.fiber import BLOCKED
 from kernel.core.process import Process, Thread
-from kernel.core.waits import Firm
+from kernel.core.waits import Uninterruptible
 
 SPELLED_OUT = 20  # threads of a knot that the error names
 
@@ -55,7 +55,7 @@ def resumed(process: Process) -> None:
 def _closed_by(thread: Thread) -> list[Thread] | None:
     """The knot that `thread`, which is running, would close by its wait."""
     process = thread.process
-    if thread.alarms or process.suspended or process.dying or thread.about_to_be_cancelled:
+    if thread.timers or process.suspended or process.dying or thread.about_to_be_cancelled:
         return None
     return _reached(thread)
 
@@ -68,7 +68,7 @@ def _break_if_stuck(thread: Thread) -> None:
 def _is_stuck(thread: Thread) -> bool:
     """Whether only others could get `thread` on; which ones is up to its wait."""
     process = thread.process
-    return thread.state == BLOCKED and not (thread.alarms or process.suspended or process.dying)
+    return thread.state == BLOCKED and not (thread.timers or process.suspended or process.dying)
 
 
 def _enders(thread: Thread) -> Iterable[Thread] | None:
@@ -97,7 +97,7 @@ def _break(knot: list[Thread]) -> None:
 
     Not all of a knot can be firm: whoever holds a lock that a firm wait wants back took it after that wait began.
     """
-    victims = [thread for thread in knot if not isinstance(thread.waits_for, Firm)]
+    victims = [thread for thread in knot if not isinstance(thread.waits_for, Uninterruptible)]
     if victims:
         victim = max(victims, key=lambda thread: thread.process.pid)
         # Told from the view of its victim.

@@ -19,7 +19,7 @@ from time import perf_counter
 
 from kernel.core.fiber import READY, SUSPENDED
 from kernel.core.process import Process, Thread
-from kernel.core.timers import Alarms
+from kernel.core.timers import TimerQueue
 from kernel.dispatch.instruments import Instruments
 
 STEPS_PER_TURN = 64
@@ -35,7 +35,7 @@ class Dispatcher:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, instruments: Instruments | None = None) -> None:
         self.loop = loop
-        self.alarms = Alarms(loop)
+        self.timers = TimerQueue(loop)
         self.instruments = Instruments() if instruments is None else instruments
         self.slow_step = float("inf")
         self.on_slow: list[Callable[[Thread, float], None]] = []

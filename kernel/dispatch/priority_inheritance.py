@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kernel.core.process import Owed, Process, Thread
+from kernel.core.process import PendingCalls, Process, Thread
 
 
 def urgency(thread: Thread) -> int:
     """The priority of `thread`, or of whoever waits for an answer of its process, at first or at second hand."""
     highest = thread.priority
-    if thread.process.owed:
+    if thread.process.pending_calls:
         seen = {thread.process}
         stack = [thread.process]
         while stack:
-            for caller in (stack.pop().owed or {}).values():
+            for caller in (stack.pop().pending_calls or {}).values():
                 if caller is None:  # it has given up
                     continue
                 highest = max(highest, caller.priority)
@@ -38,6 +38,6 @@ def behind(process: Process) -> Iterator[Process]:
         yield one
         for thread in one.threads:
             wait = thread.waits_for
-            if isinstance(wait, Owed) and wait.process not in seen:
+            if isinstance(wait, PendingCalls) and wait.process not in seen:
                 seen.add(wait.process)
                 stack.append(wait.process)

@@ -44,8 +44,8 @@ class Admit(msgspec.Struct, tag="admit"):
     driver goes on as if it had never stopped, and reports only what is new. If it was swapped out, `swapped` is the
     file with its state; one that does not fit is refused and the state computed anew. `Restored` tells which.
 
-    `process` is the number of the process it belongs to, which keeps prefixes that it used; `away`: the seconds after
-    which its program usually makes another call, once this one is over, 0 if that is not known.
+    `process` is the number of the process it belongs to, which keeps prefixes that it used.
+    `expected_think_time`: seconds until its program usually makes its next call, once this one is over; 0 if unknown.
     """
 
     sequence: int
@@ -57,11 +57,11 @@ class Admit(msgspec.Struct, tag="admit"):
     released: int = 0
     process: int = 0
     swapped: str = ""
-    away: float = 0.0
+    expected_think_time: float = msgspec.field(default=0.0, name="away")
 
 
 class Score(msgspec.Struct, tag="score"):
-    """Tell how likely each of `continuations` is after `prompt`. Answered by `Scored` or `Failed`."""
+    """Tell how likely each of `continuations` is after `prompt`. Answered by `Scored` or `SequenceFailed`."""
 
     sequence: int
     prompt: list[ChatMessage] | str
@@ -70,7 +70,10 @@ class Score(msgspec.Struct, tag="score"):
 
 
 class Embed(msgspec.Struct, tag="embed"):
-    """Turn each of `texts` into a vector: the mean of its last hidden states. Answered by `Embedded` or `Failed`."""
+    """Turn each of `texts` into a vector: the mean of its last hidden states.
+
+    Answered by `Embedded` or `SequenceFailed`.
+    """
 
     sequence: int
     texts: list[str]
@@ -253,7 +256,7 @@ class Done(msgspec.Struct, tag="done"):
     reason: str
 
 
-class Failed(msgspec.Struct, tag="failed"):
+class SequenceFailed(msgspec.Struct, tag="failed"):
     """The sequence cannot go on (or could not start), and the driver has forgotten it. Its neighbours go on."""
 
     sequence: int
@@ -272,5 +275,5 @@ FromDriver = (
     | Done
     | Scored
     | Embedded
-    | Failed
+    | SequenceFailed
 )

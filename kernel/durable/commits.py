@@ -14,7 +14,7 @@ from typing import Any
 from ipc.errors import LlmosError
 from kernel.core.fiber import PARK
 from kernel.core.process import Thread
-from kernel.journal.changes import Change, Count
+from kernel.journal.changes import Change, HighestIds
 from kernel.journal.journal import Journal
 
 
@@ -38,7 +38,7 @@ class Commits:
         """Give the pid of a process, which a durable one knows by now, to no other process in later lives."""
         if pid > self._last_pid:
             self._last_pid = pid
-            self.keep(Count(pid=pid))
+            self.keep(HighestIds(pid=pid))
 
     async def reach(self, thread: Thread, number: int) -> None:
         """Return when commit `number` is on the disk."""
@@ -72,7 +72,7 @@ class Commits:
             heappop(self._waiting)[2].wake()
 
 
-class Receipt:
+class CommitReceipt:
     """What somebody who is not durable waits for: that what he did is on the disk."""
 
     __slots__ = ("_commits", "_number")

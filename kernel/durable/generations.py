@@ -20,11 +20,11 @@ from ipc.errors import MalformedFrame
 from ipc.syscalls import Generate
 from kernel.core.process import Process
 from kernel.durable.commits import Commits
-from kernel.durable.history import History, Key, history_of
+from kernel.durable.history import CallHistory, Key, history_of
 from kernel.durable.processes import DurableProcesses
 from kernel.journal.changes import DropGenerations, PutGeneration
 from kernel.journal.histories import Opening
-from kernel.models.generation import Begun, Generation
+from kernel.models.generation import Generation, GenerationSnapshot
 from kernel.models.swap import SwapArea
 
 PUT_ASIDE_SECONDS = 5.0  # that drivers get to write down what they hold when the daemon stops
@@ -32,7 +32,7 @@ PUT_ASIDE_SECONDS = 5.0  # that drivers get to write down what they hold when th
 log = structlog.get_logger("kernel.durable")
 
 
-class Models(Protocol):
+class CheckpointedModels(Protocol):
     """What is needed of the resource manager."""
 
     area: SwapArea
@@ -40,14 +40,14 @@ class Models(Protocol):
     def generate(self, process: Process, call: Generate, *, record: GenerationRecord) -> Coroutine[Any, Any, Any]:
         """Make the call, and tell `record`."""
 
-    async def put_aside(self) -> None:
+    async def checkpoint_to_disk(self) -> None:
         """Take all off their slots, and have written down what has a record. Returns when that is done."""
 
 
 class GenerationRecord:
     """What is kept of one call: a row and a file for each of its samples that was ever written down."""
 
-    def __init__(self, keeper: DurableGenerations, history: History, key: Key) -> None:
+    def __init__(self, keeper: DurableGenerations, history: CallHistory, key: Key) -> None:
         self._keeper = keeper
         self._rows = history.begun.pop(key, {})
         self._history = history
@@ -61,12 +61,12 @@ class GenerationRecord:
         """Of the file: the same in every life, and of no other generation."""
         return f"{self._history.call_id(self.key)}.{sample}"
 
-    def begun(self, sample: int) -> Begun | None:
+    def begun(self, sample: int) -> GenerationSnapshot | None:
         state, has_file = self._rows.get(sample, (b"", False))
         if not state:
             return None
         try:
-            begun: Begun = decode(state, Begun)
+            begun: GenerationSnapshot = decode(state, GenerationSnapshot)
         except MalformedFrame as error:
             log.warning("a generation of an earlier life is made anew", pid=self.pid, why=error.message)
             return None
@@ -83,7 +83,7 @@ class GenerationRecord:
 class DurableGenerations:
     """Makes the calls of durable processes, and keeps how far they come."""
 
-    def __init__(self, models: Models, commits: Commits, processes: DurableProcesses) -> None:
+    def __init__(self, models: CheckpointedModels, commits: Commits, processes: DurableProcesses) -> None:
         self.area = models.area
         self._models = models
         self._commits = commits
@@ -113,13 +113,13 @@ class DurableGenerations:
         names = {f"{task:x}.{'.'.join(map(str, rest))}" for task, *rest in opening.generations}
         self._in_thread(partial(self.area.retain, names), None)
 
-    async def put_aside(self) -> None:
+    async def checkpoint_to_disk(self) -> None:
         """The daemon stops: write down how far all have come. Returns within twice `PUT_ASIDE_SECONDS`."""
         if not self._records:
             return
         try:
             async with asyncio.timeout(PUT_ASIDE_SECONDS):
-                await self._models.put_aside()
+                await self._models.checkpoint_to_disk()
         except TimeoutError:
             log.warning("not all generations were written down in time; some will be made anew")
         if self._writes:
@@ -131,7 +131,7 @@ class DurableGenerations:
 
     # ---- for the records
 
-    def keep_file(self, record: GenerationRecord, sample: int, begun: Begun) -> None:
+    def keep_file(self, record: GenerationRecord, sample: int, begun: GenerationSnapshot) -> None:
         """Have the file of a generation outlive the daemon, and write down how far it has come."""
 
         def linked(error: BaseException | None) -> None:
@@ -146,7 +146,7 @@ class DurableGenerations:
 
     # ---- inside
 
-    def _keep(self, record: GenerationRecord, sample: int, begun: Begun, *, has_file: bool) -> None:
+    def _keep(self, record: GenerationRecord, sample: int, begun: GenerationSnapshot, *, has_file: bool) -> None:
         record.kept[sample] = len(begun.ids)
         self._commits.keep(PutGeneration(record.pid, *record.key, sample, encode(begun), has_file))
 

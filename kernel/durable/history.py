@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 from kernel.core.process import Process
-from kernel.journal.histories import Row
+from kernel.journal.histories import ProcessRow
 
 DERIVED = 1 << 62  # set in ids of messages that are made from a key; those that are counted stay below
 
@@ -32,7 +32,7 @@ class Key(NamedTuple):
         return f"{self.thread}'" if self.epoch % 2 else self.thread
 
 
-class Tree:
+class DurableTask:
     """A durable task: its id, its first process, and its processes of an earlier life that have not begun again."""
 
     __slots__ = ("advanced", "id", "root", "rows")
@@ -40,11 +40,11 @@ class Tree:
     def __init__(self, task: int) -> None:
         self.id = task
         self.root: Process | None = None
-        self.rows: dict[int, Row] = {}
+        self.rows: dict[int, ProcessRow] = {}
         self.advanced = False  # whether it got further in this life
 
 
-class History:
+class CallHistory:
     """What is known of a durable process besides what any process has.
 
     `row` is how an earlier life left it. `last` is the number of the last commit that holds something of it.
@@ -73,12 +73,12 @@ class History:
         "version",
     )
 
-    def __init__(self, pid: int, tree: Tree, version: str, context: Callable[[Process], Any]) -> None:
+    def __init__(self, pid: int, tree: DurableTask, version: str, context: Callable[[Process], Any]) -> None:
         self.pid = pid
         self.tree = tree
         self.version = version
         self.context = context
-        self.row: Row | None = None
+        self.row: ProcessRow | None = None
         self.epoch = 0
         self.numbers: dict[str, int] = {}  # calls so far, by the path of the thread
         self.records: dict[Key, tuple[bytes, bytes]] = {}
@@ -89,7 +89,7 @@ class History:
         self.searched = False
         self.last = 0
 
-    def take_up(self, row: Row) -> None:
+    def restore(self, row: ProcessRow) -> None:
         """Go on from how an earlier life left it."""
         self.row = row
         self.epoch = max(row.epoch - 1, 0)
@@ -140,7 +140,7 @@ class History:
         return DERIVED | self.number(key, recipient)
 
 
-def history_of(process: Process) -> History:
+def history_of(process: Process) -> CallHistory:
     """The history of a process that is durable."""
     assert process.durable is not None
-    return cast("History", process.durable)
+    return cast("CallHistory", process.durable)

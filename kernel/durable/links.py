@@ -17,16 +17,16 @@ from ipc.messages import Message
 from ipc.syscalls import DOWN, Link, Monitor, Unlink
 from kernel.core.process import Process
 from kernel.durable.commits import Commits
-from kernel.durable.history import History, Key, history_of
-from kernel.durable.pending_restarts import Arrivals
-from kernel.durable.recorded_call import Asked, Outcome, Value
+from kernel.durable.history import CallHistory, Key, history_of
+from kernel.durable.pending_restarts import PendingRestarts
+from kernel.durable.recorded_call import CallFingerprint, Outcome, RecordedValue
 from kernel.supervision.links import Links
 
 
 class DurableLinks:
     """Monitor, link and unlink."""
 
-    def __init__(self, links: Links, commits: Commits, arrivals: Arrivals) -> None:
+    def __init__(self, links: Links, commits: Commits, arrivals: PendingRestarts) -> None:
         self._links = links
         self._commits = commits
         self._arrivals = arrivals
@@ -74,13 +74,13 @@ def _told(process: Process, ref: int) -> bool:
     return ref in history.heard or any(message.type == DOWN and message.correlation == ref for message in waiting)
 
 
-def _received(history: History) -> Iterator[int]:
+def _received(history: CallHistory) -> Iterator[int]:
     """The references of ends that calls have received which are still to replay."""
     for asked, outcome in history.records.values():
         with suppress(MalformedFrame):
-            if decode(asked, Asked).kind == "Receive":
+            if decode(asked, CallFingerprint).kind == "Receive":
                 kept = decode(outcome, Outcome)
-                if isinstance(kept, Value):
+                if isinstance(kept, RecordedValue):
                     message = decode(kept.value, Message)
                     if message.type == DOWN:
                         yield message.correlation

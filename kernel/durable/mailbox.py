@@ -15,9 +15,9 @@ import msgspec
 from ipc.codec import encode
 from ipc.messages import Message
 from kernel.core.mailbox import Mailbox
-from kernel.durable.commits import Commits, Receipt
+from kernel.durable.commits import CommitReceipt, Commits
 from kernel.durable.history import DERIVED
-from kernel.journal.changes import Count, DropMessage, PutMessage
+from kernel.journal.changes import DropMessage, HighestIds, PutMessage
 
 
 class DurableMailbox(Mailbox):
@@ -31,16 +31,16 @@ class DurableMailbox(Mailbox):
         self._commits = commits
         self._now = now
 
-    def put(self, message: Message) -> Receipt:
+    def put(self, message: Message) -> CommitReceipt:
         """Add `message`, and have it kept. Raises `NotEncodable`, and has then added nothing."""
         expires = None
         if message.deadline is not None and message.deadline != inf:
             expires = time.time() + message.deadline - self._now()
         envelope = encode(msgspec.structs.replace(message, deadline=None))
         kept = [PutMessage(self._pid, message.id, expires, envelope)]
-        counted = Count(message=message.id if message.id < DERIVED else 0, pid=message.sender)
+        counted = HighestIds(message=message.id if message.id < DERIVED else 0, pid=message.sender)
         super().put(message)
-        return Receipt(self._commits, self._commits.keep(*kept, counted))
+        return CommitReceipt(self._commits, self._commits.keep(*kept, counted))
 
     def restore(self, message: Message) -> None:
         """Add a message that an earlier life kept."""

@@ -18,18 +18,18 @@ from ipc.messages import Message
 from ipc.syscalls import DOWN, Call, Publish, Receive, Reply, Send
 from kernel.core.answers import UNANSWERED, Unanswerable, forget_caller
 from kernel.core.fiber import PARK
-from kernel.core.process import Owed, Process, Thread
-from kernel.core.timers import Alarm
+from kernel.core.process import PendingCalls, Process, Thread
+from kernel.core.timers import Timer
 from kernel.core.waits import RoomIn
 from kernel.dispatch import deadlock
 from kernel.durable.commits import Commits
-from kernel.durable.history import History, Key, history_of
-from kernel.durable.pending_restarts import Arrivals
+from kernel.durable.history import CallHistory, Key, history_of
+from kernel.durable.pending_restarts import PendingRestarts
 from kernel.durable.recorded_call import raw
 from kernel.journal.changes import Delivered, DropReply, PutReply
 from kernel.lib.validation import check_timeout
 from kernel.messages.messaging import Messaging, wait_for_room
-from kernel.messages.publish import Publication
+from kernel.messages.publish import Publisher
 from kernel.messages.validation import envelope
 
 
@@ -39,10 +39,10 @@ class DurableMessages:
     def __init__(
         self,
         messaging: Messaging,
-        publication: Publication,
+        publication: Publisher,
         commits: Commits,
         alive: dict[int, Process],
-        arrivals: Arrivals,
+        arrivals: PendingRestarts,
     ) -> None:
         self._messaging = messaging
         self._publication = publication
@@ -100,15 +100,15 @@ class DurableMessages:
         if recipient is process:
             raise InvalidCall(f"process {process.pid} calls itself, and would wait for its own reply for ever")
         thread = cast("Thread", asyncio.current_task())
-        alarm = Alarm(thread, check_timeout(call.timeout))
+        timer = Timer(thread, check_timeout(call.timeout))
         thread.answer = UNANSWERED
         try:
-            await self._ask(process, recipient, call, key, number, alarm)
+            await self._ask(process, recipient, call, key, number, timer)
             while thread.answer is UNANSWERED:
-                thread.waits_for = "reply" if recipient.owed is None else recipient.owed
+                thread.waits_for = "reply" if recipient.pending_calls is None else recipient.pending_calls
                 if call.timeout is None:
                     deadlock.check(thread)
-                elif alarm.rung:
+                elif timer.rung:
                     raise _late(call, "did not reply")
                 await PARK
         except BaseException:
@@ -120,7 +120,7 @@ class DurableMessages:
             raise
         finally:
             answer, thread.answer = thread.answer, None
-            alarm.cancel()
+            timer.cancel()
         if type(answer) is Unanswerable:
             raise answer.error
         return self._take(number)
@@ -133,11 +133,11 @@ class DurableMessages:
         late = caller is not None and caller.durable is not None and call.message in history_of(caller).given_up
         if late or (caller is not None and caller.durable is None):
             return self._messaging.reply(process, call)
-        owed = process.owed
-        if not owed or call.message not in owed:
+        pending_calls = process.pending_calls
+        if not pending_calls or call.message not in pending_calls:
             raise NotACall(f"message {call.message} of process {call.to} waits for no reply, or was answered")
         body = raw(call.body)
-        thread = owed.pop(call.message)
+        thread = pending_calls.pop(call.message)
         process.messages_sent += 1
         self._replies[call.message] = call.to, bytes(body)
         self._commits.keep(PutReply(call.message, call.to, bytes(body)))
@@ -157,19 +157,19 @@ class DurableMessages:
             self.owe(process, message.id)
 
     async def replied(self, process: Process, call: Reply, answer: None) -> None:
-        if process.owed:
-            process.owed.pop(call.message, None)
+        if process.pending_calls:
+            process.pending_calls.pop(call.message, None)
 
     def owe(self, process: Process, message: int) -> None:
         """Whoever made this call of an earlier life may be gone; if it is durable it asks again."""
-        if process.owed is None:
-            process.owed = Owed(process)
-        process.owed.setdefault(message, None)
+        if process.pending_calls is None:
+            process.pending_calls = PendingCalls(process)
+        process.pending_calls.setdefault(message, None)
 
     def restore_replies(self, pid: int, replies: list[tuple[int, bytes]]) -> None:
         self._replies.update((number, (pid, body)) for number, body in replies)
 
-    def restore_delivered(self, history: History) -> None:
+    def restore_delivered(self, history: CallHistory) -> None:
         for sender in history.delivered:
             self._reached.setdefault(sender, set()).add(history.pid)
 
@@ -190,22 +190,22 @@ class DurableMessages:
 
     # ---- inside
 
-    async def _ask(self, process: Process, recipient: Process, call: Call, key: Key, number: int, alarm: Alarm) -> None:
+    async def _ask(self, process: Process, recipient: Process, call: Call, key: Key, number: int, timer: Timer) -> None:
         """Put the question into the mailbox, unless an earlier life did, and be the one that waits for the answer."""
         if not self._is_new(process, recipient, key):
             self._wait_in(process, recipient, number)
             return
-        message = envelope(process, recipient, call, number, alarm.until)
-        await self._put(process, recipient, message, key, alarm)
+        message = envelope(process, recipient, call, number, timer.until)
+        await self._put(process, recipient, message, key, timer)
         self._wait_in(process, recipient, number)
 
     async def _put(
-        self, process: Process, recipient: Process, message: Message, key: Key, alarm: Alarm | None = None
+        self, process: Process, recipient: Process, message: Message, key: Key, timer: Timer | None = None
     ) -> None:
         """Put `message` into the mailbox of `recipient`, waiting for room."""
         box = recipient.box()
         while box.full and not self._messaging.make_room(recipient, box):
-            if alarm is not None and alarm.rung:
+            if timer is not None and timer.rung:
                 raise TimedOut(f"process {recipient.pid} had no room for the call in time", to=recipient.pid)
             if await wait_for_room(box, cast("Thread", asyncio.current_task()), RoomIn(recipient)):
                 break
@@ -216,10 +216,10 @@ class DurableMessages:
 
     def _wait_in(self, process: Process, recipient: Process, number: int) -> None:
         thread = cast("Thread", asyncio.current_task())
-        if recipient.owed is None:
-            recipient.owed = Owed(recipient)
-        recipient.owed[number] = thread
-        if thread.priority > recipient.priority or process.owed:
+        if recipient.pending_calls is None:
+            recipient.pending_calls = PendingCalls(recipient)
+        recipient.pending_calls[number] = thread
+        if thread.priority > recipient.priority or process.pending_calls:
             self._messaging.urgency_changed(recipient)
 
     def _take(self, number: int) -> Any:

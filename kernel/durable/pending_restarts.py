@@ -1,4 +1,4 @@
-"""Arrivals: the durable processes of an earlier life that have not begun again yet, and who waits for them.
+"""PendingRestarts: the durable processes of an earlier life that have not begun again yet, and who waits for them.
 
 Asked by the gate when a call finds no process of a pid or name: nobody is to be told that it does not exist.
 """
@@ -15,7 +15,7 @@ from kernel.core.process import Thread
 from kernel.gate import Gate
 
 
-class Arrivals:
+class PendingRestarts:
     """`pids` (with their tasks) and `names` (with their pids) of those to come. While there are any, the gate asks."""
 
     def __init__(self, gate: Gate) -> None:

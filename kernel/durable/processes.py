@@ -18,18 +18,18 @@ from ipc.codec import decode, encode
 from ipc.errors import HistoryDamaged, LlmosError, MalformedFrame, to_wire
 from ipc.messages import Message
 from ipc.syscalls import ExitStatus, MemorySet, Register, Spawn, Subscribe, Wait
-from kernel.core.event_log import Relay
+from kernel.core.event_log import EventLog
 from kernel.core.mailbox import CAPACITY
 from kernel.core.process import Process, Thread
-from kernel.durable.commits import Commits, Receipt
-from kernel.durable.history import History, Key, Tree, history_of
+from kernel.durable.commits import CommitReceipt, Commits
+from kernel.durable.history import CallHistory, DurableTask, Key, history_of
 from kernel.durable.mailbox import DurableMailbox
 from kernel.durable.messages import DurableMessages
-from kernel.durable.pending_restarts import Arrivals
+from kernel.durable.pending_restarts import PendingRestarts
 from kernel.durable.recorded_call import declared
 from kernel.gate import Gate
-from kernel.journal.changes import Change, ChildEnded, PutName, PutProcess, Ranked, Suspended, TaskEnded
-from kernel.journal.histories import Row
+from kernel.journal.changes import Change, ChildEnded, PriorityChanged, PutName, PutProcess, Suspended, TaskEnded
+from kernel.journal.histories import ProcessRow
 from kernel.processes.lifecycle import Lifecycle
 from kernel.programs.loader import Program
 from kernel.supervision.links import ABNORMAL
@@ -44,7 +44,7 @@ class DurableProcesses:
         self,
         gate: Gate,
         commits: Commits,
-        arrivals: Arrivals,
+        arrivals: PendingRestarts,
         messages: DurableMessages,
         lifecycle: Lifecycle,
         context: Callable[[Process], Any],
@@ -54,7 +54,7 @@ class DurableProcesses:
         self._arrivals = arrivals
         self._messages = messages
         self._lifecycle = lifecycle
-        self._ending = lifecycle.ending
+        self._process_exit = lifecycle.process_exit
         self._table = lifecycle.table
         self._programs = lifecycle.programs
         self._dispatcher = lifecycle.dispatcher
@@ -63,23 +63,29 @@ class DurableProcesses:
 
     # ---- first processes of tasks
 
-    def new_root(self, program: Program) -> History:
+    def new_root(self, program: Program) -> CallHistory:
         """For a task that is submitted. Its pid is in the journal with the task."""
-        return self._history(self._new_pid(), Tree(0), program)
+        return self._history(self._new_pid(), DurableTask(0), program)
 
-    def old_root(self, task: int, rows: list[Row], program: Program) -> History:
+    def old_root(self, task: int, rows: list[ProcessRow], program: Program) -> CallHistory:
         """For a task of an earlier life."""
-        tree = Tree(task)
+        tree = DurableTask(task)
         tree.rows = {row.pid: row for row in rows}
         for row in rows:
             self._messages.restore_replies(row.pid, row.replies)
         root = next(row for row in rows if not row.parent)
         history = self._history(root.pid, tree, program)
-        history.take_up(tree.rows.pop(root.pid))
+        history.restore(tree.rows.pop(root.pid))
         return history
 
     def start(
-        self, parent: Process, program: Program, call: Spawn, stream: Relay | None, attempt: int | None, own: History
+        self,
+        parent: Process,
+        program: Program,
+        call: Spawn,
+        stream: EventLog | None,
+        attempt: int | None,
+        own: CallHistory,
     ) -> int:
         """Start a durable process with the history `own`; its pid."""
         self._arrivals.release(call.name, own.pid)
@@ -105,7 +111,7 @@ class DurableProcesses:
         self._start_child(process, program, call, pid, child)
         put = PutProcess(pid, history.tree.id, process.pid, program.name, program.version, child is not None)
         # What it has from its parent it is to have again, which may have another one by then.
-        ranked = [Ranked(process.priority, pid)] if call.priority is None else []
+        ranked = [PriorityChanged(process.priority, pid)] if call.priority is None else []
         self._commits.remember(pid)
         kept = self._commits.keep(put, *ranked)
         if child is not None:
@@ -129,7 +135,7 @@ class DurableProcesses:
                 program = await asyncio.to_thread(self._programs.load, call.program)
             child = self._history(pid, history.tree, program) if row.durable else None
             if child is not None:
-                child.take_up(row)
+                child.restore(row)
             if row.priority is not None:
                 call = msgspec.structs.replace(call, priority=row.priority)
             self._start_child(process, program, call, pid, child)
@@ -141,7 +147,7 @@ class DurableProcesses:
                 self._remember(process, call, pid, status)
                 if call.link and status.reason != "done":
                     why = f"process {pid} ({call.program}), to which it was linked, ended ({status.reason})"
-                    self._ending.end(process, ABNORMAL, why)
+                    self._process_exit.end(process, ABNORMAL, why)
             self._arrivals.came(pid)
 
     async def wait(self, process: Process, call: Wait, key: Key) -> ExitStatus:
@@ -175,7 +181,7 @@ class DurableProcesses:
         """`process` was given a priority, which it will have in the next life. Returns when that is on the disk."""
         if process.durable is None or thread is not None:
             return None
-        return self._kept(Ranked(process.priority, process.pid))
+        return self._kept(PriorityChanged(process.priority, process.pid))
 
     # ---- inside
 
@@ -184,15 +190,15 @@ class DurableProcesses:
         number, caller = self._commits.keep(change), asyncio.current_task()
         if isinstance(caller, Thread) and caller.process.durable is not None:
             return None
-        return Receipt(self._commits, number).before(None)
+        return CommitReceipt(self._commits, number).before(None)
 
-    def _start_child(self, process: Process, program: Program, call: Spawn, pid: int, own: History | None) -> None:
+    def _start_child(self, process: Process, program: Program, call: Spawn, pid: int, own: CallHistory | None) -> None:
         if own is not None:
             self.start(process, program, call, None, None, own)
         else:
             self._lifecycle.start(process, program, call, None, pid=pid)
 
-    def _begun(self, history: History, call: Spawn) -> None:
+    def _begun(self, history: CallHistory, call: Spawn) -> None:
         """The process of `history` has been made, and has not run yet: give it what was its own."""
         process = self._table.alive[history.pid]
         tree, row = history.tree, history.row
@@ -215,17 +221,17 @@ class DurableProcesses:
             try:
                 self._restore(process, box, row)
             except LlmosError as error:
-                self._ending.finish(tree.root, "failed", error=to_wire(error))
+                self._process_exit.finish(tree.root, "failed", error=to_wire(error))
         self._arrivals.came(process.pid)
 
     def _new_pid(self) -> int:
         self._table.last_pid += 1
         return self._table.last_pid
 
-    def _history(self, pid: int, tree: Tree, program: Program) -> History:
-        return History(pid, tree, program.version, self._context)
+    def _history(self, pid: int, tree: DurableTask, program: Program) -> CallHistory:
+        return CallHistory(pid, tree, program.version, self._context)
 
-    def _restore(self, process: Process, box: DurableMailbox, row: Row) -> None:
+    def _restore(self, process: Process, box: DurableMailbox, row: ProcessRow) -> None:
         """Raises `HistoryDamaged`."""
         now = self._dispatcher.loop.time()
         for expires, envelope in row.messages:
@@ -240,7 +246,7 @@ class DurableProcesses:
                 box.restore(message)
             if message.correlation == message.id:
                 self._messages.owe(process, message.id)
-        for number in _decoded(row.owed, list[int]) if row.owed is not None else ():
+        for number in _decoded(row.pending_calls, list[int]) if row.pending_calls is not None else ():
             self._messages.owe(process, number)
         make = self._gate.handler
         for key, value in row.memory:

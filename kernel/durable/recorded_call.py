@@ -25,7 +25,7 @@ TEXT = 400  # characters of a call in an error
 ENCODER = msgspec.msgpack.Encoder(order="deterministic")
 
 
-class Asked(msgspec.Struct, frozen=True, array_like=True):
+class CallFingerprint(msgspec.Struct, frozen=True, array_like=True):
     """A call: its kind, a digest of it with all its arguments, and the beginning of its encoding."""
 
     kind: str
@@ -40,7 +40,7 @@ class Asked(msgspec.Struct, frozen=True, array_like=True):
         return f"{self.kind} {text if len(text) <= TEXT else text[:TEXT] + '…'}"
 
 
-class Value(msgspec.Struct, frozen=True, array_like=True, tag=0):
+class RecordedValue(msgspec.Struct, frozen=True, array_like=True, tag=0):
     """What was answered. Tokens: what the process had used by then."""
 
     value: msgspec.Raw
@@ -48,33 +48,33 @@ class Value(msgspec.Struct, frozen=True, array_like=True, tag=0):
     generated_tokens: int = 0
 
 
-class Failure(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class RecordedFailure(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """The error that was raised."""
 
     error: ErrorInfo
 
 
-class Cancelled(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class RecordedCancellation(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """The call was cancelled by the process itself: by a timeout, say."""
 
 
-class Until(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class RecordedDeadline(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """A sleep that began, or a wait, and when its time is over: seconds since the epoch."""
 
     due: float
 
 
-class Large(msgspec.Struct, frozen=True, array_like=True, tag=4):
+class RecordedRegion(msgspec.Struct, frozen=True, array_like=True, tag=4):
     """The result of a tool that was handed over by reference: the region, and what was in it."""
 
     name: str
     value: msgspec.Raw
 
 
-Outcome = Value | Failure | Cancelled | Until | Large
+Outcome = RecordedValue | RecordedFailure | RecordedCancellation | RecordedDeadline | RecordedRegion
 
 
-def asked(call: Syscall) -> Asked:
+def asked(call: Syscall) -> CallFingerprint:
     """The call as it is kept."""
     if type(call) is Receive and call.where is not None:
         call = msgspec.structs.replace(call, where=None)  # a function is the same to nobody
@@ -82,8 +82,8 @@ def asked(call: Syscall) -> Asked:
     try:
         text = ENCODER.encode(call)
     except UNENCODABLE:
-        return Asked(kind, b"", b"")  # it fails by that
-    return Asked(kind, hashlib.blake2b(text, digest_size=12).digest(), text[:SHOWN])
+        return CallFingerprint(kind, b"", b"")  # it fails by that
+    return CallFingerprint(kind, hashlib.blake2b(text, digest_size=12).digest(), text[:SHOWN])
 
 
 def raw(value: Any) -> msgspec.Raw:

@@ -61,75 +61,79 @@ from ipc.syscalls import (
 )
 
 
-class Rule(enum.Enum):
+class RecordingRule(enum.Enum):
     """How a call is kept. Names say what waits for what."""
 
-    EFFECT = "made once all before it is on disk, and answered once it is itself"  # others see what it does
-    TAKEN = "answered once it is on disk"  # what it does is in the journal, or costs something
-    SHOWN = "made once all before it is on disk, and answered at once"  # lost with the daemon, it is shown twice
-    VALUE = "answered at once"  # nobody else sees it: lost with the daemon, it is had anew, before any effect
-    AGAIN = "made again at a replay"  # its effect lives in this life alone; only an error is kept
+    SYNC_BEFORE_AND_AFTER = (
+        "made once all before it is on disk, and answered once it is itself"  # others see what it does
+    )
+    SYNC_AFTER = "answered once it is on disk"  # what it does is in the journal, or costs something
+    SYNC_BEFORE = "made once all before it is on disk, and answered at once"  # lost with the daemon, it is shown twice
+    ASYNC = "answered at once"  # nobody else sees it: lost with the daemon, it is had anew, before any effect
+    REEXECUTE = "made again at a replay"  # its effect lives in this life alone; only an error is kept
 
 
-RULES: dict[type[Syscall], Rule] = {
+RULES: dict[type[Syscall], RecordingRule] = {
     # Models: what they cost is not paid twice.
-    Generate: Rule.EFFECT,
-    ScoreText: Rule.TAKEN,
-    EmbedTexts: Rule.TAKEN,
+    Generate: RecordingRule.SYNC_BEFORE_AND_AFTER,
+    ScoreText: RecordingRule.SYNC_AFTER,
+    EmbedTexts: RecordingRule.SYNC_AFTER,
     # Outside the daemon.
-    UseTool: Rule.EFFECT,
-    Emit: Rule.SHOWN,
+    UseTool: RecordingRule.SYNC_BEFORE_AND_AFTER,
+    Emit: RecordingRule.SYNC_BEFORE,
     # Messages. What goes to a durable mailbox, and what is taken from one, is in the transaction of the call.
-    Send: Rule.EFFECT,
-    Publish: Rule.EFFECT,
-    Call: Rule.EFFECT,
-    Reply: Rule.EFFECT,
-    Receive: Rule.TAKEN,
+    Send: RecordingRule.SYNC_BEFORE_AND_AFTER,
+    Publish: RecordingRule.SYNC_BEFORE_AND_AFTER,
+    Call: RecordingRule.SYNC_BEFORE_AND_AFTER,
+    Reply: RecordingRule.SYNC_BEFORE_AND_AFTER,
+    Receive: RecordingRule.SYNC_AFTER,
     # In one transaction with what it changes of a name, a subscription or the private memory.
-    Register: Rule.VALUE,
-    Unregister: Rule.VALUE,
-    Subscribe: Rule.VALUE,
-    Unsubscribe: Rule.VALUE,
-    MemoryGet: Rule.VALUE,
-    MemorySet: Rule.VALUE,
-    MemoryDelete: Rule.VALUE,
-    MemoryKeys: Rule.VALUE,
+    Register: RecordingRule.ASYNC,
+    Unregister: RecordingRule.ASYNC,
+    Subscribe: RecordingRule.ASYNC,
+    Unsubscribe: RecordingRule.ASYNC,
+    MemoryGet: RecordingRule.ASYNC,
+    MemorySet: RecordingRule.ASYNC,
+    MemoryDelete: RecordingRule.ASYNC,
+    MemoryKeys: RecordingRule.ASYNC,
     # Regions are everybody's.
-    SharedGet: Rule.VALUE,
-    SharedWatch: Rule.VALUE,
-    SharedSet: Rule.EFFECT,
-    SharedDelete: Rule.EFFECT,
+    SharedGet: RecordingRule.ASYNC,
+    SharedWatch: RecordingRule.ASYNC,
+    SharedSet: RecordingRule.SYNC_BEFORE_AND_AFTER,
+    SharedDelete: RecordingRule.SYNC_BEFORE_AND_AFTER,
     # Other processes. The end of a child is kept when it comes, before any wait for it.
-    Spawn: Rule.EFFECT,
-    Wait: Rule.VALUE,
-    Kill: Rule.EFFECT,
-    Suspend: Rule.EFFECT,
-    Resume: Rule.EFFECT,
-    Nice: Rule.EFFECT,
-    Supervise: Rule.EFFECT,
+    Spawn: RecordingRule.SYNC_BEFORE_AND_AFTER,
+    Wait: RecordingRule.ASYNC,
+    Kill: RecordingRule.SYNC_BEFORE_AND_AFTER,
+    Suspend: RecordingRule.SYNC_BEFORE_AND_AFTER,
+    Resume: RecordingRule.SYNC_BEFORE_AND_AFTER,
+    Nice: RecordingRule.SYNC_BEFORE_AND_AFTER,
+    Supervise: RecordingRule.SYNC_BEFORE_AND_AFTER,
     # Made anew at a replay where the other is there.
-    Link: Rule.VALUE,
-    Unlink: Rule.VALUE,
-    Monitor: Rule.VALUE,
-    Demonitor: Rule.AGAIN,
+    Link: RecordingRule.ASYNC,
+    Unlink: RecordingRule.ASYNC,
+    Monitor: RecordingRule.ASYNC,
+    Demonitor: RecordingRule.REEXECUTE,
     # Time and chance. A sleep is kept when it begins, with its end.
-    GetTime: Rule.VALUE,
-    DrawRandom: Rule.VALUE,
-    Sleep: Rule.VALUE,
-    Checkpoint: Rule.TAKEN,
+    GetTime: RecordingRule.ASYNC,
+    DrawRandom: RecordingRule.ASYNC,
+    Sleep: RecordingRule.ASYNC,
+    Checkpoint: RecordingRule.SYNC_AFTER,
     # An event that was set was set; who set it may be gone.
-    WaitForEvent: Rule.VALUE,
+    WaitForEvent: RecordingRule.ASYNC,
     # State of this life, which a replay builds up anew.
-    SetEvent: Rule.AGAIN,
-    ClearEvent: Rule.AGAIN,
-    AcquireLock: Rule.AGAIN,
-    ReleaseLock: Rule.AGAIN,
-    AcquirePermit: Rule.AGAIN,
-    ReleasePermit: Rule.AGAIN,
-    WaitForNotice: Rule.AGAIN,
-    Notify: Rule.AGAIN,
-    WaitAtBarrier: Rule.AGAIN,
+    SetEvent: RecordingRule.REEXECUTE,
+    ClearEvent: RecordingRule.REEXECUTE,
+    AcquireLock: RecordingRule.REEXECUTE,
+    ReleaseLock: RecordingRule.REEXECUTE,
+    AcquirePermit: RecordingRule.REEXECUTE,
+    ReleasePermit: RecordingRule.REEXECUTE,
+    WaitForNotice: RecordingRule.REEXECUTE,
+    Notify: RecordingRule.REEXECUTE,
+    WaitAtBarrier: RecordingRule.REEXECUTE,
 }
 
-FIRST = frozenset({Rule.EFFECT, Rule.SHOWN})  # all before it has to be on disk
-LAST = frozenset({Rule.EFFECT, Rule.TAKEN})  # it has to be on disk before it is answered
+FIRST = frozenset({RecordingRule.SYNC_BEFORE_AND_AFTER, RecordingRule.SYNC_BEFORE})  # all before it has to be on disk
+LAST = frozenset(
+    {RecordingRule.SYNC_BEFORE_AND_AFTER, RecordingRule.SYNC_AFTER}
+)  # it has to be on disk before it is answered

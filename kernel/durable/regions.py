@@ -11,7 +11,7 @@ import structlog
 from ipc.codec import decode
 from ipc.errors import MalformedFrame
 from kernel.core.process import Process
-from kernel.durable.commits import Commits, Receipt
+from kernel.durable.commits import CommitReceipt, Commits
 from kernel.durable.recorded_call import raw
 from kernel.journal.changes import DropRegion, PutRegion
 from kernel.journal.histories import Opening
@@ -27,14 +27,14 @@ class DurableRegions:
         self._shared = shared
         self._commits = commits
 
-    def changed(self, process: Process, name: str, region: Region) -> Receipt | None:
+    def changed(self, process: Process, name: str, region: Region) -> CommitReceipt | None:
         value = bytes(raw(region.value))
         number = self._commits.keep(PutRegion(name, region.version, region.owner, value))
-        return Receipt(self._commits, number) if process.durable is None else None
+        return CommitReceipt(self._commits, number) if process.durable is None else None
 
-    def deleted(self, process: Process, name: str) -> Receipt | None:
+    def deleted(self, process: Process, name: str) -> CommitReceipt | None:
         number = self._commits.keep(DropRegion(name))
-        return Receipt(self._commits, number) if process.durable is None else None
+        return CommitReceipt(self._commits, number) if process.durable is None else None
 
     def restore(self, opening: Opening) -> None:
         """Have the regions of an earlier life again. One that cannot be read is named and left out."""

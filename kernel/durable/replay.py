@@ -28,15 +28,26 @@ from kernel.core.fiber import PARK
 from kernel.core.process import Process, Thread
 from kernel.durable import timeouts
 from kernel.durable.commits import Commits
-from kernel.durable.history import History, Key, history_of
-from kernel.durable.recorded_call import Asked, Cancelled, Failure, Large, Outcome, Until, Value, asked, raw, revealed
-from kernel.durable.recording_rules import FIRST, LAST, RULES, Rule
+from kernel.durable.history import CallHistory, Key, history_of
+from kernel.durable.recorded_call import (
+    CallFingerprint,
+    Outcome,
+    RecordedCancellation,
+    RecordedDeadline,
+    RecordedFailure,
+    RecordedRegion,
+    RecordedValue,
+    asked,
+    raw,
+    revealed,
+)
+from kernel.durable.recording_rules import FIRST, LAST, RULES, RecordingRule
 from kernel.durable.state import DurableState
 from kernel.gate import BURST, Gate
-from kernel.journal.changes import Progress, PutCall
+from kernel.journal.changes import PutCall, TaskProgressed
 from kernel.lib.units import measured
 from kernel.memory.shared import SharedMemory
-from kernel.processes.exit import Ending
+from kernel.processes.exit import ProcessExit
 
 AHEAD = 256  # commits that may be under way while a thread goes on
 
@@ -47,10 +58,12 @@ Again = Callable[[Process, Any, Any], Coroutine[Any, Any, None]]
 class Replay:
     """`handlers` make calls in ways of their own; `again` builds up what a call from the journal left in the kernel."""
 
-    def __init__(self, gate: Gate, commits: Commits, ending: Ending, shared: SharedMemory, state: DurableState) -> None:
+    def __init__(
+        self, gate: Gate, commits: Commits, process_exit: ProcessExit, shared: SharedMemory, state: DurableState
+    ) -> None:
         self._gate = gate
         self._commits = commits
-        self._ending = ending
+        self._process_exit = process_exit
         self._shared = shared
         self._state = state
         self.handlers: dict[type[Syscall], Handler] = {}
@@ -71,7 +84,7 @@ class Replay:
         recorded = history.records.pop(key, None)
         question = asked(call)
         if recorded is None:
-            if rule is Rule.AGAIN:
+            if rule is RecordingRule.REEXECUTE:
                 return await self._made_again(process, thread, call, key, question)
             return await self._made(process, thread, call, key, question, rule)
         process.calls += 1
@@ -92,19 +105,19 @@ class Replay:
     # ---- for the first time
 
     async def _made(
-        self, process: Process, thread: Thread, call: Syscall, key: Key, question: Asked, rule: Rule
+        self, process: Process, thread: Thread, call: Syscall, key: Key, question: CallFingerprint, rule: RecordingRule
     ) -> Any:
         history = history_of(process)
         try:
             if rule in FIRST:
                 await self._commits.reach(thread, history.last)
             if type(call) is Sleep:
-                self._keep(history, key, question, Until(time.time() + timeouts.seconds(call)))
+                self._keep(history, key, question, RecordedDeadline(time.time() + timeouts.seconds(call)))
             answer = await self._perform(process, call, key, question)
             outcome = self._outcome(process, call, answer)
         except asyncio.CancelledError:
             if not process.dying:
-                self._keep(history, key, question, Cancelled())
+                self._keep(history, key, question, RecordedCancellation())
             raise
         except ShuttingDown:
             await _for_ever(thread, "the next start of the daemon")
@@ -116,26 +129,28 @@ class Replay:
         number = self._keep(history, key, question, outcome)
         if rule in LAST or number - self._commits.done > AHEAD:
             await self._commits.hand_over(thread, number)
-        return revealed(process, call, outcome.value) if isinstance(outcome, Value) else answer
+        return revealed(process, call, outcome.value) if isinstance(outcome, RecordedValue) else answer
 
-    async def _made_again(self, process: Process, thread: Thread, call: Syscall, key: Key, question: Asked) -> Any:
+    async def _made_again(
+        self, process: Process, thread: Thread, call: Syscall, key: Key, question: CallFingerprint
+    ) -> Any:
         try:
             return await self._gate.call(process, call)
         except asyncio.CancelledError:
             if not process.dying:
-                self._keep(history_of(process), key, question, Cancelled())
+                self._keep(history_of(process), key, question, RecordedCancellation())
             raise
         except LlmosError as error:
-            await self._failed(process, thread, key, question, error, Rule.AGAIN)
+            await self._failed(process, thread, key, question, error, RecordingRule.REEXECUTE)
             raise
 
-    async def _perform(self, process: Process, call: Syscall, key: Key, question: Asked) -> Any:
+    async def _perform(self, process: Process, call: Syscall, key: Key, question: CallFingerprint) -> Any:
         handler = self.handlers.get(type(call))
         due = timeouts.due(call)
         if due is None:
             keeping = None
         else:
-            row = PutCall(process.pid, *key, encode(question), encode(Until(due)))
+            row = PutCall(process.pid, *key, encode(question), encode(RecordedDeadline(due)))
             keeping = asyncio.get_running_loop().call_later(timeouts.KEPT_AFTER, self._commits.keep, row)
         try:
             if handler is None:
@@ -146,37 +161,45 @@ class Replay:
                 keeping.cancel()
 
     async def _failed(
-        self, process: Process, thread: Thread, key: Key, question: Asked, error: LlmosError, rule: Rule
+        self,
+        process: Process,
+        thread: Thread,
+        key: Key,
+        question: CallFingerprint,
+        error: LlmosError,
+        rule: RecordingRule,
     ) -> None:
         if process.dying:
             return
-        number = self._keep(history_of(process), key, question, Failure(to_wire(error)))
+        number = self._keep(history_of(process), key, question, RecordedFailure(to_wire(error)))
         if rule in LAST:
             await self._commits.hand_over(thread, number)
 
     def _outcome(self, process: Process, call: Syscall, answer: Any) -> Outcome:
         """Raises `NotEncodable`."""
         if type(call) is UseTool and type(answer) is Reference:
-            return Large(answer.name, raw(self._shared.value(answer.name)))
-        return Value(raw(answer), process.prompt_tokens, process.generated_tokens)
+            return RecordedRegion(answer.name, raw(self._shared.value(answer.name)))
+        return RecordedValue(raw(answer), process.prompt_tokens, process.generated_tokens)
 
-    def _keep(self, history: History, key: Key, question: Asked, outcome: Outcome) -> int:
+    def _keep(self, history: CallHistory, key: Key, question: CallFingerprint, outcome: Outcome) -> int:
         row = PutCall(history.pid, *key, encode(question), encode(outcome))
         tree = history.tree
         if tree.advanced:
             history.last = self._commits.keep(row)
         else:
             tree.advanced = True
-            history.last = self._commits.keep(row, Progress(tree.id))
+            history.last = self._commits.keep(row, TaskProgressed(tree.id))
         return history.last
 
     # ---- once more
 
-    def _read(self, process: Process, key: Key, question: Asked, recorded: tuple[bytes, bytes]) -> Outcome | None:
+    def _read(
+        self, process: Process, key: Key, question: CallFingerprint, recorded: tuple[bytes, bytes]
+    ) -> Outcome | None:
         """What came of a call the first time. None: it was another call, or nobody can tell; the task ends by that."""
         history = history_of(process)
         try:
-            before = decode(recorded[0], Asked)
+            before = decode(recorded[0], CallFingerprint)
             outcome: Outcome = decode(recorded[1], Outcome)
         except MalformedFrame as error:
             self._end(history, _unreadable(process, key, error))
@@ -203,23 +226,23 @@ class Replay:
         return None
 
     async def _recall(
-        self, process: Process, thread: Thread, call: Syscall, key: Key, question: Asked, outcome: Outcome
+        self, process: Process, thread: Thread, call: Syscall, key: Key, question: CallFingerprint, outcome: Outcome
     ) -> Any:
-        if type(call) is Call and isinstance(outcome, Failure | Cancelled):
+        if type(call) is Call and isinstance(outcome, RecordedFailure | RecordedCancellation):
             history_of(process).give_up(key)
         match outcome:
-            case Cancelled():  # it comes again, from wherever it came
+            case RecordedCancellation():  # it comes again, from wherever it came
                 await _for_ever(thread, "its cancellation, as before")
-            case Until(due=due) if type(call) is Sleep:
+            case RecordedDeadline(due=due) if type(call) is Sleep:
                 if not history_of(process).replays(thread.path):  # else it was over, whatever the clock says by now
                     await self._sleep_on(process, call, key, question, due)
                 return None
-            case Until(due=due):
+            case RecordedDeadline(due=due):
                 rule = RULES[type(call)]
                 return await self._made(process, thread, timeouts.rest(call, due), key, question, rule)
-            case Failure(error=error):
+            case RecordedFailure(error=error):
                 raise from_wire(error)
-            case Large(name=name, value=value):
+            case RecordedRegion(name=name, value=value):
                 kept, size = measured(value)
                 self._shared.put(process, name, kept, size, ephemeral=True)
                 return Reference(name, size)
@@ -235,22 +258,22 @@ class Replay:
             await again(process, call, answer)
         return answer
 
-    async def _sleep_on(self, process: Process, call: Sleep, key: Key, question: Asked, due: float) -> None:
+    async def _sleep_on(self, process: Process, call: Sleep, key: Key, question: CallFingerprint, due: float) -> None:
         """Sleep for the rest; if the clock was set back meanwhile, for no longer than was asked for."""
         rest = min(max(due - time.time(), 0.0), timeouts.seconds(call))
         try:
             await self._gate.call(process, Sleep(rest))
         except asyncio.CancelledError:
             if not process.dying:
-                self._keep(history_of(process), key, question, Cancelled())
+                self._keep(history_of(process), key, question, RecordedCancellation())
             raise
 
     # ---- inside
 
-    def _end(self, history: History, error: LlmosError) -> None:
+    def _end(self, history: CallHistory, error: LlmosError) -> None:
         root = history.tree.root
         if root is not None:
-            self._ending.finish(root, "failed", error=to_wire(error))
+            self._process_exit.finish(root, "failed", error=to_wire(error))
 
 
 def _unreadable(process: Process, key: Key, error: LlmosError) -> HistoryDamaged:

@@ -23,7 +23,7 @@ from ipc.syscalls import (
 )
 from kernel.core.process import Process, Thread
 from kernel.durable.commits import Commits
-from kernel.durable.history import History, Key
+from kernel.durable.history import CallHistory, Key
 from kernel.durable.recorded_call import raw
 from kernel.gate import Gate
 from kernel.journal.changes import (
@@ -32,10 +32,10 @@ from kernel.journal.changes import (
     DropMemory,
     DropName,
     DropSubscription,
-    Progress,
     PutMemory,
     PutName,
     PutSubscription,
+    TaskProgressed,
 )
 
 
@@ -60,7 +60,7 @@ class DurableState:
         self._commits.keep(self.kept[type(call)](process, call))
         return answer
 
-    async def checkpoint(self, process: Process, history: History, thread: Thread, call: Checkpoint) -> Any:
+    async def checkpoint(self, process: Process, history: CallHistory, thread: Thread, call: Checkpoint) -> Any:
         """The first one of a life gives back what the last one of an earlier life kept.
 
         It is no call among others: it cuts them, and has no number.
@@ -79,7 +79,7 @@ class DurableState:
             return decode(row.state or b"\xc0")
         state = raw(call.state)
         history.cut(history.epoch + 2)
-        kept = Checkpointed(process.pid, history.epoch, bytes(state), encode(list(process.owed or ())))
-        history.last = self._commits.keep(kept, Progress(history.tree.id))
+        kept = Checkpointed(process.pid, history.epoch, bytes(state), encode(list(process.pending_calls or ())))
+        history.last = self._commits.keep(kept, TaskProgressed(history.tree.id))
         await self._commits.hand_over(thread, history.last)
         return state

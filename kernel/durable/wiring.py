@@ -9,21 +9,21 @@ from functools import partial
 
 from ipc.syscalls import Call, Generate, Link, Monitor, Publish, Receive, Reply, Send, Spawn, Unlink, Wait
 from kernel.durable.commits import Commits
-from kernel.durable.generations import DurableGenerations, Models, count
+from kernel.durable.generations import CheckpointedModels, DurableGenerations, count
 from kernel.durable.links import DurableLinks
 from kernel.durable.messages import DurableMessages
-from kernel.durable.pending_restarts import Arrivals
+from kernel.durable.pending_restarts import PendingRestarts
 from kernel.durable.processes import DurableProcesses
 from kernel.durable.regions import DurableRegions
 from kernel.durable.replay import Replay
 from kernel.durable.state import DurableState
 from kernel.gate import Gate
-from kernel.journal.changes import Lasted
+from kernel.journal.changes import DaemonStable
 from kernel.journal.histories import Opening
 from kernel.journal.journal import Journal
 from kernel.memory.shared import SharedMemory
 from kernel.messages.messaging import Messaging
-from kernel.messages.publish import Publication
+from kernel.messages.publish import Publisher
 from kernel.processes.lifecycle import Lifecycle
 from kernel.supervision.links import Links
 
@@ -39,11 +39,11 @@ class Durability:
         gate: Gate,
         lifecycle: Lifecycle,
         messaging: Messaging,
-        publication: Publication,
+        publication: Publisher,
         links: Links,
         shared: SharedMemory,
-        models: Models,
-        arrivals: Arrivals,
+        models: CheckpointedModels,
+        arrivals: PendingRestarts,
     ) -> None:
         self._table = lifecycle.table
         self._loop = lifecycle.dispatcher.loop
@@ -54,7 +54,7 @@ class Durability:
         messages = DurableMessages(messaging, publication, commits, lifecycle.table.alive, arrivals)
         kin = DurableLinks(links, commits, arrivals)
         state = DurableState(gate, commits)
-        replay = Replay(gate, commits, lifecycle.ending, shared, state)
+        replay = Replay(gate, commits, lifecycle.process_exit, shared, state)
         context = partial(lifecycle.make_context, replay)
         self.processes = processes = DurableProcesses(gate, commits, arrivals, messages, lifecycle, context)
         self.generations = generations = DurableGenerations(models, commits, processes)
@@ -73,4 +73,4 @@ class Durability:
         self.generations.opened(opening)
         self._arrivals.expect(opening.expected, opening.names)
         if opening.expected:
-            self._loop.call_later(LASTED, self.commits.keep, Lasted())
+            self._loop.call_later(LASTED, self.commits.keep, DaemonStable())

@@ -20,7 +20,7 @@ from kernel.journal.store import Store
 STEP = 128  # pages of 4 KiB that are copied between two transactions
 
 
-class Copies:
+class BackupJob:
     """The copy that is being made, if one is. `answer` is called with a `Copy` that has its outcome."""
 
     def __init__(self, answer: Callable[[Copy], None]) -> None:

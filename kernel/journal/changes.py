@@ -49,7 +49,7 @@ class Suspended(NamedTuple):
     pid: int
 
 
-class Ranked(NamedTuple):
+class PriorityChanged(NamedTuple):
     """The priority that a process was given."""
 
     priority: int
@@ -59,13 +59,13 @@ class Ranked(NamedTuple):
 class Checkpointed(NamedTuple):
     """A checkpoint: all earlier calls are forgotten, and so are the children, all of which have ended.
 
-    `owed` holds the calls of others that are not answered yet.
+    `pending_calls` holds the calls of others that are not answered yet.
     """
 
     pid: int
     epoch: int
     state: bytes
-    owed: bytes
+    pending_calls: bytes
 
 
 class ChildEnded(NamedTuple):
@@ -81,13 +81,13 @@ class TaskEnded(NamedTuple):
     task: int
 
 
-class Progress(NamedTuple):
+class TaskProgressed(NamedTuple):
     """A task got further in this life: it is not what the daemon dies of."""
 
     task: int
 
 
-class Lasted(NamedTuple):
+class DaemonStable(NamedTuple):
     """The daemon has lived for long: durable tasks that are there since its start are not what it dies of."""
 
 
@@ -220,7 +220,7 @@ class DropRegion(NamedTuple):
     name: str
 
 
-class Count(NamedTuple):
+class HighestIds(NamedTuple):
     """Numbers that were given out: pids and ids of messages. Those of later lives are higher."""
 
     pid: int = 0
@@ -234,7 +234,7 @@ STATEMENTS: dict[type[Change], tuple[str, ...]] = {
         "VALUES (?, ?, ?, ?, ?, ?, 0, 0)",
     ),
     Suspended: ("UPDATE processes SET suspended = ? WHERE pid = ?",),
-    Ranked: ("UPDATE processes SET priority = ? WHERE pid = ?",),
+    PriorityChanged: ("UPDATE processes SET priority = ? WHERE pid = ?",),
     Checkpointed: (
         "DELETE FROM calls WHERE pid = ?1 AND epoch < ?2 AND ?3 IS NOT NULL AND ?4 IS NOT NULL",
         "DELETE FROM processes WHERE parent = ?1 AND ?2 AND ?3 IS NOT NULL AND ?4 IS NOT NULL",
@@ -251,8 +251,8 @@ STATEMENTS: dict[type[Change], tuple[str, ...]] = {
         *(f"DELETE FROM {table} WHERE pid IN (SELECT pid FROM processes WHERE task = ?)" for table in TABLES),
         "DELETE FROM processes WHERE task = ?",
     ),
-    Progress: ("UPDATE tasks SET crashes = 0 WHERE id = ? AND crashes > 0",),
-    Lasted: (
+    TaskProgressed: ("UPDATE tasks SET crashes = 0 WHERE id = ? AND crashes > 0",),
+    DaemonStable: (
         "UPDATE tasks SET crashes = 0 WHERE ended IS NULL AND crashes > 0 "
         "AND id IN (SELECT task FROM processes WHERE durable)",
     ),
@@ -279,7 +279,7 @@ STATEMENTS: dict[type[Change], tuple[str, ...]] = {
     DropSubscription: ("DELETE FROM subscriptions WHERE pid = ? AND pattern = ?",),
     PutRegion: ("INSERT OR REPLACE INTO regions VALUES (?, ?, ?, ?)",),
     DropRegion: ("DELETE FROM regions WHERE name = ?",),
-    Count: ("UPDATE counters SET pid = max(pid, ?), message = max(message, ?)",),
+    HighestIds: ("UPDATE counters SET pid = max(pid, ?), message = max(message, ?)",),
 }
 
 

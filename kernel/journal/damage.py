@@ -21,7 +21,7 @@ LOOK = 1.0  # seconds between two looks at the place of the file: each costs two
 log = structlog.get_logger("kernel.journal")
 
 
-class Place:
+class JournalLocation:
     """Where the journal was opened.
 
     To remove or move a file does not stop a process that has it open: what it goes on to write is lost to the next

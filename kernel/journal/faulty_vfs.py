@@ -72,7 +72,7 @@ class File(apsw.VFSFile):
         yield
 
 
-def _perform(rule: failpoints.Rule) -> None:
+def _perform(rule: failpoints.Fault) -> None:
     try:
         rule.perform()
     except OSError as error:

@@ -37,7 +37,7 @@ class Opening(msgspec.Struct, frozen=True):
     generations: list[tuple[int, int, int, str, int, int]] = []
 
 
-class Row(msgspec.Struct):
+class ProcessRow(msgspec.Struct):
     """A process as it was left. The fields are those of the tables in `kernel.journal.schema`."""
 
     pid: int
@@ -50,7 +50,7 @@ class Row(msgspec.Struct):
     suspended: bool
     status: bytes | None
     priority: int | None
-    owed: bytes | None
+    pending_calls: bytes | None
     calls: list[tuple[int, str, int, bytes, bytes]] = []
     generations: list[tuple[int, str, int, int, bytes, int]] = []
     messages: list[tuple[float | None, bytes]] = []
@@ -61,7 +61,7 @@ class Row(msgspec.Struct):
     subscriptions: list[str] = []
 
 
-# Field of `Row`, columns and table; those of one column are lists of that.
+# Field of `ProcessRow`, columns and table; those of one column are lists of that.
 PARTS = (
     ("calls", "epoch, thread, number, call, outcome FROM calls", "id"),
     ("generations", "epoch, thread, number, sample, state, file FROM generations", "number"),
@@ -96,18 +96,18 @@ def opening(store: Store) -> Opening:
     return Opening(numbers[0], numbers[1], numbers[2], expected, names, regions, generations)
 
 
-def load(store: Store, tasks: Sequence[int]) -> dict[int, list[Row]]:
+def load(store: Store, tasks: Sequence[int]) -> dict[int, list[ProcessRow]]:
     """The processes of durable tasks with all that is theirs, by task; the first one of each first."""
-    found: dict[int, list[Row]] = {task: [] for task in tasks}
-    rows: dict[int, Row] = {}
+    found: dict[int, list[ProcessRow]] = {task: [] for task in tasks}
+    rows: dict[int, ProcessRow] = {}
     columns = "task, pid, parent, program, version, durable, epoch, state, suspended, status, priority, owed"
     query = f"SELECT {columns} FROM processes WHERE task IN ({_marks(tasks)}) ORDER BY pid"
     for values in store.db.execute(query, tuple(tasks)):
-        task, pid, parent, program, version, durable, epoch, state, suspended, status, priority, owed = cast(
+        task, pid, parent, program, version, durable, epoch, state, suspended, status, priority, pending_calls = cast(
             "Any", values
         )
-        rows[pid] = Row(
-            pid, parent, program, version, bool(durable), epoch, state, bool(suspended), status, priority, owed
+        rows[pid] = ProcessRow(
+            pid, parent, program, version, bool(durable), epoch, state, bool(suspended), status, priority, pending_calls
         )
         found[task].append(rows[pid])
     pids = list(rows)

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from ipc.errors import Busy, JournalUnavailable, LlmosError, StateInUse
 from kernel.journal.changes import Change
 from kernel.journal.histories import Opening
-from kernel.journal.records import Accepted, End
-from kernel.journal.requests import Accept, Answer, Copy, Finish, Keep, Operation, Read
+from kernel.journal.records import Accepted, TaskEnd
+from kernel.journal.requests import Accept, Answer, Copy, Finish, Operation, Persist, Read
 from kernel.journal.settings import FILE, LOCK, JournalSettings
 from kernel.lib import lockfile
 
@@ -63,7 +63,7 @@ class Journal:
         threading.Thread(target=self._run, name="journal", daemon=True).start()
 
     def accept(self, task: Accepted, answer: Answer) -> None:
-        """Keep `task`; `answer` is called with it once it is on disk, or with the `Kept` one of the same key.
+        """Record `task`; `answer` is called with it once it is on disk, or with the `TaskRow` one of the same key.
 
         Or with `KeyReused` or `JournalUnavailable`. Raises `Busy` if too many wait already.
         """
@@ -73,8 +73,8 @@ class Journal:
         self._waiting += 1
         self._ask(Accept(task, answer))
 
-    def finish(self, end: End, answer: Answer) -> None:
-        """Keep how a task ended; `answer` is called with None once it is on disk.
+    def finish(self, end: TaskEnd, answer: Answer) -> None:
+        """Persist how a task ended; `answer` is called with None once it is on disk.
 
         If the disk does not take it, `answer` is called with `JournalUnavailable` first, and with None later.
         """
@@ -85,7 +85,7 @@ class Journal:
 
         What is asked for in one turn of the loop is written in one transaction, and all in the order of asking.
         """
-        self._ask(Keep(changes, answer))
+        self._ask(Persist(changes, answer))
 
     async def read(self, query: Callable[[Store], Any]) -> Any:
         """What `query` finds in the store, after all that was asked for before. Raises `JournalUnavailable`."""
@@ -139,12 +139,12 @@ class Journal:
     def _run(self) -> None:
         # Imported here, so that loading SQLite holds up neither the start of the daemon nor its loop.
         try:
-            from kernel.journal.writer import Told, Writer
+            from kernel.journal.writer import Writer, WriterCallbacks
         except ImportError as error:
             self._tell(self._told_failure, JournalUnavailable(f"SQLite cannot be loaded: {error}; install apsw anew"))
             self._tell(self._told_end, None)
             return
-        told = Told(self._told_opening, self._told_pending, self._told_failure, self._told_answers)
+        told = WriterCallbacks(self._told_opening, self._told_pending, self._told_failure, self._told_answers)
         Writer(self._path, self._settings, self._queue, self._tell, told).run()
         self._tell(self._told_end, None)
 

@@ -48,12 +48,12 @@ class Accepted(msgspec.Struct):
             key=self.key,
         )
 
-    def kept(self) -> Kept:
+    def kept(self) -> TaskRow:
         """The task as it stands in the journal now that it is accepted."""
-        return Kept(self.id, self.program, self.owner, self.submitted, self.attempt, None, "", "", b"")
+        return TaskRow(self.id, self.program, self.owner, self.submitted, self.attempt, None, "", "", b"")
 
 
-class End(msgspec.Struct, frozen=True):
+class TaskEnd(msgspec.Struct, frozen=True):
     """How a task ended. `outcome` is the msgpack of its last event."""
 
     id: int
@@ -63,7 +63,7 @@ class End(msgspec.Struct, frozen=True):
     outcome: bytes
 
 
-class Kept(msgspec.Struct, frozen=True):
+class TaskRow(msgspec.Struct, frozen=True):
     """A task as it stands in the journal. `ended` is None, and `outcome` empty, until it has ended."""
 
     id: int

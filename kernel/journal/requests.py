@@ -1,7 +1,7 @@
 """What the loop asks of the journal's thread, and how it is told.
 
 Made by the journal. Each is answered on the loop, once, with its outcome or an error; a `Finish` or
-`Keep` that could not be written yet is answered once more when it was.
+`Persist` that could not be written yet is answered once more when it was.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kernel.journal.changes import Change
-from kernel.journal.records import Accepted, End
+from kernel.journal.records import Accepted, TaskEnd
 
 if TYPE_CHECKING:
     from kernel.journal.store import Store
@@ -30,7 +30,7 @@ class Operation:
 
 
 class Accept(Operation):
-    """Keep a task. Answered with it, or with the `Kept` one of the same key."""
+    """Persist a task. Answered with it, or with the `TaskRow` one of the same key."""
 
     __slots__ = ("task",)
 
@@ -41,11 +41,11 @@ class Accept(Operation):
 
 
 class Finish(Operation):
-    """Keep how a task ended. Answered with None."""
+    """Persist how a task ended. Answered with None."""
 
     __slots__ = ("end",)
 
-    def __init__(self, end: End, answer: Answer) -> None:
+    def __init__(self, end: TaskEnd, answer: Answer) -> None:
         super().__init__(answer)
         self.end = end
 
@@ -60,7 +60,7 @@ class Copy(Operation):
         self.path = path
 
 
-class Keep(Operation):
+class Persist(Operation):
     """Make changes, all or none. Answered like a `Finish`."""
 
     __slots__ = ("changes",)

@@ -48,7 +48,7 @@ CREATE TABLE calls (             -- completed system calls; of two with one key 
     epoch INTEGER NOT NULL,
     thread TEXT NOT NULL,        -- its path
     number INTEGER NOT NULL,
-    call BLOB NOT NULL,          -- msgpack of kernel.durable.recorded_call.Asked
+    call BLOB NOT NULL,          -- msgpack of kernel.durable.recorded_call.CallFingerprint
     outcome BLOB NOT NULL        -- msgpack of kernel.durable.recorded_call.Outcome
 ) STRICT;
 CREATE INDEX calls_of_process ON calls (pid);
@@ -58,7 +58,7 @@ CREATE TABLE generations (       -- how far model calls have come that are not c
     thread TEXT NOT NULL,
     number INTEGER NOT NULL,
     sample INTEGER NOT NULL,
-    state BLOB NOT NULL,         -- msgpack of kernel.models.generation.Begun
+    state BLOB NOT NULL,         -- msgpack of kernel.models.generation.GenerationSnapshot
     file INTEGER NOT NULL,       -- whether its keys and values are on disk
     PRIMARY KEY (pid, epoch, thread, number, sample)
 ) STRICT, WITHOUT ROWID;

@@ -20,7 +20,7 @@ import structlog
 from ipc.errors import LlmosError, StateTooNew
 from kernel.journal import changes, faulty_vfs
 from kernel.journal.damage import set_aside, unusable
-from kernel.journal.records import Accepted, End, Kept
+from kernel.journal.records import Accepted, TaskEnd, TaskRow
 from kernel.journal.schema import MIGRATIONS
 from kernel.lib import failpoints
 
@@ -122,12 +122,12 @@ class Store:
         """Whether one statement is enough for `accept` to add `tasks`."""
         return len(tasks) <= CHUNK and not any(task.pid for task in tasks)
 
-    def accept(self, tasks: Sequence[Accepted]) -> list[Accepted | Kept | LlmosError]:
+    def accept(self, tasks: Sequence[Accepted]) -> list[Accepted | TaskRow | LlmosError]:
         """Add `tasks`, in their order: each with its id, or the task of the same key, or why that is another one."""
         if self._last is None:
             self._last = int(self._value("SELECT coalesce(max(id), 0) FROM tasks"))
         now, last = int(time.time() * 1000) << 20, self._last
-        outcomes: list[Accepted | Kept | LlmosError] = []
+        outcomes: list[Accepted | TaskRow | LlmosError] = []
         new: list[Accepted] = []
         own_keys: dict[tuple[str, str], Accepted] = {}
         for task in tasks:
@@ -155,7 +155,7 @@ class Store:
         durable = [one for one in new if one.pid]
         if durable:
             self.keep(changes.PutProcess(one.pid, one.id, 0, one.program, one.version, True) for one in durable)
-            self.keep(changes.Count(pid=one.pid) for one in durable)
+            self.keep(changes.HighestIds(pid=one.pid) for one in durable)
         return outcomes
 
     def withdraw(self, numbers: Sequence[int]) -> None:
@@ -167,7 +167,7 @@ class Store:
         """Make changes for durable processes, in their order."""
         changes.write(self.db, wanted)
 
-    def finish(self, ends: Sequence[End]) -> None:
+    def finish(self, ends: Sequence[TaskEnd]) -> None:
         """Write down how tasks ended; the first end of a task is the one that counts."""
         for start in range(0, len(ends), CHUNK):
             chunk = ends[start : start + CHUNK]
@@ -181,18 +181,18 @@ class Store:
                 values,
             )
 
-    def find(self, number: int) -> Kept | None:
+    def find(self, number: int) -> TaskRow | None:
         """The task of this id."""
         return next((kept for (kept,) in self._rows("id = ?", (number,))), None)
 
-    def history(self, limit: int, before: int | None) -> list[Kept]:
+    def history(self, limit: int, before: int | None) -> list[TaskRow]:
         """The last tasks, newest first, without their outcomes."""
         where = "1" if before is None else "id < ?"
         rows = self.db.execute(
             f"SELECT {COLUMNS}, x'' FROM tasks WHERE {where} ORDER BY id DESC LIMIT {limit:d}",
             () if before is None else (before,),
         )
-        return [Kept(*row) for row in rows]
+        return [TaskRow(*row) for row in rows]
 
     def begin_life(self, attempts: int) -> None:
         """Begin a run of the daemon: if the last one crashed, count a crash for each task that has not ended.
@@ -266,7 +266,7 @@ class Store:
 
     def _rows(self, where: str, values: tuple[Any, ...], more: str = "") -> Iterator[tuple[Any, ...]]:
         for row in self.db.execute(f"SELECT {COLUMNS}, coalesce(outcome, x'') {more} FROM tasks WHERE {where}", values):
-            yield Kept(*row[:9]), *row[9:]
+            yield TaskRow(*row[:9]), *row[9:]
 
     def _value(self, query: str) -> Any:
         return next(iter(self.db.execute(query)))[0]

@@ -21,10 +21,10 @@ from ipc.codec import encode
 from ipc.errors import JournalUnavailable, LlmosError, TooManyAttempts, to_wire
 from ipc.messages import Failed
 from kernel.journal import histories, wal
-from kernel.journal.backup import Copies
-from kernel.journal.damage import Place, unusable
-from kernel.journal.records import Accepted, End
-from kernel.journal.requests import Accept, Copy, Finish, Keep, Operation, Read
+from kernel.journal.backup import BackupJob
+from kernel.journal.damage import JournalLocation, unusable
+from kernel.journal.records import Accepted, TaskEnd
+from kernel.journal.requests import Accept, Copy, Finish, Operation, Persist, Read
 from kernel.journal.settings import JournalSettings
 from kernel.journal.store import CHECKPOINT, Store, open_store
 from kernel.lib import failpoints
@@ -34,13 +34,13 @@ RETRY = 1.0  # seconds between two attempts to write ends that the disk did not 
 PURGE_EVERY = 60.0  # seconds between two looks for tasks that were kept for long enough, or as long as they are kept
 LEAST_PURGE = 1.0  # but not less
 MARGIN = 64  # pages beyond those at which the log is moved: of the transaction that reaches them
-ENDS = (Finish, Keep)  # what is tried again until it is written
+ENDS = (Finish, Persist)  # what is tried again until it is written
 PORTION = 500  # pending tasks handed to the loop at once
 
 log = structlog.get_logger("kernel.journal")
 
 
-class Told(NamedTuple):
+class WriterCallbacks(NamedTuple):
     """The callbacks of the writer.
 
     `opening` gets what the journal knows of durable processes; then `pending` gets the tasks of earlier runs, in
@@ -67,7 +67,7 @@ class Writer:
         settings: JournalSettings,
         queue: SimpleQueue[list[Operation] | None],
         tell: Callable[[Callable[[Any], None], Any], None],
-        told: Told,
+        told: WriterCallbacks,
     ) -> None:
         self._path = path
         self._settings = settings
@@ -75,12 +75,12 @@ class Writer:
         self._tell = tell
         self._told = told
         self._store: Store | None = None
-        self._unwritten: list[Finish | Keep] = []
+        self._unwritten: list[Finish | Persist] = []
         self._void: list[int] = []  # ids of tasks that were refused, though the disk may have them all the same
         self._doubtful = False  # what is read from the log may not be on the disk
         self._trouble = ""  # why the last transaction failed; empty if it did not
         self._next_purge = 0.0
-        self._copies = Copies(lambda one: tell(told.answers, [one]))
+        self._copies = BackupJob(lambda one: tell(told.answers, [one]))
 
     def run(self) -> None:
         """The life of the thread."""
@@ -91,7 +91,7 @@ class Writer:
 
     def _live(self) -> None:
         self._store = open_store(self._path, self._settings.sync)
-        self._place = Place(self._path)
+        self._place = JournalLocation(self._path)
         self._begin(self._store)
         if self._settings.sync == "full":
             wal.extend(self._path, CHECKPOINT + MARGIN)
@@ -145,7 +145,7 @@ class Writer:
 
     def _do(self, operations: Sequence[Operation]) -> None:
         accepts: list[Accept] = []
-        ends: list[Finish | Keep] = self._unwritten[:]
+        ends: list[Finish | Persist] = self._unwritten[:]
         others: list[Operation] = []
         for one in operations:
             if type(one) is Accept:
@@ -181,7 +181,7 @@ class Writer:
             failpoints.point("journal.answer")
             self._tell(self._told.answers, answered)
 
-    def _only_ends(self, accepts: Sequence[Accept], ends: Sequence[Finish | Keep]) -> bool:
+    def _only_ends(self, accepts: Sequence[Accept], ends: Sequence[Finish | Persist]) -> bool:
         """Ends may still fit where new tasks do not."""
         if not self._write((), ends):
             return False
@@ -189,7 +189,7 @@ class Writer:
         self._refuse(accepts, self._trouble)
         return True
 
-    def _write(self, accepts: Sequence[Accept], ends: Sequence[Finish | Keep]) -> bool:
+    def _write(self, accepts: Sequence[Accept], ends: Sequence[Finish | Persist]) -> bool:
         """One transaction; whether it is on the disk."""
         if not accepts and not ends and not self._void:
             return True
@@ -203,7 +203,7 @@ class Writer:
                 if self._void:
                     store.withdraw(self._void)
                 outcomes = store.accept(tasks)
-                store.keep(change for one in ends if type(one) is Keep for change in one.changes)
+                store.keep(change for one in ends if type(one) is Persist for change in one.changes)
                 store.finish([one.end for one in ends if type(one) is Finish])
         except (apsw.Error, OSError) as error:
             self._failed(error)
@@ -294,8 +294,8 @@ class Writer:
             self._tell(self._told.answers, operations)
 
 
-def _given_up(number: int, program: str, attempts: int, now: float) -> End:
+def _given_up(number: int, program: str, attempts: int, now: float) -> TaskEnd:
     error = TooManyAttempts(
         f"{program} was begun {attempts} times, and the daemon died each time; it is not tried again", attempts=attempts
     )
-    return End(number, now, "failed", type(error).__name__, encode(Failed(0, to_wire(error))))
+    return TaskEnd(number, now, "failed", type(error).__name__, encode(Failed(0, to_wire(error))))

@@ -56,7 +56,7 @@ RULE = re.compile(r"(?P<point>[\w.]+)=(?P<action>\w+)(:(?P<value>[-+.\d]+))?(@(?
 EVER = 1 << 62
 
 
-class Rule:
+class Fault:
     """One fault, which happens from the `first` to the `last` passing of `point`.
 
     With a `file`, only the passings while that file exists are counted.
@@ -112,14 +112,14 @@ class Rule:
             raise OSError(number, os.strerror(number), self.point)
 
 
-_rules: dict[str, list[Rule]] = {}
+_rules: dict[str, list[Fault]] = {}
 
 
 def arm(environment: Mapping[str, str] = os.environ) -> list[str]:
     """Take up what the variable asks for; the rules, as they stand there. Raises `ConfigError`."""
     texts = environment.get(VARIABLE, "").split()
     disarm()
-    for rule in map(Rule, texts):
+    for rule in map(Fault, texts):
         _rules.setdefault(rule.point, []).append(rule)
     if CLOCK in _rules:
         time.time = _jumping(_rules[CLOCK])
@@ -140,7 +140,7 @@ def point(name: str) -> None:
             rule.perform()
 
 
-def due(name: str) -> Rule | None:
+def due(name: str) -> Fault | None:
     """Count a passing; the rule that it is up to the caller to perform, if there is one."""
     found = None
     for rule in _rules.get(name, ()):
@@ -157,7 +157,7 @@ def on_disk() -> bool:
 _real_time = time.time
 
 
-def _jumping(rules: list[Rule]) -> Callable[[], float]:
+def _jumping(rules: list[Fault]) -> Callable[[], float]:
     def now() -> float:
         return _real_time() + sum(rule.seconds for rule in rules if rule.due())
 

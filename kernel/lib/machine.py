@@ -17,7 +17,7 @@ import psutil
 from ipc.syscalls import GpuInfo
 
 
-class Sample(msgspec.Struct, frozen=True):
+class MachineSample(msgspec.Struct, frozen=True):
     """One look at the machine. Bytes; `cpu` is a share of all cores; `rss` (resident sets) is by process id.
 
     `oom_kills` counts the processes that the system killed for want of memory since it was started.
@@ -38,14 +38,14 @@ class Machine(Protocol):
 
     cores: list[int]
 
-    def sample(self, pids: Iterable[int]) -> Sample:
+    def sample(self, pids: Iterable[int]) -> MachineSample:
         """The machine now, and the resident sets of these processes. Blocks, for a moment or for long."""
 
     def resident(self, pid: int) -> int:
         """The resident set of process `pid` in bytes, 0 if there is none. Never blocks."""
 
     def oom_kills(self) -> int:
-        """As in `Sample`. Never blocks."""
+        """As in `MachineSample`. Never blocks."""
 
 
 class ThisMachine:
@@ -60,10 +60,10 @@ class ThisMachine:
             else list(range(psutil.cpu_count() or 1))
         )
 
-    def sample(self, pids: Iterable[int]) -> Sample:
+    def sample(self, pids: Iterable[int]) -> MachineSample:
         memory = psutil.virtual_memory()
         disk = psutil.disk_usage(str(next(folder for folder in (self._disk, *self._disk.parents) if folder.exists())))
-        return Sample(
+        return MachineSample(
             cpu=psutil.cpu_percent() / 100,
             memory_total=memory.total,
             memory_available=memory.available,

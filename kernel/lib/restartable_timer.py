@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 
-class Timer:
+class RestartableTimer:
     """Calls `action` once for each start, unless it is stopped before."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, action: Callable[[], None]) -> None:

@@ -12,27 +12,27 @@ from ipc.syscalls import MemoryDelete, MemoryGet, MemoryKeys, MemorySet
 from kernel.core.process import Process
 from kernel.gate import Gate
 from kernel.lib.units import measured
-from kernel.memory.quotas import Account, MemoryBounds, check_name
+from kernel.memory.quotas import MemoryQuotas, OwnerUsage, check_name
 from kernel.processes.limits import LimitKeeper
 
 
-class Store:
+class ProcessMemory:
     """What one process keeps: each value with its size, key included."""
 
     __slots__ = ("account", "values")
 
     def __init__(self) -> None:
         self.values: dict[str, tuple[Any, int]] = {}
-        self.account = Account()
+        self.account = OwnerUsage()
 
 
 class PrivateMemory:
     """The stores of all processes that ever set a key, by pid."""
 
-    def __init__(self, gate: Gate, bounds: MemoryBounds, limits: LimitKeeper) -> None:
+    def __init__(self, gate: Gate, bounds: MemoryQuotas, limits: LimitKeeper) -> None:
         self._limits = limits
         self._bounds = bounds
-        self._stores: dict[int, Store] = {}
+        self._stores: dict[int, ProcessMemory] = {}
         gate.register({MemoryGet: self.get, MemorySet: self.set, MemoryDelete: self.delete, MemoryKeys: self.keys})
 
     def get(self, process: Process, call: MemoryGet) -> Any:
@@ -45,7 +45,7 @@ class PrivateMemory:
         check_name(call.key, "a key")
         value, size = measured(call.value)
         size += len(call.key.encode(errors="surrogatepass"))
-        store = self._stores.get(process.pid) or Store()
+        store = self._stores.get(process.pid) or ProcessMemory()
         _, before = store.values.get(call.key, (None, 0))
         entries, growth = call.key not in store.values, size - before
         most = self._bounds.keys, self._bounds.key_bytes

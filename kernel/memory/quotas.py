@@ -19,7 +19,7 @@ NAME_LENGTH = 512  # characters of a key or of the name of a region
 Number = Annotated[int, Meta(ge=0)]
 
 
-class MemoryBounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class MemoryQuotas(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What may be kept: keys and bytes of one process, regions and bytes of one owner, bytes of all regions."""
 
     keys: Number = 10_000
@@ -29,7 +29,7 @@ class MemoryBounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     shared_bytes: Number = 1024 * 1024 * 1024
 
 
-class Account:
+class OwnerUsage:
     """Entries and bytes that one party keeps."""
 
     __slots__ = ("entries", "size")

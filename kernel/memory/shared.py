@@ -16,14 +16,14 @@ from ipc.frames import MAX_FRAME
 from ipc.syscalls import RegionInfo, Regions, SharedDelete, SharedGet, SharedSet, SharedWatch, Versioned
 from kernel.core.fiber import PARK
 from kernel.core.process import Process, Thread
-from kernel.core.timers import Alarm
+from kernel.core.timers import Timer
 from kernel.gate import Gate
 from kernel.lib.units import measured
 from kernel.lib.validation import check_timeout
-from kernel.memory.quotas import Account, MemoryBounds, check_name
+from kernel.memory.quotas import MemoryQuotas, OwnerUsage, check_name
 
 if TYPE_CHECKING:
-    from kernel.core.mailbox import Receipt
+    from kernel.core.mailbox import StorageReceipt
 
 RESERVED = "tool:"  # names that the kernel gives to large results of tools
 FRAME_ROOM = 1024  # bytes of a frame that are not the value
@@ -43,24 +43,24 @@ class Region:
         self.size = 0
 
 
-class Keeper(Protocol):
+class RegionJournal(Protocol):
     """Writes down durable regions. What is answered is what whoever made the change waits for, if anything."""
 
-    def changed(self, process: Process, name: str, region: Region) -> Receipt | None: ...
+    def changed(self, process: Process, name: str, region: Region) -> StorageReceipt | None: ...
 
-    def deleted(self, process: Process, name: str) -> Receipt | None: ...
+    def deleted(self, process: Process, name: str) -> StorageReceipt | None: ...
 
 
 class SharedMemory:
     """All regions by name, and who waits for a change of which. `keeper` writes down the durable ones, if any can."""
 
-    def __init__(self, gate: Gate, bounds: MemoryBounds) -> None:
+    def __init__(self, gate: Gate, bounds: MemoryQuotas) -> None:
         self._bounds = bounds
-        self.keeper: Keeper | None = None
+        self.keeper: RegionJournal | None = None
         self._regions: dict[str, Region] = {}
         self._last_version = 0
         self._size = 0
-        self._accounts: dict[str, Account] = {}  # by owner; one that keeps nothing has none
+        self._accounts: dict[str, OwnerUsage] = {}  # by owner; one that keeps nothing has none
         self._ephemeral: dict[int, set[str]] = {}  # by pid of the creator
         self._watchers: dict[str, dict[Thread, None]] = {}  # in the order of their coming
         gate.register(
@@ -132,12 +132,12 @@ class SharedMemory:
 
     async def _watch(self, process: Process, call: SharedWatch, timeout: float | None = None) -> Versioned:
         thread = cast("Thread", asyncio.current_task())
-        alarm = Alarm(thread, timeout)
+        timer = Timer(thread, timeout)
         watchers = self._watchers.setdefault(call.name, {})
         watchers[thread] = None
         try:
             while (region := self._changed(call)) is None:
-                if alarm.rung:
+                if timer.rung:
                     raise TimedOut(
                         f"region {call.name!r} did not change after version {call.after} within {call.timeout} s",
                         name=call.name,
@@ -147,7 +147,7 @@ class SharedMemory:
                 await PARK
             return self._read(process, region)
         finally:
-            alarm.cancel()
+            timer.cancel()
             del watchers[thread]
             if not watchers:
                 del self._watchers[call.name]
@@ -176,7 +176,7 @@ class SharedMemory:
         region.value, region.size = measured(value)
         region.size += len(name.encode(errors="surrogatepass"))
         region.version, region.durable = version, True
-        self._accounts.setdefault(owner, Account()).book(1, region.size)
+        self._accounts.setdefault(owner, OwnerUsage()).book(1, region.size)
         self._size += region.size
 
     def begin_after(self, version: int) -> None:
@@ -221,7 +221,7 @@ class SharedMemory:
 
     def _book(self, owner: str, entries: int, size: int) -> None:
         """Charge `owner` with so much more or less. Raises `LimitExceeded`, or `Busy` if all together keep too much."""
-        account = self._accounts.get(owner) or Account()
+        account = self._accounts.get(owner) or OwnerUsage()
         account.check(f"owner {owner!r}", "regions", entries, size, (self._bounds.regions, self._bounds.region_bytes))
         if size > 0 and self._size + size > self._bounds.shared_bytes:
             raise Busy(

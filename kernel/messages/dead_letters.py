@@ -20,7 +20,7 @@ KEPT = 1000
 log = structlog.get_logger("kernel.messages")
 
 
-class DeadLetters:
+class DeadLetterQueue:
     """A ring of them, and their count since the start, by reason."""
 
     def __init__(self) -> None:
@@ -35,8 +35,8 @@ class DeadLetters:
     def expire(self, recipient: Process, message: Message) -> None:
         """The deadline of `message` has passed. Nobody will reply to it if it came by a call."""
         self.bury(message, "its deadline passed")
-        if recipient.owed:
-            recipient.owed.pop(message.id, None)
+        if recipient.pending_calls:
+            recipient.pending_calls.pop(message.id, None)
 
     def __len__(self) -> int:
         return self.counts.total()

@@ -18,15 +18,15 @@ from ipc.syscalls import Call, Reply, Send
 from kernel.core.answers import UNANSWERED, Unanswerable, forget_caller
 from kernel.core.fiber import PARK
 from kernel.core.mailbox import CONTROL, Mailbox
-from kernel.core.process import Owed, Process, Thread, Wait
+from kernel.core.process import PendingCalls, Process, Thread, Wait
 from kernel.core.process_table import ProcessTable
-from kernel.core.timers import Alarm
+from kernel.core.timers import Timer
 from kernel.core.waits import RoomIn
 from kernel.dispatch import deadlock
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate
 from kernel.lib.validation import check_timeout
-from kernel.messages.dead_letters import DeadLetters
+from kernel.messages.dead_letters import DeadLetterQueue
 from kernel.messages.names import NameRegistry
 from kernel.messages.validation import MAX_INT, NONE, SHORT, SMALL, ZERO, after, check_heading, checked
 
@@ -44,7 +44,7 @@ class Messaging:
         self._names = names
         self._last_id = 0
         self.on_urgency: list[Callable[[Process], None]] = []  # called when more or less urgent ones wait for a process
-        self.dead_letters = DeadLetters()
+        self.dead_letters = DeadLetterQueue()
         gate.register({Send: self.send, Call: self.call, Reply: self.reply})
 
     # ---- send
@@ -113,12 +113,12 @@ class Messaging:
         if kind is not NONE or priority is not ZERO:
             check_heading(kind, priority)
         thread, timeout = self._dispatcher.running, call.timeout
-        alarm, until = None, None
+        timer, until = None, None
         if timeout is not None and not (type(timeout) is float and 0 <= timeout <= LONG):
             timeout = check_timeout(timeout)
         if timeout is not None:
-            alarm = Alarm(thread, timeout)
-            until = alarm.until
+            timer = Timer(thread, timeout)
+            until = timer.until
         self._last_id = number = self._last_id + 1
         message = Message(number, kind, process.pid, recipient.pid, priority, number, until, body)
         process.messages_sent += 1
@@ -126,20 +126,20 @@ class Messaging:
         try:
             box = recipient.mailbox or recipient.box()
             if box.taken >= box.capacity and not self.make_room(recipient, box):
-                await self._wait_for_room(call, recipient, box, alarm)
-            owed = recipient.owed
-            if owed is None:
-                owed = recipient.owed = Owed(recipient)
-            owed[number] = thread
+                await self._wait_for_room(call, recipient, box, timer)
+            pending_calls = recipient.pending_calls
+            if pending_calls is None:
+                pending_calls = recipient.pending_calls = PendingCalls(recipient)
+            pending_calls[number] = thread
             box.put(message)
-            if thread.priority > recipient.priority or process.owed:
+            if thread.priority > recipient.priority or process.pending_calls:
                 self.urgency_changed(recipient)
             while thread.answer is UNANSWERED:
-                thread.waits_for = owed
-                if alarm is None:
+                thread.waits_for = pending_calls
+                if timer is None:
                     deadlock.check(thread)  # a thread with a timer set closes no knot
-                elif alarm.rung:
-                    _check_time(alarm, call, "did not reply")
+                elif timer.rung:
+                    _check_time(timer, call, "did not reply")
                 await PARK
         except BaseException:
             answer: Any = thread.answer
@@ -150,8 +150,8 @@ class Messaging:
                 self._bury_reply(recipient, process.pid, number, answer)
             raise
         finally:
-            if alarm is not None:
-                alarm.cancel()
+            if timer is not None:
+                timer.cancel()
         answer = thread.answer
         thread.answer = None
         of = type(answer)
@@ -160,24 +160,24 @@ class Messaging:
         process.messages_received += 1
         return reveal(answer) if of is msgspec.Raw and not process.is_client else answer
 
-    async def _wait_for_room(self, call: Call, recipient: Process, box: Mailbox, alarm: Alarm | None) -> None:
+    async def _wait_for_room(self, call: Call, recipient: Process, box: Mailbox, timer: Timer | None) -> None:
         """Until the mailbox of the recipient has a place for the call. Raises `TimedOut`, `UnknownProcess`."""
         while box.full:
-            _check_time(alarm, call, "had no room for the call")  # before the wait too: it may begin too late
+            _check_time(timer, call, "had no room for the call")  # before the wait too: it may begin too late
             if await wait_for_room(box, self._dispatcher.running, RoomIn(recipient)):
                 break
         if recipient.ended:
             raise self._table.unknown(recipient.pid)
 
     def reply(self, process: Process, call: Reply) -> None:
-        owed = process.owed
-        if not owed or call.message not in owed:
+        pending_calls = process.pending_calls
+        if not pending_calls or call.message not in pending_calls:
             raise NotACall(f"message {call.message} of process {call.to} waits for no reply, or was answered")
         value = call.body
         of = type(value)
         if not (of in PLAIN or (of is int and -MAX_INT <= value <= MAX_INT)):
             value = isolate(value)
-        caller = owed.pop(call.message)
+        caller = pending_calls.pop(call.message)
         process.messages_sent += 1
         if caller is None:
             self._bury_reply(process, call.to, call.message, value)
@@ -229,12 +229,12 @@ class Messaging:
         """Give back what `process` leaves behind: unread messages are dead letters, callers get an error."""
         for message in process.mailbox.close() if process.mailbox is not None else ():
             self.dead_letters.bury(message, "the recipient ended")
-        for caller in (process.owed or {}).values():
+        for caller in (process.pending_calls or {}).values():
             if caller is not None:
                 error = UnknownProcess(f"process {process.pid} ended before it replied", pid=process.pid)
                 caller.answer = Unanswerable(error)
                 caller.wake()
-        process.owed = None
+        process.pending_calls = None
 
     # ---- inside
 
@@ -275,6 +275,6 @@ async def wait_for_room(box: Mailbox, thread: Thread, why: Wait | str) -> bool:
     return reserved
 
 
-def _check_time(alarm: Alarm | None, call: Call, what: str) -> None:
-    if alarm is not None and alarm.rung:
+def _check_time(timer: Timer | None, call: Call, what: str) -> None:
+    if timer is not None and timer.rung:
         raise TimedOut(f"process {call.to} {what} within {call.timeout} s", to=call.to, timeout=call.timeout)

@@ -21,10 +21,10 @@ from kernel.messages.topics import Topics
 from kernel.messages.validation import MAX_TYPE, check_heading, envelope, within_bounds
 
 if TYPE_CHECKING:
-    from kernel.core.mailbox import Receipt
+    from kernel.core.mailbox import StorageReceipt
 
 
-class Publication:
+class Publisher:
     """Publishes by topic."""
 
     def __init__(self, gate: Gate, messaging: Messaging) -> None:
@@ -33,7 +33,7 @@ class Publication:
         gate.register({Publish: self.publish, Subscribe: self.subscribe, Unsubscribe: self.unsubscribe})
 
     def publish(self, process: Process, call: Publish) -> int | Coroutine[Any, Any, int]:
-        receipt: Receipt | None = None
+        receipt: StorageReceipt | None = None
         delivered = 0
         subscribers, call = self.publication(call)
         for recipient in subscribers:
@@ -51,7 +51,7 @@ class Publication:
             check_seconds(call.lifetime, "lifetime")
         return subscribers, msgspec.structs.replace(call, body=within_bounds(call.body))
 
-    def offer(self, recipient: Process, message: Message) -> Receipt | Literal[False] | None:
+    def offer(self, recipient: Process, message: Message) -> StorageReceipt | Literal[False] | None:
         """Put `message` into the mailbox of `recipient`, as `Mailbox.put`. False: it is full, and has a dead letter."""
         box = recipient.box()
         if box.full and not self._messaging.make_room(recipient, box):

@@ -19,18 +19,18 @@ from kernel.core.answers import Unanswerable
 from kernel.core.fiber import PARK
 from kernel.core.mailbox import Mailbox
 from kernel.core.process import Process
-from kernel.core.selector import Selection
-from kernel.core.timers import Alarm
+from kernel.core.selector import Selector
+from kernel.core.timers import Timer
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate
 from kernel.lib.validation import check_timeout
-from kernel.messages.dead_letters import DeadLetters
+from kernel.messages.dead_letters import DeadLetterQueue
 
 
-class Receiving:
+class Receiver:
     """Takes messages out of mailboxes."""
 
-    def __init__(self, gate: Gate, dispatcher: Dispatcher, dead_letters: DeadLetters) -> None:
+    def __init__(self, gate: Gate, dispatcher: Dispatcher, dead_letters: DeadLetterQueue) -> None:
         self._dispatcher = dispatcher
         self._loop = dispatcher.loop
         self._dead_letters = dead_letters
@@ -56,7 +56,7 @@ class Receiving:
         timeout = check_timeout(call.timeout)
         selection = None
         if (call.type, call.sender, call.correlation, call.where) != (None, None, None, None):
-            selection = Selection(call.type, call.sender, call.correlation, call.where)
+            selection = Selector(call.type, call.sender, call.correlation, call.where)
         message = self._take(process, selection)
         return message if message is not None else self._receive_later(process, timeout, selection)
 
@@ -99,13 +99,13 @@ class Receiving:
             process.messages_received += 1
             return message
 
-    async def _receive_later(self, process: Process, timeout: float | None, selection: Selection | None) -> Message:
+    async def _receive_later(self, process: Process, timeout: float | None, selection: Selector | None) -> Message:
         thread = self._dispatcher.running
-        alarm = Alarm(thread, timeout)
+        timer = Timer(thread, timeout)
         try:
             message = self._take(process, selection)
             while message is None:
-                if alarm.rung:
+                if timer.rung:
                     what = "message" if selection is None else str(selection)
                     raise TimedOut(f"no {what} within {timeout} s", timeout=timeout)
                 box = process.box()
@@ -117,9 +117,9 @@ class Receiving:
                     box.delist(thread)
             return message
         finally:
-            alarm.cancel()
+            timer.cancel()
 
-    def _take(self, process: Process, selection: Selection | None) -> Message | None:
+    def _take(self, process: Process, selection: Selector | None) -> Message | None:
         """The next message that is not past its deadline, its body as the receiver gets it."""
         box = process.mailbox
         while box is not None:
@@ -148,7 +148,7 @@ class Receiving:
     def _refuse(self, recipient: Process, message: Message, error: MalformedFrame) -> None:
         """The body of `message` is not what it seemed when it was passed on: that is nothing to its receiver."""
         self._dead_letters.bury(message, "its body cannot be decoded")
-        caller = recipient.owed.pop(message.id, None) if recipient.owed else None
+        caller = recipient.pending_calls.pop(message.id, None) if recipient.pending_calls else None
         if caller is not None:
             what = f"the body for process {recipient.pid} cannot be decoded: {error.message}"
             caller.answer = Unanswerable(BadMessage(what))

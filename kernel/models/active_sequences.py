@@ -12,16 +12,16 @@ from collections.abc import Callable
 from ipc.errors import DeadlineUnreachable, DriverFailed, LimitExceeded, LlmosError, from_wire
 from ipc.messages import Log
 from kernel.drivers import protocol
-from kernel.models.call_log import FinishedGenerations
+from kernel.models.call_log import CallLog
 from kernel.models.footprint import Footprint
 from kernel.models.generation import Generation
-from kernel.models.leases import SUSPENDED, Slots
+from kernel.models.leases import SUSPENDED, LeaseTable
 from kernel.models.pager import Pager
 from kernel.models.query import Answer, Query
 from kernel.models.sequence import RUNNING, Sequence
 from kernel.models.spec import ModelSpec
 from kernel.models.swap import SwapArea
-from kernel.models.think_time import Absences
+from kernel.models.think_time import ThinkTimes
 from kernel.policy.policy import Policy
 from kernel.processes.limits import LimitKeeper
 
@@ -29,7 +29,7 @@ MAX_DEATHS = 3  # driver deaths a sequence survives while on a slot
 RATE_SMOOTHING = 0.9  # weight of the past in the token rate
 
 
-class Workload:
+class ActiveSequences:
     """The sequences of one model.
 
     `sequences`: all that are not finished, and cancelled ones that the driver still holds. `tokens` and `steps` count
@@ -43,15 +43,15 @@ class Workload:
         policy: Policy,
         limits: LimitKeeper,
         area: SwapArea,
-        finished: FinishedGenerations,
+        finished: CallLog,
         footprint: Footprint,
         clock: Callable[[], float],
         ask: Callable[[protocol.ToDriver], None],
     ) -> None:
         self.sequences: dict[int, Sequence] = {}
-        self.slots = Slots(spec.slots, spec.lease, policy, clock, self._tell)
-        self.pager = Pager(model, spec.max_tokens, area, self.slots, footprint, ask, clock)
-        self.absences = Absences(clock)
+        self.leases = LeaseTable(spec.slots, spec.lease, policy, clock, self._tell)
+        self.pager = Pager(model, spec.max_tokens, area, self.leases, footprint, ask, clock)
+        self.think_times = ThinkTimes(clock)
         self.tokens = self.steps = 0
         self.rate = 0.0
         self._model = model
@@ -65,12 +65,12 @@ class Workload:
     @property
     def busy(self) -> bool:
         """Whether any sequence runs or wants to."""
-        return bool(self.slots.used or self.slots.waiting or self.pager.leaving)
+        return bool(self.leases.used or self.leases.waiting or self.pager.leaving)
 
     @property
-    def owed(self) -> bool:
+    def awaiting_driver(self) -> bool:
         """Whether the driver has something to say."""
-        return bool(self.slots.used or self.pager.leaving or self._cancelling)
+        return bool(self.leases.used or self.pager.leaving or self._cancelling)
 
     # ---- sequences come and go
 
@@ -79,16 +79,16 @@ class Workload:
         self.sequences[sequence.id] = sequence
         if isinstance(sequence, Generation):
             sequence.submitted = self._clock()
-            sequence.away = self.absences.usual(sequence.process.program)
-        self.absences.began(sequence.process)
+            sequence.expected_think_time = self.think_times.usual(sequence.process.program)
+        self.think_times.began(sequence.process)
         if sequence.process.suspended or sequence.thread.suspended:
             sequence.holds.add(SUSPENDED)
-        self.slots.enqueue(sequence)
+        self.leases.enqueue(sequence)
 
     def cancel(self, sequence: Sequence) -> None:
         """Nobody wants it any more. Its slot is free when the driver has let go of it, within one step."""
         sequence.cancelled = True
-        self.slots.withdraw(sequence)
+        self.leases.withdraw(sequence)
         if sequence.resident:
             self._cancelling.add(sequence.id)
             self._ask(protocol.Cancel(sequence.id))
@@ -106,7 +106,7 @@ class Workload:
 
     def fail(self, error: LlmosError) -> None:
         """The model cannot run: everything that waits for it gets the error."""
-        self.slots.clear()
+        self.leases.clear()
         self._cancelling.clear()
         sequences = tuple(self.sequences.values())
         self.sequences.clear()
@@ -120,15 +120,15 @@ class Workload:
     # ---- the driver comes and goes
 
     def driver_leaves(self) -> None:
-        """The driver is going to be stopped: have it write down what it holds. Nothing is owed when it has."""
-        self.slots.evict()
+        """Have the driver, which will be stopped, write what it holds to disk. Then `awaiting_driver` is false."""
+        self.leases.evict()
         for sequence in tuple(self.sequences.values()):
             if isinstance(sequence, Generation) and sequence.swappable and sequence.id not in self.pager.leaving:
                 self.pager.swap_out(sequence)
 
-    def put_aside(self) -> None:
+    def checkpoint_to_disk(self) -> None:
         """The daemon is going to stop: take all off their slots, and have the driver write down what has a record."""
-        self.slots.evict()
+        self.leases.evict()
         for sequence in tuple(self.sequences.values()):
             if not isinstance(sequence, Generation) or sequence.record is None:
                 continue
@@ -137,9 +137,9 @@ class Workload:
 
     def driver_gone(self, how: str) -> int:
         """There is no driver any more; `how` it died, if it was not stopped. How many sequences it held."""
-        on_slot = self.slots.taken
+        on_slot = self.leases.taken
         held = [sequence for sequence in self.sequences.values() if sequence.resident]
-        self.slots.close()
+        self.leases.close()
         self._cancelling.clear()
         self.pager.driver_gone(held)
         for sequence in held:
@@ -148,7 +148,7 @@ class Workload:
             if sequence.cancelled:
                 self._forget(sequence)
             elif not how or self._survives(sequence, how, sequence.id in on_slot):
-                self.slots.enqueue(sequence)
+                self.leases.enqueue(sequence)
         return len(held)
 
     def _survives(self, sequence: Sequence, how: str, on_slot: bool) -> bool:
@@ -185,12 +185,12 @@ class Workload:
                 if (parked := self.sequences.get(number)) is not None:
                     if message.held and isinstance(parked, Generation):
                         parked.held = True
-                    self.slots.parked(parked)
+                    self.leases.parked(parked)
             case protocol.Done(sequence=number):
                 if isinstance(sequence := self.sequences.get(number), Generation):
                     sequence.reason = message.reason
                 self._on_finished(number)
-            case protocol.Failed(sequence=number):
+            case protocol.SequenceFailed(sequence=number):
                 self._on_finished(number, from_wire(message.error))
             case protocol.Scored(sequence=number) | protocol.Embedded(sequence=number):
                 self._on_answer(number, message)
@@ -216,15 +216,15 @@ class Workload:
                 continue
             sequence.process.generated_tokens += len(progress.ids)
             sequence.switch_cost = self.pager.switch_cost(sequence, self.rate)
-            self.slots.spent(sequence, len(progress.ids))
+            self.leases.charge_tokens(sequence, len(progress.ids))
             self._charge(sequence, len(progress.ids))
         self.tokens += made
         self.steps += bundle.steps
         if bundle.seconds > 0:
             rate = made / bundle.seconds
             self.rate = RATE_SMOOTHING * self.rate + (1 - RATE_SMOOTHING) * rate if self.rate else rate
-        self.pager.review(bundle.kv, bundle.steps, made > 0, self.sequences.values())
-        self.slots.review()
+        self.pager.update(bundle.kv, bundle.steps, made > 0, self.sequences.values())
+        self.leases.reschedule()
 
     def _on_answer(self, number: int, answer: Answer) -> None:
         query = self.sequences.get(number)
@@ -248,7 +248,7 @@ class Workload:
 
     def _charge_prompt(self, sequence: Sequence, tokens: int) -> None:
         sequence.process.prompt_tokens += tokens
-        self.slots.read(sequence, tokens)
+        self.leases.charge_prompt(sequence, tokens)
         self._charge(sequence, tokens)
 
     def _charge(self, sequence: Sequence, tokens: int) -> None:
@@ -277,10 +277,10 @@ class Workload:
     def _forget(self, sequence: Sequence) -> None:
         if self.sequences.pop(sequence.id, None) is not None:
             self._note(sequence)
-            self.absences.over(sequence.process)
+            self.think_times.over(sequence.process)
         self._cancelling.discard(sequence.id)
         self.pager.forget(sequence)
-        self.slots.free(sequence)
+        self.leases.free(sequence)
 
     def _note(self, sequence: Sequence) -> None:
         """Remember it, now that it is over."""

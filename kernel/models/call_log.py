@@ -16,7 +16,7 @@ from kernel.models.generation import Generation
 KEPT = 1 << 14
 
 
-class FinishedGenerations:
+class CallLog:
     """The last `KEPT` generations of all models, in the order of their ends."""
 
     def __init__(self, gate: Gate) -> None:
@@ -27,18 +27,18 @@ class FinishedGenerations:
     def add(self, generation: Generation, now: float) -> None:
         """`generation` is over."""
         self._number += 1
-        process, program, error = generation.process, generation.program, generation.error
+        process, group, error = generation.process, generation.group, generation.error
         self._calls.append(
             FinishedCall(
                 number=self._number,
                 model=generation.model,
                 pid=process.pid,
                 program=process.program,
-                program_id=program.id,
-                owner=program.owner,
-                weight=program.weight,
+                program_id=group.id,
+                owner=group.owner,
+                weight=group.weight,
                 priority=generation.priority,
-                deadline=program.deadline,
+                deadline=group.deadline,
                 prompt=len(generation.prompt_ids or ()),
                 generated=len(generation.ids),
                 limit=generation.sampling.max_tokens or 0,

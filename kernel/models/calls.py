@@ -39,7 +39,7 @@ log = structlog.get_logger("kernel.models")
 S = TypeVar("S", bound=sequence.Sequence)
 
 
-class ModelCalls:
+class ModelSubsystem:
     """Serves calls from the runtimes that `runtime` finds by the name of a model; None is the default one."""
 
     def __init__(self, runtime: Callable[[str | None], ModelRuntime], gate: Gate, limits: LimitKeeper) -> None:
@@ -98,7 +98,7 @@ class ModelCalls:
         if record is not None:
             for number, generation in enumerate(generations):
                 if (begun := record.begun(number)) is not None:
-                    generation.take_up(begun)
+                    generation.restore(begun)
             record.made(generations)
         await self._run(generations, process, thread, runtime)
         process.path = max(process.path, *(generation.path + generation.service for generation in generations))

@@ -15,7 +15,7 @@ import structlog
 from ipc.errors import LlmosError, ModelLoadFailed
 from kernel.drivers import protocol
 from kernel.drivers.process import Driver, Launcher
-from kernel.lib.restartable_timer import Timer
+from kernel.lib.restartable_timer import RestartableTimer
 from kernel.models.spec import ModelSpec
 
 GRAIN = 0.001  # seconds by which a timer may strike early
@@ -35,11 +35,11 @@ class Listener(Protocol):
     def driver_missing(self, error: LlmosError) -> None:
         """It could not be started."""
 
-    def driver_owes(self) -> bool:
+    def awaiting_reply(self) -> bool:
         """Whether it has been asked for something that it has not answered."""
 
 
-class DriverLife:
+class DriverSupervisor:
     """The drivers of one model, one incarnation after another.
 
     `restarts` counts their deaths, `deaths_in_a_row` those since the last progress, `late_loads` the loads in a row
@@ -62,8 +62,8 @@ class DriverLife:
         self._going: set[Driver] = set()  # drivers that are on their way out
         self._why = ""  # the driver was killed, if it was
         self._heard = 0.0  # when it last said something, or was first asked for something
-        self._patience = Timer(loop, self._look)
-        self._load_limit = Timer(loop, self._load_is_late)
+        self._patience = RestartableTimer(loop, self._look)
+        self._load_limit = RestartableTimer(loop, self._load_is_late)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -179,7 +179,7 @@ class DriverLife:
             return
         self._heard = self._loop.time()
         self._listener.driver_said(message)
-        if self._patience.running and not self._listener.driver_owes():
+        if self._patience.running and not self._listener.awaiting_reply():
             self._patience.stop()
 
     def _on_exit(self, incarnation: int, how: str) -> None:
@@ -194,7 +194,7 @@ class DriverLife:
     def _look(self) -> None:
         """Whether the driver hangs."""
         silence, limit = self._loop.time() - self._heard, self._spec.step_timeout
-        if not self._listener.driver_owes():
+        if not self._listener.awaiting_reply():
             return
         if silence >= limit - GRAIN:
             self.kill(f"hung: said nothing for {silence:.1f} s with work to do; step_timeout is {limit:g} s")

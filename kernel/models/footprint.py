@@ -14,7 +14,7 @@ import msgspec
 KV_FLOOR = 512 << 20  # bytes of keys and values that a model gets at least, unless its longest sequence takes less
 
 
-class Measured(msgspec.Struct, frozen=True):
+class MeasuredSize(msgspec.Struct, frozen=True):
     """What a load took: `size` in bytes of memory without keys and values, and `seconds`."""
 
     size: int
@@ -23,19 +23,19 @@ class Measured(msgspec.Struct, frozen=True):
     context: int = 0
 
 
-class SizeBook:
+class MeasuredSizes:
     """What was measured of each model, by a key that says what was loaded. One file, read once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._measured: dict[str, Measured] = {}
+        self._measured: dict[str, MeasuredSize] = {}
         with contextlib.suppress(OSError, msgspec.DecodeError):
-            self._measured = msgspec.json.decode(path.read_bytes(), type=dict[str, Measured])
+            self._measured = msgspec.json.decode(path.read_bytes(), type=dict[str, MeasuredSize])
 
-    def get(self, key: str) -> Measured | None:
+    def get(self, key: str) -> MeasuredSize | None:
         return self._measured.get(key)
 
-    def put(self, key: str, measured: Measured) -> bytes:
+    def put(self, key: str, measured: MeasuredSize) -> bytes:
         """Note what was measured; the contents that the file is to have now, for `write`."""
         self._measured[key] = measured
         return msgspec.json.format(msgspec.json.encode(self._measured))
@@ -57,7 +57,7 @@ class Footprint:
     it may ever use, if that is bound. `elsewhere`: keys and values lie in the memory of a device of its own.
     """
 
-    def __init__(self, measured: Measured | None) -> None:
+    def __init__(self, measured: MeasuredSize | None) -> None:
         self._measured = measured
         self.estimate = 0
         self.rss = 0
@@ -67,7 +67,7 @@ class Footprint:
         self.kv_most: int | None = None
         self.elsewhere = False
 
-    def loaded(self, measured: Measured, kv_memory: int, *, most: int | None, elsewhere: bool) -> None:
+    def loaded(self, measured: MeasuredSize, kv_memory: int, *, most: int | None, elsewhere: bool) -> None:
         """The driver is ready."""
         self._measured = measured
         self.rss = measured.size

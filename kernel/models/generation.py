@@ -22,7 +22,7 @@ from kernel.policy.group import PROMPT_WEIGHT
 CHARACTERS = 4  # a token of English, about
 
 
-class Begun(msgspec.Struct, frozen=True, array_like=True):
+class GenerationSnapshot(msgspec.Struct, frozen=True, array_like=True):
     """How far a generation had come when it was put aside. `file`: where its keys and values are; empty if nowhere."""
 
     prompt_ids: list[int]
@@ -35,7 +35,7 @@ class Begun(msgspec.Struct, frozen=True, array_like=True):
 class Record(Protocol):
     """Whoever keeps how far the generations of a call have come, so that they go on in the next life of the daemon."""
 
-    def begun(self, sample: int) -> Begun | None:
+    def begun(self, sample: int) -> GenerationSnapshot | None:
         """How far the generation of this number had come in an earlier life."""
 
     def made(self, generations: list[Generation]) -> None:
@@ -50,14 +50,14 @@ class Generation(Sequence):
 
     `given` is its prompt as it was asked for. `file` holds its state while no driver does; `recomputed` says why that
     had to be computed anew, if it had; `held`: whether the driver is known to have given it memory since it was
-    admitted. `submitted`, `started` and `first`: when it came, got a slot, and had a token for the first time. `away`:
-    seconds after which its process usually makes another call, once this is over.
+    admitted. `submitted`, `started` and `first`: when it came, got a slot, and had a token for the first time.
+    `expected_think_time`: seconds until its process usually makes its next call, once this one is over.
     """
 
     __slots__ = (
-        "away",
         "call",
         "emit",
+        "expected_think_time",
         "file",
         "first",
         "given",
@@ -100,13 +100,13 @@ class Generation(Sequence):
         self.file = ""
         self.recomputed = ""
         self.held = False
-        self.away = 0.0
+        self.expected_think_time = 0.0
         self.submitted = 0.0
         self.started: float | None = None
         self.first: float | None = None
         self.record = record
 
-    def take_up(self, begun: Begun) -> None:
+    def restore(self, begun: GenerationSnapshot) -> None:
         """Go on from there. Its tokens are part of what its process has used, and were charged when they were made."""
         self.prompt_ids, self.ids, self.logprobs = begun.prompt_ids, begun.ids, begun.logprobs
         self.text, self.released = [begun.text], len(begun.text)
@@ -114,9 +114,9 @@ class Generation(Sequence):
         self.process.prompt_tokens += len(begun.prompt_ids)
         self.process.generated_tokens += len(begun.ids)
 
-    def begun(self) -> Begun:
+    def begun(self) -> GenerationSnapshot:
         """How far it has come."""
-        return Begun(self.prompt_ids or [], self.ids, "".join(self.text), self.logprobs, self.file)
+        return GenerationSnapshot(self.prompt_ids or [], self.ids, "".join(self.text), self.logprobs, self.file)
 
     def admission(self) -> protocol.Admit:
         self.held = False
@@ -130,7 +130,7 @@ class Generation(Sequence):
             self.released,
             self.process.pid,
             self.file,
-            self.away,
+            self.expected_think_time,
         )
 
     @property

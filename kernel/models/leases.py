@@ -17,7 +17,7 @@ from kernel.policy.policy import Grant, Policy, hand_over
 READER, SUSPENDED, SWAPPING = "reader", "suspended", "swapping"  # why a sequence may not run
 
 
-class Slots:
+class LeaseTable:
     """`count` slots, each a right to `lease` tokens at a time. Closed until `open` says that a driver listens.
 
     `count` may change: fewer slots are taken from nobody who holds one.
@@ -74,12 +74,12 @@ class Slots:
         hand_over(self._policy, policy, self._clock())
         self._policy = policy
         self._reason = policy.reason
-        self.review()
+        self.reschedule()
 
     def open(self) -> None:
         """The driver is ready: grant what can be granted."""
         self._open = True
-        self.review()
+        self.reschedule()
 
     def close(self) -> None:
         """The driver is gone, and with it every grant."""
@@ -104,7 +104,7 @@ class Slots:
         for sequence in self.queue:
             self._policy.leave(sequence, self._clock())
 
-    def review(self) -> None:
+    def reschedule(self) -> None:
         """Do what the policy says, which may have changed with time."""
         while self._open:
             decision = self._policy.decide(self.count - len(self._leaving), self._clock())
@@ -128,7 +128,7 @@ class Slots:
             return
         self._set_state(sequence, QUEUED)
         self._policy.arrive(sequence, self._clock())
-        self.review()
+        self.reschedule()
 
     def withdraw(self, sequence: Sequence) -> None:
         """It wants to run no more. A slot that it holds is free when the driver has let go of it: see `free`."""
@@ -140,12 +140,12 @@ class Slots:
         """Take its slot back, if it has one, and give it to the next."""
         self._policy.leave(sequence, self._clock())
         self._give_up(sequence)
-        self.review()
+        self.reschedule()
 
     def reprioritise(self, sequence: Sequence) -> None:
         """Its priority has changed."""
         self._policy.reprioritise(sequence, self._clock())
-        self.review()
+        self.reschedule()
 
     def hold(self, sequence: Sequence, why: str) -> None:
         """Take it off its slot and keep it off until released; what it has computed stays in the driver."""
@@ -172,20 +172,20 @@ class Slots:
         else:
             self.enqueue(sequence)
 
-    def read(self, sequence: Sequence, tokens: int) -> None:
+    def charge_prompt(self, sequence: Sequence, tokens: int) -> None:
         """Its prompt turned out to have so many tokens, which the driver reads."""
-        sequence.program.service += PROMPT_WEIGHT * tokens
-        self._policy.read(sequence, tokens, self._clock())
+        sequence.group.service += PROMPT_WEIGHT * tokens
+        self._policy.charge_prompt(sequence, tokens, self._clock())
 
-    def spent(self, sequence: Sequence, tokens: int) -> None:
+    def charge_tokens(self, sequence: Sequence, tokens: int) -> None:
         """The driver reported so many new tokens. Renews at half of the lease, so that the driver never waits."""
-        sequence.program.service += tokens
-        self._policy.progress(sequence, tokens, self._clock())
+        sequence.group.service += tokens
+        self._policy.charge_tokens(sequence, tokens, self._clock())
         sequence.lease -= tokens
         if sequence.grant:
             sequence.grant = max(sequence.grant - tokens, 0)
             if not sequence.grant:
-                self.review()
+                self.reschedule()
         if sequence.lease * 2 <= self._lease and sequence.state == RUNNING and not sequence.holds:
             self._renew(sequence)
 

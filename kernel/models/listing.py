@@ -22,7 +22,7 @@ def model_info(runtime: ModelRuntime, default: bool) -> ModelInfo:
 
 def policy_info(runtime: ModelRuntime) -> PolicyInfo:
     """What `llmos policy` shows of it."""
-    policy, reason = runtime.rules.policy, runtime.work.slots.policy.reason
+    policy, reason = runtime.rules.policy, runtime.active.leases.policy.reason
     return PolicyInfo(
         runtime.name, policy.kind, policy.quantum, policy.aging, policy.weights, policy.starvation, reason
     )
@@ -30,7 +30,7 @@ def policy_info(runtime: ModelRuntime) -> PolicyInfo:
 
 def scheduling(runtime: ModelRuntime) -> str:
     """By which policy its slots are given, how many of them, and why."""
-    policy, rules = runtime.work.slots.policy, runtime.rules
+    policy, rules = runtime.active.leases.policy, runtime.rules
     why = f" ({policy.reason})" if policy.reason else ""
     cause = f": {rules.cause}" if rules.cause else ""
     return f"{policy.kind}{why}; {rules.given} of {runtime.spec.slots} slots given out{cause}"
@@ -38,8 +38,8 @@ def scheduling(runtime: ModelRuntime) -> str:
 
 def slot_info(runtime: ModelRuntime, machine: Machine) -> SlotInfo:
     """What `llmos slots` shows of it."""
-    work, state = runtime.work, runtime.state
-    slots, pager = work.slots, work.pager
+    active, state = runtime.active, runtime.state
+    slots, pager = active.leases, active.pager
     places = {sequence.id: place for place, sequence in enumerate(slots.queue, 1)}
     now = asyncio.get_running_loop().time()
     return SlotInfo(
@@ -50,12 +50,12 @@ def slot_info(runtime: ModelRuntime, machine: Machine) -> SlotInfo:
         slots=runtime.spec.slots,
         used=slots.used,
         queued=slots.waiting,
-        tokens=work.tokens,
-        tokens_per_second=round(work.rate, 1) if slots.used else 0.0,
-        steps=work.steps,
+        tokens=active.tokens,
+        tokens_per_second=round(active.rate, 1) if slots.used else 0.0,
+        steps=active.steps,
         restarts=runtime.restarts,
         memory=machine.resident(runtime.pid) if runtime.pid else 0,
-        sequences=[sequence.info(places.get(sequence.id, 0)) for sequence in work.sequences.values()],
+        sequences=[sequence.info(places.get(sequence.id, 0)) for sequence in active.sequences.values()],
         given=slots.count,
         cause=runtime.rules.cause,
         kv_used=pager.kv.used,

@@ -15,7 +15,7 @@ import msgspec
 
 from ipc.errors import MissingExtra, ModelLoadFailed, ModelNotFound
 from kernel.drivers import protocol
-from kernel.models.footprint import Footprint, Measured
+from kernel.models.footprint import Footprint, MeasuredSize
 from kernel.models.residency import Resident
 from kernel.models.services import ModelServices
 from kernel.models.spec import ModelSpec, looks_local
@@ -66,7 +66,7 @@ class Loader:
         """The driver, process `pid`, is ready after `seconds`. Returns a coroutine that notes this on disk."""
         self.context, self.facts = message.context, message.facts
         size = self._services.machine.resident(pid) if pid else 0
-        measured = Measured(size, seconds, message.token_bytes, message.context)
+        measured = MeasuredSize(size, seconds, message.token_bytes, message.context)
         book = self._services.book
         contents = book.put(self._key, measured)
         self.footprint.loaded(

@@ -19,18 +19,18 @@ from kernel.dispatch.priority_inheritance import behind
 from kernel.drivers.process import Launcher
 from kernel.drivers.protocol import DISK_RESERVE
 from kernel.gate import Gate
-from kernel.lib.machine import Machine, Sample
+from kernel.lib.machine import Machine, MachineSample
 from kernel.lib.units import show_size
-from kernel.models.call_log import FinishedGenerations
-from kernel.models.calls import ModelCalls
-from kernel.models.footprint import SizeBook
+from kernel.models.call_log import CallLog
+from kernel.models.calls import ModelSubsystem
+from kernel.models.footprint import MeasuredSizes
 from kernel.models.leases import SUSPENDED
 from kernel.models.listing import model_info, policy_info, scheduling, slot_info
-from kernel.models.memory_balancer import Balance
+from kernel.models.memory_balancer import MemoryBalancer
 from kernel.models.residency import Residency
 from kernel.models.runtime import ModelRuntime
 from kernel.models.services import ModelServices
-from kernel.models.settings import ResourceSettings, Scheduling
+from kernel.models.settings import ResourceSettings, SchedulingSettings
 from kernel.models.spec import ModelSpec, looks_local
 from kernel.models.swap import SwapArea
 from kernel.processes.limits import LimitKeeper
@@ -56,7 +56,7 @@ class ResourceManager:
         machine: Machine,
         gate: Gate,
         limits: LimitKeeper,
-        scheduling: Scheduling,
+        scheduling: SchedulingSettings,
         settings: ResourceSettings,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -68,15 +68,15 @@ class ResourceManager:
         self._runtimes: dict[str, ModelRuntime] = {}
         self.area = SwapArea(swap)
         self._residency = Residency(settings, machine, self._runtimes.values, self._loop)
-        self._balance = Balance(self._residency, self._loop)
-        book = SizeBook(cache / "sizes.json")
-        finished = FinishedGenerations(gate)
+        self._balance = MemoryBalancer(self._residency, self._loop)
+        book = MeasuredSizes(cache / "sizes.json")
+        finished = CallLog(gate)
         self._services = ModelServices(
             cache, launch, limits, self.area, finished, book, machine, self._residency, self._balance
         )
         self._ended: list[int] = []  # processes whose end the drivers have not been told
         self._tasks: list[asyncio.Task[None]] = []
-        self.calls = ModelCalls(self.runtime, gate, limits)
+        self.calls = ModelSubsystem(self.runtime, gate, limits)
         self.generate = self.calls.generate
         gate.register({Models: self.models, Slots: self.slots, SetPolicy: self.policy})
 
@@ -143,7 +143,7 @@ class ResourceManager:
             if thread is None or sequence.thread is thread:
                 self.runtime(sequence.model).reprioritise(sequence)
 
-    def urged(self, process: Process) -> None:
+    def priority_changed(self, process: Process) -> None:
         """More, or less, urgent ones wait for `process` than before."""
         for one in behind(process):
             self.ranked(one, None)
@@ -163,7 +163,7 @@ class ResourceManager:
     # ---- the machine
 
     @property
-    def sample(self) -> Sample:
+    def sample(self) -> MachineSample:
         """The last look at the machine."""
         return self._residency.sample
 
@@ -187,18 +187,18 @@ class ResourceManager:
         # asyncio.Task: these are the kernel's own.
         self._tasks = [asyncio.Task(coro, loop=self._loop) for coro in (self._watch(), self._remove_old())]
 
-    def observe(self, sample: Sample) -> None:
+    def observe(self, sample: MachineSample) -> None:
         """Act upon a look at the machine."""
         self._residency.observe(sample)
         self.area.full = sample.disk_free < DISK_RESERVE
         for runtime in self._runtimes.values():
-            runtime.look()
+            runtime.poll()
             footprint = runtime.footprint
             bound = footprint.most + self._settings.leak_margin
             if runtime.state.ready_at is not None and footprint.rss > bound:
                 runtime.kill(f"leaks memory: takes {show_size(footprint.rss)}, of {show_size(bound)} at most")
         self._balance.adapt()
-        self._residency.review()
+        self._residency.reschedule()
 
     async def _watch(self) -> None:
         while True:
@@ -212,9 +212,9 @@ class ResourceManager:
     async def _remove_old(self) -> None:
         await asyncio.to_thread(self.area.remove_old)
 
-    async def put_aside(self) -> None:
-        """See `ModelRuntime.put_aside`: that of all models."""
-        await asyncio.gather(*(runtime.put_aside() for runtime in self._runtimes.values()))
+    async def checkpoint_to_disk(self) -> None:
+        """See `ModelRuntime.checkpoint_to_disk`: that of all models."""
+        await asyncio.gather(*(runtime.checkpoint_to_disk() for runtime in self._runtimes.values()))
 
     async def close(self) -> None:
         """Stop all drivers."""

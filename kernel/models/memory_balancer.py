@@ -33,7 +33,7 @@ def allot(budget: int, footprints: Sequence[Footprint]) -> list[int]:
     return shares
 
 
-class Balance:
+class MemoryBalancer:
     """Adapts the drivers in memory to what there is."""
 
     def __init__(self, residency: Residency, loop: asyncio.AbstractEventLoop) -> None:
@@ -90,7 +90,7 @@ class Balance:
         slots, before = runtime.spec.slots, runtime.rules.given
         now = min(max(round(ease * slots), 1), int(before * GROWTH))
         if self._worth(runtime, "slots", before, now, 0 if now == slots else DEADBAND * slots):
-            runtime.rules.give_out(now, cause if now < slots else "")
+            runtime.rules.set_slot_limit(now, cause if now < slots else "")
 
     def _worth(self, runtime: Resident, what: str, before: int, now: int, deadband: float) -> bool:
         """Whether a change is: it is large enough, and does not take back too soon what memory had to give."""

@@ -16,7 +16,7 @@ from ipc.messages import Log
 from kernel.drivers import protocol
 from kernel.models.footprint import Footprint
 from kernel.models.generation import Generation
-from kernel.models.leases import SWAPPING, Slots
+from kernel.models.leases import SWAPPING, LeaseTable
 from kernel.models.sequence import QUEUED, RUNNING, Sequence
 from kernel.models.swap import SwapArea
 
@@ -66,7 +66,7 @@ class Pager:
         model: str,
         max_tokens: int,
         area: SwapArea,
-        slots: Slots,
+        leases: LeaseTable,
         footprint: Footprint,
         ask: Callable[[protocol.ToDriver], None],
         clock: Callable[[], float],
@@ -79,7 +79,7 @@ class Pager:
         self._model = model
         self._max_tokens = max_tokens  # of a sequence that sets no bound
         self._area = area
-        self._slots = slots
+        self._leases = leases
         self._footprint = footprint
         self._ask = ask
         self._clock = clock
@@ -88,7 +88,7 @@ class Pager:
         self._refused_until = 0.0
         self._stuck = False  # by its last word, the driver can run nothing for want of memory
 
-    def review(self, kv: protocol.KVUsage, steps: int, moved: bool, sequences: Iterable[Sequence]) -> None:
+    def update(self, kv: protocol.KVUsage, steps: int, moved: bool, sequences: Iterable[Sequence]) -> None:
         """Page if memory is short, as the driver reports it.
 
         `steps` is how many steps the driver made, `moved` whether any token came of them.
@@ -105,7 +105,7 @@ class Pager:
 
         If the driver said that nothing can run, and nothing helped then, this helps now.
         """
-        self._page(self.kv.waiting if self._stuck else self._slots.used, not self._stuck, sequences)
+        self._page(self.kv.waiting if self._stuck else self._leases.used, not self._stuck, sequences)
 
     def _page(self, waiting: int, moved: bool, sequences: Iterable[Sequence]) -> None:
         if self.leaving or self._clock() < self._refused_until:
@@ -143,10 +143,10 @@ class Pager:
 
         All slots together make `rate` tokens per second. 0 while the parked sequences find memory.
         """
-        if not self.kv.waiting or not self._slots.used:
+        if not self.kv.waiting or not self._leases.used:
             return 0.0
         seconds = OVERHEAD + 2 * sequence.length * max(self._footprint.token_bytes, 1) / self._rate
-        return seconds * rate / self._slots.used
+        return seconds * rate / self._leases.used
 
     def swap_out(self, sequence: Generation) -> None:
         """Have the driver write the state of `sequence` and forget it; until then it runs on no slot."""
@@ -156,7 +156,7 @@ class Pager:
             self._refused(sequence, f"{error.strerror}: {error.filename}")
             return
         self.leaving[sequence.id] = path
-        self._slots.hold(sequence, SWAPPING)
+        self._leases.hold(sequence, SWAPPING)
         self._ask(protocol.SwapOut(sequence.id, path))
 
     def swapped_out(self, sequence: Generation, message: protocol.SwappedOut) -> None:
@@ -174,10 +174,10 @@ class Pager:
             sequence.file = path
             if message.size and message.seconds > 0:
                 self._rate = _smoothed(self._rate, message.size / message.seconds)
-            self._slots.free(sequence)
+            self._leases.free(sequence)
             if sequence.record is not None and not sequence.cancelled:
                 sequence.record.swapped_out(sequence)
-        self._slots.release(sequence, SWAPPING)
+        self._leases.release(sequence, SWAPPING)
 
     def restored(self, sequence: Generation, message: protocol.Restored) -> None:
         """The driver has read it back, or computes it anew."""
@@ -220,14 +220,14 @@ class Pager:
 
     def _parked(self, generations: list[Generation]) -> list[Candidate]:
         """The candidates among those that the driver knows."""
-        places = {sequence.id: place for place, sequence in enumerate(self._slots.queue, 1)}
+        places = {sequence.id: place for place, sequence in enumerate(self._leases.queue, 1)}
         now, token_bytes = self._clock(), max(self._footprint.token_bytes, 1)
         parked = []
         for sequence in generations:
             if sequence.state == RUNNING or not sequence.swappable:
                 continue
             if sequence.state == QUEUED:
-                wait = places.get(sequence.id, 1) * self._service / max(self._slots.count, 1)
+                wait = places.get(sequence.id, 1) * self._service / max(self._leases.count, 1)
             else:
                 # Who has waited for long is likely to wait as long again.
                 wait = max(now - sequence.since, PATIENCE)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from ipc.errors import LlmosError, ModelLoadFailed
-from kernel.lib.machine import Machine, Sample
+from kernel.lib.machine import Machine, MachineSample
 from kernel.lib.units import show_size
 from kernel.models.footprint import Footprint
 from kernel.models.settings import ResourceSettings
@@ -92,13 +92,13 @@ class Residency:
     def want(self, runtime: Resident) -> None:
         """`runtime` is to be loaded as soon as there is room. It is told by `start`, or why not by `wait`."""
         self._waiting.setdefault(runtime, self._loop.time())
-        self.review()
+        self.reschedule()
 
     def forget(self, runtime: Resident) -> None:
         """`runtime` need not be loaded any more."""
         self._waiting.pop(runtime, None)
 
-    def review(self) -> None:
+    def reschedule(self) -> None:
         """Load, and make room, as far as that can be done now. Called whenever a model became idle or has gone."""
         if self._reviewing or not self._waiting:
             return
@@ -122,7 +122,7 @@ class Residency:
 
     # ---- memory
 
-    def observe(self, sample: Sample) -> None:
+    def observe(self, sample: MachineSample) -> None:
         """A new look at the machine: what is available is smoothed, what drivers take is not."""
         self.sample = sample
         for runtime in self._runtimes():
@@ -274,7 +274,7 @@ class Residency:
 
     def _timed_review(self) -> None:
         self._timer = None
-        self.review()
+        self.reschedule()
 
     def close(self) -> None:
         """Load nothing more."""

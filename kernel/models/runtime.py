@@ -12,9 +12,9 @@ import structlog
 
 from ipc.errors import Busy, DriverFailed, LlmosError, ModelLoadFailed, from_wire
 from kernel.drivers import protocol
-from kernel.lib.restartable_timer import Timer
-from kernel.models.active_sequences import Workload
-from kernel.models.driver_supervisor import DriverLife
+from kernel.lib.restartable_timer import RestartableTimer
+from kernel.models.active_sequences import ActiveSequences
+from kernel.models.driver_supervisor import DriverSupervisor
 from kernel.models.loader import Loader
 from kernel.models.sequence import Sequence
 from kernel.models.services import ModelServices
@@ -43,8 +43,8 @@ class ModelRuntime:
         self._loop = asyncio.get_running_loop()
         self.loader = Loader(name, spec, services)
         self.footprint = self.loader.footprint
-        self._life = DriverLife(name, spec, services.launch, self._loop, self)
-        self.work = Workload(
+        self._driver = DriverSupervisor(name, spec, services.launch, self._loop, self)
+        self.active = ActiveSequences(
             name,
             spec,
             make(policy),
@@ -53,29 +53,29 @@ class ModelRuntime:
             services.finished,
             self.footprint,
             self._loop.time,
-            self._life.ask,
+            self._driver.ask,
         )
-        self._slots = self.work.slots
-        self.rules = SlotRules(name, policy, self._slots)
+        self._leases = self.active.leases
+        self.rules = SlotRules(name, policy, self._leases)
         # The hooks of the slots, all set here. Each has one listener, so their order does not matter.
-        self._slots.on_shed = self.work.shed
-        self._slots.on_relief = self.release
-        self._slots.on_reason = self.rules.policy_changed
-        self._sequences = self.work.sequences
+        self._leases.on_shed = self.active.shed
+        self._leases.on_relief = self.release
+        self._leases.on_reason = self.rules.policy_changed
+        self._sequences = self.active.sequences
         self.state = ModelState(name, self._sequences, self._loop.time)
-        self._unloader = Unloader(name, self.work, self._life, self._loop.time)
+        self._unloader = Unloader(name, self.active, self._driver, self._loop.time)
         unused = f"nobody used it for {spec.keep_alive:g} s"
-        self._keep_alive = Timer(self._loop, lambda: self.leave(unused))
+        self._keep_alive = RestartableTimer(self._loop, lambda: self.leave(unused))
         self._closing = False
 
     # ---- for the model calls and the resource manager
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a new sequence; loads the model if need be. Raises `Busy` when the queue is full."""
-        waiting = self._slots.waiting
+        waiting = self._leases.waiting
         if waiting >= MAX_QUEUE:
             raise Busy(f"{waiting} calls wait for model {self.name}, which is the limit", retry_after=5.0)
-        self.work.add(sequence)
+        self.active.add(sequence)
         self.load()
         self._settle()
         self.state.show(sequence)
@@ -84,48 +84,48 @@ class ModelRuntime:
         """Load the model as soon as there is room, unless it is loaded or loading."""
         if self.state.name in (UNLOADED, FAILED) and not self._closing:
             self.state.set(LOADING, "looking at what it needs")
-            self._life.run(self._prepare())
+            self._driver.run(self._prepare())
 
     def cancel(self, sequence: Sequence) -> None:
         """The caller no longer wants it."""
-        self.work.cancel(sequence)
+        self.active.cancel(sequence)
         self._settle()
 
     def hold(self, sequence: Sequence, why: str) -> None:
         """See `Slots.hold`."""
-        self._slots.hold(sequence, why)
+        self._leases.hold(sequence, why)
         self._settle()
 
     def release(self, sequence: Sequence, why: str) -> None:
         """See `Slots.release`."""
-        self._slots.release(sequence, why)
+        self._leases.release(sequence, why)
         self._settle()
 
     def reprioritise(self, sequence: Sequence) -> None:
         """See `Slots.reprioritise`."""
-        self._slots.reprioritise(sequence)
+        self._leases.reprioritise(sequence)
 
     def processes_ended(self, pids: list[int]) -> None:
         """Nobody comes back for what the driver keeps for these processes."""
-        self.work.absences.ended(pids)
+        self.active.think_times.ended(pids)
         if self.state.name == READY:
-            self._life.send(protocol.Ended(pids))
+            self._driver.send(protocol.Ended(pids))
 
     async def close(self) -> None:
         """Stop the driver; waiting sequences are not answered any more."""
         self._closing = True
         self._keep_alive.stop()
-        await self._life.close()
+        await self._driver.close()
 
     @property
     def pid(self) -> int | None:
         """The process of the driver."""
-        return self._life.pid
+        return self._driver.pid
 
     @property
     def restarts(self) -> int:
         """How often its driver died."""
-        return self._life.restarts
+        return self._driver.restarts
 
     def set_policy(self, policy: PolicySettings, cause: str) -> None:
         """See `SlotRules.set_policy`."""
@@ -142,12 +142,12 @@ class ModelRuntime:
     @property
     def takes_memory(self) -> bool:
         """Whether its driver is, or soon will be, in memory."""
-        return self._life.present or self.state.load_began is not None
+        return self._driver.present or self.state.load_began is not None
 
     def start(self) -> None:
         """There is room: load."""
         self.state.load_begins(LOADING, "starting the driver")
-        self._life.start(self._load_message)
+        self._driver.start(self._load_message)
 
     def wait(self, reason: str) -> None:
         """There is no room yet, for a reason to show."""
@@ -159,13 +159,13 @@ class ModelRuntime:
         self._keep_alive.stop()
         self.state.turn_ends(why)
         if ready:
-            self.work.driver_leaves()
-        self._life.run(self._leave(why))
+            self.active.driver_leaves()
+        self._driver.run(self._leave(why))
 
-    async def put_aside(self) -> None:
+    async def checkpoint_to_disk(self) -> None:
         """The daemon stops: nothing runs any more. Returns when all is written down that its next life may want."""
         if self.state.name == READY:
-            self.work.put_aside()
+            self.active.checkpoint_to_disk()
             await self._unloader.written()
 
     def fail(self, error: LlmosError) -> None:
@@ -174,29 +174,29 @@ class ModelRuntime:
         self._residency.forget(self)
         self._keep_alive.stop()
         self.state.failed(error.message)
-        self.work.fail(error)
-        self._life.stop().add_done_callback(self._stopped)
+        self.active.fail(error)
+        self._driver.stop().add_done_callback(self._stopped)
 
     def _stopped(self, _: asyncio.Future[None]) -> None:
         """The driver of a model that failed is gone."""
         if not self.takes_memory:
             self.footprint.gone()
-        self._residency.review()
+        self._residency.reschedule()
 
     def resize(self, kv_memory: int, cause: str) -> None:
         """From now on the driver has so many bytes for keys and values."""
         log.info("keys and values", model=self.name, before=self.footprint.kv_memory, now=kv_memory, cause=cause)
         self.footprint.kv_memory = kv_memory
-        self._life.send(protocol.Resize(kv_memory))
+        self._driver.send(protocol.Resize(kv_memory))
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """See whether the driver is silent because all that could run waits for memory."""
-        if self.state.name == READY and self._life.silence > STALL:
-            self.work.pager.stalled(self._sequences.values())
+        if self.state.name == READY and self._driver.silence > STALL:
+            self.active.pager.stalled(self._sequences.values())
 
     def kill(self, why: str) -> None:
         """End the driver for what it does; its sequences go on in another."""
-        self._life.kill(why)
+        self._driver.kill(why)
 
     # ---- what the driver does
 
@@ -213,14 +213,14 @@ class ModelRuntime:
                 self.fail(from_wire(message.error))
                 return
             case protocol.Bundle(progress=[_, *_]):
-                self._life.deaths_in_a_row = 0
-                self.work.take(message)
+                self._driver.deaths_in_a_row = 0
+                self.active.take(message)
             case _:
-                self.work.take(message)
+                self.active.take(message)
         self._settle()
 
-    def driver_owes(self) -> bool:
-        return self.work.owed
+    def awaiting_reply(self) -> bool:
+        return self.active.awaiting_driver
 
     def driver_missing(self, error: LlmosError) -> None:
         self.fail(error)
@@ -231,19 +231,19 @@ class ModelRuntime:
             return
         if how == "signal 9" and (shortage := self._residency.shortage()):
             how = f"signal 9, probably out of memory: {shortage}"
-        was, deaths = self.state.name, self._life.deaths_in_a_row
-        held = self.work.driver_gone(how)
-        log.error("driver died", model=self.name, how=how, sequences=held, restart=self._life.restarts)
+        was, deaths = self.state.name, self._driver.deaths_in_a_row
+        held = self.active.driver_gone(how)
+        log.error("driver died", model=self.name, how=how, sequences=held, restart=self._driver.restarts)
         self._keep_alive.stop()
         if was == LEAVING:
             self._unloader.changed.set()
-        elif self._life.late_loads >= MAX_LATE_LOADS:
-            self.fail(ModelLoadFailed(f"model {self.name}: {how}, {self._life.late_loads} times in a row"))
+        elif self._driver.late_loads >= MAX_LATE_LOADS:
+            self.fail(ModelLoadFailed(f"model {self.name}: {how}, {self._driver.late_loads} times in a row"))
         elif deaths > MAX_RESTARTS:
             self.fail(DriverFailed(f"the driver of model {self.name} died {deaths} times in a row ({how})"))
         else:
             self.state.load_begins(RESTARTING, f"driver died ({how})")
-            self._life.start(self._load_message)
+            self._driver.start(self._load_message)
 
     # ---- inside
 
@@ -261,39 +261,39 @@ class ModelRuntime:
 
     def _on_loaded(self, message: protocol.Loaded) -> None:
         assert self.state.load_began is not None
-        self._life.loaded()
-        self._life.run(self.loader.loaded(message, self.pid, self._loop.time() - self.state.load_began))
+        self._driver.loaded()
+        self._driver.run(self.loader.loaded(message, self.pid, self._loop.time() - self.state.load_began))
         if (error := self._residency.too_large(self)) is not None:
             self.fail(error)
             return
         self.state.turn_begins(self.loader.facts)
-        self._slots.open()
+        self._leases.open()
         self._balance.adapt()
 
     async def _leave(self, why: str) -> None:
         """What `leave` began."""
         self.state.leave_seconds = await self._unloader.unload()
-        self.work.driver_gone("")
+        self.active.driver_gone("")
         self.footprint.gone()
         self.state.unloaded(why)
         self._settle()
-        self._residency.review()
+        self._residency.reschedule()
 
     def _settle(self) -> None:
         """See whether anything is to be done now that something may have changed."""
         self._unloader.changed.set()
-        if self.state.name == UNLOADED and self._slots.waiting:
+        if self.state.name == UNLOADED and self._leases.waiting:
             self.load()
-        elif self.state.name == WAITING and not self._slots.waiting:
+        elif self.state.name == WAITING and not self._leases.waiting:
             self._residency.forget(self)
             self.state.set(UNLOADED, "nobody waits for it any more")
         if self.state.name != READY:
             return
-        if self.work.busy:
+        if self.active.busy:
             self.state.idle_since = None
         elif self.state.idle_since is None:
             self.state.idle_since = self._loop.time()
-            self._residency.review()  # which may make it leave
+            self._residency.reschedule()  # which may make it leave
         if self._sequences:
             self._keep_alive.stop()
         elif self.state.ready_at is not None:

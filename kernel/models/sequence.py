@@ -13,7 +13,7 @@ from ipc.syscalls import SequenceInfo
 from kernel.core.process import Process, Thread
 from kernel.dispatch.priority_inheritance import urgency
 from kernel.drivers import protocol
-from kernel.policy.group import Program
+from kernel.policy.group import SchedulingGroup
 
 QUEUED, RUNNING, PARKED, FINISHED = "queued", "running", "parked", "finished"
 
@@ -32,6 +32,7 @@ class Sequence(ABC):
         "deaths",
         "error",
         "grant",
+        "group",
         "holds",
         "id",
         "lease",
@@ -39,7 +40,6 @@ class Sequence(ABC):
         "path",
         "preemptions",
         "process",
-        "program",
         "resident",
         "since",
         "state",
@@ -51,7 +51,7 @@ class Sequence(ABC):
     def __init__(self, sequence_id: int, process: Process, thread: Thread, model: str) -> None:
         self.id = sequence_id
         self.process = process
-        self.program: Program = process.lineage()
+        self.group: SchedulingGroup = process.scheduling_group()
         self.path = process.path
         self.thread = thread
         self.model = model

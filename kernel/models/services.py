@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from kernel.drivers.process import Launcher
 from kernel.lib.machine import Machine
-from kernel.models.call_log import FinishedGenerations
-from kernel.models.footprint import SizeBook
-from kernel.models.memory_balancer import Balance
+from kernel.models.call_log import CallLog
+from kernel.models.footprint import MeasuredSizes
+from kernel.models.memory_balancer import MemoryBalancer
 from kernel.models.residency import Residency
 from kernel.models.swap import SwapArea
 from kernel.processes.limits import LimitKeeper
@@ -22,8 +22,8 @@ class ModelServices(NamedTuple):
     launch: Launcher
     limits: LimitKeeper
     area: SwapArea
-    finished: FinishedGenerations
-    book: SizeBook
+    finished: CallLog
+    book: MeasuredSizes
     machine: Machine
     residency: Residency
-    balance: Balance
+    balance: MemoryBalancer

@@ -16,7 +16,7 @@ from kernel.policy.registry import PolicySettings, check
 SHARE = 0.7  # of the machine's memory, for drivers, where nothing is set
 
 
-class Scheduling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class SchedulingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How many seconds a step may hold the loop until it is logged, and until it is broken (0: never).
 
     `policy`, `quantum`, `aging`, `weights` and `starvation` hold for the slots of each model that does not say

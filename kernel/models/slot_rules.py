@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import structlog
 
-from kernel.models.leases import Slots
+from kernel.models.leases import LeaseTable
 from kernel.policy.registry import PolicySettings, make
 
 log = structlog.get_logger("kernel.models")
@@ -17,22 +17,22 @@ log = structlog.get_logger("kernel.models")
 class SlotRules:
     """`policy` describes the policy that `slots` ask. `cause`: why fewer slots are given out than the model has."""
 
-    def __init__(self, model: str, policy: PolicySettings, slots: Slots) -> None:
+    def __init__(self, model: str, policy: PolicySettings, leases: LeaseTable) -> None:
         self.policy = policy
         self.cause = ""
         self._model = model
-        self._slots = slots
+        self._leases = leases
 
     @property
     def given(self) -> int:
         """How many slots are given out."""
-        return self._slots.count
+        return self._leases.count
 
-    def give_out(self, count: int, cause: str) -> None:
+    def set_slot_limit(self, count: int, cause: str) -> None:
         """From now on so many of the slots are given out."""
-        log.info("slots given out", model=self._model, before=self._slots.count, now=count, cause=cause)
-        self._slots.count, self.cause = count, cause
-        self._slots.review()
+        log.info("slots given out", model=self._model, before=self._leases.count, now=count, cause=cause)
+        self._leases.count, self.cause = count, cause
+        self._leases.reschedule()
 
     def set_policy(self, policy: PolicySettings, cause: str) -> None:
         """Let another policy decide which sequence gets a slot, from now on.
@@ -41,7 +41,7 @@ class SlotRules:
         """
         made, before, self.policy = make(policy), self.policy, policy
         log.info("policy", model=self._model, before=before, now=policy, cause=cause)
-        self._slots.switch(made)
+        self._leases.switch(made)
 
     def policy_changed(self, reason: str) -> None:
         """The policy `auto` has taken up another one."""

@@ -14,7 +14,7 @@ SMOOTHING = 0.7  # weight of the past
 PROGRAMS = 10_000  # that are known at most
 
 
-class Absences:
+class ThinkTimes:
     """By the name of the program: its processes are expected to be alike."""
 
     def __init__(self, clock: Callable[[], float]) -> None:

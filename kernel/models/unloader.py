@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import structlog
 
-from kernel.models.active_sequences import Workload
-from kernel.models.driver_supervisor import DriverLife
+from kernel.models.active_sequences import ActiveSequences
+from kernel.models.driver_supervisor import DriverSupervisor
 
 LEAVE_SECONDS = 5.0  # that a driver gets to write down what it holds
 
@@ -25,26 +25,28 @@ class Unloader:
     `changed` is to be set when the driver has said something or is gone.
     """
 
-    def __init__(self, name: str, work: Workload, life: DriverLife, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, name: str, active: ActiveSequences, supervisor: DriverSupervisor, clock: Callable[[], float]
+    ) -> None:
         self.changed = asyncio.Event()
         self._name = name
-        self._work = work
-        self._life = life
+        self._active = active
+        self._supervisor = supervisor
         self._clock = clock
 
     async def written(self) -> None:
         """Returns when the driver writes nothing any more."""
-        await self._until(lambda: not self._work.pager.leaving)
+        await self._until(lambda: not self._active.pager.leaving)
 
     async def unload(self) -> float:
         """End the driver when it owes nothing, after `LEAVE_SECONDS` at the latest; the seconds that this took."""
         began = self._clock()
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
-                await self._until(lambda: not self._work.owed)
+                await self._until(lambda: not self._active.awaiting_driver)
         except TimeoutError:
             log.warning("not all sequences were written down in time", model=self._name, seconds=LEAVE_SECONDS)
-        await self._life.stop()
+        await self._supervisor.stop()
         return self._clock() - began
 
     async def _until(self, done: Callable[[], bool]) -> None:

@@ -7,14 +7,14 @@ up by the long calls before it, nor a long one's next call by its having come la
 
 from __future__ import annotations
 
-from kernel.policy.multilevel import Levels
-from kernel.policy.queue_entry import Standing
+from kernel.policy.multilevel import MultilevelPolicy
+from kernel.policy.queue_entry import QueueEntry
 
 
-class AttainedService(Levels):
+class AttainedService(MultilevelPolicy):
     """`quantum` is the width of the first level, in tokens that all calls of a program have had together."""
 
     kind = "attained"
 
-    def _attained(self, standing: Standing) -> float:
-        return standing.job.program.service
+    def _attained(self, entry: QueueEntry) -> float:
+        return entry.job.group.service

@@ -7,14 +7,14 @@ an estimate of how far its program is along its critical path. Calls on the same
 
 from __future__ import annotations
 
-from kernel.policy.multilevel import Levels
-from kernel.policy.queue_entry import Standing
+from kernel.policy.multilevel import MultilevelPolicy
+from kernel.policy.queue_entry import QueueEntry
 
 
-class AttainedPath(Levels):
+class AttainedPath(MultilevelPolicy):
     """`quantum` is the width of the first level, in tokens along the path."""
 
     kind = "attained_dag"
 
-    def _attained(self, standing: Standing) -> float:
-        return standing.job.path + standing.served
+    def _attained(self, entry: QueueEntry) -> float:
+        return entry.job.path + entry.served

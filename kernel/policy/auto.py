@@ -26,9 +26,9 @@ class _Seen:
     __slots__ = ("deadline", "last", "owner", "priority")
 
     def __init__(self, job: Job, now: float) -> None:
-        self.owner = job.program.owner
+        self.owner = job.group.owner
         self.priority = job.priority
-        self.deadline = job.program.deadline is not None
+        self.deadline = job.group.deadline is not None
         self.last = now
 
 
@@ -70,16 +70,16 @@ class Auto:
         self._count(job, now)
         self._inner.adopt(job, now)
 
-    def read(self, job: Job, tokens: int, now: float) -> None:
-        self._inner.read(job, tokens, now)
+    def charge_prompt(self, job: Job, tokens: int, now: float) -> None:
+        self._inner.charge_prompt(job, tokens, now)
 
-    def progress(self, job: Job, tokens: int, now: float) -> None:
+    def charge_tokens(self, job: Job, tokens: int, now: float) -> None:
         seen = self._jobs.get(job.id)
         if seen is not None and tokens > 0:
             pace = (now - seen.last) / tokens
             self._pace = SMOOTHING * self._pace + (1 - SMOOTHING) * pace if self._pace else pace
             seen.last = now
-        self._inner.progress(job, tokens, now)
+        self._inner.charge_tokens(job, tokens, now)
 
     def reprioritise(self, job: Job, now: float) -> None:
         if job.id in self._jobs:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 
 from kernel.policy.policy import Job
-from kernel.policy.preemptive import Preemptive
-from kernel.policy.queue_entry import Key, Standing
+from kernel.policy.preemptive import PreemptivePolicy
+from kernel.policy.queue_entry import Key, QueueEntry
 
 SMOOTHING = 0.9  # weight of the past in the share of its limit that a call makes
 FADING = 0.998  # weight of the past in the quickest pace, with each report of a slower one
 
 
-class EarliestDeadline(Preemptive):
+class EarliestDeadline(PreemptivePolicy):
     """The earliest deadline first; a call that cannot meet its deadline is shed.
 
     What a call still needs is the share of its limit that calls made lately, at the quickest pace that any had of late:
@@ -36,11 +36,11 @@ class EarliestDeadline(Preemptive):
         self._quickest = 0.0  # seconds a token; 0 as long as none was observed
         self._share = 0.0  # of their limits that calls make; 0 errs on the side of letting them run
 
-    def _key(self, standing: Standing, now: float) -> Key:
-        deadline = standing.job.program.deadline
-        return (math.inf if deadline is None else deadline, standing.job.id)
+    def _key(self, entry: QueueEntry, now: float) -> Key:
+        deadline = entry.job.group.deadline
+        return (math.inf if deadline is None else deadline, entry.job.id)
 
-    def _beats(self, first: Standing, running: Standing) -> bool:
+    def _beats(self, first: QueueEntry, running: QueueEntry) -> bool:
         return first.key[0] < running.key[0]
 
     def _prepare(self, now: float) -> None:
@@ -48,24 +48,24 @@ class EarliestDeadline(Preemptive):
             self._unwait(first)
             self._shed.append(first.job)
 
-    def _hopeless(self, standing: Standing, now: float) -> bool:
-        deadline = standing.key[0]
-        if deadline == math.inf or standing.served:
+    def _hopeless(self, entry: QueueEntry, now: float) -> bool:
+        deadline = entry.key[0]
+        if deadline == math.inf or entry.served:
             return False
-        return now + max(self._share * standing.job.limit, 1) * self._quickest > deadline
+        return now + max(self._share * entry.job.limit, 1) * self._quickest > deadline
 
-    def progress(self, job: Job, tokens: int, now: float) -> None:
-        standing = self._running.get(job.id)
-        if standing is not None and tokens > 0:
-            pace = (now - standing.last) / tokens
+    def charge_tokens(self, job: Job, tokens: int, now: float) -> None:
+        entry = self._running.get(job.id)
+        if entry is not None and tokens > 0:
+            pace = (now - entry.last) / tokens
             if self._quickest and pace > self._quickest:
                 pace = FADING * self._quickest + (1 - FADING) * pace
             self._quickest = pace
-        super().progress(job, tokens, now)
+        super().charge_tokens(job, tokens, now)
 
     def leave(self, job: Job, now: float) -> None:
-        standing = self._running.get(job.id)
-        if standing is not None and standing.served and standing.limit:
-            share = min(standing.served / standing.limit, 1.0)
+        entry = self._running.get(job.id)
+        if entry is not None and entry.served and entry.limit:
+            share = min(entry.served / entry.limit, 1.0)
             self._share = SMOOTHING * self._share + (1 - SMOOTHING) * share
         super().leave(job, now)

@@ -16,9 +16,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping
 
-from kernel.policy.base import Ordered
+from kernel.policy.base import OrderedPolicy
 from kernel.policy.policy import Job
-from kernel.policy.queue_entry import Key, Line, Standing
+from kernel.policy.queue_entry import Key, LazyHeap, QueueEntry
 
 KEPT = 1024  # owners that are remembered in any case
 
@@ -37,7 +37,7 @@ class _Owner:
         self.counter = 0.0
         self.turn = 0
         self.running = 0
-        self.line = Line()
+        self.line = LazyHeap()
         self.listed = False
 
     @property
@@ -45,7 +45,7 @@ class _Owner:
         return self.counter, self.turn
 
 
-class WeightedFair(Ordered):
+class WeightedFair(OrderedPolicy):
     """`quantum` in tokens; `weights` by owner, else that of the program; `prompt_weight`: price of a prompt's token.
 
     Within an owner the first to come goes first. A slot changes its owner only at the end of a grant.
@@ -70,35 +70,35 @@ class WeightedFair(Ordered):
             if not len(owner.line):
                 poorest = self._poorest() or self._left
                 owner.counter = max(owner.counter, poorest.counter if poorest else 0.0)
-            self._wait(Standing(job, now), now)
+            self._wait(QueueEntry(job, now), now)
 
-    def read(self, job: Job, tokens: int, now: float) -> None:
+    def charge_prompt(self, job: Job, tokens: int, now: float) -> None:
         self._charge(job, self._price * tokens)
 
-    def progress(self, job: Job, tokens: int, now: float) -> None:
-        super().progress(job, tokens, now)
+    def charge_tokens(self, job: Job, tokens: int, now: float) -> None:
+        super().charge_tokens(job, tokens, now)
         self._charge(job, tokens)
 
     def line(self) -> list[Job]:
         owners = sorted((owner for owner in self._owners.values() if len(owner.line)), key=lambda owner: owner.rank)
-        return [standing.job for owner in owners for _, _, standing in owner.line.listed()]
+        return [entry.job for owner in owners for _, _, entry in owner.line.listed()]
 
     # ---- what it says
 
-    def _key(self, standing: Standing, now: float) -> Key:
-        return (standing.job.id,)
+    def _key(self, entry: QueueEntry, now: float) -> Key:
+        return (entry.job.id,)
 
-    def _quantum(self, standing: Standing) -> int:
+    def _quantum(self, entry: QueueEntry) -> int:
         return self._tokens
 
-    def _first(self, now: float) -> Standing | None:
+    def _first(self, now: float) -> QueueEntry | None:
         owner = self._poorest()
         return None if owner is None else owner.line.first()
 
-    def _victim(self, first: Standing, now: float) -> Standing | None:
+    def _victim(self, first: QueueEntry, now: float) -> QueueEntry | None:
         """Of those that have used their grants, one of the owner who has had most, if that is more."""
-        spent = [standing for standing in self._spent.values() if standing.grant]
-        richest = max(spent, key=lambda standing: self._owner(standing.job).counter, default=None)
+        spent = [entry for entry in self._spent.values() if entry.grant]
+        richest = max(spent, key=lambda entry: self._owner(entry.job).counter, default=None)
         if richest is None or self._owner(richest.job).counter <= self._owner(first.job).counter:
             return None
         return richest
@@ -106,12 +106,12 @@ class WeightedFair(Ordered):
     # ---- owners
 
     def _owner(self, job: Job) -> _Owner:
-        name = job.program.owner
+        name = job.group.owner
         owner = self._owners.get(name)
         if owner is None:
             if len(self._owners) >= self._prune_at:
                 self._prune()
-            owner = self._owners[name] = _Owner(self._weights.get(name, job.program.weight))
+            owner = self._owners[name] = _Owner(self._weights.get(name, job.group.weight))
         return owner
 
     def _charge(self, job: Job, cost: float) -> None:
@@ -146,29 +146,29 @@ class WeightedFair(Ordered):
 
     # ---- moves
 
-    def _wait(self, standing: Standing, now: float) -> None:
-        standing.key = self._key(standing, now)
-        self._waiting[standing.job.id] = standing
-        owner = self._owner(standing.job)
-        owner.line.push(standing, standing.key)
+    def _wait(self, entry: QueueEntry, now: float) -> None:
+        entry.key = self._key(entry, now)
+        self._waiting[entry.job.id] = entry
+        owner = self._owner(entry.job)
+        owner.line.push(entry, entry.key)
         if not owner.listed:
             owner.listed = True
             self._entries += 1
             heapq.heappush(self._heap, (owner.rank, self._entries, owner))
 
-    def _unwait(self, standing: Standing) -> None:
-        del self._waiting[standing.job.id]
-        owner = self._owner(standing.job)
-        owner.line.remove(standing)
+    def _unwait(self, entry: QueueEntry) -> None:
+        del self._waiting[entry.job.id]
+        owner = self._owner(entry.job)
+        owner.line.remove(entry)
         if not len(owner.line):
             self._left = owner
 
-    def _runs(self, standing: Standing) -> None:
-        super()._runs(standing)
-        owner = self._owner(standing.job)
+    def _runs(self, entry: QueueEntry) -> None:
+        super()._runs(entry)
+        owner = self._owner(entry.job)
         owner.running += 1
         owner.turn = self._turn()
 
-    def _runs_no_more(self, standing: Standing) -> None:
-        super()._runs_no_more(standing)
-        self._owner(standing.job).running -= 1
+    def _runs_no_more(self, entry: QueueEntry) -> None:
+        super()._runs_no_more(entry)
+        self._owner(entry.job).running -= 1

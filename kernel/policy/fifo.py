@@ -6,14 +6,14 @@ others. Nobody starves, as long as those who run come to an end.
 
 from __future__ import annotations
 
-from kernel.policy.base import Ordered
-from kernel.policy.queue_entry import Key, Standing
+from kernel.policy.base import OrderedPolicy
+from kernel.policy.queue_entry import Key, QueueEntry
 
 
-class Fifo(Ordered):
+class Fifo(OrderedPolicy):
     """By id, which counts up in the order of coming."""
 
     kind = "fifo"
 
-    def _key(self, standing: Standing, now: float) -> Key:
-        return (standing.job.id,)
+    def _key(self, entry: QueueEntry, now: float) -> Key:
+        return (entry.job.id,)

@@ -9,7 +9,7 @@ from __future__ import annotations
 PROMPT_WEIGHT = 0.5  # service of a token of prompt, in tokens made: see Sheng et al., OSDI 2024, section 3.1
 
 
-class Program:
+class SchedulingGroup:
     """`weight` is the share of its owner, above zero. `deadline` is in seconds of the clock that a policy is handed.
 
     `service` is what its calls have got so far, in tokens made; one of a prompt counts `PROMPT_WEIGHT`.

@@ -8,19 +8,19 @@ demoted; who is starved is promoted (`levels.py`), and nobody starves.
 from __future__ import annotations
 
 from kernel.policy.group import PROMPT_WEIGHT
-from kernel.policy.multilevel import LEVELS, Levels
-from kernel.policy.queue_entry import Standing
+from kernel.policy.multilevel import LEVELS, MultilevelPolicy
+from kernel.policy.queue_entry import QueueEntry
 
 
-class SkipJoinFeedback(Levels):
+class SkipJoinFeedback(MultilevelPolicy):
     """`quantum` is the width of the first level, in tokens; a token of a prompt takes half of one that is made."""
 
     kind = "mlfq"
 
-    def _attained(self, standing: Standing) -> float:
-        if standing.joined < 0:
-            standing.joined = self._joined(standing.job.prompt * PROMPT_WEIGHT)
-        return standing.joined + standing.served
+    def _attained(self, entry: QueueEntry) -> float:
+        if entry.joined < 0:
+            entry.joined = self._joined(entry.job.prompt * PROMPT_WEIGHT)
+        return entry.joined + entry.served
 
     def _joined(self, first: float) -> float:
         """Where the level begins that is wide enough for a first step of so many tokens' time."""

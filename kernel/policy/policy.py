@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from kernel.policy.group import Program
+from kernel.policy.group import SchedulingGroup
 
 
 class Job(Protocol):
@@ -26,7 +26,7 @@ class Job(Protocol):
         """Whether it can be taken off its slot and go on later."""
 
     @property
-    def program(self) -> Program:
+    def group(self) -> SchedulingGroup:
         """What it is a call of."""
 
     @property
@@ -93,10 +93,10 @@ class Policy(Protocol):
     def adopt(self, job: Job, now: float) -> None:
         """`job` has a slot already, which another policy gave it. Nothing if the job is known."""
 
-    def read(self, job: Job, tokens: int, now: float) -> None:
+    def charge_prompt(self, job: Job, tokens: int, now: float) -> None:
         """The prompt of `job`, which has a slot, turned out to have so many tokens, which are read now."""
 
-    def progress(self, job: Job, tokens: int, now: float) -> None:
+    def charge_tokens(self, job: Job, tokens: int, now: float) -> None:
         """`job` made so many tokens on its slot."""
 
     def reprioritise(self, job: Job, now: float) -> None:

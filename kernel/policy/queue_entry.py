@@ -20,7 +20,7 @@ Key = tuple[float, ...]
 _serials = itertools.count(1)
 
 
-class Standing:
+class QueueEntry:
     """`since`: the time from which it waits or runs; `last`: when it last made a token, or got its slot.
 
     `made` counts its tokens since it got its slot, `served` all. `used` of the `grant`, which is 0 if it has no bound.
@@ -61,60 +61,60 @@ class Standing:
         self.serial = self.starves = 0
 
     @property
-    def settled(self) -> bool:
+    def paid_back(self) -> bool:
         """Whether it has made up for what its preemption will cost."""
         return self.made >= PATIENCE * self.job.switch_cost
 
 
-class Line:
+class LazyHeap:
     """Standings in the order of their keys, each in one line at a time."""
 
     __slots__ = ("_heap", "_length")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[Key, int, Standing]] = []
+        self._heap: list[tuple[Key, int, QueueEntry]] = []
         self._length = 0
 
     def __len__(self) -> int:
         return self._length
 
-    def push(self, standing: Standing, key: Key) -> None:
+    def push(self, entry: QueueEntry, key: Key) -> None:
         """Put it in its place, which is `key`; it is in no line now."""
-        standing.serial = next(_serials)
-        heapq.heappush(self._heap, (key, standing.serial, standing))
+        entry.serial = next(_serials)
+        heapq.heappush(self._heap, (key, entry.serial, entry))
         self._length += 1
 
-    def remove(self, standing: Standing) -> None:
+    def remove(self, entry: QueueEntry) -> None:
         """Take it out, wherever it is."""
-        standing.serial = 0
+        entry.serial = 0
         self._length -= 1
         if len(self._heap) > 2 * self._length + SLACK:
-            self._heap = [entry for entry in self._heap if entry[1] == entry[2].serial]
+            self._heap = [item for item in self._heap if item[1] == item[2].serial]
             heapq.heapify(self._heap)
 
-    def first(self) -> Standing | None:
+    def first(self) -> QueueEntry | None:
         heap = self._heap
         while heap:
-            _, serial, standing = heap[0]
-            if standing.serial == serial:
-                return standing
+            _, serial, entry = heap[0]
+            if entry.serial == serial:
+                return entry
             heapq.heappop(heap)
         return None
 
-    def best(self, fits: Callable[[Standing], bool]) -> Standing | None:
+    def best(self, fits: Callable[[QueueEntry], bool]) -> QueueEntry | None:
         """The first that `fits`; those before it stay where they are."""
-        passed: list[tuple[Key, int, Standing]] = []
+        passed: list[tuple[Key, int, QueueEntry]] = []
         heap = self._heap
         found = None
-        while (standing := self.first()) is not None:
-            if fits(standing):
-                found = standing
+        while (entry := self.first()) is not None:
+            if fits(entry):
+                found = entry
                 break
             passed.append(heapq.heappop(heap))
-        for entry in passed:
-            heapq.heappush(heap, entry)
+        for item in passed:
+            heapq.heappush(heap, item)
         return found
 
-    def listed(self) -> list[tuple[Key, int, Standing]]:
+    def listed(self) -> list[tuple[Key, int, QueueEntry]]:
         """All, in order: for showing only, since it sorts."""
-        return sorted(entry for entry in self._heap if entry[1] == entry[2].serial)
+        return sorted(item for item in self._heap if item[1] == item[2].serial)

@@ -6,11 +6,11 @@ quantum of each that is before it in the line, shared by the slots.
 
 from __future__ import annotations
 
-from kernel.policy.base import Ordered
-from kernel.policy.queue_entry import Key, Standing
+from kernel.policy.base import OrderedPolicy
+from kernel.policy.queue_entry import Key, QueueEntry
 
 
-class RoundRobin(Ordered):
+class RoundRobin(OrderedPolicy):
     """`quantum` in tokens; a job whose preemption costs something gets a longer one."""
 
     kind = "round_robin"
@@ -19,11 +19,11 @@ class RoundRobin(Ordered):
         super().__init__()
         self._tokens = quantum
 
-    def _key(self, standing: Standing, now: float) -> Key:
+    def _key(self, entry: QueueEntry, now: float) -> Key:
         return (self._turn(),)
 
-    def _quantum(self, standing: Standing) -> int:
+    def _quantum(self, entry: QueueEntry) -> int:
         return self._tokens
 
-    def _victim(self, first: Standing, now: float) -> Standing | None:
+    def _victim(self, first: QueueEntry, now: float) -> QueueEntry | None:
         return self._spent_one()

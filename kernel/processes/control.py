@@ -19,8 +19,8 @@ from kernel.dispatch import deadlock
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate
 from kernel.lib.validation import HIGHEST, LOWEST, check_priority
-from kernel.processes.exit import Ending
-from kernel.processes.threads import Threads
+from kernel.processes.exit import ProcessExit
+from kernel.processes.threads import ThreadSubsystem
 
 Wait = Coroutine[Any, Any, None]
 Listener = Callable[[Process, Thread | None], Wait | None]
@@ -35,12 +35,17 @@ class Control:
     """
 
     def __init__(
-        self, table: ProcessTable, dispatcher: Dispatcher, ending: Ending, threads: Threads, gate: Gate
+        self,
+        table: ProcessTable,
+        dispatcher: Dispatcher,
+        process_exit: ProcessExit,
+        threads: ThreadSubsystem,
+        gate: Gate,
     ) -> None:
         self._table = table
         self._dispatcher = dispatcher
         self._instruments = dispatcher.instruments
-        self._ending = ending
+        self._process_exit = process_exit
         self._threads = threads
         self.on_suspend: list[Listener] = []
         self.on_resume: list[Listener] = []
@@ -94,13 +99,13 @@ class Control:
             return self._threads.kill(target.thread(call.thread))
         if target.status is not None:
             return target.status
-        self._ending.end(target, "killed", f"killed by process {process.pid} ({process.program})")
+        self._process_exit.end(target, "killed", f"killed by process {process.pid} ({process.program})")
         if process.is_client and self.on_kill:
             return self._killed(target)
-        return target.status if target.status is not None else self._ending.until_ended(target, None)
+        return target.status if target.status is not None else self._process_exit.until_ended(target, None)
 
     async def _killed(self, target: Process) -> ExitStatus:
-        status = target.status if target.status is not None else await self._ending.until_ended(target, None)
+        status = target.status if target.status is not None else await self._process_exit.until_ended(target, None)
         await _all_of([listener() for listener in self.on_kill])
         return status
 

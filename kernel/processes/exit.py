@@ -36,7 +36,7 @@ from kernel.core.fiber import PARK, ZOMBIE
 from kernel.core.process import Process, Thread
 from kernel.core.process_table import ProcessTable
 from kernel.core.stream import Stream
-from kernel.core.timers import Alarm
+from kernel.core.timers import Timer
 from kernel.core.waits import EndOf
 from kernel.dispatch import deadlock
 from kernel.dispatch.dispatcher import Dispatcher
@@ -48,7 +48,7 @@ GRACE = 2.0  # seconds that the `finally` blocks of a killed thread get
 log = structlog.get_logger("kernel.processes")
 
 
-class Ending:
+class ProcessExit:
     """Ends processes and threads.
 
     `on_end` are called with each process that ended, before its watchers are told; `on_thread_end` with each thread.
@@ -85,10 +85,10 @@ class Ending:
             thread.wake()
 
         target.watch(wake)
-        alarm = Alarm(thread, timeout)
+        timer = Timer(thread, timeout)
         try:
             while target.status is None:
-                if alarm.rung:
+                if timer.rung:
                     raise TimedOut(f"process {target.pid} did not end within {timeout} s", pid=target.pid)
                 thread.waits_for = waited
                 deadlock.check(thread)
@@ -98,7 +98,7 @@ class Ending:
             return target.status
         finally:
             target.unwatch(wake)
-            alarm.cancel()
+            timer.cancel()
 
     # ---- for the kernel
 

@@ -14,16 +14,16 @@ from typing import Any, Protocol
 from ipc.codec import isolate, reveal
 from ipc.errors import Busy, Killed, ShuttingDown
 from ipc.syscalls import Spawn
-from kernel.core.event_log import Relay
+from kernel.core.event_log import EventLog
 from kernel.core.fiber import NEW
 from kernel.core.process import CLIENT, DurableHistory, Process, Thread
 from kernel.core.process_table import ProcessTable
 from kernel.core.stream import Stream
 from kernel.dispatch.dispatcher import Dispatcher
-from kernel.gate import Calls, Gate
+from kernel.gate import Gate, SystemCalls
 from kernel.lib.validation import check_priority, check_seconds, check_text
-from kernel.processes.exit import Ending, final_event_to, outcome
-from kernel.programs.loader import Program, Programs
+from kernel.processes.exit import ProcessExit, final_event_to, outcome
+from kernel.programs.loader import Program, ProgramLoader
 
 MAX_PROCESSES = 200_000
 MAX_OWNER = 200  # characters
@@ -53,17 +53,17 @@ class Lifecycle:
     def __init__(
         self,
         table: ProcessTable,
-        programs: Programs,
+        programs: ProgramLoader,
         dispatcher: Dispatcher,
-        ending: Ending,
+        process_exit: ProcessExit,
         gate: Gate,
-        make_context: Callable[[Calls, Process], Any],
+        make_context: Callable[[SystemCalls, Process], Any],
         admissions: Sequence[Admission],
     ) -> None:
         self.table = table
         self.programs = programs
         self.dispatcher = dispatcher
-        self.ending = ending
+        self.process_exit = process_exit
         self.make_context = make_context
         self.draining = False
         self._loop = dispatcher.loop
@@ -133,7 +133,7 @@ class Lifecycle:
         parent: Process,
         program: Program,
         call: Spawn,
-        stream: Stream | Relay | None,
+        stream: Stream | EventLog | None,
         attempt: int | None = None,
         pid: int = 0,
         durable: DurableHistory | None = None,
@@ -169,11 +169,11 @@ class Lifecycle:
             if not parent.children:
                 parent.children = {}
             parent.children[process] = None
-        if stream is not None and isinstance(stream, Stream):  # a relay is told of the end by its task
+        if stream is not None and isinstance(stream, Stream):  # a event_log is told of the end by its task
             process.watch(final_event_to(stream))
         if call.deadline is not None:
             why = f"not done within its deadline of {call.deadline} s"
-            process.timer = self._loop.call_later(call.deadline, self.ending.end, process, "deadline", why)
+            process.timer = self._loop.call_later(call.deadline, self.process_exit.end, process, "deadline", why)
         if process.timer is not None or not parent.is_client:
             _schedule_with(process, parent, self._loop.time(), call.deadline)
         if self._instruments.states:
@@ -189,9 +189,9 @@ class Lifecycle:
     # ---- inside
 
     def _main_done(self, thread: asyncio.Future[Any]) -> None:
-        process = self.ending.thread_gone(thread)
+        process = self.process_exit.thread_gone(thread)
         if not process.dying:
-            self.ending.finish(process, *outcome(thread, process))
+            self.process_exit.finish(process, *outcome(thread, process))
         if not thread.cancelled() and (error := thread.exception()) is not None:
             # It is told of as text. Its frames know the thread, which knows it: thousands that fail would stay long.
             error.__traceback__ = error.__cause__ = error.__context__ = None
@@ -200,6 +200,6 @@ class Lifecycle:
 def _schedule_with(process: Process, parent: Process, now: float, deadline: float | None) -> None:
     """A process that an agent made belongs to the program of that, unless it works for another owner."""
     if not parent.is_client and process.owner == parent.owner:
-        process.lineage_program, process.path = parent.lineage(), parent.path
+        process.group, process.path = parent.scheduling_group(), parent.path
     elif deadline is not None:  # not asked of the timer: uvloop makes one of no time without its end
-        process.lineage().deadline = now + deadline
+        process.scheduling_group().deadline = now + deadline

@@ -17,7 +17,7 @@ from ipc.errors import InvalidCall, LimitExceeded, to_wire
 from ipc.syscalls import Limits, Spawn
 from kernel.core.process import Process
 from kernel.gate import Gate
-from kernel.processes.exit import Ending
+from kernel.processes.exit import ProcessExit
 
 CPU_CHECK = 0.2  # seconds between two looks at processor times
 
@@ -50,14 +50,16 @@ class _Account:
 class LimitKeeper:
     """Knows the limits of all, and the accounts of those owners that have any. One of the lifecycle's admissions."""
 
-    def __init__(self, settings: LimitSettings, loop: asyncio.AbstractEventLoop, gate: Gate, ending: Ending) -> None:
+    def __init__(
+        self, settings: LimitSettings, loop: asyncio.AbstractEventLoop, gate: Gate, process_exit: ProcessExit
+    ) -> None:
         self._settings = settings
         self._default = None if settings.process == NONE else settings.process
         self._owners_unlimited = settings.owner == NONE and not settings.owners
         self.of_all = not (self._owners_unlimited and self._default is None)  # whether the settings limit anyone
         self._loop = loop
         self._gate = gate
-        self._ending = ending
+        self._process_exit = process_exit
         self._accounts: dict[str, _Account] = {}
         self._watched: dict[Process, None] = {}  # whose processor time is limited, by their own or their owner's limits
         self._timer: asyncio.TimerHandle | None = None
@@ -196,7 +198,7 @@ class LimitKeeper:
         """End a process that went over a hard limit."""
         if not process.dying:
             self._gate.count_error(error)
-            self._ending.finish(process, "limit", error=to_wire(error))
+            self._process_exit.finish(process, "limit", error=to_wire(error))
 
 
 def _check_bounds(limits: Limits) -> None:

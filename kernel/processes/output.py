@@ -14,7 +14,7 @@ from ipc.codec import encode
 from ipc.frames import MAX_FRAME, too_large
 from ipc.messages import Emitted, Log
 from ipc.syscalls import Emit, Logs, WriteLog
-from kernel.core.event_log import Relay
+from kernel.core.event_log import EventLog
 from kernel.core.fiber import PARK
 from kernel.core.process import Process, Thread
 from kernel.core.process_table import ProcessTable
@@ -46,7 +46,7 @@ class Output:
         stream.push(event)
         return None
 
-    async def _emit_later(self, stream: Stream | Relay, event: Emitted) -> None:
+    async def _emit_later(self, stream: Stream | EventLog, event: Emitted) -> None:
         thread = cast("Thread", asyncio.current_task())
         while stream.congested:
             stream.when_drained(thread.wake)

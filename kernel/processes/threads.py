@@ -17,18 +17,18 @@ from ipc.errors import InvalidCall
 from ipc.syscalls import Sleep, StartThread
 from kernel.core.fiber import PARK
 from kernel.core.process import MAIN, Process, Thread
-from kernel.core.timers import Alarm
+from kernel.core.timers import Timer
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate
 from kernel.lib.validation import check_seconds
-from kernel.processes.exit import GRACE, Ending, outcome
+from kernel.processes.exit import GRACE, ProcessExit, outcome
 
 T = TypeVar("T", bound=Thread)
 
 log = structlog.get_logger("kernel.processes")
 
 
-class Worker(Thread):
+class StartedThread(Thread):
     """A thread that an agent started.
 
     `awaited` counts the callbacks for its end, also once it has ended. If there are none, a failure of the thread is
@@ -53,19 +53,19 @@ class Worker(Thread):
         return removed
 
 
-class Threads:
+class ThreadSubsystem:
     """Starts threads and kills them."""
 
-    def __init__(self, dispatcher: Dispatcher, ending: Ending, gate: Gate) -> None:
+    def __init__(self, dispatcher: Dispatcher, process_exit: ProcessExit, gate: Gate) -> None:
         self._dispatcher = dispatcher
         self._loop = dispatcher.loop
-        self._ending = ending
+        self._process_exit = process_exit
         gate.register({StartThread: self.start_worker, Sleep: self.sleep})
 
     def start_worker(self, process: Process, call: StartThread) -> Thread:
         if not asyncio.iscoroutine(call.coro):
             raise InvalidCall(f"a thread runs a coroutine, such as work(), which {call.coro!r} is not")
-        return self._adopt(Worker(process, call.coro, self._dispatcher, name=call.name), self._worker_done)
+        return self._adopt(StartedThread(process, call.coro, self._dispatcher, name=call.name), self._worker_done)
 
     def start_thread(self, process: Process, coro: Coroutine[Any, Any, Any], **options: Any) -> Thread:
         """Run `coro` as one more thread of `process`; it is cancelled when the process ends."""
@@ -92,13 +92,13 @@ class Threads:
     async def sleep(self, process: Process, call: Sleep) -> None:
         seconds = check_seconds(call.seconds, "the time to sleep")
         thread = cast("Thread", asyncio.current_task())
-        alarm = Alarm(thread, seconds)
+        timer = Timer(thread, seconds)
         try:
-            while not alarm.rung:
+            while not timer.rung:
                 thread.waits_for = "time"
                 await PARK
         finally:
-            alarm.cancel()
+            timer.cancel()
 
     async def kill(self, target: Thread) -> None:
         """End one thread; returns when it is gone, or given up. Raises `InvalidCall`."""
@@ -110,17 +110,17 @@ class Threads:
         self._dispatcher.release(target.process, target)
         target.cancel()
         Thread.add_done_callback(target, lambda _: thread.wake())
-        alarm = Alarm(thread, GRACE)
+        timer = Timer(thread, GRACE)
         try:
             while not target.done():
-                if alarm.rung:
+                if timer.rung:
                     log.error("a thread ignored its cancellation and is abandoned", thread=target.get_name())
                     target.abandon()
                     return
                 thread.waits_for = f"end of thread {target.path}"
                 await PARK
         finally:
-            alarm.cancel()
+            timer.cancel()
 
     # ---- inside
 
@@ -138,12 +138,12 @@ class Threads:
 
     def _thread_done(self, thread: asyncio.Future[Any]) -> None:
         """A thread other than the first has ended; a failure of its own has been seen by whoever awaited it."""
-        self._ending.thread_gone(thread)
+        self._process_exit.thread_gone(thread)
         if not thread.cancelled():
             thread.exception()
 
     def _worker_done(self, thread: asyncio.Future[Any]) -> None:
         """A thread made by `start_worker` has ended; a failure that nobody waits for is one of the process."""
-        process = self._ending.thread_gone(thread)
-        if not thread.cancelled() and thread.exception() is not None and not cast("Worker", thread).awaited:
-            self._ending.finish(process, *outcome(thread, process))
+        process = self._process_exit.thread_gone(thread)
+        if not thread.cancelled() and thread.exception() is not None and not cast("StartedThread", thread).awaited:
+            self._process_exit.finish(process, *outcome(thread, process))

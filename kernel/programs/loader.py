@@ -1,4 +1,4 @@
-"""Programs: finds the agents that can be run, by folder, by entry point and by path; and the tools in the same files.
+"""Finds the agents that can be run, by folder, by entry point and by path, and the tools in the same files.
 
 Asked by the process and the tool subsystem. Files are read and run in worker threads, never on the loop; a file that
 fails to load is listed with its error and harms no other.
@@ -61,7 +61,7 @@ def _version(function: Function) -> str:
         return ""
 
 
-class Programs:
+class ProgramLoader:
     """All known programs by name, and those run by path."""
 
     def __init__(self, folders: Iterable[Path]) -> None:

@@ -14,7 +14,7 @@ from kernel.core.process import Process
 from kernel.core.process_table import ProcessTable
 from kernel.gate import Gate
 from kernel.messages.messaging import Messaging
-from kernel.processes.exit import Ending
+from kernel.processes.exit import ProcessExit
 
 Key = TypeVar("Key")
 Item = TypeVar("Item")
@@ -34,11 +34,11 @@ class Links:
     of_all = False
 
     def __init__(
-        self, table: ProcessTable, gate: Gate, messaging: Messaging, ending: Ending, expected: Container[int]
+        self, table: ProcessTable, gate: Gate, messaging: Messaging, process_exit: ProcessExit, expected: Container[int]
     ) -> None:
         self._table = table
         self._messaging = messaging
-        self._ending = ending
+        self._process_exit = process_exit
         self._links: dict[Process, dict[Process, None]] = {}
         self._monitors: dict[int, tuple[Process, Process]] = {}  # by reference: who is told, of whom
         self._held: dict[Process, dict[int, None]] = {}  # references, by who is told
@@ -112,7 +112,7 @@ class Links:
             _drop(self._links, peer, process)
             if status.reason != "done":
                 # Only begins its end: a long line of links is no deep recursion, unless it has no thread at all.
-                self._ending.end(
+                self._process_exit.end(
                     peer,
                     ABNORMAL,
                     f"process {process.pid} ({process.program}), to which it was linked, {_how(process)}",

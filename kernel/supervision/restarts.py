@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 
-class Restarts:
+class RestartIntensity:
     """At most `most` restarts within any `within` seconds; each after a pause that doubles while they follow closely.
 
     The pause is `first`, twice as long with each restart that is still within the window, at most `longest` seconds,

@@ -20,7 +20,7 @@ from kernel.core.process import Process, Thread
 from kernel.gate import Gate
 from kernel.lib.validation import check_seconds
 from kernel.processes.lifecycle import Lifecycle
-from kernel.supervision.restarts import Restarts
+from kernel.supervision.restarts import RestartIntensity
 from kernel.supervision.supervisor import Supervisor
 
 log = structlog.get_logger("kernel.supervision")
@@ -41,10 +41,10 @@ class Supervision:
 
     def supervise(self, process: Process, call: Supervise) -> Coroutine[Any, Any, list[ExitStatus]]:
         _check(call)
-        restarts = Restarts(call.max_restarts, call.within, call.backoff, call.max_backoff, self._chance)
+        restarts = RestartIntensity(call.max_restarts, call.within, call.backoff, call.max_backoff, self._chance)
         return self._supervise(process, call, restarts)
 
-    async def _supervise(self, process: Process, call: Supervise, restarts: Restarts) -> list[ExitStatus]:
+    async def _supervise(self, process: Process, call: Supervise, restarts: RestartIntensity) -> list[ExitStatus]:
         thread = cast("Thread", asyncio.current_task())
 
         def tell(event: str, fields: dict[str, Any]) -> None:
@@ -52,7 +52,13 @@ class Supervision:
             process.write_log(Log(process.pid, time.time(), "warning", event, fields))
 
         supervisor = Supervisor(
-            thread, call, restarts, self._lifecycle.spawn, self._lifecycle.table.find, self._lifecycle.ending.end, tell
+            thread,
+            call,
+            restarts,
+            self._lifecycle.spawn,
+            self._lifecycle.table.find,
+            self._lifecycle.process_exit.end,
+            tell,
         )
         return await supervisor.run()
 

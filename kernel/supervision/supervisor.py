@@ -15,9 +15,9 @@ from ipc.errors import LlmosError, TooManyRestarts, to_wire
 from ipc.syscalls import Child, ExitStatus, Spawn, Supervise
 from kernel.core.fiber import PARK
 from kernel.core.process import Process, Thread
-from kernel.core.timers import Alarm
+from kernel.core.timers import Timer
 from kernel.core.waits import EndOf
-from kernel.supervision.restarts import Restarts
+from kernel.supervision.restarts import RestartIntensity
 
 Start = Callable[[Process, Spawn], "int | Coroutine[Any, Any, int]"]
 
@@ -45,7 +45,7 @@ class Supervisor:
         self,
         thread: Thread,
         call: Supervise,
-        restarts: Restarts,
+        restarts: RestartIntensity,
         start: Start,
         find: Callable[[int], Process],
         end: Callable[[Process, str, str], None],
@@ -148,13 +148,13 @@ class Supervisor:
 
     async def _wait(self, until: float | None) -> None:
         """Until a child has ended by itself, or the time has come."""
-        alarm = Alarm(self._thread, None if until is None else max(until - self._loop.time(), 0))
+        timer = Timer(self._thread, None if until is None else max(until - self._loop.time(), 0))
         try:
-            while not self._ended and not alarm.rung:
+            while not self._ended and not timer.rung:
                 self._thread.waits_for = "children"
                 await PARK
         finally:
-            alarm.cancel()
+            timer.cancel()
 
     async def _stop(self, places: Iterable[_Place], why: str) -> None:
         """End the children in these places, the last first, each when the one after it is gone."""

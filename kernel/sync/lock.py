@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from ipc.errors import NotHeld
 from ipc.syscalls import LockInfo
 from kernel.core.process import Thread
-from kernel.core.waits import Firm
+from kernel.core.waits import Uninterruptible
 from kernel.sync.wait_queue import WaitQueue
 
 
@@ -82,7 +82,7 @@ class Lock:
             self._give(thread)
             self.depth = depth
             return
-        cancelled = await self.waiting.wait_firmly(thread, Firm(self))
+        cancelled = await self.waiting.wait_firmly(thread, Uninterruptible(self))
         self.depth = depth
         if cancelled is not None:
             raise cancelled

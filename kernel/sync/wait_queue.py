@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from ipc.errors import TimedOut
 from kernel.core.fiber import PARK
 from kernel.core.process import Thread, Wait
-from kernel.core.timers import Alarm
-from kernel.core.waits import Firm
+from kernel.core.timers import Timer
+from kernel.core.waits import Uninterruptible
 from kernel.dispatch import deadlock
 
 
@@ -63,11 +63,11 @@ class WaitQueue:
         `pass_on` is called if the grant came and the thread cannot use it. Raises `TimedOut` and `DeadlockDetected`.
         """
         place = _Place(thread)
-        alarm = Alarm(thread, timeout)
+        timer = Timer(thread, timeout)
         self._places[place] = None
         try:
             while not place.granted:
-                if alarm.rung:
+                if timer.rung:
                     raise TimedOut(f"waited {timeout} s in vain for {what}", timeout=timeout)
                 thread.waits_for = what
                 deadlock.check(thread)
@@ -79,9 +79,9 @@ class WaitQueue:
                 pass_on(thread)
             raise
         finally:
-            alarm.cancel()
+            timer.cancel()
 
-    async def wait_firmly(self, thread: Thread, what: Firm) -> asyncio.CancelledError | None:
+    async def wait_firmly(self, thread: Thread, what: Uninterruptible) -> asyncio.CancelledError | None:
         """Wait until granted, whatever comes. A cancellation that came meanwhile is returned: raise it when you can."""
         place = _Place(thread)
         self._places[place] = None

@@ -17,11 +17,11 @@ import structlog
 from ipc.codec import decode
 from ipc.errors import DeadlineExceeded, JournalUnavailable
 from ipc.syscalls import Submit
-from kernel.core.event_log import Relay
+from kernel.core.event_log import EventLog
 from kernel.core.process import CLIENT, Process
 from kernel.durable.processes import DurableProcesses
 from kernel.journal import histories
-from kernel.journal.histories import Row
+from kernel.journal.histories import ProcessRow
 from kernel.journal.journal import Journal
 from kernel.journal.records import Accepted
 from kernel.processes.lifecycle import Lifecycle
@@ -67,7 +67,9 @@ class Recovery:
     def recover(self, portion: list[Accepted]) -> None:
         """Tasks that an earlier daemon accepted and did not end. They are known at once, and begun in their turn."""
         for accepted in portion:
-            self._running.tasks[accepted.id] = Task(accepted.id, Relay(None), True, accepted.pid != 0, accepted.attempt)
+            self._running.tasks[accepted.id] = Task(
+                accepted.id, EventLog(None), True, accepted.pid != 0, accepted.attempt
+            )
         self._line_up(portion)
 
     def _line_up(self, tasks: list[Accepted]) -> None:
@@ -99,12 +101,12 @@ class Recovery:
             self._loop.call_later(AGAIN, self._line_up, unread)
         log.info("tasks of an earlier life are begun again", tasks=count)
 
-    async def _histories(self, tasks: list[int]) -> dict[int, list[Row]]:
+    async def _histories(self, tasks: list[int]) -> dict[int, list[ProcessRow]]:
         """What durable tasks did, without those of which that cannot be read now."""
         if not tasks:
             return {}
         try:
-            found: dict[int, list[Row]] = await self._journal.read(partial(histories.load, tasks=tasks))
+            found: dict[int, list[ProcessRow]] = await self._journal.read(partial(histories.load, tasks=tasks))
         except JournalUnavailable as error:
             if len(tasks) == 1:
                 log.debug("what a task did cannot be read", task=id_text(*tasks), why=str(error))
@@ -121,7 +123,7 @@ class Recovery:
         except Exception as error:
             return error
 
-    def _begin_again(self, accepted: Accepted, program: Program | Exception, rows: list[Row]) -> None:
+    def _begin_again(self, accepted: Accepted, program: Program | Exception, rows: list[ProcessRow]) -> None:
         """Run a task from the start, a durable one with `rows`, its history.
 
         If anything is wrong with the task, it ends alone and harms no other.

@@ -19,12 +19,12 @@ from ipc.errors import FrameTooLarge, LlmosError, NotEncodable, UnknownTask, to_
 from ipc.frames import MAX_FRAME
 from ipc.messages import Failed, Result, State
 from ipc.syscalls import Submit, Submitted
-from kernel.core.event_log import Relay
+from kernel.core.event_log import EventLog
 from kernel.core.process import Process
-from kernel.durable.history import History
+from kernel.durable.history import CallHistory
 from kernel.durable.processes import DurableProcesses
 from kernel.journal.journal import Journal
-from kernel.journal.records import End
+from kernel.journal.records import TaskEnd
 from kernel.processes.exit import final_event
 from kernel.processes.lifecycle import Lifecycle
 from kernel.programs.loader import Program
@@ -41,12 +41,12 @@ class Task:
     called. `held_up`: the disk did not take it when first asked.
     """
 
-    __slots__ = ("attempt", "detach", "durable", "final", "held_up", "id", "pid", "relay", "when_told")
+    __slots__ = ("attempt", "detach", "durable", "event_log", "final", "held_up", "id", "pid", "when_told")
 
-    def __init__(self, number: int, relay: Relay, detach: bool, durable: bool = False, attempt: int = 1) -> None:
+    def __init__(self, number: int, event_log: EventLog, detach: bool, durable: bool = False, attempt: int = 1) -> None:
         self.id = number
         self.attempt = attempt
-        self.relay = relay
+        self.event_log = event_log
         self.detach = detach
         self.durable = durable
         self.pid = 0
@@ -84,14 +84,14 @@ class RunningTasks:
         program: Program,
         call: Submit,
         attempt: int = 1,
-        own: History | None = None,
+        own: CallHistory | None = None,
     ) -> None:
         """Start the process of a task. Raises what speaks against it, which is then the end of the task."""
         try:
             if own is None:
-                task.pid = self._lifecycle.start(parent, program, call, task.relay, attempt)
+                task.pid = self._lifecycle.start(parent, program, call, task.event_log, attempt)
             else:
-                task.pid = self._durable.start(parent, program, call, task.relay, attempt, own)
+                task.pid = self._durable.start(parent, program, call, task.event_log, attempt, own)
         except Exception as error:
             raise self.failed(task, "failed", error) from None
         self._lifecycle.table.alive[task.pid].watch(partial(self._process_ended, task))
@@ -129,7 +129,7 @@ class RunningTasks:
             self._durable.ended(task.id)
         self.unwritten += 1
         self._all_written.clear()
-        self._journal.finish(End(task.id, time.time(), reason, name, outcome), partial(self._written, task))
+        self._journal.finish(TaskEnd(task.id, time.time(), reason, name, outcome), partial(self._written, task))
 
     def _written(self, task: Task, error: LlmosError | None) -> None:
         """The end of a task is on the disk, and is told; or the disk does not take it, and the journal tries again."""
@@ -138,7 +138,7 @@ class RunningTasks:
             self._hold_up(task, error)
             return
         del self.tasks[task.id]
-        task.relay.finish(task.final)
+        task.event_log.finish(task.final)
         task.when_told()
         self.unwritten -= 1
         if not self.unwritten:
@@ -153,7 +153,7 @@ class RunningTasks:
             log.warning("the ends of tasks wait for the disk, and are told to nobody before", why=str(error))
         self._held_up += 1
         task.held_up = True
-        task.relay.push(State(task.pid, "ending", "the task has ended; how is told once the disk takes it"))
+        task.event_log.push(State(task.pid, "ending", "the task has ended; how is told once the disk takes it"))
 
 
 def _nothing() -> None:

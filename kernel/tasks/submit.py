@@ -22,14 +22,14 @@ from ipc.codec import decode, encode
 from ipc.errors import Killed, LlmosError, ShuttingDown, UnknownTask
 from ipc.messages import Event, Missed
 from ipc.syscalls import Attach, Backup, History, Submit, Submitted, TaskInfo
-from kernel.core.event_log import Relay
+from kernel.core.event_log import EventLog
 from kernel.core.process import Process
 from kernel.core.stream import Stream
-from kernel.durable.history import History as Own
+from kernel.durable.history import CallHistory as Own
 from kernel.durable.processes import DurableProcesses
 from kernel.gate import Gate
 from kernel.journal.journal import Journal
-from kernel.journal.records import Accepted, Kept
+from kernel.journal.records import Accepted, TaskRow
 from kernel.processes.lifecycle import Lifecycle
 from kernel.programs.loader import Program
 from kernel.tasks.recovery import Recovery
@@ -96,7 +96,7 @@ class Tasks:
 
     async def history(self, process: Process, call: History) -> list[TaskInfo]:
         before = None if call.before is None else id_number(call.before)
-        rows: list[Kept] = await self._journal.read(lambda store: store.history(call.limit, before))
+        rows: list[TaskRow] = await self._journal.read(lambda store: store.history(call.limit, before))
         return [self._info(row) for row in rows]
 
     async def backup(self, process: Process, call: Backup) -> int:
@@ -149,7 +149,7 @@ class Tasks:
         stream: Stream | None,
         begun: asyncio.Future[Submitted],
         own: Own | None,
-        outcome: Accepted | Kept | LlmosError,
+        outcome: Accepted | TaskRow | LlmosError,
     ) -> None:
         """The journal has a task, or has one of that key, or takes none. The client may have given up meanwhile."""
         gone = begun.cancelled()
@@ -157,10 +157,10 @@ class Tasks:
         try:
             if isinstance(outcome, LlmosError):
                 raise outcome
-            if isinstance(outcome, Kept):
+            if isinstance(outcome, TaskRow):
                 answer = self._rejoin(outcome, None if gone else stream)
             else:
-                task = self._tasks[outcome.id] = Task(outcome.id, Relay(stream), call.detach, own is not None)
+                task = self._tasks[outcome.id] = Task(outcome.id, EventLog(stream), call.detach, own is not None)
                 if own is not None:
                     own.tree.id = outcome.id
                 if gone and not call.detach:
@@ -179,11 +179,11 @@ class Tasks:
     def _abandon(self, client: Process, pid: int) -> None:
         process = self._lifecycle.table.alive.get(pid)
         if process is not None and process.parent is client:
-            self._lifecycle.ending.end(process, "killed", "its client abandoned it")
+            self._lifecycle.process_exit.end(process, "killed", "its client abandoned it")
 
     # ---- tasks that are there already
 
-    def _rejoin(self, kept: Kept, stream: Stream | None, call: Attach | None = None) -> Submitted:
+    def _rejoin(self, kept: TaskRow, stream: Stream | None, call: Attach | None = None) -> Submitted:
         """Show `stream` a task that was found in the journal."""
         task = self._tasks.get(kept.id)
         if task is not None:
@@ -199,7 +199,7 @@ class Tasks:
 
     async def _attach_kept(self, number: int, stream: Stream | None, call: Attach) -> Submitted:
         """Attach to a task that has no process now, or had none yet."""
-        kept: Kept | None = await self._journal.read(lambda store: store.find(number))
+        kept: TaskRow | None = await self._journal.read(lambda store: store.find(number))
         if kept is not None and kept.ended is None and number not in self._tasks:  # it has ended since that was read
             kept = await self._journal.read(lambda store: store.find(number))
         if kept is None:
@@ -216,7 +216,7 @@ class Tasks:
             await self.recovery.over()
         return submitted if task is None else task.submitted()
 
-    def _info(self, row: Kept) -> TaskInfo:
+    def _info(self, row: TaskRow) -> TaskInfo:
         task = self._tasks.get(row.id)
         ending = task is not None and task.final is not None
         pid = 0 if task is None or ending or row.ended is not None else task.pid
@@ -238,7 +238,7 @@ def _join(task: Task, stream: Stream | None, call: Attach | None = None) -> Subm
         after = None if call is None else call.after
         if call is not None and after is not None and call.attempt != task.attempt:
             after = 0  # it was another life
-        task.relay.add(stream, after)
+        task.event_log.add(stream, after)
     return task.submitted()
 
 

@@ -13,13 +13,13 @@ from typing import cast
 from ipc.errors import Busy, TimedOut
 from kernel.core.fiber import PARK
 from kernel.core.process import Thread
-from kernel.core.timers import Alarm
+from kernel.core.timers import Timer
 from kernel.programs.tool import Tool
 
 QUEUE = 10_000  # calls that may wait in line
 
 
-class Ticket:
+class Waiter:
     """A thread's turn in the line. The place is given, not offered: nobody can come between."""
 
     __slots__ = ("given", "thread")
@@ -29,7 +29,7 @@ class Ticket:
         self.given = False
 
 
-class Device:
+class ConcurrencyLimit:
     """Counts of one tool. `running` functions hold a place, and `abandoned` of them have no caller any more."""
 
     def __init__(self, tool: Tool) -> None:
@@ -38,9 +38,9 @@ class Device:
         self.abandoned = 0
         self.calls = 0
         self.failures = 0
-        self.queue: deque[Ticket] = deque()
+        self.queue: deque[Waiter] = deque()
 
-    async def enter(self, alarm: Alarm, *, wait: bool) -> None:
+    async def enter(self, timer: Timer, *, wait: bool) -> None:
         """Take a place, in the order of coming. Raises `Busy` and `TimedOut`."""
         if self.running < self.tool.mark.concurrency and not self.queue:
             self.running += 1
@@ -52,11 +52,11 @@ class Device:
                 retry_after=1.0,
                 tool=self.tool.name,
             )
-        ticket = Ticket(cast("Thread", asyncio.current_task()))
+        ticket = Waiter(cast("Thread", asyncio.current_task()))
         self.queue.append(ticket)
         try:
             while not ticket.given:
-                if alarm.rung:
+                if timer.rung:
                     raise TimedOut(f"tool {self.tool.name} had no free place in time", tool=self.tool.name)
                 ticket.thread.waits_for = f"tool {self.tool.name}"
                 await PARK

@@ -19,21 +19,21 @@ from ipc.errors import Busy, LlmosError, NotEncodable, TimedOut, ToolFailed, Unk
 from ipc.syscalls import Reference, ToolInfo, Tools, UseTool
 from kernel.core.fiber import PARK
 from kernel.core.process import Process, Thread
-from kernel.core.timers import Alarm
+from kernel.core.timers import Timer
 from kernel.gate import Gate
 from kernel.lib.units import measured
 from kernel.lib.validation import check_timeout
 from kernel.memory.shared import RESERVED, SharedMemory
-from kernel.programs.loader import Programs
+from kernel.programs.loader import ProgramLoader
 from kernel.programs.tool import CALL_ID, Tool, ToolSpec, load
-from kernel.tools.concurrency import Device
+from kernel.tools.concurrency import ConcurrencyLimit
 from kernel.tools.workers import Workers
 
 LARGE = 1024 * 1024  # bytes of an encoded result that is handed over by reference
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds before a further attempt; each pause is twice the one before
 
 
-class Run:
+class ToolRun:
     """One attempt: a function at work in a worker thread, and its outcome when it has returned."""
 
     __slots__ = ("done", "error", "size", "thread", "value")
@@ -66,7 +66,7 @@ class ToolSubsystem:
     def __init__(
         self,
         configured: Mapping[str, ToolSpec],
-        programs: Programs,
+        programs: ProgramLoader,
         shared: SharedMemory,
         gate: Gate,
         loop: asyncio.AbstractEventLoop,
@@ -75,7 +75,7 @@ class ToolSubsystem:
         self._programs = programs
         self._shared = shared
         self._loaded: dict[str, Tool] = {}  # those that are configured
-        self._devices: dict[str, Device] = {}
+        self._devices: dict[str, ConcurrencyLimit] = {}
         self._calls: WeakKeyDictionary[Thread, int] = WeakKeyDictionary()
         self._client_calls: dict[int, int] = {}  # by pid: each call of a client is a thread of its own
         self.workers = Workers(loop)
@@ -121,22 +121,22 @@ class ToolSubsystem:
         thread = cast("Thread", asyncio.current_task())
         if call.timeout is None:
             timeout = tool.mark.timeout
-        alarm = Alarm(thread, timeout)
+        timer = Timer(thread, timeout)
         try:
             for attempt in range(tool.mark.retries + 1):
                 if attempt:
-                    await self._pause(alarm, tool, min(FIRST_PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE))
+                    await self._pause(timer, tool, min(FIRST_PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE))
                 # Bound anew each time: what one attempt did to its arguments is nothing to the next.
                 arguments = tool.bind(reveal(args)) | ({CALL_ID: call_id} if tool.takes_call_id else {})
-                await device.enter(alarm, wait=call.wait or attempt > 0)
-                run = await self._attempt(device, tool, alarm, arguments)
+                await device.enter(timer, wait=call.wait or attempt > 0)
+                run = await self._attempt(device, tool, timer, arguments)
                 if not isinstance(run.error, ToolFailed):
                     break
         except BaseException:
             device.failures += 1
             raise
         finally:
-            alarm.cancel()
+            timer.cancel()
         if run.error is not None:
             device.failures += 1
             raise run.error
@@ -146,10 +146,10 @@ class ToolSubsystem:
         self._shared.put(process, name, run.value, run.size, ephemeral=True)
         return Reference(name, run.size)
 
-    async def _attempt(self, device: Device, tool: Tool, alarm: Alarm, arguments: dict[str, Any]) -> Run:
+    async def _attempt(self, device: ConcurrencyLimit, tool: Tool, timer: Timer, arguments: dict[str, Any]) -> ToolRun:
         """Run the function once, on a place that was taken."""
         thread = cast("Thread", asyncio.current_task())
-        run = Run(thread)
+        run = ToolRun(thread)
         try:
             self.workers.submit(partial(run.work, tool, arguments), partial(self._returned, device, run))
         except RuntimeError as error:
@@ -157,7 +157,7 @@ class ToolSubsystem:
             raise Busy(f"tool {tool.name}: no thread can be started: {error}", retry_after=1.0) from None
         try:
             while not run.done:
-                if alarm.rung:
+                if timer.rung:
                     raise TimedOut(
                         f"tool {tool.name} did not return in time; it goes on, and keeps its place until it does",
                         tool=tool.name,
@@ -171,19 +171,19 @@ class ToolSubsystem:
             raise
         return run
 
-    async def _pause(self, alarm: Alarm, tool: Tool, seconds: float) -> None:
+    async def _pause(self, timer: Timer, tool: Tool, seconds: float) -> None:
         thread = cast("Thread", asyncio.current_task())
-        pause = Alarm(thread, seconds)
+        pause = Timer(thread, seconds)
         try:
             while not pause.rung:
-                if alarm.rung:
+                if timer.rung:
                     raise TimedOut(f"tool {tool.name} failed, and there is no time for another try", tool=tool.name)
                 thread.waits_for = f"tool {tool.name}"
                 await PARK
         finally:
             pause.cancel()
 
-    def _returned(self, device: Device, run: Run) -> None:
+    def _returned(self, device: ConcurrencyLimit, run: ToolRun) -> None:
         run.done = True
         device.leave()
         if run.thread is None:
@@ -191,10 +191,10 @@ class ToolSubsystem:
         else:
             run.thread.wake()
 
-    def _device(self, tool: Tool) -> Device:
+    def _device(self, tool: Tool) -> ConcurrencyLimit:
         device = self._devices.get(tool.name)
         if device is None:
-            device = self._devices[tool.name] = Device(tool)
+            device = self._devices[tool.name] = ConcurrencyLimit(tool)
         device.tool = tool
         return device
 

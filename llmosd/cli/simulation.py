@@ -18,7 +18,7 @@ from llmosd.cli import show
 from llmosd.client.blocking import Client
 
 if TYPE_CHECKING:
-    from llmosd.simulator.experiment import Found, Plan
+    from llmosd.simulator.experiment import ExperimentPlan, ExperimentResult
     from llmosd.simulator.report import Estimates
 
 POLICIES = ("fifo", "priority", "fair", "attained")  # that are compared where none is named
@@ -126,10 +126,10 @@ def simulate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(options: argparse.Namespace) -> Plan:
+def _plan(options: argparse.Namespace) -> ExperimentPlan:
     from kernel.policy.registry import PolicySettings
     from llmosd.simulator.device import find
-    from llmosd.simulator.experiment import GENERATORS, Plan
+    from llmosd.simulator.experiment import GENERATORS, ExperimentPlan
     from llmosd.simulator.report import Slo
 
     given: dict[str, Any] = {name: getattr(options, name) for name in ("quantum", "aging")}
@@ -137,7 +137,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     kinds = [kind for named in options.policy or POLICIES for kind in named.split(",")]
     device = find(options.device)
     made_up = options.workload in GENERATORS
-    return Plan(
+    return ExperimentPlan(
         device=device,
         policies=[PolicySettings(kind=kind, **settings) for kind in kinds],
         workload=options.workload,
@@ -152,7 +152,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     )
 
 
-def _draw(folder: str | None, found: Found) -> list[str]:
+def _draw(folder: str | None, found: ExperimentResult) -> list[str]:
     if folder is None:
         return []
     from llmosd.simulator.plots.save import draw
@@ -227,10 +227,10 @@ def record(client: Client, options: argparse.Namespace) -> int:
     try:
         while end is None or (left := end - time.monotonic()) > 0:
             time.sleep(POLL if end is None else min(POLL, left))
-            recorder.look()
+            recorder.poll()
     except KeyboardInterrupt:
         pass
-    recorder.look()
+    recorder.poll()
     recording.write(recorder.recording, path)
     calls, lost = len(recorder.recording.calls), recorder.recording.lost
     if lost:

@@ -41,7 +41,7 @@ class StatusLine:
             self._shown = ""
 
 
-class Text:
+class TokenText:
     """What was written of the tokens. Of a task that began anew, what comes again as it was is not written again."""
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class Text:
 def print_events(events: Iterable[Event]) -> None:
     """Print the events of a task, and its result unless its text was streamed already. Raises the task's error."""
     status = StatusLine()
-    text = Text()
+    text = TokenText()
     handlers: dict[type[Event], Callable[..., None]] = {
         Token: lambda event: text.write(event.text),
         Emitted: lambda event: show.value(event.value, as_json=False),
@@ -104,7 +104,7 @@ def print_events(events: Iterable[Event]) -> None:
         status.clear()
 
 
-def _missed(event: Missed, text: Text) -> None:
+def _missed(event: Missed, text: TokenText) -> None:
     if event.events or text:  # else it has ended, and nothing of it was seen before
         _note(f"{event.events or 'some'} events came before and are not kept any more")
 

@@ -26,7 +26,7 @@ MOST = 500  # rows on the screen
 NO_DAEMON = 3  # exit code
 
 
-class Row:
+class ProcessRow:
     """A process as it is now, and how much it did since the last look."""
 
     def __init__(self, info: ProcessInfo, before: ProcessInfo | None, seconds: float) -> None:
@@ -41,7 +41,7 @@ class Column:
     """What a column shows, what it is sorted by, and whether the largest come first."""
 
     def __init__(
-        self, show: Callable[[Row], str], key: Callable[[Row], Any] | None = None, *, down: bool = False
+        self, show: Callable[[ProcessRow], str], key: Callable[[ProcessRow], Any] | None = None, *, down: bool = False
     ) -> None:
         self.show = show
         self.key = key or show
@@ -94,7 +94,7 @@ class Top(App[None]):
         super().__init__()
         self._client = AsyncClient(socket, name="llmos top")
         self._before: dict[int, ProcessInfo] = {}
-        self._rows: list[Row] = []
+        self._rows: list[ProcessRow] = []
         self._looked_at = 0.0
         self._sorted_by = "CPU%"
         self._reversed = False
@@ -112,13 +112,13 @@ class Top(App[None]):
         except (NoDaemon, ConnectionLost) as error:
             self._leave(error)
             return
-        await self.look()
-        self.set_interval(INTERVAL, self.look)
+        await self.poll()
+        self.set_interval(INTERVAL, self.poll)
 
     async def on_unmount(self) -> None:
         await self._client.close()
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Ask the daemon and show what it says. One at a time, however slow the answer."""
         if self._looking:
             return
@@ -132,7 +132,7 @@ class Top(App[None]):
             self._looking = False
         now = monotonic()
         seconds, self._looked_at = now - self._looked_at, now
-        self._rows = [Row(info, self._before.get(info.pid), seconds) for info in infos]
+        self._rows = [ProcessRow(info, self._before.get(info.pid), seconds) for info in infos]
         self._before = {info.pid: info for info in infos}
         self.query_one("#summary", Static).update(_summary(infos, stats, slots))
         self._draw()
@@ -182,7 +182,7 @@ class Top(App[None]):
         except LlmosError as error:
             text = error.message
         self.query_one("#notice", Static).update(Text(text))
-        await self.look()
+        await self.poll()
 
     def _selected(self) -> int | None:
         table = self.query_one(DataTable)

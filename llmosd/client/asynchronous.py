@@ -19,16 +19,16 @@ from ipc.syscalls import Logs, Submitted, Syscall
 from ipc.transport import FramedProtocol
 from ipc.unix import default_socket, try_connect
 from llmosd.client import session
-from llmosd.client.cursor import Progress, Seen
+from llmosd.client.cursor import Cursor, TaskReader
 from llmosd.client.descriptor import Ask, Asynchronous, Follow
-from llmosd.client.methods import Calls
-from llmosd.client.session import Pending, Session
+from llmosd.client.methods import ClientMethods
+from llmosd.client.session import PendingRequest, Session
 from llmosd.shared import Shared
 
 R = TypeVar("R")
 
 
-class _Awaited(Pending):
+class _Awaited(PendingRequest):
     """A request that coroutines wait for."""
 
     __slots__ = ("_changed",)
@@ -115,7 +115,7 @@ class _Connection(FramedProtocol):
             self.send_frame(payload)
 
 
-class AsyncTask(Progress):
+class AsyncTask(TaskReader):
     """A task that was submitted: its events and its result."""
 
     def __init__(
@@ -124,7 +124,7 @@ class AsyncTask(Progress):
         wire: _Connection,
         pending: _Awaited,
         submitted: Submitted,
-        after: Seen | tuple[int, int] | None = None,
+        after: Cursor | tuple[int, int] | None = None,
     ) -> None:
         super().__init__(submitted, after)
         self._client = client
@@ -159,7 +159,7 @@ class AsyncTask(Progress):
             await self._client.kill(self.pid)
 
 
-class AsyncClient(Calls, Asynchronous[AsyncTask]):
+class AsyncClient(ClientMethods, Asynchronous[AsyncTask]):
     """A connection to the daemon. `socket` defaults to where the daemon listens by default."""
 
     def __init__(self, socket: str | Path | None = None, *, name: str = "async client") -> None:

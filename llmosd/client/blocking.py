@@ -21,21 +21,25 @@ from ipc.protocol import FromDaemon, StreamEvent
 from ipc.syscalls import Logs, Submitted, Syscall
 from ipc.unix import default_socket, try_connect
 from llmosd.client import session
-from llmosd.client.cursor import Progress, Seen
+from llmosd.client.cursor import Cursor, TaskReader
 from llmosd.client.descriptor import Ask, Blocking, Follow
-from llmosd.client.methods import Calls
-from llmosd.client.session import Pending, Session
+from llmosd.client.methods import ClientMethods
+from llmosd.client.session import PendingRequest, Session
 
 FOREVER = float("inf")
 
 R = TypeVar("R")
 
 
-class Task(Progress):
+class Task(TaskReader):
     """A task that was submitted: its events and its result."""
 
     def __init__(
-        self, client: Client, pending: Pending, submitted: Submitted, after: Seen | tuple[int, int] | None = None
+        self,
+        client: Client,
+        pending: PendingRequest,
+        submitted: Submitted,
+        after: Cursor | tuple[int, int] | None = None,
     ) -> None:
         super().__init__(submitted, after)
         self._client = client
@@ -64,7 +68,7 @@ class Task(Progress):
             self._client.kill(self.pid)
 
 
-class Client(Calls, Blocking[Task]):
+class Client(ClientMethods, Blocking[Task]):
     """A connection to the daemon. `socket` defaults to where the daemon listens by default."""
 
     def __init__(self, socket: str | Path | None = None, *, name: str = "client") -> None:
@@ -73,7 +77,7 @@ class Client(Calls, Blocking[Task]):
         self._name = name
         self._connection: Socket | None = None
         self._frames = FrameDecoder()
-        self._session = Session(Pending)
+        self._session = Session(PendingRequest)
 
     def __enter__(self) -> Self:
         self.connect()
@@ -93,7 +97,7 @@ class Client(Calls, Blocking[Task]):
             time.sleep(0.005)
         self._connection = connection
         self._frames = FrameDecoder()
-        self._session = Session(Pending)
+        self._session = Session(PendingRequest)
         try:
             self._send(session.hello(self._name))
             self.pid = session.welcomed(self._first(until)).pid
@@ -162,13 +166,13 @@ class Client(Calls, Blocking[Task]):
         pending = self._open(follow.call, streams=True)
         return Task(self, pending, self._answer(pending), follow.after)
 
-    def _open(self, call: Syscall, *, streams: bool = False) -> Pending:
+    def _open(self, call: Syscall, *, streams: bool = False) -> PendingRequest:
         self._connected()
         pending, payload = self._session.open(call, streams=streams)
         self._send(payload)
         return pending
 
-    def _answer(self, pending: Pending, timeout: float | None = None) -> Any:
+    def _answer(self, pending: PendingRequest, timeout: float | None = None) -> Any:
         until = _until(timeout)
         try:
             while not pending.answered:
@@ -178,7 +182,7 @@ class Client(Calls, Blocking[Task]):
             self._abandon(pending)
             raise
 
-    def _events(self, pending: Pending, timeout: float | None) -> Iterator[StreamEvent]:
+    def _events(self, pending: PendingRequest, timeout: float | None) -> Iterator[StreamEvent]:
         until = _until(timeout)
         while not pending.over:
             message = pending.next()
@@ -189,7 +193,7 @@ class Client(Calls, Blocking[Task]):
             if (credit := pending.credit()) is not None:
                 self._send(credit)
 
-    def _abandon(self, pending: Pending) -> None:
+    def _abandon(self, pending: PendingRequest) -> None:
         payload = self._session.abandon(pending)
         if payload is not None and self._connection is not None:
             try:

@@ -14,24 +14,24 @@ from ipc.protocol import StreamEvent
 from ipc.syscalls import Submitted
 
 
-class Seen(NamedTuple):
+class Cursor(NamedTuple):
     """How far somebody has seen the events of a task: which attempt of it, and the number of the last event."""
 
     attempt: int
     number: int
 
 
-class Progress:
+class TaskReader:
     """How far the events of a task were read.
 
     `id` lasts. `pid` is that of the task's process in this run of the daemon, 0 if it has none. `seen` is for `attach`
     on another connection.
     """
 
-    def __init__(self, submitted: Submitted, after: Seen | tuple[int, int] | None) -> None:
+    def __init__(self, submitted: Submitted, after: Cursor | tuple[int, int] | None) -> None:
         self.id = submitted.id
         self.pid = submitted.pid
-        self.seen = Seen(submitted.attempt, 0)
+        self.seen = Cursor(submitted.attempt, 0)
         self._first: deque[Event] = deque()  # events that are not of the daemon
         if after is not None and after[0] not in (0, submitted.attempt):
             self._first.append(Restarted(submitted.pid, submitted.attempt))
@@ -39,7 +39,7 @@ class Progress:
 
     def _read(self, message: StreamEvent) -> Event:
         """The event in `message`, from now on one that was read."""
-        self.seen = Seen(self.seen.attempt, message.number)
+        self.seen = Cursor(self.seen.attempt, message.number)
         if is_final(message.event):
             self._final = message.event
         return message.event

@@ -13,7 +13,7 @@ from types import MethodType
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from ipc.syscalls import Attach, Submit, Syscall
-from llmosd.client.cursor import Seen
+from llmosd.client.cursor import Cursor
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,12 +31,12 @@ class Ask(Generic[R]):
 class Follow:
     """A call that finds a task. `after`: how far its events were seen."""
 
-    def __init__(self, call: Submit | Attach, after: Seen | tuple[int, int] | None = None) -> None:
+    def __init__(self, call: Submit | Attach, after: Cursor | tuple[int, int] | None = None) -> None:
         self.call = call
         self.after = after
 
 
-class Caller(Generic[T]):
+class RequestMaker(Generic[T]):
     """What a client brings along: how it makes a call, and a task `T` of the answer."""
 
     _asynchronous: ClassVar[bool]
@@ -50,13 +50,13 @@ class Caller(Generic[T]):
         raise NotImplementedError
 
 
-class Blocking(Caller[T]):
+class Blocking(RequestMaker[T]):
     """A client whose methods return when they have the answer."""
 
     _asynchronous = False
 
 
-class Asynchronous(Caller[T]):
+class Asynchronous(RequestMaker[T]):
     """A client whose methods are coroutines."""
 
     _asynchronous = True
@@ -65,13 +65,15 @@ class Asynchronous(Caller[T]):
 class _Method(Generic[P]):
     """`describe` says what to do, and `do` of a client does it."""
 
-    def __init__(self, describe: Callable[Concatenate[Any, P], Any], do: Callable[[Caller[Any], Any], Any]) -> None:
+    def __init__(
+        self, describe: Callable[Concatenate[Any, P], Any], do: Callable[[RequestMaker[Any], Any], Any]
+    ) -> None:
         @wraps(describe)
-        def blocking(client: Caller[Any], /, *args: P.args, **kwargs: P.kwargs) -> Any:
+        def blocking(client: RequestMaker[Any], /, *args: P.args, **kwargs: P.kwargs) -> Any:
             return do(client, describe(client, *args, **kwargs))
 
         @wraps(describe)
-        async def asynchronous(client: Caller[Any], /, *args: P.args, **kwargs: P.kwargs) -> Any:
+        async def asynchronous(client: RequestMaker[Any], /, *args: P.args, **kwargs: P.kwargs) -> Any:
             return await do(client, describe(client, *args, **kwargs))
 
         self._blocking, self._asynchronous = blocking, asynchronous
@@ -81,12 +83,14 @@ class AskMethod(_Method[P], Generic[P, R]):
     """A method that makes one call, and returns `R`."""
 
     @overload
-    def __get__(self, client: Blocking[Any], kind: type[Caller[Any]]) -> Callable[P, R]: ...
+    def __get__(self, client: Blocking[Any], kind: type[RequestMaker[Any]]) -> Callable[P, R]: ...
     @overload
-    def __get__(self, client: Asynchronous[Any], kind: type[Caller[Any]]) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    def __get__(
+        self, client: Asynchronous[Any], kind: type[RequestMaker[Any]]
+    ) -> Callable[P, Coroutine[Any, Any, R]]: ...
     @overload
-    def __get__(self, client: None, kind: type[Caller[Any]]) -> Callable[..., Any]: ...
-    def __get__(self, client: Caller[Any] | None, kind: type[Caller[Any]]) -> Callable[..., Any]:
+    def __get__(self, client: None, kind: type[RequestMaker[Any]]) -> Callable[..., Any]: ...
+    def __get__(self, client: RequestMaker[Any] | None, kind: type[RequestMaker[Any]]) -> Callable[..., Any]:
         method = self._asynchronous if kind._asynchronous else self._blocking
         return method if client is None else MethodType(method, client)
 
@@ -95,12 +99,14 @@ class FollowMethod(_Method[P]):
     """A method that returns a task of the kind that the client makes."""
 
     @overload
-    def __get__(self, client: Blocking[T], kind: type[Caller[Any]]) -> Callable[P, T]: ...
+    def __get__(self, client: Blocking[T], kind: type[RequestMaker[Any]]) -> Callable[P, T]: ...
     @overload
-    def __get__(self, client: Asynchronous[T], kind: type[Caller[Any]]) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(
+        self, client: Asynchronous[T], kind: type[RequestMaker[Any]]
+    ) -> Callable[P, Coroutine[Any, Any, T]]: ...
     @overload
-    def __get__(self, client: None, kind: type[Caller[Any]]) -> Callable[..., Any]: ...
-    def __get__(self, client: Caller[Any] | None, kind: type[Caller[Any]]) -> Callable[..., Any]:
+    def __get__(self, client: None, kind: type[RequestMaker[Any]]) -> Callable[..., Any]: ...
+    def __get__(self, client: RequestMaker[Any] | None, kind: type[RequestMaker[Any]]) -> Callable[..., Any]:
         method = self._asynchronous if kind._asynchronous else self._blocking
         return method if client is None else MethodType(method, client)
 

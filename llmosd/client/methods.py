@@ -46,12 +46,12 @@ from ipc.syscalls import (
     TaskInfo,
     Wait,
 )
-from llmosd.client.cursor import Seen
+from llmosd.client.cursor import Cursor
 from llmosd.client.descriptor import Ask, Follow, asks, follows
 from llmosd.client.session import CREDIT
 
 
-class Calls:
+class ClientMethods:
     """The methods that both clients have."""
 
     # ---- tasks
@@ -99,7 +99,7 @@ class Calls:
         )
 
     @follows
-    def attach(self, task_id: str, *, after: Seen | tuple[int, int] | None = None) -> Follow:
+    def attach(self, task_id: str, *, after: Cursor | tuple[int, int] | None = None) -> Follow:
         """A task that was submitted before, by whomever: its events from now on, and its result. `UnknownTask`.
 
         With `after`, the `seen` of the task as somebody had it: the events that came since. What is not kept any more

@@ -34,7 +34,7 @@ CREDIT = 256  # events that may be on their way to us; half of it read, as much 
 CONNECT_TIMEOUT = 10.0  # seconds for the daemon to take the connection and welcome us
 
 
-class Pending:
+class PendingRequest:
     """A request that was sent, and what has come for it and was not read. `streams`: whether events follow."""
 
     __slots__ = ("_ended", "_error", "_events", "_read", "_value", "call", "number", "streams")
@@ -111,7 +111,7 @@ class Pending:
             self._error = error
 
 
-AnyPending = TypeVar("AnyPending", bound=Pending)
+AnyPending = TypeVar("AnyPending", bound=PendingRequest)
 
 
 class Session(Generic[AnyPending]):

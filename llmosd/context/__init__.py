@@ -6,27 +6,27 @@ the gate does. One file a subject.
 
 from __future__ import annotations
 
-from llmosd.context.durable import DurableCalls
-from llmosd.context.memory import MemoryCalls
-from llmosd.context.messages import MessageCalls
-from llmosd.context.models import ChatOptions, ModelCalls
-from llmosd.context.processes import ProcessCalls
-from llmosd.context.supervision import SupervisionCalls
-from llmosd.context.sync import SyncCalls
-from llmosd.context.tools import ToolCalls
+from llmosd.context.durable import DurableMethods
+from llmosd.context.memory import MemoryMethods
+from llmosd.context.messages import MessageMethods
+from llmosd.context.models import ChatOptions, ModelMethods
+from llmosd.context.processes import ProcessMethods
+from llmosd.context.supervision import SupervisionMethods
+from llmosd.context.sync import SyncMethods
+from llmosd.context.tools import ToolMethods
 
 __all__ = ["ChatOptions", "Context"]
 
 
 class Context(
-    ModelCalls,
-    MessageCalls,
-    SupervisionCalls,
-    SyncCalls,
-    MemoryCalls,
-    ToolCalls,
-    ProcessCalls,
-    DurableCalls,
+    ModelMethods,
+    MessageMethods,
+    SupervisionMethods,
+    SyncMethods,
+    MemoryMethods,
+    ToolMethods,
+    ProcessMethods,
+    DurableMethods,
 ):
     """An agent's view of its process. Methods raise the errors that `ipc.syscalls` names for their call."""
 

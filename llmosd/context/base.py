@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kernel.core.process import Process
-    from kernel.gate import Calls
+    from kernel.gate import SystemCalls
 
 
 class Caller:
@@ -14,7 +14,7 @@ class Caller:
 
     __slots__ = ("_gate", "_process")
 
-    def __init__(self, gate: Calls, process: Process) -> None:
+    def __init__(self, gate: SystemCalls, process: Process) -> None:
         self._gate = gate
         self._process = process
 

@@ -10,7 +10,7 @@ from ipc.syscalls import Checkpoint, DrawRandom, GetTime
 from llmosd.context.base import Caller
 
 
-class DurableCalls(Caller):
+class DurableMethods(Caller):
     """Time, random numbers and checkpoints."""
 
     __slots__ = ()

@@ -37,7 +37,7 @@ class Memory(Caller):
         return self._gate.call(self._process, MemoryKeys(prefix))
 
 
-class MemoryCalls(Caller):
+class MemoryMethods(Caller):
     """Private memory and shared regions."""
 
     __slots__ = ()

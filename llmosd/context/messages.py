@@ -13,7 +13,7 @@ from ipc.syscalls import ANY_MESSAGE, Call, Publish, Receive, Register, Reply, S
 from llmosd.context.base import Caller
 
 
-class MessageCalls(Caller):
+class MessageMethods(Caller):
     """Send, receive, call and reply; names and topics."""
 
     __slots__ = ()

@@ -44,7 +44,7 @@ class ChatOptions(TypedDict, total=False):
     logprobs: bool
 
 
-class ModelCalls(Caller):
+class ModelMethods(Caller):
     """Replies and continuations of text; how likely texts are, and what they are about."""
 
     __slots__ = ()

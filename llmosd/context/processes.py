@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # who only talks to a daemon, or only marks agents, need not 
     import asyncio
 
 
-class ProcessCalls(Caller):
+class ProcessMethods(Caller):
     """Spawn, wait, kill, suspend, resume, nice and sleep; threads; emit and log."""
 
     __slots__ = ()

@@ -13,7 +13,7 @@ from ipc.syscalls.supervision import Strategy
 from llmosd.context.base import Caller
 
 
-class SupervisionCalls(Caller):
+class SupervisionMethods(Caller):
     """Share another's fate, be told of it, or answer for it."""
 
     __slots__ = ()

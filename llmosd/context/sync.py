@@ -30,10 +30,10 @@ from llmosd.context.base import Caller
 
 if TYPE_CHECKING:
     from kernel.core.process import Process
-    from kernel.gate import Calls
+    from kernel.gate import SystemCalls
 
 
-class SyncCalls(Caller):
+class SyncMethods(Caller):
     """Lock, semaphore, condition, barrier and event by name."""
 
     __slots__ = ()
@@ -64,7 +64,7 @@ class _Named:
 
     __slots__ = ("_gate", "_process", "name")
 
-    def __init__(self, gate: Calls, process: Process, name: str) -> None:
+    def __init__(self, gate: SystemCalls, process: Process, name: str) -> None:
         self._gate = gate
         self._process = process
         self.name = name
@@ -99,7 +99,7 @@ class Lock(_Held):
 
     __slots__ = ("_reentrant",)
 
-    def __init__(self, gate: Calls, process: Process, name: str, reentrant: bool) -> None:
+    def __init__(self, gate: SystemCalls, process: Process, name: str, reentrant: bool) -> None:
         super().__init__(gate, process, name)
         self._reentrant = reentrant
 
@@ -135,7 +135,7 @@ class Semaphore(_Held):
 
     __slots__ = ("_permits",)
 
-    def __init__(self, gate: Calls, process: Process, name: str, permits: int) -> None:
+    def __init__(self, gate: SystemCalls, process: Process, name: str, permits: int) -> None:
         super().__init__(gate, process, name)
         self._permits = permits
 
@@ -153,7 +153,7 @@ class Barrier(_Named):
 
     __slots__ = ("_parties",)
 
-    def __init__(self, gate: Calls, process: Process, name: str, parties: int) -> None:
+    def __init__(self, gate: SystemCalls, process: Process, name: str, parties: int) -> None:
         super().__init__(gate, process, name)
         self._parties = parties
 

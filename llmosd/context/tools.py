@@ -10,7 +10,7 @@ from ipc.syscalls import UseTool
 from llmosd.context.base import Caller
 
 
-class ToolCalls(Caller):
+class ToolMethods(Caller):
     """Plain functions, run in worker threads."""
 
     __slots__ = ()

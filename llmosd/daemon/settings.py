@@ -20,8 +20,8 @@ from msgspec import Meta
 from ipc.errors import ConfigError, InvalidPolicy
 from ipc.unix import default_socket
 from kernel.journal.settings import JournalSettings
-from kernel.memory.quotas import MemoryBounds
-from kernel.models.settings import ResourceSettings, Scheduling
+from kernel.memory.quotas import MemoryQuotas
+from kernel.models.settings import ResourceSettings, SchedulingSettings
 from kernel.models.spec import ModelSpec, looks_local
 from kernel.processes.limits import LimitSettings
 from kernel.programs.tool import ToolSpec
@@ -41,8 +41,8 @@ ENVIRONMENT = {
 
 
 SECTIONS: dict[str, Any] = {
-    "memory": MemoryBounds,
-    "scheduling": Scheduling,
+    "memory": MemoryQuotas,
+    "scheduling": SchedulingSettings,
     "limits": LimitSettings,
     "resources": ResourceSettings,
     "journal": JournalSettings,
@@ -62,9 +62,9 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "human", "json"] = "auto"
     models: dict[str, ModelSpec] = {}
-    memory: MemoryBounds = MemoryBounds()
+    memory: MemoryQuotas = MemoryQuotas()
     tools: dict[str, ToolSpec] = {}
-    scheduling: Scheduling = Scheduling()
+    scheduling: SchedulingSettings = SchedulingSettings()
     limits: LimitSettings = LimitSettings()
     resources: ResourceSettings = ResourceSettings()
     journal: JournalSettings = JournalSettings()

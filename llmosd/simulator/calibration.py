@@ -134,7 +134,7 @@ def _observe(
     No prompt may begin like an earlier one, since it would be found and not read: `number` is another one for each
     observation.
     """
-    recorder.look()
+    recorder.poll()
     before, count = _slots(client.slots(), model).steps, len(shapes)
     prompts = [
         (f"{number}-{place} " + "tell me more of it " * (words // 5), tokens)
@@ -144,7 +144,7 @@ def _observe(
     calls: list[FinishedCall] = []
     end = time.monotonic() + PATIENCE
     while len(calls) < count and time.monotonic() < end:
-        calls += recorder.look()
+        calls += recorder.poll()
     if len(calls) != count or any(call.error or call.started is None or not call.generated for call in calls):
         raise CalibrationFailed(f"of {count} calls {len(calls)} ended, or others were made meanwhile; try again")
     return observation(calls, _slots(client.slots(), model).steps - before, blank)

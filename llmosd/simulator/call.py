@@ -11,8 +11,8 @@ from typing import Any
 from ipc.syscalls import Sampling
 from kernel.drivers import protocol
 from kernel.models.sequence import FINISHED, QUEUED
-from kernel.policy.group import Program
-from llmosd.simulator.workload import Call
+from kernel.policy.group import SchedulingGroup
+from llmosd.simulator.workload import WorkloadCall
 
 SAMPLING = Sampling()
 
@@ -31,6 +31,7 @@ class SimulatedCall:
         "end",
         "first",
         "grant",
+        "group",
         "held",
         "holds",
         "id",
@@ -42,7 +43,6 @@ class SimulatedCall:
         "place",
         "preemptions",
         "priority",
-        "program",
         "prompt",
         "resident",
         "since",
@@ -61,13 +61,21 @@ class SimulatedCall:
     process: Any = None
 
     def __init__(
-        self, number: int, task: int, place: int, spec: Call, program: Program, priority: int, path: float, now: float
+        self,
+        number: int,
+        task: int,
+        place: int,
+        spec: WorkloadCall,
+        group: SchedulingGroup,
+        priority: int,
+        path: float,
+        now: float,
     ) -> None:
         self.id = number
         self.task = task
         self.place = place
         self.spec = spec
-        self.program = program
+        self.group = group
         self.priority = priority
         self.path = path
         self.prompt = spec.prompt

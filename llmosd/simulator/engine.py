@@ -12,11 +12,11 @@ from collections.abc import Callable
 from kernel.drivers import protocol
 from llmosd.simulator.call import SimulatedCall
 from llmosd.simulator.device import DeviceModel
-from llmosd.simulator.memory import Memory
+from llmosd.simulator.memory import KVMemoryModel
 from llmosd.simulator.timeline import Timeline
 
 
-class Engine:
+class SimulatedEngine:
     """`now` is the time to which it has come, `steps` counts those it did, `busy` the seconds they took.
 
     Between two calls of `advance` the same sequences are in the batch, so that many steps are one sum. The tokens of
@@ -30,7 +30,7 @@ class Engine:
         self.busy = 0.0
         self.calls: dict[int, SimulatedCall] = {}  # all that it holds
         self.decoding: dict[int, SimulatedCall] = {}
-        self.memory = Memory(device)
+        self.memory = KVMemoryModel(device)
         self._device = device
         self._timeline = timeline
         self._later = later

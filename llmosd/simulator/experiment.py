@@ -19,13 +19,13 @@ from llmosd.simulator.generators import Shape
 from llmosd.simulator.outcome import Run
 from llmosd.simulator.report import Estimates, Report, Slo, estimates, report
 from llmosd.simulator.simulation import Simulation
-from llmosd.simulator.workload import Task
+from llmosd.simulator.workload import WorkloadTask
 
 GENERATORS = ("programs", "poisson", "bursty", "agents")
 SHIPPED = Path(__file__).resolve().parents[2] / "tests" / "bench" / "traces"
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class ExperimentPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What to simulate.
 
     `workload` is one of `GENERATORS`, "trace" for the traces of the checkout, or a file: a trace (.csv, .csv.gz) or a
@@ -47,7 +47,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     slo: Slo = Slo()
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
+class ExperimentResult(msgspec.Struct, frozen=True, kw_only=True):
     """`what` was run, in words; the reports of each policy by its kind, one a seed; and the runs of the first seed."""
 
     what: str
@@ -60,7 +60,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
         return {kind: estimates(reports) for kind, reports in self.reports.items()}
 
 
-def perform(plan: Plan, *, timeline: bool = False) -> Found:
+def perform(plan: ExperimentPlan, *, timeline: bool = False) -> ExperimentResult:
     """Run `plan`; with `timeline` the first runs keep what plots need. Raises `InvalidWorkload`, `InvalidPolicy`."""
     if plan.seeds < 1:
         raise InvalidWorkload(f"{plan.seeds} seeds; one at least")
@@ -81,10 +81,10 @@ def perform(plan: Plan, *, timeline: bool = False) -> Found:
             reports[kind].append(report(run, plan.slo))
             if seed == 0:
                 runs.append(run)
-    return Found(what=f"{what}, {seeds} seed{'s' * (seeds > 1)}", reports=reports, runs=runs)
+    return ExperimentResult(what=f"{what}, {seeds} seed{'s' * (seeds > 1)}", reports=reports, runs=runs)
 
 
-def workload(plan: Plan) -> tuple[str, Callable[[int], list[Task]]]:
+def workload(plan: ExperimentPlan) -> tuple[str, Callable[[int], list[WorkloadTask]]]:
     """What the workload of `plan` is in words, and its tasks by seed."""
     if plan.workload in GENERATORS:
         return _generated(plan)
@@ -96,7 +96,7 @@ def workload(plan: Plan) -> tuple[str, Callable[[int], list[Task]]]:
     return what, lambda seed: tasks
 
 
-def _generated(plan: Plan) -> tuple[str, Callable[[int], list[Task]]]:
+def _generated(plan: ExperimentPlan) -> tuple[str, Callable[[int], list[WorkloadTask]]]:
     shape = Shape(
         prompt=max(round(plan.shape.prompt * plan.scale), 1),
         tokens=max(round(plan.shape.tokens * plan.scale), 1),
@@ -110,20 +110,20 @@ def _generated(plan: Plan) -> tuple[str, Callable[[int], list[Task]]]:
     maker = {"programs": generators.programs, "poisson": generators.poisson, "bursty": generators.bursty}[plan.workload]
     share = 0.9 if plan.load is None else plan.load
 
-    def tasks_of(seed: int) -> list[Task]:
+    def tasks_of(seed: int) -> list[WorkloadTask]:
         tasks = maker(seed, _count(plan), share, plan.device, plan.slots, shape, plan.owners)
         return _with_deadline(plan, tasks)
 
     return f"{plan.tasks} tasks ({plan.workload}) at a load of {share:g}", tasks_of
 
 
-def _count(plan: Plan) -> int:
+def _count(plan: ExperimentPlan) -> int:
     if plan.tasks < 1:
         raise InvalidWorkload(f"{plan.tasks} tasks; one at least")
     return plan.tasks
 
 
-def _read(plan: Plan) -> tuple[list[Task], str]:
+def _read(plan: ExperimentPlan) -> tuple[list[WorkloadTask], str]:
     if plan.workload == "trace":
         files = sorted(SHIPPED.glob("*.csv.gz"))
         if not files:
@@ -143,7 +143,7 @@ def _read(plan: Plan) -> tuple[list[Task], str]:
     return tasks, f"{sum(len(task.calls) for task in tasks)} calls recorded in {files[0].name}"
 
 
-def _with_deadline(plan: Plan, tasks: list[Task]) -> list[Task]:
+def _with_deadline(plan: ExperimentPlan, tasks: list[WorkloadTask]) -> list[WorkloadTask]:
     if plan.deadline is None:
         return tasks
     if not 0 < plan.deadline < math.inf:

@@ -15,7 +15,7 @@ import msgspec
 from ipc.errors import InvalidWorkload
 from llmosd.simulator.device import DeviceModel
 from llmosd.simulator.load import arrivals
-from llmosd.simulator.workload import Call, Task, chain
+from llmosd.simulator.workload import WorkloadCall, WorkloadTask, chain
 
 MOST = 4096  # tokens of a prompt or a reply that is drawn
 
@@ -27,10 +27,10 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int = 60
     spread: float = 0.8
 
-    def call(self, draw: random.Random, wait: float = 0.0) -> Call:
+    def call(self, draw: random.Random, wait: float = 0.0) -> WorkloadCall:
         """One call of random length."""
         prompt, tokens = (self._length(draw, median) for median in (self.prompt, self.tokens))
-        return Call(prompt=prompt, tokens=tokens, wait=wait)
+        return WorkloadCall(prompt=prompt, tokens=tokens, wait=wait)
 
     def _length(self, draw: random.Random, median: int) -> int:
         return min(max(round(median * math.exp(draw.gauss(0.0, self.spread))), 1), MOST)
@@ -38,19 +38,19 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
 
 def poisson(
     seed: int, count: int, load: float, device: DeviceModel, slots: int, shape: Shape, owners: int = 1
-) -> list[Task]:
+) -> list[WorkloadTask]:
     """`count` tasks of one call that come independently of each other."""
     draw = random.Random(seed)
-    calls: list[tuple[Call, ...]] = [(shape.call(draw),) for _ in range(count)]
+    calls: list[tuple[WorkloadCall, ...]] = [(shape.call(draw),) for _ in range(count)]
     return _arriving(calls, _exponential(draw), load, device, slots, draw, owners)
 
 
 def bursty(
     seed: int, count: int, load: float, device: DeviceModel, slots: int, shape: Shape, owners: int = 1, burst: int = 10
-) -> list[Task]:
+) -> list[WorkloadTask]:
     """As many as `poisson`, in bursts of `burst` on average that come at once: a batch Poisson process."""
     draw = random.Random(seed)
-    calls: list[tuple[Call, ...]] = [(shape.call(draw),) for _ in range(count)]
+    calls: list[tuple[WorkloadCall, ...]] = [(shape.call(draw),) for _ in range(count)]
 
     def gaps() -> Iterator[float]:
         while True:
@@ -71,7 +71,7 @@ def programs(
     mean: float = 6.0,
     alpha: float = 1.5,
     tool: float = 0.0,
-) -> list[Task]:
+) -> list[WorkloadTask]:
     """Agent programs: Poisson arrivals, each a chain of calls whose number has a heavy tail.
 
     The number is Pareto with index `alpha`, `mean` calls before rounding up, cut at 200. Waits for tools are
@@ -89,7 +89,7 @@ def programs(
 
 def agents(
     seed: int, count: int, shape: Shape, turns: int = 10, think: float = 2.0, tool: float = 0.5, owners: int = 1
-) -> list[Task]:
+) -> list[WorkloadTask]:
     """A closed loop: `count` agents, all there from the start, of `turns` calls each.
 
     After a call an agent waits for a tool, or one time in three thinks; both times are exponential.
@@ -100,7 +100,7 @@ def agents(
         waits = [draw.expovariate(1 / think)]
         waits += [draw.expovariate(1 / (think if draw.random() < 1 / 3 else tool)) for _ in range(turns - 1)]
         calls = chain([shape.call(draw, wait) for wait in waits])
-        tasks.append(Task(arrival=0.0, calls=calls, name=f"agent {number}", owner=f"owner {number % owners}"))
+        tasks.append(WorkloadTask(arrival=0.0, calls=calls, name=f"agent {number}", owner=f"owner {number % owners}"))
     return tasks
 
 
@@ -110,19 +110,19 @@ def _exponential(draw: random.Random) -> Iterator[float]:
 
 
 def _arriving(
-    calls: list[tuple[Call, ...]],
+    calls: list[tuple[WorkloadCall, ...]],
     gaps: Iterator[float],
     load: float,
     device: DeviceModel,
     slots: int,
     draw: random.Random,
     owners: int,
-) -> list[Task]:
+) -> list[WorkloadTask]:
     """Tasks with gaps between arrivals that make up the load; `gaps` have a mean of 1."""
     if not calls:
         raise InvalidWorkload("a workload of no tasks; ask for one at least")
     times = arrivals(calls, gaps, load, device, slots)
     return [
-        Task(arrival=time, calls=one, owner=f"owner {draw.randrange(owners)}")
+        WorkloadTask(arrival=time, calls=one, owner=f"owner {draw.randrange(owners)}")
         for time, one in zip(times, calls, strict=True)
     ]

@@ -13,15 +13,15 @@ import msgspec
 from ipc.syscalls import Sampling
 from kernel.drivers import protocol
 from kernel.drivers.simulated.device import SimulatedDevice
-from kernel.models.leases import Slots
+from kernel.models.leases import LeaseTable
 from kernel.models.sequence import FINISHED, Sequence
-from kernel.policy.group import Program
+from kernel.policy.group import SchedulingGroup
 from kernel.policy.policy import Policy
 from llmosd.simulator.call import SimulatedCall
 from llmosd.simulator.device import DeviceModel
-from llmosd.simulator.workload import Task
+from llmosd.simulator.workload import WorkloadTask
 
-PROGRAM = Program(0)
+PROGRAM = SchedulingGroup(0)
 
 
 class _LiveCall(SimulatedCall):
@@ -33,7 +33,7 @@ class _LiveCall(SimulatedCall):
         return protocol.Admit(self.id, "prompt", Sampling(max_tokens=self.tokens), self.lease)
 
 
-class _Desk:
+class _LiveSlots:
     """Between slots and device, as the workload of a model is in the daemon. `done` is set when all calls are over."""
 
     def __init__(self, policy: Policy, slots: int, lease: int, device: DeviceModel) -> None:
@@ -43,40 +43,40 @@ class _Desk:
         self.device = SimulatedDevice(self._said)
         costs = {"step_seconds": device.step, "sequence_seconds": device.sequence, "prompt_seconds": device.prompt}
         self.device.handle(protocol.Load("", "", 1 << 20, costs))
-        self.slots = Slots(slots, lease, policy, self.loop.time, self.device.handle)
+        self.leases = LeaseTable(slots, lease, policy, self.loop.time, self.device.handle)
 
     def _said(self, message: protocol.FromDriver) -> None:
         match message:
             case protocol.Bundle(progress=progress):
                 for made in progress:
                     if (call := self.calls.get(made.sequence)) is not None:
-                        self.slots.spent(cast("Sequence", call), len(made.ids))
-                self.slots.review()
+                        self.leases.charge_tokens(cast("Sequence", call), len(made.ids))
+                self.leases.reschedule()
             case protocol.Parked(sequence=number) if number in self.calls:
-                self.slots.parked(cast("Sequence", self.calls[number]))
+                self.leases.parked(cast("Sequence", self.calls[number]))
             case protocol.Done(sequence=number):
                 call = self.calls.pop(number)
                 call.state = FINISHED
-                self.slots.free(cast("Sequence", call))
+                self.leases.free(cast("Sequence", call))
                 if not self.calls:
                     self.done.set()
 
 
-def seconds(tasks: list[Task], device: DeviceModel, policy: Policy, slots: int, lease: int) -> float:
+def seconds(tasks: list[WorkloadTask], device: DeviceModel, policy: Policy, slots: int, lease: int) -> float:
     """Seconds that the first calls of `tasks`, all submitted at once, take on this machine."""
     return asyncio.run(_run(tasks, device, policy, slots, lease))
 
 
-async def _run(tasks: list[Task], device: DeviceModel, policy: Policy, slots: int, lease: int) -> float:
-    desk = _Desk(policy, slots, lease, device)
+async def _run(tasks: list[WorkloadTask], device: DeviceModel, policy: Policy, slots: int, lease: int) -> float:
+    desk = _LiveSlots(policy, slots, lease, device)
     for number, task in enumerate(tasks, 1):
         spec = msgspec.structs.replace(task.calls[0], prompt=0)
-        desk.calls[number] = _LiveCall(number, number, 0, spec, Program(number), task.priority, 0.0, 0.0)
+        desk.calls[number] = _LiveCall(number, number, 0, spec, SchedulingGroup(number), task.priority, 0.0, 0.0)
     stepping = asyncio.create_task(desk.device.run())
     start = desk.loop.time()
     for call in tuple(desk.calls.values()):
-        desk.slots.enqueue(cast("Sequence", call))
-    desk.slots.open()
+        desk.leases.enqueue(cast("Sequence", call))
+    desk.leases.open()
     await desk.done.wait()
     took = desk.loop.time() - start
     stepping.cancel()

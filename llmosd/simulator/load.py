@@ -14,21 +14,21 @@ from ipc.errors import InvalidWorkload
 from kernel.policy.fifo import Fifo
 from llmosd.simulator.device import DeviceModel
 from llmosd.simulator.simulation import MANY, Simulation
-from llmosd.simulator.workload import Call, Task
+from llmosd.simulator.workload import WorkloadCall, WorkloadTask
 
 
-def saturated_seconds(calls: list[tuple[Call, ...]], device: DeviceModel, slots: int) -> float:
+def saturated_seconds(calls: list[tuple[WorkloadCall, ...]], device: DeviceModel, slots: int) -> float:
     """Seconds that all calls of all tasks take where all are there at once and none waits for another.
 
     A load of 1 is one at which tasks come as fast as that. It is measured and not computed, since how many calls
     share a step depends on how much of it goes to prompts.
     """
-    alone = [Task(arrival=0.0, calls=(_alone(call),)) for task in calls for call in task]
+    alone = [WorkloadTask(arrival=0.0, calls=(_alone(call),)) for task in calls for call in task]
     return Simulation(alone, device, Fifo(), slots, look=MANY).run().seconds
 
 
 def arrivals(
-    calls: list[tuple[Call, ...]], gaps: Iterator[float], load: float, device: DeviceModel, slots: int
+    calls: list[tuple[WorkloadCall, ...]], gaps: Iterator[float], load: float, device: DeviceModel, slots: int
 ) -> list[float]:
     """When each task has to come for a load of `load`; `gaps` between them have a mean of 1."""
     check_load(load)
@@ -40,7 +40,9 @@ def arrivals(
     return times
 
 
-def stretched(tasks: list[Task], load: float, device: DeviceModel, slots: int) -> tuple[list[Task], float]:
+def stretched(
+    tasks: list[WorkloadTask], load: float, device: DeviceModel, slots: int
+) -> tuple[list[WorkloadTask], float]:
     """The same tasks at a load of `load`, and by what time was stretched for it."""
     check_load(load)
     span = tasks[-1].arrival
@@ -56,5 +58,5 @@ def check_load(load: float) -> None:
         raise InvalidWorkload(f"a load of {load:g}; it is above 0, such as 0.9")
 
 
-def _alone(call: Call) -> Call:
-    return Call(prompt=call.prompt, tokens=call.tokens, limit=call.limit)
+def _alone(call: WorkloadCall) -> WorkloadCall:
+    return WorkloadCall(prompt=call.prompt, tokens=call.tokens, limit=call.limit)

@@ -1,4 +1,4 @@
-"""Memory for keys and values of the simulated device: first come, first served, whole sequences.
+"""KVMemoryModel for keys and values of the simulated device: first come, first served, whole sequences.
 
 Asked by the engine. A call that finds no room waits on its slot, and all who come after it, as in the drivers.
 """
@@ -11,7 +11,7 @@ from llmosd.simulator.call import SimulatedCall
 from llmosd.simulator.device import DeviceModel
 
 
-class Memory:
+class KVMemoryModel:
     """`used` of `size` tokens (0: without bound) are given out; `waiting` have a slot and no memory."""
 
     def __init__(self, device: DeviceModel) -> None:

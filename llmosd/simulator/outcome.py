@@ -11,8 +11,8 @@ import msgspec
 
 from llmosd.simulator.call import SimulatedCall
 from llmosd.simulator.device import DeviceModel
-from llmosd.simulator.timeline import Interval, Sample
-from llmosd.simulator.workload import Task
+from llmosd.simulator.timeline import Interval, TimelineSample
+from llmosd.simulator.workload import WorkloadTask
 
 DONE, SHED, ENDED = "done", "shed", "ended"  # all its tokens; given up by the policy; its task ended at its deadline
 
@@ -38,7 +38,7 @@ class CallOutcome(msgspec.Struct, frozen=True, array_like=True):
 class TaskOutcome(NamedTuple):
     """`finished` is None if the task was ended before. `service` in tokens, those of prompts at their price."""
 
-    task: Task
+    task: WorkloadTask
     finished: float | None
     service: float
 
@@ -61,7 +61,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     swaps: int = 0
     gap: float | None = None
     intervals: list[Interval] = []
-    samples: list[Sample] = []
+    samples: list[TimelineSample] = []
 
 
 def outcome_of(call: SimulatedCall) -> CallOutcome:
@@ -71,7 +71,7 @@ def outcome_of(call: SimulatedCall) -> CallOutcome:
         call.id,
         call.task,
         call.place,
-        call.program.owner,
+        call.group.owner,
         call.priority,
         call.prompt,
         call.credited,

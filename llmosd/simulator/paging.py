@@ -9,24 +9,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from kernel.models.leases import SWAPPING, Slots
+from kernel.models.leases import SWAPPING, LeaseTable
 from kernel.models.pager import FULL, Candidate, choose
 from kernel.models.sequence import RUNNING, Sequence
 from llmosd.simulator.call import SimulatedCall
 from llmosd.simulator.device import DeviceModel
-from llmosd.simulator.engine import Engine
+from llmosd.simulator.engine import SimulatedEngine
 
 
 class Paging:
     """`swaps` counts those written. `later` is called with a time and a call: `done` is to be told then."""
 
     def __init__(
-        self, device: DeviceModel, engine: Engine, slots: Slots, later: Callable[[float, SimulatedCall], None]
+        self,
+        device: DeviceModel,
+        engine: SimulatedEngine,
+        leases: LeaseTable,
+        later: Callable[[float, SimulatedCall], None],
     ) -> None:
         self.swaps = 0
         self._device = device
         self._engine = engine
-        self._slots = slots
+        self._leases = leases
         self._later = later
         self._leaving: dict[int, SimulatedCall] = {}
 
@@ -35,9 +39,9 @@ class Paging:
         memory = self._engine.memory
         if memory.size and memory.used > FULL * memory.size:
             tokens = call.prompt + call.tokens
-            call.switch_cost = 2 * self._device.swap_seconds(tokens) / self._device.step_seconds(self._slots.count)
+            call.switch_cost = 2 * self._device.swap_seconds(tokens) / self._device.step_seconds(self._leases.count)
 
-    def review(self) -> None:
+    def update(self) -> None:
         """See whether memory is waited for, and have what is in the way written out."""
         waiting = self._engine.memory.waiting
         if not waiting or self._leaving:
@@ -51,9 +55,9 @@ class Paging:
             chosen = sorted(running, key=lambda call: (call.priority, -call.id))[:1]
         for call in chosen:
             self._leaving[call.id] = call
-            self._slots.hold(cast("Sequence", call), SWAPPING)
+            self._leases.hold(cast("Sequence", call), SWAPPING)
             if call.state == RUNNING:
-                self._slots.parked(cast("Sequence", call))  # the engine has taken it off at once
+                self._leases.parked(cast("Sequence", call))  # the engine has taken it off at once
             self._later(self._engine.now + self._device.swap_seconds(call.prompt + call.made), call)
 
     def done(self, call: SimulatedCall) -> None:
@@ -62,8 +66,8 @@ class Paging:
             return
         self.swaps += 1
         self._engine.swapped(call)
-        self._slots.free(cast("Sequence", call))
-        self._slots.release(cast("Sequence", call), SWAPPING)
+        self._leases.free(cast("Sequence", call))
+        self._leases.release(cast("Sequence", call), SWAPPING)
 
     def forget(self, call: SimulatedCall) -> None:
         """It is over."""

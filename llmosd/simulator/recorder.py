@@ -28,7 +28,7 @@ class Recorder:
         """All that was seen so far."""
         return Recording(calls=self._calls, lost=self._lost)
 
-    def look(self) -> list[FinishedCall]:
+    def poll(self) -> list[FinishedCall]:
         """What has ended since the last look."""
         new: list[FinishedCall] = self._client.request(FinishedCalls(self._last))
         if new:

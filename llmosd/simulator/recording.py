@@ -12,7 +12,7 @@ import msgspec
 
 from ipc.errors import InvalidWorkload
 from ipc.syscalls import FinishedCall
-from llmosd.simulator.workload import Call, Task
+from llmosd.simulator.workload import WorkloadCall, WorkloadTask
 
 VERSION = 1
 
@@ -52,7 +52,7 @@ def read(path: Path) -> Recording:
     return recording
 
 
-def tasks(recording: Recording) -> list[Task]:
+def tasks(recording: Recording) -> list[WorkloadTask]:
     """What was recorded as tasks that ask for the same again.
 
     Who called before and waited for the answer is not recorded. So a call is taken to follow the last call of its
@@ -80,7 +80,7 @@ def _by_process(recording: Recording) -> dict[tuple[int, int], list[FinishedCall
     return found
 
 
-def _task(calls: list[FinishedCall], start: float) -> Task:
+def _task(calls: list[FinishedCall], start: float) -> WorkloadTask:
     first = calls[0]
     deadline = None if first.deadline is None else max(first.deadline - first.submitted, 1e-9)
     specs = []
@@ -89,7 +89,7 @@ def _task(calls: list[FinishedCall], start: float) -> Task:
         after = max(before, key=lambda other: calls[other].ended, default=None)
         since = first.submitted if after is None else calls[after].ended
         specs.append(
-            Call(
+            WorkloadCall(
                 prompt=call.prompt,
                 tokens=call.generated,
                 wait=call.submitted - since,
@@ -98,7 +98,7 @@ def _task(calls: list[FinishedCall], start: float) -> Task:
                 priority=call.priority,
             )
         )
-    return Task(
+    return WorkloadTask(
         arrival=first.submitted - start,
         calls=tuple(specs),
         name=f"{first.program} {first.pid}",

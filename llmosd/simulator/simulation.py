@@ -11,18 +11,18 @@ from heapq import heappop, heappush
 from typing import Any, cast
 
 from ipc.errors import InvalidWorkload
-from kernel.models.leases import Slots
+from kernel.models.leases import LeaseTable
 from kernel.models.sequence import FINISHED, Sequence
-from kernel.policy.group import PROMPT_WEIGHT, Program
+from kernel.policy.group import PROMPT_WEIGHT, SchedulingGroup
 from kernel.policy.policy import Policy
 from llmosd.simulator.call import SimulatedCall
 from llmosd.simulator.device import DeviceModel
-from llmosd.simulator.engine import Engine
+from llmosd.simulator.engine import SimulatedEngine
 from llmosd.simulator.gaps import ServiceGap
 from llmosd.simulator.outcome import DONE, ENDED, SHED, Run, TaskOutcome, outcome_of
 from llmosd.simulator.paging import Paging
 from llmosd.simulator.timeline import Timeline
-from llmosd.simulator.workload import Task, check
+from llmosd.simulator.workload import WorkloadTask, check
 
 LEASE = 64  # tokens, the default of the daemon
 LOOK = 8  # steps: time may have changed a policy's mind
@@ -33,10 +33,10 @@ SUBMIT, DEADLINE, WRITTEN, RESTORED = 0, 1, 2, 3  # what an event is, in the ord
 class _Progress:
     """How far a task has come. `left` counts, for each call, those that it still waits for."""
 
-    __slots__ = ("calls", "done", "finished", "followers", "left", "live", "over", "paths", "program")
+    __slots__ = ("calls", "done", "finished", "followers", "group", "left", "live", "over", "paths")
 
-    def __init__(self, task: Task, program: Program) -> None:
-        self.program = program
+    def __init__(self, task: WorkloadTask, group: SchedulingGroup) -> None:
+        self.group = group
         self.left = [len(set(call.after)) for call in task.calls]
         self.followers: list[list[int]] = [[] for _ in task.calls]
         for place, call in enumerate(task.calls):
@@ -58,7 +58,7 @@ class Simulation:
 
     def __init__(
         self,
-        tasks: list[Task],
+        tasks: list[WorkloadTask],
         device: DeviceModel,
         policy: Policy,
         slots: int,
@@ -75,15 +75,15 @@ class Simulation:
         self._policy = policy
         self._look = look
         self._timeline = Timeline(timeline)
-        self._engine = Engine(device, self._timeline, partial(self._schedule_swap, RESTORED))
+        self._engine = SimulatedEngine(device, self._timeline, partial(self._schedule_swap, RESTORED))
         self._clock = 0.0
-        self.slots = Slots(slots, lease, policy, lambda: self._clock, self._engine.obey)
-        self.slots.on_shed = cast("Any", self._shed)
-        self._paging = Paging(device, self._engine, self.slots, partial(self._schedule_swap, WRITTEN))
+        self.leases = LeaseTable(slots, lease, policy, lambda: self._clock, self._engine.obey)
+        self.leases.on_shed = cast("Any", self._shed)
+        self._paging = Paging(device, self._engine, self.leases, partial(self._schedule_swap, WRITTEN))
         self._gap = ServiceGap({task.owner: task.weight for task in tasks})
         self._compared = self._gap.largest is not None
         self._progress = [
-            _Progress(task, Program(number, task.owner, task.weight, self._end_of(task)))
+            _Progress(task, SchedulingGroup(number, task.owner, task.weight, self._end_of(task)))
             for number, task in enumerate(tasks)
         ]
         self._events: list[tuple[float, int, int, int, Any]] = []
@@ -100,8 +100,8 @@ class Simulation:
             if task.deadline is not None:
                 self._schedule(task.arrival + task.deadline, DEADLINE, number, None)
         self._deliver()  # what is there at the start has come before any of it gets a slot
-        self.slots.open()
-        while self._events or self.slots.used or self.slots.waiting:
+        self.leases.open()
+        while self._events or self.leases.used or self.leases.waiting:
             self._deliver()
             if self._engine.idle:
                 self._wait()
@@ -109,11 +109,11 @@ class Simulation:
                 self._advance()
         return Run(
             policy=self._policy.kind,
-            slots=self.slots.count,
+            slots=self.leases.count,
             device=self._device,
             calls=[outcome_of(call) for call in self._ended],
             tasks=[
-                TaskOutcome(task, progress.finished, progress.program.service)
+                TaskOutcome(task, progress.finished, progress.group.service)
                 for task, progress in zip(self._tasks, self._progress, strict=True)
             ],
             seconds=self._clock,
@@ -147,33 +147,33 @@ class Simulation:
 
     def _wait(self) -> None:
         """Nothing can run before the next event."""
-        self._paging.review()
+        self._paging.update()
         if not self._engine.idle:
             return
         while self._events and self._events[0][1] == DEADLINE and self._progress[self._events[0][3]].over:
             heappop(self._events)
-        if not (self._events or self.slots.used or self.slots.waiting):
+        if not (self._events or self.leases.used or self.leases.waiting):
             return
         if not self._events:
             raise InvalidWorkload(
-                f"{self.slots.waiting + self.slots.used} calls can never run: {self._paging.shortage()}"
+                f"{self.leases.waiting + self.leases.used} calls can never run: {self._paging.shortage()}"
             )
         self._clock = self._engine.now = max(self._events[0][0], self._clock)
-        if self.slots.waiting:
-            self.slots.review()
+        if self.leases.waiting:
+            self.leases.reschedule()
 
     def _advance(self) -> None:
         """Let steps pass, and tell the slots what came of them."""
         engine = self._engine
-        waiting = self.slots.waiting
+        waiting = self.leases.waiting
         most = self._look if waiting else MANY
         if bounds := [
             call.grant - engine.made(call) + call.credited for call in engine.decoding.values() if call.grant
         ]:
             most = max(min(most, *bounds), 1)
         for call in engine.fresh:
-            self._gap.served(call.program.owner, PROMPT_WEIGHT * call.prompt)
-            self.slots.read(cast("Sequence", call), call.prompt)
+            self._gap.served(call.group.owner, PROMPT_WEIGHT * call.prompt)
+            self.leases.charge_prompt(cast("Sequence", call), call.prompt)
         engine.fresh.clear()
         until = self._events[0][0] if self._events else float("inf")
         stopped = engine.advance(until, most)
@@ -191,9 +191,9 @@ class Simulation:
                 self._credit_one(call)
         for call in ended:
             self._finish(call, DONE)
-        if self.slots.waiting:
-            self._paging.review()
-            self.slots.review()
+        if self.leases.waiting:
+            self._paging.update()
+            self.leases.reschedule()
         self._note()
 
     def _schedule(self, time: float, kind: int, number: int, what: Any) -> None:
@@ -213,13 +213,13 @@ class Simulation:
         self._last_call += 1
         priority = task.priority if spec.priority is None else spec.priority
         call = SimulatedCall(
-            self._last_call, number, place, spec, progress.program, priority, progress.paths[place], time
+            self._last_call, number, place, spec, progress.group, priority, progress.paths[place], time
         )
         self._paging.price(call)
         progress.live[call.id] = call
         self._engine.hold(call)
         self._gap.wants(task.owner, +1)
-        self.slots.enqueue(cast("Sequence", call))
+        self.leases.enqueue(cast("Sequence", call))
 
     def _credit(self) -> None:
         """Tell the slots of all tokens that were made."""
@@ -237,8 +237,8 @@ class Simulation:
         if tokens:
             call.credited += tokens
             if self._compared:
-                self._gap.served(call.program.owner, tokens)
-            self.slots.spent(cast("Sequence", call), tokens)
+                self._gap.served(call.group.owner, tokens)
+            self.leases.charge_tokens(cast("Sequence", call), tokens)
 
     def _finish(self, call: SimulatedCall, outcome: str) -> None:
         """`call` is over, one way or another."""
@@ -250,7 +250,7 @@ class Simulation:
         call.state = FINISHED
         del progress.live[call.id]
         self._ended.append(call)
-        self.slots.free(cast("Sequence", call))
+        self.leases.free(cast("Sequence", call))
         if outcome == DONE:
             self._follow(call, progress)
 
@@ -280,12 +280,12 @@ class Simulation:
         progress.over = True
         for call in tuple(progress.live.values()):
             call.cancelled = True
-            self.slots.withdraw(cast("Sequence", call))
+            self.leases.withdraw(cast("Sequence", call))
             self._finish(call, outcome)
 
     @staticmethod
-    def _end_of(task: Task) -> float | None:
+    def _end_of(task: WorkloadTask) -> float | None:
         return None if task.deadline is None else task.arrival + task.deadline
 
     def _note(self) -> None:
-        self._timeline.sample(self._clock, self.slots.waiting, self.slots.used)
+        self._timeline.sample(self._clock, self.leases.waiting, self.leases.used)

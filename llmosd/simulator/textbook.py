@@ -14,14 +14,14 @@ import random
 import msgspec
 
 from kernel.policy.policy import Policy
-from kernel.policy.queue_entry import Line, Standing
+from kernel.policy.queue_entry import LazyHeap, QueueEntry
 from kernel.policy.registry import PolicySettings, make
 from llmosd.simulator import live
 from llmosd.simulator.call import SimulatedCall
 from llmosd.simulator.device import DeviceModel
 from llmosd.simulator.outcome import Run
 from llmosd.simulator.simulation import Simulation
-from llmosd.simulator.workload import Call, Task
+from llmosd.simulator.workload import WorkloadCall, WorkloadTask
 
 SLICE = 0.1  # seconds
 TOKENS = 10  # of a slice: one every 10 ms
@@ -67,10 +67,12 @@ def textbook(*, measure: bool = True) -> Textbook:
     return Textbook(run, list(slices), slices, formulas(run, measure=measure))
 
 
-def processes() -> list[Task]:
+def processes() -> list[WorkloadTask]:
     """Five processes, there from the start: the one of priority p needs p slices."""
     return [
-        Task(arrival=0.0, calls=(Call(prompt=0, tokens=TOKENS * level),), name=f"P{level}", priority=level)
+        WorkloadTask(
+            arrival=0.0, calls=(WorkloadCall(prompt=0, tokens=TOKENS * level),), name=f"P{level}", priority=level
+        )
         for level in range(1, PROCESSES + 1)
     ]
 
@@ -89,7 +91,7 @@ def _sum_over_priorities(run: Run, measure: bool) -> Formula:
 
 
 def _round(measure: bool) -> Formula:
-    tasks = [Task(arrival=0.0, calls=(Call(prompt=0, tokens=TOKENS),)) for _ in range(PROCESSES)]
+    tasks = [WorkloadTask(arrival=0.0, calls=(WorkloadCall(prompt=0, tokens=TOKENS),)) for _ in range(PROCESSES)]
     simulated = Simulation(tasks, DEVICE, _round_robin(), 1, lease=TOKENS).run().seconds
     measured = 1000 * live.seconds(tasks, DEVICE, _round_robin(), 1, TOKENS) if measure else None
     return Formula(
@@ -98,7 +100,7 @@ def _round(measure: bool) -> Formula:
 
 
 def _agents(measure: bool) -> Formula:
-    tasks = [Task(arrival=0.0, calls=(Call(prompt=0, tokens=TOKENS),)) for _ in range(AGENTS)]
+    tasks = [WorkloadTask(arrival=0.0, calls=(WorkloadCall(prompt=0, tokens=TOKENS),)) for _ in range(AGENTS)]
     simulated = Simulation(tasks, DEVICE, _fifo(), SLOTS).run().seconds
     measured = 1000 * live.seconds(tasks, DEVICE, _fifo(), SLOTS, TOKENS) if measure else None
     name = f"A = {AGENTS} agents of T = 100 ms on n = {SLOTS} slots"
@@ -172,10 +174,10 @@ def _comparisons_of_sorting(keys: list[float]) -> int:
 def _comparisons_of_a_line(keys: list[float]) -> int:
     """The same through a line of the kernel's policies: all join, and each leaves when it is the first."""
     _Counted.compared = 0
-    line = Line()
+    line = LazyHeap()
     for number, key in enumerate(keys):
-        call = SimulatedCall(number, 0, 0, Call(prompt=0, tokens=1), live.PROGRAM, 0, 0.0, 0.0)
-        line.push(Standing(call, 0.0), (_Counted(key),))  # type: ignore[arg-type]
+        call = SimulatedCall(number, 0, 0, WorkloadCall(prompt=0, tokens=1), live.PROGRAM, 0, 0.0, 0.0)
+        line.push(QueueEntry(call, 0.0), (_Counted(key),))  # type: ignore[arg-type]
     while (first := line.first()) is not None:
         line.remove(first)
     return _Counted.compared

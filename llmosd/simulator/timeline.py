@@ -21,7 +21,7 @@ class Interval(msgspec.Struct, frozen=True, array_like=True):
     end: float
 
 
-class Sample(msgspec.Struct, frozen=True, array_like=True):
+class TimelineSample(msgspec.Struct, frozen=True, array_like=True):
     """From `time` on so many calls waited, and so many were on a slot."""
 
     time: float
@@ -37,7 +37,7 @@ class Timeline:
 
     def __init__(self, kept: bool = False) -> None:
         self.intervals: list[Interval] = []
-        self.samples: list[Sample] = []
+        self.samples: list[TimelineSample] = []
         self._kept = kept
         self._free: list[int] = []
         self._next = 0
@@ -69,4 +69,4 @@ class Timeline:
         if samples and samples[-1].time == now:
             samples.pop()
         if not samples or (samples[-1].waiting, samples[-1].running) != (waiting, running):
-            samples.append(Sample(now, waiting, running))
+            samples.append(TimelineSample(now, waiting, running))

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TextIO
 
 from ipc.errors import InvalidWorkload
-from llmosd.simulator.workload import Call, Task
+from llmosd.simulator.workload import WorkloadCall, WorkloadTask
 
 COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 
 
-def read(path: Path, scale: float = 1.0) -> list[Task]:
+def read(path: Path, scale: float = 1.0) -> list[WorkloadTask]:
     """The calls of a CSV file, plain or gzipped, as tasks of one call each. Token counts are times `scale`, at least 1.
 
     Raises `InvalidWorkload`: no such file, columns that are missing, values that are none, time that runs backwards.
@@ -34,7 +34,7 @@ def read(path: Path, scale: float = 1.0) -> list[Task]:
         raise InvalidWorkload(f"{path}: it cannot be read: {reason}") from None
 
 
-def _parse(name: str, file: TextIO, scale: float) -> list[Task]:
+def _parse(name: str, file: TextIO, scale: float) -> list[WorkloadTask]:
     rows = csv.DictReader(file)
     missing = [column for column in COLUMNS if column not in (rows.fieldnames or ())]
     if missing:
@@ -42,7 +42,7 @@ def _parse(name: str, file: TextIO, scale: float) -> list[Task]:
         raise InvalidWorkload(
             f"{name}: no column {', '.join(missing)}; found: {found}. A trace has the columns {', '.join(COLUMNS)}"
         )
-    tasks: list[Task] = []
+    tasks: list[WorkloadTask] = []
     start = before = None
     for line, row in enumerate(rows, 2):
         try:
@@ -58,13 +58,13 @@ def _parse(name: str, file: TextIO, scale: float) -> list[Task]:
             )
         start = time if start is None else start
         before = time
-        call = Call(prompt=max(round(prompt * scale), 1), tokens=max(round(tokens * scale), 1))
-        tasks.append(Task(arrival=time - start, calls=(call,)))
+        call = WorkloadCall(prompt=max(round(prompt * scale), 1), tokens=max(round(tokens * scale), 1))
+        tasks.append(WorkloadTask(arrival=time - start, calls=(call,)))
     if not tasks:
         raise InvalidWorkload(f"{name}: no rows below the header")
     return tasks
 
 
-def merged(traces: Iterable[list[Task]]) -> list[Task]:
+def merged(traces: Iterable[list[WorkloadTask]]) -> list[WorkloadTask]:
     """Several workloads as one, each from the same start."""
     return sorted((task for tasks in traces for task in tasks), key=lambda task: task.arrival)

@@ -10,7 +10,7 @@ import msgspec
 from ipc.errors import InvalidWorkload
 
 
-class Call(msgspec.Struct, frozen=True, kw_only=True):
+class WorkloadCall(msgspec.Struct, frozen=True, kw_only=True):
     """One model call: `prompt` tokens to read, `tokens` to make, at least one.
 
     It is made `wait` seconds (of a tool, of thinking) after the last of the calls of its task whose places are in
@@ -26,14 +26,14 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     priority: int | None = None
 
 
-class Task(msgspec.Struct, frozen=True, kw_only=True):
+class WorkloadTask(msgspec.Struct, frozen=True, kw_only=True):
     """A program in the sense of the policies: it begins `arrival` seconds after the start and makes `calls`.
 
     `deadline`: seconds from its arrival after which it is ended, as the daemon does; `weight`: of its owner.
     """
 
     arrival: float
-    calls: tuple[Call, ...]
+    calls: tuple[WorkloadCall, ...]
     name: str = ""
     owner: str = ""
     weight: float = 1.0
@@ -46,12 +46,12 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
         return sum(call.tokens for call in self.calls)
 
 
-def chain(calls: list[Call]) -> tuple[Call, ...]:
+def chain(calls: list[WorkloadCall]) -> tuple[WorkloadCall, ...]:
     """`calls` one after another."""
     return tuple(msgspec.structs.replace(call, after=(place - 1,) if place else ()) for place, call in enumerate(calls))
 
 
-def check(tasks: list[Task]) -> None:
+def check(tasks: list[WorkloadTask]) -> None:
     """Raises `InvalidWorkload`, which says what is wrong with which task."""
     if not tasks:
         raise InvalidWorkload("the workload is empty: there is nothing to simulate")
@@ -70,7 +70,7 @@ def check(tasks: list[Task]) -> None:
             _check_call(f"call {place} of task {number}", place, call)
 
 
-def _check_call(what: str, place: int, call: Call) -> None:
+def _check_call(what: str, place: int, call: WorkloadCall) -> None:
     if call.tokens < 1:
         raise InvalidWorkload(f"{what} makes {call.tokens} tokens; a call makes at least one")
     if call.prompt < 0 or call.limit < 0 or not 0 <= call.wait < float("inf"):

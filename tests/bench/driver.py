@@ -19,13 +19,13 @@ from kernel.drivers.protocol import (
     Admit,
     Bundle,
     Done,
-    Failed,
     FromDriver,
     Load,
     Loaded,
     LoadFailed,
     Parked,
     Renew,
+    SequenceFailed,
     ToDriver,
 )
 
@@ -62,7 +62,7 @@ class Driver:
         at, said = await self._said.get()
         if isinstance(said, str):
             raise SystemExit(f"the driver ended: {said}")
-        if isinstance(said, Failed | LoadFailed):
+        if isinstance(said, SequenceFailed | LoadFailed):
             raise SystemExit(f"the driver failed: {said.error.message}")
         return at, said
 

@@ -24,7 +24,7 @@ from llmosd import AsyncClient
 from llmosd.simulator.calibration import measure
 from llmosd.simulator.generators import Shape, programs
 from llmosd.simulator.simulation import Simulation
-from llmosd.simulator.workload import Task
+from llmosd.simulator.workload import WorkloadTask
 
 MODEL, KINDS = "smollm2", ("fifo", "attained")
 COUNT, CALLS, LOADS = 60, 4.0, (0.9, 1.1)
@@ -32,12 +32,12 @@ SHAPE = Shape(prompt=20, tokens=16)
 CONSOLE = Console(width=120)
 
 
-async def live(socket: Path, program: str, tasks: list[Task]) -> list[float]:
+async def live(socket: Path, program: str, tasks: list[WorkloadTask]) -> list[float]:
     """Seconds from when each of `tasks` came until it was done, for each of its tokens."""
     async with AsyncClient(socket) as client:
         start = time.monotonic()
 
-        async def one(task: Task) -> float:
+        async def one(task: WorkloadTask) -> float:
             calls = [(call.wait, call.prompt, call.tokens) for call in task.calls]
             await asyncio.sleep(start + task.arrival - time.monotonic())
             await client.run(program, {"calls": calls})

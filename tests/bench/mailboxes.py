@@ -17,7 +17,7 @@ from rich.table import Table
 
 from ipc.messages import Message
 from kernel.core.mailbox import Mailbox
-from kernel.core.selector import Selection
+from kernel.core.selector import Selector
 
 DEPTH = 100_000
 ROUNDS = 5
@@ -47,10 +47,10 @@ def selective() -> Table:
     for _ in range(ROUNDS):
         for name, number in (("first", 1), ("last", DEPTH)):
             box = deep()
-            rows[name].append(timed(lambda box=box, number=number: box.select(Selection(correlation=number))))  # type: ignore[misc]
+            rows[name].append(timed(lambda box=box, number=number: box.select(Selector(correlation=number))))  # type: ignore[misc]
             other = 2 if name == "first" else DEPTH - 1
             rows[name + ", later"].append(
-                timed(lambda box=box, number=other: box.select(Selection(correlation=number)))  # type: ignore[misc]
+                timed(lambda box=box, number=other: box.select(Selector(correlation=number)))  # type: ignore[misc]
             )
     table = Table(title=f"Selective receive from {DEPTH:,} messages by correlation id, medians of {ROUNDS}")
     for column in ("which", "microseconds", "of the first"):

@@ -16,7 +16,7 @@ from time import perf_counter
 from rich.console import Console
 from rich.table import Table
 
-from kernel.policy.group import Program
+from kernel.policy.group import SchedulingGroup
 from kernel.policy.registry import KINDS, PolicySettings, make
 
 SLOTS = 64
@@ -32,9 +32,9 @@ class Job:
     preemptible = True
     switch_cost = 0.0
 
-    def __init__(self, number: int, dice: random.Random, program: Program) -> None:
+    def __init__(self, number: int, dice: random.Random, group: SchedulingGroup) -> None:
         self.id = number
-        self.program = program
+        self.group = group
         self.priority = dice.choice([0, 0, 0, -5, 5])
         self.prompt = dice.randint(0, 500)
         self.tokens = self.limit = dice.randint(1, 200)
@@ -46,7 +46,7 @@ def measure(kind: str, waiting: int) -> tuple[float, float]:
     dice = random.Random(0)
     policy = make(PolicySettings(kind=kind))
     programs = [
-        Program(number, owner=f"owner{number % 8}", deadline=dice.uniform(1e5, 1e6))
+        SchedulingGroup(number, owner=f"owner{number % 8}", deadline=dice.uniform(1e5, 1e6))
         for number in range((waiting + SLOTS) // 4)
     ]
     running: dict[int, Job] = {}
@@ -78,9 +78,9 @@ def measure(kind: str, waiting: int) -> tuple[float, float]:
         for job in tuple(running.values()):
             job.tokens -= 1
             job.limit -= 1
-            job.program.service += 1
+            job.group.service += 1
             start = perf_counter()
-            policy.progress(job, 1, now)
+            policy.charge_tokens(job, 1, now)
             if not job.tokens:
                 policy.leave(job, now)
                 come()

@@ -18,12 +18,12 @@ from rich.table import Table
 from kernel.policy.group import PROMPT_WEIGHT
 from kernel.policy.registry import PolicySettings, make
 from llmosd.simulator.device import find
-from llmosd.simulator.experiment import Plan, perform
+from llmosd.simulator.experiment import ExperimentPlan, perform
 from llmosd.simulator.generators import Shape, poisson
 from llmosd.simulator.report import Report
 from llmosd.simulator.simulation import Simulation
 from llmosd.simulator.statistics import Estimate, estimate
-from llmosd.simulator.workload import Call, Task
+from llmosd.simulator.workload import WorkloadCall, WorkloadTask
 
 DEVICE = find(None)
 SEEDS = int(sys.argv[1]) if len(sys.argv) > 1 else 10
@@ -53,7 +53,7 @@ def programs() -> None:
     for slots in (1, 4, 16, 64):
         for load in (0.9, 1.1):
             pair = policies("fifo", "attained")
-            plan = Plan(device=DEVICE, policies=pair, slots=slots, load=load, tasks=TASKS, seeds=SEEDS)
+            plan = ExperimentPlan(device=DEVICE, policies=pair, slots=slots, load=load, tasks=TASKS, seeds=SEEDS)
             found = perform(plan).reports
             fifo, attained = found["fifo"], found["attained"]
             gains = (
@@ -90,7 +90,7 @@ def fairness() -> None:
     CONSOLE.print(table)
 
 
-def _busy_owners(seed: int, slots: int, weight: float, prompt: int, tokens: int) -> list[Task]:
+def _busy_owners(seed: int, slots: int, weight: float, prompt: int, tokens: int) -> list[WorkloadTask]:
     """Calls of two owners, all there from the start.
 
     They end with enough of both in the line: the gap counts only while both have calls that are not over, so what the
@@ -100,8 +100,8 @@ def _busy_owners(seed: int, slots: int, weight: float, prompt: int, tokens: int)
     tasks = []
     for owner, calls, share in (("many", 240, 1.0), ("few", 60, weight)):
         for _ in range(calls):
-            call = Call(prompt=draw.randint(1, prompt), tokens=draw.randint(1, tokens))
-            tasks.append(Task(arrival=0.0, calls=(call,), owner=owner, weight=share))
+            call = WorkloadCall(prompt=draw.randint(1, prompt), tokens=draw.randint(1, tokens))
+            tasks.append(WorkloadTask(arrival=0.0, calls=(call,), owner=owner, weight=share))
     return tasks
 
 
@@ -127,14 +127,16 @@ def deadlines() -> None:
     CONSOLE.print(table)
 
 
-def _with_deadlines(seed: int, slots: int, load: float) -> list[Task]:
+def _with_deadlines(seed: int, slots: int, load: float) -> list[WorkloadTask]:
     draw = random.Random(1000 + seed)
     tasks = []
     for task in poisson(seed, 300, load, DEVICE, slots, Shape()):
         (call,) = task.calls
         alone = call.prompt * DEVICE.prompt + call.tokens * DEVICE.step_seconds(slots)
-        call = Call(prompt=call.prompt, tokens=call.tokens, limit=call.tokens)  # a policy knows how long it may get
-        tasks.append(Task(arrival=task.arrival, calls=(call,), deadline=alone * draw.uniform(2, 20)))
+        call = WorkloadCall(
+            prompt=call.prompt, tokens=call.tokens, limit=call.tokens
+        )  # a policy knows how long it may get
+        tasks.append(WorkloadTask(arrival=task.arrival, calls=(call,), deadline=alone * draw.uniform(2, 20)))
     return tasks
 
 
@@ -145,9 +147,10 @@ def aging() -> None:
         table.add_column(column, justify="right")
     for rate in (0.0, 0.1, 1.0):
         urgent = [
-            Task(arrival=number * 0.5, calls=(Call(prompt=10, tokens=40),), priority=20) for number in range(2000)
+            WorkloadTask(arrival=number * 0.5, calls=(WorkloadCall(prompt=10, tokens=40),), priority=20)
+            for number in range(2000)
         ]
-        low = [Task(arrival=1.0, calls=(Call(prompt=10, tokens=20),), priority=-20) for _ in range(10)]
+        low = [WorkloadTask(arrival=1.0, calls=(WorkloadCall(prompt=10, tokens=20),), priority=-20) for _ in range(10)]
         policy = make(PolicySettings(kind="priority", aging=rate))
         run = Simulation(sorted(urgent + low, key=lambda task: task.arrival), DEVICE, policy, 1).run()
         waits = [(call.started or run.seconds) - call.submitted for call in run.calls if call.priority == -20]
@@ -164,7 +167,7 @@ def traces() -> None:
         table.add_column(column, justify="right")
     for kind in ("fifo", "priority", "fair", "attained"):
         start = time.perf_counter()
-        plan = Plan(device=DEVICE, policies=policies(kind), workload="trace", slots=64)
+        plan = ExperimentPlan(device=DEVICE, policies=policies(kind), workload="trace", slots=64)
         (one,) = perform(plan).reports[kind]
         took = time.perf_counter() - start
         table.add_row(kind, f"{took:.1f}", f"{one.call.mean:.0f}", f"{one.call.p99:.0f}")

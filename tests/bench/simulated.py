@@ -137,7 +137,7 @@ def record(client: Client, folder: Path, seed: int, count: int) -> tuple[Recordi
         tasks.append(client.submit(program, {"calls": calls}))
     for task in tasks:
         task.result()
-    recorder.look()
+    recorder.poll()
     return recorder.recording, sum(row.steps for row in client.slots()) - before
 
 

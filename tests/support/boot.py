@@ -14,8 +14,8 @@ import msgspec
 
 from kernel.journal.journal import Journal
 from kernel.kernel import Kernel
-from kernel.memory.quotas import MemoryBounds
-from kernel.models.settings import ResourceSettings, Scheduling
+from kernel.memory.quotas import MemoryQuotas
+from kernel.models.settings import ResourceSettings, SchedulingSettings
 from kernel.models.spec import ModelSpec
 from kernel.processes.limits import LimitSettings
 from kernel.programs.tool import ToolSpec
@@ -38,9 +38,9 @@ class Settings(msgspec.Struct):
     state_path: Path
     cache_path: Path
     limits: LimitSettings
-    scheduling: Scheduling
+    scheduling: SchedulingSettings
     resources: ResourceSettings
-    memory: MemoryBounds = MemoryBounds()
+    memory: MemoryQuotas = MemoryQuotas()
     tools: dict[str, ToolSpec] = {}
 
 
@@ -50,7 +50,7 @@ class Parts(TypedDict, total=False):
     agents: Sequence[Path]
     models: dict[str, ModelSpec]
     limits: LimitSettings
-    scheduling: Scheduling
+    scheduling: SchedulingSettings
     resources: ResourceSettings
     journal: Journal
 
@@ -73,7 +73,7 @@ def boot_as(kind: type[S], folder: Path, **parts: Unpack[Parts]) -> S:
         state_path=folder,
         cache_path=folder / "cache",
         limits=parts.get("limits", LimitSettings()),
-        scheduling=parts.get("scheduling", Scheduling()),
+        scheduling=parts.get("scheduling", SchedulingSettings()),
         resources=parts.get("resources", ResourceSettings()),
     )
     launcher = InLoopLauncher()

@@ -16,7 +16,7 @@ from ipc.codec import encode
 from ipc.errors import LlmosError
 from ipc.syscalls import Submit
 from kernel.journal.journal import Journal
-from kernel.journal.records import Accepted, End, Kept
+from kernel.journal.records import Accepted, TaskEnd, TaskRow
 from kernel.journal.settings import FILE, JournalSettings
 from kernel.journal.store import Store
 
@@ -28,7 +28,7 @@ from ipc.codec import encode
 from ipc.syscalls import Submit
 from kernel.lib import failpoints
 from kernel.journal.journal import Journal
-from kernel.journal.records import Accepted, End
+from kernel.journal.records import Accepted, TaskEnd
 from kernel.journal.settings import JournalSettings
 
 async def main():
@@ -39,7 +39,7 @@ async def main():
     def accepted(task):
         print("accepted", task.id, flush=True)
         if task.id % 3:
-            end = End(task.id, time.time(), "done", "", encode(task.id))
+            end = TaskEnd(task.id, time.time(), "done", "", encode(task.id))
             journal.finish(end, lambda error: ended(task.id))
         journal.accept(Accepted("echo", "ann", None, encode(Submit("echo")), time.time()), accepted)
     for _ in range(16):
@@ -54,8 +54,8 @@ def task(value: Any = 1, key: str | None = None, owner: str = "ann", program: st
     return Accepted(program, owner, key, encode(Submit(program, {"value": value})), time.time())
 
 
-def end(number: int, reason: str = "done", outcome: bytes = b"result", ended: float | None = None) -> End:
-    return End(number, time.time() if ended is None else ended, reason, "", outcome)
+def end(number: int, reason: str = "done", outcome: bytes = b"result", ended: float | None = None) -> TaskEnd:
+    return TaskEnd(number, time.time() if ended is None else ended, reason, "", outcome)
 
 
 class Desk:
@@ -78,14 +78,14 @@ class Desk:
         self.journal.accept(one, answered.set_result)
         return answered
 
-    def finish(self, one: End) -> asyncio.Queue[Any]:
+    def finish(self, one: TaskEnd) -> asyncio.Queue[Any]:
         """Its answers: there may be two."""
         answers: asyncio.Queue[Any] = asyncio.Queue()
         self.journal.finish(one, answers.put_nowait)
         return answers
 
-    async def find(self, number: int) -> Kept | None:
-        found: Kept | None = await self.journal.read(lambda store: store.find(number))
+    async def find(self, number: int) -> TaskRow | None:
+        found: TaskRow | None = await self.journal.read(lambda store: store.find(number))
         return found
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kernel.lib.machine import Sample
+from kernel.lib.machine import MachineSample
 from tests.support.drivers import InLoopLauncher
 
 
@@ -22,8 +22,8 @@ class FakeMachine:
         self.disk_free = 10**11
         self._launcher = launcher
 
-    def sample(self, pids: Iterable[int]) -> Sample:
-        return Sample(
+    def sample(self, pids: Iterable[int]) -> MachineSample:
+        return MachineSample(
             cpu=0.5,
             memory_total=self.total,
             memory_available=self.available,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from kernel.policy.group import PROMPT_WEIGHT, Program
+from kernel.policy.group import PROMPT_WEIGHT, SchedulingGroup
 from kernel.policy.policy import Decision, Policy, hand_over
 from kernel.policy.registry import PolicySettings, make
 
@@ -20,7 +20,7 @@ class Job:
         number: int,
         tokens: int = 10,
         *,
-        program: Program | None = None,
+        group: SchedulingGroup | None = None,
         owner: str = "",
         deadline: float | None = None,
         priority: int = 0,
@@ -32,7 +32,7 @@ class Job:
     ) -> None:
         self.id = number
         self.tokens = tokens
-        self.program = program or Program(number, owner, deadline=deadline)
+        self.group = group or SchedulingGroup(number, owner, deadline=deadline)
         self.priority = priority
         self.prompt = prompt
         self.path = path
@@ -127,9 +127,9 @@ class Desk:
         self.now += seconds
         for job in tuple(self.running.values()):
             job.tokens -= 1
-            job.program.service += 1
+            job.group.service += 1
             self.made[job.id] += 1
-            self.policy.progress(job, 1, self.now)
+            self.policy.charge_tokens(job, 1, self.now)
             if (left := self.grants[job.id]) is not None:
                 self.grants[job.id] = left - 1
             if not job.tokens:
@@ -137,10 +137,10 @@ class Desk:
                 self.done.append(job.id)
         return self
 
-    def read(self, job: Job) -> None:
+    def charge_prompt(self, job: Job) -> None:
         """Its prompt is read."""
-        job.program.service += PROMPT_WEIGHT * job.prompt
-        self.policy.read(job, job.prompt, self.now)
+        job.group.service += PROMPT_WEIGHT * job.prompt
+        self.policy.charge_prompt(job, job.prompt, self.now)
 
     def turns(self, count: int) -> Desk:
         for _ in range(count):
@@ -178,7 +178,7 @@ def play(desk: Desk, coming: Iterable[tuple[int, Job]], each: Callable[[int], No
     return desk
 
 
-def program(number: int, service: float = 0.0, **fields: object) -> Program:
-    made = Program(number, **fields)  # type: ignore[arg-type]
+def group(number: int, service: float = 0.0, **fields: object) -> SchedulingGroup:
+    made = SchedulingGroup(number, **fields)  # type: ignore[arg-type]
     made.service = service
     return made

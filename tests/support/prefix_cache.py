@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch", reason="keys and values are tensors (extra 
 
 from kernel.drivers.transformers.kv import Geometry, KVMemory, Slab  # noqa: E402
 from kernel.drivers.transformers.prefix import PrefixCache  # noqa: E402
-from kernel.drivers.transformers.prefix_disk_cache import Fetch  # noqa: E402
+from kernel.drivers.transformers.prefix_disk_cache import DiskRead  # noqa: E402
 
 GEOMETRY = Geometry(layers=2, heads=1, head_dim=16, dtype=torch.float32)  # 32 tokens to a page
 LENGTH = 160
@@ -71,7 +71,7 @@ class Cache:
 
     def fetch(self, tokens: list[int]) -> None:
         """Have all of it in memory that is kept."""
-        while isinstance(fetch := self.tree.fetch(tokens, 0), Fetch):
+        while isinstance(fetch := self.tree.fetch(tokens, 0), DiskRead):
             self.tree.fetched(fetch, fetch.read())
         assert fetch == ""
 

@@ -22,8 +22,8 @@ def text_of(seed: int, tokens: int = 20) -> str:
 
 def assert_nothing_left(system: System) -> None:
     """No call has a slot, waits for one, or is known to the driver."""
-    work = system.runtime().work
-    assert (work.slots.taken, work.slots.queue, work.sequences) == (set(), [], {})
+    active = system.runtime().active
+    assert (active.leases.taken, active.leases.queue, active.sequences) == (set(), [], {})
     assert (system.driver.sequences, system.driver.questions) == ({}, {})
 
 

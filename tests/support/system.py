@@ -247,7 +247,7 @@ class System:
     def kill_all(self) -> None:
         """Kill all processes, those of clients, too."""
         for process in tuple(self.table.alive.values()):
-            self.kernel.ending.end(process, "killed", "the test is over")
+            self.kernel.process_exit.end(process, "killed", "the test is over")
 
     async def end(self) -> None:
         """Kill all processes, and check that nothing is left of them once all have had their time to go."""
@@ -256,10 +256,15 @@ class System:
         assert self.table.alive == {}
         assert not [task for task in asyncio.all_tasks() if isinstance(task, Thread)]
         for runtime in self.runtimes:
-            work = runtime.work
-            assert (work.slots.taken, work.slots.queue, work.sequences, work.owed) == (set(), [], {}, False)
-            assert (work.pager.swapped, work.pager.leaving) == (set(), {})
-            assert runtime._life._tasks == set()
+            active = runtime.active
+            assert (active.leases.taken, active.leases.queue, active.sequences, active.awaiting_driver) == (
+                set(),
+                [],
+                {},
+                False,
+            )
+            assert (active.pager.swapped, active.pager.leaving) == (set(), {})
+            assert runtime._driver._tasks == set()
         assert self.kernel.resources._residency._waiting == {}
         for driver in self.launcher.alive:
             assert (driver.sequences, driver.questions, driver.memory.used) == ({}, {}, 0)

@@ -21,20 +21,20 @@ transformers = pytest.importorskip("transformers", reason="the driver runs trans
 from ipc.syscalls import ChatMessage, Sampling  # noqa: E402
 from kernel.drivers.protocol import Admit, Bundle, Stop  # noqa: E402
 from kernel.drivers.transformers import batch_invariance, linear  # noqa: E402
-from kernel.drivers.transformers.attention import Lengths, Span  # noqa: E402
+from kernel.drivers.transformers.attention import SafeLengths, Span  # noqa: E402
 from kernel.drivers.transformers.batch_invariance import RowCounts  # noqa: E402
 from kernel.drivers.transformers.call_lifecycle import CallLifecycle  # noqa: E402
 from kernel.drivers.transformers.decoder import Decoder  # noqa: E402
 from kernel.drivers.transformers.engine import Engine  # noqa: E402
-from kernel.drivers.transformers.forward import Output, PackedForward  # noqa: E402
-from kernel.drivers.transformers.hf_backend import NAME, Modules  # noqa: E402
+from kernel.drivers.transformers.forward import ForwardOutput, PackedForward  # noqa: E402
+from kernel.drivers.transformers.hf_backend import NAME, HFBackend  # noqa: E402
 from kernel.drivers.transformers.kv import Geometry, KVMemory  # noqa: E402
-from kernel.drivers.transformers.kv_allocator import Placement  # noqa: E402
+from kernel.drivers.transformers.kv_allocator import KVAllocator  # noqa: E402
 from kernel.drivers.transformers.model_manifest import outline  # noqa: E402
-from kernel.drivers.transformers.prefill_budget import Pace  # noqa: E402
+from kernel.drivers.transformers.prefill_budget import PrefillBudget  # noqa: E402
 from kernel.drivers.transformers.prefix import PrefixCache  # noqa: E402
-from kernel.drivers.transformers.report import Report  # noqa: E402
-from kernel.drivers.transformers.sequence import Limits  # noqa: E402
+from kernel.drivers.transformers.report import BundleReport  # noqa: E402
+from kernel.drivers.transformers.sequence import EngineLimits  # noqa: E402
 from kernel.drivers.transformers.tokenize_ahead import tokenized  # noqa: E402
 
 CONTEXT = 256
@@ -77,12 +77,12 @@ class Ready:
         pack = linear.CPU_KERNELS[kernel]
         self.counts = RowCounts(batch_invariance.row_counts(set(known.shapes), pack))
         queries = config.num_attention_heads // config.num_key_value_heads
-        self.lengths = Lengths(_lengths(self.geometry, queries))
+        self.lengths = SafeLengths(_lengths(self.geometry, queries))
         if known.lean:
             self.network: Any = Decoder(known, model.state_dict(), pack)
         else:
             linear.replace(model, pack)
-            self.network = Modules(model)
+            self.network = HFBackend(model)
 
     def memory(self, tokens: int = 10_000, slabs: int = SLABS) -> KVMemory:
         """With a budget of so many tokens."""
@@ -154,18 +154,18 @@ class Kernel:
         self.now = 0.0
         self.seconds: Callable[[list[Span]], float] = lambda spans: 0.0
         self.before: Callable[[list[Span]], None] = lambda spans: None
-        self.after: Callable[[list[Span], Output], Output] = lambda spans, output: output
+        self.after: Callable[[list[Span], ForwardOutput], ForwardOutput] = lambda spans, output: output
         self.memory = model.memory(tokens, slabs)
         cache = PrefixCache(self.memory, str(disk or ""), 2 * self.memory.budget, lambda: self.now)
         cache.rates.token = 1.0  # dear: whatever may go to the disk goes there
-        self.placement = Placement(self.memory, None if quota is None else self.memory.size(quota), cache)
-        report = Report(self, lambda: self.now)
-        limits = Limits(model.context, max_tokens)
+        self.placement = KVAllocator(self.memory, None if quota is None else self.memory.size(quota), cache)
+        report = BundleReport(self, lambda: self.now)
+        limits = EngineLimits(model.context, max_tokens)
         self._forward = model.forward(self.memory)
         self._thread_said: queue.SimpleQueue[Any] = queue.SimpleQueue()
         link: Any = self
         self.admission = CallLifecycle(link, report, self.codec, self.placement, limits, fingerprint)
-        self.pace = Pace(most)
+        self.pace = PrefillBudget(most)
         rows = most_rows or model.counts.most
         self.engine = Engine(link, self.forward, self.admission, self.pace, rows, lambda: self.now)
 
@@ -191,7 +191,7 @@ class Kernel:
 
     # ---- the device
 
-    def forward(self, spans: list[Span]) -> Output:
+    def forward(self, spans: list[Span]) -> ForwardOutput:
         self.now += self.seconds(spans)
         self.said.extend(self.during.pop(len(self.batches), ()))
         self.batches.append(spans)

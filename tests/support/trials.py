@@ -18,12 +18,12 @@ from kernel.drivers.protocol import (
     Done,
     Embedded,
     Ended,
-    Failed,
     Parked,
     Renew,
     Resize,
     Revoke,
     Scored,
+    SequenceFailed,
     Stop,
     SwapOut,
     SwappedOut,
@@ -88,7 +88,7 @@ class Trial:
         }
         self.others = {1000 + number: number for number in self.rng.sample(range(POOL), self.rng.choice([0, 0, 1, 3]))}
         self.answers: dict[int, Scored | Embedded] = {}
-        self.failed: list[Failed] = []
+        self.failed: list[SequenceFailed] = []
         self.restarts = self.rng.choice([0, 0, 1, 2])
         self.heat = self.rng.choice([0.05, 0.2, 0.5])  # how often something is done to somebody
         self.kernel = self._start()
@@ -246,7 +246,7 @@ class Trial:
                 call.state, call.reason = "over", message.reason
             case Scored() | Embedded():
                 self.answers[message.sequence] = message
-            case Failed():
+            case SequenceFailed():
                 self.failed.append(message)
 
     # ---- the end

@@ -14,9 +14,9 @@ from llmosd import Client, ConnectionLost, NoDaemon
 AGENTS = '''
 import os
 from llmosd import Context, agent, tool
-from kernel.models.calls import ModelCalls
+from kernel.models.calls import ModelSubsystem
 
-make = ModelCalls._generate
+make = ModelSubsystem._generate
 
 def counted(calls, process, call, runtime, *rest):
     """Leaves a line for each model call that is really made, in whatever life of the daemon."""
@@ -25,7 +25,7 @@ def counted(calls, process, call, runtime, *rest):
     return make(calls, process, call, runtime, *rest)
 
 if make.__name__ != "counted":
-    ModelCalls._generate = counted
+    ModelSubsystem._generate = counted
 
 @tool
 def die_once(path: str, call_id: str) -> None:

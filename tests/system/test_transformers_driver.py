@@ -24,11 +24,11 @@ from kernel.drivers.protocol import (
     Bundle,
     Cancel,
     Done,
-    Failed,
     FromDriver,
     Load,
     Loaded,
     LoadFailed,
+    SequenceFailed,
     Stop,
 )
 
@@ -141,7 +141,7 @@ def test_a_lone_greedy_sequence_equals_generate_token_for_token(precise: Driver,
 
     for sequence, question in enumerate(PROMPTS, start=1):
         driver.say(ask(sequence, question))
-        messages = driver.until(Done, Failed)
+        messages = driver.until(Done, SequenceFailed)
         (admitted,) = [message for message in messages if isinstance(message, Admitted)]
         bundles = [message for message in messages if isinstance(message, Bundle)]
         ids = [identity for bundle in bundles for progress in bundle.progress for identity in progress.ids]
@@ -156,7 +156,7 @@ def test_many_sequences_at_once_answer_each_its_own_question(driver: Driver) -> 
     texts: dict[int, str] = defaultdict(str)
     ends: dict[int, str] = {}
     while len(ends) < len(PROMPTS):
-        message = driver.until(Bundle, Done, Failed)[-1]
+        message = driver.until(Bundle, Done, SequenceFailed)[-1]
         if isinstance(message, Bundle):
             for progress in message.progress:
                 texts[progress.sequence] += progress.text

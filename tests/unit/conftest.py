@@ -16,7 +16,7 @@ import uvloop
 
 from kernel.kernel import Kernel
 from kernel.lib import failpoints as faults
-from kernel.models.settings import ResourceSettings, Scheduling
+from kernel.models.settings import ResourceSettings, SchedulingSettings
 from kernel.models.spec import ModelSpec
 from kernel.processes.limits import LimitSettings
 from tests.support.boot import boot
@@ -56,9 +56,9 @@ def limits() -> LimitSettings:
 
 
 @pytest.fixture
-def scheduling() -> Scheduling:
+def scheduling() -> SchedulingSettings:
     """How the kernel schedules. Tests may override this."""
-    return Scheduling()
+    return SchedulingSettings()
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ async def system(
     tmp_path: Path,
     models: dict[str, ModelSpec],
     limits: LimitSettings,
-    scheduling: Scheduling,
+    scheduling: SchedulingSettings,
     resources: ResourceSettings,
 ) -> AsyncIterator[System]:
     """A booted kernel on the loop of the test."""

@@ -170,7 +170,7 @@ class SimulatedDevice:
             if not self._memory.fits(sequence):
                 raise self._memory.refusal(sequence)
         except LlmosError as error:
-            self._send(protocol.Failed(admit.sequence, to_wire(error)))
+            self._send(protocol.SequenceFailed(admit.sequence, to_wire(error)))
             return
         if admit.prompt_ids is None:
             self._send(protocol.Admitted(admit.sequence, prompt_ids))
@@ -238,7 +238,7 @@ class SimulatedDevice:
             logprobs = [nan - count * (hashed(f"{prompt}{text}") + 1) / 10_000 for text, count in pairs]
             self._send(protocol.Scored(question.sequence, logprobs, counts, len(prompt)))
         except LlmosError as error:
-            self._send(protocol.Failed(question.sequence, to_wire(error)))
+            self._send(protocol.SequenceFailed(question.sequence, to_wire(error)))
 
 
 def _tokens_of(question: Question) -> int:

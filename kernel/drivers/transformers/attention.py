@@ -1,8 +1,8 @@
 """Attention over packed sequences, without gathering their keys and values: views into the slabs, batched.
 
-A step is a row of tokens. `Plan` says for each where its key and value are written and what it looks at, and does that
-for one layer after another. Tokens of prompts go in tiles of `TILE` queries at absolute positions, generated ones in
-batches that look at lengths found safe: so a token's numbers depend on the tokens before it alone (see
+A step is a row of tokens. `AttentionPlan` says for each where its key and value are written and what it looks at, and
+does that for one layer after another. Tokens of prompts go in tiles of `TILE` queries at absolute positions, generated
+ones in batches that look at lengths found safe: so a token's numbers depend on the tokens before it alone (see
 `batch_invariance`).
 """
 
@@ -64,7 +64,7 @@ class _Tile(NamedTuple):
     offset: int
 
 
-class Lengths:
+class SafeLengths:
     """How many tokens a batch of generated tokens may look at: up to a block those in `safe`, then blocks and those.
 
     Where nothing is `safe` every token goes by itself.
@@ -82,13 +82,13 @@ class Lengths:
         return blocks * BLOCK + (self.safe[place] if place < len(self.safe) else BLOCK + self.safe[0])
 
 
-class Plan:
+class AttentionPlan:
     """What every token of a step looks at, the same in every layer.
 
     `tokens` and `positions` are those of all rows, in the order in which they are computed.
     """
 
-    def __init__(self, spans: list[Span], memory: KVMemory, lengths: Lengths) -> None:
+    def __init__(self, spans: list[Span], memory: KVMemory, lengths: SafeLengths) -> None:
         self.memory = memory
         generated = [span for span in spans if span.generated]
         prompts = [span for span in spans if not span.generated]
@@ -211,7 +211,7 @@ def _length_class(position: int) -> int:
 
 
 def _batches(
-    queries: list[tuple[int, int, int, Span, int]], device: torch.device, lengths: Lengths
+    queries: list[tuple[int, int, int, Span, int]], device: torch.device, lengths: SafeLengths
 ) -> Iterator[_Batch]:
     """Runs of `queries`, which are sorted, of one class and with slabs that are evenly spaced."""
     start = 0

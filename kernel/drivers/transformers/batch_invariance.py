@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from kernel.drivers.transformers.attention import BLOCK, Lengths, Plan, Span
+from kernel.drivers.transformers.attention import BLOCK, AttentionPlan, SafeLengths, Span
 from kernel.drivers.transformers.decoder import normed
 from kernel.drivers.transformers.kv import UNIT, Geometry, KVMemory
 from kernel.drivers.transformers.linear import Pack
@@ -101,7 +101,7 @@ class _AttentionTrial:
         for slab in self._slabs[places]:
             slab.length = length
         spans = [Span(slab, [0], generated=True) for slab in self._slabs[places]]
-        plan = Plan(spans, self._memory, Lengths((padded,)))
+        plan = AttentionPlan(spans, self._memory, SafeLengths((padded,)))
         return plan.attend(0, self._asked[places].to(self._geometry.dtype), self._geometry.head_dim**-0.5)
 
 

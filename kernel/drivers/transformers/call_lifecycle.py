@@ -21,7 +21,6 @@ from kernel.drivers.protocol import (
     Done,
     Embed,
     Ended,
-    Failed,
     KVUsage,
     Parked,
     Renew,
@@ -29,16 +28,17 @@ from kernel.drivers.protocol import (
     Restored,
     Revoke,
     Score,
+    SequenceFailed,
     SwapOut,
 )
 from kernel.drivers.transformers import constraint
 from kernel.drivers.transformers.attention import Span
-from kernel.drivers.transformers.kv_allocator import Placement
+from kernel.drivers.transformers.kv_allocator import KVAllocator
 from kernel.drivers.transformers.queries import Embedding, Scoring
-from kernel.drivers.transformers.report import Event, Report, named
-from kernel.drivers.transformers.request import Work
-from kernel.drivers.transformers.sequence import Codec, Limits, Sequence
-from kernel.drivers.transformers.swap_io import READING, WRITING, States
+from kernel.drivers.transformers.report import BundleReport, Event, named
+from kernel.drivers.transformers.request import EngineRequest
+from kernel.drivers.transformers.sequence import EngineLimits, EngineSequence, TextCodec
+from kernel.drivers.transformers.swap_io import READING, WRITING, SwapIO
 from kernel.drivers.transformers.tokenize_ahead import Tokenized
 
 COMPILING = "compiling"  # what a sequence is busy with
@@ -50,10 +50,10 @@ class CallLifecycle:
     def __init__(
         self,
         inbox: queue.SimpleQueue[Any],
-        report: Report,
-        codec: Codec,
-        placement: Placement,
-        limits: Limits,
+        report: BundleReport,
+        codec: TextCodec,
+        placement: KVAllocator,
+        limits: EngineLimits,
         fingerprint: str = "",
     ) -> None:
         self.report = report
@@ -61,10 +61,10 @@ class CallLifecycle:
         self._codec = codec
         self._placement = placement
         self._limits = limits
-        self._works: dict[Work, None] = {}
-        self._sequences: dict[int, Sequence] = {}
+        self._works: dict[EngineRequest, None] = {}
+        self._sequences: dict[int, EngineSequence] = {}
         self._requests: dict[int, Scoring | Embedding] = {}
-        self.states = States(inbox, report, placement, self, fingerprint)
+        self.states = SwapIO(inbox, report, placement, self, fingerprint)
 
     # ---- for the engine
 
@@ -77,7 +77,7 @@ class CallLifecycle:
             self._handlers[type(asked)](self, message)
         except Exception as error:
             self._drop(asked.sequence)
-            self.report.event(Failed(asked.sequence, named(error)))
+            self.report.event(SequenceFailed(asked.sequence, named(error)))
 
     def give_memory(self) -> None:
         """Place the works that may run and have no memory yet."""
@@ -86,12 +86,12 @@ class CallLifecycle:
             self._placement.waiting = 0
             return
         for work in self._placement.give(without, self.ready()):
-            if isinstance(work, Sequence) and work.swapped:
+            if isinstance(work, EngineSequence) and work.swapped:
                 self.states.read(work)
         fetches, self._placement.fetches = self._placement.fetches, []
         self.states.fetch(fetches)
 
-    def ready(self) -> list[Work]:
+    def ready(self) -> list[EngineRequest]:
         """The works that can run now."""
         return [work for work in self._works if work.slab is not None and work.runs and not work.busy]
 
@@ -99,30 +99,30 @@ class CallLifecycle:
         """What a token of a prompt takes, of late."""
         self._placement.cache.rates.token = seconds
 
-    def computed(self, work: Work, span: Span) -> None:
+    def computed(self, work: EngineRequest, span: Span) -> None:
         """A step has computed `span` of `work`."""
         self._placement.computed(work, span.start)
 
-    def part_done(self, work: Work) -> None:
+    def part_done(self, work: EngineRequest) -> None:
         """A part of a call is through; with the last one the call is answered."""
         self._forget(work)
         if all(other.id != work.id for other in self._works):
             self.report.event(self._requests.pop(work.id).answer())
 
-    def holds(self, sequence: Sequence) -> bool:
+    def holds(self, sequence: EngineSequence) -> bool:
         """Whether its call still goes on."""
         return sequence in self._works
 
-    def leave(self, sequence: Sequence, event: Event) -> None:
+    def leave(self, sequence: EngineSequence, event: Event) -> None:
         """Forget `sequence`, free all it holds, and say so."""
         del self._sequences[sequence.id]
         self._forget(sequence)
         self.report.event(event)
 
-    def fail(self, work: Work, error: Exception) -> None:
+    def fail(self, work: EngineRequest, error: Exception) -> None:
         """End the call of `work` with `error`."""
         self._drop(work.id)
-        self.report.event(Failed(work.id, named(error)))
+        self.report.event(SequenceFailed(work.id, named(error)))
 
     def usage(self) -> KVUsage:
         place = self._placement
@@ -141,7 +141,7 @@ class CallLifecycle:
 
     def _admit(self, said: Tokenized) -> None:
         admit, (prompt,) = cast("Admit", said.message), said.ids
-        sequence = Sequence(admit, prompt, self._codec, self._limits)
+        sequence = EngineSequence(admit, prompt, self._codec, self._limits)
         self._placement.check(sequence)
         held = admit.sampling.constraint
         if held is not None:
@@ -160,7 +160,7 @@ class CallLifecycle:
         alarm.start()
         future.add_done_callback(lambda _: alarm.cancel())
 
-    def _begin(self, sequence: Sequence, admit: Admit) -> None:
+    def _begin(self, sequence: EngineSequence, admit: Admit) -> None:
         """Take up where an earlier incarnation stopped, and let the sequence wait for memory."""
         text = "".join([sequence.accept(token) for token in admit.generated])[admit.released :]
         if text:
@@ -217,7 +217,7 @@ class CallLifecycle:
 
     # ---- constraints
 
-    def _compiled(self, sequence: Sequence, admit: Admit, future: Future[Any]) -> None:
+    def _compiled(self, sequence: EngineSequence, admit: Admit, future: Future[Any]) -> None:
         if sequence not in self._works:
             return
         sequence.busy = ""
@@ -227,7 +227,7 @@ class CallLifecycle:
         except Exception as error:
             self.fail(sequence, error)
 
-    def _too_slow(self, sequence: Sequence) -> None:
+    def _too_slow(self, sequence: EngineSequence) -> None:
         if sequence in self._works and sequence.busy == COMPILING:
             text = f"its constraint was not compiled within {constraint.SECONDS} s; make it simpler"
             self.fail(sequence, InvalidConstraint(text))
@@ -243,7 +243,7 @@ class CallLifecycle:
             self._forget(work)
         return bool(works)
 
-    def _forget(self, work: Work) -> None:
+    def _forget(self, work: EngineRequest) -> None:
         del self._works[work]
         if work.busy not in (READING, WRITING):  # else the thread still has its memory; it is freed when that is done
             self._placement.free(work)

@@ -2,7 +2,8 @@
 
 Made by `model_builder` for models whose outline says that it can, others run through transformers' own modules.
 Projections that read the same input are one matrix, norms are folded into them, and the halves that a rotary embedding
-turns lie side by side, so that turning is one complex product. It knows nothing of sequences: `Plan` does attention.
+turns lie side by side, so that turning is one complex product. It knows nothing of sequences:
+`AttentionPlan` does attention.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import embedding, rms_norm, silu
 
-from kernel.drivers.transformers.attention import Plan
+from kernel.drivers.transformers.attention import AttentionPlan
 from kernel.drivers.transformers.linear import Linear, Pack
-from kernel.drivers.transformers.model_manifest import Outline
+from kernel.drivers.transformers.model_manifest import ModelManifest
 
 Weights = Mapping[str, torch.Tensor]  # by the names that transformers gives them
 
@@ -35,7 +36,7 @@ class _Layer(NamedTuple):
 class Decoder:
     """The layers of a model, packed by `pack` from its `weights`."""
 
-    def __init__(self, outline: Outline, weights: Weights, pack: Pack) -> None:
+    def __init__(self, outline: ModelManifest, weights: Weights, pack: Pack) -> None:
         assert outline.lean is not None
         self._heads, self._kv_heads, self._head_dim = outline.heads, outline.kv_heads, outline.head_dim
         self._lean = outline.lean
@@ -49,7 +50,7 @@ class Decoder:
             self._head = pack(weights.get("lm_head.weight", self._embeddings), None)
 
     def __call__(
-        self, plan: Plan, tokens: torch.Tensor, positions: torch.Tensor, kept: torch.Tensor, *, states: bool
+        self, plan: AttentionPlan, tokens: torch.Tensor, positions: torch.Tensor, kept: torch.Tensor, *, states: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The logits of the rows `kept`, and the last states of all, normed, if `states`: see `forward.Network`."""
         found = self._states(plan, tokens, positions)
@@ -58,7 +59,7 @@ class Decoder:
             return self._head(found[kept]).float(), found
         return self._head(normed(found[kept], self._floor) * self._norm).float(), None
 
-    def _states(self, plan: Plan, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def _states(self, plan: AttentionPlan, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         queries, keys = self._heads * self._head_dim, self._kv_heads * self._head_dim
         turns = self._turns[positions].unsqueeze(1)
         states = embedding(tokens, self._embeddings)

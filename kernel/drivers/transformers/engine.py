@@ -18,19 +18,19 @@ from ipc.errors import DriverFailed
 from kernel.drivers.protocol import Done, Parked, Stop, ToDriver
 from kernel.drivers.transformers.attention import Span
 from kernel.drivers.transformers.call_lifecycle import CallLifecycle
-from kernel.drivers.transformers.forward import Output
-from kernel.drivers.transformers.prefill_budget import Pace, Pending
-from kernel.drivers.transformers.queries import Continuation, Text
-from kernel.drivers.transformers.report import Link
-from kernel.drivers.transformers.request import Work
+from kernel.drivers.transformers.forward import ForwardOutput
+from kernel.drivers.transformers.prefill_budget import PendingPrompt, PrefillBudget
+from kernel.drivers.transformers.queries import EmbeddedText, ScoredContinuation
+from kernel.drivers.transformers.report import ReportLink
+from kernel.drivers.transformers.request import EngineRequest
 from kernel.drivers.transformers.sampler import is_greedy, likeliest_of, logprob, sample
-from kernel.drivers.transformers.sequence import Sequence
+from kernel.drivers.transformers.sequence import EngineSequence
 
-Forward = Callable[[list[Span]], Output]
-Batch = list[tuple[Work, Span]]
+Forward = Callable[[list[Span]], ForwardOutput]
+Batch = list[tuple[EngineRequest, Span]]
 
 
-class Connection(Link, Protocol):
+class DriverConnection(ReportLink, Protocol):
     """The link to the kernel; see `kernel.drivers.child.KernelLink`. Callables in the inbox are called."""
 
     inbox: queue.SimpleQueue[Any]
@@ -42,10 +42,10 @@ class Engine:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: DriverConnection,
         forward: Forward,
         calls: CallLifecycle,
-        pace: Pace,
+        pace: PrefillBudget,
         most_rows: int,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -111,11 +111,11 @@ class Engine:
             # More than a step holds: each has its turn.
             self._turn = (self._turn + self._most_rows // 2) % len(ready)
             ready = (ready[self._turn :] + ready[: self._turn])[: self._most_rows // 2]
-        pending = [Pending(work.done, work.pending, work.done >= work.prompt) for work in ready]
+        pending = [PendingPrompt(work.done, work.pending, work.done >= work.prompt) for work in ready]
         counts = self._pace.shares(pending)
         return [(work, work.span(count)) for work, count in zip(ready, counts, strict=True) if count]
 
-    def _run(self, batch: Batch) -> list[tuple[Batch, Output]]:
+    def _run(self, batch: Batch) -> list[tuple[Batch, ForwardOutput]]:
         """Parts of the batch with their output. If the step raises, each runs alone, to fail only those at fault."""
         try:
             return [(batch, self._forward([span for _, span in batch]))]
@@ -125,7 +125,7 @@ class Engine:
             self._calls.fail(batch[0][0], error)
             return []
 
-    def _take(self, batch: Batch, output: Output) -> None:
+    def _take(self, batch: Batch, output: ForwardOutput) -> None:
         """Hand out what the step computed."""
         hidden = iter(output.hidden)
         best = likeliest_of(output.logits)
@@ -138,7 +138,7 @@ class Engine:
                 continue
             try:
                 self._calls.computed(work, span)
-                if isinstance(work, Sequence):
+                if isinstance(work, EngineSequence):
                     if likeliest:
                         self._extend(work, logits[0], *likeliest[0])
                 else:
@@ -148,7 +148,7 @@ class Engine:
             except Exception as error:
                 self._calls.fail(work, error)
 
-    def _extend(self, sequence: Sequence, row: torch.Tensor, maximum: float, likeliest: int) -> None:
+    def _extend(self, sequence: EngineSequence, row: torch.Tensor, maximum: float, likeliest: int) -> None:
         """Choose the next token of `sequence` from its logits, and report what follows from it."""
         if not math.isfinite(maximum):
             raise DriverFailed(f"the model's logits have the maximum {maximum} after {len(sequence.tokens)} tokens")
@@ -168,14 +168,14 @@ class Engine:
             self._report.event(Parked(sequence.id))
 
 
-def _lives(work: Work) -> bool:
+def _lives(work: EngineRequest) -> bool:
     """False if its call failed in this step with another part of it: then its memory is no longer its own."""
     return work.slab is not None
 
 
-def _take_part(work: Work, span: Span, logits: torch.Tensor, states: torch.Tensor | None) -> None:
-    if isinstance(work, Continuation):
+def _take_part(work: EngineRequest, span: Span, logits: torch.Tensor, states: torch.Tensor | None) -> None:
+    if isinstance(work, ScoredContinuation):
         work.take(span.end - span.logits, logits)
-    elif isinstance(work, Text):
+    elif isinstance(work, EmbeddedText):
         assert states is not None
         work.take(states)

@@ -6,27 +6,27 @@ from functools import partial
 
 from kernel.drivers.protocol import Load
 from kernel.drivers.transformers.call_lifecycle import CallLifecycle
-from kernel.drivers.transformers.engine import Connection, Engine
-from kernel.drivers.transformers.kv_allocator import Placement
+from kernel.drivers.transformers.engine import DriverConnection, Engine
+from kernel.drivers.transformers.kv_allocator import KVAllocator
 from kernel.drivers.transformers.model_builder import Model
 from kernel.drivers.transformers.options import Options
-from kernel.drivers.transformers.prefill_budget import Pace
+from kernel.drivers.transformers.prefill_budget import PrefillBudget
 from kernel.drivers.transformers.prefix import PrefixCache
-from kernel.drivers.transformers.report import Report
-from kernel.drivers.transformers.sequence import Limits
+from kernel.drivers.transformers.report import BundleReport
+from kernel.drivers.transformers.sequence import EngineLimits
 from kernel.drivers.transformers.tokenize_ahead import tokenized
 
 DISK = 4  # times the memory for keys and values, for prefixes on disk
 PREFILL_TOKENS = {"cpu": 256, "cuda": 2048}  # a step while nobody generates: enough rows to use the device well
 
 
-def engine(link: Connection, model: Model, options: Options, message: Load) -> Engine:
+def engine(link: DriverConnection, model: Model, options: Options, message: Load) -> Engine:
     """An engine that has not begun."""
     on_disk = DISK * model.memory.budget if options.kv_disk is None else options.kv_disk
     cache = PrefixCache(model.memory, message.disk, on_disk)
-    placement = Placement(model.memory, options.kv_quota, cache)
-    limits = Limits(model.context, message.max_tokens)
+    placement = KVAllocator(model.memory, options.kv_quota, cache)
+    limits = EngineLimits(model.context, message.max_tokens)
     link.prepare = partial(tokenized, model.tokenizer)
-    calls = CallLifecycle(link.inbox, Report(link), model.tokenizer, placement, limits, model.fingerprint)
-    pace = Pace(min(PREFILL_TOKENS[model.device.type], model.most_rows // 2))
+    calls = CallLifecycle(link.inbox, BundleReport(link), model.tokenizer, placement, limits, model.fingerprint)
+    pace = PrefillBudget(min(PREFILL_TOKENS[model.device.type], model.most_rows // 2))
     return Engine(link, model.forward, calls, pace, model.most_rows)

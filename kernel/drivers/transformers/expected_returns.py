@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 PATIENCE = 10.0  # seconds that a process is taken to be away whose program was never seen to come back
 
 
-class _Absence:
+class _ThinkTime:
     """How often and for how long one process stays away between its calls.
 
     `calls` counts its calls, `running` those that run. `left` is when the last one ended, `usual` the seconds after
@@ -31,26 +31,26 @@ class _Absence:
         return max(self.usual - gone, gone) if self.usual else max(gone, PATIENCE)
 
 
-class Absences:
+class ExpectedReturns:
     """Of all processes that have called and live."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._now = clock
-        self._of: dict[int, _Absence] = {}
+        self._of: dict[int, _ThinkTime] = {}
 
     def called(self, process: int, usual: float) -> None:
         """A call of `process` has begun, whose program comes back so many seconds after one; 0 if nobody knows."""
-        absence = self._of.setdefault(process, _Absence())
-        absence.calls += 1
-        absence.running += 1
-        absence.usual = usual
+        think_time = self._of.setdefault(process, _ThinkTime())
+        think_time.calls += 1
+        think_time.running += 1
+        think_time.usual = usual
 
     def left(self, process: int) -> None:
         """A call of it is over."""
-        absence = self._of.get(process)
-        if absence is not None:
-            absence.running -= 1
-            absence.left = self._now()
+        think_time = self._of.get(process)
+        if think_time is not None:
+            think_time.running -= 1
+            think_time.left = self._now()
 
     def ended(self, process: int) -> None:
         """It does not come back."""
@@ -58,8 +58,8 @@ class Absences:
 
     def call(self, process: int) -> int:
         """The number of its last call."""
-        absence = self._of.get(process)
-        return 0 if absence is None else absence.calls
+        think_time = self._of.get(process)
+        return 0 if think_time is None else think_time.calls
 
     def remaining(self, calls: Mapping[int, int]) -> Iterator[float]:
         """Seconds for which each process is likely to stay away whose last call is the one named.
@@ -68,6 +68,6 @@ class Absences:
         """
         now = self._now()
         for process, call in calls.items():
-            absence = self._of.get(process)
-            if absence is not None and absence.calls == call:
-                yield absence.remaining(now)
+            think_time = self._of.get(process)
+            if think_time is not None and think_time.calls == call:
+                yield think_time.remaining(now)

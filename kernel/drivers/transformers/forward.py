@@ -10,12 +10,12 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from kernel.drivers.transformers.attention import Lengths, Plan, Span
+from kernel.drivers.transformers.attention import AttentionPlan, SafeLengths, Span
 from kernel.drivers.transformers.batch_invariance import RowCounts
 from kernel.drivers.transformers.kv import KVMemory
 
 
-class Output(NamedTuple):
+class ForwardOutput(NamedTuple):
     """What a step computed.
 
     `logits` [those asked for, vocabulary] are in the order of spans and tokens. `hidden` has the last states of the
@@ -30,25 +30,25 @@ class Network(Protocol):
     """A model's layers and head. Answers logits [kept, vocabulary] and, if `states`, the last states of all rows."""
 
     def __call__(
-        self, plan: Plan, tokens: torch.Tensor, positions: torch.Tensor, kept: torch.Tensor, *, states: bool
+        self, plan: AttentionPlan, tokens: torch.Tensor, positions: torch.Tensor, kept: torch.Tensor, *, states: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]: ...
 
 
 class PackedForward:
-    """`counts`: rows are padded to them, None never. `lengths`: see `Plan`."""
+    """`counts`: rows are padded to them, None never. `lengths`: see `AttentionPlan`."""
 
     def __init__(
-        self, network: Network, memory: KVMemory, counts: RowCounts | None = None, lengths: Lengths | None = None
+        self, network: Network, memory: KVMemory, counts: RowCounts | None = None, lengths: SafeLengths | None = None
     ) -> None:
         self._network = network
         self._memory = memory
         self._counts = counts
-        self._lengths = lengths or Lengths()
+        self._lengths = lengths or SafeLengths()
 
-    def __call__(self, spans: list[Span]) -> Output:
+    def __call__(self, spans: list[Span]) -> ForwardOutput:
         """Run `spans`; the slabs grow if it succeeds."""
         with torch.inference_mode():
-            plan = Plan(spans, self._memory, self._lengths)
+            plan = AttentionPlan(spans, self._memory, self._lengths)
             tokens, positions = (self._tensor(self._pad(values)) for values in (plan.tokens, plan.positions))
             wanted = [row for span in spans if span.logits for row in plan.rows(span)[-span.logits :]]
             kept = self._tensor(self._pad(wanted))
@@ -60,7 +60,7 @@ class PackedForward:
                 hidden.append(states[self._tensor(plan.rows(span))].float())
         for span in spans:
             span.slab.length = span.end
-        return Output(logits[: len(wanted)], hidden)
+        return ForwardOutput(logits[: len(wanted)], hidden)
 
     def _pad(self, values: list[int]) -> list[int]:
         """`values`, and zeros up to a safe count."""

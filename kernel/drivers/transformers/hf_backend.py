@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface
 
-from kernel.drivers.transformers.attention import Plan, Span
+from kernel.drivers.transformers.attention import AttentionPlan, Span
 from kernel.drivers.transformers.forward import PackedForward
 from kernel.drivers.transformers.kv import KVMemory
 
@@ -19,14 +19,14 @@ NAME = "llmosd"
 UNSUPPORTED = ("softcap", "s_aux", "position_bias")  # what some models have transformers pass, and this cannot do
 
 
-class Modules:
+class HFBackend:
     """A causal language model of transformers, loaded with the attention of `NAME`, as a `Network`."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
 
     def __call__(
-        self, plan: Plan, tokens: torch.Tensor, positions: torch.Tensor, kept: torch.Tensor, *, states: bool
+        self, plan: AttentionPlan, tokens: torch.Tensor, positions: torch.Tensor, kept: torch.Tensor, *, states: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         found = self._model(
             input_ids=tokens[None],
@@ -48,7 +48,7 @@ def attend(
     scaling: float | None = None,
     sliding_window: int | None = None,
     *,
-    plan: Plan,
+    plan: AttentionPlan,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention as transformers calls it. `query` is [1, heads, tokens, head dim], `key` and `value` have the kv heads.

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from kernel.drivers.transformers.pages import PAGE, Range, Segment, Store, most_areas
+from kernel.drivers.transformers.pages import PAGE, PageStore, Range, Segment, most_areas
 
 UNIT = 32  # tokens; capacities are multiples, so that what attention reads beyond the last token lies in the slab
 
@@ -97,7 +97,7 @@ class KVMemory:
         self._range: Range | None = None
         if maps(device):
             self._range = Range(slabs * slab * geometry.dtype.itemsize)
-            self._store = Store()
+            self._store = PageStore()
             flat = self._range.tensor(geometry.dtype)
         else:
             flat = torch.zeros(slabs * slab, dtype=geometry.dtype, device=device)
@@ -210,7 +210,7 @@ class KVMemory:
             else:
                 prefix.data.read(offset, self._raw(slab, layer, first, pages))
 
-    def swap_out(self, prefix: Prefix, store: Store) -> None:
+    def swap_out(self, prefix: Prefix, store: PageStore) -> None:
         """Copy what is kept to a file on disk. Raises `OSError`."""
         assert prefix.data is not None
         if isinstance(prefix.data, torch.Tensor):

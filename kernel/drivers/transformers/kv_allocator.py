@@ -12,12 +12,12 @@ from ipc.errors import LimitExceeded
 from kernel.drivers.transformers.attention import TILE
 from kernel.drivers.transformers.kv import KVMemory
 from kernel.drivers.transformers.prefix import NO_ROOM, SOON, PrefixCache
-from kernel.drivers.transformers.prefix_disk_cache import Data, Fetch
+from kernel.drivers.transformers.prefix_disk_cache import Data, DiskRead
 from kernel.drivers.transformers.radix import common
-from kernel.drivers.transformers.request import Work
+from kernel.drivers.transformers.request import EngineRequest
 
 
-class Placement:
+class KVAllocator:
     """`quota`: bytes that the works of one process may have together, None for no bound.
 
     `waiting` counts the works that the last `give` had no memory for; `asked` and `hit` tokens of prompts, of which so
@@ -27,12 +27,12 @@ class Placement:
     def __init__(self, memory: KVMemory, quota: int | None = None, cache: PrefixCache | None = None) -> None:
         self.memory = memory
         self.cache = cache or PrefixCache(memory)
-        self.fetches: list[Fetch] = []
+        self.fetches: list[DiskRead] = []
         self.waiting = self.asked = self.hit = 0
         self._quota = quota
         self._of_process: dict[int, int] = {}  # bytes
 
-    def check(self, work: Work) -> None:
+    def check(self, work: EngineRequest) -> None:
         """Raises `LimitExceeded` if `work` can never have the memory that it may need."""
         size = self.memory.size(work.capacity)
         for limit, bound in (("kv_memory", self.memory.budget), ("kv_quota", self._quota)):
@@ -45,7 +45,7 @@ class Placement:
                     wanted=size,
                 )
 
-    def give(self, works: Iterable[Work], running: Iterable[Work]) -> list[Work]:
+    def give(self, works: Iterable[EngineRequest], running: Iterable[EngineRequest]) -> list[EngineRequest]:
         """Give slabs to `works`, in their order, as far as memory goes; those that got one.
 
         One for which there is no memory holds up those after it, one of a process at its quota those of that process.
@@ -77,16 +77,16 @@ class Placement:
                 self.waiting += 1
         return placed
 
-    def computed(self, work: Work, before: int) -> None:
+    def computed(self, work: EngineRequest, before: int) -> None:
         """`work` has computed more tokens than the `before`: if its prompt is through, keep that."""
         if before < work.keepable <= work.done and work.slab is not None:
             self.cache.keep(work.slab, work.tokens[: work.keepable], work.process)
 
-    def fetched(self, fetch: Fetch, future: Future[Data]) -> None:
+    def fetched(self, fetch: DiskRead, future: Future[Data]) -> None:
         """One of `fetches` was read, or could not be."""
         self.cache.fetched(fetch, None if future.exception() else future.result())
 
-    def free(self, work: Work, *, keep: bool = True) -> None:
+    def free(self, work: EngineRequest, *, keep: bool = True) -> None:
         """Take the slab of `work` back, if it has one.
 
         If `keep`, the cache keeps what its process is likely to want again. A prompt that found no room there before
@@ -96,7 +96,7 @@ class Placement:
         if slab is None:
             return
         self.cache.release(slab)
-        self.cache.absences.left(work.process)
+        self.cache.think_times.left(work.process)
         left = self._of_process[work.process] - self.memory.size(slab.reserved)
         self.memory.yield_up(slab)
         if keep and work.process and work.done >= work.keepable:
@@ -112,7 +112,7 @@ class Placement:
 
     # ---- inside
 
-    def _is_led(self, work: Work, leaders: list[Work]) -> bool:
+    def _is_led(self, work: EngineRequest, leaders: list[EngineRequest]) -> bool:
         """Whether one of `leaders` will soon have computed more of the prompt of `work` than is kept."""
         wanted = work.tokens[: work.reusable]
         kept = self.cache.longest(wanted)
@@ -127,16 +127,16 @@ class Placement:
             kept = shared
         return False
 
-    def _own(self, work: Work) -> int:
+    def _own(self, work: EngineRequest) -> int:
         """Bytes that it may need besides what is kept of its prompt."""
         return self.memory.size(work.capacity - self.cache.longest(work.tokens[: work.reusable]))
 
-    def _within_quota(self, work: Work) -> bool:
+    def _within_quota(self, work: EngineRequest) -> bool:
         if self._quota is None:
             return True
         return self._of_process.get(work.process, 0) + self._own(work) <= self._quota
 
-    def _coming(self, work: Work, promised: int) -> str:
+    def _coming(self, work: EngineRequest, promised: int) -> str:
         """Whether the part of its prompt on disk is being read, or could be if others gave memory back.
 
         Memory that is promised to others is left alone.
@@ -144,14 +144,14 @@ class Placement:
         if work.swapped or not self.memory.free_slabs:
             return ""
         found = self.cache.fetch(work.tokens[: work.reusable], self._own(work) + promised)
-        if isinstance(found, Fetch):
+        if isinstance(found, DiskRead):
             self.fetches.append(found)
             return SOON
         if found == NO_ROOM and not self.memory.used and not promised:
             return ""  # nobody will give any back: it is computed
         return found
 
-    def _place(self, work: Work, promised: int) -> bool:
+    def _place(self, work: EngineRequest, promised: int) -> bool:
         """Give `work` a slab that begins with what is kept of its prompt, if there is memory that is not promised."""
         if not self.memory.free_slabs:
             return False
@@ -166,7 +166,7 @@ class Placement:
             if self.memory.used or not self.cache.make_room(self.memory.size(work.capacity), shared=True):
                 self.memory.free(slab)
                 return False
-        self.cache.absences.called(work.process, work.away)
+        self.cache.think_times.called(work.process, work.expected_think_time)
         self.cache.use(slab, wanted[:found], work.process)
         self.memory.reserve(slab, work.capacity - found)
         self._of_process[work.process] = self._of_process.get(work.process, 0) + self.memory.size(slab.reserved)

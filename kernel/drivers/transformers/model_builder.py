@@ -15,12 +15,12 @@ import torch
 from ipc.errors import ModelLoadFailed
 from kernel.drivers.protocol import Load
 from kernel.drivers.transformers import batch_invariance, linear
-from kernel.drivers.transformers.attention import TILE, Lengths
+from kernel.drivers.transformers.attention import TILE, SafeLengths
 from kernel.drivers.transformers.batch_invariance import RowCounts
 from kernel.drivers.transformers.decoder import Decoder, Weights
 from kernel.drivers.transformers.forward import Network, PackedForward
 from kernel.drivers.transformers.kv import Geometry, KVMemory, maps
-from kernel.drivers.transformers.model_manifest import Outline, ids
+from kernel.drivers.transformers.model_manifest import ModelManifest, ids
 from kernel.drivers.transformers.options import Options
 from kernel.drivers.transformers.tokenizer import Tokenizer
 from kernel.drivers.transformers.tuning_cache import digest, machine, remembered
@@ -45,13 +45,13 @@ class Model(NamedTuple):
     facts: dict[str, Any]
 
 
-class Loaded(NamedTuple):
+class LoadedModel(NamedTuple):
     """What was read: `weights` by name, and the `model` of transformers that they are of, unless it is not needed.
 
     `digest` tells these weights from others.
     """
 
-    outline: Outline
+    outline: ModelManifest
     weights: Weights
     model: Any | None
     digest: str
@@ -65,13 +65,13 @@ class Loaded(NamedTuple):
         return next(iter(self.weights.values())).dtype
 
 
-def assemble(name: str, loaded: Loaded, tokenizer: Future[Any], options: Options, message: Load) -> Model:
+def assemble(name: str, loaded: LoadedModel, tokenizer: Future[Any], options: Options, message: Load) -> Model:
     """Raises `ModelLoadFailed` if the model cannot run in packed steps, as far as there is one to compare with."""
     outline, model, cache, device = loaded.outline, loaded.model, Path(message.cache), loaded.device
     geometry = Geometry(outline.layers, outline.kv_heads, outline.head_dim, loaded.dtype)
     kernel, pack = _kernel(loaded, options, cache)
     exact = options.deterministic is not False and device.type == "cpu"
-    counts, lengths = _safe(loaded, geometry, kernel, pack, cache) if exact else (None, Lengths())
+    counts, lengths = _safe(loaded, geometry, kernel, pack, cache) if exact else (None, SafeLengths())
     memory = _memory(geometry, outline.context, lengths, device)
     network: Network = Decoder(outline, loaded.weights, pack) if outline.lean else _modules(model, pack)
     forward = PackedForward(network, memory, counts, lengths)
@@ -111,7 +111,7 @@ def _check(name: str, model: Any, forward: PackedForward, memory: KVMemory, tole
         ) from error
 
 
-def _kernel(loaded: Loaded, options: Options, cache: Path) -> tuple[str, linear.Pack]:
+def _kernel(loaded: LoadedModel, options: Options, cache: Path) -> tuple[str, linear.Pack]:
     """The type of packed weights, and what packs them: the one asked for, or the faster one of this machine."""
     if loaded.device.type != "cpu":
         return str(loaded.dtype).removeprefix("torch."), linear.plain
@@ -123,8 +123,8 @@ def _kernel(loaded: Loaded, options: Options, cache: Path) -> tuple[str, linear.
 
 
 def _safe(
-    loaded: Loaded, geometry: Geometry, kernel: str, pack: linear.Pack, cache: Path
-) -> tuple[RowCounts | None, Lengths]:
+    loaded: LoadedModel, geometry: Geometry, kernel: str, pack: linear.Pack, cache: Path
+) -> tuple[RowCounts | None, SafeLengths]:
     """Counts of rows and lengths at which the numbers of a token depend on no other; None if there are none."""
     outline, shapes = loaded.outline, set(loaded.outline.shapes)
     facts = [sorted(shapes), kernel, batch_invariance.CANDIDATES]
@@ -139,7 +139,7 @@ def _safe(
         cache, "lengths", shape, batch_invariance.Counts, lambda: batch_invariance.lengths(geometry, queries)
     )
     enough = bool(counts) and counts[-1] >= 2 * TILE  # half a step for a tile of a prompt, half for its neighbours
-    return RowCounts(counts) if enough else None, Lengths(safe)
+    return RowCounts(counts) if enough else None, SafeLengths(safe)
 
 
 def _safe_for_activation(config: Any, cache: Path) -> batch_invariance.Counts:
@@ -155,7 +155,7 @@ def _safe_for_activation(config: Any, cache: Path) -> batch_invariance.Counts:
     return remembered(cache, "activation", [name, size, batch_invariance.CANDIDATES], batch_invariance.Counts, measure)
 
 
-def _memory(geometry: Geometry, context: int, lengths: Lengths, device: torch.device) -> KVMemory:
+def _memory(geometry: Geometry, context: int, lengths: SafeLengths, device: torch.device) -> KVMemory:
     """The memory for keys and values: slabs for the whole context each, and for what its last token looks at beyond.
 
     There are as many slabs as there are addresses for or, where slabs take memory before they are used, memory.
@@ -166,11 +166,11 @@ def _memory(geometry: Geometry, context: int, lengths: Lengths, device: torch.de
 
 
 def _modules(model: Any, pack: linear.Pack) -> Network:
-    from kernel.drivers.transformers.hf_backend import Modules
+    from kernel.drivers.transformers.hf_backend import HFBackend
 
     if model.device.type == "cpu":
         linear.replace(model, pack)
-    return Modules(model)
+    return HFBackend(model)
 
 
 def _free_memory(device: torch.device) -> int:

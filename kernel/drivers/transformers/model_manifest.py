@@ -15,7 +15,7 @@ import torch
 FAMILY = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
 
 
-class Lean(msgspec.Struct, frozen=True):
+class DecoderManifest(msgspec.Struct, frozen=True):
     """What the lean decoder needs to know.
 
     `windows` has the window of each layer, None for all tokens. `frequencies` says by how much a position turns each
@@ -29,7 +29,7 @@ class Lean(msgspec.Struct, frozen=True):
     amplitude: float
 
 
-class Outline(msgspec.Struct, frozen=True):
+class ModelManifest(msgspec.Struct, frozen=True):
     """The facts about a model besides its weights.
 
     `shapes` are those of the matrices that run, [outputs, inputs] each. `ends` are the ids that end a text. `lean` is
@@ -46,15 +46,15 @@ class Outline(msgspec.Struct, frozen=True):
     parameters: int
     ends: list[int]
     shapes: list[tuple[int, int]]
-    lean: Lean | None
+    lean: DecoderManifest | None
 
 
-def outline(model: Any) -> Outline:
+def outline(model: Any) -> ModelManifest:
     """The outline of `model`, a causal language model of transformers."""
     config = model.config.get_text_config()
     heads = config.num_attention_heads
     lean = _lean(model) if _is_lean(model) else None
-    return Outline(
+    return ModelManifest(
         layers=config.num_hidden_layers,
         heads=heads,
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
@@ -86,11 +86,11 @@ def _is_lean(model: Any) -> bool:
     return bool(2 * model.model.rotary_emb.inv_freq.numel() == model.model.layers[0].self_attn.head_dim)
 
 
-def _lean(model: Any) -> Lean:
+def _lean(model: Any) -> DecoderManifest:
     config, rotary = model.config, model.model.rotary_emb
     of_all = config.sliding_window if config.model_type == "mistral" else None
     layers = [layer.self_attn for layer in model.model.layers]
-    return Lean(
+    return DecoderManifest(
         eps=config.rms_norm_eps,
         scale=layers[0].scaling,
         windows=[getattr(attention, "sliding_window", of_all) for attention in layers],

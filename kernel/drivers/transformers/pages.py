@@ -78,7 +78,7 @@ class Range:
         _map(self.address + start, size, mmap.MAP_PRIVATE | MAP_FIXED, descriptor, offset)
 
 
-class Store:
+class PageStore:
     """A file of which all segments are parts: one descriptor for however many. Places are never reused.
 
     In memory, or the one that is open as `descriptor`. `size`: of all places so far; `used`: of the segments there are.
@@ -115,7 +115,7 @@ class Store:
 class Segment:
     """`size` bytes that ranges may share as long as this object is; then their pages are given back."""
 
-    def __init__(self, store: Store, start: int, size: int) -> None:
+    def __init__(self, store: PageStore, start: int, size: int) -> None:
         self.store = store
         self.start = start
         self.size = size

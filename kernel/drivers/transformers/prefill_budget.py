@@ -19,7 +19,7 @@ DRIFT = 4 / 3  # the same if so many times as many, or as few, generate as when 
 LEAP = 0.9  # of the time of a step without prompts: what prompts may add to one step after steps without any
 
 
-class Pending(NamedTuple):
+class PendingPrompt(NamedTuple):
     """What a work has yet to run: so many `tokens` from position `start` on, of its prompt or `generated`."""
 
     start: int
@@ -27,7 +27,7 @@ class Pending(NamedTuple):
     generated: bool
 
 
-class Pace:
+class PrefillBudget:
     """`most` tokens of prompts a step while nobody generates; beside others as many as keep steps short.
 
     Steps without prompts save up for a leap: so a short prompt that comes alone is read at once.
@@ -44,7 +44,7 @@ class Pace:
         self._turn = False  # of the oldest
         self.prompt_token: float | None = None  # seconds that a token of a prompt takes
 
-    def shares(self, pending: list[Pending]) -> list[int]:
+    def shares(self, pending: list[PendingPrompt]) -> list[int]:
         """The tokens that each may run in this step, oldest work first.
 
         Every single token runs. Longer rows share the room: the oldest gets up to half, so that it does not starve, and
@@ -104,7 +104,7 @@ def _smoothed(before: float | None, now: float) -> float:
     return now if before is None else SMOOTHING * before + (1 - SMOOTHING) * now
 
 
-def _fitting(work: Pending, room: int) -> int:
+def _fitting(work: PendingPrompt, room: int) -> int:
     """As many tokens of `work` as `room` holds, up to the end of a tile."""
     if work.tokens <= room or work.generated:
         return min(work.tokens, room)

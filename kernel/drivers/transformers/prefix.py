@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable
 import torch
 
 from kernel.drivers.transformers.eviction import Rates, unused
-from kernel.drivers.transformers.expected_returns import Absences
+from kernel.drivers.transformers.expected_returns import ExpectedReturns
 from kernel.drivers.transformers.kv import KVMemory, Prefix, Slab
-from kernel.drivers.transformers.prefix_disk_cache import Data, Fetch, Spill
+from kernel.drivers.transformers.prefix_disk_cache import Data, DiskRead, PrefixDiskCache
 from kernel.drivers.transformers.radix import Node
 
 SOON, NO_ROOM = "soon", "no room"
@@ -30,8 +30,8 @@ class PrefixCache:
         self, memory: KVMemory, folder: str = "", limit: int = 0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.rates = Rates()
-        self.absences = Absences(clock)
-        self.spill = Spill(folder, limit, memory, self.rates, clock)
+        self.think_times = ExpectedReturns(clock)
+        self.spill = PrefixDiskCache(folder, limit, memory, self.rates, clock)
         self.evicted = self.reread = 0
         self._memory = memory
         self._now = clock
@@ -49,7 +49,7 @@ class PrefixCache:
         """How many of the first `tokens` are kept, in memory or on disk."""
         return sum(count for _, count in self._root.path(tokens))
 
-    def fetch(self, tokens: list[int], beside: int) -> Fetch | str:
+    def fetch(self, tokens: list[int], beside: int) -> DiskRead | str:
         """The next part of `tokens` to read from disk; pass it to `fetched` afterwards.
 
         `SOON` if one is being read, `NO_ROOM` if there is no memory for it and `beside` more bytes, and empty if
@@ -70,13 +70,13 @@ class PrefixCache:
         if not self._room_for(node, size + beside):
             return NO_ROOM
         assert node.parent is not None
-        fetch = Fetch(node, node.parent.prefix, self._memory.swap_in(prefix))
+        fetch = DiskRead(node, node.parent.prefix, self._memory.swap_in(prefix))
         self._memory.cached += size
         self._mapped[fetch.above] += 1  # it must be there when this comes
         prefix.coming = True
         return fetch
 
-    def fetched(self, fetch: Fetch, data: Data | None) -> None:
+    def fetched(self, fetch: DiskRead, data: Data | None) -> None:
         """It was read; None if that could not be, and it is given up."""
         node, prefix = fetch.node, fetch.node.prefix
         prefix.coming = False
@@ -153,7 +153,7 @@ class PrefixCache:
 
     def ended(self, process: int) -> None:
         """The process has ended: what it used need not be kept for it."""
-        self.absences.ended(process)
+        self.think_times.ended(process)
         for node in self._of_process.pop(process, ()):
             node.users.pop(process, None)
 
@@ -168,7 +168,7 @@ class PrefixCache:
         if node.uses == 1:
             node.first = node.last
         if process:
-            node.users[process] = self.absences.call(process)
+            node.users[process] = self.think_times.call(process)
             self._of_process.setdefault(process, set()).add(node)
 
     def _split(self, node: Node, count: int) -> Node:
@@ -283,5 +283,5 @@ class PrefixCache:
         cost = self.rates.computing(node.start, node.end)
         if node.prefix.copy is not None:
             cost = min(cost, self.rates.reading(size))
-        away = self.absences.remaining(node.users)
+        away = self.think_times.remaining(node.users)
         return cost / (size * unused(now, node.first, node.last, node.uses, away))

@@ -18,7 +18,7 @@ import torch
 from kernel.drivers.protocol import DISK_RESERVE
 from kernel.drivers.transformers.eviction import Rates
 from kernel.drivers.transformers.kv import KVMemory, Prefix
-from kernel.drivers.transformers.pages import PAGE, Segment, Store, give_back
+from kernel.drivers.transformers.pages import PAGE, PageStore, Segment, give_back
 from kernel.drivers.transformers.radix import Node
 
 Data: TypeAlias = Segment | torch.Tensor
@@ -29,7 +29,7 @@ BURST = 0.5  # seconds of it that may be saved up
 LONGEST = 1 << 40  # bytes of places after which another file is begun: file systems have limits
 
 
-class Fetch:
+class DiskRead:
     """A prefix that lies on disk and is wanted in memory.
 
     Call `read` in any thread, then tell the cache. The prefix continues the one at `above`.
@@ -49,7 +49,7 @@ class Fetch:
         return data
 
 
-class Spill:
+class PrefixDiskCache:
     """At most `limit` bytes in `folder`; none if that is empty or cannot give room back."""
 
     def __init__(
@@ -60,7 +60,7 @@ class Spill:
         self._folder = folder
         self._memory = memory
         self._clock = clock
-        self._stores: list[Store] = []
+        self._stores: list[PageStore] = []
         self._refused_until = 0.0
         self._saved, self._saved_at = BURST, clock()
 
@@ -93,12 +93,12 @@ class Spill:
         self.rates.wrote(prefix.copy.size, seconds)
         return True
 
-    def _store(self) -> Store:
+    def _store(self) -> PageStore:
         """The file to write to. Raises `OSError`."""
         if not self._stores or self._stores[-1].size >= LONGEST:
             self._stores = [store for store in self._stores if store.used]
             with tempfile.TemporaryFile(dir=self._folder) as file:
-                store = Store(os.dup(file.fileno()))
+                store = PageStore(os.dup(file.fileno()))
             os.ftruncate(store.descriptor, PAGE)
             if not give_back(store.descriptor, 0, PAGE):
                 self.limit = 0

@@ -12,10 +12,10 @@ from ipc.errors import DriverFailed
 from kernel.drivers.protocol import Embed, Embedded, Score, Scored
 from kernel.drivers.transformers.attention import Span
 from kernel.drivers.transformers.kv import Slab
-from kernel.drivers.transformers.request import Work
+from kernel.drivers.transformers.request import EngineRequest
 
 
-class Continuation(Work):
+class ScoredContinuation(EngineRequest):
     """A continuation of a prompt whose probability is asked for: `logprob`, when it is through."""
 
     __slots__ = ("_asked_from", "_expected", "logprob")
@@ -42,7 +42,7 @@ class Continuation(Work):
             raise DriverFailed("the model's logits are no numbers")
 
 
-class Text(Work):
+class EmbeddedText(EngineRequest):
     """A text whose vector is asked for: the mean of its last states, of length 1."""
 
     __slots__ = ("_sum",)
@@ -75,7 +75,7 @@ class Scoring:
     def __init__(self, score: Score, prompt: list[int], continuations: list[list[int]]) -> None:
         self._prompt = len(prompt)
         self._id = score.sequence
-        self.parts = [Continuation(score.sequence, score.process, prompt, tokens) for tokens in continuations]
+        self.parts = [ScoredContinuation(score.sequence, score.process, prompt, tokens) for tokens in continuations]
 
     def answer(self) -> Scored:
         """When all parts are through."""
@@ -88,7 +88,7 @@ class Embedding:
 
     def __init__(self, embed: Embed, texts: list[list[int]]) -> None:
         self._id = embed.sequence
-        self.parts = [Text(embed.sequence, embed.process, tokens) for tokens in texts]
+        self.parts = [EmbeddedText(embed.sequence, embed.process, tokens) for tokens in texts]
 
     def answer(self) -> Embedded:
         """When all parts are through. Raises `DriverFailed`."""

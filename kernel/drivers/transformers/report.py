@@ -15,31 +15,31 @@ from kernel.drivers.protocol import (
     Bundle,
     Done,
     Embedded,
-    Failed,
     FromDriver,
     KVUsage,
     Parked,
     Progress,
     Restored,
     Scored,
+    SequenceFailed,
     SwappedOut,
 )
 
 INTERVAL = 0.05  # seconds between bundles while nothing else has to be said
 
-Event = Admitted | Restored | Parked | SwappedOut | Done | Scored | Embedded | Failed
+Event = Admitted | Restored | Parked | SwappedOut | Done | Scored | Embedded | SequenceFailed
 
 
-class Link(Protocol):
+class ReportLink(Protocol):
     """What sends messages to the kernel; see `kernel.drivers.child.KernelLink`."""
 
     def send(self, *messages: FromDriver) -> None: ...
 
 
-class Report:
+class BundleReport:
     """Gathers what happens until `flush`."""
 
-    def __init__(self, link: Link, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, link: ReportLink, clock: Callable[[], float] = time.perf_counter) -> None:
         self._link = link
         self._clock = clock
         self._flushed = clock()

@@ -1,4 +1,4 @@
-"""Work: a row of tokens that is run through the model, for whatever purpose, and what each kind wants of its steps.
+"""EngineRequest: a row of tokens that runs through the model, and what each kind of request needs of its steps.
 
 Held by `call_lifecycle`, run by the engine. A work knows its tokens and what is made of what the model says about them;
 it knows nothing of steps or neighbours.
@@ -10,18 +10,19 @@ from kernel.drivers.transformers.attention import Span
 from kernel.drivers.transformers.kv import Slab
 
 
-class Work:
+class EngineRequest:
     """`prompt`: so many of `tokens` are computed as a prompt, the others as generated ones.
 
     `reusable` first tokens may come from the prefix cache, `keepable` may go there; `capacity` is the most tokens that
     it will ever hold; `slab` is None until it has memory, `busy` says what else it waits for. `swapped` is the file
-    that its state lies in, if it does; `away`: seconds after which its process usually comes back, 0 if unknown.
+    that its state lies in, if it does; `expected_think_time`: seconds until its process
+    usually makes its next call, 0 if unknown.
     """
 
     __slots__ = (
-        "away",
         "busy",
         "capacity",
+        "expected_think_time",
         "id",
         "keepable",
         "process",
@@ -41,7 +42,7 @@ class Work:
         self.capacity = capacity
         self.slab: Slab | None = None
         self.busy = self.swapped = ""
-        self.away = 0.0
+        self.expected_think_time = 0.0
 
     @property
     def runs(self) -> bool:

@@ -14,11 +14,11 @@ from kernel.drivers.transformers.attention import Span
 from kernel.drivers.transformers.constraint import Grammars, Matcher
 from kernel.drivers.transformers.detokenizer import Detokenizer
 from kernel.drivers.transformers.kv import Slab
-from kernel.drivers.transformers.request import Work
+from kernel.drivers.transformers.request import EngineRequest
 from kernel.drivers.transformers.stops import StopStrings
 
 
-class Codec(Protocol):
+class TextCodec(Protocol):
     """What a sequence and the engine need of a tokenizer; see `tokenizer.Tokenizer`."""
 
     ends: frozenset[int]
@@ -31,7 +31,7 @@ class Codec(Protocol):
     def decode(self, ids: list[int]) -> str: ...
 
 
-class Limits(NamedTuple):
+class EngineLimits(NamedTuple):
     """In tokens: the model's `context`, and `max_tokens` of a reply to a call that names no bound of its own."""
 
     context: int
@@ -48,14 +48,14 @@ class Limits(NamedTuple):
             )
 
 
-class Sequence(Work):
+class EngineSequence(EngineRequest):
     """A generation. `lease` counts the tokens it may still make before it is parked.
 
     `matcher` holds it to its constraint, once that is compiled. `ended` is None while it goes on, then "stop" or
     "length". Raises `ContextOverflow` if prompt and reply cannot fit.
     """
 
-    def __init__(self, admit: Admit, prompt: list[int], codec: Codec, limits: Limits) -> None:
+    def __init__(self, admit: Admit, prompt: list[int], codec: TextCodec, limits: EngineLimits) -> None:
         sampling = admit.sampling
         room = limits.context - len(prompt)
         max_tokens = sampling.max_tokens or max(1, min(room, limits.max_tokens))
@@ -71,7 +71,7 @@ class Sequence(Work):
         self.sampling = sampling
         self.lease = admit.lease
         self.matcher: Matcher | None = None
-        self.away = admit.away
+        self.expected_think_time = admit.expected_think_time
         self.ended: str | None = None
         self._ends = codec.ends
         self._detokenizer = Detokenizer(codec.decode, prompt)

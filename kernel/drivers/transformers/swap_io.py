@@ -1,4 +1,4 @@
-"""States of sequences on disk: written for the kernel, and read back, on a thread, while others run.
+"""SwapIO of sequences on disk: written for the kernel, and read back, on a thread, while others run.
 
 Used by `call_lifecycle`. What a file holds is in `swap_format`; who goes to disk is the kernel's business.
 """
@@ -18,29 +18,34 @@ import torch
 from ipc.errors import DriverFailed
 from kernel.drivers.protocol import Restored, SwapOut, SwappedOut
 from kernel.drivers.transformers import swap_format
-from kernel.drivers.transformers.kv_allocator import Placement
-from kernel.drivers.transformers.prefix_disk_cache import Fetch
-from kernel.drivers.transformers.report import Event, Report, named
-from kernel.drivers.transformers.sequence import Sequence
+from kernel.drivers.transformers.kv_allocator import KVAllocator
+from kernel.drivers.transformers.prefix_disk_cache import DiskRead
+from kernel.drivers.transformers.report import BundleReport, Event, named
+from kernel.drivers.transformers.sequence import EngineSequence
 
 READING, WRITING = "reading", "writing"  # what a sequence is busy with
 
 
-class Owner(Protocol):
+class SwapOwner(Protocol):
     """Whoever holds the sequences."""
 
-    def holds(self, sequence: Sequence) -> bool:
+    def holds(self, sequence: EngineSequence) -> bool:
         """Whether it was not cancelled meanwhile."""
 
-    def leave(self, sequence: Sequence, event: Event) -> None:
+    def leave(self, sequence: EngineSequence, event: Event) -> None:
         """Forget it, and say so."""
 
 
-class States:
+class SwapIO:
     """`inbox` calls back, between steps, what `thread` has done."""
 
     def __init__(
-        self, inbox: queue.SimpleQueue[Any], report: Report, placement: Placement, owner: Owner, fingerprint: str
+        self,
+        inbox: queue.SimpleQueue[Any],
+        report: BundleReport,
+        placement: KVAllocator,
+        owner: SwapOwner,
+        fingerprint: str,
     ) -> None:
         self.thread = ThreadPoolExecutor(1, "swap")
         self._inbox = inbox
@@ -49,7 +54,7 @@ class States:
         self._owner = owner
         self._fingerprint = fingerprint
 
-    def write(self, sequence: Sequence, order: SwapOut) -> None:
+    def write(self, sequence: EngineSequence, order: SwapOut) -> None:
         """Write its state where the kernel says, and forget it. An error leaves it as it was, and is told."""
         if sequence.lease or sequence.busy:
             error = DriverFailed(f"sequence {sequence.id} is not parked ({sequence.busy or 'it runs'})")
@@ -59,21 +64,21 @@ class States:
         started = time.perf_counter()
         self._in_thread(partial(self._write, sequence, Path(order.path)), partial(self._written, sequence, started))
 
-    def read(self, sequence: Sequence) -> None:
+    def read(self, sequence: EngineSequence) -> None:
         """Fill the slab of `sequence`, which it just got, from the file of its state."""
         path, sequence.swapped = Path(sequence.swapped), ""
         sequence.busy = READING
         read = partial(swap_format.read, path, list(sequence.tokens), sequence.prompt, self._fingerprint)
         self._in_thread(read, partial(self._was_read, sequence))
 
-    def fetch(self, fetches: Iterable[Fetch]) -> None:
+    def fetch(self, fetches: Iterable[DiskRead]) -> None:
         """Read prefixes back."""
         for fetch in fetches:
             self._in_thread(fetch.read, partial(self._placement.fetched, fetch))
 
     # ---- inside
 
-    def _write(self, sequence: Sequence, path: Path) -> int:
+    def _write(self, sequence: EngineSequence, path: Path) -> int:
         memory, slab = self._placement.memory, sequence.slab
         if sequence.swapped:  # it was not read back yet
             return swap_format.move(Path(sequence.swapped), path)
@@ -83,7 +88,7 @@ class States:
             kv = memory.tokens(slab, 0, slab.length)
         return swap_format.write(path, kv, sequence.tokens, sequence.prompt, self._fingerprint)
 
-    def _written(self, sequence: Sequence, started: float, future: Future[int]) -> None:
+    def _written(self, sequence: EngineSequence, started: float, future: Future[int]) -> None:
         sequence.busy = ""
         if not self._owner.holds(sequence):
             self._placement.free(sequence, keep=False)  # its process may have ended, too
@@ -98,7 +103,7 @@ class States:
         self._placement.free(sequence, keep=False)  # its prompt lies on the disk with the rest
         self._owner.leave(sequence, SwappedOut(sequence.id, future.result(), seconds))
 
-    def _was_read(self, sequence: Sequence, future: Future[torch.Tensor]) -> None:
+    def _was_read(self, sequence: EngineSequence, future: Future[torch.Tensor]) -> None:
         sequence.busy = ""
         if not self._owner.holds(sequence):
             self._placement.free(sequence, keep=False)

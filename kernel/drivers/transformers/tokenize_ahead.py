@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ipc.errors import InvalidPrompt
 from kernel.drivers.protocol import Admit, Embed, Score
-from kernel.drivers.transformers.sequence import Codec
+from kernel.drivers.transformers.sequence import TextCodec
 
 
 class Tokenized(NamedTuple):
@@ -24,7 +24,7 @@ class Tokenized(NamedTuple):
     error: Exception | None = None
 
 
-def tokenized(codec: Codec, message: Any) -> Any:
+def tokenized(codec: TextCodec, message: Any) -> Any:
     """`message`, with the ids of its texts if it has any. Raises nothing."""
     if not isinstance(message, Admit | Score | Embed):
         return message
@@ -34,7 +34,7 @@ def tokenized(codec: Codec, message: Any) -> Any:
         return Tokenized(message, [], error)
 
 
-def _ids(codec: Codec, message: Admit | Score | Embed) -> list[list[int]]:
+def _ids(codec: TextCodec, message: Admit | Score | Embed) -> list[list[int]]:
     match message:
         case Admit():
             return [codec.encode(message.prompt) if message.prompt_ids is None else message.prompt_ids]

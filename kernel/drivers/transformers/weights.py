@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from ipc.errors import LlmosError, ModelLoadFailed, ModelNotFound
 from kernel.drivers.protocol import Load
 from kernel.drivers.transformers.conversion import converted, fingerprint
-from kernel.drivers.transformers.model_builder import Loaded, Model, assemble
-from kernel.drivers.transformers.model_manifest import Outline, outline
+from kernel.drivers.transformers.model_builder import LoadedModel, Model, assemble
+from kernel.drivers.transformers.model_manifest import ModelManifest, outline
 from kernel.drivers.transformers.options import Options
 from kernel.drivers.transformers.tuning_cache import digest, recalled, remember
 
@@ -58,24 +58,24 @@ def _load(name: str, source: Path | str, options: Options, message: Load, report
     # On a CPU the weights are packed from float32; what they are packed to is `model_builder`'s choice.
     dtype = torch.float32 if device.type == "cpu" else getattr(torch, options.dtype or "bfloat16")
     cache, facts = Path(message.cache), _facts(source, options, device)
-    known = recalled(cache, "outline", facts, Known)
+    known = recalled(cache, "outline", facts, LoadCache)
     if known is None:
         loaded = _from_transformers(name, source, device, dtype)
     else:
-        loaded = Loaded(known.outline, _read(source, device, dtype), None, _digest(source))
+        loaded = LoadedModel(known.outline, _read(source, device, dtype), None, _digest(source))
     with ThreadPoolExecutor(1) as pool:  # in which transformers is imported, if it was not yet
         tokenizer = pool.submit(_tokenizer, str(source), known is not None and known.plain_tokenizer)
         report("packing weights")
         model = assemble(name, loaded, tokenizer, options, message)
     if known is None and loaded.outline.lean and _files(source):
-        remember(cache, "outline", facts, Known(loaded.outline, _is_plain(tokenizer.result())))
+        remember(cache, "outline", facts, LoadCache(loaded.outline, _is_plain(tokenizer.result())))
     return model
 
 
-class Known(msgspec.Struct, frozen=True):
+class LoadCache(msgspec.Struct, frozen=True):
     """What a start finds out for the next. `plain_tokenizer`: that its class is the one which all of it is data for."""
 
-    outline: Outline
+    outline: ModelManifest
     plain_tokenizer: bool
 
 
@@ -94,7 +94,7 @@ def _tokenizer(source: str, plain: bool) -> Any:
     return Tokenizer.from_pretrained(source)
 
 
-def _from_transformers(name: str, source: Path | str, device: torch.device, dtype: torch.dtype) -> Loaded:
+def _from_transformers(name: str, source: Path | str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from kernel.drivers.transformers.hf_backend import NAME
@@ -106,7 +106,7 @@ def _from_transformers(name: str, source: Path | str, device: torch.device, dtyp
     _check_config(config.get_text_config())
     model = AutoModelForCausalLM.from_pretrained(str(source), config=config, dtype=dtype, attn_implementation=NAME)
     model.eval().to(device)
-    return Loaded(outline(model), model.state_dict(), model, _digest(source, config.to_json_string()))
+    return LoadedModel(outline(model), model.state_dict(), model, _digest(source, config.to_json_string()))
 
 
 # ---- what was loaded before

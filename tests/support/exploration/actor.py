@@ -49,8 +49,8 @@ class Actor:
         kind = self.chance.choice(kinds)
         me = f"{self.ctx.pid}/{thread.path} {kind}"
         world.trace(me)
-        if thread.alarms:
-            world.problem(f"{me} begins with {thread.alarms} alarms set")
+        if thread.timers:
+            world.problem(f"{me} begins with {thread.timers} timers set")
         holds = {held.name for held in cast("Any", thread.holds) or ()}
         if holds != (entered := world.ledger.held_by(thread)):
             world.problem(f"{me} begins with {holds} held, and has entered {entered}")

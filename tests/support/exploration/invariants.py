@@ -49,7 +49,7 @@ def at_rest(kernel: Kernel, ledger: Ledger, visitors: list[Visitor]) -> Iterator
     yield from _processes(kernel)
     yield from _names_and_topics(kernel)
     yield from _fates(kernel, ledger)
-    yield from _alarms(kernel)
+    yield from _timers(kernel)
     yield from _visitors(visitors)
     if ledger.promises:
         yield f"these are not over: {ledger.promises}"
@@ -74,13 +74,13 @@ def when_all_is_over(kernel: Kernel, ledger: Ledger, visitors: list[Visitor]) ->
         "watched by monitors": kernel.links._watched,
         "private memory": kernel.memory._stores,
         "ready threads": [thread for queue in inside.dispatcher(kernel)._ready.values() for thread in queue],
-        "alarms": [entry for entry in inside.dispatcher(kernel).alarms._heap if not entry[2].over],
+        "timers": [entry for entry in inside.dispatcher(kernel).timers._heap if not entry[2].over],
     }
     for runtime in kernel.resources._runtimes.values():
         tables |= {
-            "sequences": runtime.work.sequences,
-            "taken slots": runtime.work.slots.taken,
-            "queue": runtime.work.slots.queue,
+            "sequences": runtime.active.sequences,
+            "taken slots": runtime.active.leases.taken,
+            "queue": runtime.active.leases.queue,
         }
     for what, table in tables.items():
         if table:
@@ -183,15 +183,15 @@ def _held(kernel: Kernel) -> Iterator[str]:
 
 def _slots(kernel: Kernel) -> Iterator[str]:
     for runtime in kernel.resources._runtimes.values():
-        slots = runtime.work.slots
+        slots = runtime.active.leases
         if len(slots.taken) > slots.count:
             yield f"{len(slots.taken)} of {slots.count} slots are taken"
-        if slots.taken - runtime.work.sequences.keys():
-            yield f"slots are taken by {slots.taken}, of which only {runtime.work.sequences.keys()} exist"
+        if slots.taken - runtime.active.sequences.keys():
+            yield f"slots are taken by {slots.taken}, of which only {runtime.active.sequences.keys()} exist"
         ids = [sequence.id for sequence in slots.queue]
         if len(set(ids)) < len(ids) or any(sequence.state is not QUEUED for sequence in slots.queue):
             yield f"in line for a slot are {[(one.id, one.state) for one in slots.queue]}"
-        for sequence in runtime.work.sequences.values():
+        for sequence in runtime.active.sequences.values():
             if sequence.finished and not sequence.cancelled:
                 yield f"sequence {sequence.id} is over and was not forgotten"
     for process in kernel.table.alive.values():
@@ -237,11 +237,11 @@ def _fates(kernel: Kernel, ledger: Ledger) -> Iterator[str]:
             yield f"process {watcher} was told {told.get(ref, 0)} times of the end of {watched} ({ref})"
 
 
-def _alarms(kernel: Kernel) -> Iterator[str]:
-    alarms = inside.dispatcher(kernel).alarms
-    over = sum(alarm.over for _, _, alarm in alarms._heap)
-    if alarms._cancelled != over:
-        yield f"{alarms._cancelled} alarms are counted as cancelled, and {over} are"
+def _timers(kernel: Kernel) -> Iterator[str]:
+    timers = inside.dispatcher(kernel).timers
+    over = sum(alarm.over for _, _, alarm in timers._heap)
+    if timers._cancelled != over:
+        yield f"{timers._cancelled} timers are counted as cancelled, and {over} are"
 
 
 def _visitors(visitors: list[Visitor]) -> Iterator[str]:

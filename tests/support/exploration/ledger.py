@@ -18,7 +18,7 @@ from ipc.messages import Message
 from ipc.syscalls import ExitStatus
 from kernel.core.mailbox import CONTROL, Mailbox
 from kernel.core.process import Process, Thread
-from kernel.core.selector import Selection
+from kernel.core.selector import Selector
 from kernel.kernel import Kernel
 
 
@@ -42,8 +42,8 @@ class Ledger:
         self._place: dict[int, int] = {}  # of a message among all that were put
         self._order: dict[tuple[Any, int, int], int] = {}
         self._kernel = kernel
-        kernel.ending.on_end.append(self._ended)
-        kernel.ending.on_thread_end.insert(0, self._thread_ended)
+        kernel.process_exit.on_end.append(self._ended)
+        kernel.process_exit.on_thread_end.insert(0, self._thread_ended)
         bury = kernel.messaging.dead_letters.bury
 
         def buried(message: Message, reason: str) -> None:
@@ -78,7 +78,7 @@ class Ledger:
                 self.problems.append(f"message {message.id} was put after a later one of the same sender and priority")
             self._order[line] = message.id
 
-    def in_order(self, process: Process, message: Message, selection: Selection | None) -> None:
+    def in_order(self, process: Process, message: Message, selection: Selector | None) -> None:
         """`process` has just received `message`: what remains is less urgent, or came later."""
         place = self._place
         rest = process.mailbox.peek() if process.mailbox is not None else ()
@@ -90,7 +90,7 @@ class Ledger:
             ):
                 self.problems.append(f"message {message.id} was received before {other.id}")
 
-    def nothing_for(self, process: Process, selection: Selection) -> None:
+    def nothing_for(self, process: Process, selection: Selector) -> None:
         """`process` was told that there is no such message."""
         now = self._kernel.loop.time()
         for message in process.mailbox.peek() if process.mailbox is not None else ():
@@ -99,7 +99,7 @@ class Ledger:
 
     @contextmanager
     def replying(self, call: Message) -> Iterator[None]:
-        """`call` is being answered, and if that works its caller is owed the answer, unless it is a visitor."""
+        """`call` is being answered, and if that works its caller gets the answer, unless it is a visitor."""
         answer = {call.body} if "visitor" not in call.body else set()
         self.answers |= answer
         try:

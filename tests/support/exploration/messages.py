@@ -11,7 +11,7 @@ from typing import Any
 from ipc.errors import NotACall, TimedOut
 from ipc.messages import Message
 from ipc.syscalls import DOWN
-from kernel.core.selector import Selection
+from kernel.core.selector import Selector
 from tests.support.exploration.actor import Actor
 
 SHARES = {"send": 18, "receive": 12, "compete": 6, "serve": 20, "call": 12, "publish": 2, "subscribe": 3, "register": 4}
@@ -45,7 +45,7 @@ class Messages(Actor):
     async def take(self, timeout: float | None, where: dict[str, Any]) -> None:
         ledger, process = self.world.ledger, self.ctx._process
         # The rest of the mailbox cannot be asked with a predicate that fails.
-        selection = None if where.get("where") is _failing else Selection(**where)
+        selection = None if where.get("where") is _failing else Selector(**where)
         try:
             async with self.limit(timeout):
                 message = await self.ctx.receive(timeout=timeout, **where)

@@ -87,7 +87,7 @@ async def _end(world: World) -> None:
     for visitor in world.visitors:
         visitor.leave()
     for process in tuple(world.kernel.table.alive.values()):
-        world.kernel.ending.end(process, "killed", "it is over")
+        world.kernel.process_exit.end(process, "killed", "it is over")
     await asyncio.sleep(AGES)
 
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from kernel.core.fiber import BLOCKED
-from kernel.core.process import Owed, Thread
-from kernel.core.selector import Selection
-from kernel.core.waits import EndOf, Firm, RoomIn
+from kernel.core.process import PendingCalls, Thread
+from kernel.core.selector import Selector
+from kernel.core.waits import EndOf, RoomIn, Uninterruptible
 from kernel.kernel import Kernel
 from kernel.models.sequence import Sequence
 from kernel.sync.barrier import Barrier
@@ -34,15 +34,15 @@ def waits(kernel: Kernel) -> Iterator[str]:
 def all_time_has_passed(kernel: Kernel) -> Iterator[str]:
     for process in kernel.table.alive.values():
         for thread in process.threads:
-            if thread.alarms:
-                yield f"{thread} has {thread.alarms} alarms set, and their time has long come"
+            if thread.timers:
+                yield f"{thread} has {thread.timers} timers set, and their time has long come"
             if isinstance(thread.waits_for, Sequence) or thread.waits_for == "time":
                 yield f"{thread} of process {process.pid} waits for {thread.waits_for}, and has had all the time"
             wards = any(child.program == "ward" for child in process.children)
             if thread.waits_for == "children" and not wards:
                 yield f"{thread} of process {process.pid} waits for children, and there are none"
     for runtime in kernel.resources._runtimes.values():
-        if gone := [one.id for one in runtime.work.sequences.values() if one.cancelled]:
+        if gone := [one.id for one in runtime.active.sequences.values() if one.cancelled]:
             yield f"the sequences {gone} were cancelled, and are not forgotten"
 
 
@@ -50,11 +50,11 @@ def _unfounded(kernel: Kernel, thread: Thread) -> str:
     """Why `thread` should not wait any more."""
     wait, box = thread.waits_for, thread.process.mailbox
     named = inside.named(kernel)
-    if isinstance(wait, Firm):
+    if isinstance(wait, Uninterruptible):
         wait = wait._wait
-    if wait == "message" or isinstance(wait, Selection):
+    if wait == "message" or isinstance(wait, Selector):
         assert box is not None
-        selection = wait if isinstance(wait, Selection) else None
+        selection = wait if isinstance(wait, Selector) else None
         if not (thread is box.receiver or any(thread is one for one, _ in box.selectors or ())):
             return "does not stand in line for it"
         now = kernel.loop.time()
@@ -67,8 +67,8 @@ def _unfounded(kernel: Kernel, thread: Thread) -> str:
         return "" if not wait.process.ended and line and thread in line else "does not stand in line for it"
     if isinstance(wait, EndOf):
         return "it has ended" if wait.process.ended else ""
-    if isinstance(wait, Owed):
-        callers = (wait.process.owed or {}).values()
+    if isinstance(wait, PendingCalls):
+        callers = (wait.process.pending_calls or {}).values()
         return "" if not wait.process.ended and thread in callers else "nobody owes it an answer"
     if isinstance(wait, Lock):
         return "" if wait.holder is not None and thread in wait.waiting else "nobody holds it, or it is not in line"
@@ -94,7 +94,7 @@ def knots(kernel: Kernel) -> Iterator[str]:
     for process in kernel.table.alive.values():
         for thread in process.threads:
             wait = thread.waits_for
-            enders = None if isinstance(wait, str) or thread.alarms else wait.ended_by()
+            enders = None if isinstance(wait, str) or thread.timers else wait.ended_by()
             if enders is not None and thread.state is BLOCKED:
                 stuck[thread] = list(enders)
     while freed := [thread for thread, enders in stuck.items() if any(ender not in stuck for ender in enders)]:

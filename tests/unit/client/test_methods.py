@@ -11,7 +11,7 @@ from ipc.errors import ConnectionLost
 from ipc.syscalls import Ping, Submitted
 from llmosd import AsyncClient, Client, Task
 from llmosd.client.asynchronous import AsyncTask
-from llmosd.client.session import Pending
+from llmosd.client.session import PendingRequest
 
 
 def methods(kind: type) -> dict[str, Any]:
@@ -45,7 +45,7 @@ async def test_a_task_is_cancelled_only_by_the_connection_that_found_it_and_whil
     client.kill = kill if kind is AsyncClient else killed.append
 
     async def cancelled(submitted: Submitted, lost: bool = False) -> None:
-        pending = Pending(1, Ping(), streams=True)
+        pending = PendingRequest(1, Ping(), streams=True)
         if lost:
             pending.lose(ConnectionLost("gone"))
         task = AsyncTask(client, None, pending, submitted) if kind is AsyncClient else Task(client, pending, submitted)

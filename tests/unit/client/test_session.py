@@ -12,22 +12,22 @@ from ipc.errors import ConnectionLost, FrameTooLarge, LlmosError, UnknownProcess
 from ipc.messages import Emitted, Result
 from ipc.protocol import Abandon, Answer, Credit, End, Failure, Request, StreamEvent, ToDaemon
 from ipc.syscalls import Logs, Nice, Ping
-from llmosd.client.session import CREDIT, Pending, Session, received
+from llmosd.client.session import CREDIT, PendingRequest, Session, received
 
 GONE = ConnectionLost("gone")
 
 
 @pytest.fixture
-def session() -> Session[Pending]:
-    return Session(Pending)
+def session() -> Session[PendingRequest]:
+    return Session(PendingRequest)
 
 
-def take(session: Session[Pending], message: Any) -> Pending | None:
+def take(session: Session[PendingRequest], message: Any) -> PendingRequest | None:
     """File `message` as if it had come over a socket."""
     return session.take(received(encode(message)))
 
 
-def following(session: Session[Pending]) -> Pending:
+def following(session: Session[PendingRequest]) -> PendingRequest:
     """A request whose answer has come and whose events are still to come."""
     pending, _ = session.open(Logs(1, CREDIT), streams=True)
     take(session, Answer(pending.number, []))

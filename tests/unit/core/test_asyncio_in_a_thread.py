@@ -97,7 +97,7 @@ async def test_a_cancellation_that_comes_together_with_a_timeout_is_not_swallowe
     await system.turns()
     until = system.loop.time() + 1
     process = system.spawn(agent, to=other.pid)
-    cancel = partial(system.kernel.ending.end, process, "killed", "by the test")
+    cancel = partial(system.kernel.process_exit.end, process, "killed", "by the test")
     if first == "cancellation":
         system.loop.call_at(until, cancel)
     await system.turns()

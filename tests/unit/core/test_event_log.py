@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ipc.messages import Emitted, Event, Missed, Result, Token
 from kernel.core import event_log
-from kernel.core.event_log import Relay
+from kernel.core.event_log import EventLog
 from kernel.core.stream import Stream
 
 
@@ -34,7 +34,7 @@ class Reader:
 
 
 def test_who_comes_back_gets_what_it_missed_and_goes_on() -> None:
-    first, task = Reader(), Relay(None)
+    first, task = Reader(), EventLog(None)
     task.add(first.stream)
     for number in range(1, 4):
         task.push(Emitted(1, number))
@@ -51,7 +51,7 @@ def test_who_comes_back_gets_what_it_missed_and_goes_on() -> None:
 
 
 def test_without_after_events_come_from_then_on() -> None:
-    reader, task = Reader(), Relay(None)
+    reader, task = Reader(), EventLog(None)
     task.push(Emitted(1, 1))
     task.add(reader.stream)
     task.push(Emitted(1, 2))
@@ -59,7 +59,7 @@ def test_without_after_events_come_from_then_on() -> None:
 
 
 def test_what_is_not_kept_any_more_is_said_with_its_count() -> None:
-    task = Relay(None)
+    task = EventLog(None)
     for number in range(1, event_log.KEPT_EVENTS + 11):
         task.push(Emitted(1, number))
     late, partly, whole = Reader(), Reader(), Reader()
@@ -75,7 +75,7 @@ def test_what_is_not_kept_any_more_is_said_with_its_count() -> None:
 
 @pytest.mark.parametrize("event", [Token("x" * 1000, 1, 1), Emitted(1, "x" * 1000), Emitted(1, b"x" * 1000)])
 def test_what_is_kept_is_bounded_by_its_size(event: Event) -> None:
-    task = Relay(None)
+    task = EventLog(None)
     for _ in range(event_log.KEPT_EVENTS):
         task.push(event)
     assert task._kept is not None
@@ -89,7 +89,7 @@ def test_what_is_kept_is_bounded_by_its_size(event: Event) -> None:
 
 
 def test_a_task_that_says_nothing_keeps_nothing_and_one_that_ended_forgets_all() -> None:
-    task = Relay(None)
+    task = EventLog(None)
     assert task._kept is None
     task.push(Emitted(1, 1))
     assert task._kept is not None
@@ -110,7 +110,7 @@ STEPS = st.lists(
 
 @hypothesis.given(STEPS)
 def test_whenever_the_connection_breaks_each_token_is_seen_once_and_in_order(steps: list[tuple[str, int]]) -> None:
-    task, reader = Relay(None), Reader(credit=0)
+    task, reader = EventLog(None), Reader(credit=0)
     task.add(reader.stream)
     told: list[Any] = []
     read: list[Event] = []

@@ -273,7 +273,7 @@ class MailboxOfAProcess(RuleBasedStateMachine):
     def the_recipient_ends(self) -> None:
         self.closed = True
         self.model.close()
-        self.system.kernel.ending.end(self.target, "killed", "by the test")
+        self.system.kernel.process_exit.end(self.target, "killed", "by the test")
         self.settle()
 
     # ---- what holds

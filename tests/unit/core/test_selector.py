@@ -1,4 +1,4 @@
-"""Selection from a mailbox beside a list: by type, sender, correlation id and predicate, in order, cheap when deep."""
+"""Selector from a mailbox beside a list: by type, sender, correlation id and predicate, in order, cheap when deep."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from ipc.messages import Message
 from kernel.core.mailbox import CONTROL, Mailbox
-from kernel.core.message_queue import SPARSE, Lane
-from kernel.core.selector import Selection
+from kernel.core.message_queue import SPARSE, MessageQueue
+from kernel.core.selector import Selector
 
 
 def message(number: int, *, kind: str = "", sender: int = 1, priority: int = 0, correlation: int = 0) -> Message:
@@ -28,7 +28,7 @@ FIELDS = st.fixed_dictionaries(
 
 
 SELECTION = st.builds(
-    Selection,
+    Selector,
     type=st.none() | st.sampled_from("ab"),
     sender=st.none() | st.integers(1, 3),
     correlation=st.none() | st.integers(0, 2),
@@ -61,7 +61,7 @@ def test_what_was_selected_leaves_nothing_behind_however_long_the_first_stays() 
     box.put(message(0, kind="never asked for"))
     for number in range(1, 5000):
         box.put(message(number, kind="asked for", correlation=number))
-        selected = box.select(Selection(correlation=number))
+        selected = box.select(Selector(correlation=number))
         assert selected is not None
         assert selected.id == number
     assert box.count == 1
@@ -73,13 +73,13 @@ def test_what_was_selected_leaves_nothing_behind_however_long_the_first_stays() 
 def test_an_emptied_mailbox_drops_its_indexes() -> None:
     box = Mailbox()
     box.put(message(1, correlation=4))
-    assert box.select(Selection(correlation=4)) is not None
+    assert box.select(Selector(correlation=4)) is not None
     assert box._indexes is None
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=200), st.data())
 def test_a_lane_is_first_in_first_out_without_the_discarded(takes: list[bool], data: Any) -> None:
-    lane, model = Lane(), []
+    lane, model = MessageQueue(), []
     for number, take in enumerate(takes):
         model.append(message(number))
         lane.items.append(model[-1])

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kernel.memory.quotas import MemoryBounds
-from kernel.models.settings import ResourceSettings, Scheduling
+from kernel.memory.quotas import MemoryQuotas
+from kernel.models.settings import ResourceSettings, SchedulingSettings
 from kernel.models.spec import ModelSpec
 from kernel.programs.tool import ToolSpec
 from llmosd.daemon.settings import load
@@ -45,16 +45,16 @@ def test_models_are_merged_key_by_key(home: Path) -> None:
 
 
 def test_the_bounds_of_memory_are_merged_key_by_key_and_the_shipped_ones_are_the_defaults(home: Path) -> None:
-    assert settings().memory == MemoryBounds()
+    assert settings().memory == MemoryQuotas()
     config(home, "[memory]\nkeys = 3\n[tools.search]\nfunction = 'module:name'\n")
-    assert settings().memory == MemoryBounds(keys=3)
+    assert settings().memory == MemoryQuotas(keys=3)
     assert settings().tools == {"search": ToolSpec(function="module:name")}
 
 
 def test_scheduling_is_merged_key_by_key_and_the_shipped_ones_are_the_defaults(home: Path) -> None:
-    assert settings().scheduling == Scheduling()
+    assert settings().scheduling == SchedulingSettings()
     config(home, "[scheduling]\nburst = 0\n")
-    assert settings().scheduling == Scheduling(burst=0)
+    assert settings().scheduling == SchedulingSettings(burst=0)
 
 
 def test_resources_are_merged_key_by_key_and_the_shipped_ones_are_the_defaults(home: Path) -> None:

@@ -16,20 +16,25 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="attention works on tensors (extra `local`)")
 
-from kernel.drivers.transformers.attention import BLOCK, TILE, Lengths, Plan, Span  # noqa: E402
+from kernel.drivers.transformers.attention import BLOCK, TILE, AttentionPlan, SafeLengths, Span  # noqa: E402
 from kernel.drivers.transformers.kv import UNIT, Geometry, KVMemory  # noqa: E402
 
 HEAD_DIM = 8
 CONTEXT = 1400
 LAYERS = 2
 SCALE = HEAD_DIM**-0.5
-LENGTHS = [Lengths(), Lengths((BLOCK,)), Lengths((96, 416)), Lengths(())]  # all are safe, one, few, none
+LENGTHS = [
+    SafeLengths(),
+    SafeLengths((BLOCK,)),
+    SafeLengths((96, 416)),
+    SafeLengths(()),
+]  # all are safe, one, few, none
 
 
 class Step:
     """A random step: spans over slabs that hold some tokens already, and the keys, values and queries of its rows."""
 
-    def __init__(self, seed: int, group: int, lengths: Lengths) -> None:
+    def __init__(self, seed: int, group: int, lengths: SafeLengths) -> None:
         self.random = random.Random(seed)
         generator = torch.Generator().manual_seed(seed)
         self.heads = self.random.choice([1, 2, 3])
@@ -41,7 +46,7 @@ class Step:
         for slab in slabs:  # what lies beyond its end must not be seen
             held = self.memory.tokens(slab, 0, CONTEXT)
             held.copy_(torch.randn(held.shape, generator=generator) * 3)
-        self.plan = Plan(self.spans, self.memory, lengths)
+        self.plan = AttentionPlan(self.spans, self.memory, lengths)
         self.rows = self.plan.count + self.random.choice([0, 0, 3])
         self.fresh = torch.randn(LAYERS, self.rows, geometry.row, generator=generator)
         self.queries = torch.randn(LAYERS, self.rows, self.heads, group, HEAD_DIM, generator=generator)
@@ -82,7 +87,7 @@ class Step:
 @settings(max_examples=8)
 @given(st.integers(0, 2**32), st.sampled_from(LENGTHS), st.sampled_from([None, None, 1, 7, 100]))
 def test_any_mix_of_prompts_and_generated_tokens_sees_what_it_may(
-    group: int, seed: int, lengths: Lengths, window: int | None
+    group: int, seed: int, lengths: SafeLengths, window: int | None
 ) -> None:
     step = Step(seed, group, lengths)
     for layer in range(LAYERS):
@@ -95,7 +100,7 @@ def test_any_mix_of_prompts_and_generated_tokens_sees_what_it_may(
 
 @settings(max_examples=25)
 @given(st.integers(0, 2**32), st.sampled_from(LENGTHS))
-def test_a_plan_has_a_row_for_every_token_at_its_position(seed: int, lengths: Lengths) -> None:
+def test_a_plan_has_a_row_for_every_token_at_its_position(seed: int, lengths: SafeLengths) -> None:
     step = Step(seed, 1, lengths)
     rows = [row for span in step.spans for row in step.plan.rows(span)]
     assert sorted(rows) == list(range(step.plan.count))
@@ -107,7 +112,7 @@ def test_a_plan_has_a_row_for_every_token_at_its_position(seed: int, lengths: Le
 @settings(max_examples=25)
 @given(st.integers(0, 2**32))
 def test_tiles_begin_at_absolute_positions_and_batches_at_evenly_spaced_slabs(seed: int) -> None:
-    step = Step(seed, 1, Lengths())
+    step = Step(seed, 1, SafeLengths())
     for tile in step.plan._tiles:
         assert tile.position % TILE == 0
         assert 0 <= tile.offset < TILE
@@ -125,19 +130,19 @@ def test_generated_tokens_of_neighbouring_slabs_are_one_batch() -> None:
     slabs = [memory.allocate(0) for _ in range(32)]
     for place, slab in enumerate(slabs):
         slab.length = 100 if place % 2 else 250
-    plan = Plan([Span(slab, [1], generated=True) for slab in slabs], memory, Lengths())
+    plan = AttentionPlan([Span(slab, [1], generated=True) for slab in slabs], memory, SafeLengths())
     assert [(batch.first, batch.apart, batch.end - batch.start) for batch in plan._batches] == [(1, 2, 16), (0, 2, 16)]
 
 
 def test_where_no_length_is_safe_every_generated_token_goes_by_itself() -> None:
     memory = KVMemory(Geometry(1, 1, HEAD_DIM, torch.float32), 512, 8, torch.device("cpu"), 1 << 30)
-    plan = Plan([Span(memory.allocate(0), [1, 2], generated=True) for _ in range(8)], memory, Lengths(()))
+    plan = AttentionPlan([Span(memory.allocate(0), [1, 2], generated=True) for _ in range(8)], memory, SafeLengths(()))
     assert [batch.end - batch.start for batch in plan._batches] == [1] * 16
 
 
 @given(st.sets(st.sampled_from(range(UNIT, BLOCK + 1, UNIT))).map(sorted))
 def test_a_padded_length_is_the_smallest_safe_one_that_is_enough(safe: list[int]) -> None:
-    lengths = Lengths(tuple(safe))
+    lengths = SafeLengths(tuple(safe))
     allowed = sorted(blocks * BLOCK + last for blocks in range(6) for last in safe or range(UNIT, BLOCK + 1, UNIT))
     for count in (1, 2, UNIT, UNIT + 1, 383, BLOCK - 1, BLOCK, BLOCK + 1, 1000, 1024, 2047):
         assert lengths.padded(count) == next(length for length in allowed if length >= count)

@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch", reason="trials are made with tensors (extra
 from torch.nn.functional import gelu, silu  # noqa: E402
 
 from kernel.drivers.transformers import attention, batch_invariance, linear  # noqa: E402
-from kernel.drivers.transformers.attention import BLOCK, Lengths  # noqa: E402
+from kernel.drivers.transformers.attention import BLOCK, SafeLengths  # noqa: E402
 from kernel.drivers.transformers.batch_invariance import CANDIDATES, RowCounts, activation_counts, row_counts  # noqa: E402
 from kernel.drivers.transformers.decoder import gated  # noqa: E402
 from kernel.drivers.transformers.kv import UNIT, Geometry  # noqa: E402
@@ -177,7 +177,7 @@ def test_where_a_token_depends_on_the_size_of_its_batch_no_length_is_safe(monkey
         return found if len(asked) > 1 else torch.nextafter(found, torch.tensor(torch.inf))
 
     monkeypatch.setattr(attention, "scaled_dot_product_attention", attend)
-    assert Lengths(batch_invariance.lengths(GEOMETRY, 2)).safe == ()
+    assert SafeLengths(batch_invariance.lengths(GEOMETRY, 2)).safe == ()
 
 
 def even(asked: Any, keys: Any, values: Any, mask: Any, scale: float) -> Any:

@@ -21,7 +21,7 @@ pytest.importorskip("llguidance", reason="constraints are compiled by llguidance
 
 from ipc.errors import InvalidConstraint  # noqa: E402
 from ipc.syscalls import Constraint, Sampling  # noqa: E402
-from kernel.drivers.protocol import Admit, Bundle, Cancel, Done, Failed, Parked, Renew, Restored, Revoke  # noqa: E402
+from kernel.drivers.protocol import Admit, Bundle, Cancel, Done, Parked, Renew, Restored, Revoke, SequenceFailed  # noqa: E402
 from kernel.drivers.transformers import constraint  # noqa: E402
 from kernel.drivers.transformers.tokenizer import Tokenizer  # noqa: E402
 from tests.support.tiny import Kernel, Ready, ready  # noqa: E402
@@ -105,7 +105,7 @@ def test_a_reply_fits_its_constraint_or_is_cut(
 ) -> None:
     calls = [held(number, kind, value, temperature=temperature) for number in range(1, 4)]
     kernel = Kernel(model, codec).run(*calls)
-    assert kernel.of(Failed) == []
+    assert kernel.of(SequenceFailed) == []
     reasons = {done.sequence: done.reason for done in kernel.of(Done)}
     assert set(reasons) == set(range(1, 4))
     for number, reason in reasons.items():
@@ -174,7 +174,7 @@ def test_an_impossible_constraint_is_refused_before_a_token_is_made(
     model: Ready, codec: Tokenizer, alone: list[int], kind: str, value: str
 ) -> None:
     kernel = Kernel(model, codec).run(NEIGHBOUR, held(1, kind, value))
-    (failed,) = kernel.of(Failed)
+    (failed,) = kernel.of(SequenceFailed)
     assert (failed.sequence, failed.error.code) == (1, "InvalidConstraint")
     assert kind in failed.error.message
     assert kernel.ids == {99: alone}
@@ -187,8 +187,8 @@ def test_a_catastrophic_constraint_ends_its_own_call_alone(
 ) -> None:
     kernel = Kernel(model, codec).run(NEIGHBOUR, held(1, kind, value, max_tokens=30))
     assert kernel.ids[99] == alone
-    assert {failed.error.code for failed in kernel.of(Failed)} <= {"InvalidConstraint"}
-    assert len(kernel.of(Failed)) + len(kernel.of(Done)) == 2
+    assert {failed.error.code for failed in kernel.of(SequenceFailed)} <= {"InvalidConstraint"}
+    assert len(kernel.of(SequenceFailed)) + len(kernel.of(Done)) == 2
     assert Kernel(model, codec).run(held(2, "choices", ["fine"])).text == {2: "fine"}
 
 
@@ -239,14 +239,14 @@ def test_a_constraint_that_takes_too_long_is_refused_and_the_next_is_compiled(
     with monkeypatch.context() as patch:
         patch.setattr(constraint, "SECONDS", 0.01)
         kernel = Kernel(model, codec).run(held(1, "choices", ["slow"]))
-    (failed,) = kernel.of(Failed)
+    (failed,) = kernel.of(SequenceFailed)
     assert (failed.sequence, failed.error.code) == (1, "InvalidConstraint")
     assert "not compiled within 0.01 s" in failed.error.message
     assert kernel.run(held(2, "choices", ["quick"])).text == {2: "quick"}  # the first still keeps a thread busy
     assert not slow.gate.is_set()
     slow.gate.set()
     assert kernel.run(*[held(number, "choices", [f"slow {number}"]) for number in (3, 4, 5)]).text[5] == "slow 5"
-    assert [failed.sequence for failed in kernel.of(Failed)] == [1]
+    assert [failed.sequence for failed in kernel.of(SequenceFailed)] == [1]
 
 
 def test_nothing_is_left_that_watches_over_constraints_that_are_compiled(model: Ready, codec: Tokenizer) -> None:

@@ -17,11 +17,11 @@ from kernel.drivers.protocol import (
     Bundle,
     Cancel,
     Done,
-    Failed,
     Parked,
     Renew,
     Restored,
     Revoke,
+    SequenceFailed,
 )
 from tests.support.tiny import CONTEXT, Kernel, Letters, admit, alone, build, ready, torch
 
@@ -174,7 +174,7 @@ def test_more_sequences_than_rows_take_turns() -> None:
 def test_prompt_and_reply_may_fill_the_context_and_not_exceed_it() -> None:
     kernel = Kernel(LLAMA).run(admit(1, "x" * 250, max_tokens=6), admit(2, "x" * 250, max_tokens=7))
     assert len(kernel.ids[1]) == 6
-    (failed,) = kernel.of(Failed)
+    (failed,) = kernel.of(SequenceFailed)
     assert failed.error.code == "ContextOverflow"
     assert failed.error.data == {"prompt_tokens": 250, "max_tokens": 7, "context": CONTEXT}
     assert "250" in failed.error.message
@@ -185,7 +185,7 @@ def test_without_max_tokens_a_reply_is_bounded_by_the_default_and_the_context() 
     prompts = {1: "x", 2: "x" * 250, 3: "x" * 256}
     kernel = Kernel(LLAMA).run(*[admit(sequence, text, max_tokens=None) for sequence, text in prompts.items()])
     assert [len(kernel.ids[sequence]) for sequence in prompts] == [50, 6, 0]
-    assert [failed.error.code for failed in kernel.of(Failed)] == ["ContextOverflow"]
+    assert [failed.error.code for failed in kernel.of(SequenceFailed)] == ["ContextOverflow"]
 
 
 def test_an_end_of_text_token_ends_the_text_before_it() -> None:

@@ -12,9 +12,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the driver runs torch models (extra `local`)")
 
-from kernel.drivers.protocol import Admit, Done, Embed, Embedded, Failed, Score, Scored  # noqa: E402
+from kernel.drivers.protocol import Admit, Done, Embed, Embedded, Score, Scored, SequenceFailed  # noqa: E402
 from kernel.drivers.transformers.attention import Span  # noqa: E402
-from kernel.drivers.transformers.forward import Output  # noqa: E402
+from kernel.drivers.transformers.forward import ForwardOutput  # noqa: E402
 from tests.support.tiny import Kernel, Letters, admit, alone, ready  # noqa: E402
 
 POISON = 96  # a token in a prompt at which the forward pass raises, or makes its numbers NaN
@@ -31,7 +31,7 @@ def raise_at_poison(spans: list[Span]) -> None:
         raise RuntimeError("poison")
 
 
-def blank_at_poison(spans: list[Span], output: Output) -> Output:
+def blank_at_poison(spans: list[Span], output: ForwardOutput) -> ForwardOutput:
     first = hidden = 0
     logits = output.logits.clone()
     for span in spans:
@@ -41,11 +41,11 @@ def blank_at_poison(spans: list[Span], output: Output) -> Output:
                 output.hidden[hidden].fill_(torch.nan)
         first += span.logits
         hidden += span.hidden
-    return Output(logits, output.hidden)
+    return ForwardOutput(logits, output.hidden)
 
 
 def failure(kernel: Kernel) -> Any:
-    (failed,) = kernel.of(Failed)
+    (failed,) = kernel.of(SequenceFailed)
     return failed
 
 
@@ -81,7 +81,7 @@ def test_keys_that_are_no_numbers_reach_nobody_who_shares_the_beginning() -> Non
     kernel = Kernel(LLAMA)
     start = "a beginning that both have in common, "
 
-    def spoil(spans: list[Span], output: Output) -> Output:
+    def spoil(spans: list[Span], output: ForwardOutput) -> ForwardOutput:
         for span in spans:
             if poisoned(span):
                 kernel.memory.tokens(span.slab, span.start + span.tokens.index(POISON), span.end).fill_(torch.nan)
@@ -102,7 +102,7 @@ def test_an_error_while_decoding_fails_its_sequence_alone() -> None:
             return super().decode(ids)
 
     kernel = Kernel(LLAMA, Picky()).run(admit(1), admit(2, "bad"))
-    assert [failed.sequence for failed in kernel.of(Failed)] == [2]
+    assert [failed.sequence for failed in kernel.of(SequenceFailed)] == [2]
     assert kernel.ids[1] == alone(admit(1))
     assert len(kernel.ids[2]) == 2
 

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch", reason="keys and values are tensors (extra `local`)")
 
 from kernel.drivers.transformers.prefix import SOON
-from kernel.drivers.transformers.prefix_disk_cache import Fetch
+from kernel.drivers.transformers.prefix_disk_cache import DiskRead
 from tests.support.prefix_cache import Cache
 
 
@@ -66,10 +66,10 @@ def test_the_process_that_stays_away_for_longest_gives_up_its_place_first() -> N
     """One that comes back after a second stays in memory; one that takes a minute goes to the disk."""
     cache = Cache(pages=4, on_disk=8)
     for process, usual in ((1, 60.0), (2, 1.0)):
-        cache.tree.absences.called(process, usual)
+        cache.tree.think_times.called(process, usual)
         cache.keep([process] * 64, process)
-        cache.tree.absences.left(process)
-    cache.tree.absences.called(3, 1.0)
+        cache.tree.think_times.left(process)
+    cache.tree.think_times.called(3, 1.0)
     cache.keep([3] * 64, 3)
     assert [cache.on_disk([process] * 64) for process in (1, 2, 3)] == [64, 0, 0]
 
@@ -77,24 +77,24 @@ def test_the_process_that_stays_away_for_longest_gives_up_its_place_first() -> N
 def test_who_is_late_is_taken_to_stay_away_for_as_long_again() -> None:
     cache = Cache(pages=4, on_disk=8)
     for process, usual in ((1, 20.0), (2, 1.0)):
-        cache.tree.absences.called(process, usual)
+        cache.tree.think_times.called(process, usual)
         cache.keep([process] * 64, process)
-        cache.tree.absences.left(process)
+        cache.tree.think_times.left(process)
     cache.now = 15.0  # the first is likely to come in 5 seconds, or 15; the second should have come long ago
-    cache.tree.absences.called(1, 20.0)
+    cache.tree.think_times.called(1, 20.0)
     cache.free(cache.use([1] * 64, 1))
-    cache.tree.absences.called(3, 1.0)
+    cache.tree.think_times.called(3, 1.0)
     cache.keep([3] * 64, 3)
     assert [cache.on_disk([process] * 64) for process in (1, 2, 3)] == [0, 64, 0]
 
 
 def test_what_the_last_call_of_a_process_did_not_use_is_not_waited_for() -> None:
     cache = Cache(pages=4, on_disk=8)
-    cache.tree.absences.called(1, 1.0)
+    cache.tree.think_times.called(1, 1.0)
     cache.keep([1] * 64, process=1)
-    cache.tree.absences.called(1, 1.0)
+    cache.tree.think_times.called(1, 1.0)
     cache.keep([2] * 64, process=1)
-    cache.tree.absences.called(3, 5.0)
+    cache.tree.think_times.called(3, 5.0)
     cache.keep([3] * 64, process=3)
     assert [cache.on_disk([first] * 64) for first in (1, 2, 3)] == [64, 0, 0]
 
@@ -131,7 +131,7 @@ def test_what_cannot_be_read_is_given_up() -> None:
     cache.keep([1] * 64, process=1)
     cache.keep([2] * 64, process=2)
     fetch = cache.tree.fetch([1] * 64, 0)
-    assert isinstance(fetch, Fetch)
+    assert isinstance(fetch, DiskRead)
     assert cache.tree.fetch([1] * 64, 0) == SOON
     cache.tree.fetched(fetch, None)
     del fetch

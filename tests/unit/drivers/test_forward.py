@@ -15,7 +15,7 @@ from ipc.errors import ModelLoadFailed  # noqa: E402
 from ipc.syscalls import Sampling  # noqa: E402
 from kernel.drivers.protocol import Admit, Done  # noqa: E402
 from kernel.drivers.transformers.forward import PackedForward  # noqa: E402
-from kernel.drivers.transformers.hf_backend import NAME, Modules, check  # noqa: E402
+from kernel.drivers.transformers.hf_backend import NAME, HFBackend, check  # noqa: E402
 from kernel.drivers.transformers.model_manifest import outline  # noqa: E402
 from kernel.drivers.transformers.weights import _check_config  # noqa: E402
 from tests.support.tiny import Kernel, Letters, Ready, build, ready  # noqa: E402
@@ -41,7 +41,7 @@ def call(sequence: int, ids: list[int]) -> Admit:
 def test_check_accepts_models_whose_attention_it_knows(name: str, lean: bool) -> None:
     model, own = build(name), ready(name)
     memory = own.memory()
-    check(model, PackedForward(own.network if lean else Modules(model), memory), memory, TOLERANCE)
+    check(model, PackedForward(own.network if lean else HFBackend(model), memory), memory, TOLERANCE)
     assert memory.used == 0
     assert model.config._attn_implementation == NAME
 
@@ -93,7 +93,7 @@ def test_check_refuses_attention_that_it_does_not_know(name: str, changes: dict[
     model = build(name, **changes)
     memory = ready("Llama").memory()
     with pytest.raises(NotImplementedError, match=words):
-        check(model, PackedForward(Modules(model), memory), memory, TOLERANCE)
+        check(model, PackedForward(HFBackend(model), memory), memory, TOLERANCE)
     assert memory.used == 0
 
 

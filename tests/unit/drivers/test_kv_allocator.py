@@ -19,12 +19,12 @@ from kernel.drivers.protocol import (  # noqa: E402
     Cancel,
     Done,
     Ended,
-    Failed,
     Parked,
     Renew,
     Resize,
     Revoke,
     Score,
+    SequenceFailed,
 )
 from kernel.drivers.transformers.pages import Segment  # noqa: E402
 from tests.support.tiny import Kernel, admit, alone, ready  # noqa: E402
@@ -79,7 +79,7 @@ def test_a_sequence_that_waits_for_memory_can_be_parked_and_cancelled() -> None:
 
 def test_what_never_fits_in_memory_is_refused_with_both_numbers() -> None:
     kernel = Kernel(LLAMA, tokens=25).run(admit(1, "x" * 20))
-    (failed,) = kernel.of(Failed)
+    (failed,) = kernel.of(SequenceFailed)
     assert failed.error.code == "LimitExceeded"
     wanted, there = kernel.memory.size(30), kernel.memory.size(25)
     assert failed.error.data == {"limit": "kv_memory", "wanted": wanted, "maximum": there}
@@ -189,7 +189,7 @@ def test_what_cannot_be_read_from_disk_is_computed(tmp_path: Path, monkeypatch: 
     kernel.run(call(3, beginning + "and more", process=1))
     assert kernel.ids[3] == alone(call(3, beginning + "and more"))
     assert kernel.of(Bundle)[-1].kv.reread == 0
-    assert not kernel.of(Failed)
+    assert not kernel.of(SequenceFailed)
 
 
 # ---- quotas
@@ -197,7 +197,7 @@ def test_what_cannot_be_read_from_disk_is_computed(tmp_path: Path, monkeypatch: 
 
 def test_what_never_fits_in_a_quota_is_refused_by_its_name() -> None:
     kernel = Kernel(LLAMA, quota=20).run(admit(1, "x" * 20), admit(2, "x" * 10))
-    (failed,) = kernel.of(Failed)
+    (failed,) = kernel.of(SequenceFailed)
     assert (failed.sequence, failed.error.code, failed.error.data["limit"]) == (1, "LimitExceeded", "kv_quota")
     assert ends(kernel) == [2]
 

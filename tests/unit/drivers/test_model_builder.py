@@ -19,17 +19,17 @@ torch = pytest.importorskip("torch", reason="the driver runs torch models (extra
 from ipc.errors import ModelLoadFailed  # noqa: E402
 from kernel.drivers.protocol import Load  # noqa: E402
 from kernel.drivers.transformers import model_builder  # noqa: E402
-from kernel.drivers.transformers.attention import BLOCK, Lengths, Span  # noqa: E402
+from kernel.drivers.transformers.attention import BLOCK, SafeLengths, Span  # noqa: E402
 from kernel.drivers.transformers.decoder import Decoder  # noqa: E402
 from kernel.drivers.transformers.kv import UNIT, Geometry  # noqa: E402
-from kernel.drivers.transformers.model_builder import Loaded, Model, assemble  # noqa: E402
+from kernel.drivers.transformers.model_builder import LoadedModel, Model, assemble  # noqa: E402
 from kernel.drivers.transformers.model_manifest import outline  # noqa: E402
 from kernel.drivers.transformers.options import Options  # noqa: E402
 from kernel.drivers.transformers.tuning_cache import remembered  # noqa: E402
 from tests.support.tiny import CONTEXT, build  # noqa: E402
 
 GEOMETRY = Geometry(layers=2, heads=1, head_dim=16, dtype=torch.float32)
-SAFE = st.sets(st.sampled_from(range(UNIT, BLOCK + 1, UNIT))).map(lambda lengths: Lengths(tuple(sorted(lengths))))
+SAFE = st.sets(st.sampled_from(range(UNIT, BLOCK + 1, UNIT))).map(lambda lengths: SafeLengths(tuple(sorted(lengths))))
 
 
 class Plain:
@@ -43,7 +43,7 @@ def assembled(cache: Path, model: Any = None, options: Options | None = None, **
     tokenizer.set_result(Plain())
     message = Load("tiny", str(cache), 50, **load)
     model = build("Llama") if model is None else model
-    loaded = Loaded(outline(model), model.state_dict(), model, "weights")
+    loaded = LoadedModel(outline(model), model.state_dict(), model, "weights")
     return assemble("tiny", loaded, tokenizer, options or Options(dtype="float32", kv_memory=10**7), message)
 
 
@@ -60,7 +60,7 @@ def last_logits(model: Model, tokens: list[int], generated: int) -> Any:
 
 
 @given(SAFE, st.integers(1, 3000))
-def test_a_slab_holds_all_that_any_of_its_tokens_looks_at(lengths: Lengths, context: int) -> None:
+def test_a_slab_holds_all_that_any_of_its_tokens_looks_at(lengths: SafeLengths, context: int) -> None:
     memory = model_builder._memory(GEOMETRY, context, lengths, torch.device("cpu"))
     padded = [lengths.padded(count) for count in range(1, context + 1)]
     assert all(length >= count for count, length in enumerate(padded, start=1))
@@ -70,10 +70,10 @@ def test_a_slab_holds_all_that_any_of_its_tokens_looks_at(lengths: Lengths, cont
 def test_where_memory_is_not_mapped_there_are_no_more_slabs_than_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_builder, "_free_memory", lambda device: 10 * 1024 * GEOMETRY.token_bytes)
     device = torch.device("cpu")
-    mapped = model_builder._memory(GEOMETRY, 1024, Lengths(), device)
+    mapped = model_builder._memory(GEOMETRY, 1024, SafeLengths(), device)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "platform", "elsewhere")
-        plain = model_builder._memory(GEOMETRY, 1024, Lengths(), device)
+        plain = model_builder._memory(GEOMETRY, 1024, SafeLengths(), device)
     assert (mapped.free_slabs, plain.free_slabs) == (model_builder.SLABS, 5)  # in half of it
 
 

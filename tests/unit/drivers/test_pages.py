@@ -14,17 +14,17 @@ import pytest
 torch = pytest.importorskip("torch", reason="pages are seen as tensors (extra `local`)")
 
 from kernel.drivers.transformers import pages  # noqa: E402
-from kernel.drivers.transformers.pages import PAGE, Range, Store  # noqa: E402
+from kernel.drivers.transformers.pages import PAGE, PageStore, Range  # noqa: E402
 from tests.support.resident import memory_of  # noqa: E402
 
 LARGE = 1 << 36  # bytes: more than there is memory
 
 
-def memory_of_store(store: Store) -> int:
+def memory_of_store(store: PageStore) -> int:
     return os.fstat(store.descriptor).st_blocks * 512
 
 
-def filled(store: Store, *values: int) -> object:
+def filled(store: PageStore, *values: int) -> object:
     """A segment with a page of each value."""
     segment = store.segment(len(values) * PAGE)
     for place, value in enumerate(values):
@@ -69,7 +69,7 @@ def test_clear_gives_pages_back_and_they_read_as_zeros() -> None:
 
 
 def test_a_shared_page_is_copied_when_it_is_written_and_not_before() -> None:
-    store = Store()
+    store = PageStore()
     segment = filled(store, 1, 2, 3)
     ranges = [Range(4 * PAGE) for _ in range(3)]
     views = [area.tensor(torch.uint8).view(4, PAGE) for area in ranges]
@@ -87,7 +87,7 @@ def test_a_shared_page_is_copied_when_it_is_written_and_not_before() -> None:
 
 
 def test_clear_gives_shared_and_copied_pages_back() -> None:
-    store = Store()
+    store = PageStore()
     segment = filled(store, 1, 2)
     pages = Range(2 * PAGE)
     data = pages.tensor(torch.uint8).view(2, PAGE)
@@ -102,7 +102,7 @@ def test_clear_gives_shared_and_copied_pages_back() -> None:
 
 
 def test_a_segment_gives_its_pages_back_and_leaves_others_alone() -> None:
-    store = Store()
+    store = PageStore()
     first, second = filled(store, 1, 1, 1), filled(store, 2)
     assert memory_of_store(store) == 4 * PAGE
     del first
@@ -116,7 +116,7 @@ def test_a_segment_gives_its_pages_back_and_leaves_others_alone() -> None:
 
 
 def test_any_number_of_segments_takes_one_descriptor() -> None:
-    store = Store()
+    store = PageStore()
     before = len(os.listdir("/proc/self/fd"))
     segments = [filled(store, number % 251) for number in range(3000)]
     assert len(os.listdir("/proc/self/fd")) == before
@@ -146,7 +146,7 @@ def test_a_segment_that_outlives_its_file_punches_no_hole_into_another(
 
     monkeypatch.setattr(pages, "give_back", watched)
     for _ in range(20):
-        store = Store()
+        store = PageStore()
         number = store.descriptor
         segments = [store.segment(PAGE) for _ in range(3)]
         circle: list[object] = [store, *segments] if first else [*segments, store]

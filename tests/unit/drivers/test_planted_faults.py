@@ -20,13 +20,13 @@ pytest.importorskip("llguidance", reason="constraints are compiled by llguidance
 
 from kernel.drivers.protocol import Admit  # noqa: E402
 from kernel.drivers.transformers import pages, radix, sampler, swap_format  # noqa: E402
-from kernel.drivers.transformers.attention import TILE, Lengths, Plan, Span, _Tile  # noqa: E402
+from kernel.drivers.transformers.attention import TILE, AttentionPlan, SafeLengths, Span, _Tile  # noqa: E402
 from kernel.drivers.transformers.batch_invariance import CANDIDATES, RowCounts  # noqa: E402
 from kernel.drivers.transformers.kv import UNIT, Slab  # noqa: E402
-from kernel.drivers.transformers.kv_allocator import Placement  # noqa: E402
-from kernel.drivers.transformers.queries import Text  # noqa: E402
-from kernel.drivers.transformers.request import Work  # noqa: E402
-from kernel.drivers.transformers.sequence import Sequence  # noqa: E402
+from kernel.drivers.transformers.kv_allocator import KVAllocator  # noqa: E402
+from kernel.drivers.transformers.queries import EmbeddedText  # noqa: E402
+from kernel.drivers.transformers.request import EngineRequest  # noqa: E402
+from kernel.drivers.transformers.sequence import EngineSequence  # noqa: E402
 from tests.support.random_calls import alone, answer_alone, codec, model_of, prompt_of, sampling_of  # noqa: E402
 from tests.support.tiny import Kernel  # noqa: E402
 from tests.support.trials import Trial  # noqa: E402
@@ -38,7 +38,7 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def lengths_not_padded(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Lengths, "padded", lambda self, count: -(-count // UNIT) * UNIT)
+    patch.setattr(SafeLengths, "padded", lambda self, count: -(-count // UNIT) * UNIT)
 
 
 def rows_not_padded(patch: pytest.MonkeyPatch) -> None:
@@ -46,17 +46,17 @@ def rows_not_padded(patch: pytest.MonkeyPatch) -> None:
 
 
 def forced_tokens_run_as_a_prompt(patch: pytest.MonkeyPatch) -> None:
-    def span(self: Sequence, slab: Slab, tokens: list[int]) -> Span:
+    def span(self: EngineSequence, slab: Slab, tokens: list[int]) -> Span:
         whole = slab.length + len(tokens) == len(self.tokens)
         return Span(slab, tokens, logits=int(whole), generated=len(tokens) == 1 and slab.length >= self.prompt)
 
-    patch.setattr(Sequence, "_span", span)
+    patch.setattr(EngineSequence, "_span", span)
 
 
 def tiles_where_chunks_begin(patch: pytest.MonkeyPatch) -> None:
-    real = Plan._add_prompt
+    real = AttentionPlan._add_prompt
 
-    def add(self: Plan, span: Span, writes: list[int]) -> None:
+    def add(self: AttentionPlan, span: Span, writes: list[int]) -> None:
         before = len(self._tiles)
         real(self, span, writes)
         del self._tiles[before:]
@@ -65,7 +65,7 @@ def tiles_where_chunks_begin(patch: pytest.MonkeyPatch) -> None:
             end = min(start + TILE, len(span.tokens))
             self._tiles.append(_Tile(row + start, row + end, span.slab.index, span.start + start, 0))
 
-    patch.setattr(Plan, "_add_prompt", add)
+    patch.setattr(AttentionPlan, "_add_prompt", add)
 
 
 def noise_that_goes_on(patch: pytest.MonkeyPatch) -> None:
@@ -90,10 +90,10 @@ def shared_pages_written_through(patch: pytest.MonkeyPatch) -> None:
 
 
 def states_of_a_text_summed_as_they_come(patch: pytest.MonkeyPatch) -> None:
-    def take(self: Text, states: Any) -> None:
+    def take(self: EmbeddedText, states: Any) -> None:
         self._sum = states.sum(0) if self._sum is None else self._sum + states.sum(0)
 
-    patch.setattr(Text, "take", take)
+    patch.setattr(EmbeddedText, "take", take)
 
 
 def texts_that_are_taken_for_longer_than_they_are(patch: pytest.MonkeyPatch) -> None:
@@ -102,14 +102,14 @@ def texts_that_are_taken_for_longer_than_they_are(patch: pytest.MonkeyPatch) -> 
 
 
 def generated_keys_kept(patch: pytest.MonkeyPatch) -> None:
-    real = Placement.computed
+    real = KVAllocator.computed
 
-    def computed(self: Placement, work: Work, before: int) -> None:
+    def computed(self: KVAllocator, work: EngineRequest, before: int) -> None:
         real(self, work, before)
         if work.slab is not None and work.done > work.prompt:
             self.cache.keep(work.slab, work.tokens[: work.done], work.process)
 
-    patch.setattr(Placement, "computed", computed)
+    patch.setattr(KVAllocator, "computed", computed)
 
 
 TOKENS = [(37 * place + 11) % 90 for place in range(250)]

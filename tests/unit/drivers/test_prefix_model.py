@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 pytest.importorskip("torch", reason="keys and values are tensors (extra `local`)")
 
 from kernel.drivers.transformers.kv import Slab
-from kernel.drivers.transformers.prefix_disk_cache import Fetch
+from kernel.drivers.transformers.prefix_disk_cache import DiskRead
 from kernel.drivers.transformers.radix import common
 from tests.support.prefix_cache import LENGTH, Cache, numbers, torch
 
@@ -27,7 +27,7 @@ class Life(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.fetches: list[Fetch] = []
+        self.fetches: list[DiskRead] = []
         self.slabs: list[tuple[Slab, list[int]]] = []  # and what each was found to begin with
         self.taken: list[Slab] = []
         self.used: dict[int, list[list[int]]] = {}  # by living processes
@@ -42,16 +42,16 @@ class Life(RuleBasedStateMachine):
 
     @rule(process=PROCESSES, usual=st.sampled_from([0.0, 1.0, 50.0]))
     def call(self, process: int, usual: float) -> None:
-        self.cache.tree.absences.called(process, usual)
+        self.cache.tree.think_times.called(process, usual)
 
     @rule(process=PROCESSES)
     def leave(self, process: int) -> None:
-        self.cache.tree.absences.left(process)
+        self.cache.tree.think_times.left(process)
 
     @rule(tokens=TOKENS, beside=st.integers(0, LENGTH))
     def fetch(self, tokens: list[int], beside: int) -> None:
         fetch = self.cache.tree.fetch(tokens, self.cache.memory.size(beside))
-        if isinstance(fetch, Fetch):
+        if isinstance(fetch, DiskRead):
             self.fetches.append(fetch)
 
     @precondition(lambda self: self.fetches)

@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the driver runs torch models (extra `local`)")
 
-from kernel.drivers.protocol import Admitted, Cancel, Done, Embed, Embedded, Failed, Score, Scored  # noqa: E402
+from kernel.drivers.protocol import Admitted, Cancel, Done, Embed, Embedded, Score, Scored, SequenceFailed  # noqa: E402
 from tests.support.tiny import CONTEXT, Kernel, Letters, admit, build, ready  # noqa: E402
 
 LLAMA = ready("Llama")
@@ -83,7 +83,7 @@ def test_scores_and_vectors_are_the_same_in_any_company(kind: str, seed: int) ->
     kernel = crowded(Kernel(MODELS[kind]), seed).run(*calls)
     assert kernel.of(Scored) == alone.of(Scored)
     assert kernel.of(Embedded) == alone.of(Embedded)
-    assert kernel.of(Failed) == []
+    assert kernel.of(SequenceFailed) == []
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -114,7 +114,7 @@ def test_a_text_in_chunks_has_the_vector_of_the_whole() -> None:
 )
 def test_what_cannot_be_scored_or_embedded_is_refused_by_name(call: Score | Embed, code: str, words: str) -> None:
     kernel = Kernel(LLAMA).run(call, Embed(2, ["another"]))
-    (failed,) = kernel.of(Failed)
+    (failed,) = kernel.of(SequenceFailed)
     assert (failed.sequence, failed.error.code) == (1, code)
     assert words in failed.error.message
     assert [embedded.sequence for embedded in kernel.of(Embedded)] == [2]

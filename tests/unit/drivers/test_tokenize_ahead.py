@@ -16,7 +16,7 @@ from ipc.errors import InvalidPrompt
 from ipc.frames import frame
 from ipc.syscalls import Sampling
 from kernel.drivers.child import KernelLink
-from kernel.drivers.protocol import Admit, Cancel, Done, Embed, Failed, Score
+from kernel.drivers.protocol import Admit, Cancel, Done, Embed, Score, SequenceFailed
 from kernel.drivers.transformers.tokenize_ahead import Tokenized, tokenized
 from tests.support.tiny import Kernel, Letters, admit, ready
 
@@ -53,7 +53,7 @@ def test_a_tokenizer_that_fails_ends_this_call_and_no_other() -> None:
             return super().encode(prompt)
 
     kernel = Kernel(ready("Llama"), Failing()).run(admit(1, "good"), admit(2, "bad"), admit(3, "fine"))
-    (failed,) = kernel.of(Failed)
+    (failed,) = kernel.of(SequenceFailed)
     assert (failed.sequence, "no such letter" in failed.error.message) == (2, True)
     assert {done.sequence for done in kernel.of(Done)} == {1, 3}
 

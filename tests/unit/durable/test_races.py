@@ -15,7 +15,7 @@ from ipc.errors import AgentFailed, Killed, TimedOut
 from ipc.syscalls import Resume, Send, Submit
 from kernel.gate import BURST
 from kernel.journal import histories
-from kernel.journal.records import Kept
+from kernel.journal.records import TaskRow
 from kernel.journal.settings import FILE
 from kernel.tasks import recovery
 from kernel.tasks.submit import Tasks
@@ -259,7 +259,7 @@ async def test_who_gives_up_on_a_task_that_runs_already_ends_it_for_nobody(
 
     def accepted(tasks: Tasks, *rest: Any) -> None:
         real(tasks, *rest)
-        if isinstance(rest[-1], Kept):
+        if isinstance(rest[-1], TaskRow):
             again.cancel()  # the answer is there, and has not been taken
 
     monkeypatch.setattr(Tasks, "_accepted", accepted)

@@ -19,7 +19,7 @@ from ipc.protocol import VERSION, FromDaemon, Hello, RawAnswer, Request, Welcome
 from ipc.syscalls import Ping, Send
 from kernel.connection import Connection
 from kernel.durable import wiring
-from kernel.durable.pending_restarts import Arrivals
+from kernel.durable.pending_restarts import PendingRestarts
 from kernel.journal import writer
 from kernel.journal.store import Store
 from llmosd.context import Context
@@ -122,7 +122,7 @@ async def test_who_waits_for_a_process_to_begin_again_is_woken_when_it_does_and_
             self.wakes += 1
 
     threads = [Waiter(), Waiter()]
-    arrivals = Arrivals(lambda: None)
+    arrivals = PendingRestarts(lambda: None)
     arrivals.expect([(1, 10), (2, 10), (3, 11)], {"two": 2, "three": 3})
     waits = [arrivals.resolve(UnknownProcess("", pid=3)), arrivals.resolve(UnknownName("", name="two"))]
     for thread, wait in zip(threads, waits, strict=True):

@@ -14,7 +14,7 @@ from ipc.errors import InvalidCall, LimitExceeded, NotEncodable
 from ipc.syscalls import MemoryDelete, MemoryGet, MemoryKeys, MemorySet
 from kernel.gate import Gate
 from kernel.memory.private import PrivateMemory
-from kernel.memory.quotas import MemoryBounds
+from kernel.memory.quotas import MemoryQuotas
 from kernel.processes.limits import LimitKeeper, LimitSettings
 from llmosd.context import Context
 from tests.support.system import System, lone_process
@@ -94,7 +94,7 @@ async def test_bad_keys_and_values_are_refused(system: System, call: Any, error:
 
 
 def test_what_goes_over_a_bound_is_refused_by_name_and_changes_nothing() -> None:
-    memory, owner = PrivateMemory(Gate(), MemoryBounds(keys=2, key_bytes=20), unlimited()), lone_process(1)
+    memory, owner = PrivateMemory(Gate(), MemoryQuotas(keys=2, key_bytes=20), unlimited()), lone_process(1)
     memory.set(owner, MemorySet("a", b"12345678"))
     with pytest.raises(LimitExceeded) as error:
         memory.set(owner, MemorySet("b", b"123456789"))
@@ -123,7 +123,7 @@ OPERATIONS = st.lists(
 @given(OPERATIONS)
 def test_memory_and_its_accounts_are_those_of_a_simple_model(operations: list[tuple[str, int, str, Any]]) -> None:
     memory, processes = (
-        PrivateMemory(Gate(), MemoryBounds(keys=2, key_bytes=300), unlimited()),
+        PrivateMemory(Gate(), MemoryQuotas(keys=2, key_bytes=300), unlimited()),
         {1: lone_process(1), 2: lone_process(2)},
     )
     model: dict[int, dict[str, Any]] = {1: {}, 2: {}}

@@ -21,7 +21,7 @@ from ipc.errors import (
 from ipc.frames import MAX_FRAME
 from ipc.syscalls import Regions, SharedDelete, SharedGet, SharedSet, SharedWatch
 from kernel.gate import Gate
-from kernel.memory.quotas import MemoryBounds
+from kernel.memory.quotas import MemoryQuotas
 from kernel.memory.shared import SharedMemory
 from llmosd.context import Context
 from tests.support.system import System, lone_process
@@ -143,7 +143,7 @@ async def test_an_ephemeral_region_ends_with_its_maker_and_another_stays(system:
 
 
 def test_what_goes_over_a_bound_is_refused_by_name_and_changes_nothing() -> None:
-    bounds = MemoryBounds(regions=2, region_bytes=100, shared_bytes=150)
+    bounds = MemoryQuotas(regions=2, region_bytes=100, shared_bytes=150)
     shared, mine, other = SharedMemory(Gate(), bounds), lone_process(1), lone_process(2, "other")
     shared.set(mine, SharedSet("a", bytes(90)))
     with pytest.raises(LimitExceeded) as error:

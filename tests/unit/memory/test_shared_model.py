@@ -19,7 +19,7 @@ from ipc.errors import (
 )
 from ipc.syscalls import SharedDelete, SharedGet, SharedSet
 from kernel.gate import Gate
-from kernel.memory.quotas import MemoryBounds
+from kernel.memory.quotas import MemoryQuotas
 from kernel.memory.shared import SharedMemory
 from llmosd.context import Context
 from tests.support.system import System, lone_process
@@ -39,7 +39,7 @@ OPERATIONS = st.lists(
 @settings(max_examples=150)
 @given(OPERATIONS)
 def test_regions_and_their_accounts_are_those_of_a_simple_model(operations: list[Any]) -> None:
-    shared = SharedMemory(Gate(), MemoryBounds(regions=2, region_bytes=90, shared_bytes=140))
+    shared = SharedMemory(Gate(), MemoryQuotas(regions=2, region_bytes=90, shared_bytes=140))
     processes = {1: lone_process(1), 2: lone_process(2, "other"), 3: lone_process(3)}
     model: dict[str, tuple[Any, int, str, int]] = {}  # value, version, owner, creator
     last = 0

@@ -55,7 +55,7 @@ async def test_a_watch_ends_at_its_timeout_at_a_deletion_and_at_a_kill_and_leave
     with pytest.raises(TimedOut):
         await system.result(late)
     assert system.loop.time() - start == 5.0
-    system.kernel.ending.end(killed, "killed", "by the test")
+    system.kernel.process_exit.end(killed, "killed", "by the test")
     await system.turns()
     assert [row.watchers for row in await system.call(Regions())] == [1]
     await system.call(SharedDelete("region"))

@@ -29,7 +29,7 @@ async def test_a_call_answers_the_reply(system: System) -> None:
         return [await ctx.call(to, {"n": n}) for n in range(3)]
 
     assert await system.run(client, to=server.pid) == [{"n": 0}, {"n": 1}, {"n": 2}]
-    assert server.owed == {}
+    assert server.pending_calls == {}
 
 
 async def test_calls_from_many_threads_get_their_own_replies(system: System) -> None:
@@ -53,7 +53,7 @@ async def test_a_call_times_out_on_time(system: System) -> None:
         await system.call(Call(target.pid, "hello", 4.0))
     assert system.loop.time() - before == pytest.approx(4.0)
     assert caught.value.data == {"to": target.pid, "timeout": 4.0}
-    assert list(target.owed.values()) == [None]
+    assert list(target.pending_calls.values()) == [None]
 
 
 async def test_the_message_of_a_call_that_timed_out_is_a_dead_letter(system: System) -> None:
@@ -151,7 +151,7 @@ async def test_a_callee_that_ends_before_the_call_gets_to_it_is_no_endless_wait(
     # A call from a socket runs in a thread, one turn after the gate has seen its recipient alive.
     target = system.kernel.lifecycle.open_client("other")
     caller = system.thread(system.kernel.gate.enter(system.client, Call(target.pid, None)))
-    system.kernel.ending.end(target, "killed", "gone")
+    system.kernel.process_exit.end(target, "killed", "gone")
     with pytest.raises(UnknownProcess):
         await caller
 
@@ -211,7 +211,7 @@ async def test_a_caller_that_is_killed_is_forgotten_and_the_reply_is_a_dead_lett
     await system.call(Kill(client.pid))
     await replied.wait()
     assert await system.dead_letters() == 1
-    assert target.owed == {}
+    assert target.pending_calls == {}
 
 
 async def test_a_reply_whose_caller_is_killed_before_it_looks_is_a_dead_letter(system: System) -> None:
@@ -235,10 +235,10 @@ async def test_a_call_that_was_not_read_in_time_is_not_owed_a_reply_for_ever(sys
     for _ in range(3):
         with pytest.raises(TimedOut):
             await system.call(Call(target.pid, "void", 1.0))
-    assert len(target.owed) == 3
+    assert len(target.pending_calls) == 3
     with pytest.raises(TimedOut):
         await system.call(Receive(0), target)
-    assert target.owed == {}
+    assert target.pending_calls == {}
     assert await system.dead_letters() == 3
 
 

@@ -52,7 +52,7 @@ async def test_a_body_that_cannot_be_decoded_is_nothing_to_its_receiver(system: 
     assert await system.call(Call(target.pid, "next")) == "next"
     assert [one.reason for one in await system.call(DeadLetters())] == ["its body cannot be decoded"] * 2
     assert target.mailbox.taken == 0
-    assert target.owed == {}
+    assert target.pending_calls == {}
 
 
 async def test_a_drain_ends_although_senders_wait_for_room_and_messages_were_dropped(system: System) -> None:

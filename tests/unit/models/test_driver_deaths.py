@@ -106,7 +106,7 @@ async def test_a_kill_while_the_driver_is_dead_leaves_nothing(system: System) ->
 async def test_a_kill_whose_done_never_comes_because_the_driver_dies_leaves_nothing(system: System) -> None:
     process = system.spawn(teller, tokens=50)
     await asyncio.sleep(5.5)
-    system.kernel.ending.end(process, "killed", "test")
+    system.kernel.process_exit.end(process, "killed", "test")
     system.driver.die()
     await asyncio.sleep(5)
     assert_nothing_left(system)
@@ -134,7 +134,7 @@ async def test_a_resumed_generation_in_line_is_there_once_after_the_death_of_the
     await system.call(Resume(processes[0].pid))
     system.driver.die()
     await system.turns()
-    queue = [sequence.id for sequence in system.runtime().work.slots.queue]
+    queue = [sequence.id for sequence in system.runtime().active.leases.queue]
     assert len(set(queue)) == len(queue)
     for process in processes:
         assert await system.result(process) == text_of(1, 20)
@@ -151,7 +151,7 @@ async def test_what_an_old_incarnation_still_says_is_ignored(system: System) -> 
     for stale in (
         protocol.Bundle([protocol.Progress(1, [1], "stale")], 1, 1.0),
         protocol.Done(1, "stop"),
-        protocol.Failed(1, to_wire(ModelLoadFailed("stale"))),
+        protocol.SequenceFailed(1, to_wire(ModelLoadFailed("stale"))),
         protocol.Parked(1),
         protocol.LoadFailed(to_wire(ModelLoadFailed("stale"))),
     ):

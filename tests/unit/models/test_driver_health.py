@@ -150,7 +150,7 @@ async def test_a_start_that_takes_too_long_is_named(
         await asyncio.sleep(1e9)
 
     run = system.runtime()
-    monkeypatch.setattr(run._life, "_launch", never)
+    monkeypatch.setattr(run._driver, "_launch", never)
     with pytest.raises(ModelLoadFailed, match="could not be started within 1800 s"):
         await system.run("teller")
 

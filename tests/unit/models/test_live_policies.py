@@ -13,7 +13,7 @@ from ipc.errors import DeadlineUnreachable, InvalidPolicy, NotPermitted, Unknown
 from ipc.messages import Log
 from ipc.syscalls import GetStats, PolicyInfo, Resume, SetPolicy, Slots, Suspend
 from kernel.drivers import protocol
-from kernel.models.settings import Scheduling
+from kernel.models.settings import SchedulingSettings
 from kernel.models.spec import ModelSpec
 from kernel.policy.registry import KINDS
 from llmosd.context import Context
@@ -38,7 +38,7 @@ def turns(system: System) -> list[tuple[int, int]]:
 
 
 def all_kinds() -> list[Any]:
-    return [pytest.param(Scheduling(policy=kind, quantum=6), id=kind) for kind in KINDS]
+    return [pytest.param(SchedulingSettings(policy=kind, quantum=6), id=kind) for kind in KINDS]
 
 
 @pytest.mark.parametrize("scheduling", all_kinds())
@@ -53,11 +53,11 @@ async def test_every_kind_serves_all_calls_exactly(system: System) -> None:
     sizes = [len(said.progress) for said in system.driver.said if isinstance(said, protocol.Bundle)]
     assert max(sizes) == 2
     await system.turns()
-    assert system.runtime().work.slots.policy.running() == []
+    assert system.runtime().active.leases.policy.running() == []
 
 
 @pytest.mark.parametrize("models", [ONE_SLOT])
-@pytest.mark.parametrize("scheduling", [Scheduling(policy="round_robin", quantum=6)])
+@pytest.mark.parametrize("scheduling", [SchedulingSettings(policy="round_robin", quantum=6)])
 async def test_a_quantum_ends_at_its_token_though_a_lease_is_shorter_or_longer(system: System) -> None:
     for process in [system.spawn("teller", tokens=15, seed=seed) for seed in range(3)]:
         await system.status(process)
@@ -65,7 +65,7 @@ async def test_a_quantum_ends_at_its_token_though_a_lease_is_shorter_or_longer(s
     assert [number for number, _ in turns(system)] == [1, 2, 3] * 3
 
 
-@pytest.mark.parametrize("scheduling", [Scheduling(policy="round_robin", quantum=6)])
+@pytest.mark.parametrize("scheduling", [SchedulingSettings(policy="round_robin", quantum=6)])
 async def test_a_call_alone_runs_on_over_its_quanta_without_a_stop(system: System) -> None:
     before = system.loop.time()
     assert await system.run("teller", tokens=60) == text_of(1, 60)
@@ -122,7 +122,7 @@ async def test_a_change_is_shown_and_logged_with_who_asked_and_bad_ones_change_n
     assert (await system.call(GetStats())).scheduling == {"sim": "fair; 2 of 2 slots given out"}
 
 
-@pytest.mark.parametrize("scheduling", [Scheduling(policy="auto", quantum=6)])
+@pytest.mark.parametrize("scheduling", [SchedulingSettings(policy="auto", quantum=6)])
 async def test_auto_logs_why_it_changed_and_slots_show_it(system: System) -> None:
     with capture_logs() as logs:
         processes = [system.spawn("teller", tokens=30, seed=seed) for seed in range(8)]
@@ -137,7 +137,7 @@ async def test_auto_logs_why_it_changed_and_slots_show_it(system: System) -> Non
 
 
 @pytest.mark.parametrize("models", [ONE_SLOT])
-@pytest.mark.parametrize("scheduling", [Scheduling(policy="edf")])
+@pytest.mark.parametrize("scheduling", [SchedulingSettings(policy="edf")])
 async def test_a_call_that_cannot_meet_its_deadline_is_shed_by_name_and_costs_no_slot(system: System) -> None:
     for seed in range(12):  # from these it learns how much of their limits calls make, and how fast
         await system.run("teller", tokens=5, seed=seed)
@@ -163,14 +163,14 @@ async def test_what_a_task_spawns_is_of_its_program_and_all_is_charged_to_it(sys
 
     due = system.loop.time() + 500.0
     task, other = system.spawn(parent, deadline=500.0), system.spawn("teller", tokens=7)
-    program = task.lineage()
+    program = task.scheduling_group()
     await system.status(task)
     await system.status(other)
     assert program.service == 10 + 20 + 5 + 3 * 1.5
-    assert other.lineage() is not program
-    assert other.lineage().service == 7 + 1.5
+    assert other.scheduling_group() is not program
+    assert other.scheduling_group().service == 7 + 1.5
     assert program.deadline == due
-    assert (program.owner, other.lineage().deadline) == (task.owner, None)
+    assert (program.owner, other.scheduling_group().deadline) == (task.owner, None)
 
 
 async def test_a_path_is_the_longest_chain_of_calls_and_not_their_sum(system: System) -> None:
@@ -183,11 +183,11 @@ async def test_a_path_is_the_longest_chain_of_calls_and_not_their_sum(system: Sy
     task = system.spawn(parent)
     await system.status(task)
     assert task.path == (10 + 1.5) + (20 + 1.5)
-    assert task.lineage().service == 10 + 4 + 20 + 8 + 4 * 1.5
+    assert task.scheduling_group().service == 10 + 4 + 20 + 8 + 4 * 1.5
 
 
 @pytest.mark.parametrize("models", [ONE_SLOT])
-@pytest.mark.parametrize("scheduling", [Scheduling(policy="attained", quantum=8)])
+@pytest.mark.parametrize("scheduling", [SchedulingSettings(policy="attained", quantum=8)])
 async def test_a_fresh_task_passes_one_that_fans_out(system: System) -> None:
     async def fan(ctx: Context) -> None:
         for child in [await ctx.spawn("teller", {"tokens": 8, "seed": n}) for n in range(6)]:
@@ -204,7 +204,7 @@ async def test_a_fresh_task_passes_one_that_fans_out(system: System) -> None:
 
 
 @pytest.mark.parametrize("models", [ONE_SLOT])
-@pytest.mark.parametrize("scheduling", [Scheduling(policy="fair", quantum=4)])
+@pytest.mark.parametrize("scheduling", [SchedulingSettings(policy="fair", quantum=4)])
 async def test_shares_are_of_owners(system: System) -> None:
     other = system.kernel.lifecycle.open_client("other")
     many = [system.spawn("teller", tokens=100, seed=n) for n in range(5)]
@@ -274,7 +274,7 @@ async def test_urgency_ends_with_the_answer(system: System) -> None:
 
 
 async def test_settings_of_a_model_go_over_those_of_all(system: System) -> None:
-    scheduling = Scheduling(policy="fair", quantum=9, weights={"ann": 2.0})
+    scheduling = SchedulingSettings(policy="fair", quantum=9, weights={"ann": 2.0})
     spec = ModelSpec(driver="simulated", policy="mlfq", weights={"bob": 3.0})
     settings = scheduling.policy_of(spec)
     assert (settings.kind, settings.quantum, settings.weights) == ("mlfq", 9, {"ann": 2.0, "bob": 3.0})

@@ -227,7 +227,7 @@ async def test_drivers_are_told_of_processes_that_only_asked_for_scores(system: 
     await system.status(process)
     await system.turns()
     assert [message.processes for message in system.driver.sent_of(protocol.Ended)] == [[process.pid]]
-    assert system.kernel.resources.runtime("one").work.absences._left == {}
+    assert system.kernel.resources.runtime("one").active.think_times._left == {}
 
 
 async def test_stats_show_the_machine(system: System) -> None:

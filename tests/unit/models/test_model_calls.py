@@ -61,7 +61,7 @@ async def test_a_strange_number_of_samples_is_refused(system: System, samples: i
 async def test_one_sample_that_fails_takes_the_others_with_it(system: System) -> None:
     task = asyncio.ensure_future(system.run(generating(samples=4, max_tokens=50)))
     await asyncio.sleep(5.5)
-    system.driver._say(protocol.Failed(2, to_wire(InvalidPrompt("this one"))))
+    system.driver._say(protocol.SequenceFailed(2, to_wire(InvalidPrompt("this one"))))
     with pytest.raises(InvalidPrompt, match="this one"):
         await task
     await system.turns()

@@ -11,7 +11,7 @@ import pytest
 from ipc.syscalls import Kill, Resume, Suspend
 from kernel.drivers import protocol
 from kernel.models.pager import Candidate, choose
-from kernel.models.settings import Scheduling
+from kernel.models.settings import SchedulingSettings
 from kernel.models.spec import ModelSpec
 from tests.support.paging import (
     FOUR_SLOTS,
@@ -157,17 +157,17 @@ async def test_a_preemption_costs_nothing_while_there_is_memory_and_else_the_tim
     process = system.spawn("teller")
     await asyncio.sleep(5.5)
     (sequence,) = system.sequences(process)
-    work = system.runtime().work
-    assert sequence.switch_cost == work.pager.switch_cost(sequence, 100.0) == 0.0
-    work.pager.kv = protocol.KVUsage(used=50 * TOKEN, waiting=1)
-    work.pager._rate = TOKEN * 16.0  # 16 tokens a second: its 8 are there and back in a second, besides the overhead
+    active = system.runtime().active
+    assert sequence.switch_cost == active.pager.switch_cost(sequence, 100.0) == 0.0
+    active.pager.kv = protocol.KVUsage(used=50 * TOKEN, waiting=1)
+    active.pager._rate = TOKEN * 16.0  # 16 tokens a second: its 8 are there and back in a second, besides the overhead
     assert sequence.length == 8
-    assert work.pager.switch_cost(sequence, 100.0) == pytest.approx(101.0)
+    assert active.pager.switch_cost(sequence, 100.0) == pytest.approx(101.0)
     await system.result(process)
 
 
 @pytest.mark.parametrize("models", [ONE_SLOT])
-@pytest.mark.parametrize("scheduling", [Scheduling(policy="round_robin", quantum=2)])
+@pytest.mark.parametrize("scheduling", [SchedulingSettings(policy="round_robin", quantum=2)])
 async def test_turns_are_longer_where_each_goes_to_disk_and_nobody_loses_a_token(system: System) -> None:
     processes = [system.spawn("teller", seed=seed) for seed in range(3)]
     assert [await system.result(process) for process in processes] == [text_of(seed) for seed in range(3)]

@@ -8,7 +8,7 @@ import pytest
 
 from ipc.syscalls import EmbedTexts, Generate, Kill, Nice, Resume, Sampling, Slots, Suspend
 from kernel.drivers import protocol
-from kernel.models.settings import Scheduling
+from kernel.models.settings import SchedulingSettings
 from kernel.models.spec import ModelSpec
 from llmosd.context import Context
 from tests.support.simulated import FAST, text_of
@@ -20,7 +20,7 @@ ONE_SLOT = {"sim": ModelSpec(driver="simulated", slots=1, lease=4, options=FAST)
 
 
 def taken(system: System) -> set[int]:
-    taken: set[int] = system.runtime().work.slots.taken
+    taken: set[int] = system.runtime().active.leases.taken
     return taken
 
 
@@ -79,7 +79,7 @@ async def test_a_long_line_of_urgent_calls_starves_no_other(system: System) -> N
 
 
 @pytest.mark.parametrize("models", [ONE_SLOT])
-@pytest.mark.parametrize("scheduling", [Scheduling(aging=0.5, quantum=16)])
+@pytest.mark.parametrize("scheduling", [SchedulingSettings(aging=0.5, quantum=16)])
 async def test_aging_exchanges_a_slot_once_in_a_quantum_and_not_every_few_tokens(system: System) -> None:
     low, high = system.spawn("teller", tokens=100, priority=0), system.spawn("teller", tokens=100, priority=1)
     await system.status(low)

@@ -12,7 +12,7 @@ import pytest
 from ipc.errors import DriverFailed, from_wire
 from ipc.syscalls import Kill, Nice, Resume, Slots, Suspend
 from kernel.drivers import protocol
-from kernel.models.settings import ResourceSettings, Scheduling
+from kernel.models.settings import ResourceSettings, SchedulingSettings
 from kernel.models.spec import ModelSpec
 from llmosd.context import Context
 from tests.support.simulated import text_of
@@ -173,7 +173,7 @@ async def asker(ctx: Context, model: str) -> list[int]:
 @pytest.mark.soak
 @pytest.mark.parametrize("models", [MODELS])
 @pytest.mark.parametrize("resources", [ResourceSettings(memory=15 * GB // 10, collate=4.0)])
-@pytest.mark.parametrize("scheduling", [Scheduling(aging=0.5, quantum=6)])
+@pytest.mark.parametrize("scheduling", [SchedulingSettings(aging=0.5, quantum=6)])
 @pytest.mark.parametrize("seed", range(15))
 async def test_each_text_is_right_and_nothing_is_left(system: System, seed: int, trial: Any) -> None:
     system.program(teller)

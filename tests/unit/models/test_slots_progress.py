@@ -17,7 +17,7 @@ from ipc.errors import DeadlineUnreachable, DriverFailed, LimitExceeded, from_wi
 from ipc.syscalls import Kill, Nice, Resume, SetPolicy, Suspend
 from kernel.drivers.simulated import swap
 from kernel.models.runtime import ModelRuntime
-from kernel.models.settings import Scheduling
+from kernel.models.settings import SchedulingSettings
 from kernel.models.spec import ModelSpec
 from llmosd.context import Context
 from tests.support.agents import teller
@@ -198,7 +198,7 @@ async def asker(ctx: Context) -> int:
 
 
 @pytest.mark.parametrize("models", [{"sim": SPEC}])
-@pytest.mark.parametrize("scheduling", [Scheduling(aging=0.5, quantum=6)])
+@pytest.mark.parametrize("scheduling", [SchedulingSettings(aging=0.5, quantum=6)])
 @pytest.mark.parametrize("seed", range(40))
 async def test_each_sequence_ends_and_no_driver_is_forgotten(
     system: System, seed: int, trial: Any, monkeypatch: pytest.MonkeyPatch

@@ -104,6 +104,6 @@ async def test_a_paused_generation_can_be_killed(system: System) -> None:
     await system.call(Kill(process.pid))
     await asyncio.sleep(5)
     runtime = system.runtime()
-    assert (runtime.work.slots.taken, runtime.work.slots.queue, runtime.work.sequences) == (set(), [], {})
+    assert (runtime.active.leases.taken, runtime.active.leases.queue, runtime.active.sequences) == (set(), [], {})
     recorder.stream.grant(10_000)  # what it left with the stream does no harm
     assert recorder.ended

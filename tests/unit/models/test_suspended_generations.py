@@ -22,13 +22,13 @@ async def test_kill_during_a_generation_sends_cancel_and_frees_the_slot_when_the
     victim, other, queued = (system.spawn(teller if not n else "teller", tokens=50) for n in range(3))
     await asyncio.sleep(5.5)
     run = system.runtime()
-    system.kernel.ending.end(victim, "killed", "test")
+    system.kernel.process_exit.end(victim, "killed", "test")
     await asyncio.sleep(0)
     assert (await system.status(victim)).reason == "killed"
     assert [cancel.sequence for cancel in system.driver.sent_of(protocol.Cancel)] == [1]
     await system.turns()
-    assert run.work.slots.taken == {2, 3}
-    assert 1 not in run.work.sequences
+    assert run.active.leases.taken == {2, 3}
+    assert 1 not in run.active.sequences
     await system.call(Kill(other.pid))
     await system.call(Kill(queued.pid))
     await system.turns()
@@ -43,7 +43,7 @@ async def test_a_kill_that_crosses_the_end_of_the_generation_leaves_nothing(syst
             await asyncio.sleep(0.9)
             break
     # The last step is under way in the driver: its Done and our Cancel meet on the wire.
-    system.loop.call_later(0.1, system.kernel.ending.end, process, "killed", "test")
+    system.loop.call_later(0.1, system.kernel.process_exit.end, process, "killed", "test")
     await system.status(process)
     await asyncio.sleep(3)
     assert_nothing_left(system)
@@ -54,7 +54,7 @@ async def test_kill_of_a_queued_call_tells_the_driver_nothing(system: System) ->
     await asyncio.sleep(2.5)
     await system.call(Kill(processes[2].pid))
     assert system.driver.sent_of(protocol.Cancel) == []
-    assert system.runtime().work.slots.queue == []
+    assert system.runtime().active.leases.queue == []
     assert await system.result(processes[0]) == await system.result(processes[1])
 
 
@@ -91,7 +91,7 @@ async def test_suspend_takes_a_generation_off_its_slot_and_resume_continues_the_
     await system.call(Suspend(process.pid))
     await asyncio.sleep(2)
     made = process.generated_tokens
-    assert system.runtime().work.slots.taken == set()
+    assert system.runtime().active.leases.taken == set()
     others = [system.spawn("teller", tokens=8) for _ in range(2)]
     for other in others:
         await system.status(other)
@@ -120,9 +120,9 @@ async def test_a_resume_before_the_driver_has_parked_it_keeps_the_slot(system: S
     await asyncio.sleep(5.5)
     await system.call(Suspend(processes[0].pid))
     await system.call(Resume(processes[0].pid))
-    assert [sequence.id for sequence in system.runtime().work.slots.queue] == [3]
+    assert [sequence.id for sequence in system.runtime().active.leases.queue] == [3]
     await asyncio.sleep(3)
-    assert system.runtime().work.slots.taken == {1, 2}
+    assert system.runtime().active.leases.taken == {1, 2}
     for process in processes:
         assert await system.result(process) == text_of(1, 20)
 
@@ -144,7 +144,7 @@ async def test_a_resumed_generation_takes_its_old_place_in_line(system: System) 
     await system.call(Suspend(first.pid))
     await asyncio.sleep(2)  # the third has its slot now
     await system.call(Resume(first.pid))
-    assert [sequence.id for sequence in system.runtime().work.slots.queue] == [1, 4]
+    assert [sequence.id for sequence in system.runtime().active.leases.queue] == [1, 4]
     for process in (first, second, third, fourth):
         assert await system.result(process) == text_of(1, 12)
 
@@ -159,7 +159,7 @@ async def test_resuming_one_thread_leaves_the_generations_of_the_others_in_line_
     await asyncio.sleep(2)
     await system.call(Suspend(waiting.pid, "0-1"))
     await system.call(Resume(waiting.pid, "0-1"))
-    assert [sequence.id for sequence in system.runtime().work.slots.queue] == [3]
+    assert [sequence.id for sequence in system.runtime().active.leases.queue] == [3]
     for process in (*running, waiting):
         assert await system.result(process) == text_of(1, 12)
     await asyncio.sleep(60)
@@ -188,7 +188,7 @@ async def test_a_resumed_generation_does_not_take_a_slot_while_its_reader_is_beh
     await system.call(Send(process.pid, "go"))
     for other in others:
         await system.result(other)
-    assert system.runtime().work.slots.taken == set()
+    assert system.runtime().active.leases.taken == set()
     recorder.stream.grant(10_000)
     assert await system.result(process) == text_of(1, 12)
 

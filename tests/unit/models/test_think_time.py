@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from kernel.models.think_time import PROGRAMS, Absences
+from kernel.models.think_time import PROGRAMS, ThinkTimes
 from tests.support.virtual_time import Clock
 
 
@@ -15,47 +15,47 @@ class Process:
         self.status: object | None = None
 
 
-def called(absences: Absences, clock: Clock, process: Process, away: float) -> None:
+def called(think_times: ThinkTimes, clock: Clock, process: Process, away: float) -> None:
     """A call that takes a second, `away` seconds after the last."""
     clock.now += away
-    absences.began(cast("Any", process))
+    think_times.began(cast("Any", process))
     clock.now += 1
-    absences.over(cast("Any", process))
+    think_times.over(cast("Any", process))
 
 
 def test_what_is_usual_is_learned_by_program_and_from_end_to_beginning() -> None:
     clock = Clock()
-    absences = Absences(clock)
-    called(absences, clock, Process(1), 100)
-    assert absences.usual("chatty") == 0
-    called(absences, clock, Process(1), 8)
-    assert absences.usual("chatty") == 8
-    called(absences, clock, Process(2), 100)  # another process: it does not come back, it comes
-    assert absences.usual("chatty") == 8
-    called(absences, clock, Process(2), 4)
-    assert 4 < absences.usual("chatty") < 8
-    assert absences.usual("other") == 0
+    think_times = ThinkTimes(clock)
+    called(think_times, clock, Process(1), 100)
+    assert think_times.usual("chatty") == 0
+    called(think_times, clock, Process(1), 8)
+    assert think_times.usual("chatty") == 8
+    called(think_times, clock, Process(2), 100)  # another process: it does not come back, it comes
+    assert think_times.usual("chatty") == 8
+    called(think_times, clock, Process(2), 4)
+    assert 4 < think_times.usual("chatty") < 8
+    assert think_times.usual("other") == 0
 
 
 def test_nothing_is_remembered_of_processes_that_have_ended() -> None:
     clock = Clock()
-    absences = Absences(clock)
+    think_times = ThinkTimes(clock)
     one, other = Process(1), Process(2)
-    called(absences, clock, one, 1)
-    absences.ended([1])
-    absences.began(cast("Any", other))
+    called(think_times, clock, one, 1)
+    think_times.ended([1])
+    think_times.began(cast("Any", other))
     other.status = "ended"
-    absences.over(cast("Any", other))
-    assert absences._left == {}
+    think_times.over(cast("Any", other))
+    assert think_times._left == {}
 
 
 def test_so_many_programs_are_known_and_no_more() -> None:
     clock = Clock()
-    absences = Absences(clock)
+    think_times = ThinkTimes(clock)
     for number in range(PROGRAMS + 10):
         process = Process(number, f"program {number}")
         for _ in range(2):
-            called(absences, clock, process, 1)
-    assert len(absences._usual) == PROGRAMS
-    assert absences.usual("program 0") == 0
-    assert absences.usual(f"program {PROGRAMS}") == 1
+            called(think_times, clock, process, 1)
+    assert len(think_times._usual) == PROGRAMS
+    assert think_times.usual("program 0") == 0
+    assert think_times.usual(f"program {PROGRAMS}") == 1

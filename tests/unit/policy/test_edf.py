@@ -28,7 +28,7 @@ def test_edf_sheds_what_cannot_be_done_in_time_and_only_while_it_waits() -> None
     assert desk.shed == [100]
     hopeful = Job(101, 8, deadline=desk.now + 10)
     desk.come(hopeful).turn()
-    hopeful.program.deadline = desk.now - 1
+    hopeful.group.deadline = desk.now - 1
     assert desk.finish().done[-1] == 101
 
 
@@ -49,7 +49,7 @@ def test_edf_takes_the_quickest_pace_of_late_since_a_batch_may_get_smaller() -> 
     now = 0.0
     for seconds in (1.0, *[10.0] * 20):  # alone, and then beside many
         now += seconds
-        policy.progress(Job(0, 100), 1, now)
+        policy.charge_tokens(Job(0, 100), 1, now)
     policy.arrive(Job(1, 1, deadline=now + 5), now)
     assert not policy.decide(1, now).shed
     policy.arrive(Job(2, 1, deadline=now + 1), now)
@@ -81,4 +81,4 @@ def test_edf_meets_all_deadlines_on_one_slot_that_any_order_meets(seed: int, cou
     play(desk, jobs, look)
     look(0)
     assert desk.shed == []
-    assert all(ends[job.id] <= job.program.deadline for _, job in jobs if job.program.deadline is not None)
+    assert all(ends[job.id] <= job.group.deadline for _, job in jobs if job.group.deadline is not None)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipc.errors import InvalidPolicy
-from kernel.policy.group import Program
+from kernel.policy.group import SchedulingGroup
 from kernel.policy.registry import KINDS, PolicySettings, check, make
 from tests.support.policy_desk import Desk, Job, play
 
@@ -18,14 +18,14 @@ PATIENT = [kind for kind in KINDS if kind not in ("edf", "auto")]  # those that 
 
 
 def workload(draw: Any) -> list[tuple[int, Job]]:
-    """Jobs of a few programs of a few owners, some with deadlines, priorities, prompts and costs."""
+    """Jobs of a few groups of a few owners, some with deadlines, priorities, prompts and costs."""
     random = draw(st.randoms(use_true_random=False))
     return make_workload(random, draw(st.integers(1, 25)))
 
 
 def make_workload(dice: random.Random, count: int) -> list[tuple[int, Job]]:
-    programs = [
-        Program(number, owner=dice.choice("abc"), deadline=dice.choice([None, None, dice.uniform(1, 300)]))
+    groups = [
+        SchedulingGroup(number, owner=dice.choice("abc"), deadline=dice.choice([None, None, dice.uniform(1, 300)]))
         for number in range(dice.randint(1, 6))
     ]
     return [
@@ -34,7 +34,7 @@ def make_workload(dice: random.Random, count: int) -> list[tuple[int, Job]]:
             Job(
                 number,
                 dice.choice([1, 3, 10, 40]),
-                program=dice.choice(programs),
+                group=dice.choice(groups),
                 priority=dice.choice([0, 0, 0, dice.randint(-20, 20)]),
                 prompt=dice.choice([0, 0, 5, 200]),
                 path=dice.choice([0.0, 12.5, 100.0]),
@@ -184,9 +184,9 @@ def test_no_slot_changes_hands_before_it_has_paid(kind: str, slots: int, quantum
 def test_a_stream_of_favoured_jobs_starves_nobody(kind: str, quantum: int, tokens: int, prompt: int) -> None:
     """The patient one has had much, is long, is of the owner who had most, and of low priority."""
     desk = Desk(kind, quantum=quantum, aging=0.5, starvation=5.0)
-    rich = Program(0, "rich")
+    rich = SchedulingGroup(0, "rich")
     rich.service = 200.0
-    patient = Job(0, tokens, program=rich, priority=-5, prompt=prompt, path=200.0, limited=False)
+    patient = Job(0, tokens, group=rich, priority=-5, prompt=prompt, path=200.0, limited=False)
     desk.come(Job(10_000, 3, owner="poor")).turn()
     desk.come(patient)
     number = 1

@@ -35,7 +35,7 @@ def test_fair_counts_prompts_at_their_price() -> None:
     reader = Job(0, 10, owner="reads", prompt=80)
     desk.come(reader, Job(1, 45, owner="writes"), Job(2, 10, owner="reads"), Job(3, 45, owner="writes"))
     desk.turn()
-    desk.read(reader)
+    desk.charge_prompt(reader)
     assert desk.finish().done == [0, 1, 2, 3]  # 50 for the first, so its owner waits for 45 of the other, and then some
 
 
@@ -58,17 +58,17 @@ def test_the_service_gap_of_busy_owners_stays_within_the_proven_bound(
     numbers = itertools.count()
     for _ in range(300):
         for owner in "ab":  # always busy: more in the line than there are slots
-            while sum(job.program.owner == owner for job in desk.waiting.values()) <= slots:
+            while sum(job.group.owner == owner for job in desk.waiting.values()) <= slots:
                 desk.come(Job(next(numbers), dice.randint(1, 40), owner=owner, prompt=dice.randint(0, prompt)))
         before = set(desk.made) - set(desk.waiting) - set(desk.running)
         desk.decide()
         for number, job in desk.running.items():
             if not desk.made[number] and number not in before and job.prompt:
-                desk.read(job)
-                served[job.program.owner] += 0.5 * job.prompt
+                desk.charge_prompt(job)
+                served[job.group.owner] += 0.5 * job.prompt
                 job.prompt = 0
         for job in desk.running.values():
-            served[job.program.owner] += 1
+            served[job.group.owner] += 1
         desk.turn()
         gaps.append(served["a"] - served["b"] / weight)
     bound = 2 * slots * (0.5 * prompt + quantum) / min(1, weight)

@@ -80,11 +80,11 @@ def test_what_waits_long_enough_gets_a_quantum_of_a_more_urgent_slot() -> None:
     assert decide(made) == ([1], [])
     assert decide(made, now=11.9) == ([], [])
     assert decide(made, now=12.0) == ([2], [1])  # 0 + 0.5 * 12 is one more than 5
-    made.progress(patient, 7, 13.0)
+    made.charge_tokens(patient, 7, 13.0)
     assert decide(made, now=13.0) == ([], [])
-    made.progress(patient, 1, 14.0)
+    made.charge_tokens(patient, 1, 14.0)
     assert decide(made, now=14.0) == ([1], [2])
-    made.progress(urgent, 8, 20.0)
+    made.charge_tokens(urgent, 8, 20.0)
     assert decide(made, now=25.9) == ([], [])
     assert decide(made, now=26.0) == ([2], [1])
 
@@ -172,7 +172,7 @@ def test_all_finish_no_slot_is_idle_and_none_is_given_twice(
         assert made.waiting == len(waiting) == len(made.line())
         for job in list(running.values()):
             job.tokens -= 1
-            made.progress(job, 1, now)
+            made.charge_tokens(job, 1, now)
             if not job.tokens:
                 made.leave(running.pop(job.id), now)
         now += 1.0
@@ -202,7 +202,7 @@ def test_a_stream_of_urgent_jobs_starves_nobody(level: int, aging: float) -> Non
         running = [one for one in [*running, *(job.id for job in run)] if one not in [job.id for job in preempt]]
         if running == [0]:
             ran += 1
-            made.progress(patient, 1, now)
+            made.charge_tokens(patient, 1, now)
         else:
             made.leave(Job(running.pop(), 20), now)
             number += 1

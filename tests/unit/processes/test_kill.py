@@ -93,7 +93,7 @@ async def test_kill_is_idempotent(system: System) -> None:
     kills = [system.thread(system.call(Kill(process.pid))) for _ in range(3)]
     statuses = [await kill for kill in kills]
     assert await system.call(Kill(process.pid)) == statuses[0] == statuses[1] == statuses[2]
-    assert system.kernel.ending.exits == {"killed": 1}
+    assert system.kernel.process_exit.exits == {"killed": 1}
 
 
 async def test_a_process_that_kills_itself_is_killed(system: System) -> None:

@@ -189,7 +189,7 @@ async def test_a_client_that_disconnects_takes_its_tasks_along(system: System) -
     client = system.kernel.lifecycle.open_client("passing")
     process = system.spawn(listener, parent=client)
     await system.turns()
-    system.kernel.ending.end(client, "killed", "the client disconnected")
+    system.kernel.process_exit.end(client, "killed", "the client disconnected")
     assert (await system.status(process)).reason == "killed"
     await system.turns()
     with pytest.raises(UnknownProcess):

@@ -1,4 +1,4 @@
-"""Programs: found by name and by path, loaded again when they change, and one that is broken harms no other."""
+"""ProgramLoader: found by name and by path, loaded again when they change, and one that is broken harms no other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from ipc.errors import AgentFailed, UnknownProgram
 from ipc.syscalls import Programs as ListPrograms
-from kernel.programs.loader import Programs
+from kernel.programs.loader import ProgramLoader
 from tests.support.system import System
 
 AGENT = """
@@ -31,13 +31,13 @@ def write(folder: Path, file: str, text: str, when: int = 1) -> Path:
 
 
 @pytest.fixture
-def programs(tmp_path: Path) -> Programs:
-    found = Programs([tmp_path])
+def programs(tmp_path: Path) -> ProgramLoader:
+    found = ProgramLoader([tmp_path])
     found._installed = []
     return found
 
 
-def test_a_program_is_found_by_the_name_of_its_coroutine(programs: Programs, tmp_path: Path) -> None:
+def test_a_program_is_found_by_the_name_of_its_coroutine(programs: ProgramLoader, tmp_path: Path) -> None:
     write(tmp_path, "file.py", AGENT.format(name="worker", n=1))
     assert programs.by_name.get("worker") is None
     program = programs.load("worker")
@@ -45,21 +45,21 @@ def test_a_program_is_found_by_the_name_of_its_coroutine(programs: Programs, tmp
     assert programs.by_name.get("worker") is program
 
 
-def test_a_file_that_did_not_change_is_not_run_again(programs: Programs, tmp_path: Path) -> None:
+def test_a_file_that_did_not_change_is_not_run_again(programs: ProgramLoader, tmp_path: Path) -> None:
     write(tmp_path, "a.py", AGENT.format(name="a", n=1))
     first = programs.load("a")
     programs.refresh()
     assert programs.by_name.get("a") is first
 
 
-def test_a_file_that_changed_is_read_afresh(programs: Programs, tmp_path: Path) -> None:
+def test_a_file_that_changed_is_read_afresh(programs: ProgramLoader, tmp_path: Path) -> None:
     path = write(tmp_path, "a.py", AGENT.format(name="a", n=1))
     assert programs.load(str(path)).summary == "Answers 1."
     write(tmp_path, "a.py", AGENT.format(name="a", n=2), when=2_000_000_000)
     assert programs.load(str(path)).summary == "Answers 2."
 
 
-def test_a_file_that_is_gone_is_forgotten(programs: Programs, tmp_path: Path) -> None:
+def test_a_file_that_is_gone_is_forgotten(programs: ProgramLoader, tmp_path: Path) -> None:
     path = write(tmp_path, "a.py", AGENT.format(name="a", n=1))
     programs.load("a")
     path.unlink()
@@ -70,7 +70,7 @@ def test_a_file_that_is_gone_is_forgotten(programs: Programs, tmp_path: Path) ->
 
 @pytest.mark.parametrize("text", ["import nothing_of_that_name", "def (", "raise SystemExit(1)", "1 / 0"])
 def test_a_broken_file_is_listed_with_its_error_and_harms_no_other(
-    programs: Programs, tmp_path: Path, text: str
+    programs: ProgramLoader, tmp_path: Path, text: str
 ) -> None:
     path = write(tmp_path, "broken.py", text)
     write(tmp_path, "fine.py", AGENT.format(name="fine", n=1))
@@ -84,7 +84,7 @@ def test_a_broken_file_is_listed_with_its_error_and_harms_no_other(
     programs.load("fine")
 
 
-def test_a_broken_file_that_is_corrected_loads(programs: Programs, tmp_path: Path) -> None:
+def test_a_broken_file_that_is_corrected_loads(programs: ProgramLoader, tmp_path: Path) -> None:
     write(tmp_path, "a.py", "1 / 0")
     with pytest.raises(AgentFailed):
         programs.load("a")
@@ -92,13 +92,13 @@ def test_a_broken_file_that_is_corrected_loads(programs: Programs, tmp_path: Pat
     assert programs.load("a").name == "a"
 
 
-def test_an_agent_with_parameters_that_have_no_name_is_a_broken_file(programs: Programs, tmp_path: Path) -> None:
+def test_an_agent_with_parameters_that_have_no_name_is_a_broken_file(programs: ProgramLoader, tmp_path: Path) -> None:
     write(tmp_path, "a.py", "from llmosd import agent\n@agent\nasync def a(ctx, *rest): ...\n")
     with pytest.raises(AgentFailed, match="cannot be given by name"):
         programs.load("a")
 
 
-def test_private_files_and_imported_agents_are_no_programs(programs: Programs, tmp_path: Path) -> None:
+def test_private_files_and_imported_agents_are_no_programs(programs: ProgramLoader, tmp_path: Path) -> None:
     write(tmp_path, "_private.py", AGENT.format(name="private", n=1))
     path = write(tmp_path, "a.py", AGENT.format(name="a", n=1))
     text = f"import importlib.util as u\ns = u.spec_from_file_location('x', {str(path)!r})\n"
@@ -108,7 +108,7 @@ def test_private_files_and_imported_agents_are_no_programs(programs: Programs, t
     assert [info.name for info in programs.listing()] == ["a"]
 
 
-def test_a_path_runs_a_file_and_a_name_after_it_picks_one(programs: Programs, tmp_path: Path) -> None:
+def test_a_path_runs_a_file_and_a_name_after_it_picks_one(programs: ProgramLoader, tmp_path: Path) -> None:
     other = tmp_path / "elsewhere"
     other.mkdir()
     path = write(other, "two.py", AGENT.format(name="one", n=1) + AGENT.format(name="two", n=2))
@@ -126,7 +126,7 @@ def test_a_path_runs_a_file_and_a_name_after_it_picks_one(programs: Programs, tm
         programs.load(str(empty))
 
 
-def test_files_of_one_name_in_two_folders_do_not_mix(programs: Programs, tmp_path: Path) -> None:
+def test_files_of_one_name_in_two_folders_do_not_mix(programs: ProgramLoader, tmp_path: Path) -> None:
     paths = []
     for n in (1, 2):
         folder = tmp_path / f"f{n}"
@@ -140,11 +140,13 @@ def test_a_later_folder_goes_over_an_earlier_one(tmp_path: Path) -> None:
     for n, folder in enumerate(folders):
         folder.mkdir()
         write(folder, "a.py", AGENT.format(name="a", n=n))
-    programs = Programs(folders)
+    programs = ProgramLoader(folders)
     assert programs.load("a").source == str(folders[1] / "a.py")
 
 
-def test_an_unknown_name_is_told_with_the_known_ones_and_the_way_to_a_file(programs: Programs, tmp_path: Path) -> None:
+def test_an_unknown_name_is_told_with_the_known_ones_and_the_way_to_a_file(
+    programs: ProgramLoader, tmp_path: Path
+) -> None:
     write(tmp_path, "a.py", AGENT.format(name="a", n=1))
     with pytest.raises(UnknownProgram, match=r"'b'; known: a\. A path such as \./b\.py"):
         programs.load("b")

@@ -16,7 +16,7 @@ from llmosd.simulator.device import DeviceModel, find
 from llmosd.simulator.least_squares import fit
 from llmosd.simulator.recording import Recording
 from llmosd.simulator.simulation import Simulation
-from llmosd.simulator.workload import Call
+from llmosd.simulator.workload import WorkloadCall
 
 TRUE = DeviceModel(step=0.02, sequence=0.003, prompt=0.0004, context=2e-6, reading=0.005)
 
@@ -84,8 +84,8 @@ def test_what_is_simulated_is_fitted_again():
     """A batch through the simulation, taken for a recording of a daemon, gives the device that it ran on."""
     found = []
     for count, prompt, tokens in ((1, 10, 40), (4, 10, 40), (16, 10, 40), (1, 600, 2), (8, 300, 40), (1, 100, 2)):
-        calls = (Call(prompt=prompt, tokens=tokens),)
-        tasks = [recording.Task(arrival=0.0, calls=calls)] * count
+        calls = (WorkloadCall(prompt=prompt, tokens=tokens),)
+        tasks = [recording.WorkloadTask(arrival=0.0, calls=calls)] * count
         run = Simulation(tasks, TRUE, make(PolicySettings(kind="fifo")), 16).run()
         ended = [finished(c.call, 0.0, c.end, prompt=prompt, generated=tokens, started=c.started) for c in run.calls]
         found.append(observation(ended, run.steps, TRUE))

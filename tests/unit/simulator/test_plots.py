@@ -12,7 +12,7 @@ import pytest
 from ipc.errors import InvalidCall, MissingExtra
 from kernel.policy.registry import PolicySettings
 from llmosd.simulator.device import DeviceModel
-from llmosd.simulator.experiment import Found, Plan, perform
+from llmosd.simulator.experiment import ExperimentPlan, ExperimentResult, perform
 from llmosd.simulator.outcome import CallOutcome
 from llmosd.simulator.plots.save import draw, draw_run, require
 from llmosd.simulator.plots.states import spans
@@ -24,9 +24,9 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture(scope="module")
-def found() -> Found:
+def found() -> ExperimentResult:
     policies = [PolicySettings(kind="fifo"), PolicySettings(kind="attained")]
-    return perform(Plan(device=DEVICE, policies=policies, tasks=12, seeds=2), timeline=True)
+    return perform(ExperimentPlan(device=DEVICE, policies=policies, tasks=12, seeds=2), timeline=True)
 
 
 def test_every_plot_is_a_png_and_an_svg(found, tmp_path):

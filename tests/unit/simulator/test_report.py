@@ -12,7 +12,7 @@ from llmosd.simulator.gaps import ServiceGap
 from llmosd.simulator.outcome import CallOutcome, Run, TaskOutcome
 from llmosd.simulator.report import Slo, estimates, flat, report
 from llmosd.simulator.statistics import estimate, jain, quantile
-from llmosd.simulator.workload import Call, Task
+from llmosd.simulator.workload import WorkloadCall, WorkloadTask
 
 DEVICE = DeviceModel(step=1.0)
 
@@ -36,8 +36,8 @@ def outcome(number: int, submitted: float, first: float, end: float, tokens: int
     )
 
 
-def task(arrival: float, tokens: int, **fields) -> Task:
-    return Task(arrival=arrival, calls=(Call(prompt=10, tokens=tokens),), **fields)
+def task(arrival: float, tokens: int, **fields) -> WorkloadTask:
+    return WorkloadTask(arrival=arrival, calls=(WorkloadCall(prompt=10, tokens=tokens),), **fields)
 
 
 def run_of(calls: list[CallOutcome], tasks: list[TaskOutcome], **fields) -> Run:

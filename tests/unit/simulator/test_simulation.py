@@ -16,16 +16,18 @@ from llmosd.simulator.outcome import DONE, ENDED, Run
 from llmosd.simulator.report import Slo, report
 from llmosd.simulator.simulation import Simulation
 from llmosd.simulator.statistics import estimate
-from llmosd.simulator.workload import Call, Task, chain
+from llmosd.simulator.workload import WorkloadCall, WorkloadTask, chain
 
 SECOND = DeviceModel(step=1.0)  # a step a second, whatever it holds
 
 
-def task(arrival: float, tokens: int, prompt: int = 0, **fields: object) -> Task:
-    return Task(arrival=arrival, calls=(Call(prompt=prompt, tokens=tokens),), **fields)
+def task(arrival: float, tokens: int, prompt: int = 0, **fields: object) -> WorkloadTask:
+    return WorkloadTask(arrival=arrival, calls=(WorkloadCall(prompt=prompt, tokens=tokens),), **fields)
 
 
-def simulate(tasks: list[Task], device: DeviceModel = SECOND, slots: int = 1, kind: str = "fifo", **options) -> Run:
+def simulate(
+    tasks: list[WorkloadTask], device: DeviceModel = SECOND, slots: int = 1, kind: str = "fifo", **options
+) -> Run:
     timeline = options.pop("timeline", False)
     policy = make(PolicySettings(kind=kind, **options))
     return Simulation(tasks, device, policy, slots, timeline=timeline).run()
@@ -84,8 +86,8 @@ def test_many_steps_at_once_are_the_same_as_one_by_one():
     device = DeviceModel(step=0.01, sequence=0.002, prompt=0.0005, context=1e-5, chunk=64, slower=1.4)
     tasks = programs(3, 40, 0.8, device, 4, Shape())
     alone = simulate(tasks, device, slots=4)
-    late = (Call(prompt=0, tokens=1, wait=1e6),)
-    ticks = [Task(arrival=alone.seconds * part / 4000, calls=late, deadline=1e-9) for part in range(4000)]
+    late = (WorkloadCall(prompt=0, tokens=1, wait=1e6),)
+    ticks = [WorkloadTask(arrival=alone.seconds * part / 4000, calls=late, deadline=1e-9) for part in range(4000)]
     broken = simulate(tasks + ticks, device, slots=4)
     assert len(broken.calls) == len(alone.calls)
     for one, other in zip(alone.calls, broken.calls, strict=True):
@@ -103,12 +105,12 @@ def test_no_step_begins_after_something_is_due(growth):
 
 def test_calls_of_a_task_follow_each_other():
     calls = (
-        Call(prompt=0, tokens=2),
-        Call(prompt=0, tokens=3, wait=1.0, after=(0,)),
-        Call(prompt=0, tokens=1, after=(0,)),
-        Call(prompt=0, tokens=1, wait=0.5, after=(1, 2)),
+        WorkloadCall(prompt=0, tokens=2),
+        WorkloadCall(prompt=0, tokens=3, wait=1.0, after=(0,)),
+        WorkloadCall(prompt=0, tokens=1, after=(0,)),
+        WorkloadCall(prompt=0, tokens=1, wait=0.5, after=(1, 2)),
     )
-    run = simulate([Task(arrival=1.0, calls=calls)], slots=4)
+    run = simulate([WorkloadTask(arrival=1.0, calls=calls)], slots=4)
     assert [call.submitted for call in sorted(run.calls, key=lambda call: call.place)] == [1.0, 4.0, 3.0, 7.5]
     assert run.tasks[0].finished == 8.5
     assert run.tasks[0].service == 7
@@ -182,7 +184,7 @@ def exponential(rate: float, draw: random.Random, count: int) -> list[float]:
     return found
 
 
-def mean_wait(tasks: list[Task], device: DeviceModel) -> float:
+def mean_wait(tasks: list[WorkloadTask], device: DeviceModel) -> float:
     """Seconds that calls wait for the slot on average, without the first tenth."""
     calls = sorted(simulate(tasks, device).calls, key=lambda call: call.call)
     kept = calls[len(calls) // 10 :]
@@ -225,7 +227,7 @@ def test_generators_make_the_load_they_are_asked_for():
         assert 0.4 < sum(shares) / len(shares) < 0.6
 
 
-def _at_once(tasks: list[Task]) -> list[Task]:
+def _at_once(tasks: list[WorkloadTask]) -> list[WorkloadTask]:
     return [msgspec.structs.replace(one, arrival=0.0) for one in tasks]
 
 
@@ -263,9 +265,9 @@ def test_programs_have_a_heavy_tail():
         ([task(0.0, 1, prompt=-1)], "negative"),
         ([task(0.0, 1, deadline=0.0)], "past when it comes"),
         ([task(0.0, 1, weight=0.0)], "a weight is above 0"),
-        ([Task(arrival=0.0, calls=())], "makes no call"),
-        ([Task(arrival=0.0, calls=(Call(prompt=0, tokens=1, after=(0,)),))], "earlier calls"),
-        ([Task(arrival=0.0, calls=(Call(prompt=0, tokens=9, limit=5),))], "more than its limit"),
+        ([WorkloadTask(arrival=0.0, calls=())], "makes no call"),
+        ([WorkloadTask(arrival=0.0, calls=(WorkloadCall(prompt=0, tokens=1, after=(0,)),))], "earlier calls"),
+        ([WorkloadTask(arrival=0.0, calls=(WorkloadCall(prompt=0, tokens=9, limit=5),))], "more than its limit"),
     ],
 )
 def test_a_workload_that_makes_no_sense_is_named(wrong, said):
@@ -283,5 +285,5 @@ def test_bad_loads_and_slots_are_named():
 
 
 def test_a_chain_waits_for_each():
-    calls = chain([Call(prompt=0, tokens=1), Call(prompt=0, tokens=1, wait=2.0)])
+    calls = chain([WorkloadCall(prompt=0, tokens=1), WorkloadCall(prompt=0, tokens=1, wait=2.0)])
     assert [call.after for call in calls] == [(), (0,)]

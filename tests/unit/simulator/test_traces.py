@@ -12,7 +12,7 @@ from ipc.errors import InvalidWorkload
 from llmosd.simulator import traces
 from llmosd.simulator.device import DeviceModel
 from llmosd.simulator.load import stretched
-from llmosd.simulator.workload import Call
+from llmosd.simulator.workload import WorkloadCall
 from tests.support.paths import ROOT
 
 SHIPPED = ROOT / "tests" / "bench" / "traces"
@@ -29,14 +29,14 @@ def read(tmp_path: Path, text: str, scale: float = 1.0) -> list:
 def test_a_trace_begins_at_its_first_call(tmp_path):
     tasks = read(tmp_path, HEADER + ROWS)
     assert [(task.arrival, task.calls) for task in tasks] == [
-        (0.0, (Call(prompt=374, tokens=44),)),
-        (4.25, (Call(prompt=396, tokens=109),)),
+        (0.0, (WorkloadCall(prompt=374, tokens=44),)),
+        (4.25, (WorkloadCall(prompt=396, tokens=109),)),
     ]
 
 
 def test_token_counts_are_scaled_and_stay_above_zero(tmp_path):
     tasks = read(tmp_path, HEADER + ROWS, scale=0.02)
-    assert [task.calls[0] for task in tasks] == [Call(prompt=7, tokens=1), Call(prompt=8, tokens=2)]
+    assert [task.calls[0] for task in tasks] == [WorkloadCall(prompt=7, tokens=1), WorkloadCall(prompt=8, tokens=2)]
 
 
 def test_a_compressed_trace_is_the_same(tmp_path):

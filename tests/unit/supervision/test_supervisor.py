@@ -10,7 +10,7 @@ import pytest
 
 from ipc.errors import InvalidCall, NameTaken, TooManyRestarts, UnknownProgram
 from ipc.syscalls import Child, Kill, Logs, Names, Sleep, Supervise
-from kernel.supervision.restarts import Restarts
+from kernel.supervision.restarts import RestartIntensity
 from llmosd.context import Context
 from tests.support.system import System
 
@@ -230,7 +230,7 @@ async def test_supervisors_make_trees_whose_failure_goes_up(system: System, stor
         system.program(function)
     with pytest.raises(TooManyRestarts, match="inner ended again"):
         await system.run(outer)
-    assert system.kernel.ending.exits == {"failed": 1 + 3 + 6}
+    assert system.kernel.process_exit.exits == {"failed": 1 + 3 + 6}
 
 
 @pytest.mark.parametrize(
@@ -255,14 +255,14 @@ async def test_what_makes_no_sense_is_refused(system: System, story: list[str], 
 
 def test_jitter_leaves_out_up_to_half_of_the_pause() -> None:
     chances = iter([0.0, 0.5, 1.0])
-    restarts = Restarts(10, 60.0, 1.0, 100.0, lambda: next(chances))
+    restarts = RestartIntensity(10, 60.0, 1.0, 100.0, lambda: next(chances))
     assert [restarts.another(now) for now in (0.0, 1.0, 2.0)] == [1.0, 1.5, 2.0]
 
 
 def test_no_restart_at_all_may_be_allowed() -> None:
-    assert Restarts(0, 60.0, 1.0, 1.0, lambda: 0.0).another(0.0) is None
+    assert RestartIntensity(0, 60.0, 1.0, 1.0, lambda: 0.0).another(0.0) is None
 
 
 def test_a_thousand_restarts_do_not_overflow_the_pause() -> None:
-    restarts = Restarts(5000, 1e9, 0.1, 5.0, lambda: 0.0)
+    restarts = RestartIntensity(5000, 1e9, 0.1, 5.0, lambda: 0.0)
     assert [restarts.another(0.0) for _ in range(5000)][-1] == 5.0

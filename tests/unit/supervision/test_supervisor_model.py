@@ -159,7 +159,7 @@ class Supervising(RuleBasedStateMachine):
             # The end comes when the thread has run: in the order in which they are told.
             for process, (_, how) in zip(processes, ends, strict=True):
                 if how == "is killed":
-                    self.system.kernel.ending.end(process, "killed", "by the test")
+                    self.system.kernel.process_exit.end(process, "killed", "by the test")
                 else:
                     self.system.kernel.messaging.notify(process, "order", "crash" if how == "crashes" else "return")
 

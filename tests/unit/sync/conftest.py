@@ -20,6 +20,6 @@ async def nothing_left(system):
     yield
     for process in tuple(system.table.alive.values()):
         if process is not system.client:
-            system.kernel.ending.end(process, "killed", "the test is over")
+            system.kernel.process_exit.end(process, "killed", "the test is over")
     await asyncio.sleep(10)
     assert await system.call(Locks()) == []

@@ -167,7 +167,7 @@ async def test_a_cancelled_wait_leaves_the_queue_and_a_cancelled_grant_goes_on(s
     holder = system.spawn(letting_go)
     first, second, third = (system.spawn("waiter", n) for n in range(3))
     await system.turns()
-    system.kernel.ending.end(first, "killed", "test")
+    system.kernel.process_exit.end(first, "killed", "test")
     await system.turns()
     assert await row(system) == ("held", [holder.pid], [second.pid, third.pid])
     await system.result(holder)

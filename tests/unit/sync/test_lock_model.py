@@ -202,7 +202,7 @@ class LocksAndSemaphores(RuleBasedStateMachine):
         if worker is not None:
             self.model.die(worker)
             process = self.workers.pop(worker).process
-            self.run(lambda: self.kernel.ending.end(process, "killed", "test"))
+            self.run(lambda: self.kernel.process_exit.end(process, "killed", "test"))
             self.run(self.spawn)
 
     @invariant()

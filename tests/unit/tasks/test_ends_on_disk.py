@@ -178,7 +178,7 @@ async def test_the_end_of_a_task_whose_client_leaves_while_it_waits_is_kept_as_i
     system.go.set()
     await system.waits(1)
     recorder.stream.close()
-    system.kernel.ending.end(client, "killed", "it left")
+    system.kernel.process_exit.end(client, "killed", "it left")
     disk.full.clear()
     found = await system.attach(task.id)
     await system.until(lambda: found.ended)

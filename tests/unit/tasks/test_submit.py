@@ -77,7 +77,7 @@ async def test_a_submission_whose_client_dies_meanwhile(system: System, disk: Di
             other,
         )
     await system.turns()
-    system.kernel.ending.end(other, "killed", "it left")
+    system.kernel.process_exit.end(other, "killed", "it left")
     await system.turns()
     disk.go.set()
     assert sorted(row.state for row in await ended(system, 2)) == ["done", "killed"]

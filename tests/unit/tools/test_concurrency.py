@@ -30,7 +30,7 @@ async def test_calls_beyond_the_concurrency_wait_in_line_and_run_in_its_order(
     await bench.hung(hanging)
     row = bench.row("hang")
     assert (row.running, row.queued) == (1, 3)
-    system.kernel.ending.end(agents[2], "killed", "by the test")
+    system.kernel.process_exit.end(agents[2], "killed", "by the test")
     with pytest.raises(Busy):
         await system.call(UseTool("hang", wait=False))
     hanging.go.set()
@@ -69,7 +69,7 @@ async def test_a_killed_caller_waits_no_longer_and_the_place_comes_back(
     agent = system.spawn(use, "hang")
     await bench.hung(hanging)
     assert agent.state() == ("blocked", "tool hang")
-    system.kernel.ending.end(agent, "killed", "by the test")
+    system.kernel.process_exit.end(agent, "killed", "by the test")
     assert (await system.status(agent)).reason == "killed"
     waiting = system.spawn(use, "hang", {"number": 2})
     hanging.go.set()
@@ -88,7 +88,7 @@ async def test_a_place_given_to_a_caller_that_was_killed_at_once_is_passed_on(
     hanging.go.set()
     while not ticket.given:
         await asyncio.sleep(0)
-    system.kernel.ending.end(agents[1], "killed", "by the test")
+    system.kernel.process_exit.end(agents[1], "killed", "by the test")
     assert await system.result(agents[2]) == 2
     assert (device.running, len(device.queue)) == (0, 0)
 
