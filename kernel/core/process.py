@@ -139,6 +139,7 @@ class Process:
         "calls",
         "children",
         "cpu_of_ended",
+        "critical_path",
         "durable",
         "dying",
         "followers",
@@ -157,7 +158,6 @@ class Process:
         "owner",
         "parent",
         "parent_pid",
-        "path",
         "pending_calls",
         "pid",
         "priority",
@@ -208,7 +208,7 @@ class Process:
         self.pending_calls: PendingCalls | None = None
         self.generations = 0
         self.group: SchedulingGroup | None = None  # made at first use
-        self.path = 0.0  # service of the longest chain of model calls that led to where it is
+        self.critical_path = 0.0  # service of the longest chain of model calls that led to where it is
         self.log: deque[Log] | None = None
         self.watchers: list[Callable[[Process], None]] | tuple[()] = ()  # called once it has ended
         self.followers: list[Stream] | tuple[()] = ()  # clients that read the log as it grows

@@ -41,7 +41,7 @@ class Machine(Protocol):
     def sample(self, pids: Iterable[int]) -> MachineSample:
         """The machine now, and the resident sets of these processes. Blocks, for a moment or for long."""
 
-    def resident(self, pid: int) -> int:
+    def rss(self, pid: int) -> int:
         """The resident set of process `pid` in bytes, 0 if there is none. Never blocks."""
 
     def oom_kills(self) -> int:
@@ -69,12 +69,12 @@ class ThisMachine:
             memory_available=memory.available,
             disk_total=disk.total,
             disk_free=disk.free,
-            rss={pid: self.resident(pid) for pid in pids},
+            rss={pid: self.rss(pid) for pid in pids},
             oom_kills=self.oom_kills(),
             gpus=self._gpus.sample(),
         )
 
-    def resident(self, pid: int) -> int:
+    def rss(self, pid: int) -> int:
         try:
             return int(psutil.Process(pid).memory_info().rss)
         except psutil.Error:

@@ -82,14 +82,14 @@ class ActiveSequences:
             sequence.expected_think_time = self.think_times.usual(sequence.process.program)
         self.think_times.began(sequence.process)
         if sequence.process.suspended or sequence.thread.suspended:
-            sequence.holds.add(SUSPENDED)
+            sequence.block_reasons.add(SUSPENDED)
         self.leases.enqueue(sequence)
 
     def cancel(self, sequence: Sequence) -> None:
         """Nobody wants it any more. Its slot is free when the driver has let go of it, within one step."""
         sequence.cancelled = True
         self.leases.withdraw(sequence)
-        if sequence.resident:
+        if sequence.in_driver:
             self._cancelling.add(sequence.id)
             self._ask(protocol.Cancel(sequence.id))
         else:
@@ -111,7 +111,7 @@ class ActiveSequences:
         sequences = tuple(self.sequences.values())
         self.sequences.clear()
         for sequence in sequences:
-            sequence.resident = False
+            sequence.in_driver = False
             self.pager.forget(sequence)
             if not sequence.cancelled:
                 sequence.finish(error)
@@ -138,12 +138,12 @@ class ActiveSequences:
     def driver_gone(self, how: str) -> int:
         """There is no driver any more; `how` it died, if it was not stopped. How many sequences it held."""
         on_slot = self.leases.taken
-        held = [sequence for sequence in self.sequences.values() if sequence.resident]
+        held = [sequence for sequence in self.sequences.values() if sequence.in_driver]
         self.leases.close()
         self._cancelling.clear()
         self.pager.driver_gone(held)
         for sequence in held:
-            sequence.resident = False
+            sequence.in_driver = False
             sequence.lease = 0
             if sequence.cancelled:
                 self._forget(sequence)
@@ -184,7 +184,7 @@ class ActiveSequences:
             case protocol.Parked(sequence=number):
                 if (parked := self.sequences.get(number)) is not None:
                     if message.held and isinstance(parked, Generation):
-                        parked.held = True
+                        parked.has_kv = True
                     self.leases.parked(parked)
             case protocol.Done(sequence=number):
                 if isinstance(sequence := self.sequences.get(number), Generation):
@@ -243,7 +243,7 @@ class ActiveSequences:
             self._area.remove(number)
             return
         self.pager.swapped_out(sequence, message)
-        if sequence.cancelled and not sequence.resident:
+        if sequence.cancelled and not sequence.in_driver:
             self._forget(sequence)
 
     def _charge_prompt(self, sequence: Sequence, tokens: int) -> None:
@@ -267,7 +267,7 @@ class ActiveSequences:
         sequence = self.sequences.get(number)
         if sequence is None:
             return
-        sequence.resident = False
+        sequence.in_driver = False
         if sequence.state == RUNNING:
             self.pager.served(self._clock() - sequence.since)
         if not sequence.cancelled:

@@ -101,7 +101,9 @@ class ModelSubsystem:
                     generation.restore(begun)
             record.made(generations)
         await self._run(generations, process, thread, runtime)
-        process.path = max(process.path, *(generation.path + generation.service for generation in generations))
+        process.critical_path = max(
+            process.critical_path, *(generation.critical_path + generation.service for generation in generations)
+        )
         completions = [generation.completion() for generation in generations]
         for completion in completions:
             constraints.check_reply(completion.text, completion.reason, sampling.constraint)

@@ -61,7 +61,7 @@ class Generation(Sequence):
         "file",
         "first",
         "given",
-        "held",
+        "has_kv",
         "ids",
         "logprobs",
         "prompt_ids",
@@ -99,7 +99,7 @@ class Generation(Sequence):
         self.reason = ""
         self.file = ""
         self.recomputed = ""
-        self.held = False
+        self.has_kv = False
         self.expected_think_time = 0.0
         self.submitted = 0.0
         self.started: float | None = None
@@ -119,7 +119,7 @@ class Generation(Sequence):
         return GenerationSnapshot(self.prompt_ids or [], self.ids, "".join(self.text), self.logprobs, self.file)
 
     def admission(self) -> protocol.Admit:
-        self.held = False
+        self.has_kv = False
         return protocol.Admit(
             self.id,
             self.given if self.prompt_ids is None else "",
@@ -146,7 +146,7 @@ class Generation(Sequence):
     @property
     def prompt(self) -> int:
         """Tokens that are to be read before it makes one; by its characters, as long as no driver has counted them."""
-        if self.resident and self.held:
+        if self.in_driver and self.has_kv:
             return 0
         if self.prompt_ids is not None:
             return self.length
@@ -162,13 +162,13 @@ class Generation(Sequence):
     @property
     def swappable(self) -> bool:
         """Whether a driver holds a state of it that is worth keeping."""
-        return self.resident and self.held and not self.cancelled
+        return self.in_driver and self.has_kv and not self.cancelled
 
     def extend(self, progress: protocol.Progress) -> None:
         """Take what a driver made. Raises `DriverFailed` for a probability that is no number."""
         if progress.logprobs and any(map(math.isnan, progress.logprobs)):
             raise DriverFailed(f"model {self.model} computed a probability that is not a number; the tokens are void")
-        self.held = True
+        self.has_kv = True
         self.ids += progress.ids
         self.logprobs += progress.logprobs
         if text := progress.text:
@@ -190,7 +190,7 @@ class Generation(Sequence):
             super().info(position),
             prompt_tokens=len(self.prompt_ids or ()),
             generated_tokens=len(self.ids),
-            kept="disk" if self.file else "memory" if self.resident else "",
+            kept="disk" if self.file else "memory" if self.in_driver else "",
             recomputed=self.recomputed,
         )
 

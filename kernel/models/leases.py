@@ -36,7 +36,7 @@ class LeaseTable:
         self._policy = policy
         self._clock = clock
         self._send = send
-        self.on_relief: Callable[[Sequence, str], None] = self.release  # called when a reader has caught up
+        self.on_relief: Callable[[Sequence, str], None] = self.unblock  # called when a reader has caught up
         self.on_reason: Callable[[str], None] | None = None  # called when the policy changed something of itself
         self.on_shed: Callable[[Sequence], None] = self.free  # called when a policy gives a sequence up
         self._reason = policy.reason
@@ -122,7 +122,7 @@ class LeaseTable:
 
     def enqueue(self, sequence: Sequence) -> None:
         """Let `sequence` run as soon as the policy has a slot for it; parked as long as something holds it."""
-        if self._is_held(sequence):
+        if self._is_blocked(sequence):
             self._policy.leave(sequence, self._clock())
             self._set_state(sequence, PARKED)
             return
@@ -147,9 +147,9 @@ class LeaseTable:
         self._policy.reprioritise(sequence, self._clock())
         self.reschedule()
 
-    def hold(self, sequence: Sequence, why: str) -> None:
+    def block(self, sequence: Sequence, why: str) -> None:
         """Take it off its slot and keep it off until released; what it has computed stays in the driver."""
-        sequence.holds.add(why)
+        sequence.block_reasons.add(why)
         if sequence.state == RUNNING and sequence.preemptible:
             self._revoke(sequence)
             self.withdraw(sequence)
@@ -157,12 +157,12 @@ class LeaseTable:
             self.withdraw(sequence)
             self._set_state(sequence, PARKED)
 
-    def release(self, sequence: Sequence, why: str) -> None:
+    def unblock(self, sequence: Sequence, why: str) -> None:
         """Lift a hold; without any left it queues for a slot again, in its old place."""
-        if why not in sequence.holds:
+        if why not in sequence.block_reasons:
             return
-        sequence.holds.discard(why)
-        if sequence.holds or sequence.finished or sequence.cancelled:
+        sequence.block_reasons.discard(why)
+        if sequence.block_reasons or sequence.finished or sequence.cancelled:
             return
         if sequence.id in self._leaving:  # its revocation was not answered yet
             self._give_up(sequence)
@@ -186,14 +186,14 @@ class LeaseTable:
             sequence.grant = max(sequence.grant - tokens, 0)
             if not sequence.grant:
                 self.reschedule()
-        if sequence.lease * 2 <= self._lease and sequence.state == RUNNING and not sequence.holds:
+        if sequence.lease * 2 <= self._lease and sequence.state == RUNNING and not sequence.block_reasons:
             self._renew(sequence)
 
     def parked(self, sequence: Sequence) -> None:
         """The driver stopped it at the end of its lease, or because it was revoked."""
         if sequence.id not in self._holders or sequence.cancelled:
             return
-        if not sequence.holds:
+        if not sequence.block_reasons:
             if sequence.lease <= 0:
                 self._renew(sequence)
             return  # a renewal is on its way already
@@ -209,16 +209,16 @@ class LeaseTable:
         if sequence.id in self._holders:
             self._renew(sequence)
             return True
-        if self._is_held(sequence):
+        if self._is_blocked(sequence):
             self.withdraw(sequence)
             self._set_state(sequence, PARKED)
             return False
         self._holders[sequence.id] = sequence
         self._set_state(sequence, RUNNING)
-        if sequence.resident:
+        if sequence.in_driver:
             self._renew(sequence)
         else:
-            sequence.resident = True
+            sequence.in_driver = True
             sequence.lease = self._span(sequence) if sequence.preemptible else 0
             self._send(sequence.admission())
         return True
@@ -243,7 +243,7 @@ class LeaseTable:
 
     def _renew(self, sequence: Sequence) -> None:
         """Fill the lease up, unless the reader is behind: then the driver parks it when the rest is used."""
-        if self._is_held(sequence) or not sequence.preemptible:
+        if self._is_blocked(sequence) or not sequence.preemptible:
             return
         left, span = max(sequence.lease, 0), self._span(sequence)
         if span > left:
@@ -254,11 +254,11 @@ class LeaseTable:
         """Tokens of a full lease. While others wait it ends with the grant, so that a quantum is exact."""
         return min(self._lease, sequence.grant) if sequence.grant and self._policy.waiting else self._lease
 
-    def _is_held(self, sequence: Sequence) -> bool:
+    def _is_blocked(self, sequence: Sequence) -> bool:
         """Whether something holds it; a reader who is behind does, until he has caught up."""
-        if sequence.reader_is_behind and READER not in sequence.holds:
-            sequence.holds.add(READER)
+        if sequence.reader_is_behind and READER not in sequence.block_reasons:
+            sequence.block_reasons.add(READER)
             stream = sequence.process.stream
             assert stream is not None
             stream.when_drained(lambda: self.on_relief(sequence, READER))
-        return bool(sequence.holds)
+        return bool(sequence.block_reasons)

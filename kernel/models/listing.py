@@ -54,7 +54,7 @@ def slot_info(runtime: ModelRuntime, machine: Machine) -> SlotInfo:
         tokens_per_second=round(active.rate, 1) if slots.used else 0.0,
         steps=active.steps,
         restarts=runtime.restarts,
-        memory=machine.resident(runtime.pid) if runtime.pid else 0,
+        memory=machine.rss(runtime.pid) if runtime.pid else 0,
         sequences=[sequence.info(places.get(sequence.id, 0)) for sequence in active.sequences.values()],
         given=slots.count,
         cause=runtime.rules.cause,

@@ -65,7 +65,7 @@ class Loader:
     def loaded(self, message: protocol.Loaded, pid: int | None, seconds: float) -> Coroutine[Any, Any, None]:
         """The driver, process `pid`, is ready after `seconds`. Returns a coroutine that notes this on disk."""
         self.context, self.facts = message.context, message.facts
-        size = self._services.machine.resident(pid) if pid else 0
+        size = self._services.machine.rss(pid) if pid else 0
         measured = MeasuredSize(size, seconds, message.token_bytes, message.context)
         book = self._services.book
         contents = book.put(self._key, measured)

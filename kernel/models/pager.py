@@ -110,7 +110,7 @@ class Pager:
     def _page(self, waiting: int, moved: bool, sequences: Iterable[Sequence]) -> None:
         if self.leaving or self._clock() < self._refused_until:
             return
-        residents = [one for one in sequences if one.resident]
+        residents = [one for one in sequences if one.in_driver]
         generations = [one for one in residents if isinstance(one, Generation)]
         forced = waiting > 0 and self._is_short(generations, asked=len(generations) < len(residents))
         granted = self._footprint.kv_memory
@@ -131,7 +131,7 @@ class Pager:
         granted, token_bytes = self._footprint.kv_memory, self._footprint.token_bytes
         if not granted or not token_bytes:
             return True
-        waiting = [one for one in generations if one.state == RUNNING and not one.held]
+        waiting = [one for one in generations if one.state == RUNNING and not one.has_kv]
         if not waiting or (asked and self._stuck):  # then it is queries that wait, of a size that nobody knows
             return self.kv.used > (0 if self._stuck else granted // 2)
         needs = [len(one.prompt_ids or ()) + (one.sampling.max_tokens or self._max_tokens) for one in waiting]
@@ -156,7 +156,7 @@ class Pager:
             self._refused(sequence, f"{error.strerror}: {error.filename}")
             return
         self.leaving[sequence.id] = path
-        self._leases.hold(sequence, SWAPPING)
+        self._leases.block(sequence, SWAPPING)
         self._ask(protocol.SwapOut(sequence.id, path))
 
     def swapped_out(self, sequence: Generation, message: protocol.SwappedOut) -> None:
@@ -170,14 +170,14 @@ class Pager:
             self.refusal = ""
             self._stuck = False
             self.swapped.add(sequence.id)
-            sequence.resident = False
+            sequence.in_driver = False
             sequence.file = path
             if message.size and message.seconds > 0:
                 self._rate = _smoothed(self._rate, message.size / message.seconds)
             self._leases.free(sequence)
             if sequence.record is not None and not sequence.cancelled:
                 sequence.record.swapped_out(sequence)
-        self._leases.release(sequence, SWAPPING)
+        self._leases.unblock(sequence, SWAPPING)
 
     def restored(self, sequence: Generation, message: protocol.Restored) -> None:
         """The driver has read it back, or computes it anew."""
@@ -202,7 +202,7 @@ class Pager:
             if sequence.id in self.leaving:
                 del self.leaving[sequence.id]
                 self._area.remove_unfinished(sequence.id)
-                sequence.holds.discard(SWAPPING)
+                sequence.block_reasons.discard(SWAPPING)
 
     def forget(self, sequence: Sequence) -> None:
         """It is over."""
@@ -252,8 +252,8 @@ def _in_the_way(generations: list[Generation], count: int, moved: bool) -> list[
     It is the least urgent one, if the one that waits is more urgent, or if nothing moves at all.
     """
     running = [sequence for sequence in generations if sequence.state == RUNNING and not sequence.cancelled]
-    waiting = [sequence for sequence in running if not sequence.held]
-    holding = [sequence for sequence in running if sequence.held]
+    waiting = [sequence for sequence in running if not sequence.has_kv]
+    holding = [sequence for sequence in running if sequence.has_kv]
     if len(waiting) > count:
         return []  # some of these have memory, and read their prompts: who waits is not known yet
     if holding and waiting:

@@ -93,12 +93,12 @@ class ModelRuntime:
 
     def hold(self, sequence: Sequence, why: str) -> None:
         """See `Slots.hold`."""
-        self._leases.hold(sequence, why)
+        self._leases.block(sequence, why)
         self._settle()
 
     def release(self, sequence: Sequence, why: str) -> None:
         """See `Slots.release`."""
-        self._leases.release(sequence, why)
+        self._leases.unblock(sequence, why)
         self._settle()
 
     def reprioritise(self, sequence: Sequence) -> None:

@@ -29,18 +29,18 @@ class Sequence(ABC):
 
     __slots__ = (
         "cancelled",
+        "critical_path",
         "deaths",
         "error",
         "grant",
         "group",
-        "holds",
+        "block_reasons",
         "id",
+        "in_driver",
         "lease",
         "model",
-        "path",
         "preemptions",
         "process",
-        "resident",
         "since",
         "state",
         "switch_cost",
@@ -52,13 +52,13 @@ class Sequence(ABC):
         self.id = sequence_id
         self.process = process
         self.group: SchedulingGroup = process.scheduling_group()
-        self.path = process.path
+        self.critical_path = process.critical_path
         self.thread = thread
         self.model = model
         self.state = QUEUED
-        self.resident = False
+        self.in_driver = False
         self.cancelled = False
-        self.holds: set[str] = set()
+        self.block_reasons: set[str] = set()
         self.lease = self.grant = 0
         self.deaths = 0
         self.preemptions = 0
@@ -118,5 +118,5 @@ class Sequence(ABC):
         return
 
     def __str__(self) -> str:
-        why = ", ".join(sorted(self.holds))
+        why = ", ".join(sorted(self.block_reasons))
         return f"{self.model}: {self.state}" + (f" ({why})" if why else "")

@@ -17,4 +17,4 @@ class AttainedPath(MultilevelPolicy):
     kind = "attained_dag"
 
     def _attained(self, entry: QueueEntry) -> float:
-        return entry.job.path + entry.served
+        return entry.job.critical_path + entry.served

@@ -38,7 +38,7 @@ class Job(Protocol):
         """Tokens that it may make at most from now on; 0 if that is not known."""
 
     @property
-    def path(self) -> float:
+    def critical_path(self) -> float:
         """Service, in tokens made, along the longest chain of calls that led to it; the same as long as it lives."""
 
     @property

@@ -73,7 +73,7 @@ class ProcessExit:
             raise InvalidCall(f"process {process.pid} waits for its own end")
         timeout = check_timeout(call.timeout)
         if target.status is not None:
-            process.path = max(process.path, target.path)
+            process.critical_path = max(process.critical_path, target.critical_path)
             return target.status
         return self.until_ended(target, timeout, process)
 
@@ -94,7 +94,7 @@ class ProcessExit:
                 deadlock.check(thread)
                 await PARK
             if waiter is not None:  # what it does next comes after all that `target` did
-                waiter.path = max(waiter.path, target.path)
+                waiter.critical_path = max(waiter.critical_path, target.critical_path)
             return target.status
         finally:
             target.unwatch(wake)

@@ -200,6 +200,6 @@ class Lifecycle:
 def _schedule_with(process: Process, parent: Process, now: float, deadline: float | None) -> None:
     """A process that an agent made belongs to the program of that, unless it works for another owner."""
     if not parent.is_client and process.owner == parent.owner:
-        process.group, process.path = parent.scheduling_group(), parent.path
+        process.group, process.critical_path = parent.scheduling_group(), parent.critical_path
     elif deadline is not None:  # not asked of the timer: uvloop makes one of no time without its end
         process.scheduling_group().deadline = now + deadline

@@ -28,23 +28,23 @@ class SimulatedCall:
         "away",
         "cancelled",
         "credited",
+        "critical_path",
         "end",
         "first",
         "grant",
         "group",
-        "held",
-        "holds",
+        "has_kv",
+        "block_reasons",
         "id",
+        "in_driver",
         "joined",
         "lease",
         "made",
         "outcome",
-        "path",
         "place",
         "preemptions",
         "priority",
         "prompt",
-        "resident",
         "since",
         "slot",
         "spec",
@@ -68,7 +68,7 @@ class SimulatedCall:
         spec: WorkloadCall,
         group: SchedulingGroup,
         priority: int,
-        path: float,
+        critical_path: float,
         now: float,
     ) -> None:
         self.id = number
@@ -77,13 +77,13 @@ class SimulatedCall:
         self.spec = spec
         self.group = group
         self.priority = priority
-        self.path = path
+        self.critical_path = critical_path
         self.prompt = spec.prompt
         self.tokens = spec.tokens
         self.state = QUEUED
-        self.holds: set[str] = set()
+        self.block_reasons: set[str] = set()
         self.lease = self.grant = self.preemptions = 0
-        self.resident = self.cancelled = False
+        self.in_driver = self.cancelled = False
         self.since = 0.0
         self.switch_cost = 0.0
         self.submitted = now
@@ -95,7 +95,7 @@ class SimulatedCall:
         self.unread = spec.prompt
         self.made = self.credited = 0
         self.joined = 0
-        self.held = False  # it has memory
+        self.has_kv = False  # it has memory
         self.away = False  # its state is on disk
         self.slot = -1
 

@@ -75,7 +75,7 @@ class SimulatedEngine:
     def swapped(self, call: SimulatedCall) -> None:
         """`call`, which is on no slot, was written to disk."""
         self.memory.free(call)
-        call.resident, call.away = False, True
+        call.in_driver, call.away = False, True
         self._fill()
 
     def restored(self, call: SimulatedCall) -> None:

@@ -21,7 +21,7 @@ class KVMemoryModel:
 
     def take(self, call: SimulatedCall) -> bool:
         """Room for `call`, unless there is none: then it waits for some."""
-        if call.held:
+        if call.has_kv:
             return True
         if self.waiting or not self._fits(call):
             self.waiting[call.id] = call
@@ -35,8 +35,8 @@ class KVMemoryModel:
 
     def free(self, call: SimulatedCall) -> None:
         """What it has is free again."""
-        if call.held:
-            call.held = False
+        if call.has_kv:
+            call.has_kv = False
             self.used -= call.reserve if self.size else 0
 
     def served(self) -> Iterator[SimulatedCall]:
@@ -53,5 +53,5 @@ class KVMemoryModel:
         return not self.size or self.used + call.reserve <= self.size
 
     def _give(self, call: SimulatedCall) -> None:
-        call.held = True
+        call.has_kv = True
         self.used += call.reserve if self.size else 0

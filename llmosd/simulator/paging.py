@@ -48,14 +48,14 @@ class Paging:
             return
         first = next(iter(waiting.values()))
         need = self._engine.memory.used + first.reserve - self._engine.memory.size
-        parked = [call for call in self._engine.calls.values() if call.held and call.state != RUNNING]
+        parked = [call for call in self._engine.calls.values() if call.has_kv and call.state != RUNNING]
         chosen = cast("list[SimulatedCall]", choose(map(self._candidate, parked), need, self._rate, forced=True))
         if not chosen and self._engine.idle:  # nothing moves: the last to come of those that run makes room
-            running = [call for call in self._engine.calls.values() if call.held]
+            running = [call for call in self._engine.calls.values() if call.has_kv]
             chosen = sorted(running, key=lambda call: (call.priority, -call.id))[:1]
         for call in chosen:
             self._leaving[call.id] = call
-            self._leases.hold(cast("Sequence", call), SWAPPING)
+            self._leases.block(cast("Sequence", call), SWAPPING)
             if call.state == RUNNING:
                 self._leases.parked(cast("Sequence", call))  # the engine has taken it off at once
             self._later(self._engine.now + self._device.swap_seconds(call.prompt + call.made), call)
@@ -67,7 +67,7 @@ class Paging:
         self.swaps += 1
         self._engine.swapped(call)
         self._leases.free(cast("Sequence", call))
-        self._leases.release(cast("Sequence", call), SWAPPING)
+        self._leases.unblock(cast("Sequence", call), SWAPPING)
 
     def forget(self, call: SimulatedCall) -> None:
         """It is over."""

@@ -33,7 +33,7 @@ SUBMIT, DEADLINE, WRITTEN, RESTORED = 0, 1, 2, 3  # what an event is, in the ord
 class _Progress:
     """How far a task has come. `left` counts, for each call, those that it still waits for."""
 
-    __slots__ = ("calls", "done", "finished", "followers", "group", "left", "live", "over", "paths")
+    __slots__ = ("calls", "critical_paths", "done", "finished", "followers", "group", "left", "live", "over")
 
     def __init__(self, task: WorkloadTask, group: SchedulingGroup) -> None:
         self.group = group
@@ -42,7 +42,7 @@ class _Progress:
         for place, call in enumerate(task.calls):
             for before in set(call.after):
                 self.followers[before].append(place)
-        self.paths = [0.0] * len(task.calls)
+        self.critical_paths = [0.0] * len(task.calls)
         self.live: dict[int, SimulatedCall] = {}
         self.done = 0
         self.over = False
@@ -213,7 +213,7 @@ class Simulation:
         self._last_call += 1
         priority = task.priority if spec.priority is None else spec.priority
         call = SimulatedCall(
-            self._last_call, number, place, spec, progress.group, priority, progress.paths[place], time
+            self._last_call, number, place, spec, progress.group, priority, progress.critical_paths[place], time
         )
         self._paging.price(call)
         progress.live[call.id] = call
@@ -257,9 +257,9 @@ class Simulation:
     def _follow(self, call: SimulatedCall, progress: _Progress) -> None:
         """What its task does now that `call` is done."""
         progress.done += 1
-        path = call.path + PROMPT_WEIGHT * call.prompt + call.tokens
+        path = call.critical_path + PROMPT_WEIGHT * call.prompt + call.tokens
         for place in progress.followers[call.place]:
-            progress.paths[place] = max(progress.paths[place], path)
+            progress.critical_paths[place] = max(progress.critical_paths[place], path)
             progress.left[place] -= 1
             if not progress.left[place]:
                 wait = self._tasks[call.task].calls[place].wait

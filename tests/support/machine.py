@@ -29,14 +29,14 @@ class FakeMachine:
             memory_available=self.available,
             disk_total=10**12,
             disk_free=self.disk_free,
-            rss={pid: self.resident(pid) for pid in pids},
+            rss={pid: self.rss(pid) for pid in pids},
             oom_kills=self.killed,
         )
 
     def oom_kills(self) -> int:
         return self.killed
 
-    def resident(self, pid: int) -> int:
+    def rss(self, pid: int) -> int:
         driver = next((driver for driver in self._launcher.drivers if driver.pid == pid), None)
         if driver is None:
             return 0

@@ -25,7 +25,7 @@ class Job:
         deadline: float | None = None,
         priority: int = 0,
         prompt: int = 0,
-        path: float = 0.0,
+        critical_path: float = 0.0,
         switch_cost: float = 0.0,
         preemptible: bool = True,
         limited: bool = True,
@@ -35,7 +35,7 @@ class Job:
         self.group = group or SchedulingGroup(number, owner, deadline=deadline)
         self.priority = priority
         self.prompt = prompt
-        self.path = path
+        self.critical_path = critical_path
         self.switch_cost = switch_cost
         self.preemptible = preemptible
         self.limited = limited

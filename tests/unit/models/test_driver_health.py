@@ -103,7 +103,7 @@ async def test_keys_and_values_are_no_leak(system: System) -> None:
     for _ in range(10):
         await asyncio.sleep(1)
         system.look()
-    assert system.machine.resident(system.driver.pid) > 20_000_000
+    assert system.machine.rss(system.driver.pid) > 20_000_000
     assert await system.result(process) == text_of(4)
     assert causes(process) == []
 

@@ -49,7 +49,7 @@ async def test_a_generation_parks_while_its_reader_is_behind_and_goes_on_afterwa
     await asyncio.sleep(60)
     (sequence,) = system.sequences(process)
     assert sequence.state == PARKED
-    assert sequence.holds == {"reader"}
+    assert sequence.block_reasons == {"reader"}
     assert 0 < len(sequence.ids) < 10
     assert "reader" in process.state()[1]
     # Its slot is free for others meanwhile.

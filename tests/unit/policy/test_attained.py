@@ -38,7 +38,15 @@ def test_attained_counts_what_its_program_has_had_while_a_call_waits() -> None:
 def test_the_path_counts_and_not_the_width_of_a_program() -> None:
     """A wide program of two short steps goes before a chain that is as long as its sum."""
     wide, chain = group(1, service=100.0), group(2, service=60.0)
-    jobs = [Job(0, 4, group=chain, path=60.0), Job(1, 4, group=wide, path=10.0), Job(2, 4, group=wide, path=10.0)]
+    jobs = [
+        Job(0, 4, group=chain, critical_path=60.0),
+        Job(1, 4, group=wide, critical_path=10.0),
+        Job(2, 4, group=wide, critical_path=10.0),
+    ]
     assert Desk("attained_dag", quantum=8).come(*jobs).finish().done == [1, 2, 0]
-    jobs = [Job(0, 4, group=chain, path=60.0), Job(1, 4, group=wide, path=10.0), Job(2, 4, group=wide, path=10.0)]
+    jobs = [
+        Job(0, 4, group=chain, critical_path=60.0),
+        Job(1, 4, group=wide, critical_path=10.0),
+        Job(2, 4, group=wide, critical_path=10.0),
+    ]
     assert Desk("attained", quantum=8).come(*jobs).finish().done == [0, 1, 2]

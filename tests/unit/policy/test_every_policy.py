@@ -37,7 +37,7 @@ def make_workload(dice: random.Random, count: int) -> list[tuple[int, Job]]:
                 group=dice.choice(groups),
                 priority=dice.choice([0, 0, 0, dice.randint(-20, 20)]),
                 prompt=dice.choice([0, 0, 5, 200]),
-                path=dice.choice([0.0, 12.5, 100.0]),
+                critical_path=dice.choice([0.0, 12.5, 100.0]),
                 switch_cost=dice.choice([0.0, 0.0, 0.0, 2.0]),
                 preemptible=dice.random() > 0.1,
                 limited=dice.random() > 0.3,
@@ -186,7 +186,7 @@ def test_a_stream_of_favoured_jobs_starves_nobody(kind: str, quantum: int, token
     desk = Desk(kind, quantum=quantum, aging=0.5, starvation=5.0)
     rich = SchedulingGroup(0, "rich")
     rich.service = 200.0
-    patient = Job(0, tokens, group=rich, priority=-5, prompt=prompt, path=200.0, limited=False)
+    patient = Job(0, tokens, group=rich, priority=-5, prompt=prompt, critical_path=200.0, limited=False)
     desk.come(Job(10_000, 3, owner="poor")).turn()
     desk.come(patient)
     number = 1
