@@ -28,13 +28,13 @@ class Sequence(ABC):
     """
 
     __slots__ = (
+        "block_reasons",
         "cancelled",
         "critical_path",
         "deaths",
         "error",
         "grant",
         "group",
-        "block_reasons",
         "id",
         "in_driver",
         "lease",

@@ -26,6 +26,7 @@ class SimulatedCall:
 
     __slots__ = (
         "away",
+        "block_reasons",
         "cancelled",
         "credited",
         "critical_path",
@@ -34,7 +35,6 @@ class SimulatedCall:
         "grant",
         "group",
         "has_kv",
-        "block_reasons",
         "id",
         "in_driver",
         "joined",

@@ -182,7 +182,7 @@ async def test_a_path_is_the_longest_chain_of_calls_and_not_their_sum(system: Sy
 
     task = system.spawn(parent)
     await system.status(task)
-    assert task.path == (10 + 1.5) + (20 + 1.5)
+    assert task.critical_path == (10 + 1.5) + (20 + 1.5)
     assert task.scheduling_group().service == 10 + 4 + 20 + 8 + 4 * 1.5
 
 

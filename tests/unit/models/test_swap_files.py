@@ -68,7 +68,7 @@ async def test_a_driver_that_dies_while_it_writes_costs_no_text(system: System) 
     processes.append(system.spawn("teller", seed=3))
     while not system.driver.sent_of(protocol.SwapOut):
         await asyncio.sleep(0.1)
-    assert "swapping" in system.sequences(processes[0])[0].holds
+    assert "swapping" in system.sequences(processes[0])[0].block_reasons
     system.driver.die()
     await asyncio.sleep(1.5)
     assert files(system) == []
