@@ -1,0 +1,93 @@
+"""Journals as earlier versions wrote them: `python -m tests.support.recorded_journal FILE` records one of this version.
+
+A recording is the state folder of a daemon that was stopped with tasks at every stage: ended, waiting, in the middle of
+a generation, suspended. `tests/system/test_recorded_journals.py` starts a daemon on a copy of each.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tarfile
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from ipc.errors import LlmosError
+from ipc.syscalls import ProcessInfo
+from llmosd import Client
+from tests.support.daemon import RunningDaemon, eventually
+from tests.support.paths import PROGRAMS
+
+SETTINGS = "[models.simulated]\nslots = 2\noptions = {step_seconds = 0.01}\n"
+WAITING = ("archivist", "counter", "halted", "echo", "asker", "sleeper")
+TOKENS = 300  # of the story that the stop interrupts
+
+
+def launch(folder: Path, ledger: Path) -> RunningDaemon:
+    """A daemon with the simulated model and the recorded programs, on the state folder below `folder`."""
+    config = folder / "llmosd.toml"
+    config.write_text(SETTINGS)
+    agents = folder / "agents"
+    agents.mkdir(exist_ok=True)
+    (agents / "recorded.py").write_bytes((PROGRAMS / "recorded.py").read_bytes())
+    flags = ["--model", "simulated", "--agents", str(agents), "--config", str(config)]
+    environment = {"LEDGER": str(ledger), "LLMOSD_DRAIN_SECONDS": "0.1"}
+    return RunningDaemon(folder, *flags, environment=environment).wait_until_ready()
+
+
+def record(folder: Path) -> Path:
+    """Run a daemon below `folder` until there is a task at every stage, and stop it. Its state folder."""
+    daemon = launch(folder, folder / "ledger")
+    with daemon.client() as client:
+        for key in ("done", "failed", "killed"):
+            program = {"done": "quick", "failed": "broken", "killed": "echo"}[key]
+            task = client.submit(program, {"number": 41} if program == "quick" else None, detach=True, key=key)
+            if key == "killed":
+                client.kill(task.pid)
+            with suppress(LlmosError):
+                task.result(10)
+        tasks = {name: client.submit(name, detach=True, key=name) for name in WAITING}
+        eventually(lambda: all(_blocked(client, name) for name in WAITING), "all wait")
+        client.send("counter", 1)
+        client.send("counter", 2)
+        eventually(lambda: _received(client, "counter") == 2, "the counter has received both")
+        client.suspend(tasks["halted"].pid)
+        client.nice(tasks["counter"].pid, 5)
+        client.send("halted", "a message that waits")
+        client.submit("story", {"tokens": TOKENS}, detach=True, key="story")
+        eventually(lambda: _generated(client) >= 20, "a part of the story is there")
+        ended = {row.program for row in client.history() if row.ended}
+        assert ended == {"quick", "broken", "echo"}, f"ended before the stop: {ended}"
+        daemon.process.send_signal(signal.SIGTERM)
+    assert daemon.process.wait(20) == 0, daemon.log
+    return folder / "state"
+
+
+def _rows(client: Client, program: str) -> list[ProcessInfo]:
+    return [row for row in client.ps() if row.program == program]
+
+
+def _blocked(client: Client, program: str) -> bool:
+    return any(row.state == "blocked" for row in _rows(client, program))
+
+
+def _received(client: Client, program: str) -> int:
+    return sum(row.usage.messages_received for row in _rows(client, program))
+
+
+def _generated(client: Client) -> int:
+    return sum(one.generated_tokens for row in client.slots() for one in row.sequences)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        state = record(Path(folder))
+        with tarfile.open(sys.argv[1], "w:xz") as archive:
+            archive.add(state, "state")
+    print(f"{sys.argv[1]}: {os.path.getsize(sys.argv[1])} bytes")
+
+
+if __name__ == "__main__":
+    main()
