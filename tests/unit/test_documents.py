@@ -1,0 +1,267 @@
+"""What the documents name exists: paths, links, commands, options, settings, classes. Their examples run elsewhere.
+
+See `tests/system/test_document_examples.py` for the examples. A document has to say nothing that this test cannot find.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import asyncio
+import builtins
+import re
+import shlex
+import subprocess
+import typing
+from collections.abc import Iterator
+from functools import cache
+
+import msgspec
+import pytest
+
+from llmosd.cli.command_line import parser as llmos_parser
+from llmosd.daemon import settings
+from llmosd.daemon.daemon import parser as llmosd_parser
+from tests.support import transcript
+from tests.support.documents import Document, documents, parse
+from tests.support.paths import ROOT
+
+MOST_WORDS = {"README.md": 1200, "ARCHITECTURE.md": 1500}
+FOLDERS = ("llmosd/", "kernel/", "ipc/", "agents/", "config/", "tests/", ".ci/")
+SUFFIXES = (".py", ".md", ".toml", ".service", ".socket", ".json", ".sqlite", ".sock", ".csv.gz")
+
+# `sh` blocks are not run: they change the reader's machine, or take too long. Only these may stand in one.
+NOT_RUN = {
+    "make": "a test cannot run all tests; the target is checked",
+    "pip": "installs from the package registry; `tests/system/test_installation.py` installs the wheel",
+    "cp": "copies units into the reader's own folder; the paths are checked",
+    "systemctl": "needs the reader's own service manager; `tests/system/test_systemd.py` plays its part",
+    "loginctl": "changes how the reader is logged in",
+    "git": "changes the checkout",
+}
+
+
+def ids(document: Document) -> str:
+    return document.name
+
+
+every = pytest.mark.parametrize("document", documents(), ids=ids)
+
+
+@cache
+def tracked() -> list[str]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [name for name in listed.stdout.split("\n") if (ROOT / name).is_file()]
+
+
+@cache
+def sources() -> str:
+    """The code of the project in one text."""
+    return "\n".join((ROOT / name).read_text() for name in tracked() if name.endswith((".py", "Makefile", ".ci/demo")))
+
+
+@cache
+def classes() -> set[str]:
+    """The names of all classes, and what a reader knows from Python itself."""
+    found = set(dir(builtins)) | set(dir(asyncio)) | set(dir(typing)) | {"Path", "Raw", "Struct", "SystemError"}
+    for name in tracked():
+        if name.endswith(".py"):
+            found |= {
+                node.name for node in ast.walk(ast.parse((ROOT / name).read_text())) if isinstance(node, ast.ClassDef)
+            }
+    return found
+
+
+def shell_lines(document: Document) -> Iterator[str]:
+    """The commands that a document shows, in blocks and in its text."""
+    for fence in document.fences:
+        if fence.language == "console":
+            yield from (command for command, _ in transcript.commands(fence.text))
+        elif fence.language == "sh":
+            yield from (line for line in fence.text.splitlines() if line.strip() and not line.startswith("#"))
+    yield from (span for span in document.spans if re.match(r"(llmos|llmosd|make)( |$)", span))
+
+
+def invocations(line: str) -> Iterator[list[str]]:
+    """The commands of one line of shell, as lists of words."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|()")
+    lexer.whitespace_split = True
+    lexer.commenters = "#"
+    words: list[str] = []
+    for word in [*lexer, ";"]:
+        if set(word) <= set(";&|()"):
+            if words:
+                yield words
+            words = []
+        else:
+            words.append(word)
+
+
+def paths(document: Document) -> Iterator[str]:
+    """The words of a document that look like paths of the project."""
+    fences = [fence.text for fence in document.fences if fence.language in {"", "text", "sh"}]
+    for text in [*document.spans, *fences]:
+        for word in re.findall(r"[^\s,;:()\[\]'\"=]+", text):
+            path = word.rstrip(".")
+            if "://" in path or (path[0] in "~$/." and not path.startswith(".ci/")):
+                continue
+            if path.startswith(FOLDERS) or path.endswith(SUFFIXES):
+                yield path
+
+
+def exists(path: str, document: Document) -> bool:
+    pattern = re.sub(r"\bX\b|\bNAME\b", "*", path).rstrip("/")
+    if any(base.glob(pattern) for base in (ROOT, document.path.parent)) and (
+        any(ROOT.glob(pattern)) or any(document.path.parent.glob(pattern))
+    ):
+        return True
+    if path in {fence.file for fence in document.fences}:
+        return True
+    if "/" not in path:  # a file of the room, or one that the daemon makes
+        room = document.path.parent.relative_to(ROOT)
+        return any(name.endswith(f"/{path}") and (ROOT / name).is_relative_to(ROOT / room) for name in tracked()) or (
+            re.search(rf'["/]{re.escape(path)}["/]', sources()) is not None
+        )
+    return False
+
+
+@every
+def test_every_path_in_a_document_exists(document: Document) -> None:
+    assert [path for path in paths(document) if not exists(path, document)] == []
+
+
+@every
+def test_every_link_leads_to_a_file_and_a_heading_of_the_project(document: Document) -> None:
+    broken = []
+    for link in document.links:
+        path, _, heading = link.partition("#")
+        target = (document.path.parent / path).resolve() if path else document.path
+        if not target.exists() or (heading and heading not in parse(target).anchors):
+            broken.append(link)
+    assert broken == []
+
+
+def actions(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The subcommands of a command line."""
+    subparsers = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
+    return subparsers[0].choices if subparsers else {}
+
+
+def wrong(words: list[str]) -> str | None:
+    """What does not exist of one command."""
+    program, rest = words[0], words[1:]
+    if program == "make":
+        targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        return next((f"make {word}" for word in rest if word.isalpha() and word not in targets), None)
+    if program not in {"llmos", "llmosd"}:
+        return None
+    parser = llmos_parser() if program == "llmos" else llmosd_parser()
+    name = next((word for word in rest if not word.startswith("-")), None)
+    if program == "llmos" and name is not None:
+        if name not in actions(parser):
+            return f"llmos {name}"
+        parser = actions(parser)[name]
+    known = set(parser._option_string_actions)
+    options = (word.partition("=")[0] for word in rest if re.match(r"--?[a-z]", word))
+    return next((f"{program} {name or ''} {word}" for word in options if word not in known), None)
+
+
+@every
+def test_every_command_and_option_in_a_document_exists(document: Document) -> None:
+    found = (wrong(words) for line in shell_lines(document) for words in invocations(line))
+    assert [problem for problem in found if problem] == []
+
+
+@every
+def test_only_commands_that_cannot_run_in_a_test_stand_in_blocks_that_are_not_run(document: Document) -> None:
+    blocks = [fence.text for fence in document.fences if fence.language == "sh"]
+    programs = {words[0] for block in blocks for line in block.splitlines() for words in invocations(line)}
+    assert programs <= NOT_RUN.keys()
+    languages = {fence.language for fence in document.fences}
+    assert languages <= {"console", "python", "toml", "sh", "text"}, "each block says what it is"
+
+
+@every
+def test_every_setting_in_a_document_exists(document: Document, tmp_path) -> None:
+    for fence in document.fences:
+        if fence.language == "toml" and "[project" not in fence.text:
+            file = tmp_path / "llmosd.toml"
+            file.write_text(fence.text)
+            settings.load(file, environment={})
+    fields = known_settings()
+    named = {span for span in document.spans if re.fullmatch(r"(\w+\.)+\w+", span) and span.split(".")[0] in fields}
+    unknown = {name for name in named if not setting_exists(name.split("."))}
+    sections = {span[1:-1] for span in document.spans if re.fullmatch(r"\[[a-z_.X]+\]", span)}
+    assert unknown | {name for name in sections if not setting_exists(name.split("."))} == set()
+
+
+def known_settings() -> set[str]:
+    return {field.name for field in msgspec.structs.fields(settings.Settings)} & {"models", "tools", *settings.SECTIONS}
+
+
+def setting_exists(names: list[str]) -> bool:
+    kind: typing.Any = settings.Settings
+    for name in names:
+        if typing.get_origin(kind) is dict:
+            kind = typing.get_args(kind)[1]
+        elif isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            found = {field.name: field.type for field in msgspec.structs.fields(kind)}
+            if name not in found:
+                return False
+            kind = found[name]
+        else:
+            return False
+    return True
+
+
+@every
+def test_every_class_and_variable_of_the_environment_in_a_document_exists(document: Document) -> None:
+    words = {re.split(r"[.(]", span)[0] for span in document.spans}
+    camel = {word for word in words if re.fullmatch(r"[A-Z][a-z]+([A-Z][a-z]*)+\w*", word)}
+    variables = {word for span in document.spans for word in re.findall(r"\bLLMOSD?_[A-Z_]+", span)}
+    own = {node for fence in document.fences for node in re.findall(r"^class (\w+)", fence.text, re.MULTILINE)}
+    assert camel - classes() - own == set()
+    assert {name for name in variables if name not in sources()} == set()
+
+
+@every
+def test_every_python_example_is_python(document: Document) -> None:
+    for fence in document.fences:
+        if fence.language == "python":
+            ast.parse(fence.text)
+
+
+@pytest.mark.parametrize(("name", "most"), MOST_WORDS.items())
+def test_the_two_documents_that_everybody_reads_are_short(name: str, most: int) -> None:
+    assert parse(ROOT / name).words <= most
+
+
+def test_a_mistake_in_a_document_is_found(tmp_path) -> None:
+    """The checks above see what they are to see: each line of this document is wrong."""
+    path = ROOT / "tests" / "unit" / "wrong.md"
+    text = "`kernel/nowhere.py` `models.X.nonsense` `[resources.nonsense]` `NoSuchClass` `LLMOSD_NONSENSE` `llmos nonsense`\n"
+    text += "`llmos ps --nonsense` `make nonsense` [text](nowhere.md)\n"
+    path.write_text(text)
+    try:
+        document = parse(path)
+    finally:
+        path.unlink()
+    checks = [
+        test_every_path_in_a_document_exists,
+        test_every_link_leads_to_a_file_and_a_heading_of_the_project,
+        test_every_command_and_option_in_a_document_exists,
+        test_every_class_and_variable_of_the_environment_in_a_document_exists,
+    ]
+    for check in checks:
+        with pytest.raises(AssertionError):
+            check(document)
+    with pytest.raises(AssertionError):
+        test_every_setting_in_a_document_exists(document, tmp_path)
+    found = [wrong(words) for line in shell_lines(document) for words in invocations(line)]
+    assert found == ["llmos nonsense", "llmos ps --nonsense", "make nonsense"]
