@@ -108,7 +108,7 @@ def fits(expected: str, printed: str) -> bool:
         if line == "...":
             pattern += r"(?:[^\n]*\n)*?"
         else:
-            pattern += ".*".join(re.escape(part) for part in line.split("...")) + r"\n"
+            pattern += ".*".join(re.escape(part) for part in re.split(r" ?\.\.\. ?", line)) + r"\n"
     return re.fullmatch(pattern, "".join(f"{line}\n" for line in _lines(printed))) is not None
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from ipc.syscalls import Limits
 from kernel.memory.quotas import MemoryQuotas
 from kernel.models.settings import ResourceSettings, SchedulingSettings
 from kernel.models.spec import ModelSpec
+from kernel.processes.limits import LimitSettings
 from kernel.programs.tool import ToolSpec
-from llmosd.daemon.settings import load
+from llmosd.daemon.settings import SECTIONS, Settings, load
+from tests.support.paths import ROOT
 from tests.support.settings import config, settings
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -63,6 +67,29 @@ def test_resources_are_merged_key_by_key_and_the_shipped_ones_are_the_defaults(h
     config(home, "[resources]\nmemory = 3\n[models.simulated]\nkeep_alive = inf\n")
     assert settings().resources == ResourceSettings(memory=3)
     assert settings().models["simulated"].keep_alive == float("inf")
+
+
+def test_the_shipped_file_lists_every_setting() -> None:
+    """A setting that is off by default stands there as a comment."""
+    listed = {"": ""}
+    section = ""
+    for line in (ROOT / "config" / "llmosd.toml").read_text().splitlines():
+        if found := re.match(r"(?:# )?\[(\w+)", line):
+            section = found[1]
+        listed[section] = listed.get(section, "") + line + "\n"
+    structs = {"": Settings, "models": ModelSpec, "tools": ToolSpec} | SECTIONS
+    del structs["limits"]
+    expected = {section: set(struct.__struct_fields__) - structs.keys() for section, struct in structs.items()}
+    missing = [
+        f"{section}.{name}"
+        for section, names in expected.items()
+        for name in names - {"limits"}
+        if not re.search(rf"^(# )?{name} = ", listed[section], re.MULTILINE)
+    ]
+    limits = listed["scheduling"] + listed["limits"]  # the line above their sections names them all
+    missing += [name for name in Limits.__struct_fields__ if not re.search(rf"\b{name}\b", limits)]
+    missing += [name for name in LimitSettings.__struct_fields__ if f"[limits.{name}" not in limits]
+    assert missing == []
 
 
 def test_a_home_sign_is_expanded(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
