@@ -1,4 +1,4 @@
-"""Messages from mailbox to mailbox: send, call, reply, receive, publish, names, dead letters.
+"""Messages between processes: send, call, reply, receive, publish, names, dead letters.
 
-Its system calls come by the gate. It starts and ends no process.
+The gate calls its handlers. It never starts or ends a process.
 """

@@ -1,6 +1,6 @@
-"""Dead letters: the last messages that nobody received, and why.
+"""Dead letters: the last messages that nobody received, each with the reason.
 
-Written by the message subsystem and what stands beside it, read by `llmos deadletters`. It keeps headings, not bodies.
+Written by the modules of this room and shown by `llmos deadletters`. It never stores a body, only headings.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from ipc.messages import Message
 from ipc.syscalls import DeadLetter, Heading
 from kernel.core.process import Process
 
-KEPT = 1000
+CAPACITY = 1000
 
 log = structlog.get_logger("kernel.messages")
 
 
 class DeadLetterQueue:
-    """A ring of them, and their count since the start, by reason."""
+    """The last `CAPACITY` dead letters. `counts` has the number of all since the start of the daemon, by reason."""
 
     def __init__(self) -> None:
-        self._ring: deque[DeadLetter] = deque(maxlen=KEPT)
+        self._ring: deque[DeadLetter] = deque(maxlen=CAPACITY)
         self.counts: Counter[str] = Counter()
 
     def bury(self, message: Message, reason: str) -> None:
@@ -33,7 +33,7 @@ class DeadLetterQueue:
         log.debug("dead letter", reason=reason, sender=message.sender, recipient=message.recipient, type=message.type)
 
     def expire(self, recipient: Process, message: Message) -> None:
-        """The deadline of `message` has passed. Nobody will reply to it if it came by a call."""
+        """Bury `message`, whose deadline has passed. If it was a call, `recipient` owes no reply to it any more."""
         self.bury(message, "its deadline passed")
         if recipient.pending_calls:
             recipient.pending_calls.pop(message.id, None)
@@ -46,7 +46,7 @@ class DeadLetterQueue:
 
 
 def heading(message: Message) -> Heading:
-    """What may be told about `message` without its body."""
+    """`message` without its body."""
     return Heading(
         message.id,
         message.type,
@@ -59,7 +59,7 @@ def heading(message: Message) -> Heading:
 
 
 def size(body: object) -> int:
-    """Bytes of the encoded body. For what is passed by reference, its own length where it has one, else 0."""
+    """The length of the encoded body in bytes; 0 for a value that is passed by reference and has no length."""
     if isinstance(body, str):
         return len(body.encode())
     return memoryview(body).nbytes if isinstance(body, bytes | msgspec.Raw) else 0

@@ -1,7 +1,7 @@
-"""The message subsystem: send, call and reply between the mailboxes of processes, and messages of the kernel.
+"""The message subsystem: send, call and reply between processes, and the kernel's own messages.
 
-Its handlers are called by the gate; receiving and publication stand beside it. A message that cannot be delivered in
-time is a dead letter: kept, counted and logged, never dropped in silence.
+The gate calls its handlers; `receive` and `publish` do the rest. It never drops a message silently: a message that
+cannot be delivered in time is stored, counted and logged as a dead letter.
 """
 
 from __future__ import annotations
@@ -28,13 +28,25 @@ from kernel.gate import Gate
 from kernel.lib.validation import check_timeout
 from kernel.messages.dead_letters import DeadLetterQueue
 from kernel.messages.names import NameRegistry
-from kernel.messages.validation import MAX_INT, NONE, SHORT, SMALL, ZERO, after, check_heading, checked
+from kernel.messages.validation import (
+    MAX_INT,
+    SHORT_TEXT,
+    SMALL_TYPES,
+    UNTYPED,
+    ZERO,
+    check_heading,
+    deadline_after,
+    prepare,
+)
 
-LONG = 1e9  # seconds; a time limit up to this needs no closer look
+LONG = 1e9  # seconds; `call` passes a float up to this as a time limit without a further check
 
 
 class Messaging:
-    """Routes messages by pid and by name."""
+    """Routes messages by pid and by name.
+
+    `on_urgency` hooks run when the threads that wait for a reply of a process become more or less urgent.
+    """
 
     def __init__(self, table: ProcessTable, gate: Gate, dispatcher: Dispatcher, names: NameRegistry) -> None:
         self._table = table
@@ -43,7 +55,7 @@ class Messaging:
         self._loop = dispatcher.loop
         self._names = names
         self._last_id = 0
-        self.on_urgency: list[Callable[[Process], None]] = []  # called when more or less urgent ones wait for a process
+        self.on_urgency: list[Callable[[Process], None]] = []
         self.dead_letters = DeadLetterQueue()
         gate.register({Send: self.send, Call: self.call, Reply: self.reply})
 
@@ -51,14 +63,14 @@ class Messaging:
 
     def send(self, process: Process, call: Send) -> int | Coroutine[Any, Any, int]:
         recipient = self._alive.get(call.to) or self.recipient(call.to)  # type: ignore[arg-type]
-        deadline = None if call.lifetime is None else after(call.lifetime, self._loop)
+        deadline = None if call.lifetime is None else deadline_after(call.lifetime, self._loop)
         kind, body, priority = call.type, call.body, call.priority
         of = type(body)
         if recipient.accepts is not None or not (
-            (of is int and -MAX_INT <= body <= MAX_INT) or (of is str and len(body) <= SHORT) or of in SMALL
+            (of is int and -MAX_INT <= body <= MAX_INT) or (of is str and len(body) <= SHORT_TEXT) or of in SMALL_TYPES
         ):
-            kind, body = checked(recipient, kind, body)
-        if kind is not NONE or priority is not ZERO or call.correlation is not ZERO:
+            kind, body = prepare(recipient, kind, body)
+        if kind is not UNTYPED or priority is not ZERO or call.correlation is not ZERO:
             check_heading(kind, priority, call.correlation)
         self._last_id = number = self._last_id + 1
         message = Message(number, kind, process.pid, recipient.pid, priority, call.correlation, deadline, body)
@@ -79,7 +91,8 @@ class Messaging:
         )
 
     async def _send_later(self, box: Mailbox, message: Message, recipient: Process) -> int:
-        # A call from a socket gets here one turn after it saw the mailbox full; and other things wake a thread, too.
+        # A client's send starts one turn after it found the mailbox full, so there may be room. And a thread may be
+        # woken for another reason.
         thread = self._dispatcher.running
         while box.full and not await wait_for_room(box, thread, RoomIn(recipient)):
             pass
@@ -91,7 +104,7 @@ class Messaging:
         return message.id
 
     def make_room(self, recipient: Process, box: Mailbox) -> bool:
-        """Whether dropping what is past its deadline makes room in a full mailbox."""
+        """Drop the messages of a full mailbox that are past their deadline; whether there is room now."""
         now = self._loop.time()
         for message in [message for message in box.peek() if message.deadline is not None and now >= message.deadline]:
             box.discard(message)
@@ -100,17 +113,17 @@ class Messaging:
 
     # ---- call and reply
 
-    async def call(self, process: Process, call: Call) -> Any:  # noqa: C901 - in one piece for speed
+    async def call(self, process: Process, call: Call) -> Any:  # noqa: C901 - one function for speed
         recipient = self._alive.get(call.to) or self.recipient(call.to)  # type: ignore[arg-type]
         if recipient is process:
             raise InvalidCall(f"process {process.pid} calls itself, and would wait for its own reply for ever")
         kind, body, priority = call.type, call.body, call.priority
         of = type(body)
         if recipient.accepts is not None or not (
-            (of is int and -MAX_INT <= body <= MAX_INT) or (of is str and len(body) <= SHORT) or of in SMALL
+            (of is int and -MAX_INT <= body <= MAX_INT) or (of is str and len(body) <= SHORT_TEXT) or of in SMALL_TYPES
         ):
-            kind, body = checked(recipient, kind, body)
-        if kind is not NONE or priority is not ZERO:
+            kind, body = prepare(recipient, kind, body)
+        if kind is not UNTYPED or priority is not ZERO:
             check_heading(kind, priority)
         thread, timeout = self._dispatcher.running, call.timeout
         timer, until = None, None
@@ -146,7 +159,7 @@ class Messaging:
             thread.answer = None
             if answer is UNANSWERED:
                 forget_caller(recipient, number)
-            elif type(answer) is not Unanswerable:  # it was answered, and cancelled before it looked
+            elif type(answer) is not Unanswerable:  # cancelled after the reply arrived, before it was read
                 self._bury_reply(recipient, process.pid, number, answer)
             raise
         finally:
@@ -161,9 +174,9 @@ class Messaging:
         return reveal(answer) if of is msgspec.Raw and not process.is_client else answer
 
     async def _wait_for_room(self, call: Call, recipient: Process, box: Mailbox, timer: Timer | None) -> None:
-        """Until the mailbox of the recipient has a place for the call. Raises `TimedOut`, `UnknownProcess`."""
+        """Wait until the mailbox of the recipient has a place for the call. Raises `TimedOut`, `UnknownProcess`."""
         while box.full:
-            _check_time(timer, call, "had no room for the call")  # before the wait too: it may begin too late
+            _check_time(timer, call, "had no room for the call")  # before the wait, too: the call may have started late
             if await wait_for_room(box, self._dispatcher.running, RoomIn(recipient)):
                 break
         if recipient.ended:
@@ -188,12 +201,12 @@ class Messaging:
                 self.urgency_changed(process)
 
     def _bury_reply(self, process: Process, caller: int, call: int, value: Any) -> None:
-        """Nobody receives what `process` replied to message `call`."""
+        """Bury the reply of `process` to message `call`, whose caller no longer waits."""
         late = Message(self.next_id(), "reply", process.pid, caller, 0, call, None, value)
         self.dead_letters.bury(late, "the caller no longer waits")
 
     def urgency_changed(self, process: Process) -> None:
-        """More, or less, urgent ones wait for an answer of `process` than before."""
+        """Run the hooks: the threads that wait for a reply of `process` are more or less urgent than before."""
         for hook in self.on_urgency:
             hook(process)
 
@@ -208,13 +221,13 @@ class Messaging:
         sender: int = 0,
         correlation: int = 0,
     ) -> None:
-        """Put a message of the kernel into the mailbox of `recipient`: above all others, and never full."""
+        """Put a message of the kernel into the mailbox of `recipient`. It goes before all others, and always fits."""
         box = recipient.box()
         if not (box.closed or recipient.ended):
             box.put(Message(self.next_id(), type, sender, recipient.pid, CONTROL, correlation, None, isolate(body)))
 
     def take_back(self, recipient: Process, type: str, correlation: int) -> None:  # noqa: A002
-        """Remove such a message of the kernel, if it still waits."""
+        """Remove a message that `notify` put into the mailbox of `recipient`, if it is still there."""
         box = recipient.mailbox
         for message in () if box is None else tuple(box.peek()):
             if message.priority != CONTROL:
@@ -226,7 +239,7 @@ class Messaging:
     # ---- ends
 
     def process_ended(self, process: Process) -> None:
-        """Give back what `process` leaves behind: unread messages are dead letters, callers get an error."""
+        """Turn the unread messages of `process` into dead letters, and fail the calls that it has not answered."""
         for message in process.mailbox.close() if process.mailbox is not None else ():
             self.dead_letters.bury(message, "the recipient ended")
         for caller in (process.pending_calls or {}).values():
@@ -239,15 +252,15 @@ class Messaging:
     # ---- inside
 
     def recipient(self, to: int | str) -> Process:
-        """The living process of that name or pid. Raises `UnknownName` and `UnknownProcess`."""
+        """The living process with this name or pid. Raises `UnknownName`, `UnknownProcess`."""
         return self._names.find(to) if isinstance(to, str) else self._table.get(to)
 
     def begin_after(self, number: int) -> None:
-        """Give messages higher ids than `number`."""
+        """Give new messages ids above `number`."""
         self._last_id = max(self._last_id, number)
 
     def unknown(self, pid: int) -> UnknownProcess:
-        """What to raise for a process that has ended."""
+        """The error to raise for a process that has ended."""
         return self._table.unknown(pid)
 
     def next_id(self) -> int:
@@ -256,9 +269,9 @@ class Messaging:
 
 
 async def wait_for_room(box: Mailbox, thread: Thread, why: Wait | str) -> bool:
-    """Wait in line for a place in `box`. True: put your message now, or see `closed`. False: something else woke you.
+    """Wait in line for a place in `box`. Raises `DeadlockDetected`.
 
-    Raises `DeadlockDetected`.
+    True: the caller puts its message now, unless the mailbox is `closed`. False: something else woke the thread.
     """
     box.line_up(thread)
     thread.waits_for = why

@@ -1,6 +1,7 @@
-"""The registry of names: a living process may hold several, and others send to it by them.
+"""The registry of names: others can address a living process by any name that it registered.
 
-Called by the gate, and by the message subsystem for each message to a name. A name is free again when its holder ends.
+The gate calls its handlers, and the message subsystem looks up each recipient that is given by name. A name never
+outlives its holder: it is free again when the process ends.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ MAX_LENGTH = 200  # characters of a name
 
 
 class NameRegistry:
-    """Processes by name. `reserved`: names of processes that are to begin again, with their pids.
+    """Processes by name. `reserved`: the names of durable processes that have not restarted yet, with their pids.
 
-    One of the admissions of the lifecycle, as a process may begin with a name.
+    One of the admissions of the lifecycle, because `Spawn` can give a new process a name.
     """
 
-    of_all = False
+    sees_all = False
 
     def __init__(self, table: ProcessTable, gate: Gate, reserved: Mapping[str, int]) -> None:
         self._table = table
@@ -46,32 +47,36 @@ class NameRegistry:
 
     def _check(self, name: str, holder: Process | None) -> None:
         if not name or len(name) > MAX_LENGTH or name.lstrip("-").isdigit() or not name.isprintable():
-            raise InvalidCall(f"{name[:50]!r} cannot be a name: it takes 1 to {MAX_LENGTH} characters, not all digits")
+            raise InvalidCall(
+                f"{name[:50]!r} cannot be a name: it takes 1 to {MAX_LENGTH} printable characters, not all digits"
+            )
         reserved = self._reserved.get(name)
         if reserved is not None and (holder is None or holder.pid != reserved):
-            raise NameTaken(f"{name!r} is the name of process {reserved}, which begins again", name=name, pid=reserved)
+            raise NameTaken(f"{name!r} is the name of process {reserved}, which will restart", name=name, pid=reserved)
         other = self._holders.get(name)
         if other is not None and other is not holder:
             raise NameTaken(
-                f"{name!r} is the name of process {other.pid} ({other.program}); it is free when that ends",
+                f"{name!r} is the name of process {other.pid} ({other.program}); it is free when that process ends",
                 name=name,
                 pid=other.pid,
             )
 
     def admit(self, parent: Process, call: Spawn) -> None:
-        """Whether a new process can have its name. Raises what `register` raises."""
+        """Check that a new process can have the name in `call`. Raises as `register` does."""
         if call.name is not None:
             self._check(call.name, None)
 
-    def begun(self, process: Process, parent: Process, call: Spawn) -> None:
-        """Give a new process its name."""
+    def admitted(self, process: Process, parent: Process, call: Spawn) -> None:
+        """Register a new process under the name in `call`."""
         if call.name is not None:
             self.register(process, Register(call.name))
 
     def unregister(self, process: Process, call: Unregister) -> None:
         holder = self.find(call.name)
         if holder is not process and not process.is_client:
-            raise NotPermitted(f"{call.name!r} is the name of process {holder.pid}, which alone may give it up")
+            raise NotPermitted(
+                f"{call.name!r} is the name of process {holder.pid}; only that process or a client may give it up"
+            )
         del self._holders[call.name]
         self._names[holder].discard(call.name)
 

@@ -1,7 +1,7 @@
-"""The publication subsystem: what is published on a topic goes to each of its subscribers, who never keep it waiting.
+"""The publication subsystem: delivers what is published on a topic to each subscriber.
 
-Its handlers are called by the gate; the parts of `publish` also for durable processes. It never waits for room: a
-subscriber whose mailbox is full has a dead letter.
+The gate calls its handlers; durable processes use the parts of `publish` one by one. It never waits for room: if the
+mailbox of a subscriber is full, that subscriber's copy is a dead letter.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from kernel.gate import Gate
 from kernel.lib.validation import check_seconds, check_text
 from kernel.messages.messaging import Messaging
 from kernel.messages.topics import Topics
-from kernel.messages.validation import MAX_TYPE, check_heading, envelope, within_bounds
+from kernel.messages.validation import MAX_TYPE, check_heading, envelope, isolate_bounded
 
 if TYPE_CHECKING:
     from kernel.core.mailbox import StorageReceipt
 
 
 class Publisher:
-    """Publishes by topic."""
+    """Publishes by topic, and stores the subscriptions."""
 
     def __init__(self, gate: Gate, messaging: Messaging) -> None:
         self._messaging = messaging
@@ -44,15 +44,18 @@ class Publisher:
         return delivered if receipt is None else receipt.before(delivered)
 
     def publication(self, call: Publish) -> tuple[list[Process], Publish]:
-        """Who gets it, and it with its body encoded once for all. Raises what is wrong with it, before anybody does."""
+        """The subscribers, and `call` with its body encoded once for all of them.
+
+        Raises every error that `call` can cause, so that either all subscribers are offered the message or none is.
+        """
         subscribers = self._topics.subscribers(call.topic)
         check_heading(call.topic, call.priority)
         if call.lifetime is not None:
             check_seconds(call.lifetime, "lifetime")
-        return subscribers, msgspec.structs.replace(call, body=within_bounds(call.body))
+        return subscribers, msgspec.structs.replace(call, body=isolate_bounded(call.body))
 
     def offer(self, recipient: Process, message: Message) -> StorageReceipt | Literal[False] | None:
-        """Put `message` into the mailbox of `recipient`, as `Mailbox.put`. False: it is full, and has a dead letter."""
+        """Put `message` into the mailbox of `recipient`, as `Mailbox.put` does. False: full, so it is a dead letter."""
         box = recipient.box()
         if box.full and not self._messaging.make_room(recipient, box):
             self._messaging.dead_letters.bury(message, "the subscriber's mailbox was full")

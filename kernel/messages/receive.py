@@ -1,7 +1,7 @@
-"""Receive: the next message of a mailbox, or the next that a selection fits, and the waits for one.
+"""Receive: takes the next message of a mailbox, or the next that a selector matches, and waits if there is none.
 
-Its handler is called by the gate. It never hands out what is past its deadline or cannot be decoded: that is a dead
-letter.
+The gate calls its handler. It never delivers a message that is past its deadline or cannot be decoded: such a message
+becomes a dead letter.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from kernel.messages.dead_letters import DeadLetterQueue
 
 
 class Receiver:
-    """Takes messages out of mailboxes."""
+    """Takes messages out of mailboxes, for the processes that own them."""
 
     def __init__(self, gate: Gate, dispatcher: Dispatcher, dead_letters: DeadLetterQueue) -> None:
         self._dispatcher = dispatcher
@@ -46,7 +46,7 @@ class Receiver:
         if message is None:
             return self._receive_next(process, box or process.box())
         if message.deadline is not None or type(message.body) is msgspec.Raw:
-            message = self._fresh(process, message)
+            message = self._deliverable(process, message)
             if message is None:
                 return self.receive(process, call)
         process.messages_received += 1
@@ -54,14 +54,14 @@ class Receiver:
 
     def _receive_selected(self, process: Process, call: Receive) -> Message | Coroutine[Any, Any, Message]:
         timeout = check_timeout(call.timeout)
-        selection = None
+        selector = None
         if (call.type, call.sender, call.correlation, call.where) != (None, None, None, None):
-            selection = Selector(call.type, call.sender, call.correlation, call.where)
-        message = self._take(process, selection)
-        return message if message is not None else self._receive_later(process, timeout, selection)
+            selector = Selector(call.type, call.sender, call.correlation, call.where)
+        message = self._take(process, selector)
+        return message if message is not None else self._receive_later(process, timeout, selector)
 
     async def _receive_first(self, process: Process) -> Message:
-        """Wait for any message while there is no mailbox: it comes with the first one, and most never get any."""
+        """Wait for any message while the process has no mailbox: the first message makes it, and most get none."""
         thread = self._dispatcher.running
         process.listener, thread.waits_for = thread, "message"
         try:
@@ -75,7 +75,7 @@ class Receiver:
         return message if message is not None else await self._receive_later(process, None, None)
 
     async def _receive_next(self, process: Process, box: Mailbox) -> Message:
-        """Wait for any message. The same as `_receive_later`, spelled out for speed: most waits are of this kind."""
+        """Wait for any message. Does the same as `_receive_later`, inlined for speed: most waits are of this kind."""
         thread = self._dispatcher.running
         while True:
             box.enlist(thread)
@@ -90,7 +90,7 @@ class Receiver:
             if message is None:
                 continue
             if message.deadline is not None or type(message.body) is msgspec.Raw:
-                message = self._fresh(process, message)
+                message = self._deliverable(process, message)
                 if message is None:
                     message = self._take(process, None)
                     if message is None:
@@ -99,41 +99,41 @@ class Receiver:
             process.messages_received += 1
             return message
 
-    async def _receive_later(self, process: Process, timeout: float | None, selection: Selector | None) -> Message:
+    async def _receive_later(self, process: Process, timeout: float | None, selector: Selector | None) -> Message:
         thread = self._dispatcher.running
         timer = Timer(thread, timeout)
         try:
-            message = self._take(process, selection)
+            message = self._take(process, selector)
             while message is None:
                 if timer.rung:
-                    what = "message" if selection is None else str(selection)
+                    what = "message" if selector is None else str(selector)
                     raise TimedOut(f"no {what} within {timeout} s", timeout=timeout)
                 box = process.box()
-                box.enlist(thread, selection)
+                box.enlist(thread, selector)
                 try:
                     await PARK
-                    message = self._take(process, selection)
-                finally:  # also if its own predicate fails
+                    message = self._take(process, selector)
+                finally:  # also if the receiver's own predicate raises
                     box.delist(thread)
             return message
         finally:
             timer.cancel()
 
-    def _take(self, process: Process, selection: Selector | None) -> Message | None:
-        """The next message that is not past its deadline, its body as the receiver gets it."""
+    def _take(self, process: Process, selector: Selector | None) -> Message | None:
+        """The next message that can be delivered, with its body decoded; None if there is none."""
         box = process.mailbox
         while box is not None:
-            message = box.take() if selection is None else box.select(selection)
+            message = box.take() if selector is None else box.select(selector)
             if message is None:
                 return None
-            fresh = self._fresh(process, message)
-            if fresh is not None:
+            deliverable = self._deliverable(process, message)
+            if deliverable is not None:
                 process.messages_received += 1
-                return fresh
+                return deliverable
         return None
 
-    def _fresh(self, process: Process, message: Message) -> Message | None:
-        """`message` with its body decoded, for a receiver in the loop. None: it is void, or cannot be decoded."""
+    def _deliverable(self, process: Process, message: Message) -> Message | None:
+        """`message` as its receiver gets it: an agent gets a decoded body. None: past its deadline, or undecodable."""
         if message.deadline is not None and self._loop.time() >= message.deadline:
             self._dead_letters.expire(process, message)
             return None
@@ -141,12 +141,12 @@ class Receiver:
             try:
                 return msgspec.structs.replace(message, body=reveal(message.body))
             except MalformedFrame as error:
-                self._refuse(process, message, error)
+                self._reject(process, message, error)
                 return None
         return message
 
-    def _refuse(self, recipient: Process, message: Message, error: MalformedFrame) -> None:
-        """The body of `message` is not what it seemed when it was passed on: that is nothing to its receiver."""
+    def _reject(self, recipient: Process, message: Message, error: MalformedFrame) -> None:
+        """Bury `message`, whose body cannot be decoded, and fail it if it is a call. The receiver sees neither."""
         self._dead_letters.bury(message, "its body cannot be decoded")
         caller = recipient.pending_calls.pop(message.id, None) if recipient.pending_calls else None
         if caller is not None:

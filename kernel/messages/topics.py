@@ -1,7 +1,7 @@
-"""Topics: which processes subscribed to which patterns. A topic is words with dots between them.
+"""Topics: which processes subscribed to which patterns. A topic is words separated by dots.
 
-Asked by the message subsystem for the subscribers of a topic. In a pattern `*` stands for one word, and `#` at the end
-for any number of them, none included (as AMQP topic exchanges have it). It sends nothing itself.
+Used by the publication subsystem to find the subscribers of a topic. In a pattern `*` stands for one word, and a final
+`#` for any number of words, also none (as in AMQP topic exchanges). It never sends a message.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ class _Node:
 
 
 class Topics:
-    """Patterns in a tree of words: finding subscribers costs by the length of the topic, not by their number."""
+    """A tree of words. The cost of a lookup grows with the words of the topic, not with the number of patterns."""
 
     def __init__(self) -> None:
         self._root = _Node()
         self._patterns: dict[Process, set[str]] = {}
 
     def subscribe(self, process: Process, pattern: str) -> None:
-        """Raises `InvalidCall` for an empty word, and for wildcards that are part of a word or not at the end."""
+        """Raises `InvalidCall` for an empty word, a wildcard inside a word, and a `#` that is not the last word."""
         words = _words(pattern)
         for place, word in enumerate(words):
             if (ONE in word or REST in word) and (word not in (ONE, REST) or (word == REST and place < len(words) - 1)):
-                raise InvalidCall(f"pattern {pattern!r}: {ONE} and {REST} are words of their own, {REST} only the last")
+                raise InvalidCall(f"pattern {pattern!r}: {ONE} and {REST} must be whole words, and {REST} the last one")
         node = self._root
         for word in words:
             node = node.next.setdefault(word, _Node())
@@ -63,7 +63,7 @@ class Topics:
             del path[place - 1].next[words[place - 1]]
 
     def subscribers(self, topic: str) -> list[Process]:
-        """Each process that gets what is published on `topic`, once. Raises `InvalidCall`."""
+        """The processes with a pattern that matches `topic`, each once. Raises `InvalidCall`."""
         words = _words(topic)
         if any(ONE in word or REST in word for word in words):
             raise InvalidCall(f"topic {topic!r}: wildcards are for subscriptions; publish to one topic")
@@ -86,7 +86,7 @@ class Topics:
 
 
 def _rest(node: _Node) -> dict[Process, None]:
-    """Who subscribed to everything below `node`, itself included."""
+    """The subscribers of `node` followed by `#`: they get the topic of `node` and all topics below."""
     rest = node.next.get(REST)
     return rest.subscribers if rest is not None else {}
 
@@ -94,5 +94,5 @@ def _rest(node: _Node) -> dict[Process, None]:
 def _words(text: str) -> list[str]:
     words = text.split(".")
     if len(words) > MAX_WORDS or not all(words):
-        raise InvalidCall(f"{text[:80]!r} is no topic: 1 to {MAX_WORDS} words with dots between them")
+        raise InvalidCall(f"{text[:80]!r} is not a topic or pattern: it takes 1 to {MAX_WORDS} words separated by dots")
     return words

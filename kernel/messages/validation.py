@@ -1,7 +1,7 @@
-"""The checks of a message where it enters: its heading, its size, and the types that its recipient declares.
+"""The checks of a message before it is delivered: its heading, its size, and the types that its recipient declares.
 
-Called by the message subsystem, by publication, and for what durable processes send. A call that passes becomes the
-message here; nothing here puts it into a mailbox.
+Called by the message subsystem, by publication, and by the messages of durable processes. It makes the message of a
+call that passes; it never puts a message into a mailbox.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from kernel.lib.validation import check_priority, check_seconds, check_text
 from kernel.messages.dead_letters import size
 
 MAX_TYPE = 4096  # characters of the type of a message, which may be a topic
-MAX_BODY = 4 * 1024 * 1024  # bytes of an encoded body; what is larger belongs in shared memory
+MAX_BODY = 4 * 1024 * 1024  # bytes of an encoded body; larger values belong in shared memory
 MAX_INT = 2**63 - 1  # msgpack carries no more
 
-# What send and call spell out of these checks, for speed.
-SHORT = MAX_BODY // 4  # characters, of which each takes at most 4 bytes
-SMALL = frozenset({bool, float, type(None)})  # immutable and never too large
-NONE, ZERO = "", 0  # of a heading: what is the very same object needs no check
+# `send` and `call` inline the common case of these checks, for speed, with these constants.
+SHORT_TEXT = MAX_BODY // 4  # characters of at most 4 bytes each
+SMALL_TYPES = frozenset({bool, float, type(None)})  # immutable and never too large
+UNTYPED, ZERO = "", 0  # a heading field that is this very object has its default, and needs no check
 
 
 def envelope(
@@ -37,18 +37,18 @@ def envelope(
     number: int,
     until: float = inf,
 ) -> Message:
-    """The message that `call` sends to `recipient`, with what `send` and `call` check of it spelled out there.
+    """The message that `call` sends to `recipient`, checked. `Messaging` inlines this in `send` and `call`.
 
-    It has the id `number`, and is void at `until`, in loop time, or after its lifetime.
+    Its id is `number`. It expires at `until`, in loop time, or after the lifetime in `call`.
     """
     deadline = None if until == inf else until
     correlation = number if type(call) is Call else 0
     if isinstance(call, Publish):
-        kind, body = call.topic, within_bounds(call.body)
+        kind, body = call.topic, isolate_bounded(call.body)
     else:
-        kind, body = checked(recipient, call.type, call.body)
+        kind, body = prepare(recipient, call.type, call.body)
     if not isinstance(call, Call) and call.lifetime is not None:
-        deadline = after(call.lifetime, asyncio.get_running_loop())
+        deadline = deadline_after(call.lifetime, asyncio.get_running_loop())
     if isinstance(call, Send):
         correlation = call.correlation
     check_heading(kind, call.priority, correlation)
@@ -56,18 +56,21 @@ def envelope(
     return Message(number, kind, process.pid, recipient.pid, call.priority, correlation, deadline, body)
 
 
-def checked(recipient: Process, kind: str, body: Any) -> tuple[str, Any]:
-    """Type and body of a message as they go into the mailbox: isolated, not too large, as the recipient declares."""
+def prepare(recipient: Process, kind: str, body: Any) -> tuple[str, Any]:
+    """Type and body as they go into the mailbox: isolated, within the size limit, of a type that `recipient` declares.
+
+    Raises `MessageTooLarge`, `NotEncodable`, `UndeclaredType`, `BadMessage`.
+    """
     if not kind and isinstance(body, msgspec.Struct):
         kind = type(body).__name__
-    body = within_bounds(body)
+    body = isolate_bounded(body)
     return kind, body if recipient.accepts is None else check(recipient, kind, body)
 
 
 def check(recipient: Process, kind: str, body: Any) -> Any:
-    """`body` as the Struct that `recipient` declares under the name `kind`; encoded ones are decoded here, once.
+    """`body` as the Struct that `recipient` declares under the name `kind`. Decodes an encoded body, once.
 
-    Raises `UndeclaredType` and `BadMessage`.
+    Raises `UndeclaredType`, `BadMessage`.
     """
     accepts = recipient.accepts or {}
     declared = accepts.get(kind)
@@ -93,11 +96,11 @@ def check_heading(kind: str, priority: int, correlation: int = 0) -> None:
     check_text(kind, "the type of a message", MAX_TYPE)
     check_priority(priority)
     if type(correlation) is not int or not 0 <= correlation <= MAX_INT:
-        raise InvalidCall(f"a correlation id is a number from 0 on, which {correlation!r:.100} is not")
+        raise InvalidCall(f"a correlation id is a whole number from 0 to {MAX_INT}; {correlation!r:.100} is not")
 
 
-def within_bounds(body: Any) -> Any:
-    """`body` isolated. Raises `MessageTooLarge` and `NotEncodable`."""
+def isolate_bounded(body: Any) -> Any:
+    """`body` isolated (`ipc.codec.isolate`). Raises `MessageTooLarge`, `NotEncodable`."""
     body = isolate(body)
     if (length := size(body)) > MAX_BODY:
         raise MessageTooLarge(
@@ -109,7 +112,7 @@ def within_bounds(body: Any) -> Any:
     return body
 
 
-def after(lifetime: float, loop: asyncio.AbstractEventLoop) -> float | None:
-    """The loop time in so many seconds; None if that never comes. Raises `InvalidCall`."""
+def deadline_after(lifetime: float, loop: asyncio.AbstractEventLoop) -> float | None:
+    """The loop time `lifetime` seconds from now; None if that is infinite. Raises `InvalidCall`."""
     seconds = check_seconds(lifetime, "lifetime")
     return None if seconds is None else loop.time() + seconds

@@ -1,4 +1,4 @@
-"""Processes from their beginning to their end: spawn, exit, threads, control, limits, output.
+"""Processes from start to end: spawn, exit, threads, control, limits, output.
 
-Its system calls come by the gate. It sends no message and runs no model.
+The gate calls its handlers. It never sends a message or runs a model.
 """

@@ -1,7 +1,7 @@
-"""The control subsystem: suspend, resume, rank and kill processes and threads, in whatever state they are.
+"""The control subsystem: suspends, resumes, ranks and kills processes and threads in any state.
 
-Its handlers are called by the gate. A suspended thread stops at its next system call or `await`, a generation of its
-after the running step; nothing is lost meanwhile. How a process ends is in `kernel.processes.exit`.
+The gate calls its handlers. A suspended thread stops at its next system call or `await`, and its generation after the
+running step; neither ever loses a message or a token by that. `exit` has the end of a process.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Listener = Callable[[Process, Thread | None], Wait | None]
 class Control:
     """Suspends, resumes, ranks and kills.
 
-    `on_suspend`, `on_resume` and `on_nice` are called with the process, and with the thread if it is only about that
-    one. What they return, if anything, is awaited before the call is answered. `on_kill` is awaited before a client is
-    answered that a process has ended.
+    `on_suspend`, `on_resume` and `on_nice` hooks are called with the process, and with the thread if the call is about
+    that thread only. If a hook returns a coroutine, it is awaited before the call is answered. `on_kill` hooks are
+    awaited before a client gets the answer that a process has ended.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Control:
         self._dispatcher.hold(target, thread)
         if thread is None:
             self._instruments.tell_state(target, SUSPENDED)
-        return _told(self.on_suspend, target, thread)
+        return _notify(self.on_suspend, target, thread)
 
     def resume(self, process: Process, call: Resume) -> Wait | None:
         target = self._table.get(call.pid)
@@ -74,7 +74,7 @@ class Control:
         self._dispatcher.release(target, thread)
         if thread is None:
             self._instruments.tell_state(target, READY)
-        answer = _told(self.on_resume, target, thread)
+        answer = _notify(self.on_resume, target, thread)
         deadlock.resumed(target)
         return answer
 
@@ -90,7 +90,7 @@ class Control:
             target.priority = priority
         for ranked in tuple(target.threads) if thread is None else (thread,):
             self._dispatcher.reprioritise(ranked, priority)
-        wait = _told(self.on_nice, target, thread)
+        wait = _notify(self.on_nice, target, thread)
         return priority if wait is None else _after(wait, priority)
 
     def kill(self, process: Process, call: Kill) -> ExitStatus | Coroutine[Any, Any, ExitStatus | None] | None:
@@ -113,8 +113,8 @@ class Control:
         return [_row(thread) for thread in self._table.get(call.pid).threads]
 
 
-def _told(listeners: list[Listener], process: Process, thread: Thread | None) -> Wait | None:
-    """Tell `listeners`; what is to be awaited of that."""
+def _notify(listeners: list[Listener], process: Process, thread: Thread | None) -> Wait | None:
+    """Call `listeners`. Returns a coroutine that awaits what they returned, None if they returned nothing."""
     waits = [wait for listener in listeners if (wait := listener(process, thread)) is not None]
     return _all_of(waits) if waits else None
 

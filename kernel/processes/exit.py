@@ -1,9 +1,9 @@
-"""The end of a process, whatever way it comes: threads cancelled, children killed, watchers told, and gone.
+"""The end of a process: cancels its threads, kills its children, sets its exit status and calls its watchers.
 
-Called by the lifecycle and by everyone who ends processes; `Wait` comes by the gate. A process is dying until its last
-thread and its last child are gone; then it is buried. Nothing waits in a task of its own: each thread and each child
-that goes looks whether it was the last, and one timer bounds how long the `finally` blocks of threads may take. How the
-main thread ended maps to the exit status (`outcome`), and that to the task's final event.
+The gate calls `wait`; the lifecycle and every subsystem that ends a process call the rest. A process is dying until its
+last thread and child are gone, then it is buried. No task ever waits for that: each thread and child that ends checks
+whether it was the last, and one timer bounds the `finally` blocks of threads. `outcome` maps the end of the main thread
+to the exit status, and `final_event` maps the status to the task's final event.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate
 from kernel.lib.validation import check_timeout
 
-GRACE = 2.0  # seconds that the `finally` blocks of a killed thread get
+GRACE = 2.0  # seconds for the `finally` blocks of a cancelled thread
 
 log = structlog.get_logger("kernel.processes")
 
@@ -51,7 +51,7 @@ log = structlog.get_logger("kernel.processes")
 class ProcessExit:
     """Ends processes and threads.
 
-    `on_end` are called with each process that ended, before its watchers are told; `on_thread_end` with each thread.
+    `on_end` hooks are called with each process that ended, before its watchers; `on_thread_end` hooks with each thread.
     `exits` counts the ends by reason.
     """
 
@@ -70,7 +70,7 @@ class ProcessExit:
     def wait(self, process: Process, call: Wait) -> ExitStatus | Coroutine[Any, Any, ExitStatus]:
         target = self._table.find(call.pid)
         if target is process:
-            raise InvalidCall(f"process {process.pid} waits for its own end")
+            raise InvalidCall(f"process {process.pid} cannot wait for its own end")
         timeout = check_timeout(call.timeout)
         if target.status is not None:
             process.critical_path = max(process.critical_path, target.critical_path)
@@ -78,7 +78,10 @@ class ProcessExit:
         return self.until_ended(target, timeout, process)
 
     async def until_ended(self, target: Process, timeout: float | None, waiter: Process | None = None) -> ExitStatus:
-        """How `target` ended, once it has. Raises `TimedOut` and `DeadlockDetected`."""
+        """Wait until `target` has ended; its exit status. Raises `TimedOut`, `DeadlockDetected`.
+
+        The critical path of `waiter` then includes that of `target`.
+        """
         thread, waited = cast("Thread", asyncio.current_task()), EndOf(target)
 
         def wake(_: Process) -> None:
@@ -93,7 +96,7 @@ class ProcessExit:
                 thread.waits_for = waited
                 deadlock.check(thread)
                 await PARK
-            if waiter is not None:  # what it does next comes after all that `target` did
+            if waiter is not None:  # its next calls come after all those of `target`
                 waiter.critical_path = max(waiter.critical_path, target.critical_path)
             return target.status
         finally:
@@ -103,12 +106,12 @@ class ProcessExit:
     # ---- for the kernel
 
     def end(self, process: Process, reason: str, why: str) -> None:
-        """Kill `process`. Returns at once."""
+        """Begin to kill `process`, with the error `why`, and return. The process may end later."""
         kind = DeadlineExceeded if reason == "deadline" else Killed
         self.finish(process, reason, error=to_wire(kind(why, pid=process.pid)))
 
     def finish(self, process: Process, reason: str, value: Any = None, error: ErrorInfo | None = None) -> None:
-        """End `process` with this outcome, unless it is ending already. Returns at once."""
+        """Begin the end of `process` with this outcome, unless it is dying already, and return."""
         if process.dying:
             return
         process.dying, process.outcome = reason, (value, error)
@@ -121,26 +124,26 @@ class ProcessExit:
         for thread in tuple(process.threads):
             thread.cancel()
         for child in process.children:
-            # Not at once: a long line of descendants would be as deep a recursion.
+            # In the next turn of the loop, because a long line of descendants would recurse too deeply.
             self._loop.call_soon(self.end, child, "killed", f"its parent, process {process.pid}, ended")
         if process.threads:
             process.timer = self._loop.call_later(GRACE, self._grace_over, process)
-        self._bury_if_quiet(process)
+        self._bury_if_empty(process)
 
     def thread_gone(self, future: asyncio.Future[Any]) -> Process:
-        """A thread has ended, by itself or by `Thread.abandon`. Its process."""
+        """Remove a thread that ended, or was abandoned, from its process. Returns the process."""
         thread = cast("Thread", future)
         process = thread.process
         process.drop_thread(thread)
         process.cpu_of_ended += thread.cpu
-        if thread.suspended:  # it held itself back, and ended before it came to its next wait
+        if thread.suspended:  # it suspended itself, and ended before its next wait
             self._dispatcher.release(process, thread)
         for subsystem in self.on_thread_end:
             subsystem(thread)
         if process.dying:
             if not thread.cancelled():
-                thread.exception()  # nobody is to miss it
-            self._bury_if_quiet(process)
+                thread.exception()  # marks it as seen, or asyncio would log it
+            self._bury_if_empty(process)
         else:
             deadlock.thread_ended(process)
         return process
@@ -148,7 +151,7 @@ class ProcessExit:
     # ---- inside
 
     def _grace_over(self, process: Process) -> None:
-        """Give up the threads that ignored their cancellation, but not those that the busy loop kept from seeing it."""
+        """Abandon the threads that ignored their cancellation. Wait again if the loop was too busy to deliver one."""
         process.timer = None
         if any(thread.about_to_be_cancelled for thread in process.threads):
             process.timer = self._loop.call_later(GRACE, self._grace_over, process)
@@ -160,8 +163,8 @@ class ProcessExit:
                 )
                 thread.abandon()
 
-    def _bury_if_quiet(self, process: Process) -> None:
-        """Bury `process` if it is dying and neither threads nor children are left; then its parent, and so on."""
+    def _bury_if_empty(self, process: Process) -> None:
+        """Bury `process` if it is dying and has neither threads nor children left; then its parent, and so on."""
         following: Process | None = process
         while following is not None and following.dying and not (following.threads or following.children):
             if following.ended:
@@ -194,7 +197,7 @@ class ProcessExit:
 
 
 def outcome(thread: asyncio.Future[Any], process: Process) -> tuple[str, Any, ErrorInfo | None]:
-    """Reason, value and error of a main thread that ended by itself. The value is encodable and belongs to nobody."""
+    """Reason, value and error of a main thread that ended by itself. The value is encoded, or is immutable."""
     if thread.cancelled():
         return "failed", None, to_wire(AgentFailed(f"{process.program} cancelled itself"))
     error = thread.exception()
@@ -217,12 +220,12 @@ def outcome(thread: asyncio.Future[Any], process: Process) -> tuple[str, Any, Er
 
 
 def final_event(status: ExitStatus) -> Result | Failed:
-    """The last event of a task whose process ended so."""
+    """The last event of a task whose process ended with `status`."""
     return Result(status.pid, status.value) if status.error is None else Failed(status.pid, status.error)
 
 
 def final_event_to(stream: Stream) -> Callable[[Process], None]:
-    """A watcher that ends `stream` with the result of the process."""
+    """A watcher that pushes the final event of its process into `stream`, and ends the stream."""
 
     def finish(process: Process) -> None:
         assert process.status is not None

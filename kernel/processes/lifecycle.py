@@ -1,7 +1,7 @@
-"""How processes begin: as the children of others, or for the connections of clients.
+"""The start of processes: as children of other processes, or for the connections of clients.
 
-`Spawn` comes by the gate. A child never outlives its parent unless detached. More threads of a process are in
-`threads`, how it ends in `exit`, how it is held and ranked meanwhile in `control`.
+The gate calls `spawn`; connections, tasks and durable processes call the rest. A child never outlives its parent unless
+it is detached. `threads` starts further threads of a process, `control` suspends and ranks it, `exit` ends it.
 """
 
 from __future__ import annotations
@@ -30,24 +30,25 @@ MAX_OWNER = 200  # characters
 
 
 class Admission(Protocol):
-    """A subsystem that has a say when a process begins."""
+    """A subsystem that can refuse a new process, and is notified when the process has started."""
 
     @property
-    def of_all(self) -> bool:
-        """Whether it looks at every process, and not only at one with a name, a link or limits."""
+    def sees_all(self) -> bool:
+        """Whether it is asked about every process, not only about those with a name, a link or limits."""
 
     def admit(self, parent: Process, call: Spawn) -> None:
-        """May it begin? Raises what speaks against it."""
+        """Raises an error if the process may not start."""
 
-    def begun(self, process: Process, parent: Process, call: Spawn) -> None:
-        """It has begun, and has not run yet."""
+    def admitted(self, process: Process, parent: Process, call: Spawn) -> None:
+        """`process` has been made. Its first thread has not run yet."""
 
 
 class Lifecycle:
-    """Starts processes. Others find here what a process begins with, and what ends it.
+    """Starts processes.
 
-    `admissions` are asked, in their order, before a process is made, and notified in that order once it is. A process
-    without a name, a link and limits passes them by, unless one of them looks at all.
+    `admissions` are asked in their order before a process is made, and notified in the same order after that. They are
+    skipped for a process with neither name nor link nor limits, unless one of them `sees_all`. `make_context` makes the
+    context of an agent from the gate and the process.
     """
 
     def __init__(
@@ -70,8 +71,8 @@ class Lifecycle:
         self._instruments = dispatcher.instruments
         self._gate = gate
         self._admissions = admissions
-        self._of_all = any(admission.of_all for admission in admissions)
-        self._tell_main_done = self._main_done  # one for all: a bound method made for each thread would stay with it
+        self._always_asked = any(admission.sees_all for admission in admissions)
+        self._main_done_callback = self._main_done  # one for all: each thread stores its callback
         gate.register({Spawn: self.spawn})
 
     # ---- system calls
@@ -88,9 +89,10 @@ class Lifecycle:
         return self.start(parent, program, call, stream)
 
     def check(self, parent: Process, call: Spawn) -> None:
-        """Whether new processes are taken at all, and the plain fields of `call` are in order. Raises what is not.
+        """Check that new processes are accepted, and the fields of `call`.
 
-        Who runs may spawn as long as it runs: a drain must not be what an accepted task fails of.
+        Raises `ShuttingDown`, `Busy`, `InvalidCall`. During a drain, agents may still spawn: a drain must not make an
+        accepted task fail.
         """
         if self.draining and parent.is_client:
             raise ShuttingDown("the daemon is shutting down and takes no new tasks", retry_after=5.0)
@@ -106,14 +108,14 @@ class Lifecycle:
     # ---- for connections and the daemon
 
     def open_client(self, name: str) -> Process:
-        """A process that stands for the connection of a client, called `name`."""
+        """A new process that stands for the connection of a client. Its owner is `name`."""
         self.table.last_pid += 1
         process = Process(self.table.last_pid, None, CLIENT, {}, owner=name, priority=0, is_client=True)
         self.table.alive[process.pid] = process
         return process
 
     def admit(self, parent: Process, program: Program, call: Spawn) -> dict[str, Any]:
-        """The arguments of the process that `start` would make. Raises what speaks against it."""
+        """The arguments of the process that `start` would make. Raises an error if it may not start."""
         return self._admit(parent, program, call, self._admissions)
 
     def _admit(self, parent: Process, program: Program, call: Spawn, concerned: Sequence[Admission]) -> dict[str, Any]:
@@ -138,13 +140,14 @@ class Lifecycle:
         pid: int = 0,
         durable: DurableHistory | None = None,
     ) -> int:
-        """A new process; its pid. `attempt` says which one of its task it is, by default that of its parent.
+        """Start a process; its pid. Raises an error if it may not start.
 
-        It is given `pid` if it had that in an earlier life, and is durable with a history.
+        `attempt` is the attempt of its task, by default that of the parent. `pid` is its pid from a previous run of the
+        daemon, or 0 for a new one. A process with a `durable` history is durable.
         """
         concerned = self._admissions
-        if not (self._of_all or call.name is not None or call.link or call.limits or parent.limits):
-            concerned = ()  # as of most processes: it costs no look at each
+        if not (self._always_asked or call.name is not None or call.link or call.limits or parent.limits):
+            concerned = ()  # most processes: no admission needs to be asked
         args = self._admit(parent, program, call, concerned)
         table, detach = self.table, call.detach
         if not pid:
@@ -169,7 +172,7 @@ class Lifecycle:
             if not parent.children:
                 parent.children = {}
             parent.children[process] = None
-        if stream is not None and isinstance(stream, Stream):  # a event_log is told of the end by its task
+        if stream is not None and isinstance(stream, Stream):  # an event log gets the end from its task
             process.watch(final_event_to(stream))
         if call.deadline is not None:
             why = f"not done within its deadline of {call.deadline} s"
@@ -181,9 +184,9 @@ class Lifecycle:
         variables = copy_context()
         main = Thread(process, coro, self.dispatcher, variables)
         process.threads = (main,)
-        main.add_done_callback(self._tell_main_done, context=variables)
+        main.add_done_callback(self._main_done_callback, context=variables)
         for admission in concerned:
-            admission.begun(process, parent, call)
+            admission.admitted(process, parent, call)
         return pid
 
     # ---- inside
@@ -193,13 +196,14 @@ class Lifecycle:
         if not process.dying:
             self.process_exit.finish(process, *outcome(thread, process))
         if not thread.cancelled() and (error := thread.exception()) is not None:
-            # It is told of as text. Its frames know the thread, which knows it: thousands that fail would stay long.
+            # The error was reported as text. Its frames refer to the thread, and the thread to the error: without this,
+            # thousands of failed threads would wait for the collector of cycles.
             error.__traceback__ = error.__cause__ = error.__context__ = None
 
 
 def _schedule_with(process: Process, parent: Process, now: float, deadline: float | None) -> None:
-    """A process that an agent made belongs to the program of that, unless it works for another owner."""
+    """Put a process that an agent spawned into the group of its parent, unless it works for another owner."""
     if not parent.is_client and process.owner == parent.owner:
         process.group, process.critical_path = parent.scheduling_group(), parent.critical_path
-    elif deadline is not None:  # not asked of the timer: uvloop makes one of no time without its end
+    elif deadline is not None:  # not from the timer: without a delay, that of uvloop has no `when`
         process.scheduling_group().deadline = now + deadline

@@ -1,9 +1,9 @@
-"""Limits: how much each process and each owner may use, and what happens to those who go over.
+"""Limits: how much each process and each owner may use. It fails a call, or ends a process, that goes over a limit.
 
-Asked by the lifecycle as a process begins, by model runtimes for each token, and by private memory for each key;
-processor time it looks at itself from time to time, while anybody's is limited. It measures nothing: usage is counted
-where it arises. A child has at most the limits of its parent. Limits of an owner count all its processes together,
-but for the length of a mailbox and the seconds of a life, which are of each.
+Called by the lifecycle when a process starts, by model runtimes for each token, and by private memory for each key.
+It checks processor times itself, every `CPU_CHECK` seconds while any are limited. It never measures usage: that is
+counted where it arises. A child has at most the limits of its parent. The limits of an owner hold for all its processes
+together, except those on mailbox length and wall time, which hold for each process.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from kernel.core.process import Process
 from kernel.gate import Gate
 from kernel.processes.exit import ProcessExit
 
-CPU_CHECK = 0.2  # seconds between two looks at processor times
+CPU_CHECK = 0.2  # seconds between two checks of processor times
 
-NONE = Limits()
+UNLIMITED = Limits()
 
 
 class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What holds for each process and each owner, unless more is said: by `Spawn`, and under `owners` by name."""
+    """The limits of each process without its own (from `Spawn`), and of each owner that is not among `owners`."""
 
-    process: Limits = NONE
-    owner: Limits = NONE
+    process: Limits = UNLIMITED
+    owner: Limits = UNLIMITED
     owners: dict[str, Limits] = {}
 
 
 class _Account:
-    """What the processes of one owner have used together: `tokens` all, `cpu_seconds` those that have ended."""
+    """The usage of one owner: `tokens` of all its processes, `cpu_seconds` of those that have ended."""
 
     __slots__ = ("alive", "cpu_seconds", "limits", "tokens")
 
@@ -48,26 +48,26 @@ class _Account:
 
 
 class LimitKeeper:
-    """Knows the limits of all, and the accounts of those owners that have any. One of the lifecycle's admissions."""
+    """Enforces the limits of processes, and by accounts those of owners. One of the admissions of the lifecycle."""
 
     def __init__(
         self, settings: LimitSettings, loop: asyncio.AbstractEventLoop, gate: Gate, process_exit: ProcessExit
     ) -> None:
         self._settings = settings
-        self._default = None if settings.process == NONE else settings.process
-        self._owners_unlimited = settings.owner == NONE and not settings.owners
-        self.of_all = not (self._owners_unlimited and self._default is None)  # whether the settings limit anyone
+        self._default = None if settings.process == UNLIMITED else settings.process
+        self._owners_unlimited = settings.owner == UNLIMITED and not settings.owners
+        self.sees_all = not (self._owners_unlimited and self._default is None)  # whether the settings have any limit
         self._loop = loop
         self._gate = gate
         self._process_exit = process_exit
         self._accounts: dict[str, _Account] = {}
-        self._watched: dict[Process, None] = {}  # whose processor time is limited, by their own or their owner's limits
+        self._watched: dict[Process, None] = {}  # with a limit on processor time, own or of the owner
         self._timer: asyncio.TimerHandle | None = None
 
     # ---- of processes
 
     def admit(self, parent: Process, call: Spawn) -> None:
-        """Whether `parent` may make one more process. Raises `LimitExceeded`, and `InvalidCall` for wrong limits."""
+        """Raises `LimitExceeded` if `parent` may not make one more process, `InvalidCall` for malformed limits."""
         if call.limits is not None:
             _check_bounds(call.limits)
         limits = parent.limits
@@ -81,17 +81,17 @@ class LimitKeeper:
             if account.limits.cpu_seconds is not None and account.total_cpu() >= account.limits.cpu_seconds:
                 raise _exceeded("cpu_seconds", who, round(account.total_cpu(), 3), account.limits.cpu_seconds)
 
-    def begun(self, process: Process, parent: Process, call: Spawn) -> None:
-        """Give a new process the limits that it has all its life."""
+    def admitted(self, process: Process, parent: Process, call: Spawn) -> None:
+        """Give a new process its limits, which never change."""
         limits = self._limits_for(parent, call)
         account = self._account(process.owner)
         if account is not None:
             account.alive[process] = None
             shared = Limits(mailbox=account.limits.mailbox, wall_seconds=account.limits.wall_seconds)
-            limits = _tighter(limits or NONE, shared)
+            limits = _tighter(limits or UNLIMITED, shared)
             if account.limits.cpu_seconds is not None:
                 self._watch(process)
-        if limits is not None and limits != NONE:
+        if limits is not None and limits != UNLIMITED:
             self._set(process, call, limits)
 
     def _set(self, process: Process, call: Spawn, limits: Limits) -> None:
@@ -102,14 +102,14 @@ class LimitKeeper:
             if process.timer is not None:
                 process.timer.cancel()
             error = _exceeded("wall_seconds", f"process {process.pid}", limits.wall_seconds, limits.wall_seconds)
-            process.timer = self._loop.call_later(limits.wall_seconds, self._over, process, error)
+            process.timer = self._loop.call_later(limits.wall_seconds, self._end_over_limit, process, error)
         if limits.cpu_seconds is not None:
             self._watch(process)
 
     def _watch(self, process: Process) -> None:
-        """Look at its processor time, now and then."""
+        """Check the processor time of `process` from now on."""
         self._watched[process] = None
-        self._look_later()
+        self._schedule_cpu_check()
 
     def process_ended(self, process: Process) -> None:
         self._watched.pop(process, None)
@@ -121,7 +121,7 @@ class LimitKeeper:
     # ---- of calls
 
     def check_tokens(self, process: Process, more: int = 1) -> None:
-        """Whether `process` may use so many tokens more. Raises `LimitExceeded`."""
+        """Raises `LimitExceeded` if `process` may not use `more` tokens."""
         limits = process.limits
         if limits is not None and limits.tokens is not None:
             used = process.prompt_tokens + process.generated_tokens
@@ -131,20 +131,23 @@ class LimitKeeper:
             _check("tokens", f"owner {process.owner!r}", account.tokens + more, account.limits.tokens)
 
     def tokens_used(self, process: Process, count: int) -> None:
-        """`process` used `count` tokens, which stand in its usage. Raises `LimitExceeded` if that was too many."""
+        """Charge `count` tokens, which the usage of `process` includes already. Raises `LimitExceeded` if too many."""
         account = self._accounts.get(process.owner)
         if account is not None:
             account.tokens += count
         if account is not None or process.limits is not None:
             self.check_tokens(process, 0)
 
-    def check_memory(self, process: Process, keys: int, size: int, kept: Callable[[Process], tuple[int, int]]) -> None:
-        """Whether `process` may keep `keys` and `size` bytes more; `kept` tells what one keeps. `LimitExceeded`."""
+    def check_memory(self, process: Process, keys: int, size: int, usage: Callable[[Process], tuple[int, int]]) -> None:
+        """Raises `LimitExceeded` if `process` may not store `keys` keys and `size` bytes more.
+
+        `usage` returns the keys and bytes that a process stores already.
+        """
         account = self._accounts.get(process.owner)
         if process.limits is not None:
-            _check_kept(f"process {process.pid}", process.limits, keys, size, [kept(process)])
+            _check_stored(f"process {process.pid}", process.limits, keys, size, [usage(process)])
         if account is not None and (account.limits.memory_keys, account.limits.memory_bytes) != (None, None):
-            _check_kept(f"owner {process.owner!r}", account.limits, keys, size, map(kept, account.alive))
+            _check_stored(f"owner {process.owner!r}", account.limits, keys, size, map(usage, account.alive))
 
     # ---- inside
 
@@ -163,46 +166,45 @@ class LimitKeeper:
         )
 
     def _account(self, owner: str) -> _Account | None:
-        """The account of `owner`; None if it has no limits."""
+        """The account of `owner`; None if the owner has no limits."""
         if self._owners_unlimited:
             return None
         account = self._accounts.get(owner)
         if account is None:
             limits = self._settings.owners.get(owner, self._settings.owner)
-            if limits != NONE:
+            if limits != UNLIMITED:
                 account = self._accounts[owner] = _Account(limits)
         return account
 
-    def _look_later(self) -> None:
+    def _schedule_cpu_check(self) -> None:
         if self._timer is None and self._watched:
-            self._timer = self._loop.call_later(CPU_CHECK, self._look)
+            self._timer = self._loop.call_later(CPU_CHECK, self._check_cpu)
 
-    def _look(self) -> None:
+    def _check_cpu(self) -> None:
         self._timer = None
         totals: dict[str, float] = {}
         for process in tuple(self._watched):
             used, limits, account = process.cpu_seconds, process.limits, self._accounts.get(process.owner)
             if limits is not None and limits.cpu_seconds is not None and used > limits.cpu_seconds:
-                self._over(
-                    process,
-                    _exceeded("cpu_seconds", f"process {process.pid}", round(used, 3), limits.cpu_seconds),
-                )
+                error = _exceeded("cpu_seconds", f"process {process.pid}", round(used, 3), limits.cpu_seconds)
+                self._end_over_limit(process, error)
             elif account is not None and account.limits.cpu_seconds is not None:
                 total = totals.setdefault(process.owner, account.total_cpu())
                 if total > account.limits.cpu_seconds:
                     who = f"owner {process.owner!r}"
-                    self._over(process, _exceeded("cpu_seconds", who, round(total, 3), account.limits.cpu_seconds))
-        self._look_later()
+                    error = _exceeded("cpu_seconds", who, round(total, 3), account.limits.cpu_seconds)
+                    self._end_over_limit(process, error)
+        self._schedule_cpu_check()
 
-    def _over(self, process: Process, error: LimitExceeded) -> None:
-        """End a process that went over a hard limit."""
+    def _end_over_limit(self, process: Process, error: LimitExceeded) -> None:
+        """End a process that went over a limit, unless it is dying already."""
         if not process.dying:
             self._gate.count_error(error)
             self._process_exit.finish(process, "limit", error=to_wire(error))
 
 
 def _check_bounds(limits: Limits) -> None:
-    """What comes from a socket is checked already; an agent can pass anything."""
+    """Raises `InvalidCall`. The codec has checked the limits in a client's call; an agent can pass anything."""
     try:
         msgspec.convert(msgspec.structs.asdict(limits), Limits)
     except (TypeError, msgspec.ValidationError) as error:
@@ -210,7 +212,7 @@ def _check_bounds(limits: Limits) -> None:
 
 
 def _tighter(one: Limits, other: Limits) -> Limits:
-    """The stricter of both, bound by bound."""
+    """The stricter limit of the two, field by field."""
     bounds = {}
     for name in Limits.__struct_fields__:
         values = [value for value in (getattr(one, name), getattr(other, name)) if value is not None]
@@ -218,12 +220,12 @@ def _tighter(one: Limits, other: Limits) -> Limits:
     return Limits(**bounds)
 
 
-def _check_kept(who: str, limits: Limits, keys: int, size: int, kept: Iterable[tuple[int, int]]) -> None:
+def _check_stored(who: str, limits: Limits, keys: int, size: int, stored: Iterable[tuple[int, int]]) -> None:
     for limit, more, maximum, used in zip(
         ("memory_keys", "memory_bytes"),
         (keys, size),
         (limits.memory_keys, limits.memory_bytes),
-        map(sum, zip((0, 0), *kept, strict=True)),
+        map(sum, zip((0, 0), *stored, strict=True)),
         strict=True,
     ):
         if more > 0 and maximum is not None:

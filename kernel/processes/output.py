@@ -1,6 +1,6 @@
 """The output subsystem: values that agents emit, and the logs of processes.
 
-Its handlers are called by the gate. A task whose client does not read is paused, not buffered without end.
+The gate calls its handlers. It never buffers without a bound: `emit` waits while the client of the task is behind.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from kernel.lib.units import measured
 from kernel.lib.validation import check_text
 
 MAX_LEVEL, MAX_EVENT = 20, 1_000_000  # characters
-MOST = MAX_FRAME - 1024  # bytes of what is emitted, as a frame holds it with what stands around it
+MAX_EMITTED = MAX_FRAME - 1024  # bytes of an emitted value; the rest of the frame is for the event around it
 
 
 class Output:
-    """Takes what processes say to people."""
+    """Takes the emitted values and the log lines of processes."""
 
     def __init__(self, table: ProcessTable, gate: Gate) -> None:
         self._table = table
@@ -36,8 +36,8 @@ class Output:
 
     def emit(self, process: Process, call: Emit) -> Coroutine[Any, Any, None] | None:
         value, size = measured(call.value)
-        if size > MOST:
-            raise too_large("what is emitted", size, MOST)
+        if size > MAX_EMITTED:
+            raise too_large("the emitted value", size, MAX_EMITTED)
         event, stream = Emitted(process.pid, value), process.stream
         if stream is None:
             return None
@@ -59,12 +59,12 @@ class Output:
 
     def write_log(self, process: Process, call: WriteLog) -> None:
         check_text(call.level, "the level of a log line", MAX_LEVEL)
-        check_text(call.event, "what a log line says", MAX_EVENT)
-        encode(call.fields)  # a field that cannot travel is the caller's error, now
+        check_text(call.event, "the text of a log line", MAX_EVENT)
+        encode(call.fields)  # a field that cannot be encoded is the caller's error, here
         process.write_log(Log(process.pid, time.time(), call.level, call.event, call.fields))
 
     def process_ended(self, process: Process) -> None:
-        """Nothing more comes for those who follow its log."""
+        """End the streams that follow the log of `process`."""
         for follower in process.followers:
             follower.end()
         process.followers = ()

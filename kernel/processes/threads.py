@@ -1,7 +1,7 @@
-"""More threads of a process than its first: started by agents and for connections, and killed one at a time.
+"""Further threads of a process: started by agents and for the requests of clients, and killed one at a time.
 
-`StartThread` and `Sleep` come by the gate, tasks that agent code makes by the loop's task factory. Such a thread ends
-with its process at the latest. The first thread of a process is the lifecycle's.
+The gate calls it for `StartThread` and `Sleep`, the loop's task factory for each task that agent code makes. Such a
+thread never outlives its process. The lifecycle starts the first thread of a process.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ log = structlog.get_logger("kernel.processes")
 
 
 class StartedThread(Thread):
-    """A thread that an agent started.
+    """A thread that an agent started by `StartThread`.
 
-    `awaited` counts the callbacks for its end, also once it has ended. If there are none, a failure of the thread is
-    one of its process.
+    `awaited` counts the callbacks for its end, also after the end. A thread without any is awaited by nothing, and its
+    failure is a failure of the process.
     """
 
     __slots__ = ("awaited",)
@@ -41,7 +41,7 @@ class StartedThread(Thread):
         self.awaited = 0
         super().__init__(*args, **options)
 
-    # Every await of a future calls these two, in the tasks and the gathering of asyncio too.
+    # Every await of a future calls these two methods, also in asyncio's own tasks and `gather`.
 
     def add_done_callback(self, fn: Callable[[Any], object], /, *, context: contextvars.Context | None = None) -> None:
         self.awaited += 1
@@ -64,11 +64,11 @@ class ThreadSubsystem:
 
     def start_worker(self, process: Process, call: StartThread) -> Thread:
         if not asyncio.iscoroutine(call.coro):
-            raise InvalidCall(f"a thread runs a coroutine, such as work(), which {call.coro!r} is not")
+            raise InvalidCall(f"a thread runs a coroutine, such as work(); {call.coro!r} is not one")
         return self._adopt(StartedThread(process, call.coro, self._dispatcher, name=call.name), self._worker_done)
 
     def start_thread(self, process: Process, coro: Coroutine[Any, Any, Any], **options: Any) -> Thread:
-        """Run `coro` as one more thread of `process`; it is cancelled when the process ends."""
+        """Run `coro` as a further thread of `process`, which is cancelled when the process ends."""
         return self._adopt(Thread(process, coro, self._dispatcher, **options), self._thread_done)
 
     def make_task(
@@ -78,14 +78,14 @@ class ThreadSubsystem:
         *,
         context: contextvars.Context | None = None,
         name: str | None = None,
-        **_: Any,  # what later versions of asyncio pass, such as eager_start
+        **_: Any,  # later versions of asyncio pass more, such as eager_start
     ) -> asyncio.Future[Any]:
         """The task factory of the loop: a task made by agent code is a thread of its process, and dies with it."""
         maker = asyncio.current_task(loop)
         if isinstance(maker, Thread):
             if maker.done():
                 coro.close()
-                raise RuntimeError("a thread that was given up starts no other one")
+                raise RuntimeError("an abandoned thread cannot start another thread")
             return self.start_thread(maker.process, coro, context=context, name=name)
         return asyncio.Task(coro, loop=loop, context=context, name=name)
 
@@ -101,7 +101,7 @@ class ThreadSubsystem:
             timer.cancel()
 
     async def kill(self, target: Thread) -> None:
-        """End one thread; returns when it is gone, or given up. Raises `InvalidCall`."""
+        """End one thread; returns when it has ended or was abandoned. Raises `InvalidCall`."""
         thread = cast("Thread", asyncio.current_task())
         if target is thread:
             raise InvalidCall("a thread cannot kill itself; let its coroutine return")
@@ -125,7 +125,10 @@ class ThreadSubsystem:
     # ---- inside
 
     def _adopt(self, thread: T, done: Callable[[asyncio.Future[Any]], None]) -> T:
-        """Make a new thread one of its process. `done` is told of its end."""
+        """Add a new thread to its process, and call `done` at its end.
+
+        If a thread of the same process makes it, it gets that thread's priority and a path below that thread's.
+        """
         process = thread.process
         maker = asyncio.current_task(self._loop)
         if isinstance(maker, Thread) and maker.process is process:
@@ -137,13 +140,13 @@ class ThreadSubsystem:
         return thread
 
     def _thread_done(self, thread: asyncio.Future[Any]) -> None:
-        """A thread other than the first has ended; a failure of its own has been seen by whoever awaited it."""
+        """A thread made by `start_thread` has ended. The code that awaits it sees a failure; the process goes on."""
         self._process_exit.thread_gone(thread)
         if not thread.cancelled():
             thread.exception()
 
     def _worker_done(self, thread: asyncio.Future[Any]) -> None:
-        """A thread made by `start_worker` has ended; a failure that nobody waits for is one of the process."""
+        """A thread made by `start_worker` has ended. If nothing awaits it, its failure ends the process."""
         process = self._process_exit.thread_gone(thread)
         if not thread.cancelled() and thread.exception() is not None and not cast("StartedThread", thread).awaited:
             self._process_exit.finish(process, *outcome(thread, process))

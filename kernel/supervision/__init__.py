@@ -1,1 +1,4 @@
-"""Supervision: who learns of an end, who shares it, and who is started again."""
+"""Supervision: links, monitors, supervisors and crash reports.
+
+The gate calls its handlers, and the kernel reports every end of a process to it. It never keeps a process from ending.
+"""

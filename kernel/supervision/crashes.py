@@ -1,6 +1,7 @@
-"""Crash reports: what is known of a process that failed, taken while its mailbox and its log are still there.
+"""Crash reports: why a process failed, with its usage, its last messages and the end of its log.
 
-Told of every end before the other subsystems. It keeps the last reports in memory and changes nothing.
+The kernel calls it for every end, before the subsystems that clear the mailbox. It holds the last reports in memory,
+and never changes a process.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from ipc.syscalls import Crashes, CrashReport, Received
 from kernel.core.process import Process
 from kernel.gate import Gate
 
-KEPT = 100
-LOG_LINES = 10  # of the log, in a report
+CAPACITY = 100
+LOG_LINES = 10  # the last lines of the log, in a report
 
-UNREMARKABLE = frozenset({"done", "killed"})  # reasons of ends that someone wanted
+UNREMARKABLE = frozenset({"done", "killed"})  # reasons of ends that are intended, and no crashes
 
 log = structlog.get_logger("kernel.processes")
 
 
 class CrashReports:
-    """A ring of them."""
+    """The last `CAPACITY` crash reports."""
 
     def __init__(self, gate: Gate) -> None:
-        self._ring: deque[CrashReport] = deque(maxlen=KEPT)
+        self._ring: deque[CrashReport] = deque(maxlen=CAPACITY)
         gate.register({Crashes: self.crashes})
 
     def crashes(self, process: Process, call: Crashes) -> list[CrashReport]:

@@ -1,6 +1,7 @@
-"""The link subsystem: who dies with whom, and who is told of an end.
+"""The link subsystem: linked processes end together, and a monitor reports the end of one process to another.
 
-Its handlers are called by the gate. Both are told of every way a process can end; neither outlives its holder.
+The gate calls its handlers, and the kernel reports every end of a process to it, whatever the reason. A link or monitor
+never outlives the process that holds it.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ from kernel.processes.exit import ProcessExit
 Key = TypeVar("Key")
 Item = TypeVar("Item")
 
-ABNORMAL = "linked"  # reason of an end that came over a link
+ABNORMAL = "linked"  # reason of an end that a link caused
 NO_CLIENTS = "the connection of a client cannot be linked; let it monitor or wait"
 
 
 class Links:
-    """Links go both ways, monitors one way. Processes without either cost nothing.
+    """Links go both ways, monitors one way. A process with neither costs nothing.
 
-    `expected`: pids of processes that are to begin again.
+    `expected`: the pids of durable processes that have not restarted yet.
 
-    One of the admissions of the lifecycle, as a process may begin with a link to its parent.
+    One of the admissions of the lifecycle, because `Spawn` can link a new process to its parent.
     """
 
-    of_all = False
+    sees_all = False
 
     def __init__(
         self, table: ProcessTable, gate: Gate, messaging: Messaging, process_exit: ProcessExit, expected: Container[int]
@@ -40,9 +41,9 @@ class Links:
         self._messaging = messaging
         self._process_exit = process_exit
         self._links: dict[Process, dict[Process, None]] = {}
-        self._monitors: dict[int, tuple[Process, Process]] = {}  # by reference: who is told, of whom
-        self._held: dict[Process, dict[int, None]] = {}  # references, by who is told
-        self._watched: dict[Process, dict[int, None]] = {}  # references, by whom they are of
+        self._monitors: dict[int, tuple[Process, Process]] = {}  # by reference: the holder and the target
+        self._refs_of_holder: dict[Process, dict[int, None]] = {}
+        self._refs_of_target: dict[Process, dict[int, None]] = {}
         self._last_ref = 0
         self._expected = expected
         gate.register(
@@ -50,7 +51,7 @@ class Links:
         )
 
     def link(self, process: Process, call: Link) -> None:
-        self._tie(process, self._table.get(call.pid))
+        self._link(process, self._table.get(call.pid))
 
     def unlink(self, process: Process, call: Unlink) -> None:
         peer = self._table.alive.get(call.pid)
@@ -59,9 +60,9 @@ class Links:
             _drop(self._links, peer, process)
 
     def monitor(self, process: Process, call: Monitor, ref: int = 0) -> int:
-        """With a `ref` of its own if that is not 0."""
+        """Report the end of a process to `process`; the reference of the monitor: `ref`, or a new one if that is 0."""
         if call.pid == process.pid:
-            raise InvalidCall(f"process {process.pid} monitors itself, and could not be told")
+            raise InvalidCall(f"process {process.pid} cannot monitor itself; it would not be there to hear of its end")
         target = self._table.alive.get(call.pid) or self._table.ended.get(call.pid)
         known = type(call.pid) is int and 0 < call.pid <= self._table.last_pid and call.pid not in self._expected
         if target is None and not known:
@@ -70,57 +71,57 @@ class Links:
             self._last_ref += 1
             ref = self._last_ref
         if target is None:
-            self._tell(process, Down(ref, call.pid, "", "unknown"))
+            self._notify(process, Down(ref, call.pid, "", "unknown"))
         elif target.status is not None:
-            self._tell(process, _down(ref, target))
+            self._notify(process, _down(ref, target))
         else:
             self._monitors[ref] = process, target
-            self._held.setdefault(process, {})[ref] = None
-            self._watched.setdefault(target, {})[ref] = None
+            self._refs_of_holder.setdefault(process, {})[ref] = None
+            self._refs_of_target.setdefault(target, {})[ref] = None
         return ref
 
     def demonitor(self, process: Process, call: Demonitor) -> None:
         holder, target = self._monitors.get(call.ref, (None, None))
         if holder is process and target is not None:
             del self._monitors[call.ref]
-            _drop(self._held, process, call.ref)
-            _drop(self._watched, target, call.ref)
+            _drop(self._refs_of_holder, process, call.ref)
+            _drop(self._refs_of_target, target, call.ref)
         self._messaging.take_back(process, DOWN, call.ref)
 
     # ---- for the lifecycle
 
     def admit(self, parent: Process, call: Spawn) -> None:
-        """Whether a new process can be linked to `parent`, if it is to be. Raises `InvalidCall`."""
+        """Raises `InvalidCall` if `call` asks for a link to a parent that cannot have one."""
         if call.link and parent.is_client:
             raise InvalidCall(NO_CLIENTS)
 
-    def begun(self, process: Process, parent: Process, call: Spawn) -> None:
-        """Link a new process to `parent`, if it is to be."""
+    def admitted(self, process: Process, parent: Process, call: Spawn) -> None:
+        """Link a new process to `parent`, if `call` asks for it."""
         if call.link:
-            self._tie(parent, process)
+            self._link(parent, process)
 
     def process_ended(self, process: Process) -> None:
         status = process.status
         assert status is not None
-        for ref in self._held.pop(process, ()):
-            _drop(self._watched, self._monitors.pop(ref)[1], ref)
-        for ref in self._watched.pop(process, ()):
+        for ref in self._refs_of_holder.pop(process, ()):
+            _drop(self._refs_of_target, self._monitors.pop(ref)[1], ref)
+        for ref in self._refs_of_target.pop(process, ()):
             holder, _ = self._monitors.pop(ref)
-            _drop(self._held, holder, ref)
-            self._tell(holder, _down(ref, process))
+            _drop(self._refs_of_holder, holder, ref)
+            self._notify(holder, _down(ref, process))
         for peer in self._links.pop(process, ()):
             _drop(self._links, peer, process)
             if status.reason != "done":
-                # Only begins its end: a long line of links is no deep recursion, unless it has no thread at all.
+                # This only begins the end, so a long line of links recurses only over processes without threads.
                 self._process_exit.end(
                     peer,
                     ABNORMAL,
-                    f"process {process.pid} ({process.program}), to which it was linked, {_how(process)}",
+                    f"process {process.pid} ({process.program}), to which it was linked, {_describe_end(process)}",
                 )
 
     # ---- inside
 
-    def _tie(self, process: Process, peer: Process) -> None:
+    def _link(self, process: Process, peer: Process) -> None:
         if process is peer:
             raise InvalidCall(f"process {process.pid} cannot be linked to itself")
         if process.is_client or peer.is_client:
@@ -128,8 +129,8 @@ class Links:
         self._links.setdefault(process, {})[peer] = None
         self._links.setdefault(peer, {})[process] = None
 
-    def _tell(self, process: Process, news: Down) -> None:
-        self._messaging.notify(process, DOWN, news, sender=news.pid, correlation=news.ref)
+    def _notify(self, process: Process, down: Down) -> None:
+        self._messaging.notify(process, DOWN, down, sender=down.pid, correlation=down.ref)
 
 
 def _down(ref: int, process: Process) -> Down:
@@ -138,7 +139,7 @@ def _down(ref: int, process: Process) -> Down:
     return Down(ref, process.pid, process.program, status.reason, status.error)
 
 
-def _how(process: Process) -> str:
+def _describe_end(process: Process) -> str:
     status = process.status
     assert status is not None
     why = "" if status.error is None else f": {status.error.message}"
@@ -146,7 +147,7 @@ def _how(process: Process) -> str:
 
 
 def _drop(table: dict[Key, dict[Item, None]], key: Key, item: Item) -> None:
-    """Take `item` out of the row of `key`, and the row out of `table` when it is empty."""
+    """Remove `item` from the row of `key`, and the row from `table` when it is empty."""
     row = table.get(key)
     if row is not None:
         row.pop(item, None)

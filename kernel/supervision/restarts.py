@@ -1,6 +1,6 @@
-"""When a supervised child is started again: the bound on restarts, and the pause before each.
+"""The bound on the restarts of supervised children, and the pause before each restart.
 
-Pure and clockless: it is handed the time, and the chance. Used by the supervisor.
+Used by the supervisor. Pure: the time and the random numbers are passed in, and it never reads a clock.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from collections.abc import Callable
 
 
 class RestartIntensity:
-    """At most `most` restarts within any `within` seconds; each after a pause that doubles while they follow closely.
+    """At most `most` restarts within any `within` seconds. The pauses double while restarts follow closely.
 
-    The pause is `first`, twice as long with each restart that is still within the window, at most `longest` seconds,
-    and a random part of its second half is left out ("equal jitter": Brooker, "Exponential Backoff And Jitter", 2015).
+    The first pause is `first` seconds. It doubles with each earlier restart that is still within the window, up to
+    `longest` seconds. A random part of the second half of each pause is left out ("equal jitter": Brooker, "Exponential
+    Backoff And Jitter", 2015). `chance` returns random numbers from 0 to 1.
     """
 
     def __init__(self, most: int, within: float, first: float, longest: float, chance: Callable[[], float]) -> None:
@@ -24,13 +25,13 @@ class RestartIntensity:
         self._chance = chance
         self._times: deque[float] = deque()
 
-    def another(self, now: float) -> float | None:
-        """Seconds to wait before one more restart; None if there have been too many."""
+    def next_pause(self, now: float) -> float | None:
+        """Count one more restart; the seconds to wait before it. None if there have been too many."""
         while self._times and self._times[0] <= now - self._within:
             self._times.popleft()
         if len(self._times) >= self._most:
             return None
         self._times.append(now)
-        # No exponent of a float overflows: more than 60 doublings are cut at the longest anyway.
+        # At most 60 doublings, so that the float does not overflow; `longest` cuts the pause long before.
         pause = min(self._longest, self._first * 2.0 ** min(len(self._times) - 1, 60))
         return pause * (1 - self._chance() / 2)

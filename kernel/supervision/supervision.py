@@ -1,6 +1,6 @@
-"""The supervision subsystem: runs a supervisor for each call that asks for one.
+"""The supervision subsystem: checks each `Supervise` call, and runs a supervisor for it.
 
-Its handler is called by the gate. What a supervisor does is in `kernel.supervision.supervisor`.
+The gate calls its handler. It never starts or ends a child itself: `supervisor` does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = structlog.get_logger("kernel.supervision")
 
 
 class Supervision:
-    """Answers `Supervise`. `chance` gives numbers from 0 to 1 for the pauses before restarts."""
+    """Handles `Supervise`. `chance` returns random numbers from 0 to 1 for the pauses before restarts."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Supervision:
     async def _supervise(self, process: Process, call: Supervise, restarts: RestartIntensity) -> list[ExitStatus]:
         thread = cast("Thread", asyncio.current_task())
 
-        def tell(event: str, fields: dict[str, Any]) -> None:
+        def report(event: str, fields: dict[str, Any]) -> None:
             log.warning(event, supervisor=process.pid, **fields)
             process.write_log(Log(process.pid, time.time(), "warning", event, fields))
 
@@ -58,21 +58,24 @@ class Supervision:
             self._lifecycle.spawn,
             self._lifecycle.table.find,
             self._lifecycle.process_exit.end,
-            tell,
+            report,
         )
         return await supervisor.run()
 
 
 def _check(call: Supervise) -> None:
-    """What comes from a socket is checked already; an agent can pass anything."""
+    """Raises `InvalidCall`. The codec has checked a client's call; an agent can pass anything."""
     if not call.children:
         raise InvalidCall("there are no children to supervise")
     for child in call.children:
         if not isinstance(child, Child) or child.restart not in ("permanent", "transient", "temporary"):
-            raise InvalidCall(f"{child!r} is no Child with restart permanent, transient or temporary")
+            raise InvalidCall(f"{child!r} is not a Child with restart permanent, transient or temporary")
     if call.strategy not in ("one_for_one", "one_for_all", "rest_for_one"):
-        raise InvalidCall(f"strategy {call.strategy!r} is none of one_for_one, one_for_all, rest_for_one")
+        raise InvalidCall(f"strategy is {call.strategy!r}; use one_for_one, one_for_all or rest_for_one")
     for name in ("within", "backoff", "max_backoff"):
         check_seconds(getattr(call, name), name)
     if not call.within or not isinstance(call.max_restarts, int | float) or not call.max_restarts >= 0:
-        raise InvalidCall("max_restarts is a number that cannot be negative, and within has to be above 0")
+        raise InvalidCall(
+            f"max_restarts is {call.max_restarts!r:.100} and within is {call.within!r}; "
+            "max_restarts must be a number from 0 on, and within must be above 0"
+        )

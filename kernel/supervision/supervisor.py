@@ -1,7 +1,7 @@
-"""The supervisor: starts children in order, and starts those again that should not have ended.
+"""The supervisor: starts children in order, and restarts those that should not have ended.
 
-One for each `Supervise` call, run by the calling thread. However it ends, by itself, by an error or by cancellation,
-no child of its outlives it. It sees ends and not causes: whatever ends a child is treated alike.
+There is one for each `Supervise` call, run by the calling thread. It never leaves a child behind, whether it returns,
+fails or is cancelled. It sees the exit status of a child and never the cause: it treats a crash and a kill alike.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ from kernel.supervision.restarts import RestartIntensity
 Start = Callable[[Process, Spawn], "int | Coroutine[Any, Any, int]"]
 
 
-class _Place:
-    """One of the children: the process that runs now, if any, or how the last one ended."""
+class _SupervisedChild:
+    """One of the children: its current process, if any, and the exit status of its last one."""
 
-    __slots__ = ("child", "due", "over", "process", "status")
+    __slots__ = ("due", "over", "process", "spec", "status")
 
-    def __init__(self, child: Child) -> None:
-        self.child = child
+    def __init__(self, spec: Child) -> None:
+        self.spec = spec
         self.process: Process | None = None
         self.status: ExitStatus | None = None
         self.due: float | None = None  # the loop time of its next start
-        self.over = False  # it is not started again
+        self.over = False  # ended for good, and never restarted
 
 
 class Supervisor:
     """Runs the children of one call.
 
-    `find` gives the process of a pid, `end` begins the end of one, `tell` notes a restart for people to read.
+    `start` spawns a process, `find` returns the process of a pid, `end` begins the end of a process, and `report`
+    writes a restart to the logs.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Supervisor:
         start: Start,
         find: Callable[[int], Process],
         end: Callable[[Process, str, str], None],
-        tell: Callable[[str, dict[str, Any]], None],
+        report: Callable[[str, dict[str, Any]], None],
     ) -> None:
         self._thread = thread
         self._loop = thread.get_loop()
@@ -58,52 +59,52 @@ class Supervisor:
         self._start_process = start
         self._find = find
         self._end = end
-        self._tell = tell
-        self._places = [_Place(child) for child in call.children]
-        self._ended: deque[_Place] = deque()  # of children that ended by themselves, in that order
+        self._report = report
+        self._children = [_SupervisedChild(spec) for spec in call.children]
+        self._ended: deque[_SupervisedChild] = deque()  # those that ended by themselves, in that order
 
     async def run(self) -> list[ExitStatus]:
-        """Until all have ended for good; how each did, in the order of the call."""
+        """Run until all children have ended for good; their exit statuses, in the order of the call."""
         try:
-            for place in self._places:
-                await self._start(place)
-            while not all(place.over for place in self._places):
+            for child in self._children:
+                await self._start(child)
+            while not all(child.over for child in self._children):
                 if self._ended:
                     await self._child_ended(self._ended.popleft())
                 else:
-                    await self._start_those_due()
-            return [place.status for place in self._places if place.status is not None]
+                    await self._start_due()
+            return [child.status for child in self._children if child.status is not None]
         except LlmosError:
-            await self._stop(self._places, "its supervisor gave up")
+            await self._stop(self._children, "its supervisor gave up")
             raise
         finally:
-            # If it was cancelled, there is no time to wait for them; the caller's process ends only after its children.
-            for place in reversed(self._places):
-                self._let_go(place, "its supervisor ended")
+            # A cancelled supervisor does not wait for its children; the caller's process ends only after all of them.
+            for child in reversed(self._children):
+                self._begin_stop(child, "its supervisor ended")
 
-    async def _start(self, place: _Place) -> None:
-        child, process = place.child, self._thread.process
-        place.due = None
-        call = Spawn(child.program, child.args, priority=child.priority, name=child.name)
+    async def _start(self, child: _SupervisedChild) -> None:
+        spec, process = child.spec, self._thread.process
+        child.due = None
+        call = Spawn(spec.program, spec.args, priority=spec.priority, name=spec.name)
         answer = self._start_process(process, call)
         pid = await answer if type(answer) is CoroutineType else answer
         assert isinstance(pid, int)
-        place.process = self._find(pid)
-        place.process.watch(lambda dead: self._noted(place, dead))
+        child.process = self._find(pid)
+        child.process.watch(lambda dead: self._note_end(child, dead))
 
-    def _noted(self, place: _Place, dead: Process) -> None:
-        if place.process is dead:
-            place.process, place.status = None, dead.status
-            self._ended.append(place)
+    def _note_end(self, child: _SupervisedChild, dead: Process) -> None:
+        if child.process is dead:
+            child.process, child.status = None, dead.status
+            self._ended.append(child)
         self._thread.wake()
 
-    async def _child_ended(self, place: _Place) -> None:
-        status, kind = place.status, place.child.restart
+    async def _child_ended(self, child: _SupervisedChild) -> None:
+        status, kind = child.status, child.spec.restart
         assert status is not None
         if kind == "temporary" or (kind == "transient" and status.reason == "done"):
-            place.over = True
+            child.over = True
             return
-        pause = self._restarts.another(self._loop.time())
+        pause = self._restarts.next_pause(self._loop.time())
         if pause is None:
             call = self._call
             raise TooManyRestarts(
@@ -115,39 +116,38 @@ class Supervisor:
                 error=None if status.error is None else status.error.message,
             )
         why = status.reason if status.error is None else f"{status.reason}: {status.error.message}"
-        self._tell(
-            f"{status.program} ended and is started again", {"pid": status.pid, "why": why, "pause": round(pause, 3)}
-        )
-        group = self._group(place)
-        await self._stop([other for other in group if other is not place], f"its sibling {status.program} failed")
+        fields = {"pid": status.pid, "why": why, "pause": round(pause, 3)}
+        self._report(f"{status.program} ended and is restarted", fields)
+        group = self._restart_group(child)
+        await self._stop([other for other in group if other is not child], f"its sibling {status.program} failed")
         for other in group:
-            if other is not place and other.child.restart == "temporary":
+            if other is not child and other.spec.restart == "temporary":
                 other.over = True
             if not other.over:
                 other.due = self._loop.time() + pause
 
-    def _group(self, place: _Place) -> list[_Place]:
-        """Those that are started again when `place` is, in order. What is over stays over."""
-        index = self._places.index(place)
+    def _restart_group(self, child: _SupervisedChild) -> list[_SupervisedChild]:
+        """The children that restart together with `child`, in order, without those that are over."""
+        index = self._children.index(child)
         first = {"one_for_one": index, "one_for_all": 0, "rest_for_one": index}[self._call.strategy]
-        last = index if self._call.strategy == "one_for_one" else len(self._places) - 1
-        return [other for other in self._places[first : last + 1] if not other.over]
+        last = index if self._call.strategy == "one_for_one" else len(self._children) - 1
+        return [other for other in self._children[first : last + 1] if not other.over]
 
-    async def _start_those_due(self) -> None:
-        """Start what is due, or wait until something is or a child ends."""
+    async def _start_due(self) -> None:
+        """Start the children that are due, then wait until another is due or a child ends."""
         now = self._loop.time()
-        for place in self._places:
-            if place.due is not None and place.due <= now and not self._ended:
+        for child in self._children:
+            if child.due is not None and child.due <= now and not self._ended:
                 try:
-                    await self._start(place)
+                    await self._start(child)
                 except LlmosError as error:
-                    # It counts as a start whose child failed at once: the bound on restarts ends it.
-                    place.status = ExitStatus(0, place.child.program, "failed", None, to_wire(error))
-                    self._ended.append(place)
-        await self._wait(min((place.due for place in self._places if place.due is not None), default=None))
+                    # Counts as a child that failed right after its start, so the bound on restarts ends the retries.
+                    child.status = ExitStatus(0, child.spec.program, "failed", None, to_wire(error))
+                    self._ended.append(child)
+        await self._wait(min((child.due for child in self._children if child.due is not None), default=None))
 
     async def _wait(self, until: float | None) -> None:
-        """Until a child has ended by itself, or the time has come."""
+        """Wait until a child has ended by itself, or until the loop time `until`."""
         timer = Timer(self._thread, None if until is None else max(until - self._loop.time(), 0))
         try:
             while not self._ended and not timer.rung:
@@ -156,21 +156,21 @@ class Supervisor:
         finally:
             timer.cancel()
 
-    async def _stop(self, places: Iterable[_Place], why: str) -> None:
-        """End the children in these places, the last first, each when the one after it is gone."""
-        for place in reversed(list(places)):
-            process = self._let_go(place, why)
+    async def _stop(self, children: Iterable[_SupervisedChild], why: str) -> None:
+        """End `children` in reverse order, each after the previous one has ended."""
+        for child in reversed(list(children)):
+            process = self._begin_stop(child, why)
             while process is not None and not process.ended:
                 self._thread.waits_for = EndOf(process)
                 await PARK
             if process is not None:
-                place.status = process.status
+                child.status = process.status
 
-    def _let_go(self, place: _Place, why: str) -> Process | None:
-        """Begin the end of the child in `place`, which is no longer expected to run. That process."""
-        process, place.process, place.due = place.process, None, None
-        if place in self._ended:
-            self._ended.remove(place)
+    def _begin_stop(self, child: _SupervisedChild, why: str) -> Process | None:
+        """Begin to end the process of `child`, if it has one. Its end then leads to no restart. Returns the process."""
+        process, child.process, child.due = child.process, None, None
+        if child in self._ended:
+            self._ended.remove(child)
         if process is not None:
             self._end(process, "killed", why)
         return process

@@ -1,4 +1,4 @@
-"""Calls and replies between processes: each call gets its own reply, or an error when somebody leaves."""
+"""Calls and replies between processes: each call gets its own reply, or an error if the called process ends."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ async def test_a_call_waits_for_room_and_dies_with_the_recipient_there(system: S
 
 
 async def test_a_call_whose_time_is_up_before_it_gets_to_the_full_mailbox_times_out(system: System) -> None:
-    """A client's call begins a turn after it came: in a busy daemon that can be too late."""
+    """A client's call starts one turn of the loop after it arrived, which can be too late in a busy daemon."""
     target = system.spawn(idle)
     target.box().capacity = 1
     await system.call(Send(target.pid, "in the way"))
@@ -186,7 +186,7 @@ async def test_a_call_cancelled_while_it_waits_for_room_leaves_the_line(system: 
     callers = [system.thread(system.kernel.gate.enter(system.client, Call(target.pid, n))) for n in range(2)]
     await system.turns()
     box.take()
-    callers[0].cancel()  # woken and cancelled at once
+    callers[0].cancel()  # woken and cancelled in one turn of the loop
     await system.turns()
     assert (await system.call(Receive(0), target)).body == 1
     assert (box.count, box.taken) == (0, 0)

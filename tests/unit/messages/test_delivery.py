@@ -1,4 +1,4 @@
-"""Messages between processes: how they are delivered, in which order, and what becomes of those that cannot be."""
+"""Messages between processes: how and in which order they are delivered, and the dead letters that others become."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_a_message_sent_before_the_first_step_is_there_when_the_agent_look
 
 @pytest.mark.parametrize("undecodable", [msgspec.Raw(b"\xa1\xff"), msgspec.Raw(b"\x81\x81\x00\x00\x00")])
 async def test_a_body_that_cannot_be_decoded_is_nothing_to_its_receiver(system: System, undecodable: Any) -> None:
-    """A client can send one: what comes from a socket is passed on as it came."""
+    """A client can send one: the kernel forwards a body from a socket without decoding it."""
     target = system.spawn(echo)
     await system.call(Send(target.pid, undecodable))
     with pytest.raises(BadMessage, match="cannot be decoded"):
@@ -56,7 +56,7 @@ async def test_a_body_that_cannot_be_decoded_is_nothing_to_its_receiver(system: 
 
 
 async def test_a_drain_ends_although_senders_wait_for_room_and_messages_were_dropped(system: System) -> None:
-    """Nothing is counted that has to come back to zero: a stop waits for processes and for no message."""
+    """A stop waits for processes only. It counts no messages, so no count has to come back to zero."""
 
     async def sender(ctx: Context, to: int) -> None:
         await ctx.send(to, "void", lifetime=0)
@@ -155,7 +155,7 @@ async def test_one_agent_takes_one_message_at_a_time_in_order(system: System) ->
 
 
 async def test_a_stray_wake_up_does_not_overfill_a_mailbox(system: System) -> None:
-    # An emit that was given up leaves a callback with the stream; the thread by then waits for something else.
+    # The stream may wake a thread whose emit was cancelled, and which waits for something else by then.
     recorder = system.recorder(credit=0)
     target = system.spawn(idle)
     target.mailbox = Mailbox(1)

@@ -1,4 +1,4 @@
-"""Names: messages and calls go by them, one process has one, and it is free again when that ends."""
+"""Names: they address messages and calls; each has one holder, and is free again when its holder ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Selective receive: by type, sender, correlation id and predicate, and one left over goes to the next receiver."""
+"""Selective receive: by type, sender, correlation id and predicate. An unclaimed message goes to the next receiver."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ async def test_a_predicate_that_raises_leaves_its_message_to_the_next_receiver(s
 
 
 async def test_a_message_whose_receiver_took_another_goes_to_the_next_who_wants_it(system: System) -> None:
-    """The first is woken for x, the second for y; the second takes x, since it came first: the third shall have y."""
+    """The first is woken for x and the second for y. The second runs first and takes x, so y is left for the third."""
 
     async def agent(ctx: Context) -> list[Any]:
         first = ctx.start_thread(ctx.receive(type="x"))
@@ -129,7 +129,7 @@ async def test_a_message_whose_receiver_took_another_goes_to_the_next_who_wants_
 
     target = system.spawn(agent)
     await system.turns()
-    await system.call(Nice(target.pid, -5, thread="0-1"))  # so that the second looks first
+    await system.call(Nice(target.pid, -5, thread="0-1"))  # so that the second runs first
     await system.call(Send(target.pid, "for the first", type="x"))
     await system.call(Send(target.pid, "for the second", type="y"))
     assert await system.result(target) == ["for the first", "for the second"]

@@ -1,4 +1,4 @@
-"""Topics: subscribers get what matches once each, and a full one holds up nobody."""
+"""Topics: each subscriber gets a matching message once, and a full mailbox delays nobody else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a message may be: of a declared type, of a size and a priority within bounds."""
+"""The checks of a message: a declared type, and a size and a priority within bounds."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def declared(system: System) -> str:
     return system.install(program)
 
 
-# ---- bounds, and looking in
+# ---- bounds
 
 
 async def test_a_message_that_is_too_large_is_refused_with_both_sizes(system: System) -> None:

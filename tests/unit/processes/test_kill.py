@@ -1,4 +1,4 @@
-"""Killing a process: at any moment, by whomever, and whatever it does about it."""
+"""Killing a process: in any state, by any process, whatever the killed process does about it."""
 
 from __future__ import annotations
 

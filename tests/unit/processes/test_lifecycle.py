@@ -1,4 +1,4 @@
-"""Processes: how they start, wait, are suspended and end with their parents, and that nothing is left of them."""
+"""Processes: they start, wait, are suspended and end with their parents, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ async def test_a_suspended_process_makes_no_progress(system: System) -> None:
     assert process.state()[0] == "suspended"
     await system.call(Resume(process.pid))
     await asyncio.sleep(2.5)
-    assert len(ticks) == 5  # the one that was due, and two more
+    assert len(ticks) == 5  # the tick that was due, and two more
 
 
 async def test_suspending_twice_needs_one_resume(system: System) -> None:
@@ -240,7 +240,7 @@ async def test_a_client_cannot_be_suspended(system: System) -> None:
         await system.call(Suspend(system.client.pid))
 
 
-# ---- what is left in the end
+# ---- after the end
 
 
 async def test_the_last_event_is_the_result_or_the_failure(system: System) -> None:

@@ -1,4 +1,4 @@
-"""What a process or an owner may use: what goes over is named, counted, and ends the call or the process."""
+"""Limits of processes and owners: going over one is named, counted, and ends the call or the process."""
 
 from __future__ import annotations
 

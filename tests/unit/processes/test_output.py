@@ -1,4 +1,4 @@
-"""The output of processes: an emit waits for a reader that is behind, and followers of a log see each new line."""
+"""The output of processes: `emit` waits for a reader that is behind, and followers of a log see each new line."""
 
 from __future__ import annotations
 

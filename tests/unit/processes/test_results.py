@@ -1,4 +1,4 @@
-"""How an agent ends: with its value, or with a failure that has a name."""
+"""The results of agents: a value, or a failure with a name."""
 
 from __future__ import annotations
 

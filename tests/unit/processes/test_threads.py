@@ -1,4 +1,4 @@
-"""The threads of a process: started, awaited, held, ended and abandoned one by one."""
+"""The threads of a process: started, awaited, suspended, ended and abandoned one by one."""
 
 from __future__ import annotations
 

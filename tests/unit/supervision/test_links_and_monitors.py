@@ -1,4 +1,4 @@
-"""Links share an end, monitors tell of it, and neither is lost, doubled or left behind."""
+"""Links share an end and monitors report it. Neither is lost, doubled or left behind."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def programs(system: System) -> None:
 def tables(system: System) -> list[Any]:
     """The tables of the link subsystem."""
     links = system.kernel.links
-    return [links._links, links._monitors, links._held, links._watched]
+    return [links._links, links._monitors, links._refs_of_holder, links._refs_of_target]
 
 
 # ---- links

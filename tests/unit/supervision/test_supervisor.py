@@ -1,4 +1,4 @@
-"""Supervisors: who is started again, in which order, after which pause, and when they give up."""
+"""Supervisors: which children they restart, in which order, after which pause, and when they give up."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ STRATEGIES = ["one_for_one", "one_for_all", "rest_for_one"]
 
 @pytest.fixture
 def story(system: System) -> list[str]:
-    """What the children did: "a1" for the first start of a, "a1-" for its end."""
-    told: list[str] = []
+    """The starts and ends of the children: "a1" for the first start of a, "a1-" for its end."""
+    events: list[str] = []
     starts: dict[str, int] = {}
 
     async def child(ctx: Context, name: str, ends: list[Any] | None = None) -> str:
         starts[name] = starts.get(name, 0) + 1
         me = f"{name}{starts[name]}"
-        told.append(me)
+        events.append(me)
         try:
             how = ends.pop(0) if ends else None
             if how is None:
@@ -37,15 +37,15 @@ def story(system: System) -> list[str]:
                 raise ValueError(error)
             return me
         finally:
-            told.append(me + "-")
+            events.append(me + "-")
 
     system.program(child)
-    return told
+    return events
 
 
 @pytest.fixture
 def supervise(system: System, story: list[str]) -> Callable[..., Any]:
-    """Spawns a supervisor of children given as name, restart kind, and how each start ends."""
+    """Spawns a supervisor of children, each given by its name, its restart kind, and the ends of its starts in turn."""
     system.restart_without_jitter()
     ends: dict[str, list[Any]] = {}
 
@@ -212,7 +212,7 @@ async def test_restarts_stand_in_the_log_of_the_supervisor(system: System, super
     process = supervise(("a", "transient", (1, "broken"), (1, "")))
     await system.result(process)
     (line,) = await system.call(Logs(process.pid))
-    assert (line.level, line.event) == ("warning", "one ended and is started again")
+    assert (line.level, line.event) == ("warning", "one ended and is restarted")
     assert ("broken" in line.fields["why"], line.fields["pause"]) == (True, 1.0)
 
 
@@ -256,13 +256,13 @@ async def test_what_makes_no_sense_is_refused(system: System, story: list[str], 
 def test_jitter_leaves_out_up_to_half_of_the_pause() -> None:
     chances = iter([0.0, 0.5, 1.0])
     restarts = RestartIntensity(10, 60.0, 1.0, 100.0, lambda: next(chances))
-    assert [restarts.another(now) for now in (0.0, 1.0, 2.0)] == [1.0, 1.5, 2.0]
+    assert [restarts.next_pause(now) for now in (0.0, 1.0, 2.0)] == [1.0, 1.5, 2.0]
 
 
 def test_no_restart_at_all_may_be_allowed() -> None:
-    assert RestartIntensity(0, 60.0, 1.0, 1.0, lambda: 0.0).another(0.0) is None
+    assert RestartIntensity(0, 60.0, 1.0, 1.0, lambda: 0.0).next_pause(0.0) is None
 
 
 def test_a_thousand_restarts_do_not_overflow_the_pause() -> None:
     restarts = RestartIntensity(5000, 1e9, 0.1, 5.0, lambda: 0.0)
-    assert [restarts.another(0.0) for _ in range(5000)][-1] == 5.0
+    assert [restarts.next_pause(0.0) for _ in range(5000)][-1] == 5.0

@@ -1,4 +1,4 @@
-"""The supervisor against a model of who should be alive: children that end, crash and are killed at random.
+"""The supervisor against a model of which children should be alive, while they end, crash and are killed at random.
 
 The model is that of Erlang/OTP ("Supervisor Behaviour"), with a pause before each restart that doubles.
 """
@@ -29,7 +29,7 @@ PICK = st.integers(0, 3)
 
 
 class Model:
-    """`alive` are the children that run, `due` those that are to be started, and when. The rest is over."""
+    """`alive` has the children that run, `due` the times of those that wait for a restart. The others are over."""
 
     def __init__(self, strategy: str, kinds: list[str], most: int) -> None:
         self.strategy, self.kinds, self.most = strategy, kinds, most
@@ -50,17 +50,20 @@ class Model:
             self.starts[child] += 1
 
     def end(self, ends: list[tuple[int, str]], now: float) -> None:
-        """Children that end at the same moment, in this order: each that is still waited for is seen to in turn."""
+        """Let children end at the same moment, in this order. The supervisor handles one end after the other.
+
+        If it restarts a group, the unhandled ends in that group are dropped.
+        """
         self.alive -= {child for child, _ in ends}
-        seen = list(ends)
-        while seen and not self.given_up:
-            child, how = seen.pop(0)
+        unhandled = list(ends)
+        while unhandled and not self.given_up:
+            child, how = unhandled.pop(0)
             kind = self.kinds[child]
             if kind == "permanent" or (kind == "transient" and how != "returns"):
-                seen = self._restart(child, seen, now)
+                unhandled = self._restart(child, unhandled, now)
 
-    def _restart(self, child: int, seen: list[tuple[int, str]], now: float) -> list[tuple[int, str]]:
-        """Restart `child` with its group; what is left to be seen to."""
+    def _restart(self, child: int, unhandled: list[tuple[int, str]], now: float) -> list[tuple[int, str]]:
+        """Restart `child` with its group; the ends that are still unhandled."""
         while self.restarts and self.restarts[0] <= now - WITHIN:
             self.restarts.popleft()
         if len(self.restarts) >= self.most:
@@ -69,7 +72,7 @@ class Model:
             return []
         self.restarts.append(now)
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (len(self.restarts) - 1))
-        ended = {other for other, _ in seen}
+        ended = {other for other, _ in unhandled}
         first = {"one_for_one": child, "one_for_all": 0, "rest_for_one": child}[self.strategy]
         last = child if self.strategy == "one_for_one" else len(self.kinds) - 1
         for other in range(first, last + 1):
@@ -78,11 +81,11 @@ class Model:
                 self.due.pop(other, None)
                 if self.kinds[other] != "temporary":
                     self.due[other] = now + pause
-        return [(other, how) for other, how in seen if not first <= other <= last]
+        return [(other, how) for other, how in unhandled if not first <= other <= last]
 
 
 class Supervising(RuleBasedStateMachine):
-    """Whatever happens to the children happens in both."""
+    """Does the same to the children of the supervisor and to those of the model."""
 
     @initialize(
         strategy=st.sampled_from(["one_for_one", "one_for_all", "rest_for_one"]),
@@ -98,7 +101,7 @@ class Supervising(RuleBasedStateMachine):
         async def child(ctx: Context, number: int) -> int:
             self.starts[number] += 1
             if (await ctx.receive()).body == "crash":
-                raise ValueError("as it was told")
+                raise ValueError("as ordered")
             return number
 
         async def supervisor(ctx: Context) -> int:
@@ -107,7 +110,7 @@ class Supervising(RuleBasedStateMachine):
             try:
                 return len(await ctx.supervise(specs, strategy=strategy, max_restarts=most, **limits))
             except TooManyRestarts:
-                await asyncio.Event().wait()  # lives on, so that its end is not that of its children
+                await asyncio.Event().wait()  # stays alive, so that its own end does not end its children
                 raise
 
         async def begin() -> Process:
@@ -156,7 +159,7 @@ class Supervising(RuleBasedStateMachine):
         processes = [self.child(child) for child, _ in ends]
 
         async def all_of_them() -> None:
-            # The end comes when the thread has run: in the order in which they are told.
+            # A child ends when its thread has run: in the order in which the messages were sent.
             for process, (_, how) in zip(processes, ends, strict=True):
                 if how == "is killed":
                     self.system.kernel.process_exit.end(process, "killed", "by the test")
