@@ -112,7 +112,7 @@ class Footprint:
 
     @property
     def kv_minimum(self) -> int:
-        """KV memory that cannot be taken from it: the larger of `kv_used` and `kv_floor`."""
+        """KV memory to plan for at least: the larger of `kv_used` and `kv_floor`."""
         return max(self.kv_used, self.kv_floor) if self.uses_shared_memory else 0
 
     @property
@@ -122,10 +122,10 @@ class Footprint:
 
     @property
     def minimum(self) -> int:
-        """The memory it takes with the least possible KV memory."""
+        """The memory it takes with no more KV memory than `kv_minimum`."""
         return self.without_kv + self.kv_minimum
 
     @property
     def maximum(self) -> int:
-        """The memory it takes if it uses all of its KV memory. More than this is a leak."""
+        """The memory it takes if it uses all of its KV memory. Beyond this and a margin it is taken to leak."""
         return self.size + (self.kv_memory if self.uses_shared_memory else 0)

@@ -29,8 +29,8 @@ class ModelState:
     """`name` is one of the words above, `detail` says more. `sequences` is a live view of the model's sequences.
 
     Times are read from `clock`. `load_began` is None while no driver is in memory or on its way there, `ready_at` while
-    the model is not ready, and `idle_since` while a sequence runs or waits for a slot. `turn_began` is when the model
-    was first ready since it was last unloaded, None until then. `load_allowance`: seconds that a load may take at
+    the model is not ready, and `idle_since` while a sequence runs, queues or is being swapped out. `turn_began` is when
+    the model was first ready since the last unload, None until then. `load_allowance`: seconds that a load may take at
     least, because an earlier load was given up for another model. `unload_seconds`: how long the last unload took.
     """
 
