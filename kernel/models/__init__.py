@@ -1,1 +1,1 @@
-"""Model slots: which sequences run on which model runtime, by leases counted in tokens."""
+"""Models: the sequences of each model, its slots and leases, its driver, and the memory that all models share."""

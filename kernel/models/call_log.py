@@ -1,6 +1,6 @@
-"""The generations that ended last, for whoever wants to know what the models were asked.
+"""A bounded log of the generations that ended last, from which `llmos record` makes a trace of the load.
 
-Told by the workloads, asked by the system call `FinishedCalls`. It remembers a bounded number and writes nothing.
+The active sequences of each model add to it, the system call `FinishedCalls` reads it. It never writes to disk.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from kernel.core.process import Process
 from kernel.gate import Gate
 from kernel.models.generation import Generation
 
-KEPT = 1 << 14
+CAPACITY = 1 << 14  # generations
 
 
 class CallLog:
-    """The last `KEPT` generations of all models, in the order of their ends."""
+    """The last `CAPACITY` generations of all models, in the order in which they ended."""
 
     def __init__(self, gate: Gate) -> None:
         self._number = 0
-        self._calls: deque[FinishedCall] = deque(maxlen=KEPT)
+        self._calls: deque[FinishedCall] = deque(maxlen=CAPACITY)
         gate.register({FinishedCalls: self.since})
 
     def add(self, generation: Generation, now: float) -> None:
-        """`generation` is over."""
+        """Record `generation`, which ended at `now`."""
         self._number += 1
         process, group, error = generation.process, generation.group, generation.error
         self._calls.append(
@@ -52,5 +52,6 @@ class CallLog:
         )
 
     def since(self, process: Process, call: FinishedCalls) -> list[FinishedCall]:
+        """The recorded generations whose number is above `call.after`, the oldest first."""
         new = min(max(self._number - call.after, 0), len(self._calls))
         return list(itertools.islice(self._calls, len(self._calls) - new, None))

@@ -1,6 +1,6 @@
-"""Checks of what a reply is constrained to be: before a driver is asked to enforce it, and once it is there.
+"""Checks the constraint of a reply before the call is sent to a driver, and the reply after it was generated.
 
-Used by the model calls. Whether a schema, a regex or a grammar can be enforced is for the driver to say.
+Used by the model calls. It never decides whether a schema, a regex or a grammar can be enforced: the driver does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ MAX_LENGTH = 1_000_000  # characters of a constraint
 
 
 def check(sampling: Sampling) -> None:
-    """Whether the constraint of `sampling`, if it has one, makes sense. Raises `InvalidConstraint`."""
+    """Check the constraint of `sampling`, if there is one. Raises `InvalidConstraint`."""
     constraint = sampling.constraint
     if constraint is None:
         return
@@ -26,13 +26,15 @@ def check(sampling: Sampling) -> None:
     if kind in ("schema", "choices"):
         _parse(constraint)
         if sampling.stop:
-            raise InvalidConstraint(f"stop strings would cut what the {kind} asks for; leave either out")
+            raise InvalidConstraint(
+                f"stop strings would cut a reply that has to match the {kind}; remove one of the two"
+            )
 
 
 def check_reply(text: str, reason: str, constraint: Constraint | None) -> None:
-    """Whether `text`, which ended for `reason`, is complete. Raises `InvalidReply`.
+    """Check that `text`, which ended for `reason`, is complete. Raises `InvalidReply`.
 
-    A text that was cut at `max_tokens` may be complete by chance. Of a regex or a grammar only the driver could tell.
+    A text that was cut at `max_tokens` may be complete by chance. For a regex or a grammar only the driver could know.
     """
     if constraint is None or reason != "length" or constraint.kind not in ("schema", "choices"):
         return
@@ -46,19 +48,19 @@ def check_reply(text: str, reason: str, constraint: Constraint | None) -> None:
             complete = False
     if not complete:
         raise InvalidReply(
-            f"the reply was cut at max_tokens before it was what the {constraint.kind} asks for; allow more tokens",
+            f"the reply was cut at max_tokens before it matched the {constraint.kind}; raise max_tokens",
             text=text,
         )
 
 
 def _parse(constraint: Constraint) -> dict[str, object] | list[str]:
-    """The JSON of a schema or of choices."""
+    """Parse the JSON of a schema or of choices. Raises `InvalidConstraint`."""
     kind, value = constraint.kind, constraint.value
     try:
         if kind == "choices":
             choices = msgspec.json.decode(value, type=list[str])
             if not choices or "" in choices:
-                raise InvalidConstraint("choices are a list of texts, at least one and none of them empty")
+                raise InvalidConstraint("choices must be a list of at least one text, none of them empty")
             return choices
         return msgspec.json.decode(value, type=dict[str, object])
     except msgspec.DecodeError as error:

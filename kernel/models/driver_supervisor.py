@@ -1,7 +1,7 @@
-"""The drivers of one model, one incarnation after another: started, spoken to, and noticed when they end or hang.
+"""The driver supervisor of one model: starts drivers, sends them messages, and notices when they end or hang.
 
-Owned by a model runtime, which says when to start and stop one and hears what became of it. It knows no sequences. It
-never blocks: what takes time runs in tasks of its own, each with a time limit.
+The model runtime that owns it says when to start and stop a driver, and is notified of every outcome. Slow operations
+run in tasks with a time limit. It never blocks the loop, and knows no sequences.
 """
 
 from __future__ import annotations
@@ -18,32 +18,33 @@ from kernel.drivers.process import Driver, Launcher
 from kernel.lib.restartable_timer import RestartableTimer
 from kernel.models.spec import ModelSpec
 
-GRAIN = 0.001  # seconds by which a timer may strike early
+GRAIN = 0.001  # seconds by which a timer may fire early
 MAX_BACKOFF = 10.0  # seconds between two restarts
 
 log = structlog.get_logger("kernel.models")
 
 
 class Listener(Protocol):
-    """What hears of the drivers."""
+    """The runtime, as the supervisor sees it."""
 
-    def driver_said(self, message: protocol.FromDriver) -> None: ...
+    def driver_reported(self, message: protocol.FromDriver) -> None:
+        """The present driver sent a message."""
 
     def driver_died(self, how: str) -> None:
-        """It ended unasked, or was killed because of what it did."""
+        """The driver ended unasked, or was killed for a fault; `how` says which."""
 
-    def driver_missing(self, error: LlmosError) -> None:
-        """It could not be started."""
+    def driver_not_started(self, error: LlmosError) -> None:
+        """A driver could not be started."""
 
     def awaiting_reply(self) -> bool:
-        """Whether it has been asked for something that it has not answered."""
+        """Whether the driver still owes an answer."""
 
 
 class DriverSupervisor:
-    """The drivers of one model, one incarnation after another.
+    """The drivers of one model, at most one at a time: each is an incarnation with a number.
 
-    `restarts` counts their deaths, `deaths_in_a_row` those since the last progress, `late_loads` the loads in a row
-    that took too long.
+    `restarts` counts the deaths of drivers, `deaths_in_a_row` those since the last token, `late_loads` the loads in a
+    row that took too long.
     """
 
     def __init__(
@@ -59,82 +60,84 @@ class DriverSupervisor:
         self._listener = listener
         self._driver: Driver | None = None
         self._incarnation = 0
-        self._going: set[Driver] = set()  # drivers that are on their way out
-        self._why = ""  # the driver was killed, if it was
-        self._heard = 0.0  # when it last said something, or was first asked for something
-        self._patience = RestartableTimer(loop, self._look)
-        self._load_limit = RestartableTimer(loop, self._load_is_late)
+        self._stopping: set[Driver] = set()  # drivers that were stopped and have not ended yet
+        self._kill_reason = ""  # why this kernel killed the driver; empty if it did not
+        self._last_message = 0.0  # time of its last message, or of the first unanswered request
+        self._silence_timer = RestartableTimer(loop, self._check_silence)
+        self._load_timer = RestartableTimer(loop, self._load_timed_out)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def pid(self) -> int | None:
+        """The process id of the driver, None while there is none."""
         return None if self._driver is None else self._driver.pid
 
     @property
-    def present(self) -> bool:
+    def in_memory(self) -> bool:
         """Whether a driver process takes memory."""
-        return self._driver is not None or bool(self._going)
+        return self._driver is not None or bool(self._stopping)
 
     @property
     def silence(self) -> float:
-        """Seconds since the driver last said anything, while it has something to say; else none."""
-        return self._loop.time() - self._heard if self._patience.running else 0.0
+        """Seconds since the last message of a driver that owes an answer; 0 if it owes none."""
+        return self._loop.time() - self._last_message if self._silence_timer.running else 0.0
 
     def start(self, load: Callable[[], protocol.Load]) -> None:
-        """Start a driver and have it load: at once, or after a while that doubles with each death in a row.
+        """Start a driver and send it `load()`.
 
-        It hears nothing of what is sent before.
+        After two deaths in a row it waits for a second first; the delay doubles with each death, up to `MAX_BACKOFF`.
+        Messages that are sent before the driver has started are dropped.
         """
         delay = 0.0 if self.deaths_in_a_row <= 1 else min(0.25 * 2**self.deaths_in_a_row, MAX_BACKOFF)
         self.run(self._start(load, delay))
 
     def send(self, message: protocol.ToDriver) -> None:
-        """Tell the driver; if it has just died, what it was to do is done anew by its successor."""
+        """Send `message`. A driver that has just died loses it; the runtime admits all sequences to the next one."""
         if self._driver is not None:
             self._driver.send(message)
 
     def ask(self, message: protocol.ToDriver) -> None:
-        """`send` something that has to be answered: by anything at all within the model's `step_timeout`."""
+        """Send a message that needs an answer. A driver that sends nothing at all within `step_timeout` is killed."""
         self.send(message)
-        if self._driver is not None and not self._patience.running:
-            self._heard = self._loop.time()
-            self._patience.start(self._spec.step_timeout)
+        if self._driver is not None and not self._silence_timer.running:
+            self._last_message = self._loop.time()
+            self._silence_timer.start(self._spec.step_timeout)
 
     def loaded(self) -> None:
-        """It has loaded in time."""
+        """The driver has loaded the model in time."""
         self.late_loads = 0
-        self._load_limit.stop()
+        self._load_timer.stop()
 
     def kill(self, why: str) -> None:
-        """End the driver at once, for what it did; it is reported as a death, with `why`."""
+        """Kill the driver for a fault. Its death is reported with `why`."""
         if self._driver is not None:
-            self._why = why
+            self._kill_reason = why
             self._driver.kill()
 
     def stop(self) -> asyncio.Future[None]:
-        """End the driver, or the start of one, and ignore what it still says.
+        """Stop the driver, or cancel its start, and ignore its further messages.
 
-        The future is done when the driver is gone.
+        The future is done when the driver has ended.
         """
-        return self.run(self._see_off(self._let_go()))
+        return self.run(self._stop_and_await(self._detach()))
 
     async def close(self) -> None:
-        """End all that runs, for ever."""
+        """Cancel all tasks, and return when all drivers have ended. No driver is started after this."""
         for task in tuple(self._tasks):
             task.cancel()
         await self.stop()
-        await asyncio.gather(*(driver.stop() for driver in self._going))
+        await asyncio.gather(*(driver.stop() for driver in self._stopping))
 
-    async def _see_off(self, driver: Driver | None) -> None:
+    async def _stop_and_await(self, driver: Driver | None) -> None:
         if driver is None:
             return
-        self._going.add(driver)
+        self._stopping.add(driver)
         await driver.stop()
-        self._going.discard(driver)
+        self._stopping.discard(driver)
 
     def run(self, coro: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run `coro` for the model until it ends, or `close`."""
-        # asyncio.Task, not create_task: these are the kernel's own, whichever agent's call led here.
+        """Run `coro` in a task, which `close` cancels."""
+        # asyncio.Task, not create_task: the task belongs to the kernel, even if the call of an agent led here.
         task = asyncio.Task(coro, loop=self._loop)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -157,60 +160,60 @@ class DriverSupervisor:
                     lambda how: self._on_exit(incarnation, how),
                 )
         except LlmosError as error:
-            self._listener.driver_missing(error)
+            self._listener.driver_not_started(error)
             return
         except TimeoutError:
             text = f"model {self._name}: the driver process could not be started within {limit:g} s"
-            self._listener.driver_missing(ModelLoadFailed(text))
+            self._listener.driver_not_started(ModelLoadFailed(text))
             return
         except OSError as error:
             text = f"model {self._name}: the driver cannot be started: {error}"
-            self._listener.driver_missing(ModelLoadFailed(text))
+            self._listener.driver_not_started(ModelLoadFailed(text))
             return
-        if incarnation != self._incarnation:  # it is not wanted any more, or has died already
-            await self._see_off(driver)
+        if incarnation != self._incarnation:  # it was stopped meanwhile, or has died already
+            await self._stop_and_await(driver)
             return
         self._driver = driver
-        self._load_limit.start(limit)
+        self._load_timer.start(limit)
         driver.send(load())
 
     def _on_message(self, incarnation: int, message: protocol.FromDriver) -> None:
         if incarnation != self._incarnation:
             return
-        self._heard = self._loop.time()
-        self._listener.driver_said(message)
-        if self._patience.running and not self._listener.awaiting_reply():
-            self._patience.stop()
+        self._last_message = self._loop.time()
+        self._listener.driver_reported(message)
+        if self._silence_timer.running and not self._listener.awaiting_reply():
+            self._silence_timer.stop()
 
     def _on_exit(self, incarnation: int, how: str) -> None:
         if incarnation != self._incarnation:
             return
-        how, self._why = self._why or how, ""
-        self._let_go()
+        how, self._kill_reason = self._kill_reason or how, ""
+        self._detach()
         self.deaths_in_a_row += 1
         self.restarts += 1
         self._listener.driver_died(how)
 
-    def _look(self) -> None:
-        """Whether the driver hangs."""
-        silence, limit = self._loop.time() - self._heard, self._spec.step_timeout
+    def _check_silence(self) -> None:
+        """Kill the driver if it hangs: it owes an answer, and has been silent for `step_timeout`."""
+        silence, limit = self._loop.time() - self._last_message, self._spec.step_timeout
         if not self._listener.awaiting_reply():
             return
         if silence >= limit - GRAIN:
             self.kill(f"hung: said nothing for {silence:.1f} s with work to do; step_timeout is {limit:g} s")
         else:
-            self._patience.start(limit - silence)
+            self._silence_timer.start(limit - silence)
 
-    def _load_is_late(self) -> None:
+    def _load_timed_out(self) -> None:
         self.late_loads += 1
         self.kill(f"hung: did not load within {self._spec.load_timeout:g} s, which is load_timeout")
 
-    def _let_go(self) -> Driver | None:
-        """The driver is none of ours any more."""
+    def _detach(self) -> Driver | None:
+        """Give up the driver: its later messages and its exit are ignored."""
         driver, self._driver = self._driver, None
         self._incarnation += 1
-        self._load_limit.stop()
-        self._patience.stop()
+        self._load_timer.stop()
+        self._silence_timer.stop()
         return driver
 
     def _ended(self, task: asyncio.Task[None]) -> None:

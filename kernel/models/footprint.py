@@ -1,6 +1,7 @@
-"""What memory the driver of a model takes: measured while it runs, remembered in the cache folder for the next time.
+"""The memory that the driver of a model takes: measured while it runs, and stored in the cache folder for next time.
 
-One for each model runtime, read by the residency. A model that was never loaded is taken to be as large as its files.
+Each model runtime has one `Footprint`; the residency and the memory balancer read it. A model that was never loaded is
+assumed to be as large as its files. It never measures anything itself.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from pathlib import Path
 
 import msgspec
 
-KV_FLOOR = 512 << 20  # bytes of keys and values that a model gets at least, unless its longest sequence takes less
+KV_FLOOR = 512 << 20  # bytes of KV memory that a model gets at least, unless its longest sequence needs less
 
 
 class MeasuredSize(msgspec.Struct, frozen=True):
-    """What a load took: `size` in bytes of memory without keys and values, and `seconds`."""
+    """The cost of a load: `size` in bytes without KV memory, and `seconds`.
+
+    `token_bytes` is the KV memory of one token, `context` the length of the longest sequence in tokens.
+    """
 
     size: int
     seconds: float
@@ -24,7 +28,7 @@ class MeasuredSize(msgspec.Struct, frozen=True):
 
 
 class MeasuredSizes:
-    """What was measured of each model, by a key that says what was loaded. One file, read once."""
+    """The measured sizes of all models, keyed by driver, path and options. One file, read once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -36,12 +40,12 @@ class MeasuredSizes:
         return self._measured.get(key)
 
     def put(self, key: str, measured: MeasuredSize) -> bytes:
-        """Note what was measured; the contents that the file is to have now, for `write`."""
+        """Store a measurement; returns the new contents of the file, for `write`."""
         self._measured[key] = measured
         return msgspec.json.format(msgspec.json.encode(self._measured))
 
     def write(self, contents: bytes) -> None:
-        """Replace the file. Blocks on the disk. What cannot be written is measured again next time."""
+        """Replace the file. Blocks on the disk. An error is ignored: the model is measured again at its next load."""
         draft = self._path.with_suffix(f".{os.getpid()}")
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,11 +54,11 @@ class MeasuredSizes:
 
 
 class Footprint:
-    """What one model takes of the memory.
+    """The memory of one model, in bytes.
 
-    `size`: bytes without keys and values; those of its files (`estimate`) until it was measured. `rss`, `kv_used` and
-    `kv_cached` are as of the last look. `kv_memory` is what the driver may use for keys and values now, `kv_most` what
-    it may ever use, if that is bound. `elsewhere`: keys and values lie in the memory of a device of its own.
+    `size` excludes KV memory; it is the size of the files (`estimate`) until a load was measured. `rss`, `kv_used` and
+    `kv_cached` are from the last sample or report. The driver may use `kv_memory` for its KV cache now, and at most
+    `kv_limit` ever (None: no bound). `kv_on_device`: the KV cache is in a GPU's memory, not in the machine's.
     """
 
     def __init__(self, measured: MeasuredSize | None) -> None:
@@ -64,63 +68,64 @@ class Footprint:
         self.kv_used = 0
         self.kv_cached = 0
         self.kv_memory = 0
-        self.kv_most: int | None = None
-        self.elsewhere = False
+        self.kv_limit: int | None = None
+        self.kv_on_device = False
 
-    def loaded(self, measured: MeasuredSize, kv_memory: int, *, most: int | None, elsewhere: bool) -> None:
-        """The driver is ready."""
+    def loaded(self, measured: MeasuredSize, kv_memory: int, *, kv_limit: int | None, kv_on_device: bool) -> None:
+        """The driver has loaded the model."""
         self._measured = measured
         self.rss = measured.size
         self.kv_used = self.kv_cached = 0
-        self.kv_memory, self.kv_most, self.elsewhere = kv_memory, most, elsewhere
+        self.kv_memory, self.kv_limit, self.kv_on_device = kv_memory, kv_limit, kv_on_device
 
-    def gone(self) -> None:
-        """The driver is no more."""
+    def driver_ended(self) -> None:
+        """The driver has ended, and its memory is free."""
         self.rss = self.kv_used = self.kv_cached = self.kv_memory = 0
-        self.kv_most = None
+        self.kv_limit = None
 
     @property
     def size(self) -> int:
+        """Bytes without KV memory, as measured or estimated."""
         return self.estimate if self._measured is None else self._measured.size
 
     @property
     def load_seconds(self) -> float | None:
-        """How long it takes to load, as far as that is known."""
+        """How long the last load took; None if the model was never loaded."""
         return None if self._measured is None else self._measured.seconds
 
     @property
     def token_bytes(self) -> int:
-        """Keys and values of one token; 0 if that is not known, or the driver counts none."""
+        """KV memory of one token; 0 if unknown, or if the driver reports none."""
         return 0 if self._measured is None else self._measured.token_bytes
 
     @property
-    def shares(self) -> bool:
-        """Whether it takes keys and values from the memory that all drivers share."""
-        return not self.elsewhere and (self._measured is None or self._measured.token_bytes > 0)
+    def uses_shared_memory(self) -> bool:
+        """Whether its KV cache is in the memory that all drivers share."""
+        return not self.kv_on_device and (self._measured is None or self._measured.token_bytes > 0)
 
     @property
     def kv_floor(self) -> int:
-        """Bytes of keys and values without which it could not serve its longest sequence, or many."""
-        if self._measured is None or not self.shares:
+        """KV memory that it needs to serve one sequence of full length, or `KV_FLOOR` if that is less."""
+        if self._measured is None or not self.uses_shared_memory:
             return 0
         return min(self._measured.token_bytes * self._measured.context, KV_FLOOR)
 
     @property
-    def kv_least(self) -> int:
-        """Bytes of keys and values that it uses, or cannot do without if that is more."""
-        return max(self.kv_used, self.kv_floor) if self.shares else 0
+    def kv_minimum(self) -> int:
+        """KV memory to plan for at least: the larger of `kv_used` and `kv_floor`."""
+        return max(self.kv_used, self.kv_floor) if self.uses_shared_memory else 0
 
     @property
-    def body(self) -> int:
-        """What it takes besides keys and values: at least its size, and more if more was measured."""
-        return max(self.size, self.rss - (self.kv_used + self.kv_cached if self.shares else 0))
+    def without_kv(self) -> int:
+        """Memory besides the KV cache: `size`, or more if the last sample shows more."""
+        return max(self.size, self.rss - (self.kv_used + self.kv_cached if self.uses_shared_memory else 0))
 
     @property
-    def least(self) -> int:
-        """What it takes if it gets no more keys and values than it has to."""
-        return self.body + self.kv_least
+    def minimum(self) -> int:
+        """The memory it takes with no more KV memory than `kv_minimum`."""
+        return self.without_kv + self.kv_minimum
 
     @property
-    def most(self) -> int:
-        """What it takes if it uses all that it may."""
-        return self.size + (self.kv_memory if self.shares else 0)
+    def maximum(self) -> int:
+        """The memory it takes if it uses all of its KV memory. Beyond this and a margin it is taken to leak."""
+        return self.size + (self.kv_memory if self.uses_shared_memory else 0)

@@ -1,4 +1,7 @@
-"""What is shown of a model: the rows of listings, from what its runtime and its workload know. It changes nothing."""
+"""The rows of the listings: a model, its policy and its slots, read from its runtime. It never changes anything.
+
+Called by the resource manager for the system calls `Models`, `SetPolicy`, `Slots` and `GetStats`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def model_info(runtime: ModelRuntime, default: bool) -> ModelInfo:
-    """What `llmos models` shows of it."""
+    """The row of a model in `llmos models`."""
     spec, state, loader = runtime.spec, runtime.state, runtime.loader
     return ModelInfo(
         runtime.name, spec.driver, spec.path, default, state.name, state.detail, loader.context, loader.facts
@@ -21,7 +24,7 @@ def model_info(runtime: ModelRuntime, default: bool) -> ModelInfo:
 
 
 def policy_info(runtime: ModelRuntime) -> PolicyInfo:
-    """What `llmos policy` shows of it."""
+    """The row of a model in `llmos policy`."""
     policy, reason = runtime.rules.policy, runtime.active.leases.policy.reason
     return PolicyInfo(
         runtime.name, policy.kind, policy.quantum, policy.aging, policy.weights, policy.starvation, reason
@@ -29,15 +32,15 @@ def policy_info(runtime: ModelRuntime) -> PolicyInfo:
 
 
 def scheduling(runtime: ModelRuntime) -> str:
-    """By which policy its slots are given, how many of them, and why."""
+    """The policy of the model, how many of its slots are in use at most, and why."""
     policy, rules = runtime.active.leases.policy, runtime.rules
     why = f" ({policy.reason})" if policy.reason else ""
-    cause = f": {rules.cause}" if rules.cause else ""
-    return f"{policy.kind}{why}; {rules.given} of {runtime.spec.slots} slots given out{cause}"
+    cause = f": {rules.limit_cause}" if rules.limit_cause else ""
+    return f"{policy.kind}{why}; {rules.slot_limit} of {runtime.spec.slots} slots given out{cause}"
 
 
 def slot_info(runtime: ModelRuntime, machine: Machine) -> SlotInfo:
-    """What `llmos slots` shows of it."""
+    """The row of a model in `llmos slots`."""
     active, state = runtime.active, runtime.state
     slots, pager = active.leases, active.pager
     places = {sequence.id: place for place, sequence in enumerate(slots.queue, 1)}
@@ -57,7 +60,7 @@ def slot_info(runtime: ModelRuntime, machine: Machine) -> SlotInfo:
         memory=machine.rss(runtime.pid) if runtime.pid else 0,
         sequences=[sequence.info(places.get(sequence.id, 0)) for sequence in active.sequences.values()],
         given=slots.count,
-        cause=runtime.rules.cause,
+        cause=runtime.rules.limit_cause,
         kv_used=pager.kv.used,
         kv_cached=pager.kv.cached,
         kv_memory=runtime.footprint.kv_memory,

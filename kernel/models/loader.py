@@ -1,6 +1,6 @@
-"""How one model gets into memory: checks that all it needs is there, orders the load, and notes what the load took.
+"""Prepares the load of one model: checks its requirements, makes the load message, and records what the load cost.
 
-Owned by a model runtime, which says when. It starts no driver and decides on no memory.
+Called by the model runtime that owns it. It starts no driver, and never decides how much memory a driver may use.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WEIGHTS = {".safetensors", ".gguf", ".bin"}
 
 
 class Loader:
-    """`context` and `facts` are what the driver last said of the model. `cores` are its processors, none for all."""
+    """`context` and `facts` are those that the driver last reported. `cores`: processors of the driver (empty: all)."""
 
     def __init__(self, name: str, spec: ModelSpec, services: ModelServices) -> None:
         self.context: int | None = None
@@ -36,52 +36,55 @@ class Loader:
         self._spec = spec
         self._services = services
         self._key = msgspec.json.encode((spec.driver, spec.path, spec.options)).decode()
-        self._granted: int | None = None  # what the load that is under way was granted for keys and values
-        self.footprint = Footprint(services.book.get(self._key))
+        self._assigned_kv: int | None = None  # bytes of KV memory in the last load message
+        self.footprint = Footprint(services.measured_sizes.get(self._key))
 
-    async def look(self) -> None:
-        """See what the model needs. Raises `MissingExtra`, `ModelNotFound` or `ModelLoadFailed`."""
+    async def check(self) -> None:
+        """Check the requirements of the model, and estimate its size by that of its files.
+
+        Raises `MissingExtra`, `ModelNotFound` or `ModelLoadFailed`.
+        """
         try:
             async with asyncio.timeout(self._spec.load_timeout):
                 self.footprint.estimate = await asyncio.to_thread(check_requirements, self._name, self._spec)
         except (OSError, TimeoutError) as error:
-            raise ModelLoadFailed(f"model {self._name}: its files cannot be looked at: {error}") from None
+            raise ModelLoadFailed(f"model {self._name}: its files cannot be read: {error}") from None
 
-    def order(self, runtime: Resident) -> protocol.Load:
-        """The first message to a driver, with the processors and the memory that it may have now."""
+    def load_message(self, runtime: Resident) -> protocol.Load:
+        """The first message to a driver, with its processors and its KV memory."""
         spec, services = self._spec, self._services
         self.cores = services.residency.cores(runtime)
-        self._granted = services.balance.grant(runtime)
+        self._assigned_kv = services.memory_balancer.kv_for_load(runtime)
         return protocol.Load(
             spec.path,
-            str(services.cache),
+            str(services.cache_folder),
             spec.max_tokens,
             spec.options,
-            self._granted,
+            self._assigned_kv,
             self.cores,
-            services.area.folder(),
+            services.swap_area.folder(),
         )
 
     def loaded(self, message: protocol.Loaded, pid: int | None, seconds: float) -> Coroutine[Any, Any, None]:
-        """The driver, process `pid`, is ready after `seconds`. Returns a coroutine that notes this on disk."""
+        """The driver, process `pid`, loaded the model in `seconds`. Returns a coroutine that stores this on disk."""
         self.context, self.facts = message.context, message.facts
         size = self._services.machine.rss(pid) if pid else 0
         measured = MeasuredSize(size, seconds, message.token_bytes, message.context)
-        book = self._services.book
-        contents = book.put(self._key, measured)
+        sizes = self._services.measured_sizes
+        contents = sizes.put(self._key, measured)
         self.footprint.loaded(
             measured,
             message.kv_memory,
-            most=message.kv_memory if self._granted is None else self._spec.options.get("kv_memory"),
-            elsewhere=str(message.facts.get("device", "")).startswith("cuda"),
+            kv_limit=message.kv_memory if self._assigned_kv is None else self._spec.options.get("kv_memory"),
+            kv_on_device=str(message.facts.get("device", "")).startswith("cuda"),
         )
-        return asyncio.to_thread(book.write, contents)
+        return asyncio.to_thread(sizes.write, contents)
 
 
 def check_requirements(name: str, spec: ModelSpec) -> int:
-    """The size of the model's files in bytes, 0 if they are not known. Reads the disk, in a worker thread.
+    """The size of the model's files in bytes, 0 if unknown. Reads the disk, so it runs in a worker thread.
 
-    Raises `MissingExtra` or `ModelNotFound`, each with what to do.
+    Raises `MissingExtra` or `ModelNotFound`; their messages say what to do.
     """
     if spec.driver != "transformers":
         return 0
@@ -99,7 +102,7 @@ def check_requirements(name: str, spec: ModelSpec) -> int:
 
 
 def _files(path: str) -> Path | None:
-    """The file or folder of the weights; None for a hub name, whose files the driver finds."""
+    """The file or folder of the weights; None for a hub name, because only the driver can find its files."""
     if path == "embedded":
         package = importlib.util.find_spec(EMBEDDED)
         return None if package is None or package.origin is None else Path(package.origin).parent

@@ -1,7 +1,7 @@
-"""The resource manager: every model and its runtime, the machine they share, and what happens to processes.
+"""The resource manager: makes the runtime of each model, samples the machine, and forwards events of processes.
 
-Made by the kernel. It samples the machine and tells the others: which model serves a call is said here, which are in
-memory by the residency, what each may use by the balance.
+Made by the kernel. It chooses the runtime that serves a call. It never decides which models are in memory (the
+residency does) or how much memory each may use (the memory balancer does).
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from kernel.models.spec import ModelSpec, looks_local
 from kernel.models.swap import SwapArea
 from kernel.processes.limits import LimitKeeper
 
-SAMPLE_SECONDS = 1.0  # between two looks at the machine
+SAMPLE_SECONDS = 1.0  # between two samples of the machine
 
 log = structlog.get_logger("kernel.models")
 
 
 class ResourceManager:
-    """Knows the models and makes their runtimes; `default` names the one for calls that name none.
+    """Knows the models and makes their runtimes; `default` names the model for calls that name none.
 
-    `cache` is for drivers and for what was measured of them, `swap` for sequences on disk.
+    `cache`: the folder for the files of drivers and for measured sizes. `swap`: the folder for sequences on disk.
     """
 
     def __init__(
@@ -68,25 +68,28 @@ class ResourceManager:
         self._runtimes: dict[str, ModelRuntime] = {}
         self.area = SwapArea(swap)
         self._residency = Residency(settings, machine, self._runtimes.values, self._loop)
-        self._balance = MemoryBalancer(self._residency, self._loop)
-        book = MeasuredSizes(cache / "sizes.json")
-        finished = CallLog(gate)
+        self._balancer = MemoryBalancer(self._residency, self._loop)
+        sizes = MeasuredSizes(cache / "sizes.json")
+        call_log = CallLog(gate)
         self._services = ModelServices(
-            cache, launch, limits, self.area, finished, book, machine, self._residency, self._balance
+            cache, launch, limits, self.area, call_log, sizes, machine, self._residency, self._balancer
         )
-        self._ended: list[int] = []  # processes whose end the drivers have not been told
+        self._ended_pids: list[int] = []  # processes whose end is to be reported to the drivers
         self._tasks: list[asyncio.Task[None]] = []
         self.calls = ModelSubsystem(self.runtime, gate, limits)
         self.generate = self.calls.generate
         gate.register({Models: self.models, Slots: self.slots, SetPolicy: self.policy})
 
     def models(self, process: Process, call: Models) -> list[ModelInfo]:
+        """All configured models, and those that were called by path."""
         return [model_info(self.runtime(name), name == self._default) for name in self._specs]
 
     def slots(self, process: Process, call: Slots) -> list[SlotInfo]:
-        return [slot_info(runtime, self._machine) for runtime in self._runtimes.values() if runtime.state.used]
+        """The slots of each model that anything ever asked for."""
+        return [slot_info(runtime, self._machine) for runtime in self._runtimes.values() if runtime.state.ever_used]
 
     def policy(self, process: Process, call: SetPolicy) -> PolicyInfo:
+        """Change the policy of a model, as far as the call sets anything, and return it. Raises `InvalidPolicy`."""
         runtime = self.runtime(call.model)
         current = runtime.rules.policy
         names = ("kind", "quantum", "aging", "starvation")
@@ -95,7 +98,7 @@ class ResourceManager:
             given["weights"] = current.weights | call.weights
         if given:
             settings = msgspec.structs.replace(current, **given)
-            runtime.set_policy(settings, f"asked for by client {process.pid} of {process.owner}")
+            runtime.set_policy(settings, f"requested by client {process.pid} of {process.owner}")
         return policy_info(runtime)
 
     def preload(self) -> None:
@@ -126,37 +129,37 @@ class ResourceManager:
     # ---- processes
 
     def suspended(self, process: Process, thread: Thread | None) -> None:
-        """Take the sequences of `process`, or of its `thread` alone, off their slots."""
+        """Block the sequences of `process`, or only those of its `thread`."""
         for sequence in self.calls.of_process(process):
             if thread is None or sequence.thread is thread:
-                self.runtime(sequence.model).hold(sequence, SUSPENDED)
+                self.runtime(sequence.model).block(sequence, SUSPENDED)
 
     def resumed(self, process: Process, thread: Thread | None) -> None:
-        """Undo `suspended`, for the sequences that nothing else holds."""
+        """Undo `suspended`, except for sequences of a process or thread that is still suspended."""
         for sequence in self.calls.of_process(process):
             if not process.suspended and not sequence.thread.suspended:
-                self.runtime(sequence.model).release(sequence, SUSPENDED)
+                self.runtime(sequence.model).unblock(sequence, SUSPENDED)
 
     def ranked(self, process: Process, thread: Thread | None) -> None:
-        """The priority of `process`, or of its `thread` alone, has changed."""
+        """The priority of `process`, or only of its `thread`, has changed."""
         for sequence in self.calls.of_process(process):
             if thread is None or sequence.thread is thread:
-                self.runtime(sequence.model).reprioritise(sequence)
+                self.runtime(sequence.model).active.leases.reprioritise(sequence)
 
     def priority_changed(self, process: Process) -> None:
-        """More, or less, urgent ones wait for `process` than before."""
+        """The priority that `process` inherits from its callers has changed."""
         for one in behind(process):
             self.ranked(one, None)
 
     def process_ended(self, process: Process) -> None:
-        """Tell the drivers, together with all that end in this turn of the loop."""
+        """Report the end to the drivers, in one message for all processes that end in this turn of the loop."""
         if process.generations:
-            if not self._ended:
-                self._loop.call_soon(self._tell_ended)
-            self._ended.append(process.pid)
+            if not self._ended_pids:
+                self._loop.call_soon(self._report_ended)
+            self._ended_pids.append(process.pid)
 
-    def _tell_ended(self) -> None:
-        ended, self._ended = self._ended, []
+    def _report_ended(self) -> None:
+        ended, self._ended_pids = self._ended_pids, []
         for runtime in self._runtimes.values():
             runtime.processes_ended(ended)
 
@@ -164,40 +167,40 @@ class ResourceManager:
 
     @property
     def sample(self) -> MachineSample:
-        """The last look at the machine."""
+        """The last sample of the machine."""
         return self._residency.sample
 
     @property
     def scheduling(self) -> dict[str, str]:
-        """How the slots of each model in use are given, and why so."""
-        return {name: scheduling(runtime) for name, runtime in self._runtimes.items() if runtime.state.used}
+        """The policy and the slot limit of each model in use, with their reasons."""
+        return {name: scheduling(runtime) for name, runtime in self._runtimes.items() if runtime.state.ever_used}
 
     @property
     def drivers_memory(self) -> int:
-        """Bytes that all drivers take."""
+        """Bytes of memory that all drivers together take."""
         return sum(runtime.footprint.rss for runtime in self._runtimes.values())
 
     @property
     def drivers_budget(self) -> int:
-        """Bytes that all drivers together may take now."""
+        """Bytes of memory that all drivers together may take now."""
         return self._residency.budget
 
     def start(self) -> None:
-        """Look at the machine from time to time, and remove what dead daemons left on disk."""
-        # asyncio.Task: these are the kernel's own.
+        """Start to sample the machine, and remove the swap files of dead daemons."""
+        # asyncio.Task, not create_task: the tasks belong to the kernel.
         self._tasks = [asyncio.Task(coro, loop=self._loop) for coro in (self._watch(), self._remove_old())]
 
     def observe(self, sample: MachineSample) -> None:
-        """Act upon a look at the machine."""
+        """Act on a sample of the machine: kill leaking drivers, adapt the KV memory and slots, load waiting models."""
         self._residency.observe(sample)
         self.area.full = sample.disk_free < DISK_RESERVE
         for runtime in self._runtimes.values():
             runtime.poll()
             footprint = runtime.footprint
-            bound = footprint.most + self._settings.leak_margin
+            bound = footprint.maximum + self._settings.leak_margin
             if runtime.state.ready_at is not None and footprint.rss > bound:
-                runtime.kill(f"leaks memory: takes {show_size(footprint.rss)}, of {show_size(bound)} at most")
-        self._balance.adapt()
+                runtime.kill(f"leaks memory: takes {show_size(footprint.rss)}, and may take {show_size(bound)} at most")
+        self._balancer.adapt()
         self._residency.reschedule()
 
     async def _watch(self) -> None:
@@ -206,14 +209,14 @@ class ResourceManager:
             try:
                 self.observe(await asyncio.to_thread(self._machine.sample, pids))
             except Exception:
-                log.exception("the machine cannot be looked at")
+                log.exception("cannot sample the machine")
             await asyncio.sleep(SAMPLE_SECONDS)
 
     async def _remove_old(self) -> None:
         await asyncio.to_thread(self.area.remove_old)
 
     async def checkpoint_to_disk(self) -> None:
-        """See `ModelRuntime.checkpoint_to_disk`: that of all models."""
+        """See `ModelRuntime.checkpoint_to_disk`; does it for all models."""
         await asyncio.gather(*(runtime.checkpoint_to_disk() for runtime in self._runtimes.values()))
 
     async def close(self) -> None:

@@ -1,7 +1,7 @@
-"""The balance of memory: how much each driver may use for keys and values, and how many of its slots are given out.
+"""The memory balancer: sets the KV memory of each driver, and how many of its slots may be in use.
 
-Looked at when a model was loaded, and with every sample of the machine. It shrinks at once and grows in steps, says
-why in the log and in the listing of slots, and leaves loading and unloading to the residency.
+Called when a model was loaded, and with every sample of the machine. It shrinks both immediately and grows them in
+steps, and gives the cause in the log and in the listing of slots. It loads and unloads no model: the residency does.
 """
 
 from __future__ import annotations
@@ -13,62 +13,64 @@ from kernel.lib.units import show_size
 from kernel.models.footprint import Footprint
 from kernel.models.residency import Residency, Resident
 
-DEADBAND = 1 / 8  # changes smaller than this are not worth a message
-GROWTH = 2.0  # at most, from one step to the next
+DEADBAND = 1 / 8  # smaller relative changes are not worth a message
+GROWTH = 2.0  # the largest factor of one step of growth
 GROW_INTERVAL = 5.0  # seconds between two steps of growth
-LEAST_KV = 1 << 20  # bytes
+MIN_KV = 1 << 20  # bytes of KV memory that each driver gets
 
 
 def allot(budget: int, footprints: Sequence[Footprint]) -> list[int]:
-    """Bytes of keys and values for each of the drivers: what it has to have, and an equal part of what is left.
+    """Bytes of KV memory for each driver: its minimum, and an equal part of the rest of `budget`.
 
-    If nothing is left, each gives an equal part, down to what it cannot do without: that may be less than it uses.
+    If the minimums exceed `budget`, each driver gives up an equal part, but keeps its `kv_floor`. So a driver may get
+    less than it uses.
     """
-    sharers = sum(1 for footprint in footprints if footprint.shares)
-    left = budget - sum(footprint.least for footprint in footprints)
+    sharers = sum(1 for footprint in footprints if footprint.uses_shared_memory)
+    rest = budget - sum(footprint.minimum for footprint in footprints)
     shares = []
     for footprint in footprints:
-        share = max(footprint.kv_least + left // max(sharers, 1), footprint.kv_floor, LEAST_KV)
-        shares.append(share if footprint.kv_most is None else min(share, footprint.kv_most))
+        share = max(footprint.kv_minimum + rest // max(sharers, 1), footprint.kv_floor, MIN_KV)
+        shares.append(share if footprint.kv_limit is None else min(share, footprint.kv_limit))
     return shares
 
 
 class MemoryBalancer:
-    """Adapts the drivers in memory to what there is."""
+    """Adapts the drivers in memory to the memory that is available."""
 
     def __init__(self, residency: Residency, loop: asyncio.AbstractEventLoop) -> None:
         self._residency = residency
         self._loop = loop
-        self._changed: dict[tuple[Resident, str], float] = {}  # when last
+        self._last_change: dict[tuple[Resident, str], float] = {}  # time of the last change, by model and quantity
 
-    def grant(self, runtime: Resident) -> int | None:
-        """Bytes of keys and values for a driver that is about to load; None leaves them to the driver.
+    def kv_for_load(self, runtime: Resident) -> int | None:
+        """Bytes of KV memory for a driver that is about to load; None lets the driver choose.
 
-        The driver takes half of what is free, which it may do while that is less than its share.
+        A driver that chooses takes half of the free memory, or the `kv_memory` in its options. It may choose as long as
+        that is no more than its share.
         """
         residents = [runtime, *(other for other in self._residency.residents() if other is not runtime)]
         share = allot(self._residency.budget, [other.footprint for other in residents])[0]
-        wanted = runtime.spec.options.get("kv_memory")  # over which what the kernel says would go
+        wanted = runtime.spec.options.get("kv_memory")  # an explicit number in `Load` would override it
         if isinstance(wanted, int):
             return None if wanted <= share else share
         return None if share >= self._residency.sample.memory_available // 2 else share
 
     def adapt(self) -> None:
-        """Look whether anything has to change."""
+        """Unload models if memory is short, then set the KV memory and the slot limit of each ready model."""
         residency = self._residency
-        residency.shed()
+        residency.unload_excess()
         residents = residency.residents()
         shares = allot(residency.budget, [runtime.footprint for runtime in residents])
-        ease = self._ease(residents)
+        part = self._available_part(residents)
         cause = self._cause(residents)
         for runtime, share in zip(residents, shares, strict=True):
             if runtime.state.ready_at is not None:
-                self._resize(runtime, share, cause)
-                self._give_out(runtime, ease, cause)
+                self._adapt_kv(runtime, share, cause)
+                self._adapt_slot_limit(runtime, part, cause)
 
-    def _ease(self, residents: list[Resident]) -> float:
-        """What part of the memory for keys and values is there, of what would be if the machine had no other use."""
-        bodies = sum(runtime.footprint.body for runtime in residents)
+    def _available_part(self, residents: list[Resident]) -> float:
+        """The part of all KV memory that is available now: less than 1 if the machine is short of memory."""
+        bodies = sum(runtime.footprint.without_kv for runtime in residents)
         full, now = self._residency.full_budget - bodies, self._residency.budget - bodies
         return 1.0 if full <= 0 or now >= full else max(now, 0) / full
 
@@ -77,25 +79,25 @@ class MemoryBalancer:
         free = f"{show_size(sample.memory_available)} of {show_size(sample.memory_total)} are free"
         return f"{free}, drivers may take {show_size(self._residency.budget)}, models in memory: {len(residents)}"
 
-    def _resize(self, runtime: Resident, share: int, cause: str) -> None:
+    def _adapt_kv(self, runtime: Resident, share: int, cause: str) -> None:
         footprint = runtime.footprint
         before = footprint.kv_memory
-        if not before or not footprint.shares:
+        if not before or not footprint.uses_shared_memory:
             return
         share = min(share, int(before * GROWTH))
-        if self._worth(runtime, "keys and values", before, share, DEADBAND * before):
+        if self._accept_change(runtime, "kv", before, share, DEADBAND * before):
             runtime.resize(share, cause)
 
-    def _give_out(self, runtime: Resident, ease: float, cause: str) -> None:
-        slots, before = runtime.spec.slots, runtime.rules.given
-        now = min(max(round(ease * slots), 1), int(before * GROWTH))
-        if self._worth(runtime, "slots", before, now, 0 if now == slots else DEADBAND * slots):
+    def _adapt_slot_limit(self, runtime: Resident, part: float, cause: str) -> None:
+        slots, before = runtime.spec.slots, runtime.rules.slot_limit
+        now = min(max(round(part * slots), 1), int(before * GROWTH))
+        if self._accept_change(runtime, "slots", before, now, 0 if now == slots else DEADBAND * slots):
             runtime.rules.set_slot_limit(now, cause if now < slots else "")
 
-    def _worth(self, runtime: Resident, what: str, before: int, now: int, deadband: float) -> bool:
-        """Whether a change is: it is large enough, and does not take back too soon what memory had to give."""
-        time, last = self._loop.time(), self._changed.get((runtime, what), 0.0)
+    def _accept_change(self, runtime: Resident, quantity: str, before: int, now: int, deadband: float) -> bool:
+        """Whether to make a change; if so, note its time. Rejects small changes, and growth too soon after a change."""
+        time, last = self._loop.time(), self._last_change.get((runtime, quantity), 0.0)
         if abs(now - before) <= deadband or (now > before and time < last + GROW_INTERVAL):
             return False
-        self._changed[runtime, what] = time
+        self._last_change[runtime, quantity] = time
         return True

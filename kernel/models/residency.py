@@ -1,8 +1,9 @@
-"""Residency: which models are in memory, one driver process each, within one budget for all.
+"""The residency: decides which models are in memory, one driver process each, within one budget for all.
 
-Asked by the model runtimes for memory, and told when they are idle or gone. It loads what fits; makes room by unloading
-the idle model that is of least use; and where all are busy, gives each its turn, so that waiting calls are collated by
-model instead of loading models back and forth. It starts no process itself and touches no sequence.
+The model runtimes ask it for memory, and notify it when they are idle or unloaded. It lets a model load if the model
+fits; else it unloads the idle model of least use. If all models are busy, they take turns: the calls for each model
+gather while they wait (`collate`), so that models are not loaded back and forth. It never starts a process or touches
+a sequence itself.
 """
 
 from __future__ import annotations
@@ -20,18 +21,21 @@ from kernel.models.slot_rules import SlotRules
 from kernel.models.spec import ModelSpec
 from kernel.models.state import ModelState
 
-GRAIN = 0.001  # seconds by which a timer may strike early
-LINGER = 0.5  # of the time that loading it took: so long an idle model is kept though another waits (ski rental)
-LEAST_TURN = 0.5  # of `collate`: a model that was just loaded is kept so long, or as long as that took if it was longer
-SLOW_LOAD = 3.0  # times what a load took last: after that another model that waits goes first,
-FIRST_LOAD = 60.0  # or after so many seconds, if it was never loaded; and after twice as long each time
-RESERVE = 0.05  # of the machine's memory, which drivers never count on
-PRESSURE = 0.1  # of the machine's memory: less than that available is a shortage
-SMOOTHING = 0.5  # weight of the past in what is available
+GRAIN = 0.001  # seconds by which a timer may fire early
+# An idle model stays in memory for this part of its load time though another model waits: its next call may be near,
+# and waiting for half of the cost to load it again is a ski rental strategy.
+LINGER = 0.5
+LEAST_TURN = 0.5  # of `collate`: a model that was just loaded stays at least so long, or as long as its load took
+# A load that takes too long is given up for another model that waits: after this many times the time of the last load,
+SLOW_LOAD = 3.0
+FIRST_LOAD = 60.0  # or after so many seconds if the model was never loaded. Each time that it is given up doubles this.
+RESERVE = 0.05  # of the machine's memory: no driver may use it
+PRESSURE = 0.1  # of the machine's memory: if less than this is available, memory is short
+SMOOTHING = 0.5  # weight of the past in the available memory
 
 
 class Resident(Protocol):
-    """What the residency and the memory balance need of the runtime of a model."""
+    """The runtime of a model, as the residency and the memory balancer see it."""
 
     name: str
     spec: ModelSpec
@@ -41,34 +45,34 @@ class Resident(Protocol):
 
     @property
     def pid(self) -> int | None:
-        """The process of the driver."""
+        """The process id of the driver, None while there is none."""
 
     @property
     def cores(self) -> list[int]:
-        """The processors of the driver; none for all."""
+        """The processors of the driver; empty for all."""
 
     @property
     def takes_memory(self) -> bool:
         """Whether its driver is, or soon will be, in memory."""
 
-    def start(self) -> None:
-        """There is room: load."""
+    def start_load(self) -> None:
+        """There is room: start a driver."""
 
-    def wait(self, reason: str) -> None:
-        """There is no room yet, for a reason to show."""
+    def wait_for_memory(self, reason: str) -> None:
+        """There is no room yet; show `reason` to the callers that wait."""
 
-    def leave(self, why: str) -> None:
-        """Give the memory back, and go on where it stopped when it is loaded again."""
+    def unload(self, why: str) -> None:
+        """Swap out its sequences and stop the driver. The sequences go on when the model is loaded again."""
 
     def fail(self, error: LlmosError) -> None:
-        """It cannot be loaded: answer everything that waits for it with `error`."""
+        """It cannot be loaded: end every call that waits for it with `error`."""
 
     def resize(self, kv_memory: int, cause: str) -> None:
-        """From now on the driver has so many bytes for keys and values."""
+        """Set the KV memory of the driver to `kv_memory` bytes."""
 
 
 class Residency:
-    """The models that are in memory or wait for it. `runtimes` answers all there are."""
+    """The models that are in memory or wait for it. `runtimes` returns all models."""
 
     def __init__(
         self,
@@ -81,37 +85,37 @@ class Residency:
         self._machine = machine
         self._runtimes = runtimes
         self._loop = loop
-        self._waiting: dict[Resident, float] = {}  # since when, the longest first
+        self._waiting: dict[Resident, float] = {}  # models to be loaded: since when, the longest wait first
         self._timer: asyncio.TimerHandle | None = None
-        self._reviewing = False
+        self._rescheduling = False
         self.sample = machine.sample(())
         self._available = float(self.sample.memory_available)
 
     # ---- for the runtimes
 
-    def want(self, runtime: Resident) -> None:
-        """`runtime` is to be loaded as soon as there is room. It is told by `start`, or why not by `wait`."""
+    def request_load(self, runtime: Resident) -> None:
+        """Load `runtime` as soon as there is room: calls its `start_load`, or `wait_for_memory` with the reason."""
         self._waiting.setdefault(runtime, self._loop.time())
         self.reschedule()
 
-    def forget(self, runtime: Resident) -> None:
-        """`runtime` need not be loaded any more."""
+    def withdraw_request(self, runtime: Resident) -> None:
+        """Take back the request to load `runtime`, if there is one."""
         self._waiting.pop(runtime, None)
 
     def reschedule(self) -> None:
-        """Load, and make room, as far as that can be done now. Called whenever a model became idle or has gone."""
-        if self._reviewing or not self._waiting:
+        """Load waiting models that fit, and make room for the next. Called when a model became idle or was unloaded."""
+        if self._rescheduling or not self._waiting:
             return
-        self._reviewing = True
+        self._rescheduling = True
         try:
             for runtime, since in tuple(self._waiting.items()):
-                if not self._place(runtime, since):
+                if not self._start_or_make_room(runtime, since):
                     break
         finally:
-            self._reviewing = False
+            self._rescheduling = False
 
     def cores(self, runtime: Resident) -> list[int]:
-        """The processors for a driver that starts now: an equal part of all, of those that others use least."""
+        """The processors for a driver that starts now: an equal part of all, those that the fewest drivers use."""
         others = [other for other in self.residents() if other is not runtime]
         if not others:
             return []
@@ -123,7 +127,7 @@ class Residency:
     # ---- memory
 
     def observe(self, sample: MachineSample) -> None:
-        """A new look at the machine: what is available is smoothed, what drivers take is not."""
+        """Take in a sample of the machine. The available memory is smoothed, the memory of drivers is not."""
         self.sample = sample
         for runtime in self._runtimes():
             if runtime.pid is not None:
@@ -132,154 +136,154 @@ class Residency:
 
     @property
     def full_budget(self) -> int:
-        """Bytes for all drivers, as they are set."""
+        """Bytes for all drivers together, as configured."""
         return self._settings.budget(self.sample.memory_total)
 
     @property
     def budget(self) -> int:
-        """Bytes for all drivers now: what is set, or what the machine has left if that is less."""
+        """Bytes for all drivers together now: as configured, or as many as the machine can give if that is less."""
         taken = sum(runtime.footprint.rss for runtime in self._runtimes())
         left = self._available - RESERVE * self.sample.memory_total
         return max(min(self.full_budget, int(taken + left)), 0)
 
     def shortage(self) -> str:
-        """What speaks for a process having been killed for want of memory just now; nothing if nothing does."""
+        """Evidence that the operating system has just killed a process for lack of memory; empty if there is none."""
         sample = self.sample
         if self._machine.oom_kills() > sample.oom_kills:
-            return "the system killed a process for want of it"
+            return "the operating system killed a process for lack of memory"
         if min(self._available, sample.memory_available) >= PRESSURE * sample.memory_total:
             return ""
-        return f"{show_size(sample.memory_available)} of {show_size(sample.memory_total)} were free"
+        return f"{show_size(sample.memory_available)} of {show_size(sample.memory_total)} was free"
 
     @property
     def room(self) -> int:
-        """Bytes that nobody takes or is promised; less than none if drivers have outgrown the budget."""
-        return self.budget - sum(runtime.footprint.least for runtime in self.residents())
+        """Bytes of the budget that no driver takes or was promised; negative if drivers have outgrown the budget."""
+        return self.budget - sum(runtime.footprint.minimum for runtime in self.residents())
 
     def residents(self) -> list[Resident]:
-        """Those in memory, or on their way there or away."""
+        """The models in memory, and those that are being loaded or unloaded."""
         return [runtime for runtime in self._runtimes() if runtime.takes_memory]
 
     def too_large(self, runtime: Resident) -> LlmosError | None:
-        """The error for `runtime` if it alone takes more than all drivers may, else None."""
-        need = runtime.footprint.body
+        """The error for `runtime` if it alone takes more than all drivers together may, else None."""
+        need = runtime.footprint.without_kv
         if need <= self.full_budget:
             return None
         return ModelLoadFailed(
-            f"model {runtime.name} takes {show_size(need)}, and all drivers together may take "
+            f"model {runtime.name} takes {show_size(need)}, but all drivers together may take "
             f"{show_size(self.full_budget)}; raise resources.memory in the settings, or use a smaller model"
         )
 
-    def shed(self) -> None:
-        """If drivers take more than they may, unload those of least use: idle ones, or one of several busy ones."""
+    def unload_excess(self) -> None:
+        """If drivers exceed the budget, unload idle models, the least useful first, and if need be a busy one."""
         over, residents = -self.room, self.residents()
-        if over <= 0 or any(runtime.state.leaving for runtime in residents):
+        if over <= 0 or any(runtime.state.frees_memory for runtime in residents):
             return
         if len(residents) == 1 and self.budget == self.full_budget:
-            return  # it has outgrown what it took when it was loaded, and is in nobody's way
+            return  # it has grown since it was loaded, and no other model or program needs the memory
         why = f"memory is short by {show_size(over)}"
         ready = [runtime for runtime in residents if runtime.state.ready_at is not None]
         for runtime in sorted(ready, key=self.usefulness):
             if over > 0 and runtime.state.idle_since is not None:
-                over -= runtime.footprint.least
-                runtime.leave(why)
+                over -= runtime.footprint.minimum
+                runtime.unload(why)
         turn = self._loop.time() - LEAST_TURN * self._settings.collate
         busy = [runtime for runtime in ready if runtime.state.ready_at is not None and runtime.state.ready_at <= turn]
         if over > 0 and len(residents) > 1 and busy:
-            min(busy, key=lambda runtime: runtime.state.ready_at or 0.0).leave(why)
+            min(busy, key=lambda runtime: runtime.state.ready_at or 0.0).unload(why)
 
     # ---- making room
 
-    def _place(self, runtime: Resident, since: float) -> bool:
-        """Start `runtime` if there is room, else do what makes some. Whether the next may be looked at."""
-        need, room = min(runtime.footprint.least, self.full_budget), self.room
+    def _start_or_make_room(self, runtime: Resident, since: float) -> bool:
+        """Start `runtime` if there is room, else make room. Returns whether to try the next waiting model."""
+        need, room = min(runtime.footprint.minimum, self.full_budget), self.room
         if (error := self.too_large(runtime)) is not None:
             del self._waiting[runtime]
             runtime.fail(error)
             return True
         if need <= room:
             del self._waiting[runtime]
-            runtime.start()
+            runtime.start_load()
             return True
         residents = self.residents()
-        leaving = [other for other in residents if other.state.leaving]
-        room += sum(other.footprint.least for other in leaving)
+        ending = [other for other in residents if other.state.frees_memory]
+        room += sum(other.footprint.minimum for other in ending)
         if need <= room:
-            runtime.wait(f"for memory: {_names(leaving)} leaves")
+            runtime.wait_for_memory(f"for memory: unloading {_names(ending)}")
             return False
-        due = {other: self._due(other, since) for other in residents if not other.state.leaving}
+        due = {other: self._unload_due_at(other, since) for other in residents if not other.state.frees_memory}
         chosen: list[Resident] = []
         for other in sorted(due, key=lambda other: (due[other], *self.usefulness(other))):
             chosen.append(other)
-            room += other.footprint.least
+            room += other.footprint.minimum
             if need <= room:
                 spare = room - need
                 for early in chosen[:-1]:
-                    if early.footprint.least <= spare:  # the later ones do without it
-                        spare -= early.footprint.least
+                    if early.footprint.minimum <= spare:  # the others free enough
+                        spare -= early.footprint.minimum
                         chosen.remove(early)
-                self._make_leave(chosen, runtime, max(due[one] for one in chosen))
+                self._unload_or_wait(chosen, runtime, max(due[one] for one in chosen))
                 return False
-        self._starved(runtime, since, need)
+        self._wait_for_other_programs(runtime, since, need)
         return False
 
     def usefulness(self, runtime: Resident) -> tuple[bool, float]:
-        """A key that puts first who is of least use: who is idle for longest, by what it costs to load it again."""
+        """A sort key, least useful model first: the longest idle time in relation to the cost of another load."""
         if runtime.state.idle_since is None:
             return True, 0.0
         idle = self._loop.time() - runtime.state.idle_since
         return False, -idle / max(runtime.footprint.load_seconds or 0.0, 0.01)
 
-    def _make_leave(self, chosen: list[Resident], runtime: Resident, due: float) -> None:
-        """Let `chosen` leave for `runtime` if the last of them is `due`, else look again then."""
+    def _unload_or_wait(self, chosen: list[Resident], runtime: Resident, due: float) -> None:
+        """Unload `chosen` to make room for `runtime` if it is `due`, else set a timer for that time."""
         if due > self._loop.time() + GRAIN:
-            runtime.wait(f"for memory: {_names(chosen)} has its turn")
-            self._look_again(due)
+            runtime.wait_for_memory(f"for memory: the turn of {_names(chosen)} has not ended yet")
+            self._set_timer(due)
             return
-        runtime.wait(f"for memory: {_names(chosen)} leaves")
+        runtime.wait_for_memory(f"for memory: unloading {_names(chosen)}")
         for other in chosen:
-            other.leave(f"made room for {runtime.name}")
+            other.unload(f"made room for {runtime.name}")
 
-    def _due(self, other: Resident, since: float) -> float:
-        """When `other` has to leave for a model that has waited `since` then."""
+    def _unload_due_at(self, other: Resident, since: float) -> float:
+        """The time at which to unload `other` for a model that has waited from `since` on."""
         now, collate = self._loop.time(), self._settings.collate
         load_seconds = other.footprint.load_seconds
-        if other.state.turn_began is None:  # it loads
+        if other.state.turn_began is None:  # it is still loading
             usual = FIRST_LOAD if load_seconds is None else SLOW_LOAD * load_seconds
-            return (other.state.load_began or now) + max(collate, usual, other.state.load_patience)
-        lead = min(other.state.leave_seconds, collate / 4)
+            return (other.state.load_began or now) + max(collate, usual, other.state.load_allowance)
+        lead = min(other.state.unload_seconds, collate / 4)
         turn = max(LEAST_TURN * collate, load_seconds or 0.0)
         due = max(since + collate, other.state.turn_began + turn) - lead
         if other.state.idle_since is not None:
             due = min(due, other.state.idle_since + LINGER * (load_seconds or 0.0))
         return max(due, now)
 
-    def _starved(self, runtime: Resident, since: float, need: int) -> None:
-        """Not even an empty house has room for `runtime`: something else on this machine takes the memory."""
+    def _wait_for_other_programs(self, runtime: Resident, since: float, need: int) -> None:
+        """Wait for other programs on the machine to free memory, for `load_timeout` seconds; then fail `runtime`."""
         limit = since + runtime.spec.load_timeout
-        text = f"{show_size(need)} are needed, and other programs leave less than that"
+        text = f"it needs {show_size(need)}, but other programs on this machine leave less than that free"
         if self._loop.time() < limit - GRAIN:
-            runtime.wait(f"for memory: {text}")
-            self._look_again(limit)
+            runtime.wait_for_memory(f"for memory: {text}")
+            self._set_timer(limit)
             return
         del self._waiting[runtime]
         runtime.fail(ModelLoadFailed(f"model {runtime.name} waited {runtime.spec.load_timeout:g} s for memory: {text}"))
 
-    def _look_again(self, when: float) -> None:
+    def _set_timer(self, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if when != float("inf"):
-            self._timer = self._loop.call_at(when, self._timed_review)
+            self._timer = self._loop.call_at(when, self._on_timer)
 
-    def _timed_review(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
         self.reschedule()
 
     def close(self) -> None:
-        """Load nothing more."""
+        """Forget all waiting models, and load no more."""
         self._waiting.clear()
-        self._look_again(float("inf"))
+        self._set_timer(float("inf"))
 
 
 def _names(runtimes: list[Resident]) -> str:

@@ -1,4 +1,4 @@
-"""What the runtimes of all models share. Put together by the resource manager; it does nothing itself."""
+"""The objects that the runtimes of all models share. Made by the resource manager; it does nothing itself."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from kernel.processes.limits import LimitKeeper
 
 
 class ModelServices(NamedTuple):
-    """What the runtimes of all models share."""
+    """The objects that the runtimes of all models share. Drivers keep converted weights in `cache_folder`."""
 
-    cache: Path
+    cache_folder: Path
     launch: Launcher
     limits: LimitKeeper
-    area: SwapArea
-    finished: CallLog
-    book: MeasuredSizes
+    swap_area: SwapArea
+    call_log: CallLog
+    measured_sizes: MeasuredSizes
     machine: Machine
     residency: Residency
-    balance: MemoryBalancer
+    memory_balancer: MemoryBalancer

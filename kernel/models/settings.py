@@ -13,14 +13,15 @@ from msgspec import Meta
 from kernel.models.spec import ModelSpec
 from kernel.policy.registry import PolicySettings, check
 
-SHARE = 0.7  # of the machine's memory, for drivers, where nothing is set
+SHARE = 0.7  # of the machine's memory, for all drivers together, unless the settings say otherwise
 
 
 class SchedulingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How many seconds a step may hold the loop until it is logged, and until it is broken (0: never).
+    """The settings under `[scheduling]`.
 
-    `policy`, `quantum`, `aging`, `weights` and `starvation` hold for the slots of each model that does not say
-    otherwise: see `PolicySettings`.
+    A step that holds the loop for `slow_step` seconds is logged; after `burst` seconds it is interrupted (0: never).
+    `policy`, `quantum`, `aging`, `weights` and `starvation` apply to the slots of each model that does not set its own:
+    see `PolicySettings`.
     """
 
     slow_step: Annotated[float, Meta(gt=0)] = 0.1
@@ -32,7 +33,7 @@ class SchedulingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     starvation: Annotated[float, Meta(ge=0)] = 20.0
 
     def policy_of(self, spec: ModelSpec) -> PolicySettings:
-        """The policy of the slots of a model. Raises `InvalidPolicy`."""
+        """The settings of the policy for the slots of one model. Raises `InvalidPolicy`."""
         settings = PolicySettings(
             kind=self.policy if spec.policy is None else spec.policy,
             quantum=self.quantum if spec.quantum is None else spec.quantum,
@@ -45,11 +46,12 @@ class SchedulingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
 
 class ResourceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What all models share.
+    """The settings under `[resources]`: memory, which all models share.
 
-    `memory`: bytes for all drivers together (0: seven tenths of the machine's). `collate`: seconds for which calls of
-    one model wait at most until another one that fills the memory has to go. `leak_margin`: bytes that a driver may
-    grow beyond its measured size and its keys and values before it is taken to leak.
+    `memory`: bytes for all drivers together (0: seven tenths of the machine's memory). `collate`: the longest time, in
+    seconds, that calls for an unloaded model wait while a busy model fills the memory; then the busy model is unloaded.
+    Meanwhile waiting calls gather and are served together, so a longer time means fewer loads. `leak_margin`: bytes by
+    which a driver may exceed its measured size and its KV memory before it is killed for a leak.
     """
 
     memory: Annotated[int, Meta(ge=0)] = 0
@@ -57,5 +59,5 @@ class ResourceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     leak_margin: Annotated[int, Meta(ge=0)] = 1 << 30
 
     def budget(self, memory_total: int) -> int:
-        """Bytes for all drivers together, on a machine with so many."""
+        """Bytes for all drivers together, on a machine with `memory_total` bytes."""
         return self.memory or int(SHARE * memory_total)

@@ -1,7 +1,7 @@
-"""The rules by which the slots of one model are given: the policy in force, and how many slots there are to give.
+"""The rules for the slots of one model: which policy assigns them, and how many of them it may assign.
 
-Changed by the system call `SetPolicy` and by the memory balance, shown by the listings. Each change is logged with its
-cause. It grants no slot.
+The system call `SetPolicy` and the memory balancer change the rules, the listings show them. Each change is logged with
+its cause. It assigns no slot itself.
 """
 
 from __future__ import annotations
@@ -15,34 +15,31 @@ log = structlog.get_logger("kernel.models")
 
 
 class SlotRules:
-    """`policy` describes the policy that `slots` ask. `cause`: why fewer slots are given out than the model has."""
+    """`policy` holds the settings of the policy in force. `limit_cause`: why fewer slots are in use than configured."""
 
     def __init__(self, model: str, policy: PolicySettings, leases: LeaseTable) -> None:
         self.policy = policy
-        self.cause = ""
+        self.limit_cause = ""
         self._model = model
         self._leases = leases
 
     @property
-    def given(self) -> int:
-        """How many slots are given out."""
+    def slot_limit(self) -> int:
+        """How many sequences may hold a slot."""
         return self._leases.count
 
     def set_slot_limit(self, count: int, cause: str) -> None:
-        """From now on so many of the slots are given out."""
-        log.info("slots given out", model=self._model, before=self._leases.count, now=count, cause=cause)
-        self._leases.count, self.cause = count, cause
+        """Let at most `count` sequences hold a slot. Those that hold one keep it."""
+        log.info("slot limit changed", model=self._model, before=self._leases.count, now=count, cause=cause)
+        self._leases.count, self.limit_cause = count, cause
         self._leases.reschedule()
 
     def set_policy(self, policy: PolicySettings, cause: str) -> None:
-        """Let another policy decide which sequence gets a slot, from now on.
-
-        Raises `InvalidPolicy`, and changes nothing then.
-        """
+        """Replace the policy. Raises `InvalidPolicy`, and then changes nothing."""
         made, before, self.policy = make(policy), self.policy, policy
-        log.info("policy", model=self._model, before=before, now=policy, cause=cause)
+        log.info("policy changed", model=self._model, before=before, now=policy, cause=cause)
         self._leases.switch(made)
 
     def policy_changed(self, reason: str) -> None:
-        """The policy `auto` has taken up another one."""
-        log.info("policy", model=self._model, now=reason, cause="the load")
+        """The policy `auto` delegates to another policy now, for `reason`."""
+        log.info("policy changed", model=self._model, now=reason, cause="the load")

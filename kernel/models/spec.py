@@ -1,6 +1,6 @@
-"""What is configured about a model: which driver runs it, where it lies, how many slots it has, its defaults.
+"""The configuration of one model: its driver, where its files are, how many slots it has, and its defaults.
 
-Written in the settings, read by the resource manager. Data only.
+Written in the settings file, read by the resource manager. Data only.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from msgspec import Meta
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One model. `path`: "embedded", a folder, a GGUF file or a hub name; `slots`: sequences decoded together.
 
-    `policy`, `quantum` and `weights` go over those of all models. `lease` is a slot's time slice in tokens.
-    `max_tokens` and `temperature` hold where a call says nothing; `options` go to the driver as they are. Its process
-    ends after `keep_alive` seconds without a sequence. It is killed and started anew if it has not loaded after
-    `load_timeout` seconds, or says nothing for `step_timeout` with work to do.
+    `lease`: tokens that a sequence may make before the kernel has to renew its lease. `policy`, `quantum` and `weights`
+    override those under `[scheduling]`. `max_tokens` and `temperature` apply to calls that set none. `options` are
+    passed to the driver unchanged. The driver process ends after `keep_alive` seconds without a sequence. It is killed
+    and replaced if it has not loaded the model after `load_timeout` seconds, or sends nothing for `step_timeout`
+    seconds with work to do.
     """
 
     driver: Literal["transformers", "simulated"] = "transformers"
@@ -36,7 +37,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     options: dict[str, Any] = {}
 
     def missing_path(self) -> Path | None:
-        """The local path that this model names and that does not exist, if so. A hub name is no local path."""
+        """The local path of the model if it does not exist, else None. A hub name is no local path."""
         if self.driver != "transformers" or not looks_local(self.path):
             return None
         path = Path(self.path).expanduser()

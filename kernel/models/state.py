@@ -1,7 +1,7 @@
-"""The state of one model, from not in memory to serving, and the times by which the residency judges it.
+"""The state of one model, from unloaded to ready, and the times by which the residency decides about it.
 
-Set by the model's runtime, read by the residency, the memory balance and the listings. It shows each change to the
-submitters whose calls wait for the model, and decides nothing.
+Set by the model's runtime; read by the residency, the memory balancer and the listings. It shows each change to the
+submitters whose calls wait for the model. It decides nothing.
 """
 
 from __future__ import annotations
@@ -14,20 +14,24 @@ import structlog
 from ipc.messages import State
 from kernel.models.sequence import QUEUED, Sequence
 
-# Not in memory; waits for memory; gets ready; serves; writes down what it holds, to go; gets ready again; cannot run.
-UNLOADED, WAITING, LOADING, READY, LEAVING = "unloaded", "waiting", "loading", "ready", "leaving"
-RESTARTING, FAILED = "restarting", "failed"
+UNLOADED = "unloaded"
+WAITING = "waiting"  # for memory
+LOADING = "loading"
+READY = "ready"
+UNLOADING = "leaving"  # the driver writes its sequences to disk, then ends; clients see this value, so it stays
+RESTARTING = "restarting"  # the driver died, and another one loads the model
+FAILED = "failed"  # the model cannot run; the next call tries again
 
 log = structlog.get_logger("kernel.models")
 
 
 class ModelState:
-    """`name` is one of the words above, `detail` says more. `sequences`: those of the model, as they are now.
+    """`name` is one of the words above, `detail` says more. `sequences` is a live view of the model's sequences.
 
-    Times are of `clock`. `load_began` is None while no driver is in memory or on its way there, `ready_at` while the
-    model is not ready, `idle_since` while anything runs or wants to, `turn_began` until the model is ready for the
-    first time after it was unloaded. `load_patience`: seconds that a load may take at least, since an earlier one was
-    given up for another model. `leave_seconds`: how long the last departure took.
+    Times are read from `clock`. `load_began` is None while no driver is in memory or on its way there, `ready_at` while
+    the model is not ready, and `idle_since` while a sequence runs, queues or is being swapped out. `turn_began` is when
+    the model was first ready since the last unload, None until then. `load_allowance`: seconds that a load may take at
+    least, because an earlier load was given up for another model. `unload_seconds`: how long the last unload took.
     """
 
     def __init__(self, model: str, sequences: Mapping[int, Sequence], clock: Callable[[], float]) -> None:
@@ -37,24 +41,24 @@ class ModelState:
         self.ready_at: float | None = None
         self.turn_began: float | None = None
         self.idle_since: float | None = None
-        self.load_patience = 0.0
-        self.leave_seconds = 0.0
+        self.load_allowance = 0.0
+        self.unload_seconds = 0.0
         self._model = model
         self._sequences = sequences
         self._clock = clock
 
     @property
-    def used(self) -> bool:
-        """Whether the model was ever to be loaded."""
+    def ever_used(self) -> bool:
+        """Whether anything ever asked for the model."""
         return self.name != UNLOADED or bool(self.detail)
 
     @property
-    def leaving(self) -> bool:
-        """Whether the memory that its driver takes, if any, will soon be free."""
+    def frees_memory(self) -> bool:
+        """Whether the driver, if there is one, is about to end, so that its memory will be free."""
         return self.name not in (LOADING, READY, RESTARTING)
 
     def set(self, name: str, detail: str, facts: Mapping[str, Any] | None = None) -> None:
-        """The model is in another state, or further on in the same. `facts`: for the log, if there is no detail."""
+        """Enter a state, or change the detail of the present one. `facts` are logged if there is no detail."""
         if (name, detail) == (self.name, self.detail):
             return
         if name != self.name:
@@ -64,35 +68,35 @@ class ModelState:
             self.show(sequence)
 
     def show(self, sequence: Sequence) -> None:
-        """Show the submitter of the task what its call waits for."""
+        """Push the state to the submitter whose call waits for the model."""
         stream = sequence.process.stream
         if stream is not None and sequence.state == QUEUED:
             stream.push(State(sequence.process.pid, f"model {self._model} {self.name}", self.detail))
 
-    # ---- changes that the residency has to know the time of
+    # ---- changes whose times the residency reads
 
     def load_begins(self, name: str, detail: str) -> None:
-        """A driver is about to start: the first (`LOADING`), or one that replaces another (`RESTARTING`)."""
+        """A driver is about to start: a first one (`LOADING`), or a replacement (`RESTARTING`)."""
         self.ready_at = self.idle_since = None
         self.load_began = self._clock()
         self.set(name, detail)
 
     def turn_begins(self, facts: Mapping[str, Any]) -> None:
-        """The driver has loaded the model, which serves from now on. After a restart its turn goes on."""
+        """The driver has loaded the model, which is ready. After a restart of the driver the old turn goes on."""
         self.ready_at = self._clock()
         self.turn_began = self.turn_began or self.ready_at
-        self.load_patience = 0.0
+        self.load_allowance = 0.0
         self.set(READY, "", facts)
 
     def turn_ends(self, why: str) -> None:
-        """The driver has to go. A load that is given up may take twice as long next time."""
+        """The model is about to be unloaded. If it was still loading, its next load may take twice as long."""
         if self.turn_began is None and self.load_began is not None:
-            self.load_patience = 2 * (self._clock() - self.load_began)
+            self.load_allowance = 2 * (self._clock() - self.load_began)
         self.ready_at = self.idle_since = self.turn_began = None
-        self.set(LEAVING, why)
+        self.set(UNLOADING, why)
 
     def unloaded(self, why: str) -> None:
-        """The driver has gone."""
+        """The driver has ended."""
         self.load_began = None
         self.set(UNLOADED, why)
 

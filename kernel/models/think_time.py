@@ -1,7 +1,8 @@
-"""How long processes stay away between two of their calls: at a tool, waiting for a message, asleep.
+"""Think time: the seconds between two calls of a process, during a tool call, a wait for a message or a sleep.
 
-Kept by the workload of a model. It tells the driver, with each call, what is usual for its program, so that what the
-process will want again is kept, swapped or discarded by that.
+Updated by the active sequences of a model, which send the expected think time to the driver with each call. By it the
+driver decides whether to preserve, swap out or discard the cached prefix that the process is going to use again. It
+never sends anything itself.
 """
 
 from __future__ import annotations
@@ -11,37 +12,37 @@ from collections.abc import Callable, Iterable
 from kernel.core.process import Process
 
 SMOOTHING = 0.7  # weight of the past
-PROGRAMS = 10_000  # that are known at most
+PROGRAMS = 10_000  # at most so many are remembered
 
 
 class ThinkTimes:
-    """By the name of the program: its processes are expected to be alike."""
+    """The expected think time of each program, by name: its processes are assumed to be alike."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._usual: dict[str, float] = {}  # seconds
-        self._left: dict[int, float] = {}  # when the last call of a process ended that has called and lives
+        self._expected: dict[str, float] = {}  # seconds
+        self._last_end: dict[int, float] = {}  # by pid of a live process: when its last call ended
 
     def usual(self, program: str) -> float:
-        """Seconds from a call's end to the next call of the same process; 0 if none was seen to come back."""
-        return self._usual.get(program, 0.0)
+        """Seconds from the end of a call to the next call of the same process; 0 if no process made a second call."""
+        return self._expected.get(program, 0.0)
 
     def began(self, process: Process) -> None:
-        """It makes a call."""
-        left = self._left.pop(process.pid, None)
+        """`process` makes a call: update the expected think time of its program."""
+        left = self._last_end.pop(process.pid, None)
         if left is None:
             return
-        seconds, before = self._clock() - left, self._usual.pop(process.program, None)
-        self._usual[process.program] = seconds if before is None else SMOOTHING * before + (1 - SMOOTHING) * seconds
-        if len(self._usual) > PROGRAMS:
-            del self._usual[next(iter(self._usual))]
+        seconds, before = self._clock() - left, self._expected.pop(process.program, None)
+        self._expected[process.program] = seconds if before is None else SMOOTHING * before + (1 - SMOOTHING) * seconds
+        if len(self._expected) > PROGRAMS:
+            del self._expected[next(iter(self._expected))]
 
     def over(self, process: Process) -> None:
-        """A call of it has ended."""
+        """A call of `process` has ended."""
         if process.status is None:
-            self._left[process.pid] = self._clock()
+            self._last_end[process.pid] = self._clock()
 
-    def ended(self, pids: Iterable[int]) -> None:
-        """These processes have."""
+    def processes_ended(self, pids: Iterable[int]) -> None:
+        """Forget these processes; they make no more calls."""
         for pid in pids:
-            self._left.pop(pid, None)
+            self._last_end.pop(pid, None)

@@ -1,7 +1,7 @@
-"""How one model leaves memory: the driver writes its sequences to disk, then ends.
+"""Unloads one model: waits until its driver has written its sequences to disk, then stops the driver.
 
-Owned by a model runtime, which says when, and notifies it of every change. It decides neither which model leaves nor
-which of its sequences are written.
+Called by the model runtime that owns it, which also notifies it of every change. It never chooses which model is
+unloaded or which of its sequences are swapped out.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import structlog
 from kernel.models.active_sequences import ActiveSequences
 from kernel.models.driver_supervisor import DriverSupervisor
 
-LEAVE_SECONDS = 5.0  # that a driver gets to write down what it holds
+UNLOAD_SECONDS = 5.0  # a driver has so long to write its sequences to disk
 
 log = structlog.get_logger("kernel.models")
 
 
 class Unloader:
-    """Waits until the driver has written what `work` had it write.
+    """Waits for the driver of one model, and stops it.
 
-    `changed` is to be set when the driver has said something or is gone.
+    The runtime sets `changed` after each message of the driver, and when the driver has ended.
     """
 
     def __init__(
@@ -34,23 +34,23 @@ class Unloader:
         self._supervisor = supervisor
         self._clock = clock
 
-    async def written(self) -> None:
-        """Returns when the driver writes nothing any more."""
+    async def await_swap_outs(self) -> None:
+        """Return when the driver has written all sequences that were to be swapped out."""
         await self._until(lambda: not self._active.pager.leaving)
 
     async def unload(self) -> float:
-        """End the driver when it owes nothing, after `LEAVE_SECONDS` at the latest; the seconds that this took."""
+        """Stop the driver when it owes no answer, or after `UNLOAD_SECONDS`. Returns the seconds that this took."""
         began = self._clock()
         try:
-            async with asyncio.timeout(LEAVE_SECONDS):
+            async with asyncio.timeout(UNLOAD_SECONDS):
                 await self._until(lambda: not self._active.awaiting_driver)
         except TimeoutError:
-            log.warning("not all sequences were written down in time", model=self._name, seconds=LEAVE_SECONDS)
+            log.warning("not all sequences were swapped out in time", model=self._name, seconds=UNLOAD_SECONDS)
         await self._supervisor.stop()
         return self._clock() - began
 
     async def _until(self, done: Callable[[], bool]) -> None:
-        """Returns when `done`, which is asked whenever something may have changed."""
+        """Return when `done()` is true. It is called at every change."""
         while not done():
             self.changed.clear()
             await self.changed.wait()

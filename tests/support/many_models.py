@@ -56,7 +56,7 @@ async def settle_sizes(system: System) -> None:
         await system.run("teller", model=model, tokens=1)
     for runtime in system.runtimes:
         if runtime.state.ready_at is not None:
-            runtime.leave("the test begins")
+            runtime.unload("the test begins")
     await asyncio.sleep(5)
     system.launcher.drivers.clear()
     assert await states(system) == dict.fromkeys(names, "unloaded")

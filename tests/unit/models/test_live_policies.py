@@ -110,9 +110,9 @@ async def test_a_change_is_shown_and_logged_with_who_asked_and_bad_ones_change_n
         with pytest.raises(UnknownModel):
             await system.call(SetPolicy("none", "fifo"))
         assert await system.call(SetPolicy()) == changed
-    told = [line for line in logs if line["event"] == "policy"]
+    told = [line for line in logs if line["event"] == "policy changed"]
     assert [line["now"].kind for line in told] == ["fair", "fair"]
-    assert told[0]["cause"] == f"asked for by client {system.client.pid} of test"
+    assert told[0]["cause"] == f"requested by client {system.client.pid} of test"
     process = system.spawn("teller")
     with pytest.raises(NotPermitted):
         await system.call(SetPolicy("sim", "fifo"), process)
@@ -130,7 +130,7 @@ async def test_auto_logs_why_it_changed_and_slots_show_it(system: System) -> Non
         (row,) = await system.call(Slots())
     assert row.policy == "auto"
     assert row.policy_reason.startswith("attained with a quantum of 6, after priority")
-    assert [(line["now"], line["cause"]) for line in logs if line["event"] == "policy"] == [
+    assert [(line["now"], line["cause"]) for line in logs if line["event"] == "policy changed"] == [
         (row.policy_reason, "the load")
     ]
     assert [await system.result(process) for process in processes] == [text_of(seed, 30) for seed in range(8)]

@@ -155,7 +155,7 @@ async def test_of_two_busy_models_that_turn_out_too_large_one_has_to_wait(system
 @pytest.mark.parametrize("models", [{"one": simulated(load_timeout=20.0)}])
 async def test_memory_that_others_take_is_waited_for_and_then_named(system: System) -> None:
     await system.run("teller", model="one")
-    system.kernel.resources.runtime("one").leave("the test begins")
+    system.kernel.resources.runtime("one").unload("the test begins")
     await asyncio.sleep(1)
     system.machine.available = 0
     for _ in range(20):
@@ -165,9 +165,9 @@ async def test_memory_that_others_take_is_waited_for_and_then_named(system: Syst
     row = await only_row(system)
     assert (row.state, row.detail) == (
         "waiting",
-        "for memory: 1 GB are needed, and other programs leave less than that",
+        "for memory: it needs 1 GB, but other programs on this machine leave less than that free",
     )
-    with pytest.raises(ModelLoadFailed, match="waited 20 s for memory: 1 GB are needed"):
+    with pytest.raises(ModelLoadFailed, match="waited 20 s for memory: it needs 1 GB"):
         await system.result(process)
     system.machine.available = 12 * GB
     process = system.spawn("teller", model="one")
@@ -227,7 +227,7 @@ async def test_drivers_are_told_of_processes_that_only_asked_for_scores(system: 
     await system.status(process)
     await system.turns()
     assert [message.processes for message in system.driver.sent_of(protocol.Ended)] == [[process.pid]]
-    assert system.kernel.resources.runtime("one").active.think_times._left == {}
+    assert system.kernel.resources.runtime("one").active.think_times._last_end == {}
 
 
 async def test_stats_show_the_machine(system: System) -> None:

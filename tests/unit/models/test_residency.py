@@ -47,7 +47,7 @@ async def test_a_model_is_unloaded_when_nobody_has_used_it_for_long_and_loaded_a
     assert await states(system) == {"one": "unloaded"}
     assert alive(system) == []
     (row,) = await system.call(Slots())
-    assert (row.state, row.detail, row.driver_pid, row.memory) == ("unloaded", "nobody used it for 30 s", None, 0)
+    assert (row.state, row.detail, row.driver_pid, row.memory) == ("unloaded", "not used for 30 s", None, 0)
     assert await system.run("teller", model="one", seed=3) == text_of(3)
     assert loads(system) == ["one", "one"]
 
@@ -133,7 +133,7 @@ async def test_a_call_that_waits_for_memory_says_why_and_has_a_place_and_a_kill_
     await asyncio.sleep(1)
     rows = {row.model: row for row in await system.call(Slots())}
     assert (rows["two"].state, rows["two"].queued) == ("waiting", 2)
-    assert rows["two"].detail == "for memory: one has its turn"
+    assert rows["two"].detail == "for memory: the turn of one has not ended yet"
     assert [sequence.position for sequence in rows["two"].sequences] == [1, 2]
     assert ("model two waiting", rows["two"].detail) in [(event.state, event.detail) for event in recorder.of(State)]
     for process in waiting:

@@ -42,11 +42,11 @@ def test_nothing_is_remembered_of_processes_that_have_ended() -> None:
     think_times = ThinkTimes(clock)
     one, other = Process(1), Process(2)
     called(think_times, clock, one, 1)
-    think_times.ended([1])
+    think_times.processes_ended([1])
     think_times.began(cast("Any", other))
     other.status = "ended"
     think_times.over(cast("Any", other))
-    assert think_times._left == {}
+    assert think_times._last_end == {}
 
 
 def test_so_many_programs_are_known_and_no_more() -> None:
@@ -56,6 +56,6 @@ def test_so_many_programs_are_known_and_no_more() -> None:
         process = Process(number, f"program {number}")
         for _ in range(2):
             called(think_times, clock, process, 1)
-    assert len(think_times._usual) == PROGRAMS
+    assert len(think_times._expected) == PROGRAMS
     assert think_times.usual("program 0") == 0
     assert think_times.usual(f"program {PROGRAMS}") == 1
