@@ -259,14 +259,9 @@ def test_the_two_documents_that_everybody_reads_are_short(name: str, most: int) 
 
 def test_a_mistake_in_a_document_is_found() -> None:
     """The checks above see what they are to see: each line of this document is wrong."""
-    path = ROOT / "tests" / "unit" / "wrong.md"
-    text = "`kernel/nowhere.py` `models.X.nonsense` `[resources.nonsense]` `NoSuchClass` `LLMOSD_NONSENSE` `llmos nonsense`\n"
-    text += "`llmos ps --nonsense` `make nonsense` [text](nowhere.md)\n"
-    path.write_text(text)
-    try:
-        document = parse(path)
-    finally:
-        path.unlink()
+    text = "`kernel/nowhere.py` `models.X.nonsense` `[resources.nonsense]` `NoSuchClass` `LLMOSD_NONSENSE` "
+    text += "`llmos nonsense` `llmos ps --nonsense` `make nonsense` [text](nowhere.md)\n"
+    document = parse(ROOT / "nowhere.md", text)
     checks = [
         test_every_path_in_a_document_exists,
         test_every_link_leads_to_a_file_and_a_heading_of_the_project,
