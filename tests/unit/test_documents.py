@@ -113,7 +113,7 @@ def paths(document: Document) -> Iterator[str]:
     for text in [*document.spans, *fences]:
         for word in re.findall(r"[^\s,;:()\[\]'\"=]+", text):
             path = word.rstrip(".")
-            if "://" in path or (path[0] in "~$/." and not path.startswith(".ci/")):
+            if not path or "://" in path or (path[0] in "~$/." and not path.startswith(".ci/")):
                 continue
             if path.startswith(FOLDERS) or path.endswith(SUFFIXES):
                 yield path
