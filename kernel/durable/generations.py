@@ -69,12 +69,13 @@ class GenerationRecord:
         if not state:
             return None
         try:
-            begun: GenerationSnapshot = decode(state, GenerationSnapshot)
+            snapshot: GenerationSnapshot = decode(state, GenerationSnapshot)
         except MalformedFrame as error:
             log.warning("cannot read the progress of a generation; it is regenerated", pid=self.pid, why=error.message)
             return None
-        self.persisted[sample] = len(begun.ids)
-        return msgspec.structs.replace(begun, file=self._generations.area.kept(self.name(sample)) if has_file else "")
+        self.persisted[sample] = len(snapshot.ids)
+        file = self._generations.area.kept(self.name(sample)) if has_file else ""
+        return msgspec.structs.replace(snapshot, file=file)
 
     def made(self, generations: list[Generation]) -> None:
         self.generations = generations
@@ -134,24 +135,24 @@ class DurableGenerations:
 
     # ---- for the records
 
-    def persist_file(self, record: GenerationRecord, sample: int, begun: GenerationSnapshot) -> None:
+    def persist_file(self, record: GenerationRecord, sample: int, snapshot: GenerationSnapshot) -> None:
         """Let the swap file of a generation survive the daemon, and persist the progress of the generation."""
 
         def linked(error: BaseException | None) -> None:
             if record.closed:
                 self._in_thread(partial(self.area.drop, record.name(sample)), None)
             elif error is None:
-                self._persist(record, sample, begun, has_file=True)
+                self._persist(record, sample, snapshot, has_file=True)
             elif not isinstance(error, FileNotFoundError):  # else it was swapped in again before
                 log.warning("the swap file of a generation cannot be retained", pid=record.pid, why=str(error))
 
-        self._in_thread(partial(self.area.keep, begun.file, record.name(sample)), linked)
+        self._in_thread(partial(self.area.keep, snapshot.file, record.name(sample)), linked)
 
     # ---- inside
 
-    def _persist(self, record: GenerationRecord, sample: int, begun: GenerationSnapshot, *, has_file: bool) -> None:
-        record.persisted[sample] = len(begun.ids)
-        self._commits.persist(PutGeneration(record.pid, *record.key, sample, encode(begun), has_file))
+    def _persist(self, record: GenerationRecord, sample: int, snapshot: GenerationSnapshot, *, has_file: bool) -> None:
+        record.persisted[sample] = len(snapshot.ids)
+        self._commits.persist(PutGeneration(record.pid, *record.key, sample, encode(snapshot), has_file))
 
     def _delete(self, record: GenerationRecord) -> None:
         record.closed = True

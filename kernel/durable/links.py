@@ -43,7 +43,7 @@ class DurableLinks:
     # ---- after a call was answered from its record
 
     async def restore_monitor(self, process: Process, call: Monitor, ref: int) -> None:
-        """Monitor again, unless the "down" message was delivered. A process that ended with the daemon gets one now."""
+        """Monitor again, unless the "down" message was delivered. If the other process is gone, it comes now."""
         if not _down_delivered(process, ref):
             await self._after_restart(partial(self._links.monitor, process, call, ref))
 
@@ -54,7 +54,7 @@ class DurableLinks:
         self._links.unlink(process, call)
 
     async def _after_restart(self, make: Callable[[], Any]) -> None:
-        """Call `make`, after the other process has restarted if it is to. Do nothing if that process has ended."""
+        """Call `make`; repeat it if the other process was yet to restart. Ignores errors, such as an unknown pid."""
         while True:
             try:
                 make()

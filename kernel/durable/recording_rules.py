@@ -67,9 +67,9 @@ class RecordingRule(enum.Enum):
     # "All before" are the earlier changes of the process and records of its calls.
     SYNC_BEFORE_AND_AFTER = "executes when all before is on disk, returns when its record is"  # others see its effect
     SYNC_AFTER = "returns when its record is on disk"  # its effect is in the journal too, or has a cost
-    SYNC_BEFORE = "executes when all before is on disk, and returns immediately"  # its effect may happen twice
+    SYNC_BEFORE = "executes when all before is on disk, and returns immediately"  # without a record it happens twice
     ASYNC = "returns immediately"  # nobody else sees it: if its record is lost, it executes again before any effect
-    REEXECUTE = "a replay executes it again"  # its effect exists in memory only; only errors are recorded
+    REEXECUTE = "a replay executes it again"  # its effect exists in memory only; errors are recorded
 
 
 RULES: dict[type[Syscall], RecordingRule] = {
