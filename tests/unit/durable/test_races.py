@@ -28,7 +28,7 @@ pytestmark = pytest.mark.real_time
 async def test_a_history_that_cannot_be_read_now_is_read_later_and_holds_up_no_other_task(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recovery, "AGAIN", 0.001)
+    monkeypatch.setattr(recovery, "RETRY_SECONDS", 0.001)
     reads: list[int] = []
     bad: list[int] = []
     real = histories.load

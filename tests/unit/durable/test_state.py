@@ -129,7 +129,7 @@ async def test_durable_regions_are_there_again_with_versions_that_go_on_growing(
         await scrap.set("gone with the daemon")
         versions = [await book.set({"pages": [1]}), await ctx.shared("book").set({"pages": [1, 2]})]
         await ctx.receive()
-        return [*versions, await book.compare_and_set("end", versions[-1]), await scrap.set("anew")]
+        return [*versions, await book.compare_and_set("end", versions[-1]), await scrap.set("new")]
 
     program = world.agent(scribe)
     async with world.life() as life:
