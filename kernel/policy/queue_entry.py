@@ -21,7 +21,7 @@ _serials = itertools.count(1)
 
 
 class QueueEntry:
-    """What a policy remembers of `job` while it waits or runs.
+    """The record of `job` that its policy keeps while it waits or runs.
 
     `since`: when it began to wait or to run. `last`: when it last made a token or got its slot. `key` orders it among
     others, the smallest first. `limit` is the job's limit on arrival. `serial` is its valid entry in a heap (0: none).
