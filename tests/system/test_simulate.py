@@ -48,7 +48,7 @@ def test_policies_are_compared_in_a_table_as_json_and_in_plots(tmp_path):
     ("arguments", "said"),
     [
         (["--policy", "lottery"], "no policy 'lottery'"),
-        (["--policy", "round_robin", "--quantum", "0"], "a quantum under one"),
+        (["--policy", "round_robin", "--quantum", "0"], "the quantum is 0"),
         (["--workload", "nothing"], "no workload 'nothing', and no such file"),
         (["--load", "0"], "a load of 0"),
         (["--deadline", "-1"], "in the past"),

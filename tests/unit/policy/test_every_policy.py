@@ -208,11 +208,11 @@ def test_what_cannot_stop_keeps_its_slot(kind: str) -> None:
 
 
 def test_unknown_kinds_quanta_and_weights_are_refused_by_name() -> None:
-    with pytest.raises(InvalidPolicy, match="no policy 'lottery'; there are: fifo, round_robin, priority"):
+    with pytest.raises(InvalidPolicy, match="no policy 'lottery'; the policies are: fifo, round_robin, priority"):
         make(PolicySettings(kind="lottery"))
-    with pytest.raises(InvalidPolicy, match="quantum under one: 0"):
+    with pytest.raises(InvalidPolicy, match="the quantum is 0"):
         check(PolicySettings(kind="fair", quantum=0))
-    with pytest.raises(InvalidPolicy, match="a weight of zero, of owner 'bob'"):
+    with pytest.raises(InvalidPolicy, match="the weight of owner 'bob' is 0"):
         check(PolicySettings(weights={"ann": 1.0, "bob": 0.0}))
     for weight in (-1.0, float("nan"), float("inf")):
         with pytest.raises(InvalidPolicy, match="weight of owner 'bob'"):
