@@ -1,4 +1,4 @@
-"""The decorator that makes a function an agent: it marks, and changes nothing."""
+"""The decorator that makes a function an agent marks the function and does not change it."""
 
 from __future__ import annotations
 
