@@ -73,7 +73,7 @@ class InLoopDriver:
 
     @property
     def questions(self) -> Mapping[int, protocol.Score | protocol.Embed]:
-        return self.device._questions
+        return self.device._queries
 
     @property
     def memory(self) -> SimulatedMemory:

@@ -30,7 +30,7 @@ from kernel.drivers.transformers.forward import ForwardOutput, PackedForward  # 
 from kernel.drivers.transformers.hf_backend import NAME, HFBackend  # noqa: E402
 from kernel.drivers.transformers.kv import Geometry, KVMemory  # noqa: E402
 from kernel.drivers.transformers.kv_allocator import KVAllocator  # noqa: E402
-from kernel.drivers.transformers.model_manifest import outline  # noqa: E402
+from kernel.drivers.transformers.model_manifest import manifest_of  # noqa: E402
 from kernel.drivers.transformers.prefill_budget import PrefillBudget  # noqa: E402
 from kernel.drivers.transformers.prefix import PrefixCache  # noqa: E402
 from kernel.drivers.transformers.report import BundleReport  # noqa: E402
@@ -73,13 +73,13 @@ class Ready:
         config = model.config
         self.geometry = geometry_of(model)
         self.context: int = config.max_position_embeddings
-        known = outline(model)
+        manifest = manifest_of(model)
         pack = linear.CPU_KERNELS[kernel]
-        self.counts = RowCounts(batch_invariance.row_counts(set(known.shapes), pack))
+        self.counts = RowCounts(batch_invariance.safe_row_counts(set(manifest.shapes), pack))
         queries = config.num_attention_heads // config.num_key_value_heads
         self.lengths = SafeLengths(_lengths(self.geometry, queries))
-        if known.lean:
-            self.network: Any = Decoder(known, model.state_dict(), pack)
+        if manifest.decoder:
+            self.network: Any = Decoder(manifest, model.state_dict(), pack)
         else:
             linear.replace(model, pack)
             self.network = HFBackend(model)
@@ -97,7 +97,7 @@ class Ready:
 
 @cache
 def _lengths(geometry: Geometry, queries: int) -> tuple[int, ...]:
-    return batch_invariance.lengths(geometry, queries)
+    return batch_invariance.safe_lengths(geometry, queries)
 
 
 @cache
@@ -166,7 +166,7 @@ class Kernel:
         link: Any = self
         self.admission = CallLifecycle(link, report, self.codec, self.placement, limits, fingerprint)
         self.pace = PrefillBudget(most)
-        rows = most_rows or model.counts.most
+        rows = most_rows or model.counts.largest
         self.engine = Engine(link, self.forward, self.admission, self.pace, rows, lambda: self.now)
 
     # ---- the link
