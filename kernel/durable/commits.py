@@ -31,7 +31,7 @@ class Commits:
     def keep(self, *changes: Change) -> int:
         """Have `changes` written; the number of the commit. What is asked for in one turn is one transaction."""
         self.asked += 1
-        self._journal.keep(changes, partial(self._written, self.asked))
+        self._journal.persist(changes, partial(self._written, self.asked))
         return self.asked
 
     def remember(self, pid: int) -> None:

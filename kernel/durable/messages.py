@@ -26,7 +26,7 @@ from kernel.durable.commits import Commits
 from kernel.durable.history import CallHistory, Key, history_of
 from kernel.durable.pending_restarts import PendingRestarts
 from kernel.durable.recorded_call import raw
-from kernel.journal.changes import Delivered, DropReply, PutReply
+from kernel.journal.changes import DropReply, PutLastDelivered, PutReply
 from kernel.lib.validation import check_timeout
 from kernel.messages.messaging import Messaging, wait_for_room
 from kernel.messages.publish import Publisher
@@ -236,7 +236,7 @@ class DurableMessages:
     def _came(self, process: Process, recipient: Process, key: Key) -> None:
         history_of(recipient).delivered.setdefault(process.pid, {})[key.sequence] = key.epoch, key.number
         self._reached.setdefault(process.pid, set()).add(recipient.pid)
-        self._commits.keep(Delivered(recipient.pid, process.pid, key.sequence, key.epoch, key.number))
+        self._commits.keep(PutLastDelivered(recipient.pid, process.pid, key.sequence, key.epoch, key.number))
 
 
 def _late(call: Call, what: str) -> TimedOut:

@@ -28,7 +28,7 @@ from kernel.durable.messages import DurableMessages
 from kernel.durable.pending_restarts import PendingRestarts
 from kernel.durable.recorded_call import declared
 from kernel.gate import Gate
-from kernel.journal.changes import Change, ChildEnded, PriorityChanged, PutName, PutProcess, Suspended, TaskEnded
+from kernel.journal.changes import Change, ChildEnded, PutName, PutProcess, SetPriority, SetSuspended, TaskEnded
 from kernel.journal.histories import ProcessRow
 from kernel.processes.lifecycle import Lifecycle
 from kernel.programs.loader import Program
@@ -111,7 +111,7 @@ class DurableProcesses:
         self._start_child(process, program, call, pid, child)
         put = PutProcess(pid, history.tree.id, process.pid, program.name, program.version, child is not None)
         # What it has from its parent it is to have again, which may have another one by then.
-        ranked = [PriorityChanged(process.priority, pid)] if call.priority is None else []
+        ranked = [SetPriority(process.priority, pid)] if call.priority is None else []
         self._commits.remember(pid)
         kept = self._commits.keep(put, *ranked)
         if child is not None:
@@ -175,13 +175,13 @@ class DurableProcesses:
         """`process` was suspended or resumed: it will be so in the next life. Returns when that is on the disk."""
         if process.durable is None or thread is not None:
             return None
-        return self._kept(Suspended(suspended, process.pid))
+        return self._kept(SetSuspended(suspended, process.pid))
 
     def ranked(self, process: Process, thread: Thread | None) -> Coroutine[Any, Any, None] | None:
         """`process` was given a priority, which it will have in the next life. Returns when that is on the disk."""
         if process.durable is None or thread is not None:
             return None
-        return self._kept(PriorityChanged(process.priority, process.pid))
+        return self._kept(SetPriority(process.priority, process.pid))
 
     # ---- inside
 

@@ -19,7 +19,7 @@ from kernel.durable.replay import Replay
 from kernel.durable.state import DurableState
 from kernel.gate import Gate
 from kernel.journal.changes import DaemonStable
-from kernel.journal.histories import Opening
+from kernel.journal.histories import RecoveredState
 from kernel.journal.journal import Journal
 from kernel.memory.shared import SharedMemory
 from kernel.messages.messaging import Messaging
@@ -65,7 +65,7 @@ class Durability:
         replay.again.update({Monitor: kin.monitored, Link: kin.linked, Unlink: kin.unlinked, Generate: count})
         replay.again.update({Receive: messages.received, Reply: messages.replied, Spawn: processes.spawned})
 
-    def opened(self, opening: Opening) -> None:
+    def opened(self, opening: RecoveredState) -> None:
         """The journal is open: take up what has to be known before anybody is answered."""
         self._table.last_pid = max(self._table.last_pid, opening.pid)
         self._messaging.begin_after(opening.message)

@@ -145,7 +145,7 @@ async def test_a_refusal_says_if_the_disk_may_have_the_task_all_the_same(tmp_pat
         ("disk.write.log=EROFS", "make the disk of the state folder writable"),
         ("journal.open=ENOSPC", "make room"),
         ("disk.write.log=ENOSPC", "make room"),
-        ("disk.write.log=EIO", "look at the disk"),
+        ("disk.write.log=EIO", "check the disk"),
     ],
 )
 async def test_a_start_on_a_disk_that_takes_nothing_says_what_to_do_and_changes_nothing(
@@ -218,7 +218,7 @@ async def test_changes_whose_commit_failed_and_is_on_the_disk_are_there_once(tmp
     arm("journal.committed=EIO@2")
     async with desk(tmp_path) as opened:
         answers: asyncio.Queue[Any] = asyncio.Queue()
-        opened.journal.keep([PutMessage(5, 7, None, b"a message")], answers.put_nowait)
+        opened.journal.persist([PutMessage(5, 7, None, b"a message")], answers.put_nowait)
         assert isinstance(await answers.get(), JournalUnavailable)
         assert await answers.get() is None
         rows = await opened.journal.read(lambda store: list(store.db.execute("SELECT pid, message FROM messages")))

@@ -229,7 +229,7 @@ async def test_commits_write_over_what_the_log_has_on_the_disk_already(tmp_path:
 async def test_a_log_is_not_made_longer_on_a_disk_with_little_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_file, "ROOM", 1e12)
+    monkeypatch.setattr(log_file, "FREE_FACTOR", 1e12)
     async with desk(tmp_path) as opened:
         await opened.accept(task())
         assert (tmp_path / f"{FILE}-wal").stat().st_size < 1_000_000

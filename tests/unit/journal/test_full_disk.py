@@ -60,7 +60,7 @@ async def test_an_end_is_written_although_new_tasks_do_not_fit(tmp_path: Path) -
 
 async def test_what_nobody_would_find_again_is_not_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The journal was moved while it was in use. What it has already goes on; it can be put back or copied."""
-    monkeypatch.setattr(trouble, "LOOK", 0.0)
+    monkeypatch.setattr(trouble, "CHECK_EVERY", 0.0)
     state, aside, copy = (tmp_path / name for name in ("state", "aside", "copy"))
     state.mkdir()
     async with desk(state) as opened:

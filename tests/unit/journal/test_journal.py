@@ -67,7 +67,7 @@ def instructions(folder: Path, tasks: int) -> dict[str, int]:
         opened.accept(rows)
         for row in rows:
             child = changes.PutProcess(row.pid + 1, row.id, row.pid, "child", "", True)
-            opened.keep([child, changes.PutCall(row.pid, 0, "0", 0, b"", b""), changes.PutName(f"{row.pid}", row.pid)])
+            opened.apply([child, changes.PutCall(row.pid, 0, "0", 0, b"", b""), changes.PutName(f"{row.pid}", row.pid)])
     count = [0]
 
     def tick() -> bool:
@@ -83,15 +83,15 @@ def instructions(folder: Path, tasks: int) -> dict[str, int]:
 
     pid, number = rows[-1].pid, rows[-1].id
     taken = {
-        "life": counted(lambda: opened.begin_life(5)),
-        "worn out": counted(lambda: opened.worn_out(3)),
+        "life": counted(lambda: opened.begin_run(5)),
+        "worn out": counted(lambda: opened.out_of_attempts(3)),
         "ended": counted(lambda: histories.forget_ended(opened)),
-        "opening": counted(lambda: histories.opening(opened)),
+        "opening": counted(lambda: histories.recover_state(opened)),
         "pending": counted(lambda: list(opened.pending())),
         "load": counted(lambda: histories.load(opened, [number])) * tasks,
-        "child": counted(lambda: opened.keep([changes.ChildEnded(pid + 1, b"")])) * tasks,
-        "checkpoint": counted(lambda: opened.keep([changes.Checkpointed(pid, 2, b"", b"")])) * tasks,
-        "end": counted(lambda: opened.keep([changes.TaskEnded(number)])) * tasks,
+        "child": counted(lambda: opened.apply([changes.ChildEnded(pid + 1, b"")])) * tasks,
+        "checkpoint": counted(lambda: opened.apply([changes.Checkpointed(pid, 2, b"", b"")])) * tasks,
+        "end": counted(lambda: opened.apply([changes.TaskEnded(number)])) * tasks,
         "finish": counted(lambda: opened.finish([end(row.id, ended=1.0) for row in rows])),
         "purge": counted(lambda: opened.purge(2.0)),
     }
