@@ -1,4 +1,4 @@
-"""Barriers: they open when all are there, and count nobody who has given up."""
+"""Barriers: they open when all threads have arrived, and do not count threads that have given up."""
 
 from __future__ import annotations
 

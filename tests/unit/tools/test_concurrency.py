@@ -1,4 +1,4 @@
-"""The places of a tool: given in order, for as long as its function runs, whatever becomes of the caller."""
+"""The places of a tool: granted in order, and held until the function returns, even if the caller has ended."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ async def test_a_suspended_caller_gets_its_result_when_it_is_resumed(
     await system.call(Suspend(agent.pid))
     hanging.go.set()
     await bench.idle("hang")
-    await asyncio.sleep(100)  # past the timeout: what has come in time is delivered
+    await asyncio.sleep(100)  # past the timeout: a result that arrived in time is delivered
     assert agent.state() == ("suspended", "")
     await system.call(Resume(agent.pid))
     assert await system.result(agent) == 3
