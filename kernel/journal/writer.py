@@ -82,7 +82,7 @@ class Writer:
         self._backup = BackupJob(lambda request: call_on_loop(callbacks.answers, [request]))
 
     def run(self) -> None:
-        """Write until the queue ends. An unexpected error fails the journal, not the daemon's process."""
+        """Write until the queue ends. An unexpected error is reported by `failed`; it never escapes."""
         try:
             self._serve()
         except Exception as error:
