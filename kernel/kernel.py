@@ -24,7 +24,7 @@ from kernel.durable import volatile
 from kernel.durable.pending_restarts import PendingRestarts
 from kernel.durable.wiring import Durability
 from kernel.gate import Gate, SystemCalls
-from kernel.journal.histories import Opening
+from kernel.journal.histories import RecoveredState
 from kernel.journal.journal import Journal
 from kernel.lib.machine import Machine, ThisMachine
 from kernel.memory.private import PrivateMemory
@@ -218,7 +218,7 @@ class Kernel:
         end.append(self.tools.process_ended)  # free: forgets its count of calls
         end.append(self.resources.process_ended)  # free: the drivers hear of it with the next turn of the loop
 
-    def _answer_clients(self, opening: Opening) -> None:
+    def _answer_clients(self, opening: RecoveredState) -> None:
         self.opened = True
         waiting, self.on_opened = self.on_opened, []
         for callback in waiting:

@@ -34,7 +34,7 @@ class Commits:
         All changes that are requested in one turn of the loop are written in one transaction.
         """
         self.requested += 1
-        self._journal.keep(changes, partial(self._written, self.requested))
+        self._journal.persist(changes, partial(self._written, self.requested))
         return self.requested
 
     def reserve_pid(self, pid: int) -> None:

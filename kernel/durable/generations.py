@@ -23,7 +23,7 @@ from kernel.durable.commits import Commits
 from kernel.durable.history import CallHistory, CallKey, history_of
 from kernel.durable.processes import DurableProcesses
 from kernel.journal.changes import DropGenerations, PutGeneration
-from kernel.journal.histories import Opening
+from kernel.journal.histories import RecoveredState
 from kernel.models.generation import Generation, GenerationSnapshot
 from kernel.models.swap import SwapArea
 
@@ -112,7 +112,7 @@ class DurableGenerations:
             if not self._processes.stopping:
                 self._delete(record)
 
-    def opened(self, opening: Opening) -> None:
+    def opened(self, opening: RecoveredState) -> None:
         """Remove the files that no row of the journal refers to."""
         names = {f"{task:x}.{'.'.join(map(str, rest))}" for task, *rest in opening.generations}
         self._in_thread(partial(self.area.retain, names), None)

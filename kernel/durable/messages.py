@@ -24,7 +24,7 @@ from kernel.durable.commits import Commits
 from kernel.durable.history import CallHistory, CallKey, history_of
 from kernel.durable.pending_restarts import PendingRestarts
 from kernel.durable.recorded_call import raw
-from kernel.journal.changes import Delivered, DropReply, PutReply
+from kernel.journal.changes import DropReply, PutLastDelivered, PutReply
 from kernel.lib.validation import check_timeout
 from kernel.messages.messaging import Messaging, wait_for_room
 from kernel.messages.publish import Publisher
@@ -240,4 +240,4 @@ class DurableMessages:
     def _note_delivery(self, process: Process, recipient: Process, key: CallKey) -> None:
         history_of(recipient).delivered.setdefault(process.pid, {})[key.series] = key.epoch, key.number
         self._recipients.setdefault(process.pid, set()).add(recipient.pid)
-        self._commits.persist(Delivered(recipient.pid, process.pid, key.series, key.epoch, key.number))
+        self._commits.persist(PutLastDelivered(recipient.pid, process.pid, key.series, key.epoch, key.number))

@@ -28,7 +28,7 @@ from kernel.durable.messages import DurableMessages
 from kernel.durable.pending_restarts import PendingRestarts
 from kernel.durable.recorded_call import declared
 from kernel.gate import Gate
-from kernel.journal.changes import Change, ChildEnded, PriorityChanged, PutName, PutProcess, Suspended, TaskEnded
+from kernel.journal.changes import Change, ChildEnded, PutName, PutProcess, SetPriority, SetSuspended, TaskEnded
 from kernel.journal.histories import ProcessRow
 from kernel.processes.lifecycle import Lifecycle
 from kernel.programs.loader import Program
@@ -111,7 +111,7 @@ class DurableProcesses:
         self._start_child(process, program, call, pid, child)
         put = PutProcess(pid, history.task.id, process.pid, program.name, program.version, child is not None)
         # Persist an inherited priority: when the child restarts, its parent may have another priority.
-        inherited = [PriorityChanged(process.priority, pid)] if call.priority is None else []
+        inherited = [SetPriority(process.priority, pid)] if call.priority is None else []
         self._commits.reserve_pid(pid)
         number = self._commits.persist(put, *inherited)
         if child is not None:
@@ -175,13 +175,13 @@ class DurableProcesses:
         """Persist that `process` was suspended or resumed. Returns a coroutine if the caller must await the commit."""
         if process.durable is None or thread is not None:
             return None
-        return self._persist(Suspended(suspended, process.pid))
+        return self._persist(SetSuspended(suspended, process.pid))
 
     def ranked(self, process: Process, thread: Thread | None) -> Coroutine[Any, Any, None] | None:
         """Persist the new priority of `process`. Returns a coroutine if the caller must await the commit."""
         if process.durable is None or thread is not None:
             return None
-        return self._persist(PriorityChanged(process.priority, process.pid))
+        return self._persist(SetPriority(process.priority, process.pid))
 
     # ---- inside
 

@@ -14,7 +14,7 @@ from kernel.core.process import Process
 from kernel.durable.commits import CommitReceipt, Commits
 from kernel.durable.recorded_call import raw
 from kernel.journal.changes import DropRegion, PutRegion
-from kernel.journal.histories import Opening
+from kernel.journal.histories import RecoveredState
 from kernel.memory.shared import Region, SharedMemory
 
 log = structlog.get_logger("kernel.durable")
@@ -36,7 +36,7 @@ class DurableRegions:
         number = self._commits.persist(DropRegion(name))
         return CommitReceipt(self._commits, number) if process.durable is None else None
 
-    def restore(self, opening: Opening) -> None:
+    def restore(self, opening: RecoveredState) -> None:
         """Restore the regions that the journal has. One that cannot be decoded is logged and skipped."""
         self._shared.begin_after(opening.version)
         for name, version, owner, value in opening.regions:

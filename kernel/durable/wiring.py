@@ -20,7 +20,7 @@ from kernel.durable.replay import Replay
 from kernel.durable.state import DurableState
 from kernel.gate import Gate
 from kernel.journal.changes import DaemonStable
-from kernel.journal.histories import Opening
+from kernel.journal.histories import RecoveredState
 from kernel.journal.journal import Journal
 from kernel.memory.shared import SharedMemory
 from kernel.messages.messaging import Messaging
@@ -77,7 +77,7 @@ class Durability:
             {Receive: messages.restore_receive, Reply: messages.restore_reply, Spawn: processes.restore_spawn}
         )
 
-    def opened(self, opening: Opening) -> None:
+    def opened(self, opening: RecoveredState) -> None:
         """Restore the ids, regions, files and pending restarts, before the kernel answers any call."""
         self._table.last_pid = max(self._table.last_pid, opening.pid)
         self._messaging.begin_after(opening.message)

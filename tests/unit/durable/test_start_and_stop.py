@@ -170,7 +170,7 @@ async def test_a_disk_that_takes_nothing_pauses_a_durable_agent_and_is_no_error_
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = threading.Event()
-    real = Store.keep
+    real = Store.apply
 
     def keep(store: Store, wanted: Any) -> None:
         wanted = list(wanted)
@@ -178,7 +178,7 @@ async def test_a_disk_that_takes_nothing_pauses_a_durable_agent_and_is_no_error_
             raise apsw.FullError("no room")
         real(store, wanted)
 
-    monkeypatch.setattr(Store, "keep", keep)
+    monkeypatch.setattr(Store, "apply", keep)
     monkeypatch.setattr(writer, "RETRY", 0.005)
     steps: list[int] = []
 
