@@ -30,7 +30,7 @@ class Instruments:
 
         before_step(thread)                a thread is about to run
         after_step(thread, seconds)        it ran until its next wait; `thread.state` is its state now
-        state_changed(process, state)      a process was started ("new"), "suspended", resumed ("ready"), ended ("zombie")
+        state_changed(process, state)      a process is "new", "suspended", "ready" (resumed) or "zombie" (ended)
         call_entered(process, call)        a system call that the process may make is about to be handled
         call_done(process, call, error)    the call was answered (`error` is None), or raised `error`
 
