@@ -9,8 +9,6 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import psutil
 
@@ -70,7 +68,7 @@ class Status:
 
     def ps(self, process: Process, call: Ps) -> list[ProcessInfo]:
         now = time.monotonic()
-        # Pids only grow, so the table is sorted by pid.
+        # The table is in the order of pids, except that durable processes restart with their old pids.
         rows = (
             _row(candidate, now)
             for candidate in self._table.alive.values()
@@ -78,11 +76,8 @@ class Status:
         )
         return list(itertools.islice(rows, call.limit))
 
-    def programs(self, process: Process, call: Programs) -> Coroutine[Any, Any, list[ProgramInfo]]:
-        return self._refreshed(self._programs.refresh)
-
-    async def _refreshed(self, refresh: Callable[[], None]) -> list[ProgramInfo]:
-        await asyncio.to_thread(refresh)
+    async def programs(self, process: Process, call: Programs) -> list[ProgramInfo]:
+        await asyncio.to_thread(self._programs.refresh)
         return self._programs.listing()
 
     def peek(self, process: Process, call: PeekMailbox) -> list[Heading]:

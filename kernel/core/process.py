@@ -146,7 +146,7 @@ class Process:
         "generated_tokens",
         "generations",
         "group",
-        "held_back",
+        "held",
         "is_client",
         "limits",
         "listener",
@@ -213,7 +213,7 @@ class Process:
         self.watchers: list[Callable[[Process], None]] | tuple[()] = ()  # called once it has ended
         self.followers: list[Stream] | tuple[()] = ()  # clients that read the log as it grows
         self.suspended = False
-        self.held_back: list[Thread] | None = None  # ready, but suspended (see `Dispatcher.hold`); None: all may run
+        self.held: list[Thread] | None = None  # ready, but suspended (see `Dispatcher.hold`); None: all may run
         self.dying: str = ""  # the reason for its end, once it is ending or has ended
         self.limits: Limits | None = None
         self.outcome: tuple[Any, ErrorInfo | None] = (None, None)  # value and error, while it is dying
