@@ -1,4 +1,4 @@
-"""The dispatcher: who runs next, and when the loop gets its turn."""
+"""The dispatcher: which thread runs next, and when the loop gets its turn."""
 
 from __future__ import annotations
 
