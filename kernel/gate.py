@@ -19,7 +19,7 @@ from ipc.syscalls import Attach, Backup, ReleaseLock, ReleasePermit, SetPolicy, 
 from kernel.core.process import Process
 from kernel.core.stream import Stream
 
-BURST = 128  # after so many calls a process gives up the loop, even if each of them could finish immediately
+CALLS_PER_TURN = 128  # after so many calls a process gives up the loop, even if each of them could finish immediately
 
 Handler = Callable[..., Any]
 
@@ -38,7 +38,7 @@ class SystemCalls(Protocol):
 class RestartWaiter(Protocol):
     """Durable processes that have yet to restart: see `kernel.durable.pending_restarts`."""
 
-    async def resolve(self, error: LlmosError) -> bool:
+    async def wait_for_restart(self, error: LlmosError) -> bool:
         """Wait until the process that `error` reports as missing restarts, or never will. False: none is pending."""
 
 
@@ -59,14 +59,14 @@ class CallEntry:
 class Gate:
     """Has an entry for each kind of call. Counts calls, errors by name, and the limits that were reached.
 
-    `arrivals` knows the durable processes that have yet to restart. It is None when there are none.
+    `pending_restarts` knows the durable processes that have yet to restart. It is None when there are none.
     """
 
     def __init__(self) -> None:
         self._entries: dict[type[Syscall], CallEntry] = {}
         self.errors: Counter[str] = Counter()
         self.limits: Counter[str] = Counter()
-        self.arrivals: RestartWaiter | None = None
+        self.pending_restarts: RestartWaiter | None = None
 
     def count_error(self, error: BaseException) -> None:
         """Count an error that answered a call or ended a process, by its name. Count limits by their own names, too."""
@@ -101,7 +101,7 @@ class Gate:
         `stream` takes the events of the call. With `await_restarts` a call that names a process which has yet to
         restart waits for it; without, the call fails.
         """
-        if self.arrivals is not None and await_restarts:
+        if self.pending_restarts is not None and await_restarts:
             return self._enter_after_restarts(process, call, stream)
         entry = self._entries[type(call)]
         if process.dying or entry.clients_only:
@@ -112,9 +112,12 @@ class Gate:
         return handler(process, call) if stream is None else handler(process, call, stream)
 
     async def call(self, process: Process, call: Syscall) -> Any:
-        """Make `call` from a thread of `process` and wait for the answer. Gives up the loop before every `BURST`th."""
+        """Make `call` from a thread of `process` and wait for the answer.
+
+        Gives up the loop before every `CALLS_PER_TURN`th call.
+        """
         process.calls = calls = process.calls + 1
-        if not calls % BURST:
+        if not calls % CALLS_PER_TURN:
             if type(call) in ALSO_WHILE_DYING:
                 return await self._call_then_give_way(process, call)
             await asyncio.sleep(0)  # before the call: a cancellation after it would lose the answer, such as a message
@@ -127,7 +130,7 @@ class Gate:
             answer = handler(process, call)
             return await answer if type(answer) is CoroutineType else answer
         except LlmosError as error:
-            if self.arrivals is not None and await self.arrivals.resolve(error):
+            if self.pending_restarts is not None and await self.pending_restarts.wait_for_restart(error):
                 return await self.call(process, call)
             self.count_error(error)
             raise
@@ -142,7 +145,7 @@ class Gate:
         try:
             return await make()
         except LlmosError as error:
-            if self.arrivals is not None and await self.arrivals.resolve(error):
+            if self.pending_restarts is not None and await self.pending_restarts.wait_for_restart(error):
                 return await self.call_by(process, call, make)
             self.count_error(error)
             raise
@@ -159,7 +162,7 @@ class Gate:
                 answer = self.enter(process, call, stream, await_restarts=False)
                 return await answer if type(answer) is CoroutineType else answer
             except NotFound as error:
-                if self.arrivals is None or not await self.arrivals.resolve(error):
+                if self.pending_restarts is None or not await self.pending_restarts.wait_for_restart(error):
                     raise
 
     async def _call_then_give_way(self, process: Process, call: Syscall) -> None:

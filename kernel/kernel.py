@@ -40,7 +40,7 @@ from kernel.models.spec import ModelSpec
 from kernel.processes.control import Control
 from kernel.processes.exit import ProcessExit
 from kernel.processes.lifecycle import Lifecycle
-from kernel.processes.limits import LimitKeeper, LimitSettings
+from kernel.processes.limits import LimitEnforcer, LimitSettings
 from kernel.processes.output import Output
 from kernel.processes.threads import ThreadSubsystem
 from kernel.programs.loader import ProgramLoader
@@ -121,7 +121,7 @@ class Kernel:
         self.threads = ThreadSubsystem(dispatcher, process_exit, gate)
         self.watchdog = Watchdog(dispatcher, scheduling.slow_step, scheduling.burst, process_exit.end, gate.errors)
         self.control = Control(table, dispatcher, process_exit, self.threads, gate)
-        self.limits = LimitKeeper(settings.limits, loop, gate, process_exit)
+        self.limits = LimitEnforcer(settings.limits, loop, gate, process_exit)
         self.output = Output(table, gate)
         pending_restarts = PendingRestarts(gate)
         self.names = NameRegistry(table, gate, pending_restarts.names)
@@ -193,15 +193,15 @@ class Kernel:
             journal.on_opened.append(durable.opened)  # first: it takes over the pids and names that are in use
             journal.on_opened.append(self._answer_clients)  # last: everything that clients may ask for exists now
             journal.on_pending.append(self.tasks.recovery.recover)  # only: nothing else restarts tasks
-            self.shared.keeper = durable.regions  # only: a region has one keeper
+            self.shared.journal = durable.regions  # only: a region has one region_journal
             control.on_kill.append(self.tasks.written_if_can_be)  # only: a client's kill waits just for the disk
             control.on_suspend.append(durable.processes.suspended)  # before the slots: its write starts sooner
             control.on_resume.append(partial(durable.processes.suspended, suspended=False))  # the same
-            control.on_nice.append(durable.processes.ranked)  # the same
+            control.on_nice.append(durable.processes.priority_set)  # the same
             end.append(durable.processes.process_ended)  # before the links: their victims find the task without a root
         control.on_suspend.append(self.resources.suspended)  # last: nothing waits for the slots
         control.on_resume.append(self.resources.resumed)  # the same
-        control.on_nice.append(self.resources.ranked)  # the same
+        control.on_nice.append(self.resources.priority_set)  # the same
         end.append(self.crashes.process_ended)  # before the links: a cause is reported before its consequences
         end.append(self.links.process_ended)  # after the crash report: the processes that links end are consequences
         end.append(self.limits.process_ended)  # free: takes the process off its owner's account

@@ -22,7 +22,7 @@ class Unanswerable:
         self.error = error
 
 
-def forget_caller(recipient: Process, message: int) -> None:
+def mark_caller_gone(recipient: Process, message: int) -> None:
     """Mark the caller of `message` as gone. A late reply is then a dead letter, and no error of the recipient."""
     pending_calls = recipient.pending_calls
     if pending_calls is not None and message in pending_calls:

@@ -23,11 +23,11 @@ EVENT_OVERHEAD = 64  # size of an event besides its text
 class EventLog:
     """Passes events on. The task calls `add` and `finish`; processes call the rest, as they would of a `Stream`."""
 
-    __slots__ = ("_number", "_on_relief", "_retained", "_size", "_streams")
+    __slots__ = ("_number", "_on_drained", "_retained", "_size", "_streams")
 
     def __init__(self, stream: Stream | None) -> None:
         self._streams: list[Stream] = [] if stream is None else [stream]
-        self._on_relief: list[Callable[[], None]] = []
+        self._on_drained: list[Callable[[], None]] = []
         self._number = 0  # the number of the last event
         self._retained: deque[Event] | None = None  # the last events, up to this number; made at the first event
         self._size = 0  # the size of the retained events
@@ -64,13 +64,13 @@ class EventLog:
 
     def when_drained(self, callback: Callable[[], None]) -> None:
         """Call `callback` once, as soon as no stream is congested."""
-        self._on_relief.append(callback)
+        self._on_drained.append(callback)
         self._check_drained()
 
     def forget(self, callback: Callable[[], None]) -> None:
         """Undo `when_drained`, if `callback` was not called yet."""
-        if callback in self._on_relief:
-            self._on_relief.remove(callback)
+        if callback in self._on_drained:
+            self._on_drained.remove(callback)
 
     def _retain(self, event: Event) -> None:
         if self._retained is None:
@@ -97,7 +97,7 @@ class EventLog:
                 stream.forget(self._check_drained)
                 stream.when_drained(self._check_drained)
                 return
-        callbacks, self._on_relief = self._on_relief, []
+        callbacks, self._on_drained = self._on_drained, []
         for callback in callbacks:
             callback()
 

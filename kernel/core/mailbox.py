@@ -25,7 +25,7 @@ CONTROL = 21  # the priority of the kernel's own messages: above all others, and
 class StorageReceipt(Protocol):
     """A promise that a message will be on disk: see `kernel.durable`."""
 
-    async def before(self, answer: Any) -> Any:
+    async def answer_after_commit(self, answer: Any) -> Any:
         """Return `answer` as soon as the message is on disk."""
 
 
@@ -37,13 +37,13 @@ class Mailbox:
         "_normal_queue",
         "_other_queues",
         "_senders",
-        "called",
         "capacity",
         "closed",
         "received",
         "receiver",
         "selectors",
         "taken",
+        "woken_for",
     )
 
     def __init__(self, capacity: int = CAPACITY) -> None:
@@ -53,7 +53,7 @@ class Mailbox:
         self.receiver: Fiber | None = None  # waits for any message, and has waited longer than all `selectors`
         self.received: deque[tuple[int, str, int, int, int]] | None = None  # headings of the last ones received
         self.selectors: list[tuple[Fiber, Selector | None]] | None = None  # further receivers, in order of arrival
-        self.called: dict[Fiber, Message] | None = None  # receivers woken while others waited, each with its message
+        self.woken_for: dict[Fiber, Message] | None = None  # receivers woken while others waited, each with its message
         self._senders: deque[Fiber] | None = None  # wait for a place, in order of arrival
         self._normal_queue: MessageQueue | None = None  # of priority 0, which nearly all messages have
         self._other_queues: dict[int, MessageQueue] | None = None  # of the other priorities
@@ -104,7 +104,7 @@ class Mailbox:
         message = queue.items.popleft() if queue.dead is None else queue.pop()
         if self._indexes is not None and drop_from_all(self._indexes, message):
             self._indexes = None  # the mailbox is empty; without an index, receiving in order costs less
-        if self.called:
+        if self.woken_for:
             self._forget_woken(message)
         if self._senders or message.priority == CONTROL:
             self._free_place(message)
@@ -134,7 +134,7 @@ class Mailbox:
         queue.discard(message)
         if self._indexes is not None and drop_from_all(self._indexes, message):
             self._indexes = None
-        if self.called:
+        if self.woken_for:
             self._forget_woken(message)
         self._free_place(message)
 
@@ -163,8 +163,11 @@ class Mailbox:
 
     # ---- waiting
 
-    def enlist(self, thread: Fiber, selector: Selector | None = None) -> None:
-        """Wake `thread`, which parks now, for the next message that it wants. Then it takes one and calls `delist`."""
+    def add_receiver(self, thread: Fiber, selector: Selector | None = None) -> None:
+        """Wake `thread`, which parks now, for the next message that it wants.
+
+        It then takes one and calls `end_receive`.
+        """
         if selector is None and self.receiver is None and not self.selectors:
             self.receiver = thread
             thread.waits_for = "message"
@@ -174,22 +177,22 @@ class Mailbox:
         self.selectors.append((thread, selector))
         thread.waits_for = "message" if selector is None else selector
 
-    def delist(self, thread: Fiber) -> None:
+    def end_receive(self, thread: Fiber) -> None:
         """End the wait of `thread`, which was woken or cancelled. Offer a message that it left to the next receiver."""
         if self.receiver is not None or self.selectors:
             self._remove_receiver(thread)
-        if self.called:
-            message = self.called.pop(thread, None)
+        if self.woken_for:
+            message = self.woken_for.pop(thread, None)
             if message is not None:
                 self._offer(message)
 
-    def line_up(self, thread: Fiber) -> None:
-        """Wake `thread`, which parks now, when a place is reserved for it. Then it calls `leave_line`."""
+    def add_sender(self, thread: Fiber) -> None:
+        """Wake `thread`, which parks now, when a place is reserved for it. Then it calls `end_send_wait`."""
         if self._senders is None:
             self._senders = deque()
         self._senders.append(thread)
 
-    def leave_line(self, thread: Fiber) -> bool:
+    def end_send_wait(self, thread: Fiber) -> bool:
         """End the wait of a sender. True if a place is reserved for it, which it must use or pass on."""
         if self._senders and thread in self._senders:
             self._senders.remove(thread)
@@ -217,7 +220,7 @@ class Mailbox:
         receivers = [] if self.receiver is None else [self.receiver]
         receivers += [thread for thread, _ in self.selectors or ()]
         senders = self._senders or ()
-        self.receiver = self.selectors = self._senders = self.called = None
+        self.receiver = self.selectors = self._senders = self.woken_for = None
         self._normal_queue = self._other_queues = self._indexes = None
         self.taken = 0
         for waiter in (*receivers, *senders):
@@ -277,13 +280,13 @@ class Mailbox:
         Only the receivers that wait now need this. A later one looks first, and waits only if it does not want the
         message.
         """
-        if self.called is None:
-            self.called = {}
-        self.called[receiver] = message
+        if self.woken_for is None:
+            self.woken_for = {}
+        self.woken_for[receiver] = message
 
     def _forget_woken(self, message: Message) -> None:
         """Drop the notes about `message`, which has left the mailbox."""
-        called = self.called or {}
+        called = self.woken_for or {}
         for receiver in [receiver for receiver, wanted in called.items() if wanted is message]:
             del called[receiver]
 

@@ -63,7 +63,7 @@ class DurableHistory(Protocol):
 
     context: Callable[[Process], Any]
 
-    def current(self, thread: str) -> str:
+    def current_call_id(self, thread: str) -> str:
         """The id of the call that the thread with this path makes now."""
 
 
@@ -73,10 +73,10 @@ class Thread(Fiber):
     `path` says which thread started it: "0" is the first thread of its process, "0-2" the second thread that "0"
     started. So a program has the same paths whenever it runs. `waits_for` names the wait that blocks it: a plain text
     if something outside can always end the wait. `answer` is the answer to its call (see `kernel.core.answers`),
-    `offspring` counts the threads that it started, and `holds` are the resources that are taken from it when it ends.
+    `started_threads` counts the threads that it started, and `holds` are the resources that it loses when it ends.
     """
 
-    __slots__ = ("answer", "holds", "offspring", "path", "priority", "process", "suspended")
+    __slots__ = ("answer", "holds", "path", "priority", "process", "started_threads", "suspended")
     waits_for: Wait | str
 
     def __init__(
@@ -98,7 +98,7 @@ class Thread(Fiber):
         self.path = MAIN
         self.priority = process.priority
         self.suspended = False
-        self.offspring = 0
+        self.started_threads = 0
         self._coro = coro
         self._send = coro.send
         self._context = context if context is not None else contextvars.copy_context()
@@ -142,14 +142,14 @@ class Process:
         "critical_path",
         "durable",
         "dying",
+        "first_receiver",
         "followers",
         "generated_tokens",
         "generations",
         "group",
-        "held",
+        "held_back",
         "is_client",
         "limits",
-        "listener",
         "log",
         "mailbox",
         "messages_received",
@@ -203,7 +203,7 @@ class Process:
         self.threads: dict[Thread, None] | tuple[Thread, ...] = ()  # in the order in which they started
         self.children: dict[Process, None] | tuple[()] = ()  # made at first use, like much here: few need all of it
         self.mailbox: Mailbox | None = None
-        self.listener: Thread | None = None  # waits for the first message, which makes the mailbox
+        self.first_receiver: Thread | None = None  # waits for the first message, which makes the mailbox
         self.accepts = accepts  # declared message types; None accepts any
         self.pending_calls: PendingCalls | None = None
         self.generations = 0
@@ -213,7 +213,7 @@ class Process:
         self.watchers: list[Callable[[Process], None]] | tuple[()] = ()  # called once it has ended
         self.followers: list[Stream] | tuple[()] = ()  # clients that read the log as it grows
         self.suspended = False
-        self.held: list[Thread] | None = None  # ready, but suspended (see `Dispatcher.hold`); None: all may run
+        self.held_back: list[Thread] | None = None  # ready, but suspended (see `Dispatcher.hold`); None: all may run
         self.dying: str = ""  # the reason for its end, once it is ending or has ended
         self.limits: Limits | None = None
         self.outcome: tuple[Any, ErrorInfo | None] = (None, None)  # value and error, while it is dying
@@ -256,11 +256,11 @@ class Process:
         known = ", ".join(thread.path for thread in self.threads) or "none"
         raise UnknownThread(f"process {self.pid} has no thread {path!r}; it has {known}", pid=self.pid)
 
-    def box(self) -> Mailbox:
+    def open_mailbox(self) -> Mailbox:
         """The mailbox, made at first use."""
         if self.mailbox is None:
             self.mailbox = Mailbox()
-            self.mailbox.receiver, self.listener = self.listener, None
+            self.mailbox.receiver, self.first_receiver = self.first_receiver, None
         return self.mailbox
 
     def scheduling_group(self) -> SchedulingGroup:

@@ -44,8 +44,8 @@ class Stream:
         "_credit",
         "_deliver",
         "_ending",
+        "_on_drained",
         "_on_end",
-        "_on_relief",
         "_queue",
         "_text",
         "closed",
@@ -59,7 +59,7 @@ class Stream:
         self._credit = credit
         self._queue: deque[tuple[Event | _Text | _Gap, int]] = deque()
         self._text = 0
-        self._on_relief: list[Callable[[], None]] = []
+        self._on_drained: list[Callable[[], None]] = []
         self.closed = False
         self.number = 0
 
@@ -109,12 +109,12 @@ class Stream:
 
     def when_drained(self, callback: Callable[[], None]) -> None:
         """Call `callback` once, when the stream is no longer congested, or is closed."""
-        self._on_relief.append(callback)
+        self._on_drained.append(callback)
 
     def forget(self, callback: Callable[[], None]) -> None:
         """Undo `when_drained`, if `callback` was not called yet."""
-        if callback in self._on_relief:
-            self._on_relief.remove(callback)
+        if callback in self._on_drained:
+            self._on_drained.remove(callback)
 
     def close(self) -> None:
         """Drop the waiting events and all later ones: the client has gone. Call the drain callbacks."""
@@ -148,6 +148,6 @@ class Stream:
         return waiting
 
     def _call_drained(self) -> None:
-        callbacks, self._on_relief = self._on_relief, []
+        callbacks, self._on_drained = self._on_drained, []
         for callback in callbacks:
             callback()

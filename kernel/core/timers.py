@@ -3,7 +3,7 @@
 The code that parks a thread for a limited time sets a timer. Nearly every timer is cancelled before its time, because
 the reply arrived, so setting and cancelling one must be cheap. A heap drops cancelled entries when they reach the top
 or outnumber the others; a timer of the loop for each would cost several times as much. A timer never raises: the thread
-that it wakes looks at `rung`.
+that it wakes looks at `expired`.
 """
 
 from __future__ import annotations
@@ -96,30 +96,30 @@ class TimerQueue:
 
 
 class Timer:
-    """Wakes `thread` after `seconds`, or never if that is None. After a wake-up, `rung` says whether the time is up.
+    """Wakes `thread` after `seconds`, or never if that is None. After a wake-up, `expired` says whether the time is up.
 
     `until` is the end of the time on the clock of the loop. `seconds` must have been checked to be a number. The code
     that sets a timer must cancel it once, however the wait ends.
     """
 
-    __slots__ = ("_thread", "in_heap", "over", "rung", "until")
+    __slots__ = ("_thread", "expired", "in_heap", "over", "until")
 
     def __init__(self, thread: Sleeper, seconds: float | None) -> None:
         self._thread = thread
         self.in_heap = False
         if seconds is None:
-            self.over, self.rung, self.until = True, False, inf
+            self.over, self.expired, self.until = True, False, inf
             return
         timers = thread.dispatcher.timers
         self.until = timers.time() + seconds
         if seconds > 0:
-            self.over = self.rung = False
+            self.over = self.expired = False
             thread.timers += 1
             if not timers.new:
                 timers.insert_soon()
             timers.new.append(self)
         else:
-            self.over = self.rung = True
+            self.over = self.expired = True
 
     def cancel(self) -> None:
         """Never wake the thread. Does nothing if the timer has fired."""
@@ -131,6 +131,6 @@ class Timer:
 
     def fire(self) -> None:
         """The time is up: wake the thread."""
-        self.over = self.rung = True
+        self.over = self.expired = True
         self._thread.timers -= 1
         self._thread.wake()

@@ -49,9 +49,9 @@ class Dispatcher:
     def push(self, thread: Thread) -> None:
         """Put `thread` at the end of its queue."""
         process = thread.process
-        if process.held is not None and (process.suspended or thread.suspended):
+        if process.held_back is not None and (process.suspended or thread.suspended):
             thread.state = SUSPENDED
-            process.held.append(thread)
+            process.held_back.append(thread)
             return
         thread.state = READY
         queue = self._ready.get(thread.priority)
@@ -68,8 +68,8 @@ class Dispatcher:
             process.suspended = True
         else:
             thread.suspended = True
-        if process.held is None:
-            process.held = []
+        if process.held_back is None:
+            process.held_back = []
         if any(thread.state is READY for thread in process.threads):
             self._hold_back(process)
 
@@ -79,9 +79,9 @@ class Dispatcher:
             process.suspended = False
         else:
             thread.suspended = False
-        held = process.held
+        held = process.held_back
         still = process.suspended or any(thread.suspended for thread in process.threads)
-        process.held = [] if still else None
+        process.held_back = [] if still else None
         for waiting in held or ():
             if not waiting.done():  # a thread may have been abandoned while it was held
                 self.push(waiting)
@@ -111,7 +111,7 @@ class Dispatcher:
         end = now + TURN_SECONDS
         for _ in range(STEPS_PER_TURN):
             if not queue or len(ready) > 1:
-                queue = self._choose()
+                queue = self._next_queue()
                 if queue is None:
                     break
             self.running = thread = queue.popleft()
@@ -128,7 +128,7 @@ class Dispatcher:
         else:
             self._scheduled = False
 
-    def _choose(self) -> deque[Thread] | None:
+    def _next_queue(self) -> deque[Thread] | None:
         """The queue of the next step: the most urgent one, except in one of `AGING` steps. None if no thread is ready.
 
         Drops empty queues, except the last one.

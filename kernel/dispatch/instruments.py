@@ -60,7 +60,7 @@ class Instruments:
 
     # ---- for the kernel
 
-    def tell_state(self, process: Process, state: str) -> None:
+    def notify_state(self, process: Process, state: str) -> None:
         """Notify the instruments that observe states that `process` is in `state` now."""
         if self.states:
             self._notify("state_changed", process, state)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from kernel.core.process import PendingCalls, Process, Thread
 
 
-def urgency(thread: Thread) -> int:
+def effective_priority(thread: Thread) -> int:
     """The priority of `thread`, or that of the most urgent caller of its process, callers of callers included."""
     highest = thread.priority
     if thread.process.pending_calls:
@@ -30,7 +30,7 @@ def urgency(thread: Thread) -> int:
     return highest
 
 
-def behind(process: Process) -> Iterator[Process]:
+def awaited_by(process: Process) -> Iterator[Process]:
     """`process`, and every process whose answer it waits for, directly or through other processes."""
     seen = {process}
     stack = [process]

@@ -84,7 +84,7 @@ class CommitReceipt:
         self._commits = commits
         self._number = number
 
-    async def before(self, answer: Any) -> Any:
+    async def answer_after_commit(self, answer: Any) -> Any:
         """Return `answer` when the change is on disk."""
         thread = asyncio.current_task()
         assert isinstance(thread, Thread)

@@ -129,7 +129,7 @@ class CallHistory:
         """A name for the call: unique, and the same in every run of the daemon."""
         return f"{self.task.id:x}.{self.pid}.{key.epoch}.{key.thread}.{key.number}"
 
-    def current(self, thread: str) -> str:
+    def current_call_id(self, thread: str) -> str:
         """The id of the call that this thread is making."""
         return self.call_id(CallKey(self.epoch, thread, self.calls_made[thread] - 1))
 

@@ -59,7 +59,7 @@ class DurableLinks:
             try:
                 make()
             except LlmosError as error:
-                if await self._pending_restarts.resolve(error):
+                if await self._pending_restarts.wait_for_restart(error):
                     continue
             return
 

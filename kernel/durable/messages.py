@@ -14,7 +14,7 @@ from ipc.codec import decode
 from ipc.errors import InvalidCall, MailboxFull, NotACall, TimedOut
 from ipc.messages import Message
 from ipc.syscalls import DOWN, Call, Publish, Receive, Reply, Send
-from kernel.core.answers import UNANSWERED, Unanswerable, forget_caller
+from kernel.core.answers import UNANSWERED, Unanswerable, mark_caller_gone
 from kernel.core.fiber import PARK
 from kernel.core.process import PendingCalls, Process, Thread
 from kernel.core.timers import Timer
@@ -28,7 +28,7 @@ from kernel.journal.changes import DropReply, PutLastDelivered, PutReply
 from kernel.lib.validation import check_timeout
 from kernel.messages.messaging import Messaging, wait_for_room
 from kernel.messages.publish import Publisher
-from kernel.messages.validation import envelope
+from kernel.messages.validation import build_message
 
 
 class DurableMessages:
@@ -60,20 +60,21 @@ class DurableMessages:
             return answer if isinstance(answer, int) else await answer
         number = history_of(process).message_id(key)
         if self._is_new(process, recipient, key):
-            message = envelope(process, recipient, call, number)
-            if not call.wait and recipient.box().full and not self._messaging.make_room(recipient, recipient.box()):
+            message = build_message(process, recipient, call, number)
+            box = recipient.open_mailbox()
+            if not call.wait and box.full and not self._messaging.make_room(recipient, box):
                 raise MailboxFull(
-                    f"the mailbox of process {recipient.pid} is full ({recipient.box().capacity} messages); wait for "
-                    "room (wait=True) or try again later",
+                    f"the mailbox of process {recipient.pid} is full ({box.capacity} messages); wait for room (wait=True) "
+                    "or try again later",
                     to=recipient.pid,
-                    capacity=recipient.box().capacity,
+                    capacity=box.capacity,
                 )
             await self._put(process, recipient, message, key)
         return number
 
     async def publish(self, process: Process, call: Publish, key: CallKey) -> int:
         count = 0
-        subscribers, call = self._publication.publication(call)
+        subscribers, call = self._publication.prepare(call)
         for recipient in subscribers:
             if recipient.durable is None:
                 number = self._messaging.next_id()
@@ -83,7 +84,7 @@ class DurableMessages:
             else:
                 count += 1
                 continue
-            message = envelope(process, recipient, call, number)
+            message = build_message(process, recipient, call, number)
             count += self._publication.offer(recipient, message) is not False
         return count
 
@@ -106,14 +107,14 @@ class DurableMessages:
                 thread.waits_for = "reply" if recipient.pending_calls is None else recipient.pending_calls
                 if call.timeout is None:
                     deadlock.check(thread)
-                elif timer.rung:
+                elif timer.expired:
                     raise TimedOut(
                         f"process {call.to} did not reply within {call.timeout} s", to=call.to, timeout=call.timeout
                     )
                 await PARK
         except BaseException:
             if number not in self._replies:
-                forget_caller(recipient, number)
+                mark_caller_gone(recipient, number)
                 history_of(process).abandoned.add(number)
             elif not process.dying:  # it was cancelled after the reply arrived, before it ran
                 self._take_reply(number)
@@ -199,7 +200,7 @@ class DurableMessages:
         if not self._is_new(process, recipient, key):
             self._register_caller(process, recipient, number)
             return
-        message = envelope(process, recipient, call, number, timer.until)
+        message = build_message(process, recipient, call, number, timer.until)
         await self._put(process, recipient, message, key, timer)
         self._register_caller(process, recipient, number)
 
@@ -207,9 +208,9 @@ class DurableMessages:
         self, process: Process, recipient: Process, message: Message, key: CallKey, timer: Timer | None = None
     ) -> None:
         """Put `message` into the mailbox of `recipient`; wait for room first if it is full."""
-        box = recipient.box()
+        box = recipient.open_mailbox()
         while box.full and not self._messaging.make_room(recipient, box):
-            if timer is not None and timer.rung:
+            if timer is not None and timer.expired:
                 raise TimedOut(f"process {recipient.pid} had no room for the call in time", to=recipient.pid)
             if await wait_for_room(box, cast("Thread", asyncio.current_task()), RoomIn(recipient)):
                 break

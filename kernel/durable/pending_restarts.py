@@ -36,7 +36,7 @@ class PendingRestarts:
         for name, pid in names.items():
             self._names_of.setdefault(pid, []).append(name)
         if self.pids:
-            self._gate.arrivals = self
+            self._gate.pending_restarts = self
 
     def release_name(self, name: str | None, pid: int) -> None:
         """Free the name that was reserved for process `pid`, which is about to start."""
@@ -54,7 +54,7 @@ class PendingRestarts:
         for thread in self._waiting.pop(pid, ()):
             thread.wake()
         if not self.pids:
-            self._gate.arrivals = None
+            self._gate.pending_restarts = None
 
     def remove_task(self, task: int) -> None:
         """Task `task` has ended: none of its processes will restart."""
@@ -63,7 +63,7 @@ class PendingRestarts:
             self.remove(pid)
         self._of_task.pop(task, None)
 
-    async def resolve(self, error: LlmosError) -> bool:
+    async def wait_for_restart(self, error: LlmosError) -> bool:
         """Wait for the process that the call did not find, if it is to restart. True: it was, so repeat the call."""
         pid, name = error.data.get("pid"), error.data.get("name")
         thread, waited = cast("Thread", asyncio.current_task()), False

@@ -177,7 +177,7 @@ class DurableProcesses:
             return None
         return self._persist(SetSuspended(suspended, process.pid))
 
-    def ranked(self, process: Process, thread: Thread | None) -> Coroutine[Any, Any, None] | None:
+    def priority_set(self, process: Process, thread: Thread | None) -> Coroutine[Any, Any, None] | None:
         """Persist the new priority of `process`. Returns a coroutine if the caller must await the commit."""
         if process.durable is None or thread is not None:
             return None
@@ -190,7 +190,7 @@ class DurableProcesses:
         number, caller = self._commits.persist(change), asyncio.current_task()
         if isinstance(caller, Thread) and caller.process.durable is not None:
             return None
-        return CommitReceipt(self._commits, number).before(None)
+        return CommitReceipt(self._commits, number).answer_after_commit(None)
 
     def _start_child(
         self, process: Process, program: Program, call: Spawn, pid: int, history: CallHistory | None

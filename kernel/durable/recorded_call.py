@@ -16,7 +16,7 @@ from ipc.errors import ErrorInfo
 from ipc.messages import Message
 from ipc.syscalls import Receive, Syscall
 from kernel.core.process import Process
-from kernel.messages.validation import check
+from kernel.messages.validation import to_declared_type
 
 SHOWN_BYTES = 512  # bytes of an encoded call that a record stores for error texts
 TEXT_CHARACTERS = 400  # characters of a call in an error text
@@ -103,4 +103,4 @@ def declared(process: Process, message: Message) -> Message:
     """`message`, with its body as the Struct that `process` declares for its type, if it declares one."""
     if process.accepts is None or message.type not in process.accepts:
         return message
-    return msgspec.structs.replace(message, body=check(process, message.type, message.body))
+    return msgspec.structs.replace(message, body=to_declared_type(process, message.type, message.body))

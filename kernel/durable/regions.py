@@ -38,7 +38,7 @@ class DurableRegions:
 
     def restore(self, opening: RecoveredState) -> None:
         """Restore the regions that the journal has. One that cannot be decoded is logged and skipped."""
-        self._shared.begin_after(opening.version)
+        self._shared.start_ids_after(opening.version)
         for name, version, owner, value in opening.regions:
             try:
                 decode(value)

@@ -43,9 +43,9 @@ from kernel.durable.recorded_call import (
 )
 from kernel.durable.recording_rules import RULES, WAITS_AFTER, WAITS_BEFORE, RecordingRule
 from kernel.durable.state import DurableState
-from kernel.gate import BURST, Gate
+from kernel.gate import CALLS_PER_TURN, Gate
 from kernel.journal.changes import PutCall, TaskProgressed
-from kernel.lib.units import measured
+from kernel.lib.units import isolate_and_measure
 from kernel.memory.shared import SharedMemory
 from kernel.processes.exit import ProcessExit
 
@@ -92,7 +92,7 @@ class Replay:
                 return await self._reexecute(process, thread, call, key, fingerprint)
             return await self._execute(process, thread, call, key, fingerprint, rule)
         process.calls += 1
-        if not process.calls % BURST:
+        if not process.calls % CALLS_PER_TURN:
             await _yield_to_others(process, thread)
         outcome = self._matching_outcome(process, key, fingerprint, recorded)
         if outcome is None:  # the task has been failed, and this process with it
@@ -260,7 +260,7 @@ class Replay:
             case RecordedFailure(error=error):
                 raise from_wire(error)
             case RecordedRegion(name=name, value=value):
-                region, size = measured(value)
+                region, size = isolate_and_measure(value)
                 self._shared.put(process, name, region, size, ephemeral=True)
                 return Reference(name, size)
         process.prompt_tokens = max(process.prompt_tokens, outcome.prompt_tokens)

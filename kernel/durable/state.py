@@ -74,7 +74,7 @@ class DurableState:
                 children=len(process.children),
             )
         row = history.row
-        thread.offspring = 0
+        thread.started_threads = 0
         if row is not None and row.epoch > history.epoch:
             history.start_epoch(row.epoch)
             return decode(row.state or b"\xc0")

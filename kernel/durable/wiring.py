@@ -80,7 +80,7 @@ class Durability:
     def opened(self, opening: RecoveredState) -> None:
         """Restore the ids, regions, files and pending restarts, before the kernel answers any call."""
         self._table.last_pid = max(self._table.last_pid, opening.pid)
-        self._messaging.begin_after(opening.message)
+        self._messaging.start_ids_after(opening.message)
         self.regions.restore(opening)
         self.generations.opened(opening)
         self._pending_restarts.expect(opening.expected, opening.names)

@@ -49,7 +49,7 @@ class FaultyFile(apsw.VFSFile):
             return super().xRead(amount, offset)
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
-        rule = failpoints.due(f"disk.write.{self._kind}")
+        rule = failpoints.next_fault(f"disk.write.{self._kind}")
         if rule is not None:
             if rule.action in ("torn", "short"):
                 super().xWrite(data[: len(data) // 2], offset)
@@ -66,7 +66,7 @@ class FaultyFile(apsw.VFSFile):
 
     @contextlib.contextmanager
     def _faults(self, call: str) -> Iterator[None]:
-        rule = failpoints.due(f"disk.{call}.{self._kind}")
+        rule = failpoints.next_fault(f"disk.{call}.{self._kind}")
         if rule is not None:
             _perform(rule)
         yield

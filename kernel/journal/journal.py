@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ipc.errors import Busy, JournalUnavailable, LlmosError, StateInUse
 from kernel.journal.changes import Change
 from kernel.journal.histories import RecoveredState
-from kernel.journal.records import Accepted, TaskEnd
+from kernel.journal.records import AcceptedTask, TaskEnd
 from kernel.journal.requests import Accept, Answer, Copy, Finish, Operation, Persist, Read
 from kernel.journal.settings import FILE, LOCK, JournalSettings
 from kernel.lib import lockfile
@@ -27,7 +27,7 @@ from kernel.lib import lockfile
 if TYPE_CHECKING:
     from kernel.journal.store import Store
 
-WAITING = 100_000  # tasks that may wait for their commit at the same time
+MAX_WAITING = 100_000  # tasks that may wait for their commit at the same time
 
 
 class Journal:
@@ -42,7 +42,7 @@ class Journal:
     def __init__(self, folder: Path, settings: JournalSettings) -> None:
         """Raises `StateInUse` with the pid of the daemon that uses the folder, and `JournalUnavailable`."""
         self.on_opened: list[Callable[[RecoveredState], None]] = []
-        self.on_pending: list[Callable[[list[Accepted]], None]] = []
+        self.on_pending: list[Callable[[list[AcceptedTask]], None]] = []
         self.on_failure: list[Callable[[LlmosError], None]] = []
         self._loop = asyncio.get_running_loop()
         self._path = folder / FILE
@@ -66,14 +66,14 @@ class Journal:
             ) from None
         threading.Thread(target=self._run, name="journal", daemon=True).start()
 
-    def accept(self, task: Accepted, answer: Answer) -> None:
+    def accept(self, task: AcceptedTask, answer: Answer) -> None:
         """Persist `task`. `answer` is called with the task once it is on disk.
 
         Or with the `TaskRow` of an earlier task with the same key, or with `KeyReused` or `JournalUnavailable`. Raises
         `Busy` if too many tasks wait already.
         """
-        if self._waiting >= WAITING:
-            raise Busy(f"{WAITING} tasks wait for the disk, which is the limit; try again later", retry_after=1.0)
+        if self._waiting >= MAX_WAITING:
+            raise Busy(f"{MAX_WAITING} tasks wait for the disk, which is the limit; try again later", retry_after=1.0)
 
         self._waiting += 1
         self._enqueue(Accept(task, answer))
@@ -163,7 +163,7 @@ class Journal:
         for hook in self.on_opened:
             hook(state)
 
-    def _found_pending(self, tasks: list[Accepted]) -> None:
+    def _found_pending(self, tasks: list[AcceptedTask]) -> None:
         for hook in self.on_pending:
             hook(tasks)
 

@@ -13,7 +13,7 @@ from ipc.errors import KeyReused, MalformedFrame
 from ipc.syscalls import Submit
 
 
-class Accepted(msgspec.Struct):
+class AcceptedTask(msgspec.Struct):
     """A task to persist. `call` is the msgpack of its `Submit`; `id` is 0 until the journal assigns one.
 
     If the first process of the task is durable, `pid` is its pid and `version` the version of its code; else `pid` is

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kernel.journal.changes import Change
-from kernel.journal.records import Accepted, TaskEnd
+from kernel.journal.records import AcceptedTask, TaskEnd
 
 if TYPE_CHECKING:
     from kernel.journal.store import Store
@@ -35,7 +35,7 @@ class Accept(Operation):
 
     __slots__ = ("task",)
 
-    def __init__(self, task: Accepted, answer: Answer) -> None:
+    def __init__(self, task: AcceptedTask, answer: Answer) -> None:
         self.task = task
         self.answer = answer
         self.outcome: Any = None

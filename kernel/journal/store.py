@@ -20,7 +20,7 @@ import structlog
 from ipc.errors import LlmosError, StateTooNew
 from kernel.journal import changes, faulty_vfs
 from kernel.journal.damage import set_aside, unusable
-from kernel.journal.records import Accepted, TaskEnd, TaskRow
+from kernel.journal.records import AcceptedTask, TaskEnd, TaskRow
 from kernel.journal.schema import MIGRATIONS
 from kernel.lib import failpoints
 
@@ -48,7 +48,7 @@ class Store:
         failpoints.point("journal.open")
         self._path = path
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        self._vfs = faulty_vfs.FaultyVFS() if failpoints.on_disk() else None
+        self._vfs = faulty_vfs.FaultyVFS() if failpoints.needs_shim() else None
         self.db = apsw.Connection(str(path), vfs=faulty_vfs.NAME if self._vfs else None)
         self.db.set_busy_timeout(BUSY)
         self.db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # closing must not change a damaged file
@@ -118,11 +118,11 @@ class Store:
     # ---- tasks
 
     @staticmethod
-    def fits_one_statement(tasks: Sequence[Accepted]) -> bool:
+    def fits_one_statement(tasks: Sequence[AcceptedTask]) -> bool:
         """Whether `accept` adds `tasks` with one statement."""
         return len(tasks) <= CHUNK and not any(task.pid for task in tasks)
 
-    def accept(self, tasks: Sequence[Accepted]) -> list[Accepted | TaskRow | LlmosError]:
+    def accept(self, tasks: Sequence[AcceptedTask]) -> list[AcceptedTask | TaskRow | LlmosError]:
         """Add `tasks` in their order.
 
         The outcome of each is the task with its id, the row of an earlier task with the same key, or `KeyReused`.
@@ -130,9 +130,9 @@ class Store:
         if self._last_id is None:
             self._last_id = int(self._value("SELECT coalesce(max(id), 0) FROM tasks"))
         now, last = int(time.time() * 1000) << 20, self._last_id
-        outcomes: list[Accepted | TaskRow | LlmosError] = []
-        new: list[Accepted] = []
-        new_by_key: dict[tuple[str, str], Accepted] = {}
+        outcomes: list[AcceptedTask | TaskRow | LlmosError] = []
+        new: list[AcceptedTask] = []
+        new_by_key: dict[tuple[str, str], AcceptedTask] = {}
         for task in tasks:
             if task.key is not None:
                 twin = new_by_key.get((task.owner, task.key))
@@ -218,7 +218,7 @@ class Store:
         query = "SELECT id, program FROM tasks WHERE ended IS NULL AND crashes >= ?"
         return [(int(row[0]), str(row[1])) for row in self.db.execute(query, (attempts,))]
 
-    def pending(self) -> Iterator[Accepted]:
+    def pending(self) -> Iterator[AcceptedTask]:
         """All tasks that have not ended, in the order of acceptance."""
         # The plus stops SQLite from scanning all first processes for each task.
         query = (
@@ -228,7 +228,7 @@ class Store:
             "WHERE ended IS NULL ORDER BY tasks.id"
         )
         for row in self.db.execute(query):
-            yield Accepted(*row)
+            yield AcceptedTask(*row)
 
     def purge(self, before: float) -> bool:
         """Delete up to `PURGE` tasks that ended before `before`, in seconds since the epoch. True: more may be left."""

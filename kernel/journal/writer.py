@@ -23,7 +23,7 @@ from ipc.messages import Failed
 from kernel.journal import histories, wal
 from kernel.journal.backup import BackupJob
 from kernel.journal.damage import JournalLocation, unusable
-from kernel.journal.records import Accepted, TaskEnd
+from kernel.journal.records import AcceptedTask, TaskEnd
 from kernel.journal.requests import Accept, Copy, Finish, Operation, Persist, Read
 from kernel.journal.settings import JournalSettings
 from kernel.journal.store import CHECKPOINT, Store, open_store
@@ -49,7 +49,7 @@ class WriterCallbacks(NamedTuple):
     """
 
     opened: Callable[[histories.RecoveredState], None]
-    pending: Callable[[list[Accepted]], None]
+    pending: Callable[[list[AcceptedTask]], None]
     failed: Callable[[LlmosError], None]
     answers: Callable[[Sequence[Operation]], None]
 
@@ -115,7 +115,7 @@ class Writer:
             log.error("failed tasks over which the daemon died too often", tasks=len(exhausted))
         self._call_on_loop(self._callbacks.opened, state)
         failpoints.point("journal.recover")
-        portion: list[Accepted] = []
+        portion: list[AcceptedTask] = []
         for task in store.pending():
             portion.append(task)
             if len(portion) == PORTION:

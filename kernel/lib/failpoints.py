@@ -94,7 +94,7 @@ class Fault:
         if self.action not in allowed:
             raise ConfigError(f"{VARIABLE}: {self.point} has no action {self.action!r} (in {text!r})", key=VARIABLE)
 
-    def due(self) -> bool:
+    def next_fault(self) -> bool:
         """Count a pass, and return whether the fault happens at this one."""
         if self.file and not os.path.exists(self.file):
             return False
@@ -137,21 +137,21 @@ def disarm() -> None:
 def point(name: str) -> None:
     """Pass the point called `name`. An armed fault may end the process or raise `OSError`."""
     if _faults:
-        fault = due(name)
+        fault = next_fault(name)
         if fault is not None:
             fault.perform()
 
 
-def due(name: str) -> Fault | None:
+def next_fault(name: str) -> Fault | None:
     """Count a pass of the point, and return the fault that the caller has to perform, if any."""
     found = None
     for fault in _faults.get(name, ()):
-        if fault.due():
+        if fault.next_fault():
             found = found or fault
     return found
 
 
-def on_disk() -> bool:
+def needs_shim() -> bool:
     """Whether a fault is armed that requires the journal's files to go through the shim."""
     return any(name in DISK for name in _faults)
 
@@ -161,6 +161,6 @@ _real_time = time.time
 
 def _jumping(faults: list[Fault]) -> Callable[[], float]:
     def now() -> float:
-        return _real_time() + sum(fault.seconds for fault in faults if fault.due())
+        return _real_time() + sum(fault.seconds for fault in faults if fault.next_fault())
 
     return now

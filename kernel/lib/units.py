@@ -12,7 +12,7 @@ import msgspec
 from ipc.codec import encode, isolate
 
 
-def measured(value: Any) -> tuple[Any, int]:
+def isolate_and_measure(value: Any) -> tuple[Any, int]:
     """Isolate `value`, so that nobody can change it, and return it with the size of its encoding in bytes.
 
     A `bytes` value is neither copied nor encoded. Raises `NotEncodable`.

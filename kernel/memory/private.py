@@ -11,9 +11,9 @@ from typing import Any
 from ipc.syscalls import MemoryDelete, MemoryGet, MemoryKeys, MemorySet
 from kernel.core.process import Process
 from kernel.gate import Gate
-from kernel.lib.units import measured
+from kernel.lib.units import isolate_and_measure
 from kernel.memory.quotas import MemoryQuotas, MemoryUsage, check_name
-from kernel.processes.limits import LimitKeeper
+from kernel.processes.limits import LimitEnforcer
 
 
 class ProcessMemory:
@@ -29,7 +29,7 @@ class ProcessMemory:
 class PrivateMemory:
     """The memory of all living processes that have set a key, by pid."""
 
-    def __init__(self, gate: Gate, quotas: MemoryQuotas, limits: LimitKeeper) -> None:
+    def __init__(self, gate: Gate, quotas: MemoryQuotas, limits: LimitEnforcer) -> None:
         self._limits = limits
         self._quotas = quotas
         self._stores: dict[int, ProcessMemory] = {}
@@ -43,7 +43,7 @@ class PrivateMemory:
 
     def set(self, process: Process, call: MemorySet) -> None:
         check_name(call.key, "a key")
-        value, size = measured(call.value)
+        value, size = isolate_and_measure(call.value)
         size += len(call.key.encode(errors="surrogatepass"))
         store = self._stores.get(process.pid) or ProcessMemory()
         _, before = store.values.get(call.key, (None, 0))

@@ -18,7 +18,7 @@ from kernel.core.fiber import PARK
 from kernel.core.process import Process, Thread
 from kernel.core.timers import Timer
 from kernel.gate import Gate
-from kernel.lib.units import measured
+from kernel.lib.units import isolate_and_measure
 from kernel.lib.validation import check_timeout
 from kernel.memory.quotas import MemoryQuotas, MemoryUsage, check_name
 
@@ -52,11 +52,11 @@ class RegionJournal(Protocol):
 
 
 class SharedMemory:
-    """All regions by name, and the threads that watch them. `keeper` persists durable regions if there is a journal."""
+    """All regions by name, and the threads that watch them. `journal`, if there is one, persists durable regions."""
 
     def __init__(self, gate: Gate, quotas: MemoryQuotas) -> None:
         self._quotas = quotas
-        self.keeper: RegionJournal | None = None
+        self.journal: RegionJournal | None = None
         self._regions: dict[str, Region] = {}
         self._last_version = 0
         self._size = 0
@@ -92,16 +92,16 @@ class SharedMemory:
                 expected=call.expected,
                 found=found,
             )
-        if call.durable and (call.ephemeral or (region is not None and region.creator) or self.keeper is None):
+        if call.durable and (call.ephemeral or (region is not None and region.creator) or self.journal is None):
             raise InvalidCall(f"region {call.name!r} cannot be durable: it is ephemeral, or the daemon has no journal")
-        value, size = measured(call.value)
+        value, size = isolate_and_measure(call.value)
         version = self.put(process, call.name, value, size, ephemeral=call.ephemeral)
         region = self._regions[call.name]
         region.durable = region.durable or call.durable
         receipt = (
-            self.keeper.changed(process, call.name, region) if region.durable and self.keeper is not None else None
+            self.journal.changed(process, call.name, region) if region.durable and self.journal is not None else None
         )
-        return version if receipt is None else receipt.before(version)
+        return version if receipt is None else receipt.answer_after_commit(version)
 
     def put(self, process: Process, name: str, value: Any, size: int, *, ephemeral: bool) -> int:
         """Store `value`, whose size `measured` returned, on behalf of `process`. Returns the new version."""
@@ -139,7 +139,7 @@ class SharedMemory:
         watchers[thread] = None
         try:
             while (region := self._changed(call)) is None:
-                if timer.rung:
+                if timer.expired:
                     raise TimedOut(
                         f"region {call.name!r} did not change after version {call.after} within {call.timeout} s",
                         name=call.name,
@@ -157,8 +157,8 @@ class SharedMemory:
     def delete(self, process: Process, call: SharedDelete) -> Coroutine[Any, Any, None] | None:
         durable = self._region(call.name).durable
         self._remove(call.name)
-        receipt = self.keeper.deleted(process, call.name) if durable and self.keeper is not None else None
-        return None if receipt is None else receipt.before(None)
+        receipt = self.journal.deleted(process, call.name) if durable and self.journal is not None else None
+        return None if receipt is None else receipt.answer_after_commit(None)
 
     def list(self, process: Process, call: Regions) -> list[RegionInfo]:
         return [
@@ -175,13 +175,13 @@ class SharedMemory:
     def restore(self, name: str, version: int, owner: str, value: Any) -> None:
         """Restore a durable region of a previous run, even if it exceeds the present quotas."""
         region = self._regions[name] = Region(owner, 0)
-        region.value, region.size = measured(value)
+        region.value, region.size = isolate_and_measure(value)
         region.size += len(name.encode(errors="surrogatepass"))
         region.version, region.durable = version, True
         self._accounts.setdefault(owner, MemoryUsage()).charge(1, region.size)
         self._size += region.size
 
-    def begin_after(self, version: int) -> None:
+    def start_ids_after(self, version: int) -> None:
         """Assign only versions above this one from now on."""
         self._last_version = max(self._last_version, version)
 

@@ -23,7 +23,7 @@ from kernel.models.spec import ModelSpec
 from kernel.models.swap import SwapArea
 from kernel.models.think_time import ThinkTimes
 from kernel.policy.policy import Policy
-from kernel.processes.limits import LimitKeeper
+from kernel.processes.limits import LimitEnforcer
 
 MAX_DEATHS = 3  # deaths of drivers that a sequence survives while it holds a slot
 RATE_SMOOTHING = 0.9  # weight of the past in the token rate
@@ -40,7 +40,7 @@ class ActiveSequences:
         model: str,
         spec: ModelSpec,
         policy: Policy,
-        limits: LimitKeeper,
+        limits: LimitEnforcer,
         area: SwapArea,
         finished: CallLog,
         footprint: Footprint,
@@ -64,12 +64,12 @@ class ActiveSequences:
     @property
     def busy(self) -> bool:
         """Whether any sequence runs, waits for a slot, or is being swapped out."""
-        return bool(self.leases.used or self.leases.waiting or self.pager.leaving)
+        return bool(self.leases.used or self.leases.waiting or self.pager.swapping_out)
 
     @property
     def awaiting_driver(self) -> bool:
         """Whether the driver owes the kernel a message."""
-        return bool(self.leases.used or self.pager.leaving or self._cancelling)
+        return bool(self.leases.used or self.pager.swapping_out or self._cancelling)
 
     # ---- adding and ending sequences
 
@@ -78,8 +78,8 @@ class ActiveSequences:
         self.sequences[sequence.id] = sequence
         if isinstance(sequence, Generation):
             sequence.submitted = self._clock()
-            sequence.expected_think_time = self.think_times.usual(sequence.process.program)
-        self.think_times.began(sequence.process)
+            sequence.expected_think_time = self.think_times.expected(sequence.process.program)
+        self.think_times.call_began(sequence.process)
         if sequence.process.suspended or sequence.thread.suspended:
             sequence.block_reasons.add(SUSPENDED)
         self.leases.enqueue(sequence)
@@ -118,11 +118,11 @@ class ActiveSequences:
 
     # ---- the end of a driver
 
-    def driver_leaves(self) -> None:
+    def swap_out_all(self) -> None:
         """Have the driver, which will be stopped, swap out all it holds. `awaiting_driver` is false when it has."""
         self.leases.preempt_all()
         for sequence in tuple(self.sequences.values()):
-            if isinstance(sequence, Generation) and sequence.swappable and sequence.id not in self.pager.leaving:
+            if isinstance(sequence, Generation) and sequence.swappable and sequence.id not in self.pager.swapping_out:
                 self.pager.swap_out(sequence)
 
     def checkpoint_to_disk(self) -> None:
@@ -131,10 +131,10 @@ class ActiveSequences:
         for sequence in tuple(self.sequences.values()):
             if not isinstance(sequence, Generation) or sequence.record is None:
                 continue
-            if sequence.swappable and sequence.id not in self.pager.leaving:
+            if sequence.swappable and sequence.id not in self.pager.swapping_out:
                 self.pager.swap_out(sequence)
 
-    def driver_gone(self, how: str) -> int:
+    def driver_ended(self, how: str) -> int:
         """The driver is gone; `how` says how it died, and is empty if it was stopped.
 
         The sequences that it held queue again. Returns how many these were.
@@ -143,7 +143,7 @@ class ActiveSequences:
         held = [sequence for sequence in self.sequences.values() if sequence.in_driver]
         self.leases.close()
         self._cancelling.clear()
-        self.pager.driver_gone(held)
+        self.pager.driver_ended(held)
         for sequence in held:
             sequence.in_driver = False
             sequence.lease = 0
@@ -174,7 +174,7 @@ class ActiveSequences:
 
     # ---- messages of the driver
 
-    def take(self, message: protocol.FromDriver) -> None:
+    def handle(self, message: protocol.FromDriver) -> None:
         """Handle a message of the driver about a sequence."""
         match message:
             case protocol.Bundle():
@@ -279,7 +279,7 @@ class ActiveSequences:
     def _forget(self, sequence: Sequence) -> None:
         if self.sequences.pop(sequence.id, None) is not None:
             self._log_call(sequence)
-            self.think_times.over(sequence.process)
+            self.think_times.call_ended(sequence.process)
         self._cancelling.discard(sequence.id)
         self.pager.forget(sequence)
         self.leases.free(sequence)

@@ -26,7 +26,7 @@ from kernel.models import constraints, sequence
 from kernel.models.generation import Generation, Record
 from kernel.models.query import Query, Question
 from kernel.models.runtime import ModelRuntime
-from kernel.processes.limits import LimitKeeper
+from kernel.processes.limits import LimitEnforcer
 
 MAX_SAMPLES = 1024  # per call
 MAX_TEXTS = 4096  # per call
@@ -42,7 +42,7 @@ S = TypeVar("S", bound=sequence.Sequence)
 class ModelSubsystem:
     """Serves model calls. `runtime` finds the runtime of a model by its name; None is the default model."""
 
-    def __init__(self, runtime: Callable[[str | None], ModelRuntime], gate: Gate, limits: LimitKeeper) -> None:
+    def __init__(self, runtime: Callable[[str | None], ModelRuntime], gate: Gate, limits: LimitEnforcer) -> None:
         self._runtime = runtime
         self._limits = limits
         self._last_sequence = 0

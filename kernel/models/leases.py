@@ -38,8 +38,8 @@ class LeaseTable:
         self._policy = policy
         self._clock = clock
         self._send = send
-        self.on_relief: Callable[[Sequence, str], None] = self.unblock  # called when a reader has caught up
-        self.on_reason: Callable[[str], None] | None = None  # called when the policy has changed itself
+        self.on_reader_caught_up: Callable[[Sequence, str], None] = self.unblock  # called when a reader has caught up
+        self.on_policy_changed: Callable[[str], None] | None = None  # called when the policy has changed itself
         self.on_shed: Callable[[Sequence], None] = self.free  # called when the policy sheds a sequence
         self._reason = policy.reason
         self._open = False
@@ -64,7 +64,7 @@ class LeaseTable:
     @property
     def queue(self) -> list[Sequence]:
         """The sequences that wait for a slot, the next one first."""
-        return cast("list[Sequence]", self._policy.line())
+        return cast("list[Sequence]", self._policy.queue())
 
     @property
     def policy(self) -> Policy:
@@ -114,8 +114,8 @@ class LeaseTable:
                 self._preempt(sequence)
             if self._policy.reason is not self._reason:
                 self._reason = self._policy.reason
-                if self.on_reason is not None:
-                    self.on_reason(self._reason)
+                if self.on_policy_changed is not None:
+                    self.on_policy_changed(self._reason)
             refused = [grant for grant in decision.run if not self._grant(grant)]
             for sequence in cast("list[Sequence]", decision.shed):
                 self.on_shed(sequence)
@@ -265,5 +265,5 @@ class LeaseTable:
             sequence.block_reasons.add(READER)
             stream = sequence.process.stream
             assert stream is not None
-            stream.when_drained(lambda: self.on_relief(sequence, READER))
+            stream.when_drained(lambda: self.on_reader_caught_up(sequence, READER))
         return bool(sequence.block_reasons)

@@ -76,7 +76,7 @@ class Pager:
         self.kv = protocol.KVUsage()
         self.swapped: set[int] = set()
         self.refusal = ""  # why the last swap failed; empty after a success
-        self.leaving: dict[int, str] = {}  # the file of each sequence that is being swapped out
+        self.swapping_out: dict[int, str] = {}  # the file of each sequence that is being swapped out
         self._model = model
         self._max_tokens = max_tokens  # of a generation whose call sets no bound
         self._area = area
@@ -109,7 +109,7 @@ class Pager:
         self._page(self.kv.waiting if self._stuck else self._leases.used, not self._stuck, sequences)
 
     def _page(self, waiting: int, progressed: bool, sequences: Iterable[Sequence]) -> None:
-        if self.leaving or self._clock() < self._retry_at:
+        if self.swapping_out or self._clock() < self._retry_at:
             return
         known = [one for one in sequences if one.in_driver]
         generations = [one for one in known if isinstance(one, Generation)]
@@ -156,13 +156,13 @@ class Pager:
         except OSError as error:
             self._swap_failed(sequence, f"{error.strerror}: {error.filename}")
             return
-        self.leaving[sequence.id] = path
+        self.swapping_out[sequence.id] = path
         self._leases.block(sequence, SWAPPING)
         self._ask(protocol.SwapOut(sequence.id, path))
 
     def swapped_out(self, sequence: Generation, message: protocol.SwappedOut) -> None:
         """The driver has swapped `sequence` out, or has failed to."""
-        path = self.leaving.pop(sequence.id, "")
+        path = self.swapping_out.pop(sequence.id, "")
         if message.error is not None:
             self._swap_failed(sequence, message.error.message)
             self._area.remove(sequence.id)
@@ -195,21 +195,21 @@ class Pager:
             sequence.process.write_log(Log(sequence.process.pid, time.time(), "warning", event, fields))
         self._drop_file(sequence)
 
-    def driver_gone(self, held: Iterable[Sequence]) -> None:
+    def driver_ended(self, held: Iterable[Sequence]) -> None:
         """The driver that `held` these is gone. Complete swap files stay; unfinished ones are removed."""
         self.kv = protocol.KVUsage()
         self._stuck = False
         for sequence in held:
-            if sequence.id in self.leaving:
-                del self.leaving[sequence.id]
+            if sequence.id in self.swapping_out:
+                del self.swapping_out[sequence.id]
                 self._area.remove_unfinished(sequence.id)
                 sequence.block_reasons.discard(SWAPPING)
 
     def forget(self, sequence: Sequence) -> None:
         """`sequence` has ended: remove its swap file."""
         if isinstance(sequence, Generation):
-            if sequence.id in self.leaving:
-                del self.leaving[sequence.id]
+            if sequence.id in self.swapping_out:
+                del self.swapping_out[sequence.id]
                 self._area.remove_unfinished(sequence.id)
             self._drop_file(sequence)
 

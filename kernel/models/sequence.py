@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from ipc.errors import LlmosError
 from ipc.syscalls import SequenceInfo
 from kernel.core.process import Process, Thread
-from kernel.dispatch.priority_inheritance import urgency
+from kernel.dispatch.priority_inheritance import effective_priority
 from kernel.drivers import protocol
 from kernel.policy.group import SchedulingGroup
 
@@ -73,7 +73,7 @@ class Sequence(ABC):
     @property
     def priority(self) -> int:
         """The priority of its thread, or of a caller that waits for a reply of its process, if that is higher."""
-        return urgency(self.thread)
+        return effective_priority(self.thread)
 
     @property
     def prompt(self) -> int:

@@ -102,8 +102,8 @@ class Auto:
             self._forget(job)
         return decision
 
-    def line(self) -> list[Job]:
-        return self._policy.line()
+    def queue(self) -> list[Job]:
+        return self._policy.queue()
 
     def running(self) -> list[Job]:
         return self._policy.running()

@@ -96,7 +96,7 @@ class OrderedPolicy(ABC):
         elif (entry := self._running.get(job.id)) is not None:
             self._remove_running(entry)
 
-    def line(self) -> list[Job]:
+    def queue(self) -> list[Job]:
         return [entry.job for _, _, entry in self._line.in_order()]
 
     def running(self) -> list[Job]:

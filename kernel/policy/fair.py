@@ -80,7 +80,7 @@ class WeightedFair(OrderedPolicy):
         super().charge_tokens(job, tokens, now)
         self._charge(job, tokens)
 
-    def line(self) -> list[Job]:
+    def queue(self) -> list[Job]:
         owners = sorted((owner for owner in self._owners.values() if len(owner.line)), key=lambda owner: owner.rank)
         return [entry.job for owner in owners for _, _, entry in owner.line.in_order()]
 

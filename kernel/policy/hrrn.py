@@ -64,6 +64,6 @@ class HighestResponseRatio(OrderedPolicy):
             self._usual_length = SMOOTHING * self._usual_length + (1 - SMOOTHING) * entry.total_tokens
         super().leave(job, now)
 
-    def line(self) -> list[Job]:
+    def queue(self) -> list[Job]:
         order = sorted(self._waiting.values(), key=lambda entry: self._order(entry, self._now))
         return [entry.job for entry in order]

@@ -112,7 +112,7 @@ class Policy(Protocol):
     def decide(self, slots: int, now: float) -> Decision:
         """Choose the jobs that run on `slots` slots. Running jobs count, and keep their slots unless preempted."""
 
-    def line(self) -> list[Job]:
+    def queue(self) -> list[Job]:
         """The waiting jobs, the next one first, in the order that is known now."""
 
     def running(self) -> list[Job]:
@@ -126,5 +126,5 @@ def hand_over(old: Policy, new: Policy, now: float) -> None:
     """Give all jobs of `old` to `new`, which has none yet. Running jobs keep running; waiting times are preserved."""
     for job in old.running():
         new.adopt(job, now)
-    for job in sorted(old.line(), key=lambda job: job.id):
+    for job in sorted(old.queue(), key=lambda job: job.id):
         new.arrive(job, old.since(job))

@@ -62,7 +62,7 @@ class PriorityWithAging(PreemptivePolicy):
             entry.grant_used = self._tokens  # its gain by aging was relative to the old priority
             self._rekey(entry, now)
 
-    def line(self) -> list[Job]:
+    def queue(self) -> list[Job]:
         ranks = (self._ranks[level] for level in sorted(self._ranks, reverse=True))
         return [entry.job for rank in ranks for _, _, entry in rank.line.in_order()]
 

@@ -61,9 +61,9 @@ MAKERS: dict[str, Callable[[PolicySettings], Policy]] = {
 KINDS = tuple(MAKERS)
 
 
-def make(settings: PolicySettings) -> Policy:
+def make_policy(settings: PolicySettings) -> Policy:
     """Create the policy that `settings` describe. Raises `InvalidPolicy`."""
-    check(settings)
+    check_policy(settings)
     return MAKERS[settings.kind](settings)
 
 
@@ -71,7 +71,7 @@ def _made(settings: PolicySettings, kind: str, quantum: int) -> Policy:
     return MAKERS[kind](msgspec.structs.replace(settings, kind=kind, quantum=quantum))
 
 
-def check(settings: PolicySettings) -> None:
+def check_policy(settings: PolicySettings) -> None:
     """Check `settings`. Raises `InvalidPolicy`, which says what is wrong and what is allowed."""
     if settings.kind not in MAKERS:
         raise InvalidPolicy(f"no policy {settings.kind!r}; the policies are: {', '.join(KINDS)}", kind=settings.kind)

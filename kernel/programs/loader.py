@@ -47,7 +47,7 @@ class Program:
         arguments = Arguments(mark.name, function, (context,))
         self.signature = arguments.signature
         self.bind = arguments.bind
-        self.callable_bare = arguments.all_optional
+        self.needs_no_arguments = arguments.all_optional
 
     def info(self) -> ProgramInfo:
         return ProgramInfo(self.name, self.summary, self.signature, self.source)
@@ -68,7 +68,7 @@ class ProgramLoader:
         self._folders = list(folders)
         self._files: dict[Path, Loaded] = {}  # by resolved path
         self._broken: dict[str, ProgramInfo] = {}
-        self._installed: list[Program] | None = None
+        self._entry_point_programs: list[Program] | None = None
         self._installed_tools: list[Tool] = []
         self.tools: dict[str, Tool] = {}  # by name; the dictionary is replaced, never changed
         self.by_name: dict[str, Program] = {}  # programs that are loaded
@@ -102,9 +102,9 @@ class ProgramLoader:
 
     def _refresh(self) -> None:
         self._broken.clear()
-        if self._installed is None:
-            self._installed = list(self._load_entry_points())
-        by_name = {program.name: program for program in self._installed}
+        if self._entry_point_programs is None:
+            self._entry_point_programs = list(self._load_entry_points())
+        by_name = {program.name: program for program in self._entry_point_programs}
         in_folders: list[Tool] = []
         for folder in self._folders:
             for path in sorted(folder.glob("*.py")):

@@ -68,7 +68,7 @@ class WaitQueue:
         self._places[place] = None
         try:
             while not place.granted:
-                if timer.rung:
+                if timer.expired:
                     raise TimedOut(f"timed out after {timeout} s of waiting for {wait}", timeout=timeout)
                 thread.waits_for = wait
                 deadlock.check(thread)

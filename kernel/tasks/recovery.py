@@ -22,7 +22,7 @@ from kernel.durable.processes import DurableProcesses
 from kernel.journal import histories
 from kernel.journal.histories import ProcessRow
 from kernel.journal.journal import Journal
-from kernel.journal.records import Accepted
+from kernel.journal.records import AcceptedTask
 from kernel.processes.lifecycle import Lifecycle
 from kernel.programs.loader import Program
 from kernel.tasks.running import RunningTasks, Task, id_text
@@ -48,7 +48,7 @@ class Recovery:
         self._lifecycle = lifecycle
         self._durable = durable
         self._loop = asyncio.get_running_loop()
-        self._pending: deque[Accepted] = deque()
+        self._pending: deque[AcceptedTask] = deque()
         self._recovery: asyncio.Task[None] | None = None
         # The parent of the restarted processes: a client that is not in the process table.
         self._parent = Process(0, None, CLIENT, {}, owner="", priority=0, is_client=True)
@@ -63,7 +63,7 @@ class Recovery:
         if self._recovery is not None:
             await asyncio.wait({self._recovery})
 
-    def recover(self, portion: list[Accepted]) -> None:
+    def recover(self, portion: list[AcceptedTask]) -> None:
         """Add tasks that a previous run did not end. Clients can find them immediately; they restart in their turn."""
         for accepted in portion:
             self._running.tasks[accepted.id] = Task(
@@ -71,14 +71,14 @@ class Recovery:
             )
         self._enqueue(portion)
 
-    def _enqueue(self, tasks: list[Accepted]) -> None:
+    def _enqueue(self, tasks: list[AcceptedTask]) -> None:
         self._pending.extend(tasks)
         if self._recovery is None and self._pending and not self._running.stopping:
             self._recovery = asyncio.Task(self._restart_pending(), loop=self._loop)
 
     async def _restart_pending(self) -> None:
         programs: dict[str, Program | Exception] = {}
-        unread: list[Accepted] = []
+        unread: list[AcceptedTask] = []
         count = 0
         while self._pending and not self._lifecycle.draining:
             batch = [self._pending.popleft() for _ in range(min(BATCH, len(self._pending)))]
@@ -122,7 +122,7 @@ class Recovery:
         except Exception as error:
             return error
 
-    def _restart(self, accepted: Accepted, program: Program | Exception, rows: list[ProcessRow]) -> None:
+    def _restart(self, accepted: AcceptedTask, program: Program | Exception, rows: list[ProcessRow]) -> None:
         """Run a task from the start; `rows` is the history of a durable one.
 
         An error ends this task only: the others restart.

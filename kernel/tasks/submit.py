@@ -29,7 +29,7 @@ from kernel.durable.history import CallHistory
 from kernel.durable.processes import DurableProcesses
 from kernel.gate import Gate
 from kernel.journal.journal import Journal
-from kernel.journal.records import Accepted, TaskRow
+from kernel.journal.records import AcceptedTask, TaskRow
 from kernel.processes.lifecycle import Lifecycle
 from kernel.programs.loader import Program
 from kernel.tasks.recovery import Recovery
@@ -70,7 +70,7 @@ class Tasks:
         owner = call.owner or client.owner
         stored = msgspec.structs.replace(call, owner=owner, credit=0)
         history = self._durable.new_root(program) if call.durable or program.durable else None
-        task = Accepted(call.program, owner, call.key, encode(stored), time.time())
+        task = AcceptedTask(call.program, owner, call.key, encode(stored), time.time())
         if history is not None:
             task.pid, task.version = history.pid, history.version
         started: asyncio.Future[Submitted] = self._loop.create_future()
@@ -150,7 +150,7 @@ class Tasks:
         stream: Stream | None,
         started: asyncio.Future[Submitted],
         history: CallHistory | None,
-        outcome: Accepted | TaskRow | LlmosError,
+        outcome: AcceptedTask | TaskRow | LlmosError,
     ) -> None:
         """Handle the journal's answer: the new task, the earlier task with its key, or an error.
 

@@ -56,7 +56,7 @@ class ConcurrencyLimit:
         self.queue.append(waiter)
         try:
             while not waiter.granted:
-                if timer.rung:
+                if timer.expired:
                     raise TimedOut(f"tool {self.tool.name} had no free place in time", tool=self.tool.name)
                 waiter.thread.waits_for = f"tool {self.tool.name}"
                 await PARK

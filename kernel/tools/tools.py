@@ -21,7 +21,7 @@ from kernel.core.fiber import PARK
 from kernel.core.process import Process, Thread
 from kernel.core.timers import Timer
 from kernel.gate import Gate
-from kernel.lib.units import measured
+from kernel.lib.units import isolate_and_measure
 from kernel.lib.validation import check_timeout
 from kernel.memory.shared import RESERVED, SharedMemory
 from kernel.programs.loader import ProgramLoader
@@ -55,7 +55,7 @@ class ToolRun:
             self.error = ToolFailed(what, tool=tool.name, traceback=text)
             return
         try:
-            self.value, self.size = measured(value)
+            self.value, self.size = isolate_and_measure(value)
         except NotEncodable as error:
             self.error = NotEncodable(f"the result of tool {tool.name}: {error.message}")
 
@@ -107,7 +107,7 @@ class ToolSubsystem:
             return f"{process.pid}.0.{number}"
         thread = cast("Thread", asyncio.current_task())
         if process.durable is not None:
-            return process.durable.current(thread.path)
+            return process.durable.current_call_id(thread.path)
         number = self._calls[thread] = self._calls.get(thread, 0) + 1
         return f"{process.pid}.{thread.path}.{number}"
 
@@ -157,7 +157,7 @@ class ToolSubsystem:
             raise Busy(f"tool {tool.name}: cannot start a thread: {error}; try again later", retry_after=1.0) from None
         try:
             while not run.done:
-                if timer.rung:
+                if timer.expired:
                     raise TimedOut(
                         f"tool {tool.name} did not return in time; it goes on, and holds its place until it returns",
                         tool=tool.name,
@@ -175,8 +175,8 @@ class ToolSubsystem:
         thread = cast("Thread", asyncio.current_task())
         pause = Timer(thread, seconds)
         try:
-            while not pause.rung:
-                if timer.rung:
+            while not pause.expired:
+                if timer.expired:
                     raise TimedOut(
                         f"tool {tool.name} failed, and its timeout leaves no time for another attempt", tool=tool.name
                     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from ipc.errors import InvalidWorkload
-from kernel.policy.registry import PolicySettings, make
+from kernel.policy.registry import PolicySettings, make_policy
 from llmosd.simulator import generators, load, recording, traces
 from llmosd.simulator.device import DeviceModel
 from llmosd.simulator.generators import Shape
@@ -64,7 +64,7 @@ def perform(plan: ExperimentPlan, *, timeline: bool = False) -> ExperimentResult
     """Run `plan`; with `timeline` the first runs keep what plots need. Raises `InvalidWorkload`, `InvalidPolicy`."""
     if plan.seeds < 1:
         raise InvalidWorkload(f"{plan.seeds} seeds; one at least")
-    makers = [make(settings) for settings in plan.policies]  # what is wrong with a policy is said before any work
+    makers = [make_policy(settings) for settings in plan.policies]  # errors in a policy are raised before any work
     kinds = [policy.kind for policy in makers]
     if len(set(kinds)) < len(kinds):
         raise InvalidWorkload(f"a policy is named twice: {', '.join(kinds)}")
@@ -76,7 +76,7 @@ def perform(plan: ExperimentPlan, *, timeline: bool = False) -> ExperimentResult
         tasks = tasks_of(seed)
         for kind, settings in zip(kinds, plan.policies, strict=True):
             kept = timeline and seed == 0
-            policy = make(settings)
+            policy = make_policy(settings)
             run = Simulation(tasks, plan.device, policy, plan.slots, lease=plan.lease, timeline=kept).run()
             reports[kind].append(report(run, plan.slo))
             if seed == 0:

@@ -72,7 +72,7 @@ class InLoopDriver:
         return self.device._sequences
 
     @property
-    def questions(self) -> Mapping[int, protocol.Score | protocol.Embed]:
+    def queries(self) -> Mapping[int, protocol.Score | protocol.Embed]:
         return self.device._queries
 
     @property

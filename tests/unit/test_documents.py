@@ -26,6 +26,7 @@ from llmosd.daemon.daemon import parser as llmosd_parser
 from tests.support import transcript
 from tests.support.documents import Document, documents, parse
 from tests.support.paths import ROOT
+from tests.support.source import parsed
 
 MOST_WORDS = {"README.md": 1200, "ARCHITECTURE.md": 1500}
 FOLDERS = ("llmosd/", "kernel/", "ipc/", "agents/", "config/", "tests/", ".ci/")
@@ -76,9 +77,7 @@ def classes() -> set[str]:
     found = set(dir(builtins)) | set(dir(asyncio)) | set(dir(typing)) | OTHERS
     for name in tracked():
         if name.endswith(".py"):
-            found |= {
-                node.name for node in ast.walk(ast.parse((ROOT / name).read_text())) if isinstance(node, ast.ClassDef)
-            }
+            found |= {node.name for node in ast.walk(parsed(ROOT / name)) if isinstance(node, ast.ClassDef)}
     return found
 
 

@@ -33,7 +33,7 @@ def fails(name: str) -> bool:
 def test_nothing_is_armed_unless_it_is_asked_for() -> None:
     assert failpoints.arm({}) == []
     assert not any(fails(name) for name in failpoints.POINTS)
-    assert not failpoints.on_disk()
+    assert not failpoints.needs_shim()
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.documents import documents
 from tests.support.paths import ROOT
-from tests.unit.test_layout import parsed
+from tests.support.source import parsed
 
 REVIEWED = ("ipc", "kernel", "llmosd", "agents", "config")
 

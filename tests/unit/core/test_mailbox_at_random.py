@@ -51,12 +51,12 @@ class Trial:
         thread = cast("Thread", asyncio.current_task())
         message = self.box.take()
         while message is None:
-            self.box.enlist(thread)
+            self.box.add_receiver(thread)
             try:
                 await PARK
                 message = self.box.take()
             finally:
-                self.box.delist(thread)
+                self.box.end_receive(thread)
         self.received.append(message)
 
     def check(self) -> None:

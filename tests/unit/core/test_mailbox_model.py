@@ -178,7 +178,7 @@ class MailboxOfAProcess(RuleBasedStateMachine):
             name = self.system.program(idle)
             self.senders = [self.system.spawn(name) for _ in range(2)]
             self.target = self.system.spawn(name)
-            self.box = self.target.box()
+            self.box = self.target.open_mailbox()
             self.box.capacity = capacity
             dead_letters = self.system.kernel.messaging.dead_letters
             bury = dead_letters.bury

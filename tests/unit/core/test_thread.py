@@ -14,7 +14,7 @@ from ipc.errors import Killed
 from ipc.syscalls import Kill
 from kernel.core.process import Thread
 from kernel.dispatch.dispatcher import STEPS_PER_TURN
-from kernel.gate import BURST
+from kernel.gate import CALLS_PER_TURN
 from llmosd.context import Context
 from tests.support.system import System
 
@@ -58,7 +58,7 @@ async def test_a_burst_of_calls_gives_the_loop_back(system: System) -> None:
 
     process = system.spawn(chatty)
     await system.turns(3)
-    assert 0 < process.calls <= 3 * STEPS_PER_TURN * BURST
+    assert 0 < process.calls <= 3 * STEPS_PER_TURN * CALLS_PER_TURN
     await system.call(Kill(process.pid))
 
 

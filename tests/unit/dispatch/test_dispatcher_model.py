@@ -222,7 +222,7 @@ class Dispatching(RuleBasedStateMachine):
         queues = {p: [self.threads[one.thread] for one in queue] for p, queue in self.model.queues.items()}
         assert {p: list(queue) for p, queue in self.dispatcher._ready.items() if queue} == queues
         for number, process in enumerate(self.processes):
-            assert [self.threads[one] for one in self.model.held[number]] == (process.held or [])
+            assert [self.threads[one] for one in self.model.held[number]] == (process.held_back or [])
 
     def teardown(self) -> None:
         if hasattr(self, "patch"):

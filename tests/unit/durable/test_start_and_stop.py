@@ -124,7 +124,7 @@ async def test_who_waits_for_a_process_to_begin_again_is_woken_when_it_does_and_
     threads = [Waiter(), Waiter()]
     pending = PendingRestarts(lambda: None)
     pending.expect([(1, 10), (2, 10), (3, 11)], {"two": 2, "three": 3})
-    waits = [pending.resolve(UnknownProcess("", pid=3)), pending.resolve(UnknownName("", name="two"))]
+    waits = [pending.wait_for_restart(UnknownProcess("", pid=3)), pending.wait_for_restart(UnknownName("", name="two"))]
     for thread, wait in zip(threads, waits, strict=True):
         monkeypatch.setattr(asyncio, "current_task", lambda one=thread: one)
         wait.send(None)

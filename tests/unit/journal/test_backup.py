@@ -12,7 +12,7 @@ import pytest
 
 from ipc.errors import BackupFailed, Busy
 from kernel.journal import backup
-from kernel.journal.records import Accepted
+from kernel.journal.records import AcceptedTask
 from kernel.journal.settings import FILE
 from kernel.lib import failpoints
 from tests.support.journal_desk import desk, end, task
@@ -38,7 +38,7 @@ async def test_a_copy_made_under_load_has_all_that_was_acknowledged_before(
         before = await asyncio.gather(*(opened.accept(task("x" * 2000)) for _ in range(200)))
         for one in before[:50]:
             assert await opened.finish(end(one.id)).get() is None
-        meanwhile: list[Accepted] = []
+        meanwhile: list[AcceptedTask] = []
         over = asyncio.Event()
 
         async def load() -> None:
@@ -65,7 +65,7 @@ async def test_a_copy_made_under_load_has_all_that_was_acknowledged_before(
             found = await copied.find(one.id)
             assert found is not None
             assert found.reason == "done"
-        assert isinstance(await copied.accept(task()), Accepted)
+        assert isinstance(await copied.accept(task()), AcceptedTask)
 
 
 async def test_a_copy_overwrites_nothing_and_says_what_is_wrong(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ async def test_a_copy_overwrites_nothing_and_says_what_is_wrong(tmp_path: Path) 
             with pytest.raises(BackupFailed, match=said):
                 await opened.journal.backup(path)
         assert there.read_text() == "something"
-        assert isinstance(await opened.accept(task()), Accepted)
+        assert isinstance(await opened.accept(task()), AcceptedTask)
 
 
 async def test_a_copy_to_a_disk_without_room_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ async def test_a_copy_to_a_disk_without_room_leaves_nothing(tmp_path: Path, monk
         with pytest.raises(BackupFailed, match="No space left"):
             await opened.journal.backup(tmp_path / "copy")
         assert names(tmp_path) == ["state"]
-        assert isinstance(await opened.accept(task()), Accepted)
+        assert isinstance(await opened.accept(task()), AcceptedTask)
 
 
 async def test_a_copy_that_finds_no_room_for_a_page_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import pytest
 from ipc.errors import JournalUnavailable
 from kernel.journal import writer
 from kernel.journal.changes import PutMessage
-from kernel.journal.records import Accepted
+from kernel.journal.records import AcceptedTask
 from kernel.journal.settings import FILE
 from kernel.lib import failpoints
 from tests.support.journal_desk import VICTIM, Desk, accepted, desk, end, task
@@ -86,7 +86,7 @@ async def test_a_log_that_cannot_be_made_longer_is_written_all_the_same(tmp_path
     arm("journal.extend=EIO")
     async with desk(tmp_path) as opened:
         one = await opened.accept(task())
-        assert isinstance(one, Accepted)
+        assert isinstance(one, AcceptedTask)
         assert (tmp_path / f"{FILE}-wal").stat().st_size < 1_000_000
         assert await ids(opened) == [one.id]
 
@@ -101,7 +101,7 @@ async def test_a_commit_that_failed_and_is_on_the_disk_is_taken_back_before_its_
         assert isinstance(refused, JournalUnavailable)
         assert refused.data["certain"]
         again = await opened.accept(task(2, key="one"))
-        assert isinstance(again, Accepted)
+        assert isinstance(again, AcceptedTask)
         assert await ids(opened) == [again.id]
 
 
@@ -177,7 +177,7 @@ async def test_an_error_in_housekeeping_ends_nothing(
         assert await opened.finish(end(one.id, ended=1.0)).get() is None
         while await ids(opened):
             await asyncio.sleep(0.001)
-        assert isinstance(await opened.accept(task()), Accepted)
+        assert isinstance(await opened.accept(task()), AcceptedTask)
 
 
 @pytest.mark.parametrize("fault", ["torn", "die"])

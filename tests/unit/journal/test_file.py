@@ -15,7 +15,7 @@ import pytest
 
 from ipc.errors import JournalUnavailable, StateTooNew
 from kernel.journal import schema, store, wal, writer
-from kernel.journal.records import Accepted
+from kernel.journal.records import AcceptedTask
 from kernel.journal.settings import FILE
 from kernel.journal.store import Store, open_store
 from tests.support.journal_desk import accepted, desk, end, task
@@ -77,7 +77,7 @@ async def test_a_database_of_another_program_is_kept_aside_and_not_written_into(
     with contextlib.closing(apsw.Connection(str(tmp_path / FILE))) as db:
         db.execute("CREATE TABLE tasks (theirs); INSERT INTO tasks VALUES (5)")
     async with desk(tmp_path) as opened:
-        assert isinstance(await opened.accept(task()), Accepted)
+        assert isinstance(await opened.accept(task()), AcceptedTask)
     (aside,) = paths_set_aside(tmp_path)
     with contextlib.closing(apsw.Connection(str(aside))) as db:
         assert list(db.execute("SELECT * FROM tasks")) == [(5,)]
@@ -106,7 +106,7 @@ async def test_a_damaged_journal_is_kept_aside_as_it_is_and_a_new_one_begun(
         (tmp_path / FILE).write_bytes(damaged)
         async with desk(tmp_path) as opened:
             one = await opened.accept(task())
-            assert isinstance(one, Accepted)
+            assert isinstance(one, AcceptedTask)
             assert await opened.find(one.id) is not None
     assert set_aside(tmp_path) == [damaged, damaged]
 
@@ -140,7 +140,7 @@ async def test_what_ended_is_kept_for_its_time_and_its_space_given_back(tmp_path
     opened = open_store(tmp_path / FILE, "full")
     with opened.transaction():
         tasks = opened.accept([task("x" * 2000) for _ in range(3000)])
-        opened.finish([end(one.id, ended=1000.0) for one in tasks[10:] if isinstance(one, Accepted)])
+        opened.finish([end(one.id, ended=1000.0) for one in tasks[10:] if isinstance(one, AcceptedTask)])
     opened.checkpoint()
     size = (tmp_path / FILE).stat().st_size
     rounds = 1

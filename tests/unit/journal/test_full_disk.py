@@ -10,7 +10,7 @@ import pytest
 
 from ipc.errors import JournalUnavailable
 from kernel.journal import damage, writer
-from kernel.journal.records import Accepted
+from kernel.journal.records import AcceptedTask
 from kernel.journal.settings import FILE
 from kernel.journal.store import Store
 from tests.support.journal_desk import Desk, desk, end, task
@@ -43,7 +43,7 @@ async def test_a_full_disk_refuses_new_tasks_keeps_ends_and_heals(
         found = await opened.find(one.id)
         assert found is not None
         assert found.outcome == b"y" * 100_000
-        assert isinstance(await opened.accept(task("x" * 100_000)), Accepted)
+        assert isinstance(await opened.accept(task("x" * 100_000)), AcceptedTask)
         assert answers.empty()
 
 
@@ -77,7 +77,7 @@ async def test_what_nobody_would_find_again_is_not_accepted(tmp_path: Path, monk
         state.rmdir()
         aside.rename(state)
         three = await opened.accept(task())
-        assert isinstance(three, Accepted)
+        assert isinstance(three, AcceptedTask)
     async with desk(state) as opened:
         await opened.recovered.wait()
         assert [row.id for row in opened.pending] == [two.id, three.id]

@@ -19,7 +19,7 @@ import pytest
 from ipc.errors import JournalUnavailable, KeyReused, StateInUse
 from kernel.journal import changes, histories, store
 from kernel.journal.journal import Journal
-from kernel.journal.records import Accepted, TaskRow
+from kernel.journal.records import AcceptedTask, TaskRow
 from kernel.journal.settings import FILE, JournalSettings
 from kernel.journal.store import Store, open_store
 from tests.support.journal_desk import VICTIM, accepted, crash, desk, end, task
@@ -120,7 +120,7 @@ async def test_the_same_key_is_the_same_task_and_never_other_work(tmp_path: Path
         assert twin.id == first.id
         assert isinstance(other, KeyReused)
         bob = await opened.accept(task(2, "k", owner="bob"))
-        assert isinstance(bob, Accepted)
+        assert isinstance(bob, AcceptedTask)
         await opened.finish(end(first.id)).get()
     async with desk(tmp_path) as opened:
         again = await opened.accept(task(1, "k"))

@@ -20,7 +20,7 @@ from ipc.messages import Emitted, Event, Log, Token
 from ipc.syscalls import Submit
 from kernel.core.stream import Stream
 from kernel.journal.journal import Journal
-from kernel.journal.records import Accepted
+from kernel.journal.records import AcceptedTask
 from kernel.journal.settings import FILE, JournalSettings
 from kernel.journal.store import Store
 from kernel.lib import failpoints
@@ -82,7 +82,7 @@ async def test_pitfall_a_bad_row_under_a_key_refuses_that_key_alone(tmp_path: Pa
     spoil(tmp_path, bad.id, b"\xc1")
     async with desk(tmp_path) as opened:
         answers = await asyncio.gather(*(opened.accept(task(1, key=key)) for key in ("good", "bad", "fine")))
-        assert [type(answer) for answer in answers] == [Accepted, KeyReused, Accepted]
+        assert [type(answer) for answer in answers] == [AcceptedTask, KeyReused, AcceptedTask]
 
 
 # ---- a draining old daemon claims work again: the lock excludes the new one until the old one's last write
@@ -130,7 +130,7 @@ async def test_pitfall_a_slow_fsync_is_shared_by_64_in_flight(tmp_path: Path, se
         failpoints.arm({failpoints.VARIABLE: f"disk.sync.log=sleep:{seconds}"})
         async with desk(tmp_path) as opened:
 
-            async def lane() -> list[Accepted]:
+            async def lane() -> list[AcceptedTask]:
                 return [await opened.accept(task(number)) for number in range(rounds)]
 
             accepted_tasks = await asyncio.gather(*(lane() for _ in range(lanes)))
@@ -181,6 +181,6 @@ async def test_pitfall_the_count_of_tasks_that_wait_for_the_disk_never_drifts(tm
             answers = [opened.accept(task(value, key=f"{number} {value // 2}")) for value in range(6)]
             assert opened.journal._waiting == 6
             for answer in await asyncio.gather(*answers):
-                assert isinstance(answer, Accepted | KeyReused | JournalUnavailable)
+                assert isinstance(answer, AcceptedTask | KeyReused | JournalUnavailable)
             assert opened.journal._waiting == 0
             broken.unlink(missing_ok=True)

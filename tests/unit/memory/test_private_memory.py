@@ -15,13 +15,13 @@ from ipc.syscalls import MemoryDelete, MemoryGet, MemoryKeys, MemorySet
 from kernel.gate import Gate
 from kernel.memory.private import PrivateMemory
 from kernel.memory.quotas import MemoryQuotas
-from kernel.processes.limits import LimitKeeper, LimitSettings
+from kernel.processes.limits import LimitEnforcer, LimitSettings
 from llmosd.context import Context
 from tests.support.system import System, lone_process
 
 
-def unlimited() -> LimitKeeper:
-    return LimitKeeper(LimitSettings(), cast("Any", None), Gate(), cast("Any", None))
+def unlimited() -> LimitEnforcer:
+    return LimitEnforcer(LimitSettings(), cast("Any", None), Gate(), cast("Any", None))
 
 
 async def test_an_agent_gets_what_it_set_until_it_deletes_it(system: System) -> None:

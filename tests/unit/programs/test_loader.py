@@ -33,7 +33,7 @@ def write(folder: Path, file: str, text: str, when: int = 1) -> Path:
 @pytest.fixture
 def programs(tmp_path: Path) -> ProgramLoader:
     found = ProgramLoader([tmp_path])
-    found._installed = []
+    found._entry_point_programs = []
     return found
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from ipc.errors import NotHeld, TimedOut
 from ipc.syscalls import Kill, Locks
-from kernel.gate import BURST
+from kernel.gate import CALLS_PER_TURN
 from llmosd.context import Context
 from tests.support.locks import hold, row
 
@@ -200,11 +200,11 @@ async def test_who_is_cancelled_on_the_way_out_of_a_lock_holds_it_no_more(system
     """Also if the release is the last call of a burst, after which the gate yields to the loop."""
 
     async def worker(ctx: Context) -> tuple[int, bool]:
-        for _ in range(BURST - 2):
+        for _ in range(CALLS_PER_TURN - 2):
             await ctx.event("e").clear()
         with contextlib.suppress(asyncio.CancelledError):
             async with ctx.lock("a"):
                 asyncio.current_task().cancel()
         return ctx._process.calls, bool(await system.call(Locks()))
 
-    assert await system.run(worker) == [BURST, False]
+    assert await system.run(worker) == [CALLS_PER_TURN, False]
