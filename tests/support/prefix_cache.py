@@ -49,12 +49,12 @@ class Cache:
 
     def keep(self, tokens: list[int], process: int = 0) -> None:
         slab = self.computed(tokens)
-        self.tree.keep(slab, tokens, process)
+        self.tree.insert(slab, tokens, process)
         self.memory.free(slab)
 
     def use(self, tokens: list[int], process: int = 0) -> Slab:
         slab = self.memory.allocate(0)
-        found = self.tree.hold(slab, tokens)
+        found = self.tree.pin(slab, tokens)
         self.tree.use(slab, tokens[:found], process)
 
         assert slab.length == found
@@ -62,7 +62,7 @@ class Cache:
         return slab
 
     def free(self, slab: Slab) -> None:
-        self.tree.release(slab)
+        self.tree.unpin(slab)
         self.memory.free(slab)
 
     def texts(self) -> list[list[int]]:
@@ -71,25 +71,25 @@ class Cache:
 
     def fetch(self, tokens: list[int]) -> None:
         """Have all of it in memory that is kept."""
-        while isinstance(fetch := self.tree.fetch(tokens, 0), DiskRead):
-            self.tree.fetched(fetch, fetch.read())
+        while isinstance(fetch := self.tree.start_read(tokens, 0), DiskRead):
+            self.tree.finish_read(fetch, fetch.read())
         assert fetch == ""
 
     def on_disk(self, tokens: list[int]) -> int:
         """How many of `tokens` are kept on disk alone."""
-        return sum(count for node, count in self.tree._root.path(tokens) if not node.held)
+        return sum(count for node, count in self.tree._root.path(tokens) if not node.in_memory)
 
     def check_books(self) -> None:
-        prefixes = {node.prefix for _, nodes in self._walk() for node in nodes if node.held}
+        prefixes = {node.prefix for _, nodes in self._walk() for node in nodes if node.in_memory}
         assert all(prefix.data is not None for prefix in prefixes)
-        copies = {node.prefix.copy for _, nodes in self._walk() for node in nodes if node.prefix.copy}
-        assert self.tree.spill.used == sum(copy.size for copy in copies) <= self.tree.spill.limit
-        prefixes |= {node.prefix for _, nodes in self._walk() for node in nodes if node.prefix.coming}
+        copies = {node.prefix.disk_copy for _, nodes in self._walk() for node in nodes if node.prefix.disk_copy}
+        assert self.tree.disk_cache.used == sum(copy.size for copy in copies) <= self.tree.disk_cache.limit
+        prefixes |= {node.prefix for _, nodes in self._walk() for node in nodes if node.prefix.filling}
         assert self.memory.cached == sum(self.memory.prefix_bytes(prefix.start, prefix.end) for prefix in prefixes)
-        prefixes = {prefix for prefix in prefixes if not prefix.coming}
-        assert set(self.tree._holders) == prefixes
+        prefixes = {prefix for prefix in prefixes if not prefix.filling}
+        assert set(self.tree._nodes_in_memory) == prefixes
         nodes = {node for _, nodes in self._walk() for node in nodes}
-        assert sum(self.tree._holders.values()) == sum(node.held for node in nodes)
+        assert sum(self.tree._nodes_in_memory.values()) == sum(node.in_memory for node in nodes)
         assert all(owned <= nodes for owned in self.tree._of_process.values())
 
     def _walk(self) -> Iterator[tuple[list[int], list[Any]]]:
@@ -102,8 +102,8 @@ class Cache:
                 assert child.tokens[0] == first
                 assert child.prefix.start <= child.start
                 assert child.end <= child.prefix.end
-                assert node.held or not child.held
-                assert child.held or child.prefix.copy is not None or child.prefix.coming
+                assert node.in_memory or not child.in_memory
+                assert child.in_memory or child.prefix.disk_copy is not None or child.prefix.filling
                 stack.append((child, tokens + child.tokens, [*nodes, child]))
             if nodes and not node.children:
                 yield tokens, nodes

@@ -24,9 +24,9 @@ def engine(link: DriverConnection, model: Model, options: Options, message: Load
     """An engine that has not begun."""
     on_disk = DISK * model.memory.budget if options.kv_disk is None else options.kv_disk
     cache = PrefixCache(model.memory, message.disk, on_disk)
-    placement = KVAllocator(model.memory, options.kv_quota, cache)
+    allocator = KVAllocator(model.memory, options.kv_quota, cache)
     limits = EngineLimits(model.context, message.max_tokens)
     link.prepare = partial(tokenized, model.tokenizer)
-    calls = CallLifecycle(link.inbox, BundleReport(link), model.tokenizer, placement, limits, model.fingerprint)
-    pace = PrefillBudget(min(PREFILL_TOKENS[model.device.type], model.most_rows // 2))
-    return Engine(link, model.forward, calls, pace, model.most_rows)
+    calls = CallLifecycle(link.inbox, BundleReport(link), model.tokenizer, allocator, limits, model.fingerprint)
+    prefill_budget = PrefillBudget(min(PREFILL_TOKENS[model.device.type], model.most_rows // 2))
+    return Engine(link, model.forward, calls, prefill_budget, model.most_rows)

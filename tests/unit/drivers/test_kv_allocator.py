@@ -121,7 +121,7 @@ def test_waiting_for_memory_counts_as_no_use_of_what_is_kept() -> None:
     kernel = Kernel(LLAMA, tokens=200)
     beginning = "the beginning of all of them, "
     kernel.run(call(1, beginning))
-    node = next(iter(kernel.placement.cache._root.children.values()))
+    node = next(iter(kernel.allocator.cache._root.children.values()))
     kernel.run(call(2, "z", max_tokens=100), call(3, beginning + "and more", max_tokens=60))
     assert kernel.of(Bundle)[-1].kv.waiting == 0
     assert len(kernel.batches) > 160  # the third waited for the second
@@ -136,7 +136,7 @@ def test_what_lies_on_disk_is_read_and_not_computed(tmp_path: Path) -> None:
     alone_said = alone(call(3, beginning + "and more"))
     kernel = Kernel(LLAMA, tokens=120, disk=tmp_path)
     kernel.run(call(1, beginning, process=1), call(2, "z" * 80, process=2, max_tokens=30))
-    assert kernel.placement.cache.spill.used
+    assert kernel.allocator.cache.disk_cache.used
     before = prompt_rows(kernel)
     kernel.run(call(3, beginning + "and more", process=1))
     assert kernel.ids[3] == alone_said
@@ -161,7 +161,7 @@ def test_what_lies_on_disk_is_computed_if_what_living_processes_share_leaves_no_
     kernel = Kernel(LLAMA, tokens=len(shared) + 3 * PAGE, disk=tmp_path)
     kernel.run(call(1, beginning, process=1))
     kernel.run(call(2, shared, process=2), call(3, shared, process=3))
-    assert kernel.placement.cache.spill.used
+    assert kernel.allocator.cache.disk_cache.used
     kernel.run(call(4, beginning + "more", process=1))
     assert kernel.ids[4] == alone(call(4, beginning + "more"))
 

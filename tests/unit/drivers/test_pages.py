@@ -144,7 +144,7 @@ def test_a_segment_that_outlives_its_file_punches_no_hole_into_another(
             stale.append(descriptor)
         return True
 
-    monkeypatch.setattr(pages, "give_back", watched)
+    monkeypatch.setattr(pages, "punch_hole", watched)
     for _ in range(20):
         store = PageStore()
         number = store.descriptor

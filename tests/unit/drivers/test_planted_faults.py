@@ -90,10 +90,10 @@ def shared_pages_written_through(patch: pytest.MonkeyPatch) -> None:
 
 
 def states_of_a_text_summed_as_they_come(patch: pytest.MonkeyPatch) -> None:
-    def take(self: EmbeddedText, states: Any) -> None:
+    def add_states(self: EmbeddedText, states: Any) -> None:
         self._sum = states.sum(0) if self._sum is None else self._sum + states.sum(0)
 
-    patch.setattr(EmbeddedText, "take", take)
+    patch.setattr(EmbeddedText, "add_states", add_states)
 
 
 def texts_that_are_taken_for_longer_than_they_are(patch: pytest.MonkeyPatch) -> None:
@@ -104,10 +104,10 @@ def texts_that_are_taken_for_longer_than_they_are(patch: pytest.MonkeyPatch) -> 
 def generated_keys_kept(patch: pytest.MonkeyPatch) -> None:
     real = KVAllocator.computed
 
-    def computed(self: KVAllocator, work: EngineRequest, before: int) -> None:
-        real(self, work, before)
-        if work.slab is not None and work.done > work.prompt:
-            self.cache.keep(work.slab, work.tokens[: work.done], work.process)
+    def computed(self: KVAllocator, request: EngineRequest, before: int) -> None:
+        real(self, request, before)
+        if request.slab is not None and request.done > request.prompt:
+            self.cache.insert(request.slab, request.tokens[: request.done], request.process)
 
     patch.setattr(KVAllocator, "computed", computed)
 

@@ -15,18 +15,18 @@ torch = pytest.importorskip("torch", reason="tiles are those of attention (extra
 
 from kernel.drivers.protocol import Bundle, Done  # noqa: E402
 from kernel.drivers.transformers.attention import TILE, Span  # noqa: E402
-from kernel.drivers.transformers.prefill_budget import PROBE, PendingPrompt, PrefillBudget  # noqa: E402
+from kernel.drivers.transformers.prefill_budget import PROBE, PendingTokens, PrefillBudget  # noqa: E402
 from tests.support.tiny import Kernel, admit, ready  # noqa: E402
 
 MOST = 256
 PENDING = st.lists(
-    st.builds(PendingPrompt, st.integers(0, 200), st.integers(1, 300), st.booleans()), min_size=1, max_size=20
+    st.builds(PendingTokens, st.integers(0, 200), st.integers(1, 300), st.booleans()), min_size=1, max_size=20
 )
-SINGLE = PendingPrompt(500, 1, generated=True)
+SINGLE = PendingTokens(500, 1, generated=True)
 LLAMA = ready("Llama")
 
 
-def rows_of(pending: list[PendingPrompt], counts: list[int]) -> int:
+def rows_of(pending: list[PendingTokens], counts: list[int]) -> int:
     return sum(count for work, count in zip(pending, counts, strict=True) if work.tokens > 1)
 
 
@@ -34,28 +34,28 @@ class Device:
     """Steps of `singles` decoding neighbours beside prompts, as long as `cost(singles, rows, position)` says."""
 
     def __init__(self, cost: Callable[[int, int, int], float]) -> None:
-        self.pace = PrefillBudget(MOST)
+        self.prefill_budget = PrefillBudget(MOST)
         self.cost = cost
         self.seconds: list[float] = []
 
     def step(self, singles: int, prompts: list[list[int]]) -> list[int]:
         """`prompts` are [done, length] each, oldest first, and move on; the rows that they got."""
-        pending = [SINGLE] * singles + [PendingPrompt(done, length - done, generated=False) for done, length in prompts]
-        counts = self.pace.shares(pending)[singles:]
+        pending = [SINGLE] * singles + [PendingTokens(done, length - done, generated=False) for done, length in prompts]
+        counts = self.prefill_budget.shares(pending)[singles:]
         position = max((done for (done, _), count in zip(prompts, counts, strict=True) if count), default=0)
         for prompt, count in zip(prompts, counts, strict=True):
             prompt[0] += count
         seconds = self.cost(singles, sum(counts), position)
-        self.pace.took(seconds, singles, sum(counts))
+        self.prefill_budget.record_step(seconds, singles, sum(counts))
         self.seconds.append(seconds)
         return counts
 
 
 @given(PENDING, st.integers(TILE, 512), st.integers(0, 3))
-def test_singles_run_rows_share_the_room_and_end_at_tiles(pending: list[PendingPrompt], most: int, steps: int) -> None:
-    pace = PrefillBudget(most)
+def test_singles_run_rows_share_the_room_and_end_at_tiles(pending: list[PendingTokens], most: int, steps: int) -> None:
+    prefill_budget = PrefillBudget(most)
     for _ in range(steps + 1):
-        counts = pace.shares(pending)
+        counts = prefill_budget.shares(pending)
         for work, count in zip(pending, counts, strict=True):
             assert 0 <= count <= work.tokens
             assert count == 1 or work.tokens > 1

@@ -38,7 +38,7 @@ def test_what_is_found_is_the_longest_common_beginning_with_all_that_is_kept(
     for tokens in asked + kept:
         for wanted in (tokens, tokens[:-5], [*tokens, 3, 3]):
             longest = max(common(wanted, known) for known in kept)
-            assert cache.tree.longest(wanted) == longest
+            assert cache.tree.match_length(wanted) == longest
             slab = cache.use(wanted)
             assert slab.length == longest
             cache.free(slab)
@@ -80,7 +80,7 @@ def test_what_is_dear_to_compute_again_stays_longer_than_what_is_cheap() -> None
     cache.keep([3] * 32)
     cache.keep([4] * 64)
     assert sorted(text[0] for text in cache.texts()) == [1, 4]
-    assert cache.tree.longest([1] * 64 + [2] * 32) == 96
+    assert cache.tree.match_length([1] * 64 + [2] * 32) == 96
 
 
 def test_leaves_go_before_what_others_begin_with() -> None:
@@ -89,7 +89,7 @@ def test_leaves_go_before_what_others_begin_with() -> None:
     cache.keep([1] * 32 + [2] * 32)
     cache.keep([1] * 32 + [3] * 32)
     cache.keep([1] * 32 + [4] * 32)
-    assert cache.tree.longest([1] * 32) == 32
+    assert cache.tree.match_length([1] * 32) == 32
     assert len(cache.texts()) == 2
 
 
@@ -103,7 +103,7 @@ def test_what_was_used_often_long_ago_goes_in_the_end() -> None:
         cache.now += 1
         cache.keep([first] * 64)
         cache.free(cache.use([first] * 64))
-    assert cache.tree.longest([1] * 64) == 0
+    assert cache.tree.match_length([1] * 64) == 0
 
 
 def test_what_two_living_processes_share_stays_until_one_ends() -> None:
@@ -111,10 +111,10 @@ def test_what_two_living_processes_share_stays_until_one_ends() -> None:
     cache.keep([1] * 64, process=1)
     cache.free(cache.use([1] * 64, process=2))
     assert not cache.tree.make_room(3 * cache.page)
-    assert cache.tree.longest([1] * 64) == 64
-    cache.tree.ended(2)
+    assert cache.tree.match_length([1] * 64) == 64
+    cache.tree.process_ended(2)
     assert cache.tree.make_room(3 * cache.page)
-    assert cache.tree.longest([1] * 64) == 0
+    assert cache.tree.match_length([1] * 64) == 0
 
 
 def test_what_one_process_shares_with_itself_may_go() -> None:
@@ -130,7 +130,7 @@ def test_what_is_kept_goes_on_from_what_is_there_even_where_memory_is_short() ->
     cache.keep([1] * 32)
     cache.keep([1] * 64)
     cache.check_books()
-    assert cache.tree.longest([1] * 64) == 64
+    assert cache.tree.match_length([1] * 64) == 64
     cache.keep([2] * 64)
     cache.check_books()
     assert cache.texts() == [[2] * 64]

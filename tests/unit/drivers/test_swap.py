@@ -86,12 +86,12 @@ def test_a_state_is_written_and_read_back_and_nothing_is_computed_twice(tmp_path
 
 def test_keys_and_values_are_the_same_to_the_bit(tmp_path: Path) -> None:
     before = parked()
-    (slab,) = [work.slab for work in before.admission._works]
+    (slab,) = [request.slab for request in before.calls._requests]
     assert slab is not None
     expected = before.memory.tokens(slab, 0, slab.length).clone()
     before.run(SwapOut(1, str(tmp_path / "state")))
     after = Kernel(LLAMA).run(again(before, tmp_path / "state", lease=1))
-    (slab,) = [work.slab for work in after.admission._works]
+    (slab,) = [request.slab for request in after.calls._requests]
     assert slab is not None
     assert torch.equal(after.memory.tokens(slab, 0, expected.shape[1]).view(torch.int32), expected.view(torch.int32))
 
@@ -141,9 +141,9 @@ def test_a_state_shares_the_memory_of_a_beginning_that_is_kept(tmp_path: Path) -
     kernel = Kernel(LLAMA).run(Admit(2, PROMPT, Sampling(max_tokens=1), 1))
     assert kernel.memory._range is not None
     kernel.run(again(before, tmp_path / "state", lease=1))
-    (sequence,) = kernel.admission._works
+    (sequence,) = kernel.calls._requests
     assert sequence.slab is not None
-    assert sequence.slab.shares
+    assert sequence.slab.mappings
     own = memory_of(kernel.memory._range, "Anonymous")
     assert own == 2 * PAGE  # of each layer that one where the prompt ends
     kernel.run(Renew(1, 100))
@@ -225,16 +225,16 @@ def swapped_other(path: Path) -> None:
     ("change", "changes", "words"),
     [
         (damage(-100), {}, "damaged: its checksum differs"),
-        (damage(0), {}, "no swapped sequence of this version"),
+        (damage(0), {}, "not a swap file of this version"),
         (damage(60), {}, ""),
         (cut(1000), {}, "damaged"),
         (cut(20), {}, "damaged"),
-        (cut(3), {}, "no swapped sequence of this version"),
-        (cut(0), {}, "no swapped sequence of this version"),
+        (cut(3), {}, "not a swap file of this version"),
+        (cut(0), {}, "not a swap file of this version"),
         (Path.unlink, {}, "No such file"),
         (lambda path: path.unlink() or path.mkdir(), {}, "Is a directory"),
         (lambda path: None, {"fingerprint": "another"}, "other weights"),
-        (swapped_other, {}, "of another sequence"),
+        (swapped_other, {}, "belongs to another sequence"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_with_the_reason_and_the_state_computed_anew(
@@ -308,7 +308,7 @@ def test_no_bit_of_a_file_can_change_unnoticed(tmp_path: Path) -> None:
         damaged = bytearray(content)
         damaged[place] ^= 1 << place % 8
         path.write_bytes(damaged)
-        with pytest.raises(swap_format.Unfit):
+        with pytest.raises(swap_format.UnusableSwapFile):
             swap_format.read(path, [1, 2, 3, 4], 2, "print")
 
 
