@@ -1,7 +1,7 @@
-"""A cache of prefixes with a clock, a disk and made-up keys and values, and a check of its books.
+"""A prefix cache with a clock, a disk and made-up KV, and a check of its accounting.
 
-A token's numbers say which tokens came before it, so those of another text are found out. Used by the tests of
-prefixes and of eviction. It never runs a model.
+A token's numbers depend on all tokens before it, so KV of another text is noticed. The tests of prefixes and of
+eviction use it. It never runs a model.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ LENGTH = 160
 
 
 class Cache:
-    """A cache in a memory of so many pages for each layer, and on as many of a disk.
+    """A cache with `pages` pages of memory for each layer, and `on_disk` pages of disk.
 
-    Its clock stands unless it is set. `computed` makes a slab that has computed some tokens.
+    Its clock stands still unless a test sets it. `computed` makes a slab with the KV of some tokens.
     """
 
     def __init__(self, pages: int = 10_000, *, on_disk: int = 0) -> None:
@@ -35,11 +35,11 @@ class Cache:
         self.memory.budget = pages * self.page
         self.folder = tempfile.TemporaryDirectory()
         self.tree = PrefixCache(self.memory, self.folder.name, on_disk * self.page, lambda: self.now)
-        self.tree.rates.token = 1.0  # dear: whatever may go to the disk goes there
+        self.tree.rates.token = 1.0  # expensive: every prefix that may go to disk goes there
 
     @property
     def page(self) -> int:
-        """What a page of tokens takes, in all layers."""
+        """Bytes of a page of tokens, in all layers."""
         return GEOMETRY.layers * 4096
 
     def computed(self, tokens: list[int]) -> Slab:
@@ -66,17 +66,17 @@ class Cache:
         self.memory.free(slab)
 
     def texts(self) -> list[list[int]]:
-        """All that is kept, from the root to each leaf."""
+        """The cached texts, from the root to each leaf."""
         return [tokens for tokens, _ in self._walk()]
 
     def fetch(self, tokens: list[int]) -> None:
-        """Have all of it in memory that is kept."""
+        """Read all cached parts of `tokens` into memory."""
         while isinstance(fetch := self.tree.start_read(tokens, 0), DiskRead):
             self.tree.finish_read(fetch, fetch.read())
         assert fetch == ""
 
     def on_disk(self, tokens: list[int]) -> int:
-        """How many of `tokens` are kept on disk alone."""
+        """How many of `tokens` are on disk only."""
         return sum(count for node, count in self.tree._root.path(tokens) if not node.in_memory)
 
     def check_books(self) -> None:
@@ -110,7 +110,7 @@ class Cache:
 
 
 def numbers(tokens: list[int]) -> Any:
-    """[layers, tokens, row] that tell of each token which ones it comes after."""
+    """[layers, tokens, row]: for each token, numbers that depend on all tokens before it."""
     digest, rows = blake2b(), []
     for token in tokens:
         digest.update(bytes([token]))

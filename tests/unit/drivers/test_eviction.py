@@ -1,4 +1,4 @@
-"""Prefixes for which memory is short: preserved, swapped or discarded, by the least waste."""
+"""Prefixes while memory is short: preserved, swapped to disk or discarded, at the least cost."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def test_what_is_computed_sooner_than_read_is_not_read() -> None:
     cache.keep([2] * 64, process=2)
     cache.tree.rates.token = 1e-9
     assert cache.tree.start_read([1] * 64, 0) == ""
-    cache.keep([1] * 64, process=1)  # it was computed anew, and is in memory again
+    cache.keep([1] * 64, process=1)  # it was computed again, and is in memory
     cache.check_books()
     assert cache.on_disk([1] * 64) == 0
 
 
 def test_the_process_that_stays_away_for_longest_gives_up_its_place_first() -> None:
-    """One that comes back after a second stays in memory; one that takes a minute goes to the disk."""
+    """The prefix of a process that returns after a second stays in memory; that of one that takes a minute does not."""
     cache = Cache(pages=4, on_disk=8)
     for process, usual in ((1, 60.0), (2, 1.0)):
         cache.tree.expected_returns.call_started(process, usual)
@@ -80,7 +80,7 @@ def test_who_is_late_is_taken_to_stay_away_for_as_long_again() -> None:
         cache.tree.expected_returns.call_started(process, usual)
         cache.keep([process] * 64, process)
         cache.tree.expected_returns.call_ended(process)
-    cache.now = 15.0  # the first is likely to come in 5 seconds, or 15; the second should have come long ago
+    cache.now = 15.0  # the first is expected in 5 seconds, or in 15 if late; the second is long late
     cache.tree.expected_returns.call_started(1, 20.0)
     cache.free(cache.use([1] * 64, 1))
     cache.tree.expected_returns.call_started(3, 1.0)
@@ -120,7 +120,7 @@ def test_a_disk_that_takes_nothing_means_that_it_is_computed_again(monkeypatch: 
     assert (cache.tree.match_length([1] * 64), cache.tree.match_length([2] * 64)) == (0, 64)
     monkeypatch.undo()
     cache.keep([3] * 64, process=3)
-    assert cache.tree.match_length([2] * 64) == 0  # it is not tried again at once
+    assert cache.tree.match_length([2] * 64) == 0  # no write is tried again immediately
     cache.now += 10
     cache.keep([4] * 64, process=4)
     assert cache.on_disk([3] * 64) == 64

@@ -1,7 +1,7 @@
-"""The trials of exactness find faults: each of these is planted, and the trials must see it.
+"""The trials of exactness find faults: each fault here is planted, and the trials must find it.
 
-Some faults only show on machines whose kernels compute a row otherwise for some shapes; elsewhere the test says so and
-is skipped.
+Some faults only show on machines whose kernels compute a row differently for some shapes; elsewhere their test is
+skipped.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.support.random_calls import alone, answer_alone, codec, model_of, pro
 from tests.support.tiny import Kernel  # noqa: E402
 from tests.support.trials import Trial  # noqa: E402
 
-SEEDS = range(40)  # to look at until one shows the fault
+SEEDS = range(40)  # tried until one shows the fault
 MODEL = "llama"
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -116,7 +116,7 @@ TOKENS = [(37 * place + 11) % 90 for place in range(250)]
 
 
 def keys_of(chunk: int, generated: int = 0) -> Any:
-    """All keys and values of `TOKENS`, computed in such chunks, the last `generated` of them as generated tokens."""
+    """The KV of `TOKENS`, computed in chunks of `chunk`, the last `generated` tokens as generated ones."""
     model = model_of(MODEL)
     memory = model.memory()
     forward = model.forward(memory)
@@ -162,7 +162,7 @@ FAULTS: list[tuple[Plant, Callable[[], bool]]] = [
 
 
 def caught(plant: Plant, folder: Path, seeds: range = SEEDS) -> Iterator[str]:
-    """What trials see of a fault."""
+    """The differences that trials find with a fault planted."""
     for seed in seeds:
         trial = Trial(seed, MODEL, folder)
         for call in trial.calls.values():

@@ -1,7 +1,6 @@
-"""The tree of prefixes: what is found in it, what shares memory there, and what is given up first.
+"""The prefix cache: its hits, the memory that prefixes share, and the order of eviction.
 
-Keys and values are made up so that a token's numbers say which tokens came before it: those of another text are found
-out.
+The KV is made up: a token's numbers depend on all tokens before it, so KV of another text is noticed.
 """
 
 from __future__ import annotations
@@ -125,7 +124,7 @@ def test_what_one_process_shares_with_itself_may_go() -> None:
 
 
 def test_what_is_kept_goes_on_from_what_is_there_even_where_memory_is_short() -> None:
-    """To make room for the rest of a text its own beginning would go, and the rest would hang from nothing."""
+    """To make room for the rest of a text, its beginning must not be evicted: the rest would have no parent."""
     cache = Cache(pages=2)
     cache.keep([1] * 32)
     cache.keep([1] * 64)
@@ -134,7 +133,7 @@ def test_what_is_kept_goes_on_from_what_is_there_even_where_memory_is_short() ->
     cache.keep([2] * 64)
     cache.check_books()
     assert cache.texts() == [[2] * 64]
-    cache.keep([2] * 96)  # there is no room for it at all
+    cache.keep([2] * 96)  # larger than the whole budget
     cache.check_books()
     assert cache.texts() == [[2] * 64]
 

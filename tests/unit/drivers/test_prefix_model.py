@@ -1,4 +1,4 @@
-"""The tree of prefixes beside a model of it: a plain list of all that is kept."""
+"""The prefix cache against a model of it: a plain list of the texts that it must have."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PROCESSES = st.integers(1, 4)
 
 
 class Life(RuleBasedStateMachine):
-    """Anything that may happen to a cache, in any order, in a memory of few pages and on a disk of few."""
+    """All operations of a cache, in any order, with few pages of memory and of disk."""
 
     def __init__(self) -> None:
         super().__init__()
         self.fetches: list[DiskRead] = []
-        self.slabs: list[tuple[Slab, list[int]]] = []  # and what each was found to begin with
+        self.slabs: list[tuple[Slab, list[int]]] = []  # and the tokens that each begins with
         self.taken: list[Slab] = []
         self.used: dict[int, list[list[int]]] = {}  # by living processes
 
@@ -67,7 +67,7 @@ class Life(RuleBasedStateMachine):
         before = self.cache.tree.match_length(tokens)
         self.cache.keep(tokens, process)
         found = self.cache.tree.match_length(tokens)
-        # To make room, what goes on from it may leave the disk.
+        # To make room, a continuation of it may be removed from disk.
         assert found in (before, len(tokens)) or (self.cache.tree.disk_cache.limit and found < before)
         self.used.setdefault(process, []).append(tokens[: found - self.cache.on_disk(tokens)])
 
@@ -120,7 +120,7 @@ class Life(RuleBasedStateMachine):
         self._forget_what_went()
 
     def _forget_what_went(self) -> None:
-        """It is not used any more."""
+        """Cut the texts of each process to what is still cached."""
         for process, texts in self.used.items():
             self.used[process] = [text[: self.cache.tree.match_length(text)] for text in texts]
 

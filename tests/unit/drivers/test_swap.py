@@ -1,6 +1,6 @@
-"""States of sequences on disk: what is read back is what was written, to the bit, and what is damaged is refused.
+"""Swapped-out sequences: the KV read back equals the KV written, to the bit, and a damaged file is refused.
 
-Whatever happens to a file, its sequence goes on with the tokens that it would have said anyway.
+With any damage to its file, a sequence still continues with the tokens that it would have generated anyway.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ WHOLE = Kernel(LLAMA).run(Admit(1, PROMPT, SAMPLING, 100))
 
 
 def parked(lease: int = 7, prompt: str = PROMPT) -> Kernel:
-    """With sequence 1 parked after so many tokens."""
+    """A kernel with sequence 1 parked after `lease` tokens."""
     kernel = Kernel(LLAMA).run(Admit(1, prompt, SAMPLING, lease))
     assert kernel.sent[-1] == Parked(1)
     return kernel
 
 
 def again(kernel: Kernel, path: Path | str, **changes: Any) -> Admit:
-    """The sequence that `kernel` ran, taken up again from `path`."""
+    """Admits the sequence that `kernel` ran again, swapped in from `path`."""
     fields = {"lease": 100, "prompt_ids": Letters().encode(PROMPT), "generated": kernel.ids[1]} | changes
     return Admit(1, "", SAMPLING, released=len(kernel.text[1]), swapped=str(path), **fields)
 
@@ -59,7 +59,7 @@ def swapped(path: Path, lease: int = 7) -> Kernel:
 
 
 def goes_on(before: Kernel, after: Kernel) -> None:
-    """Whether both together said what the sequence says when it is left alone."""
+    """Checks that both together generated what the sequence generates alone."""
     assert before.ids[1] + after.ids[1] == WHOLE.ids[1]
     assert before.text[1] + after.text[1] == WHOLE.text[1]
     assert before.logprobs[1] + after.logprobs[1] == WHOLE.logprobs[1]
@@ -97,7 +97,7 @@ def test_keys_and_values_are_the_same_to_the_bit(tmp_path: Path) -> None:
 
 
 def test_the_same_driver_reads_what_it_wrote(tmp_path: Path) -> None:
-    kernel = swapped(tmp_path / "state").run(Renew(1, 50))  # it has forgotten the sequence
+    kernel = swapped(tmp_path / "state").run(Renew(1, 50))  # the driver has forgotten the sequence
     said = len(kernel.ids[1])
     kernel.run(again(kernel, tmp_path / "state"))
     assert said == 7
@@ -145,12 +145,12 @@ def test_a_state_shares_the_memory_of_a_beginning_that_is_kept(tmp_path: Path) -
     assert sequence.slab is not None
     assert sequence.slab.mappings
     own = memory_of(kernel.memory._range, "Anonymous")
-    assert own == 2 * PAGE  # of each layer that one where the prompt ends
+    assert own == 2 * PAGE  # in each layer the page in which the prompt ends
     kernel.run(Renew(1, 100))
     assert before.ids[1] + kernel.ids[1] == WHOLE.ids[1]
 
 
-# ---- what does not go
+# ---- failures
 
 
 def test_only_a_parked_sequence_is_swapped(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_file_that_does_not_fit_is_refused_with_the_reason_and_the_state_compu
     assert after.rows == len(PROMPT) + 19
 
 
-# ---- meanwhile
+# ---- messages during a swap
 
 
 def test_cancel_while_a_state_is_written_frees_its_memory(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How long each process stays away between its calls, as the driver expects it."""
+"""The driver's expectation of when each process makes its next call."""
 
 from __future__ import annotations
 
