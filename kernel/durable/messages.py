@@ -64,8 +64,8 @@ class DurableMessages:
             box = recipient.open_mailbox()
             if not call.wait and box.full and not self._messaging.make_room(recipient, box):
                 raise MailboxFull(
-                    f"the mailbox of process {recipient.pid} is full ({box.capacity} messages); wait for room (wait=True) "
-                    "or try again later",
+                    f"the mailbox of process {recipient.pid} is full ({box.capacity} messages); wait for room "
+                    "(wait=True) or try again later",
                     to=recipient.pid,
                     capacity=box.capacity,
                 )

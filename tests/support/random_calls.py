@@ -154,7 +154,7 @@ class Scripted(Kernel):
         self._late: list[tuple[int, Any]] = []  # the step before which, and what
         self._rng = rng
         super().__init__(model, codec(), **options)
-        self.admission.states.thread = Inline()  # type: ignore[assignment]
+        self.calls.swap_io.thread = Inline()  # type: ignore[assignment]
 
     def put(self, message: Any) -> None:
         self._late.append((len(self.batches) + self._rng.choice([0, 0, 1, 3]), message))

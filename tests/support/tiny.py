@@ -158,16 +158,16 @@ class Kernel:
         self.memory = model.memory(tokens, slabs)
         cache = PrefixCache(self.memory, str(disk or ""), 2 * self.memory.budget, lambda: self.now)
         cache.rates.token = 1.0  # dear: whatever may go to the disk goes there
-        self.placement = KVAllocator(self.memory, None if quota is None else self.memory.size(quota), cache)
+        self.allocator = KVAllocator(self.memory, None if quota is None else self.memory.size(quota), cache)
         report = BundleReport(self, lambda: self.now)
         limits = EngineLimits(model.context, max_tokens)
         self._forward = model.forward(self.memory)
         self._thread_said: queue.SimpleQueue[Any] = queue.SimpleQueue()
         link: Any = self
-        self.admission = CallLifecycle(link, report, self.codec, self.placement, limits, fingerprint)
-        self.pace = PrefillBudget(most)
+        self.calls = CallLifecycle(link, report, self.codec, self.allocator, limits, fingerprint)
+        self.prefill_budget = PrefillBudget(most)
         rows = most_rows or model.counts.largest
-        self.engine = Engine(link, self.forward, self.admission, self.pace, rows, lambda: self.now)
+        self.engine = Engine(link, self.forward, self.calls, self.prefill_budget, rows, lambda: self.now)
 
     # ---- the link
 
@@ -180,10 +180,10 @@ class Kernel:
             return tokenized(self.codec, self.said.popleft())
         if not block:
             return self._thread_said.get_nowait()
-        if any(work.busy for work in self.admission._works):
+        if any(request.busy for request in self.calls._requests):
             return self._thread_said.get(timeout=PATIENCE)
-        if self.admission.states.thread._threads:
-            self.admission.states.thread.submit(int).result(PATIENCE)  # it may still be busy for one that was cancelled
+        if self.calls.swap_io.thread._threads:
+            self.calls.swap_io.thread.submit(int).result(PATIENCE)  # it may still be busy for one that was cancelled
         return Stop() if self._thread_said.empty() else self._thread_said.get()
 
     def send(self, *messages: Any) -> None:

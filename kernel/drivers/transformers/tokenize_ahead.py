@@ -1,7 +1,7 @@
-"""What the kernel asks for, made ready on the thread that reads the link, while a step runs on another.
+"""Tokenizes the texts in the kernel's messages, on the thread that reads the link, while a step runs on another.
 
-Called by the link with each message; what comes of it goes to `call_lifecycle`, in the order in which it came. A long
-prompt takes milliseconds to tokenize, which nobody who generates has to wait for. It keeps nothing.
+The link passes each message through `tokenized` and puts the result into the engine's inbox, in order. A long prompt
+takes milliseconds to tokenize; no generation waits for that. It never stores a message.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Tokenized(NamedTuple):
 
 
 def tokenized(codec: TextCodec, message: Any) -> Any:
-    """`message`, with the ids of its texts if it has any. Raises nothing."""
+    """`message`, or `Tokenized` if it has texts. Never raises: an error is in `Tokenized.error`."""
     if not isinstance(message, Admit | Score | Embed):
         return message
     try:
@@ -41,9 +41,9 @@ def _ids(codec: TextCodec, message: Admit | Score | Embed) -> list[list[int]]:
         case Score():
             ids = [codec.encode(message.prompt), *map(codec.encode_more, message.continuations)]
             if len(ids) == 1 or not all(ids):
-                raise InvalidPrompt("score takes continuations, of which none is empty")
+                raise InvalidPrompt("score takes one or more continuations, each not empty")
             return ids
         case Embed():
             if not message.texts:
-                raise InvalidPrompt("embed takes texts")
+                raise InvalidPrompt("embed takes one or more texts")
             return list(map(codec.encode, message.texts))

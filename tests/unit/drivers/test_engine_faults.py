@@ -1,7 +1,7 @@
 """One bad call never harms another in its batch.
 
-Steps that raise, logits that are no numbers, prompts that cannot be encoded and text that cannot be made: each fails
-its own call, once, by name.
+Steps that raise, logits with a NaN, prompts that cannot be encoded and tokens that cannot be decoded: each fails its
+own call, once, by name.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def test_an_embedding_whose_parts_all_break_fails_once(fault: Any) -> None:
 
 
 def test_memory_that_a_failed_part_gave_back_is_not_written_by_its_siblings() -> None:
-    """Zeros are what the next owner of a slab relies on: it looks beyond its own last token, masked."""
+    """The next owner of a slab relies on zeros: attention reads beyond its last token, masked."""
     kernel = raising(Kernel(LLAMA))
     kernel.run(admit(1), Embed(2, [BAD, "a longer one, which does not break"]))
     assert kernel.of(Done)

@@ -1,4 +1,4 @@
-"""Scores of continuations and vectors of texts: right beside the model's own numbers, and the same in any company."""
+"""Scores of continuations and vectors of texts: equal to the model's own numbers, and the same in any batch."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def expected_vector(kind: str, text: str) -> list[float]:
 
 
 def crowded(kernel: Kernel, seed: int) -> Kernel:
-    """With neighbours that come and go, and steps of random times, so that prompts are cut elsewhere."""
+    """Add other sequences that join and leave, and steps of random times, so that prompts are cut elsewhere."""
     rng = random.Random(seed)
     kernel.seconds = lambda spans: rng.choice([0.001, 0.01, 0.1])
     first = [admit(100 + number, "n" * rng.randint(1, 60), max_tokens=rng.randint(1, 30)) for number in range(4)]
@@ -123,7 +123,7 @@ def test_what_cannot_be_scored_or_embedded_is_refused_by_name(call: Score | Embe
 
 def test_prompt_and_continuation_may_fill_the_context() -> None:
     (scored,) = Kernel(LLAMA).run(Score(1, "x" * 250, ["y" * 7])).of(Scored)
-    assert scored.tokens == [7]  # the last one is only asked for
+    assert scored.tokens == [7]  # the last token is scored and not run
 
 
 @pytest.mark.parametrize("call", [Score(1, PROMPT, CONTINUATIONS), Embed(1, [PROMPT, PROMPT])])

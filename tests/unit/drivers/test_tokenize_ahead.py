@@ -1,4 +1,4 @@
-"""Requests are tokenized on the thread that reads the link, in order; one that cannot be ends its own call."""
+"""Messages are tokenized on the thread that reads the link, in order; a failure ends only its own call."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_thread_that_reads_makes_messages_ready_in_their_order() -> None:
     first, second, third = (link.inbox.get(timeout=30) for _ in messages)
     assert (first.ids, second, third.ids) == ([[66, 67]], Cancel(1), [[67]])
     assert threads == ["kernel-link", "kernel-link"]
-    # The link ends its process when the kernel closes: the sockets stay open as long as this one lives.
+    # The link ends its process when the kernel closes its socket: keep the sockets open until the test run ends.
     _OPEN.append((ours, link))
 
 
