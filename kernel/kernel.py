@@ -194,7 +194,7 @@ class Kernel:
             journal.on_opened.append(self._answer_clients)  # last: everything that clients may ask for exists now
             journal.on_pending.append(self.tasks.recovery.recover)  # only: nothing else restarts tasks
             self.shared.journal = durable.regions  # only: a region has one region_journal
-            control.on_kill.append(self.tasks.written_if_can_be)  # only: a client's kill waits just for the disk
+            control.on_kill.append(self.tasks.flush)  # only: a client's kill waits just for the disk
             control.on_suspend.append(durable.processes.suspended)  # before the slots: its write starts sooner
             control.on_resume.append(partial(durable.processes.suspended, suspended=False))  # the same
             control.on_nice.append(durable.processes.priority_set)  # the same
@@ -236,7 +236,7 @@ class Kernel:
             self.process_exit.end(process, "killed", "the daemon shuts down")
         await self._all_ended(self._agents(), None)
         if self.tasks is not None:
-            await self.tasks.settled()
+            await self.tasks.wait_for_ends()
 
     async def close(self) -> None:
         """End the connections' processes, the drivers and the journal. Call after `drain`."""

@@ -6,6 +6,7 @@ The gate calls its handlers. It reads the tables of other subsystems and never c
 from __future__ import annotations
 
 import asyncio
+import bisect
 import itertools
 import os
 import time
@@ -68,12 +69,9 @@ class Status:
 
     def ps(self, process: Process, call: Ps) -> list[ProcessInfo]:
         now = time.monotonic()
-        # The table is in the order of pids, except that durable processes restart with their old pids.
-        rows = (
-            _row(candidate, now)
-            for candidate in self._table.alive.values()
-            if candidate.pid >= call.start and (call.clients or not candidate.is_client)
-        )
+        pids = sorted(self._table.alive)  # a durable process that restarts with its old pid stands last in the table
+        later = map(self._table.alive.__getitem__, itertools.islice(pids, bisect.bisect_left(pids, call.start), None))
+        rows = (_row(candidate, now) for candidate in later if call.clients or not candidate.is_client)
         return list(itertools.islice(rows, call.limit))
 
     async def programs(self, process: Process, call: Programs) -> list[ProgramInfo]:

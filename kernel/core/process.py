@@ -44,7 +44,7 @@ LOG_LINES = 200  # retained per process
 CLIENT = "client"  # program name of a connection
 
 
-class Wait(Protocol):
+class BlockedOn(Protocol):
     """A wait that only certain threads can end. Its `str` describes it in a few words."""
 
     def ended_by(self) -> Iterable[Thread] | None:
@@ -77,7 +77,7 @@ class Thread(Fiber):
     """
 
     __slots__ = ("answer", "holds", "path", "priority", "process", "started_threads", "suspended")
-    waits_for: Wait | str
+    waits_for: BlockedOn | str
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kernel.core.process import Process, Thread, Wait
+from kernel.core.process import BlockedOn, Process, Thread
 
 
 class _OnProcess:
@@ -48,7 +48,7 @@ class Uninterruptible:
 
     __slots__ = ("_wait",)
 
-    def __init__(self, wait: Wait) -> None:
+    def __init__(self, wait: BlockedOn) -> None:
         self._wait = wait
 
     def __str__(self) -> str:

@@ -64,7 +64,7 @@ class GenerationRecord:
         """The name of the file of `sample`: unique, and the same in every run of the daemon."""
         return f"{self._history.call_id(self.key)}.{sample}"
 
-    def begun(self, sample: int) -> GenerationSnapshot | None:
+    def restore_point(self, sample: int) -> GenerationSnapshot | None:
         state, has_file = self._rows.get(sample, (b"", False))
         if not state:
             return None
@@ -74,14 +74,14 @@ class GenerationRecord:
             log.warning("cannot read the progress of a generation; it is regenerated", pid=self.pid, why=error.message)
             return None
         self.persisted[sample] = len(snapshot.ids)
-        file = self._generations.area.kept(self.name(sample)) if has_file else ""
+        file = self._generations.area.persistent_path(self.name(sample)) if has_file else ""
         return msgspec.structs.replace(snapshot, file=file)
 
-    def made(self, generations: list[Generation]) -> None:
+    def set_generations(self, generations: list[Generation]) -> None:
         self.generations = generations
 
     def swapped_out(self, generation: Generation) -> None:
-        self._generations.persist_file(self, self.generations.index(generation), generation.begun())
+        self._generations.persist_file(self, self.generations.index(generation), generation.snapshot())
 
 
 class DurableGenerations:
@@ -115,7 +115,7 @@ class DurableGenerations:
     def opened(self, opening: RecoveredState) -> None:
         """Remove the files that no row of the journal refers to."""
         names = {f"{task:x}.{'.'.join(map(str, rest))}" for task, *rest in opening.generations}
-        self._in_thread(partial(self.area.retain, names), None)
+        self._in_thread(partial(self.area.delete_all_but, names), None)
 
     async def checkpoint_to_disk(self) -> None:
         """Persist the progress of all calls before the daemon stops. Returns within twice `CHECKPOINT_SECONDS`."""
@@ -131,7 +131,7 @@ class DurableGenerations:
         for record in self._records:
             for sample, generation in enumerate(record.generations):
                 if not generation.finished and len(generation.ids) > record.persisted.get(sample, 0):
-                    self._persist(record, sample, generation.begun(), has_file=False)
+                    self._persist(record, sample, generation.snapshot(), has_file=False)
 
     # ---- for the records
 
@@ -140,13 +140,13 @@ class DurableGenerations:
 
         def linked(error: BaseException | None) -> None:
             if record.closed:
-                self._in_thread(partial(self.area.drop, record.name(sample)), None)
+                self._in_thread(partial(self.area.delete, record.name(sample)), None)
             elif error is None:
                 self._persist(record, sample, snapshot, has_file=True)
             elif not isinstance(error, FileNotFoundError):  # else it was swapped in again before
                 log.warning("the swap file of a generation cannot be retained", pid=record.pid, why=str(error))
 
-        self._in_thread(partial(self.area.keep, snapshot.file, record.name(sample)), linked)
+        self._in_thread(partial(self.area.persist, snapshot.file, record.name(sample)), linked)
 
     # ---- inside
 
@@ -159,7 +159,7 @@ class DurableGenerations:
         if record.persisted:
             self._commits.persist(DropGenerations(record.pid, *record.key))
             for sample in record.persisted:
-                self._in_thread(partial(self.area.drop, record.name(sample)), None)
+                self._in_thread(partial(self.area.delete, record.name(sample)), None)
 
     def _in_thread(self, work: Callable[[], None], then: Callable[[BaseException | None], None] | None) -> None:
         write = self._loop.run_in_executor(None, work)

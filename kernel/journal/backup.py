@@ -26,7 +26,7 @@ class BackupJob:
 
     def __init__(self, answer: Callable[[Copy], None]) -> None:
         self._answer = answer
-        self._current: tuple[Copy, Backup] | None = None
+        self._current: tuple[Copy, BackupCopy] | None = None
 
     @property
     def in_progress(self) -> bool:
@@ -39,7 +39,7 @@ class BackupJob:
                 raise JournalUnavailable("the journal cannot be read; check the disk of the state folder")
             if self._current is not None:
                 raise Busy("another backup is in progress; try again when it is done", retry_after=1.0)
-            self._current = request, Backup(store, request.path)
+            self._current = request, BackupCopy(store, request.path)
         except LlmosError as error:
             request.outcome = error
         return request.outcome is None
@@ -67,7 +67,7 @@ class BackupJob:
         self._answer(request)
 
 
-class Backup:
+class BackupCopy:
     """A copy in the making at `path`, which must not exist yet. A copy that fails is deleted."""
 
     def __init__(self, store: Store, path: Path) -> None:

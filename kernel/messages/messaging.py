@@ -18,7 +18,7 @@ from ipc.syscalls import Call, Reply, Send
 from kernel.core.answers import UNANSWERED, Unanswerable, mark_caller_gone
 from kernel.core.fiber import PARK
 from kernel.core.mailbox import CONTROL, Mailbox
-from kernel.core.process import PendingCalls, Process, Thread, Wait
+from kernel.core.process import BlockedOn, PendingCalls, Process, Thread
 from kernel.core.process_table import ProcessTable
 from kernel.core.timers import Timer
 from kernel.core.waits import RoomIn
@@ -268,7 +268,7 @@ class Messaging:
         return self._last_id
 
 
-async def wait_for_room(box: Mailbox, thread: Thread, why: Wait | str) -> bool:
+async def wait_for_room(box: Mailbox, thread: Thread, why: BlockedOn | str) -> bool:
     """Wait in line for a place in `box`. Raises `DeadlockDetected`.
 
     True: the caller puts its message now, unless the mailbox is `closed`. False: something else woke the thread.

@@ -23,7 +23,7 @@ from kernel.core.process import Process, Thread
 from kernel.drivers import protocol
 from kernel.gate import Gate
 from kernel.models import constraints, sequence
-from kernel.models.generation import Generation, Record
+from kernel.models.generation import Generation, GenerationRecorder
 from kernel.models.query import Query, Question
 from kernel.models.runtime import ModelRuntime
 from kernel.processes.limits import LimitEnforcer
@@ -50,7 +50,7 @@ class ModelSubsystem:
         gate.register({Generate: self.generate, ScoreText: self.score, EmbedTexts: self.embed})
 
     def generate(
-        self, process: Process, call: Generate, *, record: Record | None = None
+        self, process: Process, call: Generate, *, record: GenerationRecorder | None = None
     ) -> Coroutine[Any, Any, str | list[Completion]]:
         """Check and make the call. `record` persists its progress, and has that of a previous run of the daemon."""
         if type(call.samples) is not int or not 1 <= call.samples <= MAX_SAMPLES:
@@ -77,7 +77,7 @@ class ModelSubsystem:
         return self._embed(process, question, self._runtime(call.model))
 
     async def _generate(
-        self, process: Process, call: Generate, runtime: ModelRuntime, record: Record | None
+        self, process: Process, call: Generate, runtime: ModelRuntime, record: GenerationRecorder | None
     ) -> str | list[Completion]:
         thread = cast("Thread", asyncio.current_task())
         sampling = _with_defaults(call.sampling, runtime)
@@ -97,9 +97,9 @@ class ModelSubsystem:
         ]
         if record is not None:
             for number, generation in enumerate(generations):
-                if (snapshot := record.begun(number)) is not None:
+                if (snapshot := record.restore_point(number)) is not None:
                     generation.restore(snapshot)
-            record.made(generations)
+            record.set_generations(generations)
         await self._run(generations, process, thread, runtime)
         process.critical_path = max(
             process.critical_path, *(generation.critical_path + generation.service for generation in generations)
@@ -192,9 +192,9 @@ def _with_defaults(sampling: Sampling, runtime: ModelRuntime) -> Sampling:
     return msgspec.structs.replace(sampling, temperature=temperature, seed=seed)
 
 
-def _score(call: ScoreText, number: int, pid: int) -> protocol.Score:
-    return protocol.Score(number, call.prompt, call.continuations, pid)
+def _score(call: ScoreText, number: int, pid: int) -> protocol.ScoreTexts:
+    return protocol.ScoreTexts(number, call.prompt, call.continuations, pid)
 
 
-def _embed(call: EmbedTexts, number: int, pid: int) -> protocol.Embed:
-    return protocol.Embed(number, call.texts, pid)
+def _embed(call: EmbedTexts, number: int, pid: int) -> protocol.EmbedTexts:
+    return protocol.EmbedTexts(number, call.texts, pid)

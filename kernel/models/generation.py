@@ -32,13 +32,13 @@ class GenerationSnapshot(msgspec.Struct, frozen=True, array_like=True):
     file: str = ""
 
 
-class Record(Protocol):
+class GenerationRecorder(Protocol):
     """Persists the progress of the generations of one call, so that they continue in the next run of the daemon."""
 
-    def begun(self, sample: int) -> GenerationSnapshot | None:
+    def restore_point(self, sample: int) -> GenerationSnapshot | None:
         """The progress that this generation had made in a previous run of the daemon; None if none is known."""
 
-    def made(self, generations: list[Generation]) -> None:
+    def set_generations(self, generations: list[Generation]) -> None:
         """The call has created these generations."""
 
     def swapped_out(self, generation: Generation) -> None:
@@ -84,7 +84,7 @@ class Generation(Sequence):
         prompt: list[ChatMessage] | str,
         sampling: Sampling,
         emit: bool,
-        record: Record | None = None,
+        record: GenerationRecorder | None = None,
     ) -> None:
         super().__init__(sequence_id, process, thread, model)
         self.requested = prompt
@@ -114,7 +114,7 @@ class Generation(Sequence):
         self.process.prompt_tokens += len(snapshot.prompt_ids)
         self.process.generated_tokens += len(snapshot.ids)
 
-    def begun(self) -> GenerationSnapshot:
+    def snapshot(self) -> GenerationSnapshot:
         """A snapshot of its progress."""
         return GenerationSnapshot(self.prompt_ids or [], self.ids, "".join(self.text), self.logprobs, self.file)
 

@@ -60,7 +60,10 @@ def choose(candidates: Iterable[Candidate], need: int, rate: float, *, forced: b
 
 
 class Pager:
-    """`swapped` holds the ids of the sequences on disk. `outs`, `restores` and `recomputations` count all so far."""
+    """`swapped` holds the ids of the sequences on disk.
+
+    `swap_outs`, `restores` and `recomputations` count all so far.
+    """
 
     def __init__(
         self,
@@ -72,10 +75,10 @@ class Pager:
         ask: Callable[[protocol.ToDriver], None],
         clock: Callable[[], float],
     ) -> None:
-        self.outs = self.restores = self.recomputations = 0
+        self.swap_outs = self.restores = self.recomputations = 0
         self.kv = protocol.KVUsage()
         self.swapped: set[int] = set()
-        self.refusal = ""  # why the last swap failed; empty after a success
+        self.swap_error = ""  # why the last swap failed; empty after a success
         self.swapping_out: dict[int, str] = {}  # the file of each sequence that is being swapped out
         self._model = model
         self._max_tokens = max_tokens  # of a generation whose call sets no bound
@@ -167,8 +170,8 @@ class Pager:
             self._swap_failed(sequence, message.error.message)
             self._area.remove(sequence.id)
         else:
-            self.outs += 1
-            self.refusal = ""
+            self.swap_outs += 1
+            self.swap_error = ""
             self._stuck = False
             self.swapped.add(sequence.id)
             sequence.in_driver = False
@@ -237,7 +240,7 @@ class Pager:
 
     def _swap_failed(self, sequence: Generation, why: str) -> None:
         log.error("cannot swap out", model=self._model, sequence=sequence.id, error=why)
-        self.refusal = why
+        self.swap_error = why
         self._retry_at = self._clock() + RETRY
 
     def _drop_file(self, sequence: Generation) -> None:

@@ -33,7 +33,7 @@ class SwapArea:
 
     def __init__(self, folder: Path) -> None:
         self.full = False
-        self._all = folder
+        self._root = folder
         self._loop = asyncio.get_running_loop()
         self._removals: set[asyncio.Future[None]] = set()
         self._later: set[asyncio.TimerHandle] = set()
@@ -56,13 +56,13 @@ class SwapArea:
     def _make_folder(self) -> None:
         """Create and lock the folder if it does not exist yet. Raises `OSError`, also if the disk is nearly full."""
         if self.full:
-            raise OSError(errno.ENOSPC, "the disk is nearly full", str(self._all))
+            raise OSError(errno.ENOSPC, "the disk is nearly full", str(self._root))
         if self._own is not None:
             return
-        self._all.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._all.chmod(0o700)
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._root.chmod(0o700)
         while self._lock is None:
-            self._own = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=self._all))
+            self._own = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=self._root))
             # None if another daemon, at its start, took the folder for that of a dead one before we had the lock.
             self._lock = _try_lock(self._own)
 
@@ -83,7 +83,7 @@ class SwapArea:
     def remove_old(self) -> int:
         """Remove the folders of dead daemons. Returns how many there were. Blocks on the disk."""
         count = 0
-        for folder in self._all.iterdir() if self._all.is_dir() else ():
+        for folder in self._root.iterdir() if self._root.is_dir() else ():
             if folder == self._own or folder.name == PERSISTENT or not folder.is_dir():
                 continue
             lock = _try_lock(folder)
@@ -97,13 +97,13 @@ class SwapArea:
 
     # ---- files that survive the daemon
 
-    def kept(self, name: str) -> str:
+    def persistent_path(self, name: str) -> str:
         """The path under which `keep` persists `name`."""
-        return f"{self._all}/{PERSISTENT}/{name}.kv"
+        return f"{self._root}/{PERSISTENT}/{name}.kv"
 
-    def keep(self, path: str, name: str) -> None:
+    def persist(self, path: str, name: str) -> None:
         """Persist the file at `path` as `name` for the next run of the daemon. Blocks. Raises `OSError`."""
-        target = Path(self.kept(name))
+        target = Path(self.persistent_path(name))
         target.parent.mkdir(mode=0o700, exist_ok=True)
         target.unlink(missing_ok=True)
         target.hardlink_to(path)
@@ -113,16 +113,16 @@ class SwapArea:
         finally:
             os.close(descriptor)
 
-    def drop(self, name: str) -> None:
+    def delete(self, name: str) -> None:
         """Remove the persisted file `name`, if there is one. Blocks."""
         with contextlib.suppress(OSError):
-            Path(self.kept(name)).unlink(missing_ok=True)
+            Path(self.persistent_path(name)).unlink(missing_ok=True)
 
-    def retain(self, names: Collection[str]) -> None:
+    def delete_all_but(self, names: Collection[str]) -> None:
         """Remove all persisted files but those of `names`. Blocks."""
-        for path in (self._all / PERSISTENT).glob("*.kv"):
+        for path in (self._root / PERSISTENT).glob("*.kv"):
             if path.stem not in names:
-                self.drop(path.stem)
+                self.delete(path.stem)
 
     async def close(self) -> None:
         """Remove the folder of this daemon."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from ipc.errors import TimedOut
 from kernel.core.fiber import PARK
-from kernel.core.process import Thread, Wait
+from kernel.core.process import BlockedOn, Thread
 from kernel.core.timers import Timer
 from kernel.core.waits import Uninterruptible
 from kernel.dispatch import deadlock
@@ -56,7 +56,7 @@ class WaitQueue:
         return None
 
     async def wait(
-        self, thread: Thread, wait: Wait | str, timeout: float | None, pass_on: Callable[[Thread], None]
+        self, thread: Thread, wait: BlockedOn | str, timeout: float | None, pass_on: Callable[[Thread], None]
     ) -> None:
         """Wait at the end of the queue until granted, at most `timeout` seconds.
 

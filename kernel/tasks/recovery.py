@@ -25,7 +25,7 @@ from kernel.journal.journal import Journal
 from kernel.journal.records import AcceptedTask
 from kernel.processes.lifecycle import Lifecycle
 from kernel.programs.loader import Program
-from kernel.tasks.running import RunningTasks, Task, id_text
+from kernel.tasks.running import RunningTask, RunningTasks, id_text
 
 BATCH = 100  # tasks whose histories are read together, and that restart in one turn of the loop
 RETRY_SECONDS = 1.0  # until a history that could not be read is read again
@@ -66,7 +66,7 @@ class Recovery:
     def recover(self, portion: list[AcceptedTask]) -> None:
         """Add tasks that a previous run did not end. Clients can find them immediately; they restart in their turn."""
         for accepted in portion:
-            self._running.tasks[accepted.id] = Task(
+            self._running.tasks[accepted.id] = RunningTask(
                 accepted.id, EventLog(None), True, accepted.pid != 0, accepted.attempt
             )
         self._enqueue(portion)

@@ -34,7 +34,7 @@ MAX_OUTCOME = MAX_FRAME - 1024  # bytes of an encoded final event that fits into
 log = structlog.get_logger("kernel.tasks")
 
 
-class Task:
+class RunningTask:
     """A task whose end is not on disk yet.
 
     `final` is its last event, once its process has ended. When that event is on disk, it is pushed to the streams, and
@@ -70,7 +70,7 @@ class RunningTasks:
         self._journal = journal
         self._lifecycle = lifecycle
         self._durable = durable
-        self.tasks: dict[int, Task] = {}
+        self.tasks: dict[int, RunningTask] = {}
         self.stopping = False
         self.unwritten = 0
         self._delayed = 0  # of these, the number whose first write failed
@@ -79,7 +79,7 @@ class RunningTasks:
 
     def start(
         self,
-        task: Task,
+        task: RunningTask,
         parent: Process,
         program: Program,
         call: Submit,
@@ -96,14 +96,14 @@ class RunningTasks:
             raise self.fail(task, "failed", error) from None
         self._lifecycle.table.alive[task.pid].watch(partial(self._process_ended, task))
 
-    def _process_ended(self, task: Task, process: Process) -> None:
+    def _process_ended(self, task: RunningTask, process: Process) -> None:
         status = process.status
         assert status is not None
         if self.stopping and task.detach and status.reason == "killed":
             return
         self._finish(task, status.reason, final_event(status))
 
-    def fail(self, task: Task, reason: str, error: Exception) -> Exception:
+    def fail(self, task: RunningTask, reason: str, error: Exception) -> Exception:
         """End a task that has no process with `error`; return `error`."""
         self._finish(task, reason, Failed(0, to_wire(error)))
         return error
@@ -112,7 +112,7 @@ class RunningTasks:
         """Return when the ends of all tasks are on disk."""
         await self._all_written.wait()
 
-    def _finish(self, task: Task, reason: str, event: Result | Failed) -> None:
+    def _finish(self, task: RunningTask, reason: str, event: Result | Failed) -> None:
         try:
             outcome = encode(event)
             if len(outcome) > MAX_OUTCOME:
@@ -131,7 +131,7 @@ class RunningTasks:
         self._all_written.clear()
         self._journal.finish(TaskEnd(task.id, time.time(), reason, name, outcome), partial(self._written, task))
 
-    def _written(self, task: Task, error: LlmosError | None) -> None:
+    def _written(self, task: RunningTask, error: LlmosError | None) -> None:
         """Report the end of a task that is on disk. With `error` it is not: the journal tries again."""
         assert task.final is not None
         if error is not None:
@@ -148,7 +148,7 @@ class RunningTasks:
             if not self._delayed:
                 log.info("the delayed ends of tasks are on disk, and have been reported")
 
-    def _delay(self, task: Task, error: LlmosError) -> None:
+    def _delay(self, task: RunningTask, error: LlmosError) -> None:
         if not self._delayed:
             log.warning("the ends of tasks wait for the disk, and are reported after that", why=str(error))
         self._delayed += 1

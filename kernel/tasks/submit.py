@@ -33,7 +33,7 @@ from kernel.journal.records import AcceptedTask, TaskRow
 from kernel.processes.lifecycle import Lifecycle
 from kernel.programs.loader import Program
 from kernel.tasks.recovery import Recovery
-from kernel.tasks.running import RunningTasks, Task, id_number, id_text
+from kernel.tasks.running import RunningTask, RunningTasks, id_number, id_text
 
 SETTLE_TIMEOUT = 5.0  # seconds that a stop waits for the disk
 
@@ -112,14 +112,14 @@ class Tasks:
         self._running.stopping = self._durable.stopping = True
         self.recovery.stop()
 
-    async def settled(self) -> None:
+    async def wait_for_ends(self) -> None:
         """Return when all changes are on disk and all ends are reported, or after `SETTLE_TIMEOUT`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_TIMEOUT):
-                await self.written_if_can_be()
+                await self.flush()
                 await self._running.written()
 
-    async def written_if_can_be(self) -> None:
+    async def flush(self) -> None:
         """Return when the disk has taken or refused all changes that were requested."""
         with contextlib.suppress(LlmosError):  # the read may fail although a later write succeeds
             await self._journal.read(lambda store: None)
@@ -157,14 +157,15 @@ class Tasks:
         The client may have given up meanwhile: then `started` is cancelled.
         """
         gone = started.cancelled()
-        task: Task | None = None
+        task: RunningTask | None = None
         try:
             if isinstance(outcome, LlmosError):
                 raise outcome
             if isinstance(outcome, TaskRow):
                 answer = self._rejoin(outcome, None if gone else stream)
             else:
-                task = self._tasks[outcome.id] = Task(outcome.id, EventLog(stream), call.detach, history is not None)
+                task = RunningTask(outcome.id, EventLog(stream), call.detach, history is not None)
+                self._tasks[outcome.id] = task
                 if history is not None:
                     history.task.id = outcome.id
                 if gone and not call.detach:
@@ -236,7 +237,7 @@ class Tasks:
         )
 
 
-def _join(task: Task, stream: Stream | None, call: Attach | None = None) -> Submitted:
+def _join(task: RunningTask, stream: Stream | None, call: Attach | None = None) -> Submitted:
     if stream is not None:
         after = None if call is None else call.after
         if call is not None and after is not None and call.attempt != task.attempt:

@@ -72,7 +72,7 @@ class InLoopDriver:
         return self.device._sequences
 
     @property
-    def queries(self) -> Mapping[int, protocol.Score | protocol.Embed]:
+    def queries(self) -> Mapping[int, protocol.ScoreTexts | protocol.EmbedTexts]:
         return self.device._queries
 
     @property

@@ -128,7 +128,7 @@ class World:
                 system.tasks._durable.stopping = True
                 journal.persist = lambda *_: None  # type: ignore[method-assign]
                 journal.finish = lambda *_: None  # type: ignore[method-assign]
-                system.tasks.settled = _at_once  # type: ignore[method-assign]
+                system.tasks.wait_for_ends = _at_once  # type: ignore[method-assign]
             await system.kernel.drain(0)
             await system.kernel.close()
             if not orderly:

@@ -216,7 +216,7 @@ class System:
     @property
     def swap(self) -> Path:
         """The folder of all swap files."""
-        return self.kernel.resources.area._all
+        return self.kernel.resources.area._root
 
     @property
     def names(self) -> Mapping[str, Process]:

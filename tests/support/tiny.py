@@ -139,7 +139,7 @@ class Kernel:
         tokens: int = 10_000,
         slabs: int = SLABS,
         most: int = 256,
-        most_rows: int | None = None,
+        max_rows: int | None = None,
         quota: int | None = None,
         fingerprint: str = "tiny",
         max_tokens: int = 50,
@@ -166,7 +166,7 @@ class Kernel:
         link: Any = self
         self.calls = CallLifecycle(link, report, self.codec, self.allocator, limits, fingerprint)
         self.prefill_budget = PrefillBudget(most)
-        rows = most_rows or model.counts.largest
+        rows = max_rows or model.counts.largest
         self.engine = Engine(link, self.forward, self.calls, self.prefill_budget, rows, lambda: self.now)
 
     # ---- the link

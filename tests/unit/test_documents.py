@@ -73,11 +73,15 @@ def sources() -> str:
 
 @cache
 def classes() -> set[str]:
-    """The names of all classes, and what a reader knows from Python itself."""
+    """The names of all classes and types, and of those that a reader knows from Python itself."""
     found = set(dir(builtins)) | set(dir(asyncio)) | set(dir(typing)) | OTHERS
     for name in tracked():
         if name.endswith(".py"):
-            found |= {node.name for node in ast.walk(parsed(ROOT / name)) if isinstance(node, ast.ClassDef)}
+            for node in ast.walk(parsed(ROOT / name)):
+                if isinstance(node, ast.ClassDef):
+                    found.add(node.name)
+                elif isinstance(node, ast.Assign):  # the alias of a type
+                    found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
     return found
 
 

@@ -19,14 +19,14 @@ from kernel.drivers.protocol import (
     Admitted,
     Cancel,
     Done,
-    Embed,
+    EmbedTexts,
     Ended,
     Parked,
     Renew,
     Resize,
     Restored,
     Revoke,
-    Score,
+    ScoreTexts,
     SequenceFailed,
     SwapOut,
 )
@@ -132,7 +132,9 @@ class CallLifecycle:
             self._start(sequence, admit)
             return
         future.add_done_callback(lambda future: self._inbox.put(partial(self._compiled, sequence, admit, future)))
-        timer = threading.Timer(constraint.SECONDS, self._inbox.put, [partial(self._compile_timed_out, sequence)])
+        timer = threading.Timer(
+            constraint.COMPILE_TIMEOUT, self._inbox.put, [partial(self._compile_timed_out, sequence)]
+        )
         timer.daemon = True
         timer.start()
         future.add_done_callback(lambda _: timer.cancel())
@@ -152,10 +154,10 @@ class CallLifecycle:
 
     def _score(self, tokenized: Tokenized) -> None:
         prompt, *continuations = tokenized.ids
-        self._add_query(Scoring(cast("Score", tokenized.message), prompt, continuations))
+        self._add_query(Scoring(cast("ScoreTexts", tokenized.message), prompt, continuations))
 
     def _embed(self, tokenized: Tokenized) -> None:
-        self._add_query(Embedding(cast("Embed", tokenized.message), tokenized.ids))
+        self._add_query(Embedding(cast("EmbedTexts", tokenized.message), tokenized.ids))
 
     def _add_query(self, query: Scoring | Embedding) -> None:
         for part in query.parts:
@@ -206,7 +208,7 @@ class CallLifecycle:
 
     def _compile_timed_out(self, sequence: EngineSequence) -> None:
         if sequence in self._requests and sequence.busy == COMPILING:
-            text = f"the constraint was not compiled within {constraint.SECONDS} s; simplify it"
+            text = f"the constraint was not compiled within {constraint.COMPILE_TIMEOUT} s; simplify it"
             self.fail(sequence, InvalidConstraint(text))
 
     # ---- ends
@@ -227,8 +229,8 @@ class CallLifecycle:
 
     _handlers: dict[type, Callable[[CallLifecycle, Any], None]] = {
         Admit: _admit,
-        Score: _score,
-        Embed: _embed,
+        ScoreTexts: _score,
+        EmbedTexts: _embed,
         Renew: _renew,
         Revoke: _revoke,
         Cancel: _cancel,

@@ -18,7 +18,7 @@ from ipc.errors import InvalidConstraint, MissingExtra
 from ipc.syscalls import Constraint
 
 COMPILER_THREADS = 2  # a grammar that keeps one busy after its time limit leaves the other free
-SECONDS = 5.0  # the longest time that a grammar may take to compile
+COMPILE_TIMEOUT = 5.0  # the longest time that a grammar may take to compile
 
 
 class Matcher:
@@ -49,7 +49,7 @@ class Matcher:
             raise InvalidConstraint(f"the grammar cannot go on: {_first_line(self._matcher.get_error())}")
 
 
-class Grammars:
+class GrammarCompiler:
     """Compiles constraints for `hf`, a tokenizer of transformers."""
 
     def __init__(self, hf: Any, ends: frozenset[int], vocabulary: int) -> None:

@@ -38,7 +38,7 @@ class DriverConnection(ReportLink, Protocol):
 
 
 class Engine:
-    """Runs the requests that `calls` holds. A step has at most `most_rows` rows."""
+    """Runs the requests that `calls` holds. A step has at most `max_rows` rows."""
 
     def __init__(
         self,
@@ -46,14 +46,14 @@ class Engine:
         forward: Forward,
         calls: CallLifecycle,
         prefill_budget: PrefillBudget,
-        most_rows: int,
+        max_rows: int,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._inbox = connection.inbox
         self._forward = forward
         self._calls = calls
         self._prefill_budget = prefill_budget
-        self._most_rows = most_rows
+        self._most_rows = max_rows
         self._clock = clock
         self._report = calls.report
         self._allocator = calls.allocator

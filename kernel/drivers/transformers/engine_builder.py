@@ -31,5 +31,5 @@ def engine(link: DriverConnection, model: Model, options: Options, message: Load
     limits = EngineLimits(model.context, message.max_tokens)
     link.prepare = partial(tokenized, model.tokenizer)
     calls = CallLifecycle(link.inbox, BundleReport(link), model.tokenizer, allocator, limits, model.fingerprint)
-    prefill_budget = PrefillBudget(min(PREFILL_TOKENS[model.device.type], model.most_rows // 2))
-    return Engine(link, model.forward, calls, prefill_budget, model.most_rows)
+    prefill_budget = PrefillBudget(min(PREFILL_TOKENS[model.device.type], model.max_rows // 2))
+    return Engine(link, model.forward, calls, prefill_budget, model.max_rows)

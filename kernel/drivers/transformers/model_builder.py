@@ -37,7 +37,7 @@ class Model(NamedTuple):
     """A model that is ready to run.
 
     `fingerprint` hashes everything that decides its numbers; `facts` are shown to people. A step has at most
-    `most_rows` rows.
+    `max_rows` rows.
     """
 
     forward: PackedForward
@@ -45,7 +45,7 @@ class Model(NamedTuple):
     memory: KVMemory
     context: int
     device: torch.device
-    most_rows: int
+    max_rows: int
     fingerprint: str
     facts: dict[str, Any]
 
@@ -101,11 +101,11 @@ def assemble(name: str, loaded: LoadedModel, tokenizer: Future[Any], options: Op
         "kv_budget": memory.budget,
     }
     fingerprint = digest(loaded.digest, kernel, facts["network"], machine(), TILE, str(geometry.dtype))
-    most_rows = counts.largest if counts is not None else batch_invariance.MAX_ROWS
+    max_rows = counts.largest if counts is not None else batch_invariance.MAX_ROWS
     hf = tokenizer.result()
     ends = frozenset(manifest.ends) | ids(hf.eos_token_id)
     codec = Tokenizer(hf, ends, name, manifest.vocabulary)
-    return Model(forward, codec, memory, manifest.context, device, most_rows, fingerprint, facts)
+    return Model(forward, codec, memory, manifest.context, device, max_rows, fingerprint, facts)
 
 
 def _check(name: str, model: Any, forward: PackedForward, memory: KVMemory, tolerance: float) -> None:

@@ -12,7 +12,7 @@ from ipc.errors import ContextOverflow
 from ipc.syscalls import ChatMessage
 from kernel.drivers.protocol import Admit
 from kernel.drivers.transformers.attention import Span
-from kernel.drivers.transformers.constraint import Grammars, Matcher
+from kernel.drivers.transformers.constraint import GrammarCompiler, Matcher
 from kernel.drivers.transformers.detokenizer import Detokenizer
 from kernel.drivers.transformers.kv import Slab
 from kernel.drivers.transformers.request import EngineRequest
@@ -23,7 +23,7 @@ class TextCodec(Protocol):
     """The part of a tokenizer that the engine and its sequences use; see `tokenizer.Tokenizer`."""
 
     ends: frozenset[int]
-    grammars: Grammars
+    grammars: GrammarCompiler
 
     def encode(self, prompt: list[ChatMessage] | str) -> list[int]: ...
 

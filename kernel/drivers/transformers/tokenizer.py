@@ -9,7 +9,7 @@ from typing import Any
 
 from ipc.errors import InvalidPrompt
 from ipc.syscalls import ChatMessage
-from kernel.drivers.transformers.constraint import Grammars
+from kernel.drivers.transformers.constraint import GrammarCompiler
 
 
 class Tokenizer:
@@ -23,7 +23,7 @@ class Tokenizer:
         self._hf = hf
         self._name = name
         self.ends = ends
-        self.grammars = Grammars(hf, ends, vocabulary)
+        self.grammars = GrammarCompiler(hf, ends, vocabulary)
 
     def encode(self, prompt: list[ChatMessage] | str) -> list[int]:
         """The ids of `prompt`, after which the reply begins. Raises `InvalidPrompt`."""

@@ -237,7 +237,7 @@ def test_a_constraint_that_takes_too_long_is_refused_and_the_next_is_compiled(
     model: Ready, codec: Tokenizer, slow: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(constraint, "SECONDS", 0.01)
+        patch.setattr(constraint, "COMPILE_TIMEOUT", 0.01)
         kernel = Kernel(model, codec).run(held(1, "choices", ["slow"]))
     (failed,) = kernel.of(SequenceFailed)
     assert (failed.sequence, failed.error.code) == (1, "InvalidConstraint")
@@ -254,7 +254,7 @@ def test_nothing_is_left_that_watches_over_constraints_that_are_compiled(model: 
     assert len(kernel.of(Done)) == 10
     watches = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
     for watch in watches:
-        watch.join(constraint.SECONDS / 2)
+        watch.join(constraint.COMPILE_TIMEOUT / 2)
     assert not any(watch.is_alive() for watch in watches)
 
 

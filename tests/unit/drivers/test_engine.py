@@ -166,7 +166,7 @@ def test_a_sequence_that_had_ended_when_its_driver_died_ends_at_once() -> None:
 
 def test_more_sequences_than_rows_take_turns() -> None:
     messages = [admit(sequence, f"Call {sequence}", max_tokens=4) for sequence in range(1, 21)]
-    kernel = Kernel(LLAMA, most=32, most_rows=16).run(*messages)
+    kernel = Kernel(LLAMA, most=32, max_rows=16).run(*messages)
     assert max(len(spans) for spans in kernel.batches) == 8
     assert {message.sequence: alone(message) for message in messages} == dict(kernel.ids)
 

@@ -144,14 +144,14 @@ def test_a_prompt_in_chunks_gives_what_the_whole_prompt_gives(most: int) -> None
     assert max(sum(len(span.tokens) for span in spans if len(span.tokens) > 1) for spans in kernel.batches) <= most
 
 
-@pytest.mark.parametrize("most_rows", [32, 64])
-def test_no_step_has_more_rows_than_the_device_may_have(most_rows: int) -> None:
-    kernel = Kernel(LLAMA, most=most_rows // 2, most_rows=most_rows)
+@pytest.mark.parametrize("max_rows", [32, 64])
+def test_no_step_has_more_rows_than_the_device_may_have(max_rows: int) -> None:
+    kernel = Kernel(LLAMA, most=max_rows // 2, max_rows=max_rows)
     shared = "a beginning for all, "
     kernel.during = {4: [admit(sequence, shared + "more" * sequence, max_tokens=20) for sequence in range(2, 24)]}
     kernel.run(admit(1, shared, max_tokens=40))
     assert len(kernel.of(Done)) == 23
-    assert max(sum(len(span.tokens) for span in spans) for spans in kernel.batches) <= most_rows
+    assert max(sum(len(span.tokens) for span in spans) for spans in kernel.batches) <= max_rows
 
 
 def test_a_long_prompt_holds_up_neither_tokens_nor_a_short_prompt() -> None:

@@ -85,10 +85,10 @@ async def test_a_copy_overwrites_nothing_and_says_what_is_wrong(tmp_path: Path) 
 
 
 async def test_a_copy_to_a_disk_without_room_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(one: backup.Backup) -> None:
+    def full(one: backup.BackupCopy) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(backup.Backup, "_finish", full)
+    monkeypatch.setattr(backup.BackupCopy, "_finish", full)
     async with desk(folder(tmp_path / "state")) as opened:
         with pytest.raises(BackupFailed, match="No space left"):
             await opened.journal.backup(tmp_path / "copy")
@@ -115,8 +115,8 @@ async def test_a_copy_that_finds_no_room_for_a_page_says_so(tmp_path: Path, monk
 
 async def test_one_copy_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go = threading.Event()
-    real = backup.Backup.step
-    monkeypatch.setattr(backup.Backup, "step", lambda one: real(one) if go.is_set() else None)
+    real = backup.BackupCopy.step
+    monkeypatch.setattr(backup.BackupCopy, "step", lambda one: real(one) if go.is_set() else None)
     async with desk(folder(tmp_path / "state")) as opened:
         first = asyncio.ensure_future(opened.journal.backup(tmp_path / "first"))
         await asyncio.sleep(0)
@@ -129,7 +129,7 @@ async def test_one_copy_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("how", ["stop", "error"])
 async def test_a_copy_that_is_cut_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    monkeypatch.setattr(backup.Backup, "step", lambda one: None)  # the backup never ends
+    monkeypatch.setattr(backup.BackupCopy, "step", lambda one: None)  # the backup never ends
     state = folder(tmp_path / "state")
     try:
         async with desk(state) as opened:
