@@ -61,7 +61,7 @@ class Admit(msgspec.Struct, tag="admit"):
     expected_think_time: float = msgspec.field(default=0.0, name="away")
 
 
-class ScoreTexts(msgspec.Struct, tag="score"):
+class ScoreQuery(msgspec.Struct, tag="score"):
     """Compute how likely each of `continuations` is after `prompt`. Answered by `Scored` or `SequenceFailed`."""
 
     sequence: int
@@ -70,7 +70,7 @@ class ScoreTexts(msgspec.Struct, tag="score"):
     process: int = 0
 
 
-class EmbedTexts(msgspec.Struct, tag="embed"):
+class EmbedQuery(msgspec.Struct, tag="embed"):
     """Compute a vector for each of `texts`: the mean of its last hidden states, scaled to length 1.
 
     Answered by `Embedded` or `SequenceFailed`.
@@ -123,7 +123,7 @@ class Stop(msgspec.Struct, tag="stop"):
     """Exit now."""
 
 
-ToDriver = Load | Admit | ScoreTexts | EmbedTexts | Renew | Revoke | Cancel | SwapOut | Ended | Resize | Stop
+ToDriver = Load | Admit | ScoreQuery | EmbedQuery | Renew | Revoke | Cancel | SwapOut | Ended | Resize | Stop
 
 # ---- driver to kernel
 

@@ -192,9 +192,9 @@ def _with_defaults(sampling: Sampling, runtime: ModelRuntime) -> Sampling:
     return msgspec.structs.replace(sampling, temperature=temperature, seed=seed)
 
 
-def _score(call: ScoreText, number: int, pid: int) -> protocol.ScoreTexts:
-    return protocol.ScoreTexts(number, call.prompt, call.continuations, pid)
+def _score(call: ScoreText, number: int, pid: int) -> protocol.ScoreQuery:
+    return protocol.ScoreQuery(number, call.prompt, call.continuations, pid)
 
 
-def _embed(call: EmbedTexts, number: int, pid: int) -> protocol.EmbedTexts:
-    return protocol.EmbedTexts(number, call.texts, pid)
+def _embed(call: EmbedTexts, number: int, pid: int) -> protocol.EmbedQuery:
+    return protocol.EmbedQuery(number, call.texts, pid)

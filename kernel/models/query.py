@@ -14,7 +14,7 @@ from kernel.core.process import Process, Thread
 from kernel.drivers import protocol
 from kernel.models.sequence import Sequence
 
-Question = protocol.ScoreTexts | protocol.EmbedTexts
+Question = protocol.ScoreQuery | protocol.EmbedQuery
 Answer = protocol.Scored | protocol.Embedded
 
 
@@ -44,10 +44,10 @@ class Query(Sequence):
     def accept(self, answer: Answer) -> int:
         """Check and store the answer. Returns the tokens that it cost. Raises `DriverFailed` if it is malformed."""
         question = self._question
-        if isinstance(question, protocol.ScoreTexts) and isinstance(answer, protocol.Scored):
+        if isinstance(question, protocol.ScoreQuery) and isinstance(answer, protocol.Scored):
             fits = len(question.continuations) == len(answer.logprobs) == len(answer.tokens)
             numbers, tokens = answer.logprobs, answer.prompt_tokens + sum(answer.tokens)
-        elif isinstance(question, protocol.EmbedTexts) and isinstance(answer, protocol.Embedded):
+        elif isinstance(question, protocol.EmbedQuery) and isinstance(answer, protocol.Embedded):
             fits = len(question.texts) == len(answer.vectors)
             # The sum is NaN if any of its terms is.
             numbers, tokens = [sum(vector) for vector in answer.vectors], answer.prompt_tokens

@@ -72,7 +72,7 @@ class InLoopDriver:
         return self.device._sequences
 
     @property
-    def queries(self) -> Mapping[int, protocol.ScoreTexts | protocol.EmbedTexts]:
+    def queries(self) -> Mapping[int, protocol.ScoreQuery | protocol.EmbedQuery]:
         return self.device._queries
 
     @property

@@ -21,9 +21,9 @@ from kernel.drivers.protocol import (
     Admit,
     Done,
     Embedded,
-    EmbedTexts,
+    EmbedQuery,
     Scored,
-    ScoreTexts,
+    ScoreQuery,
     Stop,
 )
 from kernel.drivers.transformers.tokenize_ahead import tokenized
@@ -122,12 +122,12 @@ def sampling_of(number: int) -> Sampling:
     )
 
 
-def other_call(number: int) -> ScoreTexts | EmbedTexts:
+def other_call(number: int) -> ScoreQuery | EmbedQuery:
     """A call that is no generation."""
     rng = random.Random(number)
     if number % 2:
-        return ScoreTexts(number, prompt_of(number), [prompt_of(rng.randrange(POOL))[:30] or "x" for _ in range(3)])
-    return EmbedTexts(number, [prompt_of(rng.randrange(POOL)) for _ in range(2)])
+        return ScoreQuery(number, prompt_of(number), [prompt_of(rng.randrange(POOL))[:30] or "x" for _ in range(3)])
+    return EmbedQuery(number, [prompt_of(rng.randrange(POOL)) for _ in range(2)])
 
 
 @cache

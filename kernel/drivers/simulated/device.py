@@ -22,7 +22,7 @@ from kernel.drivers.simulated.memory import SimulatedMemory
 from kernel.drivers.simulated.options import CostModel, parse
 from kernel.drivers.simulated.sequence import SimulatedSequence, hashed, words
 
-Query = protocol.ScoreTexts | protocol.EmbedTexts
+Query = protocol.ScoreQuery | protocol.EmbedQuery
 Control = protocol.Renew | protocol.Revoke | protocol.SwapOut
 
 DIMENSIONS = 8  # numbers in a vector
@@ -55,7 +55,7 @@ class SimulatedDevice:
                 self._load(message)
             case protocol.Admit():
                 self._admit(message)
-            case protocol.ScoreTexts() | protocol.EmbedTexts():
+            case protocol.ScoreQuery() | protocol.EmbedQuery():
                 self._queries[message.sequence] = message
             case protocol.Cancel(sequence=number):
                 self._cancel(number)
@@ -230,7 +230,7 @@ class SimulatedDevice:
         """Answer with made-up numbers, each a function of the texts alone."""
         nan = math.nan if self._costs.nan else 0.0
         try:
-            if isinstance(query, protocol.EmbedTexts):
+            if isinstance(query, protocol.EmbedQuery):
                 vectors = [_vector(text, nan) for text in query.texts]
                 self._send(protocol.Embedded(query.sequence, vectors, _tokens_of(query)))
                 return
@@ -244,7 +244,7 @@ class SimulatedDevice:
 
 
 def _tokens_of(query: Query) -> int:
-    texts = query.texts if isinstance(query, protocol.EmbedTexts) else query.continuations
+    texts = query.texts if isinstance(query, protocol.EmbedQuery) else query.continuations
     return sum(len(text.split()) for text in texts)
 
 

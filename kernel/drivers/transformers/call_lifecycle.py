@@ -19,14 +19,14 @@ from kernel.drivers.protocol import (
     Admitted,
     Cancel,
     Done,
-    EmbedTexts,
+    EmbedQuery,
     Ended,
     Parked,
     Renew,
     Resize,
     Restored,
     Revoke,
-    ScoreTexts,
+    ScoreQuery,
     SequenceFailed,
     SwapOut,
 )
@@ -154,10 +154,10 @@ class CallLifecycle:
 
     def _score(self, tokenized: Tokenized) -> None:
         prompt, *continuations = tokenized.ids
-        self._add_query(Scoring(cast("ScoreTexts", tokenized.message), prompt, continuations))
+        self._add_query(Scoring(cast("ScoreQuery", tokenized.message), prompt, continuations))
 
     def _embed(self, tokenized: Tokenized) -> None:
-        self._add_query(Embedding(cast("EmbedTexts", tokenized.message), tokenized.ids))
+        self._add_query(Embedding(cast("EmbedQuery", tokenized.message), tokenized.ids))
 
     def _add_query(self, query: Scoring | Embedding) -> None:
         for part in query.parts:
@@ -229,8 +229,8 @@ class CallLifecycle:
 
     _handlers: dict[type, Callable[[CallLifecycle, Any], None]] = {
         Admit: _admit,
-        ScoreTexts: _score,
-        EmbedTexts: _embed,
+        ScoreQuery: _score,
+        EmbedQuery: _embed,
         Renew: _renew,
         Revoke: _revoke,
         Cancel: _cancel,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from ipc.errors import DriverFailed
-from kernel.drivers.protocol import Embedded, EmbedTexts, Scored, ScoreTexts
+from kernel.drivers.protocol import Embedded, EmbedQuery, Scored, ScoreQuery
 from kernel.drivers.transformers.attention import Span
 from kernel.drivers.transformers.kv import Slab
 from kernel.drivers.transformers.request import EngineRequest
@@ -74,9 +74,9 @@ class EmbeddedText(EngineRequest):
 
 
 class Scoring:
-    """The parts of one `ScoreTexts`."""
+    """The parts of one `ScoreQuery`."""
 
-    def __init__(self, score: ScoreTexts, prompt: list[int], continuations: list[list[int]]) -> None:
+    def __init__(self, score: ScoreQuery, prompt: list[int], continuations: list[list[int]]) -> None:
         self._prompt = len(prompt)
         self._id = score.sequence
         self.parts = [ScoredContinuation(score.sequence, score.process, prompt, tokens) for tokens in continuations]
@@ -88,9 +88,9 @@ class Scoring:
 
 
 class Embedding:
-    """The parts of one `EmbedTexts`."""
+    """The parts of one `EmbedQuery`."""
 
-    def __init__(self, embed: EmbedTexts, texts: list[list[int]]) -> None:
+    def __init__(self, embed: EmbedQuery, texts: list[list[int]]) -> None:
         self._id = embed.sequence
         self.parts = [EmbeddedText(embed.sequence, embed.process, tokens) for tokens in texts]
 

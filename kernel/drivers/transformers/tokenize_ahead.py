@@ -9,25 +9,25 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ipc.errors import InvalidPrompt
-from kernel.drivers.protocol import Admit, EmbedTexts, ScoreTexts
+from kernel.drivers.protocol import Admit, EmbedQuery, ScoreQuery
 from kernel.drivers.transformers.sequence import TextCodec
 
 
 class Tokenized(NamedTuple):
     """A message with the ids of its texts, or with the `error` that ends its call.
 
-    The texts are the prompt of an `Admit`, the prompt and continuations of a `ScoreTexts`, or the texts of an
-    `EmbedTexts`.
+    The texts are the prompt of an `Admit`, the prompt and continuations of a `ScoreQuery`, or the texts of an
+    `EmbedQuery`.
     """
 
-    message: Admit | ScoreTexts | EmbedTexts
+    message: Admit | ScoreQuery | EmbedQuery
     ids: list[list[int]]
     error: Exception | None = None
 
 
 def tokenized(codec: TextCodec, message: Any) -> Any:
     """`message`, or `Tokenized` if it has texts. Never raises: an error is in `Tokenized.error`."""
-    if not isinstance(message, Admit | ScoreTexts | EmbedTexts):
+    if not isinstance(message, Admit | ScoreQuery | EmbedQuery):
         return message
     try:
         return Tokenized(message, _ids(codec, message))
@@ -35,16 +35,16 @@ def tokenized(codec: TextCodec, message: Any) -> Any:
         return Tokenized(message, [], error)
 
 
-def _ids(codec: TextCodec, message: Admit | ScoreTexts | EmbedTexts) -> list[list[int]]:
+def _ids(codec: TextCodec, message: Admit | ScoreQuery | EmbedQuery) -> list[list[int]]:
     match message:
         case Admit():
             return [codec.encode(message.prompt) if message.prompt_ids is None else message.prompt_ids]
-        case ScoreTexts():
+        case ScoreQuery():
             ids = [codec.encode(message.prompt), *map(codec.encode_more, message.continuations)]
             if len(ids) == 1 or not all(ids):
                 raise InvalidPrompt("score takes one or more continuations, each not empty")
             return ids
-        case EmbedTexts():
+        case EmbedQuery():
             if not message.texts:
                 raise InvalidPrompt("embed takes one or more texts")
             return list(map(codec.encode, message.texts))

@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the driver runs torch models (extra `local`)")
 
-from kernel.drivers.protocol import Admit, Done, Embedded, EmbedTexts, Scored, ScoreTexts, SequenceFailed  # noqa: E402
+from kernel.drivers.protocol import Admit, Done, Embedded, EmbedQuery, Scored, ScoreQuery, SequenceFailed  # noqa: E402
 from kernel.drivers.transformers.attention import Span  # noqa: E402
 from kernel.drivers.transformers.forward import ForwardOutput  # noqa: E402
 from tests.support.tiny import Kernel, Letters, admit, alone, ready  # noqa: E402
@@ -118,8 +118,8 @@ def test_a_score_whose_parts_all_break_fails_once(fault: Any) -> None:
     kernel = fault(Kernel(LLAMA))
     kernel.run(
         admit(1),
-        ScoreTexts(2, "a prompt ", [BAD + BAD, BAD + "no", "fine"]),
-        ScoreTexts(3, "another ", ["fine", "too"]),
+        ScoreQuery(2, "a prompt ", [BAD + BAD, BAD + "no", "fine"]),
+        ScoreQuery(3, "another ", ["fine", "too"]),
     )
     assert (failure(kernel).sequence, failure(kernel).error.code) == (2, "DriverFailed")
     assert [scored.sequence for scored in kernel.of(Scored)] == [3]
@@ -129,7 +129,7 @@ def test_a_score_whose_parts_all_break_fails_once(fault: Any) -> None:
 
 @pytest.mark.parametrize("fault", [raising, blanking])
 def test_an_embedding_whose_parts_all_break_fails_once(fault: Any) -> None:
-    kernel = fault(Kernel(LLAMA)).run(admit(1), EmbedTexts(2, [BAD, "fine", BAD]), EmbedTexts(3, ["fine"]))
+    kernel = fault(Kernel(LLAMA)).run(admit(1), EmbedQuery(2, [BAD, "fine", BAD]), EmbedQuery(3, ["fine"]))
     assert (failure(kernel).sequence, failure(kernel).error.code) == (2, "DriverFailed")
     assert [embedded.sequence for embedded in kernel.of(Embedded)] == [3]
     assert kernel.ids[1] == alone(admit(1))
@@ -139,7 +139,7 @@ def test_an_embedding_whose_parts_all_break_fails_once(fault: Any) -> None:
 def test_memory_that_a_failed_part_gave_back_is_not_written_by_its_siblings() -> None:
     """The next owner of a slab relies on zeros: attention reads beyond its last token, masked."""
     kernel = raising(Kernel(LLAMA))
-    kernel.run(admit(1), EmbedTexts(2, [BAD, "a longer one, which does not break"]))
+    kernel.run(admit(1), EmbedQuery(2, [BAD, "a longer one, which does not break"]))
     assert kernel.of(Done)
     slabs = [kernel.memory.allocate(0) for _ in range(kernel.memory.free_slabs)]
     assert not any(kernel.memory.tokens(slab, 0, kernel.memory.capacity).any() for slab in slabs)

@@ -23,7 +23,7 @@ from kernel.drivers.protocol import (  # noqa: E402
     Renew,
     Resize,
     Revoke,
-    ScoreTexts,
+    ScoreQuery,
     SequenceFailed,
 )
 from kernel.drivers.transformers.pages import Segment  # noqa: E402
@@ -302,5 +302,5 @@ def test_what_is_kept_never_makes_a_call_wait_for_ever(begins: int) -> None:
 def test_a_score_and_a_generation_share_their_prompt() -> None:
     kernel = Kernel(LLAMA).run(call(1, "a prompt for two kinds of calls"))
     rows = prompt_rows(kernel)
-    kernel.run(ScoreTexts(2, "a prompt for two kinds of calls", ["yes", "no"]))
+    kernel.run(ScoreQuery(2, "a prompt for two kinds of calls", ["yes", "no"]))
     assert prompt_rows(kernel) - rows == 3 + 2

@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the driver runs torch models (extra `local`)")
 
-from kernel.drivers.protocol import Admitted, Cancel, Done, Embedded, EmbedTexts, Scored, ScoreTexts, SequenceFailed  # noqa: E402
+from kernel.drivers.protocol import Admitted, Cancel, Done, Embedded, EmbedQuery, Scored, ScoreQuery, SequenceFailed  # noqa: E402
 from tests.support.tiny import CONTEXT, Kernel, Letters, admit, build, ready  # noqa: E402
 
 LLAMA = ready("Llama")
@@ -57,7 +57,7 @@ def crowded(kernel: Kernel, seed: int) -> Kernel:
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_score_is_the_sum_of_the_models_own_logprobs(kind: str) -> None:
-    kernel = Kernel(MODELS[kind]).run(ScoreTexts(1, PROMPT, CONTINUATIONS))
+    kernel = Kernel(MODELS[kind]).run(ScoreQuery(1, PROMPT, CONTINUATIONS))
     (scored,) = kernel.of(Scored)
     assert scored.logprobs == pytest.approx([expected_logprob(kind, text) for text in CONTINUATIONS], abs=1e-3)
     assert scored.tokens == [len(text) for text in CONTINUATIONS]
@@ -67,18 +67,18 @@ def test_a_score_is_the_sum_of_the_models_own_logprobs(kind: str) -> None:
 
 
 def test_the_continuations_of_a_score_share_their_prompt() -> None:
-    kernel = Kernel(LLAMA).run(ScoreTexts(1, PROMPT, CONTINUATIONS))
+    kernel = Kernel(LLAMA).run(ScoreQuery(1, PROMPT, CONTINUATIONS))
     ideal = len(PROMPT) + sum(len(text) for text in CONTINUATIONS)
     assert kernel.rows <= ideal
     again = kernel.rows
-    kernel.run(ScoreTexts(2, PROMPT, CONTINUATIONS))
+    kernel.run(ScoreQuery(2, PROMPT, CONTINUATIONS))
     assert kernel.rows - again <= ideal - len(PROMPT) + len(CONTINUATIONS)
 
 
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("seed", range(4))
 def test_scores_and_vectors_are_the_same_in_any_company(kind: str, seed: int) -> None:
-    calls = [ScoreTexts(1, PROMPT, CONTINUATIONS), EmbedTexts(2, [*TEXTS, PROMPT * 3])]
+    calls = [ScoreQuery(1, PROMPT, CONTINUATIONS), EmbedQuery(2, [*TEXTS, PROMPT * 3])]
     alone = Kernel(MODELS[kind]).run(*calls)
     kernel = crowded(Kernel(MODELS[kind]), seed).run(*calls)
     assert kernel.of(Scored) == alone.of(Scored)
@@ -88,7 +88,7 @@ def test_scores_and_vectors_are_the_same_in_any_company(kind: str, seed: int) ->
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_vector_is_the_mean_of_the_last_states_and_of_length_one(kind: str) -> None:
-    (embedded,) = Kernel(MODELS[kind]).run(EmbedTexts(1, TEXTS)).of(Embedded)
+    (embedded,) = Kernel(MODELS[kind]).run(EmbedQuery(1, TEXTS)).of(Embedded)
     for text, vector in zip(TEXTS, embedded.vectors, strict=True):
         assert math.hypot(*vector) == pytest.approx(1, abs=1e-6)
         assert vector == pytest.approx(expected_vector(kind, text), abs=1e-4)
@@ -99,7 +99,7 @@ def test_a_vector_is_the_mean_of_the_last_states_and_of_length_one(kind: str) ->
 def test_a_text_in_chunks_has_the_vector_of_the_whole() -> None:
     text = "a text of many tokens, " * 9
     vectors = [
-        Kernel(LLAMA, most=most).run(EmbedTexts(1, [text])).of(Embedded)[0].vectors for most in (16, 32, 64, 256)
+        Kernel(LLAMA, most=most).run(EmbedQuery(1, [text])).of(Embedded)[0].vectors for most in (16, 32, 64, 256)
     ]
     assert all(vector == vectors[0] for vector in vectors)
 
@@ -107,17 +107,17 @@ def test_a_text_in_chunks_has_the_vector_of_the_whole() -> None:
 @pytest.mark.parametrize(
     ("call", "code", "words"),
     [
-        (ScoreTexts(1, "prompt", []), "InvalidPrompt", "continuations"),
-        (ScoreTexts(1, "prompt", ["fine", ""]), "InvalidPrompt", "empty"),
-        (ScoreTexts(1, "x" * 250, ["y" * 8]), "ContextOverflow", "257"),
-        (EmbedTexts(1, []), "InvalidPrompt", "texts"),
-        (EmbedTexts(1, ["fine", "x" * 257]), "ContextOverflow", str(CONTEXT)),
+        (ScoreQuery(1, "prompt", []), "InvalidPrompt", "continuations"),
+        (ScoreQuery(1, "prompt", ["fine", ""]), "InvalidPrompt", "empty"),
+        (ScoreQuery(1, "x" * 250, ["y" * 8]), "ContextOverflow", "257"),
+        (EmbedQuery(1, []), "InvalidPrompt", "texts"),
+        (EmbedQuery(1, ["fine", "x" * 257]), "ContextOverflow", str(CONTEXT)),
     ],
 )
 def test_what_cannot_be_scored_or_embedded_is_refused_by_name(
-    call: ScoreTexts | EmbedTexts, code: str, words: str
+    call: ScoreQuery | EmbedQuery, code: str, words: str
 ) -> None:
-    kernel = Kernel(LLAMA).run(call, EmbedTexts(2, ["another"]))
+    kernel = Kernel(LLAMA).run(call, EmbedQuery(2, ["another"]))
     (failed,) = kernel.of(SequenceFailed)
     assert (failed.sequence, failed.error.code) == (1, code)
     assert words in failed.error.message
@@ -126,12 +126,12 @@ def test_what_cannot_be_scored_or_embedded_is_refused_by_name(
 
 
 def test_prompt_and_continuation_may_fill_the_context() -> None:
-    (scored,) = Kernel(LLAMA).run(ScoreTexts(1, "x" * 250, ["y" * 7])).of(Scored)
+    (scored,) = Kernel(LLAMA).run(ScoreQuery(1, "x" * 250, ["y" * 7])).of(Scored)
     assert scored.tokens == [7]  # the last token is scored and not run
 
 
-@pytest.mark.parametrize("call", [ScoreTexts(1, PROMPT, CONTINUATIONS), EmbedTexts(1, [PROMPT, PROMPT])])
-def test_cancel_ends_all_parts_and_frees_their_memory(call: ScoreTexts | EmbedTexts) -> None:
+@pytest.mark.parametrize("call", [ScoreQuery(1, PROMPT, CONTINUATIONS), EmbedQuery(1, [PROMPT, PROMPT])])
+def test_cancel_ends_all_parts_and_frees_their_memory(call: ScoreQuery | EmbedQuery) -> None:
     kernel = Kernel(LLAMA, most=16)
     kernel.during = {1: [Cancel(1)]}
     kernel.run(call)

@@ -16,7 +16,7 @@ from ipc.errors import InvalidPrompt
 from ipc.frames import frame
 from ipc.syscalls import Sampling
 from kernel.drivers.child import KernelLink
-from kernel.drivers.protocol import Admit, Cancel, Done, EmbedTexts, ScoreTexts, SequenceFailed
+from kernel.drivers.protocol import Admit, Cancel, Done, EmbedQuery, ScoreQuery, SequenceFailed
 from kernel.drivers.transformers.tokenize_ahead import Tokenized, tokenized
 from tests.support.tiny import Kernel, Letters, admit, ready
 
@@ -24,7 +24,7 @@ CODEC = Letters()
 
 
 def test_the_texts_of_a_message_come_with_their_ids() -> None:
-    prompt, score, embed = Admit(1, "ab", Sampling(), 1), ScoreTexts(2, "ab", ["c", "ba"]), EmbedTexts(3, ["a", "b"])
+    prompt, score, embed = Admit(1, "ab", Sampling(), 1), ScoreQuery(2, "ab", ["c", "ba"]), EmbedQuery(3, ["a", "b"])
     assert tokenized(CODEC, prompt) == Tokenized(prompt, [[66, 67]])
     assert tokenized(CODEC, score) == Tokenized(score, [[66, 67], [68], [67, 66]])
     assert tokenized(CODEC, embed) == Tokenized(embed, [[66], [67]])
@@ -40,7 +40,7 @@ def test_a_message_without_texts_is_left_as_it_is() -> None:
     assert tokenized(CODEC, cancel) is cancel
 
 
-@pytest.mark.parametrize("message", [ScoreTexts(1, "a", []), ScoreTexts(1, "a", ["b", ""]), EmbedTexts(1, [])])
+@pytest.mark.parametrize("message", [ScoreQuery(1, "a", []), ScoreQuery(1, "a", ["b", ""]), EmbedQuery(1, [])])
 def test_what_lacks_texts_is_an_error_of_this_call(message: Any) -> None:
     assert isinstance(tokenized(CODEC, message).error, InvalidPrompt)
 
