@@ -182,3 +182,16 @@ def _defines(path: Path) -> bool:
         if not (documents or exports or isinstance(node, ast.Import | ast.ImportFrom)):
             return True
     return False
+
+
+# The two sides of one system call: a primitive in the kernel, and its handle in an agent.
+BOTH_SIDES = {"Barrier", "Condition", "Event", "Lock", "Semaphore"}
+
+
+def test_a_class_name_has_one_meaning() -> None:
+    defined: dict[str, list[str]] = {}
+    for name, path in modules(*PACKAGES).items():
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.ClassDef):
+                defined.setdefault(node.name.lstrip("_"), []).append(name)
+    assert {name: places for name, places in defined.items() if len(places) > 1 and name not in BOTH_SIDES} == {}
