@@ -71,7 +71,7 @@ def _schema(schema: Any) -> tuple[Constraint, Decode]:
 
 
 def _without_extra_properties(schema: Any) -> Any:
-    """`schema`, but objects may only have the properties that it names. The model would write others in vain."""
+    """`schema`, but objects may only have the properties that it names. The decoder would drop others."""
     if isinstance(schema, list):
         return [_without_extra_properties(part) for part in schema]
     if not isinstance(schema, dict):
