@@ -1,7 +1,7 @@
-"""A customer-service desk: a router, specialists, and a senior to whom they escalate, under one supervisor.
+"""A customer-service desk: a router, specialists and a senior specialist, under one supervisor.
 
-A letter goes to the router, which asks the model for its topic and hands it to the specialist of that. What a
-specialist may not answer goes on to the senior, ahead of the senior's other work.
+The router finds the topic of each letter, if necessary with the model, and passes the letter to the specialist for that
+topic. A letter that a specialist may not answer goes to the senior, before the senior's other work.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ URGENT = 10
 
 @agent(summary="A customer-service desk: routes letters to specialists, and escalates.")
 async def desk(ctx: Context, letters: list[str], max_tokens: int = 40) -> list[dict[str, str]]:
-    """Opens a desk, hands in `letters`, and reports for each who answered, on which topic, and what."""
+    """Opens a desk, hands in `letters`, and returns topic, author and text of each answer."""
     office = f"desk {ctx.pid}"
     shared = {"office": office, "max_tokens": max_tokens}
     staff = [Child("specialist", shared | {"role": role}, name=f"{office} {role}") for role in ("senior", *TOPICS)]
@@ -32,7 +32,7 @@ async def desk(ctx: Context, letters: list[str], max_tokens: int = 40) -> list[d
 
 @agent(summary="The router of a customer-service desk.")
 async def router(ctx: Context, office: str, max_tokens: int) -> None:
-    """Finds the topic of each letter and has its specialist answer. Many letters are under way at once."""
+    """Finds the topic of each letter, and has a specialist answer it. Handles many letters at the same time."""
 
     async def handle(letter: Message) -> None:
         topic = await _topic(ctx, letter.body)
@@ -48,7 +48,7 @@ async def router(ctx: Context, office: str, max_tokens: int) -> None:
 
 @agent(summary="A specialist, or the senior, of a customer-service desk.")
 async def specialist(ctx: Context, office: str, role: str, max_tokens: int) -> None:
-    """Answers letters one after another. All but the senior escalate what is beyond them."""
+    """Answers letters one after another. All specialists but the senior escalate delicate letters."""
     instruction = f"You answer letters of customers about {role} questions, politely, in two sentences."
     while True:
         letter = await ctx.receive()
@@ -64,15 +64,15 @@ async def specialist(ctx: Context, office: str, role: str, max_tokens: int) -> N
 
 
 async def _topic(ctx: Context, letter: str) -> str:
-    """The topic of a letter: by its words where they tell, else by the model's word."""
+    """The topic of a letter: by its words if one is a sign of a topic, else by asking the model."""
     words = _words(letter)
     for topic, signs in TOPICS.items():
         if words & set(signs):
             return topic
     question = f"Is this letter about billing, technical or general questions? Answer with that word.\n\n{letter}"
     answer: Any = await ctx.chat([{"role": "user", "content": question}], max_tokens=4, emit=False)
-    said = _words(answer)
-    return next((topic for topic in TOPICS if topic in said), "general")
+    named = _words(answer)
+    return next((topic for topic in TOPICS if topic in named), "general")
 
 
 def _words(text: str) -> set[str]:

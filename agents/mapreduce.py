@@ -1,7 +1,8 @@
-"""Map-reduce over documents: a mapper for each asks the model about it, and the answers are tallied.
+"""Map-reduce over documents: one mapper for each document asks the model about it, and the answers are counted.
 
-All mappers live at once; those that wait for a slot cost nearly nothing. A mapper that fails is reported and costs no
-other. Counts are kept in a shared region, by compare-and-set, as agents that know nothing of each other would.
+All mappers run at the same time; a mapper that waits for a slot costs nearly nothing. A mapper that fails is reported,
+and does not stop the others. The counts are in a shared region and change by compare-and-set, so mappers need not know
+each other.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ QUESTION = "What is this text about? Answer with one word."
 async def mapreduce(
     ctx: Context, documents: list[str], question: str = QUESTION, max_tokens: int = 4, width: int = 400
 ) -> dict[str, Any]:
-    """Asks `question` about each of `documents`, cut to `width` characters; reports answers, tally and failures."""
+    """Asks `question` about each of `documents`, cut to `width` characters. Returns answers, tally and failures."""
     region = f"tally {ctx.pid}"
     await ctx.shared(region, ephemeral=True).set({})
     pids = [
@@ -37,7 +38,7 @@ async def mapreduce(
 
 @agent(summary="Asks the model about one document, for a map-reduce.")
 async def mapper(ctx: Context, region: str, question: str, text: str, max_tokens: int) -> str:
-    """The model's answer, which is also counted in `region`."""
+    """Returns the model's answer, and counts its first word in `region`."""
     messages = [{"role": "user", "content": f"{question}\n\n{text}"}]
     answer = await ctx.chat(messages, max_tokens=max_tokens, temperature=0.0, emit=False)
     word = (answer.split() or [""])[0].strip(".,;:!?\"'*").lower()

@@ -1,4 +1,4 @@
-"""Dining philosophers: agents share forks by named locks; the deadlock is found, and resolved by who closed it."""
+"""Dining philosophers: agents share forks as named locks. The kernel finds the deadlock, and an agent resolves it."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from llmosd import Context, DeadlockDetected, agent
 BITE = 0.01  # seconds
 
 
-@agent(summary="Dining philosophers: the deadlock is found, and all eat.")
+@agent(summary="Dining philosophers: the kernel finds the deadlock, and all eat.")
 async def philosophers(ctx: Context, count: int = 5, meals: int = 2) -> dict[str, Any]:
-    """`count` of them, two or more, eat `meals` times each. Reports how often each ate, and the deadlocks found."""
+    """Lets `count` philosophers, two or more, eat `meals` times each. Returns their meals, and the deadlocks found."""
     if count < 2:
-        raise ValueError(f"one philosopher has one fork, and needs two: count is {count}")
+        raise ValueError(f"count is {count}; it must be at least 2, because one philosopher has only one fork")
     table = f"table {ctx.pid}"
     pids = [
         await ctx.spawn("philosopher", {"table": table, "seat": seat, "count": count, "meals": meals})
@@ -26,13 +26,13 @@ async def philosophers(ctx: Context, count: int = 5, meals: int = 2) -> dict[str
 
 @agent(summary="One of the dining philosophers.")
 async def philosopher(ctx: Context, table: str, seat: int, count: int, meals: int) -> dict[str, Any]:
-    """Eats `meals` times with the forks left and right of `seat`; reports that, and the deadlocks that it closed."""
+    """Eats `meals` times with the forks left and right of `seat`. Returns the meals, and the deadlocks that it met."""
     left = ctx.lock(f"fork {seat} of {table}")
     right = ctx.lock(f"fork {(seat + 1) % count} of {table}")
     deadlocks: list[str] = []
     eaten = 0
     async with left:
-        # All have their left fork before anyone reaches for the right one: it cannot go well.
+        # All philosophers hold their left fork before one reaches for the right fork: a deadlock is certain.
         await ctx.barrier(table, count).wait()
         eaten += await _eat(ctx, right, deadlocks)
     while eaten < meals:
@@ -42,7 +42,7 @@ async def philosopher(ctx: Context, table: str, seat: int, count: int, meals: in
 
 
 async def _eat(ctx: Context, fork: Any, deadlocks: list[str]) -> bool:
-    """One meal with the other fork. False if that would be a deadlock: then give the first one back."""
+    """Eats once with `fork` as the second fork. False after a deadlock: the caller then gives the first fork back."""
     try:
         async with fork:
             await ctx.sleep(BITE)

@@ -1,7 +1,7 @@
-"""A pipeline with back-pressure: a source, stages that work on what passes, and a sink that may be slow.
+"""A pipeline with back-pressure: a source, stages that change each item, and a sink that may be slow.
 
-Each part has a short mailbox. When it is full the one before waits, and so on up to the source: however long the
-input, only a few items are under way.
+Each part has a short mailbox. When it is full, the part before it waits, and so on up to the source. So only a few
+items are in the pipeline, however long the input is.
 """
 
 from collections.abc import Callable
@@ -18,9 +18,9 @@ END = "end"  # type of the message after the last item
 
 @agent(summary="A pipeline with back-pressure: cleans texts, stage by stage.")
 async def pipeline(ctx: Context, texts: list[str], depth: int = 4, pause: float = 0.0) -> list[str]:
-    """Passes `texts` through all stages, in order; mailboxes hold `depth` items, the sink rests `pause` seconds each.
+    """Passes `texts` through all stages, in order, and returns the results.
 
-    If a part fails, all do.
+    A mailbox holds `depth` items; the sink pauses for `pause` seconds after each item. If a part fails, all parts fail.
     """
     bound = Limits(mailbox=depth)
     sink = following = await ctx.spawn("sink", {"pause": pause}, limits=bound, link=True)
@@ -35,7 +35,7 @@ async def pipeline(ctx: Context, texts: list[str], depth: int = 4, pause: float 
 
 @agent(summary="A stage of a pipeline.")
 async def stage(ctx: Context, name: str, following: int) -> None:
-    """Works on each item and passes it on, waiting while the next mailbox is full."""
+    """Changes each item and passes it on. Waits while the next mailbox is full."""
     while (item := await ctx.receive()).type != END:
         await ctx.send(following, STAGES[name](item.body))
     await ctx.send(following, None, type=END)

@@ -1,6 +1,6 @@
-"""What a program file and the kernel agree on: how a function is marked as an agent or as a tool.
+"""The marks on the functions of a program file, by which the kernel recognises an agent or a tool.
 
-Set by the decorators of `llmosd`, read by the kernel's program loader.
+The decorators of `llmosd` set them, and the kernel's program loader reads them. This module never calls a function.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ TOOL_ATTRIBUTE = "__llmos_tool__"
 
 
 class AgentMark(msgspec.Struct, frozen=True):
-    """The name a program is run by, one line on what it does, and the message types it accepts (None: any).
+    """Marks a coroutine function as a program.
 
-    `durable`: whether its calls are kept, so that a restart of the daemon takes it back to where it was.
+    `name` starts it, and `summary` describes it in one line. `accepts`: the message types that it declares, by name;
+    None if it accepts any message. `durable`: its calls are recorded, so that it continues after a restart of the
+    daemon.
     """
 
     name: str
@@ -27,10 +29,11 @@ class AgentMark(msgspec.Struct, frozen=True):
 
 
 class ToolMark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a tool is called: its name, one line on what it does, and how calls of it are made.
+    """Marks a plain function as a tool.
 
-    `concurrency`: calls that run at once; `timeout`: seconds that a call waits, None for ever; `retries`: further
-    attempts after a failure.
+    `name` calls it, and `summary` describes it in one line. `concurrency`: the most calls that run at the same time.
+    `timeout`: seconds that a call waits for its result, None without limit. `retries`: further attempts after a
+    failure.
     """
 
     name: str

@@ -1,6 +1,7 @@
-"""The codec: msgpack by msgspec, one encoder for all and one decoder per type, built once and kept.
+"""The codec: msgpack by msgspec, with one encoder for all values and one decoder for each type, built once.
 
-Called by transports, the kernel's border and the clients. Failures become the named errors of `ipc.errors`.
+Called by connections, drivers, the journal and the clients. It turns failures into the named errors of `ipc.errors`.
+It does no I/O.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import msgspec
 from ipc.errors import MalformedFrame, NotEncodable
 
 ENCODER = msgspec.msgpack.Encoder()
-UNENCODABLE = (TypeError, ValueError, OverflowError, RecursionError)  # what it raises
+UNENCODABLE = (TypeError, ValueError, OverflowError, RecursionError)  # raised by the encoder
 
 
 @cache
@@ -24,7 +25,7 @@ def decoder(kind: Hashable) -> msgspec.msgpack.Decoder[Any]:
 
 
 def encode(value: Any) -> bytes:
-    """Encode `value` as msgpack. Raises `NotEncodable`, which names the type that cannot be carried."""
+    """Encode `value` as msgpack. Raises `NotEncodable`, which names the type of `value`."""
     try:
         return ENCODER.encode(value)
     except UNENCODABLE as error:
@@ -32,12 +33,12 @@ def encode(value: Any) -> bytes:
 
 
 def not_encodable(value: Any, error: Exception) -> NotEncodable:
-    """The named error for what the encoder raised at `value`."""
+    """The `NotEncodable` for `error`, which the encoder raised at `value`."""
     return NotEncodable(f"cannot encode a {type(value).__name__} as msgpack: {error}")
 
 
 def decode(data: bytes | msgspec.Raw, kind: Any = Any) -> Any:
-    """The value in `data`, checked against `kind`. Raises `MalformedFrame`."""
+    """Decode `data` and check it against `kind`, a type or a union of types. Raises `MalformedFrame`."""
     try:
         return decoder(kind).decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -48,9 +49,10 @@ PLAIN = frozenset({str, bytes, float, bool, type(None)})
 
 
 def isolate(value: Any) -> Any:
-    """`value` in a form that nobody can change: itself if it is immutable, else its encoding as `msgspec.Raw`.
+    """Turn `value` into a form that nobody can change. Undone by `reveal`. Raises `NotEncodable`.
 
-    Frozen Structs pass as they are; what they hold is their maker's promise. Raises `NotEncodable`.
+    An immutable value is returned as it is, any other as its encoding (`msgspec.Raw`). A frozen Struct counts as
+    immutable: its author must not put a mutable value into a field.
     """
     kind = type(value)
     if kind in PLAIN or kind is msgspec.Raw:
@@ -63,5 +65,5 @@ def isolate(value: Any) -> Any:
 
 
 def reveal(value: Any) -> Any:
-    """The value that `isolate` was given, decoded afresh for its receiver if it was encoded."""
+    """Undo `isolate`. An encoded value is decoded at each call, so that each receiver gets a copy of its own."""
     return decode(value) if type(value) is msgspec.Raw else value

@@ -1,7 +1,7 @@
 """The error tree: every failure that llmosd names, and its form on the wire.
 
-Raised by the kernel, the drivers and the clients alike. An error keeps its type across a socket: `to_wire` and
-`from_wire` carry the class name, the message and a small mapping of facts. Nothing here logs or prints.
+The kernel, the drivers and the clients raise these errors. An error keeps its type across a socket: `to_wire` and
+`from_wire` carry the class name, the message and a small mapping of facts. This module never logs or prints.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, array_like=True):
-    """An error as it travels: the name of its class, a sentence, and facts a program can use."""
+    """An error on the wire: the name of its class (`code`), a sentence for people, and facts for programs."""
 
     code: str
     message: str
@@ -20,7 +20,7 @@ class ErrorInfo(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LlmosError(Exception):
-    """Root of all errors of llmosd. `data` holds plain facts (numbers, names), encodable as msgpack."""
+    """The root of all errors of llmosd. `data` holds plain facts, such as numbers and names, for programs."""
 
     registry: ClassVar[dict[str, type[LlmosError]]] = {}
 
@@ -34,7 +34,7 @@ class LlmosError(Exception):
 
     @property
     def message(self) -> str:
-        """The text for people, without the name of the error."""
+        """The sentence for people, without the name of the error."""
         return str(self.args[0]) if self.args else ""
 
 
@@ -43,127 +43,127 @@ class ProtocolError(LlmosError):
 
 
 class FrameTooLarge(ProtocolError):
-    """A frame longer than the receiver accepts."""
+    """A frame is longer than its receiver accepts. `data`: `length` and `limit` in bytes."""
 
 
 class MalformedFrame(ProtocolError):
-    """A frame that is not the msgpack of any message known at this place."""
+    """The bytes are not the msgpack of a message that the receiver expects."""
 
 
 class UnknownCall(ProtocolError):
-    """A request whose system call this daemon does not have."""
+    """The daemon has no system call of this name."""
 
 
 class OutOfTurn(ProtocolError):
-    """A frame that is valid but not at this moment, such as a request before the hello."""
+    """A valid frame at the wrong moment, such as a request before the hello."""
 
 
 class VersionMismatch(ProtocolError):
-    """Client and daemon speak different versions of the protocol."""
+    """Client and daemon speak different versions of the protocol. `data`: the `client` and `daemon` versions."""
 
 
 class NoDaemon(LlmosError):
-    """Nobody answers at the socket."""
+    """No daemon answers at the socket. `data["socket"]` is its path."""
 
 
 class ConnectionLost(LlmosError):
-    """The other side went away before it answered."""
+    """The connection ended before the answer arrived. A detached task goes on; attach to it by its id."""
 
 
 class SlowReader(ProtocolError):
-    """The peer does not read what it asked for, and was cut off."""
+    """The peer left too many bytes unread, so its connection was cut. `data["unread"]` is in bytes."""
 
 
 class SocketInUse(LlmosError):
-    """A live daemon already serves this socket. `data["pid"]` says which."""
+    """Another daemon already serves this socket. `data["pid"]` is its process."""
 
 
 class StateInUse(LlmosError):
-    """A live daemon keeps its state in that folder. `data["pid"]` says which."""
+    """Another daemon already uses this state folder. `data["pid"]` is its process."""
 
 
 class StateTooNew(LlmosError):
-    """The state folder was written by a later llmosd. `data`: `found` and `known` versions."""
+    """A newer llmosd wrote the state folder. `data`: the versions `found` and `known`."""
 
 
 class JournalUnavailable(LlmosError):
-    """The journal cannot be written or read, so that no task is accepted. `data["retry_after"]` is in seconds.
+    """The journal cannot be written or read, so the daemon accepts no task. `data["retry_after"]` is in seconds.
 
-    If `data["certain"]` is there and false, the disk said that it failed and may have the task all the same: should the
-    daemon die before the disk is well, the task is begun then. With its key it can be submitted again in any case.
+    If `data["certain"]` is false, the task may be on disk although the disk reported a failure. If the daemon dies
+    before the disk recovers, the next run starts such a task. Submit a task with a key to repeat it safely.
     """
 
 
 class SocketPathInvalid(LlmosError):
-    """The socket path is too long for the operating system, or its folder cannot be used."""
+    """The socket path is too long for the operating system, or the daemon cannot use its folder."""
 
 
 class ConfigError(LlmosError):
-    """A setting that does not exist or has a value that is not allowed."""
+    """A setting does not exist, or its value is not allowed."""
 
 
 class InvalidPolicy(LlmosError):
-    """A scheduling policy that there is none of, or one with a quantum or a weight that it cannot have."""
+    """No scheduling policy has this name, or its quantum, weight or other number is out of range."""
 
 
 class NotFound(LlmosError):
-    """What was asked for does not exist."""
+    """The requested object does not exist. Most cases have a class of their own below this one."""
 
 
 class UnknownProgram(NotFound):
-    """No program of that name is known."""
+    """No program has this name, and no file has this path."""
 
 
 class UnknownProcess(NotFound):
-    """No process has that pid, or it has been forgotten."""
+    """No living process has this pid; for `wait`, no process that the daemon still remembers."""
 
 
 class UnknownTask(NotFound):
-    """The journal has no task of that id, or has forgotten it."""
+    """The journal has no task with this id. It deletes ended tasks after a while (setting `journal.keep`)."""
 
 
 class UnknownThread(NotFound):
-    """The process has no living thread of this path. The message names those it has."""
+    """The process has no living thread with this path. The message lists its threads."""
 
 
 class UnknownName(NotFound):
-    """No process is registered under that name."""
+    """No process is registered under this name."""
 
 
 class UnknownModel(NotFound):
-    """No model of that name is configured, and it is no path either."""
+    """No model of this name is configured, and the name is not a path."""
 
 
 class UnknownRegion(NotFound):
-    """No shared region has that name."""
+    """No shared region has this name."""
 
 
 class RegionDeleted(UnknownRegion):
-    """The shared region that was watched has been deleted."""
+    """The shared region was deleted while the caller watched it."""
 
 
 class UnknownTool(NotFound):
-    """No tool of that name is known."""
+    """No tool has this name. The message suggests a similar one."""
 
 
 class ModelNotFound(NotFound):
-    """The model is configured, but its files are not there."""
+    """The model is configured, but its files do not exist."""
 
 
 class MissingExtra(LlmosError):
-    """A feature needs an optional part of the installation. `data["extra"]` names it."""
+    """The feature needs an optional part of the installation. `data["extra"]` is the extra to install."""
 
 
 class InvalidCall(LlmosError):
-    """A system call with an argument that is not allowed."""
+    """An argument of a system call is not allowed. The message names the argument and its value."""
 
 
 class BadArguments(InvalidCall):
-    """The arguments do not fit the signature of the program."""
+    """The arguments do not fit the signature of the program or tool."""
 
 
 class BackupFailed(LlmosError):
-    """The journal could not be copied. The message says why."""
+    """The journal could not be copied. The message gives the reason."""
 
 
 class KeyReused(InvalidCall):
@@ -171,15 +171,15 @@ class KeyReused(InvalidCall):
 
 
 class NotEncodable(InvalidCall):
-    """A value that msgpack cannot carry."""
+    """Msgpack cannot carry the value. The message names its type."""
 
 
 class InvalidPrompt(InvalidCall):
-    """A prompt the model cannot take: empty, or of a form that its chat template refuses."""
+    """The model cannot take the prompt: it is empty, or the chat template refuses it."""
 
 
 class InvalidConstraint(InvalidCall):
-    """A schema, regular expression, grammar or list of choices that no reply can be held to, or that contradicts."""
+    """The schema, regex, grammar or list of choices cannot be enforced, or two of them are given."""
 
 
 class ContextOverflow(InvalidCall):
@@ -187,31 +187,31 @@ class ContextOverflow(InvalidCall):
 
 
 class InvalidWorkload(InvalidCall):
-    """A trace, a recording or a workload that cannot be simulated. The message says where and why."""
+    """The trace, recording or workload cannot be simulated. The message gives the place and the reason."""
 
 
 class InvalidDevice(InvalidCall):
-    """A device file that cannot be read, or whose figures make no device."""
+    """The device file cannot be read, or its figures contradict each other."""
 
 
 class CalibrationFailed(LlmosError):
-    """What was measured of a running daemon does not give a device model."""
+    """The measurements of a running daemon do not yield a device model."""
 
 
 class NotPermitted(LlmosError):
-    """The caller may not do this."""
+    """The caller may not make this call. Some calls are for clients only, and others for agents only."""
 
 
 class MailboxFull(LlmosError):
-    """The recipient's mailbox is full and the sender asked not to wait."""
+    """The recipient's mailbox is full, and the sender does not wait. `data`: `to` and `capacity` in messages."""
 
 
 class NameTaken(InvalidCall):
-    """Another living process holds that name. `data["pid"]` says which."""
+    """Another living process holds the name. `data["pid"]` is that process."""
 
 
 class UndeclaredType(InvalidCall):
-    """The recipient declares what it accepts, and a message of this type is not among it. `data`: `type`, `accepts`."""
+    """The recipient declares its message types, and this one is not among them. `data`: `type`, `accepts`."""
 
 
 class BadMessage(InvalidCall):
@@ -219,91 +219,95 @@ class BadMessage(InvalidCall):
 
 
 class MessageTooLarge(InvalidCall):
-    """The body is larger than a message may be. `data`: `size` and `limit` in bytes."""
+    """The body is larger than a message may be. `data`: `size` and `limit` in bytes. Use a shared region instead."""
 
 
 class VersionConflict(LlmosError):
-    """A shared region has changed since it was read. `data`: `expected` and `found` versions."""
+    """The shared region has changed since the caller read it. `data`: the versions `expected` and `found`."""
 
 
 class NotACall(InvalidCall):
-    """A reply to a message that expects none, or that was answered already."""
+    """A reply to a message that expects none or is answered already."""
 
 
 class NotHeld(InvalidCall):
-    """A lock or permit that the calling thread does not hold."""
+    """The calling thread does not hold this lock or permit."""
 
 
 class SyncMismatch(InvalidCall):
-    """The name is in use by another kind of primitive, or with other permits or parties."""
+    """The name belongs to another kind of primitive, or to one with other permits or parties."""
 
 
 class DeadlockDetected(LlmosError):
-    """The wait would never end: all who could end it wait, too. `data`: `knot`, a row for each of them, and `size`."""
+    """The wait would never end, because each thread that could end it waits for another of them.
+
+    `data`: `size`, the number of these threads, and `knot`, a row for each of the first of them: `pid`, `program`,
+    `waits_for` and `ended_by`, the pids that could end the wait.
+    """
 
 
 class Busy(LlmosError):
-    """A bound of the daemon is reached. `data["retry_after"]` is a hint in seconds."""
+    """A limit of the daemon is reached. `data["retry_after"]` suggests after how many seconds to try again."""
 
 
 class ShuttingDown(Busy):
-    """The daemon drains and takes no new work."""
+    """The daemon is stopping and accepts no new tasks."""
 
 
 class TooManyRestarts(LlmosError):
-    """A supervisor gave up: a child ended once more than it may be restarted. `data` has `program` and `error`."""
+    """A supervisor gave up, because its children ended too often. `data`: the last child's `program` and `error`."""
 
 
 class TooManyAttempts(LlmosError):
-    """The daemon died over the task as often as a task is begun anew. `data["attempts"]` is that bound."""
+    """The daemon died while it ran the task too often, and does not run it again. `data["attempts"]` is the limit."""
 
 
 class ReplayDiverged(LlmosError):
-    """A durable agent made another call than before the daemon ended. `data`: `then` and `now`, `thread`, `number`."""
+    """A durable agent made another call in its replay than before. `data`: `then` and `now`, `thread`, `number`."""
 
 
 class HistoryDamaged(LlmosError):
-    """What the journal has of a durable task cannot be read."""
+    """The journal's records of a durable task cannot be read."""
 
 
 class CheckpointRefused(InvalidCall):
-    """A checkpoint of a process with more than one thread, or with children that still run."""
+    """A process with more than one thread, or with living children, cannot make a checkpoint."""
 
 
 class TimedOut(LlmosError):
-    """The caller's own patience ran out; what it waited for goes on."""
+    """The time limit of the caller's wait passed. The awaited work goes on."""
 
 
 class DeadlineUnreachable(LlmosError):
-    """A model call could not have been finished before the deadline of its task, and was ended while it waited."""
+    """A waiting model call was ended, because it could not finish before the deadline of its task."""
 
 
 class DeadlineExceeded(LlmosError):
-    """The task did not end by its deadline, and was ended."""
+    """The process was ended, because its deadline passed."""
 
 
 class LimitExceeded(LlmosError):
-    """A limit of the process is reached. `data` names it."""
+    """A limit of the process or its owner is reached. `data`: `limit` (its name), `maximum` and `wanted`."""
 
 
 class BurstExceeded(LlmosError):
-    """Agent code held the daemon's loop for longer than it may, without awaiting. `data["limit"]` is in seconds."""
+    """The agent held the daemon's loop for too long without an `await`. `data["limit"]` is in seconds."""
 
 
 class Killed(LlmosError):
-    """The process was killed. The message says by whom or why."""
+    """The process was killed, or is ending and makes no more calls. The message names the killer or the reason."""
 
 
 class AgentFailed(LlmosError):
-    """The agent's own code raised. `data["traceback"]` is the text of the traceback."""
+    """The agent's code raised an error that is not one of these. `data["traceback"]` is the text of the traceback."""
 
 
 class ToolFailed(LlmosError):
-    """A tool raised, or cannot be loaded. `data["traceback"]` is the text of the traceback."""
+    """The tool raised an error, or cannot be loaded. `data["traceback"]` is the text of the traceback."""
 
 
 class InvalidReply(LlmosError):
-    """A reply that is not what the call constrained it to be, such as one cut at `max_tokens`. `data["text"]` is it."""
+    """The reply does not satisfy its constraint, often because `max_tokens` cut it. `data["text"]` is the reply."""
 
 
 class ModelLoadFailed(LlmosError):
@@ -311,14 +315,14 @@ class ModelLoadFailed(LlmosError):
 
 
 class DriverFailed(LlmosError):
-    """The driver process died or misbehaved more often than it is restarted."""
+    """The model's driver died too often, or gave an impossible answer, such as a probability that is not a number."""
 
 
 def to_wire(error: BaseException) -> ErrorInfo:
     """The wire form of `error`. An error from outside the tree becomes `LlmosError`, with its type in the message.
 
-    It can always be encoded: of a text that cannot, such as one with half a surrogate, a replacement stands for what is
-    wrong, and other facts are left out.
+    The result can always be encoded. If `error` cannot be, the broken characters of its texts, such as half a
+    surrogate, become "?", and facts that are not texts are left out.
     """
     if isinstance(error, LlmosError):
         info = ErrorInfo(type(error).__name__, error.message, error.data)
@@ -327,17 +331,17 @@ def to_wire(error: BaseException) -> ErrorInfo:
     try:
         msgspec.msgpack.encode(info)
     except (TypeError, ValueError, OverflowError, RecursionError):
-        facts = {name: _readable(fact) for name, fact in info.data.items() if isinstance(fact, str)}
-        info = ErrorInfo(info.code, _readable(info.message), facts)
+        facts = {name: _encodable(fact) for name, fact in info.data.items() if isinstance(fact, str)}
+        info = ErrorInfo(info.code, _encodable(info.message), facts)
     return info
 
 
-def _readable(text: str) -> str:
+def _encodable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
 def from_wire(info: ErrorInfo) -> LlmosError:
-    """The exception that `info` describes. A code this side does not know becomes a plain `LlmosError`."""
+    """The exception that `info` describes. An unknown `code` becomes a plain `LlmosError` that names it."""
     kind = LlmosError.registry.get(info.code)
     if kind is None:
         message = info.message if info.code == "LlmosError" else f"{info.code}: {info.message}"

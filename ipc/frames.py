@@ -1,6 +1,6 @@
-"""Frames: `u32 length, little endian | payload`, cut from and joined to a byte stream.
+"""Frames divide a byte stream into payloads: `u32 length, little endian | payload`.
 
-Called by every transport, blocking or not. It does no I/O and never looks into a payload.
+Used by every transport, blocking or not. It does no I/O and never looks into a payload.
 """
 
 from __future__ import annotations
@@ -15,21 +15,24 @@ MAX_FRAME = 16 * 1024 * 1024  # bytes of payload
 
 
 def frame(payload: bytes) -> bytes:
-    """One frame around `payload`."""
+    """`payload` with its header."""
     return HEADER.pack(len(payload)) + payload
 
 
 def too_large(what: str, length: int, limit: int) -> FrameTooLarge:
-    """The named error for `what`, which is not sent, as no frame can hold it."""
+    """The error for `what`, of `length` bytes, which cannot be sent because a frame holds at most `limit` bytes."""
     return FrameTooLarge(
-        f"{what} has {length} bytes, and a frame holds {limit}; put what is large into a file",
+        f"{what} has {length} bytes, and a frame holds at most {limit}; put large data into a file",
         length=length,
         limit=limit,
     )
 
 
 class FrameDecoder:
-    """Cuts a stream of bytes, fed in pieces of any size, into the payloads of its frames."""
+    """Cuts a stream of bytes, fed in pieces of any size, into the payloads of its frames.
+
+    `limit`: the most bytes of a payload.
+    """
 
     __slots__ = ("_buffer", "limit")
 
@@ -38,16 +41,16 @@ class FrameDecoder:
         self.limit = limit
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield each payload that `data` completes. Raises `FrameTooLarge` at a header over the limit.
+        """Yield each payload that `data` completes. Raises `FrameTooLarge` at a header above `limit`.
 
-        After an error the stream has no known frame border any more: drop the connection.
+        After the error, drop the connection: where the next frame begins is no longer known.
         """
         buffer = self._buffer
         if buffer:
             buffer += data
             if len(buffer) < 4:
                 return
-            # A frame larger than one read would be copied at every read; wait until it is complete.
+            # Wait until the frame is complete. Otherwise a frame larger than one read would be copied at each read.
             length = HEADER.unpack_from(buffer)[0]
             if length <= self.limit and len(buffer) - 4 < length:
                 return
@@ -58,7 +61,7 @@ class FrameDecoder:
             (length,) = HEADER.unpack_from(data, position)
             if length > self.limit:
                 raise FrameTooLarge(
-                    f"a frame of {length} bytes exceeds the limit of {self.limit}; send it in parts",
+                    f"a frame of {length} bytes exceeds the limit of {self.limit}; send smaller frames",
                     length=length,
                     limit=self.limit,
                 )
@@ -72,5 +75,5 @@ class FrameDecoder:
 
     @property
     def pending(self) -> int:
-        """Bytes received of a frame that is not complete yet."""
+        """Bytes received so far of a frame that is not complete."""
         return len(self._buffer)

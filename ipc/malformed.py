@@ -1,6 +1,6 @@
-"""Frames that are no message of the client protocol: which request they would have been, and what is wrong with it.
+"""Explains a frame that is not a message of the client protocol: which request it was meant to be, and what is wrong.
 
-Called by the server for what it could not decode. It answers nobody.
+A connection of the kernel calls it for each frame that it could not decode. It never sends anything.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ CALLS = {str(kind.__struct_config__.tag): kind for kind in get_args(SystemCall)}
 
 
 def complaint(payload: bytes, error: Exception) -> tuple[int, LlmosError] | None:
-    """The id of the request that it would have been, and what is wrong with it; None if it is no request at all.
+    """The id of the request in `payload`, and the error to answer it with; None if `payload` is not a request.
 
-    `error`: what msgspec says of the frame.
+    `error`: the error of msgspec for the frame. An unknown system call is `UnknownCall`. Any other mistake is
+    `InvalidCall`, which names the call and the field.
     """
     try:
         word, number, call, *_ = decode(payload, list[Any])
@@ -29,12 +30,12 @@ def complaint(payload: bytes, error: Exception) -> tuple[int, LlmosError] | None
     name = call[0] if isinstance(call, list) and call else call
     kind = CALLS.get(name) if isinstance(name, str) else None
     if kind is None:
-        return number, UnknownCall(f"this daemon has no system call {name!r}")
+        return number, UnknownCall(f"this daemon has no system call {name!r}; its version may differ from the client's")
     return number, InvalidCall(f"{name}: {_named_field(kind, str(error))}")
 
 
 def _named_field(kind: type[Syscall], error: str) -> str:
-    """`error` of msgspec with the position of a field in the frame replaced by its name."""
+    """The text `error` of msgspec, with the position of a field in the frame replaced by the field's name."""
 
     def name(match: re.Match[str]) -> str:
         place = int(match[1]) - 1

@@ -1,6 +1,7 @@
-"""Envelopes of messages between agents, and the events of a task that its submitter sees.
+"""Messages between processes, and the events of a task that its submitter sees.
 
-Made by the kernel, seen by agents and clients. A body that came from a socket stays encoded until someone reads it.
+The kernel makes them; agents and clients read them. A body from a socket stays encoded until an agent receives it. The
+tags and the order of the fields are the wire format, and never change within a version of the protocol.
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ from ipc.errors import ErrorInfo
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a mailbox holds. `correlation` is not 0 if the sender waits for a reply; `deadline` is loop time or None."""
+    """A message in a mailbox.
+
+    `id`: number of the message, unique in a run of the daemon. `type`: a name that the sender chose, the topic of a
+    publication, or "". `sender`, `recipient`: pids; sender 0 is the kernel. `priority`: -20 to 20, the most urgent;
+    above 20 for messages of the kernel. `correlation`: equal to `id` if the sender waits for a reply, else a number
+    that the sender chose, or 0. `deadline`: loop time in seconds after which the message is void, or None.
+    """
 
     id: int
     type: str
@@ -26,7 +33,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Token(msgspec.Struct, frozen=True, tag="token", array_like=True):
-    """Text that generation number `call` of process `pid` released; neighbouring tokens may be joined."""
+    """Text of one or more tokens that generation number `call` of process `pid` made."""
 
     text: str
     pid: int
@@ -34,7 +41,7 @@ class Token(msgspec.Struct, frozen=True, tag="token", array_like=True):
 
 
 class Log(msgspec.Struct, frozen=True, tag="log", array_like=True):
-    """A line in the log of a process. `time` is seconds since the epoch."""
+    """A line in the log of a process. `time` is in seconds since the epoch."""
 
     pid: int
     time: float
@@ -44,7 +51,7 @@ class Log(msgspec.Struct, frozen=True, tag="log", array_like=True):
 
 
 class State(msgspec.Struct, frozen=True, tag="state", array_like=True):
-    """What a task is doing now, in words: a model loads, its call waits for a slot."""
+    """The present activity of a task, in words: a model loads, or a call waits for a slot."""
 
     pid: int
     state: str
@@ -52,14 +59,14 @@ class State(msgspec.Struct, frozen=True, tag="state", array_like=True):
 
 
 class Emitted(msgspec.Struct, frozen=True, tag="emitted", array_like=True):
-    """A value that an agent handed out with `ctx.emit`."""
+    """A value that an agent passed to `ctx.emit`."""
 
     pid: int
     value: Any
 
 
 class Result(msgspec.Struct, frozen=True, tag="result", array_like=True):
-    """The task ended well. Always the last event."""
+    """The task returned `value`. Always the last event."""
 
     pid: int
     value: Any
@@ -73,14 +80,14 @@ class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True):
 
 
 class Missed(msgspec.Struct, frozen=True, tag="missed", array_like=True):
-    """Events of the task that are not kept any more: so many, or 0 if that is not known. Who attaches late gets it."""
+    """`events` events of the task are no longer retained; 0 if their number is unknown. Sent to a late client."""
 
     pid: int
     events: int
 
 
 class Restarted(msgspec.Struct, frozen=True, tag="restarted", array_like=True):
-    """The daemon was started anew, and the task with it: the events of its `attempt` follow from their beginning."""
+    """The task restarted with the daemon. The events of its attempt number `attempt` follow from their beginning."""
 
     pid: int
     attempt: int

@@ -1,8 +1,8 @@
-"""The client protocol: what travels in frames between a client and the daemon.
+"""The client protocol: the messages that travel in frames between a client and the daemon.
 
-A client opens with `Hello`; after `Welcome` it may send any number of requests, answered out of order by id. Requests
-that stream get `Event`s under their id, as many as the client granted credit for; the last one is `Result`, `Failed`
-or `End`.
+A client sends `Hello` first. After `Welcome` it may send any number of requests; answers arrive in any order and carry
+the id of the request. A request that streams gets an `Event` for each unit of credit; the last is `Result`, `Failed` or
+`End`. The daemon never sends an event without credit.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ RequestId = Annotated[int, Meta(ge=1)]
 
 
 class Hello(msgspec.Struct, tag="hello", array_like=True):
-    """First frame of a client: the version it speaks, and a name for the process table."""
+    """The first frame of a client: its version of the protocol, and a name, which is the owner of its tasks."""
 
     version: int
     client: str = ""
 
 
 class Request(msgspec.Struct, tag="request", array_like=True):
-    """A system call; `id` is the client's own, unique on its connection while unanswered."""
+    """A system call. The client chooses `id`; no two unanswered requests of a connection may have the same."""
 
     id: RequestId
     call: SystemCall
@@ -42,7 +42,7 @@ class Credit(msgspec.Struct, tag="credit", array_like=True):
 
 
 class Abandon(msgspec.Struct, tag="abandon", array_like=True):
-    """The client no longer wants the answer or the events of request `id`. A task started by it is killed."""
+    """The client wants no answer and no events of request `id` any more. A task that `id` started is killed."""
 
     id: RequestId
 
@@ -66,24 +66,24 @@ class Answer(msgspec.Struct, tag="answer", array_like=True):
 
 
 class RawAnswer(msgspec.Struct, tag="answer", array_like=True):
-    """`Answer` as a client decodes it: the value stays encoded until its type is known."""
+    """An `Answer` as a client decodes it. The value stays encoded until the client knows its type."""
 
     id: int
     value: msgspec.Raw
 
 
 class Failure(msgspec.Struct, tag="failure", array_like=True):
-    """The request failed. `id` 0: the connection as a whole did, and is closed."""
+    """Request `id` failed. With `id` 0 the connection itself failed, and the daemon closes it."""
 
     id: int
     error: ErrorInfo
 
 
 class StreamEvent(msgspec.Struct, tag="event", array_like=True):
-    """One event under request `id`.
+    """One event of request `id`.
 
-    `number` is that of the last event of the task in it, counted from the task's beginning in this run of the daemon; 0
-    if its events are not counted.
+    `number` counts the events of the task from its start in this run of the daemon. A joined event, such as a `Token`
+    of several tokens, has the number of its last part. 0: these events are not counted.
     """
 
     id: int
@@ -92,7 +92,7 @@ class StreamEvent(msgspec.Struct, tag="event", array_like=True):
 
 
 class End(msgspec.Struct, tag="end", array_like=True):
-    """No more events under request `id`."""
+    """Request `id` gets no more events."""
 
     id: int
 

@@ -1,7 +1,7 @@
-"""Frames over an asyncio transport: one write per loop turn, bounded buffers, and a peer that does not read is cut off.
+"""Frames over an asyncio transport: one write per turn of the loop, bounded buffers, and slow readers cut off.
 
 The base of the daemon's connections, the asynchronous client and the kernel's links to drivers. It never decodes a
-payload: that is for `frame_received` of the class below it.
+payload: subclasses do, in `frame_received`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ipc.errors import LlmosError, SlowReader
 from ipc.frames import HEADER, MAX_FRAME, FrameDecoder
 
 PACK = HEADER.pack
-MAX_UNREAD = 64 * 1024 * 1024  # bytes written to a peer that it has not taken
+MAX_UNREAD = 64 * 1024 * 1024  # bytes sent that the peer has not read
 
 
 class FramedProtocol(asyncio.Protocol):
@@ -24,29 +24,29 @@ class FramedProtocol(asyncio.Protocol):
         self._unread_limit = unread_limit
         self._out: list[bytes] = []
         self._corked = False
-        self._over = False  # nothing that comes from now on is looked at
+        self._closing = False  # frames that arrive from now on are ignored
         self._loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
 
     def frame_received(self, payload: bytes) -> None:
-        """Called with each complete payload, in order."""
+        """Called with each complete payload, in order. Subclasses must override it."""
         raise NotImplementedError
 
     def broken(self, error: LlmosError) -> None:
-        """The peer broke the frames or does not read; the connection is aborted right after this."""
+        """Called when the peer sends a broken frame or does not read. The connection is closed right after the call."""
 
     def closed(self) -> None:
-        """The connection is gone, whoever ended it. Called once."""
+        """Called once, when the connection has ended for any reason."""
 
     def send_frame(self, payload: bytes) -> None:
-        """Queue one frame; everything queued in one turn of the loop is written together."""
+        """Queue one frame. All frames that are queued in one turn of the loop go out in one write."""
         out = self._out
         if not out and not self._corked:
             self._loop.call_soon(self.flush)
         out += (PACK(len(payload)), payload)
 
     def flush(self) -> None:
-        """Write what is queued."""
+        """Write all queued frames. A peer that has left too many bytes unread is cut off with `SlowReader`."""
         out, transport = self._out, self.transport
         if not out:
             return
@@ -56,27 +56,27 @@ class FramedProtocol(asyncio.Protocol):
         transport.write(b"".join(out))
         unread = transport.get_write_buffer_size()
         if unread > self._unread_limit:
-            self.broken(SlowReader(f"{unread} bytes written were never read; the connection is cut", unread=unread))
-            self._over = True
+            self.broken(SlowReader(f"the peer left {unread} bytes unread, so it was cut off", unread=unread))
+            self._closing = True
             transport.abort()
 
     def close(self) -> None:
-        """Write what is queued, then close."""
-        self._over = True
+        """Write all queued frames, then close the connection."""
+        self._closing = True
         self.flush()
         if self.transport is not None:
             self.transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport that asyncio has opened."""
+        """Store the transport that asyncio opened."""
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Take the frames that are complete, and write what they were answered in one go."""
+        """Handle all complete frames, then send their answers in one write."""
         self._corked = not self._out
         try:
             for payload in self._frames.feed(data):
-                if self._over:
+                if self._closing:
                     return
                 self.frame_received(payload)
         except LlmosError as error:
@@ -88,8 +88,8 @@ class FramedProtocol(asyncio.Protocol):
                 self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Drop what is queued: asyncio has closed the transport."""
+        """Drop all queued frames: asyncio has closed the transport."""
         self.transport = None
-        self._over = True
+        self._closing = True
         self._out = []
         self.closed()

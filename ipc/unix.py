@@ -1,6 +1,6 @@
-"""Unix sockets by path: where the daemon listens by default, and connecting to it.
+"""Unix sockets: the path at which the daemon listens by default, and one attempt to connect to it.
 
-Used by the daemon and by both clients. It retries nothing: a full backlog is told to the caller, who may wait.
+Used by the daemon and by both clients. It never retries: it reports a full backlog, and the caller may wait.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ def default_socket() -> Path:
 
 
 def check_path(path: Path) -> None:
-    """Raises `SocketPathInvalid` for a path that the operating system would cut or refuse."""
+    """Raises `SocketPathInvalid` for a path that the operating system would truncate or refuse."""
     length = len(os.fsencode(path))
     if length > MAX_PATH:
         raise SocketPathInvalid(
-            f"the socket path has {length} bytes, the limit is {MAX_PATH}: {path}. Choose a shorter one with --socket "
-            "or LLMOSD_SOCKET",
+            f"the socket path has {length} bytes, and the limit is {MAX_PATH}: {path}. Choose a shorter one with "
+            "--socket or LLMOSD_SOCKET",
             length=length,
         )
 
 
 def try_connect(path: Path) -> socket.socket | None:
-    """A connected, non-blocking socket; None if the daemon's backlog is full just now. Raises `NoDaemon`.
+    """A connected, non-blocking socket; None if the daemon's backlog is full. Raises `NoDaemon`, `SocketPathInvalid`.
 
-    Connected only means queued: believe the daemon's welcome, not this.
+    A connected socket may still wait in the backlog. Only the daemon's `Welcome` proves that the daemon serves it.
     """
     check_path(path)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

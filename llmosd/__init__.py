@@ -1,6 +1,7 @@
-"""llmosd: an operating system for LLM agents. What people touch: agents, the clients, the errors.
+"""llmosd: an operating system for LLM agents. The public names: decorators, context, clients, events and errors.
 
-Importing it loads neither the kernel nor torch, and each name only when it is first used.
+Programs and clients import from here. The import never loads the kernel or torch; each name is imported at its first
+use.
 """
 
 from __future__ import annotations

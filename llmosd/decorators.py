@@ -1,6 +1,6 @@
-"""The `agent` decorator: marks a coroutine function as a program that llmosd can run.
+"""The decorators `agent` and `tool`, which mark the functions that llmosd can run.
 
-Used in program files. It changes nothing about the function; the daemon's loader looks for the mark.
+Used in program files. They return the function unchanged, but for a mark that the daemon's loader looks for.
 """
 
 from __future__ import annotations
@@ -41,27 +41,30 @@ def agent(
 ) -> Any:
     """Mark a coroutine function, whose first parameter is its `Context`, as an agent.
 
-    `name` is what it is run by (the function's own by default), `summary` one line for `llmos programs` (the first of
-    the docstring by default). `accepts` declares its messages, as frozen Structs: a message's type is the name of one
-    of them and its body fits it, or the sender gets the error.
+    `name`: the name of the program (default: that of the function). `summary`: one line for `llmos programs` (default:
+    the first line of the docstring). `accepts` declares the messages of the agent as frozen Structs. The type of a
+    message must then be the name of one of them, and its body must fit that Struct; otherwise the sender gets the
+    error. The agent receives the Struct.
 
-    `durable`: as a submitted task, or a child of a durable agent, it survives the daemon. Its calls are kept; after a
-    restart it runs from the top, is answered from what was kept, and so comes to where it was, with no token paid
-    twice, no message sent or received twice, and its pid, names and memory. So what it does may depend on its arguments
-    and on the answers to its calls alone: it takes `ctx.time()` and `ctx.random()` for the time and for chance, and a
-    tool for each effect outside. A call waits for one fsync, a model call among them. Results are what msgpack makes
-    of them: a Struct comes back as a mapping, unless `accepts` declares it.
+    `durable`: as a submitted task, or as a child of a durable agent, the agent survives the daemon. Its calls are
+    recorded. After a restart it runs from the top and gets the recorded answers, until it is where it was, with the
+    same pid, names, memory and unread messages. No token is paid twice, and no message is sent or received twice. So
+    its behaviour may depend only on its arguments and on the answers to its calls: use `ctx.time()` and `ctx.random()`
+    for time and chance, and a tool for each effect outside. A call whose effect others see waits for one or two fsyncs.
+    Answers pass through msgpack: a Struct becomes a mapping, unless `accepts` declares it.
 
     Raises `TypeError` for anything but an `async def` with at least one parameter, and for Structs that are not frozen.
     """
     declared = None if accepts is None else {kind.__name__: kind for kind in accepts}
     for kind in (declared or {}).values():
         if not kind.__struct_config__.frozen:
-            raise TypeError(f"agents accept frozen Structs, so that none can change what another reads; {kind} is not")
+            raise TypeError(
+                f"an agent accepts only frozen Structs, because agents share no mutable values; {kind} is not frozen"
+            )
 
     def mark(function: F) -> F:
         if not inspect.iscoroutinefunction(function) or not inspect.signature(function).parameters:
-            raise TypeError(f"an agent is an `async def` that takes a context first, which {function!r} is not")
+            raise TypeError(f"an agent must be an `async def` whose first parameter is a context; {function!r} is not")
         line = summary or (inspect.getdoc(function) or "").partition("\n")[0]
         setattr(function, AGENT_ATTRIBUTE, AgentMark(name or function.__name__, line, declared, durable))
         return function
@@ -79,22 +82,25 @@ def tool(
 ) -> Callable[[F], F]: ...
 
 
-def tool(function: Any = None, /, *, name: str | None = None, summary: str = "", **how: Any) -> Any:
-    """Mark a plain function, which agents then call by `ctx.tool`, and which runs in worker threads.
+def tool(function: Any = None, /, *, name: str | None = None, summary: str = "", **options: Any) -> Any:
+    """Mark a plain function as a tool, which agents call by `ctx.tool`, and which runs in worker threads.
 
-    `concurrency`: calls of it that run at once, further ones wait in line; `timeout`: seconds that a call waits for it;
-    `retries`: further attempts after it raised, with the same call id. A parameter `call_id: str` is given that id. Use
-    it where an effect must not be had twice: the call of a durable agent has the same id in every life of the daemon,
-    so that a tool which checks it acts once; any other one acts at least once.
+    `name` and `summary` are as for `agent`. `concurrency`: the most calls that run at the same time; further calls wait
+    in line. `timeout`: seconds that a caller waits, for all attempts together. `retries`: further attempts after the
+    function raised, with the same call id.
 
-    Raises `TypeError` for coroutines, `ValueError` for numbers out of range.
+    A parameter `call_id: str` gets the id of the call. Use it for an effect that must not happen twice: a call of a
+    durable agent has the same id in every run of the daemon, so a tool that checks the id acts exactly once. Any other
+    tool acts at least once.
+
+    Raises `TypeError` for coroutine functions, and `ValueError` for numbers out of range.
     """
 
     def mark(function: F) -> F:
         if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):
-            raise TypeError(f"a tool is a plain function, which {function!r} is not")
+            raise TypeError(f"a tool must be a plain function; {function!r} is not")
         line = summary or (inspect.getdoc(function) or "").partition("\n")[0]
-        marked = msgspec.convert({"name": name or function.__name__, "summary": line, **how}, ToolMark)
+        marked = msgspec.convert({"name": name or function.__name__, "summary": line, **options}, ToolMark)
         setattr(function, TOOL_ATTRIBUTE, marked)
         return function
 

@@ -1,6 +1,6 @@
-"""A shared region, as agents and asynchronous clients handle it.
+"""A handle of a shared region, for agents and asynchronous clients.
 
-Made by `Context.shared` and `AsyncClient.shared`. It knows a name and how to make a call, and keeps no value.
+`Context.shared` and `AsyncClient.shared` make it. It stores a name and a way to make calls, and never caches the value.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from ipc.syscalls import SharedDelete, SharedGet, SharedSet, SharedWatch, Syscal
 
 
 class Shared:
-    """The region `name`: one value that all may read and change, and its version, which grows with every change.
+    """The region `name`: one value that all processes may read and change, and a version that grows with each change.
 
-    Values are what msgpack carries. Bytes, texts and frozen Structs pass inside the daemon by reference; of all else
-    each reader gets a copy of its own. A region stays until it is deleted; one that is made by an `ephemeral` handle
-    ends with the process that made it. Once set by a `durable` one it survives the daemon.
+    Msgpack must be able to carry the value. Bytes, texts and frozen Structs pass inside the daemon by reference; of any
+    other value each reader gets its own copy. A region lasts until it is deleted. A region that an `ephemeral` handle
+    makes ends with the process. A region that a `durable` handle has set survives the daemon.
     """
 
     __slots__ = ("_call", "_durable", "_ephemeral", "name")
@@ -37,24 +37,25 @@ class Shared:
         self.name = name
 
     async def get(self) -> Versioned:
-        """Value and version. Raises `UnknownRegion` if there is none."""
+        """Value and version. Raises `UnknownRegion`."""
         return _revealed(await self._call(SharedGet(self.name)))
 
     async def set(self, value: Any) -> int:
-        """Give the region a value whatever it held, and make it if need be; its new version."""
+        """Set the value, and make the region if it does not exist. Returns the new version. Raises `LimitExceeded`."""
         return await self._set(value, None)
 
     async def compare_and_set(self, value: Any, version: int) -> int:
-        """Give the region a value if it is still at `version`; its new version. Raises `VersionConflict`.
+        """Set the value if the region is still at `version`. Returns the new version. Raises `VersionConflict`.
 
-        Version 0 stands for a region that does not exist.
+        Version 0 means that the region must not exist.
         """
         return await self._set(value, version)
 
     async def update(self, function: Callable[[Any], Any], initial: Any = None) -> Versioned:
-        """Replace the value by `function` of it, however many others do so, too; the new value and version.
+        """Replace the value by `function(value)`, also if others do so at the same time. Returns new value and version.
 
-        `function` may be called several times. If there is no region, it is given `initial`.
+        `function` gets `initial` if the region does not exist. It is called again after each conflict, so it must have
+        no side effects.
         """
         while True:
             try:
@@ -68,10 +69,10 @@ class Shared:
                 continue
 
     async def watch(self, after: int, timeout: float | None = None) -> Versioned:
-        """Value and version as soon as the version is higher than `after`: the latest, if it changed often.
+        """Wait until the version is above `after`, and return value and version. Of several changes it sees the last.
 
-        With `after` 0 it waits for the region to be made. Raises `RegionDeleted`, and `TimedOut` after `timeout`
-        seconds.
+        With `after` 0 it also waits for a region that does not exist yet. Raises `RegionDeleted`, and `TimedOut` after
+        `timeout` seconds.
         """
         return _revealed(await self._call(SharedWatch(self.name, after, timeout)))
 

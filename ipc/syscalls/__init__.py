@@ -1,8 +1,8 @@
-"""The manual of system calls: each a Struct, all of them in one tagged union, with the type of its answer.
+"""The manual of system calls: each is a Struct in one tagged union. One file for each subject.
 
-Made by agents (in the loop, never encoded) and by clients (over a socket). The kernel handles each in one subsystem.
-The answer's type is the class attribute `returns`; errors that a call can raise are named in its docstring, besides
-those of the gate: `ShuttingDown`, `NotPermitted`, `Killed`. One file a subject.
+Agents make calls inside the loop, where they are never encoded; clients send them over a socket. One subsystem of the
+kernel handles each. `returns` is the type of the answer; a call without it answers None, or any value if its docstring
+says so. A docstring names the errors of its call, except those of the gate: `NotPermitted` and `Killed`.
 """
 
 from __future__ import annotations

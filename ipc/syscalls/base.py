@@ -1,6 +1,6 @@
-"""What all system calls share: their root and the types of common fields.
+"""The root of all system calls, and the types of fields that many of them have.
 
-Imported by the other files of this folder.
+The other files of this folder import it. It defines no call.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
-# A body from a socket stays encoded until its receiver reads it; one from the loop is any value.
+# A body from a socket stays encoded until its receiver reads it. A body from inside the loop is any value.
 if TYPE_CHECKING:
     Body = Any
 else:
     Body = msgspec.Raw
 
-Priority = Annotated[int, Meta(ge=-20, le=20)]
+Priority = Annotated[int, Meta(ge=-20, le=20)]  # 20 is the most urgent
 Seconds = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=0)]
 
 
 class Syscall(msgspec.Struct, array_like=True, tag_field="call"):
-    """Common to all system calls. `returns` is the type of the answer."""
+    """The root of all system calls. `returns` is the type of the answer."""
 
     returns: ClassVar[Any] = None

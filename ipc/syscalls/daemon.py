@@ -1,4 +1,4 @@
-"""The daemon itself: is it there, how is it, stop it."""
+"""The daemon itself: check that it answers, read its counters, stop it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ipc.syscalls.base import Body, Syscall
 
 
 class GpuInfo(msgspec.Struct, frozen=True):
-    """A GPU: its memory and how much of it is used (bytes), and how busy it is (a share of 1)."""
+    """A GPU. Memory is in bytes; `busy` is the share of time in use, from 0 to 1."""
 
     name: str
     memory_total: int
@@ -19,12 +19,17 @@ class GpuInfo(msgspec.Struct, frozen=True):
 
 
 class Stats(msgspec.Struct, frozen=True):
-    """Counters since the start, and the machine as it is now (bytes, seconds, shares of 1).
+    """Counters since the daemon started, and the present state of the machine.
 
-    `machine` has `cores`, `cpu`, `memory_total`, `memory_available`, `disk_total`, `disk_free` (of the state folder),
-    `drivers_memory` (resident sets of all drivers) and `drivers_budget` (what these may take now).
-    `scheduling` says of each model in use by which policy its slots are given, how many of them, and why.
-    `unwritten` counts the tasks that have ended and wait for the disk: their ends are told once they are on it.
+    Sizes are in bytes, times in seconds, shares from 0 to 1. `pid`, `memory` (resident set) and `cpu_seconds` are those
+    of the daemon. `processes` and `threads` are alive; `connections` are clients. `exited` counts processes by the
+    reason of their end, `calls` system calls by name, `errors` failed calls by the name of the error, and `limits` the
+    limits that were reached. `slow_steps` counts steps of agents that blocked the loop.
+
+    `machine` has `cores`, `cpu` (share), `memory_total`, `memory_available`, `disk_total`, `disk_free` (of the state
+    folder), `drivers_memory` (resident sets of all drivers) and `drivers_budget` (bytes that the drivers may use now).
+    `scheduling` describes for each model in use its policy, its number of slots, and the reason. `unwritten` counts
+    tasks that have ended and whose end is not on disk; clients learn of an end when it is on disk.
     """
 
     version: str
@@ -54,20 +59,24 @@ class Pong(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Ping(Syscall, tag="ping"):
-    """Answers the payload."""
+    """Answer `payload` unchanged, as a `Pong`."""
 
     payload: Body = msgspec.Raw(b"\xc0")
     returns: ClassVar[Any] = Pong
 
 
 class GetStats(Syscall, tag="stats"):
-    """Counters of the daemon and the state of the machine."""
+    """Answers the counters of the daemon and the state of the machine."""
 
     returns: ClassVar[Any] = Stats
 
 
 class Shutdown(Syscall, tag="shutdown"):
-    """Stop the daemon: drain first, or end all processes at once with `now`. Clients only."""
+    """Stop the daemon. Without `now`, running tasks get the seconds of the setting `drain_seconds`. Clients only.
+
+    Answered before the daemon stops. Tasks that still run then: detached ones run again at the next start, others end
+    with `Killed`.
+    """
 
     now: bool = False
 

@@ -1,4 +1,4 @@
-"""Calls whose answers a durable agent gets again after a restart, and the one that cuts what is kept of it."""
+"""Time and random numbers, recorded for durable agents, and the checkpoint that replaces their call history."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from ipc.syscalls.base import Body, Syscall
 
 
 class GetTime(Syscall, tag="time"):
-    """The time by the clock of the machine: seconds since the epoch."""
+    """Answers the machine's time, in seconds since the epoch."""
 
     returns: ClassVar[Any] = float
 
 
 class DrawRandom(Syscall, tag="random"):
-    """A random number from 0 to 1, which itself never comes."""
+    """Answers a random number from 0 up to, but not including, 1."""
 
     returns: ClassVar[Any] = float
 
 
 class Checkpoint(Syscall, tag="checkpoint"):
-    """Keep `state` of a durable process in place of all its calls so far, and answer it.
+    """Replace the call history of a durable process by `state`; answers `state` once it is on disk.
 
-    The first checkpoint that the process comes to after a restart answers what the last one kept. For any other process
-    it answers `state` and does nothing. Errors: `CheckpointRefused` while it has other threads or children, and
-    `NotEncodable`.
+    After a restart, the first checkpoint of the process answers the last state that was stored, whatever `state` it is
+    given. A process that is not durable gets `state` back, and nothing is stored. Errors: `CheckpointRefused` while the
+    process has other threads or living children; `NotEncodable`.
     """
 
     state: Body

@@ -1,4 +1,7 @@
-"""Memory: what an agent keeps for itself, and the regions that all share."""
+"""Memory: private keys of one process, and shared regions, which all processes can read and change.
+
+A key or the name of a region has 1 to 512 characters. Sizes are bytes of the encoded value and its key or name.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,18 @@ NIL = msgspec.Raw(b"\xc0")
 
 
 class Versioned(NamedTuple):
-    """The value of a shared region and the version it had when it was read."""
+    """The value and the version of a shared region. Versions grow even if a region is deleted and made again."""
 
     value: Any
     version: int
 
 
 class RegionInfo(msgspec.Struct, frozen=True):
-    """A shared region. `size`: bytes of the encoded value; `creator`: its process, 0 unless the region ends with it."""
+    """A shared region. `size` is in bytes, and charged to `owner`.
+
+    `creator`: the pid of the process that made the region, if the region is ephemeral, else 0. `watchers`: threads that
+    wait for a change.
+    """
 
     name: str
     version: int
@@ -30,47 +37,54 @@ class RegionInfo(msgspec.Struct, frozen=True):
 
 
 class MemoryGet(Syscall, tag="memory_get"):
-    """The value under `key` in the caller's private memory, `default` if there is none. Errors: `InvalidCall`."""
+    """Answers the value under `key` in the caller's private memory, or `default`. Errors: `InvalidCall`."""
 
     key: str
     default: Body = NIL
 
 
 class MemorySet(Syscall, tag="memory_set"):
-    """Keep `value` under `key`. Errors: `InvalidCall`, `NotEncodable`, `LimitExceeded`."""
+    """Store `value` under `key` in the caller's private memory.
+
+    Errors: `InvalidCall`, `NotEncodable`, `LimitExceeded`.
+    """
 
     key: str
     value: Body
 
 
 class MemoryDelete(Syscall, tag="memory_delete"):
-    """Forget `key`; answers whether it was there. Errors: `InvalidCall`."""
+    """Delete `key` from the caller's private memory; answers whether it existed. Errors: `InvalidCall`."""
 
     key: str
     returns: ClassVar[Any] = bool
 
 
 class MemoryKeys(Syscall, tag="memory_keys"):
-    """The keys that begin with `prefix`, in the order of their first `MemorySet`."""
+    """Answers the caller's keys that begin with `prefix`, in the order in which they were first set."""
 
     prefix: str = ""
     returns: ClassVar[Any] = list[str]
 
 
 class SharedGet(Syscall, tag="shared_get"):
-    """The value of a region and its version. Errors: `UnknownRegion`, `InvalidCall`."""
+    """Answers the value of a region and its version. Errors: `UnknownRegion`, `InvalidCall`.
+
+    A client gets `LimitExceeded` for a value that does not fit into a frame.
+    """
 
     name: str
     returns: ClassVar[Any] = Versioned
 
 
 class SharedSet(Syscall, tag="shared_set"):
-    """Give a region a new value, making it if need be; answers the new version, higher than any before it.
+    """Set the value of a region, and make the region if it does not exist; answers its new version.
 
-    With `expected` only if that is the version it has now; 0 stands for a region that does not exist. A region stays
-    until it is deleted; one made with `ephemeral` ends with the process that made it. Once it was set with `durable`,
-    it stays over a restart of the daemon, and each change of it is answered when it is on disk. Errors:
-    `VersionConflict` (`data`: `expected` and `found`), `LimitExceeded`, `Busy`, `NotEncodable`, `InvalidCall`.
+    With `expected`, this happens only if the region has that version; 0 means that the region must not exist. A region
+    lasts until it is deleted. An `ephemeral` region also ends with the process that made it. After a set with
+    `durable`, the region survives restarts of the daemon, and each change is answered when it is on disk. Errors:
+    `VersionConflict` (`data`: `expected` and `found`), `LimitExceeded`, `Busy` (too many bytes in all regions),
+    `NotEncodable`, `InvalidCall` (also for a region that would be both ephemeral and durable).
     """
 
     name: str
@@ -82,9 +96,10 @@ class SharedSet(Syscall, tag="shared_set"):
 
 
 class SharedWatch(Syscall, tag="shared_watch"):
-    """The value and version of a region as soon as its version is higher than `after`; 0 waits for its making, too.
+    """Wait until the version of a region is above `after`; answers value and version.
 
-    Changes between two looks are seen as one: the last. Errors: `RegionDeleted`, `TimedOut`, `InvalidCall`.
+    With `after` 0 the call also waits for a region that does not exist yet. Of several changes between two calls, a
+    watcher gets only the last. Errors: `RegionDeleted`, `TimedOut` after `timeout` seconds, `InvalidCall`.
     """
 
     name: str
@@ -94,13 +109,13 @@ class SharedWatch(Syscall, tag="shared_watch"):
 
 
 class SharedDelete(Syscall, tag="shared_delete"):
-    """Delete a region; whoever watches it gets `RegionDeleted`. Errors: `UnknownRegion`, `InvalidCall`."""
+    """Delete a region. Its watchers get `RegionDeleted`. Errors: `UnknownRegion`, `InvalidCall`."""
 
     name: str
 
 
 class Regions(Syscall, tag="regions"):
-    """All shared regions, by name."""
+    """Answers all shared regions, sorted by name."""
 
     returns: ClassVar[Any] = list[RegionInfo]
 

@@ -1,4 +1,8 @@
-"""Messages between processes."""
+"""Messages between processes: send, receive, call and reply; names, topics and dead letters.
+
+A body has at most 4 MiB when encoded; larger values belong in a shared region. A message's type has at most 4,096
+characters. Priorities go from -20 to 20, the most urgent.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from msgspec import Meta
 from ipc.messages import Message
 from ipc.syscalls.base import Body, Count, Priority, Seconds, Syscall
 
-# Agents inside the daemon may give any function; from a socket there can be none.
+# Agents inside the daemon may pass any function. A socket cannot carry one.
 if TYPE_CHECKING:
     Predicate = Callable[[Message], bool] | None
 else:
@@ -19,7 +23,10 @@ else:
 
 
 class Heading(msgspec.Struct, frozen=True):
-    """A message without its body, as `llmos mailbox` shows it. `size`: bytes of the encoded body."""
+    """A message without its body, as `llmos mailbox` shows it. `size`: bytes of the encoded body.
+
+    The other fields are those of `ipc.messages.Message`.
+    """
 
     id: int
     type: str
@@ -31,7 +38,7 @@ class Heading(msgspec.Struct, frozen=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """A message that nobody received: what it was, why, and when (seconds since the epoch)."""
+    """A message that no process received, with the reason and the time in seconds since the epoch."""
 
     message: Heading
     reason: str
@@ -49,10 +56,12 @@ class NameInfo(msgspec.Struct, frozen=True):
 class Send(Syscall, tag="send", gc=False):
     """Put a message into the mailbox of `to`, a pid or a registered name; answers the message's id.
 
-    If the mailbox is full, waits when `wait`, else fails. `lifetime`: seconds after which the message is void.
-    `correlation` is for the two of them to match answers with questions; 0 means nothing. A body that is a Struct gives
-    the message its name for a type, if `type` is empty. Errors: `UnknownProcess`, `UnknownName`, `MailboxFull`,
-    `NotEncodable`, `UndeclaredType`, `BadMessage`, `MessageTooLarge`, `InvalidCall`, `DeadlockDetected`.
+    If the mailbox is full, the call waits for room, or fails with `MailboxFull` if `wait` is false. `lifetime`: seconds
+    after which the message is void and becomes a dead letter. `correlation`: any number by which sender and recipient
+    match answers with questions. If `type` is empty and the body is a Struct, the message gets the Struct's name as its
+    type. To a durable process the call answers when the message is on disk. Errors: `UnknownProcess`, `UnknownName`,
+    `MailboxFull`, `NotEncodable`, `MessageTooLarge`, `UndeclaredType`, `BadMessage`, `InvalidCall`, and
+    `DeadlockDetected` if the wait for room would never end.
     """
 
     to: int | str
@@ -66,10 +75,11 @@ class Send(Syscall, tag="send", gc=False):
 
 
 class Receive(Syscall, tag="receive", gc=False):
-    """Take the most urgent message from the caller's own mailbox, waiting for one. Errors: `TimedOut`, `InvalidCall`.
+    """Take the most urgent message out of the caller's mailbox, or wait for one; answers the message.
 
-    Of those of a type, from a sender, with a correlation id, if given; `where`, inside the daemon only, looks at the
-    message's heading. Messages that do not match stay where they are.
+    Messages of one priority arrive in the order of their sending. `type`, `sender` (a pid) and `correlation` select
+    messages; all other messages stay in the mailbox. `where`, inside the daemon only, is a predicate on the message,
+    whose body may be encoded. Errors: `TimedOut` after `timeout` seconds, `InvalidCall`.
     """
 
     timeout: Seconds | None = None
@@ -80,13 +90,15 @@ class Receive(Syscall, tag="receive", gc=False):
     returns: ClassVar[Any] = Message
 
 
-ANY_MESSAGE = Receive()  # what nearly every `receive` of an agent says
+ANY_MESSAGE = Receive()  # nearly every `receive` of an agent makes this call
 
 
 class Call(Syscall, tag="call", gc=False):
-    """Send to `to`, a pid or a registered name, and wait for the reply's body.
+    """Send a message to `to`, a pid or a registered name, and wait for the reply; answers the body of the reply.
 
-    Errors: as `Send`; `TimedOut`; `UnknownProcess` when `to` ends; `DeadlockDetected` when it waits for the caller.
+    `timeout`: seconds for the whole call, including the wait for room in the mailbox. Errors: those of `Send`, except
+    `MailboxFull`; `TimedOut`; `UnknownProcess` if `to` ends before it replies; `DeadlockDetected` if `to` waits for the
+    caller; `InvalidCall` if `to` is the caller.
     """
 
     to: int | str
@@ -97,9 +109,9 @@ class Call(Syscall, tag="call", gc=False):
 
 
 class Reply(Syscall, tag="reply", gc=False):
-    """Reply to `message`, the id of one that came from `to` by a call. Errors: `NotACall`, `NotEncodable`.
+    """Reply to a call. `message` is the id of the message, and `to` its sender. Errors: `NotACall`, `NotEncodable`.
 
-    `to` is gone or no longer waits: the reply becomes a dead letter, and the call answers normally.
+    If the sender no longer waits, the reply becomes a dead letter; that is not an error.
     """
 
     to: int
@@ -108,29 +120,34 @@ class Reply(Syscall, tag="reply", gc=False):
 
 
 class Register(Syscall, tag="register"):
-    """Give process `pid` (0: the caller) the name `name`, until it ends or gives it up. `NameTaken`, `InvalidCall`."""
+    """Give process `pid` (0: the caller) the name `name`, until the process ends or gives the name up.
+
+    A name has 1 to 200 printable characters, not all of them digits. A process may have several. Errors: `NameTaken`,
+    `InvalidCall`, `UnknownProcess`.
+    """
 
     name: str
     pid: Count = 0
 
 
 class Unregister(Syscall, tag="unregister"):
-    """Give up a name of the caller. Errors: `UnknownName`, `NotPermitted`."""
+    """Give up a name of the caller; a client may give up any name. Errors: `UnknownName`, `NotPermitted`."""
 
     name: str
 
 
 class Names(Syscall, tag="names"):
-    """All registered names."""
+    """Answers all registered names, sorted."""
 
     returns: ClassVar[Any] = list[NameInfo]
 
 
 class Publish(Syscall, tag="publish"):
-    """Send to every process that subscribed to a pattern that `topic` matches; answers how many got it.
+    """Send a message to each process whose subscription matches `topic`; answers how many got it.
 
-    A topic is words separated by dots. A subscriber whose mailbox is full gets none: its copy is a dead letter, and
-    waits for nobody. Errors: `InvalidCall`, `NotEncodable`.
+    A topic is 1 to 32 words with dots between them, and the type of the message. The call never waits: if a
+    subscriber's mailbox is full, its copy becomes a dead letter. `lifetime` is as in `Send`. Errors: `InvalidCall`,
+    `NotEncodable`, `MessageTooLarge`.
     """
 
     topic: str
@@ -141,22 +158,25 @@ class Publish(Syscall, tag="publish"):
 
 
 class Subscribe(Syscall, tag="subscribe"):
-    """Receive what is published on topics that match `pattern`: `*` stands for one word, a last `#` for any number.
+    """Receive the messages that are published on topics that match `pattern`. Errors: `InvalidCall`.
 
-    The message's type is the topic. Errors: `InvalidCall`.
+    In a pattern, `*` stands for one word, and a final `#` for any number of words, also none.
     """
 
     pattern: str
 
 
 class Unsubscribe(Syscall, tag="unsubscribe"):
-    """Take a subscription back. Errors: `NotFound`."""
+    """Undo `Subscribe` of the same pattern. Errors: `NotFound`."""
 
     pattern: str
 
 
 class PeekMailbox(Syscall, tag="mailbox"):
-    """The headings of the first `limit` messages that wait in the mailbox of `pid`, in the order of their receipt."""
+    """Answers the headings of the next `limit` messages in the mailbox of `pid`, the next one to be received first.
+
+    Errors: `UnknownProcess`.
+    """
 
     pid: int
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 100
@@ -164,7 +184,7 @@ class PeekMailbox(Syscall, tag="mailbox"):
 
 
 class DeadLetters(Syscall, tag="deadletters"):
-    """The last dead letters, oldest first."""
+    """Answers the last 1,000 dead letters, the oldest first."""
 
     returns: ClassVar[Any] = list[DeadLetter]
 

@@ -1,4 +1,4 @@
-"""Models: generate, score and embed text, and show the slots that do it."""
+"""Models: generate, score and embed text; show models, slots and ended calls; change the policy of the slots."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ipc.syscalls.base import Syscall
 
 
 class ChatMessage(msgspec.Struct, frozen=True):
-    """One turn of a conversation, as chat templates take it."""
+    """One turn of a conversation, in the form that chat templates take."""
 
     role: str
     content: str
 
 
 class Constraint(msgspec.Struct, frozen=True):
-    """The form that a reply must have.
+    """The form that a reply must have: `value` is a text of at most 1,000,000 characters.
 
-    JSON that fits a `schema` (its JSON text), one of `choices` (a JSON list of texts), a match of a `regex`, or a
-    sentence of a `grammar` (Lark syntax).
+    `schema`: a JSON schema, which the reply fits. `choices`: a JSON list of texts, of which the reply is one. `regex`:
+    the reply matches it as a whole. `grammar`: the reply is a sentence of it (Lark syntax).
     """
 
     kind: Literal["schema", "choices", "regex", "grammar"]
@@ -29,11 +29,12 @@ class Constraint(msgspec.Struct, frozen=True):
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
-    """How to choose tokens. None leaves the daemon's default.
+    """How to choose tokens. None means the default of the model or the daemon.
 
-    `temperature` 0 is greedy. `top_k` keeps the k likeliest tokens, `top_p` the likeliest that sum to p. The noise of
-    a draw is a function of (`seed`, position) alone. Text ends before the first of the `stop` strings. With `logprobs`
-    the natural logarithm of each token's probability (before temperature) is reported, too.
+    `max_tokens` bounds the reply. `temperature` 0 is greedy. `top_k` keeps the k likeliest tokens, and `top_p` the
+    likeliest tokens whose probabilities sum to p. The noise of a draw depends only on `seed` and position, so the same
+    seed draws the same tokens; without a seed, each call gets a random one. The text ends before the first `stop`
+    string. With `logprobs` the natural logarithm of each token's probability, before temperature, is reported as well.
     """
 
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
@@ -47,9 +48,9 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Completion(msgspec.Struct, frozen=True):
-    """One reply in full: its text, its tokens with their log probabilities (if asked for), and why it ended.
+    """One complete reply: its text, the ids of its tokens, their log probabilities if requested, and why it ended.
 
-    `reason`: "stop" (end of text, a stop string, or a constraint that is satisfied) or "length" (`max_tokens`).
+    `reason`: "stop" (end of text, a stop string, or a satisfied constraint) or "length" (`max_tokens`).
     """
 
     text: str
@@ -59,17 +60,18 @@ class Completion(msgspec.Struct, frozen=True):
 
 
 class Score(msgspec.Struct, frozen=True):
-    """How likely a continuation is: the natural logarithm of its probability, and its length in tokens."""
+    """The natural logarithm of a continuation's probability, and its length in tokens."""
 
     logprob: float
     tokens: int
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """A configured model and its state.
+    """A model and its state.
 
-    `state` is "unloaded", "waiting" (for memory), "loading", "ready", "leaving", "restarting" or "failed". `detail`
-    says more, such as the reason and what has to happen next.
+    `state`: "unloaded", "waiting" (for memory), "loading", "ready", "leaving" (it is being unloaded), "restarting"
+    (its driver died) or "failed". `detail`: the reason, and what has to happen next. `context`: the most tokens of a
+    prompt with its reply; None before the first load. `facts`: figures that the driver reported.
     """
 
     name: str
@@ -83,17 +85,21 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
 
 class SlotInfo(msgspec.Struct, frozen=True):
-    """The slots of one model: how many there are, hold a sequence, and how many calls queue for one.
+    """The slots of one model, and the memory behind them. Counters begin with the daemon; sizes are in bytes.
 
-    `policy` says who gets one, and `policy_reason` why it does as it does, if it changes itself.
-    `tokens_per_second` is the rate of the last steps, `restarts` counts driver deaths survived, `memory` is the
-    driver's resident set in bytes. `given` of the slots are given out at present, fewer than there are while memory is
-    short, and `cause` says why. Keys and values take `kv_used` of `kv_memory` bytes, besides `kv_cached` for prefixes
-    and `kv_disk` bytes for those on disk; of `prompt_tokens` so far `prompt_hits` were found computed (`prompt_reread`
-    were read from the disk for that), and `prompt_evicted` were given up. `kv_waiting` sequences wait for memory,
-    `swapped` lie on disk; so far `swap_outs` went there, `restores` came back, and `recomputations` were computed anew;
-    `swap_refused` says why the last one that was to go there did not. `cores`: processors of the driver. `idle`:
-    seconds without any work, and `keep_alive` the seconds of it after which the driver ends.
+    Of `slots`, `given` may be used now (fewer while memory is short; `cause` gives the reason), and `used` hold a
+    sequence; `queued` sequences wait for one. `policy` decides which sequence gets a slot, and `policy_reason` is why
+    the policy last changed itself, if it does so. `state` and `detail` are those of `ModelInfo`.
+
+    The driver `driver_pid` has made `tokens` in `steps`, lately `tokens_per_second`; it was restarted `restarts` times.
+    It runs on `cores` processors; `memory` is its resident set. After `keep_alive` seconds without work it ends;
+    `idle`: seconds without work so far.
+
+    KV memory: `kv_used` of `kv_memory` is used by sequences, `kv_cached` by cached prefixes; `kv_disk` is the size of
+    prefixes on disk. Of `prompt_tokens`, `prompt_hits` were found in the cache, of these `prompt_reread` on disk;
+    `prompt_evicted` tokens were evicted. `kv_waiting` sequences wait for KV memory, and `swapped` are on disk.
+    `swap_outs`, `restores` and `recomputations` count sequences that were swapped out, swapped in, and computed again;
+    `swap_refused` is why the last refused swap-out was refused.
     """
 
     model: str
@@ -133,10 +139,11 @@ class SlotInfo(msgspec.Struct, frozen=True):
 
 
 class PolicyInfo(msgspec.Struct, frozen=True):
-    """The policy of the slots of a model, and what is set about it.
+    """The policy of a model's slots, and its settings.
 
-    `quantum` is in tokens, `aging` in priorities per second, `weights` are shares by owner. `reason` says what a policy
-    that changes itself last changed, and why.
+    `kind`: the name of the policy. `quantum` is in tokens, `aging` in priorities per second. `weights`: shares by
+    owner; an owner without a weight has 1. `starvation`: a call that has waited this many times as long as it was
+    served goes first; 0: never. `reason`: the last change that the policy made to itself, and why.
     """
 
     model: str
@@ -149,10 +156,12 @@ class PolicyInfo(msgspec.Struct, frozen=True):
 
 
 class SequenceInfo(msgspec.Struct, frozen=True):
-    """One sequence: who runs it, how far it is, what is left of its lease, and its place in the queue (0: none).
+    """One sequence on a slot or in the queue for one.
 
-    `preemptions`: how often it was taken off its slot for a more urgent one. `kept` says where its state is: "memory",
-    "disk", or nowhere; `recomputed` why it had to be computed anew, if it had.
+    `state`: "queued", "running", "parked" or "finished". `position`: its place in the queue, from 1; 0 if it is not in
+    the queue. `lease`: tokens that it may still make before its lease is renewed. `preemptions`: how often it lost its
+    slot to another sequence. `kept`: where its KV cache is, "memory", "disk" or "" (nowhere). `recomputed`: why its KV
+    cache had to be computed again, if it had to.
     """
 
     sequence: int
@@ -170,13 +179,14 @@ class SequenceInfo(msgspec.Struct, frozen=True):
 
 
 class FinishedCall(msgspec.Struct, frozen=True, gc=False):
-    """A generation that is over.
+    """A generation that has ended, for traces of the load.
 
-    `number` counts them up. `program_id` is that of the task as part of which it was scheduled. `limit` is its bound on
-    tokens, 0 for none. `error` names what cut it off, if anything did.
+    `number` counts generations from 1. `program_id`: its scheduling group; `weight` and `owner` are those of the group.
+    `prompt` and `generated` are in tokens. `limit`: its `max_tokens`, 0 for none. `error`: the name of the error that
+    ended it, or "cancelled", or "".
 
-    Times are in seconds of the daemon's clock: when it came, got its slot, had its first token, and ended; `deadline`
-    when its task has to end.
+    Times are in seconds of the daemon's monotonic clock: `submitted`, `started` (on a slot), `first` (token), `ended`,
+    and `deadline`, by which its task must end.
     """
 
     number: int
@@ -200,12 +210,14 @@ class FinishedCall(msgspec.Struct, frozen=True, gc=False):
 
 
 class Generate(Syscall, tag="generate"):
-    """Run a model on `prompt` (chat messages or text to continue).
+    """Generate a reply to chat messages, or a continuation of a text.
 
-    Answers the text; a list of `Completion` if there are several `samples` (drawn with `seed`, `seed` + 1, ...) or
-    `logprobs` are asked for. With `emit`, tokens also go to whoever submitted the task. Errors: `UnknownModel`,
+    Answers the text; or, with more than one sample or with `logprobs`, a list of `Completion`. `model`: a configured
+    name or a path; None is the default model. `samples`: replies to draw, 1 to 1,024, with the seeds `seed`, `seed` + 1
+    and so on. With `emit`, the client that submitted the task gets the tokens as events. Errors: `UnknownModel`,
     `ModelNotFound`, `MissingExtra`, `ModelLoadFailed`, `ContextOverflow`, `InvalidPrompt`, `InvalidConstraint`,
-    `InvalidReply`, `DriverFailed`, `Busy`.
+    `InvalidReply` (`max_tokens` cut a constrained reply), `InvalidCall`, `LimitExceeded`, `DeadlineUnreachable`,
+    `DriverFailed`, `Busy`.
     """
 
     prompt: list[ChatMessage] | str
@@ -217,9 +229,9 @@ class Generate(Syscall, tag="generate"):
 
 
 class ScoreText(Syscall, tag="score"):
-    """How likely each of `continuations` is after `prompt`; answers a `Score` for each.
+    """Compute how likely each continuation is after `prompt`; answers a `Score` for each.
 
-    Errors: those of `Generate`, and `InvalidCall` for an empty list or text.
+    `continuations`: 1 to 4,096 texts, none of them empty. Errors: those of `Generate` that concern no reply.
     """
 
     prompt: list[ChatMessage] | str
@@ -229,7 +241,10 @@ class ScoreText(Syscall, tag="score"):
 
 
 class EmbedTexts(Syscall, tag="embed"):
-    """Turn each of `texts` into a vector of length 1 that says what it is about. Errors: as of `ScoreText`."""
+    """Compute an embedding of each text; answers vectors of length 1, whose scalar product measures similarity.
+
+    `texts`: 1 to 4,096 texts, none of them empty. Errors: those of `ScoreText`.
+    """
 
     texts: list[str]
     model: str | None = None
@@ -237,30 +252,31 @@ class EmbedTexts(Syscall, tag="embed"):
 
 
 class Models(Syscall, tag="models"):
-    """The configured models."""
+    """Answers the configured models, and those that were called by path."""
 
     returns: ClassVar[Any] = list[ModelInfo]
 
 
 class Slots(Syscall, tag="slots"):
-    """The slots of every model that was asked for."""
+    """Answers the slots of each model that was used in this run of the daemon."""
 
     returns: ClassVar[Any] = list[SlotInfo]
 
 
 class FinishedCalls(Syscall, tag="finished_calls"):
-    """The last generations that ended, those with a number above `after`; the daemon remembers some thousands."""
+    """Answers the ended generations with a number above `after`, the oldest first; at most the last 16,384."""
 
     after: int = 0
     returns: ClassVar[Any] = list[FinishedCall]
 
 
 class SetPolicy(Syscall, tag="policy"):
-    """Change what is given of the policy of `model` (None: the default one), and answer how it is then.
+    """Change the policy of the slots of `model` (None: the default model); answers the policy after the change.
 
-    Without anything given it only answers. `weights` are set for the owners named, those of others stay. No sequence is
-    lost: who runs goes on unless the new policy decides otherwise, who waits has waited as long. Only clients may.
-    Errors: `UnknownModel`, `ModelNotFound`, `InvalidPolicy`.
+    A field that is None stays as it is, so a call without any field only reads the policy. `weights` change only for
+    the owners that it names. No sequence is lost: running sequences go on unless the new policy preempts them, and the
+    time that a sequence has waited still counts. Clients only. Errors: `UnknownModel`, `ModelNotFound`,
+    `InvalidPolicy`.
     """
 
     model: str | None = None

@@ -1,6 +1,6 @@
-"""Processes and their threads: start, hold, rank, wait for, end and list them; their limits and their output.
+"""Processes and their threads: spawn, wait, kill, suspend, resume and rank them; their limits, logs and output.
 
-Also the programs that they run.
+Also the programs that they run. Priorities go from -20 to 20, the most urgent.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from ipc.syscalls.base import Body, Count, Priority, Seconds, Syscall
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Bounds; None is no bound. What goes over is `LimitExceeded`, named and counted.
+    """Limits of a process; None is no limit.
 
-    A call that goes over fails: `tokens` (read and written by models), `children` (alive at once), `memory_keys` and
-    `memory_bytes` (private memory). Messages over the length of the `mailbox` wait or fail as in any full one. A
-    process that goes over ends, with reason "limit": `cpu_seconds`, `wall_seconds`.
+    A call that would go over one of these fails with `LimitExceeded`: `tokens` (of prompts and replies), `children`
+    (alive at the same time), `memory_keys` and `memory_bytes` (private memory). A process that goes over `cpu_seconds`
+    or `wall_seconds` ends with the reason "limit". `mailbox` is the most messages in the mailbox, for which senders
+    then wait as usual.
     """
 
     tokens: Count | None = None
@@ -33,7 +34,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Usage(msgspec.Struct):
-    """What a process has used: model tokens read and written, messages, system calls, processor time."""
+    """The usage of a process: tokens of prompts and replies, messages, system calls, processor time in seconds."""
 
     prompt_tokens: int = 0
     generated_tokens: int = 0
@@ -44,7 +45,10 @@ class Usage(msgspec.Struct):
 
 
 class ProcessInfo(msgspec.Struct, frozen=True):
-    """A row of the process table. `waits_for` says what a blocked process waits for; times are seconds."""
+    """A row of the process table. `waits_for` describes the wait of a blocked process.
+
+    `threads` and `mailbox` are counts, `age` is in seconds. `parent` is 0 for a detached process.
+    """
 
     pid: int
     parent: int
@@ -60,9 +64,9 @@ class ProcessInfo(msgspec.Struct, frozen=True):
 
 
 class ExitStatus(msgspec.Struct, frozen=True):
-    """How a process ended: `reason` is "done", "failed", "killed", "deadline", "linked" or "limit".
+    """How a process ended. `reason`: "done", "failed", "killed", "deadline", "linked" or "limit".
 
-    One of `value` and `error` is set, and `error` says more.
+    `value` is the result of a process that is done; any other end has an `error`.
     """
 
     pid: int
@@ -74,7 +78,10 @@ class ExitStatus(msgspec.Struct, frozen=True):
 
 
 class ProgramInfo(msgspec.Struct, frozen=True):
-    """A program that can be run. `signature` is that of its coroutine without the context."""
+    """A program that can be run. `signature`: the parameters of its coroutine, without the context.
+
+    `source`: its file or package. `error`: why the file cannot be loaded, if so.
+    """
 
     name: str
     summary: str
@@ -84,14 +91,17 @@ class ProgramInfo(msgspec.Struct, frozen=True):
 
 
 class Spawn(Syscall, tag="spawn"):
-    """Start `program` with `args` by name, and `positional` ones in order; answers the pid of the new process.
+    """Start a process; answers its pid. The process is a child of the caller, and ends with it unless `detach`.
 
-    `lenient`: arguments are texts, from a command line say, and become numbers where numbers are wanted.
-    `program` is a known name or the path of a Python file. A child dies with its parent unless `detach`; `deadline`
-    is seconds from now. `credit` > 0, from a client, makes its events flow back under the id of the request. It is
-    registered as `name` and linked to its parent with `link`, before its first step. `limits`: no more than those of
-    its parent. Errors: `NameTaken`, `LimitExceeded`,
-    `UnknownProgram`, `BadArguments`, `AgentFailed` (the file cannot be loaded), `Busy`.
+    `program`: a known name, or the path of a Python file. `args` are arguments by name, `positional` in order. With
+    `lenient` texts are converted to the types of the parameters, as for a command line. `priority` and `owner` default
+    to those of the caller. `deadline`: seconds from now after which the process is ended. `name` is registered, and the
+    link to the caller with `link` is made, before the first step of the process. `limits`: for an agent's child, at
+    most those of the agent; for a client's, instead of the configured ones, field by field. `credit`: from a client,
+    the number of events that may follow under the id of the request.
+
+    Errors: `UnknownProgram`, `BadArguments`, `AgentFailed` (the file cannot be loaded), `NameTaken`, `LimitExceeded`,
+    `NotEncodable`, `InvalidCall`, `Busy` (too many processes); from a client also `ShuttingDown`.
     """
 
     program: str
@@ -110,7 +120,10 @@ class Spawn(Syscall, tag="spawn"):
 
 
 class Wait(Syscall, tag="wait"):
-    """Wait until process `pid` has ended; answers its `ExitStatus`. Errors: `UnknownProcess`, `TimedOut`."""
+    """Wait until process `pid` has ended; answers its `ExitStatus`. The daemon remembers the last 512 ended processes.
+
+    Errors: `UnknownProcess`, `TimedOut` after `timeout` seconds, `DeadlockDetected`, `InvalidCall` (the caller itself).
+    """
 
     pid: int
     timeout: Seconds | None = None
@@ -118,9 +131,11 @@ class Wait(Syscall, tag="wait"):
 
 
 class Kill(Syscall, tag="kill"):
-    """End process `pid` and its children; answers when it is gone, a client when that is on disk. `UnknownProcess`.
+    """End process `pid` and its children; answers its `ExitStatus` when it has ended. A client also waits for the disk.
 
-    With `thread`, end that one alone; answers None when it is gone. Errors: `UnknownThread`, `InvalidCall`.
+    Threads are cancelled, and have 2 seconds for their `finally` blocks. With `thread`, the path of a thread, only that
+    thread ends, and the answer is None. Errors: `UnknownProcess`, `UnknownThread`, `InvalidCall` (the first thread of a
+    process, or the calling thread).
     """
 
     pid: int
@@ -129,13 +144,13 @@ class Kill(Syscall, tag="kill"):
 
 
 class Sleep(Syscall, tag="sleep"):
-    """Do nothing for `seconds`."""
+    """Wait for `seconds`. Errors: `InvalidCall`."""
 
     seconds: Seconds
 
 
 class Ps(Syscall, tag="ps"):
-    """The process table, `limit` rows from pid `start` on; connections of clients only if `clients`."""
+    """Answers `limit` rows of the process table, from pid `start` on; connections of clients only with `clients`."""
 
     start: Count = 0
     limit: Annotated[int, Meta(ge=1, le=100_000)] = 10_000
@@ -144,7 +159,10 @@ class Ps(Syscall, tag="ps"):
 
 
 class Logs(Syscall, tag="logs"):
-    """The log of process `pid`. With `credit` > 0, new lines follow as events until it ends. `UnknownProcess`."""
+    """Answers the last 200 lines of the log of process `pid`. Errors: `UnknownProcess`.
+
+    With `credit` above 0, new lines follow as events until the process ends.
+    """
 
     pid: int
     credit: Count = 0
@@ -152,13 +170,13 @@ class Logs(Syscall, tag="logs"):
 
 
 class Programs(Syscall, tag="programs"):
-    """All programs that can be run."""
+    """Answers all programs that can be run."""
 
     returns: ClassVar[Any] = list[ProgramInfo]
 
 
 class ThreadInfo(msgspec.Struct, frozen=True):
-    """A thread. `path` says who started it: "0" is the first one, "0-2" the second one that that one started."""
+    """A thread. Its `path` is "0" for the first thread; "0-2" is the second thread that thread "0" started."""
 
     path: str
     name: str
@@ -169,9 +187,9 @@ class ThreadInfo(msgspec.Struct, frozen=True):
 
 
 class StartThread(Syscall, tag="start_thread"):
-    """Run `coro` as one more thread of the caller; answers the thread. Errors: `InvalidCall`.
+    """Run the coroutine `coro` as a further thread of the caller; answers the thread. Errors: `InvalidCall`.
 
-    Inside the daemon only, and in no union: a coroutine cannot be encoded.
+    Inside the daemon only. It is in no union, because a coroutine cannot be encoded.
     """
 
     coro: Any
@@ -180,14 +198,25 @@ class StartThread(Syscall, tag="start_thread"):
 
 
 class Threads(Syscall, tag="threads"):
-    """The threads of process `pid`, oldest first. Errors: `UnknownProcess`."""
+    """Answers the threads of process `pid`, the oldest first. Errors: `UnknownProcess`."""
 
     pid: int
     returns: ClassVar[Any] = list[ThreadInfo]
 
 
 class Suspend(Syscall, tag="suspend"):
-    """Stop process `pid`, or one `thread` of it, at its next system call, and take its sequences off their slots.
+    """Suspend process `pid`, or one `thread` of it. It stops at its next `await`; its sequences leave their slots.
+
+    A second suspension has no further effect. Errors: `UnknownProcess`, `UnknownThread`, `InvalidCall` (the connection
+    of a client).
+    """
+
+    pid: int
+    thread: str | None = None
+
+
+class Resume(Syscall, tag="resume"):
+    """Undo `Suspend`. A thread runs only when neither it nor its process is suspended.
 
     Errors: `UnknownProcess`, `UnknownThread`.
     """
@@ -196,17 +225,11 @@ class Suspend(Syscall, tag="suspend"):
     thread: str | None = None
 
 
-class Resume(Syscall, tag="resume"):
-    """Let what was suspended go on. A thread goes on when both it and its process may. Errors: as of `Suspend`."""
-
-    pid: int
-    thread: str | None = None
-
-
 class Nice(Syscall, tag="nice"):
-    """Set the priority of process `pid` with all its threads, or of one `thread`, to -20 (lowest) to 20; answers it.
+    """Set the priority of process `pid` and all its threads, or of one `thread`; answers the new priority.
 
-    `relative`: change it by `priority`, kept within these bounds. Errors: `UnknownProcess`, `UnknownThread`.
+    With `relative`, `priority` is added to the present one, and the sum is clamped to -20 to 20. Errors:
+    `UnknownProcess`, `UnknownThread`, `InvalidCall`.
     """
 
     pid: int
@@ -217,16 +240,17 @@ class Nice(Syscall, tag="nice"):
 
 
 class Emit(Syscall, tag="emit"):
-    """Hand `value` to whoever submitted the task; waits while they have not read what came before.
+    """Send `value` to the client that submitted the task, as an `Emitted` event.
 
-    Errors: `NotEncodable`, `FrameTooLarge`.
+    The call waits while that client is behind. Without a client, the value is dropped. Errors: `NotEncodable`,
+    `FrameTooLarge`.
     """
 
     value: Body
 
 
 class WriteLog(Syscall, tag="log"):
-    """Add a line to the caller's log."""
+    """Add a line to the caller's log, which holds the last 200 lines. Errors: `InvalidCall`, `NotEncodable`."""
 
     level: str
     event: str

@@ -1,4 +1,4 @@
-"""Supervision: links, monitors, supervised children, and the reports of crashes."""
+"""Supervision: links, monitors, supervised children, and crash reports (after Erlang/OTP)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ipc.messages import Log
 from ipc.syscalls.base import Count, Priority, Seconds, Syscall
 from ipc.syscalls.processes import ExitStatus, Usage
 
-DOWN = "down"  # type of the message that a monitor gets
+DOWN = "down"  # type of the message by which a monitor reports an end
 
 Strategy = Literal["one_for_one", "one_for_all", "rest_for_one"]
 Restart = Literal["permanent", "transient", "temporary"]
 
 
 class Down(msgspec.Struct, frozen=True):
-    """Body of the message of type "down": the monitored process `pid` has ended. `ref` is what `monitor` answered.
+    """Body of the message of type "down": the monitored process `pid` has ended. `ref`: the answer of `Monitor`.
 
-    `reason` is as in `ExitStatus`, or "unknown" if it ended too long ago to be remembered.
+    `reason` is that of `ExitStatus`, or "unknown" if the daemon no longer remembers the process.
     """
 
     ref: int
@@ -32,9 +32,10 @@ class Down(msgspec.Struct, frozen=True):
 
 
 class Child(msgspec.Struct, frozen=True):
-    """A supervised child: started with `args`, registered under `name` if given, at each start anew.
+    """A supervised child. Each of its starts uses the same `args`, `name` (to register) and `priority`.
 
-    `restart`: "permanent" whenever it ends, "transient" unless it ends well, "temporary" never.
+    `restart`: after which ends it is restarted: "permanent" after each, "transient" after each but "done", "temporary"
+    never.
     """
 
     program: str
@@ -45,25 +46,25 @@ class Child(msgspec.Struct, frozen=True):
 
 
 class Link(Syscall, tag="link"):
-    """Tie the fates of the caller and process `pid`: if one ends other than well, so does the other ("linked").
+    """Link the caller and process `pid`. If one ends for any reason but "done", so does the other, as "linked".
 
-    Errors: `UnknownProcess`, `InvalidCall` (itself, or the connection of a client).
+    Errors: `UnknownProcess`, `InvalidCall` (the caller itself, or the connection of a client).
     """
 
     pid: int
 
 
 class Unlink(Syscall, tag="unlink"):
-    """Undo `Link`; nothing if there is none."""
+    """Undo `Link`. Without a link it has no effect."""
 
     pid: int
 
 
 class Monitor(Syscall, tag="monitor"):
-    """Tell the caller of the end of process `pid` by a message of type "down"; answers its correlation id.
+    """Report the end of process `pid` to the caller, by a message of type "down"; answers its correlation id.
 
-    The message is above all others and never dropped. If the process has ended already, it comes at once.
-    Errors: `UnknownProcess` (it never existed), `InvalidCall` (itself).
+    The message goes before all others and fits into a full mailbox. If the process has ended already, the message is
+    sent immediately. Errors: `UnknownProcess` (it never existed), `InvalidCall` (the caller itself).
     """
 
     pid: int
@@ -71,19 +72,22 @@ class Monitor(Syscall, tag="monitor"):
 
 
 class Demonitor(Syscall, tag="demonitor"):
-    """Undo `Monitor`: no message of it comes any more, one that waits unread is taken back."""
+    """Undo `Monitor`, whose answer was `ref`. An unread message of this monitor is removed from the mailbox."""
 
     ref: int
 
 
 class Supervise(Syscall, tag="supervise"):
-    """Start `children` in order and restart those that end, until all have ended for good; answers how they ended.
+    """Start `children` in order and restart those that end; answers their exit statuses when all have ended for good.
 
-    After `strategy`, with a child are restarted: itself, all, or itself and those after it (Erlang/OTP, "Supervisor
-    Behaviour"). The others are ended in reverse order first. A restart waits `backoff` seconds, twice as long with
-    each that follows within `within` seconds, at most `max_backoff`; and half of that by chance, so that those
-    who failed together do not come back together. Errors: what `Spawn` raises when a child cannot be started the first
-    time; `TooManyRestarts` after more than `max_restarts` within `within` seconds, when all have been ended.
+    `strategy` chooses which children restart when one ends (Erlang/OTP, "Supervisor Behaviour"): only that child
+    ("one_for_one"), all ("one_for_all"), or that child and those after it ("rest_for_one"). The others of them are
+    ended first, in reverse order. The pause before a restart is `backoff` seconds; it doubles with each earlier restart
+    within the last `within` seconds, up to `max_backoff`. A random part of the second half of each pause is left out,
+    so that children that failed together do not restart together.
+
+    When the call ends, all children have been ended. Errors: those of `Spawn`, if the first start of a child fails;
+    `TooManyRestarts` after more than `max_restarts` restarts within `within` seconds; `InvalidCall`.
     """
 
     children: list[Child]
@@ -96,7 +100,7 @@ class Supervise(Syscall, tag="supervise"):
 
 
 class Received(msgspec.Struct, frozen=True):
-    """A message that a process had received, without its body."""
+    """A message that a process received, without its body. See `ipc.messages.Message`."""
 
     id: int
     type: str
@@ -106,10 +110,10 @@ class Received(msgspec.Struct, frozen=True):
 
 
 class CrashReport(msgspec.Struct, frozen=True):
-    """What is known of a process that failed. `error.data` may hold its traceback; `time` is seconds since the epoch.
+    """A report on a process that failed at `time` (seconds since the epoch), `age` seconds after its start.
 
-    `messages` are the last that it received, oldest first; `unread` is how many more lay in its mailbox; `log` is the
-    end of its log.
+    `reason` is that of `ExitStatus`. `error.data` may contain a traceback. `messages`: the last messages that it
+    received, the oldest first. `unread`: the number of messages in its mailbox. `log`: the last 10 lines of its log.
     """
 
     time: float
@@ -127,7 +131,7 @@ class CrashReport(msgspec.Struct, frozen=True):
 
 
 class Crashes(Syscall, tag="crashes"):
-    """The reports of the last 100 processes that failed, oldest first; of process `pid` alone if given."""
+    """Answers the reports on the last 100 processes that failed, the oldest first; with `pid`, only that process's."""
 
     pid: int | None = None
     returns: ClassVar[Any] = list[CrashReport]

@@ -1,8 +1,9 @@
-"""Synchronisation: locks and their kin, named and shared by all processes.
+"""Synchronisation: locks, semaphores, conditions, barriers and events, by name, shared by all processes.
 
-Made at first use and forgotten when nobody holds one, waits for it or has set it. A thread holds, not a process, and
-what it holds goes to who waits next when it ends. Clients only look: a thread of theirs lives as long as one request.
-All but `Locks` may raise `InvalidCall`, `SyncMismatch` and `Busy` (too many names); those that wait, `TimedOut`.
+A primitive is made at its first use, and forgotten when no thread holds it or waits for it and it is not set. Threads
+hold locks and permits; when a thread ends, they go to the next waiting thread. Waits are first come, first served. All
+calls but `Locks` are for agents only, and may raise `InvalidCall`, `SyncMismatch` and `Busy` (too many names). Those
+that wait raise `TimedOut` after `timeout` seconds.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ Number = Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
 class LockInfo(msgspec.Struct, frozen=True):
-    """A lock, semaphore, condition, barrier or event (`kind`): its state in words, who holds it, who waits (pids)."""
+    """A lock, semaphore, condition, barrier or event (`kind`), its state in words, and pids of holders and waiters.
+
+    A pid occurs once for each permit and each waiting thread.
+    """
 
     kind: str
     name: str
@@ -29,15 +33,15 @@ class LockInfo(msgspec.Struct, frozen=True):
 
 
 class Locks(Syscall, tag="locks"):
-    """All of them that are held or waited for, and events that are set."""
+    """Answers all primitives that are held, waited for, or set."""
 
     returns: ClassVar[Any] = list[LockInfo]
 
 
 class AcquireLock(Syscall, tag="acquire_lock"):
-    """Hold the lock `name`, in the order of asking; if `reentrant`, once more if it is held by this thread already.
+    """Acquire the lock `name`. With `reentrant`, the thread that holds it may acquire it again.
 
-    Errors: `DeadlockDetected`.
+    Errors: `DeadlockDetected`, also if the holder acquires it again without `reentrant`.
     """
 
     name: Name
@@ -52,7 +56,7 @@ class ReleaseLock(Syscall, tag="release_lock"):
 
 
 class AcquirePermit(Syscall, tag="acquire_permit"):
-    """Hold one of the `permits` of the semaphore `name`. Errors: `DeadlockDetected`."""
+    """Acquire one of the `permits` of the semaphore `name`. Errors: `DeadlockDetected`."""
 
     name: Name
     permits: Number
@@ -60,20 +64,23 @@ class AcquirePermit(Syscall, tag="acquire_permit"):
 
 
 class ReleasePermit(Syscall, tag="release_permit"):
-    """Give back a permit that this thread holds. Errors: `NotHeld`."""
+    """Release a permit that this thread holds. Errors: `NotHeld`."""
 
     name: Name
 
 
 class WaitForNotice(Syscall, tag="wait_for_notice"):
-    """Give up the lock `name`, wait for a `Notify`, and hold the lock again, whatever happens. Errors: `NotHeld`."""
+    """Release the lock `name`, wait for a `Notify`, and acquire the lock again, also after an error.
+
+    Errors: `NotHeld`.
+    """
 
     name: Name
     timeout: Seconds | None = None
 
 
 class Notify(Syscall, tag="notify"):
-    """Let the first `count` threads that wait for a notice go on, all if None; answers how many. Errors: `NotHeld`."""
+    """Wake the first `count` threads that wait for a notice (None: all); answers how many. Errors: `NotHeld`."""
 
     name: Name
     count: Number | None = 1
@@ -81,9 +88,9 @@ class Notify(Syscall, tag="notify"):
 
 
 class WaitAtBarrier(Syscall, tag="wait_at_barrier"):
-    """Wait until `parties` threads wait at the barrier `name`; answers whether this one was the last to come.
+    """Wait until `parties` threads wait at the barrier `name`; answers True in the last thread, else False.
 
-    One that gives up or dies before that no longer counts.
+    A thread that times out or ends while it waits no longer counts.
     """
 
     name: Name
@@ -93,7 +100,7 @@ class WaitAtBarrier(Syscall, tag="wait_at_barrier"):
 
 
 class SetEvent(Syscall, tag="set_event"):
-    """Set the event `name`: who waits for it goes on, and nobody waits until it is cleared."""
+    """Set the event `name`: all waiting threads go on, and later waits return immediately until it is cleared."""
 
     name: Name
 

@@ -1,6 +1,6 @@
-"""Tasks: what clients submit, which the journal keeps; to find them again, and to look at those that were.
+"""Tasks: submit a program that the journal stores, attach to it later, list tasks, and back up the journal.
 
-A task is told apart by its id, which lasts over restarts of the daemon; the pid is that of its present life.
+The id of a task stays valid when the daemon restarts. The pid is that of its process in this run of the daemon.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Key = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class Submitted(msgspec.Struct, frozen=True, array_like=True):
-    """A task that is on disk: its lasting id, the pid of its process (0 while it has none), and which attempt it is."""
+    """A task that is on disk: its id, the pid of its process (0: none now), and its attempt, from 1."""
 
     id: str
     pid: int
@@ -25,11 +25,11 @@ class Submitted(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TaskInfo(msgspec.Struct, frozen=True):
-    """A task of the journal. `state` is "accepted", "running", "ending", or how it ended, as in `ExitStatus.reason`.
+    """A task in the journal. `state`: "accepted", "running", "ending", or how it ended (`ExitStatus.reason`).
 
-    "ending": its process has ended, and nobody is told how before that is on the disk, which takes nothing now. If the
-    daemon dies first, the task runs again.
-    `submitted` and `ended` (0: not yet) are seconds since the epoch; `error` is the name of its error, if it has one.
+    "ending": its process has ended, but the end is not on disk. Until it is, no client learns the result; if the daemon
+    dies before, the task runs again. `submitted` and `ended` (0: not yet) are in seconds since the epoch. `error`: the
+    name of its error, or "".
     """
 
     id: str
@@ -44,11 +44,12 @@ class TaskInfo(msgspec.Struct, frozen=True):
 
 
 class Submit(Spawn, tag="submit"):
-    """`Spawn` of a task that outlives the daemon: it is answered, and begun, once it is on disk.
+    """Submit a task: a `Spawn` that the journal stores. Answered, and started, when it is on disk. Clients only.
 
-    The same `key` of the same owner is the same task, which is then attached to. `durable`: run the program as if it
-    were marked durable. Clients only. Errors: those of
-    `Spawn`, `JournalUnavailable` (the disk is full, say), `KeyReused` (with another program or other arguments).
+    A task that has not ended when the daemon dies runs again in the next run. With a `key`, a repeated submission of
+    the same owner attaches to the task of the first one. `durable`: run the program as a durable agent, also if it is
+    not marked so. Errors: those of `Spawn`; `JournalUnavailable`, such as for a full disk; `KeyReused`, if the key
+    belongs to another program or other arguments.
     """
 
     key: Key | None = None
@@ -57,11 +58,11 @@ class Submit(Spawn, tag="submit"):
 
 
 class Attach(Syscall, tag="attach"):
-    """The events and the result of task `id`. Clients only. Errors: `UnknownTask`.
+    """Follow the events and the result of task `id`. Clients only. Errors: `UnknownTask`, `ShuttingDown`.
 
-    Without `after`: events from now on. With it: those of attempt `attempt` with a higher number, or, if the task is at
-    another attempt by now, those of that one from its beginning. A bounded number of them is kept until the task ends;
-    if more were lost, the first event is `Missed`.
+    Without `after`, events follow from now on. With it, events of attempt `attempt` with a number above `after` follow;
+    if the task is in another attempt now, the events of that one follow from its beginning. The daemon retains the last
+    1,024 events, or 256 KiB, until the task ends; `Missed` replaces older ones.
     """
 
     id: str
@@ -72,7 +73,10 @@ class Attach(Syscall, tag="attach"):
 
 
 class History(Syscall, tag="history"):
-    """The last `limit` tasks, newest first, of those before task `before` (None: of all). Errors: `UnknownTask`."""
+    """Answers the last `limit` tasks, the newest first; with `before`, the last ones before that task.
+
+    Errors: `UnknownTask`.
+    """
 
     limit: Annotated[int, Meta(ge=1, le=100_000)] = 100
     before: str | None = None
@@ -80,9 +84,10 @@ class History(Syscall, tag="history"):
 
 
 class Backup(Syscall, tag="backup"):
-    """Copy the journal, while it is in use, to a new file at `path`, which is absolute; its size in bytes.
+    """Copy the journal, while it is in use, to a new file at the absolute `path`; answers its size in bytes.
 
-    What was acknowledged before the call is in it. Clients only. Errors: `BackupFailed`, `JournalUnavailable`.
+    The copy contains everything that was acknowledged before the call. Clients only. Errors: `BackupFailed`, `Busy`
+    (another copy is being made), `JournalUnavailable`.
     """
 
     path: str

@@ -1,4 +1,4 @@
-"""Tools: plain functions that agents call as an operating system's programs use devices."""
+"""Tools: plain functions that agents call, and that the daemon runs in worker threads."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from ipc.syscalls.base import Seconds, Syscall
 
 
 class Reference(msgspec.Struct, frozen=True):
-    """A result too large to hand over: the shared region that holds it, which ends with the caller; bytes encoded."""
+    """Stands for a result above 1 MiB: the name of the shared region that holds it, and its size in encoded bytes.
+
+    The region ends with the caller.
+    """
 
     name: str
     size: int
 
 
 class ToolInfo(msgspec.Struct, frozen=True):
-    """A tool that agents can call, and what it does now.
+    """A tool that agents can call, with its settings (see `llmosd.tool`) and its present calls.
 
-    `running` functions hold a place each; `abandoned` of them have no caller any more. `calls` and `failures` count
-    since the start. `error`: why it cannot be loaded.
+    `running` functions hold a place each, of `concurrency` places; the callers of `abandoned` of them wait no longer.
+    `queued` calls wait for a place. `calls` and `failures` count since the daemon started. `error`: why the tool cannot
+    be loaded, or "".
     """
 
     name: str
@@ -39,12 +43,12 @@ class ToolInfo(msgspec.Struct, frozen=True):
 
 
 class UseTool(Syscall, tag="use_tool"):
-    """Run tool `name` in a worker thread; answers what it returns, or a `Reference` to a large result.
+    """Run the tool `name` in a worker thread; answers its result, or a `Reference` to a result above 1 MiB.
 
-    `timeout`: seconds for the queue, all attempts and their pauses together; None leaves the tool's own. The function
-    itself cannot be stopped: it keeps its place until it returns. All places taken, the call waits in line, or gets
-    `Busy` without `wait`. Errors: `UnknownTool`, `BadArguments`, `ToolFailed`, `TimedOut`, `NotEncodable`, `Busy`,
-    `InvalidCall`.
+    `timeout`: seconds for the queue, all attempts and the pauses between them; None means the tool's own timeout. A
+    function cannot be stopped: after a timeout it goes on, and holds its place until it returns. If all places are
+    taken, the call waits in line, or fails with `Busy` if `wait` is false. Errors: `UnknownTool`, `BadArguments`,
+    `ToolFailed`, `TimedOut`, `NotEncodable` (the result), `Busy`, `LimitExceeded` (a large result), `InvalidCall`.
     """
 
     name: str
@@ -54,7 +58,7 @@ class UseTool(Syscall, tag="use_tool"):
 
 
 class Tools(Syscall, tag="tools"):
-    """All tools."""
+    """Answers all tools, sorted by name."""
 
     returns: ClassVar[Any] = list[ToolInfo]
 

@@ -1,7 +1,7 @@
-"""The context: what an agent sees of the kernel. Each method is one system call.
+"""The context: the interface of the kernel to an agent. Each method makes one system call. One file for each subject.
 
-Made by the daemon for every process and handed to its coroutine. It holds no state of its own and decides nothing:
-the gate does. One file a subject.
+The daemon makes a context for each process and passes it to the process's coroutine. It has no state and never decides
+anything: the gate does. README.md in this folder is the manual.
 """
 
 from __future__ import annotations
@@ -28,6 +28,6 @@ class Context(
     ProcessMethods,
     DurableMethods,
 ):
-    """An agent's view of its process. Methods raise the errors that `ipc.syscalls` names for their call."""
+    """The calls of an agent. Each method raises the errors that `ipc.syscalls` names for its call."""
 
     __slots__ = ()

@@ -1,4 +1,4 @@
-"""What every part of the context stands on: the gate, and the process that calls."""
+"""The base of all parts of the context: the gate, and the process that calls. It makes no call itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Caller:
-    """Holds the gate and the process. The parts of `Context` add methods and no state."""
+    """Stores the gate and the process. The parts of `Context` add methods and no state."""
 
     __slots__ = ("_gate", "_process")
 
@@ -20,10 +20,10 @@ class Caller:
 
     @property
     def pid(self) -> int:
-        """The number of this process."""
+        """The pid of this process."""
         return self._process.pid
 
     @property
     def attempt(self) -> int:
-        """Which attempt of its task this is, from 1: one more than the times the daemon ended meanwhile."""
+        """The number of this attempt of the task, from 1. It grows by one with each restart of the daemon."""
         return self._process.attempt

@@ -1,6 +1,6 @@
-"""What a reply has to be, as agents say it: the constraint for the driver, and the typed value from the text.
+"""Turns the options `schema`, `choices`, `regex` and `grammar` into a constraint, and the reply into a typed value.
 
-Used by `chat` and `generate`. It asks no model and checks nothing that the kernel checks.
+Used by `chat` and `generate`. It calls no model, and never checks what the kernel checks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ KINDS = ("schema", "choices", "regex", "grammar")
 
 
 def take_constraint(options: dict[str, Any]) -> tuple[Constraint | None, Decode]:
-    """Take `schema`, `choices`, `regex` and `grammar` out of `options`: what they ask for, and the reader of a reply.
+    """Remove `schema`, `choices`, `regex` and `grammar` from `options`; the constraint, and the decoder of a reply.
 
     Raises `InvalidConstraint`.
     """
@@ -27,21 +27,21 @@ def take_constraint(options: dict[str, Any]) -> tuple[Constraint | None, Decode]
     if not given:
         return None, str
     if len(given) > 1:
-        raise InvalidConstraint(f"{' and '.join(given)} contradict each other; give one of them")
+        raise InvalidConstraint(f"{' and '.join(given)} contradict each other; use only one of them")
     ((kind, value),) = given.items()
     if kind == "schema":
         return _schema(value)
     if kind == "choices":
         if isinstance(value, str) or not all(isinstance(choice, str) for choice in value):
-            raise InvalidConstraint(f"choices are a list of texts, which {value!r} is not")
+            raise InvalidConstraint(f"choices must be a list of texts, not {value!r}")
         return Constraint("choices", msgspec.json.encode(list(value)).decode()), str
     if not isinstance(value, str):
-        raise InvalidConstraint(f"a {kind} is a text, which {value!r} is not")
+        raise InvalidConstraint(f"{kind} must be a text, not {value!r}")
     return Constraint("regex" if kind == "regex" else "grammar", value), str
 
 
 def _schema(schema: Any) -> tuple[Constraint, Decode]:
-    """The constraint of a JSON schema, as a dict or as text, or of a type that msgspec can describe by one."""
+    """The constraint and the decoder for a JSON schema (a dict or a text), or for a type that msgspec can describe."""
     if isinstance(schema, str):
         try:
             schema = msgspec.json.decode(schema)
@@ -52,9 +52,9 @@ def _schema(schema: Any) -> tuple[Constraint, Decode]:
     else:
         kind = schema
         try:
-            schema = _closed(msgspec.json.schema(kind))
+            schema = _without_extra_properties(msgspec.json.schema(kind))
         except (TypeError, ValueError, NameError) as error:
-            raise InvalidConstraint(f"schema {kind!r} is no type that JSON can carry: {error}") from None
+            raise InvalidConstraint(f"schema {kind!r} is not a type that JSON can carry: {error}") from None
     try:
         text = msgspec.json.encode(schema).decode()
     except (TypeError, ValueError) as error:
@@ -70,14 +70,16 @@ def _schema(schema: Any) -> tuple[Constraint, Decode]:
     return Constraint("schema", text), decode
 
 
-def _closed(schema: Any) -> Any:
-    """`schema` without room for properties that it does not name: they would be written, and dropped."""
+def _without_extra_properties(schema: Any) -> Any:
+    """`schema`, but objects may only have the properties that it names. The decoder would drop others."""
     if isinstance(schema, list):
-        return [_closed(part) for part in schema]
+        return [_without_extra_properties(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    closed = {
-        key: {name: _closed(one) for name, one in part.items()} if key in ("properties", "$defs") else _closed(part)
-        for key, part in schema.items()
-    }
+    closed = {}
+    for key, part in schema.items():
+        if key in ("properties", "$defs"):
+            closed[key] = {name: _without_extra_properties(one) for name, one in part.items()}
+        else:
+            closed[key] = _without_extra_properties(part)
     return {"additionalProperties": False} | closed if "properties" in schema else closed

@@ -1,4 +1,4 @@
-"""What a durable agent gets again after a restart, and the checkpoint that cuts what is kept of it."""
+"""Time and random numbers that a replay repeats, and the checkpoint that replaces the call history."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ class DurableMethods(Caller):
     __slots__ = ()
 
     def time(self) -> Coroutine[Any, Any, float]:
-        """Seconds since the epoch. A durable agent is told the same again when it is replayed."""
+        """Seconds since the epoch. The replay of a durable agent returns the recorded time."""
         return self._gate.call(self._process, GetTime())
 
     def random(self) -> Coroutine[Any, Any, float]:
-        """A random number from 0 to 1, 1 excluded. A durable agent is given the same again when it is replayed."""
+        """A random number from 0 up to, but not including, 1. The replay of a durable agent repeats it."""
         return self._gate.call(self._process, DrawRandom())
 
     async def checkpoint(self, state: Any = None) -> Any:
-        """Keep `state` in place of all calls so far, and return it; for an agent that is not durable, just return it.
+        """Replace the call history of a durable agent by `state`, and return `state`. Other agents just get it back.
 
-        After a restart a durable agent runs from its top, and calls before its first checkpoint are made anew, as those
-        of then are forgotten. That checkpoint returns the state that was kept last, whatever it is given, and what was
-        called after that is replayed. So a loop that may be long goes
+        After a restart a durable agent runs from its top. Calls before its first checkpoint are made again, because
+        their records are deleted. The first checkpoint returns the last stored state, whatever it is given. The calls
+        after that state are replayed. So write a long loop like this:
 
             done = await ctx.checkpoint([])
             while ...:
                 ...
                 done = await ctx.checkpoint(done)
 
-        Costs one fsync, whatever the size of what it cuts. Names, subscriptions and memory stay. Raises
-        `CheckpointRefused` while the process has other threads, or children that run; `NotEncodable`.
+        A checkpoint costs one fsync, however long the history is. Names, subscriptions and memory are not changed.
+        Raises `CheckpointRefused` while the process has other threads or living children; `NotEncodable`.
         """
         return reveal(await self._gate.call(self._process, Checkpoint(state)))

@@ -1,4 +1,4 @@
-"""Memory, as an agent keeps things in its own and shares them with others."""
+"""Memory: the calls of an agent for its private keys and for shared regions."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from llmosd.shared import Shared
 
 
 class Memory(Caller):
-    """The private memory of a process: keys and values that only its own threads see. It ends with the process.
+    """The private memory of a process: keys and values that only its own threads see, until the process ends.
 
-    That of a durable process is there again after a restart of the daemon.
+    The memory of a durable process survives a restart of the daemon. Keys have 1 to 512 characters.
     """
 
     __slots__ = ()
 
     async def get(self, key: str, default: Any = None) -> Any:
-        """The value under `key`, or `default`."""
+        """The value under `key`, or `default`. Each call returns a copy of a mutable value."""
         return reveal(await self._gate.call(self._process, MemoryGet(key, default)))
 
     def set(self, key: str, value: Any) -> Coroutine[Any, Any, None]:
-        """Keep `value`, which msgpack must be able to carry, under `key`. Raises `LimitExceeded`."""
+        """Store `value` under `key`. Raises `NotEncodable` if msgpack cannot carry `value`, and `LimitExceeded`."""
         return self._gate.call(self._process, MemorySet(key, value))
 
     def delete(self, key: str) -> Coroutine[Any, Any, bool]:
-        """Forget `key`; whether it was there."""
+        """Delete `key`. Returns whether it existed."""
         return self._gate.call(self._process, MemoryDelete(key))
 
     def keys(self, prefix: str = "") -> Coroutine[Any, Any, list[str]]:
@@ -44,12 +44,13 @@ class MemoryMethods(Caller):
 
     @property
     def memory(self) -> Memory:
-        """What this process keeps for itself."""
+        """The private memory of this process."""
         return Memory(self._gate, self._process)
 
     def shared(self, name: str, *, ephemeral: bool = False, durable: bool = False) -> Shared:
-        """The shared region `name`, which need not exist yet. Made by this handle and `ephemeral`, it ends with us.
+        """A handle of the shared region `name`, which need not exist yet. The first `set` makes it.
 
-        Set by a `durable` one it survives the daemon, with its version, and each change costs one fsync from then on.
+        A region that an `ephemeral` handle makes ends with this process. A region that a `durable` handle has set
+        survives the daemon, with its version; from then on each change costs one fsync.
         """
         return Shared(partial(self._gate.call, self._process), name, ephemeral=ephemeral, durable=durable)

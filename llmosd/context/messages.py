@@ -1,4 +1,4 @@
-"""Messages, as an agent sends and receives them."""
+"""Messages: the calls of an agent to send, receive, call and reply; names and topics."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ class MessageMethods(Caller):
         lifetime: float | None = None,
         correlation: int = 0,
     ) -> Coroutine[Any, Any, int]:
-        """Put a message into the mailbox of process `to` (pid or registered name); its id.
+        """Put a message into the mailbox of process `to` (a pid or a registered name). Returns the message's id.
 
-        A full mailbox is waited for if `wait`. The message is void after `lifetime` seconds. `correlation` is yours to
-        match answers with questions.
+        If the mailbox is full, `send` waits for room, or raises `MailboxFull` if `wait` is false. After `lifetime`
+        seconds the message is void. `correlation` is any number by which sender and recipient match messages. See
+        `ipc.syscalls.Send` for the type of the message and all errors.
         """
         return self._gate.call(self._process, Send(to, body, type, priority, wait, lifetime, correlation))
 
@@ -45,10 +46,11 @@ class MessageMethods(Caller):
         correlation: int | None = None,
         where: Callable[[Message], bool] | None = None,
     ) -> Coroutine[Any, Any, Message]:
-        """The most urgent message in the own mailbox, waiting for one at most `timeout` seconds.
+        """Take the most urgent message out of the own mailbox, or wait. Raises `TimedOut` after `timeout` seconds.
 
-        Only of a type (a name, or the Struct declared under it), from a sender, with a correlation id, or for which
-        `where` holds, if given; all else stays in the mailbox. `where` sees the envelope: its body may be encoded.
+        The keywords select messages: `type` (a name, or a Struct that the agent declares), `sender` (a pid),
+        `correlation`, and a predicate `where`. All other messages stay in the mailbox. `where` gets the whole
+        `Message`, whose body may still be encoded, so it should look only at the other fields.
         """
         if timeout is None and type is None and sender is None and correlation is None and where is None:
             return self._gate.call(self._process, ANY_MESSAGE)
@@ -64,33 +66,40 @@ class MessageMethods(Caller):
         type: str = "",  # noqa: A002
         priority: int = 0,
     ) -> Coroutine[Any, Any, Any]:
-        """Send to process `to` (pid or registered name) and wait for what it replies."""
+        """Send to process `to` (a pid or a registered name), and wait for the body of its reply.
+
+        Raises `TimedOut` after `timeout` seconds, `UnknownProcess` if `to` ends before it replies, and
+        `DeadlockDetected` if `to` waits for this process.
+        """
         return self._gate.call(self._process, Call(to, body, timeout, type, priority))
 
     def reply(self, message: Message, body: Any) -> Coroutine[Any, Any, None]:
-        """Answer a message that came by `call`."""
+        """Reply to a message that was sent by `call`. Raises `NotACall` for any other, and for a second reply."""
         return self._gate.call(self._process, Reply(message.sender, message.id, body))
 
     # ---- names and topics
 
     def register(self, name: str) -> Coroutine[Any, Any, None]:
-        """Let others reach this process by `name`, until it ends or gives it up."""
+        """Let others reach this process by `name`, until it ends or gives the name up. Raises `NameTaken`."""
         return self._gate.call(self._process, Register(name))
 
     def unregister(self, name: str) -> Coroutine[Any, Any, None]:
-        """Give up a name of this process."""
+        """Give up a name of this process. Raises `UnknownName`, `NotPermitted`."""
         return self._gate.call(self._process, Unregister(name))
 
     def publish(
         self, topic: str, body: Any, *, priority: int = 0, lifetime: float | None = None
     ) -> Coroutine[Any, Any, int]:
-        """Send to all who subscribed to `topic`, words with dots between them; how many got it. Waits for nobody."""
+        """Send to all subscribers of `topic`, words with dots between them. Returns how many got it. Never waits.
+
+        The message's type is the topic. If a subscriber's mailbox is full, its copy becomes a dead letter.
+        """
         return self._gate.call(self._process, Publish(topic, body, priority, lifetime))
 
     def subscribe(self, pattern: str) -> Coroutine[Any, Any, None]:
-        """Receive what is published on matching topics: `*` is one word, `#` at the end any number of words."""
+        """Receive what is published on matching topics: `*` is one word, a final `#` any number of words."""
         return self._gate.call(self._process, Subscribe(pattern))
 
     def unsubscribe(self, pattern: str) -> Coroutine[Any, Any, None]:
-        """Take a subscription back."""
+        """Undo `subscribe` of the same pattern. Raises `NotFound`."""
         return self._gate.call(self._process, Unsubscribe(pattern))

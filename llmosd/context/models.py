@@ -1,4 +1,4 @@
-"""Models, as an agent calls them."""
+"""Models: the calls of an agent to generate, score and embed text."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ Messages = Iterable[Mapping[str, str] | ChatMessage]
 
 
 class ChatOptions(TypedDict, total=False):
-    """Keywords of `chat` and `generate`; what is left out takes the daemon's default.
+    """Keywords of `chat` and `generate`. A keyword that is left out or None takes the default of the model.
 
-    `temperature` 0 is greedy; `top_k` keeps the k likeliest tokens, `top_p` the likeliest that sum to p; the same
-    `seed` draws the same tokens; text ends before any `stop` string; with `emit` tokens also go to whoever submitted
-    the task, as they come.
+    `model`: a configured name, or a path. `max_tokens` bounds the reply. `temperature` 0 is greedy. `top_k` keeps the k
+    likeliest tokens, `top_p` the likeliest tokens whose probabilities sum to p. The same `seed` draws the same tokens.
+    The text ends before the first `stop` string. `emit` (the default): the client that submitted the task gets each
+    token when it is made.
 
-    At most one of these binds the reply: `schema` (a JSON schema, or a type that msgspec can describe by one: the
-    answer is a value of it), `choices` (texts: the answer is one of them), `regex`, `grammar` (Lark). With `samples`
-    above 1, drawn with `seed`, `seed` + 1, ..., the answer is a list of `Completion`, or of values of the `schema`;
-    with `logprobs` it is a list of `Completion` in any case.
+    At most one of these binds the reply: `schema` (a JSON schema, or a type that msgspec can describe; the answer is a
+    value of that type), `choices` (texts; the answer is one of them), `regex`, `grammar` (Lark). With `samples` above
+    1, which are drawn with `seed`, `seed` + 1 and so on, the answer is a list of `Completion`, or of values of the
+    `schema`. With `logprobs` it is always a list of `Completion`.
     """
 
     model: str | None
@@ -45,33 +46,34 @@ class ChatOptions(TypedDict, total=False):
 
 
 class ModelMethods(Caller):
-    """Replies and continuations of text; how likely texts are, and what they are about."""
+    """Replies and continuations of text; log probabilities and embeddings of texts."""
 
     __slots__ = ()
 
     def chat(self, messages: Messages, **options: Unpack[ChatOptions]) -> Coroutine[Any, Any, Any]:
-        """The model's reply to a conversation of {"role", "content"} messages, through its chat template: a text.
+        """The model's reply to a conversation: a text, by the model's chat template.
 
-        A typed value with `schema`, a list of `Completion` with `samples` or `logprobs`: see `ChatOptions`. Raises
-        `InvalidConstraint` and `InvalidReply` besides the errors of `ipc.syscalls.Generate`.
+        `messages`: mappings with "role" and "content", or `ChatMessage`. With `schema` the reply is a typed value, with
+        `samples` or `logprobs` a list: see `ChatOptions`. Raises the errors of `ipc.syscalls.Generate`; `InvalidReply`
+        also if the reply does not fit the type of `schema`.
         """
         return self._generate(_conversation("chat", messages), options)
 
     def generate(self, prompt: str, **options: Unpack[ChatOptions]) -> Coroutine[Any, Any, Any]:
-        """The model's continuation of `prompt`, without any template; all else as in `chat`."""
+        """The model's continuation of `prompt`, without a chat template. All else is as in `chat`."""
         return self._generate(prompt, options)
 
     async def score(
         self, prompt: Messages | str, continuations: Iterable[str], model: str | None = None
     ) -> list[float]:
-        """The natural logarithm of the probability of each of `continuations` after `prompt`."""
+        """The natural logarithm of the probability of each continuation after `prompt`. At most 4,096 continuations."""
         asked = prompt if isinstance(prompt, str) else _conversation("score", prompt)
         call = ScoreText(asked, _texts("continuations", continuations), model)
         scores = await self._gate.call(self._process, call)
         return [score.logprob for score in scores]
 
     def embed(self, texts: Iterable[str], model: str | None = None) -> Coroutine[Any, Any, list[list[float]]]:
-        """A vector of length 1 for each of `texts`: the more alike two texts are, the larger their scalar product."""
+        """A vector of length 1 for each text. The more similar two texts are, the larger is their scalar product."""
         return self._gate.call(self._process, EmbedTexts(_texts("texts", texts), model))
 
     def _generate(self, prompt: list[ChatMessage] | str, options: ChatOptions) -> Coroutine[Any, Any, Any]:
@@ -82,7 +84,7 @@ class ModelMethods(Caller):
         given["constraint"], decode = take_constraint(given)
         unknown = given.keys() - set(Sampling.__struct_fields__)
         if unknown:
-            raise TypeError(f"no such option: {', '.join(sorted(unknown))}")
+            raise TypeError(f"unknown options: {', '.join(sorted(unknown))}")
         try:
             sampling = msgspec.convert(given, Sampling)
             samples = msgspec.convert(given_samples, int)
@@ -107,8 +109,8 @@ def _conversation(method: str, messages: Messages) -> list[ChatMessage]:
 
 def _texts(name: str, texts: Iterable[str]) -> list[str]:
     if isinstance(texts, str):
-        raise InvalidCall(f"{name} is a list of texts, not one text")
+        raise InvalidCall(f"{name} must be a list of texts, not a single text")
     try:
         return msgspec.convert(list(texts), list[str])
     except msgspec.ValidationError as error:
-        raise InvalidCall(f"{name} is a list of texts: {error}") from None
+        raise InvalidCall(f"{name} must be a list of texts: {error}") from None

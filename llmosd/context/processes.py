@@ -1,4 +1,4 @@
-"""Processes and threads, as an agent deals with them: others, more threads of its own, sleep, and its output."""
+"""Processes and threads: the calls of an agent to start and control them, to sleep, and to show output."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ipc.syscalls import (
 )
 from llmosd.context.base import Caller
 
-if TYPE_CHECKING:  # who only talks to a daemon, or only marks agents, need not pay for asyncio
+if TYPE_CHECKING:  # a program that only uses a client or marks agents should not pay for the import of asyncio
     import asyncio
 
 
@@ -45,9 +45,12 @@ class ProcessMethods(Caller):
         link: bool = False,
         limits: Limits | None = None,
     ) -> Coroutine[Any, Any, int]:
-        """Start another program; its pid. It dies with this process unless `detach`, and this one with it if `link`.
+        """Start a program, by name or by the path of its file. Returns the pid of the child.
 
-        It is registered as `name` before its first step. Its limits are those of this process, or stricter `limits`.
+        The child ends with this process unless `detach`. With `link`, this process also ends if the child fails.
+        `deadline`: seconds after which the child is ended. `name` is registered before the child's first step.
+        `priority` and `owner` default to those of this process. `limits` can only make the limits of this process
+        stricter. See `ipc.syscalls.Spawn` for all errors.
         """
         call = Spawn(
             program,
@@ -63,40 +66,44 @@ class ProcessMethods(Caller):
         return self._gate.call(self._process, call)
 
     async def wait(self, pid: int, timeout: float | None = None) -> Any:
-        """The result of process `pid`, when it has ended. Raises its error if it failed."""
+        """Wait until process `pid` has ended, and return its result. Raises its error if it did not end well.
+
+        Also raises `TimedOut` after `timeout` seconds, and `UnknownProcess` for a process that the daemon does not
+        remember.
+        """
         status: ExitStatus = await self._gate.call(self._process, Wait(pid, timeout))
         if status.error is not None:
             raise from_wire(status.error)
         return reveal(status.value)
 
     async def kill(self, pid: int) -> None:
-        """End process `pid` and its children; returns when it is gone."""
+        """End process `pid` and its children. Returns when it has ended. Raises `UnknownProcess`."""
         await self._gate.call(self._process, Kill(pid))
 
     def suspend(self, pid: int) -> Coroutine[Any, Any, None]:
-        """Stop process `pid` at its next system call, and take its generations off their slots."""
+        """Suspend process `pid`: it stops at its next `await`, and its generations leave their slots."""
         return self._gate.call(self._process, Suspend(pid))
 
     def resume(self, pid: int) -> Coroutine[Any, Any, None]:
-        """Let process `pid` go on. Nothing if it is not suspended."""
+        """Undo `suspend`. It has no effect on a process that is not suspended."""
         return self._gate.call(self._process, Resume(pid))
 
     def nice(self, pid: int, priority: int, *, relative: bool = False) -> Coroutine[Any, Any, int]:
-        """Give process `pid` a priority from -20 to 20, the most urgent; the new one.
+        """Give process `pid` a priority from -20 to 20, the most urgent. Returns the new priority.
 
-        With `relative`, `priority` is added to what it has, and the sum kept within these bounds.
+        With `relative`, `priority` is added to the present one, and the sum is clamped to these bounds.
         """
         return self._gate.call(self._process, Nice(pid, priority, relative))
 
     def sleep(self, seconds: float) -> Coroutine[Any, Any, None]:
-        """Do nothing for `seconds`. A durable agent sleeps only the rest if the daemon is restarted meanwhile."""
+        """Wait for `seconds`. After a restart of the daemon, a durable agent sleeps only for the rest."""
         return self._gate.call(self._process, Sleep(seconds))
 
     def start_thread(self, coro: Coroutine[Any, Any, Any], name: str | None = None) -> asyncio.Future[Any]:
-        """Run `coro` as one more thread of this process: same memory, same mailbox, and it ends with the process.
+        """Run `coro` as a further thread of this process. It shares memory and mailbox, and ends with the process.
 
-        What comes back can be awaited for its result, and cancelled. If the thread fails while nobody awaits it, the
-        process ends with its error: no failure goes unseen.
+        Await the returned future for the result, or cancel it. If the thread fails and nothing awaits the future, the
+        process ends with the error, so no failure is lost.
         """
         try:
             thread: asyncio.Future[Any] = self._gate.call_now(self._process, StartThread(coro, name))
@@ -107,9 +114,12 @@ class ProcessMethods(Caller):
         return thread
 
     def emit(self, value: Any) -> Coroutine[Any, Any, None]:
-        """Hand `value` to whoever submitted the task; waits while they are behind. Nobody there: it is gone."""
+        """Send `value` to the client that submitted the task, as an event. Waits while the client is behind.
+
+        Without a client the value is dropped. Raises `NotEncodable`, `FrameTooLarge`.
+        """
         return self._gate.call(self._process, Emit(value))
 
     def log(self, event: str, *, level: str = "info", **fields: Any) -> None:
-        """Add a line to the log of this process."""
+        """Add a line to the log of this process, which `llmos logs` shows. The log holds the last 200 lines."""
         self._gate.call_now(self._process, WriteLog(level, event, fields))

@@ -1,4 +1,4 @@
-"""Links, monitors and supervised children, as an agent uses them."""
+"""Supervision: the calls of an agent for links, monitors and supervised children."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from llmosd.context.base import Caller
 
 
 class SupervisionMethods(Caller):
-    """Share another's fate, be told of it, or answer for it."""
+    """End together with another process, learn of its end, or restart it."""
 
     __slots__ = ()
 
     def link(self, pid: int) -> Coroutine[Any, Any, None]:
-        """If this process or `pid` ends other than well, so does the other."""
+        """Link this process and `pid`: if one ends for any reason but "done", so does the other."""
         return self._gate.call(self._process, Link(pid))
 
     def unlink(self, pid: int) -> Coroutine[Any, Any, None]:
@@ -27,14 +27,15 @@ class SupervisionMethods(Caller):
         return self._gate.call(self._process, Unlink(pid))
 
     def monitor(self, pid: int) -> Coroutine[Any, Any, int]:
-        """Be told of the end of `pid` by a message of type "down" whose correlation id is the number answered here.
+        """Report the end of `pid` to this process by a message. Returns a reference for `demonitor`.
 
-        Its body is a `Down`: ref, pid, program, reason, error.
+        The message has the type "down", the reference as its correlation id, and a `Down` as its body: `ref`, `pid`,
+        `program`, `reason`, `error`.
         """
         return self._gate.call(self._process, Monitor(pid))
 
     def demonitor(self, ref: int) -> Coroutine[Any, Any, None]:
-        """Undo `monitor`; a message of it that was not read yet is taken back."""
+        """Undo `monitor`. An unread message of it is removed from the mailbox."""
         return self._gate.call(self._process, Demonitor(ref))
 
     async def supervise(
@@ -47,9 +48,10 @@ class SupervisionMethods(Caller):
         backoff: float = 0.1,
         max_backoff: float = 5.0,
     ) -> list[ExitStatus]:
-        """Start `children` (programs, or `Child` with arguments), restart those that end; how they ended for good.
+        """Start `children`, names of programs or `Child`, and restart those that end. Their final exit statuses.
 
-        Raises `TooManyRestarts`. See `ipc.syscalls.Supervise`; none of them outlives the call.
+        Returns when all have ended for good; no child outlives the call. Raises `TooManyRestarts` after more than
+        `max_restarts` restarts within `within` seconds. `ipc.syscalls.Supervise` explains `strategy` and the pauses.
         """
         specs = [Child(child) if isinstance(child, str) else child for child in children]
         call = Supervise(specs, strategy, max_restarts, within, backoff, max_backoff)

@@ -1,8 +1,8 @@
-"""Synchronisation, as agents use it: named locks and their kin, shared by all processes of the daemon.
+"""Synchronisation: the calls of an agent for locks and other primitives, by name, shared by all processes.
 
-Fair: first come, first served. The thread that acquires is the one that releases; what it holds when it ends, however
-it ends, goes to who waits next. Timeouts are seconds and raise `TimedOut`; a deadlock raises `DeadlockDetected` in the
-thread whose wait closes it.
+All are fair: first come, first served. Only the thread that acquired a lock can release it; when the thread ends, the
+lock goes to the next waiting thread. Timeouts are in seconds and raise `TimedOut`. A wait that would close a deadlock
+raises `DeadlockDetected`.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ class SyncMethods(Caller):
     __slots__ = ()
 
     def lock(self, name: str, *, reentrant: bool = False) -> Lock:
-        """The lock `name`; if `reentrant`, its holder may acquire it again, and releases it as often."""
+        """The lock `name`. With `reentrant`, its holder may acquire it again, and must release it as often."""
         return Lock(self._gate, self._process, name, reentrant)
 
     def semaphore(self, name: str, permits: int) -> Semaphore:
-        """The semaphore `name`, with `permits` in all: the same number wherever it is used."""
+        """The semaphore `name` with `permits` permits. All its users must state the same number."""
         return Semaphore(self._gate, self._process, name, permits)
 
     def condition(self, name: str) -> Condition:
-        """The condition `name`, together with its lock, which is the lock of that name."""
+        """The condition `name`. Its lock is the lock of the same name."""
         return Condition(self._gate, self._process, name, False)
 
     def barrier(self, name: str, parties: int) -> Barrier:
-        """The barrier `name` for `parties` threads: the same number wherever it is used."""
+        """The barrier `name` for `parties` threads. All its users must state the same number."""
         return Barrier(self._gate, self._process, name, parties)
 
     def event(self, name: str) -> Event:
-        """The event `name`. It stays set until somebody clears it, also when who set it has ended."""
+        """The event `name`. It stays set until a thread clears it, also after the thread that set it has ended."""
         return Event(self._gate, self._process, name)
 
 
@@ -73,8 +73,8 @@ class _Named:
         return self._gate.call(self._process, call)
 
 
-class _Held(_Named):
-    """What is held within `async with`."""
+class _Acquirable(_Named):
+    """A primitive that a thread acquires and releases, also by `async with`."""
 
     __slots__ = ()
 
@@ -89,12 +89,12 @@ class _Held(_Named):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        # A process that was killed makes no more calls; what its threads hold is taken from them when they end.
+        # A killed process makes no more calls. Its threads lose what they hold when they end.
         with suppress(Killed):
             await self.release()
 
 
-class Lock(_Held):
+class Lock(_Acquirable):
     """Held by one thread at a time."""
 
     __slots__ = ("_reentrant",)
@@ -104,7 +104,7 @@ class Lock(_Held):
         self._reentrant = reentrant
 
     def acquire(self, timeout: float | None = None) -> Coroutine[Any, Any, None]:
-        """Hold it, waiting at most `timeout` seconds. Raises `TimedOut`, `DeadlockDetected`."""
+        """Acquire the lock, or wait for it. Raises `TimedOut` after `timeout` seconds, `DeadlockDetected`."""
         return self._call(AcquireLock(self.name, timeout, self._reentrant))
 
     def release(self) -> Coroutine[Any, Any, None]:
@@ -118,19 +118,19 @@ class Condition(Lock):
     __slots__ = ()
 
     def wait(self, timeout: float | None = None) -> Coroutine[Any, Any, None]:
-        """Give up the lock until notified. It is held again on every way out. Raises `NotHeld`, `TimedOut`."""
+        """Release the lock, wait for a notice, and acquire the lock again, also on errors. `NotHeld`, `TimedOut`."""
         return self._call(WaitForNotice(self.name, timeout))
 
     def notify(self, n: int = 1) -> Coroutine[Any, Any, int]:
-        """Let the first `n` that wait go on; how many these were. Raises `NotHeld`."""
+        """Wake the first `n` waiting threads. Returns how many there were. Raises `NotHeld`."""
         return self._call(Notify(self.name, n))
 
     def notify_all(self) -> Coroutine[Any, Any, int]:
-        """Let all that wait go on; how many these were. Raises `NotHeld`."""
+        """Wake all waiting threads. Returns how many there were. Raises `NotHeld`."""
         return self._call(Notify(self.name, None))
 
 
-class Semaphore(_Held):
+class Semaphore(_Acquirable):
     """A number of permits; a thread may hold several."""
 
     __slots__ = ("_permits",)
@@ -140,16 +140,16 @@ class Semaphore(_Held):
         self._permits = permits
 
     def acquire(self, timeout: float | None = None) -> Coroutine[Any, Any, None]:
-        """Hold one permit more, waiting at most `timeout` seconds. Raises `TimedOut`, `DeadlockDetected`."""
+        """Acquire one more permit, or wait for it. Raises `TimedOut` after `timeout` seconds, `DeadlockDetected`."""
         return self._call(AcquirePermit(self.name, self._permits, timeout))
 
     def release(self) -> Coroutine[Any, Any, None]:
-        """Give one permit back. Raises `NotHeld`."""
+        """Release one permit. Raises `NotHeld`."""
         return self._call(ReleasePermit(self.name))
 
 
 class Barrier(_Named):
-    """Opens when all parties wait at it, then closes for the next ones."""
+    """Opens when all parties wait at it, then closes again for the next round."""
 
     __slots__ = ("_parties",)
 
@@ -158,23 +158,23 @@ class Barrier(_Named):
         self._parties = parties
 
     def wait(self, timeout: float | None = None) -> Coroutine[Any, Any, bool]:
-        """Until all are there. True for the last to come, and only for it. Who gives up no longer counts."""
+        """Wait until all parties have arrived. True for the last one only. A thread that times out no longer counts."""
         return self._call(WaitAtBarrier(self.name, self._parties, timeout))
 
 
 class Event(_Named):
-    """A flag to wait for."""
+    """A flag that threads can wait for."""
 
     __slots__ = ()
 
     def set(self) -> Coroutine[Any, Any, None]:
-        """Let all go on that wait, and let nobody wait until it is cleared."""
+        """Wake all waiting threads. Later waits return immediately until the event is cleared."""
         return self._call(SetEvent(self.name))
 
     def clear(self) -> Coroutine[Any, Any, None]:
-        """Undo `set`."""
+        """Undo `set`: later waits wait again."""
         return self._call(ClearEvent(self.name))
 
     def wait(self, timeout: float | None = None) -> Coroutine[Any, Any, None]:
-        """Until it is set. Raises `TimedOut`."""
+        """Wait until the event is set. Raises `TimedOut` after `timeout` seconds."""
         return self._call(WaitForEvent(self.name, timeout))

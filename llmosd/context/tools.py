@@ -1,4 +1,4 @@
-"""Tools, as an agent calls them."""
+"""Tools: the call of an agent that runs a plain function in a worker thread."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ class ToolMethods(Caller):
         wait: bool = True,
         **more: Any,
     ) -> Any:
-        """What tool `name` returns for `args` and `more`; a `Reference` to a shared region if that is over 1 MiB.
+        """The result of tool `name` for `args` and `more`; a `Reference` to a shared region if it is above 1 MiB.
 
-        At most `timeout` seconds; if all its places are taken, waits in line, or raises `Busy` without `wait`. What the
-        tool raises becomes `ToolFailed`. Arguments that are called `timeout` or `wait` go into `args`.
+        Raises `TimedOut` after `timeout` seconds (default: the tool's own timeout), and `ToolFailed` if the function
+        raises. If all places of the tool are taken, the call waits in line, or raises `Busy` if `wait` is false. Pass
+        arguments named `timeout` or `wait` in `args`.
         """
         call = UseTool(name, {**(args or {}), **more}, timeout, wait)
         return reveal(await self._gate.call(self._process, call))

@@ -87,7 +87,7 @@ async def test_a_single_text_is_not_taken_for_a_list_of_letters(system: System) 
     async def agent(ctx: Context) -> Any:
         return await ctx.embed("text")
 
-    with pytest.raises(InvalidCall, match="not one text"):
+    with pytest.raises(InvalidCall, match="not a single text"):
         await system.run(agent)
 
 
