@@ -13,13 +13,13 @@ ONE, REST = "*", "#"
 MAX_WORDS = 32
 
 
-class _Node:
+class _TopicNode:
     """The patterns that begin with the same words."""
 
     __slots__ = ("next", "subscribers")
 
     def __init__(self) -> None:
-        self.next: dict[str, _Node] = {}
+        self.next: dict[str, _TopicNode] = {}
         self.subscribers: dict[Process, None] = {}  # in the order of their subscription
 
 
@@ -27,7 +27,7 @@ class Topics:
     """A tree of words. The cost of a lookup grows with the words of the topic, not with the number of patterns."""
 
     def __init__(self) -> None:
-        self._root = _Node()
+        self._root = _TopicNode()
         self._patterns: dict[Process, set[str]] = {}
 
     def subscribe(self, process: Process, pattern: str) -> None:
@@ -38,7 +38,7 @@ class Topics:
                 raise InvalidCall(f"pattern {pattern!r}: {ONE} and {REST} must be whole words, and {REST} the last one")
         node = self._root
         for word in words:
-            node = node.next.setdefault(word, _Node())
+            node = node.next.setdefault(word, _TopicNode())
         node.subscribers[process] = None
         self._patterns.setdefault(process, set()).add(pattern)
 
@@ -70,7 +70,7 @@ class Topics:
         found: dict[Process, None] = {}
         level = [self._root]
         for word in words:
-            following: list[_Node] = []
+            following: list[_TopicNode] = []
             for node in level:
                 found.update(_rest(node))
                 following += [node.next[key] for key in (word, ONE) if key in node.next]
@@ -85,7 +85,7 @@ class Topics:
             self.unsubscribe(process, pattern)
 
 
-def _rest(node: _Node) -> dict[Process, None]:
+def _rest(node: _TopicNode) -> dict[Process, None]:
     """The subscribers of `node` followed by `#`: they get the topic of `node` and all topics below."""
     rest = node.next.get(REST)
     return rest.subscribers if rest is not None else {}

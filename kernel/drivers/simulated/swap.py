@@ -14,22 +14,22 @@ from kernel.drivers.simulated.sequence import SimulatedSequence
 from kernel.lib import failpoints
 
 
-class _State(msgspec.Struct, array_like=True):
+class _SwappedState(msgspec.Struct, array_like=True):
     prompt_ids: list[int]
     made: int
 
 
-class _File(msgspec.Struct, array_like=True):
+class _SwapFile(msgspec.Struct, array_like=True):
     checksum: bytes
     state: bytes
 
 
 def write(path: str, sequence: SimulatedSequence) -> None:
     """Write the state of `sequence` to `path`. Raises `OSError`."""
-    state = msgspec.msgpack.encode(_State(sequence.prompt_ids, sequence.generated))
+    state = msgspec.msgpack.encode(_SwappedState(sequence.prompt_ids, sequence.generated))
     failpoints.point("swap.write")
     unfinished = Path(path + ".unfinished")
-    unfinished.write_bytes(msgspec.msgpack.encode(_File(_checksum(state), state)))
+    unfinished.write_bytes(msgspec.msgpack.encode(_SwapFile(_checksum(state), state)))
     failpoints.point("swap.rename")
     unfinished.replace(path)
     failpoints.point("swap.renamed")
@@ -39,15 +39,15 @@ def refusal(path: str, sequence: SimulatedSequence) -> str:
     """Why the file at `path` cannot be used for `sequence`; empty if it holds its state."""
     try:
         failpoints.point("swap.read")
-        file = msgspec.msgpack.decode(Path(path).read_bytes(), type=_File)
+        file = msgspec.msgpack.decode(Path(path).read_bytes(), type=_SwapFile)
         if file.checksum != _checksum(file.state):
             return "the swap file is damaged: its checksum is wrong"
-        state = msgspec.msgpack.decode(file.state, type=_State)
+        state = msgspec.msgpack.decode(file.state, type=_SwappedState)
     except OSError as error:
         return f"the swap file cannot be read: {error.strerror}"
     except msgspec.DecodeError:
         return "the swap file is damaged"
-    if state != _State(sequence.prompt_ids, sequence.generated):
+    if state != _SwappedState(sequence.prompt_ids, sequence.generated):
         return "the swap file belongs to another sequence, or to an earlier state of this one"
     return ""
 

@@ -18,7 +18,7 @@ from kernel.drivers.transformers.eviction import Rates, seconds_until_use
 from kernel.drivers.transformers.expected_returns import ExpectedReturns
 from kernel.drivers.transformers.kv import KVMemory, Prefix, Slab
 from kernel.drivers.transformers.prefix_disk_cache import Data, DiskRead, PrefixDiskCache
-from kernel.drivers.transformers.radix import Node
+from kernel.drivers.transformers.radix import RadixNode
 
 SOON, NO_ROOM = "soon", "no room"
 
@@ -35,9 +35,9 @@ class PrefixCache:
         self.evicted = self.reread = 0
         self._memory = memory
         self._now = clock
-        self._root = Node(None, 0, [], Prefix(0, 0, torch.empty(0)))
+        self._root = RadixNode(None, 0, [], Prefix(0, 0, torch.empty(0)))
         self._root.in_memory = True
-        self._of_process: dict[int, set[Node]] = {}
+        self._of_process: dict[int, set[RadixNode]] = {}
         self._nodes: Counter[Prefix] = Counter()  # how many nodes have it: a split node shares it
         self._nodes_in_memory: Counter[Prefix] = Counter()  # how many of these need it in memory
         self._pins: Counter[Prefix] = Counter()  # slabs that begin with it, and reads that continue it
@@ -91,7 +91,7 @@ class PrefixCache:
         prefix.data = data
         self.rates.record_read(self._bytes(prefix), read.seconds)
         self.reread += len(node.tokens)
-        above: Node | None = node
+        above: RadixNode | None = node
         while above is not None and above.prefix is prefix:
             self._set_in_memory(above)
             above = above.parent
@@ -130,7 +130,7 @@ class PrefixCache:
                 return
             self._touch(node, process)
         if found < len(tokens):
-            child = Node(node, found, tokens[found:], Prefix(found, len(tokens), None))
+            child = RadixNode(node, found, tokens[found:], Prefix(found, len(tokens), None))
             if self._copy_in(child, slab):
                 node.children[tokens[found]] = child
                 self._nodes[child.prefix] += 1
@@ -160,7 +160,7 @@ class PrefixCache:
     def _bytes(self, prefix: Prefix) -> int:
         return self._memory.prefix_bytes(prefix.start, prefix.end)
 
-    def _touch(self, node: Node, process: int) -> None:
+    def _touch(self, node: RadixNode, process: int) -> None:
         node.last = self._now()
         node.uses += 1
         if node.uses == 1:
@@ -169,7 +169,7 @@ class PrefixCache:
             node.users[process] = self.expected_returns.last_call(process)
             self._of_process.setdefault(process, set()).add(node)
 
-    def _split(self, node: Node, count: int) -> Node:
+    def _split(self, node: RadixNode, count: int) -> RadixNode:
         upper = node.split(count)
         self._nodes[node.prefix] += 1
         for process in upper.users:
@@ -178,12 +178,12 @@ class PrefixCache:
             self._nodes_in_memory[node.prefix] += 1
         return upper
 
-    def _set_in_memory(self, node: Node) -> None:
+    def _set_in_memory(self, node: RadixNode) -> None:
         """Count `node` among the nodes whose prefix is in memory, where its data is by now."""
         node.in_memory = True
         self._nodes_in_memory[node.prefix] += 1
 
-    def _leave_memory(self, node: Node) -> None:
+    def _leave_memory(self, node: RadixNode) -> None:
         """Free the memory of the node's prefix, unless other nodes still need it there."""
         if node.in_memory:
             node.in_memory = False
@@ -200,7 +200,7 @@ class PrefixCache:
             del self._nodes[prefix]
             prefix.disk_copy = None
 
-    def _room_for(self, node: Node, size: int) -> bool:
+    def _room_for(self, node: RadixNode, size: int) -> bool:
         """`make_room` for the data of `node`, which evicts neither `node` nor its parent."""
         assert node.parent is not None
         self._pins[node.parent.prefix] += 1
@@ -210,7 +210,7 @@ class PrefixCache:
         self._pins[node.parent.prefix] -= 1
         return fits
 
-    def _copy_in(self, node: Node, slab: Slab) -> bool:
+    def _copy_in(self, node: RadixNode, slab: Slab) -> bool:
         """Copy the KV of `node` from `slab` into memory of the cache. Returns False if that is not possible."""
         if node.prefix.filling:
             return False
@@ -231,20 +231,20 @@ class PrefixCache:
 
     # ---- eviction
 
-    def _leaves(self) -> Iterable[Node]:
+    def _leaves(self) -> Iterable[RadixNode]:
         """The nodes in memory that have no node below them in memory."""
         for node in self._root.below():
             if node.in_memory and not any(child.in_memory or child.prefix.filling for child in node.children.values()):
                 yield node
 
-    def _evict(self, leaf: Node) -> None:
+    def _evict(self, leaf: RadixNode) -> None:
         """Free the memory of `leaf`: swap it to disk if that is worth it, else discard it."""
         if leaf.prefix.disk_copy is not None or self._write_to_disk(leaf):
             self._leave_memory(leaf)
         else:
             self._remove(leaf)
 
-    def _write_to_disk(self, leaf: Node) -> bool:
+    def _write_to_disk(self, leaf: RadixNode) -> bool:
         """Write the prefix of `leaf` to disk. Returns False if it is not worth its place there, or the write fails."""
         prefix = leaf.prefix
         size = self._bytes(prefix)
@@ -262,7 +262,7 @@ class PrefixCache:
             self._remove(least)
         return self.disk_cache.write(prefix)
 
-    def _remove(self, node: Node) -> None:
+    def _remove(self, node: RadixNode) -> None:
         """Discard `node` and all nodes below it."""
         for each in (node, *node.below()):
             self.evicted += len(each.tokens)
@@ -272,11 +272,11 @@ class PrefixCache:
                 self._of_process[process].discard(each)
         node.cut()
 
-    def _least_valuable(self, nodes: Iterable[Node]) -> Node:
+    def _least_valuable(self, nodes: Iterable[RadixNode]) -> RadixNode:
         """The node of the least value; among equals, the least recently used."""
         return min(nodes, key=lambda node: (self._value(node), node.last))
 
-    def _value(self, node: Node) -> float:
+    def _value(self, node: RadixNode) -> float:
         """Seconds to get the KV of `node` again, for each of its bytes and each second until its next use."""
         now, size = self._now(), self._memory.prefix_bytes(node.start, node.end)
         cost = self.rates.computing(node.start, node.end)

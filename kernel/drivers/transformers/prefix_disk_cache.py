@@ -19,7 +19,7 @@ from kernel.drivers.protocol import DISK_RESERVE
 from kernel.drivers.transformers.eviction import Rates
 from kernel.drivers.transformers.kv import KVMemory, Prefix
 from kernel.drivers.transformers.pages import PAGE, PageStore, Segment, punch_hole
-from kernel.drivers.transformers.radix import Node
+from kernel.drivers.transformers.radix import RadixNode
 
 Data: TypeAlias = Segment | torch.Tensor
 
@@ -35,7 +35,7 @@ class DiskRead:
     Call `read` in any thread, then `PrefixCache.finish_read`. The prefix continues the prefix `above`.
     """
 
-    def __init__(self, node: Node, above: Prefix, read: Callable[[], Data]) -> None:
+    def __init__(self, node: RadixNode, above: Prefix, read: Callable[[], Data]) -> None:
         self.node = node
         self.above = above
         self.seconds = 0.0  # that the read took

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from kernel.drivers.transformers.kv import Prefix
 
 
-class Node:
+class RadixNode:
     """An edge of the tree: `tokens`, of which the first is at position `start`, and the nodes that follow.
 
     The root has no parent and no tokens. `in_memory`: its KV is in memory, else only on disk. `users`: the living
@@ -21,12 +21,12 @@ class Node:
 
     __slots__ = ("children", "first", "in_memory", "last", "parent", "prefix", "start", "tokens", "users", "uses")
 
-    def __init__(self, parent: Node | None, start: int, tokens: list[int], prefix: Prefix) -> None:
+    def __init__(self, parent: RadixNode | None, start: int, tokens: list[int], prefix: Prefix) -> None:
         self.parent = parent
         self.start = start
         self.tokens = tokens
         self.prefix = prefix
-        self.children: dict[int, Node] = {}
+        self.children: dict[int, RadixNode] = {}
         self.in_memory = False
         self.users: dict[int, int] = {}
         self.uses = 0
@@ -36,7 +36,7 @@ class Node:
     def end(self) -> int:
         return self.start + len(self.tokens)
 
-    def path(self, tokens: list[int]) -> Iterator[tuple[Node, int]]:
+    def path(self, tokens: list[int]) -> Iterator[tuple[RadixNode, int]]:
         """The nodes below this one along `tokens`, each with the number of its tokens that match."""
         node, found = self, 0
         while found < len(tokens) and (following := node.children.get(tokens[found])) is not None:
@@ -47,7 +47,7 @@ class Node:
             if count < len(node.tokens):
                 return
 
-    def below(self) -> Iterator[Node]:
+    def below(self) -> Iterator[RadixNode]:
         """All nodes below this one."""
         stack = list(self.children.values())
         while stack:
@@ -55,10 +55,10 @@ class Node:
             stack += node.children.values()
             yield node
 
-    def split(self, count: int) -> Node:
+    def split(self, count: int) -> RadixNode:
         """Split the node after `count` tokens. Returns the new upper half, which has the same prefix."""
         assert self.parent is not None
-        upper = Node(self.parent, self.start, self.tokens[:count], self.prefix)
+        upper = RadixNode(self.parent, self.start, self.tokens[:count], self.prefix)
         self.parent.children[self.tokens[0]] = upper
         upper.children[self.tokens[count]] = self
         upper.in_memory, upper.users, upper.uses = self.in_memory, dict(self.users), self.uses
