@@ -103,7 +103,7 @@ def add_commands(add: Callable[..., argparse.ArgumentParser], common: argparse.A
     command.add_argument("--plot", metavar="FOLDER", help="draw plots into FOLDER, as PNG and SVG")
     command.add_argument("--example", choices=["textbook"], help="run small textbook cases beside their formulas")
     command.add_argument("--json", action="store_true", help="print JSON")
-    command.set_defaults(command=simulate, alone=True)
+    command.set_defaults(command=simulate, needs_no_daemon=True)
 
     command = add("calibrate", parents=[common], help="measure a model of the daemon and write a device file")
     command.add_argument("file", metavar="FILE", help="the TOML file to write")
