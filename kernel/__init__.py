@@ -1,5 +1,5 @@
-"""The microkernel: processes, threads, mailboxes, model slots.
+"""The microkernel: processes, threads, mailboxes and the slots of models.
 
-One event loop holds every table and makes every decision; it never computes. The daemon in `llmosd` starts the kernel,
-which imports neither `llmosd` nor torch.
+One event loop owns every table and makes every decision; it never computes. The daemon in `llmosd` starts the kernel.
+The kernel never imports `llmosd`, and only its transformers driver, a process of its own, imports torch.
 """

@@ -1,7 +1,7 @@
-"""The server's side of a client's connection: each is a process of its own, and its requests pass the gate as calls.
+"""The kernel's end of a client's connection: a process of its own, whose requests pass the gate as system calls.
 
-Made by the daemon's listener. A connection that ends takes its unfinished requests and attached tasks with it. It
-decodes frames and nothing that it only passes on.
+The daemon's listener makes it. When a connection ends, its unfinished requests and attached tasks end with it. It
+decodes frames, but never a payload that it only passes on.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from kernel.core.process import Process, Thread
 from kernel.core.stream import Stream
 from kernel.kernel import Kernel
 
-HELLO_TIMEOUT = 10.0  # seconds to say hello in
+HELLO_TIMEOUT = 10.0  # seconds until the first frame must have arrived
 MAX_REQUESTS = 65_536  # unanswered requests of one connection
 
 STREAMING = frozenset({Spawn, Submit, Attach, Logs})  # calls that events can follow
@@ -60,7 +60,7 @@ log = structlog.get_logger("kernel.connection")
 
 
 class Connection(FramedProtocol):
-    """One client. What it waits for stands in tables by the id of the request."""
+    """One client. Its unanswered requests and open streams are in tables by the id of the request."""
 
     def __init__(self, kernel: Kernel, connections: set[Connection]) -> None:
         super().__init__()
@@ -68,18 +68,18 @@ class Connection(FramedProtocol):
         self._gate = kernel.gate
         self._connections = connections
         self._process: Process | None = None
-        self._threads: dict[int, Thread] = {}  # requests that wait inside the kernel
+        self._threads: dict[int, Thread] = {}  # the threads of requests that wait inside the kernel
         self._streams: dict[int, Stream] = {}
         self._tasks: dict[int, int] = {}  # pids of attached tasks with a stream
-        self._early: list[bytes] = []  # frames that came before the kernel was ready for its first client
-        self._hello = self._loop.call_later(HELLO_TIMEOUT, self._no_hello)
+        self._early_frames: list[bytes] = []  # received before the kernel had read the journal
+        self._hello = self._loop.call_later(HELLO_TIMEOUT, self._hello_timed_out)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._connections.add(self)
         peer = peer_uid(transport.get_extra_info("socket"))
         if peer not in (None, 0, os.getuid()):
-            self._refuse(NotPermitted(f"this daemon serves user {os.getuid()}, not user {peer}"))
+            self._refuse(NotPermitted(f"this daemon serves user {os.getuid()} only, and you are user {peer}"))
 
     def frame_received(self, payload: bytes) -> None:
         try:
@@ -91,37 +91,37 @@ class Connection(FramedProtocol):
         if kind is Request and self._process is not None:
             self._request(self._process, message.id, message.call)
         elif self._process is None:
-            if self._early:
-                self._early.append(payload)
+            if self._early_frames:
+                self._early_frames.append(payload)
             elif kind is Hello and not self._kernel.opened:
-                self._early.append(payload)
+                self._early_frames.append(payload)
                 self._hello.cancel()
-                self._kernel.on_opened.append(self._resume)
+                self._kernel.on_opened.append(self._receive_early_frames)
                 if self.transport is not None:
                     self.transport.pause_reading()
             elif kind is Hello:
                 self._welcome(message)
             else:
-                self._refuse(OutOfTurn("the first frame must be a hello"))
+                self._refuse(OutOfTurn(f"the first frame must be a Hello, not a {kind.__name__}"))
         elif kind is Credit:
             if (stream := self._streams.get(message.id)) is not None:
                 stream.grant(message.events)
         elif kind is Abandon:
             self._abandon(message)
         else:
-            self._refuse(OutOfTurn("a second hello on one connection"))
+            self._refuse(OutOfTurn("a connection takes one Hello, and this is the second"))
 
-    def _resume(self) -> None:
-        """The kernel knows what there is: take what came before that."""
+    def _receive_early_frames(self) -> None:
+        """Handle the frames that arrived before the kernel had read the journal."""
         self.resume_writing()
-        early, self._early = self._early, []
-        for payload in early:
+        frames, self._early_frames = self._early_frames, []
+        for payload in frames:
             if self.transport is not None and not self.transport.is_closing():
                 self.frame_received(payload)
 
     def pause_writing(self) -> None:
-        # A peer that does not read its answers does not get to ask for more of them. Only this end of a connection does
-        # so: were both to stop reading until the other has read, neither ever would.
+        # A peer that does not read its answers may not send more requests. Only this end of a connection stops reading:
+        # if both ends did, each would wait for the other to read first.
         if self.transport is not None:
             self.transport.pause_reading()
 
@@ -149,13 +149,13 @@ class Connection(FramedProtocol):
     def _request(self, process: Process, number: int, call: Syscall) -> None:
         try:
             if self._threads or self._streams:
-                self._check_number(number)
+                self._check_request_id(number)
             if type(call) in STREAMING and call.credit:  # type: ignore[attr-defined]
                 answer = self._gate.enter(process, call, self._open_stream(number, call))  # type: ignore[arg-type]
             else:
                 answer = self._gate.enter(process, call)
         except OutOfTurn as error:
-            self._complain(number, error)
+            self._send_error(number, error)
         except LlmosError as error:
             self._fail(number, error)
         else:
@@ -165,20 +165,20 @@ class Connection(FramedProtocol):
             else:
                 self._answer(number, call, answer)
 
-    def _check_number(self, number: int) -> None:
-        """Raises `OutOfTurn` for the id of a request that is not answered yet, and `Busy` if there are too many."""
+    def _check_request_id(self, number: int) -> None:
+        """Raises `OutOfTurn` for the id of an unanswered request, and `Busy` if too many requests are unanswered."""
         if number in self._threads or number in self._streams:
-            raise OutOfTurn(f"request id {number} is in use")
+            raise OutOfTurn(f"request id {number} is in use; choose the id of no unanswered request or open stream")
         if len(self._threads) >= MAX_REQUESTS:
-            raise Busy(f"{MAX_REQUESTS} requests of this connection are unanswered", retry_after=1.0)
+            raise Busy(f"{MAX_REQUESTS} requests of this connection are unanswered; wait for answers", retry_after=1.0)
 
     def _thread_done(self, number: int, call: Syscall, thread: asyncio.Future[Any]) -> None:
         abandoned = self._threads.pop(number, None) is None
         if thread.cancelled():
-            return  # abandoned, or the connection is gone
+            return  # the client abandoned the request, or disconnected
         error = thread.exception()
         if abandoned:
-            # Too late to stop the call; a task that it started is killed all the same.
+            # The call was done before it could be cancelled; a task that it started is killed all the same.
             if error is None and type(call) is Spawn and not call.detach:
                 self._end_task(thread.result(), "its client abandoned it")
         elif error is None:
@@ -188,7 +188,7 @@ class Connection(FramedProtocol):
 
     def _end_task(self, pid: int, why: str) -> None:
         task = self._kernel.table.alive.get(pid)
-        if task is not None and task.parent is self._process:  # what was attached to may belong to another client
+        if task is not None and task.parent is self._process:  # `Attach` also streams the tasks of other clients
             self._kernel.process_exit.end(task, "killed", why)
 
     def _answer(self, number: int, call: Any, value: Any) -> None:
@@ -209,9 +209,9 @@ class Connection(FramedProtocol):
     def _fail(self, number: int, error: BaseException) -> None:
         if (stream := self._streams.pop(number, None)) is not None:
             stream.close()
-        self._complain(number, error)
+        self._send_error(number, error)
 
-    def _complain(self, number: int, error: BaseException) -> None:
+    def _send_error(self, number: int, error: BaseException) -> None:
         """Answer request `number` with an error."""
         if not isinstance(error, LlmosError):
             log.error("a system call failed inside the kernel", exc_info=error)
@@ -233,7 +233,7 @@ class Connection(FramedProtocol):
 
     def _open_stream(self, number: int, call: Spawn | Attach | Logs) -> Stream:
         def deliver(event: Event) -> None:
-            # By way of the table: were the stream in here, the two would hold each other, and stay for long.
+            # Looks the stream up: a closure over it would form a reference cycle, which only the collector frees.
             stream = self._streams.get(number)
             try:
                 payload = encode(StreamEvent(number, event, 0 if stream is None else stream.number))
@@ -249,18 +249,18 @@ class Connection(FramedProtocol):
             if isinstance(call, Logs):
                 self.send_frame(ENCODER.encode(End(number)))
 
-        # Credit comes with the answer, so that no event goes out before it.
+        # `_answer` grants the credit, so that no event precedes the answer.
         opened = self._streams[number] = Stream(deliver, 0, end)
         return opened
 
-    # ---- beginning and end
+    # ---- opening and closing
 
     def _welcome(self, hello: Hello) -> None:
         self._hello.cancel()
         if hello.version != VERSION:
             self._refuse(
                 VersionMismatch(
-                    f"client speaks protocol {hello.version}, this daemon {VERSION}; install matching versions",
+                    f"the client speaks protocol {hello.version}, this daemon {VERSION}; install matching versions",
                     client=hello.version,
                     daemon=VERSION,
                 )
@@ -274,11 +274,11 @@ class Connection(FramedProtocol):
         self.broken(error)
         self.close()
 
-    def _no_hello(self) -> None:
-        self._refuse(OutOfTurn(f"no hello within {HELLO_TIMEOUT:.0f} s"))
+    def _hello_timed_out(self) -> None:
+        self._refuse(OutOfTurn(f"no Hello within {HELLO_TIMEOUT:.0f} s; it must be the first frame"))
 
     def _bad_frame(self, payload: bytes, error: Exception) -> None:
-        """Answer what can be answered by its id; a peer whose frames have none is cut off."""
+        """Answer a frame from which the request id can be read with an error; cut off the sender of any other."""
         found = None if self._process is None else complaint(payload, error)
         if found is None:
             self._refuse(MalformedFrame(f"not a frame of this protocol: {error}"))
@@ -287,7 +287,7 @@ class Connection(FramedProtocol):
 
 
 def peer_uid(connection: socket.socket | None) -> int | None:
-    """The user at the other end of a Unix socket, where the system tells (Linux)."""
+    """The user id at the other end of a Unix socket; None where the system does not report it (only Linux does)."""
     option = getattr(socket, "SO_PEERCRED", None)
     if connection is None or option is None:
         return None

@@ -1,7 +1,8 @@
-"""The gate: every system call of every process passes here, in the same order.
+"""The gate: every system call of every process passes through it, in the same order.
 
-Called by contexts (in the loop) and connections (from a socket). Who is this, may it, is it within its limits, count
-it, do it. A handler answers at once, or returns a coroutine when it has to wait. The gate itself never waits.
+Contexts (in the loop) and connections (from a socket) call it. It checks that the process may make the call, counts
+the call, and runs its handler. A handler answers immediately, or returns a coroutine when it has to wait. The gate
+never looks at the fields of a call.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ipc.syscalls import Attach, Backup, ReleaseLock, ReleasePermit, SetPolicy, 
 from kernel.core.process import Process
 from kernel.core.stream import Stream
 
-BURST = 128  # of a process's calls, the one that gives up the loop although it may finish at once
+CALLS_PER_TURN = 128  # after so many calls a process gives up the loop, even if each of them could finish immediately
 
 Handler = Callable[..., Any]
 
@@ -27,7 +28,7 @@ ALSO_WHILE_DYING: frozenset[type[Syscall]] = frozenset({WriteLog, ReleaseLock, R
 
 
 class SystemCalls(Protocol):
-    """What a context makes calls through: the gate, or for a durable process what stands before it."""
+    """Makes the calls of a context: the gate, or for a durable process the replay in front of the gate."""
 
     async def call(self, process: Process, call: Syscall) -> Any: ...
 
@@ -35,141 +36,148 @@ class SystemCalls(Protocol):
 
 
 class RestartWaiter(Protocol):
-    """Durable processes that are still to begin again: see `kernel.durable.pending_restarts`."""
+    """Durable processes that have yet to restart: see `kernel.durable.pending_restarts`."""
 
-    async def resolve(self, error: LlmosError) -> bool:
-        """Wait for the process that `error` does not find. Whether it came."""
+    async def wait_for_restart(self, error: LlmosError) -> bool:
+        """Wait until the process that `error` reports as missing restarts, or never will. False: none is pending."""
 
 
 class CallEntry:
-    """One system call: who handles it, how often it was made, and whether only clients may.
+    """One kind of system call: its handler, how often it was made, and whether only clients may make it.
 
-    `handler` is `plain`, or an observer around it.
+    `unobserved` is the handler as it was registered. `handler` is the same, or an observer around it.
     """
 
-    __slots__ = ("clients_only", "count", "handler", "plain")
+    __slots__ = ("clients_only", "count", "handler", "unobserved")
 
     def __init__(self, kind: type[Syscall], handler: Handler) -> None:
-        self.handler = self.plain = handler
+        self.handler = self.unobserved = handler
         self.count = 0
         self.clients_only = kind in CLIENTS_ONLY
 
 
 class Gate:
-    """Has a door for each call, and counts calls, failures by name, and limits that were reached.
+    """Has an entry for each kind of call. Counts calls, errors by name, and the limits that were reached.
 
-    `arrivals`: durable processes that are still to begin again, while there are any.
+    `pending_restarts` knows the durable processes that have yet to restart. It is None when there are none.
     """
 
     def __init__(self) -> None:
-        self._doors: dict[type[Syscall], CallEntry] = {}
+        self._entries: dict[type[Syscall], CallEntry] = {}
         self.errors: Counter[str] = Counter()
         self.limits: Counter[str] = Counter()
-        self.arrivals: RestartWaiter | None = None
+        self.pending_restarts: RestartWaiter | None = None
 
     def count_error(self, error: BaseException) -> None:
-        """Count what a call was answered with, or a process ended with, by its name; a limit by its own."""
+        """Count an error that answered a call or ended a process, by its name. Count limits by their own names, too."""
         self.errors[type(error).__name__] += 1
         if isinstance(error, LimitExceeded):
             self.limits[error.data["limit"]] += 1
 
     @property
     def calls(self) -> dict[str, int]:
-        """How often each call was made, by its name."""
-        return {kind.__name__: door.count for kind, door in self._doors.items() if door.count}
+        """How often each kind of call was made, by name."""
+        return {kind.__name__: entry.count for kind, entry in self._entries.items() if entry.count}
 
     def register(self, handlers: dict[type[Syscall], Handler]) -> None:
-        """Add the calls of one subsystem: each handler takes the process and the call."""
-        self._doors.update((kind, CallEntry(kind, handler)) for kind, handler in handlers.items())
+        """Add the calls of one subsystem. Each handler takes the process and the call."""
+        self._entries.update((kind, CallEntry(kind, handler)) for kind, handler in handlers.items())
 
     def handler(self, kind: type[Syscall]) -> Handler:
-        """What answers calls of this kind, for those who restore what a call did."""
-        return self._doors[kind].plain
+        """The handler of this kind of call, for restoring the effects of a recorded call. No observer sees it."""
+        return self._entries[kind].unobserved
 
     def observe(self, observer: Handler | None) -> None:
-        """Call `observer` with each handler and what it would be called with; with None, handlers are called again.
+        """Call `observer` with each handler and its arguments in place of the handler; None removes the observer.
 
-        The handlers in the doors are exchanged, so that while nobody observes a call pays nothing.
+        This exchanges the handlers in the entries, so that a call costs nothing extra without an observer.
         """
-        for door in self._doors.values():
-            door.handler = door.plain if observer is None else partial(observer, door.plain)
+        for entry in self._entries.values():
+            entry.handler = entry.unobserved if observer is None else partial(observer, entry.unobserved)
 
-    def enter(self, process: Process, call: Syscall, stream: Stream | None = None, late: bool = False) -> Any:
-        """Make `call` for `process`: the answer, or a coroutine that will return it. Raises what the call raises.
+    def enter(self, process: Process, call: Syscall, stream: Stream | None = None, await_restarts: bool = True) -> Any:
+        """Make `call` for `process`. Returns the answer, or a coroutine that returns it. Raises the errors of the call.
 
-        `stream` takes the events of a call that has any. `late`: do not wait for processes that are still to come.
+        `stream` takes the events of the call. With `await_restarts` a call that names a process which has yet to
+        restart waits for it; without, the call fails.
         """
-        if self.arrivals is not None and not late:
-            return self._enter_late(process, call, stream)
-        door = self._doors[type(call)]
-        if process.dying or door.clients_only:
+        if self.pending_restarts is not None and await_restarts:
+            return self._enter_after_restarts(process, call, stream)
+        entry = self._entries[type(call)]
+        if process.dying or entry.clients_only:
             _permit(process, type(call))
         process.calls += 1
-        door.count += 1
-        handler = door.handler
+        entry.count += 1
+        handler = entry.handler
         return handler(process, call) if stream is None else handler(process, call, stream)
 
     async def call(self, process: Process, call: Syscall) -> Any:
-        """Make `call` from a thread of `process`, waiting if need be. Before every `BURST`th it gives up the loop."""
+        """Make `call` from a thread of `process` and wait for the answer.
+
+        Gives up the loop before every `CALLS_PER_TURN`th call.
+        """
         process.calls = calls = process.calls + 1
-        if not calls % BURST:
+        if not calls % CALLS_PER_TURN:
             if type(call) in ALSO_WHILE_DYING:
-                return await self._give_way_after(process, call)
-            await asyncio.sleep(0)  # not after the call: who is cancelled here would lose the answer, such as a message
+                return await self._call_then_give_way(process, call)
+            await asyncio.sleep(0)  # before the call: a cancellation after it would lose the answer, such as a message
         try:
-            door = self._doors[type(call)]  # as in `enter`, spelled out: all calls of agents come this way
-            if process.dying or door.clients_only:
+            entry = self._entries[type(call)]  # the same as `enter`, inlined: every call of an agent passes here
+            if process.dying or entry.clients_only:
                 _permit(process, type(call))
-            door.count += 1
-            handler = door.handler
+            entry.count += 1
+            handler = entry.handler
             answer = handler(process, call)
             return await answer if type(answer) is CoroutineType else answer
         except LlmosError as error:
-            if self.arrivals is not None and await self.arrivals.resolve(error):
+            if self.pending_restarts is not None and await self.pending_restarts.wait_for_restart(error):
                 return await self.call(process, call)
             self.count_error(error)
             raise
 
     async def call_by(self, process: Process, call: Syscall, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """Make `call` as `call` does, but by what `make` returns in place of its handler."""
+        """Make `call` as the method `call` does, but await the coroutine of `make` in place of the handler."""
         process.calls += 1
-        door = self._doors[type(call)]
-        if process.dying or door.clients_only:
+        entry = self._entries[type(call)]
+        if process.dying or entry.clients_only:
             _permit(process, type(call))
-        door.count += 1
+        entry.count += 1
         try:
             return await make()
         except LlmosError as error:
-            if self.arrivals is not None and await self.arrivals.resolve(error):
+            if self.pending_restarts is not None and await self.pending_restarts.wait_for_restart(error):
                 return await self.call_by(process, call, make)
             self.count_error(error)
             raise
 
     async def answer(self, process: Process, call: Syscall) -> Any:
-        """What the handler of `call` answers. For those who have passed the gate with it."""
-        answer = self._doors[type(call)].handler(process, call)
+        """Run the handler of `call` and return its answer. For a caller whose `call` has passed the gate already."""
+        answer = self._entries[type(call)].handler(process, call)
         return await answer if type(answer) is CoroutineType else answer
 
-    async def _enter_late(self, process: Process, call: Syscall, stream: Stream | None) -> Any:
-        """The same as `enter` while processes are to come that the call may ask for."""
+    async def _enter_after_restarts(self, process: Process, call: Syscall, stream: Stream | None) -> Any:
+        """The same as `enter`, while processes that the call may name have yet to restart."""
         while True:
             try:
-                answer = self.enter(process, call, stream, late=True)
+                answer = self.enter(process, call, stream, await_restarts=False)
                 return await answer if type(answer) is CoroutineType else answer
             except NotFound as error:
-                if self.arrivals is None or not await self.arrivals.resolve(error):
+                if self.pending_restarts is None or not await self.pending_restarts.wait_for_restart(error):
                     raise
 
-    async def _give_way_after(self, process: Process, call: Syscall) -> None:
-        """For what gives back what is held, and has no answer: who is cancelled before it would go on holding it."""
-        process.calls -= 1  # it is counted again
+    async def _call_then_give_way(self, process: Process, call: Syscall) -> None:
+        """Make `call`, which gives back a held resource and has no answer, and then give up the loop.
+
+        A cancellation before the call would leave the resource held.
+        """
+        process.calls -= 1  # `call_now` counts it again
         self.call_now(process, call)
         await asyncio.sleep(0)
 
     def call_now(self, process: Process, call: Syscall) -> Any:
-        """Make `call`, which never waits, for a thread of `process` that does not await it."""
+        """Make `call`, whose handler never waits, for a thread of `process` that cannot await it."""
         try:
-            return self.enter(process, call, late=True)
+            return self.enter(process, call, await_restarts=False)
         except LlmosError as error:
             self.count_error(error)
             raise
@@ -178,6 +186,6 @@ class Gate:
 def _permit(process: Process, kind: type[Syscall]) -> None:
     """Raises `Killed` and `NotPermitted`."""
     if process.dying and kind not in ALSO_WHILE_DYING:
-        raise Killed(f"process {process.pid} is ending ({process.dying}) and makes no more calls", pid=process.pid)
+        raise Killed(f"process {process.pid} is ending ({process.dying}) and may make no more calls", pid=process.pid)
     if kind in CLIENTS_ONLY and not process.is_client:
-        raise NotPermitted(f"an agent may not call {kind.__name__}; a client may")
+        raise NotPermitted(f"process {process.pid} is an agent and may not call {kind.__name__}; only clients may")

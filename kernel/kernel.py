@@ -1,6 +1,6 @@
-"""The kernel: puts the subsystems together around one gate, on one event loop.
+"""The kernel: builds the subsystems around one gate, on one event loop.
 
-Made by the daemon. It owns every table and starts nothing by itself: work comes from clients and agents.
+The daemon makes it. It owns every table. It never starts work by itself: work comes from clients and agents.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kernel.durable import volatile
 from kernel.durable.pending_restarts import PendingRestarts
 from kernel.durable.wiring import Durability
 from kernel.gate import Gate, SystemCalls
-from kernel.journal.histories import Opening
+from kernel.journal.histories import RecoveredState
 from kernel.journal.journal import Journal
 from kernel.lib.machine import Machine, ThisMachine
 from kernel.memory.private import PrivateMemory
@@ -40,7 +40,7 @@ from kernel.models.spec import ModelSpec
 from kernel.processes.control import Control
 from kernel.processes.exit import ProcessExit
 from kernel.processes.lifecycle import Lifecycle
-from kernel.processes.limits import LimitKeeper, LimitSettings
+from kernel.processes.limits import LimitEnforcer, LimitSettings
 from kernel.processes.output import Output
 from kernel.processes.threads import ThreadSubsystem
 from kernel.programs.loader import ProgramLoader
@@ -57,7 +57,7 @@ log = structlog.get_logger("kernel")
 
 
 class KernelSettings(Protocol):
-    """What may be set about the kernel. `model` is the model for calls that name none."""
+    """The settings that the kernel reads. `model` serves the calls that name no model."""
 
     models: dict[str, ModelSpec]
     model: str
@@ -69,23 +69,23 @@ class KernelSettings(Protocol):
 
     @property
     def agent_folders(self) -> Sequence[Path]:
-        """Where programs are."""
+        """The folders that contain programs."""
 
     @property
     def state_path(self) -> Path:
-        """The folder for what survives the daemon; sequences on disk are below it."""
+        """The folder for state that survives the daemon. Sequences that were swapped out are below it."""
 
     @property
     def cache_path(self) -> Path:
-        """The folder for what can be made again."""
+        """The folder for files that can be regenerated."""
 
 
 class Kernel:
-    """The microkernel. `make_context` builds what an agent sees of it, from the gate and the agent's process.
+    """The microkernel. `make_context` builds the context of an agent from the gate and the agent's process.
 
-    `journal` persists what clients submit, and without one nothing can be submitted. `on_shutdown` is called when a
-    client asks the daemon to stop, with whether it is to stop at once. The parts are made in the order of the layers,
-    lowest first: each is given those that it stands on.
+    `journal` persists the tasks that clients submit; without a journal no task can be submitted. `on_shutdown` is
+    called when a client asks the daemon to stop; its argument says whether to stop immediately. The constructor builds
+    the parts in the order of the layers, lowest first, and hands each the parts that it depends on.
     """
 
     def __init__(
@@ -101,8 +101,8 @@ class Kernel:
     ) -> None:
         self.loop = loop = asyncio.get_running_loop()
         self._on_shutdown = on_shutdown
-        self.opened = journal is None  # until then nobody can be told what there is
-        self.on_opened: list[Callable[[], None]] = []  # called once, when it is
+        self.opened = journal is None  # whether the journal was read; clients are not welcomed before
+        self.on_opened: list[Callable[[], None]] = []  # called once, when the journal was read
         swap, cache = settings.state_path / "swap", settings.cache_path / "models"
         machine = ThisMachine(swap) if machine is None else machine
         scheduling = settings.scheduling
@@ -121,10 +121,10 @@ class Kernel:
         self.threads = ThreadSubsystem(dispatcher, process_exit, gate)
         self.watchdog = Watchdog(dispatcher, scheduling.slow_step, scheduling.burst, process_exit.end, gate.errors)
         self.control = Control(table, dispatcher, process_exit, self.threads, gate)
-        self.limits = LimitKeeper(settings.limits, loop, gate, process_exit)
+        self.limits = LimitEnforcer(settings.limits, loop, gate, process_exit)
         self.output = Output(table, gate)
-        arrivals = PendingRestarts(gate)
-        self.names = NameRegistry(table, gate, arrivals.names)
+        pending_restarts = PendingRestarts(gate)
+        self.names = NameRegistry(table, gate, pending_restarts.names)
         self.messaging = Messaging(table, gate, dispatcher, self.names)
         self.publication = Publisher(gate, self.messaging)
         Receiver(gate, dispatcher, self.messaging.dead_letters)
@@ -145,9 +145,9 @@ class Kernel:
             scheduling,
             settings.resources,
         )
-        self.links = Links(table, gate, self.messaging, process_exit, arrivals.pids)
+        self.links = Links(table, gate, self.messaging, process_exit, pending_restarts.pids)
         self.crashes = CrashReports(gate)
-        admissions = (self.names, self.links, self.limits)  # in the order in which they are asked
+        admissions = (self.names, self.links, self.limits)  # asked in this order
         self.lifecycle = Lifecycle(table, self.programs, dispatcher, process_exit, gate, make_context, admissions)
         self.supervision = Supervision(gate, self.lifecycle)
 
@@ -166,7 +166,7 @@ class Kernel:
                 self.links,
                 self.shared,
                 self.resources,
-                arrivals,
+                pending_restarts,
             )
 
             # tasks
@@ -179,53 +179,50 @@ class Kernel:
         loop.set_task_factory(cast("Any", self.threads.make_task))
 
     def _connect(self, journal: Journal | None) -> None:
-        """Set every hook: what a part calls of parts above it, in the order of the calls.
+        """Fill every hook: the lists of functions through which a part calls the parts above it, in calling order.
 
-        Each line gives the reason for its place. "Free" stands where any other place would do; those lines follow the
-        layers.
+        The comment of a line gives the reason for its position. "Only" marks a hook with a single function, "free" a
+        line that could stand anywhere in its list; free lines follow the order of the layers.
         """
         end, control = self.process_exit.on_end, self.control
-        self.dispatcher.on_slow.append(self.watchdog.slow)  # alone: nothing else looks at steps
-        self.messaging.on_urgency.append(
-            self.resources.priority_changed
-        )  # alone: only slots rank a process by its callers
-        self.process_exit.on_thread_end.append(
-            self.synchronisation.thread_ended
-        )  # alone: only locks are held by a thread
+        self.dispatcher.on_slow.append(self.watchdog.log_slow_step)  # only: nothing else watches steps
+        self.messaging.on_urgency.append(self.resources.priority_changed)  # only: callers change nothing but slots
+        self.process_exit.on_thread_end.append(self.synchronisation.thread_ended)  # only: threads hold just locks
         if self.durability is not None and self.tasks is not None and journal is not None:
             durable = self.durability
-            journal.on_opened.append(durable.opened)  # first: it knows which pids and names are in use
-            journal.on_opened.append(self._answer_clients)  # last: then all is there that a client may ask for
-            journal.on_pending.append(self.tasks.recovery.recover)  # alone: nothing else begins tasks again
-            self.shared.keeper = durable.regions  # alone: a region has one keeper
-            control.on_kill.append(self.tasks.written_if_can_be)  # alone: a client waits for the disk, and nothing else
-            control.on_suspend.append(durable.processes.suspended)  # before the slots: the write begins meanwhile
+            journal.on_opened.append(durable.opened)  # first: it takes over the pids and names that are in use
+            journal.on_opened.append(self._answer_clients)  # last: everything that clients may ask for exists now
+            journal.on_pending.append(self.tasks.recovery.recover)  # only: nothing else restarts tasks
+            self.shared.journal = durable.regions  # only: a region has one region_journal
+            control.on_kill.append(self.tasks.flush)  # only: a client's kill waits just for the disk
+            control.on_suspend.append(durable.processes.suspended)  # before the slots: its write starts sooner
             control.on_resume.append(partial(durable.processes.suspended, suspended=False))  # the same
-            control.on_nice.append(durable.processes.ranked)  # the same
-            end.append(durable.processes.process_ended)  # before the links: what they end finds its task without a root
+            control.on_nice.append(durable.processes.priority_set)  # the same
+            end.append(durable.processes.process_ended)  # before the links: their victims find the task without a root
         control.on_suspend.append(self.resources.suspended)  # last: nothing waits for the slots
         control.on_resume.append(self.resources.resumed)  # the same
-        control.on_nice.append(self.resources.ranked)  # the same
+        control.on_nice.append(self.resources.priority_set)  # the same
         end.append(self.crashes.process_ended)  # before the links: a cause is reported before its consequences
-        end.append(self.links.process_ended)  # after the crash report: what they end is a consequence
-        end.append(self.limits.process_ended)  # free: takes it off its owner's account
-        end.append(self.names.process_ended)  # free: its names can be taken again
-        end.append(self.publication.process_ended)  # before messaging: no topic leads to a mailbox that is closed
+        end.append(self.links.process_ended)  # after the crash report: the processes that links end are consequences
+        end.append(self.limits.process_ended)  # free: takes the process off its owner's account
+        end.append(self.names.process_ended)  # free: releases its names
+        end.append(self.publication.process_ended)  # before messaging: no topic may lead to a closed mailbox
         end.append(self.messaging.process_ended)  # after the crash report, which quotes the mailbox
-        end.append(self.output.process_ended)  # free: ends the streams of its log
+        end.append(self.output.process_ended)  # free: ends the streams that follow its log
         end.append(self.memory.process_ended)  # free: drops its keys
         end.append(self.shared.process_ended)  # free: deletes its ephemeral regions
-        end.append(self.tools.process_ended)  # free: forgets its count of calls
-        end.append(self.resources.process_ended)  # free: the drivers hear of it with the next turn of the loop
+        end.append(self.tools.process_ended)  # free: drops its count of calls
+        end.append(self.resources.process_ended)  # free: the drivers are notified on the next turn of the loop
 
-    def _answer_clients(self, opening: Opening) -> None:
+    def _answer_clients(self, opening: RecoveredState) -> None:
+        """The journal was read: serve the connections that have waited for it."""
         self.opened = True
         waiting, self.on_opened = self.on_opened, []
         for callback in waiting:
             callback()
 
     async def drain(self, timeout: float) -> None:
-        """Take no new tasks, let the running ones end for `timeout` seconds, then kill what is left."""
+        """Refuse new tasks, give the running ones up to `timeout` seconds to end, then kill the rest."""
         self.lifecycle.draining = True
         tasks = self._agents()
         if tasks and timeout > 0:
@@ -239,7 +236,7 @@ class Kernel:
             self.process_exit.end(process, "killed", "the daemon shuts down")
         await self._all_ended(self._agents(), None)
         if self.tasks is not None:
-            await self.tasks.settled()
+            await self.tasks.wait_for_ends()
 
     async def close(self) -> None:
         """End the connections' processes, the drivers and the journal. Call after `drain`."""
@@ -257,23 +254,23 @@ class Kernel:
         return [process for process in self.table.alive.values() if not process.is_client]
 
     async def _all_ended(self, processes: list[Process], timeout: float | None) -> None:
-        gone = asyncio.Event()
+        all_ended = asyncio.Event()
         left = len(processes)
 
-        def one_less(_: Process) -> None:
+        def process_ended(_: Process) -> None:
             nonlocal left
             left -= 1
             if not left:
-                gone.set()
+                all_ended.set()
 
         for process in processes:
-            process.watch(one_less)
+            process.watch(process_ended)
         if processes:
             try:
                 async with asyncio.timeout(timeout):
-                    await gone.wait()
+                    await all_ended.wait()
             except TimeoutError:
-                log.warning("tasks did not end in time", tasks=left)
+                log.warning("tasks did not end in time", tasks=left, seconds=timeout)
 
     def _shutdown(self, process: Process, call: Shutdown) -> None:
         self._on_shutdown(call.now)

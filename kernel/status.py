@@ -1,16 +1,15 @@
-"""The status subsystem: the process table, the programs, mailboxes, counters and the machine, as people ask for them.
+"""The status subsystem: answers questions about processes, programs, mailboxes, counters and the machine.
 
-Its handlers are called by the gate. It reads what others own and changes nothing.
+The gate calls its handlers. It reads the tables of other subsystems and never changes them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import bisect
 import itertools
 import os
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import psutil
 
@@ -39,7 +38,7 @@ from kernel.tasks.submit import Tasks
 
 
 class Status:
-    """Answers questions. `version` is that of the daemon; without a journal there are no `tasks`."""
+    """The handlers of the questions. `version` is the version of the daemon; `tasks` is None without a journal."""
 
     def __init__(
         self,
@@ -61,7 +60,7 @@ class Status:
         self._resources = resources
         self._tasks = tasks
         self._started = time.monotonic()
-        self._self = psutil.Process()
+        self._daemon = psutil.Process()
         gate.register({Ps: self.ps, Programs: self.programs, GetStats: self.stats, Ping: self.ping})
         gate.register({PeekMailbox: self.peek, DeadLetters: self.dead_letters})
 
@@ -70,19 +69,13 @@ class Status:
 
     def ps(self, process: Process, call: Ps) -> list[ProcessInfo]:
         now = time.monotonic()
-        # Pids only grow, so the table is in their order.
-        rows = (
-            _row(candidate, now)
-            for candidate in self._table.alive.values()
-            if candidate.pid >= call.start and (call.clients or not candidate.is_client)
-        )
+        pids = sorted(self._table.alive)  # a durable process that restarts with its old pid stands last in the table
+        later = map(self._table.alive.__getitem__, itertools.islice(pids, bisect.bisect_left(pids, call.start), None))
+        rows = (_row(candidate, now) for candidate in later if call.clients or not candidate.is_client)
         return list(itertools.islice(rows, call.limit))
 
-    def programs(self, process: Process, call: Programs) -> Coroutine[Any, Any, list[ProgramInfo]]:
-        return self._refreshed(self._programs.refresh)
-
-    async def _refreshed(self, refresh: Callable[[], None]) -> list[ProgramInfo]:
-        await asyncio.to_thread(refresh)
+    async def programs(self, process: Process, call: Programs) -> list[ProgramInfo]:
+        await asyncio.to_thread(self._programs.refresh)
         return self._programs.listing()
 
     def peek(self, process: Process, call: PeekMailbox) -> list[Heading]:
@@ -97,7 +90,7 @@ class Status:
         alive = self._table.alive.values()
         clients = sum(candidate.is_client for candidate in alive)
         resources, sample = self._resources, self._resources.sample
-        times = self._self.cpu_times()
+        times = self._daemon.cpu_times()
         return Stats(
             version=self._version,
             pid=os.getpid(),
@@ -111,7 +104,7 @@ class Status:
             limits=dict(self._gate.limits),
             dead_letters=len(self._messaging.dead_letters),
             slow_steps=self._watchdog.slow_steps,
-            memory=self._self.memory_info().rss,
+            memory=self._daemon.memory_info().rss,
             cpu_seconds=times.user + times.system,
             machine={
                 "cores": float(psutil.cpu_count() or 1),

@@ -1,4 +1,4 @@
-"""The tables and the waits of the kernel: processes, threads, mailboxes, streams, timers.
+"""The tables and the waits of the kernel: processes, threads, mailboxes, streams and timers.
 
-Used by every room above. Nothing here decides: it holds, orders and wakes.
+Every room above uses it. It holds, orders and wakes; it never decides.
 """

@@ -1,6 +1,6 @@
-"""Answers to calls: what stands in `Thread.answer` of a caller that waits, and what is left of one that gave up.
+"""Answers to calls: the values that `Thread.answer` of a waiting caller can have, and callers that gave up.
 
-Used by messages and by the messages of durable processes, which lay an answer into the thread. It wakes nobody.
+The messages of processes and of durable processes use it to put an answer into the thread. It never wakes a thread.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 from ipc.errors import LlmosError
 from kernel.core.process import Process
 
-LATE_REPLIES = 1000  # calls that timed out and may still be answered, remembered per process
+LATE_REPLIES = 1000  # a process with more pending calls forgets those that timed out
 
-UNANSWERED = object()  # stands in `Thread.answer` of a caller that waits
+UNANSWERED = object()  # the `Thread.answer` of a caller that waits
 
 
 class Unanswerable:
-    """The answer to a call that will get none: `error` says why."""
+    """The answer to a call that will get no reply: `error` is raised in the caller."""
 
     __slots__ = ("error",)
 
@@ -22,8 +22,8 @@ class Unanswerable:
         self.error = error
 
 
-def forget_caller(recipient: Process, message: int) -> None:
-    """Nobody waits for the reply to `message` any more; when it comes, it is a dead letter and no error."""
+def mark_caller_gone(recipient: Process, message: int) -> None:
+    """Mark the caller of `message` as gone. A late reply is then a dead letter, and no error of the recipient."""
     pending_calls = recipient.pending_calls
     if pending_calls is not None and message in pending_calls:
         pending_calls[message] = None

@@ -1,8 +1,8 @@
-"""A event_log: the events of one task, to all the streams of clients that look at it. It may have none, and gain more.
+"""The event log of a task: passes its events to the streams of all clients attached to it, of which there may be none.
 
-Made by the task subsystem; for the processes of the task it is their stream. A reader that is behind holds up the task
-as it would alone. Events are numbered, and the last ones kept, so that a client that lost its connection gets those
-that it missed; what has emitted nothing keeps nothing, and at its end it forgets all.
+The task subsystem makes it, and the processes of the task use it as their stream. One client that is behind pauses the
+task, as it would alone. The log numbers the events and retains the last ones, so that a client that lost its connection
+gets the events that it missed. It never retains anything before the first event or after the last one.
 """
 
 from __future__ import annotations
@@ -15,42 +15,42 @@ import msgspec
 from ipc.messages import Emitted, Event, Log, Missed, Token
 from kernel.core.stream import Stream
 
-KEPT_EVENTS = 1024  # of a task, for those who come back
-KEPT_SIZE = 256 * 1024  # characters and bytes in them, as far as that is known without encoding
-BESIDES = 64  # of an event, besides its text
+RETAINED_EVENTS = 1024  # events of a task that clients can get when they attach again
+RETAINED_SIZE = 256 * 1024  # characters and bytes in these events, as far as they are known without encoding
+EVENT_OVERHEAD = 64  # size of an event besides its text
 
 
 class EventLog:
-    """Passes events on. `add` and `finish` are for the task, the rest is what processes use of a `Stream`."""
+    """Passes events on. The task calls `add` and `finish`; processes call the rest, as they would of a `Stream`."""
 
-    __slots__ = ("_kept", "_number", "_on_relief", "_size", "_streams")
+    __slots__ = ("_number", "_on_drained", "_retained", "_size", "_streams")
 
     def __init__(self, stream: Stream | None) -> None:
         self._streams: list[Stream] = [] if stream is None else [stream]
-        self._on_relief: list[Callable[[], None]] = []
-        self._number = 0  # of the last event
-        self._kept: deque[Event] | None = None  # the last events; the last of them has that number
-        self._size = 0  # of those
+        self._on_drained: list[Callable[[], None]] = []
+        self._number = 0  # the number of the last event
+        self._retained: deque[Event] | None = None  # the last events, up to this number; made at the first event
+        self._size = 0  # the size of the retained events
 
     def add(self, stream: Stream, after: int | None = None) -> None:
-        """Pass events on to `stream`, too: from now on, or those with a number above `after`, as far as they are kept.
+        """Pass events on to `stream`, too: from now on, or all with a number above `after`.
 
-        If some are not, it gets a `Missed` in their place.
+        Of these, the stream gets a `Missed` in place of the events that are no longer retained.
         """
         self._streams = [other for other in self._streams if not other.closed]
         if after is not None:
-            self._repeat(stream, after)
+            self._resend(stream, after)
         self._streams.append(stream)
 
     def finish(self, event: Event) -> None:
-        """Pass on the last event."""
+        """Pass on the last event, end the streams, and drop the retained events."""
         streams, self._streams = self._streams, []
-        self._kept = None
+        self._retained = None
         self._number += 1
         for stream in streams:
             stream.push(event, self._number)
             stream.end()
-        self._relieved()
+        self._check_drained()
 
     @property
     def congested(self) -> bool:
@@ -58,52 +58,52 @@ class EventLog:
 
     def push(self, event: Event) -> None:
         self._number += 1
-        self._keep(event)
+        self._retain(event)
         for stream in self._streams:
             stream.push(event, self._number)
 
     def when_drained(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once, when no stream is congested any more."""
-        self._on_relief.append(callback)
-        self._relieved()
+        """Call `callback` once, as soon as no stream is congested."""
+        self._on_drained.append(callback)
+        self._check_drained()
 
     def forget(self, callback: Callable[[], None]) -> None:
-        """Take back what `when_drained` was given, if it was not called yet."""
-        if callback in self._on_relief:
-            self._on_relief.remove(callback)
+        """Undo `when_drained`, if `callback` was not called yet."""
+        if callback in self._on_drained:
+            self._on_drained.remove(callback)
 
-    def _keep(self, event: Event) -> None:
-        if self._kept is None:
-            self._kept = deque()
+    def _retain(self, event: Event) -> None:
+        if self._retained is None:
+            self._retained = deque()
             self._size = 0
-        self._kept.append(event)
+        self._retained.append(event)
         self._size += _size(event)
-        while len(self._kept) > KEPT_EVENTS or self._size > KEPT_SIZE:
-            self._size -= _size(self._kept.popleft())
+        while len(self._retained) > RETAINED_EVENTS or self._size > RETAINED_SIZE:
+            self._size -= _size(self._retained.popleft())
 
-    def _repeat(self, stream: Stream, after: int) -> None:
-        kept = self._kept or ()
-        first = self._number - len(kept) + 1
+    def _resend(self, stream: Stream, after: int) -> None:
+        retained = self._retained or ()
+        first = self._number - len(retained) + 1
         if after + 1 < first:
             stream.push(Missed(0, first - after - 1), first - 1)
-        for number, event in enumerate(kept, first):
+        for number, event in enumerate(retained, first):
             if number > after:
                 stream.push(event, number)
 
-    def _relieved(self) -> None:
-        """Call back, or wait for the next stream that is behind."""
+    def _check_drained(self) -> None:
+        """Call the callbacks, or wait for the first stream that is congested."""
         for stream in self._streams:
             if stream.congested:
-                stream.forget(self._relieved)
-                stream.when_drained(self._relieved)
+                stream.forget(self._check_drained)
+                stream.when_drained(self._check_drained)
                 return
-        callbacks, self._on_relief = self._on_relief, []
+        callbacks, self._on_drained = self._on_drained, []
         for callback in callbacks:
             callback()
 
 
 def _size(event: Event) -> int:
-    """What an event weighs, about: what an agent emits as a frozen Struct is not looked into."""
+    """The approximate size of an event. A frozen Struct that an agent emits counts as the overhead alone."""
     text: object = ""
     if isinstance(event, Token):
         text = event.text
@@ -112,5 +112,5 @@ def _size(event: Event) -> int:
     elif isinstance(event, Log):
         text = event.event
     if isinstance(text, msgspec.Raw):
-        return len(memoryview(text)) + BESIDES
-    return len(text) + BESIDES if isinstance(text, str | bytes) else BESIDES
+        return len(memoryview(text)) + EVENT_OVERHEAD
+    return len(text) + EVENT_OVERHEAD if isinstance(text, str | bytes) else EVENT_OVERHEAD

@@ -1,8 +1,8 @@
-"""Fibers: coroutines stepped by the dispatcher, by asyncio's protocol for third-party tasks ("Extending asyncio").
+"""Fibers: coroutines that the dispatcher steps, by asyncio's protocol for third-party tasks ("Extending asyncio").
 
-`Thread` (`kernel.core.process`) adds the process that owns one. `asyncio.timeout`, `TaskGroup`, anyio and httpx work
-inside a fiber. It never runs by itself: the dispatcher steps it. A kernel wait (`PARK`) carries no value, so a
-cancelled wait loses nothing: a fiber that wakes looks again at what it waited for.
+`Thread` (`kernel.core.process`) adds the process that owns the fiber. `asyncio.timeout`, `TaskGroup`, anyio and httpx
+work inside a fiber. A fiber never runs by itself. A kernel wait (`PARK`) carries no value, so a cancelled wait loses
+nothing: a fiber that wakes checks its condition again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Scheduler(Protocol):
-    """What a fiber needs of the dispatcher: `push` puts it at the end of the ready queue."""
+    """The dispatcher, as a fiber sees it. `push` puts a fiber at the end of the ready queue."""
 
     loop: asyncio.AbstractEventLoop
     timers: TimerQueue
@@ -27,7 +27,7 @@ class Scheduler(Protocol):
     def push(self, fiber: Any, /) -> None: ...
 
 
-# "Extending asyncio" in the library reference names these four, with the underscore.
+# "Extending asyncio" in the library reference documents these four functions, underscores included.
 _enter_task: Any = getattr(asyncio, "_enter_task")  # noqa: B009
 _leave_task: Any = getattr(asyncio, "_leave_task")  # noqa: B009
 register_task: Any = getattr(asyncio, "_register_task")  # noqa: B009
@@ -35,7 +35,7 @@ _unregister_task: Any = getattr(asyncio, "_unregister_task")  # noqa: B009
 
 
 class _Park:
-    """Awaited by a fiber that waits for the kernel; `Fiber.wake` ends the wait."""
+    """A fiber awaits this to wait for the kernel; `Fiber.wake` ends the wait."""
 
     __slots__ = ()
 
@@ -44,12 +44,12 @@ class _Park:
 
 
 PARK = _Park()
-_Park.__await__ = (PARK,).__iter__  # type: ignore[method-assign, assignment] # does the same, without a frame
+_Park.__await__ = (PARK,).__iter__  # type: ignore[method-assign, assignment] # the same without a frame, so faster
 
 NEW, READY, RUNNING, BLOCKED, SUSPENDED, ZOMBIE = "new", "ready", "running", "blocked", "suspended", "zombie"
 
 
-init_future = asyncio.Future.__init__  # as super() would call it, which takes a third longer
+init_future = asyncio.Future.__init__  # a call through super() takes a third longer
 
 
 def _cancellation(message: Any) -> asyncio.CancelledError:
@@ -57,10 +57,10 @@ def _cancellation(message: Any) -> asyncio.CancelledError:
 
 
 class Fiber(asyncio.Future[Any]):
-    """A coroutine that the dispatcher steps. A future of its result, as every asyncio task is.
+    """A coroutine that the dispatcher steps. Like every asyncio task it is a future of its result.
 
-    `waits_for` is what it is blocked on, `timers` counts the timers that will wake it by themselves, `cpu` is the
-    processor time of its steps in seconds. `Thread` sets all of this: a spawn has one constructor, not two.
+    `waits_for` names the wait that blocks it, `timers` counts the timers that are set to wake it, `cpu` is the
+    processor time of its steps in seconds. `Thread` sets all attributes, so that a spawn runs one constructor, not two.
     """
 
     __slots__ = (
@@ -85,15 +85,15 @@ class Fiber(asyncio.Future[Any]):
     timers: int
     cpu: float
     _coro: Coroutine[Any, Any, Any]
-    _send: Any  # of the coroutine
+    _send: Any  # the method `send` of the coroutine
     _context: contextvars.Context
     _name: str | None
     _cancels: int
     _fut_waiter: asyncio.Future[Any] | None
     _parked: bool
-    _throw: BaseException | None  # what the next step throws into the coroutine
+    _throw: BaseException | None  # the next step throws it into the coroutine
 
-    # ---- the public face of an asyncio task
+    # ---- the public interface of an asyncio task
 
     def set_name(self, value: object) -> None:
         self._name = str(value)
@@ -113,7 +113,7 @@ class Fiber(asyncio.Future[Any]):
 
     @property
     def _must_cancel(self) -> bool:
-        """Whether a cancellation waits to be thrown. anyio asks tasks for it by this name of asyncio's own."""
+        """Whether the next step throws a cancellation. anyio reads this attribute of asyncio's tasks by name."""
         return isinstance(self._throw, asyncio.CancelledError)
 
     def uncancel(self) -> int:
@@ -124,9 +124,9 @@ class Fiber(asyncio.Future[Any]):
         return self._cancels
 
     def defer(self, cancellation: asyncio.CancelledError) -> None:
-        """Throw `cancellation`, which has come while something was done that must not be lost, at the next wait.
+        """Throw `cancellation` at the next wait, because it arrived during a call whose answer must not be lost.
 
-        Unless whoever asked for it takes it back before that: a timeout whose block is left without another wait.
+        `uncancel` takes it back, as a timeout does when its block is left without another wait.
         """
         self._throw = _cancellation(cancellation.args[0] if cancellation.args else None)
         self._throw.deferred = True  # type: ignore[attr-defined]
@@ -135,11 +135,11 @@ class Fiber(asyncio.Future[Any]):
         """Throw CancelledError into the coroutine at its next step, as `asyncio.Task.cancel` does."""
         if self.done():
             return False
-        # Down the line of fibers that await one another, by a loop: it may be long, and may lead back into itself.
-        line: dict[Fiber, None] = {}
+        # A loop and no recursion: the chain of fibers that await one another may be long, or lead back to itself.
+        chain: dict[Fiber, None] = {}
         last: Fiber = self
-        while last not in line:
-            line[last] = None
+        while last not in chain:
+            chain[last] = None
             last._cancels += 1
             awaited = last._fut_waiter
             if not isinstance(awaited, Fiber) or awaited.done():
@@ -150,8 +150,8 @@ class Fiber(asyncio.Future[Any]):
         return True
 
     def _cancel_wait(self, msg: Any) -> None:
-        """Cancel what this fiber awaits, or let its next step throw."""
-        awaited, self._fut_waiter = self._fut_waiter, None  # a circle that goes over other futures comes back here
+        """Cancel the future that this fiber awaits, or throw at the next step."""
+        awaited, self._fut_waiter = self._fut_waiter, None  # ends a circle of awaits that leads over other futures
         if awaited is not None and awaited.cancel(msg):
             self._fut_waiter = awaited
             if self._must_cancel:
@@ -162,7 +162,7 @@ class Fiber(asyncio.Future[Any]):
         self.wake()
 
     def _leave_wait(self, msg: Any) -> None:
-        """Throw CancelledError although what it awaits goes on: that waits for this fiber in its turn."""
+        """Throw CancelledError although the awaited fiber goes on, because that fiber waits for this one."""
         assert self._fut_waiter is not None
         self._fut_waiter.remove_done_callback(self._outside_done)
         self._fut_waiter = None
@@ -170,21 +170,21 @@ class Fiber(asyncio.Future[Any]):
         self.dispatcher.push(self)
 
     def set_result(self, result: object) -> None:
-        raise RuntimeError("a thread sets its own result")
+        raise RuntimeError("the result of a thread is the return value of its coroutine and cannot be set")
 
     def set_exception(self, exception: object) -> None:
-        raise RuntimeError("a thread sets its own exception")
+        raise RuntimeError("the exception of a thread is raised by its coroutine and cannot be set")
 
-    # ---- what the kernel calls
+    # ---- for the kernel
 
     def wake(self) -> None:
-        """End the kernel wait of this fiber; nothing if it is not in one."""
+        """End the kernel wait of this fiber. Does nothing if it is not in one."""
         if self._parked:
             self._parked = False
             self.dispatcher.push(self)
 
     def interrupt(self, error: Exception) -> None:
-        """End the kernel wait of this fiber with `error`; nothing if it is not in one. A cancellation goes first."""
+        """End the kernel wait of this fiber with `error`. Does nothing if it is not in one, or was cancelled before."""
         if self._parked:
             self._parked = False
             self._throw = error
@@ -192,29 +192,29 @@ class Fiber(asyncio.Future[Any]):
 
     @property
     def about_to_be_cancelled(self) -> bool:
-        """Whether its next step throws a cancellation that it has not seen yet."""
+        """Whether the next step throws a cancellation."""
         return self._must_cancel or (self._fut_waiter is not None and self._fut_waiter.cancelled())
 
     def abandon(self) -> None:
-        """Give up a fiber that ignores its cancellation: it is never stepped again."""
+        """Close a fiber that ignores its cancellation. It is never stepped again."""
         if not self.done():
             self._parked = False
             self._finish()
             super().cancel()
             loop = self._loop
-            giver = asyncio.current_task(loop)
-            if giver is not None:
-                _leave_task(loop, giver)
-            _enter_task(loop, self)  # so that what its `finally` blocks would start is not taken for somebody else's
-            # Here and not by the garbage collector, which would print what they raise.
+            current = asyncio.current_task(loop)
+            if current is not None:
+                _leave_task(loop, current)
+            _enter_task(loop, self)  # tasks that its `finally` blocks start must not count as those of another thread
+            # Closed here and not by the garbage collector, which would print the errors of the `finally` blocks.
             with contextlib.suppress(BaseException):
                 self._coro.close()
             _leave_task(loop, self)
-            if giver is not None:
-                _enter_task(loop, giver)
+            if current is not None:
+                _enter_task(loop, current)
 
     def step(self, start: float) -> float:
-        """Run the coroutine to its next wait, from time `start`; the time after it. Called by the dispatcher only."""
+        """Run the coroutine to its next wait. Takes the time now, returns the time after. For the dispatcher only."""
         if self.state is ZOMBIE:
             return start
         throw = self._throw
@@ -231,16 +231,16 @@ class Fiber(asyncio.Future[Any]):
                 wanted = self._context.run(self._coro.throw, throw)
         except StopIteration as stop:
             self._finish()
-            if self._throw is not None:  # cancelled by itself, in its last step
+            if self._throw is not None:  # it cancelled itself in its last step
                 super().cancel(*self._throw.args[:1])
             else:
                 super().set_result(stop.value)
         except asyncio.CancelledError as error:
-            throw = None  # else it and this frame, which is in its traceback, keep each other
+            throw = None  # its traceback holds this frame, which would hold it in turn
             self._finish()
             super().cancel(*error.args[:1])
         except BaseException as error:
-            # Also SystemExit and KeyboardInterrupt: an agent that raises them ends itself, not the daemon.
+            # This includes SystemExit and KeyboardInterrupt: an agent that raises them ends itself, not the daemon.
             throw = None
             error.__traceback__ = None if error.__traceback__ is None else error.__traceback__.tb_next
             self._finish()
@@ -257,8 +257,8 @@ class Fiber(asyncio.Future[Any]):
         return end
 
     def _await_outside(self, wanted: Any) -> None:
-        """Block on what asyncio code yielded: a future, or None to give up the loop for a turn."""
-        if wanted is None or wanted is PARK:  # in a park that was cancelled meanwhile, there is nothing to wait for
+        """Block on the value that asyncio code yielded: a future, or None to give up the loop for a turn."""
+        if wanted is None or wanted is PARK:  # a park gets here only if it was cancelled, and then waits for nothing
             self.dispatcher.push(self)
             return
         if getattr(wanted, "_asyncio_future_blocking", None) is None or wanted is self:
@@ -274,9 +274,9 @@ class Fiber(asyncio.Future[Any]):
             self._throw = None
 
     def _outside_done(self, future: asyncio.Future[Any]) -> None:
-        # An exception of the future is raised again by its own __await__ when the coroutine goes on. _fut_waiter stays
-        # until then, as in asyncio: its presence tells a cancel that comes first to be thrown.
-        if self.state is not ZOMBIE:  # given up while it waited
+        # The future's own __await__ raises its exception again when the coroutine goes on. Until then _fut_waiter stays
+        # set, as in asyncio, so that a cancellation before the next step is thrown.
+        if self.state is not ZOMBIE:  # it may have been abandoned while it waited
             self.dispatcher.push(self)
 
     def _finish(self) -> None:

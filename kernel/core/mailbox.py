@@ -1,8 +1,8 @@
 """The mailbox of a process: bounded, ordered by priority and then by arrival, with waiting senders and receivers.
 
-Called by the message subsystem. Messages live in the mailbox and never in a waiter, so a cancelled wait loses none.
-It knows nothing of processes; it wakes threads and holds messages. A selective receive goes by an index, made at the
-first of its kind and kept until the mailbox is empty: a constant cost per message in the mean, however deep it is.
+The message subsystem calls it. Messages are in the mailbox and never in a waiter, so a cancelled wait loses none. A
+selective receive uses an index, built at the first receive of its kind and dropped when the mailbox is empty: it costs
+amortized constant time per message, however many there are. The mailbox wakes threads; it never looks at processes.
 """
 
 from __future__ import annotations
@@ -14,54 +14,54 @@ from typing import Any, Protocol
 
 from ipc.messages import Message
 from kernel.core.fiber import Fiber
-from kernel.core.message_queue import INDEXED, Index, MessageQueue, add, drop, entry, index_by
+from kernel.core.message_queue import INDEXED, Index, MessageQueue, add_to_index, build_index, drop_from_all, indexed
 from kernel.core.selector import Selector
 
 CAPACITY = 1000  # messages
-RECEIVED = 5  # messages of which it is remembered that they were received
-CONTROL = 21  # the priority of the kernel's own messages: above all others, and outside the bound
+RECEIVED = 5  # received messages whose headings a crash report quotes
+CONTROL = 21  # the priority of the kernel's own messages: above all others, and not counted in the capacity
 
 
 class StorageReceipt(Protocol):
-    """That a message is safe. See `kernel.durable`."""
+    """A promise that a message will be on disk: see `kernel.durable`."""
 
-    async def before(self, answer: Any) -> Any:
-        """`answer`, once it is."""
+    async def answer_after_commit(self, answer: Any) -> Any:
+        """Return `answer` as soon as the message is on disk."""
 
 
 class Mailbox:
-    """A lane for each priority. Made at first use, since most processes never get a message."""
+    """A message queue for each priority. Made at first use, since most processes never get a message."""
 
     __slots__ = (
         "_indexes",
-        "_lane",
-        "_lanes",
+        "_normal_queue",
+        "_other_queues",
         "_senders",
-        "called",
         "capacity",
         "closed",
         "received",
         "receiver",
         "selectors",
         "taken",
+        "woken_for",
     )
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.capacity = capacity
         self.closed = False
-        self.taken = 0  # places: messages within the bound, and places kept for senders that were woken
-        self.receiver: Fiber | None = None  # waits for any message, and came before all `selectors`
-        self.received: deque[tuple[int, str, int, int, int]] | None = None  # the last ones, for a crash report
-        self.selectors: list[tuple[Fiber, Selector | None]] | None = None  # more receivers, in their order
-        self.called: dict[Fiber, Message] | None = None  # receivers that were woken while others waited, and for what
-        self._senders: deque[Fiber] | None = None
-        self._lane: MessageQueue | None = None  # priority 0, which is nearly all
-        self._lanes: dict[int, MessageQueue] | None = None  # the others
+        self.taken = 0  # places taken by messages other than `CONTROL` ones, or reserved for senders that were woken
+        self.receiver: Fiber | None = None  # waits for any message, and has waited longer than all `selectors`
+        self.received: deque[tuple[int, str, int, int, int]] | None = None  # headings of the last ones received
+        self.selectors: list[tuple[Fiber, Selector | None]] | None = None  # further receivers, in order of arrival
+        self.woken_for: dict[Fiber, Message] | None = None  # receivers woken while others waited, each with its message
+        self._senders: deque[Fiber] | None = None  # wait for a place, in order of arrival
+        self._normal_queue: MessageQueue | None = None  # of priority 0, which nearly all messages have
+        self._other_queues: dict[int, MessageQueue] | None = None  # of the other priorities
         self._indexes: dict[str, Index] | None = None  # by attribute of messages
 
     @property
     def count(self) -> int:
-        """Messages that wait."""
+        """How many messages wait."""
         return sum(map(len, self._by_urgency()))
 
     @property
@@ -69,140 +69,143 @@ class Mailbox:
         return self.taken >= self.capacity
 
     def put(self, message: Message) -> StorageReceipt | None:
-        """Add `message`. The caller has seen that the mailbox is neither full nor closed, or it is a `CONTROL` one.
+        """Add `message`. The mailbox must be neither full nor closed, unless the message is a `CONTROL` one.
 
-        What it answers, if anything, is what a sender has to wait for.
+        The sender must wait for the receipt, if there is one.
         """
         priority = message.priority
         if priority == 0:
-            lane = self._lane
-            if lane is None:
-                lane = self._lane = MessageQueue()
+            queue = self._normal_queue
+            if queue is None:
+                queue = self._normal_queue = MessageQueue()
         else:
-            lane = self._lane_of(priority)
-        lane.items.append(message)
+            queue = self._queue_of(priority)
+        queue.items.append(message)
         if priority != CONTROL:
             self.taken += 1
         if self._indexes is not None:
             for attribute, index in self._indexes.items():
-                add(index, getattr(message, attribute), message)
+                add_to_index(index, getattr(message, attribute), message)
         receiver = self.receiver
         if receiver is not None:
             self.receiver = None
             if self.selectors:
-                self._note(receiver, message)
+                self._note_woken(receiver, message)
             receiver.wake()
         elif self.selectors:
             self._wake_for(message)
         return None
 
     def take(self) -> Message | None:
-        """Remove the first message of the most urgent lane; None if there is none."""
-        lane = self._lane if self._lanes is None else self._most_urgent()
-        if lane is None or not lane.items:
+        """Remove and return the first message of the most urgent queue; None if there is no message."""
+        queue = self._normal_queue if self._other_queues is None else self._most_urgent()
+        if queue is None or not queue.items:
             return None
-        message = lane.items.popleft() if lane.dead is None else lane.pop()
-        if self._indexes is not None and drop(self._indexes, message):
-            self._indexes = None  # the mailbox is empty: who receives in order from now on pays nothing
-        if self.called:
-            self._forget(message)
+        message = queue.items.popleft() if queue.dead is None else queue.pop()
+        if self._indexes is not None and drop_from_all(self._indexes, message):
+            self._indexes = None  # the mailbox is empty; without an index, receiving in order costs less
+        if self.woken_for:
+            self._forget_woken(message)
         if self._senders or message.priority == CONTROL:
             self._free_place(message)
         else:
             self.taken -= 1
         received = self.received
         if received is None:
-            received = self._remember()
+            received = self._received_ring()
         received.append((message.id, message.type, message.sender, message.priority, message.correlation))
         return message
 
-    def select(self, selection: Selector) -> Message | None:
-        """Remove the first message that `selection` matches, in the order of `take`; None if there is none."""
-        for message in self._candidates(selection):
-            if selection.matches(message):
+    def select(self, selector: Selector) -> Message | None:
+        """Remove and return the first message that `selector` matches, in the order of `take`; None if none matches."""
+        for message in self._candidates(selector):
+            if selector.matches(message):
                 self.discard(message)
-                self._remember().append(
+                self._received_ring().append(
                     (message.id, message.type, message.sender, message.priority, message.correlation)
                 )
                 return message
         return None
 
     def discard(self, message: Message) -> None:
-        """Remove `message`, which is in the mailbox."""
-        lane = self._lane if message.priority == 0 else self._lane_of(message.priority)
-        assert lane is not None
-        lane.discard(message)
-        if self._indexes is not None and drop(self._indexes, message):
+        """Remove `message`, which must be in the mailbox."""
+        queue = self._normal_queue if message.priority == 0 else self._queue_of(message.priority)
+        assert queue is not None
+        queue.discard(message)
+        if self._indexes is not None and drop_from_all(self._indexes, message):
             self._indexes = None
-        if self.called:
-            self._forget(message)
+        if self.woken_for:
+            self._forget_woken(message)
         self._free_place(message)
 
     def peek(self) -> Iterator[Message]:
-        """All messages that wait, in the order of `take`."""
+        """All waiting messages, in the order of `take`."""
         return chain.from_iterable(self._by_urgency())
 
-    def _candidates(self, selection: Selector) -> Iterable[Message]:
-        """Messages that may match, in the order of `take`: by the sharpest index there is."""
+    def _candidates(self, selector: Selector) -> Iterable[Message]:
+        """Messages that may match, in the order of `take`, found by the most selective index that applies."""
         for attribute in INDEXED:
-            key = getattr(selection, attribute)
+            key = getattr(selector, attribute)
             if key is not None:
                 if self._indexes is None:
                     self._indexes = {}
                 index = self._indexes.get(attribute)
                 if index is None:
-                    index = self._indexes[attribute] = index_by(attribute, self.peek())
-                urgencies = (0,) if self._lanes is None else sorted({0, *self._lanes}, reverse=True)
-                return chain.from_iterable(entry(index, (key, urgency)) for urgency in urgencies)
+                    index = self._indexes[attribute] = build_index(attribute, self.peek())
+                urgencies = (0,) if self._other_queues is None else sorted({0, *self._other_queues}, reverse=True)
+                return chain.from_iterable(indexed(index, (key, urgency)) for urgency in urgencies)
         return self.peek()
 
-    def _remember(self) -> deque[tuple[int, str, int, int, int]]:
+    def _received_ring(self) -> deque[tuple[int, str, int, int, int]]:
         if self.received is None:
             self.received = deque(maxlen=RECEIVED)
         return self.received
 
     # ---- waiting
 
-    def enlist(self, thread: Fiber, selection: Selector | None = None) -> None:
-        """Have `thread`, which parks now, woken for the next message it wants. Then it looks, and calls `delist`."""
-        if selection is None and self.receiver is None and not self.selectors:
+    def add_receiver(self, thread: Fiber, selector: Selector | None = None) -> None:
+        """Wake `thread`, which parks now, for the next message that it wants.
+
+        It then takes one and calls `end_receive`.
+        """
+        if selector is None and self.receiver is None and not self.selectors:
             self.receiver = thread
             thread.waits_for = "message"
             return
         if self.selectors is None:
             self.selectors = []
-        self.selectors.append((thread, selection))
-        thread.waits_for = "message" if selection is None else selection
+        self.selectors.append((thread, selector))
+        thread.waits_for = "message" if selector is None else selector
 
-    def delist(self, thread: Fiber) -> None:
-        """`thread` was woken and has looked, or was cancelled. What it was woken for and did not take is for others."""
+    def end_receive(self, thread: Fiber) -> None:
+        """End the wait of `thread`, which was woken or cancelled. Offer a message that it left to the next receiver."""
         if self.receiver is not None or self.selectors:
-            self._leave(thread)
-        if self.called:
-            message = self.called.pop(thread, None)
+            self._remove_receiver(thread)
+        if self.woken_for:
+            message = self.woken_for.pop(thread, None)
             if message is not None:
                 self._offer(message)
 
-    def line_up(self, thread: Fiber) -> None:
-        """Have `thread`, which parks now, woken when a place is free for it. Then it calls `leave_line`."""
+    def add_sender(self, thread: Fiber) -> None:
+        """Wake `thread`, which parks now, when a place is reserved for it. Then it calls `end_send_wait`."""
         if self._senders is None:
             self._senders = deque()
         self._senders.append(thread)
 
-    def leave_line(self, thread: Fiber) -> bool:
-        """Take `thread` out of the senders. Whether a place is reserved for it: it uses that, or passes it on."""
+    def end_send_wait(self, thread: Fiber) -> bool:
+        """End the wait of a sender. True if a place is reserved for it, which it must use or pass on."""
         if self._senders and thread in self._senders:
             self._senders.remove(thread)
             return False
         return True
 
     def use_place(self) -> None:
-        """The sender for which a place was reserved puts its message now, or sees that the mailbox is closed."""
+        """Give up the reserved place, because its sender puts the message now or finds the mailbox closed."""
         if not self.closed:
             self.taken -= 1
 
     def pass_on_place(self) -> None:
-        """Reserve a place that became free for the next sender, if one waits."""
+        """Reserve a free place for the next waiting sender, or return it to the mailbox if no sender waits."""
         if self.closed:
             return
         if self._senders:
@@ -211,48 +214,48 @@ class Mailbox:
             self.taken -= 1
 
     def close(self) -> list[Message]:
-        """Refuse everything from now on, wake whoever waits, and hand back what was not received, most urgent first."""
+        """Refuse all further messages, wake all waiters, and return the unread messages, the most urgent first."""
         self.closed = True
         rest = list(self.peek())
         receivers = [] if self.receiver is None else [self.receiver]
         receivers += [thread for thread, _ in self.selectors or ()]
         senders = self._senders or ()
-        self.receiver = self.selectors = self._senders = self.called = None
-        self._lane = self._lanes = self._indexes = None
+        self.receiver = self.selectors = self._senders = self.woken_for = None
+        self._normal_queue = self._other_queues = self._indexes = None
         self.taken = 0
         for waiter in (*receivers, *senders):
             waiter.wake()
         return rest
 
-    # ---- lanes and places
+    # ---- queues and places
 
-    def _lane_of(self, priority: int) -> MessageQueue:
-        """The lane of a priority that is not 0."""
-        if self._lanes is None:
-            self._lanes = {}
-        lane = self._lanes.get(priority)
-        if lane is None:
-            lane = self._lanes[priority] = MessageQueue()
-        return lane
+    def _queue_of(self, priority: int) -> MessageQueue:
+        """The queue of a priority other than 0, made at first use."""
+        if self._other_queues is None:
+            self._other_queues = {}
+        queue = self._other_queues.get(priority)
+        if queue is None:
+            queue = self._other_queues[priority] = MessageQueue()
+        return queue
 
     def _most_urgent(self) -> MessageQueue | None:
-        """The first lane that is not empty. The empty ones before it are given up."""
-        lanes = self._lanes
-        while lanes:
-            urgency = max(lanes)
-            if urgency < 0 and self._lane is not None and self._lane.items:
-                return self._lane
-            if lanes[urgency].items:
-                return lanes[urgency]
-            del lanes[urgency]
-        self._lanes = None
-        return self._lane
+        """The most urgent queue with a message. Drops the empty ones above it."""
+        queues = self._other_queues
+        while queues:
+            urgency = max(queues)
+            if urgency < 0 and self._normal_queue is not None and self._normal_queue.items:
+                return self._normal_queue
+            if queues[urgency].items:
+                return queues[urgency]
+            del queues[urgency]
+        self._other_queues = None
+        return self._normal_queue
 
     def _by_urgency(self) -> list[MessageQueue]:
-        lanes = dict(self._lanes or {})
-        if self._lane is not None:
-            lanes[0] = self._lane
-        return [lanes[urgency] for urgency in sorted(lanes, reverse=True)]
+        queues = dict(self._other_queues or {})
+        if self._normal_queue is not None:
+            queues[0] = self._normal_queue
+        return [queues[urgency] for urgency in sorted(queues, reverse=True)]
 
     def _free_place(self, message: Message) -> None:
         if message.priority != CONTROL:
@@ -261,54 +264,53 @@ class Mailbox:
     # ---- waiters
 
     def _offer(self, message: Message) -> None:
-        """Wake the first receiver that wants `message`, which was left lying by the one that was woken for it."""
+        """Wake the first receiver that wants `message`, which the receiver that was woken for it did not take."""
         receiver = self.receiver
         if receiver is not None:
             self.receiver = None
             if self.selectors:
-                self._note(receiver, message)
+                self._note_woken(receiver, message)
             receiver.wake()
         else:
             self._wake_for(message)
 
-    def _note(self, receiver: Fiber, message: Message) -> None:
-        """`receiver` is woken for `message`, and others still wait: it may take another one, or none.
+    def _note_woken(self, receiver: Fiber, message: Message) -> None:
+        """Remember that `receiver` was woken for `message` while others wait, as it may take another one, or none.
 
-        Only those matter that wait now: who comes later looks first, and waits if it does not want `message`.
+        Only the receivers that wait now need this. A later one looks first, and waits only if it does not want the
+        message.
         """
-        if self.called is None:
-            self.called = {}
-        self.called[receiver] = message
+        if self.woken_for is None:
+            self.woken_for = {}
+        self.woken_for[receiver] = message
 
-    def _forget(self, message: Message) -> None:
-        """`message` has left the mailbox."""
-        called = self.called or {}
+    def _forget_woken(self, message: Message) -> None:
+        """Drop the notes about `message`, which has left the mailbox."""
+        called = self.woken_for or {}
         for receiver in [receiver for receiver, wanted in called.items() if wanted is message]:
             del called[receiver]
 
     def _wake_for(self, message: Message) -> None:
-        """Wake the first of the further receivers that wants `message`."""
+        """Wake the first thread in `selectors` that wants `message`."""
         selectors = self.selectors or []
-        for place, (thread, selection) in enumerate(selectors):
+        for position, (thread, selector) in enumerate(selectors):
             try:
-                wanted = selection is None or selection.matches(message)
+                wanted = selector is None or selector.matches(message)
             except Exception:
-                wanted = True  # the receiver's own predicate fails: there, and not at the sender
+                wanted = True  # the predicate must raise in its receiver, not in the sender
             if wanted:
-                del selectors[place]
+                del selectors[position]
                 if selectors:
-                    self._note(thread, message)
+                    self._note_woken(thread, message)
                 thread.wake()
                 return
 
-    def _leave(self, thread: Fiber) -> bool:
-        """Take `thread` out of the receivers; False if it was called from there before."""
+    def _remove_receiver(self, thread: Fiber) -> None:
+        """Remove `thread` from the waiting receivers, if it was not woken before."""
         if self.receiver is thread:
             self.receiver = None
-            return True
-        if self.selectors:
-            for place, (other, _) in enumerate(self.selectors):
+        elif self.selectors:
+            for position, (other, _) in enumerate(self.selectors):
                 if other is thread:
-                    del self.selectors[place]
-                    return True
-        return False
+                    del self.selectors[position]
+                    return

@@ -1,8 +1,8 @@
-"""The queue of a mailbox: lanes, which hold messages in the order of their arrival, and indexes over all of them.
+"""Message queues, which hold the messages of one priority in the order of arrival, and indexes over all of them.
 
-A mailbox has a lane for each priority. It makes the indexes at its first selective receive, so that such a receive does
-not look at every message, and reports each message that comes or goes from then on. Taking the first message and
-discarding any other cost the same, however long the queue is. Nothing here wakes a thread.
+A mailbox has a queue for each priority. It builds an index at its first selective receive of a kind, so that such a
+receive does not look at every message, and updates the index with each message that enters or leaves. Removing the
+first message and discarding any other take constant time, however long the queue is. It never wakes a thread.
 """
 
 from __future__ import annotations
@@ -12,40 +12,40 @@ from collections.abc import Iterable, Iterator
 
 from ipc.messages import Message
 
-SPARSE = 32  # dead entries below which a lane is not worth rebuilding
-INDEXED = ("correlation", "sender", "type")  # attributes of messages, the sharpest first
+SPARSE = 32  # up to so many dead entries a queue is not worth rebuilding
+INDEXED = ("correlation", "sender", "type")  # attributes of messages, the most selective first
 
 
 class MessageQueue:
-    """First in, first out. A message that leaves from the middle stays as a dead entry until the head passes it.
+    """First in, first out. A message discarded from the middle stays as a dead entry until it gets to the head.
 
-    The first of `items` is always alive. Dead ones never outnumber the living for long, so the cost of dropping them is
-    constant per message in the mean.
+    The first of `items` is always alive. Dead entries never outnumber the living for long, so dropping them costs
+    amortized constant time per message.
     """
 
     __slots__ = ("dead", "items")
 
     def __init__(self) -> None:
         self.items: deque[Message] = deque()
-        self.dead: set[int] | None = None  # ids; None: nothing but the living
+        self.dead: set[int] | None = None  # ids of dead entries; None if there are none
 
     def __len__(self) -> int:
         return len(self.items) - len(self.dead or ())
 
     def __iter__(self) -> Iterator[Message]:
-        """The living, oldest first."""
+        """The messages that are alive, oldest first."""
         dead = self.dead
         return iter(self.items) if not dead else (message for message in self.items if message.id not in dead)
 
     def pop(self) -> Message:
-        """Remove the first. There must be one."""
+        """Remove and return the first message. There must be one."""
         message = self.items.popleft()
         if self.dead:
             self._trim(self.dead)
         return message
 
     def discard(self, message: Message) -> None:
-        """Remove `message`, which is in the lane."""
+        """Remove `message`, which must be in the queue."""
         if self.items[0] is message:
             self.pop()
             return
@@ -64,20 +64,20 @@ class MessageQueue:
             self.dead = None
 
 
-# By what is asked for, and priority. One message stands for a lane of one: correlation ids are mostly unique.
+# By value of the attribute and priority. A single message replaces a queue of one, as most correlation ids are unique.
 Index = dict[tuple[int | str, int], MessageQueue | Message]
 
 
-def index_by(attribute: str, messages: Iterable[Message]) -> Index:
+def build_index(attribute: str, messages: Iterable[Message]) -> Index:
     """An index of `messages` by `attribute`."""
     index: Index = {}
     for message in messages:
-        add(index, getattr(message, attribute), message)
+        add_to_index(index, getattr(message, attribute), message)
     return index
 
 
-def drop(indexes: dict[str, Index], message: Message) -> bool:
-    """Take `message` out of all. Whether it was the last of the mailbox."""
+def drop_from_all(indexes: dict[str, Index], message: Message) -> bool:
+    """Remove `message` from all indexes. True if it was the last message of the mailbox."""
     for attribute, index in indexes.items():
         key = getattr(message, attribute), message.priority
         found = index[key]
@@ -89,20 +89,20 @@ def drop(indexes: dict[str, Index], message: Message) -> bool:
     return not index
 
 
-def add(index: Index, key: int | str, message: Message) -> None:
-    """Put `message` under what it has as `key`, behind those that are there."""
-    place = key, message.priority
-    found = index.get(place)
+def add_to_index(index: Index, value: int | str, message: Message) -> None:
+    """Add `message`, whose attribute has this value, behind the messages with the same value and priority."""
+    key = value, message.priority
+    found = index.get(key)
     if found is None:
-        index[place] = message
+        index[key] = message
     elif isinstance(found, MessageQueue):
         found.items.append(message)
     else:
-        lane = index[place] = MessageQueue()
-        lane.items += (found, message)
+        queue = index[key] = MessageQueue()
+        queue.items += (found, message)
 
 
-def entry(index: Index, place: tuple[int | str, int]) -> Iterable[Message]:
-    """The messages at one place of an index, in their order."""
-    found = index.get(place)
+def indexed(index: Index, key: tuple[int | str, int]) -> Iterable[Message]:
+    """The messages with one value and priority, in their order."""
+    found = index.get(key)
     return () if found is None else found if isinstance(found, MessageQueue) else (found,)

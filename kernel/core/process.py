@@ -1,7 +1,7 @@
-"""Processes and their threads, which own each other: what is scheduled, accounted, owned, limited and killed.
+"""Processes and their threads. A process is accounted, limited, owned and killed; its threads are scheduled.
 
 A process is data plus its threads: `kernel.processes.lifecycle` starts it, `kernel.processes.exit` ends it. A thread is
-a fiber of a process. Neither decides anything.
+a fiber of a process. Both are in one file because each refers to the other. Neither ever decides anything.
 """
 
 from __future__ import annotations
@@ -39,45 +39,45 @@ if TYPE_CHECKING:
     from kernel.core.stream import Stream
 
 MAIN = "0"  # path of the first thread of a process
-LOG_LINES = 200  # kept per process
+LOG_LINES = 200  # retained per process
 
 CLIENT = "client"  # program name of a connection
 
 
-class Wait(Protocol):
-    """A wait that only certain threads can end. `str` of it says in a word or two what is awaited."""
+class BlockedOn(Protocol):
+    """A wait that only certain threads can end. Its `str` describes it in a few words."""
 
     def ended_by(self) -> Iterable[Thread] | None:
-        """The threads of which any could end the wait; None if something outside could, too."""
+        """The threads that can end the wait, each alone; None if something outside can, too."""
 
 
 class HeldResource(Protocol):
-    """What a thread can hold, such as a lock."""
+    """A resource that a thread can hold, such as a lock."""
 
     def drop(self, thread: Thread) -> None:
-        """Take all of it from `thread`."""
+        """Take the resource from `thread`, however often the thread has acquired it."""
 
 
 class DurableHistory(Protocol):
-    """What a durable process replays: see `kernel.durable.history`. `context` makes what its agent sees."""
+    """The call history of a durable process: see `kernel.durable.history`. `context` makes the context of its agent."""
 
     context: Callable[[Process], Any]
 
-    def current(self, thread: str) -> str:
-        """The id of the call that the thread of this path makes now."""
+    def current_call_id(self, thread: str) -> str:
+        """The id of the call that the thread with this path makes now."""
 
 
 class Thread(Fiber):
     """A coroutine of a process.
 
-    `path` says who started it: "0" is the first thread of its process, "0-2" the second thread that one started; so
-    the same program has the same paths in every run. `waits_for` is what it is blocked on, a plain text if something
-    outside can always end the wait. `answer` is what a call of it was answered, `holds` what is taken from it when it
-    ends.
+    `path` says which thread started it: "0" is the first thread of its process, "0-2" the second thread that "0"
+    started. So a program has the same paths whenever it runs. `waits_for` names the wait that blocks it: a plain text
+    if something outside can always end the wait. `answer` is the answer to its call (see `kernel.core.answers`),
+    `started_threads` counts the threads that it started, and `holds` are the resources that it loses when it ends.
     """
 
-    __slots__ = ("answer", "holds", "offspring", "path", "priority", "process", "suspended")
-    waits_for: Wait | str
+    __slots__ = ("answer", "holds", "path", "priority", "process", "started_threads", "suspended")
+    waits_for: BlockedOn | str
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Thread(Fiber):
         self.path = MAIN
         self.priority = process.priority
         self.suspended = False
-        self.offspring = 0
+        self.started_threads = 0
         self._coro = coro
         self._send = coro.send
         self._context = context if context is not None else contextvars.copy_context()
@@ -118,7 +118,7 @@ class Thread(Fiber):
         return f"<Thread {self.get_name()} of pid {self.process.pid} {self.state} {self.waits_for}>"
 
     def hold(self, thing: HeldResource) -> None:
-        """Remember that `thing` is to be taken from this thread when it ends."""
+        """Record that `thing` must be taken from this thread when it ends."""
         if self.holds is None:
             self.holds = {}
         self.holds[thing] = None
@@ -130,7 +130,7 @@ class Thread(Fiber):
 
 
 class Process:
-    """An agent at work, or the connection of a client. `stream` takes its events to whoever submitted the task."""
+    """A running agent, or the connection of a client. `stream` takes its events to the client of the task."""
 
     __slots__ = (
         "accepts",
@@ -142,14 +142,14 @@ class Process:
         "critical_path",
         "durable",
         "dying",
+        "first_receiver",
         "followers",
         "generated_tokens",
         "generations",
         "group",
-        "held",
+        "held_back",
         "is_client",
         "limits",
-        "listener",
         "log",
         "mailbox",
         "messages_received",
@@ -187,7 +187,7 @@ class Process:
         durable: DurableHistory | None = None,
     ) -> None:
         self.pid = pid
-        self.parent = parent  # while both live
+        self.parent = parent  # None once one of the two has ended
         self.parent_pid = 0 if parent is None else parent.pid
         self.program = program
         self.args = args
@@ -195,34 +195,34 @@ class Process:
         self.priority = priority
         self.stream = stream
         self.is_client = is_client
-        self.attempt = attempt  # which one of its task it is: see `kernel.tasks.submit`
+        self.attempt = attempt  # which attempt of its task it belongs to: see `kernel.tasks.submit`
         self.started = time.monotonic()
         self.prompt_tokens = self.generated_tokens = 0
         self.messages_sent = self.messages_received = self.calls = 0
         self.cpu_of_ended = 0.0  # seconds of threads that have ended
         self.threads: dict[Thread, None] | tuple[Thread, ...] = ()  # in the order in which they started
-        self.children: dict[Process, None] | tuple[()] = ()  # made at first use, as much here is: most need none
+        self.children: dict[Process, None] | tuple[()] = ()  # made at first use, like much here: few need all of it
         self.mailbox: Mailbox | None = None
-        self.listener: Thread | None = None  # waits for the message with which the mailbox will be made
-        self.accepts = accepts  # declared message types; None: any
+        self.first_receiver: Thread | None = None  # waits for the first message, which makes the mailbox
+        self.accepts = accepts  # declared message types; None accepts any
         self.pending_calls: PendingCalls | None = None
         self.generations = 0
         self.group: SchedulingGroup | None = None  # made at first use
-        self.critical_path = 0.0  # service of the longest chain of model calls that led to where it is
+        self.critical_path = 0.0  # service along the longest chain of model calls that led to its present point
         self.log: deque[Log] | None = None
         self.watchers: list[Callable[[Process], None]] | tuple[()] = ()  # called once it has ended
         self.followers: list[Stream] | tuple[()] = ()  # clients that read the log as it grows
         self.suspended = False
-        self.held: list[Thread] | None = None  # ready threads that may not run; None: all may (see `Dispatcher.hold`)
-        self.dying: str = ""  # why it ends or ended
+        self.held_back: list[Thread] | None = None  # ready, but suspended (see `Dispatcher.hold`); None: all may run
+        self.dying: str = ""  # the reason for its end, once it is ending or has ended
         self.limits: Limits | None = None
-        self.outcome: tuple[Any, ErrorInfo | None] = (None, None)  # value and error, once it is dying
-        self.timer: asyncio.TimerHandle | None = None  # of its deadline, or of its grace once it is dying
+        self.outcome: tuple[Any, ErrorInfo | None] = (None, None)  # value and error, while it is dying
+        self.timer: asyncio.TimerHandle | None = None  # for its deadline; for its grace period while it is dying
         self.durable = durable  # the history of a durable process
         self.status: ExitStatus | None = None  # once it has ended
 
     def add_thread(self, thread: Thread) -> None:
-        """`thread` is one of this process. Nearly all processes have one, for which a dictionary would be much."""
+        """Add a thread. Nearly all processes have one, and a tuple takes less memory than a dictionary."""
         if not self.threads:
             self.threads = (thread,)
             return
@@ -231,7 +231,7 @@ class Process:
         self.threads[thread] = None
 
     def drop_thread(self, thread: Thread) -> None:
-        """Undo `add_thread`; nothing if that was done."""
+        """Undo `add_thread`. Does nothing if the process does not have this thread."""
         if isinstance(self.threads, dict):
             self.threads.pop(thread, None)
         elif thread in self.threads:
@@ -244,33 +244,33 @@ class Process:
         self.watchers.append(watcher)
 
     def unwatch(self, watcher: Callable[[Process], None]) -> None:
-        """Undo `watch`; nothing if it was called."""
+        """Undo `watch`. Does nothing if `watcher` was called already."""
         if self.watchers and watcher in self.watchers:
             self.watchers.remove(watcher)
 
     def thread(self, path: str) -> Thread:
-        """The living thread of this path. Raises `UnknownThread`."""
+        """The living thread with this path. Raises `UnknownThread`."""
         for thread in self.threads:
             if thread.path == path:
                 return thread
         known = ", ".join(thread.path for thread in self.threads) or "none"
         raise UnknownThread(f"process {self.pid} has no thread {path!r}; it has {known}", pid=self.pid)
 
-    def box(self) -> Mailbox:
+    def open_mailbox(self) -> Mailbox:
         """The mailbox, made at first use."""
         if self.mailbox is None:
             self.mailbox = Mailbox()
-            self.mailbox.receiver, self.listener = self.listener, None
+            self.mailbox.receiver, self.first_receiver = self.first_receiver, None
         return self.mailbox
 
     def scheduling_group(self) -> SchedulingGroup:
-        """What its model calls are scheduled as part of: its task, with all that the task spawned."""
+        """The scheduling group of its model calls, made at first use: its task, and every process the task spawned."""
         if self.group is None:
             self.group = SchedulingGroup(self.pid, self.owner)
         return self.group
 
     def write_log(self, line: Log) -> None:
-        """Keep `line`, and show it to whoever submitted the task or follows the log."""
+        """Retain `line`, and send it to the client of the task and to the clients that follow the log."""
         if self.log is None:
             self.log = deque(maxlen=LOG_LINES)
         self.log.append(line)
@@ -280,7 +280,7 @@ class Process:
             follower.push(line)
 
     def state(self) -> tuple[str, str]:
-        """The state of the process as a whole, and what it waits for: that of its liveliest thread."""
+        """The state of the process as a whole and its wait, which are those of its most active thread."""
         if self.ended:
             return ZOMBIE, ""
         if self.suspended:
@@ -295,16 +295,16 @@ class Process:
 
     @property
     def ended(self) -> bool:
-        """Whether it is over, and buried."""
+        """Whether it has ended and has left the table of living processes."""
         return self.status is not None
 
     @property
     def cpu_seconds(self) -> float:
-        """Processor time of all its threads."""
+        """Processor time of all its threads, ended ones included."""
         return self.cpu_of_ended + sum(thread.cpu for thread in self.threads)
 
     def usage(self) -> Usage:
-        """What it has used so far."""
+        """Its usage so far."""
         return Usage(
             self.prompt_tokens,
             self.generated_tokens,
@@ -316,9 +316,9 @@ class Process:
 
 
 class PendingCalls(dict[int, Thread | None]):
-    """Calls of `process` that it has not answered, by their message, and who waits for each: None has given up.
+    """Calls to `process` that it has not answered: the waiting thread by message id, or None if it has given up.
 
-    One object of a process, which all its callers wait for.
+    A process has one such object, and all its callers wait for it.
     """
 
     __slots__ = ("process",)

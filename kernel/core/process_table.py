@@ -1,6 +1,6 @@
-"""The process table: all living processes by pid, and the ones that ended last.
+"""The process table: all living processes by pid, and the processes that ended last.
 
-Owned by the kernel and read by every subsystem that finds processes by pid. It starts and ends none.
+The kernel owns it, and every subsystem that finds processes by pid reads it. It never starts or ends a process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ REMEMBERED = 512  # ended processes whose status and log can still be asked for
 
 
 class ProcessTable:
-    """All processes by pid, and the last ones that ended. Pids count up and are never used twice."""
+    """All living processes by pid, and the last ones that ended. Pids count up, and no pid is used twice."""
 
     def __init__(self) -> None:
         self.alive: dict[int, Process] = {}
@@ -22,21 +22,21 @@ class ProcessTable:
         self.last_pid = 0
 
     def get(self, pid: int) -> Process:
-        """The living process `pid`. Raises `UnknownProcess`, which tells an ended one from one that never was."""
+        """The living process `pid`. Raises `UnknownProcess`, which says whether it has ended or never existed."""
         process = self.alive.get(pid)
         if process is None:
             raise self.unknown(pid)
         return process
 
     def find(self, pid: int) -> Process:
-        """Process `pid`, alive or still remembered."""
+        """Process `pid`, living or among the remembered ended ones. Raises `UnknownProcess`."""
         process = self.alive.get(pid) or self.ended.get(pid)
         if process is None:
             raise self.unknown(pid)
         return process
 
     def bury(self, process: Process) -> None:
-        """Move a process that has ended to the remembered ones; clients are forgotten at once."""
+        """Move a process that has ended to the remembered ones. Connections of clients are not remembered."""
         del self.alive[process.pid]
         if process.is_client:
             return
@@ -45,5 +45,6 @@ class ProcessTable:
             self.ended.popitem(last=False)
 
     def unknown(self, pid: int) -> UnknownProcess:
+        """The error for a process that is not alive."""
         what = "has ended" if 0 < pid <= self.last_pid else "never existed"
-        return UnknownProcess(f"process {pid} {what}; `llmos ps` lists the living", pid=pid)
+        return UnknownProcess(f"process {pid} {what}; `llmos ps` lists the living processes", pid=pid)

@@ -1,7 +1,7 @@
-"""What a selective receive asks for.
+"""The selector of a selective receive.
 
-Made by the message subsystem from a `Receive`; the mailbox matches messages against it. It looks at headings, never
-into bodies.
+The message subsystem makes it from a `Receive`, and the mailbox matches messages against it. It reads the heading of a
+message, and never the body, which only the predicate of an agent may read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ipc.messages import Message
 
 
 class Selector:
-    """Messages of a type, from a sender, with a correlation id, and for which `where` holds; None asks for nothing."""
+    """Matches messages of a type, from a sender, with a correlation id, and for which `where` is true; None: any."""
 
     __slots__ = ("correlation", "sender", "type", "where")
 
@@ -37,7 +37,7 @@ class Selector:
         )
 
     def ended_by(self) -> None:
-        """Anyone may send: see `kernel.core.waits`."""
+        """Anyone may send a message, so no set of threads is known to end this wait: see `kernel.core.waits`."""
 
     def __str__(self) -> str:
         parts = [

@@ -1,8 +1,8 @@
-"""Streams: the events of a task on their way to one client, no more of them than it granted credit for.
+"""Streams: the events of a task on their way to one client, at most as many as the client granted credit for.
 
-Made by connections, fed by the kernel. What cannot go out waits here, bounded: neighbouring tokens of one generation
-join into one event, `emit` and generations pause while the stream is `congested`, and log lines give way to a count of
-them.
+Connections make a stream, and the kernel pushes events into it. Events without credit wait in a bounded queue:
+neighbouring tokens of one generation join into one event, `emit` and generations pause while the stream is
+`congested`, and excess log lines are replaced by their count. A push never blocks.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Callable
 
 from ipc.messages import Event, Log, State, Token
 
-MAX_EVENTS = 256  # waiting events at which the stream is congested
-MAX_TEXT = 64 * 1024  # waiting characters of tokens at which it is
+MAX_EVENTS = 256  # the stream is congested when so many events wait,
+MAX_TEXT = 64 * 1024  # or so many characters of tokens
 
 
 class _Text:
-    """Tokens of one generation that wait, joined."""
+    """Waiting tokens of one generation, joined."""
 
     __slots__ = ("call", "parts", "pid")
 
@@ -26,7 +26,7 @@ class _Text:
 
 
 class _Gap:
-    """Where log lines were left out, and how many."""
+    """The first of some log lines that were dropped here, and their count."""
 
     __slots__ = ("line", "lines")
 
@@ -35,17 +35,17 @@ class _Gap:
 
 
 class Stream:
-    """One request's events. `deliver` writes one to the client, `on_end` is called after the last one went out.
+    """The events of one request. `deliver` writes one to the client, `on_end` is called after the last one was written.
 
-    `number` is that of the event that is being delivered; of one that was joined, that of its last.
+    `number` is the number of the event that is being delivered. Joined tokens have the number of the last of them.
     """
 
     __slots__ = (
         "_credit",
         "_deliver",
         "_ending",
+        "_on_drained",
         "_on_end",
-        "_on_relief",
         "_queue",
         "_text",
         "closed",
@@ -59,7 +59,7 @@ class Stream:
         self._credit = credit
         self._queue: deque[tuple[Event | _Text | _Gap, int]] = deque()
         self._text = 0
-        self._on_relief: list[Callable[[], None]] = []
+        self._on_drained: list[Callable[[], None]] = []
         self.closed = False
         self.number = 0
 
@@ -68,7 +68,7 @@ class Stream:
         return not self.closed and (len(self._queue) >= MAX_EVENTS or self._text >= MAX_TEXT)
 
     def push(self, event: Event, number: int = 0) -> None:
-        """Deliver `event` now if there is credit, else keep it. Never blocks and never raises."""
+        """Deliver `event` now if there is credit, else queue it. Never blocks and never raises."""
         if self.closed:
             return
         if self._credit and not self._queue:
@@ -79,54 +79,54 @@ class Stream:
         if type(event) is Token:
             self._text += len(event.text)
             last = self._queue[-1][0] if self._queue else None
-            # Only neighbours join: whoever has seen an event has then seen all with lower numbers.
+            # Only neighbours join, so that a client that has seen an event has seen all with lower numbers.
             if isinstance(last, _Text) and (last.pid, last.call) == (event.pid, event.call):
                 last.parts.append(event.text)
                 self._queue[-1] = last, number
             else:
                 self._queue.append((_Text(event), number))
         elif isinstance(event, Log | State) and len(self._queue) >= MAX_EVENTS:
-            self._leave_out(event, number)
+            self._drop(event, number)
         else:
             self._queue.append((event, number))
 
     def grant(self, events: int) -> None:
-        """The client can take `events` more."""
+        """Let `events` more events go to the client."""
         self._credit += events
         while self._credit and self._queue:
             self._credit -= 1
-            self._deliver(self._next())
+            self._deliver(self._pop())
         if not self.congested:
-            self._relieve()
+            self._call_drained()
         if self._ending and not self._queue:
             self._on_end()
 
     def end(self) -> None:
-        """No event comes after those already pushed."""
+        """Call `on_end` as soon as every event pushed so far was delivered. No event may follow."""
         self._ending = True
         if not self.closed and not self._queue:
             self._on_end()
 
     def when_drained(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once, when the stream is no longer congested or is closed."""
-        self._on_relief.append(callback)
+        """Call `callback` once, when the stream is no longer congested, or is closed."""
+        self._on_drained.append(callback)
 
     def forget(self, callback: Callable[[], None]) -> None:
-        """Take back what `when_drained` was given, if it was not called yet."""
-        if callback in self._on_relief:
-            self._on_relief.remove(callback)
+        """Undo `when_drained`, if `callback` was not called yet."""
+        if callback in self._on_drained:
+            self._on_drained.remove(callback)
 
     def close(self) -> None:
-        """Nobody listens any more; whoever waits for room goes on."""
+        """Drop the waiting events and all later ones: the client has gone. Call the drain callbacks."""
         self.closed = True
         self._queue.clear()
         self._text = 0
-        self._relieve()
+        self._call_drained()
 
-    def _leave_out(self, event: Log | State, number: int) -> None:
-        """There is no room for `event`. A state is soon out of date; of log lines the reader learns how many."""
+    def _drop(self, event: Log | State, number: int) -> None:
+        """Drop `event`, as there is no room for it. Count log lines, so that the client learns how many it missed."""
         last = self._queue[-1][0]
-        if isinstance(event, State):
+        if isinstance(event, State):  # soon out of date, so not worth counting
             return
         if isinstance(last, _Gap):
             last.lines += 1
@@ -134,8 +134,8 @@ class Stream:
         else:
             self._queue.append((_Gap(event), number))
 
-    def _next(self) -> Event:
-        """The first event that waits."""
+    def _pop(self) -> Event:
+        """Remove and return the first waiting event."""
         waiting, self.number = self._queue.popleft()
         if isinstance(waiting, _Text):
             text = "".join(waiting.parts)
@@ -143,12 +143,11 @@ class Stream:
             return Token(text, waiting.pid, waiting.call)
         if isinstance(waiting, _Gap):
             line = waiting.line
-            return Log(
-                line.pid, line.time, "warning", "log lines left out: they were not read", {"lines": waiting.lines}
-            )
+            fields = {"lines": waiting.lines}
+            return Log(line.pid, line.time, "warning", "log lines dropped: the client did not read them", fields)
         return waiting
 
-    def _relieve(self) -> None:
-        callbacks, self._on_relief = self._on_relief, []
+    def _call_drained(self) -> None:
+        callbacks, self._on_drained = self._on_drained, []
         for callback in callbacks:
             callback()

@@ -1,18 +1,19 @@
-"""What a thread can wait for, and who could end the wait.
+"""Waits that only certain threads can end, and which threads these are.
 
-Set as `Thread.waits_for` by whoever parks a thread, shown by `llmos ps`, read by deadlock detection. A plain string
-stands for a wait that something outside can always end: a message from anyone, the clock, a model, a file.
+The code that parks a thread sets one as `Thread.waits_for`, `llmos ps` shows it, and deadlock detection reads it. A
+plain string is a wait that something outside can always end: a message from anyone, the clock, a model, a file. A wait
+never carries a value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kernel.core.process import Process, Thread, Wait
+from kernel.core.process import BlockedOn, Process, Thread
 
 
 class _OnProcess:
-    """A wait that any thread of `process` could end."""
+    """A wait that any thread of `process` can end."""
 
     __slots__ = ("process",)
     what = ""
@@ -24,30 +25,30 @@ class _OnProcess:
         return f"{self.what} of {self.process.pid}"
 
     def ended_by(self) -> Iterable[Thread] | None:
-        # A client may do anything; and a process without threads is on its way out.
+        # A client may do anything, and a process without threads is about to end.
         return None if self.process.is_client or not self.process.threads else self.process.threads
 
 
 class EndOf(_OnProcess):
-    """`wait` for the end of a process."""
+    """The wait of `wait` for the end of a process."""
 
     __slots__ = ()
     what = "end"
 
 
 class RoomIn(_OnProcess):
-    """`send` or `call` to a process whose mailbox is full."""
+    """The wait of `send` or `call` for room in a full mailbox."""
 
     __slots__ = ()
     what = "mailbox"
 
 
 class Uninterruptible:
-    """A wait that no error can end early: for the lock that a condition gave up, and that has to be held again."""
+    """A wait that no error can end early: for the lock that a condition released and must hold again on return."""
 
     __slots__ = ("_wait",)
 
-    def __init__(self, wait: Wait) -> None:
+    def __init__(self, wait: BlockedOn) -> None:
         self._wait = wait
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What runs next, and what looks at that: the ready queue, deadlocks, the watchdog, instruments.
+"""The ready queue, and its observers: deadlock detection, the watchdog, priority inheritance and instruments.
 
-Used by the rooms above. Nothing here starts or ends a process.
+The rooms above use it. It never starts or ends a process itself.
 """

@@ -1,9 +1,9 @@
-"""Deadlock detection, at the moment a knot closes: threads that wait for each other, and nothing else could end it.
+"""Deadlock detection at the moment a knot closes: a set of threads that wait for each other and for nothing else.
 
-Called by whoever parks a thread, and when a thread has ended and when a process is resumed. A wait is ended by
-any one of some threads (the OR model), so a mere cycle is no deadlock: a thread is stuck only if every thread that it
-reaches is (a knot; Holt, "Some Deadlock Properties of Computer Systems", 1972). The search ends at the first thread
-that is live, so where nothing is wrong it costs next to nothing. It knows the kernel's own timers, not agents' ones.
+Called before a thread parks, after a thread ends and when a process is resumed. Any one of several threads can end a
+wait (the OR model), so a cycle alone is no deadlock: a thread is stuck only if every thread that it reaches is stuck (a
+knot; Holt, "Some Deadlock Properties of Computer Systems", 1972). The search ends at the first live thread, so it
+costs next to nothing where nothing is wrong. It never sees the timers of agents, only the kernel's own.
 """
 
 from __future__ import annotations
@@ -17,43 +17,43 @@ from kernel.core.fiber import BLOCKED
 from kernel.core.process import Process, Thread
 from kernel.core.waits import Uninterruptible
 
-SPELLED_OUT = 20  # threads of a knot that the error names
+MAX_NAMED = 20  # threads of a knot that the error names
 
 
 def check(thread: Thread) -> None:
-    """Call with the running `thread` when `thread.waits_for` is set, right before it awaits PARK.
+    """Check the running `thread`. Call this when `thread.waits_for` is set, right before the thread awaits PARK.
 
-    Raises `DeadlockDetected` if the wait would close a knot. Let it leave by the way that a cancellation takes.
+    Raises `DeadlockDetected` if the wait would close a knot. The caller cleans up as it does for a cancellation.
     """
-    knot = _closed_by(thread)
+    knot = _knot_closed_by(thread)
     if knot is not None:
-        raise _described(knot)
+        raise _error_for(knot)
 
 
 def resolve(thread: Thread) -> None:
-    """As `check`, for a running `thread` whose wait must not fail: another one of the knot gets the error."""
-    knot = _closed_by(thread)
+    """The same as `check`, for a running `thread` whose wait must not fail: another one of the knot gets the error."""
+    knot = _knot_closed_by(thread)
     if knot is not None:
         _break(knot)
 
 
 def thread_ended(process: Process) -> None:
-    """A thread of `process` ended, which may have been the last hope of those who wait for the process.
+    """Look for a knot that the end of a thread of `process` closed: it may have been the last live one.
 
-    They wait for all its other threads as well: if any one of these reaches a live thread, so do they.
+    The threads that wait for the process reach all of its remaining threads, so checking one of these is enough.
     """
     if process.threads and not process.dying:
         _break_if_stuck(next(iter(process.threads)))
 
 
 def resumed(process: Process) -> None:
-    """While it was suspended none of its threads could close a knot: whoever resumed it might have acted otherwise."""
+    """Look for knots around `process`. None could close while it was suspended, since its threads were live then."""
     for thread in tuple(process.threads):
         _break_if_stuck(thread)
 
 
-def _closed_by(thread: Thread) -> list[Thread] | None:
-    """The knot that `thread`, which is running, would close by its wait."""
+def _knot_closed_by(thread: Thread) -> list[Thread] | None:
+    """The knot that the running `thread` would close by its wait, if any."""
     process = thread.process
     if thread.timers or process.suspended or process.dying or thread.about_to_be_cancelled:
         return None
@@ -66,7 +66,7 @@ def _break_if_stuck(thread: Thread) -> None:
 
 
 def _is_stuck(thread: Thread) -> bool:
-    """Whether only others could get `thread` on; which ones is up to its wait."""
+    """Whether `thread` depends on other threads to go on. Its wait says on which."""
     process = thread.process
     return thread.state == BLOCKED and not (thread.timers or process.suspended or process.dying)
 
@@ -77,9 +77,9 @@ def _enders(thread: Thread) -> Iterable[Thread] | None:
 
 
 def _reached(start: Thread) -> list[Thread] | None:
-    """`start` and all threads reached from it, if none of them is live."""
+    """`start` and all threads that it reaches, or None if one of them is live."""
     found, seen = [start], {start}
-    for thread in found:  # which grows meanwhile
+    for thread in found:  # grows during the loop
         enders = _enders(thread)
         if enders is None:
             return None
@@ -93,36 +93,37 @@ def _reached(start: Thread) -> list[Thread] | None:
 
 
 def _break(knot: list[Thread]) -> None:
-    """Give the error to a thread of the youngest process: the least is lost if that one has to start over.
+    """Raise the error in a thread of the youngest process, which loses the least work if it has to start over.
 
-    Not all of a knot can be firm: whoever holds a lock that a firm wait wants back took it after that wait began.
+    A knot never consists of uninterruptible waits alone: the holder of a lock that such a wait wants back took the lock
+    after that wait began.
     """
     victims = [thread for thread in knot if not isinstance(thread.waits_for, Uninterruptible)]
     if victims:
         victim = max(victims, key=lambda thread: thread.process.pid)
-        # Told from the view of its victim.
-        victim.interrupt(_described(_reached(victim) or knot))
+        # The error lists the threads as the victim reaches them.
+        victim.interrupt(_error_for(_reached(victim) or knot))
 
 
-def _described(knot: list[Thread]) -> DeadlockDetected:
-    told = knot[:SPELLED_OUT]
-    words = "; ".join(f"{_name(thread)} waits for {thread.waits_for}" for thread in told)
-    more = f"; and {len(knot) - len(told)} more" if len(knot) > len(told) else ""
+def _error_for(knot: list[Thread]) -> DeadlockDetected:
+    named = knot[:MAX_NAMED]
+    words = "; ".join(f"{_label(thread)} waits for {thread.waits_for}" for thread in named)
+    more = f"; and {len(knot) - len(named)} more" if len(knot) > len(named) else ""
     rows: list[dict[str, Any]] = [
         {
             "pid": thread.process.pid,
             "program": thread.process.program,
             "waits_for": str(thread.waits_for),
-            "ended_by": [ender.process.pid for ender in itertools.islice(_enders(thread) or (), SPELLED_OUT)],
+            "ended_by": [ender.process.pid for ender in itertools.islice(_enders(thread) or (), MAX_NAMED)],
         }
-        for thread in told
+        for thread in named
     ]
     return DeadlockDetected(
-        f"this wait would never end: {words}{more}. Release what you hold, let the others go on, and try again",
+        f"this wait would never end: {words}{more}. Release everything you hold, let the others go on, and try again",
         knot=rows,
         size=len(knot),
     )
 
 
-def _name(thread: Thread) -> str:
+def _label(thread: Thread) -> str:
     return f"process {thread.process.pid} ({thread.process.program})"

@@ -1,8 +1,9 @@
-"""Priority inheritance over calls: who is waited for is as urgent, on the slots of models, as the most urgent waiter.
+"""Priority inheritance over calls: on the slots of models a process is as urgent as its most urgent caller.
 
 After Sha, Rajkumar, Lehoczky, "Priority Inheritance Protocols: An Approach to Real-Time Synchronization", IEEE
-Transactions on Computers 39(9), 1990, section III. Sequences ask how urgent they are; messaging, whose sequences that
-may concern when a call comes or is answered. Threads are stepped by their own priorities: a step is short.
+Transactions on Computers 39(9), 1990, section III. Sequences ask for their urgency. When a call arrives or is answered,
+the resource manager asks which processes that may concern. It never changes the order of steps: a step is short, so
+threads are stepped by their own priorities.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from collections.abc import Iterator
 from kernel.core.process import PendingCalls, Process, Thread
 
 
-def urgency(thread: Thread) -> int:
-    """The priority of `thread`, or of whoever waits for an answer of its process, at first or at second hand."""
+def effective_priority(thread: Thread) -> int:
+    """The priority of `thread`, or that of the most urgent caller of its process, callers of callers included."""
     highest = thread.priority
     if thread.process.pending_calls:
         seen = {thread.process}
         stack = [thread.process]
         while stack:
             for caller in (stack.pop().pending_calls or {}).values():
-                if caller is None:  # it has given up
+                if caller is None:  # the caller has given up
                     continue
                 highest = max(highest, caller.priority)
                 if caller.process not in seen:
@@ -29,8 +30,8 @@ def urgency(thread: Thread) -> int:
     return highest
 
 
-def behind(process: Process) -> Iterator[Process]:
-    """`process`, and all whose answers it waits for, at first or at second hand."""
+def awaited_by(process: Process) -> Iterator[Process]:
+    """`process`, and every process whose answer it waits for, directly or through other processes."""
     seen = {process}
     stack = [process]
     while stack:

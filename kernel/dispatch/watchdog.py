@@ -1,10 +1,9 @@
-"""The watchdog: names agents that hold the loop, and breaks their code when they hold it for too long.
+"""The watchdog: logs agents that hold the loop, and interrupts those that hold it for too long.
 
-An interval timer of the operating system interrupts the main thread a few times per burst; between two bytecodes of
-whatever runs there Python calls `look`, which may raise. It raises in code of an agent only: never if the kernel is at
-work, for the agent or for itself, and never while a module is being imported, which would be left half made. Then it
-looks again at the next tick. It cannot break one long call of C code; such agents belong in a process of their own.
-A function that asyncio calls by itself (`loop.call_soon`) is no step of a thread, and is not watched.
+An interval timer of the operating system interrupts the main thread a few times per burst. Python then calls `tick`
+between two bytecodes, and `tick` may raise. It raises in the code of an agent only: never while the kernel runs, and
+never during an import, which would leave a half-made module; then the next tick tries again. It cannot interrupt one
+long call of C code, and does not watch functions that asyncio calls by itself (`loop.call_soon`).
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from ipc.errors import BurstExceeded
 from kernel.core.process import Process, Thread
 from kernel.dispatch.dispatcher import Dispatcher
 
-TICKS = 4  # per burst, so that it is noticed at most a quarter late
-CAUGHT = 3  # times in one step that an agent may catch the error, then it is ended
-URGENT = 0.0001  # seconds between the ticks for such a one
-OURS = frozenset({"kernel", "ipc", "llmosd", "importlib"})
+TICKS = 4  # per burst, so that the end of a burst is noticed at most a quarter of it late
+MAX_CATCHES = 3  # how often an agent may catch the error in one step before it is ended
+FAST_TICK = 0.0001  # seconds between the ticks while such an agent is ended
+PROTECTED_PACKAGES = frozenset({"kernel", "ipc", "llmosd", "importlib"})
 
 log = structlog.get_logger("kernel.watchdog")
 
@@ -33,10 +32,10 @@ log = structlog.get_logger("kernel.watchdog")
 class Watchdog:
     """Watches the steps of one dispatcher.
 
-    It logs each that holds the loop for `slow_step` seconds, and breaks each that holds it for `burst` seconds (0:
-    never). `end` ends a process that catches what is raised in it, again and again.
+    It logs each step that holds the loop for `slow_step` seconds, and interrupts each that holds it for `burst` seconds
+    (0: never). `end` ends a process that catches the error again and again.
 
-    `slow_steps` counts the steps that were logged, `errors` those that were broken, by the name of the error.
+    `slow_steps` counts the logged steps, `errors` the interrupted ones, by the name of the error.
     """
 
     def __init__(
@@ -53,41 +52,42 @@ class Watchdog:
         self._end = end
         self._errors = errors
         self._clock = clock
-        self._thread: Thread | None = None  # that was in a step at the last tick,
-        self._cpu = 0.0  # its processor time before that step, which tells one step from the next,
-        self._since = 0.0  # when the step was first seen,
-        self._seen = 0  # how often since then,
-        self._raised = 0  # and how often it was broken
-        self._before: signal.Handlers | Callable[[int, FrameType | None], object] | int | None = None
+        self._thread: Thread | None = None  # the thread whose step ran at the last tick
+        self._cpu = 0.0  # its processor time before that step, which distinguishes one step from the next
+        self._since = 0.0  # when a tick first saw the step
+        self._ticks = 0  # how many ticks have seen it since
+        self._raised = 0  # how often it was interrupted
+        self._previous_handler: signal.Handlers | Callable[[int, FrameType | None], object] | int | None = None
         self._running = False
         self.slow_steps = 0
         dispatcher.slow_step = slow_step
 
     def start(self) -> None:
-        """Look a few times per burst from now on. In the main thread only: no other can be interrupted."""
+        """Tick a few times per burst from now on. Call it in the main thread: signals interrupt no other."""
         if self._burst and not self._running:
             self._running = True
-            self._before = signal.signal(signal.SIGALRM, self.look)
+            self._previous_handler = signal.signal(signal.SIGALRM, self.tick)
             self._tick_every(self._burst / TICKS)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop ticking, and restore the previous signal handler."""
         if self._running:
             self._running = False
             signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, self._before)
+            signal.signal(signal.SIGALRM, self._previous_handler)
 
-    def look(self, number: int, frame: FrameType | None) -> None:
-        """Raise `BurstExceeded` in the agent that was interrupted in `frame`, if its step has lasted too long.
+    def tick(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler: raise `BurstExceeded` in the agent whose `frame` it interrupted if the step is too long.
 
-        The signal handler. Whoever catches it `CAUGHT` times without awaiting is ended: it gets `CancelledError`, which
-        `except Exception` lets pass, and so often that the next is raised while an `except BaseException` is left.
+        An agent that catches the error `MAX_CATCHES` times without awaiting is ended. From then on `CancelledError` is
+        raised, which `except Exception` lets pass, and so often that the next one is raised while the agent is still
+        leaving its `except BaseException`.
         """
         thread: object = asyncio.current_task(self._loop)
         if thread is not self._thread or (isinstance(thread, Thread) and thread.cpu != self._cpu):
-            if self._raised > CAUGHT:
+            if self._raised > MAX_CATCHES:
                 self._tick_every(self._burst / TICKS)
-            self._seen = self._raised = 0
+            self._ticks = self._raised = 0
             self._thread = thread if isinstance(thread, Thread) else None
             self._cpu, self._since = self._thread.cpu if self._thread else 0.0, self._clock()
             return
@@ -95,31 +95,31 @@ class Watchdog:
             return
         thread = self._thread
         held = self._clock() - self._since
-        # Seen twice since then, so that a daemon that was stopped for a while takes no one for a hog.
-        self._seen += 1
-        if held < self._burst or self._seen < 2 or not _in_agent_code(frame, thread):
+        # Two ticks must see the step, so that an agent is not blamed for the time that the daemon itself was stopped.
+        self._ticks += 1
+        if held < self._burst or self._ticks < 2 or not _is_in_agent_code(frame, thread):
             return
         process = thread.process
         self._raised += 1
         if self._raised == 1:
             self._errors[BurstExceeded.__name__] += 1
-        what = f"{process.program} held the loop for {held:.1f} s without awaiting, and may for {self._burst:g} s"
-        if self._raised <= CAUGHT:
+        what = f"{process.program} held the loop for {held:.1f} s without awaiting; the limit is {self._burst:g} s"
+        if self._raised <= MAX_CATCHES:
             raise BurstExceeded(
-                f"{what}; put long computations into a tool, or give way with `await asyncio.sleep(0)`",
+                f"{what}; move long computations into a tool, or give up the loop with `await asyncio.sleep(0)`",
                 pid=process.pid,
                 limit=self._burst,
             )
-        self._tick_every(URGENT)
-        self._end(process, "killed", f"{what}; it caught BurstExceeded {CAUGHT} times and went on")
+        self._tick_every(FAST_TICK)
+        self._end(process, "killed", f"{what}; it caught BurstExceeded {MAX_CATCHES} times and went on")
         raise asyncio.CancelledError
 
     def _tick_every(self, seconds: float) -> None:
         if self._running:
             signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
 
-    def slow(self, thread: Thread, seconds: float) -> None:
-        # At most so many lines a second as slow steps fit into it.
+    def log_slow_step(self, thread: Thread, seconds: float) -> None:
+        """Count and log a step that held the loop. A second has room for few such steps, so each gets a line."""
         self.slow_steps += 1
         log.warning(
             "a thread held the loop",
@@ -130,11 +130,11 @@ class Watchdog:
         )
 
 
-def _in_agent_code(frame: FrameType | None, thread: Thread) -> bool:
-    """Whether `frame` runs for the coroutine of `thread`, with nothing of ours in between."""
+def _is_in_agent_code(frame: FrameType | None, thread: Thread) -> bool:
+    """Whether `frame` belongs to the coroutine of `thread`, with no frame of the kernel in between."""
     outermost = getattr(thread.get_coro(), "cr_frame", None)
     while frame is not None:
-        if str(frame.f_globals.get("__name__")).partition(".")[0] in OURS:
+        if str(frame.f_globals.get("__name__")).partition(".")[0] in PROTECTED_PACKAGES:
             return False
         if frame is outermost:
             return True

@@ -1,1 +1,1 @@
-"""Drivers: programs that drive a model runtime, each in a process of its own, spoken to by messages only."""
+"""Drivers: programs that run one model each, in a process of their own, and talk to the kernel by messages only."""

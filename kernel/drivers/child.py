@@ -1,6 +1,6 @@
-"""The driver's side of its life: started by the kernel as a child process, joined to it by one socket.
+"""The driver's end of its connection to the kernel: a child process with one socket to its parent.
 
-Called by every driver's main. It ends the process when the kernel does, and never touches a model.
+Drivers call it from their main. It ends the process as soon as the kernel ends, and never touches a model.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the operating system kill this process when its parent, process `parent`, ends (Linux).
+    """Have the operating system kill this process when `parent`, the pid of its parent, ends (Linux).
 
-    Elsewhere the end of file on the socket does it, at the next read.
+    On other systems the driver ends when it next reads its socket and finds the end of file.
     """
     try:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -37,9 +37,8 @@ def die_with_parent(parent: int) -> None:
 class KernelLink:
     """The connection to the kernel, for a driver that runs a blocking step loop.
 
-    A reader thread files what the kernel says into `inbox`, as `prepare` makes of it, which must not raise; `send`
-    writes at once. When the kernel closes its end the
-    process exits, whatever the step loop does.
+    A reader thread passes each message of the kernel through `prepare`, which must not raise, and puts the result into
+    `inbox`. `send` writes immediately. When the kernel closes its end, the process exits, even in the middle of a step.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -51,7 +50,7 @@ class KernelLink:
         threading.Thread(target=self._read, name="kernel-link", daemon=True).start()
 
     def send(self, *messages: FromDriver) -> None:
-        """Write `messages` in one go. Exits the process if the kernel is gone."""
+        """Write `messages` as one block. Exits the process if the kernel has closed the connection."""
         data = b"".join(frame(ENCODER.encode(message)) for message in messages)
         try:
             with self._lock:

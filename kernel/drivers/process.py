@@ -1,6 +1,7 @@
-"""The kernel's side of a driver process: starts it, speaks the driver protocol with it, and notices its end.
+"""The kernel's side of a driver process: starts it, exchanges messages of the driver protocol, and reports its end.
 
-Used by model runtimes. It restarts nothing: that is the runtime's decision.
+Used by the driver supervisor of each model (`kernel/models/driver_supervisor.py`). It never restarts a driver: the
+runtime decides that.
 """
 
 from __future__ import annotations
@@ -21,24 +22,24 @@ from ipc.transport import FramedProtocol
 from kernel.drivers.protocol import FromDriver, Stop, ToDriver
 
 MODULES = {"transformers": "kernel.drivers.transformers", "simulated": "kernel.drivers.simulated"}
-EXIT_GRACE = 3.0  # seconds between the request to stop and the kill
+EXIT_GRACE = 3.0  # seconds between `Stop` and the kill, and between the end of the connection and the kill
 
 log = structlog.get_logger("kernel.driver")
 
 
 class Driver(Protocol):
-    """A driver as the runtime sees it: one incarnation, dead after `on_exit` was called."""
+    """A driver as its supervisor sees it: one incarnation, which is dead once `on_exit` has been called."""
 
     pid: int | None
 
     def send(self, message: ToDriver) -> None:
-        """Hand over a message; it is lost if the driver has died."""
+        """Send a message. It is lost if the driver has died."""
 
     async def stop(self) -> None:
-        """End it, and return when it is gone."""
+        """Ask the driver to exit, kill it if it does not, and return when the process has ended."""
 
     def kill(self) -> None:
-        """End it at once, whatever it does; its exit is reported."""
+        """Kill the driver immediately. `on_exit` is called when the process has ended."""
 
 
 OnMessage = Callable[[FromDriver], None]
@@ -46,13 +47,16 @@ OnExit = Callable[[str], None]
 
 
 class Launcher(Protocol):
-    """Starts a driver of a kind and a name for the log. Messages and the exit reach the callbacks in order."""
+    """Starts a driver of `kind` for the model called `name`.
+
+    It calls `on_message` with each message and then `on_exit` once, with a short text such as "exit code 1".
+    """
 
     async def __call__(self, kind: str, name: str, on_message: OnMessage, on_exit: OnExit) -> Driver: ...
 
 
 class DriverProcess(FramedProtocol):
-    """A driver in a child process, over a socket pair."""
+    """A driver in a child process, connected by a socket pair."""
 
     def __init__(self, name: str, on_message: OnMessage, on_exit: OnExit) -> None:
         super().__init__()
@@ -62,8 +66,8 @@ class DriverProcess(FramedProtocol):
         self._on_exit = on_exit
         self._process: asyncio.subprocess.Process | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._gone = asyncio.Event()
-        self._fault = ""  # what it did before it was cut off
+        self._exited = asyncio.Event()
+        self._violation = ""  # how it broke the protocol, if that ended the connection
 
     async def start(self, kind: str) -> None:
         """Start the process and connect to it."""
@@ -78,7 +82,7 @@ class DriverProcess(FramedProtocol):
                 stderr=asyncio.subprocess.PIPE,
             )
             self.pid = self._process.pid
-            self._run(self._relay_errors(self._process))
+            self._run(self._log_stderr(self._process))
             await self._loop.create_connection(lambda: self, sock=ours)
         except BaseException:
             ours.close()
@@ -97,10 +101,10 @@ class DriverProcess(FramedProtocol):
         self.flush()
         try:
             async with asyncio.timeout(EXIT_GRACE):
-                await self._gone.wait()
+                await self._exited.wait()
         except TimeoutError:
             self.kill()
-            await self._gone.wait()
+            await self._exited.wait()
 
     def kill(self) -> None:
         if self._process is not None:
@@ -112,13 +116,13 @@ class DriverProcess(FramedProtocol):
 
     def broken(self, error: LlmosError) -> None:
         log.error("driver broke the protocol", model=self._name, error=error.message)
-        self._fault = f"broke the protocol: {error.message}"
+        self._violation = f"broke the protocol: {error.message}"
 
     def closed(self) -> None:
         self._run(self._await_exit())
 
     async def _await_exit(self) -> None:
-        """The socket is closed, so the process has ended or is of no more use."""
+        """Wait for the process, whose socket is closed, kill it after `EXIT_GRACE` seconds, and report its end."""
         assert self._process is not None
         try:
             async with asyncio.timeout(EXIT_GRACE):
@@ -126,10 +130,11 @@ class DriverProcess(FramedProtocol):
         except TimeoutError:
             self.kill()
             code = await self._process.wait()
-        self._gone.set()
-        self._on_exit(self._fault or (f"signal {-code}" if code < 0 else f"exit code {code}"))
+        self._exited.set()
+        self._on_exit(self._violation or (f"signal {-code}" if code < 0 else f"exit code {code}"))
 
-    async def _relay_errors(self, process: asyncio.subprocess.Process) -> None:
+    async def _log_stderr(self, process: asyncio.subprocess.Process) -> None:
+        """Write each line of the driver's standard error to the daemon's log, with the name of the model."""
         assert process.stderr is not None
         while True:
             try:
@@ -141,7 +146,7 @@ class DriverProcess(FramedProtocol):
             log.warning(line.decode(errors="replace").rstrip(), model=self._name, driver_pid=process.pid)
 
     def _run(self, coro: Coroutine[Any, Any, None]) -> None:
-        # asyncio.Task, not create_task: these are the kernel's own, whichever agent's call led here.
+        # asyncio.Task, not create_task: these tasks belong to the kernel, not to the agent whose call led here.
         task = asyncio.Task(coro, loop=self._loop)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -1,8 +1,8 @@
-"""The driver protocol: all that the kernel and a driver process say to each other.
+"""The driver protocol: the messages that the kernel and a driver process exchange.
 
-Used by the kernel's model runtimes and by every driver. Counts are tokens, times are seconds. A driver holds the
-sequences it was handed, runs the leased ones together one step after another, and reports bundles; it decides no
-policy. Each driver process has a connection of its own, so a message can only come from the incarnation at its end.
+Used by the kernel's model runtimes and by every driver. Counts are in tokens, times in seconds. A driver holds the
+sequences that were admitted, runs those with a lease together, step by step, and reports bundles of tokens; it never
+decides policy. Each driver process has its own connection, so every message on it is from the same incarnation.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import msgspec
 from ipc.errors import ErrorInfo
 from ipc.syscalls import ChatMessage, Sampling
 
-DISK_RESERVE = 1_000_000_000  # bytes: with less left on the disk, neither side writes keys and values to it
+DISK_RESERVE = 1_000_000_000  # bytes; while the disk has less free space, neither side writes KV state to it
 
 # ---- kernel to driver
 
 
 class Load(msgspec.Struct, tag="load"):
-    """First message: load this model. Answered by any number of `Loading`, then `Loaded` or `LoadFailed`.
+    """The first message: load this model. Answered by any number of `Loading`, then `Loaded` or `LoadFailed`.
 
-    `model` is "embedded", a path or a hub name; `cache` a folder the driver may keep converted weights in;
-    `max_tokens` bounds a sequence that names no bound of its own. `kv_memory`: bytes for keys and values, None leaves
-    it to the driver; `cores`: the processors to run on, none for all.
+    `model` is "embedded", a path or a hub name. `cache` is a folder for converted weights and measurements, `disk` one
+    for cached prefixes (empty for none). `max_tokens` limits a sequence that sets no limit itself. `kv_memory` is the
+    size of the KV cache in bytes; None lets the driver choose. `cores` are the processors to run on; empty means all.
     """
 
     model: str
@@ -37,15 +37,16 @@ class Load(msgspec.Struct, tag="load"):
 
 
 class Admit(msgspec.Struct, tag="admit"):
-    """Run a new sequence, at most `lease` generated tokens for now.
+    """Run a generation; its first lease is `lease` tokens.
 
-    A fresh one carries `prompt` (chat messages, or plain text). One that ran in an earlier incarnation carries
-    `prompt_ids`, the `generated` ids so far and `released`, the count of characters already reported as text: the
-    driver goes on as if it had never stopped, and reports only what is new. If it was swapped out, `swapped` is the
-    file with its state; one that does not fit is refused and the state computed anew. `Restored` tells which.
+    A new generation carries `prompt`: chat messages or plain text. One that already ran, in an earlier incarnation or
+    before it was swapped out, carries `prompt_ids`, the `generated` ids so far, and `released`, the count of characters
+    already reported as text: the driver continues as if it had never stopped, and reports only new tokens and text.
+    `swapped` is the file with its state, if it was swapped out. The driver refuses a file that does not fit and
+    recomputes the state; `Restored` says which of the two it did.
 
-    `process` is the number of the process it belongs to, which keeps prefixes that it used.
-    `expected_think_time`: seconds until its program usually makes its next call, once this one is over; 0 if unknown.
+    `process` is the number of the process that the generation belongs to: the driver caches prefixes by process.
+    `expected_think_time`: seconds from the end of this call until its program usually makes the next; 0 if unknown.
     """
 
     sequence: int
@@ -60,8 +61,8 @@ class Admit(msgspec.Struct, tag="admit"):
     expected_think_time: float = msgspec.field(default=0.0, name="away")
 
 
-class Score(msgspec.Struct, tag="score"):
-    """Tell how likely each of `continuations` is after `prompt`. Answered by `Scored` or `SequenceFailed`."""
+class ScoreTexts(msgspec.Struct, tag="score"):
+    """Compute how likely each of `continuations` is after `prompt`. Answered by `Scored` or `SequenceFailed`."""
 
     sequence: int
     prompt: list[ChatMessage] | str
@@ -69,8 +70,8 @@ class Score(msgspec.Struct, tag="score"):
     process: int = 0
 
 
-class Embed(msgspec.Struct, tag="embed"):
-    """Turn each of `texts` into a vector: the mean of its last hidden states.
+class EmbedTexts(msgspec.Struct, tag="embed"):
+    """Compute a vector for each of `texts`: the mean of its last hidden states, scaled to length 1.
 
     Answered by `Embedded` or `SequenceFailed`.
     """
@@ -81,39 +82,39 @@ class Embed(msgspec.Struct, tag="embed"):
 
 
 class Renew(msgspec.Struct, tag="renew"):
-    """Grant `tokens` more. Puts a sequence that was revoked or ran out of its lease back on its slot."""
+    """Extend the lease by `tokens`. Puts a parked sequence back on its slot."""
 
     sequence: int
     tokens: int
 
 
 class Revoke(msgspec.Struct, tag="revoke"):
-    """Take the sequence off its slot before the next step and end its lease. Its state stays. Answered by `Parked`."""
+    """End the lease and take the sequence off its slot before the next step. Its KV stays. Answered by `Parked`."""
 
     sequence: int
 
 
 class Cancel(msgspec.Struct, tag="cancel"):
-    """End the sequence before the next step and free all it holds. Answered by `Done` with reason "cancelled"."""
+    """End the sequence before the next step and free its memory. Answered by `Done` with reason "cancelled"."""
 
     sequence: int
 
 
 class SwapOut(msgspec.Struct, tag="swap_out"):
-    """Write the whole state of a parked sequence to `path`, and forget it. Answered by `SwappedOut`."""
+    """Write the complete state of a parked sequence to `path` and forget the sequence. Answered by `SwappedOut`."""
 
     sequence: int
     path: str
 
 
 class Ended(msgspec.Struct, tag="ended"):
-    """These processes have ended: the prefixes that they used need not be kept for them."""
+    """These processes have ended: the prefixes that they used need not be cached for them any longer."""
 
     processes: list[int]
 
 
 class Resize(msgspec.Struct, tag="resize"):
-    """From now on `kv_memory` bytes for keys and values. What lies above stays until it is given up."""
+    """Limit the KV cache to `kv_memory` bytes. Memory in use beyond that stays in use until it is freed."""
 
     kv_memory: int
 
@@ -122,22 +123,22 @@ class Stop(msgspec.Struct, tag="stop"):
     """Exit now."""
 
 
-ToDriver = Load | Admit | Score | Embed | Renew | Revoke | Cancel | SwapOut | Ended | Resize | Stop
+ToDriver = Load | Admit | ScoreTexts | EmbedTexts | Renew | Revoke | Cancel | SwapOut | Ended | Resize | Stop
 
 # ---- driver to kernel
 
 
 class Loading(msgspec.Struct, tag="loading"):
-    """Progress of a load: what is being done, and the share of it that is done, if known."""
+    """Progress of a load: its current stage, and the finished share of the stage, if known."""
 
     stage: str
     fraction: float | None = None
 
 
 class Loaded(msgspec.Struct, tag="loaded"):
-    """The model is ready. `context` in tokens; `facts` are shown to people (dtype, device, attention, ...).
+    """The model is ready. `context` is in tokens; `facts` are shown to people (dtype, device, attention, ...).
 
-    `token_bytes`: what one token takes of `kv_memory` bytes for keys and values.
+    The KV cache has `kv_memory` bytes, of which one token takes `token_bytes`.
     """
 
     context: int
@@ -160,7 +161,7 @@ class Admitted(msgspec.Struct, tag="admitted"):
 
 
 class Restored(msgspec.Struct, tag="restored"):
-    """What became of a sequence that ran before: its state was read back, or (`why` says why) is computed anew."""
+    """A sequence that ran before is back: its state was read from its file, or is `recomputed` for the reason `why`."""
 
     sequence: int
     recomputed: bool
@@ -168,7 +169,7 @@ class Restored(msgspec.Struct, tag="restored"):
 
 
 class SwappedOut(msgspec.Struct, tag="swapped_out"):
-    """The driver wrote the state of a sequence to the path asked for and forgot the sequence.
+    """The driver wrote the state of a sequence to the requested path in `seconds` and forgot the sequence.
 
     The file has `size` bytes. With `error`, the driver could not write it, and the sequence is parked as before.
     """
@@ -180,7 +181,7 @@ class SwappedOut(msgspec.Struct, tag="swapped_out"):
 
 
 class Scored(msgspec.Struct, tag="scored"):
-    """For each continuation its natural logarithm of probability, and its length in tokens. The request is over."""
+    """For each continuation the natural logarithm of its probability, and its length in tokens. The query is over."""
 
     sequence: int
     logprobs: list[float]
@@ -189,7 +190,7 @@ class Scored(msgspec.Struct, tag="scored"):
 
 
 class Embedded(msgspec.Struct, tag="embedded"):
-    """A vector of length 1 for each text. The request is over."""
+    """A vector of length 1 for each text. The query is over."""
 
     sequence: int
     vectors: list[list[float]]
@@ -199,8 +200,8 @@ class Embedded(msgspec.Struct, tag="embedded"):
 class Progress(msgspec.Struct, array_like=True):
     """New tokens of one sequence and the text that they release.
 
-    The text may be empty: stop strings and multi-byte characters are held back until they are decided. `logprobs` has
-    one entry for each token, if asked for.
+    The text may be empty: the driver holds back text that may turn out to be a stop string or is an incomplete
+    multi-byte character. `logprobs` has one entry for each token, if requested.
     """
 
     sequence: int
@@ -210,11 +211,11 @@ class Progress(msgspec.Struct, array_like=True):
 
 
 class KVUsage(msgspec.Struct, frozen=True, array_like=True):
-    """How the memory for keys and values is used.
+    """The state of the KV cache.
 
-    In bytes: `used` by sequences, `cached` for prefixes. In tokens of prompts since the start: `asked` for, found of
-    these (`hit`), and `evicted`. `waiting` sequences wait for memory. Prefixes also take `disk` bytes on the disk, and
-    `reread` tokens were read back from it.
+    In bytes: memory `used` by sequences, memory with `cached` prefixes, and prefixes on `disk`. In prompt tokens since
+    the start: looked up in the cache (`asked`), found there (`hit`), `evicted`, and read back from the disk (`reread`).
+    `waiting` sequences wait for KV memory.
     """
 
     used: int = 0
@@ -228,9 +229,10 @@ class KVUsage(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Bundle(msgspec.Struct, tag="bundle"):
-    """What one or several steps produced. `steps` and `seconds`: how many steps, and their time in all.
+    """The tokens of one or several steps: `steps` of them, which took `seconds` together.
 
-    One without any step says that all who could run wait for memory (`kv.waiting`), which the kernel then makes.
+    A bundle without any step reports that every sequence that could run waits for memory (`kv.waiting`). The kernel
+    then frees some.
     """
 
     progress: list[Progress]
@@ -240,14 +242,14 @@ class Bundle(msgspec.Struct, tag="bundle"):
 
 
 class Parked(msgspec.Struct, tag="parked"):
-    """The sequence is off its slot: its lease is used up or was revoked. `held`: it has memory, and keeps it."""
+    """The sequence is off its slot: its lease is used up or was revoked. `held`: its KV stays in memory."""
 
     sequence: int
     held: bool = True
 
 
 class Done(msgspec.Struct, tag="done"):
-    """The sequence ended, and the driver has forgotten it; all its tokens were reported in bundles before.
+    """The sequence ended, and the driver has forgotten it. Earlier bundles reported all its tokens.
 
     `reason`: "stop" (end of text or a stop string), "length" (`max_tokens`) or "cancelled".
     """
@@ -257,7 +259,7 @@ class Done(msgspec.Struct, tag="done"):
 
 
 class SequenceFailed(msgspec.Struct, tag="failed"):
-    """The sequence cannot go on (or could not start), and the driver has forgotten it. Its neighbours go on."""
+    """The sequence cannot start or continue, and the driver has forgotten it. Its neighbours continue."""
 
     sequence: int
     error: ErrorInfo

@@ -1,1 +1,1 @@
-"""Durable processes: what they did is in the journal, and a restart of the daemon takes them to where they were."""
+"""Durable processes: the journal records their calls, so that they continue after a restart of the daemon."""

@@ -1,7 +1,7 @@
-"""Commits: hands changes to the journal, and holds threads back until a commit is on the disk.
+"""Commits: hands changes to the journal, and lets threads wait until a commit is on disk.
 
-Used by all of `kernel.durable`. Commits are numbered in the order of asking, which is that of the disk. While the disk
-takes nothing, nobody is told an error: who waits goes on waiting, and the journal tries again.
+Used by all of `kernel.durable`. Commits are numbered in the order of the requests, and reach the disk in this order.
+It never reports an error of the disk: the journal tries again, and the threads wait until it succeeds.
 """
 
 from __future__ import annotations
@@ -19,61 +19,64 @@ from kernel.journal.journal import Journal
 
 
 class Commits:
-    """`done`: the last commit that is on the disk."""
+    """`requested` and `committed`: the numbers of the last commit that was requested, and of the last one on disk."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self.asked = self.done = 0
+        self.requested = self.committed = 0
         self._waiting: list[tuple[int, int, Thread]] = []
         self._count = 0
-        self._last_pid = 0  # the highest that was kept from later lives
+        self._last_pid = 0  # the highest pid that was reserved
 
-    def keep(self, *changes: Change) -> int:
-        """Have `changes` written; the number of the commit. What is asked for in one turn is one transaction."""
-        self.asked += 1
-        self._journal.keep(changes, partial(self._written, self.asked))
-        return self.asked
+    def persist(self, *changes: Change) -> int:
+        """Ask the journal to write `changes`; return the number of the commit.
 
-    def remember(self, pid: int) -> None:
-        """Give the pid of a process, which a durable one knows by now, to no other process in later lives."""
+        All changes that are requested in one turn of the loop are written in one transaction.
+        """
+        self.requested += 1
+        self._journal.persist(changes, partial(self._written, self.requested))
+        return self.requested
+
+    def reserve_pid(self, pid: int) -> None:
+        """Never give `pid`, which a durable process knows by now, to another process in a later run of the daemon."""
         if pid > self._last_pid:
             self._last_pid = pid
-            self.keep(HighestIds(pid=pid))
+            self.persist(HighestIds(pid=pid))
 
-    async def reach(self, thread: Thread, number: int) -> None:
-        """Return when commit `number` is on the disk."""
-        while self.done < number:
+    async def wait(self, thread: Thread, number: int) -> None:
+        """Return when commit `number` is on disk."""
+        while self.committed < number:
             self._count += 1
             heappush(self._waiting, (number, self._count, thread))
             thread.waits_for = "journal"
             await PARK
 
-    async def hand_over(self, thread: Thread, number: int) -> None:
-        """The same, for a call that is done: a cancellation that comes meanwhile is thrown at the next wait instead.
+    async def wait_deferring_cancellation(self, thread: Thread, number: int) -> None:
+        """Do the same after a call took effect; defer a cancellation that arrives meanwhile to the thread's next wait.
 
-        What was done, such as the taking of a message, would be lost otherwise.
+        Otherwise the agent would never get the result, such as a message that the call has taken from the mailbox.
         """
-        late: asyncio.CancelledError | None = None
-        while self.done < number:
+        deferred: asyncio.CancelledError | None = None
+        while self.committed < number:
             try:
-                await self.reach(thread, number)
+                await self.wait(thread, number)
             except asyncio.CancelledError as error:
                 if thread.process.dying:
                     raise
-                late = error
-        if late is not None:
-            thread.defer(late)
+                deferred = error
+        if deferred is not None:
+            thread.defer(deferred)
 
     def _written(self, number: int, error: LlmosError | None) -> None:
         if error is not None:
-            return  # it is tried again
-        self.done = max(self.done, number)
-        while self._waiting and self._waiting[0][0] <= self.done:
+            return  # the journal tries again
+        self.committed = max(self.committed, number)
+        while self._waiting and self._waiting[0][0] <= self.committed:
             heappop(self._waiting)[2].wake()
 
 
 class CommitReceipt:
-    """What somebody who is not durable waits for: that what he did is on the disk."""
+    """Lets a caller that is not durable wait until its change is on disk."""
 
     __slots__ = ("_commits", "_number")
 
@@ -81,9 +84,9 @@ class CommitReceipt:
         self._commits = commits
         self._number = number
 
-    async def before(self, answer: Any) -> Any:
-        """`answer`, once it is."""
+    async def answer_after_commit(self, answer: Any) -> Any:
+        """Return `answer` when the change is on disk."""
         thread = asyncio.current_task()
         assert isinstance(thread, Thread)
-        await self._commits.reach(thread, self._number)
+        await self._commits.wait(thread, self._number)
         return answer

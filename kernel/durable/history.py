@@ -1,6 +1,6 @@
-"""The history of one durable process: how far each of its threads has come, and what is left to replay.
+"""The history of one durable process: how many calls each thread has made, and which records are left to replay.
 
-Made when the process begins, kept in `Process.durable`. It does no I/O.
+Made when the process starts, and stored in `Process.durable`. It never does I/O.
 """
 
 from __future__ import annotations
@@ -12,135 +12,142 @@ from typing import Any, NamedTuple, cast
 from kernel.core.process import Process
 from kernel.journal.histories import ProcessRow
 
-DERIVED = 1 << 62  # set in ids of messages that are made from a key; those that are counted stay below
+DERIVED = 1 << 62  # set in ids of messages that are derived from a key; ids from the counter stay below
 
 
-class Key(NamedTuple):
-    """A system call of a durable process: the how manyeth of which thread, since which checkpoint."""
+class CallKey(NamedTuple):
+    """Identifies a system call of a durable process: by epoch, path of the thread, and number of its calls before."""
 
     epoch: int
     thread: str
     number: int
 
     @property
-    def sequence(self) -> str:
-        """Calls of one sequence are made in the order of their keys.
+    def series(self) -> str:
+        """Names a series of calls that are made in the order of their keys: (epoch, number).
 
-        Those of odd epochs, which are made anew, come after some that were made in the even one after them: they are a
-        sequence of their own.
+        Calls before the first checkpoint run again after a restart, in an odd epoch. Calls of the next even epoch may
+        have been made before them, in a previous run of the daemon. So odd epochs form a series of their own.
         """
         return f"{self.thread}'" if self.epoch % 2 else self.thread
 
 
 class DurableTask:
-    """A durable task: its id, its first process, and its processes of an earlier life that have not begun again."""
+    """A durable task.
 
-    __slots__ = ("advanced", "id", "root", "rows")
+    `root` is its first process, and `rows` holds the processes of a previous run that have not restarted, by pid.
+    `progressed`: whether it has recorded a call in this run of the daemon.
+    """
+
+    __slots__ = ("id", "progressed", "root", "rows")
 
     def __init__(self, task: int) -> None:
         self.id = task
         self.root: Process | None = None
         self.rows: dict[int, ProcessRow] = {}
-        self.advanced = False  # whether it got further in this life
+        self.progressed = False
 
 
 class CallHistory:
-    """What is known of a durable process besides what any process has.
+    """The state of a durable process that other processes do not have.
 
-    `row` is how an earlier life left it. `last` is the number of the last commit that holds something of it.
-    `delivered` says how far the messages of each sequence of a durable sender have come in its mailbox; `given_up` are
-    the calls to others whose replies come too late. `heard` are the references of monitors whose end it has received,
-    as far as `searched` says that they were looked for, or they came to be replayed.
+    `row`: its state as the previous run of the daemon left it. `last_commit`: the number of the last commit that holds
+    a change of it. `delivered`: the last call of each series of a durable sender whose message is in this mailbox, or
+    was. `abandoned`: ids of its calls to others that it gave up; a reply to one of them is too late. `downs_received`:
+    references of monitors whose "down" message it has received; complete once `downs_collected`, which says that the
+    records were searched.
 
-    Epochs are even, and grow by two with each checkpoint. What is called after a restart, before the last state comes
-    back, belongs to the odd one before that of the checkpoint: it comes after all that was cut.
+    Epochs are even, and a checkpoint adds two. After a restart, the calls before the first checkpoint run again. Their
+    epoch is the odd one below that of the last checkpoint, so that their keys lie above all that it deleted.
     """
 
     __slots__ = (
-        "begun",
+        "abandoned",
+        "calls_made",
         "context",
         "delivered",
+        "downs_collected",
+        "downs_received",
         "epoch",
-        "given_up",
-        "heard",
-        "last",
-        "numbers",
+        "last_commit",
         "pid",
         "records",
         "row",
-        "searched",
-        "tree",
+        "snapshots",
+        "task",
         "version",
     )
 
-    def __init__(self, pid: int, tree: DurableTask, version: str, context: Callable[[Process], Any]) -> None:
+    def __init__(self, pid: int, task: DurableTask, version: str, context: Callable[[Process], Any]) -> None:
         self.pid = pid
-        self.tree = tree
+        self.task = task
         self.version = version
         self.context = context
         self.row: ProcessRow | None = None
         self.epoch = 0
-        self.numbers: dict[str, int] = {}  # calls so far, by the path of the thread
-        self.records: dict[Key, tuple[bytes, bytes]] = {}
-        self.begun: dict[Key, dict[int, tuple[bytes, bool]]] = {}  # by sample: how far model calls had come
-        self.delivered: dict[int, dict[str, tuple[int, int]]] = {}  # by pid of the sender, and by `Key.sequence`
-        self.given_up: set[int] = set()
-        self.heard: set[int] = set()
-        self.searched = False
-        self.last = 0
+        self.calls_made: dict[str, int] = {}  # by the path of the thread, in this epoch
+        self.records: dict[CallKey, tuple[bytes, bytes]] = {}
+        # State of the model calls that were in progress, and whether it has a file; by call and sample.
+        self.snapshots: dict[CallKey, dict[int, tuple[bytes, bool]]] = {}
+        # Epoch and number, by pid of the sender and `CallKey.series`.
+        self.delivered: dict[int, dict[str, tuple[int, int]]] = {}
+        self.abandoned: set[int] = set()
+        self.downs_received: set[int] = set()
+        self.downs_collected = False
+        self.last_commit = 0
 
     def restore(self, row: ProcessRow) -> None:
-        """Go on from how an earlier life left it."""
+        """Take over the state that a previous run of the daemon persisted."""
         self.row = row
         self.epoch = max(row.epoch - 1, 0)
-        # Of two rows with one key the later one counts: a call may be cancelled after it was answered.
-        self.records = {Key(*fields[:3]): (fields[3], fields[4]) for fields in row.calls}
-        for sender, sequence, epoch, number in row.delivered:
-            self.delivered.setdefault(sender, {})[sequence] = epoch, number
+        # The last of several rows with one key counts: a call may be cancelled after its answer was recorded.
+        self.records = {CallKey(*fields[:3]): (fields[3], fields[4]) for fields in row.calls}
+        for sender, series, epoch, number in row.delivered:
+            self.delivered.setdefault(sender, {})[series] = epoch, number
         for epoch, thread, number, sample, state, file in row.generations:
-            self.begun.setdefault(Key(epoch, thread, number), {})[sample] = (state, bool(file))
+            self.snapshots.setdefault(CallKey(epoch, thread, number), {})[sample] = (state, bool(file))
         row.calls, row.delivered, row.generations = [], [], []
 
-    def next(self, thread: str) -> Key:
-        """The key of the call that the thread of this path makes now."""
-        number = self.numbers.get(thread, 0)
-        self.numbers[thread] = number + 1
-        return Key(self.epoch, thread, number)
+    def next_key(self, thread: str) -> CallKey:
+        """Count a call of the thread with this path, and return its key."""
+        number = self.calls_made.get(thread, 0)
+        self.calls_made[thread] = number + 1
+        return CallKey(self.epoch, thread, number)
 
-    def replays(self, thread: str) -> bool:
-        """Whether the next call of this thread was made in an earlier life."""
-        return Key(self.epoch, thread, self.numbers.get(thread, 0)) in self.records
+    def is_replaying(self, thread: str) -> bool:
+        """Whether the next call of this thread has a record."""
+        return CallKey(self.epoch, thread, self.calls_made.get(thread, 0)) in self.records
 
-    def cut(self, epoch: int) -> None:
-        """Count calls anew, after a checkpoint."""
+    def start_epoch(self, epoch: int) -> None:
+        """Count calls from 0 again, after a checkpoint, and drop the records of earlier epochs."""
         self.epoch = epoch
-        self.numbers = {}
-        self.given_up.clear()
+        self.calls_made = {}
+        self.abandoned.clear()
         self.records = {key: record for key, record in self.records.items() if key.epoch == epoch}
 
-    def call_id(self, key: Key) -> str:
-        """A name for a call that is the same in every life, and of no other call."""
-        return f"{self.tree.id:x}.{self.pid}.{key.epoch}.{key.thread}.{key.number}"
+    def call_id(self, key: CallKey) -> str:
+        """A name for the call: unique, and the same in every run of the daemon."""
+        return f"{self.task.id:x}.{self.pid}.{key.epoch}.{key.thread}.{key.number}"
 
-    def current(self, thread: str) -> str:
-        """The id of the call that this thread makes now."""
-        return self.call_id(Key(self.epoch, thread, self.numbers[thread] - 1))
+    def current_call_id(self, thread: str) -> str:
+        """The id of the call that this thread is making."""
+        return self.call_id(CallKey(self.epoch, thread, self.calls_made[thread] - 1))
 
-    def number(self, key: Key, which: object = "") -> int:
-        """A number made from the id of a call, below 2^62: it seeds what the call draws."""
+    def derived_number(self, key: CallKey, which: object = "") -> int:
+        """A number below 2^62 that is a hash of the call's id: a seed or a reference, the same in every run."""
         text = f"{self.call_id(key)}/{which}"
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) % DERIVED
 
-    def give_up(self, key: Key) -> None:
-        """The reply to a call comes too late."""
-        self.given_up.add(self.message(key))
+    def abandon(self, key: CallKey) -> None:
+        """Note that the call was given up: a reply to it is too late."""
+        self.abandoned.add(self.message_id(key))
 
-    def message(self, key: Key, recipient: object = "") -> int:
-        """The id of the message that a call sends; of one of its messages, if it sends several."""
-        return DERIVED | self.number(key, recipient)
+    def message_id(self, key: CallKey, recipient: object = "") -> int:
+        """The id of the message that a call sends, or of the one for `recipient` if it sends several."""
+        return DERIVED | self.derived_number(key, recipient)
 
 
 def history_of(process: Process) -> CallHistory:
-    """The history of a process that is durable."""
+    """The history of a durable process."""
     assert process.durable is not None
     return cast("CallHistory", process.durable)

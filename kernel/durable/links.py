@@ -1,7 +1,7 @@
-"""Links and monitors of durable processes: made anew at a replay, with the references that they had.
+"""Links and monitors of durable processes: made again at a replay, with the same references.
 
-Called by the replay. A link or monitor lives in the kernel alone; that somebody ended comes to a durable mailbox in the
-transaction which keeps that end, so that it is told once.
+Called by the replay. Links and monitors exist in memory only. The "down" message is written to a durable mailbox in the
+transaction that records the end of the monitored process, so that it is never delivered twice.
 """
 
 from __future__ import annotations
@@ -17,70 +17,72 @@ from ipc.messages import Message
 from ipc.syscalls import DOWN, Link, Monitor, Unlink
 from kernel.core.process import Process
 from kernel.durable.commits import Commits
-from kernel.durable.history import CallHistory, Key, history_of
+from kernel.durable.history import CallHistory, CallKey, history_of
 from kernel.durable.pending_restarts import PendingRestarts
 from kernel.durable.recorded_call import CallFingerprint, Outcome, RecordedValue
 from kernel.supervision.links import Links
 
 
 class DurableLinks:
-    """Monitor, link and unlink."""
+    """Makes links and monitors, and makes them again at a replay."""
 
-    def __init__(self, links: Links, commits: Commits, arrivals: PendingRestarts) -> None:
+    def __init__(self, links: Links, commits: Commits, pending_restarts: PendingRestarts) -> None:
         self._links = links
         self._commits = commits
-        self._arrivals = arrivals
+        self._pending_restarts = pending_restarts
 
-    async def monitor(self, process: Process, call: Monitor, key: Key) -> int:
-        ref = self._links.monitor(process, call, history_of(process).number(key))
-        self._commits.remember(call.pid)
+    async def monitor(self, process: Process, call: Monitor, key: CallKey) -> int:
+        ref = self._links.monitor(process, call, history_of(process).derived_number(key))
+        self._commits.reserve_pid(call.pid)
         return ref
 
-    async def link(self, process: Process, call: Link, key: Key) -> None:
+    async def link(self, process: Process, call: Link, key: CallKey) -> None:
         self._links.link(process, call)
-        self._commits.remember(call.pid)
+        self._commits.reserve_pid(call.pid)
 
-    # ---- of a call that was completed before
+    # ---- after a call was answered from its record
 
-    async def monitored(self, process: Process, call: Monitor, ref: int) -> None:
-        """Whoever is gone with the daemon is told of, unless that was told before."""
-        if not _told(process, ref):
-            await self._tie(partial(self._links.monitor, process, call, ref))
+    async def restore_monitor(self, process: Process, call: Monitor, ref: int) -> None:
+        """Monitor again, unless the "down" message was delivered. If the other process is gone, it comes now."""
+        if not _down_delivered(process, ref):
+            await self._after_restart(partial(self._links.monitor, process, call, ref))
 
-    async def linked(self, process: Process, call: Link, answer: None) -> None:
-        await self._tie(partial(self._links.link, process, call))
+    async def restore_link(self, process: Process, call: Link, answer: None) -> None:
+        await self._after_restart(partial(self._links.link, process, call))
 
-    async def unlinked(self, process: Process, call: Unlink, answer: None) -> None:
+    async def restore_unlink(self, process: Process, call: Unlink, answer: None) -> None:
         self._links.unlink(process, call)
 
-    async def _tie(self, make: Callable[[], Any]) -> None:
-        """Call `make`, once the other process has begun again; not if it ended, and well."""
+    async def _after_restart(self, make: Callable[[], Any]) -> None:
+        """Call `make`; repeat it if the other process was yet to restart. Ignores errors, such as an unknown pid."""
         while True:
             try:
                 make()
             except LlmosError as error:
-                if await self._arrivals.resolve(error):
+                if await self._pending_restarts.wait_for_restart(error):
                     continue
             return
 
 
-def _told(process: Process, ref: int) -> bool:
-    """Whether the message of monitor `ref` has come: it waits, or was received by a call, replayed by now or not."""
+def _down_delivered(process: Process, ref: int) -> bool:
+    """Whether the "down" message of monitor `ref` is in the mailbox, or was received by a call that has a record."""
     history = history_of(process)
-    if not history.searched:
-        history.searched = True
-        history.heard.update(_received(history))
+    if not history.downs_collected:
+        history.downs_collected = True
+        history.downs_received.update(_recorded_downs(history))
     waiting = () if process.mailbox is None else process.mailbox.peek()
-    return ref in history.heard or any(message.type == DOWN and message.correlation == ref for message in waiting)
+    return ref in history.downs_received or any(
+        message.type == DOWN and message.correlation == ref for message in waiting
+    )
 
 
-def _received(history: CallHistory) -> Iterator[int]:
-    """The references of ends that calls have received which are still to replay."""
+def _recorded_downs(history: CallHistory) -> Iterator[int]:
+    """The references of the "down" messages in the records of `Receive` that are still to be replayed."""
     for asked, outcome in history.records.values():
         with suppress(MalformedFrame):
             if decode(asked, CallFingerprint).kind == "Receive":
-                kept = decode(outcome, Outcome)
-                if isinstance(kept, RecordedValue):
-                    message = decode(kept.value, Message)
+                recorded = decode(outcome, Outcome)
+                if isinstance(recorded, RecordedValue):
+                    message = decode(recorded.value, Message)
                     if message.type == DOWN:
                         yield message.correlation

@@ -1,7 +1,7 @@
-"""The mailbox of a durable process: each message is in the journal as long as it waits.
+"""The mailbox of a durable process: a message is in the journal as long as it is in the mailbox.
 
-It is the mailbox of any process, and tells the journal what comes and goes. What is taken is gone from the journal in
-the transaction that holds the call which took it, as both are asked for in one turn of the loop.
+Made with the process, and used like any mailbox. The transaction that records a `Receive` also deletes the message,
+because both changes are requested in one turn of the loop. It never waits for the disk itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kernel.journal.changes import DropMessage, HighestIds, PutMessage
 
 
 class DurableMailbox(Mailbox):
-    """`now` is the time of the loop, by which the deadlines of messages go."""
+    """`now` returns the time of the loop, in which deadlines are given. The journal stores them since the epoch."""
 
     __slots__ = ("_commits", "_now", "_pid")
 
@@ -32,26 +32,26 @@ class DurableMailbox(Mailbox):
         self._now = now
 
     def put(self, message: Message) -> CommitReceipt:
-        """Add `message`, and have it kept. Raises `NotEncodable`, and has then added nothing."""
+        """Add `message`, and persist it. Raises `NotEncodable`, and then adds nothing."""
         expires = None
         if message.deadline is not None and message.deadline != inf:
             expires = time.time() + message.deadline - self._now()
         envelope = encode(msgspec.structs.replace(message, deadline=None))
-        kept = [PutMessage(self._pid, message.id, expires, envelope)]
-        counted = HighestIds(message=message.id if message.id < DERIVED else 0, pid=message.sender)
+        row = PutMessage(self._pid, message.id, expires, envelope)
+        ids = HighestIds(message=message.id if message.id < DERIVED else 0, pid=message.sender)
         super().put(message)
-        return CommitReceipt(self._commits, self._commits.keep(*kept, counted))
+        return CommitReceipt(self._commits, self._commits.persist(row, ids))
 
     def restore(self, message: Message) -> None:
-        """Add a message that an earlier life kept."""
+        """Add a message that a previous run of the daemon persisted."""
         super().put(message)
 
     def take(self) -> Message | None:
         message = super().take()
         if message is not None:
-            self._commits.keep(DropMessage(self._pid, message.id))
+            self._commits.persist(DropMessage(self._pid, message.id))
         return message
 
     def discard(self, message: Message) -> None:
         super().discard(message)
-        self._commits.keep(DropMessage(self._pid, message.id))
+        self._commits.persist(DropMessage(self._pid, message.id))

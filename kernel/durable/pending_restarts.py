@@ -1,6 +1,7 @@
-"""PendingRestarts: the durable processes of an earlier life that have not begun again yet, and who waits for them.
+"""PendingRestarts: the durable processes of a previous run that have not restarted yet, and the threads that need them.
 
-Asked by the gate when a call finds no process of a pid or name: nobody is to be told that it does not exist.
+Called by the gate when a call finds no process with a pid or name: the call waits if that process is yet to restart. It
+never restarts a process itself.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from kernel.gate import Gate
 
 
 class PendingRestarts:
-    """`pids` (with their tasks) and `names` (with their pids) of those to come. While there are any, the gate asks."""
+    """`pids` (with task ids) and `names` (with pids) of these processes. The gate refers to it while `pids` has any."""
 
     def __init__(self, gate: Gate) -> None:
         self.pids: dict[int, int] = {}
@@ -27,7 +28,7 @@ class PendingRestarts:
         self._gate = gate
 
     def expect(self, processes: Iterable[tuple[int, int]], names: dict[str, int]) -> None:
-        """Pids with the ids of their tasks, and names with their pids."""
+        """Add `processes`, as pairs of pid and task id, and their `names` with the pids."""
         for pid, task in processes:
             self.pids[pid] = task
             self._of_task.setdefault(task, set()).add(pid)
@@ -35,15 +36,15 @@ class PendingRestarts:
         for name, pid in names.items():
             self._names_of.setdefault(pid, []).append(name)
         if self.pids:
-            self._gate.arrivals = self
+            self._gate.pending_restarts = self
 
-    def release(self, name: str | None, pid: int) -> None:
-        """Process `pid` begins, and may take the name that was kept for it."""
+    def release_name(self, name: str | None, pid: int) -> None:
+        """Free the name that was reserved for process `pid`, which is about to start."""
         if name is not None and self.names.get(name) == pid:
             del self.names[name]
 
-    def came(self, pid: int) -> None:
-        """Process `pid` has begun again, or never will."""
+    def remove(self, pid: int) -> None:
+        """Process `pid` has restarted, or never will: wake the threads that wait for it."""
         task = self.pids.pop(pid, None)
         if task is None:
             return
@@ -53,19 +54,19 @@ class PendingRestarts:
         for thread in self._waiting.pop(pid, ()):
             thread.wake()
         if not self.pids:
-            self._gate.arrivals = None
+            self._gate.pending_restarts = None
 
-    def ended(self, task: int) -> None:
-        """None of the processes of `task` will come any more."""
+    def remove_task(self, task: int) -> None:
+        """Task `task` has ended: none of its processes will restart."""
         for pid in tuple(self._of_task.pop(task, ())):
             self._of_task[task] = set()
-            self.came(pid)
+            self.remove(pid)
         self._of_task.pop(task, None)
 
-    async def resolve(self, error: LlmosError) -> bool:
-        """Wait for whom `error` says there is none of. Whether it came: then the call is worth another try."""
+    async def wait_for_restart(self, error: LlmosError) -> bool:
+        """Wait for the process that the call did not find, if it is to restart. True: it was, so repeat the call."""
         pid, name = error.data.get("pid"), error.data.get("name")
-        thread, came = cast("Thread", asyncio.current_task()), False
+        thread, waited = cast("Thread", asyncio.current_task()), False
         while (awaited := pid if pid in self.pids else self.names.get(cast("str", name))) is not None:
             waiting = self._waiting.setdefault(awaited, {})
             waiting[thread] = None
@@ -74,5 +75,5 @@ class PendingRestarts:
                 await PARK
             finally:
                 waiting.pop(thread, None)
-            came = True
-        return came
+            waited = True
+        return waited

@@ -1,7 +1,7 @@
-"""Durable processes as such: how they begin, and begin again with their pid and what was theirs; and their children.
+"""Starts durable processes and their children, and restarts them with the pid and the state that they had.
 
-Used by the task subsystem for the first process of a durable task, and by the replay for what that spawns. A child of a
-durable process is durable if its program is. The end of any child is kept, so that it does not run again.
+Used by the task subsystem for the first process of a durable task, and by the replay for its children. A child is
+durable if its program is and it is not detached. The end of every child is persisted, so that it never runs twice.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from kernel.core.event_log import EventLog
 from kernel.core.mailbox import CAPACITY
 from kernel.core.process import Process, Thread
 from kernel.durable.commits import CommitReceipt, Commits
-from kernel.durable.history import CallHistory, DurableTask, Key, history_of
+from kernel.durable.history import CallHistory, CallKey, DurableTask, history_of
 from kernel.durable.mailbox import DurableMailbox
 from kernel.durable.messages import DurableMessages
 from kernel.durable.pending_restarts import PendingRestarts
 from kernel.durable.recorded_call import declared
 from kernel.gate import Gate
-from kernel.journal.changes import Change, ChildEnded, PriorityChanged, PutName, PutProcess, Suspended, TaskEnded
+from kernel.journal.changes import Change, ChildEnded, PutName, PutProcess, SetPriority, SetSuspended, TaskEnded
 from kernel.journal.histories import ProcessRow
 from kernel.processes.lifecycle import Lifecycle
 from kernel.programs.loader import Program
@@ -38,20 +38,20 @@ log = structlog.get_logger("kernel.durable")
 
 
 class DurableProcesses:
-    """Begins them. `context` makes what the agent sees of the kernel; `stopping`: ends belong to the next life."""
+    """`context` makes an agent's context. `stopping`: the daemon stops, and children that end now restart later."""
 
     def __init__(
         self,
         gate: Gate,
         commits: Commits,
-        arrivals: PendingRestarts,
+        pending_restarts: PendingRestarts,
         messages: DurableMessages,
         lifecycle: Lifecycle,
         context: Callable[[Process], Any],
     ) -> None:
         self._gate = gate
         self._commits = commits
-        self._arrivals = arrivals
+        self._pending_restarts = pending_restarts
         self._messages = messages
         self._lifecycle = lifecycle
         self._process_exit = lifecycle.process_exit
@@ -64,18 +64,18 @@ class DurableProcesses:
     # ---- first processes of tasks
 
     def new_root(self, program: Program) -> CallHistory:
-        """For a task that is submitted. Its pid is in the journal with the task."""
+        """Make the history of the first process of a new task. Its pid is new, and in the journal with the task."""
         return self._history(self._new_pid(), DurableTask(0), program)
 
-    def old_root(self, task: int, rows: list[ProcessRow], program: Program) -> CallHistory:
-        """For a task of an earlier life."""
-        tree = DurableTask(task)
-        tree.rows = {row.pid: row for row in rows}
+    def restored_root(self, task: int, rows: list[ProcessRow], program: Program) -> CallHistory:
+        """Make the history of the first process of a task from `rows`; restore the replies to all its processes."""
+        durable_task = DurableTask(task)
+        durable_task.rows = {row.pid: row for row in rows}
         for row in rows:
-            self._messages.restore_replies(row.pid, row.replies)
+            self._messages.load_replies(row.pid, row.replies)
         root = next(row for row in rows if not row.parent)
-        history = self._history(root.pid, tree, program)
-        history.restore(tree.rows.pop(root.pid))
+        history = self._history(root.pid, durable_task, program)
+        history.restore(durable_task.rows.pop(root.pid))
         return history
 
     def start(
@@ -85,151 +85,153 @@ class DurableProcesses:
         call: Spawn,
         stream: EventLog | None,
         attempt: int | None,
-        own: CallHistory,
+        history: CallHistory,
     ) -> int:
-        """Start a durable process with the history `own`; its pid."""
-        self._arrivals.release(call.name, own.pid)
-        self._lifecycle.start(parent, program, call, stream, attempt, own.pid, own)
-        self._begun(own, call)
-        return own.pid
+        """Start a durable process with `history`; return its pid."""
+        self._pending_restarts.release_name(call.name, history.pid)
+        self._lifecycle.start(parent, program, call, stream, attempt, history.pid, history)
+        self._set_up(history, call)
+        return history.pid
 
-    def ended(self, task: int) -> None:
-        """A task has ended: nothing of it is needed any more, and none of its processes will begin again."""
-        self._commits.keep(TaskEnded(task))
-        self._arrivals.ended(task)
+    def task_ended(self, task: int) -> None:
+        """Delete all rows of a task that has ended; none of its processes will restart."""
+        self._commits.persist(TaskEnded(task))
+        self._pending_restarts.remove_task(task)
 
     # ---- children
 
-    async def spawn(self, process: Process, call: Spawn, key: Key) -> int:
+    async def spawn(self, process: Process, call: Spawn, key: CallKey) -> int:
         self._lifecycle.check(process, call)
         program = self._programs.by_name.get(call.program)
         if program is None:
             program = await asyncio.to_thread(self._programs.load, call.program)
         history = history_of(process)
         pid = self._new_pid()
-        child = self._history(pid, history.tree, program) if program.durable and not call.detach else None
+        child = self._history(pid, history.task, program) if program.durable and not call.detach else None
         self._start_child(process, program, call, pid, child)
-        put = PutProcess(pid, history.tree.id, process.pid, program.name, program.version, child is not None)
-        # What it has from its parent it is to have again, which may have another one by then.
-        ranked = [PriorityChanged(process.priority, pid)] if call.priority is None else []
-        self._commits.remember(pid)
-        kept = self._commits.keep(put, *ranked)
+        put = PutProcess(pid, history.task.id, process.pid, program.name, program.version, child is not None)
+        # Persist an inherited priority: when the child restarts, its parent may have another priority.
+        inherited = [SetPriority(process.priority, pid)] if call.priority is None else []
+        self._commits.reserve_pid(pid)
+        number = self._commits.persist(put, *inherited)
         if child is not None:
-            child.last = kept  # what it does follows its being on disk
-        self._watch(self._table.alive[pid], process, call)
+            child.last_commit = number  # the effects of the child wait for this commit
+        self._persist_end(self._table.alive[pid], process, call)
         return pid
 
-    async def spawned(self, process: Process, call: Spawn, pid: int) -> None:
-        """A child of an earlier life: it begins again, unless it had ended."""
+    async def restore_spawn(self, process: Process, call: Spawn, pid: int) -> None:
+        """Restart a child of a previous run, or restore its exit status if it has ended."""
         history = history_of(process)
-        row = history.tree.rows.pop(pid, None)
+        row = history.task.rows.pop(pid, None)
         status: ExitStatus | None = None
         program = self._programs.by_name.get(call.program)
         try:
             if row is None:
-                return  # it was forgotten at a checkpoint, or never came to be
+                return  # a checkpoint deleted it, or it was never started
             if row.status is not None:
                 status = _decoded(row.status, ExitStatus)
                 return
             if program is None:
                 program = await asyncio.to_thread(self._programs.load, call.program)
-            child = self._history(pid, history.tree, program) if row.durable else None
+            child = self._history(pid, history.task, program) if row.durable else None
             if child is not None:
                 child.restore(row)
             if row.priority is not None:
                 call = msgspec.structs.replace(call, priority=row.priority)
             self._start_child(process, program, call, pid, child)
-            self._watch(self._table.alive[pid], process, call)
+            self._persist_end(self._table.alive[pid], process, call)
         except Exception as error:
             status = ExitStatus(pid, call.program, "failed", None, to_wire(error))
         finally:
             if status is not None:
-                self._remember(process, call, pid, status)
+                self._restore_ended(process, call, pid, status)
                 if call.link and status.reason != "done":
                     why = f"process {pid} ({call.program}), to which it was linked, ended ({status.reason})"
                     self._process_exit.end(process, ABNORMAL, why)
-            self._arrivals.came(pid)
+            self._pending_restarts.remove(pid)
 
-    async def wait(self, process: Process, call: Wait, key: Key) -> ExitStatus:
-        """The same as for any process; a later life may have to wait on."""
+    async def wait(self, process: Process, call: Wait, key: CallKey) -> ExitStatus:
+        """Wait as any process does; reserve the pid, because the wait may continue in a later run of the daemon."""
         if call.pid in self._table.alive:
-            self._commits.remember(call.pid)
+            self._commits.reserve_pid(call.pid)
         status: ExitStatus = await self._gate.answer(process, call)
         return status
 
     def process_ended(self, process: Process) -> None:
-        """Hold on to nothing of what has ended: it is remembered for a while, and knows its task."""
+        """Release what the history refers to: the process table remembers ended processes for a while."""
         if process.durable is None:
             return
         history = history_of(process)
         self._messages.process_ended(process)
         history.records = {}
-        if history.tree.root is process:
-            history.tree.root = None
+        if history.task.root is process:
+            history.task.root = None
 
-    # ---- what clients and others do to them
+    # ---- changes by clients and other processes
 
     def suspended(
         self, process: Process, thread: Thread | None, suspended: bool = True
     ) -> Coroutine[Any, Any, None] | None:
-        """`process` was suspended or resumed: it will be so in the next life. Returns when that is on the disk."""
+        """Persist that `process` was suspended or resumed. Returns a coroutine if the caller must await the commit."""
         if process.durable is None or thread is not None:
             return None
-        return self._kept(Suspended(suspended, process.pid))
+        return self._persist(SetSuspended(suspended, process.pid))
 
-    def ranked(self, process: Process, thread: Thread | None) -> Coroutine[Any, Any, None] | None:
-        """`process` was given a priority, which it will have in the next life. Returns when that is on the disk."""
+    def priority_set(self, process: Process, thread: Thread | None) -> Coroutine[Any, Any, None] | None:
+        """Persist the new priority of `process`. Returns a coroutine if the caller must await the commit."""
         if process.durable is None or thread is not None:
             return None
-        return self._kept(PriorityChanged(process.priority, process.pid))
+        return self._persist(SetPriority(process.priority, process.pid))
 
     # ---- inside
 
-    def _kept(self, change: Change) -> Coroutine[Any, Any, None] | None:
-        """Returns when it is on the disk. A durable caller has its call in the same transaction, and waits for that."""
-        number, caller = self._commits.keep(change), asyncio.current_task()
+    def _persist(self, change: Change) -> Coroutine[Any, Any, None] | None:
+        """Persist `change`. Returns None to a durable caller: it waits for its record, in the same transaction."""
+        number, caller = self._commits.persist(change), asyncio.current_task()
         if isinstance(caller, Thread) and caller.process.durable is not None:
             return None
-        return CommitReceipt(self._commits, number).before(None)
+        return CommitReceipt(self._commits, number).answer_after_commit(None)
 
-    def _start_child(self, process: Process, program: Program, call: Spawn, pid: int, own: CallHistory | None) -> None:
-        if own is not None:
-            self.start(process, program, call, None, None, own)
+    def _start_child(
+        self, process: Process, program: Program, call: Spawn, pid: int, history: CallHistory | None
+    ) -> None:
+        if history is not None:
+            self.start(process, program, call, None, None, history)
         else:
             self._lifecycle.start(process, program, call, None, pid=pid)
 
-    def _begun(self, history: CallHistory, call: Spawn) -> None:
-        """The process of `history` has been made, and has not run yet: give it what was its own."""
+    def _set_up(self, history: CallHistory, call: Spawn) -> None:
+        """Give the process of `history`, which has not run yet, a durable mailbox and the state that it had."""
         process = self._table.alive[history.pid]
-        tree, row = history.tree, history.row
-        if tree.root is None:
-            tree.root = process
+        task, row = history.task, history.row
+        if task.root is None:
+            task.root = process
         capacity = process.mailbox.capacity if process.mailbox is not None else CAPACITY
         box = process.mailbox = DurableMailbox(process.pid, capacity, self._commits, self._dispatcher.loop.time)
         if call.name is not None:
-            self._commits.keep(PutName(call.name, process.pid))
+            self._commits.persist(PutName(call.name, process.pid))
         if row is not None:
             if row.version != history.version:
                 log.warning(
-                    "the code of a durable agent has changed since it began; if it now takes another way it is ended",
+                    "the code of a durable agent has changed; its task fails if its calls differ from the records",
                     pid=process.pid,
                     program=process.program,
                     then=row.version,
                     now=history.version,
                 )
-            self._messages.restore_delivered(history)
+            self._messages.load_delivered(history)
             try:
                 self._restore(process, box, row)
             except LlmosError as error:
-                self._process_exit.finish(tree.root, "failed", error=to_wire(error))
-        self._arrivals.came(process.pid)
+                self._process_exit.finish(task.root, "failed", error=to_wire(error))
+        self._pending_restarts.remove(process.pid)
 
     def _new_pid(self) -> int:
         self._table.last_pid += 1
         return self._table.last_pid
 
-    def _history(self, pid: int, tree: DurableTask, program: Program) -> CallHistory:
-        return CallHistory(pid, tree, program.version, self._context)
+    def _history(self, pid: int, task: DurableTask, program: Program) -> CallHistory:
+        return CallHistory(pid, task, program.version, self._context)
 
     def _restore(self, process: Process, box: DurableMailbox, row: ProcessRow) -> None:
         """Raises `HistoryDamaged`."""
@@ -241,13 +243,17 @@ class DurableProcesses:
             message = Message(*fields, message.correlation, deadline, message.body)
             try:
                 box.restore(declared(process, message))
-            except LlmosError as error:  # what it accepts has changed
-                log.warning("a message of an earlier life is not accepted any more", pid=row.pid, error=error.message)
+            except LlmosError as error:  # the program now accepts other messages
+                log.warning(
+                    "the program no longer accepts a message of a previous run",
+                    pid=row.pid,
+                    error=error.message,
+                )
                 box.restore(message)
             if message.correlation == message.id:
-                self._messages.owe(process, message.id)
+                self._messages.add_pending_call(process, message.id)
         for number in _decoded(row.pending_calls, list[int]) if row.pending_calls is not None else ():
-            self._messages.owe(process, number)
+            self._messages.add_pending_call(process, number)
         make = self._gate.handler
         for key, value in row.memory:
             make(MemorySet)(process, MemorySet(key, _decoded(value)))
@@ -263,23 +269,23 @@ class DurableProcesses:
                 self._dispatcher.reprioritise(thread, row.priority)
         row.messages, row.memory = [], []
 
-    def _watch(self, child: Process, parent: Process, call: Spawn) -> None:
-        """Keep the end of `child`, unless it ends because all does."""
+    def _persist_end(self, child: Process, parent: Process, call: Spawn) -> None:
+        """Persist the end of `child`, unless it ends because its parent ends or the daemon stops."""
 
         def ended(child: Process) -> None:
             assert child.status is not None
             if not self.stopping and (call.detach or not parent.dying):
-                self._commits.keep(ChildEnded(child.pid, encode(child.status)))
+                self._commits.persist(ChildEnded(child.pid, encode(child.status)))
 
         child.watch(ended)
 
-    def _remember(self, parent: Process, call: Spawn, pid: int, status: ExitStatus) -> None:
-        """Let a child that ended in an earlier life be found by who waits for it."""
-        ghost = Process(pid, None, status.program, {}, parent.owner, parent.priority)
-        ghost.parent_pid = 0 if call.detach else parent.pid
-        ghost.dying, ghost.status = status.reason, status
-        self._table.alive[pid] = ghost
-        self._table.bury(ghost)
+    def _restore_ended(self, parent: Process, call: Spawn, pid: int, status: ExitStatus) -> None:
+        """Put a child that ended in a previous run into the process table, so that a wait for it finds its status."""
+        stand_in = Process(pid, None, status.program, {}, parent.owner, parent.priority)
+        stand_in.parent_pid = 0 if call.detach else parent.pid
+        stand_in.dying, stand_in.status = status.reason, status
+        self._table.alive[pid] = stand_in
+        self._table.bury(stand_in)
 
 
 def _decoded(data: bytes, kind: Any = Any) -> Any:
@@ -287,4 +293,4 @@ def _decoded(data: bytes, kind: Any = Any) -> Any:
     try:
         return decode(data, kind)
     except MalformedFrame as error:
-        raise HistoryDamaged(f"what the journal has of a durable process cannot be read: {error.message}") from None
+        raise HistoryDamaged(f"cannot decode the journal's data of a durable process: {error.message}") from None

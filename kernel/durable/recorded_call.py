@@ -1,7 +1,7 @@
-"""What the journal keeps of a system call: what was asked, and what came of it.
+"""The record of a system call in the journal: a fingerprint of the call, and its outcome.
 
-Made and read by the replay. What a durable process is answered has always gone through here, so that it is the same
-value whether it comes from the kernel or from the journal: what msgpack makes of it.
+Written and read by the replay. Every answer to a durable process is encoded and decoded here, so that an agent gets the
+same value from the kernel and from the journal. It never compares or replays anything.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from ipc.errors import ErrorInfo
 from ipc.messages import Message
 from ipc.syscalls import Receive, Syscall
 from kernel.core.process import Process
-from kernel.messages.validation import check
+from kernel.messages.validation import to_declared_type
 
-SHOWN = 512  # bytes of an encoded call that are kept, to show them
-TEXT = 400  # characters of a call in an error
+SHOWN_BYTES = 512  # bytes of an encoded call that a record stores for error texts
+TEXT_CHARACTERS = 400  # characters of a call in an error text
 
-# Mappings and sets in one order, whatever that of their making: it changes from one interpreter to the next.
+# Encodes mappings and sets in sorted order: their own order may differ between two interpreters.
 ENCODER = msgspec.msgpack.Encoder(order="deterministic")
 
 
 class CallFingerprint(msgspec.Struct, frozen=True, array_like=True):
-    """A call: its kind, a digest of it with all its arguments, and the beginning of its encoding."""
+    """Identifies a call: its kind, a digest of its encoding with all arguments, and the first bytes of the encoding."""
 
     kind: str
     digest: bytes
@@ -35,13 +35,13 @@ class CallFingerprint(msgspec.Struct, frozen=True, array_like=True):
     def __str__(self) -> str:
         try:
             text = repr(msgspec.msgpack.decode(self.shown)[1:])
-        except (msgspec.DecodeError, UnicodeDecodeError, TypeError):  # cut, as it is long
+        except (msgspec.DecodeError, UnicodeDecodeError, TypeError):  # cut off: the encoding was longer
             text = repr(self.shown) + "…"
-        return f"{self.kind} {text if len(text) <= TEXT else text[:TEXT] + '…'}"
+        return f"{self.kind} {text if len(text) <= TEXT_CHARACTERS else text[:TEXT_CHARACTERS] + '…'}"
 
 
 class RecordedValue(msgspec.Struct, frozen=True, array_like=True, tag=0):
-    """What was answered. Tokens: what the process had used by then."""
+    """The answer. The tokens are those that the process had used by then."""
 
     value: msgspec.Raw
     prompt_tokens: int = 0
@@ -55,17 +55,17 @@ class RecordedFailure(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class RecordedCancellation(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """The call was cancelled by the process itself: by a timeout, say."""
+    """The process itself cancelled the call, such as by a timeout."""
 
 
 class RecordedDeadline(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """A sleep that began, or a wait, and when its time is over: seconds since the epoch."""
+    """When a sleep or the timeout of a wait ends, in seconds since the epoch. The call is not complete."""
 
     due: float
 
 
 class RecordedRegion(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """The result of a tool that was handed over by reference: the region, and what was in it."""
+    """The result of a tool that was returned by reference: the name of the region, and its value."""
 
     name: str
     value: msgspec.Raw
@@ -74,16 +74,16 @@ class RecordedRegion(msgspec.Struct, frozen=True, array_like=True, tag=4):
 Outcome = RecordedValue | RecordedFailure | RecordedCancellation | RecordedDeadline | RecordedRegion
 
 
-def asked(call: Syscall) -> CallFingerprint:
-    """The call as it is kept."""
+def fingerprint_of(call: Syscall) -> CallFingerprint:
+    """The fingerprint of `call`; an empty digest if it cannot be encoded."""
     if type(call) is Receive and call.where is not None:
-        call = msgspec.structs.replace(call, where=None)  # a function is the same to nobody
+        call = msgspec.structs.replace(call, where=None)  # a function cannot be compared with itself in another run
     kind = type(call).__name__
     try:
         text = ENCODER.encode(call)
     except UNENCODABLE:
-        return CallFingerprint(kind, b"", b"")  # it fails by that
-    return CallFingerprint(kind, hashlib.blake2b(text, digest_size=12).digest(), text[:SHOWN])
+        return CallFingerprint(kind, b"", b"")  # the call will fail for the same reason
+    return CallFingerprint(kind, hashlib.blake2b(text, digest_size=12).digest(), text[:SHOWN_BYTES])
 
 
 def raw(value: Any) -> msgspec.Raw:
@@ -92,7 +92,7 @@ def raw(value: Any) -> msgspec.Raw:
 
 
 def revealed(process: Process, call: Syscall, value: msgspec.Raw) -> Any:
-    """The answer to `call` that `value` holds, as its caller gets it. Raises `MalformedFrame`."""
+    """Decode `value`, the answer to `call`, into what the caller gets. Raises `MalformedFrame`."""
     answer = decode(value, type(call).returns or Any)
     if isinstance(answer, Message):
         return declared(process, answer)
@@ -100,7 +100,7 @@ def revealed(process: Process, call: Syscall, value: msgspec.Raw) -> Any:
 
 
 def declared(process: Process, message: Message) -> Message:
-    """`message` with its body as the Struct that `process` declares for its type, if it does."""
+    """`message`, with its body as the Struct that `process` declares for its type, if it declares one."""
     if process.accepts is None or message.type not in process.accepts:
         return message
-    return msgspec.structs.replace(message, body=check(process, message.type, message.body))
+    return msgspec.structs.replace(message, body=to_declared_type(process, message.type, message.body))

@@ -1,8 +1,8 @@
-"""Which system calls of a durable process are kept, which wait for the disk, and which are made again at a replay.
+"""The table of system calls: which a durable process records, which wait for the disk, which a replay executes again.
 
-Read by the replay. A call that is not here leaves no trace and is made again: it only looks (`Ps`), or hands out what
-lives in this life alone (`StartThread`). `WriteLog` is not kept either; while a thread replays its lines are dropped,
-as they were written when it came there first.
+Read by the replay. A call that is not in the table is never recorded and is executed again: it only reads (`Ps`), or
+creates something that exists in memory only (`StartThread`). `WriteLog` is not in the table either; the replay drops
+the lines that a thread logs while it replays, because they were logged the first time.
 """
 
 from __future__ import annotations
@@ -62,32 +62,31 @@ from ipc.syscalls import (
 
 
 class RecordingRule(enum.Enum):
-    """How a call is kept. Names say what waits for what."""
+    """How a call is recorded, and whether it waits for the disk before it executes and after."""
 
-    SYNC_BEFORE_AND_AFTER = (
-        "made once all before it is on disk, and answered once it is itself"  # others see what it does
-    )
-    SYNC_AFTER = "answered once it is on disk"  # what it does is in the journal, or costs something
-    SYNC_BEFORE = "made once all before it is on disk, and answered at once"  # lost with the daemon, it is shown twice
-    ASYNC = "answered at once"  # nobody else sees it: lost with the daemon, it is had anew, before any effect
-    REEXECUTE = "made again at a replay"  # its effect lives in this life alone; only an error is kept
+    # "All before" are the earlier changes of the process and records of its calls.
+    SYNC_BEFORE_AND_AFTER = "executes when all before is on disk, returns when its record is"  # others see its effect
+    SYNC_AFTER = "returns when its record is on disk"  # its effect is in the journal too, or has a cost
+    SYNC_BEFORE = "executes when all before is on disk, and returns immediately"  # without a record it happens twice
+    ASYNC = "returns immediately"  # nobody else sees it: if its record is lost, it executes again before any effect
+    REEXECUTE = "a replay executes it again"  # its effect exists in memory only; errors are recorded
 
 
 RULES: dict[type[Syscall], RecordingRule] = {
-    # Models: what they cost is not paid twice.
+    # Models: a record saves the cost of a second execution.
     Generate: RecordingRule.SYNC_BEFORE_AND_AFTER,
     ScoreText: RecordingRule.SYNC_AFTER,
     EmbedTexts: RecordingRule.SYNC_AFTER,
     # Outside the daemon.
     UseTool: RecordingRule.SYNC_BEFORE_AND_AFTER,
     Emit: RecordingRule.SYNC_BEFORE,
-    # Messages. What goes to a durable mailbox, and what is taken from one, is in the transaction of the call.
+    # Messages. The transaction of the call also adds the message to a durable mailbox, or deletes it from one.
     Send: RecordingRule.SYNC_BEFORE_AND_AFTER,
     Publish: RecordingRule.SYNC_BEFORE_AND_AFTER,
     Call: RecordingRule.SYNC_BEFORE_AND_AFTER,
     Reply: RecordingRule.SYNC_BEFORE_AND_AFTER,
     Receive: RecordingRule.SYNC_AFTER,
-    # In one transaction with what it changes of a name, a subscription or the private memory.
+    # The transaction of the call also changes the name, subscription or private memory.
     Register: RecordingRule.ASYNC,
     Unregister: RecordingRule.ASYNC,
     Subscribe: RecordingRule.ASYNC,
@@ -96,12 +95,12 @@ RULES: dict[type[Syscall], RecordingRule] = {
     MemorySet: RecordingRule.ASYNC,
     MemoryDelete: RecordingRule.ASYNC,
     MemoryKeys: RecordingRule.ASYNC,
-    # Regions are everybody's.
+    # All processes see the regions.
     SharedGet: RecordingRule.ASYNC,
     SharedWatch: RecordingRule.ASYNC,
     SharedSet: RecordingRule.SYNC_BEFORE_AND_AFTER,
     SharedDelete: RecordingRule.SYNC_BEFORE_AND_AFTER,
-    # Other processes. The end of a child is kept when it comes, before any wait for it.
+    # Other processes. The end of a child is persisted when it happens, even if no call waits for it.
     Spawn: RecordingRule.SYNC_BEFORE_AND_AFTER,
     Wait: RecordingRule.ASYNC,
     Kill: RecordingRule.SYNC_BEFORE_AND_AFTER,
@@ -109,19 +108,19 @@ RULES: dict[type[Syscall], RecordingRule] = {
     Resume: RecordingRule.SYNC_BEFORE_AND_AFTER,
     Nice: RecordingRule.SYNC_BEFORE_AND_AFTER,
     Supervise: RecordingRule.SYNC_BEFORE_AND_AFTER,
-    # Made anew at a replay where the other is there.
+    # A replay makes them again if the other process exists.
     Link: RecordingRule.ASYNC,
     Unlink: RecordingRule.ASYNC,
     Monitor: RecordingRule.ASYNC,
     Demonitor: RecordingRule.REEXECUTE,
-    # Time and chance. A sleep is kept when it begins, with its end.
+    # Time and random numbers. A sleep is recorded when it begins, with its end.
     GetTime: RecordingRule.ASYNC,
     DrawRandom: RecordingRule.ASYNC,
     Sleep: RecordingRule.ASYNC,
     Checkpoint: RecordingRule.SYNC_AFTER,
-    # An event that was set was set; who set it may be gone.
+    # A replay does not wait again for an event: the process that set it may be gone.
     WaitForEvent: RecordingRule.ASYNC,
-    # State of this life, which a replay builds up anew.
+    # State in memory only, which a replay builds up again.
     SetEvent: RecordingRule.REEXECUTE,
     ClearEvent: RecordingRule.REEXECUTE,
     AcquireLock: RecordingRule.REEXECUTE,
@@ -133,7 +132,6 @@ RULES: dict[type[Syscall], RecordingRule] = {
     WaitAtBarrier: RecordingRule.REEXECUTE,
 }
 
-FIRST = frozenset({RecordingRule.SYNC_BEFORE_AND_AFTER, RecordingRule.SYNC_BEFORE})  # all before it has to be on disk
-LAST = frozenset(
-    {RecordingRule.SYNC_BEFORE_AND_AFTER, RecordingRule.SYNC_AFTER}
-)  # it has to be on disk before it is answered
+# Rules by which a call executes only when all before is on disk, and by which it returns only when its record is.
+WAITS_BEFORE = frozenset({RecordingRule.SYNC_BEFORE_AND_AFTER, RecordingRule.SYNC_BEFORE})
+WAITS_AFTER = frozenset({RecordingRule.SYNC_BEFORE_AND_AFTER, RecordingRule.SYNC_AFTER})

@@ -1,6 +1,6 @@
-"""Shared regions that survive the daemon: written down as they change, and there again before anybody looks.
+"""Durable shared regions: persisted when they change, and restored before the daemon answers any call.
 
-Called by shared memory for the regions that were set as durable.
+Called by shared memory for the regions that were set with `durable`. It never holds a value itself.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from kernel.core.process import Process
 from kernel.durable.commits import CommitReceipt, Commits
 from kernel.durable.recorded_call import raw
 from kernel.journal.changes import DropRegion, PutRegion
-from kernel.journal.histories import Opening
+from kernel.journal.histories import RecoveredState
 from kernel.memory.shared import Region, SharedMemory
 
 log = structlog.get_logger("kernel.durable")
 
 
 class DurableRegions:
-    """A durable process waits for the commit of its call, which is that of the change; all others for the change."""
+    """Persists changes. A durable process gets no receipt: it waits for its record, in the same transaction."""
 
     def __init__(self, shared: SharedMemory, commits: Commits) -> None:
         self._shared = shared
@@ -29,20 +29,20 @@ class DurableRegions:
 
     def changed(self, process: Process, name: str, region: Region) -> CommitReceipt | None:
         value = bytes(raw(region.value))
-        number = self._commits.keep(PutRegion(name, region.version, region.owner, value))
+        number = self._commits.persist(PutRegion(name, region.version, region.owner, value))
         return CommitReceipt(self._commits, number) if process.durable is None else None
 
     def deleted(self, process: Process, name: str) -> CommitReceipt | None:
-        number = self._commits.keep(DropRegion(name))
+        number = self._commits.persist(DropRegion(name))
         return CommitReceipt(self._commits, number) if process.durable is None else None
 
-    def restore(self, opening: Opening) -> None:
-        """Have the regions of an earlier life again. One that cannot be read is named and left out."""
-        self._shared.begin_after(opening.version)
+    def restore(self, opening: RecoveredState) -> None:
+        """Restore the regions that the journal has. One that cannot be decoded is logged and skipped."""
+        self._shared.start_ids_after(opening.version)
         for name, version, owner, value in opening.regions:
             try:
                 decode(value)
             except MalformedFrame as error:
-                log.error("a durable region cannot be read", name=name, error=error.message)
+                log.error("skipped a durable region that cannot be read", name=name, error=error.message)
             else:
                 self._shared.restore(name, version, owner, msgspec.Raw(value))

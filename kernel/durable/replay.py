@@ -1,8 +1,8 @@
-"""The replay: what the context of a durable process takes for the gate.
+"""The replay: the context of a durable process makes its calls through it instead of the gate.
 
-A call that was completed in an earlier life is answered from the journal, and nothing is done; any other goes through
-the gate, and what came of it is handed over once it is kept. `kernel.durable.recording_rules` says for each kind of
-call what waits for what. It decides nothing of what a call does.
+A call that has a record is answered from the record and has no effect. Any other call goes through the gate, and its
+outcome is recorded. `kernel.durable.recording_rules` says for each kind of call when it waits for the disk. The replay
+never implements a call: handlers do.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from kernel.core.fiber import PARK
 from kernel.core.process import Process, Thread
 from kernel.durable import timeouts
 from kernel.durable.commits import Commits
-from kernel.durable.history import CallHistory, Key, history_of
+from kernel.durable.history import CallHistory, CallKey, history_of
 from kernel.durable.recorded_call import (
     CallFingerprint,
     Outcome,
@@ -37,26 +37,30 @@ from kernel.durable.recorded_call import (
     RecordedFailure,
     RecordedRegion,
     RecordedValue,
-    asked,
+    fingerprint_of,
     raw,
     revealed,
 )
-from kernel.durable.recording_rules import FIRST, LAST, RULES, RecordingRule
+from kernel.durable.recording_rules import RULES, WAITS_AFTER, WAITS_BEFORE, RecordingRule
 from kernel.durable.state import DurableState
-from kernel.gate import BURST, Gate
+from kernel.gate import CALLS_PER_TURN, Gate
 from kernel.journal.changes import PutCall, TaskProgressed
-from kernel.lib.units import measured
+from kernel.lib.units import isolate_and_measure
 from kernel.memory.shared import SharedMemory
 from kernel.processes.exit import ProcessExit
 
-AHEAD = 256  # commits that may be under way while a thread goes on
+MAX_COMMITS_AHEAD = 256  # commits that may be in progress while a thread continues
 
-Handler = Callable[[Process, Any, Key], Coroutine[Any, Any, Any]]
-Again = Callable[[Process, Any, Any], Coroutine[Any, Any, None]]
+Handler = Callable[[Process, Any, CallKey], Coroutine[Any, Any, Any]]
+Restorer = Callable[[Process, Any, Any], Coroutine[Any, Any, None]]
 
 
 class Replay:
-    """`handlers` make calls in ways of their own; `again` builds up what a call from the journal left in the kernel."""
+    """Stands in for the gate, for durable processes.
+
+    `handlers` make calls in place of the gate's handlers. `restorers` rebuild, after a call was answered from its
+    record, the state that it had left in the kernel's memory.
+    """
 
     def __init__(
         self, gate: Gate, commits: Commits, process_exit: ProcessExit, shared: SharedMemory, state: DurableState
@@ -67,9 +71,9 @@ class Replay:
         self._shared = shared
         self._state = state
         self.handlers: dict[type[Syscall], Handler] = {}
-        self.again: dict[type[Syscall], Again] = {}
+        self.restorers: dict[type[Syscall], Restorer] = {}
 
-    # ---- as the gate
+    # ---- in place of the gate
 
     async def call(self, process: Process, call: Syscall) -> Any:
         """Make `call`, or answer it from the journal."""
@@ -80,100 +84,106 @@ class Replay:
         history, thread = history_of(process), cast("Thread", asyncio.current_task())
         if kind is Checkpoint:
             return await self._state.checkpoint(process, history, thread, cast("Checkpoint", call))
-        key = history.next(thread.path)
+        key = history.next_key(thread.path)
         recorded = history.records.pop(key, None)
-        question = asked(call)
+        fingerprint = fingerprint_of(call)
         if recorded is None:
             if rule is RecordingRule.REEXECUTE:
-                return await self._made_again(process, thread, call, key, question)
-            return await self._made(process, thread, call, key, question, rule)
+                return await self._reexecute(process, thread, call, key, fingerprint)
+            return await self._execute(process, thread, call, key, fingerprint, rule)
         process.calls += 1
-        if not process.calls % BURST:
-            await _give_way(process, thread)
-        outcome = self._read(process, key, question, recorded)
-        if outcome is None:  # the process has been ended
-            await _for_ever(thread, "its end")
-        return await self._recall(process, thread, call, key, question, outcome)
+        if not process.calls % CALLS_PER_TURN:
+            await _yield_to_others(process, thread)
+        outcome = self._matching_outcome(process, key, fingerprint, recorded)
+        if outcome is None:  # the task has been failed, and this process with it
+            await _wait_forever(thread, "its end")
+        return await self._answer_from_record(process, thread, call, key, fingerprint, outcome)
 
     def call_now(self, process: Process, call: Syscall) -> Any:
-        """Make `call`, which never waits. A line for the log was written before if the thread has been here before."""
+        """Make `call`, which never waits. Drop a log line while the thread replays: it was written the first time."""
         thread = asyncio.current_task()
-        if type(call) is WriteLog and isinstance(thread, Thread) and history_of(process).replays(thread.path):
+        if type(call) is WriteLog and isinstance(thread, Thread) and history_of(process).is_replaying(thread.path):
             return None
         return self._gate.call_now(process, call)
 
-    # ---- for the first time
+    # ---- calls without a record
 
-    async def _made(
-        self, process: Process, thread: Thread, call: Syscall, key: Key, question: CallFingerprint, rule: RecordingRule
+    async def _execute(
+        self,
+        process: Process,
+        thread: Thread,
+        call: Syscall,
+        key: CallKey,
+        fingerprint: CallFingerprint,
+        rule: RecordingRule,
     ) -> Any:
         history = history_of(process)
         try:
-            if rule in FIRST:
-                await self._commits.reach(thread, history.last)
+            if rule in WAITS_BEFORE:
+                await self._commits.wait(thread, history.last_commit)
             if type(call) is Sleep:
-                self._keep(history, key, question, RecordedDeadline(time.time() + timeouts.seconds(call)))
-            answer = await self._perform(process, call, key, question)
+                self._record(history, key, fingerprint, RecordedDeadline(time.time() + timeouts.seconds(call)))
+            answer = await self._run_handler(process, call, key, fingerprint)
             outcome = self._outcome(process, call, answer)
         except asyncio.CancelledError:
             if not process.dying:
-                self._keep(history, key, question, RecordedCancellation())
+                self._record(history, key, fingerprint, RecordedCancellation())
             raise
         except ShuttingDown:
-            await _for_ever(thread, "the next start of the daemon")
+            await _wait_forever(thread, "the next start of the daemon")
         except LlmosError as error:
-            await self._failed(process, thread, key, question, error, rule)
+            await self._record_failure(process, thread, key, fingerprint, error, rule)
             raise
         if type(call) is Sleep:
             return None
-        number = self._keep(history, key, question, outcome)
-        if rule in LAST or number - self._commits.done > AHEAD:
-            await self._commits.hand_over(thread, number)
+        number = self._record(history, key, fingerprint, outcome)
+        if rule in WAITS_AFTER or number - self._commits.committed > MAX_COMMITS_AHEAD:
+            await self._commits.wait_deferring_cancellation(thread, number)
         return revealed(process, call, outcome.value) if isinstance(outcome, RecordedValue) else answer
 
-    async def _made_again(
-        self, process: Process, thread: Thread, call: Syscall, key: Key, question: CallFingerprint
+    async def _reexecute(
+        self, process: Process, thread: Thread, call: Syscall, key: CallKey, fingerprint: CallFingerprint
     ) -> Any:
         try:
             return await self._gate.call(process, call)
         except asyncio.CancelledError:
             if not process.dying:
-                self._keep(history_of(process), key, question, RecordedCancellation())
+                self._record(history_of(process), key, fingerprint, RecordedCancellation())
             raise
         except LlmosError as error:
-            await self._failed(process, thread, key, question, error, RecordingRule.REEXECUTE)
+            await self._record_failure(process, thread, key, fingerprint, error, RecordingRule.REEXECUTE)
             raise
 
-    async def _perform(self, process: Process, call: Syscall, key: Key, question: CallFingerprint) -> Any:
+    async def _run_handler(self, process: Process, call: Syscall, key: CallKey, fingerprint: CallFingerprint) -> Any:
         handler = self.handlers.get(type(call))
         due = timeouts.due(call)
         if due is None:
-            keeping = None
+            timer = None
         else:
-            row = PutCall(process.pid, *key, encode(question), encode(RecordedDeadline(due)))
-            keeping = asyncio.get_running_loop().call_later(timeouts.KEPT_AFTER, self._commits.keep, row)
+            row = PutCall(process.pid, *key, encode(fingerprint), encode(RecordedDeadline(due)))
+            timer = asyncio.get_running_loop().call_later(timeouts.PERSIST_AFTER, self._commits.persist, row)
         try:
             if handler is None:
                 return await self._gate.call(process, call)
             return await self._gate.call_by(process, call, partial(handler, process, call, key))
         finally:
-            if keeping is not None:
-                keeping.cancel()
+            if timer is not None:
+                timer.cancel()
 
-    async def _failed(
+    async def _record_failure(
         self,
         process: Process,
         thread: Thread,
-        key: Key,
-        question: CallFingerprint,
+        key: CallKey,
+        fingerprint: CallFingerprint,
         error: LlmosError,
         rule: RecordingRule,
     ) -> None:
         if process.dying:
             return
-        number = self._keep(history_of(process), key, question, RecordedFailure(to_wire(error)))
-        if rule in LAST:
-            await self._commits.hand_over(thread, number)
+        number = self._record(history_of(process), key, fingerprint, RecordedFailure(to_wire(error)))
+        if rule in WAITS_AFTER:
+            await self._commits.wait_deferring_cancellation(thread, number)
 
     def _outcome(self, process: Process, call: Syscall, answer: Any) -> Outcome:
         """Raises `NotEncodable`."""
@@ -181,108 +191,117 @@ class Replay:
             return RecordedRegion(answer.name, raw(self._shared.value(answer.name)))
         return RecordedValue(raw(answer), process.prompt_tokens, process.generated_tokens)
 
-    def _keep(self, history: CallHistory, key: Key, question: CallFingerprint, outcome: Outcome) -> int:
-        row = PutCall(history.pid, *key, encode(question), encode(outcome))
-        tree = history.tree
-        if tree.advanced:
-            history.last = self._commits.keep(row)
+    def _record(self, history: CallHistory, key: CallKey, fingerprint: CallFingerprint, outcome: Outcome) -> int:
+        row = PutCall(history.pid, *key, encode(fingerprint), encode(outcome))
+        task = history.task
+        if task.progressed:
+            history.last_commit = self._commits.persist(row)
         else:
-            tree.advanced = True
-            history.last = self._commits.keep(row, TaskProgressed(tree.id))
-        return history.last
+            task.progressed = True
+            history.last_commit = self._commits.persist(row, TaskProgressed(task.id))
+        return history.last_commit
 
-    # ---- once more
+    # ---- calls with a record
 
-    def _read(
-        self, process: Process, key: Key, question: CallFingerprint, recorded: tuple[bytes, bytes]
+    def _matching_outcome(
+        self, process: Process, key: CallKey, fingerprint: CallFingerprint, recorded: tuple[bytes, bytes]
     ) -> Outcome | None:
-        """What came of a call the first time. None: it was another call, or nobody can tell; the task ends by that."""
+        """The recorded outcome. None if it belongs to another call or cannot be decoded: then the task fails."""
         history = history_of(process)
         try:
             before = decode(recorded[0], CallFingerprint)
             outcome: Outcome = decode(recorded[1], Outcome)
         except MalformedFrame as error:
-            self._end(history, _unreadable(process, key, error))
+            self._fail_task(history, _unreadable(process, key, error))
             return None
-        if (before.kind, before.digest) == (question.kind, question.digest):
+        if (before.kind, before.digest) == (fingerprint.kind, fingerprint.digest):
             return outcome
         version = history.row.version if history.row is not None else history.version
-        changed = "" if version == history.version else "; its code has changed since it began"
-        self._end(
+        changed = "" if version == history.version else "; its code has changed since it started"
+        self._fail_task(
             history,
             ReplayDiverged(
-                f"{process.program} took another way than before the daemon ended, at call {key.number} of thread "
-                f"{key.thread}. Then: {before}. Now: {question}{changed}. What a durable agent does may depend on the "
-                "answers to its calls alone: on ctx.time() and ctx.random(), not on time and random",
+                f"{process.program} made another call than in its previous run, as call {key.number} of thread "
+                f"{key.thread}. Then: {before}. Now: {fingerprint}{changed}. The calls of a durable agent may depend "
+                "only on the answers to earlier calls: use ctx.time() and ctx.random(), not the modules of these names",
                 pid=process.pid,
                 thread=key.thread,
                 number=key.number,
                 then=str(before),
-                now=str(question),
+                now=str(fingerprint),
                 version_then=version,
                 version_now=history.version,
             ),
         )
         return None
 
-    async def _recall(
-        self, process: Process, thread: Thread, call: Syscall, key: Key, question: CallFingerprint, outcome: Outcome
+    async def _answer_from_record(
+        self,
+        process: Process,
+        thread: Thread,
+        call: Syscall,
+        key: CallKey,
+        fingerprint: CallFingerprint,
+        outcome: Outcome,
     ) -> Any:
         if type(call) is Call and isinstance(outcome, RecordedFailure | RecordedCancellation):
-            history_of(process).give_up(key)
+            history_of(process).abandon(key)
         match outcome:
-            case RecordedCancellation():  # it comes again, from wherever it came
-                await _for_ever(thread, "its cancellation, as before")
+            case RecordedCancellation():  # whatever cancelled it will cancel it again
+                await _wait_forever(thread, "its cancellation, as in the previous run")
             case RecordedDeadline(due=due) if type(call) is Sleep:
-                if not history_of(process).replays(thread.path):  # else it was over, whatever the clock says by now
-                    await self._sleep_on(process, call, key, question, due)
+                # If the next call has a record, the sleep was over, even if the clock was set back since.
+                if not history_of(process).is_replaying(thread.path):
+                    await self._sleep_remainder(process, call, key, fingerprint, due)
                 return None
             case RecordedDeadline(due=due):
                 rule = RULES[type(call)]
-                return await self._made(process, thread, timeouts.rest(call, due), key, question, rule)
+                return await self._execute(process, thread, timeouts.with_remaining(call, due), key, fingerprint, rule)
             case RecordedFailure(error=error):
                 raise from_wire(error)
             case RecordedRegion(name=name, value=value):
-                kept, size = measured(value)
-                self._shared.put(process, name, kept, size, ephemeral=True)
+                region, size = isolate_and_measure(value)
+                self._shared.put(process, name, region, size, ephemeral=True)
                 return Reference(name, size)
         process.prompt_tokens = max(process.prompt_tokens, outcome.prompt_tokens)
         process.generated_tokens = max(process.generated_tokens, outcome.generated_tokens)
         try:
             answer = revealed(process, call, outcome.value)
         except MalformedFrame as error:
-            self._end(history_of(process), _unreadable(process, key, error))
-            await _for_ever(thread, "its end")
-        again = self.again.get(type(call))
-        if again is not None:
-            await again(process, call, answer)
+            self._fail_task(history_of(process), _unreadable(process, key, error))
+            await _wait_forever(thread, "its end")
+        restore = self.restorers.get(type(call))
+        if restore is not None:
+            await restore(process, call, answer)
         return answer
 
-    async def _sleep_on(self, process: Process, call: Sleep, key: Key, question: CallFingerprint, due: float) -> None:
-        """Sleep for the rest; if the clock was set back meanwhile, for no longer than was asked for."""
+    async def _sleep_remainder(
+        self, process: Process, call: Sleep, key: CallKey, fingerprint: CallFingerprint, due: float
+    ) -> None:
+        """Sleep until `due`, but never longer than the call asked for: the clock may have been set back."""
         rest = min(max(due - time.time(), 0.0), timeouts.seconds(call))
         try:
             await self._gate.call(process, Sleep(rest))
         except asyncio.CancelledError:
             if not process.dying:
-                self._keep(history_of(process), key, question, RecordedCancellation())
+                self._record(history_of(process), key, fingerprint, RecordedCancellation())
             raise
 
     # ---- inside
 
-    def _end(self, history: CallHistory, error: LlmosError) -> None:
-        root = history.tree.root
+    def _fail_task(self, history: CallHistory, error: LlmosError) -> None:
+        root = history.task.root
         if root is not None:
             self._process_exit.finish(root, "failed", error=to_wire(error))
 
 
-def _unreadable(process: Process, key: Key, error: LlmosError) -> HistoryDamaged:
+def _unreadable(process: Process, key: CallKey, error: LlmosError) -> HistoryDamaged:
     where = f"call {key.number} of thread {key.thread} of process {process.pid}"
-    return HistoryDamaged(f"{where} cannot be read in the journal: {error.message}", pid=process.pid)
+    return HistoryDamaged(f"{where} cannot be decoded from the journal: {error.message}", pid=process.pid)
 
 
-async def _give_way(process: Process, thread: Thread) -> None:
-    """Let others run, in a long replay. A cancellation that comes now did not come then: it is for the next wait."""
+async def _yield_to_others(process: Process, thread: Thread) -> None:
+    """Let other threads run during a long replay. A cancellation now was not part of the replayed call: defer it."""
     try:
         await asyncio.sleep(0)
     except asyncio.CancelledError as error:
@@ -291,7 +310,7 @@ async def _give_way(process: Process, thread: Thread) -> None:
         thread.defer(error)
 
 
-async def _for_ever(thread: Thread, why: str) -> NoReturn:
+async def _wait_forever(thread: Thread, why: str) -> NoReturn:
     while True:
         thread.waits_for = why
         await PARK

@@ -1,7 +1,7 @@
-"""What a durable process keeps besides its calls: private memory, names and subscriptions; and its checkpoints.
+"""Persists the private memory, names and subscriptions of a durable process, and its checkpoints.
 
-The handlers of a durable process are called by the replay: each makes the call as for any process, and has the change
-written in the transaction that keeps the call.
+Called by the replay. A handler makes the call as for any process, and persists the change in the transaction that
+records the call. It never restores: `kernel.durable.processes` does, when a process restarts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ipc.syscalls import (
 )
 from kernel.core.process import Process, Thread
 from kernel.durable.commits import Commits
-from kernel.durable.history import CallHistory, Key
+from kernel.durable.history import CallHistory, CallKey
 from kernel.durable.recorded_call import raw
 from kernel.gate import Gate
 from kernel.journal.changes import (
@@ -40,12 +40,12 @@ from kernel.journal.changes import (
 
 
 class DurableState:
-    """Writes down what changes."""
+    """`changes` maps each kind of call to a function that returns the change to persist."""
 
     def __init__(self, gate: Gate, commits: Commits) -> None:
         self._gate = gate
         self._commits = commits
-        self.kept: dict[type[Syscall], Callable[[Process, Any], Change]] = {
+        self.changes: dict[type[Syscall], Callable[[Process, Any], Change]] = {
             MemorySet: lambda process, call: PutMemory(process.pid, call.key, bytes(raw(call.value))),
             MemoryDelete: lambda process, call: DropMemory(process.pid, call.key),
             Register: lambda process, call: PutName(call.name, call.pid or process.pid),
@@ -54,32 +54,33 @@ class DurableState:
             Unsubscribe: lambda process, call: DropSubscription(process.pid, call.pattern),
         }
 
-    async def change(self, process: Process, call: Syscall, key: Key) -> Any:
-        """One of the calls in `kept`."""
+    async def make(self, process: Process, call: Syscall, key: CallKey) -> Any:
+        """Make a call of a kind in `changes`, and persist its change."""
         answer = await self._gate.answer(process, call)
-        self._commits.keep(self.kept[type(call)](process, call))
+        self._commits.persist(self.changes[type(call)](process, call))
         return answer
 
     async def checkpoint(self, process: Process, history: CallHistory, thread: Thread, call: Checkpoint) -> Any:
-        """The first one of a life gives back what the last one of an earlier life kept.
+        """Persist the state, and drop all records of the process; return the state.
 
-        It is no call among others: it cuts them, and has no number.
+        The first checkpoint after a restart instead returns the state of the last checkpoint before. A checkpoint
+        separates the calls before and after it; it has no number and no record itself.
         """
         if len(process.threads) > 1 or process.children:
             raise CheckpointRefused(
                 f"process {process.pid} has {len(process.threads)} threads and {len(process.children)} children; a "
-                "checkpoint is taken when the first thread alone is left: await the others before it",
+                "checkpoint needs a process with its first thread only and no child: wait for the others to end",
                 threads=len(process.threads),
                 children=len(process.children),
             )
         row = history.row
-        thread.offspring = 0
+        thread.started_threads = 0
         if row is not None and row.epoch > history.epoch:
-            history.cut(row.epoch)
+            history.start_epoch(row.epoch)
             return decode(row.state or b"\xc0")
         state = raw(call.state)
-        history.cut(history.epoch + 2)
-        kept = Checkpointed(process.pid, history.epoch, bytes(state), encode(list(process.pending_calls or ())))
-        history.last = self._commits.keep(kept, TaskProgressed(history.tree.id))
-        await self._commits.hand_over(thread, history.last)
+        history.start_epoch(history.epoch + 2)
+        checkpoint = Checkpointed(process.pid, history.epoch, bytes(state), encode(list(process.pending_calls or ())))
+        history.last_commit = self._commits.persist(checkpoint, TaskProgressed(history.task.id))
+        await self._commits.wait_deferring_cancellation(thread, history.last_commit)
         return state

@@ -1,6 +1,7 @@
-"""What time, random numbers and checkpoints are to a process that is not durable: the plain ones, and nothing at all.
+"""The plain handlers of time, random numbers and checkpoints: they read the clock, draw, and do nothing.
 
-Its handlers are called by the gate, also by the replay of a durable process for what is not in the journal yet.
+Called by the gate for any process; for a durable process, by way of its replay, for calls that have no record. They
+never persist anything.
 """
 
 from __future__ import annotations

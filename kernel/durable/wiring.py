@@ -1,6 +1,7 @@
-"""The subsystem of durable processes, put together: made by the kernel if it has a journal.
+"""Builds and connects the parts of the durable subsystem, and gives them the contents of the journal when it opens.
 
-The task subsystem begins their tasks through it. It holds nothing but its parts.
+Made by the kernel if it has a journal. The task subsystem starts durable processes through `processes`. It never
+handles a call itself.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from functools import partial
 
 from ipc.syscalls import Call, Generate, Link, Monitor, Publish, Receive, Reply, Send, Spawn, Unlink, Wait
 from kernel.durable.commits import Commits
-from kernel.durable.generations import CheckpointedModels, DurableGenerations, count
+from kernel.durable.generations import CheckpointedModels, DurableGenerations, restore_count
 from kernel.durable.links import DurableLinks
 from kernel.durable.messages import DurableMessages
 from kernel.durable.pending_restarts import PendingRestarts
@@ -19,7 +20,7 @@ from kernel.durable.replay import Replay
 from kernel.durable.state import DurableState
 from kernel.gate import Gate
 from kernel.journal.changes import DaemonStable
-from kernel.journal.histories import Opening
+from kernel.journal.histories import RecoveredState
 from kernel.journal.journal import Journal
 from kernel.memory.shared import SharedMemory
 from kernel.messages.messaging import Messaging
@@ -27,11 +28,11 @@ from kernel.messages.publish import Publisher
 from kernel.processes.lifecycle import Lifecycle
 from kernel.supervision.links import Links
 
-LASTED = 600.0  # seconds of a life after which no durable task is blamed for its end: who only waits keeps nothing
+STABLE_AFTER = 600.0  # seconds of a run after which its crash does not count against durable tasks
 
 
 class Durability:
-    """`processes` begins durable processes, `commits` writes what they change."""
+    """`processes` starts durable processes, and `commits` persists their changes."""
 
     def __init__(
         self,
@@ -43,34 +44,45 @@ class Durability:
         links: Links,
         shared: SharedMemory,
         models: CheckpointedModels,
-        arrivals: PendingRestarts,
+        pending_restarts: PendingRestarts,
     ) -> None:
         self._table = lifecycle.table
         self._loop = lifecycle.dispatcher.loop
         self._messaging = messaging
-        self._arrivals = arrivals
+        self._pending_restarts = pending_restarts
         self.commits = commits = Commits(journal)
         self.regions = DurableRegions(shared, commits)
-        messages = DurableMessages(messaging, publication, commits, lifecycle.table.alive, arrivals)
-        kin = DurableLinks(links, commits, arrivals)
+        messages = DurableMessages(messaging, publication, commits, lifecycle.table.alive, pending_restarts)
+        durable_links = DurableLinks(links, commits, pending_restarts)
         state = DurableState(gate, commits)
         replay = Replay(gate, commits, lifecycle.process_exit, shared, state)
         context = partial(lifecycle.make_context, replay)
-        self.processes = processes = DurableProcesses(gate, commits, arrivals, messages, lifecycle, context)
+        self.processes = processes = DurableProcesses(gate, commits, pending_restarts, messages, lifecycle, context)
         self.generations = generations = DurableGenerations(models, commits, processes)
         replay.handlers.update({Send: messages.send, Call: messages.call, Reply: messages.reply})
         replay.handlers.update({Publish: messages.publish, Spawn: processes.spawn, Wait: processes.wait})
-        replay.handlers.update(dict.fromkeys(state.kept, state.change))
-        replay.handlers.update({Monitor: kin.monitor, Link: kin.link, Generate: generations.generate})
-        replay.again.update({Monitor: kin.monitored, Link: kin.linked, Unlink: kin.unlinked, Generate: count})
-        replay.again.update({Receive: messages.received, Reply: messages.replied, Spawn: processes.spawned})
+        replay.handlers.update(dict.fromkeys(state.changes, state.make))
+        replay.handlers.update(
+            {Monitor: durable_links.monitor, Link: durable_links.link, Generate: generations.generate}
+        )
+        replay.restorers.update(
+            {
+                Monitor: durable_links.restore_monitor,
+                Link: durable_links.restore_link,
+                Unlink: durable_links.restore_unlink,
+                Generate: restore_count,
+            }
+        )
+        replay.restorers.update(
+            {Receive: messages.restore_receive, Reply: messages.restore_reply, Spawn: processes.restore_spawn}
+        )
 
-    def opened(self, opening: Opening) -> None:
-        """The journal is open: take up what has to be known before anybody is answered."""
+    def opened(self, opening: RecoveredState) -> None:
+        """Restore the ids, regions, files and pending restarts, before the kernel answers any call."""
         self._table.last_pid = max(self._table.last_pid, opening.pid)
-        self._messaging.begin_after(opening.message)
+        self._messaging.start_ids_after(opening.message)
         self.regions.restore(opening)
         self.generations.opened(opening)
-        self._arrivals.expect(opening.expected, opening.names)
+        self._pending_restarts.expect(opening.expected, opening.names)
         if opening.expected:
-            self._loop.call_later(LASTED, self.commits.keep, DaemonStable())
+            self._loop.call_later(STABLE_AFTER, self.commits.persist, DaemonStable())

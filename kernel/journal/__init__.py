@@ -1,1 +1,1 @@
-"""The journal: what has to survive the daemon, in SQLite, written by one thread that commits for many at once."""
+"""The journal: all that has to survive the daemon, in SQLite. One thread commits many requests together."""

@@ -1,7 +1,8 @@
-"""A copy of the journal while it is in use: a file that a daemon can start on.
+"""The online backup: copies the journal while it is in use, to a file that a daemon can start on.
 
-Made and moved on by the journal's thread, some pages between two transactions, by SQLite's online backup. What is
-written meanwhile goes into the copy, too, so it is the journal of the moment at which the copy is finished.
+The journal's thread copies some pages between two transactions with SQLite's online backup. It copies later writes as
+well, so the file is the journal at the moment at which the copy is finished. It never blocks a commit for longer than
+one step, and never leaves an unfinished file.
 """
 
 from __future__ import annotations
@@ -17,70 +18,70 @@ from ipc.errors import BackupFailed, Busy, JournalUnavailable, LlmosError
 from kernel.journal.requests import Copy
 from kernel.journal.store import Store
 
-STEP = 128  # pages of 4 KiB that are copied between two transactions
+STEP = 128  # pages of 4 KiB copied between two transactions
 
 
 class BackupJob:
-    """The copy that is being made, if one is. `answer` is called with a `Copy` that has its outcome."""
+    """The backup in progress, if there is one. `answer` is called with the `Copy` once it has its outcome."""
 
     def __init__(self, answer: Callable[[Copy], None]) -> None:
         self._answer = answer
-        self._current: tuple[Copy, Backup] | None = None
+        self._current: tuple[Copy, BackupCopy] | None = None
 
     @property
-    def under_way(self) -> bool:
+    def in_progress(self) -> bool:
         return self._current is not None
 
-    def begin(self, one: Copy, store: Store | None) -> bool:
-        """Whether it is being made; if not, its outcome says why."""
+    def start(self, request: Copy, store: Store | None) -> bool:
+        """Start a backup and return True; if that fails, set the outcome of the operation and return False."""
         try:
             if store is None:
-                raise JournalUnavailable("the journal cannot be read; look at the disk of the state folder")
+                raise JournalUnavailable("the journal cannot be read; check the disk of the state folder")
             if self._current is not None:
-                raise Busy("the journal is being copied already; try again when that is done", retry_after=1.0)
-            self._current = one, Backup(store, one.path)
+                raise Busy("another backup is in progress; try again when it is done", retry_after=1.0)
+            self._current = request, BackupCopy(store, request.path)
         except LlmosError as error:
-            one.outcome = error
-        return one.outcome is None
+            request.outcome = error
+        return request.outcome is None
 
     def step(self) -> None:
-        """Copy on, if there is anything to copy."""
+        """Copy some more pages, if a backup is in progress."""
         if self._current is None:
             return
-        one, backup = self._current
+        request, backup = self._current
         try:
-            one.outcome = backup.step()
+            request.outcome = backup.step()
         except BackupFailed as error:
-            one.outcome = error
-        if one.outcome is not None:
+            request.outcome = error
+        if request.outcome is not None:
             self._current = None
-            self._answer(one)
+            self._answer(request)
 
-    def give_up(self, why: str) -> None:
-        """The journal is about to be closed: leave nothing of what is not whole."""
+    def abort(self, why: str) -> None:
+        """Delete the unfinished copy because the journal is about to be closed, and answer with the reason."""
         if self._current is None:
             return
-        (one, backup), self._current = self._current, None
-        backup.give_up()
-        one.outcome = BackupFailed(f"{backup.path} was not finished: {why}")
-        self._answer(one)
+        (request, backup), self._current = self._current, None
+        backup.abort()
+        request.outcome = BackupFailed(f"{backup.path} was not finished: {why}")
+        self._answer(request)
 
 
-class Backup:
-    """A copy on its way to `path`, where there must be nothing yet. Of one that fails nothing is left."""
+class BackupCopy:
+    """A copy in the making at `path`, which must not exist yet. A copy that fails is deleted."""
 
     def __init__(self, store: Store, path: Path) -> None:
         """Raises `BackupFailed`."""
         self.path = path
         self._source = store.db
         if not path.is_absolute():
-            raise BackupFailed(f"{path} is no absolute path, and the daemon may stand in another folder")
+            raise BackupFailed(f"{path} is no absolute path; give one, since the daemon may run in another folder")
         if "\0" in str(path):
-            raise BackupFailed(f"{str(path)!r} is no path: it has a null character")
+            raise BackupFailed(f"{str(path)!r} is no path: it contains a null character")
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         except FileExistsError:
-            raise BackupFailed(f"{path} exists, and is not overwritten; choose another name") from None
+            raise BackupFailed(f"{path} exists and is not overwritten; choose another name") from None
         except OSError as error:
             raise BackupFailed(f"cannot write {path}: {error.strerror}") from None
         try:
@@ -92,10 +93,10 @@ class Backup:
             raise BackupFailed(f"cannot write {path}: {error}") from None
 
     def step(self) -> int | None:
-        """Copy on. The size of the copy in bytes once it is whole and on the disk, else None. Raises `BackupFailed`."""
+        """Copy some pages. Returns the size in bytes once the copy is whole and on disk. Raises `BackupFailed`."""
         try:
             before, self._pages = self._pages, self._count()
-            # As many more as came since, so that it comes to an end however fast the journal grows.
+            # Also as many pages as the journal has grown by, so that the copy ends however fast the journal grows.
             self._backup.step(STEP + max(self._pages - before, 0))
             if not self._backup.done:
                 return None
@@ -103,15 +104,15 @@ class Backup:
             self._finish()
             return self.path.stat().st_size
         except (apsw.Error, OSError) as error:
-            self.give_up()
+            self.abort()
             raise BackupFailed(f"cannot write {self.path}: {_why(error)}") from None
 
     def _count(self) -> int:
-        """The pages of the journal now."""
+        """The present number of pages in the journal."""
         return int(next(iter(self._source.execute("PRAGMA page_count")))[0])
 
-    def give_up(self) -> None:
-        """Leave nothing of it."""
+    def abort(self) -> None:
+        """Delete the copy."""
         with contextlib.suppress(apsw.Error):
             self._backup.close(True)
         with contextlib.suppress(apsw.Error):
@@ -120,7 +121,7 @@ class Backup:
             self.path.unlink(missing_ok=True)
 
     def _finish(self) -> None:
-        """Make it one file, of a daemon that died of nothing."""
+        """Turn the copy into a single synced file whose daemon seems to have stopped in order."""
         self._copy.execute("PRAGMA journal_mode = DELETE")
         self._copy.execute("UPDATE stops SET clean = 1")
         self._copy.close()
@@ -133,7 +134,7 @@ class Backup:
 
 
 def _why(error: Exception) -> str:
-    """What went wrong. Of a copy SQLite has the code alone, and for a text that there was no error."""
+    """The reason in words. For a backup SQLite may set only the code, and "not an error" as the text."""
     if isinstance(error, apsw.FullError):
         return "the disk is full"
     return f"SQLite error {error.result}" if str(error) == "not an error" else str(error)  # type: ignore[attr-defined]

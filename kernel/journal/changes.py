@@ -1,7 +1,7 @@
-"""What durable processes have the journal keep besides tasks: each kind of change, with its statements.
+"""The changes that durable processes make in the journal: one class a kind, with the SQL statements that apply it.
 
-Made by the subsystems of the loop, and handed to the journal with `Journal.keep`; written by its thread, in the order
-in which they were asked for.
+Durable subsystems make them on the loop and pass them to `Journal.persist`; the journal's thread writes them in the
+order of the requests. A change never encodes or decodes: its fields are the values of the statements.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import apsw
 
-# A process and all below it: children of one that ends may not have been written down as ended.
-BELOW = """WITH RECURSIVE below (pid) AS (
+# A process and all its descendants. When a process ends, the journal may still list its children as running.
+DESCENDANTS = """WITH RECURSIVE below (pid) AS (
     VALUES (?1) UNION SELECT processes.pid FROM processes JOIN below ON processes.parent = below.pid
 )"""
-TABLES = (
+PROCESS_TABLES = (
     "calls",
     "generations",
     "messages",
@@ -26,13 +26,13 @@ TABLES = (
     "memory",
     "names",
     "subscriptions",
-)  # what a process has
+)  # the tables of all that belongs to a process, by pid
 
-Change = tuple[Any, ...]  # one of the kinds below
+Change = tuple[Any, ...]  # an instance of one of the classes below
 
 
 class PutProcess(NamedTuple):
-    """A process begins: a durable one, or a child of such."""
+    """A process starts: a durable process, or a child of one."""
 
     pid: int
     task: int
@@ -42,24 +42,24 @@ class PutProcess(NamedTuple):
     durable: bool
 
 
-class Suspended(NamedTuple):
-    """Whether a process is suspended."""
+class SetSuspended(NamedTuple):
+    """A process was suspended or resumed."""
 
     suspended: bool
     pid: int
 
 
-class PriorityChanged(NamedTuple):
-    """The priority that a process was given."""
+class SetPriority(NamedTuple):
+    """A process has got another priority."""
 
     priority: int
     pid: int
 
 
 class Checkpointed(NamedTuple):
-    """A checkpoint: all earlier calls are forgotten, and so are the children, all of which have ended.
+    """A process made a checkpoint: its earlier calls and its children, which have all ended, are deleted.
 
-    `pending_calls` holds the calls of others that are not answered yet.
+    `pending_calls` holds the calls from other processes that this process has not answered yet.
     """
 
     pid: int
@@ -69,26 +69,26 @@ class Checkpointed(NamedTuple):
 
 
 class ChildEnded(NamedTuple):
-    """A child of a durable process has ended: its status stays, all else of it goes."""
+    """A child of a durable process has ended: the journal retains its exit status and deletes all else."""
 
     pid: int
     status: bytes
 
 
 class TaskEnded(NamedTuple):
-    """A task has ended, and nothing of its processes is needed any more."""
+    """A task has ended: the journal deletes all that belongs to its processes."""
 
     task: int
 
 
 class TaskProgressed(NamedTuple):
-    """A task got further in this life: it is not what the daemon dies of."""
+    """A task made progress in this run: the daemon does not die of it, so its crash count goes to 0."""
 
     task: int
 
 
 class DaemonStable(NamedTuple):
-    """The daemon has lived for long: durable tasks that are there since its start are not what it dies of."""
+    """The daemon has run for long: it does not die of any pending durable task, so their crash counts go to 0."""
 
 
 class PutCall(NamedTuple):
@@ -103,7 +103,7 @@ class PutCall(NamedTuple):
 
 
 class PutGeneration(NamedTuple):
-    """A model call that is not complete has come so far."""
+    """The state of an unfinished model call; `file`: whether its KV is on disk."""
 
     pid: int
     epoch: int
@@ -115,7 +115,7 @@ class PutGeneration(NamedTuple):
 
 
 class DropGenerations(NamedTuple):
-    """It is complete, or given up."""
+    """A model call is complete or was given up: its generations are deleted."""
 
     pid: int
     epoch: int
@@ -124,7 +124,7 @@ class DropGenerations(NamedTuple):
 
 
 class PutMessage(NamedTuple):
-    """A message comes into a durable mailbox."""
+    """A message enters a durable mailbox."""
 
     pid: int
     message: int
@@ -139,8 +139,11 @@ class DropMessage(NamedTuple):
     message: int
 
 
-class Delivered(NamedTuple):
-    """How far the messages of a thread of a durable sender have come in a durable mailbox (`Key.sequence`)."""
+class PutLastDelivered(NamedTuple):
+    """The last message in a durable mailbox from one thread of a durable sender.
+
+    `thread` is `Key.sequence` of `kernel.durable.history`.
+    """
 
     pid: int
     sender: int
@@ -158,13 +161,13 @@ class PutReply(NamedTuple):
 
 
 class DropReply(NamedTuple):
-    """The caller has taken it."""
+    """The caller has taken the reply."""
 
     message: int
 
 
 class PutMemory(NamedTuple):
-    """A key of the private memory."""
+    """A key of the private memory has a new value."""
 
     pid: int
     key: str
@@ -172,34 +175,34 @@ class PutMemory(NamedTuple):
 
 
 class DropMemory(NamedTuple):
-    """A key was deleted."""
+    """A key of the private memory was deleted."""
 
     pid: int
     key: str
 
 
 class PutName(NamedTuple):
-    """A process has a name."""
+    """A process registered a name."""
 
     name: str
     pid: int
 
 
 class DropName(NamedTuple):
-    """It gave the name up."""
+    """A process gave its name up."""
 
     name: str
 
 
 class PutSubscription(NamedTuple):
-    """A process subscribed."""
+    """A process subscribed to a pattern of topics."""
 
     pid: int
     pattern: str
 
 
 class DropSubscription(NamedTuple):
-    """It took that back."""
+    """A process unsubscribed from a pattern."""
 
     pid: int
     pattern: str
@@ -221,34 +224,34 @@ class DropRegion(NamedTuple):
 
 
 class HighestIds(NamedTuple):
-    """Numbers that were given out: pids and ids of messages. Those of later lives are higher."""
+    """The highest pid and message id in use so far. Later runs of the daemon number from above them."""
 
     pid: int = 0
     message: int = 0
 
 
-# Each is executed with the values of the change; with numbers, all of them have to occur in it.
+# Each statement is executed with the fields of the change. One with numbered parameters has to mention all of them.
 STATEMENTS: dict[type[Change], tuple[str, ...]] = {
     PutProcess: (
         "INSERT OR REPLACE INTO processes (pid, task, parent, program, version, durable, epoch, suspended) "
         "VALUES (?, ?, ?, ?, ?, ?, 0, 0)",
     ),
-    Suspended: ("UPDATE processes SET suspended = ? WHERE pid = ?",),
-    PriorityChanged: ("UPDATE processes SET priority = ? WHERE pid = ?",),
+    SetSuspended: ("UPDATE processes SET suspended = ? WHERE pid = ?",),
+    SetPriority: ("UPDATE processes SET priority = ? WHERE pid = ?",),
     Checkpointed: (
         "DELETE FROM calls WHERE pid = ?1 AND epoch < ?2 AND ?3 IS NOT NULL AND ?4 IS NOT NULL",
         "DELETE FROM processes WHERE parent = ?1 AND ?2 AND ?3 IS NOT NULL AND ?4 IS NOT NULL",
         "UPDATE processes SET epoch = ?2, state = ?3, owed = ?4 WHERE pid = ?1",
     ),
     ChildEnded: (
-        f"{BELOW} DELETE FROM delivered WHERE sender IN below AND ?2 IS NOT NULL",
-        *(f"{BELOW} DELETE FROM {table} WHERE pid IN below AND ?2 IS NOT NULL" for table in TABLES),
-        f"{BELOW} DELETE FROM processes WHERE pid IN below AND pid <> ?1 AND ?2 IS NOT NULL",
+        f"{DESCENDANTS} DELETE FROM delivered WHERE sender IN below AND ?2 IS NOT NULL",
+        *(f"{DESCENDANTS} DELETE FROM {table} WHERE pid IN below AND ?2 IS NOT NULL" for table in PROCESS_TABLES),
+        f"{DESCENDANTS} DELETE FROM processes WHERE pid IN below AND pid <> ?1 AND ?2 IS NOT NULL",
         "UPDATE processes SET status = ?2 WHERE pid = ?1",
     ),
     TaskEnded: (
         "DELETE FROM delivered WHERE sender IN (SELECT pid FROM processes WHERE task = ?)",
-        *(f"DELETE FROM {table} WHERE pid IN (SELECT pid FROM processes WHERE task = ?)" for table in TABLES),
+        *(f"DELETE FROM {table} WHERE pid IN (SELECT pid FROM processes WHERE task = ?)" for table in PROCESS_TABLES),
         "DELETE FROM processes WHERE task = ?",
     ),
     TaskProgressed: ("UPDATE tasks SET crashes = 0 WHERE id = ? AND crashes > 0",),
@@ -259,13 +262,13 @@ STATEMENTS: dict[type[Change], tuple[str, ...]] = {
     PutCall: ("INSERT INTO calls (pid, epoch, thread, number, call, outcome) VALUES (?, ?, ?, ?, ?, ?)",),
     PutGeneration: ("INSERT OR REPLACE INTO generations VALUES (?, ?, ?, ?, ?, ?, ?)",),
     DropGenerations: ("DELETE FROM generations WHERE pid = ? AND epoch = ? AND thread = ? AND number = ?",),
-    # A commit that failed is made again, and the disk may have it all the same.
+    # A failed commit is repeated although the disk may have it already: the row must not appear twice.
     PutMessage: (
         "INSERT INTO messages (pid, message, expires, envelope) SELECT ?1, ?2, ?3, ?4 "
         "WHERE NOT EXISTS (SELECT 1 FROM messages WHERE pid = ?1 AND message = ?2)",
     ),
     DropMessage: ("DELETE FROM messages WHERE pid = ? AND message = ?",),
-    Delivered: ("INSERT OR REPLACE INTO delivered VALUES (?, ?, ?, ?, ?)",),
+    PutLastDelivered: ("INSERT OR REPLACE INTO delivered VALUES (?, ?, ?, ?, ?)",),
     PutReply: ("INSERT OR REPLACE INTO replies VALUES (?, ?, ?)",),
     DropReply: ("DELETE FROM replies WHERE message = ?",),
     PutMemory: (
@@ -284,7 +287,7 @@ STATEMENTS: dict[type[Change], tuple[str, ...]] = {
 
 
 def write(db: apsw.Connection, changes: Iterable[Change]) -> None:
-    """Make `changes`, in their order, within the transaction of the caller."""
+    """Apply `changes` in their order. The caller has begun the transaction and commits it."""
     for kind, rows in groupby(changes, type):
         statements = STATEMENTS[kind]
         if len(statements) == 1:

@@ -1,6 +1,6 @@
-"""What is done where the journal cannot be used: a damaged file is put aside, a bad disk or a lost file is named.
+"""The cases in which the journal cannot be used: a damaged file, a bad disk, a file that was removed or moved.
 
-Called by the store and the writer, on the journal's thread.
+Called by the store and the writer, on the journal's thread. A damaged file is renamed; it is never repaired or deleted.
 """
 
 from __future__ import annotations
@@ -16,39 +16,39 @@ import structlog
 
 from ipc.errors import JournalUnavailable
 
-LOOK = 1.0  # seconds between two looks at the place of the file: each costs two waits for the interpreter's lock
+CHECK_EVERY = 1.0  # seconds between two checks of the path: each costs two waits for the interpreter's lock
 
 log = structlog.get_logger("kernel.journal")
 
 
 class JournalLocation:
-    """Where the journal was opened.
+    """The path at which the journal was opened, and whether the open file is still there.
 
-    To remove or move a file does not stop a process that has it open: what it goes on to write is lost to the next
-    daemon.
+    A process that has a file open can go on writing after the file was removed or moved, but the next daemon would not
+    find what it wrote.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._opened = os.stat(path)
-        self._next = 0.0
+        self._next_check = 0.0
         self._lost = False
 
     def refusal(self) -> JournalUnavailable | None:
-        """Why no new task may be accepted, if the file is not there any more."""
+        """The error with which to refuse new tasks if the file was removed or moved, else None."""
         now = time.monotonic()
-        if now >= self._next:
-            self._next = now + LOOK
-            self._look()
+        if now >= self._next_check:
+            self._next_check = now + CHECK_EVERY
+            self._check()
         if not self._lost:
             return None
         return JournalUnavailable(
-            f"{self._path} was removed or moved while it was in use, and what is written now would not be found again; "
-            "put it back. Or copy it by `llmos backup FILE`, stop the daemon, and put the copy there",
-            retry_after=LOOK,
+            f"{self._path} was removed or moved while it was in use, so the next daemon would not find new tasks; "
+            "put the file back, or copy the journal with `llmos backup FILE`, stop the daemon and put the copy there",
+            retry_after=CHECK_EVERY,
         )
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         try:
             lost = not os.path.samestat(os.stat(self._path), self._opened)
         except OSError:
@@ -56,24 +56,24 @@ class JournalLocation:
         if lost and not self._lost:
             log.error("the journal was removed or moved; new tasks are refused", path=str(self._path))
         elif self._lost and not lost:
-            log.info("the journal is where it was; new tasks are taken")
+            log.info("the journal is back at its path; new tasks are accepted")
         self._lost = lost
 
 
 def unusable(path: Path, error: Exception) -> JournalUnavailable:
-    """The end of a start on a disk that does not take or give what the journal at `path` needs."""
+    """The error of a start on a disk on which the journal at `path` cannot be read or written."""
     number = error.errno if isinstance(error, OSError) else None
     if number == errno.ENOSPC or isinstance(error, apsw.FullError):
         hint = "make room on the disk of the state folder"
     elif number == errno.EROFS or isinstance(error, apsw.ReadOnlyError):
         hint = "make the disk of the state folder writable, or choose another one with --state"
     else:
-        hint = "look at the disk of the state folder, or choose another one with --state"
+        hint = "check the disk of the state folder, or choose another one with --state"
     return JournalUnavailable(f"the journal at {path} cannot be used: {error}; no task was touched; {hint}")
 
 
 def set_aside(path: Path) -> Path:
-    """Rename the files of a damaged journal to a name that nothing has."""
+    """Rename the files of a damaged journal to an unused name, and return it."""
     stamp = time.strftime("%Y%m%dT%H%M%S")
     number = 0
     while (aside := path.with_name(f"{path.name}.damaged-{stamp}-{number}")).exists():

@@ -1,8 +1,8 @@
 """A disk that fails on purpose: a layer between SQLite and the files of the journal.
 
-Used by the store, and only while a fault of the disk is armed; what is not to fail goes through as it is. Each call on
-a file is a place to die, to fail or to be slow, as in ALICE (Pillai et al., "All File Systems Are Not Created Equal",
-OSDI 2014). What was written is not taken back: of a power cut it shows the torn last write alone.
+The store uses it only while a fault of the disk is armed. At each call on a file it can kill the process, fail or wait,
+as in ALICE (Pillai et al., "All File Systems Are Not Created Equal", OSDI 2014); all other calls pass through. It never
+undoes a finished write, so of the effects of a power cut it shows only the torn last write.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kernel.lib import failpoints
 
 NAME = "llmosd-faults"
 
-# As SQLite's own layer for Unix tells them.
+# The same mapping as in SQLite's own layer for Unix.
 ERRORS: dict[int, type[apsw.Error]] = {
     errno.ENOSPC: apsw.FullError,
     errno.EDQUOT: apsw.FullError,
@@ -26,30 +26,30 @@ ERRORS: dict[int, type[apsw.Error]] = {
 }
 
 
-class Disk(apsw.VFS):
-    """The layer, under `NAME`, from when it is made until it is let go."""
+class FaultyVFS(apsw.VFS):
+    """The layer. SQLite knows it by `NAME` for as long as this object exists."""
 
     def __init__(self) -> None:
         super().__init__(NAME, "")
 
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
-        return File(name, flags)
+        return FaultyFile(name, flags)
 
 
-class File(apsw.VFSFile):
-    """One file, by the kind that its name says it is."""
+class FaultyFile(apsw.VFSFile):
+    """One file. Its name says its kind: `main`, `log` (the WAL) or `other`."""
 
     def __init__(self, name: str | apsw.URIFilename | None, flags: list[int]) -> None:
         self._kind = _kind(name)
-        with self._failing("open"):
+        with self._faults("open"):
             super().__init__("", name, flags)
 
     def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
-        with self._failing("read"):
+        with self._faults("read"):
             return super().xRead(amount, offset)
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
-        rule = failpoints.due(f"disk.write.{self._kind}")
+        rule = failpoints.next_fault(f"disk.write.{self._kind}")
         if rule is not None:
             if rule.action in ("torn", "short"):
                 super().xWrite(data[: len(data) // 2], offset)
@@ -57,16 +57,16 @@ class File(apsw.VFSFile):
         super().xWrite(data, offset)
 
     def xSync(self, flags: int) -> None:  # noqa: N802
-        with self._failing("sync"):
+        with self._faults("sync"):
             super().xSync(flags)
 
     def xTruncate(self, newsize: int) -> None:  # noqa: N802
-        with self._failing("truncate"):
+        with self._faults("truncate"):
             super().xTruncate(newsize)
 
     @contextlib.contextmanager
-    def _failing(self, call: str) -> Iterator[None]:
-        rule = failpoints.due(f"disk.{call}.{self._kind}")
+    def _faults(self, call: str) -> Iterator[None]:
+        rule = failpoints.next_fault(f"disk.{call}.{self._kind}")
         if rule is not None:
             _perform(rule)
         yield

@@ -1,6 +1,7 @@
-"""What the journal has of durable processes when a daemon starts: what all need to know at once, and task by task.
+"""Reads durable processes when a daemon starts: first the state that all of the daemon needs, then each task's own.
 
-Run on the journal's thread. It decodes nothing: a row that is damaged is the matter of its own task.
+Called by the writer, and by the task subsystem through `Journal.read`, on the journal's thread. It never decodes a
+value, so a damaged row fails only the task that it belongs to.
 """
 
 from __future__ import annotations
@@ -10,22 +11,22 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from kernel.journal.changes import TABLES
+from kernel.journal.changes import PROCESS_TABLES
 
 if TYPE_CHECKING:
     from kernel.journal.store import Store
 
-CHUNK = 500  # processes that one query reads of
-VERSIONS = 1 << 32  # of regions that one life of the daemon may give out
+CHUNK = 500  # processes whose rows one query reads
+VERSIONS = 1 << 32  # versions of regions in each run of the daemon
 ORPHANS = "SELECT pid FROM processes WHERE task NOT IN (SELECT id FROM tasks WHERE ended IS NULL)"
 
 
-class Opening(msgspec.Struct, frozen=True):
-    """What the journal knows when it is opened.
+class RecoveredState(msgspec.Struct, frozen=True):
+    """The state that the daemon needs before it answers anybody.
 
-    The highest numbers given out; the durable processes to expect with their tasks, and the names they hold with their
-    pids; the regions: name, version, owner, msgpack of the value; and the generations that have a file: task, pid,
-    epoch, thread, number, sample.
+    `pid`, `message` and `version` are the highest numbers in use. `expected` lists the durable processes that will
+    restart (pid, task); `names` maps the names that they hold to their pids. `regions` are the durable regions (name,
+    version, owner, msgpack of the value), `generations` those with a file (task, pid, epoch, thread, number, sample).
     """
 
     pid: int = 0
@@ -38,7 +39,7 @@ class Opening(msgspec.Struct, frozen=True):
 
 
 class ProcessRow(msgspec.Struct):
-    """A process as it was left. The fields are those of the tables in `kernel.journal.schema`."""
+    """A process as the previous run left it. The fields are those of the tables in `kernel.journal.schema`."""
 
     pid: int
     parent: int
@@ -61,7 +62,7 @@ class ProcessRow(msgspec.Struct):
     subscriptions: list[str] = []
 
 
-# Field of `ProcessRow`, columns and table; those of one column are lists of that.
+# Field of `ProcessRow`, columns and table, order. A field with one column is a list of its values, not of tuples.
 PARTS = (
     ("calls", "epoch, thread, number, call, outcome FROM calls", "id"),
     ("generations", "epoch, thread, number, sample, state, file FROM generations", "number"),
@@ -74,8 +75,8 @@ PARTS = (
 )
 
 
-def opening(store: Store) -> Opening:
-    """What must be known before anybody is answered anything. A life begins with this, and what it numbers."""
+def recover_state(store: Store) -> RecoveredState:
+    """Read the state that the daemon needs first, and reserve a range of region versions for this run."""
     db = store.db
     numbers: Any = next(iter(db.execute("SELECT pid, message, version FROM counters")))
     db.execute("UPDATE counters SET version = version + ?", (VERSIONS,))
@@ -93,11 +94,11 @@ def opening(store: Store) -> Opening:
             "FROM generations JOIN processes ON processes.pid = generations.pid WHERE file"
         )
     )
-    return Opening(numbers[0], numbers[1], numbers[2], expected, names, regions, generations)
+    return RecoveredState(numbers[0], numbers[1], numbers[2], expected, names, regions, generations)
 
 
 def load(store: Store, tasks: Sequence[int]) -> dict[int, list[ProcessRow]]:
-    """The processes of durable tasks with all that is theirs, by task; the first one of each first."""
+    """The processes of durable tasks, by task, with all their rows. The first process of a task comes first."""
     found: dict[int, list[ProcessRow]] = {task: [] for task in tasks}
     rows: dict[int, ProcessRow] = {}
     columns = "task, pid, parent, program, version, durable, epoch, state, suspended, status, priority, owed"
@@ -121,12 +122,12 @@ def load(store: Store, tasks: Sequence[int]) -> dict[int, list[ProcessRow]]:
     return found
 
 
-def _marks(values: Sequence[int]) -> str:
-    return ",".join("?" * len(values))
-
-
 def forget_ended(store: Store) -> None:
-    """Drop what is left of tasks that have ended, or never came to be."""
-    for table in TABLES:
+    """Delete the processes of tasks that have ended or were never accepted, with all their rows."""
+    for table in PROCESS_TABLES:
         store.db.execute(f"DELETE FROM {table} WHERE pid IN ({ORPHANS})")
     store.db.execute(f"DELETE FROM processes WHERE pid IN ({ORPHANS})")
+
+
+def _marks(values: Sequence[int]) -> str:
+    return ",".join("?" * len(values))

@@ -1,6 +1,7 @@
-"""The journal as the loop sees it: hand something over, and be called when it is on the disk. It never waits.
+"""The loop's side of the journal: takes a request, and calls back when it is on disk.
 
-Used by the task subsystem. All that is asked for in one turn of the loop goes to the journal's thread together.
+Called by the task subsystem and by durable processes. All requests of one turn of the loop go to the journal's thread
+together. The loop never waits for the disk.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from ipc.errors import Busy, JournalUnavailable, LlmosError, StateInUse
 from kernel.journal.changes import Change
-from kernel.journal.histories import Opening
-from kernel.journal.records import Accepted, TaskEnd
+from kernel.journal.histories import RecoveredState
+from kernel.journal.records import AcceptedTask, TaskEnd
 from kernel.journal.requests import Accept, Answer, Copy, Finish, Operation, Persist, Read
 from kernel.journal.settings import FILE, LOCK, JournalSettings
 from kernel.lib import lockfile
@@ -26,81 +27,85 @@ from kernel.lib import lockfile
 if TYPE_CHECKING:
     from kernel.journal.store import Store
 
-WAITING = 100_000  # tasks that may wait for their commit
+MAX_WAITING = 100_000  # tasks that may wait for their commit at the same time
 
 
 class Journal:
-    """The journal in `folder`, which is locked until it is closed.
+    """The journal in `folder`. The folder is locked until the journal is closed.
 
-    `on_opened` are called first, with what has to be known before anybody is answered anything; then `on_pending` with
-    the tasks that earlier lives left, portion by portion and the last one empty, before anything is answered;
-    `on_failure` with why it cannot be opened or go on. Add to them before the loop goes on.
+    The journal first calls `on_opened` with the state that the daemon needs before it answers anybody; then, before it
+    answers any request, `on_pending` with the tasks of previous runs, in portions of which the last one may be empty.
+    It calls `on_failure` with the error if the file cannot be opened or the thread fails. Add hooks before the loop
+    runs again.
     """
 
     def __init__(self, folder: Path, settings: JournalSettings) -> None:
-        """Raises `StateInUse` with the pid of the daemon that has it, and `JournalUnavailable`."""
-        self.on_opened: list[Callable[[Opening], None]] = []
-        self.on_pending: list[Callable[[list[Accepted]], None]] = []
+        """Raises `StateInUse` with the pid of the daemon that uses the folder, and `JournalUnavailable`."""
+        self.on_opened: list[Callable[[RecoveredState], None]] = []
+        self.on_pending: list[Callable[[list[AcceptedTask]], None]] = []
         self.on_failure: list[Callable[[LlmosError], None]] = []
         self._loop = asyncio.get_running_loop()
         self._path = folder / FILE
         self._settings = settings
         self._queue: SimpleQueue[list[Operation] | None] = SimpleQueue()
-        self._turn: list[Operation] = []  # what was asked for in this turn of the loop
+        self._requests: list[Operation] = []  # the requests of this turn of the loop
         self._waiting = 0
         self._closed = False
-        self._gone = asyncio.Event()
+        self._ended = asyncio.Event()
         try:
             self._lock = lockfile.take(folder / LOCK)
         except lockfile.LockHeld as error:
             raise StateInUse(
-                f"a daemon with pid {error.pid or 'unknown'} keeps its state in {folder}; stop it with `llmos "
+                f"a daemon with pid {error.pid or 'unknown'} uses the state folder {folder}; stop it with `llmos "
                 "shutdown`, or choose another folder with --state",
                 pid=error.pid,
             ) from None
         except OSError as error:
-            raise JournalUnavailable(f"cannot write in {folder}: {error.strerror}") from None
+            raise JournalUnavailable(
+                f"cannot write in {folder}: {error.strerror}; choose another folder with --state"
+            ) from None
         threading.Thread(target=self._run, name="journal", daemon=True).start()
 
-    def accept(self, task: Accepted, answer: Answer) -> None:
-        """Record `task`; `answer` is called with it once it is on disk, or with the `TaskRow` one of the same key.
+    def accept(self, task: AcceptedTask, answer: Answer) -> None:
+        """Persist `task`. `answer` is called with the task once it is on disk.
 
-        Or with `KeyReused` or `JournalUnavailable`. Raises `Busy` if too many wait already.
+        Or with the `TaskRow` of an earlier task with the same key, or with `KeyReused` or `JournalUnavailable`. Raises
+        `Busy` if too many tasks wait already.
         """
-        if self._waiting >= WAITING:
-            raise Busy(f"{WAITING} tasks wait for the disk, which is the limit; try later", retry_after=1.0)
+        if self._waiting >= MAX_WAITING:
+            raise Busy(f"{MAX_WAITING} tasks wait for the disk, which is the limit; try again later", retry_after=1.0)
 
         self._waiting += 1
-        self._ask(Accept(task, answer))
+        self._enqueue(Accept(task, answer))
 
     def finish(self, end: TaskEnd, answer: Answer) -> None:
-        """Persist how a task ended; `answer` is called with None once it is on disk.
+        """Persist how a task ended. `answer` is called with None once that is on disk.
 
-        If the disk does not take it, `answer` is called with `JournalUnavailable` first, and with None later.
+        If the disk refuses the end, `answer` is called with `JournalUnavailable` first, and with None later.
         """
-        self._ask(Finish(end, answer))
+        self._enqueue(Finish(end, answer))
 
-    def keep(self, changes: Sequence[Change], answer: Answer) -> None:
-        """Make `changes`, after all that was asked for before; `answer` is called as by `finish`.
+    def persist(self, changes: Sequence[Change], answer: Answer) -> None:
+        """Apply `changes` after all earlier requests. `answer` is called as by `finish`.
 
-        What is asked for in one turn of the loop is written in one transaction, and all in the order of asking.
+        The requests of one turn of the loop are one transaction, and all requests are written in their order.
         """
-        self._ask(Persist(changes, answer))
+        self._enqueue(Persist(changes, answer))
 
     async def read(self, query: Callable[[Store], Any]) -> Any:
-        """What `query` finds in the store, after all that was asked for before. Raises `JournalUnavailable`."""
-        return await self._asked(partial(Read, query))
+        """Run `query` on the store after all earlier requests, and return its result. Raises `JournalUnavailable`."""
+        return await self._request(partial(Read, query))
 
     async def backup(self, path: Path) -> int:
-        """Copy everything that was asked for before to a new file, and return its size in bytes.
+        """Copy the journal, with all earlier requests, to a new file. Returns its size in bytes.
 
-        Raises `BackupFailed`, and `Busy` while another copy is made.
+        Raises `BackupFailed`, and `Busy` while another backup is in progress.
         """
-        size: int = await self._asked(partial(Copy, path))
+        size: int = await self._request(partial(Copy, path))
         return size
 
-    async def _asked(self, make: Callable[[Answer], Operation]) -> Any:
-        """What comes of an operation. Raises its error."""
+    async def _request(self, make: Callable[[Answer], Operation]) -> Any:
+        """Request an operation and wait for its outcome. Raises its error."""
         found: asyncio.Future[Any] = self._loop.create_future()
 
         def answer(outcome: Any) -> None:
@@ -111,64 +116,66 @@ class Journal:
             else:
                 found.set_result(outcome)
 
-        self._ask(make(answer))
+        self._enqueue(make(answer))
         return await found
 
     async def close(self) -> None:
-        """Write what was asked for, and end in order."""
+        """Write all earlier requests, then close the file and end the thread."""
         if self._closed:
             return
         self._hand_over()
         self._closed = True
         self._queue.put(None)
-        await self._gone.wait()
+        await self._ended.wait()
         os.close(self._lock)
 
-    def _ask(self, operation: Operation) -> None:
-        if not self._turn:
+    def _enqueue(self, operation: Operation) -> None:
+        if not self._requests:
             self._loop.call_soon(self._hand_over)
-        self._turn.append(operation)
+        self._requests.append(operation)
 
     def _hand_over(self) -> None:
-        if self._turn and not self._closed:
-            self._queue.put(self._turn)
-        self._turn = []
+        if self._requests and not self._closed:
+            self._queue.put(self._requests)
+        self._requests = []
 
     # ---- on the thread
 
     def _run(self) -> None:
-        # Imported here, so that loading SQLite holds up neither the start of the daemon nor its loop.
+        # Imported here, so that loading SQLite delays neither the start of the daemon nor its loop.
         try:
             from kernel.journal.writer import Writer, WriterCallbacks
         except ImportError as error:
-            self._tell(self._told_failure, JournalUnavailable(f"SQLite cannot be loaded: {error}; install apsw anew"))
-            self._tell(self._told_end, None)
+            self._call_on_loop(self._failed, JournalUnavailable(f"SQLite cannot be loaded: {error}; reinstall apsw"))
+            self._call_on_loop(self._thread_ended, None)
             return
-        told = WriterCallbacks(self._told_opening, self._told_pending, self._told_failure, self._told_answers)
-        Writer(self._path, self._settings, self._queue, self._tell, told).run()
-        self._tell(self._told_end, None)
+        callbacks = WriterCallbacks(self._opened, self._found_pending, self._failed, self._deliver)
+        Writer(self._path, self._settings, self._queue, self._call_on_loop, callbacks).run()
+        self._call_on_loop(self._thread_ended, None)
 
-    def _tell(self, function: Callable[[Any], None], value: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+    def _call_on_loop(self, function: Callable[[Any], None], value: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for the call
             self._loop.call_soon_threadsafe(function, value)
 
-    def _told_opening(self, opening: Opening) -> None:
-        for hook in self.on_opened:
-            hook(opening)
+    # ---- on the loop, called by the thread
 
-    def _told_pending(self, tasks: list[Accepted]) -> None:
+    def _opened(self, state: RecoveredState) -> None:
+        for hook in self.on_opened:
+            hook(state)
+
+    def _found_pending(self, tasks: list[AcceptedTask]) -> None:
         for hook in self.on_pending:
             hook(tasks)
 
-    def _told_failure(self, error: LlmosError) -> None:
+    def _failed(self, error: LlmosError) -> None:
         for hook in self.on_failure:
             hook(error)
 
-    def _told_answers(self, operations: Sequence[Operation]) -> None:
-        """Hand each outcome to whoever waits for it."""
-        self._waiting -= sum(type(one) is Accept for one in operations)
-        for one in operations:
-            one.answer(one.outcome)
+    def _deliver(self, operations: Sequence[Operation]) -> None:
+        """Pass each outcome to its caller."""
+        self._waiting -= sum(type(operation) is Accept for operation in operations)
+        for operation in operations:
+            operation.answer(operation.outcome)
 
-    def _told_end(self, _: None) -> None:
-        self._gone.set()
+    def _thread_ended(self, _: None) -> None:
+        self._ended.set()

@@ -1,7 +1,7 @@
-"""The records of tasks: what goes into the journal and what comes out of it.
+"""The records of tasks, as they are written to the journal and read from it.
 
-The loop and the journal's thread pass them to each other. They know what an idempotency key means for a task that comes
-twice, and touch neither the file nor any table of the kernel.
+The loop and the journal's thread pass them to each other. They decide whether two tasks with one idempotency key are
+the same work. They never touch the file or a table of the kernel.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from ipc.errors import KeyReused, MalformedFrame
 from ipc.syscalls import Submit
 
 
-class Accepted(msgspec.Struct):
-    """A task that is to be kept. `call` is the msgpack of its `Submit`; `id` is 0 until the journal gives it one.
+class AcceptedTask(msgspec.Struct):
+    """A task to persist. `call` is the msgpack of its `Submit`; `id` is 0 until the journal assigns one.
 
-    `pid` is not 0 if its first process is durable, and `version` then that of its code.
+    If the first process of the task is durable, `pid` is its pid and `version` the version of its code; else `pid` is
+    0.
     """
 
     program: str
@@ -32,7 +33,7 @@ class Accepted(msgspec.Struct):
     def is_same_work(self, call: bytes) -> bool:
         """Whether `call`, the msgpack of another `Submit`, asks for the same program with the same arguments.
 
-        A row that cannot be decoded is other work.
+        A call that cannot be decoded counts as other work.
         """
         try:
             ours, theirs = decode(self.call, Submit), decode(call, Submit)
@@ -40,21 +41,21 @@ class Accepted(msgspec.Struct):
             return False
         return (ours.program, ours.args, ours.positional) == (theirs.program, theirs.args, theirs.positional)
 
-    def reused(self) -> KeyReused:
-        """The error for a key that belongs to other work."""
+    def key_reused(self) -> KeyReused:
+        """The error for a second task whose key belongs to this one."""
         return KeyReused(
             f"key {self.key!r} of owner {self.owner!r} belongs to a task with another program or other arguments; "
             "use a new key for new work",
             key=self.key,
         )
 
-    def kept(self) -> TaskRow:
-        """The task as it stands in the journal now that it is accepted."""
+    def as_row(self) -> TaskRow:
+        """The row of this task in the journal, right after it was accepted."""
         return TaskRow(self.id, self.program, self.owner, self.submitted, self.attempt, None, "", "", b"")
 
 
 class TaskEnd(msgspec.Struct, frozen=True):
-    """How a task ended. `outcome` is the msgpack of its last event."""
+    """The end of a task. `outcome` is the msgpack of its last event."""
 
     id: int
     ended: float
@@ -64,7 +65,7 @@ class TaskEnd(msgspec.Struct, frozen=True):
 
 
 class TaskRow(msgspec.Struct, frozen=True):
-    """A task as it stands in the journal. `ended` is None, and `outcome` empty, until it has ended."""
+    """A task in the journal. Until it has ended, `ended` is None and `outcome` is empty."""
 
     id: int
     program: str

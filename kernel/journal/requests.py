@@ -1,7 +1,8 @@
-"""What the loop asks of the journal's thread, and how it is told.
+"""The operations that the loop asks of the journal's thread, each with its outcome.
 
-Made by the journal. Each is answered on the loop, once, with its outcome or an error; a `Finish` or
-`Persist` that could not be written yet is answered once more when it was.
+The journal makes them. Each is answered on the loop, once, with its outcome or an error. A `Finish` or `Persist` that
+the disk refused is answered with the error first, and again with None once it is on disk. An operation never runs
+itself: the writer does that.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kernel.journal.changes import Change
-from kernel.journal.records import Accepted, TaskEnd
+from kernel.journal.records import AcceptedTask, TaskEnd
 
 if TYPE_CHECKING:
     from kernel.journal.store import Store
@@ -20,7 +21,7 @@ Answer = Callable[[Any], None]
 
 
 class Operation:
-    """`answer` is called on the loop with the outcome, or with the error that stands for it."""
+    """A request. `answer` is called on the loop with `outcome`, which is the result or an error."""
 
     __slots__ = ("answer", "outcome")
 
@@ -30,11 +31,11 @@ class Operation:
 
 
 class Accept(Operation):
-    """Persist a task. Answered with it, or with the `TaskRow` one of the same key."""
+    """Persist a task. Answered with the task, or with the `TaskRow` of an earlier task with the same key."""
 
     __slots__ = ("task",)
 
-    def __init__(self, task: Accepted, answer: Answer) -> None:
+    def __init__(self, task: AcceptedTask, answer: Answer) -> None:
         self.task = task
         self.answer = answer
         self.outcome: Any = None
@@ -61,7 +62,7 @@ class Copy(Operation):
 
 
 class Persist(Operation):
-    """Make changes, all or none. Answered like a `Finish`."""
+    """Apply changes, all or none. Answered like a `Finish`."""
 
     __slots__ = ("changes",)
 
@@ -71,7 +72,7 @@ class Persist(Operation):
 
 
 class Read(Operation):
-    """Answered with what `query` finds, after all that was asked for earlier."""
+    """Run `query` after all earlier requests. Answered with its result."""
 
     __slots__ = ("query",)
 

@@ -1,6 +1,6 @@
-"""The tables of the journal, as steps from one version to the next.
+"""The tables of the journal, as one migration from each version to the next.
 
-Applied by the store when it opens. A step that was ever released is never changed: what comes later is a new one.
+The store applies them when it opens. A released migration is never changed: a later change is a new migration.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The settings of the journal, and the names of its files. Data only."""
+"""The settings of the journal, and the names of its files.
+
+Read by the daemon and by the journal. Data only: it never touches a file.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from msgspec import Meta
 
 
 class JournalSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How safe and for how long.
+    """How safely the journal stores tasks, and for how long.
 
-    `sync` "full": what was acknowledged survives a power cut; "normal": it survives the daemon's death, but a power
-    cut or a crash of the machine may lose the last of it. `keep`: seconds for which the results of ended tasks are
-    kept. `attempts`: how often a task is run while the daemon dies over it, before it is failed.
+    `sync` "full": an acknowledged task survives a power cut; "normal": it survives the daemon's death, but a power
+    cut or a crash of the machine may lose the last tasks. `keep`: seconds for which the results of ended tasks are
+    retained. `attempts`: a task fails once the daemon has died over it that many times.
     """
 
     sync: Literal["full", "normal"] = "full"

@@ -1,7 +1,7 @@
-"""The store: the SQLite file of the journal, and the statements on it.
+"""The store: the SQLite file of the journal, and the statements that read and write it.
 
-Used by the journal's thread alone, as all here blocks on the disk. It commits nothing by itself but what it does when
-it opens: callers group their writes in `transaction`.
+Only the journal's thread uses it, because all of it blocks on the disk. Callers group their writes in `transaction`.
+Apart from migrations at the start, the store never commits by itself.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import structlog
 from ipc.errors import LlmosError, StateTooNew
 from kernel.journal import changes, faulty_vfs
 from kernel.journal.damage import set_aside, unusable
-from kernel.journal.records import Accepted, TaskEnd, TaskRow
+from kernel.journal.records import AcceptedTask, TaskEnd, TaskRow
 from kernel.journal.schema import MIGRATIONS
 from kernel.lib import failpoints
 
-CHECKPOINT = 1000  # pages of 4 KiB in the log at which they are moved to the main file
-LOG_LIMIT = 16 * 1024 * 1024  # bytes that the log may keep on the disk once it was moved
-BUSY = 5000  # milliseconds to wait for a program that looks into the file
-CHUNK = 500  # rows of one statement
-PURGE = 2000  # rows that one purge deletes
-VACUUM = 2000  # pages that one vacuum gives back: all commits wait for it, and the log has to hold them
+CHECKPOINT = 1000  # pages of 4 KiB: when the WAL is that long, SQLite moves it to the main file
+LOG_LIMIT = 16 * 1024 * 1024  # bytes to which SQLite truncates the WAL after a checkpoint
+BUSY = 5000  # milliseconds to wait for another program that has locked the file
+CHUNK = 500  # rows in one statement
+PURGE = 2000  # rows that one purge deletes at most
+VACUUM = 2000  # pages that one vacuum frees at most: all commits wait for it, and the WAL has to hold them
 
 DAMAGE = (apsw.CorruptError, apsw.NotADBError)
 COLUMNS = "id, program, owner, submitted, attempt, ended, coalesce(reason, ''), coalesce(error, '')"
@@ -38,7 +38,7 @@ log = structlog.get_logger("kernel.journal")
 
 
 class Damaged(Exception):
-    """The file is no journal any more."""
+    """The file is damaged, or is not a journal."""
 
 
 class Store:
@@ -48,10 +48,10 @@ class Store:
         failpoints.point("journal.open")
         self._path = path
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        self._disk = faulty_vfs.Disk() if failpoints.on_disk() else None
-        self.db = apsw.Connection(str(path), vfs=faulty_vfs.NAME if self._disk else None)
+        self._vfs = faulty_vfs.FaultyVFS() if failpoints.needs_shim() else None
+        self.db = apsw.Connection(str(path), vfs=faulty_vfs.NAME if self._vfs else None)
         self.db.set_busy_timeout(BUSY)
-        self.db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # a damaged file is closed as it was found
+        self.db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # closing must not change a damaged file
         for pragma in (
             "auto_vacuum = INCREMENTAL",
             "journal_mode = WAL",
@@ -60,27 +60,27 @@ class Store:
             f"journal_size_limit = {LOG_LIMIT}",
         ):
             self.db.execute(f"PRAGMA {pragma}")
-        self._last: int | None = None  # the highest id, once it is asked for
+        self._last_id: int | None = None  # the highest id so far; None until the first `accept`
 
     @property
     def version(self) -> int:
         return int(self._value("PRAGMA user_version"))
 
     def check(self) -> None:
-        """A quick look at the whole file. Raises `Damaged`."""
+        """Run SQLite's quick check on the whole file. Raises `Damaged`."""
         found = self._value("PRAGMA quick_check(1)")
         if found != "ok":
             raise Damaged(found)
 
     def migrate(self) -> None:
-        """Bring the tables to this version. Raises `StateTooNew`, and `Damaged` if they are not ours."""
+        """Bring the tables to this version. Raises `StateTooNew`, and `Damaged` for the tables of another program."""
         version = self.version
         if version <= 0 and self._value("SELECT count(*) FROM sqlite_schema"):
             raise Damaged("it is a database of another program")
         if version > len(MIGRATIONS):
             raise StateTooNew(
-                f"the journal has version {version}, this llmosd knows {len(MIGRATIONS)}; install the llmosd that "
-                "wrote it, or choose another folder with --state",
+                f"the journal has version {version}, and this llmosd knows only {len(MIGRATIONS)}; install the llmosd "
+                "that wrote it, or choose another folder with --state",
                 found=version,
                 known=len(MIGRATIONS),
             )
@@ -92,10 +92,10 @@ class Store:
 
     @contextlib.contextmanager
     def transaction(self, *, single: bool = False) -> Iterator[None]:
-        """All or nothing of what is done inside, on the disk at its end.
+        """Commit all that is done inside, or nothing if it raises. After a commit the writes are on disk.
 
-        With `single` it changes something by one statement at most. That is a transaction by itself, and spares two
-        waits for the interpreter's lock.
+        With `single` the caller writes with one statement at most. SQLite makes that statement a transaction by
+        itself, which saves two waits for the interpreter's lock.
         """
         failpoints.point("journal.begin")
         if single:
@@ -118,34 +118,37 @@ class Store:
     # ---- tasks
 
     @staticmethod
-    def at_once(tasks: Sequence[Accepted]) -> bool:
-        """Whether one statement is enough for `accept` to add `tasks`."""
+    def fits_one_statement(tasks: Sequence[AcceptedTask]) -> bool:
+        """Whether `accept` adds `tasks` with one statement."""
         return len(tasks) <= CHUNK and not any(task.pid for task in tasks)
 
-    def accept(self, tasks: Sequence[Accepted]) -> list[Accepted | TaskRow | LlmosError]:
-        """Add `tasks`, in their order: each with its id, or the task of the same key, or why that is another one."""
-        if self._last is None:
-            self._last = int(self._value("SELECT coalesce(max(id), 0) FROM tasks"))
-        now, last = int(time.time() * 1000) << 20, self._last
-        outcomes: list[Accepted | TaskRow | LlmosError] = []
-        new: list[Accepted] = []
-        own_keys: dict[tuple[str, str], Accepted] = {}
+    def accept(self, tasks: Sequence[AcceptedTask]) -> list[AcceptedTask | TaskRow | LlmosError]:
+        """Add `tasks` in their order.
+
+        The outcome of each is the task with its id, the row of an earlier task with the same key, or `KeyReused`.
+        """
+        if self._last_id is None:
+            self._last_id = int(self._value("SELECT coalesce(max(id), 0) FROM tasks"))
+        now, last = int(time.time() * 1000) << 20, self._last_id
+        outcomes: list[AcceptedTask | TaskRow | LlmosError] = []
+        new: list[AcceptedTask] = []
+        new_by_key: dict[tuple[str, str], AcceptedTask] = {}
         for task in tasks:
             if task.key is not None:
-                twin = own_keys.get((task.owner, task.key))
+                twin = new_by_key.get((task.owner, task.key))
                 if twin is not None:
-                    outcomes.append(twin.kept() if task.is_same_work(twin.call) else task.reused())
+                    outcomes.append(twin.as_row() if task.is_same_work(twin.call) else task.key_reused())
                     continue
                 rows = list(self._rows("owner = ? AND key = ?", (task.owner, task.key), ", call"))
                 if rows:
-                    kept, call = rows[0]
-                    outcomes.append(kept if task.is_same_work(call) else task.reused())
+                    row, call = rows[0]
+                    outcomes.append(row if task.is_same_work(call) else task.key_reused())
                     continue
-                own_keys[task.owner, task.key] = task
+                new_by_key[task.owner, task.key] = task
             task.id = last = now if now > last else last + 1
             new.append(task)
             outcomes.append(task)
-        self._last = last
+        self._last_id = last
         for start in range(0, len(new), CHUNK):
             chunk = new[start : start + CHUNK]
             values: list[Any] = []
@@ -154,21 +157,21 @@ class Store:
             self.db.execute(_insert(len(chunk)), values)
         durable = [one for one in new if one.pid]
         if durable:
-            self.keep(changes.PutProcess(one.pid, one.id, 0, one.program, one.version, True) for one in durable)
-            self.keep(changes.HighestIds(pid=one.pid) for one in durable)
+            self.apply(changes.PutProcess(one.pid, one.id, 0, one.program, one.version, True) for one in durable)
+            self.apply(changes.HighestIds(pid=one.pid) for one in durable)
         return outcomes
 
     def withdraw(self, numbers: Sequence[int]) -> None:
-        """Forget tasks that were refused as their commit failed: the disk may have taken them all the same."""
+        """Delete tasks that were refused because their commit failed: they may be on disk nevertheless."""
         for table, column in (("tasks", "id"), ("processes", "task")):
             self.db.executemany(f"DELETE FROM {table} WHERE {column} = ?", [(number,) for number in numbers])
 
-    def keep(self, wanted: Iterable[changes.Change]) -> None:
-        """Make changes for durable processes, in their order."""
-        changes.write(self.db, wanted)
+    def apply(self, rows: Iterable[changes.Change]) -> None:
+        """Apply changes of durable processes, in their order."""
+        changes.write(self.db, rows)
 
     def finish(self, ends: Sequence[TaskEnd]) -> None:
-        """Write down how tasks ended; the first end of a task is the one that counts."""
+        """Record the ends of tasks. A task that has ended already retains its first end."""
         for start in range(0, len(ends), CHUNK):
             chunk = ends[start : start + CHUNK]
             values: list[Any] = []
@@ -182,11 +185,11 @@ class Store:
             )
 
     def find(self, number: int) -> TaskRow | None:
-        """The task of this id."""
-        return next((kept for (kept,) in self._rows("id = ?", (number,))), None)
+        """The task with this id, if there is one."""
+        return next((row for (row,) in self._rows("id = ?", (number,))), None)
 
     def history(self, limit: int, before: int | None) -> list[TaskRow]:
-        """The last tasks, newest first, without their outcomes."""
+        """The last `limit` tasks with ids below `before`, newest first, without their outcomes."""
         where = "1" if before is None else "id < ?"
         rows = self.db.execute(
             f"SELECT {COLUMNS}, x'' FROM tasks WHERE {where} ORDER BY id DESC LIMIT {limit:d}",
@@ -194,10 +197,10 @@ class Store:
         )
         return [TaskRow(*row) for row in rows]
 
-    def begin_life(self, attempts: int) -> None:
-        """Begin a run of the daemon: if the last one crashed, count a crash for each task that has not ended.
+    def begin_run(self, attempts: int) -> None:
+        """Begin a run of the daemon: if the previous run crashed, count a crash for each task that has not ended.
 
-        Each of these tasks is tried once more, unless it has had `attempts` crashes.
+        Each of these tasks begins another attempt, unless it has reached `attempts` crashes.
         """
         crash = int(not self._value("SELECT clean FROM stops"))
         self.db.execute(
@@ -206,18 +209,18 @@ class Store:
         )
         self.db.execute("UPDATE stops SET clean = 0")
 
-    def end_life(self) -> None:
-        """The daemon stops in order: who has not ended is not to blame."""
+    def end_run(self) -> None:
+        """Record that the daemon stops in order, so that the next run counts no crashes."""
         self.db.execute("UPDATE stops SET clean = 1")
 
-    def worn_out(self, attempts: int) -> list[tuple[int, str]]:
-        """Ids and programs of the tasks over which the daemon has died so often."""
+    def out_of_attempts(self, attempts: int) -> list[tuple[int, str]]:
+        """Ids and programs of the pending tasks that have reached `attempts` crashes."""
         query = "SELECT id, program FROM tasks WHERE ended IS NULL AND crashes >= ?"
         return [(int(row[0]), str(row[1])) for row in self.db.execute(query, (attempts,))]
 
-    def pending(self) -> Iterator[Accepted]:
-        """All tasks that have not ended, in the order of their acceptance."""
-        # The plus keeps SQLite from looking through all first processes for each task.
+    def pending(self) -> Iterator[AcceptedTask]:
+        """All tasks that have not ended, in the order of acceptance."""
+        # The plus stops SQLite from scanning all first processes for each task.
         query = (
             "SELECT tasks.program, owner, key, call, submitted, tasks.id, attempt, coalesce(pid, 0), "
             "coalesce(version, '') "
@@ -225,10 +228,10 @@ class Store:
             "WHERE ended IS NULL ORDER BY tasks.id"
         )
         for row in self.db.execute(query):
-            yield Accepted(*row)
+            yield AcceptedTask(*row)
 
     def purge(self, before: float) -> bool:
-        """Forget some of the tasks that ended before then, and give their space back. Whether there may be more."""
+        """Delete up to `PURGE` tasks that ended before `before`, in seconds since the epoch. True: more may be left."""
         failpoints.point("journal.purge")
         self.db.execute(
             "DELETE FROM tasks WHERE id IN (SELECT id FROM tasks WHERE ended < ? AND ended IS NOT NULL LIMIT ?)",
@@ -237,25 +240,25 @@ class Store:
         return bool(self.db.changes() == PURGE)
 
     def vacuum(self) -> bool:
-        """Give some free pages back to the file system, once the log is moved. Whether there are more."""
+        """Free up to `VACUUM` unused pages; the next checkpoint shortens the file by them. True if there are more."""
         failpoints.point("journal.vacuum")
         before = self._value("PRAGMA freelist_count")
         for _ in self.db.execute(f"PRAGMA incremental_vacuum({VACUUM})"):
             pass
         return bool(0 < self._value("PRAGMA freelist_count") < before)
 
-    def shorten(self) -> None:
-        """Move the log if the main file is longer than what it will hold then: nobody may write for long."""
+    def shrink(self) -> None:
+        """Checkpoint the WAL if that shortens the main file, since the next write that would do so may be far off."""
         try:
             size = self._path.stat().st_size
         except FileNotFoundError:
-            return  # it was moved, and is written where it is
+            return  # the file was moved; the journal goes on in it, wherever it is
         if size > self._value("PRAGMA page_count") * self._value("PRAGMA page_size"):
             for _ in self.db.execute("PRAGMA wal_checkpoint(PASSIVE)"):
                 pass
 
     def checkpoint(self) -> None:
-        """Move the whole log to the main file."""
+        """Move the whole WAL to the main file."""
         failpoints.point("journal.checkpoint")
         for _ in self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)"):
             pass
@@ -273,24 +276,24 @@ class Store:
 
 
 def open_store(path: Path, sync: str) -> Store:
-    """The journal at `path`, whole and of this version; if it is damaged it is kept aside, and a new one begun.
+    """Open the journal at `path` and migrate it to this version. A damaged file is renamed, and a new one is created.
 
     Raises `StateTooNew`, and `JournalUnavailable` if the file cannot be used.
     """
     try:
         try:
-            return _opened(path, sync)
+            return _open_checked(path, sync)
         except (Damaged, *DAMAGE) as error:
             aside = set_aside(path)
             log.error(
-                "the journal is damaged; it is kept aside, and a new one begun", kept=str(aside), error=str(error)
+                "the journal is damaged; it was set aside and a new one created", aside=str(aside), error=str(error)
             )
-            return _opened(path, sync)
+            return _open_checked(path, sync)
     except (apsw.Error, OSError) as error:
         raise unusable(path, error) from None
 
 
-def _opened(path: Path, sync: str) -> Store:
+def _open_checked(path: Path, sync: str) -> Store:
     store = Store(path, sync)
     try:
         store.check()
@@ -303,6 +306,6 @@ def _opened(path: Path, sync: str) -> Store:
 
 @functools.lru_cache(CHUNK)
 def _insert(rows: int) -> str:
-    """One statement for all: the interpreter's lock is given up and waited for once, and not with each row."""
+    """A single statement for all rows, so that the thread waits for the interpreter's lock once, not once a row."""
     values = ",".join(["(?,?,?,?,?,?,1,0)"] * rows)
     return f"INSERT INTO tasks (id, program, owner, key, call, submitted, attempt, crashes) VALUES {values}"

@@ -1,9 +1,9 @@
-"""The file of the log, made as long as it gets before it is written.
+"""Preallocates the WAL so that commits never extend it.
 
-Called by the writer, on the journal's thread, when it has begun. A commit that writes over blocks which the file has
-already asks the disk for them alone; one that makes the file longer asks for the file system's own journal, too.
-PostgreSQL keeps the segments of its log for that reason (documentation, "WAL Configuration"). What follows the last
-frame is nothing to SQLite, as after each move of the log ("WAL-mode File Format", section 2.1).
+Called once by the writer, on the journal's thread. A commit into blocks that the file already has syncs only these; a
+commit that extends the file syncs the file system's own journal as well. PostgreSQL recycles its WAL segments for that
+reason (documentation, "WAL Configuration"). SQLite ignores all that follows the last valid frame, as it does after
+each checkpoint ("WAL-mode File Format", section 2.1). It never writes over existing frames.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ import structlog
 
 from kernel.lib import failpoints
 
-ROOM = 64  # how many times its length has to be free on the disk
+FREE_FACTOR = 64  # the disk must have this many times the added length free
 HEADER, FRAME = 32, 24 + 4096  # bytes
 
 log = structlog.get_logger("kernel.journal")
 
 
-def extend(journal: Path, pages: int) -> None:
-    """Make the log of `journal` long enough for `pages`, with zeros, unless the disk has little room."""
+def preallocate(journal: Path, pages: int) -> None:
+    """Extend the WAL of `journal` with zeros to hold `pages`, unless the disk has little room. Logs errors."""
     try:
         failpoints.point("journal.extend")
         file = os.open(journal.with_name(journal.name + "-wal"), os.O_WRONLY | os.O_CLOEXEC)
         try:
-            has, disk = os.fstat(file).st_size, os.fstatvfs(file)
-            lacks = HEADER + pages * FRAME - has
-            if lacks > 0 and disk.f_bavail * disk.f_frsize >= lacks * ROOM:
-                os.pwrite(file, bytes(lacks), has)
+            size, disk = os.fstat(file).st_size, os.fstatvfs(file)
+            missing = HEADER + pages * FRAME - size
+            if missing > 0 and disk.f_bavail * disk.f_frsize >= missing * FREE_FACTOR:
+                os.pwrite(file, bytes(missing), size)
                 os.fdatasync(file)
         finally:
             os.close(file)
     except OSError as error:
-        log.warning("the log could not be made longer; commits take longer until it is", error=str(error))
+        log.warning("the WAL could not be preallocated; commits are slower until it has grown", error=str(error))

@@ -1,1 +1,1 @@
-"""What any room may use: checks, fault points, locks, the machine, timers, units. It knows nothing of the kernel."""
+"""Shared by all rooms: validation, failpoints, lock files, machine, timer, units. It knows nothing of the kernel."""

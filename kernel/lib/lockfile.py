@@ -1,6 +1,6 @@
-"""Lock files: one holder at a time, known by its pid, and free when it dies, however it dies.
+"""Lock files: a lock has one holder at a time, whose pid is in the file, and is free as soon as the holder dies.
 
-Used for the daemon's socket and for its state folder. Never waits.
+Used for the daemon's socket and for its state folder. It never waits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ OWNER_ONLY = 0o600
 
 
 class LockHeld(Exception):
-    """Another process holds the lock; `pid` is 0 if it did not say who it is."""
+    """Another process holds the lock; `pid` is 0 if the file does not contain its pid."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(pid)
@@ -21,9 +21,10 @@ class LockHeld(Exception):
 
 
 def take(path: Path) -> int:
-    """Lock the file, made if need be, and write our pid into it; the descriptor that holds the lock until closed.
+    """Lock the file at `path` and write our pid into it, creating the file if needed.
 
-    Raises `LockHeld`, and `OSError` if the file cannot be written.
+    Returns the descriptor that holds the lock until it is closed. Raises `LockHeld`, and `OSError` if the file cannot
+    be written.
     """
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, OWNER_ONLY)
     try:

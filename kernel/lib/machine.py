@@ -1,6 +1,6 @@
-"""The machine: processors, memory, disk and GPUs, and what the drivers take of them, as they are now.
+"""The current state of the machine: processors, memory, disk and GPUs, and the memory of each driver process.
 
-Sampled by the resource manager in a worker thread, since a dead disk or GPU driver may hang. It decides nothing.
+The model manager samples it in a worker thread, because a dead disk or GPU driver may hang. It never decides anything.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from ipc.syscalls import GpuInfo
 
 
 class MachineSample(msgspec.Struct, frozen=True):
-    """One look at the machine. Bytes; `cpu` is a share of all cores; `rss` (resident sets) is by process id.
+    """The machine at one moment, in bytes. `cpu` is a share of all cores; `rss` has resident set sizes by process id.
 
-    `oom_kills` counts the processes that the system killed for want of memory since it was started.
+    `oom_kills` counts the processes that the system has killed since it started because memory ran out.
     """
 
     cpu: float
@@ -34,22 +34,22 @@ class MachineSample(msgspec.Struct, frozen=True):
 
 
 class Machine(Protocol):
-    """What the resource manager needs of a machine."""
+    """The view of the machine that the model manager needs."""
 
     cores: list[int]
 
     def sample(self, pids: Iterable[int]) -> MachineSample:
-        """The machine now, and the resident sets of these processes. Blocks, for a moment or for long."""
+        """Sample the machine and the resident sets of `pids`. Blocks, possibly for long."""
 
     def rss(self, pid: int) -> int:
-        """The resident set of process `pid` in bytes, 0 if there is none. Never blocks."""
+        """The resident set of process `pid` in bytes, 0 if it has ended. Never blocks."""
 
     def oom_kills(self) -> int:
-        """As in `MachineSample`. Never blocks."""
+        """The same count as in `MachineSample`. Never blocks."""
 
 
 class ThisMachine:
-    """The machine that this process runs on; `disk` is a folder on the disk of interest."""
+    """The machine that this process runs on. `disk` is a folder, existing or not, on the disk to watch."""
 
     def __init__(self, disk: Path) -> None:
         self._disk = disk
@@ -89,7 +89,7 @@ class ThisMachine:
 
 
 class _Gpus:
-    """NVIDIA GPUs, if the package `pynvml` is there to ask them. Written to its manual: no GPU has run this."""
+    """NVIDIA GPUs, if the package `pynvml` is installed. Written from its manual and never run on a GPU."""
 
     def __init__(self) -> None:
         self._nvml: Any = None

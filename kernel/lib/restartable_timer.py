@@ -1,4 +1,7 @@
-"""A timer that is started and stopped again and again. Used by the runtimes of models and the lives of drivers."""
+"""A timer that can be started and stopped again and again. Used by model runtimes and driver supervisors.
+
+It never runs its action more than once for a start.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Callable
 
 
 class RestartableTimer:
-    """Calls `action` once for each start, unless it is stopped before."""
+    """Calls `action` once after each start, unless it is stopped first."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, action: Callable[[], None]) -> None:
         self._loop = loop
@@ -19,12 +22,12 @@ class RestartableTimer:
         return self._handle is not None
 
     def start(self, seconds: float) -> None:
-        """Strike in so many seconds; one that runs already runs on as it is."""
+        """Call the action in `seconds` seconds. A timer that already runs keeps its time."""
         if self._handle is None:
             self._handle = self._loop.call_later(seconds, self._strike)
 
     def stop(self) -> None:
-        """Strike no more."""
+        """Cancel the call, if the timer runs."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None

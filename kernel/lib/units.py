@@ -1,6 +1,6 @@
-"""Sizes: of a value in bytes, for the accounts of memory, and in words, for messages that people read.
+"""Sizes: the bytes of a value, for memory quotas, and sizes as text, for messages that people read.
 
-Called by whatever stores values or reports memory. It stores nothing and enforces no limit.
+Called by the parts of the kernel that store values or report memory. It stores nothing and enforces no limit.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import msgspec
 from ipc.codec import encode, isolate
 
 
-def measured(value: Any) -> tuple[Any, int]:
-    """`value` so that nobody can change it, and the bytes of its encoding. Bytes are neither copied nor encoded.
+def isolate_and_measure(value: Any) -> tuple[Any, int]:
+    """Isolate `value`, so that nobody can change it, and return it with the size of its encoding in bytes.
 
-    Raises `NotEncodable`.
+    A `bytes` value is neither copied nor encoded. Raises `NotEncodable`.
     """
-    kept = isolate(value)
-    if isinstance(kept, msgspec.Raw):
-        return kept, len(kept)
-    if type(kept) is bytes:
-        return kept, len(kept) + (2 if len(kept) < 1 << 8 else 3 if len(kept) < 1 << 16 else 5)
-    return kept, len(encode(kept))
+    isolated = isolate(value)
+    if isinstance(isolated, msgspec.Raw):
+        return isolated, len(isolated)
+    if type(isolated) is bytes:
+        return isolated, len(isolated) + (2 if len(isolated) < 1 << 8 else 3 if len(isolated) < 1 << 16 else 5)
+    return isolated, len(encode(isolated))
 
 
 def show_size(size: float) -> str:
-    """Such as "1.5 GB"."""
+    """`size` bytes as text, such as "1.5 GB"."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(size) < 1000:
             return f"{size:.3g} {unit}"

@@ -1,7 +1,8 @@
-"""Checks of what an agent gives as it likes: a call from inside the loop is not held against the types of its fields.
+"""Checks of arguments that agent code passes to system calls: nothing decodes these calls, so their types may be wrong.
 
-Used by the handlers of calls whose arguments stay with the kernel: a time that is no number would break the order of
-its timers, and a text that cannot be encoded every list in which it is shown. What comes from a socket passes.
+Used by handlers of calls whose arguments the kernel stores. A time that is not a number would break the order of its
+timers, and text that cannot be encoded would break every list that shows it. Calls from a socket have been decoded
+already; their types are never wrong.
 """
 
 from __future__ import annotations
@@ -15,37 +16,37 @@ LOWEST, HIGHEST = -20, 20  # priorities
 
 
 def check_seconds(seconds: Any, what: str) -> float | None:
-    """`seconds` as they are; None if they never pass. Raises `InvalidCall`."""
+    """`seconds`, or None if it is infinite. `what` names the argument in the error. Raises `InvalidCall`."""
     if not (isinstance(seconds, int | float) and seconds >= 0):
-        raise InvalidCall(f"{what} is {seconds!r:.100}; it is a number of seconds and cannot be negative")
+        raise InvalidCall(f"{what} is {seconds!r:.100}; pass a number of seconds, which cannot be negative")
     return None if seconds == math.inf else seconds
 
 
 def check_timeout(timeout: Any) -> float | None:
-    """The same for a time limit, which may be None."""
+    """`timeout`, checked like seconds; None means no limit."""
     return None if timeout is None else check_seconds(timeout, "timeout")
 
 
 def check_priority(priority: Any) -> None:
-    """Raises `InvalidCall`."""
+    """Raise `InvalidCall` unless `priority` is an int from `LOWEST` to `HIGHEST`."""
     if type(priority) is not int or not LOWEST <= priority <= HIGHEST:
         raise InvalidCall(
-            f"a priority is a whole number from {LOWEST} to {HIGHEST}, which {priority!r:.100} is not",
+            f"priority is {priority!r:.100}; pass a whole number from {LOWEST} to {HIGHEST}",
             lowest=LOWEST,
             highest=HIGHEST,
         )
 
 
 def check_text(text: Any, what: str, most: int, least: int = 0) -> None:
-    """Raises `InvalidCall` for what is no text of `least` to `most` characters, or cannot be encoded."""
+    """Raise `InvalidCall` unless `text` is a `str` of `least` to `most` characters that can be encoded."""
     if isinstance(text, str) and least <= len(text) <= most and (text.isascii() or _encodable(text)):
         return
-    raise InvalidCall(f"{what} is a text of {least} to {most} characters, which {text!a:.100} is not")
+    raise InvalidCall(f"{what} is {text!a:.100}; pass text of {least} to {most} characters that UTF-8 can encode")
 
 
 def _encodable(text: str) -> bool:
     try:
         text.encode()
-    except UnicodeEncodeError:  # a surrogate without its other half
+    except UnicodeEncodeError:  # an unpaired surrogate
         return False
     return True

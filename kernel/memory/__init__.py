@@ -1,1 +1,1 @@
-"""Memory: private keys and values of a process, and regions that processes share. Both are bounded."""
+"""Memory: private keys and values of a process, and regions that processes share. Quotas bound both."""

@@ -1,7 +1,7 @@
 """Private memory: keys and values that belong to one process and are freed with it.
 
-Its handlers are called by the gate and answer at once. All threads of a process see the same keys, and nobody else
-sees them. Values that could be changed are kept encoded, so that what was read is nobody's but the reader's.
+The gate calls its handlers, which answer without waiting. All threads of a process share its keys; no other process
+sees them. Mutable values are stored encoded, so that each reader gets its own copy.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ from typing import Any
 from ipc.syscalls import MemoryDelete, MemoryGet, MemoryKeys, MemorySet
 from kernel.core.process import Process
 from kernel.gate import Gate
-from kernel.lib.units import measured
-from kernel.memory.quotas import MemoryQuotas, OwnerUsage, check_name
-from kernel.processes.limits import LimitKeeper
+from kernel.lib.units import isolate_and_measure
+from kernel.memory.quotas import MemoryQuotas, MemoryUsage, check_name
+from kernel.processes.limits import LimitEnforcer
 
 
 class ProcessMemory:
-    """What one process keeps: each value with its size, key included."""
+    """The values of one process by key, each with its size in bytes. The size includes the key."""
 
     __slots__ = ("account", "values")
 
     def __init__(self) -> None:
         self.values: dict[str, tuple[Any, int]] = {}
-        self.account = OwnerUsage()
+        self.account = MemoryUsage()
 
 
 class PrivateMemory:
-    """The stores of all processes that ever set a key, by pid."""
+    """The memory of all living processes that have set a key, by pid."""
 
-    def __init__(self, gate: Gate, bounds: MemoryQuotas, limits: LimitKeeper) -> None:
+    def __init__(self, gate: Gate, quotas: MemoryQuotas, limits: LimitEnforcer) -> None:
         self._limits = limits
-        self._bounds = bounds
+        self._quotas = quotas
         self._stores: dict[int, ProcessMemory] = {}
         gate.register({MemoryGet: self.get, MemorySet: self.set, MemoryDelete: self.delete, MemoryKeys: self.keys})
 
@@ -43,16 +43,16 @@ class PrivateMemory:
 
     def set(self, process: Process, call: MemorySet) -> None:
         check_name(call.key, "a key")
-        value, size = measured(call.value)
+        value, size = isolate_and_measure(call.value)
         size += len(call.key.encode(errors="surrogatepass"))
         store = self._stores.get(process.pid) or ProcessMemory()
         _, before = store.values.get(call.key, (None, 0))
         entries, growth = call.key not in store.values, size - before
-        most = self._bounds.keys, self._bounds.key_bytes
+        maxima = self._quotas.keys, self._quotas.key_bytes
         self._limits.check_memory(process, entries, growth, self.usage)
-        store.account.check(f"process {process.pid}", "keys", entries, growth, most)
+        store.account.check(f"process {process.pid}", "keys", entries, growth, maxima)
         store.values[call.key] = value, size
-        store.account.book(entries, growth)
+        store.account.charge(entries, growth)
         self._stores[process.pid] = store
 
     def delete(self, process: Process, call: MemoryDelete) -> bool:
@@ -61,7 +61,7 @@ class PrivateMemory:
         if store is None or call.key not in store.values:
             return False
         _, size = store.values.pop(call.key)
-        store.account.book(-1, -size)
+        store.account.charge(-1, -size)
         return True
 
     def keys(self, process: Process, call: MemoryKeys) -> list[str]:
@@ -69,7 +69,7 @@ class PrivateMemory:
         return [key for key in store.values if key.startswith(call.prefix)] if store is not None else []
 
     def usage(self, process: Process) -> tuple[int, int]:
-        """Keys and bytes that `process` keeps."""
+        """How many keys `process` has, and their bytes."""
         store = self._stores.get(process.pid)
         return (store.account.entries, store.account.size) if store is not None else (0, 0)
 

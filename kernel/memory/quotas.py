@@ -1,7 +1,7 @@
-"""How much may be kept in memory, and the accounts of what is kept.
+"""The quotas of memory, and the usage that is checked against them.
 
-Used by private and shared memory alike. All sizes are bytes of the encoded form. An account only ever changes by what
-was really added or taken away, so it can neither drift nor fall below zero.
+Used by private and by shared memory. All sizes are bytes of the encoded form. A usage changes only by the sizes that
+were really added or removed, so it never drifts and never falls below zero.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Number = Annotated[int, Meta(ge=0)]
 
 
 class MemoryQuotas(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What may be kept: keys and bytes of one process, regions and bytes of one owner, bytes of all regions."""
+    """Limits: keys and their bytes per process, regions and their bytes per owner, bytes of all regions together."""
 
     keys: Number = 10_000
     key_bytes: Number = 64 * 1024 * 1024
@@ -29,8 +29,8 @@ class MemoryQuotas(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     shared_bytes: Number = 1024 * 1024 * 1024
 
 
-class OwnerUsage:
-    """Entries and bytes that one party keeps."""
+class MemoryUsage:
+    """Entries and bytes of one process, or of one owner of regions."""
 
     __slots__ = ("entries", "size")
 
@@ -38,29 +38,30 @@ class OwnerUsage:
         self.entries = 0
         self.size = 0
 
-    def check(self, who: str, unit: str, entries: int, size: int, most: tuple[int, int]) -> None:
-        """Whether `entries` and `size` bytes more may be kept. What does not grow always may.
+    def check(self, who: str, unit: str, entries: int, size: int, maxima: tuple[int, int]) -> None:
+        """Check whether `entries` more entries and `size` more bytes fit within `maxima` (entries, bytes).
 
-        Raises `LimitExceeded` with the name of the limit, its maximum, and what would have been kept.
+        A number that does not grow always fits. Raises `LimitExceeded` with the name of the limit, its maximum and the
+        total that was wanted.
         """
         for limit, more, total, maximum in (
-            (unit, entries, self.entries + entries, most[0]),
-            ("bytes", size, self.size + size, most[1]),
+            (unit, entries, self.entries + entries, maxima[0]),
+            ("bytes", size, self.size + size, maxima[1]),
         ):
             if more > 0 and total > maximum:
                 raise LimitExceeded(
-                    f"{who} would keep {total} {limit}, and may keep {maximum}; delete what is no longer needed",
+                    f"{who} would have {total} {limit}, and the limit is {maximum}; delete unused entries",
                     limit=limit,
                     maximum=maximum,
                     wanted=total,
                 )
 
-    def book(self, entries: int, size: int) -> None:
-        """Add what was kept, or take off what was given up."""
+    def charge(self, entries: int, size: int) -> None:
+        """Add entries and bytes that were stored. Negative numbers take them off again."""
         self.entries += entries
         self.size += size
 
 
 def check_name(name: Any, what: str) -> None:
-    """Raise `InvalidCall` for a `name` that a `what` cannot have."""
+    """Raise `InvalidCall` unless `name` is a text of 1 to `NAME_LENGTH` characters. `what` names it in the error."""
     check_text(name, what, NAME_LENGTH, least=1)

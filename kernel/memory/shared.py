@@ -1,8 +1,8 @@
 """Shared memory: named regions with versions, which every process may read, change, watch and delete.
 
-Its handlers are called by the gate. Values that cannot be changed pass by reference, all others encoded once; what a
-client sent stays encoded until an agent reads it. Versions come from one counter of the daemon, so that those of a name
-grow even over its deletion, and nothing need be remembered of what is gone.
+The gate calls its handlers. Immutable values pass by reference, all others are encoded once; a value from a client
+stays encoded until an agent reads it. Versions come from one counter of the daemon, so the versions of a name grow even
+across its deletion, and a deleted region leaves nothing behind. It never writes to the journal: `RegionJournal` does.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from kernel.core.fiber import PARK
 from kernel.core.process import Process, Thread
 from kernel.core.timers import Timer
 from kernel.gate import Gate
-from kernel.lib.units import measured
+from kernel.lib.units import isolate_and_measure
 from kernel.lib.validation import check_timeout
-from kernel.memory.quotas import MemoryQuotas, OwnerUsage, check_name
+from kernel.memory.quotas import MemoryQuotas, MemoryUsage, check_name
 
 if TYPE_CHECKING:
     from kernel.core.mailbox import StorageReceipt
 
-RESERVED = "tool:"  # names that the kernel gives to large results of tools
-FRAME_ROOM = 1024  # bytes of a frame that are not the value
+RESERVED = "tool:"  # prefix of the names that the kernel gives to large results of tools
+FRAME_ROOM = 1024  # bytes of a frame besides the value
 
 
 class Region:
-    """A value that all may see. It is charged to the owner of the process that made it, as a file is."""
+    """A value that all processes may see. Like a file, it is charged to the owner of the process that created it."""
 
     __slots__ = ("creator", "durable", "owner", "size", "value", "version")
 
@@ -44,7 +44,7 @@ class Region:
 
 
 class RegionJournal(Protocol):
-    """Writes down durable regions. What is answered is what whoever made the change waits for, if anything."""
+    """Persists durable regions. The caller of a change waits for the receipt, if there is one."""
 
     def changed(self, process: Process, name: str, region: Region) -> StorageReceipt | None: ...
 
@@ -52,17 +52,17 @@ class RegionJournal(Protocol):
 
 
 class SharedMemory:
-    """All regions by name, and who waits for a change of which. `keeper` writes down the durable ones, if any can."""
+    """All regions by name, and the threads that watch them. `journal`, if there is one, persists durable regions."""
 
-    def __init__(self, gate: Gate, bounds: MemoryQuotas) -> None:
-        self._bounds = bounds
-        self.keeper: RegionJournal | None = None
+    def __init__(self, gate: Gate, quotas: MemoryQuotas) -> None:
+        self._quotas = quotas
+        self.journal: RegionJournal | None = None
         self._regions: dict[str, Region] = {}
         self._last_version = 0
         self._size = 0
-        self._accounts: dict[str, OwnerUsage] = {}  # by owner; one that keeps nothing has none
+        self._accounts: dict[str, MemoryUsage] = {}  # by owner, for owners with regions
         self._ephemeral: dict[int, set[str]] = {}  # by pid of the creator
-        self._watchers: dict[str, dict[Thread, None]] = {}  # in the order of their coming
+        self._watchers: dict[str, dict[Thread, None]] = {}  # in the order of arrival
         gate.register(
             {
                 SharedGet: self.get,
@@ -80,36 +80,38 @@ class SharedMemory:
         check_name(call.name, "the name of a region")
         region = self._regions.get(call.name)
         if region is None and call.name.startswith(RESERVED):
-            raise InvalidCall(f"names that begin with {RESERVED!r} are the kernel's; {call.name!r} is not free")
+            raise InvalidCall(
+                f"the kernel reserves names that begin with {RESERVED!r}; choose another name than {call.name!r}"
+            )
         found = 0 if region is None else region.version
         if call.expected is not None and call.expected != found:
             state = f"is at version {found}" if found else "does not exist"
             raise VersionConflict(
-                f"region {call.name!r} {state}, and was expected at {call.expected}; read it and try again",
+                f"region {call.name!r} {state}, and version {call.expected} was expected; read it and try again",
                 name=call.name,
                 expected=call.expected,
                 found=found,
             )
-        if call.durable and (call.ephemeral or (region is not None and region.creator) or self.keeper is None):
-            raise InvalidCall(f"region {call.name!r} ends with a process, or the daemon keeps no journal: not durable")
-        value, size = measured(call.value)
+        if call.durable and (call.ephemeral or (region is not None and region.creator) or self.journal is None):
+            raise InvalidCall(f"region {call.name!r} cannot be durable: it is ephemeral, or the daemon has no journal")
+        value, size = isolate_and_measure(call.value)
         version = self.put(process, call.name, value, size, ephemeral=call.ephemeral)
         region = self._regions[call.name]
         region.durable = region.durable or call.durable
         receipt = (
-            self.keeper.changed(process, call.name, region) if region.durable and self.keeper is not None else None
+            self.journal.changed(process, call.name, region) if region.durable and self.journal is not None else None
         )
-        return version if receipt is None else receipt.before(version)
+        return version if receipt is None else receipt.answer_after_commit(version)
 
     def put(self, process: Process, name: str, value: Any, size: int, *, ephemeral: bool) -> int:
-        """Store `value`, of which `measured` said `size`, in the name of `process`; the new version."""
+        """Store `value`, whose size `measured` returned, on behalf of `process`. Returns the new version."""
         region = self._regions.get(name)
-        made = region is None
+        created = region is None
         if region is None:
             region = Region(process.owner, process.pid if ephemeral else 0)
         size += len(name.encode(errors="surrogatepass"))
-        self._book(region.owner, int(made), size - region.size)
-        if made:
+        self._charge(region.owner, int(created), size - region.size)
+        if created:
             self._regions[name] = region
             if ephemeral:
                 self._ephemeral.setdefault(process.pid, set()).add(name)
@@ -119,14 +121,14 @@ class SharedMemory:
         return region.version
 
     def value(self, name: str) -> Any:
-        """What region `name`, which there is, holds."""
+        """The value of the existing region `name`."""
         return self._regions[name].value
 
     def watch(self, process: Process, call: SharedWatch) -> Versioned | Coroutine[Any, Any, Versioned]:
         check_name(call.name, "the name of a region")
         timeout = check_timeout(call.timeout)
         if call.after < 0:
-            raise InvalidCall(f"a watch takes a version of 0 or more, not {call.after}")
+            raise InvalidCall(f"the version to watch from must be 0 or more, not {call.after}")
         region = self._changed(call)
         return self._read(process, region) if region is not None else self._watch(process, call, timeout)
 
@@ -137,7 +139,7 @@ class SharedMemory:
         watchers[thread] = None
         try:
             while (region := self._changed(call)) is None:
-                if timer.rung:
+                if timer.expired:
                     raise TimedOut(
                         f"region {call.name!r} did not change after version {call.after} within {call.timeout} s",
                         name=call.name,
@@ -155,8 +157,8 @@ class SharedMemory:
     def delete(self, process: Process, call: SharedDelete) -> Coroutine[Any, Any, None] | None:
         durable = self._region(call.name).durable
         self._remove(call.name)
-        receipt = self.keeper.deleted(process, call.name) if durable and self.keeper is not None else None
-        return None if receipt is None else receipt.before(None)
+        receipt = self.journal.deleted(process, call.name) if durable and self.journal is not None else None
+        return None if receipt is None else receipt.answer_after_commit(None)
 
     def list(self, process: Process, call: Regions) -> list[RegionInfo]:
         return [
@@ -171,16 +173,16 @@ class SharedMemory:
             self._remove(name)
 
     def restore(self, name: str, version: int, owner: str, value: Any) -> None:
-        """Have a durable region of an earlier life again. What is there is there, whatever the bounds are now."""
+        """Restore a durable region of a previous run, even if it exceeds the present quotas."""
         region = self._regions[name] = Region(owner, 0)
-        region.value, region.size = measured(value)
+        region.value, region.size = isolate_and_measure(value)
         region.size += len(name.encode(errors="surrogatepass"))
         region.version, region.durable = version, True
-        self._accounts.setdefault(owner, OwnerUsage()).book(1, region.size)
+        self._accounts.setdefault(owner, MemoryUsage()).charge(1, region.size)
         self._size += region.size
 
-    def begin_after(self, version: int) -> None:
-        """Give higher versions than this one."""
+    def start_ids_after(self, version: int) -> None:
+        """Assign only versions above this one from now on."""
         self._last_version = max(self._last_version, version)
 
     # ---- inside
@@ -189,13 +191,13 @@ class SharedMemory:
         check_name(name, "the name of a region")
         region = self._regions.get(name)
         if region is None:
-            raise UnknownRegion(f"there is no shared region {name!r}; whoever sets it makes it", name=name)
+            raise UnknownRegion(f"there is no shared region {name!r}; set it to create it", name=name)
         return region
 
     def _read(self, process: Process, region: Region) -> Versioned:
         if process.is_client and region.size > MAX_FRAME - FRAME_ROOM:
             raise LimitExceeded(
-                f"the region holds {region.size} bytes, and a client can be sent {MAX_FRAME - FRAME_ROOM}",
+                f"the region holds {region.size} bytes, and a client can be sent at most {MAX_FRAME - FRAME_ROOM}",
                 limit="frame",
                 maximum=MAX_FRAME - FRAME_ROOM,
                 wanted=region.size,
@@ -203,7 +205,7 @@ class SharedMemory:
         return Versioned(region.value, region.version)
 
     def _changed(self, call: SharedWatch) -> Region | None:
-        """The region if it is newer than the watcher knows it. Raises `RegionDeleted` if it was known and is gone."""
+        """The region if it is newer than the watched version. Raises `RegionDeleted` if the watched region is gone."""
         region = self._regions.get(call.name)
         if region is None and call.after:
             raise RegionDeleted(f"region {call.name!r} of version {call.after} was deleted", name=call.name)
@@ -211,7 +213,7 @@ class SharedMemory:
 
     def _remove(self, name: str) -> None:
         region = self._regions.pop(name)
-        self._book(region.owner, -1, -region.size)
+        self._charge(region.owner, -1, -region.size)
         if region.creator:
             names = self._ephemeral[region.creator]
             names.discard(name)
@@ -219,17 +221,17 @@ class SharedMemory:
                 del self._ephemeral[region.creator]
         self._wake(name)
 
-    def _book(self, owner: str, entries: int, size: int) -> None:
-        """Charge `owner` with so much more or less. Raises `LimitExceeded`, or `Busy` if all together keep too much."""
-        account = self._accounts.get(owner) or OwnerUsage()
-        account.check(f"owner {owner!r}", "regions", entries, size, (self._bounds.regions, self._bounds.region_bytes))
-        if size > 0 and self._size + size > self._bounds.shared_bytes:
+    def _charge(self, owner: str, entries: int, size: int) -> None:
+        """Charge `owner` for the change. Raises `LimitExceeded`, or `Busy` if all regions together are too large."""
+        account = self._accounts.get(owner) or MemoryUsage()
+        account.check(f"owner {owner!r}", "regions", entries, size, (self._quotas.regions, self._quotas.region_bytes))
+        if size > 0 and self._size + size > self._quotas.shared_bytes:
             raise Busy(
-                f"shared memory would hold {self._size + size} bytes, and may hold {self._bounds.shared_bytes}; "
-                "delete regions",
+                f"shared memory would hold {self._size + size} bytes, and the limit is {self._quotas.shared_bytes}; "
+                "delete some regions",
                 retry_after=1.0,
             )
-        account.book(entries, size)
+        account.charge(entries, size)
         self._size += size
         if account.entries:
             self._accounts[owner] = account

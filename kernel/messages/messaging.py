@@ -15,10 +15,10 @@ from ipc.codec import PLAIN, isolate, reveal
 from ipc.errors import InvalidCall, MailboxFull, NotACall, TimedOut, UnknownProcess
 from ipc.messages import Message
 from ipc.syscalls import Call, Reply, Send
-from kernel.core.answers import UNANSWERED, Unanswerable, forget_caller
+from kernel.core.answers import UNANSWERED, Unanswerable, mark_caller_gone
 from kernel.core.fiber import PARK
 from kernel.core.mailbox import CONTROL, Mailbox
-from kernel.core.process import PendingCalls, Process, Thread, Wait
+from kernel.core.process import BlockedOn, PendingCalls, Process, Thread
 from kernel.core.process_table import ProcessTable
 from kernel.core.timers import Timer
 from kernel.core.waits import RoomIn
@@ -77,10 +77,10 @@ class Messaging:
         process.messages_sent += 1
         box = recipient.mailbox
         if box is None:
-            box = recipient.box()
+            box = recipient.open_mailbox()
         if box.taken < box.capacity or self.make_room(recipient, box):
             receipt = box.put(message)
-            return number if receipt is None else receipt.before(number)
+            return number if receipt is None else receipt.answer_after_commit(number)
         if call.wait:
             return self._send_later(box, message, recipient)
         raise MailboxFull(
@@ -100,7 +100,7 @@ class Messaging:
             raise self._table.unknown(message.recipient)
         receipt = box.put(message)
         if receipt is not None:
-            await receipt.before(None)
+            await receipt.answer_after_commit(None)
         return message.id
 
     def make_room(self, recipient: Process, box: Mailbox) -> bool:
@@ -137,7 +137,7 @@ class Messaging:
         process.messages_sent += 1
         thread.answer = UNANSWERED
         try:
-            box = recipient.mailbox or recipient.box()
+            box = recipient.mailbox or recipient.open_mailbox()
             if box.taken >= box.capacity and not self.make_room(recipient, box):
                 await self._wait_for_room(call, recipient, box, timer)
             pending_calls = recipient.pending_calls
@@ -151,14 +151,14 @@ class Messaging:
                 thread.waits_for = pending_calls
                 if timer is None:
                     deadlock.check(thread)  # a thread with a timer set closes no knot
-                elif timer.rung:
+                elif timer.expired:
                     _check_time(timer, call, "did not reply")
                 await PARK
         except BaseException:
             answer: Any = thread.answer
             thread.answer = None
             if answer is UNANSWERED:
-                forget_caller(recipient, number)
+                mark_caller_gone(recipient, number)
             elif type(answer) is not Unanswerable:  # cancelled after the reply arrived, before it was read
                 self._bury_reply(recipient, process.pid, number, answer)
             raise
@@ -222,7 +222,7 @@ class Messaging:
         correlation: int = 0,
     ) -> None:
         """Put a message of the kernel into the mailbox of `recipient`. It goes before all others, and always fits."""
-        box = recipient.box()
+        box = recipient.open_mailbox()
         if not (box.closed or recipient.ended):
             box.put(Message(self.next_id(), type, sender, recipient.pid, CONTROL, correlation, None, isolate(body)))
 
@@ -255,7 +255,7 @@ class Messaging:
         """The living process with this name or pid. Raises `UnknownName`, `UnknownProcess`."""
         return self._names.find(to) if isinstance(to, str) else self._table.get(to)
 
-    def begin_after(self, number: int) -> None:
+    def start_ids_after(self, number: int) -> None:
         """Give new messages ids above `number`."""
         self._last_id = max(self._last_id, number)
 
@@ -268,26 +268,26 @@ class Messaging:
         return self._last_id
 
 
-async def wait_for_room(box: Mailbox, thread: Thread, why: Wait | str) -> bool:
+async def wait_for_room(box: Mailbox, thread: Thread, why: BlockedOn | str) -> bool:
     """Wait in line for a place in `box`. Raises `DeadlockDetected`.
 
     True: the caller puts its message now, unless the mailbox is `closed`. False: something else woke the thread.
     """
-    box.line_up(thread)
+    box.add_sender(thread)
     thread.waits_for = why
     try:
         deadlock.check(thread)
         await PARK
     except BaseException:
-        if box.leave_line(thread):
+        if box.end_send_wait(thread):
             box.pass_on_place()
         raise
-    reserved = box.leave_line(thread)
+    reserved = box.end_send_wait(thread)
     if reserved:
         box.use_place()
     return reserved
 
 
 def _check_time(timer: Timer | None, call: Call, what: str) -> None:
-    if timer is not None and timer.rung:
+    if timer is not None and timer.expired:
         raise TimedOut(f"process {call.to} {what} within {call.timeout} s", to=call.to, timeout=call.timeout)

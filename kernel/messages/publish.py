@@ -18,7 +18,7 @@ from kernel.gate import Gate
 from kernel.lib.validation import check_seconds, check_text
 from kernel.messages.messaging import Messaging
 from kernel.messages.topics import Topics
-from kernel.messages.validation import MAX_TYPE, check_heading, envelope, isolate_bounded
+from kernel.messages.validation import MAX_TYPE, build_message, check_heading, isolate_bounded
 
 if TYPE_CHECKING:
     from kernel.core.mailbox import StorageReceipt
@@ -35,15 +35,15 @@ class Publisher:
     def publish(self, process: Process, call: Publish) -> int | Coroutine[Any, Any, int]:
         receipt: StorageReceipt | None = None
         delivered = 0
-        subscribers, call = self.publication(call)
+        subscribers, call = self.prepare(call)
         for recipient in subscribers:
-            outcome = self.offer(recipient, envelope(process, recipient, call, self._messaging.next_id()))
+            outcome = self.offer(recipient, build_message(process, recipient, call, self._messaging.next_id()))
             if outcome is not False:
                 delivered += 1
                 receipt = outcome or receipt
-        return delivered if receipt is None else receipt.before(delivered)
+        return delivered if receipt is None else receipt.answer_after_commit(delivered)
 
-    def publication(self, call: Publish) -> tuple[list[Process], Publish]:
+    def prepare(self, call: Publish) -> tuple[list[Process], Publish]:
         """The subscribers, and `call` with its body encoded once for all of them.
 
         Raises every error that `call` can cause, so that either all subscribers are offered the message or none is.
@@ -56,7 +56,7 @@ class Publisher:
 
     def offer(self, recipient: Process, message: Message) -> StorageReceipt | Literal[False] | None:
         """Put `message` into the mailbox of `recipient`, as `Mailbox.put` does. False: full, so it is a dead letter."""
-        box = recipient.box()
+        box = recipient.open_mailbox()
         if box.full and not self._messaging.make_room(recipient, box):
             self._messaging.dead_letters.bury(message, "the subscriber's mailbox was full")
             return False

@@ -40,11 +40,11 @@ class Receiver:
         if call is not ANY_MESSAGE:
             return self._receive_selected(process, call)
         box = process.mailbox
-        if box is None and process.listener is None:
+        if box is None and process.first_receiver is None:
             return self._receive_first(process)
         message = None if box is None else box.take()
         if message is None:
-            return self._receive_next(process, box or process.box())
+            return self._receive_next(process, box or process.open_mailbox())
         if message.deadline is not None or type(message.body) is msgspec.Raw:
             message = self._deliverable(process, message)
             if message is None:
@@ -63,30 +63,30 @@ class Receiver:
     async def _receive_first(self, process: Process) -> Message:
         """Wait for any message while the process has no mailbox: the first message makes it, and most get none."""
         thread = self._dispatcher.running
-        process.listener, thread.waits_for = thread, "message"
+        process.first_receiver, thread.waits_for = thread, "message"
         try:
             await PARK
             message = self._take(process, None)
         finally:
             if process.mailbox is not None:
-                process.mailbox.delist(thread)
+                process.mailbox.end_receive(thread)
             else:
-                process.listener = None
+                process.first_receiver = None
         return message if message is not None else await self._receive_later(process, None, None)
 
     async def _receive_next(self, process: Process, box: Mailbox) -> Message:
         """Wait for any message. Does the same as `_receive_later`, inlined for speed: most waits are of this kind."""
         thread = self._dispatcher.running
         while True:
-            box.enlist(thread)
+            box.add_receiver(thread)
             try:
                 await PARK
             except BaseException:
-                box.delist(thread)
+                box.end_receive(thread)
                 raise
             message = box.take()
-            if box.receiver is not None or box.selectors or box.called:
-                box.delist(thread)
+            if box.receiver is not None or box.selectors or box.woken_for:
+                box.end_receive(thread)
             if message is None:
                 continue
             if message.deadline is not None or type(message.body) is msgspec.Raw:
@@ -105,16 +105,16 @@ class Receiver:
         try:
             message = self._take(process, selector)
             while message is None:
-                if timer.rung:
+                if timer.expired:
                     what = "message" if selector is None else str(selector)
                     raise TimedOut(f"no {what} within {timeout} s", timeout=timeout)
-                box = process.box()
-                box.enlist(thread, selector)
+                box = process.open_mailbox()
+                box.add_receiver(thread, selector)
                 try:
                     await PARK
                     message = self._take(process, selector)
                 finally:  # also if the receiver's own predicate raises
-                    box.delist(thread)
+                    box.end_receive(thread)
             return message
         finally:
             timer.cancel()

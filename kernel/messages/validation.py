@@ -30,7 +30,7 @@ SMALL_TYPES = frozenset({bool, float, type(None)})  # immutable and never too la
 UNTYPED, ZERO = "", 0  # a heading field that is this very object has its default, and needs no check
 
 
-def envelope(
+def build_message(
     process: Process,
     recipient: Process,
     call: Send | Call | Publish,
@@ -64,10 +64,10 @@ def prepare(recipient: Process, kind: str, body: Any) -> tuple[str, Any]:
     if not kind and isinstance(body, msgspec.Struct):
         kind = type(body).__name__
     body = isolate_bounded(body)
-    return kind, body if recipient.accepts is None else check(recipient, kind, body)
+    return kind, body if recipient.accepts is None else to_declared_type(recipient, kind, body)
 
 
-def check(recipient: Process, kind: str, body: Any) -> Any:
+def to_declared_type(recipient: Process, kind: str, body: Any) -> Any:
     """`body` as the Struct that `recipient` declares under the name `kind`. Decodes an encoded body, once.
 
     Raises `UndeclaredType`, `BadMessage`.

@@ -1,7 +1,7 @@
-"""The workload of one model: its sequences, from the call to the last token, whatever becomes of the driver meanwhile.
+"""The active sequences of one model, from the call to the last token, across restarts of the driver.
 
-Owned by the model runtime, which hands on what the driver says and tells it when there is a driver and when there is
-none. It keeps the slots and the pager busy, charges what was used, and starts and stops no driver.
+Owned by the model runtime, which passes on the driver's messages and says when the driver is gone. It feeds the lease
+table and the pager, and charges processes for the tokens used. It never starts or stops a driver.
 """
 
 from __future__ import annotations
@@ -23,17 +23,16 @@ from kernel.models.spec import ModelSpec
 from kernel.models.swap import SwapArea
 from kernel.models.think_time import ThinkTimes
 from kernel.policy.policy import Policy
-from kernel.processes.limits import LimitKeeper
+from kernel.processes.limits import LimitEnforcer
 
-MAX_DEATHS = 3  # driver deaths a sequence survives while on a slot
+MAX_DEATHS = 3  # deaths of drivers that a sequence survives while it holds a slot
 RATE_SMOOTHING = 0.9  # weight of the past in the token rate
 
 
 class ActiveSequences:
-    """The sequences of one model.
+    """`sequences` holds all that are not finished, and the cancelled ones that the driver still knows.
 
-    `sequences`: all that are not finished, and cancelled ones that the driver still holds. `tokens` and `steps` count
-    what was made so far, `rate` is in tokens per second.
+    `tokens` and `steps` count what the driver has made so far; `rate` is in tokens per second.
     """
 
     def __init__(
@@ -41,7 +40,7 @@ class ActiveSequences:
         model: str,
         spec: ModelSpec,
         policy: Policy,
-        limits: LimitKeeper,
+        limits: LimitEnforcer,
         area: SwapArea,
         finished: CallLog,
         footprint: Footprint,
@@ -49,7 +48,7 @@ class ActiveSequences:
         ask: Callable[[protocol.ToDriver], None],
     ) -> None:
         self.sequences: dict[int, Sequence] = {}
-        self.leases = LeaseTable(spec.slots, spec.lease, policy, clock, self._tell)
+        self.leases = LeaseTable(spec.slots, spec.lease, policy, clock, self._send)
         self.pager = Pager(model, spec.max_tokens, area, self.leases, footprint, ask, clock)
         self.think_times = ThinkTimes(clock)
         self.tokens = self.steps = 0
@@ -60,33 +59,33 @@ class ActiveSequences:
         self._finished = finished
         self._clock = clock
         self._ask = ask
-        self._cancelling: set[int] = set()  # the driver has not let go of them yet
+        self._cancelling: set[int] = set()  # ids of cancelled sequences that the driver still runs
 
     @property
     def busy(self) -> bool:
-        """Whether any sequence runs or wants to."""
-        return bool(self.leases.used or self.leases.waiting or self.pager.leaving)
+        """Whether any sequence runs, waits for a slot, or is being swapped out."""
+        return bool(self.leases.used or self.leases.waiting or self.pager.swapping_out)
 
     @property
     def awaiting_driver(self) -> bool:
-        """Whether the driver has something to say."""
-        return bool(self.leases.used or self.pager.leaving or self._cancelling)
+        """Whether the driver owes the kernel a message."""
+        return bool(self.leases.used or self.pager.swapping_out or self._cancelling)
 
-    # ---- sequences come and go
+    # ---- adding and ending sequences
 
     def add(self, sequence: Sequence) -> None:
-        """Run a new sequence as soon as it may."""
+        """Queue a new sequence for a slot."""
         self.sequences[sequence.id] = sequence
         if isinstance(sequence, Generation):
             sequence.submitted = self._clock()
-            sequence.expected_think_time = self.think_times.usual(sequence.process.program)
-        self.think_times.began(sequence.process)
+            sequence.expected_think_time = self.think_times.expected(sequence.process.program)
+        self.think_times.call_began(sequence.process)
         if sequence.process.suspended or sequence.thread.suspended:
             sequence.block_reasons.add(SUSPENDED)
         self.leases.enqueue(sequence)
 
     def cancel(self, sequence: Sequence) -> None:
-        """Nobody wants it any more. Its slot is free when the driver has let go of it, within one step."""
+        """Stop `sequence`, whose caller no longer waits. Its slot is free after at most one step of the driver."""
         sequence.cancelled = True
         self.leases.withdraw(sequence)
         if sequence.in_driver:
@@ -96,16 +95,16 @@ class ActiveSequences:
             self._forget(sequence)
 
     def shed(self, sequence: Sequence) -> None:
-        """The policy has given it up."""
+        """The policy has shed `sequence`: end it with `DeadlineUnreachable`."""
         waited = self._clock() - sequence.since
-        text = f"the call cannot be finished before the deadline of its task; it waited {waited:.1f} s for a slot"
+        text = f"the call cannot finish before the deadline of its task; it waited {waited:.1f} s for a slot"
         sequence.process.write_log(
-            Log(sequence.process.pid, time.time(), "warning", "a call was shed", {"model": self._model, "why": text})
+            Log(sequence.process.pid, time.time(), "warning", "model call shed", {"model": self._model, "why": text})
         )
         self._abort(sequence, DeadlineUnreachable(text))
 
     def fail(self, error: LlmosError) -> None:
-        """The model cannot run: everything that waits for it gets the error."""
+        """The model cannot run: end all sequences with `error`."""
         self.leases.clear()
         self._cancelling.clear()
         sequences = tuple(self.sequences.values())
@@ -115,33 +114,36 @@ class ActiveSequences:
             self.pager.forget(sequence)
             if not sequence.cancelled:
                 sequence.finish(error)
-            self._note(sequence)
+            self._log_call(sequence)
 
-    # ---- the driver comes and goes
+    # ---- the end of a driver
 
-    def driver_leaves(self) -> None:
-        """Have the driver, which will be stopped, write what it holds to disk. Then `awaiting_driver` is false."""
-        self.leases.evict()
+    def swap_out_all(self) -> None:
+        """Have the driver, which will be stopped, swap out all it holds. `awaiting_driver` is false when it has."""
+        self.leases.preempt_all()
         for sequence in tuple(self.sequences.values()):
-            if isinstance(sequence, Generation) and sequence.swappable and sequence.id not in self.pager.leaving:
+            if isinstance(sequence, Generation) and sequence.swappable and sequence.id not in self.pager.swapping_out:
                 self.pager.swap_out(sequence)
 
     def checkpoint_to_disk(self) -> None:
-        """The daemon is going to stop: take all off their slots, and have the driver write down what has a record."""
-        self.leases.evict()
+        """The daemon will stop: preempt all sequences, and have the driver swap out those that have a record."""
+        self.leases.preempt_all()
         for sequence in tuple(self.sequences.values()):
             if not isinstance(sequence, Generation) or sequence.record is None:
                 continue
-            if sequence.swappable and sequence.id not in self.pager.leaving:
+            if sequence.swappable and sequence.id not in self.pager.swapping_out:
                 self.pager.swap_out(sequence)
 
-    def driver_gone(self, how: str) -> int:
-        """There is no driver any more; `how` it died, if it was not stopped. How many sequences it held."""
+    def driver_ended(self, how: str) -> int:
+        """The driver is gone; `how` says how it died, and is empty if it was stopped.
+
+        The sequences that it held queue again. Returns how many these were.
+        """
         on_slot = self.leases.taken
         held = [sequence for sequence in self.sequences.values() if sequence.in_driver]
         self.leases.close()
         self._cancelling.clear()
-        self.pager.driver_gone(held)
+        self.pager.driver_ended(held)
         for sequence in held:
             sequence.in_driver = False
             sequence.lease = 0
@@ -152,7 +154,7 @@ class ActiveSequences:
         return len(held)
 
     def _survives(self, sequence: Sequence, how: str, on_slot: bool) -> bool:
-        """Whether `sequence` may go on in another driver; if it killed too many, it is failed."""
+        """Whether `sequence` may continue in another driver. Fails it after more than `MAX_DEATHS` deaths."""
         sequence.deaths += on_slot
         if sequence.deaths > MAX_DEATHS:
             text = (
@@ -165,15 +167,15 @@ class ActiveSequences:
         if isinstance(sequence, Generation):
             tokens = len(sequence.ids)
             sequence.recomputed = f"the driver died ({how})"
-        event = "driver died; the generation goes on in a new one"
+        event = "driver died; the generation continues in a new one"
         fields = {"model": self._model, "how": how, "tokens": tokens}
         sequence.process.write_log(Log(sequence.process.pid, time.time(), "warning", event, fields))
         return True
 
-    # ---- what the driver says
+    # ---- messages of the driver
 
-    def take(self, message: protocol.FromDriver) -> None:
-        """What the driver says about sequences."""
+    def handle(self, message: protocol.FromDriver) -> None:
+        """Handle a message of the driver about a sequence."""
         match message:
             case protocol.Bundle():
                 self._on_bundle(message)
@@ -188,7 +190,7 @@ class ActiveSequences:
                     self.leases.parked(parked)
             case protocol.Done(sequence=number):
                 if isinstance(sequence := self.sequences.get(number), Generation):
-                    sequence.reason = message.reason
+                    sequence.finish_reason = message.reason
                 self._on_finished(number)
             case protocol.SequenceFailed(sequence=number):
                 self._on_finished(number, from_wire(message.error))
@@ -231,7 +233,7 @@ class ActiveSequences:
         if not isinstance(query, Query):
             return
         try:
-            self._charge_prompt(query, query.take(answer))
+            self._charge_prompt(query, query.accept(answer))
         except DriverFailed as error:
             self._on_finished(number, error)
         else:
@@ -252,14 +254,14 @@ class ActiveSequences:
         self._charge(sequence, tokens)
 
     def _charge(self, sequence: Sequence, tokens: int) -> None:
-        """Book tokens that were used, and end the sequence if they were too many."""
+        """Charge the process for `tokens` used, and end the sequence if that exceeds a limit."""
         try:
             self._limits.tokens_used(sequence.process, tokens)
         except LimitExceeded as error:
             self._abort(sequence, error)
 
     def _abort(self, sequence: Sequence, error: LlmosError) -> None:
-        """End a sequence that the driver would go on with."""
+        """End a sequence that the driver still runs or that still waits."""
         self.cancel(sequence)
         sequence.finish(error)
 
@@ -269,26 +271,26 @@ class ActiveSequences:
             return
         sequence.in_driver = False
         if sequence.state == RUNNING:
-            self.pager.served(self._clock() - sequence.since)
+            self.pager.add_slot_time(self._clock() - sequence.since)
         if not sequence.cancelled:
             sequence.finish(error)
         self._forget(sequence)
 
     def _forget(self, sequence: Sequence) -> None:
         if self.sequences.pop(sequence.id, None) is not None:
-            self._note(sequence)
-            self.think_times.over(sequence.process)
+            self._log_call(sequence)
+            self.think_times.call_ended(sequence.process)
         self._cancelling.discard(sequence.id)
         self.pager.forget(sequence)
         self.leases.free(sequence)
 
-    def _note(self, sequence: Sequence) -> None:
-        """Remember it, now that it is over."""
+    def _log_call(self, sequence: Sequence) -> None:
+        """Add a generation that has ended to the call log."""
         if isinstance(sequence, Generation):
             self._finished.add(sequence, self._clock())
 
-    def _tell(self, message: protocol.ToDriver) -> None:
-        """What the slots say to the driver."""
+    def _send(self, message: protocol.ToDriver) -> None:
+        """Send a message of the lease table to the driver."""
         if isinstance(message, protocol.Admit):
             generation = self.sequences[message.sequence]
             if isinstance(generation, Generation) and generation.started is None:

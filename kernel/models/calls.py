@@ -1,7 +1,7 @@
 """The system calls that run models: generate, score and embed.
 
-Their handlers are called by the gate. Each makes the sequences of one call, waits for them, and lets go of them on
-every way out. Which runtime serves a call is for the resource manager to say.
+The gate calls their handlers. Each creates the sequences of one call, waits for them, and cancels the unfinished ones
+on every way out. It never chooses a slot or a driver; the resource manager finds the runtime of a model.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from kernel.core.process import Process, Thread
 from kernel.drivers import protocol
 from kernel.gate import Gate
 from kernel.models import constraints, sequence
-from kernel.models.generation import Generation, Record
+from kernel.models.generation import Generation, GenerationRecorder
 from kernel.models.query import Query, Question
 from kernel.models.runtime import ModelRuntime
-from kernel.processes.limits import LimitKeeper
+from kernel.processes.limits import LimitEnforcer
 
-MAX_SAMPLES = 1024  # of one call
-MAX_TEXTS = 4096
+MAX_SAMPLES = 1024  # per call
+MAX_TEXTS = 4096  # per call
 SEEDS = 2**63
 
-Requested = tuple[list[ChatMessage] | str, Sampling]
+PromptAndSampling = tuple[list[ChatMessage] | str, Sampling]
 
 log = structlog.get_logger("kernel.models")
 
@@ -40,9 +40,9 @@ S = TypeVar("S", bound=sequence.Sequence)
 
 
 class ModelSubsystem:
-    """Serves calls from the runtimes that `runtime` finds by the name of a model; None is the default one."""
+    """Serves model calls. `runtime` finds the runtime of a model by its name; None is the default model."""
 
-    def __init__(self, runtime: Callable[[str | None], ModelRuntime], gate: Gate, limits: LimitKeeper) -> None:
+    def __init__(self, runtime: Callable[[str | None], ModelRuntime], gate: Gate, limits: LimitEnforcer) -> None:
         self._runtime = runtime
         self._limits = limits
         self._last_sequence = 0
@@ -50,11 +50,11 @@ class ModelSubsystem:
         gate.register({Generate: self.generate, ScoreText: self.score, EmbedTexts: self.embed})
 
     def generate(
-        self, process: Process, call: Generate, *, record: Record | None = None
+        self, process: Process, call: Generate, *, record: GenerationRecorder | None = None
     ) -> Coroutine[Any, Any, str | list[Completion]]:
-        """`record` keeps how far it comes, and knows how far it had come."""
+        """Check and make the call. `record` persists its progress, and has that of a previous run of the daemon."""
         if type(call.samples) is not int or not 1 <= call.samples <= MAX_SAMPLES:
-            raise InvalidCall(f"samples is {call.samples}; a call has from 1 to {MAX_SAMPLES}")
+            raise InvalidCall(f"samples is {call.samples}; it must be a whole number from 1 to {MAX_SAMPLES}")
         self._limits.check_tokens(process)
         runtime = self._runtime(call.model)
         if not process.is_client:
@@ -77,14 +77,14 @@ class ModelSubsystem:
         return self._embed(process, question, self._runtime(call.model))
 
     async def _generate(
-        self, process: Process, call: Generate, runtime: ModelRuntime, record: Record | None
+        self, process: Process, call: Generate, runtime: ModelRuntime, record: GenerationRecorder | None
     ) -> str | list[Completion]:
         thread = cast("Thread", asyncio.current_task())
         sampling = _with_defaults(call.sampling, runtime)
         assert sampling.seed is not None
         generations = [
             Generation(
-                self._next(),
+                self._next_id(),
                 process,
                 thread,
                 runtime.name,
@@ -97,9 +97,9 @@ class ModelSubsystem:
         ]
         if record is not None:
             for number, generation in enumerate(generations):
-                if (begun := record.begun(number)) is not None:
-                    generation.restore(begun)
-            record.made(generations)
+                if (snapshot := record.restore_point(number)) is not None:
+                    generation.restore(snapshot)
+            record.set_generations(generations)
         await self._run(generations, process, thread, runtime)
         process.critical_path = max(
             process.critical_path, *(generation.critical_path + generation.service for generation in generations)
@@ -127,12 +127,12 @@ class ModelSubsystem:
 
     async def _ask(self, process: Process, question: Callable[[int, int], Question], runtime: ModelRuntime) -> Any:
         thread = cast("Thread", asyncio.current_task())
-        query = Query(self._next(), process, thread, runtime.name, question)
+        query = Query(self._next_id(), process, thread, runtime.name, question)
         await self._run([query], process, thread, runtime)
         return query.answer
 
     async def _run(self, sequences: Sequence[S], process: Process, thread: Thread, runtime: ModelRuntime) -> None:
-        """Run all of `sequences` to their ends. If one fails, or the thread is cancelled, none is left behind."""
+        """Run `sequences` until all have finished. If one fails or the thread is cancelled, cancel the others."""
         own = self._of_process.setdefault(process, {})
         own.update(dict.fromkeys(sequences))
         try:
@@ -159,42 +159,42 @@ class ModelSubsystem:
         """The sequences of `process` that have not ended, in the order of their calls."""
         return self._of_process.get(process, ())
 
-    def _next(self) -> int:
+    def _next_id(self) -> int:
         self._last_sequence += 1
         return self._last_sequence
 
 
 def _check_prompt(prompt: list[ChatMessage] | str, sampling: Sampling) -> None:
-    """What an agent gives, as the driver will read it: one that cannot would be the driver's end, and of all it runs.
+    """Encode and decode an agent's prompt as the driver will. Raises `InvalidPrompt`.
 
-    Raises `InvalidPrompt`.
+    A prompt that the driver cannot decode would kill the driver, and stop all its sequences with it.
     """
     try:
-        decoder(Requested).decode(encode((prompt, sampling)))
+        decoder(PromptAndSampling).decode(encode((prompt, sampling)))
     except NotEncodable as error:
-        raise InvalidPrompt(f"the prompt: {error.message}") from None
+        raise InvalidPrompt(f"the prompt cannot be sent: {error.message}") from None
     except msgspec.DecodeError as error:
-        raise InvalidPrompt(f"a prompt is a text or a list of chat messages: {error}") from None
+        raise InvalidPrompt(f"a prompt must be a text or a list of chat messages: {error}") from None
 
 
 def _check_texts(name: str, texts: list[str]) -> None:
     if not texts or not all(isinstance(text, str) and text for text in texts):
-        raise InvalidCall(f"{name} is a list of texts, at least one and none of them empty")
-    encode(texts)  # an agent may give what cannot travel
+        raise InvalidCall(f"{name} must be a list of at least one text, none of them empty")
+    encode(texts)  # an agent may pass text that cannot be encoded
     if len(texts) > MAX_TEXTS:
-        raise InvalidCall(f"{len(texts)} {name} in one call; at most {MAX_TEXTS} are taken")
+        raise InvalidCall(f"{len(texts)} {name} in one call; at most {MAX_TEXTS} are allowed")
 
 
 def _with_defaults(sampling: Sampling, runtime: ModelRuntime) -> Sampling:
-    """`sampling` with the model's defaults filled in, and a seed of its own if it has none."""
+    """`sampling` with the defaults of the model, and a random seed if it has none."""
     temperature = runtime.spec.temperature if sampling.temperature is None else sampling.temperature
     seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
     return msgspec.structs.replace(sampling, temperature=temperature, seed=seed)
 
 
-def _score(call: ScoreText, number: int, pid: int) -> protocol.Score:
-    return protocol.Score(number, call.prompt, call.continuations, pid)
+def _score(call: ScoreText, number: int, pid: int) -> protocol.ScoreTexts:
+    return protocol.ScoreTexts(number, call.prompt, call.continuations, pid)
 
 
-def _embed(call: EmbedTexts, number: int, pid: int) -> protocol.Embed:
-    return protocol.Embed(number, call.texts, pid)
+def _embed(call: EmbedTexts, number: int, pid: int) -> protocol.EmbedTexts:
+    return protocol.EmbedTexts(number, call.texts, pid)

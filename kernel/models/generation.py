@@ -1,7 +1,7 @@
-"""A generation: a sequence that makes text, token by token.
+"""A generation: a sequence that makes tokens.
 
-Made for the system call `Generate`, one for each of its samples. It holds every token and every character, so that it
-can go on in another driver process when its own dies.
+Created for the system call `Generate`, one for each sample of the call. It stores every token and character, so that it
+can continue in another driver process when its own dies. It never talks to a driver.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from kernel.drivers import protocol
 from kernel.models.sequence import RUNNING, Sequence
 from kernel.policy.group import PROMPT_WEIGHT
 
-CHARACTERS = 4  # a token of English, about
+CHARACTERS_PER_TOKEN = 4  # of English, roughly
 
 
 class GenerationSnapshot(msgspec.Struct, frozen=True, array_like=True):
-    """How far a generation had come when it was put aside. `file`: where its keys and values are; empty if nowhere."""
+    """The progress of a generation, for the journal. `file`: where its KV is on disk; empty if it is not there."""
 
     prompt_ids: list[int]
     ids: list[int]
@@ -32,26 +32,26 @@ class GenerationSnapshot(msgspec.Struct, frozen=True, array_like=True):
     file: str = ""
 
 
-class Record(Protocol):
-    """Whoever keeps how far the generations of a call have come, so that they go on in the next life of the daemon."""
+class GenerationRecorder(Protocol):
+    """Persists the progress of the generations of one call, so that they continue in the next run of the daemon."""
 
-    def begun(self, sample: int) -> GenerationSnapshot | None:
-        """How far the generation of this number had come in an earlier life."""
+    def restore_point(self, sample: int) -> GenerationSnapshot | None:
+        """The progress that this generation had made in a previous run of the daemon; None if none is known."""
 
-    def made(self, generations: list[Generation]) -> None:
-        """These are the generations of the call."""
+    def set_generations(self, generations: list[Generation]) -> None:
+        """The call has created these generations."""
 
     def swapped_out(self, generation: Generation) -> None:
-        """Its state is in its `file` now."""
+        """The KV of `generation` is in its `file` now."""
 
 
 class Generation(Sequence):
-    """How far one reply has come. `released` counts the characters of `text`; `call` numbers it within its process.
+    """One reply in progress. `released` counts the characters of `text`; `call` numbers it within its process.
 
-    `given` is its prompt as it was asked for. `file` holds its state while no driver does; `recomputed` says why that
-    had to be computed anew, if it had; `held`: whether the driver is known to have given it memory since it was
-    admitted. `submitted`, `started` and `first`: when it came, got a slot, and had a token for the first time.
-    `expected_think_time`: seconds until its process usually makes its next call, once this one is over.
+    `requested` is the prompt as the call gave it. `file` is where its KV is while it is swapped out. `recomputed` says
+    why its KV had to be computed again, and is empty otherwise. `has_kv`: whether the driver is known to have given it
+    KV memory since it was admitted. `submitted`, `started` and `first`: when it was queued, first got a slot, and made
+    its first token. `expected_think_time`: seconds after this call until the process usually makes its next one.
     """
 
     __slots__ = (
@@ -59,16 +59,16 @@ class Generation(Sequence):
         "emit",
         "expected_think_time",
         "file",
+        "finish_reason",
         "first",
-        "given",
         "has_kv",
         "ids",
         "logprobs",
         "prompt_ids",
-        "reason",
         "recomputed",
         "record",
         "released",
+        "requested",
         "sampling",
         "started",
         "submitted",
@@ -84,10 +84,10 @@ class Generation(Sequence):
         prompt: list[ChatMessage] | str,
         sampling: Sampling,
         emit: bool,
-        record: Record | None = None,
+        record: GenerationRecorder | None = None,
     ) -> None:
         super().__init__(sequence_id, process, thread, model)
-        self.given = prompt
+        self.requested = prompt
         self.sampling = sampling
         self.emit = emit
         self.call = process.generations = process.generations + 1
@@ -96,7 +96,7 @@ class Generation(Sequence):
         self.text: list[str] = []
         self.logprobs: list[float] = []
         self.released = 0
-        self.reason = ""
+        self.finish_reason = ""
         self.file = ""
         self.recomputed = ""
         self.has_kv = False
@@ -106,23 +106,23 @@ class Generation(Sequence):
         self.first: float | None = None
         self.record = record
 
-    def restore(self, begun: GenerationSnapshot) -> None:
-        """Go on from there. Its tokens are part of what its process has used, and were charged when they were made."""
-        self.prompt_ids, self.ids, self.logprobs = begun.prompt_ids, begun.ids, begun.logprobs
-        self.text, self.released = [begun.text], len(begun.text)
-        self.file = begun.file
-        self.process.prompt_tokens += len(begun.prompt_ids)
-        self.process.generated_tokens += len(begun.ids)
+    def restore(self, snapshot: GenerationSnapshot) -> None:
+        """Continue from `snapshot`. Its tokens count as used by the process, and were charged when they were made."""
+        self.prompt_ids, self.ids, self.logprobs = snapshot.prompt_ids, snapshot.ids, snapshot.logprobs
+        self.text, self.released = [snapshot.text], len(snapshot.text)
+        self.file = snapshot.file
+        self.process.prompt_tokens += len(snapshot.prompt_ids)
+        self.process.generated_tokens += len(snapshot.ids)
 
-    def begun(self) -> GenerationSnapshot:
-        """How far it has come."""
+    def snapshot(self) -> GenerationSnapshot:
+        """A snapshot of its progress."""
         return GenerationSnapshot(self.prompt_ids or [], self.ids, "".join(self.text), self.logprobs, self.file)
 
     def admission(self) -> protocol.Admit:
         self.has_kv = False
         return protocol.Admit(
             self.id,
-            self.given if self.prompt_ids is None else "",
+            self.requested if self.prompt_ids is None else "",
             self.sampling,
             self.lease,
             self.prompt_ids,
@@ -135,39 +135,42 @@ class Generation(Sequence):
 
     @property
     def length(self) -> int:
-        """Tokens so far, those of the prompt included."""
+        """Tokens so far, including those of the prompt."""
         return len(self.prompt_ids or ()) + len(self.ids)
 
     @property
     def service(self) -> float:
-        """What it has got, in tokens made."""
+        """The service that it has received, in tokens made."""
         return len(self.ids) + PROMPT_WEIGHT * len(self.prompt_ids or ())
 
     @property
     def prompt(self) -> int:
-        """Tokens that are to be read before it makes one; by its characters, as long as no driver has counted them."""
+        """Tokens that the driver must read before the first new one.
+
+        Estimated from the number of characters until a driver has counted the tokens.
+        """
         if self.in_driver and self.has_kv:
             return 0
         if self.prompt_ids is not None:
             return self.length
-        texts = [self.given] if isinstance(self.given, str) else [message.content for message in self.given]
-        return sum(map(len, texts)) // CHARACTERS
+        texts = [self.requested] if isinstance(self.requested, str) else [message.content for message in self.requested]
+        return sum(map(len, texts)) // CHARACTERS_PER_TOKEN
 
     @property
     def limit(self) -> int:
-        """Tokens that it may make at most from now on; 0 if its call sets no bound."""
+        """The most tokens that it may still make; 0 if its call sets no bound."""
         bound = self.sampling.max_tokens
         return 0 if bound is None else max(bound - len(self.ids), 1)
 
     @property
     def swappable(self) -> bool:
-        """Whether a driver holds a state of it that is worth keeping."""
+        """Whether the driver holds KV of it that is worth writing to disk."""
         return self.in_driver and self.has_kv and not self.cancelled
 
     def extend(self, progress: protocol.Progress) -> None:
-        """Take what a driver made. Raises `DriverFailed` for a probability that is no number."""
+        """Add what a driver made. Raises `DriverFailed` for a probability that is NaN."""
         if progress.logprobs and any(map(math.isnan, progress.logprobs)):
-            raise DriverFailed(f"model {self.model} computed a probability that is not a number; the tokens are void")
+            raise DriverFailed(f"model {self.model} computed a probability that is NaN; the tokens were discarded")
         self.has_kv = True
         self.ids += progress.ids
         self.logprobs += progress.logprobs
@@ -178,7 +181,7 @@ class Generation(Sequence):
                 self.process.stream.push(Token(text, self.process.pid, self.call))
 
     def completion(self) -> Completion:
-        return Completion("".join(self.text), self.ids, self.logprobs, self.reason)
+        return Completion("".join(self.text), self.ids, self.logprobs, self.finish_reason)
 
     @property
     def reader_is_behind(self) -> bool:

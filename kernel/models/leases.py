@@ -1,7 +1,7 @@
-"""The slots of one model: who holds one, and the leases counted in tokens. Who gets one is for a policy to say.
+"""The lease table of one model: which sequences hold a slot, and how many tokens each may still make.
 
-Owned by a model runtime, which tells it what the driver reports. It keeps the books and asks its policy; it speaks to
-the driver through `send` and starts nothing.
+Owned by the active sequences of a model, which report to it what the driver did. It follows the decisions of its policy
+and sends them to the driver through `send`. It never decides by itself which sequence gets a slot, and starts nothing.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from kernel.models.sequence import PARKED, QUEUED, RUNNING, Sequence
 from kernel.policy.group import PROMPT_WEIGHT
 from kernel.policy.policy import Grant, Policy, hand_over
 
-READER, SUSPENDED, SWAPPING = "reader", "suspended", "swapping"  # why a sequence may not run
+READER, SUSPENDED, SWAPPING = "reader", "suspended", "swapping"  # the reasons for which a sequence is blocked
 
 
 class LeaseTable:
-    """`count` slots, each a right to `lease` tokens at a time. Closed until `open` says that a driver listens.
+    """`count` slots and leases of up to `lease` tokens. The table gives out no slot until `open`.
 
-    `count` may change: fewer slots are taken from nobody who holds one.
+    A grant is the number of tokens that the policy gives a sequence before it decides again. A lease is the number that
+    the driver may make without asking; it is renewed again and again. While other sequences wait, a lease ends with its
+    grant. `count` may change at any time; a smaller count takes no slot from a sequence that holds one.
     """
 
     def __init__(
@@ -36,13 +38,13 @@ class LeaseTable:
         self._policy = policy
         self._clock = clock
         self._send = send
-        self.on_relief: Callable[[Sequence, str], None] = self.unblock  # called when a reader has caught up
-        self.on_reason: Callable[[str], None] | None = None  # called when the policy changed something of itself
-        self.on_shed: Callable[[Sequence], None] = self.free  # called when a policy gives a sequence up
+        self.on_reader_caught_up: Callable[[Sequence, str], None] = self.unblock  # called when a reader has caught up
+        self.on_policy_changed: Callable[[str], None] | None = None  # called when the policy has changed itself
+        self.on_shed: Callable[[Sequence], None] = self.free  # called when the policy sheds a sequence
         self._reason = policy.reason
         self._open = False
         self._holders: dict[int, Sequence] = {}
-        self._leaving: set[int] = set()  # of the holders, those whose slot is free when the driver has let go of them
+        self._releasing: set[int] = set()  # holders that want to run no more, but that the driver may still run
 
     @property
     def taken(self) -> set[int]:
@@ -61,59 +63,59 @@ class LeaseTable:
 
     @property
     def queue(self) -> list[Sequence]:
-        """Those that wait for a slot, the next one first."""
-        return cast("list[Sequence]", self._policy.line())
+        """The sequences that wait for a slot, the next one first."""
+        return cast("list[Sequence]", self._policy.queue())
 
     @property
     def policy(self) -> Policy:
-        """Who says whom to run."""
+        """The policy in force."""
         return self._policy
 
     def switch(self, policy: Policy) -> None:
-        """Let `policy` decide from now on. Who runs goes on, unless it decides otherwise; nobody is lost."""
+        """Let `policy` decide from now on. It takes over all sequences, and those on slots keep running."""
         hand_over(self._policy, policy, self._clock())
         self._policy = policy
         self._reason = policy.reason
         self.reschedule()
 
     def open(self) -> None:
-        """The driver is ready: grant what can be granted."""
+        """The driver is ready: give out the slots."""
         self._open = True
         self.reschedule()
 
     def close(self) -> None:
-        """The driver is gone, and with it every grant."""
+        """The driver is gone, and with it every slot and lease."""
         self._open = False
         for sequence in self._holders.values():
             self._policy.leave(sequence, self._clock())
         self._holders.clear()
-        self._leaving.clear()
+        self._releasing.clear()
 
-    def evict(self) -> None:
-        """Grant no more, and take the slots of all who can stop; they wait again."""
+    def preempt_all(self) -> None:
+        """Close, and take the slots of all preemptible sequences, which wait again."""
         self._open = False
         for sequence in tuple(self._holders.values()):
-            if sequence.preemptible and sequence.id not in self._leaving:
+            if sequence.preemptible and sequence.id not in self._releasing:
                 self._policy.leave(sequence, self._clock())
                 self._policy.arrive(sequence, self._clock())
                 self._preempt(sequence)
 
     def clear(self) -> None:
-        """Nobody wants a slot any more."""
+        """Close, and forget all sequences, those on slots and those that wait."""
         self.close()
         for sequence in self.queue:
             self._policy.leave(sequence, self._clock())
 
     def reschedule(self) -> None:
-        """Do what the policy says, which may have changed with time."""
+        """Carry out what the policy decides now."""
         while self._open:
-            decision = self._policy.decide(self.count - len(self._leaving), self._clock())
+            decision = self._policy.decide(self.count - len(self._releasing), self._clock())
             for sequence in cast("list[Sequence]", decision.preempt):
                 self._preempt(sequence)
             if self._policy.reason is not self._reason:
                 self._reason = self._policy.reason
-                if self.on_reason is not None:
-                    self.on_reason(self._reason)
+                if self.on_policy_changed is not None:
+                    self.on_policy_changed(self._reason)
             refused = [grant for grant in decision.run if not self._grant(grant)]
             for sequence in cast("list[Sequence]", decision.shed):
                 self.on_shed(sequence)
@@ -121,7 +123,7 @@ class LeaseTable:
                 return
 
     def enqueue(self, sequence: Sequence) -> None:
-        """Let `sequence` run as soon as the policy has a slot for it; parked as long as something holds it."""
+        """Queue `sequence` for a slot, or park it while it is blocked."""
         if self._is_blocked(sequence):
             self._policy.leave(sequence, self._clock())
             self._set_state(sequence, PARKED)
@@ -131,24 +133,27 @@ class LeaseTable:
         self.reschedule()
 
     def withdraw(self, sequence: Sequence) -> None:
-        """It wants to run no more. A slot that it holds is free when the driver has let go of it: see `free`."""
+        """Let `sequence` run no more. Its slot stays taken until the driver has stopped it: see `free`."""
         self._policy.leave(sequence, self._clock())
         if sequence.id in self._holders:
-            self._leaving.add(sequence.id)
+            self._releasing.add(sequence.id)
 
     def free(self, sequence: Sequence) -> None:
-        """Take its slot back, if it has one, and give it to the next."""
+        """Take back the slot of `sequence`, if it has one, and give out what is free."""
         self._policy.leave(sequence, self._clock())
-        self._give_up(sequence)
+        self._release_slot(sequence)
         self.reschedule()
 
     def reprioritise(self, sequence: Sequence) -> None:
-        """Its priority has changed."""
+        """The priority of `sequence` has changed."""
         self._policy.reprioritise(sequence, self._clock())
         self.reschedule()
 
     def block(self, sequence: Sequence, why: str) -> None:
-        """Take it off its slot and keep it off until released; what it has computed stays in the driver."""
+        """Take `sequence` off its slot until it is unblocked; its KV stays in the driver.
+
+        A sequence that cannot be preempted keeps its slot and runs to its end.
+        """
         sequence.block_reasons.add(why)
         if sequence.state == RUNNING and sequence.preemptible:
             self._revoke(sequence)
@@ -158,14 +163,14 @@ class LeaseTable:
             self._set_state(sequence, PARKED)
 
     def unblock(self, sequence: Sequence, why: str) -> None:
-        """Lift a hold; without any left it queues for a slot again, in its old place."""
+        """Remove a block reason. Without any left, `sequence` queues for a slot again, in its old place."""
         if why not in sequence.block_reasons:
             return
         sequence.block_reasons.discard(why)
         if sequence.block_reasons or sequence.finished or sequence.cancelled:
             return
-        if sequence.id in self._leaving:  # its revocation was not answered yet
-            self._give_up(sequence)
+        if sequence.id in self._releasing:  # the driver has not answered its revocation yet
+            self._release_slot(sequence)
             self.enqueue(sequence)
         elif sequence.id in self._holders:
             self._renew(sequence)
@@ -173,12 +178,12 @@ class LeaseTable:
             self.enqueue(sequence)
 
     def charge_prompt(self, sequence: Sequence, tokens: int) -> None:
-        """Its prompt turned out to have so many tokens, which the driver reads."""
+        """The prompt of `sequence` has `tokens` tokens; the driver reads them."""
         sequence.group.service += PROMPT_WEIGHT * tokens
         self._policy.charge_prompt(sequence, tokens, self._clock())
 
     def charge_tokens(self, sequence: Sequence, tokens: int) -> None:
-        """The driver reported so many new tokens. Renews at half of the lease, so that the driver never waits."""
+        """The driver reported `tokens` new tokens. Renews the lease at half, so that the driver never waits for it."""
         sequence.group.service += tokens
         self._policy.charge_tokens(sequence, tokens, self._clock())
         sequence.lease -= tokens
@@ -190,20 +195,20 @@ class LeaseTable:
             self._renew(sequence)
 
     def parked(self, sequence: Sequence) -> None:
-        """The driver stopped it at the end of its lease, or because it was revoked."""
+        """The driver stopped `sequence` at the end of its lease, or because the lease was revoked."""
         if sequence.id not in self._holders or sequence.cancelled:
             return
         if not sequence.block_reasons:
             if sequence.lease <= 0:
                 self._renew(sequence)
-            return  # a renewal is on its way already
+            return  # else a renewal is already on its way
         self._set_state(sequence, PARKED)
         self.free(sequence)
 
     # ---- inside
 
     def _grant(self, grant: Grant) -> bool:
-        """Give a sequence a slot, or leave it the one it has; False if something holds it after all."""
+        """Give a sequence a slot, or a new grant for the slot that it has. False if the sequence is blocked."""
         sequence = cast("Sequence", grant.job)
         sequence.grant = grant.tokens
         if sequence.id in self._holders:
@@ -219,14 +224,14 @@ class LeaseTable:
             self._renew(sequence)
         else:
             sequence.in_driver = True
-            sequence.lease = self._span(sequence) if sequence.preemptible else 0
+            sequence.lease = self._full_lease(sequence) if sequence.preemptible else 0
             self._send(sequence.admission())
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
-        """Take the slot from it at once: the driver hears of this before it hears of who comes next."""
+        """Take the slot immediately: the driver receives this revocation before the next admission."""
         self._revoke(sequence)
-        self._give_up(sequence)
+        self._release_slot(sequence)
         self._set_state(sequence, QUEUED)
         sequence.preemptions += 1
 
@@ -237,28 +242,28 @@ class LeaseTable:
     def _set_state(self, sequence: Sequence, state: str) -> None:
         sequence.state, sequence.since = state, self._clock()
 
-    def _give_up(self, sequence: Sequence) -> None:
+    def _release_slot(self, sequence: Sequence) -> None:
         self._holders.pop(sequence.id, None)
-        self._leaving.discard(sequence.id)
+        self._releasing.discard(sequence.id)
 
     def _renew(self, sequence: Sequence) -> None:
-        """Fill the lease up, unless the reader is behind: then the driver parks it when the rest is used."""
+        """Fill up the lease, unless the sequence is blocked: then the driver parks it when the rest is used."""
         if self._is_blocked(sequence) or not sequence.preemptible:
             return
-        left, span = max(sequence.lease, 0), self._span(sequence)
-        if span > left:
-            sequence.lease = span
-            self._send(protocol.Renew(sequence.id, span - left))
+        left, full = max(sequence.lease, 0), self._full_lease(sequence)
+        if full > left:
+            sequence.lease = full
+            self._send(protocol.Renew(sequence.id, full - left))
 
-    def _span(self, sequence: Sequence) -> int:
-        """Tokens of a full lease. While others wait it ends with the grant, so that a quantum is exact."""
+    def _full_lease(self, sequence: Sequence) -> int:
+        """Tokens of a full lease. While other sequences wait, it ends with the grant, so that a quantum is exact."""
         return min(self._lease, sequence.grant) if sequence.grant and self._policy.waiting else self._lease
 
     def _is_blocked(self, sequence: Sequence) -> bool:
-        """Whether something holds it; a reader who is behind does, until he has caught up."""
+        """Whether `sequence` is blocked. Blocks it first if its reader is behind, until the reader has caught up."""
         if sequence.reader_is_behind and READER not in sequence.block_reasons:
             sequence.block_reasons.add(READER)
             stream = sequence.process.stream
             assert stream is not None
-            stream.when_drained(lambda: self.on_relief(sequence, READER))
+            stream.when_drained(lambda: self.on_reader_caught_up(sequence, READER))
         return bool(sequence.block_reasons)

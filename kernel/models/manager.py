@@ -15,7 +15,7 @@ import structlog
 from ipc.errors import ModelNotFound, UnknownModel
 from ipc.syscalls import ModelInfo, Models, PolicyInfo, SetPolicy, SlotInfo, Slots
 from kernel.core.process import Process, Thread
-from kernel.dispatch.priority_inheritance import behind
+from kernel.dispatch.priority_inheritance import awaited_by
 from kernel.drivers.process import Launcher
 from kernel.drivers.protocol import DISK_RESERVE
 from kernel.gate import Gate
@@ -33,7 +33,7 @@ from kernel.models.services import ModelServices
 from kernel.models.settings import ResourceSettings, SchedulingSettings
 from kernel.models.spec import ModelSpec, looks_local
 from kernel.models.swap import SwapArea
-from kernel.processes.limits import LimitKeeper
+from kernel.processes.limits import LimitEnforcer
 
 SAMPLE_SECONDS = 1.0  # between two samples of the machine
 
@@ -55,7 +55,7 @@ class ResourceManager:
         launch: Launcher,
         machine: Machine,
         gate: Gate,
-        limits: LimitKeeper,
+        limits: LimitEnforcer,
         scheduling: SchedulingSettings,
         settings: ResourceSettings,
     ) -> None:
@@ -140,7 +140,7 @@ class ResourceManager:
             if not process.suspended and not sequence.thread.suspended:
                 self.runtime(sequence.model).unblock(sequence, SUSPENDED)
 
-    def ranked(self, process: Process, thread: Thread | None) -> None:
+    def priority_set(self, process: Process, thread: Thread | None) -> None:
         """The priority of `process`, or only of its `thread`, has changed."""
         for sequence in self.calls.of_process(process):
             if thread is None or sequence.thread is thread:
@@ -148,8 +148,8 @@ class ResourceManager:
 
     def priority_changed(self, process: Process) -> None:
         """The priority that `process` inherits from its callers has changed."""
-        for one in behind(process):
-            self.ranked(one, None)
+        for one in awaited_by(process):
+            self.priority_set(one, None)
 
     def process_ended(self, process: Process) -> None:
         """Report the end to the drivers, in one message for all processes that end in this turn of the loop."""

@@ -1,7 +1,7 @@
-"""A query: a sequence that makes no text, but is answered at once: scores of continuations, vectors of texts.
+"""A query: a sequence that makes no tokens and gets one answer: scores of continuations, or vectors of texts.
 
-Made for the system calls `ScoreText` and `EmbedTexts`. It has no state worth keeping: once begun it runs to its end,
-and one whose driver died is asked again.
+Created for the system calls `ScoreText` and `EmbedTexts`. It has no lease and is never preempted or swapped out; if its
+driver dies, the query is sent again.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from kernel.core.process import Process, Thread
 from kernel.drivers import protocol
 from kernel.models.sequence import Sequence
 
-Question = protocol.Score | protocol.Embed
+Question = protocol.ScoreTexts | protocol.EmbedTexts
 Answer = protocol.Scored | protocol.Embedded
 
 
 class Query(Sequence):
-    """A question to a driver. `answer` is there when it has finished without error."""
+    """A question to a driver. `answer` is set once the query has finished without error."""
 
     __slots__ = ("_question", "answer")
     preemptible = False
@@ -32,7 +32,7 @@ class Query(Sequence):
         model: str,
         question: Callable[[int, int], Question],
     ) -> None:
-        """`question` makes the message, from the ids of the sequence and the process."""
+        """`question` makes the message from the sequence id and the pid."""
         super().__init__(sequence_id, process, thread, model)
         process.generations += 1
         self._question = question(sequence_id, process.pid)
@@ -41,21 +41,21 @@ class Query(Sequence):
     def admission(self) -> Question:
         return self._question
 
-    def take(self, answer: Answer) -> int:
-        """Take the driver's answer; the tokens that it cost. Raises `DriverFailed` if it cannot be right."""
+    def accept(self, answer: Answer) -> int:
+        """Check and store the answer. Returns the tokens that it cost. Raises `DriverFailed` if it is malformed."""
         question = self._question
-        if isinstance(question, protocol.Score) and isinstance(answer, protocol.Scored):
+        if isinstance(question, protocol.ScoreTexts) and isinstance(answer, protocol.Scored):
             fits = len(question.continuations) == len(answer.logprobs) == len(answer.tokens)
             numbers, tokens = answer.logprobs, answer.prompt_tokens + sum(answer.tokens)
-        elif isinstance(question, protocol.Embed) and isinstance(answer, protocol.Embedded):
+        elif isinstance(question, protocol.EmbedTexts) and isinstance(answer, protocol.Embedded):
             fits = len(question.texts) == len(answer.vectors)
-            # A sum is not a number if any of its terms is not.
+            # The sum is NaN if any of its terms is.
             numbers, tokens = [sum(vector) for vector in answer.vectors], answer.prompt_tokens
         else:
             raise DriverFailed(f"model {self.model} answered {type(question).__name__} with {type(answer).__name__}")
         if not fits:
-            raise DriverFailed(f"model {self.model} answered for fewer or more texts than it was asked about")
+            raise DriverFailed(f"model {self.model} answered for another number of texts than the call contains")
         if any(map(math.isnan, numbers)):
-            raise DriverFailed(f"model {self.model} answered numbers that are none (NaN)")
+            raise DriverFailed(f"model {self.model} answered with a number that is NaN")
         self.answer = answer
         return tokens

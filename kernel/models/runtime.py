@@ -22,7 +22,7 @@ from kernel.models.slot_rules import SlotRules
 from kernel.models.spec import ModelSpec
 from kernel.models.state import FAILED, LOADING, READY, RESTARTING, UNLOADED, UNLOADING, WAITING, ModelState
 from kernel.models.unloader import Unloader
-from kernel.policy.registry import PolicySettings, make
+from kernel.policy.registry import PolicySettings, make_policy
 
 MAX_QUEUE = 100_000  # calls that may wait for a slot
 MAX_RESTARTS = 5  # driver deaths in a row without one token
@@ -47,7 +47,7 @@ class ModelRuntime:
         self.active = ActiveSequences(
             name,
             spec,
-            make(policy),
+            make_policy(policy),
             services.limits,
             services.swap_area,
             services.call_log,
@@ -59,8 +59,8 @@ class ModelRuntime:
         self.rules = SlotRules(name, policy, self._leases)
         # The hooks of the lease table are all set here. Each has one listener, so their order does not matter.
         self._leases.on_shed = self.active.shed
-        self._leases.on_relief = self.unblock
-        self._leases.on_reason = self.rules.policy_changed
+        self._leases.on_reader_caught_up = self.unblock
+        self._leases.on_policy_changed = self.rules.policy_changed
         self._sequences = self.active.sequences
         self.state = ModelState(name, self._sequences, self._loop.time)
         self._unloader = Unloader(name, self.active, self._driver, self._loop.time)
@@ -155,7 +155,7 @@ class ModelRuntime:
         self._keep_alive.stop()
         self.state.turn_ends(why)
         if ready:
-            self.active.driver_leaves()
+            self.active.swap_out_all()
         self._driver.run(self._unload(why))
 
     async def checkpoint_to_disk(self) -> None:
@@ -211,9 +211,9 @@ class ModelRuntime:
                 return
             case protocol.Bundle(progress=[_, *_]):
                 self._driver.deaths_in_a_row = 0
-                self.active.take(message)
+                self.active.handle(message)
             case _:
-                self.active.take(message)
+                self.active.handle(message)
         self._update()
 
     def awaiting_reply(self) -> bool:
@@ -229,7 +229,7 @@ class ModelRuntime:
         if how == "signal 9" and (shortage := self._residency.shortage()):
             how = f"signal 9, probably out of memory: {shortage}"
         was, deaths = self.state.name, self._driver.deaths_in_a_row
-        held = self.active.driver_gone(how)
+        held = self.active.driver_ended(how)
         log.error("driver died", model=self.name, how=how, sequences=held, restart=self._driver.restarts)
         self._keep_alive.stop()
         if was == UNLOADING:
@@ -270,7 +270,7 @@ class ModelRuntime:
     async def _unload(self, why: str) -> None:
         """Finish `unload` once the driver has ended."""
         self.state.unload_seconds = await self._unloader.unload()
-        self.active.driver_gone("")
+        self.active.driver_ended("")
         self.footprint.driver_ended()
         self.state.unloaded(why)
         self._update()

@@ -1,7 +1,7 @@
 """A sequence: one piece of work for a model, from its system call to its end.
 
-Made for system calls, moved along by the model runtime, ordered by a policy. What it is for is said by the classes
-below it: `Generation` and `Query`. It speaks to nobody.
+The model calls create it, the model runtime runs it, and a policy orders it. `Generation` and `Query` are its two
+kinds. It never sends a message to a driver.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from ipc.errors import LlmosError
 from ipc.syscalls import SequenceInfo
 from kernel.core.process import Process, Thread
-from kernel.dispatch.priority_inheritance import urgency
+from kernel.dispatch.priority_inheritance import effective_priority
 from kernel.drivers import protocol
 from kernel.policy.group import SchedulingGroup
 
@@ -19,12 +19,12 @@ QUEUED, RUNNING, PARKED, FINISHED = "queued", "running", "parked", "finished"
 
 
 class Sequence(ABC):
-    """What every piece of work has, a `kernel.policy.policy.Job` among it. `resident`: the driver holds its state.
+    """The fields that all sequences share. A policy sees them as a `kernel.policy.policy.Job`.
 
-    `lease` counts the tokens it may still make by the kernel's books, `grant` those until its policy decides anew (0:
-    no bound). `holds` says why it may not run now. `deaths` counts the drivers that died while it was on a slot,
-    `preemptions` how often it was taken off one for another. `since`: the time from which it has been in its state.
-    `switch_cost`: tokens that could be made in the time that it takes to preempt it and bring it back.
+    `in_driver`: the driver knows it. `lease`: tokens that it may still make by the kernel's count; `grant`: those until
+    the policy decides again (0: no bound). `block_reasons`: why it may not run now. `deaths` counts the drivers that
+    died while it held a slot, `preemptions` how often it lost its slot to another sequence. `since`: when it entered
+    its state. `switch_cost`: tokens that could be made in the time that it takes to preempt it and bring it back.
     """
 
     __slots__ = (
@@ -46,7 +46,7 @@ class Sequence(ABC):
         "switch_cost",
         "thread",
     )
-    preemptible = True  # it runs by leases, can be parked and goes on later
+    preemptible = True  # it runs by leases, and can be parked and continue later
 
     def __init__(self, sequence_id: int, process: Process, thread: Thread, model: str) -> None:
         self.id = sequence_id
@@ -68,21 +68,21 @@ class Sequence(ABC):
 
     @abstractmethod
     def admission(self) -> protocol.ToDriver:
-        """What tells a driver that does not know it to run it."""
+        """The message that admits the sequence to a driver, which then runs it."""
 
     @property
     def priority(self) -> int:
-        """That of its thread, or of who waits for an answer of its process, if that is higher."""
-        return urgency(self.thread)
+        """The priority of its thread, or of a caller that waits for a reply of its process, if that is higher."""
+        return effective_priority(self.thread)
 
     @property
     def prompt(self) -> int:
-        """Tokens that are to be read before it makes one; 0 if that is not known."""
+        """Tokens that the driver must read before the first new one; 0 if unknown."""
         return 0
 
     @property
     def limit(self) -> int:
-        """Tokens that it may make at most from now on; 0 if that is not known."""
+        """The most tokens that it may still make; 0 if unknown."""
         return 0
 
     @property
@@ -91,7 +91,7 @@ class Sequence(ABC):
 
     @property
     def reader_is_behind(self) -> bool:
-        """Whether whoever reads what it makes has too much of that before him."""
+        """Whether the reader of its tokens has too many of them unread."""
         return False
 
     def finish(self, error: LlmosError | None = None) -> None:
@@ -114,7 +114,7 @@ class Sequence(ABC):
         )
 
     def ended_by(self) -> None:
-        """The driver ends the wait for a sequence, and it is outside: see `kernel.core.waits`."""
+        """None: the driver ends this wait, and is no thread of the kernel. See `kernel.core.waits`."""
         return
 
     def __str__(self) -> str:

@@ -12,7 +12,7 @@ from kernel.models.footprint import MeasuredSizes
 from kernel.models.memory_balancer import MemoryBalancer
 from kernel.models.residency import Residency
 from kernel.models.swap import SwapArea
-from kernel.processes.limits import LimitKeeper
+from kernel.processes.limits import LimitEnforcer
 
 
 class ModelServices(NamedTuple):
@@ -20,7 +20,7 @@ class ModelServices(NamedTuple):
 
     cache_folder: Path
     launch: Launcher
-    limits: LimitKeeper
+    limits: LimitEnforcer
     swap_area: SwapArea
     call_log: CallLog
     measured_sizes: MeasuredSizes

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from kernel.models.spec import ModelSpec
-from kernel.policy.registry import PolicySettings, check
+from kernel.policy.registry import PolicySettings, check_policy
 
 SHARE = 0.7  # of the machine's memory, for all drivers together, unless the settings say otherwise
 
@@ -41,7 +41,7 @@ class SchedulingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
             weights=self.weights | spec.weights,
             starvation=self.starvation,
         )
-        check(settings)
+        check_policy(settings)
         return settings
 
 

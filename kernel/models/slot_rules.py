@@ -9,7 +9,7 @@ from __future__ import annotations
 import structlog
 
 from kernel.models.leases import LeaseTable
-from kernel.policy.registry import PolicySettings, make
+from kernel.policy.registry import PolicySettings, make_policy
 
 log = structlog.get_logger("kernel.models")
 
@@ -36,7 +36,7 @@ class SlotRules:
 
     def set_policy(self, policy: PolicySettings, cause: str) -> None:
         """Replace the policy. Raises `InvalidPolicy`, and then changes nothing."""
-        made, before, self.policy = make(policy), self.policy, policy
+        made, before, self.policy = make_policy(policy), self.policy, policy
         log.info("policy changed", model=self._model, before=before, now=policy, cause=cause)
         self._leases.switch(made)
 

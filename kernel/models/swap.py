@@ -1,8 +1,8 @@
-"""The folder of swap files: a place of this daemon's own, one file for each sequence that is swapped out.
+"""The swap area: a folder of this daemon with one file for each sequence that is swapped out.
 
-Used by the pagers of all models; drivers write and read the files. It removes what is no longer needed, and at a start
-what dead daemons left behind: who is alive holds a lock on its folder. What is to outlive the daemon has a second name
-in a folder that all lives share. It reads no file.
+Used by the pagers of all models; drivers write and read the files. It removes files that are no longer needed, and at a
+start the folders of dead daemons: a living daemon holds a lock on its folder. A file that must survive the daemon gets
+a second name in a folder that all runs share. It never reads a file.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from pathlib import Path
 
 import structlog
 
-KEPT = "kept"  # the folder of what outlives the daemon
-AGAIN = (1.0, 5.0, 60.0)  # seconds after which a file that was being written is looked for again
+PERSISTENT = "kept"  # the folder of files that survive the daemon
+RETRIES = (1.0, 5.0, 60.0)  # seconds after which it tries again to remove a file that was being written
 
 log = structlog.get_logger("kernel.models")
 
 
 class SwapArea:
-    """A folder below `folder` that nobody else uses or may look into, made when it is first needed.
+    """A private folder below `folder`, readable by this user alone, created at first use.
 
-    `full`: the disk has so little left that nothing more is to be written.
+    `full`: the disk is nearly full, so nothing more may be written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.full = False
-        self._all = folder
+        self._root = folder
         self._loop = asyncio.get_running_loop()
         self._removals: set[asyncio.Future[None]] = set()
         self._later: set[asyncio.TimerHandle] = set()
@@ -41,91 +41,91 @@ class SwapArea:
         self._lock: int | None = None
 
     def folder(self) -> str:
-        """Where a driver may keep files without names; empty if there is no place for them."""
+        """The folder in which a driver may create unnamed files; empty if there is none."""
         try:
-            self._usable()
+            self._make_folder()
         except OSError:
             return ""
         return str(self._own)
 
     def path(self, sequence: int) -> str:
-        """Where the state of a sequence goes. Raises `OSError` if there is no place for it."""
-        self._usable()
+        """The swap file of a sequence. Raises `OSError` if nothing can be written."""
+        self._make_folder()
         return f"{self._own}/{sequence}.kv"
 
-    def _usable(self) -> None:
-        """Make the folder, unless there is one. Raises `OSError`."""
+    def _make_folder(self) -> None:
+        """Create and lock the folder if it does not exist yet. Raises `OSError`, also if the disk is nearly full."""
         if self.full:
-            raise OSError(errno.ENOSPC, "the disk is nearly full", str(self._all))
+            raise OSError(errno.ENOSPC, "the disk is nearly full", str(self._root))
         if self._own is not None:
             return
-        self._all.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._all.chmod(0o700)
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._root.chmod(0o700)
         while self._lock is None:
-            self._own = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=self._all))
-            # None if another daemon, at its start, took it for one of the dead before the lock was ours.
-            self._lock = _locked(self._own)
+            self._own = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=self._root))
+            # None if another daemon, at its start, took the folder for that of a dead one before we had the lock.
+            self._lock = _try_lock(self._own)
 
     def remove(self, sequence: int) -> None:
-        """Remove what there is of a sequence. Returns at once."""
+        """Remove the files of a sequence, on another thread."""
         if self._own is not None:
             removal = self._loop.run_in_executor(None, _unlink, self._own, f"{sequence}.kv*")
             self._removals.add(removal)
             removal.add_done_callback(self._removals.discard)
 
     def remove_unfinished(self, sequence: int) -> None:
-        """The same while a driver may still be writing it: look for it again, some times."""
+        """Remove the files of a sequence that a driver may still be writing: try again several times."""
         self.remove(sequence)
-        for seconds in AGAIN:
+        for seconds in RETRIES:
             self._later.add(self._loop.call_later(seconds, self.remove, sequence))
         self._later = {timer for timer in self._later if timer.when() > self._loop.time()}
 
     def remove_old(self) -> int:
-        """Remove what daemons left that are no more; how many there were. Blocks on the disk."""
+        """Remove the folders of dead daemons. Returns how many there were. Blocks on the disk."""
         count = 0
-        for folder in self._all.iterdir() if self._all.is_dir() else ():
-            if folder == self._own or folder.name == KEPT or not folder.is_dir():
+        for folder in self._root.iterdir() if self._root.is_dir() else ():
+            if folder == self._own or folder.name == PERSISTENT or not folder.is_dir():
                 continue
-            lock = _locked(folder)
+            lock = _try_lock(folder)
             if lock is not None:
                 shutil.rmtree(folder, ignore_errors=True)
                 os.close(lock)
                 count += 1
         if count:
-            log.info("removed swap files of daemons that are gone", daemons=count)
+            log.info("removed swap files of dead daemons", daemons=count)
         return count
 
-    # ---- what outlives the daemon
+    # ---- files that survive the daemon
 
-    def kept(self, name: str) -> str:
-        """Where the state of that name is, if it was kept."""
-        return f"{self._all}/{KEPT}/{name}.kv"
+    def persistent_path(self, name: str) -> str:
+        """The path under which `keep` persists `name`."""
+        return f"{self._root}/{PERSISTENT}/{name}.kv"
 
-    def keep(self, path: str, name: str) -> None:
-        """Let the file at `path` be found as `name` in the next life of the daemon. Blocks. Raises `OSError`."""
-        kept = Path(self.kept(name))
-        kept.parent.mkdir(mode=0o700, exist_ok=True)
-        kept.unlink(missing_ok=True)
-        kept.hardlink_to(path)
-        descriptor = os.open(kept.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    def persist(self, path: str, name: str) -> None:
+        """Persist the file at `path` as `name` for the next run of the daemon. Blocks. Raises `OSError`."""
+        target = Path(self.persistent_path(name))
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        target.unlink(missing_ok=True)
+        target.hardlink_to(path)
+        descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
-    def drop(self, name: str) -> None:
-        """Undo `keep`; nothing if it was not done. Blocks."""
+    def delete(self, name: str) -> None:
+        """Remove the persisted file `name`, if there is one. Blocks."""
         with contextlib.suppress(OSError):
-            Path(self.kept(name)).unlink(missing_ok=True)
+            Path(self.persistent_path(name)).unlink(missing_ok=True)
 
-    def retain(self, names: Collection[str]) -> None:
-        """Drop all that is kept under other names. Blocks."""
-        for path in (self._all / KEPT).glob("*.kv"):
+    def delete_all_but(self, names: Collection[str]) -> None:
+        """Remove all persisted files but those of `names`. Blocks."""
+        for path in (self._root / PERSISTENT).glob("*.kv"):
             if path.stem not in names:
-                self.drop(path.stem)
+                self.delete(path.stem)
 
     async def close(self) -> None:
-        """Remove the folder and all in it."""
+        """Remove the folder of this daemon."""
         for timer in self._later:
             timer.cancel()
         if self._own is not None and self._lock is not None:
@@ -135,8 +135,8 @@ class SwapArea:
             self._own = self._lock = None
 
 
-def _locked(folder: Path) -> int | None:
-    """A descriptor that holds the lock of `folder`; None if it is held already, or the folder has gone."""
+def _try_lock(folder: Path) -> int | None:
+    """A descriptor that holds the lock of `folder`; None if the lock is taken or the folder is gone."""
     descriptor = None
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -151,7 +151,7 @@ def _locked(folder: Path) -> int | None:
 
 
 def _unlink(folder: Path, pattern: str) -> None:
-    """Remove the files that match: the state of a sequence, and what a driver did not finish writing of it."""
+    """Remove the files that match: the swap file of a sequence, and a partial one that a driver left."""
     for path in folder.glob(pattern):
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)

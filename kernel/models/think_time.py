@@ -23,11 +23,11 @@ class ThinkTimes:
         self._expected: dict[str, float] = {}  # seconds
         self._last_end: dict[int, float] = {}  # by pid of a live process: when its last call ended
 
-    def usual(self, program: str) -> float:
+    def expected(self, program: str) -> float:
         """Seconds from the end of a call to the next call of the same process; 0 if no process made a second call."""
         return self._expected.get(program, 0.0)
 
-    def began(self, process: Process) -> None:
+    def call_began(self, process: Process) -> None:
         """`process` makes a call: update the expected think time of its program."""
         left = self._last_end.pop(process.pid, None)
         if left is None:
@@ -37,7 +37,7 @@ class ThinkTimes:
         if len(self._expected) > PROGRAMS:
             del self._expected[next(iter(self._expected))]
 
-    def over(self, process: Process) -> None:
+    def call_ended(self, process: Process) -> None:
         """A call of `process` has ended."""
         if process.status is None:
             self._last_end[process.pid] = self._clock()

@@ -36,7 +36,7 @@ class Unloader:
 
     async def await_swap_outs(self) -> None:
         """Return when the driver has written all sequences that were to be swapped out."""
-        await self._until(lambda: not self._active.pager.leaving)
+        await self._until(lambda: not self._active.pager.swapping_out)
 
     async def unload(self) -> float:
         """Stop the driver when it owes no answer, or after `UNLOAD_SECONDS`. Returns the seconds that this took."""

@@ -1,1 +1,1 @@
-"""Scheduling policies: who holds the slots of a model. Each is pure and clockless, and knows of no driver."""
+"""Scheduling policies: they decide which sequences hold the slots of a model. They are pure and read no clock."""

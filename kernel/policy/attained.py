@@ -1,8 +1,9 @@
-"""Least attained service by program: the calls of whoever has had least so far go first.
+"""Least attained service by scheduling group: calls of the group that has received the least service run first.
 
-Luo et al., "Autellix: An Efficient Serving Engine for LLM Agents as General Programs", 2025, section 4.2 (PLAS). A call
-is a stranger; its program is not: what the program has had so far says how long it probably is. A short one is not held
-up by the long calls before it, nor a long one's next call by its having come late. With the promotion of the starved.
+Luo et al., "Autellix: An Efficient Serving Engine for LLM Agents as General Programs", 2025, section 4.2 (PLAS). The
+length of a call is unknown, but the service of its group so far suggests it. So a short
+task does not wait behind earlier long calls, and the next call of any task ranks by the service of the task instead of
+by its arrival. Starved calls are promoted.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from kernel.policy.queue_entry import QueueEntry
 
 
 class AttainedService(MultilevelPolicy):
-    """`quantum` is the width of the first level, in tokens that all calls of a program have had together."""
+    """`quantum` is the width of the first level, in tokens of service of all calls of a group together."""
 
     kind = "attained"
 

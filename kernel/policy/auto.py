@@ -1,9 +1,9 @@
-"""The policy that picks a policy: it looks at the load, and lets the kind decide that fits it.
+"""The policy that chooses a policy: it observes the load and delegates its decisions to the kind that fits.
 
-As long as nobody has to wait, all kinds do the same, and it changes nothing. Where calls wait, what their owners said
-counts first: priorities (`priority`), then deadlines (`edf`); else, if several owners compete, their shares (`fair`);
-else the mean time that one owner's programs take (`attained`). The quantum follows the line and the measured pace: a
-round of all that wait is to last a bounded time, but no slot is to change hands for nothing.
+While no call waits, all kinds decide alike, and it changes nothing. When calls wait, explicit wishes count first:
+priorities (`priority`), then deadlines (`edf`). Without these, several competing owners get their shares (`fair`), and
+the tasks of a single owner the least mean completion time (`attained`). The quantum follows the number of waiting calls
+and the measured speed: a round of all of them should take a bounded time without needless switches.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections.abc import Callable
 
 from kernel.policy.policy import Decision, Job, Policy, hand_over
 
-DWELL = 2.0  # seconds for which the load must ask for another kind or quantum
-HOLD = 10.0  # seconds for which a choice stays in any case
-ROUND = 20.0  # seconds that a round of quanta of all that wait should take at most
-SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the quantum that was set
-SMOOTHING = 0.95  # weight of the past in the pace
+DWELL = 2.0  # seconds for which the load must favour another kind or quantum before a change
+HOLD = 10.0  # seconds for which a choice is final
+ROUND = 20.0  # the most seconds that a round, one quantum for each waiting call, should take
+SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # factors of the configured quantum
+SMOOTHING = 0.95  # weight of the past in the measured seconds per token
 
 
-class _Seen:
-    """What is known of one job: what it was counted as, and when it last made a token."""
+class _JobRecord:
+    """How one job was counted, and when it last made a token."""
 
     __slots__ = ("deadline", "last", "owner", "priority")
 
@@ -33,26 +33,26 @@ class _Seen:
 
 
 class Auto:
-    """`make` gives the policy of a kind with a quantum. `reason` says why it decides as it does since when it does.
+    """`make` creates the policy of a kind with a quantum. `reason` explains the last change.
 
-    `chosen` is the kind that decides. It is another one only after the load has asked for that for `DWELL` seconds and
-    the present one has had `HOLD`; whether there is any contention has a hysteresis of its own.
+    `chosen` is the kind that decides. It changes only after the load has favoured another kind for `DWELL` seconds and
+    the present one has decided for `HOLD` seconds. Contention has a hysteresis of its own.
     """
 
     kind = "auto"
 
     def __init__(self, make: Callable[[str, int], Policy], quantum: int) -> None:
         self._make = make
-        self._base = quantum
+        self._configured_quantum = quantum
         self.chosen = "priority"
         self.quantum = quantum
-        self.reason = "priority: nobody has had to wait yet"
-        self._inner = make(self.chosen, quantum)
-        self._jobs: dict[int, _Seen] = {}
+        self.reason = "priority: no call has had to wait yet"
+        self._policy = make(self.chosen, quantum)
+        self._jobs: dict[int, _JobRecord] = {}
         self._owners: Counter[str] = Counter()
         self._priorities: Counter[int] = Counter()
         self._deadlines = 0
-        self._pace = 0.0
+        self._token_seconds = 0.0
         self._contended = False
         self._wanted: tuple[str, int] = (self.chosen, quantum)
         self._wanted_since = 0.0
@@ -60,67 +60,69 @@ class Auto:
 
     @property
     def waiting(self) -> int:
-        return self._inner.waiting
+        return self._policy.waiting
 
     def arrive(self, job: Job, now: float) -> None:
         self._count(job, now)
-        self._inner.arrive(job, now)
+        self._policy.arrive(job, now)
 
     def adopt(self, job: Job, now: float) -> None:
         self._count(job, now)
-        self._inner.adopt(job, now)
+        self._policy.adopt(job, now)
 
     def charge_prompt(self, job: Job, tokens: int, now: float) -> None:
-        self._inner.charge_prompt(job, tokens, now)
+        self._policy.charge_prompt(job, tokens, now)
 
     def charge_tokens(self, job: Job, tokens: int, now: float) -> None:
-        seen = self._jobs.get(job.id)
-        if seen is not None and tokens > 0:
-            pace = (now - seen.last) / tokens
-            self._pace = SMOOTHING * self._pace + (1 - SMOOTHING) * pace if self._pace else pace
-            seen.last = now
-        self._inner.charge_tokens(job, tokens, now)
+        record = self._jobs.get(job.id)
+        if record is not None and tokens > 0:
+            seconds = (now - record.last) / tokens
+            before = self._token_seconds
+            self._token_seconds = SMOOTHING * before + (1 - SMOOTHING) * seconds if before else seconds
+            record.last = now
+        self._policy.charge_tokens(job, tokens, now)
 
     def reprioritise(self, job: Job, now: float) -> None:
         if job.id in self._jobs:
             last = self._forget(job)
             self._count(job, last)
-        self._inner.reprioritise(job, now)
+        self._policy.reprioritise(job, now)
 
     def leave(self, job: Job, now: float) -> None:
         if job.id in self._jobs:
             self._forget(job)
-        self._inner.leave(job, now)
+        self._policy.leave(job, now)
 
     def decide(self, slots: int, now: float) -> Decision:
-        self._look(slots, now)
-        decision = self._inner.decide(slots, now)
+        self._reconsider(slots, now)
+        decision = self._policy.decide(slots, now)
         for grant in decision.run:
             self._jobs[grant.job.id].last = now
         for job in decision.shed:
             self._forget(job)
         return decision
 
-    def line(self) -> list[Job]:
-        return self._inner.line()
+    def queue(self) -> list[Job]:
+        return self._policy.queue()
 
     def running(self) -> list[Job]:
-        return self._inner.running()
+        return self._policy.running()
 
     def since(self, job: Job) -> float:
-        return self._inner.since(job)
+        return self._policy.since(job)
 
     # ---- choosing
 
-    def _look(self, slots: int, now: float) -> None:
+    def _reconsider(self, slots: int, now: float) -> None:
+        """Switch to another kind or quantum if the load has favoured it for long enough."""
         if self._chosen_since is None:
             self._chosen_since = self._wanted_since = now
-        waiting = self._inner.waiting
+        waiting = self._policy.waiting
         self._contended = waiting > 0 if self._contended else 2 * waiting > slots
         if not self._contended:
             self._wanted, self._wanted_since = (self.chosen, self.quantum), now
             return
-        kind, why = self._fitting()
+        kind, why = self._fitting_kind()
         quantum = self._fitting_quantum(slots, waiting)
         if (kind, quantum) != self._wanted:
             self._wanted, self._wanted_since = (kind, quantum), now
@@ -129,7 +131,7 @@ class Auto:
         if now - self._wanted_since >= DWELL and now - self._chosen_since >= HOLD:
             self._switch(kind, quantum, f"{why}; {waiting} wait for {slots} slots", now)
 
-    def _fitting(self) -> tuple[str, str]:
+    def _fitting_kind(self) -> tuple[str, str]:
         """The kind that fits the load, and why."""
         if len(self._priorities) > 1:
             return "priority", f"{len(self._priorities)} priorities are in use"
@@ -140,40 +142,40 @@ class Auto:
         return "attained", "all calls are of one owner, without priorities or deadlines"
 
     def _fitting_quantum(self, slots: int, waiting: int) -> int:
-        """The largest quantum with which a round takes at most `ROUND`, and no step of the scale for a trifle."""
-        if not self._pace:
+        """The largest quantum with which a round takes at most `ROUND`; small differences change nothing."""
+        if not self._token_seconds:
             return self.quantum
-        fitting = ROUND * slots / (waiting * self._pace)
+        fitting = ROUND * slots / (waiting * self._token_seconds)
         if self.quantum / 2 <= fitting < 4 * self.quantum:
             return self.quantum
-        scale = max((one for one in SCALES if one * self._base <= fitting), default=SCALES[0])
-        return max(round(scale * self._base), 1)
+        scale = max((one for one in SCALES if one * self._configured_quantum <= fitting), default=SCALES[0])
+        return max(round(scale * self._configured_quantum), 1)
 
     def _switch(self, kind: str, quantum: int, why: str, now: float) -> None:
         before = f"{self.chosen} with a quantum of {self.quantum}"
-        inner = self._make(kind, quantum)
-        hand_over(self._inner, inner, now)
-        self._inner, self.chosen, self.quantum, self._chosen_since = inner, kind, quantum, now
-        pace = f", {self._pace:.3g} s a token" if self._pace else ""
-        self.reason = f"{kind} with a quantum of {quantum}, after {before}: {why}{pace}"
+        policy = self._make(kind, quantum)
+        hand_over(self._policy, policy, now)
+        self._policy, self.chosen, self.quantum, self._chosen_since = policy, kind, quantum, now
+        speed = f", {self._token_seconds:.3g} s a token" if self._token_seconds else ""
+        self.reason = f"{kind} with a quantum of {quantum}, after {before}: {why}{speed}"
 
     # ---- counting
 
     def _count(self, job: Job, now: float) -> None:
         if job.id not in self._jobs:
-            seen = self._jobs[job.id] = _Seen(job, now)
-            self._owners[seen.owner] += 1
-            self._priorities[seen.priority] += 1
-            self._deadlines += seen.deadline
+            record = self._jobs[job.id] = _JobRecord(job, now)
+            self._owners[record.owner] += 1
+            self._priorities[record.priority] += 1
+            self._deadlines += record.deadline
 
     def _forget(self, job: Job) -> float:
-        """It counts no more. When it last made a token."""
-        seen = self._jobs.pop(job.id)
-        self._deadlines -= seen.deadline
-        self._owners[seen.owner] -= 1
-        if not self._owners[seen.owner]:
-            del self._owners[seen.owner]
-        self._priorities[seen.priority] -= 1
-        if not self._priorities[seen.priority]:
-            del self._priorities[seen.priority]
-        return seen.last
+        """Stop counting `job`. Returns when it last made a token."""
+        record = self._jobs.pop(job.id)
+        self._deadlines -= record.deadline
+        self._owners[record.owner] -= 1
+        if not self._owners[record.owner]:
+            del self._owners[record.owner]
+        self._priorities[record.priority] -= 1
+        if not self._priorities[record.priority]:
+            del self._priorities[record.priority]
+        return record.last

@@ -1,7 +1,7 @@
-"""What those policies share whose line is an order: the books of who waits and who runs, and the loop of a decision.
+"""The base of policies that keep their waiting jobs in a fixed order: the bookkeeping and the decision loop.
 
-A policy says by what those who wait are ordered, for how many tokens one gets a slot, and who has to go for whom. No
-decision looks at more jobs than it moves.
+A policy below it defines that order, the tokens of a grant, and which running job must make room. No decision examines
+more jobs than it moves.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from kernel.policy.policy import Decision, Grant, Job
-from kernel.policy.queue_entry import PATIENCE, Key, LazyHeap, QueueEntry
+from kernel.policy.queue_entry import PAYBACK, Key, LazyHeap, QueueEntry
 
-SMOOTHING = 0.95  # weight of the past in the pace
+SMOOTHING = 0.95  # weight of the past in the measured seconds per token
 NOTHING = Decision()
 
 
 class OrderedPolicy(ABC):
-    """The policies below it say `_key`, and what of the rest they need.
+    """Policies below it define `_key`, and override the other hooks as needed.
 
-    Each key ends with what makes it the only one of its value. `_pace`: seconds in which a job that runs makes a token,
-    as observed; 0 as long as none was.
+    The last part of a key must make it unique. `_token_seconds`: the observed seconds that a running job takes for a
+    token; 0 until the first observation.
     """
 
     kind = ""
@@ -29,31 +29,31 @@ class OrderedPolicy(ABC):
         self._line = LazyHeap()
         self._waiting: dict[int, QueueEntry] = {}
         self._running: dict[int, QueueEntry] = {}
-        self._spent: dict[int, QueueEntry] = {}  # of those that run, who has used its grant, or has none yet
-        self._started: dict[int, QueueEntry] = {}  # of this decision
+        self._needs_grant: dict[int, QueueEntry] = {}  # running jobs that used their grant, or never got one
+        self._started: dict[int, QueueEntry] = {}  # in the current decision
         self._stopped: dict[int, QueueEntry] = {}
         self._shed: list[Job] = []
-        self._pace = 0.0
-        self._turns = 0
+        self._token_seconds = 0.0
+        self._tickets = 0
 
-    # ---- what a policy says
+    # ---- hooks of a policy
 
     @abstractmethod
     def _key(self, entry: QueueEntry, now: float) -> Key:
-        """The place of one that begins to wait, is preempted, or has used its grant."""
+        """The place of a job in the order when it begins to wait, is preempted, or has used its grant."""
 
     def _quantum(self, entry: QueueEntry) -> int:
-        """Tokens for which one gets a slot; 0: as many as it wants."""
+        """Tokens for which a job gets a slot; 0: no bound."""
         return 0
 
     def _victim(self, first: QueueEntry, now: float) -> QueueEntry | None:
-        """Who has to go for the first in the line, where all slots are taken."""
+        """The running job that must make room for `first`, the next waiting job, when all slots are taken."""
         return None
 
     def _prepare(self, now: float) -> None:  # noqa: B027
-        """Before a decision: whatever time, or a grant that was used, has changed."""
+        """Runs before each decision, to update whatever time or a used grant has changed."""
 
-    # ---- what it is told
+    # ---- events
 
     @property
     def waiting(self) -> int:
@@ -61,42 +61,43 @@ class OrderedPolicy(ABC):
 
     def arrive(self, job: Job, now: float) -> None:
         if job.id not in self._waiting and job.id not in self._running:
-            self._wait(QueueEntry(job, now), now)
+            self._add_waiting(QueueEntry(job, now), now)
 
     def adopt(self, job: Job, now: float) -> None:
         if job.id not in self._waiting and job.id not in self._running:
             entry = QueueEntry(job, now)
             entry.key = self._key(entry, now)
-            self._runs(entry)
-            self._spent[job.id] = entry
+            self._add_running(entry)
+            self._needs_grant[job.id] = entry
 
     def charge_prompt(self, job: Job, tokens: int, now: float) -> None:  # noqa: B027
-        """Most policies count only what is made."""
+        """Most policies count only the tokens made."""
 
     def charge_tokens(self, job: Job, tokens: int, now: float) -> None:
         entry = self._running.get(job.id)
         if entry is None or tokens <= 0:
             return
-        pace = (now - entry.last) / tokens
-        self._pace = SMOOTHING * self._pace + (1 - SMOOTHING) * pace if self._pace else pace
+        seconds = (now - entry.last) / tokens
+        before = self._token_seconds
+        self._token_seconds = SMOOTHING * before + (1 - SMOOTHING) * seconds if before else seconds
         entry.last = now
-        entry.made += tokens
-        entry.served += tokens
-        entry.used += tokens
-        if 0 < entry.grant <= entry.used:
-            self._spent[job.id] = entry
+        entry.slot_tokens += tokens
+        entry.total_tokens += tokens
+        entry.grant_used += tokens
+        if 0 < entry.grant <= entry.grant_used:
+            self._needs_grant[job.id] = entry
 
     def reprioritise(self, job: Job, now: float) -> None:  # noqa: B027
-        """Most policies ask for no priority."""
+        """Most policies ignore priorities."""
 
     def leave(self, job: Job, now: float) -> None:
         if (entry := self._waiting.get(job.id)) is not None:
-            self._unwait(entry)
+            self._remove_waiting(entry)
         elif (entry := self._running.get(job.id)) is not None:
-            self._runs_no_more(entry)
+            self._remove_running(entry)
 
-    def line(self) -> list[Job]:
-        return [entry.job for _, _, entry in self._line.listed()]
+    def queue(self) -> list[Job]:
+        return [entry.job for _, _, entry in self._line.in_order()]
 
     def running(self) -> list[Job]:
         return [entry.job for entry in self._running.values()]
@@ -115,68 +116,68 @@ class OrderedPolicy(ABC):
                     break
                 self._stop(victim, now)
             self._start(first, now)
-        if not (self._started or self._stopped or self._spent or self._shed):
+        if not (self._started or self._stopped or self._needs_grant or self._shed):
             return NOTHING
-        for number, entry in self._spent.items():  # it keeps its slot, for a grant more
-            entry.used, entry.grant = 0, self._granted(entry)
+        for number, entry in self._needs_grant.items():  # it keeps its slot and gets another grant
+            entry.grant_used, entry.grant = 0, self._grant_tokens(entry)
             self._started[number] = entry
         run = [Grant(entry.job, entry.grant) for entry in self._started.values()]
         decision = Decision(run, [entry.job for entry in self._stopped.values()], self._shed)
-        self._started, self._stopped, self._spent, self._shed = {}, {}, {}, []
+        self._started, self._stopped, self._needs_grant, self._shed = {}, {}, {}, []
         return decision
 
-    def _granted(self, entry: QueueEntry) -> int:
-        """The quantum, stretched by what a preemption costs."""
+    def _grant_tokens(self, entry: QueueEntry) -> int:
+        """The quantum, or longer if the job's preemption costs much; 0: no bound."""
         if not entry.job.preemptible:
             return 0
         quantum = self._quantum(entry)
-        return max(quantum, round(PATIENCE * entry.job.switch_cost)) if quantum else 0
+        return max(quantum, round(PAYBACK * entry.job.switch_cost)) if quantum else 0
 
-    def _spent_one(self) -> QueueEntry | None:
-        """Who has used its grant and was not dealt with yet, the first of several."""
-        return next((entry for entry in self._spent.values() if entry.grant), None)
+    def _first_used_up(self) -> QueueEntry | None:
+        """The first running job that has used its grant and has not got another."""
+        return next((entry for entry in self._needs_grant.values() if entry.grant), None)
 
-    def _turn(self) -> int:
-        """Counts up: who asks later is behind."""
-        self._turns += 1
-        return self._turns
+    def _ticket(self) -> int:
+        """A number above all before it, so that a job that draws one stands behind the earlier ones."""
+        self._tickets += 1
+        return self._tickets
 
     # ---- moves
 
     def _first(self, now: float) -> QueueEntry | None:
-        """The first in the line."""
+        """The waiting job that runs next."""
         return self._line.first()
 
     def _start(self, entry: QueueEntry, now: float) -> None:
-        self._unwait(entry)
+        self._remove_waiting(entry)
         entry.since = entry.last = now
-        entry.made = entry.used = 0
-        entry.grant = self._granted(entry)
-        self._runs(entry)
+        entry.slot_tokens = entry.grant_used = 0
+        entry.grant = self._grant_tokens(entry)
+        self._add_running(entry)
         number = entry.job.id
         if self._stopped.pop(number, None) is None or entry.grant:
             self._started[number] = entry
 
     def _stop(self, entry: QueueEntry, now: float) -> None:
         number = entry.job.id
-        self._runs_no_more(entry)
-        if self._started.pop(number, None) is None:  # else it lost what it got in the same decision
+        self._remove_running(entry)
+        if self._started.pop(number, None) is None:  # else it loses a slot that it got in this same decision
             self._stopped[number] = entry
         entry.since = now
-        self._wait(entry, now)
+        self._add_waiting(entry, now)
 
-    def _runs(self, entry: QueueEntry) -> None:
+    def _add_running(self, entry: QueueEntry) -> None:
         self._running[entry.job.id] = entry
 
-    def _runs_no_more(self, entry: QueueEntry) -> None:
+    def _remove_running(self, entry: QueueEntry) -> None:
         del self._running[entry.job.id]
-        self._spent.pop(entry.job.id, None)
+        self._needs_grant.pop(entry.job.id, None)
 
-    def _wait(self, entry: QueueEntry, now: float) -> None:
+    def _add_waiting(self, entry: QueueEntry, now: float) -> None:
         entry.key = self._key(entry, now)
         self._waiting[entry.job.id] = entry
         self._line.push(entry, entry.key)
 
-    def _unwait(self, entry: QueueEntry) -> None:
+    def _remove_waiting(self, entry: QueueEntry) -> None:
         del self._waiting[entry.job.id]
         self._line.remove(entry)

@@ -1,12 +1,13 @@
-"""Weighted fair by virtual token counter: whichever owner has had least for its weight goes first.
+"""Weighted fairness by virtual token counters: the owner with the least service for its weight goes first.
 
 Sheng et al., "Fairness in Serving Large Language Models" (VTC), OSDI 2024, algorithm 2 and section 4.3 (weights). Each
-owner has a counter of the tokens it was served, those of prompts at their own price, over its weight. An owner that
-comes back with nothing in the line is lifted to the least counter there: who was idle has saved nothing up.
+owner has a counter: its service in tokens, prompt tokens at a price of their own, divided by its weight. When an owner
+without waiting calls makes one, its counter is raised to the lowest counter among waiting owners, so that idle time
+earns no credit.
 
-The bound. Let all calls run on B slots, no prompt cost more than P and no grant be longer than Q tokens, and let f and
-g have calls in the line all the time. f gets a grant only while c(f) <= c(g); what it holds then can take it at most
-B (P + Q) / w(f) further; and c(g) never falls. So c(f) - c(g) stays below that, and over any interval
+The bound. Let all calls run on B slots, let no prompt cost more than P and no grant exceed Q tokens, and let owners f
+and g have calls waiting all the time. f gets a grant only while c(f) <= c(g); the grants that it then holds can raise
+c(f) by at most B (P + Q) / w(f); and c(g) never falls. So c(f) - c(g) stays below that, and over any interval
 |S(f)/w(f) - S(g)/w(g)| <= 2 B (P + Q) / min(w(f), w(g)), where S is the service. Without preemption, as in the paper's
 theorem 4.4, Q is the length of the longest reply; here it is a quantum.
 """
@@ -20,35 +21,36 @@ from kernel.policy.base import OrderedPolicy
 from kernel.policy.policy import Job
 from kernel.policy.queue_entry import Key, LazyHeap, QueueEntry
 
-KEPT = 1024  # owners that are remembered in any case
+MIN_REMEMBERED = 1024  # owners; up to that number, none is forgotten
 
 
 class _Owner:
-    """An owner, and its calls that wait.
+    """An owner and its waiting calls, which are in `line`.
 
-    `counter` is its service over its `weight`, `turn` when it last got a slot. `rank` only grows; the heap of the
-    owners that have calls in their `line` holds each with the rank it had when it was put there.
+    `counter` is its service divided by its `weight`, `last_start` a number that grows with each slot that any owner
+    gets. `rank` only grows. The heap of owners with waiting calls holds each under the rank that it had when it was
+    added; `in_heap` says whether it is there.
     """
 
-    __slots__ = ("counter", "line", "listed", "running", "turn", "weight")
+    __slots__ = ("counter", "in_heap", "last_start", "line", "running", "weight")
 
     def __init__(self, weight: float) -> None:
         self.weight = weight
         self.counter = 0.0
-        self.turn = 0
+        self.last_start = 0
         self.running = 0
         self.line = LazyHeap()
-        self.listed = False
+        self.in_heap = False
 
     @property
     def rank(self) -> tuple[float, int]:
-        return self.counter, self.turn
+        return self.counter, self.last_start
 
 
 class WeightedFair(OrderedPolicy):
-    """`quantum` in tokens; `weights` by owner, else that of the program; `prompt_weight`: price of a prompt's token.
+    """`quantum` in tokens; `weights` by owner, else that of the group; `prompt_weight`: the price of a prompt token.
 
-    Within an owner the first to come goes first. A slot changes its owner only at the end of a grant.
+    The calls of one owner run in order of arrival. A slot changes its owner only at the end of a grant.
     """
 
     kind = "fair"
@@ -57,33 +59,32 @@ class WeightedFair(OrderedPolicy):
         super().__init__()
         self._tokens = quantum
         self._weights = weights
-        self._price = prompt_weight
+        self._prompt_weight = prompt_weight
         self._owners: dict[str, _Owner] = {}
         self._heap: list[tuple[tuple[float, int], int, _Owner]] = []
         self._entries = 0
-        self._left: _Owner | None = None  # whose last call left the line last
-        self._prune_at = KEPT
+        self._last_emptied: _Owner | None = None  # the owner that most recently ran out of waiting calls
+        self._prune_at = MIN_REMEMBERED
 
     def arrive(self, job: Job, now: float) -> None:
         if job.id not in self._waiting and job.id not in self._running:
             owner = self._owner(job)
             if not len(owner.line):
-                poorest = self._poorest() or self._left
-                owner.counter = max(owner.counter, poorest.counter if poorest else 0.0)
-            self._wait(QueueEntry(job, now), now)
+                owner.counter = max(owner.counter, self._lowest_counter())
+            self._add_waiting(QueueEntry(job, now), now)
 
     def charge_prompt(self, job: Job, tokens: int, now: float) -> None:
-        self._charge(job, self._price * tokens)
+        self._charge(job, self._prompt_weight * tokens)
 
     def charge_tokens(self, job: Job, tokens: int, now: float) -> None:
         super().charge_tokens(job, tokens, now)
         self._charge(job, tokens)
 
-    def line(self) -> list[Job]:
+    def queue(self) -> list[Job]:
         owners = sorted((owner for owner in self._owners.values() if len(owner.line)), key=lambda owner: owner.rank)
-        return [entry.job for owner in owners for _, _, entry in owner.line.listed()]
+        return [entry.job for owner in owners for _, _, entry in owner.line.in_order()]
 
-    # ---- what it says
+    # ---- the order
 
     def _key(self, entry: QueueEntry, now: float) -> Key:
         return (entry.job.id,)
@@ -92,16 +93,19 @@ class WeightedFair(OrderedPolicy):
         return self._tokens
 
     def _first(self, now: float) -> QueueEntry | None:
-        owner = self._poorest()
+        owner = self._least_served()
         return None if owner is None else owner.line.first()
 
     def _victim(self, first: QueueEntry, now: float) -> QueueEntry | None:
-        """Of those that have used their grants, one of the owner who has had most, if that is more."""
-        spent = [entry for entry in self._spent.values() if entry.grant]
-        richest = max(spent, key=lambda entry: self._owner(entry.job).counter, default=None)
-        if richest is None or self._owner(richest.job).counter <= self._owner(first.job).counter:
+        """Of the jobs that have used their grants, one of the most served owner.
+
+        None if that owner is not ahead of the owner of `first`.
+        """
+        used_up = [entry for entry in self._needs_grant.values() if entry.grant]
+        victim = max(used_up, key=lambda entry: self._owner(entry.job).counter, default=None)
+        if victim is None or self._owner(victim.job).counter <= self._owner(first.job).counter:
             return None
-        return richest
+        return victim
 
     # ---- owners
 
@@ -119,13 +123,13 @@ class WeightedFair(OrderedPolicy):
             owner = self._owner(job)
             owner.counter += cost / owner.weight
 
-    def _poorest(self) -> _Owner | None:
-        """Of those with calls in the line, who has had least; of equals, who got a slot longest ago."""
+    def _least_served(self) -> _Owner | None:
+        """The owner with waiting calls and the lowest counter; of equals, the one that got a slot longest ago."""
         heap = self._heap
         while heap:
             rank, entry, owner = heap[0]
             if not len(owner.line):
-                owner.listed = False
+                owner.in_heap = False
                 heapq.heappop(heap)
             elif rank != owner.rank:
                 heapq.heapreplace(heap, (owner.rank, entry, owner))
@@ -133,42 +137,46 @@ class WeightedFair(OrderedPolicy):
                 return owner
         return None
 
+    def _lowest_counter(self) -> float:
+        """The counter to which an owner is raised when its first call begins to wait."""
+        owner = self._least_served() or self._last_emptied
+        return owner.counter if owner else 0.0
+
     def _prune(self) -> None:
-        """Forget those who are gone, and have no more than whoever comes new would be lifted to."""
-        poorest = self._poorest() or self._left
-        floor = poorest.counter if poorest else 0.0
+        """Forget idle owners whose counters are no higher than that of a new owner would be."""
+        floor = self._lowest_counter()
         self._owners = {
             name: owner
             for name, owner in self._owners.items()
             if owner.running or len(owner.line) or owner.counter > floor
         }
-        self._prune_at = max(KEPT, 2 * len(self._owners))
+        self._prune_at = max(MIN_REMEMBERED, 2 * len(self._owners))
 
     # ---- moves
 
-    def _wait(self, entry: QueueEntry, now: float) -> None:
+    def _add_waiting(self, entry: QueueEntry, now: float) -> None:
         entry.key = self._key(entry, now)
         self._waiting[entry.job.id] = entry
         owner = self._owner(entry.job)
         owner.line.push(entry, entry.key)
-        if not owner.listed:
-            owner.listed = True
+        if not owner.in_heap:
+            owner.in_heap = True
             self._entries += 1
             heapq.heappush(self._heap, (owner.rank, self._entries, owner))
 
-    def _unwait(self, entry: QueueEntry) -> None:
+    def _remove_waiting(self, entry: QueueEntry) -> None:
         del self._waiting[entry.job.id]
         owner = self._owner(entry.job)
         owner.line.remove(entry)
         if not len(owner.line):
-            self._left = owner
+            self._last_emptied = owner
 
-    def _runs(self, entry: QueueEntry) -> None:
-        super()._runs(entry)
+    def _add_running(self, entry: QueueEntry) -> None:
+        super()._add_running(entry)
         owner = self._owner(entry.job)
         owner.running += 1
-        owner.turn = self._turn()
+        owner.last_start = self._ticket()
 
-    def _runs_no_more(self, entry: QueueEntry) -> None:
-        super()._runs_no_more(entry)
+    def _remove_running(self, entry: QueueEntry) -> None:
+        super()._remove_running(entry)
         self._owner(entry.job).running -= 1

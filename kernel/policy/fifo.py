@@ -1,7 +1,7 @@
-"""First come, first served: who came first runs until it is done, and nobody is preempted.
+"""First come, first served: jobs run in order of arrival until they finish, and none is preempted.
 
-Silberschatz, Galvin, Gagne, "Operating System Concepts", 5.3.1. What the agent frameworks do, and the measure of all
-others. Nobody starves, as long as those who run come to an end.
+Silberschatz, Galvin, Gagne, "Operating System Concepts", 5.3.1. Agent frameworks do this, and the other policies are
+measured against it. Nothing starves as long as the running jobs finish.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from kernel.policy.queue_entry import Key, QueueEntry
 
 
 class Fifo(OrderedPolicy):
-    """By id, which counts up in the order of coming."""
+    """Orders jobs by id, which counts up in order of arrival."""
 
     kind = "fifo"
 

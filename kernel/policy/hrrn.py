@@ -1,9 +1,9 @@
-"""Highest response ratio next: who has waited longest for what it needs goes first, and nobody is preempted.
+"""Highest response ratio next: the job that has waited longest in proportion to its length runs first. No preemption.
 
 Brinch Hansen, "An Analysis of Response Ratio Scheduling", IFIP 1971. The ratio is (waiting + service) / service: short
-calls go before long ones, and every wait ends, since a ratio grows without bound. What a call needs is estimated, and
-rounded up to a power of the square root of two; within such a class the ratio goes by the order of coming, so that a
-decision compares the first of each class and no others.
+calls go before long ones, and every wait ends, since the ratio of a waiting call grows without bound. The length of a
+call is estimated, and rounded up to a power of the square root of two. Within such a class the order of the ratios is
+the order of arrival, so a decision compares only the first of each class.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from kernel.policy.group import PROMPT_WEIGHT
 from kernel.policy.policy import Job
 from kernel.policy.queue_entry import Key, LazyHeap, QueueEntry
 
-UNKNOWN = 128.0  # tokens that a call without a limit is taken to make, until some have run
-SMOOTHING = 0.9  # weight of the past in that
+INITIAL_LENGTH = 128.0  # tokens that a call without a limit is assumed to make, until some have run
+SMOOTHING = 0.9  # weight of the past in that length
 
 
 class HighestResponseRatio(OrderedPolicy):
-    """Service in tokens, by the observed pace in seconds."""
+    """Estimates service in tokens, and converts waiting times by the observed seconds per token."""
 
     kind = "hrrn"
 
     def __init__(self) -> None:
         super().__init__()
-        self._classes: dict[int, LazyHeap] = {}  # those that wait, by the class of what they need; none is empty
-        self._typical = UNKNOWN
+        self._classes: dict[int, LazyHeap] = {}  # the waiting jobs by class of length; none is empty
+        self._usual_length = INITIAL_LENGTH
         self._now = 0.0  # of the last decision
 
     def _key(self, entry: QueueEntry, now: float) -> Key:
         job = entry.job
-        need = PROMPT_WEIGHT * job.prompt + (job.limit or self._typical)
+        need = PROMPT_WEIGHT * job.prompt + (job.limit or self._usual_length)
         entry.level = math.ceil(2 * math.log2(max(need, 1)))
         return (entry.since, job.id)
 
-    def _wait(self, entry: QueueEntry, now: float) -> None:
+    def _add_waiting(self, entry: QueueEntry, now: float) -> None:
         entry.key = self._key(entry, now)
         self._waiting[entry.job.id] = entry
         self._classes.setdefault(entry.level, LazyHeap()).push(entry, entry.key)
 
-    def _unwait(self, entry: QueueEntry) -> None:
+    def _remove_waiting(self, entry: QueueEntry) -> None:
         del self._waiting[entry.job.id]
         line = self._classes[entry.level]
         line.remove(entry)
@@ -54,16 +54,16 @@ class HighestResponseRatio(OrderedPolicy):
         return min(firsts, key=lambda entry: self._order(entry, now), default=None)
 
     def _order(self, entry: QueueEntry, now: float) -> Key:
-        """Highest ratio first; of equals, the first to come. As long as no pace is known the unit is a second."""
-        waited = (now - entry.since) / (self._pace or 1.0)
+        """Highest ratio first, then order of arrival. Until the speed is known, a token counts as one second."""
+        waited = (now - entry.since) / (self._token_seconds or 1.0)
         return (-waited / 2 ** (entry.level / 2), entry.level, entry.job.id)
 
     def leave(self, job: Job, now: float) -> None:
         entry = self._running.get(job.id)
-        if entry is not None and entry.served:
-            self._typical = SMOOTHING * self._typical + (1 - SMOOTHING) * entry.served
+        if entry is not None and entry.total_tokens:
+            self._usual_length = SMOOTHING * self._usual_length + (1 - SMOOTHING) * entry.total_tokens
         super().leave(job, now)
 
-    def line(self) -> list[Job]:
+    def queue(self) -> list[Job]:
         order = sorted(self._waiting.values(), key=lambda entry: self._order(entry, self._now))
         return [entry.job for entry in order]

@@ -1,8 +1,8 @@
-"""Skip-join multi-level feedback: a call sinks by what it has made, and starts at the level its prompt deserves.
+"""Skip-join multi-level feedback: a call sinks as it makes tokens, and starts at a level that suits its prompt.
 
-Wu et al., "Fast Distributed Inference Serving for Large Language Models" (FastServe), 2023, section 4.1. A call that
-is read for longer than a level lasts would only be demoted there at once: it joins below. Who used up its level is
-demoted; who is starved is promoted (`levels.py`), and nobody starves.
+Wu et al., "Fast Distributed Inference Serving for Large Language Models" (FastServe), 2023, section 4.1. A call whose
+prompt takes longer than the first level lasts would be demoted immediately, so it joins at a lower one. A call that
+uses up its level is demoted; a starved call is promoted (`multilevel.py`), so nothing starves.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from kernel.policy.queue_entry import QueueEntry
 
 
 class SkipJoinFeedback(MultilevelPolicy):
-    """`quantum` is the width of the first level, in tokens; a token of a prompt takes half of one that is made."""
+    """`quantum` is the width of the first level, in tokens; a prompt token counts as half a token made."""
 
     kind = "mlfq"
 
     def _attained(self, entry: QueueEntry) -> float:
-        if entry.joined < 0:
-            entry.joined = self._joined(entry.job.prompt * PROMPT_WEIGHT)
-        return entry.joined + entry.served
+        if entry.initial_service < 0:
+            entry.initial_service = self._initial_service(entry.job.prompt * PROMPT_WEIGHT)
+        return entry.initial_service + entry.total_tokens
 
-    def _joined(self, first: float) -> float:
-        """Where the level begins that is wide enough for a first step of so many tokens' time."""
+    def _initial_service(self, prompt: float) -> float:
+        """Where the first level begins that is wide enough for `prompt`, the cost of the prompt in tokens made."""
         level = 0
-        while level < LEVELS - 1 and self._width << level < first:
+        while level < LEVELS - 1 and self._width << level < prompt:
             level += 1
         return float(self._width * ((1 << level) - 1))

@@ -1,7 +1,8 @@
-"""What those policies share that favour who has had least: levels of attained service, and a promotion of the starved.
+"""The base of policies that favour jobs with little attained service: feedback levels, with promotion of starved jobs.
 
-A level is twice as wide as the one above it, as in multi-level feedback queues since Corbato's CTSS (1962). Within a
-level the first to come goes first, and runs until it has left the level: equals do not take turns for nothing.
+Each level is twice as wide as the one above it, as in multi-level feedback queues since Corbato's CTSS (1962). Within a
+level the first to arrive runs first, and runs until it leaves the level. It never rotates the jobs of one level, since
+to alternate between equals would only cost switches.
 """
 
 from __future__ import annotations
@@ -13,31 +14,32 @@ from abc import abstractmethod
 from kernel.policy.preemptive import PreemptivePolicy
 from kernel.policy.queue_entry import SLACK, Key, QueueEntry
 
-LEVELS = 16  # the last one is not left
-STARVED = -1  # the level of who waited for too long
-LOOKS = 32  # at who may be starved, in one decision at most
+LEVELS = 16  # a job never leaves the last one
+STARVED = -1  # the level of a job that has waited too long
+MAX_CHECKS = 32  # the most jobs that one decision examines for starvation
 
 
 class MultilevelPolicy(PreemptivePolicy):
-    """Level n begins at `quantum` x (2^n - 1) tokens and is `quantum` x 2^n wide. The policies below say `_attained`.
+    """Level n begins at `quantum` x (2^n - 1) tokens and is `quantum` x 2^n wide. Subclasses define `_attained`.
 
-    Who has waited `starvation` times as long as what it attained takes, goes before all others, in the order in which
-    that came to be, and keeps its slot for the width of its own level. So a wait ends at the latest when those that
-    were starved before have had their grants; but `starvation` 0 promises nothing. Waiting is counted in tokens that
-    one that runs makes meanwhile, so that a change of pace moves nobody.
+    A job that has waited `starvation` times as long as its attained service takes is starved. It goes before all
+    others, starved jobs in the order in which they were found, and keeps its slot for the width of its own level. So a
+    wait ends at the latest when the jobs that starved before it have used their grants. With `starvation` 0 there is no
+    such promise. Waiting is counted in virtual time, the tokens that a running job would make meanwhile, so that a
+    change of speed does not starve anybody.
     """
 
     def __init__(self, quantum: int, starvation: float) -> None:
         super().__init__()
         self._width = quantum
         self._starvation = starvation
-        self._virtual = 0.0  # tokens that one that always ran would have made
-        self._virtual_at = 0.0
-        self._patience: list[tuple[float, int, QueueEntry]] = []  # those that wait, by when they starve in `_virtual`
+        self._virtual = 0.0  # virtual time: tokens that a job which always ran would have made
+        self._virtual_at = 0.0  # the time for which `_virtual` was computed
+        self._starving: list[tuple[float, int, QueueEntry]] = []  # a heap of waiting jobs, by when they starve
 
     @abstractmethod
     def _attained(self, entry: QueueEntry) -> float:
-        """What it has had, in tokens. It never becomes less."""
+        """The attained service, in tokens. It never decreases."""
 
     def _level(self, attained: float) -> int:
         return min(int(attained / self._width + 1).bit_length() - 1, LEVELS - 1)
@@ -55,67 +57,70 @@ class MultilevelPolicy(PreemptivePolicy):
         return max(math.ceil(self._width * ((2 << level) - 1) - attained), 1)
 
     def _beats(self, first: QueueEntry, running: QueueEntry) -> bool:
-        return first.level < running.level or (running.job.id in self._spent and first.key < running.key)
+        return first.level < running.level or (running.job.id in self._needs_grant and first.key < running.key)
 
     def _prepare(self, now: float) -> None:
-        self._elapse(now)
-        for entry in self._spent.values():
+        self._advance(now)
+        for entry in self._needs_grant.values():
             self._rekey(entry, now)
 
     def _first(self, now: float) -> QueueEntry | None:
         if self._starvation and (starved := self._starved()) is not None:
             if starved.level != STARVED:
-                starved.level, starved.key = STARVED, (STARVED, self._turn())
+                starved.level, starved.key = STARVED, (STARVED, self._ticket())
             return starved
         while (first := self._line.first()) is not None:
             if self._level(self._attained(first)) == first.level:
                 return first
-            self._line.remove(first)  # its program has had more meanwhile
+            self._line.remove(first)  # its group received more service meanwhile
             first.key = self._key(first, now)
             self._line.push(first, first.key)
         return None
 
-    # ---- who starves
+    # ---- starvation
 
-    def _elapse(self, now: float) -> None:
+    def _advance(self, now: float) -> None:
+        """Advance the virtual time to `now`."""
         if now > self._virtual_at:
-            if self._pace:
-                self._virtual += (now - self._virtual_at) / self._pace
+            if self._token_seconds:
+                self._virtual += (now - self._virtual_at) / self._token_seconds
             self._virtual_at = now
 
     def _starved(self) -> QueueEntry | None:
-        """Who has waited for too long, the longest overdue of several."""
-        patience = self._patience
-        looks = LOOKS
-        while patience and patience[0][0] < self._virtual and looks:
-            _, serial, entry = patience[0]
-            if entry.starves != serial:
-                heapq.heappop(patience)
+        """The waiting job that is starved, the longest overdue of several."""
+        heap = self._starving
+        checks = MAX_CHECKS
+        while heap and heap[0][0] < self._virtual and checks:
+            _, serial, entry = heap[0]
+            if entry.starvation_serial != serial:
+                heapq.heappop(heap)
                 continue
             if (due := self._starves_at(entry)) < self._virtual:
                 return entry
-            heapq.heappop(patience)  # its program has had more meanwhile
-            self._await(entry, due)
-            looks -= 1
+            heapq.heappop(heap)  # its group received more service meanwhile
+            self._watch(entry, due)
+            checks -= 1
         return None
 
     def _starves_at(self, entry: QueueEntry) -> float:
-        return entry.boost + self._starvation * max(self._attained(entry), self._width)
+        """The virtual time at which a waiting job becomes starved."""
+        return entry.waits_from + self._starvation * max(self._attained(entry), self._width)
 
-    def _await(self, entry: QueueEntry, due: float) -> None:
-        entry.starves = self._turn()
-        heapq.heappush(self._patience, (due, entry.starves, entry))
+    def _watch(self, entry: QueueEntry, due: float) -> None:
+        """Put `entry` into the starvation heap, to be examined at the virtual time `due`."""
+        entry.starvation_serial = self._ticket()
+        heapq.heappush(self._starving, (due, entry.starvation_serial, entry))
 
-    def _wait(self, entry: QueueEntry, now: float) -> None:
-        super()._wait(entry, now)
+    def _add_waiting(self, entry: QueueEntry, now: float) -> None:
+        super()._add_waiting(entry, now)
         if self._starvation:
-            self._elapse(now)
-            entry.boost = self._virtual
-            self._await(entry, self._starves_at(entry))
+            self._advance(now)
+            entry.waits_from = self._virtual
+            self._watch(entry, self._starves_at(entry))
 
-    def _unwait(self, entry: QueueEntry) -> None:
-        super()._unwait(entry)
-        entry.starves = 0
-        if len(self._patience) > 2 * len(self._waiting) + SLACK:
-            self._patience = [entry for entry in self._patience if entry[1] == entry[2].starves]
-            heapq.heapify(self._patience)
+    def _remove_waiting(self, entry: QueueEntry) -> None:
+        super()._remove_waiting(entry)
+        entry.starvation_serial = 0
+        if len(self._starving) > 2 * len(self._waiting) + SLACK:
+            self._starving = [item for item in self._starving if item[1] == item[2].starvation_serial]
+            heapq.heapify(self._starving)

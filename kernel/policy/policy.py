@@ -1,7 +1,7 @@
-"""What a scheduling policy is: it is told who wants a slot and what came of it, and answers whom to run and preempt.
+"""The interface of a scheduling policy: which jobs get a slot of a model, for how many tokens, and which lose theirs.
 
-Asked by the slots of a model, which keep the books and speak to the driver. A policy reads no clock and does no I/O:
-every call hands it the time in seconds, so that the same object runs in the daemon and in a simulation.
+The lease table of a model calls a policy, keeps the slots and leases, and talks to the driver. A policy reads no clock
+and does no I/O: each call passes it the time in seconds, so the same object runs in the daemon and in a simulation.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from kernel.policy.group import SchedulingGroup
 
 
 class Job(Protocol):
-    """What a policy may know of a sequence. `id` counts up in the order of coming; `priority` is from -20 to 20."""
+    """The view of a sequence that a policy gets. `id` counts up in order of arrival; `priority` is from -20 to 20."""
 
     @property
     def id(self) -> int: ...
@@ -23,36 +23,39 @@ class Job(Protocol):
 
     @property
     def preemptible(self) -> bool:
-        """Whether it can be taken off its slot and go on later."""
+        """Whether it can be taken off its slot and continue later."""
 
     @property
     def group(self) -> SchedulingGroup:
-        """What it is a call of."""
+        """The scheduling group of the process that made the call."""
 
     @property
     def prompt(self) -> int:
-        """Tokens of its prompt that are to be read before it makes the first one; 0 if that is not known."""
+        """Tokens of the prompt that the driver must read before the first new token; 0 if unknown."""
 
     @property
     def limit(self) -> int:
-        """Tokens that it may make at most from now on; 0 if that is not known."""
+        """The most tokens that it may still make; 0 if unknown."""
 
     @property
     def critical_path(self) -> float:
-        """Service, in tokens made, along the longest chain of calls that led to it; the same as long as it lives."""
+        """Service, in tokens made, along the longest chain of calls that led to this one. It never changes."""
 
     @property
     def switch_cost(self) -> float:
-        """The cost to preempt it and bring it back, in tokens that could be made meanwhile.
+        """The cost to preempt it and bring it back, in tokens that its slot could make in that time.
 
-        0 if it stays in memory.
+        0 if its KV stays in memory.
         """
 
 
 class Grant(NamedTuple):
-    """A slot for `job`, for so many tokens; 0: until the policy says otherwise.
+    """A slot for `job`, for `tokens` tokens; 0: until a later decision takes the slot away.
 
-    When they are made the policy decides again. A job goes on beyond its grant if the policy leaves it its slot.
+    When the tokens are made, the policy decides again. It may leave the job its slot, for another grant.
+
+    Three amounts of tokens are easily confused. A quantum is a setting of a policy. A grant is what the policy gives
+    one job, usually a quantum. A lease is what the driver may make without asking: see `kernel.models.leases`.
     """
 
     job: Job
@@ -60,10 +63,11 @@ class Grant(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """Which jobs run, wait or end from now on. No job is in two of these.
+    """The changes to make now. No job is in two of the lists.
 
-    `run`: those that run from now on, and those that ran already and have a new grant. `preempt`: those that ran and
-    wait from now on. `shed`: those that waited and end because it is too late for them; the policy has forgotten them.
+    `run`: waiting jobs that get a slot, and running jobs that get a new grant. `preempt`: running jobs that must wait.
+    `shed`: waiting jobs that end with an error because they cannot meet their deadlines; the policy has already
+    forgotten them.
     """
 
     run: Sequence[Grant] = ()
@@ -72,10 +76,10 @@ class Decision(NamedTuple):
 
 
 class Policy(Protocol):
-    """One for each model. Of every job that arrived and has not left it knows whether it waits or runs.
+    """Schedules the slots of one model. It knows every job that arrived and has not left, waiting or running.
 
-    `kind` is its name in the settings, `waiting` the number of those that wait. `reason` explains what it last changed
-    of itself, if it is a policy that does.
+    `kind` is its name in the settings, `waiting` the number of waiting jobs. `reason` says what it last changed about
+    itself; it is empty for a policy that never does.
     """
 
     @property
@@ -88,39 +92,39 @@ class Policy(Protocol):
     def waiting(self) -> int: ...
 
     def arrive(self, job: Job, now: float) -> None:
-        """`job` wants a slot from now on. Nothing if that is known."""
+        """Queue `job` for a slot. Does nothing if the job is known."""
 
     def adopt(self, job: Job, now: float) -> None:
-        """`job` has a slot already, which another policy gave it. Nothing if the job is known."""
+        """Take over `job`, which has a slot from another policy. Does nothing if the job is known."""
 
     def charge_prompt(self, job: Job, tokens: int, now: float) -> None:
-        """The prompt of `job`, which has a slot, turned out to have so many tokens, which are read now."""
+        """The prompt of `job`, which has a slot, has `tokens` tokens; the driver reads them now."""
 
     def charge_tokens(self, job: Job, tokens: int, now: float) -> None:
-        """`job` made so many tokens on its slot."""
+        """`job` made `tokens` tokens on its slot."""
 
     def reprioritise(self, job: Job, now: float) -> None:
         """The priority of `job` has changed."""
 
     def leave(self, job: Job, now: float) -> None:
-        """`job` wants no slot any more, whether it had one or not: it is finished, or held back."""
+        """Forget `job`, waiting or running: it has finished or is blocked."""
 
     def decide(self, slots: int, now: float) -> Decision:
-        """Whom to run on `slots` slots. Those who run already count, and stay unless they are preempted."""
+        """Choose the jobs that run on `slots` slots. Running jobs count, and keep their slots unless preempted."""
 
-    def line(self) -> list[Job]:
-        """Those that wait, the next one first, as far as that is known now."""
+    def queue(self) -> list[Job]:
+        """The waiting jobs, the next one first, in the order that is known now."""
 
     def running(self) -> list[Job]:
-        """Those that have a slot, in the order in which they got it."""
+        """The running jobs, in the order in which they got their slots."""
 
     def since(self, job: Job) -> float:
-        """The time from which `job`, which is known, waits or runs."""
+        """The time at which `job`, which must be known, began to wait or to run."""
 
 
 def hand_over(old: Policy, new: Policy, now: float) -> None:
-    """Give all jobs of `old` to `new`, which has none yet: who runs goes on, who waits has waited as long."""
+    """Give all jobs of `old` to `new`, which has none yet. Running jobs keep running; waiting times are preserved."""
     for job in old.running():
         new.adopt(job, now)
-    for job in sorted(old.line(), key=lambda job: job.id):
+    for job in sorted(old.queue(), key=lambda job: job.id):
         new.arrive(job, old.since(job))

@@ -1,6 +1,7 @@
-"""What those policies share that take a slot away before its grant is used: which of those that run goes first.
+"""The base of policies that may take a slot away before its grant is used: they choose which running job is preempted.
 
-It looks at those that it moves, and at those whose preemption does not pay yet.
+It is called by the decision loop of `OrderedPolicy`. It examines no jobs but those that it moves and those whose
+preemption does not pay yet.
 """
 
 from __future__ import annotations
@@ -10,47 +11,48 @@ from kernel.policy.queue_entry import Key, LazyHeap, QueueEntry
 
 
 class PreemptivePolicy(OrderedPolicy):
-    """Who runs keeps the key with which it waited, until it has used its grant. The one with the greatest goes first.
+    """A running job keeps its waiting key until it has used its grant. The greatest key is preempted first.
 
-    None goes before it has made up for what its preemption costs, so that two jobs cannot push each other out for ever.
+    No job is preempted before it has made up for the cost of its preemption, so that two jobs cannot displace each
+    other forever.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._victims = LazyHeap()  # those that run and can stop
+        self._victims = LazyHeap()  # the running jobs that can be preempted
 
-    def _last(self, entry: QueueEntry) -> Key:
-        """Its place among those that run: the least one goes first."""
+    def _victim_key(self, entry: QueueEntry) -> Key:
+        """Its place among the running jobs: the smallest is preempted first."""
         return tuple(-part for part in entry.key)
 
     def _beats(self, first: QueueEntry, running: QueueEntry) -> bool:
-        """Whether the first in the line is to have the slot of one that runs."""
+        """Whether `first`, the next waiting job, may take the slot of `running`."""
         return first.key < running.key
 
     def _victim(self, first: QueueEntry, now: float) -> QueueEntry | None:
         worst = self._victims.first()
         if worst is None or not self._beats(first, worst):
             return None
-        if self._may_go(worst):
+        if self._may_stop(worst):
             return worst
-        return self._victims.best(lambda one: self._may_go(one) and self._beats(first, one))
+        return self._victims.best(lambda one: self._may_stop(one) and self._beats(first, one))
 
-    def _may_go(self, running: QueueEntry) -> bool:
-        return running.paid_back or (running.grant > 0 and running.job.id in self._spent)
+    def _may_stop(self, running: QueueEntry) -> bool:
+        return running.switch_paid or (running.grant > 0 and running.job.id in self._needs_grant)
 
     def _rekey(self, running: QueueEntry, now: float) -> None:
-        """One that runs has another place from now on."""
+        """Compute the key of a running job again, and move the job to its new place."""
         running.key = self._key(running, now)
         if running.job.preemptible:
             self._victims.remove(running)
-            self._victims.push(running, self._last(running))
+            self._victims.push(running, self._victim_key(running))
 
-    def _runs(self, entry: QueueEntry) -> None:
-        super()._runs(entry)
+    def _add_running(self, entry: QueueEntry) -> None:
+        super()._add_running(entry)
         if entry.job.preemptible:
-            self._victims.push(entry, self._last(entry))
+            self._victims.push(entry, self._victim_key(entry))
 
-    def _runs_no_more(self, entry: QueueEntry) -> None:
-        super()._runs_no_more(entry)
+    def _remove_running(self, entry: QueueEntry) -> None:
+        super()._remove_running(entry)
         if entry.job.preemptible:
             self._victims.remove(entry)

@@ -1,9 +1,9 @@
-"""Strict priority with aging: the most urgent run, within one priority the first to come, and nothing starves.
+"""Strict priority with aging: the most urgent jobs run, those of equal priority in order of arrival; nothing starves.
 
 After Silberschatz, Galvin, Gagne, "Operating System Concepts", 5.3.4, and the balance set manager of Windows
-("Windows Internals", priority boosts for CPU starvation): who waits becomes more urgent with time, and one that
-overtook others that way keeps its slot for a quantum before it falls back to its own priority. It is the whole line of
-a priority that ages, from when a job of it last got a slot, since all in it wait for the first.
+("Windows Internals", priority boosts for CPU starvation). Waiting jobs become more urgent with time, and a job that
+overtook others that way keeps its slot for a quantum before it falls back to its own priority. Aging applies to the
+whole queue of a priority, from the time when one of its jobs last got a slot, since all in it wait for the first.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from kernel.policy.policy import Job
 from kernel.policy.preemptive import PreemptivePolicy
 from kernel.policy.queue_entry import Key, LazyHeap, QueueEntry
 
-CEILING = 21.0  # one above the highest priority: what waited for long enough is more urgent than anything fresh
-MARGIN = 1.0  # by which one of lower priority must have become more urgent than the one it preempts
+CEILING = 21.0  # one above the highest priority: after a long enough wait a job is more urgent than any new one
+MARGIN = 1.0  # how much more urgent an aged job must be than a job of higher priority to preempt it
 
 
 class _Rank:
-    """Those of one priority that wait, by id, and since when none of them has got a slot."""
+    """The waiting jobs of one priority, by id. `since`: when one last got a slot, or the first began to wait."""
 
     __slots__ = ("line", "since")
 
@@ -27,12 +27,12 @@ class _Rank:
 
 
 class PriorityWithAging(PreemptivePolicy):
-    """`aging`: priorities that a line gains per second of waiting; `quantum`: tokens a job keeps what it gained so.
+    """`aging`: priorities that a queue gains per second of waiting; `quantum`: tokens for which a job retains the gain.
 
-    A job whose own priority is higher preempts at once. One that aged must be a whole priority ahead, and then has its
-    quantum: so two jobs exchange a slot at most once in `quantum` tokens and 1 / `aging` seconds. A preempted job goes
-    back to its place, which its id gives it. None preempts another of its own priority, and none before it has made up
-    for what its preemption costs.
+    A job of higher priority preempts immediately. An aged job must be a whole priority ahead, and then keeps its slot
+    for a quantum, so two jobs exchange a slot at most once in `quantum` tokens and 1 / `aging` seconds. A preempted job
+    returns to the place in the queue that its id gives it. No job preempts another of its own priority, or one that has
+    not made up for the cost of its preemption yet.
     """
 
     kind = "priority"
@@ -41,50 +41,50 @@ class PriorityWithAging(PreemptivePolicy):
         super().__init__()
         self._aging = aging
         self._tokens = quantum
-        self._ranks: dict[int, _Rank] = {}  # those that wait, by priority; none is empty
+        self._ranks: dict[int, _Rank] = {}  # the waiting jobs by priority; none is empty
 
     def adopt(self, job: Job, now: float) -> None:
         super().adopt(job, now)
-        self._running[job.id].used = self._tokens  # nobody knows what it gained
+        self._running[job.id].grant_used = self._tokens  # its gain by aging, if any, is unknown
 
     def charge_tokens(self, job: Job, tokens: int, now: float) -> None:
         super().charge_tokens(job, tokens, now)
         entry = self._running.get(job.id)
-        if entry is not None and entry.overtook and entry.used >= self._tokens:
+        if entry is not None and entry.overtook and entry.grant_used >= self._tokens:
             entry.overtook = False
             self._rekey(entry, now)
 
     def reprioritise(self, job: Job, now: float) -> None:
         if (entry := self._waiting.get(job.id)) is not None:
-            self._unwait(entry)
-            self._wait(entry, now)
+            self._remove_waiting(entry)
+            self._add_waiting(entry, now)
         elif (entry := self._running.get(job.id)) is not None:
-            entry.used = self._tokens  # what it gained by waiting counted from the old one
+            entry.grant_used = self._tokens  # its gain by aging was relative to the old priority
             self._rekey(entry, now)
 
-    def line(self) -> list[Job]:
+    def queue(self) -> list[Job]:
         ranks = (self._ranks[level] for level in sorted(self._ranks, reverse=True))
-        return [entry.job for rank in ranks for _, _, entry in rank.line.listed()]
+        return [entry.job for rank in ranks for _, _, entry in rank.line.in_order()]
 
-    # ---- who is how urgent
+    # ---- urgency
 
     def _key(self, entry: QueueEntry, now: float) -> Key:
         entry.level = entry.job.priority
         return (entry.job.id,)
 
-    def _last(self, entry: QueueEntry) -> Key:
+    def _victim_key(self, entry: QueueEntry) -> Key:
         return (self._urgency(entry), -entry.job.id)
 
     def _guard(self, entry: QueueEntry) -> float:
-        """What one that aged must be ahead of: for a quantum it is as urgent as it was when it got its slot."""
-        return entry.boost if entry.used < self._tokens else entry.level
+        """The urgency that an aged job must exceed: for one quantum, that at which `entry` got its slot."""
+        return entry.start_urgency if entry.grant_used < self._tokens else entry.level
 
     def _urgency(self, entry: QueueEntry) -> float:
-        """How urgent it is while it runs: what it gained counts towards all, if it overtook one of higher priority."""
+        """The urgency of a running job. Its gain by aging counts if it overtook a job of higher priority."""
         return self._guard(entry) if entry.overtook else entry.level
 
     def _aged(self, level: int, now: float) -> float:
-        """How urgent the line of a priority is."""
+        """The urgency of the queue of a priority."""
         return min(level + self._aging * (now - self._ranks[level].since), CEILING)
 
     def _first(self, now: float) -> QueueEntry | None:
@@ -97,22 +97,22 @@ class PriorityWithAging(PreemptivePolicy):
         return best
 
     def _victim(self, first: QueueEntry, now: float) -> QueueEntry | None:
-        """The least urgent of those that run and may be stopped, the last to come of several; if it is to go."""
-        victim = self._victims.best(self._may_go)
+        """The least urgent running job that may stop, the latest arrival of several, if `first` is more urgent."""
+        victim = self._victims.best(self._may_stop)
         if victim is None:
             return None
         level = first.level
         if level > victim.level:
-            goes = level > self._urgency(victim)
+            stops = level > self._urgency(victim)
         else:
-            goes = level < victim.level and self._aged(level, now) >= self._guard(victim) + MARGIN
-        return victim if goes else None
+            stops = level < victim.level and self._aged(level, now) >= self._guard(victim) + MARGIN
+        return victim if stops else None
 
     # ---- moves
 
     def _start(self, entry: QueueEntry, now: float) -> None:
         level = entry.level
-        entry.boost = self._aged(level, now)
+        entry.start_urgency = self._aged(level, now)
         entry.overtook = any(other > level for other in self._ranks)
         self._ranks[level].since = now
         super()._start(entry, now)
@@ -120,11 +120,11 @@ class PriorityWithAging(PreemptivePolicy):
     def _stop(self, entry: QueueEntry, now: float) -> None:
         gained = self._urgency(entry) - entry.level
         super()._stop(entry, now)
-        if gained > 0:  # it has not had what its line waited for: that has waited for as long still
+        if gained > 0:  # it loses the slot that its queue waited for, so the queue is as urgent as before
             rank = self._ranks[entry.level]
             rank.since = min(rank.since, now - gained / self._aging)
 
-    def _wait(self, entry: QueueEntry, now: float) -> None:
+    def _add_waiting(self, entry: QueueEntry, now: float) -> None:
         entry.key = self._key(entry, now)
         self._waiting[entry.job.id] = entry
         rank = self._ranks.get(entry.level)
@@ -132,7 +132,7 @@ class PriorityWithAging(PreemptivePolicy):
             rank = self._ranks[entry.level] = _Rank(entry.since)
         rank.line.push(entry, entry.key)
 
-    def _unwait(self, entry: QueueEntry) -> None:
+    def _remove_waiting(self, entry: QueueEntry) -> None:
         del self._waiting[entry.job.id]
         line = self._ranks[entry.level].line
         line.remove(entry)

@@ -1,7 +1,7 @@
-"""Where one job stands with its policy, and a line of those that wait.
+"""A policy's record of one job, and a heap of waiting jobs.
 
-The line is a heap that drops dead entries as they come up: joining, leaving and being first cost a logarithm of its
-length, and nothing is ever sorted. Used by the policies; both know nothing of time but what they are handed.
+The heap drops stale entries when they reach the top. Adding, removing and finding the first entry cost the logarithm of
+its length, and no decision sorts it. Policies use both; neither reads a clock.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 from kernel.policy.policy import Job
 
-PATIENCE = 4  # a job keeps its slot for so many times what its preemption costs: a fifth of the time at most is lost
-SLACK = 64  # dead entries that a line may always have
+PAYBACK = 4  # a job keeps its slot for this many times its switch cost, so that at most a fifth of the time is lost
+SLACK = 64  # stale entries that a heap may always hold
 
 Key = tuple[float, ...]
 
@@ -21,31 +21,36 @@ _serials = itertools.count(1)
 
 
 class QueueEntry:
-    """`since`: the time from which it waits or runs; `last`: when it last made a token, or got its slot.
+    """The record of `job` that its policy keeps while it waits or runs.
 
-    `made` counts its tokens since it got its slot, `served` all. `used` of the `grant`, which is 0 if it has no bound.
-    `limit` is that of its job when it came. `key` orders it among others, the lesser one first. `serial` says which
-    entry of a heap is the valid one, 0 for none. Of the policies that have levels are `level`, `joined` (tokens above
-    its level), `starves` (its entry among those that will), and `boost`: how urgent it had become when it got its slot,
-    or when its wait began in virtual time; of aging is `overtook`, someone of higher priority.
+    `since`: when it began to wait or to run. `last`: when it last made a token or got its slot. `key` orders it among
+    others, the smallest first. `limit` is the job's limit on arrival. `serial` is its valid entry in a heap (0: none).
+
+    Tokens: `total_tokens` in all, `slot_tokens` since it got its slot, `grant_used` of its `grant` (0: unbounded).
+
+    `level` is the class in which a policy files it. For multi-level policies: `initial_service` is the service that it
+    is credited with on arrival, in tokens (below 0: not computed yet), `waits_from` the virtual time at which its wait
+    began, `starvation_serial` its valid entry in the starvation heap (0: none). For aging: `start_urgency` is the
+    urgency at which it got its slot, `overtook` whether it got the slot ahead of a waiting job of higher priority.
     """
 
     __slots__ = (
-        "boost",
         "grant",
+        "grant_used",
+        "initial_service",
         "job",
-        "joined",
         "key",
         "last",
         "level",
         "limit",
-        "made",
         "overtook",
         "serial",
-        "served",
         "since",
-        "starves",
-        "used",
+        "slot_tokens",
+        "start_urgency",
+        "starvation_serial",
+        "total_tokens",
+        "waits_from",
     )
 
     def __init__(self, job: Job, since: float) -> None:
@@ -54,20 +59,20 @@ class QueueEntry:
         self.key: Key = ()
         self.level = 0
         self.limit = job.limit
-        self.joined = -1.0
-        self.boost = 0.0
+        self.initial_service = -1.0
+        self.waits_from = self.start_urgency = 0.0
         self.overtook = False
-        self.made = self.served = self.grant = self.used = 0
-        self.serial = self.starves = 0
+        self.slot_tokens = self.total_tokens = self.grant = self.grant_used = 0
+        self.serial = self.starvation_serial = 0
 
     @property
-    def paid_back(self) -> bool:
-        """Whether it has made up for what its preemption will cost."""
-        return self.made >= PATIENCE * self.job.switch_cost
+    def switch_paid(self) -> bool:
+        """Whether it has run for long enough to be worth the cost of its preemption."""
+        return self.slot_tokens >= PAYBACK * self.job.switch_cost
 
 
 class LazyHeap:
-    """Standings in the order of their keys, each in one line at a time."""
+    """Queue entries in the order of their keys. An entry is in at most one heap at a time."""
 
     __slots__ = ("_heap", "_length")
 
@@ -79,13 +84,13 @@ class LazyHeap:
         return self._length
 
     def push(self, entry: QueueEntry, key: Key) -> None:
-        """Put it in its place, which is `key`; it is in no line now."""
+        """Add `entry`, which is in no heap, at the place that `key` gives it."""
         entry.serial = next(_serials)
         heapq.heappush(self._heap, (key, entry.serial, entry))
         self._length += 1
 
     def remove(self, entry: QueueEntry) -> None:
-        """Take it out, wherever it is."""
+        """Remove `entry`, wherever it stands."""
         entry.serial = 0
         self._length -= 1
         if len(self._heap) > 2 * self._length + SLACK:
@@ -102,7 +107,7 @@ class LazyHeap:
         return None
 
     def best(self, fits: Callable[[QueueEntry], bool]) -> QueueEntry | None:
-        """The first that `fits`; those before it stay where they are."""
+        """The first entry that `fits`; the entries before it stay in the heap."""
         passed: list[tuple[Key, int, QueueEntry]] = []
         heap = self._heap
         found = None
@@ -115,6 +120,6 @@ class LazyHeap:
             heapq.heappush(heap, item)
         return found
 
-    def listed(self) -> list[tuple[Key, int, QueueEntry]]:
-        """All, in order: for showing only, since it sorts."""
+    def in_order(self) -> list[tuple[Key, int, QueueEntry]]:
+        """All entries in order. It sorts, so use it for display only."""
         return sorted(item for item in self._heap if item[1] == item[2].serial)

@@ -1,7 +1,7 @@
-"""The policies by name: what may be set about one, what is wrong with it, and how to make it.
+"""The policies by name: their settings, how these are checked, and how a policy is created from them.
 
-Asked where settings are read, by the kernel for each model, by the system call that changes a policy, and by a
-simulation.
+Called where settings are read, by each model runtime, by the system call that changes a policy, and by a simulation. It
+schedules nothing.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class PolicySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """The settings of a policy.
 
     `kind` is one of `KINDS`. `quantum`: tokens for which a call keeps a slot while others wait. `aging`: priorities
-    gained per second of waiting. `weights`: the shares of owners; of those not named, 1. `prompt_weight`: what a token
-    of a prompt costs an owner, in tokens made. `starvation`: a call goes first if it waited so many times as long as
-    it, or its program, was served; 0: none does.
+    gained per second of waiting. `weights`: the shares of owners; an owner that is not named has 1. `prompt_weight`:
+    the price of a prompt token for its owner, in tokens made. `starvation`: a call goes first when it has waited this
+    many times as long as its attained service takes; 0: never.
     """
 
     kind: str = "priority"
@@ -61,9 +61,9 @@ MAKERS: dict[str, Callable[[PolicySettings], Policy]] = {
 KINDS = tuple(MAKERS)
 
 
-def make(settings: PolicySettings) -> Policy:
-    """The policy that `settings` describe. Raises `InvalidPolicy`."""
-    check(settings)
+def make_policy(settings: PolicySettings) -> Policy:
+    """Create the policy that `settings` describe. Raises `InvalidPolicy`."""
+    check_policy(settings)
     return MAKERS[settings.kind](settings)
 
 
@@ -71,18 +71,20 @@ def _made(settings: PolicySettings, kind: str, quantum: int) -> Policy:
     return MAKERS[kind](msgspec.structs.replace(settings, kind=kind, quantum=quantum))
 
 
-def check(settings: PolicySettings) -> None:
-    """Raises `InvalidPolicy`, which says what is wrong and what is allowed."""
+def check_policy(settings: PolicySettings) -> None:
+    """Check `settings`. Raises `InvalidPolicy`, which says what is wrong and what is allowed."""
     if settings.kind not in MAKERS:
-        raise InvalidPolicy(f"no policy {settings.kind!r}; there are: {', '.join(KINDS)}", kind=settings.kind)
+        raise InvalidPolicy(f"no policy {settings.kind!r}; the policies are: {', '.join(KINDS)}", kind=settings.kind)
     if type(settings.quantum) is not int or settings.quantum < 1:
-        raise InvalidPolicy(f"a quantum under one: {settings.quantum}; it is a number of tokens, 32 by default")
+        raise InvalidPolicy(f"the quantum is {settings.quantum!r}; it is a whole number of tokens, at least 1")
     for name in ("aging", "prompt_weight", "starvation"):
         value = getattr(settings, name)
         if not 0 <= value < math.inf:
-            raise InvalidPolicy(f"{name} is {value:g}; it is 0 or more")
+            raise InvalidPolicy(f"{name} is {value:g}; it must be 0 or more")
     for owner, weight in settings.weights.items():
         if weight == 0:
-            raise InvalidPolicy(f"a weight of zero, of owner {owner!r}: it would never run; give it a small one")
+            raise InvalidPolicy(f"the weight of owner {owner!r} is 0, so it would never run; give it a small weight")
         if not 0 < weight <= MAX_WEIGHT:
-            raise InvalidPolicy(f"the weight of owner {owner!r} is {weight:g}; it is above 0, up to {MAX_WEIGHT:g}")
+            raise InvalidPolicy(
+                f"the weight of owner {owner!r} is {weight:g}; it must be above 0 and at most {MAX_WEIGHT:g}"
+            )

@@ -1,7 +1,7 @@
-"""Round robin: each runs for a quantum of tokens, and then goes to the back of the line if anybody waits.
+"""Round robin: each job runs for a quantum of tokens, then goes to the back of the queue if another job waits.
 
-Silberschatz, Galvin, Gagne, "Operating System Concepts", 5.3.3, with tokens for time. Nobody waits longer than for one
-quantum of each that is before it in the line, shared by the slots.
+Silberschatz, Galvin, Gagne, "Operating System Concepts", 5.3.3, with tokens for time. A job waits at most one quantum
+of each job before it in the queue, divided by the number of slots.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from kernel.policy.queue_entry import Key, QueueEntry
 
 
 class RoundRobin(OrderedPolicy):
-    """`quantum` in tokens; a job whose preemption costs something gets a longer one."""
+    """`quantum` in tokens; a job whose preemption is expensive gets a longer one."""
 
     kind = "round_robin"
 
@@ -20,10 +20,10 @@ class RoundRobin(OrderedPolicy):
         self._tokens = quantum
 
     def _key(self, entry: QueueEntry, now: float) -> Key:
-        return (self._turn(),)
+        return (self._ticket(),)
 
     def _quantum(self, entry: QueueEntry) -> int:
         return self._tokens
 
     def _victim(self, first: QueueEntry, now: float) -> QueueEntry | None:
-        return self._spent_one()
+        return self._first_used_up()

@@ -63,7 +63,7 @@ class Control:
             return None
         self._dispatcher.hold(target, thread)
         if thread is None:
-            self._instruments.tell_state(target, SUSPENDED)
+            self._instruments.notify_state(target, SUSPENDED)
         return _notify(self.on_suspend, target, thread)
 
     def resume(self, process: Process, call: Resume) -> Wait | None:
@@ -73,7 +73,7 @@ class Control:
             return None
         self._dispatcher.release(target, thread)
         if thread is None:
-            self._instruments.tell_state(target, READY)
+            self._instruments.notify_state(target, READY)
         answer = _notify(self.on_resume, target, thread)
         deadlock.resumed(target)
         return answer

@@ -91,7 +91,7 @@ class ProcessExit:
         timer = Timer(thread, timeout)
         try:
             while target.status is None:
-                if timer.rung:
+                if timer.expired:
                     raise TimedOut(f"process {target.pid} did not end within {timeout} s", pid=target.pid)
                 thread.waits_for = waited
                 deadlock.check(thread)
@@ -184,7 +184,7 @@ class ProcessExit:
             parent.children.pop(process, None)
         process.stream, process.args = None, {}
         self._table.bury(process)
-        self._instruments.tell_state(process, ZOMBIE)
+        self._instruments.notify_state(process, ZOMBIE)
         if not process.is_client:
             self.exits[process.dying] += 1
             age = round(time.monotonic() - process.started, 3)

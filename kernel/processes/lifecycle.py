@@ -122,7 +122,7 @@ class Lifecycle:
         args = call.args
         if args and not parent.is_client:
             args = reveal(isolate(args))
-        if args or call.positional or not program.callable_bare:
+        if args or call.positional or not program.needs_no_arguments:
             args = program.bind(args, call.positional, lenient=call.lenient)
         if parent.dying and not (parent.is_client and call.detach):
             raise Killed(f"process {parent.pid} ended while it spawned {call.program}")
@@ -180,7 +180,7 @@ class Lifecycle:
         if process.timer is not None or not parent.is_client:
             _schedule_with(process, parent, self._loop.time(), call.deadline)
         if self._instruments.states:
-            self._instruments.tell_state(process, NEW)
+            self._instruments.notify_state(process, NEW)
         variables = copy_context()
         main = Thread(process, coro, self.dispatcher, variables)
         process.threads = (main,)

@@ -47,7 +47,7 @@ class _Account:
         return self.cpu_seconds + sum(process.cpu_seconds for process in self.alive)
 
 
-class LimitKeeper:
+class LimitEnforcer:
     """Enforces the limits of processes, and by accounts those of owners. One of the admissions of the lifecycle."""
 
     def __init__(
@@ -97,7 +97,7 @@ class LimitKeeper:
     def _set(self, process: Process, call: Spawn, limits: Limits) -> None:
         process.limits = limits
         if limits.mailbox is not None:
-            process.box().capacity = limits.mailbox
+            process.open_mailbox().capacity = limits.mailbox
         if limits.wall_seconds is not None and (call.deadline is None or limits.wall_seconds < call.deadline):
             if process.timer is not None:
                 process.timer.cancel()

@@ -20,7 +20,7 @@ from kernel.core.process import Process, Thread
 from kernel.core.process_table import ProcessTable
 from kernel.core.stream import Stream
 from kernel.gate import Gate
-from kernel.lib.units import measured
+from kernel.lib.units import isolate_and_measure
 from kernel.lib.validation import check_text
 
 MAX_LEVEL, MAX_EVENT = 20, 1_000_000  # characters
@@ -35,7 +35,7 @@ class Output:
         gate.register({Emit: self.emit, WriteLog: self.write_log, Logs: self.logs})
 
     def emit(self, process: Process, call: Emit) -> Coroutine[Any, Any, None] | None:
-        value, size = measured(call.value)
+        value, size = isolate_and_measure(call.value)
         if size > MAX_EMITTED:
             raise too_large("the emitted value", size, MAX_EMITTED)
         event, stream = Emitted(process.pid, value), process.stream

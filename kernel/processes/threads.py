@@ -94,7 +94,7 @@ class ThreadSubsystem:
         thread = cast("Thread", asyncio.current_task())
         timer = Timer(thread, seconds)
         try:
-            while not timer.rung:
+            while not timer.expired:
                 thread.waits_for = "time"
                 await PARK
         finally:
@@ -113,7 +113,7 @@ class ThreadSubsystem:
         timer = Timer(thread, GRACE)
         try:
             while not target.done():
-                if timer.rung:
+                if timer.expired:
                     log.error("a thread ignored its cancellation and is abandoned", thread=target.get_name())
                     target.abandon()
                     return
@@ -132,8 +132,8 @@ class ThreadSubsystem:
         process = thread.process
         maker = asyncio.current_task(self._loop)
         if isinstance(maker, Thread) and maker.process is process:
-            maker.offspring += 1
-            thread.path = f"{maker.path}-{maker.offspring}"
+            maker.started_threads += 1
+            thread.path = f"{maker.path}-{maker.started_threads}"
             self._dispatcher.reprioritise(thread, maker.priority)
         process.add_thread(thread)
         Thread.add_done_callback(thread, done, context=thread.get_context())

@@ -1,4 +1,4 @@
-"""Agents and tools as functions: how they are found, what they take, how often they were read.
+"""Agents and tools as functions: how they are found, and which arguments they take.
 
-Used by every part that starts one. Nothing here runs them.
+Used by every part of the kernel that starts one. It never runs an agent or a tool.
 """

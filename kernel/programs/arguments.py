@@ -1,6 +1,6 @@
-"""Arguments: what a function takes, and the check of what it is given against its annotations.
+"""Checks the arguments of a call against the annotations of the function.
 
-Used for agents and tools alike. What does not fit is a `BadArguments` in words; nothing here calls the function.
+Used for agents and for tools. Arguments that do not fit raise a readable `BadArguments`. It never calls the function.
 """
 
 from __future__ import annotations
@@ -18,35 +18,38 @@ from ipc.errors import BadArguments
 
 
 class Arguments:
-    """The parameters of `function` but those in `given`, which its caller adds. `signature` is theirs, as text."""
+    """The parameters of `function`, except those in `injected`, which the kernel supplies.
 
-    def __init__(self, name: str, function: Callable[..., Any], given: Sequence[str]) -> None:
+    `signature` is their text. `all_optional`: the function can be called without any of them.
+    """
+
+    def __init__(self, name: str, function: Callable[..., Any], injected: Sequence[str]) -> None:
         parameters = [
             parameter
             for parameter in inspect.signature(function, eval_str=True).parameters.values()
-            if parameter.name not in given
+            if parameter.name not in injected
         ]
         self._name = name
-        self.signature = str(inspect.Signature([_plain(parameter) for parameter in parameters]))
-        self._struct = arguments_struct(function, given)
-        self.needs_none = not any(msgspec.structs.fields(self._struct)[n].required for n in range(len(parameters)))
+        self.signature = str(inspect.Signature([_without_options_type(parameter) for parameter in parameters]))
+        self._struct = arguments_struct(function, injected)
+        self.all_optional = not any(msgspec.structs.fields(self._struct)[n].required for n in range(len(parameters)))
         self._positional = sum(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters)
 
     def bind(self, args: dict[str, Any], positional: Sequence[Any] = (), *, lenient: bool = False) -> dict[str, Any]:
-        """The arguments by name, converted to the annotated types. `lenient` reads numbers and such from text.
+        """The arguments by name, converted to the annotated types. `lenient` also parses numbers and flags from text.
 
         Raises `BadArguments`.
         """
         names = self._struct.__struct_fields__
         if len(positional) > self._positional:
             raise self._bad(f"takes {self._positional} positional arguments, got {len(positional)}")
-        by_place = dict(zip(names, positional, strict=False))
-        if twice := by_place.keys() & args.keys():
+        by_position = dict(zip(names, positional, strict=False))
+        if twice := by_position.keys() & args.keys():
             raise self._bad(f"got {', '.join(sorted(twice))} twice")
         try:
-            checked = msgspec.convert(by_place | args, self._struct, strict=not lenient)
+            checked = msgspec.convert(by_position | args, self._struct, strict=not lenient)
         except msgspec.ValidationError as error:
-            raise self._bad(_in_words(str(error), names)) from None
+            raise self._bad(_explained(str(error), names)) from None
         values = {name: getattr(checked, name) for name in names}
         return {name: value for name, value in values.items() if value is not msgspec.UNSET}
 
@@ -54,16 +57,17 @@ class Arguments:
         return BadArguments(f"{self._name}{self.signature}: {why}", program=self._name)
 
 
-def arguments_struct(function: Callable[..., Any], given: Sequence[str]) -> type[msgspec.Struct]:
-    """A Struct with one field per parameter of `function` but those in `given`.
+def arguments_struct(function: Callable[..., Any], injected: Sequence[str]) -> type[msgspec.Struct]:
+    """A Struct with one field for each parameter of `function`, except those in `injected`.
 
-    `**options: Unpack[SomeTypedDict]` becomes optional fields; other variadic parameters raise `TypeError`.
+    `**options: Unpack[SomeTypedDict]` becomes optional fields. Other variadic and positional-only parameters raise
+    `TypeError`.
     """
     hints = typing.get_type_hints(function, include_extras=True)
     fields: list[tuple[str, Any, Any]] = []
     for parameter in inspect.signature(function).parameters.values():
         hint = hints.get(parameter.name, Any)
-        if parameter.name in given:
+        if parameter.name in injected:
             continue
         if parameter.kind is parameter.VAR_KEYWORD and typing.get_origin(hint) is typing.Unpack:
             options = typing.get_type_hints(typing.get_args(hint)[0], include_extras=True)
@@ -77,18 +81,18 @@ def arguments_struct(function: Callable[..., Any], given: Sequence[str]) -> type
     return msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True)
 
 
-def _plain(parameter: inspect.Parameter) -> inspect.Parameter:
-    """As people read it: `**options` without its type."""
+def _without_options_type(parameter: inspect.Parameter) -> inspect.Parameter:
+    """The parameter as people read it: `**options` without its type."""
     return parameter.replace(annotation=parameter.empty) if parameter.kind is parameter.VAR_KEYWORD else parameter
 
 
-def _in_words(error: str, names: Sequence[str]) -> str:
-    """What msgspec says about a Struct, said about the arguments of a function."""
-    what, _, path = error.partition(" - at `$")
-    if missing := re.match(r"Object missing required field `(.+)`", what):
+def _explained(error: str, names: Sequence[str]) -> str:
+    """Rewrite an error of msgspec about a Struct as one about the arguments of a function."""
+    reason, _, path = error.partition(" - at `$")
+    if missing := re.match(r"Object missing required field `(.+)`", reason):
         return f"argument {missing[1]} is missing"
-    if unknown := re.match(r"Object contains unknown field `(.+)`", what):
+    if unknown := re.match(r"Object contains unknown field `(.+)`", reason):
         near = difflib.get_close_matches(unknown[1], names, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        return f"there is no argument {unknown[1]}; {hint}Known: {', '.join(names)}"
-    return f"argument {path.strip('`.')}: {what}"
+        return f"no argument {unknown[1]}; {hint}known arguments: {', '.join(names)}"
+    return f"argument {path.strip('`.')}: {reason}"

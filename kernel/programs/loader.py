@@ -1,7 +1,7 @@
 """Finds the agents that can be run, by folder, by entry point and by path, and the tools in the same files.
 
-Asked by the process and the tool subsystem. Files are read and run in worker threads, never on the loop; a file that
-fails to load is listed with its error and harms no other.
+Used to start processes and to call tools. It reads and runs files in worker threads, never on the loop. A file that
+cannot be loaded is listed with its error and does not affect others.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from kernel.programs.tool import Tool
 
 ENTRY_POINTS = "llmosd.agents"
 
-Loaded = tuple[int, list["Program"], list[Tool]]  # time of change, and what a file defines
+Loaded = tuple[int, list["Program"], list[Tool]]  # modification time, and the agents and tools that the file defines
 
 Function = Callable[..., Coroutine[Any, Any, Any]]
 
@@ -47,14 +47,14 @@ class Program:
         arguments = Arguments(mark.name, function, (context,))
         self.signature = arguments.signature
         self.bind = arguments.bind
-        self.callable_bare = arguments.needs_none
+        self.needs_no_arguments = arguments.all_optional
 
     def info(self) -> ProgramInfo:
         return ProgramInfo(self.name, self.summary, self.signature, self.source)
 
 
 def _version(function: Function) -> str:
-    """A short digest of the file that `function` is in, as it is now; empty if there is none."""
+    """A short digest of the current content of the file that defines `function`; empty if there is no such file."""
     try:
         return hashlib.blake2b(Path(inspect.getsourcefile(function) or "").read_bytes(), digest_size=8).hexdigest()
     except (OSError, TypeError):
@@ -62,22 +62,22 @@ def _version(function: Function) -> str:
 
 
 class ProgramLoader:
-    """All known programs by name, and those run by path."""
+    """All programs and tools in `folders` and entry points, and those in files that were run by path."""
 
     def __init__(self, folders: Iterable[Path]) -> None:
         self._folders = list(folders)
         self._files: dict[Path, Loaded] = {}  # by resolved path
         self._broken: dict[str, ProgramInfo] = {}
-        self._installed: list[Program] | None = None
+        self._entry_point_programs: list[Program] | None = None
         self._installed_tools: list[Tool] = []
-        self.tools: dict[str, Tool] = {}  # by name; replaced as a whole
-        self.by_name: dict[str, Program] = {}  # those that are loaded
-        self._lock = threading.Lock()  # loads are called from several worker threads
+        self.tools: dict[str, Tool] = {}  # by name; the dictionary is replaced, never changed
+        self.by_name: dict[str, Program] = {}  # programs that are loaded
+        self._lock = threading.Lock()  # several worker threads may load at the same time
 
     def load(self, name: str) -> Program:
-        """The program called `name`, or in the file `name` (`file.py` or `file.py:agent`), read afresh if it changed.
+        """The program called `name`, or the one in the file `name` (`file.py` or `file.py:agent`).
 
-        Blocks on the disk. Raises `UnknownProgram` and `AgentFailed`.
+        Loads a file again if it has changed. Blocks on the disk. Raises `UnknownProgram` and `AgentFailed`.
         """
         path, suffix, wanted = name.partition(".py")
         if "/" in name or (suffix and (not wanted or wanted.startswith(":"))):
@@ -96,28 +96,28 @@ class ProgramLoader:
         return program
 
     def refresh(self) -> None:
-        """Read all folders and entry points again, and load what is new or changed. Blocks on the disk."""
+        """Load all new and changed files in the folders and, the first time, the entry points. Blocks on the disk."""
         with self._lock:
             self._refresh()
 
     def _refresh(self) -> None:
         self._broken.clear()
-        if self._installed is None:
-            self._installed = list(self._load_entry_points())
-        by_name = {program.name: program for program in self._installed}
+        if self._entry_point_programs is None:
+            self._entry_point_programs = list(self._load_entry_points())
+        by_name = {program.name: program for program in self._entry_point_programs}
         in_folders: list[Tool] = []
         for folder in self._folders:
             for path in sorted(folder.glob("*.py")):
                 if path.name.startswith("_"):
                     continue
                 try:
-                    _, programs, tools_here = self._load_file(path.resolve())
+                    _, programs, tools = self._load_file(path.resolve())
                     by_name.update((program.name, program) for program in programs)
-                    in_folders += tools_here
+                    in_folders += tools
                 except AgentFailed as error:
                     self._broken[path.stem] = ProgramInfo(path.stem, "", "", str(path), error.message)
         self.by_name = by_name
-        # Tools of a file that was run by its path are known by name, too; those in a folder go over them.
+        # Tools in a file that was run by its path are known by name, too; a tool in a folder overrides them.
         by_path = [tool for path, (_, _, found) in self._files.items() if path.is_file() for tool in found]
         self.tools = {tool.name: tool for tool in (*self._installed_tools, *by_path, *in_folders)}
 
@@ -130,14 +130,14 @@ class ProgramLoader:
         if not path.is_file():
             raise UnknownProgram(f"no file {path}", program=str(path))
         if path.suffix != ".py":
-            raise UnknownProgram(f"{path} is no file of Python code: its name does not end in .py", program=str(path))
+            raise UnknownProgram(f"{path} is not a Python file: its name does not end in .py", program=str(path))
         _, programs, tools = self._load_file(path.resolve())
         self.tools = self.tools | {tool.name: tool for tool in tools}
         named = [program for program in programs if wanted in ("", program.name)]
         if len(named) == 1:
             return named[0]
         names = ", ".join(program.name for program in programs) or "none: mark a coroutine with @agent"
-        raise UnknownProgram(f"{path} holds these agents: {names}; name one as {path}:NAME", program=str(path))
+        raise UnknownProgram(f"agents in {path}: {names}; name one as {path}:NAME", program=str(path))
 
     def _load_file(self, path: Path) -> Loaded:
         """The agents and tools that the file defines. Raises `AgentFailed` with the traceback if it cannot be run."""

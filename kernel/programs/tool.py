@@ -1,6 +1,7 @@
-"""A tool: a plain function, how it is called, and the check of its arguments.
+"""A tool: a plain function, its name and limits, and the check of its arguments.
 
-Made by the program loader for functions marked with `@tool`, and for those that the settings name. It runs nothing.
+The program loader makes one for each function marked with `@tool`, and `load` for each that the settings name. It never
+runs the function.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from ipc.abi import TOOL_ATTRIBUTE, ToolMark
 from ipc.errors import ToolFailed
 from kernel.programs.arguments import Arguments
 
-CALL_ID = "call_id"  # a parameter of this name is given the id of the call
+CALL_ID = "call_id"  # a parameter of this name receives the id of the call
 
 FunctionPath = Annotated[str, Meta(pattern=r"^[\w.]+:\w+$")]
 
 
 class ToolSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A tool by configuration. `function` is "module:name"; the rest is as in `ToolMark`, None what its mark says."""
+    """A tool in the settings. `function` is "module:name"; the other fields override those of its `ToolMark`."""
 
     function: FunctionPath
     concurrency: Annotated[int, Meta(ge=1, le=256)] | None = None
@@ -47,18 +48,18 @@ class Tool:
 
 
 def load(name: str, spec: ToolSpec) -> Tool:
-    """The tool that the settings call `name`. Blocks on the disk. Raises `ToolFailed`."""
+    """Import the tool that the settings call `name`. Blocks on the disk. Raises `ToolFailed`."""
     module, _, attribute = spec.function.partition(":")
     try:
         function = getattr(importlib.import_module(module), attribute)
         if not callable(function) or inspect.iscoroutinefunction(function):
-            raise TypeError(f"{spec.function} is no plain function")
+            raise TypeError(f"{spec.function} is not a plain function")
         summary = (inspect.getdoc(function) or "").partition("\n")[0]
         mark: ToolMark = getattr(function, TOOL_ATTRIBUTE, ToolMark(name, summary))
-        given = {
+        overrides = {
             key: value for key in ("concurrency", "timeout", "retries") if (value := getattr(spec, key)) is not None
         }
-        return Tool(function, msgspec.structs.replace(mark, name=name, **given), spec.function)
+        return Tool(function, msgspec.structs.replace(mark, name=name, **overrides), spec.function)
     except BaseException as error:
         text = traceback.format_exc(limit=-3)
         raise ToolFailed(f"tool {name}: {spec.function} cannot be loaded: {error}", tool=name, traceback=text) from None

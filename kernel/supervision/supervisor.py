@@ -150,7 +150,7 @@ class Supervisor:
         """Wait until a child has ended by itself, or until the loop time `until`."""
         timer = Timer(self._thread, None if until is None else max(until - self._loop.time(), 0))
         try:
-            while not self._ended and not timer.rung:
+            while not self._ended and not timer.expired:
                 self._thread.waits_for = "children"
                 await PARK
         finally:

@@ -1,1 +1,1 @@
-"""Synchronisation: a fair wait queue, and the lock, semaphore, condition, barrier and event that stand on it."""
+"""Synchronisation: lock, semaphore, condition, barrier and event, all built on one fair wait queue."""

@@ -1,4 +1,7 @@
-"""A barrier: threads wait at it until a number of them is there, then all go on, and it is closed for the next ones."""
+"""A barrier: threads wait until a given number of them has arrived. Then all go on, and the barrier closes again.
+
+Called by `Synchronisation`. It sets no timers and looks up no names: `WaitQueue` does the waiting.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from kernel.sync.wait_queue import WaitQueue
 
 
 class Barrier:
-    """Opens when `parties` threads wait. One that gives up or dies before that no longer counts."""
+    """Opens when `parties` threads wait. A thread that gives up or dies before then no longer counts."""
 
     __slots__ = ("_waiting", "name", "parties")
     kind = "barrier"
@@ -26,17 +29,17 @@ class Barrier:
 
     def info(self) -> Iterator[LockInfo]:
         waiters = [thread.process.pid for thread in self._waiting]
-        yield LockInfo(self.kind, self.name, f"{len(waiters)} of {self.parties} there", [], waiters)
+        yield LockInfo(self.kind, self.name, f"{len(waiters)} of {self.parties} waiting", [], waiters)
 
     async def wait(self, thread: Thread, timeout: float | None) -> bool:
-        """Until all are there. True for exactly one of them, the last to come."""
+        """Wait until all have arrived. Returns True to exactly one thread, the last to arrive."""
         if len(self._waiting) < self.parties - 1:
-            await self._waiting.wait(thread, f"barrier {self.name}", timeout, _ignore)
+            await self._waiting.wait(thread, f"barrier {self.name}", timeout, _drop_grant)
             return False
         while self._waiting.grant() is not None:
             pass
         return True
 
 
-def _ignore(thread: Thread) -> None:
-    """The barrier has opened for the others as well: there is nothing to pass on."""
+def _drop_grant(thread: Thread) -> None:
+    """The barrier has opened for all waiting threads, so there is no grant to pass on."""

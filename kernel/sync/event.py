@@ -1,4 +1,7 @@
-"""An event: a flag that threads wait for; once set, nobody waits until it is cleared."""
+"""An event: a flag that threads wait for. Once it is set, no thread waits until it is cleared.
+
+Called by `Synchronisation`. It sets no timers and looks up no names: `WaitQueue` does the waiting.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from kernel.sync.wait_queue import WaitQueue
 
 
 class Event:
-    """Set or not. A thread that waited when it was set goes on, also if it is cleared before the thread looks."""
+    """Set or not. Setting wakes all threads that wait, even if the event is cleared before they run."""
 
     __slots__ = ("_waiting", "is_set", "name")
     kind = "event"
@@ -29,8 +32,8 @@ class Event:
         yield LockInfo(self.kind, self.name, "set" if self.is_set else "not set", [], waiters)
 
     async def wait(self, thread: Thread, timeout: float | None) -> None:
-        """Until it is set the next time."""
-        await self._waiting.wait(thread, f"event {self.name}", timeout, _ignore)
+        """Wait until the event is set the next time."""
+        await self._waiting.wait(thread, f"event {self.name}", timeout, _drop_grant)
 
     def set(self) -> None:
         self.is_set = True
@@ -41,5 +44,5 @@ class Event:
         self.is_set = False
 
 
-def _ignore(thread: Thread) -> None:
-    """All that waited were let go: there is nothing to pass on."""
+def _drop_grant(thread: Thread) -> None:
+    """Setting wakes all waiting threads, so there is no grant to pass on."""

@@ -1,7 +1,7 @@
 """A lock and its condition. One thread holds the lock at a time, and waiting threads get it in the order of asking.
 
-A thread that holds the lock may give it up, wait on the condition until it is notified, and go on with the lock held
-again. `Synchronisation` calls both. They look up no names and set no timers: `WaitQueue` does the waiting.
+A wait on the condition releases the lock until the thread is notified, and acquires it again before it returns.
+`Synchronisation` calls both. They look up no names and set no timers: `WaitQueue` does the waiting.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kernel.sync.wait_queue import WaitQueue
 
 
 class Lock:
-    """Held by a thread, `depth` times if it asked reentrantly. What a thread waits for when it wants the lock."""
+    """Held by at most one thread, `depth` times if that acquired it reentrantly. Also the `Wait` of waiting threads."""
 
     __slots__ = ("condition", "depth", "holder", "name", "waiting")
     kind = "lock"
@@ -26,7 +26,7 @@ class Lock:
         self.holder: Thread | None = None
         self.depth = 0
         self.waiting = WaitQueue()
-        self.condition: Condition | None = None  # made at first use
+        self.condition: Condition | None = None  # created at first use
 
     def __str__(self) -> str:
         return f"lock {self.name}" + ("" if self.holder is None else f" held by {self.holder.process.pid}")
@@ -48,7 +48,7 @@ class Lock:
             yield self.condition.info()
 
     async def acquire(self, thread: Thread, timeout: float | None, *, reentrant: bool) -> None:
-        """Get the lock. Without `reentrant` a holder that asks again waits for itself: `DeadlockDetected`."""
+        """Acquire the lock. Raises `DeadlockDetected` if the holder acquires it again without `reentrant`."""
         if self.holder is None:
             self._give(thread)
         elif self.holder is thread and reentrant:
@@ -66,23 +66,23 @@ class Lock:
     def check_held(self, thread: Thread) -> None:
         if self.holder is not thread:
             who = "nobody" if self.holder is None else f"another thread (process {self.holder.process.pid})"
-            raise NotHeld(f"lock {self.name!r} is held by {who}; only the thread that holds it may do this")
+            raise NotHeld(f"lock {self.name!r} is held by {who}; acquire it in this thread first")
 
     def drop(self, thread: Thread) -> None:
-        """Take the lock from its holder, however often it has it, and hand it to who is next."""
+        """Take the lock from its holder, whatever its depth, and hand it to the next waiting thread."""
         thread.forget(self)
         self.holder, self.depth = None, 0
-        following = self.waiting.grant()
-        if following is not None:
-            self._give(following)
+        next_thread = self.waiting.grant()
+        if next_thread is not None:
+            self._give(next_thread)
 
     async def regain(self, thread: Thread, depth: int) -> None:
-        """Get back what `drop` took away, whatever comes; a cancellation that came meanwhile is raised then."""
+        """Acquire the lock again, `depth` times, then raise a cancellation that arrived meanwhile."""
         if self.holder is None:
             self._give(thread)
             self.depth = depth
             return
-        cancelled = await self.waiting.wait_firmly(thread, Uninterruptible(self))
+        cancelled = await self.waiting.wait_uninterruptibly(thread, Uninterruptible(self))
         self.depth = depth
         if cancelled is not None:
             raise cancelled
@@ -93,39 +93,39 @@ class Lock:
 
 
 class Condition:
-    """Belongs to a lock, under the same name. `_inside` are the threads that wait, or are notified and come back."""
+    """Belongs to the lock of the same name. `_users` are all threads in `wait`, notified or not."""
 
-    __slots__ = ("_inside", "_lock", "_waiting")
+    __slots__ = ("_lock", "_users", "_waiting")
 
     def __init__(self, lock: Lock) -> None:
         self._lock = lock
         self._waiting = WaitQueue()
-        self._inside: set[Thread] = set()
+        self._users: set[Thread] = set()
 
     @property
     def idle(self) -> bool:
-        return all(thread.done() for thread in self._inside)
+        return all(thread.done() for thread in self._users)
 
     def info(self) -> LockInfo:
         waiters = [thread.process.pid for thread in self._waiting]
-        return LockInfo("condition", self._lock.name, f"{len(waiters)} wait", [], waiters)
+        return LockInfo("condition", self._lock.name, f"{len(waiters)} waiting", [], waiters)
 
     async def wait(self, thread: Thread, timeout: float | None) -> None:
-        """Until notified. The lock is held again on every way out, also by cancellation, `TimedOut`."""
+        """Wait until notified. However the wait ends, also by cancellation or `TimedOut`, the lock is held again."""
         self._lock.check_held(thread)
         depth = self._lock.depth
         self._lock.drop(thread)
-        self._inside.add(thread)
+        self._users.add(thread)
         try:
             await self._waiting.wait(thread, f"condition {self._lock.name}", timeout, self._pass_on)
         finally:
             try:
                 await self._lock.regain(thread, depth)
             finally:
-                self._inside.discard(thread)
+                self._users.discard(thread)
 
     def notify(self, thread: Thread, count: int | None) -> int:
-        """Let the first `count` of those that wait go on, all if None; how many these were. Raises `NotHeld`."""
+        """Notify the first `count` waiting threads, or all if None. Returns how many. Raises `NotHeld`."""
         self._lock.check_held(thread)
         notified = 0
         while (count is None or notified < count) and self._waiting.grant() is not None:

@@ -1,8 +1,8 @@
 """The synchronisation subsystem: locks, semaphores, conditions, barriers and events by name, shared by all processes.
 
-Its handlers are called by the gate. One is made at first use and forgotten when it is idle. Calls that take or wait
-for something answer with a coroutine, also if they need not wait: a thread that was cancelled while the gate gave up
-the loop for it would hold a lock without knowing.
+The gate calls its handlers. A primitive is created at first use and forgotten when it is idle. Calls that acquire or
+wait return a coroutine even if they need not wait: a thread could otherwise be cancelled after it got a lock, while the
+gate yields to the loop, and hold the lock without knowing. Nothing here survives the daemon.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Kind = TypeVar("Kind", Lock, Semaphore, Barrier, Event)
 
 
 class Synchronisation:
-    """Finds what a call names, and does with it what the call says."""
+    """Finds the primitive that a call names, and applies the call to it."""
 
     def __init__(self, gate: Gate) -> None:
         self._named: dict[str, Primitive] = {}
@@ -64,7 +64,7 @@ class Synchronisation:
         )
 
     def thread_ended(self, thread: Thread) -> None:
-        """Hand on what `thread` held."""
+        """Hand all that `thread` held to the next waiting threads."""
         for held in tuple(thread.holds or ()):
             held.drop(thread)
             self._forget_if_idle(cast("Lock | Semaphore", held))
@@ -77,56 +77,56 @@ class Synchronisation:
     def acquire_lock(self, process: Process, call: AcquireLock) -> Coroutine[Any, Any, None]:
         thread, timeout = self._caller(process, call), check_timeout(call.timeout)
         lock = self._lock(call.name)
-        return self._finish(lock, lock.acquire(thread, timeout, reentrant=call.reentrant))
+        return self._await_and_tidy(lock, lock.acquire(thread, timeout, reentrant=call.reentrant))
 
     def release_lock(self, process: Process, call: ReleaseLock) -> None:
         thread, lock = self._caller(process, call), self._lock(call.name)
-        self._finish_now(lock, lock.release, thread)
+        self._call_and_tidy(lock, lock.release, thread)
 
     def acquire_permit(self, process: Process, call: AcquirePermit) -> Coroutine[Any, Any, None]:
         thread, timeout = self._caller(process, call), check_timeout(call.timeout)
         _check_count("permits", call.permits)
         semaphore = self._find(Semaphore, call.name, lambda: Semaphore(call.name, call.permits))
         _check_same(semaphore, "permits", semaphore.permits, call.permits)
-        return self._finish(semaphore, semaphore.acquire(thread, timeout))
+        return self._await_and_tidy(semaphore, semaphore.acquire(thread, timeout))
 
     def release_permit(self, process: Process, call: ReleasePermit) -> None:
         thread = self._caller(process, call)
         semaphore = self._find(Semaphore, call.name, lambda: Semaphore(call.name, 0))
-        self._finish_now(semaphore, semaphore.release, thread)
+        self._call_and_tidy(semaphore, semaphore.release, thread)
 
     def wait_for_notice(self, process: Process, call: WaitForNotice) -> Coroutine[Any, Any, None]:
         thread, timeout = self._caller(process, call), check_timeout(call.timeout)
         lock = self._lock(call.name)
-        return self._finish(lock, _condition(lock).wait(thread, timeout))
+        return self._await_and_tidy(lock, _condition(lock).wait(thread, timeout))
 
     def notify(self, process: Process, call: Notify) -> int:
         thread, lock = self._caller(process, call), self._lock(call.name)
         if call.count is not None:
             _check_count("count", call.count)
-        return cast("int", self._finish_now(lock, _condition(lock).notify, thread, call.count))
+        return cast("int", self._call_and_tidy(lock, _condition(lock).notify, thread, call.count))
 
     def wait_at_barrier(self, process: Process, call: WaitAtBarrier) -> Coroutine[Any, Any, bool]:
         thread, timeout = self._caller(process, call), check_timeout(call.timeout)
         _check_count("parties", call.parties)
         barrier = self._find(Barrier, call.name, lambda: Barrier(call.name, call.parties))
         _check_same(barrier, "parties", barrier.parties, call.parties)
-        return self._finish(barrier, barrier.wait(thread, timeout))
+        return self._await_and_tidy(barrier, barrier.wait(thread, timeout))
 
     def set_event(self, process: Process, call: SetEvent) -> None:
         self._caller(process, call)
         event = self._find(Event, call.name, lambda: Event(call.name))
-        self._finish_now(event, event.set)
+        self._call_and_tidy(event, event.set)
 
     def clear_event(self, process: Process, call: ClearEvent) -> None:
         self._caller(process, call)
         event = self._find(Event, call.name, lambda: Event(call.name))
-        self._finish_now(event, event.clear)
+        self._call_and_tidy(event, event.clear)
 
     def wait_for_event(self, process: Process, call: WaitForEvent) -> Coroutine[Any, Any, None] | None:
         thread, timeout = self._caller(process, call), check_timeout(call.timeout)
         event = self._find(Event, call.name, lambda: Event(call.name))
-        return None if event.is_set else self._finish(event, event.wait(thread, timeout))
+        return None if event.is_set else self._await_and_tidy(event, event.wait(thread, timeout))
 
     # ---- inside
 
@@ -135,7 +135,7 @@ class Synchronisation:
         thread = asyncio.current_task()
         if process.is_client or not isinstance(thread, Thread) or thread.process is not process:
             raise NotPermitted(
-                f"{type(call).__name__} is for the threads of an agent; a client's thread would end with its request"
+                f"{type(call).__name__} is for the threads of an agent: a client's thread ends with its request"
             )
         return thread
 
@@ -147,26 +147,27 @@ class Synchronisation:
         if named is None:
             check_text(name, "a name", MAX_NAME, least=1)
             if len(self._named) >= MAX_NAMES:
-                raise Busy(f"{MAX_NAMES} locks and the like are in use, which is the limit", retry_after=1.0)
+                what = "locks, semaphores, barriers and events"
+                raise Busy(f"{MAX_NAMES} {what} are in use, which is the limit; try again later", retry_after=1.0)
             named = self._named[name] = make()
         if not isinstance(named, kind):
-            raise SyncMismatch(f"{name!r} is a {named.kind}, and no {kind.kind}; use another name")
+            raise SyncMismatch(f"{name!r} is a {named.kind}, not a {kind.kind}; use another name")
         return named
 
-    async def _finish(self, named: Primitive, work: Coroutine[Any, Any, Any]) -> Any:
+    async def _await_and_tidy(self, named: Primitive, operation: Coroutine[Any, Any, Any]) -> Any:
         try:
-            return await work
+            return await operation
         finally:
             self._forget_if_idle(named)
 
-    def _finish_now(self, named: Primitive, work: Callable[..., Any], *args: Any) -> Any:
+    def _call_and_tidy(self, named: Primitive, operation: Callable[..., Any], *args: Any) -> Any:
         try:
-            return work(*args)
+            return operation(*args)
         finally:
             self._forget_if_idle(named)
 
     def _forget_if_idle(self, named: Primitive) -> None:
-        # By identity: another one may have come under this name while a thread was on its way out of this one.
+        # Compare by identity: a new primitive may have this name by the time that a thread leaves the old one.
         if named.idle and self._named.get(named.name) is named:
             del self._named[named.name]
 
@@ -179,9 +180,11 @@ def _condition(lock: Lock) -> Condition:
 
 def _check_count(what: str, count: int) -> None:
     if not isinstance(count, int) or count < 1:
-        raise InvalidCall(f"{what} is a number from 1 on, and not {count!r}")
+        raise InvalidCall(f"{what} must be a whole number of at least 1, not {count!r}")
 
 
 def _check_same(named: Primitive, what: str, has: int, asked: int) -> None:
     if has != asked:
-        raise SyncMismatch(f"{named.kind} {named.name!r} has {what}={has}, and not {asked}; all who use it must agree")
+        raise SyncMismatch(
+            f"{named.kind} {named.name!r} has {what}={has}, not {asked}; give the same number everywhere"
+        )

@@ -1,4 +1,7 @@
-"""A semaphore: a number of permits, each held by a thread; who waits for one gets it in order."""
+"""A semaphore: a number of permits, each held by a thread. Waiting threads get permits in the order of asking.
+
+Called by `Synchronisation`. It sets no timers and looks up no names: `WaitQueue` does the waiting.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from ipc.syscalls import LockInfo
 from kernel.core.process import Thread
 from kernel.sync.wait_queue import WaitQueue
 
-NAMED = 4  # holders that its description names
+NAMED_HOLDERS = 4  # pids that `str` of a semaphore names at most
 
 
 class Semaphore:
-    """`permits` in all. Any holder could end the wait for one, so one of them alive is no deadlock."""
+    """`permits` in all. Any holder could end a wait, so there is no deadlock while one holder can go on."""
 
     __slots__ = ("_free", "_holders", "name", "permits", "waiting")
     kind = "semaphore"
@@ -27,8 +30,8 @@ class Semaphore:
         self.waiting = WaitQueue()
 
     def __str__(self) -> str:
-        pids = [str(thread.process.pid) for thread in itertools.islice(self._holders, NAMED)]
-        more = " and others" if len(self._holders) > NAMED else ""
+        pids = [str(thread.process.pid) for thread in itertools.islice(self._holders, NAMED_HOLDERS)]
+        more = " and others" if len(self._holders) > NAMED_HOLDERS else ""
         return f"semaphore {self.name}" + (f" held by {', '.join(pids)}{more}" if pids else "")
 
     def ended_by(self) -> tuple[Thread, ...]:
@@ -51,23 +54,23 @@ class Semaphore:
             await self.waiting.wait(thread, self, timeout, self.release)
 
     def release(self, thread: Thread) -> None:
-        """Give one permit back, to who is next. Raises `NotHeld`."""
+        """Return one permit and hand it to the next waiting thread. Raises `NotHeld`."""
         count = self._holders.get(thread, 0)
         if not count:
-            raise NotHeld(f"this thread holds no permit of semaphore {self.name!r}; only one that does may release it")
+            raise NotHeld(f"this thread holds no permit of semaphore {self.name!r}; acquire one in this thread first")
         if count == 1:
             del self._holders[thread]
             thread.forget(self)
         else:
             self._holders[thread] = count - 1
-        following = self.waiting.grant()
-        if following is None:
+        next_thread = self.waiting.grant()
+        if next_thread is None:
             self._free += 1
         else:
-            self._give(following)
+            self._give(next_thread)
 
     def drop(self, thread: Thread) -> None:
-        """Give back all permits of `thread`."""
+        """Return all permits of `thread`."""
         while thread in self._holders:
             self.release(thread)
 

@@ -1,8 +1,8 @@
-"""A fair wait queue: what every primitive of this package stands on, in the spirit of trio's ParkingLot.
+"""A fair wait queue: the basis of every primitive of this package, in the spirit of trio's ParkingLot.
 
-A thread that waits has a place; who comes first is served first. To grant a place hands over what is waited for at
-once, before the thread looks, so that nobody can overtake it; a thread that cannot use a grant any more (cancelled, or
-dead) passes it on. The queue knows nothing of what is granted, and keeps no thread that ended.
+Each waiting thread has a place, first in, first out. A grant hands the resource over immediately, before the thread
+runs again, so that no other thread can overtake it. A cancelled thread that cannot use its grant passes it on. The
+queue never knows the resource that it grants, and never grants to a thread that has ended.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 
 from ipc.errors import TimedOut
 from kernel.core.fiber import PARK
-from kernel.core.process import Thread, Wait
+from kernel.core.process import BlockedOn, Thread
 from kernel.core.timers import Timer
 from kernel.core.waits import Uninterruptible
 from kernel.dispatch import deadlock
 
 
 class _Place:
-    """A place in the queue. `granted`: what `thread` waits for is its own now, also if it has not looked yet."""
+    """A place in the queue. `granted`: `thread` has the resource now, even if it has not run since."""
 
     __slots__ = ("granted", "thread")
 
@@ -30,7 +30,7 @@ class _Place:
 
 
 class WaitQueue:
-    """Threads in the order in which they came."""
+    """Waiting threads in the order of arrival."""
 
     __slots__ = ("_places",)
 
@@ -41,14 +41,14 @@ class WaitQueue:
         return len(self._places)
 
     def __iter__(self) -> Iterator[Thread]:
-        """Those that wait, first come first."""
+        """The waiting threads in the order of arrival."""
         return (place.thread for place in self._places if not place.thread.done())
 
     def grant(self) -> Thread | None:
-        """Give the first thread what it waits for; that thread, or None if nobody waits."""
+        """Grant the resource to the first waiting thread and return that thread, or None if no thread waits."""
         while self._places:
             place, _ = self._places.popitem(last=False)
-            # An abandoned thread never left its place.
+            # An abandoned thread leaves its place behind.
             if not place.thread.done():
                 place.granted = True
                 place.thread.wake()
@@ -56,39 +56,40 @@ class WaitQueue:
         return None
 
     async def wait(
-        self, thread: Thread, what: Wait | str, timeout: float | None, pass_on: Callable[[Thread], None]
+        self, thread: Thread, wait: BlockedOn | str, timeout: float | None, pass_on: Callable[[Thread], None]
     ) -> None:
         """Wait at the end of the queue until granted, at most `timeout` seconds.
 
-        `pass_on` is called if the grant came and the thread cannot use it. Raises `TimedOut` and `DeadlockDetected`.
+        `wait` says what `thread` waits for. `pass_on` is called if the thread got a grant that it cannot use. Raises
+        `TimedOut` and `DeadlockDetected`.
         """
         place = _Place(thread)
         timer = Timer(thread, timeout)
         self._places[place] = None
         try:
             while not place.granted:
-                if timer.rung:
-                    raise TimedOut(f"waited {timeout} s in vain for {what}", timeout=timeout)
-                thread.waits_for = what
+                if timer.expired:
+                    raise TimedOut(f"timed out after {timeout} s of waiting for {wait}", timeout=timeout)
+                thread.waits_for = wait
                 deadlock.check(thread)
                 await PARK
         except BaseException:
             self._places.pop(place, None)
-            # What an abandoned thread had was taken from it when it was given up; its frames are closed later.
+            # An abandoned thread lost its resources when it was abandoned; its frames are closed later.
             if place.granted and not thread.done():
                 pass_on(thread)
             raise
         finally:
             timer.cancel()
 
-    async def wait_firmly(self, thread: Thread, what: Uninterruptible) -> asyncio.CancelledError | None:
-        """Wait until granted, whatever comes. A cancellation that came meanwhile is returned: raise it when you can."""
+    async def wait_uninterruptibly(self, thread: Thread, wait: Uninterruptible) -> asyncio.CancelledError | None:
+        """Wait until granted, also through cancellations. Returns the last one, which the caller raises later."""
         place = _Place(thread)
         self._places[place] = None
         cancelled = None
         try:
             while not place.granted:
-                thread.waits_for = what
+                thread.waits_for = wait
                 deadlock.resolve(thread)
                 try:
                     await PARK

@@ -1,4 +1,4 @@
-"""What clients submit: accepted once the journal has it, run, found again, and begun again after a restart.
+"""Tasks, which clients submit: accepted when the journal has them, run, found again, and restarted with the daemon.
 
-Its system calls come by the gate, for clients alone.
+The gate calls its handlers, for clients only.
 """

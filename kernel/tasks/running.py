@@ -1,8 +1,8 @@
-"""Running tasks: those that have not ended on the disk. They are begun as processes, ended, and their end is told.
+"""Running tasks: those whose end is not on disk yet. Starts their processes, persists their ends, and reports the ends.
 
-Used by the task subsystem, and by recovery for those of earlier lives. Their processes are the lifecycle's. It asks the
-journal for their ends alone: it accepts none. It tells no end that is not on the disk: while that takes nothing, the
-ends wait, and so does whoever wants to know them.
+Used by the task subsystem, and by recovery for the tasks of a previous run. The lifecycle owns their processes. It
+never accepts a task, and never reports an end that is not on disk: while the disk takes nothing, the ends wait, and so
+do the clients that want to know them.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from kernel.processes.exit import final_event
 from kernel.processes.lifecycle import Lifecycle
 from kernel.programs.loader import Program
 
-MOST = MAX_FRAME - 1024  # bytes of an end, as a frame holds it with what stands around it
+MAX_OUTCOME = MAX_FRAME - 1024  # bytes of an encoded final event that fits into a frame with its envelope
 
 log = structlog.get_logger("kernel.tasks")
 
 
-class Task:
-    """A task whose end is not on the disk yet.
+class RunningTask:
+    """A task whose end is not on disk yet.
 
-    `final` is its last event, once its process has ended. Nobody sees it before it is on the disk; then `when_told` is
-    called. `held_up`: the disk did not take it when first asked.
+    `final` is its last event, once its process has ended. When that event is on disk, it is pushed to the streams, and
+    `when_reported` is called. `delayed`: the first attempt to write it failed.
     """
 
-    __slots__ = ("attempt", "detach", "durable", "event_log", "final", "held_up", "id", "pid", "when_told")
+    __slots__ = ("attempt", "delayed", "detach", "durable", "event_log", "final", "id", "pid", "when_reported")
 
     def __init__(self, number: int, event_log: EventLog, detach: bool, durable: bool = False, attempt: int = 1) -> None:
         self.id = number
@@ -51,74 +51,74 @@ class Task:
         self.durable = durable
         self.pid = 0
         self.final: Result | Failed | None = None
-        self.held_up = False
-        self.when_told: Callable[[], None] = _nothing
+        self.delayed = False
+        self.when_reported: Callable[[], None] = _nothing
 
     def submitted(self) -> Submitted:
-        """What its client is answered."""
+        """The answer to its client."""
         return Submitted(id_text(self.id), self.pid, self.attempt)
 
 
 class RunningTasks:
-    """A table of them, by number. `stopping`: detached ones that are killed from now on belong to the next life.
+    """The running tasks, by number. `stopping`: a detached task that is killed from now on restarts in the next run.
 
-    `unwritten`: how many have ended and wait for the disk. Each is a task that ran, and no task begins while the disk
-    takes nothing: so there are at most as many as ran when that began, of `MOST` bytes each.
+    `unwritten` counts the tasks that have ended and wait for the disk. No task starts while the disk takes nothing. So
+    there are at most as many as ran when the disk stopped taking writes, of `MAX_OUTCOME` bytes each.
     """
 
     def __init__(self, journal: Journal, lifecycle: Lifecycle, durable: DurableProcesses) -> None:
         self._journal = journal
         self._lifecycle = lifecycle
         self._durable = durable
-        self.tasks: dict[int, Task] = {}
+        self.tasks: dict[int, RunningTask] = {}
         self.stopping = False
         self.unwritten = 0
-        self._held_up = 0  # of those, the ones that the disk did not take when first asked
+        self._delayed = 0  # of these, the number whose first write failed
         self._all_written = asyncio.Event()
         self._all_written.set()
 
-    def begin(
+    def start(
         self,
-        task: Task,
+        task: RunningTask,
         parent: Process,
         program: Program,
         call: Submit,
         attempt: int = 1,
-        own: CallHistory | None = None,
+        history: CallHistory | None = None,
     ) -> None:
-        """Start the process of a task. Raises what speaks against it, which is then the end of the task."""
+        """Start the process of a task. If that fails, ends the task with the error, and raises it."""
         try:
-            if own is None:
+            if history is None:
                 task.pid = self._lifecycle.start(parent, program, call, task.event_log, attempt)
             else:
-                task.pid = self._durable.start(parent, program, call, task.event_log, attempt, own)
+                task.pid = self._durable.start(parent, program, call, task.event_log, attempt, history)
         except Exception as error:
-            raise self.failed(task, "failed", error) from None
+            raise self.fail(task, "failed", error) from None
         self._lifecycle.table.alive[task.pid].watch(partial(self._process_ended, task))
 
-    def _process_ended(self, task: Task, process: Process) -> None:
+    def _process_ended(self, task: RunningTask, process: Process) -> None:
         status = process.status
         assert status is not None
         if self.stopping and task.detach and status.reason == "killed":
             return
         self._finish(task, status.reason, final_event(status))
 
-    def failed(self, task: Task, reason: str, error: Exception) -> Exception:
-        """End a task that has no process with `error`, which is returned."""
+    def fail(self, task: RunningTask, reason: str, error: Exception) -> Exception:
+        """End a task that has no process with `error`; return `error`."""
         self._finish(task, reason, Failed(0, to_wire(error)))
         return error
 
-    async def settled(self) -> None:
-        """Return when no end waits for the disk."""
+    async def written(self) -> None:
+        """Return when the ends of all tasks are on disk."""
         await self._all_written.wait()
 
-    def _finish(self, task: Task, reason: str, event: Result | Failed) -> None:
+    def _finish(self, task: RunningTask, reason: str, event: Result | Failed) -> None:
         try:
             outcome = encode(event)
-            if len(outcome) > MOST:
+            if len(outcome) > MAX_OUTCOME:
                 raise FrameTooLarge(
-                    f"the end of task {id_text(task.id)} has {len(outcome)} bytes, and a client can be told {MOST}: "
-                    "put what is large into a shared region or a file"
+                    f"the result of task {id_text(task.id)} has {len(outcome)} bytes; the limit is {MAX_OUTCOME}: put "
+                    "large data into a shared region or a file"
                 )
         except (NotEncodable, FrameTooLarge) as unfit:
             reason, event = "failed", Failed(event.pid, to_wire(unfit))
@@ -126,51 +126,51 @@ class RunningTasks:
         task.final = event
         name = event.error.code if isinstance(event, Failed) else ""
         if task.durable:
-            self._durable.ended(task.id)
+            self._durable.task_ended(task.id)
         self.unwritten += 1
         self._all_written.clear()
         self._journal.finish(TaskEnd(task.id, time.time(), reason, name, outcome), partial(self._written, task))
 
-    def _written(self, task: Task, error: LlmosError | None) -> None:
-        """The end of a task is on the disk, and is told; or the disk does not take it, and the journal tries again."""
+    def _written(self, task: RunningTask, error: LlmosError | None) -> None:
+        """Report the end of a task that is on disk. With `error` it is not: the journal tries again."""
         assert task.final is not None
         if error is not None:
-            self._hold_up(task, error)
+            self._delay(task, error)
             return
         del self.tasks[task.id]
         task.event_log.finish(task.final)
-        task.when_told()
+        task.when_reported()
         self.unwritten -= 1
         if not self.unwritten:
             self._all_written.set()
-        if task.held_up:
-            self._held_up -= 1
-            if not self._held_up:
-                log.info("the ends of tasks are on the disk, and are told")
+        if task.delayed:
+            self._delayed -= 1
+            if not self._delayed:
+                log.info("the delayed ends of tasks are on disk, and have been reported")
 
-    def _hold_up(self, task: Task, error: LlmosError) -> None:
-        if not self._held_up:
-            log.warning("the ends of tasks wait for the disk, and are told to nobody before", why=str(error))
-        self._held_up += 1
-        task.held_up = True
-        task.event_log.push(State(task.pid, "ending", "the task has ended; how is told once the disk takes it"))
+    def _delay(self, task: RunningTask, error: LlmosError) -> None:
+        if not self._delayed:
+            log.warning("the ends of tasks wait for the disk, and are reported after that", why=str(error))
+        self._delayed += 1
+        task.delayed = True
+        task.event_log.push(State(task.pid, "ending", "the task has ended; its result follows when it is on disk"))
 
 
 def _nothing() -> None:
-    """What most tasks call when their end was told."""
+    """The default of `Task.when_reported`."""
 
 
 def id_text(number: int) -> str:
-    """A task's id as clients have it."""
+    """The id of a task in the form that clients use."""
     return f"{number:x}"
 
 
 def id_number(text: str) -> int:
-    """The number of a task in the journal. Raises `UnknownTask` for what can be none."""
+    """The number of a task in the journal. Raises `UnknownTask` if `text` cannot be an id."""
     try:
         number = int(text, 16)
     except ValueError:
         number = -1
     if not 0 <= number < 1 << 63:
-        raise UnknownTask(f"{text!r:.50} is no id of a task; `llmos history` lists those that are known", id=text[:50])
+        raise UnknownTask(f"{text!r:.50} is no id of a task; `llmos history` lists the known tasks", id=text[:50])
     return number

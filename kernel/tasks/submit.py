@@ -1,8 +1,8 @@
-"""The task subsystem: what clients submit. A task is begun once the journal has it, and its end is told once that has.
+"""The task subsystem: accepts tasks from clients, and starts each when it is on disk.
 
-Its handlers are called by the gate, for clients. It never runs a task itself: those that have not ended on the disk are
-the running tasks', and those of earlier lives come from recovery. An orderly stop ends what is attached, and leaves
-what is detached to the next start.
+The gate calls its handlers, for clients. An orderly stop of the daemon ends attached tasks, and leaves detached ones to
+the next start. It never runs a task itself: `kernel.tasks.running` does, and `kernel.tasks.recovery` restarts the tasks
+of a previous run.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from ipc.syscalls import Attach, Backup, History, Submit, Submitted, TaskInfo
 from kernel.core.event_log import EventLog
 from kernel.core.process import Process
 from kernel.core.stream import Stream
-from kernel.durable.history import CallHistory as Own
+from kernel.durable.history import CallHistory
 from kernel.durable.processes import DurableProcesses
 from kernel.gate import Gate
 from kernel.journal.journal import Journal
-from kernel.journal.records import Accepted, TaskRow
+from kernel.journal.records import AcceptedTask, TaskRow
 from kernel.processes.lifecycle import Lifecycle
 from kernel.programs.loader import Program
 from kernel.tasks.recovery import Recovery
-from kernel.tasks.running import RunningTasks, Task, id_number, id_text
+from kernel.tasks.running import RunningTask, RunningTasks, id_number, id_text
 
 SETTLE_TIMEOUT = 5.0  # seconds that a stop waits for the disk
 
@@ -41,7 +41,7 @@ log = structlog.get_logger("kernel.tasks")
 
 
 class Tasks:
-    """Accepts tasks, runs them, and finds them again."""
+    """Handles `Submit`, `Attach`, `History` and `Backup`."""
 
     def __init__(
         self,
@@ -68,22 +68,23 @@ class Tasks:
             program = await asyncio.to_thread(self._lifecycle.programs.load, call.program)
         self._lifecycle.admit(client, program, call)
         owner = call.owner or client.owner
-        kept = msgspec.structs.replace(call, owner=owner, credit=0)
-        own = self._durable.new_root(program) if call.durable or program.durable else None
-        task = Accepted(call.program, owner, call.key, encode(kept), time.time())
-        if own is not None:
-            task.pid, task.version = own.pid, own.version
-        begun: asyncio.Future[Submitted] = self._loop.create_future()
-        self._journal.accept(task, partial(self._accepted, client, program, call, stream, begun, own))
+        stored = msgspec.structs.replace(call, owner=owner, credit=0)
+        history = self._durable.new_root(program) if call.durable or program.durable else None
+        task = AcceptedTask(call.program, owner, call.key, encode(stored), time.time())
+        if history is not None:
+            task.pid, task.version = history.pid, history.version
+        started: asyncio.Future[Submitted] = self._loop.create_future()
+        self._journal.accept(task, partial(self._accepted, client, program, call, stream, started, history))
         try:
-            submitted = await begun
+            submitted = await started
         except asyncio.CancelledError:
-            # `_accepted` sees that a future is cancelled; it cannot see that nobody is left to take what is in it.
-            taken = begun.done() and not begun.cancelled() and begun.exception() is None
-            if taken and task.id and not call.detach:  # else it is the task of an earlier call with that key
-                self._abandon(client, begun.result().pid)
+            # `_accepted` notices a cancelled future, but not a cancellation that comes after it has set the result.
+            taken = started.done() and not started.cancelled() and started.exception() is None
+            # `task.id` is 0 if the journal found the task of an earlier call with the same key.
+            if taken and task.id and not call.detach:
+                self._abandon(client, started.result().pid)
             raise
-        return submitted if submitted.pid else await self._once_begun(submitted)
+        return submitted if submitted.pid else await self._once_started(submitted)
 
     def attach(
         self, client: Process, call: Attach, stream: Stream | None = None
@@ -92,7 +93,7 @@ class Tasks:
         task = self._tasks.get(number)
         if task is not None and task.pid:
             return _join(task, stream, call)
-        return self._attach_kept(number, stream, call)
+        return self._attach_from_journal(number, stream, call)
 
     async def history(self, process: Process, call: History) -> list[TaskInfo]:
         before = None if call.before is None else id_number(call.before)
@@ -101,42 +102,42 @@ class Tasks:
 
     async def backup(self, process: Process, call: Backup) -> int:
         size: int = await self._journal.backup(Path(call.path))
-        log.info("the journal was copied", to=call.path, size=size)
+        log.info("backed up the journal", to=call.path, size=size)
         return size
 
     # ---- for the kernel
 
     def stop(self) -> None:
-        """The daemon stops in order: detached tasks that are killed from now on belong to its next life."""
+        """The daemon stops: detached tasks that are killed from now on restart in its next run."""
         self._running.stopping = self._durable.stopping = True
         self.recovery.stop()
 
-    async def settled(self) -> None:
-        """Return when what is on its way to the disk is there, and all ends are told; or the disk takes too long."""
+    async def wait_for_ends(self) -> None:
+        """Return when all changes are on disk and all ends are reported, or after `SETTLE_TIMEOUT`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_TIMEOUT):
-                await self.written_if_can_be()
-                await self._running.settled()
+                await self.flush()
+                await self._running.written()
 
-    async def written_if_can_be(self) -> None:
-        """Return when all that was asked for is on the disk, or has been refused by it."""
-        with contextlib.suppress(LlmosError):  # what it cannot read it may come to write
+    async def flush(self) -> None:
+        """Return when the disk has taken or refused all changes that were requested."""
+        with contextlib.suppress(LlmosError):  # the read may fail although a later write succeeds
             await self._journal.read(lambda store: None)
 
     async def close(self) -> None:
-        """Write what can be written, and say what could not be."""
+        """Close the journal, and log how many ends of tasks are not on disk."""
         try:
             await self._journal.close()
         finally:
             if self._running.unwritten:
                 log.error(
-                    "ends of tasks could not be written and were told to nobody; these run again at the next start",
+                    "the ends of tasks are not on disk and were not reported; these tasks run again at the next start",
                     tasks=self._running.unwritten,
                 )
 
     @property
     def unwritten(self) -> int:
-        """How many tasks have ended and wait for the disk."""
+        """The number of tasks that have ended and wait for the disk."""
         return self._running.unwritten
 
     # ---- new tasks
@@ -147,73 +148,76 @@ class Tasks:
         program: Program,
         call: Submit,
         stream: Stream | None,
-        begun: asyncio.Future[Submitted],
-        own: Own | None,
-        outcome: Accepted | TaskRow | LlmosError,
+        started: asyncio.Future[Submitted],
+        history: CallHistory | None,
+        outcome: AcceptedTask | TaskRow | LlmosError,
     ) -> None:
-        """The journal has a task, or has one of that key, or takes none. The client may have given up meanwhile."""
-        gone = begun.cancelled()
-        task: Task | None = None
+        """Handle the journal's answer: the new task, the earlier task with its key, or an error.
+
+        The client may have given up meanwhile: then `started` is cancelled.
+        """
+        gone = started.cancelled()
+        task: RunningTask | None = None
         try:
             if isinstance(outcome, LlmosError):
                 raise outcome
             if isinstance(outcome, TaskRow):
                 answer = self._rejoin(outcome, None if gone else stream)
             else:
-                task = self._tasks[outcome.id] = Task(outcome.id, EventLog(stream), call.detach, own is not None)
-                if own is not None:
-                    own.tree.id = outcome.id
+                task = RunningTask(outcome.id, EventLog(stream), call.detach, history is not None)
+                self._tasks[outcome.id] = task
+                if history is not None:
+                    history.task.id = outcome.id
                 if gone and not call.detach:
-                    raise self._running.failed(task, "killed", Killed("its client abandoned it before it began"))
-                self._running.begin(task, client, program, call, own=own)
+                    raise self._running.fail(task, "killed", Killed("its client abandoned it before it began"))
+                self._running.start(task, client, program, call, history=history)
                 answer = task.submitted()
         except Exception as error:
             if task is not None:
-                task.when_told = partial(_refuse, begun, error)  # it was accepted, and this is its end
+                # The task was accepted, so the error is its end, and must be on disk before the client gets it.
+                task.when_reported = partial(_refuse, started, error)
             else:
-                _refuse(begun, error)
+                _refuse(started, error)
         else:
             if not gone:
-                begun.set_result(answer)
+                started.set_result(answer)
 
     def _abandon(self, client: Process, pid: int) -> None:
         process = self._lifecycle.table.alive.get(pid)
         if process is not None and process.parent is client:
             self._lifecycle.process_exit.end(process, "killed", "its client abandoned it")
 
-    # ---- tasks that are there already
+    # ---- tasks that exist already
 
-    def _rejoin(self, kept: TaskRow, stream: Stream | None, call: Attach | None = None) -> Submitted:
-        """Show `stream` a task that was found in the journal."""
-        task = self._tasks.get(kept.id)
+    def _rejoin(self, row: TaskRow, stream: Stream | None, call: Attach | None = None) -> Submitted:
+        """Attach `stream` to a task that was found in the journal."""
+        task = self._tasks.get(row.id)
         if task is not None:
             return _join(task, stream, call)
-        if kept.ended is None:
-            raise ShuttingDown(f"task {id_text(kept.id)} waits for the next start of the daemon", retry_after=5.0)
+        if row.ended is None:
+            raise ShuttingDown(f"task {id_text(row.id)} restarts with the daemon; attach to it then", retry_after=5.0)
         if stream is not None:
             if call is not None and call.after is not None:
-                stream.push(Missed(0, 0))  # what there was besides its end is not kept
-            stream.push(decode(kept.outcome, Event))
+                stream.push(Missed(0, 0))  # only the final event of an ended task is stored
+            stream.push(decode(row.outcome, Event))
             stream.end()
-        return Submitted(id_text(kept.id), 0, kept.attempt)
+        return Submitted(id_text(row.id), 0, row.attempt)
 
-    async def _attach_kept(self, number: int, stream: Stream | None, call: Attach) -> Submitted:
-        """Attach to a task that has no process now, or had none yet."""
-        kept: TaskRow | None = await self._journal.read(lambda store: store.find(number))
-        if kept is not None and kept.ended is None and number not in self._tasks:  # it has ended since that was read
-            kept = await self._journal.read(lambda store: store.find(number))
-        if kept is None:
-            raise UnknownTask(
-                f"no task {id_text(number)}; `llmos history` lists those that are known", id=id_text(number)
-            )
-        submitted = self._rejoin(kept, stream, call)
-        return submitted if submitted.pid else await self._once_begun(submitted)
+    async def _attach_from_journal(self, number: int, stream: Stream | None, call: Attach) -> Submitted:
+        """Attach to a task that has no process."""
+        row: TaskRow | None = await self._journal.read(lambda store: store.find(number))
+        if row is not None and row.ended is None and number not in self._tasks:  # it ended after this read
+            row = await self._journal.read(lambda store: store.find(number))
+        if row is None:
+            raise UnknownTask(f"no task {id_text(number)}; `llmos history` lists the known tasks", id=id_text(number))
+        submitted = self._rejoin(row, stream, call)
+        return submitted if submitted.pid else await self._once_started(submitted)
 
-    async def _once_begun(self, submitted: Submitted) -> Submitted:
-        """The answer for a task that may be in line to be begun again: with its pid, once it has one."""
+    async def _once_started(self, submitted: Submitted) -> Submitted:
+        """The answer for a task that may be yet to restart: waits until it has, and has a pid."""
         task = self._tasks.get(id_number(submitted.id))
         if task is not None and not task.pid:
-            await self.recovery.over()
+            await self.recovery.finished()
         return submitted if task is None else task.submitted()
 
     def _info(self, row: TaskRow) -> TaskInfo:
@@ -233,15 +237,15 @@ class Tasks:
         )
 
 
-def _join(task: Task, stream: Stream | None, call: Attach | None = None) -> Submitted:
+def _join(task: RunningTask, stream: Stream | None, call: Attach | None = None) -> Submitted:
     if stream is not None:
         after = None if call is None else call.after
         if call is not None and after is not None and call.attempt != task.attempt:
-            after = 0  # it was another life
+            after = 0  # the numbers of events belong to an attempt: show all of this one
         task.event_log.add(stream, after)
     return task.submitted()
 
 
-def _refuse(begun: asyncio.Future[Submitted], error: Exception) -> None:
-    if not begun.done():  # else its client gave up
-        begun.set_exception(error)
+def _refuse(started: asyncio.Future[Submitted], error: Exception) -> None:
+    if not started.done():  # otherwise the client gave up
+        started.set_exception(error)

@@ -1,1 +1,1 @@
-"""Tools: plain functions as devices, each with places for its calls, run in worker threads."""
+"""Tools: plain functions that run in worker threads, each with a limit of concurrent calls."""

@@ -1,7 +1,7 @@
-"""A device: the places of one tool, and who waits in line for one.
+"""The concurrency limit of one tool: places for running calls, and a fair queue of calls that wait for a place.
 
-Used by the tool subsystem. A place is held until the function has really returned, whether or not anyone still waits
-for it; so a tool that hangs never takes more threads than its concurrency.
+Used by the tool subsystem. A call holds its place until the function has really returned, even if the caller gave up.
+So a tool that hangs never takes more threads than its concurrency.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from kernel.core.process import Thread
 from kernel.core.timers import Timer
 from kernel.programs.tool import Tool
 
-QUEUE = 10_000  # calls that may wait in line
+MAX_QUEUE = 10_000  # calls that may wait for a place
 
 
 class Waiter:
-    """A thread's turn in the line. The place is given, not offered: nobody can come between."""
+    """A thread in the queue. A place is granted to it directly, so that no other thread can overtake it."""
 
-    __slots__ = ("given", "thread")
+    __slots__ = ("granted", "thread")
 
     def __init__(self, thread: Thread) -> None:
         self.thread = thread
-        self.given = False
+        self.granted = False
 
 
 class ConcurrencyLimit:
-    """Counts of one tool. `running` functions hold a place, and `abandoned` of them have no caller any more."""
+    """The places and counts of one tool. `running` functions hold a place; the callers of `abandoned` ones gave up."""
 
     def __init__(self, tool: Tool) -> None:
         self.tool = tool
@@ -41,37 +41,37 @@ class ConcurrencyLimit:
         self.queue: deque[Waiter] = deque()
 
     async def enter(self, timer: Timer, *, wait: bool) -> None:
-        """Take a place, in the order of coming. Raises `Busy` and `TimedOut`."""
+        """Take a place, in the order of arrival. Raises `TimedOut`; without `wait`, or if the queue is full, `Busy`."""
         if self.running < self.tool.mark.concurrency and not self.queue:
             self.running += 1
             return
-        if not wait or len(self.queue) >= QUEUE:
+        if not wait or len(self.queue) >= MAX_QUEUE:
             raise Busy(
                 f"all {self.tool.mark.concurrency} places of tool {self.tool.name} are taken "
-                f"({self.abandoned} by functions that nobody waits for any more); try later",
+                f"({self.abandoned} by functions whose callers gave up); try again later",
                 retry_after=1.0,
                 tool=self.tool.name,
             )
-        ticket = Waiter(cast("Thread", asyncio.current_task()))
-        self.queue.append(ticket)
+        waiter = Waiter(cast("Thread", asyncio.current_task()))
+        self.queue.append(waiter)
         try:
-            while not ticket.given:
-                if timer.rung:
+            while not waiter.granted:
+                if timer.expired:
                     raise TimedOut(f"tool {self.tool.name} had no free place in time", tool=self.tool.name)
-                ticket.thread.waits_for = f"tool {self.tool.name}"
+                waiter.thread.waits_for = f"tool {self.tool.name}"
                 await PARK
         except BaseException:
-            if ticket.given:
+            if waiter.granted:
                 self.leave()
             else:
-                self.queue.remove(ticket)
+                self.queue.remove(waiter)
             raise
 
     def leave(self) -> None:
-        """Give a place back, and to whoever is next."""
+        """Free a place and grant it to the next waiting thread."""
         self.running -= 1
         while self.queue and self.running < self.tool.mark.concurrency:
-            ticket = self.queue.popleft()
-            ticket.given = True
+            waiter = self.queue.popleft()
+            waiter.granted = True
             self.running += 1
-            ticket.thread.wake()
+            waiter.thread.wake()

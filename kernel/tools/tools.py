@@ -1,7 +1,7 @@
-"""The tool subsystem: finds a tool, checks the arguments, runs it in a worker thread, and hands back what it returns.
+"""The tool subsystem: finds a tool, checks the arguments, runs it in a worker thread and returns the result.
 
-Its handlers are called by the gate. Whatever a tool does, it is usable again when it has returned. A caller that is
-killed or out of patience waits no longer; what the function then returns is dropped.
+The gate calls its handlers. A tool is usable again once its function has returned, however that went. A caller that is
+killed or times out stops waiting; the result of the function is then dropped. It never stops a function.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kernel.core.fiber import PARK
 from kernel.core.process import Process, Thread
 from kernel.core.timers import Timer
 from kernel.gate import Gate
-from kernel.lib.units import measured
+from kernel.lib.units import isolate_and_measure
 from kernel.lib.validation import check_timeout
 from kernel.memory.shared import RESERVED, SharedMemory
 from kernel.programs.loader import ProgramLoader
@@ -29,24 +29,24 @@ from kernel.programs.tool import CALL_ID, Tool, ToolSpec, load
 from kernel.tools.concurrency import ConcurrencyLimit
 from kernel.tools.workers import Workers
 
-LARGE = 1024 * 1024  # bytes of an encoded result that is handed over by reference
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds before a further attempt; each pause is twice the one before
+LARGE = 1024 * 1024  # bytes: a longer encoded result is returned by reference
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds before another attempt; each pause is twice the previous one
 
 
 class ToolRun:
-    """One attempt: a function at work in a worker thread, and its outcome when it has returned."""
+    """One attempt: a function in a worker thread, and its outcome once it has returned."""
 
     __slots__ = ("done", "error", "size", "thread", "value")
 
     def __init__(self, thread: Thread) -> None:
-        self.thread: Thread | None = thread  # None: nobody waits any more
+        self.thread: Thread | None = thread  # None: the caller gave up
         self.done = False
         self.value: Any = None
         self.size = 0
         self.error: LlmosError | None = None
 
-    def work(self, tool: Tool, arguments: dict[str, Any]) -> None:
-        """Call the function. Runs in the worker thread; never raises."""
+    def execute(self, tool: Tool, arguments: dict[str, Any]) -> None:
+        """Call the function. Runs in the worker thread and never raises."""
         try:
             value = tool.function(**arguments)
         except BaseException as error:
@@ -55,13 +55,13 @@ class ToolRun:
             self.error = ToolFailed(what, tool=tool.name, traceback=text)
             return
         try:
-            self.value, self.size = measured(value)
+            self.value, self.size = isolate_and_measure(value)
         except NotEncodable as error:
             self.error = NotEncodable(f"the result of tool {tool.name}: {error.message}")
 
 
 class ToolSubsystem:
-    """All devices by name. A tool whose file changed keeps its device, and with it the places that are taken."""
+    """The tools, each with its concurrency limit. The limit and its taken places survive a change of the file."""
 
     def __init__(
         self,
@@ -74,10 +74,10 @@ class ToolSubsystem:
         self._configured = configured
         self._programs = programs
         self._shared = shared
-        self._loaded: dict[str, Tool] = {}  # those that are configured
-        self._devices: dict[str, ConcurrencyLimit] = {}
+        self._loaded: dict[str, Tool] = {}  # the tools that the settings name
+        self._limits: dict[str, ConcurrencyLimit] = {}
         self._calls: WeakKeyDictionary[Thread, int] = WeakKeyDictionary()
-        self._client_calls: dict[int, int] = {}  # by pid: each call of a client is a thread of its own
+        self._client_calls: dict[int, int] = {}  # by pid, because each call of a client is a thread of its own
         self.workers = Workers(loop)
         gate.register({UseTool: self.use, Tools: self.listing})
 
@@ -92,22 +92,22 @@ class ToolSubsystem:
         self._client_calls.pop(process.pid, None)
 
     def close(self) -> None:
-        """Let the worker threads end; one that hangs is left to the end of the daemon."""
+        """End the worker threads. A thread that hangs ends with the daemon."""
         self.workers.close()
 
     # ---- inside
 
     def _call_id(self, process: Process) -> str:
-        """The process, its thread, and the how manyeth call of that: the same in every run of the same program.
+        """An id that is the same in every run of the same program: pid, path of the thread, number of its call.
 
-        Of a durable process, the id of its call: the same in every life of the daemon.
+        For a durable process, the id of the recorded call, which stays the same across restarts of the daemon.
         """
         if process.is_client:
             number = self._client_calls[process.pid] = self._client_calls.get(process.pid, 0) + 1
             return f"{process.pid}.0.{number}"
         thread = cast("Thread", asyncio.current_task())
         if process.durable is not None:
-            return process.durable.current(thread.path)
+            return process.durable.current_call_id(thread.path)
         number = self._calls[thread] = self._calls.get(thread, 0) + 1
         return f"{process.pid}.{thread.path}.{number}"
 
@@ -116,8 +116,8 @@ class ToolSubsystem:
         if tool is None:
             tool = await asyncio.to_thread(self._load, call.name)
         tool.bind(reveal(args))
-        device = self._device(tool)
-        device.calls += 1
+        limit = self._limit(tool)
+        limit.calls += 1
         thread = cast("Thread", asyncio.current_task())
         if call.timeout is None:
             timeout = tool.mark.timeout
@@ -126,19 +126,19 @@ class ToolSubsystem:
             for attempt in range(tool.mark.retries + 1):
                 if attempt:
                     await self._pause(timer, tool, min(FIRST_PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE))
-                # Bound anew each time: what one attempt did to its arguments is nothing to the next.
+                # Bind again for each attempt: an attempt may have changed its arguments.
                 arguments = tool.bind(reveal(args)) | ({CALL_ID: call_id} if tool.takes_call_id else {})
-                await device.enter(timer, wait=call.wait or attempt > 0)
-                run = await self._attempt(device, tool, timer, arguments)
+                await limit.enter(timer, wait=call.wait or attempt > 0)
+                run = await self._attempt(limit, tool, timer, arguments)
                 if not isinstance(run.error, ToolFailed):
                     break
         except BaseException:
-            device.failures += 1
+            limit.failures += 1
             raise
         finally:
             timer.cancel()
         if run.error is not None:
-            device.failures += 1
+            limit.failures += 1
             raise run.error
         if run.size <= LARGE:
             return run.value
@@ -146,20 +146,20 @@ class ToolSubsystem:
         self._shared.put(process, name, run.value, run.size, ephemeral=True)
         return Reference(name, run.size)
 
-    async def _attempt(self, device: ConcurrencyLimit, tool: Tool, timer: Timer, arguments: dict[str, Any]) -> ToolRun:
-        """Run the function once, on a place that was taken."""
+    async def _attempt(self, limit: ConcurrencyLimit, tool: Tool, timer: Timer, arguments: dict[str, Any]) -> ToolRun:
+        """Run the function once. The caller has taken a place; the end of the function frees it."""
         thread = cast("Thread", asyncio.current_task())
         run = ToolRun(thread)
         try:
-            self.workers.submit(partial(run.work, tool, arguments), partial(self._returned, device, run))
+            self.workers.submit(partial(run.execute, tool, arguments), partial(self._returned, limit, run))
         except RuntimeError as error:
-            device.leave()
-            raise Busy(f"tool {tool.name}: no thread can be started: {error}", retry_after=1.0) from None
+            limit.leave()
+            raise Busy(f"tool {tool.name}: cannot start a thread: {error}; try again later", retry_after=1.0) from None
         try:
             while not run.done:
-                if timer.rung:
+                if timer.expired:
                     raise TimedOut(
-                        f"tool {tool.name} did not return in time; it goes on, and keeps its place until it does",
+                        f"tool {tool.name} did not return in time; it goes on, and holds its place until it returns",
                         tool=tool.name,
                     )
                 thread.waits_for = f"tool {tool.name}"
@@ -167,7 +167,7 @@ class ToolSubsystem:
         except BaseException:
             if not run.done:
                 run.thread = None
-                device.abandoned += 1
+                limit.abandoned += 1
             raise
         return run
 
@@ -175,35 +175,37 @@ class ToolSubsystem:
         thread = cast("Thread", asyncio.current_task())
         pause = Timer(thread, seconds)
         try:
-            while not pause.rung:
-                if timer.rung:
-                    raise TimedOut(f"tool {tool.name} failed, and there is no time for another try", tool=tool.name)
+            while not pause.expired:
+                if timer.expired:
+                    raise TimedOut(
+                        f"tool {tool.name} failed, and its timeout leaves no time for another attempt", tool=tool.name
+                    )
                 thread.waits_for = f"tool {tool.name}"
                 await PARK
         finally:
             pause.cancel()
 
-    def _returned(self, device: ConcurrencyLimit, run: ToolRun) -> None:
+    def _returned(self, limit: ConcurrencyLimit, run: ToolRun) -> None:
         run.done = True
-        device.leave()
+        limit.leave()
         if run.thread is None:
-            device.abandoned -= 1
+            limit.abandoned -= 1
         else:
             run.thread.wake()
 
-    def _device(self, tool: Tool) -> ConcurrencyLimit:
-        device = self._devices.get(tool.name)
-        if device is None:
-            device = self._devices[tool.name] = ConcurrencyLimit(tool)
-        device.tool = tool
-        return device
+    def _limit(self, tool: Tool) -> ConcurrencyLimit:
+        limit = self._limits.get(tool.name)
+        if limit is None:
+            limit = self._limits[tool.name] = ConcurrencyLimit(tool)
+        limit.tool = tool
+        return limit
 
     def _find(self, name: str) -> Tool | None:
-        """The tool, if it is loaded. What the settings name goes over what was found in files."""
+        """The tool, if it is loaded. A tool from the settings takes precedence over one from a file."""
         return self._loaded.get(name) if name in self._configured else self._programs.tools.get(name)
 
     def _load(self, name: str) -> Tool:
-        """Blocks on the disk. Raises `UnknownTool`, and `ToolFailed` if it cannot be loaded."""
+        """Load a tool. Blocks on the disk. Raises `UnknownTool`, and `ToolFailed` if the tool cannot be loaded."""
         spec = self._configured.get(name)
         if spec is not None:
             return self._loaded.setdefault(name, load(name, spec))
@@ -213,13 +215,15 @@ class ToolSubsystem:
             known = sorted({*self._configured, *self._programs.tools})
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
-            raise UnknownTool(f"no tool {name!r}; {hint}Known: {', '.join(known) or 'none'}", tool=name, near=near)
+            raise UnknownTool(
+                f"there is no tool {name!r}; {hint}Known: {', '.join(known) or 'none'}", tool=name, near=near
+            )
         return tool
 
     async def _list(self) -> list[ToolInfo]:
         errors = await asyncio.to_thread(self._load_all)
-        known = self._programs.tools | self._loaded
-        rows = [self._info(tool) for tool in known.values()]
+        tools = self._programs.tools | self._loaded
+        rows = [self._info(tool) for tool in tools.values()]
         rows += [
             ToolInfo(name, "", "", self._configured[name].function, 0, None, 0, error=error)
             for name, error in errors.items()
@@ -239,8 +243,8 @@ class ToolSubsystem:
     def _info(self, tool: Tool) -> ToolInfo:
         mark = tool.mark
         described = tool.name, mark.summary, tool.signature, tool.source, mark.concurrency, mark.timeout, mark.retries
-        device = self._devices.get(tool.name)
-        if device is None:
+        limit = self._limits.get(tool.name)
+        if limit is None:
             return ToolInfo(*described)
-        counts = device.running, device.abandoned, len(device.queue), device.calls, device.failures
+        counts = limit.running, limit.abandoned, len(limit.queue), limit.calls, limit.failures
         return ToolInfo(*described, *counts)

@@ -1,7 +1,8 @@
 """Worker threads for functions that may take long or never return.
 
-Used by the tool subsystem, on the loop only. A Python thread cannot be stopped, so these are daemon threads: one that
-hangs holds up nobody's exit, as those of `concurrent.futures` would. How many there are is bounded by who submits.
+The tool subsystem uses them, on the loop only. A Python thread cannot be stopped, so these are daemon threads: one that
+hangs does not delay the exit of the daemon, as a thread of `concurrent.futures` would. They never limit their own
+number: the concurrency limits of the tools do.
 """
 
 from __future__ import annotations
@@ -12,22 +13,22 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
 
-KEPT = 8  # idle threads
+MAX_IDLE = 8  # idle threads
 
-Work = tuple[Callable[[], None], Callable[[], None]]
+Job = tuple[Callable[[], None], Callable[[], None]]
 
 
 class Workers:
-    """Idle threads are kept for the next function, up to `KEPT`."""
+    """Starts threads as needed, and retains up to `MAX_IDLE` idle ones for the next functions."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._idle: list[SimpleQueue[Work | None]] = []
+        self._idle: list[SimpleQueue[Job | None]] = []
         self._closed = False
         self.threads = 0
 
     def submit(self, function: Callable[[], None], done: Callable[[], None]) -> None:
-        """Run `function`, which must not raise, in a thread, and then `done` on the loop."""
+        """Run `function`, which must not raise, in a thread, then `done` on the loop."""
         if self._idle:
             inbox = self._idle.pop()
         else:
@@ -37,25 +38,25 @@ class Workers:
         inbox.put((function, done))
 
     def close(self) -> None:
-        """Let idle threads end, and busy ones when they return, if they do."""
+        """End the idle threads now, and each busy thread when its function returns."""
         self._closed = True
         for inbox in self._idle:
             inbox.put(None)
         self.threads -= len(self._idle)
         self._idle.clear()
 
-    def _serve(self, inbox: SimpleQueue[Work | None]) -> None:
-        """Runs in the worker thread."""
-        while (work := inbox.get()) is not None:
-            function, done = work
+    def _serve(self, inbox: SimpleQueue[Job | None]) -> None:
+        """Run functions until the inbox says None. This is the code of a worker thread."""
+        while (job := inbox.get()) is not None:
+            function, done = job
             function()
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._free, inbox, done)
                 continue
             return
 
-    def _free(self, inbox: SimpleQueue[Work | None], done: Callable[[], None]) -> None:
-        if self._closed or len(self._idle) >= KEPT:
+    def _free(self, inbox: SimpleQueue[Job | None], done: Callable[[], None]) -> None:
+        if self._closed or len(self._idle) >= MAX_IDLE:
             self.threads -= 1
             inbox.put(None)
         else:

@@ -73,7 +73,7 @@ def add_commands(add: Callable[..., argparse.ArgumentParser], common: argparse.A
         "--load",
         type=float,
         metavar="X",
-        help="offered load as a share of what the device can do; default: 0.9, or a recording's own times",
+        help="offered load as a share of what the device can do; default: 0.9, or the times of a recording",
     )
     command.add_argument("--tasks", type=int, metavar="N", default=200, help="generated tasks; 200 by default")
     command.add_argument(

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from ipc.errors import InvalidWorkload
-from kernel.policy.registry import PolicySettings, make
+from kernel.policy.registry import PolicySettings, make_policy
 from llmosd.simulator import generators, load, recording, traces
 from llmosd.simulator.device import DeviceModel
 from llmosd.simulator.generators import Shape
@@ -69,7 +69,7 @@ def perform(plan: ExperimentPlan, *, timeline: bool = False) -> ExperimentResult
     """
     if plan.seeds < 1:
         raise InvalidWorkload(f"{plan.seeds} seeds; give at least one")
-    kinds = [make(settings).kind for settings in plan.policies]  # a wrong policy fails here, before any work
+    kinds = [make_policy(settings).kind for settings in plan.policies]  # a wrong policy fails here, before any work
     if len(set(kinds)) < len(kinds):
         raise InvalidWorkload(f"a policy is named twice: {', '.join(kinds)}; name each once")
     reports: dict[str, list[Report]] = {kind: [] for kind in kinds}
@@ -80,7 +80,7 @@ def perform(plan: ExperimentPlan, *, timeline: bool = False) -> ExperimentResult
         tasks = tasks_of(seed)
         for kind, settings in zip(kinds, plan.policies, strict=True):
             record = timeline and seed == 0
-            policy = make(settings)
+            policy = make_policy(settings)
             run = Simulation(tasks, plan.device, policy, plan.slots, lease=plan.lease, timeline=record).run()
             reports[kind].append(report(run, plan.slo))
             if seed == 0:

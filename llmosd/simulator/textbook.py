@@ -16,7 +16,7 @@ import msgspec
 from kernel.policy.group import SchedulingGroup
 from kernel.policy.policy import Policy
 from kernel.policy.queue_entry import LazyHeap, QueueEntry
-from kernel.policy.registry import PolicySettings, make
+from kernel.policy.registry import PolicySettings, make_policy
 from llmosd.simulator import live
 from llmosd.simulator.call import SimulatedCall
 from llmosd.simulator.device import DeviceModel
@@ -185,12 +185,12 @@ def _comparisons_of_a_queue(keys: list[float]) -> int:
 
 
 def _priority() -> Policy:
-    return make(PolicySettings(kind="priority", aging=0.0, quantum=TOKENS))
+    return make_policy(PolicySettings(kind="priority", aging=0.0, quantum=TOKENS))
 
 
 def _round_robin() -> Policy:
-    return make(PolicySettings(kind="round_robin", quantum=TOKENS))
+    return make_policy(PolicySettings(kind="round_robin", quantum=TOKENS))
 
 
 def _fifo() -> Policy:
-    return make(PolicySettings(kind="fifo"))
+    return make_policy(PolicySettings(kind="fifo"))

@@ -39,7 +39,7 @@ class Inside:
         """Start a program; its pid. `mailbox` bounds its mailbox."""
         pid: int = await self.call(Spawn(program, args))
         if mailbox is not None:
-            self.kernel.table.get(pid).box().capacity = mailbox
+            self.kernel.table.get(pid).open_mailbox().capacity = mailbox
         return pid
 
     async def result(self, pid: int) -> Any:

@@ -27,7 +27,7 @@ from rich.table import Table
 from ipc.codec import encode
 from ipc.syscalls import Submit
 from kernel.journal.journal import Journal
-from kernel.journal.records import Accepted
+from kernel.journal.records import AcceptedTask
 from kernel.journal.settings import FILE, JournalSettings
 from kernel.journal.store import open_store
 from llmosd import AsyncClient, Client, NoDaemon
@@ -43,12 +43,12 @@ PENDING = 100_000
 SCRIPTS = Path(sys.executable).parent
 
 
-def task() -> Accepted:
+def task() -> AcceptedTask:
     call = Submit("echo", {"value": "x" * 100}, owner="bench")
-    return Accepted("echo", "bench", None, encode(call), time.time())
+    return AcceptedTask("echo", "bench", None, encode(call), time.time())
 
 
-def columns(number: int, one: Accepted) -> tuple[object, ...]:
+def columns(number: int, one: AcceptedTask) -> tuple[object, ...]:
     return number, one.program, one.owner, one.key, one.call, one.submitted, 1, 0
 
 
@@ -124,7 +124,7 @@ async def accepted(journal: Journal, number: int) -> float:
 
     def answered(outcome: object) -> None:
         nonlocal answers
-        assert isinstance(outcome, Accepted)
+        assert isinstance(outcome, AcceptedTask)
         answers += 1
         if left:
             ask()
@@ -221,7 +221,7 @@ def many_pending(folder: Path) -> tuple[float, float, float]:
     store = open_store(folder / FILE, "full")
     call = encode(Submit("idle", {"value": "x" * 100}, owner="bench", detach=True))
     with store.transaction():
-        store.accept([Accepted("idle", "bench", None, call, time.time()) for _ in range(PENDING)])
+        store.accept([AcceptedTask("idle", "bench", None, call, time.time()) for _ in range(PENDING)])
     store.close()
     start = time.perf_counter()
     with daemon(folder) as (socket, accepts), Client(socket) as client:

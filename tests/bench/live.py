@@ -19,7 +19,7 @@ from rich.table import Table
 from simulated import SLOTS, daemon
 
 from ipc.syscalls import SetPolicy
-from kernel.policy.registry import PolicySettings, make
+from kernel.policy.registry import PolicySettings, make_policy
 from llmosd import AsyncClient
 from llmosd.simulator.calibration import measure
 from llmosd.simulator.generators import Shape, programs
@@ -66,7 +66,7 @@ def main() -> None:
                         found["live"][kind] = asyncio.run(
                             live(folder / "llmosd.sock", str(folder / "worker.py"), tasks)
                         )
-                        run = Simulation(tasks, device, make(PolicySettings(kind=kind)), SLOTS).run()
+                        run = Simulation(tasks, device, make_policy(PolicySettings(kind=kind)), SLOTS).run()
                         found["simulated"][kind] = [
                             ((end or run.seconds) - task.arrival) / task.tokens for task, end, _ in run.tasks
                         ]

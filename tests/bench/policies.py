@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kernel.policy.group import SchedulingGroup
-from kernel.policy.registry import KINDS, PolicySettings, make
+from kernel.policy.registry import KINDS, PolicySettings, make_policy
 
 SLOTS = 64
 LINES = (10, 1_000, 10_000)
@@ -44,7 +44,7 @@ class Job:
 def measure(kind: str, waiting: int) -> tuple[float, float]:
     """Microseconds for each decision by itself, and for each event, all included."""
     dice = random.Random(0)
-    policy = make(PolicySettings(kind=kind))
+    policy = make_policy(PolicySettings(kind=kind))
     programs = [
         SchedulingGroup(number, owner=f"owner{number % 8}", deadline=dice.uniform(1e5, 1e6))
         for number in range((waiting + SLOTS) // 4)

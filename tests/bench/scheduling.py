@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kernel.policy.group import PROMPT_WEIGHT
-from kernel.policy.registry import PolicySettings, make
+from kernel.policy.registry import PolicySettings, make_policy
 from llmosd.simulator.device import find
 from llmosd.simulator.experiment import ExperimentPlan, perform
 from llmosd.simulator.generators import Shape, poisson
@@ -80,7 +80,7 @@ def fairness() -> None:
             for seed in range(SEEDS):
                 tasks = _busy_owners(seed, slots, weight, prompt, tokens)
                 for kind, found in gaps.items():
-                    policy = make(PolicySettings(kind=kind, quantum=quantum))
+                    policy = make_policy(PolicySettings(kind=kind, quantum=quantum))
                     gap = Simulation(tasks, DEVICE, policy, slots).run().gap
                     found.append(gap or 0.0)
             bound = 2 * slots * (PROMPT_WEIGHT * prompt + quantum)  # see kernel/policy/fair.py; the least weight is 1
@@ -118,7 +118,7 @@ def deadlines() -> None:
         for seed in range(SEEDS):
             tasks = _with_deadlines(seed, slots, load)
             for kind in KINDS:
-                run = Simulation(tasks, DEVICE, make(PolicySettings(kind=kind)), slots).run()
+                run = Simulation(tasks, DEVICE, make_policy(PolicySettings(kind=kind)), slots).run()
                 shares[kind].append(sum(end is None for _, end, _ in run.tasks) / len(tasks))
         for kind in KINDS:
             misses[kind].append(estimate(shares[kind]))
@@ -151,7 +151,7 @@ def aging() -> None:
             for number in range(2000)
         ]
         low = [WorkloadTask(arrival=1.0, calls=(WorkloadCall(prompt=10, tokens=20),), priority=-20) for _ in range(10)]
-        policy = make(PolicySettings(kind="priority", aging=rate))
+        policy = make_policy(PolicySettings(kind="priority", aging=rate))
         run = Simulation(sorted(urgent + low, key=lambda task: task.arrival), DEVICE, policy, 1).run()
         waits = [(call.started or run.seconds) - call.submitted for call in run.calls if call.priority == -20]
         # The line gains a place above all after 41 priorities of waiting, once for each call of it that is before.

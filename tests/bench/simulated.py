@@ -29,7 +29,7 @@ from rich.table import Table
 
 from ipc.errors import NoDaemon
 from ipc.syscalls import SetPolicy
-from kernel.policy.registry import PolicySettings, make
+from kernel.policy.registry import PolicySettings, make_policy
 from llmosd import Client
 from llmosd.simulator import recording
 from llmosd.simulator.calibration import measure, observation
@@ -145,8 +145,8 @@ def agreement(device: DeviceModel, recorded: Recording, steps: int, policy: Poli
     """Simulate what was recorded, and compare."""
     slower = _slower(device, recorded, steps)
     tasks = recording.tasks(recorded)
-    plain = Simulation(tasks, device, make(policy), SLOTS).run()
-    run = Simulation(tasks, scaled(device, slower), make(policy), SLOTS).run()
+    plain = Simulation(tasks, device, make_policy(policy), SLOTS).run()
+    run = Simulation(tasks, scaled(device, slower), make_policy(policy), SLOTS).run()
     calls = [call for call in recorded.calls if not call.error and call.generated]
     keys = {key: number for number, key in enumerate(recording.ends(calls))}
     measured = {keys[key]: end for key, end in recording.ends(calls).items()}

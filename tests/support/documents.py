@@ -64,9 +64,9 @@ def documents() -> list[Document]:
     return [parse(ROOT / name) for name in sorted(listed.stdout.split()) if (ROOT / name).exists()]
 
 
-def parse(path: Path) -> Document:
-    """Read one Markdown file."""
-    text = path.read_text()
+def parse(path: Path, text: str | None = None) -> Document:
+    """Read one Markdown file, or `text` as if it stood there."""
+    text = path.read_text() if text is None else text
     document = Document(path, words=len(text.split()))
     tokens = _MARKDOWN.parse(text)
     for place, token in enumerate(tokens):

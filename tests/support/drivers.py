@@ -72,8 +72,8 @@ class InLoopDriver:
         return self.device._sequences
 
     @property
-    def questions(self) -> Mapping[int, protocol.Score | protocol.Embed]:
-        return self.device._questions
+    def queries(self) -> Mapping[int, protocol.ScoreTexts | protocol.EmbedTexts]:
+        return self.device._queries
 
     @property
     def memory(self) -> SimulatedMemory:

@@ -126,9 +126,9 @@ class World:
         finally:
             if not orderly:
                 system.tasks._durable.stopping = True
-                journal.keep = lambda *_: None  # type: ignore[method-assign]
+                journal.persist = lambda *_: None  # type: ignore[method-assign]
                 journal.finish = lambda *_: None  # type: ignore[method-assign]
-                system.tasks.settled = _at_once  # type: ignore[method-assign]
+                system.tasks.wait_for_ends = _at_once  # type: ignore[method-assign]
             await system.kernel.drain(0)
             await system.kernel.close()
             if not orderly:

@@ -16,7 +16,7 @@ from ipc.codec import encode
 from ipc.errors import LlmosError
 from ipc.syscalls import Submit
 from kernel.journal.journal import Journal
-from kernel.journal.records import Accepted, TaskEnd, TaskRow
+from kernel.journal.records import AcceptedTask, TaskEnd, TaskRow
 from kernel.journal.settings import FILE, JournalSettings
 from kernel.journal.store import Store
 
@@ -28,7 +28,7 @@ from ipc.codec import encode
 from ipc.syscalls import Submit
 from kernel.lib import failpoints
 from kernel.journal.journal import Journal
-from kernel.journal.records import Accepted, TaskEnd
+from kernel.journal.records import AcceptedTask, TaskEnd
 from kernel.journal.settings import JournalSettings
 
 async def main():
@@ -41,17 +41,17 @@ async def main():
         if task.id % 3:
             end = TaskEnd(task.id, time.time(), "done", "", encode(task.id))
             journal.finish(end, lambda error: ended(task.id))
-        journal.accept(Accepted("echo", "ann", None, encode(Submit("echo")), time.time()), accepted)
+        journal.accept(AcceptedTask("echo", "ann", None, encode(Submit("echo")), time.time()), accepted)
     for _ in range(16):
-        journal.accept(Accepted("echo", "ann", None, encode(Submit("echo")), time.time()), accepted)
+        journal.accept(AcceptedTask("echo", "ann", None, encode(Submit("echo")), time.time()), accepted)
     await asyncio.sleep(3600)
 
 asyncio.run(main())
 """
 
 
-def task(value: Any = 1, key: str | None = None, owner: str = "ann", program: str = "echo") -> Accepted:
-    return Accepted(program, owner, key, encode(Submit(program, {"value": value})), time.time())
+def task(value: Any = 1, key: str | None = None, owner: str = "ann", program: str = "echo") -> AcceptedTask:
+    return AcceptedTask(program, owner, key, encode(Submit(program, {"value": value})), time.time())
 
 
 def end(number: int, reason: str = "done", outcome: bytes = b"result", ended: float | None = None) -> TaskEnd:
@@ -63,17 +63,17 @@ class Desk:
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.journal = Journal(folder, JournalSettings(**settings))
-        self.pending: list[Accepted] = []
+        self.pending: list[AcceptedTask] = []
         self.recovered = asyncio.Event()
         self.failure: asyncio.Future[LlmosError] = asyncio.get_running_loop().create_future()
         self.journal.on_pending.append(self._on_pending)
         self.journal.on_failure.append(self.failure.set_result)
 
-    def _on_pending(self, portion: list[Accepted]) -> None:
+    def _on_pending(self, portion: list[AcceptedTask]) -> None:
         self.pending += portion
         self.recovered.set()
 
-    def accept(self, one: Accepted) -> asyncio.Future[Any]:
+    def accept(self, one: AcceptedTask) -> asyncio.Future[Any]:
         answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.journal.accept(one, answered.set_result)
         return answered
@@ -98,7 +98,7 @@ async def desk(folder: Path, **settings: Any) -> AsyncIterator[Desk]:
         await opened.journal.close()
 
 
-async def accepted(folder: Path, *tasks: Accepted) -> list[Accepted]:
+async def accepted(folder: Path, *tasks: AcceptedTask) -> list[AcceptedTask]:
     """Tasks of a life that has ended in order."""
     async with desk(folder) as opened:
         return list(await asyncio.gather(*map(opened.accept, tasks)))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from kernel.policy.group import PROMPT_WEIGHT, SchedulingGroup
 from kernel.policy.policy import Decision, Policy, hand_over
-from kernel.policy.registry import PolicySettings, make
+from kernel.policy.registry import PolicySettings, make_policy
 
 
 class Job:
@@ -54,7 +54,7 @@ class Desk:
     def __init__(self, policy: Policy | PolicySettings | str, slots: int = 1, **settings: object) -> None:
         if isinstance(policy, str):
             policy = PolicySettings(kind=policy, **settings)  # type: ignore[arg-type]
-        self.policy = make(policy) if isinstance(policy, PolicySettings) else policy
+        self.policy = make_policy(policy) if isinstance(policy, PolicySettings) else policy
         self.slots = slots
         self.now = 0.0
         self.waiting: dict[int, Job] = {}
@@ -116,7 +116,7 @@ class Desk:
     def agree(self) -> None:
         """The policy and the desk know the same."""
         assert self.policy.waiting == len(self.waiting)
-        line = [job.id for job in self.policy.line()]
+        line = [job.id for job in self.policy.queue()]
         assert len(line) == len(self.waiting)
         assert set(line) == set(self.waiting)
         assert {job.id for job in self.policy.running()} == set(self.running)
@@ -161,7 +161,7 @@ class Desk:
 
     @property
     def line(self) -> list[int]:
-        return [job.id for job in self.policy.line()]
+        return [job.id for job in self.policy.queue()]
 
 
 def play(desk: Desk, coming: Iterable[tuple[int, Job]], each: Callable[[int], None] = lambda turn: None) -> Desk:

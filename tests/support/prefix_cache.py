@@ -1,7 +1,7 @@
-"""A cache of prefixes with a clock, a disk and made-up keys and values, and a check of its books.
+"""A prefix cache with a clock, a disk and made-up KV, and a check of its accounting.
 
-A token's numbers say which tokens came before it, so those of another text are found out. Used by the tests of
-prefixes and of eviction. It never runs a model.
+A token's numbers depend on all tokens before it, so KV of another text is noticed. The tests of prefixes and of
+eviction use it. It never runs a model.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ LENGTH = 160
 
 
 class Cache:
-    """A cache in a memory of so many pages for each layer, and on as many of a disk.
+    """A cache with `pages` pages of memory for each layer, and `on_disk` pages of disk.
 
-    Its clock stands unless it is set. `computed` makes a slab that has computed some tokens.
+    Its clock stands still unless a test sets it. `computed` makes a slab with the KV of some tokens.
     """
 
     def __init__(self, pages: int = 10_000, *, on_disk: int = 0) -> None:
@@ -35,11 +35,11 @@ class Cache:
         self.memory.budget = pages * self.page
         self.folder = tempfile.TemporaryDirectory()
         self.tree = PrefixCache(self.memory, self.folder.name, on_disk * self.page, lambda: self.now)
-        self.tree.rates.token = 1.0  # dear: whatever may go to the disk goes there
+        self.tree.rates.token = 1.0  # expensive: every prefix that may go to disk goes there
 
     @property
     def page(self) -> int:
-        """What a page of tokens takes, in all layers."""
+        """Bytes of a page of tokens, in all layers."""
         return GEOMETRY.layers * 4096
 
     def computed(self, tokens: list[int]) -> Slab:
@@ -49,12 +49,12 @@ class Cache:
 
     def keep(self, tokens: list[int], process: int = 0) -> None:
         slab = self.computed(tokens)
-        self.tree.keep(slab, tokens, process)
+        self.tree.insert(slab, tokens, process)
         self.memory.free(slab)
 
     def use(self, tokens: list[int], process: int = 0) -> Slab:
         slab = self.memory.allocate(0)
-        found = self.tree.hold(slab, tokens)
+        found = self.tree.pin(slab, tokens)
         self.tree.use(slab, tokens[:found], process)
 
         assert slab.length == found
@@ -62,34 +62,34 @@ class Cache:
         return slab
 
     def free(self, slab: Slab) -> None:
-        self.tree.release(slab)
+        self.tree.unpin(slab)
         self.memory.free(slab)
 
     def texts(self) -> list[list[int]]:
-        """All that is kept, from the root to each leaf."""
+        """The cached texts, from the root to each leaf."""
         return [tokens for tokens, _ in self._walk()]
 
     def fetch(self, tokens: list[int]) -> None:
-        """Have all of it in memory that is kept."""
-        while isinstance(fetch := self.tree.fetch(tokens, 0), DiskRead):
-            self.tree.fetched(fetch, fetch.read())
+        """Read all cached parts of `tokens` into memory."""
+        while isinstance(fetch := self.tree.start_read(tokens, 0), DiskRead):
+            self.tree.finish_read(fetch, fetch.read())
         assert fetch == ""
 
     def on_disk(self, tokens: list[int]) -> int:
-        """How many of `tokens` are kept on disk alone."""
-        return sum(count for node, count in self.tree._root.path(tokens) if not node.held)
+        """How many of `tokens` are on disk only."""
+        return sum(count for node, count in self.tree._root.path(tokens) if not node.in_memory)
 
     def check_books(self) -> None:
-        prefixes = {node.prefix for _, nodes in self._walk() for node in nodes if node.held}
+        prefixes = {node.prefix for _, nodes in self._walk() for node in nodes if node.in_memory}
         assert all(prefix.data is not None for prefix in prefixes)
-        copies = {node.prefix.copy for _, nodes in self._walk() for node in nodes if node.prefix.copy}
-        assert self.tree.spill.used == sum(copy.size for copy in copies) <= self.tree.spill.limit
-        prefixes |= {node.prefix for _, nodes in self._walk() for node in nodes if node.prefix.coming}
+        copies = {node.prefix.disk_copy for _, nodes in self._walk() for node in nodes if node.prefix.disk_copy}
+        assert self.tree.disk_cache.used == sum(copy.size for copy in copies) <= self.tree.disk_cache.limit
+        prefixes |= {node.prefix for _, nodes in self._walk() for node in nodes if node.prefix.filling}
         assert self.memory.cached == sum(self.memory.prefix_bytes(prefix.start, prefix.end) for prefix in prefixes)
-        prefixes = {prefix for prefix in prefixes if not prefix.coming}
-        assert set(self.tree._holders) == prefixes
+        prefixes = {prefix for prefix in prefixes if not prefix.filling}
+        assert set(self.tree._nodes_in_memory) == prefixes
         nodes = {node for _, nodes in self._walk() for node in nodes}
-        assert sum(self.tree._holders.values()) == sum(node.held for node in nodes)
+        assert sum(self.tree._nodes_in_memory.values()) == sum(node.in_memory for node in nodes)
         assert all(owned <= nodes for owned in self.tree._of_process.values())
 
     def _walk(self) -> Iterator[tuple[list[int], list[Any]]]:
@@ -102,15 +102,15 @@ class Cache:
                 assert child.tokens[0] == first
                 assert child.prefix.start <= child.start
                 assert child.end <= child.prefix.end
-                assert node.held or not child.held
-                assert child.held or child.prefix.copy is not None or child.prefix.coming
+                assert node.in_memory or not child.in_memory
+                assert child.in_memory or child.prefix.disk_copy is not None or child.prefix.filling
                 stack.append((child, tokens + child.tokens, [*nodes, child]))
             if nodes and not node.children:
                 yield tokens, nodes
 
 
 def numbers(tokens: list[int]) -> Any:
-    """[layers, tokens, row] that tell of each token which ones it comes after."""
+    """[layers, tokens, row]: for each token, numbers that depend on all tokens before it."""
     digest, rows = blake2b(), []
     for token in tokens:
         digest.update(bytes([token]))

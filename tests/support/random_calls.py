@@ -20,10 +20,10 @@ from ipc.syscalls import Constraint, Sampling
 from kernel.drivers.protocol import (
     Admit,
     Done,
-    Embed,
     Embedded,
-    Score,
+    EmbedTexts,
     Scored,
+    ScoreTexts,
     Stop,
 )
 from kernel.drivers.transformers.tokenize_ahead import tokenized
@@ -122,12 +122,12 @@ def sampling_of(number: int) -> Sampling:
     )
 
 
-def other_call(number: int) -> Score | Embed:
+def other_call(number: int) -> ScoreTexts | EmbedTexts:
     """A call that is no generation."""
     rng = random.Random(number)
     if number % 2:
-        return Score(number, prompt_of(number), [prompt_of(rng.randrange(POOL))[:30] or "x" for _ in range(3)])
-    return Embed(number, [prompt_of(rng.randrange(POOL)) for _ in range(2)])
+        return ScoreTexts(number, prompt_of(number), [prompt_of(rng.randrange(POOL))[:30] or "x" for _ in range(3)])
+    return EmbedTexts(number, [prompt_of(rng.randrange(POOL)) for _ in range(2)])
 
 
 @cache
@@ -154,7 +154,7 @@ class Scripted(Kernel):
         self._late: list[tuple[int, Any]] = []  # the step before which, and what
         self._rng = rng
         super().__init__(model, codec(), **options)
-        self.admission.states.thread = Inline()  # type: ignore[assignment]
+        self.calls.swap_io.thread = Inline()  # type: ignore[assignment]
 
     def put(self, message: Any) -> None:
         self._late.append((len(self.batches) + self._rng.choice([0, 0, 1, 3]), message))

@@ -24,7 +24,7 @@ def assert_nothing_left(system: System) -> None:
     """No call has a slot, waits for one, or is known to the driver."""
     active = system.runtime().active
     assert (active.leases.taken, active.leases.queue, active.sequences) == (set(), [], {})
-    assert (system.driver.sequences, system.driver.questions) == ({}, {})
+    assert (system.driver.sequences, system.driver.queries) == ({}, {})
 
 
 async def answer(system: System, **options: Any) -> Any:

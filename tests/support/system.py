@@ -74,7 +74,7 @@ class System:
         self.table = kernel.table
         self.client = kernel.lifecycle.open_client("test")
         self.programs = kernel.programs
-        self.programs._installed = []  # the entry points of this machine are no part of a test
+        self.programs._entry_point_programs = []  # the entry points of this machine are no part of a test
 
     # ---- programs
 
@@ -84,8 +84,8 @@ class System:
 
     def install(self, program: Program) -> str:
         """Install a program as an entry point would; its name."""
-        assert self.programs._installed is not None
-        self.programs._installed.append(program)
+        assert self.programs._entry_point_programs is not None
+        self.programs._entry_point_programs.append(program)
         self.programs.by_name[program.name] = program
         return program.name
 
@@ -216,7 +216,7 @@ class System:
     @property
     def swap(self) -> Path:
         """The folder of all swap files."""
-        return self.kernel.resources.area._all
+        return self.kernel.resources.area._root
 
     @property
     def names(self) -> Mapping[str, Process]:
@@ -263,11 +263,11 @@ class System:
                 {},
                 False,
             )
-            assert (active.pager.swapped, active.pager.leaving) == (set(), {})
+            assert (active.pager.swapped, active.pager.swapping_out) == (set(), {})
             assert runtime._driver._tasks == set()
         assert self.kernel.resources._residency._waiting == {}
         for driver in self.launcher.alive:
-            assert (driver.sequences, driver.questions, driver.memory.used) == ({}, {}, 0)
+            assert (driver.sequences, driver.queries, driver.memory.used) == ({}, {}, 0)
         assert [path for path in self.swap.rglob("*") if path.is_file()] == []
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ from kernel.drivers.transformers.forward import ForwardOutput, PackedForward  # 
 from kernel.drivers.transformers.hf_backend import NAME, HFBackend  # noqa: E402
 from kernel.drivers.transformers.kv import Geometry, KVMemory  # noqa: E402
 from kernel.drivers.transformers.kv_allocator import KVAllocator  # noqa: E402
-from kernel.drivers.transformers.model_manifest import outline  # noqa: E402
+from kernel.drivers.transformers.model_manifest import manifest_of  # noqa: E402
 from kernel.drivers.transformers.prefill_budget import PrefillBudget  # noqa: E402
 from kernel.drivers.transformers.prefix import PrefixCache  # noqa: E402
 from kernel.drivers.transformers.report import BundleReport  # noqa: E402
@@ -73,13 +73,13 @@ class Ready:
         config = model.config
         self.geometry = geometry_of(model)
         self.context: int = config.max_position_embeddings
-        known = outline(model)
+        manifest = manifest_of(model)
         pack = linear.CPU_KERNELS[kernel]
-        self.counts = RowCounts(batch_invariance.row_counts(set(known.shapes), pack))
+        self.counts = RowCounts(batch_invariance.safe_row_counts(set(manifest.shapes), pack))
         queries = config.num_attention_heads // config.num_key_value_heads
         self.lengths = SafeLengths(_lengths(self.geometry, queries))
-        if known.lean:
-            self.network: Any = Decoder(known, model.state_dict(), pack)
+        if manifest.decoder:
+            self.network: Any = Decoder(manifest, model.state_dict(), pack)
         else:
             linear.replace(model, pack)
             self.network = HFBackend(model)
@@ -97,7 +97,7 @@ class Ready:
 
 @cache
 def _lengths(geometry: Geometry, queries: int) -> tuple[int, ...]:
-    return batch_invariance.lengths(geometry, queries)
+    return batch_invariance.safe_lengths(geometry, queries)
 
 
 @cache
@@ -139,7 +139,7 @@ class Kernel:
         tokens: int = 10_000,
         slabs: int = SLABS,
         most: int = 256,
-        most_rows: int | None = None,
+        max_rows: int | None = None,
         quota: int | None = None,
         fingerprint: str = "tiny",
         max_tokens: int = 50,
@@ -158,16 +158,16 @@ class Kernel:
         self.memory = model.memory(tokens, slabs)
         cache = PrefixCache(self.memory, str(disk or ""), 2 * self.memory.budget, lambda: self.now)
         cache.rates.token = 1.0  # dear: whatever may go to the disk goes there
-        self.placement = KVAllocator(self.memory, None if quota is None else self.memory.size(quota), cache)
+        self.allocator = KVAllocator(self.memory, None if quota is None else self.memory.size(quota), cache)
         report = BundleReport(self, lambda: self.now)
         limits = EngineLimits(model.context, max_tokens)
         self._forward = model.forward(self.memory)
         self._thread_said: queue.SimpleQueue[Any] = queue.SimpleQueue()
         link: Any = self
-        self.admission = CallLifecycle(link, report, self.codec, self.placement, limits, fingerprint)
-        self.pace = PrefillBudget(most)
-        rows = most_rows or model.counts.most
-        self.engine = Engine(link, self.forward, self.admission, self.pace, rows, lambda: self.now)
+        self.calls = CallLifecycle(link, report, self.codec, self.allocator, limits, fingerprint)
+        self.prefill_budget = PrefillBudget(most)
+        rows = max_rows or model.counts.largest
+        self.engine = Engine(link, self.forward, self.calls, self.prefill_budget, rows, lambda: self.now)
 
     # ---- the link
 
@@ -180,10 +180,10 @@ class Kernel:
             return tokenized(self.codec, self.said.popleft())
         if not block:
             return self._thread_said.get_nowait()
-        if any(work.busy for work in self.admission._works):
+        if any(request.busy for request in self.calls._requests):
             return self._thread_said.get(timeout=PATIENCE)
-        if self.admission.states.thread._threads:
-            self.admission.states.thread.submit(int).result(PATIENCE)  # it may still be busy for one that was cancelled
+        if self.calls.swap_io.thread._threads:
+            self.calls.swap_io.thread.submit(int).result(PATIENCE)  # it may still be busy for one that was cancelled
         return Stop() if self._thread_said.empty() else self._thread_said.get()
 
     def send(self, *messages: Any) -> None:

@@ -64,11 +64,11 @@ class Bench:
             self.thaw(number)
 
     def row(self, name: str) -> ToolInfo:
-        return self.tools._info(self.tools._devices[name].tool)
+        return self.tools._info(self.tools._limits[name].tool)
 
     async def idle(self, name: str) -> None:
         """Return when no function of the tool is at work any more."""
-        while self.tools._devices[name].running:
+        while self.tools._limits[name].running:
             await asyncio.to_thread(lambda: None)
 
 

@@ -209,7 +209,7 @@ class Trial:
     def _say_other(self, identity: int, number: int) -> None:
         message = other_call(number)
         message.sequence = identity
-        if not any(request.parts[0].id == identity for request in self.kernel.admission._requests.values()):
+        if not any(query.parts[0].id == identity for query in self.kernel.calls._queries.values()):
             self._say(message)
 
     def _say(self, message: Any) -> None:

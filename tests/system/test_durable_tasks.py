@@ -233,7 +233,7 @@ def test_a_damaged_journal_is_said_so_and_kept_aside(launch, folder):
     with daemon.client() as client:
         assert client.run("echo", {"value": 1}) == 1
         assert len(client.history()) == 1
-    assert "kept aside" in daemon.log
+    assert "set aside" in daemon.log
     kept = [path for path in (folder / "state").glob("journal.sqlite.damaged-*") if path.name[-1].isdigit()]
     assert [path.read_bytes() for path in kept] == [b"this is no journal " * 1000]
 
@@ -248,7 +248,7 @@ def test_damage_to_what_is_whole_in_the_log_loses_nothing(launch, folder):
     daemon = launch()
     with daemon.client() as client:
         assert client.attach(task).result(10) == 1
-    assert "kept aside" not in daemon.log
+    assert "set aside" not in daemon.log
 
 
 def test_a_journal_from_the_future_stops_the_start_with_a_reason(launch, folder):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.policy.registry import PolicySettings, make
+from kernel.policy.registry import PolicySettings, make_policy
 from llmosd.simulator import recording
 from llmosd.simulator.device import DeviceModel
 from llmosd.simulator.simulation import Simulation
@@ -48,7 +48,7 @@ def test_policies_are_compared_in_a_table_as_json_and_in_plots(tmp_path):
     ("arguments", "said"),
     [
         (["--policy", "lottery"], "no policy 'lottery'"),
-        (["--policy", "round_robin", "--quantum", "0"], "a quantum under one"),
+        (["--policy", "round_robin", "--quantum", "0"], "the quantum is 0"),
         (["--workload", "nothing"], "no workload 'nothing', and no such file"),
         (["--load", "0"], "a load of 0"),
         (["--deadline", "-1"], "in the past"),
@@ -126,7 +126,7 @@ def test_the_simulator_says_what_the_daemon_does(start, folder, tmp_path):
     assert daemon.llmos("record", str(path), "--last", "--seconds", "0").returncode == 0
     recorded = recording.read(path)
     device = DeviceModel(step=0.01, sequence=0.002, prompt=0.0005)
-    run = Simulation(recording.tasks(recorded), device, make(PolicySettings(kind="priority")), 2).run()
+    run = Simulation(recording.tasks(recorded), device, make_policy(PolicySettings(kind="priority")), 2).run()
     origins = recording.origins(recorded)
     simulated = {(*origins[call.task], call.place): call.end for call in run.calls}
     measured = recording.ends(recorded.calls)

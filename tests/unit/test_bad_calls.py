@@ -1,7 +1,7 @@
-"""Bad calls: each is a named error at who makes it, is counted, and costs nobody else anything.
+"""Bad calls: each raises a named error in its caller, is counted, and harms nobody else.
 
-What an agent gives is not held against the types of its fields, so that all of it is tried from inside the loop. From
-a socket most cannot even be said: see `tests/system/test_protocol.py`.
+The calls of agents are not decoded, so nothing checks the types of their fields before the handlers do. Hence the tests
+make these calls from inside the loop. Over a socket most of them cannot be made: see `tests/system/test_protocol.py`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from tests.support.system import System
 NEGATIVE = -1.0
 NO_NUMBER = float("nan")
 TOO_LARGE = "x" * (MAX_BODY + 1)
-UNENCODABLE = "half a \ud800"  # a surrogate without its other half
+UNENCODABLE = "half a \ud800"  # a lone surrogate
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -65,7 +65,7 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class World:
-    """Others for the bad caller to disturb: a peer that only sleeps, one that declares its messages, one that ended."""
+    """Processes that a bad call might harm: one sleeps, one declares its messages, one has ended."""
 
     def __init__(self, system: System) -> None:
         async def peer(ctx: Context) -> None:
@@ -84,7 +84,7 @@ class World:
         system.table.alive[self.shop].accepts = {"Order": Order}
 
     async def everybody_can_look(self) -> None:
-        """All lists can be encoded, and decoded by a client."""
+        """Check that all lists can be encoded, and decoded by a client."""
         lists: list[Syscall] = [Ps(clients=True), Names(), Locks(), DeadLetters(), Crashes(), Slots(), Models()]
         lists += [call(pid) for pid in (self.peer, self.shop) for call in (Threads, PeekMailbox)]
         for call in [*lists, Regions(), GetStats()]:
@@ -219,7 +219,7 @@ async def world(system: System) -> World:
 
 
 async def refused(world: World, use: Callable[[Context], Coroutine[Any, Any, Any]], error: type[Exception]) -> None:
-    """An agent that does `use` fails with `error`, which is counted, and nobody else notices."""
+    """Check that an agent that does `use` fails with `error`, which is counted, and affects nobody else."""
 
     async def wrong(ctx: Context) -> None:
         await use(ctx)

@@ -26,6 +26,7 @@ from llmosd.daemon.daemon import parser as llmosd_parser
 from tests.support import transcript
 from tests.support.documents import Document, documents, parse
 from tests.support.paths import ROOT
+from tests.support.source import parsed
 
 MOST_WORDS = {"README.md": 1200, "ARCHITECTURE.md": 1500}
 FOLDERS = ("llmosd/", "kernel/", "ipc/", "agents/", "config/", "tests/", ".ci/")
@@ -72,13 +73,15 @@ def sources() -> str:
 
 @cache
 def classes() -> set[str]:
-    """The names of all classes, and what a reader knows from Python itself."""
+    """The names of all classes and types, and of those that a reader knows from Python itself."""
     found = set(dir(builtins)) | set(dir(asyncio)) | set(dir(typing)) | OTHERS
     for name in tracked():
         if name.endswith(".py"):
-            found |= {
-                node.name for node in ast.walk(ast.parse((ROOT / name).read_text())) if isinstance(node, ast.ClassDef)
-            }
+            for node in ast.walk(parsed(ROOT / name)):
+                if isinstance(node, ast.ClassDef):
+                    found.add(node.name)
+                elif isinstance(node, ast.Assign):  # the alias of a type
+                    found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
     return found
 
 
@@ -113,7 +116,7 @@ def paths(document: Document) -> Iterator[str]:
     for text in [*document.spans, *fences]:
         for word in re.findall(r"[^\s,;:()\[\]'\"=]+", text):
             path = word.rstrip(".")
-            if "://" in path or (path[0] in "~$/." and not path.startswith(".ci/")):
+            if not path or "://" in path or (path[0] in "~$/." and not path.startswith(".ci/")):
                 continue
             if path.startswith(FOLDERS) or path.endswith(SUFFIXES):
                 yield path
@@ -259,14 +262,9 @@ def test_the_two_documents_that_everybody_reads_are_short(name: str, most: int) 
 
 def test_a_mistake_in_a_document_is_found() -> None:
     """The checks above see what they are to see: each line of this document is wrong."""
-    path = ROOT / "tests" / "unit" / "wrong.md"
-    text = "`kernel/nowhere.py` `models.X.nonsense` `[resources.nonsense]` `NoSuchClass` `LLMOSD_NONSENSE` `llmos nonsense`\n"
-    text += "`llmos ps --nonsense` `make nonsense` [text](nowhere.md)\n"
-    path.write_text(text)
-    try:
-        document = parse(path)
-    finally:
-        path.unlink()
+    text = "`kernel/nowhere.py` `models.X.nonsense` `[resources.nonsense]` `NoSuchClass` `LLMOSD_NONSENSE` "
+    text += "`llmos nonsense` `llmos ps --nonsense` `make nonsense` [text](nowhere.md)\n"
+    document = parse(ROOT / "nowhere.md", text)
     checks = [
         test_every_path_in_a_document_exists,
         test_every_link_leads_to_a_file_and_a_heading_of_the_project,

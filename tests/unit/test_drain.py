@@ -1,4 +1,4 @@
-"""The end of the daemon: new tasks are refused, running ones may end, and no agent can bring it about."""
+"""The end of the daemon: new tasks are refused, running ones may end, and no agent can cause it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Failpoints: a fault happens where and when it is asked for, and nowhere else."""
+"""Failpoints: a fault happens exactly where and when it is armed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def fails(name: str) -> bool:
 def test_nothing_is_armed_unless_it_is_asked_for() -> None:
     assert failpoints.arm({}) == []
     assert not any(fails(name) for name in failpoints.POINTS)
-    assert not failpoints.on_disk()
+    assert not failpoints.needs_shim()
 
 
 @pytest.mark.parametrize(
@@ -84,11 +84,11 @@ def test_the_process_dies_at_the_point_as_by_kill_9() -> None:
     ("text", "said"),
     [
         ("nonsense", "is not POINT=ACTION"),
-        ("journal.nowhere=die", "no point 'journal.nowhere'; there are: clock, "),
+        ("journal.nowhere=die", "no point 'journal.nowhere'; known points: clock, "),
         ("journal.begin=explode", "no action 'explode'"),
         ("journal.begin=torn", "no action 'torn'"),
         ("clock=die", "no action 'die'"),
-        ("clock=jump:1.2.3", "is no number"),
+        ("clock=jump:1.2.3", "is not a number"),
     ],
 )
 def test_what_cannot_be_meant_is_named(text: str, said: str) -> None:

@@ -1,6 +1,6 @@
-"""Thousands of schedules, each decided by a seed: agents that do anything at any time, and what must hold in the end.
+"""Thousands of schedules, each decided by a seed: agents do anything at any time, and the invariants must hold.
 
-A failure names its seed and how to take it again, step by step. `make soak` goes through many more of them.
+A failure names its seed and the command that replays it step by step. `make soak` explores many more schedules.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from tests.support.exploration.world import World
 
 REPLAY = "LLMOS_SEED={seed} python -m pytest tests/unit/test_interleavings.py"
 
-logged: list[str] = []  # what the kernel logged about errors of its own
-undone: list[SeededLoop] = []  # of seeds that failed: what still runs there is to stay quiet
+logged: list[str] = []  # errors of its own that the kernel logged
+undone: list[SeededLoop] = []  # loops of failed seeds, held so that their unfinished tasks log nothing
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def log() -> Iterator[None]:
 
 
 def explore(seed: int, traced: list[str] | None = None) -> None:
-    """Play what `seed` says, and write into `traced` what was done. Raises `AssertionError`."""
+    """Play the schedule of `seed`, and append its steps to `traced`. Raises `AssertionError`."""
     chance = Random(seed)
     loop = SeededLoop()
     logged.clear()
@@ -54,8 +54,8 @@ def explore(seed: int, traced: list[str] | None = None) -> None:
     problems = [*problems, *logged]
     if problems:
         undone.append(loop)
-    told = "\n  ".join(problems[:10])
-    assert not problems, f"seed {seed}:\n  {told}\nTo take it again: {REPLAY.format(seed=seed)}"
+    listed = "\n  ".join(problems[:10])
+    assert not problems, f"seed {seed}:\n  {listed}\nTo replay it: {REPLAY.format(seed=seed)}"
 
 
 @pytest.mark.soak

@@ -6,8 +6,6 @@ The layers themselves are contracts of import-linter in pyproject.toml. Imports 
 from __future__ import annotations
 
 import ast
-import functools
-import gc
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.source import parsed
 
 PACKAGES = ("ipc", "kernel", "llmosd")
 MOST_IN_KERNEL = 8
@@ -39,20 +38,6 @@ def modules(*folders: str) -> dict[str, Path]:
             parts = path.relative_to(ROOT).with_suffix("").parts
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
-
-
-@functools.cache
-def parsed(path: Path) -> ast.Module:
-    """The syntax tree of a file.
-
-    The collector rests meanwhile. It may log the failure of a task of some other test, whose traceback parses code,
-    too, and Python 3.11 takes that for a mistake of its own (cpython#106905).
-    """
-    gc.disable()
-    try:
-        return ast.parse(path.read_text())
-    finally:
-        gc.enable()
 
 
 def imports(name: str, path: Path, known: Mapping[str, Path]) -> set[str]:

@@ -1,5 +1,5 @@
-"""The simulated driver: a device with a stated cost model and no language model. Its words are made up from numbers.
+"""The simulated driver: a device with a configured cost model and no language model. It makes up words from numbers.
 
-Started by the kernel as a process, or run by tests on their own loop and clock. It serves tests and capacity planning,
-and never pretends to understand a prompt: what it cannot do it refuses by name.
+The kernel starts it as a process; tests run it on their own loop and clock. It is for tests and capacity planning. It
+never pretends to understand a prompt: it refuses unsupported requests with an error that names them.
 """

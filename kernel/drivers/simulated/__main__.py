@@ -1,6 +1,6 @@
-"""Entry of the simulated driver: `python -P -m kernel.drivers.simulated FD PARENT_PID`.
+"""Entry point of the simulated driver: `python -P -m kernel.drivers.simulated FD PARENT_PID`.
 
-Started by the kernel with one end of a socket pair. It ends with the kernel.
+The kernel starts it with one end of a socket pair, whose descriptor is FD. It never outlives the kernel.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kernel.lib import failpoints
 
 
 class _KernelConnection(FramedProtocol):
-    """The driver's end of its socket, on the driver's own loop."""
+    """The driver's end of the socket, on the driver's own loop."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""Replies of the simulated device to constraints: the first of the choices, the smallest instance of a JSON schema.
+"""Replies of the simulated device to constraints: the first of the choices, or the smallest instance of a JSON schema.
 
-Asked when a sequence is admitted. A schema it does not wholly understand, a regex or a grammar it refuses by name.
+Called when a sequence is admitted. It never guesses: it refuses a regex, a grammar and a schema with unsupported keys.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 from ipc.errors import InvalidConstraint
 from ipc.syscalls import Constraint
 
-UNDERSTOOD = {
+SUPPORTED = {
     None: {"type", "title", "description", "default", "$defs", "examples", "$schema", "$id", "$comment"},
     "object": {"properties", "required", "additionalProperties"},
     "array": {"items", "minItems", "maxItems"},
@@ -25,7 +25,7 @@ UNDERSTOOD = {
 
 
 def minimal_reply(constraint: Constraint) -> str:
-    """A text that fits `constraint`. Raises `InvalidConstraint`."""
+    """A text that fits `constraint`. Raises `InvalidConstraint` if it is malformed or not supported."""
     try:
         if constraint.kind == "choices":
             return msgspec.json.decode(constraint.value, type=list[str])[0]
@@ -33,7 +33,7 @@ def minimal_reply(constraint: Constraint) -> str:
             schema = msgspec.json.decode(constraint.value, type=dict[str, Any])
             return msgspec.json.encode(_instance(schema, schema)).decode()
     except (msgspec.DecodeError, IndexError, RecursionError) as error:
-        raise InvalidConstraint(f"not a {constraint.kind} that makes sense: {error}") from None
+        raise InvalidConstraint(f"invalid {constraint.kind}: {error}") from None
     raise InvalidConstraint(f"the simulated device has no language, so it cannot follow a {constraint.kind}")
 
 
@@ -50,11 +50,11 @@ def _instance(schema: dict[str, Any], root: dict[str, Any]) -> Any:
     kind = schema.get("type", "null")
     if isinstance(kind, list):
         kind = kind[0]
-    if kind not in UNDERSTOOD:
+    if kind not in SUPPORTED:
         raise InvalidConstraint(f"the simulated device knows no JSON type {kind!r}")
-    strange = schema.keys() - UNDERSTOOD[None] - UNDERSTOOD[kind]
-    if strange:
-        raise InvalidConstraint(f"the simulated device does not understand {sorted(strange)} in a schema")
+    unsupported = schema.keys() - SUPPORTED[None] - SUPPORTED[kind]
+    if unsupported:
+        raise InvalidConstraint(f"the simulated device does not understand {sorted(unsupported)} in a schema")
     return _of_type(kind, schema, root)
 
 
@@ -72,7 +72,7 @@ def _of_type(kind: str, schema: dict[str, Any], root: dict[str, Any]) -> Any:
 
 
 def _resolved(reference: str, root: dict[str, Any]) -> dict[str, Any]:
-    """The part of `root` that a reference such as "#/$defs/Point" names."""
+    """The part of `root` that `reference` names, such as "#/$defs/Point"."""
     part: Any = root
     for name in reference.removeprefix("#/").split("/"):
         if not isinstance(part, dict) or name not in part:

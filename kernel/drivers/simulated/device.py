@@ -1,7 +1,7 @@
-"""The step loop of the simulated device: obey the kernel, let the time of a step pass, report, again.
+"""The step loop of the simulated device: it obeys the kernel, lets the time of a step pass, reports, and repeats.
 
-Run by `__main__` in a process, or by tests on their own loop. Time passes only in `asyncio.sleep` and timers of the
-loop, so a test's clock drives it.
+Run by `__main__` in a process, by tests and by the simulator on their own loop. Time passes only in `asyncio.sleep` and
+timers of the loop, so a test's clock drives it. It never measures real time.
 """
 
 from __future__ import annotations
@@ -22,30 +22,32 @@ from kernel.drivers.simulated.memory import SimulatedMemory
 from kernel.drivers.simulated.options import CostModel, parse
 from kernel.drivers.simulated.sequence import SimulatedSequence, hashed, words
 
-Question = protocol.Score | protocol.Embed
+Query = protocol.ScoreTexts | protocol.EmbedTexts
 Control = protocol.Renew | protocol.Revoke | protocol.SwapOut
 
-DIMENSIONS = 8  # of a vector
+DIMENSIONS = 8  # numbers in a vector
 
 
 class SimulatedDevice:
-    """`send` reports to the kernel; `leave` ends the process of the device with an exit code."""
+    """A device that runs sequences and queries. `send` reports to the kernel; `exit_process` takes an exit code."""
 
-    def __init__(self, send: Callable[[protocol.FromDriver], None], leave: Callable[[int], None] = os._exit) -> None:
+    def __init__(
+        self, send: Callable[[protocol.FromDriver], None], exit_process: Callable[[int], None] = os._exit
+    ) -> None:
         self._send = send
-        self._leave = leave
+        self._exit_process = exit_process
         self._costs = CostModel()
         self._memory = SimulatedMemory(0)
         self._max_tokens = 1
         self._sequences: dict[int, SimulatedSequence] = {}
-        self._questions: dict[int, Question] = {}
-        self._work = asyncio.Event()
-        self._waiting = 0  # sequences that have a lease and no memory
+        self._queries: dict[int, Query] = {}
+        self._wake = asyncio.Event()
+        self._waiting = 0  # sequences with a lease and without memory
         self._steps = 0
         self._ballast: list[bytes] = []
 
     def handle(self, message: protocol.ToDriver) -> None:
-        """Take a message of the kernel; it has effect before the next step."""
+        """Act on a message of the kernel, with effect before the next step."""
         if self._hangs:
             return
         match message:
@@ -53,8 +55,8 @@ class SimulatedDevice:
                 self._load(message)
             case protocol.Admit():
                 self._admit(message)
-            case protocol.Score() | protocol.Embed():
-                self._questions[message.sequence] = message
+            case protocol.ScoreTexts() | protocol.EmbedTexts():
+                self._queries[message.sequence] = message
             case protocol.Cancel(sequence=number):
                 self._cancel(number)
             case protocol.Ended(processes=processes):
@@ -62,11 +64,11 @@ class SimulatedDevice:
             case protocol.Resize(kv_memory=budget):
                 self._memory.budget = budget
             case protocol.Stop():
-                self._leave(0)
+                self._exit_process(0)
             case protocol.Renew(sequence=number) | protocol.Revoke(sequence=number) | protocol.SwapOut(sequence=number):
                 if (sequence := self._sequences.get(number)) is not None:
                     self._control(sequence, message)
-        self._work.set()
+        self._wake.set()
 
     def _control(
         self, sequence: SimulatedSequence, message: protocol.Renew | protocol.Revoke | protocol.SwapOut
@@ -81,21 +83,21 @@ class SimulatedDevice:
             asyncio.get_running_loop().call_later(self._costs.swap_seconds, self._swap_out, sequence, message.path)
 
     async def run(self) -> None:
-        """Step for ever: wait for work, let the time of a step pass, report it."""
+        """Run steps for ever: wait for work, let the time of a step pass, report its results."""
         while True:
             batch = self._batch()
-            questions = tuple(self._questions.values())
-            if self._hangs or not (batch or questions):
+            queries = tuple(self._queries.values())
+            if self._hangs or not (batch or queries):
                 self._report_waiting()
-                self._work.clear()
-                await self._work.wait()
+                self._wake.clear()
+                await self._wake.wait()
                 continue
-            read = sum(sequence.length - sequence.computed for sequence in batch)
-            read += sum(_tokens_of(question) for question in questions)
+            prompt_tokens = sum(sequence.length - sequence.computed for sequence in batch)
+            prompt_tokens += sum(_tokens_of(query) for query in queries)
             costs = self._costs
-            seconds = costs.step_seconds + costs.sequence_seconds * len(batch) + costs.prompt_seconds * read
+            seconds = costs.step_seconds + costs.sequence_seconds * len(batch) + costs.prompt_seconds * prompt_tokens
             await asyncio.sleep(seconds)
-            self._step(batch, questions, seconds)
+            self._step(batch, queries, seconds)
 
     @property
     def _hangs(self) -> bool:
@@ -107,7 +109,7 @@ class SimulatedDevice:
     def _batch(self) -> list[SimulatedSequence]:
         """The sequences that have a lease and memory.
 
-        Memory goes first come, first served: a sequence that finds none holds up the later ones that have none, either.
+        Memory is given in the order of admission: once a sequence finds too little, no later sequence gets any.
         """
         leased = [sequence for sequence in self._sequences.values() if sequence.lease > 0]
         batch, full = [], False
@@ -118,13 +120,13 @@ class SimulatedDevice:
         self._waiting = len(leased) - len(batch)
         return batch
 
-    def _step(self, batch: list[SimulatedSequence], questions: tuple[Question, ...], seconds: float) -> None:
+    def _step(self, batch: list[SimulatedSequence], queries: tuple[Query, ...], seconds: float) -> None:
         self._steps += 1
         costs = self._costs
         if costs.leak:
             self._ballast.append(b"\x01" * costs.leak)
         if costs.exit_after is not None and self._steps > costs.exit_after:
-            self._leave(3)
+            self._exit_process(3)
             return
         batch = [sequence for sequence in batch if self._sequences.get(sequence.id) is sequence and sequence.lease > 0]
         progress = [sequence.next(costs.nan) for sequence in batch]
@@ -135,12 +137,12 @@ class SimulatedDevice:
                 self._send(protocol.Done(sequence.id, reason))
             elif sequence.lease == 0:
                 self._send(protocol.Parked(sequence.id))
-        for question in questions:
-            if self._questions.pop(question.sequence, None) is not None:
-                self._answer(question)
+        for query in queries:
+            if self._queries.pop(query.sequence, None) is not None:
+                self._answer(query)
 
     def _report_waiting(self) -> None:
-        """Nothing can run: if that is for want of memory, the kernel has to know."""
+        """Report a lack of memory, if that is why no sequence can run; the kernel then frees some."""
         if self._waiting and not self._hangs:
             self._send(protocol.Bundle([], 0, 0.0, self._memory.usage(self._waiting)))
 
@@ -166,7 +168,7 @@ class SimulatedDevice:
     def _admit(self, admit: protocol.Admit) -> None:
         try:
             prompt_ids = admit.prompt_ids if admit.prompt_ids is not None else words(admit.prompt)
-            sequence = SimulatedSequence(admit, prompt_ids, self._room(len(prompt_ids), admit.sampling))
+            sequence = SimulatedSequence(admit, prompt_ids, self._token_limit(len(prompt_ids), admit.sampling))
             if not self._memory.fits(sequence):
                 raise self._memory.refusal(sequence)
         except LlmosError as error:
@@ -183,8 +185,8 @@ class SimulatedDevice:
         else:
             self._sequences[admit.sequence] = sequence
 
-    def _room(self, prompt: int, sampling: Sampling) -> int:
-        """How many tokens may be made. Raises `ContextOverflow`."""
+    def _token_limit(self, prompt: int, sampling: Sampling) -> int:
+        """The tokens that may be generated after `prompt` tokens. Raises `ContextOverflow`."""
         context = self._costs.context
         reply = self._costs.reply_tokens if sampling.constraint is None else self._max_tokens
         wanted = sampling.max_tokens or min(self._max_tokens, reply, max(context - prompt, 1))
@@ -201,12 +203,12 @@ class SimulatedDevice:
         sequence = self._sequences.get(number)
         if sequence is not None:
             self._forget(sequence, keep=False)
-        elif self._questions.pop(number, None) is None:
+        elif self._queries.pop(number, None) is None:
             return
         self._send(protocol.Done(number, "cancelled"))
 
     def _swap_out(self, sequence: SimulatedSequence, path: str) -> None:
-        """Called when the time that it takes has passed."""
+        """Write the sequence to `path`. Called when the simulated time of the write has passed."""
         if self._hangs or self._sequences.get(sequence.id) is not sequence:
             return
         seconds = self._costs.swap_seconds
@@ -218,31 +220,31 @@ class SimulatedDevice:
             self._forget(sequence, keep=False)
             size = self._memory.bytes_for(sequence.length)
             self._send(protocol.SwappedOut(sequence.id, size, seconds))
-        self._work.set()
+        self._wake.set()
 
     def _forget(self, sequence: SimulatedSequence, *, keep: bool) -> None:
         del self._sequences[sequence.id]
         self._memory.free(sequence, keep=keep)
 
-    def _answer(self, question: Question) -> None:
-        """Made-up numbers, each a function of the texts alone."""
+    def _answer(self, query: Query) -> None:
+        """Answer with made-up numbers, each a function of the texts alone."""
         nan = math.nan if self._costs.nan else 0.0
         try:
-            if isinstance(question, protocol.Embed):
-                vectors = [_vector(text, nan) for text in question.texts]
-                self._send(protocol.Embedded(question.sequence, vectors, _tokens_of(question)))
+            if isinstance(query, protocol.EmbedTexts):
+                vectors = [_vector(text, nan) for text in query.texts]
+                self._send(protocol.Embedded(query.sequence, vectors, _tokens_of(query)))
                 return
-            prompt = words(question.prompt)
-            counts = [max(len(text.split()), 1) for text in question.continuations]
-            pairs = zip(question.continuations, counts, strict=True)
+            prompt = words(query.prompt)
+            counts = [max(len(text.split()), 1) for text in query.continuations]
+            pairs = zip(query.continuations, counts, strict=True)
             logprobs = [nan - count * (hashed(f"{prompt}{text}") + 1) / 10_000 for text, count in pairs]
-            self._send(protocol.Scored(question.sequence, logprobs, counts, len(prompt)))
+            self._send(protocol.Scored(query.sequence, logprobs, counts, len(prompt)))
         except LlmosError as error:
-            self._send(protocol.SequenceFailed(question.sequence, to_wire(error)))
+            self._send(protocol.SequenceFailed(query.sequence, to_wire(error)))
 
 
-def _tokens_of(question: Question) -> int:
-    texts = question.texts if isinstance(question, protocol.Embed) else question.continuations
+def _tokens_of(query: Query) -> int:
+    texts = query.texts if isinstance(query, protocol.EmbedTexts) else query.continuations
     return sum(len(text.split()) for text in texts)
 
 

@@ -1,6 +1,7 @@
-"""The keys and values of the simulated device: bytes that are counted and nowhere kept, and prefixes by process.
+"""The KV memory of the simulated device, with one cached prompt per process.
 
-Owned by the device. A prompt stays cached for its process until that ends or the room is needed.
+Owned by the device. A prompt stays cached until its process ends or its memory is needed. It counts bytes and never
+stores any.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from kernel.drivers.simulated.sequence import SimulatedSequence
 
 
 class SimulatedMemory:
-    """`budget` bytes of which each token takes `token_bytes`."""
+    """A budget of `budget` bytes, of which each token takes `token_bytes`."""
 
     def __init__(self, token_bytes: int, budget: float = inf) -> None:
         self.budget = budget
@@ -27,28 +28,28 @@ class SimulatedMemory:
         return tokens * self._token_bytes
 
     def fits(self, sequence: SimulatedSequence) -> bool:
-        """Whether `sequence` could be held if nothing else were."""
-        return self._need(sequence) <= self.budget
+        """Whether `sequence` fits into the whole budget."""
+        return self._bytes_needed(sequence) <= self.budget
 
     def refusal(self, sequence: SimulatedSequence) -> LimitExceeded:
-        """What is said of one that does not fit."""
-        need, budget = self._need(sequence), self.budget
+        """The error for a sequence that does not fit into the budget."""
+        needed, budget = self._bytes_needed(sequence), self.budget
         return LimitExceeded(
-            f"the sequence needs {need} bytes of keys and values, and {budget} are allowed; lower max_tokens",
+            f"the sequence needs {needed} bytes of KV memory, and {budget} are allowed; lower max_tokens",
             limit="kv_memory",
             maximum=budget,
-            wanted=need,
+            wanted=needed,
         )
 
     def reserve(self, sequence: SimulatedSequence) -> bool:
-        """Reserve what `sequence` may ever need, giving up cached prefixes if need be; whether that went."""
-        need = self._need(sequence)
-        while self._cached and self.used + self._cached_bytes() + need > self.budget:
+        """Reserve all memory that `sequence` may need, evicting cached prompts if necessary; return success."""
+        needed = self._bytes_needed(sequence)
+        while self._cached and self.used + self._cached_bytes() + needed > self.budget:
             self._evicted += len(self._cached.pop(next(iter(self._cached))))
-        if self.used + need > self.budget:
+        if self.used + needed > self.budget:
             return False
-        sequence.reserved = need
-        self.used += need
+        sequence.reserved = needed
+        self.used += needed
         self._asked += len(sequence.prompt_ids)
         if not sequence.computed:
             pairs = zip(self._cached.get(sequence.process, ()), sequence.prompt_ids, strict=False)
@@ -57,14 +58,14 @@ class SimulatedMemory:
         return True
 
     def free(self, sequence: SimulatedSequence, *, keep: bool) -> None:
-        """Take back what `sequence` reserved, and `keep` its prompt for the next of its process, if there is room."""
+        """Free the memory of `sequence`. With `keep`, cache its prompt for its process if there is room."""
         self.used -= sequence.reserved or 0
         sequence.reserved = None
         if keep and self.used + self._cached_bytes() + self.bytes_for(len(sequence.prompt_ids)) <= self.budget:
             self._cached[sequence.process] = sequence.prompt_ids
 
     def forget(self, processes: list[int]) -> None:
-        """Keep nothing for these processes."""
+        """Drop the cached prompts of `processes`."""
         for process in processes:
             self._cached.pop(process, None)
 
@@ -74,5 +75,5 @@ class SimulatedMemory:
     def _cached_bytes(self) -> int:
         return self.bytes_for(sum(map(len, self._cached.values())))
 
-    def _need(self, sequence: SimulatedSequence) -> int:
+    def _bytes_needed(self, sequence: SimulatedSequence) -> int:
         return self.bytes_for(len(sequence.prompt_ids) + sequence.max_tokens)

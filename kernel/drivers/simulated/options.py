@@ -1,6 +1,6 @@
-"""The options of the simulated driver: what things cost, how much memory there is, and what is to go wrong.
+"""The options of the simulated driver: its costs, its memory, and the faults to simulate.
 
-Read once by the device, from `Load`.
+The device reads them once, from `Load`. They never change while it runs.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ Steps = Annotated[int, Meta(ge=0)]
 
 
 class CostModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Seconds that a device takes, and the context it offers in tokens.
+    """The costs of a device in seconds, and its sizes.
 
-    A step costs `step_seconds + sequence_seconds * sequences + prompt_seconds * tokens of prompts that it reads`; a
-    prompt's tokens are its words. Keys and values take `token_bytes` a token, out of `kv_memory` (0: as much as the
-    kernel grants); a sequence reserves them for all that it may make. To write them out takes `swap_seconds`.
-    `weights` are bytes that are really allocated.
+    A step costs `step_seconds + sequence_seconds * sequences + prompt_seconds * (prompt tokens computed)`; each word of
+    a prompt is a token. The KV of a token takes `token_bytes` out of `kv_memory` bytes (0: as many as the kernel
+    grants); a sequence reserves memory for all tokens that it may generate. A swap to disk takes `swap_seconds`.
+    `weights` bytes are really allocated. `context` and `reply_tokens` are in tokens.
 
-    For tests of those who live with it: `exit_after` and `hang_after` count steps; `leak` bytes are really lost with
-    each step; with `nan` the numbers that it answers are none; with `hang_load` it never gets ready.
+    Faults, for tests of the kernel: the device exits after `exit_after` steps, hangs after `hang_after` steps, and
+    really leaks `leak` bytes in each step. With `nan` its logprobs, scores and vectors are NaN, and with `hang_load`
+    it never finishes loading.
     """
 
     step_seconds: Cost = 0.002
@@ -47,7 +48,7 @@ class CostModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 def parse(options: dict[str, object]) -> CostModel:
-    """The options in `options`. Raises `ConfigError`, which lists what is allowed."""
+    """Check and convert `options`. Raises `ConfigError`, which lists the allowed ones."""
     try:
         return msgspec.convert(options, CostModel)
     except msgspec.ValidationError as error:

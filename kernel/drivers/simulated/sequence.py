@@ -1,7 +1,7 @@
-"""A generation of the simulated device: numbered words, or what its constraint asks for.
+"""A generation of the simulated device: numbered words, or a text that fits its constraint.
 
-Owned by the device. Every token is a function of the seed and the position alone, or of the constraint and the
-position, so that one that is admitted anew goes on as if it had never stopped.
+Owned by the device. Each token is a function of the position and the seed, or of the position and the constraint, so a
+sequence that is admitted again continues as if it had never stopped. It never looks at the prompt's meaning.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from ipc.syscalls import ChatMessage
 from kernel.drivers import protocol
 from kernel.drivers.simulated.constrained import minimal_reply
 
-PIECE = 4  # characters of a token of a constrained reply
+PIECE = 4  # characters per token in a constrained reply
 
 
 class SimulatedSequence:
-    """`made` tokens so far of at most `max_tokens`. `computed` counts the tokens whose keys and values are there."""
+    """One generation: `generated` tokens so far, of at most `max_tokens`. `computed` tokens have KV."""
 
     def __init__(self, admit: protocol.Admit, prompt_ids: list[int], max_tokens: int) -> None:
         self.id = admit.sequence
         self.process = admit.process
         self.prompt_ids = prompt_ids
-        self.made = len(admit.generated)
+        self.generated = len(admit.generated)
         self.lease = admit.lease
         self.max_tokens = max_tokens
         self.computed = 0
@@ -37,24 +37,24 @@ class SimulatedSequence:
 
     @property
     def length(self) -> int:
-        """Tokens in all."""
-        return len(self.prompt_ids) + self.made
+        """Tokens of the prompt and the generated ones."""
+        return len(self.prompt_ids) + self.generated
 
     @property
     def ended(self) -> str:
-        """The reason for its end, if it has ended."""
-        if self._pieces is not None and self.made >= len(self._pieces):
+        """The reason why it ended; empty while it runs."""
+        if self._pieces is not None and self.generated >= len(self._pieces):
             return "stop"
-        return "length" if self.made >= self.max_tokens else ""
+        return "length" if self.generated >= self.max_tokens else ""
 
     def next(self, nan: bool) -> protocol.Progress:
-        """Make one token; its logarithm of probability is no number if `nan`."""
+        """Generate one token. With `nan` its logprob is NaN."""
         if self._pieces is None:
-            token, text = simulated_token(self._seed, self.made)
+            token, text = simulated_token(self._seed, self.generated)
         else:
-            text = self._pieces[self.made]
+            text = self._pieces[self.generated]
             token = hashed(text)
-        self.made += 1
+        self.generated += 1
         self.lease -= 1
         self.computed = self.length
         logprobs = [math.nan if nan else -(token % 1000 + 1) / 1000] if self._logprobs else []
@@ -62,18 +62,18 @@ class SimulatedSequence:
 
 
 def simulated_token(seed: int, position: int) -> tuple[int, str]:
-    """The token at `position`: an id below 50,000 and its text, such as "s1234 "."""
+    """The token at `position`: an id below 50,000, and its text such as "s1234 "."""
     token = hashed(f"{seed}:{position}")
     return token, f"s{token} "
 
 
 def hashed(text: str) -> int:
-    """A number below 50,000 that looks random and is a function of `text` alone."""
+    """A hash of `text`: a number below 50,000."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little") % 50_000
 
 
 def words(prompt: list[ChatMessage] | str) -> list[int]:
-    """One id per word of the prompt. Raises `InvalidPrompt`."""
+    """One id for each word of the prompt: its length. Raises `InvalidPrompt` for an empty prompt."""
     text = prompt if isinstance(prompt, str) else " ".join(message.content for message in prompt)
     ids = [len(word) for word in text.split()]
     if not ids:

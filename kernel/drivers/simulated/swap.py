@@ -1,6 +1,6 @@
 """Swap files of the simulated device: the state of one sequence, with a checksum.
 
-Written and read by the device. A file that is not whole, or not of the sequence it is read for, is refused.
+The device writes and reads them. It never accepts a file that is damaged or belongs to another sequence.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _File(msgspec.Struct, array_like=True):
 
 def write(path: str, sequence: SimulatedSequence) -> None:
     """Write the state of `sequence` to `path`. Raises `OSError`."""
-    state = msgspec.msgpack.encode(_State(sequence.prompt_ids, sequence.made))
+    state = msgspec.msgpack.encode(_State(sequence.prompt_ids, sequence.generated))
     failpoints.point("swap.write")
     unfinished = Path(path + ".unfinished")
     unfinished.write_bytes(msgspec.msgpack.encode(_File(_checksum(state), state)))
@@ -36,7 +36,7 @@ def write(path: str, sequence: SimulatedSequence) -> None:
 
 
 def refusal(path: str, sequence: SimulatedSequence) -> str:
-    """Why the file at `path` is not the state of `sequence`; empty if it is."""
+    """Why the file at `path` cannot be used for `sequence`; empty if it holds its state."""
     try:
         failpoints.point("swap.read")
         file = msgspec.msgpack.decode(Path(path).read_bytes(), type=_File)
@@ -47,8 +47,8 @@ def refusal(path: str, sequence: SimulatedSequence) -> str:
         return f"the swap file cannot be read: {error.strerror}"
     except msgspec.DecodeError:
         return "the swap file is damaged"
-    if state != _State(sequence.prompt_ids, sequence.made):
-        return "the swap file is of another sequence, or of another time"
+    if state != _State(sequence.prompt_ids, sequence.generated):
+        return "the swap file belongs to another sequence, or to an earlier state of this one"
     return ""
 
 

@@ -1,7 +1,7 @@
 """Entry of the transformers driver: `python -P -m kernel.drivers.transformers FD PARENT_PID`.
 
-Started by the kernel with one end of a socket pair. It loads one model, serves its sequences, and ends with the kernel;
-standard output stays empty, standard error is the kernel's to log.
+The kernel starts it with one end of a socket pair. It loads one model, runs its sequences until `Stop`, and exits when
+the kernel does. It never writes to standard output; the kernel logs its standard error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kernel.lib import failpoints
 
 
 def main() -> None:
-    """Run one driver, which speaks with the kernel over an inherited descriptor and dies with its parent."""
+    """Run one driver, which talks to the kernel over an inherited descriptor and dies with its parent."""
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     die_with_parent(parent)
     failpoints.arm()
@@ -43,11 +43,12 @@ def main() -> None:
 def run(link: KernelLink, message: Load) -> None:
     """Load the model and run its sequences until `Stop`. Raises `ConfigError` and what `weights.load` raises."""
     options, source = parse(message.options), locate(message.model)
-    silence()
+    quiet_libraries()
     share_the_cores()
-    gc.disable()  # half a million objects are made to stay; to look through them again and again takes most of a second
+    # Loading makes half a million objects that live as long as the process: collections would take most of a second.
+    gc.disable()
     link.send(Loading("starting"))
-    take_cores(message.cores)
+    pin_to_cores(message.cores)
     try:
         from kernel.drivers.transformers.engine_builder import engine
         from kernel.drivers.transformers.weights import load
@@ -56,7 +57,7 @@ def run(link: KernelLink, message: Load) -> None:
             f"local models need torch and transformers ({error}): pip install 'llmosd[local]'", extra="local"
         ) from error
     model = load(message, source, options, lambda stage: link.send(Loading(stage)))
-    gc.collect()  # what was loaded and packed since is of no more use
+    gc.collect()  # frees the weights as they were before packing
     gc.freeze()
     gc.enable()
     serving = engine(link, model, options, message)
@@ -64,8 +65,8 @@ def run(link: KernelLink, message: Load) -> None:
     serving.run()
 
 
-def silence() -> None:
-    """Keep progress bars and advice of the libraries out of standard error; must come before they are imported."""
+def quiet_libraries() -> None:
+    """Turn off the libraries' progress bars and advice on standard error. Call it before they are imported."""
     os.environ |= {
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TQDM_DISABLE": "1",
@@ -76,18 +77,18 @@ def silence() -> None:
 
 
 def share_the_cores() -> None:
-    """Have torch's threads spin at their barriers for microseconds, then sleep; must come before torch is imported.
+    """Make torch's threads spin at their barriers for microseconds, then sleep. Call it before torch is imported.
 
-    GNU's default is to spin for milliseconds. Measured on two cores, with one and with 16 sequences: this is 1.6 and
-    1.2 times as fast as to sleep at once, and while another process keeps one core busy, half and four fifths as fast;
-    the default is 3 and 7 times slower then.
+    By default GNU's threads spin for milliseconds. Measured on two cores, with one and with 16 sequences, against
+    threads that sleep immediately: a short spin is 1.6 and 1.2 times as fast. While another process keeps one core
+    busy, a short spin is half and four fifths as fast, and the default is 3 and 7 times slower.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 
-def take_cores(cores: list[int]) -> None:
-    """Run on these processors alone, if any are named and this process may choose; before threads are started."""
+def pin_to_cores(cores: list[int]) -> None:
+    """Run on these processors only, if any are named and the system can do it. Call it before threads start."""
     if cores and hasattr(os, "sched_setaffinity"):
         with suppress(OSError):
             os.sched_setaffinity(0, cores)

@@ -1,9 +1,8 @@
-"""Attention over packed sequences, without gathering their keys and values: views into the slabs, batched.
+"""Attention over packed sequences. It reads the KV cache through strided views of the slabs and never gathers it.
 
-A step is a row of tokens. `AttentionPlan` says for each where its key and value are written and what it looks at, and
-does that for one layer after another. Tokens of prompts go in tiles of `TILE` queries at absolute positions, generated
-ones in batches that look at lengths found safe: so a token's numbers depend on the tokens before it alone (see
-`batch_invariance`).
+`forward` makes one `AttentionPlan` for each step, which says for every token where to write its key and value and which
+tokens it attends to. Prompt tokens run in tiles of `TILE` queries at absolute positions, generated tokens in batches
+padded to lengths that were found safe. So a token's numbers depend only on the tokens before it (`batch_invariance`).
 """
 
 from __future__ import annotations
@@ -17,16 +16,20 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from kernel.drivers.transformers.kv import UNIT, KVMemory, Slab
 
-TILE = 16  # queries; of more, one tile would hold up its neighbours in a long context, and fewer use the device badly
-SHORTEST = 128  # tokens; sequences up to this length are batched together, longer ones with those up to twice theirs
-QUERIES = 4  # the queries of a generated token are a multiple: of fewer, their place in a batch would matter
-BLOCK = 512  # tokens that the kernel takes at once; what is safe for a last block is so for all
+TILE = 16  # queries; a larger tile delays its neighbours in a long context, a smaller one uses the device badly
+SHORTEST_CLASS = 128  # tokens; shorter sequences are batched together, longer ones by powers of two
+QUERY_MULTIPLE = (
+    4  # queries per generated token are padded to a multiple: with fewer, the place in a batch would matter
+)
+BLOCK = (
+    512  # tokens that the attention kernel processes at a time; a length that is safe in the last block is safe in all
+)
 
 
 class Span:
-    """The next `tokens` of the sequence in `slab`. `generated`: they are not of its prompt.
+    """The next `tokens` of the sequence in `slab`; `generated` if they do not belong to its prompt.
 
-    `logits`: how many of the last ones their logits are wanted of; `hidden`: the last states of all are.
+    The step returns logits for the last `logits` tokens and, if `hidden`, the last hidden states of all tokens.
     """
 
     __slots__ = ("end", "generated", "hidden", "logits", "slab", "start", "tokens")
@@ -44,18 +47,21 @@ class Span:
 
 
 class _Batch(NamedTuple):
-    """Generated tokens whose slabs are evenly spaced: rows `start` to `end` of the step."""
+    """Generated tokens in evenly spaced slabs: rows `start` to `end` of the step, the first in slab `first_slab`."""
 
     start: int
     end: int
-    first: int  # slab
-    apart: int  # slabs
-    tokens: int  # looked at, some of them masked
+    first_slab: int
+    stride: int  # slabs
+    length: int  # tokens that each row attends to; the mask hides those beyond its position
     positions: torch.Tensor
 
 
 class _Tile(NamedTuple):
-    """Up to `TILE` tokens of one prompt: rows `start` to `end` of the step, from `offset` on in one at `position`."""
+    """Up to `TILE` tokens of one prompt: rows `start` to `end` of the step.
+
+    The tile begins at `position`, a multiple of `TILE`; these tokens fill it from `offset` on.
+    """
 
     start: int
     end: int
@@ -65,9 +71,10 @@ class _Tile(NamedTuple):
 
 
 class SafeLengths:
-    """How many tokens a batch of generated tokens may look at: up to a block those in `safe`, then blocks and those.
+    """The lengths to which the context of a batch of generated tokens may be padded.
 
-    Where nothing is `safe` every token goes by itself.
+    They are the lengths in `safe`, each at most one block, and any number of whole blocks followed by one of these.
+    If `safe` is empty, each generated token runs alone, padded to a multiple of `UNIT`.
     """
 
     def __init__(self, safe: tuple[int, ...] = tuple(range(UNIT, BLOCK + 1, UNIT))) -> None:
@@ -83,12 +90,12 @@ class SafeLengths:
 
 
 class AttentionPlan:
-    """What every token of a step looks at, the same in every layer.
+    """The attention of one step, the same in every layer: which tokens each row attends to.
 
-    `tokens` and `positions` are those of all rows, in the order in which they are computed.
+    `tokens` and `positions` list all rows in the order in which they are computed.
     """
 
-    def __init__(self, spans: list[Span], memory: KVMemory, lengths: SafeLengths) -> None:
+    def __init__(self, spans: list[Span], memory: KVMemory, safe_lengths: SafeLengths) -> None:
         self.memory = memory
         generated = [span for span in spans if span.generated]
         prompts = [span for span in spans if not span.generated]
@@ -102,31 +109,31 @@ class AttentionPlan:
         self.positions = [position for _, _, position, _, _ in queries]
         self._row_of = {(id(span), offset): row for row, (*_, span, offset) in enumerate(queries)}
         writes = [memory.row_of(span.slab, position) for _, _, position, span, _ in queries]
-        self._batches = list(_batches(queries, memory.device, lengths))
+        self._batches = list(_batches(queries, memory.device, safe_lengths))
         self._tiles: list[_Tile] = []
         for span in prompts:
             self._add_prompt(span, writes)
         self.count = len(self.tokens)
         self._writes = torch.tensor(writes, device=memory.device)
         self._masks: dict[tuple[int, int], torch.Tensor] = {}
-        self._padded: dict[int, torch.Tensor] = {}  # queries of a batch, and zeros
+        self._padded: dict[int, torch.Tensor] = {}  # the queries of a batch, padded with zeros
 
     def rows(self, span: Span) -> list[int]:
-        """The rows of the tokens of `span`."""
+        """The rows that hold the tokens of `span`, in order."""
         if not span.generated:
             first = self._row_of[id(span), 0]
             return list(range(first, first + len(span.tokens)))
         return [self._row_of[id(span), offset] for offset in range(len(span.tokens))]
 
     def write(self, layer: int, fresh: torch.Tensor) -> None:
-        """Put keys and values, [rows, 2 * heads * head dim] of which the first `count` are tokens, into the slabs."""
+        """Write the first `count` rows of keys and values, [rows, 2 * heads * head dim], into the slabs."""
         self.memory.rows[layer].index_copy_(0, self._writes, fresh[: self.count])
 
     def attend(self, layer: int, queries: torch.Tensor, scale: float, window: int | None = None) -> torch.Tensor:
-        """The attention of one layer, whose keys and values are written: [rows, heads * head dim].
+        """The attention of one layer, [rows, heads * head dim], once its keys and values are written.
 
-        `queries` is [rows, kv heads, heads per kv head, head dim]; what comes for rows beyond `count` is zero.
-        `window`: how many tokens back, itself included, a token looks; None for all.
+        `queries` is [rows, kv heads, heads per kv head, head dim]. Rows beyond `count` are padding and get zeros.
+        A token attends to the last `window` tokens, itself included; None means to all.
         """
         rows, kv_heads, group, head_dim = queries.shape
         parts = [self._attend_batch(number, layer, queries, scale, window) for number in range(len(self._batches))]
@@ -154,21 +161,21 @@ class AttentionPlan:
     ) -> torch.Tensor:
         batch = self._batches[number]
         count, group = batch.end - batch.start, queries.shape[2]
-        asked = queries[batch.start : batch.end]
-        if group % QUERIES:
+        grouped = queries[batch.start : batch.end]
+        if group % QUERY_MULTIPLE:
             padded = self._padded.get(number)
             if padded is None:
-                shape = count, queries.shape[1], group + -group % QUERIES, queries.shape[3]
+                shape = count, queries.shape[1], group + -group % QUERY_MULTIPLE, queries.shape[3]
                 padded = self._padded[number] = queries.new_zeros(shape)
-            padded[:, :, :group] = asked
-            asked = padded
+            padded[:, :, :group] = grouped
+            grouped = padded
         mask = self._masks.get((number, window or 0))
         if mask is None:
-            tokens = torch.arange(batch.tokens, device=queries.device)
+            tokens = torch.arange(batch.length, device=queries.device)
             mask = _mask(batch.positions, tokens, window, queries.dtype)[:, None, None]
             self._masks[number, window or 0] = mask
-        keys, values = self.memory.batch(layer, batch.first, batch.apart, count, batch.tokens)
-        return scaled_dot_product_attention(asked, keys, values, attn_mask=mask, scale=scale)[:, :, :group]
+        keys, values = self.memory.batch(layer, batch.first_slab, batch.stride, count, batch.length)
+        return scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale)[:, :, :group]
 
     def _attend_tile(
         self, number: int, layer: int, queries: torch.Tensor, scale: float, window: int | None
@@ -176,11 +183,11 @@ class AttentionPlan:
         tile = self._tiles[number]
         _, kv_heads, group, head_dim = queries.shape
         count = tile.end - tile.start
-        asked = queries[tile.start : tile.end]
+        grouped = queries[tile.start : tile.end]
         if count < TILE:
             full = queries.new_zeros(TILE, kv_heads, group, head_dim)
-            full[tile.offset : tile.offset + count] = asked
-            asked = full
+            full[tile.offset : tile.offset + count] = grouped
+            grouped = full
         length = tile.position + TILE
         key = -1 - tile.position, window or 0
         mask = self._masks.get(key)
@@ -189,15 +196,15 @@ class AttentionPlan:
             mask = _mask(positions, torch.arange(length, device=queries.device), window, queries.dtype)
             self._masks[key] = mask = mask.repeat(group, 1)[None, None]
         keys, values = self.memory.batch(layer, tile.slab, 0, 1, length)
-        # The query heads that share a kv head become rows of it: no copy of keys.
-        folded = asked.permute(1, 2, 0, 3).reshape(1, kv_heads, group * TILE, head_dim)
+        # The query heads that share a kv head become its rows, so that no key is copied.
+        folded = grouped.permute(1, 2, 0, 3).reshape(1, kv_heads, group * TILE, head_dim)
         found = scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scale)
         found = found.view(kv_heads, group, TILE, head_dim)[:, :, tile.offset : tile.offset + count]
         return found.permute(2, 0, 1, 3)
 
 
 def _mask(positions: torch.Tensor, tokens: torch.Tensor, window: int | None, dtype: torch.dtype) -> torch.Tensor:
-    """[positions, tokens], 0 where a position may look and minus infinity elsewhere."""
+    """[positions, tokens]: 0 where a position attends to a token, minus infinity elsewhere."""
     ages = positions[:, None] - tokens
     seen = ages >= 0
     if window is not None:
@@ -206,23 +213,27 @@ def _mask(positions: torch.Tensor, tokens: torch.Tensor, window: int | None, dty
 
 
 def _length_class(position: int) -> int:
-    """The most tokens that those looked at together with this one have: a power of two."""
-    return max(SHORTEST, 1 << position.bit_length())
+    """The length class of a token at `position`: only tokens of the same class, a power of two, share a batch."""
+    return max(SHORTEST_CLASS, 1 << position.bit_length())
 
 
 def _batches(
-    queries: list[tuple[int, int, int, Span, int]], device: torch.device, lengths: SafeLengths
+    queries: list[tuple[int, int, int, Span, int]], device: torch.device, safe_lengths: SafeLengths
 ) -> Iterator[_Batch]:
-    """Runs of `queries`, which are sorted, of one class and with slabs that are evenly spaced."""
+    """Cut the sorted `queries` into batches of one length class whose slabs are evenly spaced."""
     start = 0
     while start < len(queries):
-        kind, first, *_ = queries[start]
-        end, apart = start + 1, 0
-        if lengths.safe and end < len(queries) and queries[end][0] == kind:
-            apart = queries[end][1] - first
-            while end < len(queries) and queries[end][0] == kind and queries[end][1] - queries[end - 1][1] == apart:
+        length_class, first_slab, *_ = queries[start]
+        end, stride = start + 1, 0
+        if safe_lengths.safe and end < len(queries) and queries[end][0] == length_class:
+            stride = queries[end][1] - first_slab
+            while (
+                end < len(queries)
+                and queries[end][0] == length_class
+                and queries[end][1] - queries[end - 1][1] == stride
+            ):
                 end += 1
         positions = [position for _, _, position, *_ in queries[start:end]]
-        tokens = lengths.padded(max(positions) + 1)
-        yield _Batch(start, end, first, apart, tokens, torch.tensor(positions, device=device))
+        length = safe_lengths.padded(max(positions) + 1)
+        yield _Batch(start, end, first_slab, stride, length, torch.tensor(positions, device=device))
         start = end

@@ -1,7 +1,7 @@
-"""How calls begin and end in the driver: from the kernel's message to work that may run, and out again.
+"""Starts and ends the calls of the driver: turns the kernel's messages into requests, and removes ended requests.
 
-Called by the engine between steps. It obeys the kernel's messages, and has constraints compiled in worker threads, and
-states read and written (`swap_io`). It decides no policy: leases come from the kernel, memory from `kv_allocator`.
+The engine calls it between steps. It compiles constraints in worker threads and has `swap_io` read and write KV. It
+decides no policy: leases come from the kernel, memory from `kv_allocator`.
 """
 
 from __future__ import annotations
@@ -19,176 +19,155 @@ from kernel.drivers.protocol import (
     Admitted,
     Cancel,
     Done,
-    Embed,
+    EmbedTexts,
     Ended,
-    KVUsage,
     Parked,
     Renew,
     Resize,
     Restored,
     Revoke,
-    Score,
+    ScoreTexts,
     SequenceFailed,
     SwapOut,
 )
 from kernel.drivers.transformers import constraint
-from kernel.drivers.transformers.attention import Span
 from kernel.drivers.transformers.kv_allocator import KVAllocator
 from kernel.drivers.transformers.queries import Embedding, Scoring
-from kernel.drivers.transformers.report import BundleReport, Event, named
+from kernel.drivers.transformers.report import BundleReport, Event, wire_error
 from kernel.drivers.transformers.request import EngineRequest
 from kernel.drivers.transformers.sequence import EngineLimits, EngineSequence, TextCodec
 from kernel.drivers.transformers.swap_io import READING, WRITING, SwapIO
 from kernel.drivers.transformers.tokenize_ahead import Tokenized
 
-COMPILING = "compiling"  # what a sequence is busy with
+COMPILING = "compiling"  # a value of `EngineRequest.busy`
 
 
 class CallLifecycle:
-    """Holds all works, in the order of their admission. `inbox` calls back what worker threads have done."""
+    """Holds all requests in the order of admission. Worker threads put callbacks into `inbox`."""
 
     def __init__(
         self,
         inbox: queue.SimpleQueue[Any],
         report: BundleReport,
         codec: TextCodec,
-        placement: KVAllocator,
+        allocator: KVAllocator,
         limits: EngineLimits,
         fingerprint: str = "",
     ) -> None:
         self.report = report
+        self.allocator = allocator
         self._inbox = inbox
         self._codec = codec
-        self._placement = placement
         self._limits = limits
-        self._works: dict[EngineRequest, None] = {}
+        self._requests: dict[EngineRequest, None] = {}
         self._sequences: dict[int, EngineSequence] = {}
-        self._requests: dict[int, Scoring | Embedding] = {}
-        self.states = SwapIO(inbox, report, placement, self, fingerprint)
+        self._queries: dict[int, Scoring | Embedding] = {}
+        self.swap_io = SwapIO(inbox, report, allocator, self, fingerprint)
 
     # ---- for the engine
 
-    def obey(self, message: Any) -> None:
-        """Do what the kernel asks. What has texts comes `Tokenized`."""
-        asked = message.message if isinstance(message, Tokenized) else message
+    def handle(self, message: Any) -> None:
+        """Do what the kernel's message asks. A message with texts is wrapped in `Tokenized`."""
+        original = message.message if isinstance(message, Tokenized) else message
         try:
             if isinstance(message, Tokenized) and message.error is not None:
                 raise message.error
-            self._handlers[type(asked)](self, message)
+            self._handlers[type(original)](self, message)
         except Exception as error:
-            self._drop(asked.sequence)
-            self.report.event(SequenceFailed(asked.sequence, named(error)))
+            self._drop(original.sequence)
+            self.report.event(SequenceFailed(original.sequence, wire_error(error)))
 
-    def give_memory(self) -> None:
-        """Place the works that may run and have no memory yet."""
-        without = [work for work in self._works if work.runs and work.slab is None and not work.busy]
+    def allocate_memory(self) -> None:
+        """Give slabs to the requests that may run and have none, and start the disk reads that this needs."""
+        without = [request for request in self._requests if request.runs and request.slab is None and not request.busy]
         if not without:
-            self._placement.waiting = 0
+            self.allocator.waiting = 0
             return
-        for work in self._placement.give(without, self.ready()):
-            if isinstance(work, EngineSequence) and work.swapped:
-                self.states.read(work)
-        fetches, self._placement.fetches = self._placement.fetches, []
-        self.states.fetch(fetches)
+        for request in self.allocator.allocate(without, self.ready()):
+            if isinstance(request, EngineSequence) and request.swapped:
+                self.swap_io.read(request)
+        disk_reads, self.allocator.disk_reads = self.allocator.disk_reads, []
+        self.swap_io.read_prefixes(disk_reads)
 
     def ready(self) -> list[EngineRequest]:
-        """The works that can run now."""
-        return [work for work in self._works if work.slab is not None and work.runs and not work.busy]
+        """The requests that can run in the next step, in the order of admission."""
+        return [request for request in self._requests if request.slab is not None and request.runs and not request.busy]
 
-    def prompts_take(self, seconds: float) -> None:
-        """What a token of a prompt takes, of late."""
-        self._placement.cache.rates.token = seconds
+    def finish_part(self, request: EngineRequest) -> None:
+        """One part of a query is computed. After the last part, answer the query."""
+        self._forget(request)
+        if all(other.id != request.id for other in self._requests):
+            self.report.event(self._queries.pop(request.id).answer())
 
-    def computed(self, work: EngineRequest, span: Span) -> None:
-        """A step has computed `span` of `work`."""
-        self._placement.computed(work, span.start)
+    def is_active(self, sequence: EngineSequence) -> bool:
+        """Whether the sequence is still here: it has not ended, failed or been cancelled."""
+        return sequence in self._requests
 
-    def part_done(self, work: EngineRequest) -> None:
-        """A part of a call is through; with the last one the call is answered."""
-        self._forget(work)
-        if all(other.id != work.id for other in self._works):
-            self.report.event(self._requests.pop(work.id).answer())
-
-    def holds(self, sequence: EngineSequence) -> bool:
-        """Whether its call still goes on."""
-        return sequence in self._works
-
-    def leave(self, sequence: EngineSequence, event: Event) -> None:
-        """Forget `sequence`, free all it holds, and say so."""
+    def finish(self, sequence: EngineSequence, event: Event) -> None:
+        """Remove `sequence`, free its memory, and report `event`."""
         del self._sequences[sequence.id]
         self._forget(sequence)
         self.report.event(event)
 
-    def fail(self, work: EngineRequest, error: Exception) -> None:
-        """End the call of `work` with `error`."""
-        self._drop(work.id)
-        self.report.event(SequenceFailed(work.id, named(error)))
-
-    def usage(self) -> KVUsage:
-        place = self._placement
-        return KVUsage(
-            place.memory.used,
-            place.memory.cached,
-            place.asked,
-            place.hit,
-            place.cache.evicted,
-            place.waiting,
-            place.cache.spill.used,
-            place.cache.reread,
-        )
+    def fail(self, request: EngineRequest, error: Exception) -> None:
+        """End the call of `request` with `error`."""
+        self._drop(request.id)
+        self.report.event(SequenceFailed(request.id, wire_error(error)))
 
     # ---- messages
 
-    def _admit(self, said: Tokenized) -> None:
-        admit, (prompt,) = cast("Admit", said.message), said.ids
+    def _admit(self, tokenized: Tokenized) -> None:
+        admit, (prompt,) = cast("Admit", tokenized.message), tokenized.ids
         sequence = EngineSequence(admit, prompt, self._codec, self._limits)
-        self._placement.check(sequence)
-        held = admit.sampling.constraint
-        if held is not None:
-            future = self._codec.grammars.compile(held)
+        self.allocator.check(sequence)
+        wanted = admit.sampling.constraint
+        if wanted is not None:
+            future = self._codec.grammars.compile(wanted)
             sequence.busy = COMPILING
-        self._works[sequence] = None
+        self._requests[sequence] = None
         self._sequences[sequence.id] = sequence
         if admit.prompt_ids is None:
             self.report.event(Admitted(sequence.id, prompt))
-        if held is None:
-            self._begin(sequence, admit)
+        if wanted is None:
+            self._start(sequence, admit)
             return
         future.add_done_callback(lambda future: self._inbox.put(partial(self._compiled, sequence, admit, future)))
-        alarm = threading.Timer(constraint.SECONDS, self._inbox.put, [partial(self._too_slow, sequence)])
-        alarm.daemon = True
-        alarm.start()
-        future.add_done_callback(lambda _: alarm.cancel())
+        timer = threading.Timer(
+            constraint.COMPILE_TIMEOUT, self._inbox.put, [partial(self._compile_timed_out, sequence)]
+        )
+        timer.daemon = True
+        timer.start()
+        future.add_done_callback(lambda _: timer.cancel())
 
-    def _begin(self, sequence: EngineSequence, admit: Admit) -> None:
-        """Take up where an earlier incarnation stopped, and let the sequence wait for memory."""
+    def _start(self, sequence: EngineSequence, admit: Admit) -> None:
+        """Restore what an earlier incarnation generated. From here on the sequence waits for memory."""
         text = "".join([sequence.accept(token) for token in admit.generated])[admit.released :]
         if text:
             self.report.progress(sequence.id, [], text)
         if admit.generated and not admit.swapped:
-            self.report.event(Restored(sequence.id, recomputed=True, why="its state went with another driver"))
+            self.report.event(Restored(sequence.id, recomputed=True, why="its KV was lost with an earlier driver"))
         sequence.swapped = admit.swapped
         if sequence.ended:
-            self.leave(sequence, Done(sequence.id, sequence.ended))
-        elif not admit.lease and not sequence.lease:  # else it was told when it was revoked
+            self.finish(sequence, Done(sequence.id, sequence.ended))
+        elif not admit.lease and not sequence.lease:  # else `Parked` was sent at the revoke
             self.report.event(Parked(sequence.id, sequence.slab is not None))
 
-    def _score(self, said: Tokenized) -> None:
-        prompt, *continuations = said.ids
-        self._take_request(Scoring(cast("Score", said.message), prompt, continuations))
+    def _score(self, tokenized: Tokenized) -> None:
+        prompt, *continuations = tokenized.ids
+        self._add_query(Scoring(cast("ScoreTexts", tokenized.message), prompt, continuations))
 
-    def _embed(self, said: Tokenized) -> None:
-        self._take_request(Embedding(cast("Embed", said.message), said.ids))
+    def _embed(self, tokenized: Tokenized) -> None:
+        self._add_query(Embedding(cast("EmbedTexts", tokenized.message), tokenized.ids))
 
-    def _take_request(self, request: Scoring | Embedding) -> None:
-        for part in request.parts:
+    def _add_query(self, query: Scoring | Embedding) -> None:
+        for part in query.parts:
             self._limits.check(part.capacity)
-            self._placement.check(part)
-        self._requests[request.parts[0].id] = request
-        self._works.update(dict.fromkeys(request.parts))
+            self.allocator.check(part)
+        self._queries[query.parts[0].id] = query
+        self._requests.update(dict.fromkeys(query.parts))
 
     def _renew(self, renew: Renew) -> None:
-        sequence = self._sequences.get(renew.sequence)  # if it ended while the message was on its way, the kernel knows
+        sequence = self._sequences.get(renew.sequence)  # None if it ended while the message was under way
         if sequence is not None:
             sequence.lease += renew.tokens
 
@@ -204,54 +183,54 @@ class CallLifecycle:
 
     def _ended(self, ended: Ended) -> None:
         for process in ended.processes:
-            self._placement.cache.ended(process)
+            self.allocator.cache.process_ended(process)
 
     def _resize(self, resize: Resize) -> None:
-        self._placement.memory.budget = resize.kv_memory
-        self._placement.cache.make_room(0)
+        self.allocator.memory.budget = resize.kv_memory
+        self.allocator.cache.make_room(0)
 
     def _swap_out(self, order: SwapOut) -> None:
         sequence = self._sequences.get(order.sequence)
         if sequence is not None:
-            self.states.write(sequence, order)
+            self.swap_io.write(sequence, order)
 
     # ---- constraints
 
     def _compiled(self, sequence: EngineSequence, admit: Admit, future: Future[Any]) -> None:
-        if sequence not in self._works:
+        if sequence not in self._requests:
             return
         sequence.busy = ""
         try:
             sequence.matcher = future.result()
-            self._begin(sequence, admit)
+            self._start(sequence, admit)
         except Exception as error:
             self.fail(sequence, error)
 
-    def _too_slow(self, sequence: EngineSequence) -> None:
-        if sequence in self._works and sequence.busy == COMPILING:
-            text = f"its constraint was not compiled within {constraint.SECONDS} s; make it simpler"
+    def _compile_timed_out(self, sequence: EngineSequence) -> None:
+        if sequence in self._requests and sequence.busy == COMPILING:
+            text = f"the constraint was not compiled within {constraint.COMPILE_TIMEOUT} s; simplify it"
             self.fail(sequence, InvalidConstraint(text))
 
     # ---- ends
 
     def _drop(self, identity: int) -> bool:
-        """Forget all works of a call; whether there were any."""
-        works = [work for work in self._works if work.id == identity]
+        """Remove all requests of a call. Returns whether there were any."""
+        requests = [request for request in self._requests if request.id == identity]
         self._sequences.pop(identity, None)
-        self._requests.pop(identity, None)
-        for work in works:
-            self._forget(work)
-        return bool(works)
+        self._queries.pop(identity, None)
+        for request in requests:
+            self._forget(request)
+        return bool(requests)
 
-    def _forget(self, work: EngineRequest) -> None:
-        del self._works[work]
-        if work.busy not in (READING, WRITING):  # else the thread still has its memory; it is freed when that is done
-            self._placement.free(work)
+    def _forget(self, request: EngineRequest) -> None:
+        del self._requests[request]
+        if request.busy not in (READING, WRITING):  # else `swap_io` frees its memory when the thread is done with it
+            self.allocator.free(request)
 
     _handlers: dict[type, Callable[[CallLifecycle, Any], None]] = {
         Admit: _admit,
-        Score: _score,
-        Embed: _embed,
+        ScoreTexts: _score,
+        EmbedTexts: _embed,
         Renew: _renew,
         Revoke: _revoke,
         Cancel: _cancel,

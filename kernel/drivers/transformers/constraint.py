@@ -1,8 +1,8 @@
-"""Constrained generation: which tokens may come next, so that a reply is what was asked for by construction.
+"""Constrained generation: masks the tokens that may come next, so that a reply fits its constraint by construction.
 
-Grammars are compiled by llguidance in worker threads, off the step loop; a sequence waits for its `Matcher` as it waits
-for memory, and the engine asks it before each token. The library's own limits bound what grammars and tokens may take.
-It chooses no token.
+llguidance compiles grammars in worker threads, off the step loop. A sequence waits for its `Matcher` as it waits for
+memory, and the engine asks the matcher before each token. The library's own limits bound the time and memory of
+compiling and of a mask. It never chooses a token.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import torch
 from ipc.errors import InvalidConstraint, MissingExtra
 from ipc.syscalls import Constraint
 
-COMPILERS = 2  # threads; a grammar that keeps one busy beyond its time leaves the other
-SECONDS = 5.0  # that a grammar may take to compile
+COMPILER_THREADS = 2  # a grammar that keeps one busy after its time limit leaves the other free
+COMPILE_TIMEOUT = 5.0  # the longest time that a grammar may take to compile
 
 
 class Matcher:
-    """Where in its grammar one sequence is. `ended`: nothing can follow."""
+    """The position of one sequence in its grammar. `ended`: no token can follow."""
 
     def __init__(self, matcher: Any, vocabulary: int) -> None:
         self._matcher = matcher
@@ -33,14 +33,14 @@ class Matcher:
         return bool(self._matcher.is_stopped())
 
     def allowed(self) -> torch.Tensor:
-        """[vocabulary], true for the tokens that may come next. Raises `InvalidConstraint` if there is no telling."""
+        """[vocabulary], true for the tokens that may come next. Raises `InvalidConstraint` if the library fails."""
         words = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
         bits = np.unpackbits(words, count=self._vocabulary, bitorder="little")  # 500 times as fast as shifts in torch
         return torch.from_numpy(bits.view(bool))
 
     def accept(self, token: int) -> None:
-        """`token` came."""
+        """Advance by `token`. Raises `InvalidConstraint` if the library fails."""
         self._matcher.consume_token(token)
         self._check()
 
@@ -49,18 +49,18 @@ class Matcher:
             raise InvalidConstraint(f"the grammar cannot go on: {_first_line(self._matcher.get_error())}")
 
 
-class Grammars:
-    """Compiles constraints for one tokenizer of transformers."""
+class GrammarCompiler:
+    """Compiles constraints for `hf`, a tokenizer of transformers."""
 
     def __init__(self, hf: Any, ends: frozenset[int], vocabulary: int) -> None:
         self._hf = hf
         self._ends = sorted(ends)
         self._vocabulary = vocabulary
-        self._pool = ThreadPoolExecutor(COMPILERS, "grammar")
+        self._pool = ThreadPoolExecutor(COMPILER_THREADS, "grammar")
         self._tokenizer: Future[Any] | None = None
 
     def compile(self, constraint: Constraint) -> Future[Matcher]:
-        """Begin to compile. The future raises `InvalidConstraint` or `MissingExtra`."""
+        """Start to compile `constraint`. The future raises `InvalidConstraint` or `MissingExtra`."""
         if self._tokenizer is None:
             self._tokenizer = self._pool.submit(self._load)
         return self._pool.submit(self._compile, constraint, self._tokenizer)
@@ -73,7 +73,7 @@ class Grammars:
         return llguidance.hf.from_tokenizer(self._hf, n_vocab=self._vocabulary, eos_token=self._ends)
 
     def _compile(self, constraint: Constraint, tokenizer: Future[Any]) -> Matcher:
-        # The first task of the pool makes the tokenizer, so that no worker waits for one that has not begun.
+        # The first job of the pool loads the tokenizer, so a worker only waits for a job that already runs.
         vocabulary = tokenizer.result()
         from llguidance import LLMatcher
 
@@ -82,14 +82,14 @@ class Grammars:
         except ValueError as error:
             raise InvalidConstraint(f"not a valid constraint of kind {constraint.kind}: {error}") from None
         matcher = LLMatcher(vocabulary, grammar, log_level=0)
-        matcher.compute_bitmask()  # that nothing can come at all shows here, and the first time takes the longest
+        matcher.compute_bitmask()  # shows an impossible grammar here, and the first mask takes the longest
         if matcher.is_error():
             raise InvalidConstraint(f"this {constraint.kind} cannot be used: {_first_line(matcher.get_error())}")
         return Matcher(matcher, self._vocabulary)
 
 
 def _grammar(constraint: Constraint) -> str:
-    """In the form that llguidance takes. Raises `ValueError`."""
+    """The constraint as a grammar of llguidance. Raises `ValueError` if it is malformed."""
     from llguidance import LLMatcher
 
     value = constraint.value
@@ -101,7 +101,7 @@ def _grammar(constraint: Constraint) -> str:
         return str(LLMatcher.grammar_from_lark(value))
     choices = json.loads(value)
     if not isinstance(choices, list) or not choices or not all(isinstance(choice, str) for choice in choices):
-        raise ValueError("a JSON list of one text or more is wanted")
+        raise ValueError("expected a JSON list of at least one string")
     return str(LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(choice) for choice in choices)))
 
 

@@ -1,7 +1,7 @@
-"""GGUF to a plain safetensors folder, once: reading a GGUF takes half a minute, the folder a second.
+"""Converts a GGUF file to a plain safetensors folder once: loading a GGUF takes half a minute, the folder a second.
 
-Called by `weights` for every GGUF model. The result appears whole or not at all: it is written beside its place under
-a file lock and renamed, so a crash, or two drivers at once, do no harm. It never touches the GGUF itself.
+Called by `weights` for every GGUF model. The folder appears whole or not at all: it is written under another name while
+a file lock is held, and then renamed, so neither a crash nor a second driver does harm. It never changes the GGUF.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 
 from ipc.errors import MissingExtra
 
-EDGE = 1 << 20  # bytes at either end of a file that tell it from others
+EDGE = 1 << 20  # bytes at either end of a file that go into its fingerprint
 
 Report = Callable[[str], None]
 
 
 def converted(gguf: Path, cache: Path, report: Report) -> Path:
-    """The folder with the weights and the tokenizer of `gguf`, made now if it is not in `cache` yet."""
+    """The folder in `cache` with the weights and the tokenizer of `gguf`; converts the file if it is missing."""
     folder = cache / f"{gguf.stem}-{fingerprint(gguf)}"
     if folder.is_dir():
         return folder
@@ -37,8 +37,8 @@ def converted(gguf: Path, cache: Path, report: Report) -> Path:
 def fingerprint(path: Path) -> str:
     """A name for the content of a file: its size, and a hash of its first and last parts.
 
-    Not its time, which changes with every installation of the same model; not a hash of all, which takes as long as
-    loading it.
+    The modification time would change with every installation of the same model, and a hash of the whole file would
+    take as long as loading it.
     """
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
@@ -67,7 +67,7 @@ def _convert(gguf: Path, folder: Path, report: Report) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     report("converting weights")
     quantized = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # transformers refuses to save a model that came from a GGUF, even though its weights are plain by now.
+    # transformers refuses to save a model that it loaded from a GGUF, although its weights are plain now.
     config = quantized.config
     del config.quantization_config
     with torch.device("meta"):

@@ -1,8 +1,8 @@
-"""A lean decoder for models of the Llama family: the same numbers as transformers' layers, with a tenth of the Python.
+"""A decoder for models of the Llama family: the same numbers as transformers' layers, with a tenth of the Python.
 
-Made by `model_builder` for models whose outline says that it can, others run through transformers' own modules.
-Projections that read the same input are one matrix, norms are folded into them, and the halves that a rotary embedding
-turns lie side by side, so that turning is one complex product. It knows nothing of sequences:
+`model_builder` makes one for each model whose manifest allows it; other models run through transformers' own modules.
+Projections that read the same input are fused into one matrix with the norm weights folded in, and the two numbers of
+each rotary pair lie side by side, so that a rotation is one complex product. It knows nothing of sequences:
 `AttentionPlan` does attention.
 """
 
@@ -20,7 +20,7 @@ from kernel.drivers.transformers.attention import AttentionPlan
 from kernel.drivers.transformers.linear import Linear, Pack
 from kernel.drivers.transformers.model_manifest import ModelManifest
 
-Weights = Mapping[str, torch.Tensor]  # by the names that transformers gives them
+Weights = Mapping[str, torch.Tensor]  # by their names in transformers
 
 
 class _Layer(NamedTuple):
@@ -34,102 +34,108 @@ class _Layer(NamedTuple):
 
 
 class Decoder:
-    """The layers of a model, packed by `pack` from its `weights`."""
+    """The layers and the head of a model, packed from its `weights` by `pack`."""
 
-    def __init__(self, outline: ModelManifest, weights: Weights, pack: Pack) -> None:
-        assert outline.lean is not None
-        self._heads, self._kv_heads, self._head_dim = outline.heads, outline.kv_heads, outline.head_dim
-        self._lean = outline.lean
+    def __init__(self, manifest: ModelManifest, weights: Weights, pack: Pack) -> None:
+        assert manifest.decoder is not None
+        self._heads, self._kv_heads, self._head_dim = manifest.heads, manifest.kv_heads, manifest.head_dim
+        self._spec = manifest.decoder
         self._embeddings = weights["model.embed_tokens.weight"].detach()
         device, dtype = self._embeddings.device, self._embeddings.dtype
-        self._floor = torch.full((1, 1), self._lean.eps, device=device, dtype=dtype)
+        self._epsilon = torch.full((1, 1), self._spec.eps, device=device, dtype=dtype)
         with torch.inference_mode():
-            self._turns = self._rotations(outline.context)
-            self._layers = self._all_packed(weights, outline.layers, pack)
+            self._rotations = self._rotation_table(manifest.context)
+            self._layers = self._pack_layers(weights, manifest.layers, pack)
             self._norm = weights["model.norm.weight"].detach().clone()
             self._head = pack(weights.get("lm_head.weight", self._embeddings), None)
 
     def __call__(
-        self, plan: AttentionPlan, tokens: torch.Tensor, positions: torch.Tensor, kept: torch.Tensor, *, states: bool
+        self,
+        plan: AttentionPlan,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        logit_rows: torch.Tensor,
+        *,
+        states: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The logits of the rows `kept`, and the last states of all, normed, if `states`: see `forward.Network`."""
+        """The logits of `logit_rows` and, if `states`, the normed last hidden states of all rows; see `Network`."""
         found = self._states(plan, tokens, positions)
         if states:
-            found = normed(found, self._floor) * self._norm
-            return self._head(found[kept]).float(), found
-        return self._head(normed(found[kept], self._floor) * self._norm).float(), None
+            found = normed(found, self._epsilon) * self._norm
+            return self._head(found[logit_rows]).float(), found
+        return self._head(normed(found[logit_rows], self._epsilon) * self._norm).float(), None
 
     def _states(self, plan: AttentionPlan, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         queries, keys = self._heads * self._head_dim, self._kv_heads * self._head_dim
-        turns = self._turns[positions].unsqueeze(1)
+        rotations = self._rotations[positions].unsqueeze(1)
         states = embedding(tokens, self._embeddings)
         for number, layer in enumerate(self._layers):
-            mixed = layer.qkv(normed(states, self._floor))
+            qkv = layer.qkv(normed(states, self._epsilon))
             if layer.query_norm is not None:
-                self._norm_heads(mixed, layer)
-            _turn(mixed[:, : queries + keys].unflatten(1, (-1, self._head_dim // 2, 2)), turns)
-            plan.write(number, mixed[:, queries:])
-            asked = mixed[:, :queries].unflatten(1, (self._kv_heads, -1, self._head_dim))
-            states += layer.out(plan.attend(number, asked, self._lean.scale, layer.window))
-            states += layer.down(gated(layer.gate_up(normed(states, self._floor))))
+                self._norm_heads(qkv, layer)
+            _rotate(qkv[:, : queries + keys].unflatten(1, (-1, self._head_dim // 2, 2)), rotations)
+            plan.write(number, qkv[:, queries:])
+            layer_queries = qkv[:, :queries].unflatten(1, (self._kv_heads, -1, self._head_dim))
+            states += layer.out(plan.attend(number, layer_queries, self._spec.scale, layer.window))
+            states += layer.down(gated(layer.gate_up(normed(states, self._epsilon))))
         return states
 
-    def _norm_heads(self, mixed: torch.Tensor, layer: _Layer) -> None:
+    def _norm_heads(self, qkv: torch.Tensor, layer: _Layer) -> None:
         """Norm each head of the queries and the keys, as Qwen3 does."""
         assert layer.key_norm is not None
         queries, keys = self._heads * self._head_dim, self._kv_heads * self._head_dim
         for part, weight in (
-            (mixed[:, :queries], layer.query_norm),
-            (mixed[:, queries : queries + keys], layer.key_norm),
+            (qkv[:, :queries], layer.query_norm),
+            (qkv[:, queries : queries + keys], layer.key_norm),
         ):
             heads = part.unflatten(1, (-1, self._head_dim))
-            heads.copy_(rms_norm(heads, (self._head_dim,), weight, self._lean.eps))
+            heads.copy_(rms_norm(heads, (self._head_dim,), weight, self._spec.eps))
 
-    def _rotations(self, context: int) -> torch.Tensor:
-        """By how much each position turns each pair: [context, head dim / 2], complex."""
+    def _rotation_table(self, context: int) -> torch.Tensor:
+        """The factor by which each position rotates each pair: [context, head dim / 2], complex."""
         device = self._embeddings.device
-        frequencies = torch.tensor(self._lean.frequencies, device=device)
+        frequencies = torch.tensor(self._spec.frequencies, device=device)
         angles = torch.outer(torch.arange(context, device=device, dtype=torch.float32), frequencies)
-        return torch.complex(angles.cos() * self._lean.amplitude, angles.sin() * self._lean.amplitude)
+        return torch.complex(angles.cos() * self._spec.amplitude, angles.sin() * self._spec.amplitude)
 
-    def _all_packed(self, weights: Weights, layers: int, pack: Pack) -> list[_Layer]:
-        """Several at once: packing one uses one thread, and not the interpreter."""
+    def _pack_layers(self, weights: Weights, layers: int, pack: Pack) -> list[_Layer]:
+        """Pack several layers in parallel: packing one keeps one thread busy and leaves the interpreter free."""
 
         def packed(number: int) -> _Layer:
-            with torch.inference_mode():  # which each thread has to say
-                return self._packed(_Part(weights, number), number, pack)
+            with torch.inference_mode():  # the mode holds for one thread only
+                return self._pack_layer(_LayerWeights(weights, number), number, pack)
 
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             return list(pool.map(packed, range(layers)))
 
-    def _packed(self, part: _Part, number: int, pack: Pack) -> _Layer:
+    def _pack_layer(self, part: _LayerWeights, number: int, pack: Pack) -> _Layer:
         turned = [self._interleaved(part, "q_proj"), self._interleaved(part, "k_proj")]
         value = part("self_attn.v_proj.weight"), part.find("self_attn.v_proj.bias")
         weights, biases = zip(*turned, value, strict=True)
-        before, between = part("input_layernorm.weight"), part("post_attention_layernorm.weight")
+        input_norm, mlp_norm = part("input_layernorm.weight"), part("post_attention_layernorm.weight")
         return _Layer(
-            pack(torch.cat(weights) * before, None if biases[0] is None else torch.cat(biases)),
+            pack(torch.cat(weights) * input_norm, None if biases[0] is None else torch.cat(biases)),
             self._interleaved_norm(part, "q_norm"),
             self._interleaved_norm(part, "k_norm"),
             pack(part("self_attn.o_proj.weight"), part.find("self_attn.o_proj.bias")),
-            pack(torch.cat((part("mlp.gate_proj.weight"), part("mlp.up_proj.weight"))) * between, None),
+            pack(torch.cat((part("mlp.gate_proj.weight"), part("mlp.up_proj.weight"))) * mlp_norm, None),
             pack(part("mlp.down_proj.weight"), None),
-            self._lean.windows[number],
+            self._spec.windows[number],
         )
 
-    def _interleaved_norm(self, part: _Part, name: str) -> torch.Tensor | None:
+    def _interleaved_norm(self, part: _LayerWeights, name: str) -> torch.Tensor | None:
         norm = part.find(f"self_attn.{name}.weight")
-        return None if norm is None else norm[_order(self._head_dim)].clone()
+        return None if norm is None else norm[_interleaved_order(self._head_dim)].clone()
 
-    def _interleaved(self, part: _Part, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Weights and bias with the two numbers of a pair, half a head apart in transformers, side by side."""
-        order = _order(self._head_dim)
+    def _interleaved(self, part: _LayerWeights, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Weights and bias with the two numbers of a pair side by side; transformers has them half a head apart."""
+        order = _interleaved_order(self._head_dim)
         weight = part(f"self_attn.{name}.weight").unflatten(0, (-1, self._head_dim))[:, order].flatten(0, 1)
         bias = part.find(f"self_attn.{name}.bias")
         return weight, None if bias is None else bias.unflatten(0, (-1, self._head_dim))[:, order].flatten()
 
 
-class _Part:
+class _LayerWeights:
     """The weights of one layer."""
 
     def __init__(self, weights: Weights, number: int) -> None:
@@ -144,20 +150,22 @@ class _Part:
         return self._weights.get(self._prefix + name)
 
 
-def normed(rows: torch.Tensor, floor: torch.Tensor) -> torch.Tensor:
-    """Each of `rows` [rows, size] with a mean square of 1 (RMSNorm; Zhang and Sennrich 2019), `floor` added to it.
+def normed(rows: torch.Tensor, epsilon: torch.Tensor) -> torch.Tensor:
+    """Scale each of `rows` [rows, size] to a mean square of 1 (RMSNorm; Zhang and Sennrich 2019).
 
-    As few calls as there can be: in small steps they are what a norm costs.
+    `epsilon`, [1, 1], is added to the mean square. The function makes as few torch calls as possible, because in small
+    steps the calls are the cost of a norm.
     """
-    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    return rows * torch.addcmul(floor, lengths, lengths, value=1 / rows.shape[1]).rsqrt_()
+    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows * torch.addcmul(epsilon, norms, norms, value=1 / rows.shape[1]).rsqrt_()
 
 
 def gated(rows: torch.Tensor) -> torch.Tensor:
-    """Of each of `rows` [rows, 2 * size] the silu of the first half, times the second (SwiGLU; Shazeer 2020).
+    """The silu of the first half of each of `rows` [rows, 2 * size], times its second half (SwiGLU; Shazeer 2020).
 
-    By its parts, of which each gives a number the same bits anywhere: silu computes the last few of a thread's share in
-    another way than the others, and which these are depends on how many rows there are.
+    In float32 the silu is computed from elementary operations, each of which gives a number the same bits at any place.
+    torch's silu computes the last few numbers of a thread's share differently, and which numbers these are depends on
+    the count of rows.
     """
     gate, up = rows.chunk(2, dim=1)
     if rows.dtype != torch.float32:
@@ -167,14 +175,14 @@ def gated(rows: torch.Tensor) -> torch.Tensor:
 
 
 @cache
-def _order(head_dim: int) -> torch.Tensor:
-    """The places in a head of transformers, in our order."""
+def _interleaved_order(head_dim: int) -> torch.Tensor:
+    """For each place in a head of ours, the place in a head of transformers."""
     return torch.arange(head_dim).view(2, -1).t().flatten()
 
 
-def _turn(pairs: torch.Tensor, turns: torch.Tensor) -> None:
-    """Turn the pairs [rows, heads, head dim / 2, 2] in place."""
+def _rotate(pairs: torch.Tensor, rotations: torch.Tensor) -> None:
+    """Rotate the pairs [rows, heads, head dim / 2, 2] in place."""
     if pairs.dtype == torch.float32:
-        torch.view_as_complex(pairs).mul_(turns)
+        torch.view_as_complex(pairs).mul_(rotations)
     else:
-        pairs.copy_(torch.view_as_real(torch.view_as_complex(pairs.float()) * turns))
+        pairs.copy_(torch.view_as_real(torch.view_as_complex(pairs.float()) * rotations))

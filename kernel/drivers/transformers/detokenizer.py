@@ -1,22 +1,22 @@
 """Token ids to text, one at a time.
 
-Fed by a sequence with each token it generates. It decodes a short window that begins at a border between characters and
-releases what the window's text gained, so that spaces come out right: tokenizers decode the first token of a text
-differently. A character whose bytes are spread over tokens is released when it is complete.
+A sequence feeds it each generated token. It decodes a short window of tokens, which begins at a border between
+characters, and releases the text that the window has gained. The window keeps spaces right: tokenizers decode the first
+token of a text differently. It never releases a part of a character whose bytes are spread over tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-INCOMPLETE = "\ufffd"  # what decoders make of bytes that are no character (yet)
+INCOMPLETE = "\ufffd"  # the output of decoders for bytes that are no character, or not yet
 CONTEXT = 6  # tokens of the prompt that the first window begins with
 WINDOW = 16  # tokens after which the window moves on
 PATIENCE = 16  # tokens without a complete character after which bytes count as invalid, not as incomplete
 
 
 class Detokenizer:
-    """Text of a continuation of `prompt`. `decode` takes ids to text, leaving out special tokens."""
+    """The text of a continuation of `prompt`. `decode` turns ids into text and leaves out special tokens."""
 
     def __init__(self, decode: Callable[[list[int]], str], prompt: list[int]) -> None:
         self._decode = decode
@@ -27,11 +27,11 @@ class Detokenizer:
             if size >= len(prompt) or not text.startswith(INCOMPLETE):
                 break
             size *= 2
-        self._released = len(text)  # characters of the window's text that are out
+        self._released = len(text)  # characters of the window's text that are released
         self._border = len(self._window)  # tokens of the window up to the last border between characters
 
     def push(self, token: int) -> str:
-        """Take one more token; answers the text that is complete now."""
+        """Add a token and return the text that is complete now."""
         self._window.append(token)
         text = self._decode(self._window)
         open_bytes = len(text) - len(text.rstrip(INCOMPLETE))
@@ -47,7 +47,7 @@ class Detokenizer:
         return released
 
     def flush(self) -> str:
-        """What is held back, now that no more tokens come."""
+        """Release the text that is held back: no more tokens follow."""
         text = self._decode(self._window)
         return self._release(text, len(text))
 

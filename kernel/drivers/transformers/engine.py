@@ -1,7 +1,7 @@
-"""The step loop: obey the kernel, run one packed step over all that may run, report, again.
+"""The step loop: handle the kernel's messages, run one packed step over all ready requests, report, repeat.
 
-Run by `__main__` until the kernel says `Stop`. All that the kernel asks for takes effect between steps. An error of one
-call ends that call and no other; only leases decide who runs. How calls begin is in `call_lifecycle`.
+`__main__` runs it until the kernel sends `Stop`. Messages take effect between steps. An error in one call ends that
+call and no other. It never decides which requests run: leases do, and `call_lifecycle` starts and ends them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kernel.drivers.protocol import Done, Parked, Stop, ToDriver
 from kernel.drivers.transformers.attention import Span
 from kernel.drivers.transformers.call_lifecycle import CallLifecycle
 from kernel.drivers.transformers.forward import ForwardOutput
-from kernel.drivers.transformers.prefill_budget import PendingPrompt, PrefillBudget
+from kernel.drivers.transformers.prefill_budget import PendingTokens, PrefillBudget
 from kernel.drivers.transformers.queries import EmbeddedText, ScoredContinuation
 from kernel.drivers.transformers.report import ReportLink
 from kernel.drivers.transformers.request import EngineRequest
@@ -31,44 +31,45 @@ Batch = list[tuple[EngineRequest, Span]]
 
 
 class DriverConnection(ReportLink, Protocol):
-    """The link to the kernel; see `kernel.drivers.child.KernelLink`. Callables in the inbox are called."""
+    """The link to the kernel; see `kernel.drivers.child.KernelLink`. The engine calls callables found in the inbox."""
 
     inbox: queue.SimpleQueue[Any]
     prepare: Callable[[ToDriver], Any]
 
 
 class Engine:
-    """Runs what `calls` has let in. `most_rows`: of a step."""
+    """Runs the requests that `calls` holds. A step has at most `max_rows` rows."""
 
     def __init__(
         self,
         connection: DriverConnection,
         forward: Forward,
         calls: CallLifecycle,
-        pace: PrefillBudget,
-        most_rows: int,
+        prefill_budget: PrefillBudget,
+        max_rows: int,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._inbox = connection.inbox
         self._forward = forward
         self._calls = calls
-        self._pace = pace
-        self._most_rows = most_rows
+        self._prefill_budget = prefill_budget
+        self._most_rows = max_rows
         self._clock = clock
         self._report = calls.report
-        self._turn = 0  # of those that run, who is first
+        self._allocator = calls.allocator
+        self._turn = 0  # index of the request that is first in the next step, if a step cannot hold all
 
     def run(self) -> None:
         """Serve until `Stop`."""
-        while self._listen():
+        while self._handle_messages():
             self._step()
 
     # ---- between steps
 
-    def _listen(self) -> bool:
-        """Obey all messages that are there, waiting for one while nothing can run. False after `Stop`."""
+    def _handle_messages(self) -> bool:
+        """Handle all messages in the inbox; while no request can run, wait for one. Returns False after `Stop`."""
         while True:
-            self._calls.give_memory()
+            self._calls.allocate_memory()
             idle = not self._calls.ready()
             if idle:
                 self._report.flush()
@@ -78,7 +79,7 @@ class Engine:
                 if not idle:
                     self._report.flush_if_due()
                     return True
-                if (usage := self._calls.usage()).waiting:
+                if (usage := self._allocator.usage()).waiting:
                     self._report.waiting(usage)
                 message = self._inbox.get(block=True)
             if isinstance(message, Stop):
@@ -87,69 +88,72 @@ class Engine:
             if callable(message):
                 message()
             else:
-                self._calls.obey(message)
+                self._calls.handle(message)
 
     # ---- a step
 
     def _step(self) -> None:
         started = self._clock()
         batch = self._batch()
-        single = sum(span.generated and len(span.tokens) == 1 for _, span in batch)
-        rows = sum(len(span.tokens) for _, span in batch) - single
+        decoding = sum(span.generated and len(span.tokens) == 1 for _, span in batch)
+        rows = sum(len(span.tokens) for _, span in batch) - decoding
         for part, output in self._run(batch):
-            self._take(part, output)
+            self._postprocess(part, output)
         seconds = self._clock() - started
-        self._pace.took(seconds, single, rows)
-        if self._pace.prompt_token:
-            self._calls.prompts_take(self._pace.prompt_token)
-        self._report.step(seconds, self._calls.usage())
+        self._prefill_budget.record_step(seconds, decoding, rows)
+        if self._prefill_budget.prompt_token_seconds:
+            self._allocator.cache.rates.token = self._prefill_budget.prompt_token_seconds
+        self._report.step(seconds, self._allocator.usage())
         self._report.flush_if_due()
 
     def _batch(self) -> Batch:
         ready = self._calls.ready()
         if len(ready) > self._most_rows // 2:
-            # More than a step holds: each has its turn.
+            # A step cannot hold them all: they take turns.
             self._turn = (self._turn + self._most_rows // 2) % len(ready)
             ready = (ready[self._turn :] + ready[: self._turn])[: self._most_rows // 2]
-        pending = [PendingPrompt(work.done, work.pending, work.done >= work.prompt) for work in ready]
-        counts = self._pace.shares(pending)
-        return [(work, work.span(count)) for work, count in zip(ready, counts, strict=True) if count]
+        pending = [PendingTokens(request.done, request.pending, request.done >= request.prompt) for request in ready]
+        counts = self._prefill_budget.shares(pending)
+        return [(request, request.span(count)) for request, count in zip(ready, counts, strict=True) if count]
 
     def _run(self, batch: Batch) -> list[tuple[Batch, ForwardOutput]]:
-        """Parts of the batch with their output. If the step raises, each runs alone, to fail only those at fault."""
+        """Run the step; returns parts of the batch with their output.
+
+        If the step raises, run each request alone, so that only the requests that cause the error fail.
+        """
         try:
             return [(batch, self._forward([span for _, span in batch]))]
         except Exception as error:
             if len(batch) > 1:
-                return [part for one in batch if _lives(one[0]) for part in self._run([one])]
+                return [part for single in batch if _has_memory(single[0]) for part in self._run([single])]
             self._calls.fail(batch[0][0], error)
             return []
 
-    def _take(self, batch: Batch, output: ForwardOutput) -> None:
-        """Hand out what the step computed."""
+    def _postprocess(self, batch: Batch, output: ForwardOutput) -> None:
+        """Give each request its part of the step's output."""
         hidden = iter(output.hidden)
         best = likeliest_of(output.logits)
         first = 0
-        for work, span in batch:
+        for request, span in batch:
             logits, likeliest = output.logits[first : first + span.logits], best[first : first + span.logits]
             states = next(hidden) if span.hidden else None
             first += span.logits
-            if not _lives(work):
+            if not _has_memory(request):
                 continue
             try:
-                self._calls.computed(work, span)
-                if isinstance(work, EngineSequence):
+                self._allocator.computed(request, span.start)
+                if isinstance(request, EngineSequence):
                     if likeliest:
-                        self._extend(work, logits[0], *likeliest[0])
+                        self._extend(request, logits[0], *likeliest[0])
                 else:
-                    _take_part(work, span, logits, states)
-                    if not work.pending:
-                        self._calls.part_done(work)
+                    _add_to_query(request, span, logits, states)
+                    if not request.pending:
+                        self._calls.finish_part(request)
             except Exception as error:
-                self._calls.fail(work, error)
+                self._calls.fail(request, error)
 
     def _extend(self, sequence: EngineSequence, row: torch.Tensor, maximum: float, likeliest: int) -> None:
-        """Choose the next token of `sequence` from its logits, and report what follows from it."""
+        """Choose the next token of `sequence` from its logits and report it; finish or park the sequence if due."""
         if not math.isfinite(maximum):
             raise DriverFailed(f"the model's logits have the maximum {maximum} after {len(sequence.tokens)} tokens")
         choices = row
@@ -163,19 +167,19 @@ class Engine:
         sequence.lease -= 1
         self._report.progress(sequence.id, [token], text, logprobs)
         if sequence.ended:
-            self._calls.leave(sequence, Done(sequence.id, sequence.ended))
+            self._calls.finish(sequence, Done(sequence.id, sequence.ended))
         elif not sequence.lease:
             self._report.event(Parked(sequence.id))
 
 
-def _lives(work: EngineRequest) -> bool:
-    """False if its call failed in this step with another part of it: then its memory is no longer its own."""
-    return work.slab is not None
+def _has_memory(request: EngineRequest) -> bool:
+    """Whether `request` still owns its slab. Not if another part of its call failed in this step."""
+    return request.slab is not None
 
 
-def _take_part(work: EngineRequest, span: Span, logits: torch.Tensor, states: torch.Tensor | None) -> None:
-    if isinstance(work, ScoredContinuation):
-        work.take(span.end - span.logits, logits)
-    elif isinstance(work, EmbeddedText):
+def _add_to_query(request: EngineRequest, span: Span, logits: torch.Tensor, states: torch.Tensor | None) -> None:
+    if isinstance(request, ScoredContinuation):
+        request.add_logits(span.end - span.logits, logits)
+    elif isinstance(request, EmbeddedText):
         assert states is not None
-        work.take(states)
+        request.add_states(states)

@@ -1,4 +1,7 @@
-"""Puts the parts of a loaded model together to an engine that serves it. Called by `__main__`, once."""
+"""Builds the engine that serves a loaded model: cache, allocator, call lifecycle and prefill budget.
+
+Called once, by `__main__`. It starts nothing.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,17 @@ from kernel.drivers.transformers.report import BundleReport
 from kernel.drivers.transformers.sequence import EngineLimits
 from kernel.drivers.transformers.tokenize_ahead import tokenized
 
-DISK = 4  # times the memory for keys and values, for prefixes on disk
-PREFILL_TOKENS = {"cpu": 256, "cuda": 2048}  # a step while nobody generates: enough rows to use the device well
+DISK_RATIO = 4  # the KV memory times this is the disk space for prefixes, unless the options set it
+PREFILL_TOKENS = {"cpu": 256, "cuda": 2048}  # in a step without generations: enough rows to use the device well
 
 
 def engine(link: DriverConnection, model: Model, options: Options, message: Load) -> Engine:
-    """An engine that has not begun."""
-    on_disk = DISK * model.memory.budget if options.kv_disk is None else options.kv_disk
-    cache = PrefixCache(model.memory, message.disk, on_disk)
-    placement = KVAllocator(model.memory, options.kv_quota, cache)
+    """An engine for `model` that does not run yet."""
+    disk_budget = DISK_RATIO * model.memory.budget if options.kv_disk is None else options.kv_disk
+    cache = PrefixCache(model.memory, message.disk, disk_budget)
+    allocator = KVAllocator(model.memory, options.kv_quota, cache)
     limits = EngineLimits(model.context, message.max_tokens)
     link.prepare = partial(tokenized, model.tokenizer)
-    calls = CallLifecycle(link.inbox, BundleReport(link), model.tokenizer, placement, limits, model.fingerprint)
-    pace = PrefillBudget(min(PREFILL_TOKENS[model.device.type], model.most_rows // 2))
-    return Engine(link, model.forward, calls, pace, model.most_rows)
+    calls = CallLifecycle(link.inbox, BundleReport(link), model.tokenizer, allocator, limits, model.fingerprint)
+    prefill_budget = PrefillBudget(min(PREFILL_TOKENS[model.device.type], model.max_rows // 2))
+    return Engine(link, model.forward, calls, prefill_budget, model.max_rows)

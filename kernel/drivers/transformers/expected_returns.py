@@ -1,70 +1,71 @@
-"""Who is away: processes that were served and may come back, and for how long they are likely to stay away.
+"""When each process is expected to make its next call: the driver's view of think times.
 
-Told by `kv_allocator` of their calls, asked by the prefix cache. What is usual for a program the kernel says.
+`kv_allocator` reports the calls of processes, the prefix cache asks. The kernel sends the think time that is usual for
+a program with each call; this module never learns it from the calls it sees.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-PATIENCE = 10.0  # seconds that a process is taken to be away whose program was never seen to come back
+PATIENCE = 10.0  # seconds: the think time of a process while that of its program is unknown
 
 
 class _ThinkTime:
-    """How often and for how long one process stays away between its calls.
+    """The calls of one process and its think time.
 
-    `calls` counts its calls, `running` those that run. `left` is when the last one ended, `usual` the seconds after
-    which the process usually comes back, 0 if unknown.
+    `calls`: how many it has made; `running`: how many of them have not ended; `last_ended`: when the last one ended;
+    `expected`: its usual think time in seconds, 0 if unknown.
     """
 
-    __slots__ = ("calls", "left", "running", "usual")
+    __slots__ = ("calls", "expected", "last_ended", "running")
 
     def __init__(self) -> None:
         self.calls = self.running = 0
-        self.left = self.usual = 0.0
+        self.last_ended = self.expected = 0.0
 
     def remaining(self, now: float) -> float:
-        """Seconds for which it is likely to stay away. Who is late is likely to wait as long again."""
+        """Seconds until its next call. A late process is expected to take as long again as it has been away."""
         if self.running:
-            return self.usual or PATIENCE
-        gone = now - self.left
-        return max(self.usual - gone, gone) if self.usual else max(gone, PATIENCE)
+            return self.expected or PATIENCE
+        away = now - self.last_ended
+        return max(self.expected - away, away) if self.expected else max(away, PATIENCE)
 
 
 class ExpectedReturns:
-    """Of all processes that have called and live."""
+    """The think times of all living processes that have made a call."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._now = clock
         self._of: dict[int, _ThinkTime] = {}
 
-    def called(self, process: int, usual: float) -> None:
-        """A call of `process` has begun, whose program comes back so many seconds after one; 0 if nobody knows."""
+    def call_started(self, process: int, expected: float) -> None:
+        """A call of `process` has started. `expected`: seconds from its end to the next call, 0 if unknown."""
         think_time = self._of.setdefault(process, _ThinkTime())
         think_time.calls += 1
         think_time.running += 1
-        think_time.usual = usual
+        think_time.expected = expected
 
-    def left(self, process: int) -> None:
-        """A call of it is over."""
+    def call_ended(self, process: int) -> None:
+        """A call of `process` has ended."""
         think_time = self._of.get(process)
         if think_time is not None:
             think_time.running -= 1
-            think_time.left = self._now()
+            think_time.last_ended = self._now()
 
-    def ended(self, process: int) -> None:
-        """It does not come back."""
+    def process_ended(self, process: int) -> None:
+        """Forget `process`: it makes no more calls."""
         self._of.pop(process, None)
 
-    def call(self, process: int) -> int:
-        """The number of its last call."""
+    def last_call(self, process: int) -> int:
+        """The number of the last call of `process`, 0 if there is none."""
         think_time = self._of.get(process)
         return 0 if think_time is None else think_time.calls
 
     def remaining(self, calls: Mapping[int, int]) -> Iterator[float]:
-        """Seconds for which each process is likely to stay away whose last call is the one named.
+        """Seconds until the next call of each process in `calls` whose last call has the number given there.
 
-        A process is likely to want again what its last call used, but maybe not what earlier calls used.
+        A process is likely to want again what its last call used; what only earlier calls used, it may not.
         """
         now = self._now()
         for process, call in calls.items():

@@ -1,7 +1,7 @@
 """One packed forward pass: the next tokens of many sequences in a single row through the model.
 
-Called by the engine once per step, and at load by `modules.check`. It runs a `Decoder` where there is one, else
-transformers' own modules.
+Called by the engine once per step, and at load by `hf_backend.check`. It runs a `Decoder` where there is one, and
+transformers' own modules otherwise. It never decides which sequences run.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from kernel.drivers.transformers.kv import KVMemory
 
 
 class ForwardOutput(NamedTuple):
-    """What a step computed.
+    """The result of a step.
 
-    `logits` [those asked for, vocabulary] are in the order of spans and tokens. `hidden` has the last states of the
-    tokens of each span that asked for them, [tokens, size].
+    `logits` [requested rows, vocabulary] are in the order of spans and tokens. `hidden` has one [tokens, size] tensor
+    of last hidden states for each span that requested them.
     """
 
     logits: torch.Tensor
@@ -27,33 +27,50 @@ class ForwardOutput(NamedTuple):
 
 
 class Network(Protocol):
-    """A model's layers and head. Answers logits [kept, vocabulary] and, if `states`, the last states of all rows."""
+    """A model's layers and head.
+
+    A call returns the logits of `logit_rows`, [logit rows, vocabulary], and, if `states`, the last hidden states of all
+    rows.
+    """
 
     def __call__(
-        self, plan: AttentionPlan, tokens: torch.Tensor, positions: torch.Tensor, kept: torch.Tensor, *, states: bool
+        self,
+        plan: AttentionPlan,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        logit_rows: torch.Tensor,
+        *,
+        states: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]: ...
 
 
 class PackedForward:
-    """`counts`: rows are padded to them, None never. `lengths`: see `AttentionPlan`."""
+    """The forward pass of one model over one KV memory.
+
+    Rows are padded to `row_counts`, if given, and the context of generated tokens to `safe_lengths`.
+    """
 
     def __init__(
-        self, network: Network, memory: KVMemory, counts: RowCounts | None = None, lengths: SafeLengths | None = None
+        self,
+        network: Network,
+        memory: KVMemory,
+        row_counts: RowCounts | None = None,
+        safe_lengths: SafeLengths | None = None,
     ) -> None:
         self._network = network
         self._memory = memory
-        self._counts = counts
-        self._lengths = lengths or SafeLengths()
+        self._row_counts = row_counts
+        self._safe_lengths = safe_lengths or SafeLengths()
 
     def __call__(self, spans: list[Span]) -> ForwardOutput:
-        """Run `spans`; the slabs grow if it succeeds."""
+        """Run `spans`. On success their slabs have grown by the new tokens."""
         with torch.inference_mode():
-            plan = AttentionPlan(spans, self._memory, self._lengths)
+            plan = AttentionPlan(spans, self._memory, self._safe_lengths)
             tokens, positions = (self._tensor(self._pad(values)) for values in (plan.tokens, plan.positions))
             wanted = [row for span in spans if span.logits for row in plan.rows(span)[-span.logits :]]
-            kept = self._tensor(self._pad(wanted))
+            logit_rows = self._tensor(self._pad(wanted))
             asking = [span for span in spans if span.hidden]
-            logits, states = self._network(plan, tokens, positions, kept, states=bool(asking))
+            logits, states = self._network(plan, tokens, positions, logit_rows, states=bool(asking))
             hidden = []
             for span in asking:
                 assert states is not None
@@ -63,10 +80,10 @@ class PackedForward:
         return ForwardOutput(logits[: len(wanted)], hidden)
 
     def _pad(self, values: list[int]) -> list[int]:
-        """`values`, and zeros up to a safe count."""
-        if self._counts is None or not values:
+        """`values`, padded with zeros to a safe count of rows."""
+        if self._row_counts is None or not values:
             return values
-        return values + [0] * (self._counts.padded(len(values)) - len(values))
+        return values + [0] * (self._row_counts.padded(len(values)) - len(values))
 
     def _tensor(self, values: list[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self._memory.device)

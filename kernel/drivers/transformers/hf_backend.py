@@ -1,7 +1,7 @@
-"""A model run by transformers' own modules, with our attention put in by transformers' attention interface.
+"""Runs a model through transformers' own modules, with our attention plugged in by transformers' attention interface.
 
-For models that the lean decoder cannot stand for, and at load for `check`, which compares packed steps with the model's
-own attention. Imported only then: it brings transformers' modelling code with it.
+Used for models that the decoder cannot run, and at load by `check`, which compares packed steps with the model's own
+attention. It is imported only then, because it imports transformers' modelling code.
 """
 
 from __future__ import annotations
@@ -16,22 +16,28 @@ from kernel.drivers.transformers.forward import PackedForward
 from kernel.drivers.transformers.kv import KVMemory
 
 NAME = "llmosd"
-UNSUPPORTED = ("softcap", "s_aux", "position_bias")  # what some models have transformers pass, and this cannot do
+UNSUPPORTED = ("softcap", "s_aux", "position_bias")  # arguments for some models' attention, which `attend` lacks
 
 
 class HFBackend:
-    """A causal language model of transformers, loaded with the attention of `NAME`, as a `Network`."""
+    """A `Network` that runs a causal language model of transformers, loaded with the attention called `NAME`."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
 
     def __call__(
-        self, plan: AttentionPlan, tokens: torch.Tensor, positions: torch.Tensor, kept: torch.Tensor, *, states: bool
+        self,
+        plan: AttentionPlan,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        logit_rows: torch.Tensor,
+        *,
+        states: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         found = self._model(
             input_ids=tokens[None],
             position_ids=positions[None],
-            logits_to_keep=kept,
+            logits_to_keep=logit_rows,
             output_hidden_states=states,
             use_cache=False,
             plan=plan,
@@ -51,9 +57,10 @@ def attend(
     plan: AttentionPlan,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention as transformers calls it. `query` is [1, heads, tokens, head dim], `key` and `value` have the kv heads.
+    """The attention function that transformers calls in each layer; it returns [1, tokens, heads, head dim].
 
-    Answers [1, tokens, heads, head dim]. Raises NotImplementedError for a kind of attention that it does not have.
+    `query` is [1, heads, tokens, head dim]; `key` and `value` have the kv heads instead. Raises NotImplementedError for
+    a kind of attention that is not supported.
     """
     for name in UNSUPPORTED:
         if kwargs.get(name) is not None:
@@ -61,16 +68,16 @@ def attend(
     kv_heads, tokens, head_dim = key.shape[1:]
     fresh = torch.cat((key, value)).permute(2, 0, 1, 3).reshape(tokens, -1)
     plan.write(module.layer_idx, fresh)
-    asked = query[0].transpose(0, 1).unflatten(1, (kv_heads, -1))
-    found = plan.attend(module.layer_idx, asked, scaling or head_dim**-0.5, sliding_window)
+    queries = query[0].transpose(0, 1).unflatten(1, (kv_heads, -1))
+    found = plan.attend(module.layer_idx, queries, scaling or head_dim**-0.5, sliding_window)
     return found.view(1, tokens, -1, head_dim), None
 
 
 def check(model: Any, forward: PackedForward, memory: KVMemory, tolerance: float) -> None:
     """Raise NotImplementedError unless packed, chunked steps give the logits of the model's own attention.
 
-    Some models have state besides keys and values, or attention of a kind that `attend` does not know: better refused
-    at load than wrong later. `tolerance`: of the largest logit.
+    Some models have state besides their KV cache, or a kind of attention that `attend` does not support: they must be
+    refused at load, not give wrong tokens later. `tolerance` is a share of the largest logit.
     """
     tokens = [token % model.config.get_text_config().vocab_size for token in (11, 7, 5, 3, 2, 13)]
     one, other = memory.allocate(len(tokens)), memory.allocate(len(tokens))

@@ -1,8 +1,8 @@
-"""Memory for keys and values: one contiguous slab per sequence, out of a fixed budget.
+"""KV memory: one contiguous slab for each sequence, out of a fixed budget.
 
-Owned by the engine; written and read by `attention`, by views, so that nothing is gathered. All slabs lie at equal
-distances in one range of virtual memory, so that any two of them (and any evenly spaced row) are one strided batch.
-Layout: [slab, layer, token, key or value, head, head dim]. It decides nothing about who gets memory.
+`kv_allocator` hands out the slabs; `attention` writes and reads them through views, so that no KV is gathered. All
+slabs lie at equal distances in one range of virtual memory: any two slabs, or any evenly spaced row of slabs, are one
+strided batch. Layout: [slab, layer, token, key or value, head, head dim]. It never decides which request gets memory.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 import torch
 
-from kernel.drivers.transformers.pages import PAGE, PageStore, Range, Segment, most_areas
+from kernel.drivers.transformers.pages import PAGE, PageStore, Range, Segment, max_areas
 
-UNIT = 32  # tokens; capacities are multiples, so that what attention reads beyond the last token lies in the slab
+UNIT = 32  # tokens; capacities are multiples of it, so that attention never reads beyond the end of a slab
 
 
 class Geometry(NamedTuple):
-    """What a token takes: in `layers` layers a key and a value of `heads` heads each."""
+    """The size of a token: in each of `layers` layers a key and a value, each of `heads` heads."""
 
     layers: int
     heads: int
@@ -30,7 +30,7 @@ class Geometry(NamedTuple):
 
     @property
     def row(self) -> int:
-        """Numbers of one token in one layer."""
+        """How many numbers one token has in one layer."""
         return 2 * self.heads * self.head_dim
 
     @property
@@ -43,57 +43,58 @@ class Geometry(NamedTuple):
 
 
 def maps(device: torch.device) -> bool:
-    """Whether memory is mapped, so that slabs take none until they are used, and prefixes are shared."""
+    """Whether slabs are mapped by the page: then they take no memory until they are written, and share prefixes."""
     return device.type == "cpu" and sys.platform == "linux"
 
 
 class Slab:
-    """A place for the keys and values of one sequence, `length` tokens of them so far.
+    """A place for the KV of one sequence, which has `length` tokens so far.
 
-    `index` says where; `reserved` tokens of the budget are its own; `shares` counts what is mapped into it.
+    `index`: its number in `KVMemory`; `reserved`: tokens of the budget that it takes; `mappings`: prefixes mapped into
+    it, counted once for each layer.
     """
 
-    __slots__ = ("index", "length", "reserved", "shares")
+    __slots__ = ("index", "length", "mappings", "reserved")
 
     def __init__(self, index: int, reserved: int) -> None:
         self.index = index
         self.length = 0
         self.reserved = reserved
-        self.shares = 0
+        self.mappings = 0
 
 
 class Prefix:
-    """The keys and values of the tokens from `start` to `end` of some text, kept to be used again.
+    """The KV of the tokens from `start` to `end` of a text, to be used again. Compared and hashed by identity.
 
-    `data` is where they are in memory, None if they are not; `copy` where on disk. `coming`: they are being read.
+    `data`: the KV in memory, or None; `disk_copy`: the KV on disk, or None; `filling`: it is being read into memory.
     """
 
-    __slots__ = ("coming", "copy", "data", "end", "start")  # by identity: one object, kept once
+    __slots__ = ("data", "disk_copy", "end", "filling", "start")
 
     def __init__(self, start: int, end: int, data: Segment | torch.Tensor | None) -> None:
         self.start = start
         self.end = end
         self.data = data
-        self.copy: Segment | None = None
-        self.coming = False
+        self.disk_copy: Segment | None = None
+        self.filling = False
 
 
 class KVMemory:
-    """`slabs` slabs of `capacity` tokens each, of which together no more than `budget` bytes are handed out."""
+    """`slabs` slabs of at least `capacity` tokens each; slabs and prefixes together take up to `budget` bytes."""
 
     def __init__(self, geometry: Geometry, capacity: int, slabs: int, device: torch.device, budget: int) -> None:
-        # In whole pages, so that a token of every layer lies at the same distance from the start of a page.
+        # In whole pages, so that a token has the same offset in its page in every layer.
         step = math.lcm(UNIT, PAGE // math.gcd(PAGE, geometry.row_bytes))
         self.geometry = geometry
         self.capacity = -(-capacity // step) * step
         self.device = device
         self.budget = budget
-        self.used = 0  # bytes handed out to slabs
-        self.cached = 0  # bytes of prefixes that are kept
+        self.used = 0  # bytes reserved for slabs
+        self.cached = 0  # bytes of prefixes in memory
         self._free = list(range(slabs))
         layer = self.capacity * geometry.row
         slab = geometry.layers * layer
-        self._shares = most_areas() // 4  # that may still be mapped, in all slabs: half of all areas are others'
+        self._mappings_left = max_areas() // 4  # each takes up to two areas; half of all areas are for other uses
         self._range: Range | None = None
         if maps(device):
             self._range = Range(slabs * slab * geometry.dtype.itemsize)
@@ -103,19 +104,19 @@ class KVMemory:
             flat = torch.zeros(slabs * slab, dtype=geometry.dtype, device=device)
         self._flat = flat
         rows = flat.view(-1, geometry.row)
-        self.rows = [rows[number * self.capacity :] for number in range(geometry.layers)]  # of one layer, by `row_of`
+        self.rows = [rows[number * self.capacity :] for number in range(geometry.layers)]  # of each layer; see `row_of`
         self._strides = (slab, geometry.heads * geometry.head_dim, geometry.head_dim, geometry.row, 1)
         self._layer = layer
 
-    # ---- books
+    # ---- accounting
 
     def size(self, tokens: int) -> int:
-        """Bytes that `tokens` tokens take."""
+        """Bytes of `tokens` tokens."""
         return tokens * self.geometry.token_bytes
 
     @property
     def free_bytes(self) -> int:
-        """What is left of the budget, less than nothing after it was lowered."""
+        """Bytes of the budget that are left; negative after the budget was lowered below its use."""
         return self.budget - self.used - self.cached
 
     @property
@@ -123,32 +124,32 @@ class KVMemory:
         return len(self._free)
 
     def allocate(self, tokens: int) -> Slab:
-        """A slab with room for `tokens` tokens of its own; the caller has seen that they fit."""
+        """A slab that reserves `tokens` tokens; the caller has checked that they fit."""
         slab = Slab(heapq.heappop(self._free), tokens)
         self.used += self.size(tokens)
         return slab
 
     def reserve(self, slab: Slab, tokens: int) -> None:
-        """Hand out `tokens` more tokens of the budget to `slab`."""
+        """Reserve `tokens` more tokens of the budget for `slab`."""
         slab.reserved += tokens
         self.used += self.size(tokens)
 
-    def yield_up(self, slab: Slab) -> None:
-        """Take back what was handed out to `slab`, which is about to be freed, but not yet what it holds."""
+    def unreserve(self, slab: Slab) -> None:
+        """Return the reservation of `slab` to the budget. Its KV stays until `free`, which must follow soon."""
         self.used -= self.size(slab.reserved)
         slab.reserved = 0
 
     def free(self, slab: Slab) -> None:
-        """Take back `slab`, which is not used again. What it held is gone, so that nobody reads it later."""
+        """Take back `slab`, which the caller must not use again, and zero it: no later sequence may read its KV."""
         self.used -= self.size(slab.reserved)
-        self._shares += slab.shares
+        self._mappings_left += slab.mappings
         self._clear(slab.index)
         heapq.heappush(self._free, slab.index)
 
     # ---- views
 
     def row_of(self, slab: Slab, token: int) -> int:
-        """Where the token stands in each of `rows`."""
+        """The index of the token in each of `rows`."""
         return slab.index * self.geometry.layers * self.capacity + token
 
     def batch(self, layer: int, first: int, apart: int, count: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -160,18 +161,18 @@ class KVMemory:
         return both.select(1, 0), both.select(1, 1)
 
     def tokens(self, slab: Slab, start: int, end: int) -> torch.Tensor:
-        """All there is of these tokens: [layers, end - start, 2 * heads * head dim], not contiguous."""
+        """A view of the KV of these tokens: [layers, end - start, 2 * heads * head dim], not contiguous."""
         shape = (self.geometry.layers, end - start, self.geometry.row)
         offset = slab.index * self._strides[0] + start * self.geometry.row
         return self._flat.as_strided(shape, (self._layer, self.geometry.row, 1), offset)
 
     # ---- prefixes
 
-    def keep(self, slab: Slab, start: int, end: int) -> Prefix | None:
-        """A copy of these tokens, to be used again by `use`.
+    def copy_prefix(self, slab: Slab, start: int, end: int) -> Prefix | None:
+        """A copy of the KV of these tokens, for `map_prefix`.
 
-        None if they, or what lies in a page with them, are not all numbers: a sequence looks, masked, at more than its
-        own tokens, and a NaN among them would be its end.
+        None if the copied pages contain a NaN or an infinity. Attention reads beyond a sequence's own tokens, masked,
+        and a NaN there would still spoil its result.
         """
         if self._range is None:
             tokens = self.tokens(slab, start, end)
@@ -185,33 +186,33 @@ class KVMemory:
             segment.write(layer * pages * PAGE, part)
         return Prefix(start, end, segment)
 
-    def use(self, slab: Slab, prefix: Prefix, start: int, end: int) -> None:
-        """Let the tokens of `slab` from `start` to `end` be those of `prefix`, which has them.
+    def map_prefix(self, slab: Slab, prefix: Prefix, start: int, end: int) -> None:
+        """Map the KV of the tokens `start` to `end` from `prefix`, which has them, into `slab`.
 
-        If no more can be shared, they are copied and become the slab's own.
+        If the process can have no more mappings, the KV is copied instead, and the slab reserves memory for it.
         """
         if isinstance(prefix.data, torch.Tensor):
             self.tokens(slab, start, end).copy_(prefix.data[:, start - prefix.start : end - prefix.start])
             return
         assert self._range is not None
         assert prefix.data is not None
-        shared = self._shares >= self.geometry.layers
+        shared = self._mappings_left >= self.geometry.layers
         if shared:
-            self._shares -= self.geometry.layers
-            slab.shares += self.geometry.layers
+            self._mappings_left -= self.geometry.layers
+            slab.mappings += self.geometry.layers
         else:
             self.reserve(slab, end - start)
-        kept_first, kept = self._pages(prefix.start, prefix.end)
+        prefix_first, prefix_pages = self._pages(prefix.start, prefix.end)
         first, pages = self._pages(start, end)
         for layer in range(self.geometry.layers):
-            offset = (layer * kept + first - kept_first) * PAGE
+            offset = (layer * prefix_pages + first - prefix_first) * PAGE
             if shared:
                 self._range.share(self._byte(slab.index, layer) + first * PAGE, pages * PAGE, prefix.data, offset)
             else:
                 prefix.data.read(offset, self._raw(slab, layer, first, pages))
 
-    def swap_out(self, prefix: Prefix, store: PageStore) -> None:
-        """Copy what is kept to a file on disk. Raises `OSError`."""
+    def write_prefix(self, prefix: Prefix, store: PageStore) -> None:
+        """Copy `prefix`, which is in memory, to `store`, a file on disk. Raises `OSError`."""
         assert prefix.data is not None
         if isinstance(prefix.data, torch.Tensor):
             copy = store.segment(prefix.data.nbytes)
@@ -219,11 +220,11 @@ class KVMemory:
         else:
             copy = store.segment(prefix.data.size)
             prefix.data.copy_to(copy)
-        prefix.copy = copy
+        prefix.disk_copy = copy
 
-    def swap_in(self, prefix: Prefix) -> Callable[[], Segment | torch.Tensor]:
-        """What reads the copy of `prefix` back, in any thread; what comes back is its `data`. Raises `OSError`."""
-        copy = prefix.copy
+    def prefix_reader(self, prefix: Prefix) -> Callable[[], Segment | torch.Tensor]:
+        """A function, for any thread, that reads the disk copy of `prefix` and returns its `data`. Raises `OSError`."""
+        copy = prefix.disk_copy
         assert copy is not None
         if self._range is not None:
             segment = self._store.segment(copy.size)
@@ -242,16 +243,16 @@ class KVMemory:
         return read
 
     def prefix_bytes(self, start: int, end: int) -> int:
-        """What `keep` takes for these tokens."""
+        """Bytes that `copy_prefix` needs for these tokens."""
         return self.geometry.layers * self._pages(start, end)[1] * PAGE
 
     def _pages(self, start: int, end: int) -> tuple[int, int]:
-        """The first page that holds something of these tokens within a layer, and how many do."""
+        """The first page, within a layer, that holds any of these tokens, and how many such pages there are."""
         first = start * self.geometry.row_bytes // PAGE
         return first, -(-end * self.geometry.row_bytes // PAGE) - first
 
     def _raw(self, slab: Slab, layer: int, first: int, pages: int) -> torch.Tensor:
-        """So many pages of a layer, from the `first` on, as bytes."""
+        """`pages` pages of a layer, from page `first` on, as bytes."""
         start = self._byte(slab.index, layer) + first * PAGE
         return self._flat.view(torch.uint8)[start : start + pages * PAGE]
 
@@ -264,7 +265,7 @@ class KVMemory:
             itemsize = self.geometry.dtype.itemsize
             self._range.clear(index * size * itemsize, size * itemsize)
         else:
-            self._flat[index * size : (index + 1) * size].zero_()  # a NaN left here would reach its next neighbours
+            self._flat[index * size : (index + 1) * size].zero_()  # a NaN left here would reach later sequences
 
 
 def _all_numbers(values: torch.Tensor) -> bool:

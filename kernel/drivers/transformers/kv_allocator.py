@@ -1,6 +1,6 @@
-"""Who gets memory for keys and values, in the order of admission, and what of it others have computed already.
+"""Gives KV memory to requests in the order of admission, beginning with the cached prefix of their prompts.
 
-Asked by `call_lifecycle` between steps. It never takes memory from a sequence: the kernel swaps out whom it chooses.
+`call_lifecycle` calls it between steps. It never takes memory from a sequence: the kernel chooses what to swap out.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 
 from ipc.errors import LimitExceeded
+from kernel.drivers.protocol import KVUsage
 from kernel.drivers.transformers.attention import TILE
 from kernel.drivers.transformers.kv import KVMemory
 from kernel.drivers.transformers.prefix import NO_ROOM, SOON, PrefixCache
@@ -18,159 +19,179 @@ from kernel.drivers.transformers.request import EngineRequest
 
 
 class KVAllocator:
-    """`quota`: bytes that the works of one process may have together, None for no bound.
+    """`quota`: bytes that the requests of one process may have together, None for no bound.
 
-    `waiting` counts the works that the last `give` had no memory for; `asked` and `hit` tokens of prompts, of which so
-    many were found computed. `fetches`: what is to be read from the disk, for whoever does that.
+    `waiting`: requests that the last `allocate` had no memory for. `asked`: tokens of all prompts placed so far; `hit`:
+    those of them that the prefix cache had. `disk_reads`: prefixes to read from disk; the caller takes and reads them.
     """
 
     def __init__(self, memory: KVMemory, quota: int | None = None, cache: PrefixCache | None = None) -> None:
         self.memory = memory
         self.cache = cache or PrefixCache(memory)
-        self.fetches: list[DiskRead] = []
+        self.disk_reads: list[DiskRead] = []
         self.waiting = self.asked = self.hit = 0
         self._quota = quota
         self._of_process: dict[int, int] = {}  # bytes
 
-    def check(self, work: EngineRequest) -> None:
-        """Raises `LimitExceeded` if `work` can never have the memory that it may need."""
-        size = self.memory.size(work.capacity)
+    def check(self, request: EngineRequest) -> None:
+        """Raises `LimitExceeded` if the memory that `request` may need is more than it can ever get."""
+        size = self.memory.size(request.capacity)
         for limit, bound in (("kv_memory", self.memory.budget), ("kv_quota", self._quota)):
             if bound is not None and size > bound:
                 raise LimitExceeded(
-                    f"{work.capacity} tokens need {size} bytes of keys and values, and {bound} are allowed ({limit}); "
+                    f"{request.capacity} tokens need {size} bytes of KV memory, and {limit} allows {bound}; "
                     f"lower max_tokens, shorten the prompt or raise the model's option {limit}",
                     limit=limit,
                     maximum=bound,
                     wanted=size,
                 )
 
-    def give(self, works: Iterable[EngineRequest], running: Iterable[EngineRequest]) -> list[EngineRequest]:
-        """Give slabs to `works`, in their order, as far as memory goes; those that got one.
+    def allocate(self, requests: Iterable[EngineRequest], running: Iterable[EngineRequest]) -> list[EngineRequest]:
+        """Give slabs to `requests`, in their order, while there is memory. Returns the requests that got one.
 
-        One for which there is no memory holds up those after it, one of a process at its quota those of that process.
-        One whose prompt one of `running` is computing just now, or is being read from the disk, waits for that, and
-        holds up nobody.
+        A request that does not fit holds up all requests after it; a request of a process at its quota holds up those
+        of the same process. A request waits, and holds up no other, while one of `running` computes the beginning of
+        its prompt, or while that beginning is read from disk.
         """
-        leaders = [work for work in running if work.done < work.keepable]
+        leaders = [request for request in running if request.done < request.cacheable]
         placed = []
         self.waiting = 0
         full = False
-        promised = 0  # bytes, to those whose prompts are being read
-        over: set[int] = set()  # processes at their quota
-        for work in works:
-            if full or work.process in over:
+        promised = 0  # bytes, to the requests whose prompts are being read from disk
+        at_quota: set[int] = set()  # processes
+        for request in requests:
+            if full or request.process in at_quota:
                 self.waiting += 1
-            elif self._is_led(work, leaders):
+            elif self._waits_for_leader(request, leaders):
                 continue
-            elif not self._within_quota(work):
-                over.add(work.process)
+            elif not self._within_quota(request):
+                at_quota.add(request.process)
                 self.waiting += 1
-            elif (coming := self._coming(work, promised)) == SOON:
-                promised += self._own(work)
-            elif coming != NO_ROOM and self._place(work, promised):
-                placed.append(work)
-                if work.done < work.keepable:
-                    leaders.append(work)
+            elif (state := self._start_disk_read(request, promised)) == SOON:
+                promised += self._new_bytes(request)
+            elif state != NO_ROOM and self._place(request, promised):
+                placed.append(request)
+                if request.done < request.cacheable:
+                    leaders.append(request)
             else:
                 full = True
                 self.waiting += 1
         return placed
 
-    def computed(self, work: EngineRequest, before: int) -> None:
-        """`work` has computed more tokens than the `before`: if its prompt is through, keep that."""
-        if before < work.keepable <= work.done and work.slab is not None:
-            self.cache.keep(work.slab, work.tokens[: work.keepable], work.process)
+    def computed(self, request: EngineRequest, before: int) -> None:
+        """A step has computed tokens of `request` after the first `before`. If its prompt is complete now, cache it."""
+        if before < request.cacheable <= request.done and request.slab is not None:
+            self.cache.insert(request.slab, request.tokens[: request.cacheable], request.process)
 
-    def fetched(self, fetch: DiskRead, future: Future[Data]) -> None:
-        """One of `fetches` was read, or could not be."""
-        self.cache.fetched(fetch, None if future.exception() else future.result())
+    def finish_disk_read(self, read: DiskRead, future: Future[Data]) -> None:
+        """Give the outcome of one of `disk_reads` to the cache."""
+        self.cache.finish_read(read, None if future.exception() else future.result())
 
-    def free(self, work: EngineRequest, *, keep: bool = True) -> None:
-        """Take the slab of `work` back, if it has one.
+    def free(self, request: EngineRequest, *, cache: bool = True) -> None:
+        """Take the slab of `request` back, if it has one.
 
-        If `keep`, the cache keeps what its process is likely to want again. A prompt that found no room there before
-        may find it now.
+        With `cache`, put its prompt into the prefix cache if it is not there: its process is likely to want it again,
+        and a prompt for which there was no room before may fit now.
         """
-        slab = work.slab
+        slab = request.slab
         if slab is None:
             return
-        self.cache.release(slab)
-        self.cache.think_times.left(work.process)
-        left = self._of_process[work.process] - self.memory.size(slab.reserved)
-        self.memory.yield_up(slab)
-        if keep and work.process and work.done >= work.keepable:
-            prompt = work.tokens[: work.keepable]
-            if self.cache.longest(prompt) < len(prompt):
-                self.cache.keep(slab, prompt, work.process)
-        work.slab = None
+        self.cache.unpin(slab)
+        self.cache.expected_returns.call_ended(request.process)
+        left = self._of_process[request.process] - self.memory.size(slab.reserved)
+        self.memory.unreserve(slab)
+        if cache and request.process and request.done >= request.cacheable:
+            prompt = request.tokens[: request.cacheable]
+            if self.cache.match_length(prompt) < len(prompt):
+                self.cache.insert(slab, prompt, request.process)
+        request.slab = None
         self.memory.free(slab)
         if left:
-            self._of_process[work.process] = left
+            self._of_process[request.process] = left
         else:
-            del self._of_process[work.process]
+            del self._of_process[request.process]
+
+    def usage(self) -> KVUsage:
+        """The figures of KV memory that each step reports."""
+        cache = self.cache
+        return KVUsage(
+            self.memory.used,
+            self.memory.cached,
+            self.asked,
+            self.hit,
+            cache.evicted,
+            self.waiting,
+            cache.disk_cache.used,
+            cache.reread,
+        )
 
     # ---- inside
 
-    def _is_led(self, work: EngineRequest, leaders: list[EngineRequest]) -> bool:
-        """Whether one of `leaders` will soon have computed more of the prompt of `work` than is kept."""
-        wanted = work.tokens[: work.reusable]
-        kept = self.cache.longest(wanted)
+    def _waits_for_leader(self, request: EngineRequest, leaders: list[EngineRequest]) -> bool:
+        """Whether one of `leaders` will soon have computed more of the prompt of `request` than is cached.
+
+        If a leader already has, cache that part.
+        """
+        wanted = request.tokens[: request.reusable]
+        cached = self.cache.match_length(wanted)
         for leader in leaders:
-            shared = common(leader.tokens[: leader.keepable], wanted)
-            if shared < kept + TILE:
+            shared = common(leader.tokens[: leader.cacheable], wanted)
+            if shared < cached + TILE:
                 continue
             if leader.done < shared:
                 return True
             assert leader.slab is not None
-            self.cache.keep(leader.slab, wanted[:shared], leader.process)
-            kept = shared
+            self.cache.insert(leader.slab, wanted[:shared], leader.process)
+            cached = shared
         return False
 
-    def _own(self, work: EngineRequest) -> int:
-        """Bytes that it may need besides what is kept of its prompt."""
-        return self.memory.size(work.capacity - self.cache.longest(work.tokens[: work.reusable]))
+    def _new_bytes(self, request: EngineRequest) -> int:
+        """Bytes that `request` may need besides the cached part of its prompt."""
+        return self.memory.size(request.capacity - self.cache.match_length(request.tokens[: request.reusable]))
 
-    def _within_quota(self, work: EngineRequest) -> bool:
+    def _within_quota(self, request: EngineRequest) -> bool:
         if self._quota is None:
             return True
-        return self._of_process.get(work.process, 0) + self._own(work) <= self._quota
+        return self._of_process.get(request.process, 0) + self._new_bytes(request) <= self._quota
 
-    def _coming(self, work: EngineRequest, promised: int) -> str:
-        """Whether the part of its prompt on disk is being read, or could be if others gave memory back.
+    def _start_disk_read(self, request: EngineRequest, promised: int) -> str:
+        """Have the next part of the prompt that lies on disk read, without using memory promised to other requests.
 
-        Memory that is promised to others is left alone.
+        Returns `SOON` while it is being read, `NO_ROOM` if memory must be freed first, else "": place the request now.
         """
-        if work.swapped or not self.memory.free_slabs:
+        if request.swapped or not self.memory.free_slabs:
             return ""
-        found = self.cache.fetch(work.tokens[: work.reusable], self._own(work) + promised)
+        found = self.cache.start_read(request.tokens[: request.reusable], self._new_bytes(request) + promised)
         if isinstance(found, DiskRead):
-            self.fetches.append(found)
+            self.disk_reads.append(found)
             return SOON
         if found == NO_ROOM and not self.memory.used and not promised:
-            return ""  # nobody will give any back: it is computed
+            return ""  # no request will free memory: compute the prompt instead
         return found
 
-    def _place(self, work: EngineRequest, promised: int) -> bool:
-        """Give `work` a slab that begins with what is kept of its prompt, if there is memory that is not promised."""
+    def _place(self, request: EngineRequest, promised: int) -> bool:
+        """Give `request` a slab that begins with the cached part of its prompt. Returns False if memory is short.
+
+        Memory promised to other requests is not used.
+        """
         if not self.memory.free_slabs:
             return False
-        wanted = work.tokens[: work.reusable]
-        # What is found must not be evicted to make room for the rest: it is held first, and the slab costs nothing.
+        wanted = request.tokens[: request.reusable]
+        # Pin the cached part first, so that it is not evicted to make room for the rest. The empty slab costs nothing.
         slab = self.memory.allocate(0)
-        found = self.cache.hold(slab, wanted)
-        if not self.cache.make_room(self.memory.size(work.capacity - found) + promised):
-            self.cache.release(slab)
+        found = self.cache.pin(slab, wanted)
+        if not self.cache.make_room(self.memory.size(request.capacity - found) + promised):
+            self.cache.unpin(slab)
             found = 0
-            # If nobody can give memory back, all that is kept goes, also what this one begins with, and what is shared.
-            if self.memory.used or not self.cache.make_room(self.memory.size(work.capacity), shared=True):
+            # If no request can free memory, evict even shared prefixes and the one that this prompt begins with.
+            if self.memory.used or not self.cache.make_room(self.memory.size(request.capacity), shared=True):
                 self.memory.free(slab)
                 return False
-        self.cache.think_times.called(work.process, work.expected_think_time)
-        self.cache.use(slab, wanted[:found], work.process)
-        self.memory.reserve(slab, work.capacity - found)
-        self._of_process[work.process] = self._of_process.get(work.process, 0) + self.memory.size(slab.reserved)
-        work.slab = slab
-        self.asked += work.prompt
+        self.cache.expected_returns.call_started(request.process, request.expected_think_time)
+        self.cache.use(slab, wanted[:found], request.process)
+        self.memory.reserve(slab, request.capacity - found)
+        self._of_process[request.process] = self._of_process.get(request.process, 0) + self.memory.size(slab.reserved)
+        request.slab = slab
+        self.asked += request.prompt
         self.hit += found
         return True

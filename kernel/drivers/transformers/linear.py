@@ -1,7 +1,7 @@
-"""Linear layers, packed for the device: which kernel is the fastest is measured, not assumed.
+"""Linear layers, packed for the device. The fastest kernel is measured, never assumed.
 
-Used by `decoder` and, through `replace`, in models that have none of their own. Rows are tokens; results are float32 on
-a CPU. Packing copies the weights, so that those of the model can be given up.
+Used by `decoder` and, through `replace`, by models that run through transformers' own modules. Rows are tokens; results
+are float32 on a CPU. Packing copies the weights, so that the model's own can be freed.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from torch.nn.functional import linear
 Linear = Callable[[torch.Tensor], torch.Tensor]
 Pack = Callable[[torch.Tensor, torch.Tensor | None], Linear]
 
-ROWS = 16  # of the trial that decides between kernels: about what a busy machine decodes at once
+TRIAL_ROWS = 16  # rows of the trial that decides between kernels: about as many as a busy machine decodes in a step
 REPETITIONS = 5
 
 
-def plain(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
-    """The weights as they are, in the arithmetic of their type."""
+def pack_plain(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+    """Leave the weights as they are and compute in their own type."""
     weight = weight.contiguous()
     return lambda rows: linear(rows, weight, bias)
 
 
-def half(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
-    """Weights in float16, activations and sums in float32: half the bytes to read, and little is lost."""
+def pack_float16(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+    """Weights in float16, activations and sums in float32: half the bytes to read for a small loss of precision."""
     packed = torch.ops.quantized.linear_prepack_fp16(
         weight.float().contiguous(), None if bias is None else bias.float()
     )
@@ -35,20 +35,20 @@ def half(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
     return lambda rows: run(rows, packed)
 
 
-def brain(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
-    """Weights and activations in bfloat16, sums in float32: fast where the processor has it, and coarse."""
+def pack_bfloat16(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+    """Weights and activations in bfloat16, sums in float32: coarse, and fast if the processor supports the type."""
     weight = weight.bfloat16().contiguous()
     bias = None if bias is None else bias.bfloat16()
     return lambda rows: linear(rows.bfloat16(), weight, bias).float()
 
 
-CPU_KERNELS: dict[str, Pack] = {"float32": plain, "float16": half, "bfloat16": brain}
-LOSSLESS = ("float32", "float16")  # those to choose from where nobody asked for a type
+CPU_KERNELS: dict[str, Pack] = {"float32": pack_plain, "float16": pack_float16, "bfloat16": pack_bfloat16}
+LOSSLESS = ("float32", "float16")  # the choice if no option names a type
 
 
 def fastest(shape: tuple[int, int]) -> str:
-    """The name of the faster of `LOSSLESS` for `ROWS` rows and weights of that shape, by a trial."""
-    weight, rows = torch.randn(shape), torch.randn(ROWS, shape[1])
+    """Measure which kernel of `LOSSLESS` is faster for `TRIAL_ROWS` rows and weights of `shape`; return its name."""
+    weight, rows = torch.randn(shape), torch.randn(TRIAL_ROWS, shape[1])
     times = {}
     for name in LOSSLESS:
         if name == "float16" and "fbgemm" not in torch.backends.quantized.supported_engines:
@@ -60,7 +60,7 @@ def fastest(shape: tuple[int, int]) -> str:
 
 
 def replace(model: torch.nn.Module, pack: Pack) -> None:
-    """Put packed layers in the place of all of `model`."""
+    """Replace every linear layer of `model` by a packed one."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is torch.nn.Linear:
@@ -68,7 +68,7 @@ def replace(model: torch.nn.Module, pack: Pack) -> None:
 
 
 class _Packed(torch.nn.Module):  # type: ignore[misc] # torch is not followed
-    """A packed layer as a module: any leading dimensions."""
+    """A packed layer as a module, for input with any leading dimensions."""
 
     def __init__(self, layer: Linear, dtype: torch.dtype) -> None:
         super().__init__()

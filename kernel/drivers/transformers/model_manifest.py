@@ -1,7 +1,7 @@
-"""What there is to know of a model besides its weights: its sizes, and what the lean decoder needs to stand for it.
+"""The facts about a model besides its weights: its sizes, and the parameters that the decoder needs to run it.
 
-Made by `weights` of a model that transformers has loaded, and kept in the cache: a start that finds it there does
-without transformers' modelling code, whose import takes longer than everything else.
+`weights` takes them from a model that transformers has loaded and stores them in the cache. A start that finds them
+there never imports transformers' modelling code, whose import takes longer than everything else.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ FAMILY = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3Fo
 
 
 class DecoderManifest(msgspec.Struct, frozen=True):
-    """What the lean decoder needs to know.
+    """The parameters that the decoder needs.
 
-    `windows` has the window of each layer, None for all tokens. `frequencies` says by how much a position turns each
-    pair of a head, in radians, and `amplitude` scales what is turned.
+    `windows` has the attention window of each layer, in tokens; None means all. `frequencies` has the angle in radians
+    by which one position rotates each pair of a head, and `amplitude` scales the rotated pairs. `eps` is added to the
+    mean square in norms; `scale` multiplies attention scores.
     """
 
     eps: float
@@ -30,10 +31,10 @@ class DecoderManifest(msgspec.Struct, frozen=True):
 
 
 class ModelManifest(msgspec.Struct, frozen=True):
-    """The facts about a model besides its weights.
+    """The sizes of a model, the token ids that end a text, and what runs it.
 
-    `shapes` are those of the matrices that run, [outputs, inputs] each. `ends` are the ids that end a text. `lean` is
-    None for a model that needs its own modules.
+    `shapes` are the shapes of the matrices that run, [outputs, inputs] each. `ends` are the ids that end a text.
+    `decoder` is None for a model that needs transformers' own modules.
     """
 
     layers: int
@@ -46,14 +47,14 @@ class ModelManifest(msgspec.Struct, frozen=True):
     parameters: int
     ends: list[int]
     shapes: list[tuple[int, int]]
-    lean: DecoderManifest | None
+    decoder: DecoderManifest | None = msgspec.field(name="lean")  # as files in the cache call it
 
 
-def outline(model: Any) -> ModelManifest:
-    """The outline of `model`, a causal language model of transformers."""
+def manifest_of(model: Any) -> ModelManifest:
+    """The manifest of `model`, a causal language model of transformers."""
     config = model.config.get_text_config()
     heads = config.num_attention_heads
-    lean = _lean(model) if _is_lean(model) else None
+    decoder = _decoder_manifest(model) if _fits_decoder(model) else None
     return ModelManifest(
         layers=config.num_hidden_layers,
         heads=heads,
@@ -64,20 +65,20 @@ def outline(model: Any) -> ModelManifest:
         context=config.max_position_embeddings,
         parameters=model.num_parameters(),
         ends=sorted(ids(model.generation_config.eos_token_id) | ids(config.eos_token_id)),
-        shapes=_shapes(model, lean is not None),
-        lean=lean,
+        shapes=_shapes(model, decoder is not None),
+        decoder=decoder,
     )
 
 
 def ids(known: int | Iterable[int] | None) -> set[int]:
-    """The ids that a configuration names, as one, as several, or not at all."""
+    """The ids in a setting that may be one id, several, or None."""
     if known is None:
         return set()
     return {known} if isinstance(known, int) else set(known)
 
 
-def _is_lean(model: Any) -> bool:
-    """Whether the decoder can stand for `model`."""
+def _fits_decoder(model: Any) -> bool:
+    """Whether the decoder can run `model`."""
     config = model.config
     if type(model).__name__ not in FAMILY or config.hidden_act != "silu" or model.lm_head.bias is not None:
         return False
@@ -86,7 +87,7 @@ def _is_lean(model: Any) -> bool:
     return bool(2 * model.model.rotary_emb.inv_freq.numel() == model.model.layers[0].self_attn.head_dim)
 
 
-def _lean(model: Any) -> DecoderManifest:
+def _decoder_manifest(model: Any) -> DecoderManifest:
     config, rotary = model.config, model.model.rotary_emb
     of_all = config.sliding_window if config.model_type == "mistral" else None
     layers = [layer.self_attn for layer in model.model.layers]
@@ -99,9 +100,9 @@ def _lean(model: Any) -> DecoderManifest:
     )
 
 
-def _shapes(model: Any, lean: bool) -> list[tuple[int, int]]:
-    """Each shape once, in the order of the layers. The decoder makes one matrix of those that read the same input."""
-    if not lean:
+def _shapes(model: Any, decoder: bool) -> list[tuple[int, int]]:
+    """Each shape once, in the order of the layers. The decoder fuses the matrices that read the same input."""
+    if not decoder:
         return [
             *dict.fromkeys(tuple(layer.weight.shape) for layer in model.modules() if type(layer) is torch.nn.Linear)
         ]

@@ -1,6 +1,7 @@
-"""The options of a model that this driver knows, checked before anything heavy is imported.
+"""The options that this driver accepts for a model, checked before anything heavy is imported.
 
-Read once by `__main__`, from `Load.options`. It resolves no defaults that depend on the machine: `weights` does.
+`__main__` reads them once from `Load.options`. It never resolves a default that depends on the machine: `weights`,
+`model_builder` and `engine_builder` do.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ ALLOWED = (
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the settings of a model tell the driver; None leaves the choice to the driver.
+    """The driver options from a model's settings; None leaves the choice to the driver.
 
-    The driver takes the GPU if there is one; for weights float32 or float16, whichever is faster on this CPU, and
-    bfloat16 on CUDA; torch's own count of threads, or one for each core that the kernel names; half of the memory that
-    is free after loading for keys and values, of which one process may have all; and four times as much on disk,
-    `kv_disk`, for prefixes that are likely to be wanted again (0: none).
+    The driver's choices: `device`: the GPU if there is one. `dtype` of the weights: float32 or float16 on a CPU,
+    depending on which is faster there; bfloat16 on CUDA. `threads`: one for each core that the kernel names, or torch's
+    own count. `kv_memory`, bytes for the KV cache: half of the memory that is free after loading. `kv_quota`, the bytes
+    of it that one process may use: all. `kv_disk`, bytes on disk for prefixes that are likely to be used again (0:
+    none): four times the KV memory.
 
-    `deterministic`: a sequence's tokens depend on no neighbour. None: where that is cheap, which is on a CPU.
+    `deterministic`: a sequence's tokens do not depend on its neighbours. None means yes on a CPU, where that is cheap.
     """
 
     device: Annotated[str, Meta(pattern=r"^(cpu|cuda(:\d+)?)$")] | None = None
@@ -39,7 +41,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def parse(options: dict[str, Any]) -> Options:
-    """The options in `options`. Raises `ConfigError`, which lists what is allowed."""
+    """Check and convert `options`. Raises `ConfigError`, which lists the allowed ones."""
     try:
         return msgspec.convert(options, Options)
     except msgspec.ValidationError as error:

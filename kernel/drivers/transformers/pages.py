@@ -1,8 +1,8 @@
-"""Virtual memory by the page: ranges that cost nothing until they are written, and pages that several of them share.
+"""Virtual memory by the page: ranges that take no memory until they are written, and pages that ranges share.
 
-Used by `kv` on CPUs under Linux. A range is anonymous memory without reservation; a `Segment` is a part of a file: of
-one in memory, whose pages are mapped privately, so that the hardware copies a page when somebody writes to it, or of
-one on disk (see `prefix_disk_cache`). It knows nothing of tokens.
+`kv` uses it on CPUs under Linux. A `Range` is anonymous memory without reservation. A `Segment` is a part of a file: a
+file in memory, whose pages are mapped privately, so that the hardware copies a page at the first write to it; or a file
+on disk (see `prefix_disk_cache`). It never sees a token.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAP_NORESERVE = 0x4000
 MADV_NOHUGEPAGE = 15
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
 MAX_MAP_COUNT = 65530  # the default of Linux
-BUFFER = 1 << 20  # bytes that are copied at once
+BUFFER = 1 << 20  # bytes copied in one go
 FAILED = ctypes.c_void_p(-1).value
 
 
@@ -46,9 +46,9 @@ LIBC = _libc()
 
 
 class Range:
-    """`size` bytes of memory that read as zeros, take up pages as they are written, and give them back by `clear`.
+    """`size` bytes of memory that read as zeros, get pages when they are written, and lose them by `clear`.
 
-    Before and after them is a page that nobody may touch: a wrong index ends the process, and spoils no other memory.
+    A guard page lies before and after them: a wrong index kills the process instead of corrupting other memory.
     """
 
     def __init__(self, size: int) -> None:
@@ -61,27 +61,28 @@ class Range:
         weakref.finalize(self, LIBC.munmap, first, (pages + 2) * PAGE).atexit = False
 
     def tensor(self, dtype: torch.dtype) -> torch.Tensor:
-        """All of it, flat. Valid as long as the range is."""
+        """The whole range, flat. Valid as long as the range lives."""
         data = (ctypes.c_char * self.size).from_address(self.address)
         return torch.frombuffer(data, dtype=dtype)
 
     def clear(self, start: int, size: int) -> None:
-        """Give the pages of these bytes back, shared ones too: they read as zeros again."""
+        """Return the pages of these bytes, also shared ones, to the system: the bytes read as zeros again."""
         _reserve(self.address + start, size, MAP_FIXED)
 
     def share(self, start: int, size: int, segment: Segment, offset: int) -> None:
-        """Let these bytes be those of `segment` from `offset` on; written pages become the range's own.
+        """Map `segment`, from `offset` on, to these bytes. A page that is written becomes the range's own copy.
 
-        Takes up to two of the areas that a process may have; see `most_areas`.
+        Takes up to two of the memory areas that a process may have; see `max_areas`.
         """
         descriptor, offset = segment.store.descriptor, segment.start + offset
         _map(self.address + start, size, mmap.MAP_PRIVATE | MAP_FIXED, descriptor, offset)
 
 
 class PageStore:
-    """A file of which all segments are parts: one descriptor for however many. Places are never reused.
+    """A file that holds any number of segments with one descriptor. A segment's place is never reused.
 
-    In memory, or the one that is open as `descriptor`. `size`: of all places so far; `used`: of the segments there are.
+    The file is in memory, or the file that is open as `descriptor`. `size`: its length in bytes; `used`: bytes of the
+    segments that are alive.
     """
 
     def __init__(self, descriptor: int | None = None) -> None:
@@ -99,13 +100,13 @@ class PageStore:
             self.used += size
         return Segment(self, start, size)
 
-    def gave_up(self, segment: Segment) -> None:
-        """Nobody needs `segment` any more. Any thread may be the last that did."""
+    def release(self, segment: Segment) -> None:
+        """Free the pages of `segment`, which is not used any more. Any thread may call it."""
         with self._lock:
             self.used -= segment.size
-        # Of garbage in a circle the store may go first: then its number may be that of another file by now.
+        # In a cycle of garbage the store may be finalized first: by now its number may belong to another file.
         if self.descriptor >= 0:
-            give_back(self.descriptor, segment.start, segment.size)
+            punch_hole(self.descriptor, segment.start, segment.size)
 
     def __del__(self) -> None:
         descriptor, self.descriptor = self.descriptor, -1
@@ -113,7 +114,7 @@ class PageStore:
 
 
 class Segment:
-    """`size` bytes that ranges may share as long as this object is; then their pages are given back."""
+    """`size` bytes of a store, for ranges to share. Their pages are freed when this object is."""
 
     def __init__(self, store: PageStore, start: int, size: int) -> None:
         self.store = store
@@ -122,44 +123,44 @@ class Segment:
 
     def write(self, offset: int, data: torch.Tensor) -> None:
         """Copy the contiguous `data` to `offset`."""
-        _move(os.pwritev, self.store.descriptor, _bytes(data), self.start + offset)
+        _transfer(os.pwritev, self.store.descriptor, _bytes(data), self.start + offset)
 
     def read(self, offset: int, data: torch.Tensor) -> None:
         """Fill the contiguous `data` from `offset` on."""
-        _move(os.preadv, self.store.descriptor, _bytes(data), self.start + offset)
+        _transfer(os.preadv, self.store.descriptor, _bytes(data), self.start + offset)
 
     def copy_to(self, other: Segment) -> None:
-        """Copy all of it to one of the same size. Raises `OSError`."""
+        """Copy this segment to `other`, of the same size. Raises `OSError`."""
         buffer = memoryview(bytearray(min(BUFFER, self.size)))
         for offset in range(0, self.size, BUFFER):
             part = buffer[: min(BUFFER, self.size - offset)]
-            _move(os.preadv, self.store.descriptor, part, self.start + offset)
-            _move(os.pwritev, other.store.descriptor, part, other.start + offset)
+            _transfer(os.preadv, self.store.descriptor, part, self.start + offset)
+            _transfer(os.pwritev, other.store.descriptor, part, other.start + offset)
 
     def __del__(self) -> None:
-        self.store.gave_up(self)
+        self.store.release(self)
 
 
-def give_back(descriptor: int, start: int, size: int) -> bool:
-    """Let a file read as zeros there, and take no room; whether it can."""
+def punch_hole(descriptor: int, start: int, size: int) -> bool:
+    """Free these bytes of a file, which then read as zeros. Returns whether the file system supports it."""
     return not LIBC.fallocate(descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start, size)
 
 
-def most_areas() -> int:
-    """How many areas of memory, each mapped from something else than its neighbours, a process may have."""
+def max_areas() -> int:
+    """How many memory areas (separate mappings) a process may have."""
     try:
         return int(Path("/proc/sys/vm/max_map_count").read_text())
     except (OSError, ValueError):
         return MAX_MAP_COUNT
 
 
-def _move(call: Callable[[int, list[memoryview], int], int], descriptor: int, view: memoryview, place: int) -> None:
-    """Read or write all of `view` there. Raises `OSError`."""
+def _transfer(call: Callable[[int, list[memoryview], int], int], descriptor: int, view: memoryview, place: int) -> None:
+    """Read or write all of `view` at `place` of the file. Raises `OSError`."""
     done = 0
     while done < len(view):
         moved = call(descriptor, [view[done:]], place + done)
         if not moved:
-            raise OSError(errno.EIO, "the file ends too early")
+            raise OSError(errno.EIO, f"the file ends {len(view) - done} bytes too early")
         done += moved
 
 
@@ -169,7 +170,7 @@ def _bytes(data: torch.Tensor) -> memoryview:
 
 def _reserve(address: int | None, size: int, flags: int) -> int:
     found = _map(address, size, flags | mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-    # With huge pages the first token of a sequence would take two megabytes in every layer.
+    # With huge pages the first token of a sequence would take 2 MB in every layer.
     LIBC.madvise(found, size, MADV_NOHUGEPAGE)
     return found
 

@@ -1,6 +1,7 @@
-"""How much of each step goes to prompts, so that a long one holds up no neighbour.
+"""Decides how many tokens of prompts each step computes, so that a long prompt does not slow down other sequences.
 
-Asked by the engine before each step and told after it how long it took. It knows counts and times, and no sequences.
+The engine asks before each step, and reports after it how long the step took. It never sees a sequence, only counts and
+times.
 """
 
 from __future__ import annotations
@@ -9,18 +10,16 @@ from typing import NamedTuple
 
 from kernel.drivers.transformers.attention import TILE
 
-SLOWER = 1.6  # times a step may take as long for the sake of prompts as one without them
-FASTER = 1.3  # below this, prompts may get more
-SMOOTHING = 0.8  # weight of the past in the time of a step without prompts
-PROBE = (
-    32  # steps with prompts after which one goes without: else nobody would know any more how long such a step takes
-)
-DRIFT = 4 / 3  # the same if so many times as many, or as few, generate as when that was measured
-LEAP = 0.9  # of the time of a step without prompts: what prompts may add to one step after steps without any
+SLOWER = 1.6  # a step with prompts may take this many times as long as a step without
+FASTER = 1.3  # below this ratio, prompts may get more tokens
+SMOOTHING = 0.8  # weight of the past in a measured time
+PROBE = 32  # steps with prompts before one without, so that the time of a step without prompts stays known
+DRIFT = 4 / 3  # a step without prompts also follows when the count of generating sequences has changed by this factor
+LEAP = 0.9  # prompts may add this share of the time of a step without prompts to one step after such steps
 
 
-class PendingPrompt(NamedTuple):
-    """What a work has yet to run: so many `tokens` from position `start` on, of its prompt or `generated`."""
+class PendingTokens(NamedTuple):
+    """The next tokens of a request: `tokens` of them from position `start` on, of its prompt or `generated`."""
 
     start: int
     tokens: int
@@ -28,35 +27,35 @@ class PendingPrompt(NamedTuple):
 
 
 class PrefillBudget:
-    """`most` tokens of prompts a step while nobody generates; beside others as many as keep steps short.
+    """Up to `most` tokens of prompts in a step while no sequence generates, else as many as keep steps short.
 
-    Steps without prompts save up for a leap: so a short prompt that comes alone is read at once.
+    Steps without prompts save up room for one larger step, a leap: a short prompt that arrives alone runs in one step.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._room = TILE
-        self._saved = 0  # tokens that prompts had room for lately, and did not use
-        self._cost: float | None = None  # seconds that a token of a prompt adds to a step
-        self._alone: float | None = None  # seconds of a step without prompts
-        self._singles = 1  # that generated then
+        self._room = TILE  # tokens of prompts in a step beside generating sequences
+        self._saved_room = 0  # tokens of room that recent steps did not use
+        self._prompt_cost: float | None = None  # seconds that a token of a prompt adds to a step
+        self._decode_seconds: float | None = None  # of a step without prompts
+        self._decoding = 1  # sequences that generated in that step
         self._mixed = 0  # steps in a row that had both prompts and generated tokens
-        self._turn = False  # of the oldest
-        self.prompt_token: float | None = None  # seconds that a token of a prompt takes
+        self._oldest_first = False  # toggles: whether the oldest gets the room that is too small to halve
+        self.prompt_token_seconds: float | None = None  # of a token of a prompt
 
-    def shares(self, pending: list[PendingPrompt]) -> list[int]:
-        """The tokens that each may run in this step, oldest work first.
+    def shares(self, pending: list[PendingTokens]) -> list[int]:
+        """The count of tokens that each of `pending`, the oldest first, may run in this step.
 
         Every single token runs. Longer rows share the room: the oldest gets up to half, so that it does not starve, and
-        the rest goes to those that are soonest done; what cannot be halved they get in turn. Rows of a prompt end where
-        a tile does, or the prompt.
+        the shortest get the rest. If the room is too small to halve, the oldest and the shortest get it in turn. The
+        rows of a prompt end at the end of a tile or of the prompt.
         """
-        counts = [1 if work.tokens == 1 else 0 for work in pending]
-        rows = [index for index, work in enumerate(pending) if work.tokens > 1]
-        singles = sum(work.generated and work.tokens == 1 for work in pending)
-        room = self._room_beside(singles) if singles else self._most
-        self._turn = not self._turn
-        half = room // 2 if room >= 2 * TILE else room * self._turn
+        counts = [1 if request.tokens == 1 else 0 for request in pending]
+        rows = [index for index, request in enumerate(pending) if request.tokens > 1]
+        decoding = sum(request.generated and request.tokens == 1 for request in pending)
+        room = self._room_beside(decoding) if decoding else self._most
+        self._oldest_first = not self._oldest_first
+        half = room // 2 if room >= 2 * TILE else room * self._oldest_first
         for index in rows[:1]:
             counts[index] = _fitting(pending[index], half)
             room -= counts[index]
@@ -66,46 +65,46 @@ class PrefillBudget:
             counts[index] = whole
         return counts
 
-    def took(self, seconds: float, single: int, rows: int) -> None:
-        """A step with `single` generated tokens and `rows` tokens of longer rows took so long."""
-        if not single:
+    def record_step(self, seconds: float, decoding: int, rows: int) -> None:
+        """A step with `decoding` single generated tokens and `rows` tokens of longer rows took `seconds`."""
+        if not decoding:
             if rows:
-                self.prompt_token = _smoothed(self.prompt_token, seconds / rows)
+                self.prompt_token_seconds = _smoothed(self.prompt_token_seconds, seconds / rows)
             return
         self._mixed = self._mixed + 1 if rows else 0
         if not rows:
-            known = self._alone is not None and not self._has_drifted(single)
-            self._alone = _smoothed(self._alone if known else None, seconds)
-            self._singles = single
-            self._saved = min(self._saved + self._room, self._most)
-        elif self._alone is not None:
-            self._cost = _smoothed(self._cost, max(seconds - self._alone, 0.0) / rows)
-            self.prompt_token = self._cost
+            known = self._decode_seconds is not None and not self._has_drifted(decoding)
+            self._decode_seconds = _smoothed(self._decode_seconds if known else None, seconds)
+            self._decoding = decoding
+            self._saved_room = min(self._saved_room + self._room, self._most)
+        elif self._decode_seconds is not None:
+            self._prompt_cost = _smoothed(self._prompt_cost, max(seconds - self._decode_seconds, 0.0) / rows)
+            self.prompt_token_seconds = self._prompt_cost
             if rows > self._room:
-                self._saved = 0  # that was a leap
-            elif seconds > SLOWER * self._alone:
+                self._saved_room = 0  # the step was a leap
+            elif seconds > SLOWER * self._decode_seconds:
                 self._room = max(TILE, min(self._room, rows) // 2)
-            elif seconds < FASTER * self._alone and rows >= self._room:
+            elif seconds < FASTER * self._decode_seconds and rows >= self._room:
                 self._room = min(self._most, self._room + TILE)
 
-    def _room_beside(self, singles: int) -> int:
-        """How many tokens of prompts may run beside so many that generate."""
-        if self._mixed >= PROBE or (self._mixed and self._has_drifted(singles)):
+    def _room_beside(self, decoding: int) -> int:
+        """How many tokens of prompts may run beside `decoding` generated tokens."""
+        if self._mixed >= PROBE or (self._mixed and self._has_drifted(decoding)):
             return 0
-        if self._alone is None or not self._cost:
+        if self._decode_seconds is None or not self._prompt_cost:
             return self._room
-        return max(self._room, min(self._saved, int(LEAP * self._alone / self._cost)))
+        return max(self._room, min(self._saved_room, int(LEAP * self._decode_seconds / self._prompt_cost)))
 
-    def _has_drifted(self, singles: int) -> bool:
-        return not 1 / DRIFT <= singles / self._singles <= DRIFT
+    def _has_drifted(self, decoding: int) -> bool:
+        return not 1 / DRIFT <= decoding / self._decoding <= DRIFT
 
 
 def _smoothed(before: float | None, now: float) -> float:
     return now if before is None else SMOOTHING * before + (1 - SMOOTHING) * now
 
 
-def _fitting(work: PendingPrompt, room: int) -> int:
-    """As many tokens of `work` as `room` holds, up to the end of a tile."""
-    if work.tokens <= room or work.generated:
-        return min(work.tokens, room)
-    return max(0, (work.start + room) // TILE * TILE - work.start)
+def _fitting(pending: PendingTokens, room: int) -> int:
+    """As many of the `pending` tokens as `room` holds, up to the end of a tile."""
+    if pending.tokens <= room or pending.generated:
+        return min(pending.tokens, room)
+    return max(0, (pending.start + room) // TILE * TILE - pending.start)

@@ -1,8 +1,8 @@
-"""Prefixes on disk: a file without a name, in the kernel's swap folder, that is gone with the driver.
+"""Prefixes on disk: in a file without a name, in the kernel's swap folder, which disappears with the driver.
 
-Used by the prefix cache for what it has no memory for and that would cost more to compute again. It is written to the
-cache of the system, which brings it to the disk in its own time: nothing here has to survive anything. It decides
-nothing about who is worth it.
+The prefix cache writes prefixes here that have no room in memory and would cost more to compute again than to read. The
+file need not survive a crash, so writes go to the page cache of the system and are not synced. It never decides which
+prefix is worth its place.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ import torch
 from kernel.drivers.protocol import DISK_RESERVE
 from kernel.drivers.transformers.eviction import Rates
 from kernel.drivers.transformers.kv import KVMemory, Prefix
-from kernel.drivers.transformers.pages import PAGE, PageStore, Segment, give_back
+from kernel.drivers.transformers.pages import PAGE, PageStore, Segment, punch_hole
 from kernel.drivers.transformers.radix import Node
 
 Data: TypeAlias = Segment | torch.Tensor
 
-RETRY = 5.0  # seconds without writing after the disk refused
-SHARE = 0.2  # of the time that writing may take
-BURST = 0.5  # seconds of it that may be saved up
-LONGEST = 1 << 40  # bytes of places after which another file is begun: file systems have limits
+RETRY = 5.0  # seconds without writes after a write failed
+WRITE_SHARE = 0.2  # of the driver's time that writes may take
+BURST = 0.5  # seconds of that time that may be saved up
+MAX_FILE_BYTES = 1 << 40  # a file of this length is replaced by a new one: places are never reused
 
 
 class DiskRead:
-    """A prefix that lies on disk and is wanted in memory.
+    """One read of a prefix from disk into memory.
 
-    Call `read` in any thread, then tell the cache. The prefix continues the one at `above`.
+    Call `read` in any thread, then `PrefixCache.finish_read`. The prefix continues the prefix `above`.
     """
 
     def __init__(self, node: Node, above: Prefix, read: Callable[[], Data]) -> None:
         self.node = node
         self.above = above
-        self.seconds = 0.0  # that it took
+        self.seconds = 0.0  # that the read took
         self._read = read
 
     def read(self) -> Data:
-        """Raises `OSError`."""
+        """Read the prefix and return its data. Raises `OSError`."""
         started = time.perf_counter()
         data = self._read()
         self.seconds = time.perf_counter() - started
@@ -50,7 +50,7 @@ class DiskRead:
 
 
 class PrefixDiskCache:
-    """At most `limit` bytes in `folder`; none if that is empty or cannot give room back."""
+    """At most `limit` bytes in `folder`; no bytes if `folder` is "" or its file system cannot punch holes in files."""
 
     def __init__(
         self, folder: str, limit: int, memory: KVMemory, rates: Rates, clock: Callable[[], float] = time.monotonic
@@ -62,7 +62,7 @@ class PrefixDiskCache:
         self._clock = clock
         self._stores: list[PageStore] = []
         self._refused_until = 0.0
-        self._saved, self._saved_at = BURST, clock()
+        self._write_credit, self._credit_at = BURST, clock()
 
     @property
     def used(self) -> int:
@@ -70,38 +70,39 @@ class PrefixDiskCache:
         return sum(store.used for store in self._stores)
 
     def may_write(self, size: int) -> bool:
-        """Whether so many bytes could be written just now, if there is room for them below the limit."""
+        """Whether a write of `size` bytes is allowed now, apart from the room that is left below the limit."""
         now = self._clock()
-        self._saved, self._saved_at = min(BURST, self._saved + SHARE * (now - self._saved_at)), now
-        return size <= self.limit and self._saved > 0 and now >= self._refused_until
+        self._write_credit = min(BURST, self._write_credit + WRITE_SHARE * (now - self._credit_at))
+        self._credit_at = now
+        return size <= self.limit and self._write_credit > 0 and now >= self._refused_until
 
     def write(self, prefix: Prefix) -> bool:
-        """Give `prefix` a copy on the disk; whether that went."""
+        """Write a copy of `prefix` to disk. Returns False if that failed."""
         started = self._clock()
         try:
             store = self._store()
-            left = os.fstatvfs(store.descriptor)
-            if left.f_bavail * left.f_frsize < DISK_RESERVE:
+            disk = os.fstatvfs(store.descriptor)
+            if disk.f_bavail * disk.f_frsize < DISK_RESERVE:
                 raise OSError("the disk is nearly full")
-            self._memory.swap_out(prefix, store)
+            self._memory.write_prefix(prefix, store)
         except OSError:
             self._refused_until = self._clock() + RETRY
             return False
-        assert prefix.copy is not None
+        assert prefix.disk_copy is not None
         seconds = self._clock() - started
-        self._saved -= seconds
-        self.rates.wrote(prefix.copy.size, seconds)
+        self._write_credit -= seconds
+        self.rates.record_write(prefix.disk_copy.size, seconds)
         return True
 
     def _store(self) -> PageStore:
-        """The file to write to. Raises `OSError`."""
-        if not self._stores or self._stores[-1].size >= LONGEST:
+        """The file to write to, created if need be. Raises `OSError`."""
+        if not self._stores or self._stores[-1].size >= MAX_FILE_BYTES:
             self._stores = [store for store in self._stores if store.used]
             with tempfile.TemporaryFile(dir=self._folder) as file:
                 store = PageStore(os.dup(file.fileno()))
             os.ftruncate(store.descriptor, PAGE)
-            if not give_back(store.descriptor, 0, PAGE):
+            if not punch_hole(store.descriptor, 0, PAGE):
                 self.limit = 0
-                raise OSError("the file system cannot give room back")
+                raise OSError("the file system cannot punch holes in files")
             self._stores.append(store)
         return self._stores[-1]

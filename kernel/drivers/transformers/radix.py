@@ -1,6 +1,7 @@
-"""A radix tree of tokens: which beginnings of texts are kept, each token of them once.
+"""A radix tree of tokens: the beginnings of texts that the prefix cache has, each shared token stored once.
 
-Owned by the prefix cache, which hangs keys and values on its nodes. It knows texts and who uses them, and no memory.
+The prefix cache owns it and attaches KV to its nodes. It knows texts and the processes that use them; it never
+allocates memory.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from kernel.drivers.transformers.kv import Prefix
 
 
 class Node:
-    """An edge of the tree: `tokens` at `start`, and what follows. The root has no parent and no tokens.
+    """An edge of the tree: `tokens`, of which the first is at position `start`, and the nodes that follow.
 
-    `held`: its keys and values are in memory, else on disk alone. `users`: processes that used it and live, each with
-    the number of its call that did last. It was used `uses` times, the `first` and the `last` at these seconds.
+    The root has no parent and no tokens. `in_memory`: its KV is in memory, else only on disk. `users`: the living
+    processes that used it, each with the number of its last call that did. It was used `uses` times; `first` and `last`
+    are the times of the first and the last use, in seconds.
     """
 
-    __slots__ = ("children", "first", "held", "last", "parent", "prefix", "start", "tokens", "users", "uses")
+    __slots__ = ("children", "first", "in_memory", "last", "parent", "prefix", "start", "tokens", "users", "uses")
 
     def __init__(self, parent: Node | None, start: int, tokens: list[int], prefix: Prefix) -> None:
         self.parent = parent
@@ -25,7 +27,7 @@ class Node:
         self.tokens = tokens
         self.prefix = prefix
         self.children: dict[int, Node] = {}
-        self.held = False
+        self.in_memory = False
         self.users: dict[int, int] = {}
         self.uses = 0
         self.first = self.last = 0.0
@@ -35,7 +37,7 @@ class Node:
         return self.start + len(self.tokens)
 
     def path(self, tokens: list[int]) -> Iterator[tuple[Node, int]]:
-        """The nodes below this one along `tokens`, each with how many of its own tokens go along."""
+        """The nodes below this one along `tokens`, each with the number of its tokens that match."""
         node, found = self, 0
         while found < len(tokens) and (following := node.children.get(tokens[found])) is not None:
             node = following
@@ -54,25 +56,25 @@ class Node:
             yield node
 
     def split(self, count: int) -> Node:
-        """Cut it after `count` tokens; the new upper half, which has the same prefix."""
+        """Split the node after `count` tokens. Returns the new upper half, which has the same prefix."""
         assert self.parent is not None
         upper = Node(self.parent, self.start, self.tokens[:count], self.prefix)
         self.parent.children[self.tokens[0]] = upper
         upper.children[self.tokens[count]] = self
-        upper.held, upper.users, upper.uses = self.held, dict(self.users), self.uses
+        upper.in_memory, upper.users, upper.uses = self.in_memory, dict(self.users), self.uses
         upper.first, upper.last = self.first, self.last
         self.parent, self.start, self.tokens = upper, self.start + count, self.tokens[count:]
         return upper
 
     def cut(self) -> None:
-        """Take it and all below out of the tree."""
+        """Take this node, and all below it, out of the tree."""
         assert self.parent is not None
         del self.parent.children[self.tokens[0]]
         self.parent = None
 
 
 def common(one: list[int], other: list[int]) -> int:
-    """The length of the longest common beginning."""
+    """The length of the longest common prefix."""
     low, high = 0, min(len(one), len(other))
     if one[:high] == other[:high]:
         return high

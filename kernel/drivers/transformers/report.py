@@ -1,6 +1,7 @@
-"""What the driver tells the kernel about its sequences: steps gathered into bundles, then the events after them.
+"""The reports of the driver to the kernel: the progress of several steps in one bundle, then the events after it.
 
-Written by the engine, sent over the link in one write. An event is never sent before the tokens that led to it.
+The engine and `call_lifecycle` fill it; a flush is one write to the link. It never sends an event before the tokens
+that led to it.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ from kernel.drivers.protocol import (
     SwappedOut,
 )
 
-INTERVAL = 0.05  # seconds between bundles while nothing else has to be said
+INTERVAL = 0.05  # seconds between bundles while there is no event to send
 
 Event = Admitted | Restored | Parked | SwappedOut | Done | Scored | Embedded | SequenceFailed
 
 
 class ReportLink(Protocol):
-    """What sends messages to the kernel; see `kernel.drivers.child.KernelLink`."""
+    """Sends messages to the kernel; see `kernel.drivers.child.KernelLink`."""
 
     def send(self, *messages: FromDriver) -> None: ...
 
 
 class BundleReport:
-    """Gathers what happens until `flush`."""
+    """Collects progress and events until `flush`."""
 
     def __init__(self, link: ReportLink, clock: Callable[[], float] = time.perf_counter) -> None:
         self._link = link
@@ -50,13 +51,13 @@ class BundleReport:
         self._events: list[Event] = []
 
     def step(self, seconds: float, kv: KVUsage) -> None:
-        """A step of so many seconds ended, and left keys and values like this."""
+        """A step ended after `seconds`; `kv` is the use of KV memory after it."""
         self._steps += 1
         self._seconds += seconds
         self._kv = kv
 
     def progress(self, sequence: int, ids: list[int], text: str, logprobs: list[float] | None = None) -> None:
-        """New tokens of a sequence, and the text they release."""
+        """Add new tokens of a sequence, and the text that they release."""
         entry = self._progress.get(sequence)
         if entry is None:
             entry = self._progress[sequence] = Progress(sequence, [], "", [])
@@ -65,15 +66,15 @@ class BundleReport:
         entry.logprobs += logprobs or ()
 
     def event(self, event: Event) -> None:
-        """Something that the kernel must know before the next step."""
+        """Add an event, which must reach the kernel before the next step."""
         self._events.append(event)
 
     def waiting(self, kv: KVUsage) -> None:
-        """Nothing can run for want of memory. Call it when all that was gathered is sent."""
+        """Report that no request can run because all wait for memory. Call it after a flush."""
         self._link.send(Bundle([], 0, 0.0, kv))
 
     def flush(self) -> None:
-        """Send all that was gathered."""
+        """Send all progress and events."""
         messages: list[FromDriver] = []
         if self._steps or self._progress:
             messages.append(Bundle(list(self._progress.values()), self._steps, self._seconds, self._kv))
@@ -85,13 +86,13 @@ class BundleReport:
         self._progress, self._events = {}, []
 
     def flush_if_due(self) -> None:
-        """`flush` if there is an event, or if the last time is long enough ago."""
+        """`flush` if there is an event, or `INTERVAL` after the last flush."""
         if self._events or self._clock() - self._flushed >= INTERVAL:
             self.flush()
 
 
-def named(error: BaseException) -> ErrorInfo:
-    """The wire form of `error`; one that llmosd has no name for is the driver's fault."""
+def wire_error(error: BaseException) -> ErrorInfo:
+    """The wire form of `error`. An error that is no `LlmosError` becomes `DriverFailed`."""
     if not isinstance(error, LlmosError):
         error = DriverFailed(f"{type(error).__name__}: {error}")
     return to_wire(error)

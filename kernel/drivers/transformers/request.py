@@ -1,7 +1,7 @@
-"""EngineRequest: a row of tokens that runs through the model, and what each kind of request needs of its steps.
+"""EngineRequest: a row of tokens that runs through the model; a generation, or a part of a query.
 
-Held by `call_lifecycle`, run by the engine. A work knows its tokens and what is made of what the model says about them;
-it knows nothing of steps or neighbours.
+`call_lifecycle` holds the requests, the engine runs them. The subclasses in `sequence` and `queries` say which outputs
+of the model they need. A request never knows the step it is in, or the other requests there.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from kernel.drivers.transformers.kv import Slab
 
 
 class EngineRequest:
-    """`prompt`: so many of `tokens` are computed as a prompt, the others as generated ones.
+    """The first `prompt` of `tokens` are computed as a prompt, the others as generated tokens.
 
-    `reusable` first tokens may come from the prefix cache, `keepable` may go there; `capacity` is the most tokens that
-    it will ever hold; `slab` is None until it has memory, `busy` says what else it waits for. `swapped` is the file
-    that its state lies in, if it does; `expected_think_time`: seconds until its process
-    usually makes its next call, 0 if unknown.
+    The prefix cache may supply the first `reusable` tokens and store the first `cacheable` tokens. `capacity`: the most
+    tokens that the request will ever have; `slab`: None until it has memory; `busy`: what else it waits for, or "";
+    `swapped`: the file with its KV, or "". `expected_think_time`: seconds until its process usually makes its next
+    call, 0 if unknown.
     """
 
     __slots__ = (
         "busy",
+        "cacheable",
         "capacity",
         "expected_think_time",
         "id",
-        "keepable",
         "process",
         "prompt",
         "reusable",
@@ -37,7 +37,7 @@ class EngineRequest:
         self.id = identity
         self.process = process
         self.tokens = tokens
-        self.prompt = self.keepable = len(tokens)
+        self.prompt = self.cacheable = len(tokens)
         self.reusable = len(tokens) - 1
         self.capacity = capacity
         self.slab: Slab | None = None
@@ -51,17 +51,17 @@ class EngineRequest:
 
     @property
     def done(self) -> int:
-        """Tokens whose keys and values are there."""
+        """How many of its tokens have KV."""
         return 0 if self.slab is None else self.slab.length
 
     @property
     def pending(self) -> int:
-        """Tokens of one kind, prompt or generated, whose keys and values are to be computed next."""
+        """How many tokens come next that are all of the prompt, or all generated."""
         done = self.done
         return (self.prompt if done < self.prompt else len(self.tokens)) - done
 
     def span(self, count: int) -> Span:
-        """The next `count` tokens, at most `pending`, as a step takes them."""
+        """The next `count` tokens, at most `pending`, for a step."""
         assert self.slab is not None
         start = self.slab.length
         tokens = self.tokens[start : start + count]

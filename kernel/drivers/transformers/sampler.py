@@ -1,7 +1,7 @@
-"""Choosing the next token from logits.
+"""Chooses the next token from logits.
 
-Called by the engine after each step. The noise of a draw is a function of (seed, position) alone, so a sequence says
-the same whoever its neighbours are and in whichever driver process it goes on. It keeps no state.
+Called by the engine after each step. The noise of a draw is a function of (seed, position) alone, so a sequence gets
+the same tokens beside any neighbours and in any incarnation of the driver. It keeps no state.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 
 from ipc.syscalls import Sampling
 
-LIKELY = 1024  # tokens to look at first for `top_p`: sorting a whole vocabulary takes milliseconds
+LIKELY = 1024  # tokens to sort first for `top_p`: sorting a whole vocabulary takes milliseconds
 
 
 def uniform(seed: int, position: int) -> float:
-    """The number in [0, 1) for token `position` of a sequence with `seed`: 53 bits of a hash of both."""
+    """The noise in [0, 1) for token `position` of a sequence with `seed`: 53 bits of a hash of both."""
     digest = blake2b(seed.to_bytes(8, "little") + position.to_bytes(8, "little"), digest_size=8).digest()
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
@@ -25,7 +25,7 @@ def uniform(seed: int, position: int) -> float:
 def likeliest_of(logits: torch.Tensor) -> list[tuple[float, int]]:
     """The maximum of each row of `logits` [rows, vocabulary], and the first token that has it.
 
-    A row with a NaN has NaN for its maximum.
+    The maximum of a row with a NaN is NaN.
     """
     if logits.device.type == "cpu" and logits.dtype == torch.float32:
         rows = logits.numpy()  # seven times as fast as torch's max
@@ -41,10 +41,10 @@ def is_greedy(sampling: Sampling) -> bool:
 
 
 def sample(logits: torch.Tensor, sampling: Sampling, position: int) -> int:
-    """A token drawn from `logits`, one row [vocabulary] that is finite at its maximum, for place `position`.
+    """Draw the token at `position` from `logits`, one row [vocabulary] whose maximum is finite.
 
-    Temperature first, then `top_k`, then `top_p` of what is left; the draw is by inverse distribution function, whose
-    sums are float64.
+    Applies the temperature, then `top_k`, then `top_p` to the rest. Draws by inversion of the cumulative distribution,
+    summed in float64.
     """
     if is_greedy(sampling):
         return int(logits.argmax())
@@ -74,12 +74,12 @@ def _likeliest(weights: torch.Tensor, top_k: int | None, top_p: float | None) ->
     if float(sums[-1]) < wanted and top_k is None and count < size:
         best, tokens = torch.sort(weights, descending=True)
         sums = best.cumsum(0)
-    kept = min(int(torch.searchsorted(sums, wanted)) + 1, best.shape[0])
-    return best[:kept], tokens[:kept]
+    size = min(int(torch.searchsorted(sums, wanted)) + 1, best.shape[0])
+    return best[:size], tokens[:size]
 
 
 def _draw(weights: torch.Tensor, noise: float) -> int:
-    """The index whose share of the sum of `weights` holds `noise`; never one of weight 0."""
+    """The index whose interval of the cumulative `weights` contains `noise`; its weight is never 0."""
     sums = weights.cumsum(0)
     total = float(sums[-1])
     target = min(noise * total, math.nextafter(total, 0.0))  # the product may round up to the total

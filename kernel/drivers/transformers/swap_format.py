@@ -1,7 +1,7 @@
-"""Swapped sequences on disk: the keys and values of one, with what is needed to tell that they are still good.
+"""The file of a swapped-out sequence: its KV, and a header to check that the KV still fits.
 
-Called by the engine in a worker thread, for a sequence that nobody runs meanwhile. A file is a header in msgpack, then
-safetensors; it appears whole or not at all. What it holds is bits, so who reads it goes on as if nothing had happened.
+`swap_io` calls it in a worker thread while the sequence does not run. A file is a header in msgpack, then safetensors;
+it appears whole or not at all. Reading restores the same bits. It never returns KV whose check fails.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ DIGEST = 16  # bytes of a checksum
 
 
 class Header(msgspec.Struct, frozen=True):
-    """What a swap file says of its sequence.
+    """The header of a swap file.
 
-    `tokens` are those of the sequence: the first `prompt` were computed as a prompt, the first `length` lie in the
-    file. `fingerprint` is that of the weights and of what computes with them, `checksum` that of everything after the
-    header.
+    `tokens`: those of the sequence, of which the first `prompt` were computed as a prompt and the file has the first
+    `length`. `fingerprint`: of the weights and of the code and machine that compute with them. `checksum`: of all bytes
+    after the header.
     """
 
     tokens: list[int]
@@ -41,18 +41,18 @@ class Header(msgspec.Struct, frozen=True):
     checksum: str
 
 
-class Unfit(Exception):
-    """Why a file cannot be used."""
+class UnusableSwapFile(Exception):
+    """The swap file cannot be used; the message says why."""
 
 
 def write(path: Path, kv: torch.Tensor, tokens: list[int], prompt: int, fingerprint: str) -> int:
-    """Write `kv` [layers, length, row] of a sequence; the size of the file. Raises `OSError`."""
+    """Write the KV [layers, length, row] of a sequence. Returns the size of the file. Raises `OSError`."""
     data: list[bytes | memoryview] = [_safetensors_header(kv), *map(_bytes_of, kv)]
     unfinished = path.with_name(path.name + ".unfinished")
     try:
         failpoints.point("swap.write")
         with ThreadPoolExecutor(1) as pool, unfinished.open("wb") as file:
-            checksum = pool.submit(_checksum, data)  # takes half as long as writing; neither holds the interpreter
+            checksum = pool.submit(_checksum, data)  # half as slow as the write; both release the GIL
             header = Header(tokens, prompt, kv.shape[1], fingerprint, "0" * 2 * DIGEST)
             start = len(_prologue(header))
             file.seek(start)
@@ -72,36 +72,36 @@ def write(path: Path, kv: torch.Tensor, tokens: list[int], prompt: int, fingerpr
 
 
 def move(source: Path, path: Path) -> int:
-    """Put what `write` wrote to `source` at `path`; its size. Raises `OSError`."""
+    """Rename the file that `write` wrote from `source` to `path`. Returns its size. Raises `OSError`."""
     source.replace(path)
     return path.stat().st_size
 
 
 def read(path: Path, tokens: list[int], prompt: int, fingerprint: str) -> torch.Tensor:
-    """What `write` was given, for the same sequence. Raises `Unfit`."""
+    """The KV that `write` wrote for the same sequence. Raises `UnusableSwapFile`."""
     try:
         failpoints.point("swap.read")
         content = path.read_bytes()
     except OSError as error:
-        raise Unfit(f"{path}: {error.strerror}") from None
+        raise UnusableSwapFile(f"{path}: {error.strerror}") from None
     start = len(MAGIC) + LENGTH.size
     if content[: len(MAGIC)] != MAGIC or len(content) < start:
-        raise Unfit(f"{path} is no swapped sequence of this version")
+        raise UnusableSwapFile(f"{path} is not a swap file of this version")
     end = start + LENGTH.unpack_from(content, len(MAGIC))[0]
     data = memoryview(content)[end:]
     try:
         header = msgspec.msgpack.decode(content[start:end], type=Header)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Unfit(f"{path} is damaged: {error}") from None
+        raise UnusableSwapFile(f"{path} is damaged: {error}") from None
     if header.checksum != _checksum([data]):
-        raise Unfit(f"{path} is damaged: its checksum differs")
+        raise UnusableSwapFile(f"{path} is damaged: its checksum differs")
     if header.fingerprint != fingerprint:
-        raise Unfit(f"{path} was written with other weights or on another kind of machine")
+        raise UnusableSwapFile(f"{path} was written with other weights or on another kind of machine")
     if header.tokens != tokens or header.prompt != prompt:
-        raise Unfit(f"{path} is of another sequence")
+        raise UnusableSwapFile(f"{path} belongs to another sequence")
     kv = safetensors.torch.load(bytes(data))[NAME]
     if kv.shape[1] != header.length:
-        raise Unfit(f"{path} is damaged: it holds {kv.shape[1]} tokens and names {header.length}")
+        raise UnusableSwapFile(f"{path} is damaged: it has {kv.shape[1]} tokens, its header says {header.length}")
     return kv
 
 
@@ -111,7 +111,7 @@ def _prologue(header: Header) -> bytes:
 
 
 def _safetensors_header(kv: torch.Tensor) -> bytes:
-    """What comes before the numbers, so that they are written from where they lie: the library copies them thrice."""
+    """The safetensors header of `kv`. Its numbers are then written without a copy; the library would make three."""
     empty = safetensors.torch.save({NAME: kv[:0]})
     (length,) = SAFETENSORS_LENGTH.unpack_from(empty)
     described = msgspec.json.decode(empty[SAFETENSORS_LENGTH.size : SAFETENSORS_LENGTH.size + length])

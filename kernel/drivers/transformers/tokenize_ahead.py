@@ -1,7 +1,7 @@
-"""What the kernel asks for, made ready on the thread that reads the link, while a step runs on another.
+"""Tokenizes the texts in the kernel's messages, on the thread that reads the link, while a step runs on another.
 
-Called by the link with each message; what comes of it goes to `call_lifecycle`, in the order in which it came. A long
-prompt takes milliseconds to tokenize, which nobody who generates has to wait for. It keeps nothing.
+The link passes each message through `tokenized` and puts the result into the engine's inbox, in order. A long prompt
+takes milliseconds to tokenize; no generation waits for that. It never stores a message.
 """
 
 from __future__ import annotations
@@ -9,24 +9,25 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ipc.errors import InvalidPrompt
-from kernel.drivers.protocol import Admit, Embed, Score
+from kernel.drivers.protocol import Admit, EmbedTexts, ScoreTexts
 from kernel.drivers.transformers.sequence import TextCodec
 
 
 class Tokenized(NamedTuple):
     """A message with the ids of its texts, or with the `error` that ends its call.
 
-    The texts are the prompt of an `Admit`, the prompt and continuations of a `Score`, or the texts of an `Embed`.
+    The texts are the prompt of an `Admit`, the prompt and continuations of a `ScoreTexts`, or the texts of an
+    `EmbedTexts`.
     """
 
-    message: Admit | Score | Embed
+    message: Admit | ScoreTexts | EmbedTexts
     ids: list[list[int]]
     error: Exception | None = None
 
 
 def tokenized(codec: TextCodec, message: Any) -> Any:
-    """`message`, with the ids of its texts if it has any. Raises nothing."""
-    if not isinstance(message, Admit | Score | Embed):
+    """`message`, or `Tokenized` if it has texts. Never raises: an error is in `Tokenized.error`."""
+    if not isinstance(message, Admit | ScoreTexts | EmbedTexts):
         return message
     try:
         return Tokenized(message, _ids(codec, message))
@@ -34,16 +35,16 @@ def tokenized(codec: TextCodec, message: Any) -> Any:
         return Tokenized(message, [], error)
 
 
-def _ids(codec: TextCodec, message: Admit | Score | Embed) -> list[list[int]]:
+def _ids(codec: TextCodec, message: Admit | ScoreTexts | EmbedTexts) -> list[list[int]]:
     match message:
         case Admit():
             return [codec.encode(message.prompt) if message.prompt_ids is None else message.prompt_ids]
-        case Score():
+        case ScoreTexts():
             ids = [codec.encode(message.prompt), *map(codec.encode_more, message.continuations)]
             if len(ids) == 1 or not all(ids):
-                raise InvalidPrompt("score takes continuations, of which none is empty")
+                raise InvalidPrompt("score takes one or more continuations, each not empty")
             return ids
-        case Embed():
+        case EmbedTexts():
             if not message.texts:
-                raise InvalidPrompt("embed takes texts")
+                raise InvalidPrompt("embed takes one or more texts")
             return list(map(codec.encode, message.texts))

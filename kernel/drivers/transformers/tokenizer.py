@@ -1,6 +1,6 @@
-"""The model's tokenizer, as the engine sees it: prompts to ids, ids to text, and the ids that end a text.
+"""The model's tokenizer, as the engine uses it: prompts to ids, ids to text, and the ids that end a text.
 
-Made by `weights`. Whatever a chat template raises becomes `InvalidPrompt`.
+Made by `model_builder`. Any error of a chat template becomes `InvalidPrompt`. It never changes a prompt's text.
 """
 
 from __future__ import annotations
@@ -9,23 +9,24 @@ from typing import Any
 
 from ipc.errors import InvalidPrompt
 from ipc.syscalls import ChatMessage
-from kernel.drivers.transformers.constraint import Grammars
+from kernel.drivers.transformers.constraint import GrammarCompiler
 
 
 class Tokenizer:
-    """`hf` is a tokenizer of transformers; `ends` the ids that end a text; `name` the model's, for messages.
+    """A tokenizer of transformers, `hf`, with the compiler of its grammars.
 
-    `vocabulary` is how many logits the model has.
+    `ends` are the ids that end a text, `vocabulary` is the count of the model's logits, and `name` is the model's name
+    for error messages.
     """
 
     def __init__(self, hf: Any, ends: frozenset[int], name: str, vocabulary: int) -> None:
         self._hf = hf
         self._name = name
         self.ends = ends
-        self.grammars = Grammars(hf, ends, vocabulary)
+        self.grammars = GrammarCompiler(hf, ends, vocabulary)
 
     def encode(self, prompt: list[ChatMessage] | str) -> list[int]:
-        """The ids of `prompt`, ready for the reply. Raises `InvalidPrompt`."""
+        """The ids of `prompt`, after which the reply begins. Raises `InvalidPrompt`."""
         if not prompt:
             raise InvalidPrompt("the prompt is empty; pass text or at least one message")
         ids: list[int] = self._hf(prompt)["input_ids"] if isinstance(prompt, str) else self._encode_chat(prompt)
@@ -34,7 +35,7 @@ class Tokenizer:
         return ids
 
     def encode_more(self, text: str) -> list[int]:
-        """The ids of `text` as it goes on after something else."""
+        """The ids of `text` as the continuation of other text, without special tokens."""
         ids: list[int] = self._hf(text, add_special_tokens=False)["input_ids"]
         return ids
 

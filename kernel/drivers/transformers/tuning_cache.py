@@ -1,6 +1,6 @@
-"""What was measured on this machine once, and is kept in the cache: trials whose outcome must not change by the hour.
+"""A cache on disk for values measured once on this machine: trials whose result must not change from start to start.
 
-Used by `weights` and `batch_invariance`. A file that cannot be read or written only means that the trial is made again.
+Used by `weights` and `model_builder`. A file that cannot be read or written never fails a load: the trial runs again.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ import torch
 T = TypeVar("T")
 
 
-def remembered(folder: Path, what: str, facts: Any, kind: type[T], measure: Callable[[], T]) -> T:
-    """What `measure` gave when it was first called for these `facts` on this machine, with as many threads."""
-    value = recalled(folder, what, facts, kind)
+def get_or_measure(folder: Path, kind: str, facts: Any, type_: type[T], measure: Callable[[], T]) -> T:
+    """The result of the first call of `measure` for these `facts`, this machine and this count of threads."""
+    value = get(folder, kind, facts, type_)
     if value is None:
         value = measure()
-        remember(folder, what, facts, value)
+        put(folder, kind, facts, value)
     return value
 
 
-def recalled(folder: Path, what: str, facts: Any, kind: type[T]) -> T | None:
-    """What was remembered for these `facts`; None if there is nothing, or nothing that can be read."""
+def get(folder: Path, kind: str, facts: Any, type_: type[T]) -> T | None:
+    """The value stored for these `facts`, or None if there is none that can be read."""
     with suppress(OSError, msgspec.DecodeError):
-        return msgspec.json.decode(_path(folder, what, facts).read_bytes(), type=kind)
+        return msgspec.json.decode(_path(folder, kind, facts).read_bytes(), type=type_)
     return None
 
 
-def remember(folder: Path, what: str, facts: Any, value: Any) -> None:
-    """Keep `value` for the next start."""
-    path = _path(folder, what, facts)
+def put(folder: Path, kind: str, facts: Any, value: Any) -> None:
+    """Store `value` for later starts, and ignore a disk that refuses it."""
+    path = _path(folder, kind, facts)
     unfinished = path.with_suffix(".unfinished")
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,18 +45,18 @@ def remember(folder: Path, what: str, facts: Any, value: Any) -> None:
         unfinished.replace(path)
 
 
-def _path(folder: Path, what: str, facts: Any) -> Path:
-    return folder / f"{what}-{digest(what, facts, machine(), torch.get_num_threads())}.json"
+def _path(folder: Path, kind: str, facts: Any) -> Path:
+    return folder / f"{kind}-{digest(kind, facts, machine(), torch.get_num_threads())}.json"
 
 
 def digest(*facts: Any) -> str:
-    """A short name for `facts`."""
+    """A short hash of `facts`."""
     return blake2b(msgspec.json.encode(facts), digest_size=8).hexdigest()
 
 
 @cache
 def machine() -> str:
-    """What decides about the last bits of a result: the processor and the library."""
+    """The processor and the library, which decide the last bits of a result."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = " ".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))

@@ -1,8 +1,7 @@
-"""From the name of a model to its weights and its tokenizer in memory.
+"""Reads the weights and the tokenizer of a model, and has `model_builder` build the model that runs.
 
-Called once, by `__main__`, through `load`, which has `model_builder` make of them what runs. transformers loads a model
-the first time; if the decoder can stand for it, its outline is kept, and later the files of weights are read as they
-are. Every failure is a named error; nothing is printed.
+`__main__` calls `load` once. transformers loads a model the first time. If the decoder can run it, its manifest is
+cached, and later starts read the weight files directly. Every failure is a named error; nothing is printed.
 """
 
 from __future__ import annotations
@@ -20,21 +19,22 @@ from safetensors.torch import load_file
 
 from ipc.errors import LlmosError, ModelLoadFailed, ModelNotFound
 from kernel.drivers.protocol import Load
+from kernel.drivers.transformers import tuning_cache
 from kernel.drivers.transformers.conversion import converted, fingerprint
 from kernel.drivers.transformers.model_builder import LoadedModel, Model, assemble
-from kernel.drivers.transformers.model_manifest import ModelManifest, outline
+from kernel.drivers.transformers.model_manifest import ModelManifest, manifest_of
 from kernel.drivers.transformers.options import Options
-from kernel.drivers.transformers.tuning_cache import digest, recalled, remember
+from kernel.drivers.transformers.tuning_cache import digest
 
 if find_spec("transformers") is None:
     raise ImportError("no module named transformers")
 
 LAYERS = {"full_attention", "sliding_attention"}
-ROPE_BY_LENGTH = {"dynamic", "longrope"}  # they would make a sequence's numbers depend on its neighbours' lengths
+ROPE_BY_LENGTH = {"dynamic", "longrope"}  # with these, a sequence's numbers would depend on its neighbours' lengths
 
 
 def load(message: Load, source: Path | str, options: Options, report: Callable[[str], None]) -> Model:
-    """The model that `message` names, from `source`, where `source.locate` found it; `report` is told each stage.
+    """Load the model that `message` names from `source`, as `source.locate` found it; `report` is called at each stage.
 
     Raises `ModelNotFound`, `MissingExtra`, or `ModelLoadFailed` with the cause.
     """
@@ -55,27 +55,30 @@ def _load(name: str, source: Path | str, options: Options, message: Load, report
     if threads:
         torch.set_num_threads(threads)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    # On a CPU the weights are packed from float32; what they are packed to is `model_builder`'s choice.
+    # On a CPU the weights are packed from float32; `model_builder` chooses the type of the packed weights.
     dtype = torch.float32 if device.type == "cpu" else getattr(torch, options.dtype or "bfloat16")
     cache, facts = Path(message.cache), _facts(source, options, device)
-    known = recalled(cache, "outline", facts, LoadCache)
-    if known is None:
+    cached = tuning_cache.get(cache, "outline", facts, LoadCache)
+    if cached is None:
         loaded = _from_transformers(name, source, device, dtype)
     else:
-        loaded = LoadedModel(known.outline, _read(source, device, dtype), None, _digest(source))
-    with ThreadPoolExecutor(1) as pool:  # in which transformers is imported, if it was not yet
-        tokenizer = pool.submit(_tokenizer, str(source), known is not None and known.plain_tokenizer)
+        loaded = LoadedModel(cached.manifest, _read_weights(source, device, dtype), None, _digest(source))
+    with ThreadPoolExecutor(1) as pool:  # which also imports transformers, if nothing has yet
+        tokenizer = pool.submit(_tokenizer, str(source), cached is not None and cached.plain_tokenizer)
         report("packing weights")
         model = assemble(name, loaded, tokenizer, options, message)
-    if known is None and loaded.outline.lean and _files(source):
-        remember(cache, "outline", facts, LoadCache(loaded.outline, _is_plain(tokenizer.result())))
+    if cached is None and loaded.manifest.decoder and _files(source):
+        tuning_cache.put(cache, "outline", facts, LoadCache(loaded.manifest, _is_plain(tokenizer.result())))
     return model
 
 
 class LoadCache(msgspec.Struct, frozen=True):
-    """What a start finds out for the next. `plain_tokenizer`: that its class is the one which all of it is data for."""
+    """Facts that one start caches for the next ones.
 
-    outline: ModelManifest
+    `plain_tokenizer`: the tokenizer is of transformers' generic class, whose behaviour is all in its data files.
+    """
+
+    manifest: ModelManifest = msgspec.field(name="outline")  # as files in the cache call it
     plain_tokenizer: bool
 
 
@@ -86,7 +89,7 @@ def _is_plain(tokenizer: Any) -> bool:
 
 
 def _tokenizer(source: str, plain: bool) -> Any:
-    """To look for its class, and then to load the configuration of the model, takes longer than to load it."""
+    """Load the tokenizer; a `plain` one skips the search for its class, which takes longer than the load itself."""
     if plain:
         from transformers import PreTrainedTokenizerFast as Tokenizer
     else:
@@ -106,24 +109,24 @@ def _from_transformers(name: str, source: Path | str, device: torch.device, dtyp
     _check_config(config.get_text_config())
     model = AutoModelForCausalLM.from_pretrained(str(source), config=config, dtype=dtype, attn_implementation=NAME)
     model.eval().to(device)
-    return LoadedModel(outline(model), model.state_dict(), model, _digest(source, config.to_json_string()))
+    return LoadedModel(manifest_of(model), model.state_dict(), model, _digest(source, config.to_json_string()))
 
 
-# ---- what was loaded before
+# ---- weights on disk
 
 
 def _files(source: Path | str) -> list[Path]:
-    """The files of weights of a folder."""
+    """The weight files of a folder; none for a model on the hub."""
     return sorted(source.glob("*.safetensors")) if isinstance(source, Path) else []
 
 
 def _facts(source: Path | str, options: Options, device: torch.device) -> list[Any]:
-    """What decides about an outline, and about whether packed steps were found to say what transformers says."""
+    """The key of the cached manifest: everything that decides it and the result of the check against transformers."""
     return [_digest(source), version("llmosd"), version("transformers"), options.dtype, str(device)]
 
 
 def _digest(source: Path | str, configuration: str = "") -> str:
-    """What tells these weights from others. `configuration`: for what lies in no folder of ours."""
+    """A hash that identifies these weights; for a model on the hub, of its name and its `configuration`."""
     files = _files(source)
     if not files:
         return digest(str(source), configuration)
@@ -131,8 +134,8 @@ def _digest(source: Path | str, configuration: str = "") -> str:
     return digest([fingerprint(file) for file in files], (source / "config.json").read_text())
 
 
-def _read(source: Path | str, device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """All weights, in the type asked for; those that have it already stay in the file, where nobody changes them."""
+def _read_weights(source: Path | str, device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """All weights, converted to `dtype`; weights of that type stay mapped from the file, where nothing changes them."""
     weights: dict[str, torch.Tensor] = {}
     for file in _files(source):
         weights |= load_file(file)
@@ -140,7 +143,7 @@ def _read(source: Path | str, device: torch.device, dtype: torch.dtype) -> dict[
 
 
 def _check_config(config: Any) -> None:
-    """Refuse what the check after loading is too short to notice."""
+    """Refuse features whose effect the check after loading is too short to show."""
     layers = set(getattr(config, "layer_types", None) or ()) - LAYERS
     if layers:
         raise ModelLoadFailed(f"layers of type {sorted(layers)} are not supported; use a model without them")

@@ -28,7 +28,7 @@ from tests.support.exploration.visitors import Visitor
 def quiet(kernel: Kernel) -> bool:
     """Whether no thread is about to take a step, and none is held back from one."""
     return not inside.dispatcher(kernel).anyone_ready and not any(
-        process.held is not None or process.dying for process in kernel.table.alive.values()
+        process.held_back is not None or process.dying for process in kernel.table.alive.values()
     )
 
 
@@ -70,8 +70,8 @@ def when_all_is_over(kernel: Kernel, ledger: Ledger, visitors: list[Visitor]) ->
         "subscribers": kernel.publication._topics._patterns,
         "links": kernel.links._links,
         "monitors": kernel.links._monitors,
-        "held monitors": kernel.links._held,
-        "watched by monitors": kernel.links._watched,
+        "held monitors": kernel.links._refs_of_holder,
+        "watched by monitors": kernel.links._refs_of_target,
         "private memory": kernel.memory._stores,
         "ready threads": [thread for queue in inside.dispatcher(kernel)._ready.values() for thread in queue],
         "timers": [entry for entry in inside.dispatcher(kernel).timers._heap if not entry[2].over],
@@ -152,8 +152,8 @@ def _processes(kernel: Kernel) -> Iterator[str]:
             yield f"process {pid} has been dying for ever ({process.dying})"
         if not (process.threads or process.is_client):
             yield f"process {pid} lives and has no thread"
-        if process.held is not None:
-            yield f"threads {process.held} of process {pid} are held, and nobody is suspended"
+        if process.held_back is not None:
+            yield f"threads {process.held_back} of process {pid} are held, and nobody is suspended"
 
 
 # ---- what is held

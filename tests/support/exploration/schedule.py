@@ -106,8 +106,8 @@ class SeededDispatcher(Dispatcher):
             place = self._chance.randrange(len(queue))
             queue[place], queue[-1] = queue[-1], queue[place]
 
-    def _choose(self) -> deque[Thread] | None:
-        queue = super()._choose()
+    def _next_queue(self) -> deque[Thread] | None:
+        queue = super()._next_queue()
         if queue is not None and self._chance.random() < OUT_OF_LINE:
             return self._chance.choice([other for other in self._ready.values() if other])
         return queue
@@ -120,7 +120,7 @@ def seeded(chance: Random) -> Iterator[None]:
         patch.setattr("kernel.kernel.Dispatcher", partial(SeededDispatcher, chance))
         patch.setattr("kernel.dispatch.dispatcher.TURN_SECONDS", math.inf)
         patch.setattr("kernel.dispatch.dispatcher.STEPS_PER_TURN", chance.choice([1, 2, 5, 64]))
-        patch.setattr("kernel.gate.BURST", chance.choice([2, 3, 7, 128]))
+        patch.setattr("kernel.gate.CALLS_PER_TURN", chance.choice([2, 3, 7, 128]))
         patch.setattr("kernel.core.stream.MAX_EVENTS", 3)
         patch.setattr("kernel.core.answers.LATE_REPLIES", 2)
         yield

@@ -1,4 +1,4 @@
-"""asyncio works inside a thread: timeouts, task groups, gathering, its primitives, and what a task says of itself."""
+"""asyncio works inside a thread: timeouts, task groups, gathering, its primitives, and the introspection of tasks."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ WAITS: dict[str, Callable[[Context, int], Coroutine[Any, Any, Any]]] = {
 async def test_a_cancellation_that_comes_together_with_a_timeout_is_not_swallowed(
     system: System, kind: str, first: str
 ) -> None:
-    """As asyncio.wait_for of Python 3.11 may do: https://github.com/python/cpython/issues/86296."""
+    """asyncio.wait_for of Python 3.11 may swallow it: https://github.com/python/cpython/issues/86296."""
     ends = []
 
     async def peer(ctx: Context) -> None:

@@ -30,7 +30,7 @@ async def test_nobody_slips_in_before_a_sender_that_was_given_a_place(system: An
         send(system, n)
     await system.turns()
     assert box.take().body == 0
-    # The waiting sender has been woken and has not run: the place is its own.
+    # The waiting sender has been woken and has not run yet: the place is reserved for it.
     assert box.full
     with pytest.raises(MailboxFull):
         await system.call(Send(system.target.pid, "barger", wait=False))
@@ -110,7 +110,7 @@ async def test_a_wake_up_for_something_else_gives_no_place(system: Any, box: Mai
 
 
 async def test_a_sender_that_gets_to_the_line_when_there_is_room_again_does_not_wait(system: Any, box: Mailbox) -> None:
-    # So it is for a client: its call is entered when its frame comes, and waits in a thread that runs a turn later.
+    # A client gets here: its call passes the gate when its frame arrives, and waits in a thread that runs a turn later.
     for n in range(2):
         await system.call(Send(system.target.pid, n))
     late = system.thread(system.kernel.gate.enter(system.client, Send(system.target.pid, 2)))

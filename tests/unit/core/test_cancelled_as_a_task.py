@@ -1,4 +1,4 @@
-"""A thread is cancelled exactly as an asyncio.Task is: the same scenarios run with both, and must end alike."""
+"""A thread is cancelled exactly as an asyncio.Task is: each scenario has the same result with both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The event log of a task: a client that comes back gets what it missed, once and in order, or learns what is gone."""
+"""The event log of a task: a client that attaches again gets the events that it missed, or their number."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kernel.core.stream import Stream
 
 
 class Reader:
-    """One connection's look at a task: its events with their numbers."""
+    """A connection attached to a task: its events with their numbers."""
 
     def __init__(self, credit: int = 1_000_000) -> None:
         self.events: list[tuple[int, Event]] = []
@@ -60,7 +60,7 @@ def test_without_after_events_come_from_then_on() -> None:
 
 def test_what_is_not_kept_any_more_is_said_with_its_count() -> None:
     task = EventLog(None)
-    for number in range(1, event_log.KEPT_EVENTS + 11):
+    for number in range(1, event_log.RETAINED_EVENTS + 11):
         task.push(Emitted(1, number))
     late, partly, whole = Reader(), Reader(), Reader()
     task.add(late.stream, after=0)
@@ -70,31 +70,31 @@ def test_what_is_not_kept_any_more_is_said_with_its_count() -> None:
     assert late.events[1:] == whole.events
     assert partly.events[0] == (10, Missed(0, 6))
     assert whole.events[0] == (11, Emitted(1, 11))
-    assert len(whole.events) == event_log.KEPT_EVENTS
+    assert len(whole.events) == event_log.RETAINED_EVENTS
 
 
 @pytest.mark.parametrize("event", [Token("x" * 1000, 1, 1), Emitted(1, "x" * 1000), Emitted(1, b"x" * 1000)])
 def test_what_is_kept_is_bounded_by_its_size(event: Event) -> None:
     task = EventLog(None)
-    for _ in range(event_log.KEPT_EVENTS):
+    for _ in range(event_log.RETAINED_EVENTS):
         task.push(event)
-    assert task._kept is not None
-    assert event_log.KEPT_SIZE // 2 < len(task._kept) * 1000 <= event_log.KEPT_SIZE
-    huge = Emitted(1, "x" * event_log.KEPT_SIZE)
+    assert task._retained is not None
+    assert event_log.RETAINED_SIZE // 2 < len(task._retained) * 1000 <= event_log.RETAINED_SIZE
+    huge = Emitted(1, "x" * event_log.RETAINED_SIZE)
     task.push(huge)
-    assert (len(task._kept), task._size) == (0, 0)
+    assert (len(task._retained), task._size) == (0, 0)
     reader = Reader()
-    task.add(reader.stream, after=event_log.KEPT_EVENTS)
-    assert reader.events == [(event_log.KEPT_EVENTS + 1, Missed(0, 1))]
+    task.add(reader.stream, after=event_log.RETAINED_EVENTS)
+    assert reader.events == [(event_log.RETAINED_EVENTS + 1, Missed(0, 1))]
 
 
 def test_a_task_that_says_nothing_keeps_nothing_and_one_that_ended_forgets_all() -> None:
     task = EventLog(None)
-    assert task._kept is None
+    assert task._retained is None
     task.push(Emitted(1, 1))
-    assert task._kept is not None
+    assert task._retained is not None
     task.finish(Result(1, None))
-    assert task._kept is None
+    assert task._retained is None
 
 
 STEPS = st.lists(
@@ -112,7 +112,7 @@ STEPS = st.lists(
 def test_whenever_the_connection_breaks_each_token_is_seen_once_and_in_order(steps: list[tuple[str, int]]) -> None:
     task, reader = EventLog(None), Reader(credit=0)
     task.add(reader.stream)
-    told: list[Any] = []
+    emitted: list[Any] = []
     read: list[Event] = []
     seen = 0
 
@@ -125,10 +125,10 @@ def test_whenever_the_connection_breaks_each_token_is_seen_once_and_in_order(ste
     for count, (what, value) in enumerate(steps):
         if what == "token":
             event: Event = Token(f"{count} ", 1, value)
-            told.append(event)
+            emitted.append(event)
             task.push(event)
         elif what == "emit":
-            told.append(Emitted(1, count))
+            emitted.append(Emitted(1, count))
             task.push(Emitted(1, count))
         elif what == "grant":
             reader.stream.grant(value)
@@ -139,7 +139,7 @@ def test_whenever_the_connection_breaks_each_token_is_seen_once_and_in_order(ste
             task.add(reader.stream, after=seen)
     reader.stream.grant(1_000_000)
     take()
-    assert _apart(read) == _apart(told)
+    assert _apart(read) == _apart(emitted)
 
 
 def _apart(events: list[Event]) -> list[Any]:

@@ -62,7 +62,7 @@ async def test_an_agent_that_waits_gets_its_mailbox_with_the_first_message(syste
     await system.turns()
     assert second.cancel()
     await system.turns()
-    assert (system.target.mailbox, system.target.listener) == (None, None)
+    assert (system.target.mailbox, system.target.first_receiver) == (None, None)
     first, second, third = listen(system), listen(system), listen(system)
     await system.turns()
     await send(system, 1)
@@ -70,7 +70,7 @@ async def test_an_agent_that_waits_gets_its_mailbox_with_the_first_message(syste
     assert [await first, await second] == [1, 2]
     await send(system, 3)
     assert await third == 3
-    assert system.target.listener is None
+    assert system.target.first_receiver is None
 
 
 async def test_the_only_listener_woken_and_cancelled_at_once_leaves_the_message(system: Any) -> None:
@@ -78,7 +78,7 @@ async def test_the_only_listener_woken_and_cancelled_at_once_leaves_the_message(
     await system.turns()
     receiver = listen(system)
     await system.turns()
-    assert (system.target.mailbox, system.target.listener) == (None, receiver)
+    assert (system.target.mailbox, system.target.first_receiver) == (None, receiver)
     system.kernel.gate.enter(system.client, Send(system.target.pid, 1))
     receiver.cancel()
     await system.turns()

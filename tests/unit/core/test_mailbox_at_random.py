@@ -51,12 +51,12 @@ class Trial:
         thread = cast("Thread", asyncio.current_task())
         message = self.box.take()
         while message is None:
-            self.box.enlist(thread)
+            self.box.add_receiver(thread)
             try:
                 await PARK
                 message = self.box.take()
             finally:
-                self.box.delist(thread)
+                self.box.end_receive(thread)
         self.received.append(message)
 
     def check(self) -> None:
@@ -69,7 +69,7 @@ class Trial:
         assert not (waiting_senders and not self.box.full), "room, and somebody waits for it"
         assert not (waiting_receivers and self.box.count), "a message, and somebody waits for it"
         taken = [item.id for item in self.received]
-        assert len(set(taken)) == len(taken), "a message came twice"
+        assert len(set(taken)) == len(taken), "a message was received twice"
         assert len(self.put) == len(taken) + self.box.count, "a message was lost"
         entered = [item.id for item, _ in self.senders if item.id in self.put]
         line = [item.id for item, thread in self.senders if not thread.done()]
@@ -108,10 +108,10 @@ def test_whatever_is_cancelled_nothing_is_lost_and_nobody_overtakes(
                 for _ in range(6):
                     await asyncio.sleep(0)
                 trial.check()
-        by_lane: dict[int, list[int]] = {}
+        by_priority: dict[int, list[int]] = {}
         for item in trial.received:
-            by_lane.setdefault(item.priority, []).append(item.id)
-        assert all(ids == sorted(ids) for ids in by_lane.values())
+            by_priority.setdefault(item.priority, []).append(item.id)
+        assert all(ids == sorted(ids) for ids in by_priority.values())
         for thread in [*trial.receivers, *(thread for _, thread in trial.senders)]:
             thread.cancel()
 

@@ -1,7 +1,7 @@
 """The mailbox of a process against plain lists: its messages, the line of senders, and the line of receivers.
 
-Everything goes through the message subsystem, so that deadlines, refusals and dead letters are part of it. What may
-happen between a wake-up and a look is for `test_interleavings`: here each thing has come to its end before the next.
+Every step goes through the message subsystem, so the model includes deadlines, refusals and dead letters. Each step has
+ended before the next begins: `test_interleavings` tests the time between the wake-up of a thread and its next step.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class Letter:
 
 
 class Model:
-    """`box` in the order of coming, `line` of letters for which there was no room, `receivers` in their order.
+    """`box` in the order of arrival, `line` of letters for which there was no room, `receivers` in their order.
 
-    `arriving` are letters from the line that were given a place, and go into it when the present thing is done.
+    `arriving` are letters from the line with a reserved place. They take it at the end of the present step.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -69,7 +69,7 @@ class Model:
         self.box: list[Letter] = []
         self.line: list[Letter] = []
         self.arriving: list[Letter] = []
-        self.receivers: list[tuple[int, dict[str, Any], float]] = []  # number, what it wants, until when
+        self.receivers: list[tuple[int, dict[str, Any], float]] = []  # number, wanted heading, deadline
         self.outcome: dict[int, Any] = {}  # of sends and receives, by number
         self.buried: list[int] = []
 
@@ -93,13 +93,13 @@ class Model:
             self.outcome[letter.body] = FULL
         self.settle()
 
-    def tell(self, letter: Letter) -> None:
-        """A letter of the kernel."""
+    def notify(self, letter: Letter) -> None:
+        """Put a letter of the kernel."""
         self.put(letter)
         self.settle()
 
     def take(self, number: int, wanted: dict[str, Any], timeout: float | None) -> None:
-        """A receive that begins now."""
+        """Begin a receive."""
         if not self.receive(number, wanted):
             if timeout == 0:
                 self.outcome[number] = TIMED_OUT
@@ -119,7 +119,7 @@ class Model:
             if _matches(wanted, letter):
                 self.receivers.remove(receiver)
                 if not self.receive(number, wanted):
-                    self.receivers.append((number, wanted, until))  # what it was woken for is void: it waits anew
+                    self.receivers.append((number, wanted, until))  # its letter is void, so it waits again
                 return
 
     def receive(self, number: int, wanted: dict[str, Any]) -> bool:
@@ -163,7 +163,7 @@ def _matches(wanted: dict[str, Any], letter: Any) -> bool:
 
 
 class MailboxOfAProcess(RuleBasedStateMachine):
-    """Two senders, one recipient with as many receiving threads as there are."""
+    """Two senders, and one recipient with any number of receiving threads."""
 
     @initialize(capacity=st.integers(1, 3))
     def boot(self, capacity: int) -> None:
@@ -178,7 +178,7 @@ class MailboxOfAProcess(RuleBasedStateMachine):
             name = self.system.program(idle)
             self.senders = [self.system.spawn(name) for _ in range(2)]
             self.target = self.system.spawn(name)
-            self.box = self.target.box()
+            self.box = self.target.open_mailbox()
             self.box.capacity = capacity
             dead_letters = self.system.kernel.messaging.dead_letters
             bury = dead_letters.bury
@@ -245,11 +245,11 @@ class MailboxOfAProcess(RuleBasedStateMachine):
     @rule()
     def the_kernel_tells_something(self) -> None:
         self.last += 1
-        self.model.tell(Letter(self.last, "news", -1, CONTROL, 0, float("inf")))
-        self.loop.run_until_complete(self.tell(self.last))
+        self.model.notify(Letter(self.last, "news", -1, CONTROL, 0, float("inf")))
+        self.loop.run_until_complete(self.notify(self.last))
         self.settle()
 
-    async def tell(self, number: int) -> None:
+    async def notify(self, number: int) -> None:
         self.system.kernel.messaging.notify(self.target, "news", number)
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 2.0]))

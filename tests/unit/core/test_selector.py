@@ -1,4 +1,4 @@
-"""Selector from a mailbox beside a list: by type, sender, correlation id and predicate, in order, cheap when deep."""
+"""Selective receives against a list: by type, sender, correlation id and predicate, in order, cheap when deep."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def test_what_was_selected_leaves_nothing_behind_however_long_the_first_stays() 
         assert selected is not None
         assert selected.id == number
     assert box.count == 1
-    assert box._lane is not None
-    assert len(box._lane.items) <= 2 * SPARSE + 2
+    assert box._normal_queue is not None
+    assert len(box._normal_queue.items) <= 2 * SPARSE + 2
     assert sum(map(len, (box._indexes or {}).values())) == 1
 
 
@@ -79,14 +79,14 @@ def test_an_emptied_mailbox_drops_its_indexes() -> None:
 
 @given(st.lists(st.booleans(), min_size=1, max_size=200), st.data())
 def test_a_lane_is_first_in_first_out_without_the_discarded(takes: list[bool], data: Any) -> None:
-    lane, model = MessageQueue(), []
+    queue, model = MessageQueue(), []
     for number, take in enumerate(takes):
         model.append(message(number))
-        lane.items.append(model[-1])
+        queue.items.append(model[-1])
         if take:
             victim = model.pop(data.draw(st.integers(0, len(model) - 1)))
-            lane.discard(victim)
+            queue.discard(victim)
         elif data.draw(st.booleans()):
-            assert lane.pop() is model.pop(0)
-        assert list(lane) == model
-        assert len(lane) == len(model)
+            assert queue.pop() is model.pop(0)
+        assert list(queue) == model
+        assert len(queue) == len(model)

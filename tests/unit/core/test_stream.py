@@ -1,4 +1,4 @@
-"""Streams of events: credit is honoured, order is kept, and a reader that is behind says so."""
+"""Streams of events: credit and order are respected, and a reader that is behind says so."""
 
 from __future__ import annotations
 

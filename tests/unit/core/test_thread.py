@@ -1,4 +1,4 @@
-"""Threads: what they are charged, what is raised in them, and what keeps them alive."""
+"""Threads: the time that they are charged, the errors raised in them, and the references that keep them alive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ipc.errors import Killed
 from ipc.syscalls import Kill
 from kernel.core.process import Thread
 from kernel.dispatch.dispatcher import STEPS_PER_TURN
-from kernel.gate import BURST
+from kernel.gate import CALLS_PER_TURN
 from llmosd.context import Context
 from tests.support.system import System
 
@@ -35,7 +35,7 @@ async def test_processor_time_is_charged_to_the_process(system: System) -> None:
     began = time.perf_counter()
     status = await system.status(system.spawn(busy))
     whole = time.perf_counter() - began
-    # However slow the machine is, a step lasts as long as what it computes, and no step runs while the agent sleeps.
+    # On any machine, a step lasts at least as long as its computation, and no step runs while the agent sleeps.
     assert computed <= status.usage.cpu_seconds <= whole - 0.04
 
 
@@ -58,7 +58,7 @@ async def test_a_burst_of_calls_gives_the_loop_back(system: System) -> None:
 
     process = system.spawn(chatty)
     await system.turns(3)
-    assert 0 < process.calls <= 3 * STEPS_PER_TURN * BURST
+    assert 0 < process.calls <= 3 * STEPS_PER_TURN * CALLS_PER_TURN
     await system.call(Kill(process.pid))
 
 
@@ -80,7 +80,7 @@ async def test_an_error_of_the_kernel_is_raised_where_the_agent_waits(system: Sy
     assert "killed by process" in await system.result(process)
 
 
-# ---- what bit others
+# ---- mistakes of other runtimes
 
 
 async def test_tasks_that_nobody_holds_are_not_collected(system: System) -> None:
@@ -93,7 +93,7 @@ async def test_tasks_that_nobody_holds_are_not_collected(system: System) -> None
             done.append(n)
 
         for n in range(100):
-            asyncio.create_task(background(n))  # noqa: RUF006 - held by the process alone, which is the point
+            asyncio.create_task(background(n))  # noqa: RUF006 - only the process holds it, which is the point
         gc.collect()
         await ctx.sleep(1.5)
         gc.collect()

@@ -194,7 +194,7 @@ async def test_an_abandoned_thread_leaves_no_task_behind(system: System, path: s
             except asyncio.CancelledError:
                 pass
             except GeneratorExit:
-                asyncio.create_task(left_behind())  # noqa: RUF006 - nobody is to hold it
+                asyncio.create_task(left_behind())  # noqa: RUF006 - nothing must hold it
                 raise
 
     async def agent(ctx: Context) -> None:

@@ -46,7 +46,7 @@ pytestmark = pytest.mark.usefixtures("home")
         ("[tools.search]\nfunction = 'a:b'\nretry = 1", ["tools.search.retry", "did you mean retries?"]),
         ("tools = 3", ["tools", "object"]),
         ("[scheduling]\npolicy = 'lottery'", ["scheduling", "no policy 'lottery'", "fifo, round_robin, priority"]),
-        ("[scheduling]\nweights = { ann = 0 }", ["scheduling", "a weight of zero, of owner 'ann'"]),
+        ("[scheduling]\nweights = { ann = 0 }", ["scheduling", "the weight of owner 'ann' is 0"]),
         ("[models.smollm2]\npolicy = 'lottery'", ["models.smollm2", "no policy 'lottery'"]),
         ("[models.smollm2]\nquantum = 0", ["models.smollm2.quantum", ">= 1"]),
         ("this is not toml", ["not TOML"]),

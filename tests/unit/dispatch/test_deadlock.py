@@ -52,11 +52,11 @@ async def test_a_lock_that_its_own_holder_asks_for_again_is_a_deadlock(system):
 async def test_who_closes_a_cycle_of_locks_is_told_of_all_of_it(system, count):
     results = await cycle(system, count)
     assert results[:-1] == ["got it"] * (count - 1)
-    told = results[-1]
-    assert told["size"] == count
-    assert [row["waits_for"].split(" held")[0] for row in told["knot"]] == [f"lock {seat}" for seat in range(count)]
-    pids = [row["pid"] for row in told["knot"]]
-    assert [row["ended_by"] for row in told["knot"]] == [[pid] for pid in pids[1:] + pids[:1]]
+    error = results[-1]
+    assert error["size"] == count
+    assert [row["waits_for"].split(" held")[0] for row in error["knot"]] == [f"lock {seat}" for seat in range(count)]
+    pids = [row["pid"] for row in error["knot"]]
+    assert [row["ended_by"] for row in error["knot"]] == [[pid] for pid in pids[1:] + pids[:1]]
 
 
 async def test_two_that_wait_for_each_others_end(system):
@@ -211,13 +211,13 @@ async def test_the_end_of_the_last_live_thread_closes_a_knot(system):
 
 
 async def test_a_conditions_wait_never_loses_its_lock_to_a_deadlock(system):
-    """Its return closes the knot, but must not fail: the other one is told."""
+    """Its return closes the knot but must not fail, so the other thread gets the error."""
 
     async def waits(ctx: Context) -> str:
         async with ctx.lock("b"), ctx.condition("a") as condition:
             with pytest.raises(TimedOut):
                 await condition.wait(5)
-            assert await ctx.condition("a").notify() == 0  # holds it
+            assert await ctx.condition("a").notify() == 0  # allowed only while it holds the lock
             return "held"
 
     async def other(ctx: Context) -> str:

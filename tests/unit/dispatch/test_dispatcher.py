@@ -1,4 +1,4 @@
-"""The dispatcher: who runs next, and when the loop gets its turn."""
+"""The dispatcher: which thread runs next, and when the loop gets its turn."""
 
 from __future__ import annotations
 
@@ -132,9 +132,9 @@ async def test_threads_that_were_ready_when_their_process_was_suspended_keep_the
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert log == []
-    assert target.held == threads
+    assert target.held_back == threads
     dispatcher.release(target)
-    assert target.held is None
+    assert target.held_back is None
     await finish(threads)
     assert log == [0, 1, 2, 3, 4]
 

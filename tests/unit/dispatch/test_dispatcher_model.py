@@ -1,4 +1,4 @@
-"""The dispatcher against lists: who is stepped next, who is held back, and that nobody waits beyond the aging bound."""
+"""The dispatcher against lists: which thread is next, which are held back, and no wait exceeds the aging bound."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ PICK = st.integers(0, 9)
 
 
 class Waiting:
-    """A ready thread of the model: how it stood when it came, and how many steps others have taken since."""
+    """A ready thread of the model: its place in the queue when it became ready, and the steps of others since then."""
 
     def __init__(self, thread: int, place: int) -> None:
         self.thread = thread
-        self.place = place  # in its queue, from 1 on
+        self.place = place  # in its queue, counted from 1
         self.steps = 0
-        self.priorities = 1  # the most that were ready at once since then
+        self.priorities = 1  # the most that were ready at one time since then
 
     @property
     def bound(self) -> int:
-        """As the dispatcher promises, and a step for each of those before it."""
+        """The bound that the dispatcher promises, and a step for each thread before it in the queue."""
         return self.place * max(self.priorities - 1, 1) * AGING + self.place
 
 
 class Model:
-    """Ready threads by priority in the order of their coming, and those held back by process."""
+    """Ready threads by priority, in the order in which they became ready; threads held back, by process."""
 
     def __init__(self) -> None:
         self.ready: dict[int, list[Waiting]] = {}
@@ -62,7 +62,7 @@ class Model:
             self.push(thread)
 
     def hold(self, process: int) -> None:
-        """Take those out of the queues that may not run now."""
+        """Take the threads that may not run out of the queues."""
         for priority in sorted(self.ready, reverse=True):
             queue = self.ready[priority]
             for waiting in tuple(queue):
@@ -85,7 +85,7 @@ class Model:
         return {priority: queue for priority, queue in self.ready.items() if queue}
 
     def heads(self) -> dict[int, int]:
-        """Who may be next, by priority."""
+        """The first thread of each queue, by priority."""
         return {priority: queue[0].thread for priority, queue in self.queues.items()}
 
     def stepped(self, thread: int) -> None:
@@ -100,7 +100,7 @@ class Model:
 
 
 class Dispatching(RuleBasedStateMachine):
-    """Each step is made in both, and both have to agree on who takes it."""
+    """The dispatcher and the model make each step, and must agree on the thread that runs."""
 
     @initialize()
     def boot(self) -> None:
@@ -185,7 +185,7 @@ class Dispatching(RuleBasedStateMachine):
 
     @rule(turns=st.integers(1, 30), busy=st.booleans())
     def run(self, turns: int, busy: bool) -> None:
-        """Take so many turns of a step each; if `busy`, whoever ran is ready again at once."""
+        """Take so many turns of one step each; if `busy`, a thread is ready again right after its step."""
         for _ in range(turns):
             if not self.model.queues:
                 return
@@ -197,7 +197,7 @@ class Dispatching(RuleBasedStateMachine):
             assert number in heads.values(), "not the first of its queue"
             self.contested = self.contested + 1 if len(heads) > 1 else self.contested
             if number != urgent:
-                assert self.contested >= AGING, "a lower one came before its time"
+                assert self.contested >= AGING, "a lower one ran before its time"
                 self.contested = 0
             self.model.stepped(number)
             assert not self.model.is_held(number), "stepped although it is held"
@@ -222,7 +222,7 @@ class Dispatching(RuleBasedStateMachine):
         queues = {p: [self.threads[one.thread] for one in queue] for p, queue in self.model.queues.items()}
         assert {p: list(queue) for p, queue in self.dispatcher._ready.items() if queue} == queues
         for number, process in enumerate(self.processes):
-            assert [self.threads[one] for one in self.model.held[number]] == (process.held or [])
+            assert [self.threads[one] for one in self.model.held[number]] == (process.held_back or [])
 
     def teardown(self) -> None:
         if hasattr(self, "patch"):

@@ -1,7 +1,7 @@
-"""Attention over packed sequences beside a naive one: each token alone, over all that it may see, in double precision.
+"""Attention over packed sequences gives the numbers of a naive one, which runs token by token in double precision.
 
-Steps are random mixes of prompts in chunks, generated tokens, and tokens that were generated before and are forced, all
-over slabs in random places, with and without windows.
+Steps are random mixes of chunked prompts, generated tokens, and forced tokens that were generated before, in slabs at
+random places, with and without windows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LENGTHS = [
     SafeLengths((BLOCK,)),
     SafeLengths((96, 416)),
     SafeLengths(()),
-]  # all are safe, one, few, none
+]  # all lengths are safe, one, few, none
 
 
 class Step:
@@ -43,7 +43,7 @@ class Step:
         slabs = [self.memory.allocate(0) for _ in range(14)]
         self.random.shuffle(slabs)
         self.spans = [self._span(slab) for slab in slabs[: self.random.randint(1, 9)]]
-        for slab in slabs:  # what lies beyond its end must not be seen
+        for slab in slabs:  # fill the memory beyond its end, which no token may see
             held = self.memory.tokens(slab, 0, CONTEXT)
             held.copy_(torch.randn(held.shape, generator=generator) * 3)
         self.plan = AttentionPlan(self.spans, self.memory, lengths)
@@ -93,7 +93,7 @@ def test_any_mix_of_prompts_and_generated_tokens_sees_what_it_may(
     for layer in range(LAYERS):
         expected = step.naive(layer, window)
         assert torch.allclose(step.attended(layer, window).double(), expected, atol=1e-5)
-        for span in step.spans:  # and what was computed is where the next step looks for it
+        for span in step.spans:  # the new keys and values are where the next step reads them
             held = step.memory.tokens(span.slab, span.start, span.end)[layer]
             assert torch.equal(held, step.fresh[layer, step.plan.rows(span)])
 
@@ -120,9 +120,9 @@ def test_tiles_begin_at_absolute_positions_and_batches_at_evenly_spaced_slabs(se
     queries = {row: (span.slab.index, step.plan.positions[row]) for span in step.spans for row in step.plan.rows(span)}
     for batch in step.plan._batches:
         slabs = [queries[row][0] for row in range(batch.start, batch.end)]
-        assert slabs == [batch.first + batch.apart * place for place in range(len(slabs))]
-        assert max(queries[row][1] for row in range(batch.start, batch.end)) < batch.tokens
-        assert batch.tokens <= step.memory.capacity
+        assert slabs == [batch.first_slab + batch.stride * place for place in range(len(slabs))]
+        assert max(queries[row][1] for row in range(batch.start, batch.end)) < batch.length
+        assert batch.length <= step.memory.capacity
 
 
 def test_generated_tokens_of_neighbouring_slabs_are_one_batch() -> None:
@@ -131,7 +131,10 @@ def test_generated_tokens_of_neighbouring_slabs_are_one_batch() -> None:
     for place, slab in enumerate(slabs):
         slab.length = 100 if place % 2 else 250
     plan = AttentionPlan([Span(slab, [1], generated=True) for slab in slabs], memory, SafeLengths())
-    assert [(batch.first, batch.apart, batch.end - batch.start) for batch in plan._batches] == [(1, 2, 16), (0, 2, 16)]
+    assert [(batch.first_slab, batch.stride, batch.end - batch.start) for batch in plan._batches] == [
+        (1, 2, 16),
+        (0, 2, 16),
+    ]
 
 
 def test_where_no_length_is_safe_every_generated_token_goes_by_itself() -> None:

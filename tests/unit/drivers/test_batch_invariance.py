@@ -1,6 +1,6 @@
-"""The trials that make tokens exact: they find planted faults, and what they call safe is safe.
+"""The trials that make tokens exact find planted faults, and the counts and lengths that they call safe are safe.
 
-A planted fault is a kernel that gives a row other bits for some counts of rows, as real ones do on some machines.
+A planted fault is a kernel that gives a row other bits at some counts of rows, as real ones do on some machines.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn.functional import gelu, silu  # noqa: E402
 
 from kernel.drivers.transformers import attention, batch_invariance, linear  # noqa: E402
 from kernel.drivers.transformers.attention import BLOCK, SafeLengths  # noqa: E402
-from kernel.drivers.transformers.batch_invariance import CANDIDATES, RowCounts, activation_counts, row_counts  # noqa: E402
+from kernel.drivers.transformers.batch_invariance import CANDIDATES, RowCounts, safe_activation_counts, safe_row_counts  # noqa: E402
 from kernel.drivers.transformers.decoder import gated  # noqa: E402
 from kernel.drivers.transformers.kv import UNIT, Geometry  # noqa: E402
 
@@ -27,16 +27,18 @@ GEOMETRY = Geometry(layers=2, heads=2, head_dim=16, dtype=torch.float32)
 
 
 def exact(rows: Any, weight: Any) -> Any:
-    """A product whose rows are the same in any company."""
+    """A matrix product that gives a row the same bits in any company."""
     return torch.stack([(weight.double() * row.double()).sum(1).float() for row in rows])
 
 
 def faulty(wrong: Callable[[int, int], bool]) -> linear.Pack:
-    """Packs a kernel that slips in row `place` of `count` where `wrong(place, count)`."""
+    """Packs a kernel whose row `place` of `count` is off by one bit where `wrong(place, count)`."""
 
     def pack(weight: Any, bias: Any) -> linear.Linear:
         def layer(rows: Any) -> Any:
-            found = rows @ weight.t() * 0 + torch.cat([rows, rows], 1).sum(1, keepdim=True)  # cheap, and even
+            found = rows @ weight.t() * 0 + torch.cat([rows, rows], 1).sum(
+                1, keepdim=True
+            )  # cheap, and the same for all counts
             for place in range(len(rows)):
                 if wrong(place, len(rows)):
                     found[place] = torch.nextafter(found[place], torch.tensor(torch.inf))
@@ -48,7 +50,7 @@ def faulty(wrong: Callable[[int, int], bool]) -> linear.Pack:
 
 
 def test_all_counts_are_safe_for_a_kernel_without_faults() -> None:
-    assert row_counts([(4, 32)], lambda weight, bias: lambda rows: exact(rows, weight)) == CANDIDATES
+    assert safe_row_counts([(4, 32)], lambda weight, bias: lambda rows: exact(rows, weight)) == CANDIDATES
 
 
 @pytest.mark.parametrize(
@@ -59,38 +61,38 @@ def test_all_counts_are_safe_for_a_kernel_without_faults() -> None:
         (lambda place, count: place == count - 1 and count % 6 == 1, lambda count: count % 6 != 1),  # the last row
         (lambda place, count: place == 40 and count > 100, lambda count: count <= 100),  # one row of many
         (lambda place, count: count > 64, lambda count: count <= 64),
-        (lambda place, count: count <= 64, lambda count: count <= 64),  # among themselves they are the same
+        (lambda place, count: count <= 64, lambda count: count <= 64),  # these agree with each other
     ],
 )
 def test_counts_at_which_a_row_has_other_bits_are_found(
     wrong: Callable[[int, int], bool], safe: Callable[[int], bool]
 ) -> None:
-    assert row_counts(SHAPES, faulty(wrong)) == tuple(count for count in CANDIDATES if safe(count))
+    assert safe_row_counts(SHAPES, faulty(wrong)) == tuple(count for count in CANDIDATES if safe(count))
 
 
 def test_a_kernel_whose_rows_depend_on_their_place_has_no_safe_counts() -> None:
-    assert row_counts([(4, 32)], faulty(lambda place, count: place % 5 == 0)) == ()
+    assert safe_row_counts([(4, 32)], faulty(lambda place, count: place % 5 == 0)) == ()
 
 
 def test_one_matrix_that_is_at_fault_is_enough() -> None:
     def pack(weight: Any, bias: Any) -> linear.Linear:
         return faulty(lambda place, count: count == 24 and weight.shape[1] == 64)(weight, bias)
 
-    assert row_counts(SHAPES, pack) == tuple(count for count in CANDIDATES if count != 24)
+    assert safe_row_counts(SHAPES, pack) == tuple(count for count in CANDIDATES if count != 24)
 
 
 @given(st.sets(st.sampled_from(CANDIDATES), min_size=1).map(sorted))
 def test_a_padded_count_is_the_smallest_safe_one_that_is_enough(safe: list[int]) -> None:
     counts = RowCounts(tuple(safe))
-    assert counts.most == max(safe)
+    assert counts.largest == max(safe)
     for count in (1, 2, 31, 33, safe[-1] - 1, safe[-1]):
-        if 0 < count <= counts.most:
+        if 0 < count <= counts.largest:
             assert counts.padded(count) == min(found for found in safe if found >= count)
 
 
 @pytest.mark.parametrize("kernel", linear.CPU_KERNELS)
 def test_what_is_called_safe_is_safe_beside_other_rows(kernel: str) -> None:
-    counts = row_counts([(96, 64)], linear.CPU_KERNELS[kernel])
+    counts = safe_row_counts([(96, 64)], linear.CPU_KERNELS[kernel])
     generator = torch.Generator().manual_seed(7)
     layer = linear.CPU_KERNELS[kernel](torch.randn(96, 64, generator=generator), None)
     row = torch.randn(64, generator=generator)
@@ -103,7 +105,7 @@ def test_what_is_called_safe_is_safe_beside_other_rows(kernel: str) -> None:
     assert len(found) == 1
 
 
-# ---- what is computed number by number
+# ---- elementwise functions
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 7])
@@ -130,7 +132,7 @@ def test_counts_at_which_an_activation_has_other_bits_are_found(
     threads: Callable[[int], None], activation: Any, count: int
 ) -> None:
     threads(count)
-    safe = activation_counts(activation, 4864)
+    safe = safe_activation_counts(activation, 4864)
     rows = torch.randn(512, 4864, generator=torch.Generator().manual_seed(5))
     longest = activation(rows[: safe[-1]])
     assert all(torch.equal(activation(rows[:many]), longest[:many]) for many in safe)
@@ -144,15 +146,15 @@ def test_an_activation_that_slips_at_the_end_of_some_counts_is_found() -> None:
             last.copy_(torch.nextafter(last, torch.tensor(torch.inf)))
         return found
 
-    assert activation_counts(slipping, 32) == tuple(count for count in CANDIDATES if count % 16 != 8)
-    assert activation_counts(lambda rows: rows * 2, 32) == CANDIDATES
+    assert safe_activation_counts(slipping, 32) == tuple(count for count in CANDIDATES if count % 16 != 8)
+    assert safe_activation_counts(lambda rows: rows * 2, 32) == CANDIDATES
 
 
 # ---- attention
 
 
 def test_what_is_called_a_safe_length_is_found_with_the_real_kernel() -> None:
-    safe = batch_invariance.lengths(GEOMETRY, 2)
+    safe = batch_invariance.safe_lengths(GEOMETRY, 2)
     assert set(safe) <= set(range(UNIT, BLOCK + 1, UNIT))
 
 
@@ -166,9 +168,9 @@ def test_lengths_at_which_a_token_has_other_bits_are_found(monkeypatch: pytest.M
 
     monkeypatch.setattr(attention, "scaled_dot_product_attention", attend)
     others = set(range(UNIT, BLOCK + 1, UNIT)) - bad
-    assert set(batch_invariance.lengths(GEOMETRY, 2)) == (
+    assert set(batch_invariance.safe_lengths(GEOMETRY, 2)) == (
         bad if BLOCK in bad else others
-    )  # what is as the longest is safe
+    )  # a length is safe if it gives the numbers of the longest
 
 
 def test_where_a_token_depends_on_the_size_of_its_batch_no_length_is_safe(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,11 +179,11 @@ def test_where_a_token_depends_on_the_size_of_its_batch_no_length_is_safe(monkey
         return found if len(asked) > 1 else torch.nextafter(found, torch.tensor(torch.inf))
 
     monkeypatch.setattr(attention, "scaled_dot_product_attention", attend)
-    assert SafeLengths(batch_invariance.lengths(GEOMETRY, 2)).safe == ()
+    assert SafeLengths(batch_invariance.safe_lengths(GEOMETRY, 2)).safe == ()
 
 
 def even(asked: Any, keys: Any, values: Any, mask: Any, scale: float) -> Any:
-    """Attention whose numbers depend on no padding: it sums in double precision and rounds coarsely."""
+    """Attention whose numbers do not depend on padding: it sums in double precision and rounds coarsely."""
     scores = asked.double() @ keys.double().transpose(2, 3) * scale + mask.double()
     found = (scores.softmax(-1) @ values.double()).float()
     return (found * 4096).round() / 4096

@@ -1,6 +1,6 @@
-"""Constrained replies: they fit by construction, at any temperature, and a bad constraint costs its own call alone.
+"""Constrained replies fit by construction, at any temperature, and a bad constraint fails only its own call.
 
-The tokenizer is the embedded model's own, the model behind it is tiny and says anything at all.
+The tokenizer is the embedded model's own; the model behind it is tiny and generates random text.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def test_logprobs_are_those_of_the_model_without_its_constraint(model: Ready, co
     assert bound.logprobs[1][0] < free.logprobs[1][0]
 
 
-# ---- what cannot be
+# ---- constraints that cannot be met
 
 
 IMPOSSIBLE = [
@@ -196,7 +196,7 @@ def test_a_catastrophic_constraint_ends_its_own_call_alone(
 
 
 class Held:
-    """Has compiling wait until it is let go: `begun` says how many began."""
+    """Holds up the compilation of "slow" constraints until `gate` is set. `begun` lists all that began."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.begun: list[str] = []
@@ -237,7 +237,7 @@ def test_a_constraint_that_takes_too_long_is_refused_and_the_next_is_compiled(
     model: Ready, codec: Tokenizer, slow: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(constraint, "SECONDS", 0.01)
+        patch.setattr(constraint, "COMPILE_TIMEOUT", 0.01)
         kernel = Kernel(model, codec).run(held(1, "choices", ["slow"]))
     (failed,) = kernel.of(SequenceFailed)
     assert (failed.sequence, failed.error.code) == (1, "InvalidConstraint")
@@ -254,7 +254,7 @@ def test_nothing_is_left_that_watches_over_constraints_that_are_compiled(model: 
     assert len(kernel.of(Done)) == 10
     watches = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
     for watch in watches:
-        watch.join(constraint.SECONDS / 2)
+        watch.join(constraint.COMPILE_TIMEOUT / 2)
     assert not any(watch.is_alive() for watch in watches)
 
 

@@ -18,17 +18,17 @@ SHORT = st.text("abc", max_size=30)
 
 
 def decode_bytes(ids: list[int]) -> str:
-    """A tokenizer whose tokens are bytes."""
+    """Decodes tokens that are bytes."""
     return bytes(ids).decode(errors="replace")
 
 
 def decode_words(ids: list[int]) -> str:
-    """A tokenizer of words that, as sentencepiece, drops the space before the first."""
+    """Decodes words and, like sentencepiece, drops the space before the first."""
     return "".join(f" {identity}" for identity in ids).removeprefix(" ")
 
 
 def decode_fallback(ids: list[int]) -> str:
-    """As byte fallback decodes: a run of bytes with any error in it is all errors."""
+    """Decodes like byte fallback: a run of bytes with one error decodes to errors only."""
     try:
         return bytes(ids).decode()
     except UnicodeDecodeError:

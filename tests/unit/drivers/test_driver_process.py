@@ -1,4 +1,4 @@
-"""The kernel's side of a real driver process: it starts, speaks, and its end has a name."""
+"""The kernel's side of a real driver process: it starts, exchanges messages, and its end is reported with a reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.real_time
 
 
 class Heard:
-    """What a driver said, and how it ended."""
+    """The messages of a driver, and the reason for its end."""
 
     def __init__(self) -> None:
         self.messages: list[Any] = []
@@ -38,7 +38,7 @@ async def started(**options: Any) -> tuple[Any, Heard]:
 
 async def test_a_driver_that_breaks_the_protocol_is_cut_off_and_named() -> None:
     driver, heard = await started()
-    driver.data_received(frame(b"\xc1"))  # which msgpack never uses
+    driver.data_received(frame(b"\xc1"))  # a byte that msgpack never uses
     assert (await asyncio.wait_for(heard.end, 10)).startswith("broke the protocol: ")
 
 

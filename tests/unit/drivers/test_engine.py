@@ -1,6 +1,6 @@
-"""The life of sequences in the engine of the transformers driver: they join, are leased, park, go on and end.
+"""Sequences in the engine of the transformers driver: they join, get leases, park, continue and end.
 
-What they say is compared with transformers' own generation, and with what each says alone.
+Their tokens are compared with transformers' own generation, and with those of each sequence alone.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def test_a_sequence_parks_at_its_lease_and_renewal_goes_on() -> None:
     kernel.run(Renew(1, 30))
     assert kernel.ids[1] == alone(admit(1))
     assert kernel.of(Parked) == [Parked(1), Parked(1)]
-    assert len(kernel.batches) == 10  # nothing was computed twice
+    assert len(kernel.batches) == 10  # no token was computed twice
 
 
 def test_an_early_renewal_leaves_no_gap() -> None:
@@ -166,7 +166,7 @@ def test_a_sequence_that_had_ended_when_its_driver_died_ends_at_once() -> None:
 
 def test_more_sequences_than_rows_take_turns() -> None:
     messages = [admit(sequence, f"Call {sequence}", max_tokens=4) for sequence in range(1, 21)]
-    kernel = Kernel(LLAMA, most=32, most_rows=16).run(*messages)
+    kernel = Kernel(LLAMA, most=32, max_rows=16).run(*messages)
     assert max(len(spans) for spans in kernel.batches) == 8
     assert {message.sequence: alone(message) for message in messages} == dict(kernel.ids)
 

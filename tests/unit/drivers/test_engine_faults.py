@@ -1,7 +1,7 @@
 """One bad call never harms another in its batch.
 
-Steps that raise, logits that are no numbers, prompts that cannot be encoded and text that cannot be made: each fails
-its own call, once, by name.
+Steps that raise, logits with a NaN, prompts that cannot be encoded and tokens that cannot be decoded: each fails its
+own call, once, by name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the driver runs torch models (extra `local`)")
 
-from kernel.drivers.protocol import Admit, Done, Embed, Embedded, Score, Scored, SequenceFailed  # noqa: E402
+from kernel.drivers.protocol import Admit, Done, Embedded, EmbedTexts, Scored, ScoreTexts, SequenceFailed  # noqa: E402
 from kernel.drivers.transformers.attention import Span  # noqa: E402
 from kernel.drivers.transformers.forward import ForwardOutput  # noqa: E402
 from tests.support.tiny import Kernel, Letters, admit, alone, ready  # noqa: E402
@@ -116,7 +116,11 @@ def test_an_error_while_encoding_fails_its_call_alone() -> None:
 @pytest.mark.parametrize("fault", [raising, blanking])
 def test_a_score_whose_parts_all_break_fails_once(fault: Any) -> None:
     kernel = fault(Kernel(LLAMA))
-    kernel.run(admit(1), Score(2, "a prompt ", [BAD + BAD, BAD + "no", "fine"]), Score(3, "another ", ["fine", "too"]))
+    kernel.run(
+        admit(1),
+        ScoreTexts(2, "a prompt ", [BAD + BAD, BAD + "no", "fine"]),
+        ScoreTexts(3, "another ", ["fine", "too"]),
+    )
     assert (failure(kernel).sequence, failure(kernel).error.code) == (2, "DriverFailed")
     assert [scored.sequence for scored in kernel.of(Scored)] == [3]
     assert kernel.ids[1] == alone(admit(1))
@@ -125,7 +129,7 @@ def test_a_score_whose_parts_all_break_fails_once(fault: Any) -> None:
 
 @pytest.mark.parametrize("fault", [raising, blanking])
 def test_an_embedding_whose_parts_all_break_fails_once(fault: Any) -> None:
-    kernel = fault(Kernel(LLAMA)).run(admit(1), Embed(2, [BAD, "fine", BAD]), Embed(3, ["fine"]))
+    kernel = fault(Kernel(LLAMA)).run(admit(1), EmbedTexts(2, [BAD, "fine", BAD]), EmbedTexts(3, ["fine"]))
     assert (failure(kernel).sequence, failure(kernel).error.code) == (2, "DriverFailed")
     assert [embedded.sequence for embedded in kernel.of(Embedded)] == [3]
     assert kernel.ids[1] == alone(admit(1))
@@ -133,9 +137,9 @@ def test_an_embedding_whose_parts_all_break_fails_once(fault: Any) -> None:
 
 
 def test_memory_that_a_failed_part_gave_back_is_not_written_by_its_siblings() -> None:
-    """Zeros are what the next owner of a slab relies on: it looks beyond its own last token, masked."""
+    """The next owner of a slab relies on zeros: attention reads beyond its last token, masked."""
     kernel = raising(Kernel(LLAMA))
-    kernel.run(admit(1), Embed(2, [BAD, "a longer one, which does not break"]))
+    kernel.run(admit(1), EmbedTexts(2, [BAD, "a longer one, which does not break"]))
     assert kernel.of(Done)
     slabs = [kernel.memory.allocate(0) for _ in range(kernel.memory.free_slabs)]
     assert not any(kernel.memory.tokens(slab, 0, kernel.memory.capacity).any() for slab in slabs)

@@ -105,7 +105,7 @@ def preempted(request: pytest.FixtureRequest) -> Preempted:
 
 def kv_of(kernel: Kernel, length: int) -> bytes:
     """Of the first tokens of call 1."""
-    slab = kernel.admission._sequences[1].slab
+    slab = kernel.calls._sequences[1].slab
     assert slab is not None
     return blake2b(kernel.memory.tokens(slab, 0, length).contiguous().numpy().tobytes()).digest()
 

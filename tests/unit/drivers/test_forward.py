@@ -1,6 +1,6 @@
-"""Packed steps beside the model's own forward pass, for all kinds of models that run, and refusal of the others.
+"""Packed steps give the tokens of the model's own forward pass, for all kinds of models; unsupported ones are refused.
 
-Models of the Llama family run in the lean decoder, others through transformers' own modules.
+Models of the Llama family run in the decoder, others through transformers' own modules.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ipc.syscalls import Sampling  # noqa: E402
 from kernel.drivers.protocol import Admit, Done  # noqa: E402
 from kernel.drivers.transformers.forward import PackedForward  # noqa: E402
 from kernel.drivers.transformers.hf_backend import NAME, HFBackend, check  # noqa: E402
-from kernel.drivers.transformers.model_manifest import outline  # noqa: E402
+from kernel.drivers.transformers.model_manifest import manifest_of  # noqa: E402
 from kernel.drivers.transformers.weights import _check_config  # noqa: E402
 from tests.support.tiny import Kernel, Letters, Ready, build, ready  # noqa: E402
 
@@ -25,7 +25,7 @@ TOLERANCE = 1e-4
 
 
 def generated(model: Any, ids: list[int]) -> list[int]:
-    """What transformers itself makes of it."""
+    """The tokens that transformers itself generates after `ids`."""
     model.set_attn_implementation("eager")
     out = model.generate(torch.tensor([ids]), max_new_tokens=10, do_sample=False, pad_token_id=0, eos_token_id=[])
     found: list[int] = out[0, len(ids) :].tolist()
@@ -37,17 +37,17 @@ def call(sequence: int, ids: list[int]) -> Admit:
 
 
 @pytest.mark.parametrize("name", FAMILY)
-@pytest.mark.parametrize("lean", [True, False])
-def test_check_accepts_models_whose_attention_it_knows(name: str, lean: bool) -> None:
+@pytest.mark.parametrize("decoder", [True, False])
+def test_check_accepts_models_whose_attention_it_knows(name: str, decoder: bool) -> None:
     model, own = build(name), ready(name)
     memory = own.memory()
-    check(model, PackedForward(own.network if lean else HFBackend(model), memory), memory, TOLERANCE)
+    check(model, PackedForward(own.network if decoder else HFBackend(model), memory), memory, TOLERANCE)
     assert memory.used == 0
     assert model.config._attn_implementation == NAME
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "lean"),
+    ("name", "changes", "decoder"),
     [
         ("Llama", {}, True),
         ("Llama", {"attention_bias": True}, True),
@@ -61,9 +61,9 @@ def test_check_accepts_models_whose_attention_it_knows(name: str, lean: bool) ->
         ("Olmo2", {}, False),
     ],
 )
-def test_packed_chunks_say_what_transformers_says(name: str, changes: dict[str, Any], lean: bool) -> None:
+def test_packed_chunks_say_what_transformers_says(name: str, changes: dict[str, Any], decoder: bool) -> None:
     reference = build(name, **changes)
-    assert (outline(reference).lean is not None) == lean
+    assert (manifest_of(reference).decoder is not None) == decoder
     ids = Letters().encode("a prompt that is longer than the window, and than one chunk")
     kernel = Kernel(Ready(build(name, **changes)), most=32).run(call(1, ids), call(2, ids[:7]), call(3, ids[9:]))
     assert len(kernel.of(Done)) == 3

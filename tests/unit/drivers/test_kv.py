@@ -1,6 +1,6 @@
-"""Memory for keys and values: slabs that others never see, prefixes that several slabs begin with, and their books.
+"""KV memory: slabs that no other sequence reads, prefixes that several slabs share, and the accounting of both.
 
-All is tried on pages that are mapped and, as on other devices, on plain memory.
+Most tests run on mapped pages and, as on other devices, on plain memory.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def test_the_layout_is_a_key_and_a_value_of_every_head_for_each_token() -> None:
 
 @st.composite
 def _cuts(draw: Callable[..., Any]) -> tuple[list[int], int]:
-    """Where a prompt was cut into prefixes that were kept one after another, and how much of it is used."""
+    """The places where a prompt was cut into prefixes, copied one after another, and the length that is used."""
     cuts = sorted(draw(st.sets(st.integers(1, CAPACITY - 8), min_size=1, max_size=4)))
     return cuts, draw(st.integers(1, cuts[-1]))
 
@@ -113,20 +113,20 @@ def test_a_prefix_is_used_at_any_token_and_belongs_to_whoever_writes(
     memory = make(place, geometry)
     source = written(memory, CAPACITY, seed=1)
     expected = memory.tokens(source, 0, CAPACITY).clone()
-    prefixes = [memory.keep(source, start, end) for start, end in zip([0, *ends], ends, strict=False)]
+    prefixes = [memory.copy_prefix(source, start, end) for start, end in zip([0, *ends], ends, strict=False)]
     memory.free(source)
     slabs = [memory.allocate(0), memory.allocate(0)]
     for slab in slabs:
         for prefix in prefixes:
             if prefix.start < used:
-                memory.use(slab, prefix, prefix.start, min(used, prefix.end))
+                memory.map_prefix(slab, prefix, prefix.start, min(used, prefix.end))
     own = [torch.randn(geometry.layers, more, geometry.row).to(geometry.dtype) for _ in slabs]
     for slab, fresh in zip(slabs, own, strict=True):
         memory.tokens(slab, used, used + more).copy_(fresh)
     for slab, fresh in zip(slabs, own, strict=True):
         assert torch.equal(memory.tokens(slab, 0, used), expected[:, :used])
         assert torch.equal(memory.tokens(slab, used, used + more), fresh)
-    memory.free(slabs[0])  # neither takes the other's away
+    memory.free(slabs[0])  # the other slab still has the prefix
     assert torch.equal(memory.tokens(slabs[1], 0, used), expected[:, :used])
 
 
@@ -135,18 +135,18 @@ def test_many_slabs_that_share_a_prefix_take_one_copy_of_it() -> None:
     memory = make("mapped", geometry, capacity=1024, slabs=65)
     assert memory._range is not None
     source = written(memory, 320)
-    prefix = memory.keep(source, 0, 320)
+    prefix = memory.copy_prefix(source, 0, 320)
     memory.free(source)
     slabs = [memory.allocate(0) for _ in range(64)]
     for slab in slabs:
-        memory.use(slab, prefix, 0, 320)
-    total = sum(float(memory.tokens(slab, 0, 320).sum()) for slab in slabs)  # all is read, by each
+        memory.map_prefix(slab, prefix, 0, 320)
+    total = sum(float(memory.tokens(slab, 0, 320).sum()) for slab in slabs)  # reads all tokens of each
     assert total != 0
     one = memory.size(320)
     assert memory_of(memory._range, "Rss") == 64 * one
     assert memory_of(memory._range, "Pss") <= 1.01 * one
     assert memory_of(memory._range, "Anonymous") == 0
-    for slab in slabs:  # a token more of each takes the page that it lies in
+    for slab in slabs:  # one more token of each copies the page that it lies in
         numbers(memory, slab, 320, 321, seed=2)
     assert memory_of(memory._range, "Anonymous") <= 64 * geometry.layers * PAGE
 
@@ -156,8 +156,8 @@ def test_a_slab_that_is_freed_gives_its_memory_back() -> None:
     assert memory._range is not None
     slabs = [written(memory, CAPACITY) for _ in range(4)]
     assert memory_of(memory._range) == 4 * memory.size(CAPACITY)
-    prefix = memory.keep(slabs[0], 0, 64)
-    memory.use(slabs[3], prefix, 0, 64)
+    prefix = memory.copy_prefix(slabs[0], 0, 64)
+    memory.map_prefix(slabs[3], prefix, 0, 64)
     for slab in slabs:
         memory.free(slab)
     assert memory_of(memory._range) == 0
@@ -167,13 +167,13 @@ def test_what_cannot_be_shared_any_more_is_copied_and_booked() -> None:
     memory = make("mapped")
     source = written(memory, CAPACITY)
     expected = memory.tokens(source, 0, 50).clone()
-    prefixes = [memory.keep(source, 0, 21), memory.keep(source, 21, 50)]
+    prefixes = [memory.copy_prefix(source, 0, 21), memory.copy_prefix(source, 21, 50)]
     memory.free(source)
-    memory._shares = 3 * GEOMETRY.layers  # for one slab and a half
+    memory._mappings_left = 3 * GEOMETRY.layers  # for one slab and a half
     slabs = [memory.allocate(0), memory.allocate(0), memory.allocate(0)]
     for slab in slabs:
         for prefix in prefixes:
-            memory.use(slab, prefix, prefix.start, prefix.end)
+            memory.map_prefix(slab, prefix, prefix.start, prefix.end)
         assert torch.equal(memory.tokens(slab, 0, 50), expected)
     assert [slab.reserved for slab in slabs] == [0, 29, 50]
     assert memory.used == memory.size(79)
@@ -181,21 +181,21 @@ def test_what_cannot_be_shared_any_more_is_copied_and_booked() -> None:
         memory.free(slab)
     assert memory.used == 0
     again = memory.allocate(0)
-    memory.use(again, prefixes[0], 0, 21)
+    memory.map_prefix(again, prefixes[0], 0, 21)
     assert again.reserved == 0
 
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_what_is_no_number_is_not_kept(place: str, number: float) -> None:
-    """Whoever used it would look, masked, at the tokens after its own."""
+    """A slab that maps the prefix would read the tokens after its own, masked."""
     memory = make(place)
     slab = written(memory, 60)
     memory.tokens(slab, 40, 41)[2, 0, 3] = number
-    assert memory.keep(slab, 0, 50) is None
-    assert memory.keep(slab, 0, 32) is not None
+    assert memory.copy_prefix(slab, 0, 50) is None
+    assert memory.copy_prefix(slab, 0, 32) is not None
     if place == "mapped":
-        assert memory.keep(slab, 0, 39) is None  # it lies in the last page
+        assert memory.copy_prefix(slab, 0, 39) is None  # the number lies in the last page
 
 
 @given(st.lists(st.tuples(st.sampled_from(["allocate", "reserve", "free"]), st.integers(0, 100)), max_size=60))

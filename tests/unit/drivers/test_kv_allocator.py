@@ -1,6 +1,6 @@
-"""Memory for keys and values: given in order, within quotas, and none for what others have computed already.
+"""KV memory is given in order, within quotas, and not for prefixes that other requests have computed.
 
-Tokens that are computed are counted where they are handed to the model.
+Computed tokens are counted where the model gets them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kernel.drivers.protocol import (  # noqa: E402
     Renew,
     Resize,
     Revoke,
-    Score,
+    ScoreTexts,
     SequenceFailed,
 )
 from kernel.drivers.transformers.pages import Segment  # noqa: E402
@@ -104,7 +104,7 @@ def test_more_memory_lets_more_run_and_less_gives_up_what_is_kept() -> None:
 
 
 def test_who_can_run_nothing_for_want_of_memory_says_so_and_takes_it_back() -> None:
-    """The kernel has to make room: it is in its books who is parked, and not in the driver's."""
+    """The kernel must make room: only the kernel decides which sequence is parked and may be swapped out."""
     kernel = Kernel(LLAMA, tokens=60)
     kernel.during = {2: [Revoke(1), admit(2, "2" * 20, max_tokens=20)]}
     kernel.run(admit(1, "1" * 20, max_tokens=20))
@@ -121,11 +121,11 @@ def test_waiting_for_memory_counts_as_no_use_of_what_is_kept() -> None:
     kernel = Kernel(LLAMA, tokens=200)
     beginning = "the beginning of all of them, "
     kernel.run(call(1, beginning))
-    node = next(iter(kernel.placement.cache._root.children.values()))
+    node = next(iter(kernel.allocator.cache._root.children.values()))
     kernel.run(call(2, "z", max_tokens=100), call(3, beginning + "and more", max_tokens=60))
     assert kernel.of(Bundle)[-1].kv.waiting == 0
     assert len(kernel.batches) > 160  # the third waited for the second
-    assert node.uses == 3  # it was kept, began another, and that went on from it
+    assert node.uses == 3  # inserted, used by the third request, and extended by it
 
 
 # ---- prefixes on disk
@@ -136,7 +136,7 @@ def test_what_lies_on_disk_is_read_and_not_computed(tmp_path: Path) -> None:
     alone_said = alone(call(3, beginning + "and more"))
     kernel = Kernel(LLAMA, tokens=120, disk=tmp_path)
     kernel.run(call(1, beginning, process=1), call(2, "z" * 80, process=2, max_tokens=30))
-    assert kernel.placement.cache.spill.used
+    assert kernel.allocator.cache.disk_cache.used
     before = prompt_rows(kernel)
     kernel.run(call(3, beginning + "and more", process=1))
     assert kernel.ids[3] == alone_said
@@ -161,7 +161,7 @@ def test_what_lies_on_disk_is_computed_if_what_living_processes_share_leaves_no_
     kernel = Kernel(LLAMA, tokens=len(shared) + 3 * PAGE, disk=tmp_path)
     kernel.run(call(1, beginning, process=1))
     kernel.run(call(2, shared, process=2), call(3, shared, process=3))
-    assert kernel.placement.cache.spill.used
+    assert kernel.allocator.cache.disk_cache.used
     kernel.run(call(4, beginning + "more", process=1))
     assert kernel.ids[4] == alone(call(4, beginning + "more"))
 
@@ -217,7 +217,7 @@ def test_what_others_computed_does_not_count_to_a_quota() -> None:
     assert max(len(spans) for spans in kernel.batches) == 8
 
 
-# ---- what others compute
+# ---- prefixes that other requests compute
 
 
 def test_prompts_that_arrive_at_once_compute_what_they_share_once() -> None:
@@ -261,7 +261,7 @@ def test_if_who_computes_a_beginning_leaves_another_goes_on(message: Cancel | Re
 
 
 def test_generated_tokens_are_computed_again_when_a_prompt_goes_on_from_them() -> None:
-    """Their numbers are those of other kernels: only what was computed as a prompt may be used as one."""
+    """Generated tokens go through other kernels: only KV computed as a prompt may be used as a prompt."""
     kernel = Kernel(LLAMA).run(call(1, "a turn of a conversation", max_tokens=12))
     reply = kernel.text[1]
     rows = prompt_rows(kernel)
@@ -288,7 +288,7 @@ def test_a_prompt_that_others_share_stays_while_their_processes_live() -> None:
 
 @pytest.mark.parametrize("begins", [0, 30])
 def test_what_is_kept_never_makes_a_call_wait_for_ever(begins: int) -> None:
-    """Nobody would give memory back: neither what two processes share, nor what the call itself begins with."""
+    """No request would free memory: two processes share the prefix, and the call itself may begin with it."""
     kernel = Kernel(LLAMA, tokens=300)
     shared = "".join(chr(32 + place * 7 % 90) for place in range(110))
     kernel.run(call(1, shared + "!", process=1), call(2, shared + "?", process=2))
@@ -302,5 +302,5 @@ def test_what_is_kept_never_makes_a_call_wait_for_ever(begins: int) -> None:
 def test_a_score_and_a_generation_share_their_prompt() -> None:
     kernel = Kernel(LLAMA).run(call(1, "a prompt for two kinds of calls"))
     rows = prompt_rows(kernel)
-    kernel.run(Score(2, "a prompt for two kinds of calls", ["yes", "no"]))
+    kernel.run(ScoreTexts(2, "a prompt for two kinds of calls", ["yes", "no"]))
     assert prompt_rows(kernel) - rows == 3 + 2

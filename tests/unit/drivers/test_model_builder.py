@@ -1,6 +1,6 @@
-"""A model as the driver builds it from transformers': a network, memory for keys and values, and exact counts.
+"""The model that the driver builds from transformers' one: a network, KV memory, and safe counts of rows.
 
-The trials behind the counts have tests of their own (`test_batch_invariance`).
+The trials that find the counts have their own tests (`test_batch_invariance`).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from kernel.drivers.transformers.attention import BLOCK, SafeLengths, Span  # no
 from kernel.drivers.transformers.decoder import Decoder  # noqa: E402
 from kernel.drivers.transformers.kv import UNIT, Geometry  # noqa: E402
 from kernel.drivers.transformers.model_builder import LoadedModel, Model, assemble  # noqa: E402
-from kernel.drivers.transformers.model_manifest import outline  # noqa: E402
+from kernel.drivers.transformers.model_manifest import manifest_of  # noqa: E402
 from kernel.drivers.transformers.options import Options  # noqa: E402
-from kernel.drivers.transformers.tuning_cache import remembered  # noqa: E402
+from kernel.drivers.transformers.tuning_cache import get_or_measure  # noqa: E402
 from tests.support.tiny import CONTEXT, build  # noqa: E402
 
 GEOMETRY = Geometry(layers=2, heads=1, head_dim=16, dtype=torch.float32)
@@ -33,7 +33,7 @@ SAFE = st.sets(st.sampled_from(range(UNIT, BLOCK + 1, UNIT))).map(lambda lengths
 
 
 class Plain:
-    """A tokenizer of transformers, as far as `assemble` looks at it."""
+    """The part of a transformers tokenizer that `assemble` uses."""
 
     eos_token_id = 5
 
@@ -43,12 +43,12 @@ def assembled(cache: Path, model: Any = None, options: Options | None = None, **
     tokenizer.set_result(Plain())
     message = Load("tiny", str(cache), 50, **load)
     model = build("Llama") if model is None else model
-    loaded = LoadedModel(outline(model), model.state_dict(), model, "weights")
+    loaded = LoadedModel(manifest_of(model), model.state_dict(), model, "weights")
     return assemble("tiny", loaded, tokenizer, options or Options(dtype="float32", kv_memory=10**7), message)
 
 
 def last_logits(model: Model, tokens: list[int], generated: int) -> Any:
-    """The logits after `tokens`, of which the last ones are generated."""
+    """The logits after `tokens`, of which the last `generated` were generated."""
     slab = model.memory.allocate(0)
     prompt = len(tokens) - generated
     for start in range(0, prompt, 128):
@@ -74,7 +74,7 @@ def test_where_memory_is_not_mapped_there_are_no_more_slabs_than_memory(monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(sys, "platform", "elsewhere")
         plain = model_builder._memory(GEOMETRY, 1024, SafeLengths(), device)
-    assert (mapped.free_slabs, plain.free_slabs) == (model_builder.SLABS, 5)  # in half of it
+    assert (mapped.free_slabs, plain.free_slabs) == (model_builder.MAX_SLABS, 5)  # half of the memory is for slabs
 
 
 def test_a_sequence_may_fill_the_context_of_a_model(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_the_facts_say_what_runs(tmp_path: Path) -> None:
     }
     assert model.facts["kv_budget"] == model.memory.budget == 10**7
     assert model.memory.used == 0
-    assert model.tokenizer.ends == {2, 5}  # of the configuration, and of the tokenizer
+    assert model.tokenizer.ends == {2, 5}  # one id of the configuration, one of the tokenizer
 
 
 def test_the_kernel_decides_about_memory_before_the_options_do(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_exactness_is_given_up_where_nobody_wants_it(tmp_path: Path) -> None:
 def test_exactness_is_given_up_where_no_step_could_hold_a_tile_and_neighbours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counts: tuple[int, ...], exact: bool
 ) -> None:
-    monkeypatch.setattr("kernel.drivers.transformers.batch_invariance.row_counts", lambda shapes, pack: counts)
+    monkeypatch.setattr("kernel.drivers.transformers.batch_invariance.safe_row_counts", lambda shapes, pack: counts)
     assert assembled(tmp_path).facts["deterministic"] is exact
 
 
@@ -143,15 +143,15 @@ def test_counts_are_safe_for_the_activation_of_a_model_that_runs_its_own_modules
         asked.append((type(activation).__name__, size))
         return 16, 64
 
-    monkeypatch.setattr("kernel.drivers.transformers.batch_invariance.activation_counts", counts)
-    assert assembled(tmp_path, build("Gemma")).most_rows == 64
+    monkeypatch.setattr("kernel.drivers.transformers.batch_invariance.safe_activation_counts", counts)
+    assert assembled(tmp_path, build("Gemma")).max_rows == 64
     assert asked == [("GELUTanh", 96)]
 
 
 def test_weights_that_are_packed_are_given_up(tmp_path: Path) -> None:
-    lean, other = build("Llama"), build("Llama", mlp_bias=True)
-    assert isinstance(assembled(tmp_path, lean).forward._network, Decoder)
-    assert all(parameter.is_meta for parameter in lean.parameters())
+    llama, other = build("Llama"), build("Llama", mlp_bias=True)
+    assert isinstance(assembled(tmp_path, llama).forward._network, Decoder)
+    assert all(parameter.is_meta for parameter in llama.parameters())
     assert not isinstance(assembled(tmp_path, other).forward._network, Decoder)
     assert not any(type(module) is torch.nn.Linear for module in other.modules())
 
@@ -163,10 +163,10 @@ def test_a_trial_is_made_once_on_a_machine(tmp_path: Path) -> None:
         made.append(1)
         return [1, 2, len(made)]
 
-    assert remembered(tmp_path, "counts", ["facts"], list[int], measure) == [1, 2, 1]
-    assert remembered(tmp_path, "counts", ["facts"], list[int], measure) == [1, 2, 1]
-    assert remembered(tmp_path, "counts", ["other facts"], list[int], measure) == [1, 2, 2]
+    assert get_or_measure(tmp_path, "counts", ["facts"], list[int], measure) == [1, 2, 1]
+    assert get_or_measure(tmp_path, "counts", ["facts"], list[int], measure) == [1, 2, 1]
+    assert get_or_measure(tmp_path, "counts", ["other facts"], list[int], measure) == [1, 2, 2]
     (first, *_) = sorted(tmp_path.glob("counts-*.json"))
     for content in (b"[1, 2", b'"text"', b""):
         first.write_bytes(content)
-    assert remembered(tmp_path / "a file" / "x", "counts", [], list[int], measure) == [1, 2, 3]
+    assert get_or_measure(tmp_path / "a file" / "x", "counts", [], list[int], measure) == [1, 2, 3]

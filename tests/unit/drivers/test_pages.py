@@ -1,6 +1,6 @@
-"""Virtual memory by the page: what a range costs, and what several ranges share.
+"""Virtual memory by the page: the memory that a range takes, and the pages that several ranges share.
 
-What the operating system says a range takes is asked of it (`smaps`), not of the driver's books.
+The tests ask the operating system (`smaps`) for the memory of a range, not the driver's own accounting.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kernel.drivers.transformers import pages  # noqa: E402
 from kernel.drivers.transformers.pages import PAGE, PageStore, Range  # noqa: E402
 from tests.support.resident import memory_of  # noqa: E402
 
-LARGE = 1 << 36  # bytes: more than there is memory
+LARGE = 1 << 36  # bytes: more than the machine has
 
 
 def memory_of_store(store: PageStore) -> int:
@@ -25,7 +25,7 @@ def memory_of_store(store: PageStore) -> int:
 
 
 def filled(store: PageStore, *values: int) -> object:
-    """A segment with a page of each value."""
+    """A segment with one page for each value."""
     segment = store.segment(len(values) * PAGE)
     for place, value in enumerate(values):
         segment.write(place * PAGE, torch.full((PAGE,), value, dtype=torch.uint8))
@@ -134,7 +134,7 @@ def test_a_range_that_there_are_no_addresses_for_is_refused_with_its_size() -> N
 def test_a_segment_that_outlives_its_file_punches_no_hole_into_another(
     first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of garbage in a circle nobody knows who goes first, and a number that was closed is soon that of another file."""
+    """A cycle of garbage is finalized in any order, and a closed descriptor's number soon belongs to another file."""
     stale = []
 
     def watched(descriptor: int, start: int, size: int) -> bool:
@@ -144,7 +144,7 @@ def test_a_segment_that_outlives_its_file_punches_no_hole_into_another(
             stale.append(descriptor)
         return True
 
-    monkeypatch.setattr(pages, "give_back", watched)
+    monkeypatch.setattr(pages, "punch_hole", watched)
     for _ in range(20):
         store = PageStore()
         number = store.descriptor

@@ -1,7 +1,7 @@
-"""The trials of exactness find faults: each of these is planted, and the trials must see it.
+"""The trials of exactness find faults: each fault here is planted, and the trials must find it.
 
-Some faults only show on machines whose kernels compute a row otherwise for some shapes; elsewhere the test says so and
-is skipped.
+Some faults only show on machines whose kernels compute a row differently for some shapes; elsewhere their test is
+skipped.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.support.random_calls import alone, answer_alone, codec, model_of, pro
 from tests.support.tiny import Kernel  # noqa: E402
 from tests.support.trials import Trial  # noqa: E402
 
-SEEDS = range(40)  # to look at until one shows the fault
+SEEDS = range(40)  # tried until one shows the fault
 MODEL = "llama"
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -90,10 +90,10 @@ def shared_pages_written_through(patch: pytest.MonkeyPatch) -> None:
 
 
 def states_of_a_text_summed_as_they_come(patch: pytest.MonkeyPatch) -> None:
-    def take(self: EmbeddedText, states: Any) -> None:
+    def add_states(self: EmbeddedText, states: Any) -> None:
         self._sum = states.sum(0) if self._sum is None else self._sum + states.sum(0)
 
-    patch.setattr(EmbeddedText, "take", take)
+    patch.setattr(EmbeddedText, "add_states", add_states)
 
 
 def texts_that_are_taken_for_longer_than_they_are(patch: pytest.MonkeyPatch) -> None:
@@ -104,10 +104,10 @@ def texts_that_are_taken_for_longer_than_they_are(patch: pytest.MonkeyPatch) -> 
 def generated_keys_kept(patch: pytest.MonkeyPatch) -> None:
     real = KVAllocator.computed
 
-    def computed(self: KVAllocator, work: EngineRequest, before: int) -> None:
-        real(self, work, before)
-        if work.slab is not None and work.done > work.prompt:
-            self.cache.keep(work.slab, work.tokens[: work.done], work.process)
+    def computed(self: KVAllocator, request: EngineRequest, before: int) -> None:
+        real(self, request, before)
+        if request.slab is not None and request.done > request.prompt:
+            self.cache.insert(request.slab, request.tokens[: request.done], request.process)
 
     patch.setattr(KVAllocator, "computed", computed)
 
@@ -116,7 +116,7 @@ TOKENS = [(37 * place + 11) % 90 for place in range(250)]
 
 
 def keys_of(chunk: int, generated: int = 0) -> Any:
-    """All keys and values of `TOKENS`, computed in such chunks, the last `generated` of them as generated tokens."""
+    """The KV of `TOKENS`, computed in chunks of `chunk`, the last `generated` tokens as generated ones."""
     model = model_of(MODEL)
     memory = model.memory()
     forward = model.forward(memory)
@@ -162,7 +162,7 @@ FAULTS: list[tuple[Plant, Callable[[], bool]]] = [
 
 
 def caught(plant: Plant, folder: Path, seeds: range = SEEDS) -> Iterator[str]:
-    """What trials see of a fault."""
+    """The differences that trials find with a fault planted."""
     for seed in seeds:
         trial = Trial(seed, MODEL, folder)
         for call in trial.calls.values():

@@ -1,6 +1,6 @@
-"""The share of a step that goes to prompts: neighbours keep their pace, and the oldest and shortest prompts get on.
+"""The share of a step that goes to prompts: other sequences stay fast, and the oldest and shortest prompts progress.
 
-Steps take what a stated model of a device says; nothing is timed.
+A stated model of a device gives the time of a step; no test measures one.
 """
 
 from __future__ import annotations
@@ -15,47 +15,47 @@ torch = pytest.importorskip("torch", reason="tiles are those of attention (extra
 
 from kernel.drivers.protocol import Bundle, Done  # noqa: E402
 from kernel.drivers.transformers.attention import TILE, Span  # noqa: E402
-from kernel.drivers.transformers.prefill_budget import PROBE, PendingPrompt, PrefillBudget  # noqa: E402
+from kernel.drivers.transformers.prefill_budget import PROBE, PendingTokens, PrefillBudget  # noqa: E402
 from tests.support.tiny import Kernel, admit, ready  # noqa: E402
 
 MOST = 256
 PENDING = st.lists(
-    st.builds(PendingPrompt, st.integers(0, 200), st.integers(1, 300), st.booleans()), min_size=1, max_size=20
+    st.builds(PendingTokens, st.integers(0, 200), st.integers(1, 300), st.booleans()), min_size=1, max_size=20
 )
-SINGLE = PendingPrompt(500, 1, generated=True)
+SINGLE = PendingTokens(500, 1, generated=True)
 LLAMA = ready("Llama")
 
 
-def rows_of(pending: list[PendingPrompt], counts: list[int]) -> int:
+def rows_of(pending: list[PendingTokens], counts: list[int]) -> int:
     return sum(count for work, count in zip(pending, counts, strict=True) if work.tokens > 1)
 
 
 class Device:
-    """Steps of `singles` decoding neighbours beside prompts, as long as `cost(singles, rows, position)` says."""
+    """Runs steps of `singles` decoding sequences and some prompts; a step takes `cost(singles, rows, position)`."""
 
     def __init__(self, cost: Callable[[int, int, int], float]) -> None:
-        self.pace = PrefillBudget(MOST)
+        self.prefill_budget = PrefillBudget(MOST)
         self.cost = cost
         self.seconds: list[float] = []
 
     def step(self, singles: int, prompts: list[list[int]]) -> list[int]:
-        """`prompts` are [done, length] each, oldest first, and move on; the rows that they got."""
-        pending = [SINGLE] * singles + [PendingPrompt(done, length - done, generated=False) for done, length in prompts]
-        counts = self.pace.shares(pending)[singles:]
+        """Run a step. `prompts` are [done, length] each, oldest first; `done` advances. Returns the rows of each."""
+        pending = [SINGLE] * singles + [PendingTokens(done, length - done, generated=False) for done, length in prompts]
+        counts = self.prefill_budget.shares(pending)[singles:]
         position = max((done for (done, _), count in zip(prompts, counts, strict=True) if count), default=0)
         for prompt, count in zip(prompts, counts, strict=True):
             prompt[0] += count
         seconds = self.cost(singles, sum(counts), position)
-        self.pace.took(seconds, singles, sum(counts))
+        self.prefill_budget.record_step(seconds, singles, sum(counts))
         self.seconds.append(seconds)
         return counts
 
 
 @given(PENDING, st.integers(TILE, 512), st.integers(0, 3))
-def test_singles_run_rows_share_the_room_and_end_at_tiles(pending: list[PendingPrompt], most: int, steps: int) -> None:
-    pace = PrefillBudget(most)
+def test_singles_run_rows_share_the_room_and_end_at_tiles(pending: list[PendingTokens], most: int, steps: int) -> None:
+    prefill_budget = PrefillBudget(most)
     for _ in range(steps + 1):
-        counts = pace.shares(pending)
+        counts = prefill_budget.shares(pending)
         for work, count in zip(pending, counts, strict=True):
             assert 0 <= count <= work.tokens
             assert count == 1 or work.tokens > 1
@@ -65,14 +65,14 @@ def test_singles_run_rows_share_the_room_and_end_at_tiles(pending: list[PendingP
     assert sum(counts) > 0
     if not any(work.generated and work.tokens == 1 for work in pending):
         wanted = sum(work.tokens for work in pending if work.tokens > 1)
-        assert rows_of(pending, counts) >= min(wanted, most - TILE + 1)  # what is left over reaches no tile's end
+        assert rows_of(pending, counts) >= min(wanted, most - TILE + 1)  # the rest does not reach the end of a tile
 
 
 @given(st.floats(0.001, 1.0), st.floats(0.0, 0.6), st.floats(0.0, 0.2), st.integers(1, 64), st.integers(1, 8000))
 def test_a_long_prompt_keeps_its_neighbours_below_twice_their_pace(
     alone: float, tile: float, ahead: float, singles: int, length: int
 ) -> None:
-    """`tile`: what one costs as a share of a step without any; `ahead`: of that, what 4,000 tokens before it add."""
+    """`tile`: cost of a tile as a share of a step without; `ahead`: the share of it that 4,000 tokens ahead add."""
     device = Device(lambda _, rows, position: alone * (1 + tile * rows / TILE * (1 + ahead * position / 4000)))
     for _ in range(5):
         device.step(singles, [])
@@ -115,7 +115,7 @@ def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
 
 
 def test_prompts_that_never_cease_do_not_keep_the_pace_of_a_smaller_batch() -> None:
-    """What a step without prompts takes must stay known, or prompts would be given a tile at a time for ever."""
+    """The time of a step without prompts must stay known, or prompts would get one tile a step for ever."""
     device = Device(lambda singles, rows, _: 0.01 + 0.001 * singles + 0.0002 * rows)
     for _ in range(5):
         device.step(1, [])
@@ -128,7 +128,7 @@ def test_prompts_that_never_cease_do_not_keep_the_pace_of_a_smaller_batch() -> N
 
 def test_prompts_that_were_there_from_the_first_step_on_get_more_than_a_tile() -> None:
     device = Device(lambda singles, rows, _: 0.04 + 0.0001 * rows)
-    for _ in range(99):  # so that the next step is none of those that go without
+    for _ in range(99):  # so that the next step is not one without prompts
         device.step(8, [[0, 300], [0, 300]])
     assert sum(device.step(8, [[0, 300], [0, 300]])) >= 4 * TILE
 
@@ -144,14 +144,14 @@ def test_a_prompt_in_chunks_gives_what_the_whole_prompt_gives(most: int) -> None
     assert max(sum(len(span.tokens) for span in spans if len(span.tokens) > 1) for spans in kernel.batches) <= most
 
 
-@pytest.mark.parametrize("most_rows", [32, 64])
-def test_no_step_has_more_rows_than_the_device_may_have(most_rows: int) -> None:
-    kernel = Kernel(LLAMA, most=most_rows // 2, most_rows=most_rows)
+@pytest.mark.parametrize("max_rows", [32, 64])
+def test_no_step_has_more_rows_than_the_device_may_have(max_rows: int) -> None:
+    kernel = Kernel(LLAMA, most=max_rows // 2, max_rows=max_rows)
     shared = "a beginning for all, "
     kernel.during = {4: [admit(sequence, shared + "more" * sequence, max_tokens=20) for sequence in range(2, 24)]}
     kernel.run(admit(1, shared, max_tokens=40))
     assert len(kernel.of(Done)) == 23
-    assert max(sum(len(span.tokens) for span in spans) for spans in kernel.batches) <= most_rows
+    assert max(sum(len(span.tokens) for span in spans) for spans in kernel.batches) <= max_rows
 
 
 def test_a_long_prompt_holds_up_neither_tokens_nor_a_short_prompt() -> None:
@@ -172,12 +172,12 @@ def test_a_long_prompt_holds_up_neither_tokens_nor_a_short_prompt() -> None:
 def test_a_short_prompt_that_comes_alone_is_read_at_once() -> None:
     device = Device(lambda singles, rows, _: 0.06 + 0.0017 * rows)
     device.step(32, [])
-    device.step(32, [[0, 10]])  # since when it is known what a prompt costs
+    device.step(32, [[0, 10]])  # from here on the cost of a prompt is known
     for _ in range(4):
         device.step(32, [])
     assert device.step(32, [[0, 30]]) == [30]
     assert device.seconds[-1] < 2 * 0.06
-    assert sum(device.step(32, [[0, 30]])) == TILE  # one leap, and then in steps
+    assert sum(device.step(32, [[0, 30]])) == TILE  # one leap, then tile by tile
 
 
 def test_it_is_measured_anew_what_a_step_takes_when_others_have_begun_to_generate() -> None:

@@ -1,7 +1,6 @@
-"""The tree of prefixes: what is found in it, what shares memory there, and what is given up first.
+"""The prefix cache: its hits, the memory that prefixes share, and the order of eviction.
 
-Keys and values are made up so that a token's numbers say which tokens came before it: those of another text are found
-out.
+The KV is made up: a token's numbers depend on all tokens before it, so KV of another text is noticed.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def test_what_is_found_is_the_longest_common_beginning_with_all_that_is_kept(
     for tokens in asked + kept:
         for wanted in (tokens, tokens[:-5], [*tokens, 3, 3]):
             longest = max(common(wanted, known) for known in kept)
-            assert cache.tree.longest(wanted) == longest
+            assert cache.tree.match_length(wanted) == longest
             slab = cache.use(wanted)
             assert slab.length == longest
             cache.free(slab)
@@ -80,7 +79,7 @@ def test_what_is_dear_to_compute_again_stays_longer_than_what_is_cheap() -> None
     cache.keep([3] * 32)
     cache.keep([4] * 64)
     assert sorted(text[0] for text in cache.texts()) == [1, 4]
-    assert cache.tree.longest([1] * 64 + [2] * 32) == 96
+    assert cache.tree.match_length([1] * 64 + [2] * 32) == 96
 
 
 def test_leaves_go_before_what_others_begin_with() -> None:
@@ -89,7 +88,7 @@ def test_leaves_go_before_what_others_begin_with() -> None:
     cache.keep([1] * 32 + [2] * 32)
     cache.keep([1] * 32 + [3] * 32)
     cache.keep([1] * 32 + [4] * 32)
-    assert cache.tree.longest([1] * 32) == 32
+    assert cache.tree.match_length([1] * 32) == 32
     assert len(cache.texts()) == 2
 
 
@@ -103,7 +102,7 @@ def test_what_was_used_often_long_ago_goes_in_the_end() -> None:
         cache.now += 1
         cache.keep([first] * 64)
         cache.free(cache.use([first] * 64))
-    assert cache.tree.longest([1] * 64) == 0
+    assert cache.tree.match_length([1] * 64) == 0
 
 
 def test_what_two_living_processes_share_stays_until_one_ends() -> None:
@@ -111,10 +110,10 @@ def test_what_two_living_processes_share_stays_until_one_ends() -> None:
     cache.keep([1] * 64, process=1)
     cache.free(cache.use([1] * 64, process=2))
     assert not cache.tree.make_room(3 * cache.page)
-    assert cache.tree.longest([1] * 64) == 64
-    cache.tree.ended(2)
+    assert cache.tree.match_length([1] * 64) == 64
+    cache.tree.process_ended(2)
     assert cache.tree.make_room(3 * cache.page)
-    assert cache.tree.longest([1] * 64) == 0
+    assert cache.tree.match_length([1] * 64) == 0
 
 
 def test_what_one_process_shares_with_itself_may_go() -> None:
@@ -125,16 +124,16 @@ def test_what_one_process_shares_with_itself_may_go() -> None:
 
 
 def test_what_is_kept_goes_on_from_what_is_there_even_where_memory_is_short() -> None:
-    """To make room for the rest of a text its own beginning would go, and the rest would hang from nothing."""
+    """To make room for the rest of a text, its beginning must not be evicted: the rest would have no parent."""
     cache = Cache(pages=2)
     cache.keep([1] * 32)
     cache.keep([1] * 64)
     cache.check_books()
-    assert cache.tree.longest([1] * 64) == 64
+    assert cache.tree.match_length([1] * 64) == 64
     cache.keep([2] * 64)
     cache.check_books()
     assert cache.texts() == [[2] * 64]
-    cache.keep([2] * 96)  # there is no room for it at all
+    cache.keep([2] * 96)  # larger than the whole budget
     cache.check_books()
     assert cache.texts() == [[2] * 64]
 

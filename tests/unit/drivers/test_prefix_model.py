@@ -1,4 +1,4 @@
-"""The tree of prefixes beside a model of it: a plain list of all that is kept."""
+"""The prefix cache against a model of it: a plain list of the texts that it must have."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PROCESSES = st.integers(1, 4)
 
 
 class Life(RuleBasedStateMachine):
-    """Anything that may happen to a cache, in any order, in a memory of few pages and on a disk of few."""
+    """All operations of a cache, in any order, with few pages of memory and of disk."""
 
     def __init__(self) -> None:
         super().__init__()
         self.fetches: list[DiskRead] = []
-        self.slabs: list[tuple[Slab, list[int]]] = []  # and what each was found to begin with
+        self.slabs: list[tuple[Slab, list[int]]] = []  # and the tokens that each begins with
         self.taken: list[Slab] = []
         self.used: dict[int, list[list[int]]] = {}  # by living processes
 
@@ -42,15 +42,15 @@ class Life(RuleBasedStateMachine):
 
     @rule(process=PROCESSES, usual=st.sampled_from([0.0, 1.0, 50.0]))
     def call(self, process: int, usual: float) -> None:
-        self.cache.tree.think_times.called(process, usual)
+        self.cache.tree.expected_returns.call_started(process, usual)
 
     @rule(process=PROCESSES)
     def leave(self, process: int) -> None:
-        self.cache.tree.think_times.left(process)
+        self.cache.tree.expected_returns.call_ended(process)
 
     @rule(tokens=TOKENS, beside=st.integers(0, LENGTH))
     def fetch(self, tokens: list[int], beside: int) -> None:
-        fetch = self.cache.tree.fetch(tokens, self.cache.memory.size(beside))
+        fetch = self.cache.tree.start_read(tokens, self.cache.memory.size(beside))
         if isinstance(fetch, DiskRead):
             self.fetches.append(fetch)
 
@@ -58,17 +58,17 @@ class Life(RuleBasedStateMachine):
     @rule(place=st.integers(0, 4), fails=st.booleans())
     def fetched(self, place: int, fails: bool) -> None:
         fetch = self.fetches.pop(place % len(self.fetches))
-        self.cache.tree.fetched(fetch, None if fails else fetch.read())
+        self.cache.tree.finish_read(fetch, None if fails else fetch.read())
         if fails:
             self._forget_what_went()
 
     @rule(tokens=TOKENS, process=PROCESSES)
     def keep(self, tokens: list[int], process: int) -> None:
-        before = self.cache.tree.longest(tokens)
+        before = self.cache.tree.match_length(tokens)
         self.cache.keep(tokens, process)
-        found = self.cache.tree.longest(tokens)
-        # To make room, what goes on from it may leave the disk.
-        assert found in (before, len(tokens)) or (self.cache.tree.spill.limit and found < before)
+        found = self.cache.tree.match_length(tokens)
+        # To make room, a continuation of it may be removed from disk.
+        assert found in (before, len(tokens)) or (self.cache.tree.disk_cache.limit and found < before)
         self.used.setdefault(process, []).append(tokens[: found - self.cache.on_disk(tokens)])
 
     @precondition(lambda self: len(self.slabs) < 5)
@@ -85,7 +85,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(process=PROCESSES)
     def end(self, process: int) -> None:
-        self.cache.tree.ended(process)
+        self.cache.tree.process_ended(process)
         self.used.pop(process, None)
 
     @precondition(lambda self: len(self.taken) < 5)
@@ -108,7 +108,7 @@ class Life(RuleBasedStateMachine):
     def what_is_mapped_stays_as_it_is(self) -> None:
         for slab, held in self.slabs:
             assert torch.equal(self.cache.memory.tokens(slab, 0, len(held)), numbers(held))
-            assert self.cache.tree.longest(held) == len(held)
+            assert self.cache.tree.match_length(held) == len(held)
             assert self.cache.on_disk(held) == 0
 
     @invariant()
@@ -116,13 +116,13 @@ class Life(RuleBasedStateMachine):
         for one, other in combinations(self.used.values(), 2):
             for text in one:
                 shared = max(common(text, another) for another in other)
-                assert self.cache.tree.longest(text[:shared]) == shared
+                assert self.cache.tree.match_length(text[:shared]) == shared
         self._forget_what_went()
 
     def _forget_what_went(self) -> None:
-        """It is not used any more."""
+        """Cut the texts of each process to what is still cached."""
         for process, texts in self.used.items():
-            self.used[process] = [text[: self.cache.tree.longest(text)] for text in texts]
+            self.used[process] = [text[: self.cache.tree.match_length(text)] for text in texts]
 
     def teardown(self) -> None:
         for slab, _ in self.slabs:
@@ -130,14 +130,14 @@ class Life(RuleBasedStateMachine):
         for slab in self.taken:
             self.cache.memory.free(slab)
         for process in range(5):
-            self.cache.tree.ended(process)
+            self.cache.tree.process_ended(process)
         while self.fetches:
             self.fetched(0, False)
         assert self.cache.tree.make_room(self.cache.memory.budget)
         assert (self.cache.memory.used, self.cache.memory.cached) == (0, 0)
         self.cache.check_books()
-        assert not any(node.held for node in self.cache.tree._root.below())
-        assert self.cache.tree.spill.limit or self.cache.texts() == []
+        assert not any(node.in_memory for node in self.cache.tree._root.below())
+        assert self.cache.tree.disk_cache.limit or self.cache.texts() == []
 
 
 TestLife = Life.TestCase

@@ -88,7 +88,7 @@ def test_tokens_of_no_weight_are_never_drawn() -> None:
 @given(st.lists(st.lists(st.integers(-3, 3), min_size=5, max_size=5), max_size=4))
 def test_the_likeliest_of_rows_is_the_first_that_has_the_maximum(rows: list[list[int]]) -> None:
     expected = [(max(row), row.index(max(row))) for row in rows]
-    for dtype in (torch.float32, torch.bfloat16):  # one for each way of finding it
+    for dtype in (torch.float32, torch.bfloat16):  # one for each implementation
         assert likeliest_of(torch.tensor(rows, dtype=dtype).view(len(rows), 5)) == expected
 
 

@@ -1,4 +1,4 @@
-"""Scores of continuations and vectors of texts: right beside the model's own numbers, and the same in any company."""
+"""Scores of continuations and vectors of texts: equal to the model's own numbers, and the same in any batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the driver runs torch models (extra `local`)")
 
-from kernel.drivers.protocol import Admitted, Cancel, Done, Embed, Embedded, Score, Scored, SequenceFailed  # noqa: E402
+from kernel.drivers.protocol import Admitted, Cancel, Done, Embedded, EmbedTexts, Scored, ScoreTexts, SequenceFailed  # noqa: E402
 from tests.support.tiny import CONTEXT, Kernel, Letters, admit, build, ready  # noqa: E402
 
 LLAMA = ready("Llama")
@@ -44,7 +44,7 @@ def expected_vector(kind: str, text: str) -> list[float]:
 
 
 def crowded(kernel: Kernel, seed: int) -> Kernel:
-    """With neighbours that come and go, and steps of random times, so that prompts are cut elsewhere."""
+    """Add other sequences that join and leave, and steps of random times, so that prompts are cut elsewhere."""
     rng = random.Random(seed)
     kernel.seconds = lambda spans: rng.choice([0.001, 0.01, 0.1])
     first = [admit(100 + number, "n" * rng.randint(1, 60), max_tokens=rng.randint(1, 30)) for number in range(4)]
@@ -57,7 +57,7 @@ def crowded(kernel: Kernel, seed: int) -> Kernel:
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_score_is_the_sum_of_the_models_own_logprobs(kind: str) -> None:
-    kernel = Kernel(MODELS[kind]).run(Score(1, PROMPT, CONTINUATIONS))
+    kernel = Kernel(MODELS[kind]).run(ScoreTexts(1, PROMPT, CONTINUATIONS))
     (scored,) = kernel.of(Scored)
     assert scored.logprobs == pytest.approx([expected_logprob(kind, text) for text in CONTINUATIONS], abs=1e-3)
     assert scored.tokens == [len(text) for text in CONTINUATIONS]
@@ -67,18 +67,18 @@ def test_a_score_is_the_sum_of_the_models_own_logprobs(kind: str) -> None:
 
 
 def test_the_continuations_of_a_score_share_their_prompt() -> None:
-    kernel = Kernel(LLAMA).run(Score(1, PROMPT, CONTINUATIONS))
+    kernel = Kernel(LLAMA).run(ScoreTexts(1, PROMPT, CONTINUATIONS))
     ideal = len(PROMPT) + sum(len(text) for text in CONTINUATIONS)
     assert kernel.rows <= ideal
     again = kernel.rows
-    kernel.run(Score(2, PROMPT, CONTINUATIONS))
+    kernel.run(ScoreTexts(2, PROMPT, CONTINUATIONS))
     assert kernel.rows - again <= ideal - len(PROMPT) + len(CONTINUATIONS)
 
 
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("seed", range(4))
 def test_scores_and_vectors_are_the_same_in_any_company(kind: str, seed: int) -> None:
-    calls = [Score(1, PROMPT, CONTINUATIONS), Embed(2, [*TEXTS, PROMPT * 3])]
+    calls = [ScoreTexts(1, PROMPT, CONTINUATIONS), EmbedTexts(2, [*TEXTS, PROMPT * 3])]
     alone = Kernel(MODELS[kind]).run(*calls)
     kernel = crowded(Kernel(MODELS[kind]), seed).run(*calls)
     assert kernel.of(Scored) == alone.of(Scored)
@@ -88,7 +88,7 @@ def test_scores_and_vectors_are_the_same_in_any_company(kind: str, seed: int) ->
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_vector_is_the_mean_of_the_last_states_and_of_length_one(kind: str) -> None:
-    (embedded,) = Kernel(MODELS[kind]).run(Embed(1, TEXTS)).of(Embedded)
+    (embedded,) = Kernel(MODELS[kind]).run(EmbedTexts(1, TEXTS)).of(Embedded)
     for text, vector in zip(TEXTS, embedded.vectors, strict=True):
         assert math.hypot(*vector) == pytest.approx(1, abs=1e-6)
         assert vector == pytest.approx(expected_vector(kind, text), abs=1e-4)
@@ -98,22 +98,26 @@ def test_a_vector_is_the_mean_of_the_last_states_and_of_length_one(kind: str) ->
 
 def test_a_text_in_chunks_has_the_vector_of_the_whole() -> None:
     text = "a text of many tokens, " * 9
-    vectors = [Kernel(LLAMA, most=most).run(Embed(1, [text])).of(Embedded)[0].vectors for most in (16, 32, 64, 256)]
+    vectors = [
+        Kernel(LLAMA, most=most).run(EmbedTexts(1, [text])).of(Embedded)[0].vectors for most in (16, 32, 64, 256)
+    ]
     assert all(vector == vectors[0] for vector in vectors)
 
 
 @pytest.mark.parametrize(
     ("call", "code", "words"),
     [
-        (Score(1, "prompt", []), "InvalidPrompt", "continuations"),
-        (Score(1, "prompt", ["fine", ""]), "InvalidPrompt", "empty"),
-        (Score(1, "x" * 250, ["y" * 8]), "ContextOverflow", "257"),
-        (Embed(1, []), "InvalidPrompt", "texts"),
-        (Embed(1, ["fine", "x" * 257]), "ContextOverflow", str(CONTEXT)),
+        (ScoreTexts(1, "prompt", []), "InvalidPrompt", "continuations"),
+        (ScoreTexts(1, "prompt", ["fine", ""]), "InvalidPrompt", "empty"),
+        (ScoreTexts(1, "x" * 250, ["y" * 8]), "ContextOverflow", "257"),
+        (EmbedTexts(1, []), "InvalidPrompt", "texts"),
+        (EmbedTexts(1, ["fine", "x" * 257]), "ContextOverflow", str(CONTEXT)),
     ],
 )
-def test_what_cannot_be_scored_or_embedded_is_refused_by_name(call: Score | Embed, code: str, words: str) -> None:
-    kernel = Kernel(LLAMA).run(call, Embed(2, ["another"]))
+def test_what_cannot_be_scored_or_embedded_is_refused_by_name(
+    call: ScoreTexts | EmbedTexts, code: str, words: str
+) -> None:
+    kernel = Kernel(LLAMA).run(call, EmbedTexts(2, ["another"]))
     (failed,) = kernel.of(SequenceFailed)
     assert (failed.sequence, failed.error.code) == (1, code)
     assert words in failed.error.message
@@ -122,12 +126,12 @@ def test_what_cannot_be_scored_or_embedded_is_refused_by_name(call: Score | Embe
 
 
 def test_prompt_and_continuation_may_fill_the_context() -> None:
-    (scored,) = Kernel(LLAMA).run(Score(1, "x" * 250, ["y" * 7])).of(Scored)
-    assert scored.tokens == [7]  # the last one is only asked for
+    (scored,) = Kernel(LLAMA).run(ScoreTexts(1, "x" * 250, ["y" * 7])).of(Scored)
+    assert scored.tokens == [7]  # the last token is scored and not run
 
 
-@pytest.mark.parametrize("call", [Score(1, PROMPT, CONTINUATIONS), Embed(1, [PROMPT, PROMPT])])
-def test_cancel_ends_all_parts_and_frees_their_memory(call: Score | Embed) -> None:
+@pytest.mark.parametrize("call", [ScoreTexts(1, PROMPT, CONTINUATIONS), EmbedTexts(1, [PROMPT, PROMPT])])
+def test_cancel_ends_all_parts_and_frees_their_memory(call: ScoreTexts | EmbedTexts) -> None:
     kernel = Kernel(LLAMA, most=16)
     kernel.during = {1: [Cancel(1)]}
     kernel.run(call)

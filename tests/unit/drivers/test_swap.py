@@ -1,6 +1,6 @@
-"""States of sequences on disk: what is read back is what was written, to the bit, and what is damaged is refused.
+"""Swapped-out sequences: the KV read back equals the KV written, to the bit, and a damaged file is refused.
 
-Whatever happens to a file, its sequence goes on with the tokens that it would have said anyway.
+With any damage to its file, a sequence still continues with the tokens that it would have generated anyway.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ WHOLE = Kernel(LLAMA).run(Admit(1, PROMPT, SAMPLING, 100))
 
 
 def parked(lease: int = 7, prompt: str = PROMPT) -> Kernel:
-    """With sequence 1 parked after so many tokens."""
+    """A kernel with sequence 1 parked after `lease` tokens."""
     kernel = Kernel(LLAMA).run(Admit(1, prompt, SAMPLING, lease))
     assert kernel.sent[-1] == Parked(1)
     return kernel
 
 
 def again(kernel: Kernel, path: Path | str, **changes: Any) -> Admit:
-    """The sequence that `kernel` ran, taken up again from `path`."""
+    """Admits the sequence that `kernel` ran again, swapped in from `path`."""
     fields = {"lease": 100, "prompt_ids": Letters().encode(PROMPT), "generated": kernel.ids[1]} | changes
     return Admit(1, "", SAMPLING, released=len(kernel.text[1]), swapped=str(path), **fields)
 
@@ -59,7 +59,7 @@ def swapped(path: Path, lease: int = 7) -> Kernel:
 
 
 def goes_on(before: Kernel, after: Kernel) -> None:
-    """Whether both together said what the sequence says when it is left alone."""
+    """Checks that both together generated what the sequence generates alone."""
     assert before.ids[1] + after.ids[1] == WHOLE.ids[1]
     assert before.text[1] + after.text[1] == WHOLE.text[1]
     assert before.logprobs[1] + after.logprobs[1] == WHOLE.logprobs[1]
@@ -86,18 +86,18 @@ def test_a_state_is_written_and_read_back_and_nothing_is_computed_twice(tmp_path
 
 def test_keys_and_values_are_the_same_to_the_bit(tmp_path: Path) -> None:
     before = parked()
-    (slab,) = [work.slab for work in before.admission._works]
+    (slab,) = [request.slab for request in before.calls._requests]
     assert slab is not None
     expected = before.memory.tokens(slab, 0, slab.length).clone()
     before.run(SwapOut(1, str(tmp_path / "state")))
     after = Kernel(LLAMA).run(again(before, tmp_path / "state", lease=1))
-    (slab,) = [work.slab for work in after.admission._works]
+    (slab,) = [request.slab for request in after.calls._requests]
     assert slab is not None
     assert torch.equal(after.memory.tokens(slab, 0, expected.shape[1]).view(torch.int32), expected.view(torch.int32))
 
 
 def test_the_same_driver_reads_what_it_wrote(tmp_path: Path) -> None:
-    kernel = swapped(tmp_path / "state").run(Renew(1, 50))  # it has forgotten the sequence
+    kernel = swapped(tmp_path / "state").run(Renew(1, 50))  # the driver has forgotten the sequence
     said = len(kernel.ids[1])
     kernel.run(again(kernel, tmp_path / "state"))
     assert said == 7
@@ -141,16 +141,16 @@ def test_a_state_shares_the_memory_of_a_beginning_that_is_kept(tmp_path: Path) -
     kernel = Kernel(LLAMA).run(Admit(2, PROMPT, Sampling(max_tokens=1), 1))
     assert kernel.memory._range is not None
     kernel.run(again(before, tmp_path / "state", lease=1))
-    (sequence,) = kernel.admission._works
+    (sequence,) = kernel.calls._requests
     assert sequence.slab is not None
-    assert sequence.slab.shares
+    assert sequence.slab.mappings
     own = memory_of(kernel.memory._range, "Anonymous")
-    assert own == 2 * PAGE  # of each layer that one where the prompt ends
+    assert own == 2 * PAGE  # in each layer the page in which the prompt ends
     kernel.run(Renew(1, 100))
     assert before.ids[1] + kernel.ids[1] == WHOLE.ids[1]
 
 
-# ---- what does not go
+# ---- failures
 
 
 def test_only_a_parked_sequence_is_swapped(tmp_path: Path) -> None:
@@ -225,16 +225,16 @@ def swapped_other(path: Path) -> None:
     ("change", "changes", "words"),
     [
         (damage(-100), {}, "damaged: its checksum differs"),
-        (damage(0), {}, "no swapped sequence of this version"),
+        (damage(0), {}, "not a swap file of this version"),
         (damage(60), {}, ""),
         (cut(1000), {}, "damaged"),
         (cut(20), {}, "damaged"),
-        (cut(3), {}, "no swapped sequence of this version"),
-        (cut(0), {}, "no swapped sequence of this version"),
+        (cut(3), {}, "not a swap file of this version"),
+        (cut(0), {}, "not a swap file of this version"),
         (Path.unlink, {}, "No such file"),
         (lambda path: path.unlink() or path.mkdir(), {}, "Is a directory"),
         (lambda path: None, {"fingerprint": "another"}, "other weights"),
-        (swapped_other, {}, "of another sequence"),
+        (swapped_other, {}, "belongs to another sequence"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_with_the_reason_and_the_state_computed_anew(
@@ -252,7 +252,7 @@ def test_a_file_that_does_not_fit_is_refused_with_the_reason_and_the_state_compu
     assert after.rows == len(PROMPT) + 19
 
 
-# ---- meanwhile
+# ---- messages during a swap
 
 
 def test_cancel_while_a_state_is_written_frees_its_memory(tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_no_bit_of_a_file_can_change_unnoticed(tmp_path: Path) -> None:
         damaged = bytearray(content)
         damaged[place] ^= 1 << place % 8
         path.write_bytes(damaged)
-        with pytest.raises(swap_format.Unfit):
+        with pytest.raises(swap_format.UnusableSwapFile):
             swap_format.read(path, [1, 2, 3, 4], 2, "print")
 
 

@@ -1,4 +1,4 @@
-"""Requests are tokenized on the thread that reads the link, in order; one that cannot be ends its own call."""
+"""Messages are tokenized on the thread that reads the link, in order; a failure ends only its own call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ipc.errors import InvalidPrompt
 from ipc.frames import frame
 from ipc.syscalls import Sampling
 from kernel.drivers.child import KernelLink
-from kernel.drivers.protocol import Admit, Cancel, Done, Embed, Score, SequenceFailed
+from kernel.drivers.protocol import Admit, Cancel, Done, EmbedTexts, ScoreTexts, SequenceFailed
 from kernel.drivers.transformers.tokenize_ahead import Tokenized, tokenized
 from tests.support.tiny import Kernel, Letters, admit, ready
 
@@ -24,7 +24,7 @@ CODEC = Letters()
 
 
 def test_the_texts_of_a_message_come_with_their_ids() -> None:
-    prompt, score, embed = Admit(1, "ab", Sampling(), 1), Score(2, "ab", ["c", "ba"]), Embed(3, ["a", "b"])
+    prompt, score, embed = Admit(1, "ab", Sampling(), 1), ScoreTexts(2, "ab", ["c", "ba"]), EmbedTexts(3, ["a", "b"])
     assert tokenized(CODEC, prompt) == Tokenized(prompt, [[66, 67]])
     assert tokenized(CODEC, score) == Tokenized(score, [[66, 67], [68], [67, 66]])
     assert tokenized(CODEC, embed) == Tokenized(embed, [[66], [67]])
@@ -40,7 +40,7 @@ def test_a_message_without_texts_is_left_as_it_is() -> None:
     assert tokenized(CODEC, cancel) is cancel
 
 
-@pytest.mark.parametrize("message", [Score(1, "a", []), Score(1, "a", ["b", ""]), Embed(1, [])])
+@pytest.mark.parametrize("message", [ScoreTexts(1, "a", []), ScoreTexts(1, "a", ["b", ""]), EmbedTexts(1, [])])
 def test_what_lacks_texts_is_an_error_of_this_call(message: Any) -> None:
     assert isinstance(tokenized(CODEC, message).error, InvalidPrompt)
 
@@ -74,7 +74,7 @@ def test_the_thread_that_reads_makes_messages_ready_in_their_order() -> None:
     first, second, third = (link.inbox.get(timeout=30) for _ in messages)
     assert (first.ids, second, third.ids) == ([[66, 67]], Cancel(1), [[67]])
     assert threads == ["kernel-link", "kernel-link"]
-    # The link ends its process when the kernel closes: the sockets stay open as long as this one lives.
+    # The link ends its process when the kernel closes its socket: keep the sockets open until the test run ends.
     _OPEN.append((ours, link))
 
 

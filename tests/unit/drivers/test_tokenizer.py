@@ -1,6 +1,6 @@
-"""The tokenizer of a model as the driver sees it.
+"""The tokenizer of a model as the driver uses it.
 
-Prompts that it cannot take are refused by name; what a chat template raises is among them.
+A prompt that it cannot encode is refused with a reason, also if a chat template raises an error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kernel.drivers.transformers.tokenizer import Tokenizer
 
 
 class Template:
-    """A tokenizer of transformers, as far as `Tokenizer` looks at it."""
+    """The part of a transformers tokenizer that `Tokenizer` uses."""
 
     def __init__(self, chat_template: str | None) -> None:
         self.chat_template = chat_template

@@ -1,4 +1,4 @@
-"""Loading from a folder: through transformers the first time, and by the outline that is left of that later."""
+"""Loading from a folder: the first load goes through transformers, later ones use the manifest that it cached."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_weights_that_are_damaged_are_named(folder: Path) -> None:
     load(folder)
     file = folder / "model.safetensors"
     content = bytearray(file.read_bytes())
-    content[:8] = b"\xff" * 8  # of the length of the header
+    content[:8] = b"\xff" * 8  # the length of the header
     file.write_bytes(content)
     with pytest.raises(ModelLoadFailed, match="cannot load tiny from"):
         load(folder)

@@ -54,7 +54,7 @@ async def test_what_is_said_anew_before_a_checkpoint_comes_though_more_was_said_
         await life.until(waits(life, 6))
         await life.rows("SELECT 1")
         folder = life.folder
-    for count in (4, 2):  # anew in the next life, and as it was then in the one after that
+    for count in (4, 2):  # made again in the next run, and replayed in the run after that
         async with world.life(folder) as life:
             await life.until(waits(life, count))
             await life.rows("SELECT 1")
@@ -91,7 +91,7 @@ async def test_a_call_that_was_not_answered_before_a_checkpoint_is_answered_afte
         await life.until(waits(life, 2))
         await life.rows("SELECT 1")
         (asking,) = (one.pid for one in life.system.table.alive.values() if one.program == program)
-        for pid in (process.pid, asking):  # so that it is answered in the next life, before it asks again
+        for pid in (process.pid, asking):  # so that the call is answered in the next run, before it is repeated
             await life.system.call(Suspend(pid))
         await life.system.call(Send(process.pid, None, type="go"))
         folder = life.folder
@@ -180,7 +180,7 @@ async def test_nothing_is_left_of_senders_that_have_ended(world: World) -> None:
         assert history is not None
         assert history.delivered == {}
         assert life.system.kernel.durability is not None
-        assert life.system.kernel.durability.processes._messages._reached == {}
+        assert life.system.kernel.durability.processes._messages._recipients == {}
         assert await life.rows("SELECT * FROM delivered") == []
 
 
@@ -197,7 +197,7 @@ ANSWERS: dict[str, Callable[[Context, int], Any]] = {
 async def test_what_came_in_time_is_taken_though_the_time_is_over_by_now(
     world: World, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr(timeouts, "KEPT_AFTER", 0.001)
+    monkeypatch.setattr(timeouts, "PERSIST_AFTER", 0.001)
 
     async def child(ctx: Context, parent: int) -> str:
         await ctx.receive(type="go")

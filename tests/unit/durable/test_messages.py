@@ -140,7 +140,7 @@ async def test_a_monitor_tells_once_and_has_the_reference_that_it_had(world: Wor
             await ctx.receive(timeout=0.05)
         except TimedOut:
             return [ref, pid, down.body["reason"], down.body["ref"]]
-        raise AssertionError("told twice")
+        raise AssertionError("the end was delivered twice")
 
     world.agent(child)
     ref, _, reason, told = await everywhere(world, world.agent(parent), nothing)

@@ -13,7 +13,7 @@ import pytest
 
 from ipc.errors import AgentFailed, Killed, TimedOut
 from ipc.syscalls import Resume, Send, Submit
-from kernel.gate import BURST
+from kernel.gate import CALLS_PER_TURN
 from kernel.journal import histories
 from kernel.journal.records import TaskRow
 from kernel.journal.settings import FILE
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.real_time
 async def test_a_history_that_cannot_be_read_now_is_read_later_and_holds_up_no_other_task(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recovery, "AGAIN", 0.001)
+    monkeypatch.setattr(recovery, "RETRY_SECONDS", 0.001)
     reads: list[int] = []
     bad: list[int] = []
     real = histories.load
@@ -75,7 +75,7 @@ async def test_an_end_that_another_thread_has_heard_of_is_not_told_again(world: 
 
         pid = await ctx.spawn("child")
         thread = ctx.start_thread(listen())
-        for _ in range(2 * BURST):  # so that at a replay the other thread comes to its call first
+        for _ in range(2 * CALLS_PER_TURN):  # so that at a replay the other thread comes to its call first
             await ctx.time()
         await ctx.monitor(pid)
         await told.wait()

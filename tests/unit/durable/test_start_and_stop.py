@@ -64,7 +64,7 @@ async def test_a_task_that_gets_further_in_each_life_is_not_given_up(world: Worl
 async def test_who_only_waits_is_not_given_up_if_the_daemon_lasts(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wiring, "LASTED", 0.01)
+    monkeypatch.setattr(wiring, "STABLE_AFTER", 0.01)
 
     async def waiter(ctx: Context) -> Any:
         return (await ctx.receive()).body
@@ -122,19 +122,19 @@ async def test_who_waits_for_a_process_to_begin_again_is_woken_when_it_does_and_
             self.wakes += 1
 
     threads = [Waiter(), Waiter()]
-    arrivals = PendingRestarts(lambda: None)
-    arrivals.expect([(1, 10), (2, 10), (3, 11)], {"two": 2, "three": 3})
-    waits = [arrivals.resolve(UnknownProcess("", pid=3)), arrivals.resolve(UnknownName("", name="two"))]
+    pending = PendingRestarts(lambda: None)
+    pending.expect([(1, 10), (2, 10), (3, 11)], {"two": 2, "three": 3})
+    waits = [pending.wait_for_restart(UnknownProcess("", pid=3)), pending.wait_for_restart(UnknownName("", name="two"))]
     for thread, wait in zip(threads, waits, strict=True):
         monkeypatch.setattr(asyncio, "current_task", lambda one=thread: one)
         wait.send(None)
-    arrivals.came(1)
+    pending.remove(1)
     assert [thread.wakes for thread in threads] == [0, 0]
-    arrivals.came(2)
+    pending.remove(2)
     assert [thread.wakes for thread in threads] == [0, 1]
-    arrivals.ended(11)
+    pending.remove_task(11)
     assert [thread.wakes for thread in threads] == [1, 1]
-    assert (arrivals.pids, arrivals.names) == ({}, {})
+    assert (pending.pids, pending.names) == ({}, {})
     for wait in waits:
         with pytest.raises(StopIteration) as stopped:
             wait.send(None)
@@ -170,7 +170,7 @@ async def test_a_disk_that_takes_nothing_pauses_a_durable_agent_and_is_no_error_
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = threading.Event()
-    real = Store.keep
+    real = Store.apply
 
     def keep(store: Store, wanted: Any) -> None:
         wanted = list(wanted)
@@ -178,7 +178,7 @@ async def test_a_disk_that_takes_nothing_pauses_a_durable_agent_and_is_no_error_
             raise apsw.FullError("no room")
         real(store, wanted)
 
-    monkeypatch.setattr(Store, "keep", keep)
+    monkeypatch.setattr(Store, "apply", keep)
     monkeypatch.setattr(writer, "RETRY", 0.005)
     steps: list[int] = []
 

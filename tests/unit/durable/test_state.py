@@ -129,7 +129,7 @@ async def test_durable_regions_are_there_again_with_versions_that_go_on_growing(
         await scrap.set("gone with the daemon")
         versions = [await book.set({"pages": [1]}), await ctx.shared("book").set({"pages": [1, 2]})]
         await ctx.receive()
-        return [*versions, await book.compare_and_set("end", versions[-1]), await scrap.set("anew")]
+        return [*versions, await book.compare_and_set("end", versions[-1]), await scrap.set("new")]
 
     program = world.agent(scribe)
     async with world.life() as life:
@@ -138,7 +138,7 @@ async def test_durable_regions_are_there_again_with_versions_that_go_on_growing(
         assert await life.system.call(SharedSet("mine", 1, durable=True))
         await life.system.call(SharedSet("yours", 1, durable=True))
         await life.system.call(SharedDelete("yours"))
-        with pytest.raises(InvalidCall, match="not durable"):
+        with pytest.raises(InvalidCall, match="cannot be durable"):
             await life.system.call(SharedSet("odd", 1, ephemeral=True, durable=True))
         (pid,) = (process.pid for process in life.system.table.alive.values() if process.program == "scribe")
         folder = life.folder

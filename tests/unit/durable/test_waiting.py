@@ -55,7 +55,7 @@ WAITS = {
 async def test_a_timeout_goes_on_for_the_rest_of_its_time(
     world: World, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr(timeouts, "KEPT_AFTER", 0.01)
+    monkeypatch.setattr(timeouts, "PERSIST_AFTER", 0.01)
 
     async def idle(ctx: Context) -> None:
         await ctx.sleep(1e6)
@@ -88,7 +88,7 @@ async def test_a_timeout_goes_on_for_the_rest_of_its_time(
 async def test_what_came_before_the_end_of_a_timeout_is_received_after_it(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(timeouts, "KEPT_AFTER", 0.01)
+    monkeypatch.setattr(timeouts, "PERSIST_AFTER", 0.01)
 
     async def waiter(ctx: Context) -> Any:
         return (await ctx.receive(timeout=0.1)).body

@@ -1,4 +1,4 @@
-"""The online backup: a file that a journal can be opened on, with all that was acknowledged before, made under load."""
+"""The online backup: a copy made under load opens as a journal and has all tasks acknowledged before it began."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from ipc.errors import BackupFailed, Busy
 from kernel.journal import backup
-from kernel.journal.records import Accepted
+from kernel.journal.records import AcceptedTask
 from kernel.journal.settings import FILE
 from kernel.lib import failpoints
 from tests.support.journal_desk import desk, end, task
@@ -25,7 +25,7 @@ def folder(path: Path) -> Path:
     return path
 
 
-def left(path: Path) -> list[str]:
+def names(path: Path) -> list[str]:
     return sorted(one.name for one in path.iterdir())
 
 
@@ -38,7 +38,7 @@ async def test_a_copy_made_under_load_has_all_that_was_acknowledged_before(
         before = await asyncio.gather(*(opened.accept(task("x" * 2000)) for _ in range(200)))
         for one in before[:50]:
             assert await opened.finish(end(one.id)).get() is None
-        meanwhile: list[Accepted] = []
+        meanwhile: list[AcceptedTask] = []
         over = asyncio.Event()
 
         async def load() -> None:
@@ -50,12 +50,12 @@ async def test_a_copy_made_under_load_has_all_that_was_acknowledged_before(
         count = len(meanwhile)
         over.set()
         await loading
-        assert count  # it went on meanwhile
+        assert count  # tasks were accepted during the backup
         assert size == (target / FILE).stat().st_size
-        assert left(target) == [FILE]
+        assert names(target) == [FILE]
         assert (target / FILE).stat().st_mode & 0o777 == 0o600
         last = await opened.accept(task())
-    async with desk(target, attempts=1) as copied:  # nobody is to blame for what had not ended
+    async with desk(target, attempts=1) as copied:  # the copy counts no crash
         await copied.recovered.wait()
         pending = [one.id for one in copied.pending]
         assert set(pending) >= {one.id for one in before[50:]}
@@ -65,7 +65,7 @@ async def test_a_copy_made_under_load_has_all_that_was_acknowledged_before(
             found = await copied.find(one.id)
             assert found is not None
             assert found.reason == "done"
-        assert isinstance(await copied.accept(task()), Accepted)
+        assert isinstance(await copied.accept(task()), AcceptedTask)
 
 
 async def test_a_copy_overwrites_nothing_and_says_what_is_wrong(tmp_path: Path) -> None:
@@ -81,19 +81,19 @@ async def test_a_copy_overwrites_nothing_and_says_what_is_wrong(tmp_path: Path) 
             with pytest.raises(BackupFailed, match=said):
                 await opened.journal.backup(path)
         assert there.read_text() == "something"
-        assert isinstance(await opened.accept(task()), Accepted)
+        assert isinstance(await opened.accept(task()), AcceptedTask)
 
 
 async def test_a_copy_to_a_disk_without_room_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(one: backup.Backup) -> None:
+    def full(one: backup.BackupCopy) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(backup.Backup, "_finish", full)
+    monkeypatch.setattr(backup.BackupCopy, "_finish", full)
     async with desk(folder(tmp_path / "state")) as opened:
         with pytest.raises(BackupFailed, match="No space left"):
             await opened.journal.backup(tmp_path / "copy")
-        assert left(tmp_path) == ["state"]
-        assert isinstance(await opened.accept(task()), Accepted)
+        assert names(tmp_path) == ["state"]
+        assert isinstance(await opened.accept(task()), AcceptedTask)
 
 
 async def test_a_copy_that_finds_no_room_for_a_page_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,13 +110,13 @@ async def test_a_copy_that_finds_no_room_for_a_page_says_so(tmp_path: Path, monk
         with pytest.raises(BackupFailed, match="the disk is full"):
             await opened.journal.backup(tmp_path / "copy")
         monkeypatch.undo()
-        assert left(tmp_path) == ["state"]
+        assert names(tmp_path) == ["state"]
 
 
 async def test_one_copy_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go = threading.Event()
-    real = backup.Backup.step
-    monkeypatch.setattr(backup.Backup, "step", lambda one: real(one) if go.is_set() else None)
+    real = backup.BackupCopy.step
+    monkeypatch.setattr(backup.BackupCopy, "step", lambda one: real(one) if go.is_set() else None)
     async with desk(folder(tmp_path / "state")) as opened:
         first = asyncio.ensure_future(opened.journal.backup(tmp_path / "first"))
         await asyncio.sleep(0)
@@ -129,13 +129,13 @@ async def test_one_copy_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("how", ["stop", "error"])
 async def test_a_copy_that_is_cut_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    monkeypatch.setattr(backup.Backup, "step", lambda one: None)  # it never comes to an end
+    monkeypatch.setattr(backup.BackupCopy, "step", lambda one: None)  # the backup never ends
     state = folder(tmp_path / "state")
     try:
         async with desk(state) as opened:
             await asyncio.gather(*(opened.accept(task("x" * 2000)) for _ in range(200)))
             copying = asyncio.ensure_future(opened.journal.backup(tmp_path / "copy"))
-            while left(tmp_path) == ["state"]:
+            while names(tmp_path) == ["state"]:
                 await asyncio.sleep(0.001)
             if how == "stop":
                 await opened.journal.close()
@@ -144,6 +144,6 @@ async def test_a_copy_that_is_cut_off_leaves_nothing(tmp_path: Path, monkeypatch
                 await opened.accept(task())
             with pytest.raises(BackupFailed, match="was not finished"):
                 await copying
-            assert left(tmp_path) == ["state"]
+            assert names(tmp_path) == ["state"]
     finally:
         failpoints.disarm()

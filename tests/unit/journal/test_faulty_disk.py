@@ -1,4 +1,4 @@
-"""The journal on a disk that fails on purpose: what was refused is not there, what was acknowledged is; it heals."""
+"""The journal on a disk that fails on purpose: it has each acknowledged task, no refused one, and recovers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from ipc.errors import JournalUnavailable
 from kernel.journal import writer
 from kernel.journal.changes import PutMessage
-from kernel.journal.records import Accepted
+from kernel.journal.records import AcceptedTask
 from kernel.journal.settings import FILE
 from kernel.lib import failpoints
 from tests.support.journal_desk import VICTIM, Desk, accepted, desk, end, task
@@ -72,7 +72,7 @@ async def test_a_disk_that_fails_at_any_step_loses_nothing_keeps_nothing_it_refu
         assert await answers.get() is None
         good.append(await opened.accept(task(4)))
         assert await ids(opened) == [one.id for one in good]
-    async with desk(tmp_path) as opened:  # as the next daemon finds it
+    async with desk(tmp_path) as opened:  # as the next daemon would
         assert await ids(opened) == [one.id for one in good]
         await opened.recovered.wait()
         assert [one.id for one in opened.pending] == [one.id for one in good[1:]]
@@ -86,7 +86,7 @@ async def test_a_log_that_cannot_be_made_longer_is_written_all_the_same(tmp_path
     arm("journal.extend=EIO")
     async with desk(tmp_path) as opened:
         one = await opened.accept(task())
-        assert isinstance(one, Accepted)
+        assert isinstance(one, AcceptedTask)
         assert (tmp_path / f"{FILE}-wal").stat().st_size < 1_000_000
         assert await ids(opened) == [one.id]
 
@@ -94,19 +94,19 @@ async def test_a_log_that_cannot_be_made_longer_is_written_all_the_same(tmp_path
 async def test_a_commit_that_failed_and_is_on_the_disk_is_taken_back_before_its_key_is_used_again(
     tmp_path: Path,
 ) -> None:
-    await accepted(tmp_path)  # the tables are there
-    arm("journal.committed=EIO@2")  # after the beginning of the life
+    await accepted(tmp_path)  # so that the tables exist
+    arm("journal.committed=EIO@2")  # after the transaction that begins the run
     async with desk(tmp_path) as opened:
         refused = await opened.accept(task(1, key="one"))
         assert isinstance(refused, JournalUnavailable)
         assert refused.data["certain"]
         again = await opened.accept(task(2, key="one"))
-        assert isinstance(again, Accepted)
+        assert isinstance(again, AcceptedTask)
         assert await ids(opened) == [again.id]
 
 
 async def test_what_a_sync_failed_of_is_told_only_once_it_was_written_anew(tmp_path: Path) -> None:
-    """The log has it when it is read again, from the memory of the system: the main file has it by another sync."""
+    """After the failed sync the WAL may be in the system's memory alone, so the main file needs a sync of its own."""
     broken, copy = tmp_path / "broken", tmp_path / "copy"
     arm(f"disk.sync.log=EIO?{broken}")
     async with desk(tmp_path) as opened:
@@ -117,7 +117,7 @@ async def test_what_a_sync_failed_of_is_told_only_once_it_was_written_anew(tmp_p
         broken.unlink()
         assert await answers.get() is None
         copy.mkdir()
-        (copy / FILE).write_bytes((tmp_path / FILE).read_bytes())  # without its log
+        (copy / FILE).write_bytes((tmp_path / FILE).read_bytes())  # without the WAL
     async with desk(copy) as opened:
         found = await opened.find(one.id)
         assert found is not None
@@ -145,7 +145,7 @@ async def test_a_refusal_says_if_the_disk_may_have_the_task_all_the_same(tmp_pat
         ("disk.write.log=EROFS", "make the disk of the state folder writable"),
         ("journal.open=ENOSPC", "make room"),
         ("disk.write.log=ENOSPC", "make room"),
-        ("disk.write.log=EIO", "look at the disk"),
+        ("disk.write.log=EIO", "check the disk"),
     ],
 )
 async def test_a_start_on_a_disk_that_takes_nothing_says_what_to_do_and_changes_nothing(
@@ -177,13 +177,13 @@ async def test_an_error_in_housekeeping_ends_nothing(
         assert await opened.finish(end(one.id, ended=1.0)).get() is None
         while await ids(opened):
             await asyncio.sleep(0.001)
-        assert isinstance(await opened.accept(task()), Accepted)
+        assert isinstance(await opened.accept(task()), AcceptedTask)
 
 
 @pytest.mark.parametrize("fault", ["torn", "die"])
 def test_a_torn_last_write_loses_nothing_that_was_acknowledged(tmp_path: Path, fault: str) -> None:
     chance = random.Random(fault)
-    told: list[tuple[str, int]] = []
+    acknowledged: list[tuple[str, int]] = []
     for _ in range(4):
         victim = subprocess.run(
             [sys.executable, "-c", VICTIM, str(tmp_path)],
@@ -194,22 +194,22 @@ def test_a_torn_last_write_loses_nothing_that_was_acknowledged(tmp_path: Path, f
         )
         assert victim.returncode == -signal.SIGKILL
         for line in victim.stdout.splitlines():
-            with suppress(ValueError):  # the last line may be cut
+            with suppress(ValueError):  # the last line may be cut off
                 what, number = line.split()
-                told.append((what, int(number)))
-    asyncio.run(_all_there(tmp_path, told))
+                acknowledged.append((what, int(number)))
+    asyncio.run(_all_there(tmp_path, acknowledged))
 
 
-async def _all_there(folder: Path, told: list[tuple[str, int]]) -> None:
+async def _all_there(folder: Path, acknowledged: list[tuple[str, int]]) -> None:
     async with desk(folder, attempts=1000) as opened:
         await opened.recovered.wait()
         pending = {one.id for one in opened.pending}
-        for what, number in told:
+        for what, number in acknowledged:
             found: Any = await opened.find(number)
             assert found is not None
             assert (found.ended is None) == (number in pending)
             assert what == "accepted" or found.ended is not None
-    assert {what for what, _ in told} == {"accepted", "ended"}
+    assert {what for what, _ in acknowledged} == {"accepted", "ended"}
     assert not damaged(folder)
 
 
@@ -218,7 +218,7 @@ async def test_changes_whose_commit_failed_and_is_on_the_disk_are_there_once(tmp
     arm("journal.committed=EIO@2")
     async with desk(tmp_path) as opened:
         answers: asyncio.Queue[Any] = asyncio.Queue()
-        opened.journal.keep([PutMessage(5, 7, None, b"a message")], answers.put_nowait)
+        opened.journal.persist([PutMessage(5, 7, None, b"a message")], answers.put_nowait)
         assert isinstance(await answers.get(), JournalUnavailable)
         assert await answers.get() is None
         rows = await opened.journal.read(lambda store: list(store.db.execute("SELECT pid, message FROM messages")))

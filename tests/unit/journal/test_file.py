@@ -1,4 +1,4 @@
-"""The file of the journal: its versions, damage to it, and the space that it and its log take on the disk."""
+"""The file of the journal: its versions, damage to it, and the disk space that it and its WAL take."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ import apsw
 import pytest
 
 from ipc.errors import JournalUnavailable, StateTooNew
-from kernel.journal import schema, store, writer
-from kernel.journal import wal as log_file
-from kernel.journal.records import Accepted
+from kernel.journal import schema, store, wal, writer
+from kernel.journal.records import AcceptedTask
 from kernel.journal.settings import FILE
 from kernel.journal.store import Store, open_store
 from tests.support.journal_desk import accepted, desk, end, task
@@ -65,28 +64,28 @@ async def test_a_journal_of_a_newer_version_is_refused_and_left_as_it_is(tmp_pat
     assert (tmp_path / FILE).read_bytes() == before
 
 
-def paths_kept_aside(folder: Path) -> list[Path]:
-    """The journals that were found damaged, without their logs."""
+def paths_set_aside(folder: Path) -> list[Path]:
+    """The damaged journals that were set aside, without their WAL files."""
     return [path for path in folder.glob(f"{FILE}.damaged-*") if not path.name.endswith(("-shm", "-wal"))]
 
 
-def kept_aside(folder: Path) -> list[bytes]:
-    return [path.read_bytes() for path in paths_kept_aside(folder)]
+def set_aside(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in paths_set_aside(folder)]
 
 
 async def test_a_database_of_another_program_is_kept_aside_and_not_written_into(tmp_path: Path) -> None:
     with contextlib.closing(apsw.Connection(str(tmp_path / FILE))) as db:
         db.execute("CREATE TABLE tasks (theirs); INSERT INTO tasks VALUES (5)")
     async with desk(tmp_path) as opened:
-        assert isinstance(await opened.accept(task()), Accepted)
-    (aside,) = paths_kept_aside(tmp_path)
+        assert isinstance(await opened.accept(task()), AcceptedTask)
+    (aside,) = paths_set_aside(tmp_path)
     with contextlib.closing(apsw.Connection(str(aside))) as db:
         assert list(db.execute("SELECT * FROM tasks")) == [(5,)]
         assert list(db.execute("SELECT count(*) FROM sqlite_schema")) == [(1,)]
 
 
 def scribble(data: bytes) -> bytes:
-    """Garbage over the pages after the first."""
+    """`data` with garbage over all pages but the first."""
     return data[:4096] + random.Random(1).randbytes(len(data) - 4096)
 
 
@@ -107,9 +106,9 @@ async def test_a_damaged_journal_is_kept_aside_as_it_is_and_a_new_one_begun(
         (tmp_path / FILE).write_bytes(damaged)
         async with desk(tmp_path) as opened:
             one = await opened.accept(task())
-            assert isinstance(one, Accepted)
+            assert isinstance(one, AcceptedTask)
             assert await opened.find(one.id) is not None
-    assert kept_aside(tmp_path) == [damaged, damaged]
+    assert set_aside(tmp_path) == [damaged, damaged]
 
 
 async def test_a_log_that_was_torn_anywhere_gives_a_beginning_of_what_was_written(tmp_path: Path) -> None:
@@ -117,14 +116,14 @@ async def test_a_log_that_was_torn_anywhere_gives_a_beginning_of_what_was_writte
     folder.mkdir()
     async with desk(folder) as opened:
         ids = [(await opened.accept(task(number))).id for number in range(40)]
-        log = (folder / f"{FILE}-wal").read_bytes().rstrip(b"\0")  # without what is there for later
+        log = (folder / f"{FILE}-wal").read_bytes().rstrip(b"\0")  # without the preallocated rest
         chance = random.Random(7)
         found = []
         for number in range(25):
             copy = copies / str(number)
             copy.mkdir(parents=True)
             shutil.copy(folder / FILE, copy / FILE)
-            rest = bytes(number % 2 * 1_000_000)  # where the log was made longer before
+            rest = bytes(number % 2 * 1_000_000)  # half of the WALs are preallocated
             (copy / f"{FILE}-wal").write_bytes(log[: chance.randrange(len(log))] + rest)
             torn = open_store(copy / FILE, "full")
             found.append([one.id for one in torn.pending()])
@@ -141,7 +140,7 @@ async def test_what_ended_is_kept_for_its_time_and_its_space_given_back(tmp_path
     opened = open_store(tmp_path / FILE, "full")
     with opened.transaction():
         tasks = opened.accept([task("x" * 2000) for _ in range(3000)])
-        opened.finish([end(one.id, ended=1000.0) for one in tasks[10:] if isinstance(one, Accepted)])
+        opened.finish([end(one.id, ended=1000.0) for one in tasks[10:] if isinstance(one, AcceptedTask)])
     opened.checkpoint()
     size = (tmp_path / FILE).stat().st_size
     rounds = 1
@@ -175,7 +174,7 @@ async def test_much_space_is_given_back_by_and_by_so_that_nobody_waits_for_long(
         while not pages or max(pages) < 3 * store.VACUUM or pages[-1] > store.VACUUM:
             await asyncio.sleep(0.001)
     steps = [before - after for before, after in itertools.pairwise(pages)]
-    assert max(steps) < 1.01 * store.VACUUM  # with pages that say which page belongs to which
+    assert max(steps) < 1.01 * store.VACUUM  # with the pages of SQLite's pointer map
     assert sum(step > 0 for step in steps) >= 3
 
 
@@ -223,13 +222,13 @@ async def test_commits_write_over_what_the_log_has_on_the_disk_already(tmp_path:
             await opened.accept(task(number))
         assert log.stat().st_size == size
         assert len(log.read_bytes().rstrip(b"\0")) > used + 50 * 4096
-        assert log.stat().st_blocks * 512 >= size  # no hole
+        assert log.stat().st_blocks * 512 >= size  # no hole in the file
 
 
 async def test_a_log_is_not_made_longer_on_a_disk_with_little_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_file, "ROOM", 1e12)
+    monkeypatch.setattr(wal, "FREE_FACTOR", 1e12)
     async with desk(tmp_path) as opened:
         await opened.accept(task())
         assert (tmp_path / f"{FILE}-wal").stat().st_size < 1_000_000

@@ -1,4 +1,4 @@
-"""The journal on a disk that takes nothing: new tasks are refused by name, ends wait, and it heals."""
+"""The journal on a full or lost disk: it refuses new tasks with an error, ends wait, and it recovers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from ipc.errors import JournalUnavailable
-from kernel.journal import damage as trouble
-from kernel.journal import writer
-from kernel.journal.records import Accepted
+from kernel.journal import damage, writer
+from kernel.journal.records import AcceptedTask
 from kernel.journal.settings import FILE
 from kernel.journal.store import Store
 from tests.support.journal_desk import Desk, desk, end, task
@@ -20,7 +19,7 @@ pytestmark = pytest.mark.real_time
 
 
 async def limit_pages(opened: Desk, pages: int) -> None:
-    """As a full disk: SQLite itself refuses to let the file grow."""
+    """Simulate a full disk: SQLite itself refuses to extend the file."""
     await opened.journal.read(lambda store: list(store.db.execute(f"PRAGMA max_page_count = {pages}")))
 
 
@@ -44,7 +43,7 @@ async def test_a_full_disk_refuses_new_tasks_keeps_ends_and_heals(
         found = await opened.find(one.id)
         assert found is not None
         assert found.outcome == b"y" * 100_000
-        assert isinstance(await opened.accept(task("x" * 100_000)), Accepted)
+        assert isinstance(await opened.accept(task("x" * 100_000)), AcceptedTask)
         assert answers.empty()
 
 
@@ -59,8 +58,8 @@ async def test_an_end_is_written_although_new_tasks_do_not_fit(tmp_path: Path) -
 
 
 async def test_what_nobody_would_find_again_is_not_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The journal was moved while it was in use. What it has already goes on; it can be put back or copied."""
-    monkeypatch.setattr(trouble, "LOOK", 0.0)
+    """The journal was moved while in use. Its tasks go on, and it can be put back or copied."""
+    monkeypatch.setattr(damage, "CHECK_EVERY", 0.0)
     state, aside, copy = (tmp_path / name for name in ("state", "aside", "copy"))
     state.mkdir()
     async with desk(state) as opened:
@@ -72,13 +71,13 @@ async def test_what_nobody_would_find_again_is_not_accepted(tmp_path: Path, monk
         assert await opened.finish(end(one.id)).get() is None
         assert await opened.journal.backup(copy) > 0
         state.mkdir()
-        copy.rename(state / FILE)  # too early: this daemon has the other one open
+        copy.rename(state / FILE)  # too early: this daemon still has the old file open
         assert isinstance(await opened.accept(task()), JournalUnavailable)
         (state / FILE).rename(copy)
         state.rmdir()
         aside.rename(state)
         three = await opened.accept(task())
-        assert isinstance(three, Accepted)
+        assert isinstance(three, AcceptedTask)
     async with desk(state) as opened:
         await opened.recovered.wait()
         assert [row.id for row in opened.pending] == [two.id, three.id]

@@ -1,4 +1,4 @@
-"""The journal alone: what was acknowledged is there after any death, and nothing that happens to the disk is silent."""
+"""The journal alone: an acknowledged task survives any death of the daemon, and no error of the disk is silent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 from ipc.errors import JournalUnavailable, KeyReused, StateInUse
 from kernel.journal import changes, histories, store
 from kernel.journal.journal import Journal
-from kernel.journal.records import Accepted, TaskRow
+from kernel.journal.records import AcceptedTask, TaskRow
 from kernel.journal.settings import FILE, JournalSettings
 from kernel.journal.store import Store, open_store
 from tests.support.journal_desk import VICTIM, accepted, crash, desk, end, task
@@ -27,7 +27,7 @@ from tests.support.journal_desk import VICTIM, accepted, crash, desk, end, task
 pytestmark = pytest.mark.real_time
 
 
-# ---- what is kept
+# ---- tasks and their ends
 
 
 async def test_what_was_accepted_and_not_ended_comes_back_in_its_order(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ async def test_the_first_end_of_a_task_is_the_one_that_counts(tmp_path: Path) ->
 
 
 def instructions(folder: Path, tasks: int) -> dict[str, int]:
-    """Instructions of SQLite's machine that a start on so many durable tasks takes, and the end of one of them."""
+    """The instructions of SQLite's virtual machine for a start on `tasks` durable tasks, and for the end of one."""
     folder.mkdir()
     opened = open_store(folder / FILE, "normal")
     with opened.transaction():
@@ -67,7 +67,7 @@ def instructions(folder: Path, tasks: int) -> dict[str, int]:
         opened.accept(rows)
         for row in rows:
             child = changes.PutProcess(row.pid + 1, row.id, row.pid, "child", "", True)
-            opened.keep([child, changes.PutCall(row.pid, 0, "0", 0, b"", b""), changes.PutName(f"{row.pid}", row.pid)])
+            opened.apply([child, changes.PutCall(row.pid, 0, "0", 0, b"", b""), changes.PutName(f"{row.pid}", row.pid)])
     count = [0]
 
     def tick() -> bool:
@@ -83,15 +83,15 @@ def instructions(folder: Path, tasks: int) -> dict[str, int]:
 
     pid, number = rows[-1].pid, rows[-1].id
     taken = {
-        "life": counted(lambda: opened.begin_life(5)),
-        "worn out": counted(lambda: opened.worn_out(3)),
+        "run": counted(lambda: opened.begin_run(5)),
+        "out of attempts": counted(lambda: opened.out_of_attempts(3)),
         "ended": counted(lambda: histories.forget_ended(opened)),
-        "opening": counted(lambda: histories.opening(opened)),
+        "state": counted(lambda: histories.recover_state(opened)),
         "pending": counted(lambda: list(opened.pending())),
         "load": counted(lambda: histories.load(opened, [number])) * tasks,
-        "child": counted(lambda: opened.keep([changes.ChildEnded(pid + 1, b"")])) * tasks,
-        "checkpoint": counted(lambda: opened.keep([changes.Checkpointed(pid, 2, b"", b"")])) * tasks,
-        "end": counted(lambda: opened.keep([changes.TaskEnded(number)])) * tasks,
+        "child": counted(lambda: opened.apply([changes.ChildEnded(pid + 1, b"")])) * tasks,
+        "checkpoint": counted(lambda: opened.apply([changes.Checkpointed(pid, 2, b"", b"")])) * tasks,
+        "end": counted(lambda: opened.apply([changes.TaskEnded(number)])) * tasks,
         "finish": counted(lambda: opened.finish([end(row.id, ended=1.0) for row in rows])),
         "purge": counted(lambda: opened.purge(2.0)),
     }
@@ -120,7 +120,7 @@ async def test_the_same_key_is_the_same_task_and_never_other_work(tmp_path: Path
         assert twin.id == first.id
         assert isinstance(other, KeyReused)
         bob = await opened.accept(task(2, "k", owner="bob"))
-        assert isinstance(bob, Accepted)
+        assert isinstance(bob, AcceptedTask)
         await opened.finish(end(first.id)).get()
     async with desk(tmp_path) as opened:
         again = await opened.accept(task(1, "k"))
@@ -170,7 +170,7 @@ async def test_the_loop_goes_on_while_the_disk_is_slow_and_who_gives_up_blocks_n
         first = opened.accept(task(1))
         reader = asyncio.ensure_future(opened.find(1))
         for _ in range(100):
-            await asyncio.sleep(0)  # were the loop to wait for the disk, it would wait for ever
+            await asyncio.sleep(0)  # if the loop waited for the disk, this would never return
         assert not first.done()
         reader.cancel()
         second = opened.accept(task(2))
@@ -179,7 +179,7 @@ async def test_the_loop_goes_on_while_the_disk_is_slow_and_who_gives_up_blocks_n
         assert reader.cancelled()
 
 
-# ---- lives
+# ---- runs of the daemon
 
 
 async def test_a_task_is_given_up_after_so_many_deaths_of_the_daemon_and_not_after_orderly_stops(
@@ -199,7 +199,7 @@ async def test_a_task_is_given_up_after_so_many_deaths_of_the_daemon_and_not_aft
         found = await opened.find(one.id)
         assert found is not None
         assert (found.reason, found.error, opened.pending) == ("failed", "TooManyAttempts", [])
-        assert found.attempt == 5  # it was not begun once more
+        assert found.attempt == 5  # no further attempt was begun
 
 
 async def test_a_second_daemon_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_no_kill_at_any_instant_loses_what_was_answered(tmp_path: Path, trial: C
         opened = open_store(tmp_path / FILE, "full")
         rows = {row.id: row for row in opened.history(10_000_000, None)}
         opened.close()
-        # The last line may be cut in the middle of a number, which is then none of a task.
+        # The last line may be cut off within a number, which is then no id of a task.
         assert len(acknowledged - rows.keys()) <= 1
         acknowledged &= rows.keys()
         assert all(rows[number].ended is not None for number in ended if number in rows)

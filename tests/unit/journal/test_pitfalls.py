@@ -1,7 +1,7 @@
-"""Pitfalls of others that persist tasks over crashes: each by its name, with a test that it is none here.
+"""Known pitfalls of systems that persist tasks across crashes, each with a test that it does not exist here.
 
-A poison task that crashes the daemon for ever is in `test_journal` (given up after so many deaths) and, with a real
-daemon that dies of it, in `tests/system/test_durable_tasks`.
+The poison task that crashes the daemon for ever is also in `test_journal` (failed after a number of deaths) and, with
+a real daemon that dies of it, in `tests/system/test_durable_tasks`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ipc.messages import Emitted, Event, Log, Token
 from ipc.syscalls import Submit
 from kernel.core.stream import Stream
 from kernel.journal.journal import Journal
-from kernel.journal.records import Accepted
+from kernel.journal.records import AcceptedTask
 from kernel.journal.settings import FILE, JournalSettings
 from kernel.journal.store import Store
 from kernel.lib import failpoints
@@ -31,7 +31,7 @@ from tests.support.journal_desk import accepted, crash, desk, end, task
 pytestmark = [pytest.mark.real_time, pytest.mark.usefixtures("disarmed")]
 
 
-# ---- poison messages that crash the consumer for ever: the count of attempts is on the disk, and bounded
+# ---- poison messages that crash the consumer for ever: attempts are counted on disk, and bounded
 
 
 async def test_pitfall_a_poison_task_is_not_tried_for_ever_and_keeps_its_count_over_restarts(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ async def test_pitfall_a_poison_task_is_not_tried_for_ever_and_keeps_its_count_o
     for _ in range(3):
         crash(tmp_path)
         async with desk(tmp_path, attempts=3):
-            pass  # it dies over it each time
+            pass  # the daemon dies over the task each time
     async with desk(tmp_path, attempts=3) as opened:
         await opened.recovered.wait()
         assert opened.pending == []
@@ -48,7 +48,7 @@ async def test_pitfall_a_poison_task_is_not_tried_for_ever_and_keeps_its_count_o
         assert found.error == TooManyAttempts.__name__
 
 
-# ---- one bad row aborts recovery of all
+# ---- one bad row aborts the recovery of all tasks
 
 
 def spoil(folder: Path, number: int, call: bytes) -> None:
@@ -82,15 +82,15 @@ async def test_pitfall_a_bad_row_under_a_key_refuses_that_key_alone(tmp_path: Pa
     spoil(tmp_path, bad.id, b"\xc1")
     async with desk(tmp_path) as opened:
         answers = await asyncio.gather(*(opened.accept(task(1, key=key)) for key in ("good", "bad", "fine")))
-        assert [type(answer) for answer in answers] == [Accepted, KeyReused, Accepted]
+        assert [type(answer) for answer in answers] == [AcceptedTask, KeyReused, AcceptedTask]
 
 
-# ---- a draining old process re-claims work: the lock fences it until its last write, and afterwards it writes nothing
+# ---- a draining old daemon claims work again: the lock excludes the new one until the old one's last write
 
 
 async def test_pitfall_an_old_daemon_that_drains_keeps_the_new_one_out_and_then_claims_nothing(tmp_path: Path) -> None:
     (one,) = await accepted(tmp_path, task())
-    failpoints.arm({failpoints.VARIABLE: "journal.commit=sleep:0.05@2-"})  # the end of its life takes a while
+    failpoints.arm({failpoints.VARIABLE: "journal.commit=sleep:0.05@2-"})  # so that the end of its run takes a while
     old = Journal(tmp_path, JournalSettings())
     old.finish(end(one.id), lambda error: None)
     closing = asyncio.ensure_future(old.close())
@@ -111,7 +111,7 @@ async def test_pitfall_an_old_daemon_that_drains_keeps_the_new_one_out_and_then_
         assert [(row.id, row.reason) for row in rows] == [(two.id, ""), (one.id, "done")]
 
 
-# ---- fsync takes 0.1 ms in one hour, and many times that in the next: a group commit carries both
+# ---- fsync takes 0.1 ms in one hour and many times that in the next: group commit copes with both
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.02])
@@ -130,16 +130,16 @@ async def test_pitfall_a_slow_fsync_is_shared_by_64_in_flight(tmp_path: Path, se
         failpoints.arm({failpoints.VARIABLE: f"disk.sync.log=sleep:{seconds}"})
         async with desk(tmp_path) as opened:
 
-            async def lane() -> list[Accepted]:
+            async def lane() -> list[AcceptedTask]:
                 return [await opened.accept(task(number)) for number in range(rounds)]
 
-            kept = await asyncio.gather(*(lane() for _ in range(lanes)))
-    assert len({one.id for lane in kept for one in lane}) == lanes * rounds
+            accepted_tasks = await asyncio.gather(*(lane() for _ in range(lanes)))
+    assert len({one.id for lane in accepted_tasks for one in lane}) == lanes * rounds
     if seconds:
-        assert commits < lanes  # each carried many: alone they would be 320, and 6.4 s
+        assert commits < lanes  # each had many tasks; one commit a task would be 320, and 6.4 s
 
 
-# ---- counters that drift below zero, and report slow readers who are not
+# ---- counters that drift below zero, and call a reader slow that is not
 
 EVENTS: list[Event] = [
     Token("some text", 1, 1),
@@ -181,6 +181,6 @@ async def test_pitfall_the_count_of_tasks_that_wait_for_the_disk_never_drifts(tm
             answers = [opened.accept(task(value, key=f"{number} {value // 2}")) for value in range(6)]
             assert opened.journal._waiting == 6
             for answer in await asyncio.gather(*answers):
-                assert isinstance(answer, Accepted | KeyReused | JournalUnavailable)
+                assert isinstance(answer, AcceptedTask | KeyReused | JournalUnavailable)
             assert opened.journal._waiting == 0
             broken.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Private memory: every process has its own, values are nobody else's, and the account of it never drifts."""
+"""Private memory: each process has its own, no value is shared, and the usage never drifts."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ipc.syscalls import MemoryDelete, MemoryGet, MemoryKeys, MemorySet
 from kernel.gate import Gate
 from kernel.memory.private import PrivateMemory
 from kernel.memory.quotas import MemoryQuotas
-from kernel.processes.limits import LimitKeeper, LimitSettings
+from kernel.processes.limits import LimitEnforcer, LimitSettings
 from llmosd.context import Context
 from tests.support.system import System, lone_process
 
 
-def unlimited() -> LimitKeeper:
-    return LimitKeeper(LimitSettings(), cast("Any", None), Gate(), cast("Any", None))
+def unlimited() -> LimitEnforcer:
+    return LimitEnforcer(LimitSettings(), cast("Any", None), Gate(), cast("Any", None))
 
 
 async def test_an_agent_gets_what_it_set_until_it_deletes_it(system: System) -> None:
@@ -128,8 +128,8 @@ def test_memory_and_its_accounts_are_those_of_a_simple_model(operations: list[tu
     )
     model: dict[int, dict[str, Any]] = {1: {}, 2: {}}
 
-    def size(kept: dict[str, Any]) -> int:
-        return sum(len(key.encode()) + len(encode(value)) for key, value in kept.items())
+    def size(values: dict[str, Any]) -> int:
+        return sum(len(key.encode()) + len(encode(value)) for key, value in values.items())
 
     for what, pid, key, value in operations:
         if what == "set":

@@ -1,4 +1,4 @@
-"""Shared regions: versions only grow, bounds hold, and a region ends with what it belongs to."""
+"""Shared regions: versions only grow, quotas hold, and an ephemeral region ends with its creator."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ async def test_bad_calls_are_refused_and_change_nothing(system: System, call: An
     assert await system.call(Regions()) == []
 
 
-# ---- bounds, owners and ends
+# ---- quotas, owners and ends
 
 
 async def test_an_ephemeral_region_ends_with_its_maker_and_another_stays(system: System) -> None:
@@ -147,7 +147,9 @@ def test_what_goes_over_a_bound_is_refused_by_name_and_changes_nothing() -> None
     shared, mine, other = SharedMemory(Gate(), bounds), lone_process(1), lone_process(2, "other")
     shared.set(mine, SharedSet("a", bytes(90)))
     with pytest.raises(LimitExceeded) as error:
-        shared.set(other, SharedSet("a", bytes(100)))  # the region's owner is charged, whoever lets it grow
+        shared.set(
+            other, SharedSet("a", bytes(100))
+        )  # the owner of the region is charged, not the process that extends it
     assert error.value.data["limit"] == "bytes"
     shared.set(mine, SharedSet("b", 1))
     with pytest.raises(LimitExceeded) as error:

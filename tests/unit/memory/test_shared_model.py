@@ -1,4 +1,4 @@
-"""Shared regions against models: their accounts are those of a dictionary, and compare-and-sets form one chain."""
+"""Shared regions against models: usage equals that of a plain dictionary, and compare-and-sets form one chain."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.system import System, lone_process
 OPERATIONS = st.lists(
     st.tuples(
         st.sampled_from(["set", "compare", "stale", "delete", "end"]),
-        st.integers(1, 3),  # the process: 1 and 3 have one owner
+        st.integers(1, 3),  # pid: processes 1 and 3 have the same owner
         st.sampled_from(["a", "bb", "é"]),
         st.binary(max_size=60) | st.lists(st.integers(0, 9), max_size=5),
         st.booleans(),
@@ -45,8 +45,8 @@ def test_regions_and_their_accounts_are_those_of_a_simple_model(operations: list
     last = 0
 
     def sizes(regions: dict[str, tuple[Any, int, str, int]], owner: str | None = None) -> list[int]:
-        kept = [(name, region) for name, region in regions.items() if owner in (None, region[2])]
-        return [len(name.encode()) + len(encode(region[0])) for name, region in kept]
+        owned = [(name, region) for name, region in regions.items() if owner in (None, region[2])]
+        return [len(name.encode()) + len(encode(region[0])) for name, region in owned]
 
     for what, pid, name, value, ephemeral in operations:
         caller, before = processes[pid], model.get(name)
@@ -85,14 +85,14 @@ def test_regions_and_their_accounts_are_those_of_a_simple_model(operations: list
             owner: (len(sizes(model, owner)), sum(sizes(model, owner)))
             for owner in {region[2] for region in model.values()}
         }
-        for key, (kept, version, *_) in model.items():
+        for key, (stored, version, *_) in model.items():
             read = shared.get(caller, SharedGet(key))
-            assert (reveal(read.value), read.version) == (kept, version)
+            assert (reveal(read.value), read.version) == (stored, version)
 
 
 @pytest.mark.parametrize("seed", range(10))
 async def test_concurrent_compare_and_sets_form_one_chain(system: System, seed: int) -> None:
-    """Linearisable: each that succeeded replaced exactly the version that it had read, with no other in between."""
+    """Linearisable: each success replaced exactly the version that it had read, with no other write in between."""
     chain: list[tuple[int, int]] = []
 
     async def racer(ctx: Context, number: int) -> int:

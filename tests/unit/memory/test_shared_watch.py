@@ -1,4 +1,4 @@
-"""Watching shared regions: no watcher misses a change, and none is left behind."""
+"""Watching shared regions: no watcher misses a change, and none is left after it ends."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ async def test_a_call_waits_for_room_and_dies_with_the_recipient_there(system: S
 async def test_a_call_whose_time_is_up_before_it_gets_to_the_full_mailbox_times_out(system: System) -> None:
     """A client's call starts one turn of the loop after it arrived, which can be too late in a busy daemon."""
     target = system.spawn(idle)
-    target.box().capacity = 1
+    target.open_mailbox().capacity = 1
     await system.call(Send(target.pid, "in the way"))
     for process in (system.client, system.spawn(idle)):
         with pytest.raises(TimedOut, match="had no room for the call"):

@@ -64,7 +64,7 @@ async def test_a_drain_ends_although_senders_wait_for_room_and_messages_were_dro
         await ctx.send(to, "waits for ever")
 
     target = system.spawn(idle)
-    target.box().capacity = 1
+    target.open_mailbox().capacity = 1
     await system.call(Subscribe("topic"), target)
     await system.call(Send(target.pid, "in the way"))
     program = system.program(sender)
@@ -192,7 +192,7 @@ async def test_arguments_of_spawn_that_cannot_travel_are_refused(system: System)
 
 async def test_a_full_mailbox_makes_room_by_dropping_what_is_void(system: System) -> None:
     target = system.spawn(forever)
-    target.box().capacity = 2
+    target.open_mailbox().capacity = 2
     for _ in range(2):
         await system.call(Send(target.pid, "void", lifetime=1))
     system.loop.call_later(2, lambda: None)
@@ -216,7 +216,7 @@ async def test_control_messages_pass_a_full_mailbox_and_come_first(system: Syste
         return [(message.type, message.sender) for message in [await ctx.receive() for _ in range(2)]]
 
     target = system.spawn(agent)
-    target.box().capacity = 1
+    target.open_mailbox().capacity = 1
     await system.call(Send(target.pid, None, priority=20, type="urgent"))
     system.kernel.messaging.notify(target, "down", 7)
     assert await system.result(target) == [["down", 0], ["urgent", system.client.pid]]

@@ -46,7 +46,7 @@ async def test_subscribers_get_what_matches_once_each(system: System) -> None:
 
 async def test_a_full_subscriber_holds_up_nobody_and_its_copy_is_a_dead_letter(system: System) -> None:
     slow = system.spawn(forever)
-    slow.box().capacity = 1
+    slow.open_mailbox().capacity = 1
     await system.call(Subscribe("t"), slow)
     assert [await system.call(Publish("t", n)) for n in range(3)] == [1, 0, 0]
     letters = await system.call(DeadLetters())

@@ -147,7 +147,7 @@ async def test_a_call_that_cannot_meet_its_deadline_is_shed_by_name_and_costs_no
     with pytest.raises(DeadlineUnreachable, match="before the deadline"):
         await system.result(late)
     assert system.loop.time() - before < 1
-    assert [line.event for line in late.log or () if isinstance(line, Log)] == ["a call was shed"]
+    assert [line.event for line in late.log or () if isinstance(line, Log)] == ["model call shed"]
     assert await system.result(in_time) == text_of(1, 10)
     assert len(system.driver.sent_of(protocol.Admit)) == made + 1
 

@@ -63,7 +63,7 @@ async def test_a_query_holds_a_slot_while_it_runs(system: System) -> None:
     (row,) = await system.call(Slots())
     assert [(one.state, one.position) for one in row.sequences] == [("running", 0), ("running", 0), ("queued", 1)]
     assert process.state()[1] == "sim: queued"
-    assert system.driver.sent_of(protocol.Embed) == []
+    assert system.driver.sent_of(protocol.EmbedTexts) == []
     assert await system.result(process) == 1
 
 
@@ -147,9 +147,9 @@ async def test_numbers_that_are_none_are_never_passed_on(system: System) -> None
 async def test_an_answer_of_the_wrong_kind_or_length_is_named(system: System) -> None:
     for wrong in (protocol.Embedded(1, [[1.0]], 1), protocol.Scored(1, [0.5, 0.5], [1, 1], 1)):
         thread = system.thread(system.kernel.gate.call(system.client, ScoreText("a", ["b"])))
-        while not system.launcher.drivers or not system.driver.sent_of(protocol.Score):
+        while not system.launcher.drivers or not system.driver.sent_of(protocol.ScoreTexts):
             await asyncio.sleep(0)
-        (asked,) = system.driver.sent_of(protocol.Score)
+        (asked,) = system.driver.sent_of(protocol.ScoreTexts)
         system.driver.on_message(msgspec.structs.replace(wrong, sequence=asked.sequence))
         with pytest.raises(DriverFailed, match="answered"):
             await thread

@@ -44,7 +44,9 @@ async def test_a_damaged_file_is_refused_and_told_and_the_text_is_the_same(syste
     info = await row(system)
     marks = [one.recomputed for one in info.sequences if one.sequence == 1]
     assert marks == ["the swap file is damaged: its checksum is wrong"]
-    assert [line.event for line in processes[0].log] == ["the state of a generation was lost and is computed anew"]
+    assert [line.event for line in processes[0].log] == [
+        "the swapped KV of a generation was lost and is computed again"
+    ]
     assert processes[0].log[0].fields["why"] == marks[0]
     await finish(system, processes)
     assert (await row(system)).recomputations == 1
@@ -196,7 +198,7 @@ async def test_a_driver_that_restarts_tells_the_process_once(system: System) -> 
     (one,) = (await row(system)).sequences
     assert one.recomputed == "the driver died (killed by the test)"
     await system.result(process)
-    assert [event.event for event in recorder.of(Log)] == ["driver died; the generation goes on in a new one"]
+    assert [event.event for event in recorder.of(Log)] == ["driver died; the generation continues in a new one"]
 
 
 # ---- the folder

@@ -18,23 +18,23 @@ class Process:
 def called(think_times: ThinkTimes, clock: Clock, process: Process, away: float) -> None:
     """A call that takes a second, `away` seconds after the last."""
     clock.now += away
-    think_times.began(cast("Any", process))
+    think_times.call_began(cast("Any", process))
     clock.now += 1
-    think_times.over(cast("Any", process))
+    think_times.call_ended(cast("Any", process))
 
 
 def test_what_is_usual_is_learned_by_program_and_from_end_to_beginning() -> None:
     clock = Clock()
     think_times = ThinkTimes(clock)
     called(think_times, clock, Process(1), 100)
-    assert think_times.usual("chatty") == 0
+    assert think_times.expected("chatty") == 0
     called(think_times, clock, Process(1), 8)
-    assert think_times.usual("chatty") == 8
+    assert think_times.expected("chatty") == 8
     called(think_times, clock, Process(2), 100)  # another process: it does not come back, it comes
-    assert think_times.usual("chatty") == 8
+    assert think_times.expected("chatty") == 8
     called(think_times, clock, Process(2), 4)
-    assert 4 < think_times.usual("chatty") < 8
-    assert think_times.usual("other") == 0
+    assert 4 < think_times.expected("chatty") < 8
+    assert think_times.expected("other") == 0
 
 
 def test_nothing_is_remembered_of_processes_that_have_ended() -> None:
@@ -43,9 +43,9 @@ def test_nothing_is_remembered_of_processes_that_have_ended() -> None:
     one, other = Process(1), Process(2)
     called(think_times, clock, one, 1)
     think_times.processes_ended([1])
-    think_times.began(cast("Any", other))
+    think_times.call_began(cast("Any", other))
     other.status = "ended"
-    think_times.over(cast("Any", other))
+    think_times.call_ended(cast("Any", other))
     assert think_times._last_end == {}
 
 
@@ -57,5 +57,5 @@ def test_so_many_programs_are_known_and_no_more() -> None:
         for _ in range(2):
             called(think_times, clock, process, 1)
     assert len(think_times._expected) == PROGRAMS
-    assert think_times.usual("program 0") == 0
-    assert think_times.usual(f"program {PROGRAMS}") == 1
+    assert think_times.expected("program 0") == 0
+    assert think_times.expected(f"program {PROGRAMS}") == 1

@@ -16,7 +16,7 @@ def test_auto_changes_nothing_as_long_as_nobody_has_to_wait() -> None:
     for number in range(30):
         desk.come(Job(number, 3, owner="ab"[number % 2])).turn()
     assert auto(desk) == "priority"
-    assert desk.policy.reason == "priority: nobody has had to wait yet"
+    assert desk.policy.reason == "priority: no call has had to wait yet"
 
 
 @pytest.mark.parametrize(

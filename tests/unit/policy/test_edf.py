@@ -7,7 +7,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernel.policy.registry import PolicySettings, make
+from kernel.policy.registry import PolicySettings, make_policy
 from tests.support.policy_desk import Desk, Job, play
 
 
@@ -43,7 +43,7 @@ def test_edf_sheds_nothing_that_may_yet_be_short() -> None:
 
 
 def test_edf_takes_the_quickest_pace_of_late_since_a_batch_may_get_smaller() -> None:
-    policy = make(PolicySettings(kind="edf"))
+    policy = make_policy(PolicySettings(kind="edf"))
     policy.arrive(Job(0, 100), 0.0)
     policy.decide(1, 0.0)
     now = 0.0

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ipc.errors import InvalidPolicy
 from kernel.policy.group import SchedulingGroup
-from kernel.policy.registry import KINDS, PolicySettings, check, make
+from kernel.policy.registry import KINDS, PolicySettings, check_policy, make_policy
 from tests.support.policy_desk import Desk, Job, play
 
 PATIENT = [kind for kind in KINDS if kind not in ("edf", "auto")]  # those that promise that nobody starves
@@ -130,7 +130,7 @@ def test_a_switch_to_any_other_policy_loses_nothing(
     def switch(turn: int) -> None:
         for at, other in switches:
             if at == turn:
-                desk.switch(make(PolicySettings(kind=other, quantum=4)))
+                desk.switch(make_policy(PolicySettings(kind=other, quantum=4)))
 
     play(desk, coming, switch)
     assert sorted(desk.done + desk.shed) == sorted(tokens)
@@ -141,7 +141,7 @@ def test_a_switch_to_any_other_policy_loses_nothing(
 def test_a_switch_alone_moves_nobody_who_has_a_slot_and_equals(kind: str) -> None:
     desk = Desk("fifo", slots=2).come(*(Job(number, 100) for number in range(6))).turns(3)
     assert desk.on_slots == [0, 1]
-    desk.switch(make(PolicySettings(kind=kind, quantum=50)))
+    desk.switch(make_policy(PolicySettings(kind=kind, quantum=50)))
     assert [job.id for job in desk.policy.running()] == [0, 1]
     desk.turn()
     if not kind.startswith(("attained",)):  # these two have had something
@@ -208,15 +208,15 @@ def test_what_cannot_stop_keeps_its_slot(kind: str) -> None:
 
 
 def test_unknown_kinds_quanta_and_weights_are_refused_by_name() -> None:
-    with pytest.raises(InvalidPolicy, match="no policy 'lottery'; there are: fifo, round_robin, priority"):
-        make(PolicySettings(kind="lottery"))
-    with pytest.raises(InvalidPolicy, match="quantum under one: 0"):
-        check(PolicySettings(kind="fair", quantum=0))
-    with pytest.raises(InvalidPolicy, match="a weight of zero, of owner 'bob'"):
-        check(PolicySettings(weights={"ann": 1.0, "bob": 0.0}))
+    with pytest.raises(InvalidPolicy, match="no policy 'lottery'; the policies are: fifo, round_robin, priority"):
+        make_policy(PolicySettings(kind="lottery"))
+    with pytest.raises(InvalidPolicy, match="the quantum is 0"):
+        check_policy(PolicySettings(kind="fair", quantum=0))
+    with pytest.raises(InvalidPolicy, match="the weight of owner 'bob' is 0"):
+        check_policy(PolicySettings(weights={"ann": 1.0, "bob": 0.0}))
     for weight in (-1.0, float("nan"), float("inf")):
         with pytest.raises(InvalidPolicy, match="weight of owner 'bob'"):
-            check(PolicySettings(weights={"bob": weight}))
+            check_policy(PolicySettings(weights={"bob": weight}))
     for name in ("aging", "prompt_weight", "starvation"):
         with pytest.raises(InvalidPolicy, match=name):
-            check(PolicySettings(**{name: -1.0}))
+            check_policy(PolicySettings(**{name: -1.0}))

@@ -8,7 +8,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernel.policy.registry import PolicySettings, make
+from kernel.policy.registry import PolicySettings, make_policy
 from tests.support.policy_desk import Desk, Job
 
 
@@ -26,7 +26,7 @@ def test_fair_gives_an_owner_its_weight() -> None:
     desk.turns(400)
     heavy = sum(made for number, made in desk.made.items() if number % 2)
     assert abs(heavy - 600) <= 12
-    other = make(PolicySettings(kind="fair", quantum=3))
+    other = make_policy(PolicySettings(kind="fair", quantum=3))
     assert other is not desk.policy
 
 

@@ -41,7 +41,7 @@ def decide(made: PriorityWithAging, slots: int = 1, now: float = 0.0) -> Taken:
 
 def test_the_most_urgent_run_and_within_one_priority_the_first_to_come() -> None:
     made = policy(Job(1, -5), Job(2, 3), Job(3, 0), Job(4, 3))
-    assert [job.id for job in made.line()] == [2, 4, 3, 1]
+    assert [job.id for job in made.queue()] == [2, 4, 3, 1]
     assert decide(made, slots=3) == ([2, 4, 3], [])
     assert (made.waiting, decide(made, slots=3)) == (1, ([], []))
 
@@ -69,7 +69,7 @@ def test_a_preempted_job_goes_on_in_its_place() -> None:
     urgent = Job(4, 9)
     made.arrive(urgent, 1.0)
     assert decide(made, now=1.0) == ([4], [1])
-    assert [job.id for job in made.line()] == [1, 2, 3]
+    assert [job.id for job in made.queue()] == [1, 2, 3]
     made.leave(urgent, 2.0)
     assert decide(made, now=2.0) == ([1], [])
 
@@ -96,7 +96,7 @@ def test_someone_more_urgent_still_preempts_at_once_what_got_its_slot_by_aging()
     made.arrive(Job(3, 7), 12.5)
     assert decide(made, now=12.5) == ([3], [2])
     # It has not had its quantum, so it need not wait as long for it again.
-    assert [job.id for job in made.line()] == [1, 2]
+    assert [job.id for job in made.queue()] == [1, 2]
     made.leave(Job(3, 7), 13.0)
     assert decide(made, now=13.0) == ([2], [])
 
@@ -124,7 +124,7 @@ def test_a_new_priority_counts_at_once_for_those_who_wait_and_those_who_run() ->
     third.priority = -4
     made.reprioritise(third, 2.0)
     assert decide(made, now=2.0) == ([1], [3])
-    assert [job.id for job in made.line()] == [2, 3]
+    assert [job.id for job in made.queue()] == [2, 3]
 
 
 def test_fewer_slots_take_none_from_those_who_run() -> None:
@@ -169,7 +169,7 @@ def test_all_finish_no_slot_is_idle_and_none_is_given_twice(
             running[job.id] = waiting.pop(job.id)  # type: ignore[index]
         exchanges += len(preempt)
         assert len(running) == min(slots, len(running) + len(waiting))
-        assert made.waiting == len(waiting) == len(made.line())
+        assert made.waiting == len(waiting) == len(made.queue())
         for job in list(running.values()):
             job.tokens -= 1
             made.charge_tokens(job, 1, now)

@@ -207,7 +207,7 @@ async def test_a_thread_that_suspends_itself_and_ends_leaves_nobody_held(system:
     process = system.spawn(agent)
     await system.turns()
     assert await system.thread_states(process) == {"0": "blocked"}
-    assert process.held is None
+    assert process.held_back is None
 
 
 async def test_what_cannot_be_done_to_threads_is_named(system: System) -> None:

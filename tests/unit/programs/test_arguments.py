@@ -1,4 +1,4 @@
-"""Arguments of an agent: bound to its parameters, checked and converted, and copied for a child."""
+"""Arguments of an agent are bound to its parameters, checked, converted, and copied for a child."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_parameters_that_cannot_be_named_are_refused() -> None:
     ("args", "positional", "what"),
     [
         ({}, (), "argument a is missing"),
-        ({"a": 1, "c": 2}, (), "there is no argument c; Known: a, b"),
+        ({"a": 1, "c": 2}, (), "no argument c; known arguments: a, b"),
         ({"a": "1"}, (), "Expected `int`, got `str`"),
         ({"a": 1}, (2,), "got a twice"),
         ({}, (1, 2, 3), "takes 2 positional arguments, got 3"),

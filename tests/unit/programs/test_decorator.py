@@ -1,4 +1,4 @@
-"""The decorator that makes a function an agent: it marks, and changes nothing."""
+"""The decorator that makes a function an agent marks the function and does not change it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from llmosd.context import Context
 
 def test_the_decorator_marks_and_changes_nothing() -> None:
     async def plain(ctx: Context) -> None:
-        """What it does.
+        """Does something.
 
         And more.
         """
 
     assert agent(plain) is plain
-    assert getattr(plain, AGENT_ATTRIBUTE) == AgentMark("plain", "What it does.")
+    assert getattr(plain, AGENT_ATTRIBUTE) == AgentMark("plain", "Does something.")
     assert getattr(agent(name="n", summary="s")(plain), AGENT_ATTRIBUTE) == AgentMark("n", "s")
 
 

@@ -1,4 +1,4 @@
-"""ProgramLoader: found by name and by path, loaded again when they change, and one that is broken harms no other."""
+"""The program loader finds programs by name and by path, reloads changed files, and survives broken ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def {name}(ctx: Context, n: int = {n}) -> int:
 
 
 def write(folder: Path, file: str, text: str, when: int = 1) -> Path:
-    """A program file with a time of change of its own."""
+    """A program file with `when` as its modification time."""
     path = folder / file
     path.write_text(text)
     os.utime(path, ns=(when, when))
@@ -33,7 +33,7 @@ def write(folder: Path, file: str, text: str, when: int = 1) -> Path:
 @pytest.fixture
 def programs(tmp_path: Path) -> ProgramLoader:
     found = ProgramLoader([tmp_path])
-    found._installed = []
+    found._entry_point_programs = []
     return found
 
 
@@ -119,7 +119,7 @@ def test_a_path_runs_a_file_and_a_name_after_it_picks_one(programs: ProgramLoade
         programs.load(f"{path}:three")
     with pytest.raises(UnknownProgram, match="no file"):
         programs.load(str(other / "missing.py"))
-    with pytest.raises(UnknownProgram, match="no file of Python code"):
+    with pytest.raises(UnknownProgram, match="not a Python file"):
         programs.load(str(write(other, "notes.txt", "no code")))
     empty = write(other, "empty.py", "")
     with pytest.raises(UnknownProgram, match="mark a coroutine with @agent"):

@@ -9,7 +9,7 @@ import pytest
 
 from ipc.errors import CalibrationFailed, InvalidDevice, InvalidWorkload
 from ipc.syscalls import FinishedCall
-from kernel.policy.registry import PolicySettings, make
+from kernel.policy.registry import PolicySettings, make_policy
 from llmosd.simulator import device, recording
 from llmosd.simulator.calibration import Observation, device_of, observation
 from llmosd.simulator.device import DeviceModel, find
@@ -86,7 +86,7 @@ def test_what_is_simulated_is_fitted_again():
     for count, prompt, tokens in ((1, 10, 40), (4, 10, 40), (16, 10, 40), (1, 600, 2), (8, 300, 40), (1, 100, 2)):
         calls = (WorkloadCall(prompt=prompt, tokens=tokens),)
         tasks = [recording.WorkloadTask(arrival=0.0, calls=calls)] * count
-        run = Simulation(tasks, TRUE, make(PolicySettings(kind="fifo")), 16).run()
+        run = Simulation(tasks, TRUE, make_policy(PolicySettings(kind="fifo")), 16).run()
         ended = [finished(c.call, 0.0, c.end, prompt=prompt, generated=tokens, started=c.started) for c in run.calls]
         found.append(observation(ended, run.steps, TRUE))
     fitted = device_of(found, TRUE)

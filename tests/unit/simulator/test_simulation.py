@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from ipc.errors import InvalidWorkload
-from kernel.policy.registry import PolicySettings, make
+from kernel.policy.registry import PolicySettings, make_policy
 from llmosd.simulator.device import DeviceModel
 from llmosd.simulator.generators import Shape, agents, bursty, poisson, programs
 from llmosd.simulator.outcome import DONE, ENDED, Run
@@ -29,7 +29,7 @@ def simulate(
     tasks: list[WorkloadTask], device: DeviceModel = SECOND, slots: int = 1, kind: str = "fifo", **options
 ) -> Run:
     timeline = options.pop("timeline", False)
-    policy = make(PolicySettings(kind=kind, **options))
+    policy = make_policy(PolicySettings(kind=kind, **options))
     return Simulation(tasks, device, policy, slots, timeline=timeline).run()
 
 

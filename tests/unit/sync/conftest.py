@@ -1,4 +1,4 @@
-"""Fixtures of the tests of locks and their kin."""
+"""Fixtures of the tests of synchronisation."""
 
 from __future__ import annotations
 

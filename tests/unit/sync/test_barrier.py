@@ -1,4 +1,4 @@
-"""Barriers: they open when all are there, and count nobody who has given up."""
+"""Barriers: they open when all threads have arrived, and do not count threads that have given up."""
 
 from __future__ import annotations
 
@@ -38,6 +38,6 @@ async def test_one_that_gives_up_at_a_barrier_no_longer_counts(system):
         await system.run("party", 1)
     second = system.spawn("party", None)
     await system.turns()
-    assert await row(system) == ("1 of 2 there", [], [second.pid])
+    assert await row(system) == ("1 of 2 waiting", [], [second.pid])
     assert await system.run("party", 1) is True
     assert await system.result(second) is False

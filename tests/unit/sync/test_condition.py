@@ -1,4 +1,4 @@
-"""Conditions: notified threads go on in order, each with the lock, and a notice is never lost."""
+"""Conditions: notified threads go on in order, each with the lock held, and no notice is lost."""
 
 from __future__ import annotations
 
@@ -106,5 +106,5 @@ async def test_a_killed_thread_that_cannot_get_its_lock_back_leaves_no_place_in_
     await system.turns()
     holder = system.spawn(hold, 10)
     await system.turns()
-    await system.call(Kill(process.pid))  # abandons it after its grace
+    await system.call(Kill(process.pid))  # abandons the thread after its grace period
     assert await row(system) == ("held", [holder.pid], [])

@@ -1,4 +1,4 @@
-"""Events: setting one lets all go on that wait for it, and it stays set until it is cleared."""
+"""Events: setting an event wakes all threads that wait for it, and it stays set until it is cleared."""
 
 from __future__ import annotations
 

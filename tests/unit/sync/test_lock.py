@@ -1,4 +1,4 @@
-"""Locks: fair, handed on when a holder ends in whatever way, and a cancelled wait leaves nothing."""
+"""Locks: they are fair, pass on when their holder ends in any way, and a cancelled wait leaves no trace."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from ipc.errors import NotHeld, TimedOut
 from ipc.syscalls import Kill, Locks
-from kernel.gate import BURST
+from kernel.gate import CALLS_PER_TURN
 from llmosd.context import Context
 from tests.support.locks import hold, row
 
@@ -23,11 +23,11 @@ async def test_a_lock_goes_round_in_the_order_of_asking(system, order):
             await ctx.sleep(1)
 
     system.program(worker)
-    # The last one asks first, and the most urgent one last.
+    # The last worker is the most urgent, so it runs and asks first.
     workers = [system.spawn("worker", n, priority=n) for n in (0, 1, 2, 3)]
     await asyncio.gather(*(asyncio.ensure_future(system.status(worker)) for worker in workers))
     assert sorted(order) == [0, 1, 2, 3]
-    assert order == [3, 2, 1, 0]  # the order in which they ran, and so asked
+    assert order == [3, 2, 1, 0]  # the order in which they ran and asked
 
 
 async def test_a_releasing_thread_cannot_take_the_lock_again_before_those_that_wait(system, order):
@@ -137,7 +137,7 @@ async def test_a_reentrant_lock_is_released_as_often_as_it_was_acquired(system):
 async def test_a_timeout_leaves_the_queue_and_zero_only_tries(system):
     async def impatient(ctx: Context, timeout: float) -> float:
         before = system.loop.time()
-        with pytest.raises(TimedOut, match="in vain for lock a held by"):
+        with pytest.raises(TimedOut, match="waiting for lock a held by"):
             await ctx.lock("a").acquire(timeout)
         return float(system.loop.time() - before)
 
@@ -159,7 +159,7 @@ async def test_a_cancelled_wait_leaves_the_queue_and_a_cancelled_grant_goes_on(s
     async def letting_go(ctx: Context) -> None:
         async with ctx.lock("a"):
             await ctx.sleep(5)
-        # The next one has been granted the lock, and has not looked yet.
+        # The next thread has been granted the lock and has not run since.
         assert (await row(system))[1] == [second.pid]
         (granted,) = second.threads
         granted.cancel()
@@ -176,11 +176,11 @@ async def test_a_cancelled_wait_leaves_the_queue_and_a_cancelled_grant_goes_on(s
 
 
 async def test_a_burst_of_uncontended_calls_cannot_be_cancelled_between_grant_and_knowledge(system):
-    """The gate gives up the loop after a burst of calls: not between taking a lock and telling who took it."""
+    """The gate yields to the loop after a burst of calls, but never between a grant and the return to its thread."""
 
     async def worker(ctx: Context) -> bool:
         lock = ctx.lock("a")
-        await ctx.event("e").clear()  # so that the last call of a burst, of an even number, is to acquire
+        await ctx.event("e").clear()  # so that a burst, which has an even number of calls, ends with an acquire
         try:
             while True:
                 await lock.acquire()
@@ -197,14 +197,14 @@ async def test_a_burst_of_uncontended_calls_cannot_be_cancelled_between_grant_an
 
 
 async def test_who_is_cancelled_on_the_way_out_of_a_lock_holds_it_no_more(system):
-    """Also if that is the last call of a burst, with which the gate gives up the loop."""
+    """Also if the release is the last call of a burst, after which the gate yields to the loop."""
 
     async def worker(ctx: Context) -> tuple[int, bool]:
-        for _ in range(BURST - 2):
+        for _ in range(CALLS_PER_TURN - 2):
             await ctx.event("e").clear()
         with contextlib.suppress(asyncio.CancelledError):
             async with ctx.lock("a"):
                 asyncio.current_task().cancel()
         return ctx._process.calls, bool(await system.call(Locks()))
 
-    assert await system.run(worker) == [BURST, False]
+    assert await system.run(worker) == [CALLS_PER_TURN, False]

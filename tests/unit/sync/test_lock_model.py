@@ -1,4 +1,4 @@
-"""Locks and semaphores against a model of a few lines: random takes, releases, cancellations and kills."""
+"""Locks and semaphores against a small model: random acquires, releases, cancellations and kills."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WORKERS = 5
 
 
 class Model:
-    """Who holds and who waits, by worker; and what came of each worker's last request."""
+    """The workers that hold or wait, by primitive, and the outcome of each worker's last request."""
 
     def __init__(self) -> None:
         self.holders: dict[str, list[int]] = {name: [] for name in PERMITS}
@@ -47,7 +47,7 @@ class Model:
             self.said[worker] = "waits"
 
     def is_stuck(self, worker: int) -> bool:
-        """Remove again and again who could get on, from all: whoever is left never will."""
+        """Remove workers that can go on from the waiting ones until none is left that can: the rest are stuck."""
         stuck = {waiter for waiters in self.waiters.values() for waiter in waiters}
         while freed := {w for w in stuck if any(h not in stuck for h in self.holders[self.waits(w) or ""])}:
             stuck -= freed
@@ -79,7 +79,7 @@ class Model:
 
 
 class Worker:
-    """An agent that does in its one thread what the test says."""
+    """An agent whose only thread carries out the orders of the test."""
 
     def __init__(self, system: System) -> None:
         self.orders: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
@@ -111,7 +111,7 @@ class Worker:
 
 
 class LocksAndSemaphores(RuleBasedStateMachine):
-    """Each step is made in both, and then both have to agree."""
+    """Each step is applied to the model and to the kernel; then both must agree."""
 
     @initialize()
     def begin(self) -> None:
@@ -149,7 +149,7 @@ class LocksAndSemaphores(RuleBasedStateMachine):
         return self.loop.run_until_complete(running())
 
     def pick(self, index: int, *, blocked: bool) -> int | None:
-        """One of the workers that wait, or of those that do not."""
+        """A worker that waits (`blocked`), or one that does not; None if there is none."""
         fitting = [number for number in self.workers if (self.model.waits(number) is not None) == blocked]
         return fitting[index % len(fitting)] if fitting else None
 
@@ -177,14 +177,14 @@ class LocksAndSemaphores(RuleBasedStateMachine):
 
     @rule(index=st.integers(0, 9), name=NAMES)
     def release_and_cancel_who_gets_it(self, index: int, name: str) -> None:
-        """In one turn, so that the grant has come and its thread has not looked."""
+        """Both in one turn of the loop, so that the thread has its grant and has not run since."""
         holders = [holder for holder in self.model.holders[name] if self.model.waits(holder) is None]
         if holders and self.model.waiters[name]:
             worker, granted = holders[index % len(holders)], self.model.waiters[name][0]
             self.model.release(worker, name)
             self.model.release(granted, name)
             self.model.said[granted] = "cancelled"
-            # The kernel's own objects, since an agent's release would let the granted thread run before the cancel.
+            # Release through the kernel: after an agent's release the granted thread would run before the cancel.
             primitive = next(iter(held for held in self.workers[worker].thread.holds or () if held.name == name))
             granted_thread = self.workers[granted].thread
 

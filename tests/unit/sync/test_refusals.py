@@ -1,4 +1,4 @@
-"""Misuse of locks and their kin: refused by name, counted, and without a trace."""
+"""Misuse of synchronisation: it is refused with a named error, counted, and leaves no trace."""
 
 from __future__ import annotations
 

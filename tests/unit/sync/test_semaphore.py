@@ -1,4 +1,4 @@
-"""Semaphores: so many permits, and those of the dead come back."""
+"""Semaphores: they give out a fixed number of permits, and permits of dead threads return."""
 
 from __future__ import annotations
 

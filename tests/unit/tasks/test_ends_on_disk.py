@@ -67,7 +67,7 @@ class Life(System):
 
     async def waits(self, count: int) -> None:
         """Return when so many ends wait for the disk, which has refused each of them."""
-        await self.until(lambda: self.tasks._running._held_up == count)
+        await self.until(lambda: self.tasks._running._delayed == count)
 
 
 def results(recorder: Recorder) -> list[Any]:
@@ -134,8 +134,8 @@ async def test_an_end_is_told_once_it_is_on_the_disk_and_what_else_runs_goes_on(
     assert {row.state for row in await system.history()} == {"done"}
     said = [line["event"] for line in logs if "ends of tasks" in line["event"]]
     assert said == [
-        "the ends of tasks wait for the disk, and are told to nobody before",
-        "the ends of tasks are on the disk, and are told",
+        "the ends of tasks wait for the disk, and are reported after that",
+        "the delayed ends of tasks are on disk, and have been reported",
     ]
 
 
@@ -258,7 +258,7 @@ async def test_an_end_that_no_frame_can_hold_is_a_failure_by_name(
     system: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else it would be on the disk for ever, and cut off every client that asks for it."""
-    monkeypatch.setattr(running, "MOST", 1000)
+    monkeypatch.setattr(running, "MAX_OUTCOME", 1000)
 
     async def large(ctx: Context) -> str:
         await ctx.emit("so far")

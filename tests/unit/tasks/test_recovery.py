@@ -11,7 +11,7 @@ import pytest
 from ipc.codec import encode
 from ipc.messages import Failed, Result
 from ipc.syscalls import Submit
-from kernel.journal.records import Accepted
+from kernel.journal.records import AcceptedTask
 from tests.support.slow_disk import double
 from tests.support.system import System
 
@@ -32,7 +32,7 @@ async def test_a_program_that_cannot_be_read_at_a_recovery_ends_its_own_tasks_al
     monkeypatch.setattr(system.programs, "load", load)
     tasks = system.tasks
     earlier = [
-        Accepted(name, "somebody", None, encode(Submit(name, {"number": 4})), time.time(), id=number)
+        AcceptedTask(name, "somebody", None, encode(Submit(name, {"number": 4})), time.time(), id=number)
         for number, name in enumerate(("unreadable", "double"), 1)
     ]
     tasks.recovery.recover(earlier)

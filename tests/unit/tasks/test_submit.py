@@ -118,7 +118,7 @@ async def test_what_speaks_against_it_only_after_the_commit_is_its_end(system: S
 async def test_too_many_that_wait_for_the_disk_are_refused(
     system: System, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_module, "WAITING", 3)
+    monkeypatch.setattr(journal_module, "MAX_WAITING", 3)
     system.program(double)
     waiting = [asyncio.ensure_future(system.call(Submit("double", {"number": n}))) for n in range(3)]
     await system.turns()

@@ -1,4 +1,4 @@
-"""The places of a tool: given in order, for as long as its function runs, whatever becomes of the caller."""
+"""The places of a tool: granted in order, and held until the function returns, even if the caller has ended."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def test_a_call_gives_up_at_its_timeout_and_the_place_stays_taken_until_th
     start = system.loop.time()
     first = system.spawn(use, "hang", None, 5.0)
     await bench.hung(hanging)
-    with pytest.raises(TimedOut, match="keeps its place"):
+    with pytest.raises(TimedOut, match="holds its place"):
         await system.result(first)
     assert system.loop.time() - start == 5.0
     row = bench.row("hang")
@@ -83,14 +83,14 @@ async def test_a_place_given_to_a_caller_that_was_killed_at_once_is_passed_on(
     bench.add(hanging.function(), concurrency=1)
     agents = [system.spawn(use, "hang", {"number": number}) for number in range(3)]
     await bench.hung(hanging)
-    device = bench.tools._devices["hang"]
-    ticket = device.queue[0]
+    limit = bench.tools._limits["hang"]
+    waiter = limit.queue[0]
     hanging.go.set()
-    while not ticket.given:
+    while not waiter.granted:
         await asyncio.sleep(0)
     system.kernel.process_exit.end(agents[1], "killed", "by the test")
     assert await system.result(agents[2]) == 2
-    assert (device.running, len(device.queue)) == (0, 0)
+    assert (limit.running, len(limit.queue)) == (0, 0)
 
 
 async def test_a_suspended_caller_gets_its_result_when_it_is_resumed(
@@ -102,7 +102,7 @@ async def test_a_suspended_caller_gets_its_result_when_it_is_resumed(
     await system.call(Suspend(agent.pid))
     hanging.go.set()
     await bench.idle("hang")
-    await asyncio.sleep(100)  # past the timeout: what has come in time is delivered
+    await asyncio.sleep(100)  # past the timeout: a result that arrived in time is delivered
     assert agent.state() == ("suspended", "")
     await system.call(Resume(agent.pid))
     assert await system.result(agent) == 3

@@ -1,4 +1,4 @@
-"""Retries of a tool: they have the same call id, which is the same in every run."""
+"""Retries of a tool: all attempts have the same call id, which is also the same in every run of a program."""
 
 from __future__ import annotations
 

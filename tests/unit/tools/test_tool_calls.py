@@ -1,4 +1,4 @@
-"""Calls of tools: functions in worker threads, whose arguments are checked and whose failures are named."""
+"""Calls of tools: functions in worker threads, with checked arguments and named failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where tools come from: settings and files, and what a mark says of them."""
+"""Sources of tools: settings and files, and the marks of their functions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def test_a_configured_tool_is_loaded_at_its_first_call(
     }
 
     def loud(text: str) -> str:
-        return "not what the settings name"
+        return "the settings name another function"
 
     bench.add(loud)
     assert await system.run(use, "loud", {"text": "a"}) == "A"
@@ -46,7 +46,7 @@ async def test_a_configured_tool_is_loaded_at_its_first_call(
 def test_a_configured_function_keeps_what_its_mark_says_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     @tool(concurrency=3, retries=2)
     def marked() -> None:
-        """What it does."""
+        """Does nothing."""
 
     module = ModuleType("some_tools")
     module.marked = marked  # type: ignore[attr-defined]
@@ -56,13 +56,13 @@ def test_a_configured_function_keeps_what_its_mark_says_unless_told_otherwise(mo
         "other",
         3,
         0,
-        "What it does.",
+        "Does nothing.",
     )
 
 
 async def test_a_file_that_changed_brings_its_tools_anew_and_one_that_is_gone_takes_them(tmp_path: Path) -> None:
     programs = ProgramLoader([tmp_path])
-    programs._installed = []
+    programs._entry_point_programs = []
     path = tmp_path / "a.py"
     path.write_text("from llmosd import tool\n@tool\ndef one() -> int:\n    return 1\n")
     programs.refresh()
