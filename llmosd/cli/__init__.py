@@ -1,7 +1,7 @@
-"""The `llmos` command: talks to the daemon from a terminal or a script.
+"""The `llmos` command: controls the daemon from a terminal or a script.
 
-The console script calls `main`. Most of what a small command costs is the start of the interpreter and its imports,
-so what can be left out of them is left out here, before anything else is loaded.
+The console script calls `main`. A small command spends most of its time on the start of the interpreter and on
+imports, so this module avoids work before it loads anything else. It never imports asyncio.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 
 def main() -> int:
     """Run one command; its exit code."""
-    gc.disable()  # a short life makes no garbage worth collecting, and imports make the collector run
+    gc.disable()  # a short process makes no garbage worth collecting, and imports would trigger the collector
     _import_msgspec_without_extras()
     from llmosd.cli.command_line import main
 
@@ -20,9 +20,9 @@ def main() -> int:
 
 
 def _import_msgspec_without_extras() -> None:
-    """Keep msgspec from importing typing_extensions, where that is installed.
+    """Import msgspec without typing_extensions, even where that is installed.
 
-    It would use two names of it that we do not, at the price of a sixth of the whole command.
+    msgspec would import it for two names that we do not use, which takes a sixth of the time of a small command.
     """
     if "typing_extensions" not in sys.modules:
         sys.modules["typing_extensions"] = None  # type: ignore[assignment]

@@ -1,7 +1,7 @@
-"""The command line of `llmos`: its options, and how errors become messages and exit codes.
+"""The command line of `llmos`: its options, and the messages and exit codes of errors.
 
-Each subcommand is one function of `llmosd.cli.commands`. Exit codes: 0 done, 1 the agent or the command failed,
-2 usage, 3 no daemon, 124 timed out, 130 interrupted.
+Each command is one function of `llmosd.cli.commands` or `llmosd.cli.simulation`; this module runs none of its own. Exit
+codes: 0 done, 1 the agent or the command failed, 2 usage, 3 no daemon, 124 timed out, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ DONE, FAILED, USAGE, NO_DAEMON, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 124, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code."""
+    """Run one command and return its exit code."""
     options = parser().parse_args(arguments)
     try:
         return _run(options)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output went away, as `head` does. Nothing more can be written, not even at exit.
+        # The reader of our output, such as `head`, has exited. Nothing more can be written, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
 
@@ -47,7 +47,7 @@ def _run(options: argparse.Namespace) -> int:
     if command is commands.completion:
         return command(parser(), options)
     try:
-        if getattr(options, "alone", False):
+        if getattr(options, "needs_no_daemon", False):
             return command(options)
         with Client(options.socket, name="llmos") as client:
             return command(client, options)
@@ -76,57 +76,67 @@ def parser() -> argparse.ArgumentParser:
     listing = argparse.ArgumentParser(add_help=False, parents=[common])
     listing.add_argument("--json", action="store_true", help="print JSON")
     one = argparse.ArgumentParser(add_help=False, parents=[listing])
-    one.add_argument("pid", type=int, help="process number, as in `llmos ps`")
+    one.add_argument("pid", type=int, help="the number of a process, as in `llmos ps`")
     several = argparse.ArgumentParser(add_help=False, parents=[common])
     several.add_argument(
-        "target", type=values.target, metavar="PID[:THREAD]", nargs="+", help="as in `llmos ps` and `threads`"
+        "target",
+        type=values.target,
+        metavar="PID[:THREAD]",
+        nargs="+",
+        help="processes of `llmos ps`, or threads of `llmos threads`",
     )
     message = argparse.ArgumentParser(add_help=False, parents=[listing])
-    message.add_argument("to", type=values.recipient, help="a process number or a registered name")
-    message.add_argument("body", nargs="?", help="JSON, or else the text itself; - reads standard input")
+    message.add_argument("to", type=values.recipient, help="the number or the registered name of a process")
+    message.add_argument("body", nargs="?", help="the body: JSON, or else plain text; - reads standard input")
     message.add_argument("--type", default="", help="the type of the message")
     message.add_argument("--priority", type=int, default=0, help="-20 to 20, higher is more urgent")
 
-    root = argparse.ArgumentParser(prog="llmos", description="Runs and watches agents of a llmosd daemon.")
+    root = argparse.ArgumentParser(prog="llmos", description="Run, watch and control agents of an llmosd daemon.")
     root.add_argument("--socket", metavar="PATH", help="the daemon's Unix socket")
     add = root.add_subparsers(title="commands", required=True, metavar="COMMAND").add_parser
 
-    run = add("run", parents=[listing], help="run a program and print what it answers")
+    run = add("run", parents=[listing], help="run a program and print its result")
     run.add_argument("program", help="a program of `llmos programs`, or the path of a Python file")
     run.add_argument("arguments", nargs="*", default=[], help="its arguments in order; - reads standard input")
     run.add_argument("-a", "--arg", metavar="NAME=VALUE", action="append", default=[], help="an argument by name")
     run.add_argument("--priority", type=int, help="-20 to 20, higher is more urgent")
     run.add_argument("--deadline", type=float, metavar="S", help="end the task after S seconds")
     run.add_argument("--timeout", type=float, metavar="S", help="wait at most S seconds; ends the task unless --detach")
-    run.add_argument("--owner", help="whom to account it to")
-    run.add_argument("--name", help="a name to reach it by")
-    run.add_argument("--limit", metavar="NAME=N", action="append", default=[], help="such as tokens=1000 or children=5")
-    run.add_argument("-d", "--detach", action="store_true", help="print the pid and leave it running")
-    run.add_argument("--key", help="the same key is the same task, however often it is submitted")
-    run.add_argument("--durable", action="store_true", help="take it back to where it was if the daemon is restarted")
+    run.add_argument("--owner", help="the owner whose limits and share apply")
+    run.add_argument("--name", help="register the process under this name")
+    run.add_argument(
+        "--limit",
+        metavar="NAME=N",
+        action="append",
+        default=[],
+        help="limit its usage: tokens=1000, children=5, ... (repeatable)",
+    )
+    run.add_argument("-d", "--detach", action="store_true", help="print the pid and leave the task running")
+    run.add_argument("--key", help="make repeated submissions with this key one task")
+    run.add_argument("--durable", action="store_true", help="continue where it was if the daemon restarts")
     run.set_defaults(command=commands.run)
 
-    attach = add("attach", parents=[listing], help="show what comes of a task that was submitted before")
-    attach.add_argument("id", help="as in `llmos history`")
+    attach = add("attach", parents=[listing], help="print the output and the result of a submitted task")
+    attach.add_argument("id", help="the id of a task, as in `llmos history`")
     attach.add_argument("--timeout", type=float, metavar="S", help="wait at most S seconds; ends nothing")
     attach.set_defaults(command=commands.attach)
-    history = add("history", parents=[listing], help="list the tasks that were submitted, newest first")
+    history = add("history", parents=[listing], help="list submitted tasks, newest first")
     history.add_argument("--limit", type=int, metavar="N", default=100, help="at most N rows")
-    history.add_argument("--before", metavar="ID", help="only those before this task")
+    history.add_argument("--before", metavar="ID", help="only tasks submitted before this one")
     history.set_defaults(command=commands.history)
 
     backup = add("backup", parents=[listing], help="copy the journal of the running daemon to a new file")
-    backup.add_argument("file", type=Path, help="a daemon can be started on it, as STATE/journal.sqlite")
+    backup.add_argument("file", type=Path, help="the new file; a daemon can use it as STATE/journal.sqlite")
     backup.set_defaults(command=commands.backup)
 
     ps = add("ps", parents=[listing], help="list processes")
     ps.add_argument("-a", "--all", action="store_true", help="also the connections of clients")
     ps.add_argument("--tree", action="store_true", help="children under their parents")
     ps.add_argument("--limit", type=int, metavar="N", default=10_000, help="at most N rows")
-    ps.add_argument("--start", type=int, metavar="PID", default=0, help="from this process number on")
+    ps.add_argument("--start", type=int, metavar="PID", default=0, help="only processes from this number on")
     ps.set_defaults(command=commands.ps)
     tree = add("tree", parents=[listing], help="draw processes under their parents")
-    tree.add_argument("pid", type=int, nargs="?", help="only this process and those below it")
+    tree.add_argument("pid", type=int, nargs="?", help="only this process and its descendants")
     tree.add_argument("-a", "--all", action="store_true", help="also the connections of clients")
     tree.set_defaults(command=commands.tree)
     top = add("top", parents=[common], help="watch and control processes, live")
@@ -137,55 +147,63 @@ def parser() -> argparse.ArgumentParser:
     for name, text, command in (
         ("kill", "end processes and their children", commands.kill),
         ("suspend", "stop processes and take their generations off their slots", commands.suspend),
-        ("resume", "let suspended processes go on", commands.resume),
+        ("resume", "let suspended processes continue", commands.resume),
     ):
         add(name, parents=[several], help=text).set_defaults(command=command)
     nice = add("nice", parents=[listing], help="change the priority of a process")
     nice.add_argument("target", type=values.target, metavar="PID[:THREAD]")
-    nice.add_argument("priority", type=values.rank, help="-20 to 20; with a plus sign, as in +5, it is added")
-    nice.add_argument("-r", "--relative", action="store_true", help="add it also without a plus sign")
+    nice.add_argument(
+        "priority",
+        type=values.priority,
+        help="-20 to 20, higher is more urgent; a plus sign, as in +5, adds to the current one",
+    )
+    nice.add_argument(
+        "-r", "--relative", action="store_true", help="add to the current priority, even without a plus sign"
+    )
     nice.set_defaults(command=commands.nice)
-    send = add("send", parents=[message], help="put a message into the mailbox of a process")
-    send.add_argument("--no-wait", action="store_true", help="fail if the mailbox is full")
-    send.add_argument("--lifetime", type=float, metavar="S", help="void after S seconds")
+    send = add("send", parents=[message], help="send a message to a process")
+    send.add_argument("--no-wait", action="store_true", help="fail instead of waiting if the mailbox is full")
+    send.add_argument(
+        "--lifetime", type=float, metavar="S", help="drop the message if it is not received within S seconds"
+    )
     send.set_defaults(command=commands.send)
-    call = add("call", parents=[message], help="send to a process and print its reply")
+    call = add("call", parents=[message], help="send a message to a process and print its reply")
     call.add_argument("--timeout", type=float, metavar="S", help="wait at most S seconds")
     call.set_defaults(command=commands.call)
-    mailbox = add("mailbox", parents=[one], help="list the messages that wait for a process")
+    mailbox = add("mailbox", parents=[one], help="list the messages in the mailbox of a process")
     mailbox.add_argument("--limit", type=int, metavar="N", default=100, help="at most N of them")
     mailbox.set_defaults(command=commands.mailbox)
     add("threads", parents=[one], help="list the threads of a process").set_defaults(command=commands.threads)
-    crashes = add("crashes", parents=[listing], help="list failed processes, or tell all about one")
+    crashes = add("crashes", parents=[listing], help="list failed processes, or show one failure in full")
     crashes.add_argument("pid", type=int, nargs="?")
     crashes.set_defaults(command=commands.crashes)
     logs = add("logs", parents=[one], help="print the log of a process")
-    logs.add_argument("-f", "--follow", action="store_true", help="go on with new lines until it ends")
+    logs.add_argument("-f", "--follow", action="store_true", help="print new lines until the process ends")
     logs.set_defaults(command=commands.logs)
     for name, text, command in (
-        ("deadletters", "list the last messages that nobody received", commands.deadletters),
+        ("deadletters", "list the last messages that no process received", commands.deadletters),
         ("names", "list the registered names", commands.names),
-        ("locks", "list locks and their kin, who holds them and who waits", commands.locks),
+        ("locks", "list locks, semaphores, conditions, barriers and events, with holders and waiters", commands.locks),
         ("regions", "list the regions of shared memory", commands.regions),
         ("tools", "list the tools that agents can call", commands.tools),
         ("slots", "show the slots of the models in use", commands.slots),
         ("models", "list the configured models", commands.models),
         ("programs", "list the programs that can be run", commands.programs),
-        ("stats", "show counters of the daemon, and the machine", commands.stats),
+        ("stats", "show counters of the daemon and the load of the machine", commands.stats),
         ("ping", "measure a round trip to the daemon", commands.ping),
     ):
         add(name, parents=[listing], help=text).set_defaults(command=command)
     simulation.add_commands(add, common)
-    policy = add("policy", parents=[listing], help="show or change who gets the slots of a model")
+    policy = add("policy", parents=[listing], help="show or change the policy that assigns the slots of a model")
     policy.add_argument("model", nargs="?", metavar="MODEL", help="the default model if left out")
-    policy.add_argument("kind", nargs="?", metavar="KIND", help="such as fair; an unknown one lists all there are")
-    policy.add_argument("--quantum", type=int, metavar="N", help="tokens for which one gets a slot while others wait")
+    policy.add_argument("kind", nargs="?", metavar="KIND", help="a policy such as fair; an unknown name lists all")
+    policy.add_argument("--quantum", type=int, metavar="N", help="tokens per turn on a slot while other calls wait")
     policy.add_argument("--aging", type=float, metavar="N", help="priorities gained per second of waiting")
     policy.add_argument(
-        "--weight", action="append", default=[], metavar="OWNER=W", help="share of an owner (repeatable)"
+        "--weight", action="append", default=[], metavar="OWNER=W", help="weight of an owner's share (repeatable)"
     )
     policy.add_argument(
-        "--starvation", type=float, metavar="N", help="waits, in times of what was served, that promote"
+        "--starvation", type=float, metavar="N", help="put a call first after waiting N times as long as it was served"
     )
     policy.set_defaults(command=commands.policy)
     shutdown = add("shutdown", parents=[common], help="stop the daemon after a drain")

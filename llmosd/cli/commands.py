@@ -1,6 +1,7 @@
 """The commands of `llmos`: each takes a connected client and the parsed options, and returns an exit code.
 
-Called by `llmosd.cli`. What a command prints on standard output is its result; everything else goes to standard error.
+Called by `llmosd.cli.command_line`. Standard output carries only the result of a command; everything else goes to
+standard error.
 """
 
 from __future__ import annotations
@@ -45,15 +46,15 @@ from llmosd.cli.stream import print_events
 from llmosd.client import cursor
 from llmosd.client.blocking import Client, Task
 
-BEGINNING = (0, 0)  # of the events of a task, as far as they are kept
-PAGE = 10_000  # rows of the process table asked for at once
+BEGINNING = (0, 0)  # the first event of a task that the daemon still retains
+PAGE = 10_000  # rows of the process table per request
 
 
 def run(client: Client, options: argparse.Namespace) -> int:
     positional = [sys.stdin.read() if text == "-" else text for text in options.arguments]
     task = client.submit(
         values.program_path(options.program),
-        dict(values.named(argument) for argument in options.arg),
+        dict(values.named_argument(argument) for argument in options.arg),
         positional=positional,
         lenient=True,
         priority=options.priority,
@@ -68,7 +69,7 @@ def run(client: Client, options: argparse.Namespace) -> int:
     if options.detach:
         show.value({"pid": task.pid, "id": task.id} if options.json else task.pid, options.json)
         if not options.json:
-            print(f"llmos: task {task.id}: `llmos attach {task.id}` shows what comes of it", file=sys.stderr)
+            print(f"llmos: task {task.id}: `llmos attach {task.id}` shows its output", file=sys.stderr)
         return 0
     return _show(task, options, following.attached(task, options.timeout))
 
@@ -91,7 +92,7 @@ def history(client: Client, options: argparse.Namespace) -> int:
     rows = client.history(options.limit, before=options.before)
     listings.rows(TaskInfo, rows, options.json)
     if len(rows) == options.limit:
-        print(f"llmos: more may follow: --before {rows[-1].id}", file=sys.stderr)
+        print(f"llmos: there may be more: --before {rows[-1].id}", file=sys.stderr)
     return 0
 
 
@@ -108,7 +109,7 @@ def ps(client: Client, options: argparse.Namespace) -> int:
     rows = client.ps(clients=options.all, start=options.start, limit=options.limit)
     listings.rows(ProcessInfo, rows, options.json)
     if len(rows) == options.limit:
-        print(f"llmos: more may follow: --start {rows[-1].pid + 1}", file=sys.stderr)
+        print(f"llmos: there may be more: --start {rows[-1].pid + 1}", file=sys.stderr)
     return 0
 
 
@@ -230,7 +231,7 @@ def tools(client: Client, options: argparse.Namespace) -> int:
 
 
 def top(client: Client, options: argparse.Namespace) -> int:
-    """Live, in full screen, over a connection of its own. Raises `MissingExtra` without textual."""
+    """Full screen and live, over a separate connection. Raises `MissingExtra` without textual."""
     import importlib.util
 
     if importlib.util.find_spec("textual") is None:
@@ -293,7 +294,7 @@ def ping(client: Client, options: argparse.Namespace) -> int:
 
 
 def shutdown(client: Client, options: argparse.Namespace) -> int:
-    """Ask for it, and wait until the daemon has gone."""
+    """Stop the daemon, and wait until it has closed the connection."""
     client.shutdown(now=options.now)
     client.wait_until_closed()
     return 0

@@ -1,7 +1,7 @@
-"""The events of a task. Over the death of the daemon: who lost it comes back when it does, and goes on where it was.
+"""Follows the events of a task, also across restarts of the daemon: reconnects and continues after the last event.
 
-Called by `llmos attach`, and by `llmos run` for a task that ends with it. No event is told twice in one life of the
-daemon; a task that had to begin anew says so.
+Called by `llmos attach`, and by `llmos run` for a task that ends with the command. It never returns an event twice
+within one run of the daemon; `Restarted` announces that the task started again.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from ipc.errors import ConnectionLost, NoDaemon, ShuttingDown, TimedOut
 from ipc.messages import Event
 from llmosd.client.blocking import FOREVER, Client, Task
 
-PATIENCE = 10.0  # seconds for the daemon to come back
-PAUSE = 0.1  # seconds between two attempts
+PATIENCE = 10.0  # seconds for the daemon to restart
+PAUSE = 0.1  # seconds between two attempts to connect
 
 
 def attached(task: Task, timeout: float | None) -> Iterator[Event]:
-    """All events of a task that ends with its client. Raises `TimedOut`, which is then the end of the task."""
+    """All events of a task that ends with its client. Raises `TimedOut`; the exit of the command then ends the task."""
     try:
         yield from task.events(timeout)
     except TimedOut:
-        raise TimedOut(f"no result within {timeout} s, and so the task ends; with --detach it would go on") from None
+        raise TimedOut(f"no result within {timeout} s, so the task ends; use --detach to leave it running") from None
 
 
 def events(client: Client, task: Task, timeout: float | None) -> Iterator[Event]:
-    """All events of `task` from now on. Raises `TimedOut`, and `ConnectionLost` if the daemon does not come back."""
+    """All events of `task` from now on. Raises `TimedOut`, and `ConnectionLost` if the daemon does not restart."""
     until = FOREVER if timeout is None else time.monotonic() + timeout
     while True:
         try:
             yield from task.events(None if timeout is None else max(until - time.monotonic(), 0.0))
             return
         except ConnectionLost as lost:
-            print("llmos: the daemon is gone; waiting for it to come back", file=sys.stderr)
-            task = _found_again(client, task, lost, until)
+            print("llmos: lost the daemon; waiting until it restarts", file=sys.stderr)
+            task = _reattach(client, task, lost, until)
 
 
-def _found_again(client: Client, task: Task, lost: ConnectionLost, until: float) -> Task:
+def _reattach(client: Client, task: Task, lost: ConnectionLost, until: float) -> Task:
     give_up = time.monotonic() + PATIENCE
     while True:
         client.close()
@@ -47,7 +47,7 @@ def _found_again(client: Client, task: Task, lost: ConnectionLost, until: float)
             return client.attach(task.id, after=task.seen)
         except (NoDaemon, ConnectionLost, ShuttingDown):
             if time.monotonic() > until:
-                raise TimedOut("the daemon did not come back in time") from None
+                raise TimedOut("the daemon did not restart in time; use a longer --timeout") from None
             if time.monotonic() > give_up:
                 raise lost from None
             time.sleep(PAUSE)

@@ -1,6 +1,6 @@
-"""What the listings of `llmos` show: the columns of each table, from the rows that the daemon answers.
+"""The listings of `llmos`: the columns of each table, computed from rows of the daemon.
 
-Called by the commands. It asks the daemon nothing.
+Called by the commands. It never contacts the daemon.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from llmosd.cli import show
 Columns = dict[str, Callable[[Any], object]]
 
 
-def _at(columns: Columns, part: Callable[[Any], Any]) -> Columns:
-    """`columns` for rows that hold what these are about as a `part`."""
+def _of_part(columns: Columns, part: Callable[[Any], Any]) -> Columns:
+    """Apply `columns` to the `part` of each row."""
 
     def cell_of(cell: Callable[[Any], object]) -> Callable[[Any], object]:
         return lambda row: cell(part(row))
@@ -74,9 +74,9 @@ SLOT: Columns = {
     "CORES": lambda row: row.cores or "",
     "MEMORY": lambda row: show.size(row.memory),
     "KV": lambda row: f"{show.size(row.kv_used)}/{show.size(row.kv_memory)}" if row.kv_memory else "",
-    "PROMPTS FOUND": lambda row: f"{row.prompt_hits / row.prompt_tokens:.0%}" if row.prompt_tokens else "",
+    "PREFIX HITS": lambda row: f"{row.prompt_hits / row.prompt_tokens:.0%}" if row.prompt_tokens else "",
     "PREFIXES ON DISK": lambda row: show.size(row.kv_disk) if row.kv_disk else "",
-    "ON DISK": lambda row: row.swapped or "",
+    "SWAPPED": lambda row: row.swapped or "",
     "SWAPS OUT/IN/LOST": lambda row: f"{row.swap_outs}/{row.restores}/{row.recomputations}",
     "IDLE": lambda row: f"{show.duration(row.idle)}/{show.duration(row.keep_alive)}" if row.idle else "",
     "FEWER SLOTS BECAUSE": lambda row: row.cause,
@@ -103,8 +103,8 @@ SEQUENCE: Columns = {
     "GENERATED": lambda row: row[1].generated_tokens,
     "LEASE": lambda row: row[1].lease,
     "PREEMPTED": lambda row: row[1].preemptions or "",
-    "KEPT": lambda row: row[1].kept,
-    "RECOMPUTED": lambda row: row[1].recomputed,
+    "KV IN": lambda row: row[1].kept,
+    "RECOMPUTED BECAUSE": lambda row: row[1].recomputed,
 }
 MODEL: Columns = {
     "MODEL": lambda row: row.name,
@@ -143,7 +143,7 @@ HEADING: Columns = {
 }
 DEAD_LETTER: Columns = {
     "TIME": lambda row: _clock(row.time),
-    **_at(HEADING, lambda row: row.message),
+    **_of_part(HEADING, lambda row: row.message),
     "WHY": lambda row: row.reason,
 }
 LOCK: Columns = {
@@ -205,7 +205,7 @@ LISTS: dict[type, Columns] = {
 
 
 def rows(kind: type, items: Sequence[Any], as_json: bool) -> None:
-    """`items`, all of one `kind`, as a table or as JSON."""
+    """Print `items`, all of type `kind`, as a table or as JSON."""
     if as_json:
         show.value(items, as_json)
     else:
@@ -213,14 +213,14 @@ def rows(kind: type, items: Sequence[Any], as_json: bool) -> None:
 
 
 def tree(items: Sequence[ProcessInfo], root: int | None) -> None:
-    """Processes under their parents, or those under `root` alone, drawn as a tree in the column of programs."""
+    """Print processes under their parents, all or only those under `root`, as a tree in the column of programs."""
     children: dict[int, list[ProcessInfo]] = {}
     known = {item.pid for item in items}
     for item in items:
         children.setdefault(item.parent if item.parent in known else 0, []).append(item)
     lines: list[tuple[str, ProcessInfo]] = []
     starts = [item for item in items if item.pid == root] if root is not None else children.get(0, [])
-    # A stack and no recursion: a line of descendants may be long.
+    # An explicit stack, because a chain of descendants may exceed the recursion limit.
     stack = [("", "", item) for item in reversed(starts)]
     while stack:
         indent, branch, item = stack.pop()
@@ -229,12 +229,12 @@ def tree(items: Sequence[ProcessInfo], root: int | None) -> None:
         deeper = indent + {"": "", "├─ ": "│  ", "└─ ": "   "}[branch]
         branches = ["├─ "] * (len(below) - 1) + ["└─ "] * bool(below)
         stack += [(deeper, turn, child) for turn, child in zip(reversed(branches), reversed(below), strict=True)]
-    columns = _at(PROCESS, lambda row: row[1]) | {"PROGRAM": lambda row: row[0] + row[1].program}
+    columns = _of_part(PROCESS, lambda row: row[1]) | {"PROGRAM": lambda row: row[0] + row[1].program}
     _print(columns, lines)
 
 
 def slots(items: Sequence[SlotInfo], as_json: bool) -> None:
-    """The slots of the models in use, and the sequences on them or waiting for one."""
+    """Print the slots of the models in use, and the sequences that hold a slot or wait for one."""
     if as_json:
         show.value(items, as_json)
         return
@@ -245,7 +245,7 @@ def slots(items: Sequence[SlotInfo], as_json: bool) -> None:
 
 
 def crash(report: CrashReport) -> None:
-    """One crash report in full."""
+    """Print one crash report in full."""
     _print(CRASH, [report])
     usage = report.usage
     tokens = f"{usage.prompt_tokens}/{usage.generated_tokens} tokens in/out"
@@ -260,7 +260,7 @@ def crash(report: CrashReport) -> None:
 
 
 def stats(row: Stats, as_json: bool) -> None:
-    """Counters of the daemon, and the machine."""
+    """Print the counters of the daemon and the load of the machine."""
     if as_json:
         show.value(row, as_json)
         return
@@ -278,7 +278,7 @@ def stats(row: Stats, as_json: bool) -> None:
         ("limits reached", show.counts(row.limits)),
         ("dead letters", row.dead_letters),
         ("slow steps", row.slow_steps),
-        ("ends that wait for the disk", row.unwritten),
+        ("results not on disk yet", row.unwritten),
         ("daemon memory", show.size(row.memory)),
         ("daemon cpu", show.duration(row.cpu_seconds)),
         ("machine cpu", f"{machine['cpu']:.0%} of {machine['cores']:.0f} cores"),
@@ -286,11 +286,11 @@ def stats(row: Stats, as_json: bool) -> None:
         ("machine disk", f"{show.size(machine['disk_free'])} free of {show.size(machine['disk_total'])}"),
         ("drivers memory", f"{show.size(machine['drivers_memory'])} of {show.size(machine['drivers_budget'])}"),
     ]
-    lines += [(f"slots of {model}", how) for model, how in row.scheduling.items()]
+    lines += [(f"slots of {model}", scheduling) for model, scheduling in row.scheduling.items()]
     for gpu in row.gpus:
         used = f"{show.size(gpu.memory_used)} of {show.size(gpu.memory_total)} used"
         lines.append((gpu.name, f"{gpu.busy:.0%} busy, {used}"))
-    show.table(("WHAT", "VALUE"), lines)
+    show.table(("COUNTER", "VALUE"), lines)
 
 
 def _print(columns: Columns, items: Sequence[Any]) -> None:

@@ -1,6 +1,6 @@
-"""Values on the terminal, or the same as JSON: texts, log lines, tables, times and sizes.
+"""Prints values as text or JSON: log lines, tables, times and sizes.
 
-Called by the commands; which columns a listing has is in `llmosd.cli.listings`. It asks the daemon nothing.
+Called by the commands; `llmosd.cli.listings` defines the columns of the listings. It never contacts the daemon.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ipc.messages import Log
 
 
 def value(data: Any, as_json: bool, file: IO[str] | None = None) -> None:
-    """`data` as JSON; without `as_json` a text is printed as it is."""
+    """Print `data` as JSON; without `as_json`, print a text as it is."""
     text = data if isinstance(data, str) and not as_json else msgspec.json.encode(data).decode()
     print(text, file=file or sys.stdout, flush=True)
 
@@ -31,7 +31,7 @@ def log_line(line: Log, as_json: bool, file: IO[str] | None = None) -> None:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A plain table in columns; cut to the terminal's width, and as wide as it is elsewhere."""
+    """Print a plain table: cut to the width of a terminal, and uncut elsewhere."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -49,7 +49,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Such as 3.2s, 4m05s or 2h03m."""
+    """Seconds as text, such as 3.2s, 4m05s or 2h03m."""
     if seconds < 60:
         return f"{seconds:.1f}s"
     minutes, rest = divmod(int(seconds), 60)
@@ -57,7 +57,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Such as 98 MB."""
+    """A number of bytes as text, such as 98 MB."""
     for unit in ("B", "KB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}"
@@ -66,5 +66,5 @@ def size(count: float) -> str:
 
 
 def counts(numbers: Mapping[str, int]) -> str:
-    """Such as "a 1, b 2", or "none"."""
+    """Counts by name as text, such as "a 1, b 2", or "none"."""
     return ", ".join(f"{name} {count}" for name, count in sorted(numbers.items())) or "none"

@@ -1,7 +1,7 @@
-"""The commands `simulate`, `calibrate` and `record`: their options, and what they print.
+"""The commands `simulate`, `calibrate` and `record`: their options and their output.
 
-Called by the command line. What they need of the simulator and the kernel is imported when they run, so that no other
-command pays for it.
+Called by the command line. They import the simulator and the kernel only when they run, so that no other command pays
+for the imports. `simulate` never contacts a daemon.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from llmosd.simulator.experiment import ExperimentPlan, ExperimentResult
     from llmosd.simulator.report import Estimates
 
-POLICIES = ("fifo", "priority", "fair", "attained")  # that are compared where none is named
-POLL = 0.25  # seconds between two looks at what has ended
+POLICIES = ("fifo", "priority", "fair", "attained")  # the default of --policy
+POLL = 0.25  # seconds between two polls of the daemon's call log
 
 ROWS = {
     "first token, mean (s)": "ttft.mean",
@@ -55,10 +55,13 @@ ROWS = {
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
-    """Add them to the command line; `common` holds what every command takes that speaks to the daemon."""
-    command = add("simulate", help="simulate what policies do to a workload; needs no daemon")
+    """Add the commands to the command line. `common` has the options of commands that connect to the daemon."""
+    command = add("simulate", help="compare policies on a workload without a daemon")
     command.add_argument(
-        "--policy", metavar="KIND", action="append", help="may be repeated; by default a choice of them"
+        "--policy",
+        metavar="KIND",
+        action="append",
+        help="a policy, or several with commas (repeatable); default: fifo, priority, fair, attained",
     )
     command.add_argument(
         "--workload",
@@ -66,33 +69,56 @@ def add_commands(add: Callable[..., argparse.ArgumentParser], common: argparse.A
         default="programs",
         help="programs, poisson, bursty, agents, trace, or a file: a trace (.csv, .csv.gz) or a recording",
     )
-    command.add_argument("--load", type=float, metavar="X", help="share of what the device can do; 0.9 if made up")
-    command.add_argument("--tasks", type=int, metavar="N", default=200, help="how many are made up")
-    command.add_argument("--owners", type=int, metavar="N", default=2, help="among whom these are divided")
-    command.add_argument("--scale", type=float, metavar="X", default=1.0, help="multiplies token counts")
-    command.add_argument("--slots", type=int, metavar="N", default=4, help="of the model; 4 by default")
-    command.add_argument("--seeds", type=int, metavar="N", default=5, help="runs with other chance")
-    command.add_argument("--device", metavar="FILE", help="its costs, as `llmos calibrate` writes them")
-    command.add_argument("--quantum", type=int, metavar="N", help="tokens, for policies that have one")
-    command.add_argument("--aging", type=float, metavar="X", help="priorities a second, for strict priority")
-    command.add_argument("--deadline", type=float, metavar="S", help="seconds that each task has")
-    command.add_argument("--ttft", type=float, metavar="S", default=2.0, help="objective: seconds to the first token")
-    command.add_argument("--tpot", type=float, metavar="S", default=0.2, help="objective: seconds between tokens")
-    command.add_argument("--plot", metavar="FOLDER", help="draw PNG and SVG files into it")
-    command.add_argument("--example", choices=["textbook"], help="cases to work out by hand, beside the formulas")
+    command.add_argument(
+        "--load",
+        type=float,
+        metavar="X",
+        help="offered load as a share of what the device can do; default: 0.9, or the times of a recording",
+    )
+    command.add_argument("--tasks", type=int, metavar="N", default=200, help="generated tasks; 200 by default")
+    command.add_argument(
+        "--owners", type=int, metavar="N", default=2, help="owners of the generated tasks; 2 by default"
+    )
+    command.add_argument("--scale", type=float, metavar="X", default=1.0, help="multiply token counts by X")
+    command.add_argument("--slots", type=int, metavar="N", default=4, help="slots of the model; 4 by default")
+    command.add_argument(
+        "--seeds", type=int, metavar="N", default=5, help="generate the workload with N seeds; 5 by default"
+    )
+    command.add_argument(
+        "--device",
+        metavar="FILE",
+        help="a file of `llmos calibrate`, or a device that ships: smollm2 (default) or simulated",
+    )
+    command.add_argument("--quantum", type=int, metavar="N", help="quantum in tokens, for policies that have one")
+    command.add_argument(
+        "--aging", type=float, metavar="X", help="priorities gained per second of waiting, for priority"
+    )
+    command.add_argument("--deadline", type=float, metavar="S", help="end each task S seconds after its arrival")
+    command.add_argument(
+        "--ttft", type=float, metavar="S", default=2.0, help="objective: seconds to the first token; 2 by default"
+    )
+    command.add_argument(
+        "--tpot", type=float, metavar="S", default=0.2, help="objective: seconds between tokens; 0.2 by default"
+    )
+    command.add_argument("--plot", metavar="FOLDER", help="draw plots into FOLDER, as PNG and SVG")
+    command.add_argument("--example", choices=["textbook"], help="run small textbook cases beside their formulas")
     command.add_argument("--json", action="store_true", help="print JSON")
-    command.set_defaults(command=simulate, alone=True)
+    command.set_defaults(command=simulate, needs_no_daemon=True)
 
-    command = add("calibrate", parents=[common], help="measure the daemon's model and write its costs to a device file")
-    command.add_argument("file", metavar="FILE", help="to be written, TOML")
-    command.add_argument("--model", metavar="NAME", help="the default one unless named")
+    command = add("calibrate", parents=[common], help="measure a model of the daemon and write a device file")
+    command.add_argument("file", metavar="FILE", help="the TOML file to write")
+    command.add_argument("--model", metavar="NAME", help="the model to measure; the default model if left out")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(command=calibrate)
 
-    command = add("record", parents=[common], help="write down what calls the daemon's models get, to simulate them")
-    command.add_argument("file", metavar="FILE", help="to be written, JSON")
-    command.add_argument("--seconds", type=float, metavar="N", help="for so long; by default until interrupted")
-    command.add_argument("--last", action="store_true", help="also those that ended before, as far as remembered")
+    command = add("record", parents=[common], help="record the model calls of the daemon, to simulate them")
+    command.add_argument("file", metavar="FILE", help="the JSON file to write")
+    command.add_argument(
+        "--seconds", type=float, metavar="N", help="record for N seconds; until interrupted if left out"
+    )
+    command.add_argument(
+        "--last", action="store_true", help="also include calls that ended before, as far as the daemon's log goes back"
+    )
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(command=record)
 
@@ -110,17 +136,18 @@ def simulate(options: argparse.Namespace) -> int:
     from llmosd.simulator.experiment import perform
 
     plan = _plan(options)
-    found = perform(plan, timeline=options.plot is not None)
-    files = _draw(options.plot, found)
+    result = perform(plan, timeline=options.plot is not None)
+    files = _draw(options.plot, result)
     if options.json:
-        figures = {kind: _figures(estimates) for kind, estimates in found.estimates.items()}
+        figures = {kind: _figures(estimates) for kind, estimates in result.estimates.items()}
         device = plan.device.name
         show.value(
-            {"what": found.what, "device": device, "slots": plan.slots, "policies": figures, "files": files}, True
+            {"what": result.description, "device": device, "slots": plan.slots, "policies": figures, "files": files},
+            True,
         )
         return 0
-    print(f"{found.what}; {plan.slots} slots of {plan.device.name}; means with 95% intervals over seeds\n")
-    _print_estimates(found.estimates)
+    print(f"{result.description}; {plan.slots} slots of {plan.device.name}; means with 95% intervals over seeds\n")
+    _print_estimates(result.estimates)
     for file in files:
         print(file)
     return 0
@@ -129,19 +156,19 @@ def simulate(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> ExperimentPlan:
     from kernel.policy.registry import PolicySettings
     from llmosd.simulator.device import find
-    from llmosd.simulator.experiment import GENERATORS, ExperimentPlan
+    from llmosd.simulator.experiment import DEFAULT_LOAD, GENERATORS, ExperimentPlan
     from llmosd.simulator.report import Slo
 
     given: dict[str, Any] = {name: getattr(options, name) for name in ("quantum", "aging")}
     settings = {name: value for name, value in given.items() if value is not None}
     kinds = [kind for named in options.policy or POLICIES for kind in named.split(",")]
     device = find(options.device)
-    made_up = options.workload in GENERATORS
+    generated = options.workload in GENERATORS
     return ExperimentPlan(
         device=device,
         policies=[PolicySettings(kind=kind, **settings) for kind in kinds],
         workload=options.workload,
-        load=0.9 if options.load is None and (made_up or options.workload == "trace") else options.load,
+        load=DEFAULT_LOAD if options.load is None and (generated or options.workload == "trace") else options.load,
         slots=options.slots,
         seeds=options.seeds,
         tasks=options.tasks,
@@ -152,22 +179,22 @@ def _plan(options: argparse.Namespace) -> ExperimentPlan:
     )
 
 
-def _draw(folder: str | None, found: ExperimentResult) -> list[str]:
+def _draw(folder: str | None, result: ExperimentResult) -> list[str]:
     if folder is None:
         return []
     from llmosd.simulator.plots.save import draw
 
-    return [str(path) for path in draw(Path(folder).expanduser(), found.runs, found.estimates)]
+    return [str(path) for path in draw(Path(folder).expanduser(), result.runs, result.estimates)]
 
 
-def _print_estimates(found: dict[str, Estimates]) -> None:
-    """One row a figure, one column a policy."""
+def _print_estimates(by_policy: dict[str, Estimates]) -> None:
+    """Print a table with one row per figure and one column per policy."""
     rows = [
-        (title, *(str(estimates.get(name, "")) for estimates in found.values()))
+        (title, *(str(estimates.get(name, "")) for estimates in by_policy.values()))
         for title, name in ROWS.items()
-        if any(name in estimates and (estimates[name].mean or name != "swaps") for estimates in found.values())
+        if any(name in estimates and (estimates[name].mean or name != "swaps") for estimates in by_policy.values())
     ]
-    show.table(("FIGURE", *(kind.upper() for kind in found)), rows)
+    show.table(("FIGURE", *(kind.upper() for kind in by_policy)), rows)
 
 
 def _figures(estimates: Estimates) -> dict[str, Any]:
@@ -177,28 +204,28 @@ def _figures(estimates: Estimates) -> dict[str, Any]:
 def _textbook(options: argparse.Namespace) -> int:
     from llmosd.simulator.textbook import textbook
 
-    found = textbook()
+    book = textbook()
     files: list[str] = []
     if options.plot is not None:
         from llmosd.simulator.plots.save import draw_run
 
-        files = [str(path) for path in draw_run(Path(options.plot).expanduser(), found.run)]
-    total = sum(found.slices.values())
+        files = [str(path) for path in draw_run(Path(options.plot).expanduser(), book.run)]
+    total = sum(book.slices.values())
     if options.json:
-        answer = {"order": found.order, "slices": found.slices, "total_slices": total, "ms": found.milliseconds}
-        show.value(answer | {"formulas": found.formulas, "files": files}, True)
+        answer = {"order": book.order, "slices": book.slices, "total_slices": total, "ms": book.milliseconds}
+        show.value(answer | {"formulas": book.formulas, "files": files}, True)
         return 0
     print("Five processes of priority 1 to 5 under strict priority, slices of 100 ms; priority p needs p slices.\n")
-    calls = sorted(found.run.calls, key=lambda call: call.end)
+    calls = sorted(book.run.calls, key=lambda call: call.end)
     rows = [
-        (name, call.priority, found.slices[name], round(1000 * (call.started or 0.0)), round(1000 * call.end))
-        for name, call in zip(found.order, calls, strict=True)
+        (name, call.priority, book.slices[name], round(1000 * (call.started or 0.0)), round(1000 * call.end))
+        for name, call in zip(book.order, calls, strict=True)
     ]
     show.table(("PROCESS", "PRIORITY", "SLICES", "START (ms)", "END (ms)"), rows)
-    print(f"\norder {', '.join(found.order)}; {total} slices, {found.milliseconds} ms in all\n")
+    print(f"\norder {', '.join(book.order)}; {total} slices, {book.milliseconds} ms in all\n")
     lines = [
         (one.name, one.formula, *(_number(value) for value in (one.analytic, one.simulated, one.measured)), one.unit)
-        for one in found.formulas
+        for one in book.formulas
     ]
     show.table(("CASE", "FORMULA", "ANALYTIC", "SIMULATED", "MEASURED", "UNIT"), lines)
     for file in files:
@@ -218,10 +245,10 @@ def record(client: Client, options: argparse.Namespace) -> int:
     from llmosd.simulator.recorder import Recorder
 
     if options.seconds is not None and not options.seconds >= 0:
-        raise InvalidCall(f"--seconds {options.seconds:g}; it is 0 or more")
+        raise InvalidCall(f"--seconds {options.seconds:g}; give 0 or more")
     path = Path(options.file).expanduser()
     recorder = Recorder(client, past=options.last)
-    recording.write(recorder.recording, path)  # that it can be written is known before anything is recorded
+    recording.write(recorder.recording, path)  # fails here if the file cannot be written, before anything is recorded
     end = None if options.seconds is None else time.monotonic() + options.seconds
     print("recording; interrupt to stop" if end is None else "recording", file=sys.stderr)
     try:
@@ -234,7 +261,7 @@ def record(client: Client, options: argparse.Namespace) -> int:
     recording.write(recorder.recording, path)
     calls, lost = len(recorder.recording.calls), recorder.recording.lost
     if lost:
-        print(f"llmos: {lost} calls ended unseen: the daemon remembers too few", file=sys.stderr)
+        print(f"llmos: {lost} calls are missing: the daemon's log dropped them before they were read", file=sys.stderr)
     show.value({"calls": calls, "lost": lost} if options.json else f"{calls} calls", options.json)
     return 0
 
@@ -247,13 +274,13 @@ def calibrate(client: Client, options: argparse.Namespace) -> int:
     from llmosd.simulator.calibration import measure
 
     path = Path(options.file).expanduser()
-    found = measure(client, options.model, lambda text: print(text, file=sys.stderr))
+    measured = measure(client, options.model, lambda text: print(text, file=sys.stderr))
     try:
-        device.write(found, path)
+        device.write(measured, path)
     except OSError as error:
         raise InvalidCall(f"{path}: {error.strerror}; name a file that can be written") from None
     if options.json:
-        show.value(found, True)
+        show.value(measured, True)
     else:
         print(path.read_text(), end="")
     return 0

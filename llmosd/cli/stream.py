@@ -1,7 +1,7 @@
-"""Prints the events of a task as they come: text on standard output, the rest on standard error.
+"""Prints the events of a task as they arrive: text on standard output, all else on standard error.
 
-Called by `llmos run` and `llmos attach`. On a terminal a status line shows what the task waits for while there is no
-text yet.
+Called by `llmos run` and `llmos attach`. On a terminal a status line shows what the task waits for until the first text
+arrives. It never prints JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CLEAR_LINE = "\r\x1b[K"
 
 
 class StatusLine:
-    """One line on standard error, rewritten in place on a terminal; elsewhere a line for each new stage."""
+    """A status line on standard error: rewritten in place on a terminal, elsewhere one line per new stage."""
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
@@ -42,17 +42,17 @@ class StatusLine:
 
 
 class TokenText:
-    """What was written of the tokens. Of a task that began anew, what comes again as it was is not written again."""
+    """Writes the tokens of a task. If the task restarts, text that it repeats is not written twice."""
 
     def __init__(self) -> None:
         self._written = ""
-        self._again = 0  # characters of it that came again, so far
-        self._anew = False
+        self._repeated = 0  # characters of it that the new attempt has repeated so far
+        self._repeating = False  # all text of the new attempt so far was written before
 
-    def ended(self) -> str:
-        """The text of the last attempt, which stands in the output as it is."""
-        if self._anew:  # it is shorter than the one before
-            self._written, self._anew = self._written[: self._again], False
+    def finish(self) -> str:
+        """End the output so that it shows the text of the last attempt; returns that text."""
+        if self._repeating:  # the last attempt made less text than the one before
+            self._written, self._repeating = self._written[: self._repeated], False
             sys.stdout.write(f"\n{self._written}")
         return self._written
 
@@ -60,19 +60,19 @@ class TokenText:
         return bool(self._written)
 
     def restarted(self, event: Restarted) -> None:
-        _note(f"the task has begun anew: attempt {event.attempt}")
-        self._again, self._anew = 0, bool(self._written)
+        _note(f"the task started again: attempt {event.attempt}")
+        self._repeated, self._repeating = 0, bool(self._written)
 
     def write(self, token: str) -> None:
-        if self._anew:
-            known = self._written[self._again : self._again + len(token)]
+        if self._repeating:
+            known = self._written[self._repeated : self._repeated + len(token)]
             if token.startswith(known):
-                self._again += len(known)
+                self._repeated += len(known)
                 token = token[len(known) :]
-                self._anew = self._again < len(self._written)
+                self._repeating = self._repeated < len(self._written)
             else:
-                token = self._written[: self._again] + token
-                self._written, self._anew = "", False
+                token = self._written[: self._repeated] + token
+                self._written, self._repeating = "", False
                 sys.stdout.write("\n")
         self._written += token
         sys.stdout.write(token)
@@ -80,7 +80,7 @@ class TokenText:
 
 
 def print_events(events: Iterable[Event]) -> None:
-    """Print the events of a task, and its result unless its text was streamed already. Raises the task's error."""
+    """Print the events of a task, and its result unless that was streamed already. Raises the task's error."""
     status = StatusLine()
     text = TokenText()
     handlers: dict[type[Event], Callable[..., None]] = {
@@ -97,7 +97,7 @@ def print_events(events: Iterable[Event]) -> None:
                 continue
             status.clear()
             if isinstance(event, Result | Failed):
-                _print_result(event, text.ended())
+                _print_result(event, text.finish())
             else:
                 handlers[type(event)](event)
     finally:
@@ -105,8 +105,8 @@ def print_events(events: Iterable[Event]) -> None:
 
 
 def _missed(event: Missed, text: TokenText) -> None:
-    if event.events or text:  # else it has ended, and nothing of it was seen before
-        _note(f"{event.events or 'some'} events came before and are not kept any more")
+    if event.events or text:  # otherwise the task has ended, and the result says everything
+        _note(f"{event.events or 'some'} earlier events are missing: the daemon no longer retains them")
 
 
 def _note(text: str) -> None:

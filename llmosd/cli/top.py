@@ -1,7 +1,7 @@
-"""`llmos top`: the processes of the daemon in full screen, live, and under control by keys.
+"""`llmos top`: shows the processes of the daemon in full screen and live, and controls them by keys.
 
-Run by the command of that name, which alone loads the terminal library. It talks to the daemon over a connection of
-its own, a few requests a second, and shows at most `MOST` rows: those that come first in the order of the moment.
+Run by the command of that name; no other command loads the terminal library. It makes a few requests per second over a
+separate connection, and never shows more than `MOST_ROWS` rows: the first in the current order.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ipc.syscalls import ProcessInfo, SlotInfo, Stats
 from llmosd.cli import show
 from llmosd.client.asynchronous import AsyncClient
 
-INTERVAL = 1.0  # seconds between two looks
-MOST = 500  # rows on the screen
+INTERVAL = 1.0  # seconds between two polls
+MOST_ROWS = 500
 NO_DAEMON = 3  # exit code
 
 
 class ProcessRow:
-    """A process as it is now, and how much it did since the last look."""
+    """A process, and its use of CPU and tokens per second since the last poll."""
 
     def __init__(self, info: ProcessInfo, before: ProcessInfo | None, seconds: float) -> None:
         self.info = info
@@ -38,7 +38,7 @@ class ProcessRow:
 
 
 class Column:
-    """What a column shows, what it is sorted by, and whether the largest come first."""
+    """A column: its text, its sort key, and whether the largest values come first."""
 
     def __init__(
         self, show: Callable[[ProcessRow], str], key: Callable[[ProcessRow], Any] | None = None, *, down: bool = False
@@ -75,7 +75,7 @@ ORDER = list(COLUMNS)
 
 
 class Top(App[None]):
-    """The screen. `run` returns when the user leaves it, or the daemon does."""
+    """The screen. `run` returns when the user quits, or when the connection is lost."""
 
     ENABLE_COMMAND_PALETTE = False
     CSS = "#summary { height: auto; padding: 0 1; } #notice { height: auto; padding: 0 1; color: $warning; }"
@@ -95,10 +95,10 @@ class Top(App[None]):
         self._client = AsyncClient(socket, name="llmos top")
         self._before: dict[int, ProcessInfo] = {}
         self._rows: list[ProcessRow] = []
-        self._looked_at = 0.0
+        self._polled_at = 0.0
         self._sorted_by = "CPU%"
         self._reversed = False
-        self._looking = False
+        self._polling = False
 
     def compose(self) -> ComposeResult:
         yield Static(id="summary")
@@ -119,19 +119,19 @@ class Top(App[None]):
         await self._client.close()
 
     async def poll(self) -> None:
-        """Ask the daemon and show what it says. One at a time, however slow the answer."""
-        if self._looking:
+        """Ask the daemon, and show its answers. Skipped while an earlier poll still waits."""
+        if self._polling:
             return
-        self._looking = True
+        self._polling = True
         try:
             infos, stats, slots = await self._client.ps(), await self._client.stats(), await self._client.slots()
         except ConnectionLost as error:
             self._leave(error)
             return
         finally:
-            self._looking = False
+            self._polling = False
         now = monotonic()
-        seconds, self._looked_at = now - self._looked_at, now
+        seconds, self._polled_at = now - self._polled_at, now
         self._rows = [ProcessRow(info, self._before.get(info.pid), seconds) for info in infos]
         self._before = {info.pid: info for info in infos}
         self.query_one("#summary", Static).update(_summary(infos, stats, slots))
@@ -150,7 +150,7 @@ class Top(App[None]):
             await self._do(self._client.suspend, "suspended")
 
     async def action_nice(self, by: int) -> None:
-        await self._do(lambda pid: self._client.nice(pid, by, relative=True), "ranked anew")
+        await self._do(lambda pid: self._client.nice(pid, by, relative=True), "has a new priority")
 
     def action_sort(self, step: int) -> None:
         self._sorted_by = ORDER[(ORDER.index(self._sorted_by) + step) % len(ORDER)]
@@ -168,13 +168,13 @@ class Top(App[None]):
 
     # ---- inside
 
-    async def _do(self, deed: Callable[[int], Any], done: str) -> None:
-        """Do something to the selected process, and say how that went."""
+    async def _do(self, action: Callable[[int], Any], done: str) -> None:
+        """Apply `action` to the selected process, and show its outcome: `done`, or the error."""
         pid = self._selected()
         if pid is None:
             return
         try:
-            await deed(pid)
+            await action(pid)
             text = f"process {pid} {done}"
         except ConnectionLost as error:
             self._leave(error)
@@ -191,11 +191,11 @@ class Top(App[None]):
         return int(str(table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value))
 
     def _draw(self) -> None:
-        """Show the rows in their order, with the cursor on the process on which it was."""
+        """Show the rows in order, and leave the cursor on its process."""
         table = self.query_one(DataTable)
         pid, place = self._selected(), table.cursor_row
         column = COLUMNS[self._sorted_by]
-        rows = sorted(self._rows, key=column.key, reverse=column.down != self._reversed)[:MOST]
+        rows = sorted(self._rows, key=column.key, reverse=column.down != self._reversed)[:MOST_ROWS]
         table.clear(columns=True)
         for name in ORDER:
             arrow = (" ▲" if column.down == self._reversed else " ▼") if name == self._sorted_by else ""
@@ -229,7 +229,7 @@ def _summary(infos: Sequence[ProcessInfo], stats: Stats, slots: Sequence[SlotInf
         for row in slots
     ]
     if stats.unwritten:
-        lines.append(f"{stats.unwritten} tasks have ended and wait for the disk to say so")
-    if len(infos) > MOST:
-        lines.append(f"the first {MOST} of {len(infos)} are shown")
+        lines.append(f"{stats.unwritten} tasks have ended, but their results are not on disk yet")
+    if len(infos) > MOST_ROWS:
+        lines.append(f"showing the first {MOST_ROWS} of {len(infos)} processes")
     return Text("\n".join(lines))

@@ -1,6 +1,6 @@
-"""What the texts on a command line mean: programs, arguments, processes, priorities, limits and messages.
+"""Parses texts of the command line: programs, arguments, processes, priorities, limits and messages.
 
-Used by the commands and by the parser of their options. It asks no daemon.
+Used by the commands and by the parser of their options. It never contacts the daemon.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ipc.syscalls import Limits
 
 
 def program_path(program: str) -> str:
-    """A path made absolute, since the daemon's working folder is not ours; a name as it is."""
+    """Make a path absolute, because the daemon has another working folder; return a name as it is."""
     from pathlib import Path
 
     file, colon, name = program.partition(":")
@@ -25,8 +25,8 @@ def program_path(program: str) -> str:
     return f"{Path(file).expanduser().resolve()}{colon}{name}"
 
 
-def named(argument: str) -> tuple[str, Any]:
-    """An argument by name, such as question=Why. Raises `BadArguments`."""
+def named_argument(argument: str) -> tuple[str, Any]:
+    """Parse an argument by name, such as question=Why. Raises `BadArguments`."""
     name, equals, text = argument.partition("=")
     if not equals or not name:
         raise BadArguments(f"-a takes NAME=VALUE, got {argument!r}")
@@ -34,7 +34,7 @@ def named(argument: str) -> tuple[str, Any]:
 
 
 def weight(text: str) -> tuple[str, float]:
-    """The weight of an owner, such as alice=2. Raises `BadArguments`."""
+    """Parse the weight of an owner, such as alice=2. Raises `BadArguments`."""
     owner, equals, number = text.rpartition("=")
     try:
         if owner and equals:
@@ -45,7 +45,7 @@ def weight(text: str) -> tuple[str, float]:
 
 
 def body(text: str | None) -> Any:
-    """The body of a message: what `text` is as JSON, or else the text itself; - reads standard input."""
+    """Parse the body of a message: JSON, or else the text itself. A `-` reads standard input."""
     if text is None:
         return None
     text = sys.stdin.read() if text == "-" else text
@@ -56,10 +56,10 @@ def body(text: str | None) -> Any:
 
 
 def limits(given: Sequence[str]) -> Limits | None:
-    """Limits from texts such as tokens=100. Raises `BadArguments`."""
+    """Parse limits such as tokens=100; None if there are none. Raises `BadArguments`."""
     if not given:
         return None
-    values = dict(named(argument) for argument in given)
+    values = dict(named_argument(argument) for argument in given)
     try:
         return msgspec.convert(values, Limits, strict=False)
     except msgspec.ValidationError as error:
@@ -68,16 +68,16 @@ def limits(given: Sequence[str]) -> Limits | None:
 
 
 def target(text: str) -> tuple[int, str | None]:
-    """A process, or one of its threads: 12, or 12:0-1."""
+    """Parse a process such as 12, or one of its threads such as 12:0-1."""
     pid, colon, thread = text.partition(":")
     return int(pid), thread if colon else None
 
 
 def recipient(text: str) -> int | str:
-    """A process number, or a name."""
+    """Parse a recipient: a process number, or else a name."""
     return int(text) if text.isdecimal() else text
 
 
-def rank(text: str) -> tuple[int, bool]:
-    """A priority, and whether it is to be added."""
+def priority(text: str) -> tuple[int, bool]:
+    """Parse a priority, and whether it is added to the current one (a plus sign)."""
     return int(text), text.startswith("+")

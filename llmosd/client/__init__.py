@@ -1,1 +1,1 @@
-"""The two clients, blocking and asynchronous, and what they share. They import neither the kernel nor torch."""
+"""The blocking and the asynchronous client, and their common parts. They import neither the kernel nor torch."""

@@ -1,7 +1,7 @@
-"""The asynchronous client: one connection, any number of calls and tasks at once.
+"""The asynchronous client: one connection, any number of concurrent calls and tasks.
 
-Used by programs with an event loop of their own. It retries nothing but the connection's first moment. Its calls are in
-`llmosd.client.methods`.
+Used by programs that have an event loop. `llmosd.client.methods` has most of its methods. It retries only to connect,
+never a call.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class _Awaited(PendingRequest):
         self._changed.set()
 
     async def change(self) -> None:
-        """Returns when something comes."""
+        """Wait for the next message to this request."""
         self._changed.clear()
         await self._changed.wait()
 
 
 class _Connection(FramedProtocol):
-    """The wire: wakes whoever waits for what comes."""
+    """The connection: files messages and wakes the coroutines that wait for them."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class _Connection(FramedProtocol):
         self._lost = error
 
     def closed(self) -> None:
-        error = self._lost = self._lost or session.lost(self.path)
+        error = self._lost = self._lost or session.closed_by_daemon(self.path)
         if not self.welcome.done():
             self.welcome.set_exception(error)
             self.welcome.exception()
@@ -81,15 +81,15 @@ class _Connection(FramedProtocol):
             pending.wake()
 
     def open(self, call: Syscall, *, streams: bool = False) -> _Awaited:
-        """Send `call`."""
+        """Send `call`; returns the pending request."""
         if self.transport is None:
-            raise self._lost or session.lost(self.path)
+            raise self._lost or session.closed_by_daemon(self.path)
         pending, payload = self._session.open(call, streams=streams)
         self.send_frame(payload)
         return pending
 
     async def answer(self, pending: _Awaited) -> Any:
-        """The answer to `pending`, which is abandoned when nobody waits for it any more."""
+        """Wait for the answer to `pending`. Abandons the request if the wait is cancelled or fails."""
         try:
             while not pending.answered:
                 await pending.change()
@@ -99,24 +99,24 @@ class _Connection(FramedProtocol):
             raise
 
     async def events(self, pending: _Awaited) -> AsyncIterator[StreamEvent]:
-        while not pending.over:
+        while not pending.exhausted:
             message = pending.next()
             if message is None:
                 await pending.change()
                 continue
             yield message
-            if (credit := pending.credit()) is not None and self.transport is not None:
+            if (credit := pending.take_credit()) is not None and self.transport is not None:
                 self.send_frame(credit)
 
     def abandon(self, pending: _Awaited) -> None:
-        """We no longer want what `pending` brings."""
+        """Drop `pending`, and notify the daemon."""
         payload = self._session.abandon(pending)
         if payload is not None and self.transport is not None:
             self.send_frame(payload)
 
 
 class AsyncTask(TaskReader):
-    """A task that was submitted: its events and its result."""
+    """A submitted task: its events and its result."""
 
     def __init__(
         self,
@@ -132,35 +132,37 @@ class AsyncTask(TaskReader):
         self._pending = pending
 
     async def events(self) -> AsyncIterator[Event]:
-        """All events in order; the last is `Result` or `Failed`. For one reader."""
+        """All events in order; the last is `Result` or `Failed`. Only one reader at a time."""
         if self._final is not None:
             yield self._final
             return
-        while self._first:
-            yield self._first.popleft()
+        while self._local_events:
+            yield self._local_events.popleft()
         self._client._connected()
         async for message in self._wire.events(self._pending):
             yield self._read(message)
 
     async def result(self, timeout: float | None = None) -> Any:
-        """The value that the agent returned. Raises its error; `TimedOut` after `timeout` seconds ends nothing."""
+        """The value that the agent returned. Raises its error, or `TimedOut`, after which the task continues."""
         try:
             async with asyncio.timeout(timeout):
                 async for _ in self.events():
                     pass
         except TimeoutError:
-            raise TimedOut(f"process {self.pid} gave no result within {timeout} s; it goes on", pid=self.pid) from None
+            raise TimedOut(
+                f"process {self.pid} gave no result within {timeout} s; it is still running", pid=self.pid
+            ) from None
         return self._value()
 
     async def cancel(self) -> None:
-        """Kill the task; returns when it is gone. Raises `ConnectionLost` once the connection that found it is."""
-        self._pending.check()  # over another one the pid may be that of anybody
+        """Kill the task and wait for its end. Raises `ConnectionLost` if the connection to the task was lost."""
+        self._pending.check()  # on another connection the pid may belong to another process
         if self.pid:
             await self._client.kill(self.pid)
 
 
 class AsyncClient(ClientMethods, Asynchronous[AsyncTask]):
-    """A connection to the daemon. `socket` defaults to where the daemon listens by default."""
+    """A connection to the daemon. `socket` defaults to the daemon's default socket."""
 
     def __init__(self, socket: str | Path | None = None, *, name: str = "async client") -> None:
         self.socket = Path(socket) if socket is not None else default_socket()
@@ -178,7 +180,7 @@ class AsyncClient(ClientMethods, Asynchronous[AsyncTask]):
         await self.close()
 
     async def connect(self) -> None:
-        """Connect and say hello. Raises `NoDaemon`; waits while the daemon's backlog is full."""
+        """Connect and exchange greetings. Waits while the daemon's backlog is full. Raises `NoDaemon`."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(session.CONNECT_TIMEOUT):
@@ -196,13 +198,13 @@ class AsyncClient(ClientMethods, Asynchronous[AsyncTask]):
         self._wire = wire
 
     async def close(self) -> None:
-        """Close the connection. Attached tasks end with it."""
+        """Close the connection. Tasks that are not detached end with it."""
         if self._wire is not None:
             self._wire.close()
             self._wire = None
 
     async def request(self, call: Syscall) -> Any:
-        """Make any system call of `ipc.syscalls`, and wait for its answer."""
+        """Make any system call of `ipc.syscalls` and return its answer."""
         wire = self._connected()
         return await wire.answer(wire.open(call))
 
@@ -218,7 +220,7 @@ class AsyncClient(ClientMethods, Asynchronous[AsyncTask]):
         detach: bool = False,
         durable: bool = False,
     ) -> Any:
-        """Start a task and wait for its result, at most `timeout` seconds. Cancelled, it kills the task."""
+        """Run a task and return its result; waits at most `timeout` seconds. Cancelling the call kills the task."""
         task = await self.submit(
             program, args, priority=priority, deadline=deadline, owner=owner, detach=detach, durable=durable
         )
@@ -229,11 +231,11 @@ class AsyncClient(ClientMethods, Asynchronous[AsyncTask]):
             raise
 
     def shared(self, name: str, *, durable: bool = False) -> Shared:
-        """The shared region `name`, which need not exist yet. Set by a `durable` handle it survives the daemon."""
+        """The shared region `name`, which need not exist yet. Values set by a `durable` handle survive the daemon."""
         return Shared(self.request, name, durable=durable)
 
     async def follow(self, pid: int) -> AsyncIterator[Log]:
-        """The log of process `pid` so far, and then every new line until it ends."""
+        """The log of process `pid` so far, then every new line until the process ends."""
         wire = self._connected()
         pending = wire.open(Logs(pid, session.CREDIT), streams=True)
         try:

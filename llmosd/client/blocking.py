@@ -1,7 +1,7 @@
-"""The blocking client: plain sockets, no event loop, so that a small command starts fast.
+"""The blocking client: plain sockets and no event loop, so that a small command starts fast.
 
-Used by scripts and by `llmos`. One connection, any number of tasks at once; for one thread at a time. Its calls are in
-`llmosd.client.methods`.
+Used by scripts and by `llmos`. One connection carries any number of concurrent tasks, for one thread at a time.
+`llmosd.client.methods` has most of its methods. It never imports asyncio.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ R = TypeVar("R")
 
 
 class Task(TaskReader):
-    """A task that was submitted: its events and its result."""
+    """A submitted task: its events and its result."""
 
     def __init__(
         self,
@@ -46,30 +46,30 @@ class Task(TaskReader):
         self._pending = pending
 
     def events(self, timeout: float | None = None) -> Iterator[Event]:
-        """All events in order; the last is `Result` or `Failed`. Raises `TimedOut` after `timeout` seconds in all."""
+        """All events in order; the last is `Result` or `Failed`. Raises `TimedOut` after `timeout` seconds in total."""
         if self._final is not None:
             yield self._final
             return
-        while self._first:
-            yield self._first.popleft()
+        while self._local_events:
+            yield self._local_events.popleft()
         for message in self._client._events(self._pending, timeout):
             yield self._read(message)
 
     def result(self, timeout: float | None = None) -> Any:
-        """The value that the agent returned. Raises its error; `TimedOut` after `timeout` seconds ends nothing."""
+        """The value that the agent returned. Raises its error, or `TimedOut`, after which the task continues."""
         for _ in self.events(timeout):
             pass
         return self._value()
 
     def cancel(self) -> None:
-        """Kill the task; returns when it is gone. Raises `ConnectionLost` once the connection that found it is."""
-        self._pending.check()  # over another one the pid may be that of anybody
+        """Kill the task and wait for its end. Raises `ConnectionLost` if the connection to the task was lost."""
+        self._pending.check()  # on another connection the pid may belong to another process
         if self.pid:
             self._client.kill(self.pid)
 
 
 class Client(ClientMethods, Blocking[Task]):
-    """A connection to the daemon. `socket` defaults to where the daemon listens by default."""
+    """A connection to the daemon. `socket` defaults to the daemon's default socket."""
 
     def __init__(self, socket: str | Path | None = None, *, name: str = "client") -> None:
         self.socket = Path(socket) if socket is not None else default_socket()
@@ -89,7 +89,7 @@ class Client(ClientMethods, Blocking[Task]):
         self.close()
 
     def connect(self) -> None:
-        """Connect and say hello. Raises `NoDaemon`; waits while the daemon's backlog is full."""
+        """Connect and exchange greetings. Waits while the daemon's backlog is full. Raises `NoDaemon`."""
         until = time.monotonic() + session.CONNECT_TIMEOUT
         while (connection := try_connect(self.socket)) is None:
             if time.monotonic() > until:
@@ -100,7 +100,7 @@ class Client(ClientMethods, Blocking[Task]):
         self._session = Session(PendingRequest)
         try:
             self._send(session.hello(self._name))
-            self.pid = session.welcomed(self._first(until)).pid
+            self.pid = session.welcomed(self._first_message(until)).pid
         except (ConnectionLost, TimedOut) as error:
             self.close()
             raise NoDaemon(f"the daemon at {self.socket} does not answer: {error}", socket=str(self.socket)) from None
@@ -109,14 +109,14 @@ class Client(ClientMethods, Blocking[Task]):
             raise
 
     def close(self) -> None:
-        """Close the connection. Attached tasks end with it."""
+        """Close the connection. Tasks that are not detached end with it."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
             self._session.lose(session.not_connected())
 
     def request(self, call: Syscall, timeout: float | None = None) -> Any:
-        """Make any system call of `ipc.syscalls`, and wait for its answer."""
+        """Make any system call of `ipc.syscalls` and return its answer."""
         return self._answer(self._open(call), timeout)
 
     def run(
@@ -131,14 +131,14 @@ class Client(ClientMethods, Blocking[Task]):
         detach: bool = False,
         durable: bool = False,
     ) -> Any:
-        """Start a task and wait for its result, at most `timeout` seconds."""
+        """Run a task and return its result; waits at most `timeout` seconds."""
         task = self.submit(
             program, args, priority=priority, deadline=deadline, owner=owner, detach=detach, durable=durable
         )
         return task.result(timeout)
 
     def follow(self, pid: int) -> Iterator[Log]:
-        """The log of process `pid` so far, and then every new line until it ends."""
+        """The log of process `pid` so far, then every new line until the process ends."""
         pending = self._open(Logs(pid, session.CREDIT), streams=True)
         try:
             yield from self._answer(pending)
@@ -149,7 +149,7 @@ class Client(ClientMethods, Blocking[Task]):
             self._abandon(pending)
 
     def wait_until_closed(self, timeout: float | None = None) -> None:
-        """Return when the daemon has closed the connection. Raises `TimedOut`."""
+        """Wait until the daemon closes the connection. Raises `TimedOut`."""
         until = _until(timeout)
         try:
             while True:
@@ -184,13 +184,13 @@ class Client(ClientMethods, Blocking[Task]):
 
     def _events(self, pending: PendingRequest, timeout: float | None) -> Iterator[StreamEvent]:
         until = _until(timeout)
-        while not pending.over:
+        while not pending.exhausted:
             message = pending.next()
             if message is None:
                 self._pump(until)
                 continue
             yield message
-            if (credit := pending.credit()) is not None:
+            if (credit := pending.take_credit()) is not None:
                 self._send(credit)
 
     def _abandon(self, pending: PendingRequest) -> None:
@@ -201,10 +201,10 @@ class Client(ClientMethods, Blocking[Task]):
             except LlmosError:
                 self.close()
 
-    # ---- the wire
+    # ---- the connection
 
     def _pump(self, until: float) -> None:
-        """Wait for frames and file them under their requests."""
+        """Wait for messages and file them under their requests."""
         for message in self._read(until):
             try:
                 self._session.take(message)
@@ -212,29 +212,29 @@ class Client(ClientMethods, Blocking[Task]):
                 self.close()
                 raise
 
-    def _first(self, until: float) -> FromDaemon:
-        """The first message on this connection."""
+    def _first_message(self, until: float) -> FromDaemon:
+        """Wait for the first message on this connection."""
         while True:
             for message in self._read(until):
                 return message
 
     def _read(self, until: float) -> Iterator[FromDaemon]:
-        """The messages of the next read. Raises `TimedOut` when `until` (monotonic) passes first."""
+        """Read once and yield the messages. Raises `TimedOut` at the time `until` of the monotonic clock."""
         connection = self._connected()
         left = None if until == FOREVER else max(until - time.monotonic(), 0.0)
         if not select.select([connection], [], [], left)[0]:
-            raise TimedOut("the daemon did not answer in time; what was asked for goes on")
+            raise TimedOut("the daemon did not answer in time; it still works on the request")
         try:
             data = connection.recv(1 << 18)
         except OSError:
             data = b""
         if not data:
             self.close()
-            raise session.lost(self.socket)
+            raise session.closed_by_daemon(self.socket)
         try:
             for payload in self._frames.feed(data):
                 yield session.received(payload)
-        except ProtocolError:  # nobody knows where the next frame begins
+        except ProtocolError:  # the beginning of the next frame is unknown
             self.close()
             raise
 
@@ -247,7 +247,7 @@ class Client(ClientMethods, Blocking[Task]):
                 data = data[connection.send(data) :]
         except OSError:
             self.close()
-            raise session.lost(self.socket) from None
+            raise session.closed_by_daemon(self.socket) from None
 
     def _connected(self) -> Socket:
         if self._connection is None:

@@ -1,8 +1,7 @@
-"""A method that is described once and works on both clients: blocking on one, a coroutine on the other. No I/O.
+"""Methods that are described once and work on both clients: blocking on one, a coroutine on the other.
 
-Used by `llmosd.client.methods`. Type checkers and editors see the parameters as they were written, and what each client
-returns.
-It knows the clients only by what they have in common, `Blocking` and `Asynchronous`.
+Used by `llmosd.client.methods`. Type checkers and editors see the parameters as written, and the return type of each
+client. It does no I/O, and knows the clients only by their bases `Blocking` and `Asynchronous`.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from llmosd.client.cursor import Cursor
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")  # the kind of task that a client makes
+T = TypeVar("T")  # the type of task that a client returns
 
 
 class Ask(Generic[R]):
-    """A call to make, and how its answer becomes the value of the method."""
+    """A system call, and a function that turns its answer into the value of the method."""
 
     def __init__(self, call: Syscall, read: Callable[[Any], R] = lambda answer: answer) -> None:
         self.call = call
@@ -29,7 +28,7 @@ class Ask(Generic[R]):
 
 
 class Follow:
-    """A call that finds a task. `after`: how far its events were seen."""
+    """A system call that returns a task. `after`: the last event of the task that was read earlier."""
 
     def __init__(self, call: Submit | Attach, after: Cursor | tuple[int, int] | None = None) -> None:
         self.call = call
@@ -37,21 +36,21 @@ class Follow:
 
 
 class RequestMaker(Generic[T]):
-    """What a client brings along: how it makes a call, and a task `T` of the answer."""
+    """The part that each client implements: how it makes a call, and makes a task `T` from the answer."""
 
     _asynchronous: ClassVar[bool]
 
     def _ask(self, ask: Ask[Any]) -> Any:
-        """Make the call and read its answer."""
+        """Make the call and return its value."""
         raise NotImplementedError
 
     def _follow(self, follow: Follow) -> Any:
-        """Make the call, and make the task of its answer."""
+        """Make the call and return the task."""
         raise NotImplementedError
 
 
 class Blocking(RequestMaker[T]):
-    """A client whose methods return when they have the answer."""
+    """A client whose methods block until the answer arrives."""
 
     _asynchronous = False
 
@@ -63,7 +62,7 @@ class Asynchronous(RequestMaker[T]):
 
 
 class _Method(Generic[P]):
-    """`describe` says what to do, and `do` of a client does it."""
+    """`describe` returns the description of a call, and `do` makes that call on a client."""
 
     def __init__(
         self, describe: Callable[Concatenate[Any, P], Any], do: Callable[[RequestMaker[Any], Any], Any]
@@ -80,7 +79,7 @@ class _Method(Generic[P]):
 
 
 class AskMethod(_Method[P], Generic[P, R]):
-    """A method that makes one call, and returns `R`."""
+    """A method that makes one call and returns `R`."""
 
     @overload
     def __get__(self, client: Blocking[Any], kind: type[RequestMaker[Any]]) -> Callable[P, R]: ...
@@ -96,7 +95,7 @@ class AskMethod(_Method[P], Generic[P, R]):
 
 
 class FollowMethod(_Method[P]):
-    """A method that returns a task of the kind that the client makes."""
+    """A method that returns a task of the client's type."""
 
     @overload
     def __get__(self, client: Blocking[T], kind: type[RequestMaker[Any]]) -> Callable[P, T]: ...
@@ -112,10 +111,10 @@ class FollowMethod(_Method[P]):
 
 
 def asks(describe: Callable[Concatenate[Any, P], Ask[R]]) -> AskMethod[P, R]:
-    """Marks a method that makes one call."""
+    """Decorates a method that makes one call."""
     return AskMethod(describe, lambda client, ask: client._ask(ask))
 
 
 def follows(describe: Callable[Concatenate[Any, P], Follow]) -> FollowMethod[P]:
-    """Marks a method that returns a task."""
+    """Decorates a method that returns a task."""
     return FollowMethod(describe, lambda client, follow: client._follow(follow))

@@ -1,7 +1,7 @@
-"""What a client can ask of the daemon, each written once for both clients. No I/O.
+"""The methods of both clients, each written once.
 
-A method here says which system call it is and how its answer is read. `Client` and `AsyncClient` inherit it: it returns
-the answer there, or a coroutine of it (`llmosd.client.descriptor`).
+A method returns the description of a system call and of its answer. `Client` and `AsyncClient` inherit it as a method
+that returns the answer, or a coroutine of it (`llmosd.client.descriptor`). This module does no I/O.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ class ClientMethods:
         key: str | None = None,
         durable: bool = False,
     ) -> Follow:
-        """Start a task. It ends with this connection unless `detach`, and after `deadline` seconds in any case.
+        """Submit a task. It ends with this connection unless `detach`, and after `deadline` seconds in any case.
 
-        `positional` arguments come before those by name; `lenient` reads numbers and such from text. Others can reach
-        it by `name`; it uses no more than `limits`. The same `key` of the same owner is the same task: whoever does not
-        know whether a submission arrived repeats it with the key that it had.
-        With `durable` a program is run as if it were marked so: see `llmosd.agent`.
+        `positional` arguments come before those in `args`. `lenient` converts texts to numbers and other types. `name`
+        registers the process, and `limits` bound its usage. One owner and `key` is one task: a client that does not
+        know whether a submission arrived repeats it with the same key. `durable` runs any program as a durable agent:
+        see `llmosd.agent`.
         """
         return Follow(
             Submit(
@@ -100,17 +100,18 @@ class ClientMethods:
 
     @follows
     def attach(self, task_id: str, *, after: Cursor | tuple[int, int] | None = None) -> Follow:
-        """A task that was submitted before, by whomever: its events from now on, and its result. `UnknownTask`.
+        """A task that this or another client submitted: its events from now on, and its result. Raises `UnknownTask`.
 
-        With `after`, the `seen` of the task as somebody had it: the events that came since. What is not kept any more
-        is told by `Missed`, and a task that began anew with the daemon by `Restarted`; (0, 0) is the beginning.
+        `after`, the `seen` of an earlier reader, returns the events after that position instead; (0, 0) is the
+        beginning. `Missed` stands for events that the daemon no longer retains, and `Restarted` reports that the task
+        started again with the daemon.
         """
         attempt, number = after or (0, None)
         return Follow(Attach(task_id, CREDIT, number, attempt), after)
 
     @asks
     def wait(self, pid: int, timeout: float | None = None) -> Ask[Any]:
-        """The result of process `pid`. Raises its error if it failed."""
+        """Wait for process `pid` and return its result. Raises its error if it failed."""
         return Ask(Wait(pid, timeout), _outcome)
 
     @asks
@@ -125,46 +126,46 @@ class ClientMethods:
 
     @asks
     def resume(self, pid: int) -> Ask[None]:
-        """Let a suspended process go on."""
+        """Let a suspended process continue."""
         return Ask(Resume(pid), _nothing)
 
     @asks
     def nice(self, pid: int, priority: int, *, relative: bool = False) -> Ask[int]:
-        """Give process `pid` a priority from -20 to 20, the most urgent, or add to the one it has; the new one."""
+        """Set the priority of process `pid`, or add to it if `relative`; 20 is the most urgent. Returns the new one."""
         return Ask(Nice(pid, priority, relative))
 
     # ---- messages
 
     @asks
     def send(self, /, to: int | str, body: Any, **options: Any) -> Ask[int]:
-        """Put a message into the mailbox of `to`, a pid or a name; options as in `ipc.syscalls.Send`. Its id."""
+        """Send a message to `to`, a pid or a name; options as in `ipc.syscalls.Send`. Returns its id."""
         return Ask(Send(to, body, **options))
 
     @asks
     def receive(self, timeout: float | None = None) -> Ask[Message]:
-        """The most urgent message to this client."""
+        """Receive the most urgent message to this client; waits for one if there is none."""
         return Ask(Receive(timeout))
 
     @asks
     def call(self, /, to: int | str, body: Any, timeout: float | None = None, **options: Any) -> Ask[Any]:
-        """Send to `to`, a pid or a name, and wait for its reply; options as in `ipc.syscalls.Call`."""
+        """Send a message to `to`, a pid or a name, and return its reply; options as in `ipc.syscalls.Call`."""
         return Ask(Call(to, body, timeout, **options))
 
     @asks
     def reply(self, message: Message, body: Any) -> Ask[None]:
-        """Answer a message that came by a call."""
+        """Reply to a message that was sent by a call."""
         return Ask(Reply(message.sender, message.id, body), _nothing)
 
-    # ---- looking
+    # ---- listings
 
     @asks
     def ps(self, *, clients: bool = False, start: int = 0, limit: int = 10_000) -> Ask[list[ProcessInfo]]:
-        """The first `limit` living processes from pid `start` on; those of connections too if `clients`."""
+        """The first `limit` living processes from pid `start` on; connections too if `clients`."""
         return Ask(Ps(start, limit, clients))
 
     @asks
     def history(self, limit: int = 100, *, before: str | None = None) -> Ask[list[TaskInfo]]:
-        """The last `limit` tasks that were submitted, newest first; of those before the task `before`, if given."""
+        """The last `limit` submitted tasks, newest first; only those submitted before task `before`, if given."""
         return Ask(History(limit, before))
 
     @asks
@@ -188,7 +189,7 @@ class ClientMethods:
         weights: Mapping[str, float] | None = None,
         starvation: float | None = None,
     ) -> Ask[PolicyInfo]:
-        """The policy of the slots of `model` (None: the default one), after whatever is given was changed."""
+        """Change the given settings of the policy of `model` (None: the default model); returns the result."""
         return Ask(SetPolicy(model, kind, quantum, aging, dict(weights or {}), starvation))
 
     @asks
@@ -198,29 +199,29 @@ class ClientMethods:
 
     @asks
     def programs(self) -> Ask[list[ProgramInfo]]:
-        """The programs that can be run."""
+        """The programs that the daemon can run."""
         return Ask(Programs())
 
     @asks
     def stats(self) -> Ask[Stats]:
-        """Counters of the daemon, and the machine."""
+        """Counters of the daemon and the load of the machine."""
         return Ask(GetStats())
 
     # ---- the daemon
 
     @asks
     def ping(self, payload: Any = None) -> Ask[Any]:
-        """The payload, back from the daemon."""
+        """Make a round trip to the daemon; returns the payload."""
         return Ask(Ping(payload), _payload)
 
     @asks
     def backup(self, path: str | Path) -> Ask[int]:
-        """Copy the daemon's journal to a new file that a daemon can start on; its size in bytes. `BackupFailed`."""
-        return Ask(Backup(str(Path(path).absolute())))  # the daemon stands in another folder
+        """Copy the journal to a new file that a daemon can use; returns its size in bytes. Raises `BackupFailed`."""
+        return Ask(Backup(str(Path(path).absolute())))  # the daemon has another working folder
 
     @asks
     def shutdown(self, *, now: bool = False) -> Ask[None]:
-        """Stop the daemon: after a drain, or at once."""
+        """Stop the daemon after a drain, or immediately if `now`."""
         return Ask(Shutdown(now), _nothing)
 
 
@@ -233,7 +234,7 @@ def _payload(pong: Pong) -> Any:
 
 
 def _outcome(status: ExitStatus) -> Any:
-    """The value of a process that ended well. Raises its error otherwise."""
+    """The value of a process that succeeded. Raises the error of one that failed."""
     if status.error is not None:
         raise from_wire(status.error)
     return status.value

@@ -1,7 +1,7 @@
-"""The client's side of a connection, without I/O: what goes out, and what becomes of what comes in.
+"""The client's side of a connection: request ids, answers, events and credit.
 
-Used by both clients, each of which brings its own way to write, to read and to wait. It encodes requests, files answers
-and events under them, grants credit as events are read, and says what the daemon's errors are here.
+Used by both clients, each of which adds its own way to write, read and wait. It encodes requests, files answers and
+events under their requests, grants credit as events are read, and raises the daemon's errors. It does no I/O.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from ipc.protocol import (
 from ipc.syscalls import Syscall, SystemCall
 from llmosd.client.cursor import is_final
 
-CREDIT = 256  # events that may be on their way to us; half of it read, as much is granted anew
-CONNECT_TIMEOUT = 10.0  # seconds for the daemon to take the connection and welcome us
+CREDIT = 256  # events that the daemon may send ahead; after half of them were read, as many are granted again
+CONNECT_TIMEOUT = 10.0  # seconds for the daemon to accept the connection and answer
 
 
 class PendingRequest:
-    """A request that was sent, and what has come for it and was not read. `streams`: whether events follow."""
+    """A request that was sent, and its unread answer and events. `streams`: whether events follow the answer."""
 
     __slots__ = ("_ended", "_error", "_events", "_read", "_value", "call", "number", "streams")
 
@@ -45,39 +45,39 @@ class PendingRequest:
         self.streams = streams
         self._value: msgspec.Raw | None = None
         self._events: deque[StreamEvent] = deque()
-        self._read = 0  # events, since credit was last granted
-        self._ended = False  # all events have come
-        self._error: LlmosError | None = None  # why there is no answer, or no more events
+        self._read = 0  # events read since credit was last granted
+        self._ended = False  # all events have arrived
+        self._error: LlmosError | None = None  # the reason for no answer, or for no more events
 
     @property
     def answered(self) -> bool:
-        """Whether there is an answer, or a reason why there is none."""
+        """Whether there is an answer, or an error in its place."""
         return self._value is not None or self._error is not None
 
     @property
     def complete(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether the daemon will send nothing more for it."""
         return self._ended if self.streams and self._value is not None else self.answered
 
     def check(self) -> None:
-        """Raises why nothing more will come, if it was cut off."""
+        """Raise the error that cut the request off, if any."""
         if self._error is not None:
             raise self._error
 
     @property
-    def over(self) -> bool:
+    def exhausted(self) -> bool:
         """Whether all events were read."""
         return self._ended and not self._events
 
     def answer(self) -> Any:
-        """The answer, as the type that the call returns. Raises the error of the call."""
+        """The answer, decoded as the return type of the call. Raises the error of the call."""
         if self._value is None:
             assert self._error is not None
             raise self._error
         return decode(self._value, type(self.call).returns or Any)
 
     def next(self) -> StreamEvent | None:
-        """The next event; None if it has not come yet. Raises the reason if it never will."""
+        """The next event; None if it has not arrived yet. Raises the error if it never will."""
         if self._events:
             self._read += 1
             return self._events.popleft()
@@ -85,15 +85,15 @@ class PendingRequest:
             raise self._error
         return None
 
-    def credit(self) -> bytes | None:
-        """What is to be sent now that events were read: leave for more of them, or nothing."""
+    def take_credit(self) -> bytes | None:
+        """The message that grants credit for the events read so far; None if it is too early or useless."""
         if self._read < CREDIT // 2 or self._ended or self._error is not None:
             return None
         read, self._read = self._read, 0
         return encode(Credit(self.number, read))
 
     def take(self, message: RawAnswer | Failure | StreamEvent | End) -> None:
-        """Take a message of the daemon for this request."""
+        """Handle a message of the daemon for this request."""
         match message:
             case RawAnswer():
                 self._value = message.value
@@ -106,7 +106,7 @@ class PendingRequest:
                 self._error = from_wire(message.error)
 
     def lose(self, error: LlmosError) -> None:
-        """The connection is gone: note why nothing more will come, unless all has come."""
+        """The connection is lost: fail with `error` unless all events have arrived."""
         if not self._ended:
             self._error = error
 
@@ -115,7 +115,7 @@ AnyPending = TypeVar("AnyPending", bound=PendingRequest)
 
 
 class Session(Generic[AnyPending]):
-    """The requests of one connection. `kind` is the class of what stands for one while it waits."""
+    """The requests of one connection. `kind` is the class of its pending requests."""
 
     def __init__(self, kind: type[AnyPending]) -> None:
         self._kind = kind
@@ -123,19 +123,19 @@ class Session(Generic[AnyPending]):
         self._last_id = 0
 
     def open(self, call: Syscall, *, streams: bool = False) -> tuple[AnyPending, bytes]:
-        """A new request, and what is to be sent for it. Raises `NotEncodable` and `FrameTooLarge`."""
+        """Make a request; returns it, and the payload to send. Raises `NotEncodable` and `FrameTooLarge`."""
         number = self._last_id + 1
         payload = encode(Request(number, cast("SystemCall", call)))
         if len(payload) > MAX_FRAME:
-            raise too_large(f"a {type(call).__name__} with all that it carries", len(payload), MAX_FRAME)
+            raise too_large(f"a {type(call).__name__} with all its arguments", len(payload), MAX_FRAME)
         self._last_id = number
         pending = self._pending[number] = self._kind(number, call, streams)
         return pending, payload
 
     def take(self, message: FromDaemon) -> AnyPending | None:
-        """File what came; the request that it is for, unless nobody wants it any more.
+        """File a message; returns its request, or None if that was abandoned.
 
-        Raises the error that ends the connection as a whole, if it is one.
+        Raises the error in a message that ends the whole connection.
         """
         if isinstance(message, Welcome):
             return None
@@ -149,11 +149,11 @@ class Session(Generic[AnyPending]):
         return pending
 
     def abandon(self, pending: AnyPending) -> bytes | None:
-        """Nobody wants what `pending` brings any more; what is to be sent, if anything could still come."""
+        """Drop `pending`; returns the payload to send, or None if the daemon has nothing more to send for it."""
         return encode(Abandon(pending.number)) if self._pending.pop(pending.number, None) is not None else None
 
     def lose(self, error: LlmosError) -> list[AnyPending]:
-        """The connection is gone: whatever waits gets `error`. The requests that do."""
+        """The connection is lost: fail all pending requests with `error`, and return them."""
         lost = list(self._pending.values())
         self._pending.clear()
         for pending in lost:
@@ -162,18 +162,18 @@ class Session(Generic[AnyPending]):
 
 
 def hello(name: str) -> bytes:
-    """The first frame."""
+    """The payload of the first frame of a client."""
     return encode(Hello(VERSION, name))
 
 
 def received(payload: bytes) -> FromDaemon:
-    """The message in a frame. Raises `MalformedFrame`."""
+    """Decode the message in a frame. Raises `MalformedFrame`."""
     message: FromDaemon = decode(payload, FromDaemon)
     return message
 
 
 def welcomed(message: FromDaemon) -> Welcome:
-    """The daemon's welcome. Raises its refusal."""
+    """Check that `message` is the daemon's welcome. Raises the daemon's refusal."""
     if isinstance(message, Failure):
         raise from_wire(message.error)
     if not isinstance(message, Welcome):
@@ -181,11 +181,11 @@ def welcomed(message: FromDaemon) -> Welcome:
     return message
 
 
-def lost(socket: object) -> LlmosError:
-    """The error for a daemon that has closed the connection."""
+def closed_by_daemon(socket: object) -> LlmosError:
+    """The error for a connection that the daemon closed."""
     return ConnectionLost(f"the daemon at {socket} closed the connection")
 
 
 def not_connected() -> LlmosError:
-    """The error for a client that was not connected."""
+    """The error for a client without a connection."""
     return ConnectionLost("this client is not connected; use it as a context manager")

@@ -1,6 +1,6 @@
-"""The daemon: settings, log, socket, kernel and signals, from start to drain.
+"""The daemon from start to drain: settings, log, socket, signals and one kernel.
 
-Started by the `llmosd` command. It listens and hands every connection to the kernel; it decides nothing else.
+Started by the `llmosd` command. It listens and passes every connection to the kernel; it decides nothing else.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from llmosd.context import Context
 from llmosd.daemon import logs, settings, systemd
 from llmosd.daemon.listener import SocketClaim
 
-SOCKET_CHECK = 2.0  # seconds between two looks whether the socket file is still there
+SOCKET_CHECK = 2.0  # seconds between two checks that the socket file still exists
 CLOSE_TIMEOUT = 5.0  # seconds for connections and drivers to end after the drain
 
-GC_THRESHOLD = (10_000, 500, 100)  # allocations, and collections of the younger generation
+GC_THRESHOLD = (10_000, 500, 100)  # allocations, then collections of the next younger generation
 
 log = structlog.get_logger("llmosd")
 
@@ -54,7 +54,7 @@ class Daemon:
         )
 
     async def run(self) -> None:
-        """Serve until told to stop. Raises why the journal could not be opened."""
+        """Serve until a signal or a client stops the daemon. Raises the error of the journal if it cannot be opened."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
@@ -63,17 +63,17 @@ class Daemon:
         self._kernel.resources.start()
         if self._config.preload:
             self._kernel.resources.preload()
-        # What was made at start lives for ever: the collector need not look at it again.
+        # Objects made at start live as long as the daemon, so the collector need not visit them again.
         gc.collect()
         gc.freeze()
-        # An agent at rest is some 15 objects without a cycle; the default looks at them all every few dozen spawns.
+        # A waiting agent is some 15 objects without a cycle. The default would visit them all every few dozen spawns.
         gc.set_threshold(*GC_THRESHOLD)
-        tasks = [asyncio.create_task(self._announce()), asyncio.create_task(self._beat())]
-        if self._claim.given is None:
-            tasks.append(asyncio.create_task(self._keep_socket(server)))
+        tasks = [asyncio.create_task(self._notify_ready()), asyncio.create_task(self._keep_watchdog_alive())]
+        if self._claim.activated is None:
+            tasks.append(asyncio.create_task(self._watch_socket(server)))
         self._kernel.watchdog.start()
         await self._stop.wait()
-        self._notifier.tell("STOPPING=1", "STATUS=draining")
+        self._notifier.notify("STOPPING=1", "STATUS=draining")
         await self._drain()
         for connection in tuple(self._connections):
             connection.close()
@@ -81,7 +81,7 @@ class Daemon:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._kernel.close()
         except TimeoutError:
-            log.warning("drivers did not end in time; they end with this process")
+            log.warning("drivers did not end in time; they end with the daemon")
         for task in tasks:
             task.cancel()
         self._kernel.watchdog.stop()
@@ -94,24 +94,24 @@ class Daemon:
             lambda: Connection(self._kernel, self._connections), sock=self._claim.bind()
         )
 
-    async def _announce(self) -> None:
-        """Tell systemd that all is there, once the journal is open; if it cannot be, the daemon ends without."""
+    async def _notify_ready(self) -> None:
+        """Report to systemd that the daemon is ready, once the journal is open. Without a journal the daemon ends."""
         with contextlib.suppress(LlmosError):
             await self._journal.read(lambda store: None)
-            self._notifier.tell("READY=1", f"STATUS=listening at {self._claim.path}, model {self._config.model}")
+            self._notifier.notify("READY=1", f"STATUS=listening at {self._claim.path}, model {self._config.model}")
 
-    async def _beat(self) -> None:
-        """Give systemd signs of life as long as the loop goes round."""
-        while self._notifier.beat:
-            self._notifier.tell("WATCHDOG=1")
-            await asyncio.sleep(self._notifier.beat)
+    async def _keep_watchdog_alive(self) -> None:
+        """Send keep-alive messages to systemd as long as the event loop runs."""
+        while self._notifier.interval:
+            self._notifier.notify("WATCHDOG=1")
+            await asyncio.sleep(self._notifier.interval)
 
-    async def _keep_socket(self, server: asyncio.AbstractServer) -> None:
-        """Listen anew if the socket file was removed under us."""
+    async def _watch_socket(self, server: asyncio.AbstractServer) -> None:
+        """Listen again whenever the socket file was removed."""
         while True:
             await asyncio.sleep(SOCKET_CHECK)
-            if not await asyncio.to_thread(self._claim.present):
-                log.warning("the socket file was removed; listening anew", socket=str(self._claim.path))
+            if not await asyncio.to_thread(self._claim.exists):
+                log.warning("the socket file was removed; listening again", socket=str(self._claim.path))
                 server.close()
                 server = await self._listen()
 
@@ -119,10 +119,10 @@ class Daemon:
         if self._stop_now.is_set():
             return
         drain = asyncio.create_task(self._kernel.drain(self._config.drain_seconds))
-        at_once = asyncio.create_task(self._stop_now.wait())
-        await asyncio.wait((drain, at_once), return_when=asyncio.FIRST_COMPLETED)
+        stop_now = asyncio.create_task(self._stop_now.wait())
+        await asyncio.wait((drain, stop_now), return_when=asyncio.FIRST_COMPLETED)
         drain.cancel()
-        at_once.cancel()
+        stop_now.cancel()
 
     def _journal_failed(self, error: LlmosError) -> None:
         self._failure = error
@@ -132,7 +132,7 @@ class Daemon:
         self._shutdown(now=self._stop.is_set(), why=number.name)
 
     def _shutdown(self, now: bool, why: str = "request") -> None:
-        log.info("stopping at once" if now else "stopping", why=why)
+        log.info("stopping immediately" if now else "stopping", why=why)
         self._stop.set()
         if now:
             self._stop_now.set()
@@ -141,19 +141,21 @@ class Daemon:
 def parser() -> argparse.ArgumentParser:
     """The command line of `llmosd`."""
     parser = argparse.ArgumentParser(prog="llmosd", description="The llmosd daemon: runs LLM agents over local models.")
-    parser.add_argument("--config", metavar="FILE", type=Path, help="settings (default: ~/.config/llmosd/llmosd.toml)")
-    parser.add_argument("--socket", metavar="PATH", help="Unix socket to listen at")
-    parser.add_argument("--state", metavar="DIR", help="folder for the daemon's state")
-    parser.add_argument("--agents", metavar="DIR", action="append", help="one more folder of agents (repeatable)")
-    parser.add_argument("--model", metavar="NAME", help="model for calls that name none: a configured name, or a path")
+    parser.add_argument(
+        "--config", metavar="FILE", type=Path, help="settings file; default: ~/.config/llmosd/llmosd.toml"
+    )
+    parser.add_argument("--socket", metavar="PATH", help="the Unix socket to listen at")
+    parser.add_argument("--state", metavar="DIR", help="the folder of the journal and other state")
+    parser.add_argument("--agents", metavar="DIR", action="append", help="another folder of agents (repeatable)")
+    parser.add_argument("--model", metavar="NAME", help="the default model: a configured name, or a path")
     parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
-    parser.add_argument("--log-format", metavar="FORMAT", help="human, json, or auto: human on a terminal")
+    parser.add_argument("--log-format", metavar="FORMAT", help="human, json, or auto: human on a terminal, else json")
     parser.add_argument("--version", action="version", version=f"llmosd {llmosd.__version__}")
     return parser
 
 
 def main() -> int:
-    """Run the daemon. Exit codes: 0 stopped as asked, 2 wrong settings or arguments, 1 cannot start."""
+    """Run the daemon. Exit codes: 0 stopped on request, 1 cannot start or run, 2 wrong settings or arguments."""
     arguments = vars(parser().parse_args())
     _check_installation()
     try:
@@ -173,8 +175,8 @@ def main() -> int:
         return 1
     finally:
         claim.release()
-    # All that could be ended in order has ended. What may still run are worker threads of agents, which nothing can
-    # interrupt, and coroutines that ignore their end: neither the runner nor the interpreter is to wait for them.
+    # Worker threads of agents cannot be interrupted, and coroutines may ignore their cancellation. All else has ended,
+    # so exit without waiting for them.
     sys.stderr.flush()
     os._exit(0)
 
@@ -184,16 +186,18 @@ async def _run(config: settings.Settings, claim: SocketClaim, notifier: systemd.
 
 
 def _write_crashes_to(state: Path) -> None:
-    """Have a fatal signal leave a traceback in the state folder. Raises `ConfigError` if that cannot be written."""
+    """Make fatal signals write a traceback to the state folder. Raises `ConfigError` if it cannot be written."""
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         faulthandler.enable((state / "crash.log").open("ab"))
     except OSError as error:
-        raise ConfigError(f"state: cannot write in {state}: {error.strerror}", key="state") from None
+        raise ConfigError(
+            f"state: cannot write to {state}: {error.strerror}; choose another folder with --state", key="state"
+        ) from None
 
 
 def _check_installation() -> None:
-    """Make sure that `kernel` is ours and not a folder of that name that somebody's path put first."""
+    """Exit unless the package `kernel` is ours: PYTHONPATH may have put another one first."""
     ours = Path(__file__).resolve().parent.parent.parent
     theirs = Path(str(microkernel.__file__)).resolve().parent.parent
     if ours != theirs:

@@ -1,6 +1,6 @@
-"""The daemon's listening socket: claimed under a lock, so that no two daemons ever share or steal a path.
+"""The listening socket of the daemon, claimed under a lock so that no two daemons share or steal a path.
 
-Used by the daemon only. A stale socket file never stops a start, and a live daemon is never disturbed.
+Used only by the daemon. A stale socket file never prevents a start, and a start never disturbs a running daemon.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ BACKLOG = 1024
 
 
 class SocketClaim:
-    """The lock on a socket path, held for the life of the daemon, and the socket bound there.
+    """The lock on a socket path, held for the whole run of the daemon, and the socket bound there.
 
-    `given` is a socket that listens already, as systemd opened it: its file is not ours, and never removed.
+    `activated` is a listening socket that systemd opened. Its file belongs to systemd and is never removed.
     """
 
-    def __init__(self, path: Path, given: socket.socket | None = None) -> None:
-        """Lock the path. Raises `SocketInUse` with the pid of the holder, or `SocketPathInvalid`."""
-        if given is not None:
-            path = Path(given.getsockname())
+    def __init__(self, path: Path, activated: socket.socket | None = None) -> None:
+        """Lock the path. Raises `SocketInUse` with the pid of the daemon that holds it, or `SocketPathInvalid`."""
+        if activated is not None:
+            path = Path(activated.getsockname())
         check_path(path)
         self.path = path
-        self.given = given
-        self._inode: int | None = None  # of the socket file that we made
+        self.activated = activated
+        self._inode: int | None = None  # of the socket file that this daemon made
         _make_private_folder(path.parent)
         lock = path.with_name(path.name + ".lock")
         try:
@@ -43,12 +43,14 @@ class SocketClaim:
                 pid=error.pid,
             ) from None
         except OSError as error:
-            raise SocketPathInvalid(f"cannot write {lock}: {error.strerror}") from None
+            raise SocketPathInvalid(
+                f"cannot write {lock}: {error.strerror}; choose another path with --socket"
+            ) from None
 
     def bind(self) -> socket.socket:
-        """A listening socket at the path, in place of a stale file."""
-        if self.given is not None:
-            return self.given
+        """Listen at the path; replaces a stale socket file. Raises `SocketInUse` and `SocketPathInvalid`."""
+        if self.activated is not None:
+            return self.activated
         self._remove_stale()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.setblocking(False)
@@ -57,29 +59,31 @@ class SocketClaim:
             listener.bind(str(self.path))
         except OSError as error:
             listener.close()
-            raise SocketPathInvalid(f"cannot listen at {self.path}: {error.strerror}") from None
+            raise SocketPathInvalid(
+                f"cannot listen at {self.path}: {error.strerror}; choose another path with --socket"
+            ) from None
         finally:
             os.umask(old)
         listener.listen(BACKLOG)
         self._inode = os.lstat(self.path).st_ino
         return listener
 
-    def present(self) -> bool:
-        """Whether the path is still a socket: cleaners of temporary folders remove such files."""
+    def exists(self) -> bool:
+        """Whether the path is still a socket. Cleaners of temporary folders may remove it."""
         try:
             return stat.S_ISSOCK(os.lstat(self.path).st_mode)
         except OSError:
             return False
 
     def release(self) -> None:
-        """Remove the socket file, if it is ours, and give up the lock."""
+        """Remove the socket file if this daemon made it, and release the lock."""
         with contextlib.suppress(OSError):
             if os.lstat(self.path).st_ino == self._inode:
                 self.path.unlink()
         os.close(self._lock)
 
     def _remove_stale(self) -> None:
-        """Unlink what lies at the path, if it is a socket that nobody answers at."""
+        """Remove a socket file at the path that no program listens at. Raises `SocketInUse` if one listens."""
         try:
             mode = os.lstat(self.path).st_mode
         except FileNotFoundError:
@@ -89,7 +93,7 @@ class SocketClaim:
         try:
             connection = try_connect(self.path)
         except NoDaemon as error:
-            # Only a refusal says that nobody listens: a socket of another kind or user cannot be connected to either.
+            # Only a refused connection proves that no program listens: connecting also fails for other users and types.
             if isinstance(error.__context__, FileNotFoundError | ConnectionRefusedError):
                 self.path.unlink(missing_ok=True)
                 return
@@ -100,11 +104,13 @@ class SocketClaim:
 
 
 def _make_private_folder(folder: Path) -> None:
-    """Make `folder` for this user alone. Raises `SocketPathInvalid` if somebody else could put sockets there."""
+    """Make `folder`, accessible only to this user. Raises `SocketPathInvalid` if another user owns it."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
     except OSError as error:
-        raise SocketPathInvalid(f"cannot use {folder} for the socket: {error.strerror}") from None
+        raise SocketPathInvalid(
+            f"cannot use {folder} for the socket: {error.strerror}; choose another with --socket"
+        ) from None
     if status.st_uid not in (os.getuid(), 0):
         raise SocketPathInvalid(f"{folder} belongs to user {status.st_uid}, not to you; choose another with --socket")

@@ -1,6 +1,6 @@
-"""The daemon's own log: structlog on standard error, for people on a terminal and as JSON elsewhere.
+"""The log of the daemon: structlog on standard error, as readable text on a terminal and as JSON elsewhere.
 
-Set up once by the daemon, before anything logs.
+Configured once by the daemon, before its first log line. It never writes to a file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import structlog
 
 
 def configure(level: str, style: Literal["auto", "human", "json"]) -> None:
-    """Log from `level` on; "auto" is for people if standard error is a terminal."""
+    """Log messages of at least `level`. The style "auto" is "human" if standard error is a terminal, else "json"."""
     human = style == "human" or (style == "auto" and sys.stderr.isatty())
     renderer: list[Any]
     if human:

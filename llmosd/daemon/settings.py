@@ -1,7 +1,7 @@
 """Settings: the shipped defaults, the user's file, the environment and the flags, in that order, as one typed Struct.
 
-Read once by the daemon. A key that does not exist or a value that is not allowed is a `ConfigError` that names the
-place, the key and what is allowed. It opens files and nothing else.
+Read once by the daemon. An unknown key or a wrong value is a `ConfigError`, which names the place, the key and the
+allowed values. It reads files and never writes one.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SECTIONS: dict[str, Any] = {
 
 
 class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Everything that can be set; `config/llmosd.toml` explains each."""
+    """All settings; `config/llmosd.toml` explains each."""
 
     socket: str = ""
     state: str = ""
@@ -76,12 +76,12 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def state_path(self) -> Path:
-        """The folder of the journal, and of what else survives the daemon."""
+        """The folder of the journal and of all else that survives the daemon."""
         return _expanded(self.state) if self.state else xdg("XDG_STATE_HOME", ".local/state") / "llmosd"
 
     @property
     def cache_path(self) -> Path:
-        """The folder of what can be made again, such as converted models."""
+        """The folder of files that can be recomputed, such as converted models."""
         return _expanded(self.cache) if self.cache else xdg("XDG_CACHE_HOME", ".cache") / "llmosd"
 
     @property
@@ -93,7 +93,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 def load(
     config: Path | None = None, flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] = os.environ
 ) -> Settings:
-    """The settings in force. Raises `ConfigError`."""
+    """Load and merge the settings. Raises `ConfigError`."""
     default = shared("config") / "llmosd.toml"
     user = config or xdg("XDG_CONFIG_HOME", ".config") / "llmosd" / "llmosd.toml"
     values = _read(default)
@@ -113,24 +113,24 @@ def load(
     _check_policies(settings, user)
     for folder in settings.agent_folders[1:]:
         if not folder.is_dir():
-            raise ConfigError(f"agents: no folder {folder}", key="agents")
+            raise ConfigError(f"agents: no folder {folder}; create it, or correct the setting", key="agents")
     return settings
 
 
 def xdg(variable: str, default: str) -> Path:
-    """A folder of the XDG base directories."""
+    """A folder of the XDG base directory specification: that of `variable`, or `default` below the home folder."""
     return Path(os.environ.get(variable) or Path.home() / default)
 
 
 def shared(name: str) -> Path:
-    """A folder of programs or data that ships with llmosd: inside the installed package, or beside it in a checkout."""
+    """A folder that ships with llmosd: inside the installed package, or beside the package in a checkout."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "share" / name
     return installed if installed.is_dir() else package.parent / name
 
 
 def _check_policies(settings: Settings, file: Path) -> None:
-    """Raises `ConfigError` for the first policy that there is none of, or that cannot have what is set."""
+    """Raises `ConfigError` for the first policy that does not exist, or whose settings are not allowed."""
     specs = {"scheduling": ModelSpec()} | {f"models.{name}": spec for name, spec in settings.models.items()}
     for place, spec in specs.items():
         try:
@@ -140,7 +140,7 @@ def _check_policies(settings: Settings, file: Path) -> None:
 
 
 def _model_by_path(settings: Settings) -> ModelSpec:
-    """The model that `settings.model` names by a path."""
+    """The model at the path in `settings.model`. Raises `ConfigError` if there is none."""
     if not looks_local(settings.model):
         known = ", ".join(settings.models)
         raise ConfigError(
@@ -149,7 +149,7 @@ def _model_by_path(settings: Settings) -> ModelSpec:
         )
     spec = ModelSpec(path=settings.model)
     if (path := spec.missing_path()) is not None:
-        raise ConfigError(f"model: nothing at {path}", key="model")
+        raise ConfigError(f"model: nothing at {path}; correct the path", key="model")
     return spec
 
 
@@ -165,8 +165,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check(values: dict[str, Any], place: str, *, lenient: bool = False) -> Settings:
-    """`values` as settings. Raises `ConfigError`, which names `place`, the key and what is allowed there."""
-    # msgspec's messages do not say under which name of a table an error lies, so these are looked at one by one.
+    """Convert `values` to settings. Raises `ConfigError`, which names `place`, the key and the allowed values."""
+    # msgspec's messages do not name the entry of a table that is wrong, so check the entries one by one.
     kinds: tuple[tuple[str, Any], ...] = (("models", ModelSpec), ("tools", ToolSpec))
     for table, kind in kinds:
         if isinstance(values.get(table), dict):
@@ -196,7 +196,7 @@ def _convert(values: Any, kind: type[T], place: str, prefix: str, *, strict: boo
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> None:
-    """Put `over` over `base`; models and the sections are merged key by key."""
+    """Override `base` with `over`. Models and sections are merged key by key."""
     models = over.pop("models", {})
     sections = {name: base.get(name, {}) | over.pop(name, {}) for name in SECTIONS}
     base.update(over, **sections)

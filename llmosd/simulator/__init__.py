@@ -1,5 +1,5 @@
-"""The simulator: the daemon's own slots and policies, over a modelled device and a clock that jumps.
+"""The simulator: runs the daemon's own lease table and policies over a modelled device and a simulated clock.
 
-Used by the commands `simulate`, `calibrate` and `record` and by the benches; nothing else imports it, since it needs
-the kernel. It talks to no daemon and starts no process.
+Used by the commands `simulate`, `calibrate` and `record` and by the benches. Nothing else imports it, because it needs
+the kernel. It never starts a process; only calibration and recording talk to a daemon.
 """

@@ -1,7 +1,7 @@
-"""Fits a device model to a running daemon: asks its model for batches of known sizes, and looks at how long they took.
+"""Fits a device model to a running daemon: has its model run batches of known sizes, and measures their times.
 
-Used by `llmos calibrate` and the benches. It needs the daemon for itself meanwhile: what others ask of the model makes
-steps longer, and the error of the fit says so.
+Used by `llmos calibrate` and the benches. Calibrate an idle daemon: calls of other clients lengthen the
+steps, which shows in the error of the fit. It changes no setting of the daemon.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from llmosd.simulator.device import DeviceModel
 from llmosd.simulator.least_squares import fit
 from llmosd.simulator.recorder import Recorder
 
-TOKENS = 48  # made by each call of a batch
+TOKENS = 48  # of each call of a batch
 SIZES = (1, 2, 4, 8, 16, 32, 64)
-# Words of prompts, in turn: sequences of one length are looked at in one go, which those of real work are not.
+# Words of prompts, in turn. Unlike real work, sequences of equal length share one pass of attention.
 LENGTHS = (12, 150, 40, 90)
-PROMPTS = (100, 300, 900)  # words, read alone
-CONTEXT = (4, 600)  # calls, and words of their prompts: to tell what attention costs
-# Words and tokens of calls of which prompts are read while others make tokens, and all of these together.
+PROMPTS = (100, 300, 900)  # words of prompts that run alone
+CONTEXT = (4, 600)  # calls, and words of their prompts: long contexts show the cost of attention
+# Words and tokens of calls that wait for slots, so that their prompts are read while other calls make tokens.
 MIXED = ((10, 8), (40, 20), (100, 40))
-MEDLEY = ((10, 50), (100, 10), (40, 30), (100, 60), (10, 20), (40, 50))
-QUEUED, MOST = 3, 48  # times as many of these at once as there are slots, up to so many
+MIXED_LENGTHS = ((10, 50), (100, 10), (40, 30), (100, 60), (10, 20), (40, 50))
+QUEUED, MOST_QUEUED = 3, 48  # of these, calls per slot, and at most so many calls in all
 ROUNDS = 2
-PATIENCE = 5.0  # seconds for the last calls to be told of
+PATIENCE = 5.0  # seconds for the last calls to appear in the daemon's call log
 
 T = TypeVar("T")
 
-BLANK = DeviceModel(step=1.0)
-# How the drivers of llmosd read prompts: tokens a step alone; times a step may take as long for their sake; the least.
-READING = {"transformers": msgspec.structs.replace(BLANK, chunk=512, slower=1.6, tile=16)}
+TEMPLATE = DeviceModel(step=1.0)
+# How a driver reads prompts, known from its code and not measured: see `DeviceModel`.
+TEMPLATES = {"transformers": msgspec.structs.replace(TEMPLATE, chunk=512, slower=1.6, tile=16)}
 
 
 class Observation(msgspec.Struct, frozen=True):
-    """A batch of steps, as far as it can be seen from outside.
+    """A series of steps as seen from outside the daemon.
 
-    How many steps, sequences in all of them together, tokens of prompts and of contexts, and seconds; `reading` is how
-    many of the steps read prompts.
+    Over all of the `steps`: the sequences in them, the prompt tokens that they read, the tokens of context that they
+    attended to, and their seconds. `reading`: the number of steps that read a prompt.
     """
 
     steps: int
@@ -58,59 +58,63 @@ class Observation(msgspec.Struct, frozen=True):
 
     @property
     def row(self) -> list[float]:
-        """What the costs of a device are multiplied with."""
+        """The factors of the costs `step`, `sequence`, `prompt`, `context` and `reading`, whose sum is `seconds`."""
         return [self.steps, self.sequences, self.prompt, self.context, self.reading]
 
 
-def measure(client: Client, model: str | None, say: Callable[[str], None]) -> DeviceModel:
-    """The device of `model` in the daemon, None for its default one.
+def measure(client: Client, model: str | None, report: Callable[[str], None]) -> DeviceModel:
+    """Measure the device on which the daemon runs `model` (None: its default model). `report` gets lines of progress.
 
-    Raises `CalibrationFailed`, and what a call of the model may raise.
+    Raises `CalibrationFailed`, and the errors of the model's calls.
     """
     info = _model(client.models(), model)
-    say(f"loading model {info.name}")
+    report(f"loading model {info.name}")
     _ask(client, info.name, [("Warm up, please.", 4)])
     slots = _slots(client.slots(), info.name)
     if slots.used or slots.queued:
-        raise CalibrationFailed(f"model {info.name} has other work: {slots.used} calls run; calibrate when it is idle")
-    blank = READING.get(info.driver, BLANK)
+        raise CalibrationFailed(
+            f"model {info.name} has other work: {slots.used} calls run, {slots.queued} wait; calibrate when it is idle"
+        )
+    template = TEMPLATES.get(info.driver, TEMPLATE)
     recorder = Recorder(client)
     observations: list[Observation] = []
 
     def observe(shapes: Sequence[tuple[int, int]]) -> None:
-        observations.append(_observe(client, recorder, blank, info.name, shapes, len(observations)))
+        observations.append(_observe(client, recorder, template, info.name, shapes, len(observations)))
 
     for number in range(ROUNDS):
         for count in (size for size in SIZES if size <= slots.given):
-            say(f"round {number + 1} of {ROUNDS}: {count} at once")
-            observe([(words, TOKENS) for words in _in_turn(LENGTHS, count)])
+            report(f"round {number + 1} of {ROUNDS}: {count} calls")
+            observe([(words, TOKENS) for words in _repeated(LENGTHS, count)])
         for words in PROMPTS:
-            say(f"round {number + 1} of {ROUNDS}: a prompt of {words} words")
+            report(f"round {number + 1} of {ROUNDS}: a prompt of {words} words")
             observe([(words, 2)])
-        for shapes in (*((shape,) for shape in MIXED), MEDLEY, MEDLEY):
-            count = min(QUEUED * slots.given, MOST)
+        for shapes in (*((shape,) for shape in MIXED), MIXED_LENGTHS, MIXED_LENGTHS):
+            count = min(QUEUED * slots.given, MOST_QUEUED)
             lengths = " and ".join(dict.fromkeys(str(words) for words, _ in shapes))
-            say(f"round {number + 1} of {ROUNDS}: {count} with prompts of {lengths} words, which wait for each other")
-            observe(_in_turn(shapes, count))
+            report(f"round {number + 1} of {ROUNDS}: {count} calls with prompts of {lengths} words, some of which wait")
+            observe(_repeated(shapes, count))
         count, words = CONTEXT
         observe([(words, TOKENS)] * min(count, slots.given))
     source = f"model {info.name} ({info.driver} driver), {slots.cores or 'all'} cores, {time.strftime('%Y-%m-%d')}"
-    blank = msgspec.structs.replace(blank, slots=slots.slots, name=info.name, source=source)
-    return device_of(observations, blank)
+    template = msgspec.structs.replace(template, slots=slots.slots, name=info.name, source=source)
+    return device_of(observations, template)
 
 
-def device_of(observations: Sequence[Observation], blank: DeviceModel) -> DeviceModel:
-    """`blank` with the costs that fit `observations` best. Raises `CalibrationFailed`."""
+def device_of(observations: Sequence[Observation], template: DeviceModel) -> DeviceModel:
+    """`template` with the costs that fit `observations` best. Raises `CalibrationFailed`."""
     try:
         costs = fit([one.row for one in observations], [one.seconds for one in observations])
     except ZeroDivisionError:
-        raise CalibrationFailed("what was measured does not tell the costs of steps and prompts apart") from None
+        raise CalibrationFailed(
+            "the measurements do not tell the costs of steps and prompts apart; try again on an idle machine"
+        ) from None
     step, sequence, prompt, context, reading = costs
     if step + sequence <= 0:
-        raise CalibrationFailed("what was measured takes no time")
+        raise CalibrationFailed("the measured steps take no time; try again on an idle machine")
     errors = [abs(sum(map(operator.mul, one.row, costs)) / one.seconds - 1) for one in observations]
     return msgspec.structs.replace(
-        blank,
+        template,
         step=_digits(step),
         sequence=_digits(sequence),
         prompt=_digits(prompt),
@@ -124,15 +128,15 @@ def device_of(observations: Sequence[Observation], blank: DeviceModel) -> Device
 def _observe(
     client: Client,
     recorder: Recorder,
-    blank: DeviceModel,
+    template: DeviceModel,
     model: str,
     shapes: Sequence[tuple[int, int]],
     number: int,
 ) -> Observation:
-    """Ask at once for calls of these `shapes`: words of the prompt, and tokens.
+    """Run calls of these `shapes` (words of the prompt, tokens to make) together, and observe them.
 
-    No prompt may begin like an earlier one, since it would be found and not read: `number` is another one for each
-    observation.
+    `number` differs between observations, so that no prompt begins like an earlier one: the driver would find its
+    prefix in the cache and not read it.
     """
     recorder.poll()
     before, count = _slots(client.slots(), model).steps, len(shapes)
@@ -146,17 +150,19 @@ def _observe(
     while len(calls) < count and time.monotonic() < end:
         calls += recorder.poll()
     if len(calls) != count or any(call.error or call.started is None or not call.generated for call in calls):
-        raise CalibrationFailed(f"of {count} calls {len(calls)} ended, or others were made meanwhile; try again")
-    return observation(calls, _slots(client.slots(), model).steps - before, blank)
+        raise CalibrationFailed(
+            f"{len(calls)} of {count} calls were seen, or some failed; stop other clients and try again"
+        )
+    return observation(calls, _slots(client.slots(), model).steps - before, template)
 
 
-def observation(calls: Sequence[FinishedCall], steps: int, blank: DeviceModel) -> Observation:
-    """What calls that were made at once took, in so many steps.
+def observation(calls: Sequence[FinishedCall], steps: int, template: DeviceModel) -> Observation:
+    """The observation of calls that were submitted together and took `steps` steps.
 
-    Each step has at least one of them. Calls that run beside each other read their prompts in tiles, one alone in
-    chunks.
+    Each step has at least one of the calls in it. A call that runs alone reads its prompt in chunks, calls that run
+    beside others read theirs in tiles.
     """
-    tile = blank.chunk if len(calls) == 1 else blank.tile if blank.chunk else 0
+    tile = template.chunk if len(calls) == 1 else template.tile if template.chunk else 0
     reading = sum(math.ceil(call.prompt / tile) if tile else 1 for call in calls)
     return Observation(
         steps=steps,
@@ -169,7 +175,7 @@ def observation(calls: Sequence[FinishedCall], steps: int, blank: DeviceModel) -
 
 
 def _ask(client: Client, model: str, prompts: Sequence[tuple[str, int]]) -> None:
-    """Run all of `prompts` at once, to their ends: each makes so many tokens."""
+    """Submit all `prompts`, each with its number of tokens to make, and wait for all results."""
     options = {"model": model, "temperature": 1.0, "emit": False}
     tasks = [
         client.submit("generate", {"prompt": prompt, "max_tokens": tokens, "seed": seed, **options})
@@ -179,8 +185,8 @@ def _ask(client: Client, model: str, prompts: Sequence[tuple[str, int]]) -> None
         task.result()
 
 
-def _in_turn(values: Sequence[T], count: int) -> list[T]:
-    """So many of `values`, from the first again after the last."""
+def _repeated(values: Sequence[T], count: int) -> list[T]:
+    """`count` values, which repeat `values` in order."""
     return list(itertools.islice(itertools.cycle(values), count))
 
 
@@ -189,7 +195,7 @@ def _model(models: Sequence[ModelInfo], name: str | None) -> ModelInfo:
         if info.name == name or (name is None and info.default):
             return info
     known = ", ".join(info.name for info in models)
-    raise CalibrationFailed(f"no model {name!r} in this daemon; there are: {known}")
+    raise CalibrationFailed(f"no model {name!r} in this daemon; give one of {known}")
 
 
 def _slots(rows: Sequence[SlotInfo], model: str) -> SlotInfo:
@@ -197,5 +203,5 @@ def _slots(rows: Sequence[SlotInfo], model: str) -> SlotInfo:
 
 
 def _digits(value: float) -> float:
-    """Four digits: more were not measured."""
+    """`value` in four digits, as the measurements justify no more."""
     return float(f"{value:.4g}")

@@ -1,7 +1,7 @@
-"""A call under way: what the slots of the daemon take for a sequence, and what becomes of it.
+"""A call under way: the stand-in for a sequence in the daemon's lease table and policies.
 
-Made by the simulation when a task makes a call. The slots keep their books in it as they do in the daemon; the engine
-keeps its own there, too. It decides nothing.
+Made by the simulation when a task makes a call. The lease table stores its state in it as in the daemon, and the engine
+stores its own there, too. It decides nothing.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ SAMPLING = Sampling()
 
 
 class SimulatedCall:
-    """See `kernel.models.sequence.Sequence` for what the slots use. Times are seconds of the simulation, None before.
+    """One call; `kernel.models.sequence.Sequence` explains the attributes that the lease table uses.
 
-    `unread` tokens of its prompt are left, `made` tokens of it were made before step number `joined`, since which it
-    makes one a step while it is in the batch; `credited` of them the slots have been told of.
+    Times are in seconds of the simulation, and None until they are known. `unread`: tokens of the prompt that are still
+    to be read. `made`: tokens made before step number `joined_step`; from that step on a call in the batch makes one
+    token per step. `charged`: tokens that the lease table knows of. `place`: its index in the calls of its task.
     """
 
     __slots__ = (
-        "away",
         "block_reasons",
         "cancelled",
-        "credited",
+        "charged",
         "critical_path",
         "end",
         "first",
@@ -37,7 +37,7 @@ class SimulatedCall:
         "has_kv",
         "id",
         "in_driver",
-        "joined",
+        "joined_step",
         "lease",
         "made",
         "outcome",
@@ -51,6 +51,7 @@ class SimulatedCall:
         "started",
         "state",
         "submitted",
+        "swapped_out",
         "switch_cost",
         "task",
         "tokens",
@@ -87,27 +88,27 @@ class SimulatedCall:
         self.since = 0.0
         self.switch_cost = 0.0
         self.submitted = now
-        self.started: float | None = None
-        self.first: float | None = None
+        self.started: float | None = None  # when it first got a slot
+        self.first: float | None = None  # when its first token was made
         self.end: float | None = None
         self.outcome = ""
-        # ---- of the engine
+        # ---- state of the engine
         self.unread = spec.prompt
-        self.made = self.credited = 0
-        self.joined = 0
-        self.has_kv = False  # it has memory
-        self.away = False  # its state is on disk
-        self.slot = -1
+        self.made = self.charged = 0
+        self.joined_step = 0
+        self.has_kv = False  # it has KV memory
+        self.swapped_out = False  # its state is on disk
+        self.slot = -1  # the number of its slot, -1 for none
 
     @property
     def limit(self) -> int:
-        """Tokens that it may make at most from now on; 0 if it sets no bound."""
+        """Tokens that it may still make at most; 0 for no bound."""
         bound = self.spec.limit
-        return max(bound - self.credited, 1) if bound else 0
+        return max(bound - self.charged, 1) if bound else 0
 
     @property
-    def reserve(self) -> int:
-        """Tokens of memory that it needs to run: a driver reserves for all that a call may make."""
+    def kv_tokens(self) -> int:
+        """Tokens of KV memory that it needs to run: like a driver, for its prompt and all that it may make."""
         return self.prompt + (self.spec.limit or self.tokens)
 
     @property
@@ -116,5 +117,5 @@ class SimulatedCall:
         return self.state == FINISHED
 
     def admission(self) -> protocol.ToDriver:
-        """What a driver would be sent to admit it."""
+        """The message that admits it to a driver."""
         return protocol.Admit(self.id, "", SAMPLING, self.lease)

@@ -1,7 +1,7 @@
-"""A device by its costs: what a step takes, and what fits.
+"""A device model: the costs of a step, and the size of the KV memory; as an object and as a TOML file.
 
-Found by the commands and the benches, read by the simulated engine, written by the calibration. The file form is TOML.
-It holds figures and simulates nothing.
+Loaded by the commands and the benches, used by the simulated engine, written by the calibration. It holds figures and
+simulates nothing.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ Count = Annotated[int, Meta(ge=0)]
 
 
 class DeviceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the steps of a device cost, in seconds.
+    """The costs of a device, in seconds.
 
-    A step takes `step + sequence * sequences in it + prompt * tokens of prompts read in it + context * tokens whose
-    keys and values the sequences in it attend to`, and `reading` more if it reads any prompt.
+    A step takes `step + sequence * S + prompt * P + context * C` for S sequences, P prompt tokens that it reads and C
+    tokens in the KV caches that its sequences attend to, and `reading` more if it reads any prompt.
 
-    Prompts are read `chunk` tokens a step (0: whole); while others make tokens, as many as make the step up to `slower`
-    times as long, but no fewer than `tile` (Agrawal et al., "Taming Throughput-Latency Tradeoff in LLM Inference with
-    Sarathi-Serve", OSDI 2024, section 4.2; 0: as many as alone). `memory`: tokens whose keys and values fit, 0: all. To
-    swap a sequence out or in takes `swap + swap_token * its tokens` seconds. `name` and `source` say what was measured,
-    `error` by which share of a step the model is off on average, `worst` at most.
+    A step reads at most `chunk` prompt tokens (0: whole prompts). While other sequences make tokens, it reads only as
+    many as make it up to `slower` times as long, but at least `tile` (Agrawal et al., "Taming Throughput-Latency
+    Tradeoff in LLM Inference with Sarathi-Serve", OSDI 2024, section 4.2; `slower` 0: as many as alone). `memory`:
+    tokens that fit in the KV memory, 0 for no bound. To swap a sequence out or in takes `swap + swap_token * its
+    tokens` seconds. `name` and `source` say what was measured. `error` is the mean relative error of the model over
+    the measured batches, `worst` the largest.
     """
 
     step: Cost
@@ -53,25 +54,25 @@ class DeviceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     worst: float | None = None
 
     def step_seconds(self, sequences: int, read: int = 0, context: int = 0) -> float:
-        """Seconds of one step."""
+        """Seconds of one step with so many sequences, prompt tokens read, and tokens of context."""
         seconds = self.step + self.sequence * sequences + self.prompt * read + self.context * context
         return seconds + self.reading if read else seconds
 
-    def room(self, decoding: int, context: int) -> int:
-        """Tokens of prompts that a step reads at most beside `decoding` sequences; 0: all there are."""
+    def prefill_budget(self, decoding: int, context: int) -> int:
+        """Prompt tokens that a step reads at most beside `decoding` sequences; 0 for no bound."""
         if not decoding or not self.slower or not self.prompt:
             return self.chunk
         spare = (self.slower - 1) * self.step_seconds(decoding, 0, context) - self.reading
-        room = max(int(spare / self.prompt), self.tile)
-        return min(room, self.chunk) if self.chunk else room
+        budget = max(int(spare / self.prompt), self.tile)
+        return min(budget, self.chunk) if self.chunk else budget
 
     def swap_seconds(self, tokens: int) -> float:
-        """Seconds to write so many tokens out, or to read them back."""
+        """Seconds to swap a sequence of so many tokens out, or in."""
         return self.swap + self.swap_token * tokens
 
 
 def find(name: str | None) -> DeviceModel:
-    """The device `name`: a file, or one of those that ship; None is `DEFAULT`. Raises `InvalidDevice`."""
+    """The device `name`: a file, or one that ships with llmosd; None means `DEFAULT`. Raises `InvalidDevice`."""
     name = name or DEFAULT
     path = Path(name).expanduser()
     if path.suffix or path.is_file():
@@ -79,12 +80,12 @@ def find(name: str | None) -> DeviceModel:
     folder = shared("config") / "devices"
     known = sorted(file.stem for file in folder.glob("*.toml"))
     if name not in known:
-        raise InvalidDevice(f"no device {name!r}; there are: {', '.join(known)}, or a file of `llmos calibrate`")
+        raise InvalidDevice(f"no device {name!r}; there are: {', '.join(known)}, or name a file of `llmos calibrate`")
     return read(folder / f"{name}.toml")
 
 
 def read(path: Path) -> DeviceModel:
-    """The device in a TOML file. Raises `InvalidDevice`, which names the file and the key."""
+    """Read a device from a TOML file. Raises `InvalidDevice`, which names the file and the key."""
     try:
         device = msgspec.convert(tomllib.loads(path.read_text()), DeviceModel)
     except OSError as error:
@@ -95,13 +96,13 @@ def read(path: Path) -> DeviceModel:
         allowed = ", ".join(DeviceModel.__struct_fields__)
         raise InvalidDevice(f"{path}: {error}; allowed: {allowed}") from None
     if device.step_seconds(1) <= 0:
-        raise InvalidDevice(f"{path}: a step takes no time: step or sequence has to be above 0")
+        raise InvalidDevice(f"{path}: a step takes no time; set step or sequence above 0")
     return device
 
 
 def write(device: DeviceModel, path: Path) -> None:
-    """The device as a TOML file."""
-    lines = ["# A device by its costs in seconds; `llmos simulate --device` reads it."]
+    """Write `device` as a TOML file."""
+    lines = ["# Costs of a device in seconds, for `llmos simulate --device`."]
     for name, value in msgspec.structs.asdict(device).items():
         if isinstance(value, str):
             lines.append(f"{name} = {msgspec.json.encode(value).decode()}")

@@ -1,7 +1,7 @@
-"""The engine of the simulated device: what a driver does with leased sequences, many steps at a time.
+"""The engine of the simulated device: it does with leased sequences what a driver does, many steps at a time.
 
-Spoken to by the slots in the words of the driver protocol, moved on by the simulation. All that it is told has effect
-between steps, as in a driver. It makes one token a step for whoever is in the batch, and decides nothing.
+The lease table sends it messages of the driver protocol, and the simulation advances it. As in a driver, messages take
+effect between steps. It decides nothing: every call in the batch makes one token per step.
 """
 
 from __future__ import annotations
@@ -17,198 +17,201 @@ from llmosd.simulator.timeline import Timeline
 
 
 class SimulatedEngine:
-    """`now` is the time to which it has come, `steps` counts those it did, `busy` the seconds they took.
+    """`now` is the time up to which it has run, `steps` the number of steps so far, `busy` the seconds they took.
 
-    Between two calls of `advance` the same sequences are in the batch, so that many steps are one sum. The tokens of
-    one that makes some are `made + steps - joined`. `fresh` are those that were admitted first since it was emptied.
-    `later` is called with a time and a call that is read back from disk: `restored` is to be told then.
+    The batch does not change within one call of `advance`, so many steps are one sum. A call in the batch has made
+    `made + steps - joined_step` tokens. `newly_started` lists the calls that got their first slot since the simulation
+    last cleared the list. `schedule` takes a time and a call: at that time `swapped_in` is due.
     """
 
-    def __init__(self, device: DeviceModel, timeline: Timeline, later: Callable[[float, SimulatedCall], None]) -> None:
+    def __init__(
+        self, device: DeviceModel, timeline: Timeline, schedule: Callable[[float, SimulatedCall], None]
+    ) -> None:
         self.now = 0.0
         self.steps = 0
         self.busy = 0.0
-        self.calls: dict[int, SimulatedCall] = {}  # all that it holds
+        self.calls: dict[int, SimulatedCall] = {}  # all that have not ended
         self.decoding: dict[int, SimulatedCall] = {}
         self.memory = KVMemoryModel(device)
         self._device = device
         self._timeline = timeline
-        self._later = later
-        self.fresh: list[SimulatedCall] = []
-        self._restoring: set[int] = set()
-        self._reading: dict[int, SimulatedCall] = {}  # their prompts, the first to come first
-        self._context = 0  # tokens that those who make tokens attend to
+        self._schedule = schedule
+        self.newly_started: list[SimulatedCall] = []
+        self._swapping_in: set[int] = set()
+        self._prefilling: dict[int, SimulatedCall] = {}  # in order of arrival
+        self._context = 0  # tokens that the decoding calls attend to, all together
 
-    # ---- what it is told
+    # ---- messages
 
-    def hold(self, call: SimulatedCall) -> None:
-        """Know `call` from now on, before it is admitted."""
+    def add(self, call: SimulatedCall) -> None:
+        """Register `call`, before it is admitted."""
         self.calls[call.id] = call
 
-    def obey(self, message: protocol.ToDriver) -> None:
-        """Take a message of the slots."""
+    def handle(self, message: protocol.ToDriver) -> None:
+        """Handle a message of the lease table."""
         match message:
             case protocol.Admit(sequence=number) | protocol.Renew(sequence=number):
-                self._put_on(self.calls[number])
+                self._start(self.calls[number])
             case protocol.Revoke(sequence=number):
-                self.take_off(self.calls[number])
+                self.park(self.calls[number])
 
-    def forget(self, call: SimulatedCall) -> None:
-        """It is over, or nobody wants it any more."""
-        self.take_off(call)
+    def remove(self, call: SimulatedCall) -> None:
+        """`call` has ended or was cancelled: free all that it has."""
+        self.park(call)
         self.memory.free(call)
         del self.calls[call.id]
-        self._fill()
+        self._start_waiting()
 
-    def take_off(self, call: SimulatedCall) -> None:
-        """No steps for `call` until it is put on again. Its state stays."""
+    def park(self, call: SimulatedCall) -> None:
+        """Take `call` off its slot. Its KV stays in memory."""
         if call.slot < 0:
             return
         if self.decoding.pop(call.id, None) is not None:
-            call.made += self.steps - call.joined
+            call.made += self.steps - call.joined_step
             self._context -= call.prompt + call.made
-        self._reading.pop(call.id, None)
-        self._restoring.discard(call.id)
-        self.memory.wants_no_more(call)
-        self._timeline.off(call, self.now)
+        self._prefilling.pop(call.id, None)
+        self._swapping_in.discard(call.id)
+        self.memory.stop_waiting(call)
+        self._timeline.slot_freed(call, self.now)
 
-    def swapped(self, call: SimulatedCall) -> None:
-        """`call`, which is on no slot, was written to disk."""
+    def swapped_out(self, call: SimulatedCall) -> None:
+        """`call`, which has no slot, was written to disk."""
         self.memory.free(call)
-        call.in_driver, call.away = False, True
-        self._fill()
+        call.in_driver, call.swapped_out = False, True
+        self._start_waiting()
 
-    def restored(self, call: SimulatedCall) -> None:
-        """`call` was read back, if it is still wanted."""
-        if call.id in self._restoring:
-            self._restoring.discard(call.id)
-            call.away = False
-            self._join(call)
+    def swapped_in(self, call: SimulatedCall) -> None:
+        """`call` was read back. Ignored if the call lost its slot in the meantime."""
+        if call.id in self._swapping_in:
+            self._swapping_in.discard(call.id)
+            call.swapped_out = False
+            self._join_batch(call)
 
     # ---- steps
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to do in a step."""
-        return not (self.decoding or self._reading)
+        """Whether the batch is empty."""
+        return not (self.decoding or self._prefilling)
 
-    def made(self, call: SimulatedCall) -> int:
+    def tokens_made(self, call: SimulatedCall) -> int:
         """Tokens of `call` so far."""
-        return call.made + (self.steps - call.joined if call.id in self.decoding else 0)
+        return call.made + (self.steps - call.joined_step if call.id in self.decoding else 0)
 
     def advance(self, until: float, most: int) -> list[SimulatedCall]:
-        """Do up to `most` steps, and return the calls that have made all of their tokens or have read their prompt.
+        """Do up to `most` steps; returns the calls that have made all of their tokens or have finished their prompt.
 
-        It does at least one step and none that would begin at `until` or later, and stops as soon as there is such a
-        call.
+        It does at least one step, starts none at `until` or later, and stops as soon as there is a call to return.
         """
-        reading = next(iter(self._reading.values()), None)
-        if reading is None:
-            self._run(self._count(most, 0, 0, until), 0, 0)
+        first = next(iter(self._prefilling.values()), None)
+        if first is None:
+            self._run_steps(self._count_steps(most, 0, 0, until), 0, 0)
         else:
-            room = self._device.room(len(self.decoding), self._context)
-            whole = max(reading.unread - 1, 0) // room if room else 0  # steps that the first prompt fills alone
-            if not whole:
-                return self._read(room)
-            count = self._count(min(most, whole), 1, room, until)
-            self._run(count, 1, room)
-            reading.unread -= count * room
+            budget = self._device.prefill_budget(len(self.decoding), self._context)
+            full = max(first.unread - 1, 0) // budget if budget else 0  # steps that the first prompt fills alone
+            if not full:
+                return self._run_last_prefill_step(budget)
+            count = self._count_steps(min(most, full), 1, budget, until)
+            self._run_steps(count, 1, budget)
+            first.unread -= count * budget
         steps = self.steps
-        return [call for call in self.decoding.values() if call.made + steps - call.joined >= call.tokens]
+        return [call for call in self.decoding.values() if call.made + steps - call.joined_step >= call.tokens]
 
-    def _count(self, most: int, more: int, read: int, until: float) -> int:
-        """How many equal steps are to be done, with `more` sequences besides those that make tokens."""
+    def _count_steps(self, most: int, prefilling: int, read: int, until: float) -> int:
+        """How many equal steps to do; each has `prefilling` sequences besides the decoding ones, and reads `read`."""
         steps = self.steps
-        count = min((call.tokens - call.made + call.joined - steps for call in self.decoding.values()), default=most)
+        count = min(
+            (call.tokens - call.made + call.joined_step - steps for call in self.decoding.values()), default=most
+        )
         count = max(min(count, most), 1)
-        room = until - self.now
-        if count == 1 or self._seconds(count - 1, more, read) < room:
+        time_left = until - self.now
+        if count == 1 or self._seconds(count - 1, prefilling, read) < time_left:
             return count
-        # The last step begins before `until`: solve for it, then mend what rounding did.
-        first = self._device.step_seconds(len(self.decoding) + more, read, self._context)
+        # The last step begins before `until`: solve for the count, then correct for rounding.
+        first = self._device.step_seconds(len(self.decoding) + prefilling, read, self._context)
         growth = self._device.context * len(self.decoding) / 2
         if growth:
             half = (first - growth) / (2 * growth)
-            count = math.ceil(math.sqrt(half * half + room / growth) - half)
+            count = math.ceil(math.sqrt(half * half + time_left / growth) - half)
         else:
-            count = math.ceil(room / first)
-        while self._seconds(count, more, read) < room:
+            count = math.ceil(time_left / first)
+        while self._seconds(count, prefilling, read) < time_left:
             count += 1
-        while count > 1 and self._seconds(count - 1, more, read) >= room:
+        while count > 1 and self._seconds(count - 1, prefilling, read) >= time_left:
             count -= 1
         return max(count, 1)
 
-    def _seconds(self, count: int, more: int, read: int) -> float:
-        """Seconds of so many equal steps; their contexts grow by a token for each that makes one."""
+    def _seconds(self, count: int, prefilling: int, read: int) -> float:
+        """Seconds of `count` equal steps. Each step adds a token to the context of each decoding call."""
         decoding = len(self.decoding)
-        first = self._device.step_seconds(decoding + more, read, self._context)
+        first = self._device.step_seconds(decoding + prefilling, read, self._context)
         return count * first + self._device.context * decoding * (count * (count - 1) // 2)
 
-    def _run(self, count: int, more: int, read: int) -> None:
-        self._pass(count, self._seconds(count, more, read))
+    def _run_steps(self, count: int, prefilling: int, read: int) -> None:
+        self._add_time(count, self._seconds(count, prefilling, read))
         self._context += count * len(self.decoding)
 
-    def _read(self, room: int) -> list[SimulatedCall]:
-        """One step, in which at least one prompt is read to its end, and its first token is made."""
+    def _run_last_prefill_step(self, budget: int) -> list[SimulatedCall]:
+        """Do one step in which at least one prompt is read to its end, so that its first token is made."""
         decoding = len(self.decoding)
-        left, taken = room or math.inf, 0
+        left, read = budget or math.inf, 0
         sequences = decoding
         done: list[SimulatedCall] = []
-        for call in self._reading.values():
+        for call in self._prefilling.values():
             tokens = int(min(call.unread, left))
             if call.unread and not tokens:
                 break
             sequences += 1
-            taken += tokens
+            read += tokens
             left -= tokens
             call.unread -= tokens
             if not call.unread:
                 done.append(call)
-        seconds = self._device.step_seconds(sequences, taken, self._context)
-        self._pass(1, seconds)
+        seconds = self._device.step_seconds(sequences, read, self._context)
+        self._add_time(1, seconds)
         self._context += decoding
         for call in done:
-            del self._reading[call.id]
+            del self._prefilling[call.id]
             call.made += 1
-            self._decode(call)
+            self._start_decoding(call)
             if call.first is None:
                 call.first = self.now
         steps = self.steps
-        ended = [call for call in self.decoding.values() if call.made + steps - call.joined >= call.tokens]
+        ended = [call for call in self.decoding.values() if call.made + steps - call.joined_step >= call.tokens]
         return ended + [call for call in done if call.made < call.tokens]
 
-    def _pass(self, count: int, seconds: float) -> None:
+    def _add_time(self, count: int, seconds: float) -> None:
         self.steps += count
         self.now += seconds
         self.busy += seconds
 
     # ---- the batch
 
-    def _put_on(self, call: SimulatedCall) -> None:
+    def _start(self, call: SimulatedCall) -> None:
         if call.slot >= 0:
-            return  # a renewal of one that runs
-        self._timeline.on(call, self.now)
+            return  # the message renews the lease of a running call
+        self._timeline.slot_taken(call, self.now)
         if call.started is None:
             call.started = self.now
-            self.fresh.append(call)
-        if self.memory.take(call):
-            self._join(call)
+            self.newly_started.append(call)
+        if self.memory.try_reserve(call):
+            self._join_batch(call)
 
-    def _fill(self) -> None:
-        """Let those join for whom there is memory now."""
-        for call in self.memory.served():
-            self._join(call)
+    def _start_waiting(self) -> None:
+        """Let calls join the batch that waited for memory and have it now."""
+        for call in self.memory.reserve_for_waiting():
+            self._join_batch(call)
 
-    def _join(self, call: SimulatedCall) -> None:
-        if call.away:
-            self._restoring.add(call.id)
-            self._later(self.now + self._device.swap_seconds(call.prompt + call.made), call)
+    def _join_batch(self, call: SimulatedCall) -> None:
+        if call.swapped_out:
+            self._swapping_in.add(call.id)
+            self._schedule(self.now + self._device.swap_seconds(call.prompt + call.made), call)
         elif call.unread or not call.made:
-            self._reading[call.id] = call
+            self._prefilling[call.id] = call
         else:
-            self._decode(call)
+            self._start_decoding(call)
 
-    def _decode(self, call: SimulatedCall) -> None:
-        call.joined = self.steps
+    def _start_decoding(self, call: SimulatedCall) -> None:
+        call.joined_step = self.steps
         self.decoding[call.id] = call
         self._context += call.prompt + call.made

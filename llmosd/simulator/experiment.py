@@ -1,6 +1,7 @@
 """An experiment: one workload under several policies, each over the same seeds.
 
-Asked by the command and the benches. Every policy gets the same tasks, so that differences are those of the policies.
+Run by the command and the benches. Every policy gets the same tasks, so that all differences come from the policies. It
+prints nothing.
 """
 
 from __future__ import annotations
@@ -22,20 +23,21 @@ from llmosd.simulator.simulation import Simulation
 from llmosd.simulator.workload import WorkloadTask
 
 GENERATORS = ("programs", "poisson", "bursty", "agents")
-SHIPPED = Path(__file__).resolve().parents[2] / "tests" / "bench" / "traces"
+DEFAULT_LOAD = 0.9
+SHIPPED_TRACES = Path(__file__).resolve().parents[2] / "tests" / "bench" / "traces"
 
 
 class ExperimentPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What to simulate.
+    """The parameters of an experiment.
 
     `workload` is one of `GENERATORS`, "trace" for the traces of the checkout, or a file: a trace (.csv, .csv.gz) or a
-    recording. `load` is None for the times as they are. One seed is enough for a workload without chance.
+    recording. `load` None keeps the arrival times of a file. Only generated workloads use more than one seed.
     """
 
     device: DeviceModel
     policies: Sequence[PolicySettings]
     workload: str = "programs"
-    load: float | None = 0.9
+    load: float | None = DEFAULT_LOAD
     slots: int = 4
     lease: int = 64
     seeds: int = 5
@@ -48,52 +50,54 @@ class ExperimentPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExperimentResult(msgspec.Struct, frozen=True, kw_only=True):
-    """`what` was run, in words; the reports of each policy by its kind, one a seed; and the runs of the first seed."""
+    """A description of the workload; the reports by kind of policy, one per seed; and the runs of the first seed."""
 
-    what: str
+    description: str
     reports: dict[str, list[Report]]
     runs: list[Run]
 
     @property
     def estimates(self) -> dict[str, Estimates]:
-        """By policy."""
+        """The figures of each policy as means over seeds."""
         return {kind: estimates(reports) for kind, reports in self.reports.items()}
 
 
 def perform(plan: ExperimentPlan, *, timeline: bool = False) -> ExperimentResult:
-    """Run `plan`; with `timeline` the first runs keep what plots need. Raises `InvalidWorkload`, `InvalidPolicy`."""
+    """Run `plan`. With `timeline` the runs of the first seed record what plots need.
+
+    Raises `InvalidWorkload` and `InvalidPolicy`.
+    """
     if plan.seeds < 1:
-        raise InvalidWorkload(f"{plan.seeds} seeds; one at least")
-    makers = [make_policy(settings) for settings in plan.policies]  # errors in a policy are raised before any work
-    kinds = [policy.kind for policy in makers]
+        raise InvalidWorkload(f"{plan.seeds} seeds; give at least one")
+    kinds = [make_policy(settings).kind for settings in plan.policies]  # a wrong policy fails here, before any work
     if len(set(kinds)) < len(kinds):
-        raise InvalidWorkload(f"a policy is named twice: {', '.join(kinds)}")
+        raise InvalidWorkload(f"a policy is named twice: {', '.join(kinds)}; name each once")
     reports: dict[str, list[Report]] = {kind: [] for kind in kinds}
     runs: list[Run] = []
-    what, tasks_of = workload(plan)
+    description, tasks_of = workload(plan)
     seeds = plan.seeds if plan.workload in GENERATORS else 1
     for seed in range(seeds):
         tasks = tasks_of(seed)
         for kind, settings in zip(kinds, plan.policies, strict=True):
-            kept = timeline and seed == 0
+            record = timeline and seed == 0
             policy = make_policy(settings)
-            run = Simulation(tasks, plan.device, policy, plan.slots, lease=plan.lease, timeline=kept).run()
+            run = Simulation(tasks, plan.device, policy, plan.slots, lease=plan.lease, timeline=record).run()
             reports[kind].append(report(run, plan.slo))
             if seed == 0:
                 runs.append(run)
-    return ExperimentResult(what=f"{what}, {seeds} seed{'s' * (seeds > 1)}", reports=reports, runs=runs)
+    return ExperimentResult(description=f"{description}, {seeds} seed{'s' * (seeds > 1)}", reports=reports, runs=runs)
 
 
 def workload(plan: ExperimentPlan) -> tuple[str, Callable[[int], list[WorkloadTask]]]:
-    """What the workload of `plan` is in words, and its tasks by seed."""
+    """A description of the workload of `plan`, and a function that returns its tasks for a seed."""
     if plan.workload in GENERATORS:
         return _generated(plan)
-    tasks, what = _read(plan)
+    tasks, description = _read(plan)
     if plan.load is not None:
         tasks, factor = load.stretched(tasks, plan.load, plan.device, plan.slots)
-        what += f", time stretched {factor:.3g} times to a load of {plan.load:g}"
+        description += f", time stretched {factor:.3g} times to a load of {plan.load:g}"
     tasks = _with_deadline(plan, tasks)
-    return what, lambda seed: tasks
+    return description, lambda seed: tasks
 
 
 def _generated(plan: ExperimentPlan) -> tuple[str, Callable[[int], list[WorkloadTask]]]:
@@ -103,38 +107,42 @@ def _generated(plan: ExperimentPlan) -> tuple[str, Callable[[int], list[Workload
         spread=plan.shape.spread,
     )
     if plan.owners < 1:
-        raise InvalidWorkload(f"{plan.owners} owners; one at least")
+        raise InvalidWorkload(f"{plan.owners} owners; give at least one")
     if plan.workload == "agents":
-        what = f"{plan.tasks} agents in a closed loop"
-        return what, lambda seed: _with_deadline(plan, generators.agents(seed, _count(plan), shape, owners=plan.owners))
-    maker = {"programs": generators.programs, "poisson": generators.poisson, "bursty": generators.bursty}[plan.workload]
-    share = 0.9 if plan.load is None else plan.load
+        description = f"{plan.tasks} agents in a closed loop"
+        return description, lambda seed: _with_deadline(
+            plan, generators.agents(seed, _task_count(plan), shape, owners=plan.owners)
+        )
+    generate = {"programs": generators.programs, "poisson": generators.poisson, "bursty": generators.bursty}[
+        plan.workload
+    ]
+    share = DEFAULT_LOAD if plan.load is None else plan.load
 
     def tasks_of(seed: int) -> list[WorkloadTask]:
-        tasks = maker(seed, _count(plan), share, plan.device, plan.slots, shape, plan.owners)
+        tasks = generate(seed, _task_count(plan), share, plan.device, plan.slots, shape, plan.owners)
         return _with_deadline(plan, tasks)
 
     return f"{plan.tasks} tasks ({plan.workload}) at a load of {share:g}", tasks_of
 
 
-def _count(plan: ExperimentPlan) -> int:
+def _task_count(plan: ExperimentPlan) -> int:
     if plan.tasks < 1:
-        raise InvalidWorkload(f"{plan.tasks} tasks; one at least")
+        raise InvalidWorkload(f"{plan.tasks} tasks; give at least one")
     return plan.tasks
 
 
 def _read(plan: ExperimentPlan) -> tuple[list[WorkloadTask], str]:
     if plan.workload == "trace":
-        files = sorted(SHIPPED.glob("*.csv.gz"))
+        files = sorted(SHIPPED_TRACES.glob("*.csv.gz"))
         if not files:
             raise InvalidWorkload(
-                f"no traces in {SHIPPED}: they come with a checkout; name a file instead: --workload FILE.csv"
+                f"no traces in {SHIPPED_TRACES}: they come with a checkout; name a file instead: --workload FILE.csv"
             )
     else:
         files = [Path(plan.workload).expanduser()]
     if not files[0].is_file():
         known = ", ".join((*GENERATORS, "trace"))
-        raise InvalidWorkload(f"no workload {plan.workload!r}, and no such file; there are: {known}, or a file")
+        raise InvalidWorkload(f"no workload {plan.workload!r}, and no such file; give one of {known}, or a file")
     if any(suffix in (".csv", ".gz") for suffix in files[0].suffixes):
         tasks = traces.merged([traces.read(file, plan.scale) for file in files])
         names = ", ".join(file.name for file in files)

@@ -1,60 +1,61 @@
-"""The largest gap of service between two owners who both want it: what a fair policy bounds.
+"""The largest gap of service between two owners who both want it. A fair policy bounds this gap.
 
 After Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024, section 4.1: over any interval in which two
-clients are backlogged, how far the services they got are apart. Fed by a simulation.
+clients are backlogged, how far apart the services that they got are. Fed by a simulation; it schedules nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-MOST = 16  # owners; every two of them are compared
+MOST_OWNERS = 16  # every two of them are compared
 
 
 class ServiceGap:
-    """The largest gap of service between two owners that were both backlogged.
+    """The largest gap of service between two owners while both are backlogged.
 
-    `weights` is by owner. An owner is backlogged while it has at least one call that is not over; service counts over
-    weight.
+    `weights` is by owner. An owner is backlogged while it has at least one call that has not ended. Service is divided
+    by the owner's weight.
     """
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         self._weights = dict(weights)
-        self._compared = 2 <= len(weights) <= MOST
+        self._compares = 2 <= len(weights) <= MOST_OWNERS
         self._calls = dict.fromkeys(weights, 0)
         self._service = dict.fromkeys(weights, 0.0)
-        self._spans: dict[tuple[str, str], list[float]] = {}  # least and most that the first was ahead of the second
+        # By two backlogged owners: the least and the most that the first was ahead of the second.
+        self._leads: dict[tuple[str, str], list[float]] = {}
         self._largest = 0.0
 
     @property
     def largest(self) -> float | None:
-        """In tokens over weight; None where there are too few or too many owners to compare."""
-        return self._largest if self._compared else None
+        """In tokens over weight; None with one owner or with more than `MOST_OWNERS`."""
+        return self._largest if self._compares else None
 
     def wants(self, owner: str, more: int) -> None:
-        """`owner` has so many calls more under way."""
-        if not self._compared:
+        """`owner` has `more` more calls under way; negative if calls ended."""
+        if not self._compares:
             return
         calls = self._calls[owner] = self._calls[owner] + more
         if more > 0 and calls == more:
             for other, count in self._calls.items():
                 if other != owner and count:
-                    ahead = self._ahead(owner, other)
-                    self._spans[min(owner, other), max(owner, other)] = [ahead, ahead]
+                    lead = self._lead(owner, other)
+                    self._leads[min(owner, other), max(owner, other)] = [lead, lead]
         elif not calls:
-            self._spans = {pair: span for pair, span in self._spans.items() if owner not in pair}
+            self._leads = {pair: lead for pair, lead in self._leads.items() if owner not in pair}
 
     def served(self, owner: str, tokens: float) -> None:
-        """`owner` got so much service."""
-        if not self._compared:
+        """`owner` got service of `tokens`."""
+        if not self._compares:
             return
         self._service[owner] += tokens / self._weights[owner]
-        for pair, span in self._spans.items():
+        for pair, range_ in self._leads.items():
             if owner in pair:
-                ahead = self._ahead(*pair)
-                span[0], span[1] = min(span[0], ahead), max(span[1], ahead)
-                self._largest = max(self._largest, span[1] - span[0])
+                lead = self._lead(*pair)
+                range_[0], range_[1] = min(range_[0], lead), max(range_[1], lead)
+                self._largest = max(self._largest, range_[1] - range_[0])
 
-    def _ahead(self, one: str, other: str) -> float:
+    def _lead(self, one: str, other: str) -> float:
         first, second = min(one, other), max(one, other)
         return self._service[first] - self._service[second]

@@ -1,7 +1,8 @@
-"""Made-up workloads, each a function of its seed: arrivals by Poisson or in bursts, agents in a closed loop, programs.
+"""Generated workloads: Poisson arrivals, bursts, agents in a closed loop, and agent programs.
 
-Asked by the commands and the benches. Times are seconds, lengths tokens. `load` is the share of what the device can do
-(see `llmosd.simulator.load`); above 1 the queue grows for as long as tasks come.
+Used by experiments and the benches. Times are in seconds, lengths in tokens. `load` is a share of what the device can
+do (see `llmosd.simulator.load`); above 1 the queue grows as long as tasks arrive. A workload depends on nothing but its
+arguments: the same seed gives the same tasks.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from llmosd.simulator.device import DeviceModel
 from llmosd.simulator.load import arrivals
 from llmosd.simulator.workload import WorkloadCall, WorkloadTask, chain
 
-MOST = 4096  # tokens of a prompt or a reply that is drawn
+MOST_TOKENS = 4096  # of a prompt or a reply
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
-    """How long calls are: medians of log-normal lengths and their spread (the standard deviation of the logarithm)."""
+    """Lengths of calls are log-normal: medians in tokens, and the standard deviation of the logarithm as `spread`."""
 
     prompt: int = 120
     tokens: int = 60
@@ -33,13 +34,13 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
         return WorkloadCall(prompt=prompt, tokens=tokens, wait=wait)
 
     def _length(self, draw: random.Random, median: int) -> int:
-        return min(max(round(median * math.exp(draw.gauss(0.0, self.spread))), 1), MOST)
+        return min(max(round(median * math.exp(draw.gauss(0.0, self.spread))), 1), MOST_TOKENS)
 
 
 def poisson(
     seed: int, count: int, load: float, device: DeviceModel, slots: int, shape: Shape, owners: int = 1
 ) -> list[WorkloadTask]:
-    """`count` tasks of one call that come independently of each other."""
+    """`count` tasks of one call each that arrive independently of each other."""
     draw = random.Random(seed)
     calls: list[tuple[WorkloadCall, ...]] = [(shape.call(draw),) for _ in range(count)]
     return _arriving(calls, _exponential(draw), load, device, slots, draw, owners)
@@ -48,13 +49,13 @@ def poisson(
 def bursty(
     seed: int, count: int, load: float, device: DeviceModel, slots: int, shape: Shape, owners: int = 1, burst: int = 10
 ) -> list[WorkloadTask]:
-    """As many as `poisson`, in bursts of `burst` on average that come at once: a batch Poisson process."""
+    """Like `poisson`, but tasks arrive in bursts of `burst` on average: a batch Poisson process."""
     draw = random.Random(seed)
     calls: list[tuple[WorkloadCall, ...]] = [(shape.call(draw),) for _ in range(count)]
 
     def gaps() -> Iterator[float]:
         while True:
-            # Lengths of bursts are geometric, so that the mean gap stays 1.
+            # The lengths of bursts are geometric. The mean gap stays 1.
             yield draw.expovariate(1.0) * burst if draw.random() < 1 / burst else 0.0
 
     return _arriving(calls, gaps(), load, device, slots, draw, owners)
@@ -72,27 +73,28 @@ def programs(
     alpha: float = 1.5,
     tool: float = 0.0,
 ) -> list[WorkloadTask]:
-    """Agent programs: Poisson arrivals, each a chain of calls whose number has a heavy tail.
+    """Agent programs: Poisson arrivals of chains of calls. The number of calls in a chain has a heavy tail.
 
-    The number is Pareto with index `alpha`, `mean` calls before rounding up, cut at 200. Waits for tools are
-    exponential, `tool` seconds on average.
+    The number is Pareto with index `alpha` and a mean of `mean`, rounded up and at most 200. Waits for tools are
+    exponential with a mean of `tool` seconds.
     """
     draw = random.Random(seed)
     least = mean * (alpha - 1) / alpha
-    made = []
+    chains = []
     for _ in range(count):
         length = min(math.ceil(least * draw.paretovariate(alpha)), 200)
         waits = [draw.expovariate(1 / tool) if tool and place else 0.0 for place in range(length)]
-        made.append(chain([shape.call(draw, wait) for wait in waits]))
-    return _arriving(made, _exponential(draw), load, device, slots, draw, owners)
+        chains.append(chain([shape.call(draw, wait) for wait in waits]))
+    return _arriving(chains, _exponential(draw), load, device, slots, draw, owners)
 
 
 def agents(
     seed: int, count: int, shape: Shape, turns: int = 10, think: float = 2.0, tool: float = 0.5, owners: int = 1
 ) -> list[WorkloadTask]:
-    """A closed loop: `count` agents, all there from the start, of `turns` calls each.
+    """A closed loop: `count` agents of `turns` calls each, all there from the start.
 
-    After a call an agent waits for a tool, or one time in three thinks; both times are exponential.
+    Before its first call an agent thinks; after a call it thinks one time in three, and else waits for a tool. Both
+    times are exponential, with means of `think` and `tool` seconds.
     """
     draw = random.Random(seed)
     tasks = []
@@ -118,9 +120,9 @@ def _arriving(
     draw: random.Random,
     owners: int,
 ) -> list[WorkloadTask]:
-    """Tasks with gaps between arrivals that make up the load; `gaps` have a mean of 1."""
+    """Tasks whose arrivals make up `load`; `gaps` have a mean of 1 and are scaled."""
     if not calls:
-        raise InvalidWorkload("a workload of no tasks; ask for one at least")
+        raise InvalidWorkload("a workload of no tasks; ask for at least one")
     times = arrivals(calls, gaps, load, device, slots)
     return [
         WorkloadTask(arrival=time, calls=one, owner=f"owner {draw.randrange(owners)}")

@@ -1,6 +1,6 @@
-"""Least squares with coefficients that are none below zero, for a handful of unknowns.
+"""Non-negative least squares for a handful of unknowns.
 
-Used by the calibration. Plain code: the clients of llmosd have no numerical library.
+Used by the calibration. It needs no numerical library, because the clients of llmosd have none.
 """
 
 from __future__ import annotations
@@ -9,27 +9,28 @@ from collections.abc import Sequence
 
 
 def fit(rows: Sequence[Sequence[float]], values: Sequence[float]) -> list[float]:
-    """The coefficients, none negative, for which the rows come closest to `values` by relative error.
+    """Non-negative coefficients for which the rows come closest to `values` by relative error.
 
-    Values are above 0. A coefficient that would be negative is left out, the worst first (a short form of Lawson and
-    Hanson, "Solving Least Squares Problems", chapter 23). Raises `ZeroDivisionError` if the rows do not determine them.
+    All values are above 0. A coefficient that would be negative becomes 0, the most negative one first (a short form of
+    Lawson and Hanson, "Solving Least Squares Problems", chapter 23). Raises `ZeroDivisionError` if the rows do not
+    determine the coefficients.
     """
     scaled = [[part / value for part in row] for row, value in zip(rows, values, strict=True)]
-    kept = list(range(len(rows[0])))
+    active = list(range(len(rows[0])))
     while True:
-        found = _solve([[row[index] for index in kept] for row in scaled])
-        least = min(range(len(kept)), key=found.__getitem__)
-        if found[least] >= 0:
+        solution = _solve([[row[index] for index in active] for row in scaled])
+        least = min(range(len(active)), key=solution.__getitem__)
+        if solution[least] >= 0:
             break
-        del kept[least]
+        del active[least]
     result = [0.0] * len(rows[0])
-    for index, value in zip(kept, found, strict=True):
+    for index, value in zip(active, solution, strict=True):
         result[index] = value
     return result
 
 
 def _solve(rows: list[list[float]]) -> list[float]:
-    """Least squares for a right side of ones, by the normal equations; columns are scaled to a like size first."""
+    """Least squares for a right side of ones, by the normal equations. Columns are first scaled to similar sizes."""
     width = len(rows[0])
     sizes = [max(abs(row[index]) for row in rows) for index in range(width)]
     rows = [[part / size for part, size in zip(row, sizes, strict=True)] for row in rows]

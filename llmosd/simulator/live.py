@@ -1,6 +1,6 @@
-"""The same tasks for real: the kernel's slots and a policy over the simulated driver, on a loop and a clock that runs.
+"""Runs tasks in real time: the kernel's lease table and a policy over the simulated driver, on an event loop.
 
-Asked by the textbook, for what it shows as measured. It starts no process and no daemon.
+Used by the textbook for the column of measured values. It starts no process and no daemon.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ from llmosd.simulator.call import SimulatedCall
 from llmosd.simulator.device import DeviceModel
 from llmosd.simulator.workload import WorkloadTask
 
-PROGRAM = SchedulingGroup(0)
-
 
 class _LiveCall(SimulatedCall):
-    """A call that a driver can run."""
+    """A call that the simulated driver can run."""
 
     __slots__ = ()
 
@@ -33,19 +31,19 @@ class _LiveCall(SimulatedCall):
         return protocol.Admit(self.id, "prompt", Sampling(max_tokens=self.tokens), self.lease)
 
 
-class _LiveSlots:
-    """Between slots and device, as the workload of a model is in the daemon. `done` is set when all calls are over."""
+class _LiveModel:
+    """Connects lease table and driver like a model runtime of the daemon. `done` is set when all calls have ended."""
 
     def __init__(self, policy: Policy, slots: int, lease: int, device: DeviceModel) -> None:
         self.loop = asyncio.get_running_loop()
         self.calls: dict[int, _LiveCall] = {}
         self.done = asyncio.Event()
-        self.device = SimulatedDevice(self._said)
+        self.device = SimulatedDevice(self._on_message)
         costs = {"step_seconds": device.step, "sequence_seconds": device.sequence, "prompt_seconds": device.prompt}
         self.device.handle(protocol.Load("", "", 1 << 20, costs))
         self.leases = LeaseTable(slots, lease, policy, self.loop.time, self.device.handle)
 
-    def _said(self, message: protocol.FromDriver) -> None:
+    def _on_message(self, message: protocol.FromDriver) -> None:
         match message:
             case protocol.Bundle(progress=progress):
                 for made in progress:
@@ -63,22 +61,22 @@ class _LiveSlots:
 
 
 def seconds(tasks: list[WorkloadTask], device: DeviceModel, policy: Policy, slots: int, lease: int) -> float:
-    """Seconds that the first calls of `tasks`, all submitted at once, take on this machine."""
+    """Seconds that the first calls of `tasks`, all submitted together, take on this machine."""
     return asyncio.run(_run(tasks, device, policy, slots, lease))
 
 
 async def _run(tasks: list[WorkloadTask], device: DeviceModel, policy: Policy, slots: int, lease: int) -> float:
-    desk = _LiveSlots(policy, slots, lease, device)
+    model = _LiveModel(policy, slots, lease, device)
     for number, task in enumerate(tasks, 1):
         spec = msgspec.structs.replace(task.calls[0], prompt=0)
-        desk.calls[number] = _LiveCall(number, number, 0, spec, SchedulingGroup(number), task.priority, 0.0, 0.0)
-    stepping = asyncio.create_task(desk.device.run())
-    start = desk.loop.time()
-    for call in tuple(desk.calls.values()):
-        desk.leases.enqueue(cast("Sequence", call))
-    desk.leases.open()
-    await desk.done.wait()
-    took = desk.loop.time() - start
+        model.calls[number] = _LiveCall(number, number, 0, spec, SchedulingGroup(number), task.priority, 0.0, 0.0)
+    stepping = asyncio.create_task(model.device.run())
+    start = model.loop.time()
+    for call in tuple(model.calls.values()):
+        model.leases.enqueue(cast("Sequence", call))
+    model.leases.open()
+    await model.done.wait()
+    took = model.loop.time() - start
     stepping.cancel()
     await asyncio.gather(stepping, return_exceptions=True)
     return took

@@ -1,6 +1,7 @@
-"""How much work a device can do, and when tasks have to come to ask for a given share of that.
+"""Load: how fast a device can do the calls of a workload, and the arrival times that make up a given share of that.
 
-Asked by the generators and for traces. It simulates, under fifo, with all calls there from the start.
+Used by the generators, and for traces and recordings. It simulates under fifo, with all calls there from the start; it
+computes no capacity from formulas.
 """
 
 from __future__ import annotations
@@ -13,24 +14,24 @@ import msgspec
 from ipc.errors import InvalidWorkload
 from kernel.policy.fifo import Fifo
 from llmosd.simulator.device import DeviceModel
-from llmosd.simulator.simulation import MANY, Simulation
+from llmosd.simulator.simulation import UNBOUNDED, Simulation
 from llmosd.simulator.workload import WorkloadCall, WorkloadTask
 
 
 def saturated_seconds(calls: list[tuple[WorkloadCall, ...]], device: DeviceModel, slots: int) -> float:
-    """Seconds that all calls of all tasks take where all are there at once and none waits for another.
+    """Seconds that all calls of all tasks take if all arrive at time 0 and no call waits for another.
 
-    A load of 1 is one at which tasks come as fast as that. It is measured and not computed, since how many calls
-    share a step depends on how much of it goes to prompts.
+    At a load of 1, tasks arrive at that rate. The time is simulated and not computed, because the number of calls that
+    share a step depends on the part of the step that goes to prompts.
     """
-    alone = [WorkloadTask(arrival=0.0, calls=(_alone(call),)) for task in calls for call in task]
-    return Simulation(alone, device, Fifo(), slots, look=MANY).run().seconds
+    independent = [WorkloadTask(arrival=0.0, calls=(_without_dependencies(call),)) for task in calls for call in task]
+    return Simulation(independent, device, Fifo(), slots, reschedule_steps=UNBOUNDED).run().seconds
 
 
 def arrivals(
     calls: list[tuple[WorkloadCall, ...]], gaps: Iterator[float], load: float, device: DeviceModel, slots: int
 ) -> list[float]:
-    """When each task has to come for a load of `load`; `gaps` between them have a mean of 1."""
+    """Arrival times of the tasks for a load of `load`. `gaps` between arrivals have a mean of 1 and are scaled."""
     check_load(load)
     gap = saturated_seconds(calls, device, slots) / len(calls) / load
     times, now = [], 0.0
@@ -43,7 +44,7 @@ def arrivals(
 def stretched(
     tasks: list[WorkloadTask], load: float, device: DeviceModel, slots: int
 ) -> tuple[list[WorkloadTask], float]:
-    """The same tasks at a load of `load`, and by what time was stretched for it."""
+    """The same tasks with arrival times scaled to a load of `load`, and the factor of the scaling."""
     check_load(load)
     span = tasks[-1].arrival
     if span <= 0:
@@ -53,10 +54,10 @@ def stretched(
 
 
 def check_load(load: float) -> None:
-    """Raises `InvalidWorkload`."""
+    """Raises `InvalidWorkload` unless `load` is a finite number above 0."""
     if not 0 < load < math.inf:
-        raise InvalidWorkload(f"a load of {load:g}; it is above 0, such as 0.9")
+        raise InvalidWorkload(f"a load of {load:g}; give a number above 0, such as 0.9")
 
 
-def _alone(call: WorkloadCall) -> WorkloadCall:
+def _without_dependencies(call: WorkloadCall) -> WorkloadCall:
     return WorkloadCall(prompt=call.prompt, tokens=call.tokens, limit=call.limit)

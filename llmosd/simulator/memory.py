@@ -1,6 +1,7 @@
-"""KVMemoryModel for keys and values of the simulated device: first come, first served, whole sequences.
+"""The KV memory of the simulated device: whole sequences, first come, first served.
 
-Asked by the engine. A call that finds no room waits on its slot, and all who come after it, as in the drivers.
+Used by the engine. As in the drivers, a call that finds no memory waits on its slot, and all later calls wait behind
+it. It never swaps anything out.
 """
 
 from __future__ import annotations
@@ -12,46 +13,46 @@ from llmosd.simulator.device import DeviceModel
 
 
 class KVMemoryModel:
-    """`used` of `size` tokens (0: without bound) are given out; `waiting` have a slot and no memory."""
+    """`used` of `size` tokens are reserved (size 0: no bound). The calls in `waiting` have a slot but no memory."""
 
     def __init__(self, device: DeviceModel) -> None:
         self.size = device.memory
         self.used = 0
         self.waiting: dict[int, SimulatedCall] = {}
 
-    def take(self, call: SimulatedCall) -> bool:
-        """Room for `call`, unless there is none: then it waits for some."""
+    def try_reserve(self, call: SimulatedCall) -> bool:
+        """Whether `call` has memory now; if not, it waits for some."""
         if call.has_kv:
             return True
         if self.waiting or not self._fits(call):
             self.waiting[call.id] = call
             return False
-        self._give(call)
+        self._reserve(call)
         return True
 
-    def wants_no_more(self, call: SimulatedCall) -> None:
-        """It is off its slot: it waits for no room, and keeps what it has."""
+    def stop_waiting(self, call: SimulatedCall) -> None:
+        """`call` lost its slot: it no longer waits for memory. Memory that it has stays reserved."""
         self.waiting.pop(call.id, None)
 
     def free(self, call: SimulatedCall) -> None:
-        """What it has is free again."""
+        """Free the memory of `call`."""
         if call.has_kv:
             call.has_kv = False
-            self.used -= call.reserve if self.size else 0
+            self.used -= call.kv_tokens if self.size else 0
 
-    def served(self) -> Iterator[SimulatedCall]:
-        """Those that waited and have room now, in the order of coming."""
+    def reserve_for_waiting(self) -> Iterator[SimulatedCall]:
+        """Reserve memory for waiting calls in order of arrival until one does not fit; yields the calls that got it."""
         while self.waiting:
             first = next(iter(self.waiting.values()))
             if not self._fits(first):
                 return
             del self.waiting[first.id]
-            self._give(first)
+            self._reserve(first)
             yield first
 
     def _fits(self, call: SimulatedCall) -> bool:
-        return not self.size or self.used + call.reserve <= self.size
+        return not self.size or self.used + call.kv_tokens <= self.size
 
-    def _give(self, call: SimulatedCall) -> None:
+    def _reserve(self, call: SimulatedCall) -> None:
         call.has_kv = True
-        self.used += call.reserve if self.size else 0
+        self.used += call.kv_tokens if self.size else 0

@@ -1,6 +1,6 @@
-"""What came of a simulation: each call, each task, and what the plots draw.
+"""The outcome of a simulation: each call, each task, and the data of the plots.
 
-Made by a simulation, or from a recording of the daemon; read by the report and the plots. Data only.
+Made by a simulation; read by the report, the plots and the benches. It holds data and computes nothing.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from llmosd.simulator.device import DeviceModel
 from llmosd.simulator.timeline import Interval, TimelineSample
 from llmosd.simulator.workload import WorkloadTask
 
-DONE, SHED, ENDED = "done", "shed", "ended"  # all its tokens; given up by the policy; its task ended at its deadline
+# All tokens were made; the policy shed its task; its task ended at the deadline.
+DONE, SHED, ENDED = "done", "shed", "ended"
 
 
 class CallOutcome(msgspec.Struct, frozen=True, array_like=True):
-    """Times are in seconds from the start, None for what it never came to. `call` counts up in the order of coming."""
+    """One call; `call` is its number in order of arrival. Times are in seconds from the start; None: not reached."""
 
     call: int
     task: int
@@ -36,7 +37,7 @@ class CallOutcome(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TaskOutcome(NamedTuple):
-    """`finished` is None if the task was ended before. `service` in tokens, those of prompts at their price."""
+    """One task; `finished` is None if it ended early. `service` is in tokens, with prompt tokens at their weight."""
 
     task: WorkloadTask
     finished: float | None
@@ -46,8 +47,8 @@ class TaskOutcome(NamedTuple):
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """One simulation.
 
-    `seconds` from start to end, `busy` of these in steps. `gap`: the largest gap of service between two owners while
-    both had calls waiting or running, in tokens over weight; None with one owner.
+    It took `seconds` from start to end, of which `busy` were spent in steps. `gap`: the largest gap of service between
+    two owners while both had calls waiting or running, in tokens over weight; None if there is one owner, or too many.
     """
 
     policy: str
@@ -65,7 +66,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def outcome_of(call: SimulatedCall) -> CallOutcome:
-    """What became of `call`, which is over."""
+    """The outcome of `call`, which has ended."""
     assert call.end is not None
     return CallOutcome(
         call.id,
@@ -74,7 +75,7 @@ def outcome_of(call: SimulatedCall) -> CallOutcome:
         call.group.owner,
         call.priority,
         call.prompt,
-        call.credited,
+        call.charged,
         call.submitted,
         call.started,
         call.first,

@@ -1,7 +1,7 @@
-"""Swapping in the simulation: parked calls give up their memory where a call on a slot waits for some.
+"""Swapping in the simulation: parked calls give up their KV memory when a call on a slot waits for memory.
 
-The simulation's counterpart of `kernel.models.pager`, whose choice of whom to swap it takes. It holds calls off their
-slots while they are written, as the daemon does; reading back holds them off, too.
+The simulation's counterpart of `kernel.models.pager`, whose choice of victims it uses. As in the daemon, a call is
+blocked while its state is written; the engine delays it while its state is read back. It never touches a file.
 """
 
 from __future__ import annotations
@@ -18,72 +18,72 @@ from llmosd.simulator.engine import SimulatedEngine
 
 
 class Paging:
-    """`swaps` counts those written. `later` is called with a time and a call: `done` is to be told then."""
+    """`swaps` counts finished swap-outs. `schedule` takes a time and a call: at that time `swapped_out` is due."""
 
     def __init__(
         self,
         device: DeviceModel,
         engine: SimulatedEngine,
         leases: LeaseTable,
-        later: Callable[[float, SimulatedCall], None],
+        schedule: Callable[[float, SimulatedCall], None],
     ) -> None:
         self.swaps = 0
         self._device = device
         self._engine = engine
         self._leases = leases
-        self._later = later
-        self._leaving: dict[int, SimulatedCall] = {}
+        self._schedule = schedule
+        self._swapping_out: dict[int, SimulatedCall] = {}
 
-    def price(self, call: SimulatedCall) -> None:
-        """Tell the policy what it costs to preempt `call`: nothing while memory is not short."""
+    def set_switch_cost(self, call: SimulatedCall) -> None:
+        """Set what it costs to preempt `call`, in tokens: 0 unless memory is short."""
         memory = self._engine.memory
         if memory.size and memory.used > FULL * memory.size:
             tokens = call.prompt + call.tokens
             call.switch_cost = 2 * self._device.swap_seconds(tokens) / self._device.step_seconds(self._leases.count)
 
     def update(self) -> None:
-        """See whether memory is waited for, and have what is in the way written out."""
+        """Start to swap calls out if another call waits for memory, and none is being swapped out already."""
         waiting = self._engine.memory.waiting
-        if not waiting or self._leaving:
+        if not waiting or self._swapping_out:
             return
         first = next(iter(waiting.values()))
-        need = self._engine.memory.used + first.reserve - self._engine.memory.size
+        need = self._engine.memory.used + first.kv_tokens - self._engine.memory.size
         parked = [call for call in self._engine.calls.values() if call.has_kv and call.state != RUNNING]
         chosen = cast("list[SimulatedCall]", choose(map(self._candidate, parked), need, self._rate, forced=True))
-        if not chosen and self._engine.idle:  # nothing moves: the last to come of those that run makes room
+        if not chosen and self._engine.idle:  # no call can make progress: the least urgent running call makes room
             running = [call for call in self._engine.calls.values() if call.has_kv]
             chosen = sorted(running, key=lambda call: (call.priority, -call.id))[:1]
         for call in chosen:
-            self._leaving[call.id] = call
+            self._swapping_out[call.id] = call
             self._leases.block(cast("Sequence", call), SWAPPING)
             if call.state == RUNNING:
-                self._leases.parked(cast("Sequence", call))  # the engine has taken it off at once
-            self._later(self._engine.now + self._device.swap_seconds(call.prompt + call.made), call)
+                self._leases.parked(cast("Sequence", call))  # the engine parked it immediately
+            self._schedule(self._engine.now + self._device.swap_seconds(call.prompt + call.made), call)
 
-    def done(self, call: SimulatedCall) -> None:
-        """`call` is written."""
-        if self._leaving.pop(call.id, None) is None or call.finished:
+    def swapped_out(self, call: SimulatedCall) -> None:
+        """The state of `call` is on disk: free its memory and let it queue again."""
+        if self._swapping_out.pop(call.id, None) is None or call.finished:
             return
         self.swaps += 1
-        self._engine.swapped(call)
+        self._engine.swapped_out(call)
         self._leases.free(cast("Sequence", call))
         self._leases.unblock(cast("Sequence", call), SWAPPING)
 
-    def forget(self, call: SimulatedCall) -> None:
-        """It is over."""
-        self._leaving.pop(call.id, None)
+    def remove(self, call: SimulatedCall) -> None:
+        """`call` has ended."""
+        self._swapping_out.pop(call.id, None)
 
     def shortage(self) -> str:
-        """Why calls cannot run."""
+        """Why the waiting calls cannot run."""
         memory = self._engine.memory
-        largest = max((call.reserve for call in memory.waiting.values()), default=0)
-        return f"one needs memory for {largest} tokens, and the device has {memory.size}"
+        largest = max((call.kv_tokens for call in memory.waiting.values()), default=0)
+        return f"one needs KV memory for {largest} tokens, and the device has {memory.size}; raise its `memory`"
 
     @property
     def _rate(self) -> float:
-        """Tokens a second that are swapped; sizes are in tokens here."""
+        """Tokens that are swapped per second. The pager's sizes are in tokens here, not in bytes."""
         return 1 / self._device.swap_token if self._device.swap_token else 1e12
 
     def _candidate(self, call: SimulatedCall) -> Candidate:
         wait = max(self._engine.now - call.since, self._device.step)
-        return Candidate(cast("Any", call), call.reserve, wait)
+        return Candidate(cast("Any", call), call.kv_tokens, wait)

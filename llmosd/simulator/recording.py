@@ -1,6 +1,7 @@
-"""Recordings of a daemon: what calls came when, and what became of each; as a file, and as tasks to simulate.
+"""Recordings of a daemon: when each call arrived, started and ended; as a file, and as tasks to simulate.
 
-Written by `llmos record`, read by `llmos simulate` and the benches. The file is JSON, one object.
+Written by `llmos record`, read by `llmos simulate` and the benches. The file is one JSON object. It holds lengths,
+times and names, never prompts or answers.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ VERSION = 1
 
 
 class Recording(msgspec.Struct, frozen=True, kw_only=True):
-    """The calls of a daemon, in the order of their ends.
+    """The calls of a daemon, in the order in which they ended.
 
-    Times are in seconds of the daemon's clock. `lost`: calls that ended unseen.
+    Times are in seconds of the daemon's clock. `lost`: the number of calls that the daemon dropped from its
+    log before they were read.
     """
 
     version: int = VERSION
@@ -29,7 +31,7 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write(recording: Recording, path: Path) -> None:
-    """Write `recording` to `path`. Raises `InvalidWorkload` if that cannot be."""
+    """Write `recording` to `path`. Raises `InvalidWorkload` if the file cannot be written."""
     try:
         path.write_bytes(msgspec.json.encode(recording) + b"\n")
     except OSError as error:
@@ -37,13 +39,13 @@ def write(recording: Recording, path: Path) -> None:
 
 
 def read(path: Path) -> Recording:
-    """The recording in `path`. Raises `InvalidWorkload`, which says what is wrong with it."""
+    """Read the recording in `path`. Raises `InvalidWorkload`, which names the file and the reason."""
     try:
         recording = msgspec.json.decode(path.read_bytes(), type=Recording)
     except OSError as error:
         raise InvalidWorkload(f"{path}: {error.strerror}") from None
     except msgspec.DecodeError as error:
-        raise InvalidWorkload(f"{path}: no recording of `llmos record`: {error}") from None
+        raise InvalidWorkload(f"{path}: not a recording of `llmos record`: {error}") from None
     if recording.version != VERSION:
         raise InvalidWorkload(f"{path}: a recording of version {recording.version}; this llmosd reads {VERSION}")
     for call in recording.calls:
@@ -53,11 +55,11 @@ def read(path: Path) -> Recording:
 
 
 def tasks(recording: Recording) -> list[WorkloadTask]:
-    """What was recorded as tasks that ask for the same again.
+    """Turn a recording into tasks that make the same calls again.
 
-    Who called before and waited for the answer is not recorded. So a call is taken to follow the last call of its
-    process that had ended when it came, after as long a wait; and to come when it came, if there is none. Calls that
-    failed are left out. Raises `InvalidWorkload` if nothing is left.
+    A recording does not say which answers a process waited for. So a call is taken to depend on the last call of its
+    process that had ended when it arrived, and to follow it after the same wait. A call without such a predecessor
+    arrives when it did. Calls that failed are left out. Raises `InvalidWorkload` if none are left.
     """
     processes = _by_process(recording)
     if not processes:
@@ -67,12 +69,12 @@ def tasks(recording: Recording) -> list[WorkloadTask]:
 
 
 def origins(recording: Recording) -> list[tuple[int, int]]:
-    """The program and the process of each of the tasks of `tasks`."""
+    """The program id and the pid of each task that `tasks` returns."""
     return list(_by_process(recording))
 
 
 def _by_process(recording: Recording) -> dict[tuple[int, int], list[FinishedCall]]:
-    """The calls that were answered, in the order of coming, of each program and process, in that of their first."""
+    """The answered calls by program id and pid, in order of arrival; processes in the order of their first calls."""
     found: dict[tuple[int, int], list[FinishedCall]] = {}
     done = (call for call in recording.calls if not call.error and call.generated)
     for call in sorted(done, key=lambda call: (call.submitted, call.number)):
@@ -110,7 +112,7 @@ def _task(calls: list[FinishedCall], start: float) -> WorkloadTask:
 
 
 def order_agreement(one: dict[int, float], other: dict[int, float]) -> float:
-    """The share of pairs that ended in the same order in both, of those that did not end at one time. Ends by name."""
+    """The share of pairs that ended in the same order in both; pairs that ended together do not count. Ends by name."""
     names = sorted(one.keys() & other.keys())
     same = pairs = 0
     for place, name in enumerate(names):
@@ -123,7 +125,7 @@ def order_agreement(one: dict[int, float], other: dict[int, float]) -> float:
 
 
 def ends(calls: Iterable[FinishedCall]) -> dict[tuple[int, int, int], float]:
-    """When each call ended, by program, process and its place among the calls of that process."""
+    """When each call ended, by program id, pid and its place among the calls of that process."""
     found: dict[tuple[int, int, int], float] = {}
     places: dict[tuple[int, int], int] = {}
     for call in sorted(calls, key=lambda call: (call.submitted, call.number)):

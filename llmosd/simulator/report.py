@@ -1,6 +1,6 @@
-"""What a run shows: latencies, goodput, fairness, preemptions and missed deadlines; and the same over many seeds.
+"""The figures of a run: latencies, goodput, fairness, preemptions and missed deadlines; and their means over seeds.
 
-Made by the commands and the benches from what a simulation, or the daemon, recorded. It prints nothing.
+Made by experiments and the benches from the outcome of a simulation. It prints nothing.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from llmosd.simulator.statistics import Estimate, estimate, jain, quantile
 
 
 class Slo(msgspec.Struct, frozen=True, kw_only=True):
-    """What a user expects of a call: the first token after `ttft` seconds at most, then one in `tpot` on average."""
+    """A service level objective of a call: the first token within `ttft` seconds, then one per `tpot` on average."""
 
     ttft: float = 2.0
     tpot: float = 0.2
 
     def met(self, call: CallOutcome) -> bool:
-        """Whether `call` was as expected."""
+        """Whether `call` met the objective."""
         first = ttft(call)
         return call.outcome == DONE and first is not None and first <= self.ttft and (tpot(call) or 0.0) <= self.tpot
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """A distribution of seconds; nan where there are no values."""
+    """The mean and quantiles of a distribution of seconds; nan if there are no values."""
 
     mean: float
     p50: float
@@ -38,12 +38,13 @@ class Spread(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """The figures of one run.
 
-    Times in seconds: `ttft` to the first token, `tpot` between tokens after it, `call` and `task` from submission to
-    end, `task_per_token` the same over all tokens that the task made; waits for tools count as its time.
+    Times are in seconds. `ttft`: to the first token. `tpot`: between later tokens. `call` and `task`: from submission
+    to end. `task_per_token`: `task` divided by all tokens that the task made. The time of a task includes its waits for
+    tools.
 
-    `goodput`: calls a second that meet the objective, `within` their share of all. `jain`: index of fairness of the
-    service of owners over their weights. `gap`: see `outcome.Run`. `misses`: the share of tasks with a deadline that
-    were not done by it, `shed` the calls that were given up by the policy. `busy`: the share of time in steps.
+    `goodput`: calls per second that met the objective; `within`: their share of all calls. `jain`: Jain's index of the
+    owners' service over their weights. `gap`: see `outcome.Run`. `misses`: the share of tasks with a deadline that
+    missed it. `shed`: calls that the policy gave up. `busy`: the share of the time in which the device did steps.
     """
 
     policy: str
@@ -71,17 +72,17 @@ Estimates = dict[str, Estimate]
 
 
 def ttft(call: CallOutcome) -> float | None:
-    """Seconds to the first token, if there was one."""
+    """Seconds to the first token; None if there was none."""
     return None if call.first is None else call.first - call.submitted
 
 
 def tpot(call: CallOutcome) -> float | None:
-    """Seconds between the tokens after the first, if there were any."""
+    """Mean seconds between tokens; None for fewer than two tokens."""
     return None if call.first is None or call.tokens < 2 else (call.end - call.first) / (call.tokens - 1)
 
 
 def report(run: Run, slo: Slo) -> Report:
-    """What `run` shows. Latencies are of calls and tasks that were done."""
+    """The figures of `run`. Latencies cover only calls and tasks that were completed."""
     done = [call for call in run.calls if call.outcome == DONE]
     spans = [(task, end - task.arrival) for task, end, _ in run.tasks if end is not None]
     bound = [(task, end) for task, end, _ in run.tasks if task.deadline is not None]
@@ -112,7 +113,7 @@ def report(run: Run, slo: Slo) -> Report:
 
 
 def estimates(reports: Sequence[Report]) -> Estimates:
-    """Each figure of several runs of one policy as a mean with its interval, by names such as "ttft.p99"."""
+    """The mean of each figure over several runs of one policy, with its interval, by names such as "ttft.p99"."""
     columns: dict[str, list[float]] = {}
     for one in reports:
         for name, value in flat(one).items():
@@ -125,7 +126,7 @@ def estimates(reports: Sequence[Report]) -> Estimates:
 
 
 def flat(one: Report) -> dict[str, float]:
-    """The figures of a report by name; what there is none of is left out."""
+    """The figures of a report by name; those without a value are left out."""
     figures: dict[str, float] = {}
     for name, value in msgspec.structs.asdict(one).items():
         if isinstance(value, Spread):
@@ -136,7 +137,7 @@ def flat(one: Report) -> dict[str, float]:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """How `values` are distributed."""
+    """The distribution of `values`."""
     ordered = sorted(values)
     mean = math.fsum(ordered) / len(ordered) if ordered else math.nan
     return Spread(mean, *(quantile(ordered, share) for share in (0.5, 0.95, 0.99)))

@@ -1,7 +1,8 @@
-"""A simulation: tasks make their calls, the daemon's slots and a policy say who runs, the engine lets the time pass.
+"""A simulation: tasks make calls, the daemon's lease table and a policy choose which calls run, the engine runs them.
 
-Discrete events: time goes from one to the next, and everything that one brings about happens at once. Made by the
-commands, the benches and tests. The same tasks, device and policy give the same run, to the last bit.
+A discrete-event simulation: the clock jumps from event to event, and all events that are due at one time are delivered
+before the policy decides. Made by the commands, the benches and tests. It never reads a real clock: the same tasks,
+device and policy give the same run, to the last bit.
 """
 
 from __future__ import annotations
@@ -25,35 +26,35 @@ from llmosd.simulator.timeline import Timeline
 from llmosd.simulator.workload import WorkloadTask, check
 
 LEASE = 64  # tokens, the default of the daemon
-LOOK = 8  # steps: time may have changed a policy's mind
-MANY = 1 << 30  # steps
-SUBMIT, DEADLINE, WRITTEN, RESTORED = 0, 1, 2, 3  # what an event is, in the order of those at one time
+RESCHEDULE_STEPS = 8  # while calls wait; a policy may decide differently as time passes
+UNBOUNDED = 1 << 30  # steps
+SUBMIT, DEADLINE, SWAPPED_OUT, SWAPPED_IN = 0, 1, 2, 3  # kinds of events, in the order of delivery at one time
 
 
-class _Progress:
-    """How far a task has come. `left` counts, for each call, those that it still waits for."""
+class _TaskState:
+    """The state of one task. `unfinished` counts, for each of its calls, the calls that it still waits for."""
 
-    __slots__ = ("calls", "critical_paths", "done", "finished", "followers", "group", "left", "live", "over")
+    __slots__ = ("calls", "critical_paths", "dependents", "done", "ended", "finished", "group", "unfinished")
 
     def __init__(self, task: WorkloadTask, group: SchedulingGroup) -> None:
         self.group = group
-        self.left = [len(set(call.after)) for call in task.calls]
-        self.followers: list[list[int]] = [[] for _ in task.calls]
+        self.unfinished = [len(set(call.after)) for call in task.calls]
+        self.dependents: list[list[int]] = [[] for _ in task.calls]
         for place, call in enumerate(task.calls):
             for before in set(call.after):
-                self.followers[before].append(place)
+                self.dependents[before].append(place)
         self.critical_paths = [0.0] * len(task.calls)
-        self.live: dict[int, SimulatedCall] = {}
-        self.done = 0
-        self.over = False
-        self.finished: float | None = None
+        self.calls: dict[int, SimulatedCall] = {}  # under way
+        self.done = 0  # calls that were completed
+        self.ended = False  # all calls were completed, or the task was ended early
+        self.finished: float | None = None  # when all calls were completed
 
 
 class Simulation:
-    """Runs `tasks` on `slots` slots of `device` under `policy`, which must be a fresh one.
+    """Runs `tasks` on `slots` slots of `device` under `policy`, which must not have been used before.
 
-    `timeline`: keep what plots need. `look`: steps after which the policy is asked again while somebody waits; `MANY`
-    for one that heeds neither time nor progress, such as fifo. Raises `InvalidWorkload`.
+    `timeline`: record what the plots need. `reschedule_steps`: while calls wait, ask the policy again after so many
+    steps; `UNBOUNDED` for a policy that depends on neither time nor progress, such as fifo. Raises `InvalidWorkload`.
     """
 
     def __init__(
@@ -65,46 +66,46 @@ class Simulation:
         *,
         lease: int = LEASE,
         timeline: bool = False,
-        look: int = LOOK,
+        reschedule_steps: int = RESCHEDULE_STEPS,
     ) -> None:
         check(tasks)
         if slots < 1:
-            raise InvalidWorkload(f"{slots} slots; there has to be one at least")
+            raise InvalidWorkload(f"{slots} slots; give at least one")
         self._tasks = tasks
         self._device = device
         self._policy = policy
-        self._look = look
+        self._reschedule_steps = reschedule_steps
         self._timeline = Timeline(timeline)
-        self._engine = SimulatedEngine(device, self._timeline, partial(self._schedule_swap, RESTORED))
+        self._engine = SimulatedEngine(device, self._timeline, partial(self._schedule_swap, SWAPPED_IN))
         self._clock = 0.0
-        self.leases = LeaseTable(slots, lease, policy, lambda: self._clock, self._engine.obey)
-        self.leases.on_shed = cast("Any", self._shed)
-        self._paging = Paging(device, self._engine, self.leases, partial(self._schedule_swap, WRITTEN))
+        self.leases = LeaseTable(slots, lease, policy, lambda: self._clock, self._engine.handle)
+        self.leases.on_shed = cast("Any", self._on_shed)
+        self._paging = Paging(device, self._engine, self.leases, partial(self._schedule_swap, SWAPPED_OUT))
         self._gap = ServiceGap({task.owner: task.weight for task in tasks})
-        self._compared = self._gap.largest is not None
-        self._progress = [
-            _Progress(task, SchedulingGroup(number, task.owner, task.weight, self._end_of(task)))
+        self._measures_gap = self._gap.largest is not None
+        self._states = [
+            _TaskState(task, SchedulingGroup(number, task.owner, task.weight, self._deadline_of(task)))
             for number, task in enumerate(tasks)
         ]
-        self._events: list[tuple[float, int, int, int, Any]] = []
-        self._count = 0
-        self._last_call = 0
+        self._events: list[tuple[float, int, int, int, Any]] = []  # time, kind, number, task, call or its place
+        self._event_count = 0
+        self._last_call_id = 0
         self._ended: list[SimulatedCall] = []
 
     def run(self) -> Run:
-        """From the first arrival to the last completion."""
+        """Simulate from the first arrival to the last completion."""
         for number, task in enumerate(self._tasks):
             for place, call in enumerate(task.calls):
                 if not call.after:
                     self._schedule(task.arrival + call.wait, SUBMIT, number, place)
             if task.deadline is not None:
                 self._schedule(task.arrival + task.deadline, DEADLINE, number, None)
-        self._deliver()  # what is there at the start has come before any of it gets a slot
+        self._deliver_events()  # all calls that are due at the start arrive before any of them gets a slot
         self.leases.open()
         while self._events or self.leases.used or self.leases.waiting:
-            self._deliver()
+            self._deliver_events()
             if self._engine.idle:
-                self._wait()
+                self._jump()
             else:
                 self._advance()
         return Run(
@@ -113,8 +114,8 @@ class Simulation:
             device=self._device,
             calls=[outcome_of(call) for call in self._ended],
             tasks=[
-                TaskOutcome(task, progress.finished, progress.group.service)
-                for task, progress in zip(self._tasks, self._progress, strict=True)
+                TaskOutcome(task, state.finished, state.group.service)
+                for task, state in zip(self._tasks, self._states, strict=True)
             ],
             seconds=self._clock,
             busy=self._engine.busy,
@@ -127,30 +128,30 @@ class Simulation:
 
     # ---- time
 
-    def _deliver(self) -> None:
-        """Everything that is due."""
+    def _deliver_events(self) -> None:
+        """Deliver all events that are due."""
         events = self._events
         if not events or events[0][0] > self._clock:
             return
-        self._credit()
+        self._charge_all()
         while events and events[0][0] <= self._clock:
-            time, kind, _, number, what = heappop(events)
+            time, kind, _, task, subject = heappop(events)
             if kind == SUBMIT:
-                self._submit(number, what, time)
+                self._submit(task, subject, time)
             elif kind == DEADLINE:
-                self._deadline(number)
-            elif kind == WRITTEN:
-                self._paging.done(what)
+                self._on_deadline(task)
+            elif kind == SWAPPED_OUT:
+                self._paging.swapped_out(subject)
             else:
-                self._engine.restored(what)
-        self._note()
+                self._engine.swapped_in(subject)
+        self._sample()
 
-    def _wait(self) -> None:
-        """Nothing can run before the next event."""
+    def _jump(self) -> None:
+        """No call is in the batch: move the clock to the next event."""
         self._paging.update()
         if not self._engine.idle:
             return
-        while self._events and self._events[0][1] == DEADLINE and self._progress[self._events[0][3]].over:
+        while self._events and self._events[0][1] == DEADLINE and self._states[self._events[0][3]].ended:
             heappop(self._events)
         if not (self._events or self.leases.used or self.leases.waiting):
             return
@@ -163,129 +164,129 @@ class Simulation:
             self.leases.reschedule()
 
     def _advance(self) -> None:
-        """Let steps pass, and tell the slots what came of them."""
+        """Let the engine do steps, then charge the tokens that it made and finish the calls that ended."""
         engine = self._engine
         waiting = self.leases.waiting
-        most = self._look if waiting else MANY
-        if bounds := [
-            call.grant - engine.made(call) + call.credited for call in engine.decoding.values() if call.grant
+        most = self._reschedule_steps if waiting else UNBOUNDED
+        if grants_left := [
+            call.grant - engine.tokens_made(call) + call.charged for call in engine.decoding.values() if call.grant
         ]:
-            most = max(min(most, *bounds), 1)
-        for call in engine.fresh:
+            most = max(min(most, *grants_left), 1)
+        for call in engine.newly_started:
             self._gap.served(call.group.owner, PROMPT_WEIGHT * call.prompt)
             self.leases.charge_prompt(cast("Sequence", call), call.prompt)
-        engine.fresh.clear()
+        engine.newly_started.clear()
         until = self._events[0][0] if self._events else float("inf")
         stopped = engine.advance(until, most)
         self._clock = engine.now
-        ended = [call for call in stopped if engine.made(call) >= call.tokens]
+        ended = [call for call in stopped if engine.tokens_made(call) >= call.tokens]
         for call in ended:
-            call.grant = 0  # the end of its grant is no reason to ask the policy any more
-            self._credit_one(call)
-        if waiting and self._look < MANY:
-            self._credit()
-        elif bounds:
+            call.grant = 0  # the call has ended, so the end of its grant must not make the policy decide
+            self._charge(call)
+        if waiting and self._reschedule_steps < UNBOUNDED:
+            self._charge_all()
+        elif grants_left:
             for call in [
-                call for call in engine.decoding.values() if 0 < call.grant <= engine.made(call) - call.credited
+                call for call in engine.decoding.values() if 0 < call.grant <= engine.tokens_made(call) - call.charged
             ]:
-                self._credit_one(call)
+                self._charge(call)
         for call in ended:
             self._finish(call, DONE)
         if self.leases.waiting:
             self._paging.update()
             self.leases.reschedule()
-        self._note()
+        self._sample()
 
-    def _schedule(self, time: float, kind: int, number: int, what: Any) -> None:
-        self._count += 1
-        heappush(self._events, (time, kind, self._count, number, what))
+    def _schedule(self, time: float, kind: int, task: int, subject: Any) -> None:
+        self._event_count += 1
+        heappush(self._events, (time, kind, self._event_count, task, subject))
 
     def _schedule_swap(self, kind: int, time: float, call: SimulatedCall) -> None:
         self._schedule(time, kind, call.task, call)
 
+    def _sample(self) -> None:
+        self._timeline.sample(self._clock, self.leases.waiting, self.leases.used)
+
     # ---- calls
 
     def _submit(self, number: int, place: int, time: float) -> None:
-        progress, task = self._progress[number], self._tasks[number]
-        if progress.over:
+        state, task = self._states[number], self._tasks[number]
+        if state.ended:
             return
         spec = task.calls[place]
-        self._last_call += 1
+        self._last_call_id += 1
         priority = task.priority if spec.priority is None else spec.priority
         call = SimulatedCall(
-            self._last_call, number, place, spec, progress.group, priority, progress.critical_paths[place], time
+            self._last_call_id, number, place, spec, state.group, priority, state.critical_paths[place], time
         )
-        self._paging.price(call)
-        progress.live[call.id] = call
-        self._engine.hold(call)
+        self._paging.set_switch_cost(call)
+        state.calls[call.id] = call
+        self._engine.add(call)
         self._gap.wants(task.owner, +1)
         self.leases.enqueue(cast("Sequence", call))
 
-    def _credit(self) -> None:
-        """Tell the slots of all tokens that were made."""
+    def _charge_all(self) -> None:
+        """Charge all tokens that were made and not charged yet."""
         steps = self._engine.steps
         for call in tuple(self._engine.decoding.values()):
-            if call.made + steps - call.joined != call.credited or call.slot < 0:
-                self._credit_one(call)
+            if call.made + steps - call.joined_step != call.charged or call.slot < 0:
+                self._charge(call)
 
-    def _credit_one(self, call: SimulatedCall) -> None:
-        """Tell the slots what `call` has made since they heard of it last. They may take its slot for it."""
-        # Who makes tokens has a slot, and who has lost it has them all in `made`.
-        tokens = call.made - call.credited
+    def _charge(self, call: SimulatedCall) -> None:
+        """Charge the tokens that `call` made since it was last charged. It may lose its slot for that."""
+        # A call in the batch has a slot. Of a call that has lost its slot, all tokens are in `made`.
+        tokens = call.made - call.charged
         if call.slot >= 0 and call.id in self._engine.decoding:
-            tokens += self._engine.steps - call.joined
+            tokens += self._engine.steps - call.joined_step
         if tokens:
-            call.credited += tokens
-            if self._compared:
+            call.charged += tokens
+            if self._measures_gap:
                 self._gap.served(call.group.owner, tokens)
             self.leases.charge_tokens(cast("Sequence", call), tokens)
 
     def _finish(self, call: SimulatedCall, outcome: str) -> None:
-        """`call` is over, one way or another."""
+        """`call` has ended with this outcome."""
         call.end, call.outcome = self._clock, outcome
-        task, progress = self._tasks[call.task], self._progress[call.task]
+        task, state = self._tasks[call.task], self._states[call.task]
         self._gap.wants(task.owner, -1)
-        self._paging.forget(call)
-        self._engine.forget(call)
+        self._paging.remove(call)
+        self._engine.remove(call)
         call.state = FINISHED
-        del progress.live[call.id]
+        del state.calls[call.id]
         self._ended.append(call)
         self.leases.free(cast("Sequence", call))
         if outcome == DONE:
-            self._follow(call, progress)
+            self._schedule_dependents(call, state)
 
-    def _follow(self, call: SimulatedCall, progress: _Progress) -> None:
-        """What its task does now that `call` is done."""
-        progress.done += 1
+    def _schedule_dependents(self, call: SimulatedCall, state: _TaskState) -> None:
+        """Submit the calls that waited for `call` alone; finish the task if it was the last call."""
+        state.done += 1
         path = call.critical_path + PROMPT_WEIGHT * call.prompt + call.tokens
-        for place in progress.followers[call.place]:
-            progress.critical_paths[place] = max(progress.critical_paths[place], path)
-            progress.left[place] -= 1
-            if not progress.left[place]:
+        for place in state.dependents[call.place]:
+            state.critical_paths[place] = max(state.critical_paths[place], path)
+            state.unfinished[place] -= 1
+            if not state.unfinished[place]:
                 wait = self._tasks[call.task].calls[place].wait
                 self._schedule(self._clock + wait, SUBMIT, call.task, place)
-        if progress.done == len(progress.left):
-            progress.over, progress.finished = True, self._clock
+        if state.done == len(state.unfinished):
+            state.ended, state.finished = True, self._clock
 
-    def _shed(self, call: SimulatedCall) -> None:
-        """The policy gives `call` up: its task fails."""
-        self._give_up(call.task, SHED)
+    def _on_shed(self, call: SimulatedCall) -> None:
+        """The policy sheds `call`: its task fails."""
+        self._end_task(call.task, SHED)
 
-    def _deadline(self, number: int) -> None:
-        if not self._progress[number].over:
-            self._give_up(number, ENDED)
+    def _on_deadline(self, task: int) -> None:
+        if not self._states[task].ended:
+            self._end_task(task, ENDED)
 
-    def _give_up(self, number: int, outcome: str) -> None:
-        progress = self._progress[number]
-        progress.over = True
-        for call in tuple(progress.live.values()):
+    def _end_task(self, task: int, outcome: str) -> None:
+        state = self._states[task]
+        state.ended = True
+        for call in tuple(state.calls.values()):
             call.cancelled = True
             self.leases.withdraw(cast("Sequence", call))
             self._finish(call, outcome)
 
     @staticmethod
-    def _end_of(task: WorkloadTask) -> float | None:
+    def _deadline_of(task: WorkloadTask) -> float | None:
         return None if task.deadline is None else task.arrival + task.deadline
-
-    def _note(self) -> None:
-        self._timeline.sample(self._clock, self.leases.waiting, self.leases.used)

@@ -1,6 +1,6 @@
-"""The few statistics that reports need: quantiles, means with confidence intervals, and the index of fairness.
+"""The statistics that reports need: quantiles, means with confidence intervals, and Jain's index of fairness.
 
-Plain code, so that a simulation needs no more than llmosd itself.
+Used by the report and the benches. It needs no numerical library, so that simulations run wherever llmosd does.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-# Student's t for a two-sided interval of 95%, by degrees of freedom; the last one holds from there on.
+# Student's t for a two-sided interval of 95%, by degrees of freedom from 1 on; the last value holds for all above.
 STUDENT = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
@@ -18,7 +18,7 @@ STUDENT = (
 
 
 class Estimate(NamedTuple):
-    """A mean, and half of the width of its 95% confidence interval; infinite where there was one value."""
+    """A mean, and half the width of its 95% confidence interval, which is infinite for a single value."""
 
     mean: float
     half: float
@@ -38,7 +38,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """The mean of independent `values` with its interval, by Student's t. At least one value."""
+    """The mean of independent `values`, of which there is at least one, with its interval by Student's t."""
     count = len(values)
     mean = math.fsum(values) / count
     if count == 1:
@@ -48,7 +48,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
-    """The value below which `share` of the sorted `ordered` lie, between two by linear interpolation; nan of none."""
+    """The value below which a `share` of the sorted `ordered` lies, by linear interpolation; nan if there are none."""
     if not ordered:
         return math.nan
     place = share * (len(ordered) - 1)
@@ -58,6 +58,6 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def jain(shares: Sequence[float]) -> float:
-    """Jain's index: 1 where all have the same, 1/n where one of n has all (Jain, Chiu, Hawe, DEC-TR-301, 1984)."""
+    """Jain's index: 1 if all shares are equal, 1/n if one of n has everything (Jain, Chiu, Hawe, DEC-TR-301, 1984)."""
     squares = sum(share * share for share in shares)
     return sum(shares) ** 2 / (len(shares) * squares) if squares else 1.0

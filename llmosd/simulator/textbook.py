@@ -1,8 +1,8 @@
-"""The textbook: cases small enough to work out by hand, and the formulas beside what is simulated and measured.
+"""The textbook: cases small enough to work out by hand, with analytic, simulated and measured values side by side.
 
-Asked by `llmos simulate --example textbook`. Sources: Silberschatz, Galvin, Gagne, "Operating System Concepts", 5.3;
-Kurose, Ross, "Computer Networking", 1.4 (delay of a message); Cormen et al., "Introduction to Algorithms", 6 and 8.1
-(ordering by comparisons).
+Used by `llmos simulate --example textbook`; it needs no daemon. Sources: Silberschatz, Galvin, Gagne, "Operating System
+Concepts", 5.3; Kurose, Ross, "Computer Networking", 1.4 (delay of a message); Cormen et al., "Introduction to
+Algorithms", 6 and 8.1 (sorting by comparisons).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import random
 
 import msgspec
 
+from kernel.policy.group import SchedulingGroup
 from kernel.policy.policy import Policy
 from kernel.policy.queue_entry import LazyHeap, QueueEntry
 from kernel.policy.registry import PolicySettings, make_policy
@@ -24,18 +25,18 @@ from llmosd.simulator.simulation import Simulation
 from llmosd.simulator.workload import WorkloadCall, WorkloadTask
 
 SLICE = 0.1  # seconds
-TOKENS = 10  # of a slice: one every 10 ms
+TOKENS = 10  # per slice: one every 10 ms
 DEVICE = DeviceModel(step=SLICE / TOKENS, name="textbook: a token every 10 ms")
 PROCESSES = 5
 AGENTS, SLOTS = 12, 4
-ORDERED = 1024  # jobs that are put in order
+ORDERED = 1024  # jobs to sort
 MESSAGE, DISTANCE, BANDWIDTH = 1_000_000, 1_000_000.0, 1e9  # bytes, metres, bits per second
 LIGHT = 2e8  # metres a second in fibre or copper
 PACKET = 1500  # bytes
 
 
 class Formula(msgspec.Struct, frozen=True):
-    """A formula, what it gives, and what was found: None where that was not done. `unit` of all three."""
+    """A formula, its analytic value, and the simulated and the measured value (None: not done); all in `unit`."""
 
     name: str
     formula: str
@@ -46,7 +47,7 @@ class Formula(msgspec.Struct, frozen=True):
 
 
 class Textbook(msgspec.Struct, frozen=True):
-    """Processes of priority 1 to 5 under strict priority: the `run`, the `order` of their ends, and the `slices`."""
+    """Processes of priority 1 to 5 under strict priority: the run, the order of their ends, and the slices of each."""
 
     run: Run
     order: list[str]
@@ -55,12 +56,12 @@ class Textbook(msgspec.Struct, frozen=True):
 
     @property
     def milliseconds(self) -> int:
-        """From start to end."""
+        """Milliseconds from start to end."""
         return round(1000 * self.run.seconds)
 
 
 def textbook(*, measure: bool = True) -> Textbook:
-    """All cases. With `measure`, some are also run for real, on slots and a simulated driver of this process: 3 s."""
+    """Compute all cases. With `measure`, also run some in real time over a simulated driver in this process: 3 s."""
     run = Simulation(processes(), DEVICE, _priority(), slots=1, lease=TOKENS, timeline=True).run()
     ends = sorted(run.calls, key=lambda call: call.end)
     slices = {f"P{call.priority}": call.tokens // TOKENS for call in ends}
@@ -68,7 +69,7 @@ def textbook(*, measure: bool = True) -> Textbook:
 
 
 def processes() -> list[WorkloadTask]:
-    """Five processes, there from the start: the one of priority p needs p slices."""
+    """Five processes, all there from the start: the one of priority p needs p slices."""
     return [
         WorkloadTask(
             arrival=0.0, calls=(WorkloadCall(prompt=0, tokens=TOKENS * level),), name=f"P{level}", priority=level
@@ -78,7 +79,7 @@ def processes() -> list[WorkloadTask]:
 
 
 def formulas(run: Run, *, measure: bool) -> list[Formula]:
-    """Each formula with what it gives here; times in milliseconds. `run`: of `processes`."""
+    """All formulas with their values; times are in milliseconds. `run`: the simulation of `processes`."""
     return [_sum_over_priorities(run, measure), _round(measure), _agents(measure), _message(), _order()]
 
 
@@ -115,12 +116,12 @@ def _message() -> Formula:
 
 
 def link_seconds(length: int, distance: float, bandwidth: float) -> float:
-    """Until the last bit of `length` bytes has arrived, over `distance` metres at `bandwidth` bits a second."""
+    """Seconds until the last bit of `length` bytes arrives, over `distance` metres at `bandwidth` bits per second."""
     return distance / LIGHT + 8 * length / bandwidth
 
 
 def link_seconds_by_packet(length: int, distance: float, bandwidth: float) -> float:
-    """The same, packet by packet: the link takes the next one when the one before has left."""
+    """The same, packet by packet: the link takes the next packet when the previous one has left."""
     free = arrived = 0.0
     left = length
     while left > 0:
@@ -136,18 +137,18 @@ def _order() -> Formula:
     keys = [draw.random() for _ in range(ORDERED)]
     analytic = ORDERED * math.log2(ORDERED)
     return Formula(
-        f"comparisons to put n = {ORDERED} jobs in order",
+        f"comparisons to sort n = {ORDERED} jobs",
         "n log2 n",
         "",
         analytic,
         float(_comparisons_of_sorting(keys)),
-        float(_comparisons_of_a_line(keys)),
+        float(_comparisons_of_a_queue(keys)),
     )
 
 
 @functools.total_ordering
 class _Counted:
-    """A key that counts how often it is compared."""
+    """A sort key that counts all comparisons."""
 
     compared = 0
 
@@ -171,15 +172,15 @@ def _comparisons_of_sorting(keys: list[float]) -> int:
     return _Counted.compared
 
 
-def _comparisons_of_a_line(keys: list[float]) -> int:
-    """The same through a line of the kernel's policies: all join, and each leaves when it is the first."""
+def _comparisons_of_a_queue(keys: list[float]) -> int:
+    """The same with the queue of the kernel's policies: all jobs join, and each leaves when it is first."""
     _Counted.compared = 0
-    line = LazyHeap()
+    queue = LazyHeap()
     for number, key in enumerate(keys):
-        call = SimulatedCall(number, 0, 0, WorkloadCall(prompt=0, tokens=1), live.PROGRAM, 0, 0.0, 0.0)
-        line.push(QueueEntry(call, 0.0), (_Counted(key),))  # type: ignore[arg-type]
-    while (first := line.first()) is not None:
-        line.remove(first)
+        call = SimulatedCall(number, 0, 0, WorkloadCall(prompt=0, tokens=1), SchedulingGroup(0), 0, 0.0, 0.0)
+        queue.push(QueueEntry(call, 0.0), (_Counted(key),))  # type: ignore[arg-type]
+    while (first := queue.first()) is not None:
+        queue.remove(first)
     return _Counted.compared
 
 

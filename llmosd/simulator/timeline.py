@@ -1,6 +1,7 @@
-"""Who was on which slot when, and how many waited: what the plots draw.
+"""The timeline of a run: which call was on which slot when, and how many calls waited. The plots draw it.
 
-Written by the engine and the simulation while they run, if it is asked for. It keeps times in seconds.
+Written by the engine and the simulation while they run, if the caller asked for a timeline. All times are in seconds.
+It decides nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Interval(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TimelineSample(msgspec.Struct, frozen=True, array_like=True):
-    """From `time` on so many calls waited, and so many were on a slot."""
+    """From `time` to the next sample, `waiting` calls waited for a slot and `running` calls had one."""
 
     time: float
     waiting: int
@@ -30,40 +31,40 @@ class TimelineSample(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Timeline:
-    """Which call was on which slot, and when.
+    """Numbers the slots: a call gets the lowest number that is free.
 
-    Slots are numbered; a call gets the lowest number that is free. `intervals` and `samples` stay empty unless `kept`.
+    `intervals` and `samples` stay empty unless `enabled`.
     """
 
-    def __init__(self, kept: bool = False) -> None:
+    def __init__(self, enabled: bool = False) -> None:
         self.intervals: list[Interval] = []
         self.samples: list[TimelineSample] = []
-        self._kept = kept
+        self._enabled = enabled
         self._free: list[int] = []
         self._next = 0
-        self._since: dict[int, float] = {}
+        self._started: dict[int, float] = {}
 
-    def on(self, call: SimulatedCall, now: float) -> None:
+    def slot_taken(self, call: SimulatedCall, now: float) -> None:
         """`call` got a slot."""
         if self._free:
             call.slot = heappop(self._free)
         else:
             call.slot, self._next = self._next, self._next + 1
-        if self._kept:
-            self._since[call.id] = now
+        if self._enabled:
+            self._started[call.id] = now
 
-    def off(self, call: SimulatedCall, now: float) -> None:
-        """`call` has its slot no more."""
-        if self._kept:
-            start = self._since.pop(call.id)
+    def slot_freed(self, call: SimulatedCall, now: float) -> None:
+        """`call` lost its slot."""
+        if self._enabled:
+            start = self._started.pop(call.id)
             if now > start:
                 self.intervals.append(Interval(call.slot, call.id, start, now))
         heappush(self._free, call.slot)
         call.slot = -1
 
     def sample(self, now: float, waiting: int, running: int) -> None:
-        """So many wait and run from now on."""
-        if not self._kept:
+        """Record how many calls wait and run from `now` on; repeated values make no new sample."""
+        if not self._enabled:
             return
         samples = self.samples
         if samples and samples[-1].time == now:

@@ -1,6 +1,6 @@
-"""Reads arrival traces in the form of the Azure Public Dataset: when a call came, its context and generated tokens.
+"""Reads arrival traces in the format of the Azure Public Dataset: a time, context tokens and generated tokens per call.
 
-Asked by the commands and the benches. What is wrong with a file is named with its line. It opens files and no more.
+Used by experiments and tests. An error names the file and the line. It never writes a file.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 
 
 def read(path: Path, scale: float = 1.0) -> list[WorkloadTask]:
-    """The calls of a CSV file, plain or gzipped, as tasks of one call each. Token counts are times `scale`, at least 1.
+    """Read a CSV file, plain or gzipped, as tasks of one call each. Token counts are multiplied by `scale`, at least 1.
 
-    Raises `InvalidWorkload`: no such file, columns that are missing, values that are none, time that runs backwards.
+    Raises `InvalidWorkload` for a file that cannot be read, missing columns, bad values, and time that runs backwards.
     """
     if not 0 < scale < math.inf:
-        raise InvalidWorkload(f"a scale of {scale:g}; it is above 0, such as 0.1")
+        raise InvalidWorkload(f"a scale of {scale:g}; give a number above 0, such as 0.1")
     try:
         with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="") as file:
             return _parse(str(path), file, scale)
     except (OSError, EOFError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise InvalidWorkload(f"{path}: it cannot be read: {reason}") from None
+        raise InvalidWorkload(f"{path} cannot be read: {reason}") from None
 
 
 def _parse(name: str, file: TextIO, scale: float) -> list[WorkloadTask]:
@@ -54,7 +54,7 @@ def _parse(name: str, file: TextIO, scale: float) -> list[WorkloadTask]:
             raise InvalidWorkload(f"{name}, line {line}: a negative number of tokens")
         if before is not None and time < before:
             raise InvalidWorkload(
-                f"{name}, line {line}: time runs backwards, to {row['TIMESTAMP']}; sort the file by it"
+                f"{name}, line {line}: time runs backwards, to {row['TIMESTAMP']}; sort the file by TIMESTAMP"
             )
         start = time if start is None else start
         before = time
@@ -66,5 +66,5 @@ def _parse(name: str, file: TextIO, scale: float) -> list[WorkloadTask]:
 
 
 def merged(traces: Iterable[list[WorkloadTask]]) -> list[WorkloadTask]:
-    """Several workloads as one, each from the same start."""
+    """Several workloads as one; all of them start at time 0."""
     return sorted((task for tasks in traces for task in tasks), key=lambda task: task.arrival)

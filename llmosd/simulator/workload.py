@@ -1,6 +1,7 @@
-"""What is to be simulated: tasks, and the calls that each makes one after another or side by side.
+"""A workload: tasks, and the calls that each makes one after another or side by side.
 
-Made by the generators and by the readers of traces and recordings; run by a simulation. Data only.
+Made by the generators and by the readers of traces and recordings; run by a simulation. It holds data and decides
+nothing.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from ipc.errors import InvalidWorkload
 
 
 class WorkloadCall(msgspec.Struct, frozen=True, kw_only=True):
-    """One model call: `prompt` tokens to read, `tokens` to make, at least one.
+    """One model call: `prompt` tokens to read, and `tokens` to make, at least one.
 
-    It is made `wait` seconds (of a tool, of thinking) after the last of the calls of its task whose places are in
-    `after`, or after the task began. `limit`: the bound that it sets on its tokens, as far as a policy may know;
-    0: none. `priority` over that of its task, unless None.
+    `after` holds the places of earlier calls of the task. The call is made `wait` seconds (think time, or a tool) after
+    the last of them ended, or after the task arrived if there are none. `limit`: the bound on its tokens that a policy
+    may know, 0 for none. `priority` replaces that of the task unless it is None.
     """
 
     prompt: int
@@ -27,9 +28,9 @@ class WorkloadCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkloadTask(msgspec.Struct, frozen=True, kw_only=True):
-    """A program in the sense of the policies: it begins `arrival` seconds after the start and makes `calls`.
+    """One task, a scheduling group of the policies: it arrives `arrival` seconds after the start and makes `calls`.
 
-    `deadline`: seconds from its arrival after which it is ended, as the daemon does; `weight`: of its owner.
+    `deadline`: seconds from its arrival after which it is ended, as in the daemon. `weight`: that of its owner.
     """
 
     arrival: float
@@ -42,17 +43,17 @@ class WorkloadTask(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def tokens(self) -> int:
-        """What all its calls make."""
+        """Tokens that all its calls make."""
         return sum(call.tokens for call in self.calls)
 
 
 def chain(calls: list[WorkloadCall]) -> tuple[WorkloadCall, ...]:
-    """`calls` one after another."""
+    """`calls`, each after the one before."""
     return tuple(msgspec.structs.replace(call, after=(place - 1,) if place else ()) for place, call in enumerate(calls))
 
 
 def check(tasks: list[WorkloadTask]) -> None:
-    """Raises `InvalidWorkload`, which says what is wrong with which task."""
+    """Raises `InvalidWorkload`, which names the first task that cannot be simulated, and why."""
     if not tasks:
         raise InvalidWorkload("the workload is empty: there is nothing to simulate")
     for number, task in enumerate(tasks):
@@ -60,7 +61,7 @@ def check(tasks: list[WorkloadTask]) -> None:
             raise InvalidWorkload(f"task {number} arrives at {task.arrival}; times are seconds from 0 on")
         if task.deadline is not None and not task.deadline > 0:
             raise InvalidWorkload(
-                f"task {number} has a deadline of {task.deadline:g} s, past when it comes; give seconds above 0"
+                f"task {number} has a deadline of {task.deadline:g} s, past when it arrives; give seconds above 0"
             )
         if not task.weight > 0:
             raise InvalidWorkload(f"the weight of task {number} is {task.weight:g}; a weight is above 0")
@@ -78,4 +79,4 @@ def _check_call(what: str, place: int, call: WorkloadCall) -> None:
     if call.limit and call.limit < call.tokens:
         raise InvalidWorkload(f"{what} makes {call.tokens} tokens, more than its limit of {call.limit}")
     if any(not 0 <= before < place for before in call.after):
-        raise InvalidWorkload(f"{what} is after {call.after}; these are places of earlier calls of its task")
+        raise InvalidWorkload(f"{what} is after {call.after}; name places of earlier calls of its task")

@@ -58,7 +58,7 @@ def test_the_policy_of_a_model_is_shown_and_changed(daemon):
     assert (row["kind"], row["quantum"], row["weights"]) == ("fair", 8, {"ann": 2.0})
     assert "fair" in daemon.llmos("policy", "simulated").stdout
     wrong = daemon.llmos("policy", "simulated", "lottery")
-    assert (wrong.returncode, "there are: fifo" in wrong.stderr) == (2, True)
+    assert (wrong.returncode, "the policies are: fifo" in wrong.stderr) == (2, True)
     assert daemon.llmos("policy", "simulated", "--weight", "ann").returncode == 2
     with daemon.client() as client:
         assert client.policy("simulated").kind == "fair"

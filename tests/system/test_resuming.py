@@ -159,7 +159,7 @@ def test_llmos_attach_comes_back_with_the_daemon_and_prints_no_token_twice(launc
     text = text_of(5, TOKENS)
     assert "s" + out.rstrip("\n") == text
     assert attached.returncode == 0, error
-    assert "waiting for it to come back" in error
+    assert "waiting until it restarts" in error
     assert "attempt 2" in error
 
 

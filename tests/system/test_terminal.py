@@ -172,7 +172,7 @@ async def until(top: Top, condition: Callable[[], bool]) -> None:
         if condition():
             return
         await asyncio.sleep(0.02)
-        await top.look()
+        await top.poll()
     raise AssertionError("the screen never showed it")
 
 
@@ -213,7 +213,7 @@ async def test_top_of_an_empty_daemon_and_of_one_that_goes_away(daemon: RunningD
         assert top.query_one(DataTable).row_count == 0
         await pilot.press("k", "s", "+")
         daemon.stop()
-        await top.look()
+        await top.poll()
         await pilot.pause()
     assert top.return_code == NO_DAEMON
     gone = Top(daemon.socket)

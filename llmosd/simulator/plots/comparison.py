@@ -1,6 +1,6 @@
-"""Policies side by side: one panel a figure, means over seeds with their 95% intervals.
+"""Policies side by side: one panel per figure, with means over seeds and their 95% intervals.
 
-Drawn from estimates.
+Drawn from the estimates of an experiment; it computes no figure itself.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ PANELS = {
 }
 
 
-def comparison(figure: Figure, found: Mapping[str, Estimates]) -> None:
-    """`found`: estimates by policy. A panel that has nothing to show is left out."""
-    shown = [name for name in PANELS if any(name in estimates for estimates in found.values())]
+def comparison(figure: Figure, estimates: Mapping[str, Estimates]) -> None:
+    """Draw the `estimates` of each policy. Panels without values are left out."""
+    shown = [name for name in PANELS if any(name in figures for figures in estimates.values())]
     columns = min(len(shown), 4)
     panels = list(figure.subplots(math.ceil(len(shown) / columns), columns, squeeze=False).flat)
-    policies = list(found)
+    policies = list(estimates)
     for axes, name in zip(panels, shown, strict=False):
         top = 0.0
         for place, policy in enumerate(policies):
-            if (one := found[policy].get(name)) is None:
+            if (one := estimates[policy].get(name)) is None:
                 continue
             half = 0.0 if math.isinf(one.half) else one.half
             axes.barh(place, one.mean, height=0.65, color=colour(place))
@@ -44,7 +44,7 @@ def comparison(figure: Figure, found: Mapping[str, Estimates]) -> None:
                 axes.errorbar(one.mean, place, xerr=half, color=INK, capsize=3, linewidth=1.2)
             top = max(top, one.mean + half)
         for place, policy in enumerate(policies):
-            if (one := found[policy].get(name)) is not None:
+            if (one := estimates[policy].get(name)) is not None:
                 half = 0.0 if math.isinf(one.half) else one.half
                 axes.text(one.mean + half + 0.03 * (top or 1), place, number(one.mean), va="center", fontsize=8)
         axes.set_xlim(0, 1.25 * top or 1.0)
@@ -59,5 +59,5 @@ def comparison(figure: Figure, found: Mapping[str, Estimates]) -> None:
 
 
 def number(value: float) -> str:
-    """Three digits, and no powers of ten."""
+    """`value` with three digits and without an exponent."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

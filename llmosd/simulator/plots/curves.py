@@ -1,6 +1,6 @@
-"""Curves of several policies on one workload: how many waited when, and how latencies are distributed.
+"""Curves of several policies on one workload: waiting calls over time, and the distribution of latencies.
 
-Drawn from the samples and calls of runs.
+Drawn from the samples and calls of runs. Long curves are thinned out; no value is smoothed.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-POINTS = 4000  # of a curve
+POINTS = 4000  # per curve
 
 
 def queue(figure: Figure, runs: Sequence[Run]) -> None:
-    """How many calls wait for a slot over time, one panel a policy with the same scale."""
+    """Draw how many calls wait for a slot over time: one panel per policy, all with the same scale."""
     panels = figure.subplots(len(runs), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     end = max((run.samples[-1].time for run in runs if run.samples), default=1.0)
     for number, (axes, run) in enumerate(zip(panels, runs, strict=True)):
@@ -36,9 +36,9 @@ def queue(figure: Figure, runs: Sequence[Run]) -> None:
 
 
 def latency(figure: Figure, runs: Sequence[Run]) -> None:
-    """The share of calls with a longer time to the first token, and to the end, by that time.
+    """Draw the share of calls that take longer than a time: to the first token, and to the end.
 
-    Both scales are logarithmic, so that tails are seen.
+    Both scales are logarithmic, so that the tails can be seen.
     """
     left, right = figure.subplots(1, 2, sharey=True)
     least = 1.0
@@ -47,7 +47,7 @@ def latency(figure: Figure, runs: Sequence[Run]) -> None:
         if not done:
             continue
         least = min(least, 1 / len(done))
-        width = 1.4 + 2.0 * (len(runs) - 1 - number) / len(runs)  # where curves coincide, all of them are seen
+        width = 1.4 + 2.0 * (len(runs) - 1 - number) / len(runs)  # curves that coincide stay visible
         firsts = sorted(value for call in done if (value := ttft(call)) is not None)
         _tail(left, firsts, run.policy, colour(number), width)
         _tail(right, sorted(call.end - call.submitted for call in done), run.policy, colour(number), width)

@@ -1,6 +1,6 @@
 """A Gantt chart of the slots: which task was on which slot when.
 
-Drawn from the intervals of a run.
+Drawn from the intervals of a run. It shows only the beginning of a long run.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from llmosd.simulator.plots.style import FAINT, colour, grid, seconds
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BARS = 400  # that can still be told apart
-LABELLED = 0.035  # share of the width that a bar needs to bear its name
+BARS = 400  # more cannot be distinguished
+LABELLED = 0.035  # a bar of this share of the width has room for its name
 
 
 def gantt(figure: Figure, run: Run) -> None:
-    """One row a slot, one colour a task; of a long run its beginning."""
+    """Draw one row per slot and one colour per task."""
     axes = figure.subplots()
     intervals = sorted(run.intervals, key=lambda one: (one.start, one.slot))
     end = intervals[BARS].start if len(intervals) > BARS else max((one.end for one in intervals), default=1.0)

@@ -1,6 +1,6 @@
-"""Draws all plots of some runs into a folder, each as PNG and SVG, without a display.
+"""Draws the plots of runs into a folder, each as PNG and SVG.
 
-Asked by the command. It loads matplotlib only when it draws.
+Used by the command. It loads matplotlib only when it draws, and never opens a display.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ Drawing = Callable[["Figure"], None]
 
 
 def require(folder: Path) -> None:
-    """Raises `MissingExtra` without matplotlib, and `InvalidCall` if `folder` cannot be made: before any work."""
+    """Check, before any work, that plots can be drawn into `folder`; make it if necessary.
+
+    Raises `MissingExtra` without matplotlib, and `InvalidCall` if the folder cannot be made.
+    """
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingExtra(
             "plots need matplotlib: pip install 'llmosd[plots]', or leave --plot out for the table", extra="plots"
@@ -41,22 +44,22 @@ def require(folder: Path) -> None:
         raise InvalidCall(f"--plot {folder}: {error.strerror}; name a folder that can be written") from None
 
 
-def draw(folder: Path, runs: Sequence[Run], found: Mapping[str, Estimates]) -> list[Path]:
-    """Draw `runs`, one of each policy, and the estimates of each policy; the files that were written."""
+def draw(folder: Path, runs: Sequence[Run], estimates: Mapping[str, Estimates]) -> list[Path]:
+    """Draw `runs`, one per policy, and the `estimates` of each policy. Returns the files that it wrote."""
     require(folder)
     written: list[Path] = []
     for run in runs:
         written += draw_run(folder, run)
     written += _save(folder / "queue", 1.2 + 1.4 * len(runs), partial(queue, runs=runs))
     written += _save(folder / "latency", 5.0, partial(latency, runs=runs))
-    panels = sum(any(name in one for one in found.values()) for name in PANELS)
-    height = -(-panels // 4) * (0.9 + 0.3 * len(found))
-    written += _save(folder / "comparison", height, partial(comparison, found=found))
+    panels = sum(any(name in one for one in estimates.values()) for name in PANELS)
+    height = -(-panels // 4) * (0.9 + 0.3 * len(estimates))
+    written += _save(folder / "comparison", height, partial(comparison, estimates=estimates))
     return written
 
 
 def draw_run(folder: Path, run: Run) -> list[Path]:
-    """Draw the slots and the states of one run."""
+    """Draw the slots and the states of one run. Returns the files that it wrote."""
     slots = max((one.slot for one in run.intervals), default=0) + 1
     rows = min(len({call.task for call in run.calls}), ROWS)
     written = _save(folder / f"gantt-{run.policy}", 1.6 + 0.28 * min(slots, 40), partial(gantt, run=run))
@@ -65,7 +68,7 @@ def draw_run(folder: Path, run: Run) -> list[Path]:
 
 
 def _save(path: Path, height: float, drawing: Drawing) -> list[Path]:
-    """Draw one figure and write it in each format. Agg and the SVG writer need no display, so none is looked for."""
+    """Draw one figure and write it in each format. Agg and the SVG writer need no display."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,6 +1,6 @@
-"""A timeline of the states of processes: waiting for a slot, reading a prompt, making tokens, away with a tool.
+"""A timeline of the states of processes: waiting for a slot, reading a prompt, making tokens, waiting for a tool.
 
-Drawn from the calls and intervals of a run.
+Drawn from the calls and intervals of a run. It shows only the first tasks of a long run.
 """
 
 from __future__ import annotations
@@ -8,20 +8,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmosd.simulator.outcome import CallOutcome, Run
-from llmosd.simulator.plots.style import AWAY, MAKING, READING, WAITING, grid, seconds
+from llmosd.simulator.plots.style import DECODING, READING, TOOL, WAITING, grid, seconds
 from llmosd.simulator.timeline import Interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ROWS = 30  # tasks that are shown
-STATES = {"waits for a slot": WAITING, "reads its prompt": READING, "makes tokens": MAKING, "waits for a tool": AWAY}
+ROWS = 30  # tasks
+STATES = {"waits for a slot": WAITING, "reads its prompt": READING, "makes tokens": DECODING, "waits for a tool": TOOL}
 
 Span = tuple[float, float, str]  # from, to, state
 
 
 def states(figure: Figure, run: Run) -> None:
-    """One row a task, in the order of coming; of many the first."""
+    """Draw one row per task, in order of arrival."""
     from matplotlib.patches import Patch
 
     axes = figure.subplots()
@@ -35,9 +35,9 @@ def states(figure: Figure, run: Run) -> None:
     end = max((call.end for task in tasks for call in calls[task]), default=1.0)
     bars: dict[str, list[tuple[int, float, float]]] = {name: [] for name in reversed(STATES)}
     for row, task in enumerate(tasks):
-        mine, start = calls[task], run.tasks[task].task.arrival
-        bars["waits for a tool"].append((row, start, max(call.end for call in mine)))
-        for call in mine:
+        own, start = calls[task], run.tasks[task].task.arrival
+        bars["waits for a tool"].append((row, start, max(call.end for call in own)))
+        for call in own:
             for begin, stop, state in spans(call, intervals.get(call.call, [])):
                 bars[state].append((row, begin, stop))
     for state, drawn in bars.items():
@@ -55,7 +55,7 @@ def states(figure: Figure, run: Run) -> None:
 
 
 def spans(call: CallOutcome, intervals: list[Interval]) -> list[Span]:
-    """What `call` did from its submission to its end."""
+    """The states of `call` from its submission to its end, without gaps."""
     found: list[Span] = []
     now = call.submitted
     for one in sorted(intervals, key=lambda one: one.start):

@@ -1,6 +1,6 @@
-"""How all plots look: colours that the colour-blind can tell apart, thin grids, titles that say what is seen.
+"""The style of all plots: colours that colour-blind readers can distinguish, thin grids, left-aligned titles.
 
-Used by the plots. The palette is that of Okabe and Ito, "Color Universal Design", 2008.
+Used by the plots; it draws nothing itself. The palette is that of Okabe and Ito, "Color Universal Design", 2008.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F", "#B8A900", "#332288", "#882255")
 INK, FAINT, GRID = "#222222", "#666666", "#DDDDDD"
-WAITING, READING, MAKING, AWAY = "#E69F00", "#56B4E9", "#009E73", "#E8E8E8"
+WAITING, READING, DECODING, TOOL = "#E69F00", "#56B4E9", "#009E73", "#E8E8E8"
 
 SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -32,21 +32,21 @@ SETTINGS: dict[Any, Any] = {
     "legend.frameon": False,
     "figure.dpi": 100,
     "savefig.dpi": 150,
-    "svg.hashsalt": "llmosd",  # so that the same run gives the same file
+    "svg.hashsalt": "llmosd",  # the same run gives the same file
 }
 
 
 def colour(number: int) -> str:
-    """That of the `number`-th thing."""
+    """The colour of series `number`."""
     return PALETTE[number % len(PALETTE)]
 
 
 def grid(axes: Axes, axis: str) -> None:
-    """Thin lines across `axis`: "x", "y" or "both"."""
+    """Draw thin grid lines for `axis`: "x", "y" or "both"."""
     axes.grid(True, axis=axis, color=GRID, linewidth=0.7)  # type: ignore[arg-type]
 
 
 def seconds(axes: Axes, end: float, start: float = 0.0) -> None:
-    """Make the horizontal axis one of seconds."""
+    """Label the horizontal axis as seconds, from `start` to `end`."""
     axes.set_xlim(start, end)
     axes.set_xlabel("seconds")

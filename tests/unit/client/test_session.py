@@ -71,9 +71,9 @@ def test_events_are_read_in_order_and_over_after_the_last(session):
     assert pending.next() is None
     for event in (Emitted(1, "a"), Result(1, "b")):
         take(session, StreamEvent(1, event))
-    assert not pending.over
+    assert not pending.exhausted
     assert [pending.next().event, pending.next().event] == [Emitted(1, "a"), Result(1, "b")]
-    assert pending.over
+    assert pending.exhausted
 
 
 def test_an_end_that_came_before_the_connection_was_lost_stays_an_orderly_one(session):
@@ -82,7 +82,7 @@ def test_an_end_that_came_before_the_connection_was_lost_stays_an_orderly_one(se
     take(session, End(1))
     assert session.lose(GONE) == []
     assert pending.next().event == Emitted(1, "a")
-    assert pending.over
+    assert pending.exhausted
 
 
 def test_what_came_before_the_connection_was_lost_is_read_first(session):
@@ -98,10 +98,10 @@ def test_credit_is_granted_anew_once_half_of_it_was_read(session):
     pending = following(session)
     for number in range(CREDIT // 2):
         take(session, StreamEvent(1, Emitted(1, number)))
-        assert pending.credit() is None
+        assert pending.take_credit() is None
         pending.next()
-    assert decode(pending.credit(), ToDaemon) == Credit(1, CREDIT // 2)
-    assert pending.credit() is None
+    assert decode(pending.take_credit(), ToDaemon) == Credit(1, CREDIT // 2)
+    assert pending.take_credit() is None
 
 
 def test_what_was_abandoned_is_told_once_and_brings_nothing_more(session):

@@ -171,9 +171,9 @@ def test_a_lock_that_is_a_link_is_not_followed(path: Path, folder: Path) -> None
 def test_a_socket_removed_by_a_cleaner_is_noticed(path: Path) -> None:
     claim = SocketClaim(path)
     listener = claim.bind()
-    assert claim.present()
+    assert claim.exists()
     path.unlink()
-    assert not claim.present()
+    assert not claim.exists()
     listener.close()
     claim.release()
 

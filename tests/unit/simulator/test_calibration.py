@@ -152,8 +152,8 @@ def test_a_recording_comes_back_as_it_was(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("no JSON", "no recording"),
-        ('{"calls": [{"number": 1}]}', "no recording"),
+        ("no JSON", "not a recording"),
+        ('{"calls": [{"number": 1}]}', "not a recording"),
         ('{"version": 9}', "version 9; this llmosd reads 1"),
     ],
 )

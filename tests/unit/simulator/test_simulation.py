@@ -263,7 +263,7 @@ def test_programs_have_a_heavy_tail():
         ([task(-1.0, 1)], "arrives at -1"),
         ([task(0.0, 0)], "makes 0 tokens"),
         ([task(0.0, 1, prompt=-1)], "negative"),
-        ([task(0.0, 1, deadline=0.0)], "past when it comes"),
+        ([task(0.0, 1, deadline=0.0)], "past when it arrives"),
         ([task(0.0, 1, weight=0.0)], "a weight is above 0"),
         ([WorkloadTask(arrival=0.0, calls=())], "makes no call"),
         ([WorkloadTask(arrival=0.0, calls=(WorkloadCall(prompt=0, tokens=1, after=(0,)),))], "earlier calls"),
