@@ -26,7 +26,7 @@ MOST_ROWS = 500
 NO_DAEMON = 3  # exit code
 
 
-class ProcessRow:
+class TopRow:
     """A process, and its use of CPU and tokens per second since the last poll."""
 
     def __init__(self, info: ProcessInfo, before: ProcessInfo | None, seconds: float) -> None:
@@ -41,7 +41,7 @@ class Column:
     """A column: its text, its sort key, and whether the largest values come first."""
 
     def __init__(
-        self, show: Callable[[ProcessRow], str], key: Callable[[ProcessRow], Any] | None = None, *, down: bool = False
+        self, show: Callable[[TopRow], str], key: Callable[[TopRow], Any] | None = None, *, down: bool = False
     ) -> None:
         self.show = show
         self.key = key or show
@@ -94,7 +94,7 @@ class Top(App[None]):
         super().__init__()
         self._client = AsyncClient(socket, name="llmos top")
         self._before: dict[int, ProcessInfo] = {}
-        self._rows: list[ProcessRow] = []
+        self._rows: list[TopRow] = []
         self._polled_at = 0.0
         self._sorted_by = "CPU%"
         self._reversed = False
@@ -132,7 +132,7 @@ class Top(App[None]):
             self._polling = False
         now = monotonic()
         seconds, self._polled_at = now - self._polled_at, now
-        self._rows = [ProcessRow(info, self._before.get(info.pid), seconds) for info in infos]
+        self._rows = [TopRow(info, self._before.get(info.pid), seconds) for info in infos]
         self._before = {info.pid: info for info in infos}
         self.query_one("#summary", Static).update(_summary(infos, stats, slots))
         self._draw()

@@ -46,7 +46,7 @@ class _Awaited(PendingRequest):
         await self._changed.wait()
 
 
-class _Connection(FramedProtocol):
+class _ClientConnection(FramedProtocol):
     """The connection: files messages and wakes the coroutines that wait for them."""
 
     def __init__(self, path: Path) -> None:
@@ -121,7 +121,7 @@ class AsyncTask(TaskReader):
     def __init__(
         self,
         client: AsyncClient,
-        wire: _Connection,
+        wire: _ClientConnection,
         pending: _Awaited,
         submitted: Submitted,
         after: Cursor | tuple[int, int] | None = None,
@@ -168,7 +168,7 @@ class AsyncClient(ClientMethods, Asynchronous[AsyncTask]):
         self.socket = Path(socket) if socket is not None else default_socket()
         self.pid = 0
         self._name = name
-        self._wire: _Connection | None = None
+        self._wire: _ClientConnection | None = None
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -186,7 +186,7 @@ class AsyncClient(ClientMethods, Asynchronous[AsyncTask]):
             async with asyncio.timeout(session.CONNECT_TIMEOUT):
                 while (connection := try_connect(self.socket)) is None:
                     await asyncio.sleep(0.005)
-                _, wire = await loop.create_unix_connection(lambda: _Connection(self.socket), sock=connection)
+                _, wire = await loop.create_unix_connection(lambda: _ClientConnection(self.socket), sock=connection)
                 try:
                     wire.send_frame(session.hello(self._name))
                     self.pid = session.welcomed(await wire.welcome).pid
@@ -255,7 +255,7 @@ class AsyncClient(ClientMethods, Asynchronous[AsyncTask]):
         pending = wire.open(follow.call, streams=True)
         return AsyncTask(self, wire, pending, await wire.answer(pending), follow.after)
 
-    def _connected(self) -> _Connection:
+    def _connected(self) -> _ClientConnection:
         if self._wire is None:
             raise session.not_connected()
         return self._wire
