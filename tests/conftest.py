@@ -12,7 +12,7 @@ import pytest
 
 from kernel.drivers.transformers.__main__ import share_the_cores
 
-hypothesis.settings.register_profile("llmosd", deadline=None)  # a time is no test on a machine that others use
+hypothesis.settings.register_profile("llmosd", deadline=None)  # other work on the machine would break a deadline
 hypothesis.settings.load_profile("llmosd")
 share_the_cores()  # as the driver does, before a test imports torch
 
@@ -26,7 +26,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def trial() -> Callable[..., int]:
-    """How many rounds a trial has: the short form in `make test`, the long one in `make soak`."""
+    """Picks the size of a trial: `short` in `make test`, `long` in `make soak`."""
 
     def rounds(*, short: int, long: int) -> int:
         return long if os.environ.get("LLMOS_SOAK") else short

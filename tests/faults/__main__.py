@@ -1,7 +1,7 @@
 """`python -m tests.faults`: kill a daemon under load, again and again, and check that nothing was lost.
 
-Trials of some kills each, one seed after another; `make faults` is the long form. Of a trial that fails the folder is
-kept, and the command that makes it again is printed.
+It runs trials of some kills each, one seed after another; `make faults` is the long form. If a trial fails, its folder
+is left in place, and the command that repeats the trial is printed.
 """
 
 from __future__ import annotations
@@ -22,20 +22,18 @@ from tests.faults.trial import Trial
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--seed", type=int, default=1, help="of the first trial; each next one has the next number")
-    parser.add_argument("--kills", type=int, default=1000, help="in all")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the first trial; each further trial adds one")
+    parser.add_argument("--kills", type=int, default=1000, help="kills of all trials together")
     parser.add_argument("--trial", type=int, default=50, metavar="KILLS", help="kills of one trial")
-    parser.add_argument(
-        "--seconds", type=float, default=0.5, help="for which the daemon lives at most between two kills"
-    )
-    parser.add_argument("--model", default="simulated", help="simulated, or smollm2: the embedded one")
-    parser.add_argument("--points", action="store_true", help="one kill at each named point, in place of random ones")
+    parser.add_argument("--seconds", type=float, default=0.5, help="longest run of the daemon between two kills")
+    parser.add_argument("--model", default="simulated", help="simulated, or smollm2: the embedded model")
+    parser.add_argument("--points", action="store_true", help="kill once at each failpoint, instead of at random")
     parser.add_argument("--verbose", action="store_true", help="print each kill")
     return parser
 
 
 def main() -> int:
-    """Exit code 1 if a promise was broken."""
+    """Run the trials. Returns exit code 1 if a promise was broken."""
     options = parser().parse_args()
     began, left, seed, kills = time.monotonic(), options.kills, options.seed, Counter[str]()
     missed, tasks = Counter[str](), 0
@@ -49,7 +47,7 @@ def main() -> int:
             asyncio.run(trial.run(deaths))
         except Violation as error:
             print(f"seed {seed}: BROKEN: {error}\n  folder: {folder}")
-            print(f"  again: {_command(seed, count, options)}")
+            print(f"  repeat with: {_command(seed, count, options)}")
             return 1
         jobs = list(trial.load.jobs.values())
         seconds = time.monotonic() - since

@@ -1,6 +1,7 @@
-"""The work of the load: jobs, each one task under one key, with the outcome that it has to have however often it dies.
+"""The jobs of the load: each is one task under one key, with the outcome that it must have after any number of deaths.
 
-Made by the load, looked at by the checks. A job knows what its clients were told, and notes what contradicts itself.
+The load makes them, and the checks read them. A job records the answers to its clients, and raises `Violation` if two
+of them contradict each other.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from typing import Any
 
 from kernel.drivers.simulated.sequence import simulated_token
 
-PAYLOAD = 20_000  # characters, so that the log of the journal is moved to its file now and then
-LONG = 120  # tokens, so that parked generations are in others' way
+PAYLOAD = 20_000  # characters, so that the journal moves its log to the main file now and then
+LONG = 120  # tokens, so that parked generations take the memory that others need
 MESSAGES = 20
 STEPS = 5  # of a durable agent
 KINDS = ["work", "long", "family", "broken", "order", "echo", "late", "killed", "steps", "durable_order"]
@@ -20,11 +21,14 @@ SHARES = [30, 12, 8, 8, 8, 12, 4, 6, 10, 5]
 
 
 class Violation(Exception):
-    """A promise that was broken. The message says which, and by what."""
+    """A broken promise. The message names the promise, and the job that broke it."""
 
 
 class Job:
-    """One task. `id`: once it was acknowledged; `outcome`: once it was told; `left`: its client left on purpose."""
+    """One task.
+
+    `id`: once it was acknowledged. `outcome`: once a client received it. `left`: its client left on purpose.
+    """
 
     def __init__(self, number: int, program: str, arguments: dict[str, Any], *, detach: bool, **options: Any) -> None:
         self.number = number
@@ -32,7 +36,7 @@ class Job:
         self.arguments = arguments
         self.detach = detach
         self.options = options
-        self.given_up = False  # it was refused by name, and nobody tries again
+        self.given_up = False  # it was refused with a named error, and no client tries again
         self.submissions = 0
         self.left = False
         self.id: str | None = None
@@ -47,8 +51,8 @@ class Job:
             raise Violation(f"{self} has the ids {self.id} and {task_id}")
         self.id = task_id
 
-    def told(self, outcome: Any) -> None:
-        """Its client has learnt what came of it. Raises `Violation` if that differs from what was told before."""
+    def ended(self, outcome: Any) -> None:
+        """A client received the outcome. Raises `Violation` if it differs from the one received before."""
         if self.outcome is not None and self.outcome != outcome:
             raise Violation(f"{self} had the outcome {self.outcome!r:.200} and then {outcome!r:.200}")
         self.outcome = outcome
@@ -66,7 +70,7 @@ def make(number: int, chance: random.Random, file: Path, model: str) -> Job:
     kind = chance.choices(KINDS, SHARES)[0]
     match kind:
         case "long":
-            # A more urgent one takes the memory of another, which goes to the disk.
+            # A more urgent job takes the memory of another, which is swapped out.
             return Job(number, "work", work | {"tokens": LONG}, detach=detach, priority=chance.choice([-10, 0, 10]))
         case "broken":
             return Job(number, "broken", {"number": number}, detach=detach)
@@ -86,7 +90,7 @@ def make(number: int, chance: random.Random, file: Path, model: str) -> Job:
 
 
 def expected(job: Job, model: str) -> list[Any]:
-    """The outcomes that `job` may have; none if that cannot be said."""
+    """The outcomes that `job` may have; empty if they cannot be predicted."""
     outcomes: list[Any] = []
     match job.program:
         case "work" if model == "simulated":

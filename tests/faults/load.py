@@ -1,7 +1,7 @@
-"""The load: clients that submit without end, through every death of the daemon, and note what they were told.
+"""The load: clients that submit without end, through every death of the daemon, and record every answer.
 
-Run by a trial. Who lost the daemon comes back by the id of the task, or with its key. Some give up on purpose, and some
-go away in the middle.
+Run by a trial. A client that lost the daemon returns by the id of the task, or with its key. Some give up on purpose,
+and some leave in the middle.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from tests.faults.jobs import Job, Violation, done, make
 CLIENTS = 6
 AT_ONCE = 4  # jobs of one client
 PAUSE = 0.01  # seconds before a client that lost the daemon, or was refused, tries again
-LEAVES = 0.02  # share of connections' jobs after which their client goes away
-GIVES_UP = 0.5  # share of refusals after which nobody tries again
+LEAVES = 0.02  # share of jobs on a connection after which its client leaves
+GIVES_UP = 0.5  # share of refusals after which no client tries again
 
 
 class Load:
-    """`jobs` by number; at most `most` of them. An outcome that was told is final, whatever the disk takes."""
+    """`jobs` by number; at most `most` of them. An outcome that a client received is final, whatever the disk does."""
 
     def __init__(self, socket: Path, lines: Path, model: str, seed: int, most: int) -> None:
         self.jobs: dict[int, Job] = {}
         self.over = False  # no new jobs
-        self._stopping = False  # what is attached ends as the daemon does
+        self._stopping = False  # attached tasks end with the daemon
         self._socket = socket
         self._lines = lines
         self._model = model
         self._most = most
         self._chance = random.Random(f"load {seed}")
-        self._open: deque[Job] = deque()  # begun, and not known to have ended
+        self._open: deque[Job] = deque()  # submitted, and not known to have ended
         self._newest = 0  # the highest id that was acknowledged
 
     async def run(self) -> None:
@@ -54,8 +54,8 @@ class Load:
             for _ in range(CLIENTS):
                 group.create_task(self._client())
 
-    def stops(self, stopping: bool) -> None:
-        """The daemon stops in order, or has stopped: what is attached, or comes meanwhile, ends by that."""
+    def set_stopping(self, stopping: bool) -> None:
+        """The daemon stops in order, or has stopped: tasks attached by now or meanwhile end with it."""
         self._stopping = stopping
         for job in self.jobs.values():
             job.left = job.left or job.outcome is None
@@ -72,7 +72,7 @@ class Load:
             await asyncio.sleep(PAUSE)
 
     async def _lane(self, llmos: AsyncClient, current: set[Job]) -> None:
-        """One job after another over this connection, on which all those of `current` are under way."""
+        """Follow one job after another over this connection. `current`: all jobs that are under way on it."""
         while (job := self._next()) is not None:
             current.add(job)
             try:
@@ -94,7 +94,7 @@ class Load:
 
     async def _follow(self, llmos: AsyncClient, job: Job, current: set[Job]) -> None:
         """Submit `job`, or find it again, and wait for its outcome. Raises `ConnectionLost` and `Violation`."""
-        before, self_made = self._newest, job.submissions == 0
+        before, is_new = self._newest, job.submissions == 0
         try:
             if job.id is not None and self._chance.random() < 0.5:
                 task = await llmos.attach(job.id)
@@ -108,10 +108,10 @@ class Load:
             await asyncio.sleep(PAUSE)
             return
         except (AgentFailed, Killed, DeadlineExceeded) as error:
-            job.told(outcome_of(error))  # it ended as it was begun
+            job.ended(outcome_of(error))  # it ended as soon as it began
             return
         job.acknowledged(task.id)
-        if self_made and int(task.id, 16) <= before:
+        if is_new and int(task.id, 16) <= before:
             raise Violation(f"{job} has an id that is not above {before:x}, which was acknowledged before")
         self._newest = max(self._newest, int(task.id, 16))
         if job.program == "waiting" and "deadline" not in job.options and task.pid:
@@ -127,18 +127,18 @@ class Load:
             return  # the daemon stops
         except LlmosError as error:
             outcome = outcome_of(error)
-        job.told(outcome)
+        job.ended(outcome)
 
 
 async def _leave(llmos: AsyncClient, current: set[Job]) -> None:
-    """Go away, as a client that dies does: what is attached to it ends, whether it was acknowledged or not."""
+    """Leave, as a client that dies does: tasks attached to it end, whether acknowledged or not."""
     for job in current:
         job.left = True
     await llmos.close()
-    raise ConnectionLost("the client goes away on purpose")
+    raise ConnectionLost("the client leaves on purpose")
 
 
 def outcome_of(error: LlmosError) -> tuple[str, ...]:
-    """How a task failed, as far as that is the same each time."""
+    """How a task failed, reduced to the part that is the same each time."""
     name = type(error).__name__
     return (name, error.message) if name == "AgentFailed" else (name,)

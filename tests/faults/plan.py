@@ -1,6 +1,6 @@
-"""The plan of a trial: how the daemon dies each time, drawn from a seed, so that a trial can be made again.
+"""The plan of a trial: how the daemon dies each time, drawn from a seed, so that a trial can be repeated.
 
-Pure. Each death is what is armed when the daemon starts, what is done to it from outside, and when.
+Pure. Each death says which faults are armed when the daemon starts, which signals it gets from outside, and when.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from pathlib import Path
 
 from kernel.lib.failpoints import POINTS
 
-FIRST = ("journal.open", "journal.migrate")  # on a folder where there is no journal yet
+FIRST = ("journal.open", "journal.migrate")  # on a folder without a journal
 AT_THE_STOP = ("journal.checkpoint", "journal.close")
-LATER = [name for name in POINTS if name != "journal.migrate"]  # that is passed on every folder in use
-PATIENCE = 60.0  # seconds, for a point that has to be reached
+LATER = [name for name in POINTS if name != "journal.migrate"]  # a daemon reaches these on a folder in use, too
+PATIENCE = 60.0  # seconds in which a point has to be reached
 AT_THE_START = ("journal.open", "journal.recover", "journal.extend")
-ONCE = (*AT_THE_START, "journal.purge", "journal.vacuum", *AT_THE_STOP)  # in one life
+ONCE = (*AT_THE_START, "journal.purge", "journal.vacuum", *AT_THE_STOP)  # in a run of the daemon
 
 
 @dataclass(frozen=True)
 class Death:
-    """One life of the daemon and its end.
+    """One run of the daemon and its end.
 
-    `faults` are armed at its start. `file`, if there is one, is made `after` seconds, and with it what hangs on it.
-    `live`: seconds until it is killed, from when it answers, or from its start if it is not `ready`; `stop`: it is told
-    to stop then, and has to die by itself; `drivers`: how often its drivers are killed meanwhile. `may_fail`: it may
-    refuse to start.
+    `faults` are armed at its start. `live`: seconds until it is killed, from its first answer, or from its start if it
+    is not `ready`. `stop`: it is asked to stop before, and has to die by itself. `file`: the file that the faults depend
+    on appears after half of `live`. `drivers`: how often its drivers are killed meanwhile. `may_fail`: it may refuse to
+    start.
     """
 
     kind: str
@@ -43,13 +43,13 @@ class Death:
 
 
 def every_point() -> list[Death]:
-    """One death at each point that has a name, in an order that reaches them all."""
+    """One death at each failpoint, in an order that reaches them all."""
     names = [*FIRST, *(name for name in POINTS if name not in FIRST)]
     return [_at_point(name, 1, PATIENCE) for name in names]
 
 
 def draw(seed: int, count: int, seconds: float, folder: Path) -> list[Death]:
-    """`count` deaths; the daemon lives for `seconds` at most each time, where nothing else ends it."""
+    """Draw `count` deaths. A run that waits for no point lasts at most about `seconds`."""
     chance = random.Random(f"plan {seed}")
     deaths = [_at_point(name, 1, 5 * seconds) for name in FIRST]
     points: list[str] = []
@@ -92,7 +92,7 @@ def _at_point(name: str, passing: int, live: float) -> Death:
 
 
 def _write(chance: random.Random, live: float) -> Death:
-    """In the middle of a call on a file: most are on the log, and those on the main file move the log there."""
+    """A death in the middle of a call on a file. Most are on the log; those on the main file move the log there."""
     call, file, most = chance.choice(
         [("write", "log", 60), ("write", "log", 60), ("sync", "log", 15), ("write", "main", 20), ("sync", "main", 2)]
     )

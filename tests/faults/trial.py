@@ -1,7 +1,7 @@
-"""A trial: a daemon under load in a folder of its own that dies as planned, again and again, and what is left then.
+"""A trial: a daemon under load in a folder of its own dies as planned, again and again; then everything is checked.
 
-Used by the command line and by the short form in the tests. What breaks a promise is a `Violation`, which leaves the
-folder as it is.
+Used by the command line and by the short form in the tests. A broken promise raises `Violation` and leaves the folder
+as it is.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.faults.plan import Death
 from tests.support.paths import PROGRAMS
 
 LLMOSD = Path(sys.executable).parent / "llmosd"
-PATIENCE = 60.0  # seconds for whatever has to come in the end
+PATIENCE = 60.0  # seconds for anything that has to happen in the end
 REFUSED = 1  # exit code of a daemon that cannot start
 TIGHT = "{step_seconds = 0.0005, token_bytes = 1000, kv_memory = 200_000}"  # two long generations do not fit
 SETTINGS = """
@@ -41,7 +41,7 @@ options = {options}
 
 
 class Trial:
-    """`reached` counts the deaths by kind, and those at points by their names; `missed` what was not reached."""
+    """`reached` counts deaths by kind, or by the name of their point; `missed` counts points not reached."""
 
     def __init__(self, folder: Path, model: str, seed: int, most: int = 1_000_000) -> None:
         self.folder = folder
@@ -58,11 +58,11 @@ class Trial:
         self.load = Load(self._socket, self.lines, model, seed, most)
 
     async def run(self, deaths: Sequence[Death]) -> None:
-        """Die all `deaths`, live once more, and check everything. Raises `Violation`."""
+        """Run through all `deaths` and once more without one, then check everything. Raises `Violation`."""
         load = asyncio.create_task(self.load.run())
         try:
             for death in deaths:
-                await self._live_and_die(death)
+                await self._run_and_die(death)
                 if load.done():
                     await load
             process = await self._start("")
@@ -88,19 +88,19 @@ class Trial:
     async def _finished(self, load: asyncio.Task[None]) -> None:
         await asyncio.wait({load}, timeout=PATIENCE)
         if not load.done():
-            await self._look_around()
+            await self._save_tables()
             left = [str(job) for job in self.load.jobs.values() if job.outcome is None and not job.given_up]
             raise Violation(f"{len(left)} tasks have no result after {PATIENCE:.0f} s: {left[:5]}")
         await load
 
-    async def _look_around(self) -> None:
-        """Leave in the folder what the daemon says of itself."""
+    async def _save_tables(self) -> None:
+        """Write the daemon's tables of slots and processes into the folder."""
         with suppress(LlmosError, TimeoutError):
             async with asyncio.timeout(5.0), AsyncClient(self._socket) as llmos:
                 rows = [*await llmos.slots(), *await llmos.ps()]
                 (self.folder / "hung.txt").write_text("\n".join(map(repr, rows)))
 
-    async def _live_and_die(self, death: Death) -> None:
+    async def _run_and_die(self, death: Death) -> None:
         full = self.folder / "full"
         full.unlink(missing_ok=True)
         began = time.monotonic()
@@ -115,7 +115,7 @@ class Trial:
             _kill_drivers(process.pid)
         if death.stop:
             await self._sleep(process, 0.1)
-            self.load.stops(True)
+            self.load.set_stopping(True)
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
         driver_died = False
@@ -129,7 +129,7 @@ class Trial:
         code = await self._ended(process)
         self.times.append((str(death), time.monotonic() - began))
         if death.stop:
-            self.load.stops(False)
+            self.load.set_stopping(False)
         self._note(death, by_itself, driver_died, code)
 
     def _note(self, death: Death, by_itself: bool, driver_died: bool, code: int) -> None:
@@ -144,7 +144,7 @@ class Trial:
         self.reached[name] += 1
 
     async def _until_a_driver_died(self, process: asyncio.subprocess.Process, seconds: float) -> bool:
-        """Such a point is passed by a driver, which dies there and is replaced. Whether that came in time."""
+        """Wait for a driver to die at its point and be replaced. Whether it died in time."""
         known = set(_drivers(process.pid))
         until = time.monotonic() + seconds
         while time.monotonic() < until and process.returncode is None:
@@ -156,7 +156,7 @@ class Trial:
         return False
 
     async def _sleep(self, process: asyncio.subprocess.Process, seconds: float) -> None:
-        """Until it has ended, or `seconds` have passed."""
+        """Wait until the daemon has ended, or `seconds` have passed."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await process.wait()
@@ -176,7 +176,7 @@ class Trial:
         return self._process
 
     async def _ready(self, process: asyncio.subprocess.Process) -> None:
-        """Until it answers, or has died."""
+        """Wait until the daemon answers, or has died."""
         until = time.monotonic() + PATIENCE
         while process.returncode is None:
             with suppress(LlmosError):
@@ -184,7 +184,7 @@ class Trial:
                     await llmos.ping()
                     return
             if time.monotonic() > until:
-                raise Violation(f"the daemon did not come up within {PATIENCE:.0f} s; see {self._log}")
+                raise Violation(f"the daemon did not answer within {PATIENCE:.0f} s; see {self._log}")
             await asyncio.sleep(0.01)
 
     async def _ended(self, process: asyncio.subprocess.Process) -> int:

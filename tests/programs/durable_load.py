@@ -1,4 +1,4 @@
-"""Durable agents of the load: what they did before a death is not done again after it."""
+"""Durable agents of the load: after a death of the daemon they repeat no effect that they had before."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from llmosd import Context, agent, tool
 
 @tool
 def append(path: str, line: str, call_id: str) -> None:
-    """Appends its line, unless a call with this id did."""
+    """Appends its line, unless a call with this id already did."""
     with open(path, "a+") as lines:
         lines.seek(0)
         if not any(known.startswith(f"{call_id} ") for known in lines):
@@ -32,10 +32,10 @@ async def durable_sender(ctx: Context, to: int, count: int) -> None:
 
 @agent(durable=True)
 async def durable_order(ctx: Context, count: int) -> list:
-    """What two durable senders sent at the same time, as it came from each."""
+    """Receives from two durable senders at the same time; returns the bodies of each in order."""
     senders = [await ctx.spawn("durable_sender", {"to": ctx.pid, "count": count}) for _ in range(2)]
-    came: dict[int, list[int]] = {pid: [] for pid in senders}
+    received: dict[int, list[int]] = {pid: [] for pid in senders}
     for _ in range(2 * count):
         message = await ctx.receive()
-        came[message.sender].append(message.body)
-    return list(came.values())
+        received[message.sender].append(message.body)
+    return list(received.values())

@@ -1,4 +1,4 @@
-"""What the load of the fault trials runs: each program's outcome is a function of its arguments, whatever happens."""
+"""Programs of the load of the fault trials: the outcome of each is a function of its arguments, whatever happens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from llmosd import Context, agent
 
 @agent
 async def work(ctx: Context, number: int, file: str, tokens: int) -> list:
-    """Generates, and leaves a line in the file for each attempt that came to its end."""
+    """Generates, and writes a line to the file in each attempt that gets to its end."""
     text = await ctx.generate(f"number {number}", max_tokens=tokens, seed=number, temperature=0.0)
     _append(file, f"{number} {text.encode().hex()}\n")
     return [number, text]
@@ -20,7 +20,7 @@ def _append(file: str, line: str) -> None:
 
 @agent
 async def family(ctx: Context, number: int, file: str, tokens: int) -> list:
-    """Three children in a row of places."""
+    """Runs `work` in three children and returns their values in order."""
     arguments = {"number": number, "file": file, "tokens": tokens}
     children = [await ctx.spawn("work", arguments) for _ in range(3)]
     return [await ctx.wait(child) for child in children]
@@ -40,13 +40,13 @@ async def sender(ctx: Context, to: int, count: int) -> None:
 
 @agent
 async def order(ctx: Context, count: int) -> list:
-    """What two senders sent at the same time, as it came from each."""
+    """Receives from two senders at the same time; returns the bodies of each in order."""
     senders = [await ctx.spawn("sender", {"to": ctx.pid, "count": count}) for _ in range(2)]
-    came: dict[int, list[int]] = {pid: [] for pid in senders}
+    received: dict[int, list[int]] = {pid: [] for pid in senders}
     for _ in range(2 * count):
         message = await ctx.receive()
-        came[message.sender].append(message.body)
-    return list(came.values())
+        received[message.sender].append(message.body)
+    return list(received.values())
 
 
 @agent

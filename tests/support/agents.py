@@ -1,6 +1,7 @@
-"""Agents that the tests of several files run, and the system call in their hands.
+"""Agents that tests in several files run, and `make_call`, with which an agent makes any system call.
 
-Each does one thing that a test needs of some process. An agent that only one test needs is in that test, never here.
+Each agent does one thing that a test needs a process for. An agent that only one test needs is in that test, never
+here.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from llmosd.context import Context
 
 
 async def make_call(ctx: Context, call: Syscall, process: Process | None = None) -> Any:
-    """Make a system call as an agent, in just these words, or in the name of another process."""
+    """Make exactly this system call as an agent, or in the name of another process."""
     return await ctx._gate.call(process or ctx._process, call)
 
 
@@ -26,12 +27,12 @@ async def forever(ctx: Context) -> None:
 
 
 async def idle(ctx: Context) -> None:
-    """Waits for nothing that the kernel knows of, so no timer and no message wakes it."""
+    """Waits on a future that the kernel does not know, so no timer and no message wakes it."""
     await asyncio.get_running_loop().create_future()
 
 
 async def listener(ctx: Context) -> None:
-    """Ends with the first message."""
+    """Ends when it has received a message."""
     await ctx.receive()
 
 
@@ -47,7 +48,7 @@ async def adder(ctx: Context, a: int, b: int = 2) -> int:
 
 
 async def teller(ctx: Context, tokens: int = 20, seed: int = 1, model: str | None = None) -> str:
-    """Generates a text: see `tests.support.simulated.text_of`."""
+    """Generates a text, which `tests.support.simulated.text_of` predicts."""
     text: str = await ctx.generate("one two three", model=model, max_tokens=tokens, seed=seed)
     return text
 

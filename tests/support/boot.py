@@ -1,7 +1,7 @@
-"""Boots the kernel under test: every test and bench that has a kernel in its own process gets it here.
+"""Boots the kernel under test, for every test and bench that runs a kernel in its own process.
 
-This is the one place in which a `Kernel` is made. Its drivers run on the loop of the test, its machine is what the test
-says, and it never reads the settings or the entry points of this machine.
+Tests make a `Kernel` nowhere else. Its drivers run on the test's loop, and the test sets the state of its machine. It
+never reads the settings or the entry points of the real machine.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from tests.support.drivers import InLoopLauncher
 from tests.support.machine import FakeMachine
 from tests.support.system import System
 
-UNWRITABLE = Path("/dev/null/unused")  # the folder of kernels that are to write nothing
+UNWRITABLE = Path("/dev/null/unused")  # for kernels that must write nothing
 
 S = TypeVar("S", bound=System)
 
 
 class Settings(msgspec.Struct):
-    """The settings of a kernel under test, without a file, an environment and the agents that ship."""
+    """The settings of a kernel under test: no file, no environment variables, no shipped agents."""
 
     models: dict[str, ModelSpec]
     model: str
@@ -45,7 +45,7 @@ class Settings(msgspec.Struct):
 
 
 class Parts(TypedDict, total=False):
-    """What a test may choose about its kernel. `agents` are the folders in which it finds programs."""
+    """The parts of its kernel that a test may choose. `agents`: the folders in which the kernel finds programs."""
 
     agents: Sequence[Path]
     models: dict[str, ModelSpec]
@@ -56,7 +56,7 @@ class Parts(TypedDict, total=False):
 
 
 def boot(folder: Path, **parts: Unpack[Parts]) -> System:
-    """A booted kernel on the running loop. Its cache and its swap files lie in `folder`.
+    """Boot a kernel on the running loop, with its cache and its swap files in `folder`.
 
     By default it has one simulated model, `sim`; the first of `models` is the default model.
     """
@@ -64,7 +64,7 @@ def boot(folder: Path, **parts: Unpack[Parts]) -> System:
 
 
 def boot_as(kind: type[S], folder: Path, **parts: Unpack[Parts]) -> S:
-    """The same, as a `System` with more to it."""
+    """Like `boot`, but return the subclass `kind` of `System`."""
     models = parts.get("models", {"sim": ModelSpec(driver="simulated")})
     settings = Settings(
         models=models,

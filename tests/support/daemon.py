@@ -1,6 +1,6 @@
 """A real daemon under test: it runs in a process of its own, on a socket in a temporary folder.
 
-Used by the system tests, mostly by way of their fixtures `start` and `launch`. It never shares a folder or a socket
+Used by the system tests, mostly through their fixtures `start` and `launch`. It never shares a folder or a socket
 with a daemon of the user.
 """
 
@@ -25,7 +25,7 @@ START_TIMEOUT = 20.0  # seconds
 
 
 class RunningDaemon:
-    """A daemon under test. `socket` is its path, `log` what it wrote to standard error so far."""
+    """A daemon under test. `socket`: the path of its socket. `log`: its standard error so far."""
 
     def __init__(self, folder: Path, *flags: str, environment: dict[str, str] | None = None) -> None:
         self.folder = folder
@@ -54,11 +54,11 @@ class RunningDaemon:
     def wait_until_ready(self) -> RunningDaemon:
         deadline = time.monotonic() + START_TIMEOUT
         while time.monotonic() < deadline:
-            assert self.process.poll() is None, f"the daemon ended with {self.process.returncode}:\n{self.log}"
+            assert self.process.poll() is None, f"the daemon exited with {self.process.returncode}:\n{self.log}"
             with suppress(NoDaemon), self.client():
                 return self
             time.sleep(0.01)
-        raise AssertionError(f"the daemon did not come up:\n{self.log}")
+        raise AssertionError(f"the daemon did not start:\n{self.log}")
 
     def client(self) -> Client:
         return Client(self.socket)
@@ -81,7 +81,7 @@ class RunningDaemon:
         return int(psutil.Process(self.pid).memory_info().rss)
 
     def kill(self, number: int = signal.SIGKILL) -> int:
-        """Send a signal and wait for the end; the exit code."""
+        """Send a signal, wait for the daemon to end, and return its exit code."""
         self.process.send_signal(number)
         return self.process.wait(timeout=30)
 
@@ -96,7 +96,7 @@ class RunningDaemon:
 
 
 def eventually(condition: Callable[[], bool], what: str, timeout: float = 10.0) -> None:
-    """Wait for something that another process does. Fails the test if it does not happen."""
+    """Wait until another process has made `condition` true. Fails the test after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout} s: {what}"

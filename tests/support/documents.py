@@ -1,6 +1,6 @@
 """The documents of the project as data: their code spans, links, headings and fenced blocks.
 
-Used by the tests that keep documents true. It reads Markdown and runs nothing: examples are run by `transcript`.
+Used by the tests that check documents. It reads Markdown and never runs an example: `transcript` does.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Fence:
 
     @property
     def file(self) -> str | None:
-        """The name in its first line, if that is a comment of one word with a suffix: the block is that file."""
+        """The file that the block stands for: the name in its first line, if that is a comment such as `# agent.py`."""
         found = re.match(r"# ([\w-]+\.\w+)\n", self.text)
         return found and found[1]
 
@@ -65,7 +65,7 @@ def documents() -> list[Document]:
 
 
 def parse(path: Path, text: str | None = None) -> Document:
-    """Read one Markdown file, or `text` as if it stood there."""
+    """Parse one Markdown file, or `text` as if the file contained it."""
     text = path.read_text() if text is None else text
     document = Document(path, words=len(text.split()))
     tokens = _MARKDOWN.parse(text)
@@ -81,7 +81,7 @@ def parse(path: Path, text: str | None = None) -> Document:
 
 
 def anchor(heading: str) -> str:
-    """The name by which a link finds a heading, as code hosts make it."""
+    """The anchor that code hosts derive from a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 

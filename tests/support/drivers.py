@@ -17,7 +17,7 @@ from kernel.drivers.simulated.device import SimulatedDevice
 from kernel.drivers.simulated.memory import SimulatedMemory
 from kernel.drivers.simulated.sequence import SimulatedSequence
 
-FIRST_PID = 10_000_000  # of drivers that are no processes
+FIRST_PID = 10_000_000  # of in-loop drivers; no process has a pid this large
 
 
 class InLoopDriver:
@@ -35,7 +35,7 @@ class InLoopDriver:
         self._loop = asyncio.get_running_loop()
         self._gone = asyncio.Event()
         self.device = SimulatedDevice(self._say, lambda code: self.die(f"exit code {code}"))
-        # asyncio.Task, so that it is no thread of the agent whose call started it.
+        # A plain asyncio.Task, so that it does not become a thread of the agent whose call started the driver.
         self._task: asyncio.Task[None] = asyncio.Task(self.device.run(), loop=self._loop)
 
     def send(self, message: protocol.ToDriver) -> None:
@@ -58,7 +58,7 @@ class InLoopDriver:
         self.die("signal 9")
 
     def die(self, how: str = "killed by the test") -> None:
-        """End at once, as by SIGKILL: what it said before still arrives, then its exit."""
+        """End immediately, as by SIGKILL. Messages that it sent before still arrive, then its exit."""
         if self.alive:
             self.alive = False
             self._task.cancel()
@@ -77,12 +77,12 @@ class InLoopDriver:
 
     @property
     def memory(self) -> SimulatedMemory:
-        """For keys and values."""
+        """Its KV memory."""
         return self.device._memory
 
     @property
     def leaked(self) -> int:
-        """Bytes."""
+        """Bytes that the device leaked."""
         return sum(map(len, self.device._ballast))
 
     @property
@@ -91,7 +91,7 @@ class InLoopDriver:
         return self._task
 
     def sent_of(self, kind: type) -> list[Any]:
-        """What the kernel sent of one kind."""
+        """The messages of one kind that the kernel sent."""
         return [message for message in self.sent if isinstance(message, kind)]
 
     def _handle(self, message: protocol.ToDriver) -> None:
@@ -109,7 +109,7 @@ class InLoopDriver:
 
 
 class InLoopLauncher:
-    """Launches `InLoopDriver`s. `refusals` are raised by the next launches, one each."""
+    """Launches `InLoopDriver`s. Each launch raises the next of `refusals`, while there are any."""
 
     def __init__(self) -> None:
         self.drivers: list[InLoopDriver] = []
@@ -131,5 +131,5 @@ class InLoopLauncher:
 
     @property
     def alive(self) -> list[InLoopDriver]:
-        """Those that have not ended."""
+        """The drivers that have not ended."""
         return [driver for driver in self.drivers if driver.alive]

@@ -1,7 +1,7 @@
 """A kernel with a journal for tests of durable agents, and a copy of that journal after each commit.
 
-Every copy is a death of the daemon: a kernel that starts on it has to replay the agents to where they were, and do
-nothing twice. Used by the tests of durable agents, which say what has to hold; it never judges a result itself.
+Every copy stands for a death of the daemon: a kernel that starts on it must replay the agents to where they were and
+repeat no effect. The tests of durable agents use it and state what must hold; it never knows the right result itself.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ UNTIL = "substr(outcome, 1, 2) = x'9203'"  # outcomes that are the msgpack of an
 
 
 class Life:
-    """One life of a kernel, on the journal in `folder`."""
+    """One run of a kernel, on the journal in `folder`."""
 
     def __init__(self, system: System, folder: Path) -> None:
         self.system = system
@@ -46,7 +46,7 @@ class Life:
         return submitted.id
 
     async def result(self, task: str) -> Any:
-        """What came of a task. Raises its error."""
+        """Wait for a task to end and return its value. Raises the error of the task."""
         recorder = await self.system.attach(task)
         await self.until(lambda: recorder.ended)
         event = recorder.events[-1]
@@ -71,7 +71,7 @@ class Life:
 
 
 class World:
-    """Programs and tools, the lives in which they run, and a copy of the journal as it was after each commit."""
+    """Programs and tools, the runs of a kernel that has them, and a copy of the journal after each commit."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -79,8 +79,8 @@ class World:
         self.tools: list[Tool] = []
         self.copies: list[Path] = []
         self.kept: list[int] = []  # calls in each copy
-        self.lines: dict[str, str] = {}  # outside of the daemon: what tools wrote that check their call ids, by these
-        self.then: dict[Path, dict[str, str]] = {}  # the last that was outside before the commit that followed a copy
+        self.lines: dict[str, str] = {}  # by call id: the line that a tool wrote outside the daemon
+        self.then: dict[Path, dict[str, str]] = {}  # by copy: `lines` just before the next commit
         self.recording = False
         self.attempts = 1000
         self._lives = itertools.count()
@@ -96,12 +96,12 @@ class World:
         self.tools.append(Tool(function, getattr(function, TOOL_ATTRIBUTE), "test"))
 
     def about_to_commit(self) -> None:
-        """Called on the thread of the journal: whatever is outside by now may be so though the commit never comes."""
+        """Called on the journal's thread before a commit: effects so far may exist even if it never happens."""
         if self.recording and self.copies:
             self.then[self.copies[-1]] = dict(self.lines)
 
     def copied(self, store: Store) -> None:
-        """Called after a commit, on the thread of the journal."""
+        """Called after a commit, on the journal's thread."""
         if self.recording:
             folder = self.folder / f"copy-{len(self.copies)}"
             folder.mkdir()
@@ -111,7 +111,7 @@ class World:
 
     @asynccontextmanager
     async def life(self, folder: Path | None = None, *, orderly: bool = False) -> AsyncIterator[Life]:
-        """A kernel on the journal of `folder`. At its end it stops as if killed: nothing more is written."""
+        """Run a kernel on the journal in `folder`. Unless `orderly`, it stops as if killed and writes nothing more."""
         folder = folder or self.folder / f"life-{next(self._lives)}"
         folder.mkdir(exist_ok=True)
         journal = Journal(folder, JournalSettings(sync="normal", attempts=self.attempts))
@@ -128,7 +128,7 @@ class World:
                 system.tasks._durable.stopping = True
                 journal.persist = lambda *_: None  # type: ignore[method-assign]
                 journal.finish = lambda *_: None  # type: ignore[method-assign]
-                system.tasks.wait_for_ends = _at_once  # type: ignore[method-assign]
+                system.tasks.wait_for_ends = _no_wait  # type: ignore[method-assign]
             await system.kernel.drain(0)
             await system.kernel.close()
             if not orderly:
@@ -136,12 +136,12 @@ class World:
                     db.execute("UPDATE stops SET clean = 0")
 
 
-async def _at_once() -> None:
-    """In place of a wait for the disk."""
+async def _no_wait() -> None:
+    """Replaces a wait for the disk."""
 
 
 def copy_each_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have `world` see the journal before and after each commit, on the thread of the journal."""
+    """Call `world` before and after each commit, on the journal's thread."""
     real = Store.transaction
 
     @contextmanager
@@ -157,7 +157,10 @@ def copy_each_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 async def everywhere(
     world: World, program: str, check: Callable[[Life, Any], Awaitable[None] | None], **args: Any
 ) -> Any:
-    """Run a task to its end, then again from each commit on the way: the same result comes of it, and `check` holds."""
+    """Run a task to its end, then restart it from each commit on the way.
+
+    Each restart must give the same result and pass `check`.
+    """
     async with world.life() as life:
         world.recording = True
         task = await life.submit(program, **args)
@@ -181,11 +184,11 @@ async def everywhere(
 
 
 def nothing(life: Life, result: Any) -> None:
-    """There is nothing more to check."""
+    """A check for `everywhere` that checks nothing more."""
 
 
 def note(world: World) -> Agent:
-    """A tool that writes a line once for each call id; the same call never brings another line."""
+    """A tool that writes one line per call id, and fails if a repeated call has another line."""
 
     def note(line: str, call_id: str) -> str:
         assert world.lines.setdefault(call_id, line) == line
@@ -195,5 +198,5 @@ def note(world: World) -> Agent:
 
 
 def waits(life: Life, count: int) -> Callable[[], bool]:
-    """Whether so many calls of `receive` were made in `life`, those that were replayed left aside."""
+    """A condition: `count` calls of `receive` were made in `life`. Replayed calls do not count."""
     return lambda: life.calls.get("Receive", 0) == count

@@ -1,4 +1,4 @@
-"""A journal without a kernel: tasks to write into it, and its callbacks as things to await.
+"""A journal without a kernel: tasks to write into it, and its callbacks as awaitables.
 
 Used by the tests of the journal and of its failures. It never runs a task.
 """
@@ -59,7 +59,7 @@ def end(number: int, reason: str = "done", outcome: bytes = b"result", ended: fl
 
 
 class Desk:
-    """A journal, with its callbacks as things to await."""
+    """A journal, with its callbacks as awaitables."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.journal = Journal(folder, JournalSettings(**settings))
@@ -79,7 +79,7 @@ class Desk:
         return answered
 
     def finish(self, one: TaskEnd) -> asyncio.Queue[Any]:
-        """Its answers: there may be two."""
+        """The queue of the answers, of which there may be two."""
         answers: asyncio.Queue[Any] = asyncio.Queue()
         self.journal.finish(one, answers.put_nowait)
         return answers
@@ -99,13 +99,13 @@ async def desk(folder: Path, **settings: Any) -> AsyncIterator[Desk]:
 
 
 async def accepted(folder: Path, *tasks: AcceptedTask) -> list[AcceptedTask]:
-    """Tasks of a life that has ended in order."""
+    """Accept `tasks` in a run that stops in order; return them as the journal accepted them."""
     async with desk(folder) as opened:
         return list(await asyncio.gather(*map(opened.accept, tasks)))
 
 
 def crash(folder: Path) -> None:
-    """Make the last life one that did not end in order, as far as the next one can tell."""
+    """Mark the last run as one that did not stop in order, so that the next run takes it for a crash."""
     opened = Store(folder / FILE, "full")
     with opened.transaction():
         opened.db.execute("UPDATE stops SET clean = 0")

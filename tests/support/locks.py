@@ -1,6 +1,6 @@
-"""A lock and its holder: an agent that holds one, and the row of the one thing that is in use.
+"""An agent that holds a lock, and the row of the one synchronisation object in use.
 
-Used by the tests of locks and their kin. It never takes a lock for the test itself.
+Used by the tests of locks and the like. It never takes a lock for the test itself.
 """
 
 from __future__ import annotations
@@ -16,6 +16,6 @@ async def hold(ctx: Context, seconds: float = 10.0) -> None:
 
 
 async def row(system: System) -> tuple[str, list[int], list[int]]:
-    """State, holders and waiters of the only thing in use, its condition aside."""
+    """State, holders and waiters of the only object in use. The condition of a lock does not count."""
     (info,) = [info for info in await system.call(Locks()) if info.kind != "condition"]
     return info.state, info.holders, info.waiters

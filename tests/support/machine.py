@@ -1,4 +1,4 @@
-"""A machine whose memory, processors and disk are what the test says.
+"""A machine whose memory, processors and disk the test sets.
 
 Every kernel under test samples it instead of the real one. It never reads the state of the real machine.
 """
@@ -12,7 +12,7 @@ from tests.support.drivers import InLoopLauncher
 
 
 class FakeMachine:
-    """A machine of 16 GB. `sizes`: bytes that the driver of each model takes besides its keys and values."""
+    """A machine of 16 GB. `sizes`: bytes that the driver of each model takes besides its KV."""
 
     def __init__(self, launcher: InLoopLauncher) -> None:
         self.cores = [0, 1, 2, 3]

@@ -1,6 +1,6 @@
 """Messages to a mailbox, and threads that send to it and receive from it by system calls.
 
-Used by the tests of the mailbox, which set `system.target` to its process. It never looks into the mailbox.
+Used by the tests of the mailbox, which set `system.target` to its process. It never reads the mailbox itself.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def receive(system: Any, timeout: float | None = None) -> Thread:
 
 
 def listen(system: Any) -> Thread:
-    """As an agent's plain `receive` does."""
+    """A thread that receives with the call of an agent's plain `receive`."""
 
     async def listening() -> Any:
         return (await system.kernel.gate.call(system.target, ANY_MESSAGE)).body

@@ -24,7 +24,7 @@ def simulated(**options: Any) -> ModelSpec:
     return ModelSpec(driver="simulated", slots=slots, lease=4, options=COSTS | options, **settings)
 
 
-# The options differ, so that what is measured of one is not taken for the other.
+# The options differ, so that the kernel never takes the measurements of one model for those of another.
 TWO = {"one": simulated(), "two": simulated(context=8191)}
 THREE = {**TWO, "three": simulated(context=8190)}
 HOLDS_ONE = ResourceSettings(memory=15 * GB // 10, collate=10.0)
@@ -50,7 +50,7 @@ def prepare(system: System) -> None:
 
 
 async def settle_sizes(system: System) -> None:
-    """Have the kernel measure all models, then unload them."""
+    """Let the kernel measure all models, then unload them."""
     names = list(await states(system))
     for model in names:
         await system.run("teller", model=model, tokens=1)

@@ -1,6 +1,6 @@
-"""Models whose memory holds two sequences, and what lies on disk for want of more.
+"""Models whose KV memory holds two sequences, and the swap files of the others.
 
-Used by the tests of paging. It never says which sequence has to make room.
+Used by the tests of paging. It never decides which sequence is swapped out.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LONG = TIGHT | {"kv_memory": 200 * TOKEN, "swap_seconds": 0.0}
 
 
 async def parked_on_disk(system: System) -> list[Any]:
-    """Three tellers, of which the first is suspended and on disk."""
+    """Three tellers, the first of which is suspended and swapped out."""
     processes = [system.spawn("teller", seed=seed) for seed in (1, 2)]
     await asyncio.sleep(4.5)
     await system.call(Suspend(processes[0].pid))

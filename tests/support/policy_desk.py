@@ -1,6 +1,6 @@
-"""A desk for policies: jobs that come, run a token a turn, and go, with the books that a policy must agree with.
+"""A desk for policies: jobs arrive, make a token a turn, and leave, and a policy must agree with the desk's own books.
 
-Used by the tests of all policies. It checks every decision, and never helps a policy to one.
+Used by the tests of all policies. It checks every decision, and never makes one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from kernel.policy.registry import PolicySettings, make_policy
 
 
 class Job:
-    """A job of a test; `tokens` it has still to make."""
+    """A job of a test. `tokens`: how many it has still to make."""
 
     def __init__(
         self,
@@ -59,8 +59,8 @@ class Desk:
         self.now = 0.0
         self.waiting: dict[int, Job] = {}
         self.running: dict[int, Job] = {}
-        self.grants: dict[int, int | None] = {}  # left of those that run, if there is a bound
-        self.made: dict[int, int] = {}  # tokens, of all there ever were
+        self.grants: dict[int, int | None] = {}  # tokens left to each running job, if there is a bound
+        self.made: dict[int, int] = {}  # tokens, of all jobs so far
         self.done: list[int] = []
         self.shed: list[int] = []
         self.preemptions = 0
@@ -103,7 +103,9 @@ class Desk:
                 self.running[number] = self.waiting.pop(number)
             assert number in self.running
             self.grants[number] = grant.tokens or None
-        assert all(left is None or left > 0 for left in self.grants.values()), "one goes on though its grant is used"
+        assert all(left is None or left > 0 for left in self.grants.values()), (
+            "a job runs on though its grant is used up"
+        )
         for what, who in (("run", run), ("preempt", preempt), ("shed", shed)):
             if who:
                 self.history.append((self.now, what, tuple(who)))
@@ -114,7 +116,7 @@ class Desk:
         return decision
 
     def agree(self) -> None:
-        """The policy and the desk know the same."""
+        """Check that the policy and the desk know the same jobs."""
         assert self.policy.waiting == len(self.waiting)
         line = [job.id for job in self.policy.queue()]
         assert len(line) == len(self.waiting)
@@ -122,7 +124,7 @@ class Desk:
         assert {job.id for job in self.policy.running()} == set(self.running)
 
     def turn(self, seconds: float = 1.0) -> Desk:
-        """Decide, and let each that runs make a token in so many seconds."""
+        """Decide, then let each running job make a token in `seconds`."""
         self.decide()
         self.now += seconds
         for job in tuple(self.running.values()):
@@ -138,7 +140,7 @@ class Desk:
         return self
 
     def charge_prompt(self, job: Job) -> None:
-        """Its prompt is read."""
+        """Account for the prompt of `job`."""
         job.group.service += PROMPT_WEIGHT * job.prompt
         self.policy.charge_prompt(job, job.prompt, self.now)
 
@@ -148,7 +150,7 @@ class Desk:
         return self
 
     def finish(self, most: int = 100_000) -> Desk:
-        """Until nobody wants a slot any more."""
+        """Take turns until no job is left."""
         for _ in range(most):
             if not self.waiting and not self.running:
                 return self
@@ -165,7 +167,7 @@ class Desk:
 
 
 def play(desk: Desk, coming: Iterable[tuple[int, Job]], each: Callable[[int], None] = lambda turn: None) -> Desk:
-    """Let jobs come at their turns, call `each` with the number of each turn, and go on until all are gone."""
+    """Let jobs arrive at their turns and call `each` with the number of each turn, until no job is left."""
     left = sorted(coming, key=lambda one: one[0])
     turn = 0
     while left or desk.waiting or desk.running:

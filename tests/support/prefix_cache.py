@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="keys and values are tensors (extra `local`)")
+torch = pytest.importorskip("torch", reason="KV memory is a tensor (extra `local`)")
 
 from kernel.drivers.transformers.kv import Geometry, KVMemory, Slab  # noqa: E402
 from kernel.drivers.transformers.prefix import PrefixCache  # noqa: E402

@@ -1,6 +1,6 @@
-"""Random calls of tiny models by their number, the tokenizer that they share, and what each says alone.
+"""Random calls of tiny models by their number, the tokenizer that they share, and the answer of each when it runs alone.
 
-Used by the trials of the engine. A number always makes the same call, and what that says alone is computed once.
+Used by the trials of the engine. A number always makes the same call, whose answer alone is computed once.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 class Inline(Executor):
-    """A pool of worker threads that does its work at once, on the caller's."""
+    """An executor that does its work immediately, on the caller's thread."""
 
     _threads: tuple[()] = ()
 
@@ -79,7 +79,7 @@ def model_of(name: str) -> Ready:
 
 
 class Said(NamedTuple):
-    """What a call said."""
+    """The answer of a generation."""
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -88,7 +88,7 @@ class Said(NamedTuple):
 
 
 def prompt_of(number: int) -> str:
-    """Of call `number`: several have a beginning in common, of any length; each fifth is long."""
+    """The prompt of call `number`. Several share a beginning of some length; each fifth prompt is long."""
     rng = random.Random(number)
     words = ["the", "in", "ab", "12", "er", " a", "é", "x", "\n", '{"', "zz"]
     system = random.Random(number % 4)
@@ -123,7 +123,7 @@ def sampling_of(number: int) -> Sampling:
 
 
 def other_call(number: int) -> ScoreQuery | EmbedQuery:
-    """A call that is no generation."""
+    """A query: a score or an embedding request."""
     rng = random.Random(number)
     if number % 2:
         return ScoreQuery(number, prompt_of(number), [prompt_of(rng.randrange(POOL))[:30] or "x" for _ in range(3)])
@@ -132,7 +132,7 @@ def other_call(number: int) -> ScoreQuery | EmbedQuery:
 
 @cache
 def alone(model: str, number: int) -> Said:
-    """What call `number` says alone, in a driver of its own."""
+    """The answer of call `number` when it runs alone, in a driver of its own."""
     kernel = Scripted(model_of(model), random.Random(0))
     kernel.run(Admit(number, prompt_of(number), sampling_of(number), 1000))
     (done,) = kernel.of(Done)
@@ -148,10 +148,10 @@ def answer_alone(model: str, number: int) -> Scored | Embedded:
 
 
 class Scripted(Kernel):
-    """Hears from worker threads when the script says so."""
+    """Receives each message of a worker thread a random number of steps later."""
 
     def __init__(self, model: Ready, rng: random.Random, **options: Any) -> None:
-        self._late: list[tuple[int, Any]] = []  # the step before which, and what
+        self._late: list[tuple[int, Any]] = []  # the step from which on it may arrive, and the message
         self._rng = rng
         super().__init__(model, codec(), **options)
         self.calls.swap_io.thread = Inline()  # type: ignore[assignment]

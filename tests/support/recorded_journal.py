@@ -1,4 +1,4 @@
-"""Journals as earlier versions wrote them: `python -m tests.support.recorded_journal FILE` records one of this version.
+"""Records a journal for the tests of later versions: `python -m tests.support.recorded_journal FILE`.
 
 A recording is the state folder of a daemon that was stopped with tasks at every stage: ended, waiting, in the middle of
 a generation, suspended. `tests/system/test_recorded_journals.py` starts a daemon on a copy of each.
@@ -38,7 +38,7 @@ def launch(folder: Path, ledger: Path) -> RunningDaemon:
 
 
 def record(folder: Path) -> Path:
-    """Run a daemon below `folder` until there is a task at every stage, and stop it. Its state folder."""
+    """Run a daemon below `folder` until it has a task at every stage; stop it and return its state folder."""
     daemon = launch(folder, folder / "ledger")
     with daemon.client() as client:
         for key in ("done", "failed", "killed"):
@@ -57,7 +57,7 @@ def record(folder: Path) -> Path:
         client.nice(tasks["counter"].pid, 5)
         client.send("halted", "a message that waits")
         client.submit("story", {"tokens": TOKENS}, detach=True, key="story")
-        eventually(lambda: _generated(client) >= 20, "a part of the story is there")
+        eventually(lambda: _generated(client) >= 20, "a part of the story is generated")
         ended = {row.program for row in client.history() if row.ended}
         assert ended == {"quick", "broken", "echo"}, f"ended before the stop: {ended}"
         daemon.process.send_signal(signal.SIGTERM)

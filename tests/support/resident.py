@@ -1,6 +1,6 @@
-"""How much memory a range of addresses takes, as the operating system says.
+"""The memory that a range of addresses takes, according to the operating system.
 
-Used by the tests of pages, keys and values, and swap files. It never asks the driver's own books.
+Used by the tests of pages, KV memory and swap files. It never reads the driver's own books.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # it imports torch
 
 
 def memory_of(area: Range, kind: str = "Rss") -> int:
-    """Bytes of a range that are in memory; `Pss` counts shared ones in proportion, `Anonymous` its own."""
+    """Bytes of a range that are in memory; `Pss` counts shared pages in proportion, `Anonymous` only those without a file."""
     found, inside = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         first = line.split()[0]

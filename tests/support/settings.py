@@ -1,4 +1,4 @@
-"""A file of settings in a home of the test, and the settings that a daemon would start with.
+"""A settings file in the home folder of a test, and the settings that a daemon would start with.
 
 Used by the tests of settings. It never reads the environment of this machine.
 """

@@ -1,4 +1,4 @@
-"""The simulated model: its settings in most tests, the text that it generates, and what it may not leave behind.
+"""The simulated model: its usual options, the text that it generates, and a check that no call leaves anything behind.
 
 Used by tests of everything that calls a model. It is about the one model `sim`, and never about several under one
 budget: see `many_models`.
@@ -16,7 +16,7 @@ FAST = {"step_seconds": 1.0, "sequence_seconds": 0.0, "prompt_seconds": 0.0, "re
 
 
 def text_of(seed: int, tokens: int = 20) -> str:
-    """What the simulated device generates, undisturbed."""
+    """The text that the simulated device generates without disturbance."""
     return "".join(simulated_token(seed, n)[1] for n in range(tokens))
 
 
@@ -28,7 +28,7 @@ def assert_nothing_left(system: System) -> None:
 
 
 async def answer(system: System, **options: Any) -> Any:
-    """What `ctx.generate` answers with these keywords, as the agent sees it."""
+    """The answer of `ctx.generate` with these keywords, as the agent sees it."""
     seen: list[Any] = []
 
     async def agent(ctx: Context) -> None:

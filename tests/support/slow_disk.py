@@ -1,6 +1,6 @@
-"""A disk that takes new tasks as late as the test wants, and what tests of tasks submit and wait for.
+"""A disk that commits new tasks only when the test allows it, and helpers of the tests of tasks.
 
-Used by the tests of tasks. It never holds up the end of a task.
+It never delays the end of a task.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.support.system import System
 
 
 class Disk:
-    """Holds up every commit until `go` is set."""
+    """Delays every commit of new tasks until `go` is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.go = threading.Event()
@@ -32,7 +32,7 @@ class Disk:
 
 
 async def ended(system: System, count: int) -> list[TaskInfo]:
-    """The history, once so many tasks have ended."""
+    """The history, once `count` tasks have ended."""
     while True:
         rows = await system.history()
         if sum(bool(row.ended) for row in rows) == count:

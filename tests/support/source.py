@@ -12,8 +12,8 @@ from pathlib import Path
 def parsed(path: Path) -> ast.Module:
     """The syntax tree of a file.
 
-    The collector rests meanwhile. It may log the failure of a task of some other test, whose traceback parses code,
-    too, and Python 3.11 takes that for a mistake of its own (cpython#106905).
+    The garbage collector is off meanwhile. It might log the failure of a task of some other test, whose traceback also
+    parses code, and Python 3.11 then raises an error of its own (cpython#106905).
     """
     gc.disable()
     try:

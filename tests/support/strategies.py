@@ -1,6 +1,6 @@
-"""Strategies of hypothesis for what travels over a wire: plain values, and values of any message type.
+"""Hypothesis strategies for values that travel over a wire: plain values, and values of any message type.
 
-Used by the tests of the codec. They make no value that the codec may refuse.
+Used by the tests of the codec. They never make a value that the codec may refuse.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A kernel under test, with one client in whose name the test makes system calls.
 
-Used by nearly every test of the kernel; `boot` builds it. It shows what tests look for inside of the kernel, so that
-tests reach for no private names, and never changes how the kernel behaves.
+Used by nearly every test of the kernel; `boot` builds it. It gives tests access to the inside of the kernel, so
+that they use no private names, and never changes how the kernel behaves.
 """
 
 from __future__ import annotations
@@ -79,11 +79,11 @@ class System:
     # ---- programs
 
     def program(self, function: Function, name: str | None = None) -> str:
-        """Install `function` as a program; its name."""
+        """Install `function` as a program; return its name."""
         return self.install(Program(function, AgentMark(name or function.__name__, ""), "test"))
 
     def install(self, program: Program) -> str:
-        """Install a program as an entry point would; its name."""
+        """Install a program as an entry point would; return its name."""
         assert self.programs._entry_point_programs is not None
         self.programs._entry_point_programs.append(program)
         self.programs.by_name[program.name] = program
@@ -95,7 +95,7 @@ class System:
         self.programs.tools = self.programs.tools | {tool.name: tool}
 
     def find_programs_in(self, *folders: Path) -> None:
-        """Have programs looked up in these folders, and in no others."""
+        """Let the kernel look for programs in these folders only."""
         self.programs._folders = list(folders)
 
     def recorder(self, credit: int = 1_000_000) -> Recorder:
@@ -113,7 +113,7 @@ class System:
         detach: bool = False,
         **args: Any,
     ) -> Process:
-        """Start a program that needs no loading; its process, before its first step."""
+        """Start a program that needs no loading; return its process before its first step."""
         name = program if isinstance(program, str) else self.program(program)
         call = Spawn(name, args, positional, priority=priority, deadline=deadline, detach=detach)
         pid = self.kernel.lifecycle.spawn(parent or self.client, call, stream)
@@ -134,7 +134,7 @@ class System:
         return self.kernel.threads.start_thread(process or self.client, coro)
 
     async def status(self, process: Process | int) -> ExitStatus:
-        """How a process ended, when it has."""
+        """Wait for a process to end; return its exit status."""
         pid = process if isinstance(process, int) else process.pid
         status: ExitStatus = await self.call(Wait(pid))
         return status
@@ -144,14 +144,14 @@ class System:
         return {row.path: row.state for row in await self.call(Threads(process.pid))}
 
     async def result(self, process: Process | int) -> Any:
-        """The value of a process. Raises its error."""
+        """Wait for the value of a process. Raises the error of the process."""
         status = await self.status(process)
         if status.error is not None:
             raise from_wire(status.error)
         return reveal(status.value)
 
     async def run(self, program: Function | str, /, *positional: Any, **args: Any) -> Any:
-        """Run a program to its end; its value. Raises its error."""
+        """Run a program to its end; return its value. Raises the error of the process."""
         return await self.result(self.spawn(program, *positional, **args))
 
     # ---- tasks in the journal
@@ -161,7 +161,7 @@ class System:
         return submitted
 
     async def attach(self, task: str) -> Recorder:
-        """Attach to a task; what records its events."""
+        """Attach to a task; return the recorder of its events."""
         recorder = self.recorder()
         answer = self.kernel.gate.enter(self.client, Attach(task), recorder.stream)
         if asyncio.iscoroutine(answer):
@@ -169,7 +169,7 @@ class System:
         return recorder
 
     async def dead_letters(self) -> int:
-        """How many there were."""
+        """The number of dead letters so far."""
         stats: Stats = await self.call(GetStats())
         return stats.dead_letters
 
@@ -180,12 +180,12 @@ class System:
     # ---- time
 
     def look(self) -> None:
-        """Have the kernel sample the machine, as it does every second in a daemon."""
+        """Let the kernel sample the machine, as it does every second in a daemon."""
         pids = [driver.pid for driver in self.launcher.alive if driver.pid is not None]
         self.kernel.resources.observe(self.machine.sample(pids))
 
     async def turns(self, count: int = 10) -> None:
-        """Let whatever is ready run, without time passing."""
+        """Let ready threads run, without time passing."""
         for _ in range(count):
             await asyncio.sleep(0)
 
@@ -205,12 +205,12 @@ class System:
         return self.kernel.resources.runtime(model)
 
     def sequences(self, process: Process) -> list[Sequence]:
-        """Those of `process` that have not ended, in the order of their calls."""
+        """The sequences of `process` that have not ended, in the order of their calls."""
         return list(self.kernel.resources.calls.of_process(process))
 
     @property
     def runtimes(self) -> Collection[ModelRuntime]:
-        """Of all models that were used."""
+        """The runtimes of all models that were used."""
         return self.kernel.resources._runtimes.values()
 
     @property
@@ -234,7 +234,7 @@ class System:
         return self.tasks._journal
 
     def restart_without_jitter(self) -> None:
-        """Have supervisors pause before each restart for exactly as long as they plan to."""
+        """Let supervisors pause before each restart for exactly as long as they plan to."""
         self.kernel.supervision._chance = lambda: 0.0
 
     def asyncio_tasks(self) -> set[asyncio.Future[Any]]:
@@ -245,12 +245,12 @@ class System:
     # ---- the end
 
     def kill_all(self) -> None:
-        """Kill all processes, those of clients, too."""
+        """Kill all processes, those of clients too."""
         for process in tuple(self.table.alive.values()):
             self.kernel.process_exit.end(process, "killed", "the test is over")
 
     async def end(self) -> None:
-        """Kill all processes, and check that nothing is left of them once all have had their time to go."""
+        """Kill all processes, give them time to end, and check that nothing is left of them."""
         self.kill_all()
         await asyncio.sleep(10)
         assert self.table.alive == {}
@@ -271,7 +271,7 @@ class System:
         assert [path for path in self.swap.rglob("*") if path.is_file()] == []
 
     def close(self) -> None:
-        """The same from outside of the loop, which is closed, too."""
+        """Like `end`, from outside the loop. Closes the kernel and the loop."""
 
         async def closing() -> None:
             await self.end()

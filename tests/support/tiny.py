@@ -1,4 +1,4 @@
-"""Tiny models with random weights, and a kernel made of a list, for tests of the transformers driver.
+"""Tiny models with random weights, and a scripted kernel, for tests of the transformers driver.
 
 A `Kernel` is both ends of the link, the clock and the forward pass: no test that uses it sleeps, waits for a socket, or
 depends on how fast the machine is.
@@ -54,7 +54,7 @@ PATIENCE = 60.0  # seconds for a worker thread to finish, after which a test has
 
 
 def build(name: str, **changes: Any) -> Any:
-    """A model of transformers, with our attention; the same weights each time."""
+    """A transformers model with our attention, and the same weights each time."""
     torch.manual_seed(1)
     config = getattr(transformers, f"{name}Config")(**SHAPE | changes)
     config._attn_implementation = NAME
@@ -67,7 +67,7 @@ def geometry_of(model: Any) -> Geometry:
 
 
 class Ready:
-    """A model as `model_builder` makes it: its network, and the counts and lengths that keep its numbers exact."""
+    """A model as `model_builder` makes it: its network, and the row counts and lengths that make its numbers exact."""
 
     def __init__(self, model: Any, kernel: str = "float32") -> None:
         config = model.config
@@ -85,7 +85,7 @@ class Ready:
             self.network = HFBackend(model)
 
     def memory(self, tokens: int = 10_000, slabs: int = SLABS) -> KVMemory:
-        """With a budget of so many tokens."""
+        """KV memory with a budget of `tokens` tokens."""
         capacity = self.lengths.padded(self.context)
         memory = KVMemory(self.geometry, capacity, slabs, torch.device("cpu"), 0)
         memory.budget = memory.size(tokens)
@@ -102,7 +102,7 @@ def _lengths(geometry: Geometry, queries: int) -> tuple[int, ...]:
 
 @cache
 def ready(name: str, kernel: str = "float32", **changes: Any) -> Ready:
-    """The model of that name, made once."""
+    """The model of that name, built once."""
     return Ready(build(name, **changes), kernel)
 
 
@@ -125,10 +125,10 @@ class Letters:
 
 
 class Kernel:
-    """Says `during[n]` while step n runs, and stops when nothing can run any more.
+    """Sends `during[n]` while step n runs, and stops the driver when nothing can run any more.
 
-    `sent` is what the driver said, `batches` the spans of each step; `before` may change a step or raise in its place,
-    `after` change what it computed. `seconds` is what a step takes, `disk` a folder for prefixes.
+    `sent`: the messages of the driver. `batches`: the spans of each step. `before` may change a step or raise in its
+    place; `after` may change its output. `seconds`: how long a step takes. `disk`: a folder for prefixes.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Kernel:
         self.after: Callable[[list[Span], ForwardOutput], ForwardOutput] = lambda spans, output: output
         self.memory = model.memory(tokens, slabs)
         cache = PrefixCache(self.memory, str(disk or ""), 2 * self.memory.budget, lambda: self.now)
-        cache.rates.token = 1.0  # dear: whatever may go to the disk goes there
+        cache.rates.token = 1.0  # expensive: every prefix that may go to disk goes there
         self.allocator = KVAllocator(self.memory, None if quota is None else self.memory.size(quota), cache)
         report = BundleReport(self, lambda: self.now)
         limits = EngineLimits(model.context, max_tokens)
@@ -172,7 +172,7 @@ class Kernel:
     # ---- the link
 
     def put(self, message: Any) -> None:
-        """What a worker thread says."""
+        """Queue a message of a worker thread."""
         self._thread_said.put(message)
 
     def get(self, block: bool) -> Any:
@@ -183,7 +183,7 @@ class Kernel:
         if any(request.busy for request in self.calls._requests):
             return self._thread_said.get(timeout=PATIENCE)
         if self.calls.swap_io.thread._threads:
-            self.calls.swap_io.thread.submit(int).result(PATIENCE)  # it may still be busy for one that was cancelled
+            self.calls.swap_io.thread.submit(int).result(PATIENCE)  # it may still be busy for a cancelled request
         return Stop() if self._thread_said.empty() else self._thread_said.get()
 
     def send(self, *messages: Any) -> None:
@@ -238,7 +238,7 @@ class Kernel:
 
 
 def alone(message: Admit, model: Ready | None = None) -> list[int]:
-    """The tokens of a call with no other beside it; of the Llama model, if no other is given."""
+    """The tokens of a call that runs alone, on the Llama model unless another is given."""
     return Kernel(model or ready("Llama")).run(message).ids[message.sequence]
 
 

@@ -1,4 +1,4 @@
-"""Tools of a test, at work in real threads while virtual time stands, and a tool that hangs until it is let go.
+"""Tools that run in real threads while virtual time stands still, and a tool that hangs until the test releases it.
 
 Used by the tests of tools. It never lets time pass while a tool computes.
 """
@@ -21,7 +21,7 @@ REAL = 10.0  # seconds that a test waits for a thread at most
 
 
 class Bench:
-    """Tools of the test. No time passes while one is at work, except after `started` of a `Hanging` one."""
+    """Tools of the test. No time passes while one runs, except for a `Hanging` one after `hung` has returned."""
 
     def __init__(self, system: System) -> None:
         self.system = system
@@ -67,13 +67,13 @@ class Bench:
         return self.tools._info(self.tools._limits[name].tool)
 
     async def idle(self, name: str) -> None:
-        """Return when no function of the tool is at work any more."""
+        """Return when no call of the tool runs any more."""
         while self.tools._limits[name].running:
             await asyncio.to_thread(lambda: None)
 
 
 class Hanging:
-    """A tool that does not return until it is let go."""
+    """A tool that does not return until `go` is set."""
 
     def __init__(self) -> None:
         self.inside = threading.Semaphore(0)

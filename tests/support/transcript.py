@@ -2,8 +2,8 @@
 
 A `console` block is a transcript: commands behind `$ `, and what they print. In expected output `...` stands for any
 text, alone in a line for any lines; runs of spaces are one space. A `python` block whose first line is a comment with a
-file name becomes that file; any other is run, and a `text` block right after it is its output. So a `toml` block with a
-file name becomes a file. If the first command of a document does not start a daemon, one with the simulated model runs.
+file name becomes that file; any other is run, and a `text` block right after it is its output. A `toml` block with a
+file name becomes a file, too. If the first command of a document does not start a daemon, one with the simulated model runs.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Shell:
         )
 
     def run(self, command: str) -> str:
-        """What `command` prints. A daemon in the background is waited for, and prints to a file."""
+        """Run `command`; return its output. A daemon in the background prints to a file; wait until it answers."""
         if re.match(r"llmosd\b.*&$", command):
             self._send(f"{command[:-1]} >llmosd.log 2>&1 &")
             eventually(self._answers, f"a daemon answers:\n{self._log()}", 60.0)
@@ -57,7 +57,7 @@ class Shell:
         return self._send(command)
 
     def python(self, code: str) -> str:
-        """What a script prints."""
+        """Run a script; return its output."""
         return self._send(f"{shlex.quote(sys.executable)} - <<'END OF SCRIPT'\n{code}\nEND OF SCRIPT")
 
     def close(self) -> None:
@@ -86,7 +86,7 @@ class Shell:
 
 
 def commands(transcript: str) -> Iterator[tuple[str, str]]:
-    """The commands of a `console` block, each with the output that it is to have."""
+    """The commands of a `console` block, each with its expected output."""
     command, output = "", ""
     for line in transcript.splitlines(keepends=True):
         if line.startswith("$ "):
@@ -102,7 +102,7 @@ def commands(transcript: str) -> Iterator[tuple[str, str]]:
 
 
 def fits(expected: str, printed: str) -> bool:
-    """Whether what was printed is what the document shows."""
+    """Whether the printed text matches the expected one."""
     pattern = ""
     for line in _lines(expected):
         if line == "...":
@@ -117,7 +117,7 @@ def _lines(text: str) -> list[str]:
 
 
 def run(document: Document, folder: Path) -> Iterator[str]:
-    """Run all examples; yields what is wrong with each that does not do what the document says."""
+    """Run all examples; yield a description of each whose output differs from the document."""
     fences = document.fences
     first = next((fence for fence in fences if fence.language == "console"), None)
     shell = Shell(folder)
@@ -138,11 +138,11 @@ def _run_fence(shell: Shell, document: Document, fence: Fence, after: Fence | No
         printed = shell.python(fence.text)
         if after is not None and after.language == "text":
             if not fits(after.text, printed):
-                yield f"{place} printed\n{printed}\nand not\n{after.text}"
+                yield f"{place} printed\n{printed}\ninstead of\n{after.text}"
         elif "Traceback" in printed:
             yield f"{place} failed:\n{printed}"
     elif fence.language == "console":
         for command, expected in commands(fence.text):
             printed = shell.run(command)
             if not fits(expected, printed):
-                yield f"{place} $ {command}\nprinted\n{printed}\nand not\n{expected}"
+                yield f"{place} $ {command}\nprinted\n{printed}\ninstead of\n{expected}"

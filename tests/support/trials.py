@@ -1,7 +1,7 @@
 """Random scripts for the whole engine: calls that arrive, are revoked, swapped, damaged, and restored by new drivers.
 
-A `Trial` plays the kernel for one seed and reports what differs from each call alone. All that is random comes from the
-seed, also when worker threads are done, so a seed tells the same story each time.
+A `Trial` plays the kernel for one seed and reports each call whose answer differs from its answer alone. The seed decides
+everything, also when worker threads finish, so the same seed always runs the same script.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LOOP = 3000  # times that the engine may fall idle, after which a trial is stuck
 
 
 class Killed(BaseException):
-    """The driver ends in the middle of a step: what it did not send is lost."""
+    """The driver ends in the middle of a step: messages that it did not send are lost."""
 
 
 class Call:
@@ -75,7 +75,7 @@ class Call:
 
 
 class Trial:
-    """A script of `seed` with some calls of `model`. `folder` is for swapped states; `log` says what was done."""
+    """A script of `seed` with some calls of `model`. `folder` is for swap files; `log` lists the actions."""
 
     def __init__(self, seed: int, model: str, folder: Path) -> None:
         self.rng = random.Random(seed)
@@ -90,11 +90,11 @@ class Trial:
         self.answers: dict[int, Scored | Embedded] = {}
         self.failed: list[SequenceFailed] = []
         self.restarts = self.rng.choice([0, 0, 1, 2])
-        self.heat = self.rng.choice([0.05, 0.2, 0.5])  # how often something is done to somebody
+        self.heat = self.rng.choice([0.05, 0.2, 0.5])  # the chance of one more action in a step
         self.kernel = self._start()
 
     def run(self) -> list[str]:
-        """What came out otherwise than it should have."""
+        """Run the script; return the answers that differ from the expected ones."""
         for _ in range(LOOP):
             try:
                 self.kernel.run()
@@ -140,7 +140,7 @@ class Trial:
                 call.state, call.path = "new", ""
 
     def _act(self, spans: list[Span]) -> None:
-        """In a step: something may happen after it, and nothing if the driver dies in it."""
+        """During a step: kill or stop the driver, or send messages that it reads after the step."""
         if self.restarts and self.rng.random() < 0.03:
             self.restarts -= 1
             if self.rng.random() < 0.5:
@@ -153,7 +153,7 @@ class Trial:
             self._do_something()
 
     def _when_idle(self) -> None:
-        """Nothing can run: then something must be done that lets somebody run."""
+        """Nothing can run: let at least one waiting call run."""
         waiting = [call for call in self.calls.values() if call.state in ("new", "parked", "swapped")]
         for call in waiting:
             if self.rng.random() < 0.5:
@@ -267,13 +267,13 @@ class Trial:
                 if (said.ids, said.logprobs) != cut or not expected.text.startswith(said.text):
                     found.append(f"call {call.id} ({call.number}), cancelled: {said} is no beginning of {expected}")
             elif said != expected:
-                found.append(f"call {call.id} ({call.number}): {said} and not {expected}")
+                found.append(f"call {call.id} ({call.number}): {said} instead of {expected}")
         for identity, number in self.others.items():
             if (answer := self.answers.get(identity)) is not None:
                 expected_answer = answer_alone(self.model, number)
                 answer.sequence = expected_answer.sequence
                 if answer != expected_answer:
-                    found.append(f"call {identity} ({number}): {answer} and not {expected_answer}")
+                    found.append(f"call {identity} ({number}): {answer} instead of {expected_answer}")
         if not found and self.kernel.memory.used:
-            found.append(f"{self.kernel.memory.used} bytes are still booked")
+            found.append(f"{self.kernel.memory.used} bytes of KV memory are still in use")
         return found

@@ -60,7 +60,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
 
 class Clock:
-    """A clock that shows what the test sets, for what is handed the time by a function."""
+    """A clock that the test sets, for code that gets the time from a function."""
 
     now = 0.0
 

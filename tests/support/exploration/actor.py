@@ -1,7 +1,7 @@
-"""An actor: an agent whose every step is thrown by the dice of its world.
+"""An actor: an agent that chooses each of its steps by the dice of its world.
 
-The base of what actors can do, which is in `messages`, `locks`, `lives` and `work`: a step is a method of theirs. An
-error of the kernel's tree is an answer like any other; whatever else is raised and was not meant to be is a problem.
+The base class of the actors in `messages`, `locks`, `lives` and `work`, whose methods are the steps. An `LlmosError` is
+an answer like any other; an error that is neither one of these nor raised on purpose is a problem.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ MOST_THREADS = 6  # of one process
 
 
 class Crash(Exception):
-    """An agent that fails, as agents do."""
+    """Raised by an actor on purpose, as agents fail."""
 
 
 class Actor:
-    """One process. Its threads share what it owes an answer to, and what it monitors and subscribed to."""
+    """One process. Its threads share the calls it has to answer, its monitors and its subscriptions."""
 
     def __init__(self, world: World, ctx: Context, kinds: list[str], shares: list[int]) -> None:
         self.world = world
@@ -35,7 +35,7 @@ class Actor:
         self.refs: list[int] = []
         self.topics: list[str] = []
         self.workers: list[asyncio.Future[Any]] = []
-        self._kinds, self._shares = kinds, shares  # of steps; the shares add up from one to the next
+        self._kinds, self._shares = kinds, shares  # of steps; the shares are cumulative
 
     async def live(self, steps: int) -> None:
         for _ in range(steps):
@@ -53,7 +53,7 @@ class Actor:
             world.problem(f"{me} begins with {thread.timers} timers set")
         holds = {held.name for held in cast("Any", thread.holds) or ()}
         if holds != (entered := world.ledger.held_by(thread)):
-            world.problem(f"{me} begins with {holds} held, and has entered {entered}")
+            world.problem(f"{me} begins holding {holds}, but has entered {entered}")
         try:
             await getattr(self, kind)()
         except LlmosError as error:
@@ -66,7 +66,7 @@ class Actor:
         except (Crash, TimeoutError):
             world.trace(me, "-> gone")
             raise
-        except GeneratorExit:  # given up by the kernel
+        except GeneratorExit:  # the kernel abandoned the thread
             raise
         except BaseException as error:
             world.problem(f"{me} raised {error!r}")
@@ -76,7 +76,7 @@ class Actor:
 
     @asynccontextmanager
     async def limit(self, timeout: float | None) -> AsyncIterator[None]:
-        """What is done within has this time limit, and is over when it is."""
+        """Note that the body must end within `timeout` seconds: the invariants report a body that does not."""
         promise = f"{self.ctx.pid}/{self.thread.path}, within {timeout} s from {self.world.loop.time()} on"
         promises = self.world.ledger.promises
         if timeout is not None:
@@ -95,7 +95,7 @@ class Actor:
         return len(self.ctx._process.threads) < MOST_THREADS
 
     def anyone(self) -> int:
-        """Somebody else, or now and then oneself."""
+        """The pid of another process, or now and then its own."""
         return self.world.anyone(but=0 if self.world.maybe(0.05) else self.ctx.pid)
 
     def addressee(self) -> int | str:

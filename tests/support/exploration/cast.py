@@ -1,6 +1,6 @@
-"""The cast: what the actors of one seed can do at all, and how much they like to.
+"""The cast of one seed: the kinds of steps that its actors take, and how often they take each.
 
-Called by `tests/unit/test_interleavings.py`, once for each world.
+Called by `play`, once for each world.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Player(messages.Messages, locks.Locks, lives.Lives, work.Work):
 
 
 def program(world: World) -> Callable[..., Coroutine[Any, Any, int]]:
-    """What all actors of `world` run.
+    """The program that all actors of `world` run.
 
-    Each seed is about something, and takes some kinds of steps much and others not at all: or its actors would seldom
-    meet (Groce et al., "Swarm Testing", 2012).
+    Each seed has a theme: its actors take some kinds of steps often and others never, because otherwise they would
+    seldom meet (Groce et al., "Swarm Testing", 2012).
     """
     theme = world.chance.choice(THEMES)
     kinds = [kind for kind in SHARES if kind in theme]
@@ -44,7 +44,7 @@ def program(world: World) -> Callable[..., Coroutine[Any, Any, int]]:
         world.pids.append(ctx.pid)
         await Player(world, ctx, kinds, shares).live(steps)
         if ctx.pid % 3:
-            await asyncio.Event().wait()  # stays, so that one can see how it was left
+            await asyncio.Event().wait()  # stays alive, so that the invariants can inspect it
         return ctx.pid
 
     return actor

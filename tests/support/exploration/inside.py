@@ -1,6 +1,6 @@
-"""Two parts of the kernel as explorations see them: a dispatcher that plays dice, and the table of locks by name.
+"""Two parts of the kernel that explorations inspect: its seeded dispatcher, and its synchronisation objects by name.
 
-Used by the world of a seed and by the invariants. It never changes what it shows.
+Used by the world of a seed and by the invariants. It never changes either part.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What must hold of a kernel in which nothing moves any more, and of one in which nothing is left.
+"""Invariants of a kernel in which no thread is ready, and of one in which no process is left.
 
-Called by `tests/unit/test_interleavings.py` after each round of a seed, and at its end. Each check yields sentences
-about what is wrong; none is asserted here.
+Called by `play` at quiet moments, after each round of a seed, and at its end. Each check yields a sentence for each
+problem; it never asserts.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from tests.support.exploration.visitors import Visitor
 
 
 def quiet(kernel: Kernel) -> bool:
-    """Whether no thread is about to take a step, and none is held back from one."""
+    """Whether no thread is ready, and no process is held back or dying."""
     return not inside.dispatcher(kernel).anyone_ready and not any(
         process.held_back is not None or process.dying for process in kernel.table.alive.values()
     )
 
 
 def at_a_quiet_moment(kernel: Kernel) -> Iterator[str]:
-    """Nobody is about to take a step: whoever waits, waits for what has not come yet."""
+    """No thread is ready: each waiting thread must wait for something that has not happened yet."""
     yield from _mailboxes(kernel)
     yield from waits.waits(kernel)
     yield from waits.knots(kernel)
@@ -42,26 +42,26 @@ def at_a_quiet_moment(kernel: Kernel) -> Iterator[str]:
 
 
 def at_rest(kernel: Kernel, ledger: Ledger, visitors: list[Visitor]) -> Iterator[str]:
-    """Everybody has had all the time there is: whoever still waits, waits for what may really never come."""
+    """All time limits have passed: each waiting thread must wait for something that may never happen."""
     yield from at_a_quiet_moment(kernel)
     yield from waits.all_time_has_passed(kernel)
     yield from _messages(kernel, ledger)
     yield from _processes(kernel)
     yield from _names_and_topics(kernel)
-    yield from _fates(kernel, ledger)
+    yield from _links_and_monitors(kernel, ledger)
     yield from _timers(kernel)
     yield from _visitors(visitors)
     if ledger.promises:
-        yield f"these are not over: {ledger.promises}"
+        yield f"these time limits have passed without effect: {ledger.promises}"
 
 
 def when_all_is_over(kernel: Kernel, ledger: Ledger, visitors: list[Visitor]) -> Iterator[str]:
-    """All processes have been killed: nothing is left of them in any table."""
+    """All processes have been killed: no table may hold anything of them."""
     yield from at_rest(kernel, ledger, visitors)
     tables: dict[str, Any] = {
         "processes": kernel.table.alive,
         "threads": [task for task in asyncio.all_tasks() if isinstance(task, Thread)],
-        "locks and their kin": [
+        "synchronisation objects": [
             one for one in inside.named(kernel).values() if not (isinstance(one, Event) and one.is_set)
         ],
         "names": kernel.names._holders,
@@ -102,11 +102,11 @@ def _messages(kernel: Kernel, ledger: Ledger) -> Iterator[str]:
     for number, message in ledger.put.items():
         places = ledger.received[number], ledger.buried[number], waiting.get(number, 0)
         if sum(places) != 1 and not (message.type == DOWN and message.correlation in ledger.taken_back):
-            yield f"message {number} was received, buried, and waits so many times: {places}"
+            yield f"message {number} is not in one place: (received, buried, waiting) is {places}"
     if ledger.answers:
         yield f"the answers to {ledger.answers} were neither read nor buried"
     if missing := ledger.sent - ledger.put.keys():
-        yield f"messages {missing} were answered as sent and are in no mailbox"
+        yield f"messages {missing} were reported as sent, but were put into no mailbox"
 
 
 def _mailboxes(kernel: Kernel) -> Iterator[str]:
@@ -116,16 +116,16 @@ def _mailboxes(kernel: Kernel) -> Iterator[str]:
             continue
         within = sum(message.priority != CONTROL for message in box.peek())
         if box.taken != within:
-            yield f"the mailbox of process {process.pid} has {box.taken} places taken by {within} messages"
+            yield f"the mailbox of process {process.pid} counts {box.taken} places as taken, but holds {within} messages"
         if within > box.capacity:
-            yield f"the mailbox of process {process.pid} holds {within} messages and has room for {box.capacity}"
+            yield f"the mailbox of process {process.pid} holds {within} messages, but has room for {box.capacity}"
         if box._senders and box.taken < box.capacity:
-            yield f"there is room in the mailbox of process {process.pid}, and {len(box._senders)} wait for it"
+            yield f"there is room in the mailbox of process {process.pid}, but {len(box._senders)} threads wait for it"
         if process.ended and (box._senders or box.selectors or box.receiver or not box.closed):
-            yield f"somebody waits at the mailbox of process {process.pid}, which has ended"
+            yield f"process {process.pid} has ended, but its mailbox is open or has waiters"
         for waiter in (*(box._senders or ()), box.receiver, *(thread for thread, _ in box.selectors or ())):
             if waiter is not None and waiter.state is not BLOCKED:
-                yield f"{waiter} does not wait, and stands at the mailbox of process {process.pid}"
+                yield f"{waiter} is not blocked, but is queued at the mailbox of process {process.pid}"
 
 
 # ---- processes and threads
@@ -135,25 +135,25 @@ def _processes(kernel: Kernel) -> Iterator[str]:
     alive = kernel.table.alive
     for pid, process in alive.items():
         if process.pid != pid or process.ended:
-            yield f"process {process.pid} stands in the table as {pid}, ended: {process.ended}"
+            yield f"the table lists process {process.pid} as {pid}, ended: {process.ended}"
         if process.parent is not None and (process.parent.ended or process not in process.parent.children):
             yield f"process {pid} and its parent {process.parent.pid} do not know each other"
         for child in process.children:
             if child.parent is not process or child.ended:
-                yield f"process {pid} has a child {child.pid} that is none"
+                yield f"process {pid} lists child {child.pid}, which has ended or has another parent"
         for thread in process.threads:
             if thread.done() or thread.process is not process:
-                yield f"process {pid} has a thread {thread} that is none"
+                yield f"process {pid} lists {thread}, which has ended or is of another process"
         if process.program == "ward" and not any(
             thread.waits_for == "children" for thread in (process.parent.threads if process.parent else ())
         ):
             yield f"process {pid} has survived its supervisor"
         if process.dying:
-            yield f"process {pid} has been dying for ever ({process.dying})"
+            yield f"process {pid} has been dying without end ({process.dying})"
         if not (process.threads or process.is_client):
-            yield f"process {pid} lives and has no thread"
+            yield f"process {pid} is alive, but has no thread"
         if process.held_back is not None:
-            yield f"threads {process.held_back} of process {pid} are held, and nobody is suspended"
+            yield f"threads {process.held_back} of process {pid} are held back, but nothing is suspended"
 
 
 # ---- what is held
@@ -162,7 +162,7 @@ def _processes(kernel: Kernel) -> Iterator[str]:
 def _held(kernel: Kernel) -> Iterator[str]:
     for name, one in inside.named(kernel).items():
         if one.idle:
-            yield f"{one.kind} {name} is idle and was not forgotten"
+            yield f"{one.kind} {name} is idle, but is still in the table"
         if isinstance(one, Lock) and one.holder is not None and one not in (one.holder.holds or ()):
             yield f"{one.holder} does not know that it holds lock {name}"
         if isinstance(one, Lock | Semaphore):
@@ -190,14 +190,14 @@ def _slots(kernel: Kernel) -> Iterator[str]:
             yield f"slots are taken by {slots.taken}, of which only {runtime.active.sequences.keys()} exist"
         ids = [sequence.id for sequence in slots.queue]
         if len(set(ids)) < len(ids) or any(sequence.state is not QUEUED for sequence in slots.queue):
-            yield f"in line for a slot are {[(one.id, one.state) for one in slots.queue]}"
+            yield f"the queue for slots has duplicates or sequences that are not queued: {[(one.id, one.state) for one in slots.queue]}"
         for sequence in runtime.active.sequences.values():
             if sequence.finished and not sequence.cancelled:
-                yield f"sequence {sequence.id} is over and was not forgotten"
+                yield f"sequence {sequence.id} is over, but is still in the table"
     for process in kernel.table.alive.values():
         for sequence in kernel.resources.calls.of_process(process):
             if sequence.finished or sequence.thread.done():
-                yield f"process {process.pid} keeps sequence {sequence.id}, which is over"
+                yield f"process {process.pid} still has sequence {sequence.id}, which is over"
 
 
 # ---- names, topics, links and monitors
@@ -213,28 +213,28 @@ def _names_and_topics(kernel: Kernel) -> Iterator[str]:
             yield f"process {holder.pid} believes that it has the names {held}"
     for subscriber in kernel.publication._topics._patterns:
         if subscriber.ended:
-            yield f"process {subscriber.pid} has ended and subscribes"
+            yield f"process {subscriber.pid} has ended, but still subscribes"
 
 
-def _fates(kernel: Kernel, ledger: Ledger) -> Iterator[str]:
+def _links_and_monitors(kernel: Kernel, ledger: Ledger) -> Iterator[str]:
     alive = kernel.table.alive
     for dead, peer in ledger.torn:
         if peer in alive:
-            yield f"process {dead} ended badly, and process {peer}, which was linked to it, lives"
+            yield f"process {dead} ended badly, but process {peer}, which was linked to it, is alive"
     links = kernel.links
     for ref, (holder, target) in links._monitors.items():
         if holder.ended or target.ended:
             yield f"monitor {ref} of {target.pid} by {holder.pid} has outlived one of them"
     for process, peers in links._links.items():
         if process.ended or any(peer.ended for peer in peers):
-            yield f"process {process.pid} is linked to {[peer.pid for peer in peers]}, and not all of them live"
-    told: dict[int, int] = {}
+            yield f"process {process.pid} is linked to {[peer.pid for peer in peers]}, but not all of them are alive"
+    notices: dict[int, int] = {}
     for message in ledger.put.values():
         if message.type == DOWN and message.priority == CONTROL:
-            told[message.correlation] = told.get(message.correlation, 0) + 1
+            notices[message.correlation] = notices.get(message.correlation, 0) + 1
     for ref, (watcher, watched) in ledger.monitors.items():
-        if watcher in alive and ref not in ledger.taken_back and told.get(ref, 0) != (watched not in alive):
-            yield f"process {watcher} was told {told.get(ref, 0)} times of the end of {watched} ({ref})"
+        if watcher in alive and ref not in ledger.taken_back and notices.get(ref, 0) != (watched not in alive):
+            yield f"process {watcher} got {notices.get(ref, 0)} notices of the end of {watched} (monitor {ref})"
 
 
 def _timers(kernel: Kernel) -> Iterator[str]:
@@ -249,10 +249,10 @@ def _visitors(visitors: list[Visitor]) -> Iterator[str]:
         connection = visitor.connection
         process = connection._process
         if process is not None and not visitor.here and not process.ended:
-            yield f"process {process.pid} lives, and its visitor has left"
+            yield f"process {process.pid} is alive, but its visitor has left"
         if process is not None and len(process.threads) > len(connection._threads):
             yield f"requests that visitor {process.pid} abandoned go on: {list(process.threads)}"
         if late := [call for call in visitor.asked.values() if getattr(call, "timeout", None) is not None]:
             yield f"these requests had a time limit, and were not answered: {late}"
         if unanswered := [n for n in visitor.asked if n not in connection._threads]:
-            yield f"nobody is about to answer the requests {[visitor.asked[n] for n in unanswered]}"
+            yield f"no thread is about to answer the requests {[visitor.asked[n] for n in unanswered]}"

@@ -1,6 +1,7 @@
-"""The ledger: what went into mailboxes, came out of them and was buried, kept beside the kernel and not by it.
+"""The ledger: a record, apart from the kernel's, of the messages that were put into mailboxes, received and buried.
 
-Filled by the kernel's own functions, wrapped, and by the actors; balanced by `invariants`.
+Filled by wrappers of the kernel's functions and by the actors; checked by `invariants`. It never changes what the
+kernel does.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from kernel.kernel import Kernel
 
 
 class Ledger:
-    """Messages by id. `problems` are what was found to be wrong the moment it happened."""
+    """Messages by id. `problems`: faults that were found the moment they happened."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.put: dict[int, Message] = {}
@@ -31,13 +32,13 @@ class Ledger:
         self.received: Counter[int] = Counter()
         self.buried: Counter[int] = Counter()
         self.taken_back: set[int] = set()  # monitors that were given up
-        self.monitors: dict[int, tuple[int, int]] = {}  # by reference: pids of who is told, and of whom
+        self.monitors: dict[int, tuple[int, int]] = {}  # by reference: the pids of the watcher and of the watched
         self.links: set[frozenset[int]] = set()
         self.torn: list[tuple[int, int]] = []  # pids of one that ended badly, and of one linked to it
         self.usage: dict[int, tuple[float, ...]] = {}
-        self.answers: set[Any] = set()  # what was replied to calls of actors, and neither read nor buried
+        self.answers: set[Any] = set()  # replies to calls of actors that were neither read nor buried yet
         self.promises: set[str] = set()  # waits with a time limit that have begun and not ended
-        self.inside: dict[str, list[Any]] = {}  # who is in the critical section of a lock or semaphore
+        self.inside: dict[str, list[Any]] = {}  # by lock or semaphore: the threads in its critical section
         self.problems: list[str] = []
         self._place: dict[int, int] = {}  # of a message among all that were put
         self._order: dict[tuple[Any, int, int], int] = {}
@@ -56,7 +57,7 @@ class Ledger:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Write down whatever is put into a mailbox."""
+        """Record every message that is put into a mailbox."""
         put = Mailbox.put
 
         def noted(box: Mailbox, message: Message) -> None:
@@ -79,7 +80,7 @@ class Ledger:
             self._order[line] = message.id
 
     def in_order(self, process: Process, message: Message, selection: Selector | None) -> None:
-        """`process` has just received `message`: what remains is less urgent, or came later."""
+        """`process` has just received `message`: each that is left must be less urgent or newer."""
         place = self._place
         rest = process.mailbox.peek() if process.mailbox is not None else ()
         for other in rest:
@@ -91,15 +92,15 @@ class Ledger:
                 self.problems.append(f"message {message.id} was received before {other.id}")
 
     def nothing_for(self, process: Process, selection: Selector) -> None:
-        """`process` was told that there is no such message."""
+        """A `receive` of `process` timed out: its mailbox must hold no such message."""
         now = self._kernel.loop.time()
         for message in process.mailbox.peek() if process.mailbox is not None else ():
             if selection.matches(message) and (message.deadline is None or message.deadline > now):
-                self.problems.append(f"process {process.pid} was told that there is no {selection}: {message}")
+                self.problems.append(f"process {process.pid} timed out on {selection}, but had {message}")
 
     @contextmanager
     def replying(self, call: Message) -> Iterator[None]:
-        """`call` is being answered, and if that works its caller gets the answer, unless it is a visitor."""
+        """`call` is being answered: if that succeeds, its caller must get the answer, unless it is a visitor."""
         answer = {call.body} if "visitor" not in call.body else set()
         self.answers |= answer
         try:
@@ -113,10 +114,10 @@ class Ledger:
         inside = self.inside.setdefault(name, [])
         inside.append(who)
         if len(inside) > most:
-            self.problems.append(f"{len(inside)} are inside {name}, which is for {most}")
+            self.problems.append(f"{len(inside)} are inside {name}, which admits {most}")
 
     def held_by(self, who: Any) -> set[str]:
-        """The names of what `who` is inside of."""
+        """The names of the locks and semaphores that `who` is inside of."""
         return {name for name, inside in self.inside.items() if who in inside}
 
     def leave(self, name: str, who: Any) -> None:
@@ -124,7 +125,7 @@ class Ledger:
             self.inside[name].remove(who)
 
     def _thread_ended(self, thread: Thread) -> None:
-        """What it held is taken from it."""
+        """A thread that has ended holds nothing."""
         for inside in self.inside.values():
             inside[:] = [who for who in inside if who is not thread]
 
@@ -138,7 +139,7 @@ class Ledger:
                 self.torn.append((process.pid, peer))
 
     def note_usage(self) -> None:
-        """All counters of all processes have grown or stayed since the last time."""
+        """Check that no counter of any process has shrunk since the last time."""
         table = self._kernel.table
         for process in (*table.alive.values(), *table.ended.values()):
             usage = process.usage()

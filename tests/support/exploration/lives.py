@@ -1,6 +1,6 @@
-"""What actors do to processes and threads: their own and others'.
+"""Steps of actors on processes and threads, their own and others'.
 
-Part of `cast.Player`. Links and monitors are written into the ledger, which holds the ends of processes against them.
+Part of `cast.Player`. Links and monitors are written into the ledger; `invariants` checks them when processes end.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SHARES = {
 
 
 class Lives(Actor):
-    """Starts, ends, holds, ranks and watches."""
+    """Starts, ends, suspends, prioritises and watches processes and threads."""
 
     async def spawn(self) -> None:
         if self.world.crowded:
@@ -46,7 +46,7 @@ class Lives(Actor):
         async with self.limit(patience):
             value = await self.ctx.wait(pid, patience)
         if value != pid:
-            self.world.problem(f"process {pid} was said to have ended with {value!r}")
+            self.world.problem(f"a wait for process {pid} returned {value!r}")
 
     async def kill(self) -> None:
         await self.to_someone(Kill)
@@ -61,7 +61,7 @@ class Lives(Actor):
         await self.to_someone(lambda pid, thread: Nice(pid, self.chance.choice([-5, 0, 5]), thread=thread))
 
     async def to_someone(self, call: Callable[[int, str | None], Syscall]) -> None:
-        """Do it to a process, or to one of its threads."""
+        """Make `call` on a process, or on one of its threads."""
         pid = self.anyone()
         process = self.world.kernel.table.alive.get(pid)
         path = None

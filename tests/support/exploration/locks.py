@@ -1,6 +1,6 @@
-"""What actors do with locks, semaphores, conditions, barriers and events.
+"""Steps of actors on locks, semaphores, conditions, barriers and events.
 
-Part of `cast.Player`. Who is inside of what is written into the ledger, which knows how many may be.
+Part of `cast.Player`. Threads in a critical section are written into the ledger, which knows how many it admits.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from llmosd.context.sync import Condition
 from tests.support.exploration.actor import Actor
 
 SHARES = {"hold": 10, "condition": 6, "barrier": 4, "event": 4, "release_what_is_not_held": 1}
-PERMITS = {"lock": 1, "other lock": 1, "pair": 2, "crowd": 3}  # a lock is a semaphore of one, but for its calls
+PERMITS = {"lock": 1, "other lock": 1, "pair": 2, "crowd": 3}  # a lock is a semaphore of one with calls of its own
 
 
 class Locks(Actor):
-    """Holds and waits."""
+    """Holds locks and waits for them."""
 
     async def hold(self) -> None:
-        """Hold a lock or a permit, and take a step or two meanwhile: also one that holds another, or that crashes."""
+        """Hold a lock or a permit for up to two steps, which may acquire another or crash."""
         name = self.chance.choice(sorted(PERMITS))
         most = PERMITS[name]
         held = self.ctx.lock(name) if most == 1 else self.ctx.semaphore(name, most)
@@ -31,9 +31,9 @@ class Locks(Actor):
                 await held.acquire(patience)
         except TimedOut:
             if not self.world.in_use(name):
-                self.world.problem(f"{name} is free, and could not be had in time")
+                self.world.problem(f"{name} is free, but could not be acquired in time")
             raise
-        if self.world.maybe(0.1):  # and keep it to the end
+        if self.world.maybe(0.1):  # and hold it until the thread ends
             self.world.ledger.enter(name, self.thread, most)
             return
         async with self.inside(held, name, most):
@@ -42,7 +42,7 @@ class Locks(Actor):
 
     @asynccontextmanager
     async def inside(self, held: Any, name: str, most: int = 1) -> AsyncIterator[None]:
-        """Within what was acquired. It is released on every way out, but by an end without any step."""
+        """Release `held` however the body ends, unless the kernel abandons the thread."""
         ledger, me = self.world.ledger, self.thread
         ledger.enter(name, me, most)
         try:
@@ -71,7 +71,7 @@ class Locks(Actor):
         ledger.leave("condition", me)
         try:
             await condition.wait(self.world.patience())
-        except GeneratorExit:  # given up by the kernel, without the lock
+        except GeneratorExit:  # the kernel abandoned the thread, which lacks the lock
             raise
         except BaseException:
             ledger.enter("condition", me, 1)

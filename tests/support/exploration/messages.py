@@ -1,6 +1,6 @@
-"""What actors do with messages, topics and names.
+"""Steps of actors with messages, topics and names.
 
-Part of `cast.Player`. What is received is held against the ledger at once.
+Part of `cast.Player`. Each received message is checked against the ledger immediately.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Messages(Actor):
 
     async def take(self, timeout: float | None, where: dict[str, Any]) -> None:
         ledger, process = self.world.ledger, self.ctx._process
-        # The rest of the mailbox cannot be asked with a predicate that fails.
+        # A predicate that fails cannot be tried on the rest of the mailbox.
         selection = None if where.get("where") is _failing else Selector(**where)
         try:
             async with self.limit(timeout):
@@ -62,12 +62,12 @@ class Messages(Actor):
             self.owes.append(message)
 
     async def compete(self) -> None:
-        """Several threads want messages at once, each its own kind of them."""
+        """Several threads receive at the same time, each with a selector of its own."""
         if self.may_start_threads:
             await asyncio.gather(*(self.step("receive") for _ in range(3)), return_exceptions=True)
 
     async def serve(self) -> None:
-        """Answer a call: at once or later, and now and then twice."""
+        """Answer a call, immediately or later, and now and then twice."""
         if not self.owes:
             await self.take(self.world.time(), {})
         if not self.owes:
@@ -80,7 +80,7 @@ class Messages(Actor):
                 await self.ctx.reply(message, "again")
             except NotACall:
                 return
-            self.world.problem(f"a second reply to {message.id} was taken")
+            self.world.problem(f"a second reply to {message.id} was accepted")
 
     async def call(self) -> None:
         question = f"question {self.chance.randrange(10**9)}"

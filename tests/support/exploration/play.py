@@ -1,6 +1,6 @@
-"""The play of one seed: rounds of chaos and rest, and what holds at every quiet moment, at each rest, and at the end.
+"""The play of one seed: rounds of chaos and rest, with checks at quiet moments, at each rest, and at the end.
 
-Called by `tests/unit/test_interleavings.py`. It asserts nothing, and answers what was wrong.
+Called by `tests/unit/test_interleavings.py`. It never asserts; it returns the problems that it found.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from tests.support.exploration.visitors import Visitor
 from tests.support.exploration.world import World
 
 ROUNDS = 2  # of chaos and rest
-STEPS = 60  # that all take together in a round
+STEPS = 60  # of all actors together, in a round
 AGES = 1000  # seconds after which everything with a time limit is over
 
 
 async def play(world: World) -> list[str]:
-    """What was found to be wrong."""
+    """Play one seed; return the problems that were found."""
     actor = program(world)
     for name in ("actor", "ward"):
         world.system.program(actor, name)
     jumps = itertools.count()
     problems = world.ledger.problems
 
-    def look() -> None:
+    def check_if_quiet() -> None:
         if next(jumps) % 2 and not problems and invariants.quiet(world.kernel):
             problems.extend(invariants.at_a_quiet_moment(world.kernel))
 
-    world.loop.before_jump = look
+    world.loop.before_jump = check_if_quiet
     with world.ledger.watching():
         for _ in range(ROUNDS):
             await _chaos(world)
@@ -72,7 +72,7 @@ async def _chaos(world: World) -> None:
 
 
 async def _rest(world: World) -> None:
-    """Let those go on that are held, and whatever has a time limit come to its end."""
+    """Resume all suspended processes and threads, and let all time limits pass."""
     world.trace("---- rest")
     for visitor in world.visitors:
         visitor.read_everything()
@@ -105,7 +105,7 @@ def _start(world: World) -> None:
 
 
 def _visitor(world: World) -> Visitor:
-    """One of those that are here, or a new one."""
+    """A connected visitor, or a new one."""
     here = [visitor for visitor in world.visitors if visitor.here]
     if not here or (len(here) < 3 and world.maybe(0.2)):
         world.visitors.append(Visitor(world))

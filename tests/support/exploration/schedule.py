@@ -1,7 +1,7 @@
-"""A schedule that a seed decides: which ready thread is next, how long a turn is, when a call gives up the loop.
+"""A seeded schedule: the seed decides which ready thread is next, how long a turn is, and when a call yields the loop.
 
-Used by `tests/unit/test_interleavings.py`. It replaces the kernel's dispatcher by one that plays dice, and the worker
-threads by calls on the spot, so that the same seed takes the same steps in every run.
+Used by `tests/unit/test_interleavings.py`. It replaces the kernel's dispatcher by a random one, and runs the work of
+worker threads inline, so that a seed always takes the same steps.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from kernel.dispatch.dispatcher import Dispatcher
 from tests.support.virtual_time import VirtualTimeLoop
 
 OUT_OF_LINE = 0.3  # share of the steps that go to any ready thread, whatever its priority
-LATE = (0.0, 0.5)  # seconds by which a thread that is kept waiting is stepped later
+LATE = (0.0, 0.5)  # seconds by which a delayed thread is stepped later
 
 
 class SeededLoop(VirtualTimeLoop):
-    """Virtual time, and no threads of the operating system: they would bring in the real clock.
+    """Virtual time without threads of the operating system, which would bring in the real clock.
 
     `before_jump` is called when nothing is left to do at this time.
     """
@@ -55,32 +55,32 @@ class SeededLoop(VirtualTimeLoop):
 
 
 class SeededDispatcher(Dispatcher):
-    """Steps ready threads in the order of the dice, and keeps some of them waiting, as a busy machine would.
+    """Steps ready threads in random order, and delays some of them, as a busy machine would.
 
-    Some it strikes: they are cancelled between their wake-up and their step, which is when most can go wrong. An actor
-    that finds itself among the `struck` goes on.
+    It strikes some: it cancels them between their wake-up and their step, when most can go wrong. An actor that finds
+    itself among the `struck` goes on.
     """
 
     def __init__(self, chance: Random, *args: Any) -> None:
         super().__init__(*args)
         self._chance = chance
         self._late: set[Thread] = set()
-        self._lateness = chance.choice([0, 0.1, 0.3])  # share of the threads that are kept waiting
+        self._lateness = chance.choice([0, 0.1, 0.3])  # share of the threads that are delayed
         self._strikes = chance.choice([0, 0.03, 0.15])  # share of those woken that are struck
         self.struck: set[Thread] = set()
 
     def push(self, thread: Thread) -> None:
         woken = thread.state is BLOCKED and not thread.process.is_client and not thread.process.dying
-        self._push_or_keep(thread)
+        self._push_or_delay(thread)
         if woken and self._chance.random() < self._strikes and not thread.about_to_be_cancelled:
             self.struck.add(thread)
             thread.cancel()
 
-    def _push_or_keep(self, thread: Thread) -> None:
+    def _push_or_delay(self, thread: Thread) -> None:
         if self._chance.random() < self._lateness and not (thread.process.suspended or thread.suspended):
             thread.state = READY
             self._late.add(thread)
-            self.loop.call_later(self._chance.choice(LATE), self._come, thread)
+            self.loop.call_later(self._chance.choice(LATE), self._push_late, thread)
         else:
             self._push(thread)
 
@@ -94,7 +94,7 @@ class SeededDispatcher(Dispatcher):
         else:
             super().reprioritise(thread, priority)
 
-    def _come(self, thread: Thread) -> None:
+    def _push_late(self, thread: Thread) -> None:
         self._late.discard(thread)
         if not thread.done():
             self._push(thread)
@@ -115,7 +115,7 @@ class SeededDispatcher(Dispatcher):
 
 @contextmanager
 def seeded(chance: Random) -> Iterator[None]:
-    """Kernels that are made meanwhile run by the dice, and within bounds that are soon reached."""
+    """Kernels made meanwhile run on a seeded schedule, with bounds small enough to be reached."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kernel.kernel.Dispatcher", partial(SeededDispatcher, chance))
         patch.setattr("kernel.dispatch.dispatcher.TURN_SECONDS", math.inf)

@@ -1,6 +1,6 @@
-"""Visitors: clients on connections of their own, who ask for things, change their minds, and leave without a word.
+"""Visitors: clients on connections of their own that send requests, abandon some, and leave without notice.
 
-Each speaks the real protocol with the real connection of the kernel, over a transport that is a list.
+Each speaks the real protocol with a real connection of the kernel, over a transport inside the process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.support.exploration.world import World
 
 
 class Wire(asyncio.Transport):
-    """What the kernel writes goes to the visitor at once."""
+    """Hands each frame that the kernel writes to the visitor immediately."""
 
     def __init__(self, visitor: Visitor) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Wire(asyncio.Transport):
 
     def write(self, data: Any) -> None:
         for payload in self._visitor.frames.feed(bytes(data)):
-            self._visitor.told(decode(payload, FromDaemon))
+            self._visitor.handle(decode(payload, FromDaemon))
 
     def get_write_buffer_size(self) -> int:
         return 0
@@ -52,7 +52,7 @@ class Visitor:
         self.frames = FrameDecoder()
         self.connection = Connection(world.kernel, set())
         self.asked: dict[int, Any] = {}
-        self.streams: dict[int, int] = {}  # events that may still come
+        self.streams: dict[int, int] = {}  # by request: events that it has credit for
         self.final: set[int] = set()
         self.last = 0
         self.here = True
@@ -63,7 +63,7 @@ class Visitor:
         self.connection.data_received(frame(encode(message)))
 
     def act(self) -> None:
-        """Ask, or abandon, or grant more events, or leave."""
+        """Send a request, abandon one, grant more events, or leave."""
         world, chance = self.world, self.world.chance
         what = chance.choices(["ask", "abandon", "grant", "leave"], [10, 2, 3, 1])[0]
         if what == "leave":
@@ -109,13 +109,13 @@ class Visitor:
             self.streams[self.last] = call.credit
         self.say(Request(self.last, call))
 
-    def told(self, message: Any) -> None:
+    def handle(self, message: Any) -> None:
         problems = self.world.ledger.problems
         match message:
             case RawAnswer(id=number) | Failure(id=number) if number:
                 call = self.asked.pop(number, None)
                 if call is None and isinstance(message, RawAnswer) and number > 0:
-                    return  # it crossed an abandonment
+                    return  # the answer crossed an abandonment
                 if isinstance(message, Failure):
                     self.streams.pop(number, None)
                 elif isinstance(call, Receive):
@@ -134,13 +134,13 @@ class Visitor:
                 self.final.add(number)
 
     def read_everything(self) -> None:
-        """Grant as many events as there may ever be."""
+        """Grant more events than there can be."""
         for number in self.streams:
             self.streams[number] += 10**6
             self.say(Credit(number, 10**6))
 
     def leave(self) -> None:
-        """The connection is lost."""
+        """Lose the connection."""
         if self.here:
             self.world.trace("a visitor leaves")
             self.here = False

@@ -1,4 +1,4 @@
-"""What actors do by themselves: generate, emit, sleep, and steps within steps.
+"""Steps of an actor by itself: generate, emit, sleep, and steps within steps.
 
 Part of `cast.Player`.
 """
@@ -13,7 +13,7 @@ SHARES = {"generate": 8, "emit": 4, "sleep": 5, "give_way": 8, "stubborn": 1, "g
 
 
 class Work(Actor):
-    """Takes its time."""
+    """Generates, emits, sleeps, and nests steps."""
 
     async def generate(self) -> None:
         tokens = self.chance.randrange(1, 8)
@@ -33,7 +33,7 @@ class Work(Actor):
         await asyncio.sleep(0)
 
     async def stubborn(self) -> None:
-        """Ignore being cancelled, for longer than the kernel puts up with."""
+        """Ignore being cancelled for longer than the kernel tolerates."""
         for _ in range(2):
             future: asyncio.Future[None] = self.world.loop.create_future()
             self.world.loop.call_later(self.chance.choice([1, 5]), _finish, future)
@@ -49,7 +49,7 @@ class Work(Actor):
             await asyncio.gather(*steps, return_exceptions=True)
 
     async def limited(self) -> None:
-        """A step within a time limit of asyncio's."""
+        """Take a step within a timeout of asyncio."""
         try:
             async with asyncio.timeout(self.world.time()):
                 await self.step("call", "receive", "hold", "condition", "generate", "wait", "send")

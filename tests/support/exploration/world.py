@@ -1,7 +1,7 @@
 """The world of one seed: a kernel on a loop of its own, its actors, its visitors, and the dice.
 
-Made by `tests/unit/test_interleavings.py` for each seed. It knows what there is to act upon; what is done is said in
-`play`, `cast` and `visitors`.
+Made by `tests/unit/test_interleavings.py` for each seed. It holds the objects that
+steps act on, and never decides a step: `play`, `cast` and `visitors` do.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COSTS = FAST | {"step_seconds": 0.5}
 
 
 class World:
-    """`steps` are left to be taken by all actors together. What is done is written into `traced`, if there is one."""
+    """`steps`: how many all actors together may still take. Each step is written into `traced`, if there is one."""
 
     def __init__(self, loop: SeededLoop, chance: Random, traced: list[str] | None) -> None:
         self.loop = loop
@@ -45,12 +45,12 @@ class World:
         self.playing = asyncio.Event()  # cleared while all come to rest
         self.pids = [self.system.client.pid]  # of all processes there ever were
         self.endless = chance.choice([0.05, 0.25, 0.6])  # share of the waits that have no time limit
-        self.focus = chance.choice([0, 0.5, 0.9])  # share of what is done to the two that live longest
+        self.focus = chance.choice([0, 0.5, 0.9])  # share of the steps that act on the two oldest processes
         loop.set_exception_handler(self._unhandled)
 
     @property
     def client(self) -> Process:
-        """One to make calls in the name of: actors kill clients, too."""
+        """The client that the play makes calls as, or a new one after an actor has killed it."""
         if self.system.client.dying:
             self.system.client = self.kernel.lifecycle.open_client("test")
             self.pids.append(self.system.client.pid)
@@ -59,7 +59,7 @@ class World:
     def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error, future = context.get("exception"), context.get("future")
         if future is not None and not isinstance(future, Thread):
-            return  # an agent's own, which nobody looked at before the agent was given up
+            return  # an agent's own: the agent was abandoned before it read the error
         self.ledger.problems.append(f"the loop caught: {context['message']}: {error!r}")
 
     def problem(self, what: str) -> None:
@@ -70,12 +70,12 @@ class World:
             self.traced.append(f"{self.loop.time() - 1000:6.2f}  " + " ".join(map(str, words)))
 
     def in_use(self, name: str) -> bool:
-        """Whether somebody holds or waits at what has this name."""
+        """Whether a thread holds or waits for the object of this name."""
         one = inside.named(self.kernel).get(name)
         return one is not None and not one.idle
 
     def was_struck(self, thread: Thread) -> bool:
-        """Whether `thread` was cancelled by the schedule alone, and may go on."""
+        """Whether only the schedule cancelled `thread`, so that it may go on."""
         struck = inside.dispatcher(self.kernel).struck
         if thread not in struck:
             return False
@@ -96,14 +96,14 @@ class World:
         return self.chance.random() < share
 
     def anyone(self, but: int = 0) -> int:
-        """The pid of a process: mostly of one that lives, and is not `but`."""
+        """The pid of a process, mostly of a living one other than `but`."""
         table = self.kernel.table.alive
         alive = [pid for pid, process in table.items() if not process.is_client and pid != but]
         if not alive or self.maybe(0.05):
             return self.chance.choice(self.pids)
         return self.chance.choice(alive[:2] if self.maybe(self.focus) else alive)
 
-    # ---- for those outside
+    # ---- for the play and the visitors
 
     def child(self, *, detach: bool = False, name: str | None = None, credit: int = 0, link: bool = False) -> Spawn:
         """The call that starts another actor."""
