@@ -1,15 +1,15 @@
-# Everything here sets itself up: the only needs are Python 3.11+ with venv, make, and the package registry.
+# Every target sets itself up. It needs only Python 3.11+ with venv, make, and the package registry.
 
 PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-# Two stamps: after RUNNABLE a daemon runs with local models, after READY the tests and checks run as well.
+# Two stamps of the environment: with RUNNABLE a daemon runs with local models, with READY the tests and checks, too.
 RUNNABLE := .venv/.runnable
 READY := .venv/.ready
 
 .PHONY: help run test check bench soak faults fmt clean
-.NOTPARALLEL:  # both stamps are made in the same environment, and benches measure nothing beside each other
+.NOTPARALLEL:  # both stamps share one environment, and a bench must not run beside another
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,7 +27,7 @@ check: $(READY)  ## lint, types, import contracts
 	$(BIN)/mypy --explicit-package-bases tests/support
 	$(BIN)/lint-imports
 
-bench: $(READY)  ## figures, each beside a floor or a peer measured in the same run
+bench: $(READY)  ## measure; each figure beside a floor or a peer of the same run
 	$(BIN)/python tests/bench/socket_echo.py
 	$(BIN)/python tests/bench/messages.py
 	$(BIN)/python tests/bench/mailboxes.py
@@ -47,11 +47,11 @@ bench: $(READY)  ## figures, each beside a floor or a peer measured in the same 
 soak: $(READY)  ## the long forms of the trials that `make test` runs short
 	LLMOS_SOAK=1 $(BIN)/python -m pytest -m soak
 
-faults: $(READY)  ## kill a daemon under load a thousand times; nothing is lost
+faults: $(READY)  ## kill a daemon under load a thousand times, and check that nothing is lost
 	$(BIN)/python -m tests.faults --kills 1000
 	$(BIN)/python -m tests.faults --kills 30 --trial 30 --seconds 3 --model smollm2
 
-fmt: $(READY)  ## fix what ruff can fix, and format
+fmt: $(READY)  ## apply the fixes of ruff, and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -1,4 +1,4 @@
-"""A daemon of its own for a bench, with settings of its own."""
+"""A daemon for one bench, with settings of its own."""
 
 from __future__ import annotations
 
@@ -38,4 +38,4 @@ def _wait_for(socket: Path, process: subprocess.Popen[bytes]) -> None:
             return
         except NoDaemon:
             time.sleep(0.01)
-    raise SystemExit("the daemon did not come up")
+    raise SystemExit("the daemon did not start")

@@ -1,7 +1,7 @@
-"""Decoding by the embedded model: the driver process beside llama.cpp, transformers, and what the machine allows.
+"""Decoding by the embedded model: the driver process beside llama.cpp, transformers, and the limits of the machine.
 
-Run by `make bench`. All get the same prompts, are greedy, and make as many tokens of each; rates count from the moment
-when every sequence has its first token. Prompts are number series, which the model goes on with and does not end.
+Run by `make bench`. All get the same prompts, decode greedily, and make the same number of tokens; rates count from the
+moment when every sequence has its first token. Prompts are number series, which the model continues and does not end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Threads of a peer in this process wait at their barriers as the driver's do; they must be told before they start.
+# Lets the threads of a peer in this process wait at barriers as the driver's do. Must be set before they start.
 os.environ |= {"GOMP_SPINCOUNT": "2000", "HF_HUB_OFFLINE": "1"}
 
 import roofline
@@ -35,7 +35,7 @@ PROMPT, PORTION, PORTIONS = 40, 21, 3
 TOKENS = 1 + PORTION * PORTIONS
 APART = 3  # prompts for `generate`, one after another: its rate does not depend on how many
 TOGETHER = {16: 32, 64: 16}  # sequences, and tokens of each, for continuous batching, which is slow
-CALM = 0.2  # processors that others may keep busy during a measurement
+CALM = 0.2  # processors that other processes may keep busy during a measurement
 
 OURS = "llmosd"
 PEERS = LLAMA, GENERATE, BATCHING = "llama.cpp", "generate", "continuous batching"
@@ -43,11 +43,11 @@ CYLLAMA = "cyllama==0.2.18"  # llama.cpp b9190
 WIDTHS = {"fp16": 2, "fp32": 4}  # bytes
 CONTEXT = PROMPT + TOKENS // 2
 
-Work = Callable[[], tuple[int, float]]  # answers tokens and seconds
+Work = Callable[[], tuple[int, float]]  # returns tokens and seconds
 
 
 class Sample(NamedTuple):
-    """One measurement. `busy`: processors that others kept busy meanwhile."""
+    """One measurement. `busy`: processors that other processes kept busy meanwhile."""
 
     tokens: int
     seconds: float
@@ -55,7 +55,7 @@ class Sample(NamedTuple):
 
 
 class Figures:
-    """What was measured, by who decoded and how many sequences; in the place of a figure, why there is none."""
+    """The measurements, by decoder and number of sequences, or the error where there are none."""
 
     def __init__(self, neighbours: Neighbours) -> None:
         self._neighbours = neighbours
@@ -67,7 +67,7 @@ class Figures:
         self._neighbours.share()
         try:
             sample = Sample(*work(), self._neighbours.share())
-        except Exception as error:  # a peer that cannot do it is a result as well
+        except Exception as error:  # a peer that cannot do the work is a result, too
             self._errors |= {(who, count): f"{type(error).__name__}: {error}" for count in counts}
             return
         for count in counts:
@@ -97,14 +97,14 @@ class Figures:
 
 
 def prompts(folder: Path) -> list[list[int]]:
-    """As many as the largest count, each different and of `PROMPT` tokens."""
+    """Different prompts of `PROMPT` tokens each, as many as the largest count."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     series = (range(start, 1000, 1 + start % 5) for start in range(max(RUNS)))
     return [tokenizer(", ".join(map(str, numbers)))["input_ids"][:PROMPT] for numbers in series]
 
 
 class Llama:
-    """llama.cpp, behind its end of a conversation."""
+    """llama.cpp in a process of its own. `ask` sends it one request."""
 
     def __init__(self, ask: Callable[[Any], float]) -> None:
         self._ask = ask
@@ -122,7 +122,7 @@ class Llama:
 
 
 def in_turn(figures: Figures, driver: Driver, llama: Llama, texts: list[list[int]]) -> None:
-    """Both run the prompts, then decode a portion, the one after the other, and the next."""
+    """Both run the prompts; then they decode each portion in turn."""
     for side in (driver, llama):
         side.begin(texts, TOKENS)
     for _ in range(PORTIONS):
@@ -146,12 +146,12 @@ def measured(driver: Driver, llama: Llama, library: Library, texts: list[list[in
 
 
 def rates(figures: Figures, load_average: float) -> Table:
-    title = f"Decode tokens/s in all, {os.cpu_count()} cores, load average {load_average:.1f} at the start"
+    title = f"Decode tokens/s of all sequences, {os.cpu_count()} cores, load average {load_average:.1f} at the start"
     caption = (
         f"Prompts of {PROMPT} tokens, {TOKENS} decoded each. Medians of {PORTIONS} portions or more, in turn; "
-        f"{BATCHING} once, with {TOGETHER} tokens. Left out are measurements during which others kept more than {CALM} "
-        f"processors busy; ~ where that was so in all. {figures.lost()} tokens of ours were not made because their "
-        f"text ended. {CYLLAMA}, transformers {transformers.__version__}, torch {torch.__version__}"
+        f"{BATCHING} once, with {TOGETHER} tokens. Measurements during which other processes kept more than "
+        f"{CALM} processors busy are left out; ~ marks figures of which all were disturbed. {figures.lost()} tokens of "
+        f"ours were not made because their text ended. {CYLLAMA}, transformers {transformers.__version__}, torch {torch.__version__}"
     )
     table = Table(title=title, caption=caption)
     for column in ("sequences", OURS, *PEERS, *(f"ours / {who}" for who in PEERS)):
@@ -163,11 +163,11 @@ def rates(figures: Figures, load_average: float) -> Table:
 
 
 def bounds(figures: Figures, machine: roofline.Machine, shape: roofline.Shape) -> Table:
-    """What the machine allows with weights, keys and values in float16 and float32, and what we reach of it."""
+    """The limits of the machine with weights and KV in float16 and float32, and the share that we reach."""
     table = Table(
         title=f"Roofline: {machine.bandwidth / 1e9:.1f} GB/s read, {machine.speed / 1e9:.0f} G multiply-adds/s (fp32)",
-        caption=f"A step reads and computes so much with {CONTEXT} tokens of each sequence behind it, and "
-        f"{shape.parameters / 1e6:.1f} M weights; so many tokens/s follow, of which we reach that share.",
+        caption=f"A step with {CONTEXT} tokens of context in each sequence, and {shape.parameters / 1e6:.1f} M weights: its "
+        "bytes and multiply-adds, the tokens/s that follow, and the share of these that we reach.",
     )
     columns = ("MB", "tokens/s", "limit", "reached")
     for column in ("sequences", "G multiply-adds", *(f"{dtype}: {what}" for dtype in WIDTHS for what in columns)):

@@ -1,7 +1,6 @@
-"""The driver process of llmosd in the hands of a bench, which says to it what a kernel would and notes when it answers.
+"""The driver process of llmosd under a bench, which sends it the messages of a kernel and times the answers.
 
-Used by the benches of decoding, of the engine and of slots. It knows the driver protocol and nothing of what lies
-behind it.
+Used by the benches of decoding, of the engine and of slots. It speaks the driver protocol, and never looks behind it.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ T = TypeVar("T")
 
 
 class Driver:
-    """Runs from entry to exit, and is idle between calls. `facts` are what it says about its model."""
+    """Runs from entry to exit, and is idle between calls. `facts`: its description of the model."""
 
     def __init__(self, model: str, cache: Path, options: dict[str, Any] | None = None) -> None:
         self.facts: dict[str, Any] = {}
@@ -51,14 +50,14 @@ class Driver:
         self._runner.close()
 
     def run(self, conversation: Coroutine[Any, Any, T]) -> T:
-        """Have it out with the driver, by `send` and `next`."""
+        """Run a coroutine that talks to the driver by `send` and `next`."""
         return self._runner.run(conversation)
 
     def send(self, message: ToDriver) -> None:
         self._process.send(message)
 
     async def next(self) -> tuple[float, FromDriver]:
-        """What the driver says next, and when it came."""
+        """Wait for the driver's next message; return the time of its arrival, and the message."""
         at, said = await self._said.get()
         if isinstance(said, str):
             raise SystemExit(f"the driver ended: {said}")
@@ -67,14 +66,14 @@ class Driver:
         return at, said
 
     def begin(self, prompts: list[list[int]], tokens: int) -> None:
-        """Run `prompts` up to the first of at most `tokens` tokens each, all at once and greedily.
+        """Run `prompts` up to the first of at most `tokens` tokens each, all together and greedily.
 
         A lease of one token parks each sequence there.
         """
         self.run(self._begin(prompts, tokens))
 
     def go(self, tokens: int) -> tuple[int, float]:
-        """So many tokens more for each that has not ended; how many came in all, and the seconds until the last."""
+        """Make `tokens` more in each sequence that has not ended; return their number, and the seconds taken."""
         return self.run(self._go(tokens))
 
     async def _start(self) -> None:
@@ -107,7 +106,7 @@ class Driver:
         return made, last - started
 
     async def _follow(self, running: set[int]) -> tuple[int, float]:
-        """Until all have parked or ended: how many tokens came, and when the last did."""
+        """Wait until all have parked or ended; return the number of tokens, and the time of the last."""
         made, last = 0, perf_counter()
         while running:
             at, message = await self.next()

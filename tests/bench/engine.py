@@ -1,7 +1,7 @@
-"""What the engine of the transformers driver promises besides its rate: shared prefixes, short waits, cheap paging.
+"""Promises of the engine of the transformers driver besides its rate: shared prefixes, short waits, cheap paging.
 
-Run by `make bench`, on the embedded model, through the driver protocol. Each figure stands beside the one that it is
-to be compared with, measured in the same run.
+Run by `make bench`, on the embedded model, through the driver protocol. Each figure stands beside its comparison,
+measured in the same run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from llmosd.daemon.settings import load
 ROUNDS = 3
 AGENTS, SYSTEM, QUESTION = 64, 300, 20  # and tokens of the prompts
 NEIGHBOURS, LONG = 32, 4000
-MANY = 2000  # tokens: more than come while the long prompt is read
+MANY = 2000  # tokens: more than are made while the long prompt is read
 PAGED = 2000  # tokens of a sequence that goes to disk
 COUNTS = (1, 16, 64)  # sequences
 VOCABULARY = 40_000
@@ -36,7 +36,7 @@ numbers = iter(range(10**9))
 
 
 def words(count: int) -> list[int]:
-    """So many tokens that no prompt before had in this order."""
+    """`count` tokens in an order that no earlier prompt had."""
     start = next(numbers)
     return [1000 + (7919 * start + 31 * place * (1 + start % 97)) % VOCABULARY for place in range(count)]
 
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 class Wave(NamedTuple):
-    """What became of calls that came at once. `first`: mean seconds to the first token; `computed`: prompt tokens."""
+    """Calls that arrived together. `first`: mean seconds to the first token; `computed`: prompt tokens."""
 
     first: float
     computed: int
@@ -88,7 +88,7 @@ async def wave(driver: Driver, prompts: list[list[int]]) -> Wave:
     return Wave(statistics.mean(firsts), (after.asked - before.asked) - (after.hit - before.hit))
 
 
-counted = KVUsage()  # by the driver, up to the last wave
+counted = KVUsage()  # the driver's counters after the last wave
 
 
 def shared_prompt(driver: Driver) -> None:
@@ -131,7 +131,7 @@ class Reading(NamedTuple):
 
 
 async def read(driver: Driver, prompt: list[int] | None, tokens: int) -> Reading:
-    """Of `tokens` tokens of each, or as many as come until the first of `prompt`; from when all have their first on."""
+    """Run neighbours for `tokens` tokens each, or until the first of `prompt`. Counts once all have their first."""
     running = {next(driver.ids) for _ in range(NEIGHBOURS)}
     for number in running:
         driver.send(Admit(number, "", greedy(tokens), tokens, prompt_ids=words(40)))
@@ -150,7 +150,7 @@ async def read(driver: Driver, prompt: list[int] | None, tokens: int) -> Reading
             number = progress.sequence
             if number == long and not first:
                 first = at - began
-                for other in running:  # what comes now is not asked for
+                for other in running:  # their further tokens are not needed
                     driver.send(Cancel(other))
             elif number in running and progress.ids:
                 if began and not first:
@@ -164,7 +164,7 @@ async def read(driver: Driver, prompt: list[int] | None, tokens: int) -> Reading
 
 
 async def first_token(driver: Driver, prompt: list[int]) -> float:
-    """Seconds, with nobody beside."""
+    """Seconds to the first token of `prompt`, with no neighbour."""
     started = perf_counter()
     driver.send(Admit(next(driver.ids), "", greedy(1), 1, prompt_ids=prompt))
     while not isinstance((await driver.next())[1], Done):
@@ -173,7 +173,7 @@ async def first_token(driver: Driver, prompt: list[int]) -> float:
 
 
 def long_prompt(driver: Driver) -> None:
-    """Both at the same lengths: a step takes longer the more tokens each sequence has."""
+    """Both cases run at the same lengths: a step takes longer the more tokens each sequence has."""
     table = Table(title=f"Seconds between tokens of {NEIGHBOURS} sequences, medians of {ROUNDS} rounds in turn")
     for column in ("", "p50", "p99", "p99 of alone", "to the first token of the prompt"):
         table.add_column(column, justify="right")
@@ -187,7 +187,7 @@ def long_prompt(driver: Driver) -> None:
         p50, p99 = (statistics.median(one.percentile(part) for one in rounds) for part in (50, 99))
         first = statistics.median(one.first for one in rounds)
         table.add_row(title, f"{p50:.3f}", f"{p99:.3f}", f"{p99 / quiet:.2f}", f"{first:.1f}" if first else "")
-    table.add_row("that prompt with nobody beside", "", "", "", f"{statistics.median(lone):.1f}")
+    table.add_row("that prompt with no neighbour", "", "", "", f"{statistics.median(lone):.1f}")
     CONSOLE.print(table)
 
 
@@ -237,7 +237,7 @@ def paging(driver: Driver) -> None:
     with tempfile.TemporaryDirectory(prefix="llmosd-bench-", dir=load().cache_path) as folder:
         rounds = [driver.run(page(driver, Path(folder) / f"{number}.kv")) for number in range(3 * ROUNDS)]
     size = statistics.median(one.size for one in rounds)
-    table = Table(title=f"A sequence of {PAGED:,} tokens, {size / 1e6:.0f} MB of keys and values")
+    table = Table(title=f"A sequence of {PAGED:,} tokens, {size / 1e6:.0f} MB of KV")
     for column in ("", "milliseconds", "of a plain write"):
         table.add_column(column, justify="right")
     plain = statistics.median(one.plain for one in rounds)
@@ -245,7 +245,7 @@ def paging(driver: Driver) -> None:
         "parked in memory": lambda one: one.park,
         "written to disk by the driver, fsync and checksum": lambda one: one.swap,
         "plain write and fsync of the same bytes": lambda one: one.plain,
-        "its prompt computed anew": lambda one: one.compute,
+        "its prompt recomputed": lambda one: one.compute,
     }
     for title, of in what.items():
         seconds = statistics.median(map(of, rounds))
@@ -264,7 +264,7 @@ def invariance(exact: Driver, careless: Driver) -> None:
                 driver.begin([words(40) for _ in range(count)], 24)
                 made, seconds = driver.go(23)
                 rates.setdefault((count, side), []).append(made / seconds)
-    table = Table(title="Decode tokens/s, medians in turn: what it costs that tokens depend on no neighbour")
+    table = Table(title="Decode tokens/s, medians in turn: the cost of tokens that depend on no neighbour")
     for column in ("sequences", "deterministic", "deterministic = false", "ratio"):
         table.add_column(column, justify="right")
     for count in COUNTS:

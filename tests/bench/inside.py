@@ -1,4 +1,4 @@
-"""A kernel in the loop of a bench, without daemon and socket: what agents do there costs what it costs in a daemon."""
+"""A kernel in the loop of a bench, without daemon and socket: agents cost the same there as in a daemon."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Inside:
         return await self.kernel.threads.start_thread(self.client, answer) if type(answer) is CoroutineType else answer
 
     async def spawn(self, program: str, /, mailbox: int | None = None, **args: Any) -> int:
-        """Start a program; its pid. `mailbox` bounds its mailbox."""
+        """Start a program; return its pid. `mailbox`: capacity of its mailbox, in messages."""
         pid: int = await self.call(Spawn(program, args))
         if mailbox is not None:
             self.kernel.table.get(pid).open_mailbox().capacity = mailbox

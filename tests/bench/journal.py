@@ -1,8 +1,8 @@
-"""The journal: tasks accepted with 64 in flight beside bare grouped commits of the same rows; a start with many.
+"""The journal: tasks accepted with 64 in flight beside bare grouped commits of the same rows; a start with many tasks.
 
 Both sides write with the same binding and the same sync mode to the same disk, in turn; ratios are medians over rounds.
-On a new journal SQLite's log grows with the bare commits, and the journal's was made long enough before; later both
-write over what is there. In each timed part both sides move their log to the main file equally often. Run by `make
+On a new journal the bare commits extend SQLite's log, and the journal has preallocated its own; later both overwrite
+their log. In each timed part both sides move their log to the main file equally often. Run by `make
 bench`.
 """
 
@@ -34,8 +34,8 @@ from llmosd import AsyncClient, Client, NoDaemon
 
 ROUNDS = 9
 IN_FLIGHT = 64
-NEW = 120  # commits of one round on a new journal, if all that is in flight shares one: the log is moved once
-OVER = 430  # the same where the log is written over: it is moved four times
+NEW = 120  # commits of one round on a new journal, if all tasks in flight share one: the log is moved once
+OVER = 430  # the same where the log is overwritten: it is moved four times
 WARM = 240  # commits before those
 SUBMISSIONS = 3000
 ALONE = 300
@@ -59,7 +59,7 @@ INSERT = (
 
 
 def floor(folder: Path, sync: str, commits: int, warm: int) -> float:
-    """Rows a second: one statement of 64 rows a commit, and nothing else. The tables are those of the journal."""
+    """Rows per second: one statement of 64 rows per commit, and nothing else. The tables are those of the journal."""
     store = open_store(folder / FILE, sync)
     batches = [
         [value for row in range(IN_FLIGHT) for value in columns(1 + batch * IN_FLIGHT + row, task())]
@@ -91,7 +91,7 @@ def floor_alone(folder: Path, sync: str) -> float:
 
 
 async def opened(folder: Path, sync: str) -> Journal:
-    """A journal that has done what it does once at its start: the second read is answered after the first purge."""
+    """A journal that has finished its start: the second read is answered after the first purge."""
     journal = Journal(folder, JournalSettings(sync=sync))  # type: ignore[arg-type]
     for _ in range(2):
         await journal.read(lambda store: None)
@@ -99,7 +99,7 @@ async def opened(folder: Path, sync: str) -> Journal:
 
 
 async def ours(folder: Path, sync: str, commits: int, warm: int) -> float:
-    """Tasks a second, accepted by a journal for 64 callers of which each waits for its answer."""
+    """Tasks per second, accepted by a journal for 64 callers, each of which waits for its answer."""
     journal = await opened(folder, sync)
     if warm:
         await accepted(journal, warm * IN_FLIGHT)
@@ -109,9 +109,9 @@ async def ours(folder: Path, sync: str, commits: int, warm: int) -> float:
 
 
 async def accepted(journal: Journal, number: int) -> float:
-    """Seconds until that many tasks were accepted, a multiple of what is in flight.
+    """Seconds until `number` tasks were accepted, a multiple of those in flight.
 
-    A caller's next task is as fresh in the processor's cache as one that was just received.
+    The tasks are reused, so that a caller's next task is in the processor's cache, like one that was just received.
     """
     tasks = cycle([task() for _ in range(2 * IN_FLIGHT)])
     done = asyncio.Event()
@@ -139,7 +139,7 @@ async def accepted(journal: Journal, number: int) -> float:
 
 
 async def ours_alone(folder: Path, sync: str) -> float:
-    """Seconds that a caller alone waits for its answer."""
+    """Seconds that a single caller waits for its answer."""
     journal = await opened(folder, sync)
     loop = asyncio.get_running_loop()
     times = []
@@ -154,7 +154,7 @@ async def ours_alone(folder: Path, sync: str) -> float:
 
 
 def fsync(folder: Path) -> float:
-    """Seconds to write a page and have it on the disk."""
+    """Seconds to write a page and sync it to the disk."""
     file = os.open(folder / "page", os.O_RDWR | os.O_CREAT)
     times = []
     for _ in range(200):
@@ -167,7 +167,7 @@ def fsync(folder: Path) -> float:
 
 
 async def over_the_socket(socket: Path) -> tuple[float, float]:
-    """Tasks a second that a client submits with 64 in flight, and that it sees the end of."""
+    """Tasks per second that a client submits, and that it runs to their end, with 64 in flight."""
     async with AsyncClient(socket) as llmos:
         await llmos.run("echo", {"value": 1})
 
@@ -215,7 +215,7 @@ def daemon(folder: Path) -> Iterator[tuple[Path, float]]:
 
 
 def many_pending(folder: Path) -> tuple[float, float, float]:
-    """Seconds until a daemon without pending tasks accepts a connection, one with many does, and that runs them all."""
+    """Seconds until a daemon accepts a connection without pending tasks, and with many; and until these all run."""
     with daemon(folder) as (_, empty):
         pass
     store = open_store(folder / FILE, "full")
@@ -232,12 +232,12 @@ def many_pending(folder: Path) -> tuple[float, float, float]:
 
 def main() -> None:
     console = Console(width=130)
-    table = Table(title=f"Tasks kept, {IN_FLIGHT} in flight, {os.cpu_count()} cores, medians of {ROUNDS} rounds")
+    table = Table(title=f"Tasks persisted, {IN_FLIGHT} in flight, {os.cpu_count()} cores, medians of {ROUNDS} rounds")
     for column in ("", "floor: bare commits", "journal", "ratio"):
         table.add_column(column, justify="right")
     for sync, state, *size in (
         ("full", "new", NEW, 0),
-        ("full", "log written over", OVER, WARM),
+        ("full", "log overwritten", OVER, WARM),
         ("normal", "new", NEW, 0),
     ):
         rows = []

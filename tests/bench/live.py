@@ -1,8 +1,8 @@
-"""Agent programs on the embedded model, scheduled call by call and as programs: what the simulator says, lived through.
+"""Agent programs on the embedded model, scheduled call by call and as programs, beside the simulator.
 
 Run by `make bench`, or by hand: `python tests/bench/live.py [SEEDS]`. The daemon is calibrated first; then the same
-programs come to it at the same times under fifo and under attained service, and to the simulator. At this scale a
-figure is one draw: the bench of the simulator (`scheduling.py`) has intervals over many.
+programs arrive at the same times under fifo and under attained service, and in the simulator. At this scale a figure
+is one sample: the bench of the simulator (`scheduling.py`) has intervals over many.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CONSOLE = Console(width=120)
 
 
 async def live(socket: Path, program: str, tasks: list[WorkloadTask]) -> list[float]:
-    """Seconds from when each of `tasks` came until it was done, for each of its tokens."""
+    """Seconds from the arrival of each of `tasks` to its end, per token."""
     async with AsyncClient(socket) as client:
         start = time.monotonic()
 

@@ -1,6 +1,6 @@
-"""Deep mailboxes: what a selective receive costs at their end, and how the cost of ordering grows with their depth.
+"""Deep mailboxes: the cost of a selective receive at their end, and of ordering as they grow deeper.
 
-Run by `make bench`. The plot shows the time per message beside n log n, both in units of their values at the start.
+Run by `make bench`. The plot shows the time per message beside n log n, both relative to their first values.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def selective() -> Table:
-    """Receiving the first and the last of many by correlation id: the first time, which makes the index, and later."""
+    """Receive the first and the last of many by correlation id: the first time, which builds the index, and later."""
     rows: dict[str, list[float]] = {"first": [], "last": [], "first, later": [], "last, later": []}
     for _ in range(ROUNDS):
         for name, number in (("first", 1), ("last", DEPTH)):
@@ -63,7 +63,7 @@ def selective() -> Table:
 
 
 def ordering() -> tuple[list[int], list[float]]:
-    """Microseconds per message to put so many of random priorities and to take them all, which is checked."""
+    """The sizes, and for each the microseconds per message to put and take all in order, which is checked."""
     dice = random.Random(0)
     sizes, costs = [], []
     for size in map(int, SIZES):

@@ -1,6 +1,6 @@
-"""A hundred thousand agents that wait for a message: what each takes, and how fast they come, are listed and go.
+"""A hundred thousand agents that wait for a message: the memory of each, and how fast they start, are listed and end.
 
-Beside them the same number of bare tasks, each with a mailbox made when it first looks. Run by `make bench`.
+The floor is the same number of bare tasks, each of which makes its mailbox when it first reads it. Run by `make bench`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def memory() -> int:
 
 
 class BareAgent:
-    """What a task needs at the least to be sent messages."""
+    """The least that a task needs to receive messages."""
 
     __slots__ = ("mailbox", "task", "waiter")
 
@@ -50,7 +50,7 @@ class BareAgent:
 
 
 async def bare() -> tuple[float, float]:
-    """Bytes and seconds a task."""
+    """Bytes and seconds per task."""
     loop = asyncio.get_running_loop()
     before, start = memory(), perf_counter()
     table = {}
@@ -98,7 +98,7 @@ async def agents() -> dict[str, float]:
 
 
 async def measure() -> None:
-    gc.set_threshold(*GC_THRESHOLD)  # for both
+    gc.set_threshold(*GC_THRESHOLD)  # for both sides
     rounds = [(await bare(), await agents()) for _ in range(ROUNDS)]
     floor_size, floor_spawn = (
         statistics.median(values) for values in zip(*(floor for floor, _ in rounds), strict=True)

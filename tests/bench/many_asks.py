@@ -90,7 +90,7 @@ def wait_for(socket: Path) -> None:
             return asyncio.run(try_once())
         except NoDaemon:
             time.sleep(0.02)
-    raise SystemExit("the daemon did not come up")
+    raise SystemExit("the daemon did not start")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Messages between agents in the loop, through the full gate, beside what bare coroutines on the same loop reach.
+"""Messages between agents in the loop, through the full gate, beside bare coroutines on the same loop.
 
 Each round runs floor and kernel in turn; ratios are medians over rounds. Run by `make bench`.
 """
@@ -123,7 +123,7 @@ CASES = {
 
 async def measure() -> None:
     table = Table(title=f"Messages in the loop, {os.cpu_count()} cores, medians of {ROUNDS} rounds in turn")
-    for column in ("", "floor", "of it", "llmosd", "ratio"):
+    for column in ("", "floor", "its rate", "llmosd", "ratio"):
         table.add_column(column, justify="right")
     rates: dict[str, float] = {}
     async with Inside() as inside:

@@ -1,9 +1,9 @@
-"""What a decision of each policy costs with 10, 1,000 and 10,000 waiting. Run by `make bench`.
+"""The cost of a decision of each policy with 10, 1,000 and 10,000 calls waiting. Run by `make bench`.
 
-64 slots, calls of 8 owners and as many programs as there are calls by four. A turn is a token for each that runs, what
-ends leaves and another comes. A decision that moves nobody costs next to nothing, so what is shown is amortised: over
-the decisions, two a turn, and over all that a policy is told or asked. That of `auto` holds its changes of kind, which
-hand over the whole line.
+64 slots, calls of 8 owners, and one program for every four calls. In a turn each running call makes a token, and each
+call that ends is replaced by a new one. A decision that moves no call costs next to nothing, so the figures are
+amortised: over the decisions, two per turn, and over all events of a policy. Those of `auto` include its changes of
+kind, which hand over the whole queue.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Job:
 
 
 def measure(kind: str, waiting: int) -> tuple[float, float]:
-    """Microseconds for each decision by itself, and for each event, all included."""
+    """Microseconds per decision alone, and per event, decisions included."""
     dice = random.Random(0)
     policy = make_policy(PolicySettings(kind=kind))
     programs = [
@@ -89,7 +89,7 @@ def measure(kind: str, waiting: int) -> tuple[float, float]:
             events += 1
             if not job.tokens:
                 del running[job.id]
-        # A bundle came: the slots ask once more.
+        # A bundle has arrived: the slots ask for another decision.
         start = perf_counter()
         again = policy.decide(SLOTS, now)
         took = perf_counter() - start

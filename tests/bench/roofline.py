@@ -1,7 +1,7 @@
-"""What the machine could do at best: bytes read and multiply-adds done a second, and what follows for decoding.
+"""The most that the machine can do: bytes read and multiply-adds per second, and the decode rate that follows.
 
 Used by the decode bench. The bound is the slower of the two (S. Williams et al., "Roofline", CACM 2009): a step reads
-every weight once and the keys and values of each sequence, and multiplies every weight once for each sequence.
+every weight once and the KV of each sequence, and multiplies every weight once for each sequence.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _shortest(work: Callable[[], object]) -> float:
 
 
 class Step(NamedTuple):
-    """What one decode step has to read and to compute."""
+    """The bytes that a decode step reads, and the multiply-adds that it computes."""
 
     bytes: int
     multiply_adds: int
@@ -54,21 +54,19 @@ class Step(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """A dense model: its weights, and the numbers that a token adds to keys and values, and to attend to."""
+    """A dense model: its weights, the numbers of a token's KV, and the multiply-adds to attend to a token."""
 
     parameters: int
-    kept: int
+    kv: int
     attended: int
 
     def step(self, sequences: int, context: int, width: int) -> Step:
-        """A step of so many sequences with `context` tokens each, in numbers of `width` bytes."""
+        """A step of `sequences` with `context` tokens each, in numbers of `width` bytes."""
         tokens = sequences * context
-        return Step(
-            width * (self.parameters + tokens * self.kept), sequences * self.parameters + tokens * self.attended
-        )
+        return Step(width * (self.parameters + tokens * self.kv), sequences * self.parameters + tokens * self.attended)
 
 
 def shape(config: Any, parameters: int) -> Shape:
-    """By a configuration of transformers."""
+    """The shape in a configuration of transformers."""
     per_head = 2 * config.num_hidden_layers * config.head_dim  # keys and values
     return Shape(parameters, per_head * config.num_key_value_heads, per_head * config.num_attention_heads)

@@ -1,7 +1,7 @@
-"""What policies do to agent programs, owners and deadlines, in the simulator over many seeds.
+"""Effects of policies on agent programs, owners and deadlines, in the simulator over many seeds.
 
-Run by `make bench`, or by hand: `python tests/bench/scheduling.py [SEEDS]`. All figures are of the device that ships
-(the embedded model on two cores as it was calibrated) and of made-up programs; gains are means over seeds of the ratio
+Run by `make bench`, or by hand: `python tests/bench/scheduling.py [SEEDS]`. All figures are of the shipped device
+(the embedded model as calibrated on two cores) and of synthetic programs; gains are means over seeds of the ratio
 to fifo on the same tasks, with 95% intervals.
 """
 
@@ -69,7 +69,7 @@ def programs() -> None:
 
 
 def fairness() -> None:
-    """The service gap of two owners who always have calls in the line, one asking for four times as much."""
+    """The service gap of two owners that always have calls waiting, one with four times as many as the other."""
     quantum, prompt, tokens = 32, 60, 100
     table = Table(title=f"Two owners always busy, one with four times the calls: largest service gap, {SEEDS} seeds")
     for column in ("slots", "weights", *("fifo", "fair"), "bound of fair"):
@@ -91,10 +91,10 @@ def fairness() -> None:
 
 
 def _busy_owners(seed: int, slots: int, weight: float, prompt: int, tokens: int) -> list[WorkloadTask]:
-    """Calls of two owners, all there from the start.
+    """Calls of two owners, all submitted at the start.
 
-    They end with enough of both in the line: the gap counts only while both have calls that are not over, so what the
-    richer one gets afterwards is no part of it.
+    The gap counts only while both owners have unfinished calls, so the service that one gets after the other's last
+    call is no part of it.
     """
     draw = random.Random(seed)
     tasks = []
@@ -135,7 +135,7 @@ def _with_deadlines(seed: int, slots: int, load: float) -> list[WorkloadTask]:
         alone = call.prompt * DEVICE.prompt + call.tokens * DEVICE.step_seconds(slots)
         call = WorkloadCall(
             prompt=call.prompt, tokens=call.tokens, limit=call.tokens
-        )  # a policy knows how long it may get
+        )  # the policy knows the longest that it may get
         tasks.append(WorkloadTask(arrival=task.arrival, calls=(call,), deadline=alone * draw.uniform(2, 20)))
     return tasks
 
@@ -154,14 +154,14 @@ def aging() -> None:
         policy = make_policy(PolicySettings(kind="priority", aging=rate))
         run = Simulation(sorted(urgent + low, key=lambda task: task.arrival), DEVICE, policy, 1).run()
         waits = [(call.started or run.seconds) - call.submitted for call in run.calls if call.priority == -20]
-        # The line gains a place above all after 41 priorities of waiting, once for each call of it that is before.
+        # A waiting call is above all others after it gained 41 priorities; each low call before it adds as much.
         bound = "none" if not rate else f"{10 * (41 / rate + 32 * DEVICE.step_seconds(1)) + 5:.0f}"
         table.add_row(f"{rate:g}", f"{max(waits):.0f}", bound)
     CONSOLE.print(table)
 
 
 def traces() -> None:
-    """Both Azure traces under one policy: how long the simulation itself takes."""
+    """Both Azure traces under one policy at a time: how long the simulation itself takes."""
     table = Table(title="Both Azure traces (28,185 calls), token counts as they are, load 0.9, 64 slots")
     for column in ("policy", "seconds of this machine, load included", "call mean (s)", "call p99 (s)"):
         table.add_column(column, justify="right")

@@ -1,12 +1,12 @@
-"""The simulator beside the daemon, on one recorded workload: what the daemon did, and what the simulator says it would.
+"""The simulator beside the daemon, on one recorded workload: measured and simulated completion times.
 
 Run by `make bench`, or by hand: `python tests/bench/simulated.py [MODEL...]`. A daemon is started and calibrated,
 agents run in it and their calls are recorded; then the recording is simulated on the calibrated device. Aims: the mean
 completion time within 10%, and at least 90% of pairs of calls ending in the same order. A short form of it is a test.
 
-On a machine that others use, speed moves by a quarter between calibration and run, and by as much between two rounds of
-the calibration. So there are two figures: with the device as it was calibrated, and with all its costs times what the
-steps of the run took over what the device says of as many; the last is the simulator's own error.
+On a shared machine, speed changes by a quarter between calibration and run, and by as much between two rounds of the
+calibration. So there are two figures: one with the device as calibrated, and one with all its costs scaled by how much
+longer the steps of the run took than on that device. The second shows the simulator's own error.
 """
 
 from __future__ import annotations
@@ -68,8 +68,9 @@ async def worker(ctx: Context, calls: list[tuple[float, int, int]]) -> int:
 class Agreement(NamedTuple):
     """How far the simulator agrees with a run.
 
-    Mean completion times of calls in seconds, and the share of pairs in the same `order`. `device` as calibrated;
-    `slower`: how many times as long as on it steps took in the run, and `corrected` what is simulated then.
+    Mean completion times of calls in seconds, and the share of pairs in the same `order`. `device`: as
+    calibrated. `slower`: how many times longer the steps of the run took than on it. `corrected`: simulated with costs
+    scaled by that.
     """
 
     device: DeviceModel
@@ -81,7 +82,7 @@ class Agreement(NamedTuple):
     order: float
 
     def off(self, simulated: float) -> str:
-        """By which share a simulated mean is off."""
+        """The relative error of a simulated mean."""
         return f"{simulated / self.measured - 1:+.1%}"
 
 
@@ -111,11 +112,11 @@ def _connected(socket: Path) -> Client:
             return client
         except NoDaemon:
             time.sleep(0.02)
-    raise SystemExit("the daemon did not come up")
+    raise SystemExit("the daemon did not start")
 
 
 def agents(seed: int, count: int) -> list[tuple[float, list[tuple[float, int, int]]]]:
-    """Agents: when each begins, and its calls as waits, words of the prompt, and tokens."""
+    """Agents: the start of each, and its calls as waits, words of the prompt, and tokens."""
     draw = random.Random(seed)
     now, found = 0.0, []
     for _ in range(count):
@@ -127,7 +128,7 @@ def agents(seed: int, count: int) -> list[tuple[float, list[tuple[float, int, in
 
 
 def record(client: Client, folder: Path, seed: int, count: int) -> tuple[Recording, int]:
-    """Run the agents and record their calls; and how many steps these took."""
+    """Run the agents and record their calls; return the recording, and the number of steps."""
     recorder = Recorder(client)
     before = sum(row.steps for row in client.slots())
     program = str(folder / "worker.py")
@@ -142,7 +143,7 @@ def record(client: Client, folder: Path, seed: int, count: int) -> tuple[Recordi
 
 
 def agreement(device: DeviceModel, recorded: Recording, steps: int, policy: PolicySettings) -> Agreement:
-    """Simulate what was recorded, and compare."""
+    """Simulate the recording, and compare."""
     slower = _slower(device, recorded, steps)
     tasks = recording.tasks(recorded)
     plain = Simulation(tasks, device, make_policy(policy), SLOTS).run()
@@ -164,7 +165,7 @@ def agreement(device: DeviceModel, recorded: Recording, steps: int, policy: Poli
 
 
 def _slower(device: DeviceModel, recorded: Recording, steps: int) -> float:
-    """How many times as long as on `device` the steps of a run took in which there was always something to do."""
+    """How many times longer than on `device` the steps of a run took in which the model was never idle."""
     whole = observation(recorded.calls, steps, device)
     costs = (device.step, device.sequence, device.prompt, device.context, device.reading)
     return whole.seconds / sum(map(operator.mul, whole.row, costs))

@@ -1,6 +1,6 @@
-"""Model slots through the whole system: what the daemon costs, how soon an urgent call runs, two models in turn.
+"""Model slots through the whole system: the cost of the daemon, the wait of an urgent call, two models in turn.
 
-Run by `make bench`, on the embedded model. Each figure stands beside what it is to be compared with, in the same run.
+Run by `make bench`, on the embedded model. Each figure stands beside its comparison, measured in the same run.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from llmosd.daemon.settings import load
 
 ROUNDS = 5
 AGENTS, TOKENS = 64, 48
-BUSY, LONG = 32, 900  # slots, and tokens of what runs on them
+BUSY, LONG = 32, 900  # slots, and tokens of each generation on them
 URGENT = 9  # calls, one after another
-CALLS, APART = 80, 0.1  # for two models: so many in turn, seconds apart
+CALLS, APART = 80, 0.1  # for two models: calls in turn, and seconds between two
 ONE_MODEL = 2_000_000_000  # bytes: room for one of two
 CONSOLE = Console(width=120)
 
@@ -36,7 +36,7 @@ numbers = iter(range(10**9))
 
 
 def series() -> str:
-    """The beginning of a series that the model goes on with; no two are the same."""
+    """The beginning of a series that the model continues; no two are the same."""
     start = next(numbers)
     return ", ".join(str(start + step * (2 + start % 7)) for step in range(8)) + ","
 
@@ -62,7 +62,7 @@ async def warm(socket: Path) -> None:
 
 
 async def through_the_driver(driver: Driver, prompts: list[str]) -> float:
-    """Seconds until all have ended."""
+    """Tokens per second, from the first call to the end of the last."""
     started = perf_counter()
     sampling = Sampling(max_tokens=TOKENS, temperature=0)
     for prompt in prompts:
@@ -78,7 +78,7 @@ async def through_the_driver(driver: Driver, prompts: list[str]) -> float:
 
 
 async def through_the_daemon(socket: Path, prompts: list[str]) -> float:
-    """The same by agents, each streaming its tokens to a client."""
+    """The same for agents that stream their tokens to a client."""
     async with AsyncClient(socket) as llmos:
         before = (await llmos.slots())[0].tokens
         started = perf_counter()
@@ -131,12 +131,12 @@ async def urgent(socket: Path) -> None:
         for task in tasks:
             await task.cancel()
     bound = 3 * step + alone
-    table = Table(title=f"An urgent call, {BUSY} slots taken by long generations, {queued} more in line")
+    table = Table(title=f"An urgent call, {BUSY} slots taken by long generations, {queued} more queued")
     for column in ("", "seconds", "of the bound"):
         table.add_column(column, justify="right")
     table.add_row("a step of the busy machine", f"{step:.3f}", "")
     table.add_row("first token on the idle machine", f"{alone:.3f}", "")
-    table.add_row("bound: three steps and that", f"{bound:.3f}", "1.00")
+    table.add_row("bound: three busy steps and the idle first token", f"{bound:.3f}", "1.00")
     table.add_row("first token on the busy machine", f"{found:.3f}", f"{found / bound:.2f}")
     CONSOLE.print(table)
 
@@ -145,7 +145,7 @@ async def urgent(socket: Path) -> None:
 
 
 async def calls(socket: Path, models: list[str], apart: float) -> tuple[float, float]:
-    """Seconds until all are answered, and the longest that one took."""
+    """Seconds until all are answered, and the seconds of the longest call."""
     async with AsyncClient(socket) as llmos:
         started = perf_counter()
 
@@ -169,7 +169,7 @@ def two_models(folder: Path) -> None:
         half = CALLS // 2
         with daemon(settings) as socket:
             asyncio.run(calls(socket, ["one", "other"], 0.0))
-            asyncio.run(calls(socket, ["one"], 0.0))  # so that both begin with it in memory
+            asyncio.run(calls(socket, ["one"], 0.0))  # so that both measurements begin with model `one` in memory
             grouped, _ = asyncio.run(calls(socket, ["one"] * half, 0.0))
             grouped += asyncio.run(calls(socket, ["other"] * half, 0.0))[0]
             asyncio.run(calls(socket, ["one"], 0.0))

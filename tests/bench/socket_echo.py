@@ -32,7 +32,7 @@ ENCODE = msgspec.msgpack.Encoder().encode
 
 
 class FloorRequest(msgspec.Struct, array_like=True, gc=False):
-    """What a bare server decodes: as many fields as a message has."""
+    """The request that a bare server decodes: it has as many fields as a message."""
 
     id: int
     sender: str
@@ -66,7 +66,7 @@ class FloorServer(asyncio.Protocol):
 
 
 class BareClient(asyncio.Protocol):
-    """Sends what `make` makes and matches answers by id; the same for both servers."""
+    """Sends the requests that `make` builds, and matches answers by id; the same for both servers."""
 
     def __init__(self, make, decode):
         self.make, self.decode = make, decode
@@ -110,7 +110,7 @@ async def connected(path, make, decoder, greeting):
 
 
 async def in_flight(clients, window, turns):
-    """Requests a second of all `clients`, each with `window` of them unanswered."""
+    """Requests per second of all `clients`, each with `window` of them unanswered."""
 
     async def several(client):
         for _ in range(turns):
@@ -122,7 +122,7 @@ async def in_flight(clients, window, turns):
 
 
 async def measure(path, make, decoder, greeting):
-    """Microseconds of a sequential round trip (p50), and requests a second, 64 in flight and 100 clients x 8."""
+    """Microseconds of a sequential round trip (p50), and requests per second, 64 in flight and 100 clients x 8."""
     client = await connected(path, make, decoder, greeting)
     await asyncio.sleep(0.05)
     for _ in range(300):

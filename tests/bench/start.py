@@ -1,7 +1,7 @@
 """From launch to use: the daemon's first connection, the first token of the embedded model, and one `llmos ping`.
 
-The cache is warm: the model was converted before. Run by `make bench`; beside it, what the interpreter and the imports
-take by themselves.
+The cache is warm: the model was converted before. Run by `make bench`. The floors are the interpreter and the imports
+alone.
 """
 
 from __future__ import annotations

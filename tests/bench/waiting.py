@@ -1,7 +1,7 @@
-"""Agents that wait for tools, with longer histories than there is memory for.
+"""Agents that wait for tools, with longer histories than fit in the KV memory.
 
-What they said before is kept, swapped or discarded by the least waste, beside a driver that may only keep and discard.
-Run by `make bench`, on the embedded model, through the whole system. Both daemons serve the same agents, in turn.
+One driver retains, swaps or discards their KV, whichever wastes least; the other may only retain or discard it. Run by
+`make bench`, on the embedded model, through the whole system. Both daemons serve the same agents, in turn.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from llmosd import Client, NoDaemon
 from llmosd.daemon.settings import load
 
 ROUNDS = 1
-AGENTS, CALLS, WORDS, TOOL = 8, 3, 160, 4.0  # words of what each begins with; seconds that a tool takes
+AGENTS, CALLS, WORDS, TOOL = 8, 3, 160, 4.0  # words of each agent's first prompt; seconds that a tool takes
 TOKENS = 16  # of each reply
 MEMORY = 1000  # tokens: those of a few agents
-TOKEN_BYTES = 46_080  # keys and values of the embedded model
+TOKEN_BYTES = 46_080  # KV of the embedded model
 AGENT = f'''
 """An agent that thinks, uses a tool, and thinks again about all that it has seen."""
 
@@ -103,7 +103,7 @@ def daemon(folder: Path, more: str) -> Iterator[Client]:
                 break
             except NoDaemon:
                 if process.poll() is not None:
-                    raise SystemExit("the daemon did not come up") from None
+                    raise SystemExit("the daemon did not start") from None
                 time.sleep(0.05)
         with client:
             yield client
@@ -114,7 +114,7 @@ def daemon(folder: Path, more: str) -> Iterator[Client]:
 
 def main() -> None:
     load()
-    ways = {"kept or discarded": ", kv_disk = 0", "kept, swapped or discarded": ""}
+    ways = {"retained or discarded": ", kv_disk = 0", "retained, swapped or discarded": ""}
     rounds: dict[str, list[Run]] = {name: [] for name in ways}
     for _ in range(ROUNDS):
         for name, more in ways.items():

@@ -24,9 +24,9 @@ class Death:
     """One run of the daemon and its end.
 
     `faults` are armed at its start. `live`: seconds until it is killed, from its first answer, or from its start if it
-    is not `ready`. `stop`: it is asked to stop before, and has to die by itself. `file`: the file that the faults depend
-    on appears after half of `live`. `drivers`: how often its drivers are killed meanwhile. `may_fail`: it may refuse to
-    start.
+    is not `ready`. `stop`: it is asked to stop before, and has to die by itself. `file`: the file on which the faults
+    depend appears after half of `live`. `drivers`: how often its drivers are killed meanwhile. `may_fail`: it may
+    refuse to start.
     """
 
     kind: str

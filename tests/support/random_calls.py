@@ -1,6 +1,6 @@
-"""Random calls of tiny models by their number, the tokenizer that they share, and the answer of each when it runs alone.
+"""Random calls of tiny models by their number, the tokenizer that they share, and the answer of each call alone.
 
-Used by the trials of the engine. A number always makes the same call, whose answer alone is computed once.
+Used by the trials of the engine. A number always makes the same call. Its answer alone is computed once.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # it imports torch
 
 
 def memory_of(area: Range, kind: str = "Rss") -> int:
-    """Bytes of a range that are in memory; `Pss` counts shared pages in proportion, `Anonymous` only those without a file."""
+    """Bytes of a range in memory. `Pss` counts shared pages in proportion, `Anonymous` only pages without a file."""
     found, inside = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         first = line.split()[0]

@@ -3,7 +3,8 @@
 A `console` block is a transcript: commands behind `$ `, and what they print. In expected output `...` stands for any
 text, alone in a line for any lines; runs of spaces are one space. A `python` block whose first line is a comment with a
 file name becomes that file; any other is run, and a `text` block right after it is its output. A `toml` block with a
-file name becomes a file, too. If the first command of a document does not start a daemon, one with the simulated model runs.
+file name becomes a file, too. Unless the first command of a document starts a daemon, one with the simulated model
+runs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Random scripts for the whole engine: calls that arrive, are revoked, swapped, damaged, and restored by new drivers.
 
-A `Trial` plays the kernel for one seed and reports each call whose answer differs from its answer alone. The seed decides
-everything, also when worker threads finish, so the same seed always runs the same script.
+A `Trial` plays the kernel for one seed and reports each call whose answer differs from its answer alone. The seed
+decides everything, also when worker threads finish, so the same seed always runs the same script.
 """
 
 from __future__ import annotations

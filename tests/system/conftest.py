@@ -28,7 +28,7 @@ def start(folder: Path) -> Iterator[Callable[..., RunningDaemon]]:
 
 @pytest.fixture
 def agents(request: pytest.FixtureRequest, folder: Path) -> Path:
-    """A folder with one file of agents: what the test module defines as `AGENTS`."""
+    """A folder with one file of agents: the `AGENTS` of the test module."""
     agents = folder / "agents"
     agents.mkdir()
     (agents / "some.py").write_text(request.module.AGENTS)
@@ -37,7 +37,7 @@ def agents(request: pytest.FixtureRequest, folder: Path) -> Path:
 
 @pytest.fixture
 def launch(start: Callable[..., RunningDaemon], agents: Path, folder: Path) -> Callable[..., RunningDaemon]:
-    """Starts daemons with the agents of the test module and with these settings, all on the same state."""
+    """Starts daemons with the agents of the test module and with given settings, all on the same state folder."""
 
     def launch(settings: str = "", *flags: str, **options: object) -> RunningDaemon:
         config = folder / "llmosd.toml"
@@ -55,5 +55,5 @@ def daemon(start: Callable[..., RunningDaemon]) -> RunningDaemon:
 
 @pytest.fixture
 def eventually() -> Callable[..., None]:
-    """Waits for something that another process does."""
+    """Waits for a condition that another process makes true."""
     return wait_for

@@ -1,6 +1,6 @@
-"""A trial by chaos: a real daemon full of agents, to which everything happens at once, and of which nothing is left.
+"""A trial by chaos: everything happens at the same time to the agents of a real daemon, and nothing is left of them.
 
-A seed decides what is done; when it comes is up to the machine. The long form, in `make soak`, has a thousand agents.
+A seed decides the actions; their timing is up to the machine. The long form, in `make soak`, has a thousand agents.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from llmosd import Context, agent
 
 @agent
 async def server(ctx: Context):
-    """Answers most calls at once, some late, some never."""
+    """Answers most calls immediately, some late, some never."""
     while True:
         message = await ctx.receive()
         if message.correlation and message.id % 7:
@@ -38,12 +38,12 @@ async def server(ctx: Context):
 
 @agent
 async def deaf(ctx: Context):
-    """Never looks at its mailbox."""
+    """Never reads its mailbox."""
     await ctx.sleep(3600)
 
 @agent
 async def writer(ctx: Context):
-    """Generates for ever, and shows what comes."""
+    """Generates without end, and emits the length of each text."""
     while True:
         await ctx.emit(len(await ctx.generate("tell me", max_tokens=60)))
         ctx.log("once more")
@@ -81,7 +81,7 @@ async def talker(ctx: Context, to: int):
 
 
 class Chaos:
-    """Does what the dice say to a daemon, through one client that stays and many that leave."""
+    """Acts on a daemon at random, through one client that stays and many that leave."""
 
     def __init__(self, daemon, llmos: AsyncClient, population: int) -> None:
         self.daemon = daemon
@@ -93,7 +93,7 @@ class Chaos:
         self.refused: dict[str, int] = {}
 
     async def reign(self, seconds: float) -> None:
-        """Let it happen for so long."""
+        """Act for `seconds`."""
         until = time.monotonic() + seconds
         await asyncio.gather(*(self._go_on(until) for _ in range(AT_ONCE)), self._kill_drivers(until))
 
@@ -149,7 +149,7 @@ class Chaos:
         await self.llmos.send(self.anyone(), "x" * self.chance.choice([10, 10_000]), wait=False)
 
     async def flood(self) -> None:
-        """Fill a mailbox; who is deaf stays full."""
+        """Fill a mailbox; that of a deaf agent stays full."""
         pid = self.anyone()
         with contextlib.suppress(MailboxFull):
             for _ in range(MAILBOX + 1):
@@ -160,7 +160,7 @@ class Chaos:
             assert await self.llmos.call(self.anyone(), "echo", timeout=0.05) == "echo"
 
     async def visit(self) -> None:
-        """A client that comes, starts something, and is gone in the middle of what it is told."""
+        """A client connects, starts a task, and disconnects in the middle of its events."""
         async with AsyncClient(self.daemon.socket, name="visitor") as visitor:
             task = await visitor.submit(self.chance.choice(["writer", "family", "deaf"]))
             waiting = asyncio.create_task(visitor.call(self.anyone(), "no time", timeout=5))
@@ -179,7 +179,7 @@ class Chaos:
                     self.done["driver"] = self.done.get("driver", 0) + 1
 
     async def end_all(self) -> None:
-        """Kill whatever lives, until nothing does."""
+        """Kill all processes, until none is left."""
         self.pids.clear()
         async with asyncio.timeout(PATIENCE):
             while rows := await self.llmos.ps():
@@ -203,26 +203,26 @@ def test_nothing_is_left_of_agents_that_everything_happened_to(launch, trial, ev
         return chaos
 
     def quiet() -> bool:
-        """Nobody is there any more but who asks."""
+        """Whether this client is the only one left, with no process and no slot in use."""
         with daemon.client() as client:
             stats, (slots,) = client.stats(), client.slots()
             left = stats.processes, stats.threads, stats.connections, slots.used, slots.queued, len(slots.sequences)
             return left == (0, 0, 1, 0, 0, 0) and slots.state == "ready"
 
     async def memory_of_the_daemon() -> int:
-        """Once other processes are remembered than those that it was done to, with all that they logged."""
+        """The memory once the daemon remembers other processes, and has dropped the logs of those in the chaos."""
         async with AsyncClient(daemon.socket) as llmos:
             for _ in range(REMEMBERED):
                 await llmos.run("echo")
         return daemon.memory()
 
-    asyncio.run(reign(trial(short=2, long=60)))  # what such a load needs is there before it is measured
-    eventually(quiet, "all have gone after the first round", timeout=30)
+    asyncio.run(reign(trial(short=2, long=60)))  # allocates what such a load needs, before the measurement
+    eventually(quiet, "all processes are gone after the first round", timeout=30)
     memory = asyncio.run(memory_of_the_daemon()) if long else 0
     descriptors = daemon_process.num_fds()
 
     chaos = asyncio.run(reign(trial(short=5, long=60)))
-    eventually(quiet, "all have gone", timeout=30)
+    eventually(quiet, "all processes are gone", timeout=30)
     eventually(lambda: daemon_process.num_fds() <= descriptors, "descriptors are closed")
     assert {"start", "kill", "suspend", "resume", "nice", "send", "flood", "call", "visit", "driver"} <= set(chaos.done)
     assert set(chaos.refused) <= {"UnknownProcess", "MailboxFull", "TimedOut", "Killed"}

@@ -53,7 +53,7 @@ def test_a_second_daemon_is_refused_with_the_pid_of_the_first(daemon, start):
 
 
 def test_a_stale_socket_is_taken_over_after_kill_9(daemon, start):
-    with daemon.client() as client:  # its driver runs: one that is just being started has the socket until it does
+    with daemon.client() as client:  # its driver runs now: one that is just starting still has the socket open
         client.run("ask", {"question": "q", "max_tokens": 1})
     daemon.kill(signal.SIGKILL)
     assert daemon.socket.exists()
@@ -91,7 +91,7 @@ def test_a_removed_socket_file_comes_back(daemon, eventually):
             return client.ping(1) == 1
         return False
 
-    eventually(answers, "the daemon listens anew")
+    eventually(answers, "the daemon listens again")
     assert daemon.kill(signal.SIGTERM) == 0
 
 
@@ -134,7 +134,7 @@ def test_a_drain_is_bounded(start):
 def test_a_client_that_does_not_read_its_stream_does_not_hold_up_the_stop(start):
     daemon = start(environment={"LLMOSD_DRAIN_SECONDS": "0.2"})
     with daemon.client() as client:
-        client.submit("ask", {"question": "long", "max_tokens": 8000})  # and nobody asks for its events
+        client.submit("ask", {"question": "long", "max_tokens": 8000})  # and never reads its events
         begun = time.monotonic()
         daemon.process.send_signal(signal.SIGTERM)
         assert daemon.process.wait(timeout=10) == 0
@@ -187,14 +187,14 @@ def test_drivers_end_with_the_daemon(daemon, eventually):
     eventually(lambda: driver_pids(daemon), "the driver starts")
     pids = driver_pids(daemon)
     daemon.kill(signal.SIGTERM)
-    eventually(lambda: not any(psutil.pid_exists(pid) for pid in pids), "drivers gone")
+    eventually(lambda: not any(psutil.pid_exists(pid) for pid in pids), "the drivers are gone")
 
 
 def test_drivers_end_when_the_daemon_is_killed_with_9(daemon, eventually):
     eventually(lambda: driver_pids(daemon), "the driver starts")
     pids = driver_pids(daemon)
     daemon.kill(signal.SIGKILL)
-    eventually(lambda: not any(alive(pid) for pid in pids), "drivers gone")
+    eventually(lambda: not any(alive(pid) for pid in pids), "the drivers are gone")
 
 
 def alive(pid):
@@ -238,7 +238,7 @@ def test_a_foreign_folder_called_kernel_does_no_harm(folder, start):
 
 
 def test_a_full_backlog_is_waited_out(daemon):
-    """Twelve clients at a stopped daemon whose queue is short: each connects once it goes on, none fails."""
+    """Twelve clients connect to a stopped daemon with a short queue: once it goes on, each connects and none fails."""
     daemon.process.send_signal(signal.SIGSTOP)
     results, errors = [], []
 
@@ -261,7 +261,7 @@ def test_a_full_backlog_is_waited_out(daemon):
 
 
 def test_believes_only_the_hello(folder):
-    """A queue that takes connections though nobody accepts them is no daemon."""
+    """A socket that queues connections but never accepts one is no daemon."""
     path = folder / "queue.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -278,7 +278,7 @@ def test_believes_only_the_hello(folder):
 
 
 def test_a_backlog_of_zero_gives_a_wait_and_no_error(folder):
-    """A full queue is EAGAIN for a non-blocking connect: the client tries again until somebody accepts."""
+    """A non-blocking connect to a full queue gives EAGAIN: the client tries again until the server accepts."""
     path = folder / "queue.sock"
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
         listener.bind(str(path))

@@ -1,4 +1,4 @@
-"""Durable agents on a real daemon that is killed: nothing they did is done twice, and nothing is lost."""
+"""Durable agents on a real daemon that is killed: no effect happens twice, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kernel.models.calls import ModelSubsystem
 make = ModelSubsystem._generate
 
 def counted(calls, process, call, runtime, *rest):
-    """Leaves a line for each model call that is really made, in whatever life of the daemon."""
+    """Writes a line for each model call that is really made, in any run of the daemon."""
     with open(os.environ["MODEL_CALLS"], "a") as lines:
         lines.write(f"{call.prompt}\\n")
     return make(calls, process, call, runtime, *rest)
@@ -37,7 +37,7 @@ def die_once(path: str, call_id: str) -> None:
 
 @tool
 def append(path: str, line: str, call_id: str) -> str:
-    """Appends its line once, whatever happens: the id tells whether it did."""
+    """Appends its line once, whatever happens: the call id shows whether it already did."""
     with open(path, "a+") as lines:
         lines.seek(0)
         if f"{call_id} {line}\\n" not in lines.readlines():
@@ -54,7 +54,7 @@ async def twenty(ctx: Context, path: str) -> list:
 
 @agent(durable=True)
 async def library(ctx: Context, path: str) -> list:
-    """Takes messages until it is told to close, and writes down what it read."""
+    """Receives messages until one of type "close", and writes down each."""
     await ctx.register("library")
     while True:
         message = await ctx.receive()
@@ -67,7 +67,7 @@ async def library(ctx: Context, path: str) -> list:
 
 @agent(durable=True)
 async def author(ctx: Context, path: str, name: str, rounds: int) -> list:
-    """Writes by way of a child, and sends what it wrote."""
+    """Writes through a child, and sends the line that it wrote."""
     pids = []
     for number in range(rounds):
         pids.append(await ctx.spawn("page", {"path": path, "line": f"{name}-{number}"}))
@@ -91,13 +91,13 @@ async def sleeper(ctx: Context) -> list:
 
 @pytest.fixture
 def model_calls(folder):
-    """The prompts of all model calls that were made, over all lives of the daemon."""
+    """The prompts of all model calls that were made in all runs of the daemon."""
     return lambda: (folder / "model-calls").read_text().splitlines()
 
 
 @pytest.fixture
 def launch(launch, folder):
-    """As for others, with any number of attempts and a count of the model calls."""
+    """Starts daemons as elsewhere, with any number of attempts and a count of the model calls."""
     environment = {"MODEL_CALLS": str(folder / "model-calls")}
     return partial(launch, "[journal]\nattempts = 1000000\n", environment=environment)
 

@@ -1,4 +1,4 @@
-"""Tasks on a real daemon that dies: each that was acknowledged ends once, whatever happens and whenever."""
+"""Tasks on a real daemon that dies: each acknowledged task ends once, at whatever moment the daemon dies."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from llmosd import Context, agent
 
 @agent
 async def waiting(ctx: Context, path: str):
-    """Ends with its attempt once the file is there."""
+    """Returns its attempt once the file exists."""
     while not os.path.exists(path):
         await ctx.sleep(0.01)
     return ctx.attempt
@@ -54,11 +54,11 @@ async def teller(ctx: Context, path: str):
     while not os.path.exists(path):
         await ctx.emit("still here")
         await ctx.sleep(0.01)
-    return "told"
+    return "finished"
 
 @agent
 async def work(ctx: Context, number: int, file: str):
-    """Leaves a line in the file for each attempt that came to its end."""
+    """Writes a line to the file in each attempt that gets to its end."""
     text = await ctx.generate(f"number {number}", max_tokens=1 + number % 9, seed=number)
     with open(file, "a") as lines:
         lines.write(f"{number}\\n")
@@ -176,8 +176,8 @@ def test_who_attaches_sees_events_from_then_on_and_several_may(launch, gate):
         assert [next(events).value for events in streams] == ["still here"] * 2
         third.close()
         gate.touch()
-        assert list(streams[0])[-1].value == "told"
-        assert task.result(10) == "told"
+        assert list(streams[0])[-1].value == "finished"
+        assert task.result(10) == "finished"
         with pytest.raises(UnknownTask):
             client.attach("12345")
         with pytest.raises(UnknownTask, match="no id of a task"):
@@ -198,7 +198,7 @@ def test_a_disk_that_takes_nothing_refuses_new_tasks_loses_nothing_and_heals(lau
         gate.touch()
         eventually(lambda: client.stats().unwritten == 1, "the task goes on, and ends")
         with pytest.raises(TimedOut):
-            running.result(0.2)  # not before it is on the disk
+            running.result(0.2)  # the client gets no result before it is on disk
         with pytest.raises(JournalUnavailable):
             client.submit("echo", {"value": 1})
         process.rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, hard))
@@ -227,15 +227,15 @@ def test_a_damaged_journal_is_said_so_and_kept_aside(launch, folder):
     with daemon.client() as client:
         assert client.run("echo", {"value": 1}) == 1
     daemon.kill()
-    (folder / "state" / "journal.sqlite-wal").unlink()  # what is whole in the log would be taken from there
+    (folder / "state" / "journal.sqlite-wal").unlink()  # else the daemon would read the pages that are whole in the log
     (folder / "state" / "journal.sqlite").write_bytes(b"this is no journal " * 1000)
     daemon = launch()
     with daemon.client() as client:
         assert client.run("echo", {"value": 1}) == 1
         assert len(client.history()) == 1
     assert "set aside" in daemon.log
-    kept = [path for path in (folder / "state").glob("journal.sqlite.damaged-*") if path.name[-1].isdigit()]
-    assert [path.read_bytes() for path in kept] == [b"this is no journal " * 1000]
+    set_aside = [path for path in (folder / "state").glob("journal.sqlite.damaged-*") if path.name[-1].isdigit()]
+    assert [path.read_bytes() for path in set_aside] == [b"this is no journal " * 1000]
 
 
 def test_damage_to_what_is_whole_in_the_log_loses_nothing(launch, folder):
@@ -310,11 +310,11 @@ def test_a_daemon_starts_on_a_backup_that_was_made_while_it_was_used(launch, sta
 
 
 class Load:
-    """Clients that submit without end, through every death of the daemon, and note what they were told."""
+    """Clients that submit without end, through every death of the daemon, and record every answer."""
 
     def __init__(self, socket, file):
         self.socket, self.file = socket, file
-        self.acknowledged: dict[int, str] = {}  # numbers of work, and the ids of their tasks
+        self.acknowledged: dict[int, str] = {}  # by number of work: the id of its task
         self.results: dict[int, list] = {}
         self.next = 0
         self.over = False
@@ -362,7 +362,7 @@ def test_every_acknowledged_task_ends_in_one_result_though_the_daemon_is_killed(
         texts = {}
         for number, task in load.acknowledged.items():
             row = rows[task]
-            # Of an attached task, its client may have left when its last daemon was there.
+            # The client of an attached task may have left during the last run of the daemon.
             if row.state == "killed":
                 assert number % 2
                 continue

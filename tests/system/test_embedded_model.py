@@ -114,7 +114,7 @@ def test_killing_one_generation_frees_its_slot_and_leaves_its_neighbour(client, 
     steps = client.slots()[0].steps
     client.kill(victim.pid)
     eventually(lambda: used(client) <= 1, "slot free")
-    assert client.slots()[0].steps - steps <= 2  # the step that ran, and one that its report crossed
+    assert client.slots()[0].steps - steps <= 2  # the step that ran, and one that began before the kill arrived
     with pytest.raises(Killed):
         victim.result()
     assert neighbour.result()
@@ -154,7 +154,7 @@ def test_eight_generations_survive_the_death_of_their_driver(daemon, client, eve
 
 
 def documents(count: int) -> list[str]:
-    """Texts of some length that every machine has: what the standard library says about itself."""
+    """Texts of some length that every machine has: docstrings of the standard library."""
     texts: list[str] = []
     for module in (argparse, asyncio, collections, datetime, decimal, email.message, logging, pathlib, shutil, socket):
         for value in (module, *vars(module).values()):

@@ -1,4 +1,4 @@
-"""An installation from the wheel, without any extra: it runs agents, and says what a model would need."""
+"""An installation from the wheel, without any extra: it runs agents, and names the extra that a model needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Very many short tasks: the daemon's memory stays flat, and its journal as large as what it has to keep."""
+"""Very many short tasks: the daemon's memory stays flat, and its journal only as large as retention requires."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 from llmosd import AsyncClient
 
 CLIENTS, AT_ONCE = 8, 16
-ROUNDS = 10  # after each of which memory and journal are looked at
+ROUNDS = 10  # memory and journal are measured after each
 FLAT = 24 * 1024 * 1024  # bytes by which memory may differ between the first round and the last
-KEEP = 1.0  # seconds for which results are kept
+KEEP = 1.0  # seconds for which results are retained
 
 
 async def tasks(socket, count):
-    """`count` tasks from several connections, each with its result."""
+    """Run `count` tasks from several connections, and check the result of each."""
     left = iter(range(count))
 
     async def lane(llmos):
@@ -50,7 +50,7 @@ def test_memory_is_flat_and_the_journal_bounded_by_retention(start, folder, tria
     daemon = start("--config", str(settings))
     state = folder / "state"
     per_round = trial(short=300, long=100_000)
-    asyncio.run(tasks(daemon.socket, max(per_round // 2, 500)))  # tables that remember the last ones are full then
+    asyncio.run(tasks(daemon.socket, max(per_round // 2, 500)))  # fills the tables that remember recent tasks
     memory, sizes = [], []
     for _ in range(ROUNDS):
         asyncio.run(tasks(daemon.socket, per_round))
@@ -60,6 +60,6 @@ def test_memory_is_flat_and_the_journal_bounded_by_retention(start, folder, tria
     assert memory[-1] - memory[0] < FLAT
     assert max(sizes[ROUNDS // 2 :]) < 2 * max(sizes[: ROUNDS // 2]) + 1024 * 1024
     with daemon.client() as client:
-        eventually(lambda: not client.history(), "nothing is kept longer than it has to be", 60)
+        eventually(lambda: not client.history(), "no result is retained for longer than it has to be", 60)
         eventually(lambda: (state / "journal.sqlite").stat().st_size < 1024 * 1024, "its space is given back", 60)
         assert [row.program for row in client.ps()] == []

@@ -42,14 +42,14 @@ def slots(client, model="simulated"):
     return next(row for row in client.slots() if row.model == model)
 
 
-def told(client, pid):
-    """What a process was told of the deaths of its drivers."""
+def driver_deaths(client, pid):
+    """How the drivers of a process died, according to its log."""
     return [line.fields["how"] for line in client.logs(pid) if "how" in line.fields]
 
 
 @pytest.fixture
 def configured(launch, folder):
-    """Starts daemons with these settings and a cache of their own."""
+    """Starts daemons with given settings and a cache of their own."""
     return partial(launch, environment={"LLMOSD_CACHE": str(folder / "cache")})
 
 
@@ -121,9 +121,9 @@ def test_a_driver_that_goes_wrong_is_named_and_replaced_while_the_daemon_answers
             slowest = max(slowest, time.monotonic() - before)
             time.sleep(0.02)
         assert task.result() == text_of(1, 70)
-        assert told(client, task.pid)
-        assert all(how.startswith(cause) for how in told(client, task.pid))
-        assert slots(client).restarts == len(told(client, task.pid))
+        assert driver_deaths(client, task.pid)
+        assert all(how.startswith(cause) for how in driver_deaths(client, task.pid))
+        assert slots(client).restarts == len(driver_deaths(client, task.pid))
         assert slowest < 0.5
 
 
@@ -138,7 +138,7 @@ def test_a_driver_that_is_stopped_from_outside_is_a_driver_that_hangs(configured
         assert task.result(timeout=20) == text_of(1, 200)
         assert time.monotonic() - before < 15
         assert not psutil.pid_exists(stopped)
-        assert "hung" in told(client, task.pid)[0]
+        assert "hung" in driver_deaths(client, task.pid)[0]
         assert "hung" in daemon.log
 
 
@@ -167,7 +167,7 @@ def test_numbers_that_are_none_and_endless_deaths_are_failed_by_name(configured)
 
 
 TIGHT = "[models.simulated]\nslots = 2\n" + options(step_seconds=0.01, token_bytes=1000, kv_memory=250_000)
-LONG = 240  # tokens: nearly all that there is memory for, so that a second sequence is in its way
+LONG = 240  # tokens: nearly all of the KV memory, so that two such sequences do not fit
 
 
 def submit(client, seed):
@@ -224,7 +224,7 @@ options = {step_seconds = 0.01, load_seconds = 0.1, weights = 80_000_001}
 def test_two_models_take_turns_under_a_budget_that_holds_one(configured, eventually):
     daemon = configured(TWO_MODELS)
     with daemon.client() as client:
-        for model in ("simulated", "other"):  # measured, so that none is loaded beside the other from now on
+        for model in ("simulated", "other"):  # measures both, so that from now on neither is loaded beside the other
             assert client.run("generate", {"prompt": "x", "model": model, "max_tokens": 2, "seed": 1}) == text_of(1, 2)
         models = ("simulated", "other") * 3
         tasks = [

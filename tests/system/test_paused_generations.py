@@ -1,4 +1,4 @@
-"""Generations of durable agents go on over the ends of a daemon, or are made again, to the same tokens."""
+"""Generations of durable agents continue in the next run of the daemon, or are recomputed, with the same tokens."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOKENS = 200
 
 
 def texts_of(seed):
-    """What the simulated model says."""
+    """The two texts of the simulated model."""
     return [text_of(seed + sample, TOKENS) for sample in (0, 1)]
 
 
@@ -43,7 +43,7 @@ def has_made(client, pid, tokens, model="simulated"):
 
 @pytest.fixture
 def launch(launch):
-    """As for others, with a short time to drain."""
+    """Starts daemons as elsewhere, with a short time to drain."""
     return partial(launch, environment={"LLMOSD_DRAIN_SECONDS": "0.1"})
 
 
@@ -52,7 +52,7 @@ def files(folder):
 
 
 def stopped_midway(launch, eventually):
-    """The task of a story of which a part is made when its daemon stops in order."""
+    """Start a story, and stop its daemon in order when a part is made; return the task."""
     daemon = launch(SLOW)
     with daemon.client() as client:
         task = client.submit("story", {"tokens": TOKENS, "seed": 7}, detach=True)
@@ -78,19 +78,19 @@ def test_an_orderly_stop_puts_aside_what_runs_and_the_next_start_goes_on(launch,
 def test_a_generation_that_lies_on_disk_when_the_daemon_is_killed_comes_back(launch, folder, eventually):
     daemon = launch(TIGHT)
     with daemon.client() as client:
-        # Two texts of 100 tokens each take all memory but for what a third sequence wants.
+        # Two texts of 100 tokens each leave less memory than the third sequence needs.
         paused = client.submit("story", {"tokens": 100, "seed": 7}, detach=True)
         eventually(lambda: has_made(client, paused.pid, 20), "a part is made")
         client.suspend(paused.pid)
         other = client.submit("generate", {"prompt": "x", "max_tokens": 240})
         eventually(lambda: slots(client).swapped == 2, "on disk")
-        eventually(lambda: sum(name.count(".") > 1 for name in files(folder)) == 2, "kept")
+        eventually(lambda: sum(name.count(".") > 1 for name in files(folder)) == 2, "checkpoints are on disk")
         assert other.result(30)
-        client.run("echo", {"value": 1})  # what was asked of the journal before is on disk when this is accepted
+        client.run("echo", {"value": 1})  # once this is accepted, all earlier requests to the journal are on disk
         daemon.kill()
     with launch(TIGHT).client() as client:
         eventually(lambda: [row.state for row in client.ps() if row.pid == paused.pid] == ["suspended"], "it is back")
-        eventually(lambda: len(files(folder)) == 2, "files of the dead daemon are removed, and these are not")
+        eventually(lambda: len(files(folder)) == 2, "the other files of the dead daemon are removed")
         client.resume(paused.pid)
         assert [text[:50] for text in client.attach(paused.id).result(30)] == [text[:50] for text in texts_of(7)]
         assert (slots(client).restores, slots(client).recomputations) == (2, 0)

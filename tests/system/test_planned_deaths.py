@@ -17,7 +17,7 @@ from tests.faults.trial import Trial
 
 @pytest.fixture
 def kills(folder: Path):
-    """Has a daemon with the simulated model die as planned, and checks what is left."""
+    """Lets a daemon with the simulated model die as planned, and checks that nothing is lost."""
 
     def kills(deaths: list[plan.Death], **options: int) -> Trial:
         trial = Trial(folder, "simulated", 1, **options)
@@ -63,11 +63,11 @@ def test_a_full_disk_refuses_by_name_what_runs_goes_on_and_it_heals(start, folde
         with pytest.raises(JournalUnavailable, match="make room on the disk") as refusal:
             client.submit("echo", {"value": 1}, key="refused")
         assert refusal.value.data["certain"]
-        eventually(lambda: client.history()[0].state == "ending", "what runs goes on, and ends")
+        eventually(lambda: client.history()[0].state == "ending", "the running task goes on, and ends")
         with pytest.raises(JournalUnavailable):
             client.submit("echo", {"value": 1})
         with pytest.raises(TimedOut):
-            running.result(0.2)  # it is told once it is on the disk
+            running.result(0.2)  # the client gets no result before it is on disk
         full.unlink()
         assert running.result(20)
         assert client.submit("echo", {"value": 2}, key="refused").result() == 2  # the key was not used up
@@ -95,7 +95,7 @@ async def attempts(ctx: Context, path: str):
 def test_an_end_that_the_disk_never_took_was_told_to_nobody_and_the_next_one_is_told_once(
     launch, folder, eventually, number
 ):
-    """Each attempt ends otherwise: were the first end told, there would be two."""
+    """Each attempt has another result, so a client that got the first one would see two."""
     full, go = folder / "full", folder / "go"
     daemon = launch(environment={VARIABLE: f"disk.write.log=ENOSPC?{full}"})
     seen = []

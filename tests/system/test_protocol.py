@@ -1,4 +1,4 @@
-"""Raw frames at a real daemon: what a broken peer sends gets a named error, and costs nobody else anything."""
+"""Raw frames sent to a real daemon: a broken peer gets a named error, and no other client notices."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from ipc.syscalls import (
 
 
 class Peer:
-    """A client that sends what it likes."""
+    """A client that can send any bytes."""
 
     def __init__(self, path):
         self.socket = socket.socket(socket.AF_UNIX)
@@ -171,7 +171,7 @@ def test_negative_times_and_the_like_are_refused_by_name_and_stand_in_the_statis
 
 
 def test_no_client_receives_or_replies_for_another(daemon, peer, neighbour):
-    """There is no way to say whose mailbox to read; and a reply counts only from who was called."""
+    """No call can name a mailbox to read, and only the process that was called may reply."""
     assert Receive.__struct_fields__ == ("timeout", "type", "sender", "correlation", "where")
     assert Reply.__struct_fields__ == ("to", "message", "body")
     peer.welcome().send(Request(1, Call(neighbour.pid, "for the neighbour alone")))

@@ -1,4 +1,4 @@
-"""A daemon starts with the journals that earlier versions wrote, and finishes what they left."""
+"""A daemon starts with the journals that earlier versions wrote, and finishes the tasks in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that lose their connection, or the daemon, and come back: they see all events of a task, and none twice."""
+"""Clients that lose the connection, or the daemon, and return: they see all events of a task, and none twice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llmosd import Context, agent
 
 @agent
 async def counter(ctx: Context, steps: list[str]) -> str:
-    """Emits its numbers, each row once its file is there."""
+    """Emits rows of numbers, each row once its file exists."""
     for row, path in enumerate(steps):
         while not os.path.exists(path):
             await ctx.sleep(0.01)
@@ -64,7 +64,7 @@ def test_a_client_that_comes_back_gets_what_it_missed_and_nothing_twice(launch, 
         task = client.submit("counter", paths(steps), detach=True)
         steps[0].touch()
         events = task.events(20)
-        seen = [next(events) for _ in range(2)]  # the third is on its way to nobody
+        seen = [next(events) for _ in range(2)]  # the third is sent, but never read
     steps[1].touch()
     with daemon.client() as client:
         again = client.attach(task.id, after=task.seen)
@@ -73,7 +73,7 @@ def test_a_client_that_comes_back_gets_what_it_missed_and_nothing_twice(launch, 
         steps[2].touch()
         seen += events
     assert values(seen) == [0, 1, 2, 10, 11, 12, 20, 21, 22, "counted"]
-    with daemon.client() as client:  # it has ended, and what it said is not kept
+    with daemon.client() as client:  # it has ended, and its events are not retained
         assert list(client.attach(task.id, after=(1, 0)).events(20)) == [Missed(0, 0), seen[-1]]
         assert list(client.attach(task.id).events(20)) == [seen[-1]]
 
@@ -93,7 +93,7 @@ async def test_an_asynchronous_client_comes_back_as_well(launch, steps):
     async with AsyncClient(daemon.socket) as llmos:
         again = await llmos.attach(task.id, after=task.seen)
         seen += [event async for event in again.events()]
-    # The task may have ended before: then what came last is not kept, and that is said.
+    # If the task has already ended, its last events are not retained, and the client gets `Missed`.
     if Missed(0, 0) in seen:
         assert values(seen) == [0, 1, "counted"]
     else:
@@ -107,7 +107,7 @@ def test_what_is_not_kept_is_said(launch, folder, eventually):
         task = client.submit("flood", {"go": str(go)}, detach=True)
         client.close()
     with daemon.client() as client:
-        eventually(lambda: any(row.waits_for == "time" for row in client.ps()), "all is said")
+        eventually(lambda: any(row.waits_for == "time" for row in client.ps()), "all events are emitted")
         late = client.attach(task.id, after=(1, 0))
         events = late.events(20)
         missed = next(events)
@@ -176,7 +176,7 @@ def test_text_that_differs_after_a_restart_is_printed_anew_and_what_is_the_same_
     assert printed("one ") == "one two \none \n"
     assert printed() == "one two \n"
     print_events([Emitted(1, "a value"), Restarted(1, 2), Emitted(1, "a value"), Result(1, "done")])
-    assert capsys.readouterr().out == "a value\na value\ndone\n"  # and no empty line for text that there was none of
+    assert capsys.readouterr().out == "a value\na value\ndone\n"  # and no empty line where there was no text
 
 
 def test_llmos_attach_gives_up_on_a_daemon_that_stays_away(launch, steps, monkeypatch):

@@ -1,4 +1,4 @@
-"""`llmos simulate`, `record` and `calibrate` by the command line."""
+"""`llmos simulate`, `record` and `calibrate` from the command line."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_running_daemon_is_calibrated(daemon, tmp_path):
     out = daemon.llmos("calibrate", str(path), "--json")
     found = json.loads(out.stdout)
     assert found["source"].startswith("model simulated (simulated driver)")
-    assert found["step"] >= 0.001  # it states 2 ms, of which the machine may take some for a cost per sequence
+    assert found["step"] >= 0.001  # the driver's step is 2 ms; calibration may count a part of it per sequence
     assert found["error"] is not None
     again = llmos("simulate", "--device", str(path), "--tasks", "5", "--seeds", "1", "--policy", "fifo")
     assert again.returncode == 0
@@ -109,8 +109,8 @@ def test_a_running_daemon_is_calibrated(daemon, tmp_path):
 def test_the_simulator_says_what_the_daemon_does(start, folder, tmp_path):
     """The short form of tests/bench/simulated.py.
 
-    That one prints times of this machine, which are not asserted here: the same calls end in much the same order, on a
-    device whose costs are stated.
+    That one prints times of this machine, which this test never asserts: it checks that the same calls end in much the
+    same order on a device with known costs.
     """
     config = folder / "config.toml"
     costs = "step_seconds = 0.01, sequence_seconds = 0.002, prompt_seconds = 0.0005"

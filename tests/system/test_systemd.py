@@ -1,4 +1,4 @@
-"""The daemon under systemd, which these tests play: a socket that is there already, and what it says of itself."""
+"""The daemon under systemd, which these tests play: a socket that already exists, and the daemon's notifications."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llmosd import Client
 from llmosd.daemon.settings import shared
 from tests.support.daemon import SCRIPTS
 
-# What systemd does between fork and exec: the socket becomes descriptor 3, and the pid is the daemon's own.
+# As systemd does between fork and exec: the socket becomes descriptor 3, and the pid is the daemon's own.
 EXEC = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
@@ -41,7 +41,7 @@ async def hang(ctx: Context, folder: str) -> None:
 
 
 class Manager:
-    """Plays systemd: opens the socket, starts the daemon, and hears what it says."""
+    """Plays systemd: opens the socket, starts the daemon, and receives its notifications."""
 
     def __init__(self, folder) -> None:
         self.folder = folder
@@ -70,14 +70,14 @@ class Manager:
         return process
 
     def hears(self, what: str) -> list[str]:
-        """The lines of the next message with this line."""
+        """Wait for the next notification that has this line; return all its lines."""
         while True:
             lines = self.heard.recv(4096).decode().splitlines()
             if what in lines:
                 return lines
 
     def said_by_now(self) -> list[str]:
-        """What came and was not heard yet."""
+        """The lines of all notifications that have arrived and were not read yet."""
         lines: list[str] = []
         self.heard.setblocking(False)
         with suppress(BlockingIOError):
@@ -126,7 +126,7 @@ def test_an_activated_socket_is_served_from_the_first_connection_on_and_never_un
 
 
 def test_signs_of_life_come_from_the_loop_and_not_from_one_that_hangs(manager, folder, eventually):
-    (folder / "llmosd.toml").write_text("[scheduling]\nburst = 0.0\n")  # else the kernel would break it
+    (folder / "llmosd.toml").write_text("[scheduling]\nburst = 0.0\n")  # else the kernel would interrupt the agent
     manager.start()
     manager.hears("READY=1")
     for _ in range(3):
@@ -136,7 +136,7 @@ def test_signs_of_life_come_from_the_loop_and_not_from_one_that_hangs(manager, f
         hanging.start()
         eventually((folder / "hanging").exists, "the loop is held")
         manager.said_by_now()
-        manager.heard.settimeout(1.0)  # ten times what is between two
+        manager.heard.settimeout(1.0)  # ten times the pause between two of them
         with pytest.raises(TimeoutError):
             manager.heard.recv(4096)
         manager.heard.settimeout(30)

@@ -29,7 +29,7 @@ from llmosd import Context, agent
 
 @agent
 async def stuck(ctx: Context):
-    """Never looks at its mailbox."""
+    """Never reads its mailbox."""
     await ctx.sleep(3600)
 
 @agent
@@ -124,7 +124,7 @@ def test_kill_during_a_generation_frees_its_slot_within_a_step(client, eventuall
     steps = client.slots()[0].steps
     client.kill(task.pid)
     eventually(lambda: client.slots()[0].used == 0, "slot free")
-    assert client.slots()[0].steps - steps <= 2  # the step that ran, and one that its report crossed
+    assert client.slots()[0].steps - steps <= 2  # the step that ran, and one that began before the kill arrived
     with pytest.raises(Killed):
         task.result()
     assert idle(client)
@@ -237,7 +237,7 @@ def test_ten_thousand_echoes_from_a_hundred_connections(daemon, client, trial, e
     async def all_of_them():
         return await asyncio.gather(*(one(number) for number in range(100)))
 
-    asyncio.run(all_of_them())  # what the first load needs is there before the measurement
+    asyncio.run(all_of_them())  # allocates what such a load needs, before the measurement
     before = daemon.memory()
     results = asyncio.run(all_of_them())
     assert results == [[[number, turn] for turn in range(turns)] for number in range(100)]

@@ -146,9 +146,9 @@ def test_locks_tools_and_crashes(daemon: RunningDaemon) -> None:
         with pytest.raises(Exception, match="cannot read a riddle"):
             task.result()
     assert "cannot read a riddle" in lines(daemon, "crashes")[1]
-    told = "\n".join(lines(daemon, "crashes", str(task.pid)))
+    report = "\n".join(lines(daemon, "crashes", str(task.pid)))
     for part in ("ValueError: cannot read a riddle", "Traceback", "riddle from", "about to fail", "1/0 messages"):
-        assert part in told
+        assert part in report
 
 
 def test_run_with_a_name_and_limits(daemon: RunningDaemon) -> None:
@@ -173,7 +173,7 @@ async def until(top: Top, condition: Callable[[], bool]) -> None:
             return
         await asyncio.sleep(0.02)
         await top.poll()
-    raise AssertionError("the screen never showed it")
+    raise AssertionError("the screen never showed the expected state")
 
 
 async def test_top_shows_sorts_and_controls(daemon: RunningDaemon) -> None:

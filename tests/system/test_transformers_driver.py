@@ -102,7 +102,7 @@ def driver() -> Iterator[Driver]:
 
 @pytest.fixture(scope="module")
 def precise() -> Iterator[Driver]:
-    """Weights of the type that the library's own models are compared in."""
+    """A driver with weights of the type that the reference model has."""
     driver = Driver()
     assert isinstance(driver.load(dtype="float32"), Loaded)
     yield driver
@@ -244,7 +244,7 @@ def test_the_driver_dies_with_a_killed_parent(tmp_path: Path) -> None:
     watch = os.pidfd_open(child)
     parent.kill()
     parent.wait()
-    # The kernel's end of the socket is still open in a grandchild, so only the death of the parent can tell the driver.
+    # The kernel's end of the socket is still open in a grandchild, so only its parent's death can end the driver.
     assert select.select([watch], [], [], 30)[0]
     os.close(watch)
     parent.stdout.close()

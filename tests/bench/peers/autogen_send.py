@@ -1,4 +1,4 @@
-"""Calls a second of `send_message` between a client and an agent of autogen-core, on one line.
+"""Prints one line: calls per second of `send_message` between a client and an agent of autogen-core.
 
 Run by the message bench, in an environment of its own where that package is installed.
 """

@@ -1,4 +1,4 @@
-"""Environments of peers: other packages that do what we do, each installed apart from ours.
+"""Environments of peers: other packages for the same work, each installed apart from ours.
 
 Used by the benches to run the scripts beside this file. Environments live in the clone, under .run, and are made once.
 """
@@ -30,7 +30,7 @@ def run(script: str, *requirements: str) -> Any:
 def conversation(script: str, *requirements: str) -> Iterator[Callable[[Any], Any]]:
     """A function that hands `script` a line of JSON and returns the line of JSON that it prints.
 
-    The script ends with its input. The function raises `RuntimeError` if it ended before.
+    The script ends with its input. The function raises `RuntimeError` if the script ended before.
     """
     process = subprocess.Popen(
         command(script, *requirements), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
@@ -53,7 +53,7 @@ def conversation(script: str, *requirements: str) -> Iterator[Callable[[Any], An
 
 
 def command(script: str, *requirements: str) -> list[Path]:
-    """How to run `script`; makes the environment with `requirements` if it is not there."""
+    """The command that runs `script`; makes the environment with `requirements` if there is none."""
     environment = ENVIRONMENTS / "+".join(requirements)
     python = environment / "bin" / "python"
     if not (environment / "ready").exists():

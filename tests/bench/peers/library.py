@@ -18,7 +18,7 @@ PAGE = 128  # tokens of a page of its cache: a whole sequence of the bench
 
 
 class Clock(BaseStreamer):
-    """When the prompt and then each token came."""
+    """The times of the prompt and then of each token."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -50,9 +50,9 @@ class Library:
         return tokens - 1, last - first
 
     def together(self, prompts: list[list[int]], tokens: int) -> tuple[int, float]:
-        """Tokens after each had its first by continuous batching, all prompts in its first step, and their seconds.
+        """Tokens of continuous batching after all sequences had their first, and the seconds they took.
 
-        Raises `RuntimeError` with the cause if one fails.
+        All prompts run in its first step. Raises `RuntimeError` with the cause if one fails.
         """
         room = ContinuousBatchingConfig(
             page_size=PAGE,

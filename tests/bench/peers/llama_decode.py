@@ -1,7 +1,7 @@
 """Greedy decoding of several sequences at once by llama.cpp: one `llama_decode` a step over all of them.
 
-Run by the decode bench, in an environment of its own where cyllama is installed. A line of JSON with prompts begins
-anew and runs them; one with a number of steps runs those. Ends of text are ignored.
+Run by the decode bench, in an environment of its own where cyllama is installed. It reads lines of JSON: one
+with prompts starts over and runs them, one with a number of steps runs these. Ends of text are ignored.
 """
 
 import json
@@ -10,7 +10,7 @@ import sys
 from time import perf_counter
 
 # Turns of a waiting thread before it sleeps, in place of the library's 300,000: no slower alone, and several times
-# faster beside a process that keeps one of the cores busy. Must come before the library.
+# faster beside a process that keeps one of the cores busy. Must be set before the library loads.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from cyllama.llama.llama_cpp import (
@@ -45,7 +45,7 @@ class Decoder:
         self.run([[token] for token in self.newest])
 
     def run(self, tokens: list[list[int]]) -> None:
-        """Append `tokens` to each sequence, and choose the one after them."""
+        """Append `tokens` to each sequence, and sample the next token of each."""
         self.batch.clear()
         last = []
         for sequence, added in enumerate(tokens):

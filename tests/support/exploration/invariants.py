@@ -116,11 +116,11 @@ def _mailboxes(kernel: Kernel) -> Iterator[str]:
             continue
         within = sum(message.priority != CONTROL for message in box.peek())
         if box.taken != within:
-            yield f"the mailbox of process {process.pid} counts {box.taken} places as taken, but holds {within} messages"
+            yield f"the mailbox of process {process.pid} counts {box.taken} places taken, but holds {within} messages"
         if within > box.capacity:
             yield f"the mailbox of process {process.pid} holds {within} messages, but has room for {box.capacity}"
         if box._senders and box.taken < box.capacity:
-            yield f"there is room in the mailbox of process {process.pid}, but {len(box._senders)} threads wait for it"
+            yield f"the mailbox of process {process.pid} has room, but {len(box._senders)} threads wait for it"
         if process.ended and (box._senders or box.selectors or box.receiver or not box.closed):
             yield f"process {process.pid} has ended, but its mailbox is open or has waiters"
         for waiter in (*(box._senders or ()), box.receiver, *(thread for thread, _ in box.selectors or ())):
@@ -190,7 +190,7 @@ def _slots(kernel: Kernel) -> Iterator[str]:
             yield f"slots are taken by {slots.taken}, of which only {runtime.active.sequences.keys()} exist"
         ids = [sequence.id for sequence in slots.queue]
         if len(set(ids)) < len(ids) or any(sequence.state is not QUEUED for sequence in slots.queue):
-            yield f"the queue for slots has duplicates or sequences that are not queued: {[(one.id, one.state) for one in slots.queue]}"
+            yield f"the queue for slots is wrong: {[(one.id, one.state) for one in slots.queue]}"
         for sequence in runtime.active.sequences.values():
             if sequence.finished and not sequence.cancelled:
                 yield f"sequence {sequence.id} is over, but is still in the table"
