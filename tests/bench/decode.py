@@ -151,7 +151,8 @@ def rates(figures: Figures, load_average: float) -> Table:
         f"Prompts of {PROMPT} tokens, {TOKENS} decoded each. Medians of {PORTIONS} portions or more, in turn; "
         f"{BATCHING} once, with {TOGETHER} tokens. Measurements during which other processes kept more than "
         f"{CALM} processors busy are left out; ~ marks figures of which all were disturbed. {figures.lost()} tokens of "
-        f"ours were not made because their text ended. {CYLLAMA}, transformers {transformers.__version__}, torch {torch.__version__}"
+        f"ours were not made because their text ended. {CYLLAMA}, transformers {transformers.__version__}, "
+        f"torch {torch.__version__}"
     )
     table = Table(title=title, caption=caption)
     for column in ("sequences", OURS, *PEERS, *(f"ours / {who}" for who in PEERS)):
@@ -166,8 +167,8 @@ def bounds(figures: Figures, machine: roofline.Machine, shape: roofline.Shape) -
     """The limits of the machine with weights and KV in float16 and float32, and the share that we reach."""
     table = Table(
         title=f"Roofline: {machine.bandwidth / 1e9:.1f} GB/s read, {machine.speed / 1e9:.0f} G multiply-adds/s (fp32)",
-        caption=f"A step with {CONTEXT} tokens of context in each sequence, and {shape.parameters / 1e6:.1f} M weights: its "
-        "bytes and multiply-adds, the tokens/s that follow, and the share of these that we reach.",
+        caption=f"A step with {CONTEXT} tokens of context in each sequence and {shape.parameters / 1e6:.1f} M weights: "
+        "its bytes and multiply-adds, the tokens/s that follow, and the share of these that we reach.",
     )
     columns = ("MB", "tokens/s", "limit", "reached")
     for column in ("sequences", "G multiply-adds", *(f"{dtype}: {what}" for dtype in WIDTHS for what in columns)):
