@@ -248,6 +248,31 @@ def test_every_class_and_variable_of_the_environment_in_a_document_exists(docume
     assert {name for name in variables if name not in sources()} == set()
 
 
+@cache
+def homes() -> dict[str, list[str]]:
+    """The text of the files that define each class, by its name; `ctx` is any file of the context."""
+    found: dict[str, list[str]] = {}
+    for name in tracked():
+        if name.endswith(".py"):
+            for node in ast.walk(parsed(ROOT / name)):
+                if isinstance(node, ast.ClassDef):
+                    found.setdefault(node.name, []).append((ROOT / name).read_text())
+    found["ctx"] = [path.read_text() for path in (ROOT / "llmosd" / "context").glob("*.py")]
+    return found
+
+
+@every
+def test_every_attribute_in_a_document_exists(document: Document) -> None:
+    named = {found for span in document.spans for found in re.findall(r"^(\w+)\.(\w+)(?![\w.])", span)}
+    known = homes()
+    missing = [
+        f"{owner}.{attribute}"
+        for owner, attribute in named
+        if owner in known and not any(re.search(rf"\b{attribute}\b", text) for text in known[owner])
+    ]
+    assert missing == []
+
+
 @every
 def test_every_python_example_is_python(document: Document) -> None:
     for fence in document.fences:
