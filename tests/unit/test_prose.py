@@ -1,7 +1,8 @@
-"""The prose of the code: its words, and the files that were not reviewed by its rules yet.
+"""The prose of the code: the phrases that it must not contain, and the files that nobody has reviewed yet.
 
-The rules stand in CONTRIBUTING.md. A machine sees few of them: here are the phrases that gave away a sentence which has
-to be read twice. A file in `UNREVIEWED` is free of this; whoever changes it reviews it, and takes it off the list.
+The rules stand in CONTRIBUTING.md. A machine can check few of them: the patterns here match phrases that often mark a
+sentence that must be read twice. A file in `UNREVIEWED` is exempt; a change to it includes its review, and removes it
+from the list.
 """
 
 from __future__ import annotations
