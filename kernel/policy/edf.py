@@ -22,7 +22,7 @@ class EarliestDeadline(PreemptivePolicy):
     """The earliest deadline first; a call that cannot meet its deadline is shed.
 
     The estimate of what a call still needs errs on the low side, since it is worse to shed a call that could finish in
-    time than to try in vain. It is the share of their limits that recent calls made, at the fastest recent speed, as
+    time than to try one that cannot. It is the share of their limits that recent calls made, at the fastest recent speed, as
     steps are shorter when fewer sequences share them. The prompt is not counted, because a step reads many prompt
     tokens.
 

@@ -18,8 +18,9 @@ from ipc.errors import LlmosError
 from ipc.syscalls import ProcessInfo
 from llmosd import Client
 from tests.support.daemon import RunningDaemon, eventually
-from tests.support.paths import PROGRAMS
+from tests.support.paths import ROOT
 
+JOURNALS = ROOT / "tests" / "system" / "journals"
 SETTINGS = "[models.simulated]\nslots = 2\noptions = {step_seconds = 0.01}\n"
 WAITING = ("archivist", "counter", "halted", "echo", "asker", "sleeper")
 TOKENS = 300  # of the story that the stop interrupts
@@ -31,7 +32,7 @@ def launch(folder: Path, ledger: Path) -> RunningDaemon:
     config.write_text(SETTINGS)
     agents = folder / "agents"
     agents.mkdir(exist_ok=True)
-    (agents / "recorded.py").write_bytes((PROGRAMS / "recorded.py").read_bytes())
+    (agents / "recorded.py").write_bytes((JOURNALS / "recorded.py").read_bytes())
     flags = ["--model", "simulated", "--agents", str(agents), "--config", str(config)]
     environment = {"LEDGER": str(ledger), "LLMOSD_DRAIN_SECONDS": "0.1"}
     return RunningDaemon(folder, *flags, environment=environment).wait_until_ready()

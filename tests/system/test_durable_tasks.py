@@ -219,7 +219,7 @@ def test_two_daemons_on_one_state_folder(launch, start, folder):
     daemon = launch()
     second = start("--socket", str(folder / "other.sock"), ready=False)
     assert second.process.wait(10) == 1
-    assert f"pid {daemon.pid} keeps its state" in second.log
+    assert f"pid {daemon.pid} uses the state folder" in second.log
 
 
 def test_a_damaged_journal_is_said_so_and_kept_aside(launch, folder):

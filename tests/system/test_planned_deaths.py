@@ -75,7 +75,7 @@ def test_a_full_disk_refuses_by_name_what_runs_goes_on_and_it_heals(start, folde
     assert "faults happen on purpose" in daemon.log
     assert daemon.log.count("the journal can be written again") == 1
     assert daemon.log.count("ends of tasks wait for the disk") == 1
-    assert daemon.log.count("ends of tasks are on the disk") == 1
+    assert daemon.log.count("ends of tasks are on disk") == 1
 
 
 AGENTS = """

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import tarfile
-from pathlib import Path
 
 import pytest
 
 from llmosd import AgentFailed, Killed
 from tests.support.daemon import RunningDaemon
-from tests.support.recorded_journal import TOKENS, launch
+from tests.support.recorded_journal import JOURNALS, TOKENS, launch
 from tests.support.simulated import text_of
 
-RECORDED = sorted((Path(__file__).parent / "journals").glob("*.tar.xz"))
+RECORDED = sorted(JOURNALS.glob("*.tar.xz"))
 
 
 @pytest.fixture(params=RECORDED, ids=[path.name for path in RECORDED])

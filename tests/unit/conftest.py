@@ -1,8 +1,8 @@
 """Hooks and fixtures of all unit tests: the loop that each test runs on, and a kernel whose parts a test may override.
 
-Async tests run on `VirtualTimeLoop`: no test sleeps, and one that waits for nothing fails instead of hanging. Those
-marked `real_time` need sockets or processes of the operating system, and run on asyncio's own loop and on uvloop. No
-test imports anything from here.
+Async tests run on `VirtualTimeLoop`: no test sleeps, and a test that would wait for ever fails instead of hanging.
+Tests marked `real_time` need sockets or processes of the operating system, and run on asyncio's own loop and on uvloop.
+No test imports anything from here.
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ def models() -> dict[str, ModelSpec]:
 
 @pytest.fixture
 def limits() -> LimitSettings:
-    """The limits that the kernel is set up with. Tests may override this."""
+    """The limits of the kernel. Tests may override this."""
     return LimitSettings()
 
 
 @pytest.fixture
 def scheduling() -> SchedulingSettings:
-    """How the kernel schedules. Tests may override this."""
+    """The scheduling settings of the kernel. Tests may override this."""
     return SchedulingSettings()
 
 
 @pytest.fixture
 def resources() -> ResourceSettings:
-    """What all models share. Tests may override this."""
+    """The settings of the resources that all models share. Tests may override this."""
     return ResourceSettings()
 
 
@@ -96,7 +96,7 @@ async def system(
 
 @pytest.fixture
 def small_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a reader count as behind when a few tokens wait for it."""
+    """Makes a reader count as behind as soon as a few tokens wait for it."""
     monkeypatch.setattr("kernel.core.stream.MAX_TEXT", 30)
 
 
@@ -114,7 +114,7 @@ def kernel(system: System) -> Kernel:
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    """Programs, the lives of kernels in which they run, and their journals: see `tests.support.durable_world`."""
+    """Durable programs, the runs of the kernel that execute them, and its journals: `tests.support.durable_world`."""
     world = World(tmp_path)
     copy_each_commit(world, monkeypatch)
     return world
@@ -125,7 +125,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 @pytest.fixture
 def threads() -> Iterator[Callable[[int], None]]:
-    """Sets how many threads torch has, for the test."""
+    """Sets the number of threads of torch until the end of the test."""
     import torch
 
     before = torch.get_num_threads()

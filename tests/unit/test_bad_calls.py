@@ -1,7 +1,7 @@
-"""Bad calls: each raises a named error in its caller, is counted, and harms nobody else.
+"""Bad calls: each raises a named error in its caller, is counted, and harms no other process.
 
 The calls of agents are not decoded, so nothing checks the types of their fields before the handlers do. Hence the tests
-make these calls from inside the loop. Over a socket most of them cannot be made: see `tests/system/test_protocol.py`.
+make these calls from inside the loop. Most of them cannot be made over a socket: see `tests/system/test_protocol.py`.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class World:
         system.table.alive[self.shop].accepts = {"Order": Order}
 
     async def everybody_can_look(self) -> None:
-        """Check that all lists can be encoded, and decoded by a client."""
+        """Check that all lists can be encoded, and that a client can decode them."""
         lists: list[Syscall] = [Ps(clients=True), Names(), Locks(), DeadLetters(), Crashes(), Slots(), Models()]
         lists += [call(pid) for pid in (self.peer, self.shop) for call in (Threads, PeekMailbox)]
         for call in [*lists, Regions(), GetStats()]:
@@ -219,7 +219,7 @@ async def world(system: System) -> World:
 
 
 async def refused(world: World, use: Callable[[Context], Coroutine[Any, Any, Any]], error: type[Exception]) -> None:
-    """Check that an agent that does `use` fails with `error`, which is counted, and affects nobody else."""
+    """Check that `use` fails with `error` in an agent, that the error is counted, and that no other process notices."""
 
     async def wrong(ctx: Context) -> None:
         await use(ctx)

@@ -1,6 +1,7 @@
-"""What the documents name exists: paths, links, commands, options, settings, classes. Their examples run elsewhere.
+"""Everything that the documents name exists: paths, links, commands, options, settings, classes.
 
-See `tests/system/test_document_examples.py` for the examples. A document has to say nothing that this test cannot find.
+The examples in the documents run in `tests/system/test_document_examples.py`. A document may name
+nothing that these tests cannot find.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ MOST_WORDS = {"README.md": 1200, "ARCHITECTURE.md": 1500}
 FOLDERS = ("llmosd/", "kernel/", "ipc/", "agents/", "config/", "tests/", ".ci/")
 SUFFIXES = (".py", ".md", ".toml", ".service", ".socket", ".json", ".sqlite", ".sock", ".csv.gz")
 
-# Names that look like classes of ours and are not: of the standard library, of systemd.
+# Names that look like our classes but belong to the standard library or to systemd.
 OTHERS = {"Path", "PrivateTmp", "TaskGroup"}
 
-# `sh` blocks are not run: they change the reader's machine, or take too long. Only these may stand in one.
+# `sh` blocks are not run: they change the reader's machine, or take too long. They may contain only these commands.
 NOT_RUN = {
     "make": "a test cannot run all tests; the target is checked",
     "pip": "installs from the package registry; `tests/system/test_installation.py` installs the wheel",
@@ -128,7 +129,7 @@ def exists(path: str, document: Document) -> bool:
         return True
     if path in {fence.file for fence in document.fences}:
         return True
-    if "/" not in path:  # a file of the room, or one that the daemon makes
+    if "/" not in path:  # a file of the room, or one that the daemon writes
         room = document.path.parent.relative_to(ROOT)
         return any(name.endswith(f"/{path}") and (ROOT / name).is_relative_to(ROOT / room) for name in tracked()) or (
             re.search(rf'["/]{re.escape(path)}["/]', sources()) is not None
@@ -173,7 +174,7 @@ def subcommand(parser: argparse.ArgumentParser, words: list[str]) -> str | None:
 
 
 def wrong(words: list[str]) -> str | None:
-    """What does not exist of one command."""
+    """The part of one command that does not exist, if any."""
     program, rest = words[0], words[1:]
     if program == "make":
         targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -203,7 +204,7 @@ def test_only_commands_that_cannot_run_in_a_test_stand_in_blocks_that_are_not_ru
     programs = {words[0] for block in blocks for line in block.splitlines() for words in invocations(line)}
     assert programs <= NOT_RUN.keys()
     languages = {fence.language for fence in document.fences}
-    assert languages <= {"console", "python", "toml", "sh", "text"}, "each block says what it is"
+    assert languages <= {"console", "python", "toml", "sh", "text"}, "each block must name one of these languages"
 
 
 @every
@@ -248,6 +249,31 @@ def test_every_class_and_variable_of_the_environment_in_a_document_exists(docume
     assert {name for name in variables if name not in sources()} == set()
 
 
+@cache
+def homes() -> dict[str, list[str]]:
+    """The text of the files that define each class, by its name; `ctx` is any file of the context."""
+    found: dict[str, list[str]] = {}
+    for name in tracked():
+        if name.endswith(".py"):
+            for node in ast.walk(parsed(ROOT / name)):
+                if isinstance(node, ast.ClassDef):
+                    found.setdefault(node.name, []).append((ROOT / name).read_text())
+    found["ctx"] = [path.read_text() for path in (ROOT / "llmosd" / "context").glob("*.py")]
+    return found
+
+
+@every
+def test_every_attribute_in_a_document_exists(document: Document) -> None:
+    named = {found for span in document.spans for found in re.findall(r"^(\w+)\.(\w+)(?![\w.])", span)}
+    known = homes()
+    missing = [
+        f"{owner}.{attribute}"
+        for owner, attribute in named
+        if owner in known and not any(re.search(rf"\b{attribute}\b", text) for text in known[owner])
+    ]
+    assert missing == []
+
+
 @every
 def test_every_python_example_is_python(document: Document) -> None:
     for fence in document.fences:
@@ -261,7 +287,7 @@ def test_the_two_documents_that_everybody_reads_are_short(name: str, most: int) 
 
 
 def test_a_mistake_in_a_document_is_found() -> None:
-    """The checks above see what they are to see: each line of this document is wrong."""
+    """The checks above find mistakes: each name in this document is wrong."""
     text = "`kernel/nowhere.py` `models.X.nonsense` `[resources.nonsense]` `NoSuchClass` `LLMOSD_NONSENSE` "
     text += "`llmos nonsense` `llmos ps --nonsense` `make nonsense` [text](nowhere.md)\n"
     document = parse(ROOT / "nowhere.md", text)

@@ -1,4 +1,4 @@
-"""The end of the daemon: new tasks are refused, running ones may end, and no agent can cause it."""
+"""The shutdown of the daemon: new tasks are refused, running tasks may end, and no agent may request a shutdown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples that ship as agents do what they are to show: supervision, back-pressure, sharing."""
+"""The example agents that ship work as they claim: supervision, back-pressure, sharing."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def test_a_pipeline_keeps_order_and_a_slow_sink_holds_up_the_source(system
         boxes = [row.mailbox for row in await system.call(Ps()) if row.program in ("stage", "sink")]
         deepest = max(deepest, *boxes)
         under_way = process.messages_sent - rows(system, "sink")[0].messages_received
-        # Four mailboxes of four, one item in the hand of each part, and one that the source wants to hand in.
+        # Four mailboxes of four items, one item in each part, and one that the source is about to send.
         assert under_way <= 4 * 4 + 4 + 1
     assert deepest == 4
     assert await system.result(process) == [f"item {n} is here" for n in range(200)]

@@ -19,7 +19,7 @@ from tests.support.exploration.world import World
 
 REPLAY = "LLMOS_SEED={seed} python -m pytest tests/unit/test_interleavings.py"
 
-logged: list[str] = []  # errors of its own that the kernel logged
+logged: list[str] = []  # the kernel's own errors, from its log
 undone: list[SeededLoop] = []  # loops of failed seeds, held so that their unfinished tasks log nothing
 
 

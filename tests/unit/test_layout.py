@@ -1,6 +1,6 @@
-"""The layout of the source tree: rooms, layers, words, and no import that leads back to where it came from.
+"""The layout of the source tree: rooms, layers, words, and no cycle of imports.
 
-The layers themselves are contracts of import-linter in pyproject.toml. Imports below TYPE_CHECKING count here, too.
+The layers themselves are contracts of import-linter in pyproject.toml. Here imports under TYPE_CHECKING count too.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ PACKAGES = ("ipc", "kernel", "llmosd")
 MOST_IN_KERNEL = 8
 LEAST_IN_A_FOLDER = 3
 
-# Subjects of system calls without a room of their own: what all calls share, and the daemon itself, whose calls the
-# status and the kernel answer.
+# Subjects of system calls without a room of their own: `base`, which all calls share, and `daemon`, whose calls
+# `kernel/status.py` and `kernel/kernel.py` answer.
 NO_ROOM = {"base", "daemon"}
-# What an agent does not do: clients submit tasks.
+# Subjects that agents do not use: only clients submit tasks.
 NOT_OF_AGENTS = {"tasks"}
-# In `llmosd/context`, what its subjects share: their root, and the constraints of `chat` and `generate`.
+# Modules of `llmosd/context` that its subjects share: their root, and the constraints of `chat` and `generate`.
 NO_SUBJECT = {"base", "constraints"}
 
 Graph = Mapping[str, Iterable[str]]
@@ -41,7 +41,7 @@ def modules(*folders: str) -> dict[str, Path]:
 
 
 def imports(name: str, path: Path, known: Mapping[str, Path]) -> set[str]:
-    """The modules of `known` that this one imports, anywhere in it."""
+    """The modules of `known` that the module `name` imports, anywhere in its file."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     found = set()
     for node in ast.walk(parsed(path)):
@@ -82,7 +82,7 @@ def cycles(graph: Graph) -> list[set[str]]:
 
 
 def stems(folder: str) -> set[str]:
-    """The names of the modules of a folder, the package itself left aside."""
+    """The names of the modules of a folder, without the package itself."""
     return {path.stem for path in (ROOT / folder).glob("*.py")} - {"__init__", "__main__"}
 
 
@@ -166,7 +166,7 @@ def test_the_hooks_of_the_kernel_are_set_in_one_place() -> None:
         for path in modules("kernel").values()
         if setting.search(path.read_text().replace("self._kernel.on_opened.append", ""))
     }
-    # The slots of a model are made while the kernel runs: the runtime of the model sets theirs.
+    # The slots of a model are created while the kernel runs: the runtime of the model sets their hooks.
     assert setters == {"kernel/kernel.py", "kernel/models/runtime.py"}
 
 

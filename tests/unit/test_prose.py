@@ -1,7 +1,8 @@
-"""The prose of the code: its words, and the files that were not reviewed by its rules yet.
+"""The prose of the code: the phrases that it must not contain, and the files that nobody has reviewed yet.
 
-The rules stand in CONTRIBUTING.md. A machine sees few of them: here are the phrases that gave away a sentence which has
-to be read twice. A file in `UNREVIEWED` is free of this; whoever changes it reviews it, and takes it off the list.
+The rules stand in CONTRIBUTING.md. A machine can check few of them: the patterns here match phrases that often mark a
+sentence that must be read twice. A file in `UNREVIEWED` is exempt; a change to it includes its review, and removes it
+from the list.
 """
 
 from __future__ import annotations
@@ -19,20 +20,26 @@ from tests.support.documents import documents
 from tests.support.paths import ROOT
 from tests.support.source import parsed
 
-REVIEWED = ("ipc", "kernel", "llmosd", "agents", "config")
+FOLDERS = ("ipc", "kernel", "llmosd", "agents", "tests")
 
 UNREVIEWED: frozenset[str] = frozenset()
+MOST_UNREVIEWED = 0  # lower it with each file that is reviewed
+
+EXEMPT = {
+    "kernel/journal/schema.py",  # SQLite stores the text of these statements in every journal
+    "tests/unit/test_prose.py",  # names the phrases
+}
 
 PHRASES = re.compile(
     r"\b(who(m)?ever|(for|to|by|of|from|with) whom|by and by|told|anew|what (comes|came|becomes|became|is to come) of"
-    r"|(earlier|later|next|this) (life|lives)|for want of|lives? of the daemon|in vain)\b",
+    r"|(earlier|later|next|this) (life|lives)|for want of|(life|lives) of the daemon|in vain)\b",
     re.IGNORECASE,
 )
 OPENINGS = re.compile(r"^\W*(What|Who|Whoever|Whom)\b")
 
 
 def files() -> list[Path]:
-    return sorted(path for folder in REVIEWED for path in (ROOT / folder).rglob("*.py"))
+    return sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py") if name(path) not in EXEMPT)
 
 
 def prose(path: Path) -> Iterator[str]:
@@ -66,7 +73,7 @@ def test_a_document_reads_plainly(document) -> None:
 
 def test_the_list_of_files_without_review_names_files_and_only_shrinks() -> None:
     assert {name(path) for path in files()} >= UNREVIEWED
-    assert len(UNREVIEWED) <= 0
+    assert len(UNREVIEWED) <= MOST_UNREVIEWED
 
 
 def test_every_large_room_has_a_document_that_says_where_to_start() -> None:

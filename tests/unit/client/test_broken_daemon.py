@@ -1,4 +1,4 @@
-"""Clients of a daemon that breaks the protocol or does not welcome them: they stop, and say why."""
+"""Clients of a daemon that breaks the protocol or does not welcome them stop, and say why."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_client_that_lost_the_border_of_the_frames_reads_no_more():
 async def test_a_connection_that_is_not_welcomed_is_closed(
     refused: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Refused, or not answered in time: nothing is left open that the daemon would hold for us."""
+    """After a refusal or a timeout the client leaves no connection open that the daemon would have to serve."""
     ended: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

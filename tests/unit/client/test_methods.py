@@ -36,7 +36,7 @@ def test_the_calls_of_the_asynchronous_client_are_coroutine_functions_and_those_
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 async def test_a_task_is_cancelled_only_by_the_connection_that_found_it_and_while_it_has_a_process(kind: type) -> None:
-    """In another life of the daemon its pid may be that of anybody."""
+    """In another run of the daemon its pid may belong to any process."""
     client, killed = kind("/x"), []
 
     async def kill(pid: int) -> None:

@@ -23,12 +23,12 @@ def session() -> Session[PendingRequest]:
 
 
 def take(session: Session[PendingRequest], message: Any) -> PendingRequest | None:
-    """File `message` as if it had come over a socket."""
+    """Handle `message` as if it had arrived over a socket."""
     return session.take(received(encode(message)))
 
 
 def following(session: Session[PendingRequest]) -> PendingRequest:
-    """A request whose answer has come and whose events are still to come."""
+    """A request that is answered and whose events have yet to arrive."""
     pending, _ = session.open(Logs(1, CREDIT), streams=True)
     take(session, Answer(pending.number, []))
     return pending
@@ -52,7 +52,7 @@ def test_a_call_that_cannot_be_encoded_takes_no_id(session):
 
 
 def test_a_call_that_no_frame_can_hold_is_not_sent_and_takes_no_id(session, monkeypatch):
-    """The daemon would cut off who sends it, and end all its attached tasks."""
+    """The daemon would disconnect a client that sent it, and end all attached tasks of that client."""
     monkeypatch.setattr(llmosd.client.session, "MAX_FRAME", 1000)
     with pytest.raises(FrameTooLarge, match="a Ping"):
         session.open(Ping("x" * 1000))

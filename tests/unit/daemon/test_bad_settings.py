@@ -1,4 +1,4 @@
-"""Mistakes in settings: each is named with its source, its key and what is allowed."""
+"""Mistakes in settings: each error names the source, the key and the allowed values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The listening socket: nobody steals a live one, and a stale one never stops a start."""
+"""The listening socket: no daemon takes over a live one, and a stale one never prevents a start."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def path(folder: Path) -> Path:
 
 @pytest.fixture
 def stale(path: Path) -> Iterator[Path]:
-    """What a daemon leaves that was killed with signal 9: the file of a socket nobody listens at."""
+    """The socket file of a daemon that signal 9 killed: no process listens on it."""
     dead = socket.socket(socket.AF_UNIX)
     dead.bind(str(path))
     dead.close()

@@ -1,4 +1,4 @@
-"""Settings: flags go over the environment, that over the file, and that over the defaults, key by key."""
+"""Settings: flags override the environment, the environment the file, and the file the defaults, key by key."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_resources_are_merged_key_by_key_and_the_shipped_ones_are_the_defaults(h
 
 
 def test_the_shipped_file_lists_every_setting() -> None:
-    """A setting that is off by default stands there as a comment."""
+    """A setting that is off by default is listed as a comment."""
     listed = {"": ""}
     section = ""
     for line in (ROOT / "config" / "llmosd.toml").read_text().splitlines():

@@ -62,7 +62,7 @@ def test_a_trial_is_the_same_each_time(tmp_path: Path) -> None:
 
 
 class Preempted:
-    """Call `LONG` with a neighbour, one token at a time: what it said so far, over however many drivers."""
+    """Call `LONG` with a neighbour, one token at a time: its output so far, over any number of drivers."""
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -80,7 +80,7 @@ class Preempted:
         return Admit(1, prompt_of(LONG), sampling_of(LONG), 1, ids, list(self.ids), len(self.text), swapped=path)
 
     def hear(self, kernel: Kernel) -> None:
-        """Take what it said, and forget that it did."""
+        """Append the output of call 1 in `kernel`."""
         self.ids += kernel.ids[1]
         self.logprobs += kernel.logprobs[1]
         self.text += kernel.text[1]
@@ -104,7 +104,7 @@ def preempted(request: pytest.FixtureRequest) -> Preempted:
 
 
 def kv_of(kernel: Kernel, length: int) -> bytes:
-    """Of the first tokens of call 1."""
+    """The hash of the KV of the first `length` tokens of call 1."""
     slab = kernel.calls._sequences[1].slab
     assert slab is not None
     return blake2b(kernel.memory.tokens(slab, 0, length).contiguous().numpy().tobytes()).digest()
@@ -164,7 +164,7 @@ def test_a_call_that_is_taken_off_in_every_step_of_its_prompt_says_the_same(
 
 @pytest.mark.parametrize("count", [1, 23])
 def test_keys_and_values_are_the_same_however_they_came_to_be(preempted: Preempted, tmp_path: Path, count: int) -> None:
-    """Made one by one, read from disk, and made again from tokens in another company: the same hash."""
+    """Computed token by token, read from disk, or computed again beside other calls, the KV has the same hash."""
     kernel = preempted.driver()
     kernel.run(Admit(1, prompt_of(LONG), sampling_of(LONG), count))
     preempted.hear(kernel)

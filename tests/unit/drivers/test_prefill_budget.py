@@ -72,7 +72,7 @@ def test_singles_run_rows_share_the_room_and_end_at_tiles(pending: list[PendingT
 def test_a_long_prompt_keeps_its_neighbours_below_twice_their_pace(
     alone: float, tile: float, ahead: float, singles: int, length: int
 ) -> None:
-    """`tile`: cost of a tile as a share of a step without; `ahead`: the share of it that 4,000 tokens ahead add."""
+    """`tile`: cost of a tile as a share of a step without one; `ahead`: how much of it 4,000 earlier tokens add."""
     device = Device(lambda _, rows, position: alone * (1 + tile * rows / TILE * (1 + ahead * position / 4000)))
     for _ in range(5):
         device.step(singles, [])

@@ -1,4 +1,4 @@
-"""Messages of durable agents between two moments: the daemon dies there, or another message comes first."""
+"""Races of the messages of durable agents: the daemon dies between two steps, or another message arrives first."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def test_what_is_said_anew_before_a_checkpoint_comes_though_more_was_said_
         await life.until(waits(life, 6))
         await life.rows("SELECT 1")
         folder = life.folder
-    for count in (4, 2):  # made again in the next run, and replayed in the run after that
+    for count in (4, 2):  # the next run makes the calls again, and the run after that replays them
         async with world.life(folder) as life:
             await life.until(waits(life, count))
             await life.rows("SELECT 1")
@@ -91,11 +91,11 @@ async def test_a_call_that_was_not_answered_before_a_checkpoint_is_answered_afte
         await life.until(waits(life, 2))
         await life.rows("SELECT 1")
         (asking,) = (one.pid for one in life.system.table.alive.values() if one.program == program)
-        for pid in (process.pid, asking):  # so that the call is answered in the next run, before it is repeated
+        for pid in (process.pid, asking):  # so that the next run answers the call before it is repeated
             await life.system.call(Suspend(pid))
         await life.system.call(Send(process.pid, None, type="go"))
         folder = life.folder
-    for _ in range(2):  # the reply is given in the first, and was given in the second
+    for _ in range(2):  # the first run makes the reply, and the second replays it
         async with world.life(folder) as life:
             await life.until(lambda: asking in life.system.table.alive)
             await life.system.call(Resume(process.pid))

@@ -1,4 +1,4 @@
-"""Messages of durable agents: each comes once and in order, and is answered once, though either side dies."""
+"""Messages of durable agents: each arrives once and in order, and is answered once, even if either side dies."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ async def test_what_clients_sent_waits_in_its_order_and_unread_messages_end_as_d
             await life.system.call(Send("reader", [number]))
         folder = life.folder
     async with world.life(folder) as life:
-        await life.system.call(Send("reader", None, type="go"))  # by its name, whether it has begun or not
+        await life.system.call(Send("reader", None, type="go"))  # by name, even before the agent has restarted
         assert await life.result(task) == [[0], [1], [2], [3]]
         assert await life.rows("SELECT * FROM messages") == []
         assert life.system.kernel.messaging.dead_letters.counts["the recipient ended"] == 2
@@ -143,8 +143,8 @@ async def test_a_monitor_tells_once_and_has_the_reference_that_it_had(world: Wor
         raise AssertionError("the end was delivered twice")
 
     world.agent(child)
-    ref, _, reason, told = await everywhere(world, world.agent(parent), nothing)
-    assert (reason, told) == ("failed", ref)
+    ref, _, reason, reported = await everywhere(world, world.agent(parent), nothing)
+    assert (reason, reported) == ("failed", ref)
 
 
 async def test_who_was_monitored_and_is_gone_with_the_daemon_is_told_of(world: World) -> None:

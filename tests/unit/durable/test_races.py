@@ -1,4 +1,4 @@
-"""Durable agents between two moments: what one of them sees if the daemon dies there, or another comes first."""
+"""Races of durable agents: the daemon dies between two steps, or another process acts first."""
 
 from __future__ import annotations
 
@@ -63,22 +63,22 @@ async def test_a_history_that_cannot_be_read_now_is_read_later_and_holds_up_no_o
 
 async def test_an_end_that_another_thread_has_heard_of_is_not_told_again(world: World) -> None:
     async def child(ctx: Context) -> None:
-        """It ends."""
+        """Ends immediately."""
 
     async def parent(ctx: Context) -> list[Any]:
-        told = asyncio.Event()
+        notified = asyncio.Event()
 
         async def listen() -> Any:
             down = (await ctx.receive(type="down")).body["pid"]
-            told.set()
+            notified.set()
             return down
 
         pid = await ctx.spawn("child")
         thread = ctx.start_thread(listen())
-        for _ in range(2 * CALLS_PER_TURN):  # so that at a replay the other thread comes to its call first
+        for _ in range(2 * CALLS_PER_TURN):  # so that at a replay the other thread reaches its call first
             await ctx.time()
         await ctx.monitor(pid)
-        await told.wait()
+        await notified.wait()
         await ctx.receive(type="go")
         with pytest.raises(TimedOut):
             await ctx.receive(type="down", timeout=0.0)
@@ -260,7 +260,7 @@ async def test_who_gives_up_on_a_task_that_runs_already_ends_it_for_nobody(
     def accepted(tasks: Tasks, *rest: Any) -> None:
         real(tasks, *rest)
         if isinstance(rest[-1], TaskRow):
-            again.cancel()  # the answer is there, and has not been taken
+            again.cancel()  # the answer has arrived, and was not read
 
     monkeypatch.setattr(Tasks, "_accepted", accepted)
     async with world.life() as life:

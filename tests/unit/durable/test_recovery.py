@@ -1,4 +1,4 @@
-"""Durable agents at a start of the daemon: what may be wrong with them, and how an earlier run left them."""
+"""Durable agents when the daemon starts: faults of their histories, and their state from the previous run."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ async def test_any_program_is_run_as_a_durable_one_on_demand_and_no_other_keeps_
 
     program = world.agent(plain, durable=False)
     async with world.life() as life:
-        kept, lost = [
+        recorded, unrecorded = [
             (await life.system.call(Submit(program, detach=True, durable=durable))).id for durable in (True, False)
         ]
         await life.until(lambda: life.calls.get("Receive", 0) == 2)
@@ -160,6 +160,6 @@ async def test_any_program_is_run_as_a_durable_one_on_demand_and_no_other_keeps_
         await life.until(lambda: life.calls.get("Receive", 0) == 2)
         for pid in [process.pid for process in life.system.table.alive.values() if process.program == "plain"]:
             await life.system.call(Send(pid, None, type="go"))
-        results = [await life.result(task) for task in (kept, lost)]
+        results = [await life.result(task) for task in (recorded, unrecorded)]
         assert [result[0] for result in results] == [2, 2]
         assert results[0][1] < before < results[1][1]

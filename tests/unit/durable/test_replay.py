@@ -1,4 +1,4 @@
-"""Replays of durable agents: from every commit they come to the same end, and what they did is done once."""
+"""Replays of durable agents: from every commit they reach the same end, and their effects happen once."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ async def test_what_was_logged_and_emitted_before_is_not_said_again(world: World
         await life.system.call(Send(process.pid, None))
         process = life.system.table.alive[process.pid]
         await life.result(task)
-        # The second line follows the last call that is kept: nobody knows whether it was written.
+        # The second line follows the last recorded call: the journal does not say whether it was written.
         assert [line.event for line in process.log or ()] == ["second", "third"]
         assert life.calls.get("Emit", 0) == 0
 

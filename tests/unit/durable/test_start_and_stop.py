@@ -1,4 +1,4 @@
-"""Durable agents and the daemon: when it gives them up, stops with them, welcomes clients, and waits for the disk."""
+"""Durable agents while the daemon starts and stops, when it gives up on them, and when the disk is full."""
 
 from __future__ import annotations
 

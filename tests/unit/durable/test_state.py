@@ -218,7 +218,7 @@ async def test_calls_before_the_first_checkpoint_are_made_anew_once(world: World
         while [row[0] for row in await life.rows("SELECT epoch FROM processes WHERE program = 'looper'")] != [6]:
             await asyncio.sleep(0.001)
         folder = life.folder
-    for made in (1, 0):  # in the first of these lives; in the second it is answered from the journal
+    for made in (1, 0):  # the first of these runs makes the call; the second answers it from the journal
         async with world.life(folder) as life:
             while [row.state()[1] for row in life.system.table.alive.values()].count("message") != 3:
                 await asyncio.sleep(0.001)

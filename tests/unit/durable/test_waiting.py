@@ -1,4 +1,4 @@
-"""Waits of durable agents over the end of a daemon: sleeps and timeouts go on for the rest of their time."""
+"""Waits of durable agents across runs of the daemon: sleeps and timeouts continue for the rest of their time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The codec: every message goes there and back, and garbage harms nobody."""
+"""The codec: every message survives encoding and decoding, and garbage raises a named error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ipc.errors import MalformedFrame, NotEncodable, ProtocolError
 from ipc.syscalls import SystemCall
 from tests.support.strategies import struct_values, values
 
-# ---- messages there and back
+# ---- encoding and decoding
 
 
 def members(union: Any) -> list[type[msgspec.Struct]]:
@@ -48,7 +48,7 @@ def test_every_message_survives_the_wire(union: Any, kind: type[msgspec.Struct],
     wire = encode(message)
     back = decode(wire, union)
     assert type(back) is kind
-    # Raw compares by its bytes, which are copied as they are: so encoding again must give the same.
+    # A Raw compares by its bytes, which are copied unchanged: encoding it again must give the same bytes.
     assert encode(back) == wire
 
 

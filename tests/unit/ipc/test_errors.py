@@ -28,7 +28,7 @@ def test_an_error_of_a_newer_daemon_becomes_a_plain_one_that_names_it() -> None:
 
 
 def test_an_error_can_always_be_told_whatever_is_in_its_text_and_its_facts() -> None:
-    """Else whoever waits for it would wait for ever."""
+    """Otherwise a caller would wait for the error for ever."""
     info = to_wire(errors.ToolFailed("half a \ud800", traceback="\ud800", pid=5, what=object()))
     assert decode(encode(info), errors.ErrorInfo) == errors.ErrorInfo("ToolFailed", "half a ?", {"traceback": "?"})
     assert to_wire(ValueError("\ud800")).message == "ValueError: ?"

@@ -1,4 +1,4 @@
-"""Frames: whole in any pieces, and one that is too long is refused at its header."""
+"""Frames: whole however the stream is cut, and refused at the header if too long."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_frame_over_the_limit_is_refused_at_its_header(limit: int, over: int, 
     def feed() -> None:
         for piece in (first, header[cut:] + b"x"):
             for payload in decoder.feed(piece):
-                got.append(payload)  # noqa: PERF402 - what came before the error counts
+                got.append(payload)  # noqa: PERF402 - the payloads before the error count
 
     with pytest.raises(FrameTooLarge) as caught:
         feed()

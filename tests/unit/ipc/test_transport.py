@@ -21,7 +21,7 @@ from kernel.kernel import Kernel
 
 
 class FakeTransport(asyncio.Transport):
-    """Takes writes. `unread` is what the peer has not taken."""
+    """Collects writes. `unread`: bytes that the peer has not read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class FakeTransport(asyncio.Transport):
 
 
 class Peer(FramedProtocol):
-    """Answers what it is told to answer, and notes what happens."""
+    """Echoes frames if `echo` is set, and records every event."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -183,7 +183,7 @@ async def test_what_no_frame_can_hold_is_an_error_of_that_request_alone(
     assert process is not None
     asked = [Request(1, Ping("x" * 1000)), Request(2, Ping("y")), Request(3, Logs(process.pid, 10))]
     connection.data_received(b"".join(frame(encode(one)) for one in asked))
-    for text in ("x" * 1000, "not seen"):  # whose stream was ended is told no more
+    for text in ("x" * 1000, "not seen"):  # a stream that was ended carries no more events
         process.write_log(Log(process.pid, 0.0, "info", text))
     connection.data_received(frame(encode(Request(4, Ping("z")))))
     connection.flush()

@@ -1,4 +1,4 @@
-"""Constrained replies: decoded to the type that was asked for, and a bad constraint gets to no driver."""
+"""Constrained replies: decoded to the requested type, and a bad constraint reaches no driver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A driver that dies: its generations go on in the next one, or are failed by name."""
+"""A driver that dies: its generations continue in the next one, or fail with a named error."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def faulty(**options: Any) -> dict[str, ModelSpec]:
 
 
 def causes(process: Any) -> list[str]:
-    """What the process was told of the deaths of its drivers."""
+    """The causes of its drivers' deaths, from the log of the process."""
     return [line.fields["how"] for line in process.log or ()]
 
 
@@ -36,9 +36,9 @@ async def text_and_causes(system: System, **args: Any) -> tuple[Any, list[str]]:
 @pytest.mark.parametrize("models", [faulty(hang_after=7)])
 async def test_a_driver_that_hangs_is_named_and_replaced_within_its_limit(system: System) -> None:
     before = system.loop.time()
-    text, told = await text_and_causes(system, seed=4)
+    text, logged = await text_and_causes(system, seed=4)
     assert text == text_of(4)
-    assert told == ["hung: said nothing for 10.0 s with work to do; step_timeout is 10 s"] * 2
+    assert logged == ["hung: said nothing for 10.0 s with work to do; step_timeout is 10 s"] * 2
     assert system.loop.time() - before <= 20 + 2 * 11 + 2
     (row,) = await system.call(Slots())
     assert row.restarts == 2
@@ -70,9 +70,9 @@ async def test_a_driver_that_never_ends_to_write_is_a_driver_that_hangs(system: 
 
 @pytest.mark.parametrize("models", [faulty(exit_after=8)])
 async def test_a_driver_that_exits_again_and_again_costs_no_token_while_there_is_progress(system: System) -> None:
-    text, told = await text_and_causes(system, seed=4)
+    text, logged = await text_and_causes(system, seed=4)
     assert text == text_of(4)
-    assert told == ["exit code 3"] * 2
+    assert logged == ["exit code 3"] * 2
 
 
 @pytest.mark.parametrize("models", [faulty(exit_after=8)])
@@ -90,10 +90,10 @@ async def test_a_driver_that_leaks_is_named_and_replaced(system: System) -> None
             system.look()
 
     looking = asyncio.ensure_future(look())
-    text, told = await text_and_causes(system, seed=4)
+    text, logged = await text_and_causes(system, seed=4)
     looking.cancel()
     assert text == text_of(4)
-    assert told == [
+    assert logged == [
         "leaks memory: takes 50 MB, and may take 40 MB at most",
         "leaks memory: takes 45 MB, and may take 40 MB at most",
     ]
@@ -120,8 +120,8 @@ async def test_a_driver_that_the_system_killed_for_want_of_memory_is_named_so(sy
         system.look()
     system.driver.die("signal 9")
     await system.result(process)
-    (told,) = causes(process)
-    assert told == ("signal 9, probably out of memory: 1 GB of 16 GB was free" if pressure else "signal 9")
+    (logged,) = causes(process)
+    assert logged == ("signal 9, probably out of memory: 1 GB of 16 GB was free" if pressure else "signal 9")
 
 
 async def test_a_kill_for_want_of_memory_that_the_system_counted_is_named_too(system: System) -> None:

@@ -1,4 +1,4 @@
-"""Policies at work in the kernel: every kind serves exactly, is changed live, and schedules programs and not calls."""
+"""Policies at work in the kernel: every kind serves all calls, can change live, and schedules programs, not calls."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ONE_SLOT = {"sim": ModelSpec(driver="simulated", slots=1, lease=4, options=FAST)
 
 
 def turns(system: System) -> list[tuple[int, int]]:
-    """Who had the only slot, and for how many tokens in a row."""
+    """The sequences that had the only slot, each with the number of tokens that it made in a row."""
     made = [
         progress.sequence
         for said in system.driver.said
@@ -110,9 +110,9 @@ async def test_a_change_is_shown_and_logged_with_who_asked_and_bad_ones_change_n
         with pytest.raises(UnknownModel):
             await system.call(SetPolicy("none", "fifo"))
         assert await system.call(SetPolicy()) == changed
-    told = [line for line in logs if line["event"] == "policy changed"]
-    assert [line["now"].kind for line in told] == ["fair", "fair"]
-    assert told[0]["cause"] == f"requested by client {system.client.pid} of test"
+    changes = [line for line in logs if line["event"] == "policy changed"]
+    assert [line["now"].kind for line in changes] == ["fair", "fair"]
+    assert changes[0]["cause"] == f"requested by client {system.client.pid} of test"
     process = system.spawn("teller")
     with pytest.raises(NotPermitted):
         await system.call(SetPolicy("sim", "fifo"), process)
@@ -139,7 +139,7 @@ async def test_auto_logs_why_it_changed_and_slots_show_it(system: System) -> Non
 @pytest.mark.parametrize("models", [ONE_SLOT])
 @pytest.mark.parametrize("scheduling", [SchedulingSettings(policy="edf")])
 async def test_a_call_that_cannot_meet_its_deadline_is_shed_by_name_and_costs_no_slot(system: System) -> None:
-    for seed in range(12):  # from these it learns how much of their limits calls make, and how fast
+    for seed in range(12):  # from these the policy learns how much of their limits calls use, and how fast
         await system.run("teller", tokens=5, seed=seed)
     late = system.spawn("teller", tokens=40, deadline=20.0)
     in_time = system.spawn("teller", tokens=10, deadline=15.0)
@@ -198,7 +198,7 @@ async def test_a_fresh_task_passes_one_that_fans_out(system: System) -> None:
     fresh = system.spawn("teller", tokens=6, seed=9)
     before = system.loop.time()
     assert await system.result(fresh) == text_of(9, 6)
-    assert system.loop.time() - before <= 16  # and not after the five calls that were there before
+    assert system.loop.time() - before <= 16  # so it did not wait for the five calls that were there before
     assert not wide.ended
     await system.status(wide)
 
@@ -215,7 +215,7 @@ async def test_shares_are_of_owners(system: System) -> None:
 
 @pytest.mark.parametrize("models", [ONE_SLOT])
 async def test_who_serves_an_urgent_caller_is_as_urgent_while_it_does(system: System) -> None:
-    """At second hand too, and though its model call was there before: the urgent one waits for that."""
+    """Also through a second server, and also if its model call began before: the urgent caller waits for that call."""
 
     async def server(ctx: Context, tokens: int) -> None:
         while True:
@@ -241,7 +241,7 @@ async def test_who_serves_an_urgent_caller_is_as_urgent_while_it_does(system: Sy
     assert (waiting.state, waiting.priority) == ("running", 8)
     assert await system.result(early) == text_of(12, 12)
     before = system.loop.time()
-    assert await system.result(urgent) == text_of(12, 12)  # its own call of the server is served at once
+    assert await system.result(urgent) == text_of(12, 12)  # the call that the server makes for it is served next
     assert system.loop.time() - before <= 14
     await asyncio.sleep(1)
     assert not system.sequences(last)

@@ -1,4 +1,4 @@
-"""Loading a model: once for all that wait, with its progress shown to them, and by name when it fails."""
+"""Loading a model: once for all waiting calls, which see its progress; a load that fails is a named error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory and the processors that the machine has left: models, slots, keys and values follow them."""
+"""Free memory and processors of the machine: resident models, slots and KV memory adapt to them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_slots_and_memory_shrink_when_the_machine_is_short_and_grow_again(
     system.look()
     before = await only_row(system)
     assert (before.given, before.slots, before.cause) == (8, 8, "")
-    system.machine.available = 2 * GB  # somebody else took it
+    system.machine.available = 2 * GB  # another program took it
     for _ in range(8):
         system.look()
         await asyncio.sleep(1)
@@ -65,7 +65,7 @@ async def test_slots_and_memory_shrink_when_the_machine_is_short_and_grow_again(
         given.append((await only_row(system)).given)
         await asyncio.sleep(1)
     assert given == sorted(given)
-    assert len({short.given, *given}) > 2  # in steps
+    assert len({short.given, *given}) > 2  # it grows in steps
     after = await only_row(system)
     assert (after.given, after.cause) == (8, "")
     assert after.kv_memory > 0.8 * before.kv_memory
@@ -196,7 +196,7 @@ async def test_keys_and_values_are_shared_out_among_drivers(system: System) -> N
         system.look()
     await system.run("teller", model="one", tokens=2)
     (load,) = system.driver.sent_of(protocol.Load)
-    assert load.kv_memory is None  # that is its own to say while it is alone
+    assert load.kv_memory is None  # a driver that is alone decides this itself
     await system.run("teller", model="other", tokens=2)
     (load,) = system.driver.sent_of(protocol.Load)
     rows = {row.model: row for row in await system.call(Slots())}
@@ -212,8 +212,8 @@ async def test_drivers_are_told_of_processes_that_ended_once_a_turn(system: Syst
     for process in processes:
         await system.status(process)
     await system.turns()
-    told = [message.processes for message in system.driver.sent_of(protocol.Ended)]
-    assert told == [[process.pid for process in processes]]
+    reported = [message.processes for message in system.driver.sent_of(protocol.Ended)]
+    assert reported == [[process.pid for process in processes]]
 
 
 async def scorer(ctx: Context) -> None:

@@ -1,4 +1,4 @@
-"""What a generation can ask for besides a text: several samples, and the probabilities of its tokens."""
+"""Generations that return more than a text: several samples, or the log probabilities of their tokens."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ async def test_alternating_calls_are_collated_by_model_and_none_waits_beyond_its
 @pytest.mark.parametrize("models", [TWO])
 @pytest.mark.parametrize("resources", [HOLDS_ONE])
 async def test_a_steady_alternating_load_does_not_thrash(system: System) -> None:
-    """Two agents, each in a loop over its model with a short thought in between, on one slot's worth of memory."""
+    """Two agents call their models in loops, with a short think time, and the budget holds one model."""
     await settle_sizes(system)
     done = {"one": 0, "two": 0}
     longest = 0.0
@@ -85,7 +85,7 @@ async def test_a_steady_alternating_load_does_not_thrash(system: System) -> None
     await asyncio.sleep(200)
     for process in processes:
         await system.call(Kill(process.pid))
-    # Grouped ideally, with one load each, one of both calls a second would be done at any time.
+    # Grouped ideally, with one load for each model, one call would end every second.
     assert sum(done.values()) >= 0.7 * (200 - 4)
     assert min(done.values()) >= 0.4 * max(done.values())
     assert longest <= 10 + 2 + 1 + 0.5  # the bound, one load, the call itself

@@ -1,4 +1,4 @@
-"""When generations are paged: they go to disk if memory for keys and values is short, and only if that pays."""
+"""Paging of generations: they go to disk if KV memory is short, and only if that pays."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ async def test_who_waits_for_another_reason_than_memory_pushes_nobody_out(system
 
 @pytest.mark.parametrize("models", [{"sim": ModelSpec(driver="simulated", slots=2, lease=4, options=LONG)}])
 async def test_a_small_one_behind_a_large_one_that_has_no_memory_does_not_hide_that(system: System) -> None:
-    """There were memory for the small one; but the driver gives it in the order of coming, and a parked one has it."""
+    """The small one would fit, but the driver gives memory in order of arrival, and a parked sequence holds it."""
     calm = system.spawn("teller", tokens=120, seed=1, priority=-5)
     await asyncio.sleep(4.5)
     large = system.spawn("teller", tokens=120, seed=2, priority=5)
@@ -160,7 +160,7 @@ async def test_a_preemption_costs_nothing_while_there_is_memory_and_else_the_tim
     active = system.runtime().active
     assert sequence.switch_cost == active.pager.switch_cost(sequence, 100.0) == 0.0
     active.pager.kv = protocol.KVUsage(used=50 * TOKEN, waiting=1)
-    active.pager._rate = TOKEN * 16.0  # 16 tokens a second: its 8 are there and back in a second, besides the overhead
+    active.pager._rate = TOKEN * 16.0  # 16 tokens a second: a second to write and read its 8, plus the overhead
     assert sequence.length == 8
     assert active.pager.switch_cost(sequence, 100.0) == pytest.approx(101.0)
     await system.result(process)

@@ -1,4 +1,4 @@
-"""Priority on the slots of a model: who is preempted for whom, and that it costs nobody a token."""
+"""Priority on the slots of a model: urgent sequences preempt others, and no sequence loses a token."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def test_an_urgent_call_takes_a_slot_at_once_and_the_other_goes_on_where_i
     before = system.loop.time()
     assert await system.result(urgent) == text_of(9, 3)
     assert system.loop.time() - before <= 4
-    # The step that was under way when it was revoked still counts.
+    # The step that was under way when the slot was revoked still counts.
     assert calm[1].generated_tokens <= made + 1
     assert [await system.result(process) for process in calm] == [text_of(0, 20), text_of(1, 20)]
 
@@ -171,7 +171,7 @@ async def test_a_reader_who_falls_behind_while_a_call_waits_costs_no_slot(system
     urgent = system.spawn("teller", tokens=6, priority=1)
     await system.turns(20)
     assert taken(system) == {2}
-    recorder.stream._text = 10**9  # it is far behind from now on
+    recorder.stream._text = 10**9  # the reader is far behind from now on
     other = system.spawn("teller", tokens=5)
     await system.result(urgent)
     assert await system.result(other) == text_of(1, 5)

@@ -1,4 +1,4 @@
-"""Which models are in memory: loaded on demand, unloaded when idle, evicted under one budget."""
+"""Models in memory: loaded on demand, unloaded when idle, evicted under one budget."""
 
 from __future__ import annotations
 

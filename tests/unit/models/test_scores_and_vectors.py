@@ -1,4 +1,4 @@
-"""Scores and vectors: they hold a slot, are charged, and are asked for again when a driver dies."""
+"""Scores and vectors: they hold a slot, are charged, and are requested again when a driver dies."""
 
 from __future__ import annotations
 

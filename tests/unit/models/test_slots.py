@@ -1,4 +1,4 @@
-"""Model slots: who gets one, for how long, and what is refused."""
+"""Model slots: the order in which sequences get one, the leases on it, and the requests that are refused."""
 
 from __future__ import annotations
 

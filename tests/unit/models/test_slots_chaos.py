@@ -1,4 +1,4 @@
-"""Model slots under everything at once: whatever happens in whatever order, each text is right and nothing is left."""
+"""Model slots under random actions and faults, in any order: each text is right, and nothing is left over."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def simulated(**options: Any) -> ModelSpec:
     return ModelSpec(driver="simulated", slots=3, lease=4, options=COSTS | options, step_timeout=5.0, keep_alive=3.0)
 
 
-# Two models of which the budget holds one, each with memory for some two of its three slots.
+# Two models under a budget that holds one; each has KV memory for about two of its three slots.
 MODELS = {"one": simulated(kv_memory=80_000), "two": simulated(kv_memory=90_000)}
 ACTIONS = ["spawn"] * 4 + [
     "suspend",
@@ -54,7 +54,7 @@ ACTIONS = ["spawn"] * 4 + [
 
 
 class Chaos:
-    """A run of random actions, and what each process should answer."""
+    """A run of random actions, and the expected answer of each process."""
 
     def __init__(self, system: System, seed: int) -> None:
         self.system = system
@@ -119,9 +119,9 @@ class Chaos:
             device._step = lambda *_: None
 
     async def refuse(self) -> None:
-        """A swap file is damaged."""
+        """Damages all swap files."""
         for path in self.system.swap.rglob("*.kv"):
-            with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:  # never made anew
+            with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:  # creates no file
                 file.write(b"?")
 
     async def look(self) -> None:
@@ -130,7 +130,7 @@ class Chaos:
         await self.system.call(Slots())
 
     async def read(self) -> None:
-        """A reader who was behind catches up."""
+        """Lets a reader that was behind catch up."""
         if self.readers:
             self.random.choice(self.readers).stream.grant(10**6)
 
@@ -152,7 +152,7 @@ class Chaos:
                 await self.system.call(Resume(process.pid))
         for process, expected in self.expected.items():
             status = await self.system.status(process)
-            if status.error is not None:  # too many of its drivers died, which is chance here
+            if status.error is not None:  # too many of its drivers died, by chance
                 assert isinstance(from_wire(status.error), DriverFailed), status.error
                 continue
             assert status.value is not None

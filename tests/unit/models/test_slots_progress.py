@@ -1,7 +1,7 @@
-"""Nothing stands still: whatever is held, revoked, swapped, refused, shrunk or killed, each sequence comes to its end.
+"""Nothing stands still: whatever is held, revoked, swapped, refused, shrunk or killed, each sequence ends.
 
-A driver that owes something and says nothing for `SILENCE` of its steps has been forgotten by the kernel: a message was
-lost, or nobody makes room. The watchdog of hung drivers would save the work, and hide it; here it fails the test.
+If a driver has work and sends nothing for `SILENCE` of its steps, the kernel has forgotten it: a message was lost, or
+no memory is freed. The watchdog of hung drivers would save the work and hide the fault; here it fails the test.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Trial:
         self.shrunk = False
         self.swaps_fail = 0.0
         self.frail = self.random.choice([0.0, 0.0, 0.01])
-        self.ended: list[str] = []  # how drivers died
+        self.ended: list[str] = []  # the causes of the drivers' deaths
         self._have_them_die(monkeypatch)
         real = swap.write
 
@@ -80,7 +80,7 @@ class Trial:
             real = getattr(InLoopDriver, name)
 
             def maybe(driver: InLoopDriver, message: Any, real: Any = real) -> None:
-                """It dies before it has handled or said this, or after."""
+                """The driver may die before or after it handles or sends this message."""
                 if driver in dying:
                     return
                 dies = self.random.random() < self.frail
@@ -112,7 +112,7 @@ class Trial:
         await getattr(self, self.random.choice(ACTIONS))()
 
     async def spawn(self) -> None:
-        """One, or some in the same turn of the loop."""
+        """Spawns one process, or several in the same turn of the loop."""
         for _ in range(self.random.choice([1, 1, 2, 3])):
             priority, reader = self.random.choice([-5, 0, 0, 5]), self.system.recorder(self.random.choice([0, 10**6]))
             self.readers.append(reader)
@@ -142,12 +142,12 @@ class Trial:
             await self.system.call(Nice(process.pid, self.random.randint(-5, 5)))
 
     async def read(self) -> None:
-        """A reader who was behind catches up."""
+        """Lets a reader that was behind catch up."""
         if self.readers:
             self.random.choice(self.readers).stream.grant(10**6)
 
     async def resize(self) -> None:
-        """Less memory, maybe less than what waits for it needs. The balance gives it back, some at a time."""
+        """Shrinks the KV memory, maybe below the need of a waiting sequence. The balancer returns it in steps."""
         if self.runtime.state.name == "ready" and self.random.random() < 0.5:
             share = self.random.choice([0.3, 0.65, 0.8])
             self.shrunk = self.shrunk or share * MEMORY < (LONG + 3) * TOKEN
@@ -164,13 +164,13 @@ class Trial:
         await asyncio.sleep(self.random.choice([0.1, 0.5, 1.0, 4.0, 20.0]))
 
     async def look(self) -> None:
-        """As the daemon does."""
+        """Polls the machine every second, as the daemon does."""
         while True:
             await asyncio.sleep(1.0)
             self.system.look()
 
     async def finish(self) -> None:
-        """Nothing more goes wrong: all that is left ends, within the steps that each could take by itself, twice."""
+        """Stops all faults. Everything left must end within twice the steps that all need one after another."""
         self.swaps_fail = self.frail = 0.0
         for reader in self.readers:
             reader.stream.grant(10**6)

@@ -105,5 +105,5 @@ async def test_a_paused_generation_can_be_killed(system: System) -> None:
     await asyncio.sleep(5)
     runtime = system.runtime()
     assert (runtime.active.leases.taken, runtime.active.leases.queue, runtime.active.sequences) == (set(), [], {})
-    recorder.stream.grant(10_000)  # what it left with the stream does no harm
+    recorder.stream.grant(10_000)  # its callback on the stream does no harm
     assert recorder.ended

@@ -1,4 +1,4 @@
-"""Generations that are killed, suspended and resumed: their slots are free at once, and their text is the same."""
+"""Generations that are killed, suspended and resumed: their slots are free immediately, and their text is the same."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def test_a_kill_that_crosses_the_end_of_the_generation_leaves_nothing(syst
         if process.generated_tokens == 2:
             await asyncio.sleep(0.9)
             break
-    # The last step is under way in the driver: its Done and our Cancel meet on the wire.
+    # The last step is under way in the driver: its Done and our Cancel cross on the wire.
     system.loop.call_later(0.1, system.kernel.process_exit.end, process, "killed", "test")
     await system.status(process)
     await asyncio.sleep(3)

@@ -116,7 +116,7 @@ async def test_a_disk_that_refuses_leaves_the_generation_where_it_is(system: Sys
     await asyncio.sleep(4)
     info = await row(system)
     assert [one.kept for one in info.sequences] == ["memory", "memory", "memory"]
-    assert len(system.driver.sent_of(protocol.SwapOut)) == 1  # it is not asked again and again
+    assert len(system.driver.sent_of(protocol.SwapOut)) == 1  # the kernel does not ask it again and again
     area._own = own
     await finish(system, processes)
 

@@ -1,4 +1,4 @@
-"""How long the processes of a program stay away between their calls, as the kernel learns it."""
+"""The think time of a program, as the kernel learns it: the seconds between two calls of a process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_what_is_usual_is_learned_by_program_and_from_end_to_beginning() -> None
     assert think_times.expected("chatty") == 0
     called(think_times, clock, Process(1), 8)
     assert think_times.expected("chatty") == 8
-    called(think_times, clock, Process(2), 100)  # another process: it does not come back, it comes
+    called(think_times, clock, Process(2), 100)  # the first call of another process: no think time ends with it
     assert think_times.expected("chatty") == 8
     called(think_times, clock, Process(2), 4)
     assert 4 < think_times.expected("chatty") < 8

@@ -1,4 +1,4 @@
-"""The policy that chooses a policy: when it does, what it says, and for how long it stays with its choice."""
+"""The policy that chooses a policy: when it changes its choice, the reason it gives, and how long a choice stays."""
 
 from __future__ import annotations
 
@@ -54,5 +54,5 @@ def test_auto_waits_before_it_follows_a_load_and_keeps_a_choice_for_a_while() ->
 
 def test_auto_shortens_the_quantum_when_the_line_is_long_and_tokens_are_slow() -> None:
     desk = Desk("auto", slots=2, quantum=32).come(*(Job(number, 500) for number in range(12))).turns(15)
-    assert desk.policy.quantum == 8  # type: ignore[attr-defined]  # a quarter, the least: 20 s x 2 / 10 is less
+    assert desk.policy.quantum == 8  # type: ignore[attr-defined]  # a quarter is the minimum: 20 s x 2 / 10 is less
     assert "1 s a token" in desk.policy.reason

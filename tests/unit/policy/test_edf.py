@@ -1,4 +1,4 @@
-"""Earliest deadline first, by hand-worked examples and beside the best order there is: a token takes a second."""
+"""Earliest deadline first, by hand-worked examples and against the best order: a token takes a second."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_edf_preempts_for_an_earlier_deadline_and_meets_all_that_can_be_met() ->
 
 def test_edf_sheds_what_cannot_be_done_in_time_and_only_while_it_waits() -> None:
     desk = Desk("edf")
-    for number in range(30):  # it learns that calls make what they may, at a token a second
+    for number in range(30):  # it learns that calls use up their limits, at a token a second
         desk.come(Job(number, 4, deadline=1e6))
     desk.finish()
     desk.come(Job(100, 20, deadline=desk.now + 10)).turn()
@@ -33,7 +33,7 @@ def test_edf_sheds_what_cannot_be_done_in_time_and_only_while_it_waits() -> None
 
 
 def test_edf_sheds_nothing_that_may_yet_be_short() -> None:
-    """As long as nothing is known of how much of their limits calls make, one token is taken to be enough."""
+    """Until the policy knows how much of their limits calls use, it assumes that one token is enough."""
     desk = Desk("edf").come(Job(0, 3, deadline=50.0), Job(1, 1000, deadline=20.0))
     desk.turns(2)
     assert (desk.shed, desk.on_slots) == ([], [1])
@@ -47,7 +47,7 @@ def test_edf_takes_the_quickest_pace_of_late_since_a_batch_may_get_smaller() -> 
     policy.arrive(Job(0, 100), 0.0)
     policy.decide(1, 0.0)
     now = 0.0
-    for seconds in (1.0, *[10.0] * 20):  # alone, and then beside many
+    for seconds in (1.0, *[10.0] * 20):  # alone, and then beside many others
         now += seconds
         policy.charge_tokens(Job(0, 100), 1, now)
     policy.arrive(Job(1, 1, deadline=now + 5), now)
@@ -57,7 +57,7 @@ def test_edf_takes_the_quickest_pace_of_late_since_a_batch_may_get_smaller() -> 
 
 
 def _feasible(dice: random.Random, count: int) -> list[tuple[int, Job]]:
-    """Jobs whose deadlines an order meets: that in which they are made here, with some slack."""
+    """Jobs whose deadlines can all be met, with some slack: by the order in which they are made here."""
     jobs, busy = [], 0
     for number in range(count):
         at = busy + dice.randint(-6, 3)
@@ -74,11 +74,11 @@ def test_edf_meets_all_deadlines_on_one_slot_that_any_order_meets(seed: int, cou
     ends: dict[int, float] = {}
     desk = Desk("edf")
 
-    def look(turn: int) -> None:
+    def note_ends(turn: int) -> None:
         for number in desk.done:
             ends.setdefault(number, desk.now)
 
-    play(desk, jobs, look)
-    look(0)
+    play(desk, jobs, note_ends)
+    note_ends(0)
     assert desk.shed == []
     assert all(ends[job.id] <= job.group.deadline for _, job in jobs if job.group.deadline is not None)

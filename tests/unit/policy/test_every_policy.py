@@ -1,4 +1,4 @@
-"""What holds for every policy, whatever comes: no job is lost or run twice, no slot is idle, nothing is by chance."""
+"""Every policy under any load: no job is lost or run twice, no slot is idle, and decisions are deterministic."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kernel.policy.group import SchedulingGroup
 from kernel.policy.registry import KINDS, PolicySettings, check_policy, make_policy
 from tests.support.policy_desk import Desk, Job, play
 
-PATIENT = [kind for kind in KINDS if kind not in ("edf", "auto")]  # those that promise that nobody starves
+PATIENT = [kind for kind in KINDS if kind not in ("edf", "auto")]  # these promise that no job starves
 
 
 def workload(draw: Any) -> list[tuple[int, Job]]:
@@ -144,7 +144,7 @@ def test_a_switch_alone_moves_nobody_who_has_a_slot_and_equals(kind: str) -> Non
     desk.switch(make_policy(PolicySettings(kind=kind, quantum=50)))
     assert [job.id for job in desk.policy.running()] == [0, 1]
     desk.turn()
-    if not kind.startswith(("attained",)):  # these two have had something
+    if not kind.startswith(("attained",)):  # the running jobs have had service
         assert (desk.on_slots, desk.preemptions) == ([0, 1], 0)
     assert all(desk.policy.since(job) == 0.0 for job in desk.waiting.values() if job.id > 1)
 
@@ -182,7 +182,7 @@ def test_no_slot_changes_hands_before_it_has_paid(kind: str, slots: int, quantum
 @settings(max_examples=15)
 @given(quantum=st.integers(1, 8), tokens=st.integers(1, 30), prompt=st.sampled_from([0, 1000]))
 def test_a_stream_of_favoured_jobs_starves_nobody(kind: str, quantum: int, tokens: int, prompt: int) -> None:
-    """The patient one has had much, is long, is of the owner who had most, and of low priority."""
+    """The patient job is long, of low priority, and of the owner and the group that have had the most service."""
     desk = Desk(kind, quantum=quantum, aging=0.5, starvation=5.0)
     rich = SchedulingGroup(0, "rich")
     rich.service = 200.0
@@ -195,7 +195,7 @@ def test_a_stream_of_favoured_jobs_starves_nobody(kind: str, quantum: int, token
             desk.come(Job(number, 2, owner="poor", priority=0))
             number += 1
         desk.turn()
-        assert desk.now < 20_000, "it starves"
+        assert desk.now < 20_000, "the patient job starves"
 
 
 @pytest.mark.parametrize("kind", KINDS)

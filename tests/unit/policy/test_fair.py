@@ -36,7 +36,8 @@ def test_fair_counts_prompts_at_their_price() -> None:
     desk.come(reader, Job(1, 45, owner="writes"), Job(2, 10, owner="reads"), Job(3, 45, owner="writes"))
     desk.turn()
     desk.charge_prompt(reader)
-    assert desk.finish().done == [0, 1, 2, 3]  # 50 for the first, so its owner waits for 45 of the other, and then some
+    # The first costs 50, so its owner waits for the 45 tokens of the other and a little more.
+    assert desk.finish().done == [0, 1, 2, 3]
 
 
 def test_who_was_idle_has_saved_nothing_up() -> None:
@@ -57,7 +58,7 @@ def test_the_service_gap_of_busy_owners_stays_within_the_proven_bound(
     gaps: list[float] = []
     numbers = itertools.count()
     for _ in range(300):
-        for owner in "ab":  # always busy: more in the line than there are slots
+        for owner in "ab":  # always busy: more jobs wait than there are slots
             while sum(job.group.owner == owner for job in desk.waiting.values()) <= slots:
                 desk.come(Job(next(numbers), dice.randint(1, 40), owner=owner, prompt=dice.randint(0, prompt)))
         before = set(desk.made) - set(desk.waiting) - set(desk.running)

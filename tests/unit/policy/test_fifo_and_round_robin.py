@@ -37,7 +37,7 @@ def test_no_turn_of_round_robin_goes_on_after_its_quantum_while_others_wait(
         before = set(desk.running)
         decision = desk.decide()
         assert all(grant.tokens == quantum for grant in decision.run)
-        if before & {grant.job.id for grant in decision.run}:  # nobody waits who did not have as much just now
+        if before & {grant.job.id for grant in decision.run}:  # a job goes on only if all that wait were just preempted
             assert set(desk.waiting) == {job.id for job in decision.preempt}
         desk.turn()
 

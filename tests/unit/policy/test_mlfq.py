@@ -35,6 +35,6 @@ def test_mlfq_promotes_the_starved_for_a_turn_of_its_level() -> None:
             desk.come(Job(next(numbers), 2))
         desk.turn()
         waited += 1
-    # It had 6 tokens, so its level is the third, 8 wide; it is starved after 5 times as long as those took.
+    # It has made 6 tokens, so it is in the third level, of 8; it starves after 5 times the time that the 6 took.
     assert 30 <= waited <= 36
     assert desk.grants[0] == 7

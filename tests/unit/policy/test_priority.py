@@ -1,4 +1,4 @@
-"""Strict priority with aging, by itself: a pure object that is handed the time."""
+"""Strict priority with aging, by itself: a pure object that gets the time as an argument."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kernel.policy.priority import PriorityWithAging
 
 
 class Job:
-    """A job of the test; `tokens` it has still to make."""
+    """A job of the test. `tokens`: how many it has yet to make."""
 
     def __init__(self, number: int, priority: int = 0, tokens: int = 10, preemptible: bool = True) -> None:
         self.id = number
@@ -95,7 +95,7 @@ def test_someone_more_urgent_still_preempts_at_once_what_got_its_slot_by_aging()
     assert decide(made, now=12.0) == ([2], [1])
     made.arrive(Job(3, 7), 12.5)
     assert decide(made, now=12.5) == ([3], [2])
-    # It has not had its quantum, so it need not wait as long for it again.
+    # Job 2 has not used up its quantum, so it need not wait as long again.
     assert [job.id for job in made.queue()] == [1, 2]
     made.leave(Job(3, 7), 13.0)
     assert decide(made, now=13.0) == ([2], [])
@@ -136,7 +136,7 @@ def test_fewer_slots_take_none_from_those_who_run() -> None:
 
 jobs = st.lists(
     st.tuples(st.integers(-20, 20), st.integers(1, 40), st.floats(0, 100)), min_size=1, max_size=25
-)  # priority, tokens, time of coming
+)  # priority, tokens, time of arrival
 
 
 @given(
@@ -183,7 +183,7 @@ def test_all_finish_no_slot_is_idle_and_none_is_given_twice(
                 moved.priority = priority
                 made.reprioritise(moved, now)
                 jobs.append((0, 0, 0.0))
-    # Each exchange is due to a job that came or was ranked anew, or to aging: of these each lasts for a quantum.
+    # Each exchange is due to a job that arrived, to a new priority, or to aging; one by aging lasts for a quantum.
     tokens = sum(count for _, count, _ in jobs)
     assert exchanges <= 2 * (len(jobs) + tokens / min(quantum, 1 / aging + 1))
 

@@ -81,7 +81,7 @@ def test_what_tells_nothing_apart_is_an_error():
 
 
 def test_what_is_simulated_is_fitted_again():
-    """A batch through the simulation, taken for a recording of a daemon, gives the device that it ran on."""
+    """A fit to simulated batches, used like recordings of a daemon, finds the device that they ran on."""
     found = []
     for count, prompt, tokens in ((1, 10, 40), (4, 10, 40), (16, 10, 40), (1, 600, 2), (8, 300, 40), (1, 100, 2)):
         calls = (WorkloadCall(prompt=prompt, tokens=tokens),)

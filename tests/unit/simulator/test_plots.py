@@ -1,4 +1,4 @@
-"""Plots: files are made, of the right size, without a display; and what is missing is named."""
+"""Plots: files of the right size are made without a display, and a missing library or folder is named."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def simulate(
 
 
 def times(run: Run) -> list[tuple[float, float, float]]:
-    """Start, first token and end of each call, in the order of coming."""
+    """Start, first token and end of each call, in order of arrival."""
     return [(call.started, call.first, call.end) for call in sorted(run.calls, key=lambda call: call.call)]
 
 
@@ -53,7 +53,7 @@ def test_the_costs_of_a_step_add_up():
     device = DeviceModel(step=1.0, sequence=0.1, prompt=0.01, context=0.001)
     run = simulate([task(0.0, 3, prompt=10), task(0.0, 2, prompt=20)], device, slots=2)
     first = 1 + 2 * 0.1 + 30 * 0.01  # both prompts are read whole
-    second = 1 + 2 * 0.1 + 0.001 * (11 + 21)  # a context is the prompt and what was made
+    second = 1 + 2 * 0.1 + 0.001 * (11 + 21)  # a context is the prompt and the tokens made so far
     third = 1 + 0.1 + 0.001 * 12
     assert times(run) == [
         (0.0, pytest.approx(first), pytest.approx(first + second + third)),
@@ -77,12 +77,12 @@ def test_prompts_are_read_in_chunks():
 def test_a_prompt_holds_up_those_who_make_tokens_by_no_more_than_is_set():
     device = DeviceModel(step=1.0, prompt=0.01, chunk=500, slower=1.5, tile=32)
     run = simulate([task(0.0, 20), task(1.5, 1, prompt=500)], device, slots=2)
-    # Beside the other, 50 tokens a step of 1.5 s, from second 2 on: ten steps.
+    # Beside the other call a step of 1.5 s reads 50 tokens: ten steps, from second 2 on.
     assert times(run)[1] == (2.0, pytest.approx(17.0), pytest.approx(17.0))
 
 
 def test_many_steps_at_once_are_the_same_as_one_by_one():
-    """Tasks that end before they make their call change nothing, but break the long runs of steps up."""
+    """Tasks that end before they make their call change nothing, but break up the long runs of steps."""
     device = DeviceModel(step=0.01, sequence=0.002, prompt=0.0005, context=1e-5, chunk=64, slower=1.4)
     tasks = programs(3, 40, 0.8, device, 4, Shape())
     alone = simulate(tasks, device, slots=4)
@@ -187,8 +187,8 @@ def exponential(rate: float, draw: random.Random, count: int) -> list[float]:
 def mean_wait(tasks: list[WorkloadTask], device: DeviceModel) -> float:
     """Seconds that calls wait for the slot on average, without the first tenth."""
     calls = sorted(simulate(tasks, device).calls, key=lambda call: call.call)
-    kept = calls[len(calls) // 10 :]
-    return sum(call.started - call.submitted for call in kept) / len(kept)
+    counted = calls[len(calls) // 10 :]
+    return sum(call.started - call.submitted for call in counted) / len(counted)
 
 
 def test_waits_are_those_of_an_m_d_1_queue():
@@ -218,7 +218,7 @@ def test_generators_make_the_load_they_are_asked_for():
     device = DeviceModel(step=0.01, sequence=0.002, prompt=0.0002)
     for make_tasks in (poisson, bursty):
         runs = [simulate(make_tasks(seed, 800, 0.5, device, 4, Shape()), device, 4) for seed in range(3)]
-        # Of the tokens that the device makes at full batches, half; fewer share a step at half the load.
+        # Half of the tokens that the device makes in full batches: at half the load fewer sequences share a step.
         rates = [sum(call.tokens for call in run.calls) / run.seconds for run in runs]
         full = [simulate(_at_once(make_tasks(seed, 800, 0.5, device, 4, Shape())), device, 4) for seed in range(3)]
         shares = [

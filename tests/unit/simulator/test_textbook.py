@@ -1,4 +1,4 @@
-"""The textbook: five processes with priorities, and formulas beside what is found."""
+"""The textbook: five processes with priorities, and formulas beside simulated and measured values."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def _spans() -> list[tuple[int, int]]:
 
 def test_the_simulation_agrees_with_the_formulas():
     for one in textbook(measure=False).formulas:
-        assert one.measured is None or one.unit == ""  # nothing is shown as measured that was not
+        assert one.measured is None or one.unit == ""  # only measured values are shown as measured
         if one.unit == "ms":
             assert one.simulated == pytest.approx(one.analytic, rel=1e-9), one.name
-        else:  # an order by comparisons needs about n log n of them, and ours no multiple of that
+        else:  # sorting by comparisons needs about n log n of them, and ours needs no multiple of that
             assert 0.7 * one.analytic < one.simulated < 1.1 * one.analytic
             assert 0.7 * one.analytic < one.measured < 1.5 * one.analytic
 
@@ -34,7 +34,7 @@ def test_the_simulation_agrees_with_the_formulas():
 def test_the_slots_of_the_kernel_take_no_less_time_for_real():
     for one in textbook(measure=True).formulas:
         if one.measured is not None and one.unit == "ms":
-            assert one.measured >= 0.99 * one.analytic, one.name  # how much more is the machine's affair
+            assert one.measured >= 0.99 * one.analytic, one.name  # how much more depends on the machine
 
 
 @pytest.mark.parametrize(("length", "distance", "bandwidth"), [(1, 0.0, 8.0), (4000, 2e8, 1e6), (10**6, 5e7, 1e9)])

@@ -1,4 +1,4 @@
-"""Reading arrival traces: what is in them, and what is wrong with them."""
+"""Reading arrival traces: the tasks in them, and named errors for mistakes in them."""
 
 from __future__ import annotations
 

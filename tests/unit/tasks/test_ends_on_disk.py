@@ -1,4 +1,4 @@
-"""The end of a task while the disk takes nothing: no client learns of it before, and nothing else waits."""
+"""The end of a task while the disk accepts no writes: clients learn of it once it is on disk; no other task waits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.real_time
 
 
 class Disk:
-    """It takes no ends, and no new tasks unless `accepts`, while it is `full`. It takes nothing in before `go`."""
+    """Refuses ends of tasks while `full`, and new tasks too unless `accepts`. New tasks wait until `go` is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.full = threading.Event()
@@ -60,13 +60,13 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     return Disk(monkeypatch)
 
 
-class Life(System):
-    """A kernel with a journal. An agent of `held` returns what `go` says, once it is set."""
+class Journaled(System):
+    """A kernel with a journal. Its program `held` waits for `go`, and returns the number of its attempt."""
 
     go: asyncio.Event
 
     async def waits(self, count: int) -> None:
-        """Return when so many ends wait for the disk, which has refused each of them."""
+        """Return when `count` ends wait for the disk, which has refused each of them."""
         await self.until(lambda: self.tasks._running._delayed == count)
 
 
@@ -75,32 +75,32 @@ def results(recorder: Recorder) -> list[Any]:
 
 
 @asynccontextmanager
-async def life(folder: Path) -> AsyncIterator[Life]:
-    living = boot_as(Life, folder, models={}, journal=Journal(folder, JournalSettings()))
-    living.go = asyncio.Event()
+async def daemon_run(folder: Path) -> AsyncIterator[Journaled]:
+    system = boot_as(Journaled, folder, models={}, journal=Journal(folder, JournalSettings()))
+    system.go = asyncio.Event()
 
     async def held(ctx: Context) -> int:
-        await living.go.wait()
+        await system.go.wait()
         return ctx.attempt
 
-    living.program(held)
-    await living.history()  # the journal is open
+    system.program(held)
+    await system.history()  # the journal is open
     try:
-        yield living
+        yield system
     finally:
-        await living.kernel.drain(0)
-        await living.kernel.close()
+        await system.kernel.drain(0)
+        await system.kernel.close()
 
 
 @pytest.fixture
-async def system(tmp_path: Path, disk: Disk) -> AsyncIterator[Life]:
-    async with life(tmp_path) as system:
+async def system(tmp_path: Path, disk: Disk) -> AsyncIterator[Journaled]:
+    async with daemon_run(tmp_path) as system:
         yield system
         disk.full.clear()
         disk.go.set()
 
 
-async def test_an_end_is_told_once_it_is_on_the_disk_and_what_else_runs_goes_on(system: Life, disk: Disk) -> None:
+async def test_an_end_is_told_once_it_is_on_the_disk_and_what_else_runs_goes_on(system: Journaled, disk: Disk) -> None:
     more = asyncio.Event()
 
     async def talker(ctx: Context) -> None:
@@ -150,7 +150,7 @@ async def test_a_client_is_told_of_a_kill_once_the_task_will_not_run_again(
         finish(store, ends)
 
     monkeypatch.setattr(Store, "finish", late)
-    async with life(tmp_path) as system:
+    async with daemon_run(tmp_path) as system:
         try:
             task = await system.submit(Submit("held", detach=True))
             killing = asyncio.ensure_future(system.call(Kill(task.pid)))
@@ -163,14 +163,16 @@ async def test_a_client_is_told_of_a_kill_once_the_task_will_not_run_again(
         assert [row.state for row in await system.history()] == ["killed"]
 
 
-async def test_a_disk_that_takes_nothing_holds_up_no_kill(system: Life, disk: Disk) -> None:
+async def test_a_disk_that_takes_nothing_holds_up_no_kill(system: Journaled, disk: Disk) -> None:
     task = await system.submit(Submit("held"))
     disk.full.set()
     assert (await system.call(Kill(task.pid))).reason == "killed"
     assert [row.state for row in await system.history()] == ["ending"]
 
 
-async def test_the_end_of_a_task_whose_client_leaves_while_it_waits_is_kept_as_it_was(system: Life, disk: Disk) -> None:
+async def test_the_end_of_a_task_whose_client_leaves_while_it_waits_is_kept_as_it_was(
+    system: Journaled, disk: Disk
+) -> None:
     client = system.kernel.lifecycle.open_client("other")
     recorder = system.recorder()
     task: Submitted = await system.thread(system.kernel.gate.enter(client, Submit("held"), recorder.stream), client)
@@ -189,7 +191,7 @@ async def test_the_end_of_a_task_whose_client_leaves_while_it_waits_is_kept_as_i
 
 @pytest.mark.parametrize("gives_up", [False, True])
 async def test_what_speaks_against_a_task_that_was_accepted_is_told_once_that_is_on_the_disk(
-    system: Life, disk: Disk, gives_up: bool
+    system: Journaled, disk: Disk, gives_up: bool
 ) -> None:
     disk.accepts = True
     disk.full.set()
@@ -219,7 +221,7 @@ async def test_a_stop_waits_for_the_disk_so_long_says_how_many_ends_it_lost_and_
 ) -> None:
     monkeypatch.setattr(submit, "SETTLE_TIMEOUT", 0.05)
     with capture_logs() as logs:
-        async with life(tmp_path) as system:
+        async with daemon_run(tmp_path) as system:
             recorder = system.recorder()
             task = await system.submit(Submit("held", detach=True), recorder.stream)
             await system.submit(Submit("held"))
@@ -230,7 +232,7 @@ async def test_a_stop_waits_for_the_disk_so_long_says_how_many_ends_it_lost_and_
     assert said == [2]
     assert [type(event) for event in recorder.events] == [State]
     disk.full.clear()
-    async with life(tmp_path) as system:
+    async with daemon_run(tmp_path) as system:
         system.go.set()
         found = await system.attach(task.id)
         await system.until(lambda: found.ended)
@@ -239,7 +241,7 @@ async def test_a_stop_waits_for_the_disk_so_long_says_how_many_ends_it_lost_and_
 
 async def test_a_stop_waits_until_the_disk_takes_the_ends(tmp_path: Path, disk: Disk) -> None:
     with capture_logs() as logs:
-        async with life(tmp_path) as system:
+        async with daemon_run(tmp_path) as system:
             recorder = system.recorder()
             await system.submit(Submit("held"), recorder.stream)
             disk.full.set()
@@ -255,9 +257,9 @@ async def test_a_stop_waits_until_the_disk_takes_the_ends(tmp_path: Path, disk: 
 
 
 async def test_an_end_that_no_frame_can_hold_is_a_failure_by_name(
-    system: Life, monkeypatch: pytest.MonkeyPatch
+    system: Journaled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else it would be on the disk for ever, and cut off every client that asks for it."""
+    """Otherwise it would stay on disk for ever, and disconnect every client that asks for it."""
     monkeypatch.setattr(running, "MAX_OUTCOME", 1000)
 
     async def large(ctx: Context) -> str:

@@ -1,4 +1,4 @@
-"""Tasks of an earlier run of the daemon: what cannot begin again ends alone."""
+"""Tasks of a previous run of the daemon: a task that cannot restart ends, and the others restart."""
 
 from __future__ import annotations
 

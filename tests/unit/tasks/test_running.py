@@ -1,4 +1,4 @@
-"""Tasks that run: every reader gets their events and their result, and a slow one holds them up."""
+"""Running tasks: every reader gets the events and the result, and a slow reader holds up its task."""
 
 from __future__ import annotations
 

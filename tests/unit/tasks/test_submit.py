@@ -1,4 +1,4 @@
-"""Submitting a task: nothing is answered or begun before it is on disk, whatever its client does meanwhile."""
+"""Submitting a task: it starts and is answered once it is on disk, even if its client gives up meanwhile."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_who_gives_up_as_the_task_begins_ends_it_if_it_is_attached(system:
         submission = system.thread(system.kernel.gate.enter(system.client, Submit("forever", detach=detach)))
         while len(system.table.alive) == 1:
             await asyncio.sleep(0)
-        submission.cancel()  # its answer is in its hands, and was not taken
+        submission.cancel()  # the answer has arrived, and was not read
         with pytest.raises(asyncio.CancelledError):
             await submission
         await system.turns()
