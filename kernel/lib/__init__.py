@@ -1,1 +1,1 @@
-"""Shared by all rooms: validation, failpoints, lock files, machine, timer, units. It knows nothing of the kernel."""
+"""Small modules for all rooms: validation, failpoints, lock files, machine, timer, units. They never import a room."""

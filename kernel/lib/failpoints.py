@@ -1,11 +1,12 @@
 """Fault injection: at named points of the journal and of swapping, a test makes the process die or the disk fail.
 
-The environment variable LLMOSD_FAULTS arms faults, so that drivers inherit them; the mains of the daemon and of the
-drivers read it. If no fault is armed, a point costs one look at an empty table, and no file goes through the shim of
+The environment variable LLMOSD_FAULTS arms faults. The daemon and the drivers, which inherit the variable, read it when
+they start. If no fault is armed, a point costs one look at an empty table, and no file goes through the layer of
 `kernel.journal.faulty_vfs`. No setting and no client can ever arm a fault.
 
-The variable is a list of `POINT=ACTION`, separated by spaces. `@N`, `@N-M` or `@N-` after the action selects which
-passes of the point fail (default: all). `?FILE` after that limits the fault to the time while FILE exists. Actions:
+The variable is a list of `POINT=ACTION`, separated by spaces. `@N`, `@N-M` or `@N-` after the action selects the passes
+of the point at which the action happens (default: all). `?FILE` at the end counts only the passes while FILE exists.
+Actions:
 
     die            the process ends as by `kill -9`
     torn           writes only: half of the data is written, then the process ends
@@ -28,7 +29,7 @@ from ipc.errors import ConfigError
 
 VARIABLE = "LLMOSD_FAULTS"
 
-# The points at which the process can die or the disk can fail, and what is about to happen there.
+# The points at which the process can die or the disk can fail, and the state of the work at each.
 POINTS = {
     "journal.open": "the file is about to be opened",
     "journal.migrate": "a step from one version to the next is about to be committed",
@@ -61,7 +62,7 @@ FOREVER = 1 << 62
 class Fault:
     """One fault, which happens from the `first` to the `last` pass of `point`.
 
-    With a `file`, only passes while that file exists are counted.
+    With a `file`, only the passes while that file exists are counted.
     """
 
     def __init__(self, text: str) -> None:
@@ -118,7 +119,7 @@ _faults: dict[str, list[Fault]] = {}
 
 
 def arm(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Arm the faults in the variable, and return them as text. Raises `ConfigError`."""
+    """Disarm all faults, arm those that the variable lists, and return these as text. Raises `ConfigError`."""
     texts = environment.get(VARIABLE, "").split()
     disarm()
     for fault in map(Fault, texts):
@@ -143,7 +144,7 @@ def point(name: str) -> None:
 
 
 def next_fault(name: str) -> Fault | None:
-    """Count a pass of the point, and return the fault that the caller has to perform, if any."""
+    """Count a pass of the point called `name`, and return the fault that the caller has to perform, if any."""
     found = None
     for fault in _faults.get(name, ()):
         if fault.next_fault():
@@ -152,7 +153,7 @@ def next_fault(name: str) -> Fault | None:
 
 
 def needs_shim() -> bool:
-    """Whether a fault is armed that requires the journal's files to go through the shim."""
+    """Whether an armed fault requires that the journal's files go through `kernel.journal.faulty_vfs`."""
     return any(name in DISK for name in _faults)
 
 

@@ -1,6 +1,6 @@
-"""Lock files: a lock has one holder at a time, whose pid is in the file, and is free as soon as the holder dies.
+"""Lock files: a lock has at most one holder, whose pid is in the file. When the holder dies, the lock is free.
 
-Used for the daemon's socket and for its state folder. It never waits.
+Used for the daemon's socket and for its state folder. `take` never waits for a lock.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class LockHeld(Exception):
 def take(path: Path) -> int:
     """Lock the file at `path` and write our pid into it, creating the file if needed.
 
-    Returns the descriptor that holds the lock until it is closed. Raises `LockHeld`, and `OSError` if the file cannot
-    be written.
+    Returns a descriptor; the lock is held until this descriptor is closed. Raises `LockHeld`, and `OSError` if the file
+    cannot be written.
     """
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, OWNER_ONLY)
     try:

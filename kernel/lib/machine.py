@@ -1,6 +1,7 @@
 """The current state of the machine: processors, memory, disk and GPUs, and the memory of each driver process.
 
-The model manager samples it in a worker thread, because a dead disk or GPU driver may hang. It never decides anything.
+The model manager samples the machine in a worker thread, because a dead disk or GPU driver may hang. This module never
+decides anything.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ipc.syscalls import GpuInfo
 class MachineSample(msgspec.Struct, frozen=True):
     """The machine at one moment, in bytes. `cpu` is a share of all cores; `rss` has resident set sizes by process id.
 
-    `oom_kills` counts the processes that the system has killed since it started because memory ran out.
+    `oom_kills`: the number of processes that Linux, since it started, has killed because memory ran out.
     """
 
     cpu: float
@@ -42,14 +43,14 @@ class Machine(Protocol):
         """Sample the machine and the resident sets of `pids`. Blocks, possibly for long."""
 
     def rss(self, pid: int) -> int:
-        """The resident set of process `pid` in bytes, 0 if it has ended. Never blocks."""
+        """The resident set of process `pid` in bytes, 0 if the process has ended. Never blocks."""
 
     def oom_kills(self) -> int:
-        """The same count as in `MachineSample`. Never blocks."""
+        """The current value of `MachineSample.oom_kills`. Never blocks."""
 
 
 class ThisMachine:
-    """The machine that this process runs on. `disk` is a folder, existing or not, on the disk to watch."""
+    """The machine that this process runs on. `disk` is a folder on the disk to watch; it need not exist yet."""
 
     def __init__(self, disk: Path) -> None:
         self._disk = disk
@@ -89,7 +90,7 @@ class ThisMachine:
 
 
 class _Gpus:
-    """NVIDIA GPUs, if the package `pynvml` is installed. Written from its manual and never run on a GPU."""
+    """The NVIDIA GPUs, if the package `pynvml` is installed. The code follows its manual, and never ran on a GPU."""
 
     def __init__(self) -> None:
         self._nvml: Any = None

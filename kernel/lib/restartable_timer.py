@@ -1,6 +1,6 @@
-"""A timer that can be started and stopped again and again. Used by model runtimes and driver supervisors.
+"""A timer that can be started and stopped repeatedly.
 
-It never runs its action more than once for a start.
+Used by model runtimes and driver supervisors. It never runs its action more than once per start.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class RestartableTimer:
         return self._handle is not None
 
     def start(self, seconds: float) -> None:
-        """Call the action in `seconds` seconds. A timer that already runs keeps its time."""
+        """Call the action in `seconds` seconds. A timer that runs already is not changed."""
         if self._handle is None:
             self._handle = self._loop.call_later(seconds, self._strike)
 
     def stop(self) -> None:
-        """Cancel the call, if the timer runs."""
+        """Stop the timer, if it runs. The action is not called."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None

@@ -1,6 +1,6 @@
-"""Sizes: the bytes of a value, for memory quotas, and sizes as text, for messages that people read.
+"""Sizes: measures values in bytes for memory quotas, and formats sizes as text for people.
 
-Called by the parts of the kernel that store values or report memory. It stores nothing and enforces no limit.
+Called by the parts of the kernel that store values or report memory. This module never enforces a limit.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ipc.codec import encode, isolate
 
 
 def isolate_and_measure(value: Any) -> tuple[Any, int]:
-    """Isolate `value`, so that nobody can change it, and return it with the size of its encoding in bytes.
+    """Isolate `value` (`ipc.codec.isolate`), and return the isolated value and the size of its encoding in bytes.
 
     A `bytes` value is neither copied nor encoded. Raises `NotEncodable`.
     """

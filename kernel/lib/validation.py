@@ -1,8 +1,8 @@
 """Checks of arguments that agent code passes to system calls: nothing decodes these calls, so their types may be wrong.
 
-Used by handlers of calls whose arguments the kernel stores. A time that is not a number would break the order of its
-timers, and text that cannot be encoded would break every list that shows it. Calls from a socket have been decoded
-already; their types are never wrong.
+Used by the handlers of calls whose arguments the kernel stores. A time that is not a number would break the order of
+the timers, and text that cannot be encoded would break every list that shows the text. Calls from a socket have passed
+the decoder; their types are never wrong.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ LOWEST, HIGHEST = -20, 20  # priorities
 
 
 def check_seconds(seconds: Any, what: str) -> float | None:
-    """`seconds`, or None if it is infinite. `what` names the argument in the error. Raises `InvalidCall`."""
+    """`seconds`, or None if it is infinite. `what` describes the argument in the error. Raises `InvalidCall`."""
     if not (isinstance(seconds, int | float) and seconds >= 0):
         raise InvalidCall(f"{what} is {seconds!r:.100}; pass a number of seconds, which cannot be negative")
     return None if seconds == math.inf else seconds
 
 
 def check_timeout(timeout: Any) -> float | None:
-    """`timeout`, checked like seconds; None means no limit."""
+    """`timeout`, checked by `check_seconds`. None, also as the result, means no limit."""
     return None if timeout is None else check_seconds(timeout, "timeout")
 
 

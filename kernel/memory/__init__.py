@@ -1,1 +1,1 @@
-"""Memory: private keys and values of a process, and regions that processes share. Quotas bound both."""
+"""Memory: private keys and values of a process, and regions that processes share. Quotas limit both."""

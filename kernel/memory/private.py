@@ -69,7 +69,7 @@ class PrivateMemory:
         return [key for key in store.values if key.startswith(call.prefix)] if store is not None else []
 
     def usage(self, process: Process) -> tuple[int, int]:
-        """How many keys `process` has, and their bytes."""
+        """The number of keys of `process`, and the bytes of these keys and their values."""
         store = self._stores.get(process.pid)
         return (store.account.entries, store.account.size) if store is not None else (0, 0)
 

@@ -1,7 +1,7 @@
 """The quotas of memory, and the usage that is checked against them.
 
-Used by private and by shared memory. All sizes are bytes of the encoded form. A usage changes only by the sizes that
-were really added or removed, so it never drifts and never falls below zero.
+Used by private and by shared memory. All sizes are bytes of the encoded form. A usage changes only by the sizes of
+entries that were added or removed, so it never drifts and never falls below zero.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Number = Annotated[int, Meta(ge=0)]
 
 
 class MemoryQuotas(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Limits: keys and their bytes per process, regions and their bytes per owner, bytes of all regions together."""
+    """Limits: the keys and bytes of each process, the regions and bytes of each owner, and the bytes of all regions."""
 
     keys: Number = 10_000
     key_bytes: Number = 64 * 1024 * 1024
@@ -30,7 +30,7 @@ class MemoryQuotas(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class MemoryUsage:
-    """Entries and bytes of one process, or of one owner of regions."""
+    """The number of keys of one process, or of regions of one owner, and their bytes."""
 
     __slots__ = ("entries", "size")
 
@@ -41,8 +41,8 @@ class MemoryUsage:
     def check(self, who: str, unit: str, entries: int, size: int, maxima: tuple[int, int]) -> None:
         """Check whether `entries` more entries and `size` more bytes fit within `maxima` (entries, bytes).
 
-        A number that does not grow always fits. Raises `LimitExceeded` with the name of the limit, its maximum and the
-        total that was wanted.
+        A number that does not grow always fits, even above its maximum. Raises `LimitExceeded` with the name of the
+        limit, its maximum and the total that was wanted.
         """
         for limit, more, total, maximum in (
             (unit, entries, self.entries + entries, maxima[0]),
@@ -57,11 +57,11 @@ class MemoryUsage:
                 )
 
     def charge(self, entries: int, size: int) -> None:
-        """Add entries and bytes that were stored. Negative numbers take them off again."""
+        """Add entries and bytes that were stored. Negative numbers: entries and bytes that were removed."""
         self.entries += entries
         self.size += size
 
 
 def check_name(name: Any, what: str) -> None:
-    """Raise `InvalidCall` unless `name` is a text of 1 to `NAME_LENGTH` characters. `what` names it in the error."""
+    """Raise `InvalidCall` unless `name` is a text of 1 to `NAME_LENGTH` characters. The error calls it `what`."""
     check_text(name, what, NAME_LENGTH, least=1)

@@ -1,8 +1,9 @@
 """Shared memory: named regions with versions, which every process may read, change, watch and delete.
 
 The gate calls its handlers. Immutable values pass by reference, all others are encoded once; a value from a client
-stays encoded until an agent reads it. Versions come from one counter of the daemon, so the versions of a name grow even
-across its deletion, and a deleted region leaves nothing behind. It never writes to the journal: `RegionJournal` does.
+stays encoded until an agent reads it. All regions take their versions from one counter, so a name that is deleted and
+set again gets a higher version, though nothing about a deleted region is stored. This module never writes to the
+journal: `RegionJournal` does.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from kernel.core.mailbox import StorageReceipt
 
 RESERVED = "tool:"  # prefix of the names that the kernel gives to large results of tools
-FRAME_ROOM = 1024  # bytes of a frame besides the value
+FRAME_ROOM = 1024  # bytes of a frame that are reserved for everything but the value
 
 
 class Region:
@@ -36,7 +37,7 @@ class Region:
 
     def __init__(self, owner: str, creator: int) -> None:
         self.owner = owner
-        self.creator = creator  # 0: the region does not end with a process
+        self.creator = creator  # the pid for an ephemeral region; 0: it does not end with a process
         self.durable = False  # whether it survives the daemon
         self.value: Any = None
         self.version = 0
@@ -104,7 +105,10 @@ class SharedMemory:
         return version if receipt is None else receipt.answer_after_commit(version)
 
     def put(self, process: Process, name: str, value: Any, size: int, *, ephemeral: bool) -> int:
-        """Store `value`, whose size `measured` returned, on behalf of `process`. Returns the new version."""
+        """Store `value` on behalf of `process`. Returns the new version.
+
+        `value` and `size` are the results of `isolate_and_measure`.
+        """
         region = self._regions.get(name)
         created = region is None
         if region is None:
@@ -182,7 +186,7 @@ class SharedMemory:
         self._size += region.size
 
     def start_ids_after(self, version: int) -> None:
-        """Assign only versions above this one from now on."""
+        """From now on, assign only versions above `version`."""
         self._last_version = max(self._last_version, version)
 
     # ---- inside
@@ -197,7 +201,7 @@ class SharedMemory:
     def _read(self, process: Process, region: Region) -> Versioned:
         if process.is_client and region.size > MAX_FRAME - FRAME_ROOM:
             raise LimitExceeded(
-                f"the region holds {region.size} bytes, and a client can be sent at most {MAX_FRAME - FRAME_ROOM}",
+                f"the region holds {region.size} bytes, and a client can receive at most {MAX_FRAME - FRAME_ROOM}",
                 limit="frame",
                 maximum=MAX_FRAME - FRAME_ROOM,
                 wanted=region.size,
@@ -205,7 +209,7 @@ class SharedMemory:
         return Versioned(region.value, region.version)
 
     def _changed(self, call: SharedWatch) -> Region | None:
-        """The region if it is newer than the watched version. Raises `RegionDeleted` if the watched region is gone."""
+        """The region if it has changed since version `call.after`, else None. Raises `RegionDeleted` if it is gone."""
         region = self._regions.get(call.name)
         if region is None and call.after:
             raise RegionDeleted(f"region {call.name!r} of version {call.after} was deleted", name=call.name)

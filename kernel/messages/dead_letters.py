@@ -1,6 +1,7 @@
 """Dead letters: the last messages that nobody received, each with the reason.
 
-Written by the modules of this room and shown by `llmos deadletters`. It never stores a body, only headings.
+The modules of this room add dead letters, and `llmos deadletters` shows them. A dead letter never has a body, only the
+heading of the message.
 """
 
 from __future__ import annotations
@@ -21,19 +22,20 @@ log = structlog.get_logger("kernel.messages")
 
 
 class DeadLetterQueue:
-    """The last `CAPACITY` dead letters. `counts` has the number of all since the start of the daemon, by reason."""
+    """The last `CAPACITY` dead letters. `counts` counts by reason all dead letters since the daemon started."""
 
     def __init__(self) -> None:
         self._ring: deque[DeadLetter] = deque(maxlen=CAPACITY)
         self.counts: Counter[str] = Counter()
 
     def bury(self, message: Message, reason: str) -> None:
+        """Make `message` a dead letter."""
         self.counts[reason] += 1
         self._ring.append(DeadLetter(heading(message), reason, time.time()))
         log.debug("dead letter", reason=reason, sender=message.sender, recipient=message.recipient, type=message.type)
 
     def expire(self, recipient: Process, message: Message) -> None:
-        """Bury `message`, whose deadline has passed. If it was a call, `recipient` owes no reply to it any more."""
+        """Bury `message`, whose deadline has passed. If it is a call, `recipient` no longer has to answer it."""
         self.bury(message, "its deadline passed")
         if recipient.pending_calls:
             recipient.pending_calls.pop(message.id, None)
@@ -59,7 +61,7 @@ def heading(message: Message) -> Heading:
 
 
 def size(body: object) -> int:
-    """The length of the encoded body in bytes; 0 for a value that is passed by reference and has no length."""
+    """The bytes of a body that is text, `bytes` or an encoded value; 0 for other values, which pass by reference."""
     if isinstance(body, str):
         return len(body.encode())
     return memoryview(body).nbytes if isinstance(body, bytes | msgspec.Raw) else 0

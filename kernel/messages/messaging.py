@@ -1,7 +1,7 @@
 """The message subsystem: send, call and reply between processes, and the kernel's own messages.
 
-The gate calls its handlers; `receive` and `publish` do the rest. It never drops a message silently: a message that
-cannot be delivered in time is stored, counted and logged as a dead letter.
+The gate calls its handlers. `receive` takes messages out of mailboxes, and `publish` sends them to subscribers. This
+module never drops a message silently: a message that expires, or whose recipient ends first, becomes a dead letter.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ from kernel.messages.validation import (
     prepare,
 )
 
-LONG = 1e9  # seconds; `call` passes a float up to this as a time limit without a further check
+LONG = 1e9  # seconds; `call` accepts a float up to this as its timeout without `check_timeout`
 
 
 class Messaging:
     """Routes messages by pid and by name.
 
-    `on_urgency` hooks run when the threads that wait for a reply of a process become more or less urgent.
+    The `on_urgency` hooks are called with a process when a call to it arrives or is answered, if this may change how
+    urgent its callers are.
     """
 
     def __init__(self, table: ProcessTable, gate: Gate, dispatcher: Dispatcher, names: NameRegistry) -> None:
@@ -91,8 +92,9 @@ class Messaging:
         )
 
     async def _send_later(self, box: Mailbox, message: Message, recipient: Process) -> int:
-        # A client's send starts one turn after it found the mailbox full, so there may be room. And a thread may be
-        # woken for another reason.
+        # Look before the first wait: a client's send runs as a thread of its own, one turn after the
+        # mailbox was full, so there may be room now. Look after each wait: the thread may have been woken for another
+        # reason.
         thread = self._dispatcher.running
         while box.full and not await wait_for_room(box, thread, RoomIn(recipient)):
             pass
@@ -104,7 +106,7 @@ class Messaging:
         return message.id
 
     def make_room(self, recipient: Process, box: Mailbox) -> bool:
-        """Drop the messages of a full mailbox that are past their deadline; whether there is room now."""
+        """Drop the messages of a full mailbox that are past their deadline. Returns whether there is room now."""
         now = self._loop.time()
         for message in [message for message in box.peek() if message.deadline is not None and now >= message.deadline]:
             box.discard(message)
@@ -116,7 +118,7 @@ class Messaging:
     async def call(self, process: Process, call: Call) -> Any:  # noqa: C901 - one function for speed
         recipient = self._alive.get(call.to) or self.recipient(call.to)  # type: ignore[arg-type]
         if recipient is process:
-            raise InvalidCall(f"process {process.pid} calls itself, and would wait for its own reply for ever")
+            raise InvalidCall(f"process {process.pid} calls itself, and would wait for its own reply forever")
         kind, body, priority = call.type, call.body, call.priority
         of = type(body)
         if recipient.accepts is not None or not (
@@ -150,7 +152,7 @@ class Messaging:
             while thread.answer is UNANSWERED:
                 thread.waits_for = pending_calls
                 if timer is None:
-                    deadlock.check(thread)  # a thread with a timer set closes no knot
+                    deadlock.check(thread)  # only without a timeout: a timer ends the wait, so there is no knot
                 elif timer.expired:
                     _check_time(timer, call, "did not reply")
                 await PARK
@@ -159,7 +161,7 @@ class Messaging:
             thread.answer = None
             if answer is UNANSWERED:
                 mark_caller_gone(recipient, number)
-            elif type(answer) is not Unanswerable:  # cancelled after the reply arrived, before it was read
+            elif type(answer) is not Unanswerable:  # the reply arrived, but the caller was cancelled first
                 self._bury_reply(recipient, process.pid, number, answer)
             raise
         finally:
@@ -176,7 +178,7 @@ class Messaging:
     async def _wait_for_room(self, call: Call, recipient: Process, box: Mailbox, timer: Timer | None) -> None:
         """Wait until the mailbox of the recipient has a place for the call. Raises `TimedOut`, `UnknownProcess`."""
         while box.full:
-            _check_time(timer, call, "had no room for the call")  # before the wait, too: the call may have started late
+            _check_time(timer, call, "had no room for the call")  # also before the first wait
             if await wait_for_room(box, self._dispatcher.running, RoomIn(recipient)):
                 break
         if recipient.ended:
@@ -185,7 +187,9 @@ class Messaging:
     def reply(self, process: Process, call: Reply) -> None:
         pending_calls = process.pending_calls
         if not pending_calls or call.message not in pending_calls:
-            raise NotACall(f"message {call.message} of process {call.to} waits for no reply, or was answered")
+            raise NotACall(
+                f"message {call.message} of process {call.to} awaits no reply: it is no call, or was answered"
+            )
         value = call.body
         of = type(value)
         if not (of in PLAIN or (of is int and -MAX_INT <= value <= MAX_INT)):
@@ -206,7 +210,7 @@ class Messaging:
         self.dead_letters.bury(late, "the caller no longer waits")
 
     def urgency_changed(self, process: Process) -> None:
-        """Run the hooks: the threads that wait for a reply of `process` are more or less urgent than before."""
+        """Call the `on_urgency` hooks: the callers of `process` may be more or less urgent than before."""
         for hook in self.on_urgency:
             hook(process)
 
@@ -221,7 +225,10 @@ class Messaging:
         sender: int = 0,
         correlation: int = 0,
     ) -> None:
-        """Put a message of the kernel into the mailbox of `recipient`. It goes before all others, and always fits."""
+        """Put a message of the kernel into the mailbox of `recipient`, before all others, even if the mailbox is full.
+
+        If `recipient` has ended, nothing happens.
+        """
         box = recipient.open_mailbox()
         if not (box.closed or recipient.ended):
             box.put(Message(self.next_id(), type, sender, recipient.pid, CONTROL, correlation, None, isolate(body)))
@@ -271,7 +278,8 @@ class Messaging:
 async def wait_for_room(box: Mailbox, thread: Thread, why: BlockedOn | str) -> bool:
     """Wait in line for a place in `box`. Raises `DeadlockDetected`.
 
-    True: the caller puts its message now, unless the mailbox is `closed`. False: something else woke the thread.
+    Returns True if a place is reserved for the caller: it must now put its message, unless the mailbox has been
+    `closed`. Returns False if something else woke the thread.
     """
     box.add_sender(thread)
     thread.waits_for = why

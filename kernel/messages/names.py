@@ -1,7 +1,7 @@
-"""The registry of names: others can address a living process by any name that it registered.
+"""The registry of names: a message can be sent to the name of a living process in place of its pid.
 
 The gate calls its handlers, and the message subsystem looks up each recipient that is given by name. A name never
-outlives its holder: it is free again when the process ends.
+outlives its holder: when the process ends, the name is free again.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class NameRegistry:
     def _check(self, name: str, holder: Process | None) -> None:
         if not name or len(name) > MAX_LENGTH or name.lstrip("-").isdigit() or not name.isprintable():
             raise InvalidCall(
-                f"{name[:50]!r} cannot be a name: it takes 1 to {MAX_LENGTH} printable characters, not all digits"
+                f"{name[:50]!r} cannot be a name: use 1 to {MAX_LENGTH} printable characters, and no number"
             )
         reserved = self._reserved.get(name)
         if reserved is not None and (holder is None or holder.pid != reserved):
@@ -62,7 +62,7 @@ class NameRegistry:
             )
 
     def admit(self, parent: Process, call: Spawn) -> None:
-        """Check that a new process can have the name in `call`. Raises as `register` does."""
+        """Check that a new process can have the name in `call`. Raises `InvalidCall`, `NameTaken`."""
         if call.name is not None:
             self._check(call.name, None)
 

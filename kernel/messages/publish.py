@@ -1,7 +1,7 @@
-"""The publication subsystem: delivers what is published on a topic to each subscriber.
+"""The publication subsystem: delivers a message that is published on a topic to each subscriber of the topic.
 
-The gate calls its handlers; durable processes use the parts of `publish` one by one. It never waits for room: if the
-mailbox of a subscriber is full, that subscriber's copy is a dead letter.
+The gate calls its handlers. For a durable publisher, `kernel.durable.messages` calls `prepare` and `offer` itself. A
+publisher never waits for room: if the mailbox of a subscriber is full, that subscriber's copy becomes a dead letter.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Publisher:
     def prepare(self, call: Publish) -> tuple[list[Process], Publish]:
         """The subscribers, and `call` with its body encoded once for all of them.
 
-        Raises every error that `call` can cause, so that either all subscribers are offered the message or none is.
+        Raises every error that `call` can cause, so that a call that fails has been offered to no subscriber.
         """
         subscribers = self._topics.subscribers(call.topic)
         check_heading(call.topic, call.priority)
@@ -55,7 +55,10 @@ class Publisher:
         return subscribers, msgspec.structs.replace(call, body=isolate_bounded(call.body))
 
     def offer(self, recipient: Process, message: Message) -> StorageReceipt | Literal[False] | None:
-        """Put `message` into the mailbox of `recipient`, as `Mailbox.put` does. False: full, so it is a dead letter."""
+        """Put `message` into the mailbox of `recipient`, and return the receipt of `Mailbox.put`.
+
+        If the mailbox is full, the message becomes a dead letter, and False is returned.
+        """
         box = recipient.open_mailbox()
         if box.full and not self._messaging.make_room(recipient, box):
             self._messaging.dead_letters.bury(message, "the subscriber's mailbox was full")

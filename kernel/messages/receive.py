@@ -61,7 +61,7 @@ class Receiver:
         return message if message is not None else self._receive_later(process, timeout, selector)
 
     async def _receive_first(self, process: Process) -> Message:
-        """Wait for any message while the process has no mailbox: the first message makes it, and most get none."""
+        """Wait for any message in a process without a mailbox. The first message makes the mailbox; most get none."""
         thread = self._dispatcher.running
         process.first_receiver, thread.waits_for = thread, "message"
         try:
@@ -75,7 +75,7 @@ class Receiver:
         return message if message is not None else await self._receive_later(process, None, None)
 
     async def _receive_next(self, process: Process, box: Mailbox) -> Message:
-        """Wait for any message. Does the same as `_receive_later`, inlined for speed: most waits are of this kind."""
+        """Wait for any message, without a timeout. Most waits are of this kind, and `_receive_later` is slower."""
         thread = self._dispatcher.running
         while True:
             box.add_receiver(thread)
@@ -120,7 +120,7 @@ class Receiver:
             timer.cancel()
 
     def _take(self, process: Process, selector: Selector | None) -> Message | None:
-        """The next message that can be delivered, with its body decoded; None if there is none."""
+        """The next message that can be delivered, in the form for its receiver; None if there is none."""
         box = process.mailbox
         while box is not None:
             message = box.take() if selector is None else box.select(selector)
@@ -133,7 +133,10 @@ class Receiver:
         return None
 
     def _deliverable(self, process: Process, message: Message) -> Message | None:
-        """`message` as its receiver gets it: an agent gets a decoded body. None: past its deadline, or undecodable."""
+        """`message` in the form for its receiver: an agent gets the body decoded, a client gets it encoded.
+
+        Returns None if the message is past its deadline or cannot be decoded, and has become a dead letter.
+        """
         if message.deadline is not None and self._loop.time() >= message.deadline:
             self._dead_letters.expire(process, message)
             return None
@@ -146,7 +149,7 @@ class Receiver:
         return message
 
     def _reject(self, recipient: Process, message: Message, error: MalformedFrame) -> None:
-        """Bury `message`, whose body cannot be decoded, and fail it if it is a call. The receiver sees neither."""
+        """Bury `message`, whose body cannot be decoded. If it is a call, its caller gets `BadMessage`."""
         self._dead_letters.bury(message, "its body cannot be decoded")
         caller = recipient.pending_calls.pop(message.id, None) if recipient.pending_calls else None
         if caller is not None:

@@ -1,7 +1,7 @@
 """Topics: which processes subscribed to which patterns. A topic is words separated by dots.
 
 Used by the publication subsystem to find the subscribers of a topic. In a pattern `*` stands for one word, and a final
-`#` for any number of words, also none (as in AMQP topic exchanges). It never sends a message.
+`#` for any number of words, or none (as in AMQP topic exchanges). This module never sends a message.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ MAX_WORDS = 32
 
 
 class _TopicNode:
-    """The patterns that begin with the same words."""
+    """A node of the tree: the subscribers of one pattern, and by their next word the nodes of longer patterns."""
 
     __slots__ = ("next", "subscribers")
 
@@ -31,7 +31,10 @@ class Topics:
         self._patterns: dict[Process, set[str]] = {}
 
     def subscribe(self, process: Process, pattern: str) -> None:
-        """Raises `InvalidCall` for an empty word, a wildcard inside a word, and a `#` that is not the last word."""
+        """Subscribe `process` to the topics that `pattern` matches.
+
+        Raises `InvalidCall` for an empty word, a wildcard inside a word, and a `#` that is not the last word.
+        """
         words = _words(pattern)
         for place, word in enumerate(words):
             if (ONE in word or REST in word) and (word not in (ONE, REST) or (word == REST and place < len(words) - 1)):
@@ -43,7 +46,7 @@ class Topics:
         self._patterns.setdefault(process, set()).add(pattern)
 
     def unsubscribe(self, process: Process, pattern: str) -> None:
-        """Raises `NotFound` if there is no such subscription."""
+        """Undo `subscribe`. Raises `NotFound` if there is no such subscription."""
         patterns = self._patterns.get(process, set())
         if pattern not in patterns:
             known = ", ".join(sorted(patterns)) or "none"
@@ -86,7 +89,7 @@ class Topics:
 
 
 def _rest(node: _TopicNode) -> dict[Process, None]:
-    """The subscribers of `node` followed by `#`: they get the topic of `node` and all topics below."""
+    """The subscribers of the pattern of `node` with `#` added, which matches the same topics and all longer ones."""
     rest = node.next.get(REST)
     return rest.subscribers if rest is not None else {}
 
@@ -94,5 +97,5 @@ def _rest(node: _TopicNode) -> dict[Process, None]:
 def _words(text: str) -> list[str]:
     words = text.split(".")
     if len(words) > MAX_WORDS or not all(words):
-        raise InvalidCall(f"{text[:80]!r} is not a topic or pattern: it takes 1 to {MAX_WORDS} words separated by dots")
+        raise InvalidCall(f"{text[:80]!r} is no topic or pattern: use 1 to {MAX_WORDS} words separated by dots")
     return words

@@ -1,7 +1,7 @@
 """The checks of a message before it is delivered: its heading, its size, and the types that its recipient declares.
 
-Called by the message subsystem, by publication, and by the messages of durable processes. It makes the message of a
-call that passes; it never puts a message into a mailbox.
+Called by the message subsystem, by publication, and by the messages of durable processes. `build_message` makes the
+message of a call that passes the checks. This module never puts a message into a mailbox.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from kernel.messages.dead_letters import size
 
 MAX_TYPE = 4096  # characters of the type of a message, which may be a topic
 MAX_BODY = 4 * 1024 * 1024  # bytes of an encoded body; larger values belong in shared memory
-MAX_INT = 2**63 - 1  # msgpack carries no more
+MAX_INT = 2**63 - 1  # the largest signed integer of msgpack
 
-# `send` and `call` inline the common case of these checks, for speed, with these constants.
-SHORT_TEXT = MAX_BODY // 4  # characters of at most 4 bytes each
-SMALL_TYPES = frozenset({bool, float, type(None)})  # immutable and never too large
+# For speed, `send` and `call` repeat the checks of common messages inline, with the constants below.
+SHORT_TEXT = MAX_BODY // 4  # characters; at 4 bytes each, the most in UTF-8, they still fit
+SMALL_TYPES = frozenset({bool, float, type(None)})  # their values are immutable and never too large
 UNTYPED, ZERO = "", 0  # a heading field that is this very object has its default, and needs no check
 
 
@@ -37,9 +37,10 @@ def build_message(
     number: int,
     until: float = inf,
 ) -> Message:
-    """The message that `call` sends to `recipient`, checked. `Messaging` inlines this in `send` and `call`.
+    """Check `call`, and make the message that it sends from `process` to `recipient`, with the id `number`.
 
-    Its id is `number`. It expires at `until`, in loop time, or after the lifetime in `call`.
+    The message expires at the loop time `until`, or after the lifetime in `call`. `Messaging.send` and `Messaging.call`
+    do the same inline.
     """
     deadline = None if until == inf else until
     correlation = number if type(call) is Call else 0
@@ -57,7 +58,7 @@ def build_message(
 
 
 def prepare(recipient: Process, kind: str, body: Any) -> tuple[str, Any]:
-    """Type and body as they go into the mailbox: isolated, within the size limit, of a type that `recipient` declares.
+    """The type and the body that go into the mailbox: isolated, within the size limit, and declared by `recipient`.
 
     Raises `MessageTooLarge`, `NotEncodable`, `UndeclaredType`, `BadMessage`.
     """
@@ -92,7 +93,7 @@ def to_declared_type(recipient: Process, kind: str, body: Any) -> Any:
 
 
 def check_heading(kind: str, priority: int, correlation: int = 0) -> None:
-    """Raises `InvalidCall`."""
+    """Check the type, the priority and the correlation id of a message. Raises `InvalidCall`."""
     check_text(kind, "the type of a message", MAX_TYPE)
     check_priority(priority)
     if type(correlation) is not int or not 0 <= correlation <= MAX_INT:
@@ -113,6 +114,6 @@ def isolate_bounded(body: Any) -> Any:
 
 
 def deadline_after(lifetime: float, loop: asyncio.AbstractEventLoop) -> float | None:
-    """The loop time `lifetime` seconds from now; None if that is infinite. Raises `InvalidCall`."""
+    """The loop time `lifetime` seconds from now; None if the lifetime is infinite. Raises `InvalidCall`."""
     seconds = check_seconds(lifetime, "lifetime")
     return None if seconds is None else loop.time() + seconds

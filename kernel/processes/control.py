@@ -1,7 +1,7 @@
-"""The control subsystem: suspends, resumes, ranks and kills processes and threads in any state.
+"""The control subsystem: suspends, resumes and kills processes and threads in any state, and sets their priorities.
 
-The gate calls its handlers. A suspended thread stops at its next system call or `await`, and its generation after the
-running step; neither ever loses a message or a token by that. `exit` has the end of a process.
+The gate calls its handlers. A suspended thread stops at its next system call or `await`; its generation stops after the
+step that the driver runs. A suspension never loses a message or a token. `exit` implements the end of a process.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Listener = Callable[[Process, Thread | None], Wait | None]
 
 
 class Control:
-    """Suspends, resumes, ranks and kills.
+    """Handles `Suspend`, `Resume`, `Nice`, `Kill` and `Threads`.
 
-    `on_suspend`, `on_resume` and `on_nice` hooks are called with the process, and with the thread if the call is about
-    that thread only. If a hook returns a coroutine, it is awaited before the call is answered. `on_kill` hooks are
-    awaited before a client gets the answer that a process has ended.
+    The hooks `on_suspend`, `on_resume` and `on_nice` are called with the process, and with the thread if the call is
+    about one thread only. If a hook returns a coroutine, this coroutine is awaited before the call is answered. When a
+    client kills a process, the `on_kill` hooks are awaited after the end of the process and before the answer.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Control:
 
 
 def _notify(listeners: list[Listener], process: Process, thread: Thread | None) -> Wait | None:
-    """Call `listeners`. Returns a coroutine that awaits what they returned, None if they returned nothing."""
+    """Call `listeners`. Returns a coroutine that awaits the coroutines they returned, or None if there are none."""
     waits = [wait for listener in listeners if (wait := listener(process, thread)) is not None]
     return _all_of(waits) if waits else None
 

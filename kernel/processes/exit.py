@@ -1,9 +1,9 @@
 """The end of a process: cancels its threads, kills its children, sets its exit status and calls its watchers.
 
 The gate calls `wait`; the lifecycle and every subsystem that ends a process call the rest. A process is dying until its
-last thread and child are gone, then it is buried. No task ever waits for that: each thread and child that ends checks
-whether it was the last, and one timer bounds the `finally` blocks of threads. `outcome` maps the end of the main thread
-to the exit status, and `final_event` maps the status to the task's final event.
+last thread and child are gone; then it is buried. The kernel never runs a task that waits for the last one: each thread
+and child that ends checks whether it was the last. One timer bounds the `finally` blocks of threads. `outcome` maps the
+end of the main thread to the exit status, and `final_event` maps the exit status to the task's final event.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ log = structlog.get_logger("kernel.processes")
 class ProcessExit:
     """Ends processes and threads.
 
-    `on_end` hooks are called with each process that ended, before its watchers; `on_thread_end` hooks with each thread.
-    `exits` counts the ends by reason.
+    The `on_end` hooks are called with each process that ended, before the watchers of that process. The `on_thread_end`
+    hooks are called with each thread that ended. `exits` counts the ends of processes by reason.
     """
 
     def __init__(self, table: ProcessTable, dispatcher: Dispatcher, gate: Gate) -> None:
@@ -78,9 +78,9 @@ class ProcessExit:
         return self.until_ended(target, timeout, process)
 
     async def until_ended(self, target: Process, timeout: float | None, waiter: Process | None = None) -> ExitStatus:
-        """Wait until `target` has ended; its exit status. Raises `TimedOut`, `DeadlockDetected`.
+        """Wait until `target` has ended, and return its exit status. Raises `TimedOut`, `DeadlockDetected`.
 
-        The critical path of `waiter` then includes that of `target`.
+        From then on the critical path of `waiter`, if there is one, is at least as long as that of `target`.
         """
         thread, waited = cast("Thread", asyncio.current_task()), EndOf(target)
 
@@ -106,12 +106,12 @@ class ProcessExit:
     # ---- for the kernel
 
     def end(self, process: Process, reason: str, why: str) -> None:
-        """Begin to kill `process`, with the error `why`, and return. The process may end later."""
+        """Begin to kill `process`, with `why` as the text of its error. Does not wait for the process to end."""
         kind = DeadlineExceeded if reason == "deadline" else Killed
         self.finish(process, reason, error=to_wire(kind(why, pid=process.pid)))
 
     def finish(self, process: Process, reason: str, value: Any = None, error: ErrorInfo | None = None) -> None:
-        """Begin the end of `process` with this outcome, unless it is dying already, and return."""
+        """Begin to end `process` with this outcome, unless it is dying already. Does not wait for the end."""
         if process.dying:
             return
         process.dying, process.outcome = reason, (value, error)
@@ -124,7 +124,7 @@ class ProcessExit:
         for thread in tuple(process.threads):
             thread.cancel()
         for child in process.children:
-            # In the next turn of the loop, because a long line of descendants would recurse too deeply.
+            # In the next turn of the loop, because a long line of descendants would make the recursion too deep.
             self._loop.call_soon(self.end, child, "killed", f"its parent, process {process.pid}, ended")
         if process.threads:
             process.timer = self._loop.call_later(GRACE, self._grace_over, process)
@@ -142,7 +142,7 @@ class ProcessExit:
             subsystem(thread)
         if process.dying:
             if not thread.cancelled():
-                thread.exception()  # marks it as seen, or asyncio would log it
+                thread.exception()  # marks the exception as retrieved, or asyncio would log it
             self._bury_if_empty(process)
         else:
             deadlock.thread_ended(process)
@@ -151,7 +151,7 @@ class ProcessExit:
     # ---- inside
 
     def _grace_over(self, process: Process) -> None:
-        """Abandon the threads that ignored their cancellation. Wait again if the loop was too busy to deliver one."""
+        """Abandon the threads that ignored their cancellation. Wait again if the loop has yet to deliver one."""
         process.timer = None
         if any(thread.about_to_be_cancelled for thread in process.threads):
             process.timer = self._loop.call_later(GRACE, self._grace_over, process)
@@ -164,7 +164,7 @@ class ProcessExit:
                 thread.abandon()
 
     def _bury_if_empty(self, process: Process) -> None:
-        """Bury `process` if it is dying and has neither threads nor children left; then its parent, and so on."""
+        """Bury `process` if it is dying and has no threads and no children left. Then do the same with its parent."""
         following: Process | None = process
         while following is not None and following.dying and not (following.threads or following.children):
             if following.ended:
@@ -197,7 +197,7 @@ class ProcessExit:
 
 
 def outcome(thread: asyncio.Future[Any], process: Process) -> tuple[str, Any, ErrorInfo | None]:
-    """Reason, value and error of a main thread that ended by itself. The value is encoded, or is immutable."""
+    """The reason, value and error for a process whose main thread ended by itself. The value is isolated."""
     if thread.cancelled():
         return "failed", None, to_wire(AgentFailed(f"{process.program} cancelled itself"))
     error = thread.exception()

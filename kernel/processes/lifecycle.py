@@ -30,25 +30,25 @@ MAX_OWNER = 200  # characters
 
 
 class Admission(Protocol):
-    """A subsystem that can refuse a new process, and is notified when the process has started."""
+    """A subsystem that can refuse a new process, and is notified after the process was made."""
 
     @property
     def sees_all(self) -> bool:
-        """Whether it is asked about every process, not only about those with a name, a link or limits."""
+        """Whether this admission is asked about every process, even one without a name, a link and limits."""
 
     def admit(self, parent: Process, call: Spawn) -> None:
         """Raises an error if the process may not start."""
 
     def admitted(self, process: Process, parent: Process, call: Spawn) -> None:
-        """`process` has been made. Its first thread has not run yet."""
+        """Take note of `process`, which has been made. Its first thread has not run yet."""
 
 
 class Lifecycle:
     """Starts processes.
 
-    `admissions` are asked in their order before a process is made, and notified in the same order after that. They are
-    skipped for a process with neither name nor link nor limits, unless one of them `sees_all`. `make_context` makes the
-    context of an agent from the gate and the process.
+    The `admissions` are asked in their order before a process is made, and notified in the same order afterwards. They
+    are skipped if the process has no name, no link and no limits, and its parent has no limits, unless one of them
+    `sees_all`. `make_context` makes the context of an agent from the gate and the process.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Lifecycle:
         self._gate = gate
         self._admissions = admissions
         self._always_asked = any(admission.sees_all for admission in admissions)
-        self._main_done_callback = self._main_done  # one for all: each thread stores its callback
+        self._main_done_callback = self._main_done  # one bound method for all threads, each of which stores it
         gate.register({Spawn: self.spawn})
 
     # ---- system calls
@@ -115,7 +115,7 @@ class Lifecycle:
         return process
 
     def admit(self, parent: Process, program: Program, call: Spawn) -> dict[str, Any]:
-        """The arguments of the process that `start` would make. Raises an error if it may not start."""
+        """The arguments of the process that `start` would make. Raises an error if that process may not start."""
         return self._admit(parent, program, call, self._admissions)
 
     def _admit(self, parent: Process, program: Program, call: Spawn, concerned: Sequence[Admission]) -> dict[str, Any]:
@@ -140,14 +140,14 @@ class Lifecycle:
         pid: int = 0,
         durable: DurableHistory | None = None,
     ) -> int:
-        """Start a process; its pid. Raises an error if it may not start.
+        """Start a process and return its pid. Raises an error if the process may not start.
 
-        `attempt` is the attempt of its task, by default that of the parent. `pid` is its pid from a previous run of the
-        daemon, or 0 for a new one. A process with a `durable` history is durable.
+        `attempt` is the number of the attempt of its task, by default that of the parent. `pid` is the pid that the
+        process had in a previous run of the daemon, or 0 for a new pid. A process with a `durable` history is durable.
         """
         concerned = self._admissions
         if not (self._always_asked or call.name is not None or call.link or call.limits or parent.limits):
-            concerned = ()  # most processes: no admission needs to be asked
+            concerned = ()  # true of most processes: no admission has to be asked
         args = self._admit(parent, program, call, concerned)
         table, detach = self.table, call.detach
         if not pid:
@@ -172,7 +172,7 @@ class Lifecycle:
             if not parent.children:
                 parent.children = {}
             parent.children[process] = None
-        if stream is not None and isinstance(stream, Stream):  # an event log gets the end from its task
+        if stream is not None and isinstance(stream, Stream):  # into an event log, `kernel.tasks` puts the final event
             process.watch(final_event_to(stream))
         if call.deadline is not None:
             why = f"not done within its deadline of {call.deadline} s"
@@ -196,14 +196,17 @@ class Lifecycle:
         if not process.dying:
             self.process_exit.finish(process, *outcome(thread, process))
         if not thread.cancelled() and (error := thread.exception()) is not None:
-            # The error was reported as text. Its frames refer to the thread, and the thread to the error: without this,
-            # thousands of failed threads would wait for the collector of cycles.
+            # The error has been reported as text. Its frames refer to the thread, and the thread refers to the error.
+            # Break this cycle, or thousands of failed threads would stay in memory until the garbage collector runs.
             error.__traceback__ = error.__cause__ = error.__context__ = None
 
 
 def _schedule_with(process: Process, parent: Process, now: float, deadline: float | None) -> None:
-    """Put a process that an agent spawned into the group of its parent, unless it works for another owner."""
+    """Put a process that an agent spawned into the group of its parent, unless it works for another owner.
+
+    A process that is not in its parent's group gets the `deadline`, in seconds from `now`, in a group of its own.
+    """
     if not parent.is_client and process.owner == parent.owner:
         process.group, process.critical_path = parent.scheduling_group(), parent.critical_path
-    elif deadline is not None:  # not from the timer: without a delay, that of uvloop has no `when`
+    elif deadline is not None:  # not `process.timer.when()`, which uvloop lacks at delay 0
         process.scheduling_group().deadline = now + deadline

@@ -1,9 +1,9 @@
-"""Limits: how much each process and each owner may use. It fails a call, or ends a process, that goes over a limit.
+"""Limits: how much each process and each owner may use. A call that would exceed a limit fails, or its process ends.
 
-Called by the lifecycle when a process starts, by model runtimes for each token, and by private memory for each key.
-It checks processor times itself, every `CPU_CHECK` seconds while any are limited. It never measures usage: that is
-counted where it arises. A child has at most the limits of its parent. The limits of an owner hold for all its processes
-together, except those on mailbox length and wall time, which hold for each process.
+Called when a process starts, when a model is called, when tokens arrive, and when private memory grows. It checks
+processor times every `CPU_CHECK` seconds while any are limited. It never counts tokens or memory; it is passed the
+numbers. The limits of a child are never wider than those of a parent that is an agent. The limits of an owner hold for
+all its processes together, except those on mailbox length and wall time, which hold for each process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ UNLIMITED = Limits()
 
 
 class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The limits of each process without its own (from `Spawn`), and of each owner that is not among `owners`."""
+    """`process`: the limits of a task, where its `Spawn` sets none. `owner`: those of each owner not in `owners`."""
 
     process: Limits = UNLIMITED
     owner: Limits = UNLIMITED
@@ -48,7 +48,7 @@ class _Account:
 
 
 class LimitEnforcer:
-    """Enforces the limits of processes, and by accounts those of owners. One of the admissions of the lifecycle."""
+    """Enforces the limits of processes and of owners, each of which has an account. An admission of the lifecycle."""
 
     def __init__(
         self, settings: LimitSettings, loop: asyncio.AbstractEventLoop, gate: Gate, process_exit: ProcessExit
@@ -61,13 +61,13 @@ class LimitEnforcer:
         self._gate = gate
         self._process_exit = process_exit
         self._accounts: dict[str, _Account] = {}
-        self._watched: dict[Process, None] = {}  # with a limit on processor time, own or of the owner
+        self._watched: dict[Process, None] = {}  # those whose processor time is limited
         self._timer: asyncio.TimerHandle | None = None
 
     # ---- of processes
 
     def admit(self, parent: Process, call: Spawn) -> None:
-        """Raises `LimitExceeded` if `parent` may not make one more process, `InvalidCall` for malformed limits."""
+        """Raises `LimitExceeded` if `parent` or the owner may have no more processes, `InvalidCall` for bad limits."""
         if call.limits is not None:
             _check_bounds(call.limits)
         limits = parent.limits
@@ -121,7 +121,7 @@ class LimitEnforcer:
     # ---- of calls
 
     def check_tokens(self, process: Process, more: int = 1) -> None:
-        """Raises `LimitExceeded` if `process` may not use `more` tokens."""
+        """Raises `LimitExceeded` if `process` or its owner may not use `more` further tokens."""
         limits = process.limits
         if limits is not None and limits.tokens is not None:
             used = process.prompt_tokens + process.generated_tokens
@@ -131,7 +131,10 @@ class LimitEnforcer:
             _check("tokens", f"owner {process.owner!r}", account.tokens + more, account.limits.tokens)
 
     def tokens_used(self, process: Process, count: int) -> None:
-        """Charge `count` tokens, which the usage of `process` includes already. Raises `LimitExceeded` if too many."""
+        """Charge the owner of `process` for `count` tokens, which the usage of `process` includes already.
+
+        Raises `LimitExceeded` if the process or the owner is over its limit.
+        """
         account = self._accounts.get(process.owner)
         if account is not None:
             account.tokens += count
@@ -139,7 +142,7 @@ class LimitEnforcer:
             self.check_tokens(process, 0)
 
     def check_memory(self, process: Process, keys: int, size: int, usage: Callable[[Process], tuple[int, int]]) -> None:
-        """Raises `LimitExceeded` if `process` may not store `keys` keys and `size` bytes more.
+        """Raises `LimitExceeded` if `process` or its owner may not store `keys` keys and `size` bytes more.
 
         `usage` returns the keys and bytes that a process stores already.
         """
@@ -152,6 +155,7 @@ class LimitEnforcer:
     # ---- inside
 
     def _limits_for(self, parent: Process, call: Spawn) -> Limits | None:
+        """The limits of a new process: a client may override the default limits, an agent may only narrow its own."""
         asked = call.limits
         inherited = self._default if parent.is_client else parent.limits
         if asked is None or inherited is None:

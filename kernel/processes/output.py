@@ -1,6 +1,6 @@
 """The output subsystem: values that agents emit, and the logs of processes.
 
-The gate calls its handlers. It never buffers without a bound: `emit` waits while the client of the task is behind.
+The gate calls its handlers. Emitted values are never buffered without a bound: `emit` waits while the client is behind.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kernel.lib.units import isolate_and_measure
 from kernel.lib.validation import check_text
 
 MAX_LEVEL, MAX_EVENT = 20, 1_000_000  # characters
-MAX_EMITTED = MAX_FRAME - 1024  # bytes of an emitted value; the rest of the frame is for the event around it
+MAX_EMITTED = MAX_FRAME - 1024  # bytes of an emitted value; the rest of the frame is for the event that carries it
 
 
 class Output:
@@ -60,7 +60,7 @@ class Output:
     def write_log(self, process: Process, call: WriteLog) -> None:
         check_text(call.level, "the level of a log line", MAX_LEVEL)
         check_text(call.event, "the text of a log line", MAX_EVENT)
-        encode(call.fields)  # a field that cannot be encoded is the caller's error, here
+        encode(call.fields)  # raises `NotEncodable` now, to the caller that passed the field
         process.write_log(Log(process.pid, time.time(), call.level, call.event, call.fields))
 
     def process_ended(self, process: Process) -> None:

@@ -1,7 +1,7 @@
 """Further threads of a process: started by agents and for the requests of clients, and killed one at a time.
 
-The gate calls it for `StartThread` and `Sleep`, the loop's task factory for each task that agent code makes. Such a
-thread never outlives its process. The lifecycle starts the first thread of a process.
+The gate calls it for `StartThread` and `Sleep`. The loop calls `make_task`, its task factory, for each task that agent
+code makes. A thread never outlives its process. The lifecycle starts the first thread of a process.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ log = structlog.get_logger("kernel.processes")
 class StartedThread(Thread):
     """A thread that an agent started by `StartThread`.
 
-    `awaited` counts the callbacks for its end, also after the end. A thread without any is awaited by nothing, and its
-    failure is a failure of the process.
+    `awaited` counts the callbacks that wait for its end, even those added after the end. If it is 0, nothing awaits the
+    thread, and the process fails if the thread fails.
     """
 
     __slots__ = ("awaited",)
@@ -41,7 +41,7 @@ class StartedThread(Thread):
         self.awaited = 0
         super().__init__(*args, **options)
 
-    # Every await of a future calls these two methods, also in asyncio's own tasks and `gather`.
+    # Each `await` of a future calls these two methods; asyncio's own tasks and `gather` do, too.
 
     def add_done_callback(self, fn: Callable[[Any], object], /, *, context: contextvars.Context | None = None) -> None:
         self.awaited += 1
@@ -68,7 +68,7 @@ class ThreadSubsystem:
         return self._adopt(StartedThread(process, call.coro, self._dispatcher, name=call.name), self._worker_done)
 
     def start_thread(self, process: Process, coro: Coroutine[Any, Any, Any], **options: Any) -> Thread:
-        """Run `coro` as a further thread of `process`, which is cancelled when the process ends."""
+        """Run `coro` as a further thread of `process`. The thread is cancelled when the process ends."""
         return self._adopt(Thread(process, coro, self._dispatcher, **options), self._thread_done)
 
     def make_task(
@@ -80,7 +80,7 @@ class ThreadSubsystem:
         name: str | None = None,
         **_: Any,  # later versions of asyncio pass more, such as eager_start
     ) -> asyncio.Future[Any]:
-        """The task factory of the loop: a task made by agent code is a thread of its process, and dies with it."""
+        """The task factory of the loop. A task that agent code makes becomes a thread of the agent's process."""
         maker = asyncio.current_task(loop)
         if isinstance(maker, Thread):
             if maker.done():
@@ -127,7 +127,8 @@ class ThreadSubsystem:
     def _adopt(self, thread: T, done: Callable[[asyncio.Future[Any]], None]) -> T:
         """Add a new thread to its process, and call `done` at its end.
 
-        If a thread of the same process makes it, it gets that thread's priority and a path below that thread's.
+        If the running thread belongs to the same process, the new thread gets the priority of the running thread, and a
+        path below the path of the running thread.
         """
         process = thread.process
         maker = asyncio.current_task(self._loop)
@@ -140,7 +141,10 @@ class ThreadSubsystem:
         return thread
 
     def _thread_done(self, thread: asyncio.Future[Any]) -> None:
-        """A thread made by `start_thread` has ended. The code that awaits it sees a failure; the process goes on."""
+        """A thread made by `start_thread` has ended. The process goes on.
+
+        If the thread failed, code that awaits it gets the exception. If nothing awaits it, the exception is dropped.
+        """
         self._process_exit.thread_gone(thread)
         if not thread.cancelled():
             thread.exception()

@@ -1,6 +1,7 @@
 """Checks the arguments of a call against the annotations of the function.
 
-Used for agents and for tools. Arguments that do not fit raise a readable `BadArguments`. It never calls the function.
+Used for agents and for tools. Arguments that do not fit raise `BadArguments` with a readable text. This module never
+calls the function.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ipc.errors import BadArguments
 class Arguments:
     """The parameters of `function`, except those in `injected`, which the kernel supplies.
 
-    `signature` is their text. `all_optional`: the function can be called without any of them.
+    `signature` is the text of these parameters. `all_optional`: the function can be called without any of them.
     """
 
     def __init__(self, name: str, function: Callable[..., Any], injected: Sequence[str]) -> None:
@@ -36,7 +37,7 @@ class Arguments:
         self._positional = sum(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters)
 
     def bind(self, args: dict[str, Any], positional: Sequence[Any] = (), *, lenient: bool = False) -> dict[str, Any]:
-        """The arguments by name, converted to the annotated types. `lenient` also parses numbers and flags from text.
+        """The arguments by name, converted to the annotated types. `lenient` also parses text as numbers and booleans.
 
         Raises `BadArguments`.
         """
@@ -82,7 +83,7 @@ def arguments_struct(function: Callable[..., Any], injected: Sequence[str]) -> t
 
 
 def _without_options_type(parameter: inspect.Parameter) -> inspect.Parameter:
-    """The parameter as people read it: `**options` without its type."""
+    """The parameter for the signature that people read: the same, but `**options` loses its type."""
     return parameter.replace(annotation=parameter.empty) if parameter.kind is parameter.VAR_KEYWORD else parameter
 
 

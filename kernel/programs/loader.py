@@ -1,7 +1,7 @@
-"""Finds the agents that can be run, by folder, by entry point and by path, and the tools in the same files.
+"""Finds agents and tools: in the folders of the settings, in entry points, and in files that are run by their path.
 
-Used to start processes and to call tools. It reads and runs files in worker threads, never on the loop. A file that
-cannot be loaded is listed with its error and does not affect others.
+Used to start processes and to call tools. Its callers run it in worker threads, never on the loop, because it reads and
+executes files. A file that cannot be loaded is listed with its error and does not affect others.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _version(function: Function) -> str:
 
 
 class ProgramLoader:
-    """All programs and tools in `folders` and entry points, and those in files that were run by path."""
+    """The programs and tools in `folders` and entry points, and the tools in files that were run by their path."""
 
     def __init__(self, folders: Iterable[Path]) -> None:
         self._folders = list(folders)
@@ -70,8 +70,8 @@ class ProgramLoader:
         self._broken: dict[str, ProgramInfo] = {}
         self._entry_point_programs: list[Program] | None = None
         self._installed_tools: list[Tool] = []
-        self.tools: dict[str, Tool] = {}  # by name; the dictionary is replaced, never changed
-        self.by_name: dict[str, Program] = {}  # programs that are loaded
+        self.tools: dict[str, Tool] = {}  # by name; replaced and never changed, so the loop may read it
+        self.by_name: dict[str, Program] = {}  # from folders and entry points; replaced, too
         self._lock = threading.Lock()  # several worker threads may load at the same time
 
     def load(self, name: str) -> Program:
@@ -117,12 +117,12 @@ class ProgramLoader:
                 except AgentFailed as error:
                     self._broken[path.stem] = ProgramInfo(path.stem, "", "", str(path), error.message)
         self.by_name = by_name
-        # Tools in a file that was run by its path are known by name, too; a tool in a folder overrides them.
+        # A tool in a file that was run by its path is known by name, too, unless a tool in a folder has the same name.
         by_path = [tool for path, (_, _, found) in self._files.items() if path.is_file() for tool in found]
         self.tools = {tool.name: tool for tool in (*self._installed_tools, *by_path, *in_folders)}
 
     def listing(self) -> list[ProgramInfo]:
-        """Every program by name, and every file that could not be loaded."""
+        """The programs in folders and entry points, and those that could not be loaded, sorted by name."""
         known = [program.info() for program in self.by_name.values()]
         return sorted([*known, *self._broken.values()], key=lambda info: info.name)
 

@@ -1,7 +1,7 @@
 """A tool: a plain function, its name and limits, and the check of its arguments.
 
-The program loader makes one for each function marked with `@tool`, and `load` for each that the settings name. It never
-runs the function.
+The program loader makes a `Tool` for each function marked with `@tool`, and `load` makes one for each function that the
+settings name. This module never runs the function.
 """
 
 from __future__ import annotations

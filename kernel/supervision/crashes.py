@@ -1,7 +1,7 @@
 """Crash reports: why a process failed, with its usage, its last messages and the end of its log.
 
-The kernel calls it for every end, before the subsystems that clear the mailbox. It holds the last reports in memory,
-and never changes a process.
+The kernel calls it at every end of a process, before the subsystem that closes the mailbox. It stores the last
+`CAPACITY` reports in memory, and never changes a process.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from kernel.core.process import Process
 from kernel.gate import Gate
 
 CAPACITY = 100
-LOG_LINES = 10  # the last lines of the log, in a report
+LOG_LINES = 10  # lines from the end of the log that a report quotes
 
-UNREMARKABLE = frozenset({"done", "killed"})  # reasons of ends that are intended, and no crashes
+UNREMARKABLE = frozenset({"done", "killed"})  # the reasons of intended ends, which are no crashes
 
 log = structlog.get_logger("kernel.processes")
 

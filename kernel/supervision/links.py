@@ -21,7 +21,7 @@ Key = TypeVar("Key")
 Item = TypeVar("Item")
 
 ABNORMAL = "linked"  # reason of an end that a link caused
-NO_CLIENTS = "the connection of a client cannot be linked; let it monitor or wait"
+NO_CLIENTS = "the connection of a client cannot be linked; use monitor or wait instead"
 
 
 class Links:
@@ -29,7 +29,7 @@ class Links:
 
     `expected`: the pids of durable processes that have not restarted yet.
 
-    One of the admissions of the lifecycle, because `Spawn` can link a new process to its parent.
+    `Links` is one of the admissions of the lifecycle, because `Spawn` can link a new process to its parent.
     """
 
     sees_all = False
@@ -60,9 +60,9 @@ class Links:
             _drop(self._links, peer, process)
 
     def monitor(self, process: Process, call: Monitor, ref: int = 0) -> int:
-        """Report the end of a process to `process`; the reference of the monitor: `ref`, or a new one if that is 0."""
+        """Report the end of a process to `process`. Returns the monitor's reference: `ref`, or a new one if it is 0."""
         if call.pid == process.pid:
-            raise InvalidCall(f"process {process.pid} cannot monitor itself; it would not be there to hear of its end")
+            raise InvalidCall(f"process {process.pid} cannot monitor itself: a process that ended gets no message")
         target = self._table.alive.get(call.pid) or self._table.ended.get(call.pid)
         known = type(call.pid) is int and 0 < call.pid <= self._table.last_pid and call.pid not in self._expected
         if target is None and not known:
@@ -112,7 +112,7 @@ class Links:
         for peer in self._links.pop(process, ()):
             _drop(self._links, peer, process)
             if status.reason != "done":
-                # This only begins the end, so a long line of links recurses only over processes without threads.
+                # `end` does not wait for threads to end, so this recurses only along processes that have no threads.
                 self._process_exit.end(
                     peer,
                     ABNORMAL,

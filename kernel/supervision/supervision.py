@@ -1,6 +1,6 @@
 """The supervision subsystem: checks each `Supervise` call, and runs a supervisor for it.
 
-The gate calls its handler. It never starts or ends a child itself: `supervisor` does.
+The gate calls its handler. It never starts or ends a child itself: the `Supervisor` does.
 """
 
 from __future__ import annotations
@@ -77,5 +77,5 @@ def _check(call: Supervise) -> None:
     if not call.within or not isinstance(call.max_restarts, int | float) or not call.max_restarts >= 0:
         raise InvalidCall(
             f"max_restarts is {call.max_restarts!r:.100} and within is {call.within!r}; "
-            "max_restarts must be a number from 0 on, and within must be above 0"
+            "max_restarts must be a number of at least 0, and within must be above 0"
         )

@@ -1,7 +1,7 @@
 """The supervisor: starts children in order, and restarts those that should not have ended.
 
-There is one for each `Supervise` call, run by the calling thread. It never leaves a child behind, whether it returns,
-fails or is cancelled. It sees the exit status of a child and never the cause: it treats a crash and a kill alike.
+Each `Supervise` call has a supervisor of its own, run by the calling thread. A supervisor never leaves a child behind,
+whether it returns, fails or is cancelled. It reacts alike to a crash and to a kill.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Start = Callable[[Process, Spawn], "int | Coroutine[Any, Any, int]"]
 
 
 class _SupervisedChild:
-    """One of the children: its current process, if any, and the exit status of its last one."""
+    """One of the children: its current process, if any, and the exit status of its previous process."""
 
     __slots__ = ("due", "over", "process", "spec", "status")
 
@@ -32,7 +32,7 @@ class _SupervisedChild:
         self.process: Process | None = None
         self.status: ExitStatus | None = None
         self.due: float | None = None  # the loop time of its next start
-        self.over = False  # ended for good, and never restarted
+        self.over = False  # has ended for good: it is never restarted
 
 
 class Supervisor:
@@ -61,10 +61,10 @@ class Supervisor:
         self._end = end
         self._report = report
         self._children = [_SupervisedChild(spec) for spec in call.children]
-        self._ended: deque[_SupervisedChild] = deque()  # those that ended by themselves, in that order
+        self._ended: deque[_SupervisedChild] = deque()  # those that ended by themselves, in the order of their ends
 
     async def run(self) -> list[ExitStatus]:
-        """Run until all children have ended for good; their exit statuses, in the order of the call."""
+        """Run until all children have ended for good. Returns their exit statuses, in the order of the call."""
         try:
             for child in self._children:
                 await self._start(child)
@@ -78,7 +78,7 @@ class Supervisor:
             await self._stop(self._children, "its supervisor gave up")
             raise
         finally:
-            # A cancelled supervisor does not wait for its children; the caller's process ends only after all of them.
+            # Do not wait for these ends, as the thread may be cancelled. The process cannot end before its children.
             for child in reversed(self._children):
                 self._begin_stop(child, "its supervisor ended")
 
@@ -141,7 +141,7 @@ class Supervisor:
                 try:
                     await self._start(child)
                 except LlmosError as error:
-                    # Counts as a child that failed right after its start, so the bound on restarts ends the retries.
+                    # Count it as a failure right after the start, so that the bound on restarts ends the retries.
                     child.status = ExitStatus(0, child.spec.program, "failed", None, to_wire(error))
                     self._ended.append(child)
         await self._wait(min((child.due for child in self._children if child.due is not None), default=None))
@@ -167,7 +167,7 @@ class Supervisor:
                 child.status = process.status
 
     def _begin_stop(self, child: _SupervisedChild, why: str) -> Process | None:
-        """Begin to end the process of `child`, if it has one. Its end then leads to no restart. Returns the process."""
+        """Begin to end the process of `child`, if it has one, such that no restart follows. Returns the process."""
         process, child.process, child.due = child.process, None, None
         if child in self._ended:
             self._ended.remove(child)

@@ -1,1 +1,1 @@
-"""Tools: plain functions that run in worker threads, each with a limit of concurrent calls."""
+"""Tools: plain functions that run in worker threads, each with a limit on concurrent calls."""

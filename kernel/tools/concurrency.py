@@ -1,7 +1,7 @@
 """The concurrency limit of one tool: places for running calls, and a fair queue of calls that wait for a place.
 
-Used by the tool subsystem. A call holds its place until the function has really returned, even if the caller gave up.
-So a tool that hangs never takes more threads than its concurrency.
+Used by the tool subsystem. A call holds its place until the function has returned, even if the caller gave up earlier.
+So a tool whose functions hang never occupies more threads than it has places (its `concurrency`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_QUEUE = 10_000  # calls that may wait for a place
 
 
 class Waiter:
-    """A thread in the queue. A place is granted to it directly, so that no other thread can overtake it."""
+    """A thread in the queue. `leave` grants it a place while it still waits, so no other thread can overtake it."""
 
     __slots__ = ("granted", "thread")
 
@@ -30,7 +30,7 @@ class Waiter:
 
 
 class ConcurrencyLimit:
-    """The places and counts of one tool. `running` functions hold a place; the callers of `abandoned` ones gave up."""
+    """The places and counts of one tool. `running` functions hold a place; `abandoned` ones have no caller any more."""
 
     def __init__(self, tool: Tool) -> None:
         self.tool = tool
@@ -41,7 +41,10 @@ class ConcurrencyLimit:
         self.queue: deque[Waiter] = deque()
 
     async def enter(self, timer: Timer, *, wait: bool) -> None:
-        """Take a place, in the order of arrival. Raises `TimedOut`; without `wait`, or if the queue is full, `Busy`."""
+        """Take a place, in the order of arrival.
+
+        Raises `TimedOut`. If no place is free, raises `Busy` without `wait`, or with a full queue.
+        """
         if self.running < self.tool.mark.concurrency and not self.queue:
             self.running += 1
             return

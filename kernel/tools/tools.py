@@ -1,7 +1,7 @@
 """The tool subsystem: finds a tool, checks the arguments, runs it in a worker thread and returns the result.
 
-The gate calls its handlers. A tool is usable again once its function has returned, however that went. A caller that is
-killed or times out stops waiting; the result of the function is then dropped. It never stops a function.
+The gate calls its handlers. A caller that is killed or times out stops waiting, and the result is dropped. The tool
+subsystem never stops a function: the call holds its place until the function has returned, even by an exception.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from kernel.tools.concurrency import ConcurrencyLimit
 from kernel.tools.workers import Workers
 
 LARGE = 1024 * 1024  # bytes: a longer encoded result is returned by reference
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds before another attempt; each pause is twice the previous one
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds before another attempt; pauses double
 
 
 class ToolRun:
-    """One attempt: a function in a worker thread, and its outcome once it has returned."""
+    """One attempt: a function in a worker thread, and its outcome once the function has returned."""
 
     __slots__ = ("done", "error", "size", "thread", "value")
 
@@ -61,7 +61,7 @@ class ToolRun:
 
 
 class ToolSubsystem:
-    """The tools, each with its concurrency limit. The limit and its taken places survive a change of the file."""
+    """The tools, each with a concurrency limit. The taken places stay taken when the file of a tool changes."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class ToolSubsystem:
         self._loaded: dict[str, Tool] = {}  # the tools that the settings name
         self._limits: dict[str, ConcurrencyLimit] = {}
         self._calls: WeakKeyDictionary[Thread, int] = WeakKeyDictionary()
-        self._client_calls: dict[int, int] = {}  # by pid, because each call of a client is a thread of its own
+        self._client_calls: dict[int, int] = {}  # by pid: each call of a client has its own thread
         self.workers = Workers(loop)
         gate.register({UseTool: self.use, Tools: self.listing})
 
@@ -98,9 +98,9 @@ class ToolSubsystem:
     # ---- inside
 
     def _call_id(self, process: Process) -> str:
-        """An id that is the same in every run of the same program: pid, path of the thread, number of its call.
+        """The id of the current call: the pid, the path of the thread, and the number of the call in that thread.
 
-        For a durable process, the id of the recorded call, which stays the same across restarts of the daemon.
+        For a durable process it is the id of the recorded call, which stays the same across restarts of the daemon.
         """
         if process.is_client:
             number = self._client_calls[process.pid] = self._client_calls.get(process.pid, 0) + 1
@@ -147,7 +147,7 @@ class ToolSubsystem:
         return Reference(name, run.size)
 
     async def _attempt(self, limit: ConcurrencyLimit, tool: Tool, timer: Timer, arguments: dict[str, Any]) -> ToolRun:
-        """Run the function once. The caller has taken a place; the end of the function frees it."""
+        """Run the function once. The calling thread has taken a place, which is freed when the function returns."""
         thread = cast("Thread", asyncio.current_task())
         run = ToolRun(thread)
         try:

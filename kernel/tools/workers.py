@@ -1,8 +1,8 @@
 """Worker threads for functions that may take long or never return.
 
-The tool subsystem uses them, on the loop only. A Python thread cannot be stopped, so these are daemon threads: one that
-hangs does not delay the exit of the daemon, as a thread of `concurrent.futures` would. They never limit their own
-number: the concurrency limits of the tools do.
+The tool subsystem calls this module, from the loop only. A Python thread cannot be stopped, so workers are daemon
+threads: a worker that hangs does not delay the exit of llmosd, as a thread of `concurrent.futures` would. This module
+never limits the number of threads: the concurrency limits of the tools do.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Workers:
         self._idle.clear()
 
     def _serve(self, inbox: SimpleQueue[Job | None]) -> None:
-        """Run functions until the inbox says None. This is the code of a worker thread."""
+        """The code of a worker thread: run the functions from `inbox`, until it gets None or the loop is closed."""
         while (job := inbox.get()) is not None:
             function, done = job
             function()

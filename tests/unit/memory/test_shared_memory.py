@@ -166,5 +166,5 @@ async def test_a_client_is_told_of_a_region_that_fits_no_frame(system: System) -
         return len((await ctx.shared("huge").get()).value)
 
     assert await system.run(program) == MAX_FRAME
-    with pytest.raises(LimitExceeded, match="a client can be sent"):
+    with pytest.raises(LimitExceeded, match="a client can receive"):
         await system.call(SharedGet("huge"))
