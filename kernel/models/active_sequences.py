@@ -1,7 +1,7 @@
 """The active sequences of one model, from the call to the last token, across restarts of the driver.
 
-Owned by the model runtime, which passes on the driver's messages and says when the driver is gone. It feeds the lease
-table and the pager, and charges processes for the tokens used. It never starts or stops a driver.
+Reports to the lease table and the pager, and charges processes for the tokens that they use. Owned by the model
+runtime, which passes on the driver's messages and says when the driver is gone. It never starts or stops a driver.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from kernel.models.think_time import ThinkTimes
 from kernel.policy.policy import Policy
 from kernel.processes.limits import LimitEnforcer
 
-MAX_DEATHS = 3  # deaths of drivers that a sequence survives while it holds a slot
+MAX_DEATHS = 3  # a sequence fails if it held a slot at more deaths of drivers than this
 RATE_SMOOTHING = 0.9  # weight of the past in the token rate
 
 
 class ActiveSequences:
-    """`sequences` holds all that are not finished, and the cancelled ones that the driver still knows.
+    """`sequences` holds, by id, the unfinished sequences and the cancelled ones that the driver still knows.
 
-    `tokens` and `steps` count what the driver has made so far; `rate` is in tokens per second.
+    `tokens` and `steps` count the tokens that drivers have made so far and the batch steps that this took; `rate` is in
+    tokens per second.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class ActiveSequences:
         self.leases.enqueue(sequence)
 
     def cancel(self, sequence: Sequence) -> None:
-        """Stop `sequence`, whose caller no longer waits. Its slot is free after at most one step of the driver."""
+        """Stop `sequence`, whose caller no longer waits. It loses its slot after at most one step of the driver."""
         sequence.cancelled = True
         self.leases.withdraw(sequence)
         if sequence.in_driver:
@@ -119,14 +120,17 @@ class ActiveSequences:
     # ---- the end of a driver
 
     def swap_out_all(self) -> None:
-        """Have the driver, which will be stopped, swap out all it holds. `awaiting_driver` is false when it has."""
+        """The driver will be stopped: preempt all generations, and have the driver swap out those that have KV.
+
+        `awaiting_driver` is false when the driver has done so.
+        """
         self.leases.preempt_all()
         for sequence in tuple(self.sequences.values()):
             if isinstance(sequence, Generation) and sequence.swappable and sequence.id not in self.pager.swapping_out:
                 self.pager.swap_out(sequence)
 
     def checkpoint_to_disk(self) -> None:
-        """The daemon will stop: preempt all sequences, and have the driver swap out those that have a record."""
+        """The daemon will stop: preempt all generations, and have the driver swap out those of durable calls."""
         self.leases.preempt_all()
         for sequence in tuple(self.sequences.values()):
             if not isinstance(sequence, Generation) or sequence.record is None:
@@ -135,9 +139,9 @@ class ActiveSequences:
                 self.pager.swap_out(sequence)
 
     def driver_ended(self, how: str) -> int:
-        """The driver is gone; `how` says how it died, and is empty if it was stopped.
+        """The driver is gone. `how` says how it died; it is empty if the kernel stopped the driver.
 
-        The sequences that it held queue again. Returns how many these were.
+        Queues again the sequences that the driver held, and returns their number.
         """
         on_slot = self.leases.taken
         held = [sequence for sequence in self.sequences.values() if sequence.in_driver]
@@ -154,12 +158,10 @@ class ActiveSequences:
         return len(held)
 
     def _survives(self, sequence: Sequence, how: str, on_slot: bool) -> bool:
-        """Whether `sequence` may continue in another driver. Fails it after more than `MAX_DEATHS` deaths."""
+        """Whether `sequence` may continue in another driver. Ends it with an error if it had too many deaths."""
         sequence.deaths += on_slot
         if sequence.deaths > MAX_DEATHS:
-            text = (
-                f"the driver of model {self._model} died {sequence.deaths} times while it ran this generation ({how})"
-            )
+            text = f"the driver of model {self._model} died {sequence.deaths} times while it ran this call ({how})"
             sequence.finish(DriverFailed(text))
             self._forget(sequence)
             return False
@@ -167,7 +169,7 @@ class ActiveSequences:
         if isinstance(sequence, Generation):
             tokens = len(sequence.ids)
             sequence.recomputed = f"the driver died ({how})"
-        event = "driver died; the generation continues in a new one"
+        event = "driver died; the call continues in a new one"
         fields = {"model": self._model, "how": how, "tokens": tokens}
         sequence.process.write_log(Log(sequence.process.pid, time.time(), "warning", event, fields))
         return True
@@ -254,14 +256,14 @@ class ActiveSequences:
         self._charge(sequence, tokens)
 
     def _charge(self, sequence: Sequence, tokens: int) -> None:
-        """Charge the process for `tokens` used, and end the sequence if that exceeds a limit."""
+        """Charge the process for `tokens` used. If this exceeds a limit, end the sequence with an error."""
         try:
             self._limits.tokens_used(sequence.process, tokens)
         except LimitExceeded as error:
             self._abort(sequence, error)
 
     def _abort(self, sequence: Sequence, error: LlmosError) -> None:
-        """End a sequence that the driver still runs or that still waits."""
+        """End a sequence, which still runs or waits, with `error`."""
         self.cancel(sequence)
         sequence.finish(error)
 

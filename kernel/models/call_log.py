@@ -1,6 +1,6 @@
-"""A bounded log of the generations that ended last, from which `llmos record` makes a trace of the load.
+"""A bounded log of the generations that ended last, from which `llmos record` makes a trace of the workload.
 
-The active sequences of each model add to it, the system call `FinishedCalls` reads it. It never writes to disk.
+The active sequences of each model add to it; the system call `FinishedCalls` reads it. It never writes to disk.
 """
 
 from __future__ import annotations

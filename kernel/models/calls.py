@@ -1,14 +1,15 @@
 """The system calls that run models: generate, score and embed.
 
-The gate calls their handlers. Each creates the sequences of one call, waits for them, and cancels the unfinished ones
-on every way out. It never chooses a slot or a driver; the resource manager finds the runtime of a model.
+The gate calls their handlers. A handler creates the sequences of one call and waits for them. If one of them fails or
+the caller is cancelled, the handler cancels those that have not finished. It never chooses a slot or a driver, and asks
+the resource manager for the runtime of a model.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -52,7 +53,10 @@ class ModelSubsystem:
     def generate(
         self, process: Process, call: Generate, *, record: GenerationRecorder | None = None
     ) -> Coroutine[Any, Any, str | list[Completion]]:
-        """Check and make the call. `record` persists its progress, and has that of a previous run of the daemon."""
+        """Check the call, and return the coroutine that makes it.
+
+        `record` persists the progress of the call, and returns the progress made in a previous run of the daemon.
+        """
         if type(call.samples) is not int or not 1 <= call.samples <= MAX_SAMPLES:
             raise InvalidCall(f"samples is {call.samples}; it must be a whole number from 1 to {MAX_SAMPLES}")
         self._limits.check_tokens(process)
@@ -67,14 +71,14 @@ class ModelSubsystem:
         if not process.is_client:
             _check_prompt(call.prompt, Sampling())
         self._limits.check_tokens(process)
-        question = partial(_score, call)
-        return self._score(process, question, self._runtime(call.model))
+        make_question = partial(_score, call)
+        return self._score(process, make_question, self._runtime(call.model))
 
     def embed(self, process: Process, call: EmbedTexts) -> Coroutine[Any, Any, list[list[float]]]:
         _check_texts("texts", call.texts)
         self._limits.check_tokens(process)
-        question = partial(_embed, call)
-        return self._embed(process, question, self._runtime(call.model))
+        make_question = partial(_embed, call)
+        return self._embed(process, make_question, self._runtime(call.model))
 
     async def _generate(
         self, process: Process, call: Generate, runtime: ModelRuntime, record: GenerationRecorder | None
@@ -112,26 +116,26 @@ class ModelSubsystem:
         return completions if call.samples > 1 or sampling.logprobs else completions[0].text
 
     async def _score(
-        self, process: Process, question: Callable[[int, int], Question], runtime: ModelRuntime
+        self, process: Process, make_question: Callable[[int, int], Question], runtime: ModelRuntime
     ) -> list[Score]:
-        answer = await self._ask(process, question, runtime)
+        answer = await self._ask(process, make_question, runtime)
         assert isinstance(answer, protocol.Scored)
         return [Score(*pair) for pair in zip(answer.logprobs, answer.tokens, strict=True)]
 
     async def _embed(
-        self, process: Process, question: Callable[[int, int], Question], runtime: ModelRuntime
+        self, process: Process, make_question: Callable[[int, int], Question], runtime: ModelRuntime
     ) -> list[list[float]]:
-        answer = await self._ask(process, question, runtime)
+        answer = await self._ask(process, make_question, runtime)
         assert isinstance(answer, protocol.Embedded)
         return answer.vectors
 
-    async def _ask(self, process: Process, question: Callable[[int, int], Question], runtime: ModelRuntime) -> Any:
+    async def _ask(self, process: Process, make_question: Callable[[int, int], Question], runtime: ModelRuntime) -> Any:
         thread = cast("Thread", asyncio.current_task())
-        query = Query(self._next_id(), process, thread, runtime.name, question)
+        query = Query(self._next_id(), process, thread, runtime.name, make_question)
         await self._run([query], process, thread, runtime)
         return query.answer
 
-    async def _run(self, sequences: Sequence[S], process: Process, thread: Thread, runtime: ModelRuntime) -> None:
+    async def _run(self, sequences: list[S], process: Process, thread: Thread, runtime: ModelRuntime) -> None:
         """Run `sequences` until all have finished. If one fails or the thread is cancelled, cancel the others."""
         own = self._of_process.setdefault(process, {})
         own.update(dict.fromkeys(sequences))
@@ -167,7 +171,7 @@ class ModelSubsystem:
 def _check_prompt(prompt: list[ChatMessage] | str, sampling: Sampling) -> None:
     """Encode and decode an agent's prompt as the driver will. Raises `InvalidPrompt`.
 
-    A prompt that the driver cannot decode would kill the driver, and stop all its sequences with it.
+    A prompt that the driver cannot decode would kill the driver, and interrupt all other sequences of the model.
     """
     try:
         decoder(PromptAndSampling).decode(encode((prompt, sampling)))
@@ -180,7 +184,7 @@ def _check_prompt(prompt: list[ChatMessage] | str, sampling: Sampling) -> None:
 def _check_texts(name: str, texts: list[str]) -> None:
     if not texts or not all(isinstance(text, str) and text for text in texts):
         raise InvalidCall(f"{name} must be a list of at least one text, none of them empty")
-    encode(texts)  # an agent may pass text that cannot be encoded
+    encode(texts)  # raises `NotEncodable` for a text with lone surrogates, which only agents can pass
     if len(texts) > MAX_TEXTS:
         raise InvalidCall(f"{len(texts)} {name} in one call; at most {MAX_TEXTS} are allowed")
 

@@ -1,4 +1,4 @@
-"""Checks the constraint of a reply before the call is sent to a driver, and the reply after it was generated.
+"""Checks the constraint of a call before a driver gets the call, and the reply after it was generated.
 
 Used by the model calls. It never decides whether a schema, a regex or a grammar can be enforced: the driver does.
 """
@@ -27,14 +27,15 @@ def check(sampling: Sampling) -> None:
         _parse(constraint)
         if sampling.stop:
             raise InvalidConstraint(
-                f"stop strings would cut a reply that has to match the {kind}; remove one of the two"
+                f"stop strings would cut a reply that has to match the {kind}; remove the stop strings or the {kind}"
             )
 
 
 def check_reply(text: str, reason: str, constraint: Constraint | None) -> None:
     """Check that `text`, which ended for `reason`, is complete. Raises `InvalidReply`.
 
-    A text that was cut at `max_tokens` may be complete by chance. For a regex or a grammar only the driver could know.
+    A text that was cut at `max_tokens` may be complete by chance. For a schema or choices the kernel can tell. For a
+    regex or a grammar only the driver could, so such a reply is not checked.
     """
     if constraint is None or reason != "length" or constraint.kind not in ("schema", "choices"):
         return

@@ -1,7 +1,7 @@
 """The driver supervisor of one model: starts drivers, sends them messages, and notices when they end or hang.
 
-The model runtime that owns it says when to start and stop a driver, and is notified of every outcome. Slow operations
-run in tasks with a time limit. It never blocks the loop, and knows no sequences.
+The model runtime that owns the supervisor says when to start and stop a driver, and is notified of every outcome. Slow
+operations run in asyncio tasks of their own. The supervisor never blocks the loop, and knows no sequences.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kernel.lib.restartable_timer import RestartableTimer
 from kernel.models.spec import ModelSpec
 
 GRAIN = 0.001  # seconds by which a timer may fire early
-MAX_BACKOFF = 10.0  # seconds between two restarts
+MAX_BACKOFF = 10.0  # seconds; the longest delay of a restart
 
 log = structlog.get_logger("kernel.models")
 
@@ -31,7 +31,7 @@ class Listener(Protocol):
         """The present driver sent a message."""
 
     def driver_died(self, how: str) -> None:
-        """The driver ended unasked, or was killed for a fault; `how` says which."""
+        """The driver ended by itself, or was killed for a fault; `how` says why or how."""
 
     def driver_not_started(self, error: LlmosError) -> None:
         """A driver could not be started."""
@@ -41,10 +41,10 @@ class Listener(Protocol):
 
 
 class DriverSupervisor:
-    """The drivers of one model, at most one at a time: each is an incarnation with a number.
+    """The drivers of one model, one after the other: each is an incarnation with a number.
 
-    `restarts` counts the deaths of drivers, `deaths_in_a_row` those since the last token, `late_loads` the loads in a
-    row that took too long.
+    `restarts` counts the deaths of drivers, `deaths_in_a_row` the deaths since the last token, and `late_loads` the
+    loads in a row that took too long.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class DriverSupervisor:
         self._incarnation = 0
         self._stopping: set[Driver] = set()  # drivers that were stopped and have not ended yet
         self._kill_reason = ""  # why this kernel killed the driver; empty if it did not
-        self._last_message = 0.0  # time of its last message, or of the first unanswered request
+        self._last_message = 0.0  # time of the driver's last message, or of the first request since then
         self._silence_timer = RestartableTimer(loop, self._check_silence)
         self._load_timer = RestartableTimer(loop, self._load_timed_out)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -85,14 +85,17 @@ class DriverSupervisor:
     def start(self, load: Callable[[], protocol.Load]) -> None:
         """Start a driver and send it `load()`.
 
-        After two deaths in a row it waits for a second first; the delay doubles with each death, up to `MAX_BACKOFF`.
-        Messages that are sent before the driver has started are dropped.
+        After two deaths in a row the start is delayed by one second. Each further death doubles the delay, up to
+        `MAX_BACKOFF`. Messages that are sent before the driver has started are dropped.
         """
         delay = 0.0 if self.deaths_in_a_row <= 1 else min(0.25 * 2**self.deaths_in_a_row, MAX_BACKOFF)
         self.run(self._start(load, delay))
 
     def send(self, message: protocol.ToDriver) -> None:
-        """Send `message`. A driver that has just died loses it; the runtime admits all sequences to the next one."""
+        """Send `message`.
+
+        It is lost if the driver has just died; then the runtime admits all sequences to the next driver.
+        """
         if self._driver is not None:
             self._driver.send(message)
 
@@ -115,7 +118,7 @@ class DriverSupervisor:
             self._driver.kill()
 
     def stop(self) -> asyncio.Future[None]:
-        """Stop the driver, or cancel its start, and ignore its further messages.
+        """Stop the driver, or cancel its start. Further messages of this driver are ignored.
 
         The future is done when the driver has ended.
         """
@@ -137,7 +140,7 @@ class DriverSupervisor:
 
     def run(self, coro: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `coro` in a task, which `close` cancels."""
-        # asyncio.Task, not create_task: the task belongs to the kernel, even if the call of an agent led here.
+        # asyncio.Task, because create_task would make a thread of the agent whose call led here.
         task = asyncio.Task(coro, loop=self._loop)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -170,7 +173,7 @@ class DriverSupervisor:
             text = f"model {self._name}: the driver cannot be started: {error}"
             self._listener.driver_not_started(ModelLoadFailed(text))
             return
-        if incarnation != self._incarnation:  # it was stopped meanwhile, or has died already
+        if incarnation != self._incarnation:  # the driver was stopped meanwhile, or has died already
             await self._stop_and_await(driver)
             return
         self._driver = driver

@@ -1,7 +1,7 @@
-"""The memory that the driver of a model takes: measured while it runs, and stored in the cache folder for next time.
+"""The memory that the driver of a model takes. The size at the last load is stored in the cache folder.
 
 Each model runtime has one `Footprint`; the residency and the memory balancer read it. A model that was never loaded is
-assumed to be as large as its files. It never measures anything itself.
+assumed to be as large as its files. A `Footprint` never measures anything itself.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from pathlib import Path
 
 import msgspec
 
-KV_FLOOR = 512 << 20  # bytes of KV memory that a model gets at least, unless its longest sequence needs less
+KV_FLOOR = 512 << 20  # bytes; a model gets at least so much KV memory, unless its longest sequence needs less
 
 
 class MeasuredSize(msgspec.Struct, frozen=True):
     """The cost of a load: `size` in bytes without KV memory, and `seconds`.
 
-    `token_bytes` is the KV memory of one token, `context` the length of the longest sequence in tokens.
+    `token_bytes` is the KV memory of one token, `context` the most tokens that the model allows in a sequence.
     """
 
     size: int
@@ -56,9 +56,11 @@ class MeasuredSizes:
 class Footprint:
     """The memory of one model, in bytes.
 
-    `size` excludes KV memory; it is the size of the files (`estimate`) until a load was measured. `rss`, `kv_used` and
-    `kv_cached` are from the last sample or report. The driver may use `kv_memory` for its KV cache now, and at most
-    `kv_limit` ever (None: no bound). `kv_on_device`: the KV cache is in a GPU's memory, not in the machine's.
+    `size` excludes KV memory; it is the size of the files (`estimate`) until a load was measured. `rss`: memory of the
+    driver process, by the last sample of the machine. `kv_used`: KV memory of sequences, and `kv_cached`: of prefixes
+    retained for reuse, by the last report of the driver. The driver may use `kv_memory` for both together now; the
+    kernel never raises this above `kv_limit` (None: no bound). `kv_on_device`: the KV cache is in a GPU's memory, not
+    in the machine's.
     """
 
     def __init__(self, measured: MeasuredSize | None) -> None:
@@ -105,27 +107,30 @@ class Footprint:
 
     @property
     def kv_floor(self) -> int:
-        """KV memory that it needs to serve one sequence of full length, or `KV_FLOOR` if that is less."""
+        """KV memory for one sequence of full length, but at most `KV_FLOOR`."""
         if self._measured is None or not self.uses_shared_memory:
             return 0
         return min(self._measured.token_bytes * self._measured.context, KV_FLOOR)
 
     @property
     def kv_minimum(self) -> int:
-        """KV memory to plan for at least: the larger of `kv_used` and `kv_floor`."""
+        """The least KV memory to plan for: the larger of `kv_used` and `kv_floor`."""
         return max(self.kv_used, self.kv_floor) if self.uses_shared_memory else 0
 
     @property
     def without_kv(self) -> int:
-        """Memory besides the KV cache: `size`, or more if the last sample shows more."""
+        """Memory besides the KV cache: `size`, or what the last sample shows if that is more."""
         return max(self.size, self.rss - (self.kv_used + self.kv_cached if self.uses_shared_memory else 0))
 
     @property
     def minimum(self) -> int:
-        """The memory it takes with no more KV memory than `kv_minimum`."""
+        """The memory that the driver takes if its KV memory is only `kv_minimum`."""
         return self.without_kv + self.kv_minimum
 
     @property
     def maximum(self) -> int:
-        """The memory it takes if it uses all of its KV memory. Beyond this and a margin it is taken to leak."""
+        """The memory that the driver takes if it uses all of its KV memory.
+
+        The resource manager kills a driver that takes more than this plus a margin, as one that leaks memory.
+        """
         return self.size + (self.kv_memory if self.uses_shared_memory else 0)

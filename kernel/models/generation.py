@@ -1,7 +1,7 @@
 """A generation: a sequence that makes tokens.
 
 Created for the system call `Generate`, one for each sample of the call. It stores every token and character, so that it
-can continue in another driver process when its own dies. It never talks to a driver.
+can continue in another driver process when the first one dies. It never talks to a driver.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHARACTERS_PER_TOKEN = 4  # of English, roughly
 
 
 class GenerationSnapshot(msgspec.Struct, frozen=True, array_like=True):
-    """The progress of a generation, for the journal. `file`: where its KV is on disk; empty if it is not there."""
+    """The progress of a generation, for the journal. `file`: the file with its KV; empty if there is none."""
 
     prompt_ids: list[int]
     ids: list[int]
@@ -36,22 +36,24 @@ class GenerationRecorder(Protocol):
     """Persists the progress of the generations of one call, so that they continue in the next run of the daemon."""
 
     def restore_point(self, sample: int) -> GenerationSnapshot | None:
-        """The progress that this generation had made in a previous run of the daemon; None if none is known."""
+        """The progress that sample number `sample` made in a previous run of the daemon; None if unknown."""
 
     def set_generations(self, generations: list[Generation]) -> None:
         """The call has created these generations."""
 
     def swapped_out(self, generation: Generation) -> None:
-        """The KV of `generation` is in its `file` now."""
+        """The driver has written the KV of `generation` to `generation.file`."""
 
 
 class Generation(Sequence):
-    """One reply in progress. `released` counts the characters of `text`; `call` numbers it within its process.
+    """One reply in progress. `released`: the number of characters in `text`; the driver reports only text after these.
 
-    `requested` is the prompt as the call gave it. `file` is where its KV is while it is swapped out. `recomputed` says
-    why its KV had to be computed again, and is empty otherwise. `has_kv`: whether the driver is known to have given it
-    KV memory since it was admitted. `submitted`, `started` and `first`: when it was queued, first got a slot, and made
-    its first token. `expected_think_time`: seconds after this call until the process usually makes its next one.
+    `requested` is the prompt as the call gave it. `call`: the number of this sequence among those of its process.
+    `emit`: whether to push its tokens into the stream of the process. `record` is None unless the call is durable.
+    `file` contains its KV while it is swapped out. `recomputed` says why its KV had to be computed again, and is empty
+    otherwise. `has_kv`: whether the driver is known to have given it KV memory since it was admitted. `submitted`,
+    `started` and `first`: when it was queued, first got a slot, and made its first token. `expected_think_time`:
+    seconds from the end of this call until its program usually makes the next one.
     """
 
     __slots__ = (
@@ -107,7 +109,10 @@ class Generation(Sequence):
         self.record = record
 
     def restore(self, snapshot: GenerationSnapshot) -> None:
-        """Continue from `snapshot`. Its tokens count as used by the process, and were charged when they were made."""
+        """Continue from `snapshot`. Its tokens count towards the limit of the process.
+
+        The owner and the scheduling group are not charged for them: the previous run did so when they were made.
+        """
         self.prompt_ids, self.ids, self.logprobs = snapshot.prompt_ids, snapshot.ids, snapshot.logprobs
         self.text, self.released = [snapshot.text], len(snapshot.text)
         self.file = snapshot.file
@@ -140,14 +145,15 @@ class Generation(Sequence):
 
     @property
     def service(self) -> float:
-        """The service that it has received, in tokens made."""
+        """The service that it has received: 1 for each token made, and `PROMPT_WEIGHT` for each prompt token."""
         return len(self.ids) + PROMPT_WEIGHT * len(self.prompt_ids or ())
 
     @property
     def prompt(self) -> int:
-        """Tokens that the driver must read before the first new one.
+        """Tokens that the driver must prefill before it can make a new one: 0 if the driver has its KV in memory.
 
-        Estimated from the number of characters until a driver has counted the tokens.
+        Estimated from the number of characters until a driver has counted the prompt's tokens. A generation without KV
+        in memory has its generated tokens prefilled, too.
         """
         if self.in_driver and self.has_kv:
             return 0
@@ -164,11 +170,11 @@ class Generation(Sequence):
 
     @property
     def swappable(self) -> bool:
-        """Whether the driver holds KV of it that is worth writing to disk."""
+        """Whether the driver holds KV of this generation, which it could write to disk."""
         return self.in_driver and self.has_kv and not self.cancelled
 
     def extend(self, progress: protocol.Progress) -> None:
-        """Add what a driver made. Raises `DriverFailed` for a probability that is NaN."""
+        """Add new tokens, and push their text into the stream. Raises `DriverFailed` for a probability that is NaN."""
         if progress.logprobs and any(map(math.isnan, progress.logprobs)):
             raise DriverFailed(f"model {self.model} computed a probability that is NaN; the tokens were discarded")
         self.has_kv = True

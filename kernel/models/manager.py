@@ -1,7 +1,7 @@
 """The resource manager: makes the runtime of each model, samples the machine, and forwards events of processes.
 
-Made by the kernel. It chooses the runtime that serves a call. It never decides which models are in memory (the
-residency does) or how much memory each may use (the memory balancer does).
+Made by the kernel. It finds the runtime that serves a call. It never decides which models are in memory (the residency
+does) or how much memory each may use (the memory balancer does).
 """
 
 from __future__ import annotations
@@ -85,11 +85,14 @@ class ResourceManager:
         return [model_info(self.runtime(name), name == self._default) for name in self._specs]
 
     def slots(self, process: Process, call: Slots) -> list[SlotInfo]:
-        """The slots of each model that anything ever asked for."""
+        """The slots of each model that was ever used."""
         return [slot_info(runtime, self._machine) for runtime in self._runtimes.values() if runtime.state.ever_used]
 
     def policy(self, process: Process, call: SetPolicy) -> PolicyInfo:
-        """Change the policy of a model, as far as the call sets anything, and return it. Raises `InvalidPolicy`."""
+        """Change those settings of a model's policy that the call gives. Returns all of its settings.
+
+        Raises `InvalidPolicy`.
+        """
         runtime = self.runtime(call.model)
         current = runtime.rules.policy
         names = ("kind", "quantum", "aging", "starvation")
@@ -152,7 +155,7 @@ class ResourceManager:
             self.priority_set(one, None)
 
     def process_ended(self, process: Process) -> None:
-        """Report the end to the drivers, in one message for all processes that end in this turn of the loop."""
+        """Report the end to the drivers: one message for all processes that end in this iteration of the loop."""
         if process.generations:
             if not self._ended_pids:
                 self._loop.call_soon(self._report_ended)
@@ -187,11 +190,14 @@ class ResourceManager:
 
     def start(self) -> None:
         """Start to sample the machine, and remove the swap files of dead daemons."""
-        # asyncio.Task, not create_task: the tasks belong to the kernel.
+        # asyncio.Task, because create_task would make threads of an agent if its call led here.
         self._tasks = [asyncio.Task(coro, loop=self._loop) for coro in (self._watch(), self._remove_old())]
 
     def observe(self, sample: MachineSample) -> None:
-        """Act on a sample of the machine: kill leaking drivers, adapt the KV memory and slots, load waiting models."""
+        """Act on a sample of the machine.
+
+        Helps silent drivers, kills leaking ones, adapts KV memory and slot limits, and loads waiting models.
+        """
         self._residency.observe(sample)
         self.area.full = sample.disk_free < DISK_RESERVE
         for runtime in self._runtimes.values():
@@ -216,7 +222,7 @@ class ResourceManager:
         await asyncio.to_thread(self.area.remove_old)
 
     async def checkpoint_to_disk(self) -> None:
-        """See `ModelRuntime.checkpoint_to_disk`; does it for all models."""
+        """Call `ModelRuntime.checkpoint_to_disk` of all models."""
         await asyncio.gather(*(runtime.checkpoint_to_disk() for runtime in self._runtimes.values()))
 
     async def close(self) -> None:

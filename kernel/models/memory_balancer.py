@@ -1,7 +1,8 @@
 """The memory balancer: sets the KV memory of each driver, and how many of its slots may be in use.
 
-Called when a model was loaded, and with every sample of the machine. It shrinks both immediately and grows them in
-steps, and gives the cause in the log and in the listing of slots. It loads and unloads no model: the residency does.
+Called when a model was loaded, and with every sample of the machine. When memory is short, it shrinks both immediately;
+when memory is free, it grows them in steps. The log and the listing of slots show the cause. It loads and unloads no
+model: the residency does.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from kernel.models.residency import Residency, Resident
 DEADBAND = 1 / 8  # smaller relative changes are not worth a message
 GROWTH = 2.0  # the largest factor of one step of growth
 GROW_INTERVAL = 5.0  # seconds between two steps of growth
-MIN_KV = 1 << 20  # bytes of KV memory that each driver gets
+MIN_KV = 1 << 20  # bytes of KV memory that each driver gets at least
 
 
 def allot(budget: int, footprints: Sequence[Footprint]) -> list[int]:
-    """Bytes of KV memory for each driver: its minimum, and an equal part of the rest of `budget`.
+    """Bytes of KV memory for each driver: its `kv_minimum`, and an equal part of the rest of `budget`.
 
-    If the minimums exceed `budget`, each driver gives up an equal part, but keeps its `kv_floor`. So a driver may get
-    less than it uses.
+    If the minimums of all drivers together exceed `budget`, each driver gives up an equal part of the excess, but
+    retains its `kv_floor`. So a driver may get less KV memory than it uses. No driver gets more than its `kv_limit`.
     """
     sharers = sum(1 for footprint in footprints if footprint.uses_shared_memory)
     rest = budget - sum(footprint.minimum for footprint in footprints)
@@ -45,8 +46,8 @@ class MemoryBalancer:
     def kv_for_load(self, runtime: Resident) -> int | None:
         """Bytes of KV memory for a driver that is about to load; None lets the driver choose.
 
-        A driver that chooses takes half of the free memory, or the `kv_memory` in its options. It may choose as long as
-        that is no more than its share.
+        A driver that chooses takes half of the free memory, or the `kv_memory` in its options. It may choose if this
+        is not more than its share by `allot`.
         """
         residents = [runtime, *(other for other in self._residency.residents() if other is not runtime)]
         share = allot(self._residency.budget, [other.footprint for other in residents])[0]

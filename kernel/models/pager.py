@@ -1,8 +1,8 @@
 """The pager of one model: swaps parked sequences out to disk when KV memory is short.
 
-Owned by the active sequences of a model, which pass on what the driver reports. The pager chooses which sequences to
-swap out, and when, by comparing the cost of a swap with the time that a sequence is likely to wait. It never reads or
-writes a swap file; the driver does.
+Owned by the active sequences of a model, which pass on the driver's reports. The pager compares the cost of a swap with
+the time that a sequence is likely to wait, and so chooses the sequences to swap out. It never reads or writes a swap
+file; the driver does.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ FULL = 0.9  # share of the KV memory above which the pager swaps out
 TARGET = 0.8  # share of the KV memory down to which it swaps out
 OVERHEAD = 0.01  # seconds of a swap besides writing and reading
 DISK_RATE = 200e6  # bytes per second, until a swap is measured
-SLOT_SECONDS = 5.0  # for which a sequence holds a slot, until one is measured
-LEAST_WAIT = 10.0  # seconds for which a blocked sequence is expected to wait at least
-RETRY = 5.0  # seconds without paging after a swap failed
+SLOT_SECONDS = 5.0  # seconds for which a sequence holds a slot, until such a time is measured
+LEAST_WAIT = 10.0  # seconds; a blocked sequence is expected to wait for at least so long
+RETRY = 5.0  # seconds after a failed swap before the pager starts another
 ROUNDING = 64  # tokens of KV memory that a driver may reserve beyond need
 SMOOTHING = 0.7  # weight of the past in measured values
 
@@ -43,10 +43,10 @@ class Candidate(NamedTuple):
 
 
 def choose(candidates: Iterable[Candidate], need: int, rate: float, *, forced: bool) -> list[Generation]:
-    """Choose generations to swap out for `need` bytes, lowest cost in proportion to the expected wait first.
+    """Choose generations to swap out that free `need` bytes. The lowest cost per second of expected wait comes first.
 
-    Unless `forced`, it chooses only those for which a swap pays: they wait longer than it takes to write and read them
-    at `rate` bytes per second.
+    The cost is the time to write and to read the KV, at `rate` bytes per second. Unless `forced`, only generations are
+    chosen that are expected to wait for longer than this.
     """
     priced = [(OVERHEAD + 2 * one.size / rate, one) for one in candidates]
     worthy = [(cost / max(one.wait, 1e-9), one) for cost, one in priced if forced or cost < one.wait]
@@ -62,7 +62,8 @@ def choose(candidates: Iterable[Candidate], need: int, rate: float, *, forced: b
 class Pager:
     """`swapped` holds the ids of the sequences on disk.
 
-    `swap_outs`, `restores` and `recomputations` count all so far.
+    `swap_outs` counts the swaps to disk since the start, `restores` how often the driver read a sequence back, and
+    `recomputations` how often it had to compute the KV of an interrupted sequence again.
     """
 
     def __init__(
@@ -93,9 +94,10 @@ class Pager:
         self._stuck = False  # the driver last reported that nothing can run without more KV memory
 
     def update(self, kv: protocol.KVUsage, steps: int, progressed: bool, sequences: Iterable[Sequence]) -> None:
-        """Swap out if KV memory is short by the driver's report `kv`.
+        """Store the driver's report `kv`, and swap out if KV memory is short.
 
-        `steps` is the number of steps that the driver made, `progressed` whether these made any token.
+        `steps` is the number of steps that the driver made since its last report, `progressed` whether these made any
+        token.
         """
         self.kv = kv
         self._stuck = not steps and kv.waiting > 0
@@ -105,9 +107,10 @@ class Pager:
             self._page(kv.waiting, progressed, sequences)
 
     def stalled(self, sequences: Iterable[Sequence]) -> None:
-        """Swap out for a silent driver, which may be silent because only parked sequences have KV memory.
+        """Swap out for a silent driver: perhaps the sequences on slots wait for KV memory that parked sequences hold.
 
-        It tries again if the driver reported that nothing can run and no swap was possible then.
+        The driver may also have reported that nothing can run, when the pager could swap nothing out; then this is the
+        next attempt.
         """
         self._page(self.kv.waiting if self._stuck else self._leases.used, not self._stuck, sequences)
 
@@ -126,11 +129,13 @@ class Pager:
             self.swap_out(sequence)
 
     def _is_short(self, generations: list[Generation], *, has_queries: bool) -> bool:
-        """Whether a sequence on a slot waits because KV memory is short. Queries, if there are any, may wait too.
+        """Whether a sequence on a slot waits because KV memory is short.
 
-        A driver has other reasons to let a sequence wait, such as a quota. It gives out memory in the order of
-        admission, and a sequence that gets none holds up all after it. So while other sequences run, memory is short if
-        the smallest waiting one does not fit; if none runs, memory is short if the largest does not fit.
+        The driver reports how many sequences wait, but not which, nor why; the reason may be a quota of the process.
+        While other sequences run, memory is surely the reason only if even the smallest waiting one does not fit. If
+        nothing runs, memory is short if the largest does not fit: a sequence that does not fit holds up all that were
+        admitted after it, also small ones. The size of queries is unknown: if only queries can be waiting, memory is
+        short if more than half of it is used; if nothing runs and there are queries, if any of it is used.
         """
         granted, token_bytes = self._footprint.kv_memory, self._footprint.token_bytes
         if not granted or not token_bytes:
@@ -143,9 +148,10 @@ class Pager:
         return self.kv.used + (need + ROUNDING) * token_bytes > granted
 
     def switch_cost(self, sequence: Generation, rate: float) -> float:
-        """Tokens that its slot could make in the time that it takes to swap `sequence` out and in.
+        """Tokens that the slot of `sequence` could make in the time of a swap out and in.
 
-        All slots together make `rate` tokens per second. 0 while there is KV memory for parked sequences.
+        All slots together make `rate` tokens per second. The cost is 0 while no sequence waits for KV memory, because
+        the KV of a preempted sequence then stays in memory.
         """
         if not self.kv.waiting or not self._leases.used:
             return 0.0
@@ -153,7 +159,7 @@ class Pager:
         return seconds * rate / self._leases.used
 
     def swap_out(self, sequence: Generation) -> None:
-        """Have the driver write the KV of `sequence` to disk and forget it. Until then `sequence` is blocked."""
+        """Have the driver write the KV of `sequence` to disk and forget the sequence, which is blocked until then."""
         try:
             path = self._area.path(sequence.id)
         except OSError as error:
@@ -190,7 +196,7 @@ class Pager:
             sequence.recomputed = ""
         else:
             self.recomputations += 1
-        if message.recomputed and not sequence.recomputed:  # else the log of the process says so already
+        if message.recomputed and not sequence.recomputed:  # otherwise the reason was logged already
             sequence.recomputed = message.why
             fields = {"model": self._model, "why": message.why, "tokens": len(sequence.ids)}
             log.warning("swapped KV lost, computing it again", sequence=sequence.id, pid=sequence.process.pid, **fields)
@@ -199,7 +205,7 @@ class Pager:
         self._drop_file(sequence)
 
     def driver_ended(self, held: Iterable[Sequence]) -> None:
-        """The driver that `held` these is gone. Complete swap files stay; unfinished ones are removed."""
+        """The driver that held the sequences `held` is gone. Complete swap files stay; unfinished ones are removed."""
         self.kv = protocol.KVUsage()
         self._stuck = False
         for sequence in held:
@@ -251,15 +257,16 @@ class Pager:
 
 
 def _running_victim(generations: list[Generation], count: int, progressed: bool) -> list[Generation]:
-    """The running generation, if any, that must make room for one of the `count` that wait on slots for KV memory.
+    """The running generation to swap out, if any: `count` sequences hold a slot, but wait for KV memory.
 
-    It is the least urgent one, provided that a waiting one is more urgent or that no sequence makes progress.
+    It is the least urgent of those that have KV, provided that a waiting one is more urgent or that no sequence makes
+    progress.
     """
     running = [sequence for sequence in generations if sequence.state == RUNNING and not sequence.cancelled]
     waiting = [sequence for sequence in running if not sequence.has_kv]
     holding = [sequence for sequence in running if sequence.has_kv]
     if len(waiting) > count:
-        return []  # some of these have memory and read their prompts; it is unknown which
+        return []  # some of these have memory already, and their prompts are prefilled; it is unknown which
     if holding and waiting:
         victim, urgent = min(holding, key=_urgency), max(waiting, key=_urgency)
         return [victim] if victim.priority < urgent.priority or not progressed else []

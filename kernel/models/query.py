@@ -19,7 +19,7 @@ Answer = protocol.Scored | protocol.Embedded
 
 
 class Query(Sequence):
-    """A question to a driver. `answer` is set once the query has finished without error."""
+    """One request to a driver. `answer` is set once the query has finished without error."""
 
     __slots__ = ("_question", "answer")
     preemptible = False
@@ -30,12 +30,12 @@ class Query(Sequence):
         process: Process,
         thread: Thread,
         model: str,
-        question: Callable[[int, int], Question],
+        make_question: Callable[[int, int], Question],
     ) -> None:
-        """`question` makes the message from the sequence id and the pid."""
+        """`make_question` makes the message to the driver from the sequence id and the pid."""
         super().__init__(sequence_id, process, thread, model)
         process.generations += 1
-        self._question = question(sequence_id, process.pid)
+        self._question = make_question(sequence_id, process.pid)
         self.answer: Answer | None = None
 
     def admission(self) -> Question:

@@ -1,8 +1,8 @@
 """The residency: decides which models are in memory, one driver process each, within one budget for all.
 
 The model runtimes ask it for memory, and notify it when they are idle or unloaded. It lets a model load if the model
-fits; else it unloads the idle model of least use. If all models are busy, they take turns: the calls for each model
-gather while they wait (`collate`), so that models are not loaded back and forth. It never starts a process or touches
+fits; else it unloads the least useful idle model. If all models are busy, they take turns: the calls for an unloaded
+model gather for a while (`collate`), so that models are not loaded back and forth. It never starts a process or touches
 a sequence itself.
 """
 
@@ -22,20 +22,23 @@ from kernel.models.spec import ModelSpec
 from kernel.models.state import ModelState
 
 GRAIN = 0.001  # seconds by which a timer may fire early
-# An idle model stays in memory for this part of its load time though another model waits: its next call may be near,
-# and waiting for half of the cost to load it again is a ski rental strategy.
+# An idle model stays in memory for this part of its load time, although another model waits: its next call may be near.
+# To keep it costs waiting time, to unload it may cost another load. As in the ski rental problem, it stays until the
+# time lost so far is a fixed part of the time of a load.
 LINGER = 0.5
-LEAST_TURN = 0.5  # of `collate`: a model that was just loaded stays at least so long, or as long as its load took
-# A load that takes too long is given up for another model that waits: after this many times the time of the last load,
+LEAST_TURN = 0.5  # times `collate`: a model that was just loaded stays so long, or as long as its load took if longer
+# A load may be given up for another model that waits, after the longest of these times: `collate`, the allowance of
+# `ModelState.load_allowance`, and `SLOW_LOAD` times the last load time of the model (`FIRST_LOAD` seconds if it was
+# never loaded).
 SLOW_LOAD = 3.0
-FIRST_LOAD = 60.0  # or after so many seconds if the model was never loaded. Each time that it is given up doubles this.
-RESERVE = 0.05  # of the machine's memory: no driver may use it
-PRESSURE = 0.1  # of the machine's memory: if less than this is available, memory is short
+FIRST_LOAD = 60.0
+RESERVE = 0.05  # part of the machine's memory that no driver may use
+PRESSURE = 0.1  # memory is short if less than this part of the machine's memory is available
 SMOOTHING = 0.5  # weight of the past in the available memory
 
 
 class Resident(Protocol):
-    """The runtime of a model, as the residency and the memory balancer see it."""
+    """The runtime of a model, in memory or not, as the residency and the memory balancer see it."""
 
     name: str
     spec: ModelSpec
@@ -85,7 +88,7 @@ class Residency:
         self._machine = machine
         self._runtimes = runtimes
         self._loop = loop
-        self._waiting: dict[Resident, float] = {}  # models to be loaded: since when, the longest wait first
+        self._waiting: dict[Resident, float] = {}  # models that wait to be loaded, since when; longest wait first
         self._timer: asyncio.TimerHandle | None = None
         self._rescheduling = False
         self.sample = machine.sample(())
@@ -157,7 +160,7 @@ class Residency:
 
     @property
     def room(self) -> int:
-        """Bytes of the budget that no driver takes or was promised; negative if drivers have outgrown the budget."""
+        """Free bytes of the budget, taken or promised to no driver; negative if the drivers exceed the budget."""
         return self.budget - sum(runtime.footprint.minimum for runtime in self.residents())
 
     def residents(self) -> list[Resident]:
@@ -165,7 +168,7 @@ class Residency:
         return [runtime for runtime in self._runtimes() if runtime.takes_memory]
 
     def too_large(self, runtime: Resident) -> LlmosError | None:
-        """The error for `runtime` if it alone takes more than all drivers together may, else None."""
+        """The error for `runtime` if it alone takes more memory than all drivers together may take, else None."""
         need = runtime.footprint.without_kv
         if need <= self.full_budget:
             return None
@@ -175,7 +178,11 @@ class Residency:
         )
 
     def unload_excess(self) -> None:
-        """If drivers exceed the budget, unload idle models, the least useful first, and if need be a busy one."""
+        """If the drivers exceed the budget, unload idle models, the least useful first.
+
+        If that is not enough, unload one busy model as well: the one that has been ready longest, if its least
+        turn is over.
+        """
         over, residents = -self.room, self.residents()
         if over <= 0 or any(runtime.state.frees_memory for runtime in residents):
             return
@@ -228,14 +235,17 @@ class Residency:
         return False
 
     def usefulness(self, runtime: Resident) -> tuple[bool, float]:
-        """A sort key, least useful model first: the longest idle time in relation to the cost of another load."""
+        """A sort key that puts the least useful model first.
+
+        Idle models come before busy ones, ordered by idle time in proportion to load time, the longest first.
+        """
         if runtime.state.idle_since is None:
             return True, 0.0
         idle = self._loop.time() - runtime.state.idle_since
         return False, -idle / max(runtime.footprint.load_seconds or 0.0, 0.01)
 
     def _unload_or_wait(self, chosen: list[Resident], runtime: Resident, due: float) -> None:
-        """Unload `chosen` to make room for `runtime` if it is `due`, else set a timer for that time."""
+        """Unload `chosen` to make room for `runtime` if the time `due` has come, else set a timer for it."""
         if due > self._loop.time() + GRAIN:
             runtime.wait_for_memory(f"for memory: the turn of {_names(chosen)} has not ended yet")
             self._set_timer(due)
@@ -245,13 +255,13 @@ class Residency:
             other.unload(f"made room for {runtime.name}")
 
     def _unload_due_at(self, other: Resident, since: float) -> float:
-        """The time at which to unload `other` for a model that has waited from `since` on."""
+        """The time at which to unload `other` for a model that has waited since `since`."""
         now, collate = self._loop.time(), self._settings.collate
         load_seconds = other.footprint.load_seconds
         if other.state.turn_began is None:  # it is still loading
             usual = FIRST_LOAD if load_seconds is None else SLOW_LOAD * load_seconds
             return (other.state.load_began or now) + max(collate, usual, other.state.load_allowance)
-        lead = min(other.state.unload_seconds, collate / 4)
+        lead = min(other.state.unload_seconds, collate / 4)  # so that the memory is free in time
         turn = max(LEAST_TURN * collate, load_seconds or 0.0)
         due = max(since + collate, other.state.turn_began + turn) - lead
         if other.state.idle_since is not None:

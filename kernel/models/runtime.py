@@ -1,7 +1,7 @@
 """The runtime of one model: connects its active sequences, its state and its driver, and loads and unloads it.
 
 Called by the model calls, the resource manager and the residency; the driver supervisor reports to it. Each sequence
-that it accepts ends: with a result, with a named error, or cancelled. It never blocks the loop.
+that it accepts ends: with a result, with an `LlmosError`, or cancelled. It never blocks the loop.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from kernel.models.unloader import Unloader
 from kernel.policy.registry import PolicySettings, make_policy
 
 MAX_QUEUE = 100_000  # calls that may wait for a slot
-MAX_RESTARTS = 5  # driver deaths in a row without one token
-MAX_LATE_LOADS = 2  # loads in a row that took too long
-STALL = 0.9  # seconds of silence after which the driver may have no KV memory for any sequence that may run
+MAX_RESTARTS = 5  # the model fails after more driver deaths in a row than this, without a token in between
+MAX_LATE_LOADS = 2  # the model fails after so many loads in a row that exceeded `load_timeout`
+STALL = 0.9  # seconds of silence after which the driver is assumed to have no KV memory for the sequences on slots
 
 log = structlog.get_logger("kernel.models")
 
@@ -57,7 +57,7 @@ class ModelRuntime:
         )
         self._leases = self.active.leases
         self.rules = SlotRules(name, policy, self._leases)
-        # The hooks of the lease table are all set here. Each has one listener, so their order does not matter.
+        # These callbacks are set here, not in `Kernel._connect`, because a runtime may be made at any time.
         self._leases.on_shed = self.active.shed
         self._leases.on_reader_caught_up = self.unblock
         self._leases.on_policy_changed = self.rules.policy_changed
@@ -81,13 +81,13 @@ class ModelRuntime:
         self.state.show(sequence)
 
     def load(self) -> None:
-        """Load the model as soon as there is room, unless that has begun already."""
+        """Load the model as soon as there is room. Does nothing if it is loaded, or if a load was requested already."""
         if self.state.name in (UNLOADED, FAILED) and not self._closing:
             self.state.set(LOADING, "checking its requirements")
             self._driver.run(self._check_and_request_load())
 
     def cancel(self, sequence: Sequence) -> None:
-        """Cancel `sequence`: its caller no longer wants it."""
+        """Cancel `sequence`, whose caller no longer waits for it."""
         self.active.cancel(sequence)
         self._update()
 
@@ -108,7 +108,7 @@ class ModelRuntime:
             self._driver.send(protocol.Ended(pids))
 
     async def close(self) -> None:
-        """Stop the driver. Waiting sequences get no answer."""
+        """Stop the driver. Call this when all processes have ended, and with them the sequences."""
         self._closing = True
         self._keep_alive.stop()
         await self._driver.close()
@@ -159,7 +159,10 @@ class ModelRuntime:
         self._driver.run(self._unload(why))
 
     async def checkpoint_to_disk(self) -> None:
-        """The daemon stops: park all sequences, and return when those with a record are on disk for the next run."""
+        """The daemon stops: preempt all generations, and have the driver write those of durable calls to disk.
+
+        Returns when the driver has done so.
+        """
         if self.state.name == READY:
             self.active.checkpoint_to_disk()
             await self._unloader.await_swap_outs()
@@ -186,12 +189,12 @@ class ModelRuntime:
         self._driver.send(protocol.Resize(kv_memory))
 
     def poll(self) -> None:
-        """Page if the driver is silent: all sequences that may run may be waiting for KV memory."""
+        """If the driver is silent, let the pager swap out: perhaps the sequences on slots wait for KV memory."""
         if self.state.name == READY and self._driver.silence > STALL:
             self.active.pager.stalled(self._sequences.values())
 
     def kill(self, why: str) -> None:
-        """Kill the driver, and log `why`; its sequences go on in another one."""
+        """Kill the driver for the fault `why`, which is logged. Its sequences go on in another driver."""
         self._driver.kill(why)
 
     # ---- for the driver supervisor
@@ -223,7 +226,7 @@ class ModelRuntime:
         self.fail(error)
 
     def driver_died(self, how: str) -> None:
-        """Start another driver, in which the sequences go on from their last tokens; or fail after too many deaths."""
+        """Start another driver, in which the sequences go on from their last tokens. After too many deaths, fail."""
         if self._closing:
             return
         if how == "signal 9" and (shortage := self._residency.shortage()):

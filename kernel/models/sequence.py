@@ -19,12 +19,14 @@ QUEUED, RUNNING, PARKED, FINISHED = "queued", "running", "parked", "finished"
 
 
 class Sequence(ABC):
-    """The fields that all sequences share. A policy sees them as a `kernel.policy.policy.Job`.
+    """The fields that all sequences share. A policy sees a sequence as a `kernel.policy.policy.Job`.
 
-    `in_driver`: the driver knows it. `lease`: tokens that it may still make by the kernel's count; `grant`: those until
-    the policy decides again (0: no bound). `block_reasons`: why it may not run now. `deaths` counts the drivers that
-    died while it held a slot, `preemptions` how often it lost its slot to another sequence. `since`: when it entered
-    its state. `switch_cost`: tokens that could be made in the time that it takes to preempt it and bring it back.
+    `state` is `PARKED` while block reasons keep the sequence off its slot, also if it never ran; after a preemption it
+    is `QUEUED`. `in_driver`: the driver knows the sequence. `lease`: tokens that are left of the lease by the kernel's
+    count. `grant`: tokens that are left until the policy decides again (0: no bound). `block_reasons`: why it may not
+    run now. `deaths` counts the drivers that died while it held a slot, `preemptions` how often it lost its slot to
+    another sequence. `since`: when it entered its state. `switch_cost`: tokens that its slot could make in the time
+    that it takes to preempt the sequence and bring it back.
     """
 
     __slots__ = (
@@ -72,12 +74,12 @@ class Sequence(ABC):
 
     @property
     def priority(self) -> int:
-        """The priority of its thread, or of a caller that waits for a reply of its process, if that is higher."""
+        """The priority of its thread, or that of a caller which waits for a reply of its process, if higher."""
         return effective_priority(self.thread)
 
     @property
     def prompt(self) -> int:
-        """Tokens that the driver must read before the first new one; 0 if unknown."""
+        """Tokens that the driver must prefill before it can make a new one; 0 if unknown."""
         return 0
 
     @property
@@ -95,7 +97,7 @@ class Sequence(ABC):
         return False
 
     def finish(self, error: LlmosError | None = None) -> None:
-        """End it and wake the thread that waits for it."""
+        """End the sequence, and wake the thread that waits for it."""
         self.state, self.error = FINISHED, error
         self.thread.wake()
 
@@ -114,7 +116,7 @@ class Sequence(ABC):
         )
 
     def ended_by(self) -> None:
-        """None: the driver ends this wait, and is no thread of the kernel. See `kernel.core.waits`."""
+        """The threads that can end this wait: None, because a driver ends it. See `kernel.core.waits`."""
         return
 
     def __str__(self) -> str:

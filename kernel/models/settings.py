@@ -19,7 +19,8 @@ SHARE = 0.7  # of the machine's memory, for all drivers together, unless the set
 class SchedulingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The settings under `[scheduling]`.
 
-    A step that holds the loop for `slow_step` seconds is logged; after `burst` seconds it is interrupted (0: never).
+    If a thread holds the event loop for `slow_step` seconds, this is logged; after `burst` seconds the thread is
+    interrupted (0: never).
     `policy`, `quantum`, `aging`, `weights` and `starvation` apply to the slots of each model that does not set its own:
     see `PolicySettings`.
     """
@@ -48,10 +49,11 @@ class SchedulingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 class ResourceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The settings under `[resources]`: memory, which all models share.
 
-    `memory`: bytes for all drivers together (0: seven tenths of the machine's memory). `collate`: the longest time, in
-    seconds, that calls for an unloaded model wait while a busy model fills the memory; then the busy model is unloaded.
-    Meanwhile waiting calls gather and are served together, so a longer time means fewer loads. `leak_margin`: bytes by
-    which a driver may exceed its measured size and its KV memory before it is killed for a leak.
+    `memory`: bytes for all drivers together (0: seven tenths of the machine's memory). `collate`: seconds for which the
+    calls for an unloaded model wait before a busy model is unloaded for them; a model that was just loaded may stay
+    longer. Meanwhile the waiting calls gather and are served together, so a longer time means fewer loads; with four
+    times the time of a load, loading takes a small part of the time. `leak_margin`: bytes by which a driver may exceed
+    its measured size plus its KV memory before it is killed for a leak.
     """
 
     memory: Annotated[int, Meta(ge=0)] = 0

@@ -15,7 +15,7 @@ log = structlog.get_logger("kernel.models")
 
 
 class SlotRules:
-    """`policy` holds the settings of the policy in force. `limit_cause`: why fewer slots are in use than configured."""
+    """`policy` holds the settings of the policy in force. `limit_cause`: why not all slots may be in use."""
 
     def __init__(self, model: str, policy: PolicySettings, leases: LeaseTable) -> None:
         self.policy = policy
@@ -29,7 +29,7 @@ class SlotRules:
         return self._leases.count
 
     def set_slot_limit(self, count: int, cause: str) -> None:
-        """Let at most `count` sequences hold a slot. Those that hold one keep it."""
+        """Let at most `count` sequences hold a slot. No sequence loses its slot by this."""
         log.info("slot limit changed", model=self._model, before=self._leases.count, now=count, cause=cause)
         self._leases.count, self.limit_cause = count, cause
         self._leases.reschedule()
@@ -41,5 +41,5 @@ class SlotRules:
         self._leases.switch(made)
 
     def policy_changed(self, reason: str) -> None:
-        """The policy `auto` delegates to another policy now, for `reason`."""
-        log.info("policy changed", model=self._model, now=reason, cause="the load")
+        """The policy `auto` has chosen another policy to decide, for `reason`."""
+        log.info("policy changed", model=self._model, now=reason, cause="the workload")

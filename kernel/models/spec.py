@@ -13,7 +13,7 @@ from msgspec import Meta
 
 
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One model. `path`: "embedded", a folder, a GGUF file or a hub name; `slots`: sequences decoded together.
+    """One model. `path`: "embedded", a folder, a GGUF file or a hub name; `slots`: sequences decoded together at most.
 
     `lease`: tokens that a sequence may make before the kernel has to renew its lease. `policy`, `quantum` and `weights`
     override those under `[scheduling]`. `max_tokens` and `temperature` apply to calls that set none. `options` are

@@ -1,7 +1,7 @@
-"""The state of one model, from unloaded to ready, and the times by which the residency decides about it.
+"""The state of one model, from unloaded to ready, and the times from which the residency decides about it.
 
-Set by the model's runtime; read by the residency, the memory balancer and the listings. It shows each change to the
-submitters whose calls wait for the model. It decides nothing.
+Set by the model's runtime; read by the residency, the memory balancer and the listings. The submitters whose calls wait
+for the model are shown each change. It decides nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ UNLOADED = "unloaded"
 WAITING = "waiting"  # for memory
 LOADING = "loading"
 READY = "ready"
-UNLOADING = "leaving"  # the driver writes its sequences to disk, then ends; clients see this value, so it stays
+UNLOADING = "leaving"  # the driver writes its sequences to disk, then ends; clients know this word, so do not change it
 RESTARTING = "restarting"  # the driver died, and another one loads the model
 FAILED = "failed"  # the model cannot run; the next call tries again
 
@@ -26,12 +26,13 @@ log = structlog.get_logger("kernel.models")
 
 
 class ModelState:
-    """`name` is one of the words above, `detail` says more. `sequences` is a live view of the model's sequences.
+    """`name` is one of the states above, `detail` says more. `sequences` is a live view of the model's sequences.
 
     Times are read from `clock`. `load_began` is None while no driver is in memory or on its way there, `ready_at` while
     the model is not ready, and `idle_since` while a sequence runs, queues or is being swapped out. `turn_began` is when
-    the model was first ready since the last unload, None until then. `load_allowance`: seconds that a load may take at
-    least, because an earlier load was given up for another model. `unload_seconds`: how long the last unload took.
+    the model was first ready since the last unload, None until then. `load_allowance`: if an earlier load was given up
+    for another model, the seconds for which the next load is not given up. `unload_seconds`: how long the last unload
+    took.
     """
 
     def __init__(self, model: str, sequences: Mapping[int, Sequence], clock: Callable[[], float]) -> None:
@@ -54,7 +55,7 @@ class ModelState:
 
     @property
     def frees_memory(self) -> bool:
-        """Whether the driver, if there is one, is about to end, so that its memory will be free."""
+        """Whether the memory of the driver is about to be free: the driver, if there is one, is ending."""
         return self.name not in (LOADING, READY, RESTARTING)
 
     def set(self, name: str, detail: str, facts: Mapping[str, Any] | None = None) -> None:
@@ -68,7 +69,7 @@ class ModelState:
             self.show(sequence)
 
     def show(self, sequence: Sequence) -> None:
-        """Push the state to the submitter whose call waits for the model."""
+        """Push the state into the stream of `sequence`, if `sequence` is queued."""
         stream = sequence.process.stream
         if stream is not None and sequence.state == QUEUED:
             stream.push(State(sequence.process.pid, f"model {self._model} {self.name}", self.detail))
@@ -82,14 +83,14 @@ class ModelState:
         self.set(name, detail)
 
     def turn_begins(self, facts: Mapping[str, Any]) -> None:
-        """The driver has loaded the model, which is ready. After a restart of the driver the old turn goes on."""
+        """The driver has loaded the model. If a driver died during a turn, the same turn goes on."""
         self.ready_at = self._clock()
         self.turn_began = self.turn_began or self.ready_at
         self.load_allowance = 0.0
         self.set(READY, "", facts)
 
     def turn_ends(self, why: str) -> None:
-        """The model is about to be unloaded. If it was still loading, its next load may take twice as long."""
+        """The model is about to be unloaded. If it was still loading, its next load gets twice the time of this one."""
         if self.turn_began is None and self.load_began is not None:
             self.load_allowance = 2 * (self._clock() - self.load_began)
         self.ready_at = self.idle_since = self.turn_began = None

@@ -1,8 +1,8 @@
 """The swap area: a folder of this daemon with one file for each sequence that is swapped out.
 
-Used by the pagers of all models; drivers write and read the files. It removes files that are no longer needed, and at a
-start the folders of dead daemons: a living daemon holds a lock on its folder. A file that must survive the daemon gets
-a second name in a folder that all runs share. It never reads a file.
+Used by the pagers of all models; drivers write and read the files. It removes files that are no longer needed, and when
+the daemon starts, the folders of dead daemons: a living daemon holds a lock on its folder. A file that must survive the
+daemon gets a hard link in a folder that all runs share. It never reads a file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import structlog
 
 PERSISTENT = "kept"  # the folder of files that survive the daemon
-RETRIES = (1.0, 5.0, 60.0)  # seconds after which it tries again to remove a file that was being written
+RETRIES = (1.0, 5.0, 60.0)  # seconds after which to remove a file again that a driver may have been writing
 
 log = structlog.get_logger("kernel.models")
 
@@ -41,7 +41,7 @@ class SwapArea:
         self._lock: int | None = None
 
     def folder(self) -> str:
-        """The folder in which a driver may create unnamed files; empty if there is none."""
+        """The folder in which a driver may create files without a name; empty if there is no folder."""
         try:
             self._make_folder()
         except OSError:
@@ -49,7 +49,7 @@ class SwapArea:
         return str(self._own)
 
     def path(self, sequence: int) -> str:
-        """The swap file of a sequence. Raises `OSError` if nothing can be written."""
+        """The path of the swap file of a sequence. Raises `OSError` if nothing can be written."""
         self._make_folder()
         return f"{self._own}/{sequence}.kv"
 
@@ -63,18 +63,18 @@ class SwapArea:
         self._root.chmod(0o700)
         while self._lock is None:
             self._own = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=self._root))
-            # None if another daemon, at its start, took the folder for that of a dead one before we had the lock.
+            # None if another daemon, which started meanwhile, removed the folder because it was not locked yet.
             self._lock = _try_lock(self._own)
 
     def remove(self, sequence: int) -> None:
-        """Remove the files of a sequence, on another thread."""
+        """Remove the files of a sequence, in a worker thread."""
         if self._own is not None:
             removal = self._loop.run_in_executor(None, _unlink, self._own, f"{sequence}.kv*")
             self._removals.add(removal)
             removal.add_done_callback(self._removals.discard)
 
     def remove_unfinished(self, sequence: int) -> None:
-        """Remove the files of a sequence that a driver may still be writing: try again several times."""
+        """Remove the files of a sequence that a driver may still be writing: now, and again after `RETRIES`."""
         self.remove(sequence)
         for seconds in RETRIES:
             self._later.add(self._loop.call_later(seconds, self.remove, sequence))
@@ -98,7 +98,7 @@ class SwapArea:
     # ---- files that survive the daemon
 
     def persistent_path(self, name: str) -> str:
-        """The path under which `keep` persists `name`."""
+        """The path under which `persist` stores the file `name`."""
         return f"{self._root}/{PERSISTENT}/{name}.kv"
 
     def persist(self, path: str, name: str) -> None:

@@ -1,8 +1,8 @@
 """Think time: the seconds between two calls of a process, during a tool call, a wait for a message or a sleep.
 
-Updated by the active sequences of a model, which send the expected think time to the driver with each call. By it the
-driver decides whether to preserve, swap out or discard the cached prefix that the process is going to use again. It
-never sends anything itself.
+Updated by the active sequences of a model, which send the expected think time to the driver with each generation. From
+this time the driver decides whether to retain, swap out or discard the cached prefix that the process is going to use
+again. It never sends anything itself.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from kernel.core.process import Process
 
 SMOOTHING = 0.7  # weight of the past
-PROGRAMS = 10_000  # at most so many are remembered
+PROGRAMS = 10_000  # programs whose think time is stored at most
 
 
 class ThinkTimes:
@@ -24,7 +24,7 @@ class ThinkTimes:
         self._last_end: dict[int, float] = {}  # by pid of a live process: when its last call ended
 
     def expected(self, program: str) -> float:
-        """Seconds from the end of a call to the next call of the same process; 0 if no process made a second call."""
+        """Seconds from the end of a call to the next call of the same process; 0 if none has made two calls yet."""
         return self._expected.get(program, 0.0)
 
     def call_began(self, process: Process) -> None:

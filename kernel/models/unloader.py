@@ -1,6 +1,6 @@
 """Unloads one model: waits until its driver has written its sequences to disk, then stops the driver.
 
-Called by the model runtime that owns it, which also notifies it of every change. It never chooses which model is
+Called by the model runtime that owns it, which also sets `changed` at every change. It never chooses which model is
 unloaded or which of its sequences are swapped out.
 """
 
@@ -14,7 +14,7 @@ import structlog
 from kernel.models.active_sequences import ActiveSequences
 from kernel.models.driver_supervisor import DriverSupervisor
 
-UNLOAD_SECONDS = 5.0  # a driver has so long to write its sequences to disk
+UNLOAD_SECONDS = 5.0  # seconds that a driver has to write its sequences to disk
 
 log = structlog.get_logger("kernel.models")
 
@@ -50,7 +50,7 @@ class Unloader:
         return self._clock() - began
 
     async def _until(self, done: Callable[[], bool]) -> None:
-        """Return when `done()` is true. It is called at every change."""
+        """Return when `done()` is true. Calls `done` at every change."""
         while not done():
             self.changed.clear()
             await self.changed.wait()

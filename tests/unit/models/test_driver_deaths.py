@@ -38,7 +38,7 @@ async def test_generations_go_on_in_a_new_driver_with_the_text_they_would_have_h
     (row,) = await system.call(Slots())
     assert row.restarts == 1
     logged = [event.event for event in recorders[0].of(Log)]
-    assert logged == ["driver died; the generation continues in a new one"]
+    assert logged == ["driver died; the call continues in a new one"]
     assert_nothing_left(system)
 
 

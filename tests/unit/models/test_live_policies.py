@@ -119,7 +119,7 @@ async def test_a_change_is_shown_and_logged_with_who_asked_and_bad_ones_change_n
     await system.status(process)
     (row,) = await system.call(Slots())
     assert row.policy == "fair"
-    assert (await system.call(GetStats())).scheduling == {"sim": "fair; 2 of 2 slots given out"}
+    assert (await system.call(GetStats())).scheduling == {"sim": "fair; 2 of 2 slots usable"}
 
 
 @pytest.mark.parametrize("scheduling", [SchedulingSettings(policy="auto", quantum=6)])
@@ -131,7 +131,7 @@ async def test_auto_logs_why_it_changed_and_slots_show_it(system: System) -> Non
     assert row.policy == "auto"
     assert row.policy_reason.startswith("attained with a quantum of 6, after priority")
     assert [(line["now"], line["cause"]) for line in logs if line["event"] == "policy changed"] == [
-        (row.policy_reason, "the load")
+        (row.policy_reason, "the workload")
     ]
     assert [await system.result(process) for process in processes] == [text_of(seed, 30) for seed in range(8)]
 

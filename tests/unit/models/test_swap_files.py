@@ -198,7 +198,7 @@ async def test_a_driver_that_restarts_tells_the_process_once(system: System) -> 
     (one,) = (await row(system)).sequences
     assert one.recomputed == "the driver died (killed by the test)"
     await system.result(process)
-    assert [event.event for event in recorder.of(Log)] == ["driver died; the generation continues in a new one"]
+    assert [event.event for event in recorder.of(Log)] == ["driver died; the call continues in a new one"]
 
 
 # ---- the folder
