@@ -1,7 +1,7 @@
 """Commits: hands changes to the journal, and lets threads wait until a commit is on disk.
 
 Used by all of `kernel.durable`. Commits are numbered in the order of the requests, and reach the disk in this order.
-It never reports an error of the disk: the journal tries again, and the threads wait until it succeeds.
+It never reports an error of the disk: the journal tries again, and the threads wait until the write succeeds.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Commits:
         return self.requested
 
     def reserve_pid(self, pid: int) -> None:
-        """Never give `pid`, which a durable process knows by now, to another process in a later run of the daemon."""
+        """Keep later runs from giving `pid` to another process, because a durable process may address it again."""
         if pid > self._last_pid:
             self._last_pid = pid
             self.persist(HighestIds(pid=pid))
@@ -52,9 +52,10 @@ class Commits:
             await PARK
 
     async def wait_deferring_cancellation(self, thread: Thread, number: int) -> None:
-        """Do the same after a call took effect; defer a cancellation that arrives meanwhile to the thread's next wait.
+        """Return when commit `number`, with the record of a call, is on disk. Defer a cancellation to the next wait.
 
-        Otherwise the agent would never get the result, such as a message that the call has taken from the mailbox.
+        The call has taken effect. If the wait were cancelled, the agent would never get the result, such as a message
+        that the call has taken from the mailbox.
         """
         deferred: asyncio.CancelledError | None = None
         while self.committed < number:

@@ -1,8 +1,8 @@
 """Generations of durable processes: persists their progress, so that the next run of the daemon resumes them.
 
 Used by the replay for `Generate`, and by the kernel when the daemon stops. When a driver has swapped such a generation
-out, its swap file gets a second name that survives the daemon, and the journal a row with its tokens. A generation
-whose progress is not on disk is regenerated from its seed, which yields the same tokens. It never reads a swap file.
+out, the swap file gets a hard link that survives the daemon, and the journal gets a row with the tokens. A generation
+without a row is regenerated from its seed, which yields the same tokens. It never reads a swap file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from kernel.journal.histories import RecoveredState
 from kernel.models.generation import Generation, GenerationSnapshot
 from kernel.models.swap import SwapArea
 
-CHECKPOINT_SECONDS = 5.0  # that drivers have to write their sequences to disk when the daemon stops
+CHECKPOINT_SECONDS = 5.0  # the time for drivers to write their sequences to disk when the daemon stops
 
 log = structlog.get_logger("kernel.durable")
 
@@ -45,9 +45,9 @@ class CheckpointedModels(Protocol):
 
 
 class GenerationRecord:
-    """The persisted progress of one call: a row, and possibly a file, for each sample whose state was on disk.
+    """The persisted progress of one call: a row for each sample, and a swap file if the sample was swapped out.
 
-    `closed`: the call is over, and nothing more of it is to be persisted.
+    `closed`: the call is over, so nothing more is persisted.
     """
 
     def __init__(self, generations: DurableGenerations, history: CallHistory, key: CallKey) -> None:
@@ -97,9 +97,9 @@ class DurableGenerations:
         self._writes: set[asyncio.Future[Any]] = set()
 
     async def generate(self, process: Process, call: Generate, key: CallKey) -> Any:
-        """Make the call, or resume it where a previous run of the daemon persisted it."""
+        """Make the call, or resume it from the progress that a previous run of the daemon persisted."""
         history = history_of(process)
-        if call.sampling.seed is None:  # so that a regenerated reply is the same
+        if call.sampling.seed is None:  # so that a regenerated reply has the same tokens
             call = msgspec.structs.replace(
                 call, sampling=msgspec.structs.replace(call.sampling, seed=history.derived_number(key))
             )
@@ -143,8 +143,12 @@ class DurableGenerations:
                 self._in_thread(partial(self.area.delete, record.name(sample)), None)
             elif error is None:
                 self._persist(record, sample, snapshot, has_file=True)
-            elif not isinstance(error, FileNotFoundError):  # else it was swapped in again before
-                log.warning("the swap file of a generation cannot be retained", pid=record.pid, why=str(error))
+            elif not isinstance(error, FileNotFoundError):  # if it is, the generation was swapped in before
+                log.warning(
+                    "cannot link the swap file of a generation; if the daemon dies, the generation is regenerated",
+                    pid=record.pid,
+                    why=str(error),
+                )
 
         self._in_thread(partial(self.area.persist, snapshot.file, record.name(sample)), linked)
 
@@ -175,5 +179,5 @@ class DurableGenerations:
 
 
 async def restore_count(process: Process, call: Generate, answer: Any) -> None:
-    """Count the samples of a replayed call: the next generation of the process gets the same number as before."""
+    """Count the samples of a replayed call, so that the next generation gets the same number as in the first run."""
     process.generations += call.samples

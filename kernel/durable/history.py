@@ -1,4 +1,4 @@
-"""The history of one durable process: how many calls each thread has made, and which records are left to replay.
+"""The history of one durable process: how many calls each thread has made, and the records that are yet to replay.
 
 Made when the process starts, and stored in `Process.durable`. It never does I/O.
 """
@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, cast
 from kernel.core.process import Process
 from kernel.journal.histories import ProcessRow
 
-DERIVED = 1 << 62  # set in ids of messages that are derived from a key; ids from the counter stay below
+DERIVED = 1 << 62  # this bit is set in message ids that derive from a key; ids from the counter are lower
 
 
 class CallKey(NamedTuple):
-    """Identifies a system call of a durable process: by epoch, path of the thread, and number of its calls before."""
+    """Identifies a call of a durable process: epoch, path of the thread, number of its earlier calls in the epoch."""
 
     epoch: int
     thread: str
@@ -24,10 +24,10 @@ class CallKey(NamedTuple):
 
     @property
     def series(self) -> str:
-        """Names a series of calls that are made in the order of their keys: (epoch, number).
+        """The name of a series of calls that a thread makes in the order of (epoch, number).
 
-        Calls before the first checkpoint run again after a restart, in an odd epoch. Calls of the next even epoch may
-        have been made before them, in a previous run of the daemon. So odd epochs form a series of their own.
+        After a restart, the calls before the first checkpoint run again, in an odd epoch. The previous run may already
+        have made calls of the next even epoch. So odd epochs form a series of their own.
         """
         return f"{self.thread}'" if self.epoch % 2 else self.thread
 
@@ -36,7 +36,7 @@ class DurableTask:
     """A durable task.
 
     `root` is its first process, and `rows` holds the processes of a previous run that have not restarted, by pid.
-    `progressed`: whether it has recorded a call in this run of the daemon.
+    `progressed`: whether a call of the task was recorded in this run of the daemon.
     """
 
     __slots__ = ("id", "progressed", "root", "rows")
@@ -51,14 +51,14 @@ class DurableTask:
 class CallHistory:
     """The state of a durable process that other processes do not have.
 
-    `row`: its state as the previous run of the daemon left it. `last_commit`: the number of the last commit that holds
-    a change of it. `delivered`: the last call of each series of a durable sender whose message is in this mailbox, or
-    was. `abandoned`: ids of its calls to others that it gave up; a reply to one of them is too late. `downs_received`:
-    references of monitors whose "down" message it has received; complete once `downs_collected`, which says that the
-    records were searched.
+    `row`: its state at the end of the previous run. `last_commit`: the number of the last commit with a change of the
+    process. `delivered`: for each series of calls of a durable sender, the last call whose message reached this
+    mailbox. `abandoned`: ids of calls that this process gave up; a reply to such a call is too late. `downs_received`:
+    references of the monitors whose "down" message was received. `downs_collected`: `downs_received` is complete,
+    because the records were searched.
 
-    Epochs are even, and a checkpoint adds two. After a restart, the calls before the first checkpoint run again. Their
-    epoch is the odd one below that of the last checkpoint, so that their keys lie above all that it deleted.
+    The epoch is even at first, and a checkpoint adds two. After a restart, the calls before the first checkpoint run
+    again, in the odd epoch below that of the last checkpoint, so that their keys are above all that it deleted.
     """
 
     __slots__ = (
@@ -87,7 +87,7 @@ class CallHistory:
         self.epoch = 0
         self.calls_made: dict[str, int] = {}  # by the path of the thread, in this epoch
         self.records: dict[CallKey, tuple[bytes, bytes]] = {}
-        # State of the model calls that were in progress, and whether it has a file; by call and sample.
+        # The state of each model call in progress, and whether there is a swap file; by call and sample.
         self.snapshots: dict[CallKey, dict[int, tuple[bytes, bool]]] = {}
         # Epoch and number, by pid of the sender and `CallKey.series`.
         self.delivered: dict[int, dict[str, tuple[int, int]]] = {}
@@ -100,7 +100,7 @@ class CallHistory:
         """Take over the state that a previous run of the daemon persisted."""
         self.row = row
         self.epoch = max(row.epoch - 1, 0)
-        # The last of several rows with one key counts: a call may be cancelled after its answer was recorded.
+        # Of several rows with one key the last counts: a wait records its deadline first, and its outcome later.
         self.records = {CallKey(*fields[:3]): (fields[3], fields[4]) for fields in row.calls}
         for sender, series, epoch, number in row.delivered:
             self.delivered.setdefault(sender, {})[series] = epoch, number
@@ -109,7 +109,7 @@ class CallHistory:
         row.calls, row.delivered, row.generations = [], [], []
 
     def next_key(self, thread: str) -> CallKey:
-        """Count a call of the thread with this path, and return its key."""
+        """Count a call of the thread with this path, and return the key of the call."""
         number = self.calls_made.get(thread, 0)
         self.calls_made[thread] = number + 1
         return CallKey(self.epoch, thread, number)
@@ -143,7 +143,7 @@ class CallHistory:
         self.abandoned.add(self.message_id(key))
 
     def message_id(self, key: CallKey, recipient: object = "") -> int:
-        """The id of the message that a call sends, or of the one for `recipient` if it sends several."""
+        """The id of the message that a call sends; if the call sends several, of the message to `recipient`."""
         return DERIVED | self.derived_number(key, recipient)
 
 

@@ -1,7 +1,7 @@
 """Links and monitors of durable processes: made again at a replay, with the same references.
 
-Called by the replay. Links and monitors exist in memory only. The "down" message is written to a durable mailbox in the
-transaction that records the end of the monitored process, so that it is never delivered twice.
+Called by the replay. Links and monitors exist in memory only. The transaction that records the end of a monitored
+process also writes the "down" message to a durable mailbox, so that the message is never delivered twice.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class DurableLinks:
     # ---- after a call was answered from its record
 
     async def restore_monitor(self, process: Process, call: Monitor, ref: int) -> None:
-        """Monitor again, unless the "down" message was delivered. If the other process is gone, it comes now."""
+        """Monitor again, unless the "down" message was delivered. If the other process is gone, deliver it now."""
         if not _down_delivered(process, ref):
             await self._after_restart(partial(self._links.monitor, process, call, ref))
 
@@ -54,7 +54,7 @@ class DurableLinks:
         self._links.unlink(process, call)
 
     async def _after_restart(self, make: Callable[[], Any]) -> None:
-        """Call `make`; repeat it if the other process was yet to restart. Ignores errors, such as an unknown pid."""
+        """Call `make`. If the other process is yet to restart, wait, and repeat; ignore other errors (unknown pid)."""
         while True:
             try:
                 make()

@@ -1,7 +1,7 @@
 """The mailbox of a durable process: a message is in the journal as long as it is in the mailbox.
 
 Made with the process, and used like any mailbox. The transaction that records a `Receive` also deletes the message,
-because both changes are requested in one turn of the loop. It never waits for the disk itself.
+because both changes are requested in one turn of the loop. The mailbox never waits for the disk itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kernel.journal.changes import DropMessage, HighestIds, PutMessage
 
 
 class DurableMailbox(Mailbox):
-    """`now` returns the time of the loop, in which deadlines are given. The journal stores them since the epoch."""
+    """`now` returns the time of the loop. Deadlines are in this time; the journal stores them since the epoch."""
 
     __slots__ = ("_commits", "_now", "_pid")
 
@@ -32,7 +32,7 @@ class DurableMailbox(Mailbox):
         self._now = now
 
     def put(self, message: Message) -> CommitReceipt:
-        """Add `message`, and persist it. Raises `NotEncodable`, and then adds nothing."""
+        """Add `message`, and persist it. Raises `NotEncodable` if that is impossible, and adds nothing."""
         expires = None
         if message.deadline is not None and message.deadline != inf:
             expires = time.time() + message.deadline - self._now()

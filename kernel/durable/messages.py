@@ -1,8 +1,8 @@
-"""Messages of durable processes. Their ids derive from the calls, so none is delivered, received or answered twice.
+"""Messages of durable processes, whose ids derive from the calls, so that no message arrives or is answered twice.
 
-The replay calls the handlers here for calls that have no record. A reply to a durable caller is written in the
-transaction that records `Reply`, and deleted in the one that records the `Call` that took it, so the two calls need no
-common transaction. It never persists a message to a process that is not durable: `kernel.messages` delivers it.
+The replay calls the handlers here for calls that have no record. The reply to a durable caller is written in the
+transaction that records `Reply`, and deleted in the transaction that records `Call`, so the two calls need no common
+transaction. It never persists a message to a process that is not durable: `kernel.messages` delivers such a message.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class DurableMessages:
         self._alive = alive
         self._pending_restarts = pending_restarts
         self._replies: dict[int, tuple[int, bytes]] = {}  # by id of the call: pid of the caller, encoded body
-        self._recipients: dict[int, set[int]] = {}  # by pid of a sender: pids whose history has entries of it
+        self._recipients: dict[int, set[int]] = {}  # by pid of a sender: pids that have it in `CallHistory.delivered`
 
     # ---- calls
 
@@ -116,7 +116,7 @@ class DurableMessages:
             if number not in self._replies:
                 mark_caller_gone(recipient, number)
                 history_of(process).abandoned.add(number)
-            elif not process.dying:  # it was cancelled after the reply arrived, before it ran
+            elif not process.dying:  # the thread was cancelled between the arrival of the reply and its next step
                 self._take_reply(number)
             raise
         finally:
@@ -152,7 +152,7 @@ class DurableMessages:
     # ---- after a call was answered from its record
 
     async def restore_receive(self, process: Process, call: Receive, message: Message) -> None:
-        """Expect a reply to the message if it is a call; note a "down" message, so that it is not delivered again."""
+        """Add a call to the pending calls; note a "down" message, so that it is not delivered again."""
         process.messages_received += 1
         if message.type == DOWN:
             history_of(process).downs_received.add(message.correlation)
@@ -164,7 +164,7 @@ class DurableMessages:
             process.pending_calls.pop(call.message, None)
 
     def add_pending_call(self, process: Process, message: int) -> None:
-        """Let `process` reply to a call of a previous run. Its caller may be gone; a durable one repeats the call."""
+        """Let `process` reply to a call of a previous run. A durable caller repeats the call; others may be gone."""
         if process.pending_calls is None:
             process.pending_calls = PendingCalls(process)
         process.pending_calls.setdefault(message, None)
@@ -184,7 +184,7 @@ class DurableMessages:
             if not recipients:
                 del self._recipients[sender]
         history.delivered = {}
-        for pid in self._recipients.pop(process.pid, ()):  # it sends no more messages
+        for pid in self._recipients.pop(process.pid, ()):  # the ended process sends no more
             recipient = self._alive.get(pid)
             if recipient is not None:
                 history_of(recipient).delivered.pop(process.pid, None)
@@ -228,7 +228,7 @@ class DurableMessages:
             self._messaging.urgency_changed(recipient)
 
     def _take_reply(self, number: int) -> Any:
-        """Return the reply to call `number`, and delete it in the transaction that records the call."""
+        """Return the reply to call `number`, and delete the reply in the transaction that records the call."""
         _, body = self._replies.pop(number)
         self._commits.persist(DropReply(number))
         return decode(body)

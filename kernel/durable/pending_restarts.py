@@ -1,7 +1,7 @@
 """PendingRestarts: the durable processes of a previous run that have not restarted yet, and the threads that need them.
 
-Called by the gate when a call finds no process with a pid or name: the call waits if that process is yet to restart. It
-never restarts a process itself.
+Called by the gate when a call finds no process with a pid or name. If that process is yet to restart, the call waits
+for it. PendingRestarts never restarts a process itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kernel.gate import Gate
 
 
 class PendingRestarts:
-    """`pids` (with task ids) and `names` (with pids) of these processes. The gate refers to it while `pids` has any."""
+    """Task ids by pid (`pids`) and pids by name (`names`). The gate refers to this object while `pids` is not empty."""
 
     def __init__(self, gate: Gate) -> None:
         self.pids: dict[int, int] = {}
@@ -57,14 +57,14 @@ class PendingRestarts:
             self._gate.pending_restarts = None
 
     def remove_task(self, task: int) -> None:
-        """Task `task` has ended: none of its processes will restart."""
+        """Task `task` has ended: its processes will not restart, so wake the threads that wait for them."""
         for pid in tuple(self._of_task.pop(task, ())):
             self._of_task[task] = set()
             self.remove(pid)
         self._of_task.pop(task, None)
 
     async def wait_for_restart(self, error: LlmosError) -> bool:
-        """Wait for the process that the call did not find, if it is to restart. True: it was, so repeat the call."""
+        """If the process that `error` reports missing is yet to restart, wait for it; return True: repeat the call."""
         pid, name = error.data.get("pid"), error.data.get("name")
         thread, waited = cast("Thread", asyncio.current_task()), False
         while (awaited := pid if pid in self.pids else self.names.get(cast("str", name))) is not None:

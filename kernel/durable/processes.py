@@ -1,7 +1,8 @@
-"""Starts durable processes and their children, and restarts them with the pid and the state that they had.
+"""Starts durable processes and their children, and restarts them with the pids and the state of the previous run.
 
-Used by the task subsystem for the first process of a durable task, and by the replay for its children. A child is
-durable if its program is and it is not detached. The end of every child is persisted, so that it never runs twice.
+Used by the task subsystem for the first process of a durable task, and by the replay for the children of durable
+processes. A child is durable if its program is durable and the child is not detached. It never starts a child again
+whose end is on disk.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ log = structlog.get_logger("kernel.durable")
 
 
 class DurableProcesses:
-    """`context` makes an agent's context. `stopping`: the daemon stops, and children that end now restart later."""
+    """`context` makes an agent's context. `stopping`: the daemon stops, so children that end now run again later."""
 
     def __init__(
         self,
@@ -64,11 +65,11 @@ class DurableProcesses:
     # ---- first processes of tasks
 
     def new_root(self, program: Program) -> CallHistory:
-        """Make the history of the first process of a new task. Its pid is new, and in the journal with the task."""
+        """Make the history of the first process of a new task. Its pid is new; the journal stores it with the task."""
         return self._history(self._new_pid(), DurableTask(0), program)
 
     def restored_root(self, task: int, rows: list[ProcessRow], program: Program) -> CallHistory:
-        """Make the history of the first process of a task from `rows`; restore the replies to all its processes."""
+        """Make the history of the first process of a task from `rows`; load the replies for all processes in `rows`."""
         durable_task = DurableTask(task)
         durable_task.rows = {row.pid: row for row in rows}
         for row in rows:
@@ -127,7 +128,7 @@ class DurableProcesses:
         program = self._programs.by_name.get(call.program)
         try:
             if row is None:
-                return  # a checkpoint deleted it, or it was never started
+                return  # the row was deleted by a checkpoint, or was never written
             if row.status is not None:
                 status = _decoded(row.status, ExitStatus)
                 return
@@ -158,7 +159,7 @@ class DurableProcesses:
         return status
 
     def process_ended(self, process: Process) -> None:
-        """Release what the history refers to: the process table remembers ended processes for a while."""
+        """Free the memory of the history, because the process table retains an ended process for a while."""
         if process.durable is None:
             return
         history = history_of(process)
@@ -186,7 +187,7 @@ class DurableProcesses:
     # ---- inside
 
     def _persist(self, change: Change) -> Coroutine[Any, Any, None] | None:
-        """Persist `change`. Returns None to a durable caller: it waits for its record, in the same transaction."""
+        """Persist `change`. A durable caller gets None: it waits for the record of its call, in the same commit."""
         number, caller = self._commits.persist(change), asyncio.current_task()
         if isinstance(caller, Thread) and caller.process.durable is not None:
             return None
@@ -201,7 +202,7 @@ class DurableProcesses:
             self._lifecycle.start(process, program, call, None, pid=pid)
 
     def _set_up(self, history: CallHistory, call: Spawn) -> None:
-        """Give the process of `history`, which has not run yet, a durable mailbox and the state that it had."""
+        """Give the process of `history` a durable mailbox, and its state of the previous run, before its first step."""
         process = self._table.alive[history.pid]
         task, row = history.task, history.row
         if task.root is None:
@@ -245,7 +246,7 @@ class DurableProcesses:
                 box.restore(declared(process, message))
             except LlmosError as error:  # the program now accepts other messages
                 log.warning(
-                    "the program no longer accepts a message of a previous run",
+                    "the program does not accept a message of the previous run; the message stays unconverted",
                     pid=row.pid,
                     error=error.message,
                 )

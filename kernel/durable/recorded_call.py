@@ -1,7 +1,7 @@
 """The record of a system call in the journal: a fingerprint of the call, and its outcome.
 
-Written and read by the replay. Every answer to a durable process is encoded and decoded here, so that an agent gets the
-same value from the kernel and from the journal. It never compares or replays anything.
+Written and read by the replay. Every recorded answer is encoded and decoded here, also when the kernel gives it for the
+first time, so that an agent gets the same value from the journal. It never compares or replays anything.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kernel.messages.validation import to_declared_type
 SHOWN_BYTES = 512  # bytes of an encoded call that a record stores for error texts
 TEXT_CHARACTERS = 400  # characters of a call in an error text
 
-# Encodes mappings and sets in sorted order: their own order may differ between two interpreters.
+# Encodes mappings and sets in sorted order, because their own order may differ in another run of the daemon.
 ENCODER = msgspec.msgpack.Encoder(order="deterministic")
 
 
@@ -35,13 +35,13 @@ class CallFingerprint(msgspec.Struct, frozen=True, array_like=True):
     def __str__(self) -> str:
         try:
             text = repr(msgspec.msgpack.decode(self.shown)[1:])
-        except (msgspec.DecodeError, UnicodeDecodeError, TypeError):  # cut off: the encoding was longer
+        except (msgspec.DecodeError, UnicodeDecodeError, TypeError):  # `shown` is only the beginning of the encoding
             text = repr(self.shown) + "…"
         return f"{self.kind} {text if len(text) <= TEXT_CHARACTERS else text[:TEXT_CHARACTERS] + '…'}"
 
 
 class RecordedValue(msgspec.Struct, frozen=True, array_like=True, tag=0):
-    """The answer. The tokens are those that the process had used by then."""
+    """The answer, and the tokens that the process had used in all its calls so far."""
 
     value: msgspec.Raw
     prompt_tokens: int = 0
@@ -49,7 +49,7 @@ class RecordedValue(msgspec.Struct, frozen=True, array_like=True, tag=0):
 
 
 class RecordedFailure(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """The error that was raised."""
+    """The error that the call raised."""
 
     error: ErrorInfo
 
@@ -59,13 +59,13 @@ class RecordedCancellation(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
 
 class RecordedDeadline(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """When a sleep or the timeout of a wait ends, in seconds since the epoch. The call is not complete."""
+    """The time at which a sleep or the timeout of a wait ends, in seconds since the epoch. The call is in progress."""
 
     due: float
 
 
 class RecordedRegion(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """The result of a tool that was returned by reference: the name of the region, and its value."""
+    """A result that a tool returned by reference: the name of the shared region, and the value in it."""
 
     name: str
     value: msgspec.Raw
@@ -92,7 +92,7 @@ def raw(value: Any) -> msgspec.Raw:
 
 
 def revealed(process: Process, call: Syscall, value: msgspec.Raw) -> Any:
-    """Decode `value`, the answer to `call`, into what the caller gets. Raises `MalformedFrame`."""
+    """Decode `value`, the answer to `call`, to the type that the caller gets. Raises `MalformedFrame`."""
     answer = decode(value, type(call).returns or Any)
     if isinstance(answer, Message):
         return declared(process, answer)

@@ -1,4 +1,4 @@
-"""The table of system calls: which a durable process records, which wait for the disk, which a replay executes again.
+"""The table of recorded system calls: when each waits for the disk, and which of them a replay executes again.
 
 Read by the replay. A call that is not in the table is never recorded and is executed again: it only reads (`Ps`), or
 creates something that exists in memory only (`StartThread`). `WriteLog` is not in the table either; the replay drops
@@ -64,12 +64,17 @@ from ipc.syscalls import (
 class RecordingRule(enum.Enum):
     """How a call is recorded, and whether it waits for the disk before it executes and after."""
 
-    # "All before" are the earlier changes of the process and records of its calls.
-    SYNC_BEFORE_AND_AFTER = "executes when all before is on disk, returns when its record is"  # others see its effect
-    SYNC_AFTER = "returns when its record is on disk"  # its effect is in the journal too, or has a cost
-    SYNC_BEFORE = "executes when all before is on disk, and returns immediately"  # without a record it happens twice
-    ASYNC = "returns immediately"  # nobody else sees it: if its record is lost, it executes again before any effect
-    REEXECUTE = "a replay executes it again"  # its effect exists in memory only; errors are recorded
+    # "All before": the changes that the process made before, and the records of its earlier calls.
+
+    # Others see the effect of the call.
+    SYNC_BEFORE_AND_AFTER = "executes when all before is on disk, returns when its record is on disk"
+    # The effect of the call is in the journal, too (mailbox, checkpoint), or the call is expensive to repeat.
+    SYNC_AFTER = "returns when its record is on disk"
+    # Others see the effect of the call, but may see it twice: the call executes again if its record is lost.
+    SYNC_BEFORE = "executes when all before is on disk, returns immediately"
+    # A call that others can see waits for this record. So if the record is lost, no such call has followed.
+    ASYNC = "returns immediately"
+    REEXECUTE = "a replay executes it again"  # its effect is in memory only; errors and cancellations are recorded
 
 
 RULES: dict[type[Syscall], RecordingRule] = {
@@ -108,19 +113,19 @@ RULES: dict[type[Syscall], RecordingRule] = {
     Resume: RecordingRule.SYNC_BEFORE_AND_AFTER,
     Nice: RecordingRule.SYNC_BEFORE_AND_AFTER,
     Supervise: RecordingRule.SYNC_BEFORE_AND_AFTER,
-    # A replay makes them again if the other process exists.
+    # A replay makes links and monitors again if the other process exists.
     Link: RecordingRule.ASYNC,
     Unlink: RecordingRule.ASYNC,
     Monitor: RecordingRule.ASYNC,
     Demonitor: RecordingRule.REEXECUTE,
-    # Time and random numbers. A sleep is recorded when it begins, with its end.
+    # Time and random numbers. A sleep is recorded when it begins, with the time at which it ends.
     GetTime: RecordingRule.ASYNC,
     DrawRandom: RecordingRule.ASYNC,
     Sleep: RecordingRule.ASYNC,
     Checkpoint: RecordingRule.SYNC_AFTER,
     # A replay does not wait again for an event: the process that set it may be gone.
     WaitForEvent: RecordingRule.ASYNC,
-    # State in memory only, which a replay builds up again.
+    # State that exists in memory only, which a replay builds up again.
     SetEvent: RecordingRule.REEXECUTE,
     ClearEvent: RecordingRule.REEXECUTE,
     AcquireLock: RecordingRule.REEXECUTE,
@@ -132,6 +137,6 @@ RULES: dict[type[Syscall], RecordingRule] = {
     WaitAtBarrier: RecordingRule.REEXECUTE,
 }
 
-# Rules by which a call executes only when all before is on disk, and by which it returns only when its record is.
+# The rules of calls that wait for the disk before they execute, and of those that wait for their own record after.
 WAITS_BEFORE = frozenset({RecordingRule.SYNC_BEFORE_AND_AFTER, RecordingRule.SYNC_BEFORE})
 WAITS_AFTER = frozenset({RecordingRule.SYNC_BEFORE_AND_AFTER, RecordingRule.SYNC_AFTER})

@@ -21,7 +21,7 @@ log = structlog.get_logger("kernel.durable")
 
 
 class DurableRegions:
-    """Persists changes. A durable process gets no receipt: it waits for its record, in the same transaction."""
+    """Persists changes. A durable caller gets no receipt: it waits for the record of its call, in the same commit."""
 
     def __init__(self, shared: SharedMemory, commits: Commits) -> None:
         self._shared = shared
@@ -37,7 +37,7 @@ class DurableRegions:
         return CommitReceipt(self._commits, number) if process.durable is None else None
 
     def restore(self, opening: RecoveredState) -> None:
-        """Restore the regions that the journal has. One that cannot be decoded is logged and skipped."""
+        """Restore the regions that are in the journal. Log and skip a region that cannot be decoded."""
         self._shared.start_ids_after(opening.version)
         for name, version, owner, value in opening.regions:
             try:

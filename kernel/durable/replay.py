@@ -1,8 +1,8 @@
-"""The replay: the context of a durable process makes its calls through it instead of the gate.
+"""The replay, which takes the calls of durable processes in place of the gate.
 
-A call that has a record is answered from the record and has no effect. Any other call goes through the gate, and its
-outcome is recorded. `kernel.durable.recording_rules` says for each kind of call when it waits for the disk. The replay
-never implements a call: handlers do.
+Called by the context of a durable process. A call that has a record is answered from the record and has no effect on
+others. Any other call goes through the gate, and its outcome is recorded, by the rules of
+`kernel.durable.recording_rules`. The replay never implements a call: handlers do.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from kernel.lib.units import isolate_and_measure
 from kernel.memory.shared import SharedMemory
 from kernel.processes.exit import ProcessExit
 
-MAX_COMMITS_AHEAD = 256  # commits that may be in progress while a thread continues
+MAX_COMMITS_AHEAD = 256  # unfinished commits beyond which every call waits for its record
 
 Handler = Callable[[Process, Any, CallKey], Coroutine[Any, Any, Any]]
 Restorer = Callable[[Process, Any, Any], Coroutine[Any, Any, None]]
@@ -58,8 +58,8 @@ Restorer = Callable[[Process, Any, Any], Coroutine[Any, Any, None]]
 class Replay:
     """Stands in for the gate, for durable processes.
 
-    `handlers` make calls in place of the gate's handlers. `restorers` rebuild, after a call was answered from its
-    record, the state that it had left in the kernel's memory.
+    `handlers` make calls in place of the gate's handlers. After a call was answered from its record, `restorers`
+    rebuild the state that the call left in the kernel's memory in the previous run.
     """
 
     def __init__(
@@ -95,12 +95,12 @@ class Replay:
         if not process.calls % CALLS_PER_TURN:
             await _yield_to_others(process, thread)
         outcome = self._matching_outcome(process, key, fingerprint, recorded)
-        if outcome is None:  # the task has been failed, and this process with it
+        if outcome is None:  # the task has failed, and this process ends with it
             await _wait_forever(thread, "its end")
         return await self._answer_from_record(process, thread, call, key, fingerprint, outcome)
 
     def call_now(self, process: Process, call: Syscall) -> Any:
-        """Make `call`, which never waits. Drop a log line while the thread replays: it was written the first time."""
+        """Make `call`, which never waits. Drop a log line while the thread replays: the previous run wrote it."""
         thread = asyncio.current_task()
         if type(call) is WriteLog and isinstance(thread, Thread) and history_of(process).is_replaying(thread.path):
             return None
@@ -206,7 +206,7 @@ class Replay:
     def _matching_outcome(
         self, process: Process, key: CallKey, fingerprint: CallFingerprint, recorded: tuple[bytes, bytes]
     ) -> Outcome | None:
-        """The recorded outcome. None if it belongs to another call or cannot be decoded: then the task fails."""
+        """The recorded outcome. If the record is of another call or cannot be decoded, fails the task; returns None."""
         history = history_of(process)
         try:
             before = decode(recorded[0], CallFingerprint)
@@ -217,13 +217,13 @@ class Replay:
         if (before.kind, before.digest) == (fingerprint.kind, fingerprint.digest):
             return outcome
         version = history.row.version if history.row is not None else history.version
-        changed = "" if version == history.version else "; its code has changed since it started"
+        changed = "" if version == history.version else "; its code has changed since the process started"
         self._fail_task(
             history,
             ReplayDiverged(
-                f"{process.program} made another call than in its previous run, as call {key.number} of thread "
-                f"{key.thread}. Then: {before}. Now: {fingerprint}{changed}. The calls of a durable agent may depend "
-                "only on the answers to earlier calls: use ctx.time() and ctx.random(), not the modules of these names",
+                f"call {key.number} of thread {key.thread} of {process.program} is not the same as in the previous "
+                f"run. Then: {before}. Now: {fingerprint}{changed}. The calls of a durable agent may depend only on "
+                "the answers to earlier calls: use ctx.time() and ctx.random(), not the modules of these names",
                 pid=process.pid,
                 thread=key.thread,
                 number=key.number,
@@ -247,10 +247,10 @@ class Replay:
         if type(call) is Call and isinstance(outcome, RecordedFailure | RecordedCancellation):
             history_of(process).abandon(key)
         match outcome:
-            case RecordedCancellation():  # whatever cancelled it will cancel it again
+            case RecordedCancellation():  # the agent will cancel the call again, as in the previous run
                 await _wait_forever(thread, "its cancellation, as in the previous run")
             case RecordedDeadline(due=due) if type(call) is Sleep:
-                # If the next call has a record, the sleep was over, even if the clock was set back since.
+                # If the thread's next call has a record, the sleep had ended, even if the clock was set back since.
                 if not history_of(process).is_replaying(thread.path):
                     await self._sleep_remainder(process, call, key, fingerprint, due)
                 return None
@@ -278,7 +278,7 @@ class Replay:
     async def _sleep_remainder(
         self, process: Process, call: Sleep, key: CallKey, fingerprint: CallFingerprint, due: float
     ) -> None:
-        """Sleep until `due`, but never longer than the call asked for: the clock may have been set back."""
+        """Sleep until `due`, but never longer than `call` says, because the clock may have been set back."""
         rest = min(max(due - time.time(), 0.0), timeouts.seconds(call))
         try:
             await self._gate.call(process, Sleep(rest))
@@ -301,7 +301,7 @@ def _unreadable(process: Process, key: CallKey, error: LlmosError) -> HistoryDam
 
 
 async def _yield_to_others(process: Process, thread: Thread) -> None:
-    """Let other threads run during a long replay. A cancellation now was not part of the replayed call: defer it."""
+    """Let other threads run during a long replay. Defer a cancellation, because the recorded call had none here."""
     try:
         await asyncio.sleep(0)
     except asyncio.CancelledError as error:

@@ -1,7 +1,7 @@
 """Persists the private memory, names and subscriptions of a durable process, and its checkpoints.
 
 Called by the replay. A handler makes the call as for any process, and persists the change in the transaction that
-records the call. It never restores: `kernel.durable.processes` does, when a process restarts.
+records the call. It never restores this state: `kernel.durable.processes` does, when a process restarts.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ class DurableState:
         return answer
 
     async def checkpoint(self, process: Process, history: CallHistory, thread: Thread, call: Checkpoint) -> Any:
-        """Persist the state, and drop all records of the process; return the state.
+        """Persist the state, drop all records of the process, and return the state.
 
-        The first checkpoint after a restart instead returns the state of the last checkpoint before. A checkpoint
-        separates the calls before and after it; it has no number and no record itself.
+        If a previous run has made a checkpoint, the first call after a restart persists nothing, and returns the state
+        of the last checkpoint. A checkpoint begins an epoch; it has no number in an epoch and no record itself.
         """
         if len(process.threads) > 1 or process.children:
             raise CheckpointRefused(

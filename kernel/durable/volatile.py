@@ -1,7 +1,7 @@
-"""The plain handlers of time, random numbers and checkpoints: they read the clock, draw, and do nothing.
+"""The plain handlers of time, random numbers and checkpoints: they read the clock, draw a number, return the state.
 
-Called by the gate for any process; for a durable process, by way of its replay, for calls that have no record. They
-never persist anything.
+Called by the gate. For a durable process the replay calls the gate when a call has no record, and handles checkpoints
+itself. The handlers never persist anything.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Builds and connects the parts of the durable subsystem, and gives them the contents of the journal when it opens.
+"""Builds and connects the parts of the durable subsystem, and gives them the contents of the journal at a start.
 
-Made by the kernel if it has a journal. The task subsystem starts durable processes through `processes`. It never
-handles a call itself.
+Made by the kernel if the daemon has a journal. The task subsystem starts durable processes through `processes`. The
+wiring never handles a call itself.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from kernel.messages.publish import Publisher
 from kernel.processes.lifecycle import Lifecycle
 from kernel.supervision.links import Links
 
-STABLE_AFTER = 600.0  # seconds of a run after which its crash does not count against durable tasks
+STABLE_AFTER = 600.0  # seconds of a run after which the crash counts of durable tasks are set to 0
 
 
 class Durability:
@@ -78,7 +78,7 @@ class Durability:
         )
 
     def opened(self, opening: RecoveredState) -> None:
-        """Restore the ids, regions, files and pending restarts, before the kernel answers any call."""
+        """Restore ids, regions and pending restarts, and delete unused files, before the kernel answers any call."""
         self._table.last_pid = max(self._table.last_pid, opening.pid)
         self._messaging.start_ids_after(opening.message)
         self.regions.restore(opening)

@@ -1,8 +1,8 @@
 """The online backup: copies the journal while it is in use, to a file that a daemon can start on.
 
-The journal's thread copies some pages between two transactions with SQLite's online backup. It copies later writes as
-well, so the file is the journal at the moment at which the copy is finished. It never blocks a commit for longer than
-one step, and never leaves an unfinished file.
+The journal's thread copies some pages between two transactions with SQLite's online backup. The backup copies later
+writes as well, so the copy is the journal at the moment at which the last step ends. It never blocks a commit for
+longer than one step. It deletes the file of a backup that fails; only a killed daemon leaves an unfinished file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class BackupJob:
         return self._current is not None
 
     def start(self, request: Copy, store: Store | None) -> bool:
-        """Start a backup and return True; if that fails, set the outcome of the operation and return False."""
+        """Start a backup and return True; if that fails, set the outcome of `request` and return False."""
         try:
             if store is None:
                 raise JournalUnavailable("the journal cannot be read; check the disk of the state folder")
@@ -58,7 +58,7 @@ class BackupJob:
             self._answer(request)
 
     def abort(self, why: str) -> None:
-        """Delete the unfinished copy because the journal is about to be closed, and answer with the reason."""
+        """Delete the unfinished copy, because its source is about to be closed, and answer with the reason `why`."""
         if self._current is None:
             return
         (request, backup), self._current = self._current, None
@@ -68,7 +68,7 @@ class BackupJob:
 
 
 class BackupCopy:
-    """A copy in the making at `path`, which must not exist yet. A copy that fails is deleted."""
+    """An unfinished copy at `path`, where no file may exist before. A copy that fails is deleted."""
 
     def __init__(self, store: Store, path: Path) -> None:
         """Raises `BackupFailed`."""
@@ -96,7 +96,7 @@ class BackupCopy:
         """Copy some pages. Returns the size in bytes once the copy is whole and on disk. Raises `BackupFailed`."""
         try:
             before, self._pages = self._pages, self._count()
-            # Also as many pages as the journal has grown by, so that the copy ends however fast the journal grows.
+            # Add the pages by which the journal has grown, so that the copy ends even if the journal grows fast.
             self._backup.step(STEP + max(self._pages - before, 0))
             if not self._backup.done:
                 return None
@@ -121,7 +121,7 @@ class BackupCopy:
             self.path.unlink(missing_ok=True)
 
     def _finish(self) -> None:
-        """Turn the copy into a single synced file whose daemon seems to have stopped in order."""
+        """Turn the copy into a single synced file. Mark an orderly stop, so that its first start counts no crash."""
         self._copy.execute("PRAGMA journal_mode = DELETE")
         self._copy.execute("UPDATE stops SET clean = 1")
         self._copy.close()
@@ -134,7 +134,7 @@ class BackupCopy:
 
 
 def _why(error: Exception) -> str:
-    """The reason in words. For a backup SQLite may set only the code, and "not an error" as the text."""
+    """The reason in words. For a backup, SQLite may set an error code with the text "not an error"."""
     if isinstance(error, apsw.FullError):
         return "the disk is full"
     return f"SQLite error {error.result}" if str(error) == "not an error" else str(error)  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
-"""The changes that durable processes make in the journal: one class a kind, with the SQL statements that apply it.
+"""The changes that durable processes make in the journal: one class for each kind, and the SQL that applies it.
 
-Durable subsystems make them on the loop and pass them to `Journal.persist`; the journal's thread writes them in the
+Durable subsystems make changes on the loop and pass them to `Journal.persist`; the journal's thread writes them in the
 order of the requests. A change never encodes or decodes: its fields are the values of the statements.
 """
 
@@ -26,7 +26,7 @@ PROCESS_TABLES = (
     "memory",
     "names",
     "subscriptions",
-)  # the tables of all that belongs to a process, by pid
+)  # the tables whose rows belong to a process; their column `pid` names it
 
 Change = tuple[Any, ...]  # an instance of one of the classes below
 
@@ -57,7 +57,7 @@ class SetPriority(NamedTuple):
 
 
 class Checkpointed(NamedTuple):
-    """A process made a checkpoint: its earlier calls and its children, which have all ended, are deleted.
+    """A process made a checkpoint: the rows of its earlier calls and of its ended and detached children are deleted.
 
     `pending_calls` holds the calls from other processes that this process has not answered yet.
     """
@@ -69,7 +69,7 @@ class Checkpointed(NamedTuple):
 
 
 class ChildEnded(NamedTuple):
-    """A child of a durable process has ended: the journal retains its exit status and deletes all else."""
+    """A child of a durable process has ended: its exit status stays; all its other rows and descendants are deleted."""
 
     pid: int
     status: bytes
@@ -82,17 +82,17 @@ class TaskEnded(NamedTuple):
 
 
 class TaskProgressed(NamedTuple):
-    """A task made progress in this run: the daemon does not die of it, so its crash count goes to 0."""
+    """A task made progress in this run, so it did not cause the earlier crashes: its crash count becomes 0."""
 
     task: int
 
 
 class DaemonStable(NamedTuple):
-    """The daemon has run for long: it does not die of any pending durable task, so their crash counts go to 0."""
+    """The daemon has run for long, so no durable task makes it crash: the crash counts of all of them become 0."""
 
 
 class PutCall(NamedTuple):
-    """A system call is complete."""
+    """A system call is complete; or it waits, and `outcome` is its deadline. Of several rows the last one counts."""
 
     pid: int
     epoch: int
@@ -103,7 +103,7 @@ class PutCall(NamedTuple):
 
 
 class PutGeneration(NamedTuple):
-    """The state of an unfinished model call; `file`: whether its KV is on disk."""
+    """The state of one sample of an unfinished model call; `file`: whether its KV cache is on disk."""
 
     pid: int
     epoch: int
@@ -115,7 +115,7 @@ class PutGeneration(NamedTuple):
 
 
 class DropGenerations(NamedTuple):
-    """A model call is complete or was given up: its generations are deleted."""
+    """A model call is complete or was given up: the states of its samples are deleted."""
 
     pid: int
     epoch: int
@@ -140,9 +140,9 @@ class DropMessage(NamedTuple):
 
 
 class PutLastDelivered(NamedTuple):
-    """The last message in a durable mailbox from one thread of a durable sender.
+    """The key of the last message that a durable mailbox got from one thread of a durable sender.
 
-    `thread` is `Key.sequence` of `kernel.durable.history`.
+    `thread` is `CallKey.series` of `kernel.durable.history`.
     """
 
     pid: int
@@ -189,7 +189,7 @@ class PutName(NamedTuple):
 
 
 class DropName(NamedTuple):
-    """A process gave its name up."""
+    """A process gave up a name."""
 
     name: str
 
@@ -230,7 +230,8 @@ class HighestIds(NamedTuple):
     message: int = 0
 
 
-# Each statement is executed with the fields of the change. One with numbered parameters has to mention all of them.
+# Each statement is executed with all fields of the change. SQLite must find a parameter for each field, so a statement
+# with numbered parameters also mentions those that it does not need.
 STATEMENTS: dict[type[Change], tuple[str, ...]] = {
     PutProcess: (
         "INSERT OR REPLACE INTO processes (pid, task, parent, program, version, durable, epoch, suspended) "
@@ -262,7 +263,7 @@ STATEMENTS: dict[type[Change], tuple[str, ...]] = {
     PutCall: ("INSERT INTO calls (pid, epoch, thread, number, call, outcome) VALUES (?, ?, ?, ?, ?, ?)",),
     PutGeneration: ("INSERT OR REPLACE INTO generations VALUES (?, ?, ?, ?, ?, ?, ?)",),
     DropGenerations: ("DELETE FROM generations WHERE pid = ? AND epoch = ? AND thread = ? AND number = ?",),
-    # A failed commit is repeated although the disk may have it already: the row must not appear twice.
+    # A failed commit is repeated although it may be on disk already: the row must not appear twice.
     PutMessage: (
         "INSERT INTO messages (pid, message, expires, envelope) SELECT ?1, ?2, ?3, ?4 "
         "WHERE NOT EXISTS (SELECT 1 FROM messages WHERE pid = ?1 AND message = ?2)",

@@ -16,7 +16,7 @@ import structlog
 
 from ipc.errors import JournalUnavailable
 
-CHECK_EVERY = 1.0  # seconds between two checks of the path: each costs two waits for the interpreter's lock
+CHECK_EVERY = 1.0  # seconds between two checks of the path; a check costs two waits for the interpreter's lock
 
 log = structlog.get_logger("kernel.journal")
 
@@ -24,8 +24,8 @@ log = structlog.get_logger("kernel.journal")
 class JournalLocation:
     """The path at which the journal was opened, and whether the open file is still there.
 
-    A process that has a file open can go on writing after the file was removed or moved, but the next daemon would not
-    find what it wrote.
+    The daemon could go on writing to an open file that was removed or moved, but the next daemon would not find the new
+    tasks.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,7 +61,7 @@ class JournalLocation:
 
 
 def unusable(path: Path, error: Exception) -> JournalUnavailable:
-    """The error of a start on a disk on which the journal at `path` cannot be read or written."""
+    """The error with which a start fails if the journal at `path` cannot be read or written."""
     number = error.errno if isinstance(error, OSError) else None
     if number == errno.ENOSPC or isinstance(error, apsw.FullError):
         hint = "make room on the disk of the state folder"
@@ -73,7 +73,7 @@ def unusable(path: Path, error: Exception) -> JournalUnavailable:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename the files of a damaged journal to an unused name, and return it."""
+    """Rename the files of a damaged journal to an unused name, and return the new path."""
     stamp = time.strftime("%Y%m%dT%H%M%S")
     number = 0
     while (aside := path.with_name(f"{path.name}.damaged-{stamp}-{number}")).exists():

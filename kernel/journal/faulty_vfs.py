@@ -2,7 +2,7 @@
 
 The store uses it only while a fault of the disk is armed. At each call on a file it can kill the process, fail or wait,
 as in ALICE (Pillai et al., "All File Systems Are Not Created Equal", OSDI 2014); all other calls pass through. It never
-undoes a finished write, so of the effects of a power cut it shows only the torn last write.
+undoes a finished write: of the effects of a power cut it simulates one, the torn last write.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class FaultyVFS(apsw.VFS):
 
 
 class FaultyFile(apsw.VFSFile):
-    """One file. Its name says its kind: `main`, `log` (the WAL) or `other`."""
+    """One file of SQLite. Its kind follows from its name: `main`, `log` (the WAL) or `other`."""
 
     def __init__(self, name: str | apsw.URIFilename | None, flags: list[int]) -> None:
         self._kind = _kind(name)

@@ -1,4 +1,4 @@
-"""Reads durable processes when a daemon starts: first the state that all of the daemon needs, then each task's own.
+"""Reads durable processes when a daemon starts: first the state that the daemon needs, later each task's processes.
 
 Called by the writer, and by the task subsystem through `Journal.read`, on the journal's thread. It never decodes a
 value, so a damaged row fails only the task that it belongs to.
@@ -17,16 +17,17 @@ if TYPE_CHECKING:
     from kernel.journal.store import Store
 
 CHUNK = 500  # processes whose rows one query reads
-VERSIONS = 1 << 32  # versions of regions in each run of the daemon
+VERSIONS = 1 << 32  # versions of regions that are reserved for each run of the daemon
 ORPHANS = "SELECT pid FROM processes WHERE task NOT IN (SELECT id FROM tasks WHERE ended IS NULL)"
 
 
 class RecoveredState(msgspec.Struct, frozen=True):
-    """The state that the daemon needs before it answers anybody.
+    """The state that the daemon needs before it answers clients.
 
     `pid`, `message` and `version` are the highest numbers in use. `expected` lists the durable processes that will
-    restart (pid, task); `names` maps the names that they hold to their pids. `regions` are the durable regions (name,
-    version, owner, msgpack of the value), `generations` those with a file (task, pid, epoch, thread, number, sample).
+    restart (pid, task), and `names` maps their names to their pids. `regions` lists the durable regions (name, version,
+    owner, msgpack of the value), and `generations` the generations that have a file (task, pid, epoch, thread, number,
+    sample).
     """
 
     pid: int = 0
@@ -39,7 +40,7 @@ class RecoveredState(msgspec.Struct, frozen=True):
 
 
 class ProcessRow(msgspec.Struct):
-    """A process as the previous run left it. The fields are those of the tables in `kernel.journal.schema`."""
+    """The rows of a process at the start of this run. `kernel.journal.schema` explains the fields."""
 
     pid: int
     parent: int
@@ -62,7 +63,7 @@ class ProcessRow(msgspec.Struct):
     subscriptions: list[str] = []
 
 
-# Field of `ProcessRow`, columns and table, order. A field with one column is a list of its values, not of tuples.
+# Each part: field of `ProcessRow`, columns and table, order. One column makes a list of values, several make tuples.
 PARTS = (
     ("calls", "epoch, thread, number, call, outcome FROM calls", "id"),
     ("generations", "epoch, thread, number, sample, state, file FROM generations", "number"),

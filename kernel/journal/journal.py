@@ -33,10 +33,10 @@ MAX_WAITING = 100_000  # tasks that may wait for their commit at the same time
 class Journal:
     """The journal in `folder`. The folder is locked until the journal is closed.
 
-    The journal first calls `on_opened` with the state that the daemon needs before it answers anybody; then, before it
-    answers any request, `on_pending` with the tasks of previous runs, in portions of which the last one may be empty.
-    It calls `on_failure` with the error if the file cannot be opened or the thread fails. Add hooks before the loop
-    runs again.
+    Before the journal answers a request, it calls `on_opened` and then `on_pending`. `on_opened` gets the state that
+    the daemon needs before it answers clients. `on_pending` gets the tasks of previous runs, in portions; the last
+    portion may be empty. `on_failure` gets the error if the file cannot be opened or the thread fails. Add hooks before
+    the loop runs again.
     """
 
     def __init__(self, folder: Path, settings: JournalSettings) -> None:
@@ -67,10 +67,10 @@ class Journal:
         threading.Thread(target=self._run, name="journal", daemon=True).start()
 
     def accept(self, task: AcceptedTask, answer: Answer) -> None:
-        """Persist `task`. `answer` is called with the task once it is on disk.
+        """Persist `task`, and call `answer` with the task once it is on disk.
 
-        Or with the `TaskRow` of an earlier task with the same key, or with `KeyReused` or `JournalUnavailable`. Raises
-        `Busy` if too many tasks wait already.
+        If an earlier task has the same key, `answer` gets the `TaskRow` of that task, or `KeyReused` if it is other
+        work. If the disk refuses the task, `answer` gets `JournalUnavailable`. Raises `Busy` if too many tasks wait.
         """
         if self._waiting >= MAX_WAITING:
             raise Busy(f"{MAX_WAITING} tasks wait for the disk, which is the limit; try again later", retry_after=1.0)
@@ -79,7 +79,7 @@ class Journal:
         self._enqueue(Accept(task, answer))
 
     def finish(self, end: TaskEnd, answer: Answer) -> None:
-        """Persist how a task ended. `answer` is called with None once that is on disk.
+        """Persist the end of a task. `answer` is called with None once the end is on disk.
 
         If the disk refuses the end, `answer` is called with `JournalUnavailable` first, and with None later.
         """
@@ -88,7 +88,7 @@ class Journal:
     def persist(self, changes: Sequence[Change], answer: Answer) -> None:
         """Apply `changes` after all earlier requests. `answer` is called as by `finish`.
 
-        The requests of one turn of the loop are one transaction, and all requests are written in their order.
+        The requests of one turn of the loop are in one transaction, and all requests are written in their order.
         """
         self._enqueue(Persist(changes, answer))
 
@@ -97,7 +97,7 @@ class Journal:
         return await self._request(partial(Read, query))
 
     async def backup(self, path: Path) -> int:
-        """Copy the journal, with all earlier requests, to a new file. Returns its size in bytes.
+        """Copy the journal, with all earlier requests, to a new file. Returns the size of the copy in bytes.
 
         Raises `BackupFailed`, and `Busy` while another backup is in progress.
         """
@@ -105,7 +105,7 @@ class Journal:
         return size
 
     async def _request(self, make: Callable[[Answer], Operation]) -> Any:
-        """Request an operation and wait for its outcome. Raises its error."""
+        """Request an operation, and return its outcome. Raises the outcome if it is an error."""
         found: asyncio.Future[Any] = self._loop.create_future()
 
         def answer(outcome: Any) -> None:
@@ -142,7 +142,7 @@ class Journal:
     # ---- on the thread
 
     def _run(self) -> None:
-        # Imported here, so that loading SQLite delays neither the start of the daemon nor its loop.
+        # Imported here, so that this thread loads SQLite, which delays neither the start of the daemon nor the loop.
         try:
             from kernel.journal.writer import Writer, WriterCallbacks
         except ImportError as error:
@@ -154,7 +154,7 @@ class Journal:
         self._call_on_loop(self._thread_ended, None)
 
     def _call_on_loop(self, function: Callable[[Any], None], value: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for the call
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so no caller is left
             self._loop.call_soon_threadsafe(function, value)
 
     # ---- on the loop, called by the thread

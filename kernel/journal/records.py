@@ -1,7 +1,7 @@
 """The records of tasks, as they are written to the journal and read from it.
 
-The loop and the journal's thread pass them to each other. They decide whether two tasks with one idempotency key are
-the same work. They never touch the file or a table of the kernel.
+The loop and the journal's thread pass records to each other. A record decides whether two tasks with one idempotency
+key are the same work. It never touches the file or a table of the kernel.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from ipc.syscalls import Submit
 class AcceptedTask(msgspec.Struct):
     """A task to persist. `call` is the msgpack of its `Submit`; `id` is 0 until the journal assigns one.
 
-    If the first process of the task is durable, `pid` is its pid and `version` the version of its code; else `pid` is
-    0.
+    `pid` and `version` are those of the first process and of its code if this process is durable; else `pid` is 0.
     """
 
     program: str
@@ -42,7 +41,7 @@ class AcceptedTask(msgspec.Struct):
         return (ours.program, ours.args, ours.positional) == (theirs.program, theirs.args, theirs.positional)
 
     def key_reused(self) -> KeyReused:
-        """The error for a second task whose key belongs to this one."""
+        """The error for a second task that has the key of this task but is other work."""
         return KeyReused(
             f"key {self.key!r} of owner {self.owner!r} belongs to a task with another program or other arguments; "
             "use a new key for new work",

@@ -1,8 +1,8 @@
 """The operations that the loop asks of the journal's thread, each with its outcome.
 
-The journal makes them. Each is answered on the loop, once, with its outcome or an error. A `Finish` or `Persist` that
-the disk refused is answered with the error first, and again with None once it is on disk. An operation never runs
-itself: the writer does that.
+The journal makes them. An operation is answered on the loop, with its outcome or an error. A `Finish` or `Persist` that
+the disk refused is answered twice: first with the error, and with None once it is on disk. All others are answered
+once. An operation never runs itself: the writer does that.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Operation:
 
 
 class Accept(Operation):
-    """Persist a task. Answered with the task, or with the `TaskRow` of an earlier task with the same key."""
+    """Persist a task. Answered with the task, the `TaskRow` of an earlier task with the same key, or an error."""
 
     __slots__ = ("task",)
 
@@ -42,7 +42,7 @@ class Accept(Operation):
 
 
 class Finish(Operation):
-    """Persist how a task ended. Answered with None."""
+    """Persist the end of a task. Answered with None."""
 
     __slots__ = ("end",)
 
@@ -52,7 +52,7 @@ class Finish(Operation):
 
 
 class Copy(Operation):
-    """Copy the journal to a new file at `path`. Answered with its size in bytes."""
+    """Copy the journal to a new file at `path`. Answered with the size of the copy in bytes."""
 
     __slots__ = ("path",)
 
@@ -72,7 +72,7 @@ class Persist(Operation):
 
 
 class Read(Operation):
-    """Run `query` after all earlier requests. Answered with its result."""
+    """Run `query` after all earlier requests. Answered with the result of the query."""
 
     __slots__ = ("query",)
 

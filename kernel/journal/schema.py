@@ -1,6 +1,8 @@
 """The tables of the journal, as one migration from each version to the next.
 
-The store applies them when it opens. A released migration is never changed: a later change is a new migration.
+The store applies them when it opens the file. A released migration is never changed, not even in its comments: a later
+change is a new migration. `calls` also holds waits in progress, whose outcome is a deadline; "life" in a comment means
+a run of the daemon.
 """
 
 from __future__ import annotations
@@ -112,11 +114,11 @@ CREATE TABLE counters (          -- one row: the highest number of each kind tha
 INSERT INTO counters VALUES (0, 0, 0);
 """
 
-THIRD = "ALTER TABLE processes ADD COLUMN priority INTEGER"  # NULL: the one that its call says
+THIRD = "ALTER TABLE processes ADD COLUMN priority INTEGER"  # NULL: the priority in the `Spawn` or `Submit` call
 
 FOURTH = """
 ALTER TABLE processes ADD COLUMN owed BLOB;  -- msgpack of the messages of calls not answered at the last checkpoint
 CREATE INDEX delivered_by_sender ON delivered (sender);
 """
 
-MIGRATIONS = [FIRST, SECOND, THIRD, FOURTH]  # number N brings version N to N + 1
+MIGRATIONS = [FIRST, SECOND, THIRD, FOURTH]  # the migration at index N brings version N to N + 1

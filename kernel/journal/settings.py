@@ -14,9 +14,9 @@ from msgspec import Meta
 class JournalSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How safely the journal stores tasks, and for how long.
 
-    `sync` "full": an acknowledged task survives a power cut; "normal": it survives the daemon's death, but a power
-    cut or a crash of the machine may lose the last tasks. `keep`: seconds for which the results of ended tasks are
-    retained. `attempts`: a task fails once the daemon has died over it that many times.
+    `sync` "full": an acknowledged task survives a power cut. `sync` "normal": an acknowledged task survives the death
+    of the daemon, but a power cut or a crash of the machine may lose the last tasks. `keep`: seconds for which ended
+    tasks are retained. `attempts`: a task fails when the daemon has died this many times while the task was running.
     """
 
     sync: Literal["full", "normal"] = "full"

@@ -1,7 +1,7 @@
 """The store: the SQLite file of the journal, and the statements that read and write it.
 
-Only the journal's thread uses it, because all of it blocks on the disk. Callers group their writes in `transaction`.
-Apart from migrations at the start, the store never commits by itself.
+Only the journal's thread uses the store, because all its methods block on the disk. Callers group their writes in
+`transaction`. Apart from migrations at the start, the store never commits by itself.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from kernel.journal.records import AcceptedTask, TaskEnd, TaskRow
 from kernel.journal.schema import MIGRATIONS
 from kernel.lib import failpoints
 
-CHECKPOINT = 1000  # pages of 4 KiB: when the WAL is that long, SQLite moves it to the main file
+CHECKPOINT = 1000  # pages of 4 KiB in the WAL at which SQLite moves them to the main file
 LOG_LIMIT = 16 * 1024 * 1024  # bytes to which SQLite truncates the WAL after a checkpoint
 BUSY = 5000  # milliseconds to wait for another program that has locked the file
 CHUNK = 500  # rows in one statement
 PURGE = 2000  # rows that one purge deletes at most
-VACUUM = 2000  # pages that one vacuum frees at most: all commits wait for it, and the WAL has to hold them
+VACUUM = 2000  # pages that one vacuum frees at most: all commits wait meanwhile, and the WAL has to hold the pages
 
 DAMAGE = (apsw.CorruptError, apsw.NotADBError)
 COLUMNS = "id, program, owner, submitted, attempt, ended, coalesce(reason, ''), coalesce(error, '')"
@@ -73,7 +73,7 @@ class Store:
             raise Damaged(found)
 
     def migrate(self) -> None:
-        """Bring the tables to this version. Raises `StateTooNew`, and `Damaged` for the tables of another program."""
+        """Bring the tables to the version of this llmosd. Raises `StateTooNew`, or `Damaged` for an alien file."""
         version = self.version
         if version <= 0 and self._value("SELECT count(*) FROM sqlite_schema"):
             raise Damaged("it is a database of another program")
@@ -92,10 +92,10 @@ class Store:
 
     @contextlib.contextmanager
     def transaction(self, *, single: bool = False) -> Iterator[None]:
-        """Commit all that is done inside, or nothing if it raises. After a commit the writes are on disk.
+        """Commit all writes of the `with` block, or none if the block raises. After a commit the writes are on disk.
 
-        With `single` the caller writes with one statement at most. SQLite makes that statement a transaction by
-        itself, which saves two waits for the interpreter's lock.
+        `single`: the block writes with one statement at most. SQLite makes that statement a transaction by itself,
+        which saves two waits for the interpreter's lock.
         """
         failpoints.point("journal.begin")
         if single:
@@ -171,7 +171,7 @@ class Store:
         changes.write(self.db, rows)
 
     def finish(self, ends: Sequence[TaskEnd]) -> None:
-        """Record the ends of tasks. A task that has ended already retains its first end."""
+        """Write the ends of tasks. For a task that has ended already, the first end stays."""
         for start in range(0, len(ends), CHUNK):
             chunk = ends[start : start + CHUNK]
             values: list[Any] = []
@@ -200,7 +200,7 @@ class Store:
     def begin_run(self, attempts: int) -> None:
         """Begin a run of the daemon: if the previous run crashed, count a crash for each task that has not ended.
 
-        Each of these tasks begins another attempt, unless it has reached `attempts` crashes.
+        Count another attempt for each task that has not ended, unless it has reached `attempts` crashes.
         """
         crash = int(not self._value("SELECT clean FROM stops"))
         self.db.execute(
@@ -220,7 +220,7 @@ class Store:
 
     def pending(self) -> Iterator[AcceptedTask]:
         """All tasks that have not ended, in the order of acceptance."""
-        # The plus stops SQLite from scanning all first processes for each task.
+        # The plus stops SQLite from using the index on `parent`, which would scan all first processes for each task.
         query = (
             "SELECT tasks.program, owner, key, call, submitted, tasks.id, attempt, coalesce(pid, 0), "
             "coalesce(version, '') "
@@ -240,7 +240,7 @@ class Store:
         return bool(self.db.changes() == PURGE)
 
     def vacuum(self) -> bool:
-        """Free up to `VACUUM` unused pages; the next checkpoint shortens the file by them. True if there are more."""
+        """Free up to `VACUUM` unused pages; the next checkpoint shortens the file. True if more pages are unused."""
         failpoints.point("journal.vacuum")
         before = self._value("PRAGMA freelist_count")
         for _ in self.db.execute(f"PRAGMA incremental_vacuum({VACUUM})"):
@@ -248,11 +248,11 @@ class Store:
         return bool(0 < self._value("PRAGMA freelist_count") < before)
 
     def shrink(self) -> None:
-        """Checkpoint the WAL if that shortens the main file, since the next write that would do so may be far off."""
+        """Checkpoint the WAL if that shortens the main file: the next checkpoint by a write may be far off."""
         try:
             size = self._path.stat().st_size
         except FileNotFoundError:
-            return  # the file was moved; the journal goes on in it, wherever it is
+            return  # the file was moved or removed; the connection goes on writing to it
         if size > self._value("PRAGMA page_count") * self._value("PRAGMA page_size"):
             for _ in self.db.execute("PRAGMA wal_checkpoint(PASSIVE)"):
                 pass
@@ -286,7 +286,9 @@ def open_store(path: Path, sync: str) -> Store:
         except (Damaged, *DAMAGE) as error:
             aside = set_aside(path)
             log.error(
-                "the journal is damaged; it was set aside and a new one created", aside=str(aside), error=str(error)
+                "the journal is damaged; it was set aside, and a new journal is created",
+                aside=str(aside),
+                error=str(error),
             )
             return _open_checked(path, sync)
     except (apsw.Error, OSError) as error:

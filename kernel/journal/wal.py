@@ -1,9 +1,9 @@
 """Preallocates the WAL so that commits never extend it.
 
-Called once by the writer, on the journal's thread. A commit into blocks that the file already has syncs only these; a
-commit that extends the file syncs the file system's own journal as well. PostgreSQL recycles its WAL segments for that
-reason (documentation, "WAL Configuration"). SQLite ignores all that follows the last valid frame, as it does after
-each checkpoint ("WAL-mode File Format", section 2.1). It never writes over existing frames.
+Called once by the writer, on the journal's thread. A commit into blocks that the file already has syncs only these
+blocks; a commit that extends the file also syncs the file system's own journal. PostgreSQL recycles its WAL segments
+for that reason (documentation, "WAL Configuration"). SQLite ignores all that follows the last valid frame, as it does
+after each checkpoint ("WAL-mode File Format", section 2.1). Preallocation never writes over existing frames.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import structlog
 
 from kernel.lib import failpoints
 
-FREE_FACTOR = 64  # the disk must have this many times the added length free
+FREE_FACTOR = 64  # the free room on the disk must be this many times the added length
 HEADER, FRAME = 32, 24 + 4096  # bytes
 
 log = structlog.get_logger("kernel.journal")

@@ -2,7 +2,7 @@
 
 So a single caller waits for one fsync, and many callers share one (group commit; Gray and Reuter, "Transaction
 Processing", 1993, section 9.4.6). The journal starts the thread and feeds it. While the disk refuses writes, the thread
-refuses new tasks, retains the ends of running ones and tries again. It never drops an end while the daemon runs.
+refuses new tasks, retains the ends of running tasks and tries again. It never drops an end while the daemon runs.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from kernel.lib import failpoints
 
 GROUP = 4096  # operations at which a transaction stops collecting more
 RETRY = 1.0  # seconds between two attempts to write ends that the disk refused
-PURGE_EVERY = 60.0  # seconds between two purges of old tasks; or the setting `keep` if that is shorter,
-LEAST_PURGE = 1.0  # but at least this
-MARGIN = 64  # pages of the WAL beyond CHECKPOINT, for the transaction that reaches it
+# Seconds between two purges of old tasks: the setting `keep`, but within these bounds.
+PURGE_EVERY, LEAST_PURGE = 60.0, 1.0
+MARGIN = 64  # pages of the WAL beyond CHECKPOINT, for the transaction that exceeds it
 RETRIED = (Finish, Persist)  # the operations that are tried again until they are written
 PORTION = 500  # pending tasks passed to the loop in one call
 
@@ -43,9 +43,9 @@ log = structlog.get_logger("kernel.journal")
 class WriterCallbacks(NamedTuple):
     """The callbacks of the writer, all of which run on the loop.
 
-    `opened` gets the state that the daemon needs first; then `pending` gets the tasks of previous runs, in portions,
-    before any request is answered. `failed` gets the reason why the journal cannot be opened or cannot go on, and
-    `answers` the operations that are done.
+    Before any request is answered, `opened` gets the state that the daemon needs first, and then `pending` gets the
+    tasks of previous runs, in portions. `failed` gets the error if the journal cannot be opened or cannot go on.
+    `answers` gets the operations that are done.
     """
 
     opened: Callable[[histories.RecoveredState], None]
@@ -57,7 +57,7 @@ class WriterCallbacks(NamedTuple):
 class Writer:
     """Owns the store.
 
-    Takes lists of operations from `queue`, in which None is the end. `call_on_loop` runs a callback on the loop.
+    Takes lists of operations from `queue`, until a None ends it. `call_on_loop` runs a callback on the loop.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Writer:
         self._store: Store | None = None
         self._unwritten: list[Finish | Persist] = []
         self._to_withdraw: list[int] = []  # ids of tasks that were refused although the disk may have them
-        self._wal_in_doubt = False  # the WAL that is read may be in memory alone, and not on disk
+        self._wal_in_doubt = False  # pages of the WAL may be in the system's memory only, not on disk
         self._write_error = ""  # why the last transaction failed; empty if it succeeded
         self._next_purge = 0.0
         self._backup = BackupJob(lambda request: call_on_loop(callbacks.answers, [request]))
@@ -103,7 +103,7 @@ class Writer:
         self._close()
 
     def _start_run(self, store: Store) -> None:
-        """Start a run: fail the tasks over which the daemon died too often, and pass all others to the loop."""
+        """Start a run: fail the tasks that have reached the limit of crashes, and pass all others to the loop."""
         now = time.time()
         with store.transaction():
             store.begin_run(self._settings.attempts)
@@ -112,7 +112,7 @@ class Writer:
             histories.forget_ended(store)
             state = histories.recover_state(store)
         if exhausted:
-            log.error("failed tasks over which the daemon died too often", tasks=len(exhausted))
+            log.error("failed tasks because the daemon died too often while they were running", tasks=len(exhausted))
         self._call_on_loop(self._callbacks.opened, state)
         failpoints.point("journal.recover")
         portion: list[AcceptedTask] = []
@@ -124,9 +124,9 @@ class Writer:
         self._call_on_loop(self._callbacks.pending, portion)
 
     def _next_batch(self) -> tuple[list[Operation], bool]:
-        """The operations of the next transaction, and whether more may follow it.
+        """The operations of the next transaction, and whether the queue goes on after them.
 
-        Waits for the first operation, but no longer than until the next step of a backup, retry or purge.
+        Waits for the first operation, but at most until the next step of a backup, the next retry or the next purge.
         """
         if self._backup.in_progress:
             wait = 0.0
@@ -146,7 +146,7 @@ class Writer:
         return operations, True
 
     def _execute(self, operations: Sequence[Operation]) -> None:
-        """Write `operations` and all unwritten ends in one transaction, then read, and answer."""
+        """Write `operations` and all unwritten ends in one transaction; then run the reads, and answer all."""
         accepts: list[Accept] = []
         ends: list[Finish | Persist] = self._unwritten[:]
         others: list[Operation] = []
@@ -171,7 +171,7 @@ class Writer:
             self._refuse(ends[late:], why)
             self._unwritten = ends
             ends = []
-        copies = []  # started backups, which are answered when they are done
+        copies = []  # backups that started now, which are answered when they are done
         for one in others:
             if type(one) is Read:
                 one.outcome = self._read(one)
@@ -224,23 +224,23 @@ class Writer:
         return True
 
     def _write_failed(self, error: Exception) -> None:
-        """Log the first failure of a series. After any error but a full disk, close the file and read it again."""
+        """Log the first failure of a series. After any error but a full disk, close the file: the next use opens it."""
         if not self._write_error:
             log.error("the journal cannot be written; new tasks are refused", error=str(error))
         self._write_error = str(error)
         if self._store is not None and not isinstance(error, apsw.FullError):
             self._backup.abort(str(error))
-            # After a disk error SQLite's own memory cannot be trusted, so the file is opened again. The pages that are
-            # then read may still be in the system's memory alone: after a failed fsync the system takes a page for
+            # After a disk error SQLite's own memory cannot be trusted, so the file is opened again. But the pages that
+            # SQLite reads again may be in the system's memory only: after a failed fsync the system takes a page for
             # written (Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020). So the WAL is
-            # first moved to the main file, which writes and syncs the pages again.
+            # moved to the main file first, which writes and syncs its pages again.
             self._wal_in_doubt = True
             with contextlib.suppress(apsw.Error, OSError):
                 self._store.close()
             self._store = None
 
     def _refuse(self, operations: Sequence[Operation], why: str, certain: bool = True) -> None:
-        """Refuse `operations` because the disk refused them. Unless `certain`, they may be on disk nevertheless."""
+        """Answer `operations` with the failure of the disk. If not `certain`, they may be on disk nevertheless."""
         hint = "make room on the disk of the state folder, and try again"
         if not certain:
             hint += " with the same key: if the daemon dies before then, the refused task may run nevertheless"
@@ -274,7 +274,7 @@ class Writer:
             self._write_failed(error)
         else:
             if more:
-                self._next_purge = 0.0  # right after the requests that wait now
+                self._next_purge = 0.0  # purge again right after the requests that wait now
 
     def _close(self) -> None:
         self._backup.abort("the daemon stops")
@@ -285,7 +285,9 @@ class Writer:
                 self._store.checkpoint()
                 self._store.close()
             except (apsw.Error, OSError) as error:
-                log.error("the journal could not be closed in order", error=str(error))
+                log.error(
+                    "the journal could not be closed properly; the next start may count a crash", error=str(error)
+                )
 
     def _fail(self, error: Exception) -> None:
         """Report that the journal cannot go on, and refuse all requests until the daemon has stopped."""
@@ -303,7 +305,7 @@ class Writer:
 
 def _too_many_attempts(number: int, program: str, attempts: int, now: float) -> TaskEnd:
     error = TooManyAttempts(
-        f"{program} was begun {attempts} times, and the daemon died each time; the task is not run again",
+        f"the daemon died {attempts} times while {program} was running; the task is not run again",
         attempts=attempts,
     )
     return TaskEnd(number, now, "failed", type(error).__name__, encode(Failed(0, to_wire(error))))

@@ -1,7 +1,7 @@
 """Recovery: restarts the tasks that a previous run of the daemon accepted and did not end.
 
-Called by the journal with the tasks that it finds when it opens. All of them run again from the start, attached ones
-too: their clients lost the daemon, they did not leave. It never counts attempts: the journal does.
+The journal calls it with the tasks that have not ended. All of them run again from the start, attached tasks too,
+because their clients lost the daemon and did not leave. It never counts attempts: the journal does.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from kernel.programs.loader import Program
 from kernel.tasks.running import RunningTask, RunningTasks, id_text
 
 BATCH = 100  # tasks whose histories are read together, and that restart in one turn of the loop
-RETRY_SECONDS = 1.0  # until a history that could not be read is read again
+RETRY_SECONDS = 1.0  # between two attempts to read a history that cannot be read
 
 log = structlog.get_logger("kernel.tasks")
 
@@ -59,7 +59,7 @@ class Recovery:
             self._recovery.cancel()
 
     async def finished(self) -> None:
-        """Return when all tasks that can restart now have."""
+        """Return when the restarts in progress are done. A task whose history cannot be read restarts later."""
         if self._recovery is not None:
             await asyncio.wait({self._recovery})
 
@@ -123,9 +123,9 @@ class Recovery:
             return error
 
     def _restart(self, accepted: AcceptedTask, program: Program | Exception, rows: list[ProcessRow]) -> None:
-        """Run a task from the start; `rows` is the history of a durable one.
+        """Run a task from the start; `rows` is its history if it is durable.
 
-        An error ends this task only: the others restart.
+        An error ends this task only: the other tasks restart.
         """
         task = self._running.tasks[accepted.id]
         try:

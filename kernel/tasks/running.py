@@ -1,8 +1,8 @@
 """Running tasks: those whose end is not on disk yet. Starts their processes, persists their ends, and reports the ends.
 
 Used by the task subsystem, and by recovery for the tasks of a previous run. The lifecycle owns their processes. It
-never accepts a task, and never reports an end that is not on disk: while the disk takes nothing, the ends wait, and so
-do the clients that want to know them.
+never accepts a task, and never reports an end that is not on disk: while the disk refuses writes, no end is
+reported, and clients wait.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class RunningTask:
 class RunningTasks:
     """The running tasks, by number. `stopping`: a detached task that is killed from now on restarts in the next run.
 
-    `unwritten` counts the tasks that have ended and wait for the disk. No task starts while the disk takes nothing. So
-    there are at most as many as ran when the disk stopped taking writes, of `MAX_OUTCOME` bytes each.
+    `unwritten` counts the ends of tasks that wait for the disk. While the disk refuses writes, no new task starts. So
+    no more ends can wait than tasks ran when the disk failed, each of at most `MAX_OUTCOME` bytes.
     """
 
     def __init__(self, journal: Journal, lifecycle: Lifecycle, durable: DurableProcesses) -> None:
@@ -73,7 +73,7 @@ class RunningTasks:
         self.tasks: dict[int, RunningTask] = {}
         self.stopping = False
         self.unwritten = 0
-        self._delayed = 0  # of these, the number whose first write failed
+        self._delayed = 0  # the number of unwritten ends whose first write failed
         self._all_written = asyncio.Event()
         self._all_written.set()
 
@@ -86,7 +86,7 @@ class RunningTasks:
         attempt: int = 1,
         history: CallHistory | None = None,
     ) -> None:
-        """Start the process of a task. If that fails, ends the task with the error, and raises it."""
+        """Start the process of a task. If that fails, end the task with the error, and raise the error."""
         try:
             if history is None:
                 task.pid = self._lifecycle.start(parent, program, call, task.event_log, attempt)
@@ -104,7 +104,7 @@ class RunningTasks:
         self._finish(task, status.reason, final_event(status))
 
     def fail(self, task: RunningTask, reason: str, error: Exception) -> Exception:
-        """End a task that has no process with `error`; return `error`."""
+        """End a task that has no process: its final event reports `error`. Return `error`."""
         self._finish(task, reason, Failed(0, to_wire(error)))
         return error
 
@@ -132,7 +132,7 @@ class RunningTasks:
         self._journal.finish(TaskEnd(task.id, time.time(), reason, name, outcome), partial(self._written, task))
 
     def _written(self, task: RunningTask, error: LlmosError | None) -> None:
-        """Report the end of a task that is on disk. With `error` it is not: the journal tries again."""
+        """Report the end of a task, which is on disk. With `error` it is not on disk yet: the journal tries again."""
         assert task.final is not None
         if error is not None:
             self._delay(task, error)
@@ -157,7 +157,7 @@ class RunningTasks:
 
 
 def _nothing() -> None:
-    """The default of `Task.when_reported`."""
+    """The default of `RunningTask.when_reported`."""
 
 
 def id_text(number: int) -> str:
@@ -172,5 +172,5 @@ def id_number(text: str) -> int:
     except ValueError:
         number = -1
     if not 0 <= number < 1 << 63:
-        raise UnknownTask(f"{text!r:.50} is no id of a task; `llmos history` lists the known tasks", id=text[:50])
+        raise UnknownTask(f"{text!r:.50} is no id of a task; `llmos history` lists the tasks", id=text[:50])
     return number

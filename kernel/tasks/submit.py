@@ -1,8 +1,8 @@
 """The task subsystem: accepts tasks from clients, and starts each when it is on disk.
 
-The gate calls its handlers, for clients. An orderly stop of the daemon ends attached tasks, and leaves detached ones to
-the next start. It never runs a task itself: `kernel.tasks.running` does, and `kernel.tasks.recovery` restarts the tasks
-of a previous run.
+The gate calls its handlers, for clients. An orderly stop of the daemon ends attached tasks, and leaves detached tasks
+to the next start. It never runs a task itself: `kernel.tasks.running` does, and `kernel.tasks.recovery` restarts the
+tasks of a previous run.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Tasks:
         try:
             submitted = await started
         except asyncio.CancelledError:
-            # `_accepted` notices a cancelled future, but not a cancellation that comes after it has set the result.
+            # `_accepted` handles a future that was cancelled before, but not a cancellation after it set the result.
             taken = started.done() and not started.cancelled() and started.exception() is None
             # `task.id` is 0 if the journal found the task of an earlier call with the same key.
             if taken and task.id and not call.detach:
@@ -108,20 +108,20 @@ class Tasks:
     # ---- for the kernel
 
     def stop(self) -> None:
-        """The daemon stops: detached tasks that are killed from now on restart in its next run."""
+        """Prepare for the stop of the daemon: detached tasks that are killed from now on restart in its next run."""
         self._running.stopping = self._durable.stopping = True
         self.recovery.stop()
 
     async def wait_for_ends(self) -> None:
-        """Return when all changes are on disk and all ends are reported, or after `SETTLE_TIMEOUT`."""
+        """Return when all changes are on disk and all ends of tasks are reported, or after `SETTLE_TIMEOUT`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_TIMEOUT):
                 await self.flush()
                 await self._running.written()
 
     async def flush(self) -> None:
-        """Return when the disk has taken or refused all changes that were requested."""
-        with contextlib.suppress(LlmosError):  # the read may fail although a later write succeeds
+        """Return when every change that was requested has been written or refused by the disk."""
+        with contextlib.suppress(LlmosError):  # a read that fails has also waited for the earlier changes
             await self._journal.read(lambda store: None)
 
     async def close(self) -> None:
@@ -137,7 +137,7 @@ class Tasks:
 
     @property
     def unwritten(self) -> int:
-        """The number of tasks that have ended and wait for the disk."""
+        """The number of tasks that have ended, and whose ends wait for the disk."""
         return self._running.unwritten
 
     # ---- new tasks
@@ -152,9 +152,9 @@ class Tasks:
         history: CallHistory | None,
         outcome: AcceptedTask | TaskRow | LlmosError,
     ) -> None:
-        """Handle the journal's answer: the new task, the earlier task with its key, or an error.
+        """Handle the journal's answer: the new task, an earlier task with the same key, or an error.
 
-        The client may have given up meanwhile: then `started` is cancelled.
+        If the client has given up meanwhile, `started` is cancelled.
         """
         gone = started.cancelled()
         task: RunningTask | None = None
@@ -169,7 +169,7 @@ class Tasks:
                 if history is not None:
                     history.task.id = outcome.id
                 if gone and not call.detach:
-                    raise self._running.fail(task, "killed", Killed("its client abandoned it before it began"))
+                    raise self._running.fail(task, "killed", Killed("its client gave up before the task began"))
                 self._running.start(task, client, program, call, history=history)
                 answer = task.submitted()
         except Exception as error:
@@ -185,7 +185,7 @@ class Tasks:
     def _abandon(self, client: Process, pid: int) -> None:
         process = self._lifecycle.table.alive.get(pid)
         if process is not None and process.parent is client:
-            self._lifecycle.process_exit.end(process, "killed", "its client abandoned it")
+            self._lifecycle.process_exit.end(process, "killed", "its client gave the task up")
 
     # ---- tasks that exist already
 
@@ -195,7 +195,9 @@ class Tasks:
         if task is not None:
             return _join(task, stream, call)
         if row.ended is None:
-            raise ShuttingDown(f"task {id_text(row.id)} restarts with the daemon; attach to it then", retry_after=5.0)
+            raise ShuttingDown(
+                f"task {id_text(row.id)} restarts in the next run of the daemon; attach to it then", retry_after=5.0
+            )
         if stream is not None:
             if call is not None and call.after is not None:
                 stream.push(Missed(0, 0))  # only the final event of an ended task is stored
@@ -206,15 +208,15 @@ class Tasks:
     async def _attach_from_journal(self, number: int, stream: Stream | None, call: Attach) -> Submitted:
         """Attach to a task that has no process."""
         row: TaskRow | None = await self._journal.read(lambda store: store.find(number))
-        if row is not None and row.ended is None and number not in self._tasks:  # it ended after this read
+        if row is not None and row.ended is None and number not in self._tasks:  # the task ended after this read
             row = await self._journal.read(lambda store: store.find(number))
         if row is None:
-            raise UnknownTask(f"no task {id_text(number)}; `llmos history` lists the known tasks", id=id_text(number))
+            raise UnknownTask(f"no task {id_text(number)}; `llmos history` lists the tasks", id=id_text(number))
         submitted = self._rejoin(row, stream, call)
         return submitted if submitted.pid else await self._once_started(submitted)
 
     async def _once_started(self, submitted: Submitted) -> Submitted:
-        """The answer for a task that may be yet to restart: waits until it has, and has a pid."""
+        """The answer to a client of a task. If the task is yet to restart, wait until it has a pid."""
         task = self._tasks.get(id_number(submitted.id))
         if task is not None and not task.pid:
             await self.recovery.finished()

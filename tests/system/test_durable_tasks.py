@@ -127,7 +127,7 @@ def test_a_task_that_kills_the_daemon_is_given_up(launch):
     assert daemon.process.wait(10) == -signal.SIGKILL
     assert launch(settings, ready=False).process.wait(10) == -signal.SIGKILL
     with launch(settings).client() as client:
-        with pytest.raises(TooManyAttempts, match="begun 2 times"):
+        with pytest.raises(TooManyAttempts, match="died 2 times"):
             client.submit("poison", key="poison", detach=True).result(10)
         assert client.run("echo", {"value": 1}) == 1
 
