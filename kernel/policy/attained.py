@@ -1,9 +1,9 @@
 """Least attained service by scheduling group: calls of the group that has received the least service run first.
 
 Luo et al., "Autellix: An Efficient Serving Engine for LLM Agents as General Programs", 2025, section 4.2 (PLAS). The
-length of a call is unknown, but the service of its group so far suggests it. So a short
-task does not wait behind earlier long calls, and the next call of any task ranks by the service of the task instead of
-by its arrival. Starved calls are promoted.
+length of a call is unknown, but the service that its group has received so far is a good guess of how much will
+follow. So a short task does not wait behind the calls of long tasks that came earlier. Starved calls are promoted
+(`multilevel.py`). It stores no service: the group does.
 """
 
 from __future__ import annotations

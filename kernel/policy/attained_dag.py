@@ -1,9 +1,9 @@
 """Least attained service along the critical path: for tasks whose calls form a graph rather than a chain.
 
-Luo et al., "Autellix", 2025, section 4.2 (ATLAS). The sum over a group would put a task with many parallel calls behind
-one with a long chain. What counts here is the longest chain of calls that led to this one, plus what this call has made
-itself: an estimate of how far the task has come along its critical path. So calls at the same step of a task rank
-equally.
+Luo et al., "Autellix", 2025, section 4.2 (ATLAS). The total service of a group would put a task with many parallel
+calls behind a task with one long chain. This policy counts the service along the longest chain of calls that led to a
+call, plus the tokens that the call has made itself: an estimate of how far the task has come along its critical path.
+So parallel calls at the same step of a task rank equally.
 """
 
 from __future__ import annotations

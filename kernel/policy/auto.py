@@ -1,9 +1,10 @@
 """The policy that chooses a policy: it observes the load and delegates its decisions to the kind that fits.
 
-While no call waits, all kinds decide alike, and it changes nothing. When calls wait, explicit wishes count first:
-priorities (`priority`), then deadlines (`edf`). Without these, several competing owners get their shares (`fair`), and
-the tasks of a single owner the least mean completion time (`attained`). The quantum follows the number of waiting calls
-and the measured speed: a round of all of them should take a bounded time without needless switches.
+While no call waits, all kinds decide alike, and the choice stays. When calls wait, explicit wishes count first: the
+choice is `priority` if priorities differ, and `edf` if at least half of the calls have deadlines. Otherwise it is
+`fair`, which gives several owners their shares, or, for a single owner, `attained`, which aims at a short mean
+completion time. The quantum follows the number of waiting calls and the measured speed, so that one round of all
+waiting calls takes a bounded time without needless switches. It orders no jobs itself.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from collections.abc import Callable
 from kernel.policy.policy import Decision, Job, Policy, hand_over
 
 DWELL = 2.0  # seconds for which the load must favour another kind or quantum before a change
-HOLD = 10.0  # seconds for which a choice is final
+HOLD = 10.0  # seconds for which a choice stays in any case
 ROUND = 20.0  # the most seconds that a round, one quantum for each waiting call, should take
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # factors of the configured quantum
 SMOOTHING = 0.95  # weight of the past in the measured seconds per token
 
 
 class _JobRecord:
-    """How one job was counted, and when it last made a token."""
+    """The owner, priority and deadline with which a job was counted, and when it last made a token or got its slot."""
 
     __slots__ = ("deadline", "last", "owner", "priority")
 
@@ -33,10 +34,11 @@ class _JobRecord:
 
 
 class Auto:
-    """`make` creates the policy of a kind with a quantum. `reason` explains the last change.
+    """`make` creates a policy from its kind and a quantum. `reason` explains the last change.
 
-    `chosen` is the kind that decides. It changes only after the load has favoured another kind for `DWELL` seconds and
-    the present one has decided for `HOLD` seconds. Contention has a hysteresis of its own.
+    `chosen` is the kind of policy that decides now. It changes only after the load has favoured another kind or quantum
+    for `DWELL` seconds, and `HOLD` seconds after the last change at the earliest. The load counts only under
+    contention, which begins when more calls wait than half of the slots and ends when no call waits.
     """
 
     kind = "auto"
@@ -142,7 +144,7 @@ class Auto:
         return "attained", "all calls are of one owner, without priorities or deadlines"
 
     def _fitting_quantum(self, slots: int, waiting: int) -> int:
-        """The largest quantum with which a round takes at most `ROUND`; small differences change nothing."""
+        """The largest quantum with which a round takes at most `ROUND`. The present one if it is not far from that."""
         if not self._token_seconds:
             return self.quantum
         fitting = ROUND * slots / (waiting * self._token_seconds)
@@ -169,7 +171,7 @@ class Auto:
             self._deadlines += record.deadline
 
     def _forget(self, job: Job) -> float:
-        """Stop counting `job`. Returns when it last made a token."""
+        """Stop counting `job`. Returns when it last made a token or got its slot."""
         record = self._jobs.pop(job.id)
         self._deadlines -= record.deadline
         self._owners[record.owner] -= 1

@@ -1,7 +1,7 @@
 """The base of policies that keep their waiting jobs in a fixed order: the bookkeeping and the decision loop.
 
-A policy below it defines that order, the tokens of a grant, and which running job must make room. No decision examines
-more jobs than it moves.
+A subclass defines that order, the size of a grant, and which running job must make room. The decision loop calls no
+driver and never sorts the waiting jobs.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ NOTHING = Decision()
 
 
 class OrderedPolicy(ABC):
-    """Policies below it define `_key`, and override the other hooks as needed.
+    """Subclasses define `_key`, and override the other hooks as needed.
 
-    The last part of a key must make it unique. `_token_seconds`: the observed seconds that a running job takes for a
-    token; 0 until the first observation.
+    The last part of a key must make the key unique. `_token_seconds`: the observed seconds that a running job takes for
+    a token; 0 until the first observation.
     """
 
     kind = ""
@@ -29,8 +29,8 @@ class OrderedPolicy(ABC):
         self._line = LazyHeap()
         self._waiting: dict[int, QueueEntry] = {}
         self._running: dict[int, QueueEntry] = {}
-        self._needs_grant: dict[int, QueueEntry] = {}  # running jobs that used their grant, or never got one
-        self._started: dict[int, QueueEntry] = {}  # in the current decision
+        self._needs_grant: dict[int, QueueEntry] = {}  # running jobs that used up their grants, or got none yet
+        self._started: dict[int, QueueEntry] = {}  # by the current decision; so are the next two
         self._stopped: dict[int, QueueEntry] = {}
         self._shed: list[Job] = []
         self._token_seconds = 0.0
@@ -40,18 +40,18 @@ class OrderedPolicy(ABC):
 
     @abstractmethod
     def _key(self, entry: QueueEntry, now: float) -> Key:
-        """The place of a job in the order when it begins to wait, is preempted, or has used its grant."""
+        """The place of a job in the order. Called when the job begins to wait, is preempted, or has used its grant."""
 
     def _quantum(self, entry: QueueEntry) -> int:
-        """Tokens for which a job gets a slot; 0: no bound."""
+        """The tokens of one grant; 0: no bound."""
         return 0
 
     def _victim(self, first: QueueEntry, now: float) -> QueueEntry | None:
-        """The running job that must make room for `first`, the next waiting job, when all slots are taken."""
+        """The running job, if any, that makes room for `first`, the next waiting job, if all slots are taken."""
         return None
 
     def _prepare(self, now: float) -> None:  # noqa: B027
-        """Runs before each decision, to update whatever time or a used grant has changed."""
+        """Called before each decision, to update what has changed with time or with the tokens made."""
 
     # ---- events
 
@@ -71,7 +71,7 @@ class OrderedPolicy(ABC):
             self._needs_grant[job.id] = entry
 
     def charge_prompt(self, job: Job, tokens: int, now: float) -> None:  # noqa: B027
-        """Most policies count only the tokens made."""
+        """Most policies count only the tokens made, and ignore prompts."""
 
     def charge_tokens(self, job: Job, tokens: int, now: float) -> None:
         entry = self._running.get(job.id)
@@ -118,7 +118,7 @@ class OrderedPolicy(ABC):
             self._start(first, now)
         if not (self._started or self._stopped or self._needs_grant or self._shed):
             return NOTHING
-        for number, entry in self._needs_grant.items():  # it keeps its slot and gets another grant
+        for number, entry in self._needs_grant.items():  # these jobs keep their slots and get another grant
             entry.grant_used, entry.grant = 0, self._grant_tokens(entry)
             self._started[number] = entry
         run = [Grant(entry.job, entry.grant) for entry in self._started.values()]
@@ -127,18 +127,18 @@ class OrderedPolicy(ABC):
         return decision
 
     def _grant_tokens(self, entry: QueueEntry) -> int:
-        """The quantum, or longer if the job's preemption costs much; 0: no bound."""
+        """The tokens of a grant: a quantum, or more if preempting the job costs much; 0: no bound."""
         if not entry.job.preemptible:
             return 0
         quantum = self._quantum(entry)
         return max(quantum, round(PAYBACK * entry.job.switch_cost)) if quantum else 0
 
     def _first_used_up(self) -> QueueEntry | None:
-        """The first running job that has used its grant and has not got another."""
+        """The first running job that has used up its grant and has no other yet."""
         return next((entry for entry in self._needs_grant.values() if entry.grant), None)
 
     def _ticket(self) -> int:
-        """A number above all before it, so that a job that draws one stands behind the earlier ones."""
+        """A number above all earlier ones. A job with this number as its key stands behind all others."""
         self._tickets += 1
         return self._tickets
 
@@ -161,7 +161,7 @@ class OrderedPolicy(ABC):
     def _stop(self, entry: QueueEntry, now: float) -> None:
         number = entry.job.id
         self._remove_running(entry)
-        if self._started.pop(number, None) is None:  # else it loses a slot that it got in this same decision
+        if self._started.pop(number, None) is None:  # else the job got its slot in this same decision
             self._stopped[number] = entry
         entry.since = now
         self._add_waiting(entry, now)

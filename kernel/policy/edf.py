@@ -1,9 +1,9 @@
 """Earliest deadline first, with load shedding: a waiting call that cannot meet its deadline ends with an error.
 
 Liu and Layland, "Scheduling Algorithms for Multiprogramming in a Hard-Real-Time Environment", JACM 20(1), 1973, section
-7: on one processor it meets all deadlines that any order meets. Past its capacity it would miss all of them by a little
-(Locke, "Best-Effort Decision Making", 1986), so a call that is too late ends while it waits and costs no slot. Calls
-without a deadline come after all that have one, and may starve.
+7: on one processor this order meets all deadlines if any order does. Under overload it would miss all deadlines by a
+little (Locke, "Best-Effort Decision Making", 1986), so a call that is too late ends while it waits and never takes a
+slot. Calls without a deadline run after all calls with one, and may starve.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from kernel.policy.policy import Job
 from kernel.policy.preemptive import PreemptivePolicy
 from kernel.policy.queue_entry import Key, QueueEntry
 
-SMOOTHING = 0.9  # weight of the past in the share of its limit that a call makes
+SMOOTHING = 0.9  # weight of the past in the share of their limits that calls use
 FADING = 0.998  # weight of the past in the fastest speed, at each report of a slower one
 
 
 class EarliestDeadline(PreemptivePolicy):
     """The earliest deadline first; a call that cannot meet its deadline is shed.
 
-    The estimate of what a call still needs errs on the low side, since it is worse to shed a call that could finish in
-    time than to try one that cannot. It is the share of their limits that recent calls made, at the fastest recent speed, as
-    steps are shorter when fewer sequences share them. The prompt is not counted, because a step reads many prompt
-    tokens.
+    The estimate of the time that a call still needs errs on the low side, since it is worse to shed a call that could
+    finish in time than to try one that cannot. The estimate assumes that the call makes as large a share of its limit
+    as recent calls did, at the fastest recent speed: steps are shorter when fewer sequences share them. The prompt is
+    not counted, because a step reads many prompt tokens.
 
-    A call that was preempted is not shed: its tokens are paid for. Until a speed is known, only calls whose deadlines
-    have passed are shed.
+    A call that was preempted is not shed, so that the tokens which it has made are not wasted. Until a speed is known,
+    only calls whose deadlines have passed are shed.
     """
 
     kind = "edf"
@@ -35,7 +35,7 @@ class EarliestDeadline(PreemptivePolicy):
     def __init__(self) -> None:
         super().__init__()
         self._fastest = 0.0  # seconds per token; 0 until the first observation
-        self._share = 0.0  # of their limits that calls make; 0 errs on the side of letting them run
+        self._share = 0.0  # of its limit that a call uses; starts at 0, so that calls are rather run than shed
 
     def _key(self, entry: QueueEntry, now: float) -> Key:
         deadline = entry.job.group.deadline

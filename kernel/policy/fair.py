@@ -1,15 +1,16 @@
 """Weighted fairness by virtual token counters: the owner with the least service for its weight goes first.
 
 Sheng et al., "Fairness in Serving Large Language Models" (VTC), OSDI 2024, algorithm 2 and section 4.3 (weights). Each
-owner has a counter: its service in tokens, prompt tokens at a price of their own, divided by its weight. When an owner
-without waiting calls makes one, its counter is raised to the lowest counter among waiting owners, so that idle time
-earns no credit.
+owner has a counter: the service of the owner in tokens, divided by its weight; prompt tokens have a price of their own.
+When an owner without waiting calls makes a call, its counter is raised to the lowest counter among the owners that
+wait, so that idle time earns no credit.
 
 The bound. Let all calls run on B slots, let no prompt cost more than P and no grant exceed Q tokens, and let owners f
-and g have calls waiting all the time. f gets a grant only while c(f) <= c(g); the grants that it then holds can raise
-c(f) by at most B (P + Q) / w(f); and c(g) never falls. So c(f) - c(g) stays below that, and over any interval
-|S(f)/w(f) - S(g)/w(g)| <= 2 B (P + Q) / min(w(f), w(g)), where S is the service. Without preemption, as in the paper's
-theorem 4.4, Q is the length of the longest reply; here it is a quantum.
+and g have calls waiting all the time. Let c be the counter, w the weight and S the service of an owner. f gets
+a grant only while c(f) <= c(g). The grants that f holds at that time can raise c(f) by at most B (P + Q) / w(f), and
+c(g) never falls. So c(f) - c(g) never exceeds B (P + Q) / w(f), and over any interval
+|S(f)/w(f) - S(g)/w(g)| <= 2 B (P + Q) / min(w(f), w(g)). Without preemption, as in the paper's theorem 4.4, Q is the
+length of the longest reply; here Q is a quantum.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from kernel.policy.base import OrderedPolicy
 from kernel.policy.policy import Job
 from kernel.policy.queue_entry import Key, LazyHeap, QueueEntry
 
-MIN_REMEMBERED = 1024  # owners; up to that number, none is forgotten
+MIN_REMEMBERED = 1024  # owners; while there are fewer, no owner is forgotten
 
 
 class _Owner:
-    """An owner and its waiting calls, which are in `line`.
+    """An owner. `line`: its waiting calls. `running`: the number of its running calls.
 
-    `counter` is its service divided by its `weight`, `last_start` a number that grows with each slot that any owner
-    gets. `rank` only grows. The heap of owners with waiting calls holds each under the rank that it had when it was
-    added; `in_heap` says whether it is there.
+    `counter`: its service divided by its `weight`. `last_start`: the number of the last start of a call of this owner;
+    all starts of all owners are numbered. `rank` never decreases. The heap of owners with waiting calls holds an owner
+    under the rank that it had when it was added; `in_heap` says whether the owner is in that heap.
     """
 
     __slots__ = ("counter", "in_heap", "last_start", "line", "running", "weight")
@@ -48,9 +49,10 @@ class _Owner:
 
 
 class WeightedFair(OrderedPolicy):
-    """`quantum` in tokens; `weights` by owner, else that of the group; `prompt_weight`: the price of a prompt token.
+    """`quantum` and `prompt_weight`, the price of a prompt token, in tokens; `weights` by owner.
 
-    The calls of one owner run in order of arrival. A slot changes its owner only at the end of a grant.
+    An owner that `weights` does not name has the weight of its scheduling group.
+    The calls of one owner run in order of arrival. A slot passes to another owner only at the end of a grant.
     """
 
     kind = "fair"
@@ -97,9 +99,9 @@ class WeightedFair(OrderedPolicy):
         return None if owner is None else owner.line.first()
 
     def _victim(self, first: QueueEntry, now: float) -> QueueEntry | None:
-        """Of the jobs that have used their grants, one of the most served owner.
+        """Of the running jobs that have used their grants, one whose owner has the highest counter.
 
-        None if that owner is not ahead of the owner of `first`.
+        None if that counter is not above the counter of the owner of `first`.
         """
         used_up = [entry for entry in self._needs_grant.values() if entry.grant]
         victim = max(used_up, key=lambda entry: self._owner(entry.job).counter, default=None)
@@ -124,7 +126,7 @@ class WeightedFair(OrderedPolicy):
             owner.counter += cost / owner.weight
 
     def _least_served(self) -> _Owner | None:
-        """The owner with waiting calls and the lowest counter; of equals, the one that got a slot longest ago."""
+        """The owner with the lowest counter among those with waiting calls. Of equals, the one served longest ago."""
         heap = self._heap
         while heap:
             rank, entry, owner = heap[0]
@@ -143,7 +145,7 @@ class WeightedFair(OrderedPolicy):
         return owner.counter if owner else 0.0
 
     def _prune(self) -> None:
-        """Forget idle owners whose counters are no higher than that of a new owner would be."""
+        """Forget idle owners whose counters are no higher than the counter with which a new owner would start."""
         floor = self._lowest_counter()
         self._owners = {
             name: owner

@@ -1,7 +1,7 @@
-"""First come, first served: jobs run in order of arrival until they finish, and none is preempted.
+"""First come, first served: jobs run in order of arrival until they finish, and no job is preempted.
 
-Silberschatz, Galvin, Gagne, "Operating System Concepts", 5.3.1. Agent frameworks do this, and the other policies are
-measured against it. Nothing starves as long as the running jobs finish.
+Silberschatz, Galvin, Gagne, "Operating System Concepts", 5.3.1. Agent frameworks schedule like
+this, so it is the baseline for the other policies. No job starves as long as the running jobs finish.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A scheduling group: what all calls of one task, and of all that it spawned, share for scheduling.
+"""A scheduling group: the owner, deadline and service that all calls of one task and its descendants share.
 
-Created where a task begins, and inherited by each process that it spawns. The lease table charges the service of its
-calls to it, so a new policy takes over without losing that record. It calls nothing.
+Created where a task begins; each process that the task spawns shares it. The lease table adds the service of each call
+to the group and not to a policy, so the record survives a change of the policy. It calls nothing.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ PROMPT_WEIGHT = 0.5  # service of one prompt token, in tokens made: see Sheng et
 
 
 class SchedulingGroup:
-    """`weight` is the share of its owner, above zero. `deadline` is in seconds of the clock that policies are given.
+    """`weight` is the share of the owner, above zero. `deadline` is a time of the clock that the policy's caller uses.
 
-    `service` is what its calls have received so far, in tokens made; a prompt token counts `PROMPT_WEIGHT`.
+    `service` is the service of all calls of the group so far, in tokens made; a prompt token counts `PROMPT_WEIGHT`.
     """
 
     __slots__ = ("deadline", "id", "owner", "service", "weight")

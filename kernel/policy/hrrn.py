@@ -1,9 +1,9 @@
-"""Highest response ratio next: the job that has waited longest in proportion to its length runs first. No preemption.
+"""Highest response ratio next: the job that has waited longest in proportion to its length runs first, to its end.
 
-Brinch Hansen, "An Analysis of Response Ratio Scheduling", IFIP 1971. The ratio is (waiting + service) / service: short
-calls go before long ones, and every wait ends, since the ratio of a waiting call grows without bound. The length of a
-call is estimated, and rounded up to a power of the square root of two. Within such a class the order of the ratios is
-the order of arrival, so a decision compares only the first of each class.
+Brinch Hansen, "An Analysis of Response Ratio Scheduling", IFIP 1971. The ratio is (waiting + service) / service. So
+short calls go before long ones, and every wait ends, since the ratio of a waiting call grows without bound. The length
+of a call is estimated and rounded up to a power of the square root of two. Calls with the same rounded length form a
+class, in which the ratios are in order of arrival, so a decision compares only the first call of each class.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kernel.policy.policy import Job
 from kernel.policy.queue_entry import Key, LazyHeap, QueueEntry
 
 INITIAL_LENGTH = 128.0  # tokens that a call without a limit is assumed to make, until some have run
-SMOOTHING = 0.9  # weight of the past in that length
+SMOOTHING = 0.9  # weight of the past in the usual length of a call
 
 
 class HighestResponseRatio(OrderedPolicy):
@@ -26,7 +26,7 @@ class HighestResponseRatio(OrderedPolicy):
 
     def __init__(self) -> None:
         super().__init__()
-        self._classes: dict[int, LazyHeap] = {}  # the waiting jobs by class of length; none is empty
+        self._classes: dict[int, LazyHeap] = {}  # the waiting jobs by length class; no heap in it is empty
         self._usual_length = INITIAL_LENGTH
         self._now = 0.0  # of the last decision
 
@@ -54,7 +54,7 @@ class HighestResponseRatio(OrderedPolicy):
         return min(firsts, key=lambda entry: self._order(entry, now), default=None)
 
     def _order(self, entry: QueueEntry, now: float) -> Key:
-        """Highest ratio first, then order of arrival. Until the speed is known, a token counts as one second."""
+        """Highest ratio first, then order of arrival. While the speed is unknown, it assumes one second per token."""
         waited = (now - entry.since) / (self._token_seconds or 1.0)
         return (-waited / 2 ** (entry.level / 2), entry.level, entry.job.id)
 

@@ -1,8 +1,8 @@
 """Skip-join multi-level feedback: a call sinks as it makes tokens, and starts at a level that suits its prompt.
 
 Wu et al., "Fast Distributed Inference Serving for Large Language Models" (FastServe), 2023, section 4.1. A call whose
-prompt takes longer than the first level lasts would be demoted immediately, so it joins at a lower one. A call that
-uses up its level is demoted; a starved call is promoted (`multilevel.py`), so nothing starves.
+prompt takes longer than the first level is wide would be demoted immediately, so it joins at a lower level. A call that
+uses up its level is demoted. A starved call is promoted (`multilevel.py`), so no call starves. It knows no groups.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ class SkipJoinFeedback(MultilevelPolicy):
         return entry.initial_service + entry.total_tokens
 
     def _initial_service(self, prompt: float) -> float:
-        """Where the first level begins that is wide enough for `prompt`, the cost of the prompt in tokens made."""
+        """The service at which the highest level begins that is wide enough for `prompt`.
+
+        `prompt` is the cost of the prompt in tokens made.
+        """
         level = 0
         while level < LEVELS - 1 and self._width << level < prompt:
             level += 1

@@ -1,8 +1,8 @@
 """The base of policies that favour jobs with little attained service: feedback levels, with promotion of starved jobs.
 
-Each level is twice as wide as the one above it, as in multi-level feedback queues since Corbato's CTSS (1962). Within a
-level the first to arrive runs first, and runs until it leaves the level. It never rotates the jobs of one level, since
-to alternate between equals would only cost switches.
+Each level is twice as wide as the level above it, as in multi-level feedback queues since Corbato's CTSS (1962). Within
+a level, jobs run in order of arrival, each until it leaves the level. It never rotates the jobs of one level, since
+alternating between equal jobs only costs switches.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from abc import abstractmethod
 from kernel.policy.preemptive import PreemptivePolicy
 from kernel.policy.queue_entry import SLACK, Key, QueueEntry
 
-LEVELS = 16  # a job never leaves the last one
+LEVELS = 16  # a job never leaves the last level
 STARVED = -1  # the level of a job that has waited too long
-MAX_CHECKS = 32  # the most jobs that one decision examines for starvation
+MAX_CHECKS = 32  # the most jobs that one search for a starved job examines
 
 
 class MultilevelPolicy(PreemptivePolicy):
     """Level n begins at `quantum` x (2^n - 1) tokens and is `quantum` x 2^n wide. Subclasses define `_attained`.
 
-    A job that has waited `starvation` times as long as its attained service takes is starved. It goes before all
-    others, starved jobs in the order in which they were found, and keeps its slot for the width of its own level. So a
-    wait ends at the latest when the jobs that starved before it have used their grants. With `starvation` 0 there is no
-    such promise. Waiting is counted in virtual time, the tokens that a running job would make meanwhile, so that a
-    change of speed does not starve anybody.
+    A job is starved when it has waited `starvation` times as long as its attained service took. A starved job goes
+    before all others; several run in the order in which they were found. It keeps its slot for the width of its own
+    level. So its wait ends, at the latest, when the jobs that starved before it have used their grants. With
+    `starvation` 0 no job counts as starved. Waiting is measured in virtual time, that is, in tokens that a job would
+    have made had it run, so that no job starves because the speed has changed.
     """
 
     def __init__(self, quantum: int, starvation: float) -> None:
@@ -72,7 +72,7 @@ class MultilevelPolicy(PreemptivePolicy):
         while (first := self._line.first()) is not None:
             if self._level(self._attained(first)) == first.level:
                 return first
-            self._line.remove(first)  # its group received more service meanwhile
+            self._line.remove(first)  # its group has received more service since the job was filed
             first.key = self._key(first, now)
             self._line.push(first, first.key)
         return None
@@ -87,7 +87,7 @@ class MultilevelPolicy(PreemptivePolicy):
             self._virtual_at = now
 
     def _starved(self) -> QueueEntry | None:
-        """The waiting job that is starved, the longest overdue of several."""
+        """The starved job that has been starved for longest, if any waiting job is starved."""
         heap = self._starving
         checks = MAX_CHECKS
         while heap and heap[0][0] < self._virtual and checks:
@@ -97,7 +97,7 @@ class MultilevelPolicy(PreemptivePolicy):
                 continue
             if (due := self._starves_at(entry)) < self._virtual:
                 return entry
-            heapq.heappop(heap)  # its group received more service meanwhile
+            heapq.heappop(heap)  # its group has received more service, so the job starves later
             self._watch(entry, due)
             checks -= 1
         return None

@@ -1,4 +1,4 @@
-"""The interface of a scheduling policy: which jobs get a slot of a model, for how many tokens, and which lose theirs.
+"""The interface of a scheduling policy: it decides which jobs get or lose a slot of a model, and for how many tokens.
 
 The lease table of a model calls a policy, keeps the slots and leases, and talks to the driver. A policy reads no clock
 and does no I/O: each call passes it the time in seconds, so the same object runs in the daemon and in a simulation.
@@ -13,7 +13,7 @@ from kernel.policy.group import SchedulingGroup
 
 
 class Job(Protocol):
-    """The view of a sequence that a policy gets. `id` counts up in order of arrival; `priority` is from -20 to 20."""
+    """A sequence as a policy sees it. Jobs get ascending ids in order of arrival. `priority` is from -20 to 20."""
 
     @property
     def id(self) -> int: ...
@@ -23,7 +23,7 @@ class Job(Protocol):
 
     @property
     def preemptible(self) -> bool:
-        """Whether it can be taken off its slot and continue later."""
+        """Whether the job can be taken off its slot and continue later."""
 
     @property
     def group(self) -> SchedulingGroup:
@@ -35,27 +35,28 @@ class Job(Protocol):
 
     @property
     def limit(self) -> int:
-        """The most tokens that it may still make; 0 if unknown."""
+        """The most tokens that the job may still make; 0 if unknown."""
 
     @property
     def critical_path(self) -> float:
-        """Service, in tokens made, along the longest chain of calls that led to this one. It never changes."""
+        """Service, in tokens made, along the longest chain of calls that led to this call. It never changes."""
 
     @property
     def switch_cost(self) -> float:
-        """The cost to preempt it and bring it back, in tokens that its slot could make in that time.
+        """The cost of preempting the job and bringing it back, in tokens that its slot could make in that time.
 
-        0 if its KV stays in memory.
+        0 if the KV of the job stays in memory.
         """
 
 
 class Grant(NamedTuple):
-    """A slot for `job`, for `tokens` tokens; 0: until a later decision takes the slot away.
+    """A slot for `job`, for `tokens` tokens. With 0, the job keeps the slot until a later decision takes it away.
 
-    When the tokens are made, the policy decides again. It may leave the job its slot, for another grant.
+    When the job has made its tokens, the policy decides again: the job loses the slot, or keeps it with another grant.
 
-    Three amounts of tokens are easily confused. A quantum is a setting of a policy. A grant is what the policy gives
-    one job, usually a quantum. A lease is what the driver may make without asking: see `kernel.models.leases`.
+    Three amounts of tokens are easily confused. A quantum is a setting of a policy. A grant is the number of tokens
+    that the policy gives one job, usually a quantum. A lease is the number of tokens that the driver may make for a
+    sequence before the lease table renews it: see `kernel.models.leases`.
     """
 
     job: Job
@@ -78,8 +79,8 @@ class Decision(NamedTuple):
 class Policy(Protocol):
     """Schedules the slots of one model. It knows every job that arrived and has not left, waiting or running.
 
-    `kind` is its name in the settings, `waiting` the number of waiting jobs. `reason` says what it last changed about
-    itself; it is empty for a policy that never does.
+    `kind` is its name in the settings, `waiting` the number of waiting jobs. `reason` says what the policy last changed
+    about itself, and why; it is empty for a policy that never changes itself.
     """
 
     @property
@@ -95,10 +96,10 @@ class Policy(Protocol):
         """Queue `job` for a slot. Does nothing if the job is known."""
 
     def adopt(self, job: Job, now: float) -> None:
-        """Take over `job`, which has a slot from another policy. Does nothing if the job is known."""
+        """Take over `job`, to which another policy gave a slot. Does nothing if the job is known."""
 
     def charge_prompt(self, job: Job, tokens: int, now: float) -> None:
-        """The prompt of `job`, which has a slot, has `tokens` tokens; the driver reads them now."""
+        """The driver now reads the prompt of `job`, which has a slot; the prompt has `tokens` tokens."""
 
     def charge_tokens(self, job: Job, tokens: int, now: float) -> None:
         """`job` made `tokens` tokens on its slot."""
@@ -110,10 +111,10 @@ class Policy(Protocol):
         """Forget `job`, waiting or running: it has finished or is blocked."""
 
     def decide(self, slots: int, now: float) -> Decision:
-        """Choose the jobs that run on `slots` slots. Running jobs count, and keep their slots unless preempted."""
+        """Choose the jobs that run on `slots` slots. Running jobs take up slots, and keep them unless preempted."""
 
     def queue(self) -> list[Job]:
-        """The waiting jobs, the next one first, in the order that is known now."""
+        """The waiting jobs in the order in which they would run if nothing changed."""
 
     def running(self) -> list[Job]:
         """The running jobs, in the order in which they got their slots."""
@@ -123,7 +124,7 @@ class Policy(Protocol):
 
 
 def hand_over(old: Policy, new: Policy, now: float) -> None:
-    """Give all jobs of `old` to `new`, which has none yet. Running jobs keep running; waiting times are preserved."""
+    """Give all jobs of `old` to `new`, which has no jobs yet. Running jobs keep running, and waiting times count on."""
     for job in old.running():
         new.adopt(job, now)
     for job in sorted(old.queue(), key=lambda job: job.id):

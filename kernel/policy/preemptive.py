@@ -1,7 +1,7 @@
-"""The base of policies that may take a slot away before its grant is used: they choose which running job is preempted.
+"""The base of policies that may preempt a job before it has used its grant: it chooses which running job to preempt.
 
-It is called by the decision loop of `OrderedPolicy`. It examines no jobs but those that it moves and those whose
-preemption does not pay yet.
+Called by the decision loop of `OrderedPolicy`. Apart from the job that it preempts, it examines only jobs that have not
+made up for the cost of their preemption yet. It never orders the waiting jobs.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from kernel.policy.queue_entry import Key, LazyHeap, QueueEntry
 
 
 class PreemptivePolicy(OrderedPolicy):
-    """A running job keeps its waiting key until it has used its grant. The greatest key is preempted first.
+    """The running job with the greatest key is preempted first. Its key is the one with which it waited for its slot.
 
-    No job is preempted before it has made up for the cost of its preemption, so that two jobs cannot displace each
-    other forever.
+    No job is preempted before it has made up for the cost of its preemption or has used its grant, so that two jobs
+    cannot displace each other forever.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class PreemptivePolicy(OrderedPolicy):
         self._victims = LazyHeap()  # the running jobs that can be preempted
 
     def _victim_key(self, entry: QueueEntry) -> Key:
-        """Its place among the running jobs: the smallest is preempted first."""
+        """The place of a job among the running jobs: the smallest is preempted first."""
         return tuple(-part for part in entry.key)
 
     def _beats(self, first: QueueEntry, running: QueueEntry) -> bool:

@@ -1,9 +1,10 @@
-"""Strict priority with aging: the most urgent jobs run, those of equal priority in order of arrival; nothing starves.
+"""Strict priority with aging: the most urgent job runs first; jobs of equal priority run in order of arrival.
 
-After Silberschatz, Galvin, Gagne, "Operating System Concepts", 5.3.4, and the balance set manager of Windows
-("Windows Internals", priority boosts for CPU starvation). Waiting jobs become more urgent with time, and a job that
-overtook others that way keeps its slot for a quantum before it falls back to its own priority. Aging applies to the
-whole queue of a priority, from the time when one of its jobs last got a slot, since all in it wait for the first.
+After Silberschatz, Galvin, Gagne, "Operating System Concepts", 5.3.4, and the balance set manager of Windows ("Windows
+Internals", priority boosts for CPU starvation). Waiting jobs become more urgent with time, so no job starves. A job
+that overtook others by aging keeps its slot for a quantum, then falls back to its own priority. Aging applies to the
+whole queue of a priority, since all jobs in a queue wait for the first one. It counts from the time when a job of that
+queue last got a slot.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from kernel.policy.preemptive import PreemptivePolicy
 from kernel.policy.queue_entry import Key, LazyHeap, QueueEntry
 
 CEILING = 21.0  # one above the highest priority: after a long enough wait a job is more urgent than any new one
-MARGIN = 1.0  # how much more urgent an aged job must be than a job of higher priority to preempt it
+MARGIN = 1.0  # an aged job preempts a job of higher priority only if it is more urgent by this much
 
 
 class _Rank:
@@ -27,12 +28,12 @@ class _Rank:
 
 
 class PriorityWithAging(PreemptivePolicy):
-    """`aging`: priorities that a queue gains per second of waiting; `quantum`: tokens for which a job retains the gain.
+    """`aging`: priorities that a queue gains per second of waiting. `quantum`: tokens for which a job retains its gain.
 
-    A job of higher priority preempts immediately. An aged job must be a whole priority ahead, and then keeps its slot
-    for a quantum, so two jobs exchange a slot at most once in `quantum` tokens and 1 / `aging` seconds. A preempted job
-    returns to the place in the queue that its id gives it. No job preempts another of its own priority, or one that has
-    not made up for the cost of its preemption yet.
+    A job of higher priority preempts immediately. An aged job must be a whole priority ahead of the job that it
+    preempts, and keeps the slot for a quantum. So two jobs exchange a slot at most once in `quantum` tokens and in
+    1 / `aging` seconds. A preempted job returns to its place in the queue, which its id determines. No job preempts a
+    job of its own priority, or a job that has not made up for the cost of its preemption yet.
     """
 
     kind = "priority"
@@ -41,7 +42,7 @@ class PriorityWithAging(PreemptivePolicy):
         super().__init__()
         self._aging = aging
         self._tokens = quantum
-        self._ranks: dict[int, _Rank] = {}  # the waiting jobs by priority; none is empty
+        self._ranks: dict[int, _Rank] = {}  # the waiting jobs by priority; no rank is empty
 
     def adopt(self, job: Job, now: float) -> None:
         super().adopt(job, now)
@@ -76,15 +77,15 @@ class PriorityWithAging(PreemptivePolicy):
         return (self._urgency(entry), -entry.job.id)
 
     def _guard(self, entry: QueueEntry) -> float:
-        """The urgency that an aged job must exceed: for one quantum, that at which `entry` got its slot."""
+        """The urgency that an aged job must exceed to preempt `entry`: for one quantum the urgency at its start."""
         return entry.start_urgency if entry.grant_used < self._tokens else entry.level
 
     def _urgency(self, entry: QueueEntry) -> float:
-        """The urgency of a running job. Its gain by aging counts if it overtook a job of higher priority."""
+        """The urgency of a running job. Its gain by aging counts only if it overtook a job of higher priority."""
         return self._guard(entry) if entry.overtook else entry.level
 
     def _aged(self, level: int, now: float) -> float:
-        """The urgency of the queue of a priority."""
+        """The urgency of the queue of priority `level`."""
         return min(level + self._aging * (now - self._ranks[level].since), CEILING)
 
     def _first(self, now: float) -> QueueEntry | None:
@@ -97,7 +98,7 @@ class PriorityWithAging(PreemptivePolicy):
         return best
 
     def _victim(self, first: QueueEntry, now: float) -> QueueEntry | None:
-        """The least urgent running job that may stop, the latest arrival of several, if `first` is more urgent."""
+        """The least urgent running job that may stop, if `first` is more urgent; of equal jobs, the last to arrive."""
         victim = self._victims.best(self._may_stop)
         if victim is None:
             return None
@@ -120,7 +121,7 @@ class PriorityWithAging(PreemptivePolicy):
     def _stop(self, entry: QueueEntry, now: float) -> None:
         gained = self._urgency(entry) - entry.level
         super()._stop(entry, now)
-        if gained > 0:  # it loses the slot that its queue waited for, so the queue is as urgent as before
+        if gained > 0:  # the job gives the slot back, so its queue is as urgent again as before it got the slot
             rank = self._ranks[entry.level]
             rank.since = min(rank.since, now - gained / self._aging)
 

@@ -1,7 +1,7 @@
 """A policy's record of one job, and a heap of waiting jobs.
 
-The heap drops stale entries when they reach the top. Adding, removing and finding the first entry cost the logarithm of
-its length, and no decision sorts it. Policies use both; neither reads a clock.
+The heap drops stale entries when they reach the top. To add, to remove or to find the first entry takes time in the
+logarithm of its length, and no decision sorts it. Policies use the record and the heap; neither reads a clock.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 from kernel.policy.policy import Job
 
-PAYBACK = 4  # a job keeps its slot for this many times its switch cost, so that at most a fifth of the time is lost
-SLACK = 64  # stale entries that a heap may always hold
+PAYBACK = 4  # a job keeps its slot for this many times its switch cost, so switches take at most a fifth of the time
+SLACK = 64  # stale entries that any heap may hold, however short
 
 Key = tuple[float, ...]
 
@@ -21,17 +21,20 @@ _serials = itertools.count(1)
 
 
 class QueueEntry:
-    """The record of `job` that its policy keeps while it waits or runs.
+    """The record of `job` that its policy holds while the job waits or runs.
 
-    `since`: when it began to wait or to run. `last`: when it last made a token or got its slot. `key` orders it among
-    others, the smallest first. `limit` is the job's limit on arrival. `serial` is its valid entry in a heap (0: none).
+    `since`: when the job began to wait or to run. `last`: when it last made a token or got its slot. `key`: its place
+    in the order, the smallest first. `limit`: the job's limit on arrival. `serial`: the number of its valid item in a
+    heap (0: it is in no heap).
 
-    Tokens: `total_tokens` in all, `slot_tokens` since it got its slot, `grant_used` of its `grant` (0: unbounded).
+    Tokens that the job made: `total_tokens` in all, `slot_tokens` since it got its slot, and `grant_used` of its
+    `grant` (a grant of 0 is unbounded).
 
-    `level` is the class in which a policy files it. For multi-level policies: `initial_service` is the service that it
-    is credited with on arrival, in tokens (below 0: not computed yet), `waits_from` the virtual time at which its wait
-    began, `starvation_serial` its valid entry in the starvation heap (0: none). For aging: `start_urgency` is the
-    urgency at which it got its slot, `overtook` whether it got the slot ahead of a waiting job of higher priority.
+    `level`: the level, priority or length class of the job, as its policy defines. For multi-level policies:
+    `initial_service` is the service with which the job starts, in tokens (below 0: not computed yet), `waits_from` the
+    virtual time at which its wait began, and `starvation_serial` the number of its valid item in the starvation heap
+    (0: none). For aging: `start_urgency` is the urgency at which the job got its slot, and `overtook` says whether a
+    job of higher priority was waiting at that time.
     """
 
     __slots__ = (
@@ -67,7 +70,7 @@ class QueueEntry:
 
     @property
     def switch_paid(self) -> bool:
-        """Whether it has run for long enough to be worth the cost of its preemption."""
+        """Whether the job has run for long enough on its slot to make up for the cost of its preemption."""
         return self.slot_tokens >= PAYBACK * self.job.switch_cost
 
 
@@ -84,13 +87,13 @@ class LazyHeap:
         return self._length
 
     def push(self, entry: QueueEntry, key: Key) -> None:
-        """Add `entry`, which is in no heap, at the place that `key` gives it."""
+        """Add `entry`, which must be in no heap, at the place of `key`."""
         entry.serial = next(_serials)
         heapq.heappush(self._heap, (key, entry.serial, entry))
         self._length += 1
 
     def remove(self, entry: QueueEntry) -> None:
-        """Remove `entry`, wherever it stands."""
+        """Remove `entry`, which must be in this heap, from any place."""
         entry.serial = 0
         self._length -= 1
         if len(self._heap) > 2 * self._length + SLACK:
@@ -121,5 +124,5 @@ class LazyHeap:
         return found
 
     def in_order(self) -> list[tuple[Key, int, QueueEntry]]:
-        """All entries in order. It sorts, so use it for display only."""
+        """All items in order. Sorts the heap, so only listings should call it."""
         return sorted(item for item in self._heap if item[1] == item[2].serial)

@@ -32,10 +32,10 @@ MAX_WEIGHT = 1e6
 class PolicySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The settings of a policy.
 
-    `kind` is one of `KINDS`. `quantum`: tokens for which a call keeps a slot while others wait. `aging`: priorities
-    gained per second of waiting. `weights`: the shares of owners; an owner that is not named has 1. `prompt_weight`:
-    the price of a prompt token for its owner, in tokens made. `starvation`: a call goes first when it has waited this
-    many times as long as its attained service takes; 0: never.
+    `kind` is one of `KINDS`. `quantum`: tokens that a call makes on its slot before it may lose the slot to a waiting
+    call. `aging`: priorities gained per second of waiting. `weights`: the shares of owners; an owner that is not named
+    has 1. `prompt_weight`: the price of a prompt token for its owner, in tokens made. `starvation`: a call goes first
+    when it has waited this many times as long as its attained service took; 0: never.
     """
 
     kind: str = "priority"
@@ -76,14 +76,14 @@ def check_policy(settings: PolicySettings) -> None:
     if settings.kind not in MAKERS:
         raise InvalidPolicy(f"no policy {settings.kind!r}; the policies are: {', '.join(KINDS)}", kind=settings.kind)
     if type(settings.quantum) is not int or settings.quantum < 1:
-        raise InvalidPolicy(f"the quantum is {settings.quantum!r}; it is a whole number of tokens, at least 1")
+        raise InvalidPolicy(f"the quantum is {settings.quantum!r}; give a whole number of tokens, at least 1")
     for name in ("aging", "prompt_weight", "starvation"):
         value = getattr(settings, name)
         if not 0 <= value < math.inf:
             raise InvalidPolicy(f"{name} is {value:g}; it must be 0 or more")
     for owner, weight in settings.weights.items():
         if weight == 0:
-            raise InvalidPolicy(f"the weight of owner {owner!r} is 0, so it would never run; give it a small weight")
+            raise InvalidPolicy(f"the weight of owner {owner!r} is 0, so its calls never run; give it a small weight")
         if not 0 < weight <= MAX_WEIGHT:
             raise InvalidPolicy(
                 f"the weight of owner {owner!r} is {weight:g}; it must be above 0 and at most {MAX_WEIGHT:g}"

@@ -1,7 +1,7 @@
 """Round robin: each job runs for a quantum of tokens, then goes to the back of the queue if another job waits.
 
-Silberschatz, Galvin, Gagne, "Operating System Concepts", 5.3.3, with tokens for time. A job waits at most one quantum
-of each job before it in the queue, divided by the number of slots.
+Silberschatz, Galvin, Gagne, "Operating System Concepts", 5.3.3, with tokens instead of time. A job waits at most for
+one quantum of each job that is ahead of it in the queue, divided by the number of slots. It ignores priorities.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from kernel.policy.queue_entry import Key, QueueEntry
 
 
 class RoundRobin(OrderedPolicy):
-    """`quantum` in tokens; a job whose preemption is expensive gets a longer one."""
+    """`quantum` in tokens. A job whose preemption is expensive gets a longer grant."""
 
     kind = "round_robin"
 

@@ -1,7 +1,7 @@
 """The `llmos` command: controls the daemon from a terminal or a script.
 
 The console script calls `main`. A small command spends most of its time on the start of the interpreter and on
-imports, so this module avoids work before it loads anything else. It never imports asyncio.
+imports, so `main` makes imports cheaper before it loads the rest of the room. It never imports asyncio.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 
 
 def main() -> int:
-    """Run one command; its exit code."""
+    """Run one command and return its exit code."""
     gc.disable()  # a short process makes no garbage worth collecting, and imports would trigger the collector
     _import_msgspec_without_extras()
     from llmosd.cli.command_line import main
@@ -22,7 +22,8 @@ def main() -> int:
 def _import_msgspec_without_extras() -> None:
     """Import msgspec without typing_extensions, even where that is installed.
 
-    msgspec would import it for two names that we do not use, which takes a sixth of the time of a small command.
+    msgspec would import typing_extensions for two names that we do not use, and that import takes a sixth of the time
+    of a small command.
     """
     if "typing_extensions" not in sys.modules:
         sys.modules["typing_extensions"] = None  # type: ignore[assignment]

@@ -1,7 +1,8 @@
 """The command line of `llmos`: its options, and the messages and exit codes of errors.
 
-Each command is one function of `llmosd.cli.commands` or `llmosd.cli.simulation`; this module runs none of its own. Exit
-codes: 0 done, 1 the agent or the command failed, 2 usage, 3 no daemon, 124 timed out, 130 interrupted.
+Called by the console script. Each command is one function of `llmosd.cli.commands` or `llmosd.cli.simulation`; this
+module implements no command itself. Exit codes: 0 done, 1 the agent or the command failed, 2 wrong usage, 3 no daemon,
+124 timed out, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("-a", "--arg", metavar="NAME=VALUE", action="append", default=[], help="an argument by name")
     run.add_argument("--priority", type=int, help="-20 to 20, higher is more urgent")
     run.add_argument("--deadline", type=float, metavar="S", help="end the task after S seconds")
-    run.add_argument("--timeout", type=float, metavar="S", help="wait at most S seconds; ends the task unless --detach")
+    run.add_argument("--timeout", type=float, metavar="S", help="wait at most S seconds, then end the task")
     run.add_argument("--owner", help="the owner whose limits and share apply")
     run.add_argument("--name", help="register the process under this name")
     run.add_argument(
@@ -109,16 +110,16 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME=N",
         action="append",
         default=[],
-        help="limit its usage: tokens=1000, children=5, ... (repeatable)",
+        help="limit the usage of the process: tokens=1000, children=5, ... (repeatable)",
     )
     run.add_argument("-d", "--detach", action="store_true", help="print the pid and leave the task running")
-    run.add_argument("--key", help="make repeated submissions with this key one task")
-    run.add_argument("--durable", action="store_true", help="continue where it was if the daemon restarts")
+    run.add_argument("--key", help="repeating a submission with the same key makes no second task")
+    run.add_argument("--durable", action="store_true", help="run as a durable agent, which survives the daemon")
     run.set_defaults(command=commands.run)
 
     attach = add("attach", parents=[listing], help="print the output and the result of a submitted task")
     attach.add_argument("id", help="the id of a task, as in `llmos history`")
-    attach.add_argument("--timeout", type=float, metavar="S", help="wait at most S seconds; ends nothing")
+    attach.add_argument("--timeout", type=float, metavar="S", help="wait at most S seconds; the task continues")
     attach.set_defaults(command=commands.attach)
     history = add("history", parents=[listing], help="list submitted tasks, newest first")
     history.add_argument("--limit", type=int, metavar="N", default=100, help="at most N rows")
@@ -130,14 +131,14 @@ def parser() -> argparse.ArgumentParser:
     backup.set_defaults(command=commands.backup)
 
     ps = add("ps", parents=[listing], help="list processes")
-    ps.add_argument("-a", "--all", action="store_true", help="also the connections of clients")
+    ps.add_argument("-a", "--all", action="store_true", help="also list the connections of clients")
     ps.add_argument("--tree", action="store_true", help="children under their parents")
     ps.add_argument("--limit", type=int, metavar="N", default=10_000, help="at most N rows")
     ps.add_argument("--start", type=int, metavar="PID", default=0, help="only processes from this number on")
     ps.set_defaults(command=commands.ps)
     tree = add("tree", parents=[listing], help="draw processes under their parents")
     tree.add_argument("pid", type=int, nargs="?", help="only this process and its descendants")
-    tree.add_argument("-a", "--all", action="store_true", help="also the connections of clients")
+    tree.add_argument("-a", "--all", action="store_true", help="also list the connections of clients")
     tree.set_defaults(command=commands.tree)
     top = add("top", parents=[common], help="watch and control processes, live")
     top.set_defaults(command=commands.top)
@@ -155,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
     nice.add_argument(
         "priority",
         type=values.priority,
-        help="-20 to 20, higher is more urgent; a plus sign, as in +5, adds to the current one",
+        help="-20 to 20, higher is more urgent; +5 adds 5 to the current priority",
     )
     nice.add_argument(
         "-r", "--relative", action="store_true", help="add to the current priority, even without a plus sign"
@@ -194,7 +195,7 @@ def parser() -> argparse.ArgumentParser:
     ):
         add(name, parents=[listing], help=text).set_defaults(command=command)
     simulation.add_commands(add, common)
-    policy = add("policy", parents=[listing], help="show or change the policy that assigns the slots of a model")
+    policy = add("policy", parents=[listing], help="show or change the policy that gives out the slots of a model")
     policy.add_argument("model", nargs="?", metavar="MODEL", help="the default model if left out")
     policy.add_argument("kind", nargs="?", metavar="KIND", help="a policy such as fair; an unknown name lists all")
     policy.add_argument("--quantum", type=int, metavar="N", help="tokens per turn on a slot while other calls wait")
@@ -203,7 +204,7 @@ def parser() -> argparse.ArgumentParser:
         "--weight", action="append", default=[], metavar="OWNER=W", help="weight of an owner's share (repeatable)"
     )
     policy.add_argument(
-        "--starvation", type=float, metavar="N", help="put a call first after waiting N times as long as it was served"
+        "--starvation", type=float, metavar="N", help="put a call first after a wait of N times its service"
     )
     policy.set_defaults(command=commands.policy)
     shutdown = add("shutdown", parents=[common], help="stop the daemon after a drain")

@@ -1,6 +1,6 @@
 """The commands of `llmos`: each takes a connected client and the parsed options, and returns an exit code.
 
-Called by `llmosd.cli.command_line`. Standard output carries only the result of a command; everything else goes to
+Called by `llmosd.cli.command_line`. A command writes only its result to standard output; everything else goes to
 standard error.
 """
 
@@ -231,12 +231,12 @@ def tools(client: Client, options: argparse.Namespace) -> int:
 
 
 def top(client: Client, options: argparse.Namespace) -> int:
-    """Full screen and live, over a separate connection. Raises `MissingExtra` without textual."""
+    """Show the processes in full screen, over a separate connection. Raises `MissingExtra` without textual."""
     import importlib.util
 
     if importlib.util.find_spec("textual") is None:
         raise MissingExtra(
-            "`llmos top` needs textual: pip install 'llmosd[top]', or use `llmos ps` for one table", extra="top"
+            "`llmos top` needs textual: pip install 'llmosd[top]', or use `llmos ps` for a single listing", extra="top"
         )
     from llmosd.cli.top import Top
 

@@ -1,7 +1,8 @@
-"""Follows the events of a task, also across restarts of the daemon: reconnects and continues after the last event.
+"""Follows the events of a task for `llmos attach` and `llmos run`.
 
-Called by `llmos attach`, and by `llmos run` for a task that ends with the command. It never returns an event twice
-within one run of the daemon; `Restarted` announces that the task started again.
+`llmos run` follows a task that ends with the command. `llmos attach` follows a task also across restarts of the daemon:
+it reconnects and continues after the last event that it has read. It never returns an event twice within one run of the
+daemon. An event `Restarted` says that the task started again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ PAUSE = 0.1  # seconds between two attempts to connect
 
 
 def attached(task: Task, timeout: float | None) -> Iterator[Event]:
-    """All events of a task that ends with its client. Raises `TimedOut`; the exit of the command then ends the task."""
+    """All events of a task that ends with its client. Raises `TimedOut`: the command exits, and so the task ends."""
     try:
         yield from task.events(timeout)
     except TimedOut:

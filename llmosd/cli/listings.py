@@ -1,4 +1,4 @@
-"""The listings of `llmos`: the columns of each table, computed from rows of the daemon.
+"""The listings of `llmos`: the columns of each table, computed from the rows that the daemon returned.
 
 Called by the commands. It never contacts the daemon.
 """
@@ -32,7 +32,7 @@ Columns = dict[str, Callable[[Any], object]]
 
 
 def _of_part(columns: Columns, part: Callable[[Any], Any]) -> Columns:
-    """Apply `columns` to the `part` of each row."""
+    """Columns like `columns` that show one part of a row; `part` returns that part."""
 
     def cell_of(cell: Callable[[Any], object]) -> Callable[[Any], object]:
         return lambda row: cell(part(row))
@@ -213,7 +213,7 @@ def rows(kind: type, items: Sequence[Any], as_json: bool) -> None:
 
 
 def tree(items: Sequence[ProcessInfo], root: int | None) -> None:
-    """Print processes under their parents, all or only those under `root`, as a tree in the column of programs."""
+    """Print processes as a tree in the column of programs: all of them, or only `root` and its descendants."""
     children: dict[int, list[ProcessInfo]] = {}
     known = {item.pid for item in items}
     for item in items:
@@ -234,7 +234,7 @@ def tree(items: Sequence[ProcessInfo], root: int | None) -> None:
 
 
 def slots(items: Sequence[SlotInfo], as_json: bool) -> None:
-    """Print the slots of the models in use, and the sequences that hold a slot or wait for one."""
+    """Print a table of the models in use, then a table of the sequences that hold a slot or wait for a slot."""
     if as_json:
         show.value(items, as_json)
         return

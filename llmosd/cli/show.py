@@ -16,7 +16,7 @@ from ipc.messages import Log
 
 
 def value(data: Any, as_json: bool, file: IO[str] | None = None) -> None:
-    """Print `data` as JSON; without `as_json`, print a text as it is."""
+    """Print `data` as JSON. Without `as_json`, print a string without quotes."""
     text = data if isinstance(data, str) and not as_json else msgspec.json.encode(data).decode()
     print(text, file=file or sys.stdout, flush=True)
 
@@ -31,7 +31,7 @@ def log_line(line: Log, as_json: bool, file: IO[str] | None = None) -> None:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a plain table: cut to the width of a terminal, and uncut elsewhere."""
+    """Print a plain table. On a terminal, cells are cut to fit its width; elsewhere they are printed in full."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

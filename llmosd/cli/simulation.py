@@ -1,7 +1,7 @@
 """The commands `simulate`, `calibrate` and `record`: their options and their output.
 
-Called by the command line. They import the simulator and the kernel only when they run, so that no other command pays
-for the imports. `simulate` never contacts a daemon.
+Called by the command line. Each command imports the simulator and the kernel only when it runs, so that no other
+command pays for these imports. `simulate` never contacts a daemon.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def add_commands(add: Callable[..., argparse.ArgumentParser], common: argparse.A
         "--load",
         type=float,
         metavar="X",
-        help="offered load as a share of what the device can do; default: 0.9, or the times of a recording",
+        help="load as a share of what the device can do; default: 0.9, or the arrival times of a file",
     )
     command.add_argument("--tasks", type=int, metavar="N", default=200, help="generated tasks; 200 by default")
     command.add_argument(
@@ -95,13 +95,13 @@ def add_commands(add: Callable[..., argparse.ArgumentParser], common: argparse.A
     )
     command.add_argument("--deadline", type=float, metavar="S", help="end each task S seconds after its arrival")
     command.add_argument(
-        "--ttft", type=float, metavar="S", default=2.0, help="objective: seconds to the first token; 2 by default"
+        "--ttft", type=float, metavar="S", default=2.0, help="objective: most seconds to the first token; default: 2"
     )
     command.add_argument(
-        "--tpot", type=float, metavar="S", default=0.2, help="objective: seconds between tokens; 0.2 by default"
+        "--tpot", type=float, metavar="S", default=0.2, help="objective: most seconds between tokens; default: 0.2"
     )
     command.add_argument("--plot", metavar="FOLDER", help="draw plots into FOLDER, as PNG and SVG")
-    command.add_argument("--example", choices=["textbook"], help="run small textbook cases beside their formulas")
+    command.add_argument("--example", choices=["textbook"], help="compare small textbook cases with formulas")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(command=simulate, needs_no_daemon=True)
 
@@ -117,7 +117,7 @@ def add_commands(add: Callable[..., argparse.ArgumentParser], common: argparse.A
         "--seconds", type=float, metavar="N", help="record for N seconds; until interrupted if left out"
     )
     command.add_argument(
-        "--last", action="store_true", help="also include calls that ended before, as far as the daemon's log goes back"
+        "--last", action="store_true", help="also include earlier calls, as far as the daemon's log of calls goes back"
     )
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(command=record)
@@ -248,7 +248,7 @@ def record(client: Client, options: argparse.Namespace) -> int:
         raise InvalidCall(f"--seconds {options.seconds:g}; give 0 or more")
     path = Path(options.file).expanduser()
     recorder = Recorder(client, past=options.last)
-    recording.write(recorder.recording, path)  # fails here if the file cannot be written, before anything is recorded
+    recording.write(recorder.recording, path)  # an unwritable file fails here, before the recording
     end = None if options.seconds is None else time.monotonic() + options.seconds
     print("recording; interrupt to stop" if end is None else "recording", file=sys.stderr)
     try:
@@ -261,7 +261,7 @@ def record(client: Client, options: argparse.Namespace) -> int:
     recording.write(recorder.recording, path)
     calls, lost = len(recorder.recording.calls), recorder.recording.lost
     if lost:
-        print(f"llmos: {lost} calls are missing: the daemon's log dropped them before they were read", file=sys.stderr)
+        print(f"llmos: {lost} calls are missing: the daemon's log dropped them before we read them", file=sys.stderr)
     show.value({"calls": calls, "lost": lost} if options.json else f"{calls} calls", options.json)
     return 0
 

@@ -1,7 +1,7 @@
 """Prints the events of a task as they arrive: text on standard output, all else on standard error.
 
-Called by `llmos run` and `llmos attach`. On a terminal a status line shows what the task waits for until the first text
-arrives. It never prints JSON.
+Called by `llmos run` and `llmos attach`. Until the first text arrives, a status line on a terminal says what the task
+waits for. It never prints the result as JSON.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ class StatusLine:
 
 
 class TokenText:
-    """Writes the tokens of a task. If the task restarts, text that it repeats is not written twice."""
+    """Writes the tokens of a task. If the task restarts, the text that its new attempt repeats is not written twice."""
 
     def __init__(self) -> None:
         self._written = ""
-        self._repeated = 0  # characters of it that the new attempt has repeated so far
-        self._repeating = False  # all text of the new attempt so far was written before
+        self._repeated = 0  # the first characters of `_written` that the new attempt has repeated so far
+        self._repeating = False  # the new attempt has so far only repeated text that was written before
 
     def finish(self) -> str:
-        """End the output so that it shows the text of the last attempt; returns that text."""
-        if self._repeating:  # the last attempt made less text than the one before
+        """Make sure that the output ends with the text of the last attempt, and return that text."""
+        if self._repeating:  # the last attempt made less text than the attempt before it
             self._written, self._repeating = self._written[: self._repeated], False
             sys.stdout.write(f"\n{self._written}")
         return self._written
@@ -80,7 +80,7 @@ class TokenText:
 
 
 def print_events(events: Iterable[Event]) -> None:
-    """Print the events of a task, and its result unless that was streamed already. Raises the task's error."""
+    """Print the events of a task, and its result unless the tokens have shown it already. Raises the task's error."""
     status = StatusLine()
     text = TokenText()
     handlers: dict[type[Event], Callable[..., None]] = {
@@ -105,7 +105,7 @@ def print_events(events: Iterable[Event]) -> None:
 
 
 def _missed(event: Missed, text: TokenText) -> None:
-    if event.events or text:  # otherwise the task has ended, and the result says everything
+    if event.events or text:  # otherwise the task has ended, and its result follows
         _note(f"{event.events or 'some'} earlier events are missing: the daemon no longer retains them")
 
 

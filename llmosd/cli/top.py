@@ -1,7 +1,7 @@
-"""`llmos top`: shows the processes of the daemon in full screen and live, and controls them by keys.
+"""`llmos top`: shows the processes of the daemon live in full screen, and controls them by keys.
 
-Run by the command of that name; no other command loads the terminal library. It makes a few requests per second over a
-separate connection, and never shows more than `MOST_ROWS` rows: the first in the current order.
+Run by the command `top`; no other command loads the terminal library. It makes a few requests per second over a
+separate connection, and never shows more than the first `MOST_ROWS` rows in the current order.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NO_DAEMON = 3  # exit code
 
 
 class TopRow:
-    """A process, and its use of CPU and tokens per second since the last poll."""
+    """A process, and its rates since the last poll: the share of a CPU, and generated tokens per second."""
 
     def __init__(self, info: ProcessInfo, before: ProcessInfo | None, seconds: float) -> None:
         self.info = info
@@ -38,7 +38,7 @@ class TopRow:
 
 
 class Column:
-    """A column: its text, its sort key, and whether the largest values come first."""
+    """A column: `show` returns its text, and `key` its sort key. `down`: the largest values come first."""
 
     def __init__(
         self, show: Callable[[TopRow], str], key: Callable[[TopRow], Any] | None = None, *, down: bool = False
@@ -119,7 +119,7 @@ class Top(App[None]):
         await self._client.close()
 
     async def poll(self) -> None:
-        """Ask the daemon, and show its answers. Skipped while an earlier poll still waits."""
+        """Ask the daemon, and show its answers. Does nothing while an earlier poll waits for the daemon."""
         if self._polling:
             return
         self._polling = True
@@ -169,7 +169,7 @@ class Top(App[None]):
     # ---- inside
 
     async def _do(self, action: Callable[[int], Any], done: str) -> None:
-        """Apply `action` to the selected process, and show its outcome: `done`, or the error."""
+        """Apply `action` to the selected process. Show the text `done`, or the error."""
         pid = self._selected()
         if pid is None:
             return
@@ -191,7 +191,7 @@ class Top(App[None]):
         return int(str(table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value))
 
     def _draw(self) -> None:
-        """Show the rows in order, and leave the cursor on its process."""
+        """Show the rows in order, and leave the cursor on the process on which it was."""
         table = self.query_one(DataTable)
         pid, place = self._selected(), table.cursor_row
         column = COLUMNS[self._sorted_by]

@@ -16,7 +16,7 @@ from ipc.syscalls import Limits
 
 
 def program_path(program: str) -> str:
-    """Make a path absolute, because the daemon has another working folder; return a name as it is."""
+    """Make a path absolute, because the daemon has another working folder. Return the name of a program unchanged."""
     from pathlib import Path
 
     file, colon, name = program.partition(":")
@@ -45,7 +45,7 @@ def weight(text: str) -> tuple[str, float]:
 
 
 def body(text: str | None) -> Any:
-    """Parse the body of a message: JSON, or else the text itself. A `-` reads standard input."""
+    """Parse the body of a message: JSON, or else the text itself. `-` stands for the text on standard input."""
     if text is None:
         return None
     text = sys.stdin.read() if text == "-" else text
@@ -64,7 +64,7 @@ def limits(given: Sequence[str]) -> Limits | None:
         return msgspec.convert(values, Limits, strict=False)
     except msgspec.ValidationError as error:
         known = ", ".join(Limits.__struct_fields__)
-        raise BadArguments(f"--limit takes NAME=NUMBER: {error}; names are {known}") from None
+        raise BadArguments(f"--limit takes NAME=NUMBER: {error}; the names are {known}") from None
 
 
 def target(text: str) -> tuple[int, str | None]:
@@ -79,5 +79,5 @@ def recipient(text: str) -> int | str:
 
 
 def priority(text: str) -> tuple[int, bool]:
-    """Parse a priority, and whether it is added to the current one (a plus sign)."""
+    """Parse a priority; with a plus sign, as in +5, the second value is true: add to the current priority."""
     return int(text), text.startswith("+")

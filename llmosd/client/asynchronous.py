@@ -1,7 +1,7 @@
 """The asynchronous client: one connection, any number of concurrent calls and tasks.
 
-Used by programs that have an event loop. `llmosd.client.methods` has most of its methods. It retries only to connect,
-never a call.
+Used by programs that have an event loop. `llmosd.client.methods` has most of its methods. It retries a connection that
+the daemon cannot accept yet, and never a call.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Awaited(PendingRequest):
 
 
 class _ClientConnection(FramedProtocol):
-    """The connection: files messages and wakes the coroutines that wait for them."""
+    """The connection: passes each message to its request, and wakes the coroutine that waits for it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class _ClientConnection(FramedProtocol):
             pending.wake()
 
     def open(self, call: Syscall, *, streams: bool = False) -> _Awaited:
-        """Send `call`; returns the pending request."""
+        """Send `call`, and return the pending request."""
         if self.transport is None:
             raise self._lost or session.closed_by_daemon(self.path)
         pending, payload = self._session.open(call, streams=streams)
@@ -109,7 +109,7 @@ class _ClientConnection(FramedProtocol):
                 self.send_frame(credit)
 
     def abandon(self, pending: _Awaited) -> None:
-        """Drop `pending`, and notify the daemon."""
+        """Drop `pending`, and notify the daemon that it need send nothing more for it."""
         payload = self._session.abandon(pending)
         if payload is not None and self.transport is not None:
             self.send_frame(payload)
@@ -143,7 +143,7 @@ class AsyncTask(TaskReader):
             yield self._read(message)
 
     async def result(self, timeout: float | None = None) -> Any:
-        """The value that the agent returned. Raises its error, or `TimedOut`, after which the task continues."""
+        """The value that the agent returned. Raises its error, or `TimedOut`; after that, the task continues."""
         try:
             async with asyncio.timeout(timeout):
                 async for _ in self.events():
@@ -220,7 +220,7 @@ class AsyncClient(ClientMethods, Asynchronous[AsyncTask]):
         detach: bool = False,
         durable: bool = False,
     ) -> Any:
-        """Run a task and return its result; waits at most `timeout` seconds. Cancelling the call kills the task."""
+        """Run a task and return its result. Waits at most `timeout` seconds. Cancelling this call kills the task."""
         task = await self.submit(
             program, args, priority=priority, deadline=deadline, owner=owner, detach=detach, durable=durable
         )
@@ -231,7 +231,7 @@ class AsyncClient(ClientMethods, Asynchronous[AsyncTask]):
             raise
 
     def shared(self, name: str, *, durable: bool = False) -> Shared:
-        """The shared region `name`, which need not exist yet. Values set by a `durable` handle survive the daemon."""
+        """The shared region `name`, which may not exist yet. Values set by a `durable` handle survive the daemon."""
         return Shared(self.request, name, durable=durable)
 
     async def follow(self, pid: int) -> AsyncIterator[Log]:

@@ -1,7 +1,7 @@
 """The blocking client: plain sockets and no event loop, so that a small command starts fast.
 
-Used by scripts and by `llmos`. One connection carries any number of concurrent tasks, for one thread at a time.
-`llmosd.client.methods` has most of its methods. It never imports asyncio.
+Used by scripts and by `llmos`. One connection carries any number of concurrent tasks, but only one thread may use it at
+a time. `llmosd.client.methods` has most of its methods. It never imports asyncio.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Task(TaskReader):
             yield self._read(message)
 
     def result(self, timeout: float | None = None) -> Any:
-        """The value that the agent returned. Raises its error, or `TimedOut`, after which the task continues."""
+        """The value that the agent returned. Raises its error, or `TimedOut`; after that, the task continues."""
         for _ in self.events(timeout):
             pass
         return self._value()
@@ -131,7 +131,7 @@ class Client(ClientMethods, Blocking[Task]):
         detach: bool = False,
         durable: bool = False,
     ) -> Any:
-        """Run a task and return its result; waits at most `timeout` seconds."""
+        """Run a task and return its result. Waits at most `timeout` seconds, then raises `TimedOut`."""
         task = self.submit(
             program, args, priority=priority, deadline=deadline, owner=owner, detach=detach, durable=durable
         )
@@ -204,7 +204,7 @@ class Client(ClientMethods, Blocking[Task]):
     # ---- the connection
 
     def _pump(self, until: float) -> None:
-        """Wait for messages and file them under their requests."""
+        """Wait for messages, and pass each to its request."""
         for message in self._read(until):
             try:
                 self._session.take(message)
@@ -219,11 +219,11 @@ class Client(ClientMethods, Blocking[Task]):
                 return message
 
     def _read(self, until: float) -> Iterator[FromDaemon]:
-        """Read once and yield the messages. Raises `TimedOut` at the time `until` of the monotonic clock."""
+        """Read once and yield the messages. Raises `TimedOut` if none arrive until `until`, by the monotonic clock."""
         connection = self._connected()
         left = None if until == FOREVER else max(until - time.monotonic(), 0.0)
         if not select.select([connection], [], [], left)[0]:
-            raise TimedOut("the daemon did not answer in time; it still works on the request")
+            raise TimedOut("the daemon did not answer in time; it continues to work on the request")
         try:
             data = connection.recv(1 << 18)
         except OSError:
@@ -234,7 +234,7 @@ class Client(ClientMethods, Blocking[Task]):
         try:
             for payload in self._frames.feed(data):
                 yield session.received(payload)
-        except ProtocolError:  # the beginning of the next frame is unknown
+        except ProtocolError:  # nobody knows where the next frame begins, so the connection is useless
             self.close()
             raise
 

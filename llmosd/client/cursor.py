@@ -1,4 +1,4 @@
-"""The state of a reader of a task: how far its events were read, and how the task ended.
+"""The state of a reader of a task: the events that were read so far, and how the task ended.
 
 Base of `Task` and `AsyncTask`, which fetch the events. It does no I/O.
 """
@@ -22,17 +22,17 @@ class Cursor(NamedTuple):
 
 
 class TaskReader:
-    """A task, and how far its events were read.
+    """A task, and the position up to which its events were read.
 
-    `id` never changes. `pid` is that of the task's process in this run of the daemon, 0 if it has none. Pass `seen` to
-    `attach` on another connection to continue after the last event that was read.
+    `id` never changes. `pid` is the number of the task's process in this run of the daemon, 0 if the task has no
+    process. To continue after the last event that was read, pass `seen` to `attach` on another connection.
     """
 
     def __init__(self, submitted: Submitted, after: Cursor | tuple[int, int] | None) -> None:
         self.id = submitted.id
         self.pid = submitted.pid
         self.seen = Cursor(submitted.attempt, 0)
-        self._local_events: deque[Event] = deque()  # made by this client, read before those of the daemon
+        self._local_events: deque[Event] = deque()  # made by this client; read before the daemon's events
         if after is not None and after[0] not in (0, submitted.attempt):
             self._local_events.append(Restarted(submitted.pid, submitted.attempt))
         self._final: Event | None = None

@@ -1,7 +1,7 @@
 """Methods that are described once and work on both clients: blocking on one, a coroutine on the other.
 
-Used by `llmosd.client.methods`. Type checkers and editors see the parameters as written, and the return type of each
-client. It does no I/O, and knows the clients only by their bases `Blocking` and `Asynchronous`.
+Used by `llmosd.client.methods`. Type checkers and editors see the parameters as written, and for each client the type
+that its method returns. It does no I/O, and knows the clients only by their bases `Blocking` and `Asynchronous`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Follow:
 
 
 class RequestMaker(Generic[T]):
-    """The part that each client implements: how it makes a call, and makes a task `T` from the answer."""
+    """The methods that each client implements: they make a call, and `_follow` makes a task `T` from the answer."""
 
     _asynchronous: ClassVar[bool]
 
@@ -62,7 +62,7 @@ class Asynchronous(RequestMaker[T]):
 
 
 class _Method(Generic[P]):
-    """`describe` returns the description of a call, and `do` makes that call on a client."""
+    """A method of both clients. `describe` returns the description of a call, and `do` makes that call on a client."""
 
     def __init__(
         self, describe: Callable[Concatenate[Any, P], Any], do: Callable[[RequestMaker[Any], Any], Any]

@@ -1,7 +1,8 @@
-"""The methods of both clients, each written once.
+"""The methods that are the same in both clients, each written once.
 
-A method returns the description of a system call and of its answer. `Client` and `AsyncClient` inherit it as a method
-that returns the answer, or a coroutine of it (`llmosd.client.descriptor`). This module does no I/O.
+As written here, a method returns the description of a system call. A decorator (`llmosd.client.descriptor`) turns it
+into a method that makes the call: in `Client` it returns the answer, in `AsyncClient` a coroutine. This module does no
+I/O.
 """
 
 from __future__ import annotations
@@ -75,10 +76,10 @@ class ClientMethods:
     ) -> Follow:
         """Submit a task. It ends with this connection unless `detach`, and after `deadline` seconds in any case.
 
-        `positional` arguments come before those in `args`. `lenient` converts texts to numbers and other types. `name`
-        registers the process, and `limits` bound its usage. One owner and `key` is one task: a client that does not
-        know whether a submission arrived repeats it with the same key. `durable` runs any program as a durable agent:
-        see `llmosd.agent`.
+        `positional` arguments come before those in `args`. With `lenient`, texts are converted to the numbers or other
+        types that the program declares. `name` registers the process, and `limits` bound its usage. One owner and `key`
+        is one task: a client that does not know whether a submission arrived repeats it with the same key. `durable`
+        runs any program as a durable agent: see `llmosd.agent`.
         """
         return Follow(
             Submit(
@@ -102,16 +103,16 @@ class ClientMethods:
     def attach(self, task_id: str, *, after: Cursor | tuple[int, int] | None = None) -> Follow:
         """A task that this or another client submitted: its events from now on, and its result. Raises `UnknownTask`.
 
-        `after`, the `seen` of an earlier reader, returns the events after that position instead; (0, 0) is the
-        beginning. `Missed` stands for events that the daemon no longer retains, and `Restarted` reports that the task
-        started again with the daemon.
+        With `after`, the `seen` of an earlier reader, the events begin after that position; (0, 0) is the beginning.
+        `Missed` stands for events that the daemon no longer retains. `Restarted` says that the daemon restarted and
+        started the task again.
         """
         attempt, number = after or (0, None)
         return Follow(Attach(task_id, CREDIT, number, attempt), after)
 
     @asks
     def wait(self, pid: int, timeout: float | None = None) -> Ask[Any]:
-        """Wait for process `pid` and return its result. Raises its error if it failed."""
+        """Wait for process `pid` and return its result. Raises the error of the process if it failed."""
         return Ask(Wait(pid, timeout), _outcome)
 
     @asks
@@ -131,19 +132,19 @@ class ClientMethods:
 
     @asks
     def nice(self, pid: int, priority: int, *, relative: bool = False) -> Ask[int]:
-        """Set the priority of process `pid`, or add to it if `relative`; 20 is the most urgent. Returns the new one."""
+        """Set the priority of process `pid`, or add to it if `relative`. Returns the new one; 20 is most urgent."""
         return Ask(Nice(pid, priority, relative))
 
     # ---- messages
 
     @asks
     def send(self, /, to: int | str, body: Any, **options: Any) -> Ask[int]:
-        """Send a message to `to`, a pid or a name; options as in `ipc.syscalls.Send`. Returns its id."""
+        """Send a message to `to`, a pid or a name; options as in `ipc.syscalls.Send`. Returns the id of the message."""
         return Ask(Send(to, body, **options))
 
     @asks
     def receive(self, timeout: float | None = None) -> Ask[Message]:
-        """Receive the most urgent message to this client; waits for one if there is none."""
+        """Receive the most urgent message to this client. Waits for a message if there is none."""
         return Ask(Receive(timeout))
 
     @asks
@@ -160,7 +161,7 @@ class ClientMethods:
 
     @asks
     def ps(self, *, clients: bool = False, start: int = 0, limit: int = 10_000) -> Ask[list[ProcessInfo]]:
-        """The first `limit` living processes from pid `start` on; connections too if `clients`."""
+        """The first `limit` living processes from pid `start` on; with `clients`, also the connections of clients."""
         return Ask(Ps(start, limit, clients))
 
     @asks
@@ -189,7 +190,7 @@ class ClientMethods:
         weights: Mapping[str, float] | None = None,
         starvation: float | None = None,
     ) -> Ask[PolicyInfo]:
-        """Change the given settings of the policy of `model` (None: the default model); returns the result."""
+        """Change the given settings of the policy of `model` (None: the default model). Returns the policy in force."""
         return Ask(SetPolicy(model, kind, quantum, aging, dict(weights or {}), starvation))
 
     @asks
@@ -234,7 +235,7 @@ def _payload(pong: Pong) -> Any:
 
 
 def _outcome(status: ExitStatus) -> Any:
-    """The value of a process that succeeded. Raises the error of one that failed."""
+    """The value of a process that succeeded. Raises the error of a process that failed."""
     if status.error is not None:
         raise from_wire(status.error)
     return status.value

@@ -1,7 +1,7 @@
 """The client's side of a connection: request ids, answers, events and credit.
 
-Used by both clients, each of which adds its own way to write, read and wait. It encodes requests, files answers and
-events under their requests, grants credit as events are read, and raises the daemon's errors. It does no I/O.
+Used by both clients; each adds its own way to write, read and wait. It encodes requests, passes answers and events to
+their requests, grants credit as events are read, and raises the daemon's errors. It does no I/O.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ipc.protocol import (
 from ipc.syscalls import Syscall, SystemCall
 from llmosd.client.cursor import is_final
 
-CREDIT = 256  # events that the daemon may send ahead; after half of them were read, as many are granted again
+CREDIT = 256  # events that the daemon may send ahead; whenever half of them were read, their number is granted again
 CONNECT_TIMEOUT = 10.0  # seconds for the daemon to accept the connection and answer
 
 
@@ -47,7 +47,7 @@ class PendingRequest:
         self._events: deque[StreamEvent] = deque()
         self._read = 0  # events read since credit was last granted
         self._ended = False  # all events have arrived
-        self._error: LlmosError | None = None  # the reason for no answer, or for no more events
+        self._error: LlmosError | None = None  # why there is no answer, or why no more events arrive
 
     @property
     def answered(self) -> bool:
@@ -56,7 +56,7 @@ class PendingRequest:
 
     @property
     def complete(self) -> bool:
-        """Whether the daemon will send nothing more for it."""
+        """Whether the daemon will send nothing more for this request."""
         return self._ended if self.streams and self._value is not None else self.answered
 
     def check(self) -> None:
@@ -77,7 +77,7 @@ class PendingRequest:
         return decode(self._value, type(self.call).returns or Any)
 
     def next(self) -> StreamEvent | None:
-        """The next event; None if it has not arrived yet. Raises the error if it never will."""
+        """The next event; None if none has arrived. Raises the error if none can arrive any more."""
         if self._events:
             self._read += 1
             return self._events.popleft()
@@ -86,7 +86,7 @@ class PendingRequest:
         return None
 
     def take_credit(self) -> bytes | None:
-        """The message that grants credit for the events read so far; None if it is too early or useless."""
+        """A message that grants credit for the events read so far; None if it is too early, or no events can follow."""
         if self._read < CREDIT // 2 or self._ended or self._error is not None:
             return None
         read, self._read = self._read, 0
@@ -123,7 +123,7 @@ class Session(Generic[AnyPending]):
         self._last_id = 0
 
     def open(self, call: Syscall, *, streams: bool = False) -> tuple[AnyPending, bytes]:
-        """Make a request; returns it, and the payload to send. Raises `NotEncodable` and `FrameTooLarge`."""
+        """Make a request. Returns the request, and the payload to send. Raises `NotEncodable` and `FrameTooLarge`."""
         number = self._last_id + 1
         payload = encode(Request(number, cast("SystemCall", call)))
         if len(payload) > MAX_FRAME:
@@ -133,9 +133,9 @@ class Session(Generic[AnyPending]):
         return pending, payload
 
     def take(self, message: FromDaemon) -> AnyPending | None:
-        """File a message; returns its request, or None if that was abandoned.
+        """Pass a message to its request, and return the request; None if the request was abandoned.
 
-        Raises the error in a message that ends the whole connection.
+        A message may instead end the whole connection. Raises the error in such a message.
         """
         if isinstance(message, Welcome):
             return None
@@ -149,7 +149,7 @@ class Session(Generic[AnyPending]):
         return pending
 
     def abandon(self, pending: AnyPending) -> bytes | None:
-        """Drop `pending`; returns the payload to send, or None if the daemon has nothing more to send for it."""
+        """Drop `pending`. Returns the payload to send; None if the daemon sends nothing more for `pending` anyway."""
         return encode(Abandon(pending.number)) if self._pending.pop(pending.number, None) is not None else None
 
     def lose(self, error: LlmosError) -> list[AnyPending]:

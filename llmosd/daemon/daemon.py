@@ -31,13 +31,13 @@ from llmosd.daemon.listener import SocketClaim
 SOCKET_CHECK = 2.0  # seconds between two checks that the socket file still exists
 CLOSE_TIMEOUT = 5.0  # seconds for connections and drivers to end after the drain
 
-GC_THRESHOLD = (10_000, 500, 100)  # allocations, then collections of the next younger generation
+GC_THRESHOLD = (10_000, 500, 100)  # see `gc.set_threshold`; collections of old objects become very rare
 
 log = structlog.get_logger("llmosd")
 
 
 class Daemon:
-    """One run of the daemon."""
+    """One run of the daemon, from its start to its end."""
 
     def __init__(self, config: settings.Settings, claim: SocketClaim, notifier: systemd.Notifier) -> None:
         self._config = config
@@ -63,10 +63,11 @@ class Daemon:
         self._kernel.resources.start()
         if self._config.preload:
             self._kernel.resources.preload()
-        # Objects made at start live as long as the daemon, so the collector need not visit them again.
+        # Objects made at start live as long as the daemon, so the garbage collector need not visit them again.
         gc.collect()
         gc.freeze()
-        # A waiting agent is some 15 objects without a cycle. The default would visit them all every few dozen spawns.
+        # A waiting agent consists of some 15 objects and no cycle. With the default thresholds, the collector would
+        # visit the objects of all agents every few dozen spawns.
         gc.set_threshold(*GC_THRESHOLD)
         tasks = [asyncio.create_task(self._notify_ready()), asyncio.create_task(self._keep_watchdog_alive())]
         if self._claim.activated is None:
@@ -95,7 +96,7 @@ class Daemon:
         )
 
     async def _notify_ready(self) -> None:
-        """Report to systemd that the daemon is ready, once the journal is open. Without a journal the daemon ends."""
+        """Report to systemd that the daemon is ready when the journal is open. If it does not open, the daemon ends."""
         with contextlib.suppress(LlmosError):
             await self._journal.read(lambda store: None)
             self._notifier.notify("READY=1", f"STATUS=listening at {self._claim.path}, model {self._config.model}")
@@ -107,7 +108,7 @@ class Daemon:
             await asyncio.sleep(self._notifier.interval)
 
     async def _watch_socket(self, server: asyncio.AbstractServer) -> None:
-        """Listen again whenever the socket file was removed."""
+        """Listen on a new socket whenever the socket file was removed."""
         while True:
             await asyncio.sleep(SOCKET_CHECK)
             if not await asyncio.to_thread(self._claim.exists):
@@ -175,8 +176,8 @@ def main() -> int:
         return 1
     finally:
         claim.release()
-    # Worker threads of agents cannot be interrupted, and coroutines may ignore their cancellation. All else has ended,
-    # so exit without waiting for them.
+    # Worker threads of agents cannot be interrupted, and coroutines may ignore their cancellation. Everything else has
+    # ended, so exit without waiting for these threads and coroutines.
     sys.stderr.flush()
     os._exit(0)
 
@@ -186,7 +187,7 @@ async def _run(config: settings.Settings, claim: SocketClaim, notifier: systemd.
 
 
 def _write_crashes_to(state: Path) -> None:
-    """Make fatal signals write a traceback to the state folder. Raises `ConfigError` if it cannot be written."""
+    """Make fatal signals write a traceback to the folder `state`. Raises `ConfigError` if that is not possible."""
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         faulthandler.enable((state / "crash.log").open("ab"))
@@ -197,7 +198,7 @@ def _write_crashes_to(state: Path) -> None:
 
 
 def _check_installation() -> None:
-    """Exit unless the package `kernel` is ours: PYTHONPATH may have put another one first."""
+    """Exit if the package `kernel` is not ours: PYTHONPATH may put another package of that name first."""
     ours = Path(__file__).resolve().parent.parent.parent
     theirs = Path(str(microkernel.__file__)).resolve().parent.parent
     if ours != theirs:

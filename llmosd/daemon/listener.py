@@ -1,4 +1,4 @@
-"""The listening socket of the daemon, claimed under a lock so that no two daemons share or steal a path.
+"""The listening socket of the daemon. A lock on its path keeps other daemons from using the same path.
 
 Used only by the daemon. A stale socket file never prevents a start, and a start never disturbs a running daemon.
 """
@@ -25,7 +25,7 @@ class SocketClaim:
     """
 
     def __init__(self, path: Path, activated: socket.socket | None = None) -> None:
-        """Lock the path. Raises `SocketInUse` with the pid of the daemon that holds it, or `SocketPathInvalid`."""
+        """Lock the path. Raises `SocketInUse` with the pid of the daemon that holds it, and `SocketPathInvalid`."""
         if activated is not None:
             path = Path(activated.getsockname())
         check_path(path)
@@ -48,7 +48,7 @@ class SocketClaim:
             ) from None
 
     def bind(self) -> socket.socket:
-        """Listen at the path; replaces a stale socket file. Raises `SocketInUse` and `SocketPathInvalid`."""
+        """Bind and return the socket. Removes a stale socket file. Raises `SocketInUse` or `SocketPathInvalid`."""
         if self.activated is not None:
             return self.activated
         self._remove_stale()
@@ -69,7 +69,7 @@ class SocketClaim:
         return listener
 
     def exists(self) -> bool:
-        """Whether the path is still a socket. Cleaners of temporary folders may remove it."""
+        """Whether the socket file still exists. Programs that clean temporary folders may remove it."""
         try:
             return stat.S_ISSOCK(os.lstat(self.path).st_mode)
         except OSError:
@@ -83,7 +83,7 @@ class SocketClaim:
         os.close(self._lock)
 
     def _remove_stale(self) -> None:
-        """Remove a socket file at the path that no program listens at. Raises `SocketInUse` if one listens."""
+        """Remove the socket file at the path if no program listens there. Raises `SocketInUse` if a program listens."""
         try:
             mode = os.lstat(self.path).st_mode
         except FileNotFoundError:
@@ -104,7 +104,7 @@ class SocketClaim:
 
 
 def _make_private_folder(folder: Path) -> None:
-    """Make `folder`, accessible only to this user. Raises `SocketPathInvalid` if another user owns it."""
+    """Make `folder`, accessible only to this user, if it is missing. Raises `SocketPathInvalid` if another owns it."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()

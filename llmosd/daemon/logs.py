@@ -13,7 +13,7 @@ import structlog
 
 
 def configure(level: str, style: Literal["auto", "human", "json"]) -> None:
-    """Log messages of at least `level`. The style "auto" is "human" if standard error is a terminal, else "json"."""
+    """Log messages of at least `level`. The style "auto" means "human" on a terminal, and "json" elsewhere."""
     human = style == "human" or (style == "auto" and sys.stderr.isatty())
     renderer: list[Any]
     if human:

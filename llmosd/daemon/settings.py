@@ -1,7 +1,7 @@
 """Settings: the shipped defaults, the user's file, the environment and the flags, in that order, as one typed Struct.
 
-Read once by the daemon. An unknown key or a wrong value is a `ConfigError`, which names the place, the key and the
-allowed values. It reads files and never writes one.
+Loaded once by the daemon. For an unknown key or a wrong value it raises `ConfigError`, which names the place, the key
+and the allowed values. It never writes a file.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def state_path(self) -> Path:
-        """The folder of the journal and of all else that survives the daemon."""
+        """The folder of the journal and of everything else that survives the daemon."""
         return _expanded(self.state) if self.state else xdg("XDG_STATE_HOME", ".local/state") / "llmosd"
 
     @property
@@ -118,7 +118,7 @@ def load(
 
 
 def xdg(variable: str, default: str) -> Path:
-    """A folder of the XDG base directory specification: that of `variable`, or `default` below the home folder."""
+    """A folder of the XDG base directory specification: the value of `variable`, or `default` in the home folder."""
     return Path(os.environ.get(variable) or Path.home() / default)
 
 
@@ -166,7 +166,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _check(values: dict[str, Any], place: str, *, lenient: bool = False) -> Settings:
     """Convert `values` to settings. Raises `ConfigError`, which names `place`, the key and the allowed values."""
-    # msgspec's messages do not name the entry of a table that is wrong, so check the entries one by one.
+    # msgspec's messages do not say which entry of a table is wrong, so check the entries one by one.
     kinds: tuple[tuple[str, Any], ...] = (("models", ModelSpec), ("tools", ToolSpec))
     for table, kind in kinds:
         if isinstance(values.get(table), dict):
@@ -196,7 +196,7 @@ def _convert(values: Any, kind: type[T], place: str, prefix: str, *, strict: boo
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> None:
-    """Override `base` with `over`. Models and sections are merged key by key."""
+    """Override the settings in `base` with those in `over`. Models and sections are merged key by key."""
     models = over.pop("models", {})
     sections = {name: base.get(name, {}) | over.pop(name, {}) for name in SECTIONS}
     base.update(over, **sections)

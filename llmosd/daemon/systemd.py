@@ -17,9 +17,9 @@ FIRST = 3  # the descriptor of the first socket that systemd passes
 
 
 def activated(environment: MutableMapping[str, str] = os.environ) -> socket.socket | None:
-    """The listening socket that systemd passed to this process, if any. Raises `SocketPathInvalid` for any other."""
+    """The listening socket that systemd passed, if any. Raises `SocketPathInvalid` if it is of a wrong kind."""
     count, pid = (environment.pop(name, "") for name in ("LISTEN_FDS", "LISTEN_PID"))
-    environment.pop("LISTEN_FDNAMES", None)  # child processes must not take the sockets for theirs
+    environment.pop("LISTEN_FDNAMES", None)  # child processes must not mistake the sockets for their own
     if pid != str(os.getpid()) or count in ("", "0"):
         return None
     if count != "1":

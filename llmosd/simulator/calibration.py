@@ -1,7 +1,7 @@
-"""Fits a device model to a running daemon: has its model run batches of known sizes, and measures their times.
+"""Fits the costs of a device to a running daemon: submits batches of calls of known sizes, and measures their times.
 
-Used by `llmos calibrate` and the benches. Calibrate an idle daemon: calls of other clients lengthen the
-steps, which shows in the error of the fit. It changes no setting of the daemon.
+Used by `llmos calibrate` and the benches. Calibrate an idle daemon: calls of other clients lengthen the steps, and so
+increase the error of the fit. It changes no setting of the daemon.
 """
 
 from __future__ import annotations
@@ -24,29 +24,31 @@ from llmosd.simulator.recorder import Recorder
 
 TOKENS = 48  # of each call of a batch
 SIZES = (1, 2, 4, 8, 16, 32, 64)
-# Words of prompts, in turn. Unlike real work, sequences of equal length share one pass of attention.
+# Words of the prompts in a batch, in turn. Their lengths differ, since sequences of equal length share one pass of
+# attention, which is rare in real work.
 LENGTHS = (12, 150, 40, 90)
 PROMPTS = (100, 300, 900)  # words of prompts that run alone
-CONTEXT = (4, 600)  # calls, and words of their prompts: long contexts show the cost of attention
-# Words and tokens of calls that wait for slots, so that their prompts are read while other calls make tokens.
+CONTEXT = (4, 600)  # the number of calls, and the words of each prompt: long contexts show the cost of attention
+# Words and tokens of the calls in batches with more calls than slots. There, prompts are read while other calls make
+# tokens.
 MIXED = ((10, 8), (40, 20), (100, 40))
 MIXED_LENGTHS = ((10, 50), (100, 10), (40, 30), (100, 60), (10, 20), (40, 50))
-QUEUED, MOST_QUEUED = 3, 48  # of these, calls per slot, and at most so many calls in all
+QUEUED, MOST_QUEUED = 3, 48  # in such a batch: calls per slot, and the most calls in all
 ROUNDS = 2
 PATIENCE = 5.0  # seconds for the last calls to appear in the daemon's call log
 
 T = TypeVar("T")
 
 TEMPLATE = DeviceModel(step=1.0)
-# How a driver reads prompts, known from its code and not measured: see `DeviceModel`.
+# How each kind of driver reads prompts. Known from its code, not measured: see `DeviceModel`.
 TEMPLATES = {"transformers": msgspec.structs.replace(TEMPLATE, chunk=512, slower=1.6, tile=16)}
 
 
 class Observation(msgspec.Struct, frozen=True):
-    """A series of steps as seen from outside the daemon.
+    """A series of `steps`, as seen from outside the daemon.
 
-    Over all of the `steps`: the sequences in them, the prompt tokens that they read, the tokens of context that they
-    attended to, and their seconds. `reading`: the number of steps that read a prompt.
+    Each field is a sum over the steps: `sequences` in a step, `prompt` tokens that it read, tokens of `context` that
+    its sequences attended to, and its `seconds`. `reading`: the number of steps that read a prompt.
     """
 
     steps: int
@@ -58,12 +60,12 @@ class Observation(msgspec.Struct, frozen=True):
 
     @property
     def row(self) -> list[float]:
-        """The factors of the costs `step`, `sequence`, `prompt`, `context` and `reading`, whose sum is `seconds`."""
+        """The factors of `step`, `sequence`, `prompt`, `context` and `reading` in the sum that equals `seconds`."""
         return [self.steps, self.sequences, self.prompt, self.context, self.reading]
 
 
 def measure(client: Client, model: str | None, report: Callable[[str], None]) -> DeviceModel:
-    """Measure the device on which the daemon runs `model` (None: its default model). `report` gets lines of progress.
+    """Measure the device on which the daemon runs `model` (None: its default model). `report` is called with progress.
 
     Raises `CalibrationFailed`, and the errors of the model's calls.
     """
@@ -73,7 +75,7 @@ def measure(client: Client, model: str | None, report: Callable[[str], None]) ->
     slots = _slots(client.slots(), info.name)
     if slots.used or slots.queued:
         raise CalibrationFailed(
-            f"model {info.name} has other work: {slots.used} calls run, {slots.queued} wait; calibrate when it is idle"
+            f"model {info.name} has other work: {slots.used} calls run, {slots.queued} wait; calibrate when it has none"
         )
     template = TEMPLATES.get(info.driver, TEMPLATE)
     recorder = Recorder(client)
@@ -135,8 +137,8 @@ def _observe(
 ) -> Observation:
     """Run calls of these `shapes` (words of the prompt, tokens to make) together, and observe them.
 
-    `number` differs between observations, so that no prompt begins like an earlier one: the driver would find its
-    prefix in the cache and not read it.
+    Every observation has another `number`, with which its prompts begin. So no prompt has the prefix of an earlier one,
+    which the driver would find in its cache and not read.
     """
     recorder.poll()
     before, count = _slots(client.slots(), model).steps, len(shapes)
@@ -151,7 +153,7 @@ def _observe(
         calls += recorder.poll()
     if len(calls) != count or any(call.error or call.started is None or not call.generated for call in calls):
         raise CalibrationFailed(
-            f"{len(calls)} of {count} calls were seen, or some failed; stop other clients and try again"
+            f"{len(calls)} of {count} calls were seen, and some may have failed; stop other clients and try again"
         )
     return observation(calls, _slots(client.slots(), model).steps - before, template)
 
@@ -159,8 +161,8 @@ def _observe(
 def observation(calls: Sequence[FinishedCall], steps: int, template: DeviceModel) -> Observation:
     """The observation of calls that were submitted together and took `steps` steps.
 
-    Each step has at least one of the calls in it. A call that runs alone reads its prompt in chunks, calls that run
-    beside others read theirs in tiles.
+    At least one of the calls is in each step. A call that runs alone reads its prompt in chunks; calls that run beside
+    others read their prompts in tiles.
     """
     tile = template.chunk if len(calls) == 1 else template.tile if template.chunk else 0
     reading = sum(math.ceil(call.prompt / tile) if tile else 1 for call in calls)
@@ -203,5 +205,5 @@ def _slots(rows: Sequence[SlotInfo], model: str) -> SlotInfo:
 
 
 def _digits(value: float) -> float:
-    """`value` in four digits, as the measurements justify no more."""
+    """`value` rounded to four digits; the measurements are not more precise."""
     return float(f"{value:.4g}")

@@ -1,7 +1,7 @@
 """A call under way: the stand-in for a sequence in the daemon's lease table and policies.
 
-Made by the simulation when a task makes a call. The lease table stores its state in it as in the daemon, and the engine
-stores its own there, too. It decides nothing.
+Made by the simulation when a task makes a call. The lease table stores the state of the call in this object, as it does
+in a sequence of the daemon; the engine stores its own state there, too. It decides nothing.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ class SimulatedCall:
     """One call; `kernel.models.sequence.Sequence` explains the attributes that the lease table uses.
 
     Times are in seconds of the simulation, and None until they are known. `unread`: tokens of the prompt that are still
-    to be read. `made`: tokens made before step number `joined_step`; from that step on a call in the batch makes one
-    token per step. `charged`: tokens that the lease table knows of. `place`: its index in the calls of its task.
+    to be read. `made`: tokens made before step number `joined_step`; from that step on, while the call is in the batch,
+    it makes one token per step. `charged`: tokens that were reported to the lease table. `place`: its index in the
+    calls of its task.
     """
 
     __slots__ = (
@@ -96,24 +97,24 @@ class SimulatedCall:
         self.unread = spec.prompt
         self.made = self.charged = 0
         self.joined_step = 0
-        self.has_kv = False  # it has KV memory
-        self.swapped_out = False  # its state is on disk
+        self.has_kv = False  # whether it has KV memory
+        self.swapped_out = False  # whether its KV is on disk
         self.slot = -1  # the number of its slot, -1 for none
 
     @property
     def limit(self) -> int:
-        """Tokens that it may still make at most; 0 for no bound."""
+        """The most tokens that it may still make; 0 for no bound."""
         bound = self.spec.limit
         return max(bound - self.charged, 1) if bound else 0
 
     @property
     def kv_tokens(self) -> int:
-        """Tokens of KV memory that it needs to run: like a driver, for its prompt and all that it may make."""
+        """Tokens of KV memory that it needs to run: as in a driver, for its prompt and all tokens that it may make."""
         return self.prompt + (self.spec.limit or self.tokens)
 
     @property
     def finished(self) -> bool:
-        """Whether it has ended."""
+        """Whether the call has ended."""
         return self.state == FINISHED
 
     def admission(self) -> protocol.ToDriver:

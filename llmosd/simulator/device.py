@@ -1,7 +1,7 @@
-"""A device model: the costs of a step, and the size of the KV memory; as an object and as a TOML file.
+"""A device model: the costs of a step and the size of the KV memory, as an object and as a TOML file.
 
-Loaded by the commands and the benches, used by the simulated engine, written by the calibration. It holds figures and
-simulates nothing.
+The commands and the benches load it, the simulated engine uses it, and `llmos calibrate` writes it. It holds figures
+and simulates nothing.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ Count = Annotated[int, Meta(ge=0)]
 class DeviceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The costs of a device, in seconds.
 
-    A step takes `step + sequence * S + prompt * P + context * C` for S sequences, P prompt tokens that it reads and C
-    tokens in the KV caches that its sequences attend to, and `reading` more if it reads any prompt.
+    A step takes `step + sequence * S + prompt * P + context * C`: it has S sequences, reads P prompt tokens, and its
+    sequences attend to C tokens in their KV caches. A step that reads any prompt takes `reading` more.
 
-    A step reads at most `chunk` prompt tokens (0: whole prompts). While other sequences make tokens, it reads only as
-    many as make it up to `slower` times as long, but at least `tile` (Agrawal et al., "Taming Throughput-Latency
-    Tradeoff in LLM Inference with Sarathi-Serve", OSDI 2024, section 4.2; `slower` 0: as many as alone). `memory`:
-    tokens that fit in the KV memory, 0 for no bound. To swap a sequence out or in takes `swap + swap_token * its
-    tokens` seconds. `name` and `source` say what was measured. `error` is the mean relative error of the model over
-    the measured batches, `worst` the largest.
+    A step reads at most `chunk` prompt tokens (0: whole prompts). While other sequences make tokens, it reads fewer, so
+    that the step takes at most `slower` times as long as without them, but at least `tile` tokens (Agrawal et al.,
+    "Taming Throughput-Latency Tradeoff in LLM Inference with Sarathi-Serve", OSDI 2024, section 4.2). With `slower` 0
+    only `chunk` limits them. `memory`: tokens that fit in the KV memory, 0 for no bound. Swapping a sequence of N
+    tokens out or in takes `swap + swap_token * N` seconds. `name` and `source` say which device was measured. `error`
+    is the mean relative error of these costs over the measured batches, `worst` the largest.
     """
 
     step: Cost
@@ -54,12 +54,12 @@ class DeviceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     worst: float | None = None
 
     def step_seconds(self, sequences: int, read: int = 0, context: int = 0) -> float:
-        """Seconds of one step with so many sequences, prompt tokens read, and tokens of context."""
+        """Seconds of a step with `sequences` sequences, `read` prompt tokens, and `context` tokens to attend to."""
         seconds = self.step + self.sequence * sequences + self.prompt * read + self.context * context
         return seconds + self.reading if read else seconds
 
     def prefill_budget(self, decoding: int, context: int) -> int:
-        """Prompt tokens that a step reads at most beside `decoding` sequences; 0 for no bound."""
+        """The most prompt tokens that a step reads beside `decoding` sequences; 0 for no bound."""
         if not decoding or not self.slower or not self.prompt:
             return self.chunk
         spare = (self.slower - 1) * self.step_seconds(decoding, 0, context) - self.reading
@@ -67,7 +67,7 @@ class DeviceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         return min(budget, self.chunk) if self.chunk else budget
 
     def swap_seconds(self, tokens: int) -> float:
-        """Seconds to swap a sequence of so many tokens out, or in."""
+        """Seconds to swap a sequence of `tokens` tokens out, or in."""
         return self.swap + self.swap_token * tokens
 
 

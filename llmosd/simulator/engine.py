@@ -1,4 +1,4 @@
-"""The engine of the simulated device: it does with leased sequences what a driver does, many steps at a time.
+"""The engine of the simulated device: it runs leased sequences as a driver does, but many steps at a time.
 
 The lease table sends it messages of the driver protocol, and the simulation advances it. As in a driver, messages take
 effect between steps. It decides nothing: every call in the batch makes one token per step.
@@ -17,11 +17,12 @@ from llmosd.simulator.timeline import Timeline
 
 
 class SimulatedEngine:
-    """`now` is the time up to which it has run, `steps` the number of steps so far, `busy` the seconds they took.
+    """`now` is the time up to which it has run, `steps` the number of steps so far, `busy` the seconds that they took.
 
-    The batch does not change within one call of `advance`, so many steps are one sum. A call in the batch has made
-    `made + steps - joined_step` tokens. `newly_started` lists the calls that got their first slot since the simulation
-    last cleared the list. `schedule` takes a time and a call: at that time `swapped_in` is due.
+    The batch does not change within one call of `advance`, so the times of many steps are added up at a time. A call in
+    the batch has made `made + steps - joined_step` tokens. `newly_started` lists the calls that got their first slot
+    since the simulation last cleared the list. `schedule` takes a time and a call: the simulation must call
+    `swapped_in` with that call at that time.
     """
 
     def __init__(
@@ -30,7 +31,7 @@ class SimulatedEngine:
         self.now = 0.0
         self.steps = 0
         self.busy = 0.0
-        self.calls: dict[int, SimulatedCall] = {}  # all that have not ended
+        self.calls: dict[int, SimulatedCall] = {}  # all calls that have not ended
         self.decoding: dict[int, SimulatedCall] = {}
         self.memory = KVMemoryModel(device)
         self._device = device
@@ -39,7 +40,7 @@ class SimulatedEngine:
         self.newly_started: list[SimulatedCall] = []
         self._swapping_in: set[int] = set()
         self._prefilling: dict[int, SimulatedCall] = {}  # in order of arrival
-        self._context = 0  # tokens that the decoding calls attend to, all together
+        self._context = 0  # tokens that all decoding calls together attend to
 
     # ---- messages
 
@@ -56,7 +57,7 @@ class SimulatedEngine:
                 self.park(self.calls[number])
 
     def remove(self, call: SimulatedCall) -> None:
-        """`call` has ended or was cancelled: free all that it has."""
+        """`call` has ended or was cancelled: free its slot and its memory."""
         self.park(call)
         self.memory.free(call)
         del self.calls[call.id]
@@ -75,13 +76,13 @@ class SimulatedEngine:
         self._timeline.slot_freed(call, self.now)
 
     def swapped_out(self, call: SimulatedCall) -> None:
-        """`call`, which has no slot, was written to disk."""
+        """The KV of `call`, which has no slot, was written to disk."""
         self.memory.free(call)
         call.in_driver, call.swapped_out = False, True
         self._start_waiting()
 
     def swapped_in(self, call: SimulatedCall) -> None:
-        """`call` was read back. Ignored if the call lost its slot in the meantime."""
+        """The KV of `call` was read back. Does nothing if the call has lost its slot in the meantime."""
         if call.id in self._swapping_in:
             self._swapping_in.discard(call.id)
             call.swapped_out = False
@@ -95,20 +96,20 @@ class SimulatedEngine:
         return not (self.decoding or self._prefilling)
 
     def tokens_made(self, call: SimulatedCall) -> int:
-        """Tokens of `call` so far."""
+        """Tokens that `call` has made so far."""
         return call.made + (self.steps - call.joined_step if call.id in self.decoding else 0)
 
     def advance(self, until: float, most: int) -> list[SimulatedCall]:
-        """Do up to `most` steps; returns the calls that have made all of their tokens or have finished their prompt.
+        """Do up to `most` steps. Returns the calls that have made all of their tokens or have read all of their prompt.
 
-        It does at least one step, starts none at `until` or later, and stops as soon as there is a call to return.
+        It does at least one step, starts no step at `until` or later, and stops as soon as there is a call to return.
         """
         first = next(iter(self._prefilling.values()), None)
         if first is None:
             self._run_steps(self._count_steps(most, 0, 0, until), 0, 0)
         else:
             budget = self._device.prefill_budget(len(self.decoding), self._context)
-            full = max(first.unread - 1, 0) // budget if budget else 0  # steps that the first prompt fills alone
+            full = max(first.unread - 1, 0) // budget if budget else 0  # steps in which only the first prompt is read
             if not full:
                 return self._run_last_prefill_step(budget)
             count = self._count_steps(min(most, full), 1, budget, until)
@@ -118,7 +119,7 @@ class SimulatedEngine:
         return [call for call in self.decoding.values() if call.made + steps - call.joined_step >= call.tokens]
 
     def _count_steps(self, most: int, prefilling: int, read: int, until: float) -> int:
-        """How many equal steps to do; each has `prefilling` sequences besides the decoding ones, and reads `read`."""
+        """How many equal steps to do. Each reads `read` tokens of `prefilling` sequences beside the decoding ones."""
         steps = self.steps
         count = min(
             (call.tokens - call.made + call.joined_step - steps for call in self.decoding.values()), default=most
@@ -152,7 +153,7 @@ class SimulatedEngine:
         self._context += count * len(self.decoding)
 
     def _run_last_prefill_step(self, budget: int) -> list[SimulatedCall]:
-        """Do one step in which at least one prompt is read to its end, so that its first token is made."""
+        """Do one step in which at least one prompt is read to its end, and the call makes its first token."""
         decoding = len(self.decoding)
         left, read = budget or math.inf, 0
         sequences = decoding
@@ -198,7 +199,7 @@ class SimulatedEngine:
             self._join_batch(call)
 
     def _start_waiting(self) -> None:
-        """Let calls join the batch that waited for memory and have it now."""
+        """Let the calls that waited for memory join the batch, as far as there is memory now."""
         for call in self.memory.reserve_for_waiting():
             self._join_batch(call)
 

@@ -1,7 +1,7 @@
-"""An experiment: one workload under several policies, each over the same seeds.
+"""An experiment: one workload under several policies, each with the same seeds.
 
-Run by the command and the benches. Every policy gets the same tasks, so that all differences come from the policies. It
-prints nothing.
+Run by `llmos simulate` and the benches. Every policy gets the same tasks, so that all differences come from the
+policies. It prints nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ExperimentPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The parameters of an experiment.
 
     `workload` is one of `GENERATORS`, "trace" for the traces of the checkout, or a file: a trace (.csv, .csv.gz) or a
-    recording. `load` None keeps the arrival times of a file. Only generated workloads use more than one seed.
+    recording. With `load` None, calls arrive at the times in the file. Only generated workloads use more than one seed.
     """
 
     device: DeviceModel
@@ -44,13 +44,13 @@ class ExperimentPlan(msgspec.Struct, frozen=True, kw_only=True):
     tasks: int = 200
     owners: int = 2
     scale: float = 1.0
-    deadline: float | None = None  # seconds that each task has
+    deadline: float | None = None  # seconds after its arrival at which each task is ended
     shape: Shape = Shape()
     slo: Slo = Slo()
 
 
 class ExperimentResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A description of the workload; the reports by kind of policy, one per seed; and the runs of the first seed."""
+    """A description of the workload, the reports by kind of policy, one per seed, and the runs of the first seed."""
 
     description: str
     reports: dict[str, list[Report]]
@@ -63,13 +63,13 @@ class ExperimentResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def perform(plan: ExperimentPlan, *, timeline: bool = False) -> ExperimentResult:
-    """Run `plan`. With `timeline` the runs of the first seed record what plots need.
+    """Run `plan`. With `timeline`, the runs of the first seed record the data of the plots.
 
     Raises `InvalidWorkload` and `InvalidPolicy`.
     """
     if plan.seeds < 1:
         raise InvalidWorkload(f"{plan.seeds} seeds; give at least one")
-    kinds = [make_policy(settings).kind for settings in plan.policies]  # a wrong policy fails here, before any work
+    kinds = [make_policy(settings).kind for settings in plan.policies]  # wrong settings fail here, before any work
     if len(set(kinds)) < len(kinds):
         raise InvalidWorkload(f"a policy is named twice: {', '.join(kinds)}; name each once")
     reports: dict[str, list[Report]] = {kind: [] for kind in kinds}
@@ -136,7 +136,7 @@ def _read(plan: ExperimentPlan) -> tuple[list[WorkloadTask], str]:
         files = sorted(SHIPPED_TRACES.glob("*.csv.gz"))
         if not files:
             raise InvalidWorkload(
-                f"no traces in {SHIPPED_TRACES}: they come with a checkout; name a file instead: --workload FILE.csv"
+                f"no traces in {SHIPPED_TRACES}: only a checkout has them; name a file instead: --workload FILE.csv"
             )
     else:
         files = [Path(plan.workload).expanduser()]

@@ -1,14 +1,15 @@
-"""The largest gap of service between two owners who both want it. A fair policy bounds this gap.
+"""The largest gap of service between two owners who both want service. A fair policy bounds this gap.
 
 After Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024, section 4.1: over any interval in which two
-clients are backlogged, how far apart the services that they got are. Fed by a simulation; it schedules nothing.
+clients are backlogged, the difference of the services that they received. A simulation reports calls and service to it;
+it schedules nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-MOST_OWNERS = 16  # every two of them are compared
+MOST_OWNERS = 16  # with more, there are too many pairs to compare
 
 
 class ServiceGap:
@@ -23,17 +24,17 @@ class ServiceGap:
         self._compares = 2 <= len(weights) <= MOST_OWNERS
         self._calls = dict.fromkeys(weights, 0)
         self._service = dict.fromkeys(weights, 0.0)
-        # By two backlogged owners: the least and the most that the first was ahead of the second.
+        # For each pair of backlogged owners: the smallest and the largest lead of the first over the second.
         self._leads: dict[tuple[str, str], list[float]] = {}
         self._largest = 0.0
 
     @property
     def largest(self) -> float | None:
-        """In tokens over weight; None with one owner or with more than `MOST_OWNERS`."""
+        """The largest gap, in tokens over weight; None with one owner or with more than `MOST_OWNERS`."""
         return self._largest if self._compares else None
 
     def wants(self, owner: str, more: int) -> None:
-        """`owner` has `more` more calls under way; negative if calls ended."""
+        """The number of calls of `owner` that have not ended grows by `more`, which is negative if calls ended."""
         if not self._compares:
             return
         calls = self._calls[owner] = self._calls[owner] + more
@@ -46,7 +47,7 @@ class ServiceGap:
             self._leads = {pair: lead for pair, lead in self._leads.items() if owner not in pair}
 
     def served(self, owner: str, tokens: float) -> None:
-        """`owner` got service of `tokens`."""
+        """`owner` received a service of `tokens`."""
         if not self._compares:
             return
         self._service[owner] += tokens / self._weights[owner]

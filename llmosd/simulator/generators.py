@@ -1,8 +1,8 @@
 """Generated workloads: Poisson arrivals, bursts, agents in a closed loop, and agent programs.
 
-Used by experiments and the benches. Times are in seconds, lengths in tokens. `load` is a share of what the device can
-do (see `llmosd.simulator.load`); above 1 the queue grows as long as tasks arrive. A workload depends on nothing but its
-arguments: the same seed gives the same tasks.
+Used by experiments and the benches. Times are in seconds, lengths in tokens. `load` is a share of the rate that the
+device can serve (see `llmosd.simulator.load`); above 1 the queue grows as long as tasks arrive. A workload depends on
+nothing but the arguments of its function: the same seed gives the same tasks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MOST_TOKENS = 4096  # of a prompt or a reply
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
-    """Lengths of calls are log-normal: medians in tokens, and the standard deviation of the logarithm as `spread`."""
+    """The lengths of calls, log-normal: medians in tokens. `spread`: the standard deviation of their logarithms."""
 
     prompt: int = 120
     tokens: int = 60
@@ -55,7 +55,7 @@ def bursty(
 
     def gaps() -> Iterator[float]:
         while True:
-            # The lengths of bursts are geometric. The mean gap stays 1.
+            # So the lengths of bursts are geometric, and the mean gap is 1.
             yield draw.expovariate(1.0) * burst if draw.random() < 1 / burst else 0.0
 
     return _arriving(calls, gaps(), load, device, slots, draw, owners)
@@ -75,8 +75,8 @@ def programs(
 ) -> list[WorkloadTask]:
     """Agent programs: Poisson arrivals of chains of calls. The number of calls in a chain has a heavy tail.
 
-    The number is Pareto with index `alpha` and a mean of `mean`, rounded up and at most 200. Waits for tools are
-    exponential with a mean of `tool` seconds.
+    The number of calls is Pareto distributed with index `alpha` and a mean of `mean`, then rounded up, and at most 200.
+    Waits for tools are exponential with a mean of `tool` seconds; 0: no waits.
     """
     draw = random.Random(seed)
     least = mean * (alpha - 1) / alpha
@@ -91,10 +91,10 @@ def programs(
 def agents(
     seed: int, count: int, shape: Shape, turns: int = 10, think: float = 2.0, tool: float = 0.5, owners: int = 1
 ) -> list[WorkloadTask]:
-    """A closed loop: `count` agents of `turns` calls each, all there from the start.
+    """A closed loop: `count` agents, all there from the start, which make `turns` calls each.
 
-    Before its first call an agent thinks; after a call it thinks one time in three, and else waits for a tool. Both
-    times are exponential, with means of `think` and `tool` seconds.
+    Before its first call an agent thinks. Before each later call it thinks with a probability of one third, and
+    otherwise waits for a tool. Both times are exponential, with means of `think` and `tool` seconds.
     """
     draw = random.Random(seed)
     tasks = []
@@ -120,7 +120,7 @@ def _arriving(
     draw: random.Random,
     owners: int,
 ) -> list[WorkloadTask]:
-    """Tasks whose arrivals make up `load`; `gaps` have a mean of 1 and are scaled."""
+    """Tasks whose arrivals make up `load`. `gaps` are the times between them, before scaling; their mean is 1."""
     if not calls:
         raise InvalidWorkload("a workload of no tasks; ask for at least one")
     times = arrivals(calls, gaps, load, device, slots)

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 
 def fit(rows: Sequence[Sequence[float]], values: Sequence[float]) -> list[float]:
-    """Non-negative coefficients for which the rows come closest to `values` by relative error.
+    """Non-negative coefficients with which the sums of the rows come closest to `values`, by relative error.
 
-    All values are above 0. A coefficient that would be negative becomes 0, the most negative one first (a short form of
-    Lawson and Hanson, "Solving Least Squares Problems", chapter 23). Raises `ZeroDivisionError` if the rows do not
-    determine the coefficients.
+    All values are above 0. While a coefficient would be negative, the most negative one becomes 0 and the others are
+    fitted again (a short form of Lawson and Hanson, "Solving Least Squares Problems", chapter 23). Raises
+    `ZeroDivisionError` if the rows do not determine the coefficients.
     """
     scaled = [[part / value for part in row] for row, value in zip(rows, values, strict=True)]
     active = list(range(len(rows[0])))
@@ -30,7 +30,7 @@ def fit(rows: Sequence[Sequence[float]], values: Sequence[float]) -> list[float]
 
 
 def _solve(rows: list[list[float]]) -> list[float]:
-    """Least squares for a right side of ones, by the normal equations. Columns are first scaled to similar sizes."""
+    """Solve for a right side of ones by the normal equations. Columns are scaled to similar sizes first."""
     width = len(rows[0])
     sizes = [max(abs(row[index]) for row in rows) for index in range(width)]
     rows = [[part / size for part, size in zip(row, sizes, strict=True)] for row in rows]

@@ -1,6 +1,6 @@
 """Runs tasks in real time: the kernel's lease table and a policy over the simulated driver, on an event loop.
 
-Used by the textbook for the column of measured values. It starts no process and no daemon.
+Used by the textbook for its column of measured values. It starts no process and no daemon.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _LiveCall(SimulatedCall):
 
 
 class _LiveModel:
-    """Connects lease table and driver like a model runtime of the daemon. `done` is set when all calls have ended."""
+    """Connects a lease table and the simulated driver, as a model runtime does. `done` is set when all calls ended."""
 
     def __init__(self, policy: Policy, slots: int, lease: int, device: DeviceModel) -> None:
         self.loop = asyncio.get_running_loop()
@@ -61,7 +61,7 @@ class _LiveModel:
 
 
 def seconds(tasks: list[WorkloadTask], device: DeviceModel, policy: Policy, slots: int, lease: int) -> float:
-    """Seconds that the first calls of `tasks`, all submitted together, take on this machine."""
+    """The real seconds that the first call of each task takes, if all these calls are submitted together."""
     return asyncio.run(_run(tasks, device, policy, slots, lease))
 
 

@@ -1,7 +1,7 @@
-"""Load: how fast a device can do the calls of a workload, and the arrival times that make up a given share of that.
+"""Load: the rate at which a device can serve the calls of a workload, and arrival times for a share of that rate.
 
-Used by the generators, and for traces and recordings. It simulates under fifo, with all calls there from the start; it
-computes no capacity from formulas.
+Used by the generators, and by experiments for traces and recordings. To find the rate, it simulates all calls under
+fifo, submitted at the start; it computes no capacity from formulas.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from llmosd.simulator.workload import WorkloadCall, WorkloadTask
 def saturated_seconds(calls: list[tuple[WorkloadCall, ...]], device: DeviceModel, slots: int) -> float:
     """Seconds that all calls of all tasks take if all arrive at time 0 and no call waits for another.
 
-    At a load of 1, tasks arrive at that rate. The time is simulated and not computed, because the number of calls that
-    share a step depends on the part of the step that goes to prompts.
+    At a load of 1, all tasks arrive within that time. The time is simulated and not computed, because the number of
+    calls that share a step depends on the part of the step that goes to prompts.
     """
     independent = [WorkloadTask(arrival=0.0, calls=(_without_dependencies(call),)) for task in calls for call in task]
     return Simulation(independent, device, Fifo(), slots, reschedule_steps=UNBOUNDED).run().seconds
@@ -31,7 +31,7 @@ def saturated_seconds(calls: list[tuple[WorkloadCall, ...]], device: DeviceModel
 def arrivals(
     calls: list[tuple[WorkloadCall, ...]], gaps: Iterator[float], load: float, device: DeviceModel, slots: int
 ) -> list[float]:
-    """Arrival times of the tasks for a load of `load`. `gaps` between arrivals have a mean of 1 and are scaled."""
+    """Arrival times of the tasks for a load of `load`. `gaps` are the times between them, before scaling; mean 1."""
     check_load(load)
     gap = saturated_seconds(calls, device, slots) / len(calls) / load
     times, now = [], 0.0

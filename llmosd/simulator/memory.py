@@ -1,7 +1,7 @@
-"""The KV memory of the simulated device: whole sequences, first come, first served.
+"""The KV memory of the simulated device: reserved for whole sequences, first come, first served.
 
-Used by the engine. As in the drivers, a call that finds no memory waits on its slot, and all later calls wait behind
-it. It never swaps anything out.
+Used by the engine. As in the drivers, a call that finds too little memory holds its slot and waits, and all later calls
+wait behind it. It never swaps anything out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class KVMemoryModel:
         self.waiting: dict[int, SimulatedCall] = {}
 
     def try_reserve(self, call: SimulatedCall) -> bool:
-        """Whether `call` has memory now; if not, it waits for some."""
+        """Reserve memory for `call`; True if it has memory now. If there is too little, the call waits for it."""
         if call.has_kv:
             return True
         if self.waiting or not self._fits(call):
@@ -31,7 +31,7 @@ class KVMemoryModel:
         return True
 
     def stop_waiting(self, call: SimulatedCall) -> None:
-        """`call` lost its slot: it no longer waits for memory. Memory that it has stays reserved."""
+        """`call` lost its slot, so it no longer waits for memory. Memory that it has already stays reserved."""
         self.waiting.pop(call.id, None)
 
     def free(self, call: SimulatedCall) -> None:

@@ -14,12 +14,12 @@ from llmosd.simulator.device import DeviceModel
 from llmosd.simulator.timeline import Interval, TimelineSample
 from llmosd.simulator.workload import WorkloadTask
 
-# All tokens were made; the policy shed its task; its task ended at the deadline.
+# How a call ended: with all its tokens; the policy shed a call of its task; its task ended at the deadline.
 DONE, SHED, ENDED = "done", "shed", "ended"
 
 
 class CallOutcome(msgspec.Struct, frozen=True, array_like=True):
-    """One call; `call` is its number in order of arrival. Times are in seconds from the start; None: not reached."""
+    """One call; `call` is its number in order of arrival. Times are in seconds from the start; None: never happened."""
 
     call: int
     task: int
@@ -37,7 +37,7 @@ class CallOutcome(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TaskOutcome(NamedTuple):
-    """One task; `finished` is None if it ended early. `service` is in tokens, with prompt tokens at their weight."""
+    """One task; `finished` is None if it ended early. `service` is in tokens; prompt tokens have their own weight."""
 
     task: WorkloadTask
     finished: float | None

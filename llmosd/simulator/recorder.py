@@ -1,7 +1,7 @@
 """Collects the calls that end in a daemon, by polling its call log.
 
-Used by `llmos record`, the calibration and the benches. The daemon logs the last calls in memory between two polls. It
-writes no file.
+Used by `llmos record`, the calibration and the benches. The call log is in memory and bounded, so calls are lost if
+polls are too rare. It writes no file.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from llmosd.simulator.recording import Recording
 
 
 class Recorder:
-    """The calls that ended since it was made; with `past` also those before that are still in the daemon's call log."""
+    """Collects the calls that end from now on; with `past`, also those that are in the daemon's call log already."""
 
     def __init__(self, client: Client, *, past: bool = False) -> None:
         self._client = client

@@ -21,8 +21,8 @@ VERSION = 1
 class Recording(msgspec.Struct, frozen=True, kw_only=True):
     """The calls of a daemon, in the order in which they ended.
 
-    Times are in seconds of the daemon's clock. `lost`: the number of calls that the daemon dropped from its
-    log before they were read.
+    Times are in seconds of the daemon's clock. `lost`: the number of calls that are missing, because the daemon dropped
+    them from its log before the recorder read them.
     """
 
     version: int = VERSION
@@ -57,9 +57,10 @@ def read(path: Path) -> Recording:
 def tasks(recording: Recording) -> list[WorkloadTask]:
     """Turn a recording into tasks that make the same calls again.
 
-    A recording does not say which answers a process waited for. So a call is taken to depend on the last call of its
-    process that had ended when it arrived, and to follow it after the same wait. A call without such a predecessor
-    arrives when it did. Calls that failed are left out. Raises `InvalidWorkload` if none are left.
+    A recording does not say for which answers a process waited. So each call is taken to depend on the last call of its
+    process that had ended when it was submitted, and is submitted again after the same wait. A call without such a
+    predecessor arrives at its recorded time. Calls that failed are left out. Raises `InvalidWorkload` if no calls
+    remain.
     """
     processes = _by_process(recording)
     if not processes:
@@ -69,7 +70,7 @@ def tasks(recording: Recording) -> list[WorkloadTask]:
 
 
 def origins(recording: Recording) -> list[tuple[int, int]]:
-    """The program id and the pid of each task that `tasks` returns."""
+    """The program id and the pid of each task that `tasks` returns, in the same order."""
     return list(_by_process(recording))
 
 
@@ -112,7 +113,7 @@ def _task(calls: list[FinishedCall], start: float) -> WorkloadTask:
 
 
 def order_agreement(one: dict[int, float], other: dict[int, float]) -> float:
-    """The share of pairs that ended in the same order in both; pairs that ended together do not count. Ends by name."""
+    """The share of pairs of names whose ends are in the same order in both; pairs of equal ends do not count."""
     names = sorted(one.keys() & other.keys())
     same = pairs = 0
     for place, name in enumerate(names):

@@ -1,6 +1,6 @@
-"""The figures of a run: latencies, goodput, fairness, preemptions and missed deadlines; and their means over seeds.
+"""The figures of a run, such as latencies, goodput, fairness and missed deadlines, and their means over seeds.
 
-Made by experiments and the benches from the outcome of a simulation. It prints nothing.
+Experiments and the benches compute them from the outcome of a simulation. It prints nothing.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     tools.
 
     `goodput`: calls per second that met the objective; `within`: their share of all calls. `jain`: Jain's index of the
-    owners' service over their weights. `gap`: see `outcome.Run`. `misses`: the share of tasks with a deadline that
-    missed it. `shed`: calls that the policy gave up. `busy`: the share of the time in which the device did steps.
+    owners' service over their weights. `gap`: see `outcome.Run`. `misses`: of the tasks with deadlines, the share that
+    missed them. `shed`: calls of tasks that the policy shed. `busy`: the share of the time in which the device did
+    steps.
     """
 
     policy: str
@@ -72,7 +73,7 @@ Estimates = dict[str, Estimate]
 
 
 def ttft(call: CallOutcome) -> float | None:
-    """Seconds to the first token; None if there was none."""
+    """Seconds to the first token; None if the call made no token."""
     return None if call.first is None else call.first - call.submitted
 
 
@@ -126,7 +127,7 @@ def estimates(reports: Sequence[Report]) -> Estimates:
 
 
 def flat(one: Report) -> dict[str, float]:
-    """The figures of a report by name; those without a value are left out."""
+    """The figures of a report by name. Figures without a value are left out."""
     figures: dict[str, float] = {}
     for name, value in msgspec.structs.asdict(one).items():
         if isinstance(value, Spread):

@@ -1,7 +1,7 @@
 """A simulation: tasks make calls, the daemon's lease table and a policy choose which calls run, the engine runs them.
 
 A discrete-event simulation: the clock jumps from event to event, and all events that are due at one time are delivered
-before the policy decides. Made by the commands, the benches and tests. It never reads a real clock: the same tasks,
+before the policy decides. Experiments, the benches and tests use it. It never reads a real clock: the same tasks,
 device and policy give the same run, to the last bit.
 """
 
@@ -26,13 +26,13 @@ from llmosd.simulator.timeline import Timeline
 from llmosd.simulator.workload import WorkloadTask, check
 
 LEASE = 64  # tokens, the default of the daemon
-RESCHEDULE_STEPS = 8  # while calls wait; a policy may decide differently as time passes
+RESCHEDULE_STEPS = 8  # while calls wait, the policy decides again after so many steps, as time changes its choice
 UNBOUNDED = 1 << 30  # steps
 SUBMIT, DEADLINE, SWAPPED_OUT, SWAPPED_IN = 0, 1, 2, 3  # kinds of events, in the order of delivery at one time
 
 
 class _TaskState:
-    """The state of one task. `unfinished` counts, for each of its calls, the calls that it still waits for."""
+    """The state of one task. `unfinished`: for each of its calls, how many calls must still end before it is made."""
 
     __slots__ = ("calls", "critical_paths", "dependents", "done", "ended", "finished", "group", "unfinished")
 
@@ -44,7 +44,7 @@ class _TaskState:
             for before in set(call.after):
                 self.dependents[before].append(place)
         self.critical_paths = [0.0] * len(task.calls)
-        self.calls: dict[int, SimulatedCall] = {}  # under way
+        self.calls: dict[int, SimulatedCall] = {}  # by id; calls that have not ended
         self.done = 0  # calls that were completed
         self.ended = False  # all calls were completed, or the task was ended early
         self.finished: float | None = None  # when all calls were completed
@@ -53,7 +53,7 @@ class _TaskState:
 class Simulation:
     """Runs `tasks` on `slots` slots of `device` under `policy`, which must not have been used before.
 
-    `timeline`: record what the plots need. `reschedule_steps`: while calls wait, ask the policy again after so many
+    `timeline`: record the data of the plots. `reschedule_steps`: while calls wait, ask the policy again after so many
     steps; `UNBOUNDED` for a policy that depends on neither time nor progress, such as fifo. Raises `InvalidWorkload`.
     """
 
@@ -100,7 +100,7 @@ class Simulation:
                     self._schedule(task.arrival + call.wait, SUBMIT, number, place)
             if task.deadline is not None:
                 self._schedule(task.arrival + task.deadline, DEADLINE, number, None)
-        self._deliver_events()  # all calls that are due at the start arrive before any of them gets a slot
+        self._deliver_events()  # so calls that are due at the start all arrive before one of them gets a slot
         self.leases.open()
         while self._events or self.leases.used or self.leases.waiting:
             self._deliver_events()
@@ -181,7 +181,7 @@ class Simulation:
         self._clock = engine.now
         ended = [call for call in stopped if engine.tokens_made(call) >= call.tokens]
         for call in ended:
-            call.grant = 0  # the call has ended, so the end of its grant must not make the policy decide
+            call.grant = 0  # so that the policy does not decide about a call that has ended
             self._charge(call)
         if waiting and self._reschedule_steps < UNBOUNDED:
             self._charge_all()
@@ -233,8 +233,8 @@ class Simulation:
                 self._charge(call)
 
     def _charge(self, call: SimulatedCall) -> None:
-        """Charge the tokens that `call` made since it was last charged. It may lose its slot for that."""
-        # A call in the batch has a slot. Of a call that has lost its slot, all tokens are in `made`.
+        """Charge the tokens that `call` made since it was last charged. The call may lose its slot by this."""
+        # A call in the batch has a slot. If a call has lost its slot, `made` includes all its tokens.
         tokens = call.made - call.charged
         if call.slot >= 0 and call.id in self._engine.decoding:
             tokens += self._engine.steps - call.joined_step
@@ -259,7 +259,7 @@ class Simulation:
             self._schedule_dependents(call, state)
 
     def _schedule_dependents(self, call: SimulatedCall, state: _TaskState) -> None:
-        """Submit the calls that waited for `call` alone; finish the task if it was the last call."""
+        """Schedule the calls for which `call` was the last to wait for; finish the task if it was the last call."""
         state.done += 1
         path = call.critical_path + PROMPT_WEIGHT * call.prompt + call.tokens
         for place in state.dependents[call.place]:

@@ -38,7 +38,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """The mean of independent `values`, of which there is at least one, with its interval by Student's t."""
+    """The mean of one or more independent `values`, with its confidence interval by Student's t."""
     count = len(values)
     mean = math.fsum(values) / count
     if count == 1:
@@ -48,7 +48,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
-    """The value below which a `share` of the sorted `ordered` lies, by linear interpolation; nan if there are none."""
+    """The value below which a `share` of the sorted values lies, by linear interpolation; nan without values."""
     if not ordered:
         return math.nan
     place = share * (len(ordered) - 1)

@@ -1,4 +1,4 @@
-"""The textbook: cases small enough to work out by hand, with analytic, simulated and measured values side by side.
+"""The textbook: cases small enough to work out by hand; their analytic, simulated and measured values side by side.
 
 Used by `llmos simulate --example textbook`; it needs no daemon. Sources: Silberschatz, Galvin, Gagne, "Operating System
 Concepts", 5.3; Kurose, Ross, "Computer Networking", 1.4 (delay of a message); Cormen et al., "Introduction to
@@ -36,7 +36,7 @@ PACKET = 1500  # bytes
 
 
 class Formula(msgspec.Struct, frozen=True):
-    """A formula, its analytic value, and the simulated and the measured value (None: not done); all in `unit`."""
+    """A formula with its analytic, simulated and measured values, in `unit`. None: there is no such value."""
 
     name: str
     formula: str
@@ -47,7 +47,7 @@ class Formula(msgspec.Struct, frozen=True):
 
 
 class Textbook(msgspec.Struct, frozen=True):
-    """Processes of priority 1 to 5 under strict priority: the run, the order of their ends, and the slices of each."""
+    """All `formulas`, and the `run` of five processes of priority 1 to 5: the `order` of their ends, their `slices`."""
 
     run: Run
     order: list[str]
@@ -61,7 +61,7 @@ class Textbook(msgspec.Struct, frozen=True):
 
 
 def textbook(*, measure: bool = True) -> Textbook:
-    """Compute all cases. With `measure`, also run some in real time over a simulated driver in this process: 3 s."""
+    """Compute all cases. With `measure`, also run some of them in real time in this process; that takes 3 seconds."""
     run = Simulation(processes(), DEVICE, _priority(), slots=1, lease=TOKENS, timeline=True).run()
     ends = sorted(run.calls, key=lambda call: call.end)
     slices = {f"P{call.priority}": call.tokens // TOKENS for call in ends}
@@ -69,7 +69,7 @@ def textbook(*, measure: bool = True) -> Textbook:
 
 
 def processes() -> list[WorkloadTask]:
-    """Five processes, all there from the start: the one of priority p needs p slices."""
+    """Five processes, all there from the start. The process of priority p needs p slices."""
     return [
         WorkloadTask(
             arrival=0.0, calls=(WorkloadCall(prompt=0, tokens=TOKENS * level),), name=f"P{level}", priority=level
@@ -79,7 +79,7 @@ def processes() -> list[WorkloadTask]:
 
 
 def formulas(run: Run, *, measure: bool) -> list[Formula]:
-    """All formulas with their values; times are in milliseconds. `run`: the simulation of `processes`."""
+    """All formulas with their values; times are in milliseconds. `run` is the simulated run of `processes`."""
     return [_sum_over_priorities(run, measure), _round(measure), _agents(measure), _message(), _order()]
 
 
@@ -121,7 +121,7 @@ def link_seconds(length: int, distance: float, bandwidth: float) -> float:
 
 
 def link_seconds_by_packet(length: int, distance: float, bandwidth: float) -> float:
-    """The same, packet by packet: the link takes the next packet when the previous one has left."""
+    """The same seconds, simulated by packet: the link takes a packet when the previous packet has left."""
     free = arrived = 0.0
     left = length
     while left > 0:
@@ -173,7 +173,7 @@ def _comparisons_of_sorting(keys: list[float]) -> int:
 
 
 def _comparisons_of_a_queue(keys: list[float]) -> int:
-    """The same with the queue of the kernel's policies: all jobs join, and each leaves when it is first."""
+    """Comparisons if the queue of the policies sorts: all jobs join, then the first leaves until none is left."""
     _Counted.compared = 0
     queue = LazyHeap()
     for number, key in enumerate(keys):

@@ -1,4 +1,4 @@
-"""The timeline of a run: which call was on which slot when, and how many calls waited. The plots draw it.
+"""The timeline of a run for the plots: the calls on each slot, and how many calls waited, over time.
 
 Written by the engine and the simulation while they run, if the caller asked for a timeline. All times are in seconds.
 It decides nothing.
@@ -63,7 +63,7 @@ class Timeline:
         call.slot = -1
 
     def sample(self, now: float, waiting: int, running: int) -> None:
-        """Record how many calls wait and run from `now` on; repeated values make no new sample."""
+        """Record how many calls wait and run from `now` on. Unchanged numbers make no new sample."""
         if not self._enabled:
             return
         samples = self.samples

@@ -20,7 +20,9 @@ COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 
 
 def read(path: Path, scale: float = 1.0) -> list[WorkloadTask]:
-    """Read a CSV file, plain or gzipped, as tasks of one call each. Token counts are multiplied by `scale`, at least 1.
+    """Read a CSV file, plain or gzipped, as tasks of one call each.
+
+    Token counts are multiplied by `scale`; a count below 1 becomes 1.
 
     Raises `InvalidWorkload` for a file that cannot be read, missing columns, bad values, and time that runs backwards.
     """

@@ -1,4 +1,4 @@
-"""A workload: tasks, and the calls that each makes one after another or side by side.
+"""A workload: tasks, and the calls that each task makes, one after another or side by side.
 
 Made by the generators and by the readers of traces and recordings; run by a simulation. It holds data and decides
 nothing.
@@ -14,9 +14,9 @@ from ipc.errors import InvalidWorkload
 class WorkloadCall(msgspec.Struct, frozen=True, kw_only=True):
     """One model call: `prompt` tokens to read, and `tokens` to make, at least one.
 
-    `after` holds the places of earlier calls of the task. The call is made `wait` seconds (think time, or a tool) after
-    the last of them ended, or after the task arrived if there are none. `limit`: the bound on its tokens that a policy
-    may know, 0 for none. `priority` replaces that of the task unless it is None.
+    `after` holds the places of earlier calls of the task. This call is made `wait` seconds (think time, or a tool)
+    after the last of these has ended; if `after` is empty, after the arrival of the task. `limit`: the bound on its
+    tokens that a policy may know, 0 for none. `priority` replaces the priority of the task unless it is None.
     """
 
     prompt: int
@@ -28,9 +28,9 @@ class WorkloadCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkloadTask(msgspec.Struct, frozen=True, kw_only=True):
-    """One task, a scheduling group of the policies: it arrives `arrival` seconds after the start and makes `calls`.
+    """One task: it arrives `arrival` seconds after the start and makes `calls`. To policies it is a scheduling group.
 
-    `deadline`: seconds from its arrival after which it is ended, as in the daemon. `weight`: that of its owner.
+    `deadline`: seconds from its arrival after which it is ended, as in the daemon. `weight`: the weight of its owner.
     """
 
     arrival: float
@@ -43,12 +43,12 @@ class WorkloadTask(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def tokens(self) -> int:
-        """Tokens that all its calls make."""
+        """The tokens that all calls of the task make."""
         return sum(call.tokens for call in self.calls)
 
 
 def chain(calls: list[WorkloadCall]) -> tuple[WorkloadCall, ...]:
-    """`calls`, each after the one before."""
+    """`calls`, each of which is made after the previous one has ended."""
     return tuple(msgspec.structs.replace(call, after=(place - 1,) if place else ()) for place, call in enumerate(calls))
 
 
@@ -61,7 +61,7 @@ def check(tasks: list[WorkloadTask]) -> None:
             raise InvalidWorkload(f"task {number} arrives at {task.arrival}; times are seconds from 0 on")
         if task.deadline is not None and not task.deadline > 0:
             raise InvalidWorkload(
-                f"task {number} has a deadline of {task.deadline:g} s, past when it arrives; give seconds above 0"
+                f"task {number} has a deadline of {task.deadline:g} s, passed when it arrives; give seconds above 0"
             )
         if not task.weight > 0:
             raise InvalidWorkload(f"the weight of task {number} is {task.weight:g}; a weight is above 0")

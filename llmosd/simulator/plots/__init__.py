@@ -1,4 +1,4 @@
 """Plots of simulations as PNG and SVG: slots, states of processes, queues, latencies, policies side by side.
 
-Drawn by `llmos simulate --plot`. They need matplotlib, and never a display.
+`llmos simulate --plot` draws them. They need matplotlib, and never a display.
 """

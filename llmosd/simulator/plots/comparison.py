@@ -28,7 +28,7 @@ PANELS = {
 
 
 def comparison(figure: Figure, estimates: Mapping[str, Estimates]) -> None:
-    """Draw the `estimates` of each policy. Panels without values are left out."""
+    """Draw the `estimates` of each policy. A panel for which no policy has a value is left out."""
     shown = [name for name in PANELS if any(name in figures for figures in estimates.values())]
     columns = min(len(shown), 4)
     panels = list(figure.subplots(math.ceil(len(shown) / columns), columns, squeeze=False).flat)

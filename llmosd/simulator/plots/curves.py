@@ -1,6 +1,6 @@
 """Curves of several policies on one workload: waiting calls over time, and the distribution of latencies.
 
-Drawn from the samples and calls of runs. Long curves are thinned out; no value is smoothed.
+Drawn from the samples and calls of runs. Of a long curve only some points are drawn; no value is smoothed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def queue(figure: Figure, runs: Sequence[Run]) -> None:
 
 
 def latency(figure: Figure, runs: Sequence[Run]) -> None:
-    """Draw the share of calls that take longer than a time: to the first token, and to the end.
+    """Draw, for each time, the share of calls that take longer: to the first token, and to the end.
 
     Both scales are logarithmic, so that the tails can be seen.
     """
@@ -47,7 +47,7 @@ def latency(figure: Figure, runs: Sequence[Run]) -> None:
         if not done:
             continue
         least = min(least, 1 / len(done))
-        width = 1.4 + 2.0 * (len(runs) - 1 - number) / len(runs)  # curves that coincide stay visible
+        width = 1.4 + 2.0 * (len(runs) - 1 - number) / len(runs)  # earlier curves are wider, so none is hidden
         firsts = sorted(value for call in done if (value := ttft(call)) is not None)
         _tail(left, firsts, run.policy, colour(number), width)
         _tail(right, sorted(call.end - call.submitted for call in done), run.policy, colour(number), width)

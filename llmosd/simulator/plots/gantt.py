@@ -1,4 +1,4 @@
-"""A Gantt chart of the slots: which task was on which slot when.
+"""A Gantt chart of the slots: one row per slot, with the tasks that were on it over time.
 
 Drawn from the intervals of a run. It shows only the beginning of a long run.
 """
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BARS = 400  # more cannot be distinguished
-LABELLED = 0.035  # a bar of this share of the width has room for its name
+LABELLED = 0.035  # the share of the width from which on a bar has room for a name
 
 
 def gantt(figure: Figure, run: Run) -> None:

@@ -1,6 +1,6 @@
 """Draws the plots of runs into a folder, each as PNG and SVG.
 
-Used by the command. It loads matplotlib only when it draws, and never opens a display.
+Used by `llmos simulate`. It loads matplotlib only when it draws, and never opens a display.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Drawing = Callable[["Figure"], None]
 
 
 def require(folder: Path) -> None:
-    """Check, before any work, that plots can be drawn into `folder`; make it if necessary.
+    """Check, before the simulation, that plots can be drawn into `folder`. Makes the folder if necessary.
 
     Raises `MissingExtra` without matplotlib, and `InvalidCall` if the folder cannot be made.
     """
@@ -68,7 +68,7 @@ def draw_run(folder: Path, run: Run) -> list[Path]:
 
 
 def _save(path: Path, height: float, drawing: Drawing) -> list[Path]:
-    """Draw one figure and write it in each format. Agg and the SVG writer need no display."""
+    """Draw one figure and write it in each format, without a display."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -55,7 +55,7 @@ def states(figure: Figure, run: Run) -> None:
 
 
 def spans(call: CallOutcome, intervals: list[Interval]) -> list[Span]:
-    """The states of `call` from its submission to its end, without gaps."""
+    """The states of `call`: spans from its submission to its end, without gaps between them."""
     found: list[Span] = []
     now = call.submitted
     for one in sorted(intervals, key=lambda one: one.start):

@@ -1,6 +1,6 @@
 """The style of all plots: colours that colour-blind readers can distinguish, thin grids, left-aligned titles.
 
-Used by the plots; it draws nothing itself. The palette is that of Okabe and Ito, "Color Universal Design", 2008.
+Used by the plots; it never draws a plot itself. The palette is that of Okabe and Ito, "Color Universal Design", 2008.
 """
 
 from __future__ import annotations

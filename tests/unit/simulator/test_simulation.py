@@ -152,7 +152,7 @@ def test_a_parked_call_is_swapped_out_for_one_that_needs_its_memory():
 
 
 def test_what_never_fits_is_an_error_and_no_endless_loop():
-    with pytest.raises(InvalidWorkload, match="memory for 200 tokens, and the device has 100"):
+    with pytest.raises(InvalidWorkload, match="memory for 200 tokens, but the device has 100"):
         simulate([task(0.0, 100, prompt=100)], DeviceModel(step=1.0, memory=100))
 
 
@@ -263,7 +263,7 @@ def test_programs_have_a_heavy_tail():
         ([task(-1.0, 1)], "arrives at -1"),
         ([task(0.0, 0)], "makes 0 tokens"),
         ([task(0.0, 1, prompt=-1)], "negative"),
-        ([task(0.0, 1, deadline=0.0)], "past when it arrives"),
+        ([task(0.0, 1, deadline=0.0)], "passed when it arrives"),
         ([task(0.0, 1, weight=0.0)], "a weight is above 0"),
         ([WorkloadTask(arrival=0.0, calls=())], "makes no call"),
         ([WorkloadTask(arrival=0.0, calls=(WorkloadCall(prompt=0, tokens=1, after=(0,)),))], "earlier calls"),
