@@ -1,6 +1,7 @@
 """The driver's end of its connection to the kernel: a child process with one socket to its parent.
 
-Drivers call it from their main. It ends the process as soon as the kernel ends, and never touches a model.
+The main function of a driver calls it. It ends the driver's process as soon as the kernel ends, and never touches a
+model.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ PR_SET_PDEATHSIG = 1
 def die_with_parent(parent: int) -> None:
     """Have the operating system kill this process when `parent`, the pid of its parent, ends (Linux).
 
-    On other systems the driver ends when it next reads its socket and finds the end of file.
+    On other systems this does nothing: there the driver ends when it reads the end of file from its socket.
     """
     try:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -37,8 +38,9 @@ def die_with_parent(parent: int) -> None:
 class KernelLink:
     """The connection to the kernel, for a driver that runs a blocking step loop.
 
-    A reader thread passes each message of the kernel through `prepare`, which must not raise, and puts the result into
-    `inbox`. `send` writes immediately. When the kernel closes its end, the process exits, even in the middle of a step.
+    A reader thread passes each message of the kernel through `prepare` and puts the result into `inbox`. An error of
+    `prepare` would end the process, so `prepare` must not raise. `send` writes immediately. When the kernel closes its
+    end of the socket, the process exits, even in the middle of a step.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -50,7 +52,7 @@ class KernelLink:
         threading.Thread(target=self._read, name="kernel-link", daemon=True).start()
 
     def send(self, *messages: FromDriver) -> None:
-        """Write `messages` as one block. Exits the process if the kernel has closed the connection."""
+        """Write `messages` in one call of the system. Exits the process if the kernel has closed the connection."""
         data = b"".join(frame(ENCODER.encode(message)) for message in messages)
         try:
             with self._lock:

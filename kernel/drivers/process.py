@@ -1,7 +1,7 @@
-"""The kernel's side of a driver process: starts it, exchanges messages of the driver protocol, and reports its end.
+"""The kernel's side of a driver process: starts the process, exchanges messages with it, and reports its end.
 
 Used by the driver supervisor of each model (`kernel/models/driver_supervisor.py`). It never restarts a driver: the
-runtime decides that.
+runtime of the model decides whether to.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from ipc.transport import FramedProtocol
 from kernel.drivers.protocol import FromDriver, Stop, ToDriver
 
 MODULES = {"transformers": "kernel.drivers.transformers", "simulated": "kernel.drivers.simulated"}
-EXIT_GRACE = 3.0  # seconds between `Stop` and the kill, and between the end of the connection and the kill
+EXIT_GRACE = 3.0  # seconds that a driver has to exit after `Stop`, or after its connection ends, before it is killed
 
 log = structlog.get_logger("kernel.driver")
 
 
 class Driver(Protocol):
-    """A driver as its supervisor sees it: one incarnation, which is dead once `on_exit` has been called."""
+    """One incarnation of a driver, as its supervisor sees it. It is dead once `on_exit` has been called."""
 
     pid: int | None
 
@@ -36,10 +36,10 @@ class Driver(Protocol):
         """Send a message. It is lost if the driver has died."""
 
     async def stop(self) -> None:
-        """Ask the driver to exit, kill it if it does not, and return when the process has ended."""
+        """Ask the driver to exit, kill it if it does not exit in time, and return when its process has ended."""
 
     def kill(self) -> None:
-        """Kill the driver immediately. `on_exit` is called when the process has ended."""
+        """Kill the driver immediately, without waiting: `on_exit` is called when its process has ended."""
 
 
 OnMessage = Callable[[FromDriver], None]
@@ -49,7 +49,8 @@ OnExit = Callable[[str], None]
 class Launcher(Protocol):
     """Starts a driver of `kind` for the model called `name`.
 
-    It calls `on_message` with each message and then `on_exit` once, with a short text such as "exit code 1".
+    The launcher passes each message of the driver to `on_message`. At the end of the driver it calls `on_exit` once,
+    with a short text such as "exit code 1".
     """
 
     async def __call__(self, kind: str, name: str, on_message: OnMessage, on_exit: OnExit) -> Driver: ...
@@ -67,7 +68,7 @@ class DriverProcess(FramedProtocol):
         self._process: asyncio.subprocess.Process | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._exited = asyncio.Event()
-        self._violation = ""  # how it broke the protocol, if that ended the connection
+        self._violation = ""  # the text for `on_exit` if the driver broke the protocol
 
     async def start(self, kind: str) -> None:
         """Start the process and connect to it."""
@@ -122,7 +123,7 @@ class DriverProcess(FramedProtocol):
         self._run(self._await_exit())
 
     async def _await_exit(self) -> None:
-        """Wait for the process, whose socket is closed, kill it after `EXIT_GRACE` seconds, and report its end."""
+        """Wait until the process ends, and report it. Its socket is closed: kill it after `EXIT_GRACE` seconds."""
         assert self._process is not None
         try:
             async with asyncio.timeout(EXIT_GRACE):
@@ -139,14 +140,15 @@ class DriverProcess(FramedProtocol):
         while True:
             try:
                 line = await process.stderr.readline()
-            except ValueError:  # a line longer than the reader's buffer
+            except ValueError:  # the line is longer than the reader's buffer: skip it
                 continue
             if not line:
                 return
             log.warning(line.decode(errors="replace").rstrip(), model=self._name, driver_pid=process.pid)
 
     def _run(self, coro: Coroutine[Any, Any, None]) -> None:
-        # asyncio.Task, not create_task: these tasks belong to the kernel, not to the agent whose call led here.
+        # Not create_task: the loop's task factory would make this a thread of the agent whose call led here, and it
+        # would end with that agent.
         task = asyncio.Task(coro, loop=self._loop)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

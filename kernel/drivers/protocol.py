@@ -2,7 +2,7 @@
 
 Used by the kernel's model runtimes and by every driver. Counts are in tokens, times in seconds. A driver holds the
 sequences that were admitted, runs those with a lease together, step by step, and reports bundles of tokens; it never
-decides policy. Each driver process has its own connection, so every message on it is from the same incarnation.
+decides policy. Each driver process has its own connection, so all messages on one connection are from one incarnation.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 from ipc.errors import ErrorInfo
 from ipc.syscalls import ChatMessage, Sampling
 
-DISK_RESERVE = 1_000_000_000  # bytes; while the disk has less free space, neither side writes KV state to it
+DISK_RESERVE = 1_000_000_000  # bytes; while the disk has less free space, neither kernel nor driver writes KV to it
 
 # ---- kernel to driver
 
@@ -22,9 +22,10 @@ DISK_RESERVE = 1_000_000_000  # bytes; while the disk has less free space, neith
 class Load(msgspec.Struct, tag="load"):
     """The first message: load this model. Answered by any number of `Loading`, then `Loaded` or `LoadFailed`.
 
-    `model` is "embedded", a path or a hub name. `cache` is a folder for converted weights and measurements, `disk` one
-    for cached prefixes (empty for none). `max_tokens` limits a sequence that sets no limit itself. `kv_memory` is the
-    size of the KV cache in bytes; None lets the driver choose. `cores` are the processors to run on; empty means all.
+    `model` is "embedded", a path or a hub name. `cache` is a folder for converted weights and measurements; `disk` is a
+    folder for cached prefixes, or empty to cache none on disk. `max_tokens` limits a generation whose call sets no
+    limit. `kv_memory` is the size of the KV cache in bytes; None lets the driver choose. `cores` are the processors to
+    run on; empty means all.
     """
 
     model: str
@@ -39,11 +40,11 @@ class Load(msgspec.Struct, tag="load"):
 class Admit(msgspec.Struct, tag="admit"):
     """Run a generation; its first lease is `lease` tokens.
 
-    A new generation carries `prompt`: chat messages or plain text. One that already ran, in an earlier incarnation or
-    before it was swapped out, carries `prompt_ids`, the `generated` ids so far, and `released`, the count of characters
-    already reported as text: the driver continues as if it had never stopped, and reports only new tokens and text.
-    `swapped` is the file with its state, if it was swapped out. The driver refuses a file that does not fit and
-    recomputes the state; `Restored` says which of the two it did.
+    A new generation carries `prompt`: chat messages or plain text. A generation that was admitted before, to an earlier
+    incarnation or before it was swapped out, also carries `prompt_ids`, the `generated` ids so far, and `released`, the
+    count of characters already reported as text: the driver continues as if it had never stopped, and reports only new
+    tokens and text. `swapped` is the file with its KV, if it was swapped out. The driver refuses a file that does not
+    fit the generation, and recomputes the KV; `Restored` reports whether it read the file or recomputes.
 
     `process` is the number of the process that the generation belongs to: the driver caches prefixes by process.
     `expected_think_time`: seconds from the end of this call until its program usually makes the next; 0 if unknown.
@@ -62,7 +63,7 @@ class Admit(msgspec.Struct, tag="admit"):
 
 
 class ScoreQuery(msgspec.Struct, tag="score"):
-    """Compute how likely each of `continuations` is after `prompt`. Answered by `Scored` or `SequenceFailed`."""
+    """Compute the probability of each of `continuations` after `prompt`. Answered by `Scored` or `SequenceFailed`."""
 
     sequence: int
     prompt: list[ChatMessage] | str
@@ -71,7 +72,7 @@ class ScoreQuery(msgspec.Struct, tag="score"):
 
 
 class EmbedQuery(msgspec.Struct, tag="embed"):
-    """Compute a vector for each of `texts`: the mean of its last hidden states, scaled to length 1.
+    """Compute a vector for each of `texts`: the mean of the text's last hidden states, scaled to length 1.
 
     Answered by `Embedded` or `SequenceFailed`.
     """
@@ -82,39 +83,42 @@ class EmbedQuery(msgspec.Struct, tag="embed"):
 
 
 class Renew(msgspec.Struct, tag="renew"):
-    """Extend the lease by `tokens`. Puts a parked sequence back on its slot."""
+    """Extend the lease of a sequence by `tokens`. A parked sequence runs again."""
 
     sequence: int
     tokens: int
 
 
 class Revoke(msgspec.Struct, tag="revoke"):
-    """End the lease and take the sequence off its slot before the next step. Its KV stays. Answered by `Parked`."""
+    """End the lease and park the sequence before the next step; its KV stays in memory.
+
+    Answered by `Parked`, unless the sequence has ended. A sequence that is parked already need not be reported again.
+    """
 
     sequence: int
 
 
 class Cancel(msgspec.Struct, tag="cancel"):
-    """End the sequence before the next step and free its memory. Answered by `Done` with reason "cancelled"."""
+    """End a sequence or query before the next step and free its memory. Answered by `Done` with reason "cancelled"."""
 
     sequence: int
 
 
 class SwapOut(msgspec.Struct, tag="swap_out"):
-    """Write the complete state of a parked sequence to `path` and forget the sequence. Answered by `SwappedOut`."""
+    """Write the KV of a parked sequence to `path` and forget the sequence. Answered by `SwappedOut`."""
 
     sequence: int
     path: str
 
 
 class Ended(msgspec.Struct, tag="ended"):
-    """These processes have ended: the prefixes that they used need not be cached for them any longer."""
+    """These processes have ended: the driver need not cache prefixes for them any longer."""
 
     processes: list[int]
 
 
 class Resize(msgspec.Struct, tag="resize"):
-    """Limit the KV cache to `kv_memory` bytes. Memory in use beyond that stays in use until it is freed."""
+    """Limit the KV cache to `kv_memory` bytes. A sequence never loses memory that it already has beyond this limit."""
 
     kv_memory: int
 
@@ -129,7 +133,7 @@ ToDriver = Load | Admit | ScoreQuery | EmbedQuery | Renew | Revoke | Cancel | Sw
 
 
 class Loading(msgspec.Struct, tag="loading"):
-    """Progress of a load: its current stage, and the finished share of the stage, if known."""
+    """Progress of a load: its current stage, and the finished `fraction` of that stage, if known."""
 
     stage: str
     fraction: float | None = None
@@ -161,7 +165,10 @@ class Admitted(msgspec.Struct, tag="admitted"):
 
 
 class Restored(msgspec.Struct, tag="restored"):
-    """A sequence that ran before is back: its state was read from its file, or is `recomputed` for the reason `why`."""
+    """A sequence that was admitted before is back: its KV was read from its file, or is `recomputed`; `why` says why.
+
+    A driver may leave this out for a sequence that had no generated tokens and no file.
+    """
 
     sequence: int
     recomputed: bool
@@ -169,9 +176,9 @@ class Restored(msgspec.Struct, tag="restored"):
 
 
 class SwappedOut(msgspec.Struct, tag="swapped_out"):
-    """The driver wrote the state of a sequence to the requested path in `seconds` and forgot the sequence.
+    """The driver wrote the KV of a sequence to the requested path in `seconds` and forgot the sequence.
 
-    The file has `size` bytes. With `error`, the driver could not write it, and the sequence is parked as before.
+    The file has `size` bytes. If `error` is set, the driver could not write it, and the sequence is parked as before.
     """
 
     sequence: int
@@ -181,7 +188,7 @@ class SwappedOut(msgspec.Struct, tag="swapped_out"):
 
 
 class Scored(msgspec.Struct, tag="scored"):
-    """For each continuation the natural logarithm of its probability, and its length in tokens. The query is over."""
+    """The natural logarithm of each continuation's probability, and its length in `tokens`. The query has ended."""
 
     sequence: int
     logprobs: list[float]
@@ -190,7 +197,7 @@ class Scored(msgspec.Struct, tag="scored"):
 
 
 class Embedded(msgspec.Struct, tag="embedded"):
-    """A vector of length 1 for each text. The query is over."""
+    """A vector of length 1 for each text. The query has ended."""
 
     sequence: int
     vectors: list[list[float]]
@@ -200,8 +207,8 @@ class Embedded(msgspec.Struct, tag="embedded"):
 class Progress(msgspec.Struct, array_like=True):
     """New tokens of one sequence and the text that they release.
 
-    The text may be empty: the driver holds back text that may turn out to be a stop string or is an incomplete
-    multi-byte character. `logprobs` has one entry for each token, if requested.
+    The text may be empty: the driver holds back the possible beginning of a stop string, and bytes that are not a whole
+    character yet. `logprobs` has one entry for each token, if the call requested them.
     """
 
     sequence: int
@@ -214,8 +221,8 @@ class KVUsage(msgspec.Struct, frozen=True, array_like=True):
     """The state of the KV cache.
 
     In bytes: memory `used` by sequences, memory with `cached` prefixes, and prefixes on `disk`. In prompt tokens since
-    the start: looked up in the cache (`asked`), found there (`hit`), `evicted`, and read back from the disk (`reread`).
-    `waiting` sequences wait for KV memory.
+    the start: looked up in the cache (`asked`), found there (`hit`), discarded from it (`evicted`), and read back from
+    the disk (`reread`). `waiting`: how many sequences and parts of queries wait for KV memory.
     """
 
     used: int = 0
@@ -229,10 +236,10 @@ class KVUsage(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Bundle(msgspec.Struct, tag="bundle"):
-    """The tokens of one or several steps: `steps` of them, which took `seconds` together.
+    """The tokens of one or several steps. `steps` is the number of steps, which took `seconds` together.
 
-    A bundle without any step reports that every sequence that could run waits for memory (`kv.waiting`). The kernel
-    then frees some.
+    If `steps` is 0 and `kv.waiting` is not, every sequence with a lease waits for KV memory, and the kernel must free
+    some.
     """
 
     progress: list[Progress]
@@ -242,7 +249,7 @@ class Bundle(msgspec.Struct, tag="bundle"):
 
 
 class Parked(msgspec.Struct, tag="parked"):
-    """The sequence is off its slot: its lease is used up or was revoked. `held`: its KV stays in memory."""
+    """The sequence runs no more, because its lease is used up or was revoked. `held`: whether it has KV in memory."""
 
     sequence: int
     held: bool = True

@@ -1,6 +1,6 @@
 """Entry point of the simulated driver: `python -P -m kernel.drivers.simulated FD PARENT_PID`.
 
-The kernel starts it with one end of a socket pair, whose descriptor is FD. It never outlives the kernel.
+The kernel starts it with one end of a socket pair, whose descriptor is FD. The driver never outlives the kernel.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Replies of the simulated device to constraints: the first of the choices, or the smallest instance of a JSON schema.
 
-Called when a sequence is admitted. It never guesses: it refuses a regex, a grammar and a schema with unsupported keys.
+Called when a sequence is admitted. It never guesses: it refuses a regex, a grammar, and a schema with unsupported keys.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import msgspec
 from ipc.errors import InvalidConstraint
 from ipc.syscalls import Constraint
 
+# For each JSON type the schema keys that are supported besides those under None, which every type may have.
 SUPPORTED = {
     None: {"type", "title", "description", "default", "$defs", "examples", "$schema", "$id", "$comment"},
     "object": {"properties", "required", "additionalProperties"},
@@ -25,7 +26,7 @@ SUPPORTED = {
 
 
 def minimal_reply(constraint: Constraint) -> str:
-    """A text that fits `constraint`. Raises `InvalidConstraint` if it is malformed or not supported."""
+    """A text that fits `constraint`. Raises `InvalidConstraint` if the constraint is malformed or not supported."""
     try:
         if constraint.kind == "choices":
             return msgspec.json.decode(constraint.value, type=list[str])[0]
@@ -34,7 +35,7 @@ def minimal_reply(constraint: Constraint) -> str:
             return msgspec.json.encode(_instance(schema, schema)).decode()
     except (msgspec.DecodeError, IndexError, RecursionError) as error:
         raise InvalidConstraint(f"invalid {constraint.kind}: {error}") from None
-    raise InvalidConstraint(f"the simulated device has no language, so it cannot follow a {constraint.kind}")
+    raise InvalidConstraint(f"the simulated device cannot follow a {constraint.kind}; use choices or a JSON schema")
 
 
 def _instance(schema: dict[str, Any], root: dict[str, Any]) -> Any:
@@ -51,10 +52,10 @@ def _instance(schema: dict[str, Any], root: dict[str, Any]) -> Any:
     if isinstance(kind, list):
         kind = kind[0]
     if kind not in SUPPORTED:
-        raise InvalidConstraint(f"the simulated device knows no JSON type {kind!r}")
+        raise InvalidConstraint(f"the simulated device does not support the JSON type {kind!r}")
     unsupported = schema.keys() - SUPPORTED[None] - SUPPORTED[kind]
     if unsupported:
-        raise InvalidConstraint(f"the simulated device does not understand {sorted(unsupported)} in a schema")
+        raise InvalidConstraint(f"the simulated device does not support {sorted(unsupported)} in a schema")
     return _of_type(kind, schema, root)
 
 
@@ -76,6 +77,6 @@ def _resolved(reference: str, root: dict[str, Any]) -> dict[str, Any]:
     part: Any = root
     for name in reference.removeprefix("#/").split("/"):
         if not isinstance(part, dict) or name not in part:
-            raise InvalidConstraint(f"the schema refers to {reference}, which it does not have")
+            raise InvalidConstraint(f"the schema refers to {reference}, but has no such part")
         part = part[name]
     return part  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
-"""The step loop of the simulated device: it obeys the kernel, lets the time of a step pass, reports, and repeats.
+"""The step loop of the simulated device: obey the kernel, let the time of a step pass, report, repeat.
 
-Run by `__main__` in a process, by tests and by the simulator on their own loop. Time passes only in `asyncio.sleep` and
-timers of the loop, so a test's clock drives it. It never measures real time.
+`__main__` runs the device in a process; tests and the simulator run it on their own loop. Time passes only in
+`asyncio.sleep` and timers of the loop, so a test's clock drives the device. It never measures real time.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from kernel.drivers.simulated.sequence import SimulatedSequence, hashed, words
 Query = protocol.ScoreQuery | protocol.EmbedQuery
 Control = protocol.Renew | protocol.Revoke | protocol.SwapOut
 
-DIMENSIONS = 8  # numbers in a vector
+DIMENSIONS = 8  # numbers in the vector of a text
 
 
 class SimulatedDevice:
-    """A device that runs sequences and queries. `send` reports to the kernel; `exit_process` takes an exit code."""
+    """A device that runs sequences and queries. `send` sends to the kernel; `exit_process` ends with an exit code."""
 
     def __init__(
         self, send: Callable[[protocol.FromDriver], None], exit_process: Callable[[int], None] = os._exit
@@ -42,12 +42,12 @@ class SimulatedDevice:
         self._sequences: dict[int, SimulatedSequence] = {}
         self._queries: dict[int, Query] = {}
         self._wake = asyncio.Event()
-        self._waiting = 0  # sequences with a lease and without memory
+        self._waiting = 0  # how many sequences have a lease and no memory
         self._steps = 0
         self._ballast: list[bytes] = []
 
     def handle(self, message: protocol.ToDriver) -> None:
-        """Act on a message of the kernel, with effect before the next step."""
+        """Act on a message of the kernel immediately; a hanging device ignores it."""
         if self._hangs:
             return
         match message:
@@ -83,7 +83,7 @@ class SimulatedDevice:
             asyncio.get_running_loop().call_later(self._costs.swap_seconds, self._swap_out, sequence, message.path)
 
     async def run(self) -> None:
-        """Run steps for ever: wait for work, let the time of a step pass, report its results."""
+        """Run steps for ever: wait for work, let the time of a step pass, report the results of the step."""
         while True:
             batch = self._batch()
             queries = tuple(self._queries.values())
@@ -109,7 +109,7 @@ class SimulatedDevice:
     def _batch(self) -> list[SimulatedSequence]:
         """The sequences that have a lease and memory.
 
-        Memory is given in the order of admission: once a sequence finds too little, no later sequence gets any.
+        Memory is given in the order of admission: if a sequence gets none, the sequences after it get none either.
         """
         leased = [sequence for sequence in self._sequences.values() if sequence.lease > 0]
         batch, full = [], False
@@ -142,7 +142,7 @@ class SimulatedDevice:
                 self._answer(query)
 
     def _report_waiting(self) -> None:
-        """Report a lack of memory, if that is why no sequence can run; the kernel then frees some."""
+        """If no sequence can run because all wait for memory, report that, so that the kernel frees some."""
         if self._waiting and not self._hangs:
             self._send(protocol.Bundle([], 0, 0.0, self._memory.usage(self._waiting)))
 
@@ -186,13 +186,13 @@ class SimulatedDevice:
             self._sequences[admit.sequence] = sequence
 
     def _token_limit(self, prompt: int, sampling: Sampling) -> int:
-        """The tokens that may be generated after `prompt` tokens. Raises `ContextOverflow`."""
+        """How many tokens may be generated after a prompt of `prompt` tokens. Raises `ContextOverflow`."""
         context = self._costs.context
         reply = self._costs.reply_tokens if sampling.constraint is None else self._max_tokens
         wanted = sampling.max_tokens or min(self._max_tokens, reply, max(context - prompt, 1))
         if prompt + wanted > context:
             raise ContextOverflow(
-                f"a prompt of {prompt} tokens and {wanted} to generate exceed the context of {context} tokens",
+                f"a prompt of {prompt} tokens and a reply of up to {wanted} exceed the context of {context} tokens",
                 prompt_tokens=prompt,
                 max_tokens=wanted,
                 context=context,
@@ -208,7 +208,7 @@ class SimulatedDevice:
         self._send(protocol.Done(number, "cancelled"))
 
     def _swap_out(self, sequence: SimulatedSequence, path: str) -> None:
-        """Write the sequence to `path`. Called when the simulated time of the write has passed."""
+        """Write the state of `sequence` to `path`. Called when the simulated time of the write has passed."""
         if self._hangs or self._sequences.get(sequence.id) is not sequence:
             return
         seconds = self._costs.swap_seconds
@@ -227,7 +227,7 @@ class SimulatedDevice:
         self._memory.free(sequence, keep=keep)
 
     def _answer(self, query: Query) -> None:
-        """Answer with made-up numbers, each a function of the texts alone."""
+        """Answer `query` with made-up numbers, each a function of the query's texts alone."""
         nan = math.nan if self._costs.nan else 0.0
         try:
             if isinstance(query, protocol.EmbedQuery):

@@ -1,7 +1,7 @@
 """The KV memory of the simulated device, with one cached prompt per process.
 
-Owned by the device. A prompt stays cached until its process ends or its memory is needed. It counts bytes and never
-stores any.
+Owned by the device. A prompt stays cached until its process ends or a sequence needs the memory. This module counts
+bytes of KV and never stores any.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kernel.drivers.simulated.sequence import SimulatedSequence
 
 
 class SimulatedMemory:
-    """A budget of `budget` bytes, of which each token takes `token_bytes`."""
+    """A budget of `budget` bytes, of which each token takes `token_bytes`. `used`: bytes reserved for sequences."""
 
     def __init__(self, token_bytes: int, budget: float = inf) -> None:
         self.budget = budget
@@ -42,7 +42,7 @@ class SimulatedMemory:
         )
 
     def reserve(self, sequence: SimulatedSequence) -> bool:
-        """Reserve all memory that `sequence` may need, evicting cached prompts if necessary; return success."""
+        """Reserve all memory that `sequence` may need; evict cached prompts if necessary. False if memory is short."""
         needed = self._bytes_needed(sequence)
         while self._cached and self.used + self._cached_bytes() + needed > self.budget:
             self._evicted += len(self._cached.pop(next(iter(self._cached))))
@@ -58,7 +58,7 @@ class SimulatedMemory:
         return True
 
     def free(self, sequence: SimulatedSequence, *, keep: bool) -> None:
-        """Free the memory of `sequence`. With `keep`, cache its prompt for its process if there is room."""
+        """Free the memory of `sequence`. If `keep` is set and there is room, cache its prompt for its process."""
         self.used -= sequence.reserved or 0
         sequence.reserved = None
         if keep and self.used + self._cached_bytes() + self.bytes_for(len(sequence.prompt_ids)) <= self.budget:

@@ -1,6 +1,6 @@
 """The options of the simulated driver: its costs, its memory, and the faults to simulate.
 
-The device reads them once, from `Load`. They never change while it runs.
+The device reads them once, from `Load`. They never change while the device runs.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ class CostModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     A step costs `step_seconds + sequence_seconds * sequences + prompt_seconds * (prompt tokens computed)`; each word of
     a prompt is a token. The KV of a token takes `token_bytes` out of `kv_memory` bytes (0: as many as the kernel
-    grants); a sequence reserves memory for all tokens that it may generate. A swap to disk takes `swap_seconds`.
-    `weights` bytes are really allocated. `context` and `reply_tokens` are in tokens.
+    grants); a sequence reserves memory for its prompt and all tokens that it may generate. A load takes `load_seconds`
+    and really allocates `weights` bytes. A swap to disk takes `swap_seconds`. `context` is the longest sequence, and
+    `reply_tokens` the longest reply to a call without `max_tokens`, both in tokens.
 
     Faults, for tests of the kernel: the device exits after `exit_after` steps, hangs after `hang_after` steps, and
-    really leaks `leak` bytes in each step. With `nan` its logprobs, scores and vectors are NaN, and with `hang_load`
-    it never finishes loading.
+    really leaks `leak` bytes in each step. If `nan` is set, its logprobs, scores and vectors are NaN. If `hang_load` is
+    set, it never finishes loading.
     """
 
     step_seconds: Cost = 0.002
@@ -48,9 +49,9 @@ class CostModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 def parse(options: dict[str, object]) -> CostModel:
-    """Check and convert `options`. Raises `ConfigError`, which lists the allowed ones."""
+    """Check and convert `options`. Raises `ConfigError`, which lists the allowed options."""
     try:
         return msgspec.convert(options, CostModel)
     except msgspec.ValidationError as error:
         allowed = ", ".join(CostModel.__struct_fields__)
-        raise ConfigError(f"simulated driver: {error}; options: {allowed}") from None
+        raise ConfigError(f"simulated driver: {error}; allowed options: {allowed}") from None

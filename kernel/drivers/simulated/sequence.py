@@ -1,7 +1,8 @@
 """A generation of the simulated device: numbered words, or a text that fits its constraint.
 
 Owned by the device. Each token is a function of the position and the seed, or of the position and the constraint, so a
-sequence that is admitted again continues as if it had never stopped. It never looks at the prompt's meaning.
+sequence that is admitted again continues as if it had never stopped. It never looks at the meaning of a prompt, only at
+the lengths of its words.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ PIECE = 4  # characters per token in a constrained reply
 
 
 class SimulatedSequence:
-    """One generation: `generated` tokens so far, of at most `max_tokens`. `computed` tokens have KV."""
+    """One generation, with `generated` tokens so far, of at most `max_tokens`. Its first `computed` tokens have KV."""
 
     def __init__(self, admit: protocol.Admit, prompt_ids: list[int], max_tokens: int) -> None:
         self.id = admit.sequence
@@ -28,7 +29,7 @@ class SimulatedSequence:
         self.lease = admit.lease
         self.max_tokens = max_tokens
         self.computed = 0
-        self.reserved: int | None = None  # bytes; None while it has no memory
+        self.reserved: int | None = None  # bytes of KV memory; None while the sequence has none
         self._seed = admit.sampling.seed or 0
         self._logprobs = admit.sampling.logprobs
         constraint = admit.sampling.constraint
@@ -37,18 +38,18 @@ class SimulatedSequence:
 
     @property
     def length(self) -> int:
-        """Tokens of the prompt and the generated ones."""
+        """How many tokens it has: those of the prompt and the generated ones."""
         return len(self.prompt_ids) + self.generated
 
     @property
     def ended(self) -> str:
-        """The reason why it ended; empty while it runs."""
+        """The reason why the sequence ended; empty while it runs."""
         if self._pieces is not None and self.generated >= len(self._pieces):
             return "stop"
         return "length" if self.generated >= self.max_tokens else ""
 
     def next(self, nan: bool) -> protocol.Progress:
-        """Generate one token. With `nan` its logprob is NaN."""
+        """Generate one token. If `nan` is set, its logprob is NaN."""
         if self._pieces is None:
             token, text = simulated_token(self._seed, self.generated)
         else:
@@ -73,9 +74,9 @@ def hashed(text: str) -> int:
 
 
 def words(prompt: list[ChatMessage] | str) -> list[int]:
-    """One id for each word of the prompt: its length. Raises `InvalidPrompt` for an empty prompt."""
+    """The token ids of a prompt: the length of each of its words. Raises `InvalidPrompt` for an empty prompt."""
     text = prompt if isinstance(prompt, str) else " ".join(message.content for message in prompt)
     ids = [len(word) for word in text.split()]
     if not ids:
-        raise InvalidPrompt("the prompt is empty")
+        raise InvalidPrompt("the prompt is empty; pass some text")
     return ids

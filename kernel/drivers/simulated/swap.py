@@ -1,6 +1,6 @@
 """Swap files of the simulated device: the state of one sequence, with a checksum.
 
-The device writes and reads them. It never accepts a file that is damaged or belongs to another sequence.
+The device writes and reads these files. It never accepts a file that is damaged or belongs to another sequence.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _SwapFile(msgspec.Struct, array_like=True):
 
 
 def write(path: str, sequence: SimulatedSequence) -> None:
-    """Write the state of `sequence` to `path`. Raises `OSError`."""
+    """Write the state of `sequence` to `path`, where the file appears whole or not at all. Raises `OSError`."""
     state = msgspec.msgpack.encode(_SwappedState(sequence.prompt_ids, sequence.generated))
     failpoints.point("swap.write")
     unfinished = Path(path + ".unfinished")
@@ -36,7 +36,7 @@ def write(path: str, sequence: SimulatedSequence) -> None:
 
 
 def refusal(path: str, sequence: SimulatedSequence) -> str:
-    """Why the file at `path` cannot be used for `sequence`; empty if it holds its state."""
+    """The reason why the file at `path` cannot be used for `sequence`; empty if the file can be used."""
     try:
         failpoints.point("swap.read")
         file = msgspec.msgpack.decode(Path(path).read_bytes(), type=_SwapFile)

@@ -1,7 +1,8 @@
-"""Entry of the transformers driver: `python -P -m kernel.drivers.transformers FD PARENT_PID`.
+"""Entry point of the transformers driver: `python -P -m kernel.drivers.transformers FD PARENT_PID`.
 
-The kernel starts it with one end of a socket pair. It loads one model, runs its sequences until `Stop`, and exits when
-the kernel does. It never writes to standard output; the kernel logs its standard error.
+The kernel starts it with one end of a socket pair, whose descriptor is FD. The driver loads one model, runs its
+sequences until `Stop`, and exits when the kernel does. It never writes to standard output; the kernel logs its standard
+error.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from kernel.lib import failpoints
 
 
 def main() -> None:
-    """Run one driver, which talks to the kernel over an inherited descriptor and dies with its parent."""
+    """Run one driver. It talks to the kernel over the inherited socket and dies with its parent."""
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     die_with_parent(parent)
     failpoints.arm()
@@ -41,11 +42,12 @@ def main() -> None:
 
 
 def run(link: KernelLink, message: Load) -> None:
-    """Load the model and run its sequences until `Stop`. Raises `ConfigError` and what `weights.load` raises."""
+    """Load the model and run its sequences until `Stop`. Raises `ConfigError`, or any error of `weights.load`."""
     options, source = parse(message.options), locate(message.model)
     quiet_libraries()
     share_the_cores()
-    # Loading makes half a million objects that live as long as the process: collections would take most of a second.
+    # A load makes half a million objects that live as long as the process. To collect garbage meanwhile would take most
+    # of a second.
     gc.disable()
     link.send(Loading("starting"))
     pin_to_cores(message.cores)
@@ -57,7 +59,7 @@ def run(link: KernelLink, message: Load) -> None:
             f"local models need torch and transformers ({error}): pip install 'llmosd[local]'", extra="local"
         ) from error
     model = load(message, source, options, lambda stage: link.send(Loading(stage)))
-    gc.collect()  # frees the weights as they were before packing
+    gc.collect()  # frees the unpacked weights
     gc.freeze()
     gc.enable()
     serving = engine(link, model, options, message)
@@ -79,16 +81,17 @@ def quiet_libraries() -> None:
 def share_the_cores() -> None:
     """Make torch's threads spin at their barriers for microseconds, then sleep. Call it before torch is imported.
 
-    By default GNU's threads spin for milliseconds. Measured on two cores, with one and with 16 sequences, against
-    threads that sleep immediately: a short spin is 1.6 and 1.2 times as fast. While another process keeps one core
-    busy, a short spin is half and four fifths as fast, and the default is 3 and 7 times slower.
+    By default GNU's threads spin for milliseconds. Measured on two cores, first with one sequence, then with 16, and
+    compared with threads that sleep immediately: on an idle machine a short spin is 1.6 and 1.2 times as fast. While
+    another process keeps one core busy, a short spin is half and four fifths as fast, but the default is 3 and 7 times
+    slower.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 
 def pin_to_cores(cores: list[int]) -> None:
-    """Run on these processors only, if any are named and the system can do it. Call it before threads start."""
+    """Run only on the processors in `cores`, if any, and if the system can do it. Call it before threads start."""
     if cores and hasattr(os, "sched_setaffinity"):
         with suppress(OSError):
             os.sched_setaffinity(0, cores)

@@ -1,8 +1,8 @@
 """Attention over packed sequences. It reads the KV cache through strided views of the slabs and never gathers it.
 
-`forward` makes one `AttentionPlan` for each step, which says for every token where to write its key and value and which
-tokens it attends to. Prompt tokens run in tiles of `TILE` queries at absolute positions, generated tokens in batches
-padded to lengths that were found safe. So a token's numbers depend only on the tokens before it (`batch_invariance`).
+`forward` makes one `AttentionPlan` for each step. The plan says for every token where to write its key and value, and
+which tokens it attends to. Prompt tokens run in tiles of `TILE` queries at absolute positions, generated tokens in
+batches that are padded to safe lengths (`batch_invariance`). So a token's numbers depend only on the tokens before it.
 """
 
 from __future__ import annotations
@@ -16,20 +16,18 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from kernel.drivers.transformers.kv import UNIT, KVMemory, Slab
 
-TILE = 16  # queries; a larger tile delays its neighbours in a long context, a smaller one uses the device badly
-SHORTEST_CLASS = 128  # tokens; shorter sequences are batched together, longer ones by powers of two
-QUERY_MULTIPLE = (
-    4  # queries per generated token are padded to a multiple: with fewer, the place in a batch would matter
-)
-BLOCK = (
-    512  # tokens that the attention kernel processes at a time; a length that is safe in the last block is safe in all
-)
+TILE = 16  # queries; in a long context a larger tile delays other sequences, and a smaller one uses the device badly
+SHORTEST_CLASS = 128  # tokens; all shorter sequences may share a batch, longer ones by powers of two
+# The query heads that share a kv head are padded to a multiple of this: with fewer, the place in a batch would matter.
+QUERY_MULTIPLE = 4
+# Tokens that torch's attention processes at a time. A length that is safe for a last block is safe after any others.
+BLOCK = 512
 
 
 class Span:
-    """The next `tokens` of the sequence in `slab`; `generated` if they do not belong to its prompt.
+    """The next `tokens` of the sequence in `slab`. `generated`: they do not belong to the prompt.
 
-    The step returns logits for the last `logits` tokens and, if `hidden`, the last hidden states of all tokens.
+    The step returns logits for the last `logits` tokens and, if `hidden` is set, the last hidden states of all tokens.
     """
 
     __slots__ = ("end", "generated", "hidden", "logits", "slab", "start", "tokens")
@@ -47,20 +45,20 @@ class Span:
 
 
 class _Batch(NamedTuple):
-    """Generated tokens in evenly spaced slabs: rows `start` to `end` of the step, the first in slab `first_slab`."""
+    """Generated tokens in evenly spaced slabs: rows `start` to `end` of the step. The first is in slab `first_slab`."""
 
     start: int
     end: int
     first_slab: int
     stride: int  # slabs
-    length: int  # tokens that each row attends to; the mask hides those beyond its position
+    length: int  # how many tokens each row reads; the mask hides the tokens beyond its position
     positions: torch.Tensor
 
 
 class _Tile(NamedTuple):
     """Up to `TILE` tokens of one prompt: rows `start` to `end` of the step.
 
-    The tile begins at `position`, a multiple of `TILE`; these tokens fill it from `offset` on.
+    The tile begins at `position`, a multiple of `TILE`; the tokens fill the tile from `offset` on.
     """
 
     start: int
@@ -73,15 +71,15 @@ class _Tile(NamedTuple):
 class SafeLengths:
     """The lengths to which the context of a batch of generated tokens may be padded.
 
-    They are the lengths in `safe`, each at most one block, and any number of whole blocks followed by one of these.
-    If `safe` is empty, each generated token runs alone, padded to a multiple of `UNIT`.
+    Such a length is any number of whole blocks and a last block with a length in `safe`. If `safe` is empty, each
+    generated token runs alone, and its context is padded to a multiple of `UNIT`.
     """
 
     def __init__(self, safe: tuple[int, ...] = tuple(range(UNIT, BLOCK + 1, UNIT))) -> None:
         self.safe = safe
 
     def padded(self, count: int) -> int:
-        """The smallest length that holds `count` tokens."""
+        """The smallest such length that is at least `count`."""
         blocks, rest = divmod(count - 1, BLOCK)
         if not self.safe:
             return (count - 1) // UNIT * UNIT + UNIT
@@ -90,7 +88,7 @@ class SafeLengths:
 
 
 class AttentionPlan:
-    """The attention of one step, the same in every layer: which tokens each row attends to.
+    """The attention of one step: where each row writes its KV, and which tokens it attends to, in every layer.
 
     `tokens` and `positions` list all rows in the order in which they are computed.
     """
@@ -126,14 +124,14 @@ class AttentionPlan:
         return [self._row_of[id(span), offset] for offset in range(len(span.tokens))]
 
     def write(self, layer: int, fresh: torch.Tensor) -> None:
-        """Write the first `count` rows of keys and values, [rows, 2 * heads * head dim], into the slabs."""
+        """Write the first `count` rows of `fresh`, keys and values [rows, 2 * heads * head dim], into the slabs."""
         self.memory.rows[layer].index_copy_(0, self._writes, fresh[: self.count])
 
     def attend(self, layer: int, queries: torch.Tensor, scale: float, window: int | None = None) -> torch.Tensor:
-        """The attention of one layer, [rows, heads * head dim], once its keys and values are written.
+        """The attention of one layer, [rows, heads * head dim]. Call `write` for the layer first.
 
         `queries` is [rows, kv heads, heads per kv head, head dim]. Rows beyond `count` are padding and get zeros.
-        A token attends to the last `window` tokens, itself included; None means to all.
+        A token attends to the last `window` tokens, itself included; None means to all of them.
         """
         rows, kv_heads, group, head_dim = queries.shape
         parts = [self._attend_batch(number, layer, queries, scale, window) for number in range(len(self._batches))]
@@ -196,7 +194,7 @@ class AttentionPlan:
             mask = _mask(positions, torch.arange(length, device=queries.device), window, queries.dtype)
             self._masks[key] = mask = mask.repeat(group, 1)[None, None]
         keys, values = self.memory.batch(layer, tile.slab, 0, 1, length)
-        # The query heads that share a kv head become its rows, so that no key is copied.
+        # The query heads that share a kv head become rows of one query, so that no key is copied.
         folded = grouped.permute(1, 2, 0, 3).reshape(1, kv_heads, group * TILE, head_dim)
         found = scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scale)
         found = found.view(kv_heads, group, TILE, head_dim)[:, :, tile.offset : tile.offset + count]
@@ -213,14 +211,14 @@ def _mask(positions: torch.Tensor, tokens: torch.Tensor, window: int | None, dty
 
 
 def _length_class(position: int) -> int:
-    """The length class of a token at `position`: only tokens of the same class, a power of two, share a batch."""
+    """The length class of a token at `position`, a power of two. Only tokens of the same class share a batch."""
     return max(SHORTEST_CLASS, 1 << position.bit_length())
 
 
 def _batches(
     queries: list[tuple[int, int, int, Span, int]], device: torch.device, safe_lengths: SafeLengths
 ) -> Iterator[_Batch]:
-    """Cut the sorted `queries` into batches of one length class whose slabs are evenly spaced."""
+    """Cut the sorted `queries` into batches. A batch has one length class and evenly spaced slabs."""
     start = 0
     while start < len(queries):
         length_class, first_slab, *_ = queries[start]

@@ -1,8 +1,8 @@
-"""Finds by trial which counts and lengths make a token's numbers depend only on the tokens before it.
+"""Finds by trial the safe counts of rows and lengths of contexts: a token's numbers then depend on no other sequence.
 
-Matrix kernels sum a row in a different order for some counts of rows, and attention does so for some batch sizes; which
-ones depends on processor, library, type and threads. `model_builder` runs the trials once per machine and keeps the
-results in `tuning_cache`; `forward` pads steps to the safe counts. It never pads anything itself.
+For some counts of rows, matrix kernels sum a row in a different order; so does attention for some lengths and batches.
+Processor, library, type and threads decide for which. `model_builder` runs the trials once per machine and stores the
+results in `tuning_cache`; `forward` pads steps to safe counts. This module never pads anything itself.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from kernel.drivers.transformers.linear import Pack
 
 MAX_ROWS = 512  # rows in a step
 CANDIDATES = (*range(1, 65), *range(72, 129, 8), *range(144, MAX_ROWS + 1, 16))
-REFERENCES = (16, 32, 64, 8)  # counts to compare all candidates with; the one that most agree with is correct
-TRIAL_NUMBERS = 4096  # numbers that an activation is tried with
-MAX_OUTPUTS = 256  # outputs of a matrix that are tried: all outputs are computed alike
-ROW_SHIFT = 3  # rows; a result must not depend on the place of a row in the step either
+# All candidates are compared with each of these counts; the one that most candidates agree with is correct.
+REFERENCES = (16, 32, 64, 8)
+TRIAL_NUMBERS = 4096  # how many numbers an activation is tried with
+MAX_OUTPUTS = 256  # how many outputs of a matrix are tried: all outputs are computed in the same way
+ROW_SHIFT = 3  # rows; the trial also moves each row by as many, because its place in the step must not matter either
 TRIAL_SLABS = 8  # slabs in the trial of attention
 SLAB_CHOICES = (slice(None), slice(0, None, 2), slice(1, 2), slice(TRIAL_SLABS - 3, None))  # each evenly spaced
 TRIAL_POSITIONS = (0, 5, 33, 100, 127, 199, 300, 400, 500, 513, 640, 777, 1000)
@@ -32,19 +33,19 @@ Counts = tuple[int, ...]
 
 
 class RowCounts:
-    """The counts of rows at which a row gets the same bits in any company."""
+    """The safe counts of rows: at these, a row gets the same bits beside any other rows."""
 
     def __init__(self, safe: Counts) -> None:
         self.safe = safe
         self.largest = safe[-1]
 
     def padded(self, count: int) -> int:
-        """The smallest safe count that is not below `count`, which is at most `largest`."""
+        """The smallest safe count that is at least `count`. `count` must be at most `largest`."""
         return self.safe[bisect.bisect_left(self.safe, count)]
 
 
 def safe_row_counts(shapes: Iterable[tuple[int, int]], pack: Pack) -> Counts:
-    """The counts at which matrices of all `shapes` (rows and columns of the weight) are safe. There may be none."""
+    """The counts at which matrices of all `shapes` (rows and columns of the weight) are safe; perhaps none."""
     trial_shapes = {(min(rows, MAX_OUTPUTS), columns) for rows, columns in shapes}
     return tuple(sorted(set.intersection(*(_safe_for_shape(shape, pack) for shape in trial_shapes))))
 
@@ -52,8 +53,8 @@ def safe_row_counts(shapes: Iterable[tuple[int, int]], pack: Pack) -> Counts:
 def safe_activation_counts(activation: Callable[[torch.Tensor], torch.Tensor], size: int) -> Counts:
     """The counts at which an elementwise `activation` is safe for rows of `size`.
 
-    Some are not, because the last numbers of a thread's share may be computed differently from the rest. The trial uses
-    numbers for which the two ways give different bits.
+    Some counts are not safe, because the last numbers of a thread's share may be computed in another way than the rest.
+    The trial uses numbers for which the two ways give different bits.
     """
     generator = torch.Generator().manual_seed(0)
     numbers = 3 * torch.randn(TRIAL_NUMBERS, generator=generator)
@@ -65,9 +66,10 @@ def safe_activation_counts(activation: Callable[[torch.Tensor], torch.Tensor], s
 
 
 def safe_lengths(geometry: Geometry, queries: int) -> Counts:
-    """The lengths at which a generated token gets the same numbers in every batch. `queries`: heads per kv head.
+    """The lengths of the last block at which a generated token gets the same numbers in every batch.
 
-    The trial attends to random keys and values in two blocks; the result at the longest length is taken as correct.
+    `queries`: query heads per kv head. The trial attends to random keys and values in two blocks; the result for a full
+    last block is taken as correct.
     """
     trial = _AttentionTrial(geometry, queries)
     expected = {length: trial.attend(slice(None), length, BLOCK) for length in TRIAL_POSITIONS}
@@ -84,7 +86,7 @@ def safe_lengths(geometry: Geometry, queries: int) -> Counts:
 
 
 class _AttentionTrial:
-    """Slabs with random keys and values of one layer, and one query token for each."""
+    """Slabs with random keys and values of one layer, and one query token for each slab."""
 
     def __init__(self, geometry: Geometry, queries: int) -> None:
         self._geometry = geometry._replace(layers=1)
@@ -97,7 +99,7 @@ class _AttentionTrial:
         self._queries = torch.randn(TRIAL_SLABS, geometry.heads, queries, geometry.head_dim, generator=generator)
 
     def attend(self, places: slice, length: int, padded: int) -> torch.Tensor:
-        """Attention of the token at position `length` in each of these slabs, the last block padded to `padded`."""
+        """The attention of the token at position `length` in each of these slabs, with the last block `padded`."""
         for slab in self._slabs[places]:
             slab.length = length
         spans = [Span(slab, [0], generated=True) for slab in self._slabs[places]]
@@ -114,7 +116,7 @@ def _safe_for_shape(shape: tuple[int, int], pack: Pack) -> set[int]:
 
 
 def _agreeing(layer: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor) -> set[int]:
-    """The counts at which `layer` gives each of `rows` the same bits as at most other counts."""
+    """The counts at which `layer` gives each of `rows` the bits that the majority of counts give it."""
     found: set[int] = set()
     for reference in REFERENCES:
         expected = torch.cat([layer(part) for part in rows.split(reference)])

@@ -1,7 +1,7 @@
 """Starts and ends the calls of the driver: turns the kernel's messages into requests, and removes ended requests.
 
-The engine calls it between steps. It compiles constraints in worker threads and has `swap_io` read and write KV. It
-decides no policy: leases come from the kernel, memory from `kv_allocator`.
+The engine calls it between steps. Constraints are compiled in worker threads, and `swap_io` reads and writes KV. It
+never decides policy: leases come from the kernel, memory from `kv_allocator`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class CallLifecycle:
     # ---- for the engine
 
     def handle(self, message: Any) -> None:
-        """Do what the kernel's message asks. A message with texts is wrapped in `Tokenized`."""
+        """Act on a message of the kernel. A message with texts is wrapped in `Tokenized`."""
         original = message.message if isinstance(message, Tokenized) else message
         try:
             if isinstance(message, Tokenized) and message.error is not None:
@@ -78,7 +78,7 @@ class CallLifecycle:
             self.report.event(SequenceFailed(original.sequence, wire_error(error)))
 
     def allocate_memory(self) -> None:
-        """Give slabs to the requests that may run and have none, and start the disk reads that this needs."""
+        """Give slabs to the requests that may run and have none, and start to read what they need from disk."""
         without = [request for request in self._requests if request.runs and request.slab is None and not request.busy]
         if not without:
             self.allocator.waiting = 0
@@ -94,13 +94,13 @@ class CallLifecycle:
         return [request for request in self._requests if request.slab is not None and request.runs and not request.busy]
 
     def finish_part(self, request: EngineRequest) -> None:
-        """One part of a query is computed. After the last part, answer the query."""
+        """Remove `request`, a part of a query that is computed. After the last part, answer the query."""
         self._forget(request)
         if all(other.id != request.id for other in self._requests):
             self.report.event(self._queries.pop(request.id).answer())
 
     def is_active(self, sequence: EngineSequence) -> bool:
-        """Whether the sequence is still here: it has not ended, failed or been cancelled."""
+        """Whether `sequence` is still in the driver: it has not ended, failed or been cancelled."""
         return sequence in self._requests
 
     def finish(self, sequence: EngineSequence, event: Event) -> None:
@@ -110,7 +110,7 @@ class CallLifecycle:
         self.report.event(event)
 
     def fail(self, request: EngineRequest, error: Exception) -> None:
-        """End the call of `request` with `error`."""
+        """End the whole call that `request` belongs to with `error`."""
         self._drop(request.id)
         self.report.event(SequenceFailed(request.id, wire_error(error)))
 
@@ -140,7 +140,7 @@ class CallLifecycle:
         future.add_done_callback(lambda _: timer.cancel())
 
     def _start(self, sequence: EngineSequence, admit: Admit) -> None:
-        """Restore what an earlier incarnation generated. From here on the sequence waits for memory."""
+        """Replay the tokens that `sequence` generated before it was admitted. From here on it waits for KV memory."""
         text = "".join([sequence.accept(token) for token in admit.generated])[admit.released :]
         if text:
             self.report.progress(sequence.id, [], text)
@@ -149,7 +149,7 @@ class CallLifecycle:
         sequence.swapped = admit.swapped
         if sequence.ended:
             self.finish(sequence, Done(sequence.id, sequence.ended))
-        elif not admit.lease and not sequence.lease:  # else `Parked` was sent at the revoke
+        elif not admit.lease and not sequence.lease:  # with a lease at first, `_revoke` has sent `Parked`
             self.report.event(Parked(sequence.id, sequence.slab is not None))
 
     def _score(self, tokenized: Tokenized) -> None:
@@ -167,7 +167,7 @@ class CallLifecycle:
         self._requests.update(dict.fromkeys(query.parts))
 
     def _renew(self, renew: Renew) -> None:
-        sequence = self._sequences.get(renew.sequence)  # None if it ended while the message was under way
+        sequence = self._sequences.get(renew.sequence)  # None if the sequence ended while the message was under way
         if sequence is not None:
             sequence.lease += renew.tokens
 
@@ -214,7 +214,7 @@ class CallLifecycle:
     # ---- ends
 
     def _drop(self, identity: int) -> bool:
-        """Remove all requests of a call. Returns whether there were any."""
+        """Remove all requests of the call `identity`. Returns False if there are none."""
         requests = [request for request in self._requests if request.id == identity]
         self._sequences.pop(identity, None)
         self._queries.pop(identity, None)
@@ -224,7 +224,7 @@ class CallLifecycle:
 
     def _forget(self, request: EngineRequest) -> None:
         del self._requests[request]
-        if request.busy not in (READING, WRITING):  # else `swap_io` frees its memory when the thread is done with it
+        if request.busy not in (READING, WRITING):  # else `swap_io` frees the memory when its thread is done
             self.allocator.free(request)
 
     _handlers: dict[type, Callable[[CallLifecycle, Any], None]] = {

@@ -1,8 +1,8 @@
 """Constrained generation: masks the tokens that may come next, so that a reply fits its constraint by construction.
 
-llguidance compiles grammars in worker threads, off the step loop. A sequence waits for its `Matcher` as it waits for
-memory, and the engine asks the matcher before each token. The library's own limits bound the time and memory of
-compiling and of a mask. It never chooses a token.
+llguidance compiles grammars in worker threads, off the step loop. A sequence does not run until it has its `Matcher`;
+the engine asks the matcher before each token. The library's own limits bound the time and memory that a grammar and a
+mask take. This module never chooses a token.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import torch
 from ipc.errors import InvalidConstraint, MissingExtra
 from ipc.syscalls import Constraint
 
-COMPILER_THREADS = 2  # a grammar that keeps one busy after its time limit leaves the other free
-COMPILE_TIMEOUT = 5.0  # the longest time that a grammar may take to compile
+COMPILER_THREADS = 2  # if a grammar occupies one thread beyond its time limit, the other one is still free
+COMPILE_TIMEOUT = 5.0  # seconds that a grammar may take to compile
 
 
 class Matcher:
-    """The position of one sequence in its grammar. `ended`: no token can follow."""
+    """The position of one sequence in its grammar. `ended`: whether no token can follow."""
 
     def __init__(self, matcher: Any, vocabulary: int) -> None:
         self._matcher = matcher
@@ -33,7 +33,7 @@ class Matcher:
         return bool(self._matcher.is_stopped())
 
     def allowed(self) -> torch.Tensor:
-        """[vocabulary], true for the tokens that may come next. Raises `InvalidConstraint` if the library fails."""
+        """A mask [vocabulary], true for tokens that may come next. Raises `InvalidConstraint` if the library fails."""
         words = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
         bits = np.unpackbits(words, count=self._vocabulary, bitorder="little")  # 500 times as fast as shifts in torch
@@ -46,7 +46,7 @@ class Matcher:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise InvalidConstraint(f"the grammar cannot go on: {_first_line(self._matcher.get_error())}")
+            raise InvalidConstraint(f"the grammar failed: {_first_line(self._matcher.get_error())}")
 
 
 class GrammarCompiler:
@@ -73,7 +73,7 @@ class GrammarCompiler:
         return llguidance.hf.from_tokenizer(self._hf, n_vocab=self._vocabulary, eos_token=self._ends)
 
     def _compile(self, constraint: Constraint, tokenizer: Future[Any]) -> Matcher:
-        # The first job of the pool loads the tokenizer, so a worker only waits for a job that already runs.
+        # The first job of the pool loads the tokenizer, so this waits only for a job that already runs.
         vocabulary = tokenizer.result()
         from llguidance import LLMatcher
 
@@ -82,7 +82,7 @@ class GrammarCompiler:
         except ValueError as error:
             raise InvalidConstraint(f"not a valid constraint of kind {constraint.kind}: {error}") from None
         matcher = LLMatcher(vocabulary, grammar, log_level=0)
-        matcher.compute_bitmask()  # shows an impossible grammar here, and the first mask takes the longest
+        matcher.compute_bitmask()  # an impossible grammar fails here; also, the first mask takes longest
         if matcher.is_error():
             raise InvalidConstraint(f"this {constraint.kind} cannot be used: {_first_line(matcher.get_error())}")
         return Matcher(matcher, self._vocabulary)

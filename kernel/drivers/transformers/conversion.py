@@ -1,7 +1,8 @@
-"""Converts a GGUF file to a plain safetensors folder once: loading a GGUF takes half a minute, the folder a second.
+"""Converts a GGUF file to a folder of safetensors, once: the GGUF takes half a minute to load, the folder a second.
 
-Called by `weights` for every GGUF model. The folder appears whole or not at all: it is written under another name while
-a file lock is held, and then renamed, so neither a crash nor a second driver does harm. It never changes the GGUF.
+`weights` calls it for every GGUF model. The folder appears whole or not at all: it is written under another name while
+this process holds a file lock, and then renamed, so neither a crash nor a second driver does harm. The GGUF file is
+never changed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Report = Callable[[str], None]
 
 
 def converted(gguf: Path, cache: Path, report: Report) -> Path:
-    """The folder in `cache` with the weights and the tokenizer of `gguf`; converts the file if it is missing."""
+    """The folder in `cache` with the weights and the tokenizer of `gguf`; made by a conversion if it is missing."""
     folder = cache / f"{gguf.stem}-{fingerprint(gguf)}"
     if folder.is_dir():
         return folder
@@ -52,7 +53,7 @@ def fingerprint(path: Path) -> str:
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # the operating system releases it if this process dies
+        fcntl.flock(file, fcntl.LOCK_EX)  # the operating system releases the lock if this process dies
         yield
 
 
@@ -67,7 +68,7 @@ def _convert(gguf: Path, folder: Path, report: Report) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     report("converting weights")
     quantized = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # transformers refuses to save a model that it loaded from a GGUF, although its weights are plain now.
+    # transformers refuses to save a model that it loaded from a GGUF, although the weights are plain by now.
     config = quantized.config
     del config.quantization_config
     with torch.device("meta"):

@@ -1,9 +1,9 @@
-"""A decoder for models of the Llama family: the same numbers as transformers' layers, with a tenth of the Python.
+"""A decoder for models of the Llama family: it computes what transformers' layers do, with a tenth of the Python code.
 
-`model_builder` makes one for each model whose manifest allows it; other models run through transformers' own modules.
-Projections that read the same input are fused into one matrix with the norm weights folded in, and the two numbers of
-each rotary pair lie side by side, so that a rotation is one complex product. It knows nothing of sequences:
-`AttentionPlan` does attention.
+`model_builder` makes a decoder if the manifest of the model allows it; other models run through transformers' own
+modules. Projections that read the same input are fused into one matrix, into which the norm weights are folded. The two
+numbers of each rotary pair lie side by side, so that a rotation is one complex product. The decoder never knows
+sequences: `AttentionPlan` computes attention.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Layer(NamedTuple):
 
 
 class Decoder:
-    """The layers and the head of a model, packed from its `weights` by `pack`."""
+    """The layers and the head of a model. `pack` packs each matrix of its `weights`."""
 
     def __init__(self, manifest: ModelManifest, weights: Weights, pack: Pack) -> None:
         assert manifest.decoder is not None
@@ -92,17 +92,17 @@ class Decoder:
             heads.copy_(rms_norm(heads, (self._head_dim,), weight, self._spec.eps))
 
     def _rotation_table(self, context: int) -> torch.Tensor:
-        """The factor by which each position rotates each pair: [context, head dim / 2], complex."""
+        """For each position and each pair, the complex factor of the rotation: [context, head dim / 2]."""
         device = self._embeddings.device
         frequencies = torch.tensor(self._spec.frequencies, device=device)
         angles = torch.outer(torch.arange(context, device=device, dtype=torch.float32), frequencies)
         return torch.complex(angles.cos() * self._spec.amplitude, angles.sin() * self._spec.amplitude)
 
     def _pack_layers(self, weights: Weights, layers: int, pack: Pack) -> list[_Layer]:
-        """Pack several layers in parallel: packing one keeps one thread busy and leaves the interpreter free."""
+        """Pack several layers in parallel: to pack one layer uses one thread, and releases the GIL."""
 
         def packed(number: int) -> _Layer:
-            with torch.inference_mode():  # the mode holds for one thread only
+            with torch.inference_mode():  # the mode must be set in each thread
                 return self._pack_layer(_LayerWeights(weights, number), number, pack)
 
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
@@ -128,7 +128,7 @@ class Decoder:
         return None if norm is None else norm[_interleaved_order(self._head_dim)].clone()
 
     def _interleaved(self, part: _LayerWeights, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Weights and bias with the two numbers of a pair side by side; transformers has them half a head apart."""
+        """Weights and bias, ordered so that the two numbers of a pair are adjacent, and not half a head apart."""
         order = _interleaved_order(self._head_dim)
         weight = part(f"self_attn.{name}.weight").unflatten(0, (-1, self._head_dim))[:, order].flatten(0, 1)
         bias = part.find(f"self_attn.{name}.bias")
@@ -146,7 +146,7 @@ class _LayerWeights:
         return self._weights[self._prefix + name]
 
     def find(self, name: str) -> torch.Tensor | None:
-        """None if there are no such weights."""
+        """The weights called `name`, or None if the layer has none."""
         return self._weights.get(self._prefix + name)
 
 
@@ -154,7 +154,7 @@ def normed(rows: torch.Tensor, epsilon: torch.Tensor) -> torch.Tensor:
     """Scale each of `rows` [rows, size] to a mean square of 1 (RMSNorm; Zhang and Sennrich 2019).
 
     `epsilon`, [1, 1], is added to the mean square. The function makes as few torch calls as possible, because in small
-    steps the calls are the cost of a norm.
+    steps a norm costs little more than these calls.
     """
     norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     return rows * torch.addcmul(epsilon, norms, norms, value=1 / rows.shape[1]).rsqrt_()
@@ -163,9 +163,9 @@ def normed(rows: torch.Tensor, epsilon: torch.Tensor) -> torch.Tensor:
 def gated(rows: torch.Tensor) -> torch.Tensor:
     """The silu of the first half of each of `rows` [rows, 2 * size], times its second half (SwiGLU; Shazeer 2020).
 
-    In float32 the silu is computed from elementary operations, each of which gives a number the same bits at any place.
-    torch's silu computes the last few numbers of a thread's share differently, and which numbers these are depends on
-    the count of rows.
+    In float32 the silu is computed from elementary operations, whose result for a number does not depend on its place.
+    torch's silu computes the last few numbers of each thread's share differently, and the count of rows decides which
+    numbers these are.
     """
     gate, up = rows.chunk(2, dim=1)
     if rows.dtype != torch.float32:
@@ -176,7 +176,7 @@ def gated(rows: torch.Tensor) -> torch.Tensor:
 
 @cache
 def _interleaved_order(head_dim: int) -> torch.Tensor:
-    """For each place in a head of ours, the place in a head of transformers."""
+    """For each place in a head here, the place of the same number in a head of transformers."""
     return torch.arange(head_dim).view(2, -1).t().flatten()
 
 

@@ -1,18 +1,19 @@
 """Token ids to text, one at a time.
 
-A sequence feeds it each generated token. It decodes a short window of tokens, which begins at a border between
-characters, and releases the text that the window has gained. The window keeps spaces right: tokenizers decode the first
-token of a text differently. It never releases a part of a character whose bytes are spread over tokens.
+A sequence passes each generated token through it. The detokenizer decodes a short window of tokens, which begins at a
+border between characters, and releases the text that the window has gained. Without the earlier tokens in the window,
+spaces would be wrong, because tokenizers decode the first token of a text differently. It never releases a part of a
+character whose bytes are spread over tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-INCOMPLETE = "\ufffd"  # the output of decoders for bytes that are no character, or not yet
-CONTEXT = 6  # tokens of the prompt that the first window begins with
-WINDOW = 16  # tokens after which the window moves on
-PATIENCE = 16  # tokens without a complete character after which bytes count as invalid, not as incomplete
+INCOMPLETE = "\ufffd"  # tokenizers decode bytes that are no character, or not a complete one, to this
+CONTEXT = 6  # how many last tokens of the prompt the first window begins with; more if these begin within a character
+WINDOW = 16  # a longer window drops the tokens before the last border
+PATIENCE = 16  # after this many tokens without a complete character, bytes count as invalid, not as incomplete
 
 
 class Detokenizer:
@@ -27,17 +28,17 @@ class Detokenizer:
             if size >= len(prompt) or not text.startswith(INCOMPLETE):
                 break
             size *= 2
-        self._released = len(text)  # characters of the window's text that are released
-        self._border = len(self._window)  # tokens of the window up to the last border between characters
+        self._released = len(text)  # how many characters of the window's text are released
+        self._border = len(self._window)  # how many tokens of the window are before the last border between characters
 
     def push(self, token: int) -> str:
-        """Add a token and return the text that is complete now."""
+        """Add `token` and return the text that it completes, or "" while a character is incomplete."""
         self._window.append(token)
         text = self._decode(self._window)
         open_bytes = len(text) - len(text.rstrip(INCOMPLETE))
         if open_bytes and len(self._window) - self._border <= PATIENCE:
             return ""
-        # Of bytes that are no character, only the last three can still become one.
+        # Of the bytes at the end that are no character, only the last three can still become one.
         released = self._release(text, len(text) - min(open_bytes, 3))
         if not open_bytes:
             if len(self._window) > WINDOW:
@@ -47,7 +48,7 @@ class Detokenizer:
         return released
 
     def flush(self) -> str:
-        """Release the text that is held back: no more tokens follow."""
+        """Return the text that is held back, because no more tokens follow."""
         text = self._decode(self._window)
         return self._release(text, len(text))
 

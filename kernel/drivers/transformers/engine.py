@@ -1,7 +1,8 @@
 """The step loop: handle the kernel's messages, run one packed step over all ready requests, report, repeat.
 
 `__main__` runs it until the kernel sends `Stop`. Messages take effect between steps. An error in one call ends that
-call and no other. It never decides which requests run: leases do, and `call_lifecycle` starts and ends them.
+call and no other. The engine never decides which requests run: the kernel does, by leases. `call_lifecycle` starts and
+ends the requests.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ Batch = list[tuple[EngineRequest, Span]]
 
 
 class DriverConnection(ReportLink, Protocol):
-    """The link to the kernel; see `kernel.drivers.child.KernelLink`. The engine calls callables found in the inbox."""
+    """The link to the kernel; see `kernel.drivers.child.KernelLink`. The engine also calls callbacks in the inbox."""
 
     inbox: queue.SimpleQueue[Any]
     prepare: Callable[[ToDriver], Any]
 
 
 class Engine:
-    """Runs the requests that `calls` holds. A step has at most `max_rows` rows."""
+    """Runs the requests that `calls` holds. A step has at most `max_rows` rows, one for each token."""
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class Engine:
         self._clock = clock
         self._report = calls.report
         self._allocator = calls.allocator
-        self._turn = 0  # index of the request that is first in the next step, if a step cannot hold all
+        self._turn = 0  # index of the request that the last step began with, if it could not hold all
 
     def run(self) -> None:
         """Serve until `Stop`."""
@@ -67,7 +68,7 @@ class Engine:
     # ---- between steps
 
     def _handle_messages(self) -> bool:
-        """Handle all messages in the inbox; while no request can run, wait for one. Returns False after `Stop`."""
+        """Handle all messages in the inbox; wait for messages while no request can run. Returns False after `Stop`."""
         while True:
             self._calls.allocate_memory()
             idle = not self._calls.ready()
@@ -109,7 +110,7 @@ class Engine:
     def _batch(self) -> Batch:
         ready = self._calls.ready()
         if len(ready) > self._most_rows // 2:
-            # A step cannot hold them all: they take turns.
+            # A step cannot hold all requests: they take turns.
             self._turn = (self._turn + self._most_rows // 2) % len(ready)
             ready = (ready[self._turn :] + ready[: self._turn])[: self._most_rows // 2]
         pending = [PendingTokens(request.done, request.pending, request.done >= request.prompt) for request in ready]
@@ -117,7 +118,7 @@ class Engine:
         return [(request, request.span(count)) for request, count in zip(ready, counts, strict=True) if count]
 
     def _run(self, batch: Batch) -> list[tuple[Batch, ForwardOutput]]:
-        """Run the step; returns parts of the batch with their output.
+        """Run the step. Returns the batch, or the parts of it that ran, with their output.
 
         If the step raises, run each request alone, so that only the requests that cause the error fail.
         """
@@ -130,7 +131,7 @@ class Engine:
             return []
 
     def _postprocess(self, batch: Batch, output: ForwardOutput) -> None:
-        """Give each request its part of the step's output."""
+        """Give each request in `batch` its part of `output`."""
         hidden = iter(output.hidden)
         best = likeliest_of(output.logits)
         first = 0
@@ -153,9 +154,10 @@ class Engine:
                 self._calls.fail(request, error)
 
     def _extend(self, sequence: EngineSequence, row: torch.Tensor, maximum: float, likeliest: int) -> None:
-        """Choose the next token of `sequence` from its logits and report it; finish or park the sequence if due."""
+        """Choose the next token of `sequence` from its logits, `row`, and report it; then finish or park it if due."""
         if not math.isfinite(maximum):
-            raise DriverFailed(f"the model's logits have the maximum {maximum} after {len(sequence.tokens)} tokens")
+            count = len(sequence.tokens)
+            raise DriverFailed(f"the model's logits are not finite: their maximum is {maximum} after {count} tokens")
         choices = row
         if sequence.matcher is not None:
             choices = torch.where(sequence.matcher.allowed().to(row.device), row, -torch.inf)
@@ -173,7 +175,7 @@ class Engine:
 
 
 def _has_memory(request: EngineRequest) -> bool:
-    """Whether `request` still owns its slab. Not if another part of its call failed in this step."""
+    """Whether `request` still owns its slab. It has lost the slab if another part of its call failed in this step."""
     return request.slab is not None
 
 

@@ -1,6 +1,6 @@
 """Builds the engine that serves a loaded model: cache, allocator, call lifecycle and prefill budget.
 
-Called once, by `__main__`. It starts nothing.
+`__main__` calls it once. It never starts the engine.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from kernel.drivers.transformers.report import BundleReport
 from kernel.drivers.transformers.sequence import EngineLimits
 from kernel.drivers.transformers.tokenize_ahead import tokenized
 
-DISK_RATIO = 4  # the KV memory times this is the disk space for prefixes, unless the options set it
-PREFILL_TOKENS = {"cpu": 256, "cuda": 2048}  # in a step without generations: enough rows to use the device well
+DISK_RATIO = 4  # disk space for prefixes, as a multiple of the KV memory, unless the option `kv_disk` sets it
+PREFILL_TOKENS = {"cpu": 256, "cuda": 2048}  # prompt tokens in a step without generations: enough to use the device
 
 
 def engine(link: DriverConnection, model: Model, options: Options, message: Load) -> Engine:
-    """An engine for `model` that does not run yet."""
+    """An engine for `model`. The caller runs it."""
     disk_budget = DISK_RATIO * model.memory.budget if options.kv_disk is None else options.kv_disk
     cache = PrefixCache(model.memory, message.disk, disk_budget)
     allocator = KVAllocator(model.memory, options.kv_quota, cache)

@@ -1,9 +1,10 @@
-"""The costs by which the prefix cache preserves, swaps or discards KV that no sequence uses now.
+"""The costs by which the prefix cache decides to preserve, swap or discard KV that no sequence uses now.
 
-The prefix cache asks it when memory is short; it never sees a text. While a process is away (at a tool, or waiting for
-a message), its KV costs memory until it returns, or time at its return: to read it or to compute it again. After
-Abhyankar et al., "InferCept: Efficient Intercept Support for Augmented Large Language Model Inference" (ICML 2024),
-section 4. The seconds between uses stand for the frequency in GreedyDual-Size-Frequency (Cherkasova, 1998).
+The prefix cache asks when memory is short; this module never sees a text. A process may be away, at a tool or waiting
+for a message. Its KV then costs memory until the process returns, or costs time when it returns, to be read or computed
+again. After Abhyankar et al., "InferCept: Efficient Intercept Support for Augmented Large Language Model Inference"
+(ICML 2024), section 4. The seconds until the next use stand for the frequency in GreedyDual-Size-Frequency (Cherkasova,
+1998).
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 DEPTH = 4000  # tokens of context at which attention costs as much as the rest of the model
-ONCE = 60.0  # seconds until the next use of a text that was used once, by no living process
-SOON = 0.1  # seconds: no text is expected to be used sooner
-OVERHEAD = 0.001  # seconds of a write or a read, in addition to those for its bytes
+ONCE = 60.0  # seconds until the next use of a prefix that was used once, if no process is likely to want it sooner
+SOON = 0.1  # seconds: no prefix is expected to be used sooner
+OVERHEAD = 0.001  # seconds that a write or a read takes besides the time for its bytes
 SMOOTHING = 0.7  # weight of the past in a measured rate
 
 
@@ -49,8 +50,9 @@ class Rates:
 def seconds_until_use(now: float, first: float, last: float, uses: int, away: Iterable[float]) -> float:
     """Seconds from `now` until a prefix is likely to be used again: the least of two estimates.
 
-    `away`: for each process that is likely to want it, the seconds until its next call. The other estimate is the mean
-    time between its `uses`, the `first` and the `last` at these times; if more time has passed since `last`, that.
+    One estimate is the mean time between its `uses`, of which the `first` and the `last` were at these times, or the
+    time since the last use, if that is longer. The other estimate is the least of `away`: for each process that is
+    likely to want the prefix, the seconds until its next call.
     """
     between = (last - first) / (uses - 1) if uses > 1 else ONCE
     return max(SOON, min([max(between, now - last), *away]))

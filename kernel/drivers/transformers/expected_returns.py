@@ -1,21 +1,21 @@
 """When each process is expected to make its next call: the driver's view of think times.
 
-`kv_allocator` reports the calls of processes, the prefix cache asks. The kernel sends the think time that is usual for
-a program with each call; this module never learns it from the calls it sees.
+`kv_allocator` reports the calls of processes, the prefix cache asks. With each call the kernel sends the usual think
+time of the program. This module never learns think times from the calls that it sees.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-PATIENCE = 10.0  # seconds: the think time of a process while that of its program is unknown
+PATIENCE = 10.0  # seconds: the think time of a process whose program has no known think time
 
 
 class _ThinkTime:
     """The calls of one process and its think time.
 
-    `calls`: how many it has made; `running`: how many of them have not ended; `last_ended`: when the last one ended;
-    `expected`: its usual think time in seconds, 0 if unknown.
+    `calls`: how many calls it has made; `running`: how many of these have not ended; `last_ended`: the time when a call
+    last ended; `expected`: its usual think time in seconds, 0 if unknown.
     """
 
     __slots__ = ("calls", "expected", "last_ended", "running")
@@ -25,7 +25,7 @@ class _ThinkTime:
         self.last_ended = self.expected = 0.0
 
     def remaining(self, now: float) -> float:
-        """Seconds until its next call. A late process is expected to take as long again as it has been away."""
+        """Seconds until its next call: the rest of its think time, but at least as long as it has been away already."""
         if self.running:
             return self.expected or PATIENCE
         away = now - self.last_ended
@@ -40,7 +40,7 @@ class ExpectedReturns:
         self._of: dict[int, _ThinkTime] = {}
 
     def call_started(self, process: int, expected: float) -> None:
-        """A call of `process` has started. `expected`: seconds from its end to the next call, 0 if unknown."""
+        """A call of `process` has started. `expected`: seconds from its end to the next call, or 0 if unknown."""
         think_time = self._of.setdefault(process, _ThinkTime())
         think_time.calls += 1
         think_time.running += 1
@@ -58,14 +58,14 @@ class ExpectedReturns:
         self._of.pop(process, None)
 
     def last_call(self, process: int) -> int:
-        """The number of the last call of `process`, 0 if there is none."""
+        """The number of the last call of `process`, 0 if it has made none."""
         think_time = self._of.get(process)
         return 0 if think_time is None else think_time.calls
 
     def remaining(self, calls: Mapping[int, int]) -> Iterator[float]:
-        """Seconds until the next call of each process in `calls` whose last call has the number given there.
+        """Seconds until the next call of each process whose last call has the number that `calls` gives for it.
 
-        A process is likely to want again what its last call used; what only earlier calls used, it may not.
+        A process is likely to use again the prefix of its last call, but not those that only earlier calls used.
         """
         now = self._now()
         for process, call in calls.items():

@@ -1,7 +1,7 @@
-"""One packed forward pass: the next tokens of many sequences in a single row through the model.
+"""One packed forward pass: the next tokens of many sequences run through the model together, each token as one row.
 
-Called by the engine once per step, and at load by `hf_backend.check`. It runs a `Decoder` where there is one, and
-transformers' own modules otherwise. It never decides which sequences run.
+The engine calls it once per step, and `hf_backend.check` at load. Its network is a `Decoder` if that can run the model,
+else an `HFBackend`. It never decides which sequences run.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from kernel.drivers.transformers.kv import KVMemory
 class ForwardOutput(NamedTuple):
     """The result of a step.
 
-    `logits` [requested rows, vocabulary] are in the order of spans and tokens. `hidden` has one [tokens, size] tensor
-    of last hidden states for each span that requested them.
+    `logits` [requested rows, vocabulary] are in the order of the spans and of their tokens. `hidden` has a tensor
+    [tokens, size] of last hidden states for each span that requested them.
     """
 
     logits: torch.Tensor
@@ -29,8 +29,8 @@ class ForwardOutput(NamedTuple):
 class Network(Protocol):
     """A model's layers and head.
 
-    A call returns the logits of `logit_rows`, [logit rows, vocabulary], and, if `states`, the last hidden states of all
-    rows.
+    A call returns the logits of `logit_rows`, [logit rows, vocabulary], and, if `states` is set, the last hidden states
+    of all rows.
     """
 
     def __call__(
@@ -47,7 +47,8 @@ class Network(Protocol):
 class PackedForward:
     """The forward pass of one model over one KV memory.
 
-    Rows are padded to `row_counts`, if given, and the context of generated tokens to `safe_lengths`.
+    The rows of a step are padded to a count in `row_counts`, if given, and the context of generated tokens to a length
+    in `safe_lengths`.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class PackedForward:
         self._safe_lengths = safe_lengths or SafeLengths()
 
     def __call__(self, spans: list[Span]) -> ForwardOutput:
-        """Run `spans`. On success their slabs have grown by the new tokens."""
+        """Run `spans`. On success, the lengths of their slabs include the new tokens."""
         with torch.inference_mode():
             plan = AttentionPlan(spans, self._memory, self._safe_lengths)
             tokens, positions = (self._tensor(self._pad(values)) for values in (plan.tokens, plan.positions))

@@ -1,7 +1,7 @@
 """Runs a model through transformers' own modules, with our attention plugged in by transformers' attention interface.
 
-Used for models that the decoder cannot run, and at load by `check`, which compares packed steps with the model's own
-attention. It is imported only then, because it imports transformers' modelling code.
+Used for models that the decoder cannot run, and at each load through transformers: `check` compares packed steps with
+the model's own attention. It is never imported for other loads, because it imports transformers' modelling code.
 """
 
 from __future__ import annotations
@@ -16,11 +16,15 @@ from kernel.drivers.transformers.forward import PackedForward
 from kernel.drivers.transformers.kv import KVMemory
 
 NAME = "llmosd"
-UNSUPPORTED = ("softcap", "s_aux", "position_bias")  # arguments for some models' attention, which `attend` lacks
+UNSUPPORTED = (
+    "softcap",
+    "s_aux",
+    "position_bias",
+)  # arguments of some attentions that `attend` does not support
 
 
 class HFBackend:
-    """A `Network` that runs a causal language model of transformers, loaded with the attention called `NAME`."""
+    """A `Network` that runs a causal language model of transformers, which uses the attention called `NAME`."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -57,14 +61,14 @@ def attend(
     plan: AttentionPlan,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The attention function that transformers calls in each layer; it returns [1, tokens, heads, head dim].
+    """The attention function that transformers calls in each layer. Returns [1, tokens, heads, head dim] and None.
 
-    `query` is [1, heads, tokens, head dim]; `key` and `value` have the kv heads instead. Raises NotImplementedError for
-    a kind of attention that is not supported.
+    `query` is [1, heads, tokens, head dim]; `key` and `value` have kv heads instead of heads. Raises
+    NotImplementedError for a kind of attention that is not supported.
     """
     for name in UNSUPPORTED:
         if kwargs.get(name) is not None:
-            raise NotImplementedError(f"attention with {name}")
+            raise NotImplementedError(f"attention with {name} is not supported")
     kv_heads, tokens, head_dim = key.shape[1:]
     fresh = torch.cat((key, value)).permute(2, 0, 1, 3).reshape(tokens, -1)
     plan.write(module.layer_idx, fresh)
@@ -74,10 +78,10 @@ def attend(
 
 
 def check(model: Any, forward: PackedForward, memory: KVMemory, tolerance: float) -> None:
-    """Raise NotImplementedError unless packed, chunked steps give the logits of the model's own attention.
+    """Raise NotImplementedError if packed, chunked steps give other logits than the model's own attention.
 
-    Some models have state besides their KV cache, or a kind of attention that `attend` does not support: they must be
-    refused at load, not give wrong tokens later. `tolerance` is a share of the largest logit.
+    Some models have state besides their KV cache, or a kind of attention that `attend` does not support. They must be
+    refused at load instead of generating wrong tokens later. `tolerance` is a share of the largest logit.
     """
     tokens = [token % model.config.get_text_config().vocab_size for token in (11, 7, 5, 3, 2, 13)]
     one, other = memory.allocate(len(tokens)), memory.allocate(len(tokens))

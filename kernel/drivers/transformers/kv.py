@@ -1,8 +1,9 @@
 """KV memory: one contiguous slab for each sequence, out of a fixed budget.
 
 `kv_allocator` hands out the slabs; `attention` writes and reads them through views, so that no KV is gathered. All
-slabs lie at equal distances in one range of virtual memory: any two slabs, or any evenly spaced row of slabs, are one
-strided batch. Layout: [slab, layer, token, key or value, head, head dim]. It never decides which request gets memory.
+slabs lie at equal distances in one range of virtual memory: any two slabs, or any number of evenly spaced slabs, are
+one strided batch. Layout: [slab, layer, token, key or value, head, head dim]. This module never decides which request
+gets memory.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import torch
 
 from kernel.drivers.transformers.pages import PAGE, PageStore, Range, Segment, max_areas
 
-UNIT = 32  # tokens; capacities are multiples of it, so that attention never reads beyond the end of a slab
+UNIT = 32  # tokens; the capacity of a slab is a multiple, so that attention never reads beyond the end of a slab
 
 
 class Geometry(NamedTuple):
-    """The size of a token: in each of `layers` layers a key and a value, each of `heads` heads."""
+    """The size of a token's KV: in each of `layers` layers a key and a value, both with `heads` heads."""
 
     layers: int
     heads: int
@@ -30,7 +31,7 @@ class Geometry(NamedTuple):
 
     @property
     def row(self) -> int:
-        """How many numbers one token has in one layer."""
+        """How many numbers the KV of one token has in one layer."""
         return 2 * self.heads * self.head_dim
 
     @property
@@ -43,15 +44,15 @@ class Geometry(NamedTuple):
 
 
 def maps(device: torch.device) -> bool:
-    """Whether slabs are mapped by the page: then they take no memory until they are written, and share prefixes."""
+    """Whether slabs on `device` are mapped by the page: then they take memory only when written, and share prefixes."""
     return device.type == "cpu" and sys.platform == "linux"
 
 
 class Slab:
     """A place for the KV of one sequence, which has `length` tokens so far.
 
-    `index`: its number in `KVMemory`; `reserved`: tokens of the budget that it takes; `mappings`: prefixes mapped into
-    it, counted once for each layer.
+    `index`: its number in `KVMemory`; `reserved`: how many tokens of the budget it takes; `mappings`: how many prefixes
+    are mapped into it, each counted once for each layer.
     """
 
     __slots__ = ("index", "length", "mappings", "reserved")
@@ -66,7 +67,7 @@ class Slab:
 class Prefix:
     """The KV of the tokens from `start` to `end` of a text, to be used again. Compared and hashed by identity.
 
-    `data`: the KV in memory, or None; `disk_copy`: the KV on disk, or None; `filling`: it is being read into memory.
+    `data`: the KV in memory, or None; `disk_copy`: the KV on disk, or None; `filling`: `data` is being read from disk.
     """
 
     __slots__ = ("data", "disk_copy", "end", "filling", "start")
@@ -83,7 +84,7 @@ class KVMemory:
     """`slabs` slabs of at least `capacity` tokens each; slabs and prefixes together take up to `budget` bytes."""
 
     def __init__(self, geometry: Geometry, capacity: int, slabs: int, device: torch.device, budget: int) -> None:
-        # In whole pages, so that a token has the same offset in its page in every layer.
+        # A layer has whole pages, so that a token has the same offset in its page in every layer.
         step = math.lcm(UNIT, PAGE // math.gcd(PAGE, geometry.row_bytes))
         self.geometry = geometry
         self.capacity = -(-capacity // step) * step
@@ -94,7 +95,7 @@ class KVMemory:
         self._free = list(range(slabs))
         layer = self.capacity * geometry.row
         slab = geometry.layers * layer
-        self._mappings_left = max_areas() // 4  # each takes up to two areas; half of all areas are for other uses
+        self._mappings_left = max_areas() // 4  # a mapping takes up to two areas; half of all areas are for other uses
         self._range: Range | None = None
         if maps(device):
             self._range = Range(slabs * slab * geometry.dtype.itemsize)
@@ -104,19 +105,20 @@ class KVMemory:
             flat = torch.zeros(slabs * slab, dtype=geometry.dtype, device=device)
         self._flat = flat
         rows = flat.view(-1, geometry.row)
-        self.rows = [rows[number * self.capacity :] for number in range(geometry.layers)]  # of each layer; see `row_of`
+        # For each layer: the KV of a token in a slab is at index `row_of`.
+        self.rows = [rows[number * self.capacity :] for number in range(geometry.layers)]
         self._strides = (slab, geometry.heads * geometry.head_dim, geometry.head_dim, geometry.row, 1)
         self._layer = layer
 
     # ---- accounting
 
     def size(self, tokens: int) -> int:
-        """Bytes of `tokens` tokens."""
+        """How many bytes the KV of `tokens` tokens takes."""
         return tokens * self.geometry.token_bytes
 
     @property
     def free_bytes(self) -> int:
-        """Bytes of the budget that are left; negative after the budget was lowered below its use."""
+        """How many bytes of the budget are left; negative after the budget was lowered below the memory in use."""
         return self.budget - self.used - self.cached
 
     @property
@@ -135,12 +137,12 @@ class KVMemory:
         self.used += self.size(tokens)
 
     def unreserve(self, slab: Slab) -> None:
-        """Return the reservation of `slab` to the budget. Its KV stays until `free`, which must follow soon."""
+        """Return the reservation of `slab` to the budget. The KV stays until `free`, which must follow soon."""
         self.used -= self.size(slab.reserved)
         slab.reserved = 0
 
     def free(self, slab: Slab) -> None:
-        """Take back `slab`, which the caller must not use again, and zero it: no later sequence may read its KV."""
+        """Take back `slab`, which the caller must not use again, and zero it: no later sequence may read the KV."""
         self.used -= self.size(slab.reserved)
         self._mappings_left += slab.mappings
         self._clear(slab.index)
@@ -149,11 +151,11 @@ class KVMemory:
     # ---- views
 
     def row_of(self, slab: Slab, token: int) -> int:
-        """The index of the token in each of `rows`."""
+        """The index of the KV of `token` in each of `rows`."""
         return slab.index * self.geometry.layers * self.capacity + token
 
     def batch(self, layer: int, first: int, apart: int, count: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values, each [count, heads, tokens, head dim], of every `apart`-th slab from the `first` on."""
+        """Keys and values, each [count, heads, tokens, head dim], of the slabs `first`, `first + apart` and so on."""
         slab, *rest = self._strides
         shape = (count, 2, self.geometry.heads, tokens, self.geometry.head_dim)
         start = first * slab + layer * self._layer
@@ -171,8 +173,8 @@ class KVMemory:
     def copy_prefix(self, slab: Slab, start: int, end: int) -> Prefix | None:
         """A copy of the KV of these tokens, for `map_prefix`.
 
-        None if the copied pages contain a NaN or an infinity. Attention reads beyond a sequence's own tokens, masked,
-        and a NaN there would still spoil its result.
+        None if the copied pages contain a NaN or an infinity. Attention also reads tokens beyond a sequence's own, and
+        a NaN in these would spoil its result although they are masked.
         """
         if self._range is None:
             tokens = self.tokens(slab, start, end)
@@ -187,9 +189,10 @@ class KVMemory:
         return Prefix(start, end, segment)
 
     def map_prefix(self, slab: Slab, prefix: Prefix, start: int, end: int) -> None:
-        """Map the KV of the tokens `start` to `end` from `prefix`, which has them, into `slab`.
+        """Map the KV of the tokens `start` to `end`, which `prefix` has in memory, into `slab`.
 
-        If the process can have no more mappings, the KV is copied instead, and the slab reserves memory for it.
+        If the driver can have no more mappings, the KV is copied instead, and the slab reserves memory for the copy.
+        Where slabs are not mapped, the KV is copied, too.
         """
         if isinstance(prefix.data, torch.Tensor):
             self.tokens(slab, start, end).copy_(prefix.data[:, start - prefix.start : end - prefix.start])
@@ -223,7 +226,7 @@ class KVMemory:
         prefix.disk_copy = copy
 
     def prefix_reader(self, prefix: Prefix) -> Callable[[], Segment | torch.Tensor]:
-        """A function, for any thread, that reads the disk copy of `prefix` and returns its `data`. Raises `OSError`."""
+        """A function for any thread. It reads the disk copy of `prefix` and returns its `data`, or raises `OSError`."""
         copy = prefix.disk_copy
         assert copy is not None
         if self._range is not None:
@@ -243,11 +246,11 @@ class KVMemory:
         return read
 
     def prefix_bytes(self, start: int, end: int) -> int:
-        """Bytes that `copy_prefix` needs for these tokens."""
+        """How many bytes `copy_prefix` needs for these tokens."""
         return self.geometry.layers * self._pages(start, end)[1] * PAGE
 
     def _pages(self, start: int, end: int) -> tuple[int, int]:
-        """The first page, within a layer, that holds any of these tokens, and how many such pages there are."""
+        """The pages of a layer that hold these tokens: the number of the first page, and how many they are."""
         first = start * self.geometry.row_bytes // PAGE
         return first, -(-end * self.geometry.row_bytes // PAGE) - first
 

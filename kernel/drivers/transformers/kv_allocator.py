@@ -1,6 +1,7 @@
 """Gives KV memory to requests in the order of admission, beginning with the cached prefix of their prompts.
 
-`call_lifecycle` calls it between steps. It never takes memory from a sequence: the kernel chooses what to swap out.
+`call_lifecycle` calls it between steps. It never takes memory from a sequence: the kernel chooses the sequence to swap
+out.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from kernel.drivers.transformers.request import EngineRequest
 
 
 class KVAllocator:
-    """`quota`: bytes that the requests of one process may have together, None for no bound.
+    """Gives slabs to requests. `quota`: bytes that the requests of one process may have together, None for no bound.
 
-    `waiting`: requests that the last `allocate` had no memory for. `asked`: tokens of all prompts placed so far; `hit`:
-    those of them that the prefix cache had. `disk_reads`: prefixes to read from disk; the caller takes and reads them.
+    `waiting`: how many requests the last `allocate` had no memory for. `asked`: tokens of all prompts that got memory
+    so far; `hit`: how many of these tokens the prefix cache had. `disk_reads`: reads of prefixes, which the caller must
+    take from here and run.
     """
 
     def __init__(self, memory: KVMemory, quota: int | None = None, cache: PrefixCache | None = None) -> None:
@@ -31,10 +33,10 @@ class KVAllocator:
         self.disk_reads: list[DiskRead] = []
         self.waiting = self.asked = self.hit = 0
         self._quota = quota
-        self._of_process: dict[int, int] = {}  # bytes
+        self._of_process: dict[int, int] = {}  # bytes of each process
 
     def check(self, request: EngineRequest) -> None:
-        """Raises `LimitExceeded` if the memory that `request` may need is more than it can ever get."""
+        """Raise `LimitExceeded` if `request` may need more memory than it can ever get."""
         size = self.memory.size(request.capacity)
         for limit, bound in (("kv_memory", self.memory.budget), ("kv_quota", self._quota)):
             if bound is not None and size > bound:
@@ -49,15 +51,15 @@ class KVAllocator:
     def allocate(self, requests: Iterable[EngineRequest], running: Iterable[EngineRequest]) -> list[EngineRequest]:
         """Give slabs to `requests`, in their order, while there is memory. Returns the requests that got one.
 
-        A request that does not fit holds up all requests after it; a request of a process at its quota holds up those
-        of the same process. A request waits, and holds up no other, while one of `running` computes the beginning of
-        its prompt, or while that beginning is read from disk.
+        A request that does not fit holds up all requests after it. A request of a process at its quota holds up only
+        the requests of that process. Two kinds of requests wait without holding up any other: those whose prompt begins
+        with tokens that one of `running` computes now, or with tokens that are being read from disk.
         """
         leaders = [request for request in running if request.done < request.cacheable]
         placed = []
         self.waiting = 0
         full = False
-        promised = 0  # bytes, to the requests whose prompts are being read from disk
+        promised = 0  # bytes set aside for the requests whose prompts are being read from disk
         at_quota: set[int] = set()  # processes
         for request in requests:
             if full or request.process in at_quota:
@@ -79,19 +81,19 @@ class KVAllocator:
         return placed
 
     def computed(self, request: EngineRequest, before: int) -> None:
-        """A step has computed tokens of `request` after the first `before`. If its prompt is complete now, cache it."""
+        """Cache the prompt of `request` if the last step completed it. Before the step, `before` tokens had KV."""
         if before < request.cacheable <= request.done and request.slab is not None:
             self.cache.insert(request.slab, request.tokens[: request.cacheable], request.process)
 
     def finish_disk_read(self, read: DiskRead, future: Future[Data]) -> None:
-        """Give the outcome of one of `disk_reads` to the cache."""
+        """Pass the outcome of `read`, which was one of `disk_reads`, to the cache."""
         self.cache.finish_read(read, None if future.exception() else future.result())
 
     def free(self, request: EngineRequest, *, cache: bool = True) -> None:
         """Take the slab of `request` back, if it has one.
 
-        With `cache`, put its prompt into the prefix cache if it is not there: its process is likely to want it again,
-        and a prompt for which there was no room before may fit now.
+        If `cache` is set, put the prompt into the prefix cache unless it is there: its process is likely to want it
+        again, and if there was no room for it before, it may fit now.
         """
         slab = request.slab
         if slab is None:
@@ -99,7 +101,7 @@ class KVAllocator:
         self.cache.unpin(slab)
         self.cache.expected_returns.call_ended(request.process)
         left = self._of_process[request.process] - self.memory.size(slab.reserved)
-        self.memory.unreserve(slab)
+        self.memory.unreserve(slab)  # so that the cache may use this memory for the prompt
         if cache and request.process and request.done >= request.cacheable:
             prompt = request.tokens[: request.cacheable]
             if self.cache.match_length(prompt) < len(prompt):
@@ -112,7 +114,7 @@ class KVAllocator:
             del self._of_process[request.process]
 
     def usage(self) -> KVUsage:
-        """The figures of KV memory that each step reports."""
+        """The state of the KV memory, as bundles report it."""
         cache = self.cache
         return KVUsage(
             self.memory.used,
@@ -130,7 +132,7 @@ class KVAllocator:
     def _waits_for_leader(self, request: EngineRequest, leaders: list[EngineRequest]) -> bool:
         """Whether one of `leaders` will soon have computed more of the prompt of `request` than is cached.
 
-        If a leader already has, cache that part.
+        If a leader has already computed more, cache that part.
         """
         wanted = request.tokens[: request.reusable]
         cached = self.cache.match_length(wanted)
@@ -155,9 +157,10 @@ class KVAllocator:
         return self._of_process.get(request.process, 0) + self._new_bytes(request) <= self._quota
 
     def _start_disk_read(self, request: EngineRequest, promised: int) -> str:
-        """Have the next part of the prompt that lies on disk read, without using memory promised to other requests.
+        """If the next part of the prompt is on disk, add its read to `disk_reads`. Leave `promised` bytes free.
 
-        Returns `SOON` while it is being read, `NO_ROOM` if memory must be freed first, else "": place the request now.
+        Returns `SOON` while that part is being read, `NO_ROOM` if memory must be freed for it first, or "" if the
+        request can be placed now.
         """
         if request.swapped or not self.memory.free_slabs:
             return ""
@@ -166,24 +169,24 @@ class KVAllocator:
             self.disk_reads.append(found)
             return SOON
         if found == NO_ROOM and not self.memory.used and not promised:
-            return ""  # no request will free memory: compute the prompt instead
+            return ""  # no request holds memory that it could free: compute the prompt instead
         return found
 
     def _place(self, request: EngineRequest, promised: int) -> bool:
         """Give `request` a slab that begins with the cached part of its prompt. Returns False if memory is short.
 
-        Memory promised to other requests is not used.
+        Leaves `promised` bytes free, which are for other requests.
         """
         if not self.memory.free_slabs:
             return False
         wanted = request.tokens[: request.reusable]
-        # Pin the cached part first, so that it is not evicted to make room for the rest. The empty slab costs nothing.
+        # Pin the cached part first, so that it is not evicted to make room for the rest. An empty slab takes no memory.
         slab = self.memory.allocate(0)
         found = self.cache.pin(slab, wanted)
         if not self.cache.make_room(self.memory.size(request.capacity - found) + promised):
             self.cache.unpin(slab)
             found = 0
-            # If no request can free memory, evict even shared prefixes and the one that this prompt begins with.
+            # If no request has memory to free, evict even shared prefixes and the prefix that this prompt begins with.
             if self.memory.used or not self.cache.make_room(self.memory.size(request.capacity), shared=True):
                 self.memory.free(slab)
                 return False

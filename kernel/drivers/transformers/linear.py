@@ -1,7 +1,8 @@
 """Linear layers, packed for the device. The fastest kernel is measured, never assumed.
 
-Used by `decoder` and, through `replace`, by models that run through transformers' own modules. Rows are tokens; results
-are float32 on a CPU. Packing copies the weights, so that the model's own can be freed.
+The decoder packs its matrices with it; `replace` packs the layers of models that run through transformers' own modules.
+Rows are tokens; results are float32 on a CPU. A packed layer needs only its packed weights, so the model's own layer
+can be freed.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from torch.nn.functional import linear
 Linear = Callable[[torch.Tensor], torch.Tensor]
 Pack = Callable[[torch.Tensor, torch.Tensor | None], Linear]
 
-TRIAL_ROWS = 16  # rows of the trial that decides between kernels: about as many as a busy machine decodes in a step
+TRIAL_ROWS = 16  # rows of the trial that chooses a kernel: about as many as a busy machine decodes in a step
 REPETITIONS = 5
 
 
 def pack_plain(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
-    """Leave the weights as they are and compute in their own type."""
+    """The weights as they are; all computation is in their own type."""
     weight = weight.contiguous()
     return lambda rows: linear(rows, weight, bias)
 
@@ -43,14 +44,14 @@ def pack_bfloat16(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
 
 
 CPU_KERNELS: dict[str, Pack] = {"float32": pack_plain, "float16": pack_float16, "bfloat16": pack_bfloat16}
-LOSSLESS = ("float32", "float16")  # the choice if no option names a type
+ACCURATE = ("float32", "float16")  # the kernels to choose from if no option names a type; bfloat16 is too coarse
 
 
 def fastest(shape: tuple[int, int]) -> str:
-    """Measure which kernel of `LOSSLESS` is faster for `TRIAL_ROWS` rows and weights of `shape`; return its name."""
+    """Measure which kernel of `ACCURATE` is faster for `TRIAL_ROWS` rows and weights of `shape`; return its name."""
     weight, rows = torch.randn(shape), torch.randn(TRIAL_ROWS, shape[1])
     times = {}
-    for name in LOSSLESS:
+    for name in ACCURATE:
         if name == "float16" and "fbgemm" not in torch.backends.quantized.supported_engines:
             continue
         layer = CPU_KERNELS[name](weight, None)
@@ -68,7 +69,7 @@ def replace(model: torch.nn.Module, pack: Pack) -> None:
 
 
 class _Packed(torch.nn.Module):  # type: ignore[misc] # torch is not followed
-    """A packed layer as a module, for input with any leading dimensions."""
+    """A packed layer as a module. Its input may have any leading dimensions."""
 
     def __init__(self, layer: Linear, dtype: torch.dtype) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Builds a model that is ready to run: a network packed for this machine, its KV memory, and the safe sizes of a step.
 
-Called by `weights` with the weights that it has read. It keeps no reference to them afterwards, unless the model runs
+`weights` calls it with the weights that it has read. It never retains transformers' model, unless the model runs
 through transformers' own modules.
 """
 
@@ -26,18 +26,19 @@ from kernel.drivers.transformers.options import Options
 from kernel.drivers.transformers.tokenizer import Tokenizer
 from kernel.drivers.transformers.tuning_cache import digest, get_or_measure, machine
 
-KV_SHARE = 0.5  # share of the memory that is free after loading, for the KV cache
+KV_SHARE = 0.5  # of the memory that is free after loading, the share for the KV cache
 ADDRESS_SPACE = 1 << 42  # bytes of virtual memory for slabs
 MAX_SLABS = 1024  # one for each sequence that runs or is parked in memory
-ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function")  # the keys under which configurations name it
-TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 1e-1}  # share of the largest logit
+# The keys under which the configurations of models name their activation.
+ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function")
+TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 1e-1}  # of `hf_backend.check`: share of the largest logit
 
 
 class Model(NamedTuple):
     """A model that is ready to run.
 
-    `fingerprint` hashes everything that decides its numbers; `facts` are shown to people. A step has at most
-    `max_rows` rows.
+    `fingerprint` is a hash of everything that decides the numbers of its KV; `facts` are shown to people. A step has at
+    most `max_rows` rows.
     """
 
     forward: PackedForward
@@ -51,9 +52,9 @@ class Model(NamedTuple):
 
 
 class LoadedModel(NamedTuple):
-    """A model that was read: `weights` by name, and transformers' `model`, or None if the cache made it unnecessary.
+    """A model that was read: its `weights` by name, and a `digest` that identifies them.
 
-    `digest` identifies the weights.
+    `model` is transformers' model, or None if a cached manifest made it unnecessary.
     """
 
     manifest: ModelManifest
@@ -73,7 +74,7 @@ class LoadedModel(NamedTuple):
 def assemble(name: str, loaded: LoadedModel, tokenizer: Future[Any], options: Options, message: Load) -> Model:
     """Build the model called `name`.
 
-    If `loaded` has transformers' model to compare with, raises `ModelLoadFailed` if packed steps give other logits.
+    If `loaded` has transformers' model, compare packed steps with it, and raise `ModelLoadFailed` if the logits differ.
     """
     manifest, model, cache, device = loaded.manifest, loaded.model, Path(message.cache), loaded.device
     geometry = Geometry(manifest.layers, manifest.kv_heads, manifest.head_dim, loaded.dtype)
@@ -86,7 +87,7 @@ def assemble(name: str, loaded: LoadedModel, tokenizer: Future[Any], options: Op
     if model is not None:
         _check(name, model, forward, memory, TOLERANCE[kernel])
         if manifest.decoder:
-            model.to("meta")  # frees its weights: only the packed copy is needed
+            model.to("meta")  # frees the weights: from now on only the packed copy is needed
     memory.budget = message.kv_memory or options.kv_memory or int(KV_SHARE * _free_memory(device))
     facts = {
         "weights": kernel,
@@ -120,7 +121,7 @@ def _check(name: str, model: Any, forward: PackedForward, memory: KVMemory, tole
 
 
 def _matrix_kernel(loaded: LoadedModel, options: Options, cache: Path) -> tuple[str, linear.Pack]:
-    """The name of the matrix kernel and its packing function: the one in `options`, or the fastest on this machine."""
+    """The matrix kernel that `options` names, or the fastest on this machine: its name and its packing function."""
     if loaded.device.type != "cpu":
         return str(loaded.dtype).removeprefix("torch."), linear.pack_plain
     shape = loaded.manifest.shapes[0]
@@ -133,25 +134,25 @@ def _matrix_kernel(loaded: LoadedModel, options: Options, cache: Path) -> tuple[
 def _safe_sizes(
     loaded: LoadedModel, geometry: Geometry, kernel: str, pack: linear.Pack, cache: Path
 ) -> tuple[RowCounts | None, SafeLengths]:
-    """The counts of rows (None if too few are safe) and the lengths at which no neighbour changes a token's numbers."""
+    """The safe counts of rows (None if they are too few) and the safe lengths; see `batch_invariance`."""
     manifest, shapes = loaded.manifest, set(loaded.manifest.shapes)
     facts = [sorted(shapes), kernel, batch_invariance.CANDIDATES]
     counts = get_or_measure(
         cache, "rows", facts, batch_invariance.Counts, lambda: batch_invariance.safe_row_counts(shapes, pack)
     )
-    if loaded.model is not None and not manifest.decoder:  # the decoder's own activation is safe at any count
+    if loaded.model is not None and not manifest.decoder:  # `decoder.gated` is safe at any count
         counts = tuple(sorted({*counts} & {*_safe_for_activation(loaded.model.config.get_text_config(), cache)}))
     queries = manifest.heads // geometry.heads
     shape = [geometry.heads, geometry.head_dim, queries]
     safe = get_or_measure(
         cache, "lengths", shape, batch_invariance.Counts, lambda: batch_invariance.safe_lengths(geometry, queries)
     )
-    enough = bool(counts) and counts[-1] >= 2 * TILE  # half a step for a prompt tile, half for neighbours
+    enough = bool(counts) and counts[-1] >= 2 * TILE  # half a step for the tile of a prompt, half for other sequences
     return RowCounts(counts) if enough else None, SafeLengths(safe)
 
 
 def _safe_for_activation(config: Any, cache: Path) -> batch_invariance.Counts:
-    """The safe counts for the activation that the configuration of a model in transformers' modules names."""
+    """The safe counts for the activation that `config`, the configuration of a model in transformers, names."""
     name = next((found for key in ACTIVATIONS if (found := getattr(config, key, None))), "gelu")
     size = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
 
@@ -166,9 +167,10 @@ def _safe_for_activation(config: Any, cache: Path) -> batch_invariance.Counts:
 
 
 def _memory(geometry: Geometry, context: int, lengths: SafeLengths, device: torch.device) -> KVMemory:
-    """The KV memory. Each slab holds the whole context, padded to the length that its last token attends to.
+    """The KV memory. Each slab holds the whole context, padded to a length in `lengths`.
 
-    Where slabs are mapped on use, the address space limits their number; elsewhere, the free memory does.
+    Where a slab takes memory only when it is written, the address space limits the number of slabs; elsewhere, the free
+    memory does.
     """
     capacity = lengths.padded(context)
     room = ADDRESS_SPACE if maps(device) else int(KV_SHARE * _free_memory(device))

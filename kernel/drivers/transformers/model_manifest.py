@@ -1,7 +1,7 @@
 """The facts about a model besides its weights: its sizes, and the parameters that the decoder needs to run it.
 
-`weights` takes them from a model that transformers has loaded and stores them in the cache. A start that finds them
-there never imports transformers' modelling code, whose import takes longer than everything else.
+`weights` takes these facts from a model that transformers has loaded, and stores them in the cache. A start that finds
+them there never imports transformers' modelling code, because this import takes longer than the rest of the start.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from typing import Any
 import msgspec
 import torch
 
+# The classes of transformers that the decoder can run, if their configuration fits.
 FAMILY = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
 
 
 class DecoderManifest(msgspec.Struct, frozen=True):
     """The parameters that the decoder needs.
 
-    `windows` has the attention window of each layer, in tokens; None means all. `frequencies` has the angle in radians
-    by which one position rotates each pair of a head, and `amplitude` scales the rotated pairs. `eps` is added to the
-    mean square in norms; `scale` multiplies attention scores.
+    `windows` has the attention window of each layer, in tokens; None means that a token attends to all before it. For
+    each pair of a head, `frequencies` has the angle in radians between two adjacent positions; `amplitude` scales the
+    rotated pairs. `eps` is added to the mean square in norms; `scale` multiplies attention scores.
     """
 
     eps: float
@@ -31,10 +32,10 @@ class DecoderManifest(msgspec.Struct, frozen=True):
 
 
 class ModelManifest(msgspec.Struct, frozen=True):
-    """The sizes of a model, the token ids that end a text, and what runs it.
+    """The sizes of a model, its special tokens, and its decoder.
 
-    `shapes` are the shapes of the matrices that run, [outputs, inputs] each. `ends` are the ids that end a text.
-    `decoder` is None for a model that needs transformers' own modules.
+    `shapes` are the shapes of its matrices, as they run: [outputs, inputs] each. `ends` are the token ids that end a
+    text. `decoder` is None for a model that needs transformers' own modules.
     """
 
     layers: int
@@ -47,7 +48,7 @@ class ModelManifest(msgspec.Struct, frozen=True):
     parameters: int
     ends: list[int]
     shapes: list[tuple[int, int]]
-    decoder: DecoderManifest | None = msgspec.field(name="lean")  # as files in the cache call it
+    decoder: DecoderManifest | None = msgspec.field(name="lean")  # the name in files of the cache
 
 
 def manifest_of(model: Any) -> ModelManifest:
@@ -71,7 +72,7 @@ def manifest_of(model: Any) -> ModelManifest:
 
 
 def ids(known: int | Iterable[int] | None) -> set[int]:
-    """The ids in a setting that may be one id, several, or None."""
+    """The ids in `known`, a setting of transformers that may be one id, several ids, or None."""
     if known is None:
         return set()
     return {known} if isinstance(known, int) else set(known)
@@ -101,7 +102,7 @@ def _decoder_manifest(model: Any) -> DecoderManifest:
 
 
 def _shapes(model: Any, decoder: bool) -> list[tuple[int, int]]:
-    """Each shape once, in the order of the layers. The decoder fuses the matrices that read the same input."""
+    """The shape of each matrix, without repetitions. With `decoder`, matrices that read the same input are fused."""
     if not decoder:
         return [
             *dict.fromkeys(tuple(layer.weight.shape) for layer in model.modules() if type(layer) is torch.nn.Linear)

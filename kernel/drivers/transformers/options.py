@@ -1,7 +1,7 @@
 """The options that this driver accepts for a model, checked before anything heavy is imported.
 
-`__main__` reads them once from `Load.options`. It never resolves a default that depends on the machine: `weights`,
-`model_builder` and `engine_builder` do.
+`__main__` reads them once from `Load.options`. This module never chooses a default that depends on the machine:
+`weights`, `model_builder` and `engine_builder` do.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ ALLOWED = (
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The driver options from a model's settings; None leaves the choice to the driver.
+    """The driver options from a model's settings. None leaves the choice to the driver.
 
-    The driver's choices: `device`: the GPU if there is one. `dtype` of the weights: float32 or float16 on a CPU,
-    depending on which is faster there; bfloat16 on CUDA. `threads`: one for each core that the kernel names, or torch's
-    own count. `kv_memory`, bytes for the KV cache: half of the memory that is free after loading. `kv_quota`, the bytes
-    of it that one process may use: all. `kv_disk`, bytes on disk for prefixes that are likely to be used again (0:
-    none): four times the KV memory.
-
-    `deterministic`: a sequence's tokens do not depend on its neighbours. None means yes on a CPU, where that is cheap.
+    - `device` to run on. The driver chooses the GPU if there is one.
+    - `dtype` of the weights. On a CPU the driver chooses float32 or float16, the faster one; on CUDA bfloat16.
+    - `threads` that compute. The driver takes one for each core that the kernel names, or torch's default number.
+    - `kv_memory`: bytes for the KV cache, unless the kernel sets them. The driver takes half of the memory that is free
+      after loading.
+    - `kv_quota`: bytes of KV memory that one process may use. None sets no bound.
+    - `kv_disk`: bytes on disk for cached prefixes; 0 turns them off. The driver takes four times the KV memory.
+    - `deterministic`: a sequence's tokens do not depend on its neighbours. None means yes on a CPU. On a GPU the option
+      has no effect: the driver never ensures it there.
     """
 
     device: Annotated[str, Meta(pattern=r"^(cpu|cuda(:\d+)?)$")] | None = None
@@ -41,7 +43,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def parse(options: dict[str, Any]) -> Options:
-    """Check and convert `options`. Raises `ConfigError`, which lists the allowed ones."""
+    """Check and convert `options`. Raises `ConfigError`, which lists the allowed options."""
     try:
         return msgspec.convert(options, Options)
     except msgspec.ValidationError as error:

@@ -1,8 +1,8 @@
 """Virtual memory by the page: ranges that take no memory until they are written, and pages that ranges share.
 
-`kv` uses it on CPUs under Linux. A `Range` is anonymous memory without reservation. A `Segment` is a part of a file: a
-file in memory, whose pages are mapped privately, so that the hardware copies a page at the first write to it; or a file
-on disk (see `prefix_disk_cache`). It never sees a token.
+`kv` uses it on CPUs under Linux. A `Range` is anonymous memory without reservation. A `Segment` is a part of a file.
+Ranges map segments of a file in memory privately, so that the hardware copies a page at the first write to it; a file
+on disk is only read and written (`prefix_disk_cache`). This module never sees a token.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ LIBC = _libc()
 
 
 class Range:
-    """`size` bytes of memory that read as zeros, get pages when they are written, and lose them by `clear`.
+    """`size` bytes of memory. They read as zeros, get pages when they are written, and lose the pages by `clear`.
 
-    A guard page lies before and after them: a wrong index kills the process instead of corrupting other memory.
+    A guard page lies at either end, so a wrong index kills the process instead of corrupting other memory.
     """
 
     def __init__(self, size: int) -> None:
@@ -61,18 +61,18 @@ class Range:
         weakref.finalize(self, LIBC.munmap, first, (pages + 2) * PAGE).atexit = False
 
     def tensor(self, dtype: torch.dtype) -> torch.Tensor:
-        """The whole range, flat. Valid as long as the range lives."""
+        """The whole range, flat. The tensor must not be used after the range is freed."""
         data = (ctypes.c_char * self.size).from_address(self.address)
         return torch.frombuffer(data, dtype=dtype)
 
     def clear(self, start: int, size: int) -> None:
-        """Return the pages of these bytes, also shared ones, to the system: the bytes read as zeros again."""
+        """Return the pages of these bytes, own and shared ones, to the system. The bytes read as zeros again."""
         _reserve(self.address + start, size, MAP_FIXED)
 
     def share(self, start: int, size: int, segment: Segment, offset: int) -> None:
-        """Map `segment`, from `offset` on, to these bytes. A page that is written becomes the range's own copy.
+        """Map `segment`, from its `offset` on, to these bytes. A page that is written becomes the range's own copy.
 
-        Takes up to two of the memory areas that a process may have; see `max_areas`.
+        The mapping takes up to two of the memory areas that a process may have; see `max_areas`.
         """
         descriptor, offset = segment.store.descriptor, segment.start + offset
         _map(self.address + start, size, mmap.MAP_PRIVATE | MAP_FIXED, descriptor, offset)
@@ -81,8 +81,8 @@ class Range:
 class PageStore:
     """A file that holds any number of segments with one descriptor. A segment's place is never reused.
 
-    The file is in memory, or the file that is open as `descriptor`. `size`: its length in bytes; `used`: bytes of the
-    segments that are alive.
+    The store makes a file in memory, or takes over the open file `descriptor`. `size`: the length of the file in bytes;
+    `used`: bytes of the segments that were not freed.
     """
 
     def __init__(self, descriptor: int | None = None) -> None:
@@ -91,7 +91,7 @@ class PageStore:
         self._lock = Lock()
 
     def segment(self, size: int) -> Segment:
-        """At least `size` bytes, in whole pages. Raises `OSError`."""
+        """A new segment of `size` bytes, rounded up to whole pages. Raises `OSError`."""
         size = -(-size // PAGE) * PAGE
         start = self.size
         os.ftruncate(self.descriptor, start + size)
@@ -101,10 +101,10 @@ class PageStore:
         return Segment(self, start, size)
 
     def release(self, segment: Segment) -> None:
-        """Free the pages of `segment`, which is not used any more. Any thread may call it."""
+        """Free the pages of `segment`. Its destructor calls this, in any thread."""
         with self._lock:
             self.used -= segment.size
-        # In a cycle of garbage the store may be finalized first: by now its number may belong to another file.
+        # In a cycle of garbage the store may be finalized before its segments: then the descriptor is closed.
         if self.descriptor >= 0:
             punch_hole(self.descriptor, segment.start, segment.size)
 
@@ -114,7 +114,7 @@ class PageStore:
 
 
 class Segment:
-    """`size` bytes of a store, for ranges to share. Their pages are freed when this object is."""
+    """`size` bytes of a store, which ranges can share. The store frees their pages when this object is destroyed."""
 
     def __init__(self, store: PageStore, start: int, size: int) -> None:
         self.store = store
@@ -130,7 +130,7 @@ class Segment:
         _transfer(os.preadv, self.store.descriptor, _bytes(data), self.start + offset)
 
     def copy_to(self, other: Segment) -> None:
-        """Copy this segment to `other`, of the same size. Raises `OSError`."""
+        """Copy this segment to `other`, which has the same size. Raises `OSError`."""
         buffer = memoryview(bytearray(min(BUFFER, self.size)))
         for offset in range(0, self.size, BUFFER):
             part = buffer[: min(BUFFER, self.size - offset)]
@@ -142,7 +142,7 @@ class Segment:
 
 
 def punch_hole(descriptor: int, start: int, size: int) -> bool:
-    """Free these bytes of a file, which then read as zeros. Returns whether the file system supports it."""
+    """Free these bytes of a file, so that they read as zeros. Returns False if the file system cannot do that."""
     return not LIBC.fallocate(descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start, size)
 
 
@@ -170,7 +170,7 @@ def _bytes(data: torch.Tensor) -> memoryview:
 
 def _reserve(address: int | None, size: int, flags: int) -> int:
     found = _map(address, size, flags | mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-    # With huge pages the first token of a sequence would take 2 MB in every layer.
+    # With huge pages, the first token of a sequence would take 2 MB in every layer.
     LIBC.madvise(found, size, MADV_NOHUGEPAGE)
     return found
 

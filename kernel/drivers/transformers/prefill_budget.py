@@ -1,7 +1,7 @@
 """Decides how many tokens of prompts each step computes, so that a long prompt does not slow down other sequences.
 
-The engine asks before each step, and reports after it how long the step took. It never sees a sequence, only counts and
-times.
+The engine asks for the budget before each step, and reports afterwards how long the step took. This module never sees a
+sequence, only counts and times.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ from typing import NamedTuple
 
 from kernel.drivers.transformers.attention import TILE
 
-SLOWER = 1.6  # a step with prompts may take this many times as long as a step without
-FASTER = 1.3  # below this ratio, prompts may get more tokens
+SLOWER = 1.6  # a step with prompts may take this many times as long as a step without prompts
+FASTER = 1.3  # if it takes less than this many times as long, later steps may have more tokens of prompts
 SMOOTHING = 0.8  # weight of the past in a measured time
-PROBE = 32  # steps with prompts before one without, so that the time of a step without prompts stays known
-DRIFT = 4 / 3  # a step without prompts also follows when the count of generating sequences has changed by this factor
-LEAP = 0.9  # prompts may add this share of the time of a step without prompts to one step after such steps
+# After this many steps with prompts, one step runs without, so that the time of a step without prompts stays known.
+PROBE = 32
+# A step without prompts also runs when the count of generating sequences has changed by this factor since the last one.
+DRIFT = 4 / 3
+LEAP = 0.9  # a leap may take longer than a step without prompts by this share of its time
 
 
 class PendingTokens(NamedTuple):
-    """The next tokens of a request: `tokens` of them from position `start` on, of its prompt or `generated`."""
+    """How many `tokens` a request can run next, from position `start` on: all of its prompt, or all `generated`."""
 
     start: int
     tokens: int
@@ -27,28 +29,29 @@ class PendingTokens(NamedTuple):
 
 
 class PrefillBudget:
-    """Up to `most` tokens of prompts in a step while no sequence generates, else as many as keep steps short.
+    """While no sequence generates, a step has up to `most` tokens of prompts; else, as many as keep it short.
 
-    Steps without prompts save up room for one larger step, a leap: a short prompt that arrives alone runs in one step.
+    Steps without prompts save up room for one larger step, a leap, so that a short prompt that arrives alone runs in
+    one step. The methods count a generated token that is recomputed with others of its request as a prompt token.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._room = TILE  # tokens of prompts in a step beside generating sequences
-        self._saved_room = 0  # tokens of room that recent steps did not use
+        self._room = TILE  # how many tokens of prompts a step beside generating sequences may have
+        self._saved_room = 0  # how many more such tokens recent steps could have had
         self._prompt_cost: float | None = None  # seconds that a token of a prompt adds to a step
-        self._decode_seconds: float | None = None  # of a step without prompts
-        self._decoding = 1  # sequences that generated in that step
-        self._mixed = 0  # steps in a row that had both prompts and generated tokens
-        self._oldest_first = False  # toggles: whether the oldest gets the room that is too small to halve
-        self.prompt_token_seconds: float | None = None  # of a token of a prompt
+        self._decode_seconds: float | None = None  # that a step without prompts takes
+        self._decoding = 1  # how many sequences generated in the last step without prompts
+        self._mixed = 0  # how many steps in a row had both prompts and generated tokens
+        self._oldest_first = False  # whether the oldest request gets room that is too small to halve; changes each step
+        self.prompt_token_seconds: float | None = None  # that a token of a prompt takes, in the latest steps
 
     def shares(self, pending: list[PendingTokens]) -> list[int]:
-        """The count of tokens that each of `pending`, the oldest first, may run in this step.
+        """How many tokens each of `pending`, the oldest first, may run in this step.
 
-        Every single token runs. Longer rows share the room: the oldest gets up to half, so that it does not starve, and
-        the shortest get the rest. If the room is too small to halve, the oldest and the shortest get it in turn. The
-        rows of a prompt end at the end of a tile or of the prompt.
+        A request with a single pending token runs it. Requests with more share the room: the oldest gets up to half, so
+        that it does not starve, and the shortest get the rest. If the room is too small to halve, the oldest and the
+        shortest get it in turn. The share of a prompt ends at the end of a tile or of the prompt.
         """
         counts = [1 if request.tokens == 1 else 0 for request in pending]
         rows = [index for index, request in enumerate(pending) if request.tokens > 1]
@@ -66,7 +69,7 @@ class PrefillBudget:
         return counts
 
     def record_step(self, seconds: float, decoding: int, rows: int) -> None:
-        """A step with `decoding` single generated tokens and `rows` tokens of longer rows took `seconds`."""
+        """Learn from a step with `decoding` single generated tokens and `rows` other tokens, which took `seconds`."""
         if not decoding:
             if rows:
                 self.prompt_token_seconds = _smoothed(self.prompt_token_seconds, seconds / rows)
@@ -104,7 +107,7 @@ def _smoothed(before: float | None, now: float) -> float:
 
 
 def _fitting(pending: PendingTokens, room: int) -> int:
-    """As many of the `pending` tokens as `room` holds, up to the end of a tile."""
+    """How many of the `pending` tokens fit into `room`: of a prompt, all of them or up to the end of a tile."""
     if pending.tokens <= room or pending.generated:
         return min(pending.tokens, room)
     return max(0, (pending.start + room) // TILE * TILE - pending.start)

@@ -1,8 +1,9 @@
 """The prefix cache: the KV of prompts in a radix tree of tokens, so that no prefix is computed twice.
 
-`kv_allocator` asks and fills it. A hit may end at any token. When memory is short, it swaps or discards prefixes by the
-costs in `eviction`. It never stores the KV of generated tokens: only KV computed as a prompt has the same bits in every
-call. It never evicts a prefix that several living processes share, unless a call would otherwise wait for ever.
+`kv_allocator` asks and fills the cache. A hit may end at any token. When memory is short, the cache swaps or discards
+prefixes by the costs in `eviction`. It never stores the KV of generated tokens: only KV computed as a prompt has the
+same bits in every call. It never evicts a prefix that several living processes share, unless a call would otherwise
+wait for ever.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ SOON, NO_ROOM = "soon", "no room"
 
 
 class PrefixCache:
-    """`evicted`: tokens discarded so far, from memory and disk; `reread`: tokens read back from disk so far."""
+    """`evicted`: tokens discarded so far, from memory and from disk; `reread`: tokens read back from disk so far."""
 
     def __init__(
         self, memory: KVMemory, folder: str = "", limit: int = 0, clock: Callable[[], float] = time.monotonic
@@ -38,22 +39,23 @@ class PrefixCache:
         self._root = RadixNode(None, 0, [], Prefix(0, 0, torch.empty(0)))
         self._root.in_memory = True
         self._of_process: dict[int, set[RadixNode]] = {}
-        self._nodes: Counter[Prefix] = Counter()  # how many nodes have it: a split node shares it
-        self._nodes_in_memory: Counter[Prefix] = Counter()  # how many of these need it in memory
-        self._pins: Counter[Prefix] = Counter()  # slabs that begin with it, and reads that continue it
+        self._nodes: Counter[Prefix] = Counter()  # how many nodes have a prefix: split nodes share it
+        self._nodes_in_memory: Counter[Prefix] = Counter()  # how many of these nodes need it in memory
+        self._pins: Counter[Prefix] = Counter()  # how many slabs begin with each prefix, and how many reads continue it
         self._pinned: dict[Slab, list[Prefix]] = {}
 
     # ---- for the allocator
 
     def match_length(self, tokens: list[int]) -> int:
-        """How many of the first `tokens` are cached, in memory or on disk."""
+        """How many tokens from the beginning of `tokens` are cached, in memory or on disk."""
         return sum(count for _, count in self._root.path(tokens))
 
     def start_read(self, tokens: list[int], beside: int) -> DiskRead | str:
-        """Start to read the next part of `tokens` that lies on disk; pass the result to `finish_read` afterwards.
+        """Reserve memory for the next part of `tokens` that is on disk, and return a `DiskRead` of it.
 
-        Returns `SOON` if that part is being read already, `NO_ROOM` if there is no memory for it and `beside` more
-        bytes, and "" if no part is on disk or computing it takes less time.
+        The caller runs the read, then calls `finish_read`. Returns `SOON` instead if that part is being read already,
+        `NO_ROOM` if there is no memory for it and `beside` more bytes, and "" if no part is on disk or if computing it
+        takes less time.
         """
         path = self._root.path(tokens)
         node, count = next(((node, count) for node, count in path if not node.in_memory), (self._root, 0))
@@ -62,7 +64,7 @@ class PrefixCache:
             return SOON
         if node is self._root:
             return ""
-        if prefix.data is not None:  # read for another node of the same split
+        if prefix.data is not None:  # already read for the other half of a split node
             self._set_in_memory(node)
             return self.start_read(tokens, beside)
         size = self._bytes(prefix)
@@ -73,18 +75,18 @@ class PrefixCache:
         assert node.parent is not None
         read = DiskRead(node, node.parent.prefix, self._memory.prefix_reader(prefix))
         self._memory.cached += size
-        self._pins[read.above] += 1  # it must still be in memory when the read is finished
+        self._pins[read.above] += 1  # the prefix above must still be in memory when the read is finished
         prefix.filling = True
         return read
 
     def finish_read(self, read: DiskRead, data: Data | None) -> None:
-        """Take the `data` of a finished read. None: the read failed, and the prefix is discarded."""
+        """Store the `data` of a finished read. If it is None, the read failed: discard the prefix."""
         node, prefix = read.node, read.node.prefix
         prefix.filling = False
         self._pins[read.above] -= 1
         if data is None:
             self._memory.cached -= self._bytes(prefix)
-            while node.parent is not None and node.parent.prefix is prefix:  # split since then
+            while node.parent is not None and node.parent.prefix is prefix:  # split during the read: find the top
                 node = node.parent
             self._remove(node)
             return
@@ -97,7 +99,7 @@ class PrefixCache:
             above = above.parent
 
     def pin(self, slab: Slab, tokens: list[int]) -> int:
-        """Pin the part of `tokens` that is in memory for `slab`, until `unpin`. Returns its length."""
+        """Pin the cached beginning of `tokens` that is in memory, until `unpin(slab)`. Returns its length."""
         found = 0
         for node, count in self._root.path(tokens):
             if not node.in_memory:
@@ -108,7 +110,7 @@ class PrefixCache:
         return found
 
     def use(self, slab: Slab, tokens: list[int], process: int) -> None:
-        """Make the empty `slab` begin with `tokens`, which are pinned for it."""
+        """Make the empty `slab` begin with the KV of `tokens`, which are pinned for it."""
         for node, count in self._root.path(tokens):
             self._memory.map_prefix(slab, node.prefix, node.start, node.start + count)
             self._touch(node, process)
@@ -119,12 +121,12 @@ class PrefixCache:
         self._pins.subtract(self._pinned.pop(slab, ()))
 
     def insert(self, slab: Slab, tokens: list[int], process: int) -> None:
-        """Cache the KV of `tokens`, which `slab` begins with, as far as there is room and it has no NaN."""
+        """Cache the KV of `tokens`, with which `slab` begins, as far as there is room for it and it contains no NaN."""
         node, found = self._root, 0
         for known, count in list(self._root.path(tokens)):
             found = known.start + count
             if known.parent is None:
-                return  # evicted to make room for the node above it
+                return  # this node was evicted to make room for the node above it
             node = self._split(known, count) if count < len(known.tokens) else known
             if not node.in_memory and not self._copy_in(node, slab):
                 return
@@ -137,9 +139,9 @@ class PrefixCache:
                 self._touch(child, process)
 
     def make_room(self, size: int, *, shared: bool = False) -> bool:
-        """Evict prefixes until `size` bytes of the budget are free. Returns whether they are.
+        """Evict prefixes until `size` bytes of the budget are free. Returns False if that is not possible.
 
-        Prefixes that several living processes share are evicted only if `shared`.
+        Prefixes that several living processes share are evicted only if `shared` is set.
         """
         max_users = sys.maxsize if shared else 1
         while self._memory.free_bytes < size:
@@ -150,7 +152,7 @@ class PrefixCache:
         return True
 
     def process_ended(self, process: int) -> None:
-        """`process` has ended: it wants none of its prefixes again."""
+        """`process` has ended: do not count it among the users of prefixes any longer."""
         self.expected_returns.process_ended(process)
         for node in self._of_process.pop(process, ()):
             node.users.pop(process, None)
@@ -179,12 +181,12 @@ class PrefixCache:
         return upper
 
     def _set_in_memory(self, node: RadixNode) -> None:
-        """Count `node` among the nodes whose prefix is in memory, where its data is by now."""
+        """Count `node` among the nodes that need their prefix in memory. The data is there already."""
         node.in_memory = True
         self._nodes_in_memory[node.prefix] += 1
 
     def _leave_memory(self, node: RadixNode) -> None:
-        """Free the memory of the node's prefix, unless other nodes still need it there."""
+        """Free the memory of the prefix of `node`, unless other nodes still need that prefix in memory."""
         if node.in_memory:
             node.in_memory = False
             self._nodes_in_memory[node.prefix] -= 1
@@ -194,14 +196,14 @@ class PrefixCache:
                 node.prefix.data = None
 
     def _drop_prefix(self, prefix: Prefix) -> None:
-        """One node fewer has `prefix`. Without any, its copy on disk is freed."""
+        """One node fewer has `prefix`. When no node has it any more, free its copy on disk."""
         self._nodes[prefix] -= 1
         if not self._nodes[prefix]:
             del self._nodes[prefix]
             prefix.disk_copy = None
 
     def _room_for(self, node: RadixNode, size: int) -> bool:
-        """`make_room` for the data of `node`, which evicts neither `node` nor its parent."""
+        """Like `make_room`, for the data of `node`: evict neither `node` nor its parent."""
         assert node.parent is not None
         self._pins[node.parent.prefix] += 1
         node.prefix.filling = True
@@ -211,7 +213,7 @@ class PrefixCache:
         return fits
 
     def _copy_in(self, node: RadixNode, slab: Slab) -> bool:
-        """Copy the KV of `node` from `slab` into memory of the cache. Returns False if that is not possible."""
+        """Have the KV of `node` in memory: copy it from `slab` if necessary. Returns False if that is not possible."""
         if node.prefix.filling:
             return False
         if node.prefix.data is None:
@@ -232,20 +234,20 @@ class PrefixCache:
     # ---- eviction
 
     def _leaves(self) -> Iterable[RadixNode]:
-        """The nodes in memory that have no node below them in memory."""
+        """The nodes in memory below which no node is in memory or being read."""
         for node in self._root.below():
             if node.in_memory and not any(child.in_memory or child.prefix.filling for child in node.children.values()):
                 yield node
 
     def _evict(self, leaf: RadixNode) -> None:
-        """Free the memory of `leaf`: swap it to disk if that is worth it, else discard it."""
+        """Free the memory of `leaf`: swap its KV to disk if that is worth the time, else discard it."""
         if leaf.prefix.disk_copy is not None or self._write_to_disk(leaf):
             self._leave_memory(leaf)
         else:
             self._remove(leaf)
 
     def _write_to_disk(self, leaf: RadixNode) -> bool:
-        """Write the prefix of `leaf` to disk. Returns False if it is not worth its place there, or the write fails."""
+        """Write the prefix of `leaf` to disk. Returns False if it is not worth its place there, or a write fails."""
         prefix = leaf.prefix
         size = self._bytes(prefix)
         if not (leaf.users or leaf.uses > 1) or not self.disk_cache.may_write(size):
@@ -273,11 +275,11 @@ class PrefixCache:
         node.cut()
 
     def _least_valuable(self, nodes: Iterable[RadixNode]) -> RadixNode:
-        """The node of the least value; among equals, the least recently used."""
+        """The node of the least value; of several with that value, the least recently used."""
         return min(nodes, key=lambda node: (self._value(node), node.last))
 
     def _value(self, node: RadixNode) -> float:
-        """Seconds to get the KV of `node` again, for each of its bytes and each second until its next use."""
+        """Seconds to get the KV of `node` again, divided by its bytes and by the seconds until its likely next use."""
         now, size = self._now(), self._memory.prefix_bytes(node.start, node.end)
         cost = self.rates.computing(node.start, node.end)
         if node.prefix.disk_copy is not None:

@@ -1,8 +1,8 @@
-"""Prefixes on disk: in a file without a name, in the kernel's swap folder, which disappears with the driver.
+"""Prefixes on disk: in files without a name, in the kernel's swap folder, which disappear with the driver.
 
-The prefix cache writes prefixes here that have no room in memory and would cost more to compute again than to read. The
-file need not survive a crash, so writes go to the page cache of the system and are not synced. It never decides which
-prefix is worth its place.
+The prefix cache writes prefixes here that have no room in memory and would take longer to compute than to write and
+read. The files need not survive a crash, so writes go to the page cache of the system and are not synced. This module
+never decides which prefix is worth its place.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from kernel.drivers.transformers.radix import RadixNode
 Data: TypeAlias = Segment | torch.Tensor
 
 RETRY = 5.0  # seconds without writes after a write failed
-WRITE_SHARE = 0.2  # of the driver's time that writes may take
-BURST = 0.5  # seconds of that time that may be saved up
-MAX_FILE_BYTES = 1 << 40  # a file of this length is replaced by a new one: places are never reused
+WRITE_SHARE = 0.2  # share of the driver's time that writes may take
+BURST = 0.5  # seconds: as much time for writes may be saved up
+MAX_FILE_BYTES = 1 << 40  # from this length on, writes go to a new file: places in a file are never reused
 
 
 class DiskRead:
     """One read of a prefix from disk into memory.
 
-    Call `read` in any thread, then `PrefixCache.finish_read`. The prefix continues the prefix `above`.
+    Call `read` in any thread, then `PrefixCache.finish_read`. The prefix of `node` continues the prefix `above`.
     """
 
     def __init__(self, node: RadixNode, above: Prefix, read: Callable[[], Data]) -> None:
@@ -50,7 +50,7 @@ class DiskRead:
 
 
 class PrefixDiskCache:
-    """At most `limit` bytes in `folder`; no bytes if `folder` is "" or its file system cannot punch holes in files."""
+    """At most `limit` bytes in `folder`. Nothing is written if `folder` is "" or cannot have files with holes."""
 
     def __init__(
         self, folder: str, limit: int, memory: KVMemory, rates: Rates, clock: Callable[[], float] = time.monotonic
@@ -66,11 +66,11 @@ class PrefixDiskCache:
 
     @property
     def used(self) -> int:
-        """Bytes on disk."""
+        """How many bytes the prefixes take on disk."""
         return sum(store.used for store in self._stores)
 
     def may_write(self, size: int) -> bool:
-        """Whether a write of `size` bytes is allowed now, apart from the room that is left below the limit."""
+        """Whether a write of `size` bytes is allowed now. The caller must also compare `used` with the limit."""
         now = self._clock()
         self._write_credit = min(BURST, self._write_credit + WRITE_SHARE * (now - self._credit_at))
         self._credit_at = now
@@ -95,7 +95,7 @@ class PrefixDiskCache:
         return True
 
     def _store(self) -> PageStore:
-        """The file to write to, created if need be. Raises `OSError`."""
+        """The file to write to, which is created if there is none or it is too long. Raises `OSError`."""
         if not self._stores or self._stores[-1].size >= MAX_FILE_BYTES:
             self._stores = [store for store in self._stores if store.used]
             with tempfile.TemporaryFile(dir=self._folder) as file:

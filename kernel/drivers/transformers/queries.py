@@ -1,7 +1,7 @@
 """Queries: scores of continuations and vectors of texts. Each continuation and each text is a request of its own.
 
-`call_lifecycle` makes them, the engine runs them beside generations. A query is answered when the last of its parts is
-computed. It never has a lease, and is never parked or swapped out.
+`call_lifecycle` makes the queries, the engine runs their parts beside generations. A query is answered when the last of
+its parts is computed. It never has a lease, and is never parked or swapped out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kernel.drivers.transformers.request import EngineRequest
 
 
 class ScoredContinuation(EngineRequest):
-    """A continuation of a prompt. `logprob`: the logarithm of its probability, when all its tokens are computed."""
+    """A continuation of a prompt. When all tokens are computed, `logprob` is the logarithm of its probability."""
 
     __slots__ = ("_expected", "_first_scored", "logprob")
 
@@ -36,9 +36,8 @@ class ScoredContinuation(EngineRequest):
     def add_logits(self, first: int, logits: torch.Tensor) -> None:
         """Add logits [positions, vocabulary] from position `first` on. Raises `DriverFailed` at a NaN or infinity."""
         expected = torch.tensor(self._expected[first + 1 : first + 1 + len(logits)], device=logits.device)
-        for row, token in zip(
-            logits, expected, strict=True
-        ):  # row by row: a sum over several rows may use another order
+        # Row by row: a sum over several rows may add in another order.
+        for row, token in zip(logits, expected, strict=True):
             self.logprob += float(row[token] - row.logsumexp(0))
         if not self.logprob > -torch.inf:
             raise DriverFailed(f"the model's logits give a log probability of {self.logprob}: they are not all finite")
@@ -58,12 +57,13 @@ class EmbeddedText(EngineRequest):
         return Span(slab, tokens, logits=0, hidden=True)
 
     def add_states(self, states: torch.Tensor) -> None:
-        """Add the last states [tokens, size] of the next tokens."""
-        for state in states:  # one by one: which tokens a step computes depends on other requests; the sum must not
+        """Add the last hidden states [tokens, size] of the next tokens."""
+        # One by one: other requests decide how many tokens a step computes, but must not change the order of the sum.
+        for state in states:
             self._sum = state if self._sum is None else self._sum + state
 
     def vector(self) -> list[float]:
-        """The vector. Raises `DriverFailed` if it is zero or not finite."""
+        """The vector of the text. Raises `DriverFailed` if the vector is zero or not finite."""
         assert self._sum is not None
         length = float(self._sum.norm())
         if not 0 < length < torch.inf:

@@ -1,7 +1,7 @@
-"""A radix tree of tokens: the beginnings of texts that the prefix cache has, each shared token stored once.
+"""A radix tree of tokens: the beginnings of texts that the prefix cache has. It stores a shared beginning only once.
 
-The prefix cache owns it and attaches KV to its nodes. It knows texts and the processes that use them; it never
-allocates memory.
+The prefix cache owns the tree and attaches KV to its nodes. The tree knows texts and the processes that use them; it
+never allocates memory.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from kernel.drivers.transformers.kv import Prefix
 
 
 class RadixNode:
-    """An edge of the tree: `tokens`, of which the first is at position `start`, and the nodes that follow.
+    """A part of a text: `tokens`, the first of which is at position `start`, and as children the parts that may follow.
 
-    The root has no parent and no tokens. `in_memory`: its KV is in memory, else only on disk. `users`: the living
-    processes that used it, each with the number of its last call that did. It was used `uses` times; `first` and `last`
-    are the times of the first and the last use, in seconds.
+    The root has no parent and no tokens. `prefix` has the KV, which the halves of a split node share. `in_memory`:
+    whether the KV is in memory; else it is only on disk. `users`: the living processes that used the node, each with
+    the number of its last call that did. The node was used `uses` times; `first` and `last` are the times of the first
+    and the last use, in seconds.
     """
 
     __slots__ = ("children", "first", "in_memory", "last", "parent", "prefix", "start", "tokens", "users", "uses")
@@ -37,7 +38,7 @@ class RadixNode:
         return self.start + len(self.tokens)
 
     def path(self, tokens: list[int]) -> Iterator[tuple[RadixNode, int]]:
-        """The nodes below this one along `tokens`, each with the number of its tokens that match."""
+        """The nodes below this one along `tokens`, each with the count of its tokens that match."""
         node, found = self, 0
         while found < len(tokens) and (following := node.children.get(tokens[found])) is not None:
             node = following
@@ -48,7 +49,7 @@ class RadixNode:
                 return
 
     def below(self) -> Iterator[RadixNode]:
-        """All nodes below this one."""
+        """All nodes below this one, at any depth."""
         stack = list(self.children.values())
         while stack:
             node = stack.pop()
@@ -56,7 +57,7 @@ class RadixNode:
             yield node
 
     def split(self, count: int) -> RadixNode:
-        """Split the node after `count` tokens. Returns the new upper half, which has the same prefix."""
+        """Split the node after `count` tokens. Returns the upper half, a new node with the same `prefix`."""
         assert self.parent is not None
         upper = RadixNode(self.parent, self.start, self.tokens[:count], self.prefix)
         self.parent.children[self.tokens[0]] = upper
@@ -74,11 +75,11 @@ class RadixNode:
 
 
 def common(one: list[int], other: list[int]) -> int:
-    """The length of the longest common prefix."""
+    """How many tokens at the beginning of the two texts are the same."""
     low, high = 0, min(len(one), len(other))
     if one[:high] == other[:high]:
         return high
-    while low + 1 < high:  # the first `low` are the same, the first `high` are not
+    while low + 1 < high:  # the first `low` tokens are the same, the first `high` are not
         middle = (low + high) // 2
         if one[low:middle] == other[low:middle]:
             low = middle

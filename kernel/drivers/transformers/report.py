@@ -1,7 +1,7 @@
-"""The reports of the driver to the kernel: the progress of several steps in one bundle, then the events after it.
+"""The reports of the driver to the kernel: a bundle with the progress of several steps, followed by events.
 
-The engine and `call_lifecycle` fill it; a flush is one write to the link. It never sends an event before the tokens
-that led to it.
+The engine and `call_lifecycle` fill a report; a flush is one write to the link. It never sends an event before the
+tokens that led to that event.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from kernel.drivers.protocol import (
     SwappedOut,
 )
 
-INTERVAL = 0.05  # seconds between bundles while there is no event to send
+INTERVAL = 0.05  # seconds between two bundles, unless an event must be sent sooner
 
 Event = Admitted | Restored | Parked | SwappedOut | Done | Scored | Embedded | SequenceFailed
 
@@ -51,7 +51,7 @@ class BundleReport:
         self._events: list[Event] = []
 
     def step(self, seconds: float, kv: KVUsage) -> None:
-        """A step ended after `seconds`; `kv` is the use of KV memory after it."""
+        """A step ended, which took `seconds`; `kv` is the state of KV memory after it."""
         self._steps += 1
         self._seconds += seconds
         self._kv = kv
@@ -70,7 +70,7 @@ class BundleReport:
         self._events.append(event)
 
     def waiting(self, kv: KVUsage) -> None:
-        """Report that no request can run because all wait for memory. Call it after a flush."""
+        """Report that no request can run because requests wait for memory. Call it after a flush."""
         self._link.send(Bundle([], 0, 0.0, kv))
 
     def flush(self) -> None:
@@ -86,13 +86,13 @@ class BundleReport:
         self._progress, self._events = {}, []
 
     def flush_if_due(self) -> None:
-        """`flush` if there is an event, or `INTERVAL` after the last flush."""
+        """Call `flush` if there is an event, or if the last flush was `INTERVAL` ago."""
         if self._events or self._clock() - self._flushed >= INTERVAL:
             self.flush()
 
 
 def wire_error(error: BaseException) -> ErrorInfo:
-    """The wire form of `error`. An error that is no `LlmosError` becomes `DriverFailed`."""
+    """The wire form of `error`. An error that is not an `LlmosError` becomes `DriverFailed`."""
     if not isinstance(error, LlmosError):
         error = DriverFailed(f"{type(error).__name__}: {error}")
     return to_wire(error)

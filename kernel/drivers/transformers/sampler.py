@@ -1,7 +1,7 @@
 """Chooses the next token from logits.
 
-Called by the engine after each step. The noise of a draw is a function of (seed, position) alone, so a sequence gets
-the same tokens beside any neighbours and in any incarnation of the driver. It keeps no state.
+The engine calls it after each step. The noise of a draw is a function of (seed, position) alone, so a sequence gets
+the same tokens beside any neighbours and in any incarnation of the driver. The sampler never stores state.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 from ipc.syscalls import Sampling
 
-LIKELY = 1024  # tokens to sort first for `top_p`: sorting a whole vocabulary takes milliseconds
+LIKELY = 1024  # how many tokens to sort first for `top_p`: a whole vocabulary takes milliseconds to sort
 
 
 def uniform(seed: int, position: int) -> float:
@@ -43,8 +43,8 @@ def is_greedy(sampling: Sampling) -> bool:
 def sample(logits: torch.Tensor, sampling: Sampling, position: int) -> int:
     """Draw the token at `position` from `logits`, one row [vocabulary] whose maximum is finite.
 
-    Applies the temperature, then `top_k`, then `top_p` to the rest. Draws by inversion of the cumulative distribution,
-    summed in float64.
+    Applies the temperature, then `top_k`, then `top_p` to the remaining tokens. Draws by inversion of the cumulative
+    distribution, which is summed in float64.
     """
     if is_greedy(sampling):
         return int(logits.argmax())
@@ -63,7 +63,7 @@ def logprob(logits: torch.Tensor, token: int) -> float:
 
 
 def _likeliest(weights: torch.Tensor, top_k: int | None, top_p: float | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """The weights and token ids of the nucleus (Holtzman et al. 2020, section 3.1) of the `top_k`, likeliest first."""
+    """Weights and ids, likeliest first, of the nucleus (Holtzman et al. 2020, section 3.1) of the `top_k` tokens."""
     size = weights.shape[0]
     count = min(top_k or LIKELY, size)
     best, tokens = torch.topk(weights, count)
@@ -79,7 +79,7 @@ def _likeliest(weights: torch.Tensor, top_k: int | None, top_p: float | None) ->
 
 
 def _draw(weights: torch.Tensor, noise: float) -> int:
-    """The index whose interval of the cumulative `weights` contains `noise`; its weight is never 0."""
+    """The index whose interval of the cumulative `weights` contains `noise`. An index of weight 0 is never drawn."""
     sums = weights.cumsum(0)
     total = float(sums[-1])
     target = min(noise * total, math.nextafter(total, 0.0))  # the product may round up to the total

@@ -1,7 +1,7 @@
-"""A sequence: the tokens of one generation, from the prompt to the last, the text they release, and how they ended.
+"""A sequence: one generation. It holds all tokens from the first of the prompt on, and turns new ones into text.
 
 `call_lifecycle` makes it, the engine adds tokens. The same tokens always release the same text, so a new incarnation
-replays them. It never knows the step it is in, or other sequences.
+can replay the tokens of an earlier one. A sequence never knows in which step it runs, or beside which sequences.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class EngineLimits(NamedTuple):
     max_tokens: int
 
     def check(self, tokens: int) -> None:
-        """Raises `ContextOverflow` if a text of `tokens` tokens is too long."""
+        """Raise `ContextOverflow` if a text of `tokens` tokens is longer than the context."""
         if tokens > self.context:
             raise ContextOverflow(
                 f"a text of {tokens} tokens exceeds the model's context of {self.context} tokens; shorten it",
@@ -50,10 +50,11 @@ class EngineLimits(NamedTuple):
 
 
 class EngineSequence(EngineRequest):
-    """A generation. `lease`: the tokens that it may still make before it parks.
+    """A generation. `lease`: how many tokens it may still make before it is parked.
 
-    `matcher` enforces its constraint, and is None without one or until the constraint is compiled. `ended`: None while
-    it runs, then "stop" or "length". Raises `ContextOverflow` if prompt and reply exceed the context.
+    `matcher` enforces the constraint; it is None if there is no constraint, and until the constraint is compiled.
+    `ended`: None until the last token, then "stop" or "length". The constructor raises `ContextOverflow` if the prompt
+    and the longest reply exceed the context.
     """
 
     def __init__(self, admit: Admit, prompt: list[int], codec: TextCodec, limits: EngineLimits) -> None:
@@ -83,7 +84,7 @@ class EngineSequence(EngineRequest):
         return self.lease > 0
 
     def accept(self, token: int) -> str:
-        """Append a generated token and return the text that it releases. Sets `ended` if it is the last token."""
+        """Append a generated token and return the text that it releases. Set `ended` if the token is the last."""
         self.tokens.append(token)
         over = token in self._ends
         text = ""

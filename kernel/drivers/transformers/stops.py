@@ -1,14 +1,14 @@
 """Stop strings in a stream of text.
 
-A sequence feeds it the text of its tokens. Text that may be the beginning of a stop string is held back until that is
-decided. The text released in total never depends on where its pieces were cut.
+A sequence passes the text of its tokens through it. Text that may be the beginning of a stop string is held back until
+more text shows whether it is. The released text as a whole never depends on how the text was cut into pieces.
 """
 
 from __future__ import annotations
 
 
 class StopStrings:
-    """Releases text up to the first of `stops` that is complete; of several that end there, the longest counts."""
+    """Releases text up to the first of `stops` that is complete. If several are complete there, the longest counts."""
 
     def __init__(self, stops: tuple[str, ...]) -> None:
         self._stops = stops
@@ -16,7 +16,7 @@ class StopStrings:
         self.found = False
 
     def push(self, text: str) -> str:
-        """Add text and return the text that can be released; "" after a stop string."""
+        """Add `text` and return the text that can be released now; "" after a stop string."""
         if self.found:
             return ""
         text = self._held + text
@@ -31,7 +31,7 @@ class StopStrings:
         return text[:border]
 
     def flush(self) -> str:
-        """Release the text that is held back: no more text follows."""
+        """Return the text that is held back, because no more text follows."""
         held, self._held = self._held, ""
         return held
 

@@ -1,7 +1,8 @@
-"""The file of a swapped-out sequence: its KV, and a header to check that the KV still fits.
+"""The file of a swapped-out sequence: its KV, and a header to check that the KV belongs to the sequence.
 
-`swap_io` calls it in a worker thread while the sequence does not run. A file is a header in msgpack, then safetensors;
-it appears whole or not at all. Reading restores the same bits. It never returns KV whose check fails.
+`swap_io` calls it in a worker thread while the sequence does not run. A file consists of a header in msgpack and of
+safetensors; it appears whole or not at all. `read` returns the same bits that `write` wrote, and never KV that fails
+the check.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ DIGEST = 16  # bytes of a checksum
 class Header(msgspec.Struct, frozen=True):
     """The header of a swap file.
 
-    `tokens`: those of the sequence, of which the first `prompt` were computed as a prompt and the file has the first
-    `length`. `fingerprint`: of the weights and of the code and machine that compute with them. `checksum`: of all bytes
-    after the header.
+    `tokens`: the tokens of the sequence. The first `prompt` of them were computed as a prompt, and the file has the KV
+    of the first `length`. `fingerprint`: a hash of the weights, and of the code and machine that compute with them.
+    `checksum`: a hash of all bytes after the header.
     """
 
     tokens: list[int]
@@ -46,13 +47,13 @@ class UnusableSwapFile(Exception):
 
 
 def write(path: Path, kv: torch.Tensor, tokens: list[int], prompt: int, fingerprint: str) -> int:
-    """Write the KV [layers, length, row] of a sequence. Returns the size of the file. Raises `OSError`."""
+    """Write the KV [layers, tokens, numbers] of a sequence. Returns the size of the file. Raises `OSError`."""
     data: list[bytes | memoryview] = [_safetensors_header(kv), *map(_bytes_of, kv)]
     unfinished = path.with_name(path.name + ".unfinished")
     try:
         failpoints.point("swap.write")
         with ThreadPoolExecutor(1) as pool, unfinished.open("wb") as file:
-            checksum = pool.submit(_checksum, data)  # half as slow as the write; both release the GIL
+            checksum = pool.submit(_checksum, data)  # takes half the time of the write; both release the GIL
             header = Header(tokens, prompt, kv.shape[1], fingerprint, "0" * 2 * DIGEST)
             start = len(_prologue(header))
             file.seek(start)
@@ -72,18 +73,18 @@ def write(path: Path, kv: torch.Tensor, tokens: list[int], prompt: int, fingerpr
 
 
 def move(source: Path, path: Path) -> int:
-    """Rename the file that `write` wrote from `source` to `path`. Returns its size. Raises `OSError`."""
+    """Rename a file of `write` from `source` to `path`. Returns the size of the file. Raises `OSError`."""
     source.replace(path)
     return path.stat().st_size
 
 
 def read(path: Path, tokens: list[int], prompt: int, fingerprint: str) -> torch.Tensor:
-    """The KV that `write` wrote for the same sequence. Raises `UnusableSwapFile`."""
+    """The KV in the file at `path`. Raises `UnusableSwapFile` if it is not the KV of the sequence with `tokens`."""
     try:
         failpoints.point("swap.read")
         content = path.read_bytes()
     except OSError as error:
-        raise UnusableSwapFile(f"{path}: {error.strerror}") from None
+        raise UnusableSwapFile(f"{path} cannot be read: {error.strerror}") from None
     start = len(MAGIC) + LENGTH.size
     if content[: len(MAGIC)] != MAGIC or len(content) < start:
         raise UnusableSwapFile(f"{path} is not a swap file of this version")
@@ -94,7 +95,7 @@ def read(path: Path, tokens: list[int], prompt: int, fingerprint: str) -> torch.
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UnusableSwapFile(f"{path} is damaged: {error}") from None
     if header.checksum != _checksum([data]):
-        raise UnusableSwapFile(f"{path} is damaged: its checksum differs")
+        raise UnusableSwapFile(f"{path} is damaged: its checksum is wrong")
     if header.fingerprint != fingerprint:
         raise UnusableSwapFile(f"{path} was written with other weights or on another kind of machine")
     if header.tokens != tokens or header.prompt != prompt:
@@ -111,7 +112,7 @@ def _prologue(header: Header) -> bytes:
 
 
 def _safetensors_header(kv: torch.Tensor) -> bytes:
-    """The safetensors header of `kv`. Its numbers are then written without a copy; the library would make three."""
+    """The safetensors header of `kv`. The caller writes the numbers without a copy; the library would make three."""
     empty = safetensors.torch.save({NAME: kv[:0]})
     (length,) = SAFETENSORS_LENGTH.unpack_from(empty)
     described = msgspec.json.decode(empty[SAFETENSORS_LENGTH.size : SAFETENSORS_LENGTH.size + length])

@@ -1,6 +1,6 @@
 """SwapIO: writes the KV of parked sequences to disk and reads it back, in a thread, while other sequences run.
 
-`call_lifecycle` uses it; `swap_format` defines the file. It never chooses which sequence goes to disk: the kernel does.
+`call_lifecycle` uses it; `swap_format` defines the file. It never chooses the sequence to swap out: the kernel does.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class SwapOwner(Protocol):
     """The holder of the sequences, `CallLifecycle`."""
 
     def is_active(self, sequence: EngineSequence) -> bool:
-        """Whether the sequence is still here, not cancelled or failed."""
+        """Whether `sequence` is still in the driver: it has not ended, failed or been cancelled."""
 
     def finish(self, sequence: EngineSequence, event: Event) -> None:
         """Remove the sequence, free its memory, and report `event`."""
 
 
 class SwapIO:
-    """When a job in `thread` is done, its callback goes into `inbox`, and runs between two steps."""
+    """Runs jobs in `thread`. The callback of a finished job goes into `inbox`; the engine calls it between steps."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class SwapIO:
         self._fingerprint = fingerprint
 
     def write(self, sequence: EngineSequence, order: SwapOut) -> None:
-        """Write the KV of `sequence` to the path in `order`, then remove it. After an error it stays parked."""
+        """Write the KV of `sequence` to the path in `order`, and remove the sequence. On an error, it stays parked."""
         if sequence.lease or sequence.busy:
             error = DriverFailed(f"sequence {sequence.id} is not parked (it is {sequence.busy or 'running'})")
             self._report.event(SwappedOut(sequence.id, 0, 0.0, wire_error(error)))
@@ -65,14 +65,14 @@ class SwapIO:
         self._in_thread(partial(self._write, sequence, Path(order.path)), partial(self._written, sequence, started))
 
     def read(self, sequence: EngineSequence) -> None:
-        """Fill the new slab of `sequence` from its swap file."""
+        """Fill the new slab of `sequence` from its swap file. If that fails, the KV is recomputed."""
         path, sequence.swapped = Path(sequence.swapped), ""
         sequence.busy = READING
         read = partial(swap_format.read, path, list(sequence.tokens), sequence.prompt, self._fingerprint)
         self._in_thread(read, partial(self._was_read, sequence))
 
     def read_prefixes(self, disk_reads: Iterable[DiskRead]) -> None:
-        """Read prefixes of the prefix cache back from disk."""
+        """Read prefixes from disk, and give them back to the prefix cache."""
         for read in disk_reads:
             self._in_thread(read.read, partial(self._allocator.finish_disk_read, read))
 
@@ -80,7 +80,7 @@ class SwapIO:
 
     def _write(self, sequence: EngineSequence, path: Path) -> int:
         memory, slab = self._allocator.memory, sequence.slab
-        if sequence.swapped:  # swapped out before, and not read back yet
+        if sequence.swapped:  # the KV of an earlier swap was not read back yet
             return swap_format.move(Path(sequence.swapped), path)
         if slab is None:
             kv = torch.empty(memory.geometry.layers, 0, memory.geometry.row)
@@ -91,16 +91,16 @@ class SwapIO:
     def _written(self, sequence: EngineSequence, started: float, future: Future[int]) -> None:
         sequence.busy = ""
         if not self._owner.is_active(sequence):
-            self._allocator.free(sequence, cache=False)  # its process may have ended: no prompt to cache
+            self._allocator.free(sequence, cache=False)  # do not cache the prompt: its process may have ended
             return
         seconds = time.perf_counter() - started
         error = future.exception()
         if sequence.lease and error is None:
-            error = DriverFailed(f"sequence {sequence.id} was renewed while it was written; it runs on")
+            error = DriverFailed(f"sequence {sequence.id} was renewed while its KV was written, so it continues")
         if error is not None:
             self._report.event(SwappedOut(sequence.id, 0, seconds, wire_error(error)))
             return
-        self._allocator.free(sequence, cache=False)  # the swap file has its prompt, too
+        self._allocator.free(sequence, cache=False)  # do not cache the prompt: the swap file contains it
         self._owner.finish(sequence, SwappedOut(sequence.id, future.result(), seconds))
 
     def _was_read(self, sequence: EngineSequence, future: Future[torch.Tensor]) -> None:
@@ -112,11 +112,11 @@ class SwapIO:
         slab = sequence.slab
         assert slab is not None
         if error is None and (kv := future.result()).shape[1] > slab.length:
-            # The slab already begins with the shared prefix, which has the same bits: do not overwrite it.
+            # The slab already begins with a cached prefix, which has the same bits as the file: do not overwrite it.
             self._allocator.memory.tokens(slab, slab.length, kv.shape[1]).copy_(kv[:, slab.length :])
             slab.length = kv.shape[1]
         self._report.event(Restored(sequence.id, error is not None, "" if error is None else str(error)))
 
     def _in_thread(self, job: Callable[[], Any], then: Callable[[Future[Any]], None]) -> None:
-        """Run `job` in `thread`, then call `then` with its future between two steps."""
+        """Run `job` in `thread`. Between two later steps, the engine calls `then` with the future of the job."""
         self.thread.submit(job).add_done_callback(lambda future: self._inbox.put(partial(then, future)))

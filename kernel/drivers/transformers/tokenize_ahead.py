@@ -1,7 +1,7 @@
 """Tokenizes the texts in the kernel's messages, on the thread that reads the link, while a step runs on another.
 
 The link passes each message through `tokenized` and puts the result into the engine's inbox, in order. A long prompt
-takes milliseconds to tokenize; no generation waits for that. It never stores a message.
+takes milliseconds to tokenize, and no generation should wait for that. This module never stores a message.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Tokenized(NamedTuple):
 
 
 def tokenized(codec: TextCodec, message: Any) -> Any:
-    """`message`, or `Tokenized` if it has texts. Never raises: an error is in `Tokenized.error`."""
+    """`message` itself, or `Tokenized` if it has texts. Never raises: an error goes into `Tokenized.error`."""
     if not isinstance(message, Admit | ScoreQuery | EmbedQuery):
         return message
     try:
@@ -42,9 +42,9 @@ def _ids(codec: TextCodec, message: Admit | ScoreQuery | EmbedQuery) -> list[lis
         case ScoreQuery():
             ids = [codec.encode(message.prompt), *map(codec.encode_more, message.continuations)]
             if len(ids) == 1 or not all(ids):
-                raise InvalidPrompt("score takes one or more continuations, each not empty")
+                raise InvalidPrompt("score needs one or more continuations, none of them empty")
             return ids
         case EmbedQuery():
             if not message.texts:
-                raise InvalidPrompt("embed takes one or more texts")
+                raise InvalidPrompt("embed needs one or more texts")
             return list(map(codec.encode, message.texts))

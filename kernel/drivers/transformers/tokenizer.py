@@ -1,6 +1,6 @@
-"""The model's tokenizer, as the engine uses it: prompts to ids, ids to text, and the ids that end a text.
+"""The model's tokenizer, as the driver uses it: prompts to ids, ids to text, and the ids that end a text.
 
-Made by `model_builder`. Any error of a chat template becomes `InvalidPrompt`. It never changes a prompt's text.
+`model_builder` makes it. Any error of a chat template becomes `InvalidPrompt`. It never changes a prompt's text.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from kernel.drivers.transformers.constraint import GrammarCompiler
 
 
 class Tokenizer:
-    """A tokenizer of transformers, `hf`, with the compiler of its grammars.
+    """`hf`, a tokenizer of transformers, with a compiler of constraints for its tokens.
 
-    `ends` are the ids that end a text, `vocabulary` is the count of the model's logits, and `name` is the model's name
-    for error messages.
+    `ends` are the ids that end a text, `vocabulary` is the number of logits that the model has for a token, and `name`
+    is the model's name for error messages.
     """
 
     def __init__(self, hf: Any, ends: frozenset[int], name: str, vocabulary: int) -> None:
@@ -26,7 +26,7 @@ class Tokenizer:
         self.grammars = GrammarCompiler(hf, ends, vocabulary)
 
     def encode(self, prompt: list[ChatMessage] | str) -> list[int]:
-        """The ids of `prompt`, after which the reply begins. Raises `InvalidPrompt`."""
+        """The ids of `prompt`; the reply begins after the last one. Raises `InvalidPrompt`."""
         if not prompt:
             raise InvalidPrompt("the prompt is empty; pass text or at least one message")
         ids: list[int] = self._hf(prompt)["input_ids"] if isinstance(prompt, str) else self._encode_chat(prompt)
@@ -35,12 +35,12 @@ class Tokenizer:
         return ids
 
     def encode_more(self, text: str) -> list[int]:
-        """The ids of `text` as the continuation of other text, without special tokens."""
+        """The ids of `text`, which continues another text: it gets no special tokens."""
         ids: list[int] = self._hf(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def decode(self, ids: list[int]) -> str:
-        """The text of `ids`, without special tokens."""
+        """The text of `ids`. Special tokens are left out."""
         text: str = self._hf.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 

@@ -1,6 +1,7 @@
-"""A cache on disk for values measured once on this machine: trials whose result must not change from start to start.
+"""A cache on disk for the results of trials, which run once on a machine and must not differ from start to start.
 
-Used by `weights` and `model_builder`. A file that cannot be read or written never fails a load: the trial runs again.
+Used by `weights` and `model_builder`. A file that cannot be read or written never fails a load: the next start repeats
+the trial.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ T = TypeVar("T")
 
 
 def get_or_measure(folder: Path, kind: str, facts: Any, type_: type[T], measure: Callable[[], T]) -> T:
-    """The result of the first call of `measure` for these `facts`, this machine and this count of threads."""
+    """The cached value for these `facts`, this machine and this count of threads. If there is none, measure it."""
     value = get(folder, kind, facts, type_)
     if value is None:
         value = measure()
@@ -29,14 +30,14 @@ def get_or_measure(folder: Path, kind: str, facts: Any, type_: type[T], measure:
 
 
 def get(folder: Path, kind: str, facts: Any, type_: type[T]) -> T | None:
-    """The value stored for these `facts`, or None if there is none that can be read."""
+    """The value stored for these `facts`. None if there is none, or if it cannot be read."""
     with suppress(OSError, msgspec.DecodeError):
         return msgspec.json.decode(_path(folder, kind, facts).read_bytes(), type=type_)
     return None
 
 
 def put(folder: Path, kind: str, facts: Any, value: Any) -> None:
-    """Store `value` for later starts, and ignore a disk that refuses it."""
+    """Store `value` for later starts. An error of the disk is ignored."""
     path = _path(folder, kind, facts)
     unfinished = path.with_suffix(".unfinished")
     with suppress(OSError):
@@ -56,7 +57,7 @@ def digest(*facts: Any) -> str:
 
 @cache
 def machine() -> str:
-    """The processor and the library, which decide the last bits of a result."""
+    """A description of the processor and of torch, which decide the last bits of a result."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = " ".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))

@@ -1,7 +1,8 @@
 """Reads the weights and the tokenizer of a model, and has `model_builder` build the model that runs.
 
-`__main__` calls `load` once. transformers loads a model the first time. If the decoder can run it, its manifest is
-cached, and later starts read the weight files directly. Every failure is a named error; nothing is printed.
+`__main__` calls `load` once. transformers loads a model the first time. If the model is in a folder and the decoder can
+run it, the load caches its manifest, and later starts read the weight files directly. Every failure is an `LlmosError`;
+this module never prints anything.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ if find_spec("transformers") is None:
     raise ImportError("no module named transformers")
 
 LAYERS = {"full_attention", "sliding_attention"}
-ROPE_BY_LENGTH = {"dynamic", "longrope"}  # with these, a sequence's numbers would depend on its neighbours' lengths
+ROPE_BY_LENGTH = {"dynamic", "longrope"}  # with these types, a sequence's numbers would depend on the lengths of others
 
 
 def load(message: Load, source: Path | str, options: Options, report: Callable[[str], None]) -> Model:
-    """Load the model that `message` names from `source`, as `source.locate` found it; `report` is called at each stage.
+    """Load the model that `message` names from `source`, the result of `source.locate`. Call `report` at each stage.
 
-    Raises `ModelNotFound`, `MissingExtra`, or `ModelLoadFailed` with the cause.
+    Raises `ModelNotFound`, `MissingExtra`, or `ModelLoadFailed` with the cause of any other failure.
     """
     name, cache = message.model, Path(message.cache)
     try:
@@ -55,7 +56,7 @@ def _load(name: str, source: Path | str, options: Options, message: Load, report
     if threads:
         torch.set_num_threads(threads)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    # On a CPU the weights are packed from float32; `model_builder` chooses the type of the packed weights.
+    # On a CPU the weights are read as float32; `model_builder` chooses the type of the packed weights.
     dtype = torch.float32 if device.type == "cpu" else getattr(torch, options.dtype or "bfloat16")
     cache, facts = Path(message.cache), _facts(source, options, device)
     cached = tuning_cache.get(cache, "outline", facts, LoadCache)
@@ -63,7 +64,7 @@ def _load(name: str, source: Path | str, options: Options, message: Load, report
         loaded = _from_transformers(name, source, device, dtype)
     else:
         loaded = LoadedModel(cached.manifest, _read_weights(source, device, dtype), None, _digest(source))
-    with ThreadPoolExecutor(1) as pool:  # which also imports transformers, if nothing has yet
+    with ThreadPoolExecutor(1) as pool:  # the thread also imports transformers, if that has not happened yet
         tokenizer = pool.submit(_tokenizer, str(source), cached is not None and cached.plain_tokenizer)
         report("packing weights")
         model = assemble(name, loaded, tokenizer, options, message)
@@ -75,10 +76,10 @@ def _load(name: str, source: Path | str, options: Options, message: Load, report
 class LoadCache(msgspec.Struct, frozen=True):
     """Facts that one start caches for the next ones.
 
-    `plain_tokenizer`: the tokenizer is of transformers' generic class, whose behaviour is all in its data files.
+    `plain_tokenizer`: the tokenizer is of transformers' generic class, whose behaviour comes only from its data files.
     """
 
-    manifest: ModelManifest = msgspec.field(name="outline")  # as files in the cache call it
+    manifest: ModelManifest = msgspec.field(name="outline")  # the name in files of the cache
     plain_tokenizer: bool
 
 
@@ -89,7 +90,7 @@ def _is_plain(tokenizer: Any) -> bool:
 
 
 def _tokenizer(source: str, plain: bool) -> Any:
-    """Load the tokenizer; a `plain` one skips the search for its class, which takes longer than the load itself."""
+    """Load the tokenizer. If it is `plain`, skip the search for its class, which takes longer than the load itself."""
     if plain:
         from transformers import PreTrainedTokenizerFast as Tokenizer
     else:
@@ -121,12 +122,12 @@ def _files(source: Path | str) -> list[Path]:
 
 
 def _facts(source: Path | str, options: Options, device: torch.device) -> list[Any]:
-    """The key of the cached manifest: everything that decides it and the result of the check against transformers."""
+    """The key of the cached manifest: all that decides the manifest and the result of `hf_backend.check`."""
     return [_digest(source), version("llmosd"), version("transformers"), options.dtype, str(device)]
 
 
 def _digest(source: Path | str, configuration: str = "") -> str:
-    """A hash that identifies these weights; for a model on the hub, of its name and its `configuration`."""
+    """A hash that identifies the weights. For a model on the hub, it is a hash of the name and the `configuration`."""
     files = _files(source)
     if not files:
         return digest(str(source), configuration)
@@ -135,7 +136,7 @@ def _digest(source: Path | str, configuration: str = "") -> str:
 
 
 def _read_weights(source: Path | str, device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """All weights, converted to `dtype`; weights of that type stay mapped from the file, where nothing changes them."""
+    """All weights, as `dtype`. Weights that have this type in the file stay mapped from it: they are never changed."""
     weights: dict[str, torch.Tensor] = {}
     for file in _files(source):
         weights |= load_file(file)
@@ -143,10 +144,10 @@ def _read_weights(source: Path | str, device: torch.device, dtype: torch.dtype) 
 
 
 def _check_config(config: Any) -> None:
-    """Refuse features whose effect the check after loading is too short to show."""
+    """Refuse features whose effect `hf_backend.check` cannot show, because its text is too short."""
     layers = set(getattr(config, "layer_types", None) or ()) - LAYERS
     if layers:
-        raise ModelLoadFailed(f"layers of type {sorted(layers)} are not supported; use a model without them")
+        raise ModelLoadFailed(f"layers of type {sorted(layers)} are not supported; use a model without such layers")
     rope = getattr(config, "rope_parameters", None) or {}
     kinds = ROPE_BY_LENGTH & {part.get("rope_type") for part in (rope, *rope.values()) if isinstance(part, dict)}
     if kinds:

@@ -224,7 +224,7 @@ def swapped_other(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "changes", "words"),
     [
-        (damage(-100), {}, "damaged: its checksum differs"),
+        (damage(-100), {}, "damaged: its checksum is wrong"),
         (damage(0), {}, "not a swap file of this version"),
         (damage(60), {}, ""),
         (cut(1000), {}, "damaged"),
