@@ -1,5 +1,6 @@
 """The microkernel: processes, threads, mailboxes and the slots of models.
 
-One event loop owns every table and makes every decision; it never computes. The daemon in `llmosd` starts the kernel.
-The kernel never imports `llmosd`, and only its transformers driver, a process of its own, imports torch.
+One event loop owns every table and makes every decision; drivers and worker threads do all slow work. The daemon in
+`llmosd` starts the kernel. The kernel never imports `llmosd`, and only its transformers driver, a process of its own,
+imports torch.
 """

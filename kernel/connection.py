@@ -1,7 +1,8 @@
-"""The kernel's end of a client's connection: a process of its own, whose requests pass the gate as system calls.
+"""The kernel's end of a client's connection, which has a process of its own. Its requests are that process's calls.
 
-The daemon's listener makes it. When a connection ends, its unfinished requests and attached tasks end with it. It
-decodes frames, but never a payload that it only passes on.
+The daemon's listener creates a `Connection` for each client. When the connection ends, its unanswered requests end too,
+and so do the tasks that it started without `detach`. The connection decodes frames, but never a value that it only
+passes on.
 """
 
 from __future__ import annotations
@@ -53,14 +54,14 @@ from kernel.kernel import Kernel
 HELLO_TIMEOUT = 10.0  # seconds until the first frame must have arrived
 MAX_REQUESTS = 65_536  # unanswered requests of one connection
 
-STREAMING = frozenset({Spawn, Submit, Attach, Logs})  # calls that events can follow
+STREAMING = frozenset({Spawn, Submit, Attach, Logs})  # calls whose answer can be followed by events
 DECODE = decoder(ToDaemon).decode
 
 log = structlog.get_logger("kernel.connection")
 
 
 class Connection(FramedProtocol):
-    """One client. Its unanswered requests and open streams are in tables by the id of the request."""
+    """The connection of one client. Tables hold its unanswered requests and open streams by the id of the request."""
 
     def __init__(self, kernel: Kernel, connections: set[Connection]) -> None:
         super().__init__()
@@ -70,7 +71,7 @@ class Connection(FramedProtocol):
         self._process: Process | None = None
         self._threads: dict[int, Thread] = {}  # the threads of requests that wait inside the kernel
         self._streams: dict[int, Stream] = {}
-        self._tasks: dict[int, int] = {}  # pids of attached tasks with a stream
+        self._tasks: dict[int, int] = {}  # pids of the tasks, started without `detach`, whose stream is open
         self._early_frames: list[bytes] = []  # received before the kernel had read the journal
         self._hello = self._loop.call_later(HELLO_TIMEOUT, self._hello_timed_out)
 
@@ -120,8 +121,8 @@ class Connection(FramedProtocol):
                 self.frame_received(payload)
 
     def pause_writing(self) -> None:
-        # A peer that does not read its answers may not send more requests. Only this end of a connection stops reading:
-        # if both ends did, each would wait for the other to read first.
+        # A peer that does not read its answers may not send more requests. Only the daemon's end of a connection stops
+        # reading: if both ends did, each would wait until the other reads.
         if self.transport is not None:
             self.transport.pause_reading()
 
@@ -166,9 +167,9 @@ class Connection(FramedProtocol):
                 self._answer(number, call, answer)
 
     def _check_request_id(self, number: int) -> None:
-        """Raises `OutOfTurn` for the id of an unanswered request, and `Busy` if too many requests are unanswered."""
+        """Raises `OutOfTurn` if the id is in use, and `Busy` if too many requests are unanswered."""
         if number in self._threads or number in self._streams:
-            raise OutOfTurn(f"request id {number} is in use; choose the id of no unanswered request or open stream")
+            raise OutOfTurn(f"request id {number} is in use; use an id that no unanswered request or open stream has")
         if len(self._threads) >= MAX_REQUESTS:
             raise Busy(f"{MAX_REQUESTS} requests of this connection are unanswered; wait for answers", retry_after=1.0)
 
@@ -178,7 +179,7 @@ class Connection(FramedProtocol):
             return  # the client abandoned the request, or disconnected
         error = thread.exception()
         if abandoned:
-            # The call was done before it could be cancelled; a task that it started is killed all the same.
+            # The call finished before its cancellation. If it started a process, kill that process nevertheless.
             if error is None and type(call) is Spawn and not call.detach:
                 self._end_task(thread.result(), "its client abandoned it")
         elif error is None:
@@ -188,7 +189,7 @@ class Connection(FramedProtocol):
 
     def _end_task(self, pid: int, why: str) -> None:
         task = self._kernel.table.alive.get(pid)
-        if task is not None and task.parent is self._process:  # `Attach` also streams the tasks of other clients
+        if task is not None and task.parent is self._process:  # a stream of `Attach` may show a task of another client
             self._kernel.process_exit.end(task, "killed", why)
 
     def _answer(self, number: int, call: Any, value: Any) -> None:
@@ -233,7 +234,7 @@ class Connection(FramedProtocol):
 
     def _open_stream(self, number: int, call: Spawn | Attach | Logs) -> Stream:
         def deliver(event: Event) -> None:
-            # Looks the stream up: a closure over it would form a reference cycle, which only the collector frees.
+            # Find the stream in the table: a closure over it would form a cycle, which only the collector frees.
             stream = self._streams.get(number)
             try:
                 payload = encode(StreamEvent(number, event, 0 if stream is None else stream.number))
@@ -249,7 +250,7 @@ class Connection(FramedProtocol):
             if isinstance(call, Logs):
                 self.send_frame(ENCODER.encode(End(number)))
 
-        # `_answer` grants the credit, so that no event precedes the answer.
+        # The stream starts without credit. `_answer` grants it, so that no event precedes the answer.
         opened = self._streams[number] = Stream(deliver, 0, end)
         return opened
 
@@ -278,7 +279,7 @@ class Connection(FramedProtocol):
         self._refuse(OutOfTurn(f"no Hello within {HELLO_TIMEOUT:.0f} s; it must be the first frame"))
 
     def _bad_frame(self, payload: bytes, error: Exception) -> None:
-        """Answer a frame from which the request id can be read with an error; cut off the sender of any other."""
+        """Answer with an error if the frame's request id can be read; otherwise refuse the client."""
         found = None if self._process is None else complaint(payload, error)
         if found is None:
             self._refuse(MalformedFrame(f"not a frame of this protocol: {error}"))

@@ -1,8 +1,8 @@
 """The gate: every system call of every process passes through it, in the same order.
 
-Contexts (in the loop) and connections (from a socket) call it. It checks that the process may make the call, counts
-the call, and runs its handler. A handler answers immediately, or returns a coroutine when it has to wait. The gate
-never looks at the fields of a call.
+The contexts of agents call the gate from the loop, and connections call it for the requests from their sockets. The
+gate checks that the process may make the call, counts the call, and runs its handler. A handler answers immediately, or
+returns a coroutine if it has to wait. The gate never looks at the fields of a call.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ipc.syscalls import Attach, Backup, ReleaseLock, ReleasePermit, SetPolicy, 
 from kernel.core.process import Process
 from kernel.core.stream import Stream
 
-CALLS_PER_TURN = 128  # after so many calls a process gives up the loop, even if each of them could finish immediately
+CALLS_PER_TURN = 128  # after so many calls a process gives up the loop, even if each call could finish immediately
 
 Handler = Callable[..., Any]
 
@@ -28,7 +28,7 @@ ALSO_WHILE_DYING: frozenset[type[Syscall]] = frozenset({WriteLog, ReleaseLock, R
 
 
 class SystemCalls(Protocol):
-    """Makes the calls of a context: the gate, or for a durable process the replay in front of the gate."""
+    """Makes the calls of a context. This is the gate; for a durable process it is the replay, which calls the gate."""
 
     async def call(self, process: Process, call: Syscall) -> Any: ...
 
@@ -39,13 +39,16 @@ class RestartWaiter(Protocol):
     """Durable processes that have yet to restart: see `kernel.durable.pending_restarts`."""
 
     async def wait_for_restart(self, error: LlmosError) -> bool:
-        """Wait until the process that `error` reports as missing restarts, or never will. False: none is pending."""
+        """If the process that `error` did not find is yet to restart, wait until it has restarted or never will.
+
+        Returns whether the call has waited. If so, the caller makes the call again.
+        """
 
 
 class CallEntry:
     """One kind of system call: its handler, how often it was made, and whether only clients may make it.
 
-    `unobserved` is the handler as it was registered. `handler` is the same, or an observer around it.
+    `unobserved` is the handler as it was registered. `handler` is the same handler, or an observer that calls it.
     """
 
     __slots__ = ("clients_only", "count", "handler", "unobserved")
@@ -59,7 +62,7 @@ class CallEntry:
 class Gate:
     """Has an entry for each kind of call. Counts calls, errors by name, and the limits that were reached.
 
-    `pending_restarts` knows the durable processes that have yet to restart. It is None when there are none.
+    `pending_restarts` knows the durable processes that have yet to restart. It is None while there is no such process.
     """
 
     def __init__(self) -> None:
@@ -69,7 +72,7 @@ class Gate:
         self.pending_restarts: RestartWaiter | None = None
 
     def count_error(self, error: BaseException) -> None:
-        """Count an error that answered a call or ended a process, by its name. Count limits by their own names, too."""
+        """Count an error that answered a call or ended a process, by its name. Count its limit, too, if it has one."""
         self.errors[type(error).__name__] += 1
         if isinstance(error, LimitExceeded):
             self.limits[error.data["limit"]] += 1
@@ -80,17 +83,17 @@ class Gate:
         return {kind.__name__: entry.count for kind, entry in self._entries.items() if entry.count}
 
     def register(self, handlers: dict[type[Syscall], Handler]) -> None:
-        """Add the calls of one subsystem. Each handler takes the process and the call."""
+        """Add the calls of one subsystem, each with its handler. A handler takes the process and the call."""
         self._entries.update((kind, CallEntry(kind, handler)) for kind, handler in handlers.items())
 
     def handler(self, kind: type[Syscall]) -> Handler:
-        """The handler of this kind of call, for restoring the effects of a recorded call. No observer sees it."""
+        """The handler of this kind of call, to restore the effects of a recorded call. Observers are not called."""
         return self._entries[kind].unobserved
 
     def observe(self, observer: Handler | None) -> None:
         """Call `observer` with each handler and its arguments in place of the handler; None removes the observer.
 
-        This exchanges the handlers in the entries, so that a call costs nothing extra without an observer.
+        The observer replaces the handlers in the entries, so that a call costs nothing extra without an observer.
         """
         for entry in self._entries.values():
             entry.handler = entry.unobserved if observer is None else partial(observer, entry.unobserved)
@@ -98,8 +101,8 @@ class Gate:
     def enter(self, process: Process, call: Syscall, stream: Stream | None = None, await_restarts: bool = True) -> Any:
         """Make `call` for `process`. Returns the answer, or a coroutine that returns it. Raises the errors of the call.
 
-        `stream` takes the events of the call. With `await_restarts` a call that names a process which has yet to
-        restart waits for it; without, the call fails.
+        `stream` takes the events of the call. If the call names a process that has yet to restart, the call waits
+        for that process if `await_restarts` is set, and fails otherwise.
         """
         if self.pending_restarts is not None and await_restarts:
             return self._enter_after_restarts(process, call, stream)
@@ -120,9 +123,9 @@ class Gate:
         if not calls % CALLS_PER_TURN:
             if type(call) in ALSO_WHILE_DYING:
                 return await self._call_then_give_way(process, call)
-            await asyncio.sleep(0)  # before the call: a cancellation after it would lose the answer, such as a message
+            await asyncio.sleep(0)  # before the call: a cancellation after it would lose its answer, such as a message
         try:
-            entry = self._entries[type(call)]  # the same as `enter`, inlined: every call of an agent passes here
+            entry = self._entries[type(call)]  # as in `enter`, inlined for speed: every call of an agent passes here
             if process.dying or entry.clients_only:
                 _permit(process, type(call))
             entry.count += 1
@@ -136,7 +139,7 @@ class Gate:
             raise
 
     async def call_by(self, process: Process, call: Syscall, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """Make `call` as the method `call` does, but await the coroutine of `make` in place of the handler."""
+        """Check and count `call` as the method `call` does, but await `make()` instead of running the handler."""
         process.calls += 1
         entry = self._entries[type(call)]
         if process.dying or entry.clients_only:
@@ -151,12 +154,12 @@ class Gate:
             raise
 
     async def answer(self, process: Process, call: Syscall) -> Any:
-        """Run the handler of `call` and return its answer. For a caller whose `call` has passed the gate already."""
+        """Run the handler of `call` and return its answer. Use this if `call` was checked and counted already."""
         answer = self._entries[type(call)].handler(process, call)
         return await answer if type(answer) is CoroutineType else answer
 
     async def _enter_after_restarts(self, process: Process, call: Syscall, stream: Stream | None) -> Any:
-        """The same as `enter`, while processes that the call may name have yet to restart."""
+        """Do the same as `enter`, and wait for a process that the call names and that has yet to restart."""
         while True:
             try:
                 answer = self.enter(process, call, stream, await_restarts=False)
@@ -166,16 +169,17 @@ class Gate:
                     raise
 
     async def _call_then_give_way(self, process: Process, call: Syscall) -> None:
-        """Make `call`, which gives back a held resource and has no answer, and then give up the loop.
+        """Make `call`, a call of `ALSO_WHILE_DYING`, and then give up the loop.
 
-        A cancellation before the call would leave the resource held.
+        Such a call has no answer that a cancellation could lose. But a cancellation before the call could lose the
+        call, and a resource that it gives back would stay held.
         """
-        process.calls -= 1  # `call_now` counts it again
+        process.calls -= 1  # `call_now` counts the call again
         self.call_now(process, call)
         await asyncio.sleep(0)
 
     def call_now(self, process: Process, call: Syscall) -> Any:
-        """Make `call`, whose handler never waits, for a thread of `process` that cannot await it."""
+        """Make `call` for code of `process` that cannot await. The handler of `call` must never wait."""
         try:
             return self.enter(process, call, await_restarts=False)
         except LlmosError as error:
@@ -184,7 +188,7 @@ class Gate:
 
 
 def _permit(process: Process, kind: type[Syscall]) -> None:
-    """Raises `Killed` and `NotPermitted`."""
+    """Raises `Killed` or `NotPermitted` if `process` may not make a call of this kind."""
     if process.dying and kind not in ALSO_WHILE_DYING:
         raise Killed(f"process {process.pid} is ending ({process.dying}) and may make no more calls", pid=process.pid)
     if kind in CLIENTS_ONLY and not process.is_client:

@@ -1,6 +1,7 @@
 """The kernel: builds the subsystems around one gate, on one event loop.
 
-The daemon makes it. It owns every table. It never starts work by itself: work comes from clients and agents.
+The daemon creates the kernel, which owns every table. The kernel never starts work of its own: all work comes from
+clients and agents.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ log = structlog.get_logger("kernel")
 
 
 class KernelSettings(Protocol):
-    """The settings that the kernel reads. `model` serves the calls that name no model."""
+    """The settings that the kernel reads. A call that names no model goes to `model`."""
 
     models: dict[str, ModelSpec]
     model: str
@@ -73,7 +74,7 @@ class KernelSettings(Protocol):
 
     @property
     def state_path(self) -> Path:
-        """The folder for state that survives the daemon. Sequences that were swapped out are below it."""
+        """The folder for state that survives the daemon. Swapped-out sequences are in a folder below it."""
 
     @property
     def cache_path(self) -> Path:
@@ -85,7 +86,7 @@ class Kernel:
 
     `journal` persists the tasks that clients submit; without a journal no task can be submitted. `on_shutdown` is
     called when a client asks the daemon to stop; its argument says whether to stop immediately. The constructor builds
-    the parts in the order of the layers, lowest first, and hands each the parts that it depends on.
+    the parts in the order of the layers, lowest first, and passes to each part the parts that it depends on.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Kernel:
     ) -> None:
         self.loop = loop = asyncio.get_running_loop()
         self._on_shutdown = on_shutdown
-        self.opened = journal is None  # whether the journal was read; clients are not welcomed before
+        self.opened = journal is None  # whether the journal was read; until then no client is welcomed
         self.on_opened: list[Callable[[], None]] = []  # called once, when the journal was read
         swap, cache = settings.state_path / "swap", settings.cache_path / "models"
         machine = ThisMachine(swap) if machine is None else machine
@@ -181,25 +182,26 @@ class Kernel:
     def _connect(self, journal: Journal | None) -> None:
         """Fill every hook: the lists of functions through which a part calls the parts above it, in calling order.
 
-        The comment of a line gives the reason for its position. "Only" marks a hook with a single function, "free" a
-        line that could stand anywhere in its list; free lines follow the order of the layers.
+        The comment of a line gives the reason for its position in the list of its hook. "Only" means that the list has
+        no other function, "free" that the line could stand anywhere in its list. Free lines follow the order of the
+        layers.
         """
         end, control = self.process_exit.on_end, self.control
         self.dispatcher.on_slow.append(self.watchdog.log_slow_step)  # only: nothing else watches steps
-        self.messaging.on_urgency.append(self.resources.priority_changed)  # only: callers change nothing but slots
+        self.messaging.on_urgency.append(self.resources.priority_changed)  # only: callers change urgency on slots
         self.process_exit.on_thread_end.append(self.synchronisation.thread_ended)  # only: threads hold just locks
         if self.durability is not None and self.tasks is not None and journal is not None:
             durable = self.durability
             journal.on_opened.append(durable.opened)  # first: it takes over the pids and names that are in use
-            journal.on_opened.append(self._answer_clients)  # last: everything that clients may ask for exists now
+            journal.on_opened.append(self._answer_clients)  # last: now everything that clients may ask for exists
             journal.on_pending.append(self.tasks.recovery.recover)  # only: nothing else restarts tasks
-            self.shared.journal = durable.regions  # only: a region has one region_journal
-            control.on_kill.append(self.tasks.flush)  # only: a client's kill waits just for the disk
-            control.on_suspend.append(durable.processes.suspended)  # before the slots: its write starts sooner
+            self.shared.journal = durable.regions  # no list: regions have one journal
+            control.on_kill.append(self.tasks.flush)  # only: a client's kill waits for nothing but the disk
+            control.on_suspend.append(durable.processes.suspended)  # before the slots: the write starts sooner
             control.on_resume.append(partial(durable.processes.suspended, suspended=False))  # the same
             control.on_nice.append(durable.processes.priority_set)  # the same
-            end.append(durable.processes.process_ended)  # before the links: their victims find the task without a root
-        control.on_suspend.append(self.resources.suspended)  # last: nothing waits for the slots
+            end.append(durable.processes.process_ended)  # before the links: what they end must find no ended root
+        control.on_suspend.append(self.resources.suspended)  # last: the call does not wait for the slots
         control.on_resume.append(self.resources.resumed)  # the same
         control.on_nice.append(self.resources.priority_set)  # the same
         end.append(self.crashes.process_ended)  # before the links: a cause is reported before its consequences
@@ -209,25 +211,25 @@ class Kernel:
         end.append(self.publication.process_ended)  # before messaging: no topic may lead to a closed mailbox
         end.append(self.messaging.process_ended)  # after the crash report, which quotes the mailbox
         end.append(self.output.process_ended)  # free: ends the streams that follow its log
-        end.append(self.memory.process_ended)  # free: drops its keys
+        end.append(self.memory.process_ended)  # free: drops its private memory
         end.append(self.shared.process_ended)  # free: deletes its ephemeral regions
-        end.append(self.tools.process_ended)  # free: drops its count of calls
+        end.append(self.tools.process_ended)  # free: drops its count of tool calls
         end.append(self.resources.process_ended)  # free: the drivers are notified on the next turn of the loop
 
     def _answer_clients(self, opening: RecoveredState) -> None:
-        """The journal was read: serve the connections that have waited for it."""
+        """The journal was read: notify the connections that have waited for this."""
         self.opened = True
         waiting, self.on_opened = self.on_opened, []
         for callback in waiting:
             callback()
 
     async def drain(self, timeout: float) -> None:
-        """Refuse new tasks, give the running ones up to `timeout` seconds to end, then kill the rest."""
+        """Refuse new tasks, give the running agents up to `timeout` seconds to end, then kill the remaining ones."""
         self.lifecycle.draining = True
-        tasks = self._agents()
-        if tasks and timeout > 0:
-            log.info("draining", tasks=len(tasks), seconds=timeout)
-            await self._all_ended(tasks, timeout)
+        agents = self._agents()
+        if agents and timeout > 0:
+            log.info("draining", tasks=len(agents), seconds=timeout)
+            await self._all_ended(agents, timeout)
         if self.tasks is not None:
             self.tasks.stop()
         if self.durability is not None:

@@ -1,6 +1,6 @@
 """The status subsystem: answers questions about processes, programs, mailboxes, counters and the machine.
 
-The gate calls its handlers. It reads the tables of other subsystems and never changes them.
+The gate calls its handlers. They read the tables of other subsystems, and never change them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from kernel.tasks.submit import Tasks
 
 
 class Status:
-    """The handlers of the questions. `version` is the version of the daemon; `tasks` is None without a journal."""
+    """The handlers of these calls. `version` is the version of the daemon; `tasks` is None without a journal."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Status:
 
     def ps(self, process: Process, call: Ps) -> list[ProcessInfo]:
         now = time.monotonic()
-        pids = sorted(self._table.alive)  # a durable process that restarts with its old pid stands last in the table
+        pids = sorted(self._table.alive)  # a durable process that restarted with its old pid is at the end of the table
         later = map(self._table.alive.__getitem__, itertools.islice(pids, bisect.bisect_left(pids, call.start), None))
         rows = (_row(candidate, now) for candidate in later if call.clients or not candidate.is_client)
         return list(itertools.islice(rows, call.limit))

@@ -1,6 +1,7 @@
-"""Answers to calls: the values that `Thread.answer` of a waiting caller can have, and callers that gave up.
+"""Answers to calls: the values of `Thread.answer` other than a reply, and the marks for callers that gave up.
 
-The messages of processes and of durable processes use it to put an answer into the thread. It never wakes a thread.
+Used by `kernel.messages` and `kernel.durable.messages`, which put the answer into the calling thread. It never wakes a
+thread.
 """
 
 from __future__ import annotations
@@ -8,13 +9,13 @@ from __future__ import annotations
 from ipc.errors import LlmosError
 from kernel.core.process import Process
 
-LATE_REPLIES = 1000  # a process with more pending calls forgets those that timed out
+LATE_REPLIES = 1000  # with more pending calls than this, a process does not remember the callers that gave up
 
-UNANSWERED = object()  # the `Thread.answer` of a caller that waits
+UNANSWERED = object()  # the `Thread.answer` of a caller that still waits
 
 
 class Unanswerable:
-    """The answer to a call that will get no reply: `error` is raised in the caller."""
+    """The answer to a call that will get no reply. The caller raises `error`."""
 
     __slots__ = ("error",)
 
@@ -23,7 +24,10 @@ class Unanswerable:
 
 
 def mark_caller_gone(recipient: Process, message: int) -> None:
-    """Mark the caller of `message` as gone. A late reply is then a dead letter, and no error of the recipient."""
+    """Record that the caller of `message` has given up. A late reply then becomes a dead letter.
+
+    Beyond `LATE_REPLIES` the call is forgotten, and a late reply raises `NotACall` in the recipient.
+    """
     pending_calls = recipient.pending_calls
     if pending_calls is not None and message in pending_calls:
         pending_calls[message] = None

@@ -1,8 +1,8 @@
-"""The event log of a task: passes its events to the streams of all clients attached to it, of which there may be none.
+"""The event log of a task: passes the task's events to the streams of all clients that are attached, if any.
 
-The task subsystem makes it, and the processes of the task use it as their stream. One client that is behind pauses the
-task, as it would alone. The log numbers the events and retains the last ones, so that a client that lost its connection
-gets the events that it missed. It never retains anything before the first event or after the last one.
+The task subsystem makes it, and the processes of the task use it as their stream. One client that reads slowly pauses
+the task, however many others are attached. The log numbers the events and retains the last ones, so that a client that
+lost its connection gets the events that it missed. It never retains anything before the first event or after the last.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from ipc.messages import Emitted, Event, Log, Missed, Token
 from kernel.core.stream import Stream
 
 RETAINED_EVENTS = 1024  # events of a task that clients can get when they attach again
-RETAINED_SIZE = 256 * 1024  # characters and bytes in these events, as far as they are known without encoding
-EVENT_OVERHEAD = 64  # size of an event besides its text
+RETAINED_SIZE = 256 * 1024  # the sum of their sizes, each as measured by `_size`
+EVENT_OVERHEAD = 64  # counted for each event besides its text
 
 
 class EventLog:
-    """Passes events on. The task calls `add` and `finish`; processes call the rest, as they would of a `Stream`."""
+    """Passes events on. The task calls `add` and `finish`; its processes call the rest, as they would on a `Stream`."""
 
     __slots__ = ("_number", "_on_drained", "_retained", "_size", "_streams")
 
@@ -29,13 +29,13 @@ class EventLog:
         self._streams: list[Stream] = [] if stream is None else [stream]
         self._on_drained: list[Callable[[], None]] = []
         self._number = 0  # the number of the last event
-        self._retained: deque[Event] | None = None  # the last events, up to this number; made at the first event
+        self._retained: deque[Event] | None = None  # the last events, up to event `_number`; made at the first
         self._size = 0  # the size of the retained events
 
     def add(self, stream: Stream, after: int | None = None) -> None:
-        """Pass events on to `stream`, too: from now on, or all with a number above `after`.
+        """Pass events on to `stream`, too: the events from now on, or all events with a number above `after`.
 
-        Of these, the stream gets a `Missed` in place of the events that are no longer retained.
+        A `Missed` replaces the events above `after` that are no longer retained.
         """
         self._streams = [other for other in self._streams if not other.closed]
         if after is not None:
@@ -63,7 +63,7 @@ class EventLog:
             stream.push(event, self._number)
 
     def when_drained(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once, as soon as no stream is congested."""
+        """Call `callback` once, as soon as no stream is congested. This may be now."""
         self._on_drained.append(callback)
         self._check_drained()
 
@@ -91,7 +91,7 @@ class EventLog:
                 stream.push(event, number)
 
     def _check_drained(self) -> None:
-        """Call the callbacks, or wait for the first stream that is congested."""
+        """Call the callbacks if no stream is congested; otherwise check again when a congested one has drained."""
         for stream in self._streams:
             if stream.congested:
                 stream.forget(self._check_drained)
@@ -103,7 +103,7 @@ class EventLog:
 
 
 def _size(event: Event) -> int:
-    """The approximate size of an event. A frozen Struct that an agent emits counts as the overhead alone."""
+    """The approximate size of an event. A frozen Struct that an agent emits counts only as the overhead."""
     text: object = ""
     if isinstance(event, Token):
         text = event.text

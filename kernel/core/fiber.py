@@ -1,8 +1,9 @@
-"""Fibers: coroutines that the dispatcher steps, by asyncio's protocol for third-party tasks ("Extending asyncio").
+"""Fibers: coroutines that the dispatcher runs in steps. A step runs the coroutine to its next wait.
 
-`Thread` (`kernel.core.process`) adds the process that owns the fiber. `asyncio.timeout`, `TaskGroup`, anyio and httpx
-work inside a fiber. A fiber never runs by itself. A kernel wait (`PARK`) carries no value, so a cancelled wait loses
-nothing: a fiber that wakes checks its condition again.
+A fiber follows asyncio's protocol for third-party tasks ("Extending asyncio"), so `asyncio.timeout`, `TaskGroup`, anyio
+and httpx work inside it. `Thread` (`kernel.core.process`) adds the process that owns the fiber. A kernel wait (`PARK`)
+returns no value: the woken fiber checks its condition again, so a cancelled wait loses nothing. A fiber never runs
+outside a step.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _unregister_task: Any = getattr(asyncio, "_unregister_task")  # noqa: B009
 
 
 class _Park:
-    """A fiber awaits this to wait for the kernel; `Fiber.wake` ends the wait."""
+    """A fiber awaits `PARK` to wait until the kernel calls `Fiber.wake`."""
 
     __slots__ = ()
 
@@ -44,7 +45,7 @@ class _Park:
 
 
 PARK = _Park()
-_Park.__await__ = (PARK,).__iter__  # type: ignore[method-assign, assignment] # the same without a frame, so faster
+_Park.__await__ = (PARK,).__iter__  # type: ignore[method-assign, assignment] # the same, but faster: it needs no frame
 
 NEW, READY, RUNNING, BLOCKED, SUSPENDED, ZOMBIE = "new", "ready", "running", "blocked", "suspended", "zombie"
 
@@ -57,10 +58,10 @@ def _cancellation(message: Any) -> asyncio.CancelledError:
 
 
 class Fiber(asyncio.Future[Any]):
-    """A coroutine that the dispatcher steps. Like every asyncio task it is a future of its result.
+    """A coroutine that the dispatcher runs in steps. Like every asyncio task it is a future of its result.
 
-    `waits_for` names the wait that blocks it, `timers` counts the timers that are set to wake it, `cpu` is the
-    processor time of its steps in seconds. `Thread` sets all attributes, so that a spawn runs one constructor, not two.
+    `waits_for` is the wait that blocks the fiber, `timers` counts the timers that are set to wake it, and `cpu` is the
+    time of its steps in seconds. `Thread` sets all attributes, so that a spawn runs one constructor and not two.
     """
 
     __slots__ = (
@@ -124,9 +125,9 @@ class Fiber(asyncio.Future[Any]):
         return self._cancels
 
     def defer(self, cancellation: asyncio.CancelledError) -> None:
-        """Throw `cancellation` at the next wait, because it arrived during a call whose answer must not be lost.
+        """Throw `cancellation` at the next wait: it arrived during a call whose answer must not be lost.
 
-        `uncancel` takes it back, as a timeout does when its block is left without another wait.
+        `uncancel` revokes the cancellation. `asyncio.timeout` calls it if its block ends without another wait.
         """
         self._throw = _cancellation(cancellation.args[0] if cancellation.args else None)
         self._throw.deferred = True  # type: ignore[attr-defined]
@@ -135,7 +136,7 @@ class Fiber(asyncio.Future[Any]):
         """Throw CancelledError into the coroutine at its next step, as `asyncio.Task.cancel` does."""
         if self.done():
             return False
-        # A loop and no recursion: the chain of fibers that await one another may be long, or lead back to itself.
+        # A loop instead of recursion: the chain of fibers that await one another may be long, or lead back to itself.
         chain: dict[Fiber, None] = {}
         last: Fiber = self
         while last not in chain:
@@ -150,8 +151,8 @@ class Fiber(asyncio.Future[Any]):
         return True
 
     def _cancel_wait(self, msg: Any) -> None:
-        """Cancel the future that this fiber awaits, or throw at the next step."""
-        awaited, self._fut_waiter = self._fut_waiter, None  # ends a circle of awaits that leads over other futures
+        """Cancel the future that this fiber awaits. If that has ended, throw CancelledError at the next step."""
+        awaited, self._fut_waiter = self._fut_waiter, None  # stops the recursion if futures lead back to this fiber
         if awaited is not None and awaited.cancel(msg):
             self._fut_waiter = awaited
             if self._must_cancel:
@@ -162,7 +163,7 @@ class Fiber(asyncio.Future[Any]):
         self.wake()
 
     def _leave_wait(self, msg: Any) -> None:
-        """Throw CancelledError although the awaited fiber goes on, because that fiber waits for this one."""
+        """Throw CancelledError without waiting for the end of the awaited future: that future waits for this fiber."""
         assert self._fut_waiter is not None
         self._fut_waiter.remove_done_callback(self._outside_done)
         self._fut_waiter = None
@@ -178,13 +179,13 @@ class Fiber(asyncio.Future[Any]):
     # ---- for the kernel
 
     def wake(self) -> None:
-        """End the kernel wait of this fiber. Does nothing if it is not in one."""
+        """End the kernel wait of this fiber. Does nothing if the fiber is in no kernel wait."""
         if self._parked:
             self._parked = False
             self.dispatcher.push(self)
 
     def interrupt(self, error: Exception) -> None:
-        """End the kernel wait of this fiber with `error`. Does nothing if it is not in one, or was cancelled before."""
+        """End the kernel wait of this fiber with `error`. Does nothing without such a wait, or after a cancellation."""
         if self._parked:
             self._parked = False
             self._throw = error
@@ -205,8 +206,8 @@ class Fiber(asyncio.Future[Any]):
             current = asyncio.current_task(loop)
             if current is not None:
                 _leave_task(loop, current)
-            _enter_task(loop, self)  # tasks that its `finally` blocks start must not count as those of another thread
-            # Closed here and not by the garbage collector, which would print the errors of the `finally` blocks.
+            _enter_task(loop, self)  # its `finally` blocks may start tasks, which must not belong to another thread
+            # If the garbage collector closed the coroutine, it would print the errors of the `finally` blocks.
             with contextlib.suppress(BaseException):
                 self._coro.close()
             _leave_task(loop, self)
@@ -214,7 +215,10 @@ class Fiber(asyncio.Future[Any]):
                 _enter_task(loop, current)
 
     def step(self, start: float) -> float:
-        """Run the coroutine to its next wait. Takes the time now, returns the time after. For the dispatcher only."""
+        """Run the coroutine to its next wait. Takes the time before the step, returns the time after it.
+
+        Only the dispatcher calls this.
+        """
         if self.state is ZOMBIE:
             return start
         throw = self._throw
@@ -231,16 +235,16 @@ class Fiber(asyncio.Future[Any]):
                 wanted = self._context.run(self._coro.throw, throw)
         except StopIteration as stop:
             self._finish()
-            if self._throw is not None:  # it cancelled itself in its last step
+            if self._throw is not None:  # the coroutine cancelled itself in its last step
                 super().cancel(*self._throw.args[:1])
             else:
                 super().set_result(stop.value)
         except asyncio.CancelledError as error:
-            throw = None  # its traceback holds this frame, which would hold it in turn
+            throw = None  # its traceback refers to this frame, which must not refer back to it
             self._finish()
             super().cancel(*error.args[:1])
         except BaseException as error:
-            # This includes SystemExit and KeyboardInterrupt: an agent that raises them ends itself, not the daemon.
+            # Also SystemExit and KeyboardInterrupt: an agent that raises them ends its own process, not the daemon.
             throw = None
             error.__traceback__ = None if error.__traceback__ is None else error.__traceback__.tb_next
             self._finish()
@@ -257,8 +261,8 @@ class Fiber(asyncio.Future[Any]):
         return end
 
     def _await_outside(self, wanted: Any) -> None:
-        """Block on the value that asyncio code yielded: a future, or None to give up the loop for a turn."""
-        if wanted is None or wanted is PARK:  # a park gets here only if it was cancelled, and then waits for nothing
+        """Block on the value that asyncio code yielded: a future, or None to give up the loop for one turn."""
+        if wanted is None or wanted is PARK:  # PARK gets here only if a cancellation must be thrown: do not wait
             self.dispatcher.push(self)
             return
         if getattr(wanted, "_asyncio_future_blocking", None) is None or wanted is self:
@@ -274,9 +278,9 @@ class Fiber(asyncio.Future[Any]):
             self._throw = None
 
     def _outside_done(self, future: asyncio.Future[Any]) -> None:
-        # The future's own __await__ raises its exception again when the coroutine goes on. Until then _fut_waiter stays
-        # set, as in asyncio, so that a cancellation before the next step is thrown.
-        if self.state is not ZOMBIE:  # it may have been abandoned while it waited
+        # The future's own __await__ raises its exception when the coroutine goes on. As in asyncio, _fut_waiter stays
+        # set until the next step. A finished future refuses a cancellation, which is therefore thrown in that step.
+        if self.state is not ZOMBIE:  # the fiber may have been abandoned while it waited
             self.dispatcher.push(self)
 
     def _finish(self) -> None:

@@ -1,8 +1,9 @@
 """The mailbox of a process: bounded, ordered by priority and then by arrival, with waiting senders and receivers.
 
-The message subsystem calls it. Messages are in the mailbox and never in a waiter, so a cancelled wait loses none. A
-selective receive uses an index, built at the first receive of its kind and dropped when the mailbox is empty: it costs
-amortized constant time per message, however many there are. The mailbox wakes threads; it never looks at processes.
+The message subsystem calls it. A message stays in the mailbox until its receiver takes it, so a cancelled wait loses no
+message. A selective receive by correlation, sender or type uses an index of that attribute, which is built at the first
+such receive and dropped when the mailbox is empty. The index costs amortized constant time per message, whatever the
+number of messages. The mailbox wakes threads; it never looks at processes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from kernel.core.message_queue import INDEXED, Index, MessageQueue, add_to_index
 from kernel.core.selector import Selector
 
 CAPACITY = 1000  # messages
-RECEIVED = 5  # received messages whose headings a crash report quotes
+RECEIVED = 5  # how many received messages a crash report quotes, by their headings
 CONTROL = 21  # the priority of the kernel's own messages: above all others, and not counted in the capacity
 
 
@@ -26,11 +27,11 @@ class StorageReceipt(Protocol):
     """A promise that a message will be on disk: see `kernel.durable`."""
 
     async def answer_after_commit(self, answer: Any) -> Any:
-        """Return `answer` as soon as the message is on disk."""
+        """Wait until the message is on disk, and return `answer`."""
 
 
 class Mailbox:
-    """A message queue for each priority. Made at first use, since most processes never get a message."""
+    """A message queue for each priority. Made at the first use, since most processes never get a message."""
 
     __slots__ = (
         "_indexes",
@@ -50,10 +51,10 @@ class Mailbox:
         self.capacity = capacity
         self.closed = False
         self.taken = 0  # places taken by messages other than `CONTROL` ones, or reserved for senders that were woken
-        self.receiver: Fiber | None = None  # waits for any message, and has waited longer than all `selectors`
-        self.received: deque[tuple[int, str, int, int, int]] | None = None  # headings of the last ones received
+        self.receiver: Fiber | None = None  # waits for any message, longer than all in `selectors` have waited
+        self.received: deque[tuple[int, str, int, int, int]] | None = None  # headings of the last received messages
         self.selectors: list[tuple[Fiber, Selector | None]] | None = None  # further receivers, in order of arrival
-        self.woken_for: dict[Fiber, Message] | None = None  # receivers woken while others waited, each with its message
+        self.woken_for: dict[Fiber, Message] | None = None  # receivers woken while others waited, and for which message
         self._senders: deque[Fiber] | None = None  # wait for a place, in order of arrival
         self._normal_queue: MessageQueue | None = None  # of priority 0, which nearly all messages have
         self._other_queues: dict[int, MessageQueue] | None = None  # of the other priorities
@@ -71,7 +72,7 @@ class Mailbox:
     def put(self, message: Message) -> StorageReceipt | None:
         """Add `message`. The mailbox must be neither full nor closed, unless the message is a `CONTROL` one.
 
-        The sender must wait for the receipt, if there is one.
+        Returns None, or from the mailbox of a durable process a receipt for which the sender must wait.
         """
         priority = message.priority
         if priority == 0:
@@ -117,7 +118,7 @@ class Mailbox:
         return message
 
     def select(self, selector: Selector) -> Message | None:
-        """Remove and return the first message that `selector` matches, in the order of `take`; None if none matches."""
+        """Remove and return the first message in the order of `take` that `selector` matches; None if there is none."""
         for message in self._candidates(selector):
             if selector.matches(message):
                 self.discard(message)
@@ -143,7 +144,7 @@ class Mailbox:
         return chain.from_iterable(self._by_urgency())
 
     def _candidates(self, selector: Selector) -> Iterable[Message]:
-        """Messages that may match, in the order of `take`, found by the most selective index that applies."""
+        """The messages that may match, in the order of `take`. Uses the index of the most selective attribute given."""
         for attribute in INDEXED:
             key = getattr(selector, attribute)
             if key is not None:
@@ -166,7 +167,7 @@ class Mailbox:
     def add_receiver(self, thread: Fiber, selector: Selector | None = None) -> None:
         """Wake `thread`, which parks now, for the next message that it wants.
 
-        It then takes one and calls `end_receive`.
+        The woken thread takes a message, if one is left, and calls `end_receive`.
         """
         if selector is None and self.receiver is None and not self.selectors:
             self.receiver = thread
@@ -178,7 +179,10 @@ class Mailbox:
         thread.waits_for = "message" if selector is None else selector
 
     def end_receive(self, thread: Fiber) -> None:
-        """End the wait of `thread`, which was woken or cancelled. Offer a message that it left to the next receiver."""
+        """End the wait of `thread`, which was woken or cancelled.
+
+        If the message for which it was woken is still in the mailbox, offer that message to the next receiver.
+        """
         if self.receiver is not None or self.selectors:
             self._remove_receiver(thread)
         if self.woken_for:
@@ -187,25 +191,25 @@ class Mailbox:
                 self._offer(message)
 
     def add_sender(self, thread: Fiber) -> None:
-        """Wake `thread`, which parks now, when a place is reserved for it. Then it calls `end_send_wait`."""
+        """Wake `thread`, which parks now, when a place is reserved for it. The woken thread calls `end_send_wait`."""
         if self._senders is None:
             self._senders = deque()
         self._senders.append(thread)
 
     def end_send_wait(self, thread: Fiber) -> bool:
-        """End the wait of a sender. True if a place is reserved for it, which it must use or pass on."""
+        """End the wait of `thread`. True if a place is reserved for it; the thread must use the place or pass it on."""
         if self._senders and thread in self._senders:
             self._senders.remove(thread)
             return False
         return True
 
     def use_place(self) -> None:
-        """Give up the reserved place, because its sender puts the message now or finds the mailbox closed."""
+        """Free the reserved place: its sender puts a message into it now, unless the mailbox is closed."""
         if not self.closed:
             self.taken -= 1
 
     def pass_on_place(self) -> None:
-        """Reserve a free place for the next waiting sender, or return it to the mailbox if no sender waits."""
+        """Reserve a place, which has become free, for the next waiting sender. If no sender waits, it stays free."""
         if self.closed:
             return
         if self._senders:
@@ -214,7 +218,7 @@ class Mailbox:
             self.taken -= 1
 
     def close(self) -> list[Message]:
-        """Refuse all further messages, wake all waiters, and return the unread messages, the most urgent first."""
+        """Close the mailbox, wake all waiting threads, and return the unread messages, the most urgent first."""
         self.closed = True
         rest = list(self.peek())
         receivers = [] if self.receiver is None else [self.receiver]
@@ -239,7 +243,7 @@ class Mailbox:
         return queue
 
     def _most_urgent(self) -> MessageQueue | None:
-        """The most urgent queue with a message. Drops the empty ones above it."""
+        """The most urgent queue with a message. Drops the empty queues that are more urgent."""
         queues = self._other_queues
         while queues:
             urgency = max(queues)
@@ -264,7 +268,7 @@ class Mailbox:
     # ---- waiters
 
     def _offer(self, message: Message) -> None:
-        """Wake the first receiver that wants `message`, which the receiver that was woken for it did not take."""
+        """Wake another receiver that wants `message`: the receiver that was woken for it did not take it."""
         receiver = self.receiver
         if receiver is not None:
             self.receiver = None
@@ -275,20 +279,20 @@ class Mailbox:
             self._wake_for(message)
 
     def _note_woken(self, receiver: Fiber, message: Message) -> None:
-        """Remember that `receiver` was woken for `message` while others wait, as it may take another one, or none.
+        """Remember that `receiver` was woken for `message` while others wait, since it may leave the message.
 
-        Only the receivers that wait now need this. A later one looks first, and waits only if it does not want the
-        message.
+        Only the threads that wait now need this note. A receiver that arrives later looks into the mailbox first, and
+        waits only if it does not want the message.
         """
         if self.woken_for is None:
             self.woken_for = {}
         self.woken_for[receiver] = message
 
     def _forget_woken(self, message: Message) -> None:
-        """Drop the notes about `message`, which has left the mailbox."""
-        called = self.woken_for or {}
-        for receiver in [receiver for receiver, wanted in called.items() if wanted is message]:
-            del called[receiver]
+        """Drop the note about `message`, which has left the mailbox."""
+        notes = self.woken_for or {}
+        for receiver in [receiver for receiver, noted in notes.items() if noted is message]:
+            del notes[receiver]
 
     def _wake_for(self, message: Message) -> None:
         """Wake the first thread in `selectors` that wants `message`."""
@@ -306,7 +310,7 @@ class Mailbox:
                 return
 
     def _remove_receiver(self, thread: Fiber) -> None:
-        """Remove `thread` from the waiting receivers, if it was not woken before."""
+        """Remove `thread` from the waiting receivers. Does nothing if it was woken already."""
         if self.receiver is thread:
             self.receiver = None
         elif self.selectors:

@@ -1,8 +1,8 @@
 """Message queues, which hold the messages of one priority in the order of arrival, and indexes over all of them.
 
-A mailbox has a queue for each priority. It builds an index at its first selective receive of a kind, so that such a
-receive does not look at every message, and updates the index with each message that enters or leaves. Removing the
-first message and discarding any other take constant time, however long the queue is. It never wakes a thread.
+A mailbox has a queue for each priority. At the first receive that selects by an attribute, the mailbox builds an index
+of that attribute, so that such a receive need not look at every message. It updates the index with each message that
+enters or leaves. To remove any message takes amortized constant time. This file never wakes a thread.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from collections.abc import Iterable, Iterator
 
 from ipc.messages import Message
 
-SPARSE = 32  # up to so many dead entries a queue is not worth rebuilding
+SPARSE = 32  # a queue with at most so many dead entries is not rebuilt
 INDEXED = ("correlation", "sender", "type")  # attributes of messages, the most selective first
 
 
 class MessageQueue:
     """First in, first out. A message discarded from the middle stays as a dead entry until it gets to the head.
 
-    The first of `items` is always alive. Dead entries never outnumber the living for long, so dropping them costs
-    amortized constant time per message.
+    The first of `items` is always alive. The queue is rebuilt when its dead entries outnumber the living ones, so
+    dropping them costs amortized constant time per message.
     """
 
     __slots__ = ("dead", "items")
@@ -64,7 +64,7 @@ class MessageQueue:
             self.dead = None
 
 
-# By value of the attribute and priority. A single message replaces a queue of one, as most correlation ids are unique.
+# By value of the attribute, and priority. A single message stands for a queue of one: most correlation ids are unique.
 Index = dict[tuple[int | str, int], MessageQueue | Message]
 
 
@@ -77,7 +77,7 @@ def build_index(attribute: str, messages: Iterable[Message]) -> Index:
 
 
 def drop_from_all(indexes: dict[str, Index], message: Message) -> bool:
-    """Remove `message` from all indexes. True if it was the last message of the mailbox."""
+    """Remove `message` from all indexes. True if `message` was the last one in the mailbox."""
     for attribute, index in indexes.items():
         key = getattr(message, attribute), message.priority
         found = index[key]
@@ -90,7 +90,7 @@ def drop_from_all(indexes: dict[str, Index], message: Message) -> bool:
 
 
 def add_to_index(index: Index, value: int | str, message: Message) -> None:
-    """Add `message`, whose attribute has this value, behind the messages with the same value and priority."""
+    """Add `message`, whose indexed attribute is `value`, behind the messages with the same value and priority."""
     key = value, message.priority
     found = index.get(key)
     if found is None:
@@ -103,6 +103,6 @@ def add_to_index(index: Index, value: int | str, message: Message) -> None:
 
 
 def indexed(index: Index, key: tuple[int | str, int]) -> Iterable[Message]:
-    """The messages with one value and priority, in their order."""
+    """The messages whose attribute value and priority are `key`, in the order of arrival."""
     found = index.get(key)
     return () if found is None else found if isinstance(found, MessageQueue) else (found,)

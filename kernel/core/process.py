@@ -1,7 +1,7 @@
 """Processes and their threads. A process is accounted, limited, owned and killed; its threads are scheduled.
 
 A process is data plus its threads: `kernel.processes.lifecycle` starts it, `kernel.processes.exit` ends it. A thread is
-a fiber of a process. Both are in one file because each refers to the other. Neither ever decides anything.
+a fiber of a process. The two classes are in one file because each refers to the other. Neither ever decides anything.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ CLIENT = "client"  # program name of a connection
 
 
 class BlockedOn(Protocol):
-    """A wait that only certain threads can end. Its `str` describes it in a few words."""
+    """A wait that names the threads that can end it. `str` of the wait describes it in a few words."""
 
     def ended_by(self) -> Iterable[Thread] | None:
-        """The threads that can end the wait, each alone; None if something outside can, too."""
+        """The threads of which any one can end the wait; None if something else may end it, too."""
 
 
 class HeldResource(Protocol):
     """A resource that a thread can hold, such as a lock."""
 
     def drop(self, thread: Thread) -> None:
-        """Take the resource from `thread`, however often the thread has acquired it."""
+        """Take the resource from `thread` completely, even if the thread has acquired it several times."""
 
 
 class DurableHistory(Protocol):
-    """The call history of a durable process: see `kernel.durable.history`. `context` makes the context of its agent."""
+    """The call history of a durable process: see `kernel.durable.history`. `context` makes the context of the agent."""
 
     context: Callable[[Process], Any]
 
@@ -71,9 +71,10 @@ class Thread(Fiber):
     """A coroutine of a process.
 
     `path` says which thread started it: "0" is the first thread of its process, "0-2" the second thread that "0"
-    started. So a program has the same paths whenever it runs. `waits_for` names the wait that blocks it: a plain text
-    if something outside can always end the wait. `answer` is the answer to its call (see `kernel.core.answers`),
-    `started_threads` counts the threads that it started, and `holds` are the resources that it loses when it ends.
+    started. So the threads of a program have the same paths in every run of it. `waits_for` is the wait that blocks
+    the thread: a `BlockedOn`, or a plain text if no set of threads is known to end the wait. `answer` is the answer to
+    the call that the thread makes (see `kernel.core.answers`), `started_threads` counts the threads that it started,
+    and `holds` are the resources that are taken from it when it ends.
     """
 
     __slots__ = ("answer", "holds", "path", "priority", "process", "started_threads", "suspended")
@@ -130,7 +131,7 @@ class Thread(Fiber):
 
 
 class Process:
-    """A running agent, or the connection of a client. `stream` takes its events to the client of the task."""
+    """A running agent, or the connection of a client. `stream` takes the agent's events to the client of the task."""
 
     __slots__ = (
         "accepts",
@@ -187,7 +188,7 @@ class Process:
         durable: DurableHistory | None = None,
     ) -> None:
         self.pid = pid
-        self.parent = parent  # None once one of the two has ended
+        self.parent = parent  # None once the parent or this process has ended
         self.parent_pid = 0 if parent is None else parent.pid
         self.program = program
         self.args = args
@@ -195,34 +196,34 @@ class Process:
         self.priority = priority
         self.stream = stream
         self.is_client = is_client
-        self.attempt = attempt  # which attempt of its task it belongs to: see `kernel.tasks.submit`
+        self.attempt = attempt  # of the task, from 1: see `kernel.tasks.submit`
         self.started = time.monotonic()
         self.prompt_tokens = self.generated_tokens = 0
         self.messages_sent = self.messages_received = self.calls = 0
-        self.cpu_of_ended = 0.0  # seconds of threads that have ended
+        self.cpu_of_ended = 0.0  # seconds that the steps of ended threads took
         self.threads: dict[Thread, None] | tuple[Thread, ...] = ()  # in the order in which they started
-        self.children: dict[Process, None] | tuple[()] = ()  # made at first use, like much here: few need all of it
+        self.children: dict[Process, None] | tuple[()] = ()  # made at first use, as few need it
         self.mailbox: Mailbox | None = None
-        self.first_receiver: Thread | None = None  # waits for the first message, which makes the mailbox
+        self.first_receiver: Thread | None = None  # waits for the first message; its sender makes the mailbox
         self.accepts = accepts  # declared message types; None accepts any
         self.pending_calls: PendingCalls | None = None
         self.generations = 0
         self.group: SchedulingGroup | None = None  # made at first use
-        self.critical_path = 0.0  # service along the longest chain of model calls that led to its present point
+        self.critical_path = 0.0  # service along the longest chain of model calls up to now
         self.log: deque[Log] | None = None
-        self.watchers: list[Callable[[Process], None]] | tuple[()] = ()  # called once it has ended
-        self.followers: list[Stream] | tuple[()] = ()  # clients that read the log as it grows
+        self.watchers: list[Callable[[Process], None]] | tuple[()] = ()  # called when it has ended
+        self.followers: list[Stream] | tuple[()] = ()  # streams to clients that follow the log
         self.suspended = False
-        self.held_back: list[Thread] | None = None  # ready, but suspended (see `Dispatcher.hold`); None: all may run
-        self.dying: str = ""  # the reason for its end, once it is ending or has ended
+        self.held_back: list[Thread] | None = None  # ready, but suspended: see `Dispatcher.hold`; None: all may run
+        self.dying: str = ""  # why it ends or has ended; empty before
         self.limits: Limits | None = None
         self.outcome: tuple[Any, ErrorInfo | None] = (None, None)  # value and error, while it is dying
-        self.timer: asyncio.TimerHandle | None = None  # for its deadline; for its grace period while it is dying
+        self.timer: asyncio.TimerHandle | None = None  # for its deadline, or its grace period when it is dying
         self.durable = durable  # the history of a durable process
-        self.status: ExitStatus | None = None  # once it has ended
+        self.status: ExitStatus | None = None  # set when it has ended
 
     def add_thread(self, thread: Thread) -> None:
-        """Add a thread. Nearly all processes have one, and a tuple takes less memory than a dictionary."""
+        """Add a thread. Nearly all processes have one thread, and a tuple takes less memory than a dictionary."""
         if not self.threads:
             self.threads = (thread,)
             return
@@ -257,14 +258,14 @@ class Process:
         raise UnknownThread(f"process {self.pid} has no thread {path!r}; it has {known}", pid=self.pid)
 
     def open_mailbox(self) -> Mailbox:
-        """The mailbox, made at first use."""
+        """The mailbox, made at first use. Takes over the first receiver."""
         if self.mailbox is None:
             self.mailbox = Mailbox()
             self.mailbox.receiver, self.first_receiver = self.first_receiver, None
         return self.mailbox
 
     def scheduling_group(self) -> SchedulingGroup:
-        """The scheduling group of its model calls, made at first use: its task, and every process the task spawned."""
+        """The scheduling group of its model calls, made at first use. A task and all that it spawned share it."""
         if self.group is None:
             self.group = SchedulingGroup(self.pid, self.owner)
         return self.group
@@ -280,7 +281,7 @@ class Process:
             follower.push(line)
 
     def state(self) -> tuple[str, str]:
-        """The state of the process as a whole and its wait, which are those of its most active thread."""
+        """The state of the process and the wait that blocks it. Both are taken from its most active thread."""
         if self.ended:
             return ZOMBIE, ""
         if self.suspended:
@@ -295,12 +296,12 @@ class Process:
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended and has left the table of living processes."""
+        """Whether it has ended, and has left the living processes of the table."""
         return self.status is not None
 
     @property
     def cpu_seconds(self) -> float:
-        """Processor time of all its threads, ended ones included."""
+        """Seconds that the steps of its threads took, including threads that have ended."""
         return self.cpu_of_ended + sum(thread.cpu for thread in self.threads)
 
     def usage(self) -> Usage:
@@ -316,9 +317,9 @@ class Process:
 
 
 class PendingCalls(dict[int, Thread | None]):
-    """Calls to `process` that it has not answered: the waiting thread by message id, or None if it has given up.
+    """The calls that `process` has not answered: by message id the thread that waits, or None if it has given up.
 
-    A process has one such object, and all its callers wait for it.
+    A process has one such object. It is also the `BlockedOn` of every thread that waits for a reply of the process.
     """
 
     __slots__ = ("process",)

@@ -1,6 +1,7 @@
 """The process table: all living processes by pid, and the processes that ended last.
 
-The kernel owns it, and every subsystem that finds processes by pid reads it. It never starts or ends a process.
+The kernel owns the table, and every subsystem that finds processes by pid reads it. The table never starts or ends
+a process.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from collections import OrderedDict
 from ipc.errors import UnknownProcess
 from kernel.core.process import Process
 
-REMEMBERED = 512  # ended processes whose status and log can still be asked for
+REMEMBERED = 512  # ended processes that `wait` and `logs` still find
 
 
 class ProcessTable:
-    """All living processes by pid, and the last ones that ended. Pids count up, and no pid is used twice."""
+    """All living processes by pid, and the last ones that ended.
+
+    Pids count up, and no two processes have the same pid. A durable process that restarts has its old pid again.
+    """
 
     def __init__(self) -> None:
         self.alive: dict[int, Process] = {}
@@ -22,7 +26,7 @@ class ProcessTable:
         self.last_pid = 0
 
     def get(self, pid: int) -> Process:
-        """The living process `pid`. Raises `UnknownProcess`, which says whether it has ended or never existed."""
+        """The living process `pid`. Raises `UnknownProcess`, which says whether `pid` has ended or never existed."""
         process = self.alive.get(pid)
         if process is None:
             raise self.unknown(pid)

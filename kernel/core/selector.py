@@ -1,7 +1,7 @@
 """The selector of a selective receive.
 
-The message subsystem makes it from a `Receive`, and the mailbox matches messages against it. It reads the heading of a
-message, and never the body, which only the predicate of an agent may read.
+The message subsystem makes a selector from a `Receive`, and the mailbox matches messages against it. A selector reads
+the heading of a message and never its body. Only the predicate of an agent may read the body.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ipc.messages import Message
 
 
 class Selector:
-    """Matches messages of a type, from a sender, with a correlation id, and for which `where` is true; None: any."""
+    """Matches messages that have this type, sender and correlation id, and satisfy `where`. None allows any value."""
 
     __slots__ = ("correlation", "sender", "type", "where")
 
@@ -37,7 +37,7 @@ class Selector:
         )
 
     def ended_by(self) -> None:
-        """Anyone may send a message, so no set of threads is known to end this wait: see `kernel.core.waits`."""
+        """None: any process may send a message, so no set of threads is known to end this wait."""
 
     def __str__(self) -> str:
         parts = [

@@ -1,8 +1,8 @@
 """Streams: the events of a task on their way to one client, at most as many as the client granted credit for.
 
-Connections make a stream, and the kernel pushes events into it. Events without credit wait in a bounded queue:
-neighbouring tokens of one generation join into one event, `emit` and generations pause while the stream is
-`congested`, and excess log lines are replaced by their count. A push never blocks.
+A connection makes the stream, and the kernel pushes events into it. Events without credit wait in a queue. The queue
+stays short: neighbouring tokens of one generation join into one event, `emit` and generations pause while the stream is
+`congested`, and a count replaces excess log lines. A push never blocks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_TEXT = 64 * 1024  # or so many characters of tokens
 
 
 class _Text:
-    """Waiting tokens of one generation, joined."""
+    """Tokens of one generation that wait, joined into one event."""
 
     __slots__ = ("call", "parts", "pid")
 
@@ -26,7 +26,7 @@ class _Text:
 
 
 class _Gap:
-    """The first of some log lines that were dropped here, and their count."""
+    """Stands for log lines that were dropped at this place: the first of them, and their count."""
 
     __slots__ = ("line", "lines")
 
@@ -35,9 +35,9 @@ class _Gap:
 
 
 class Stream:
-    """The events of one request. `deliver` writes one to the client, `on_end` is called after the last one was written.
+    """The events of one request. `deliver` writes an event to the client. `on_end` is called after the last event.
 
-    `number` is the number of the event that is being delivered. Joined tokens have the number of the last of them.
+    `number` is the number of the event that is being delivered. Joined tokens have the number of the last token.
     """
 
     __slots__ = (
@@ -79,7 +79,7 @@ class Stream:
         if type(event) is Token:
             self._text += len(event.text)
             last = self._queue[-1][0] if self._queue else None
-            # Only neighbours join, so that a client that has seen an event has seen all with lower numbers.
+            # Only neighbours join, so that a client that has seen an event has seen all events with lower numbers.
             if isinstance(last, _Text) and (last.pid, last.call) == (event.pid, event.call):
                 last.parts.append(event.text)
                 self._queue[-1] = last, number
@@ -102,13 +102,13 @@ class Stream:
             self._on_end()
 
     def end(self) -> None:
-        """Call `on_end` as soon as every event pushed so far was delivered. No event may follow."""
+        """Call `on_end` when all pushed events are delivered, now if they are. No event may follow."""
         self._ending = True
         if not self.closed and not self._queue:
             self._on_end()
 
     def when_drained(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once, when the stream is no longer congested, or is closed."""
+        """Call `callback` once, at the next grant that leaves the stream uncongested, or when the stream is closed."""
         self._on_drained.append(callback)
 
     def forget(self, callback: Callable[[], None]) -> None:
@@ -117,14 +117,14 @@ class Stream:
             self._on_drained.remove(callback)
 
     def close(self) -> None:
-        """Drop the waiting events and all later ones: the client has gone. Call the drain callbacks."""
+        """Drop the waiting and all later events, because the client has gone. Call the callbacks of `when_drained`."""
         self.closed = True
         self._queue.clear()
         self._text = 0
         self._call_drained()
 
     def _drop(self, event: Log | State, number: int) -> None:
-        """Drop `event`, as there is no room for it. Count log lines, so that the client learns how many it missed."""
+        """Drop `event`, since the queue is full. Count log lines, so that the client learns how many it missed."""
         last = self._queue[-1][0]
         if isinstance(event, State):  # soon out of date, so not worth counting
             return

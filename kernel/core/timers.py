@@ -1,9 +1,9 @@
 """Timers: time limits of waiting threads, all on one timer of the loop.
 
 The code that parks a thread for a limited time sets a timer. Nearly every timer is cancelled before its time, because
-the reply arrived, so setting and cancelling one must be cheap. A heap drops cancelled entries when they reach the top
-or outnumber the others; a timer of the loop for each would cost several times as much. A timer never raises: the thread
-that it wakes looks at `expired`.
+the reply arrived, so setting and cancelling a timer must be cheap. The heap drops cancelled timers when they reach the
+top or outnumber the others. A loop timer for each thread would cost several times as much. A timer never raises: the
+thread that it wakes looks at `expired`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush
 from math import inf
 from typing import Protocol
 
-SPARSE = 64  # up to so many cancelled timers the heap is not worth rebuilding
+SPARSE = 64  # a heap with at most so many cancelled timers is not rebuilt
 
 
 class HasTimers(Protocol):
@@ -42,7 +42,7 @@ class TimerQueue:
         self._loop = loop
         self.time = loop.time
         self._heap: list[tuple[float, int, Timer]] = []
-        self.new: list[Timer] = []  # set in this turn of the loop, not in the heap yet
+        self.new: list[Timer] = []  # set in this turn of the loop, and not in the heap yet
         self._number = 0
         self._cancelled = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -56,7 +56,7 @@ class TimerQueue:
         self._loop.call_soon(self._insert_new)
 
     def cancelled(self) -> None:
-        """Count a timer in the heap that was cancelled, and rebuild the heap if most timers in it are."""
+        """Count a cancelled timer of the heap. If more than half of the heap is cancelled, rebuild it without these."""
         self._cancelled += 1
         if self._cancelled > SPARSE and 2 * self._cancelled > len(self._heap):
             self._heap = [entry for entry in self._heap if not entry[2].over]
@@ -81,7 +81,7 @@ class TimerQueue:
         self._timer = self._loop.call_at(until, self._fire)
 
     def _fire(self) -> None:
-        # The timer may fire early (uvloop rounds to milliseconds). The timers that it was set for are due all the same.
+        # The loop may call this early (uvloop rounds to milliseconds). The timers for that time are due nevertheless.
         now = max(self._fires_at, self.time())
         self._timer, self._fires_at = None, inf
         heap = self._heap
@@ -96,10 +96,10 @@ class TimerQueue:
 
 
 class Timer:
-    """Wakes `thread` after `seconds`, or never if that is None. After a wake-up, `expired` says whether the time is up.
+    """Wakes `thread` after `seconds`, or never if `seconds` is None. `expired` says whether the time is up.
 
-    `until` is the end of the time on the clock of the loop. `seconds` must have been checked to be a number. The code
-    that sets a timer must cancel it once, however the wait ends.
+    `until` is the end of the time on the clock of the loop. `over`: the timer has fired or was cancelled. The
+    caller has checked that `seconds` is a number or None, and must cancel the timer after the wait, however that ended.
     """
 
     __slots__ = ("_thread", "expired", "in_heap", "over", "until")
@@ -122,7 +122,7 @@ class Timer:
             self.over = self.expired = True
 
     def cancel(self) -> None:
-        """Never wake the thread. Does nothing if the timer has fired."""
+        """Stop the timer, which then never wakes the thread. Does nothing if the timer has fired or was cancelled."""
         if not self.over:
             self.over = True
             self._thread.timers -= 1

@@ -1,8 +1,8 @@
-"""Waits that only certain threads can end, and which threads these are.
+"""Waits that only certain threads can end. Each wait names these threads.
 
-The code that parks a thread sets one as `Thread.waits_for`, `llmos ps` shows it, and deadlock detection reads it. A
-plain string is a wait that something outside can always end: a message from anyone, the clock, a model, a file. A wait
-never carries a value.
+The code that parks a thread sets `Thread.waits_for` to the wait. `llmos ps` shows it; deadlock detection reads it. A
+plain string stands for a wait that may always end: by a message, the clock, a model or a file, or by any thread that
+sets an event or arrives at a barrier. A wait never carries a value.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _OnProcess:
         return f"{self.what} of {self.process.pid}"
 
     def ended_by(self) -> Iterable[Thread] | None:
-        # A client may do anything, and a process without threads is about to end.
+        # A client can always end the wait, and a process without threads is about to end.
         return None if self.process.is_client or not self.process.threads else self.process.threads
 
 
@@ -44,7 +44,7 @@ class RoomIn(_OnProcess):
 
 
 class Uninterruptible:
-    """A wait that no error can end early: for the lock that a condition released and must hold again on return."""
+    """The wait of a condition to get its lock back. No error can end this wait early."""
 
     __slots__ = ("_wait",)
 

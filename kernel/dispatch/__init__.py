@@ -1,4 +1,4 @@
 """The ready queue, and its observers: deadlock detection, the watchdog, priority inheritance and instruments.
 
-The rooms above use it. It never starts or ends a process itself.
+The rooms above use this room. It never starts or ends a process itself.
 """

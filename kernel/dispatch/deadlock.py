@@ -1,9 +1,10 @@
 """Deadlock detection at the moment a knot closes: a set of threads that wait for each other and for nothing else.
 
 Called before a thread parks, after a thread ends and when a process is resumed. Any one of several threads can end a
-wait (the OR model), so a cycle alone is no deadlock: a thread is stuck only if every thread that it reaches is stuck (a
-knot; Holt, "Some Deadlock Properties of Computer Systems", 1972). The search ends at the first live thread, so it
-costs next to nothing where nothing is wrong. It never sees the timers of agents, only the kernel's own.
+wait (the OR model), so a cycle alone is no deadlock: a thread is deadlocked only if every thread that it reaches waits,
+too (a knot; Holt, "Some Deadlock Properties of Computer Systems", 1972). The search ends at the first live thread, so
+it costs next to nothing where nothing is wrong. It never sees the timers of agents, such as `asyncio.timeout`, only the
+kernel's own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from kernel.core.fiber import BLOCKED
 from kernel.core.process import Process, Thread
 from kernel.core.waits import Uninterruptible
 
-MAX_NAMED = 20  # threads of a knot that the error names
+MAX_NAMED = 20  # how many threads of a knot the error names
 
 
 def check(thread: Thread) -> None:
@@ -31,29 +32,29 @@ def check(thread: Thread) -> None:
 
 
 def resolve(thread: Thread) -> None:
-    """The same as `check`, for a running `thread` whose wait must not fail: another one of the knot gets the error."""
+    """Do the same as `check` for a wait that must not fail: another thread of the knot gets the error."""
     knot = _knot_closed_by(thread)
     if knot is not None:
         _break(knot)
 
 
 def thread_ended(process: Process) -> None:
-    """Look for a knot that the end of a thread of `process` closed: it may have been the last live one.
+    """Look for a knot after a thread of `process` has ended: it may have been the last live thread of the process.
 
-    The threads that wait for the process reach all of its remaining threads, so checking one of these is enough.
+    A thread that waits for the process reaches all its remaining threads, so checking one of these is enough.
     """
     if process.threads and not process.dying:
         _break_if_stuck(next(iter(process.threads)))
 
 
 def resumed(process: Process) -> None:
-    """Look for knots around `process`. None could close while it was suspended, since its threads were live then."""
+    """Look for knots with a thread of `process`. No knot could close before: suspended threads are live."""
     for thread in tuple(process.threads):
         _break_if_stuck(thread)
 
 
 def _knot_closed_by(thread: Thread) -> list[Thread] | None:
-    """The knot that the running `thread` would close by its wait, if any."""
+    """The knot that the wait of the running `thread` would close, if any."""
     process = thread.process
     if thread.timers or process.suspended or process.dying or thread.about_to_be_cancelled:
         return None
@@ -66,7 +67,7 @@ def _break_if_stuck(thread: Thread) -> None:
 
 
 def _is_stuck(thread: Thread) -> bool:
-    """Whether `thread` depends on other threads to go on. Its wait says on which."""
+    """Whether `thread` can go on only when its wait ends. It is live nevertheless if `_enders` is None."""
     process = thread.process
     return thread.state == BLOCKED and not (thread.timers or process.suspended or process.dying)
 
@@ -95,8 +96,8 @@ def _reached(start: Thread) -> list[Thread] | None:
 def _break(knot: list[Thread]) -> None:
     """Raise the error in a thread of the youngest process, which loses the least work if it has to start over.
 
-    A knot never consists of uninterruptible waits alone: the holder of a lock that such a wait wants back took the lock
-    after that wait began.
+    A knot never consists of uninterruptible waits alone: if such a wait wants its lock back, the holder took the lock
+    after that wait began. So along a chain of such waits each began later than the one before, and the chain ends.
     """
     victims = [thread for thread in knot if not isinstance(thread.waits_for, Uninterruptible)]
     if victims:

@@ -1,7 +1,8 @@
 """The dispatcher: the ready queue of threads, by priority, and first in first out within a priority.
 
-Threads that become ready call it. It gives the loop back after a bounded time and number of steps, so that sockets and
-timers get their turn, and holds suspended threads back. It never blocks.
+A thread that becomes ready is pushed to the dispatcher, which runs it in steps, each to the thread's next wait. The
+dispatcher gives the loop back after a bounded time and number of steps, so that sockets and timers get their turn. It
+holds back suspended threads. It never blocks.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from kernel.core.timers import TimerQueue
 from kernel.dispatch.instruments import Instruments
 
 STEPS_PER_TURN = 64
-TURN_SECONDS = 0.005  # the loop gets its turn after this time, however few steps it was enough for
+TURN_SECONDS = 0.005  # the loop gets its turn after this time, even if fewer steps were taken
 AGING = 32  # of so many steps taken while several priorities are ready, one goes to a lower priority
 
 
 class Dispatcher:
     """Runs ready threads, the most urgent first. `running` is the thread whose step runs now, or ran last.
 
-    No thread starves (aging: Silberschatz, Galvin, Gagne, Operating System Concepts, 5.3.4). From time to time a step
-    goes to a thread of lower priority, as the balance set manager of Windows does for threads that were ready for too
-    long (Windows Internals, "Priority boosts for CPU starvation"). The dispatcher counts steps instead of reading a
-    clock: one of `AGING` steps goes to the queue that has waited longest for such a step. With n priorities ready, the
-    k-th thread of a queue runs within k * (n - 1) * AGING steps. Aging costs nothing while all ready threads have one
-    priority.
+    Aging lets no thread starve (Silberschatz, Galvin, Gagne, Operating System Concepts, 5.3.4). From time to time a
+    step goes to a thread of lower priority, as the balance set manager of Windows does for threads that were ready for
+    too long (Windows Internals, "Priority boosts for CPU starvation"). The dispatcher counts steps instead of reading a
+    clock: one of `AGING` steps goes to the queue that has waited longest for such a step, leaving out the most urgent
+    queue. With n priorities ready, the k-th thread of a queue runs within k * (n - 1) * AGING steps. Aging costs
+    nothing while all ready threads have the same priority.
 
-    The hooks `on_slow` are called with a thread whose step held the loop for more than `slow_step` seconds, and with
-    the length of that step in seconds.
+    If a step of a thread overruns the turn by more than `slow_step` seconds, the hooks `on_slow` are called with the
+    thread and the seconds by which the step overran.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, instruments: Instruments | None = None) -> None:
@@ -43,11 +44,11 @@ class Dispatcher:
         self.on_slow: list[Callable[[Thread, float], None]] = []
         self.running: Thread
         self._ready: dict[int, deque[Thread]] = {}
-        self._contested_steps = 0  # steps since the last one given by aging, while several priorities were ready
+        self._contested_steps = 0  # steps with several priorities ready, since the last step by aging
         self._scheduled = False
 
     def push(self, thread: Thread) -> None:
-        """Put `thread` at the end of its queue."""
+        """Put `thread`, which is ready, at the end of the queue of its priority. Hold it back if it is suspended."""
         process = thread.process
         if process.held_back is not None and (process.suspended or thread.suspended):
             thread.state = SUSPENDED
@@ -74,7 +75,7 @@ class Dispatcher:
             self._hold_back(process)
 
     def release(self, process: Process, thread: Thread | None = None) -> None:
-        """Undo `hold`. The threads that were held back go on in the order in which they became ready."""
+        """Undo `hold`. Push the threads that were held back, in the order in which they became ready."""
         if thread is None:
             process.suspended = False
         else:
@@ -83,11 +84,11 @@ class Dispatcher:
         still = process.suspended or any(thread.suspended for thread in process.threads)
         process.held_back = [] if still else None
         for waiting in held or ():
-            if not waiting.done():  # a thread may have been abandoned while it was held
+            if not waiting.done():  # a thread may be abandoned while it is held back
                 self.push(waiting)
 
     def _hold_back(self, process: Process) -> None:
-        """Hold back the ready threads of `process` that may not run, so that no step has to check for it."""
+        """Hold back the ready threads of `process` that may not run, so that steps need not check this."""
         for priority in sorted(self._ready, reverse=True):
             queue = self._ready[priority]
             for thread in [thread for thread in queue if thread.process is process]:
@@ -118,8 +119,8 @@ class Dispatcher:
             now = thread.step(now) if observed is None else observed.step(thread, now)
             if now > end:
                 break
-        # The step that uses the time up ends the turn, so a check after the last step finds every slow one. It measures
-        # that step less the time that was left of the turn.
+        # A step that exceeds the time of the turn ends the turn, so this check finds every slow step. It measures by
+        # how much the step overran the turn, not the length of the step.
         if now - end > self.slow_step:
             for hook in self.on_slow:
                 hook(self.running, now - end)
@@ -129,9 +130,9 @@ class Dispatcher:
             self._scheduled = False
 
     def _next_queue(self) -> deque[Thread] | None:
-        """The queue of the next step: the most urgent one, except in one of `AGING` steps. None if no thread is ready.
+        """The queue for the next step: the most urgent, except in one of `AGING` steps. None if no thread is ready.
 
-        Drops empty queues, except the last one.
+        If there are several queues, drops the empty ones.
         """
         ready = self._ready
         if len(ready) > 1:
@@ -147,9 +148,9 @@ class Dispatcher:
         return ready[max(ready)] or None
 
     def _longest_waiting_queue(self) -> deque[Thread]:
-        """The queue that has waited longest for a step given by aging, the most urgent queue left aside."""
-        # The queues are in the order of their creation, and a queue moves to the end when it gets such a step: the
-        # first has waited longest.
+        """The queue, other than the most urgent, that has waited longest for a step by aging."""
+        # A new queue is added at the end, and a queue moves to the end when it gets a step by aging. So the first has
+        # waited longest.
         highest = max(self._ready)
         priority = next(priority for priority in self._ready if priority != highest)
         queue = self._ready[priority] = self._ready.pop(priority)

@@ -1,8 +1,8 @@
-"""Instruments: metrics, tracing and tests look inside the kernel through these, without touching it.
+"""Instruments: objects through which metrics, tracing and tests observe the kernel without changing it.
 
-An instrument is an object with any of the methods in `HOOKS`, as in trio (`trio.lowlevel.Instrument`). The daemon or a
-test installs it. Only the installed hooks cost anything. An instrument that raises is logged and removed; it never
-fails the code that it observes.
+An instrument is an object with some of the methods in `HOOKS`, as in trio (`trio.lowlevel.Instrument`). The daemon or a
+test installs it. Hooks without an instrument cost nothing. An instrument that raises is logged and removed; its error
+never reaches the code that it observes.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Instruments:
     """The installed instruments. `steps` and `states` say whether any of them observes steps and states.
 
         before_step(thread)                a thread is about to run
-        after_step(thread, seconds)        it ran until its next wait; `thread.state` is its state now
+        after_step(thread, seconds)        the thread ran until its next wait; see `thread.state`
         state_changed(process, state)      a process is "new", "suspended", "ready" (resumed) or "zombie" (ended)
-        call_entered(process, call)        a system call that the process may make is about to be handled
+        call_entered(process, call)        the handler of a permitted system call is about to run
         call_done(process, call, error)    the call was answered (`error` is None), or raised `error`
 
-    `observe` is `Gate.observe`; without it no instrument sees calls.
+    `observe` is `Gate.observe`. Without `observe`, no instrument sees calls.
     """
 
     def __init__(self, observe: Observe | None = None) -> None:
@@ -44,7 +44,7 @@ class Instruments:
         self.states = False
 
     def add(self, instrument: Any) -> None:
-        """Call the methods of `instrument` from now on. Raises `ValueError` if it has none of `HOOKS`."""
+        """Call the methods of `instrument` from now on. Raises `ValueError` if it has no method in `HOOKS`."""
         found = [(name, getattr(instrument, name)) for name in HOOKS if hasattr(instrument, name)]
         if not found:
             raise ValueError(f"{instrument!r} has none of the methods of an instrument: {', '.join(HOOKS)}")
@@ -61,12 +61,12 @@ class Instruments:
     # ---- for the kernel
 
     def notify_state(self, process: Process, state: str) -> None:
-        """Notify the instruments that observe states that `process` is in `state` now."""
+        """Report to the instruments that observe states: `process` is in `state` now."""
         if self.states:
             self._notify("state_changed", process, state)
 
     def step(self, thread: Thread, start: float) -> float:
-        """`thread.step`, observed."""
+        """Run `thread.step`, and report it to the instruments that observe steps."""
         self._notify("before_step", thread)
         end = thread.step(start)
         self._notify("after_step", thread, end - start)

@@ -1,9 +1,9 @@
 """Priority inheritance over calls: on the slots of models a process is as urgent as its most urgent caller.
 
 After Sha, Rajkumar, Lehoczky, "Priority Inheritance Protocols: An Approach to Real-Time Synchronization", IEEE
-Transactions on Computers 39(9), 1990, section III. Sequences ask for their urgency. When a call arrives or is answered,
-the resource manager asks which processes that may concern. It never changes the order of steps: a step is short, so
-threads are stepped by their own priorities.
+Transactions on Computers 39(9), 1990, section III. A sequence asks for the effective priority of its thread. When a
+call arrives or is answered, the resource manager asks which processes may now have another effective priority.
+Inheritance never changes the order of steps: they are short, so the dispatcher goes by the threads' own priorities.
 """
 
 from __future__ import annotations

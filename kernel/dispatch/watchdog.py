@@ -1,9 +1,10 @@
 """The watchdog: logs agents that hold the loop, and interrupts those that hold it for too long.
 
-An interval timer of the operating system interrupts the main thread a few times per burst. Python then calls `tick`
-between two bytecodes, and `tick` may raise. It raises in the code of an agent only: never while the kernel runs, and
-never during an import, which would leave a half-made module; then the next tick tries again. It cannot interrupt one
-long call of C code, and does not watch functions that asyncio calls by itself (`loop.call_soon`).
+A burst is the longest time for which an agent may hold the loop. An interval timer of the operating system interrupts
+the main thread a few times per burst. Python then calls `tick` between two bytecodes, and an error that `tick` raises
+is raised in the interrupted code. It never raises in kernel code or during an import, which would leave a module half
+loaded; in these cases the next tick tries again. It cannot interrupt a single long call of C code, and does not watch
+functions that asyncio calls by itself (`loop.call_soon`).
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from ipc.errors import BurstExceeded
 from kernel.core.process import Process, Thread
 from kernel.dispatch.dispatcher import Dispatcher
 
-TICKS = 4  # per burst, so that the end of a burst is noticed at most a quarter of it late
-MAX_CATCHES = 3  # how often an agent may catch the error in one step before it is ended
+TICKS = 4  # per burst, so that a step is interrupted at most a quarter of a burst too late
+MAX_CATCHES = 3  # how often an agent may catch the error in one step; the next time it is ended
 FAST_TICK = 0.0001  # seconds between the ticks while such an agent is ended
 PROTECTED_PACKAGES = frozenset({"kernel", "ipc", "llmosd", "importlib"})
 
@@ -32,10 +33,10 @@ log = structlog.get_logger("kernel.watchdog")
 class Watchdog:
     """Watches the steps of one dispatcher.
 
-    It logs each step that holds the loop for `slow_step` seconds, and interrupts each that holds it for `burst` seconds
-    (0: never). `end` ends a process that catches the error again and again.
+    It logs each step that overruns its turn by `slow_step` seconds, and interrupts each step that holds the loop for
+    `burst` seconds (0: never). It calls `end` to kill a process that has caught the error too often.
 
-    `slow_steps` counts the logged steps, `errors` the interrupted ones, by the name of the error.
+    `slow_steps` counts the logged steps. `errors` counts the interrupted steps by the name of the error.
     """
 
     def __init__(
@@ -54,16 +55,16 @@ class Watchdog:
         self._clock = clock
         self._thread: Thread | None = None  # the thread whose step ran at the last tick
         self._cpu = 0.0  # its processor time before that step, which distinguishes one step from the next
-        self._since = 0.0  # when a tick first saw the step
-        self._ticks = 0  # how many ticks have seen it since
-        self._raised = 0  # how often it was interrupted
+        self._since = 0.0  # when the first tick saw that step
+        self._ticks = 0  # how many further ticks have seen that step
+        self._raised = 0  # how often that step was interrupted
         self._previous_handler: signal.Handlers | Callable[[int, FrameType | None], object] | int | None = None
         self._running = False
         self.slow_steps = 0
         dispatcher.slow_step = slow_step
 
     def start(self) -> None:
-        """Tick a few times per burst from now on. Call it in the main thread: signals interrupt no other."""
+        """Tick a few times per burst from now on. Call this in the main thread: signals interrupt no other thread."""
         if self._burst and not self._running:
             self._running = True
             self._previous_handler = signal.signal(signal.SIGALRM, self.tick)
@@ -77,11 +78,11 @@ class Watchdog:
             signal.signal(signal.SIGALRM, self._previous_handler)
 
     def tick(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler: raise `BurstExceeded` in the agent whose `frame` it interrupted if the step is too long.
+        """The signal handler: raise `BurstExceeded` in the agent that runs in `frame` if its step takes too long.
 
-        An agent that catches the error `MAX_CATCHES` times without awaiting is ended. From then on `CancelledError` is
-        raised, which `except Exception` lets pass, and so often that the next one is raised while the agent is still
-        leaving its `except BaseException`.
+        An agent that has caught the error `MAX_CATCHES` times in one step is ended: `tick` raises `CancelledError`,
+        which `except Exception` does not catch. From then on the ticks are so frequent that an agent that uses
+        `except BaseException` gets the next error before it has left that block.
         """
         thread: object = asyncio.current_task(self._loop)
         if thread is not self._thread or (isinstance(thread, Thread) and thread.cpu != self._cpu):
@@ -95,7 +96,7 @@ class Watchdog:
             return
         thread = self._thread
         held = self._clock() - self._since
-        # Two ticks must see the step, so that an agent is not blamed for the time that the daemon itself was stopped.
+        # At least two ticks must see the step: a single tick may be late because the daemon itself was stopped.
         self._ticks += 1
         if held < self._burst or self._ticks < 2 or not _is_in_agent_code(frame, thread):
             return
@@ -119,7 +120,7 @@ class Watchdog:
             signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
 
     def log_slow_step(self, thread: Thread, seconds: float) -> None:
-        """Count and log a step that held the loop. A second has room for few such steps, so each gets a line."""
+        """Count and log a step that held the loop. Few such steps fit into a second, so the log stays short."""
         self.slow_steps += 1
         log.warning(
             "a thread held the loop",

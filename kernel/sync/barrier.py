@@ -1,6 +1,7 @@
-"""A barrier: threads wait until a given number of them has arrived. Then all go on, and the barrier closes again.
+"""A barrier: threads wait until a given number of threads has arrived. Then all go on, and the barrier closes again.
 
-Called by `Synchronisation`. It sets no timers and looks up no names: `WaitQueue` does the waiting.
+`Synchronisation` finds a barrier by name and calls it; `WaitQueue` does the waiting. A barrier never sets a timer
+itself.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from kernel.sync.wait_queue import WaitQueue
 
 
 class Barrier:
-    """Opens when `parties` threads wait. A thread that gives up or dies before then no longer counts."""
+    """Opens when `parties` threads have arrived. A thread that gives up or ends before that no longer counts."""
 
     __slots__ = ("_waiting", "name", "parties")
     kind = "barrier"
@@ -32,7 +33,7 @@ class Barrier:
         yield LockInfo(self.kind, self.name, f"{len(waiters)} of {self.parties} waiting", [], waiters)
 
     async def wait(self, thread: Thread, timeout: float | None) -> bool:
-        """Wait until all have arrived. Returns True to exactly one thread, the last to arrive."""
+        """Wait until `parties` threads have arrived. Returns True in exactly one thread, the last to arrive."""
         if len(self._waiting) < self.parties - 1:
             await self._waiting.wait(thread, f"barrier {self.name}", timeout, _drop_grant)
             return False
@@ -42,4 +43,4 @@ class Barrier:
 
 
 def _drop_grant(thread: Thread) -> None:
-    """The barrier has opened for all waiting threads, so there is no grant to pass on."""
+    """Do nothing: the barrier has opened for all waiting threads, so no other thread needs the grant."""

@@ -1,6 +1,6 @@
-"""An event: a flag that threads wait for. Once it is set, no thread waits until it is cleared.
+"""An event: a flag that threads wait for. While the flag is set, no thread needs to wait.
 
-Called by `Synchronisation`. It sets no timers and looks up no names: `WaitQueue` does the waiting.
+`Synchronisation` finds an event by name and calls it; `WaitQueue` does the waiting. An event never sets a timer itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from kernel.sync.wait_queue import WaitQueue
 
 
 class Event:
-    """Set or not. Setting wakes all threads that wait, even if the event is cleared before they run."""
+    """A flag. `set` ends the wait of all waiting threads, even if the flag is cleared before they run."""
 
     __slots__ = ("_waiting", "is_set", "name")
     kind = "event"
@@ -32,7 +32,7 @@ class Event:
         yield LockInfo(self.kind, self.name, "set" if self.is_set else "not set", [], waiters)
 
     async def wait(self, thread: Thread, timeout: float | None) -> None:
-        """Wait until the event is set the next time."""
+        """Wait until `set` is called the next time. The caller has checked that the event is not set."""
         await self._waiting.wait(thread, f"event {self.name}", timeout, _drop_grant)
 
     def set(self) -> None:
@@ -45,4 +45,4 @@ class Event:
 
 
 def _drop_grant(thread: Thread) -> None:
-    """Setting wakes all waiting threads, so there is no grant to pass on."""
+    """Do nothing: `set` has ended the wait of all waiting threads, so no other thread needs the grant."""

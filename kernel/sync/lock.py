@@ -1,7 +1,7 @@
 """A lock and its condition. One thread holds the lock at a time, and waiting threads get it in the order of asking.
 
-A wait on the condition releases the lock until the thread is notified, and acquires it again before it returns.
-`Synchronisation` calls both. They look up no names and set no timers: `WaitQueue` does the waiting.
+A wait on the condition releases the lock until the thread is notified, and acquires the lock again before it returns.
+`Synchronisation` finds a lock by name and calls it; `WaitQueue` does the waiting. Neither class ever sets a timer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kernel.sync.wait_queue import WaitQueue
 
 
 class Lock:
-    """Held by at most one thread, `depth` times if that acquired it reentrantly. Also the `Wait` of waiting threads."""
+    """Held by at most one thread, which has acquired it `depth` times. Also the `BlockedOn` of its waiting threads."""
 
     __slots__ = ("condition", "depth", "holder", "name", "waiting")
     kind = "lock"
@@ -57,7 +57,7 @@ class Lock:
             await self.waiting.wait(thread, self, timeout, self.drop)
 
     def release(self, thread: Thread) -> None:
-        """Undo one `acquire`. Raises `NotHeld`."""
+        """Undo one `acquire`. Raises `NotHeld` if `thread` does not hold the lock."""
         self.check_held(thread)
         self.depth -= 1
         if not self.depth:
@@ -69,7 +69,7 @@ class Lock:
             raise NotHeld(f"lock {self.name!r} is held by {who}; acquire it in this thread first")
 
     def drop(self, thread: Thread) -> None:
-        """Take the lock from its holder, whatever its depth, and hand it to the next waiting thread."""
+        """Take the lock from its holder `thread`, whatever the depth, and hand the lock to the next waiting thread."""
         thread.forget(self)
         self.holder, self.depth = None, 0
         next_thread = self.waiting.grant()
@@ -77,7 +77,7 @@ class Lock:
             self._give(next_thread)
 
     async def regain(self, thread: Thread, depth: int) -> None:
-        """Acquire the lock again, `depth` times, then raise a cancellation that arrived meanwhile."""
+        """Acquire the lock again, with this depth. Then raise the cancellation that arrived meanwhile, if any."""
         if self.holder is None:
             self._give(thread)
             self.depth = depth
@@ -93,7 +93,7 @@ class Lock:
 
 
 class Condition:
-    """Belongs to the lock of the same name. `_users` are all threads in `wait`, notified or not."""
+    """Belongs to the lock of the same name. `_users` are all threads inside `wait`, including notified ones."""
 
     __slots__ = ("_lock", "_users", "_waiting")
 
@@ -111,7 +111,7 @@ class Condition:
         return LockInfo("condition", self._lock.name, f"{len(waiters)} waiting", [], waiters)
 
     async def wait(self, thread: Thread, timeout: float | None) -> None:
-        """Wait until notified. However the wait ends, also by cancellation or `TimedOut`, the lock is held again."""
+        """Wait until notified. When the wait ends, even by a cancellation or `TimedOut`, the lock is held again."""
         self._lock.check_held(thread)
         depth = self._lock.depth
         self._lock.drop(thread)
@@ -125,7 +125,7 @@ class Condition:
                 self._users.discard(thread)
 
     def notify(self, thread: Thread, count: int | None) -> int:
-        """Notify the first `count` waiting threads, or all if None. Returns how many. Raises `NotHeld`."""
+        """Notify the first `count` waiting threads (None: all). Returns how many were notified. Raises `NotHeld`."""
         self._lock.check_held(thread)
         notified = 0
         while (count is None or notified < count) and self._waiting.grant() is not None:

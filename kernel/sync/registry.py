@@ -1,8 +1,9 @@
 """The synchronisation subsystem: locks, semaphores, conditions, barriers and events by name, shared by all processes.
 
-The gate calls its handlers. A primitive is created at first use and forgotten when it is idle. Calls that acquire or
-wait return a coroutine even if they need not wait: a thread could otherwise be cancelled after it got a lock, while the
-gate yields to the loop, and hold the lock without knowing. Nothing here survives the daemon.
+The gate calls its handlers. A primitive is created at its first use and forgotten when it is idle. A handler that
+acquires a lock or a permit returns a coroutine even if it need not wait. The thread thus gets the resource only when
+the gate awaits the coroutine, and cannot be cancelled between the grant and the answer. No primitive ever survives the
+daemon.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Synchronisation:
         )
 
     def thread_ended(self, thread: Thread) -> None:
-        """Hand all that `thread` held to the next waiting threads."""
+        """Hand every lock and permit that `thread` held to the next waiting threads."""
         for held in tuple(thread.holds or ()):
             held.drop(thread)
             self._forget_if_idle(cast("Lock | Semaphore", held))
@@ -131,7 +132,7 @@ class Synchronisation:
     # ---- inside
 
     def _caller(self, process: Process, call: Syscall) -> Thread:
-        """The thread that calls."""
+        """The thread that makes the call. Raises `NotPermitted` if it belongs to a client."""
         thread = asyncio.current_task()
         if process.is_client or not isinstance(thread, Thread) or thread.process is not process:
             raise NotPermitted(
@@ -167,7 +168,7 @@ class Synchronisation:
             self._forget_if_idle(named)
 
     def _forget_if_idle(self, named: Primitive) -> None:
-        # Compare by identity: a new primitive may have this name by the time that a thread leaves the old one.
+        # Compare by identity: when a thread leaves an old primitive, a new one may have its name.
         if named.idle and self._named.get(named.name) is named:
             del self._named[named.name]
 

@@ -1,6 +1,7 @@
 """A semaphore: a number of permits, each held by a thread. Waiting threads get permits in the order of asking.
 
-Called by `Synchronisation`. It sets no timers and looks up no names: `WaitQueue` does the waiting.
+`Synchronisation` finds a semaphore by name and calls it; `WaitQueue` does the waiting. A semaphore never sets a timer
+itself.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from ipc.syscalls import LockInfo
 from kernel.core.process import Thread
 from kernel.sync.wait_queue import WaitQueue
 
-NAMED_HOLDERS = 4  # pids that `str` of a semaphore names at most
+NAMED_HOLDERS = 4  # the most pids that `str` of a semaphore names
 
 
 class Semaphore:
-    """`permits` in all. Any holder could end a wait, so there is no deadlock while one holder can go on."""
+    """Has `permits` permits. Any holder can end a wait, so there is no deadlock while at least one holder can go on."""
 
     __slots__ = ("_free", "_holders", "name", "permits", "waiting")
     kind = "semaphore"
@@ -54,7 +55,7 @@ class Semaphore:
             await self.waiting.wait(thread, self, timeout, self.release)
 
     def release(self, thread: Thread) -> None:
-        """Return one permit and hand it to the next waiting thread. Raises `NotHeld`."""
+        """Take one permit back from `thread` and hand it to the next waiting thread. Raises `NotHeld`."""
         count = self._holders.get(thread, 0)
         if not count:
             raise NotHeld(f"this thread holds no permit of semaphore {self.name!r}; acquire one in this thread first")
@@ -70,7 +71,7 @@ class Semaphore:
             self._give(next_thread)
 
     def drop(self, thread: Thread) -> None:
-        """Return all permits of `thread`."""
+        """Take all permits back from `thread`."""
         while thread in self._holders:
             self.release(thread)
 

@@ -1,7 +1,7 @@
-"""A fair wait queue: the basis of every primitive of this package, in the spirit of trio's ParkingLot.
+"""A fair wait queue: the basis of every primitive of this room, in the spirit of trio's ParkingLot.
 
-Each waiting thread has a place, first in, first out. A grant hands the resource over immediately, before the thread
-runs again, so that no other thread can overtake it. A cancelled thread that cannot use its grant passes it on. The
+Each waiting thread has a place, first in, first out. A grant gives the resource to a thread before the thread runs
+again, so that no other thread can overtake it. A thread that was cancelled after its grant passes the grant on. The
 queue never knows the resource that it grants, and never grants to a thread that has ended.
 """
 
@@ -20,7 +20,7 @@ from kernel.dispatch import deadlock
 
 
 class _Place:
-    """A place in the queue. `granted`: `thread` has the resource now, even if it has not run since."""
+    """A place in the queue. `granted`: `thread` has the resource, although it may not have run since the grant."""
 
     __slots__ = ("granted", "thread")
 
@@ -48,7 +48,7 @@ class WaitQueue:
         """Grant the resource to the first waiting thread and return that thread, or None if no thread waits."""
         while self._places:
             place, _ = self._places.popitem(last=False)
-            # An abandoned thread leaves its place behind.
+            # The place of an abandoned thread stays in the queue until here.
             if not place.thread.done():
                 place.granted = True
                 place.thread.wake()
@@ -60,8 +60,8 @@ class WaitQueue:
     ) -> None:
         """Wait at the end of the queue until granted, at most `timeout` seconds.
 
-        `wait` says what `thread` waits for. `pass_on` is called if the thread got a grant that it cannot use. Raises
-        `TimedOut` and `DeadlockDetected`.
+        `wait` becomes `thread.waits_for`. `pass_on` is called with the thread if it has a grant that it cannot use,
+        because the wait ends with an error. Raises `TimedOut` and `DeadlockDetected`.
         """
         place = _Place(thread)
         timer = Timer(thread, timeout)
@@ -75,7 +75,7 @@ class WaitQueue:
                 await PARK
         except BaseException:
             self._places.pop(place, None)
-            # An abandoned thread lost its resources when it was abandoned; its frames are closed later.
+            # From a thread that is abandoned, `Synchronisation.thread_ended` takes all resources.
             if place.granted and not thread.done():
                 pass_on(thread)
             raise
@@ -83,7 +83,7 @@ class WaitQueue:
             timer.cancel()
 
     async def wait_uninterruptibly(self, thread: Thread, wait: Uninterruptible) -> asyncio.CancelledError | None:
-        """Wait until granted, also through cancellations. Returns the last one, which the caller raises later."""
+        """Wait until granted, even if cancelled. Returns the last cancellation, which the caller must raise later."""
         place = _Place(thread)
         self._places[place] = None
         cancelled = None
