@@ -20,7 +20,7 @@ URGENT = 10
 
 @agent(summary="A customer-service desk: routes letters to specialists, and escalates.")
 async def desk(ctx: Context, letters: list[str], max_tokens: int = 40) -> list[dict[str, str]]:
-    """Opens a desk, hands in `letters`, and returns topic, author and text of each answer."""
+    """Opens a desk, sends it `letters`, and returns topic, author and text of each answer."""
     office = f"desk {ctx.pid}"
     shared = {"office": office, "max_tokens": max_tokens}
     staff = [Child("specialist", shared | {"role": role}, name=f"{office} {role}") for role in ("senior", *TOPICS)]
@@ -64,7 +64,7 @@ async def specialist(ctx: Context, office: str, role: str, max_tokens: int) -> N
 
 
 async def _topic(ctx: Context, letter: str) -> str:
-    """The topic of a letter: by its words if one is a sign of a topic, else by asking the model."""
+    """The topic of a letter. If no word of the letter is a sign of a topic, the model is asked."""
     words = _words(letter)
     for topic, signs in TOPICS.items():
         if words & set(signs):

@@ -1,8 +1,8 @@
 """Map-reduce over documents: one mapper for each document asks the model about it, and the answers are counted.
 
-All mappers run at the same time; a mapper that waits for a slot costs nearly nothing. A mapper that fails is reported,
-and does not stop the others. The counts are in a shared region and change by compare-and-set, so mappers need not know
-each other.
+All mappers run at the same time; a mapper that waits for a slot costs nearly nothing. The failure of a
+mapper is reported, and does not stop the others. The counts are in a shared region, which the mappers change by
+compare-and-set, so they need not know each other.
 """
 
 import asyncio

@@ -26,7 +26,7 @@ async def philosophers(ctx: Context, count: int = 5, meals: int = 2) -> dict[str
 
 @agent(summary="One of the dining philosophers.")
 async def philosopher(ctx: Context, table: str, seat: int, count: int, meals: int) -> dict[str, Any]:
-    """Eats `meals` times with the forks left and right of `seat`. Returns the meals, and the deadlocks that it met."""
+    """Eats `meals` times with the forks left and right of `seat`. Returns the meals, and the deadlocks found."""
     left = ctx.lock(f"fork {seat} of {table}")
     right = ctx.lock(f"fork {(seat + 1) % count} of {table}")
     deadlocks: list[str] = []
@@ -42,7 +42,7 @@ async def philosopher(ctx: Context, table: str, seat: int, count: int, meals: in
 
 
 async def _eat(ctx: Context, fork: Any, deadlocks: list[str]) -> bool:
-    """Eats once with `fork` as the second fork. False after a deadlock: the caller then gives the first fork back."""
+    """Eats once with `fork` as the second fork. Returns False after a deadlock: the caller then releases its first."""
     try:
         async with fork:
             await ctx.sleep(BITE)

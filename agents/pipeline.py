@@ -1,7 +1,7 @@
 """A pipeline with back-pressure: a source, stages that change each item, and a sink that may be slow.
 
-Each part has a short mailbox. When it is full, the part before it waits, and so on up to the source. So only a few
-items are in the pipeline, however long the input is.
+Each part has a short mailbox. When the mailbox of a part is full, the part before it waits, and so on, back to the
+source. So only a few items are in the pipeline at any time, however long the input is.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ STAGES: dict[str, Callable[[str], str]] = {
     "lower": str.lower,
     "squeeze": lambda text: " ".join(text.split()),
 }
-END = "end"  # type of the message after the last item
+END = "end"  # type of the message that follows the last item
 
 
 @agent(summary="A pipeline with back-pressure: cleans texts, stage by stage.")

@@ -1,4 +1,4 @@
-"""The marks on the functions of a program file, by which the kernel recognises an agent or a tool.
+"""Marks on functions of a program file, by which the kernel recognises the agents and tools in the file.
 
 The decorators of `llmosd` set them, and the kernel's program loader reads them. This module never calls a function.
 """
@@ -17,9 +17,9 @@ TOOL_ATTRIBUTE = "__llmos_tool__"
 class AgentMark(msgspec.Struct, frozen=True):
     """Marks a coroutine function as a program.
 
-    `name` starts it, and `summary` describes it in one line. `accepts`: the message types that it declares, by name;
-    None if it accepts any message. `durable`: its calls are recorded, so that it continues after a restart of the
-    daemon.
+    `name`: the name of the program. `summary`: a description in one line. `accepts`: the message types that the agent
+    declares, by name; None if it accepts any message. `durable`: the calls of the agent are recorded, so that it
+    continues after a restart of the daemon.
     """
 
     name: str
@@ -31,9 +31,9 @@ class AgentMark(msgspec.Struct, frozen=True):
 class ToolMark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Marks a plain function as a tool.
 
-    `name` calls it, and `summary` describes it in one line. `concurrency`: the most calls that run at the same time.
-    `timeout`: seconds that a call waits for its result, None without limit. `retries`: further attempts after a
-    failure.
+    `name`: the name by which agents call the tool. `summary`: a description in one line. `concurrency`: the most calls
+    that run at the same time. `timeout`: seconds that a call waits for its result; None: without limit. `retries`:
+    further attempts after a failure.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """The codec: msgpack by msgspec, with one encoder for all values and one decoder for each type, built once.
 
-Called by connections, drivers, the journal and the clients. It turns failures into the named errors of `ipc.errors`.
-It does no I/O.
+Called by connections, drivers, the journal and the clients. It turns errors of msgspec into errors of
+`ipc.errors`. It does no I/O.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def encode(value: Any) -> bytes:
 
 
 def not_encodable(value: Any, error: Exception) -> NotEncodable:
-    """The `NotEncodable` for `error`, which the encoder raised at `value`."""
+    """A `NotEncodable` for `value`, at which the encoder raised `error`."""
     return NotEncodable(f"cannot encode a {type(value).__name__} as msgpack: {error}")
 
 
@@ -51,8 +51,8 @@ PLAIN = frozenset({str, bytes, float, bool, type(None)})
 def isolate(value: Any) -> Any:
     """Turn `value` into a form that nobody can change. Undone by `reveal`. Raises `NotEncodable`.
 
-    An immutable value is returned as it is, any other as its encoding (`msgspec.Raw`). A frozen Struct counts as
-    immutable: its author must not put a mutable value into a field.
+    An immutable value is returned unchanged, any other value as its encoding (`msgspec.Raw`). Every frozen Struct
+    counts as immutable, so nobody may put a mutable value into a field of one.
     """
     kind = type(value)
     if kind in PLAIN or kind is msgspec.Raw:
@@ -65,5 +65,5 @@ def isolate(value: Any) -> Any:
 
 
 def reveal(value: Any) -> Any:
-    """Undo `isolate`. An encoded value is decoded at each call, so that each receiver gets a copy of its own."""
+    """Undo `isolate`. Each call decodes an encoded value again, so each receiver gets its own copy."""
     return decode(value) if type(value) is msgspec.Raw else value

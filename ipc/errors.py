@@ -47,7 +47,7 @@ class FrameTooLarge(ProtocolError):
 
 
 class MalformedFrame(ProtocolError):
-    """The bytes are not the msgpack of a message that the receiver expects."""
+    """The bytes are not msgpack, or not a message that the receiver expects."""
 
 
 class UnknownCall(ProtocolError):
@@ -55,7 +55,7 @@ class UnknownCall(ProtocolError):
 
 
 class OutOfTurn(ProtocolError):
-    """A valid frame at the wrong moment, such as a request before the hello."""
+    """A valid frame arrived at the wrong moment, such as a request before `Hello`."""
 
 
 class VersionMismatch(ProtocolError):
@@ -89,8 +89,8 @@ class StateTooNew(LlmosError):
 class JournalUnavailable(LlmosError):
     """The journal cannot be written or read, so the daemon accepts no task. `data["retry_after"]` is in seconds.
 
-    If `data["certain"]` is false, the task may be on disk although the disk reported a failure. If the daemon dies
-    before the disk recovers, the next run starts such a task. Submit a task with a key to repeat it safely.
+    If `data["certain"]` is false, the task may be on disk although the disk reported a failure. If the daemon then dies
+    before the disk recovers, its next run starts the task. A submission with a key can be repeated safely.
     """
 
 
@@ -115,7 +115,7 @@ class UnknownProgram(NotFound):
 
 
 class UnknownProcess(NotFound):
-    """No living process has this pid; for `wait`, no process that the daemon still remembers."""
+    """No living process has this pid. For `wait`: no ended process that the daemon still remembers has it either."""
 
 
 class UnknownTask(NotFound):
@@ -175,11 +175,11 @@ class NotEncodable(InvalidCall):
 
 
 class InvalidPrompt(InvalidCall):
-    """The model cannot take the prompt: it is empty, or the chat template refuses it."""
+    """The prompt is empty, or the chat template of the model refuses it."""
 
 
 class InvalidConstraint(InvalidCall):
-    """The schema, regex, grammar or list of choices cannot be enforced, or two of them are given."""
+    """The schema, regex, grammar or list of choices cannot be enforced, or a call has two of them."""
 
 
 class ContextOverflow(InvalidCall):
@@ -199,7 +199,7 @@ class CalibrationFailed(LlmosError):
 
 
 class NotPermitted(LlmosError):
-    """The caller may not make this call. Some calls are for clients only, and others for agents only."""
+    """The caller may not make this call. Some calls are only for clients, and others only for agents."""
 
 
 class MailboxFull(LlmosError):
@@ -211,15 +211,15 @@ class NameTaken(InvalidCall):
 
 
 class UndeclaredType(InvalidCall):
-    """The recipient declares its message types, and this one is not among them. `data`: `type`, `accepts`."""
+    """The recipient does not accept messages of this type. `data`: `type`, and `accepts`: the declared types."""
 
 
 class BadMessage(InvalidCall):
-    """The body does not fit the Struct that the recipient declares for its type."""
+    """The body does not fit the Struct that the recipient declares for the type of the message."""
 
 
 class MessageTooLarge(InvalidCall):
-    """The body is larger than a message may be. `data`: `size` and `limit` in bytes. Use a shared region instead."""
+    """The body of the message is too large. `data`: `size` and `limit` in bytes. Put the value into a shared region."""
 
 
 class VersionConflict(LlmosError):
@@ -227,7 +227,7 @@ class VersionConflict(LlmosError):
 
 
 class NotACall(InvalidCall):
-    """A reply to a message that expects none or is answered already."""
+    """The message expects no reply, or has been answered already."""
 
 
 class NotHeld(InvalidCall):
@@ -235,14 +235,14 @@ class NotHeld(InvalidCall):
 
 
 class SyncMismatch(InvalidCall):
-    """The name belongs to another kind of primitive, or to one with other permits or parties."""
+    """The name belongs to a primitive of another kind, or with another number of permits or parties."""
 
 
 class DeadlockDetected(LlmosError):
-    """The wait would never end, because each thread that could end it waits for another of them.
+    """The wait would never end: it would close a knot, a set of threads that only these threads could wake.
 
-    `data`: `size`, the number of these threads, and `knot`, a row for each of the first of them: `pid`, `program`,
-    `waits_for` and `ended_by`, the pids that could end the wait.
+    `data`: `size`, the number of threads in the knot, and `knot`, a row for each of the first of them. A row has `pid`,
+    `program`, `waits_for`, and `ended_by`: the pids of the processes that could end the wait.
     """
 
 
@@ -255,15 +255,15 @@ class ShuttingDown(Busy):
 
 
 class TooManyRestarts(LlmosError):
-    """A supervisor gave up, because its children ended too often. `data`: the last child's `program` and `error`."""
+    """A supervisor gave up, because its children ended too often. `data`: `program` and `error` of the last end."""
 
 
 class TooManyAttempts(LlmosError):
-    """The daemon died while it ran the task too often, and does not run it again. `data["attempts"]` is the limit."""
+    """The daemon died too often while it ran this task, and will not run it again. `data["attempts"]` is the limit."""
 
 
 class ReplayDiverged(LlmosError):
-    """A durable agent made another call in its replay than before. `data`: `then` and `now`, `thread`, `number`."""
+    """A replay made another call than the recorded one. `data`: the calls `then` and `now`, `thread`, `number`."""
 
 
 class HistoryDamaged(LlmosError):
@@ -275,19 +275,19 @@ class CheckpointRefused(InvalidCall):
 
 
 class TimedOut(LlmosError):
-    """The time limit of the caller's wait passed. The awaited work goes on."""
+    """The caller's timeout passed. The work that it waited for, if any, goes on."""
 
 
 class DeadlineUnreachable(LlmosError):
-    """A waiting model call was ended, because it could not finish before the deadline of its task."""
+    """A model call was ended while it waited for a slot, because it could not meet the deadline of its task."""
 
 
 class DeadlineExceeded(LlmosError):
-    """The process was ended, because its deadline passed."""
+    """The deadline of the process passed, so the daemon ended the process."""
 
 
 class LimitExceeded(LlmosError):
-    """A limit of the process or its owner is reached. `data`: `limit` (its name), `maximum` and `wanted`."""
+    """A limit of the process or its owner is reached. `data`: `limit` (its name), `maximum`, `wanted`."""
 
 
 class BurstExceeded(LlmosError):
@@ -295,11 +295,11 @@ class BurstExceeded(LlmosError):
 
 
 class Killed(LlmosError):
-    """The process was killed, or is ending and makes no more calls. The message names the killer or the reason."""
+    """The process was killed, or is ending and may make no more calls. The message names the killer or the reason."""
 
 
 class AgentFailed(LlmosError):
-    """The agent's code raised an error that is not one of these. `data["traceback"]` is the text of the traceback."""
+    """The agent's code raised an error from outside this tree. `data["traceback"]` is its traceback as text."""
 
 
 class ToolFailed(LlmosError):
@@ -307,7 +307,7 @@ class ToolFailed(LlmosError):
 
 
 class InvalidReply(LlmosError):
-    """The reply does not satisfy its constraint, often because `max_tokens` cut it. `data["text"]` is the reply."""
+    """The reply does not satisfy its constraint, often because `max_tokens` cut it off. `data["text"]` is the reply."""
 
 
 class ModelLoadFailed(LlmosError):
@@ -321,8 +321,8 @@ class DriverFailed(LlmosError):
 def to_wire(error: BaseException) -> ErrorInfo:
     """The wire form of `error`. An error from outside the tree becomes `LlmosError`, with its type in the message.
 
-    The result can always be encoded. If `error` cannot be, the broken characters of its texts, such as half a
-    surrogate, become "?", and facts that are not texts are left out.
+    The result can always be encoded. If `error` itself cannot be encoded, characters that UTF-8 cannot carry, such as a
+    lone surrogate, become "?" in its message and facts, and all facts that are not texts are left out.
     """
     if isinstance(error, LlmosError):
         info = ErrorInfo(type(error).__name__, error.message, error.data)
@@ -341,7 +341,7 @@ def _encodable(text: str) -> str:
 
 
 def from_wire(info: ErrorInfo) -> LlmosError:
-    """The exception that `info` describes. An unknown `code` becomes a plain `LlmosError` that names it."""
+    """The exception that `info` describes. If the `code` is unknown, it is a plain `LlmosError` that names the code."""
     kind = LlmosError.registry.get(info.code)
     if kind is None:
         message = info.message if info.code == "LlmosError" else f"{info.code}: {info.message}"

@@ -43,7 +43,7 @@ class FrameDecoder:
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield each payload that `data` completes. Raises `FrameTooLarge` at a header above `limit`.
 
-        After the error, drop the connection: where the next frame begins is no longer known.
+        After this error, close the connection: the beginning of the next frame is unknown.
         """
         buffer = self._buffer
         if buffer:
@@ -75,5 +75,5 @@ class FrameDecoder:
 
     @property
     def pending(self) -> int:
-        """Bytes received so far of a frame that is not complete."""
+        """The number of bytes received so far of an incomplete frame."""
         return len(self._buffer)

@@ -1,6 +1,6 @@
-"""Explains a frame that is not a message of the client protocol: which request it was meant to be, and what is wrong.
+"""Explains a frame that is not a message of the client protocol: the request it belongs to, and the mistake.
 
-A connection of the kernel calls it for each frame that it could not decode. It never sends anything.
+A connection of the kernel calls `complaint` for each frame that it could not decode. This module never sends anything.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ CALLS = {str(kind.__struct_config__.tag): kind for kind in get_args(SystemCall)}
 def complaint(payload: bytes, error: Exception) -> tuple[int, LlmosError] | None:
     """The id of the request in `payload`, and the error to answer it with; None if `payload` is not a request.
 
-    `error`: the error of msgspec for the frame. An unknown system call is `UnknownCall`. Any other mistake is
-    `InvalidCall`, which names the call and the field.
+    `error` is the error that msgspec raised for the frame. The answer is `UnknownCall` for an unknown system call, and
+    `InvalidCall`, which names the call and the field, for any other mistake.
     """
     try:
         word, number, call, *_ = decode(payload, list[Any])

@@ -1,7 +1,8 @@
-"""Messages between processes, and the events of a task that its submitter sees.
+"""Messages between processes, and the events of a task that its clients see.
 
-The kernel makes them; agents and clients read them. A body from a socket stays encoded until an agent receives it. The
-tags and the order of the fields are the wire format, and never change within a version of the protocol.
+The kernel creates both. Agents read messages, clients read events. A body from a socket stays encoded until an agent
+receives it. The tags and the order of the fields are the wire format: they never change within a version of the
+protocol, and those that journals store never change at all (see ipc/README.md).
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from ipc.errors import ErrorInfo
 class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A message in a mailbox.
 
-    `id`: number of the message, unique in a run of the daemon. `type`: a name that the sender chose, the topic of a
+    `id`: a number, unique in a run of the daemon. `type`: a name that the sender chose, the topic of a
     publication, or "". `sender`, `recipient`: pids; sender 0 is the kernel. `priority`: -20 to 20, the most urgent;
-    above 20 for messages of the kernel. `correlation`: equal to `id` if the sender waits for a reply, else a number
-    that the sender chose, or 0. `deadline`: loop time in seconds after which the message is void, or None.
+    above 20 for messages of the kernel. `correlation`: equal to `id` if the sender waits for a reply; else a number
+    that the sender chose, or 0. `deadline`: the loop time, in seconds, after which the message is void; None: never.
     """
 
     id: int
@@ -33,7 +34,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Token(msgspec.Struct, frozen=True, tag="token", array_like=True):
-    """Text of one or more tokens that generation number `call` of process `pid` made."""
+    """The text of one or more tokens of a generation: number `call` of process `pid`."""
 
     text: str
     pid: int
@@ -51,7 +52,7 @@ class Log(msgspec.Struct, frozen=True, tag="log", array_like=True):
 
 
 class State(msgspec.Struct, frozen=True, tag="state", array_like=True):
-    """The present activity of a task, in words: a model loads, or a call waits for a slot."""
+    """The present activity of a task, in words, such as the load of a model or the wait for a slot."""
 
     pid: int
     state: str
@@ -66,28 +67,28 @@ class Emitted(msgspec.Struct, frozen=True, tag="emitted", array_like=True):
 
 
 class Result(msgspec.Struct, frozen=True, tag="result", array_like=True):
-    """The task returned `value`. Always the last event."""
+    """The task returned `value`. No event of the task follows."""
 
     pid: int
     value: Any
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True):
-    """The task ended with an error. Always the last event."""
+    """The task ended with an error. No event of the task follows."""
 
     pid: int
     error: ErrorInfo
 
 
 class Missed(msgspec.Struct, frozen=True, tag="missed", array_like=True):
-    """`events` events of the task are no longer retained; 0 if their number is unknown. Sent to a late client."""
+    """Sent to a client that attached late: `events` earlier events are not retained (0: their number is unknown)."""
 
     pid: int
     events: int
 
 
 class Restarted(msgspec.Struct, frozen=True, tag="restarted", array_like=True):
-    """The task restarted with the daemon. The events of its attempt number `attempt` follow from their beginning."""
+    """The daemon was restarted and runs the task again. All events of this attempt, number `attempt`, follow."""
 
     pid: int
     attempt: int

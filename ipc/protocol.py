@@ -1,8 +1,8 @@
 """The client protocol: the messages that travel in frames between a client and the daemon.
 
-A client sends `Hello` first. After `Welcome` it may send any number of requests; answers arrive in any order and carry
-the id of the request. A request that streams gets an `Event` for each unit of credit; the last is `Result`, `Failed` or
-`End`. The daemon never sends an event without credit.
+A client sends `Hello` first. After `Welcome` it may send any number of requests; answers arrive in any order, each with
+the id of its request. A request that grants credit also gets events, one for each unit of credit. The last event of a
+task is `Result` or `Failed`; a stream of log lines is closed by `End`. The daemon never sends an event without credit.
 """
 
 from __future__ import annotations
@@ -28,21 +28,24 @@ class Hello(msgspec.Struct, tag="hello", array_like=True):
 
 
 class Request(msgspec.Struct, tag="request", array_like=True):
-    """A system call. The client chooses `id`; no two unanswered requests of a connection may have the same."""
+    """A system call. The client chooses `id`; no unanswered request or open stream of the connection may have it."""
 
     id: RequestId
     call: SystemCall
 
 
 class Credit(msgspec.Struct, tag="credit", array_like=True):
-    """Allows `events` more events under request `id`."""
+    """Allows the daemon to send `events` more events of request `id`."""
 
     id: RequestId
     events: Annotated[int, Meta(ge=1)]
 
 
 class Abandon(msgspec.Struct, tag="abandon", array_like=True):
-    """The client wants no answer and no events of request `id` any more. A task that `id` started is killed."""
+    """The client wants no more answers or events of request `id`. A task that the request started is killed.
+
+    A detached task goes on.
+    """
 
     id: RequestId
 
@@ -51,7 +54,7 @@ ToDaemon = Hello | Request | Credit | Abandon
 
 
 class Welcome(msgspec.Struct, tag="welcome", array_like=True):
-    """The daemon's answer to `Hello`: its version, its pid, and the pid of the client in the process table."""
+    """The answer to `Hello`: the daemon's version and pid, and the pid of the connection in the process table."""
 
     version: int
     daemon: int
@@ -82,8 +85,8 @@ class Failure(msgspec.Struct, tag="failure", array_like=True):
 class StreamEvent(msgspec.Struct, tag="event", array_like=True):
     """One event of request `id`.
 
-    `number` counts the events of the task from its start in this run of the daemon. A joined event, such as a `Token`
-    of several tokens, has the number of its last part. 0: these events are not counted.
+    `number` counts the events of the task from the start of its present attempt. If several events were joined, as in a
+    `Token` with several tokens, the joined event has the number of the last of them. Lines of a log have the number 0.
     """
 
     id: int

@@ -1,4 +1,4 @@
-"""Frames over an asyncio transport: one write per turn of the loop, bounded buffers, and slow readers cut off.
+"""Frames over an asyncio transport. Makes one write per turn of the loop, and cuts off a peer that does not read.
 
 The base of the daemon's connections, the asynchronous client and the kernel's links to drivers. It never decodes a
 payload: subclasses do, in `frame_received`.
@@ -24,7 +24,7 @@ class FramedProtocol(asyncio.Protocol):
         self._unread_limit = unread_limit
         self._out: list[bytes] = []
         self._corked = False
-        self._closing = False  # frames that arrive from now on are ignored
+        self._closing = False  # once True, arriving frames are ignored
         self._loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
 
@@ -33,7 +33,7 @@ class FramedProtocol(asyncio.Protocol):
         raise NotImplementedError
 
     def broken(self, error: LlmosError) -> None:
-        """Called when the peer sends a broken frame or does not read. The connection is closed right after the call."""
+        """Called when the peer sent a broken frame or left too much unread. The connection then closes."""
 
     def closed(self) -> None:
         """Called once, when the connection has ended for any reason."""

@@ -1,6 +1,6 @@
-"""Unix sockets: the path at which the daemon listens by default, and one attempt to connect to it.
+"""Unix sockets: the default path of the daemon's socket, and one attempt to connect to a socket.
 
-Used by the daemon and by both clients. It never retries: it reports a full backlog, and the caller may wait.
+Used by the daemon and by both clients. It never retries: it reports a full backlog, and the caller may try again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def check_path(path: Path) -> None:
 def try_connect(path: Path) -> socket.socket | None:
     """A connected, non-blocking socket; None if the daemon's backlog is full. Raises `NoDaemon`, `SocketPathInvalid`.
 
-    A connected socket may still wait in the backlog. Only the daemon's `Welcome` proves that the daemon serves it.
+    A connected socket may still wait in the backlog. Only a `Welcome` proves that the daemon serves the connection.
     """
     check_path(path)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

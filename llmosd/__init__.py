@@ -1,7 +1,7 @@
 """llmosd: an operating system for LLM agents. The public names: decorators, context, clients, events and errors.
 
-Programs and clients import from here. The import never loads the kernel or torch; each name is imported at its first
-use.
+Programs and clients import from here. Importing this package never loads the kernel or torch; each name is imported at
+its first use.
 """
 
 from __future__ import annotations

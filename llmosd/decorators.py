@@ -1,6 +1,7 @@
 """The decorators `agent` and `tool`, which mark the functions that llmosd can run.
 
-Used in program files. They return the function unchanged, but for a mark that the daemon's loader looks for.
+Used in program files. They set an attribute of the function, its mark, by which the daemon's loader finds it. They
+never wrap or call the function.
 """
 
 from __future__ import annotations
@@ -41,17 +42,18 @@ def agent(
 ) -> Any:
     """Mark a coroutine function, whose first parameter is its `Context`, as an agent.
 
-    `name`: the name of the program (default: that of the function). `summary`: one line for `llmos programs` (default:
-    the first line of the docstring). `accepts` declares the messages of the agent as frozen Structs. The type of a
-    message must then be the name of one of them, and its body must fit that Struct; otherwise the sender gets the
-    error. The agent receives the Struct.
+    `name`: the name of the program (default: the name of the function). `summary`: one line for `llmos programs`
+    (default: the first line of the docstring). `accepts` declares the messages of the agent as frozen Structs. The type
+    of a message must then be the name of one of these Structs, and the body must fit that Struct; otherwise the sender
+    gets an error. The agent receives the body as this Struct.
 
-    `durable`: as a submitted task, or as a child of a durable agent, the agent survives the daemon. Its calls are
-    recorded. After a restart it runs from the top and gets the recorded answers, until it is where it was, with the
-    same pid, names, memory and unread messages. No token is paid twice, and no message is sent or received twice. So
-    its behaviour may depend only on its arguments and on the answers to its calls: use `ctx.time()` and `ctx.random()`
-    for time and chance, and a tool for each effect outside. A call whose effect others see waits for one or two fsyncs.
-    Answers pass through msgpack: a Struct becomes a mapping, unless `accepts` declares it.
+    `durable`: the agent survives the daemon, if it is a submitted task or a child of a durable agent. Its calls are
+    recorded. After a restart of the daemon the agent runs from its first line, and each call returns the recorded
+    answer, until the agent is where it was, with the same pid, names, memory and unread messages. A recorded call is
+    not executed again, and messages between durable agents arrive once. So the behaviour of the agent may depend only
+    on its arguments and on the answers to its calls: use `ctx.time()` and `ctx.random()` for time and chance, and a
+    tool for each effect outside the daemon. A call with an effect that others see waits for one or two fsyncs. Answers
+    pass through msgpack: a Struct becomes a mapping, unless `accepts` declares it.
 
     Raises `TypeError` for anything but an `async def` with at least one parameter, and for Structs that are not frozen.
     """
@@ -86,8 +88,8 @@ def tool(function: Any = None, /, *, name: str | None = None, summary: str = "",
     """Mark a plain function as a tool, which agents call by `ctx.tool`, and which runs in worker threads.
 
     `name` and `summary` are as for `agent`. `concurrency`: the most calls that run at the same time; further calls wait
-    in line. `timeout`: seconds that a caller waits, for all attempts together. `retries`: further attempts after the
-    function raised, with the same call id.
+    in line. `timeout`: seconds that a call may take, with all attempts. `retries`: further attempts after the function
+    raised, with the same call id.
 
     A parameter `call_id: str` gets the id of the call. Use it for an effect that must not happen twice: a call of a
     durable agent has the same id in every run of the daemon, so a tool that checks the id acts exactly once. Any other

@@ -1,6 +1,7 @@
 """A handle of a shared region, for agents and asynchronous clients.
 
-`Context.shared` and `AsyncClient.shared` make it. It stores a name and a way to make calls, and never caches the value.
+`Context.shared` and `AsyncClient.shared` make it. A handle stores the name of the region and a function that makes
+system calls. It never caches the value.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from ipc.syscalls import SharedDelete, SharedGet, SharedSet, SharedWatch, Syscal
 class Shared:
     """The region `name`: one value that all processes may read and change, and a version that grows with each change.
 
-    Msgpack must be able to carry the value. Bytes, texts and frozen Structs pass inside the daemon by reference; of any
-    other value each reader gets its own copy. A region lasts until it is deleted. A region that an `ephemeral` handle
-    makes ends with the process. A region that a `durable` handle has set survives the daemon.
+    Msgpack must be able to carry the value. Inside the daemon, immutable values (bytes, texts, numbers, frozen Structs)
+    pass by reference; of any other value each reader gets its own copy. A region lasts until it is deleted. If an
+    `ephemeral` handle makes the region, the region ends with the process. After a `set` by a `durable` handle, the
+    region survives the daemon.
     """
 
     __slots__ = ("_call", "_durable", "_ephemeral", "name")
@@ -37,7 +39,7 @@ class Shared:
         self.name = name
 
     async def get(self) -> Versioned:
-        """Value and version. Raises `UnknownRegion`."""
+        """The value and the version of the region. Raises `UnknownRegion`."""
         return _revealed(await self._call(SharedGet(self.name)))
 
     async def set(self, value: Any) -> int:
@@ -52,10 +54,10 @@ class Shared:
         return await self._set(value, version)
 
     async def update(self, function: Callable[[Any], Any], initial: Any = None) -> Versioned:
-        """Replace the value by `function(value)`, also if others do so at the same time. Returns new value and version.
+        """Replace the value by `function(value)`. Returns the new value and version.
 
-        `function` gets `initial` if the region does not exist. It is called again after each conflict, so it must have
-        no side effects.
+        No change is lost if others change the region at the same time: after each conflict, `function` is called again
+        with the new value. So it must have no side effects. If the region does not exist, `function` gets `initial`.
         """
         while True:
             try:
@@ -69,9 +71,9 @@ class Shared:
                 continue
 
     async def watch(self, after: int, timeout: float | None = None) -> Versioned:
-        """Wait until the version is above `after`, and return value and version. Of several changes it sees the last.
+        """Wait until the version is above `after`. Returns the value and the version: after several changes, the last.
 
-        With `after` 0 it also waits for a region that does not exist yet. Raises `RegionDeleted`, and `TimedOut` after
+        With `after` 0, it also waits for a region that does not exist yet. Raises `RegionDeleted`, and `TimedOut` after
         `timeout` seconds.
         """
         return _revealed(await self._call(SharedWatch(self.name, after, timeout)))

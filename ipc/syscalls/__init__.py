@@ -1,8 +1,9 @@
-"""The manual of system calls: each is a Struct in one tagged union. One file for each subject.
+"""The manual of system calls: each call is a Struct, and `SystemCall` is the union of them. One file for each subject.
 
-Agents make calls inside the loop, where they are never encoded; clients send them over a socket. One subsystem of the
-kernel handles each. `returns` is the type of the answer; a call without it answers None, or any value if its docstring
-says so. A docstring names the errors of its call, except those of the gate: `NotPermitted` and `Killed`.
+An agent makes its calls inside the loop of the daemon, so they are not encoded; a client sends its calls over a socket.
+One subsystem of the kernel handles each call. `returns` is the type of the answer. A call that does not set `returns`
+answers None, or any value if its docstring says so. A docstring names the errors of the call, except those that the
+gate raises for every call: `NotPermitted` and `Killed`.
 """
 
 from __future__ import annotations

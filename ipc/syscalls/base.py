@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
-# A body from a socket stays encoded until its receiver reads it. A body from inside the loop is any value.
+# A body from a socket stays encoded until its receiver reads it. The body of an agent's call is any value.
 if TYPE_CHECKING:
     Body = Any
 else:

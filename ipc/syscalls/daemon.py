@@ -22,14 +22,15 @@ class Stats(msgspec.Struct, frozen=True):
     """Counters since the daemon started, and the present state of the machine.
 
     Sizes are in bytes, times in seconds, shares from 0 to 1. `pid`, `memory` (resident set) and `cpu_seconds` are those
-    of the daemon. `processes` and `threads` are alive; `connections` are clients. `exited` counts processes by the
-    reason of their end, `calls` system calls by name, `errors` failed calls by the name of the error, and `limits` the
-    limits that were reached. `slow_steps` counts steps of agents that blocked the loop.
+    of the daemon. `processes` and `threads` count the living ones; `connections` counts connected clients. `exited`
+    counts ended processes by reason; `calls` counts system calls by name; `errors` counts errors that answered a call
+    or ended a process, by class name; `limits` counts `LimitExceeded` by the name of the limit. `slow_steps` counts how
+    often an agent blocked the loop.
 
     `machine` has `cores`, `cpu` (share), `memory_total`, `memory_available`, `disk_total`, `disk_free` (of the state
     folder), `drivers_memory` (resident sets of all drivers) and `drivers_budget` (bytes that the drivers may use now).
-    `scheduling` describes for each model in use its policy, its number of slots, and the reason. `unwritten` counts
-    tasks that have ended and whose end is not on disk; clients learn of an end when it is on disk.
+    `scheduling` states for each model that was used its policy and how many of its slots may be used, with the reasons.
+    `unwritten` counts ended tasks whose end is not on disk yet; clients learn of an end only when it is on disk.
     """
 
     version: str
@@ -59,7 +60,7 @@ class Pong(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Ping(Syscall, tag="ping"):
-    """Answer `payload` unchanged, as a `Pong`."""
+    """Answers a `Pong` with the same `payload`."""
 
     payload: Body = msgspec.Raw(b"\xc0")
     returns: ClassVar[Any] = Pong
@@ -74,8 +75,8 @@ class GetStats(Syscall, tag="stats"):
 class Shutdown(Syscall, tag="shutdown"):
     """Stop the daemon. Without `now`, running tasks get the seconds of the setting `drain_seconds`. Clients only.
 
-    Answered before the daemon stops. Tasks that still run then: detached ones run again at the next start, others end
-    with `Killed`.
+    The call is answered before the daemon stops. When that time is over, tasks that still run are ended: an attached
+    task fails with `Killed`, and a detached task runs again at the next start of the daemon.
     """
 
     now: bool = False

@@ -22,9 +22,9 @@ class DrawRandom(Syscall, tag="random"):
 class Checkpoint(Syscall, tag="checkpoint"):
     """Replace the call history of a durable process by `state`; answers `state` once it is on disk.
 
-    After a restart, the first checkpoint of the process answers the last state that was stored, whatever `state` it is
-    given. A process that is not durable gets `state` back, and nothing is stored. Errors: `CheckpointRefused` while the
-    process has other threads or living children; `NotEncodable`.
+    After a restart of the daemon, the first `Checkpoint` of the process ignores its own `state`, and answers the state
+    that was stored last. A process that is not durable gets `state` back, and nothing is stored. Errors:
+    `CheckpointRefused` while the process has other threads or living children; `NotEncodable`.
     """
 
     state: Body

@@ -15,7 +15,7 @@ NIL = msgspec.Raw(b"\xc0")
 
 
 class Versioned(NamedTuple):
-    """The value and the version of a shared region. Versions grow even if a region is deleted and made again."""
+    """The value and the version of a shared region. A region that is deleted and made again gets a higher version."""
 
     value: Any
     version: int
@@ -24,8 +24,8 @@ class Versioned(NamedTuple):
 class RegionInfo(msgspec.Struct, frozen=True):
     """A shared region. `size` is in bytes, and charged to `owner`.
 
-    `creator`: the pid of the process that made the region, if the region is ephemeral, else 0. `watchers`: threads that
-    wait for a change.
+    `creator`: for an ephemeral region the pid of the process that made it, else 0. `watchers`: the number of threads
+    that wait for a change.
     """
 
     name: str
@@ -80,9 +80,10 @@ class SharedGet(Syscall, tag="shared_get"):
 class SharedSet(Syscall, tag="shared_set"):
     """Set the value of a region, and make the region if it does not exist; answers its new version.
 
-    With `expected`, this happens only if the region has that version; 0 means that the region must not exist. A region
-    lasts until it is deleted. An `ephemeral` region also ends with the process that made it. After a set with
-    `durable`, the region survives restarts of the daemon, and each change is answered when it is on disk. Errors:
+    With `expected`, the call fails unless the region has that version; 0: unless the region does not exist. A region
+    lasts until it is deleted. A region that this call makes as `ephemeral` also ends with the calling process. A call
+    with `durable` makes the region durable: it survives restarts of the daemon, and each change of the region is
+    answered when the change is on disk. Errors:
     `VersionConflict` (`data`: `expected` and `found`), `LimitExceeded`, `Busy` (too many bytes in all regions),
     `NotEncodable`, `InvalidCall` (also for a region that would be both ephemeral and durable).
     """
@@ -98,8 +99,9 @@ class SharedSet(Syscall, tag="shared_set"):
 class SharedWatch(Syscall, tag="shared_watch"):
     """Wait until the version of a region is above `after`; answers value and version.
 
-    With `after` 0 the call also waits for a region that does not exist yet. Of several changes between two calls, a
-    watcher gets only the last. Errors: `RegionDeleted`, `TimedOut` after `timeout` seconds, `InvalidCall`.
+    With `after` 0 the call also waits for a region that does not exist yet. If a region changes several times between
+    two calls of a watcher, the watcher gets only the last value. Errors: `RegionDeleted`, `TimedOut` after `timeout`
+    seconds, `InvalidCall`.
     """
 
     name: str

@@ -57,9 +57,9 @@ class Send(Syscall, tag="send", gc=False):
     """Put a message into the mailbox of `to`, a pid or a registered name; answers the message's id.
 
     If the mailbox is full, the call waits for room, or fails with `MailboxFull` if `wait` is false. `lifetime`: seconds
-    after which the message is void and becomes a dead letter. `correlation`: any number by which sender and recipient
-    match answers with questions. If `type` is empty and the body is a Struct, the message gets the Struct's name as its
-    type. To a durable process the call answers when the message is on disk. Errors: `UnknownProcess`, `UnknownName`,
+    after which an unread message becomes a dead letter. `correlation`: any number by which sender and recipient match
+    answers with questions. If `type` is empty and the body is a Struct, the message gets the Struct's name as its type.
+    If the recipient is durable, the call answers when the message is on disk. Errors: `UnknownProcess`, `UnknownName`,
     `MailboxFull`, `NotEncodable`, `MessageTooLarge`, `UndeclaredType`, `BadMessage`, `InvalidCall`, and
     `DeadlockDetected` if the wait for room would never end.
     """
@@ -77,9 +77,10 @@ class Send(Syscall, tag="send", gc=False):
 class Receive(Syscall, tag="receive", gc=False):
     """Take the most urgent message out of the caller's mailbox, or wait for one; answers the message.
 
-    Messages of one priority arrive in the order of their sending. `type`, `sender` (a pid) and `correlation` select
-    messages; all other messages stay in the mailbox. `where`, inside the daemon only, is a predicate on the message,
-    whose body may be encoded. Errors: `TimedOut` after `timeout` seconds, `InvalidCall`.
+    Messages of one priority are received in the order in which they were sent. `type`, `sender` (a pid) and
+    `correlation` select messages; all other messages stay in the mailbox. Agents may also pass `where`, a predicate. It
+    gets the whole message, the body of which may still be encoded. Errors: `TimedOut` after `timeout` seconds,
+    `InvalidCall`.
     """
 
     timeout: Seconds | None = None
@@ -111,7 +112,7 @@ class Call(Syscall, tag="call", gc=False):
 class Reply(Syscall, tag="reply", gc=False):
     """Reply to a call. `message` is the id of the message, and `to` its sender. Errors: `NotACall`, `NotEncodable`.
 
-    If the sender no longer waits, the reply becomes a dead letter; that is not an error.
+    If the sender no longer waits, the reply becomes a dead letter, and the call succeeds.
     """
 
     to: int
@@ -122,7 +123,7 @@ class Reply(Syscall, tag="reply", gc=False):
 class Register(Syscall, tag="register"):
     """Give process `pid` (0: the caller) the name `name`, until the process ends or gives the name up.
 
-    A name has 1 to 200 printable characters, not all of them digits. A process may have several. Errors: `NameTaken`,
+    A name has 1 to 200 printable characters and is not a number. A process may have several names. Errors: `NameTaken`,
     `InvalidCall`, `UnknownProcess`.
     """
 
@@ -143,11 +144,11 @@ class Names(Syscall, tag="names"):
 
 
 class Publish(Syscall, tag="publish"):
-    """Send a message to each process whose subscription matches `topic`; answers how many got it.
+    """Send a message to each process with a subscription that matches `topic`; answers how many processes got it.
 
-    A topic is 1 to 32 words with dots between them, and the type of the message. The call never waits: if a
-    subscriber's mailbox is full, its copy becomes a dead letter. `lifetime` is as in `Send`. Errors: `InvalidCall`,
-    `NotEncodable`, `MessageTooLarge`.
+    A topic is 1 to 32 words with dots between them. It becomes the type of the message. The call never waits for room:
+    if a subscriber's mailbox is full, the message for that subscriber becomes a dead letter. `lifetime` is as in
+    `Send`. Errors: `InvalidCall`, `NotEncodable`, `MessageTooLarge`.
     """
 
     topic: str
@@ -158,9 +159,9 @@ class Publish(Syscall, tag="publish"):
 
 
 class Subscribe(Syscall, tag="subscribe"):
-    """Receive the messages that are published on topics that match `pattern`. Errors: `InvalidCall`.
+    """Receive each message that is published on a topic that matches `pattern`. Errors: `InvalidCall`.
 
-    In a pattern, `*` stands for one word, and a final `#` for any number of words, also none.
+    In a pattern, `*` stands for one word, and a final `#` for any number of words, including none.
     """
 
     pattern: str
@@ -173,9 +174,9 @@ class Unsubscribe(Syscall, tag="unsubscribe"):
 
 
 class PeekMailbox(Syscall, tag="mailbox"):
-    """Answers the headings of the next `limit` messages in the mailbox of `pid`, the next one to be received first.
+    """Answers the headings of up to `limit` messages in the mailbox of process `pid`. Errors: `UnknownProcess`.
 
-    Errors: `UnknownProcess`.
+    They are in the order in which `Receive` takes them.
     """
 
     pid: int

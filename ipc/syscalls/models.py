@@ -32,9 +32,10 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     """How to choose tokens. None means the default of the model or the daemon.
 
     `max_tokens` bounds the reply. `temperature` 0 is greedy. `top_k` keeps the k likeliest tokens, and `top_p` the
-    likeliest tokens whose probabilities sum to p. The noise of a draw depends only on `seed` and position, so the same
-    seed draws the same tokens; without a seed, each call gets a random one. The text ends before the first `stop`
-    string. With `logprobs` the natural logarithm of each token's probability, before temperature, is reported as well.
+    likeliest tokens whose probabilities sum to p. The random numbers depend only on `seed` and on the position of a
+    token, so the same seed draws the same tokens; a call without a seed gets a random one. The text ends before the
+    first `stop` string. With `logprobs` the natural logarithm of each token's probability, before temperature, is
+    reported as well.
     """
 
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
@@ -69,9 +70,9 @@ class Score(msgspec.Struct, frozen=True):
 class ModelInfo(msgspec.Struct, frozen=True):
     """A model and its state.
 
-    `state`: "unloaded", "waiting" (for memory), "loading", "ready", "leaving" (it is being unloaded), "restarting"
-    (its driver died) or "failed". `detail`: the reason, and what has to happen next. `context`: the most tokens of a
-    prompt with its reply; None before the first load. `facts`: figures that the driver reported.
+    `state`: "unloaded", "waiting" (for memory), "loading", "ready", "leaving" (it is being unloaded), "restarting" (its
+    driver died) or "failed". `detail`: the reason for the state, and the event that will end it. `context`: the most
+    tokens of a prompt and its reply together; None before the first load. `facts`: figures that the driver reported.
     """
 
     name: str
@@ -87,19 +88,20 @@ class ModelInfo(msgspec.Struct, frozen=True):
 class SlotInfo(msgspec.Struct, frozen=True):
     """The slots of one model, and the memory behind them. Counters begin with the daemon; sizes are in bytes.
 
-    Of `slots`, `given` may be used now (fewer while memory is short; `cause` gives the reason), and `used` hold a
-    sequence; `queued` sequences wait for one. `policy` decides which sequence gets a slot, and `policy_reason` is why
-    the policy last changed itself, if it does so. `state` and `detail` are those of `ModelInfo`.
+    Of `slots` slots, `given` may be used now; if these are not all, `cause` gives the reason, such as a lack of memory.
+    `used` slots hold a sequence, and `queued` sequences wait for a slot. `policy` decides which sequence gets a slot.
+    `policy_reason`: why the policy `auto` last changed its choice. `state` and `detail` are those of `ModelInfo`.
 
-    The driver `driver_pid` has made `tokens` in `steps`, lately `tokens_per_second`; it was restarted `restarts` times.
-    It runs on `cores` processors; `memory` is its resident set. After `keep_alive` seconds without work it ends;
-    `idle`: seconds without work so far.
+    The drivers of the model have made `tokens` tokens in `steps` steps, recently `tokens_per_second`; `restarts` counts
+    restarts. The present driver has the pid `driver_pid` and the resident set `memory`, and runs on `cores` processors.
+    A driver ends after `keep_alive` seconds without work; `idle`: seconds without work so far.
 
-    KV memory: `kv_used` of `kv_memory` is used by sequences, `kv_cached` by cached prefixes; `kv_disk` is the size of
-    prefixes on disk. Of `prompt_tokens`, `prompt_hits` were found in the cache, of these `prompt_reread` on disk;
-    `prompt_evicted` tokens were evicted. `kv_waiting` sequences wait for KV memory, and `swapped` are on disk.
+    Of the KV memory `kv_memory`, sequences use `kv_used`, and cached prefixes use `kv_cached`; `kv_disk` is the size of
+    the prefixes on disk. Of `prompt_tokens` tokens of prompts, `prompt_hits` were found in the cache, and of these
+    `prompt_reread` on disk; `prompt_evicted` tokens were evicted. `kv_waiting` sequences wait for KV memory, and
+    `swapped` sequences are on disk.
     `swap_outs`, `restores` and `recomputations` count sequences that were swapped out, swapped in, and computed again;
-    `swap_refused` is why the last refused swap-out was refused.
+    `swap_refused`: why the last swap-out that failed was refused.
     """
 
     model: str
@@ -143,7 +145,7 @@ class PolicyInfo(msgspec.Struct, frozen=True):
 
     `kind`: the name of the policy. `quantum` is in tokens, `aging` in priorities per second. `weights`: shares by
     owner; an owner without a weight has 1. `starvation`: a call that has waited this many times as long as it was
-    served goes first; 0: never. `reason`: the last change that the policy made to itself, and why.
+    served goes first; 0: never. `reason`: the last choice of the policy `auto`, and why.
     """
 
     model: str
@@ -156,12 +158,12 @@ class PolicyInfo(msgspec.Struct, frozen=True):
 
 
 class SequenceInfo(msgspec.Struct, frozen=True):
-    """One sequence on a slot or in the queue for one.
+    """One sequence, on a slot or in the queue for a slot.
 
     `state`: "queued", "running", "parked" or "finished". `position`: its place in the queue, from 1; 0 if it is not in
     the queue. `lease`: tokens that it may still make before its lease is renewed. `preemptions`: how often it lost its
     slot to another sequence. `kept`: where its KV cache is, "memory", "disk" or "" (nowhere). `recomputed`: why its KV
-    cache had to be computed again, if it had to.
+    cache had to be computed again; "" if it was not.
     """
 
     sequence: int
@@ -179,14 +181,14 @@ class SequenceInfo(msgspec.Struct, frozen=True):
 
 
 class FinishedCall(msgspec.Struct, frozen=True, gc=False):
-    """A generation that has ended, for traces of the load.
+    """A generation that has ended. Traces of the workload consist of these.
 
     `number` counts generations from 1. `program_id`: its scheduling group; `weight` and `owner` are those of the group.
     `prompt` and `generated` are in tokens. `limit`: its `max_tokens`, 0 for none. `error`: the name of the error that
     ended it, or "cancelled", or "".
 
     Times are in seconds of the daemon's monotonic clock: `submitted`, `started` (on a slot), `first` (token), `ended`,
-    and `deadline`, by which its task must end.
+    and the `deadline` of its task.
     """
 
     number: int
@@ -213,11 +215,11 @@ class Generate(Syscall, tag="generate"):
     """Generate a reply to chat messages, or a continuation of a text.
 
     Answers the text; or, with more than one sample or with `logprobs`, a list of `Completion`. `model`: a configured
-    name or a path; None is the default model. `samples`: replies to draw, 1 to 1,024, with the seeds `seed`, `seed` + 1
-    and so on. With `emit`, the client that submitted the task gets the tokens as events. Errors: `UnknownModel`,
-    `ModelNotFound`, `MissingExtra`, `ModelLoadFailed`, `ContextOverflow`, `InvalidPrompt`, `InvalidConstraint`,
-    `InvalidReply` (`max_tokens` cut a constrained reply), `InvalidCall`, `LimitExceeded`, `DeadlineUnreachable`,
-    `DriverFailed`, `Busy`.
+    name or a path; None is the default model. `samples`: the number of replies, 1 to 1,024; they are drawn with the
+    seeds `seed`, `seed` + 1 and so on. With `emit`, the client that submitted the task gets the tokens as events.
+    Errors: `UnknownModel`, `ModelNotFound`, `MissingExtra`, `ModelLoadFailed`, `ContextOverflow`, `InvalidPrompt`,
+    `InvalidConstraint`, `InvalidReply` (`max_tokens` cut a constrained reply), `InvalidCall`, `LimitExceeded`,
+    `DeadlineUnreachable`, `DriverFailed`, `Busy`.
     """
 
     prompt: list[ChatMessage] | str
@@ -231,7 +233,7 @@ class Generate(Syscall, tag="generate"):
 class ScoreText(Syscall, tag="score"):
     """Compute how likely each continuation is after `prompt`; answers a `Score` for each.
 
-    `continuations`: 1 to 4,096 texts, none of them empty. Errors: those of `Generate` that concern no reply.
+    `continuations`: 1 to 4,096 texts, none of them empty. Errors: those of `Generate`, except those about replies.
     """
 
     prompt: list[ChatMessage] | str
@@ -273,9 +275,9 @@ class FinishedCalls(Syscall, tag="finished_calls"):
 class SetPolicy(Syscall, tag="policy"):
     """Change the policy of the slots of `model` (None: the default model); answers the policy after the change.
 
-    A field that is None stays as it is, so a call without any field only reads the policy. `weights` change only for
-    the owners that it names. No sequence is lost: running sequences go on unless the new policy preempts them, and the
-    time that a sequence has waited still counts. Clients only. Errors: `UnknownModel`, `ModelNotFound`,
+    A field that is None changes nothing, so a call without fields only reads the policy. An owner that `weights` does
+    not name retains its weight. No sequence is lost: running sequences go on unless the new policy preempts them, and
+    the time that a sequence has waited still counts. Clients only. Errors: `UnknownModel`, `ModelNotFound`,
     `InvalidPolicy`.
     """
 

@@ -1,6 +1,6 @@
-"""Processes and their threads: spawn, wait, kill, suspend, resume and rank them; their limits, logs and output.
+"""Processes and their threads: spawn, wait, kill, suspend, resume, set priorities; their limits, logs and output.
 
-Also the programs that they run. Priorities go from -20 to 20, the most urgent.
+Also the programs that processes run. Priorities go from -20 to 20, the most urgent.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from ipc.syscalls.base import Body, Count, Priority, Seconds, Syscall
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Limits of a process; None is no limit.
 
-    A call that would go over one of these fails with `LimitExceeded`: `tokens` (of prompts and replies), `children`
-    (alive at the same time), `memory_keys` and `memory_bytes` (private memory). A process that goes over `cpu_seconds`
-    or `wall_seconds` ends with the reason "limit". `mailbox` is the most messages in the mailbox, for which senders
-    then wait as usual.
+    A call fails with `LimitExceeded` if it would exceed `tokens` (of prompts and replies), `children` (alive at the
+    same time), `memory_keys` or `memory_bytes` (of private memory). A process that exceeds `cpu_seconds` or
+    `wall_seconds` is ended, with the reason "limit". `mailbox` is the most messages in the mailbox; when it is full,
+    senders wait, as for any full mailbox.
     """
 
     tokens: Count | None = None
@@ -45,7 +45,7 @@ class Usage(msgspec.Struct):
 
 
 class ProcessInfo(msgspec.Struct, frozen=True):
-    """A row of the process table. `waits_for` describes the wait of a blocked process.
+    """A row of the process table. `waits_for`: a description of the event that a waiting process waits for.
 
     `threads` and `mailbox` are counts, `age` is in seconds. `parent` is 0 for a detached process.
     """
@@ -80,7 +80,7 @@ class ExitStatus(msgspec.Struct, frozen=True):
 class ProgramInfo(msgspec.Struct, frozen=True):
     """A program that can be run. `signature`: the parameters of its coroutine, without the context.
 
-    `source`: its file or package. `error`: why the file cannot be loaded, if so.
+    `source`: its file or package. `error`: why the file cannot be loaded, or "".
     """
 
     name: str
@@ -93,12 +93,13 @@ class ProgramInfo(msgspec.Struct, frozen=True):
 class Spawn(Syscall, tag="spawn"):
     """Start a process; answers its pid. The process is a child of the caller, and ends with it unless `detach`.
 
-    `program`: a known name, or the path of a Python file. `args` are arguments by name, `positional` in order. With
-    `lenient` texts are converted to the types of the parameters, as for a command line. `priority` and `owner` default
-    to those of the caller. `deadline`: seconds from now after which the process is ended. `name` is registered, and the
-    link to the caller with `link` is made, before the first step of the process. `limits`: for an agent's child, at
-    most those of the agent; for a client's, instead of the configured ones, field by field. `credit`: from a client,
-    the number of events that may follow under the id of the request.
+    `program`: a known name, or the path of a Python file. `args`: arguments by name. `positional`: arguments in order.
+    With `lenient`, texts are converted to the types of the parameters, as for a command line. `priority` and `owner`
+    default to those of the caller. `deadline`: seconds from now after which the process is ended. `name`: a name to
+    register for the process. `link`: link the process to the caller. Name and link exist before the process runs.
+    `limits`: if the caller is an agent, only limits below its own take effect; if the caller is a client, each limit
+    replaces the configured limit of a process. `credit`: the number of events that the daemon may send to the client
+    under the id of the request.
 
     Errors: `UnknownProgram`, `BadArguments`, `AgentFailed` (the file cannot be loaded), `NameTaken`, `LimitExceeded`,
     `NotEncodable`, `InvalidCall`, `Busy` (too many processes); from a client also `ShuttingDown`.
@@ -131,9 +132,10 @@ class Wait(Syscall, tag="wait"):
 
 
 class Kill(Syscall, tag="kill"):
-    """End process `pid` and its children; answers its `ExitStatus` when it has ended. A client also waits for the disk.
+    """End process `pid` and its children; answers its `ExitStatus` when it has ended.
 
-    Threads are cancelled, and have 2 seconds for their `finally` blocks. With `thread`, the path of a thread, only that
+    If the caller is a client, the answer also waits until the end is on disk. The threads of the process are cancelled,
+    and have 2 seconds for their `finally` blocks. With `thread`, the path of a thread, only that
     thread ends, and the answer is None. Errors: `UnknownProcess`, `UnknownThread`, `InvalidCall` (the first thread of a
     process, or the calling thread).
     """
@@ -150,7 +152,7 @@ class Sleep(Syscall, tag="sleep"):
 
 
 class Ps(Syscall, tag="ps"):
-    """Answers `limit` rows of the process table, from pid `start` on; connections of clients only with `clients`."""
+    """Answers up to `limit` rows of the process table, from pid `start` on; with `clients`, also connections."""
 
     start: Count = 0
     limit: Annotated[int, Meta(ge=1, le=100_000)] = 10_000
@@ -205,9 +207,10 @@ class Threads(Syscall, tag="threads"):
 
 
 class Suspend(Syscall, tag="suspend"):
-    """Suspend process `pid`, or one `thread` of it. It stops at its next `await`; its sequences leave their slots.
+    """Suspend process `pid`, or one `thread` of it.
 
-    A second suspension has no further effect. Errors: `UnknownProcess`, `UnknownThread`, `InvalidCall` (the connection
+    Suspended threads stop at their next `await`, and their sequences leave their slots. A second suspension has no
+    further effect. Errors: `UnknownProcess`, `UnknownThread`, `InvalidCall` (the connection
     of a client).
     """
 
@@ -228,7 +231,7 @@ class Resume(Syscall, tag="resume"):
 class Nice(Syscall, tag="nice"):
     """Set the priority of process `pid` and all its threads, or of one `thread`; answers the new priority.
 
-    With `relative`, `priority` is added to the present one, and the sum is clamped to -20 to 20. Errors:
+    With `relative`, `priority` is added to the present priority, and the sum is limited to the range -20 to 20. Errors:
     `UnknownProcess`, `UnknownThread`, `InvalidCall`.
     """
 
@@ -242,8 +245,8 @@ class Nice(Syscall, tag="nice"):
 class Emit(Syscall, tag="emit"):
     """Send `value` to the client that submitted the task, as an `Emitted` event.
 
-    The call waits while that client is behind. Without a client, the value is dropped. Errors: `NotEncodable`,
-    `FrameTooLarge`.
+    The call waits while too many events wait for that client. If no client is attached, the value is dropped. Errors:
+    `NotEncodable`, `FrameTooLarge`.
     """
 
     value: Body

@@ -12,14 +12,14 @@ from ipc.messages import Log
 from ipc.syscalls.base import Count, Priority, Seconds, Syscall
 from ipc.syscalls.processes import ExitStatus, Usage
 
-DOWN = "down"  # type of the message by which a monitor reports an end
+DOWN = "down"  # type of the message by which a monitor reports the end of a process
 
 Strategy = Literal["one_for_one", "one_for_all", "rest_for_one"]
 Restart = Literal["permanent", "transient", "temporary"]
 
 
 class Down(msgspec.Struct, frozen=True):
-    """Body of the message of type "down": the monitored process `pid` has ended. `ref`: the answer of `Monitor`.
+    """Body of a message of type "down": the monitored process `pid` has ended. `ref` is the answer of `Monitor`.
 
     `reason` is that of `ExitStatus`, or "unknown" if the daemon no longer remembers the process.
     """
@@ -32,10 +32,10 @@ class Down(msgspec.Struct, frozen=True):
 
 
 class Child(msgspec.Struct, frozen=True):
-    """A supervised child. Each of its starts uses the same `args`, `name` (to register) and `priority`.
+    """A supervised child. It starts with the same `args`, `name` (to register) and `priority` each time.
 
-    `restart`: after which ends it is restarted: "permanent" after each, "transient" after each but "done", "temporary"
-    never.
+    `restart`: a "permanent" child is restarted after every end, a "transient" child after every end with a reason other
+    than "done", and a "temporary" child never.
     """
 
     program: str
@@ -46,7 +46,7 @@ class Child(msgspec.Struct, frozen=True):
 
 
 class Link(Syscall, tag="link"):
-    """Link the caller and process `pid`. If one ends for any reason but "done", so does the other, as "linked".
+    """Link the caller and process `pid`: if one ends for any reason but "done", the other is ended, as "linked".
 
     Errors: `UnknownProcess`, `InvalidCall` (the caller itself, or the connection of a client).
     """
@@ -61,10 +61,10 @@ class Unlink(Syscall, tag="unlink"):
 
 
 class Monitor(Syscall, tag="monitor"):
-    """Report the end of process `pid` to the caller, by a message of type "down"; answers its correlation id.
+    """Report the end of process `pid` to the caller by a message of type "down"; answers the message's correlation id.
 
-    The message goes before all others and fits into a full mailbox. If the process has ended already, the message is
-    sent immediately. Errors: `UnknownProcess` (it never existed), `InvalidCall` (the caller itself).
+    The message has priority over all others, and fits even into a full mailbox. If the process has ended already, the
+    message is sent immediately. Errors: `UnknownProcess` (it never existed), `InvalidCall` (the caller itself).
     """
 
     pid: int
@@ -81,13 +81,15 @@ class Supervise(Syscall, tag="supervise"):
     """Start `children` in order and restart those that end; answers their exit statuses when all have ended for good.
 
     `strategy` chooses which children restart when one ends (Erlang/OTP, "Supervisor Behaviour"): only that child
-    ("one_for_one"), all ("one_for_all"), or that child and those after it ("rest_for_one"). The others of them are
-    ended first, in reverse order. The pause before a restart is `backoff` seconds; it doubles with each earlier restart
-    within the last `within` seconds, up to `max_backoff`. A random part of the second half of each pause is left out,
-    so that children that failed together do not restart together.
+    ("one_for_one"), all children ("one_for_all"), or that child and those after it ("rest_for_one"). The children that
+    restart with it are ended first, in reverse order. The pause before a restart is `backoff` seconds; it doubles with
+    each earlier restart within the last `within` seconds, up to `max_backoff`. Each pause is shortened by a random
+    amount, up to half of it, so that supervisors whose children failed together do not restart them together.
 
-    When the call ends, all children have been ended. Errors: those of `Spawn`, if the first start of a child fails;
-    `TooManyRestarts` after more than `max_restarts` restarts within `within` seconds; `InvalidCall`.
+    When the call returns or fails with an error, all children have ended. If the call is cancelled, it only begins to
+    end them; the calling process cannot end before they have. Errors: those of `Spawn`, if the first start of a child
+    fails; `TooManyRestarts`, if more than `max_restarts` restarts would be needed within `within` seconds;
+    `InvalidCall`.
     """
 
     children: list[Child]
@@ -112,8 +114,9 @@ class Received(msgspec.Struct, frozen=True):
 class CrashReport(msgspec.Struct, frozen=True):
     """A report on a process that failed at `time` (seconds since the epoch), `age` seconds after its start.
 
-    `reason` is that of `ExitStatus`. `error.data` may contain a traceback. `messages`: the last messages that it
-    received, the oldest first. `unread`: the number of messages in its mailbox. `log`: the last 10 lines of its log.
+    `reason` is that of `ExitStatus`. `error.data` may contain a traceback. `messages`: the last messages that the
+    process received, the oldest first. `unread`: the number of messages in its mailbox. `log`: the last 10 lines of its
+    log.
     """
 
     time: float

@@ -1,9 +1,9 @@
 """Synchronisation: locks, semaphores, conditions, barriers and events, by name, shared by all processes.
 
-A primitive is made at its first use, and forgotten when no thread holds it or waits for it and it is not set. Threads
-hold locks and permits; when a thread ends, they go to the next waiting thread. Waits are first come, first served. All
-calls but `Locks` are for agents only, and may raise `InvalidCall`, `SyncMismatch` and `Busy` (too many names). Those
-that wait raise `TimedOut` after `timeout` seconds.
+A primitive is made at its first use. It is deleted when no thread holds it, no thread waits for it, and it is not set.
+A thread, not its process, holds a lock or permit; when the thread ends, the next waiting thread gets it. Waiting
+threads are served in the order of arrival. All calls but `Locks` are only for agents, and may raise `InvalidCall`,
+`SyncMismatch` and `Busy` (too many names). A call with a `timeout` raises `TimedOut` after so many seconds.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Number = Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
 class LockInfo(msgspec.Struct, frozen=True):
-    """A lock, semaphore, condition, barrier or event (`kind`), its state in words, and pids of holders and waiters.
+    """A lock, semaphore, condition, barrier or event (`kind`), its state in words, and the pids of holders and waiters.
 
-    A pid occurs once for each permit and each waiting thread.
+    A pid is repeated for each permit that the process holds, and for each of its waiting threads.
     """
 
     kind: str
@@ -70,7 +70,7 @@ class ReleasePermit(Syscall, tag="release_permit"):
 
 
 class WaitForNotice(Syscall, tag="wait_for_notice"):
-    """Release the lock `name`, wait for a `Notify`, and acquire the lock again, also after an error.
+    """Release the lock `name`, wait for a `Notify`, and acquire the lock again, even if the wait fails or is cancelled.
 
     Errors: `NotHeld`.
     """
@@ -80,7 +80,10 @@ class WaitForNotice(Syscall, tag="wait_for_notice"):
 
 
 class Notify(Syscall, tag="notify"):
-    """Wake the first `count` threads that wait for a notice (None: all); answers how many. Errors: `NotHeld`."""
+    """Wake the first `count` threads that wait for a notice (None: all of them); answers how many it woke.
+
+    Errors: `NotHeld`, if the calling thread does not hold the lock `name`.
+    """
 
     name: Name
     count: Number | None = 1

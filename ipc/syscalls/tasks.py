@@ -1,6 +1,7 @@
 """Tasks: submit a program that the journal stores, attach to it later, list tasks, and back up the journal.
 
-The id of a task stays valid when the daemon restarts. The pid is that of its process in this run of the daemon.
+The id of a task stays valid when the daemon restarts. Its pid is valid for this run of the daemon, or, for a durable
+task, in every run.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ Key = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class Submitted(msgspec.Struct, frozen=True, array_like=True):
-    """A task that is on disk: its id, the pid of its process (0: none now), and its attempt, from 1."""
+    """A task that is on disk: its id, the pid of its process (0: it has none now), and its attempt, from 1."""
 
     id: str
     pid: int
@@ -27,9 +28,9 @@ class Submitted(msgspec.Struct, frozen=True, array_like=True):
 class TaskInfo(msgspec.Struct, frozen=True):
     """A task in the journal. `state`: "accepted", "running", "ending", or how it ended (`ExitStatus.reason`).
 
-    "ending": its process has ended, but the end is not on disk. Until it is, no client learns the result; if the daemon
-    dies before, the task runs again. `submitted` and `ended` (0: not yet) are in seconds since the epoch. `error`: the
-    name of its error, or "".
+    "ending": its process has ended, but the end is not on disk yet. No client learns the result before the end is on
+    disk, and if the daemon dies before, the task runs again. `submitted` and `ended` (0: not yet) are in seconds since
+    the epoch. `error`: the name of its error, or "".
     """
 
     id: str
@@ -44,12 +45,13 @@ class TaskInfo(msgspec.Struct, frozen=True):
 
 
 class Submit(Spawn, tag="submit"):
-    """Submit a task: a `Spawn` that the journal stores. Answered, and started, when it is on disk. Clients only.
+    """Submit a task: a `Spawn` that the journal stores. Clients only.
 
-    A task that has not ended when the daemon dies runs again in the next run. With a `key`, a repeated submission of
-    the same owner attaches to the task of the first one. `durable`: run the program as a durable agent, also if it is
-    not marked so. Errors: those of `Spawn`; `JournalUnavailable`, such as for a full disk; `KeyReused`, if the key
-    belongs to another program or other arguments.
+    When the task is on disk, it starts, and the call is answered. If the daemon dies before the task has ended, the
+    next run of the daemon runs the task again. If the same owner submits again with the same `key`, the call attaches
+    to the first task instead of a new one. `durable`: run the program as a durable agent, even if it is not marked as
+    one. Errors: those of `Spawn`; `JournalUnavailable`, such as for a full disk; `KeyReused`, if the task with the key
+    has another program or other arguments.
     """
 
     key: Key | None = None
@@ -60,9 +62,9 @@ class Submit(Spawn, tag="submit"):
 class Attach(Syscall, tag="attach"):
     """Follow the events and the result of task `id`. Clients only. Errors: `UnknownTask`, `ShuttingDown`.
 
-    Without `after`, events follow from now on. With it, events of attempt `attempt` with a number above `after` follow;
-    if the task is in another attempt now, the events of that one follow from its beginning. The daemon retains the last
-    1,024 events, or 256 KiB, until the task ends; `Missed` replaces older ones.
+    Without `after`, the client gets the events from now on. With `after`, it gets the events of attempt `attempt` with
+    a number above `after`; if the task is in another attempt now, the client gets all events of that attempt. Until the
+    task ends, the daemon retains its last events: at most 1,024, and at most 256 KiB. `Missed` replaces older events.
     """
 
     id: str
@@ -73,7 +75,7 @@ class Attach(Syscall, tag="attach"):
 
 
 class History(Syscall, tag="history"):
-    """Answers the last `limit` tasks, the newest first; with `before`, the last ones before that task.
+    """Answers the last `limit` tasks, the newest first; with `before`, the last ones that are older than that task.
 
     Errors: `UnknownTask`.
     """

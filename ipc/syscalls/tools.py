@@ -22,7 +22,7 @@ class Reference(msgspec.Struct, frozen=True):
 class ToolInfo(msgspec.Struct, frozen=True):
     """A tool that agents can call, with its settings (see `llmosd.tool`) and its present calls.
 
-    `running` functions hold a place each, of `concurrency` places; the callers of `abandoned` of them wait no longer.
+    `running` functions hold one of the `concurrency` places each; for `abandoned` of them, no caller waits any more.
     `queued` calls wait for a place. `calls` and `failures` count since the daemon started. `error`: why the tool cannot
     be loaded, or "".
     """
@@ -45,10 +45,11 @@ class ToolInfo(msgspec.Struct, frozen=True):
 class UseTool(Syscall, tag="use_tool"):
     """Run the tool `name` in a worker thread; answers its result, or a `Reference` to a result above 1 MiB.
 
-    `timeout`: seconds for the queue, all attempts and the pauses between them; None means the tool's own timeout. A
-    function cannot be stopped: after a timeout it goes on, and holds its place until it returns. If all places are
-    taken, the call waits in line, or fails with `Busy` if `wait` is false. Errors: `UnknownTool`, `BadArguments`,
-    `ToolFailed`, `TimedOut`, `NotEncodable` (the result), `Busy`, `LimitExceeded` (a large result), `InvalidCall`.
+    `timeout`: seconds for the whole call: the wait for a place, all attempts, and the pauses between them; None: the
+    tool's own timeout. A function cannot be stopped: after a timeout it goes on, and holds its place until it returns.
+    If no place is free, the call waits in line, or fails with `Busy` if `wait` is false. Errors: `UnknownTool`,
+    `BadArguments`, `ToolFailed`, `TimedOut`, `NotEncodable` (the result), `Busy`, `LimitExceeded` (a large result),
+    `InvalidCall`.
     """
 
     name: str

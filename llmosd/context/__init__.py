@@ -1,7 +1,7 @@
-"""The context: the interface of the kernel to an agent. Each method makes one system call. One file for each subject.
+"""The context: the interface between an agent and the kernel. Each method makes system calls. One file per subject.
 
-The daemon makes a context for each process and passes it to the process's coroutine. It has no state and never decides
-anything: the gate does. README.md in this folder is the manual.
+The daemon makes a context for each process, and passes it to the coroutine of the process. A context stores only the
+process and the gate. It never decides anything: the gate does. README.md in this folder is the manual.
 """
 
 from __future__ import annotations

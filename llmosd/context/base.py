@@ -1,4 +1,4 @@
-"""The base of all parts of the context: the gate, and the process that calls. It makes no call itself."""
+"""The base of all parts of the context. It stores the gate and the calling process, and never makes a call itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Caller:
-    """Stores the gate and the process. The parts of `Context` add methods and no state."""
+    """Stores the gate and the calling process. The parts of `Context` add methods to it, but no state."""
 
     __slots__ = ("_gate", "_process")
 
@@ -25,5 +25,5 @@ class Caller:
 
     @property
     def attempt(self) -> int:
-        """The number of this attempt of the task, from 1. It grows by one with each restart of the daemon."""
+        """The number of this attempt of the task, from 1. Each restart of the daemon begins a new attempt."""
         return self._process.attempt

@@ -1,6 +1,6 @@
 """Turns the options `schema`, `choices`, `regex` and `grammar` into a constraint, and the reply into a typed value.
 
-Used by `chat` and `generate`. It calls no model, and never checks what the kernel checks.
+Used by `chat` and `generate`. It never calls a model, and leaves all checks of the constraint itself to the kernel.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ KINDS = ("schema", "choices", "regex", "grammar")
 
 
 def take_constraint(options: dict[str, Any]) -> tuple[Constraint | None, Decode]:
-    """Remove `schema`, `choices`, `regex` and `grammar` from `options`; the constraint, and the decoder of a reply.
+    """Remove `schema`, `choices`, `regex` and `grammar` from `options`.
 
-    Raises `InvalidConstraint`.
+    Returns the constraint that they describe, and a function that decodes a reply. Raises `InvalidConstraint`.
     """
     given = {kind: value for kind in KINDS if (value := options.pop(kind, None)) is not None}
     if not given:
@@ -71,7 +71,7 @@ def _schema(schema: Any) -> tuple[Constraint, Decode]:
 
 
 def _without_extra_properties(schema: Any) -> Any:
-    """`schema`, but objects may only have the properties that it names. The decoder would drop others."""
+    """`schema`, changed so that objects have only the properties that it names: the decoder would drop all others."""
     if isinstance(schema, list):
         return [_without_extra_properties(part) for part in schema]
     if not isinstance(schema, dict):

@@ -1,4 +1,4 @@
-"""Time and random numbers that a replay repeats, and the checkpoint that replaces the call history."""
+"""Time and random numbers, which a replay repeats, and the checkpoint, which replaces the call history."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ class DurableMethods(Caller):
         return self._gate.call(self._process, DrawRandom())
 
     async def checkpoint(self, state: Any = None) -> Any:
-        """Replace the call history of a durable agent by `state`, and return `state`. Other agents just get it back.
+        """Replace the call history of a durable agent by `state`, and return `state`.
 
-        After a restart a durable agent runs from its top. Calls before its first checkpoint are made again, because
-        their records are deleted. The first checkpoint returns the last stored state, whatever it is given. The calls
-        after that state are replayed. So write a long loop like this:
+        An agent that is not durable gets `state` back, and nothing is stored.
+
+        After a restart of the daemon, a durable agent runs from its first line. The calls before its first checkpoint
+        are made again, because the checkpoint deleted their records. Then the first checkpoint ignores its argument and
+        returns the state that was stored last. The calls that were recorded after that state are replayed. So write a
+        long loop like this:
 
             done = await ctx.checkpoint([])
             while ...:

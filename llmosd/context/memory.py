@@ -50,7 +50,7 @@ class MemoryMethods(Caller):
     def shared(self, name: str, *, ephemeral: bool = False, durable: bool = False) -> Shared:
         """A handle of the shared region `name`, which need not exist yet. The first `set` makes it.
 
-        A region that an `ephemeral` handle makes ends with this process. A region that a `durable` handle has set
-        survives the daemon, with its version; from then on each change costs one fsync.
+        If an `ephemeral` handle makes the region, the region ends with this process. A `set` by a `durable` handle
+        makes the region durable: value and version survive the daemon, and from then on each change costs one fsync.
         """
         return Shared(partial(self._gate.call, self._process), name, ephemeral=ephemeral, durable=durable)

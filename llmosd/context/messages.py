@@ -23,7 +23,7 @@ class MessageMethods(Caller):
         to: int | str,
         body: Any,
         *,
-        type: str = "",  # noqa: A002 - the field's name in the envelope
+        type: str = "",  # noqa: A002 - the field of a message has this name
         priority: int = 0,
         wait: bool = True,
         lifetime: float | None = None,
@@ -32,8 +32,8 @@ class MessageMethods(Caller):
         """Put a message into the mailbox of process `to` (a pid or a registered name). Returns the message's id.
 
         If the mailbox is full, `send` waits for room, or raises `MailboxFull` if `wait` is false. After `lifetime`
-        seconds the message is void. `correlation` is any number by which sender and recipient match messages. See
-        `ipc.syscalls.Send` for the type of the message and all errors.
+        seconds the message is void. `correlation` is any number by which sender and recipient match messages.
+        `ipc.syscalls.Send` explains `type`, and names all errors.
         """
         return self._gate.call(self._process, Send(to, body, type, priority, wait, lifetime, correlation))
 
@@ -46,7 +46,7 @@ class MessageMethods(Caller):
         correlation: int | None = None,
         where: Callable[[Message], bool] | None = None,
     ) -> Coroutine[Any, Any, Message]:
-        """Take the most urgent message out of the own mailbox, or wait. Raises `TimedOut` after `timeout` seconds.
+        """Take the most urgent message out of this process's mailbox, or wait for one. Raises `TimedOut`.
 
         The keywords select messages: `type` (a name, or a Struct that the agent declares), `sender` (a pid),
         `correlation`, and a predicate `where`. All other messages stay in the mailbox. `where` gets the whole
@@ -74,13 +74,13 @@ class MessageMethods(Caller):
         return self._gate.call(self._process, Call(to, body, timeout, type, priority))
 
     def reply(self, message: Message, body: Any) -> Coroutine[Any, Any, None]:
-        """Reply to a message that was sent by `call`. Raises `NotACall` for any other, and for a second reply."""
+        """Reply to a message that was sent by `call`. Raises `NotACall` for other messages, and for a second reply."""
         return self._gate.call(self._process, Reply(message.sender, message.id, body))
 
     # ---- names and topics
 
     def register(self, name: str) -> Coroutine[Any, Any, None]:
-        """Let others reach this process by `name`, until it ends or gives the name up. Raises `NameTaken`."""
+        """Let others reach this process by `name`, until it ends or unregisters the name. Raises `NameTaken`."""
         return self._gate.call(self._process, Register(name))
 
     def unregister(self, name: str) -> Coroutine[Any, Any, None]:
@@ -90,14 +90,18 @@ class MessageMethods(Caller):
     def publish(
         self, topic: str, body: Any, *, priority: int = 0, lifetime: float | None = None
     ) -> Coroutine[Any, Any, int]:
-        """Send to all subscribers of `topic`, words with dots between them. Returns how many got it. Never waits.
+        """Send a message to all subscribers of `topic`. Returns how many processes got it.
 
-        The message's type is the topic. If a subscriber's mailbox is full, its copy becomes a dead letter.
+        A topic is words with dots between them, and becomes the type of the message. `publish` never waits for room: if
+        a subscriber's mailbox is full, the message for that subscriber becomes a dead letter.
         """
         return self._gate.call(self._process, Publish(topic, body, priority, lifetime))
 
     def subscribe(self, pattern: str) -> Coroutine[Any, Any, None]:
-        """Receive what is published on matching topics: `*` is one word, a final `#` any number of words."""
+        """Receive each message on a topic that matches `pattern`.
+
+        In a pattern, `*` stands for one word, and a final `#` for any number of words, including none.
+        """
         return self._gate.call(self._process, Subscribe(pattern))
 
     def unsubscribe(self, pattern: str) -> Coroutine[Any, Any, None]:

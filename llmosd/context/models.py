@@ -20,13 +20,13 @@ class ChatOptions(TypedDict, total=False):
 
     `model`: a configured name, or a path. `max_tokens` bounds the reply. `temperature` 0 is greedy. `top_k` keeps the k
     likeliest tokens, `top_p` the likeliest tokens whose probabilities sum to p. The same `seed` draws the same tokens.
-    The text ends before the first `stop` string. `emit` (the default): the client that submitted the task gets each
-    token when it is made.
+    The text ends before the first `stop` string. With `emit` (the default), the client that submitted the task gets
+    each token when it is made.
 
-    At most one of these binds the reply: `schema` (a JSON schema, or a type that msgspec can describe; the answer is a
-    value of that type), `choices` (texts; the answer is one of them), `regex`, `grammar` (Lark). With `samples` above
-    1, which are drawn with `seed`, `seed` + 1 and so on, the answer is a list of `Completion`, or of values of the
-    `schema`. With `logprobs` it is always a list of `Completion`.
+    At most one of these options may constrain the reply: `schema` (a JSON schema, or a type that msgspec can describe;
+    the answer is a value of that type), `choices` (texts; the answer is one of them), `regex`, or `grammar` (Lark).
+    `samples`: the number of replies; they are drawn with `seed`, `seed` + 1 and so on. With more than one, the answer
+    is a list of `Completion`, or of values of the `schema`. With `logprobs`, it is always a list of `Completion`.
     """
 
     model: str | None
@@ -53,14 +53,14 @@ class ModelMethods(Caller):
     def chat(self, messages: Messages, **options: Unpack[ChatOptions]) -> Coroutine[Any, Any, Any]:
         """The model's reply to a conversation: a text, by the model's chat template.
 
-        `messages`: mappings with "role" and "content", or `ChatMessage`. With `schema` the reply is a typed value, with
-        `samples` or `logprobs` a list: see `ChatOptions`. Raises the errors of `ipc.syscalls.Generate`; `InvalidReply`
-        also if the reply does not fit the type of `schema`.
+        `messages`: mappings with "role" and "content", or `ChatMessage`. With `schema` the answer is a typed value;
+        with `samples` or `logprobs` it is a list: see `ChatOptions`. Raises the errors of `ipc.syscalls.Generate`, and
+        `InvalidReply` also if the reply does not fit the type of `schema`.
         """
         return self._generate(_conversation("chat", messages), options)
 
     def generate(self, prompt: str, **options: Unpack[ChatOptions]) -> Coroutine[Any, Any, Any]:
-        """The model's continuation of `prompt`, without a chat template. All else is as in `chat`."""
+        """The model's continuation of `prompt`, without a chat template. Options and errors are those of `chat`."""
         return self._generate(prompt, options)
 
     async def score(

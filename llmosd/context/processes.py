@@ -47,7 +47,7 @@ class ProcessMethods(Caller):
     ) -> Coroutine[Any, Any, int]:
         """Start a program, by name or by the path of its file. Returns the pid of the child.
 
-        The child ends with this process unless `detach`. With `link`, this process also ends if the child fails.
+        The child ends with this process unless `detach`. With `link`, each of the two ends if the other fails.
         `deadline`: seconds after which the child is ended. `name` is registered before the child's first step.
         `priority` and `owner` default to those of this process. `limits` can only make the limits of this process
         stricter. See `ipc.syscalls.Spawn` for all errors.
@@ -77,7 +77,7 @@ class ProcessMethods(Caller):
         return reveal(status.value)
 
     async def kill(self, pid: int) -> None:
-        """End process `pid` and its children. Returns when it has ended. Raises `UnknownProcess`."""
+        """End process `pid` and its children. Returns when the process has ended. Raises `UnknownProcess`."""
         await self._gate.call(self._process, Kill(pid))
 
     def suspend(self, pid: int) -> Coroutine[Any, Any, None]:
@@ -91,7 +91,7 @@ class ProcessMethods(Caller):
     def nice(self, pid: int, priority: int, *, relative: bool = False) -> Coroutine[Any, Any, int]:
         """Give process `pid` a priority from -20 to 20, the most urgent. Returns the new priority.
 
-        With `relative`, `priority` is added to the present one, and the sum is clamped to these bounds.
+        With `relative`, `priority` is added to the present priority, and the sum is limited to this range.
         """
         return self._gate.call(self._process, Nice(pid, priority, relative))
 
@@ -100,7 +100,7 @@ class ProcessMethods(Caller):
         return self._gate.call(self._process, Sleep(seconds))
 
     def start_thread(self, coro: Coroutine[Any, Any, Any], name: str | None = None) -> asyncio.Future[Any]:
-        """Run `coro` as a further thread of this process. It shares memory and mailbox, and ends with the process.
+        """Run `coro` as a further thread of this process, with the same memory and mailbox. It ends with the process.
 
         Await the returned future for the result, or cancel it. If the thread fails and nothing awaits the future, the
         process ends with the error, so no failure is lost.
@@ -116,7 +116,7 @@ class ProcessMethods(Caller):
     def emit(self, value: Any) -> Coroutine[Any, Any, None]:
         """Send `value` to the client that submitted the task, as an event. Waits while the client is behind.
 
-        Without a client the value is dropped. Raises `NotEncodable`, `FrameTooLarge`.
+        If no client is attached, the value is dropped. Raises `NotEncodable`, `FrameTooLarge`.
         """
         return self._gate.call(self._process, Emit(value))
 

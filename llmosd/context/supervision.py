@@ -19,7 +19,7 @@ class SupervisionMethods(Caller):
     __slots__ = ()
 
     def link(self, pid: int) -> Coroutine[Any, Any, None]:
-        """Link this process and `pid`: if one ends for any reason but "done", so does the other."""
+        """Link this process and process `pid`: if one ends for any reason but "done", the other is ended."""
         return self._gate.call(self._process, Link(pid))
 
     def unlink(self, pid: int) -> Coroutine[Any, Any, None]:
@@ -35,7 +35,7 @@ class SupervisionMethods(Caller):
         return self._gate.call(self._process, Monitor(pid))
 
     def demonitor(self, ref: int) -> Coroutine[Any, Any, None]:
-        """Undo `monitor`. An unread message of it is removed from the mailbox."""
+        """Undo `monitor`. An unread message of this monitor is removed from the mailbox."""
         return self._gate.call(self._process, Demonitor(ref))
 
     async def supervise(
@@ -48,10 +48,11 @@ class SupervisionMethods(Caller):
         backoff: float = 0.1,
         max_backoff: float = 5.0,
     ) -> list[ExitStatus]:
-        """Start `children`, names of programs or `Child`, and restart those that end. Their final exit statuses.
+        """Start `children`, names of programs or `Child`, and restart those that end. Returns their exit statuses.
 
-        Returns when all have ended for good; no child outlives the call. Raises `TooManyRestarts` after more than
-        `max_restarts` restarts within `within` seconds. `ipc.syscalls.Supervise` explains `strategy` and the pauses.
+        Returns when all children have ended for good. Raises `TooManyRestarts` if more than `max_restarts` restarts
+        would be needed within `within` seconds; all children have ended before. If the call is cancelled, it begins to
+        end them and does not wait. `ipc.syscalls.Supervise` explains `strategy` and the pauses.
         """
         specs = [Child(child) if isinstance(child, str) else child for child in children]
         call = Supervise(specs, strategy, max_restarts, within, backoff, max_backoff)

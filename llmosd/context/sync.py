@@ -1,8 +1,8 @@
 """Synchronisation: the calls of an agent for locks and other primitives, by name, shared by all processes.
 
-All are fair: first come, first served. Only the thread that acquired a lock can release it; when the thread ends, the
-lock goes to the next waiting thread. Timeouts are in seconds and raise `TimedOut`. A wait that would close a deadlock
-raises `DeadlockDetected`.
+All are fair: threads are served in the order of arrival. Only the thread that acquired a lock can release it; when that
+thread ends, the next waiting thread gets the lock. Timeouts are in seconds and raise `TimedOut`. A wait that would
+never end, because of a deadlock, raises `DeadlockDetected`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class SyncMethods(Caller):
     __slots__ = ()
 
     def lock(self, name: str, *, reentrant: bool = False) -> Lock:
-        """The lock `name`. With `reentrant`, its holder may acquire it again, and must release it as often."""
+        """The lock `name`. With `reentrant`, its holder may acquire it several times, and must release it as often."""
         return Lock(self._gate, self._process, name, reentrant)
 
     def semaphore(self, name: str, permits: int) -> Semaphore:
@@ -89,7 +89,7 @@ class _Acquirable(_Named):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        # A killed process makes no more calls. Its threads lose what they hold when they end.
+        # A killed process may make no more calls. The kernel frees its locks and permits when its threads end.
         with suppress(Killed):
             await self.release()
 
@@ -118,15 +118,18 @@ class Condition(Lock):
     __slots__ = ()
 
     def wait(self, timeout: float | None = None) -> Coroutine[Any, Any, None]:
-        """Release the lock, wait for a notice, and acquire the lock again, also on errors. `NotHeld`, `TimedOut`."""
+        """Release the lock, wait for a notice, and acquire the lock again, also after an error.
+
+        Raises `NotHeld`, and `TimedOut` after `timeout` seconds.
+        """
         return self._call(WaitForNotice(self.name, timeout))
 
     def notify(self, n: int = 1) -> Coroutine[Any, Any, int]:
-        """Wake the first `n` waiting threads. Returns how many there were. Raises `NotHeld`."""
+        """Wake the first `n` waiting threads. Returns how many it woke. Raises `NotHeld`."""
         return self._call(Notify(self.name, n))
 
     def notify_all(self) -> Coroutine[Any, Any, int]:
-        """Wake all waiting threads. Returns how many there were. Raises `NotHeld`."""
+        """Wake all waiting threads. Returns how many it woke. Raises `NotHeld`."""
         return self._call(Notify(self.name, None))
 
 
@@ -158,7 +161,10 @@ class Barrier(_Named):
         self._parties = parties
 
     def wait(self, timeout: float | None = None) -> Coroutine[Any, Any, bool]:
-        """Wait until all parties have arrived. True for the last one only. A thread that times out no longer counts."""
+        """Wait until all parties have arrived. Returns True only in the last of them.
+
+        A thread that times out no longer counts as arrived.
+        """
         return self._call(WaitAtBarrier(self.name, self._parties, timeout))
 
 

@@ -25,11 +25,13 @@ class ToolMethods(Caller):
         wait: bool = True,
         **more: Any,
     ) -> Any:
-        """The result of tool `name` for `args` and `more`; a `Reference` to a shared region if it is above 1 MiB.
+        """Run tool `name` with the arguments in `args` and `more`, and return its result.
+
+        A result above 1 MiB is stored in a shared region, and a `Reference` to the region is returned.
 
         Raises `TimedOut` after `timeout` seconds (default: the tool's own timeout), and `ToolFailed` if the function
-        raises. If all places of the tool are taken, the call waits in line, or raises `Busy` if `wait` is false. Pass
-        arguments named `timeout` or `wait` in `args`.
+        raises. If no place of the tool is free, the call waits in line, or raises `Busy` if `wait` is false. An
+        argument of the tool that is named `timeout` or `wait` must be passed in `args`.
         """
         call = UseTool(name, {**(args or {}), **more}, timeout, wait)
         return reveal(await self._gate.call(self._process, call))
