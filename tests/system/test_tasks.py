@@ -203,7 +203,7 @@ def test_calls_between_a_client_and_an_agent(client):
         ("ask", {"question": "q", "temperature": -1.0}, InvalidCall, "temperature"),
         ("ask", {"question": "q", "model": "nope"}, UnknownModel, "configured: smollm2, simulated"),
         ("ask", {"question": "q", "model": "./nope"}, LlmosError, "no model at"),
-        ("ask", {"question": "word " * 9000, "max_tokens": 10}, ContextOverflow, "9000 tokens and 10"),
+        ("ask", {"question": "word " * 9000, "max_tokens": 10}, ContextOverflow, "9000 tokens and a reply of up to 10"),
         ("failing", {}, AgentFailed, "on purpose"),
         ("broken_result", {}, LlmosError, "broken_result"),
     ],
