@@ -1,7 +1,8 @@
 """The active sequences of one model, from the call to the last token, across restarts of the driver.
 
 Reports to the lease table and the pager, and charges processes for the tokens that they use. Owned by the model
-runtime, which passes on the driver's messages and says when the driver is gone. It never starts or stops a driver.
+runtime, which passes on the driver's messages and says when the driver is gone. `ActiveSequences` never starts or stops
+a driver.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from kernel.models.think_time import ThinkTimes
 from kernel.policy.policy import Policy
 from kernel.processes.limits import LimitEnforcer
 
-MAX_DEATHS = 3  # a sequence fails if it held a slot at more deaths of drivers than this
+MAX_DEATHS = 3  # driver deaths that a sequence survives while it holds a slot
 RATE_SMOOTHING = 0.9  # weight of the past in the token rate
 
 
@@ -158,7 +159,7 @@ class ActiveSequences:
         return len(held)
 
     def _survives(self, sequence: Sequence, how: str, on_slot: bool) -> bool:
-        """Whether `sequence` may continue in another driver. Ends it with an error if it had too many deaths."""
+        """Whether `sequence` may continue in another driver. Ends it with an error after too many deaths of drivers."""
         sequence.deaths += on_slot
         if sequence.deaths > MAX_DEATHS:
             text = f"the driver of model {self._model} died {sequence.deaths} times while it ran this call ({how})"

@@ -55,7 +55,7 @@ class ModelSubsystem:
     ) -> Coroutine[Any, Any, str | list[Completion]]:
         """Check the call, and return the coroutine that makes it.
 
-        `record` persists the progress of the call, and returns the progress made in a previous run of the daemon.
+        The recorder `record` persists the progress of the call, and returns that of a previous run of the daemon.
         """
         if type(call.samples) is not int or not 1 <= call.samples <= MAX_SAMPLES:
             raise InvalidCall(f"samples is {call.samples}; it must be a whole number from 1 to {MAX_SAMPLES}")

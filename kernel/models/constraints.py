@@ -1,6 +1,6 @@
 """Checks the constraint of a call before a driver gets the call, and the reply after it was generated.
 
-Used by the model calls. It never decides whether a schema, a regex or a grammar can be enforced: the driver does.
+Used by `calls.py`. It never decides whether a schema, a regex or a grammar can be enforced: the driver does.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class DriverSupervisor:
         self._incarnation = 0
         self._stopping: set[Driver] = set()  # drivers that were stopped and have not ended yet
         self._kill_reason = ""  # why this kernel killed the driver; empty if it did not
-        self._last_message = 0.0  # time of the driver's last message, or of the first request since then
+        self._last_message = 0.0  # start of the silence: the last message, or the first `ask` after all answers
         self._silence_timer = RestartableTimer(loop, self._check_silence)
         self._load_timer = RestartableTimer(loop, self._load_timed_out)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -140,7 +140,7 @@ class DriverSupervisor:
 
     def run(self, coro: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `coro` in a task, which `close` cancels."""
-        # asyncio.Task, because create_task would make a thread of the agent whose call led here.
+        # Not create_task: the loop's task factory would make this a thread of the agent whose call led here.
         task = asyncio.Task(coro, loop=self._loop)
         self._tasks.add(task)
         task.add_done_callback(self._ended)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-KV_FLOOR = 512 << 20  # bytes; a model gets at least so much KV memory, unless its longest sequence needs less
+MAX_KV_FLOOR = 512 << 20  # bytes; the largest `kv_floor`
 
 
 class MeasuredSize(msgspec.Struct, frozen=True):
@@ -58,9 +58,9 @@ class Footprint:
 
     `size` excludes KV memory; it is the size of the files (`estimate`) until a load was measured. `rss`: memory of the
     driver process, by the last sample of the machine. `kv_used`: KV memory of sequences, and `kv_cached`: of prefixes
-    retained for reuse, by the last report of the driver. The driver may use `kv_memory` for both together now; the
-    kernel never raises this above `kv_limit` (None: no bound). `kv_on_device`: the KV cache is in a GPU's memory, not
-    in the machine's.
+    retained for reuse, by the last report of the driver. `kv_memory`: the present bound of `kv_used + kv_cached`; the
+    kernel never sets it above `kv_limit` (None: no bound). `kv_on_device`: the KV cache is in a GPU's memory, not in
+    the machine's.
     """
 
     def __init__(self, measured: MeasuredSize | None) -> None:
@@ -107,10 +107,10 @@ class Footprint:
 
     @property
     def kv_floor(self) -> int:
-        """KV memory for one sequence of full length, but at most `KV_FLOOR`."""
+        """The KV memory that the model gets at least: enough for one sequence of full length, up to `MAX_KV_FLOOR`."""
         if self._measured is None or not self.uses_shared_memory:
             return 0
-        return min(self._measured.token_bytes * self._measured.context, KV_FLOOR)
+        return min(self._measured.token_bytes * self._measured.context, MAX_KV_FLOOR)
 
     @property
     def kv_minimum(self) -> int:

@@ -46,14 +46,14 @@ class GenerationRecorder(Protocol):
 
 
 class Generation(Sequence):
-    """One reply in progress. `released`: the number of characters in `text`; the driver reports only text after these.
+    """One reply in progress. `released`: how many characters the driver has reported; `text` consists of these.
 
     `requested` is the prompt as the call gave it. `call`: the number of this sequence among those of its process.
-    `emit`: whether to push its tokens into the stream of the process. `record` is None unless the call is durable.
-    `file` contains its KV while it is swapped out. `recomputed` says why its KV had to be computed again, and is empty
-    otherwise. `has_kv`: whether the driver is known to have given it KV memory since it was admitted. `submitted`,
-    `started` and `first`: when it was queued, first got a slot, and made its first token. `expected_think_time`:
-    seconds from the end of this call until its program usually makes the next one.
+    `emit`: whether to push its tokens into the stream of the process. `record`: the recorder of a durable call, or
+    None. `file` contains its KV while it is swapped out. `recomputed` says why its KV had to be computed again, and is
+    empty otherwise. `has_kv`: whether the driver is known to have given it KV memory since it was admitted.
+    `submitted`, `started` and `first`: when it was queued, first got a slot, and made its first token.
+    `expected_think_time`: seconds from the end of this call until its program usually makes the next one.
     """
 
     __slots__ = (
@@ -111,7 +111,7 @@ class Generation(Sequence):
     def restore(self, snapshot: GenerationSnapshot) -> None:
         """Continue from `snapshot`. Its tokens count towards the limit of the process.
 
-        The owner and the scheduling group are not charged for them: the previous run did so when they were made.
+        The owner and the scheduling group are not charged again: the previous run of the daemon charged them.
         """
         self.prompt_ids, self.ids, self.logprobs = snapshot.prompt_ids, snapshot.ids, snapshot.logprobs
         self.text, self.released = [snapshot.text], len(snapshot.text)

@@ -20,10 +20,10 @@ READER, SUSPENDED, SWAPPING = "reader", "suspended", "swapping"  # the reasons f
 class LeaseTable:
     """`count` slots and leases of up to `lease` tokens. The table gives out no slot until `open`.
 
-    A grant is the number of tokens that the policy allows a sequence before the policy decides again. A lease is the
-    number of tokens that the driver may make for a sequence before the kernel renews the lease. While other sequences
-    wait, a lease is never longer than what is left of the grant. `count` may change at any time; a smaller count takes
-    no slot from a sequence that holds one.
+    A grant is the number of tokens that a sequence may make before the policy decides again. A lease is the number of
+    tokens that the driver may make for a sequence before the kernel renews the lease. While other sequences wait, a
+    lease is never longer than what is left of the grant. `count` may change at any time; a smaller count takes no slot
+    from a sequence that holds one.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class LeaseTable:
         self._clock = clock
         self._send = send
         self.on_reader_caught_up: Callable[[Sequence, str], None] = self.unblock  # called when a reader has caught up
-        self.on_policy_changed: Callable[[str], None] | None = None  # called when `auto` has chosen another policy
+        self.on_policy_changed: Callable[[str], None] | None = None  # called when the policy `auto` uses another one
         self.on_shed: Callable[[Sequence], None] = self.free  # called when the policy sheds a sequence
         self._reason = policy.reason
         self._open = False
@@ -266,7 +266,7 @@ class LeaseTable:
             self._send(protocol.Renew(sequence.id, full - left))
 
     def _full_lease(self, sequence: Sequence) -> int:
-        """Tokens of a full lease: while other sequences wait, at most the rest of the grant, for an exact quantum."""
+        """The size of a full lease. While other sequences wait, it is cut to the rest of the grant."""
         return min(self._lease, sequence.grant) if sequence.grant and self._policy.waiting else self._lease
 
     def _is_blocked(self, sequence: Sequence) -> bool:

@@ -190,7 +190,7 @@ class ResourceManager:
 
     def start(self) -> None:
         """Start to sample the machine, and remove the swap files of dead daemons."""
-        # asyncio.Task, because create_task would make threads of an agent if its call led here.
+        # Not create_task: the loop's task factory would make these threads of the agent whose call led here.
         self._tasks = [asyncio.Task(coro, loop=self._loop) for coro in (self._watch(), self._remove_old())]
 
     def observe(self, sample: MachineSample) -> None:
@@ -222,7 +222,7 @@ class ResourceManager:
         await asyncio.to_thread(self.area.remove_old)
 
     async def checkpoint_to_disk(self) -> None:
-        """Call `ModelRuntime.checkpoint_to_disk` of all models."""
+        """Have the drivers of all models write the KV of durable calls to disk: see `ModelRuntime`."""
         await asyncio.gather(*(runtime.checkpoint_to_disk() for runtime in self._runtimes.values()))
 
     async def close(self) -> None:

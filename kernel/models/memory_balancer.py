@@ -36,7 +36,7 @@ def allot(budget: int, footprints: Sequence[Footprint]) -> list[int]:
 
 
 class MemoryBalancer:
-    """Adapts the drivers in memory to the memory that is available."""
+    """Adjusts the KV memory and the slot limits of the running drivers to the budget for all drivers."""
 
     def __init__(self, residency: Residency, loop: asyncio.AbstractEventLoop) -> None:
         self._residency = residency
@@ -46,8 +46,8 @@ class MemoryBalancer:
     def kv_for_load(self, runtime: Resident) -> int | None:
         """Bytes of KV memory for a driver that is about to load; None lets the driver choose.
 
-        A driver that chooses takes half of the free memory, or the `kv_memory` in its options. It may choose if this
-        is not more than its share by `allot`.
+        A driver that chooses takes half of the free memory, or the `kv_memory` in its options. It may choose if what
+        it would take is at most the share that `allot` gives it.
         """
         residents = [runtime, *(other for other in self._residency.residents() if other is not runtime)]
         share = allot(self._residency.budget, [other.footprint for other in residents])[0]
@@ -57,7 +57,7 @@ class MemoryBalancer:
         return None if share >= self._residency.sample.memory_available // 2 else share
 
     def adapt(self) -> None:
-        """Unload models if memory is short, then set the KV memory and the slot limit of each ready model."""
+        """Have the residency unload models if memory is short; set the KV memory and slot limit of each ready model."""
         residency = self._residency
         residency.unload_excess()
         residents = residency.residents()

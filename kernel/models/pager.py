@@ -1,4 +1,4 @@
-"""The pager of one model: swaps parked sequences out to disk when KV memory is short.
+"""The pager of one model: swaps whole sequences out to disk when KV memory is short.
 
 Owned by the active sequences of a model, which pass on the driver's reports. The pager compares the cost of a swap with
 the time that a sequence is likely to wait, and so chooses the sequences to swap out. It never reads or writes a swap
@@ -45,8 +45,8 @@ class Candidate(NamedTuple):
 def choose(candidates: Iterable[Candidate], need: int, rate: float, *, forced: bool) -> list[Generation]:
     """Choose generations to swap out that free `need` bytes. The lowest cost per second of expected wait comes first.
 
-    The cost is the time to write and to read the KV, at `rate` bytes per second. Unless `forced`, only generations are
-    chosen that are expected to wait for longer than this.
+    The cost is the time to write and to read the KV, at `rate` bytes per second. Unless `forced`, a generation
+    is skipped if its expected wait is not longer than its cost.
     """
     priced = [(OVERHEAD + 2 * one.size / rate, one) for one in candidates]
     worthy = [(cost / max(one.wait, 1e-9), one) for cost, one in priced if forced or cost < one.wait]
@@ -107,10 +107,9 @@ class Pager:
             self._page(kv.waiting, progressed, sequences)
 
     def stalled(self, sequences: Iterable[Sequence]) -> None:
-        """Swap out for a silent driver: perhaps the sequences on slots wait for KV memory that parked sequences hold.
+        """Swap out for a silent driver: perhaps the sequences on slots wait for KV memory that others hold.
 
-        The driver may also have reported that nothing can run, when the pager could swap nothing out; then this is the
-        next attempt.
+        If the driver's last report was that nothing can run, this is the next attempt to free KV memory.
         """
         self._page(self.kv.waiting if self._stuck else self._leases.used, not self._stuck, sequences)
 
@@ -122,7 +121,7 @@ class Pager:
         forced = waiting > 0 and self._is_short(generations, has_queries=len(generations) < len(known))
         granted = self._footprint.kv_memory
         need = max(self.kv.used - int(TARGET * granted) if granted else 0, int(forced))
-        chosen = choose(self._parked(generations), need, self._rate, forced=forced)
+        chosen = choose(self._off_slots(generations), need, self._rate, forced=forced)
         if not chosen and forced:
             chosen = _running_victim(generations, waiting, progressed)
         for sequence in chosen:
@@ -131,11 +130,15 @@ class Pager:
     def _is_short(self, generations: list[Generation], *, has_queries: bool) -> bool:
         """Whether a sequence on a slot waits because KV memory is short.
 
-        The driver reports how many sequences wait, but not which, nor why; the reason may be a quota of the process.
-        While other sequences run, memory is surely the reason only if even the smallest waiting one does not fit. If
-        nothing runs, memory is short if the largest does not fit: a sequence that does not fit holds up all that were
-        admitted after it, also small ones. The size of queries is unknown: if only queries can be waiting, memory is
-        short if more than half of it is used; if nothing runs and there are queries, if any of it is used.
+        The driver reports how many sequences wait, but not which, nor why: a process may have used up its quota
+        (`kv_quota`, an option of the driver). So this infers the reason from sizes. Memory is short
+
+        - while other sequences run: if not even the smallest waiting generation fits;
+        - if nothing runs: if the largest waiting generation does not fit, because it holds up all sequences that were
+          admitted after it;
+        - if only queries can be waiting, whose size is unknown: if more than half of the memory is used;
+        - if nothing runs and a query may be waiting: if any memory is used;
+        - if the sizes of the memory or of a token are unknown: always.
         """
         granted, token_bytes = self._footprint.kv_memory, self._footprint.token_bytes
         if not granted or not token_bytes:
@@ -228,11 +231,11 @@ class Pager:
 
     # ---- inside
 
-    def _parked(self, generations: list[Generation]) -> list[Candidate]:
-        """The candidates among `generations`: those that are off their slots and have KV in the driver."""
+    def _off_slots(self, generations: list[Generation]) -> list[Candidate]:
+        """The candidates among `generations`: those off their slots, parked or queued, that have KV in the driver."""
         places = {sequence.id: place for place, sequence in enumerate(self._leases.queue, 1)}
         now, token_bytes = self._clock(), max(self._footprint.token_bytes, 1)
-        parked = []
+        candidates = []
         for sequence in generations:
             if sequence.state == RUNNING or not sequence.swappable:
                 continue
@@ -241,8 +244,8 @@ class Pager:
             else:
                 # A sequence that has waited for long is likely to wait as long again.
                 wait = max(now - sequence.since, LEAST_WAIT)
-            parked.append(Candidate(sequence, sequence.length * token_bytes, wait))
-        return parked
+            candidates.append(Candidate(sequence, sequence.length * token_bytes, wait))
+        return candidates
 
     def _swap_failed(self, sequence: Generation, why: str) -> None:
         log.error("cannot swap out", model=self._model, sequence=sequence.id, error=why)
@@ -257,7 +260,7 @@ class Pager:
 
 
 def _running_victim(generations: list[Generation], count: int, progressed: bool) -> list[Generation]:
-    """The running generation to swap out, if any: `count` sequences hold a slot, but wait for KV memory.
+    """The running generation to swap out, if any. `count`: how many sequences hold a slot, but wait for KV memory.
 
     It is the least urgent of those that have KV, provided that a waiting one is more urgent or that no sequence makes
     progress.
@@ -266,7 +269,7 @@ def _running_victim(generations: list[Generation], count: int, progressed: bool)
     waiting = [sequence for sequence in running if not sequence.has_kv]
     holding = [sequence for sequence in running if sequence.has_kv]
     if len(waiting) > count:
-        return []  # some of these have memory already, and their prompts are prefilled; it is unknown which
+        return []  # some have KV memory already and are being prefilled; the kernel cannot tell which
     if holding and waiting:
         victim, urgent = min(holding, key=_urgency), max(waiting, key=_urgency)
         return [victim] if victim.priority < urgent.priority or not progressed else []

@@ -23,10 +23,12 @@ from kernel.models.state import ModelState
 
 GRAIN = 0.001  # seconds by which a timer may fire early
 # An idle model stays in memory for this part of its load time, although another model waits: its next call may be near.
-# To keep it costs waiting time, to unload it may cost another load. As in the ski rental problem, it stays until the
-# time lost so far is a fixed part of the time of a load.
+# Keeping it makes the other model wait; unloading it may cost another load. As in the ski rental problem, it stays
+# until the time lost so far is a fixed part of the time of a load.
 LINGER = 0.5
-LEAST_TURN = 0.5  # times `collate`: a model that was just loaded stays so long, or as long as its load took if longer
+# A turn is the time that a model stays in memory. A model that was just loaded stays for this part of `collate`, or for
+# its load time if that is longer.
+LEAST_TURN = 0.5
 # A load may be given up for another model that waits, after the longest of these times: `collate`, the allowance of
 # `ModelState.load_allowance`, and `SLOW_LOAD` times the last load time of the model (`FIRST_LOAD` seconds if it was
 # never loaded).
@@ -118,7 +120,7 @@ class Residency:
             self._rescheduling = False
 
     def cores(self, runtime: Resident) -> list[int]:
-        """The processors for a driver that starts now: an equal part of all, those that the fewest drivers use."""
+        """The processors for a driver that starts now: an equal share, the least used ones. Empty for all."""
         others = [other for other in self.residents() if other is not runtime]
         if not others:
             return []
@@ -160,7 +162,7 @@ class Residency:
 
     @property
     def room(self) -> int:
-        """Free bytes of the budget, taken or promised to no driver; negative if the drivers exceed the budget."""
+        """The budget less the `minimum` of each model in memory, in bytes; negative if they exceed the budget."""
         return self.budget - sum(runtime.footprint.minimum for runtime in self.residents())
 
     def residents(self) -> list[Resident]:

@@ -1,7 +1,7 @@
 """The runtime of one model: connects its active sequences, its state and its driver, and loads and unloads it.
 
-Called by the model calls, the resource manager and the residency; the driver supervisor reports to it. Each sequence
-that it accepts ends: with a result, with an `LlmosError`, or cancelled. It never blocks the loop.
+Used by `calls.py`, `manager.py`, `residency.py` and `memory_balancer.py`; `driver_supervisor.py` reports to it. Each
+sequence that it accepts ends: with a result, with an `LlmosError`, or cancelled. It never blocks the loop.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class ModelRuntime:
         self._keep_alive = RestartableTimer(self._loop, lambda: self.unload(unused))
         self._closing = False
 
-    # ---- for the model calls and the resource manager
+    # ---- for `calls.py` and the resource manager
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a new sequence, and load the model if it is not in memory. Raises `Busy` when the queue is full."""

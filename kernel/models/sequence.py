@@ -1,7 +1,7 @@
 """A sequence: one piece of work for a model, from its system call to its end.
 
-The model calls create it, the model runtime runs it, and a policy orders it. `Generation` and `Query` are its two
-kinds. It never sends a message to a driver.
+`calls.py` creates it, the model runtime runs it, and a policy orders it. `Generation` and `Query` are its two kinds.
+It never sends a message to a driver.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ QUEUED, RUNNING, PARKED, FINISHED = "queued", "running", "parked", "finished"
 class Sequence(ABC):
     """The fields that all sequences share. A policy sees a sequence as a `kernel.policy.policy.Job`.
 
-    `state` is `PARKED` while block reasons keep the sequence off its slot, also if it never ran; after a preemption it
-    is `QUEUED`. `in_driver`: the driver knows the sequence. `lease`: tokens that are left of the lease by the kernel's
-    count. `grant`: tokens that are left until the policy decides again (0: no bound). `block_reasons`: why it may not
-    run now. `deaths` counts the drivers that died while it held a slot, `preemptions` how often it lost its slot to
-    another sequence. `since`: when it entered its state. `switch_cost`: tokens that its slot could make in the time
-    that it takes to preempt the sequence and bring it back.
+    `state` is `PARKED` while block reasons keep the sequence off the slots, even if it never had one. A preempted
+    sequence is `QUEUED`. `in_driver`: the driver knows the sequence. `lease`: tokens that are left of the lease by the
+    kernel's count. `grant`: tokens that are left until the policy decides again (0: no bound). `block_reasons`: why it
+    may not run now. `deaths` counts the drivers that died while it held a slot, `preemptions` how often it lost its
+    slot to another sequence. `since`: when it entered its state. `switch_cost`: tokens that its slot could make in the
+    time that it takes to preempt the sequence and bring it back.
     """
 
     __slots__ = (
@@ -116,7 +116,7 @@ class Sequence(ABC):
         )
 
     def ended_by(self) -> None:
-        """The threads that can end this wait: None, because a driver ends it. See `kernel.core.waits`."""
+        """The threads that can end a wait for the sequence: None, because a driver does. See `kernel.core.waits`."""
         return
 
     def __str__(self) -> str:

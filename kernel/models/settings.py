@@ -51,9 +51,10 @@ class ResourceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
     `memory`: bytes for all drivers together (0: seven tenths of the machine's memory). `collate`: seconds for which the
     calls for an unloaded model wait before a busy model is unloaded for them; a model that was just loaded may stay
-    longer. Meanwhile the waiting calls gather and are served together, so a longer time means fewer loads; with four
-    times the time of a load, loading takes a small part of the time. `leak_margin`: bytes by which a driver may exceed
-    its measured size plus its KV memory before it is killed for a leak.
+    longer. Meanwhile the waiting calls gather and are served together, so a longer `collate` means fewer loads. If two
+    busy models alternate and `collate` is four times the load time, loads take about a quarter of the time.
+    `leak_margin`: bytes by which a driver may exceed its measured size plus its KV memory before it is killed for a
+    leak.
     """
 
     memory: Annotated[int, Meta(ge=0)] = 0

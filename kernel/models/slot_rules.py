@@ -41,5 +41,5 @@ class SlotRules:
         self._leases.switch(made)
 
     def policy_changed(self, reason: str) -> None:
-        """The policy `auto` has chosen another policy to decide, for `reason`."""
+        """The policy `auto`, which leaves the decisions to one of the others, has chosen another one for `reason`."""
         log.info("policy changed", model=self._model, now=reason, cause="the workload")

@@ -13,13 +13,13 @@ from msgspec import Meta
 
 
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One model. `path`: "embedded", a folder, a GGUF file or a hub name; `slots`: sequences decoded together at most.
+    """One model. `path`: "embedded" (the bundled model), a folder, a GGUF file or a hub name.
 
-    `lease`: tokens that a sequence may make before the kernel has to renew its lease. `policy`, `quantum` and `weights`
-    override those under `[scheduling]`. `max_tokens` and `temperature` apply to calls that set none. `options` are
-    passed to the driver unchanged. The driver process ends after `keep_alive` seconds without a sequence. It is killed
-    and replaced if it has not loaded the model after `load_timeout` seconds, or sends nothing for `step_timeout`
-    seconds with work to do.
+    `slots`: sequences decoded together at most. `lease`: tokens that a sequence may make before the kernel has to renew
+    its lease. `policy`, `quantum` and `weights` override those under `[scheduling]`. `max_tokens` and `temperature`
+    apply to calls that set none. `options` are passed to the driver unchanged. The driver process ends after
+    `keep_alive` seconds without a sequence. It is killed and replaced if it has not loaded the model after
+    `load_timeout` seconds, or sends nothing for `step_timeout` seconds with work to do.
     """
 
     driver: Literal["transformers", "simulated"] = "transformers"

@@ -1,7 +1,7 @@
 """The state of one model, from unloaded to ready, and the times from which the residency decides about it.
 
-Set by the model's runtime; read by the residency, the memory balancer and the listings. The submitters whose calls wait
-for the model are shown each change. It decides nothing.
+Set by the model's runtime; read by the residency, the memory balancer and the listings. Pushes each change into
+the streams of the processes whose calls are queued. It decides nothing.
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ class ModelState:
 
     Times are read from `clock`. `load_began` is None while no driver is in memory or on its way there, `ready_at` while
     the model is not ready, and `idle_since` while a sequence runs, queues or is being swapped out. `turn_began` is when
-    the model was first ready since the last unload, None until then. `load_allowance`: if an earlier load was given up
-    for another model, the seconds for which the next load is not given up. `unload_seconds`: how long the last unload
-    took.
+    the model was first ready since the last unload, None until then. `load_allowance`: seconds for which the next load
+    may not be given up; set when a load is given up for another model. `unload_seconds`: how long the last unload took.
     """
 
     def __init__(self, model: str, sequences: Mapping[int, Sequence], clock: Callable[[], float]) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 import structlog
 
 PERSISTENT = "kept"  # the folder of files that survive the daemon
-RETRIES = (1.0, 5.0, 60.0)  # seconds after which to remove a file again that a driver may have been writing
+RETRIES = (1.0, 5.0, 60.0)  # delays of repeated removals, because a driver may still be writing the file
 
 log = structlog.get_logger("kernel.models")
 
