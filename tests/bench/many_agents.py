@@ -73,7 +73,7 @@ async def agents() -> dict[str, float]:
         enter, client = inside.kernel.gate.enter, inside.client
         before, start = memory(), perf_counter()
         pids = [enter(client, Spawn(IDLE)) for _ in range(AGENTS)]
-        while inside.kernel.table.get(pids[-1]).listener is None:
+        while inside.kernel.table.get(pids[-1]).first_receiver is None:
             await asyncio.sleep(0)
         spawned = perf_counter() - start
         size = memory() - before
