@@ -38,7 +38,7 @@ class Job:
         self.priority = dice.choice([0, 0, 0, -5, 5])
         self.prompt = dice.randint(0, 500)
         self.tokens = self.limit = dice.randint(1, 200)
-        self.path = dice.uniform(0, 500)
+        self.critical_path = dice.uniform(0, 500)
 
 
 def measure(kind: str, waiting: int) -> tuple[float, float]:
