@@ -70,8 +70,8 @@ class Status:
     def ps(self, process: Process, call: Ps) -> list[ProcessInfo]:
         now = time.monotonic()
         pids = sorted(self._table.alive)  # a durable process that restarted with its old pid is at the end of the table
-        later = map(self._table.alive.__getitem__, itertools.islice(pids, bisect.bisect_left(pids, call.start), None))
-        rows = (_row(candidate, now) for candidate in later if call.clients or not candidate.is_client)
+        page = (self._table.alive[pid] for pid in pids[bisect.bisect_left(pids, call.start) :])
+        rows = (_row(candidate, now) for candidate in page if call.clients or not candidate.is_client)
         return list(itertools.islice(rows, call.limit))
 
     async def programs(self, process: Process, call: Programs) -> list[ProgramInfo]:

@@ -54,7 +54,7 @@ class Engine:
         self._forward = forward
         self._calls = calls
         self._prefill_budget = prefill_budget
-        self._most_rows = max_rows
+        self._max_rows = max_rows
         self._clock = clock
         self._report = calls.report
         self._allocator = calls.allocator
@@ -109,10 +109,10 @@ class Engine:
 
     def _batch(self) -> Batch:
         ready = self._calls.ready()
-        if len(ready) > self._most_rows // 2:
+        if len(ready) > self._max_rows // 2:
             # A step cannot hold all requests: they take turns.
-            self._turn = (self._turn + self._most_rows // 2) % len(ready)
-            ready = (ready[self._turn :] + ready[: self._turn])[: self._most_rows // 2]
+            self._turn = (self._turn + self._max_rows // 2) % len(ready)
+            ready = (ready[self._turn :] + ready[: self._turn])[: self._max_rows // 2]
         pending = [PendingTokens(request.done, request.pending, request.done >= request.prompt) for request in ready]
         counts = self._prefill_budget.shares(pending)
         return [(request, request.span(count)) for request, count in zip(ready, counts, strict=True) if count]
