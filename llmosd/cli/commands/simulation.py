@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipc.errors import InvalidCall
 from llmosd.cli import show
+from llmosd.cli.options import Add, CommonOptions
 from llmosd.client.blocking import Client
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ ROWS = {
 }
 
 
-def add_commands(add: Callable[..., argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
-    """Add the commands to the command line. `common` has the options of commands that connect to the daemon."""
+def add_commands(add: Add, common: CommonOptions) -> None:
+    """Add the commands to the command line."""
     command = add("simulate", help="compare policies on a workload without a daemon")
     command.add_argument(
         "--policy",
@@ -105,13 +105,13 @@ def add_commands(add: Callable[..., argparse.ArgumentParser], common: argparse.A
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(command=simulate, needs_no_daemon=True)
 
-    command = add("calibrate", parents=[common], help="measure a model of the daemon and write a device file")
+    command = add("calibrate", parents=[common.daemon], help="measure a model of the daemon and write a device file")
     command.add_argument("file", metavar="FILE", help="the TOML file to write")
     command.add_argument("--model", metavar="NAME", help="the model to measure; the default model if left out")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(command=calibrate)
 
-    command = add("record", parents=[common], help="record the model calls of the daemon, to simulate them")
+    command = add("record", parents=[common.daemon], help="record the model calls of the daemon, to simulate them")
     command.add_argument("file", metavar="FILE", help="the JSON file to write")
     command.add_argument(
         "--seconds", type=float, metavar="N", help="record for N seconds; until interrupted if left out"

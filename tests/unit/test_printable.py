@@ -1,0 +1,37 @@
+"""Text from outside cannot control a terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+
+from llmosd.printable import printable, printable_line
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[2J", "\\x1b[2J"),
+        ("\x1b]52;c;aGk=\x07", "\\x1b]52;c;aGk=\\x07"),
+        ("\x1b]0;title\x1b\\", "\\x1b]0;title\\x1b\\"),
+        ("\x9b31m", "\\x9b31m"),
+        ("over\rwritten", "over\\rwritten"),
+        ("\u202egnp.exe", "\\u202egnp.exe"),
+        ("half \ud800", "half \\ud800"),
+        ("two\nlines\tand a tab", "two\nlines\tand a tab"),
+        ("schön 日本語 👩‍🚀 שלום", "schön 日本語 👩‍🚀 שלום"),
+    ],
+)
+def test_control_characters_are_escaped_and_text_is_not(text, shown):
+    assert printable(text) == shown
+
+
+def test_no_control_character_survives():
+    every = "".join(map(chr, range(0x110000)))
+    assert {unicodedata.category(char) for char in printable(every)} & {"Cc", "Cs", "Zl", "Zp"} == {"Cc"}
+    assert {char for char in printable(every) if unicodedata.category(char) == "Cc"} == {"\n", "\t"}
+
+
+def test_a_line_stays_a_line():
+    assert printable_line("a\nb\tc\x1b") == "a\\nb\\tc\\x1b"
