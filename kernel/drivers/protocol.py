@@ -258,7 +258,8 @@ class Parked(msgspec.Struct, tag="parked"):
 class Done(msgspec.Struct, tag="done"):
     """The sequence ended, and the driver has forgotten it. Earlier bundles reported all its tokens.
 
-    `reason`: "stop" (end of text or a stop string), "length" (`max_tokens`) or "cancelled".
+    `reason`: "stop" (end of text or a stop string), "length" (`max_tokens`), "context" (the context is full) or
+    "cancelled".
     """
 
     sequence: int

@@ -14,9 +14,10 @@ from math import inf
 
 import msgspec
 
-from ipc.errors import ContextOverflow, LlmosError, to_wire
+from ipc.errors import LlmosError, to_wire
 from ipc.syscalls import Sampling
 from kernel.drivers import protocol
+from kernel.drivers.reply_limit import ReplyLimit, reply_limit
 from kernel.drivers.simulated import swap
 from kernel.drivers.simulated.memory import SimulatedMemory
 from kernel.drivers.simulated.options import CostModel, parse
@@ -168,7 +169,7 @@ class SimulatedDevice:
     def _admit(self, admit: protocol.Admit) -> None:
         try:
             prompt_ids = admit.prompt_ids if admit.prompt_ids is not None else words(admit.prompt)
-            sequence = SimulatedSequence(admit, prompt_ids, self._token_limit(len(prompt_ids), admit.sampling))
+            sequence = SimulatedSequence(admit, prompt_ids, self._limit(len(prompt_ids), admit.sampling))
             if not self._memory.fits(sequence):
                 raise self._memory.refusal(sequence)
         except LlmosError as error:
@@ -185,19 +186,15 @@ class SimulatedDevice:
         else:
             self._sequences[admit.sequence] = sequence
 
-    def _token_limit(self, prompt: int, sampling: Sampling) -> int:
-        """How many tokens may be generated after a prompt of `prompt` tokens. Raises `ContextOverflow`."""
-        context = self._costs.context
-        reply = self._costs.reply_tokens if sampling.constraint is None else self._max_tokens
-        wanted = sampling.max_tokens or min(self._max_tokens, reply, max(context - prompt, 1))
-        if prompt + wanted > context:
-            raise ContextOverflow(
-                f"a prompt of {prompt} tokens and a reply of up to {wanted} exceed the context of {context} tokens",
-                prompt_tokens=prompt,
-                max_tokens=wanted,
-                context=context,
-            )
-        return wanted
+    def _limit(self, prompt: int, sampling: Sampling) -> ReplyLimit:
+        """The limit of a reply to a prompt of `prompt` tokens, and why the reply ends there. Raises `ContextOverflow`.
+
+        A reply ends by itself after `reply_tokens`, unless its call sets `max_tokens`: then it is of that length.
+        """
+        limit = reply_limit(sampling.max_tokens, self._max_tokens, prompt, self._costs.context)
+        if sampling.max_tokens is None and sampling.constraint is None and self._costs.reply_tokens <= limit.tokens:
+            return ReplyLimit(self._costs.reply_tokens, "stop")
+        return limit
 
     def _cancel(self, number: int) -> None:
         sequence = self._sequences.get(number)

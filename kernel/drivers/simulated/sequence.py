@@ -13,21 +13,23 @@ import math
 from ipc.errors import InvalidPrompt
 from ipc.syscalls import ChatMessage
 from kernel.drivers import protocol
+from kernel.drivers.reply_limit import ReplyLimit
 from kernel.drivers.simulated.constrained import minimal_reply
 
 PIECE = 4  # characters per token in a constrained reply
 
 
 class SimulatedSequence:
-    """One generation, with `generated` tokens so far, of at most `max_tokens`. Its first `computed` tokens have KV."""
+    """One generation, with `generated` tokens so far, of at most `limit`. Its first `computed` tokens have KV."""
 
-    def __init__(self, admit: protocol.Admit, prompt_ids: list[int], max_tokens: int) -> None:
+    def __init__(self, admit: protocol.Admit, prompt_ids: list[int], limit: ReplyLimit) -> None:
         self.id = admit.sequence
         self.process = admit.process
         self.prompt_ids = prompt_ids
         self.generated = len(admit.generated)
         self.lease = admit.lease
-        self.max_tokens = max_tokens
+        self.max_tokens = limit.tokens
+        self._last_reason = limit.reason
         self.computed = 0
         self.reserved: int | None = None  # bytes of KV memory; None while the sequence has none
         self._seed = admit.sampling.seed or 0
@@ -46,7 +48,7 @@ class SimulatedSequence:
         """The reason why the sequence ended; empty while it runs."""
         if self._pieces is not None and self.generated >= len(self._pieces):
             return "stop"
-        return "length" if self.generated >= self.max_tokens else ""
+        return self._last_reason if self.generated >= self.max_tokens else ""
 
     def next(self, nan: bool) -> protocol.Progress:
         """Generate one token. If `nan` is set, its logprob is NaN."""

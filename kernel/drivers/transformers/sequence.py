@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 from ipc.errors import ContextOverflow
 from ipc.syscalls import ChatMessage
 from kernel.drivers.protocol import Admit
+from kernel.drivers.reply_limit import reply_limit
 from kernel.drivers.transformers.attention import Span
 from kernel.drivers.transformers.constraint import GrammarCompiler, Matcher
 from kernel.drivers.transformers.detokenizer import Detokenizer
@@ -53,28 +54,20 @@ class EngineSequence(EngineRequest):
     """A generation. `lease`: how many tokens it may still make before it is parked.
 
     `matcher` enforces the constraint; it is None if there is no constraint, and until the constraint is compiled.
-    `ended`: None until the last token, then "stop" or "length". The constructor raises `ContextOverflow` if the prompt
-    and the longest reply exceed the context.
+    `ended`: None until the last token, then the reason of its `Done`. The constructor raises `ContextOverflow` if the
+    prompt and the longest reply exceed the context.
     """
 
     def __init__(self, admit: Admit, prompt: list[int], codec: TextCodec, limits: EngineLimits) -> None:
         sampling = admit.sampling
-        room = limits.context - len(prompt)
-        max_tokens = sampling.max_tokens or max(1, min(room, limits.max_tokens))
-        if max_tokens > room:
-            raise ContextOverflow(
-                f"a prompt of {len(prompt)} tokens and a reply of up to {max_tokens} exceed the model's context of "
-                f"{limits.context} tokens; shorten the prompt or lower max_tokens",
-                prompt_tokens=len(prompt),
-                max_tokens=max_tokens,
-                context=limits.context,
-            )
-        super().__init__(admit.sequence, admit.process, list(prompt), len(prompt) + max_tokens)
+        limit = reply_limit(sampling.max_tokens, limits.max_tokens, len(prompt), limits.context)
+        super().__init__(admit.sequence, admit.process, list(prompt), len(prompt) + limit.tokens)
         self.sampling = sampling
         self.lease = admit.lease
         self.matcher: Matcher | None = None
         self.expected_think_time = admit.expected_think_time
         self.ended: str | None = None
+        self._cut = limit.reason
         self._ends = codec.ends
         self._detokenizer = Detokenizer(codec.decode, prompt)
         self._stops = StopStrings(sampling.stop)
@@ -96,7 +89,7 @@ class EngineSequence(EngineRequest):
         if over or len(self.tokens) == self.capacity:
             text += self._stops.push(self._detokenizer.flush())
             text += self._stops.flush()
-            self.ended = "stop" if over else "length"
+            self.ended = "stop" if over else self._cut
         if self._stops.found:
             self.ended = "stop"
         return text
