@@ -22,6 +22,11 @@ Count = Annotated[int, Meta(ge=0)]
 
 
 class Syscall(msgspec.Struct, array_like=True, tag_field="call"):
-    """The root of all system calls. `returns` is the type of the answer."""
+    """The root of all system calls. `returns` is the type of the answer.
+
+    `appended`: the number of last fields that a later version of llmosd added to a call that journals store. The
+    fingerprint of a call leaves them out while they have their defaults, so that older journals replay.
+    """
 
     returns: ClassVar[Any] = None
+    appended: ClassVar[int] = 0

@@ -49,15 +49,25 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Completion(msgspec.Struct, frozen=True):
-    """One complete reply: its text, the ids of its tokens, their log probabilities if requested, and why it ended.
+    """One reply: its text, the ids of its tokens, their log probabilities if requested, and why it ended.
 
-    `reason`: "stop" (end of text, a stop string, or a satisfied constraint) or "length" (`max_tokens`).
+    `reason`: "stop" (end of text, a stop string, or a satisfied constraint), "length" (the `max_tokens` of the call, or
+    else the default limit of the model), or "context" (prompt and reply fill the model's context). `prompt_tokens` and
+    `tokens`: the lengths of the prompt and of the reply in tokens. `value`: the value of a `schema`, which the context
+    decodes from the text; None in answers to clients.
     """
 
     text: str
     ids: list[int]
     logprobs: list[float]
     reason: str
+    prompt_tokens: int = 0
+    tokens: int = 0
+    value: Any = None
+
+    def __post_init__(self) -> None:
+        if not self.tokens:  # in the journal of an older version, a reply has no `tokens`
+            msgspec.structs.force_setattr(self, "tokens", len(self.ids))
 
 
 class Score(msgspec.Struct, frozen=True):
@@ -214,11 +224,12 @@ class FinishedCall(msgspec.Struct, frozen=True, gc=False):
 class Generate(Syscall, tag="generate"):
     """Generate a reply to chat messages, or a continuation of a text.
 
-    Answers the text; or, with more than one sample or with `logprobs`, a list of `Completion`. `model`: a configured
+    Answers the text; or, with `full`, more than one sample or `logprobs`, a list of `Completion`. `model`: a configured
     name or a path; None is the default model. `samples`: the number of replies, 1 to 1,024; they are drawn with the
-    seeds `seed`, `seed` + 1 and so on. With `emit`, the client that submitted the task gets the tokens as events.
+    seeds `seed`, `seed` + 1 and so on. With `emit`, the client that submitted the task gets the tokens as events. A
+    reply that is cut although the call sets no `max_tokens` adds a warning to the log of the process, unless `full`.
     Errors: `UnknownModel`, `ModelNotFound`, `MissingExtra`, `ModelLoadFailed`, `ContextOverflow`, `InvalidPrompt`,
-    `InvalidConstraint`, `InvalidReply` (`max_tokens` cut a constrained reply), `InvalidCall`, `LimitExceeded`,
+    `InvalidConstraint`, `InvalidReply` (a constrained reply was cut), `InvalidCall`, `LimitExceeded`,
     `DeadlineUnreachable`, `DriverFailed`, `Busy`.
     """
 
@@ -227,6 +238,8 @@ class Generate(Syscall, tag="generate"):
     sampling: Sampling = Sampling()
     emit: bool = True
     samples: int = 1
+    full: bool = False
+    appended: ClassVar[int] = 1
     returns: ClassVar[Any] = str | list[Completion]
 
 

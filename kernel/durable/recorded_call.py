@@ -80,10 +80,21 @@ def fingerprint_of(call: Syscall) -> CallFingerprint:
         call = msgspec.structs.replace(call, where=None)  # a function cannot be compared with itself in another run
     kind = type(call).__name__
     try:
-        text = ENCODER.encode(call)
+        text = ENCODER.encode(_without_new_fields(call))
     except UNENCODABLE:
         return CallFingerprint(kind, b"", b"")  # the call will fail for the same reason
     return CallFingerprint(kind, hashlib.blake2b(text, digest_size=12).digest(), text[:SHOWN_BYTES])
+
+
+def _without_new_fields(call: Syscall) -> Syscall | list[Any]:
+    """A value whose encoding is that of `call` before fields were appended, as far as these have their defaults."""
+    if not call.appended:
+        return call
+    fields = list(msgspec.structs.astuple(call))
+    defaults = list(call.__struct_defaults__[-call.appended :])
+    while defaults and fields[-1] == defaults.pop():
+        fields.pop()
+    return [call.__struct_config__.tag, *fields]
 
 
 def raw(value: Any) -> msgspec.Raw:

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, TypeVar, cast
 
 import msgspec
-import structlog
 
 from ipc.codec import decoder, encode
 from ipc.errors import InvalidCall, InvalidPrompt, NotEncodable
+from ipc.messages import Log
 from ipc.syscalls import ChatMessage, Completion, EmbedTexts, Generate, Sampling, Score, ScoreText
 from kernel.core.fiber import PARK
 from kernel.core.process import Process, Thread
 from kernel.drivers import protocol
 from kernel.gate import Gate
-from kernel.models import constraints, sequence
+from kernel.models import constraints, cut_replies, sequence
 from kernel.models.generation import Generation, GenerationRecorder
 from kernel.models.query import Query, Question
 from kernel.models.runtime import ModelRuntime
@@ -34,8 +35,6 @@ MAX_TEXTS = 4096  # per call
 SEEDS = 2**63
 
 PromptAndSampling = tuple[list[ChatMessage] | str, Sampling]
-
-log = structlog.get_logger("kernel.models")
 
 S = TypeVar("S", bound=sequence.Sequence)
 
@@ -110,9 +109,12 @@ class ModelSubsystem:
         )
         completions = [generation.completion() for generation in generations]
         for completion in completions:
-            constraints.check_reply(completion.text, completion.reason, sampling.constraint)
-            if completion.reason == "length" and sampling.max_tokens is None:
-                log.warning("reply cut at the default max_tokens", pid=process.pid, tokens=len(completion.ids))
+            constraints.check_reply(completion, sampling)
+        if call.full:  # the caller gets the reason, and decides whether the user should know
+            return completions
+        if warning := cut_replies.warning(completions, sampling.max_tokens):
+            fields = {"program": process.program, "model": runtime.name}
+            process.write_log(Log(process.pid, time.time(), "warning", warning, fields))
         return completions if call.samples > 1 or sampling.logprobs else completions[0].text
 
     async def _score(

@@ -8,7 +8,8 @@ from __future__ import annotations
 import msgspec
 
 from ipc.errors import InvalidConstraint, InvalidReply
-from ipc.syscalls import Constraint, Sampling
+from ipc.syscalls import Completion, Constraint, Sampling
+from kernel.models import cut_replies
 
 MAX_LENGTH = 1_000_000  # characters of a constraint
 
@@ -31,13 +32,14 @@ def check(sampling: Sampling) -> None:
             )
 
 
-def check_reply(text: str, reason: str, constraint: Constraint | None) -> None:
-    """Check that `text`, which ended for `reason`, is complete. Raises `InvalidReply`.
+def check_reply(completion: Completion, sampling: Sampling) -> None:
+    """Check that a reply is complete. Raises `InvalidReply`.
 
-    A text that was cut at `max_tokens` may be complete by chance. For a schema or choices the kernel can tell. For a
-    regex or a grammar only the driver could, so such a reply is not checked.
+    A text that was cut may be complete by chance. For a schema or choices the kernel can tell. For a regex or a grammar
+    only the driver could, so such a reply is not checked.
     """
-    if constraint is None or reason != "length" or constraint.kind not in ("schema", "choices"):
+    constraint, text = sampling.constraint, completion.text
+    if constraint is None or not cut_replies.is_cut(completion) or constraint.kind not in ("schema", "choices"):
         return
     if constraint.kind == "choices":
         complete = text in _parse(constraint)
@@ -49,7 +51,8 @@ def check_reply(text: str, reason: str, constraint: Constraint | None) -> None:
             complete = False
     if not complete:
         raise InvalidReply(
-            f"the reply was cut at max_tokens before it matched the {constraint.kind}; raise max_tokens",
+            f"the reply does not match the {constraint.kind}: it was cut "
+            f"{cut_replies.cause(completion, sampling.max_tokens)}",
             text=text,
         )
 

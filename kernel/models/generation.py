@@ -187,7 +187,8 @@ class Generation(Sequence):
                 self.process.stream.push(Token(text, self.process.pid, self.call))
 
     def completion(self) -> Completion:
-        return Completion("".join(self.text), self.ids, self.logprobs, self.finish_reason)
+        prompt = len(self.prompt_ids or ())
+        return Completion("".join(self.text), self.ids, self.logprobs, self.finish_reason, prompt, len(self.ids))
 
     @property
     def reader_is_behind(self) -> bool:

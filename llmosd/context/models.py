@@ -3,19 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterable, Mapping
-from typing import Any, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import msgspec
 
 from ipc.errors import InvalidCall
-from ipc.syscalls import ChatMessage, EmbedTexts, Generate, Sampling, ScoreText
+from ipc.syscalls import ChatMessage, Completion, EmbedTexts, Generate, Sampling, ScoreText
 from llmosd.context.base import Caller
 from llmosd.context.constraints import Decode, take_constraint
 
 Messages = Iterable[Mapping[str, str] | ChatMessage]
 
 
-class ChatOptions(TypedDict, total=False):
+class AnswerOptions(msgspec.Struct):
+    """The options that are not part of `Sampling`: the model, and the form of the answer."""
+
+    model: str | None = None
+    emit: bool = True
+    samples: int = 1
+    full: bool = False
+
+
+ANSWER_OPTIONS = frozenset(AnswerOptions.__struct_fields__)
+
+
+class TextOptions(TypedDict, total=False):
+    """The keywords of `chat` with which the answer is a text. `ChatOptions` describes them."""
+
+    model: str | None
+    max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    seed: int | None
+    stop: str | list[str] | None
+    emit: bool
+    choices: list[str] | None
+    regex: str | None
+    grammar: str | None
+
+
+class ReplyOptions(TextOptions, total=False):
+    """The keywords of `chat` with which the answer is one reply. `ChatOptions` describes them."""
+
+    schema: Any
+    logprobs: bool
+
+
+class ChatOptions(ReplyOptions, total=False):
     """Keywords of `chat` and `generate`. A keyword that is left out or None takes the default of the model.
 
     `model`: a configured name, or a path. `max_tokens` bounds the reply. `temperature` 0 is greedy. `top_k` keeps the k
@@ -27,22 +62,14 @@ class ChatOptions(TypedDict, total=False):
     the answer is a value of that type), `choices` (texts; the answer is one of them), `regex`, or `grammar` (Lark).
     `samples`: the number of replies; they are drawn with `seed`, `seed` + 1 and so on. With more than one, the answer
     is a list of `Completion`, or of values of the `schema`. With `logprobs`, it is always a list of `Completion`.
+
+    With `full`, the answer is a `Completion`, which also states why the reply ended and how long it is; with more than
+    one of `samples`, a list of them. If a reply is cut although the call sets no `max_tokens`, the user of the task is
+    warned, but not with `full`: the agent knows.
     """
 
-    model: str | None
-    max_tokens: int | None
-    temperature: float | None
-    top_p: float | None
-    top_k: int | None
-    seed: int | None
-    stop: str | list[str] | None
-    emit: bool
-    schema: Any
-    choices: list[str] | None
-    regex: str | None
-    grammar: str | None
     samples: int
-    logprobs: bool
+    full: bool
 
 
 class ModelMethods(Caller):
@@ -50,14 +77,40 @@ class ModelMethods(Caller):
 
     __slots__ = ()
 
+    @overload
+    def chat(
+        self, messages: Messages, *, full: Literal[False] = False, **options: Unpack[TextOptions]
+    ) -> Coroutine[Any, Any, str]: ...
+
+    @overload
+    def chat(
+        self, messages: Messages, *, full: Literal[True], **options: Unpack[ReplyOptions]
+    ) -> Coroutine[Any, Any, Completion]: ...
+
+    @overload
+    def chat(self, messages: Messages, **options: Unpack[ChatOptions]) -> Coroutine[Any, Any, Any]: ...
+
     def chat(self, messages: Messages, **options: Unpack[ChatOptions]) -> Coroutine[Any, Any, Any]:
         """The model's reply to a conversation: a text, by the model's chat template.
 
-        `messages`: mappings with "role" and "content", or `ChatMessage`. With `schema` the answer is a typed value;
-        with `samples` or `logprobs` it is a list: see `ChatOptions`. Raises the errors of `ipc.syscalls.Generate`, and
-        `InvalidReply` also if the reply does not fit the type of `schema`.
+        `messages`: mappings with "role" and "content", or `ChatMessage`. With `schema` the answer is a typed value,
+        with `full` a `Completion`, and with `samples` or `logprobs` a list: see `ChatOptions`. Raises the errors of
+        `ipc.syscalls.Generate`, and `InvalidReply` also if the reply does not fit the type of `schema`.
         """
         return self._generate(_conversation("chat", messages), options)
+
+    @overload
+    def generate(
+        self, prompt: str, *, full: Literal[False] = False, **options: Unpack[TextOptions]
+    ) -> Coroutine[Any, Any, str]: ...
+
+    @overload
+    def generate(
+        self, prompt: str, *, full: Literal[True], **options: Unpack[ReplyOptions]
+    ) -> Coroutine[Any, Any, Completion]: ...
+
+    @overload
+    def generate(self, prompt: str, **options: Unpack[ChatOptions]) -> Coroutine[Any, Any, Any]: ...
 
     def generate(self, prompt: str, **options: Unpack[ChatOptions]) -> Coroutine[Any, Any, Any]:
         """The model's continuation of `prompt`, without a chat template. Options and errors are those of `chat`."""
@@ -78,26 +131,33 @@ class ModelMethods(Caller):
 
     def _generate(self, prompt: list[ChatMessage] | str, options: ChatOptions) -> Coroutine[Any, Any, Any]:
         given: dict[str, Any] = dict(options)
-        model, emit, stop = given.pop("model", None), given.pop("emit", True), given.pop("stop", None)
-        given_samples = given.pop("samples", 1)
-        given["stop"] = (stop,) if isinstance(stop, str) else tuple(stop or ())
-        given["constraint"], decode = take_constraint(given)
+        constraint, decode = take_constraint(given)
+        shape = {name: given.pop(name) for name in ANSWER_OPTIONS & given.keys()}
+        stop = given.pop("stop", None)
+        given |= {"constraint": constraint, "stop": (stop,) if isinstance(stop, str) else tuple(stop or ())}
         unknown = given.keys() - set(Sampling.__struct_fields__)
         if unknown:
             raise TypeError(f"unknown options: {', '.join(sorted(unknown))}")
         try:
             sampling = msgspec.convert(given, Sampling)
-            samples = msgspec.convert(given_samples, int)
+            answer = msgspec.convert({name: value for name, value in shape.items() if value is not None}, AnswerOptions)
         except msgspec.ValidationError as error:
             raise InvalidCall(f"generation options: {error}") from None
-        call = Generate(prompt, model, sampling, emit, samples)
-        if decode is str or sampling.logprobs:
+        call = Generate(prompt, answer.model, sampling, answer.emit, answer.samples, answer.full)
+        if decode is str and not answer.full:
             return self._gate.call(self._process, call)
         return self._decoded(call, decode)
 
     async def _decoded(self, call: Generate, decode: Decode) -> Any:
-        answer = await self._gate.call(self._process, call)
-        return decode(answer) if call.samples == 1 else [decode(completion.text) for completion in answer]
+        answer: str | list[Completion] = await self._gate.call(self._process, call)
+        if isinstance(answer, str):
+            return decode(answer)
+        values = [decode(completion.text) for completion in answer]
+        if not call.full and not call.sampling.logprobs:
+            return values
+        if decode is not str:
+            answer = [msgspec.structs.replace(reply, value=value) for reply, value in zip(answer, values, strict=True)]
+        return answer[0] if call.full and call.samples == 1 else answer
 
 
 def _conversation(method: str, messages: Messages) -> list[ChatMessage]:

@@ -49,8 +49,7 @@ async def adder(ctx: Context, a: int, b: int = 2) -> int:
 
 async def teller(ctx: Context, tokens: int = 20, seed: int = 1, model: str | None = None) -> str:
     """Generates a text, which `tests.support.simulated.text_of` predicts."""
-    text: str = await ctx.generate("one two three", model=model, max_tokens=tokens, seed=seed)
-    return text
+    return await ctx.generate("one two three", model=model, max_tokens=tokens, seed=seed)
 
 
 def generating(**options: Any) -> Any:

@@ -83,6 +83,7 @@ class World:
         self.then: dict[Path, dict[str, str]] = {}  # by copy: `lines` just before the next commit
         self.recording = False
         self.attempts = 1000
+        self.models = {"sim": ModelSpec(driver="simulated", slots=8)}
         self._lives = itertools.count()
 
     def agent(self, function: Agent, name: str | None = None, *, durable: bool = True, **mark: Any) -> str:
@@ -115,7 +116,7 @@ class World:
         folder = folder or self.folder / f"life-{next(self._lives)}"
         folder.mkdir(exist_ok=True)
         journal = Journal(folder, JournalSettings(sync="normal", attempts=self.attempts))
-        system = boot(folder, models={"sim": ModelSpec(driver="simulated", slots=8)}, journal=journal)
+        system = boot(folder, models=self.models, journal=journal)
         for program in self.programs:
             system.install(program)
         for tool in self.tools:

@@ -62,9 +62,16 @@ USER = """
 from llmosd import Client, Context, Token, agent
 
 
+class City:
+    pass
+
+
 @agent(summary="Asks.")
 async def asks(ctx: Context, question: str) -> str:
     number: str = ctx.pid
+    reply: int = await ctx.generate(question, full=True, schema=City)
+    text: int = await ctx.generate(question, max_tokens=9, choices=["yes", "no"])
+    city: City = await ctx.generate(question, schema=City)
     answer: str = await ctx.wait(await ctx.spawn("ask", {"question": question}))
     return answer
 
@@ -82,5 +89,7 @@ def test_the_types_are_shipped_and_checked_in_the_code_of_users(scripts, tmp_pat
     (tmp_path / "user.py").write_text(USER)
     command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", scripts / "python", "user.py"]
     out = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=120).stdout
-    assert out.count("error:") == 1, out
-    assert "user.py:7: error: Incompatible types in assignment" in out
+    assert out.count("error:") == 3, out
+    assert "user.py:11: error: Incompatible types in assignment" in out
+    assert 'user.py:12: error: Incompatible types in assignment (expression has type "Completion"' in out
+    assert 'user.py:13: error: Incompatible types in assignment (expression has type "str"' in out

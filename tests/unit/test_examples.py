@@ -29,6 +29,17 @@ def rows(system: System, program: str) -> list[Any]:
     return [process for process in system.table.alive.values() if process.program == program]
 
 
+# ---- one call to the model
+
+
+@pytest.mark.parametrize(("program", "prompt_tokens"), [("ask", 1), ("generate", 1), ("summarize", 19)])
+async def test_programs_of_one_call_pass_all_options_on(system: System, program: str, prompt_tokens: int) -> None:
+    assert len((await system.run(program, "hello", max_tokens=3)).split()) == 3
+    reply = await system.run(program, "hello", full=True, max_tokens=3)
+    assert (reply["reason"], reply["tokens"], reply["prompt_tokens"]) == ("length", 3, prompt_tokens)
+    assert await system.run(program, "hello", choices=["yes", "no"]) == "yes"
+
+
 # ---- the customer-service desk
 
 LETTERS = {
