@@ -26,7 +26,7 @@ from llmosd.daemon import settings
 from llmosd.daemon.daemon import parser as llmosd_parser
 from tests.support import transcript
 from tests.support.documents import Document, documents, parse
-from tests.support.paths import ROOT
+from tests.support.paths import AGENTS, ROOT
 from tests.support.source import parsed
 
 MOST_WORDS = {"README.md": 1200, "ARCHITECTURE.md": 1500}
@@ -35,6 +35,8 @@ SUFFIXES = (".py", ".md", ".toml", ".service", ".socket", ".json", ".sqlite", ".
 
 # Names that look like our classes but belong to the standard library or to systemd.
 OTHERS = {"Path", "PrivateTmp", "TaskGroup"}
+
+REFUSED = {"nonsense"}  # a program of an example that shows an error
 
 # `sh` blocks are not run: they change the reader's machine, or take too long. They may contain only these commands.
 NOT_RUN = {
@@ -198,6 +200,61 @@ def test_every_command_and_option_in_a_document_exists(document: Document) -> No
     assert [problem for problem in found if problem] == []
 
 
+def agents(text: str) -> set[str]:
+    """The names of the agents that the code `text` defines."""
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.AsyncFunctionDef)]
+    return {
+        function.name for function in functions if any("agent" in ast.unparse(mark) for mark in function.decorator_list)
+    }
+
+
+@cache
+def shipped_agents() -> set[str]:
+    return {name for path in AGENTS.glob("*.py") for name in agents(path.read_text())}
+
+
+def programs(document: Document) -> Iterator[str]:
+    """The programs that a document runs: in its shell commands, and in its examples in Python."""
+    run = actions(llmos_parser())["run"]
+    for line in shell_lines(document):
+        for words in invocations(line):
+            if words[0] == "llmos" and "run" in words:
+                program = subcommand(run, words[words.index("run") + 1 :])
+                if program is not None and not program.isupper():  # PROGRAM stands for any
+                    yield program
+    for fence in document.fences:
+        if fence.language == "python":
+            yield from re.findall(r'(?:\.(?:run|submit|spawn)|\bChild)\(\s*f?"([^"]+)"', fence.text)
+
+
+def runs(program: str, document: Document) -> bool:
+    """Whether a program is shipped or defined on the page, by name or as a file."""
+    files = [fence.file for fence in document.fences]
+    if program.endswith(".py"):
+        return program.removeprefix("./") in files
+    own = {name for fence in document.fences if fence.language == "python" for name in agents(fence.text)}
+    return program in own | shipped_agents() | REFUSED
+
+
+@every
+def test_every_program_that_a_document_runs_is_shipped_or_defined_on_its_page(document: Document) -> None:
+    assert [program for program in programs(document) if not runs(program, document)] == []
+
+
+def test_every_program_that_the_code_names_to_users_is_shipped() -> None:
+    """Help texts, error texts, docstrings and the demonstration show only commands that run."""
+    shown = set(re.findall(r"llmos run (?:-\S+ )*([a-z]\w*)", sources_of_users()))
+    assert shown - shipped_agents() == set()
+    assert "ask" in shown
+
+
+@cache
+def sources_of_users() -> str:
+    """The code of the project, except its tests, in one text."""
+    own = [name for name in tracked() if name.endswith(".py") and not name.startswith("tests/")]
+    return "\n".join((ROOT / name).read_text() for name in [*own, "Makefile", ".ci/demo"])
+
+
 @every
 def test_only_commands_that_cannot_run_in_a_test_stand_in_blocks_that_are_not_run(document: Document) -> None:
     blocks = [fence.text for fence in document.fences if fence.language == "sh"]
@@ -289,12 +346,13 @@ def test_the_two_documents_that_everybody_reads_are_short(name: str, most: int) 
 def test_a_mistake_in_a_document_is_found() -> None:
     """The checks above find mistakes: each name in this document is wrong."""
     text = "`kernel/nowhere.py` `models.X.nonsense` `[resources.nonsense]` `NoSuchClass` `LLMOSD_NONSENSE` "
-    text += "`llmos nonsense` `llmos ps --nonsense` `make nonsense` [text](nowhere.md)\n"
+    text += "`llmos nonsense` `llmos ps --nonsense` `make nonsense` `llmos run -d no_program` [text](nowhere.md)\n"
     document = parse(ROOT / "nowhere.md", text)
     checks = [
         test_every_path_in_a_document_exists,
         test_every_link_leads_to_a_file_and_a_heading_of_the_project,
         test_every_command_and_option_in_a_document_exists,
+        test_every_program_that_a_document_runs_is_shipped_or_defined_on_its_page,
         test_every_class_and_variable_of_the_environment_in_a_document_exists,
     ]
     for check in checks:
@@ -303,4 +361,4 @@ def test_a_mistake_in_a_document_is_found() -> None:
     with pytest.raises(AssertionError):
         test_every_setting_in_a_document_exists(document)
     found = [wrong(words) for line in shell_lines(document) for words in invocations(line)]
-    assert found == ["llmos nonsense", "llmos ps --nonsense", "make nonsense"]
+    assert [problem for problem in found if problem] == ["llmos nonsense", "llmos ps --nonsense", "make nonsense"]
