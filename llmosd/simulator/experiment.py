@@ -14,6 +14,7 @@ import msgspec
 
 from ipc.errors import InvalidWorkload
 from kernel.policy.registry import PolicySettings, make_policy
+from llmosd.daemon.settings import shared
 from llmosd.simulator import generators, load, recording, traces
 from llmosd.simulator.device import DeviceModel
 from llmosd.simulator.generators import Shape
@@ -24,14 +25,15 @@ from llmosd.simulator.workload import WorkloadTask
 
 GENERATORS = ("programs", "poisson", "bursty", "agents")
 DEFAULT_LOAD = 0.9
-SHIPPED_TRACES = Path(__file__).resolve().parents[2] / "tests" / "bench" / "traces"
+SHIPPED_TRACES = shared("config") / "traces"
 
 
 class ExperimentPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The parameters of an experiment.
 
-    `workload` is one of `GENERATORS`, "trace" for the traces of the checkout, or a file: a trace (.csv, .csv.gz) or a
-    recording. With `load` None, calls arrive at the times in the file. Only generated workloads use more than one seed.
+    `workload` is one of `GENERATORS`, "trace" for the traces that ship with llmosd, or a file: a trace (.csv, .csv.gz)
+    or a recording. With `load` None, calls arrive at the times in the file. Only generated workloads use more than one
+    seed.
     """
 
     device: DeviceModel
@@ -136,7 +138,7 @@ def _read(plan: ExperimentPlan) -> tuple[list[WorkloadTask], str]:
         files = sorted(SHIPPED_TRACES.glob("*.csv.gz"))
         if not files:
             raise InvalidWorkload(
-                f"no traces in {SHIPPED_TRACES}: only a checkout has them; name a file instead: --workload FILE.csv"
+                f"no traces in {SHIPPED_TRACES}: install llmosd again, or name a file: --workload FILE.csv"
             )
     else:
         files = [Path(plan.workload).expanduser()]

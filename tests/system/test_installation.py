@@ -49,12 +49,18 @@ def test_the_base_installation_needs_no_torch_and_names_the_extra(scripts, folde
 
 
 def test_programs_and_settings_are_shipped_inside_the_package(scripts):
-    code = "from llmosd.daemon.settings import shared; print(*sorted(shared('agents').glob('*.py')), shared('config'))"
+    code = """
+from llmosd.daemon.settings import shared
+from llmosd.simulator.experiment import SHIPPED_TRACES
+print(*sorted(shared('agents').glob('*.py')), shared('config'), *SHIPPED_TRACES.glob('*.csv.gz'))
+"""
     out = subprocess.run(
         [scripts / "python", "-P", "-c", code], capture_output=True, text=True, check=True, cwd=scripts
     ).stdout
     for name in ("agents/ask.py", "agents/echo.py", "agents/generate.py", "agents/summarize.py", "config"):
         assert f"llmosd/share/{name}" in out
+    for name in ("conv", "code"):
+        assert f"llmosd/share/config/traces/azure_llm_2023_{name}.csv.gz" in out
     assert sys.prefix not in out
 
 

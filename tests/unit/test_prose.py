@@ -82,7 +82,7 @@ def test_every_large_room_has_a_document_that_says_where_to_start() -> None:
     rooms += [f"llmosd/{room}" for room in ("cli", "client", "context", "simulator")]
     written = {document.name: document for document in documents()}
     assert [room for room in rooms if f"{room}/README.md" not in written] == []
-    others = {"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "tests/bench/traces/README.md"}
+    others = {"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "config/traces/README.md"}
     for path in written.keys() - others:
         opening = written[path].path.read_text().split("\n\n")[1]
         assert opening.startswith("Start reading at"), path

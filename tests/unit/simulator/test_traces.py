@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,11 @@ import pytest
 from ipc.errors import InvalidWorkload
 from llmosd.simulator import traces
 from llmosd.simulator.device import DeviceModel
+from llmosd.simulator.experiment import SHIPPED_TRACES
 from llmosd.simulator.load import stretched
 from llmosd.simulator.workload import WorkloadCall
 from tests.support.paths import ROOT
 
-SHIPPED = ROOT / "tests" / "bench" / "traces"
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 ROWS = "2023-11-16 18:15:46.5000000,374,44\n2023-11-16 18:15:50.7500000,396,109\n"
 
@@ -45,8 +46,15 @@ def test_a_compressed_trace_is_the_same(tmp_path):
     assert traces.read(path) == read(tmp_path, HEADER + ROWS)
 
 
+def test_the_wheel_holds_the_shipped_traces():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    folders = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert SHIPPED_TRACES.relative_to(ROOT).parts[0] in folders
+    assert len(list(SHIPPED_TRACES.glob("*.csv.gz"))) == 2
+
+
 def test_the_shipped_traces_are_whole():
-    conversation, code = (traces.read(SHIPPED / f"azure_llm_2023_{name}.csv.gz") for name in ("conv", "code"))
+    conversation, code = (traces.read(SHIPPED_TRACES / f"azure_llm_2023_{name}.csv.gz") for name in ("conv", "code"))
     assert (len(conversation), len(code)) == (19_366, 8_819)
     both = traces.merged([conversation, code])
     assert len(both) == 28_185
@@ -88,4 +96,4 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(InvalidWorkload, match="cannot be read"):
         traces.read(broken)
     with pytest.raises(InvalidWorkload, match="scale of 0"):
-        traces.read(SHIPPED / "azure_llm_2023_conv.csv.gz", 0.0)
+        traces.read(SHIPPED_TRACES / "azure_llm_2023_conv.csv.gz", 0.0)
