@@ -28,6 +28,7 @@ pytest.importorskip("transformers", reason="the embedded model runs on transform
 
 QUESTION = {"question": "What is the capital of France?"}
 STORY = {"question": "Tell me a long story about a dragon.", "max_tokens": 3000}
+DEFAULT_LIMIT = 60  # tokens of a reply whose call sets no limit
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def daemon(folder):
     """One daemon for all tests here: loading takes seconds."""
-    daemon = RunningDaemon(folder)
+    config = folder / "llmosd.toml"
+    config.write_text(f"[models.smollm2]\nmax_tokens = {DEFAULT_LIMIT}\n")
+    daemon = RunningDaemon(folder, "--config", str(config))
     yield daemon.wait_until_ready()
     daemon.stop()
 
@@ -65,6 +68,25 @@ def test_answers_a_question_and_streams_it(client):
 def test_the_command_prints_the_answer(daemon):
     out = daemon.llmos("run", "ask", "What is the capital of France?")
     assert (out.returncode, "Paris" in out.stdout) == (0, True)
+
+
+def test_a_reply_that_the_default_limit_cuts_is_reported_on_standard_error_and_in_the_log(daemon, client):
+    out = daemon.llmos("run", "ask", STORY["question"])
+    warning = f"the reply was cut after {DEFAULT_LIMIT} tokens, the default limit; set max_tokens"
+    assert (out.returncode, out.stderr.count(warning), out.stdout.count(warning)) == (0, 1, 0)
+    ended = client.submit("ask", {"question": STORY["question"]})
+    ended.result()
+    assert [line.event.startswith(warning) for line in client.logs(ended.pid)] == [True]
+    chosen = daemon.llmos("run", "ask", STORY["question"], "-a", "max_tokens=5")
+    assert (chosen.returncode, "cut" in chosen.stderr) == (0, False)
+
+
+def test_a_full_reply_states_its_reason_and_its_lengths(client):
+    whole = client.run("ask", QUESTION | {"full": True})
+    assert (whole["reason"], whole["tokens"], "Paris" in whole["text"]) == ("stop", len(whole["ids"]), True)
+    cut = client.run("ask", QUESTION | {"full": True, "max_tokens": 2})
+    assert (cut["reason"], cut["tokens"], cut["prompt_tokens"]) == ("length", 2, whole["prompt_tokens"])
+    assert cut["prompt_tokens"] > 10
 
 
 def test_generate_and_summarize(client):
