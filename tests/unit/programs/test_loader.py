@@ -9,6 +9,7 @@ import pytest
 
 from ipc.errors import AgentFailed, UnknownProgram
 from ipc.syscalls import Programs as ListPrograms
+from kernel.programs.installed import InstalledPrograms
 from kernel.programs.loader import ProgramLoader
 from tests.support.system import System
 
@@ -33,7 +34,7 @@ def write(folder: Path, file: str, text: str, when: int = 1) -> Path:
 @pytest.fixture
 def programs(tmp_path: Path) -> ProgramLoader:
     found = ProgramLoader([tmp_path])
-    found._entry_point_programs = []
+    found.installed = InstalledPrograms(tuple)
     return found
 
 
