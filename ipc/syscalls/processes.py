@@ -80,8 +80,8 @@ class ExitStatus(msgspec.Struct, frozen=True):
 class ProgramInfo(msgspec.Struct, frozen=True):
     """A program that can be run. `signature`: the parameters of its coroutine, without the context.
 
-    `source`: its file or package. `error`: why the file cannot be loaded, or "". `warning`: which other programs have
-    its name, and how to run them, or "". Of the programs with one name, the first that is listed has it.
+    `source`: its file or package. `error`: why the file cannot be loaded, or "". `warning`: which program of the same
+    name hides this one, and how to run this one, or "".
     """
 
     name: str

@@ -121,16 +121,15 @@ class ProgramLoader:
     def listing(self) -> list[ProgramInfo]:
         """The programs in folders and entry points, and those that could not be loaded, sorted by name.
 
-        Of programs with one name, the first one listed has it. Each has a warning that says how to run the others.
+        Of programs with one name, the first one listed has it. The others have a warning that says how to run them.
         """
         rows = []
         for name, program in self.by_name.items():
-            others = [rival for rival in self._rivals.get(name, ()) if rival is not program]
-            names = ", ".join(rival.address for rival in others)
-            rows.append(program.info(f"has the same name as {names}" if others else ""))
+            rows.append(program.info())
             rows += [
-                rival.info(f"hidden by {program.address}, which has the same name; run it as {rival.address}")
-                for rival in others
+                rival.info(f"{program.address} has the same name and hides it; run it as {rival.address}")
+                for rival in self._rivals.get(name, ())
+                if rival is not program
             ]
         rows += (self.installed.broken | self._broken).values()
         return sorted(rows, key=lambda info: info.name)

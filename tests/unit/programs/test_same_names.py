@@ -42,8 +42,8 @@ def test_of_two_folders_the_later_one_has_the_name_and_either_can_be_run(tmp_pat
     assert run(programs.load("same")) == 2
     assert [run(programs.load(f"{path}:same")) for path in (first, second)] == [1, 2]
     assert warnings(programs) == [
-        (str(second), f"has the same name as {first}:same"),
-        (str(first), f"hidden by {second}:same, which has the same name; run it as {first}:same"),
+        (str(second), ""),
+        (str(first), f"{second}:same has the same name and hides it; run it as {first}:same"),
     ]
 
 
@@ -75,22 +75,20 @@ def test_of_two_agents_in_one_file_the_last_has_the_name_and_the_function_names_
     assert run(programs.load("same")) == 2
     assert [run(programs.load(f"{path}:{name}")) for name in ("same", "one", "two")] == [2, 1, 2]
     assert warnings(programs) == [
-        (str(path), f"has the same name as {path}:one"),
-        (str(path), f"hidden by {path}:same, which has the same name; run it as {path}:one"),
+        (str(path), ""),
+        (str(path), f"{path}:same has the same name and hides it; run it as {path}:one"),
     ]
 
 
 def test_a_folder_goes_over_an_entry_point_which_its_value_names(tmp_path: Path) -> None:
     path = agent_file(tmp_path / "agents" / "a.py", "same", "return 'folder'")
-    programs = with_entry_points(loader(tmp_path / "agents"), same="tests.support.installed_agents:installed")
+    value = "tests.support.installed_agents:installed"
+    programs = with_entry_points(loader(tmp_path / "agents"), same=value)
     assert run(programs.load("same")) == "folder"
-    assert run(programs.load("tests.support.installed_agents:installed")) == "package"
+    assert run(programs.load(value)) == "package"
     assert warnings(programs) == [
-        (str(path), "has the same name as tests.support.installed_agents:installed"),
-        (
-            "tests.support.installed_agents:installed (unknown)",
-            f"hidden by {path}:same, which has the same name; run it as tests.support.installed_agents:installed",
-        ),
+        (str(path), ""),
+        (f"{value} (unknown)", f"{path}:same has the same name and hides it; run it as {value}"),
     ]
 
 
