@@ -26,10 +26,11 @@ PREFIX = "llmosd_program_"  # of the names of these modules in `sys.modules`
 class ProgramModule:
     """A loaded file: an agent file or a module beside it. `complete`: its code has run to the end.
 
-    `folder` holds the modules that its import statements find.
+    `folder` holds the modules that its import statements find. `replaces`, while the file runs: the module of an
+    earlier version, from `sys.modules`.
     """
 
-    __slots__ = ("complete", "folder", "module", "source")
+    __slots__ = ("complete", "folder", "module", "replaces", "source")
 
     def __init__(self, source: SourceFile, folder: FolderModules, parent: ProgramModule | None) -> None:
         path = source.version.path
@@ -45,6 +46,7 @@ class ProgramModule:
         self.source = source
         self.folder = folder
         self.module: ModuleType = importlib.util.module_from_spec(spec)
+        self.replaces: ModuleType | None = None
         self.complete = False
 
     def execute(self) -> None:
@@ -68,10 +70,15 @@ class ProgramModule:
         level: int = 0,
     ) -> ModuleType:
         """The `__import__` of this module: finds neighbours, and passes any other name to Python's own."""
-        target = self.source.target(name, level)
+        target, names = self.source.target(name, level), fromlist or ()
         if target is None or (not level and self.folder.source(top_of(target)) is None):
-            return builtins.__import__(name, globals, locals, fromlist or (), level)
-        names = fromlist or ()
+            try:
+                return builtins.__import__(name, globals, locals, names, level)
+            except ModuleNotFoundError as error:
+                top = top_of(name)
+                if error.name == top and os.path.isdir(os.path.join(self.folder.path, top)):
+                    error.msg = f"No module named {top!r}; the folder {top} in {self.folder.path} needs an __init__.py"
+                raise
         if not target:  # from . import a, b
             found = ModuleType(self.folder.path)
             vars(found).update((item, self.folder.load(item).module) for item in names)
@@ -103,8 +110,9 @@ class FolderModules:
         self.path = path
         self._sources = dict(sources or {})  # by key; None: there was no such file
         self._modules: dict[str, ProgramModule] = {}
-        # Held while a file runs. A thread that imports a module which another thread is loading waits for that.
-        self._lock = threading.RLock()
+        self._loading: dict[str, int] = {}  # by key: the thread that runs the file
+        self._waiting: dict[int, str] = {}  # by thread: the key of the module that it waits for
+        self._progress = threading.Condition()  # guards these three; no thread holds it while a file runs
 
     def source(self, key: str) -> SourceFile | None:
         """The source file of `key`, as this version of the folder has it."""
@@ -141,36 +149,69 @@ class FolderModules:
         loaded = self._modules.get(key)
         if loaded is not None and loaded.complete:
             return loaded
-        with self._lock:
-            parent = self.load(parent_of(key)) if parent_of(key) else None
-            loaded = self._modules.get(key)
-            if loaded is not None:  # complete, or a circular import of this thread
-                return loaded
-            source = self.source(key)
-            if parent is not None and not parent.source.is_package:
-                raise ModuleNotFoundError(f"No module named {key!r}; {parent.source.key!r} is not a package", name=key)
-            if source is None:
-                raise ModuleNotFoundError(f"No module named {key!r} in {self.path}", name=key)
-            return self._execute(ProgramModule(source, self, parent), parent)
-
-    def _execute(self, loaded: ProgramModule, parent: ProgramModule | None) -> ProgramModule:
-        """Run the file of `loaded`. Meanwhile its module can be found, as dataclasses and circular imports need it."""
-        key, name = loaded.source.key, loaded.module.__name__
-        before = sys.modules.get(name)
-        self._modules[key] = loaded
-        sys.modules[name] = loaded.module  # takes the place of an earlier version of the file
+        parent = self.load(parent_of(key)) if parent_of(key) else None
+        if parent is not None and not parent.source.is_package:
+            raise ModuleNotFoundError(f"No module named {key!r}; {parent.source.key!r} is not a package", name=key)
+        source = self.source(key)
+        if source is None:
+            raise ModuleNotFoundError(f"No module named {key!r} in {self.path}", name=key)
+        loaded = ProgramModule(source, self, parent)
+        other = self._begin(loaded)
+        if other is not None:
+            return other
         try:
             loaded.execute()
-        except BaseException:
-            del self._modules[key]
-            if before is None:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = before
-            raise
-        if parent is not None:
-            setattr(parent.module, key.rpartition(".")[2], loaded.module)
+            if parent is not None:
+                setattr(parent.module, key.rpartition(".")[2], loaded.module)
+        finally:
+            self._end(loaded)
         return loaded
+
+    def _begin(self, new: ProgramModule) -> ProgramModule | None:
+        """Let this thread run the file of `new`, or return the module if another import has run or runs this file.
+
+        Waits for another thread that runs the file. The module may be incomplete if a wait would never end, as in a
+        circular import, also one across several threads.
+        """
+        key, thread = new.source.key, threading.get_ident()
+        with self._progress:
+            while (loaded := self._modules.get(key)) is not None:
+                if loaded.complete or self._waits_for(key, thread):
+                    return loaded
+                self._waiting[thread] = key
+                try:
+                    self._progress.wait()
+                finally:
+                    del self._waiting[thread]
+            # The module can be found while its file runs, as dataclasses and circular imports need it.
+            self._loading[key], self._modules[key] = thread, new
+            new.replaces = sys.modules.get(new.module.__name__)
+            sys.modules[new.module.__name__] = new.module
+        return None
+
+    def _waits_for(self, key: str, thread: int) -> bool:
+        """Whether the thread that loads `key` is `thread`, or waits for `thread` directly or through others."""
+        following: str | None = key
+        while following is not None:
+            owner = self._loading[following]
+            if owner == thread:
+                return True
+            following = self._waiting.get(owner)
+        return False
+
+    def _end(self, loaded: ProgramModule) -> None:
+        """Wake the threads that wait for `loaded`. If its file has failed, undo `_begin`."""
+        with self._progress:
+            key, name, before = loaded.source.key, loaded.module.__name__, loaded.replaces
+            del self._loading[key]
+            loaded.replaces = None
+            if not loaded.complete:
+                del self._modules[key]
+                if before is None:
+                    sys.modules.pop(name, None)
+                else:
+                    sys.modules[name] = before
+            self._progress.notify_all()
 
     def loaded(self) -> list[ProgramModule]:
         """The modules whose files have run."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 from ipc.errors import AgentFailed
 from kernel.programs.loader import ProgramLoader
+from kernel.programs.neighbours import FolderModules
 from kernel.programs.program import Program
 from tests.support.program_files import agent_file, loader, write
 
@@ -219,3 +222,66 @@ def test_a_helper_that_is_corrected_loads(programs: ProgramLoader, tmp_path: Pat
             programs.load("a")
     write(tmp_path / "_helper.py", "N = 1\n", when=2)
     assert run(programs.load("a")) == 1
+
+
+def test_a_folder_without_init_is_no_package_and_the_error_says_so(programs: ProgramLoader, tmp_path: Path) -> None:
+    write(tmp_path / "utilities" / "sub.py", "")
+    agent_file(tmp_path / "a.py", "a", before="from utilities.sub import x")
+    with pytest.raises(AgentFailed, match=r"the folder utilities in .* needs an __init__\.py"):
+        programs.load("a")
+
+
+# ---- several threads
+
+
+WAIT = "import threads_of_a_test\nthreads_of_a_test.wait()\n"
+
+
+@pytest.fixture
+def barrier(monkeypatch: pytest.MonkeyPatch) -> threading.Barrier:
+    """A barrier for two threads that program files pass: see `WAIT`."""
+    barrier = threading.Barrier(2, timeout=60)
+    monkeypatch.setitem(sys.modules, "threads_of_a_test", barrier)
+    return barrier
+
+
+def test_threads_that_import_modules_which_import_each_other_do_not_block(
+    tmp_path: Path, barrier: threading.Barrier
+) -> None:
+    write(tmp_path / "one.py", f"{WAIT}import two\nN = 1\n")
+    write(tmp_path / "two.py", f"{WAIT}import one\nN = 2\n")
+    modules = FolderModules(str(tmp_path))
+    with ThreadPoolExecutor(2) as threads:
+        loaded = [module.module for module in threads.map(modules.load, ["one", "two"])]
+    assert [module.N for module in loaded] == [1, 2]
+    assert [loaded[0].two, loaded[1].one] == loaded[::-1]
+
+
+def test_a_thread_does_not_wait_for_a_file_that_it_does_not_import(tmp_path: Path, barrier: threading.Barrier) -> None:
+    write(tmp_path / "slow.py", WAIT)
+    write(tmp_path / "quick.py", "N = 1\n")
+    modules = FolderModules(str(tmp_path))
+    with ThreadPoolExecutor(1) as thread:
+        slow = thread.submit(modules.load, "slow")
+        assert modules.load("quick").complete
+        assert not slow.done()
+        barrier.wait()
+        assert slow.result().complete
+
+
+def test_a_thread_that_waits_for_a_file_that_fails_runs_it_itself(tmp_path: Path, barrier: threading.Barrier) -> None:
+    once = "import os\nif not os.path.exists(__file__ + '.ran'):\n    open(__file__ + '.ran', 'w').close()\n"
+    write(tmp_path / "fails.py", once + textwrap.indent(f"{WAIT}1 / 0\n", "    "))
+    modules = FolderModules(str(tmp_path))
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(modules.load, "fails")
+        while not modules._loading and not first.done():
+            os.sched_yield()
+        second = threads.submit(modules.load, "fails")
+        while not modules._waiting and not second.done():
+            os.sched_yield()
+        barrier.wait()
+        with pytest.raises(ZeroDivisionError):
+            first.result()
+        assert second.result().complete
+    assert (modules._loading, modules._waiting) == ({}, {})
