@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import copy_context
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 from ipc.codec import isolate, reveal
 from ipc.errors import Busy, Killed, ShuttingDown
@@ -72,7 +73,9 @@ class Lifecycle:
         self._instruments = dispatcher.instruments
         self._gate = gate
         self._admissions = admissions
-        self._loading: dict[str, asyncio.Future[Program]] = {}  # for clients, by name
+        # Loads for clients, by name: those that have not begun, and the locks of those that have.
+        self._loading: dict[str, asyncio.Task[Program]] = {}
+        self._loads: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._always_asked = any(admission.sees_all for admission in admissions)
         self._main_done_callback = self._main_done  # one bound method for all threads, each of which stores it
         gate.register({Spawn: self.spawn})
@@ -108,18 +111,15 @@ class Lifecycle:
             return await asyncio.to_thread(self.programs.load, name, parent.code)
         loading = self._loading.get(name)
         if loading is None:
-            loading = self._loading[name] = self._loop.create_future()
-            self._loop.run_in_executor(None, self._load_for_clients, name, loading)
+            loading = self._loading[name] = asyncio.Task(self._load_for_clients(name), loop=self._loop)
+            loading.add_done_callback(_retrieve)
         return await asyncio.shield(loading)
 
-    def _load_for_clients(self, name: str, loading: asyncio.Future[Program]) -> None:
-        """Load a program in a worker thread, and pass it or the error to `loading`."""
-        del self._loading[name]  # a client that asks from now on may have changed the file after this look at it
-        try:
-            outcome: Program | BaseException = self.programs.load(name)
-        except BaseException as error:
-            outcome = error
-        self._loop.call_soon_threadsafe(_resolve, loading, outcome)
+    async def _load_for_clients(self, name: str) -> Program:
+        """Load a program after the load of that name that has begun, so that a disk that hangs holds one thread."""
+        async with self._loads.setdefault(name, asyncio.Lock()):
+            del self._loading[name]  # a client that asks from now on may have changed the file after this look at it
+            return await asyncio.to_thread(self.programs.load, name)
 
     def check(self, parent: Process, call: Spawn) -> None:
         """Check that new processes are accepted, and the fields of `call`.
@@ -235,13 +235,10 @@ class Lifecycle:
             error.__traceback__ = error.__cause__ = error.__context__ = None
 
 
-def _resolve(loading: asyncio.Future[Program], outcome: Program | BaseException) -> None:
-    """Set the outcome of `loading`, in the loop."""
-    if isinstance(outcome, BaseException):
-        loading.set_exception(outcome)
-        loading.exception()  # no warning if all clients have gone
-    else:
-        loading.set_result(outcome)
+def _retrieve(loading: asyncio.Task[Program]) -> None:
+    """Take note of an error, so that asyncio does not warn of it if all clients have gone."""
+    if not loading.cancelled():
+        loading.exception()
 
 
 def _schedule_with(process: Process, parent: Process, now: float, deadline: float | None) -> None:
