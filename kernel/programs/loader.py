@@ -24,6 +24,7 @@ from kernel.programs.tool import Tool
 from kernel.programs.traces import load_error
 
 FILE = re.compile(r"(.*\.py)(?::([^/:]*))?", re.DOTALL)  # `file.py` or `file.py:agent`
+SHOWN_BROKEN = 3  # files that an error names because they might define the program
 
 log = structlog.get_logger("kernel.programs")
 
@@ -66,8 +67,9 @@ class ProgramLoader:
             return caller.nearby[name]
         file = FILE.fullmatch(name)
         if file is not None or "/" in name:
+            path, wanted = (name, None) if file is None else file.groups()
             with self._lock:
-                return self._load_path(*((Path(file[1]), file[2] or "") if file is not None else (Path(name), "")))
+                return self._load_path(Path(path), wanted or "")
         neighbour = None if caller is None else self._load_neighbour(name, caller)
         if neighbour is not None:
             return neighbour
@@ -75,19 +77,26 @@ class ProgramLoader:
         if program is None or not self._is_current(program):
             self.refresh()
             program = self.by_name.get(name)
-        if program is None:
-            broken = self.installed.broken | self._broken
-            if name in broken:
-                raise AgentFailed(
-                    f"program {name} in {broken[name].source} cannot be loaded:\n{broken[name].error}", program=name
-                )
-            if ":" in name:
-                return self.installed.load(name)
-            known = ", ".join(sorted(self.by_name)) or "none"
-            raise UnknownProgram(
-                f"no program {name!r}; known: {known}. A path such as ./{name}.py runs a file", program=name
+        return self._load_installed(name, caller) if program is None else program
+
+    def _load_installed(self, name: str, caller: Program | None) -> Program:
+        """The agent `MODULE:AGENT` of an installed module, for a name that no folder and no entry point has."""
+        broken = self.installed.broken | self._broken
+        if name in broken:
+            raise AgentFailed(
+                f"program {name} in {broken[name].source} cannot be loaded:\n{broken[name].error}", program=name
             )
-        return program
+        if ":" in name:
+            program = self.installed.load(name)
+            return program if caller is None else caller.nearby.setdefault(name, program)
+        known = ", ".join(sorted(self.by_name)) or "none"
+        suspects = "".join(
+            f". {info.source} may define it, but cannot be loaded: {info.error.strip().splitlines()[-1]}"
+            for info in list(broken.values())[:SHOWN_BROKEN]
+        )
+        raise UnknownProgram(
+            f"no program {name!r}; known: {known}{suspects}. A path such as ./{name}.py runs a file", program=name
+        )
 
     def refresh(self) -> None:
         """Load all new and changed files in the folders and, the first time, the entry points. Blocks on the disk."""
