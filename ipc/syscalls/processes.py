@@ -80,7 +80,8 @@ class ExitStatus(msgspec.Struct, frozen=True):
 class ProgramInfo(msgspec.Struct, frozen=True):
     """A program that can be run. `signature`: the parameters of its coroutine, without the context.
 
-    `source`: its file or package. `error`: why the file cannot be loaded, or "".
+    `source`: its file or package. `error`: why the file cannot be loaded, or "". `warning`: which program of the same
+    name hides this one, and how to run this one, or "".
     """
 
     name: str
@@ -88,18 +89,20 @@ class ProgramInfo(msgspec.Struct, frozen=True):
     signature: str
     source: str
     error: str = ""
+    warning: str = ""
 
 
 class Spawn(Syscall, tag="spawn"):
     """Start a process; answers its pid. The process is a child of the caller, and ends with it unless `detach`.
 
-    `program`: a known name, or the path of a Python file. `args`: arguments by name. `positional`: arguments in order.
-    With `lenient`, texts are converted to the types of the parameters, as for a command line. `priority` and `owner`
-    default to those of the caller. `deadline`: seconds from now after which the process is ended. `name`: a name to
-    register for the process. `link`: link the process to the caller. Name and link exist before the process runs.
-    `limits`: if the caller is an agent, only limits below its own take effect; if the caller is a client, each limit
-    replaces the configured limit of a process. `credit`: the number of events that the daemon may send to the client
-    under the id of the request.
+    `program`: the name of an agent in the caller's own file, a known name, the path of a Python file, `FILE.py:AGENT`,
+    or `MODULE:AGENT` for a module beside the caller's file or an installed one. `args`: arguments by name.
+    `positional`: arguments in order. With `lenient`, texts are converted to the types of the parameters, as for a
+    command line. `priority` and `owner` default to those of the caller. `deadline`: seconds from now after which the
+    process is ended. `name`: a name to register for the process. `link`: link the process to the caller. Name and link
+    exist before the process runs. `limits`: if the caller is an agent, only limits below its own take effect; if the
+    caller is a client, each limit replaces the configured limit of a process. `credit`: the number of events that the
+    daemon may send to the client under the id of the request.
 
     Errors: `UnknownProgram`, `BadArguments`, `AgentFailed` (the file cannot be loaded), `NameTaken`, `LimitExceeded`,
     `NotEncodable`, `InvalidCall`, `Busy` (too many processes); from a client also `ShuttingDown`.

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from kernel.core.event_log import EventLog
     from kernel.core.stream import Stream
+    from kernel.programs.program import Program
 
 MAIN = "0"  # path of the first thread of a process
 LOG_LINES = 200  # retained per process
@@ -139,6 +140,7 @@ class Process:
         "attempt",
         "calls",
         "children",
+        "code",
         "cpu_of_ended",
         "critical_path",
         "durable",
@@ -186,11 +188,13 @@ class Process:
         accepts: dict[str, type[msgspec.Struct]] | None = None,
         attempt: int = 1,
         durable: DurableHistory | None = None,
+        code: Program | None = None,
     ) -> None:
         self.pid = pid
         self.parent = parent  # None once the parent or this process has ended
         self.parent_pid = 0 if parent is None else parent.pid
         self.program = program
+        self.code = code  # the program itself; None for the connection of a client
         self.args = args
         self.owner = owner
         self.priority = priority

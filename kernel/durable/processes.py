@@ -32,7 +32,7 @@ from kernel.gate import Gate
 from kernel.journal.changes import Change, ChildEnded, PutName, PutProcess, SetPriority, SetSuspended, TaskEnded
 from kernel.journal.histories import ProcessRow
 from kernel.processes.lifecycle import Lifecycle
-from kernel.programs.loader import Program
+from kernel.programs.program import Program
 from kernel.supervision.links import ABNORMAL
 
 log = structlog.get_logger("kernel.durable")
@@ -57,7 +57,6 @@ class DurableProcesses:
         self._lifecycle = lifecycle
         self._process_exit = lifecycle.process_exit
         self._table = lifecycle.table
-        self._programs = lifecycle.programs
         self._dispatcher = lifecycle.dispatcher
         self._context = context
         self.stopping = False
@@ -103,9 +102,7 @@ class DurableProcesses:
 
     async def spawn(self, process: Process, call: Spawn, key: CallKey) -> int:
         self._lifecycle.check(process, call)
-        program = self._programs.by_name.get(call.program)
-        if program is None:
-            program = await asyncio.to_thread(self._programs.load, call.program)
+        program = self._lifecycle.find(process, call.program) or await self._lifecycle.load(process, call.program)
         history = history_of(process)
         pid = self._new_pid()
         child = self._history(pid, history.task, program) if program.durable and not call.detach else None
@@ -125,7 +122,7 @@ class DurableProcesses:
         history = history_of(process)
         row = history.task.rows.pop(pid, None)
         status: ExitStatus | None = None
-        program = self._programs.by_name.get(call.program)
+        program = self._lifecycle.find(process, call.program)
         try:
             if row is None:
                 return  # the row was deleted by a checkpoint, or was never written
@@ -133,7 +130,7 @@ class DurableProcesses:
                 status = _decoded(row.status, ExitStatus)
                 return
             if program is None:
-                program = await asyncio.to_thread(self._programs.load, call.program)
+                program = await self._lifecycle.load(process, call.program)
             child = self._history(pid, history.task, program) if row.durable else None
             if child is not None:
                 child.restore(row)

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import copy_context
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 from ipc.codec import isolate, reveal
 from ipc.errors import Busy, Killed, ShuttingDown
@@ -23,7 +24,8 @@ from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate, SystemCalls
 from kernel.lib.validation import check_priority, check_seconds, check_text
 from kernel.processes.exit import ProcessExit, final_event_to, outcome
-from kernel.programs.loader import Program, ProgramLoader
+from kernel.programs.loader import ProgramLoader
+from kernel.programs.program import Program
 
 MAX_PROCESSES = 200_000
 MAX_OWNER = 200  # characters
@@ -71,6 +73,9 @@ class Lifecycle:
         self._instruments = dispatcher.instruments
         self._gate = gate
         self._admissions = admissions
+        # Loads for clients, by name: those that have not begun, and the locks of those that have.
+        self._loading: dict[str, asyncio.Task[Program]] = {}
+        self._loads: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._always_asked = any(admission.sees_all for admission in admissions)
         self._main_done_callback = self._main_done  # one bound method for all threads, each of which stores it
         gate.register({Spawn: self.spawn})
@@ -79,14 +84,42 @@ class Lifecycle:
 
     def spawn(self, parent: Process, call: Spawn, stream: Stream | None = None) -> int | Coroutine[Any, Any, int]:
         self.check(parent, call)
-        program = self.programs.by_name.get(call.program)
+        program = self.find(parent, call.program)
         if program is not None:
             return self.start(parent, program, call, stream)
         return self._load_and_start(parent, call, stream)
 
     async def _load_and_start(self, parent: Process, call: Spawn, stream: Stream | None) -> int:
-        program = await asyncio.to_thread(self.programs.load, call.program)
-        return self.start(parent, program, call, stream)
+        return self.start(parent, await self.load(parent, call.program), call, stream)
+
+    def find(self, parent: Process, name: str) -> Program | None:
+        """The program that `name` means to `parent`, unless it must be loaded, or a client needs its latest version.
+
+        An agent that names a program of another file gets the version that was loaded last, because a look at the disk
+        for each child would slow down agents with many children.
+        """
+        program = self.programs.find(name, parent.code)
+        return None if program is not None and parent.is_client and program.module is not None else program
+
+    async def load(self, parent: Process, name: str) -> Program:
+        """The program that `name` means to `parent`, in the version that is on the disk now.
+
+        Raises `UnknownProgram` and `AgentFailed`. The requests of clients for one program share a look at the disk that
+        has not begun.
+        """
+        if not parent.is_client:
+            return await asyncio.to_thread(self.programs.load, name, parent.code)
+        loading = self._loading.get(name)
+        if loading is None:
+            loading = self._loading[name] = asyncio.Task(self._load_for_clients(name), loop=self._loop)
+            loading.add_done_callback(_retrieve)
+        return await asyncio.shield(loading)
+
+    async def _load_for_clients(self, name: str) -> Program:
+        """Load a program after the load of that name that has begun, so that a disk that hangs holds one thread."""
+        async with self._loads.setdefault(name, asyncio.Lock()):
+            del self._loading[name]  # a client that asks from now on may have changed the file after this look at it
+            return await asyncio.to_thread(self.programs.load, name)
 
     def check(self, parent: Process, call: Spawn) -> None:
         """Check that new processes are accepted, and the fields of `call`.
@@ -164,6 +197,7 @@ class Lifecycle:
             program.accepts,
             parent.attempt if attempt is None else attempt,
             durable,
+            program,
         )
         context = self.make_context(self._gate, process) if durable is None else durable.context(process)
         coro = program.function(context, **args) if args else program.function(context)
@@ -199,6 +233,12 @@ class Lifecycle:
             # The error has been reported as text. Its frames refer to the thread, and the thread refers to the error.
             # Break this cycle, or thousands of failed threads would stay in memory until the garbage collector runs.
             error.__traceback__ = error.__cause__ = error.__context__ = None
+
+
+def _retrieve(loading: asyncio.Task[Program]) -> None:
+    """Take note of an error, so that asyncio does not warn of it if all clients have gone."""
+    if not loading.cancelled():
+        loading.exception()
 
 
 def _schedule_with(process: Process, parent: Process, now: float, deadline: float | None) -> None:

@@ -1,99 +1,102 @@
-"""Finds agents and tools: in the folders of the settings, in entry points, and in files that are run by their path.
+"""Finds agents and tools: in the folders of the settings, in installed packages, and in files that are run by path.
 
-Used to start processes and to call tools. Its callers run it in worker threads, never on the loop, because it reads and
-executes files. A file that cannot be loaded is listed with its error and does not affect others.
+Used to start processes and to call tools. Its callers run `load` and `refresh` in worker threads, never on the loop,
+because these read and execute files. A file that cannot be loaded is listed with its error and does not affect others.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import importlib.util
-import inspect
-import sys
+import contextlib
+import re
 import threading
-import traceback
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-import msgspec
+import structlog
 
-from ipc.abi import AGENT_ATTRIBUTE, TOOL_ATTRIBUTE, AgentMark
 from ipc.errors import AgentFailed, UnknownProgram
 from ipc.syscalls import ProgramInfo
-from kernel.programs.arguments import Arguments
+from kernel.programs.installed import InstalledPrograms
+from kernel.programs.neighbours import FolderModules, ProgramModule
+from kernel.programs.program import Program, ProgramFile
+from kernel.programs.sources import key_of
 from kernel.programs.tool import Tool
+from kernel.programs.traces import load_error
 
-ENTRY_POINTS = "llmosd.agents"
+FILE = re.compile(r"(.*\.py)(?::([^/:]*))?", re.DOTALL)  # `file.py` or `file.py:agent`
+SHOWN_BROKEN = 3  # files that an error names because they might define the program
 
-Loaded = tuple[int, list["Program"], list[Tool]]  # modification time, and the agents and tools that the file defines
-
-Function = Callable[..., Coroutine[Any, Any, Any]]
-
-
-class Program:
-    """An agent function with a checker for its arguments."""
-
-    def __init__(self, function: Function, mark: AgentMark, source: str) -> None:
-        self.name = mark.name
-        self.summary = mark.summary
-        self.accepts = mark.accepts
-        self.durable = mark.durable
-        self.version = _version(function)
-        self.source = source
-        self.function = function
-        context = next(iter(inspect.signature(function).parameters))
-        arguments = Arguments(mark.name, function, (context,))
-        self.signature = arguments.signature
-        self.bind = arguments.bind
-        self.needs_no_arguments = arguments.all_optional
-
-    def info(self) -> ProgramInfo:
-        return ProgramInfo(self.name, self.summary, self.signature, self.source)
-
-
-def _version(function: Function) -> str:
-    """A short digest of the current content of the file that defines `function`; empty if there is no such file."""
-    try:
-        return hashlib.blake2b(Path(inspect.getsourcefile(function) or "").read_bytes(), digest_size=8).hexdigest()
-    except (OSError, TypeError):
-        return ""
+log = structlog.get_logger("kernel.programs")
 
 
 class ProgramLoader:
-    """The programs and tools in `folders` and entry points, and the tools in files that were run by their path."""
+    """The programs and tools in `folders` and installed packages, and the tools in files that were run by path.
+
+    `by_name` and `tools` are replaced and never changed, so the loop may read them.
+    """
 
     def __init__(self, folders: Iterable[Path]) -> None:
         self._folders = list(folders)
-        self._files: dict[Path, Loaded] = {}  # by resolved path
-        self._broken: dict[str, ProgramInfo] = {}
-        self._entry_point_programs: list[Program] | None = None
-        self._installed_tools: list[Tool] = []
-        self.tools: dict[str, Tool] = {}  # by name; replaced and never changed, so the loop may read it
-        self.by_name: dict[str, Program] = {}  # from folders and entry points; replaced, too
+        self._modules: dict[Path, FolderModules] = {}  # by resolved folder
+        self._files: dict[Path, ProgramFile] = {}  # by resolved path
+        self._broken: dict[str, ProgramInfo] = {}  # files, by stem
+        self.installed = InstalledPrograms()
+        self.tools: dict[str, Tool] = {}
+        self.by_name: dict[str, Program] = {}  # from folders and entry points
+        self._rivals: dict[str, list[Program]] = {}  # the programs of each name that several have; the last one has it
+        self._reported: dict[str, list[str]] = {}  # the addresses of the rivals of which the log has a warning
         self._lock = threading.Lock()  # several worker threads may load at the same time
 
-    def load(self, name: str) -> Program:
-        """The program called `name`, or the one in the file `name` (`file.py` or `file.py:agent`).
+    def find(self, name: str, caller: Program | None = None) -> Program | None:
+        """The program that `name` means to a process that runs `caller`, if it is loaded. Never blocks.
 
-        Loads a file again if it has changed. Blocks on the disk. Raises `UnknownProgram` and `AgentFailed`.
+        An agent of the caller's own file takes precedence. A client has no file: its `caller` is None.
         """
-        path, suffix, wanted = name.partition(".py")
-        if "/" in name or (suffix and (not wanted or wanted.startswith(":"))):
+        if caller is not None and name in caller.nearby:
+            return caller.nearby[name]
+        return self.by_name.get(name)
+
+    def load(self, name: str, caller: Program | None = None) -> Program:
+        """The program that `name` means to a process that runs `caller`: see `find`.
+
+        `name` is also a file (`file.py` or `file.py:AGENT`), or a module (`MODULE:AGENT`): one beside the file of the
+        caller, or an installed one. Loads new and changed files. Blocks on the disk. Raises `UnknownProgram` and
+        `AgentFailed`.
+        """
+        if caller is not None and name in caller.nearby:
+            return caller.nearby[name]
+        file = FILE.fullmatch(name)
+        if file is not None or "/" in name:
+            path, wanted = (name, None) if file is None else file.groups()
             with self._lock:
-                return self._load_path(Path(path + suffix), wanted.removeprefix(":"))
-        self.refresh()
+                return self._load_path(Path(path), wanted or "")
+        neighbour = None if caller is None else self._load_neighbour(name, caller)
+        if neighbour is not None:
+            return neighbour
         program = self.by_name.get(name)
-        if program is None:
-            broken = self._broken.get(name)
-            if broken is not None:
-                raise AgentFailed(f"program {name} in {broken.source} cannot be loaded:\n{broken.error}")
-            known = ", ".join(sorted(self.by_name)) or "none"
-            raise UnknownProgram(
-                f"no program {name!r}; known: {known}. A path such as ./{name}.py runs a file", program=name
+        if program is None or not self._is_current(program):
+            self.refresh()
+            program = self.by_name.get(name)
+        return self._load_installed(name, caller) if program is None else program
+
+    def _load_installed(self, name: str, caller: Program | None) -> Program:
+        """The agent `MODULE:AGENT` of an installed module, for a name that no folder and no entry point has."""
+        broken = self.installed.broken | self._broken
+        if name in broken:
+            raise AgentFailed(
+                f"program {name} in {broken[name].source} cannot be loaded:\n{broken[name].error}", program=name
             )
-        return program
+        if ":" in name:
+            program = self.installed.load(name)
+            return program if caller is None else caller.nearby.setdefault(name, program)
+        known = ", ".join(sorted(self.by_name)) or "none"
+        suspects = "".join(
+            f". {info.source} may define it, but cannot be loaded: {info.error.strip().splitlines()[-1]}"
+            for info in list(broken.values())[:SHOWN_BROKEN]
+        )
+        raise UnknownProgram(
+            f"no program {name!r}; known: {known}{suspects}. A path such as ./{name}.py runs a file", program=name
+        )
 
     def refresh(self) -> None:
         """Load all new and changed files in the folders and, the first time, the entry points. Blocks on the disk."""
@@ -101,87 +104,143 @@ class ProgramLoader:
             self._refresh()
 
     def _refresh(self) -> None:
-        self._broken.clear()
-        if self._entry_point_programs is None:
-            self._entry_point_programs = list(self._load_entry_points())
-        by_name = {program.name: program for program in self._entry_point_programs}
-        in_folders: list[Tool] = []
+        self.installed.load_entry_points()
+        self._update(list(self._modules))
+        programs, tools = list(self.installed.programs), list[Tool]()
+        broken: dict[str, ProgramInfo] = {}
         for folder in self._folders:
             for path in sorted(folder.glob("*.py")):
                 if path.name.startswith("_"):
                     continue
                 try:
-                    _, programs, tools = self._load_file(path.resolve())
-                    by_name.update((program.name, program) for program in programs)
-                    in_folders += tools
+                    found = self._load_file(path.resolve())
+                    programs += found.programs
+                    tools += found.tools
                 except AgentFailed as error:
-                    self._broken[path.stem] = ProgramInfo(path.stem, "", "", str(path), error.message)
-        self.by_name = by_name
-        # A tool in a file that was run by its path is known by name, too, unless a tool in a folder has the same name.
-        by_path = [tool for path, (_, _, found) in self._files.items() if path.is_file() for tool in found]
-        self.tools = {tool.name: tool for tool in (*self._installed_tools, *by_path, *in_folders)}
+                    broken[path.stem] = ProgramInfo(path.stem, "", "", str(path), error.message)
+        self._broken = broken
+        self.by_name = {program.name: program for program in programs}
+        self._rivals = _rivals(programs)
+        self._warn_of_rivals()
+        # A tool in a file that was run by path, or that such a file imports, is known by name, too, unless a tool in a
+        # folder has the same name.
+        by_path = [tool for modules in self._modules.values() for tool in self._tools_in(modules)]
+        self.tools = {tool.name: tool for tool in (*self.installed.tools, *by_path, *tools)}
 
     def listing(self) -> list[ProgramInfo]:
-        """The programs in folders and entry points, and those that could not be loaded, sorted by name."""
-        known = [program.info() for program in self.by_name.values()]
-        return sorted([*known, *self._broken.values()], key=lambda info: info.name)
+        """The programs in folders and entry points, and those that could not be loaded, sorted by name.
+
+        Of programs with one name, the first one listed has it. The others have a warning that says how to run them.
+        """
+        rows = []
+        for name, program in self.by_name.items():
+            rows.append(program.info())
+            rows += [
+                rival.info(f"{program.address} has the same name and hides it; run it as {rival.address}")
+                for rival in self._rivals.get(name, ())
+                if rival is not program
+            ]
+        rows += (self.installed.broken | self._broken).values()
+        return sorted(rows, key=lambda info: info.name)
+
+    # ---- files
+
+    def _update(self, folders: Iterable[Path]) -> None:
+        """Drop the modules of changed files in `folders`, and those of all files that import them."""
+        for folder in folders:
+            modules = self._modules.get(folder)
+            updated = None if modules is None else modules.updated()
+            if updated is modules or updated is None:
+                continue
+            if updated.loaded():
+                self._modules[folder] = updated
+            else:
+                del self._modules[folder]
+            self._files = {path: file for path, file in self._files.items() if self._is_loaded(path, file)}
+
+    def _is_loaded(self, path: Path, file: ProgramFile) -> bool:
+        return file.module.folder is self._modules.get(path.parent)
+
+    def _is_current(self, program: Program) -> bool:
+        """Whether no file of `program` has changed since it was loaded."""
+        if program.module is None:
+            return True
+        path = Path(program.source)
+        file = self._files.get(path)
+        return file is not None and file.module is program.module and self._is_loaded(path, file) and file.is_current
 
     def _load_path(self, path: Path, wanted: str) -> Program:
         if not path.is_file():
             raise UnknownProgram(f"no file {path}", program=str(path))
         if path.suffix != ".py":
             raise UnknownProgram(f"{path} is not a Python file: its name does not end in .py", program=str(path))
-        _, programs, tools = self._load_file(path.resolve())
-        self.tools = self.tools | {tool.name: tool for tool in tools}
-        named = [program for program in programs if wanted in ("", program.name)]
-        if len(named) == 1:
-            return named[0]
-        names = ", ".join(program.name for program in programs) or "none: mark a coroutine with @agent"
+        path = path.resolve()
+        self._update([path.parent])
+        found = self._load_file(path)
+        self.tools = self.tools | {tool.name: tool for tool in self._tools_in(self._modules[path.parent])}
+        if wanted in found.nearby:
+            return found.nearby[wanted]
+        if not wanted and len(found.programs) == 1:
+            return found.programs[0]
+        names = ", ".join(program.name for program in found.programs) or "none: mark a coroutine with @agent"
         raise UnknownProgram(f"agents in {path}: {names}; name one as {path}:NAME", program=str(path))
 
-    def _load_file(self, path: Path) -> Loaded:
+    def _load_file(self, path: Path) -> ProgramFile:
         """The agents and tools that the file defines. Raises `AgentFailed` with the traceback if it cannot be run."""
-        changed = path.stat().st_mtime_ns
-        loaded = self._files.get(path)
-        if loaded is not None and loaded[0] == changed:
-            return loaded
-        self._files.pop(path, None)
-        name = f"llmosd_program_{path.stem}_{hashlib.blake2b(bytes(path), digest_size=4).hexdigest()}"
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
+        modules = self._modules.setdefault(path.parent, FolderModules(str(path.parent)))
         try:
-            spec.loader.exec_module(module)
-            own = [value for value in vars(module).values() if getattr(value, "__module__", None) == name]
-            self._files[path] = found = (
-                changed,
-                [
-                    Program(value, getattr(value, AGENT_ATTRIBUTE), str(path))
-                    for value in own
-                    if hasattr(value, AGENT_ATTRIBUTE)
-                ],
-                [
-                    Tool(value, getattr(value, TOOL_ATTRIBUTE), str(path))
-                    for value in own
-                    if hasattr(value, TOOL_ATTRIBUTE)
-                ],
-            )
+            return self._file_of(modules.load(key_of(modules.path, path)))
         except BaseException as error:
-            raise AgentFailed(f"{path} cannot be loaded:\n{traceback.format_exc(limit=-3)}") from error
-        return found
+            raise AgentFailed(f"{path} cannot be loaded:\n{load_error(error)}") from error
 
-    def _load_entry_points(self) -> Iterable[Program]:
-        for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
-            source = f"{entry.value} ({entry.dist.name if entry.dist else 'unknown'})"
-            try:
-                function = entry.load()
-                if hasattr(function, TOOL_ATTRIBUTE):
-                    tool_mark = msgspec.structs.replace(getattr(function, TOOL_ATTRIBUTE), name=entry.name)
-                    self._installed_tools.append(Tool(function, tool_mark, source))
-                    continue
-                mark: AgentMark = getattr(function, AGENT_ATTRIBUTE)
-                yield Program(function, msgspec.structs.replace(mark, name=entry.name), source)
-            except Exception:
-                self._broken[entry.name] = ProgramInfo(entry.name, "", "", source, traceback.format_exc(limit=-3))
+    def _file_of(self, module: ProgramModule) -> ProgramFile:
+        """The agents and tools of a loaded module, made once. Raises `TypeError` and `NameError` for bad parameters."""
+        path = Path(module.source.version.path)
+        file = self._files.get(path)
+        if file is None or file.module is not module:
+            file = self._files[path] = ProgramFile(module)
+        return file
+
+    def _tools_in(self, modules: FolderModules) -> Iterator[Tool]:
+        """The tools of all loaded modules of a folder, except those of modules that no agent file could be."""
+        for module in modules.loaded():
+            with contextlib.suppress(TypeError, NameError):
+                yield from self._file_of(module).tools
+
+    def _load_neighbour(self, name: str, caller: Program) -> Program | None:
+        """The agent `MODULE:AGENT` of a module beside the caller's file, in the version that the caller runs."""
+        module, colon, wanted = name.partition(":")
+        if not colon or caller.module is None:
+            return None
+        folder = caller.module.folder
+        if not all(part.isidentifier() for part in module.split(".")) or folder.source(module) is None:
+            return None
+        try:
+            found = ProgramFile(folder.load(module))
+        except BaseException as error:
+            raise AgentFailed(f"module {module} in {folder.path} cannot be loaded:\n{load_error(error)}") from error
+        if wanted not in found.nearby:
+            known = ", ".join(program.name for program in found.programs) or "none"
+            raise UnknownProgram(f"no program {name!r}; agents in module {module}: {known}", program=name)
+        return caller.nearby.setdefault(name, found.nearby[wanted])
+
+    # ---- programs with one name
+
+    def _warn_of_rivals(self) -> None:
+        """Write one warning to the log for each name that several programs have, and another when they change."""
+        reported = {}
+        for name, rivals in self._rivals.items():
+            reported[name] = [program.address for program in rivals]
+            if self._reported.get(name) != reported[name]:
+                log.warning(
+                    "programs have the same name", name=name, runs=rivals[-1].address, hidden=reported[name][:-1]
+                )
+        self._reported = reported
+
+
+def _rivals(programs: Iterable[Program]) -> dict[str, list[Program]]:
+    """The programs of each name that more than one program has."""
+    by_name: dict[str, list[Program]] = {}
+    for program in programs:
+        by_name.setdefault(program.name, []).append(program)
+    return {name: rivals for name, rivals in by_name.items() if len(rivals) > 1}

@@ -24,7 +24,7 @@ from kernel.journal.histories import ProcessRow
 from kernel.journal.journal import Journal
 from kernel.journal.records import AcceptedTask
 from kernel.processes.lifecycle import Lifecycle
-from kernel.programs.loader import Program
+from kernel.programs.program import Program
 from kernel.tasks.running import RunningTask, RunningTasks, id_text
 
 BATCH = 100  # tasks whose histories are read together, and that restart in one turn of the loop

@@ -27,7 +27,7 @@ from kernel.journal.journal import Journal
 from kernel.journal.records import TaskEnd
 from kernel.processes.exit import final_event
 from kernel.processes.lifecycle import Lifecycle
-from kernel.programs.loader import Program
+from kernel.programs.program import Program
 
 MAX_OUTCOME = MAX_FRAME - 1024  # bytes of an encoded final event that fits into a frame with its envelope
 

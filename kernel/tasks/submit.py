@@ -31,7 +31,7 @@ from kernel.gate import Gate
 from kernel.journal.journal import Journal
 from kernel.journal.records import AcceptedTask, TaskRow
 from kernel.processes.lifecycle import Lifecycle
-from kernel.programs.loader import Program
+from kernel.programs.program import Program
 from kernel.tasks.recovery import Recovery
 from kernel.tasks.running import RunningTask, RunningTasks, id_number, id_text
 
@@ -63,9 +63,7 @@ class Tasks:
 
     async def submit(self, client: Process, call: Submit, stream: Stream | None = None) -> Submitted:
         self._lifecycle.check(client, call)
-        program = self._lifecycle.programs.by_name.get(call.program)
-        if program is None:
-            program = await asyncio.to_thread(self._lifecycle.programs.load, call.program)
+        program = self._lifecycle.find(client, call.program) or await self._lifecycle.load(client, call.program)
         self._lifecycle.admit(client, program, call)
         owner = call.owner or client.owner
         stored = msgspec.structs.replace(call, owner=owner, credit=0)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from ipc.errors import InvalidCall
 
 if TYPE_CHECKING:
     from kernel.core.process import Process
     from kernel.gate import SystemCalls
+
+AgentFunction = Callable[..., Coroutine[Any, Any, Any]]  # marked with `@agent`
 
 
 class Caller:
@@ -27,3 +32,11 @@ class Caller:
     def attempt(self) -> int:
         """The number of this attempt of the task, from 1. Each restart of the daemon begins a new attempt."""
         return self._process.attempt
+
+    def _program_name(self, program: str | AgentFunction) -> str:
+        """The name by which this process spawns `program`. Raises `InvalidCall` for anything but a name or an agent."""
+        if isinstance(program, str):
+            return program
+        if self._process.code is None:
+            raise InvalidCall(f"process {self._process.pid} has no program, so it can spawn agents by name only")
+        return self._process.code.name_for(program)

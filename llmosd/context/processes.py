@@ -21,7 +21,7 @@ from ipc.syscalls import (
     Wait,
     WriteLog,
 )
-from llmosd.context.base import Caller
+from llmosd.context.base import AgentFunction, Caller
 
 if TYPE_CHECKING:  # a program that only uses a client or marks agents should not pay for the import of asyncio
     import asyncio
@@ -34,7 +34,7 @@ class ProcessMethods(Caller):
 
     def spawn(
         self,
-        program: str,
+        program: str | AgentFunction,
         args: Mapping[str, Any] | None = None,
         *,
         priority: int | None = None,
@@ -45,7 +45,11 @@ class ProcessMethods(Caller):
         link: bool = False,
         limits: Limits | None = None,
     ) -> Coroutine[Any, Any, int]:
-        """Start a program, by name or by the path of its file. Returns the pid of the child.
+        """Start a program as a child. Returns the pid of the child.
+
+        `program`: an agent function of this file or of another; a name, which an agent of this file has before all
+        others; the path of a file, or `FILE.py:AGENT`; or `MODULE:AGENT`, for a module beside this file or an installed
+        one. An agent of this file runs in the version that this process runs, even if the file has changed since.
 
         The child ends with this process unless `detach`. With `link`, each of the two ends if the other fails.
         `deadline`: seconds after which the child is ended. `name` is registered before the child's first step.
@@ -53,7 +57,7 @@ class ProcessMethods(Caller):
         stricter. See `ipc.syscalls.Spawn` for all errors.
         """
         call = Spawn(
-            program,
+            self._program_name(program),
             dict(args or {}),
             priority=priority,
             deadline=deadline,

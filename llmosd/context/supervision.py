@@ -10,7 +10,7 @@ import msgspec
 from ipc.codec import reveal
 from ipc.syscalls import Child, Demonitor, ExitStatus, Link, Monitor, Supervise, Unlink
 from ipc.syscalls.supervision import Strategy
-from llmosd.context.base import Caller
+from llmosd.context.base import AgentFunction, Caller
 
 
 class SupervisionMethods(Caller):
@@ -40,7 +40,7 @@ class SupervisionMethods(Caller):
 
     async def supervise(
         self,
-        children: Iterable[Child | str],
+        children: Iterable[Child | str | AgentFunction],
         *,
         strategy: Strategy = "one_for_one",
         max_restarts: int = 3,
@@ -48,13 +48,21 @@ class SupervisionMethods(Caller):
         backoff: float = 0.1,
         max_backoff: float = 5.0,
     ) -> list[ExitStatus]:
-        """Start `children`, names of programs or `Child`, and restart those that end. Returns their exit statuses.
+        """Start `children`, and restart those that end. Returns their exit statuses.
+
+        A child is a `Child`, the name of a program, or an agent function, as for `spawn`. The `program` of a `Child`
+        may be a function, too.
 
         Returns when all children have ended for good. Raises `TooManyRestarts` if more than `max_restarts` restarts
         would be needed within `within` seconds; all children have ended before. If the call is cancelled, it begins to
         end them and does not wait. `ipc.syscalls.Supervise` explains `strategy` and the pauses.
         """
-        specs = [Child(child) if isinstance(child, str) else child for child in children]
+        specs = [self._child(child) for child in children]
         call = Supervise(specs, strategy, max_restarts, within, backoff, max_backoff)
         ends: list[ExitStatus] = await self._gate.call(self._process, call)
         return [msgspec.structs.replace(end, value=reveal(end.value)) for end in ends]
+
+    def _child(self, child: Child | str | AgentFunction) -> Child:
+        if isinstance(child, Child):
+            return msgspec.structs.replace(child, program=self._program_name(child.program))
+        return Child(self._program_name(child))

@@ -24,7 +24,7 @@ from kernel.journal.journal import Journal
 from kernel.journal.settings import FILE, JournalSettings
 from kernel.journal.store import Store
 from kernel.models.spec import ModelSpec
-from kernel.programs.loader import Program
+from kernel.programs.program import Program
 from kernel.programs.tool import Tool
 from tests.support.boot import boot
 from tests.support.system import System

@@ -36,7 +36,8 @@ from kernel.journal.journal import Journal
 from kernel.kernel import Kernel
 from kernel.models.runtime import ModelRuntime
 from kernel.models.sequence import Sequence
-from kernel.programs.loader import Function, Program
+from kernel.programs.installed import InstalledPrograms
+from kernel.programs.program import Function, Program
 from kernel.programs.tool import Tool
 from kernel.tasks.submit import Tasks
 from tests.support.drivers import InLoopDriver, InLoopLauncher
@@ -74,7 +75,7 @@ class System:
         self.table = kernel.table
         self.client = kernel.lifecycle.open_client("test")
         self.programs = kernel.programs
-        self.programs._entry_point_programs = []  # the entry points of this machine are no part of a test
+        self.programs.installed = InstalledPrograms(tuple)  # the entry points of this machine are no part of a test
 
     # ---- programs
 
@@ -84,14 +85,13 @@ class System:
 
     def install(self, program: Program) -> str:
         """Install a program as an entry point would; return its name."""
-        assert self.programs._entry_point_programs is not None
-        self.programs._entry_point_programs.append(program)
+        self.programs.installed.programs.append(program)
         self.programs.by_name[program.name] = program
         return program.name
 
     def install_tool(self, tool: Tool) -> None:
         """Install a tool as an entry point would."""
-        self.programs._installed_tools.append(tool)
+        self.programs.installed.tools.append(tool)
         self.programs.tools = self.programs.tools | {tool.name: tool}
 
     def find_programs_in(self, *folders: Path) -> None:
@@ -116,9 +116,11 @@ class System:
         """Start a program that needs no loading; return its process before its first step."""
         name = program if isinstance(program, str) else self.program(program)
         call = Spawn(name, args, positional, priority=priority, deadline=deadline, detach=detach)
-        pid = self.kernel.lifecycle.spawn(parent or self.client, call, stream)
-        assert isinstance(pid, int)
-        return self.table.alive[pid]
+        parent, lifecycle = parent or self.client, self.kernel.lifecycle
+        lifecycle.check(parent, call)
+        found = self.programs.find(name, parent.code)
+        assert found is not None, name
+        return self.table.alive[lifecycle.start(parent, found, call, stream)]
 
     async def call(self, call: Syscall, process: Process | None = None) -> Any:
         """Make a system call in the name of the client, or of `process`; failures are counted as by a connection."""

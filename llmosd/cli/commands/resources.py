@@ -6,6 +6,7 @@ Called by the command line. Only `policy` changes anything.
 from __future__ import annotations
 
 import argparse
+import sys
 
 from ipc.syscalls import (
     LockInfo,
@@ -21,6 +22,7 @@ from ipc.syscalls import (
 from llmosd.cli import listings, values
 from llmosd.cli.options import Add, CommonOptions
 from llmosd.client.blocking import Client
+from llmosd.printable import printable_line
 
 
 def add_commands(add: Add, common: CommonOptions) -> None:
@@ -77,7 +79,12 @@ def models(client: Client, options: argparse.Namespace) -> int:
 
 
 def programs(client: Client, options: argparse.Namespace) -> int:
-    listings.rows(ProgramInfo, client.programs(), options.json)
+    rows = client.programs()
+    listings.rows(ProgramInfo, rows, options.json)
+    for row in rows:
+        if row.warning:
+            text = f"warning: program {row.name} of {row.source}: {row.warning}"
+            print(f"llmos: {printable_line(text)}", file=sys.stderr)
     return 0
 
 

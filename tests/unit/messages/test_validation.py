@@ -19,7 +19,7 @@ from ipc.errors import (
 )
 from ipc.syscalls import Send
 from kernel.messages.validation import MAX_BODY
-from kernel.programs.loader import Program
+from kernel.programs.program import Program
 from llmosd.context import Context
 from tests.support.agents import forever
 from tests.support.system import System

@@ -10,7 +10,7 @@ from ipc.abi import AgentMark
 from ipc.errors import BadArguments
 from ipc.syscalls import Spawn
 from kernel.programs.arguments import arguments_struct
-from kernel.programs.loader import Program
+from kernel.programs.program import Program
 from llmosd.context import ChatOptions, Context
 from tests.support.agents import adder
 from tests.support.system import System

@@ -9,6 +9,7 @@ import pytest
 
 from ipc.errors import AgentFailed, UnknownProgram
 from ipc.syscalls import Programs as ListPrograms
+from kernel.programs.installed import InstalledPrograms
 from kernel.programs.loader import ProgramLoader
 from tests.support.system import System
 
@@ -33,7 +34,7 @@ def write(folder: Path, file: str, text: str, when: int = 1) -> Path:
 @pytest.fixture
 def programs(tmp_path: Path) -> ProgramLoader:
     found = ProgramLoader([tmp_path])
-    found._entry_point_programs = []
+    found.installed = InstalledPrograms(tuple)
     return found
 
 
@@ -157,3 +158,12 @@ async def test_the_list_of_programs_is_read_off_the_loop(system: System, tmp_pat
     folder.mkdir()
     write(folder, "a.py", AGENT.format(name="a", n=1))
     assert [(info.name, info.error) for info in await system.call(ListPrograms())] == [("a", "")]
+
+
+def test_the_error_of_an_unknown_name_shows_the_broken_files_that_may_define_it_and_are_broken(
+    programs: ProgramLoader, tmp_path: Path
+) -> None:
+    path = write(tmp_path, "a.py", "def b(ctx):\n    return (\n")
+    with pytest.raises(UnknownProgram) as unknown:
+        programs.load("b")
+    assert f"{path} may define it, but cannot be loaded: SyntaxError: '(' was never closed" in unknown.value.message

@@ -13,6 +13,7 @@ from ipc.errors import (
     ToolFailed,
 )
 from ipc.syscalls import Tools
+from kernel.programs.installed import InstalledPrograms
 from kernel.programs.loader import ProgramLoader
 from kernel.programs.tool import ToolSpec, load
 from llmosd import tool
@@ -62,7 +63,7 @@ def test_a_configured_function_keeps_what_its_mark_says_unless_told_otherwise(mo
 
 async def test_a_file_that_changed_brings_its_tools_anew_and_one_that_is_gone_takes_them(tmp_path: Path) -> None:
     programs = ProgramLoader([tmp_path])
-    programs._entry_point_programs = []
+    programs.installed = InstalledPrograms(tuple)
     path = tmp_path / "a.py"
     path.write_text("from llmosd import tool\n@tool\ndef one() -> int:\n    return 1\n")
     programs.refresh()

@@ -1,0 +1,247 @@
+"""Imports of neighbours: the files of a folder of programs import each other, and no other code sees these modules.
+
+The program loader loads agent files through a `FolderModules`. Each module gets an `__import__` of its own, so its
+import statements find the modules of its folder at any time and in any thread. Neither `sys.path` nor the imports of
+other modules change. A version of the folder never changes: changed files make the next version.
+"""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import importlib.util
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from kernel.programs.sources import FileVersion, SourceFile, locate, parent_of, top_of
+
+PREFIX = "llmosd_program_"  # of the names of these modules in `sys.modules`
+
+
+class ProgramModule:
+    """A loaded file: an agent file or a module beside it. `complete`: its code has run to the end.
+
+    `folder` holds the modules that its import statements find. `replaces`, while the file runs: the module of an
+    earlier version, from `sys.modules`.
+    """
+
+    __slots__ = ("complete", "folder", "module", "replaces", "source")
+
+    def __init__(self, source: SourceFile, folder: FolderModules, parent: ProgramModule | None) -> None:
+        path = source.version.path
+        if parent is None:
+            stem = os.path.basename(os.path.dirname(path) if source.is_package else path).removesuffix(".py")
+            digest = hashlib.blake2b(os.fsencode(path), digest_size=4).hexdigest()
+            name = PREFIX + re.sub(r"[^\w-]", "_", stem) + "_" + digest
+        else:
+            name = f"{parent.module.__name__}.{source.key.rpartition('.')[2]}"
+        places = [os.path.dirname(path)] if source.is_package else None
+        spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=places)
+        assert spec is not None
+        self.source = source
+        self.folder = folder
+        self.module: ModuleType = importlib.util.module_from_spec(spec)
+        self.replaces: ModuleType | None = None
+        self.complete = False
+
+    def execute(self) -> None:
+        """Run the code of the file. Raises what it raises."""
+        if self.source.error is not None:
+            raise self.source.error
+        # The code is compiled from the text that the version of the program covers, and never from a cached file of
+        # byte code: Python takes such a file for current if the size and the second of the last change are the same.
+        code = compile(self.source.text, self.source.version.path, "exec", dont_inherit=True)
+        namespace = vars(self.module)
+        namespace["__builtins__"] = vars(builtins) | {"__import__": self.import_module}
+        exec(code, namespace)
+        self.complete = True
+
+    def import_module(
+        self,
+        name: str,
+        globals: Mapping[str, Any] | None = None,  # noqa: A002 - the parameters of `__import__`
+        locals: Mapping[str, Any] | None = None,  # noqa: A002
+        fromlist: Sequence[str] | None = (),
+        level: int = 0,
+    ) -> ModuleType:
+        """The `__import__` of this module: finds neighbours, and passes any other name to Python's own."""
+        target, names = self.source.target(name, level), fromlist or ()
+        if target is None or (not level and self.folder.source(top_of(target)) is None):
+            try:
+                return builtins.__import__(name, globals, locals, names, level)
+            except ModuleNotFoundError as error:
+                top = top_of(name)
+                if error.name == top and os.path.isdir(os.path.join(self.folder.path, top)):
+                    error.msg = f"No module named {top!r}; the folder {top} in {self.folder.path} needs an __init__.py"
+                raise
+        if not target:  # from . import a, b
+            found = ModuleType(self.folder.path)
+            vars(found).update((item, self.folder.load(item).module) for item in names)
+            return found
+        loaded = self.folder.load(target)
+        if not names:
+            return self.folder.load(top_of(target)).module
+        if loaded.source.is_package:
+            self._import_submodules(loaded, names)
+        return loaded.module
+
+    def _import_submodules(self, package: ProgramModule, names: Iterable[str]) -> None:
+        """Load those of `names`, which a statement imports from `package`, that are modules in it."""
+        for name in names:
+            if name == "*":
+                self._import_submodules(package, getattr(package.module, "__all__", ()))
+            elif not hasattr(package.module, name) and self.folder.source(f"{package.source.key}.{name}") is not None:
+                self.folder.load(f"{package.source.key}.{name}")
+
+
+class FolderModules:
+    """The source files and modules of one folder, in one version.
+
+    A running process holds the version that it started with, so an import that runs late gets the text that its file
+    had then. Files that no import statement names are read when they are imported.
+    """
+
+    def __init__(self, path: str, sources: Mapping[str, SourceFile | None] | None = None) -> None:
+        self.path = path
+        self._sources = dict(sources or {})  # by key; None: there was no such file
+        self._modules: dict[str, ProgramModule] = {}
+        self._loading: dict[str, int] = {}  # by key: the thread that runs the file
+        self._waiting: dict[int, str] = {}  # by thread: the key of the module that it waits for
+        self._progress = threading.Condition()  # guards these three; no thread holds it while a file runs
+
+    def source(self, key: str) -> SourceFile | None:
+        """The source file of `key`, as this version of the folder has it."""
+        if key not in self._sources:
+            found = locate(self.path, key)
+            self._sources.setdefault(key, None if found is None else SourceFile(key, found))
+        return self._sources[key]
+
+    def imports_of(self, key: str) -> dict[str, SourceFile | None]:
+        """The file `key` and all files that it imports, directly or through others, by key.
+
+        None stands for a module that does not exist in this folder and that would be imported if it did.
+        """
+        found: dict[str, SourceFile | None] = {}
+        pending = [key]
+        while pending:
+            key = pending.pop()
+            if key in found:
+                continue
+            if parent := parent_of(key):
+                pending.append(parent)
+                package = self.source(parent)
+                if package is None or not package.is_package:
+                    continue
+            source = found[key] = self.source(key)
+            pending += () if source is None else source.imports
+        return found
+
+    def load(self, key: str) -> ProgramModule:
+        """The module of `key`; runs its file if it has not run yet. An error leaves no trace of the module.
+
+        Raises `ModuleNotFoundError`, and whatever the code of the file raises.
+        """
+        loaded = self._modules.get(key)
+        if loaded is not None and loaded.complete:
+            return loaded
+        parent = self.load(parent_of(key)) if parent_of(key) else None
+        if parent is not None and not parent.source.is_package:
+            raise ModuleNotFoundError(f"No module named {key!r}; {parent.source.key!r} is not a package", name=key)
+        source = self.source(key)
+        if source is None:
+            raise ModuleNotFoundError(f"No module named {key!r} in {self.path}", name=key)
+        loaded = ProgramModule(source, self, parent)
+        other = self._begin(loaded)
+        if other is not None:
+            return other
+        try:
+            loaded.execute()
+            if parent is not None:
+                setattr(parent.module, key.rpartition(".")[2], loaded.module)
+        finally:
+            self._end(loaded)
+        return loaded
+
+    def _begin(self, new: ProgramModule) -> ProgramModule | None:
+        """Let this thread run the file of `new`, or return the module if another import has run or runs this file.
+
+        Waits for another thread that runs the file. The module may be incomplete if a wait would never end, as in a
+        circular import, also one across several threads.
+        """
+        key, thread = new.source.key, threading.get_ident()
+        with self._progress:
+            while (loaded := self._modules.get(key)) is not None:
+                if loaded.complete or self._waits_for(key, thread):
+                    return loaded
+                self._waiting[thread] = key
+                try:
+                    self._progress.wait()
+                finally:
+                    del self._waiting[thread]
+            # The module can be found while its file runs, as dataclasses and circular imports need it.
+            self._loading[key], self._modules[key] = thread, new
+            new.replaces = sys.modules.get(new.module.__name__)
+            sys.modules[new.module.__name__] = new.module
+        return None
+
+    def _waits_for(self, key: str, thread: int) -> bool:
+        """Whether the thread that loads `key` is `thread`, or waits for `thread` directly or through others."""
+        following: str | None = key
+        while following is not None:
+            owner = self._loading[following]
+            if owner == thread:
+                return True
+            following = self._waiting.get(owner)
+        return False
+
+    def _end(self, loaded: ProgramModule) -> None:
+        """Wake the threads that wait for `loaded`. If its file has failed, undo `_begin`."""
+        with self._progress:
+            key, name, before = loaded.source.key, loaded.module.__name__, loaded.replaces
+            del self._loading[key]
+            loaded.replaces = None
+            if not loaded.complete:
+                del self._modules[key]
+                if before is None:
+                    sys.modules.pop(name, None)
+                else:
+                    sys.modules[name] = before
+            self._progress.notify_all()
+
+    def loaded(self) -> list[ProgramModule]:
+        """The modules whose files have run."""
+        return [module for module in list(self._modules.values()) if module.complete]
+
+    def changed(self, keys: Iterable[str]) -> set[str]:
+        """Those of `keys` whose files on the disk are not the ones of this version."""
+        return {key for key in keys if locate(self.path, key) != _readable_version(self._sources.get(key))}
+
+    def updated(self) -> FolderModules:
+        """This version if it is current, else the next one. It takes over the modules that no change affects.
+
+        A change affects the modules that import the changed file, directly or through others. Packages are affected as
+        a whole.
+        """
+        changed = self.changed(list(self._sources))
+        if not changed:
+            return self
+        tops = {top_of(key) for key in changed}
+        following = FolderModules(self.path, {k: v for k, v in list(self._sources.items()) if k not in changed})
+        for loaded in self.loaded():
+            key = loaded.source.key
+            if top_of(key) not in tops and not changed & self.imports_of(key).keys():
+                following._modules[key] = loaded
+                loaded.folder = following
+            elif locate(self.path, key) is None and sys.modules.get(loaded.module.__name__) is loaded.module:
+                del sys.modules[loaded.module.__name__]
+        return following
+
+
+def _readable_version(source: SourceFile | None) -> FileVersion | None:
+    """The version of `source`. A file that could not be read has none, so that it is read again."""
+    return None if source is None or source.error is not None else source.version
