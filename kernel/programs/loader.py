@@ -23,6 +23,7 @@ from ipc.abi import AGENT_ATTRIBUTE, TOOL_ATTRIBUTE, AgentMark
 from ipc.errors import AgentFailed, UnknownProgram
 from ipc.syscalls import ProgramInfo
 from kernel.programs.arguments import Arguments
+from kernel.programs.origin import printing_for
 from kernel.programs.tool import Tool
 
 ENTRY_POINTS = "llmosd.agents"
@@ -153,7 +154,8 @@ class ProgramLoader:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
-            spec.loader.exec_module(module)
+            with printing_for(str(path)):
+                spec.loader.exec_module(module)
             own = [value for value in vars(module).values() if getattr(value, "__module__", None) == name]
             self._files[path] = found = (
                 changed,

@@ -36,7 +36,10 @@ async def test_an_agent_that_lets_a_kernel_error_pass_fails_with_that_error(syst
 
     with pytest.raises(UnknownProcess) as caught:
         await system.run(careless)
-    assert caught.value.data == {"pid": 12345}
+    facts = dict(caught.value.data)
+    assert f"{__file__}:{careless.__code__.co_firstlineno + 1}" == facts.pop("place")
+    assert "await ctx.wait(12345)" in facts.pop("traceback")
+    assert facts == {"pid": 12345}
 
 
 async def test_an_agent_that_cancels_itself_fails(system: System) -> None:
