@@ -12,7 +12,11 @@ import msgspec
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, array_like=True):
-    """An error on the wire: the name of its class (`code`), a sentence for people, and facts for programs."""
+    """An error on the wire: the name of its class (`code`), a sentence for people, and facts for programs.
+
+    If the error left an agent or a tool, `data` also holds the text of its `traceback`, and its `place`, "FILE:LINE".
+    If it ended a process, `crash` is the pid by which `llmos crashes` finds the report.
+    """
 
     code: str
     message: str
@@ -20,10 +24,7 @@ class ErrorInfo(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LlmosError(Exception):
-    """The root of all errors of llmosd. `data` holds plain facts, such as numbers and names, for programs.
-
-    If the error ended an agent, `data["traceback"]` is the traceback as text, and `data["place"]` is "FILE:LINE".
-    """
+    """The root of all errors of llmosd. `data` holds plain facts, such as numbers and names, for programs."""
 
     registry: ClassVar[dict[str, type[LlmosError]]] = {}
 
@@ -302,7 +303,7 @@ class Killed(LlmosError):
 
 
 class AgentFailed(LlmosError):
-    """The agent's code raised an error from outside this tree. `data`: see `LlmosError`, and the `program`."""
+    """The agent's code raised an error from outside this tree. `data`: see `ErrorInfo`, and the `program`."""
 
 
 class ToolFailed(LlmosError):

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
+import msgspec
 import structlog
 
 from ipc.errors import DeadlineExceeded, ErrorInfo, InvalidCall, Killed, TimedOut, to_wire
@@ -27,6 +28,7 @@ from kernel.dispatch import deadlock
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate
 from kernel.lib.validation import check_timeout
+from kernel.processes.outcome import INTENDED
 
 GRACE = 2.0  # seconds for the `finally` blocks of a cancelled thread
 
@@ -99,6 +101,8 @@ class ProcessExit:
         """Begin to end `process` with this outcome, unless it is dying already. Does not wait for the end."""
         if process.dying:
             return
+        if error is not None and reason not in INTENDED:
+            error = msgspec.structs.replace(error, data={**error.data, "crash": process.pid})
         process.dying, process.outcome = reason, (value, error)
         if process.timer is not None:
             process.timer.cancel()

@@ -21,6 +21,7 @@ from kernel.core.process import Process, Thread
 from kernel.core.stream import Stream
 from kernel.lib import failures
 
+INTENDED = frozenset({"done", "killed"})  # the reasons of ends that are no crashes, so there is no crash report
 MAX_MESSAGE = 8_192  # characters of the message of an error that ends a process
 MAX_FACTS = 1 << 20  # bytes of its encoded facts; beyond, only short texts and numbers remain
 MAX_FACT = 8_192  # characters of each of them

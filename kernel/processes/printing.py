@@ -8,7 +8,6 @@ other threads wait in a bounded queue for their turn on the loop.
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections import deque
@@ -33,7 +32,7 @@ LINES_PER_TURN = 256  # lines from other threads that are written in one turn of
 ECHO_RATE, ECHO_BURST = 100.0, 1_000.0  # lines per second, and lines at once, that the log of the daemon repeats
 ECHO_CHARACTERS = 2_000  # of each of them
 
-LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}  # as in `logging`
 
 log = structlog.get_logger("kernel.processes")
 
@@ -50,8 +49,10 @@ class PartialLine:
 
     def add(self, text: str, start: int, end: int) -> None:
         """Append `text[start:end]`."""
+        if start == end:
+            return
         back = text.rfind("\r", start, end - 1)  # not the last character: the newline of "\r\n" may follow
-        if back >= start or (start < end and self._text.endswith("\r")):
+        if back >= start or self._text.endswith("\r"):
             self._text, self._omitted, self.overwrites = "", 0, True
             start = max(back + 1, start)
         room = max(MAX_LINE - len(self._text), 0)
@@ -111,8 +112,14 @@ class Printing:
         self._scheduled = False
         self._closed = False
         self._allowance, self._allowed_at, self._unechoed = ECHO_BURST, clock(), 0
+        self._echoing = False
 
     # ---- from any thread
+
+    @property
+    def echoing(self) -> bool:
+        """Whether this thread is writing to the log of the daemon, whose text is not the text of a process."""
+        return self._echoing and threading.get_ident() == self._loop_thread
 
     def write(self, kind: str, text: str) -> None:
         """Take text that was written to "stdout" or "stderr", which is the `kind`."""
@@ -202,7 +209,7 @@ class Printing:
             self._write(origin, line)
             return
         if not isinstance(origin, Process | str):
-            line.fields["thread"] = threading.current_thread().name
+            line.fields.update(process="unknown", thread=threading.current_thread().name)
         with self._room:
             full = queue = self._queues.setdefault(origin, LineQueue())
             if full.full and not full.omitted and not self._closed:
@@ -245,16 +252,20 @@ class Printing:
         now = self._clock()
         self._allowance = min(self._allowance + (now - self._allowed_at) * ECHO_RATE, ECHO_BURST)
         self._allowed_at = now
-        if self._allowance < 1:
+        if self._allowance < (ECHO_RATE if self._unechoed else 1):  # pause for a second, to report the pause once
             self._unechoed += 1
             return
         self._allowance -= 1
-        if self._unechoed:
-            count, self._unechoed = self._unechoed, 0
-            log.warning("lines of processes left out here; `llmos logs` shows the last of each process", lines=count)
         text = line.event if len(line.event) <= ECHO_CHARACTERS else line.event[:ECHO_CHARACTERS] + "…"
-        number = LEVELS.get(line.level, logging.ERROR if line.level == "critical" else logging.INFO)
-        log.log(number, text, **_source(origin), output=line.level, **line.fields)
+        source = _source(origin) if line.level in LEVELS else _source(origin) | {"output": line.level}
+        self._echoing = True
+        try:
+            if self._unechoed:
+                count, self._unechoed = self._unechoed, 0
+                log.warning("lines of processes left out here; `llmos logs` shows the last of each", lines=count)
+            log.log(LEVELS.get(line.level, LEVELS["info"]), text, **source, **line.fields)
+        finally:
+            self._echoing = False
 
 
 def _source(origin: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from kernel.lib.failures import bounded, traceback_text
+from kernel.lib.failures import bounded, summary, traceback_text
 from kernel.processes.printing import MAX_LINE, Printing
 
 
@@ -37,7 +37,10 @@ class PrintedStream(io.TextIOBase):
     def write(self, text: str) -> int:
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        self._printing.write(self._kind, text)
+        if self._printing.echoing:  # the log of the daemon, if it is not configured to use the original stream
+            self._original.write(text)
+        else:
+            self._printing.write(self._kind, text)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:  # type: ignore[override]
@@ -109,10 +112,10 @@ class LogRecords(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            text = record.getMessage()
-        except Exception:
-            self.handleError(record)
-            return
+            text = record.getMessage().rstrip("\n")
+        except Exception as unfit:  # the arguments do not fit the format
+            place = f"{record.pathname}:{record.lineno}"
+            text = f"a record of logging at {place} cannot be formatted: {summary(unfit)}"
         fields: dict[str, Any] = {} if record.name == "root" else {"logger": bounded(record.name, MAX_LINE)}
         error = record.exc_info[1] if record.exc_info else None
         if error is not None:

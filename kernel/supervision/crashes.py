@@ -16,11 +16,10 @@ from ipc.syscalls import Crashes, CrashReport, Received
 from kernel.core.process import Process
 from kernel.core.process_table import ProcessTable
 from kernel.gate import Gate
+from kernel.processes.outcome import INTENDED
 
 CAPACITY = 100
 LOG_LINES = 10  # lines from the end of the log that a report quotes
-
-UNREMARKABLE = frozenset({"done", "killed"})  # the reasons of intended ends, which are no crashes
 
 log = structlog.get_logger("kernel.processes")
 
@@ -43,7 +42,7 @@ class CrashReports:
 
     def process_ended(self, process: Process) -> None:
         status, box = process.status, process.mailbox
-        if status is None or status.reason in UNREMARKABLE or process.is_client:
+        if status is None or status.reason in INTENDED or process.is_client:
             return
         received = () if box is None else box.received or ()
         self._ring.append(
