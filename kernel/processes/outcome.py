@@ -14,7 +14,8 @@ from typing import Any, cast
 import msgspec
 
 from ipc.codec import PLAIN, encode
-from ipc.errors import AgentFailed, ErrorInfo, LlmosError, NotEncodable, encodable, to_wire
+from ipc.errors import AgentFailed, ErrorInfo, FrameTooLarge, LlmosError, NotEncodable, encodable, to_wire
+from ipc.frames import MAX_FRAME
 from ipc.messages import Failed, Result
 from ipc.syscalls import ExitStatus
 from kernel.core.process import Process, Thread
@@ -22,6 +23,7 @@ from kernel.core.stream import Stream
 from kernel.lib import failures
 
 INTENDED = frozenset({"done", "killed"})  # the reasons of ends that are no crashes, so there is no crash report
+MAX_RESULT = MAX_FRAME - 2048  # bytes of the result of a task; the rest of the frame is for the event that carries it
 MAX_MESSAGE = 8_192  # characters of the message of an error that ends a process
 MAX_FACTS = 1 << 20  # bytes of its encoded facts; beyond, only short texts and numbers remain
 MAX_FACT = 8_192  # characters of each of them
@@ -37,12 +39,14 @@ def outcome(thread: asyncio.Future[Any], process: Process) -> tuple[str, Any, Er
     value = thread.result()
     try:
         plain = type(value) in PLAIN and (type(value) is not str or value.isascii())
-        return "done", value if plain else msgspec.Raw(encode(value)), None
-    except NotEncodable as unfit:
-        message = f"the result of {process.program}: {unfit.message}"
+        isolated = value if plain else msgspec.Raw(encode(value))
+        _check_size(isolated, process)
+    except (NotEncodable, FrameTooLarge) as unfit:
         place, text = _definition(cast("Thread", thread))
-        unfit = NotEncodable(message, place=place, traceback=f"{text}\nNotEncodable: {message}")
-        return "failed", None, to_wire(unfit)
+        message = f"the result of {process.program}: {unfit.message}"
+        error = type(unfit)(message, place=place, traceback=f"{text}\n{type(unfit).__name__}: {message}")
+        return "failed", None, to_wire(error)
+    return "done", isolated, None
 
 
 def failure(error: BaseException, program: str) -> ErrorInfo:
@@ -80,6 +84,19 @@ def final_event_to(stream: Stream) -> Callable[[Process], None]:
 
 
 # ---- inside
+
+
+def _check_size(value: Any, process: Process) -> None:
+    """Raises `FrameTooLarge` if the process is that of a task, and no frame can take its result to a client."""
+    if process.stream is None or not (process.parent is None or process.parent.is_client):
+        return
+    size = len(value) if isinstance(value, str | bytes | msgspec.Raw) else 0
+    if size > MAX_RESULT:
+        raise FrameTooLarge(
+            f"{size} bytes are more than a frame holds ({MAX_RESULT}); put large data into a shared region or a file",
+            length=size,
+            limit=MAX_RESULT,
+        )
 
 
 def _cut(fact: Any) -> Any:

@@ -192,6 +192,23 @@ async def test_a_result_that_cannot_be_encoded_is_a_failure_of_the_agent_with_a_
     assert "in strange" in report.error.data["traceback"]
 
 
+@pytest.mark.parametrize("value", ["x" * 2_000, [["x" * 2_000]]], ids=["text", "list"])
+async def test_a_result_of_a_task_that_no_frame_can_hold_is_a_failure_with_a_report(
+    system: System, monkeypatch: pytest.MonkeyPatch, value: object
+) -> None:
+    monkeypatch.setattr("kernel.processes.outcome.MAX_RESULT", 1_000)
+
+    async def large(ctx: Context) -> object:
+        return value
+
+    status = await system.status(system.spawn(large, stream=system.recorder().stream))
+    assert status.error is not None
+    assert status.error.code == "FrameTooLarge"
+    (report,) = await system.call(Crashes(status.pid))
+    assert report.error.data["place"].startswith(__file__)
+    assert (await system.status(system.spawn(large))).value is not None  # nothing sends it to a client
+
+
 HALF = "half \ud83d"
 
 
