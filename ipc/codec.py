@@ -56,6 +56,8 @@ def isolate(value: Any) -> Any:
     """
     kind = type(value)
     if kind in PLAIN or kind is msgspec.Raw:
+        if kind is str and not value.isascii():
+            encode(value)  # raises `NotEncodable` at half a surrogate, to the code that passed the text
         return value
     if kind is int and -(1 << 63) <= value < 1 << 64:
         return value

@@ -12,7 +12,11 @@ import msgspec
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, array_like=True):
-    """An error on the wire: the name of its class (`code`), a sentence for people, and facts for programs."""
+    """An error on the wire: the name of its class (`code`), a sentence for people, and facts for programs.
+
+    If the error left an agent or a tool, `data` also holds the text of its `traceback`, and its `place`, "FILE:LINE".
+    If it ended a process, `crash` is the pid by which `llmos crashes` finds the report.
+    """
 
     code: str
     message: str
@@ -299,7 +303,7 @@ class Killed(LlmosError):
 
 
 class AgentFailed(LlmosError):
-    """The agent's code raised an error from outside this tree. `data["traceback"]` is its traceback as text."""
+    """The agent's code raised an error from outside this tree. `data`: see `ErrorInfo`, and the `program`."""
 
 
 class ToolFailed(LlmosError):
@@ -325,25 +329,47 @@ def to_wire(error: BaseException) -> ErrorInfo:
     lone surrogate, become "?" in its message and facts, and all facts that are not texts are left out.
     """
     if isinstance(error, LlmosError):
-        info = ErrorInfo(type(error).__name__, error.message, error.data)
+        info = ErrorInfo(type(error).__name__, text_of(error), facts_of(error))
     else:
-        info = ErrorInfo("LlmosError", f"{type(error).__name__}: {error}")
+        info = ErrorInfo("LlmosError", f"{type(error).__name__}: {text_of(error)}")
+    return encodable(info)
+
+
+def text_of(error: BaseException) -> str:
+    """The text of `error`, without its type. Never raises, although agents write the methods that compute it."""
+    try:
+        return error.message if isinstance(error, LlmosError) else str(error)
+    except BaseException:
+        return "(its text cannot be computed)"
+
+
+def facts_of(error: BaseException) -> dict[str, Any]:
+    """The facts of an error of this tree. Empty for others, and for an agent's subclass that does not set them."""
+    facts = getattr(error, "data", None) if isinstance(error, LlmosError) else None
+    return facts if isinstance(facts, dict) else {}
+
+
+def encodable(info: ErrorInfo) -> ErrorInfo:
+    """`info`, or a form of it that can be encoded: see `to_wire`."""
     try:
         msgspec.msgpack.encode(info)
     except (TypeError, ValueError, OverflowError, RecursionError):
-        facts = {name: _encodable(fact) for name, fact in info.data.items() if isinstance(fact, str)}
-        info = ErrorInfo(info.code, _encodable(info.message), facts)
+        facts = {_encodable(name): _encodable(fact) for name, fact in info.data.items() if isinstance(fact, str)}
+        info = ErrorInfo(_encodable(info.code), _encodable(info.message), facts)
     return info
 
 
-def _encodable(text: str) -> str:
-    return text.encode(errors="replace").decode()
+def _encodable(text: Any) -> str:
+    return str(text).encode(errors="replace").decode()
 
 
 def from_wire(info: ErrorInfo) -> LlmosError:
     """The exception that `info` describes. If the `code` is unknown, it is a plain `LlmosError` that names the code."""
     kind = LlmosError.registry.get(info.code)
-    if kind is None:
-        message = info.message if info.code == "LlmosError" else f"{info.code}: {info.message}"
-        return LlmosError(message, **info.data)
-    return kind(info.message, **info.data)
+    if kind is not None:
+        try:
+            return kind(info.message, **info.data)
+        except Exception:  # an agent's own class, whose constructor takes other arguments
+            pass
+    message = info.message if info.code == "LlmosError" else f"{info.code}: {info.message}"
+    return LlmosError(message, **info.data)

@@ -43,6 +43,7 @@ from kernel.processes.exit import ProcessExit
 from kernel.processes.lifecycle import Lifecycle
 from kernel.processes.limits import LimitEnforcer, LimitSettings
 from kernel.processes.output import Output
+from kernel.processes.printing import Printing
 from kernel.processes.threads import ThreadSubsystem
 from kernel.programs.loader import ProgramLoader
 from kernel.programs.tool import ToolSpec
@@ -124,6 +125,7 @@ class Kernel:
         self.control = Control(table, dispatcher, process_exit, self.threads, gate)
         self.limits = LimitEnforcer(settings.limits, loop, gate, process_exit)
         self.output = Output(table, gate)
+        self.printing = Printing(loop)
         pending_restarts = PendingRestarts(gate)
         self.names = NameRegistry(table, gate, pending_restarts.names)
         self.messaging = Messaging(table, gate, dispatcher, self.names)
@@ -147,7 +149,7 @@ class Kernel:
             settings.resources,
         )
         self.links = Links(table, gate, self.messaging, process_exit, pending_restarts.pids)
-        self.crashes = CrashReports(gate)
+        self.crashes = CrashReports(table, gate)
         admissions = (self.names, self.links, self.limits)  # asked in this order
         self.lifecycle = Lifecycle(table, self.programs, dispatcher, process_exit, gate, make_context, admissions)
         self.supervision = Supervision(gate, self.lifecycle)
@@ -204,6 +206,7 @@ class Kernel:
         control.on_suspend.append(self.resources.suspended)  # last: the call does not wait for the slots
         control.on_resume.append(self.resources.resumed)  # the same
         control.on_nice.append(self.resources.priority_set)  # the same
+        end.append(self.printing.process_ended)  # before the crash report, which quotes the last lines
         end.append(self.crashes.process_ended)  # before the links: a cause is reported before its consequences
         end.append(self.links.process_ended)  # after the crash report: the processes that links end are consequences
         end.append(self.limits.process_ended)  # free: takes the process off its owner's account

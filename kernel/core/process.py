@@ -67,6 +67,9 @@ class DurableHistory(Protocol):
     def current_call_id(self, thread: str) -> str:
         """The id of the call that the thread with this path makes now."""
 
+    def is_replaying(self, thread: str) -> bool:
+        """Whether the next call of the thread with this path has a record."""
+
 
 class Thread(Fiber):
     """A coroutine of a process.

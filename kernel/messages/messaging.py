@@ -68,7 +68,9 @@ class Messaging:
         kind, body, priority = call.type, call.body, call.priority
         of = type(body)
         if recipient.accepts is not None or not (
-            (of is int and -MAX_INT <= body <= MAX_INT) or (of is str and len(body) <= SHORT_TEXT) or of in SMALL_TYPES
+            (of is int and -MAX_INT <= body <= MAX_INT)
+            or (of is str and len(body) <= SHORT_TEXT and body.isascii())
+            or of in SMALL_TYPES
         ):
             kind, body = prepare(recipient, kind, body)
         if kind is not UNTYPED or priority is not ZERO or call.correlation is not ZERO:
@@ -122,7 +124,9 @@ class Messaging:
         kind, body, priority = call.type, call.body, call.priority
         of = type(body)
         if recipient.accepts is not None or not (
-            (of is int and -MAX_INT <= body <= MAX_INT) or (of is str and len(body) <= SHORT_TEXT) or of in SMALL_TYPES
+            (of is int and -MAX_INT <= body <= MAX_INT)
+            or (of is str and len(body) <= SHORT_TEXT and body.isascii())
+            or of in SMALL_TYPES
         ):
             kind, body = prepare(recipient, kind, body)
         if kind is not UNTYPED or priority is not ZERO:
@@ -192,7 +196,7 @@ class Messaging:
             )
         value = call.body
         of = type(value)
-        if not (of in PLAIN or (of is int and -MAX_INT <= value <= MAX_INT)):
+        if of is str or not (of in PLAIN or (of is int and -MAX_INT <= value <= MAX_INT)):
             value = isolate(value)
         caller = pending_calls.pop(call.message)
         process.messages_sent += 1

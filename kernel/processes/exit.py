@@ -2,15 +2,14 @@
 
 The gate calls `wait`; the lifecycle and every subsystem that ends a process call the rest. A process is dying until its
 last thread and child are gone; then it is buried. The kernel never runs a task that waits for the last one: each thread
-and child that ends checks whether it was the last. One timer bounds the `finally` blocks of threads. `outcome` maps the
-end of the main thread to the exit status, and `final_event` maps the exit status to the task's final event.
+and child that ends checks whether it was the last. One timer bounds the `finally` blocks of threads.
+`kernel.processes.outcome` maps the end of the main thread to the exit status.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
@@ -18,30 +17,18 @@ from typing import Any, cast
 import msgspec
 import structlog
 
-from ipc.codec import PLAIN, encode
-from ipc.errors import (
-    AgentFailed,
-    DeadlineExceeded,
-    ErrorInfo,
-    InvalidCall,
-    Killed,
-    LlmosError,
-    NotEncodable,
-    TimedOut,
-    to_wire,
-)
-from ipc.messages import Failed, Result
+from ipc.errors import DeadlineExceeded, ErrorInfo, InvalidCall, Killed, TimedOut, to_wire
 from ipc.syscalls import ExitStatus, Wait
 from kernel.core.fiber import PARK, ZOMBIE
 from kernel.core.process import Process, Thread
 from kernel.core.process_table import ProcessTable
-from kernel.core.stream import Stream
 from kernel.core.timers import Timer
 from kernel.core.waits import EndOf
 from kernel.dispatch import deadlock
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate
 from kernel.lib.validation import check_timeout
+from kernel.processes.outcome import INTENDED
 
 GRACE = 2.0  # seconds for the `finally` blocks of a cancelled thread
 
@@ -114,6 +101,8 @@ class ProcessExit:
         """Begin to end `process` with this outcome, unless it is dying already. Does not wait for the end."""
         if process.dying:
             return
+        if error is not None and reason not in INTENDED:
+            error = msgspec.structs.replace(error, data={**error.data, "crash": process.pid})
         process.dying, process.outcome = reason, (value, error)
         if process.timer is not None:
             process.timer.cancel()
@@ -182,7 +171,6 @@ class ProcessExit:
         parent, process.parent = process.parent, None
         if parent is not None and parent.children:
             parent.children.pop(process, None)
-        process.stream, process.args = None, {}
         self._table.bury(process)
         self._instruments.notify_state(process, ZOMBIE)
         if not process.is_client:
@@ -191,45 +179,7 @@ class ProcessExit:
             log.debug("process ended", pid=process.pid, program=process.program, reason=process.dying, age=age)
         for subsystem in self.on_end:
             subsystem(process)
+        process.stream, process.args = None, {}  # after the hooks, of which one writes the last printed lines
         watchers, process.watchers = process.watchers, ()
         for watcher in watchers:
             watcher(process)
-
-
-def outcome(thread: asyncio.Future[Any], process: Process) -> tuple[str, Any, ErrorInfo | None]:
-    """The reason, value and error for a process whose main thread ended by itself. The value is isolated."""
-    if thread.cancelled():
-        return "failed", None, to_wire(AgentFailed(f"{process.program} cancelled itself"))
-    error = thread.exception()
-    if error is None:
-        value = thread.result()
-        try:
-            return "done", value if type(value) in PLAIN else msgspec.Raw(encode(value)), None
-        except NotEncodable as unfit:
-            return "failed", None, to_wire(NotEncodable(f"the result of {process.program}: {unfit.message}"))
-    if isinstance(error, LlmosError):
-        return "failed", None, to_wire(error)
-    text = "".join(traceback.format_exception(error))
-    return (
-        "failed",
-        None,
-        to_wire(
-            AgentFailed(f"{process.program}: {type(error).__name__}: {error}", traceback=text, program=process.program)
-        ),
-    )
-
-
-def final_event(status: ExitStatus) -> Result | Failed:
-    """The last event of a task whose process ended with `status`."""
-    return Result(status.pid, status.value) if status.error is None else Failed(status.pid, status.error)
-
-
-def final_event_to(stream: Stream) -> Callable[[Process], None]:
-    """A watcher that pushes the final event of its process into `stream`, and ends the stream."""
-
-    def finish(process: Process) -> None:
-        assert process.status is not None
-        stream.push(final_event(process.status))
-        stream.end()
-
-    return finish

@@ -23,8 +23,10 @@ from kernel.core.stream import Stream
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate, SystemCalls
 from kernel.lib.validation import check_priority, check_seconds, check_text
-from kernel.processes.exit import ProcessExit, final_event_to, outcome
+from kernel.processes.exit import ProcessExit
+from kernel.processes.outcome import final_event_to, outcome
 from kernel.programs.loader import ProgramLoader
+from kernel.programs.origin import ORIGIN
 from kernel.programs.program import Program
 
 MAX_PROCESSES = 200_000
@@ -216,6 +218,7 @@ class Lifecycle:
         if self._instruments.states:
             self._instruments.notify_state(process, NEW)
         variables = copy_context()
+        variables.run(ORIGIN.set, process)
         main = Thread(process, coro, self.dispatcher, variables)
         process.threads = (main,)
         main.add_done_callback(self._main_done_callback, context=variables)

@@ -21,7 +21,8 @@ from kernel.core.timers import Timer
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate
 from kernel.lib.validation import check_seconds
-from kernel.processes.exit import GRACE, ProcessExit, outcome
+from kernel.processes.exit import GRACE, ProcessExit
+from kernel.processes.outcome import outcome
 
 T = TypeVar("T", bound=Thread)
 

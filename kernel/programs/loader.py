@@ -18,6 +18,7 @@ from ipc.errors import AgentFailed, UnknownProgram
 from ipc.syscalls import ProgramInfo
 from kernel.programs.installed import InstalledPrograms
 from kernel.programs.neighbours import FolderModules, ProgramModule
+from kernel.programs.origin import printing_for
 from kernel.programs.program import Program, ProgramFile
 from kernel.programs.sources import key_of
 from kernel.programs.tool import Tool
@@ -189,7 +190,8 @@ class ProgramLoader:
         """The agents and tools that the file defines. Raises `AgentFailed` with the traceback if it cannot be run."""
         modules = self._modules.setdefault(path.parent, FolderModules(str(path.parent)))
         try:
-            return self._file_of(modules.load(key_of(modules.path, path)))
+            with printing_for(str(path)):
+                return self._file_of(modules.load(key_of(modules.path, path)))
         except BaseException as error:
             raise AgentFailed(f"{path} cannot be loaded:\n{load_error(error)}") from error
 

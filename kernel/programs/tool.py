@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from ipc.abi import TOOL_ATTRIBUTE, ToolMark
-from ipc.errors import ToolFailed
+from ipc.errors import ToolFailed, text_of
 from kernel.programs.arguments import Arguments
 
 CALL_ID = "call_id"  # a parameter of this name receives the id of the call
@@ -62,4 +62,6 @@ def load(name: str, spec: ToolSpec) -> Tool:
         return Tool(function, msgspec.structs.replace(mark, name=name, **overrides), spec.function)
     except BaseException as error:
         text = traceback.format_exc(limit=-3)
-        raise ToolFailed(f"tool {name}: {spec.function} cannot be loaded: {error}", tool=name, traceback=text) from None
+        raise ToolFailed(
+            f"tool {name}: {spec.function} cannot be loaded: {text_of(error)}", tool=name, traceback=text
+        ) from None

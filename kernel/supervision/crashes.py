@@ -11,14 +11,15 @@ from collections import deque
 
 import structlog
 
+from ipc.errors import NotFound
 from ipc.syscalls import Crashes, CrashReport, Received
 from kernel.core.process import Process
+from kernel.core.process_table import ProcessTable
 from kernel.gate import Gate
+from kernel.processes.outcome import INTENDED
 
 CAPACITY = 100
 LOG_LINES = 10  # lines from the end of the log that a report quotes
-
-UNREMARKABLE = frozenset({"done", "killed"})  # the reasons of intended ends, which are no crashes
 
 log = structlog.get_logger("kernel.processes")
 
@@ -26,16 +27,22 @@ log = structlog.get_logger("kernel.processes")
 class CrashReports:
     """The last `CAPACITY` crash reports."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, table: ProcessTable, gate: Gate) -> None:
+        self._table = table
         self._ring: deque[CrashReport] = deque(maxlen=CAPACITY)
         gate.register({Crashes: self.crashes})
 
     def crashes(self, process: Process, call: Crashes) -> list[CrashReport]:
-        return [report for report in self._ring if call.pid in (None, report.pid)]
+        """All reports, or those of one process. Raises `UnknownProcess`, and `NotFound` if it has not failed."""
+        reports = [report for report in self._ring if call.pid in (None, report.pid)]
+        if call.pid is not None and not reports:
+            target = self._table.find(call.pid)  # raises `UnknownProcess`
+            raise NotFound(f"there is no crash report of process {target.pid} ({target.program}): {_end(target)}")
+        return reports
 
     def process_ended(self, process: Process) -> None:
         status, box = process.status, process.mailbox
-        if status is None or status.reason in UNREMARKABLE or process.is_client:
+        if status is None or status.reason in INTENDED or process.is_client:
             return
         received = () if box is None else box.received or ()
         self._ring.append(
@@ -60,4 +67,14 @@ class CrashReports:
             program=process.program,
             reason=status.reason,
             error="" if status.error is None else f"{status.error.code}: {status.error.message}",
+            place="" if status.error is None else status.error.data.get("place", ""),
         )
+
+
+def _end(process: Process) -> str:
+    """How a process without a crash report ended."""
+    if not process.ended:
+        return "it has not ended"
+    return {"done": "it ended well", "killed": "it was killed"}.get(
+        process.dying, f"only the last {CAPACITY} reports are retained"
+    )

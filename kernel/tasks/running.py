@@ -25,8 +25,8 @@ from kernel.durable.history import CallHistory
 from kernel.durable.processes import DurableProcesses
 from kernel.journal.journal import Journal
 from kernel.journal.records import TaskEnd
-from kernel.processes.exit import final_event
 from kernel.processes.lifecycle import Lifecycle
+from kernel.processes.outcome import final_event
 from kernel.programs.program import Program
 
 MAX_OUTCOME = MAX_FRAME - 1024  # bytes of an encoded final event that fits into a frame with its envelope

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import traceback
+import sys
 from collections.abc import Coroutine, Mapping
+from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -21,10 +23,12 @@ from kernel.core.fiber import PARK
 from kernel.core.process import Process, Thread
 from kernel.core.timers import Timer
 from kernel.gate import Gate
+from kernel.lib import failures
 from kernel.lib.units import isolate_and_measure
 from kernel.lib.validation import check_timeout
 from kernel.memory.shared import RESERVED, SharedMemory
 from kernel.programs.loader import ProgramLoader
+from kernel.programs.origin import ORIGIN
 from kernel.programs.tool import CALL_ID, Tool, ToolSpec, load
 from kernel.tools.concurrency import ConcurrencyLimit
 from kernel.tools.workers import Workers
@@ -50,10 +54,14 @@ class ToolRun:
         try:
             value = tool.function(**arguments)
         except BaseException as error:
-            text = traceback.format_exc()
-            what = f"tool {tool.name}: {type(error).__name__}: {error}"
-            self.error = ToolFailed(what, tool=tool.name, traceback=text)
+            place = failures.place(error)
+            what = failures.with_place(place, f"tool {tool.name}: {failures.summary(error)}")
+            self.error = ToolFailed(what, tool=tool.name, traceback=failures.traceback_text(error), place=place)
             return
+        finally:
+            with suppress(Exception):  # text without its newline, before the next function prints in this thread
+                sys.stdout.flush()
+                sys.stderr.flush()
         try:
             self.value, self.size = isolate_and_measure(value)
         except NotEncodable as error:
@@ -150,8 +158,11 @@ class ToolSubsystem:
         """Run the function once. The calling thread has taken a place, which is freed when the function returns."""
         thread = cast("Thread", asyncio.current_task())
         run = ToolRun(thread)
+        context = copy_context()
+        context.run(ORIGIN.set, thread.process)  # for the tool calls of clients; the threads of an agent have it
+        function = partial(context.run, run.execute, tool, arguments)
         try:
-            self.workers.submit(partial(run.execute, tool, arguments), partial(self._returned, limit, run))
+            self.workers.submit(function, partial(self._returned, limit, run))
         except RuntimeError as error:
             limit.leave()
             raise Busy(f"tool {tool.name}: cannot start a thread: {error}; try again later", retry_after=1.0) from None

@@ -25,6 +25,7 @@ from ipc.errors import (
 from llmosd.cli.commands import control, daemon, messages, processes, resources, simulation, tasks
 from llmosd.cli.options import CommonOptions
 from llmosd.client.blocking import Client
+from llmosd.printable import printable
 
 DONE, FAILED, USAGE, NO_DAEMON, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 124, 130
 
@@ -62,9 +63,18 @@ def _run(options: argparse.Namespace) -> int:
 def _complain(error: LlmosError, code: int) -> int:
     with contextlib.suppress(OSError):
         sys.stdout.flush()
-    text = error.data.get("traceback") or error.message
-    print(f"llmos: {type(error).__name__}: {text}", file=sys.stderr)
+    print(f"llmos: {type(error).__name__}: {printable(complaint(error))}", file=sys.stderr)
     return code
+
+
+def complaint(error: LlmosError) -> str:
+    """The text of `error`: one sentence with its place, and the traceback only if no crash report has it."""
+    place, traceback, crash = (error.data.get(name) for name in ("place", "traceback", "crash"))
+    where = f"{str(place).rpartition('/')[2]}: " if place else ""
+    text = error.message if error.message.startswith(where) else f"{where}{error.message}"
+    if isinstance(crash, int):
+        return f"{text}\nllmos: see `llmos crashes {crash}` for the whole report"
+    return f"{text}\n{traceback}" if traceback else text
 
 
 def parser() -> argparse.ArgumentParser:

@@ -27,6 +27,7 @@ from ipc.syscalls import (
     ToolInfo,
 )
 from llmosd.cli import show
+from llmosd.printable import printable, printable_line
 
 Columns = dict[str, Callable[[Any], object]]
 
@@ -252,11 +253,13 @@ def crash(report: CrashReport) -> None:
     messages = f"{usage.messages_received}/{usage.messages_sent} messages in/out"
     print(f"\nused: {show.duration(usage.cpu_seconds)} cpu, {tokens}, {messages}, {usage.calls} calls")
     for message in report.messages:
-        print(f"received: message {message.id} {message.type} from {message.sender}, priority {message.priority}")
+        kind = printable_line(message.type)
+        print(f"received: message {message.id} {kind} from {message.sender}, priority {message.priority}")
     for line in report.log:
         show.log_line(line, as_json=False)
     if report.error is not None:
-        print(report.error.data.get("traceback", ""))
+        text = report.error.data.get("traceback") or f"{report.error.code}: {report.error.message}"
+        print(printable(str(text)))
 
 
 def stats(row: Stats, as_json: bool) -> None:

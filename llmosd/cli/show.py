@@ -13,6 +13,7 @@ from typing import IO, Any
 import msgspec
 
 from ipc.messages import Log
+from llmosd.printable import printable_line
 
 
 def value(data: Any, as_json: bool, file: IO[str] | None = None) -> None:
@@ -22,12 +23,19 @@ def value(data: Any, as_json: bool, file: IO[str] | None = None) -> None:
 
 
 def log_line(line: Log, as_json: bool, file: IO[str] | None = None) -> None:
+    """Print a line of a log. Each line of its text and of its traceback gets the label, which names the process."""
     if as_json:
         value(line, as_json, file)
         return
     clock = time.strftime("%H:%M:%S", time.localtime(line.time))
-    fields = " ".join(f"{name}={content!r}" for name, content in line.fields.items())
-    print(f"{clock} [{line.pid}] {line.level}: {line.event} {fields}".rstrip(), file=file or sys.stdout, flush=True)
+    label = f"{clock} [{line.pid}] {printable_line(line.level)}:"
+    fields = dict(line.fields)
+    traceback = fields.pop("traceback", "")
+    first, *others = [*(line.event.splitlines() or [""]), *str(traceback).splitlines()]
+    first = " ".join([first, *(f"{name}={content!r}" for name, content in fields.items())])
+    for part in (first, *others):
+        print(f"{label} {printable_line(part)}".rstrip(), file=file or sys.stdout)
+    (file or sys.stdout).flush()
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -24,6 +24,7 @@ from ipc.errors import ConfigError, LlmosError
 from kernel.connection import Connection
 from kernel.journal.journal import Journal
 from kernel.lib import failpoints
+from kernel.processes import stdio
 from llmosd.context import Context
 from llmosd.daemon import logs, settings, systemd
 from llmosd.daemon.listener import SocketClaim
@@ -55,6 +56,13 @@ class Daemon:
 
     async def run(self) -> None:
         """Serve until a signal or a client stops the daemon. Raises the error of the journal if it cannot be opened."""
+        restore_streams = stdio.install(self._kernel.printing)
+        try:
+            await self._serve()
+        finally:
+            restore_streams()
+
+    async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)

@@ -214,6 +214,37 @@ async def test_what_was_logged_and_emitted_before_is_not_said_again(world: World
         assert life.calls.get("Emit", 0) == 0
 
 
+async def test_text_that_was_printed_before_is_not_printed_again(world: World) -> None:
+    def print_line(text: str) -> None:
+        (life,) = lives
+        life.system.kernel.printing.write("stdout", f"{text}\n")
+        life.system.kernel.printing.record("info", f"record {text}", {})
+
+    async def talker(ctx: Context) -> None:
+        print_line("first")
+        await ctx.time()
+        print_line("second")
+        await ctx.receive()
+        print_line("third")
+
+    program = world.agent(talker)
+    lives: list[Life] = []
+    async with world.life() as life:
+        lives[:] = [life]
+        task = await life.submit(program)
+        (process,) = (process for process in life.system.table.alive.values() if process.program == "talker")
+        await life.until(lambda: life.calls.get("Receive"))
+        await life.rows("SELECT 1")
+        assert [line.event for line in process.log or ()] == ["first", "record first", "second", "record second"]
+        folder = life.folder
+    async with world.life(folder) as life:
+        lives[:] = [life]
+        await life.system.call(Send(process.pid, None))
+        process = life.system.table.alive[process.pid]
+        await life.result(task)
+        assert [line.event for line in process.log or ()] == ["second", "record second", "third", "record third"]
+
+
 async def test_supervised_children_start_again_unless_all_had_ended(world: World) -> None:
     async def plain(ctx: Context) -> str:
         await ctx.sleep(0.001)

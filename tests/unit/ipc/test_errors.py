@@ -6,7 +6,7 @@ import pytest
 
 from ipc import errors
 from ipc.codec import decode, encode
-from ipc.errors import LlmosError, from_wire, to_wire
+from ipc.errors import ErrorInfo, LlmosError, from_wire, to_wire
 
 ERRORS = sorted(LlmosError.registry.items())
 
@@ -44,3 +44,25 @@ def test_facts_called_like_parameters_survive() -> None:
     back = from_wire(errors.ErrorInfo("NotFound", "sentence", {"message": "fact", "self": 1}))
     assert back.message == "sentence"
     assert back.data == {"message": "fact", "self": 1}
+
+
+class Refusing(LlmosError):
+    def __init__(self, text: str, number: int) -> None:
+        super().__init__(text, number=number)
+        self.data = None  # type: ignore[assignment]
+
+
+def test_an_error_class_of_an_agent_with_a_constructor_of_its_own_travels_by_name() -> None:
+    back = from_wire(ErrorInfo("Refusing", "no", {"place": "a.py:1"}))
+    assert (type(back), back.message, back.data) == (LlmosError, "Refusing: no", {"place": "a.py:1"})
+    info = to_wire(Refusing("no", 1))
+    assert (info.code, info.message, info.data) == ("Refusing", "no", {})
+
+
+def test_an_error_whose_text_raises_has_a_wire_form() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    assert to_wire(Mute()).message == "Mute: (its text cannot be computed)"
+    assert to_wire(LlmosError(Mute())).message == "(its text cannot be computed)"  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ipc.errors import InvalidCall, Killed, NameTaken, UnknownProcess
+from ipc.errors import InvalidCall, Killed, NameTaken, NotFound, UnknownProcess
 from ipc.syscalls import Crashes, Demonitor, Kill, Link, Monitor, Names, PeekMailbox, Send, Spawn
 from kernel.core.mailbox import CAPACITY
 from kernel.core.process_table import REMEMBERED
@@ -221,3 +221,31 @@ async def test_ends_that_someone_wanted_are_no_crashes(system: System) -> None:
     assert await system.call(Crashes()) == []
     with pytest.raises(Killed):
         await system.result(victim)
+
+
+async def test_crashes_of_a_process_without_a_report_is_an_error_that_says_why(system: System) -> None:
+    well = system.spawn("well")
+    await system.result(well)
+    victim, living = system.spawn("forever"), system.spawn("forever")
+    await system.call(Kill(victim.pid))
+    for pid, why in ((well.pid, "it ended well"), (victim.pid, "it was killed"), (living.pid, "it has not ended")):
+        with pytest.raises(NotFound, match=why):
+            await system.call(Crashes(pid))
+    with pytest.raises(UnknownProcess, match="999999 never existed"):
+        await system.call(Crashes(999999))
+
+
+async def test_an_error_names_the_crash_report_only_if_there_is_one(system: System) -> None:
+    async def late(ctx: Context) -> None:
+        await ctx.sleep(3600)
+
+    victim = system.spawn("forever")
+    await system.call(Kill(victim.pid))
+    expired = system.spawn(late, deadline=1.0)
+    failed = system.spawn("crash")
+    facts = {process: (await system.status(process)).error for process in (victim, expired, failed)}
+    reports = {report.pid for report in await system.call(Crashes())}
+    for process, error in facts.items():
+        assert error is not None
+        assert error.data.get("crash") == (process.pid if process.pid in reports else None)
+    assert reports == {expired.pid, failed.pid}

@@ -80,9 +80,26 @@ async def test_a_tool_that_raised_is_usable_again(system: System, bench: Bench) 
         with pytest.raises(ToolFailed, match="ZeroDivisionError") as error:
             await system.run(use, "divide", {"by": 0})
         assert "return 1 / by" in error.value.data["traceback"]
+        place = f"{__file__}:{divide.__code__.co_firstlineno + 1}"
+        assert error.value.data["place"] == place
+        assert error.value.message.startswith(f"{place.rpartition('/')[2]}: tool divide: ZeroDivisionError")
     assert await system.run(use, "divide", {"by": 1}) == 1.0
     row = bench.row("divide")
     assert (row.running, row.queued, row.calls, row.failures) == (0, 0, 4, 3)
+
+
+async def test_a_tool_fails_by_name_though_its_error_has_no_text(system: System, bench: Bench) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    def mute() -> None:
+        raise Mute
+
+    bench.add(mute, concurrency=1)
+    for _ in range(2):
+        with pytest.raises(ToolFailed, match="tool mute: Mute"):
+            await system.run(use, "mute")
 
 
 async def test_even_a_tool_that_exits_ends_only_its_call(system: System, bench: Bench) -> None:
