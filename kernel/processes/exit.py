@@ -219,6 +219,11 @@ def outcome(thread: asyncio.Future[Any], process: Process) -> tuple[str, Any, Er
     )
 
 
+def deadline_passed(seconds: float) -> str:
+    """The text of the error of a process whose deadline passed."""
+    return f"the deadline of {seconds:g} s passed, so the daemon ended the process"
+
+
 def final_event(status: ExitStatus) -> Result | Failed:
     """The last event of a task whose process ended with `status`."""
     return Result(status.pid, status.value) if status.error is None else Failed(status.pid, status.error)

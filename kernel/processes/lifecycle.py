@@ -80,12 +80,15 @@ class Lifecycle:
     def spawn(self, parent: Process, call: Spawn, stream: Stream | None = None) -> int | Coroutine[Any, Any, int]:
         self.check(parent, call)
         program = self.programs.by_name.get(call.program)
-        if program is not None:
+        if program is not None and self.table.pids.ready:
             return self.start(parent, program, call, stream)
-        return self._load_and_start(parent, call, stream)
+        return self._prepare_and_start(parent, call, stream)
 
-    async def _load_and_start(self, parent: Process, call: Spawn, stream: Stream | None) -> int:
-        program = await asyncio.to_thread(self.programs.load, call.program)
+    async def _prepare_and_start(self, parent: Process, call: Spawn, stream: Stream | None) -> int:
+        program = self.programs.by_name.get(call.program)
+        if program is None:
+            program = await asyncio.to_thread(self.programs.load, call.program)
+        await self.table.pids.wait()
         return self.start(parent, program, call, stream)
 
     def check(self, parent: Process, call: Spawn) -> None:
@@ -107,10 +110,13 @@ class Lifecycle:
 
     # ---- for connections and the daemon
 
-    def open_client(self, name: str) -> Process:
-        """A new process that stands for the connection of a client. Its owner is `name`."""
-        self.table.last_pid += 1
-        process = Process(self.table.last_pid, None, CLIENT, {}, owner=name, priority=0, is_client=True)
+    def open_client(self, owner: str, name: str = CLIENT) -> Process:
+        """A new process that stands for the connection of a client of `owner`; `name` is shown as its program.
+
+        Raises `InvalidCall`, and `ShuttingDown` if the kernel closes.
+        """
+        check_text(name, "the name of a client", MAX_OWNER)
+        process = Process(self.table.pids.take(), None, name or CLIENT, {}, owner=owner, priority=0, is_client=True)
         self.table.alive[process.pid] = process
         return process
 
@@ -151,7 +157,7 @@ class Lifecycle:
         args = self._admit(parent, program, call, concerned)
         table, detach = self.table, call.detach
         if not pid:
-            table.last_pid = pid = table.last_pid + 1
+            pid = table.pids.take()
         process = Process(
             pid,
             None if detach else parent,

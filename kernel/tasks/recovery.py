@@ -85,6 +85,7 @@ class Recovery:
             for name in {accepted.program for accepted in batch} - programs.keys():
                 programs[name] = await self._load(name)
             found = await self._histories([accepted.id for accepted in batch if accepted.pid])
+            await self._lifecycle.table.pids.wait(len(batch))
             if self._lifecycle.draining:
                 break
             for accepted in batch:
