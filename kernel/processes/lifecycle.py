@@ -22,7 +22,7 @@ from kernel.core.stream import Stream
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate, SystemCalls
 from kernel.lib.validation import check_priority, check_seconds, check_text
-from kernel.processes.exit import ProcessExit, final_event_to, outcome
+from kernel.processes.exit import ProcessExit, deadline_passed, final_event_to, outcome
 from kernel.programs.loader import Program, ProgramLoader
 
 MAX_PROCESSES = 200_000
@@ -181,7 +181,7 @@ class Lifecycle:
         if stream is not None and isinstance(stream, Stream):  # into an event log, `kernel.tasks` puts the final event
             process.watch(final_event_to(stream))
         if call.deadline is not None:
-            why = f"not done within its deadline of {call.deadline} s"
+            why = deadline_passed(call.deadline)
             process.timer = self._loop.call_later(call.deadline, self.process_exit.end, process, "deadline", why)
         if process.timer is not None or not parent.is_client:
             _schedule_with(process, parent, self._loop.time(), call.deadline)

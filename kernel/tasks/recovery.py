@@ -23,6 +23,7 @@ from kernel.journal import histories
 from kernel.journal.histories import ProcessRow
 from kernel.journal.journal import Journal
 from kernel.journal.records import AcceptedTask
+from kernel.processes.exit import deadline_passed
 from kernel.processes.lifecycle import Lifecycle
 from kernel.programs.loader import Program
 from kernel.tasks.running import RunningTask, RunningTasks, id_text
@@ -135,8 +136,7 @@ class Recovery:
             if call.deadline is not None:
                 left = call.deadline - (time.time() - accepted.submitted)
                 if left <= 0:
-                    why = f"not done within its deadline of {call.deadline} s"
-                    self._running.fail(task, "deadline", DeadlineExceeded(why))
+                    self._running.fail(task, "deadline", DeadlineExceeded(deadline_passed(call.deadline)))
                     return
                 call.deadline = min(left, call.deadline)
             if isinstance(program, Exception):
