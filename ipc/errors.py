@@ -24,8 +24,13 @@ class ErrorInfo(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LlmosError(Exception):
-    """The root of all errors of llmosd. `data` holds plain facts, such as numbers and names, for programs."""
+    """The root of all errors of llmosd. `data` holds plain facts, such as numbers and names, for programs.
 
+    In a client, `ended_process` says that the error ended the process that the client waited for. Otherwise it is the
+    error of a call that the client made itself. The classes are the same.
+    """
+
+    ended_process = False
     registry: ClassVar[dict[str, type[LlmosError]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -21,7 +21,10 @@ RequestId = Annotated[int, Meta(ge=1)]
 
 
 class Hello(msgspec.Struct, tag="hello", array_like=True):
-    """The first frame of a client: its version of the protocol, and a name, which is the owner of its tasks."""
+    """The first frame of a client: its version of the protocol, and a name for its connection.
+
+    `llmos ps -a` shows the name as the program of the connection. The owner of its tasks is the user of the client.
+    """
 
     version: int
     client: str = ""

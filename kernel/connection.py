@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
-import struct
 from functools import partial
 from types import CoroutineType
 from typing import Any
@@ -50,6 +48,7 @@ from ipc.transport import FramedProtocol
 from kernel.core.process import Process, Thread
 from kernel.core.stream import Stream
 from kernel.kernel import Kernel
+from kernel.lib.users import peer_uid, user_name
 
 HELLO_TIMEOUT = 10.0  # seconds until the first frame must have arrived
 MAX_REQUESTS = 65_536  # unanswered requests of one connection
@@ -69,6 +68,7 @@ class Connection(FramedProtocol):
         self._gate = kernel.gate
         self._connections = connections
         self._process: Process | None = None
+        self._peer = os.getuid()  # the user of the client
         self._threads: dict[int, Thread] = {}  # the threads of requests that wait inside the kernel
         self._streams: dict[int, Stream] = {}
         self._tasks: dict[int, int] = {}  # pids of the tasks, started without `detach`, whose stream is open
@@ -79,7 +79,9 @@ class Connection(FramedProtocol):
         super().connection_made(transport)
         self._connections.add(self)
         peer = peer_uid(transport.get_extra_info("socket"))
-        if peer not in (None, 0, os.getuid()):
+        if peer is not None:
+            self._peer = peer
+        if self._peer not in (0, os.getuid()):
             self._refuse(NotPermitted(f"this daemon serves user {os.getuid()} only, and you are user {peer}"))
 
     def frame_received(self, payload: bytes) -> None:
@@ -131,7 +133,7 @@ class Connection(FramedProtocol):
             self.transport.resume_reading()
 
     def broken(self, error: LlmosError) -> None:
-        log.warning("client cut off", client=self._process.owner if self._process else "", error=error.message)
+        log.warning("client cut off", client=self._process.program if self._process else "", error=error.message)
         self._gate.count_error(error)
         if not isinstance(error, SlowReader):
             self.send_frame(ENCODER.encode(Failure(0, to_wire(error))))
@@ -267,7 +269,11 @@ class Connection(FramedProtocol):
                 )
             )
             return
-        self._process = self._kernel.lifecycle.open_client(hello.client)
+        try:
+            self._process = self._kernel.lifecycle.open_client(user_name(self._peer), hello.client)
+        except LlmosError as error:
+            self._refuse(error)
+            return
         self._process.watch(lambda _: self.close())
         self.send_frame(ENCODER.encode(Welcome(VERSION, os.getpid(), self._process.pid)))
 
@@ -285,12 +291,3 @@ class Connection(FramedProtocol):
             self._refuse(MalformedFrame(f"not a frame of this protocol: {error}"))
         else:
             self._fail(*found)
-
-
-def peer_uid(connection: socket.socket | None) -> int | None:
-    """The user id at the other end of a Unix socket; None where the system does not report it (only Linux does)."""
-    option = getattr(socket, "SO_PEERCRED", None)
-    if connection is None or option is None:
-        return None
-    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, option, struct.calcsize("3i")))
-    return int(uid)

@@ -198,6 +198,7 @@ class Kernel:
             journal.on_opened.append(self._answer_clients)  # last: now everything that clients may ask for exists
             journal.on_pending.append(self.tasks.recovery.recover)  # only: nothing else restarts tasks
             self.shared.journal = durable.regions  # no list: regions have one journal
+            self.table.pids.on_low.append(durable.reserve_pids)  # only: nothing else writes pids
             control.on_kill.append(self.tasks.flush)  # only: a client's kill waits for nothing but the disk
             control.on_suspend.append(durable.processes.suspended)  # before the slots: the write starts sooner
             control.on_resume.append(partial(durable.processes.suspended, suspended=False))  # the same
@@ -251,6 +252,8 @@ class Kernel:
             self.process_exit.end(process, "killed", "the daemon shuts down")
         self.tools.close()
         await self.resources.close()
+        if self.durability is not None:
+            self.durability.close()
         if self.tasks is not None:
             await self.tasks.close()
         self.loop.set_task_factory(None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from ipc.errors import UnknownProcess
+from kernel.core.pids import PidAllocator
 from kernel.core.process import Process
 
 REMEMBERED = 512  # ended processes that `wait` and `logs` still find
@@ -17,13 +18,13 @@ REMEMBERED = 512  # ended processes that `wait` and `logs` still find
 class ProcessTable:
     """All living processes by pid, and the last ones that ended.
 
-    Pids count up, and no two processes have the same pid. A durable process that restarts has its old pid again.
+    `pids` gives each process a pid of its own. A durable process that restarts has its old pid again.
     """
 
     def __init__(self) -> None:
         self.alive: dict[int, Process] = {}
         self.ended: OrderedDict[int, Process] = OrderedDict()
-        self.last_pid = 0
+        self.pids = PidAllocator()
 
     def get(self, pid: int) -> Process:
         """The living process `pid`. Raises `UnknownProcess`, which says whether `pid` has ended or never existed."""
@@ -50,5 +51,5 @@ class ProcessTable:
 
     def unknown(self, pid: int) -> UnknownProcess:
         """The error for a process that is not alive."""
-        what = "has ended" if 0 < pid <= self.last_pid else "never existed"
+        what = "has ended" if 0 < pid <= self.pids.last else "never existed"
         return UnknownProcess(f"process {pid} {what}; `llmos ps` lists the living processes", pid=pid)

@@ -65,7 +65,7 @@ class DurableProcesses:
 
     def new_root(self, program: Program) -> CallHistory:
         """Make the history of the first process of a new task. Its pid is new; the journal stores it with the task."""
-        return self._history(self._new_pid(), DurableTask(0), program)
+        return self._history(self._table.pids.take(), DurableTask(0), program)
 
     def restored_root(self, task: int, rows: list[ProcessRow], program: Program) -> CallHistory:
         """Make the history of the first process of a task from `rows`; load the replies for all processes in `rows`."""
@@ -103,8 +103,10 @@ class DurableProcesses:
     async def spawn(self, process: Process, call: Spawn, key: CallKey) -> int:
         self._lifecycle.check(process, call)
         program = self._lifecycle.find(process, call.program) or await self._lifecycle.load(process, call.program)
+        if not self._table.pids.ready:
+            await self._table.pids.wait()
         history = history_of(process)
-        pid = self._new_pid()
+        pid = self._table.pids.take()
         child = self._history(pid, history.task, program) if program.durable and not call.detach else None
         self._start_child(process, program, call, pid, child)
         put = PutProcess(pid, history.task.id, process.pid, program.name, program.version, child is not None)
@@ -223,10 +225,6 @@ class DurableProcesses:
             except LlmosError as error:
                 self._process_exit.finish(task.root, "failed", error=to_wire(error))
         self._pending_restarts.remove(process.pid)
-
-    def _new_pid(self) -> int:
-        self._table.last_pid += 1
-        return self._table.last_pid
 
     def _history(self, pid: int, task: DurableTask, program: Program) -> CallHistory:
         return CallHistory(pid, task, program.version, self._context)

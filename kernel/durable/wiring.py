@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from ipc.errors import LlmosError
 from ipc.syscalls import Call, Generate, Link, Monitor, Publish, Receive, Reply, Send, Spawn, Unlink, Wait
 from kernel.durable.commits import Commits
 from kernel.durable.generations import CheckpointedModels, DurableGenerations, restore_count
@@ -19,7 +20,7 @@ from kernel.durable.regions import DurableRegions
 from kernel.durable.replay import Replay
 from kernel.durable.state import DurableState
 from kernel.gate import Gate
-from kernel.journal.changes import DaemonStable
+from kernel.journal.changes import DaemonStable, HighestIds, LastPid
 from kernel.journal.histories import RecoveredState
 from kernel.journal.journal import Journal
 from kernel.memory.shared import SharedMemory
@@ -46,7 +47,8 @@ class Durability:
         models: CheckpointedModels,
         pending_restarts: PendingRestarts,
     ) -> None:
-        self._table = lifecycle.table
+        self._journal = journal
+        self._pids = lifecycle.table.pids
         self._loop = lifecycle.dispatcher.loop
         self._messaging = messaging
         self._pending_restarts = pending_restarts
@@ -79,10 +81,21 @@ class Durability:
 
     def opened(self, opening: RecoveredState) -> None:
         """Restore ids, regions and pending restarts, and delete unused files, before the kernel answers any call."""
-        self._table.last_pid = max(self._table.last_pid, opening.pid)
+        self._pids.start_after(opening.pid, opening.reserved)
         self._messaging.start_ids_after(opening.message)
         self.regions.restore(opening)
         self.generations.opened(opening)
         self._pending_restarts.expect(opening.expected, opening.names)
         if opening.expected:
             self._loop.call_later(STABLE_AFTER, self.commits.persist, DaemonStable())
+
+    def reserve_pids(self, pid: int) -> None:
+        """Request that all pids up to `pid` are reserved on disk."""
+        self._journal.persist((HighestIds(pid=pid),), partial(self._reserved, pid))
+
+    def _reserved(self, pid: int, error: LlmosError | None) -> None:
+        self._pids.confirm(pid, refused=error is not None)
+
+    def close(self) -> None:
+        """Give out no more pids, and persist the last one, so that the next run continues with the next one."""
+        self._journal.persist((LastPid(self._pids.close()),), lambda error: None)

@@ -224,10 +224,16 @@ class DropRegion(NamedTuple):
 
 
 class HighestIds(NamedTuple):
-    """The highest pid and message id in use so far. Later runs of the daemon number from above them."""
+    """The highest pid and message id in use, or reserved. Later runs of the daemon number from above them."""
 
     pid: int = 0
     message: int = 0
+
+
+class LastPid(NamedTuple):
+    """The daemon stops in order, and gave out no pid above this one: the rest of the reserved pids is free again."""
+
+    pid: int
 
 
 # Each statement is executed with all fields of the change. SQLite must find a parameter for each field, so a statement
@@ -284,6 +290,7 @@ STATEMENTS: dict[type[Change], tuple[str, ...]] = {
     PutRegion: ("INSERT OR REPLACE INTO regions VALUES (?, ?, ?, ?)",),
     DropRegion: ("DELETE FROM regions WHERE name = ?",),
     HighestIds: ("UPDATE counters SET pid = max(pid, ?), message = max(message, ?)",),
+    LastPid: ("UPDATE counters SET pid = ?",),
 }
 
 

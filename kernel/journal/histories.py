@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
 CHUNK = 500  # processes whose rows one query reads
 VERSIONS = 1 << 32  # versions of regions that are reserved for each run of the daemon
+PIDS = 1_000  # pids that are reserved for each run at its start; the kernel requests more as it uses them
 ORPHANS = "SELECT pid FROM processes WHERE task NOT IN (SELECT id FROM tasks WHERE ended IS NULL)"
 
 
 class RecoveredState(msgspec.Struct, frozen=True):
     """The state that the daemon needs before it answers clients.
 
-    `pid`, `message` and `version` are the highest numbers in use. `expected` lists the durable processes that will
+    `pid`, `message` and `version` are the highest numbers in use. The pids up to `reserved` are on disk for this run.
+    `expected` lists the durable processes that will
     restart (pid, task), and `names` maps their names to their pids. `regions` lists the durable regions (name, version,
     owner, msgpack of the value), and `generations` the generations that have a file (task, pid, epoch, thread, number,
     sample).
@@ -37,6 +39,7 @@ class RecoveredState(msgspec.Struct, frozen=True):
     names: dict[str, int] = {}
     regions: list[tuple[str, int, str, bytes]] = []
     generations: list[tuple[int, int, int, str, int, int]] = []
+    reserved: int = PIDS
 
 
 class ProcessRow(msgspec.Struct):
@@ -77,10 +80,10 @@ PARTS = (
 
 
 def recover_state(store: Store) -> RecoveredState:
-    """Read the state that the daemon needs first, and reserve a range of region versions for this run."""
+    """Read the state that the daemon needs first, and reserve pids and versions of regions for this run."""
     db = store.db
     numbers: Any = next(iter(db.execute("SELECT pid, message, version FROM counters")))
-    db.execute("UPDATE counters SET version = version + ?", (VERSIONS,))
+    db.execute("UPDATE counters SET pid = pid + ?, version = version + ?", (PIDS, VERSIONS))
     expected: list[Any] = list(db.execute("SELECT pid, task FROM processes WHERE durable AND status IS NULL"))
     names = {
         str(name): int(pid)
@@ -95,7 +98,8 @@ def recover_state(store: Store) -> RecoveredState:
             "FROM generations JOIN processes ON processes.pid = generations.pid WHERE file"
         )
     )
-    return RecoveredState(numbers[0], numbers[1], numbers[2], expected, names, regions, generations)
+    pid, message, version = numbers
+    return RecoveredState(pid, message, version, expected, names, regions, generations, pid + PIDS)
 
 
 def load(store: Store, tasks: Sequence[int]) -> dict[int, list[ProcessRow]]:

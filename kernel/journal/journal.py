@@ -66,6 +66,11 @@ class Journal:
             ) from None
         threading.Thread(target=self._run, name="journal", daemon=True).start()
 
+    @property
+    def waiting(self) -> int:
+        """The number of tasks that wait for their commit."""
+        return self._waiting
+
     def accept(self, task: AcceptedTask, answer: Answer) -> None:
         """Persist `task`, and call `answer` with the task once it is on disk.
 

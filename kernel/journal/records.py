@@ -17,6 +17,8 @@ class AcceptedTask(msgspec.Struct):
     """A task to persist. `call` is the msgpack of its `Submit`; `id` is 0 until the journal assigns one.
 
     `pid` and `version` are those of the first process and of its code if this process is durable; else `pid` is 0.
+    `former_owner`: the owner that earlier versions of llmosd gave to such a task, or "". A key of that owner counts as
+    a key of this task's owner.
     """
 
     program: str
@@ -28,6 +30,7 @@ class AcceptedTask(msgspec.Struct):
     attempt: int = 1
     pid: int = 0
     version: str = ""
+    former_owner: str = ""
 
     def is_same_work(self, call: bytes) -> bool:
         """Whether `call`, the msgpack of another `Submit`, asks for the same program with the same arguments.

@@ -139,7 +139,9 @@ class Store:
                 if twin is not None:
                     outcomes.append(twin.as_row() if task.is_same_work(twin.call) else task.key_reused())
                     continue
-                rows = list(self._rows("owner = ? AND key = ?", (task.owner, task.key), ", call"))
+                rows = self._with_key(task.owner, task.key)
+                if not rows and task.former_owner:
+                    rows = self._with_key(task.former_owner, task.key)
                 if rows:
                     row, call = rows[0]
                     outcomes.append(row if task.is_same_work(call) else task.key_reused())
@@ -266,6 +268,10 @@ class Store:
     def close(self) -> None:
         failpoints.point("journal.close")
         self.db.close()
+
+    def _with_key(self, owner: str, key: str) -> list[tuple[Any, ...]]:
+        """The task with this key, and its call; empty if there is none."""
+        return list(self._rows("owner = ? AND key = ?", (owner, key), ", call"))
 
     def _rows(self, where: str, values: tuple[Any, ...], more: str = "") -> Iterator[tuple[Any, ...]]:
         for row in self.db.execute(f"SELECT {COLUMNS}, coalesce(outcome, x'') {more} FROM tasks WHERE {where}", values):

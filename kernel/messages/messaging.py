@@ -255,7 +255,7 @@ class Messaging:
             self.dead_letters.bury(message, "the recipient ended")
         for caller in (process.pending_calls or {}).values():
             if caller is not None:
-                error = UnknownProcess(f"process {process.pid} ended before it replied", pid=process.pid)
+                error = UnknownProcess(f"process {process.pid} ended before it replied", pid=process.pid, ended=True)
                 caller.answer = Unanswerable(error)
                 caller.wake()
         process.pending_calls = None

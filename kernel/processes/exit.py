@@ -183,3 +183,8 @@ class ProcessExit:
         watchers, process.watchers = process.watchers, ()
         for watcher in watchers:
             watcher(process)
+
+
+def deadline_passed(seconds: float) -> str:
+    """The text of the error of a process whose deadline passed."""
+    return f"the deadline of {seconds:g} s passed, so the daemon ended the process"

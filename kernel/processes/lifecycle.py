@@ -23,7 +23,7 @@ from kernel.core.stream import Stream
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate, SystemCalls
 from kernel.lib.validation import check_priority, check_seconds, check_text
-from kernel.processes.exit import ProcessExit
+from kernel.processes.exit import ProcessExit, deadline_passed
 from kernel.processes.outcome import final_event_to, outcome
 from kernel.programs.loader import ProgramLoader
 from kernel.programs.origin import ORIGIN
@@ -87,12 +87,14 @@ class Lifecycle:
     def spawn(self, parent: Process, call: Spawn, stream: Stream | None = None) -> int | Coroutine[Any, Any, int]:
         self.check(parent, call)
         program = self.find(parent, call.program)
-        if program is not None:
+        if program is not None and self.table.pids.ready:
             return self.start(parent, program, call, stream)
-        return self._load_and_start(parent, call, stream)
+        return self._prepare_and_start(parent, call, stream)
 
-    async def _load_and_start(self, parent: Process, call: Spawn, stream: Stream | None) -> int:
-        return self.start(parent, await self.load(parent, call.program), call, stream)
+    async def _prepare_and_start(self, parent: Process, call: Spawn, stream: Stream | None) -> int:
+        program = self.find(parent, call.program) or await self.load(parent, call.program)
+        await self.table.pids.wait()
+        return self.start(parent, program, call, stream)
 
     def find(self, parent: Process, name: str) -> Program | None:
         """The program that `name` means to `parent`, unless it must be loaded, or a client needs its latest version.
@@ -142,10 +144,13 @@ class Lifecycle:
 
     # ---- for connections and the daemon
 
-    def open_client(self, name: str) -> Process:
-        """A new process that stands for the connection of a client. Its owner is `name`."""
-        self.table.last_pid += 1
-        process = Process(self.table.last_pid, None, CLIENT, {}, owner=name, priority=0, is_client=True)
+    def open_client(self, owner: str, name: str = CLIENT) -> Process:
+        """A new process that stands for the connection of a client of `owner`; `name` is shown as its program.
+
+        Raises `InvalidCall`, and `ShuttingDown` if the kernel closes.
+        """
+        check_text(name, "the name of a client", MAX_OWNER)
+        process = Process(self.table.pids.take(), None, name or CLIENT, {}, owner=owner, priority=0, is_client=True)
         self.table.alive[process.pid] = process
         return process
 
@@ -186,7 +191,7 @@ class Lifecycle:
         args = self._admit(parent, program, call, concerned)
         table, detach = self.table, call.detach
         if not pid:
-            table.last_pid = pid = table.last_pid + 1
+            pid = table.pids.take()
         process = Process(
             pid,
             None if detach else parent,
@@ -211,7 +216,7 @@ class Lifecycle:
         if stream is not None and isinstance(stream, Stream):  # into an event log, `kernel.tasks` puts the final event
             process.watch(final_event_to(stream))
         if call.deadline is not None:
-            why = f"not done within its deadline of {call.deadline} s"
+            why = deadline_passed(call.deadline)
             process.timer = self._loop.call_later(call.deadline, self.process_exit.end, process, "deadline", why)
         if process.timer is not None or not parent.is_client:
             _schedule_with(process, parent, self._loop.time(), call.deadline)

@@ -64,7 +64,7 @@ class Links:
         if call.pid == process.pid:
             raise InvalidCall(f"process {process.pid} cannot monitor itself: a process that ended gets no message")
         target = self._table.alive.get(call.pid) or self._table.ended.get(call.pid)
-        known = type(call.pid) is int and 0 < call.pid <= self._table.last_pid and call.pid not in self._expected
+        known = type(call.pid) is int and 0 < call.pid <= self._table.pids.last and call.pid not in self._expected
         if target is None and not known:
             raise self._table.unknown(call.pid)
         if not ref:

@@ -23,6 +23,7 @@ from kernel.journal import histories
 from kernel.journal.histories import ProcessRow
 from kernel.journal.journal import Journal
 from kernel.journal.records import AcceptedTask
+from kernel.processes.exit import deadline_passed
 from kernel.processes.lifecycle import Lifecycle
 from kernel.programs.program import Program
 from kernel.tasks.running import RunningTask, RunningTasks, id_text
@@ -85,6 +86,7 @@ class Recovery:
             for name in {accepted.program for accepted in batch} - programs.keys():
                 programs[name] = await self._load(name)
             found = await self._histories([accepted.id for accepted in batch if accepted.pid])
+            await self._lifecycle.table.pids.wait(len(batch))
             if self._lifecycle.draining:
                 break
             for accepted in batch:
@@ -134,8 +136,7 @@ class Recovery:
             if call.deadline is not None:
                 left = call.deadline - (time.time() - accepted.submitted)
                 if left <= 0:
-                    why = f"not done within its deadline of {call.deadline} s"
-                    self._running.fail(task, "deadline", DeadlineExceeded(why))
+                    self._running.fail(task, "deadline", DeadlineExceeded(deadline_passed(call.deadline)))
                     return
                 call.deadline = min(left, call.deadline)
             if isinstance(program, Exception):

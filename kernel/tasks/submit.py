@@ -69,8 +69,11 @@ class Tasks:
         stored = msgspec.structs.replace(call, owner=owner, credit=0)
         history = self._durable.new_root(program) if call.durable or program.durable else None
         task = AcceptedTask(call.program, owner, call.key, encode(stored), time.time())
+        if call.owner is None and client.program != owner:
+            task.former_owner = client.program
         if history is not None:
             task.pid, task.version = history.pid, history.version
+        self._lifecycle.table.pids.cover(self._journal.waiting + 1)  # on disk before the processes start
         started: asyncio.Future[Submitted] = self._loop.create_future()
         self._journal.accept(task, partial(self._accepted, client, program, call, stream, started, history))
         try:

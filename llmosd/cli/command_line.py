@@ -1,7 +1,8 @@
 """The command line of `llmos`: its commands, and the messages and exit codes of errors.
 
 Called by the console script. The files of `llmosd.cli.commands` define the commands; this module implements none. Exit
-codes: 0 done, 1 the agent or the command failed, 2 wrong usage, 3 no daemon, 124 timed out, 130 interrupted.
+codes: 0 done, 1 the agent or the command failed, 2 wrong usage, 3 no daemon, 124 the --timeout of the command passed,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -45,19 +46,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     command: Callable[..., int] = options.command
+    timeout: float | None = getattr(options, "timeout", None)
     try:
         if getattr(options, "needs_no_daemon", False):
             return command(options)
-        with Client(options.socket, name="llmos") as client:
+        client = Client(options.socket, name="llmos")
+        with client.expiring(timeout, "no answer"), client:
             return command(client, options)
-    except (NoDaemon, ConnectionLost, SocketPathInvalid) as error:
-        return _complain(error, NO_DAEMON)
-    except TimedOut as error:
-        return _complain(error, TIMED_OUT)
-    except (InvalidCall, InvalidPolicy, NotFound) as error:
-        return _complain(error, USAGE)
     except LlmosError as error:
-        return _complain(error, FAILED)
+        code = exit_code(error, timeout)
+        if code == TIMED_OUT:
+            error = TimedOut(options.late.format(f"{timeout:g}"))
+        return _complain(error, code)
+
+
+def exit_code(error: LlmosError, timeout: float | None) -> int:
+    """The exit code for an error: by its origin, and only then by its class. `timeout`: that of the command.
+
+    An error that ended a process is a failure of the process, even if a mistake of the user has the same class.
+    """
+    if error.ended_process or error.data.get("ended"):
+        return FAILED
+    if isinstance(error, TimedOut) and timeout is not None:
+        return TIMED_OUT
+    if isinstance(error, NoDaemon | ConnectionLost | SocketPathInvalid):
+        return NO_DAEMON
+    return USAGE if isinstance(error, InvalidCall | InvalidPolicy | NotFound) else FAILED
 
 
 def _complain(error: LlmosError, code: int) -> int:

@@ -17,6 +17,15 @@ class Add(Protocol):
     def __call__(self, name: str, /, **options: Any) -> argparse.ArgumentParser: ...
 
 
+def add_timeout(command: argparse.ArgumentParser, text: str, late: str) -> None:
+    """Add `--timeout` with the help `text`. `late`: the complaint when it has passed; {} stands for the seconds.
+
+    The time runs from the start of the command. It covers the connection, all calls and all waits.
+    """
+    command.add_argument("--timeout", type=values.seconds, metavar="S", help=text)
+    command.set_defaults(late=late)
+
+
 class CommonOptions:
     """Parsers to pass as `parents`.
 

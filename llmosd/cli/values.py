@@ -67,6 +67,14 @@ def limits(given: Sequence[str]) -> Limits | None:
         raise BadArguments(f"--limit takes NAME=NUMBER: {error}; the names are {known}") from None
 
 
+def seconds(text: str) -> float:
+    """Parse a time in seconds. Raises `ValueError`, also for a negative time."""
+    number = float(text)
+    if not number >= 0:
+        raise ValueError(text)
+    return number
+
+
 def target(text: str) -> tuple[int, str | None]:
     """Parse a process such as 12, or one of its threads such as 12:0-1."""
     pid, colon, thread = text.partition(":")

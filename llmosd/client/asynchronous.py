@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from ipc.errors import LlmosError, NoDaemon, TimedOut
+from ipc.errors import LlmosError
 from ipc.messages import Event, Log
 from ipc.protocol import FromDaemon, StreamEvent
 from ipc.syscalls import Logs, Submitted, Syscall
 from ipc.transport import FramedProtocol
 from ipc.unix import default_socket, try_connect
-from llmosd.client import session
+from llmosd.client import bounds, session
+from llmosd.client.bounds import Bound
 from llmosd.client.cursor import Cursor, TaskReader
 from llmosd.client.descriptor import Ask, Asynchronous, Follow
 from llmosd.client.methods import ClientMethods
@@ -44,6 +46,11 @@ class _Awaited(PendingRequest):
         """Wait for the next message to this request."""
         self._changed.clear()
         await self._changed.wait()
+
+    def end(self, bound: Bound) -> None:
+        """The bound of the answer is reached."""
+        self.expire(bound.error())
+        self.wake()
 
 
 class _ClientConnection(FramedProtocol):
@@ -88,8 +95,10 @@ class _ClientConnection(FramedProtocol):
         self.send_frame(payload)
         return pending
 
-    async def answer(self, pending: _Awaited) -> Any:
+    async def answer(self, pending: _Awaited, bound: Bound) -> Any:
         """Wait for the answer to `pending`. Abandons the request if the wait is cancelled or fails."""
+        left = bound.left()
+        timer = None if left is None else self._loop.call_later(left, pending.end, bound)
         try:
             while not pending.answered:
                 await pending.change()
@@ -97,6 +106,9 @@ class _ClientConnection(FramedProtocol):
         except BaseException:
             self.abandon(pending)
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     async def events(self, pending: _Awaited) -> AsyncIterator[StreamEvent]:
         while not pending.exhausted:
@@ -144,14 +156,9 @@ class AsyncTask(TaskReader):
 
     async def result(self, timeout: float | None = None) -> Any:
         """The value that the agent returned. Raises its error, or `TimedOut`; after that, the task continues."""
-        try:
-            async with asyncio.timeout(timeout):
-                async for _ in self.events():
-                    pass
-        except TimeoutError:
-            raise TimedOut(
-                f"process {self.pid} gave no result within {timeout} s; it is still running", pid=self.pid
-            ) from None
+        async with _within(bounds.within(timeout, f"process {self.pid} gave no result")):
+            async for _ in self.events():
+                pass
         return self._value()
 
     async def cancel(self) -> None:
@@ -182,19 +189,16 @@ class AsyncClient(ClientMethods, Asynchronous[AsyncTask]):
     async def connect(self) -> None:
         """Connect and exchange greetings. Waits while the daemon's backlog is full. Raises `NoDaemon`."""
         loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(session.CONNECT_TIMEOUT):
-                while (connection := try_connect(self.socket)) is None:
-                    await asyncio.sleep(0.005)
-                _, wire = await loop.create_unix_connection(lambda: _ClientConnection(self.socket), sock=connection)
-                try:
-                    wire.send_frame(session.hello(self._name))
-                    self.pid = session.welcomed(await wire.welcome).pid
-                except BaseException:
-                    wire.close()
-                    raise
-        except TimeoutError:
-            raise NoDaemon(f"the daemon at {self.socket} does not answer", socket=str(self.socket)) from None
+        async with _within(bounds.connecting(self.socket)):
+            while (connection := try_connect(self.socket)) is None:
+                await asyncio.sleep(0.005)
+            _, wire = await loop.create_unix_connection(lambda: _ClientConnection(self.socket), sock=connection)
+            try:
+                wire.send_frame(session.hello(self._name))
+                self.pid = session.welcomed(await wire.welcome).pid
+            except BaseException:
+                wire.close()
+                raise
         self._wire = wire
 
     async def close(self) -> None:
@@ -203,10 +207,14 @@ class AsyncClient(ClientMethods, Asynchronous[AsyncTask]):
             self._wire.close()
             self._wire = None
 
-    async def request(self, call: Syscall) -> Any:
-        """Make any system call of `ipc.syscalls` and return its answer."""
+    async def request(self, call: Syscall, timeout: float | None = None) -> Any:
+        """Make any system call of `ipc.syscalls` and return its answer. Raises `TimedOut` after `timeout` seconds.
+
+        Without a timeout, a call that waits for nothing raises `NoDaemon` if it is not answered in time
+        (`llmosd.client.bounds`).
+        """
         wire = self._connected()
-        return await wire.answer(wire.open(call))
+        return await wire.answer(wire.open(call), bounds.answering(call, self.socket, timeout))
 
     async def run(
         self,
@@ -220,12 +228,18 @@ class AsyncClient(ClientMethods, Asynchronous[AsyncTask]):
         detach: bool = False,
         durable: bool = False,
     ) -> Any:
-        """Run a task and return its result. Waits at most `timeout` seconds. Cancelling this call kills the task."""
-        task = await self.submit(
-            program, args, priority=priority, deadline=deadline, owner=owner, detach=detach, durable=durable
-        )
+        """Run a task and return its result. Waits at most `timeout` seconds in total, then raises `TimedOut`.
+
+        Cancelling this call kills the task.
+        """
+        bound = bounds.within(timeout, f"{program} gave no result")
+        async with _within(bound):
+            task = await self.submit(
+                program, args, priority=priority, deadline=deadline, owner=owner, detach=detach, durable=durable
+            )
         try:
-            return await task.result(timeout)
+            async with _within(bound):
+                return await task.result()
         except asyncio.CancelledError:
             task._wire.abandon(task._pending)
             raise
@@ -237,9 +251,10 @@ class AsyncClient(ClientMethods, Asynchronous[AsyncTask]):
     async def follow(self, pid: int) -> AsyncIterator[Log]:
         """The log of process `pid` so far, then every new line until the process ends."""
         wire = self._connected()
-        pending = wire.open(Logs(pid, session.CREDIT), streams=True)
+        call = Logs(pid, session.CREDIT)
+        pending = wire.open(call, streams=True)
         try:
-            for line in await wire.answer(pending):
+            for line in await wire.answer(pending, bounds.answering(call, self.socket)):
                 yield line
             async for message in wire.events(pending):
                 assert isinstance(message.event, Log)
@@ -253,9 +268,23 @@ class AsyncClient(ClientMethods, Asynchronous[AsyncTask]):
     async def _follow(self, follow: Follow) -> AsyncTask:
         wire = self._connected()
         pending = wire.open(follow.call, streams=True)
-        return AsyncTask(self, wire, pending, await wire.answer(pending), follow.after)
+        submitted = await wire.answer(pending, bounds.answering(follow.call, self.socket))
+        return AsyncTask(self, wire, pending, submitted, follow.after)
 
     def _connected(self) -> _ClientConnection:
         if self._wire is None:
             raise session.not_connected()
         return self._wire
+
+
+@asynccontextmanager
+async def _within(bound: Bound) -> AsyncIterator[None]:
+    """Cancel the `with` block at the end of `bound`, and raise its error."""
+    scope = asyncio.timeout(bound.left())
+    try:
+        async with scope:
+            yield
+    except TimeoutError:
+        if scope.expired():
+            raise bound.error() from None
+        raise

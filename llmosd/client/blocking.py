@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import select
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from socket import socket as Socket  # noqa: N812
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from ipc.errors import ConnectionLost, LlmosError, NoDaemon, ProtocolError, TimedOut
+from ipc.errors import ConnectionLost, LlmosError, ProtocolError, TimedOut
 from ipc.frames import FrameDecoder, frame
 from ipc.messages import Event, Log
 from ipc.protocol import FromDaemon, StreamEvent
-from ipc.syscalls import Logs, Submitted, Syscall
+from ipc.syscalls import Logs, Ping, Submitted, Syscall
 from ipc.unix import default_socket, try_connect
-from llmosd.client import session
+from llmosd.client import bounds, session
+from llmosd.client.bounds import NEVER, Bound
 from llmosd.client.cursor import Cursor, TaskReader
 from llmosd.client.descriptor import Ask, Blocking, Follow
 from llmosd.client.methods import ClientMethods
 from llmosd.client.session import PendingRequest, Session
 
-FOREVER = float("inf")
+PING_AFTER = 10.0  # seconds of silence after which the client checks that a stopping daemon lives
 
 R = TypeVar("R")
 
@@ -46,13 +49,17 @@ class Task(TaskReader):
         self._pending = pending
 
     def events(self, timeout: float | None = None) -> Iterator[Event]:
-        """All events in order; the last is `Result` or `Failed`. Raises `TimedOut` after `timeout` seconds in total."""
+        """All events in order; the last is `Result` or `Failed`. Raises `TimedOut` after `timeout` seconds in total.
+
+        After `TimedOut` the task continues.
+        """
         if self._final is not None:
             yield self._final
             return
         while self._local_events:
             yield self._local_events.popleft()
-        for message in self._client._events(self._pending, timeout):
+        bound = bounds.within(timeout, f"process {self.pid} gave no result")
+        for message in self._client._events(self._pending, bound):
             yield self._read(message)
 
     def result(self, timeout: float | None = None) -> Any:
@@ -76,6 +83,8 @@ class Client(ClientMethods, Blocking[Task]):
         self.pid = 0
         self._name = name
         self._connection: Socket | None = None
+        self._expiry = NEVER  # bounds all waits of this client
+        self._unsent: deque[memoryview] = deque()  # frames that wait for room in the socket; of the first, the rest
         self._frames = FrameDecoder()
         self._session = Session(PendingRequest)
 
@@ -90,20 +99,20 @@ class Client(ClientMethods, Blocking[Task]):
 
     def connect(self) -> None:
         """Connect and exchange greetings. Waits while the daemon's backlog is full. Raises `NoDaemon`."""
-        until = time.monotonic() + session.CONNECT_TIMEOUT
+        bound = bounds.connecting(self.socket)
         while (connection := try_connect(self.socket)) is None:
-            if time.monotonic() > until:
-                raise NoDaemon(f"the daemon at {self.socket} does not answer", socket=str(self.socket))
+            self._left(bound)
             time.sleep(0.005)
         self._connection = connection
+        self._unsent.clear()
         self._frames = FrameDecoder()
         self._session = Session(PendingRequest)
         try:
-            self._send(session.hello(self._name))
-            self.pid = session.welcomed(self._first_message(until)).pid
-        except (ConnectionLost, TimedOut) as error:
+            self._send(session.hello(self._name), bound)
+            self.pid = session.welcomed(self._first_message(bound)).pid
+        except ConnectionLost as error:
             self.close()
-            raise NoDaemon(f"the daemon at {self.socket} does not answer: {error}", socket=str(self.socket)) from None
+            raise bounds.no_daemon(self.socket, f": {error}") from None
         except BaseException:
             self.close()
             raise
@@ -115,9 +124,32 @@ class Client(ClientMethods, Blocking[Task]):
             self._connection = None
             self._session.lose(session.not_connected())
 
+    @contextmanager
+    def expiring(self, timeout: float | None, what: str) -> Iterator[None]:
+        """In the `with` block, all waits of this client end `timeout` seconds from now, with `TimedOut`.
+
+        `what` names the missing event in the text of the error: "process 7 gave no result".
+        """
+        outer, inner = self._expiry, bounds.within(timeout, what)
+        self._expiry = min(outer, inner, key=lambda bound: bound.until)
+        try:
+            yield
+        finally:
+            self._expiry = outer
+
+    def check_time(self) -> None:
+        """Raise `TimedOut` if the time of `expiring` has passed."""
+        if self._expiry.until < time.monotonic():
+            raise self._expiry.error()
+
     def request(self, call: Syscall, timeout: float | None = None) -> Any:
-        """Make any system call of `ipc.syscalls` and return its answer."""
-        return self._answer(self._open(call), timeout)
+        """Make any system call of `ipc.syscalls` and return its answer. Raises `TimedOut` after `timeout` seconds.
+
+        Without a timeout, a call that waits for nothing raises `NoDaemon` if it is not answered in time
+        (`llmosd.client.bounds`).
+        """
+        bound = bounds.answering(call, self.socket, timeout)
+        return self._answer(self._open(call, bound), bound)
 
     def run(
         self,
@@ -131,31 +163,37 @@ class Client(ClientMethods, Blocking[Task]):
         detach: bool = False,
         durable: bool = False,
     ) -> Any:
-        """Run a task and return its result. Waits at most `timeout` seconds, then raises `TimedOut`."""
-        task = self.submit(
-            program, args, priority=priority, deadline=deadline, owner=owner, detach=detach, durable=durable
-        )
-        return task.result(timeout)
+        """Run a task and return its result. Waits at most `timeout` seconds in total, then raises `TimedOut`."""
+        with self.expiring(timeout, f"{program} gave no result"):
+            task = self.submit(
+                program, args, priority=priority, deadline=deadline, owner=owner, detach=detach, durable=durable
+            )
+            return task.result()
 
     def follow(self, pid: int) -> Iterator[Log]:
         """The log of process `pid` so far, then every new line until the process ends."""
-        pending = self._open(Logs(pid, session.CREDIT), streams=True)
+        call = Logs(pid, session.CREDIT)
+        bound = bounds.answering(call, self.socket)
+        pending = self._open(call, bound, streams=True)
         try:
-            yield from self._answer(pending)
-            for message in self._events(pending, None):
+            yield from self._answer(pending, bound)
+            for message in self._events(pending, NEVER):
                 assert isinstance(message.event, Log)
                 yield message.event
         finally:
             self._abandon(pending)
 
     def wait_until_closed(self, timeout: float | None = None) -> None:
-        """Wait until the daemon closes the connection. Raises `TimedOut`."""
-        until = _until(timeout)
-        try:
-            while True:
-                self._pump(until)
-        except ConnectionLost:
-            return
+        """Wait until the daemon closes the connection. Raises `TimedOut`, and `NoDaemon` if it answers no `Ping`."""
+        with self.expiring(timeout, "the daemon did not close the connection"):
+            try:
+                while True:
+                    try:
+                        self._pump(bounds.within(PING_AFTER, "no message"))
+                    except TimedOut:
+                        self.request(Ping())
+            except ConnectionLost:
+                return
 
     # ---- requests
 
@@ -163,67 +201,69 @@ class Client(ClientMethods, Blocking[Task]):
         return ask.read(self.request(ask.call))
 
     def _follow(self, follow: Follow) -> Task:
-        pending = self._open(follow.call, streams=True)
-        return Task(self, pending, self._answer(pending), follow.after)
+        bound = bounds.answering(follow.call, self.socket)
+        pending = self._open(follow.call, bound, streams=True)
+        return Task(self, pending, self._answer(pending, bound), follow.after)
 
-    def _open(self, call: Syscall, *, streams: bool = False) -> PendingRequest:
-        self._connected()
+    def _open(self, call: Syscall, bound: Bound, *, streams: bool = False) -> PendingRequest:
+        self._flush(bound)  # so at most one request waits for room in the socket
         pending, payload = self._session.open(call, streams=streams)
-        self._send(payload)
+        try:
+            self._send(payload, bound)
+        except BaseException:
+            self._abandon(pending)
+            raise
         return pending
 
-    def _answer(self, pending: PendingRequest, timeout: float | None = None) -> Any:
-        until = _until(timeout)
+    def _answer(self, pending: PendingRequest, bound: Bound) -> Any:
         try:
             while not pending.answered:
-                self._pump(until)
+                self._pump(bound)
             return pending.answer()
         except BaseException:
             self._abandon(pending)
             raise
 
-    def _events(self, pending: PendingRequest, timeout: float | None) -> Iterator[StreamEvent]:
-        until = _until(timeout)
+    def _events(self, pending: PendingRequest, bound: Bound) -> Iterator[StreamEvent]:
         while not pending.exhausted:
             message = pending.next()
             if message is None:
-                self._pump(until)
+                self._pump(bound)
                 continue
             yield message
             if (credit := pending.take_credit()) is not None:
-                self._send(credit)
+                self._send(credit, bound)
 
     def _abandon(self, pending: PendingRequest) -> None:
         payload = self._session.abandon(pending)
         if payload is not None and self._connection is not None:
-            try:
-                self._send(payload)
-            except LlmosError:
-                self.close()
+            self._unsent.append(memoryview(frame(payload)))
+            with suppress(LlmosError):
+                self._write()  # the rest goes out with the next request
 
     # ---- the connection
 
-    def _pump(self, until: float) -> None:
+    def _pump(self, bound: Bound) -> None:
         """Wait for messages, and pass each to its request."""
-        for message in self._read(until):
+        for message in self._read(bound):
             try:
                 self._session.take(message)
             except LlmosError:
                 self.close()
                 raise
 
-    def _first_message(self, until: float) -> FromDaemon:
+    def _first_message(self, bound: Bound) -> FromDaemon:
         """Wait for the first message on this connection."""
         while True:
-            for message in self._read(until):
+            for message in self._read(bound):
                 return message
 
-    def _read(self, until: float) -> Iterator[FromDaemon]:
-        """Read once and yield the messages. Raises `TimedOut` if none arrive until `until`, by the monotonic clock."""
+    def _read(self, bound: Bound) -> Iterator[FromDaemon]:
+        """Read once and yield the messages. Writes frames that wait. Raises the error of the bound if none arrive."""
         connection = self._connected()
-        left = None if until == FOREVER else max(until - time.monotonic(), 0.0)
-        if not select.select([connection], [], [], left)[0]:
-            raise TimedOut("the daemon did not answer in time; it continues to work on the request")
+        while not self._wait(connection, bound):
+            self._write()
+            connection = self._connected()
         try:
             data = connection.recv(1 << 18)
         except OSError:
@@ -238,22 +278,48 @@ class Client(ClientMethods, Blocking[Task]):
             self.close()
             raise
 
-    def _send(self, payload: bytes) -> None:
-        connection = self._connected()
-        data = memoryview(frame(payload))
+    def _send(self, payload: bytes, bound: Bound) -> None:
+        self._connected()
+        self._unsent.append(memoryview(frame(payload)))
+        self._flush(bound)
+
+    def _flush(self, bound: Bound) -> None:
+        """Write all frames that wait. Reads meanwhile: the daemon reads nothing while its answers are not read."""
+        while self._write():
+            if self._wait(self._connected(), bound):
+                self._pump(bound)
+
+    def _write(self) -> bool:
+        """Write as much as the socket takes now. Returns whether frames still wait."""
+        connection, unsent = self._connected(), self._unsent
         try:
-            while data:
-                select.select([], [connection], [])
-                data = data[connection.send(data) :]
+            while unsent:
+                unsent[0] = unsent[0][connection.send(unsent[0]) :]
+                if not unsent[0]:
+                    unsent.popleft()
+        except BlockingIOError:
+            return True
         except OSError:
             self.close()
             raise session.closed_by_daemon(self.socket) from None
+        return False
+
+    def _wait(self, connection: Socket, bound: Bound) -> bool:
+        """Wait until the socket can be read (True), or else written if frames wait. Raises the error of the bound."""
+        writing = [connection] if self._unsent else []
+        readable, writable, _ = select.select([connection], writing, [], self._left(bound))
+        if not readable and not writable:
+            raise self._earlier(bound).error()
+        return bool(readable)
+
+    def _left(self, bound: Bound) -> float | None:
+        """Seconds to wait; None for any time. Raises the error of the bound after its end."""
+        return self._earlier(bound).left()
+
+    def _earlier(self, bound: Bound) -> Bound:
+        return bound if bound.until <= self._expiry.until else self._expiry
 
     def _connected(self) -> Socket:
         if self._connection is None:
             raise session.not_connected()
         return self._connection
-
-
-def _until(timeout: float | None) -> float:
-    return FOREVER if timeout is None else time.monotonic() + timeout

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, NamedTuple
 
-from ipc.errors import from_wire
+from ipc.errors import ErrorInfo, LlmosError, from_wire
 from ipc.messages import Event, Failed, Restarted, Result
 from ipc.protocol import StreamEvent
 from ipc.syscalls import Submitted
@@ -55,9 +55,16 @@ def is_final(event: Event) -> bool:
     return isinstance(event, Result | Failed)
 
 
+def error_of_process(info: ErrorInfo) -> LlmosError:
+    """The error that ended a process, which is marked as such."""
+    error = from_wire(info)
+    error.ended_process = True
+    return error
+
+
 def final_value(event: Event) -> Any:
     """The value in the last event of a task. Raises the error of the task."""
     if isinstance(event, Failed):
-        raise from_wire(event.error)
+        raise error_of_process(event.error)
     assert isinstance(event, Result)
     return event.value

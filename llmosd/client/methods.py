@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ipc.errors import from_wire
 from ipc.messages import Log, Message
 from ipc.syscalls import (
     Attach,
@@ -47,7 +46,7 @@ from ipc.syscalls import (
     TaskInfo,
     Wait,
 )
-from llmosd.client.cursor import Cursor
+from llmosd.client.cursor import Cursor, error_of_process
 from llmosd.client.descriptor import Ask, Follow, asks, follows
 from llmosd.client.session import CREDIT
 
@@ -237,5 +236,5 @@ def _payload(pong: Pong) -> Any:
 def _outcome(status: ExitStatus) -> Any:
     """The value of a process that succeeded. Raises the error of a process that failed."""
     if status.error is not None:
-        raise from_wire(status.error)
+        raise error_of_process(status.error)
     return status.value

@@ -31,7 +31,6 @@ from ipc.syscalls import Syscall, SystemCall
 from llmosd.client.cursor import is_final
 
 CREDIT = 256  # events that the daemon may send ahead; whenever half of them were read, their number is granted again
-CONNECT_TIMEOUT = 10.0  # seconds for the daemon to accept the connection and answer
 
 
 class PendingRequest:
@@ -104,6 +103,11 @@ class PendingRequest:
                 self._ended = True
             case Failure():
                 self._error = from_wire(message.error)
+
+    def expire(self, error: LlmosError) -> None:
+        """The time for the answer is over: fail with `error` unless the answer has arrived."""
+        if not self.answered:
+            self._error = error
 
     def lose(self, error: LlmosError) -> None:
         """The connection is lost: fail with `error` unless all events have arrived."""

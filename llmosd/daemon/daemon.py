@@ -24,6 +24,7 @@ from ipc.errors import ConfigError, LlmosError
 from kernel.connection import Connection
 from kernel.journal.journal import Journal
 from kernel.lib import failpoints
+from kernel.lib.users import user_name
 from kernel.processes import stdio
 from llmosd.context import Context
 from llmosd.daemon import logs, settings, systemd
@@ -66,8 +67,9 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
+        owner = user_name(os.getuid())  # before the first client: a lookup may wait for a server
         server = await self._listen()
-        log.info("listening", socket=str(self._claim.path), pid=os.getpid(), model=self._config.model)
+        log.info("listening", socket=str(self._claim.path), pid=os.getpid(), model=self._config.model, owner=owner)
         self._kernel.resources.start()
         if self._config.preload:
             self._kernel.resources.preload()

@@ -71,7 +71,7 @@ def test_ps_logs_wait_and_kill(daemon, folder):
         "from llmosd import agent\n\n@agent\nasync def slow(ctx, seconds: float):\n"
         "    ctx.log('begun', seconds=seconds)\n    await ctx.sleep(seconds)\n    return 'slept'\n"
     )
-    pid = daemon.llmos("run", "-d", str(path), "3600").stdout.strip()
+    _, pid = daemon.llmos("run", "-d", str(path), "3600").stdout.split()
     rows = json.loads(daemon.llmos("ps", "--json").stdout)
     assert [(row["pid"], row["program"], row["waits_for"]) for row in rows] == [(int(pid), "slow", "time")]
     assert "begun seconds=3600.0" in daemon.llmos("logs", pid).stdout
@@ -82,9 +82,10 @@ def test_ps_logs_wait_and_kill(daemon, folder):
     assert daemon.llmos("kill", pid).returncode == 0
     killed = daemon.llmos("wait", pid)
     assert (killed.returncode, "Killed" in killed.stderr) == (1, True)
-    short = daemon.llmos("run", "-d", str(path), "0.2").stdout.strip()
+    _, short = daemon.llmos("run", "-d", str(path), "0.2").stdout.split()
     assert daemon.llmos("wait", short).stdout == "slept\n"
-    follow = daemon.llmos("logs", "-f", daemon.llmos("run", "-d", str(path), "0.5").stdout.strip())
+    _, brief = daemon.llmos("run", "-d", str(path), "0.5").stdout.split()
+    follow = daemon.llmos("logs", "-f", brief)
     assert "begun" in follow.stdout
 
 

@@ -267,14 +267,14 @@ def test_believes_only_the_hello(folder):
         listener.bind(str(path))
         listener.listen(5)
         client = Client(path)
-        from llmosd.client import session
+        from llmosd.client import bounds
 
-        old, session.CONNECT_TIMEOUT = session.CONNECT_TIMEOUT, 0.3
+        old, bounds.CONNECT_TIMEOUT = bounds.CONNECT_TIMEOUT, 0.3
         try:
             with pytest.raises(NoDaemon, match="does not answer"):
                 client.connect()
         finally:
-            session.CONNECT_TIMEOUT = old
+            bounds.CONNECT_TIMEOUT = old
 
 
 def test_a_backlog_of_zero_gives_a_wait_and_no_error(folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
 import signal
 import time
 
@@ -304,3 +305,33 @@ def test_no_descriptor_is_leaked(daemon, client, eventually):
         with daemon.client() as other:
             other.run("echo", {"value": 1})
     eventually(lambda: psutil.Process(daemon.pid).num_fds() <= before, "descriptors closed")
+
+
+def test_a_key_is_one_task_for_all_clients_of_a_user_and_the_user_is_its_owner(daemon):
+    user = pwd.getpwuid(os.getuid()).pw_name
+
+    async def submit() -> str:
+        async with AsyncClient(daemon.socket) as client:
+            return (await client.submit("echo", {"value": "once"}, detach=True, key="k")).id
+
+    first, _ = daemon.llmos("run", "-d", "echo", "--key", "k", "-a", "value=once").stdout.split()
+    with daemon.client() as client:
+        second = client.submit("echo", {"value": "once"}, detach=True, key="k").id
+        other = client.submit("echo", {"value": "once"}, detach=True, key="k", owner="bob").id
+        assert asyncio.run(submit()) == second == first != other
+        assert {row.id: row.owner for row in client.history()} == {first: user, other: "bob"}
+        labels = {row.program for row in client.ps(clients=True)}
+        assert (labels, {row.owner for row in client.ps(clients=True)}) == ({"client"}, {user})
+
+
+def test_pids_continue_in_the_next_run_of_the_daemon(start):
+    first = start()
+    with first.client() as client:
+        pid = client.submit("echo", {"value": 1}, detach=True).pid
+    first.stop()
+    second = start()
+    with second.client() as client:
+        assert client.pid > pid
+        assert client.submit("echo", {"value": 1}, detach=True).pid == client.pid + 1
+        with pytest.raises(UnknownProcess, match=f"process {pid} has ended"):
+            client.kill(pid)

@@ -9,14 +9,14 @@ import argparse
 
 from ipc.syscalls import Kill, Nice, Resume, Suspend
 from llmosd.cli import show, values
-from llmosd.cli.options import Add, CommonOptions
+from llmosd.cli.options import Add, CommonOptions, add_timeout
 from llmosd.client.blocking import Client
 
 
 def add_commands(add: Add, common: CommonOptions) -> None:
     """Add the commands to the command line."""
     command = add("wait", parents=[common.process], help="wait for a process and print its result")
-    command.add_argument("--timeout", type=float, metavar="S", help="wait at most S seconds")
+    add_timeout(command, "wait at most S seconds", "the process did not end within {} s; it continues")
     command.set_defaults(command=wait)
 
     for name, text, function in (
@@ -40,7 +40,7 @@ def add_commands(add: Add, common: CommonOptions) -> None:
 
 
 def wait(client: Client, options: argparse.Namespace) -> int:
-    show.value(client.wait(options.pid, options.timeout), options.json)
+    show.value(client.wait(options.pid), options.json)
     return 0
 
 

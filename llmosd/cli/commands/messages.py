@@ -9,7 +9,7 @@ import argparse
 
 from ipc.syscalls import DeadLetter, DeadLetters, Heading, NameInfo, Names, PeekMailbox
 from llmosd.cli import listings, show, values
-from llmosd.cli.options import Add, CommonOptions
+from llmosd.cli.options import Add, CommonOptions, add_timeout
 from llmosd.client.blocking import Client
 
 
@@ -29,7 +29,7 @@ def add_commands(add: Add, common: CommonOptions) -> None:
     command.set_defaults(command=send)
 
     command = add("call", parents=[message], help="send a message to a process and print its reply")
-    command.add_argument("--timeout", type=float, metavar="S", help="wait at most S seconds")
+    add_timeout(command, "wait at most S seconds", "no reply within {} s")
     command.set_defaults(command=call)
 
     command = add("mailbox", parents=[common.process], help="list the messages in the mailbox of a process")

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from ipc.messages import Event
 from ipc.syscalls import TaskInfo
 from llmosd.cli import following, listings, show, values
-from llmosd.cli.options import Add, CommonOptions
+from llmosd.cli.options import Add, CommonOptions, add_timeout
 from llmosd.cli.stream import print_events
 from llmosd.client import cursor
 from llmosd.client.blocking import Client, Task
@@ -28,8 +28,12 @@ def add_commands(add: Add, common: CommonOptions) -> None:
     command.add_argument("arguments", nargs="*", default=[], help="its arguments in order; - reads standard input")
     command.add_argument("-a", "--arg", metavar="NAME=VALUE", action="append", default=[], help="an argument by name")
     command.add_argument("--priority", type=int, help="-20 to 20, higher is more urgent")
-    command.add_argument("--deadline", type=float, metavar="S", help="end the task after S seconds")
-    command.add_argument("--timeout", type=float, metavar="S", help="wait at most S seconds, then end the task")
+    command.add_argument("--deadline", type=values.seconds, metavar="S", help="end the task after S seconds")
+    add_timeout(
+        command,
+        "wait at most S seconds, then end the task",
+        "no result within {} s, so the task ends; use --detach to leave it running",
+    )
     command.add_argument("--owner", help="the owner whose limits and share apply")
     command.add_argument("--name", help="register the process under this name")
     command.add_argument(
@@ -39,14 +43,14 @@ def add_commands(add: Add, common: CommonOptions) -> None:
         default=[],
         help="limit the usage of the process: tokens=1000, children=5, ... (repeatable)",
     )
-    command.add_argument("-d", "--detach", action="store_true", help="print the pid and leave the task running")
+    command.add_argument("-d", "--detach", action="store_true", help="print the id and the pid; the task goes on")
     command.add_argument("--key", help="repeating a submission with the same key makes no second task")
     command.add_argument("--durable", action="store_true", help="run as a durable agent, which survives the daemon")
     command.set_defaults(command=run)
 
     command = add("attach", parents=[common.listing], help="print the output and the result of a submitted task")
     command.add_argument("id", help="the id of a task, as in `llmos history`")
-    command.add_argument("--timeout", type=float, metavar="S", help="wait at most S seconds; the task continues")
+    add_timeout(command, "wait at most S seconds; the task continues", "no result within {} s; the task continues")
     command.set_defaults(command=attach)
 
     command = add("history", parents=[common.listing], help="list submitted tasks, newest first")
@@ -56,6 +60,8 @@ def add_commands(add: Add, common: CommonOptions) -> None:
 
 
 def run(client: Client, options: argparse.Namespace) -> int:
+    if options.detach:
+        options.late = "the task was not accepted within {} s; if you repeat it, use --key so that it runs once"
     positional = [sys.stdin.read() if text == "-" else text for text in options.arguments]
     task = client.submit(
         values.program_path(options.program),
@@ -72,16 +78,16 @@ def run(client: Client, options: argparse.Namespace) -> int:
         durable=options.durable,
     )
     if options.detach:
-        show.value({"pid": task.pid, "id": task.id} if options.json else task.pid, options.json)
+        show.value({"pid": task.pid, "id": task.id} if options.json else f"{task.id} {task.pid}", options.json)
         if not options.json:
             print(f"llmos: task {task.id}: `llmos attach {task.id}` shows its output", file=sys.stderr)
         return 0
-    return _show(task, options, following.attached(task, options.timeout))
+    return _show(task, options, task.events())
 
 
 def attach(client: Client, options: argparse.Namespace) -> int:
     task = client.attach(options.id, after=BEGINNING)
-    return _show(task, options, following.events(client, task, options.timeout))
+    return _show(task, options, following.events(client, task))
 
 
 def _show(task: Task, options: argparse.Namespace, events: Iterable[Event]) -> int:

@@ -13,7 +13,7 @@ from ipc.errors import ConnectionLost, FrameTooLarge, NoDaemon, VersionMismatch,
 from ipc.frames import HEADER, MAX_FRAME, frame
 from ipc.protocol import Answer, Failure
 from llmosd import AsyncClient, Client
-from llmosd.client import session
+from llmosd.client import bounds
 
 
 def test_a_client_that_lost_the_border_of_the_frames_reads_no_more():
@@ -42,7 +42,7 @@ async def test_a_connection_that_is_not_welcomed_is_closed(
         ended.set_result(await reader.read())
         writer.close()
 
-    monkeypatch.setattr(session, "CONNECT_TIMEOUT", 30.0 if refused else 0.3)
+    monkeypatch.setattr(bounds, "CONNECT_TIMEOUT", 30.0 if refused else 0.3)
     server = await asyncio.start_unix_server(serve, folder / "s.sock")
     with pytest.raises(VersionMismatch if refused else NoDaemon):
         await AsyncClient(folder / "s.sock").connect()

@@ -20,7 +20,7 @@ def methods(kind: type) -> dict[str, Any]:
 
 def test_both_clients_have_the_same_calls_with_the_same_parameters():
     blocking, asynchronous = methods(Client), methods(AsyncClient)
-    assert set(blocking) - set(asynchronous) == {"wait_until_closed"}
+    assert set(blocking) - set(asynchronous) == {"wait_until_closed", "expiring", "check_time"}
     assert set(asynchronous) - set(blocking) == {"shared"}
     for name in (set(blocking) & set(asynchronous)) - {"request"}:
         assert inspect.signature(blocking[name]).parameters == inspect.signature(asynchronous[name]).parameters, name

@@ -139,12 +139,12 @@ async def test_a_monitor_tells_once_and_has_the_reference_that_it_had(world: Wor
         try:
             await ctx.receive(timeout=0.05)
         except TimedOut:
-            return [ref, pid, down.body["reason"], down.body["ref"]]
+            return [ref, down.body["pid"] == pid, down.body["reason"], down.body["ref"]]
         raise AssertionError("the end was delivered twice")
 
     world.agent(child)
-    ref, _, reason, reported = await everywhere(world, world.agent(parent), nothing)
-    assert (reason, reported) == ("failed", ref)
+    ref, same, reason, reported = await everywhere(world, world.agent(parent), nothing)
+    assert (same, reason, reported) == (True, "failed", ref)
 
 
 async def test_who_was_monitored_and_is_gone_with_the_daemon_is_told_of(world: World) -> None:

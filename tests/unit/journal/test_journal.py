@@ -128,6 +128,16 @@ async def test_the_same_key_is_the_same_task_and_never_other_work(tmp_path: Path
         assert isinstance(await opened.accept(task(1, "k", program="ask")), KeyReused)
 
 
+async def test_a_key_that_an_earlier_version_stored_under_the_name_of_the_client_is_still_found(tmp_path: Path) -> None:
+    async with desk(tmp_path) as opened:
+        old = await opened.accept(task(1, "k", owner="llmos"))
+        new = task(1, "k", owner="ann")
+        new.former_owner = "llmos"
+        found = await opened.accept(new)
+        assert (type(found), found.id) == (TaskRow, old.id)
+        assert isinstance(await opened.accept(task(1, "k", owner="ann")), AcceptedTask)
+
+
 async def test_history_is_newest_first_and_goes_on_where_a_page_ended(tmp_path: Path) -> None:
     async with desk(tmp_path) as opened:
         ids = [(await opened.accept(task(number))).id for number in range(5)]
