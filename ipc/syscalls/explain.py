@@ -68,8 +68,9 @@ class Explanation(msgspec.Struct, frozen=True):
     """Why a process does not go on. `text` is one paragraph, made from the other fields.
 
     `thread` is the path of the thread that the facts are about, the most active one of `threads`; it is empty if they
-    are about the whole process. `chain`: the processes that must act, each waiting for the next. `cycle`: the last of
-    them waits for one that was named before. `notes`: further sentences, such as on the deadline of the process.
+    are about the whole process. `chain`: the processes that must act, each waiting for the next. `cycle`: the process,
+    named before, for which the last of them waits; 0 if there is none. `notes`: further sentences, such as one on the
+    deadline of the process.
     """
 
     pid: int
@@ -80,7 +81,7 @@ class Explanation(msgspec.Struct, frozen=True):
     threads: int
     wait: WaitFacts
     chain: list[ChainMember] = []
-    cycle: bool = False
+    cycle: int = 0
     notes: list[str] = []
     text: str = ""
 

@@ -85,17 +85,17 @@ class Explainer:
             timeout=None if until is None else max(until - self._dispatcher.loop.time(), 0.0),
         )
 
-    def _chain(self, process: Process, facts: WaitFacts) -> tuple[list[ChainMember], bool]:
-        """The processes behind the wait, up to `MAX_CHAIN`, and whether they lead back to one that was seen before."""
+    def _chain(self, process: Process, facts: WaitFacts) -> tuple[list[ChainMember], int]:
+        """The processes behind the wait, up to `MAX_CHAIN`, and the one to which they lead back, or 0."""
         chain: list[ChainMember] = []
         seen = {process.pid}
         while facts.awaits and len(chain) < MAX_CHAIN:
             if facts.awaits in seen:
-                return chain, True
+                return chain, facts.awaits
             following = self._table.alive.get(facts.awaits)
             if following is None:
                 break
             seen.add(following.pid)
             _, facts = self._facts(following)
             chain.append(ChainMember(following.pid, following.program, facts.doing, facts.seconds))
-        return chain, False
+        return chain, 0

@@ -30,7 +30,7 @@ def _sentences(explanation: Explanation) -> Iterator[str]:
     for member in explanation.chain:
         yield f"process {member.pid} ({quoted(member.program)}) {_doing(member.doing, member.seconds)}"
     if explanation.cycle:
-        yield "this chain of waits leads back to a process that was named before"
+        yield f"this chain of waits leads back to process {explanation.cycle}"
     yield _end(facts)
     yield facts.next
     yield from explanation.notes

@@ -179,6 +179,8 @@ class ModelCallWait:
         holding.sort(key=lambda one: -one.length)
         size = max(footprint.token_bytes, 1)
         error = f"; the last swap to disk failed: {pager.swap_error}" if pager.swap_error else ""
+        quota = runtime.spec.options.get("kv_quota")
+        bound = f"; one process may use {show_size(quota)} at most" if isinstance(quota, int) else ""
         count = len(pager.swapping_out)
         swapping = f"; {counted(count, 'call')} {verb(count, 'is', 'are')} being written to disk now" if count else ""
         return WaitFacts(
@@ -191,7 +193,7 @@ class ModelCallWait:
             ],
             holder_count=len(holding),
             state=f"{show_size(pager.kv.used)} of {show_size(footprint.kv_memory)} are in use, and "
-            f"{counted(pager.kv.waiting, 'call')} {verb(pager.kv.waiting, 'waits', 'wait')} for memory",
+            f"{counted(pager.kv.waiting, 'call')} {verb(pager.kv.waiting, 'waits', 'wait')} for memory{bound}",
             ends="another call ends or is swapped out to disk",
             next="The pager swaps out calls that are off their slots; it takes memory from a call on a slot only if "
             f"that call is less urgent, or if no call makes progress{swapping}{error}",

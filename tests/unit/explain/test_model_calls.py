@@ -6,7 +6,11 @@ import asyncio
 
 import pytest
 
+from ipc.messages import Emitted
 from ipc.syscalls import Ps, SetPolicy, Suspend
+from kernel.core.event_log import EventLog
+from kernel.core.reader_wait import reader_facts
+from kernel.core.stream import MAX_EVENTS
 from kernel.drivers import protocol
 from kernel.models.spec import ModelSpec
 from llmosd.context import Context
@@ -193,3 +197,16 @@ async def test_a_lagging_reader_is_named_to_a_generation_and_to_emit(system: Sys
         assert "The client that does not read is process 1 (client)." in explanation.text
         assert unread in explanation.text
         assert "The wait ends when the client reads on or disconnects." in explanation.text
+
+
+async def test_of_the_clients_of_a_task_only_those_that_are_behind_are_named(system: System) -> None:
+    recorders = [system.recorder(credit=credit) for credit in (1_000_000, 0, 0)]
+    log = EventLog(None)
+    for number, recorder in enumerate(recorders, 10):
+        recorder.stream.reader = number
+        log.add(recorder.stream)
+    for _ in range(MAX_EVENTS):
+        log.push(Emitted(1, 1))
+    facts = reader_facts(log, "waiting for the reader of its task")
+    assert (facts.held, pids(facts.holders)) == ("The clients that do not read are", [11, 12])
+    assert facts.state == "256 events and 256 events wait to be read, which is the most that may wait"
