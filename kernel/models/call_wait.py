@@ -83,36 +83,47 @@ class ModelCallWait:
     # ---- the stages
 
     def _generating(self, sequence: Sequence) -> WaitFacts:
-        name, leases = self._runtime.name, self._runtime.active.leases
+        name = self._runtime.name
         ends = "the model has answered"
         if isinstance(sequence, Generation):
             bound = sequence.sampling.max_tokens or self._runtime.spec.max_tokens
             ends = f"the reply ends, after {counted(max(bound - len(sequence.ids), 0), 'more token')} at most"
-        next_ = ""
-        if leases.waiting:
-            grant = f"after {counted(sequence.grant, 'more token')}" if sequence.grant else "at any time"
-            next_ = f"The policy {leases.policy.kind} may give its slot to a waiting call {grant}"
         made = f" ({self._made()} so far)" if isinstance(sequence, Generation) else ""
-        return WaitFacts(kind=GENERATE, doing=f"generating on model {name}{made}", ends=ends, next=next_)
+        return WaitFacts(kind=GENERATE, doing=f"generating on model {name}{made}", ends=ends, next=self._turn(sequence))
+
+    def _turn(self, sequence: Sequence) -> str:
+        """What the policy does next with the slot of `sequence`; empty if no call waits for a slot."""
+        leases = self._runtime.active.leases
+        if not (queue := leases.queue):
+            return ""
+        first = queue[0].process
+        outlook = leases.policy.outlook(queue[0], asyncio.get_running_loop().time())
+        if outlook.yields is not sequence:
+            return f"For now, the policy {leases.policy.kind} leaves it its slot"
+        after = f"after {counted(outlook.tokens, 'more token')}" if outlook.tokens else "now"
+        return (
+            f"The policy {leases.policy.kind} gives its slot to process {first.pid} ({quoted(first.program)}) {after}"
+        )
 
     def _queued(self, sequence: Sequence) -> WaitFacts:
         runtime, leases = self._runtime, self._runtime.active.leases
-        place, queue, running = self._place(sequence), leases.queue, leases.running
+        queue, running = leases.queue, leases.running
+        place = queue.index(sequence) + 1 if sequence in queue else 0
         cause = f", limited to {leases.count} of {runtime.spec.slots}: {runtime.rules.limit_cause}"
         return WaitFacts(
             kind="queue",
             doing=f"queued for a slot of model {runtime.name}",
             place=place,
             line=len(queue),
-            ahead=named(other.process for other in queue[: place - 1]),
-            ahead_count=place - 1,
+            ahead=named(other.process for other in queue[: max(place - 1, 0)]),
+            ahead_count=max(place - 1, 0),
             held="The slots are held by",
             holders=[_participant(one) for one in running[:MAX_LISTED]],
             holder_count=len(running),
             state=f"{leases.used} of {counted(leases.count, 'slot')} {verb(leases.used, 'is', 'are')} in use"
             + (cause if runtime.rules.limit_cause else ""),
             ends="the policy gives it a slot",
-            next=self._next(sequence, place),
+            next=self._next(sequence, place) if place else "",
         )
 
     def _next(self, sequence: Sequence, place: int) -> str:

@@ -88,6 +88,9 @@ async def test_a_queued_call_names_the_slots_the_place_and_what_the_policy_does_
         "The policy round_robin takes a slot away after 10 tokens if another call waits. 1 call gets a slot before "
         f"this one. Process {processes[0].pid} (teller) has to give up its slot after 6 more tokens"
     )
+    next_ = f"The policy round_robin gives its slot to process {processes[2].pid} (teller) after 6 more tokens"
+    assert (await why(system, processes[0])).wait.next == next_
+    assert (await why(system, processes[1])).wait.next == "For now, the policy round_robin leaves it its slot"
     explanation = await why(system, processes[2])
     assert "2 of 2 slots are in use. The wait ends when the policy gives it a slot." in explanation.text
     assert "This call gets the next free slot." in explanation.text
