@@ -11,6 +11,7 @@ import apsw
 import pytest
 
 from ipc.syscalls import Send, Submit
+from kernel.durable.pending_restarts import PendingRestarts
 from kernel.journal import writer
 from kernel.journal.journal import Journal
 from kernel.journal.settings import JournalSettings
@@ -141,3 +142,19 @@ async def test_a_process_whose_task_has_ended_waits_for_the_disk_to_write_its_re
     full.clear()
     await journaled.until(lambda: not journaled.tasks.unwritten)
     assert (await why(journaled, submitted.pid)).wait.kind == "ended"
+
+
+async def test_a_call_to_a_process_that_is_yet_to_restart_names_it(system: System) -> None:
+    async def sender(ctx: Context) -> None:
+        await ctx.send(77, "hello")
+
+    pending = PendingRestarts(system.kernel.gate)
+    pending.expect([(77, 1)], {})
+    process = system.spawn(sender)
+    await asyncio.sleep(1)
+    explanation = await why(system, process)
+    assert explanation.wait.kind == "recovery"
+    assert "for durable process 77, which ran in a previous run of the daemon." in explanation.text
+    assert "The wait ends when process 77 has restarted, or its task has ended." in explanation.text
+    pending.remove(77)
+    assert (await system.status(process)).reason == "failed"
