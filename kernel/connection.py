@@ -254,6 +254,7 @@ class Connection(FramedProtocol):
 
         # The stream starts without credit. `_answer` grants it, so that no event precedes the answer.
         opened = self._streams[number] = Stream(deliver, 0, end)
+        opened.reader = 0 if self._process is None else self._process.pid
         return opened
 
     # ---- opening and closing

@@ -24,6 +24,7 @@ from kernel.drivers.process import Launcher, launch
 from kernel.durable import volatile
 from kernel.durable.pending_restarts import PendingRestarts
 from kernel.durable.wiring import Durability
+from kernel.explain.explainer import Explainer
 from kernel.gate import Gate, SystemCalls
 from kernel.journal.histories import RecoveredState
 from kernel.journal.journal import Journal
@@ -175,7 +176,8 @@ class Kernel:
             # tasks
             self.tasks = Tasks(journal, self.lifecycle, gate, self.durability.processes)
 
-        # status
+        # explain, status
+        Explainer(gate, table, dispatcher, self.limits, self.tasks)
         Status(version, gate, self.lifecycle, self.messaging, self.watchdog, self.resources, self.tasks)
         gate.register({Shutdown: self._shutdown})
         self._connect(journal)

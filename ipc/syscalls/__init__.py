@@ -11,6 +11,7 @@ from __future__ import annotations
 from ipc.syscalls.base import Body, Count, Priority, Seconds, Syscall
 from ipc.syscalls.daemon import DaemonCalls, GetStats, GpuInfo, Ping, Pong, Shutdown, Stats
 from ipc.syscalls.durable import Checkpoint, DrawRandom, DurableCalls, GetTime
+from ipc.syscalls.explain import ChainMember, ExplainCalls, Explanation, Participant, WaitFacts, Why
 from ipc.syscalls.memory import (
     MemoryCalls,
     MemoryDelete,
@@ -130,6 +131,7 @@ SystemCall = (
     | ModelCalls
     | DurableCalls
     | DaemonCalls
+    | ExplainCalls
 )
 
 __all__ = [
@@ -141,6 +143,7 @@ __all__ = [
     "Backup",
     "Body",
     "Call",
+    "ChainMember",
     "ChatMessage",
     "Checkpoint",
     "Child",
@@ -158,6 +161,7 @@ __all__ = [
     "EmbedTexts",
     "Emit",
     "ExitStatus",
+    "Explanation",
     "FinishedCall",
     "FinishedCalls",
     "Generate",
@@ -183,6 +187,7 @@ __all__ = [
     "Names",
     "Nice",
     "Notify",
+    "Participant",
     "PeekMailbox",
     "Ping",
     "PolicyInfo",
@@ -242,7 +247,9 @@ __all__ = [
     "Versioned",
     "Wait",
     "WaitAtBarrier",
+    "WaitFacts",
     "WaitForEvent",
     "WaitForNotice",
+    "Why",
     "WriteLog",
 ]

@@ -47,6 +47,9 @@ class Usage(msgspec.Struct):
 class ProcessInfo(msgspec.Struct, frozen=True):
     """A row of the process table. `waits_for`: a description of the event that a waiting process waits for.
 
+    `state`: "new", "ready", "running", "blocked", "suspended" or "zombie"; in a model call "generating", "loading" or
+    "queued", with the tokens so far, the model, or the place in the queue in `waits_for`. It is the state of the most
+    active thread.
     `threads` and `mailbox` are counts, `age` is in seconds. `parent` is 0 for a detached process.
     """
 

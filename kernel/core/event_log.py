@@ -53,6 +53,11 @@ class EventLog:
         self._check_drained()
 
     @property
+    def readers(self) -> list[Stream]:
+        """The streams to the clients that are attached."""
+        return list(self._streams)
+
+    @property
     def congested(self) -> bool:
         return any(stream.congested for stream in self._streams)
 

@@ -15,6 +15,8 @@ from collections.abc import Coroutine, Generator
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kernel.core.plain_wait import NO_WAIT, OUTSIDE
+
 if TYPE_CHECKING:
     from kernel.core.timers import TimerQueue
 
@@ -60,8 +62,9 @@ def _cancellation(message: Any) -> asyncio.CancelledError:
 class Fiber(asyncio.Future[Any]):
     """A coroutine that the dispatcher runs in steps. Like every asyncio task it is a future of its result.
 
-    `waits_for` is the wait that blocks the fiber, `timers` counts the timers that are set to wake it, and `cpu` is the
-    time of its steps in seconds. `Thread` sets all attributes, so that a spawn runs one constructor and not two.
+    `waits_for` is the wait that blocks the fiber, `timers` counts the timers that are set to wake it, `cpu` is the time
+    of its steps in seconds, and `stepped_at` is when its last step ended, by `perf_counter`. `Thread` sets all
+    attributes, so that a spawn runs one constructor and not two.
     """
 
     __slots__ = (
@@ -76,6 +79,7 @@ class Fiber(asyncio.Future[Any]):
         "cpu",
         "dispatcher",
         "state",
+        "stepped_at",
         "timers",
         "waits_for",
     )
@@ -85,6 +89,7 @@ class Fiber(asyncio.Future[Any]):
     waits_for: object
     timers: int
     cpu: float
+    stepped_at: float
     _coro: Coroutine[Any, Any, Any]
     _send: Any  # the method `send` of the coroutine
     _context: contextvars.Context
@@ -178,6 +183,16 @@ class Fiber(asyncio.Future[Any]):
 
     # ---- for the kernel
 
+    @property
+    def seconds_waiting(self) -> float:
+        """Seconds since its last step, or since it was made."""
+        return perf_counter() - self.stepped_at
+
+    @property
+    def awaited_future(self) -> asyncio.Future[Any] | None:
+        """The future of asyncio that blocks the fiber; None in a kernel wait."""
+        return self._fut_waiter
+
     def wake(self) -> None:
         """End the kernel wait of this fiber. Does nothing if the fiber is in no kernel wait."""
         if self._parked:
@@ -256,7 +271,7 @@ class Fiber(asyncio.Future[Any]):
             else:
                 self._await_outside(wanted)
         _leave_task(loop, self)
-        end = perf_counter()
+        self.stepped_at = end = perf_counter()
         self.cpu += end - start
         return end
 
@@ -271,7 +286,7 @@ class Fiber(asyncio.Future[Any]):
             return
         wanted._asyncio_future_blocking = False
         self.state = BLOCKED
-        self.waits_for = "outside"
+        self.waits_for = OUTSIDE
         wanted.add_done_callback(self._outside_done, context=self._context)
         self._fut_waiter = wanted
         if self._throw is not None and wanted.cancel(*self._throw.args[:1]):
@@ -285,6 +300,6 @@ class Fiber(asyncio.Future[Any]):
 
     def _finish(self) -> None:
         self.state = ZOMBIE
-        self.waits_for = ""
+        self.waits_for = NO_WAIT
         self._fut_waiter = None
         _unregister_task(self)

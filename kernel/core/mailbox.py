@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from ipc.messages import Message
 from kernel.core.fiber import Fiber
 from kernel.core.message_queue import INDEXED, Index, MessageQueue, add_to_index, build_index, drop_from_all, indexed
+from kernel.core.plain_wait import ANY_MESSAGE_WAIT
 from kernel.core.selector import Selector
 
 CAPACITY = 1000  # messages
@@ -64,6 +65,11 @@ class Mailbox:
     def count(self) -> int:
         """How many messages wait."""
         return sum(map(len, self._by_urgency()))
+
+    @property
+    def senders(self) -> list[Any]:
+        """The threads that wait for a place, in order of arrival."""
+        return list(self._senders or ())
 
     @property
     def full(self) -> bool:
@@ -171,12 +177,12 @@ class Mailbox:
         """
         if selector is None and self.receiver is None and not self.selectors:
             self.receiver = thread
-            thread.waits_for = "message"
+            thread.waits_for = ANY_MESSAGE_WAIT
             return
         if self.selectors is None:
             self.selectors = []
         self.selectors.append((thread, selector))
-        thread.waits_for = "message" if selector is None else selector
+        thread.waits_for = ANY_MESSAGE_WAIT if selector is None else selector
 
     def end_receive(self, thread: Fiber) -> None:
         """End the wait of `thread`, which was woken or cancelled.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ipc.errors import ErrorInfo, UnknownThread
 from ipc.messages import Log
-from ipc.syscalls import ExitStatus, Limits, Usage
+from ipc.syscalls import ExitStatus, Limits, Usage, WaitFacts
 from kernel.core.fiber import (
     BLOCKED,
     NEW,
@@ -27,6 +27,9 @@ from kernel.core.fiber import (
     register_task,
 )
 from kernel.core.mailbox import Mailbox
+from kernel.core.plain_wait import NO_WAIT, OUTSIDE, ThreadWait
+from kernel.core.suspension import Suspension
+from kernel.lib.wording import counted
 from kernel.policy.group import SchedulingGroup
 
 if TYPE_CHECKING:
@@ -39,17 +42,12 @@ if TYPE_CHECKING:
     from kernel.core.stream import Stream
     from kernel.programs.program import Program
 
+# The states of threads, the most active first. "generating", "loading" and "queued" are the stages of a model call.
+ACTIVITY = (RUNNING, READY, "generating", "loading", "queued", BLOCKED, SUSPENDED, NEW, ZOMBIE)
 MAIN = "0"  # path of the first thread of a process
 LOG_LINES = 200  # retained per process
 
 CLIENT = "client"  # program name of a connection
-
-
-class BlockedOn(Protocol):
-    """A wait that names the threads that can end it. `str` of the wait describes it in a few words."""
-
-    def ended_by(self) -> Iterable[Thread] | None:
-        """The threads of which any one can end the wait; None if something else may end it, too."""
 
 
 class HeldResource(Protocol):
@@ -76,13 +74,12 @@ class Thread(Fiber):
 
     `path` says which thread started it: "0" is the first thread of its process, "0-2" the second thread that "0"
     started. So the threads of a program have the same paths in every run of it. `waits_for` is the wait that blocks
-    the thread: a `BlockedOn`, or a plain text if no set of threads is known to end the wait. `answer` is the answer to
-    the call that the thread makes (see `kernel.core.answers`), `started_threads` counts the threads that it started,
-    and `holds` are the resources that are taken from it when it ends.
+    the thread. `answer` is the answer to the call that the thread makes (see `kernel.core.answers`), `started_threads`
+    counts the threads that it started, and `holds` are the resources that are taken from it when it ends.
     """
 
     __slots__ = ("answer", "holds", "path", "priority", "process", "started_threads", "suspended")
-    waits_for: BlockedOn | str
+    waits_for: ThreadWait
 
     def __init__(
         self,
@@ -95,11 +92,12 @@ class Thread(Fiber):
         init_future(self, loop=dispatcher.loop)
         self.process = process
         self.state = NEW
-        self.waits_for = ""
+        self.waits_for = NO_WAIT
         self.holds: dict[HeldResource, None] | None = None
         self.timers = 0
         self.answer: Any = None
         self.cpu = 0.0
+        self.stepped_at = 0.0
         self.path = MAIN
         self.priority = process.priority
         self.suspended = False
@@ -133,6 +131,16 @@ class Thread(Fiber):
         if self.holds is not None:
             self.holds.pop(thing, None)
 
+    def shown_state(self) -> str:
+        """Its state as listings show it. A thread in a model call shows the stage of the call."""
+        if self.suspended or self.process.suspended:
+            return SUSPENDED
+        return self.waits_for.stage or BLOCKED if self.state is BLOCKED else self.state
+
+    def shown_wait(self) -> str:
+        """The wait that blocks it, in a few words; empty if none does."""
+        return str(self.waits_for) if self.state is BLOCKED else ""
+
 
 class Process:
     """A running agent, or the connection of a client. `stream` takes the agent's events to the client of the task."""
@@ -148,6 +156,7 @@ class Process:
         "critical_path",
         "durable",
         "dying",
+        "ended_at",
         "first_receiver",
         "followers",
         "generated_tokens",
@@ -173,6 +182,7 @@ class Process:
         "status",
         "stream",
         "suspended",
+        "suspensions",
         "threads",
         "timer",
         "watchers",
@@ -221,6 +231,7 @@ class Process:
         self.watchers: list[Callable[[Process], None]] | tuple[()] = ()  # called when it has ended
         self.followers: list[Stream] | tuple[()] = ()  # streams to clients that follow the log
         self.suspended = False
+        self.suspensions: dict[Thread | None, Suspension] | None = None  # by thread; None stands for the process
         self.held_back: list[Thread] | None = None  # ready, but suspended: see `Dispatcher.hold`; None: all may run
         self.dying: str = ""  # why it ends or has ended; empty before
         self.limits: Limits | None = None
@@ -228,6 +239,7 @@ class Process:
         self.timer: asyncio.TimerHandle | None = None  # for its deadline, or its grace period when it is dying
         self.durable = durable  # the history of a durable process
         self.status: ExitStatus | None = None  # set when it has ended
+        self.ended_at = 0.0  # by `time.monotonic`; 0 if it is alive or ended in a previous run of the daemon
 
     def add_thread(self, thread: Thread) -> None:
         """Add a thread. Nearly all processes have one thread, and a tuple takes less memory than a dictionary."""
@@ -240,6 +252,8 @@ class Process:
 
     def drop_thread(self, thread: Thread) -> None:
         """Undo `add_thread`. Does nothing if the process does not have this thread."""
+        if self.suspensions:
+            self.suspensions.pop(thread, None)
         if isinstance(self.threads, dict):
             self.threads.pop(thread, None)
         elif thread in self.threads:
@@ -295,11 +309,23 @@ class Process:
             return SUSPENDED, ""
         if self.is_client:
             return BLOCKED, "requests"
-        by_state = {thread.state: thread for thread in self.threads}
-        for state in (RUNNING, READY, BLOCKED):
-            if state in by_state:
-                return state, str(by_state[state].waits_for) if state == BLOCKED else ""
-        return NEW, ""
+        thread = self.most_active_thread()
+        if thread is None:
+            return NEW, ""
+        state = thread.shown_state()
+        return state, "" if state == SUSPENDED else thread.shown_wait()
+
+    def most_active_thread(self) -> Thread | None:
+        """The thread whose state stands for the process; None if it has no thread.
+
+        Of equally active threads it is the oldest one that waits for something which the kernel knows. The others may
+        only wait for that thread, as with `asyncio.TaskGroup`.
+        """
+
+        def rank(thread: Thread) -> tuple[int, bool]:
+            return ACTIVITY.index(thread.shown_state()), thread.waits_for is OUTSIDE
+
+        return min(self.threads, key=rank, default=None)
 
     @property
     def ended(self) -> bool:
@@ -326,10 +352,11 @@ class Process:
 class PendingCalls(dict[int, Thread | None]):
     """The calls that `process` has not answered: by message id the thread that waits, or None if it has given up.
 
-    A process has one such object. It is also the `BlockedOn` of every thread that waits for a reply of the process.
+    A process has one such object. It is also the wait of every thread that waits for a reply of the process.
     """
 
     __slots__ = ("process",)
+    stage = ""
 
     def __init__(self, process: Process) -> None:
         super().__init__()
@@ -340,3 +367,17 @@ class PendingCalls(dict[int, Thread | None]):
 
     def ended_by(self) -> Iterable[Thread] | None:
         return None if self.process.is_client or not self.process.threads else self.process.threads
+
+    def explain(self, thread: Thread) -> WaitFacts:
+        process = self.process
+        number = next((number for number, caller in self.items() if caller is thread), 0)
+        unread = any(message.id == number for message in (process.mailbox.peek() if process.mailbox else ()))
+        others = len(self) - 1
+        also = f"; {counted(others, 'other call')} also {'waits' if others == 1 else 'wait'} for its replies"
+        return WaitFacts(
+            kind="reply",
+            doing=f"waiting for a reply of process {process.pid} ({process.program})",
+            state=("It has not read the call yet" if unread else "It has read the call") + (also if others > 0 else ""),
+            ends=f"process {process.pid} replies or ends",
+            awaits=process.pid,
+        )

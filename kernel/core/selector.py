@@ -7,14 +7,18 @@ the heading of a message and never its body. Only the predicate of an agent may 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from ipc.messages import Message
+from ipc.syscalls import WaitFacts
+from kernel.lib.wording import counted, quoted
 
 
 class Selector:
     """Matches messages that have this type, sender and correlation id, and satisfy `where`. None allows any value."""
 
     __slots__ = ("correlation", "sender", "type", "where")
+    stage = ""
 
     def __init__(
         self,
@@ -38,6 +42,18 @@ class Selector:
 
     def ended_by(self) -> None:
         """None: any process may send a message, so no set of threads is known to end this wait."""
+
+    def explain(self, thread: Any) -> WaitFacts:
+        box = thread.process.mailbox
+        others = 0 if box is None else box.count
+        wanted = quoted(self) + (", as chosen by a function" if self.where is not None else "")
+        return WaitFacts(
+            kind="message",
+            doing=f"waiting for a {wanted}",
+            state=f"Its mailbox holds {counted(others, 'message')} that it does not want now" if others else "",
+            ends=f"process {self.sender} sends such a message" if self.sender else "a process sends such a message",
+            awaits=self.sender or 0,
+        )
 
     def __str__(self) -> str:
         parts = [

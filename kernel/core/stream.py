@@ -38,6 +38,7 @@ class Stream:
     """The events of one request. `deliver` writes an event to the client. `on_end` is called after the last event.
 
     `number` is the number of the event that is being delivered. Joined tokens have the number of the last token.
+    `reader` is the pid of the client's connection; 0 if unknown.
     """
 
     __slots__ = (
@@ -50,6 +51,7 @@ class Stream:
         "_text",
         "closed",
         "number",
+        "reader",
     )
 
     def __init__(self, deliver: Callable[[Event], None], credit: int, on_end: Callable[[], None]) -> None:
@@ -62,10 +64,26 @@ class Stream:
         self._on_drained: list[Callable[[], None]] = []
         self.closed = False
         self.number = 0
+        self.reader = 0
 
     @property
     def congested(self) -> bool:
         return not self.closed and (len(self._queue) >= MAX_EVENTS or self._text >= MAX_TEXT)
+
+    @property
+    def readers(self) -> list[Stream]:
+        """The streams to the clients: this one. An event log may have several."""
+        return [self]
+
+    @property
+    def unread(self) -> int:
+        """The number of events that wait for credit."""
+        return len(self._queue)
+
+    @property
+    def unread_text(self) -> int:
+        """The number of characters of tokens that wait for credit."""
+        return self._text
 
     def push(self, event: Event, number: int = 0) -> None:
         """Deliver `event` now if there is credit, else queue it. Never blocks and never raises."""

@@ -63,6 +63,13 @@ class TimerQueue:
             heapify(self._heap)
             self._cancelled = 0
 
+    def until(self, thread: Sleeper) -> float | None:
+        """The loop time of the next timer of `thread`; None if none is set. Looks at all timers."""
+        if not thread.timers:
+            return None
+        timers = (*(timer for _, _, timer in self._heap), *self.new)
+        return min((timer.until for timer in timers if not timer.over and timer.thread is thread), default=None)
+
     def _insert_new(self) -> None:
         new, self.new = self.new, []
         heap = self._heap
@@ -102,10 +109,10 @@ class Timer:
     caller has checked that `seconds` is a number or None, and must cancel the timer after the wait, however that ended.
     """
 
-    __slots__ = ("_thread", "expired", "in_heap", "over", "until")
+    __slots__ = ("expired", "in_heap", "over", "thread", "until")
 
     def __init__(self, thread: Sleeper, seconds: float | None) -> None:
-        self._thread = thread
+        self.thread = thread
         self.in_heap = False
         if seconds is None:
             self.over, self.expired, self.until = True, False, inf
@@ -125,12 +132,12 @@ class Timer:
         """Stop the timer, which then never wakes the thread. Does nothing if the timer has fired or was cancelled."""
         if not self.over:
             self.over = True
-            self._thread.timers -= 1
+            self.thread.timers -= 1
             if self.in_heap:
-                self._thread.dispatcher.timers.cancelled()
+                self.thread.dispatcher.timers.cancelled()
 
     def fire(self) -> None:
         """The time is up: wake the thread."""
         self.over = self.expired = True
-        self._thread.timers -= 1
-        self._thread.wake()
+        self.thread.timers -= 1
+        self.thread.wake()

@@ -1,15 +1,17 @@
 """Waits that only certain threads can end. Each wait names these threads.
 
-The code that parks a thread sets `Thread.waits_for` to the wait. `llmos ps` shows it; deadlock detection reads it. A
-plain string stands for a wait that may always end: by a message, the clock, a model or a file, or by any thread that
-sets an event or arrives at a barrier. A wait never carries a value.
+The code that parks a thread sets `Thread.waits_for` to the wait. `llmos ps` shows it; deadlock detection reads it;
+`llmos why` explains it. For waits that anything may end, see `plain_wait.py`. A wait never carries a value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kernel.core.process import BlockedOn, Process, Thread
+from ipc.syscalls import WaitFacts
+from kernel.core.plain_wait import ThreadWait, named
+from kernel.core.process import Process, Thread
+from kernel.lib.wording import counted
 
 
 class _OnProcess:
@@ -17,6 +19,7 @@ class _OnProcess:
 
     __slots__ = ("process",)
     what = ""
+    stage = ""
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -35,6 +38,15 @@ class EndOf(_OnProcess):
     __slots__ = ()
     what = "end"
 
+    def explain(self, thread: Thread) -> WaitFacts:
+        process = self.process
+        return WaitFacts(
+            kind="end",
+            doing=f"waiting for the end of process {process.pid} ({process.program})",
+            ends=f"process {process.pid} ends",
+            awaits=process.pid,
+        )
+
 
 class RoomIn(_OnProcess):
     """The wait of `send` or `call` for room in a full mailbox."""
@@ -42,13 +54,33 @@ class RoomIn(_OnProcess):
     __slots__ = ()
     what = "mailbox"
 
+    def explain(self, thread: Thread) -> WaitFacts:
+        process, box = self.process, self.process.mailbox
+        senders = [] if box is None else box.senders
+        place = senders.index(thread) if thread in senders else 0
+        size = 0 if box is None else box.capacity
+        bound = process.limits is not None and process.limits.mailbox is not None
+        limit = f"{counted(size, 'message')}, {'the limit of the process' if bound else 'the default limit'}"
+        return WaitFacts(
+            kind="mailbox",
+            doing=f"waiting for room in the mailbox of process {process.pid} ({process.program})",
+            place=place + 1,
+            line=max(len(senders), 1),
+            ahead=named(sender.process for sender in senders[:place]),
+            ahead_count=place,
+            state=f"The mailbox is full: it holds {limit}",
+            ends=f"process {process.pid} has received {counted(place + 1, 'message')} or has ended",
+            awaits=process.pid,
+        )
+
 
 class Uninterruptible:
     """The wait of a condition to get its lock back. No error can end this wait early."""
 
     __slots__ = ("_wait",)
+    stage = ""
 
-    def __init__(self, wait: BlockedOn) -> None:
+    def __init__(self, wait: ThreadWait) -> None:
         self._wait = wait
 
     def __str__(self) -> str:
@@ -56,3 +88,6 @@ class Uninterruptible:
 
     def ended_by(self) -> Iterable[Thread] | None:
         return self._wait.ended_by()
+
+    def explain(self, thread: Thread) -> WaitFacts:
+        return self._wait.explain(thread)

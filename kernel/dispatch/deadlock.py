@@ -73,8 +73,7 @@ def _is_stuck(thread: Thread) -> bool:
 
 
 def _enders(thread: Thread) -> Iterable[Thread] | None:
-    wait = thread.waits_for
-    return None if isinstance(wait, str) else wait.ended_by()
+    return thread.waits_for.ended_by()
 
 
 def _reached(start: Thread) -> list[Thread] | None:

@@ -12,10 +12,12 @@ from heapq import heappop, heappush
 from typing import Any
 
 from ipc.errors import LlmosError
+from ipc.syscalls import WaitFacts
 from kernel.core.fiber import PARK
 from kernel.core.process import Thread
 from kernel.journal.changes import Change, HighestIds
 from kernel.journal.journal import Journal
+from kernel.lib.wording import counted
 
 
 class Commits:
@@ -24,6 +26,7 @@ class Commits:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self.requested = self.committed = 0
+        self.refused = ""  # why the disk refused the last attempt to write; empty after a success
         self._waiting: list[tuple[int, int, Thread]] = []
         self._count = 0
         self._last_pid = 0  # the highest pid that was reserved
@@ -48,7 +51,7 @@ class Commits:
         while self.committed < number:
             self._count += 1
             heappush(self._waiting, (number, self._count, thread))
-            thread.waits_for = "journal"
+            thread.waits_for = CommitWait(self, number)
             await PARK
 
     async def wait_deferring_cancellation(self, thread: Thread, number: int) -> None:
@@ -69,11 +72,41 @@ class Commits:
             thread.defer(deferred)
 
     def _written(self, number: int, error: LlmosError | None) -> None:
+        self.refused = "" if error is None else error.message
         if error is not None:
             return  # the journal tries again
         self.committed = max(self.committed, number)
         while self._waiting and self._waiting[0][0] <= self.committed:
             heappop(self._waiting)[2].wake()
+
+
+class CommitWait:
+    """The wait of a thread until commit `number` is on disk."""
+
+    __slots__ = ("_commits", "_number")
+    stage = ""
+
+    def __init__(self, commits: Commits, number: int) -> None:
+        self._commits = commits
+        self._number = number
+
+    def __str__(self) -> str:
+        return "journal"
+
+    def ended_by(self) -> None:
+        """None: the journal ends the wait."""
+
+    def explain(self, thread: Thread) -> WaitFacts:
+        commits = self._commits
+        ahead = counted(max(self._number - commits.committed, 0), "commit")
+        refused = f"the disk refuses to write ({commits.refused}), and the journal tries again"
+        state = f"{ahead} up to its own {'is' if ahead.startswith('1 ') else 'are'} not on disk yet"
+        return WaitFacts(
+            kind="journal",
+            doing="waiting for the journal, until what it did is on disk",
+            state=f"{state}; {refused}" if commits.refused else state,
+            ends="the disk has written its commit",
+        )
 
 
 class CommitReceipt:

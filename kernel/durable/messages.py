@@ -16,6 +16,7 @@ from ipc.messages import Message
 from ipc.syscalls import DOWN, Call, Publish, Receive, Reply, Send
 from kernel.core.answers import UNANSWERED, Unanswerable, mark_caller_gone
 from kernel.core.fiber import PARK
+from kernel.core.plain_wait import PlainWait
 from kernel.core.process import PendingCalls, Process, Thread
 from kernel.core.timers import Timer
 from kernel.core.waits import RoomIn
@@ -29,6 +30,8 @@ from kernel.lib.validation import check_timeout
 from kernel.messages.messaging import Messaging, wait_for_room
 from kernel.messages.publish import Publisher
 from kernel.messages.validation import build_message
+
+REPLY = PlainWait("reply", "reply", "waiting for a reply", "the called process replies or ends")
 
 
 class DurableMessages:
@@ -104,7 +107,7 @@ class DurableMessages:
         try:
             await self._deliver_call(process, recipient, call, key, number, timer)
             while thread.answer is UNANSWERED:
-                thread.waits_for = "reply" if recipient.pending_calls is None else recipient.pending_calls
+                thread.waits_for = REPLY if recipient.pending_calls is None else recipient.pending_calls
                 if call.timeout is None:
                     deadlock.check(thread)
                 elif timer.expired:

@@ -12,6 +12,7 @@ from typing import cast
 
 from ipc.errors import LlmosError
 from kernel.core.fiber import PARK
+from kernel.core.plain_wait import PlainWait
 from kernel.core.process import Thread
 from kernel.gate import Gate
 
@@ -70,7 +71,12 @@ class PendingRestarts:
         while (awaited := pid if pid in self.pids else self.names.get(cast("str", name))) is not None:
             waiting = self._waiting.setdefault(awaited, {})
             waiting[thread] = None
-            thread.waits_for = "recovery"
+            thread.waits_for = PlainWait(
+                "recovery",
+                "recovery",
+                f"waiting for durable process {awaited}, which ran in a previous run of the daemon",
+                f"process {awaited} has restarted, or its task has ended",
+            )
             try:
                 await PARK
             finally:

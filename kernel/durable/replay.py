@@ -25,6 +25,7 @@ from ipc.errors import (
 )
 from ipc.syscalls import Call, Checkpoint, Reference, Sleep, Syscall, UseTool, WriteLog
 from kernel.core.fiber import PARK
+from kernel.core.plain_wait import PlainWait
 from kernel.core.process import Process, Thread
 from kernel.durable import timeouts
 from kernel.durable.commits import Commits
@@ -50,6 +51,16 @@ from kernel.memory.shared import SharedMemory
 from kernel.processes.exit import ProcessExit
 
 MAX_COMMITS_AHEAD = 256  # unfinished commits beyond which every call waits for its record
+ITS_END = PlainWait("its end", "ending", "ending", "its process has ended")
+ITS_CANCELLATION = PlainWait(
+    "its cancellation, as in the previous run",
+    "outside",
+    "waiting for its cancellation, as in the previous run of the daemon",
+    "its own code cancels the call",
+)
+NEXT_START = PlainWait(
+    "the next start of the daemon", "restart", "waiting for the next start of the daemon", "the daemon has restarted"
+)
 
 Handler = Callable[[Process, Any, CallKey], Coroutine[Any, Any, Any]]
 Restorer = Callable[[Process, Any, Any], Coroutine[Any, Any, None]]
@@ -96,7 +107,7 @@ class Replay:
             await _yield_to_others(process, thread)
         outcome = self._matching_outcome(process, key, fingerprint, recorded)
         if outcome is None:  # the task has failed, and this process ends with it
-            await _wait_forever(thread, "its end")
+            await _wait_forever(thread, ITS_END)
         return await self._answer_from_record(process, thread, call, key, fingerprint, outcome)
 
     def call_now(self, process: Process, call: Syscall) -> Any:
@@ -130,7 +141,7 @@ class Replay:
                 self._record(history, key, fingerprint, RecordedCancellation())
             raise
         except ShuttingDown:
-            await _wait_forever(thread, "the next start of the daemon")
+            await _wait_forever(thread, NEXT_START)
         except LlmosError as error:
             await self._record_failure(process, thread, key, fingerprint, error, rule)
             raise
@@ -248,7 +259,7 @@ class Replay:
             history_of(process).abandon(key)
         match outcome:
             case RecordedCancellation():  # the agent will cancel the call again, as in the previous run
-                await _wait_forever(thread, "its cancellation, as in the previous run")
+                await _wait_forever(thread, ITS_CANCELLATION)
             case RecordedDeadline(due=due) if type(call) is Sleep:
                 # If the thread's next call has a record, the sleep had ended, even if the clock was set back since.
                 if not history_of(process).is_replaying(thread.path):
@@ -269,7 +280,7 @@ class Replay:
             answer = revealed(process, call, outcome.value)
         except MalformedFrame as error:
             self._fail_task(history_of(process), _unreadable(process, key, error))
-            await _wait_forever(thread, "its end")
+            await _wait_forever(thread, ITS_END)
         restore = self.restorers.get(type(call))
         if restore is not None:
             await restore(process, call, answer)
@@ -310,7 +321,7 @@ async def _yield_to_others(process: Process, thread: Thread) -> None:
         thread.defer(error)
 
 
-async def _wait_forever(thread: Thread, why: str) -> NoReturn:
+async def _wait_forever(thread: Thread, wait: PlainWait) -> NoReturn:
     while True:
-        thread.waits_for = why
+        thread.waits_for = wait
         await PARK

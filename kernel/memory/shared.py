@@ -16,11 +16,13 @@ from ipc.errors import Busy, InvalidCall, LimitExceeded, RegionDeleted, TimedOut
 from ipc.frames import MAX_FRAME
 from ipc.syscalls import RegionInfo, Regions, SharedDelete, SharedGet, SharedSet, SharedWatch, Versioned
 from kernel.core.fiber import PARK
+from kernel.core.plain_wait import PlainWait
 from kernel.core.process import Process, Thread
 from kernel.core.timers import Timer
 from kernel.gate import Gate
 from kernel.lib.units import isolate_and_measure
 from kernel.lib.validation import check_timeout
+from kernel.lib.wording import quoted
 from kernel.memory.quotas import MemoryQuotas, MemoryUsage, check_name
 
 if TYPE_CHECKING:
@@ -141,6 +143,9 @@ class SharedMemory:
         timer = Timer(thread, timeout)
         watchers = self._watchers.setdefault(call.name, {})
         watchers[thread] = None
+        name = quoted(call.name)
+        doing = f"waiting for a change of shared region {name} after version {call.after}"
+        wait = PlainWait(f"change of {call.name}", "region", doing, f"a process sets or deletes region {name}")
         try:
             while (region := self._changed(call)) is None:
                 if timer.expired:
@@ -149,7 +154,7 @@ class SharedMemory:
                         name=call.name,
                         timeout=call.timeout,
                     )
-                thread.waits_for = f"change of {call.name}"
+                thread.waits_for = wait
                 await PARK
             return self._read(process, region)
         finally:

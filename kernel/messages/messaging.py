@@ -18,7 +18,8 @@ from ipc.syscalls import Call, Reply, Send
 from kernel.core.answers import UNANSWERED, Unanswerable, mark_caller_gone
 from kernel.core.fiber import PARK
 from kernel.core.mailbox import CONTROL, Mailbox
-from kernel.core.process import BlockedOn, PendingCalls, Process, Thread
+from kernel.core.plain_wait import ThreadWait
+from kernel.core.process import PendingCalls, Process, Thread
 from kernel.core.process_table import ProcessTable
 from kernel.core.timers import Timer
 from kernel.core.waits import RoomIn
@@ -279,7 +280,7 @@ class Messaging:
         return self._last_id
 
 
-async def wait_for_room(box: Mailbox, thread: Thread, why: BlockedOn | str) -> bool:
+async def wait_for_room(box: Mailbox, thread: Thread, why: ThreadWait) -> bool:
     """Wait in line for a place in `box`. Raises `DeadlockDetected`.
 
     Returns True if a place is reserved for the caller: it must now put its message, unless the mailbox has been

@@ -18,6 +18,7 @@ from ipc.syscalls import ANY_MESSAGE, Receive
 from kernel.core.answers import Unanswerable
 from kernel.core.fiber import PARK
 from kernel.core.mailbox import Mailbox
+from kernel.core.plain_wait import ANY_MESSAGE_WAIT
 from kernel.core.process import Process
 from kernel.core.selector import Selector
 from kernel.core.timers import Timer
@@ -63,7 +64,7 @@ class Receiver:
     async def _receive_first(self, process: Process) -> Message:
         """Wait for any message in a process without a mailbox. The first message makes the mailbox; most get none."""
         thread = self._dispatcher.running
-        process.first_receiver, thread.waits_for = thread, "message"
+        process.first_receiver, thread.waits_for = thread, ANY_MESSAGE_WAIT
         try:
             await PARK
             message = self._take(process, None)

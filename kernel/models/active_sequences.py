@@ -7,6 +7,7 @@ a driver.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -61,6 +62,7 @@ class ActiveSequences:
         self._finished = finished
         self._clock = clock
         self._ask = ask
+        self._places: dict[int, int] | None = None  # in this turn of the loop
         self._cancelling: set[int] = set()  # ids of cancelled sequences that the driver still runs
 
     @property
@@ -72,6 +74,20 @@ class ActiveSequences:
     def awaiting_driver(self) -> bool:
         """Whether the driver owes the kernel a message."""
         return bool(self.leases.used or self.pager.swapping_out or self._cancelling)
+
+    def place(self, sequence: Sequence) -> int:
+        """The place of `sequence` among those that wait for a slot, from 1; 0 if it does not wait.
+
+        The places are computed once in a turn of the loop, because a listing asks for those of all its rows.
+        """
+        if self._places is None or sequence.id not in self._places:
+            if self._places is None:
+                asyncio.get_running_loop().call_soon(self._forget_places)
+            self._places = {one.id: place for place, one in enumerate(self.leases.queue, 1)}
+        return self._places.get(sequence.id, 0)
+
+    def _forget_places(self) -> None:
+        self._places = None
 
     # ---- adding and ending sequences
 

@@ -25,6 +25,7 @@ from kernel.core.process import Process, Thread
 from kernel.drivers import protocol
 from kernel.gate import Gate
 from kernel.models import constraints, cut_replies, sequence
+from kernel.models.call_wait import ModelCallWait
 from kernel.models.generation import Generation, GenerationRecorder
 from kernel.models.query import Query, Question
 from kernel.models.runtime import ModelRuntime
@@ -139,16 +140,17 @@ class ModelSubsystem:
 
     async def _run(self, sequences: list[S], process: Process, thread: Thread, runtime: ModelRuntime) -> None:
         """Run `sequences` until all have finished. If one fails or the thread is cancelled, cancel the others."""
+        wait = ModelCallWait(sequences, runtime)
         own = self._of_process.setdefault(process, {})
         own.update(dict.fromkeys(sequences))
         try:
             for one in sequences:
                 runtime.submit(one)
-            while waiting := [one for one in sequences if not one.finished]:
+            while not all(one.finished for one in sequences):
                 for one in sequences:
                     if one.error is not None:
                         raise one.error
-                thread.waits_for = waiting[0]
+                thread.waits_for = wait
                 await PARK
         finally:
             for one in sequences:

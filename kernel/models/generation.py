@@ -16,7 +16,7 @@ from ipc.messages import Token
 from ipc.syscalls import ChatMessage, Completion, Sampling, SequenceInfo
 from kernel.core.process import Process, Thread
 from kernel.drivers import protocol
-from kernel.models.sequence import RUNNING, Sequence
+from kernel.models.sequence import Sequence
 from kernel.policy.group import PROMPT_WEIGHT
 
 CHARACTERS_PER_TOKEN = 4  # of English, roughly
@@ -203,6 +203,3 @@ class Generation(Sequence):
             kept="disk" if self.file else "memory" if self.in_driver else "",
             recomputed=self.recomputed,
         )
-
-    def __str__(self) -> str:
-        return f"{self.model}: {len(self.ids)} tokens" if self.state == RUNNING else super().__str__()

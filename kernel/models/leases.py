@@ -68,6 +68,11 @@ class LeaseTable:
         return cast("list[Sequence]", self._policy.queue())
 
     @property
+    def running(self) -> list[Sequence]:
+        """The sequences that hold a slot."""
+        return list(self._holders.values())
+
+    @property
     def policy(self) -> Policy:
         """The policy in force."""
         return self._policy

@@ -103,6 +103,11 @@ class Residency:
         self._waiting.setdefault(runtime, self._loop.time())
         self.reschedule()
 
+    @property
+    def due_at(self) -> float | None:
+        """The loop time at which it decides again if nothing changes before; None if only a change can help."""
+        return None if self._timer is None else self._timer.when()
+
     def withdraw_request(self, runtime: Resident) -> None:
         """Take back the request to load `runtime`, if there is one."""
         self._waiting.pop(runtime, None)

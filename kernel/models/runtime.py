@@ -38,7 +38,7 @@ class ModelRuntime:
     def __init__(self, name: str, spec: ModelSpec, policy: PolicySettings, services: ModelServices) -> None:
         self.name = name
         self.spec = spec
-        self._residency = services.residency
+        self.residency = self._residency = services.residency
         self._balancer = services.memory_balancer
         self._loop = asyncio.get_running_loop()
         self.loader = Loader(name, spec, services)

@@ -114,11 +114,3 @@ class Sequence(ABC):
             self.priority,
             self.preemptions,
         )
-
-    def ended_by(self) -> None:
-        """The threads that can end a wait for the sequence: None, because a driver does. See `kernel.core.waits`."""
-        return
-
-    def __str__(self) -> str:
-        why = ", ".join(sorted(self.block_reasons))
-        return f"{self.model}: {self.state}" + (f" ({why})" if why else "")

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from kernel.policy.policy import Decision, Job, Policy, hand_over
+from kernel.policy.policy import Decision, Job, Outlook, Policy, hand_over
 
 DWELL = 2.0  # seconds for which the load must favour another kind or quantum before a change
 HOLD = 10.0  # seconds for which a choice stays in any case
@@ -112,6 +112,10 @@ class Auto:
 
     def since(self, job: Job) -> float:
         return self._policy.since(job)
+
+    def outlook(self, job: Job, now: float) -> Outlook:
+        outlook = self._policy.outlook(job, now)
+        return outlook._replace(rule=f"uses {self.chosen} at present, which {outlook.rule}")
 
     # ---- choosing
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from kernel.policy.policy import Decision, Grant, Job
+from kernel.policy.policy import Decision, Grant, Job, Outlook
 from kernel.policy.queue_entry import PAYBACK, Key, LazyHeap, QueueEntry
 
 SMOOTHING = 0.95  # weight of the past in the measured seconds per token
@@ -42,6 +42,10 @@ class OrderedPolicy(ABC):
     def _key(self, entry: QueueEntry, now: float) -> Key:
         """The place of a job in the order. Called when the job begins to wait, is preempted, or has used its grant."""
 
+    @abstractmethod
+    def _rule(self, entry: QueueEntry, now: float) -> str:
+        """The `Outlook.rule` of a waiting job."""
+
     def _quantum(self, entry: QueueEntry) -> int:
         """The tokens of one grant; 0: no bound."""
         return 0
@@ -49,6 +53,10 @@ class OrderedPolicy(ABC):
     def _victim(self, first: QueueEntry, now: float) -> QueueEntry | None:
         """The running job, if any, that makes room for `first`, the next waiting job, if all slots are taken."""
         return None
+
+    def _yields_to(self, waiting: QueueEntry, running: QueueEntry) -> bool:
+        """Whether `running`, when it has used its grant, gives up its slot to `waiting`."""
+        return False
 
     def _prepare(self, now: float) -> None:  # noqa: B027
         """Called before each decision, to update what has changed with time or with the tokens made."""
@@ -104,6 +112,14 @@ class OrderedPolicy(ABC):
 
     def since(self, job: Job) -> float:
         return (self._waiting.get(job.id) or self._running[job.id]).since
+
+    def outlook(self, job: Job, now: float) -> Outlook:
+        entry = self._waiting[job.id]
+        yielding = [one for one in self._running.values() if one.grant and self._yields_to(entry, one)]
+        first = min(yielding, key=lambda one: (one.grant - one.grant_used, one.job.id), default=None)
+        if first is None:
+            return Outlook(self._rule(entry, now))
+        return Outlook(self._rule(entry, now), first.job, max(first.grant - first.grant_used, 0))
 
     # ---- deciding
 

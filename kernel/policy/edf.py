@@ -41,6 +41,15 @@ class EarliestDeadline(PreemptivePolicy):
         deadline = entry.job.group.deadline
         return (math.inf if deadline is None else deadline, entry.job.id)
 
+    def _rule(self, entry: QueueEntry, now: float) -> str:
+        deadline = entry.key[0]
+        if deadline == math.inf:
+            return "runs calls with a deadline first, and this one has none"
+        return (
+            f"runs the earliest deadline first, which is in {max(deadline - now, 0):.1f} s for this call, and ends a "
+            "waiting call that cannot meet its deadline"
+        )
+
     def _beats(self, first: QueueEntry, running: QueueEntry) -> bool:
         return first.key[0] < running.key[0]
 

@@ -98,6 +98,17 @@ class WeightedFair(OrderedPolicy):
         owner = self._least_served()
         return None if owner is None else owner.line.first()
 
+    def _rule(self, entry: QueueEntry, now: float) -> str:
+        most = max((self._owner(one.job) for one in self._running.values()), key=lambda one: one.counter, default=None)
+        others = "" if most is None else f"; on the slots, the most is {most.counter:.0f}"
+        return (
+            "prefers the owner with the least service for its weight, which is "
+            f"{self._owner(entry.job).counter:.0f} tokens for the owner of this call{others}"
+        )
+
+    def _yields_to(self, waiting: QueueEntry, running: QueueEntry) -> bool:
+        return self._owner(running.job).counter > self._owner(waiting.job).counter
+
     def _victim(self, first: QueueEntry, now: float) -> QueueEntry | None:
         """Of the running jobs that have used their grants, one whose owner has the highest counter.
 

@@ -17,3 +17,6 @@ class Fifo(OrderedPolicy):
 
     def _key(self, entry: QueueEntry, now: float) -> Key:
         return (entry.job.id,)
+
+    def _rule(self, entry: QueueEntry, now: float) -> str:
+        return "runs calls in the order of arrival, and takes no slot away"

@@ -36,6 +36,13 @@ class HighestResponseRatio(OrderedPolicy):
         entry.level = math.ceil(2 * math.log2(max(need, 1)))
         return (entry.since, job.id)
 
+    def _rule(self, entry: QueueEntry, now: float) -> str:
+        length = round(2 ** (entry.level / 2))
+        return (
+            "runs the call first that has waited longest in proportion to its length, about "
+            f"{length} tokens for this one, and takes no slot away"
+        )
+
     def _add_waiting(self, entry: QueueEntry, now: float) -> None:
         entry.key = self._key(entry, now)
         self._waiting[entry.job.id] = entry

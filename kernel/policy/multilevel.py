@@ -56,6 +56,21 @@ class MultilevelPolicy(PreemptivePolicy):
             return width
         return max(math.ceil(self._width * ((2 << level) - 1) - attained), 1)
 
+    def _rule(self, entry: QueueEntry, now: float) -> str:
+        if entry.level == STARVED:
+            return "runs this call before all others, because it has starved"
+        levels = [one.level for one in self._running.values()]
+        others = f"; on the slots, the highest is {max(levels)}" if levels else ""
+        starves = ""
+        if self._starvation and self._token_seconds:
+            virtual = self._virtual + max(now - self._virtual_at, 0) / self._token_seconds
+            left = max(self._starves_at(entry) - virtual, 0) * self._token_seconds
+            starves = f", and runs a call first that has waited for too long, this one in {left:.1f} s"
+        return f"prefers calls with little service, in levels: this one is at level {entry.level}{others}{starves}"
+
+    def _yields_to(self, waiting: QueueEntry, running: QueueEntry) -> bool:
+        return running.job.preemptible and waiting.level <= running.level < LEVELS - 1
+
     def _beats(self, first: QueueEntry, running: QueueEntry) -> bool:
         return first.level < running.level or (running.job.id in self._needs_grant and first.key < running.key)
 

@@ -76,6 +76,19 @@ class Decision(NamedTuple):
     shed: Sequence[Job] = ()
 
 
+class Outlook(NamedTuple):
+    """How a waiting job will get a slot, for people.
+
+    `rule` completes the sentence "the policy ...", with the numbers that decide. `yields`: the running job that must
+    give up its slot for the waiting job first, if that is still the next one then; None if only the end of a job frees
+    a slot. `tokens`: the tokens that `yields` may make before that.
+    """
+
+    rule: str
+    yields: Job | None = None
+    tokens: int = 0
+
+
 class Policy(Protocol):
     """Schedules the slots of one model. It knows every job that arrived and has not left, waiting or running.
 
@@ -121,6 +134,9 @@ class Policy(Protocol):
 
     def since(self, job: Job) -> float:
         """The time at which `job`, which must be known, began to wait or to run."""
+
+    def outlook(self, job: Job, now: float) -> Outlook:
+        """How `job`, which must be waiting, will get a slot. Changes nothing."""
 
 
 def hand_over(old: Policy, new: Policy, now: float) -> None:

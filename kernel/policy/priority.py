@@ -73,6 +73,22 @@ class PriorityWithAging(PreemptivePolicy):
         entry.level = entry.job.priority
         return (entry.job.id,)
 
+    def _rule(self, entry: QueueEntry, now: float) -> str:
+        victim = self._victims.first()
+        if victim is None:
+            return f"runs higher priorities first (this call has {entry.level})"
+        rule = f"runs higher priorities first (this call has {entry.level}, and the lowest on a slot is {victim.level})"
+        if entry.level > victim.level:
+            return f"{rule}; that call keeps its slot until it has made up for the cost of its preemption"
+        if entry.level == victim.level or not self._aging:
+            return f"{rule}; no call takes a slot from a call of {'its own' if self._aging else 'such a'} priority"
+        gap = max(self._guard(victim) + MARGIN - self._aged(entry.level, now), 0)
+        if self._aged(entry.level, now) >= CEILING:
+            return f"{rule}; by waiting, calls of its priority have become as urgent as a call can be"
+        seconds = gap / self._aging
+        gain = f"by waiting, calls of its priority gain {self._aging:g} a second"
+        return f"{rule}; {gain}, and overtake the call with the lowest in {seconds:.1f} s"
+
     def _victim_key(self, entry: QueueEntry) -> Key:
         return (self._urgency(entry), -entry.job.id)
 

@@ -25,5 +25,11 @@ class RoundRobin(OrderedPolicy):
     def _quantum(self, entry: QueueEntry) -> int:
         return self._tokens
 
+    def _rule(self, entry: QueueEntry, now: float) -> str:
+        return f"takes a slot away after {self._tokens} tokens if another call waits"
+
+    def _yields_to(self, waiting: QueueEntry, running: QueueEntry) -> bool:
+        return True
+
     def _victim(self, first: QueueEntry, now: float) -> QueueEntry | None:
         return self._first_used_up()

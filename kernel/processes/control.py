@@ -12,9 +12,10 @@ from typing import Any
 from ipc.errors import InvalidCall
 from ipc.syscalls import ExitStatus, Kill, Nice, Resume, Suspend, ThreadInfo
 from ipc.syscalls import Threads as ListThreads
-from kernel.core.fiber import BLOCKED, READY, SUSPENDED
+from kernel.core.fiber import READY, SUSPENDED
 from kernel.core.process import Process, Thread
 from kernel.core.process_table import ProcessTable
+from kernel.core.suspension import Suspension
 from kernel.dispatch import deadlock
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate
@@ -62,6 +63,7 @@ class Control:
         if target.dying or (target.suspended if thread is None else thread.suspended):
             return None
         self._dispatcher.hold(target, thread)
+        target.suspensions = (target.suspensions or {}) | {thread: Suspension(process.pid, process.program)}
         if thread is None:
             self._instruments.notify_state(target, SUSPENDED)
         return _notify(self.on_suspend, target, thread)
@@ -72,6 +74,8 @@ class Control:
         if not (target.suspended if thread is None else thread.suspended):
             return None
         self._dispatcher.release(target, thread)
+        if target.suspensions is not None:
+            target.suspensions.pop(thread, None)
         if thread is None:
             self._instruments.notify_state(target, READY)
         answer = _notify(self.on_resume, target, thread)
@@ -130,12 +134,11 @@ async def _after(wait: Wait, priority: int) -> int:
 
 
 def _row(thread: Thread) -> ThreadInfo:
-    held = thread.suspended or thread.process.suspended
     return ThreadInfo(
         path=thread.path,
         name=thread.get_name(),
-        state=SUSPENDED if held else thread.state,
-        waits_for=str(thread.waits_for) if thread.state == BLOCKED else "",
+        state=thread.shown_state(),
+        waits_for=thread.shown_wait(),
         priority=thread.priority,
         cpu_seconds=thread.cpu,
     )

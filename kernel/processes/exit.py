@@ -165,6 +165,8 @@ class ProcessExit:
         value, error = process.outcome
         process.outcome = (None, None)
         process.status = ExitStatus(process.pid, process.program, process.dying, value, error, process.usage())
+        process.ended_at = time.monotonic()
+        process.suspensions = None
         if process.timer is not None:
             process.timer.cancel()
             process.timer = None
@@ -175,7 +177,7 @@ class ProcessExit:
         self._instruments.notify_state(process, ZOMBIE)
         if not process.is_client:
             self.exits[process.dying] += 1
-            age = round(time.monotonic() - process.started, 3)
+            age = round(process.ended_at - process.started, 3)
             log.debug("process ended", pid=process.pid, program=process.program, reason=process.dying, age=age)
         for subsystem in self.on_end:
             subsystem(process)

@@ -19,6 +19,7 @@ from kernel.core.process import Process
 from kernel.gate import Gate
 from kernel.processes.exit import ProcessExit
 
+NEARLY = 0.9  # the part of a limit from which on explanations mention it
 CPU_CHECK = 0.2  # seconds between two checks of processor times
 
 UNLIMITED = Limits()
@@ -140,6 +141,24 @@ class LimitEnforcer:
             account.tokens += count
         if account is not None or process.limits is not None:
             self.check_tokens(process, 0)
+
+    def nearly_used(self, process: Process) -> list[tuple[str, str, float, float]]:
+        """The limits of `process` and of its owner of which `NEARLY` is used.
+
+        Each is a tuple of the holder of the limit, its name, the amount used and the maximum. Changes nothing.
+        """
+        account = self._accounts.get(process.owner)
+        own = process.prompt_tokens + process.generated_tokens, process.cpu_seconds, len(process.children)
+        used = [(f"process {process.pid}", process.limits, own)]
+        if account is not None:
+            total = account.tokens, account.total_cpu(), len(account.alive)
+            used.append((f"owner {process.owner}", account.limits, total))
+        return [
+            (who, name.replace("_", " "), amount, maximum)
+            for who, limits, amounts in used
+            for name, amount in zip(("tokens", "cpu_seconds", "children"), amounts, strict=True)
+            if limits is not None and (maximum := getattr(limits, name)) is not None and amount >= NEARLY * maximum
+        ]
 
     def check_memory(self, process: Process, keys: int, size: int, usage: Callable[[Process], tuple[int, int]]) -> None:
         """Raises `LimitExceeded` if `process` or its owner may not store `keys` keys and `size` bytes more.

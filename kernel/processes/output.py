@@ -18,6 +18,7 @@ from kernel.core.event_log import EventLog
 from kernel.core.fiber import PARK
 from kernel.core.process import Process, Thread
 from kernel.core.process_table import ProcessTable
+from kernel.core.reader_wait import ReaderWait
 from kernel.core.stream import Stream
 from kernel.gate import Gate
 from kernel.lib.units import isolate_and_measure
@@ -47,10 +48,10 @@ class Output:
         return None
 
     async def _emit_later(self, stream: Stream | EventLog, event: Emitted) -> None:
-        thread = cast("Thread", asyncio.current_task())
+        thread, wait = cast("Thread", asyncio.current_task()), ReaderWait(stream)
         while stream.congested:
             stream.when_drained(thread.wake)
-            thread.waits_for = "reader of the task"
+            thread.waits_for = wait
             try:
                 await PARK
             finally:

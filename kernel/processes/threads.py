@@ -16,6 +16,7 @@ import structlog
 from ipc.errors import InvalidCall
 from ipc.syscalls import Sleep, StartThread
 from kernel.core.fiber import PARK
+from kernel.core.plain_wait import PlainWait
 from kernel.core.process import MAIN, Process, Thread
 from kernel.core.timers import Timer
 from kernel.dispatch.dispatcher import Dispatcher
@@ -25,6 +26,8 @@ from kernel.processes.exit import GRACE, ProcessExit
 from kernel.processes.outcome import outcome
 
 T = TypeVar("T", bound=Thread)
+
+SLEEP = PlainWait("time", "time", "sleeping", timer="the time to sleep is over")
 
 log = structlog.get_logger("kernel.processes")
 
@@ -96,7 +99,7 @@ class ThreadSubsystem:
         timer = Timer(thread, seconds)
         try:
             while not timer.expired:
-                thread.waits_for = "time"
+                thread.waits_for = SLEEP
                 await PARK
         finally:
             timer.cancel()
@@ -112,13 +115,21 @@ class ThreadSubsystem:
         target.cancel()
         Thread.add_done_callback(target, lambda _: thread.wake())
         timer = Timer(thread, GRACE)
+        what = f"thread {target.path} of process {target.process.pid}"
+        wait = PlainWait(
+            f"end of thread {target.path}",
+            "thread",
+            f"waiting for the end of {what}",
+            f"{what} ends",
+            "that thread is abandoned",
+        )
         try:
             while not target.done():
                 if timer.expired:
                     log.error("a thread ignored its cancellation and is abandoned", thread=target.get_name())
                     target.abandon()
                     return
-                thread.waits_for = f"end of thread {target.path}"
+                thread.waits_for = wait
                 await PARK
         finally:
             timer.cancel()

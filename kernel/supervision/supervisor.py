@@ -14,10 +14,19 @@ from typing import Any
 from ipc.errors import LlmosError, TooManyRestarts, to_wire
 from ipc.syscalls import Child, ExitStatus, Spawn, Supervise
 from kernel.core.fiber import PARK
+from kernel.core.plain_wait import PlainWait
 from kernel.core.process import Process, Thread
 from kernel.core.timers import Timer
 from kernel.core.waits import EndOf
 from kernel.supervision.restarts import RestartIntensity
+
+CHILDREN = PlainWait(
+    "children",
+    "children",
+    "waiting for its children, which it supervises",
+    "a supervised child ends",
+    "it restarts a child",
+)
 
 Start = Callable[[Process, Spawn], "int | Coroutine[Any, Any, int]"]
 
@@ -151,7 +160,7 @@ class Supervisor:
         timer = Timer(self._thread, None if until is None else max(until - self._loop.time(), 0))
         try:
             while not self._ended and not timer.expired:
-                self._thread.waits_for = "children"
+                self._thread.waits_for = CHILDREN
                 await PARK
         finally:
             timer.cancel()

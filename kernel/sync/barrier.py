@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ipc.syscalls import LockInfo
+from ipc.syscalls import LockInfo, WaitFacts
 from kernel.core.process import Thread
+from kernel.lib.wording import counted
 from kernel.sync.wait_queue import WaitQueue
 
 
@@ -18,11 +19,30 @@ class Barrier:
 
     __slots__ = ("_waiting", "name", "parties")
     kind = "barrier"
+    stage = ""
 
     def __init__(self, name: str, parties: int) -> None:
         self.name = name
         self.parties = parties
         self._waiting = WaitQueue()
+
+    def __str__(self) -> str:
+        return f"barrier {self.name}"
+
+    def ended_by(self) -> None:
+        """None: any thread may arrive at the barrier."""
+
+    def explain(self, thread: Thread) -> WaitFacts:
+        arrived = len(list(self._waiting))
+        missing = self.parties - arrived
+        state = f"{arrived} of {counted(self.parties, 'thread')} {'has' if arrived == 1 else 'have'} arrived"
+        return self._waiting.facts(
+            thread,
+            self.kind,
+            self.name,
+            f"{counted(missing, 'more thread')} {'arrives' if missing == 1 else 'arrive'}",
+            state=state,
+        )
 
     @property
     def idle(self) -> bool:
@@ -35,7 +55,7 @@ class Barrier:
     async def wait(self, thread: Thread, timeout: float | None) -> bool:
         """Wait until `parties` threads have arrived. Returns True in exactly one thread, the last to arrive."""
         if len(self._waiting) < self.parties - 1:
-            await self._waiting.wait(thread, f"barrier {self.name}", timeout, _drop_grant)
+            await self._waiting.wait(thread, self, timeout, _drop_grant)
             return False
         while self._waiting.grant() is not None:
             pass

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ipc.syscalls import LockInfo
+from ipc.syscalls import LockInfo, WaitFacts
 from kernel.core.process import Thread
 from kernel.sync.wait_queue import WaitQueue
 
@@ -17,11 +17,21 @@ class Event:
 
     __slots__ = ("_waiting", "is_set", "name")
     kind = "event"
+    stage = ""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.is_set = False
         self._waiting = WaitQueue()
+
+    def __str__(self) -> str:
+        return f"event {self.name}"
+
+    def ended_by(self) -> None:
+        """None: any thread may set the event."""
+
+    def explain(self, thread: Thread) -> WaitFacts:
+        return self._waiting.facts(thread, self.kind, self.name, "a thread sets the event")
 
     @property
     def idle(self) -> bool:
@@ -33,7 +43,7 @@ class Event:
 
     async def wait(self, thread: Thread, timeout: float | None) -> None:
         """Wait until `set` is called the next time. The caller has checked that the event is not set."""
-        await self._waiting.wait(thread, f"event {self.name}", timeout, _drop_grant)
+        await self._waiting.wait(thread, self, timeout, _drop_grant)
 
     def set(self) -> None:
         self.is_set = True

@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ipc.errors import NotHeld
-from ipc.syscalls import LockInfo
+from ipc.syscalls import LockInfo, WaitFacts
 from kernel.core.process import Thread
 from kernel.core.waits import Uninterruptible
 from kernel.sync.wait_queue import WaitQueue
 
 
 class Lock:
-    """Held by at most one thread, which has acquired it `depth` times. Also the `BlockedOn` of its waiting threads."""
+    """Held by at most one thread, which has acquired it `depth` times. Also the wait of its waiting threads."""
 
     __slots__ = ("condition", "depth", "holder", "name", "waiting")
     kind = "lock"
+    stage = ""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -33,6 +34,12 @@ class Lock:
 
     def ended_by(self) -> tuple[Thread, ...]:
         return () if self.holder is None else (self.holder,)
+
+    def explain(self, thread: Thread) -> WaitFacts:
+        holders = () if self.holder is None else (self.holder,)
+        pid = "" if self.holder is None else f"process {self.holder.process.pid} releases it or ends"
+        ahead = " and those ahead of it have had it" if next(iter(self.waiting), thread) is not thread else ""
+        return self.waiting.facts(thread, self.kind, self.name, pid + ahead, holders=holders)
 
     @property
     def idle(self) -> bool:
@@ -96,11 +103,22 @@ class Condition:
     """Belongs to the lock of the same name. `_users` are all threads inside `wait`, including notified ones."""
 
     __slots__ = ("_lock", "_users", "_waiting")
+    stage = ""
 
     def __init__(self, lock: Lock) -> None:
         self._lock = lock
         self._waiting = WaitQueue()
         self._users: set[Thread] = set()
+
+    def __str__(self) -> str:
+        return f"condition {self._lock.name}"
+
+    def ended_by(self) -> None:
+        """None: any thread may notify the condition."""
+
+    def explain(self, thread: Thread) -> WaitFacts:
+        ends = "a thread that holds the lock of the same name notifies it, and the lock is free"
+        return self._waiting.facts(thread, "condition", self._lock.name, ends)
 
     @property
     def idle(self) -> bool:
@@ -117,7 +135,7 @@ class Condition:
         self._lock.drop(thread)
         self._users.add(thread)
         try:
-            await self._waiting.wait(thread, f"condition {self._lock.name}", timeout, self._pass_on)
+            await self._waiting.wait(thread, self, timeout, self._pass_on)
         finally:
             try:
                 await self._lock.regain(thread, depth)

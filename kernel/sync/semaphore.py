@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterator
 
 from ipc.errors import NotHeld
-from ipc.syscalls import LockInfo
+from ipc.syscalls import LockInfo, WaitFacts
 from kernel.core.process import Thread
 from kernel.sync.wait_queue import WaitQueue
 
@@ -22,6 +22,7 @@ class Semaphore:
 
     __slots__ = ("_free", "_holders", "name", "permits", "waiting")
     kind = "semaphore"
+    stage = ""
 
     def __init__(self, name: str, permits: int) -> None:
         self.name = name
@@ -37,6 +38,11 @@ class Semaphore:
 
     def ended_by(self) -> tuple[Thread, ...]:
         return tuple(self._holders)
+
+    def explain(self, thread: Thread) -> WaitFacts:
+        state = f"All of its {self.permits} permits are taken" if self.permits > 1 else "Its only permit is taken"
+        ends = "a holder releases a permit or ends" if len(self._holders) > 1 else "the holder releases it or ends"
+        return self.waiting.facts(thread, self.kind, self.name, ends, state=state, holders=self._holders)
 
     @property
     def idle(self) -> bool:

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from itertools import islice
 
 from ipc.errors import TimedOut
+from ipc.syscalls import Participant, WaitFacts
 from kernel.core.fiber import PARK
-from kernel.core.process import BlockedOn, Thread
+from kernel.core.plain_wait import MAX_LISTED, ThreadWait, named
+from kernel.core.process import MAIN, Thread
 from kernel.core.timers import Timer
 from kernel.core.waits import Uninterruptible
 from kernel.dispatch import deadlock
+from kernel.lib.wording import quoted
 
 
 class _Place:
@@ -44,6 +48,32 @@ class WaitQueue:
         """The waiting threads in the order of arrival."""
         return (place.thread for place in self._places if not place.thread.done())
 
+    def facts(
+        self, thread: Thread, kind: str, name: str, ends: str, *, state: str = "", holders: Collection[Thread] = ()
+    ) -> WaitFacts:
+        """The facts about the wait of `thread`: its place, and the threads that hold what the queue grants."""
+        line = list(self)
+        place = line.index(thread) if thread in line else 0
+        return WaitFacts(
+            kind=kind,
+            doing=f"waiting for {kind} {quoted(name)}",
+            place=place + 1,
+            line=max(len(line), 1),
+            ahead=named(other.process for other in line[:place]),
+            ahead_count=place,
+            held=f"The {kind} is held by" if holders else "",
+            holders=[
+                Participant(
+                    holder.process.pid, holder.process.program, "" if holder.path == MAIN else f"thread {holder.path}"
+                )
+                for holder in islice(holders, MAX_LISTED)
+            ],
+            holder_count=len(holders),
+            state=state,
+            ends=ends,
+            awaits=next((holder.process.pid for holder in holders), 0),
+        )
+
     def grant(self) -> Thread | None:
         """Grant the resource to the first waiting thread and return that thread, or None if no thread waits."""
         while self._places:
@@ -56,7 +86,7 @@ class WaitQueue:
         return None
 
     async def wait(
-        self, thread: Thread, wait: BlockedOn | str, timeout: float | None, pass_on: Callable[[Thread], None]
+        self, thread: Thread, wait: ThreadWait, timeout: float | None, pass_on: Callable[[Thread], None]
     ) -> None:
         """Wait at the end of the queue until granted, at most `timeout` seconds.
 

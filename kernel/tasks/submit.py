@@ -141,6 +141,10 @@ class Tasks:
         """The number of tasks that have ended, and whose ends wait for the disk."""
         return self._running.unwritten
 
+    def unwritten_end(self, pid: int) -> RunningTask | None:
+        """The task of process `pid` if the process has ended and the end is not on disk yet, else None."""
+        return next((task for task in self._tasks.values() if task.pid == pid and task.final is not None), None)
+
     # ---- new tasks
 
     def _accepted(

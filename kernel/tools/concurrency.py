@@ -11,12 +11,16 @@ from collections import deque
 from typing import cast
 
 from ipc.errors import Busy, TimedOut
+from ipc.syscalls import WaitFacts
 from kernel.core.fiber import PARK
+from kernel.core.plain_wait import named
 from kernel.core.process import Thread
 from kernel.core.timers import Timer
+from kernel.lib.wording import counted, quoted
 from kernel.programs.tool import Tool
 
 MAX_QUEUE = 10_000  # calls that may wait for a place
+QUEUED, RUNNING, PAUSED = "queued", "running", "paused"  # the phases of a call
 
 
 class Waiter:
@@ -29,6 +33,48 @@ class Waiter:
         self.granted = False
 
 
+class ToolWait:
+    """The wait of a thread in a call of a tool: `QUEUED` for a place, `RUNNING`, or `PAUSED` after a failure."""
+
+    __slots__ = ("_limit", "_phase")
+    stage = ""
+
+    def __init__(self, limit: ConcurrencyLimit, phase: str) -> None:
+        self._limit = limit
+        self._phase = phase
+
+    def __str__(self) -> str:
+        return f"tool {self._limit.tool.name}"
+
+    def ended_by(self) -> None:
+        """None: a worker thread of Linux ends the wait, or the clock."""
+
+    def explain(self, thread: Thread) -> WaitFacts:
+        limit = self._limit
+        name, places = quoted(limit.tool.name), limit.tool.mark.concurrency
+        if self._phase == RUNNING:
+            return WaitFacts(kind="tool", doing=f"waiting for the result of tool {name}", ends="the function returns")
+        if self._phase == PAUSED:
+            doing = f"pausing before another attempt with tool {name}, which failed"
+            return WaitFacts(kind="tool", doing=doing, timer="it tries again")
+        line = [waiter.thread for waiter in limit.queue]
+        place = line.index(thread) if thread in line else 0
+        abandoned = f", {limit.abandoned} of them by functions whose callers gave up" if limit.abandoned else ""
+        return WaitFacts(
+            kind="tool",
+            doing=f"waiting for a place of tool {name}",
+            place=place + 1,
+            line=max(len(line), 1),
+            ahead=named(other.process for other in line[:place]),
+            ahead_count=place,
+            held="Its places are taken by" if limit.callers else "",
+            holders=named(caller.process for caller in limit.callers),
+            holder_count=len(dict.fromkeys(caller.process for caller in limit.callers)),
+            state=f"{'Its only place is' if places == 1 else f'All of its {places} places are'} taken{abandoned}",
+            ends=f"{counted(place + 1, 'call')} of the tool {'has' if place == 0 else 'have'} returned",
+        )
+
+
 class ConcurrencyLimit:
     """The places and counts of one tool. `running` functions hold a place; `abandoned` ones have no caller any more."""
 
@@ -39,6 +85,7 @@ class ConcurrencyLimit:
         self.calls = 0
         self.failures = 0
         self.queue: deque[Waiter] = deque()
+        self.callers: dict[Thread, None] = {}  # the threads that wait for a running function
 
     async def enter(self, timer: Timer, *, wait: bool) -> None:
         """Take a place, in the order of arrival.
@@ -55,13 +102,13 @@ class ConcurrencyLimit:
                 retry_after=1.0,
                 tool=self.tool.name,
             )
-        waiter = Waiter(cast("Thread", asyncio.current_task()))
+        waiter, place = Waiter(cast("Thread", asyncio.current_task())), ToolWait(self, QUEUED)
         self.queue.append(waiter)
         try:
             while not waiter.granted:
                 if timer.expired:
                     raise TimedOut(f"tool {self.tool.name} had no free place in time", tool=self.tool.name)
-                waiter.thread.waits_for = f"tool {self.tool.name}"
+                waiter.thread.waits_for = place
                 await PARK
         except BaseException:
             if waiter.granted:

@@ -30,7 +30,7 @@ from kernel.memory.shared import RESERVED, SharedMemory
 from kernel.programs.loader import ProgramLoader
 from kernel.programs.origin import ORIGIN
 from kernel.programs.tool import CALL_ID, Tool, ToolSpec, load
-from kernel.tools.concurrency import ConcurrencyLimit
+from kernel.tools.concurrency import PAUSED, RUNNING, ConcurrencyLimit, ToolWait
 from kernel.tools.workers import Workers
 
 LARGE = 1024 * 1024  # bytes: a longer encoded result is returned by reference
@@ -133,7 +133,7 @@ class ToolSubsystem:
         try:
             for attempt in range(tool.mark.retries + 1):
                 if attempt:
-                    await self._pause(timer, tool, min(FIRST_PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE))
+                    await self._pause(limit, timer, tool, min(FIRST_PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE))
                 # Bind again for each attempt: an attempt may have changed its arguments.
                 arguments = tool.bind(reveal(args)) | ({CALL_ID: call_id} if tool.takes_call_id else {})
                 await limit.enter(timer, wait=call.wait or attempt > 0)
@@ -166,6 +166,8 @@ class ToolSubsystem:
         except RuntimeError as error:
             limit.leave()
             raise Busy(f"tool {tool.name}: cannot start a thread: {error}; try again later", retry_after=1.0) from None
+        wait = ToolWait(limit, RUNNING)
+        limit.callers[thread] = None
         try:
             while not run.done:
                 if timer.expired:
@@ -173,25 +175,27 @@ class ToolSubsystem:
                         f"tool {tool.name} did not return in time; it goes on, and holds its place until it returns",
                         tool=tool.name,
                     )
-                thread.waits_for = f"tool {tool.name}"
+                thread.waits_for = wait
                 await PARK
         except BaseException:
             if not run.done:
                 run.thread = None
                 limit.abandoned += 1
             raise
+        finally:
+            del limit.callers[thread]
         return run
 
-    async def _pause(self, timer: Timer, tool: Tool, seconds: float) -> None:
+    async def _pause(self, limit: ConcurrencyLimit, timer: Timer, tool: Tool, seconds: float) -> None:
         thread = cast("Thread", asyncio.current_task())
-        pause = Timer(thread, seconds)
+        pause, wait = Timer(thread, seconds), ToolWait(limit, PAUSED)
         try:
             while not pause.expired:
                 if timer.expired:
                     raise TimedOut(
                         f"tool {tool.name} failed, and its timeout leaves no time for another attempt", tool=tool.name
                     )
-                thread.waits_for = f"tool {tool.name}"
+                thread.waits_for = wait
                 await PARK
         finally:
             pause.cancel()

@@ -22,8 +22,8 @@ LEAST_IN_A_FOLDER = 3
 # Subjects of system calls without a room of their own: `base`, which all calls share, and `daemon`, whose calls
 # `kernel/status.py` and `kernel/kernel.py` answer.
 NO_ROOM = {"base", "daemon"}
-# Subjects that agents do not use: only clients submit tasks.
-NOT_OF_AGENTS = {"tasks"}
+# Subjects that agents do not use: only clients submit tasks, and explanations are for people.
+NOT_OF_AGENTS = {"explain", "tasks"}
 # Modules of `llmosd/context` that its subjects share: their root, and the constraints of `chat` and `generate`.
 NO_SUBJECT = {"base", "constraints"}
 

@@ -145,7 +145,7 @@ def _processes(kernel: Kernel) -> Iterator[str]:
             if thread.done() or thread.process is not process:
                 yield f"process {pid} lists {thread}, which has ended or is of another process"
         if process.program == "ward" and not any(
-            thread.waits_for == "children" for thread in (process.parent.threads if process.parent else ())
+            str(thread.waits_for) == "children" for thread in (process.parent.threads if process.parent else ())
         ):
             yield f"process {pid} has survived its supervisor"
         if process.dying:

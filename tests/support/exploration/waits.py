@@ -13,7 +13,7 @@ from kernel.core.process import PendingCalls, Thread
 from kernel.core.selector import Selector
 from kernel.core.waits import EndOf, RoomIn, Uninterruptible
 from kernel.kernel import Kernel
-from kernel.models.sequence import Sequence
+from kernel.models.call_wait import ModelCallWait
 from kernel.sync.barrier import Barrier
 from kernel.sync.event import Event
 from kernel.sync.lock import Lock
@@ -36,10 +36,10 @@ def all_time_has_passed(kernel: Kernel) -> Iterator[str]:
         for thread in process.threads:
             if thread.timers:
                 yield f"{thread} has {thread.timers} timers set that are long overdue"
-            if isinstance(thread.waits_for, Sequence) or thread.waits_for == "time":
+            if isinstance(thread.waits_for, ModelCallWait) or str(thread.waits_for) == "time":
                 yield f"{thread} of process {process.pid} still waits for {thread.waits_for}"
             wards = any(child.program == "ward" for child in process.children)
-            if thread.waits_for == "children" and not wards:
+            if str(thread.waits_for) == "children" and not wards:
                 yield f"{thread} of process {process.pid} waits for children, but has none"
     for runtime in kernel.resources._runtimes.values():
         if gone := [one.id for one in runtime.active.sequences.values() if one.cancelled]:
@@ -52,7 +52,7 @@ def _unfounded(kernel: Kernel, thread: Thread) -> str:
     named = inside.named(kernel)
     if isinstance(wait, Uninterruptible):
         wait = wait._wait
-    if wait == "message" or isinstance(wait, Selector):
+    if str(wait) == "message" or isinstance(wait, Selector):
         assert box is not None
         selection = wait if isinstance(wait, Selector) else None
         if not (thread is box.receiver or any(thread is one for one, _ in box.selectors or ())):
@@ -74,8 +74,8 @@ def _unfounded(kernel: Kernel, thread: Thread) -> str:
         return "" if wait.holder is not None and thread in wait.waiting else "no thread holds it, or it is not queued"
     if isinstance(wait, Semaphore):
         return "" if not wait._free and thread in wait.waiting else "a permit is free, or it is not queued"
-    if isinstance(wait, Sequence):
-        return "it is over" if wait.finished else ""
+    if isinstance(wait, ModelCallWait):
+        return "it is over" if all(sequence.finished for sequence in wait._sequences) else ""
     kind, _, name = str(wait).partition(" ")
     at = named.get(name)
     if kind == "event":
@@ -94,7 +94,7 @@ def knots(kernel: Kernel) -> Iterator[str]:
     for process in kernel.table.alive.values():
         for thread in process.threads:
             wait = thread.waits_for
-            enders = None if isinstance(wait, str) or thread.timers else wait.ended_by()
+            enders = None if thread.timers else wait.ended_by()
             if enders is not None and thread.state is BLOCKED:
                 stuck[thread] = list(enders)
     while freed := [thread for thread, enders in stuck.items() if any(ender not in stuck for ender in enders)]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ipc.messages import Message
 from kernel.core.fiber import PARK
 from kernel.core.mailbox import Mailbox
+from kernel.core.plain_wait import PlainWait
 from kernel.core.process import Process, Thread
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.messages.messaging import wait_for_room
@@ -42,7 +43,9 @@ class Trial:
 
     async def _send(self, item: Message) -> None:
         while self.box.full:
-            if await wait_for_room(self.box, cast("Thread", asyncio.current_task()), "trial"):
+            if await wait_for_room(
+                self.box, cast("Thread", asyncio.current_task()), PlainWait("trial", "mailbox", "waiting")
+            ):
                 break
         self.box.put(item)
         self.put.add(item.id)

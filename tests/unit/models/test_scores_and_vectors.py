@@ -62,7 +62,7 @@ async def test_a_query_holds_a_slot_while_it_runs(system: System) -> None:
     await asyncio.sleep(1.5)
     (row,) = await system.call(Slots())
     assert [(one.state, one.position) for one in row.sequences] == [("running", 0), ("running", 0), ("queued", 1)]
-    assert process.state()[1] == "sim: queued"
+    assert process.state() == ("queued", "1st of 1 for sim")
     assert system.driver.sent_of(protocol.EmbedQuery) == []
     assert await system.result(process) == 1
 

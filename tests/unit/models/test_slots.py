@@ -99,8 +99,8 @@ async def test_slot_and_model_tables_say_what_goes_on(system: System) -> None:
     assert row.tokens_per_second == pytest.approx(2.0)
     (model,) = await system.call(Models())
     assert (model.name, model.state, model.default, model.context) == ("sim", "ready", True, 8192)
-    assert processes[0].state()[1].startswith("sim: ")
-    assert "queued" in processes[3].state()[1]
+    assert processes[0].state() == ("generating", "4 tokens")
+    assert processes[3].state() == ("queued", "2nd of 2 for sim")
 
 
 async def test_the_queue_has_a_bound_and_a_name_for_it(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
