@@ -30,7 +30,8 @@ class Arguments:
         signature = inspect.signature(function, eval_str=True)
         shown = [parameter for parameter in signature.parameters.values() if parameter.name not in injected]
         self._name = name
-        self.signature = str(inspect.Signature([_without_options_type(parameter) for parameter in shown]))
+        text = str(inspect.Signature([_without_options_type(parameter) for parameter in shown]))
+        self.signature = re.sub(rf"\b{re.escape(function.__module__)}\.", "", text)
         self._parameters = {parameter.name: parameter for parameter in parameters(function, injected)}
         self._struct = _struct(self._parameters.values())
         self.all_optional = not any(parameter.required for parameter in self._parameters.values())

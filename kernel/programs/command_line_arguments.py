@@ -42,7 +42,7 @@ def text_parser(kind: Any, node: nodes.Type) -> Callable[[str | bytes], Any]:
             return decoder.decode(text)
         except msgspec.DecodeError as error:
             try:
-                return msgspec.convert(text, kind, strict=False)
+                return msgspec.convert(text.strip(), kind, strict=False)  # a file ends with a newline
             except msgspec.ValidationError as second:
                 raise (error if looks_like_json(text) else second) from None
 

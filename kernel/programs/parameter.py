@@ -101,8 +101,8 @@ def _type_text(kind: Any) -> str:
 
 def _shown(given: Any, *, as_text: bool) -> str:
     """A refused value on one line: a text as it was given if `as_text`, else as JSON."""
-    if as_text and isinstance(given, bytes):
-        return f"{len(given)} bytes that are not UTF-8"
+    if isinstance(given, bytes):
+        return "bytes that are not UTF-8 text" if as_text else "bytes"
     if as_text and isinstance(given, str) and given.isprintable() and given.strip():
         return _cut(given)
     try:

@@ -11,7 +11,9 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import llmosd
 from ipc.errors import (
     ConnectionLost,
     InvalidCall,
@@ -22,8 +24,10 @@ from ipc.errors import (
     SocketPathInvalid,
     TimedOut,
 )
+from llmosd.cli import targets
 from llmosd.cli.commands import control, daemon, messages, processes, resources, simulation, tasks
 from llmosd.cli.options import CommonOptions
+from llmosd.cli.parser import Parser
 from llmosd.client.blocking import Client
 
 DONE, FAILED, USAGE, NO_DAEMON, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 124, 130
@@ -31,7 +35,7 @@ DONE, FAILED, USAGE, NO_DAEMON, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 124, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = parser().parse_args(arguments)
+    options = parser().parse(arguments)
     try:
         return _run(options)
     except KeyboardInterrupt:
@@ -48,6 +52,7 @@ def _run(options: argparse.Namespace) -> int:
         if getattr(options, "needs_no_daemon", False):
             return command(options)
         with Client(options.socket, name="llmos") as client:
+            targets.resolve(client, options)
             return command(client, options)
     except (NoDaemon, ConnectionLost, SocketPathInvalid) as error:
         return _complain(error, NO_DAEMON)
@@ -67,11 +72,19 @@ def _complain(error: LlmosError, code: int) -> int:
     return code
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line of `llmos`."""
-    root = argparse.ArgumentParser(prog="llmos", description="Run, watch and control agents of an llmosd daemon.")
+    root = Parser(prog="llmos", description="Run, watch and control agents of an llmosd daemon.")
     root.add_argument("--socket", metavar="PATH", help="the daemon's Unix socket")
-    add = root.add_subparsers(title="commands", required=True, metavar="COMMAND").add_parser
+    root.add_argument("--version", action="version", version=f"llmos {llmosd.__version__}", help="print the version")
+    commands = root.add_subparsers(title="commands", metavar="COMMAND")
+    root.commands = commands
+
+    def add(name: str, /, **options: Any) -> Parser:
+        command: Parser = commands.add_parser(name, **options)
+        command.set_defaults(parser_of_command=command)
+        return command
+
     common = CommonOptions()
     for subject in (tasks, processes, control, messages, resources, daemon, simulation):
         subject.add_commands(add, common)
