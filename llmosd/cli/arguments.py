@@ -1,7 +1,7 @@
-"""Reads the arguments of `llmos run`: texts, files and standard input, and with `--json` values.
+"""Reads arguments of programs and bodies of messages: texts, files and standard input, and with `--json` values.
 
-Called by the command. The daemon parses the texts, because it knows the types of the parameters; this module only
-parses JSON, when `--json` asks for it.
+Called by the commands. The daemon parses the arguments, because it knows the types of the parameters. This module only
+parses JSON: that of bodies, and that which `--json` asks for.
 """
 
 from __future__ import annotations
@@ -35,37 +35,54 @@ class ArgumentReader:
         return {name: self._value(f"argument {name}", text) for name, text in pairs}
 
     def _value(self, place: str, text: str) -> Any:
-        content = self._content(place, text)
-        if not self._as_json or isinstance(content, bytes):
-            return content
+        found = self._content(place, text)
+        if not self._as_json or isinstance(found, bytes):
+            return found
         try:
-            return msgspec.json.decode(content)
+            return msgspec.json.decode(found)
         except (msgspec.DecodeError, RecursionError) as error:
-            if content.lstrip().startswith(JSON_BEGINS):
+            if found.lstrip().startswith(JSON_BEGINS):
                 raise BadArguments(f"{place} begins like JSON, which --json asks for, but is not: {error}") from None
-            return content
+            return found
 
     def _content(self, place: str, text: str) -> str | bytes:
-        """The text that an argument stands for. Bytes, if it is not UTF-8: the daemon knows whether they fit."""
-        if text.startswith("@@"):
-            text = text[1:]
-        elif text.startswith("@"):
-            if text == "@":
-                raise BadArguments(f"{place} is @ without the path of a file; @@ stands for the text @")
-            return _text_or_bytes(values.read_bytes(os.path.expanduser(text[1:])))
-        elif text == "-":
+        if text == "-":
             if self._input_of is not None:
                 raise BadArguments(f"{place} is -, but {self._input_of} has read standard input, which ends only once")
             self._input_of = place
-            return _text_or_bytes(values.read_bytes("-"))
+        return content(place, text)
+
+
+def body(text: str | None) -> Any:
+    """Read the body of a message: JSON, or else the text itself. Raises `BadArguments`."""
+    if text is None:
+        return None
+    found = content("the body", text)
+    if isinstance(found, bytes):
+        raise BadArguments("the body is not UTF-8 text; convert it first, for example with iconv or base64")
+    try:
+        return msgspec.json.decode(found)
+    except (msgspec.DecodeError, RecursionError):
+        return found
+
+
+def content(place: str, text: str) -> str | bytes:
+    """The text that `text` stands for: @FILE for the content of a file, - for standard input, or itself.
+
+    If it is not UTF-8, the answer is bytes. `place` describes the argument in the error. Raises `BadArguments`.
+    """
+    if text == "@":
+        raise BadArguments(f"{place} is @ without the path of a file; @@ stands for the text @")
+    if text == "-" or (text.startswith("@") and not text.startswith("@@")):
+        data = values.read_bytes(text if text == "-" else os.path.expanduser(text[1:]))
+    else:
+        text = text[1:] if text.startswith("@@") else text
         try:
             text.encode()
         except UnicodeEncodeError:  # an argument that is not text in the locale
-            return _text_or_bytes(os.fsencode(text))
-        return text
-
-
-def _text_or_bytes(data: bytes) -> str | bytes:
+            data = os.fsencode(text)
+        else:
+            return text
     try:
         return data.decode()
     except UnicodeDecodeError:

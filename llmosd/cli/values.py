@@ -1,4 +1,4 @@
-"""Parses texts of the command line: programs, arguments, priorities, limits and messages.
+"""Parses texts of the command line: programs, arguments, priorities and limits.
 
 Used by the commands and by the parser of their options. It never contacts the daemon.
 """
@@ -64,31 +64,6 @@ def read_bytes(source: str) -> bytes:
     if len(data) > MAX_FRAME:
         raise BadArguments(f"{name} has more than {MAX_FRAME} bytes, which is more than a request can carry")
     return data
-
-
-def read_text(source: str) -> str:
-    """The text of the file `source`, or of standard input if `source` is `-`. Raises `BadArguments`.
-
-    The text is UTF-8, whatever the locale.
-    """
-    data = read_bytes(source)
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        name = "standard input" if source == "-" else source
-        wrong = f"byte {error.start + 1} is 0x{data[error.start]:02x}"
-        raise BadArguments(f"{name} is not UTF-8 text: {wrong}; convert it first, for example with iconv") from None
-
-
-def body(text: str | None) -> Any:
-    """Parse the body of a message: JSON, or else the text itself. `-` stands for the text on standard input."""
-    if text is None:
-        return None
-    text = read_text(text) if text == "-" else text
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
-        return text
 
 
 def limits(given: Sequence[str]) -> Limits | None:

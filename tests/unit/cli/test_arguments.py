@@ -13,7 +13,7 @@ import pytest
 
 from ipc.errors import BadArguments
 from ipc.frames import MAX_FRAME
-from llmosd.cli.arguments import ArgumentReader
+from llmosd.cli.arguments import ArgumentReader, body
 
 
 def read(text: str, *, as_json: bool = False) -> Any:
@@ -128,3 +128,24 @@ def test_with_json_an_argument_that_only_begins_like_json_is_a_mistake(text: str
 def test_with_json_a_file_is_json_as_well(tmp_path: Path) -> None:
     (tmp_path / "letters").write_text('["a"]\n')
     assert read(f"@{tmp_path / 'letters'}", as_json=True) == ["a"]
+
+
+def test_the_body_of_a_message_is_read_like_an_argument(
+    tmp_path: Path, standard_input: Callable[[bytes], None]
+) -> None:
+    assert [body(text) for text in (None, "5", '{"a": [1]}', "hi there", "[1", "@@bob", "")] == [
+        None,
+        5,
+        {"a": [1]},
+        "hi there",
+        "[1",
+        "@bob",
+        "",
+    ]
+    (tmp_path / "body").write_text("[1]\n")
+    assert body(f"@{tmp_path / 'body'}") == [1]
+    standard_input(b"-")
+    assert body("-") == "-"
+    standard_input(b"\xff")
+    with pytest.raises(BadArguments, match="the body is not UTF-8 text"):
+        body("-")
