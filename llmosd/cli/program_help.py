@@ -7,7 +7,11 @@ program's file to find the parameters.
 from __future__ import annotations
 
 import argparse
+import re
+import shutil
 import sys
+import textwrap
+from collections.abc import Sequence
 
 from ipc.errors import ConnectionLost, NoDaemon, SocketPathInvalid
 from ipc.syscalls import DescribeProgram, ParameterInfo, ProgramInfo
@@ -17,6 +21,7 @@ from llmosd.client.blocking import Client
 from llmosd.printable import printable, printable_line
 
 NO_DAEMON = 3
+NO_BREAK = "\xa0"
 EXPLANATION = """\
 A text, @FILE for the content of a file, or - for standard input.
 `llmos run --help` explains the options of `run`."""
@@ -61,10 +66,10 @@ def text(program: str, info: ProgramInfo) -> str:
     usage += [f"-a {one.name}=..." for one in by_name if one.required]
     usage += ["[-a NAME=VALUE ...]"] if any(not one.required for one in by_name) else []
     # A docstring usually begins with the summary.
-    paragraphs = [info.summary, info.doc.removeprefix(info.summary).strip()]
+    description = "\n\n".join(part for part in (info.summary, info.doc.removeprefix(info.summary).strip()) if part)
     parser = argparse.ArgumentParser(
-        usage=" ".join(usage).replace("%", "%%"),
-        description="\n\n".join(part for part in paragraphs if part) or None,
+        usage=_usage(usage).replace("%", "%%"),
+        description="\n\n".join(map(_filled, description.split("\n\n"))) or None,
         epilog=f"{EXPLANATION}\nfrom {info.source}",
         add_help=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -77,6 +82,21 @@ def text(program: str, info: ProgramInfo) -> str:
         for parameter in parameters:
             group.add_argument(parameter.name, help=_explained(parameter).replace("%", "%%"))
     return parser.format_help()
+
+
+def _usage(parts: Sequence[str]) -> str:
+    """The parts of a usage, with line breaks only between them."""
+    before = "usage: "
+    line = before + " ".join(part.replace(" ", NO_BREAK) for part in parts)
+    return _filled(line, " " * len(before)).removeprefix(before).replace(NO_BREAK, " ")
+
+
+def _filled(paragraph: str, indent: str = "") -> str:
+    """A paragraph as wide as argparse writes, unless its lines are indented. `indent` begins its further lines."""
+    if re.search(r"^\s", paragraph, re.MULTILINE):
+        return paragraph
+    width = shutil.get_terminal_size().columns - 2
+    return textwrap.fill(paragraph, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _explained(parameter: ParameterInfo) -> str:

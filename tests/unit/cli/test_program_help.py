@@ -25,7 +25,8 @@ def test_the_help_names_every_parameter() -> None:
     assert (
         text("./both.py", info)
         == """\
-usage: llmos run [OPTIONS] ./both.py LETTERS [COUNT] -a share=... [-a NAME=VALUE ...]
+usage: llmos run [OPTIONS] ./both.py LETTERS [COUNT] -a share=...
+       [-a NAME=VALUE ...]
 
 Does 100%.
 
@@ -44,6 +45,14 @@ A text, @FILE for the content of a file, or - for standard input.
 from both.py
 """
     )
+
+
+def test_a_docstring_is_as_wide_as_the_terminal_unless_it_has_a_layout() -> None:
+    doc = "One two\nthree. " + "word " * 30 + "\n\nNames:\n    a   b\n    c   d"
+    lines = text("idle", ProgramInfo("idle", "", "()", "idle.py", "", doc)).split("\n")
+    assert lines[2].startswith("One two three. word")
+    assert max(map(len, lines)) <= 80
+    assert "\n".join(lines[6:9]) == "Names:\n    a   b\n    c   d"
 
 
 def test_a_program_without_parameters_has_a_short_help() -> None:
