@@ -80,11 +80,26 @@ class ExitStatus(msgspec.Struct, frozen=True):
     usage: Usage = msgspec.field(default_factory=Usage)
 
 
+class ParameterInfo(msgspec.Struct, frozen=True):
+    """A parameter of a program. `type`: its annotation. `form`: the accepted form of its argument, in words.
+
+    `default`: its default as Python code. `positional`: its argument can also be given by position.
+    """
+
+    name: str
+    type: str
+    form: str
+    default: str
+    required: bool
+    positional: bool
+
+
 class ProgramInfo(msgspec.Struct, frozen=True):
     """A program that can be run. `signature`: the parameters of its coroutine, without the context.
 
     `source`: its file or package. `error`: why the file cannot be loaded, or "". `warning`: which program of the same
-    name hides this one, and how to run this one, or "".
+    name hides this one, and how to run this one, or "". Only `DescribeProgram` fills `doc`, the docstring of the
+    coroutine, and `parameters`.
     """
 
     name: str
@@ -93,6 +108,8 @@ class ProgramInfo(msgspec.Struct, frozen=True):
     source: str
     error: str = ""
     warning: str = ""
+    doc: str = ""
+    parameters: list[ParameterInfo] = []
 
 
 class Spawn(Syscall, tag="spawn"):
@@ -100,12 +117,12 @@ class Spawn(Syscall, tag="spawn"):
 
     `program`: the name of an agent in the caller's own file, a known name, the path of a Python file, `FILE.py:AGENT`,
     or `MODULE:AGENT` for a module beside the caller's file or an installed one. `args`: arguments by name.
-    `positional`: arguments in order. With `lenient`, texts are converted to the types of the parameters, as for a
-    command line. `priority` and `owner` default to those of the caller. `deadline`: seconds from now after which the
-    process is ended. `name`: a name to register for the process. `link`: link the process to the caller. Name and link
-    exist before the process runs. `limits`: if the caller is an agent, only limits below its own take effect; if the
-    caller is a client, each limit replaces the configured limit of a process. `credit`: the number of events that the
-    daemon may send to the client under the id of the request.
+    `positional`: arguments in order. With `lenient`, each text is parsed by the type of its parameter, as on a command
+    line. `priority` and `owner` default to those of the caller. `deadline`: seconds from now after which the process is
+    ended. `name`: a name to register for the process. `link`: link the process to the caller. Name and link exist
+    before the process runs. `limits`: if the caller is an agent, only limits below its own take effect; if the caller
+    is a client, each limit replaces the configured limit of a process. `credit`: the number of events that the daemon
+    may send to the client under the id of the request.
 
     Errors: `UnknownProgram`, `BadArguments`, `AgentFailed` (the file cannot be loaded), `NameTaken`, `LimitExceeded`,
     `NotEncodable`, `InvalidCall`, `Busy` (too many processes); from a client also `ShuttingDown`.
@@ -181,6 +198,16 @@ class Programs(Syscall, tag="programs"):
     """Answers all programs that can be run."""
 
     returns: ClassVar[Any] = list[ProgramInfo]
+
+
+class DescribeProgram(Syscall, tag="describe_program"):
+    """Answers the `ProgramInfo` of `program`, a known name or the path of a Python file, with its parameters.
+
+    Errors: `UnknownProgram`, `AgentFailed` (the file cannot be loaded).
+    """
+
+    program: str
+    returns: ClassVar[Any] = ProgramInfo
 
 
 class ThreadInfo(msgspec.Struct, frozen=True):
@@ -266,4 +293,19 @@ class WriteLog(Syscall, tag="log"):
     fields: dict[str, Any] = {}
 
 
-ProcessCalls = Spawn | Wait | Kill | Sleep | Ps | Logs | Programs | Threads | Suspend | Resume | Nice | Emit | WriteLog
+ProcessCalls = (
+    Spawn
+    | Wait
+    | Kill
+    | Sleep
+    | Ps
+    | Logs
+    | Programs
+    | DescribeProgram
+    | Threads
+    | Suspend
+    | Resume
+    | Nice
+    | Emit
+    | WriteLog
+)

@@ -21,6 +21,7 @@ from kernel.programs.neighbours import FolderModules, ProgramModule
 from kernel.programs.origin import printing_for
 from kernel.programs.program import Program, ProgramFile
 from kernel.programs.sources import key_of
+from kernel.programs.suggestion import did_you_mean, similar
 from kernel.programs.tool import Tool
 from kernel.programs.traces import load_error
 
@@ -91,12 +92,13 @@ class ProgramLoader:
             program = self.installed.load(name)
             return program if caller is None else caller.nearby.setdefault(name, program)
         known = ", ".join(sorted(self.by_name)) or "none"
+        hint = did_you_mean(similar(name, self.by_name))
         suspects = "".join(
             f". {info.source} may define it, but cannot be loaded: {info.error.strip().splitlines()[-1]}"
             for info in list(broken.values())[:SHOWN_BROKEN]
         )
         raise UnknownProgram(
-            f"no program {name!r}; known: {known}{suspects}. A path such as ./{name}.py runs a file", program=name
+            f"no program {name!r}; {hint}known: {known}{suspects}. A path such as ./{name}.py runs a file", program=name
         )
 
     def refresh(self) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
+
 from ipc.abi import AGENT_ATTRIBUTE, TOOL_ATTRIBUTE, AgentMark, ToolMark
 from ipc.errors import InvalidCall
 from ipc.syscalls import ProgramInfo
@@ -24,6 +26,7 @@ from kernel.programs.tool import Tool
 Function = Callable[..., Coroutine[Any, Any, Any]]
 
 DIGEST_BYTES = 8  # of a version
+MAX_DOC = 10_000  # characters of a docstring
 
 
 class Program:
@@ -59,10 +62,16 @@ class Program:
         arguments = Arguments(mark.name, function, (context,))
         self.signature = arguments.signature
         self.bind = arguments.bind
+        self._arguments = arguments
         self.needs_no_arguments = arguments.all_optional
 
     def info(self, warning: str = "") -> ProgramInfo:
         return ProgramInfo(self.name, self.summary, self.signature, self.source, warning=warning)
+
+    def describe(self) -> ProgramInfo:
+        """The program with its docstring and its parameters."""
+        doc = (inspect.getdoc(self.function) or "")[:MAX_DOC]
+        return msgspec.structs.replace(self.info(), doc=doc, parameters=self._arguments.describe())
 
     def name_for(self, function: Any) -> str:
         """The name by which an agent of this program's file spawns the agent `function`. Raises `InvalidCall`.

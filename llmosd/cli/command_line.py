@@ -12,7 +12,9 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import llmosd
 from ipc.errors import (
     ConnectionLost,
     InvalidCall,
@@ -23,8 +25,10 @@ from ipc.errors import (
     SocketPathInvalid,
     TimedOut,
 )
+from llmosd.cli import targets
 from llmosd.cli.commands import control, daemon, explain, messages, processes, resources, simulation, tasks
 from llmosd.cli.options import CommonOptions
+from llmosd.cli.parser import Parser
 from llmosd.client.blocking import Client
 from llmosd.printable import printable
 
@@ -33,7 +37,7 @@ DONE, FAILED, USAGE, NO_DAEMON, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 124, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = parser().parse_args(arguments)
+    options = parser().parse(arguments)
     try:
         return _run(options)
     except KeyboardInterrupt:
@@ -52,6 +56,7 @@ def _run(options: argparse.Namespace) -> int:
             return command(options)
         client = Client(options.socket, name="llmos")
         with client.expiring(timeout, "no answer"), client:
+            targets.resolve(client, options)
             return command(client, options)
     except LlmosError as error:
         code = exit_code(error, timeout)
@@ -91,11 +96,19 @@ def complaint(error: LlmosError) -> str:
     return f"{text}\n{traceback}" if traceback else text
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line of `llmos`."""
-    root = argparse.ArgumentParser(prog="llmos", description="Run, watch and control agents of an llmosd daemon.")
+    root = Parser(prog="llmos", description="Run, watch and control agents of an llmosd daemon.")
     root.add_argument("--socket", metavar="PATH", help="the daemon's Unix socket")
-    add = root.add_subparsers(title="commands", required=True, metavar="COMMAND").add_parser
+    root.add_argument("--version", action="version", version=f"llmos {llmosd.__version__}", help="print the version")
+    commands = root.add_subparsers(title="commands", metavar="COMMAND")
+    root.commands = commands
+
+    def add(name: str, /, **options: Any) -> Parser:
+        command: Parser = commands.add_parser(name, **options)
+        command.set_defaults(parser_of_command=command)
+        return command
+
     common = CommonOptions()
     for subject in (tasks, processes, explain, control, messages, resources, daemon, simulation):
         subject.add_commands(add, common)

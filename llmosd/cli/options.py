@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 from typing import Any, Protocol
 
-from llmosd.cli import values
+from llmosd.cli import targets, values
+
+PROCESS = "the number of a process, as in `llmos ps`, or its registered name"
 
 
 class Add(Protocol):
@@ -30,7 +32,7 @@ class CommonOptions:
     """Parsers to pass as `parents`.
 
     `daemon`: commands that contact a daemon. `listing`: those that can print JSON as well. `process`: those about one
-    process. `processes`: those about several.
+    process. `processes`: those about several. `llmosd.cli.targets` replaces the names among them by numbers.
     """
 
     def __init__(self) -> None:
@@ -39,12 +41,12 @@ class CommonOptions:
         self.listing = argparse.ArgumentParser(add_help=False, parents=[self.daemon])
         self.listing.add_argument("--json", action="store_true", help="print JSON")
         self.process = argparse.ArgumentParser(add_help=False, parents=[self.listing])
-        self.process.add_argument("pid", type=int, help="the number of a process, as in `llmos ps`")
+        self.process.add_argument("pid", type=targets.process, metavar="PROCESS", help=PROCESS)
         self.processes = argparse.ArgumentParser(add_help=False, parents=[self.daemon])
         self.processes.add_argument(
             "target",
-            type=values.target,
-            metavar="PID[:THREAD]",
+            type=targets.target,
+            metavar="PROCESS[:THREAD]",
             nargs="+",
-            help="processes of `llmos ps`, or threads of `llmos threads`",
+            help="the numbers or registered names of processes, or their threads, as in `llmos threads`",
         )

@@ -1,4 +1,4 @@
-"""Parses texts of the command line: programs, arguments, processes, priorities, limits and messages.
+"""Parses texts of the command line: programs, arguments, priorities and limits.
 
 Used by the commands and by the parser of their options. It never contacts the daemon.
 """
@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from ipc.errors import BadArguments
+from ipc.frames import MAX_FRAME
 from ipc.syscalls import Limits
 
 
@@ -44,15 +45,25 @@ def weight(text: str) -> tuple[str, float]:
     raise BadArguments(f"--weight takes OWNER=NUMBER, got {text!r}")
 
 
-def body(text: str | None) -> Any:
-    """Parse the body of a message: JSON, or else the text itself. `-` stands for the text on standard input."""
-    if text is None:
-        return None
-    text = sys.stdin.read() if text == "-" else text
+def read_bytes(source: str) -> bytes:
+    """The content of the file `source`, or of standard input if `source` is `-`. Raises `BadArguments`.
+
+    It is no longer than a request to the daemon can be.
+    """
+    name = "standard input" if source == "-" else source
     try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return text
+        if source != "-":
+            with open(source, "rb") as file:
+                data = file.read(MAX_FRAME + 1)
+        elif sys.stdin is None:
+            raise BadArguments("standard input is closed")
+        else:
+            data = sys.stdin.buffer.read(MAX_FRAME + 1)
+    except OSError as error:
+        raise BadArguments(f"cannot read {name}: {error.strerror}") from None
+    if len(data) > MAX_FRAME:
+        raise BadArguments(f"{name} has more than {MAX_FRAME} bytes, which is more than a request can carry")
+    return data
 
 
 def limits(given: Sequence[str]) -> Limits | None:
@@ -73,17 +84,6 @@ def seconds(text: str) -> float:
     if not number >= 0:
         raise ValueError(text)
     return number
-
-
-def target(text: str) -> tuple[int, str | None]:
-    """Parse a process such as 12, or one of its threads such as 12:0-1."""
-    pid, colon, thread = text.partition(":")
-    return int(pid), thread if colon else None
-
-
-def recipient(text: str) -> int | str:
-    """Parse a recipient: a process number, or else a name."""
-    return int(text) if text.isdecimal() else text
 
 
 def priority(text: str) -> tuple[int, bool]:

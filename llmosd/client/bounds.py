@@ -47,6 +47,7 @@ from ipc.syscalls import (
     WaitAtBarrier,
     WaitForEvent,
     WaitForNotice,
+    Why,
 )
 
 CONNECT_TIMEOUT = 10.0  # seconds for the daemon to accept the connection and answer
@@ -55,7 +56,7 @@ WORK_TIMEOUT = 300.0  # seconds for any other call that waits for nobody: for th
 LONGEST = 1e8  # seconds; a longer time is no bound, and would overflow a timer
 GRACE = 2.0  # seconds in which the daemon can answer a call after the timeout in the call
 
-ANSWERED_AT_ONCE = (
+ANSWERED_AT_ONCE: tuple[type[Syscall], ...] = (
     Crashes,
     DeadLetters,
     FinishedCalls,
@@ -73,9 +74,10 @@ ANSWERED_AT_ONCE = (
     Slots,
     Threads,
     Tools,
+    Why,
 )
 # Calls that wait for somebody, or for work of any length: bounded by their own `timeout` only.
-WAITING = (
+WAITING: tuple[type[Syscall], ...] = (
     AcquireLock,
     AcquirePermit,
     Backup,

@@ -75,8 +75,8 @@ class ClientMethods:
     ) -> Follow:
         """Submit a task. It ends with this connection unless `detach`, and after `deadline` seconds in any case.
 
-        `positional` arguments come before those in `args`. With `lenient`, texts are converted to the numbers or other
-        types that the program declares. `name` registers the process, and `limits` bound its usage. One owner and `key`
+        `positional` arguments come before those in `args`. With `lenient`, each text is parsed by the type of its
+        parameter, as on a command line. `name` registers the process, and `limits` bound its usage. One owner and `key`
         is one task: a client that does not know whether a submission arrived repeats it with the same key. `durable`
         runs any program as a durable agent: see `llmosd.agent`.
         """

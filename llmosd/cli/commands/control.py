@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 from ipc.syscalls import Kill, Nice, Resume, Suspend
-from llmosd.cli import show, values
+from llmosd.cli import show, targets, values
 from llmosd.cli.options import Add, CommonOptions, add_timeout
 from llmosd.client.blocking import Client
 
@@ -27,7 +27,7 @@ def add_commands(add: Add, common: CommonOptions) -> None:
         add(name, parents=[common.processes], help=text).set_defaults(command=function)
 
     command = add("nice", parents=[common.listing], help="change the priority of a process")
-    command.add_argument("target", type=values.target, metavar="PID[:THREAD]")
+    command.add_argument("target", type=targets.target, metavar="PROCESS[:THREAD]")
     command.add_argument(
         "priority",
         type=values.priority,

@@ -31,7 +31,7 @@ def add_commands(add: Add, common: CommonOptions) -> None:
     command.set_defaults(command=shutdown)
 
     command = add("completion", help="print a completion script for a shell")
-    command.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+    command.add_argument("shell", choices=["bash", "zsh", "fish", "tcsh"])
     command.set_defaults(command=completion, needs_no_daemon=True)
 
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 import argparse
 
 from ipc.syscalls import DeadLetter, DeadLetters, Heading, NameInfo, Names, PeekMailbox
-from llmosd.cli import listings, show, values
-from llmosd.cli.options import Add, CommonOptions, add_timeout
+from llmosd.cli import arguments, listings, show, targets
+from llmosd.cli.options import PROCESS, Add, CommonOptions, add_timeout
 from llmosd.client.blocking import Client
+
+BODY = "the body: JSON, or else plain text; @FILE for the content of a file, - for standard input"
 
 
 def add_commands(add: Add, common: CommonOptions) -> None:
     """Add the commands to the command line."""
     message = argparse.ArgumentParser(add_help=False, parents=[common.listing])
-    message.add_argument("to", type=values.recipient, help="the number or the registered name of a process")
-    message.add_argument("body", nargs="?", help="the body: JSON, or else plain text; - reads standard input")
+    message.add_argument("to", type=targets.process, help=PROCESS)
+    message.add_argument("body", nargs="?", help=BODY)
     message.add_argument("--type", default="", help="the type of the message")
     message.add_argument("--priority", type=int, default=0, help="-20 to 20, higher is more urgent")
 
@@ -44,23 +46,25 @@ def add_commands(add: Add, common: CommonOptions) -> None:
 
 
 def send(client: Client, options: argparse.Namespace) -> int:
-    number = client.send(
-        options.to,
-        values.body(options.body),
-        type=options.type,
-        priority=options.priority,
-        wait=not options.no_wait,
-        lifetime=options.lifetime,
-    )
+    body = arguments.body(options.body)
+    with targets.suggesting(client, options.to):
+        number = client.send(
+            options.to,
+            body,
+            type=options.type,
+            priority=options.priority,
+            wait=not options.no_wait,
+            lifetime=options.lifetime,
+        )
     if options.json:
         show.value({"id": number}, as_json=True)
     return 0
 
 
 def call(client: Client, options: argparse.Namespace) -> int:
-    answer = client.call(
-        options.to, values.body(options.body), options.timeout, type=options.type, priority=options.priority
-    )
+    body = arguments.body(options.body)
+    with targets.suggesting(client, options.to):
+        answer = client.call(options.to, body, options.timeout, type=options.type, priority=options.priority)
     show.value(answer, options.json)
     return 0
 

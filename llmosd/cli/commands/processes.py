@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from ipc.errors import MissingExtra, UnknownProcess
 from ipc.syscalls import Crashes, CrashReport, ProcessInfo, ThreadInfo, Threads
-from llmosd.cli import listings, show
-from llmosd.cli.options import Add, CommonOptions
+from llmosd.cli import listings, show, targets
+from llmosd.cli.options import PROCESS, Add, CommonOptions
 from llmosd.client.blocking import Client
 
 PAGE = 10_000  # rows of the process table per request
@@ -28,7 +28,9 @@ def add_commands(add: Add, common: CommonOptions) -> None:
     command.set_defaults(command=ps)
 
     command = add("tree", parents=[common.listing], help="draw processes under their parents")
-    command.add_argument("pid", type=int, nargs="?", help="only this process and its descendants")
+    command.add_argument(
+        "pid", type=targets.process, metavar="PROCESS", nargs="?", help="only this process and its descendants"
+    )
     command.add_argument("-a", "--all", action="store_true", help="also list the connections of clients")
     command.set_defaults(command=tree)
 
@@ -43,7 +45,7 @@ def add_commands(add: Add, common: CommonOptions) -> None:
     command.set_defaults(command=logs)
 
     command = add("crashes", parents=[common.listing], help="list failed processes, or show one failure in full")
-    command.add_argument("pid", type=int, nargs="?")
+    command.add_argument("pid", type=targets.process, metavar="PROCESS", nargs="?", help=PROCESS)
     command.set_defaults(command=crashes)
 
 

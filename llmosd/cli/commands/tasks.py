@@ -13,19 +13,25 @@ from collections.abc import Iterable
 from ipc.messages import Event
 from ipc.syscalls import TaskInfo
 from llmosd.cli import following, listings, show, values
+from llmosd.cli.arguments import ArgumentReader
 from llmosd.cli.options import Add, CommonOptions, add_timeout
+from llmosd.cli.program_help import HelpOption
 from llmosd.cli.stream import print_events
 from llmosd.client import cursor
 from llmosd.client.blocking import Client, Task
 
+ARGUMENTS = "its arguments in order: texts, @FILE for the content of a file, - for standard input; with --json, JSON"
 BEGINNING = (0, 0)  # the first event of a task that the daemon still retains
 
 
 def add_commands(add: Add, common: CommonOptions) -> None:
     """Add the commands to the command line."""
-    command = add("run", parents=[common.listing], help="run a program and print its result")
+    command = add("run", parents=[common.listing], add_help=False, help="run a program and print its result")
+    command.add_argument(
+        "-h", "--help", nargs=0, action=HelpOption, help="show this help; after PROGRAM, that of PROGRAM"
+    )
     command.add_argument("program", help="a program of `llmos programs`, or the path of a Python file")
-    command.add_argument("arguments", nargs="*", default=[], help="its arguments in order; - reads standard input")
+    command.add_argument("arguments", nargs="*", default=[], help=ARGUMENTS)
     command.add_argument("-a", "--arg", metavar="NAME=VALUE", action="append", default=[], help="an argument by name")
     command.add_argument("--priority", type=int, help="-20 to 20, higher is more urgent")
     command.add_argument("--deadline", type=values.seconds, metavar="S", help="end the task after S seconds")
@@ -62,12 +68,12 @@ def add_commands(add: Add, common: CommonOptions) -> None:
 def run(client: Client, options: argparse.Namespace) -> int:
     if options.detach:
         options.late = "the task was not accepted within {} s; if you repeat it, use --key so that it runs once"
-    positional = [sys.stdin.read() if text == "-" else text for text in options.arguments]
+    reader = ArgumentReader(options.json)
     task = client.submit(
         values.program_path(options.program),
-        dict(values.named_argument(argument) for argument in options.arg),
-        positional=positional,
-        lenient=True,
+        positional=reader.positional(options.arguments),
+        args=reader.named(options.arg),
+        lenient=not options.json,
         priority=options.priority,
         deadline=options.deadline,
         owner=options.owner,
