@@ -50,11 +50,9 @@ def _run(arguments: Sequence[str]) -> int:
     except TimedOut as error:
         return _complain(error, TIMED_OUT)
     except (InvalidCall, InvalidPolicy, NotFound) as error:
+        if isinstance(error, NotEncodable) and (reason := values.not_text(arguments)) is not None:
+            error = InvalidCall(reason)
         return _complain(error, USAGE)
-    except NotEncodable as error:
-        if (wrong := values.not_text(arguments)) is None:
-            return _complain(error, FAILED)
-        return _complain(InvalidCall(f"the argument {wrong} is not UTF-8 text"), USAGE)
     except LlmosError as error:
         return _complain(error, FAILED)
 

@@ -70,12 +70,16 @@ def read_text(source: str) -> str:
 
 
 def not_text(arguments: Sequence[str]) -> str | None:
-    """The first of `arguments` that is not UTF-8, with its wrong bytes as escapes; None if all are text."""
+    """The reason why one of `arguments` cannot be sent, if one is not text in the encoding of the locale; else None."""
     for argument in arguments:
-        data = os.fsencode(argument)
-        shown = data.decode("utf-8", "backslashreplace")
-        if shown.encode() != data:
-            return shown
+        if argument.isascii() or not any("\ud800" <= character <= "\udfff" for character in argument):
+            continue
+        try:
+            text = os.fsencode(argument).decode()
+        except UnicodeDecodeError:
+            shown = os.fsencode(argument).decode("utf-8", "backslashreplace")
+            return f"the argument {shown} is not UTF-8 text"
+        return f"the locale is not UTF-8, but the argument {text} is; set LC_ALL=C.UTF-8"
     return None
 
 

@@ -183,6 +183,8 @@ def _convert(values: Any, kind: type[T], place: str, prefix: str, *, strict: boo
         return msgspec.convert(values, kind, strict=strict)
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at `$")
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{place}: {error.object!r} is not UTF-8 text", place=place) from None
     key = prefix + path.strip("`.")
     if unknown := re.match(r"Object contains unknown field `(.+)`", what):
         fields = kind.__struct_fields__
