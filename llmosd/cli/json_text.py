@@ -46,7 +46,7 @@ def _encoded(value: Any) -> bytes:
 def _extension(value: Any) -> Any:
     if isinstance(value, msgspec.msgpack.Ext):
         return {"code": value.code, "data": bytes(value.data)}
-    raise NotImplementedError(f"a {type(value).__name__} has no form in JSON")
+    raise TypeError(f"a {type(value).__name__} has no form in JSON")
 
 
 def _json_value(value: Any) -> Any:

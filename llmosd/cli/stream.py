@@ -7,9 +7,9 @@ prints the result as JSON if the result is a string.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable
-from shutil import get_terminal_size
 
 from ipc.errors import LlmosError
 from ipc.messages import Emitted, Event, Failed, Log, Missed, Restarted, Result, State, Token
@@ -34,7 +34,7 @@ class StatusLine:
     def show(self, state: State) -> None:
         if self._terminal:
             text = f"{state.state}: {state.detail}" if state.detail else ""
-            write_unescaped(CLEAR_LINE + printable_line(text)[: get_terminal_size().columns - 1], sys.stderr)
+            write_unescaped(CLEAR_LINE + printable_line(text)[: _columns() - 1], sys.stderr)
             sys.stderr.flush()
             self._shown = state.detail
             return
@@ -48,6 +48,13 @@ class StatusLine:
             write_unescaped(CLEAR_LINE, sys.stderr)
             sys.stderr.flush()
             self._shown = ""
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except OSError:
+        return 80
 
 
 class Labels:
