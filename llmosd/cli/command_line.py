@@ -1,15 +1,13 @@
 """The command line of `llmos`: its commands, and the messages and exit codes of errors.
 
-Called by the console script. The files of `llmosd.cli.commands` define the commands; this module implements none. Exit
-codes: 0 done, 1 the agent or the command failed, 2 wrong usage, 3 no daemon, 124 the --timeout of the command passed,
-130 interrupted.
+Called by `llmosd.cli`. The files of `llmosd.cli.commands` define the commands; this module implements none. Exit codes:
+0 done, 1 the agent or the command failed, 2 wrong usage, 3 no daemon, 124 the --timeout of the command passed, 130
+interrupted.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,34 +19,30 @@ from ipc.errors import (
     InvalidPolicy,
     LlmosError,
     NoDaemon,
+    NotEncodable,
     NotFound,
     SocketPathInvalid,
     TimedOut,
 )
-from llmosd.cli import targets
+from llmosd.cli import targets, values
 from llmosd.cli.commands import control, daemon, explain, messages, processes, resources, simulation, tasks
 from llmosd.cli.options import CommonOptions
 from llmosd.cli.parser import Parser
 from llmosd.client.blocking import Client
 from llmosd.printable import printable
+from llmosd.standard_streams import FAILED, guard
 
-DONE, FAILED, USAGE, NO_DAEMON, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 124, 130
+USAGE, NO_DAEMON, TIMED_OUT = 2, 3, 124
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return guard("llmos", lambda: _run(given))
+
+
+def _run(arguments: Sequence[str]) -> int:
     options = parser().parse(arguments)
-    try:
-        return _run(options)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output, such as `head`, has exited. Nothing more can be written, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
-
-
-def _run(options: argparse.Namespace) -> int:
     command: Callable[..., int] = options.command
     timeout: float | None = getattr(options, "timeout", None)
     try:
@@ -59,6 +53,8 @@ def _run(options: argparse.Namespace) -> int:
             targets.resolve(client, options)
             return command(client, options)
     except LlmosError as error:
+        if isinstance(error, NotEncodable) and (reason := values.not_text(arguments)) is not None:
+            error = InvalidCall(reason)
         code = exit_code(error, timeout)
         if code == TIMED_OUT:
             error = TimedOut(options.late.format(f"{timeout:g}"))

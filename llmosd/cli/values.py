@@ -5,6 +5,7 @@ Used by the commands and by the parser of their options. It never contacts the d
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -52,18 +53,30 @@ def read_bytes(source: str) -> bytes:
     """
     name = "standard input" if source == "-" else source
     try:
-        if source != "-":
+        if source == "-":
+            data = sys.stdin.buffer.read(MAX_FRAME + 1)
+        else:
             with open(source, "rb") as file:
                 data = file.read(MAX_FRAME + 1)
-        elif sys.stdin is None:
-            raise BadArguments("standard input is closed")
-        else:
-            data = sys.stdin.buffer.read(MAX_FRAME + 1)
     except OSError as error:
         raise BadArguments(f"cannot read {name}: {error.strerror}") from None
     if len(data) > MAX_FRAME:
         raise BadArguments(f"{name} has more than {MAX_FRAME} bytes, which is more than a request can carry")
     return data
+
+
+def not_text(arguments: Sequence[str]) -> str | None:
+    """The reason why one of `arguments` cannot be sent, if one is not text in the encoding of the locale; else None."""
+    for argument in arguments:
+        if argument.isascii() or not any("\ud800" <= character <= "\udfff" for character in argument):
+            continue
+        try:
+            text = os.fsencode(argument).decode()
+        except UnicodeDecodeError:
+            shown = os.fsencode(argument).decode("utf-8", "backslashreplace")
+            return f"the argument {shown} is not UTF-8 text"
+        return f"the locale is not UTF-8, but the argument {text} is; set LC_ALL=C.UTF-8"
+    return None
 
 
 def limits(given: Sequence[str]) -> Limits | None:

@@ -7,14 +7,15 @@ writes to the original one. It never writes to a file.
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import sys
-from collections.abc import MutableMapping
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import structlog
 
 from kernel.core.process import Thread
+from llmosd.printable import printable, printable_line
 
 
 def configure(level: str, style: Literal["auto", "human", "json"]) -> None:
@@ -22,8 +23,8 @@ def configure(level: str, style: Literal["auto", "human", "json"]) -> None:
     human = style == "human" or (style == "auto" and sys.stderr.isatty())
     renderer: list[Any]
     if human:
-        plain = structlog.dev.plain_traceback
-        renderer = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+        console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_write_traceback)
+        renderer = [_escape, console]
     else:
         renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
     structlog.configure(
@@ -40,7 +41,7 @@ def configure(level: str, style: Literal["auto", "human", "json"]) -> None:
     )
 
 
-def name_process(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def name_process(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Name the process whose step caused the line, unless the line names a process itself."""
     task = _current_task()
     if isinstance(task, Thread) and not task.process.is_client and "pid" not in event:
@@ -53,3 +54,16 @@ def _current_task() -> object:
         return asyncio.current_task()
     except RuntimeError:  # this thread runs no loop
         return None
+
+
+def _escape(_logger: Any, _method: str, fields: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Make a log line harmless on a terminal: names and errors of agents may contain control characters."""
+    plain = {"exc_info": fields.pop("exc_info")} if "exc_info" in fields else {}  # escaped by `_write_traceback`
+    texts = {name: content if isinstance(content, str) else repr(content) for name, content in fields.items()}
+    return {printable_line(name): printable_line(text) for name, text in texts.items()} | plain
+
+
+def _write_traceback(file: TextIO, error: structlog.typing.ExcInfo) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, error)
+    file.write(printable(text.getvalue()))

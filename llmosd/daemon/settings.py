@@ -111,6 +111,7 @@ def load(
     if settings.model not in settings.models:
         settings.models[settings.model] = _model_by_path(settings)
     _check_policies(settings, user)
+    _check_text(settings)
     for folder in settings.agent_folders[1:]:
         if not folder.is_dir():
             raise ConfigError(f"agents: no folder {folder}; create it, or correct the setting", key="agents")
@@ -137,6 +138,16 @@ def _check_policies(settings: Settings, file: Path) -> None:
             settings.scheduling.policy_of(spec)
         except InvalidPolicy as error:
             raise ConfigError(f"{file}: {place}: {error.message}", key=place) from None
+
+
+def _check_text(settings: Settings) -> None:
+    """Raises `ConfigError` for a path that is not UTF-8: neither the journal nor a client could name it."""
+    paths = {"socket": settings.socket_path, "state": settings.state_path, "cache": settings.cache_path}
+    for key, path in [*paths.items(), *(("agents", folder) for folder in settings.agent_folders)]:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"{key}: the path {str(path)!r} is not UTF-8; choose another", key=key) from None
 
 
 def _model_by_path(settings: Settings) -> ModelSpec:
@@ -183,6 +194,8 @@ def _convert(values: Any, kind: type[T], place: str, prefix: str, *, strict: boo
         return msgspec.convert(values, kind, strict=strict)
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at `$")
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{place}: {error.object!r} is not UTF-8 text", place=place) from None
     key = prefix + path.strip("`.")
     if unknown := re.match(r"Object contains unknown field `(.+)`", what):
         fields = kind.__struct_fields__

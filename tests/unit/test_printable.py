@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 
 import pytest
 
-from llmosd.printable import printable, printable_line
+from llmosd.printable import printable, printable_json, printable_line
 
 
 @pytest.mark.parametrize(
@@ -35,3 +36,12 @@ def test_no_control_character_survives():
 
 def test_a_line_stays_a_line():
     assert printable_line("a\nb\tc\x1b") == "a\\nb\\tc\\x1b"
+
+
+def test_json_keeps_its_meaning():
+    text = "\x9b31m \u202e 𝄞 é"
+    for ascii_only in (False, True):
+        shown = printable_json(json.dumps(text, ensure_ascii=False), ascii_only=ascii_only)
+        assert json.loads(shown) == text
+        assert printable(shown) == shown
+        assert shown.isascii() == ascii_only

@@ -65,7 +65,7 @@ def call(client: Client, options: argparse.Namespace) -> int:
     body = arguments.body(options.body)
     with targets.suggesting(client, options.to):
         answer = client.call(options.to, body, options.timeout, type=options.type, priority=options.priority)
-    show.value(answer, options.json)
+    show.result(answer, options.json)
     return 0
 
 

@@ -16,7 +16,7 @@ from llmosd.cli import following, listings, show, values
 from llmosd.cli.arguments import ArgumentReader
 from llmosd.cli.options import Add, CommonOptions, add_timeout
 from llmosd.cli.program_help import HelpOption
-from llmosd.cli.stream import print_events
+from llmosd.cli.stream import EventPrinter, Labels
 from llmosd.client import cursor
 from llmosd.client.blocking import Client, Task
 
@@ -52,17 +52,28 @@ def add_commands(add: Add, common: CommonOptions) -> None:
     command.add_argument("-d", "--detach", action="store_true", help="print the id and the pid; the task goes on")
     command.add_argument("--key", help="repeating a submission with the same key makes no second task")
     command.add_argument("--durable", action="store_true", help="run as a durable agent, which survives the daemon")
+    _add_streaming(command)
     command.set_defaults(command=run)
 
     command = add("attach", parents=[common.listing], help="print the output and the result of a submitted task")
     command.add_argument("id", help="the id of a task, as in `llmos history`")
     add_timeout(command, "wait at most S seconds; the task continues", "no result within {} s; the task continues")
+    _add_streaming(command)
     command.set_defaults(command=attach)
 
     command = add("history", parents=[common.listing], help="list submitted tasks, newest first")
     command.add_argument("--limit", type=int, metavar="N", default=100, help="at most N rows")
     command.add_argument("--before", metavar="ID", help="only tasks submitted before this one")
     command.set_defaults(command=history)
+
+
+def _add_streaming(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--stream",
+        action=argparse.BooleanOptionalAction,
+        help="print text as it is generated, and emitted values; the default on a terminal",
+    )
+    command.add_argument("--children", action="store_true", help="also stream the text of its children, with labels")
 
 
 def run(client: Client, options: argparse.Namespace) -> int:
@@ -88,20 +99,21 @@ def run(client: Client, options: argparse.Namespace) -> int:
         if not options.json:
             print(f"llmos: task {task.id}: `llmos attach {task.id}` shows its output", file=sys.stderr)
         return 0
-    return _show(task, options, task.events())
+    return _show(client, task, options, task.events())
 
 
 def attach(client: Client, options: argparse.Namespace) -> int:
     task = client.attach(options.id, after=BEGINNING)
-    return _show(task, options, following.events(client, task))
+    return _show(client, task, options, following.events(client, task))
 
 
-def _show(task: Task, options: argparse.Namespace, events: Iterable[Event]) -> int:
+def _show(client: Client, task: Task, options: argparse.Namespace, events: Iterable[Event]) -> int:
     if options.json:
         last = deque(events, maxlen=1).pop()
         show.value({"pid": task.pid, "id": task.id, "result": cursor.final_value(last)}, as_json=True)
-    else:
-        print_events(events)
+        return 0
+    stream = options.children or sys.stdout.isatty() if options.stream is None else options.stream
+    EventPrinter(Labels(client, task.pid), stream=stream, children=options.children).print(events)
     return 0
 
 
