@@ -16,6 +16,7 @@ import psutil
 from ipc.syscalls import (
     DeadLetter,
     DeadLetters,
+    DescribeProgram,
     GetStats,
     Heading,
     PeekMailbox,
@@ -62,7 +63,7 @@ class Status:
         self._started = time.monotonic()
         self._daemon = psutil.Process()
         gate.register({Ps: self.ps, Programs: self.programs, GetStats: self.stats, Ping: self.ping})
-        gate.register({PeekMailbox: self.peek, DeadLetters: self.dead_letters})
+        gate.register({DescribeProgram: self.describe_program, PeekMailbox: self.peek, DeadLetters: self.dead_letters})
 
     def ping(self, process: Process, call: Ping) -> Pong:
         return Pong(call.payload)
@@ -77,6 +78,9 @@ class Status:
     async def programs(self, process: Process, call: Programs) -> list[ProgramInfo]:
         await asyncio.to_thread(self._programs.refresh)
         return self._programs.listing()
+
+    async def describe_program(self, process: Process, call: DescribeProgram) -> ProgramInfo:
+        return await asyncio.to_thread(lambda: self._programs.load(call.program).describe())
 
     def peek(self, process: Process, call: PeekMailbox) -> list[Heading]:
         box = self._table.get(call.pid).mailbox

@@ -14,6 +14,7 @@ import re
 _CONTROLS = "\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f"
 _UNICODE = "\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff"
 _UNSAFE = re.compile(f"[{_CONTROLS}{_UNICODE}]")
+_NOT_ASCII = re.compile("[\\x7f-\U0010ffff]")
 _UNSAFE_IN_LINE = re.compile(f"[\\t\\n{_CONTROLS}{_UNICODE}]")
 
 
@@ -27,5 +28,15 @@ def printable_line(text: str) -> str:
     return _UNSAFE_IN_LINE.sub(_escape, text)
 
 
+def printable_json(text: str, *, ascii_only: bool = False) -> str:
+    r"""A JSON document with such characters replaced by escapes of JSON, such as `\u202e`: it still means the same."""
+    return (_NOT_ASCII if ascii_only else _UNSAFE).sub(_escape_json, text)
+
+
 def _escape(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode("ascii")
+
+
+def _escape_json(match: re.Match[str]) -> str:
+    units = match[0].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))

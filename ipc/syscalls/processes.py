@@ -77,10 +77,25 @@ class ExitStatus(msgspec.Struct, frozen=True):
     usage: Usage = msgspec.field(default_factory=Usage)
 
 
+class ParameterInfo(msgspec.Struct, frozen=True):
+    """A parameter of a program. `type`: its annotation. `form`: the accepted form of its argument, in words.
+
+    `default`: its default as Python code. `positional`: its argument can also be given by position.
+    """
+
+    name: str
+    type: str
+    form: str
+    default: str
+    required: bool
+    positional: bool
+
+
 class ProgramInfo(msgspec.Struct, frozen=True):
     """A program that can be run. `signature`: the parameters of its coroutine, without the context.
 
-    `source`: its file or package. `error`: why the file cannot be loaded, or "".
+    `source`: its file or package. `error`: why the file cannot be loaded, or "". Only `DescribeProgram` fills `doc`,
+    the docstring of the coroutine, and `parameters`.
     """
 
     name: str
@@ -88,13 +103,15 @@ class ProgramInfo(msgspec.Struct, frozen=True):
     signature: str
     source: str
     error: str = ""
+    doc: str = ""
+    parameters: list[ParameterInfo] = []
 
 
 class Spawn(Syscall, tag="spawn"):
     """Start a process; answers its pid. The process is a child of the caller, and ends with it unless `detach`.
 
     `program`: a known name, or the path of a Python file. `args`: arguments by name. `positional`: arguments in order.
-    With `lenient`, texts are converted to the types of the parameters, as for a command line. `priority` and `owner`
+    With `lenient`, each text is parsed by the type of its parameter, as on a command line. `priority` and `owner`
     default to those of the caller. `deadline`: seconds from now after which the process is ended. `name`: a name to
     register for the process. `link`: link the process to the caller. Name and link exist before the process runs.
     `limits`: if the caller is an agent, only limits below its own take effect; if the caller is a client, each limit
@@ -175,6 +192,16 @@ class Programs(Syscall, tag="programs"):
     """Answers all programs that can be run."""
 
     returns: ClassVar[Any] = list[ProgramInfo]
+
+
+class DescribeProgram(Syscall, tag="describe_program"):
+    """Answers the `ProgramInfo` of `program`, a known name or the path of a Python file, with its parameters.
+
+    Errors: `UnknownProgram`, `AgentFailed` (the file cannot be loaded).
+    """
+
+    program: str
+    returns: ClassVar[Any] = ProgramInfo
 
 
 class ThreadInfo(msgspec.Struct, frozen=True):
@@ -260,4 +287,19 @@ class WriteLog(Syscall, tag="log"):
     fields: dict[str, Any] = {}
 
 
-ProcessCalls = Spawn | Wait | Kill | Sleep | Ps | Logs | Programs | Threads | Suspend | Resume | Nice | Emit | WriteLog
+ProcessCalls = (
+    Spawn
+    | Wait
+    | Kill
+    | Sleep
+    | Ps
+    | Logs
+    | Programs
+    | DescribeProgram
+    | Threads
+    | Suspend
+    | Resume
+    | Nice
+    | Emit
+    | WriteLog
+)

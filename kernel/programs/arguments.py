@@ -1,21 +1,23 @@
 """Checks the arguments of a call against the annotations of the function.
 
-Used for agents and for tools. Arguments that do not fit raise `BadArguments` with a readable text. This module never
-calls the function.
+Used for agents and for tools. Arguments that do not fit raise `BadArguments`, which shows the accepted form. This
+module never calls the function.
 """
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from ipc.errors import BadArguments
+from ipc.syscalls import ParameterInfo
+from kernel.programs.parameter import Parameter
+from kernel.programs.suggestion import did_you_mean, similar
 
 
 class Arguments:
@@ -25,21 +27,20 @@ class Arguments:
     """
 
     def __init__(self, name: str, function: Callable[..., Any], injected: Sequence[str]) -> None:
-        parameters = [
-            parameter
-            for parameter in inspect.signature(function, eval_str=True).parameters.values()
-            if parameter.name not in injected
-        ]
+        signature = inspect.signature(function, eval_str=True)
+        shown = [parameter for parameter in signature.parameters.values() if parameter.name not in injected]
         self._name = name
-        self.signature = str(inspect.Signature([_without_options_type(parameter) for parameter in parameters]))
-        self._struct = arguments_struct(function, injected)
-        self.all_optional = not any(msgspec.structs.fields(self._struct)[n].required for n in range(len(parameters)))
-        self._positional = sum(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters)
+        self.signature = str(inspect.Signature([_without_options_type(parameter) for parameter in shown]))
+        self._parameters = {parameter.name: parameter for parameter in parameters(function, injected)}
+        self._struct = _struct(self._parameters.values())
+        self.all_optional = not any(parameter.required for parameter in self._parameters.values())
+        self._positional = sum(parameter.positional for parameter in self._parameters.values())
 
     def bind(self, args: dict[str, Any], positional: Sequence[Any] = (), *, lenient: bool = False) -> dict[str, Any]:
-        """The arguments by name, converted to the annotated types. `lenient` also parses text as numbers and booleans.
+        """The arguments by name, converted to the annotated types.
 
-        Raises `BadArguments`.
+        With `lenient`, texts are parsed as on a command line: see `kernel.programs.command_line_arguments`. Raises
+        `BadArguments`.
         """
         names = self._struct.__struct_fields__
         if len(positional) > self._positional:
@@ -47,38 +48,92 @@ class Arguments:
         by_position = dict(zip(names, positional, strict=False))
         if twice := by_position.keys() & args.keys():
             raise self._bad(f"got {', '.join(sorted(twice))} twice")
+        given = by_position | args
+        if lenient:
+            return self._parse(given)
         try:
-            checked = msgspec.convert(by_position | args, self._struct, strict=not lenient)
+            checked = msgspec.convert(given, self._struct)
         except msgspec.ValidationError as error:
-            raise self._bad(_explained(str(error), names)) from None
+            raise self._bad(self._explained(error, given)) from None
+        except TypeError as error:
+            raise self._bad(f"an argument has a type that cannot be checked: {error}") from None
         values = {name: getattr(checked, name) for name in names}
         return {name: value for name, value in values.items() if value is not msgspec.UNSET}
+
+    def describe(self) -> list[ParameterInfo]:
+        """The parameters in order, for people."""
+        return [parameter.info() for parameter in self._parameters.values()]
+
+    def _parse(self, given: dict[str, Any]) -> dict[str, Any]:
+        for name in given:
+            if name not in self._parameters:
+                raise self._bad(self._unknown(name))
+        values = {}
+        for name, parameter in self._parameters.items():
+            if name in given:
+                try:
+                    values[name] = parameter.parse(given[name])
+                except ValueError as error:
+                    raise self._bad(str(error)) from None
+            elif parameter.required:
+                raise self._bad(_missing(name))
+        return values
 
     def _bad(self, why: str) -> BadArguments:
         return BadArguments(f"{self._name}{self.signature}: {why}", program=self._name)
 
+    def _unknown(self, name: str) -> str:
+        hint = did_you_mean(similar(name, self._parameters))
+        return f"no argument {name}; {hint}known arguments: {', '.join(self._parameters)}"
 
-def arguments_struct(function: Callable[..., Any], injected: Sequence[str]) -> type[msgspec.Struct]:
-    """A Struct with one field for each parameter of `function`, except those in `injected`.
+    def _explained(self, error: msgspec.ValidationError, given: dict[str, Any]) -> str:
+        """Rewrite an error of msgspec about the Struct as one about the arguments of a function."""
+        reason, _, path = str(error).partition(" - at ")
+        place = re.search(r"\$\.(\w+)(.*)`", path)
+        if place is not None:
+            name = place[1]
+            return self._parameters[name].refusal(given[name], reason + (f" - at `${place[2]}`" if place[2] else ""))
+        if missing := re.match(r"Object missing required field `(.+)`", reason):
+            return _missing(missing[1])
+        if unknown := re.match(r"Object contains unknown field `(.+)`", reason):
+            return self._unknown(unknown[1])
+        return str(error)
 
-    `**options: Unpack[SomeTypedDict]` becomes optional fields. Other variadic and positional-only parameters raise
+
+def parameters(function: Callable[..., Any], injected: Sequence[str]) -> list[Parameter]:
+    """The parameters of `function` that a caller gives, in order: all except those in `injected`.
+
+    `**options: Unpack[SomeTypedDict]` becomes optional parameters. Other variadic and positional-only parameters raise
     `TypeError`.
     """
     hints = typing.get_type_hints(function, include_extras=True)
-    fields: list[tuple[str, Any, Any]] = []
+    found: list[Parameter] = []
     for parameter in inspect.signature(function).parameters.values():
         hint = hints.get(parameter.name, Any)
         if parameter.name in injected:
             continue
         if parameter.kind is parameter.VAR_KEYWORD and typing.get_origin(hint) is typing.Unpack:
             options = typing.get_type_hints(typing.get_args(hint)[0], include_extras=True)
-            fields += [(name, kind | msgspec.UnsetType, msgspec.UNSET) for name, kind in options.items()]
+            found += [Parameter(name, kind, required=False) for name, kind in options.items()]
         elif parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
             raise TypeError(f"{function.__name__}: parameter {parameter} cannot be given by name")
-        elif parameter.default is parameter.empty:
-            fields.append((parameter.name, hint, msgspec.NODEFAULT))
         else:
-            fields.append((parameter.name, hint | msgspec.UnsetType if hint is not Any else Any, msgspec.UNSET))
+            required = parameter.default is parameter.empty
+            positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+            default = "" if required else repr(parameter.default)
+            found.append(Parameter(parameter.name, hint, default, required=required, positional=positional))
+    return found
+
+
+def _struct(given: Iterable[Parameter]) -> type[msgspec.Struct]:
+    """A Struct with one field for each parameter."""
+    fields: list[tuple[str, Any, Any]] = []
+    for parameter in given:
+        kind = parameter.kind
+        if parameter.required:
+            fields.append((parameter.name, kind, msgspec.NODEFAULT))
+        else:
+            fields.append((parameter.name, Any if kind is Any else kind | msgspec.UnsetType, msgspec.UNSET))
     return msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True)
 
 
@@ -87,13 +142,5 @@ def _without_options_type(parameter: inspect.Parameter) -> inspect.Parameter:
     return parameter.replace(annotation=parameter.empty) if parameter.kind is parameter.VAR_KEYWORD else parameter
 
 
-def _explained(error: str, names: Sequence[str]) -> str:
-    """Rewrite an error of msgspec about a Struct as one about the arguments of a function."""
-    reason, _, path = error.partition(" - at `$")
-    if missing := re.match(r"Object missing required field `(.+)`", reason):
-        return f"argument {missing[1]} is missing"
-    if unknown := re.match(r"Object contains unknown field `(.+)`", reason):
-        near = difflib.get_close_matches(unknown[1], names, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        return f"no argument {unknown[1]}; {hint}known arguments: {', '.join(names)}"
-    return f"argument {path.strip('`.')}: {reason}"
+def _missing(name: str) -> str:
+    return f"argument {name} is missing"

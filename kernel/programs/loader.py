@@ -23,9 +23,11 @@ from ipc.abi import AGENT_ATTRIBUTE, TOOL_ATTRIBUTE, AgentMark
 from ipc.errors import AgentFailed, UnknownProgram
 from ipc.syscalls import ProgramInfo
 from kernel.programs.arguments import Arguments
+from kernel.programs.suggestion import did_you_mean, similar
 from kernel.programs.tool import Tool
 
 ENTRY_POINTS = "llmosd.agents"
+MAX_DOC = 10_000  # characters of a docstring
 
 Loaded = tuple[int, list["Program"], list[Tool]]  # modification time, and the agents and tools that the file defines
 
@@ -47,10 +49,16 @@ class Program:
         arguments = Arguments(mark.name, function, (context,))
         self.signature = arguments.signature
         self.bind = arguments.bind
+        self._arguments = arguments
         self.needs_no_arguments = arguments.all_optional
 
     def info(self) -> ProgramInfo:
         return ProgramInfo(self.name, self.summary, self.signature, self.source)
+
+    def describe(self) -> ProgramInfo:
+        """The program with its docstring and its parameters."""
+        doc = (inspect.getdoc(self.function) or "")[:MAX_DOC]
+        return msgspec.structs.replace(self.info(), doc=doc, parameters=self._arguments.describe())
 
 
 def _version(function: Function) -> str:
@@ -90,8 +98,10 @@ class ProgramLoader:
             if broken is not None:
                 raise AgentFailed(f"program {name} in {broken.source} cannot be loaded:\n{broken.error}")
             known = ", ".join(sorted(self.by_name)) or "none"
+            hint = did_you_mean(similar(name, self.by_name))
             raise UnknownProgram(
-                f"no program {name!r}; known: {known}. A path such as ./{name}.py runs a file", program=name
+                f"no program {name!r}; {hint}known: {known}. A path such as ./{name}.py runs a file",
+                program=name,
             )
         return program
 

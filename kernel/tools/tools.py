@@ -7,7 +7,6 @@ subsystem never stops a function: the call holds its place until the function ha
 from __future__ import annotations
 
 import asyncio
-import difflib
 import traceback
 from collections.abc import Coroutine, Mapping
 from functools import partial
@@ -25,6 +24,7 @@ from kernel.lib.units import isolate_and_measure
 from kernel.lib.validation import check_timeout
 from kernel.memory.shared import RESERVED, SharedMemory
 from kernel.programs.loader import ProgramLoader
+from kernel.programs.suggestion import did_you_mean, similar
 from kernel.programs.tool import CALL_ID, Tool, ToolSpec, load
 from kernel.tools.concurrency import ConcurrencyLimit
 from kernel.tools.workers import Workers
@@ -213,10 +213,11 @@ class ToolSubsystem:
         tool = self._programs.tools.get(name)
         if tool is None:
             known = sorted({*self._configured, *self._programs.tools})
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
+            near = similar(name, known)
             raise UnknownTool(
-                f"there is no tool {name!r}; {hint}Known: {', '.join(known) or 'none'}", tool=name, near=near
+                f"there is no tool {name!r}; {did_you_mean(near)}Known: {', '.join(known) or 'none'}",
+                tool=name,
+                near=[] if near is None else [near],
             )
         return tool
 

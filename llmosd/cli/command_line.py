@@ -1,6 +1,6 @@
 """The command line of `llmos`: its commands, and the messages and exit codes of errors.
 
-Called by the console script. The files of `llmosd.cli.commands` define the commands; this module implements none. Exit
+Called by `llmosd.cli`. The files of `llmosd.cli.commands` define the commands; this module implements none. Exit
 codes: 0 done, 1 the agent or the command failed, 2 wrong usage, 3 no daemon, 124 timed out, 130 interrupted.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -18,31 +17,28 @@ from ipc.errors import (
     InvalidPolicy,
     LlmosError,
     NoDaemon,
+    NotEncodable,
     NotFound,
     SocketPathInvalid,
     TimedOut,
 )
+from llmosd.cli import values
 from llmosd.cli.commands import control, daemon, messages, processes, resources, simulation, tasks
 from llmosd.cli.options import CommonOptions
 from llmosd.client.blocking import Client
+from llmosd.standard_streams import FAILED, guard
 
-DONE, FAILED, USAGE, NO_DAEMON, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 124, 130
+USAGE, NO_DAEMON, TIMED_OUT = 2, 3, 124
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return guard("llmos", lambda: _run(given))
+
+
+def _run(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
-    try:
-        return _run(options)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output, such as `head`, has exited. Nothing more can be written, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
-
-
-def _run(options: argparse.Namespace) -> int:
     command: Callable[..., int] = options.command
     try:
         if getattr(options, "needs_no_daemon", False):
@@ -55,6 +51,10 @@ def _run(options: argparse.Namespace) -> int:
         return _complain(error, TIMED_OUT)
     except (InvalidCall, InvalidPolicy, NotFound) as error:
         return _complain(error, USAGE)
+    except NotEncodable as error:
+        if (wrong := values.not_text(arguments)) is None:
+            return _complain(error, FAILED)
+        return _complain(InvalidCall(f"the argument {wrong} is not UTF-8 text"), USAGE)
     except LlmosError as error:
         return _complain(error, FAILED)
 

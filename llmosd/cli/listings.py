@@ -27,6 +27,7 @@ from ipc.syscalls import (
     ToolInfo,
 )
 from llmosd.cli import show
+from llmosd.standard_streams import encodable
 
 Columns = dict[str, Callable[[Any], object]]
 
@@ -220,14 +221,15 @@ def tree(items: Sequence[ProcessInfo], root: int | None) -> None:
         children.setdefault(item.parent if item.parent in known else 0, []).append(item)
     lines: list[tuple[str, ProcessInfo]] = []
     starts = [item for item in items if item.pid == root] if root is not None else children.get(0, [])
+    inner, last, line = ("├─ ", "└─ ", "│  ") if encodable("├└│─") else ("|- ", "`- ", "|  ")
     # An explicit stack, because a chain of descendants may exceed the recursion limit.
     stack = [("", "", item) for item in reversed(starts)]
     while stack:
         indent, branch, item = stack.pop()
         lines.append((indent + branch, item))
         below = children.get(item.pid, [])
-        deeper = indent + {"": "", "├─ ": "│  ", "└─ ": "   "}[branch]
-        branches = ["├─ "] * (len(below) - 1) + ["└─ "] * bool(below)
+        deeper = indent + {"": "", inner: line, last: "   "}[branch]
+        branches = [inner] * (len(below) - 1) + [last] * bool(below)
         stack += [(deeper, turn, child) for turn, child in zip(reversed(branches), reversed(below), strict=True)]
     columns = _of_part(PROCESS, lambda row: row[1]) | {"PROGRAM": lambda row: row[0] + row[1].program}
     _print(columns, lines)

@@ -1,4 +1,4 @@
-"""Prints values as text or JSON: log lines, tables, times and sizes.
+"""Prints values as text or JSON: results, log lines, tables, times and sizes.
 
 Called by the commands; `llmosd.cli.listings` defines the columns of the listings. It never contacts the daemon.
 """
@@ -10,15 +10,27 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
-import msgspec
-
 from ipc.messages import Log
+from llmosd.cli.json_text import json_text
+from llmosd.printable import printable_line
+from llmosd.standard_streams import encodable, write_unescaped
 
 
 def value(data: Any, as_json: bool, file: IO[str] | None = None) -> None:
-    """Print `data` as JSON. Without `as_json`, print a string without quotes."""
-    text = data if isinstance(data, str) and not as_json else msgspec.json.encode(data).decode()
+    """Print `data` as one JSON document. Without `as_json`, print a string without quotes."""
+    if isinstance(data, str) and not as_json:
+        text = data
+    else:
+        text = json_text(data)
+        if not encodable(text):
+            text = json_text(data, ascii_only=True)
     print(text, file=file or sys.stdout, flush=True)
+
+
+def result(data: Any, as_json: bool) -> None:
+    """Print the result of a process or of a call. Without `as_json`, a process without a result prints nothing."""
+    if data is not None or as_json:
+        value(data, as_json)
 
 
 def log_line(line: Log, as_json: bool, file: IO[str] | None = None) -> None:
@@ -41,11 +53,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         numeric = bool(rows) and all(isinstance(row[header.index(name)], int | float) for row in rows)
         out.add_column(name.replace("-", " "), justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
-        out.add_row(*(Text(str(cell)) for cell in row))
+        out.add_row(*(Text(printable_line(str(cell))) for cell in row))
     console = Console(soft_wrap=False)
     if not console.is_terminal:
         console.width = 10_000
-    console.print(out)
+    with console.capture() as drawn:
+        console.print(out)
+    write_unescaped(drawn.get())
 
 
 def duration(seconds: float) -> str:

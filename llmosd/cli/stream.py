@@ -1,19 +1,27 @@
 """Prints the events of a task as they arrive: text on standard output, all else on standard error.
 
-Called by `llmos run` and `llmos attach`. Until the first text arrives, a status line on a terminal says what the task
-waits for. It never prints the result as JSON.
+Called by `llmos run` and `llmos attach`. In a pipe, only the result goes to standard output. On a terminal, the text of
+the task's own process appears as it is generated, and a status line says what the task waits for until then. It never
+prints the result as JSON if the result is a string.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from shutil import get_terminal_size
 
+from ipc.errors import LlmosError
 from ipc.messages import Emitted, Event, Failed, Log, Missed, Restarted, Result, State, Token
 from llmosd.cli import show
+from llmosd.cli.task_text import LineOutput, TaskText
 from llmosd.client import cursor
+from llmosd.client.blocking import Client
+from llmosd.printable import printable_line
+from llmosd.standard_streams import write_unescaped
 
 CLEAR_LINE = "\r\x1b[K"
+MOST_NAMES = 10_000  # of children, so that a task with endless children does not fill the memory
 
 
 class StatusLine:
@@ -25,97 +33,125 @@ class StatusLine:
 
     def show(self, state: State) -> None:
         if self._terminal:
-            sys.stderr.write(f"{CLEAR_LINE}{state.state}: {state.detail}" if state.detail else CLEAR_LINE)
+            text = f"{state.state}: {state.detail}" if state.detail else ""
+            write_unescaped(CLEAR_LINE + printable_line(text)[: get_terminal_size().columns - 1], sys.stderr)
             sys.stderr.flush()
             self._shown = state.detail
             return
         stage = f"{state.state}: {state.detail.rstrip('0123456789% ')}"
         if state.detail and stage != self._shown:
-            print(stage, file=sys.stderr)
+            print(printable_line(stage), file=sys.stderr)
             self._shown = stage
 
     def clear(self) -> None:
         if self._terminal and self._shown:
-            sys.stderr.write(CLEAR_LINE)
+            write_unescaped(CLEAR_LINE, sys.stderr)
             sys.stderr.flush()
             self._shown = ""
 
 
-class TokenText:
-    """Writes the tokens of a task. If the task restarts, the text that its new attempt repeats is not written twice."""
+class Labels:
+    """The text before the output of each process: nothing for `own`, "[PROGRAM PID] " for its descendants."""
 
-    def __init__(self) -> None:
-        self._written = ""
-        self._repeated = 0  # the first characters of `_written` that the new attempt has repeated so far
-        self._repeating = False  # the new attempt has so far only repeated text that was written before
+    def __init__(self, client: Client, own: int) -> None:
+        self.own = own
+        self._client = client
+        self._known: dict[int, str] = {}
 
-    def finish(self) -> str:
-        """Make sure that the output ends with the text of the last attempt, and return that text."""
-        if self._repeating:  # the last attempt made less text than the attempt before it
-            self._written, self._repeating = self._written[: self._repeated], False
-            sys.stdout.write(f"\n{self._written}")
-        return self._written
+    def label(self, pid: int) -> str:
+        if pid == self.own:
+            return ""
+        if pid not in self._known:
+            if len(self._known) >= MOST_NAMES:
+                self._known.clear()
+            self._known[pid] = self._look_up(pid)
+        return self._known[pid]
 
-    def __bool__(self) -> bool:
-        return bool(self._written)
-
-    def restarted(self, event: Restarted) -> None:
-        _note(f"the task started again: attempt {event.attempt}")
-        self._repeated, self._repeating = 0, bool(self._written)
-
-    def write(self, token: str) -> None:
-        if self._repeating:
-            known = self._written[self._repeated : self._repeated + len(token)]
-            if token.startswith(known):
-                self._repeated += len(known)
-                token = token[len(known) :]
-                self._repeating = self._repeated < len(self._written)
-            else:
-                token = self._written[: self._repeated] + token
-                self._written, self._repeating = "", False
-                sys.stdout.write("\n")
-        self._written += token
-        sys.stdout.write(token)
-        sys.stdout.flush()
+    def _look_up(self, pid: int) -> str:
+        try:
+            rows = self._client.ps(start=pid, limit=1)
+        except LlmosError:
+            rows = []
+        program = rows[0].program if rows and rows[0].pid == pid else "process"
+        return printable_line(f"[{program} {pid}] ")
 
 
-def print_events(events: Iterable[Event]) -> None:
-    """Print the events of a task, and its result unless the tokens have shown it already. Raises the task's error."""
-    status = StatusLine()
-    text = TokenText()
-    handlers: dict[type[Event], Callable[..., None]] = {
-        Token: lambda event: text.write(event.text),
-        Emitted: lambda event: show.value(event.value, as_json=False),
-        Log: lambda event: show.log_line(event, as_json=False, file=sys.stderr),
-        Missed: lambda event: _missed(event, text),
-        Restarted: text.restarted,
-    }
-    try:
-        for event in events:
-            if isinstance(event, State):
-                status.show(event)
-                continue
-            status.clear()
-            if isinstance(event, Result | Failed):
-                _print_result(event, text.finish())
-            else:
-                handlers[type(event)](event)
-    finally:
-        status.clear()
+class EventPrinter:
+    """Prints the events of one task. `stream`: also its text and emitted values; `children`: those of children too."""
 
+    def __init__(self, labels: Labels, *, stream: bool, children: bool) -> None:
+        self._labels = labels
+        self._stream = stream
+        self._children = children
+        self._out = LineOutput()
+        self._text = TaskText(self._out, labels.label)
+        self._status = StatusLine()
+        # Both streams are the same screen, so a note must not continue an open line of the text.
+        self._one_screen = sys.stdout.isatty() and sys.stderr.isatty()
+        self._handlers: dict[type[Event], Callable[..., None]] = {
+            Token: self._token,
+            Emitted: self._emitted,
+            Log: self._log,
+            Missed: self._missed,
+            Restarted: self._restarted,
+            Result: self._ended,
+            Failed: self._ended,
+        }
 
-def _missed(event: Missed, text: TokenText) -> None:
-    if event.events or text:  # otherwise the task has ended, and its result follows
-        _note(f"{event.events or 'some'} earlier events are missing: the daemon no longer retains them")
+    def print(self, events: Iterable[Event]) -> None:
+        """Print all events, and the result unless the text has shown it already. Raises the task's error."""
+        try:
+            for event in events:
+                if isinstance(event, State):
+                    if not (self._one_screen and self._out.open):
+                        self._status.show(event)
+                else:
+                    self._status.clear()
+                    self._handlers[type(event)](event)
+        finally:
+            self._status.clear()
+            self._out.end_line()
 
+    def _shown(self, pid: int) -> bool:
+        """Whether the output of process `pid` appears."""
+        self._labels.own = self._labels.own or pid
+        return self._stream and (self._children or pid == self._labels.own)
 
-def _note(text: str) -> None:
-    print(f"llmos: {text}", file=sys.stderr)
+    def _token(self, event: Token) -> None:
+        if self._shown(event.pid):
+            self._text.token(event)
 
+    def _emitted(self, event: Emitted) -> None:
+        if self._shown(event.pid):
+            self._out.end_line()
+            self._out.write(self._labels.label(event.pid))
+            show.value(event.value, as_json=False)
+            self._out.open = False
 
-def _print_result(event: Event, streamed: str) -> None:
-    if streamed and not streamed.endswith("\n"):
-        sys.stdout.write("\n")
-    result = cursor.final_value(event)
-    if result is not None and result != streamed:
-        show.value(result, as_json=False)
+    def _log(self, event: Log) -> None:
+        if self._one_screen:
+            self._out.end_line()
+        show.log_line(event, as_json=False, file=sys.stderr)
+
+    def _missed(self, event: Missed) -> None:
+        if event.events or self._text:  # otherwise the task has ended, and its result follows
+            self._note(f"{event.events or 'some'} earlier events are missing: the daemon no longer retains them")
+
+    def _restarted(self, event: Restarted) -> None:
+        self._note(f"the task started again: attempt {event.attempt}")
+        self._labels.own = event.pid
+        self._text.restarted()
+
+    def _note(self, text: str) -> None:
+        if self._one_screen:
+            self._out.end_line()
+        print(f"llmos: {text}", file=sys.stderr)
+
+    def _ended(self, event: Result | Failed) -> None:
+        self._text.finish()
+        result = cursor.final_value(event)
+        if not self._text:
+            show.result(result, as_json=False)
+        elif result is not None and not self._text.shows(result):
+            print()  # separates the result from the text
+            show.result(result, as_json=False)

@@ -5,6 +5,7 @@ Used by the commands and by the parser of their options. It never contacts the d
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import msgspec
 
 from ipc.errors import BadArguments
+from ipc.frames import MAX_FRAME
 from ipc.syscalls import Limits
 
 
@@ -44,14 +46,47 @@ def weight(text: str) -> tuple[str, float]:
     raise BadArguments(f"--weight takes OWNER=NUMBER, got {text!r}")
 
 
+def read_text(source: str) -> str:
+    """The text of the file `source`, or of standard input if `source` is `-`. Raises `BadArguments`.
+
+    The text is UTF-8, whatever the locale, and no longer than a request to the daemon can be.
+    """
+    name = "standard input" if source == "-" else source
+    try:
+        if source == "-":
+            data = sys.stdin.buffer.read(MAX_FRAME + 1)
+        else:
+            with open(source, "rb") as file:
+                data = file.read(MAX_FRAME + 1)
+    except OSError as error:
+        raise BadArguments(f"cannot read {name}: {error.strerror}") from None
+    if len(data) > MAX_FRAME:
+        raise BadArguments(f"{name} has more than {MAX_FRAME} bytes, which is more than a request can carry")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        wrong = f"byte {error.start + 1} is 0x{data[error.start]:02x}"
+        raise BadArguments(f"{name} is not UTF-8 text: {wrong}; convert it first, for example with iconv") from None
+
+
+def not_text(arguments: Sequence[str]) -> str | None:
+    """The first of `arguments` that is not UTF-8, with its wrong bytes as escapes; None if all are text."""
+    for argument in arguments:
+        data = os.fsencode(argument)
+        shown = data.decode("utf-8", "backslashreplace")
+        if shown.encode() != data:
+            return shown
+    return None
+
+
 def body(text: str | None) -> Any:
     """Parse the body of a message: JSON, or else the text itself. `-` stands for the text on standard input."""
     if text is None:
         return None
-    text = sys.stdin.read() if text == "-" else text
+    text = read_text(text) if text == "-" else text
     try:
         return msgspec.json.decode(text)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         return text
 
 

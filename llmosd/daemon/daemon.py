@@ -24,9 +24,11 @@ from ipc.errors import ConfigError, LlmosError
 from kernel.connection import Connection
 from kernel.journal.journal import Journal
 from kernel.lib import failpoints
+from llmosd import standard_streams
 from llmosd.context import Context
 from llmosd.daemon import logs, settings, systemd
 from llmosd.daemon.listener import SocketClaim
+from llmosd.printable import printable
 
 SOCKET_CHECK = 2.0  # seconds between two checks that the socket file still exists
 CLOSE_TIMEOUT = 5.0  # seconds for connections and drivers to end after the drain
@@ -157,7 +159,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Run the daemon. Exit codes: 0 stopped on request, 1 cannot start or run, 2 wrong settings or arguments."""
+    standard_streams.prepare_command()
+    return standard_streams.guard("llmosd", _main)
+
+
+def _main() -> int:
     arguments = vars(parser().parse_args())
+    standard_streams.prepare_daemon()
     _check_installation()
     try:
         config = settings.load(arguments.pop("config"), arguments)
@@ -167,12 +175,12 @@ def main() -> int:
         _write_crashes_to(config.state_path)
         claim = SocketClaim(config.socket_path, systemd.activated())
     except LlmosError as error:
-        print(f"llmosd: {error.message}", file=sys.stderr)
+        print(f"llmosd: {printable(error.message)}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     try:
         asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_run(config, claim, systemd.Notifier()))
     except LlmosError as error:
-        print(f"llmosd: {error.message}", file=sys.stderr)
+        print(f"llmosd: {printable(error.message)}", file=sys.stderr)
         return 1
     finally:
         claim.release()

@@ -5,11 +5,14 @@ Configured once by the daemon, before its first log line. It never writes to a f
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import structlog
+
+from llmosd.printable import printable, printable_line
 
 
 def configure(level: str, style: Literal["auto", "human", "json"]) -> None:
@@ -17,8 +20,8 @@ def configure(level: str, style: Literal["auto", "human", "json"]) -> None:
     human = style == "human" or (style == "auto" and sys.stderr.isatty())
     renderer: list[Any]
     if human:
-        plain = structlog.dev.plain_traceback
-        renderer = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+        console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_write_traceback)
+        renderer = [_escape, console]
     else:
         renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
     structlog.configure(
@@ -32,3 +35,16 @@ def configure(level: str, style: Literal["auto", "human", "json"]) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def _escape(_logger: Any, _method: str, fields: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Make a log line harmless on a terminal: names and errors of agents may contain control characters."""
+    plain = {"exc_info": fields.pop("exc_info")} if "exc_info" in fields else {}  # escaped by `_write_traceback`
+    texts = {name: content if isinstance(content, str) else repr(content) for name, content in fields.items()}
+    return {printable_line(name): printable_line(text) for name, text in texts.items()} | plain
+
+
+def _write_traceback(file: TextIO, error: structlog.typing.ExcInfo) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, error)
+    file.write(printable(text.getvalue()))

@@ -6,7 +6,6 @@ and the allowed values. It never writes a file.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
@@ -24,6 +23,7 @@ from kernel.memory.quotas import MemoryQuotas
 from kernel.models.settings import ResourceSettings, SchedulingSettings
 from kernel.models.spec import ModelSpec, looks_local
 from kernel.processes.limits import LimitSettings
+from kernel.programs.suggestion import did_you_mean, similar
 from kernel.programs.tool import ToolSpec
 from llmosd.folders import state_folder, xdg
 
@@ -182,8 +182,7 @@ def _convert(values: Any, kind: type[T], place: str, prefix: str, *, strict: boo
     key = prefix + path.strip("`.")
     if unknown := re.match(r"Object contains unknown field `(.+)`", what):
         fields = kind.__struct_fields__
-        near = difflib.get_close_matches(unknown[1], fields, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = did_you_mean(similar(unknown[1], fields))
         key += unknown[1]
         what = f"there is no such key; {hint}Allowed: {', '.join(fields)}"
     elif "Invalid enum value" in what:

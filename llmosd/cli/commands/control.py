@@ -40,7 +40,7 @@ def add_commands(add: Add, common: CommonOptions) -> None:
 
 
 def wait(client: Client, options: argparse.Namespace) -> int:
-    show.value(client.wait(options.pid, options.timeout), options.json)
+    show.result(client.wait(options.pid, options.timeout), options.json)
     return 0
 
 

@@ -61,7 +61,7 @@ def call(client: Client, options: argparse.Namespace) -> int:
     answer = client.call(
         options.to, values.body(options.body), options.timeout, type=options.type, priority=options.priority
     )
-    show.value(answer, options.json)
+    show.result(answer, options.json)
     return 0
 
 

@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 
-from ipc.errors import MissingExtra, UnknownProcess
+from ipc.errors import InvalidCall, MissingExtra, UnknownProcess
 from ipc.syscalls import Crashes, CrashReport, ProcessInfo, ThreadInfo, Threads
 from llmosd.cli import listings, show
 from llmosd.cli.options import Add, CommonOptions
@@ -81,6 +81,8 @@ def top(client: Client, options: argparse.Namespace) -> int:
     """Show the processes in full screen, over a separate connection. Raises `MissingExtra` without textual."""
     import importlib.util
 
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise InvalidCall("`llmos top` needs a terminal; `llmos ps` prints a single listing")
     if importlib.util.find_spec("textual") is None:
         raise MissingExtra(
             "`llmos top` needs textual: pip install 'llmosd[top]', or use `llmos ps` for a single listing", extra="top"

@@ -14,7 +14,7 @@ from ipc.messages import Event
 from ipc.syscalls import TaskInfo
 from llmosd.cli import following, listings, show, values
 from llmosd.cli.options import Add, CommonOptions
-from llmosd.cli.stream import print_events
+from llmosd.cli.stream import EventPrinter, Labels
 from llmosd.client import cursor
 from llmosd.client.blocking import Client, Task
 
@@ -42,11 +42,13 @@ def add_commands(add: Add, common: CommonOptions) -> None:
     command.add_argument("-d", "--detach", action="store_true", help="print the pid and leave the task running")
     command.add_argument("--key", help="repeating a submission with the same key makes no second task")
     command.add_argument("--durable", action="store_true", help="run as a durable agent, which survives the daemon")
+    _add_streaming(command)
     command.set_defaults(command=run)
 
     command = add("attach", parents=[common.listing], help="print the output and the result of a submitted task")
     command.add_argument("id", help="the id of a task, as in `llmos history`")
     command.add_argument("--timeout", type=float, metavar="S", help="wait at most S seconds; the task continues")
+    _add_streaming(command)
     command.set_defaults(command=attach)
 
     command = add("history", parents=[common.listing], help="list submitted tasks, newest first")
@@ -55,8 +57,17 @@ def add_commands(add: Add, common: CommonOptions) -> None:
     command.set_defaults(command=history)
 
 
+def _add_streaming(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--stream",
+        action=argparse.BooleanOptionalAction,
+        help="print text as it is generated, and emitted values; the default on a terminal",
+    )
+    command.add_argument("--children", action="store_true", help="also stream the text of its children, with labels")
+
+
 def run(client: Client, options: argparse.Namespace) -> int:
-    positional = [sys.stdin.read() if text == "-" else text for text in options.arguments]
+    positional = [values.read_text(text) if text == "-" else text for text in options.arguments]
     task = client.submit(
         values.program_path(options.program),
         dict(values.named_argument(argument) for argument in options.arg),
@@ -76,20 +87,21 @@ def run(client: Client, options: argparse.Namespace) -> int:
         if not options.json:
             print(f"llmos: task {task.id}: `llmos attach {task.id}` shows its output", file=sys.stderr)
         return 0
-    return _show(task, options, following.attached(task, options.timeout))
+    return _show(client, task, options, following.attached(task, options.timeout))
 
 
 def attach(client: Client, options: argparse.Namespace) -> int:
     task = client.attach(options.id, after=BEGINNING)
-    return _show(task, options, following.events(client, task, options.timeout))
+    return _show(client, task, options, following.events(client, task, options.timeout))
 
 
-def _show(task: Task, options: argparse.Namespace, events: Iterable[Event]) -> int:
+def _show(client: Client, task: Task, options: argparse.Namespace, events: Iterable[Event]) -> int:
     if options.json:
         last = deque(events, maxlen=1).pop()
         show.value({"pid": task.pid, "id": task.id, "result": cursor.final_value(last)}, as_json=True)
-    else:
-        print_events(events)
+        return 0
+    stream = options.children or sys.stdout.isatty() if options.stream is None else options.stream
+    EventPrinter(Labels(client, task.pid), stream=stream, children=options.children).print(events)
     return 0
 
 

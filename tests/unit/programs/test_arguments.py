@@ -9,7 +9,7 @@ import pytest
 from ipc.abi import AgentMark
 from ipc.errors import BadArguments
 from ipc.syscalls import Spawn
-from kernel.programs.arguments import arguments_struct
+from kernel.programs.arguments import parameters
 from kernel.programs.loader import Program
 from llmosd.context import ChatOptions, Context
 from tests.support.agents import adder
@@ -39,7 +39,7 @@ def test_only_what_was_given_is_bound(program: Program) -> None:
     ("args", "positional", "what"),
     [
         ({}, [], "text"),
-        ({"text": 1}, [], "Expected `str`"),
+        ({"text": 1}, [], "expected a text; got 1"),
         ({"text": "a", "depth": "deep"}, [], "depth"),
         ({"text": "a", "width": 1}, [], "width"),
         ({}, ["a", 1, True], "takes 2 positional"),
@@ -88,7 +88,7 @@ def test_parameters_that_cannot_be_named_are_refused() -> None:
 
     for function in (positional_only, variadic, untyped_options):
         with pytest.raises(TypeError, match="cannot be given by name"):
-            arguments_struct(function, ("ctx",))
+            parameters(function, ("ctx",))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_parameters_that_cannot_be_named_are_refused() -> None:
     [
         ({}, (), "argument a is missing"),
         ({"a": 1, "c": 2}, (), "no argument c; known arguments: a, b"),
-        ({"a": "1"}, (), "Expected `int`, got `str`"),
+        ({"a": "1"}, (), 'expected a whole number, such as 1; got "1"'),
         ({"a": 1}, (2,), "got a twice"),
         ({}, (1, 2, 3), "takes 2 positional arguments, got 3"),
     ],
