@@ -23,7 +23,7 @@ from ipc.errors import (
     TimedOut,
 )
 from llmosd.cli import values
-from llmosd.cli.commands import control, daemon, messages, processes, resources, simulation, tasks
+from llmosd.cli.commands import chat, control, daemon, messages, processes, resources, simulation, tasks
 from llmosd.cli.options import CommonOptions
 from llmosd.client.blocking import Client
 from llmosd.standard_streams import FAILED, guard
@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--socket", metavar="PATH", help="the daemon's Unix socket")
     add = root.add_subparsers(title="commands", required=True, metavar="COMMAND").add_parser
     common = CommonOptions()
-    for subject in (tasks, processes, control, messages, resources, daemon, simulation):
+    for subject in (tasks, chat, processes, control, messages, resources, daemon, simulation):
         subject.add_commands(add, common)
     root.set_defaults(parser=root)  # for `completion`
     return root

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Self
 
+from ipc.errors import BadArguments
+from llmosd.cli import values
 from llmosd.folders import state_folder
 
 MAX_HISTORY = 1000  # lines in the file
@@ -45,8 +47,11 @@ class Prompt:
             _store(self._readline, self._file)
 
     def read(self) -> str | None:
-        """The next text of the user; None at the end of the input. A backslash at the end continues a line."""
-        lines = []
+        """The next text of the user; None at the end of the input. A backslash at the end continues a line.
+
+        Raises `BadArguments` for a line that is no text.
+        """
+        lines: list[str] = []
         while (line := self._line("... " if lines else "> ")) is not None:
             if not line.endswith("\\"):
                 return "\n".join([*lines, line])
@@ -54,10 +59,14 @@ class Prompt:
         return "\n".join(lines) if lines else None
 
     def _line(self, prompt: str) -> str | None:
+        if not self.interactive:
+            return values.read_line()
         try:
-            return input(prompt if self.interactive else "")
+            return input(prompt)
         except EOFError:
             return None
+        except UnicodeDecodeError as error:
+            raise BadArguments(f"the terminal sent text that is not {error.encoding}") from None
 
 
 def _load(readline: ModuleType, file: Path) -> None:

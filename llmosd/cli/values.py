@@ -60,6 +60,20 @@ def read_text(source: str) -> str:
                 data = file.read(MAX_FRAME + 1)
     except OSError as error:
         raise BadArguments(f"cannot read {name}: {error.strerror}") from None
+    return decode_text(data, name)
+
+
+def read_line() -> str | None:
+    """The next line of standard input, without its end; None at the end of the input. Raises `BadArguments`."""
+    try:
+        data = sys.stdin.buffer.readline(MAX_FRAME + 1)
+    except OSError as error:
+        raise BadArguments(f"cannot read standard input: {error.strerror}") from None
+    return decode_text(data, "a line of standard input").rstrip("\r\n") if data else None
+
+
+def decode_text(data: bytes, name: str) -> str:
+    """The text in `data`, which `name` supplied. Raises `BadArguments`."""
     if len(data) > MAX_FRAME:
         raise BadArguments(f"{name} has more than {MAX_FRAME} bytes, which is more than a request can carry")
     try:
