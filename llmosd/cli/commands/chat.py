@@ -50,16 +50,16 @@ def chat(client: Client, options: argparse.Namespace) -> int:
     conversation = Conversation(remembers=_takes_messages(program), named=named)
     client.close()
     with Prompt() as prompt:
-        session = _Session(options, conversation, interactive=prompt.interactive)
+        dialogue = _Dialogue(options, conversation, interactive=prompt.interactive)
         if prompt.interactive:
             print(f"llmos: {program.name} answers; /help shows the commands, Ctrl-D ends", file=sys.stderr)
-        while session.going:
+        while dialogue.going:
             try:
                 text = prompt.read()
                 if text is None:
-                    session.end()
+                    dialogue.end()
                 else:
-                    session.handle(text)
+                    dialogue.handle(text)
             except KeyboardInterrupt:
                 if not prompt.interactive:
                     raise
@@ -80,8 +80,8 @@ def _takes_messages(program: ProgramInfo) -> bool:
     )
 
 
-class _Session:
-    """The session of a user. `going`: the user has not ended it yet."""
+class _Dialogue:
+    """The exchange with the user at the prompt. `going`: the user has not ended the session yet."""
 
     def __init__(self, options: argparse.Namespace, conversation: Conversation, *, interactive: bool) -> None:
         self.going = True
@@ -123,7 +123,7 @@ class _Session:
             print(f"llmos: no command {command}; /help lists them", file=sys.stderr)
 
     def _reply(self, text: str) -> None:
-        reply = _Reply()
+        reply = _SeenReply()
         positional, named = self._conversation.ask(text)
         try:
             with Client(self._options.socket, name="llmos chat") as client:
@@ -144,7 +144,7 @@ class _Session:
         self._conversation.answered(text, reply.text)
 
 
-class _Reply:
+class _SeenReply:
     """The reply of a task as the user sees it. `text`: the result, or else the generated text so far."""
 
     def __init__(self) -> None:
