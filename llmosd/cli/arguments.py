@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ipc.errors import BadArguments
-from llmosd.cli import values
+from llmosd.cli import inputs, values
 
 JSON_BEGINS = ("[", "{", '"')
 
@@ -74,7 +74,7 @@ def content(place: str, text: str) -> str | bytes:
     if text == "@":
         raise BadArguments(f"{place} is @ without the path of a file; @@ stands for the text @")
     if text == "-" or (text.startswith("@") and not text.startswith("@@")):
-        data = values.read_bytes(text if text == "-" else os.path.expanduser(text[1:]))
+        data = inputs.read_bytes(text if text == "-" else os.path.expanduser(text[1:]))
     else:
         text = text[1:] if text.startswith("@@") else text
         try:

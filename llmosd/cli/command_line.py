@@ -7,7 +7,6 @@ interrupted.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,11 +24,11 @@ from ipc.errors import (
     TimedOut,
 )
 from llmosd.cli import targets, values
-from llmosd.cli.commands import control, daemon, explain, messages, processes, resources, simulation, tasks
+from llmosd.cli.commands import chat, control, daemon, explain, messages, processes, resources, simulation, tasks
+from llmosd.cli.complaints import complain
 from llmosd.cli.options import CommonOptions
 from llmosd.cli.parser import Parser
 from llmosd.client.blocking import Client
-from llmosd.printable import printable
 from llmosd.standard_streams import FAILED, guard
 
 USAGE, NO_DAEMON, TIMED_OUT = 2, 3, 124
@@ -58,7 +57,8 @@ def _run(arguments: Sequence[str]) -> int:
         code = exit_code(error, timeout)
         if code == TIMED_OUT:
             error = TimedOut(options.late.format(f"{timeout:g}"))
-        return _complain(error, code)
+        complain(error)
+        return code
 
 
 def exit_code(error: LlmosError, timeout: float | None) -> int:
@@ -75,23 +75,6 @@ def exit_code(error: LlmosError, timeout: float | None) -> int:
     return USAGE if isinstance(error, InvalidCall | InvalidPolicy | NotFound) else FAILED
 
 
-def _complain(error: LlmosError, code: int) -> int:
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-    print(f"llmos: {type(error).__name__}: {printable(complaint(error))}", file=sys.stderr)
-    return code
-
-
-def complaint(error: LlmosError) -> str:
-    """The text of `error`: one sentence with its place, and the traceback only if no crash report has it."""
-    place, traceback, crash = (error.data.get(name) for name in ("place", "traceback", "crash"))
-    where = f"{str(place).rpartition('/')[2]}: " if place else ""
-    text = error.message if error.message.startswith(where) else f"{where}{error.message}"
-    if isinstance(crash, int):
-        return f"{text}\nllmos: see `llmos crashes {crash}` for the whole report"
-    return f"{text}\n{traceback}" if traceback else text
-
-
 def parser() -> Parser:
     """The command line of `llmos`."""
     root = Parser(prog="llmos", description="Run, watch and control agents of an llmosd daemon.")
@@ -106,7 +89,7 @@ def parser() -> Parser:
         return command
 
     common = CommonOptions()
-    for subject in (tasks, processes, explain, control, messages, resources, daemon, simulation):
+    for subject in (tasks, chat, processes, explain, control, messages, resources, daemon, simulation):
         subject.add_commands(add, common)
     root.set_defaults(parser=root)  # for `completion`
     return root

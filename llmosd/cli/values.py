@@ -6,14 +6,12 @@ Used by the commands and by the parser of their options. It never contacts the d
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from ipc.errors import BadArguments
-from ipc.frames import MAX_FRAME
 from ipc.syscalls import Limits
 
 
@@ -44,25 +42,6 @@ def weight(text: str) -> tuple[str, float]:
     except ValueError:
         pass
     raise BadArguments(f"--weight takes OWNER=NUMBER, got {text!r}")
-
-
-def read_bytes(source: str) -> bytes:
-    """The content of the file `source`, or of standard input if `source` is `-`. Raises `BadArguments`.
-
-    It is no longer than a request to the daemon can be.
-    """
-    name = "standard input" if source == "-" else source
-    try:
-        if source == "-":
-            data = sys.stdin.buffer.read(MAX_FRAME + 1)
-        else:
-            with open(source, "rb") as file:
-                data = file.read(MAX_FRAME + 1)
-    except OSError as error:
-        raise BadArguments(f"cannot read {name}: {error.strerror}") from None
-    if len(data) > MAX_FRAME:
-        raise BadArguments(f"{name} has more than {MAX_FRAME} bytes, which is more than a request can carry")
-    return data
 
 
 def not_text(arguments: Sequence[str]) -> str | None:

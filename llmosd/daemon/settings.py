@@ -25,6 +25,7 @@ from kernel.models.spec import ModelSpec, looks_local
 from kernel.processes.limits import LimitSettings
 from kernel.programs.suggestion import did_you_mean, similar
 from kernel.programs.tool import ToolSpec
+from llmosd.folders import state_folder, xdg
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -77,7 +78,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     @property
     def state_path(self) -> Path:
         """The folder of the journal and of everything else that survives the daemon."""
-        return _expanded(self.state) if self.state else xdg("XDG_STATE_HOME", ".local/state") / "llmosd"
+        return _expanded(self.state) if self.state else state_folder()
 
     @property
     def cache_path(self) -> Path:
@@ -116,11 +117,6 @@ def load(
         if not folder.is_dir():
             raise ConfigError(f"agents: no folder {folder}; create it, or correct the setting", key="agents")
     return settings
-
-
-def xdg(variable: str, default: str) -> Path:
-    """A folder of the XDG base directory specification: the value of `variable`, or `default` in the home folder."""
-    return Path(os.environ.get(variable) or Path.home() / default)
 
 
 def shared(name: str) -> Path:

@@ -89,12 +89,6 @@ def test_only_one_argument_can_be_standard_input(standard_input: Callable[[bytes
         reader.named(["text=-"])
 
 
-def test_a_closed_standard_input_is_no_argument(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", None)
-    with pytest.raises(BadArguments, match="standard input is closed"):
-        read("-")
-
-
 def test_the_later_of_two_arguments_with_one_name_counts() -> None:
     assert ArgumentReader(as_json=False).named(["a=1", "a=2", "b=x=y"]) == {"a": "2", "b": "x=y"}
     with pytest.raises(BadArguments, match="-a takes NAME=VALUE, got 'a'"):

@@ -20,7 +20,7 @@ def columns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_help_names_every_parameter() -> None:
     info = ProgramInfo(
-        "both", "Does 100%.", "", "both.py", "", "Does 100%.\n\nThen more.", [LETTERS, COUNT, SHARE, OPTION]
+        "both", "Does 100%.", "", "both.py", doc="Does 100%.\n\nThen more.", parameters=[LETTERS, COUNT, SHARE, OPTION]
     )
     assert (
         text("./both.py", info)
@@ -49,7 +49,7 @@ from both.py
 
 def test_a_docstring_is_as_wide_as_the_terminal_unless_it_has_a_layout() -> None:
     doc = "One two\nthree. " + "word " * 30 + "\n\nNames:\n    a   b\n    c   d"
-    lines = text("idle", ProgramInfo("idle", "", "()", "idle.py", "", doc)).split("\n")
+    lines = text("idle", ProgramInfo("idle", "", "()", "idle.py", doc=doc)).split("\n")
     assert lines[2].startswith("One two three. word")
     assert max(map(len, lines)) <= 80
     assert "\n".join(lines[6:9]) == "Names:\n    a   b\n    c   d"
