@@ -1,13 +1,13 @@
-"""Prints values as text or JSON: log lines, tables, times and sizes.
+"""Prints values as text or JSON: log lines, times and sizes.
 
-Called by the commands; `llmosd.cli.listings` defines the columns of the listings. It never contacts the daemon.
+Called by the commands; `llmosd.cli.table` prints tables. It never contacts the daemon.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import IO, Any
 
 import msgspec
@@ -28,24 +28,6 @@ def log_line(line: Log, as_json: bool, file: IO[str] | None = None) -> None:
     clock = time.strftime("%H:%M:%S", time.localtime(line.time))
     fields = " ".join(f"{name}={content!r}" for name, content in line.fields.items())
     print(f"{clock} [{line.pid}] {line.level}: {line.event} {fields}".rstrip(), file=file or sys.stdout, flush=True)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a plain table. On a terminal, cells are cut to fit its width; elsewhere they are printed in full."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    out = Table(box=None, pad_edge=False, header_style="bold")
-    for name in header:
-        numeric = bool(rows) and all(isinstance(row[header.index(name)], int | float) for row in rows)
-        out.add_column(name.replace("-", " "), justify="right" if numeric else "left", no_wrap=True)
-    for row in rows:
-        out.add_row(*(Text(str(cell)) for cell in row))
-    console = Console(soft_wrap=False)
-    if not console.is_terminal:
-        console.width = 10_000
-    console.print(out)
 
 
 def duration(seconds: float) -> str:

@@ -49,7 +49,7 @@ def add_commands(add: Add, common: CommonOptions) -> None:
     command.add_argument("--timeout", type=float, metavar="S", help="wait at most S seconds; the task continues")
     command.set_defaults(command=attach)
 
-    command = add("history", parents=[common.listing], help="list submitted tasks, newest first")
+    command = add("history", parents=[common.table], help="list submitted tasks, newest first")
     command.add_argument("--limit", type=int, metavar="N", default=100, help="at most N rows")
     command.add_argument("--before", metavar="ID", help="only tasks submitted before this one")
     command.set_defaults(command=history)
@@ -95,7 +95,7 @@ def _show(task: Task, options: argparse.Namespace, events: Iterable[Event]) -> i
 
 def history(client: Client, options: argparse.Namespace) -> int:
     rows = client.history(options.limit, before=options.before)
-    listings.rows(TaskInfo, rows, options.json)
+    listings.rows(TaskInfo, rows, options.json, options.wide)
     if len(rows) == options.limit:
         print(f"llmos: there may be more: --before {rows[-1].id}", file=sys.stderr)
     return 0
