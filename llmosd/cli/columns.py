@@ -147,8 +147,8 @@ MODEL: Columns = {
 }
 PROGRAM: Columns = {
     "PROGRAM": text(lambda row: row.name, 50, 12),
-    "ARGUMENTS": text(lambda row: row.signature, 8, 20),
-    "WHAT IT DOES": text(lambda row: row.summary or _last_line(row.error), 9, 20),
+    "ARGUMENTS": text(lambda row: row.signature, 8, 24),
+    "WHAT IT DOES": text(lambda row: row.summary or _last_line(row.error), 9, 30),
     "FROM": path(lambda row: row.source, 1, 16),
 }
 TOOL: Columns = {

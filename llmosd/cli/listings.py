@@ -25,12 +25,14 @@ def rows(kind: type, items: Sequence[Any], as_json: bool, wide: bool = False) ->
 def tree(items: Sequence[ProcessInfo], root: int | None, wide: bool = False) -> None:
     """Print processes as a tree in the column of programs: all of them, or only `root` and its descendants."""
     columns = of_part(PROCESS, lambda row: row[1]) | {"PROGRAM": text(lambda row: row[0] + row[1].program, 50, 16)}
-    _print(columns, branches(items, root), wide)
+    _print(columns, branches(items, root, ascii_only=not can_print("├─└│")), wide)
 
 
-def branches(items: Sequence[ProcessInfo], root: int | None = None) -> list[tuple[str, ProcessInfo]]:
+def branches(
+    items: Sequence[ProcessInfo], root: int | None = None, *, ascii_only: bool = False
+) -> list[tuple[str, ProcessInfo]]:
     """Processes in the order of a tree, each with the lines that lead to it: all, or `root` and its descendants."""
-    line, last, down = ("├─ ", "└─ ", "│  ") if can_print("├─└│") else ("|- ", "`- ", "|  ")
+    line, last, down = ("|- ", "`- ", "|  ") if ascii_only else ("├─ ", "└─ ", "│  ")
     children: dict[int, list[ProcessInfo]] = {}
     known = {item.pid for item in items}
     for item in items:

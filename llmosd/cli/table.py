@@ -66,7 +66,7 @@ def table_lines(
     if width is None:
         widths = dict(enumerate(natural))
     else:
-        empty = [not any(column) for column in by_column]
+        empty = [bool(rows) and not any(column) for column in by_column]
         widths = fit(layouts, natural, width, empty=empty)
     numbers = {at for at in widths if _is_numeric([row[at] for row in rows])}
 
@@ -86,9 +86,9 @@ def fit(
 ) -> dict[int, int]:
     """The columns that fit into `width` cells, by number and in their order, each with its width.
 
-    `natural` holds the cells that each column needs in full. Columns are taken by weight, those that are `empty` last.
-    Every column of weight `KEY` is taken, even if the screen is too narrow, and the next column if `LEAST` cells are
-    left for it. Texts that may be cut share what is left.
+    `natural` holds the cells that each column needs in full. Columns are taken by weight, and those that are `empty`
+    only if all others fit. Every column of weight `KEY` is taken, even if the screen is too narrow, and the next column
+    if `LEAST` cells are left for it. Texts that may be cut share the rest.
     """
     needed = [min(full, layout.least or full) for layout, full in zip(layouts, natural, strict=True)]
     blank = empty or [False] * len(layouts)
@@ -96,6 +96,8 @@ def fit(
     chosen: list[int] = []
     left = width + gap
     for place, at in enumerate(order):
+        if blank[at] and layouts[at].weight < KEY and len(chosen) < place:
+            break  # a column with content was dropped
         first = place == 0 or layouts[order[place - 1]].weight >= KEY
         if first and layouts[at].least and LEAST <= left - gap < needed[at]:
             needed[at] = left - gap

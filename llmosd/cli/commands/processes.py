@@ -32,7 +32,7 @@ def add_commands(add: Add, common: CommonOptions) -> None:
     command.add_argument("-a", "--all", action="store_true", help="also list the connections of clients")
     command.set_defaults(command=tree)
 
-    command = add("top", parents=[common.daemon], help="watch and control processes, live")
+    command = add("top", parents=[common.daemon, common.wide], help="watch and control processes, live")
     command.set_defaults(command=top)
 
     command = add("threads", parents=[common.process, common.wide], help="list the threads of a process")
@@ -87,7 +87,7 @@ def top(client: Client, options: argparse.Namespace) -> int:
         )
     from llmosd.cli.top import Top
 
-    screen = Top(client.socket)
+    screen = Top(client.socket, wide=options.wide)
     screen.run()
     return screen.return_code or 0
 
