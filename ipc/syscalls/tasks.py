@@ -31,6 +31,10 @@ class TaskInfo(msgspec.Struct, frozen=True):
     "ending": its process has ended, but the end is not on disk yet. No client learns the result before the end is on
     disk, and if the daemon dies before, the task runs again. `submitted` and `ended` (0: not yet) are in seconds since
     the epoch. `error`: the name of its error, or "".
+
+    `pid` is 0 if the task has no process now. `last_pid` is the pid of its process also after the end; 0: it never had
+    one. `arguments` and `result` are short texts for people: cut to 120 characters, in a long list to fewer, and empty
+    if there are none.
     """
 
     id: str
@@ -42,6 +46,9 @@ class TaskInfo(msgspec.Struct, frozen=True):
     submitted: float
     ended: float
     error: str
+    last_pid: int = 0
+    arguments: str = ""
+    result: str = ""
 
 
 class Submit(Spawn, tag="submit"):

@@ -192,12 +192,32 @@ class Store:
 
     def history(self, limit: int, before: int | None) -> list[TaskRow]:
         """The last `limit` tasks with ids below `before`, newest first, without their outcomes."""
-        where = "1" if before is None else "id < ?"
-        rows = self.db.execute(
-            f"SELECT {COLUMNS}, x'' FROM tasks WHERE {where} ORDER BY id DESC LIMIT {limit:d}",
-            () if before is None else (before,),
-        )
-        return [TaskRow(*row) for row in rows]
+        return [row for row, _, _ in self.history_with_values(limit, before, 0)]
+
+    def history_with_values(self, limit: int, before: int | None, most: int) -> Iterator[tuple[TaskRow, bytes, bytes]]:
+        """The rows of `history`, each with the first `most` bytes of its call and of its outcome.
+
+        A longer value is not read in full.
+        """
+        where, values = ("1", ()) if before is None else ("id < ?", (before,))
+        # SQLite takes the length of a value from the head of its row, without its pages.
+        short = ", ".join(f"CASE WHEN length({name}) <= {most:d} THEN {name} END" for name in ("call", "outcome"))
+        query = f"SELECT {COLUMNS}, x'', {short}, outcome IS NULL FROM tasks WHERE {where} ORDER BY id DESC LIMIT ?"
+        rows: Iterator[Any] = self.db.execute(query, (*values, limit))
+        for *columns, call, outcome, has_not_ended in rows:
+            row = TaskRow(*columns)
+            yield (
+                row,
+                self._beginning(row.id, "call", most) if call is None else call,
+                b"" if has_not_ended else self._beginning(row.id, "outcome", most) if outcome is None else outcome,
+            )
+
+    def _beginning(self, number: int, column: str, most: int) -> bytes:
+        """The first `most` bytes of a value of task `number`."""
+        if not most:
+            return b""
+        with contextlib.closing(self.db.blob_open("main", "tasks", column, number, False)) as blob:
+            return bytes(blob.read(most))
 
     def begin_run(self, attempts: int) -> None:
         """Begin a run of the daemon: if the previous run crashed, count a crash for each task that has not ended.

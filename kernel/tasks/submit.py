@@ -32,8 +32,10 @@ from kernel.journal.journal import Journal
 from kernel.journal.records import AcceptedTask, TaskRow
 from kernel.processes.lifecycle import Lifecycle
 from kernel.programs.program import Program
+from kernel.tasks import summaries
 from kernel.tasks.recovery import Recovery
 from kernel.tasks.running import RunningTask, RunningTasks, id_number, id_text
+from kernel.tasks.summaries import TaskSummary
 
 SETTLE_TIMEOUT = 5.0  # seconds that a stop waits for the disk
 
@@ -98,8 +100,8 @@ class Tasks:
 
     async def history(self, process: Process, call: History) -> list[TaskInfo]:
         before = None if call.before is None else id_number(call.before)
-        rows: list[TaskRow] = await self._journal.read(lambda store: store.history(call.limit, before))
-        return [self._info(row) for row in rows]
+        found: list[TaskSummary] = await self._journal.read(partial(summaries.read, limit=call.limit, before=before))
+        return [self._info(summary) for summary in found]
 
     async def backup(self, process: Process, call: Backup) -> int:
         size: int = await self._journal.backup(Path(call.path))
@@ -227,7 +229,8 @@ class Tasks:
             await self.recovery.finished()
         return submitted if task is None else task.submitted()
 
-    def _info(self, row: TaskRow) -> TaskInfo:
+    def _info(self, summary: TaskSummary) -> TaskInfo:
+        row = summary.row
         task = self._tasks.get(row.id)
         ending = task is not None and task.final is not None
         pid = 0 if task is None or ending or row.ended is not None else task.pid
@@ -241,6 +244,9 @@ class Tasks:
             submitted=row.submitted,
             ended=row.ended or 0.0,
             error=row.error,
+            last_pid=summary.last_pid or (0 if task is None else task.pid),
+            arguments=summary.arguments,
+            result=summary.result,
         )
 
 

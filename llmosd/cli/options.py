@@ -31,8 +31,9 @@ def add_timeout(command: argparse.ArgumentParser, text: str, late: str) -> None:
 class CommonOptions:
     """Parsers to pass as `parents`.
 
-    `daemon`: commands that contact a daemon. `listing`: those that can print JSON as well. `process`: those about one
-    process. `processes`: those about several. `llmosd.cli.targets` replaces the names among them by numbers.
+    `daemon`: commands that contact a daemon. `listing`: those that can print JSON as well. `wide`: those that print a
+    table. `table`: those that print a table or JSON. `process`: those about one process. `processes`: those about
+    several. `llmosd.cli.targets` replaces the names among them by numbers.
     """
 
     def __init__(self) -> None:
@@ -40,6 +41,9 @@ class CommonOptions:
         self.daemon.add_argument("--socket", metavar="PATH", default=argparse.SUPPRESS, help="the daemon's Unix socket")
         self.listing = argparse.ArgumentParser(add_help=False, parents=[self.daemon])
         self.listing.add_argument("--json", action="store_true", help="print JSON")
+        self.wide = argparse.ArgumentParser(add_help=False)
+        self.wide.add_argument("--wide", action="store_true", help="show all columns in full, also on a narrow screen")
+        self.table = argparse.ArgumentParser(add_help=False, parents=[self.listing, self.wide])
         self.process = argparse.ArgumentParser(add_help=False, parents=[self.listing])
         self.process.add_argument("pid", type=targets.process, metavar="PROCESS", help=PROCESS)
         self.processes = argparse.ArgumentParser(add_help=False, parents=[self.daemon])

@@ -1,19 +1,19 @@
-"""Prints values as text or JSON: results, log lines, tables, times and sizes.
+"""Prints values as text or JSON: results, log lines, times and sizes.
 
-Called by the commands; `llmosd.cli.listings` defines the columns of the listings. It never contacts the daemon.
+Called by the commands; `llmosd.cli.table` prints tables. It never contacts the daemon.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import IO, Any
 
 from ipc.messages import Log
 from llmosd.cli.json_text import json_text
 from llmosd.printable import printable_line
-from llmosd.standard_streams import encodable, write_unescaped
+from llmosd.standard_streams import encodable
 
 
 def value(data: Any, as_json: bool, file: IO[str] | None = None) -> None:
@@ -47,26 +47,6 @@ def log_line(line: Log, as_json: bool, file: IO[str] | None = None) -> None:
     for part in (first, *others):
         print(f"{label} {printable_line(part)}".rstrip(), file=file or sys.stdout)
     (file or sys.stdout).flush()
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a plain table. On a terminal, cells are cut to fit its width; elsewhere they are printed in full."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    out = Table(box=None, pad_edge=False, header_style="bold")
-    for name in header:
-        numeric = bool(rows) and all(isinstance(row[header.index(name)], int | float) for row in rows)
-        out.add_column(name.replace("-", " "), justify="right" if numeric else "left", no_wrap=True)
-    for row in rows:
-        out.add_row(*(Text(printable_line(str(cell))) for cell in row))
-    console = Console(soft_wrap=False)
-    if not console.is_terminal:
-        console.width = 10_000
-    with console.capture() as drawn:
-        console.print(out)
-    write_unescaped(drawn.get())
 
 
 def duration(seconds: float) -> str:

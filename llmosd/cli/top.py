@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any, ClassVar
 
 from rich.text import Text
+from textual import events
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Footer, Static
@@ -19,91 +20,82 @@ from textual.widgets import DataTable, Footer, Static
 from ipc.errors import ConnectionLost, LlmosError, NoDaemon
 from ipc.syscalls import ProcessInfo, SlotInfo, Stats
 from llmosd.cli import show
+from llmosd.cli.listings import branches
+from llmosd.cli.table import shorten
+from llmosd.cli.top_columns import COLUMNS, ORDER, TopRow, text_of, visible
+from llmosd.cli.top_screens import FilterLine, KeyList, Question
 from llmosd.client.asynchronous import AsyncClient
+from llmosd.printable import printable_line
 
 INTERVAL = 1.0  # seconds between two polls
 MOST_ROWS = 500
+MOST_MODELS = 4  # lines of models above the table
 NO_DAEMON = 3  # exit code
+SCROLLBAR = 1  # cells at the right of the table
 
-
-class TopRow:
-    """A process, and its rates since the last poll: the share of a CPU, and generated tokens per second."""
-
-    def __init__(self, info: ProcessInfo, before: ProcessInfo | None, seconds: float) -> None:
-        self.info = info
-        self.cpu = self.tokens = 0.0
-        if before is not None and seconds > 0:
-            self.cpu = (info.usage.cpu_seconds - before.usage.cpu_seconds) / seconds
-            self.tokens = (info.usage.generated_tokens - before.usage.generated_tokens) / seconds
-
-
-class Column:
-    """A column: `show` returns its text, and `key` its sort key. `down`: the largest values come first."""
-
-    def __init__(
-        self, show: Callable[[TopRow], str], key: Callable[[TopRow], Any] | None = None, *, down: bool = False
-    ) -> None:
-        self.show = show
-        self.key = key or show
-        self.down = down
-
-
-COLUMNS = {
-    "PID": Column(lambda row: str(row.info.pid), lambda row: row.info.pid),
-    "PARENT": Column(lambda row: str(row.info.parent or ""), lambda row: row.info.parent),
-    "PROGRAM": Column(lambda row: row.info.program),
-    "OWNER": Column(lambda row: row.info.owner),
-    "PRI": Column(lambda row: str(row.info.priority), lambda row: row.info.priority, down=True),
-    "STATE": Column(lambda row: row.info.state),
-    "WAITS FOR": Column(lambda row: row.info.waits_for),
-    "CPU%": Column(lambda row: f"{row.cpu:.0%}", lambda row: row.cpu, down=True),
-    "TOK/S": Column(lambda row: f"{row.tokens:.1f}", lambda row: row.tokens, down=True),
-    "TOKENS": Column(
-        lambda row: f"{row.info.usage.prompt_tokens}/{row.info.usage.generated_tokens}",
-        lambda row: row.info.usage.prompt_tokens + row.info.usage.generated_tokens,
-        down=True,
-    ),
-    "MSGS": Column(
-        lambda row: f"{row.info.usage.messages_received}/{row.info.usage.messages_sent}",
-        lambda row: row.info.usage.messages_received + row.info.usage.messages_sent,
-        down=True,
-    ),
-    "BOX": Column(lambda row: str(row.info.mailbox), lambda row: row.info.mailbox, down=True),
-    "AGE": Column(lambda row: show.duration(row.info.age), lambda row: row.info.age, down=True),
-}
-ORDER = list(COLUMNS)
+KEYS = [
+    ("q", "quit"),
+    ("?", "show this list"),
+    ("up, down, pageup, pagedown", "choose a process"),
+    ("k", "kill the chosen process, after a question"),
+    ("s", "suspend it, or resume it"),
+    ("+, -", "make it more urgent, or less"),
+    ("<, >, left, right", "sort by the column to the left, or to the right"),
+    ("r", "reverse the order"),
+    ("/", "show only rows with a text"),
+    ("t", "children under their parents, or a plain list"),
+    ("w", "all columns, or those that fit"),
+    ("ctrl+pageup, ctrl+pagedown", "scroll to the left, or to the right"),
+]
 
 
 class Top(App[None]):
     """The screen. `run` returns when the user quits, or when the connection is lost."""
 
     ENABLE_COMMAND_PALETTE = False
-    CSS = "#summary { height: auto; padding: 0 1; } #notice { height: auto; padding: 0 1; color: $warning; }"
+    CSS = f"""
+        #summary {{ height: auto; padding: 0 1; }}
+        #notice {{ height: auto; padding: 0 1; color: $warning; }}
+        #processes {{ scrollbar-size-vertical: {SCROLLBAR}; height: 1fr; }}
+    """
+    # The footer shows these in their order. All must fit 80 cells.
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit", "Quit"),
+        Binding("question_mark", "keys", "Help", key_display="?"),
         Binding("k", "kill", "Kill"),
-        Binding("s", "suspend", "Suspend/resume"),
-        Binding("plus,equals_sign", "nice(1)", "More urgent", key_display="+"),
-        Binding("minus", "nice(-1)", "Less urgent", key_display="-"),
-        Binding("less_than_sign,left", "sort(-1)", "Sort left", key_display="<", priority=True),
-        Binding("greater_than_sign,right", "sort(1)", "Sort right", key_display=">", priority=True),
-        Binding("r", "reverse", "Reverse"),
+        Binding("s", "suspend", "Suspend"),
+        Binding("plus,equals_sign", "nice(1)", "Priority", key_display="+/-"),
+        Binding("minus", "nice(-1)", show=False),
+        Binding("less_than_sign,left", "sort(-1)", "Sort", key_display="</>", priority=True),
+        Binding("greater_than_sign,right", "sort(1)", show=False, priority=True),
+        Binding("r", "reverse", show=False),
+        Binding("slash", "filter", "Filter", key_display="/"),
+        Binding("t", "tree", "Tree"),
+        Binding("w", "wide", show=False),
     ]
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(self, socket: Path, *, wide: bool = False) -> None:
         super().__init__()
         self._client = AsyncClient(socket, name="llmos top")
         self._before: dict[int, ProcessInfo] = {}
         self._rows: list[TopRow] = []
         self._polled_at = 0.0
-        self._sorted_by = "CPU%"
+        self._sorted_by = "TOK/S"
         self._reversed = False
         self._polling = False
+        self._wide = wide
+        self._tree = False
+        self._filter = ""
+        self._lines: list[str] = []  # of the summary
+        # The windows that open over the table have widgets of their own, so these are not looked up.
+        self._summary = Static(id="summary")
+        self._table: DataTable[Text] = DataTable(id="processes", cursor_type="row", zebra_stripes=True)
+        self._notice = Static(id="notice")
 
     def compose(self) -> ComposeResult:
-        yield Static(id="summary")
-        yield DataTable(id="processes", cursor_type="row", zebra_stripes=True)
-        yield Static(id="notice")
+        yield self._summary
+        yield self._table
+        yield self._notice
         yield Footer()
 
     async def on_mount(self) -> None:
@@ -134,13 +126,47 @@ class Top(App[None]):
         seconds, self._polled_at = now - self._polled_at, now
         self._rows = [TopRow(info, self._before.get(info.pid), seconds) for info in infos]
         self._before = {info.pid: info for info in infos}
-        self.query_one("#summary", Static).update(_summary(infos, stats, slots))
+        self._lines = _summary(infos, stats, slots)
         self._draw()
+
+    def on_resize(self, event: events.Resize) -> None:
+        self.call_after_refresh(self._draw)
 
     # ---- keys
 
-    async def action_kill(self) -> None:
-        await self._do(self._client.kill, "killed")
+    def action_kill(self) -> None:
+        """Ask, and kill the process that was chosen when the question appeared."""
+        pid = self._selected()
+        if pid is None:
+            return
+        info = self._before.get(pid)
+        program = "" if info is None else f" {printable_line(info.program[-self.size.width :])}"
+
+        async def answered(yes: bool | None) -> None:
+            if yes:
+                await self._do(self._client.kill, "killed", pid)
+            else:
+                self._notice.update(Text(f"process {pid} was not killed"))
+
+        self.push_screen(Question(f"kill {pid}{program}? y/n"), answered)
+
+    def action_keys(self) -> None:
+        self.push_screen(KeyList(KEYS))
+
+    def action_filter(self) -> None:
+        def changed(text: str) -> None:
+            self._filter = text
+            self._draw()
+
+        self.push_screen(FilterLine(self._filter, changed))
+
+    def action_tree(self) -> None:
+        self._tree = not self._tree
+        self._draw()
+
+    def action_wide(self) -> None:
+        self._wide = not self._wide
+        self._draw()
 
     async def action_suspend(self) -> None:
         info = self._before.get(self._selected() or 0)
@@ -168,9 +194,9 @@ class Top(App[None]):
 
     # ---- inside
 
-    async def _do(self, action: Callable[[int], Any], done: str) -> None:
-        """Apply `action` to the selected process. Show the text `done`, or the error."""
-        pid = self._selected()
+    async def _do(self, action: Callable[[int], Any], done: str, pid: int | None = None) -> None:
+        """Apply `action` to the process `pid`, or to the chosen one. Show the text `done`, or the error."""
+        pid = self._selected() if pid is None else pid
         if pid is None:
             return
         try:
@@ -180,56 +206,96 @@ class Top(App[None]):
             self._leave(error)
             return
         except LlmosError as error:
-            text = error.message
-        self.query_one("#notice", Static).update(Text(text))
+            text = printable_line(error.message)
+        self._notice.update(Text(text))
         await self.poll()
 
     def _selected(self) -> int | None:
-        table = self.query_one(DataTable)
+        table = self._table
         if not table.is_valid_row_index(table.cursor_row):
             return None
         return int(str(table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value))
 
+    def _ordered(self) -> list[TopRow]:
+        """The rows that the filter leaves, in the present order."""
+        column = COLUMNS[self._sorted_by]
+        found = [row for row in self._rows if not self._filter or row.matches(self._filter)]
+        found.sort(key=column.key, reverse=column.down != self._reversed)
+        for row in found:
+            row.branch = ""
+        if self._tree:
+            by_pid = {row.info.pid: row for row in found}
+            found = []
+            for branch, info in branches([row.info for row in by_pid.values()]):
+                by_pid[info.pid].branch = branch
+                found.append(by_pid[info.pid])
+        return found
+
     def _draw(self) -> None:
         """Show the rows in order, and leave the cursor on the process on which it was."""
-        table = self.query_one(DataTable)
+        table = self._table
+        if not table.is_mounted:
+            return
         pid, place = self._selected(), table.cursor_row
-        column = COLUMNS[self._sorted_by]
-        rows = sorted(self._rows, key=column.key, reverse=column.down != self._reversed)[:MOST_ROWS]
+        found = self._ordered()
+        rows = found[:MOST_ROWS]
+        padding = 2 * table.cell_padding
+        width = None if self._wide else max(self.size.width - SCROLLBAR - padding, 1)
+        arrow = " ▲" if COLUMNS[self._sorted_by].down == self._reversed else " ▼"
+        titles = {name: name + arrow * (name == self._sorted_by) for name in ORDER}
+        chosen = visible(rows, list(titles.values()), self._sorted_by, width)
         table.clear(columns=True)
-        for name in ORDER:
-            arrow = (" ▲" if column.down == self._reversed else " ▼") if name == self._sorted_by else ""
-            table.add_column(name + arrow, key=name)
+        for name, most in chosen.items():
+            table.add_column(_cell(titles[name], COLUMNS[name].is_number), key=name, width=most)
         for row in rows:
-            table.add_row(*(Text(cell.show(row)) for cell in COLUMNS.values()), key=str(row.info.pid))
+            shown = ((COLUMNS[name], most) for name, most in chosen.items())
+            texts = (
+                _cell(
+                    shorten(text_of(column, row, width), most, path=column.layout.path and not row.branch),
+                    column.is_number,
+                )
+                for column, most in shown
+            )
+            table.add_row(*texts, key=str(row.info.pid))
         if rows:
             pids = [row.info.pid for row in rows]
             at = pids.index(pid) if pid in pids else min(place, len(rows) - 1)
             table.move_cursor(row=at, animate=False)
+        lines = self._lines[:]
+        if self._filter:
+            lines.append(f"{len(found)} processes with the text {printable_line(self._filter)!r}; / changes it")
+        if len(found) > MOST_ROWS:
+            lines.append(f"showing the first {MOST_ROWS} of {len(found)} processes")
+        self._summary.update(Text("\n".join(shorten(line, max(self.size.width - 2, 1)) for line in lines)))
 
     def _leave(self, error: LlmosError) -> None:
-        self.exit(return_code=NO_DAEMON, message=f"llmos: {type(error).__name__}: {error.message}")
+        self.exit(return_code=NO_DAEMON, message=f"llmos: {type(error).__name__}: {printable_line(error.message)}")
 
 
-def _summary(infos: Sequence[ProcessInfo], stats: Stats, slots: Sequence[SlotInfo]) -> Text:
+def _cell(text: str, is_number: bool) -> Text:
+    return Text(text, justify="right" if is_number else "left", no_wrap=True, overflow="crop")
+
+
+def _summary(infos: Sequence[ProcessInfo], stats: Stats, slots: Sequence[SlotInfo]) -> list[str]:
+    """The lines above the table: the daemon, the machine, and the models in use."""
     states: dict[str, int] = {}
     for info in infos:
         states[info.state] = states.get(info.state, 0) + 1
     machine = stats.machine
     free, total = show.size(machine["memory_available"]), show.size(machine["memory_total"])
     lines = [
-        f"llmosd {stats.version}  up {show.duration(stats.uptime)}  {stats.processes} processes: {show.counts(states)}"
-        f"  dead letters: {stats.dead_letters}",
+        f"llmosd {stats.version}  up {show.duration(stats.uptime)}  dead letters: {stats.dead_letters}"
+        f"  {stats.processes} processes: {show.counts(states)}",
         f"daemon: {show.size(stats.memory)}, {show.duration(stats.cpu_seconds)} cpu  "
         f"machine: {machine['cpu']:.0%} of {machine['cores']:.0f} cores, {free} free of {total}",
     ]
     lines += [
-        f"model {row.model}: {row.state}  {row.used}/{row.slots} slots, {row.queued} queued, "
+        f"model {printable_line(row.model)}: {row.state}  {row.used}/{row.slots} slots, {row.queued} queued, "
         f"{row.tokens_per_second:.1f} tokens/s, {show.size(row.memory)}"
-        for row in slots
+        for row in slots[:MOST_MODELS]
     ]
+    if len(slots) > MOST_MODELS:
+        lines.append(f"and {len(slots) - MOST_MODELS} more models: see `llmos slots`")
     if stats.unwritten:
         lines.append(f"{stats.unwritten} tasks have ended, but their results are not on disk yet")
-    if len(infos) > MOST_ROWS:
-        lines.append(f"showing the first {MOST_ROWS} of {len(infos)} processes")
-    return Text("\n".join(lines))
+    return lines

@@ -198,7 +198,8 @@ async def test_top_shows_sorts_and_controls(daemon: RunningDaemon) -> None:
             await until(top, lambda: len(cells(top, "PID")) == 4)
             await pilot.press("s")
             assert cells(top, "STATE")[2] == "blocked"
-            await pilot.press("k")
+            await pilot.press("k", "y")
+            await until(top, lambda: len(cells(top, "PID")) == 3)
             assert cells(top, "PID") == [str(another.pid), pids[2], pids[0]]
             assert f"process {pids[1]} killed" in str(top.query_one("#notice", Static).render())
             assert "3 processes" in str(top.query_one("#summary", Static).render())

@@ -16,7 +16,7 @@ from llmosd.client.blocking import Client
 
 def add_commands(add: Add, common: CommonOptions) -> None:
     """Add the commands to the command line."""
-    command = add("stats", parents=[common.listing], help="show counters of the daemon and the load of the machine")
+    command = add("stats", parents=[common.table], help="show counters of the daemon and the load of the machine")
     command.set_defaults(command=stats)
 
     command = add("ping", parents=[common.listing], help="measure a round trip to the daemon")
@@ -36,7 +36,7 @@ def add_commands(add: Add, common: CommonOptions) -> None:
 
 
 def stats(client: Client, options: argparse.Namespace) -> int:
-    listings.stats(client.stats(), options.json)
+    listings.stats(client.stats(), options.json, options.wide)
     return 0
 
 

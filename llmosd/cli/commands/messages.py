@@ -34,14 +34,16 @@ def add_commands(add: Add, common: CommonOptions) -> None:
     add_timeout(command, "wait at most S seconds", "no reply within {} s")
     command.set_defaults(command=call)
 
-    command = add("mailbox", parents=[common.process], help="list the messages in the mailbox of a process")
+    command = add(
+        "mailbox", parents=[common.process, common.wide], help="list the messages in the mailbox of a process"
+    )
     command.add_argument("--limit", type=int, metavar="N", default=100, help="at most N of them")
     command.set_defaults(command=mailbox)
 
-    command = add("deadletters", parents=[common.listing], help="list the last messages that no process received")
+    command = add("deadletters", parents=[common.table], help="list the last messages that no process received")
     command.set_defaults(command=deadletters)
 
-    command = add("names", parents=[common.listing], help="list the registered names")
+    command = add("names", parents=[common.table], help="list the registered names")
     command.set_defaults(command=names)
 
 
@@ -70,15 +72,15 @@ def call(client: Client, options: argparse.Namespace) -> int:
 
 
 def mailbox(client: Client, options: argparse.Namespace) -> int:
-    listings.rows(Heading, client.request(PeekMailbox(options.pid, options.limit)), options.json)
+    listings.rows(Heading, client.request(PeekMailbox(options.pid, options.limit)), options.json, options.wide)
     return 0
 
 
 def deadletters(client: Client, options: argparse.Namespace) -> int:
-    listings.rows(DeadLetter, client.request(DeadLetters()), options.json)
+    listings.rows(DeadLetter, client.request(DeadLetters()), options.json, options.wide)
     return 0
 
 
 def names(client: Client, options: argparse.Namespace) -> int:
-    listings.rows(NameInfo, client.request(Names()), options.json)
+    listings.rows(NameInfo, client.request(Names()), options.json, options.wide)
     return 0

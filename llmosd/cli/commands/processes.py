@@ -20,31 +20,31 @@ PAGE = 10_000  # rows of the process table per request
 
 def add_commands(add: Add, common: CommonOptions) -> None:
     """Add the commands to the command line."""
-    command = add("ps", parents=[common.listing], help="list processes")
+    command = add("ps", parents=[common.table], help="list processes")
     command.add_argument("-a", "--all", action="store_true", help="also list the connections of clients")
     command.add_argument("--tree", action="store_true", help="children under their parents")
     command.add_argument("--limit", type=int, metavar="N", default=10_000, help="at most N rows")
     command.add_argument("--start", type=int, metavar="PID", default=0, help="only processes from this number on")
     command.set_defaults(command=ps)
 
-    command = add("tree", parents=[common.listing], help="draw processes under their parents")
+    command = add("tree", parents=[common.table], help="draw processes under their parents")
     command.add_argument(
         "pid", type=targets.process, metavar="PROCESS", nargs="?", help="only this process and its descendants"
     )
     command.add_argument("-a", "--all", action="store_true", help="also list the connections of clients")
     command.set_defaults(command=tree)
 
-    command = add("top", parents=[common.daemon], help="watch and control processes, live")
+    command = add("top", parents=[common.daemon, common.wide], help="watch and control processes, live")
     command.set_defaults(command=top)
 
-    command = add("threads", parents=[common.process], help="list the threads of a process")
+    command = add("threads", parents=[common.process, common.wide], help="list the threads of a process")
     command.set_defaults(command=threads)
 
     command = add("logs", parents=[common.process], help="print the log of a process")
     command.add_argument("-f", "--follow", action="store_true", help="print new lines until the process ends")
     command.set_defaults(command=logs)
 
-    command = add("crashes", parents=[common.listing], help="list failed processes, or show one failure in full")
+    command = add("crashes", parents=[common.table], help="list failed processes, or show one failure in full")
     command.add_argument("pid", type=targets.process, metavar="PROCESS", nargs="?", help=PROCESS)
     command.set_defaults(command=crashes)
 
@@ -53,7 +53,7 @@ def ps(client: Client, options: argparse.Namespace) -> int:
     if options.tree:
         return tree(client, options)
     rows = client.ps(clients=options.all, start=options.start, limit=options.limit)
-    listings.rows(ProcessInfo, rows, options.json)
+    listings.rows(ProcessInfo, rows, options.json, options.wide)
     if len(rows) == options.limit:
         print(f"llmos: there may be more: --start {rows[-1].pid + 1}", file=sys.stderr)
     return 0
@@ -67,7 +67,7 @@ def tree(client: Client, options: argparse.Namespace) -> int:
     root = getattr(options, "pid", None)
     if root is not None and all(row.pid != root for row in rows):
         raise UnknownProcess(f"no living process {root}; `llmos ps` lists them", pid=root)
-    listings.tree(rows, root)
+    listings.tree(rows, root, options.wide)
     return 0
 
 
@@ -91,13 +91,13 @@ def top(client: Client, options: argparse.Namespace) -> int:
         )
     from llmosd.cli.top import Top
 
-    screen = Top(client.socket)
+    screen = Top(client.socket, wide=options.wide)
     screen.run()
     return screen.return_code or 0
 
 
 def threads(client: Client, options: argparse.Namespace) -> int:
-    listings.rows(ThreadInfo, client.request(Threads(options.pid)), options.json)
+    listings.rows(ThreadInfo, client.request(Threads(options.pid)), options.json, options.wide)
     return 0
 
 
@@ -111,8 +111,8 @@ def logs(client: Client, options: argparse.Namespace) -> int:
 def crashes(client: Client, options: argparse.Namespace) -> int:
     reports: list[CrashReport] = client.request(Crashes(options.pid))
     if options.pid is None or options.json:
-        listings.rows(CrashReport, reports, options.json)
+        listings.rows(CrashReport, reports, options.json, options.wide)
     else:
         for report in reports:
-            listings.crash(report)
+            listings.crash(report, options.wide)
     return 0

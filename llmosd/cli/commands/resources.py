@@ -35,10 +35,10 @@ def add_commands(add: Add, common: CommonOptions) -> None:
         ("models", "list the configured models", models),
         ("programs", "list the programs that can be run", programs),
     ):
-        add(name, parents=[common.listing], help=text).set_defaults(command=function)
+        add(name, parents=[common.table], help=text).set_defaults(command=function)
 
     command = add(
-        "policy", parents=[common.listing], help="show or change the policy that gives out the slots of a model"
+        "policy", parents=[common.table], help="show or change the policy that gives out the slots of a model"
     )
     command.add_argument("model", nargs="?", metavar="MODEL", help="the default model if left out")
     command.add_argument("kind", nargs="?", metavar="KIND", help="a policy such as fair; an unknown name lists all")
@@ -54,33 +54,33 @@ def add_commands(add: Add, common: CommonOptions) -> None:
 
 
 def locks(client: Client, options: argparse.Namespace) -> int:
-    listings.rows(LockInfo, client.request(Locks()), options.json)
+    listings.rows(LockInfo, client.request(Locks()), options.json, options.wide)
     return 0
 
 
 def regions(client: Client, options: argparse.Namespace) -> int:
-    listings.rows(RegionInfo, client.request(Regions()), options.json)
+    listings.rows(RegionInfo, client.request(Regions()), options.json, options.wide)
     return 0
 
 
 def tools(client: Client, options: argparse.Namespace) -> int:
-    listings.rows(ToolInfo, client.request(Tools()), options.json)
+    listings.rows(ToolInfo, client.request(Tools()), options.json, options.wide)
     return 0
 
 
 def slots(client: Client, options: argparse.Namespace) -> int:
-    listings.slots(client.slots(), options.json)
+    listings.slots(client.slots(), options.json, options.wide)
     return 0
 
 
 def models(client: Client, options: argparse.Namespace) -> int:
-    listings.rows(ModelInfo, client.models(), options.json)
+    listings.rows(ModelInfo, client.models(), options.json, options.wide)
     return 0
 
 
 def programs(client: Client, options: argparse.Namespace) -> int:
     rows = client.programs()
-    listings.rows(ProgramInfo, rows, options.json)
+    listings.rows(ProgramInfo, rows, options.json, options.wide)
     for row in rows:
         if row.warning:
             text = f"warning: program {row.name} of {row.source}: {row.warning}"
@@ -97,5 +97,5 @@ def policy(client: Client, options: argparse.Namespace) -> int:
         weights=dict(values.weight(text) for text in options.weight),
         starvation=options.starvation,
     )
-    listings.rows(PolicyInfo, [info], options.json)
+    listings.rows(PolicyInfo, [info], options.json, options.wide)
     return 0

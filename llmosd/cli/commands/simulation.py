@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ipc.errors import InvalidCall
 from llmosd.cli import show
 from llmosd.cli.options import Add, CommonOptions
+from llmosd.cli.table import KEY, Layout, print_table
 from llmosd.client.blocking import Client
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ ROWS = {
 
 def add_commands(add: Add, common: CommonOptions) -> None:
     """Add the commands to the command line."""
-    command = add("simulate", help="compare policies on a workload without a daemon")
+    command = add("simulate", parents=[common.wide], help="compare policies on a workload without a daemon")
     command.add_argument(
         "--policy",
         metavar="KIND",
@@ -147,7 +148,7 @@ def simulate(options: argparse.Namespace) -> int:
         )
         return 0
     print(f"{result.description}; {plan.slots} slots of {plan.device.name}; means with 95% intervals over seeds\n")
-    _print_estimates(result.estimates)
+    _print_estimates(result.estimates, options.wide)
     for file in files:
         print(file)
     return 0
@@ -187,14 +188,15 @@ def _draw(folder: str | None, result: ExperimentResult) -> list[str]:
     return [str(path) for path in draw(Path(folder).expanduser(), result.runs, result.estimates)]
 
 
-def _print_estimates(by_policy: dict[str, Estimates]) -> None:
+def _print_estimates(by_policy: dict[str, Estimates], wide: bool) -> None:
     """Print a table with one row per figure and one column per policy."""
     rows = [
         (title, *(str(estimates.get(name, "")) for estimates in by_policy.values()))
         for title, name in ROWS.items()
         if any(name in estimates and (estimates[name].mean or name != "swaps") for estimates in by_policy.values())
     ]
-    show.table(("FIGURE", *(kind.upper() for kind in by_policy)), rows)
+    columns = {kind.upper(): Layout(1) for kind in by_policy}
+    print_table({"FIGURE": Layout(2, 20)} | columns, rows, wide=wide)
 
 
 def _figures(estimates: Estimates) -> dict[str, Any]:
@@ -221,13 +223,15 @@ def _textbook(options: argparse.Namespace) -> int:
         (name, call.priority, book.slices[name], round(1000 * (call.started or 0.0)), round(1000 * call.end))
         for name, call in zip(book.order, calls, strict=True)
     ]
-    show.table(("PROCESS", "PRIORITY", "SLICES", "START (ms)", "END (ms)"), rows)
+    columns = ("PROCESS", "PRIORITY", "SLICES", "START (ms)", "END (ms)")
+    print_table(dict.fromkeys(columns, Layout(KEY)), rows, wide=options.wide)
     print(f"\norder {', '.join(book.order)}; {total} slices, {book.milliseconds} ms in all\n")
     lines = [
         (one.name, one.formula, *(_number(value) for value in (one.analytic, one.simulated, one.measured)), one.unit)
         for one in book.formulas
     ]
-    show.table(("CASE", "FORMULA", "ANALYTIC", "SIMULATED", "MEASURED", "UNIT"), lines)
+    names = ("CASE", "FORMULA", "ANALYTIC", "SIMULATED", "MEASURED", "UNIT")
+    print_table({name: Layout(KEY) if name == "CASE" else Layout(1) for name in names}, lines, wide=options.wide)
     for file in files:
         print(file)
     return 0

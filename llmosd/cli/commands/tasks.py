@@ -61,7 +61,7 @@ def add_commands(add: Add, common: CommonOptions) -> None:
     _add_streaming(command)
     command.set_defaults(command=attach)
 
-    command = add("history", parents=[common.listing], help="list submitted tasks, newest first")
+    command = add("history", parents=[common.table], help="list submitted tasks, newest first")
     command.add_argument("--limit", type=int, metavar="N", default=100, help="at most N rows")
     command.add_argument("--before", metavar="ID", help="only tasks submitted before this one")
     command.set_defaults(command=history)
@@ -119,7 +119,7 @@ def _show(client: Client, task: Task, options: argparse.Namespace, events: Itera
 
 def history(client: Client, options: argparse.Namespace) -> int:
     rows = client.history(options.limit, before=options.before)
-    listings.rows(TaskInfo, rows, options.json)
+    listings.rows(TaskInfo, rows, options.json, options.wide)
     if len(rows) == options.limit:
         print(f"llmos: there may be more: --before {rows[-1].id}", file=sys.stderr)
     return 0
