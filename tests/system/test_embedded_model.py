@@ -22,6 +22,7 @@ from ipc.errors import ContextOverflow, Killed
 from ipc.syscalls import EmbedTexts, Generate, Sampling, ScoreText
 from llmosd import State, Token
 from tests.support.daemon import RunningDaemon
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.model
 pytest.importorskip("transformers", reason="the embedded model runs on transformers (extra `local`)")
@@ -65,9 +66,14 @@ def test_answers_a_question_and_streams_it(client):
     assert any(isinstance(event, State) for event in events)
 
 
-def test_the_command_prints_the_answer(daemon):
-    out = daemon.llmos("run", "ask", "What is the capital of France?")
-    assert (out.returncode, "Paris" in out.stdout) == (0, True)
+def test_the_command_answers_all_questions_of_the_front_page_and_the_demonstration_rightly(daemon):
+    shown = "".join((ROOT / name).read_text() for name in (".ci/demo", "README.md", "ARCHITECTURE.md"))
+    asked = set(re.findall(r'llmos run .*"(What is the capital of \w+\?)"', shown))
+    assert {"What is the capital of France?", "What is the capital of Japan?"} <= asked
+    capitals = {"France": "Paris", "Germany": "Berlin", "Japan": "Tokyo"}
+    for question in asked:
+        out = daemon.llmos("run", "ask", question)
+        assert (out.returncode, capitals[question[23:-1]] in out.stdout) == (0, True)
 
 
 def test_a_reply_that_the_default_limit_cuts_is_reported_on_standard_error_and_in_the_log(daemon, client):
