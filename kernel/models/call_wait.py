@@ -92,7 +92,7 @@ class ModelCallWait:
         return WaitFacts(kind=GENERATE, doing=f"generating on model {name}{made}", ends=ends, next=self._turn(sequence))
 
     def _turn(self, sequence: Sequence) -> str:
-        """What the policy does next with the slot of `sequence`; empty if no call waits for a slot."""
+        """The next decision of the policy on the slot of `sequence`; empty if no call waits for a slot."""
         leases = self._runtime.active.leases
         if not (queue := leases.queue):
             return ""
