@@ -41,7 +41,11 @@ class Commits:
         return self.requested
 
     def reserve_pid(self, pid: int) -> None:
-        """Keep later runs from giving `pid` to another process, because a durable process may address it again."""
+        """Keep later runs from giving `pid` to another process, because a durable process may address it again.
+
+        Most pids are reserved in blocks already, but not while the disk refuses writes. Then this request reaches the
+        disk together with the record that contains the pid.
+        """
         if pid > self._last_pid:
             self._last_pid = pid
             self.persist(HighestIds(pid=pid))

@@ -7,8 +7,10 @@ the daemon cannot accept yet, and never a call.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -20,7 +22,7 @@ from ipc.syscalls import Logs, Submitted, Syscall
 from ipc.transport import FramedProtocol
 from ipc.unix import default_socket, try_connect
 from llmosd.client import bounds, session
-from llmosd.client.bounds import Bound
+from llmosd.client.bounds import NEVER, Bound
 from llmosd.client.cursor import Cursor, TaskReader
 from llmosd.client.descriptor import Ask, Asynchronous, Follow
 from llmosd.client.methods import ClientMethods
@@ -33,10 +35,11 @@ R = TypeVar("R")
 class _Awaited(PendingRequest):
     """A request that coroutines wait for."""
 
-    __slots__ = ("_changed",)
+    __slots__ = ("_changed", "bound")
 
     def __init__(self, number: int, call: Syscall, streams: bool) -> None:
         super().__init__(number, call, streams)
+        self.bound = NEVER
         self._changed = asyncio.Event()
 
     def wake(self) -> None:
@@ -46,11 +49,6 @@ class _Awaited(PendingRequest):
         """Wait for the next message to this request."""
         self._changed.clear()
         await self._changed.wait()
-
-    def end(self, bound: Bound) -> None:
-        """The bound of the answer is reached."""
-        self.expire(bound.error())
-        self.wake()
 
 
 class _ClientConnection(FramedProtocol):
@@ -62,6 +60,9 @@ class _ClientConnection(FramedProtocol):
         self.welcome: asyncio.Future[FromDaemon] = self._loop.create_future()
         self._session = Session(_Awaited)
         self._lost: LlmosError | None = None
+        # One timer for all requests, because a timer for each would take as long as the rest of a request.
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = inf  # on the monotonic clock
 
     def frame_received(self, payload: bytes) -> None:
         message = session.received(payload)
@@ -80,6 +81,7 @@ class _ClientConnection(FramedProtocol):
         self._lost = error
 
     def closed(self) -> None:
+        self._stop_timer()
         error = self._lost = self._lost or session.closed_by_daemon(self.path)
         if not self.welcome.done():
             self.welcome.set_exception(error)
@@ -97,8 +99,9 @@ class _ClientConnection(FramedProtocol):
 
     async def answer(self, pending: _Awaited, bound: Bound) -> Any:
         """Wait for the answer to `pending`. Abandons the request if the wait is cancelled or fails."""
-        left = bound.left()
-        timer = None if left is None else self._loop.call_later(left, pending.end, bound)
+        pending.bound = bound
+        if bound.until < self._timer_at:
+            self._start_timer(bound.until)
         try:
             while not pending.answered:
                 await pending.change()
@@ -106,9 +109,6 @@ class _ClientConnection(FramedProtocol):
         except BaseException:
             self.abandon(pending)
             raise
-        finally:
-            if timer is not None:
-                timer.cancel()
 
     async def events(self, pending: _Awaited) -> AsyncIterator[StreamEvent]:
         while not pending.exhausted:
@@ -119,6 +119,29 @@ class _ClientConnection(FramedProtocol):
             yield message
             if (credit := pending.take_credit()) is not None and self.transport is not None:
                 self.send_frame(credit)
+
+    def _start_timer(self, until: float) -> None:
+        self._stop_timer()
+        self._timer_at = until
+        self._timer = self._loop.call_later(max(until - time.monotonic(), 0.0), self._end_late_requests)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_at = None, inf
+
+    def _end_late_requests(self) -> None:
+        """End the requests whose bound is reached, and start the timer for the next one."""
+        self._timer, self._timer_at = None, inf
+        now, following = time.monotonic(), inf
+        for pending in self._session.unanswered():
+            if pending.bound.until <= now:
+                pending.expire(pending.bound.error())
+                pending.wake()
+            else:
+                following = min(following, pending.bound.until)
+        if following < inf:
+            self._start_timer(following)
 
     def abandon(self, pending: _Awaited) -> None:
         """Drop `pending`, and notify the daemon that it need send nothing more for it."""

@@ -206,7 +206,8 @@ class Client(ClientMethods, Blocking[Task]):
         return Task(self, pending, self._answer(pending, bound), follow.after)
 
     def _open(self, call: Syscall, bound: Bound, *, streams: bool = False) -> PendingRequest:
-        self._flush(bound)  # so at most one request waits for room in the socket
+        if self._unsent:
+            self._flush(bound)  # so at most one request waits for room in the socket
         pending, payload = self._session.open(call, streams=streams)
         try:
             self._send(payload, bound)

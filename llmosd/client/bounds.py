@@ -143,16 +143,16 @@ def connecting(socket: object) -> Bound:
 
 def answering(call: Syscall, socket: object, timeout: float | None = None) -> Bound:
     """The bound of `call`: `timeout` if the caller set one, else what such a call needs at most."""
-    name = type(call).__name__
+    kind = type(call)
     if timeout is not None:
-        return within(timeout, f"no answer to {name}")
+        return within(timeout, f"no answer to {kind.__name__}")
     own = getattr(call, "timeout", None)
-    if isinstance(own, int | float):  # of another type: the daemon refuses the call
-        return Bound(own + GRACE, lambda: TimedOut(f"no answer to {name} within {own:g} s"))
-    seconds = SECONDS.get(type(call), WORK_TIMEOUT)
+    if isinstance(own, (int, float)):  # of another type: the daemon refuses the call
+        return Bound(own + GRACE, lambda: TimedOut(f"no answer to {kind.__name__} within {own:g} s"))
+    seconds = SECONDS.get(kind, WORK_TIMEOUT)
     if seconds == inf:
         return NEVER
-    return Bound(seconds, lambda: no_daemon(socket, f" to {name} within {seconds:g} s"))
+    return Bound(seconds, lambda: no_daemon(socket, f" to {kind.__name__} within {seconds:g} s"))
 
 
 def no_daemon(socket: object, why: str = "") -> NoDaemon:

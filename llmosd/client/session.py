@@ -152,6 +152,10 @@ class Session(Generic[AnyPending]):
                 del self._pending[message.id]
         return pending
 
+    def unanswered(self) -> list[AnyPending]:
+        """The requests that wait for their answers."""
+        return [pending for pending in self._pending.values() if not pending.answered]
+
     def abandon(self, pending: AnyPending) -> bytes | None:
         """Drop `pending`. Returns the payload to send; None if the daemon sends nothing more for `pending` anyway."""
         return encode(Abandon(pending.number)) if self._pending.pop(pending.number, None) is not None else None

@@ -29,7 +29,7 @@ class FakeDaemon:
 
     def __init__(self, path: Path, answers: Mapping[type[Syscall], Any] | None = None, *, welcome: bool = True) -> None:
         self.path = path
-        self.answers = {Ping: Pong(None)} if answers is None else dict(answers)
+        self.answers: dict[type[Syscall], Any] = {Ping: Pong(None)} if answers is None else dict(answers)
         self.received: list[Any] = []
         self.then: Callable[[Request, Send], None] = lambda request, send: None
         self.reading = threading.Event()

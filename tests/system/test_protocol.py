@@ -34,6 +34,7 @@ from ipc.syscalls import (
     Wait,
     WaitForNotice,
 )
+from llmosd import Client
 
 
 class Peer:
@@ -99,6 +100,15 @@ def test_a_second_hello_is_refused(peer, neighbour):
     peer.welcome().send(Hello(VERSION, "again"))
     assert peer.failure().error.code == "OutOfTurn"
     assert peer.read() is None
+
+
+def test_a_name_of_any_length_is_refused_and_no_name_is_one(daemon, peer, neighbour):
+    peer.send(Hello(VERSION, "x" * 201))
+    error = peer.failure().error
+    assert (error.code, "the name of a client" in error.message) == ("InvalidCall", True)
+    assert peer.read() is None
+    with Client(daemon.socket, name="") as client:  # as of a client in another language
+        assert {row.program for row in client.ps(clients=True)} == {"client"}
 
 
 def test_another_version_is_refused_with_both(peer, neighbour):
