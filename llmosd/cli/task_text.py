@@ -15,6 +15,9 @@ import msgspec
 from ipc.messages import Token
 from llmosd.cli.call_order import CallOrder, ModelCall
 
+# Characters. The end of a longer text is all that is compared with the result, and with the text of a new attempt.
+MOST_REMEMBERED = 1 << 22
+
 
 class LineOutput:
     """Standard output, and whether its last line is still `open`: begun, but without its end."""
@@ -40,6 +43,7 @@ class TaskText:
     def __init__(self, out: LineOutput, label_of: Callable[[int], str]) -> None:
         self._out = out
         self._label_of = label_of
+        self._any = False  # some text was written
         self._earlier = ""  # the text that earlier attempts have written
         self._begin()
 
@@ -48,6 +52,7 @@ class TaskText:
         self._order = CallOrder()
         self._call: ModelCall | None = None  # the call to which the last text belongs
         self._written: list[str] = []  # the text of this attempt, with labels and separators
+        self._size = 0  # its characters
         self._own: list[str] = []  # the tokens of this attempt that have no label,
         self._last: list[str] = []  # and those of them that belong to their last call
         self._last_call: ModelCall | None = None
@@ -56,7 +61,7 @@ class TaskText:
 
     def __bool__(self) -> bool:
         """Whether any text was written."""
-        return bool(self._earlier or self._written)
+        return self._any
 
     def token(self, event: Token) -> None:
         """Write a token, or hold it until the calls before it have been written."""
@@ -96,8 +101,9 @@ class TaskText:
     def _write(self, call: ModelCall, text: str) -> None:
         label = self._label_of(call.pid)
         if call != self._call:
-            if self._written:
-                self._put("\n" if self._written[-1].endswith("\n") else "\n\n", separates=True)
+            if self._call is not None:
+                ended = bool(self._written) and self._written[-1].endswith("\n")
+                self._put("\n" if ended else "\n\n", separates=True)
             self._call = call
             self._put(label)
         if not label:
@@ -111,7 +117,8 @@ class TaskText:
         """Write the next text of this attempt, except for its part that an earlier attempt has written."""
         if not text:
             return
-        self._written.append(text)
+        self._any = True
+        self._remember(text)
         if self._repeating:
             known = self._earlier[self._repeated : self._repeated + len(text)]
             if text.startswith(known):
@@ -125,3 +132,11 @@ class TaskText:
         if separates and text and not self._out.open:  # a value or a note has ended the line already
             text = "\n"
         self._out.write(text)
+
+    def _remember(self, text: str) -> None:
+        self._size += len(text)
+        if self._size > MOST_REMEMBERED:
+            for part in (self._written, self._own, self._last):
+                part.clear()
+            self._size = len(text)
+        self._written.append(text)

@@ -59,8 +59,13 @@ def _current_task() -> object:
 def _escape(_logger: Any, _method: str, fields: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Make a log line harmless on a terminal: names and errors of agents may contain control characters."""
     plain = {"exc_info": fields.pop("exc_info")} if "exc_info" in fields else {}  # escaped by `_write_traceback`
-    texts = {name: content if isinstance(content, str) else repr(content) for name, content in fields.items()}
-    return {printable_line(name): printable_line(text) for name, text in texts.items()} | plain
+    return {printable_line(name): _escaped(content) for name, content in fields.items()} | plain
+
+
+def _escaped(content: Any) -> Any:
+    text = content if isinstance(content, str) else repr(content)
+    escaped = printable_line(text)
+    return content if escaped == text else escaped
 
 
 def _write_traceback(file: TextIO, error: structlog.typing.ExcInfo) -> None:

@@ -21,7 +21,7 @@ def test_run_prints_the_answer_once(daemon):
 
 
 def test_run_streams_tokens_as_they_come(daemon, eventually):
-    command = [SCRIPTS / "llmos", "run", "ask", "long", "-a", "max_tokens=8000"]
+    command = [SCRIPTS / "llmos", "run", "ask", "long", "-a", "max_tokens=8000", "--stream"]
     environment = os.environ | {"LLMOSD_SOCKET": str(daemon.socket)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as process:
         assert process.stdout.read(20)
@@ -113,8 +113,11 @@ def test_completion_scripts(daemon):
         assert "programs" in daemon.llmos("completion", shell).stdout
 
 
-def test_a_reader_that_goes_away_is_no_error(daemon):
-    command = f"{SCRIPTS}/llmos run ask q -a max_tokens=500 | head -c 10"
+def test_a_reader_that_goes_away_is_no_error(daemon, folder):
     environment = os.environ | {"LLMOSD_SOCKET": str(daemon.socket)}
-    out = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, check=False)
-    assert "Traceback" not in out.stderr
+    for command in ("run ask q -a max_tokens=500 --stream", "programs", "programs --json", "completion bash"):
+        pipe = f"{SCRIPTS}/llmos {command} 2>{folder}/errors | head -c 10; exit ${{PIPESTATUS[0]}}"
+        out = subprocess.run(["bash", "-c", pipe], capture_output=True, text=True, env=environment, check=False)
+        assert (out.returncode, len(out.stdout)) == (0, 10)
+        assert "llmos:" not in (folder / "errors").read_text()
+        assert "Traceback" not in (folder / "errors").read_text()

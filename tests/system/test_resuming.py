@@ -7,9 +7,8 @@ import subprocess
 
 import pytest
 
-from llmosd import AsyncClient, ConnectionLost, Emitted, Missed, Restarted, Result, TimedOut, Token
+from llmosd import AsyncClient, ConnectionLost, Emitted, Missed, Restarted, Result, TimedOut
 from llmosd.cli import following
-from llmosd.cli.stream import print_events
 from tests.support.daemon import SCRIPTS
 from tests.support.simulated import text_of
 
@@ -142,7 +141,7 @@ def test_llmos_attach_comes_back_with_the_daemon_and_prints_no_token_twice(launc
     with daemon.client() as client:
         task = client.submit("teller", {"go": str(go)}, detach=True)
         attached = subprocess.Popen(
-            [SCRIPTS / "llmos", "attach", task.id],
+            [SCRIPTS / "llmos", "attach", task.id, "--stream"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -161,22 +160,6 @@ def test_llmos_attach_comes_back_with_the_daemon_and_prints_no_token_twice(launc
     assert attached.returncode == 0, error
     assert "waiting until it restarts" in error
     assert "attempt 2" in error
-
-
-def test_text_that_differs_after_a_restart_is_printed_anew_and_what_is_the_same_is_not(capsys):
-    def printed(*second):
-        first = [Token("one ", 1, 1), Token("two ", 1, 1), Restarted(1, 2)]
-        print_events([*first, *(Token(text, 1, 1) for text in second), Result(1, "".join(second))])
-        return capsys.readouterr().out
-
-    assert printed("one ", "two ", "three") == "one two three\n"
-    assert printed("one two three") == "one two three\n"
-    assert printed("on", "e tw", "o ") == "one two \n"
-    assert printed("one ", "other") == "one two \none other\n"
-    assert printed("one ") == "one two \none \n"
-    assert printed() == "one two \n"
-    print_events([Emitted(1, "a value"), Restarted(1, 2), Emitted(1, "a value"), Result(1, "done")])
-    assert capsys.readouterr().out == "a value\na value\ndone\n"  # and no empty line where there was no text
 
 
 def test_llmos_attach_gives_up_on_a_daemon_that_stays_away(launch, steps, monkeypatch):

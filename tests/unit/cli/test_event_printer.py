@@ -1,15 +1,20 @@
-"""The output of `llmos run` and `llmos attach`: the result once, the task's own text call by call, children on request."""
+"""The output of `llmos run` and `llmos attach`: the result once, the text call by call, children on request."""
 
 from __future__ import annotations
 
+import io
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from ipc.errors import AgentFailed, UnknownProcess, to_wire
-from ipc.messages import Emitted, Event, Failed, Log, Missed, Restarted, Result, Token
+from ipc.messages import Emitted, Event, Failed, Log, Missed, Restarted, Result, State, Token
+from llmosd.cli import task_text
 from llmosd.cli.stream import EventPrinter, Labels
+from llmosd.cli.task_text import LineOutput, TaskText
+from llmosd.standard_streams import EscapedText
 
 OWN, CHILD = 10, 11
 
@@ -87,9 +92,8 @@ def test_another_result_follows_after_an_empty_line(printed: Printed) -> None:
 
 
 def test_emitted_values_have_lines_of_their_own(printed: Printed) -> None:
-    assert (
-        printed(*said("one "), Emitted(OWN, {"n": 1}), *said("two"), Result(OWN, "one two")) == 'one \n{"n":1}\ntwo\n'
-    )
+    events = [*said("one "), Emitted(OWN, {"n": 1}), *said("two"), Result(OWN, "one two")]
+    assert printed(*events) == 'one \n{"n":1}\ntwo\n'
     assert printed(Emitted(OWN, "a"), Emitted(OWN, None), Result(OWN, "done")) == "a\nnull\ndone\n"
     assert printed(*said("one"), Emitted(OWN, 1), *said("two", *"xyz", call=2), Result(OWN, 1)) == (
         "one\n1\n\ntwoxyz\n\n1\n"
@@ -146,6 +150,60 @@ def test_an_interrupted_text_ends_its_line(printed: Printed, capsys: pytest.Capt
     with pytest.raises(KeyboardInterrupt):
         EventPrinter(Labels(printed.processes, OWN), stream=True, children=False).print(events())  # type: ignore[arg-type]
     assert capsys.readouterr().out == "one \n"
+
+
+def test_an_endless_text_is_not_remembered_as_a_whole(printed: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_text, "MOST_REMEMBERED", 100)
+    text = TaskText(LineOutput(), lambda pid: "")
+    for number in range(1000):
+        text.token(Token("word ", OWN, number // 100))
+    assert sum(map(len, text._written)) <= 100
+    assert len(text._own) + len(text._last) + len(text._written) <= 100
+    text.finish()
+    assert text
+    assert text.shows("word " * 5) is False
+
+
+# ---- terminals
+
+
+class Terminal(EscapedText):
+    """A terminal of 80 columns."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Prints events with both streams on one terminal, and returns what the terminal gets."""
+
+    def screen(*events: Event) -> str:
+        data = io.BytesIO()
+        terminal = Terminal(data, "utf-8", write_through=True)
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.stdout", terminal)
+            patch.setattr("sys.stderr", terminal)
+            EventPrinter(Labels(Processes({}), OWN), stream=True, children=False).print(events)  # type: ignore[arg-type]
+            return data.getvalue().decode()
+
+    return screen
+
+
+def test_a_status_line_is_one_line_without_foreign_control_characters(screen: Callable[..., str]) -> None:
+    loading = State(OWN, "model \x1b[2J loading", "reading\n" + "x" * 200)
+    shown = screen(loading, State(OWN, "model ready", ""), *said("one"), Result(OWN, "one"))
+    status, *ready, text = shown.split("\r\x1b[K")[1:]
+    assert status.startswith("model \\x1b[2J loading: reading\\nxxx")
+    assert len(status) == 79
+    assert (ready, text) == ([], "one\n")
+
+
+def test_nothing_else_is_written_into_an_open_line_of_text(screen: Callable[..., str]) -> None:
+    log = Log(OWN, 0.0, "info", "begun", {})
+    shown = screen(*said("one "), State(OWN, "model queued", "second"), log, *said("two"), Result(OWN, "one two"))
+    first, logged, last = shown.splitlines()
+    assert (first, logged[-12:], last) == ("one ", " info: begun", "two")
 
 
 # ---- restarts

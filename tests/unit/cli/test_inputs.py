@@ -48,7 +48,7 @@ def test_an_input_is_bounded(stdin: io.BytesIO, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(BadArguments, match="cannot read .*none: No such file"):
+    with pytest.raises(BadArguments, match=r"cannot read .*none: No such file"):
         inputs.read_bytes(str(tmp_path / "none"))
     with pytest.raises(BadArguments, match="Is a directory"):
         inputs.read_bytes(str(tmp_path))

@@ -13,6 +13,19 @@ from tests.support.settings import config, settings
 pytestmark = pytest.mark.usefixtures("home")
 
 
+@pytest.mark.parametrize("variable", ["LLMOSD_LOG_LEVEL", "LLMOSD_DRAIN_SECONDS", "LLMOSD_PRELOAD"])
+def test_a_variable_that_is_not_text_is_named(variable):
+    with pytest.raises(ConfigError, match=rf"environment variable {variable}: '\\udcff' is not UTF-8"):
+        load(environment={variable: "\udcff"})
+
+
+@pytest.mark.parametrize("key", ["socket", "state", "cache", "agents"])
+def test_a_path_that_is_not_text_is_refused(key):
+    path = "/tmp/\udcff"
+    with pytest.raises(ConfigError, match=rf"{key}: the path '/tmp/\\udcff' is not UTF-8"):
+        load(flags={key: [path] if key == "agents" else path}, environment={})
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
