@@ -171,13 +171,15 @@ class Printing:
 
     def process_ended(self, process: Process) -> None:
         """Write all text that still waits: the last lines of `process` precede its end."""
-        with self._room:
-            queue = self._queues.pop(process, None)
-            self._room.notify_all()
-        while queue:
-            self._write(process, queue.pop())
-        for (_, kind), partial in tuple(self._partial.pop(process, {}).items()):
-            self._write(process, _printed(kind, partial))
+        if process in self._queues:
+            with self._room:
+                queue = self._queues.pop(process, None)
+                self._room.notify_all()
+            while queue:
+                self._write(process, queue.pop())
+        if process in self._partial:
+            for (_, kind), partial in tuple(self._partial.pop(process).items()):
+                self._write(process, _printed(kind, partial))
 
     def close(self) -> None:
         """Let no thread wait from now on, and drop the lines of threads that print after the loop has ended."""
