@@ -261,11 +261,13 @@ class Printing:
         text = line.event if len(line.event) <= ECHO_CHARACTERS else line.event[:ECHO_CHARACTERS] + "…"
         source = _source(origin) if line.level in LEVELS else _source(origin) | {"output": line.level}
         self._echoing = True
-        try:
+        try:  # an error of the disk or the terminal must not reach the agent that prints
             if self._unechoed:
                 count, self._unechoed = self._unechoed, 0
                 log.warning("lines of processes left out here; `llmos logs` shows the last of each", lines=count)
             log.log(LEVELS.get(line.level, LEVELS["info"]), text, **source, **line.fields)
+        except (OSError, ValueError):
+            self._unechoed += 1
         finally:
             self._echoing = False
 

@@ -298,6 +298,23 @@ async def test_a_log_of_the_daemon_on_the_replaced_stream_does_not_recurse(
     assert original.getvalue().count("event='once'") == 1
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("I/O operation on closed file")])
+async def test_an_agent_can_print_although_the_log_of_the_daemon_cannot_be_written(
+    system: System, error: Exception
+) -> None:
+    def fail(*_: object) -> Any:
+        raise error
+
+    async def agent(ctx: Context) -> None:
+        structlog.configure(processors=[fail])
+        print("anyway")
+        structlog.configure(processors=[lambda *_: ""])
+
+    process = system.spawn(agent)
+    await system.result(process)
+    assert lines(process) == [("stdout", "anyway")]
+
+
 # ---- logging and warnings
 
 
