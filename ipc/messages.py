@@ -42,7 +42,10 @@ class Token(msgspec.Struct, frozen=True, tag="token", array_like=True):
 
 
 class Log(msgspec.Struct, frozen=True, tag="log", array_like=True):
-    """A line in the log of a process. `time` is in seconds since the epoch."""
+    """A line in the log of a process, or several printed lines that a client gets at once.
+
+    `time` is in seconds since the epoch.
+    """
 
     pid: int
     time: float

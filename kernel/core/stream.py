@@ -1,8 +1,8 @@
 """Streams: the events of a task on their way to one client, at most as many as the client granted credit for.
 
 A connection makes the stream, and the kernel pushes events into it. Events without credit wait in a queue. The queue
-stays short: neighbouring tokens of one generation join into one event, `emit` and generations pause while the stream is
-`congested`, and a count replaces excess log lines. A push never blocks.
+stays short: neighbouring tokens of one generation join into one event, and so do neighbouring printed lines; `emit` and
+generations pause while the stream is `congested`; a count replaces excess log lines. A push never blocks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from ipc.messages import Event, Log, State, Token
 
 MAX_EVENTS = 256  # the stream is congested when so many events wait,
 MAX_TEXT = 64 * 1024  # or so many characters of tokens
+MAX_LINES = 4096  # characters of printed lines that join into one event
+PRINTED = frozenset({"stdout", "stderr"})  # the levels of printed lines
 
 
 class _Text:
@@ -23,6 +25,18 @@ class _Text:
 
     def __init__(self, token: Token) -> None:
         self.pid, self.call, self.parts = token.pid, token.call, [token.text]
+
+
+class _Lines:
+    """Printed lines of one process that wait, joined into one event of several lines."""
+
+    __slots__ = ("first", "parts", "room")
+
+    def __init__(self, line: Log) -> None:
+        self.first, self.parts, self.room = line, [line.event], MAX_LINES - len(line.event)
+
+    def takes(self, line: Log) -> bool:
+        return (line.pid, line.level) == (self.first.pid, self.first.level) and len(line.event) < self.room
 
 
 class _Gap:
@@ -59,7 +73,7 @@ class Stream:
         self._on_end = on_end
         self._ending = False
         self._credit = credit
-        self._queue: deque[tuple[Event | _Text | _Gap, int]] = deque()
+        self._queue: deque[tuple[Event | _Text | _Lines | _Gap, int]] = deque()
         self._text = 0
         self._on_drained: list[Callable[[], None]] = []
         self.closed = False
@@ -103,6 +117,8 @@ class Stream:
                 self._queue[-1] = last, number
             else:
                 self._queue.append((_Text(event), number))
+        elif type(event) is Log and event.level in PRINTED and self._join(event, number):
+            pass
         elif isinstance(event, Log | State) and len(self._queue) >= MAX_EVENTS:
             self._drop(event, number)
         else:
@@ -141,6 +157,19 @@ class Stream:
         self._text = 0
         self._call_drained()
 
+    def _join(self, line: Log, number: int) -> bool:
+        """Put a printed line into the queue, unless the queue is full and its last lines have no room."""
+        last = self._queue[-1][0] if self._queue else None
+        if isinstance(last, _Lines) and last.takes(line):
+            last.parts.append(line.event)
+            last.room -= len(line.event) + 1
+            self._queue[-1] = last, number
+            return True
+        if len(self._queue) >= MAX_EVENTS:
+            return False
+        self._queue.append((_Lines(line), number))
+        return True
+
     def _drop(self, event: Log | State, number: int) -> None:
         """Drop `event`, since the queue is full. Count log lines, so that the client learns how many it missed."""
         last = self._queue[-1][0]
@@ -159,6 +188,9 @@ class Stream:
             text = "".join(waiting.parts)
             self._text -= len(text)
             return Token(text, waiting.pid, waiting.call)
+        if isinstance(waiting, _Lines):
+            line = waiting.first
+            return Log(line.pid, line.time, line.level, "\n".join(waiting.parts), line.fields)
         if isinstance(waiting, _Gap):
             line = waiting.line
             fields = {"lines": waiting.lines}

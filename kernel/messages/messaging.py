@@ -197,7 +197,10 @@ class Messaging:
             )
         value = call.body
         of = type(value)
-        if of is str or not (of in PLAIN or (of is int and -MAX_INT <= value <= MAX_INT)):
+        if of is str:
+            if not value.isascii():
+                value = isolate(value)
+        elif not (of in PLAIN or (of is int and -MAX_INT <= value <= MAX_INT)):
             value = isolate(value)
         caller = pending_calls.pop(call.message)
         process.messages_sent += 1

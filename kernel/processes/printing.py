@@ -171,13 +171,15 @@ class Printing:
 
     def process_ended(self, process: Process) -> None:
         """Write all text that still waits: the last lines of `process` precede its end."""
-        with self._room:
-            queue = self._queues.pop(process, None)
-            self._room.notify_all()
-        while queue:
-            self._write(process, queue.pop())
-        for (_, kind), partial in tuple(self._partial.pop(process, {}).items()):
-            self._write(process, _printed(kind, partial))
+        if process in self._queues:
+            with self._room:
+                queue = self._queues.pop(process, None)
+                self._room.notify_all()
+            while queue:
+                self._write(process, queue.pop())
+        if process in self._partial:
+            for (_, kind), partial in tuple(self._partial.pop(process).items()):
+                self._write(process, _printed(kind, partial))
 
     def close(self) -> None:
         """Let no thread wait from now on, and drop the lines of threads that print after the loop has ended."""
@@ -259,11 +261,13 @@ class Printing:
         text = line.event if len(line.event) <= ECHO_CHARACTERS else line.event[:ECHO_CHARACTERS] + "…"
         source = _source(origin) if line.level in LEVELS else _source(origin) | {"output": line.level}
         self._echoing = True
-        try:
+        try:  # an error of the disk or the terminal must not reach the agent that prints
             if self._unechoed:
                 count, self._unechoed = self._unechoed, 0
                 log.warning("lines of processes left out here; `llmos logs` shows the last of each", lines=count)
             log.log(LEVELS.get(line.level, LEVELS["info"]), text, **source, **line.fields)
+        except (OSError, ValueError):
+            self._unechoed += 1
         finally:
             self._echoing = False
 

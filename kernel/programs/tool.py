@@ -18,6 +18,7 @@ from msgspec import Meta
 from ipc.abi import TOOL_ATTRIBUTE, ToolMark
 from ipc.errors import ToolFailed, text_of
 from kernel.programs.arguments import Arguments
+from kernel.programs.origin import printing_for
 
 CALL_ID = "call_id"  # a parameter of this name receives the id of the call
 
@@ -51,7 +52,8 @@ def load(name: str, spec: ToolSpec) -> Tool:
     """Import the tool that the settings call `name`. Blocks on the disk. Raises `ToolFailed`."""
     module, _, attribute = spec.function.partition(":")
     try:
-        function = getattr(importlib.import_module(module), attribute)
+        with printing_for(spec.function):
+            function = getattr(importlib.import_module(module), attribute)
         if not callable(function) or inspect.iscoroutinefunction(function):
             raise TypeError(f"{spec.function} is not a plain function")
         summary = (inspect.getdoc(function) or "").partition("\n")[0]

@@ -19,6 +19,7 @@ from structlog.testing import CapturingLogger
 from ipc.messages import Log
 from ipc.syscalls import Crashes, Logs
 from kernel.core.process import LOG_LINES, Process
+from kernel.core.stream import MAX_LINES
 from kernel.processes import printing as limits
 from kernel.processes import stdio
 from llmosd.context import Context
@@ -91,6 +92,26 @@ async def test_printed_lines_go_to_the_log_of_the_process_and_to_its_client(syst
         (process.pid, "to the client"),
         (process.pid, "an error"),
     ]
+
+
+async def test_a_client_that_reads_later_gets_all_printed_lines_in_few_events(system: System) -> None:
+    async def agent(ctx: Context) -> None:
+        for n in range(1_000):
+            print("line", n)
+        print("an error", file=sys.stderr)
+        ctx.log("logged")
+        print("end", end="")
+
+    recorder = system.recorder(credit=0)
+    process = system.spawn(agent, stream=recorder.stream)
+    await system.result(process)
+    recorder.stream.grant(1_000)
+    events = recorder.of(Log)
+    text = "\n".join(line.event for line in events)
+    assert text.splitlines() == [*(f"line {n}" for n in range(1_000)), "an error", "logged", "end"]
+    assert len(events) < 10
+    assert max(len(line.event) for line in events) <= MAX_LINES
+    assert [line.level for line in events[-4:]] == ["stdout", "stderr", "info", "stdout"]
 
 
 async def test_two_processes_that_print_in_turns_get_their_own_lines(system: System) -> None:
@@ -275,6 +296,23 @@ async def test_a_log_of_the_daemon_on_the_replaced_stream_does_not_recurse(
     )
     assert await printed(system, lambda: print("once")) == [("stdout", "once")]
     assert original.getvalue().count("event='once'") == 1
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("I/O operation on closed file")])
+async def test_an_agent_can_print_although_the_log_of_the_daemon_cannot_be_written(
+    system: System, error: Exception
+) -> None:
+    def fail(*_: object) -> Any:
+        raise error
+
+    async def agent(ctx: Context) -> None:
+        structlog.configure(processors=[fail])
+        print("anyway")
+        structlog.configure(processors=[lambda *_: ""])
+
+    process = system.spawn(agent)
+    await system.result(process)
+    assert lines(process) == [("stdout", "anyway")]
 
 
 # ---- logging and warnings
