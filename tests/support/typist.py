@@ -1,0 +1,77 @@
+"""A user at a pseudo-terminal: types into a command, and waits for what it shows.
+
+Used by the system tests of interactive commands. It interprets no control sequence, so that tests see each of them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import struct
+import subprocess
+import termios
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+COLUMNS, LINES = 80, 24
+PATIENCE = 60.0  # seconds for the command to show a text, or to end
+CTRL_C, CTRL_D, UP = "\x03", "\x04", "\x1b[A"
+
+
+class Typist:
+    """Runs `command` on a new terminal. `screen`: all that the command has written so far, with plain newlines."""
+
+    def __init__(self, command: Sequence[str | Path], environment: Mapping[str, str]) -> None:
+        self._terminal, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
+        self._process = subprocess.Popen(
+            ["setsid", "--ctty", *command],  # with a controlling terminal, so that Ctrl-C becomes a signal
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=os.environ | {"TERM": "xterm"} | dict(environment),
+        )
+        os.close(theirs)
+        self.screen = ""
+        self._seen = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._terminal)
+
+    def type(self, text: str) -> None:
+        """Press the keys of `text`."""
+        os.write(self._terminal, text.encode())
+
+    def see(self, text: str) -> str:
+        """Wait until the command shows `text` after what was seen before, and return all up to its end."""
+        while (at := self.screen.find(text, self._seen)) < 0:
+            assert self._read(), f"the command ended without {text!r}; it wrote {self.screen!r}"
+        before, self._seen = self._seen, at + len(text)
+        return self.screen[before : self._seen]
+
+    def end(self) -> int:
+        """Wait until the command has ended, and return its exit code."""
+        while self._read():
+            pass
+        return self._process.wait(PATIENCE)
+
+    def _read(self) -> bool:
+        """Read what the command has written next. Returns False when it has closed the terminal."""
+        assert select.select([self._terminal], [], [], PATIENCE)[0], f"the command shows nothing after {self.screen!r}"
+        try:
+            data = os.read(self._terminal, 1 << 16)
+        except OSError:  # Linux reports EIO when no process has the terminal open any more
+            return False
+        self.screen += data.decode("utf-8", "backslashreplace").replace("\r\n", "\n")
+        return bool(data)
