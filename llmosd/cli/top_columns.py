@@ -65,7 +65,7 @@ COLUMNS = {
     "OWNER": TopColumn(Layout(2, 8), lambda row: row.info.owner),
     "PRI": TopColumn(Layout(4), lambda row: str(row.info.priority), lambda row: row.info.priority, down=True),
     "STATE": TopColumn(Layout(9, 10), lambda row: row.info.state),
-    "WAITS FOR": TopColumn(Layout(7, 14), lambda row: row.info.waits_for),
+    "WAITS FOR": TopColumn(Layout(7, 20), lambda row: row.info.waits_for),
     "CPU%": TopColumn(Layout(6), lambda row: f"{row.cpu:.0%}", lambda row: row.cpu, down=True),
     "TOK/S": TopColumn(Layout(8), lambda row: f"{row.tokens:.1f}", lambda row: row.tokens, down=True),
     "TOKENS": TopColumn(

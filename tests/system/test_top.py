@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import pty
-import struct
-import subprocess
-import termios
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 from textual.binding import Binding
 from textual.pilot import Pilot
-from textual.widgets import DataTable, Static
+from textual.widgets import DataTable
 
 from ipc.errors import UnknownProcess
 from ipc.syscalls import ProcessInfo, SlotInfo, Stats, Usage
@@ -23,6 +16,7 @@ from llmosd.cli import top as top_module
 from llmosd.cli.table import cells
 from llmosd.cli.top import KEYS, MOST_ROWS, Top
 from tests.support.daemon import SCRIPTS, RunningDaemon
+from tests.support.typist import Typist
 
 MACHINE = {"memory_available": 8e9, "memory_total": 16e9, "cpu": 0.5, "cores": 8.0}
 
@@ -66,6 +60,10 @@ class FakeDaemon:
     async def slots(self) -> list[SlotInfo]:
         return self.slot_rows
 
+    async def suspend(self, pid: int) -> None: ...
+
+    async def resume(self, pid: int) -> None: ...
+
     async def kill(self, pid: int) -> None:
         if self.rows.pop(pid, None) is None:
             raise UnknownProcess(f"no living process {pid}")
@@ -99,6 +97,26 @@ async def drawn(pilot: Pilot[None]) -> None:
     await pilot.pause()
 
 
+async def appears(pilot: Pilot[None], text: str) -> str:
+    """Wait until `text` is on the screen; return its line."""
+    assert isinstance(pilot.app, Top)
+    for _ in range(1000):
+        for line in screen(pilot.app):
+            if text in line:
+                return line
+        await pilot.pause()
+    raise AssertionError(f"the screen never showed {text!r}:\n" + "\n".join(screen(pilot.app)))
+
+
+async def closed(pilot: Pilot[None]) -> None:
+    """Wait until no window is open over the table."""
+    for _ in range(1000):
+        if len(pilot.app.screen_stack) == 1:
+            return
+        await pilot.pause()
+    raise AssertionError("a window stays open")
+
+
 async def test_everything_is_visible_at_80_cells(fake: FakeDaemon) -> None:
     fake.add(
         process(
@@ -113,6 +131,7 @@ async def test_everything_is_visible_at_80_cells(fake: FakeDaemon) -> None:
     top = Top(Path("unused"))
     async with top.run_test(size=(80, 24)) as pilot:
         await drawn(pilot)
+        await appears(pilot, "t Tree")
         assert titles(top)[:2] == ["PID", "PROGRAM"]
         assert {"STATE", "WAITS FOR", "CPU%", "TOK/S ▼"} <= set(titles(top))
         assert (top._table.max_scroll_x, top._table.virtual_size.width <= 80) == (0, True)
@@ -126,17 +145,16 @@ async def test_everything_is_visible_at_80_cells(fake: FakeDaemon) -> None:
         assert any("and 5 more models" in line for line in lines)
 
 
-@pytest.mark.parametrize("width", [20, 40, 60, 120])
-async def test_a_new_width_gets_the_columns_that_fit(fake: FakeDaemon, width: int) -> None:
+async def test_a_new_width_gets_the_columns_that_fit(fake: FakeDaemon) -> None:
     fake.add(process(123456789, waits_for="a text that is longer than its column"))
     top = Top(Path("unused"))
     async with top.run_test(size=(80, 24)) as pilot:
-        await drawn(pilot)
-        await pilot.resize_terminal(width, 24)
-        await drawn(pilot)
-        assert top._table.virtual_size.width <= width
-        assert column(top, "PID") == ["123456789"]
-        assert ("BOX" in titles(top)) is (width == 120)
+        for width in (20, 40, 120, 60):
+            await pilot.resize_terminal(width, 24)
+            await drawn(pilot)
+            assert top._table.virtual_size.width <= width
+            assert column(top, "PID") == ["123456789"]
+            assert ("BOX" in titles(top)) is (width == 120)
 
 
 async def test_wide_shows_all_columns(fake: FakeDaemon) -> None:
@@ -161,20 +179,19 @@ async def test_the_fastest_process_comes_first(fake: FakeDaemon) -> None:
         assert column(top, "PID") == ["1", "3", "2"]
 
 
-@pytest.mark.parametrize("key", ["n", "enter", "escape", "q", "k", "down", "ctrl+c"])
-async def test_any_key_but_y_lets_the_process_live(fake: FakeDaemon, key: str) -> None:
+async def test_any_key_but_y_lets_the_process_live(fake: FakeDaemon) -> None:
     fake.add(process(1), process(2))
     top = Top(Path("unused"))
     async with top.run_test(size=(80, 24)) as pilot:
         await drawn(pilot)
-        await pilot.press("k")
-        assert any("kill 1 ask? y/n" in line for line in screen(top))
-        await pilot.press(key)
-        await drawn(pilot)
-        assert (fake.killed, column(top, "PID")) == ([], ["1", "2"])
-        assert not any("y/n" in line for line in screen(top))
-        assert "process 1 was not killed" in str(top.query_one("#notice", Static).render())
-        assert top.is_running
+        for key in ("n", "enter", "escape", "q", "k", "down", "ctrl+c"):
+            await pilot.press("k")
+            await appears(pilot, "kill 1 ask? y/n")
+            await pilot.press(key)
+            await closed(pilot)
+            await appears(pilot, "process 1 was not killed")
+            assert (fake.killed, column(top, "PID")) == ([], ["1", "2"])
+            assert top.is_running
 
 
 async def test_the_question_is_about_one_process_whatever_moves_meanwhile(fake: FakeDaemon) -> None:
@@ -187,24 +204,23 @@ async def test_the_question_is_about_one_process_whatever_moves_meanwhile(fake: 
         await drawn(pilot)
         await drawn(pilot)
         await pilot.press("y")
-        await drawn(pilot)
+        await appears(pilot, "process 2 killed")
         assert (fake.killed, column(top, "PID")) == ([2], ["3", "1"])
         await pilot.press("k")
-        chosen = next(line for line in screen(top) if "y/n" in line).split()[2]
+        chosen = (await appears(pilot, "y/n")).split()[2]
         fake.rates = {}
         del fake.rows[int(chosen)]  # it ends while the question is open
         await drawn(pilot)
         await pilot.press("y")
-        await drawn(pilot)
+        await appears(pilot, f"no living process {chosen}")
         assert fake.killed == [2]
-        assert f"no living process {chosen}" in str(top.query_one("#notice", Static).render())
 
 
 async def test_the_question_mark_shows_all_keys(fake: FakeDaemon) -> None:
     top = Top(Path("unused"))
     async with top.run_test(size=(80, 24)) as pilot:
         await pilot.press("question_mark")
-        await pilot.pause()
+        await appears(pilot, "any key closes this list")
         text = "\n".join(screen(top))
         assert [effect for _, effect in KEYS if effect not in text] == []
         keys = " ".join(key for key, _ in KEYS)
@@ -212,8 +228,8 @@ async def test_the_question_mark_shows_all_keys(fake: FakeDaemon) -> None:
             one for one in top.BINDINGS if isinstance(one, Binding) and (one.key_display or "q")[0] not in keys
         ] == []
         await pilot.press("q")
-        await pilot.pause()
-        assert (top.is_running, len(top.screen_stack)) == (True, 1)
+        await closed(pilot)
+        assert top.is_running
         await pilot.press("k", "s", "plus")  # nothing is chosen
         assert len(top.screen_stack) == 1
 
@@ -229,8 +245,7 @@ async def test_the_filter_and_the_tree(fake: FakeDaemon) -> None:
         await drawn(pilot)
         assert column(top, "PID") == ["3"]
         await pilot.press("enter")
-        await drawn(pilot)
-        assert any("1 processes with the text 'OTHER'" in line for line in screen(top))
+        await appears(pilot, "1 processes with the text 'OTHER'")
         await pilot.press("slash", *"zzz", "escape")
         assert column(top, "PID") == ["3"]
         await pilot.press("slash", *["backspace"] * 5, "enter", "t")
@@ -246,7 +261,7 @@ async def test_no_text_of_a_process_controls_the_terminal(fake: FakeDaemon) -> N
         assert r"\x1b]0;title\x07" in text
         assert r"a\nb\u202e[red]" in text
         await pilot.press("k")
-        assert any(r"kill 1 \x1b]0;title\x07? y/n" in line for line in screen(top))
+        await appears(pilot, r"kill 1 \x1b]0;title\x07? y/n")
 
 
 async def test_no_rows_and_many_rows(fake: FakeDaemon) -> None:
@@ -261,38 +276,10 @@ async def test_no_rows_and_many_rows(fake: FakeDaemon) -> None:
         assert top._table.max_scroll_x == 0
 
 
-@pytest.fixture
-def terminal() -> Iterator[tuple[int, int]]:
-    """Both ends of a pseudo-terminal of 80 by 24 cells."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    yield ours, theirs
-    os.close(ours)
-
-
-def test_the_command_on_a_terminal(terminal: tuple[int, int], daemon: RunningDaemon) -> None:
-    ours, theirs = terminal
-    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "", "LINES": ""}
+def test_the_command_on_a_terminal(daemon: RunningDaemon) -> None:
     command = [SCRIPTS / "llmos", "--socket", daemon.socket, "top"]
-    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
-    os.close(theirs)
-    shown = b""
-    try:
-        while b"Tree" not in shown or b"TOK/S" not in shown:  # the last key of the footer, and the header
-            shown += os.read(ours, 65_536)
-        os.write(ours, b"q")
-        while process.poll() is None:
-            _read(ours)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == 0
-    assert b"PID" in shown
-
-
-def _read(terminal: int) -> bytes:
-    """More of the output; nothing once the command has closed the terminal."""
-    try:
-        return os.read(terminal, 65_536)
-    except OSError:
-        return b""
+    with Typist(command, {"COLUMNS": "", "LINES": ""}) as user:
+        while not ("TOK/S" in user.screen and "Tree" in user.screen):  # the header, and the last key of the footer
+            user.see("\x1b")
+        user.type("q")
+        assert user.end() == 0
