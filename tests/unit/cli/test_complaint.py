@@ -8,7 +8,7 @@ import re
 from ipc.errors import AgentFailed, InvalidCall, ToolFailed
 from ipc.messages import Log
 from llmosd.cli import show
-from llmosd.cli.command_line import complaint
+from llmosd.cli.complaints import complaint
 
 
 def test_an_error_with_a_crash_report_names_the_report_instead_of_the_traceback() -> None:

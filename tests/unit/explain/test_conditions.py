@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -126,10 +127,13 @@ async def test_a_process_that_ended_says_how_and_when_and_names_the_command_that
     await asyncio.sleep(1)
     await system.call(Kill(killed.pid))
     await asyncio.sleep(4)
-    texts = [(await why(system, process)).text for process in (failed, done, killed)]
+    failure, *texts = [(await why(system, process)).text for process in (failed, done, killed)]
+    assert re.fullmatch(
+        rf"Process {failed.pid} \(fails\) ended 5\.0 s ago \(failed\): AgentFailed: test_conditions\.py:\d+: fails: "
+        rf"ValueError: no such thing\. `llmos crashes {failed.pid}` shows more\.",
+        failure,
+    )
     assert texts == [
-        f"Process {failed.pid} (fails) ended 5.0 s ago (failed): AgentFailed: fails: ValueError: no such thing. "
-        f"`llmos crashes {failed.pid}` shows more.",
         f"Process {done.pid} (is_done) ended 5.0 s ago, and is done. `llmos wait {done.pid}` shows its result.",
         f"Process {killed.pid} (forever) ended 4.0 s ago (killed): killed by process 1 (client). "
         f"`llmos logs {killed.pid}` shows its log.",
