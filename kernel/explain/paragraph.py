@@ -37,11 +37,12 @@ def _sentences(explanation: Explanation) -> Iterator[str]:
 
 
 def _doing(doing: str, seconds: float | None) -> str:
-    """Such as "has been waiting 3.0 s for lock orders"."""
+    """Such as "has been waiting 3.0 s for lock orders" or "has been suspended for 3.0 s by process 7 (shell)"."""
     if seconds is None:
         return f"is {doing}"
     participle, space, rest = doing.partition(" ")
-    return f"has been {participle} {show_seconds(seconds)}{space}{rest}"
+    preposition = "" if rest.startswith("for ") else "for "
+    return f"has been {participle} {preposition}{show_seconds(seconds)}{space}{rest}"
 
 
 def _names(participants: list[Participant], total: int) -> str:

@@ -44,7 +44,7 @@ async def test_a_wait_for_a_lock_names_the_holder_the_place_and_what_the_holder_
     assert explanation.text.startswith(
         f"Process {third.pid} (hurried) has been waiting 3.0 s for lock orders. It is 2nd of 2 in line. Ahead of it is "
         f"process {second.pid} (locker). The lock is held by process {first.pid} (holder). Process {first.pid} "
-        f"(holder) has been sleeping 4.0 s. The wait ends when process {first.pid} releases it or ends "
+        f"(holder) has been sleeping for 4.0 s. The wait ends when process {first.pid} releases it or ends "
         "and those ahead of it have had it, or in 27 s, when it times out."
     )
 
