@@ -26,8 +26,8 @@ async def test_a_sleeper_says_when_it_wakes_and_where_its_code_is(system: System
     explanation = await why(system, process)
     assert (explanation.wait.kind, explanation.wait.timeout) == ("time", pytest.approx(190.0))
     assert explanation.text.startswith(
-        f"Process {process.pid} (sleeper) has been sleeping for 10 s. The wait ends in 3 min 10 s, when the time to sleep "
-        "is over. Its code is at line "
+        f"Process {process.pid} (sleeper) has been sleeping for 10 s. The wait ends in 3 min 10 s, when the time to "
+        "sleep is over. Its code is at line "
     )
     assert f"of {Path(__file__).name} (sleeper)." in explanation.text
 
@@ -79,8 +79,8 @@ async def test_a_suspended_process_says_by_whom_since_when_and_how_it_goes_on(sy
     explanation = await why(system, process)
     assert (explanation.state, explanation.wait.kind, explanation.wait.seconds) == ("suspended", "suspended", 2.0)
     assert explanation.text == (
-        f"Process {process.pid} (forever) has been suspended for 2.0 s by process 1 (client). The wait ends when a process "
-        f"resumes it, as `llmos resume {process.pid}` does."
+        f"Process {process.pid} (forever) has been suspended for 2.0 s by process 1 (client). The wait ends when a "
+        f"process resumes it, as `llmos resume {process.pid}` does."
     )
     await system.call(Resume(process.pid))
     assert (await why(system, process)).wait.kind == "time"

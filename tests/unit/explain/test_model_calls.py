@@ -69,8 +69,8 @@ async def test_a_generation_says_how_far_it_is_and_when_it_ends(system: System) 
     explanation = await why(system, process)
     assert (explanation.wait.kind, explanation.wait.seconds) == ("generating", 4.5)
     assert (
-        "has been generating for 4.5 s on model sim (4 tokens so far). The wait ends when the reply ends, after 16 more "
-        "tokens at most." in explanation.text
+        "has been generating for 4.5 s on model sim (4 tokens so far). The wait ends when the reply ends, after 16 "
+        "more tokens at most." in explanation.text
     )
 
 
