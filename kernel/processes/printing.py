@@ -117,17 +117,17 @@ class Printing:
     # ---- from any thread
 
     @property
-    def echoing(self) -> bool:
-        """Whether this thread is writing to the log of the daemon, whose text is not the text of a process."""
-        return self._echoing and threading.get_ident() == self._loop_thread
+    def bypassed(self) -> bool:
+        """Whether this thread writes text of the daemon: its log, or a last message after the end of the kernel."""
+        return (self._echoing or self._closed) and threading.get_ident() == self._loop_thread
 
     def write(self, kind: str, text: str) -> None:
         """Take text that was written to "stdout" or "stderr", which is the `kind`."""
         origin = self._origin()
-        if self._replays(origin):
+        if self._closed or self._replays(origin):
             return
-        key = threading.get_ident(), kind
-        partial = self._partial.get(origin, {}).pop(key, None) or PartialLine()
+        key, holder = (threading.get_ident(), kind), _holder(origin)
+        partial = self._partial.get(holder, {}).pop(key, None) or PartialLine()
         start = lines = 0
         while (end := text.find("\n", start)) >= 0:
             if lines == MAX_LINES_PER_WRITE:
@@ -140,17 +140,16 @@ class Printing:
             partial, start, lines = PartialLine(), end + 1, lines + 1
         if start < len(text) or not lines:
             partial.add(text, start, len(text))
-            partials = self._partial.setdefault(origin, {})
-            if len(partials) >= MAX_PARTIAL or (isinstance(origin, Process) and origin.ended):
-                self._partial.pop(origin, None)
-                self._line(origin, _printed(kind, partial))
-            else:
+            partials = self._partial.setdefault(holder, {})
+            if len(partials) < MAX_PARTIAL:
                 partials[key] = partial
+            else:
+                self._line(origin, _printed(kind, partial))
 
     def flush(self, kind: str) -> None:
         """Write the text without a newline that this thread has printed last, unless it is a progress bar."""
         origin = self._origin()
-        partials = self._partial.get(origin)
+        partials = self._partial.get(_holder(origin))
         if not partials:
             return
         partial = partials.pop((threading.get_ident(), kind), None)
@@ -182,7 +181,7 @@ class Printing:
                 self._write(process, _printed(kind, partial))
 
     def close(self) -> None:
-        """Let no thread wait from now on, and drop the lines of threads that print after the loop has ended."""
+        """Drop all text from now on, because only threads of abandoned tools are left. None of them waits any more."""
         with self._room:
             self._closed = True
             self._room.notify_all()
@@ -270,6 +269,11 @@ class Printing:
             self._unechoed += 1
         finally:
             self._echoing = False
+
+
+def _holder(origin: Any) -> Any:
+    """The key of text of `origin` that lacks its newline. Nothing would remove the text of an ended process."""
+    return None if isinstance(origin, Process) and origin.ended else origin
 
 
 def _source(origin: Any) -> dict[str, Any]:

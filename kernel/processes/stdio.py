@@ -37,7 +37,7 @@ class PrintedStream(io.TextIOBase):
     def write(self, text: str) -> int:
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        if self._printing.echoing:  # the log of the daemon, if it is not configured to use the original stream
+        if self._printing.bypassed:
             self._original.write(text)
         else:
             self._printing.write(self._kind, text)
@@ -48,7 +48,10 @@ class PrintedStream(io.TextIOBase):
             self.write(line)
 
     def flush(self) -> None:
-        self._printing.flush(self._kind)
+        if self._printing.bypassed:
+            self._original.flush()
+        else:
+            self._printing.flush(self._kind)
 
     def close(self) -> None:
         self.flush()

@@ -59,11 +59,11 @@ class Daemon:
 
     async def run(self) -> None:
         """Serve until a signal or a client stops the daemon. Raises the error of the journal if it cannot be opened."""
-        restore_streams = stdio.install(self._kernel.printing)
+        stdio.install(self._kernel.printing)
         try:
             await self._serve()
         finally:
-            restore_streams()
+            self._kernel.printing.close()  # the streams stay: threads of abandoned tools may print until the exit
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()

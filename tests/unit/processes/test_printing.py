@@ -465,7 +465,7 @@ async def test_a_thread_that_prints_after_the_end_of_its_process_leaves_nothing_
 
     process = system.spawn(agent)
     await system.result(process)
-    await system.thread(asyncio.to_thread(context[0].run, sys.stdout.write, "too late"))
+    await system.thread(asyncio.to_thread(context[0].run, print, "too", "late"))
     await system.until(lambda: lines(process))
     assert lines(process) == [("stdout", "too late")]
     assert not printing._queues
