@@ -83,12 +83,12 @@ def top(client: Client, options: argparse.Namespace) -> int:
     """Show the processes in full screen, over a separate connection. Raises `MissingExtra` without textual."""
     import importlib.util
 
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise InvalidCall("`llmos top` needs a terminal; `llmos ps` prints a single listing")
     if importlib.util.find_spec("textual") is None:
         raise MissingExtra(
             "`llmos top` needs textual: pip install 'llmosd[top]', or use `llmos ps` for a single listing", extra="top"
         )
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise InvalidCall("`llmos top` needs a terminal; `llmos ps` prints a single listing")
     from llmosd.cli.top import Top
 
     screen = Top(client.socket, wide=options.wide)
