@@ -209,15 +209,15 @@ CRASH: Columns = {
 TASK: Columns = {
     "ID": key(lambda row: row.id),
     "PID": key(lambda row: row.pid or row.last_pid or ""),
-    "PROGRAM": path(lambda row: row.program, 50, 12),
+    "PROGRAM": path(lambda row: row.program, 50, 8),
     "OWNER": text(lambda row: row.owner, 2, 8),
     "STATE": whole(lambda row: row.state, 9),
     "ATTEMPT": whole(lambda row: row.attempt, 1),
     "SUBMITTED": whole(lambda row: time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.submitted)), 3),
     "TOOK": whole(lambda row: show.duration(row.ended - row.submitted) if row.ended else "", 4),
-    "ERROR": text(lambda row: row.error, 8, 10),
+    "ERROR": text(lambda row: row.error, 8, 8),
     "ARGUMENTS": text(lambda row: row.arguments, 7, 12),
-    "RESULT": text(lambda row: row.result, 6, 12),
+    "RESULT": text(lambda row: row.result, 6, 10),
 }
 LISTS: dict[type, Columns] = {
     ProcessInfo: PROCESS,

@@ -15,6 +15,10 @@ from llmosd.cli.table import KEY, Layout, print_table
 from llmosd.printable import printable, printable_line
 from llmosd.standard_streams import encodable
 
+DEEPEST = (
+    300  # characters of the lines that lead to a process in a tree: a long chain of children would fill the memory
+)
+
 
 def rows(kind: type, items: Sequence[Any], as_json: bool, wide: bool = False) -> None:
     """Print `items`, all of type `kind`, as a table or as JSON."""
@@ -47,7 +51,7 @@ def branches(
         indent, branch, item = stack.pop()
         lines.append((indent + branch, item))
         below = children.get(item.pid, [])
-        deeper = indent + {"": "", line: down, last: "   "}[branch]
+        deeper = indent + {"": "", line: down, last: "   "}[branch] if len(indent) < DEEPEST else indent
         turns = [line] * (len(below) - 1) + [last] * bool(below)
         stack += [(deeper, turn, child) for turn, child in zip(reversed(turns), reversed(below), strict=True)]
     return lines

@@ -18,6 +18,7 @@ from llmosd.printable import printable_line
 from llmosd.standard_streams import encodable, write_unescaped
 
 GAP = 2  # cells between two columns
+EXTRA = 5  # columns of less weight are shown only if they leave the others readable
 KEY = 100  # the weight of a column that identifies a row: it is always shown in full
 LEAST = 4  # cells of the first column that does not identify the row
 WIDTH = 80  # of a terminal that does not report its width
@@ -88,22 +89,26 @@ def fit(
 
     `natural` holds the cells that each column needs in full. Columns are taken by weight, and those that are `empty`
     only if all others fit. Every column of weight `KEY` is taken, even if the screen is too narrow, and the next column
-    if `LEAST` cells are left for it. Texts that may be cut share the rest.
+    if `LEAST` cells are left for it. A column of less weight than `EXTRA` must leave the other texts twice their least
+    width. Texts that may be cut share the rest.
     """
     needed = [min(full, layout.least or full) for layout, full in zip(layouts, natural, strict=True)]
     blank = empty or [False] * len(layouts)
     order = sorted(range(len(layouts)), key=lambda at: (layouts[at].weight < KEY and blank[at], -layouts[at].weight))
     chosen: list[int] = []
     left = width + gap
+    spare = left  # what is left if the chosen texts get twice their least width
     for place, at in enumerate(order):
-        if blank[at] and layouts[at].weight < KEY and len(chosen) < place:
+        layout = layouts[at]
+        if blank[at] and layout.weight < KEY and len(chosen) < place:
             break  # a column with content was dropped
         first = place == 0 or layouts[order[place - 1]].weight >= KEY
-        if first and layouts[at].least and LEAST <= left - gap < needed[at]:
+        if first and layout.least and LEAST <= left - gap < needed[at]:
             needed[at] = left - gap
-        if layouts[at].weight >= KEY or needed[at] + gap <= left:
+        if layout.weight >= KEY or needed[at] + gap <= (left if layout.weight >= EXTRA else spare):
             chosen.append(at)
             left -= needed[at] + gap
+            spare -= min(natural[at], 2 * needed[at] if layout.least else needed[at]) + gap
     widths = {at: needed[at] for at in sorted(chosen)}
     # Those that lack the least come first, so that what they leave goes to the others.
     cut = sorted((at for at in widths if natural[at] > needed[at]), key=lambda at: natural[at] - needed[at])

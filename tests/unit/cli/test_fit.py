@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmosd.cli.table import GAP, KEY, LEAST, Layout, cells, fit, shorten
+from llmosd.cli.table import EXTRA, GAP, KEY, LEAST, Layout, cells, fit, shorten
 
 
 @given(
@@ -54,3 +54,9 @@ def test_texts_share_the_room_that_is_left() -> None:
 def test_a_text_is_cut_where_it_says_least(text: str, width: int, path: bool, short: str) -> None:
     assert shorten(text, width, path=path) == short
     assert cells(short) <= width
+
+
+def test_a_column_of_little_weight_leaves_the_others_readable() -> None:
+    layouts = [Layout(9, 8), Layout(EXTRA), Layout(EXTRA - 1)]
+    assert fit(layouts, [30, 4, 4], 24) == {0: 18, 1: 4}
+    assert fit(layouts, [30, 4, 4], 28) == {0: 16, 1: 4, 2: 4}

@@ -87,3 +87,10 @@ def test_a_terminal_without_unicode_gets_three_dots_and_plain_branches(screen) -
     assert "|- ask" in out.getvalue()
     assert "`- ask" in out.getvalue()
     assert out.getvalue().isascii()
+
+
+def test_a_long_chain_of_children_is_drawn_up_to_a_depth() -> None:
+    drawn = listings.branches([process(pid, parent=pid - 1) for pid in range(1, 10_001)])
+    assert [item.pid for _, item in drawn] == list(range(1, 10_001))
+    assert [branch for branch, _ in drawn[:3]] == ["", "└─ ", "   └─ "]
+    assert max(len(branch) for branch, _ in drawn) < listings.DEEPEST + 10
