@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 
 from ipc.errors import LlmosError
 from ipc.messages import Emitted, Event, Failed, Log, Missed, Restarted, Result, State, Token
+from ipc.syscalls import ExitStatus, Wait
 from llmosd.cli import show
 from llmosd.cli.task_text import LineOutput, TaskText
 from llmosd.client import cursor
@@ -75,12 +76,18 @@ class Labels:
         return self._known[pid]
 
     def _look_up(self, pid: int) -> str:
+        return printable_line(f"[{self._program(pid) or 'process'} {pid}] ")
+
+    def _program(self, pid: int) -> str:
+        """The program of a process, which may have ended; "" if the daemon no longer knows it."""
         try:
-            rows = self._client.ps(start=pid, limit=1)
+            for row in self._client.ps(start=pid, limit=1):
+                if row.pid == pid:
+                    return row.program
+            status: ExitStatus = self._client.request(Wait(pid, timeout=0.0))
         except LlmosError:
-            rows = []
-        program = rows[0].program if rows and rows[0].pid == pid else "process"
-        return printable_line(f"[{program} {pid}] ")
+            return ""
+        return status.program
 
 
 class EventPrinter:

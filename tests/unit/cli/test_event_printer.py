@@ -11,6 +11,7 @@ import pytest
 
 from ipc.errors import AgentFailed, UnknownProcess, to_wire
 from ipc.messages import Emitted, Event, Failed, Log, Missed, Restarted, Result, State, Token
+from ipc.syscalls import ExitStatus, Wait
 from llmosd.cli import task_text
 from llmosd.cli.stream import EventPrinter, Labels
 from llmosd.cli.task_text import LineOutput, TaskText
@@ -20,10 +21,11 @@ OWN, CHILD = 10, 11
 
 
 class Processes:
-    """Answers `ps` as a client would, and counts the questions."""
+    """Answers questions about processes as a client would, and counts those about living ones."""
 
     def __init__(self, names: dict[int, str]) -> None:
         self.names = names
+        self.ended: dict[int, str] = {}
         self.questions = 0
 
     def ps(self, *, start: int, limit: int) -> list[Any]:
@@ -31,6 +33,11 @@ class Processes:
         if not self.names:
             raise UnknownProcess("gone")
         return [type("Row", (), {"pid": pid, "program": self.names[pid]}) for pid in sorted(self.names) if pid >= start]
+
+    def request(self, call: Wait) -> ExitStatus:
+        if call.pid not in self.ended:
+            raise UnknownProcess("gone")
+        return ExitStatus(call.pid, self.ended[call.pid], "done")
 
 
 class Printed:
@@ -109,7 +116,12 @@ def test_children_appear_only_on_request_and_with_their_names(printed: Printed) 
     assert printed(*events, children=True, stream=False) == "own\n"
 
 
-def test_a_child_that_has_ended_is_labelled_by_its_number(printed: Printed) -> None:
+def test_a_child_that_has_ended_is_labelled_as_long_as_the_daemon_knows_it(printed: Printed) -> None:
+    printed.processes.names, printed.processes.ended = {12: "other"}, {CHILD: "short"}
+    assert printed(*said("a", pid=CHILD), Result(OWN, None), children=True) == "[short 11] a\n"
+
+
+def test_a_child_that_the_daemon_has_forgotten_is_labelled_by_its_number(printed: Printed) -> None:
     printed.processes.names = {12: "other"}
     assert printed(*said("a", pid=CHILD), Result(OWN, None), children=True) == "[process 11] a\n"
     printed.processes.names = {}
