@@ -15,7 +15,7 @@ from ipc.syscalls import Attach, Kill, Submit, Submitted
 from kernel.journal.store import Store
 from llmosd.context import Context
 from tests.support.agents import forever
-from tests.support.slow_disk import double, ended
+from tests.support.slow_disk import Disk, double, ended
 from tests.support.system import System
 
 pytestmark = pytest.mark.real_time
@@ -72,6 +72,25 @@ async def test_a_key_finds_a_task_that_runs_and_one_that_ended(system: System) -
     assert third == Submitted(first.id, 0)
     assert isinstance(recorder.events[-1], Failed)
     assert recorder.events[-1].error.code == Killed.__name__
+
+
+async def test_a_key_finds_a_task_whose_end_is_written_together_with_the_question(system: System, disk: Disk) -> None:
+    system.program(forever)
+    disk.go.set()
+    first = await system.call(Submit("forever", key="k", detach=True))
+    disk.go.clear()
+    enter = system.kernel.gate.enter
+    other = system.thread(enter(system.client, Submit("forever", detach=True)))
+    await system.turns()  # from now on the disk is busy with this task
+    system.kernel.process_exit.end(system.table.alive[first.pid], "killed", "enough")
+    await system.until(lambda: first.pid not in system.table.alive)
+    recorder = system.recorder()
+    again = system.thread(enter(system.client, Submit("forever", key="k", detach=True), recorder.stream))
+    await system.turns()
+    disk.go.set()
+    await other
+    assert await again == Submitted(first.id, 0)
+    assert isinstance(recorder.events[-1], Failed)
 
 
 @pytest.mark.parametrize("behind", [1, 2])
