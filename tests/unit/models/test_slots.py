@@ -127,7 +127,8 @@ async def test_an_overlong_request_says_both_numbers_and_hurts_nobody(system: Sy
     await asyncio.sleep(2)
     with pytest.raises(ContextOverflow) as caught:
         await system.run(greedy)
-    assert caught.value.data == {"prompt_tokens": 100, "max_tokens": 8100, "context": 8192}
+    numbers = {"prompt_tokens": 100, "max_tokens": 8100, "context": 8192}
+    assert caught.value.data.items() >= numbers.items()
     assert "100" in caught.value.message
     assert "8100" in caught.value.message
     assert await system.result(neighbour) == text_of(1, 10)
