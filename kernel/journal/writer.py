@@ -23,7 +23,7 @@ from ipc.messages import Failed
 from kernel.journal import histories, wal
 from kernel.journal.backup import BackupJob
 from kernel.journal.damage import JournalLocation, unusable
-from kernel.journal.records import AcceptedTask, TaskEnd
+from kernel.journal.records import AcceptedTask, TaskEnd, TaskRow
 from kernel.journal.requests import Accept, Copy, Finish, Operation, Persist, Read
 from kernel.journal.settings import JournalSettings
 from kernel.journal.store import CHECKPOINT, Store, open_store
@@ -208,6 +208,8 @@ class Writer:
                 outcomes = store.accept(tasks)
                 store.apply(change for one in ends if type(one) is Persist for change in one.changes)
                 store.finish([one.end for one in ends if type(one) is Finish])
+                if ends:  # also of tasks found by their keys, which are answered after their ends
+                    outcomes = [_updated(store, outcome) for outcome in outcomes]
         except (apsw.Error, OSError) as error:
             self._write_failed(error)
             if not isinstance(error, apsw.FullError):
@@ -301,6 +303,11 @@ class Writer:
             for one in operations:
                 one.outcome = error
             self._call_on_loop(self._callbacks.answers, operations)
+
+
+def _updated(store: Store, outcome: AcceptedTask | TaskRow | LlmosError) -> AcceptedTask | TaskRow | LlmosError:
+    """The outcome of an `Accept`; an earlier task with the same key may have ended in the same transaction."""
+    return (store.find(outcome.id) or outcome) if type(outcome) is TaskRow else outcome
 
 
 def _too_many_attempts(number: int, program: str, attempts: int, now: float) -> TaskEnd:

@@ -150,6 +150,15 @@ async def test_history_is_newest_first_and_goes_on_where_a_page_ended(tmp_path: 
 # ---- group commit
 
 
+async def test_a_key_finds_the_end_that_the_same_transaction_writes(tmp_path: Path) -> None:
+    async with desk(tmp_path) as opened:
+        first = await opened.accept(task(key="report"))
+        ended = opened.finish(end(first.id, "done", b"its end"))
+        again = await opened.accept(task(key="report"))
+        assert await ended.get() is None
+        assert (again.id, again.reason, again.outcome) == (first.id, "done", b"its end")
+
+
 async def test_tasks_of_one_turn_share_one_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commits = []
     real = Store.accept
