@@ -76,17 +76,18 @@ class Tasks:
         if history is not None:
             task.pid, task.version = history.pid, history.version
         self._lifecycle.table.pids.cover(self._journal.waiting + 1)  # on disk before the processes start
-        started: asyncio.Future[Submitted | TaskRow] = self._loop.create_future()
+        started: asyncio.Future[Submitted] = self._loop.create_future()
         self._journal.accept(task, partial(self._accepted, client, program, call, stream, started, history))
         try:
-            accepted = await started
+            submitted = await started
         except asyncio.CancelledError:
             # `_accepted` handles a future that was cancelled before, but not a cancellation after it set the result.
             taken = started.done() and not started.cancelled() and started.exception() is None
-            if taken and isinstance(submitted := started.result(), Submitted) and not call.detach:
-                self._abandon(client, submitted.pid)
+            # `task.id` is 0 if the journal found the task of an earlier call with the same key.
+            if taken and task.id and not call.detach:
+                self._abandon(client, started.result().pid)
             raise
-        return accepted if isinstance(accepted, Submitted) else await self._rejoin(accepted, stream)
+        return submitted if submitted.pid else await self._once_started(submitted)
 
     def attach(
         self, client: Process, call: Attach, stream: Stream | None = None
@@ -154,23 +155,21 @@ class Tasks:
         program: Program,
         call: Submit,
         stream: Stream | None,
-        started: asyncio.Future[Submitted | TaskRow],
+        started: asyncio.Future[Submitted],
         history: CallHistory | None,
         outcome: AcceptedTask | TaskRow | LlmosError,
     ) -> None:
         """Handle the journal's answer: the new task, an earlier task with the same key, or an error.
 
-        Sets the result of `started`: an earlier task is its row. If the client has given up meanwhile, `started` is
-        cancelled.
+        If the client has given up meanwhile, `started` is cancelled.
         """
         gone = started.cancelled()
         task: RunningTask | None = None
-        answer: Submitted | TaskRow
         try:
             if isinstance(outcome, LlmosError):
                 raise outcome
             if isinstance(outcome, TaskRow):
-                answer = outcome
+                answer = self._rejoin(outcome, None if gone else stream)
             else:
                 task = RunningTask(outcome.id, EventLog(stream), call.detach, history is not None)
                 self._tasks[outcome.id] = task
@@ -197,22 +196,8 @@ class Tasks:
 
     # ---- tasks that exist already
 
-    async def _rejoin(self, row: TaskRow, stream: Stream | None, call: Attach | None = None) -> Submitted:
-        """Attach `stream` to a task that was found in the journal. If it is yet to restart, wait until it has a pid."""
-        if row.ended is None and row.id not in self._tasks:  # its end was written after the row was read
-            row = await self._find(row.id)
-        submitted = self._join_or_replay(row, stream, call)
-        return submitted if submitted.pid else await self._once_started(submitted)
-
-    async def _find(self, number: int) -> TaskRow:
-        """The row of a task in the journal. Raises `UnknownTask`."""
-        row: TaskRow | None = await self._journal.read(lambda store: store.find(number))
-        if row is None:
-            raise UnknownTask(f"no task {id_text(number)}; `llmos history` lists the tasks", id=id_text(number))
-        return row
-
-    def _join_or_replay(self, row: TaskRow, stream: Stream | None, call: Attach | None) -> Submitted:
-        """Attach `stream` to the running task, or push the final event of an ended one into it."""
+    def _rejoin(self, row: TaskRow, stream: Stream | None, call: Attach | None = None) -> Submitted:
+        """Attach `stream` to a task that was found in the journal."""
         task = self._tasks.get(row.id)
         if task is not None:
             return _join(task, stream, call)
@@ -229,7 +214,13 @@ class Tasks:
 
     async def _attach_from_journal(self, number: int, stream: Stream | None, call: Attach) -> Submitted:
         """Attach to a task that has no process."""
-        return await self._rejoin(await self._find(number), stream, call)
+        row: TaskRow | None = await self._journal.read(lambda store: store.find(number))
+        if row is not None and row.ended is None and number not in self._tasks:  # the task ended after this read
+            row = await self._journal.read(lambda store: store.find(number))
+        if row is None:
+            raise UnknownTask(f"no task {id_text(number)}; `llmos history` lists the tasks", id=id_text(number))
+        submitted = self._rejoin(row, stream, call)
+        return submitted if submitted.pid else await self._once_started(submitted)
 
     async def _once_started(self, submitted: Submitted) -> Submitted:
         """The answer to a client of a task. If the task is yet to restart, wait until it has a pid."""
@@ -268,6 +259,6 @@ def _join(task: RunningTask, stream: Stream | None, call: Attach | None = None) 
     return task.submitted()
 
 
-def _refuse(started: asyncio.Future[Submitted | TaskRow], error: Exception) -> None:
+def _refuse(started: asyncio.Future[Submitted], error: Exception) -> None:
     if not started.done():  # otherwise the client gave up
         started.set_exception(error)

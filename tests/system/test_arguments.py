@@ -137,8 +137,9 @@ def test_commands_about_processes_take_names(daemon: RunningDaemon) -> None:
     with daemon.client() as client:
         assert daemon.llmos("nice", "office:1", "7").stdout == "7\n"
         assert daemon.llmos("nice", "office:1:0", "+1").stdout == "8\n"
-        for command in ("threads", "mailbox", "crashes", "tree"):
+        for command in ("threads", "mailbox", "tree", "why"):
             assert daemon.llmos(command, "office:1").returncode == 0
+        assert f"no crash report of process {pid} " in daemon.llmos("crashes", "office:1").stderr
         assert "waiting" in daemon.llmos("logs", "office:1").stdout
         assert daemon.llmos("suspend", "office:1").returncode == 0
         assert [row.state for row in client.ps() if row.pid == int(pid)] == ["suspended"]
