@@ -12,14 +12,17 @@ import select
 import struct
 import subprocess
 import termios
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
+
 COLUMNS, LINES = 80, 24
 PATIENCE = 60.0  # seconds for the command to show a text, or to end
-CTRL_C, CTRL_D, UP = "\x03", "\x04", "\x1b[A"
+CTRL_D, UP = "\x04", "\x1b[A"
 
 
 class Typist:
@@ -52,6 +55,13 @@ class Typist:
     def type(self, text: str) -> None:
         """Press the keys of `text`."""
         os.write(self._terminal, text.encode())
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C when the command sleeps: Python notices a signal late that arrives just before it waits."""
+        process = psutil.Process(self._process.pid)
+        while process.status() != psutil.STATUS_SLEEPING:
+            time.sleep(0.001)
+        self.type("\x03")
 
     def see(self, text: str) -> str:
         """Wait until the command shows `text` after what was seen before, and return all up to its end."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import SCRIPTS, RunningDaemon
-from tests.support.typist import CTRL_C, CTRL_D, UP, Typist
+from tests.support.typist import CTRL_D, UP, Typist
 
 AGENTS = """
 from llmosd import Context, agent
@@ -110,6 +110,7 @@ def test_an_error_ends_a_pipe_but_not_a_session(daemon: RunningDaemon, chat: Cal
     session.see("> ")
     session.type("again\n")
     session.see("\n1 turn\n")  # the text without a reply is no turn of the conversation
+    session.see("> ")
     session.type(CTRL_D)
     assert session.end() == 0
 
@@ -123,7 +124,7 @@ def test_ctrl_c_ends_the_reply_and_not_the_session(
     session.see("be slow\n")
     while len(session.screen) < 400:  # tokens are coming
         session.see(" ")
-    session.type(CTRL_C)
+    session.interrupt()
     session.see("the reply was ended")
     session.see("> ")
     with daemon.client() as client:
@@ -131,6 +132,7 @@ def test_ctrl_c_ends_the_reply_and_not_the_session(
         eventually(lambda: [row.used for row in client.slots()] == [0], "its slot is free")
     session.type("how many?\n")
     session.see("\n3 turns; the last reply was True\n")
+    session.see("> ")
     session.type("/clear\n")
     session.see("> ")
     session.type("/quit\n")
@@ -142,11 +144,12 @@ def test_ctrl_c_at_the_prompt_only_drops_the_line(chat: Callable[..., Typist]) -
     session.see("> ")
     session.type("half a li")
     session.see("half a li")
-    session.type(CTRL_C)
+    session.interrupt()
     session.see("ends the session")
     session.see("> ")
     session.type("whole\n")
     session.see("\nWHOLE\n")
+    session.see("> ")
     session.type(CTRL_D)
     assert session.end() == 0
 
@@ -158,12 +161,16 @@ def test_lines_are_continued_and_commands_are_not_sent(chat: Callable[..., Typis
     session.see("... ")
     session.type("two\n")
     session.see("\nONE\nTWO\n")
+    session.see("> ")
     session.type("//etc\n")
     session.see("\n/ETC\n")
+    session.see("> ")
     session.type("/nonsense\n")
     session.see("no command /nonsense")
+    session.see("> ")
     session.type("/help\n")
     session.see("forget the conversation")
+    session.see("> ")
     session.type("/quit\n")
     assert session.end() == 0
 
@@ -173,6 +180,7 @@ def test_the_history_of_the_last_session_is_there_and_private(chat: Callable[...
     session.see("> ")
     session.type("remember me\n")
     session.see("\nREMEMBER ME\n")
+    session.see("> ")
     session.type(CTRL_D)
     assert session.end() == 0
     history = folder / "home" / "llmosd" / "chat_history"
@@ -191,6 +199,7 @@ def test_a_home_that_cannot_be_written_is_no_error(daemon: RunningDaemon, folder
         session.see("> ")
         session.type("hello\n")
         session.see("\nHELLO\n")
+        session.see("> ")
         session.type(CTRL_D)
         assert session.end() == 0
 
@@ -206,6 +215,7 @@ def test_a_session_outlives_the_daemon(launch: Callable[..., RunningDaemon]) -> 
         launch()
         session.type("anyone now?\n")
         session.see("\nANYONE NOW?\n")
+        session.see("> ")
         session.type(CTRL_D)
         assert session.end() == 0
 
