@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,7 +61,8 @@ def submitted(daemon: RunningDaemon, *arguments: str) -> list[str]:
 def test_an_agent_that_raises_an_error_of_ours_failed(daemon, name):
     for flags in ((), ("--timeout", "60"), ("--json",)):
         out = daemon.llmos("run", "raising", name, *flags)
-        assert (out.returncode, f"{name}: on purpose" in out.stderr) == (1, True)
+        assert out.returncode == 1
+        assert re.search(rf"llmos: {name}: some\.py:\d+: on purpose$", out.stderr, re.MULTILINE)
 
 
 def test_the_same_error_is_misuse_if_the_command_made_the_mistake(daemon):
