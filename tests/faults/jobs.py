@@ -7,6 +7,7 @@ of them contradict each other.
 from __future__ import annotations
 
 import random
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,10 @@ def expected(job: Job, model: str) -> list[Any]:
         case "family" if model == "simulated":
             outcomes = [done([_worked(job)] * 3)]
         case "broken":
-            outcomes = [("AgentFailed", f"broken: ValueError: broken on purpose, number {job.number}")]
+            failure = (
+                f"load.py:{_line_of('broken on purpose')}: broken: ValueError: broken on purpose, number {job.number}"
+            )
+            outcomes = [("AgentFailed", failure)]
         case "order" | "durable_order":
             outcomes = [done([list(range(MESSAGES))] * 2)]
         case "steps":
@@ -117,6 +121,13 @@ def expected(job: Job, model: str) -> list[Any]:
 def done(value: Any) -> tuple[str, Any]:
     """The outcome of a task that ended well."""
     return "done", value
+
+
+@cache
+def _line_of(text: str) -> int:
+    """The number of the line of the programs in which `text` stands."""
+    lines = (Path(__file__).parent.parent / "programs" / "load.py").read_text().splitlines()
+    return next(number for number, line in enumerate(lines, 1) if text in line)
 
 
 def _worked(job: Job) -> list[Any]:
