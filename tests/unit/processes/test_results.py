@@ -265,8 +265,9 @@ async def test_an_agent_that_cancels_itself_fails(system: System) -> None:
     async def desperate(ctx: Context) -> None:
         raise asyncio.CancelledError
 
-    with pytest.raises(AgentFailed, match="cancelled itself"):
+    with pytest.raises(AgentFailed, match=r"test_results\.py:\d+: desperate cancelled itself") as caught:
         await system.run(desperate)
+    assert caught.value.data["place"] == f"{__file__}:{desperate.__code__.co_firstlineno}"
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
