@@ -26,7 +26,6 @@ from llmosd.cli.command_line import FAILED, NO_DAEMON, TIMED_OUT, USAGE, exit_co
 from llmosd.client.cursor import final_value
 from llmosd.client.methods import _outcome
 
-
 OURS = [kind for kind in LlmosError.registry.values() if kind.__module__ == "ipc.errors"]
 
 
