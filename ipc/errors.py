@@ -35,7 +35,9 @@ class LlmosError(Exception):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        LlmosError.registry[cls.__name__] = cls
+        known = LlmosError.registry.get(cls.__name__)
+        if known is None or known.__module__ != __name__:  # an agent's class must not take the name of one of ours
+            LlmosError.registry[cls.__name__] = cls
 
     def __init__(self, message: str = "", /, **data: Any) -> None:
         super().__init__(message)

@@ -5,7 +5,6 @@ The gate calls its handlers. They read the tables of other subsystems, and never
 
 from __future__ import annotations
 
-import asyncio
 import bisect
 import itertools
 import os
@@ -76,11 +75,11 @@ class Status:
         return list(itertools.islice(rows, call.limit))
 
     async def programs(self, process: Process, call: Programs) -> list[ProgramInfo]:
-        await asyncio.to_thread(self._programs.refresh)
+        await self._programs.in_worker(self._programs.refresh)
         return self._programs.listing()
 
     async def describe_program(self, process: Process, call: DescribeProgram) -> ProgramInfo:
-        return await asyncio.to_thread(lambda: self._programs.load(call.program).describe())
+        return await self._programs.in_worker(lambda: self._programs.load(call.program).describe())
 
     def peek(self, process: Process, call: PeekMailbox) -> list[Heading]:
         box = self._table.get(call.pid).mailbox

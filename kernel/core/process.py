@@ -207,7 +207,7 @@ class Process:
         self.parent = parent  # None once the parent or this process has ended
         self.parent_pid = 0 if parent is None else parent.pid
         self.program = program
-        self.code = code  # the program itself; None for the connection of a client
+        self.code = code  # the program itself; None for the connection of a client, and after the end
         self.args = args
         self.owner = owner
         self.priority = priority

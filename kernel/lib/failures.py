@@ -12,6 +12,7 @@ import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import count, islice
 from types import FrameType
 from typing import Any
 
@@ -22,7 +23,9 @@ MAX_LEAF_TEXT = 300  # of each error in a group, in the summary of the group
 MAX_TRACEBACK = 32_768  # characters
 MAX_CHAIN = 10  # errors of a chain of causes, and of a group
 MAX_LEAVES = 5  # errors of a group in the summary of the group
+MAX_COUNTED = 1_000  # errors of a group that its summary counts
 MAX_DEPTH = 5  # groups in groups
+MAX_ERRORS = 100  # in the traceback of one error, with all causes and groups: groups in groups can name any number
 MAX_FRAMES = 100  # of one error
 MAX_SOURCE = 400  # characters of a line of source code in a traceback
 
@@ -50,17 +53,20 @@ def summary(error: BaseException) -> str:
     line = _type_and_text(error, MAX_TEXT)
     if not isinstance(error, BaseExceptionGroup):
         return line
-    leaves = list(_leaves(error, 0))
+    leaves = list(islice(_leaves(error, 0), MAX_COUNTED + 1))
     shown = [_with_place(leaf) for leaf in leaves[:MAX_LEAVES]]
-    more = [f"{len(leaves) - MAX_LEAVES} more"] if len(leaves) > MAX_LEAVES else []
-    return f"{line}: {'; '.join(shown + more)}"
+    if len(leaves) > MAX_COUNTED:
+        shown.append(f"more than {MAX_COUNTED - MAX_LEAVES} more")
+    elif len(leaves) > MAX_LEAVES:
+        shown.append(f"{len(leaves) - MAX_LEAVES} more")
+    return f"{line}: {'; '.join(shown)}"
 
 
 def place(error: BaseException) -> str:
     """The place "FILE:LINE" in the agent's code that raised `error`; empty if there is none.
 
     This is the innermost frame outside the kernel and the libraries. An error that another process or a tool raised
-    carries its place with it.
+    carries its place with it. An error without such a frame has the place of its direct cause.
     """
     earlier = facts_of(error).get("place")
     if isinstance(earlier, str) and earlier:
@@ -68,8 +74,9 @@ def place(error: BaseException) -> str:
     frames = _agent_frames(error)
     if isinstance(error, SyntaxError) and error.filename and error.lineno is not None:
         return bounded(f"{error.filename}:{error.lineno}", MAX_TEXT)
-    if not frames:
-        return ""
+    if not frames:  # raised by Python itself, such as the `RuntimeError` for an agent that raises `StopIteration`
+        cause = error.__cause__
+        return "" if cause is None or not _agent_frames(cause) else place(cause)
     start = frames[0][0].f_code.co_filename
     own = [entry for entry in frames if entry[0].f_code.co_filename == start or not _is_library(entry[0])]
     frame, line = own[-1]
@@ -88,7 +95,7 @@ def with_place(place: str, text: str) -> str:
 
 def traceback_text(error: BaseException) -> str:
     """The traceback of `error`, its causes and the errors of its groups, without the frames of the kernel."""
-    text = "\n".join(_formatted(error, 0))
+    text = "\n".join(_formatted(error, 0, count(1)))
     if len(text) > MAX_TRACEBACK:
         half = MAX_TRACEBACK // 2
         text = f"{text[:half]}\n… ({len(text) - 2 * half} characters left out)\n{text[-half:]}"
@@ -135,8 +142,11 @@ def _is_library(frame: FrameType) -> bool:
     return file.startswith(LIBRARIES) or file.startswith("<frozen")
 
 
-def _formatted(error: BaseException, depth: int) -> list[str]:
-    """The lines of the traceback of `error` and of its causes, the first cause first."""
+def _formatted(error: BaseException, depth: int, numbers: Iterator[int]) -> list[str]:
+    """The lines of the traceback of `error` and of its causes, the first cause first.
+
+    `numbers` counts the errors of the whole text. Those after the first `MAX_ERRORS` have no traceback.
+    """
     chain: list[tuple[BaseException, str]] = []
     following: BaseException | None = error
     link = ""
@@ -148,13 +158,15 @@ def _formatted(error: BaseException, depth: int) -> list[str]:
             following, link = (None if following.__suppress_context__ else following.__context__), CONTEXT
     lines: list[str] = []
     for each, link in reversed(chain):
-        lines += _formatted_alone(each, depth)
+        lines += _formatted_alone(each, depth, numbers)
         if link:
             lines += ["", link, ""]
     return lines
 
 
-def _formatted_alone(error: BaseException, depth: int) -> list[str]:
+def _formatted_alone(error: BaseException, depth: int, numbers: Iterator[int]) -> list[str]:
+    if next(numbers) > MAX_ERRORS:
+        return _type_and_text(error, MAX_LEAF_TEXT).splitlines()
     lines: list[str] = []
     earlier = facts_of(error).get("traceback")
     if isinstance(earlier, str) and earlier:
@@ -176,5 +188,5 @@ def _formatted_alone(error: BaseException, depth: int) -> list[str]:
     if isinstance(error, BaseExceptionGroup) and depth < MAX_DEPTH:
         for number, inner in enumerate(error.exceptions[:MAX_CHAIN], 1):
             lines.append(f"  ---- error {number} of {len(error.exceptions)} ----")
-            lines += [f"  {line}" for line in _formatted(inner, depth + 1)]
+            lines += [f"  {line}" for line in _formatted(inner, depth + 1, numbers)]
     return lines

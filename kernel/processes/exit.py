@@ -182,6 +182,7 @@ class ProcessExit:
         for subsystem in self.on_end:
             subsystem(process)
         process.stream, process.args = None, {}  # after the hooks, of which one writes the last printed lines
+        process.code = process.accepts = None  # ended processes are remembered: their modules and data need not be
         watchers, process.watchers = process.watchers, ()
         for watcher in watchers:
             watcher(process)

@@ -32,7 +32,9 @@ MAX_FACT = 8_192  # characters of each of them
 def outcome(thread: asyncio.Future[Any], process: Process) -> tuple[str, Any, ErrorInfo | None]:
     """The reason, value and error for a process whose main thread ended by itself. The value is isolated."""
     if thread.cancelled():
-        return "failed", None, to_wire(AgentFailed(f"{process.program} cancelled itself", program=process.program))
+        place, text = _definition(cast("Thread", thread))
+        message = failures.with_place(place, f"{process.program} cancelled itself")
+        return "failed", None, to_wire(AgentFailed(message, program=process.program, place=place, traceback=text))
     error = thread.exception()
     if error is not None:
         return "failed", None, failure(error, process.program)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
-from typing import Any, cast
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar, cast
 
 from ipc.codec import encode
 from ipc.frames import MAX_FRAME, too_large
@@ -25,7 +25,10 @@ from kernel.lib.units import isolate_and_measure
 from kernel.lib.validation import check_text
 
 MAX_LEVEL, MAX_EVENT = 20, 1_000_000  # characters
+MAX_LISTED = MAX_FRAME // 2  # bytes of the lines or reports of an answer
 MAX_EMITTED = MAX_FRAME - 1024  # bytes of an emitted value; the rest of the frame is for the event that carries it
+
+T = TypeVar("T")
 
 
 class Output:
@@ -77,4 +80,16 @@ class Output:
                 stream.end()
             else:
                 target.followers = [*(follower for follower in target.followers if not follower.closed), stream]
-        return list(target.log or ())
+        return newest_that_fit(target.log or ())
+
+
+def newest_that_fit(rows: Iterable[T]) -> list[T]:
+    """The last ones of `rows`, in their order, that fit into an answer."""
+    fitting: list[T] = []
+    room = MAX_LISTED
+    for row in reversed(list(rows)):
+        room -= len(encode(row))
+        if room < 0:
+            break
+        fitting.append(row)
+    return fitting[::-1]

@@ -100,7 +100,10 @@ class PrintedBytes(io.BufferedIOBase):
 
 
 class LogRecords(logging.Handler):
-    """Passes the records of `logging` to `Printing`, with the name of their logger and their traceback."""
+    """Passes the records of `logging` to `Printing`, with the name of their logger and their traceback.
+
+    A record that a handler of an agent has printed is in the log already.
+    """
 
     def __init__(self, printing: Printing) -> None:
         super().__init__()
@@ -109,7 +112,7 @@ class LogRecords(logging.Handler):
     def handle(self, record: logging.LogRecord) -> Any:
         """Without the lock of other handlers: a thread that waits for the loop must not hold a lock that it needs."""
         passes = self.filter(record)
-        if passes:
+        if passes and not _is_printed(record):
             self.emit(record)
         return passes
 
@@ -126,6 +129,23 @@ class LogRecords(logging.Handler):
         elif record.exc_text or record.stack_info:
             fields["traceback"] = bounded(str(record.exc_text or record.stack_info), MAX_LINE)
         self._printing.record(_level(record.levelno), bounded(text, MAX_LINE), fields)
+
+
+def _is_printed(record: logging.LogRecord) -> bool:
+    """Whether another handler, which an agent or a library has added, writes `record` to one of our streams."""
+    named = logging.root.manager.loggerDict.get(record.name)
+    logger: logging.Logger | None = named if isinstance(named, logging.Logger) else logging.root
+    while logger is not None:
+        for handler in logger.handlers:
+            if (
+                isinstance(handler, logging.StreamHandler)
+                and isinstance(handler.stream, PrintedStream)
+                and record.levelno >= handler.level
+                and not handler.filters  # they may reject it
+            ):
+                return True
+        logger = logger.parent if logger.propagate else None
+    return False
 
 
 def _level(number: int) -> str:

@@ -1,32 +1,39 @@
 """Finds agents and tools: in the folders of the settings, in installed packages, and in files that are run by path.
 
-Used to start processes and to call tools. Its callers run `load` and `refresh` in worker threads, never on the loop,
-because these read and execute files. A file that cannot be loaded is listed with its error and does not affect others.
+Used to start processes and to call tools. Its callers pass `load` and `refresh` to `in_worker`, never call them on the
+loop, because these read and execute files. A file that cannot be loaded, or that never ends, does not affect others.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
-from ipc.errors import AgentFailed, UnknownProgram
+from ipc.errors import AgentFailed, Busy, UnknownProgram
 from ipc.syscalls import ProgramInfo
 from kernel.programs.installed import InstalledPrograms
-from kernel.programs.neighbours import FolderModules, ProgramModule
+from kernel.programs.neighbours import FolderModules, ProgramModule, StillRunning
 from kernel.programs.origin import printing_for
 from kernel.programs.program import Program, ProgramFile
 from kernel.programs.sources import key_of
 from kernel.programs.suggestion import did_you_mean, similar
 from kernel.programs.tool import Tool
 from kernel.programs.traces import load_error
+from kernel.programs.turn import Turn, TurnLost
 
 FILE = re.compile(r"(.*\.py)(?::([^/:]*))?", re.DOTALL)  # `file.py` or `file.py:agent`
 SHOWN_BROKEN = 3  # files that an error names because they might define the program
+WORKERS = 32  # threads that load; a file that never ends holds one of them for good
+
+T = TypeVar("T")
 
 log = structlog.get_logger("kernel.programs")
 
@@ -47,7 +54,13 @@ class ProgramLoader:
         self.by_name: dict[str, Program] = {}  # from folders and entry points
         self._rivals: dict[str, list[Program]] = {}  # the programs of each name that several have; the last one has it
         self._reported: dict[str, list[str]] = {}  # the addresses of the rivals of which the log has a warning
-        self._lock = threading.Lock()  # several worker threads may load at the same time
+        self._turn = Turn()  # several worker threads may load at the same time
+        # Not the default executor, which the rest of the daemon uses: files that never end could take all its threads.
+        self._workers = ThreadPoolExecutor(WORKERS, "llmosd loader")
+
+    async def in_worker(self, work: Callable[[], T]) -> T:
+        """Call `work`, which loads programs, in a worker thread. A caller that gives up does not stop it."""
+        return await asyncio.get_running_loop().run_in_executor(self._workers, copy_context().run, work)
 
     def find(self, name: str, caller: Program | None = None) -> Program | None:
         """The program that `name` means to a process that runs `caller`, if it is loaded. Never blocks.
@@ -62,16 +75,15 @@ class ProgramLoader:
         """The program that `name` means to a process that runs `caller`: see `find`.
 
         `name` is also a file (`file.py` or `file.py:AGENT`), or a module (`MODULE:AGENT`): one beside the file of the
-        caller, or an installed one. Loads new and changed files. Blocks on the disk. Raises `UnknownProgram` and
-        `AgentFailed`.
+        caller, or an installed one. Loads new and changed files. Blocks on the disk. Raises `UnknownProgram`,
+        `AgentFailed`, and `Busy` if a file takes long to load.
         """
         if caller is not None and name in caller.nearby:
             return caller.nearby[name]
         file = FILE.fullmatch(name)
         if file is not None or "/" in name:
             path, wanted = (name, None) if file is None else file.groups()
-            with self._lock:
-                return self._load_path(Path(path), wanted or "")
+            return self._turn.do(lambda: self._load_path(Path(path), wanted or ""))
         neighbour = None if caller is None else self._load_neighbour(name, caller)
         if neighbour is not None:
             return neighbour
@@ -103,11 +115,11 @@ class ProgramLoader:
 
     def refresh(self) -> None:
         """Load all new and changed files in the folders and, the first time, the entry points. Blocks on the disk."""
-        with self._lock:
-            self._refresh()
+        self._turn.do(self._refresh)
 
     def _refresh(self) -> None:
-        self.installed.load_entry_points()
+        with self._turn.running("an installed package"):
+            self.installed.load_entry_points()
         self._update(list(self._modules))
         programs, tools = list(self.installed.programs), list[Tool]()
         broken: dict[str, ProgramInfo] = {}
@@ -119,7 +131,7 @@ class ProgramLoader:
                     found = self._load_file(path.resolve())
                     programs += found.programs
                     tools += found.tools
-                except AgentFailed as error:
+                except (AgentFailed, Busy) as error:
                     broken[path.stem] = ProgramInfo(path.stem, "", "", str(path), error.message)
         self._broken = broken
         self.by_name = {program.name: program for program in programs}
@@ -189,11 +201,19 @@ class ProgramLoader:
         raise UnknownProgram(f"agents in {path}: {names}; name one as {path}:NAME", program=str(path))
 
     def _load_file(self, path: Path) -> ProgramFile:
-        """The agents and tools that the file defines. Raises `AgentFailed` with the traceback if it cannot be run."""
+        """The agents and tools that the file defines.
+
+        Raises `AgentFailed` with the traceback if it cannot be run, and `Busy` if another thread still runs it.
+        """
         modules = self._modules.setdefault(path.parent, FolderModules(str(path.parent)))
         try:
-            with printing_for(str(path)):
-                return self._file_of(modules.load(key_of(modules.path, path)))
+            with self._turn.running(str(path)), printing_for(str(path)):
+                module = modules.load(key_of(modules.path, path))
+            return self._file_of(module)
+        except TurnLost:
+            raise
+        except StillRunning as error:
+            raise Busy(f"{path} cannot be loaded yet: {error}", retry_after=1.0) from None
         except BaseException as error:
             raise AgentFailed(f"{path} cannot be loaded:\n{load_error(error)}") from error
 

@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -21,16 +22,21 @@ from typing import Any
 from kernel.programs.sources import FileVersion, SourceFile, locate, parent_of, top_of
 
 PREFIX = "llmosd_program_"  # of the names of these modules in `sys.modules`
+PATIENCE = 30.0  # seconds that a file may run before threads that import it give up
+
+
+class StillRunning(ImportError):
+    """Another thread has run the file for `PATIENCE` seconds. It may be slow, or never end."""
 
 
 class ProgramModule:
     """A loaded file: an agent file or a module beside it. `complete`: its code has run to the end.
 
-    `folder` holds the modules that its import statements find. `replaces`, while the file runs: the module of an
-    earlier version, from `sys.modules`.
+    `began` is the time of the clock `time.monotonic`. `folder` holds the modules that its import statements find.
+    `replaces`, while the file runs: the module of an earlier version, from `sys.modules`.
     """
 
-    __slots__ = ("complete", "folder", "module", "replaces", "source")
+    __slots__ = ("began", "complete", "folder", "module", "replaces", "source")
 
     def __init__(self, source: SourceFile, folder: FolderModules, parent: ProgramModule | None) -> None:
         path = source.version.path
@@ -48,6 +54,7 @@ class ProgramModule:
         self.module: ModuleType = importlib.util.module_from_spec(spec)
         self.replaces: ModuleType | None = None
         self.complete = False
+        self.began = time.monotonic()
 
     def execute(self) -> None:
         """Run the code of the file. Raises what it raises."""
@@ -170,17 +177,24 @@ class FolderModules:
     def _begin(self, new: ProgramModule) -> ProgramModule | None:
         """Let this thread run the file of `new`, or return the module if another import has run or runs this file.
 
-        Waits for another thread that runs the file. The module may be incomplete if a wait would never end, as in a
-        circular import, also one across several threads.
+        Waits for another thread that runs the file. Raises `StillRunning` if the file has run for `PATIENCE` seconds.
+        The module may be incomplete if a wait would never end, as in a circular import, also one across several
+        threads.
         """
         key, thread = new.source.key, threading.get_ident()
         with self._progress:
             while (loaded := self._modules.get(key)) is not None:
                 if loaded.complete or self._waits_for(key, thread):
                     return loaded
+                left = loaded.began + PATIENCE - time.monotonic()
+                if left <= 0:
+                    path = loaded.source.version.path
+                    raise StillRunning(
+                        f"{path} has been running for {PATIENCE - left:.0f} s in another thread", name=key
+                    )
                 self._waiting[thread] = key
                 try:
-                    self._progress.wait()
+                    self._progress.wait(left)
                 finally:
                     del self._waiting[thread]
             # The module can be found while its file runs, as dataclasses and circular imports need it.
@@ -207,8 +221,10 @@ class FolderModules:
             loaded.replaces = None
             if not loaded.complete:
                 del self._modules[key]
-                if before is None:
-                    sys.modules.pop(name, None)
+                if sys.modules.get(name) is not loaded.module:
+                    pass  # a later version has taken the entry
+                elif before is None:
+                    del sys.modules[name]
                 else:
                     sys.modules[name] = before
             self._progress.notify_all()

@@ -14,7 +14,7 @@ from functools import partial
 import structlog
 
 from ipc.codec import decode
-from ipc.errors import DeadlineExceeded, JournalUnavailable
+from ipc.errors import Busy, DeadlineExceeded, JournalUnavailable
 from ipc.syscalls import Submit
 from kernel.core.event_log import EventLog
 from kernel.core.process import CLIENT, Process
@@ -29,7 +29,8 @@ from kernel.programs.program import Program
 from kernel.tasks.running import RunningTask, RunningTasks, id_text
 
 BATCH = 100  # tasks whose histories are read together, and that restart in one turn of the loop
-RETRY_SECONDS = 1.0  # between two attempts to read a history that cannot be read
+RETRY_SECONDS = 1.0  # between two attempts to read a program or history that cannot be read
+LOAD_SECONDS = 30.0  # that the other tasks wait for the file of one program
 
 log = structlog.get_logger("kernel.tasks")
 
@@ -79,7 +80,7 @@ class Recovery:
 
     async def _restart_pending(self) -> None:
         programs: dict[str, Program | Exception] = {}
-        unread: list[AcceptedTask] = []
+        later: list[AcceptedTask] = []
         count = 0
         while self._pending and not self._lifecycle.draining:
             batch = [self._pending.popleft() for _ in range(min(BATCH, len(self._pending)))]
@@ -90,16 +91,16 @@ class Recovery:
             if self._lifecycle.draining:
                 break
             for accepted in batch:
-                if accepted.pid and accepted.id not in found:
-                    unread.append(accepted)
+                if isinstance(programs[accepted.program], Busy) or (accepted.pid and accepted.id not in found):
+                    later.append(accepted)
                     continue
                 self._restart(accepted, programs[accepted.program], found.get(accepted.id, []))
                 count += 1
             await asyncio.sleep(0)
         self._recovery = None
-        if unread:
-            log.warning("cannot read the histories of tasks; they restart later", tasks=len(unread))
-            self._loop.call_later(RETRY_SECONDS, self._enqueue, unread)
+        if later:
+            log.warning("cannot read the programs or histories of tasks; they restart later", tasks=len(later))
+            self._loop.call_later(RETRY_SECONDS, self._enqueue, later)
         log.info("restarted the tasks of the previous run", tasks=count)
 
     async def _histories(self, tasks: list[int]) -> dict[int, list[ProcessRow]]:
@@ -118,9 +119,15 @@ class Recovery:
         return found
 
     async def _load(self, name: str) -> Program | Exception:
-        """Load the program; return the error if that fails, so that only the tasks of this program fail."""
+        """Load the program; return the error if that fails, so that only the tasks of this program fail.
+
+        `Busy` if a file takes longer than `LOAD_SECONDS`: the tasks of other programs must not wait for it.
+        """
         try:
-            return await asyncio.to_thread(self._lifecycle.programs.load, name)
+            async with asyncio.timeout(LOAD_SECONDS):
+                return await self._lifecycle.programs.in_worker(partial(self._lifecycle.programs.load, name))
+        except TimeoutError:
+            return Busy(f"program {name} takes longer than {LOAD_SECONDS:g} s to load", program=name)
         except Exception as error:
             return error
 

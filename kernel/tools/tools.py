@@ -122,7 +122,7 @@ class ToolSubsystem:
     async def _use(self, process: Process, call: UseTool, timeout: float | None, call_id: str, args: Any) -> Any:
         tool = self._find(call.name)
         if tool is None:
-            tool = await asyncio.to_thread(self._load, call.name)
+            tool = await self._programs.in_worker(lambda: self._load(call.name))
         tool.bind(reveal(args))
         limit = self._limit(tool)
         limit.calls += 1
@@ -237,7 +237,7 @@ class ToolSubsystem:
         return tool
 
     async def _list(self) -> list[ToolInfo]:
-        errors = await asyncio.to_thread(self._load_all)
+        errors = await self._programs.in_worker(self._load_all)
         tools = self._programs.tools | self._loaded
         rows = [self._info(tool) for tool in tools.values()]
         rows += [

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from ipc.errors import ErrorInfo
 from ipc.syscalls import (
     CrashReport,
     DeadLetter,
@@ -26,6 +27,7 @@ from ipc.syscalls import (
     ToolInfo,
 )
 from llmosd.cli import show
+from llmosd.cli.complaints import located
 from llmosd.cli.table import KEY, Layout
 
 Cell = Callable[[Any], object]
@@ -204,7 +206,7 @@ CRASH: Columns = {
     "REASON": whole(lambda row: row.reason, 6),
     "AGE": whole(lambda row: show.duration(row.age), 4),
     "UNREAD": whole(lambda row: row.unread, 2),
-    "ERROR": text(lambda row: "" if row.error is None else f"{row.error.code}: {row.error.message}", 9, 20),
+    "ERROR": text(lambda row: "" if row.error is None else _error(row.error), 9, 20),
 }
 TASK: Columns = {
     "ID": key(lambda row: row.id),
@@ -234,6 +236,10 @@ LISTS: dict[type, Columns] = {
     CrashReport: CRASH,
     TaskInfo: TASK,
 }
+
+
+def _error(error: ErrorInfo) -> str:
+    return f"{error.code}: {located(error.message, error.data)}"
 
 
 def _clock(seconds: float) -> str:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from ipc.errors import LlmosError
 from llmosd.printable import printable
@@ -21,9 +23,15 @@ def complain(error: LlmosError) -> None:
 
 def complaint(error: LlmosError) -> str:
     """The text of `error`: one sentence with its place, and the traceback only if no crash report has it."""
-    place, traceback, crash = (error.data.get(name) for name in ("place", "traceback", "crash"))
-    where = f"{str(place).rpartition('/')[2]}: " if place else ""
-    text = error.message if error.message.startswith(where) else f"{where}{error.message}"
+    traceback, crash = error.data.get("traceback"), error.data.get("crash")
+    text = located(error.message, error.data)
     if isinstance(crash, int):
         return f"{text}\nllmos: see `llmos crashes {crash}` for the whole report"
     return f"{text}\n{traceback}" if traceback else text
+
+
+def located(message: str, facts: Mapping[str, Any]) -> str:
+    """The message of an error behind its place, "FILE:LINE: ", if its facts name one and the message does not."""
+    place = facts.get("place")
+    where = f"{str(place).rpartition('/')[2]}: " if place else ""
+    return message if message.startswith(where) else f"{where}{message}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ipc.syscalls import ProcessInfo, SlotInfo, TaskInfo, Usage
+from ipc.errors import ErrorInfo
+from ipc.syscalls import CrashReport, ProcessInfo, SlotInfo, TaskInfo, Usage
 from llmosd.cli import columns, listings
 from llmosd.cli.table import KEY, Layout, cells, print_table, table_lines
 
@@ -24,6 +25,13 @@ def process(pid: int = 1, **fields: object) -> ProcessInfo:
         "usage": Usage(),
     }
     return ProcessInfo(**(values | fields))  # type: ignore[arg-type]
+
+
+def test_the_list_of_crashes_shows_the_place_of_each_error_once() -> None:
+    for message in ("a.py:3: a: no", "a: no"):
+        error = ErrorInfo("AgentFailed", message, {"place": "/home/me/a.py:3"})
+        report = CrashReport(0.0, 2, 1, "a", "me", "failed", error, 1.0, Usage(), [], 0, [])
+        assert columns.CRASH["ERROR"].cell(report) == "AgentFailed: a.py:3: a: no"
 
 
 @pytest.mark.parametrize("width", [20, 40, 80])

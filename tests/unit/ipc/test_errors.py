@@ -8,7 +8,7 @@ from ipc import errors
 from ipc.codec import decode, encode
 from ipc.errors import ErrorInfo, LlmosError, from_wire, to_wire
 
-ERRORS = sorted(LlmosError.registry.items())
+ERRORS = sorted((name, kind) for name, kind in LlmosError.registry.items() if kind.__module__ == errors.__name__)
 
 
 @pytest.mark.parametrize(("name", "kind"), ERRORS, ids=[name for name, _ in ERRORS])
@@ -19,6 +19,15 @@ def test_every_error_keeps_its_type_message_and_facts(name: str, kind: type[Llmo
     assert type(back) is kind
     assert (back.message, back.data) == ("what was wrong", {"pid": 7, "text": "ü", "list": [1, 2]})
     assert name == kind.__name__
+
+
+def test_a_class_of_an_agent_does_not_take_the_name_of_one_of_ours() -> None:
+    for _ in range(2):  # a file that is loaded again
+        type("Busy", (LlmosError,), {"__module__": "an_agent"})
+        own = type("ErrorOfATest", (LlmosError,), {"__module__": "an_agent"})
+    assert type(from_wire(ErrorInfo("Busy", "try later"))) is errors.Busy
+    assert type(from_wire(ErrorInfo("ErrorOfATest", "no"))) is own
+    del LlmosError.registry["ErrorOfATest"]
 
 
 def test_an_error_of_a_newer_daemon_becomes_a_plain_one_that_names_it() -> None:

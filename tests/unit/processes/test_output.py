@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipc.codec import encode
+from ipc.frames import MAX_FRAME
 from ipc.messages import Emitted, Failed, Result
 from ipc.syscalls import Emit, Kill, Logs, Send
 from kernel.core.stream import MAX_EVENTS
@@ -117,3 +119,15 @@ async def test_followers_of_a_log_see_new_lines_until_the_process_ends(system: S
     assert [(line.event, line.fields) for line in recorder.events] == [("two", {"n": 2})]
     assert recorder.ended
     assert [line.event for line in await system.call(Logs(process.pid))] == ["one", "two"]
+
+
+async def test_a_log_that_no_frame_can_hold_is_answered_with_its_last_lines(system: System) -> None:
+    async def agent(ctx: Context) -> None:
+        for n in range(30):
+            ctx.log("x" * 900_000, number=n)
+
+    process = system.spawn(agent)
+    await system.result(process)
+    lines = await system.call(Logs(process.pid))
+    assert len(encode(lines)) < MAX_FRAME
+    assert [line.fields["number"] for line in lines] == list(range(30 - len(lines), 30))

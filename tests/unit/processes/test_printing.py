@@ -346,6 +346,30 @@ async def test_records_of_logging_keep_their_level_logger_and_traceback(system: 
     assert "ValueError: of the agent" in process.log[4].fields["traceback"]
 
 
+async def test_a_record_that_a_handler_of_the_agent_prints_is_not_repeated(system: System) -> None:
+    log = logging.getLogger("library.with.handler")
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("%(levelname)s from %(name)s: %(message)s"))
+
+    def agent() -> None:
+        handler.setStream(sys.stderr)
+        logging.getLogger("library").addHandler(handler)
+        log.error("printed")
+        log.info("below the level of the handler")
+        handler.addFilter(lambda record: False)
+        log.error("rejected")
+
+    try:
+        assert await printed(system, agent) == [
+            ("stderr", "ERROR from library.with.handler: printed"),
+            ("info", "below the level of the handler"),
+            ("error", "rejected"),
+        ]
+    finally:
+        logging.getLogger("library").removeHandler(handler)
+
+
 async def test_a_record_that_cannot_be_formatted_is_one_line_with_its_place(system: System) -> None:
     record = logging.LogRecord("root", logging.WARNING, __file__, 1, "%d apples", ("no",), None)
     handler = stdio.LogRecords(system.kernel.printing)  # alone, because pytest has a handler that raises

@@ -82,6 +82,27 @@ async def test_a_group_of_errors_shows_each_of_its_causes_with_its_place(system:
         assert text in caught.value.data["traceback"]
 
 
+async def test_groups_in_groups_that_name_more_errors_than_anyone_can_list_end_their_process(system: System) -> None:
+    async def nested(ctx: Context) -> None:
+        error: Exception = ValueError("the cause")
+        for _ in range(5):
+            error = ExceptionGroup("again", [error] * 1_000)
+        raise error
+
+    with pytest.raises(AgentFailed, match="ValueError: the cause; more than 995 more") as caught:
+        await system.run(nested)
+    assert "error 1 of 1000" in caught.value.data["traceback"]
+
+
+async def test_an_agent_that_raises_stop_iteration_fails_with_its_place(system: System) -> None:
+    async def stopped(ctx: Context) -> None:
+        raise StopIteration
+
+    with pytest.raises(AgentFailed, match="RuntimeError: coroutine raised StopIteration") as caught:
+        await system.run(stopped)
+    assert caught.value.data["place"] == f"{__file__}:{stopped.__code__.co_firstlineno + 1}"
+
+
 async def test_an_error_that_passes_through_a_parent_keeps_its_place_and_shows_both_tracebacks(system: System) -> None:
     async def child(ctx: Context) -> None:
         raise ValueError("of the child")
@@ -244,8 +265,9 @@ async def test_an_agent_that_cancels_itself_fails(system: System) -> None:
     async def desperate(ctx: Context) -> None:
         raise asyncio.CancelledError
 
-    with pytest.raises(AgentFailed, match="cancelled itself"):
+    with pytest.raises(AgentFailed, match=r"test_results\.py:\d+: desperate cancelled itself") as caught:
         await system.run(desperate)
+    assert caught.value.data["place"] == f"{__file__}:{desperate.__code__.co_firstlineno}"
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from ipc.errors import InvalidCall, Killed, NameTaken, NotFound, UnknownProcess
+from ipc.codec import encode
+from ipc.errors import InvalidCall, Killed, LlmosError, NameTaken, NotFound, UnknownProcess
+from ipc.frames import MAX_FRAME
 from ipc.syscalls import Crashes, Demonitor, Kill, Link, Monitor, Names, PeekMailbox, Send, Spawn
 from kernel.core.mailbox import CAPACITY
 from kernel.core.process_table import REMEMBERED
@@ -212,6 +214,23 @@ async def test_a_crash_report_has_traceback_last_messages_usage_and_log(system: 
     assert {message.sender for message in report.messages} == {system.client.pid}
     assert (report.unread, report.usage.messages_received) == (2, 7)
     assert [line.event for line in report.log] == ["at work"]
+
+
+async def test_large_errors_and_log_lines_are_cut_in_reports_and_all_reports_fit_into_an_answer(system: System) -> None:
+    async def large(ctx: Context) -> None:
+        for _ in range(10):
+            ctx.log("x" * 900_000, fact="y" * 100_000)
+        raise LlmosError("too much", fact="z" * 900_000, code=7)
+
+    for _ in range(3):
+        await system.status(system.spawn(large))
+    reports = await system.call(Crashes())
+    assert len(reports) == 3
+    assert len(encode(reports)) < MAX_FRAME
+    for report in reports:
+        assert report.log[0].event == "x" * 2_000 + "… (898000 more characters)"
+        assert report.log[0].fields == {"omitted": "100011 bytes of fields"}
+        assert sorted(report.error.data) == ["crash", "place", "traceback"]
 
 
 async def test_ends_that_someone_wanted_are_no_crashes(system: System) -> None:

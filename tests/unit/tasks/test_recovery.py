@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import Any
 
 import pytest
 
 from ipc.codec import encode
+from ipc.errors import Busy
 from ipc.messages import Failed, Result
 from ipc.syscalls import Submit
 from kernel.journal.records import AcceptedTask
+from kernel.tasks import recovery
 from tests.support.slow_disk import double
 from tests.support.system import System
 
@@ -41,3 +44,38 @@ async def test_a_program_that_cannot_be_read_at_a_recovery_ends_its_own_tasks_al
         await asyncio.sleep(0.01)
     assert isinstance(broken.final, Failed)
     assert isinstance(sound.final, Result)
+
+
+async def test_a_program_that_takes_long_to_load_at_a_recovery_lets_other_tasks_restart_before_its_own(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, disk, calls = system.programs.load, threading.Event(), []
+
+    def load(name: str) -> Any:
+        if name == "slow" and not disk.is_set():
+            calls.append(name)
+            if len(calls) > 1:
+                raise Busy("another thread runs the file")
+            assert disk.wait(60)
+        return loaded("double")
+
+    system.program(double)
+    monkeypatch.setattr(system.programs, "load", load)
+    monkeypatch.setattr(recovery, "LOAD_SECONDS", 0.01)
+    monkeypatch.setattr(recovery, "RETRY_SECONDS", 0.01)
+    tasks = system.tasks
+    earlier = [
+        AcceptedTask(name, "somebody", None, encode(Submit(name, {"number": 4})), time.time(), id=number)
+        for number, name in enumerate(("slow", "double"), 1)
+    ]
+    tasks.recovery.recover(earlier)
+    slow, quick = (tasks._tasks[task.id] for task in earlier)
+    while quick.final is None:
+        await asyncio.sleep(0.01)
+    assert isinstance(quick.final, Result)
+    assert slow.final is None
+    monkeypatch.setattr(recovery, "LOAD_SECONDS", 60.0)
+    disk.set()
+    while slow.final is None:
+        await asyncio.sleep(0.01)
+    assert isinstance(slow.final, Result)
