@@ -243,6 +243,7 @@ def test_a_bound_is_looked_at_once_more_after_its_end() -> None:
 
 def test_a_time_that_no_timer_takes_is_no_bound() -> None:
     assert bounds.within(1e300, "nothing").left() is None
+    assert bounds.within(float("nan"), "nothing").left() is None
     assert bounds.within(None, "nothing").left() is None
 
 
