@@ -64,6 +64,6 @@ async def test_a_daemon_that_closes_the_connection_instead_of_welcoming_is_none(
         await (client.connect() if isinstance(client, AsyncClient) else asyncio.to_thread(client.connect))
 
     server = await asyncio.start_unix_server(close, folder / "s.sock")
-    with pytest.raises(NoDaemon, match="does not answer: .*closed the connection"):
+    with pytest.raises(NoDaemon, match=r"does not answer: .*closed the connection"):
         await connect()
     server.close()
