@@ -46,6 +46,10 @@ class PidAllocator:
         """Whether the next process may start: its pid is reserved on disk."""
         return self.last + MARGIN < self._confirmed
 
+    def is_earlier(self, pid: int) -> bool:
+        """Whether an earlier run gave out `pid`, which in this run only a durable process can have again."""
+        return pid <= self._first
+
     def cover(self, count: int) -> None:
         """Request that `count` more pids are reserved, for processes that start after a later request to the disk."""
         if self.last + MARGIN + count > self._requested:
