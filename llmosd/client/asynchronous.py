@@ -210,7 +210,11 @@ class AsyncClient(ClientMethods, Asynchronous[AsyncTask]):
         await self.close()
 
     async def connect(self) -> None:
-        """Connect and exchange greetings. Waits while the daemon's backlog is full. Raises `NoDaemon`."""
+        """Connect and exchange greetings. Waits while the daemon's backlog is full. Raises `NoDaemon`.
+
+        A connection that is open is closed first.
+        """
+        await self.close()
         loop = asyncio.get_running_loop()
         async with _within(bounds.connecting(self.socket)):
             while (connection := try_connect(self.socket)) is None:
