@@ -13,8 +13,10 @@ from math import inf
 
 from ipc.errors import ShuttingDown
 
-LEAST_BLOCK, MOST_BLOCK = 1_000, 100_000  # pids in a block; blocks grow with the number that this run has used
-MARGIN = 100  # pids for connections, which do not wait until more pids are reserved
+# Pids in a block. Blocks grow with the number that this run has used, so that a run which is killed skips about as many
+# pids as it used, and few if it used few.
+LEAST_BLOCK, MOST_BLOCK = 100, 100_000
+MARGIN = 20  # pids for connections, which do not wait until more pids are reserved
 
 
 class PidAllocator:
@@ -29,6 +31,7 @@ class PidAllocator:
         self.on_low: list[Callable[[int], None]] = []
         self._first = 0  # the last pid of the previous run
         self._low = self._requested = self._confirmed = inf
+        self._waiting = 0  # pids that all calls of `wait` in progress need
         self._changed = asyncio.Event()
 
     def take(self) -> int:
@@ -43,6 +46,10 @@ class PidAllocator:
         """Whether the next process may start: its pid is reserved on disk."""
         return self.last + MARGIN < self._confirmed
 
+    def is_earlier(self, pid: int) -> bool:
+        """Whether an earlier run gave out `pid`, which in this run only a durable process can have again."""
+        return pid <= self._first
+
     def cover(self, count: int) -> None:
         """Request that `count` more pids are reserved, for processes that start after a later request to the disk."""
         if self.last + MARGIN + count > self._requested:
@@ -50,9 +57,13 @@ class PidAllocator:
 
     async def wait(self, count: int = 1) -> None:
         """Return when `count` more pids are reserved on disk, or immediately while the disk refuses writes."""
-        while self.last + MARGIN + count > self._confirmed:
-            self.cover(count)
-            await self._changed.wait()
+        self._waiting += count
+        try:
+            while self.last + MARGIN + count > self._confirmed:
+                self.cover(self._waiting)
+                await self._changed.wait()
+        finally:
+            self._waiting -= count
 
     def start_after(self, last: int, reserved: int) -> None:
         """Begin a run: the previous run has used the pids up to `last`, and `reserved` is on disk for this one."""

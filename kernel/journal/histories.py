@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CHUNK = 500  # processes whose rows one query reads
 VERSIONS = 1 << 32  # versions of regions that are reserved for each run of the daemon
-PIDS = 1_000  # pids that are reserved for each run at its start; the kernel requests more as it uses them
+PIDS = 100  # pids that are reserved for each run at its start; the kernel requests more as it uses them
 ORPHANS = "SELECT pid FROM processes WHERE task NOT IN (SELECT id FROM tasks WHERE ended IS NULL)"
 
 
@@ -26,10 +26,9 @@ class RecoveredState(msgspec.Struct, frozen=True):
     """The state that the daemon needs before it answers clients.
 
     `pid`, `message` and `version` are the highest numbers in use. The pids up to `reserved` are on disk for this run.
-    `expected` lists the durable processes that will
-    restart (pid, task), and `names` maps their names to their pids. `regions` lists the durable regions (name, version,
-    owner, msgpack of the value), and `generations` the generations that have a file (task, pid, epoch, thread, number,
-    sample).
+    `expected` lists the durable processes that will restart (pid, task), and `names` maps their names to their pids.
+    `regions` lists the durable regions (name, version, owner, msgpack of the value), and `generations` the generations
+    that have a file (task, pid, epoch, thread, number, sample).
     """
 
     pid: int = 0

@@ -20,7 +20,7 @@ import structlog
 
 from ipc.codec import decode, encode
 from ipc.errors import Killed, LlmosError, ShuttingDown, UnknownTask
-from ipc.messages import Event, Missed
+from ipc.messages import Event, Failed, Missed, Result
 from ipc.syscalls import Attach, Backup, History, Submit, Submitted, TaskInfo
 from kernel.core.event_log import EventLog
 from kernel.core.process import Process
@@ -208,9 +208,17 @@ class Tasks:
         if stream is not None:
             if call is not None and call.after is not None:
                 stream.push(Missed(0, 0))  # only the final event of an ended task is stored
-            stream.push(decode(row.outcome, Event))
+            stream.push(self._final_event(row))
             stream.end()
         return Submitted(id_text(row.id), 0, row.attempt)
+
+    def _final_event(self, row: TaskRow) -> Result | Failed:
+        """The stored last event of a task, without the crash report of an earlier run, which is gone."""
+        event: Result | Failed = decode(row.outcome, Event)
+        if isinstance(event, Failed) and self._lifecycle.table.pids.is_earlier(event.pid):
+            data = {name: value for name, value in event.error.data.items() if name != "crash"}
+            event = Failed(event.pid, msgspec.structs.replace(event.error, data=data))
+        return event
 
     async def _attach_from_journal(self, number: int, stream: Stream | None, call: Attach) -> Submitted:
         """Attach to a task that has no process."""

@@ -34,7 +34,7 @@ NO_DAEMON = 3  # exit code
 SCROLLBAR = 1  # cells at the right of the table
 
 KEYS = [
-    ("q", "quit"),
+    ("q, ctrl+c", "quit"),
     ("?", "show this list"),
     ("up, down, pageup, pagedown", "choose a process"),
     ("k", "kill the chosen process, after a question"),
@@ -61,6 +61,7 @@ class Top(App[None]):
     # The footer shows these in their order. All must fit 80 cells.
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit", "Quit"),
+        Binding("ctrl+c", "quit", show=False),
         Binding("question_mark", "keys", "Help", key_display="?"),
         Binding("k", "kill", "Kill"),
         Binding("s", "suspend", "Suspend"),
@@ -117,7 +118,7 @@ class Top(App[None]):
         self._polling = True
         try:
             infos, stats, slots = await self._client.ps(), await self._client.stats(), await self._client.slots()
-        except ConnectionLost as error:
+        except (NoDaemon, ConnectionLost) as error:
             self._leave(error)
             return
         finally:
@@ -202,7 +203,7 @@ class Top(App[None]):
         try:
             await action(pid)
             text = f"process {pid} {done}"
-        except ConnectionLost as error:
+        except (NoDaemon, ConnectionLost) as error:
             self._leave(error)
             return
         except LlmosError as error:

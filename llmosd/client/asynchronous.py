@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from ipc.errors import LlmosError
+from ipc.errors import ConnectionLost, LlmosError
 from ipc.messages import Event, Log
 from ipc.protocol import FromDaemon, StreamEvent
 from ipc.syscalls import Logs, Submitted, Syscall
@@ -210,7 +210,11 @@ class AsyncClient(ClientMethods, Asynchronous[AsyncTask]):
         await self.close()
 
     async def connect(self) -> None:
-        """Connect and exchange greetings. Waits while the daemon's backlog is full. Raises `NoDaemon`."""
+        """Connect and exchange greetings. Waits while the daemon's backlog is full. Raises `NoDaemon`.
+
+        A connection that is open is closed first.
+        """
+        await self.close()
         loop = asyncio.get_running_loop()
         async with _within(bounds.connecting(self.socket)):
             while (connection := try_connect(self.socket)) is None:
@@ -219,6 +223,9 @@ class AsyncClient(ClientMethods, Asynchronous[AsyncTask]):
             try:
                 wire.send_frame(session.hello(self._name))
                 self.pid = session.welcomed(await wire.welcome).pid
+            except ConnectionLost as error:
+                wire.close()
+                raise bounds.no_daemon(self.socket, f": {error}") from None
             except BaseException:
                 wire.close()
                 raise

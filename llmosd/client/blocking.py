@@ -98,7 +98,11 @@ class Client(ClientMethods, Blocking[Task]):
         self.close()
 
     def connect(self) -> None:
-        """Connect and exchange greetings. Waits while the daemon's backlog is full. Raises `NoDaemon`."""
+        """Connect and exchange greetings. Waits while the daemon's backlog is full. Raises `NoDaemon`.
+
+        A connection that is open is closed first.
+        """
+        self.close()
         bound = bounds.connecting(self.socket)
         while (connection := try_connect(self.socket)) is None:
             self._left(bound)

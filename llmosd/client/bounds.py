@@ -106,7 +106,7 @@ class Bound:
 
     def __init__(self, seconds: float, make_error: Callable[[], LlmosError]) -> None:
         self.seconds = seconds
-        self.until = inf if seconds > LONGEST else time.monotonic() + seconds
+        self.until = time.monotonic() + seconds if seconds <= LONGEST else inf  # NaN is no bound either
         self._make_error = make_error
         self._polled = False
 

@@ -278,7 +278,9 @@ def test_attach_and_history_from_the_terminal(launch, gate):
     assert (row["id"], row["program"], row["attempt"]) == (task, "waiting", 2)
     gate.touch()
     assert daemon.llmos("attach", task).stdout == "2\n"
-    assert json.loads(daemon.llmos("attach", task, "--json").stdout)["result"] == 2
+    (row,) = json.loads(daemon.llmos("history", "--json").stdout)
+    ended = {"pid": row["last_pid"], "id": task, "result": 2}
+    assert json.loads(daemon.llmos("attach", task, "--json").stdout) == ended
     page = daemon.llmos("history", "--limit", "1")
     assert task in page.stdout
     assert f"--before {task}" in page.stderr

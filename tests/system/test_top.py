@@ -10,7 +10,7 @@ from textual.binding import Binding
 from textual.pilot import Pilot
 from textual.widgets import DataTable
 
-from ipc.errors import UnknownProcess
+from ipc.errors import NoDaemon, UnknownProcess
 from ipc.syscalls import ProcessInfo, SlotInfo, Stats, Usage
 from llmosd.cli import top as top_module
 from llmosd.cli.table import cells
@@ -68,6 +68,18 @@ class FakeDaemon:
         if self.rows.pop(pid, None) is None:
             raise UnknownProcess(f"no living process {pid}")
         self.killed.append(pid)
+
+
+class SilentDaemon(FakeDaemon):
+    """Answers nothing after the first poll, so that each call ends with its bound."""
+
+    polled = False
+
+    async def ps(self) -> list[ProcessInfo]:
+        if self.polled:
+            raise NoDaemon("the daemon does not answer")
+        self.polled = True
+        return await super().ps()
 
 
 @pytest.fixture
@@ -274,6 +286,26 @@ async def test_no_rows_and_many_rows(fake: FakeDaemon) -> None:
         assert top.query_one(DataTable).row_count == MOST_ROWS
         assert any(f"showing the first {MOST_ROWS} of {MOST_ROWS + 100} processes" in line for line in screen(top))
         assert top._table.max_scroll_x == 0
+
+
+async def test_a_daemon_that_stops_answering_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(top_module, "AsyncClient", lambda socket, name: SilentDaemon())
+    top = Top(Path("unused"))
+    async with top.run_test(size=(80, 24)) as pilot:
+        await drawn(pilot)
+        await top.poll()
+    assert top.return_code == top_module.NO_DAEMON
+
+
+async def test_ctrl_c_quits(fake: FakeDaemon) -> None:
+    fake.add(process(1))
+    top = Top(Path("unused"))
+    async with top.run_test(size=(80, 24)) as pilot:
+        await drawn(pilot)
+        await pilot.press("ctrl+c")
+        await pilot.pause()
+        assert not top.is_running
+    assert top.return_code == 0
 
 
 def test_the_command_on_a_terminal(daemon: RunningDaemon) -> None:

@@ -110,7 +110,8 @@ def attach(client: Client, options: argparse.Namespace) -> int:
 def _show(client: Client, task: Task, options: argparse.Namespace, events: Iterable[Event]) -> int:
     if options.json:
         last = deque(events, maxlen=1).pop()
-        show.value({"pid": task.pid, "id": task.id, "result": cursor.final_value(last)}, as_json=True)
+        pid = getattr(last, "pid", 0) or task.pid  # of the process that ended the task, maybe in a later run
+        show.value({"pid": pid, "id": task.id, "result": cursor.final_value(last)}, as_json=True)
         return 0
     stream = options.children or sys.stdout.isatty() if options.stream is None else options.stream
     EventPrinter(Labels(client, task.pid), stream=stream, children=options.children).print(events)

@@ -127,6 +127,18 @@ async def test_the_connection_serves_the_next_call_after_one_that_was_not_answer
     assert await use(lambda client: (twice if isinstance(client, Client) else twice_async)(client)) is None
 
 
+async def test_a_second_connection_takes_the_place_of_the_first(daemon, use) -> None:
+    def again(client: Client) -> Any:
+        client.connect()  # the daemon serves one connection after another
+        return client.ping()
+
+    async def again_async(client: AsyncClient) -> Any:
+        await client.connect()
+        return await client.ping()
+
+    assert await use(lambda client: (again if isinstance(client, Client) else again_async)(client)) is None
+
+
 async def test_following_a_log_ends_if_the_log_does_not_come(use, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(bounds.SECONDS, Logs, SHORT)
 
@@ -243,6 +255,7 @@ def test_a_bound_is_looked_at_once_more_after_its_end() -> None:
 
 def test_a_time_that_no_timer_takes_is_no_bound() -> None:
     assert bounds.within(1e300, "nothing").left() is None
+    assert bounds.within(float("nan"), "nothing").left() is None
     assert bounds.within(None, "nothing").left() is None
 
 

@@ -49,3 +49,21 @@ async def test_a_connection_that_is_not_welcomed_is_closed(
     async with asyncio.timeout(30):
         await ended
     server.close()
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+async def test_a_daemon_that_closes_the_connection_instead_of_welcoming_is_none(
+    kind: type[Client | AsyncClient], folder: Path
+) -> None:
+    async def close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async def connect() -> None:
+        client = kind(folder / "s.sock")
+        await (client.connect() if isinstance(client, AsyncClient) else asyncio.to_thread(client.connect))
+
+    server = await asyncio.start_unix_server(close, folder / "s.sock")
+    with pytest.raises(NoDaemon, match=r"does not answer: .*closed the connection"):
+        await connect()
+    server.close()

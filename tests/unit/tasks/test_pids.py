@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from ipc.errors import AgentFailed
 from ipc.syscalls import Spawn, Submit
 from kernel.core.pids import LEAST_BLOCK, MARGIN
 from llmosd.context import Context
@@ -76,6 +77,25 @@ async def test_the_pids_of_many_submissions_are_on_disk_before_their_processes_s
     )
     assert max(pids) <= reserved
     assert len(pids) == 2 * LEAST_BLOCK
+
+
+async def test_the_error_of_an_earlier_run_names_no_crash_report_because_that_is_gone(world: World) -> None:
+    world.agent(failing, durable=False)
+    async with world.life(orderly=True) as life:
+        folder = life.folder
+        task = await life.submit("failing")
+        with pytest.raises(AgentFailed) as failed:
+            await life.result(task)
+        assert "crash" in failed.value.data
+    async with world.life(folder) as life:
+        with pytest.raises(AgentFailed, match="broken") as failed:
+            await life.result(task)
+        assert "crash" not in failed.value.data
+        assert "broken" in failed.value.data["traceback"]
+
+
+async def failing(ctx: Context) -> None:
+    raise ValueError("broken")
 
 
 async def parent(ctx: Context, count: int) -> None:
