@@ -16,13 +16,19 @@ from ipc.syscalls import Limits
 
 
 def program_path(program: str) -> str:
-    """Make a path absolute, because the daemon has another working folder. Return the name of a program unchanged."""
-    from pathlib import Path
-
+    """Make a path absolute. Return the name of a program unchanged. Raises `BadArguments`."""
     file, colon, name = program.partition(":")
     if "/" not in file and not file.endswith(".py"):
         return program
-    return f"{Path(file).expanduser().resolve()}{colon}{name}"
+    return f"{absolute_path(os.path.expanduser(file))}{colon}{name}"
+
+
+def absolute_path(path: str) -> str:
+    """The absolute form of `path`, because the daemon has another working folder. Raises `BadArguments`."""
+    try:
+        return os.path.realpath(path)
+    except OSError as error:
+        raise BadArguments(f"cannot find {path} from the working folder: {error.strerror}") from None
 
 
 def named_argument(argument: str) -> tuple[str, Any]:
