@@ -13,6 +13,7 @@ from ipc.errors import (
     InvalidPolicy,
     LlmosError,
     NoDaemon,
+    NotEncodable,
     NotPermitted,
     SocketPathInvalid,
     TimedOut,
@@ -23,6 +24,7 @@ from ipc.errors import (
 from ipc.messages import Failed
 from ipc.syscalls import ExitStatus
 from llmosd.cli.command_line import FAILED, NO_DAEMON, TIMED_OUT, USAGE, exit_code, main
+from llmosd.client.blocking import Client
 from llmosd.client.cursor import final_value
 from llmosd.client.methods import _outcome
 
@@ -63,6 +65,20 @@ def test_the_error_of_a_call_counts_by_its_class(error: LlmosError, code: int) -
 def test_only_the_timeout_of_the_command_gives_124() -> None:
     assert exit_code(TimedOut("no answer"), 5.0) == TIMED_OUT
     assert exit_code(NoDaemon("nobody"), 5.0) == NO_DAEMON
+
+
+def test_the_result_of_an_agent_that_cannot_be_sent_is_not_misuse_of_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = to_wire(NotEncodable("the result of echo"))
+
+    class Fake(Client):
+        def connect(self) -> None:
+            final_value(Failed(7, error))
+
+    monkeypatch.setattr("llmosd.cli.command_line.Client", Fake)
+    assert main(["run", "echo", str(2**64)]) == FAILED
+    assert "the result of echo" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seconds", ["-1", "nan", "soon"])
