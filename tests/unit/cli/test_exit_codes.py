@@ -23,6 +23,7 @@ from ipc.errors import (
 )
 from ipc.messages import Failed
 from ipc.syscalls import ExitStatus
+from llmosd import cli
 from llmosd.cli.command_line import FAILED, NO_DAEMON, TIMED_OUT, USAGE, exit_code, main
 from llmosd.client.blocking import Client
 from llmosd.client.cursor import final_value
@@ -86,3 +87,13 @@ def test_the_result_of_an_agent_that_cannot_be_sent_is_not_misuse_of_the_command
 def test_a_time_that_is_none_is_misuse(option: str, seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "echo", option, seconds]) == USAGE
     assert f"{option}: invalid seconds value: '{seconds}'" in capsys.readouterr().err
+
+
+def test_ctrl_c_while_the_command_is_imported_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "prepare_command", lambda: None)
+    monkeypatch.setattr(cli.gc, "disable", lambda: None)
+    monkeypatch.setattr(cli, "_import_msgspec_without_extras", interrupted)
+    assert cli.main() == 130
