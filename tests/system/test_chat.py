@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import SCRIPTS, RunningDaemon
-from tests.support.typist import CTRL_D, UP, Typist
+from tests.support.terminal import CTRL_D, UP, Typist
 
 AGENTS = """
 from llmosd import Context, agent

@@ -16,7 +16,7 @@ from llmosd.cli import top as top_module
 from llmosd.cli.table import cells
 from llmosd.cli.top import KEYS, MOST_ROWS, Top
 from tests.support.daemon import SCRIPTS, RunningDaemon
-from tests.support.typist import Typist
+from tests.support.terminal import Typist
 
 MACHINE = {"memory_available": 8e9, "memory_total": 16e9, "cpu": 0.5, "cores": 8.0}
 

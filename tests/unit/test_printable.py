@@ -18,6 +18,7 @@ from llmosd.printable import printable, printable_json, printable_line
         ("\x1b]0;title\x1b\\", "\\x1b]0;title\\x1b\\"),
         ("\x9b31m", "\\x9b31m"),
         ("over\rwritten", "over\\rwritten"),
+        ("delete \x7f", "delete \\x7f"),
         ("\u202egnp.exe", "\\u202egnp.exe"),
         ("half \ud800", "half \\ud800"),
         ("two\nlines\tand a tab", "two\nlines\tand a tab"),
@@ -36,6 +37,10 @@ def test_no_control_character_survives():
 
 def test_a_line_stays_a_line():
     assert printable_line("a\nb\tc\x1b") == "a\\nb\\tc\\x1b"
+
+
+def test_json_of_ascii_characters_cannot_control_a_terminal_either():
+    assert printable_json('"delete \x7f"') == '"delete \\u007f"'
 
 
 def test_json_keeps_its_meaning():
