@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ def _files(path: str) -> Path | None:
     if path == "embedded":
         package = importlib.util.find_spec(EMBEDDED)
         return None if package is None or package.origin is None else Path(package.origin).parent
-    return Path(path).expanduser() if looks_local(path) else None
+    return Path(os.path.expanduser(path)) if looks_local(path) else None
 
 
 def _size_of(path: Path | None) -> int:

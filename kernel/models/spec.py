@@ -5,6 +5,7 @@ Written in the settings file, read by the resource manager. Data only.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,7 +41,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         """The local path of the model if it does not exist, else None. A hub name is no local path."""
         if self.driver != "transformers" or not looks_local(self.path):
             return None
-        path = Path(self.path).expanduser()
+        path = Path(os.path.expanduser(self.path))
         return None if path.exists() else path
 
 

@@ -95,8 +95,10 @@ def _number(node: nodes.FloatType, depth: int) -> Form:
 
 def _range(node: nodes.IntType | nodes.FloatType) -> str:
     """The bounds of a number, such as " from 1 to 5"."""
-    low = f" above {node.gt:g}" if node.gt is not None else "" if node.ge is None else f" from {node.ge:g}"
-    high = f" below {node.lt:g}" if node.lt is not None else "" if node.le is None else f" up to {node.le:g}"
+    low = f" above {node.gt}" if node.gt is not None else "" if node.ge is None else f" from {node.ge}"
+    high = f" below {node.lt}" if node.lt is not None else "" if node.le is None else f" up to {node.le}"
+    if node.ge is not None and node.le is not None:
+        return f"{low} to {node.le}"
     return f"{low} and{high}" if low and high else low + high
 
 

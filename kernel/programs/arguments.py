@@ -45,7 +45,8 @@ class Arguments:
         """
         names = self._struct.__struct_fields__
         if len(positional) > self._positional:
-            raise self._bad(f"takes {self._positional} positional arguments, got {len(positional)}")
+            words = f"{self._positional} positional argument{'' if self._positional == 1 else 's'}"
+            raise self._bad(f"takes {words}, got {len(positional)}")
         by_position = dict(zip(names, positional, strict=False))
         if twice := by_position.keys() & args.keys():
             raise self._bad(f"got {', '.join(sorted(twice))} twice")

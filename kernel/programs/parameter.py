@@ -58,7 +58,7 @@ class Parameter:
         if form is None:
             return f"argument {self.name}: {why}"
         reason, _, place = why.partition(" - at ")
-        detail = f"at {place.strip('`').removeprefix('$')}: {reason}" if place else reason
+        detail = f"{_place(place)}: {reason}" if place else reason
         if not place and re.fullmatch("Expected `.*`, got `.*`", reason):
             detail = ""  # the accepted form says it in better words
         shown = _shown(given, as_text=as_text)
@@ -90,6 +90,13 @@ class Parameter:
             return accepted_form(self._node)
         except (TypeError, ValueError):
             return None
+
+
+def _place(place: str) -> str:
+    """A place inside a value, in the words of msgspec such as "`key` in `$.a`", for people: "a key at .a"."""
+    of_key, _, path = place.rpartition(" in ")
+    path = path.strip("`").removeprefix("$")
+    return " ".join(word for word in ("a key" if of_key else "", f"at {path}" if path else "") if word) or "at the top"
 
 
 def _type_text(kind: Any) -> str:

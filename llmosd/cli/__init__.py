@@ -9,16 +9,18 @@ from __future__ import annotations
 import gc
 import sys
 
-from llmosd.standard_streams import prepare_command
+from llmosd.standard_streams import INTERRUPTED, prepare_command
 
 
 def main() -> int:
     """Run one command and return its exit code."""
     prepare_command()  # before anything opens a file, which could get the number of a closed stream
     gc.disable()  # a short process makes no garbage worth collecting, and imports would trigger the collector
-    _import_msgspec_without_extras()
-    from llmosd.cli.command_line import main
-
+    try:
+        _import_msgspec_without_extras()
+        from llmosd.cli.command_line import main
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return main()
 
 

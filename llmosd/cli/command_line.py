@@ -52,8 +52,9 @@ def _run(arguments: Sequence[str]) -> int:
             targets.resolve(client, options)
             return command(client, options)
     except LlmosError as error:
-        if isinstance(error, NotEncodable) and (reason := values.not_text(arguments)) is not None:
-            error = InvalidCall(reason)
+        if isinstance(error, NotEncodable) and not _ended(error):
+            reason = values.not_sendable(arguments)
+            error = error if reason is None else InvalidCall(reason)
         code = exit_code(error, timeout)
         if code == TIMED_OUT:
             error = TimedOut(options.late.format(f"{timeout:g}"))
@@ -66,13 +67,18 @@ def exit_code(error: LlmosError, timeout: float | None) -> int:
 
     An error that ended a process is a failure of the process, even if a mistake of the user has the same class.
     """
-    if error.ended_process or error.data.get("ended"):
+    if _ended(error):
         return FAILED
     if isinstance(error, TimedOut) and timeout is not None:
         return TIMED_OUT
     if isinstance(error, NoDaemon | ConnectionLost | SocketPathInvalid):
         return NO_DAEMON
     return USAGE if isinstance(error, InvalidCall | InvalidPolicy | NotFound) else FAILED
+
+
+def _ended(error: LlmosError) -> bool:
+    """Whether `error` ended a process."""
+    return bool(error.ended_process or error.data.get("ended"))
 
 
 def parser() -> Parser:

@@ -6,9 +6,8 @@ daemon. An event `Restarted` says that the task started again.
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ipc.errors import ConnectionLost, NoDaemon, ShuttingDown
 from ipc.messages import Event
@@ -18,17 +17,18 @@ PATIENCE = 10.0  # seconds for the daemon to restart
 PAUSE = 0.1  # seconds between two attempts to connect
 
 
-def events(client: Client, task: Task) -> Iterator[Event]:
-    """All events of `task` from now on. Raises `ConnectionLost` if the daemon does not restart.
+def events(client: Client, task: Task, note: Callable[[str], None]) -> Iterator[Event]:
+    """All events of `task` from now on. `note` prints that the daemon is lost.
 
-    Raises `TimedOut` when the time of the client expires, also between two runs of the daemon.
+    Raises `ConnectionLost` if the daemon does not restart, and `TimedOut` when the time of the client expires, also
+    between two runs of the daemon.
     """
     while True:
         try:
             yield from task.events()
             return
         except ConnectionLost as lost:
-            print("llmos: lost the daemon; waiting until it restarts", file=sys.stderr)
+            note("lost the daemon; waiting until it restarts")
             task = _reattach(client, task, lost)
 
 

@@ -31,10 +31,13 @@ def read_line() -> str | None:
         data = _bounded(sys.stdin.buffer.readline(MAX_FRAME + 1), "a line of standard input")
     except OSError as error:
         raise BadArguments(f"cannot read {STANDARD_INPUT}: {error.strerror}") from None
-    if not data:
-        return None
+    return line_text(data).rstrip("\r\n") if data else None
+
+
+def line_text(data: bytes) -> str:
+    """The text of a line of standard input. Raises `BadArguments`."""
     try:
-        return data.decode().rstrip("\r\n")
+        return data.decode()
     except UnicodeDecodeError as error:
         wrong = f"byte {error.start + 1} is 0x{data[error.start]:02x}"
         raise BadArguments(f"a line of standard input is not UTF-8 text: {wrong}; convert it first") from None

@@ -51,7 +51,9 @@ class Parser(argparse.ArgumentParser):
         """Exit because of a mistyped command or option."""
         from kernel.programs.suggestion import similar
 
-        near = similar(word, known)
+        # Without their dashes, which would make all of them similar.
+        names = {one.lstrip("-"): one for one in known}
+        near = names.get(similar(word.lstrip("-"), names) or "")
         hint = f"did you mean {near}?" if near is not None else f"`{self.prog} --help` lists the {kind}s"
         self.complain(f"no {kind} {word}; {hint}")
 

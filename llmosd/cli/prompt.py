@@ -62,11 +62,16 @@ class Prompt:
         if not self.interactive:
             return inputs.read_line()
         try:
-            return input(prompt)
+            line = input(prompt)
         except EOFError:
             return None
         except UnicodeDecodeError as error:
             raise BadArguments(f"the terminal sent text that is not {error.encoding}") from None
+        try:
+            line.encode()
+        except UnicodeEncodeError:  # Python does not decode bytes that are no text in the locale
+            return inputs.line_text(line.encode(sys.stdin.encoding, "surrogateescape"))
+        return line
 
 
 def _load(readline: ModuleType, file: Path) -> None:

@@ -46,9 +46,15 @@ class StatusLine:
 
     def clear(self) -> None:
         if self._terminal and self._shown:
-            write_unescaped(CLEAR_LINE, sys.stderr)
-            sys.stderr.flush()
+            clear_line()
             self._shown = ""
+
+
+def clear_line() -> None:
+    """Erase the line of the cursor, if standard error is a terminal."""
+    if sys.stderr.isatty():
+        write_unescaped(CLEAR_LINE, sys.stderr)
+        sys.stderr.flush()
 
 
 def _columns() -> int:
@@ -149,14 +155,16 @@ class EventPrinter:
 
     def _missed(self, event: Missed) -> None:
         if event.events or self._text:  # otherwise the task has ended, and its result follows
-            self._note(f"{event.events or 'some'} earlier events are missing: the daemon no longer retains them")
+            self.note(f"{event.events or 'some'} earlier events are missing: the daemon no longer retains them")
 
     def _restarted(self, event: Restarted) -> None:
-        self._note(f"the task started again: attempt {event.attempt}")
+        self.note(f"the task started again: attempt {event.attempt}")
         self._labels.own = event.pid
         self._text.restarted()
 
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
+        """Print a note of the command, such as that the task started again."""
+        self._status.clear()
         if self._one_screen:
             self._out.end_line()
         print(f"llmos: {text}", file=sys.stderr)

@@ -6,30 +6,39 @@ Used by the commands and by the parser of their options. It never contacts the d
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
 from ipc.errors import BadArguments
 from ipc.syscalls import Limits
 
+LEAST, MOST = -(1 << 63), (1 << 64) - 1  # the integers that a request can carry
+MOST_DIGITS = 30  # of a number in a complaint
+
 
 def program_path(program: str) -> str:
-    """Make a path absolute, because the daemon has another working folder. Return the name of a program unchanged."""
-    from pathlib import Path
-
+    """Make a path absolute. Return the name of a program unchanged. Raises `BadArguments`."""
     file, colon, name = program.partition(":")
     if "/" not in file and not file.endswith(".py"):
         return program
-    return f"{Path(file).expanduser().resolve()}{colon}{name}"
+    return f"{absolute_path(os.path.expanduser(file))}{colon}{name}"
 
 
-def named_argument(argument: str) -> tuple[str, Any]:
+def absolute_path(path: str) -> str:
+    """The absolute form of `path`, because the daemon has another working folder. Raises `BadArguments`."""
+    try:
+        return os.path.realpath(path)
+    except OSError as error:
+        raise BadArguments(f"cannot find {path} from the working folder: {error.strerror}") from None
+
+
+def named_argument(argument: str, option: str = "-a", form: str = "NAME=VALUE") -> tuple[str, str]:
     """Parse an argument by name, such as question=Why. Raises `BadArguments`."""
     name, equals, text = argument.partition("=")
     if not equals or not name:
-        raise BadArguments(f"-a takes NAME=VALUE, got {argument!r}")
+        raise BadArguments(f"{option} takes {form}, got {argument!r}")
     return name, text
 
 
@@ -44,9 +53,12 @@ def weight(text: str) -> tuple[str, float]:
     raise BadArguments(f"--weight takes OWNER=NUMBER, got {text!r}")
 
 
-def not_text(arguments: Sequence[str]) -> str | None:
-    """The reason why one of `arguments` cannot be sent, if one is not text in the encoding of the locale; else None."""
+def not_sendable(arguments: Sequence[str]) -> str | None:
+    """The reason why one of `arguments` cannot be sent, if one is too large or not text in the locale; else None."""
     for argument in arguments:
+        for digits in re.findall(r"-?\d+", argument):
+            if len(digits) > MOST_DIGITS or not LEAST <= int(digits) <= MOST:
+                return f"the number {digits[:MOST_DIGITS]}{'...' * (len(digits) > MOST_DIGITS)} is too large"
         if argument.isascii() or not any("\ud800" <= character <= "\udfff" for character in argument):
             continue
         try:
@@ -62,12 +74,18 @@ def limits(given: Sequence[str]) -> Limits | None:
     """Parse limits such as tokens=100; None if there are none. Raises `BadArguments`."""
     if not given:
         return None
-    values = dict(named_argument(argument) for argument in given)
+    values = dict(named_argument(argument, "--limit", "NAME=NUMBER") for argument in given)
+    known = Limits.__struct_fields__
+    for name in values:
+        if name not in known:
+            from kernel.programs.suggestion import did_you_mean, similar
+
+            hint = did_you_mean(similar(name, known))
+            raise BadArguments(f"no limit {name}; {hint}the limits are {', '.join(known)}")
     try:
         return msgspec.convert(values, Limits, strict=False)
     except msgspec.ValidationError as error:
-        known = ", ".join(Limits.__struct_fields__)
-        raise BadArguments(f"--limit takes NAME=NUMBER: {error}; the names are {known}") from None
+        raise BadArguments(f"--limit takes NAME=NUMBER: {error}") from None
 
 
 def seconds(text: str) -> float:

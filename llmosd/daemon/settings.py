@@ -213,4 +213,4 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> None:
 
 
 def _expanded(path: str) -> Path:
-    return Path(path).expanduser()
+    return Path(os.path.expanduser(path))  # the method of `Path` fails if there is no such user

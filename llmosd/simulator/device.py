@@ -6,6 +6,7 @@ and simulates nothing.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated
@@ -74,7 +75,7 @@ class DeviceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 def find(name: str | None) -> DeviceModel:
     """The device `name`: a file, or one that ships with llmosd; None means `DEFAULT`. Raises `InvalidDevice`."""
     name = name or DEFAULT
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.suffix or path.is_file():
         return read(path)
     folder = shared("config") / "devices"

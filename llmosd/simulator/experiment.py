@@ -7,6 +7,7 @@ policies. It prints nothing.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -141,7 +142,7 @@ def _read(plan: ExperimentPlan) -> tuple[list[WorkloadTask], str]:
                 f"no traces in {SHIPPED_TRACES}: install llmosd again, or name a file: --workload FILE.csv"
             )
     else:
-        files = [Path(plan.workload).expanduser()]
+        files = [Path(os.path.expanduser(plan.workload))]
     if not files[0].is_file():
         known = ", ".join((*GENERATORS, "trace"))
         raise InvalidWorkload(f"no workload {plan.workload!r}, and no such file; give one of {known}, or a file")

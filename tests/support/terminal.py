@@ -56,9 +56,9 @@ class Typist:
         self._process.wait()
         os.close(self._terminal)
 
-    def type(self, text: str) -> None:
+    def type(self, text: str | bytes) -> None:
         """Press the keys of `text`."""
-        os.write(self._terminal, text.encode())
+        os.write(self._terminal, text.encode() if isinstance(text, str) else text)
 
     def interrupt(self) -> None:
         """Press Ctrl-C when the command sleeps: Python notices a signal late that arrives just before it waits."""

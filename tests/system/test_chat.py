@@ -39,6 +39,10 @@ async def fail(ctx: Context, messages: list[dict[str, str]]) -> str:
 @agent
 async def deaf(ctx: Context) -> None:
     pass
+
+@agent
+async def mute(ctx: Context, text: str) -> None:
+    await ctx.sleep(3600)
 """
 
 
@@ -63,8 +67,8 @@ def chat(daemon: RunningDaemon, folder: Path) -> Iterator[Callable[..., Typist]]
     """Opens a conversation on a terminal."""
     typists: list[Typist] = []
 
-    def chat(*arguments: str) -> Typist:
-        environment = {"LLMOSD_SOCKET": str(daemon.socket), "XDG_STATE_HOME": str(folder / "home")}
+    def chat(*arguments: str, **environment: str) -> Typist:
+        environment |= {"LLMOSD_SOCKET": str(daemon.socket), "XDG_STATE_HOME": str(folder / "home")}
         typists.append(Typist([SCRIPTS / "llmos", "chat", *arguments], environment).__enter__())
         return typists[-1]
 
@@ -98,6 +102,12 @@ def test_a_pipe_of_anything_but_text_gets_a_sentence(daemon: RunningDaemon) -> N
 def test_a_program_that_takes_no_text_is_refused(daemon: RunningDaemon) -> None:
     out = daemon.llmos("chat", "deaf", stdin="hello\n")
     assert (out.returncode, "takes no text" in out.stderr) == (2, True)
+
+
+def test_the_conversation_is_no_argument_of_the_user(daemon: RunningDaemon) -> None:
+    out = daemon.llmos("chat", "recite", "-a", "messages=[]", stdin="x\n")
+    assert (out.returncode, out.stdout) == (2, "")
+    assert "llmos: BadArguments: -a messages is not possible" in out.stderr
 
 
 def test_an_error_ends_a_pipe_but_not_a_session(daemon: RunningDaemon, chat: Callable[..., Typist]) -> None:
@@ -139,6 +149,19 @@ def test_ctrl_c_ends_the_reply_and_not_the_session(
     assert session.end() == 0
 
 
+def test_ctrl_c_before_the_reply_has_a_line_of_its_own(
+    daemon: RunningDaemon, chat: Callable[..., Typist], eventually: Callable[..., None]
+) -> None:
+    session = chat("mute")
+    session.see("> ")
+    session.type("Hello?\n")
+    with daemon.client() as client:
+        eventually(lambda: [row.program for row in client.ps()] == ["mute"], "the task has begun")
+    session.interrupt()
+    session.see("^C\r\x1b[Kllmos: the reply was ended\n")
+    session.see("> ")
+
+
 def test_ctrl_c_at_the_prompt_only_drops_the_line(chat: Callable[..., Typist]) -> None:
     session = chat("shout")
     session.see("> ")
@@ -149,6 +172,19 @@ def test_ctrl_c_at_the_prompt_only_drops_the_line(chat: Callable[..., Typist]) -
     session.see("> ")
     session.type("whole\n")
     session.see("\nWHOLE\n")
+    session.see("> ")
+    session.type(CTRL_D)
+    assert session.end() == 0
+
+
+def test_text_is_utf_8_whatever_the_locale_of_the_terminal(chat: Callable[..., Typist]) -> None:
+    session = chat("shout", LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
+    session.see("> ")
+    session.type("naïve\n")
+    session.see("NA\\xcfVE\n")  # the escape of a character that this terminal cannot show
+    session.see("> ")
+    session.type(b"ab\xff\n")
+    session.see("llmos: BadArguments: a line of standard input is not UTF-8 text: byte 3 is 0xff; convert it first\n")
     session.see("> ")
     session.type(CTRL_D)
     assert session.end() == 0

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 from ipc.errors import ModelNotFound
@@ -18,7 +19,7 @@ def locate(model: str) -> Path | str:
     """The path of `model`. If there is no such path, `model` itself, as a name on the hub. Raises `ModelNotFound`."""
     if model == EMBEDDED:
         return _embedded()
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelNotFound(f"{path} holds no config.json; name a folder saved by transformers, or a .gguf file")

@@ -21,7 +21,7 @@ from llmosd.cli.conversation import MESSAGES, Conversation
 from llmosd.cli.json_text import json_text
 from llmosd.cli.options import Add, CommonOptions
 from llmosd.cli.prompt import Prompt
-from llmosd.cli.stream import EventPrinter, Labels
+from llmosd.cli.stream import EventPrinter, Labels, clear_line
 from llmosd.client.blocking import Client
 
 HELP = """\
@@ -49,7 +49,10 @@ def chat(client: Client, options: argparse.Namespace) -> int:
     options.program = values.program_path(options.program)
     program = client.request(DescribeProgram(options.program))
     named = ArgumentReader(as_json=False).named(options.arg)
-    conversation = Conversation(remembers=_takes_messages(program), named=named)
+    remembers = _takes_messages(program)
+    if remembers and MESSAGES in named:
+        raise BadArguments(f"-a {MESSAGES} is not possible: `llmos chat` gives the conversation for this argument")
+    conversation = Conversation(remembers=remembers, named=named)
     client.close()
     with Prompt() as prompt:
         dialogue = _Dialogue(options, conversation, interactive=prompt.interactive)
@@ -62,6 +65,10 @@ def chat(client: Client, options: argparse.Namespace) -> int:
                     dialogue.end()
                 else:
                     dialogue.handle(text)
+            except BadArguments as error:  # the line is not text
+                if not prompt.interactive:
+                    raise
+                complain(error)
             except KeyboardInterrupt:
                 if not prompt.interactive:
                     raise
@@ -142,6 +149,7 @@ class _Dialogue:
         except KeyboardInterrupt:
             if not self._interactive:
                 raise
+            clear_line()  # the terminal shows ^C
             print("llmos: the reply was ended", file=sys.stderr)
         self._conversation.answered(text, reply.text)
 

@@ -9,7 +9,7 @@ import argparse
 import time
 from pathlib import Path
 
-from llmosd.cli import listings, show
+from llmosd.cli import listings, show, values
 from llmosd.cli.options import Add, CommonOptions
 from llmosd.client.blocking import Client
 
@@ -49,7 +49,7 @@ def ping(client: Client, options: argparse.Namespace) -> int:
 
 
 def backup(client: Client, options: argparse.Namespace) -> int:
-    size = client.backup(options.file)
+    size = client.backup(values.absolute_path(str(options.file)))
     text = f"{options.file}: {show.size(size)}"
     show.value({"file": str(options.file), "size": size} if options.json else text, options.json)
     return 0

@@ -7,6 +7,7 @@ command pays for these imports. `simulate` never contacts a daemon.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -124,6 +125,10 @@ def add_commands(add: Add, common: CommonOptions) -> None:
     command.set_defaults(command=record)
 
 
+def _path(text: str) -> Path:
+    return Path(os.path.expanduser(text))  # the method of `Path` fails if there is no such user
+
+
 # ---- simulate
 
 
@@ -131,7 +136,7 @@ def simulate(options: argparse.Namespace) -> int:
     if options.plot is not None:
         from llmosd.simulator.plots.save import require
 
-        require(Path(options.plot).expanduser())
+        require(_path(options.plot))
     if options.example == "textbook":
         return _textbook(options)
     from llmosd.simulator.experiment import perform
@@ -185,7 +190,7 @@ def _draw(folder: str | None, result: ExperimentResult) -> list[str]:
         return []
     from llmosd.simulator.plots.save import draw
 
-    return [str(path) for path in draw(Path(folder).expanduser(), result.runs, result.estimates)]
+    return [str(path) for path in draw(_path(folder), result.runs, result.estimates)]
 
 
 def _print_estimates(by_policy: dict[str, Estimates], wide: bool) -> None:
@@ -211,7 +216,7 @@ def _textbook(options: argparse.Namespace) -> int:
     if options.plot is not None:
         from llmosd.simulator.plots.save import draw_run
 
-        files = [str(path) for path in draw_run(Path(options.plot).expanduser(), book.run)]
+        files = [str(path) for path in draw_run(_path(options.plot), book.run)]
     total = sum(book.slices.values())
     if options.json:
         answer = {"order": book.order, "slices": book.slices, "total_slices": total, "ms": book.milliseconds}
@@ -250,7 +255,7 @@ def record(client: Client, options: argparse.Namespace) -> int:
 
     if options.seconds is not None and not options.seconds >= 0:
         raise InvalidCall(f"--seconds {options.seconds:g}; give 0 or more")
-    path = Path(options.file).expanduser()
+    path = _path(options.file)
     recorder = Recorder(client, past=options.last)
     recording.write(recorder.recording, path)  # an unwritable file fails here, before the recording
     end = None if options.seconds is None else time.monotonic() + options.seconds
@@ -277,7 +282,7 @@ def calibrate(client: Client, options: argparse.Namespace) -> int:
     from llmosd.simulator import device
     from llmosd.simulator.calibration import measure
 
-    path = Path(options.file).expanduser()
+    path = _path(options.file)
     measured = measure(client, options.model, lambda text: print(text, file=sys.stderr))
     try:
         device.write(measured, path)

@@ -71,7 +71,7 @@ def _add_streaming(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--stream",
         action=argparse.BooleanOptionalAction,
-        help="print text as it is generated, and emitted values; the default on a terminal",
+        help="whether to print text as it is generated, and emitted values; the default is to do so on a terminal",
     )
     command.add_argument("--children", action="store_true", help="also stream the text of its children, with labels")
 
@@ -99,22 +99,27 @@ def run(client: Client, options: argparse.Namespace) -> int:
         if not options.json:
             print(f"llmos: task {task.id}: `llmos attach {task.id}` shows its output", file=sys.stderr)
         return 0
-    return _show(client, task, options, task.events())
+    return _show(task, options, _printer(client, task, options), task.events())
 
 
 def attach(client: Client, options: argparse.Namespace) -> int:
     task = client.attach(options.id, after=BEGINNING)
-    return _show(client, task, options, following.events(client, task))
+    printer = _printer(client, task, options)
+    return _show(task, options, printer, following.events(client, task, printer.note))
 
 
-def _show(client: Client, task: Task, options: argparse.Namespace, events: Iterable[Event]) -> int:
+def _printer(client: Client, task: Task, options: argparse.Namespace) -> EventPrinter:
+    stream = options.children or sys.stdout.isatty() if options.stream is None else options.stream
+    return EventPrinter(Labels(client, task.pid), stream=stream, children=options.children)
+
+
+def _show(task: Task, options: argparse.Namespace, printer: EventPrinter, events: Iterable[Event]) -> int:
     if options.json:
         last = deque(events, maxlen=1).pop()
         pid = getattr(last, "pid", 0) or task.pid  # of the process that ended the task, maybe in a later run
         show.value({"pid": pid, "id": task.id, "result": cursor.final_value(last)}, as_json=True)
-        return 0
-    stream = options.children or sys.stdout.isatty() if options.stream is None else options.stream
-    EventPrinter(Labels(client, task.pid), stream=stream, children=options.children).print(events)
+    else:
+        printer.print(events)
     return 0
 
 

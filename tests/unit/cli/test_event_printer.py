@@ -188,15 +188,16 @@ class Terminal(EscapedText):
 
 @pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Prints events with both streams on one terminal, and returns what the terminal gets."""
+    """Prints events, and texts as notes, with both streams on one terminal. Returns what the terminal gets."""
 
-    def screen(*events: Event) -> str:
+    def screen(*events: Event | str) -> str:
         data = io.BytesIO()
         terminal = Terminal(data, "utf-8", write_through=True)
         with monkeypatch.context() as patch:
             patch.setattr("sys.stdout", terminal)
             patch.setattr("sys.stderr", terminal)
-            EventPrinter(Labels(Processes({}), OWN), stream=True, children=False).print(events)  # type: ignore[arg-type]
+            printer = EventPrinter(Labels(Processes({}), OWN), stream=True, children=False)  # type: ignore[arg-type]
+            printer.print(event for event in events if not isinstance(event, str) or printer.note(event))  # type: ignore[misc]
             return data.getvalue().decode()
 
     return screen
@@ -216,6 +217,12 @@ def test_nothing_else_is_written_into_an_open_line_of_text(screen: Callable[...,
     shown = screen(*said("one "), State(OWN, "model queued", "second"), log, *said("two"), Result(OWN, "one two"))
     first, logged, last = shown.splitlines()
     assert (first, logged[-12:], last) == ("one ", " info: begun", "two")
+
+
+def test_a_note_has_a_line_of_its_own(screen: Callable[..., str]) -> None:
+    assert screen(*said("one "), "lost", *said("two"), Result(OWN, "one two")) == "one \nllmos: lost\ntwo\n"
+    loading = State(OWN, "model loading", "reading")
+    assert "reading\r\x1b[Kllmos: lost\n" in screen(loading, "lost", Result(OWN, None))
 
 
 # ---- restarts

@@ -13,6 +13,7 @@ from ipc.errors import (
     InvalidPolicy,
     LlmosError,
     NoDaemon,
+    NotEncodable,
     NotPermitted,
     SocketPathInvalid,
     TimedOut,
@@ -22,7 +23,9 @@ from ipc.errors import (
 )
 from ipc.messages import Failed
 from ipc.syscalls import ExitStatus
+from llmosd import cli
 from llmosd.cli.command_line import FAILED, NO_DAEMON, TIMED_OUT, USAGE, exit_code, main
+from llmosd.client.blocking import Client
 from llmosd.client.cursor import final_value
 from llmosd.client.methods import _outcome
 
@@ -67,8 +70,32 @@ def test_only_the_timeout_of_the_command_gives_124() -> None:
     assert exit_code(NoDaemon("nobody"), 5.0) == NO_DAEMON
 
 
+def test_the_result_of_an_agent_that_cannot_be_sent_is_not_misuse_of_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = to_wire(NotEncodable("the result of echo"))
+
+    class Fake(Client):
+        def connect(self) -> None:
+            final_value(Failed(7, error))
+
+    monkeypatch.setattr("llmosd.cli.command_line.Client", Fake)
+    assert main(["run", "echo", str(2**64)]) == FAILED
+    assert "the result of echo" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("seconds", ["-1", "nan", "soon"])
 @pytest.mark.parametrize("option", ["--timeout", "--deadline"])
 def test_a_time_that_is_none_is_misuse(option: str, seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "echo", option, seconds]) == USAGE
     assert f"{option}: invalid seconds value: '{seconds}'" in capsys.readouterr().err
+
+
+def test_ctrl_c_while_the_command_is_imported_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "prepare_command", lambda: None)
+    monkeypatch.setattr(cli.gc, "disable", lambda: None)
+    monkeypatch.setattr(cli, "_import_msgspec_without_extras", interrupted)
+    assert cli.main() == 130

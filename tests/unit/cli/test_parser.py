@@ -26,6 +26,7 @@ def parse(*arguments: str) -> argparse.Namespace:
         (["--versoin"], "llmos: no option --versoin; did you mean --version?"),
         (["run", "ask", "--prioritty", "5", "x"], "llmos run: no option --prioritty; did you mean --priority?"),
         (["run", "ask", "--prioritty=5"], "llmos run: no option --prioritty; did you mean --priority?"),
+        (["ps", "--timeout", "3"], "llmos ps: no option --timeout; `llmos ps --help` lists the options"),
         (["ps", "-z"], "llmos ps: no option -z; `llmos ps --help` lists the options"),
         (["ps", "5"], "llmos ps: there is no use for 5; `llmos ps --help` explains the command"),
         (["kill", "1", "--socket", "x", "2"], "llmos kill: there is no use for 2; `llmos kill --help` explains the"),
