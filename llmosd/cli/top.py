@@ -139,6 +139,10 @@ class Top(App[None]):
 
     # ---- keys
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Whether a key of the table has an effect now: not while a window is open, which needs its arrow keys."""
+        return action != "sort" or len(self.screen_stack) == 1
+
     def action_kill(self) -> None:
         """Ask, and kill the process that was chosen when the question appeared."""
         pid = self._selected()

@@ -303,6 +303,22 @@ async def test_the_filter_and_the_tree(fake: FakeDaemon) -> None:
         assert column(top, "PROGRAM") == ["parent", "child", "other"]
 
 
+async def test_the_arrow_keys_belong_to_the_window_that_is_open(fake: FakeDaemon) -> None:
+    fake.add(process(1))
+    top = Top(Path("unused"))
+    async with top.run_test(size=(80, 24)) as pilot:
+        await drawn(pilot)
+        await pilot.press("slash", *"ak", "left", "left", "s", "enter")
+        await closed(pilot)
+        assert (top._filter, top._sorted_by) == ("sak", "TOK/S")
+        await pilot.press("slash", "backspace", "backspace", "backspace", "enter")
+        await closed(pilot)
+        await pilot.press("k", "left")
+        await closed(pilot)
+        await appears(pilot, "process 1 was not killed")
+        assert top._sorted_by == "TOK/S"
+
+
 async def test_no_text_of_a_process_controls_the_terminal(fake: FakeDaemon) -> None:
     fake.add(process(1, program="\x1b]0;title\x07", waits_for="a\nb\u202e[red]"))
     top = Top(Path("unused"))
