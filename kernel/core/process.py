@@ -29,7 +29,7 @@ from kernel.core.fiber import (
 from kernel.core.mailbox import Mailbox
 from kernel.core.plain_wait import NO_WAIT, OUTSIDE, ThreadWait
 from kernel.core.suspension import Suspension
-from kernel.lib.wording import counted
+from kernel.lib.wording import counted, quoted
 from kernel.policy.group import SchedulingGroup
 
 if TYPE_CHECKING:
@@ -374,10 +374,11 @@ class PendingCalls(dict[int, Thread | None]):
         unread = any(message.id == number for message in (process.mailbox.peek() if process.mailbox else ()))
         others = len(self) - 1
         also = f"; {counted(others, 'other call')} also {'waits' if others == 1 else 'wait'} for its replies"
+        read = "has not read the call yet" if unread else "has read the call"
         return WaitFacts(
             kind="reply",
-            doing=f"waiting for a reply of process {process.pid} ({process.program})",
-            state=("It has not read the call yet" if unread else "It has read the call") + (also if others > 0 else ""),
+            doing=f"waiting for a reply of process {process.pid} ({quoted(process.program)})",
+            state=f"Process {process.pid} {read}{also if others > 0 else ''}",
             ends=f"process {process.pid} replies or ends",
             awaits=process.pid,
         )

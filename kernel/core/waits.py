@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from ipc.syscalls import WaitFacts
 from kernel.core.plain_wait import ThreadWait, named
 from kernel.core.process import Process, Thread
-from kernel.lib.wording import counted
+from kernel.lib.wording import counted, quoted
 
 
 class _OnProcess:
@@ -42,7 +42,7 @@ class EndOf(_OnProcess):
         process = self.process
         return WaitFacts(
             kind="end",
-            doing=f"waiting for the end of process {process.pid} ({process.program})",
+            doing=f"waiting for the end of process {process.pid} ({quoted(process.program)})",
             ends=f"process {process.pid} ends",
             awaits=process.pid,
         )
@@ -63,7 +63,7 @@ class RoomIn(_OnProcess):
         limit = f"{counted(size, 'message')}, {'the limit of the process' if bound else 'the default limit'}"
         return WaitFacts(
             kind="mailbox",
-            doing=f"waiting for room in the mailbox of process {process.pid} ({process.program})",
+            doing=f"waiting for room in the mailbox of process {process.pid} ({quoted(process.program)})",
             place=place + 1,
             line=max(len(senders), 1),
             ahead=named(sender.process for sender in senders[:place]),

@@ -17,7 +17,7 @@ from kernel.core.fiber import PARK
 from kernel.core.process import Thread
 from kernel.journal.changes import Change, HighestIds
 from kernel.journal.journal import Journal
-from kernel.lib.wording import counted
+from kernel.lib.wording import counted, verb
 
 
 class Commits:
@@ -76,7 +76,7 @@ class Commits:
             thread.defer(deferred)
 
     def _written(self, number: int, error: LlmosError | None) -> None:
-        self.refused = "" if error is None else error.message
+        self.refused = "" if error is None else str(error.data.get("cause", error.message))
         if error is not None:
             return  # the journal tries again
         self.committed = max(self.committed, number)
@@ -102,12 +102,14 @@ class CommitWait:
 
     def explain(self, thread: Thread) -> WaitFacts:
         commits = self._commits
-        ahead = counted(max(self._number - commits.committed, 0), "commit")
-        refused = f"the disk refuses to write ({commits.refused}), and the journal tries again"
-        state = f"{ahead} up to its own {'is' if ahead.startswith('1 ') else 'are'} not on disk yet"
+        ahead = max(self._number - commits.committed, 0)
+        state = f"{counted(ahead, 'commit')} up to its own {verb(ahead, 'is', 'are')} not on disk yet"
+        refused = (
+            f"the disk refuses to write {verb(ahead, 'it', 'them')} ({commits.refused}), and the journal tries again"
+        )
         return WaitFacts(
             kind="journal",
-            doing="waiting for the journal, until what it did is on disk",
+            doing="waiting for the journal to write what it did",
             state=f"{state}; {refused}" if commits.refused else state,
             ends="the disk has written its commit",
         )

@@ -72,7 +72,7 @@ def ended(process: Process) -> WaitFacts:
     when = show_seconds(time.monotonic() - process.ended_at) + " ago" if process.ended_at else "in a previous run"
     pid = process.pid
     if status.error is None:
-        return WaitFacts(kind="ended", doing=f"ended {when}, and is done", state=f"`llmos wait {pid}` shows its result")
+        return WaitFacts(kind="ended", doing=f"ended {when} (done)", state=f"`llmos wait {pid}` shows its result")
     message = status.error.message
     error = message if len(message) <= MAX_ERROR else message[: MAX_ERROR - 3] + "..."
     shows = f"`llmos crashes {pid}` shows more" if status.reason != "killed" else f"`llmos logs {pid}` shows its log"

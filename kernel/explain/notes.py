@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 from kernel.core.process import Process, Thread
-from kernel.lib.wording import listed, quoted, show_seconds
+from kernel.lib.wording import listed, quoted, show_seconds, verb
 from kernel.processes.limits import LimitEnforcer
 
 TOLERANCE = 0.5  # seconds by which two clocks may differ over the life of a process
@@ -29,7 +29,8 @@ def notes(process: Process, thread: Thread | None, limits: LimitEnforcer, now: f
     others = [other for other in process.threads if other is not thread]
     if thread is not None and others:
         named = [f"{other.path} ({_doing(other)})" for other in islice(others, MAX_THREADS)]
-        sentences.append(f"This is thread {thread.path}; it also has {listed(named, len(others))}")
+        also = f"{verb(len(others), 'thread', 'threads')} {listed(named, len(others))}"
+        sentences.append(f"This is about thread {thread.path}; the process also has {also}")
     sentences += _ends(process, now)
     sentences += [
         f"{who[0].upper()}{who[1:]} has used {amount:g} of {maximum:g} {name}, its limit"
@@ -77,7 +78,7 @@ def _place_in_code(thread: Thread) -> str:
     deepest = frames[-1]
     place = _line(own)
     if thread.awaited_future is not None and deepest is not own:
-        place += f", in a call of {_line(deepest)}"
+        place += f", in a call that waits at {_line(deepest)}"
     return place
 
 

@@ -6,6 +6,7 @@ Called by the explainer. It derives nothing: what is not among the facts is not 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import zip_longest
 
 from ipc.syscalls import Explanation, Participant, WaitFacts
 from kernel.lib.wording import listed, ordinal, quoted, show_seconds
@@ -27,8 +28,11 @@ def _sentences(explanation: Explanation) -> Iterator[str]:
     if facts.held and facts.holders:
         yield f"{facts.held} {_names(facts.holders, facts.holder_count)}"
     yield facts.state
-    for member in explanation.chain:
-        yield f"process {member.pid} ({quoted(member.program)}) {_doing(member.doing, member.seconds)}"
+    for member, following in zip_longest(explanation.chain, explanation.chain[1:]):
+        # A wait for a lock, for example, does not name the process that must act first.
+        unnamed = following is not None and f"process {following.pid} " not in member.doing
+        holder = f", and so for process {following.pid}" if unnamed else ""
+        yield f"process {member.pid} ({quoted(member.program)}) {_doing(member.doing, member.seconds)}{holder}"
     if explanation.cycle:
         yield f"this chain of waits leads back to process {explanation.cycle}"
     yield _end(facts)

@@ -251,6 +251,7 @@ class Writer:
                 f"the journal cannot be written ({why}), and a task is accepted only once it is on disk; {hint}",
                 retry_after=RETRY,
                 certain=certain,
+                cause=why,
             )
 
     def _read(self, one: Read) -> Any:

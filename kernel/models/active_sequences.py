@@ -272,6 +272,10 @@ class ActiveSequences:
         self.leases.charge_prompt(sequence, tokens)
         self._charge(sequence, tokens)
 
+    def tokens_left(self, sequence: Sequence) -> int | None:
+        """The tokens that the process of `sequence` may still use; None without a limit."""
+        return self._limits.tokens_left(sequence.process)
+
     def _charge(self, sequence: Sequence, tokens: int) -> None:
         """Charge the process for `tokens` used. If this exceeds a limit, end the sequence with an error."""
         try:

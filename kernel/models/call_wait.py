@@ -87,7 +87,11 @@ class ModelCallWait:
         ends = "the model has answered"
         if isinstance(sequence, Generation):
             bound = sequence.sampling.max_tokens or self._runtime.spec.max_tokens
-            ends = f"the reply ends, after {counted(max(bound - len(sequence.ids), 0), 'more token')} at most"
+            left = max(bound - len(sequence.ids), 0)
+            ends = f"the reply ends, after {counted(left, 'more token')} at most"
+            allowed = self._runtime.active.tokens_left(sequence)
+            if allowed is not None and allowed < left:
+                ends = f"the reply ends, or fails after {counted(allowed, 'more token')} at the limit of tokens"
         made = f" ({self._made()} so far)" if isinstance(sequence, Generation) else ""
         return WaitFacts(kind=GENERATE, doing=f"generating on model {name}{made}", ends=ends, next=self._turn(sequence))
 
@@ -145,7 +149,7 @@ class ModelCallWait:
         slots, calls = runtime.active.leases.count, runtime.active.leases.waiting
         usual = runtime.footprint.load_seconds
         doing = f"waiting for model {runtime.name}, which is {_PHASES.get(state.name, state.name)}"
-        last = f"the last load took {show_seconds(usual)}" if usual is not None else "it was never loaded before"
+        last = f"the last load took {show_seconds(usual)}" if usual is not None else "the model was never loaded before"
         loads = state.name in (LOADING, RESTARTING)
         return WaitFacts(
             kind="loading",
@@ -168,7 +172,9 @@ class ModelCallWait:
         now = asyncio.get_running_loop().time()
         holders = [one for other in residents for one in cast("ModelRuntime", other).active.leases.running]
         due = residency.due_at
-        again = "" if due is None else f", and decides again in {show_seconds(due - now)} at the latest"
+        reason = runtime.state.detail.removeprefix("for memory: ")
+        reason = f"the daemon is {reason}" if reason.startswith("unloading ") else reason
+        again = "" if due is None else f"; the daemon decides again in {show_seconds(due - now)} at the latest"
         taken = f"; in memory: {listed(sizes, len(residents))}" if sizes else ""
         return WaitFacts(
             kind="memory",
@@ -179,7 +185,7 @@ class ModelCallWait:
             state=f"The model needs {show_size(need)}, and {show_size(max(room, 0))} of "
             f"{show_size(residency.budget)} are free{taken}",
             ends="the model fits",
-            next=f"The daemon waits {runtime.state.detail}{again}",
+            next=f"{reason}{again}",
         )
 
     def _needing_memory(self) -> WaitFacts:

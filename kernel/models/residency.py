@@ -118,8 +118,12 @@ class Residency:
             return
         self._rescheduling = True
         try:
-            for runtime, since in tuple(self._waiting.items()):
+            waiting = tuple(self._waiting.items())
+            for place, (runtime, since) in enumerate(waiting):
                 if not self._start_or_make_room(runtime, since):
+                    for behind, _ in waiting[place + 1 :]:
+                        if behind in self._waiting:
+                            behind.wait_for_memory(f"for memory: model {runtime.name} is loaded first")
                     break
         finally:
             self._rescheduling = False

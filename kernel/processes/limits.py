@@ -142,6 +142,16 @@ class LimitEnforcer:
         if account is not None or process.limits is not None:
             self.check_tokens(process, 0)
 
+    def tokens_left(self, process: Process) -> int | None:
+        """The tokens that `process` and its owner may still use; None if neither has a limit."""
+        limits, account = process.limits, self._accounts.get(process.owner)
+        left = []
+        if limits is not None and limits.tokens is not None:
+            left.append(limits.tokens - process.prompt_tokens - process.generated_tokens)
+        if account is not None and account.limits.tokens is not None:
+            left.append(account.limits.tokens - account.tokens)
+        return max(min(left), 0) if left else None
+
     def nearly_used(self, process: Process) -> list[tuple[str, str, float, float]]:
         """The limits of `process` and of its owner of which `NEARLY` is used.
 

@@ -142,12 +142,23 @@ def _arguments(positional: Any, named: Any) -> Iterator[str]:
     separator = ""
     for value in positional if isinstance(positional, list) else ():
         yield separator
-        yield from _pieces(value)
+        yield from _argument(value)
         separator = ", "
     for name, value in named.items() if isinstance(named, dict) else ():
         yield f"{separator}{name}="
-        yield from _pieces(value)
+        yield from _argument(value)
         separator = ", "
+
+
+def _argument(value: Any) -> Iterator[str]:
+    """An argument. A text is as its user typed it, in the quotes that it lacks, so that JSON in it stays readable."""
+    if not isinstance(value, str):
+        yield from _pieces(value)
+        return
+    quote = "'" if '"' in value else '"'
+    yield quote
+    yield value
+    yield quote
 
 
 def _pieces(value: Any) -> Iterator[str]:

@@ -16,7 +16,7 @@ from kernel.core.fiber import PARK
 from kernel.core.plain_wait import named
 from kernel.core.process import Thread
 from kernel.core.timers import Timer
-from kernel.lib.wording import counted, quoted
+from kernel.lib.wording import counted, quoted, verb
 from kernel.programs.tool import Tool
 
 MAX_QUEUE = 10_000  # calls that may wait for a place
@@ -59,7 +59,11 @@ class ToolWait:
             return WaitFacts(kind="tool", doing=doing, timer="it tries again")
         line = [waiter.thread for waiter in limit.queue]
         place = line.index(thread) if thread in line else 0
-        abandoned = f", {limit.abandoned} of them by functions whose callers gave up" if limit.abandoned else ""
+        taken = f"{'the only place of the tool is' if places == 1 else f'all {places} places of the tool are'} taken by"
+        orphans = verb(limit.abandoned, "a function whose caller", "functions whose callers") + " gave up"
+        abandoned = f"{taken} {orphans}"
+        if limit.callers:
+            abandoned = f"{limit.abandoned} of them {verb(limit.abandoned, 'is', 'are')} taken by {orphans}"
         return WaitFacts(
             kind="tool",
             doing=f"waiting for a place of tool {name}",
@@ -67,10 +71,10 @@ class ToolWait:
             line=max(len(line), 1),
             ahead=named(other.process for other in line[:place]),
             ahead_count=place,
-            held="Its places are taken by" if limit.callers else "",
+            held=f"{taken[0].upper()}{taken[1:]}" if limit.callers else "",
             holders=named(caller.process for caller in limit.callers),
             holder_count=len(dict.fromkeys(caller.process for caller in limit.callers)),
-            state=f"{'Its only place is' if places == 1 else f'All of its {places} places are'} taken{abandoned}",
+            state=abandoned if limit.abandoned else "",
             ends=f"{counted(place + 1, 'call')} of the tool {'has' if place == 0 else 'have'} returned",
         )
 

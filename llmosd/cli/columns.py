@@ -174,7 +174,7 @@ HEADING: Columns = {
     "SIZE": whole(lambda row: show.size(row.size), 7),
 }
 DEAD_LETTER: Columns = {
-    "TIME": whole(lambda row: _clock(row.time), 7),
+    "TIME": whole(lambda row: clock(row.time), 7),
     **of_part(HEADING, lambda row: row.message),
     "WHY": text(lambda row: row.reason, 9, 16),
 }
@@ -199,7 +199,7 @@ REGION: Columns = {
     "WATCHERS": whole(lambda row: row.watchers, 7),
 }
 CRASH: Columns = {
-    "TIME": whole(lambda row: _clock(row.time), 7),
+    "TIME": whole(lambda row: clock(row.time), 7),
     "PID": key(lambda row: row.pid),
     "PARENT": whole(lambda row: row.parent or "", 3),
     "PROGRAM": path(lambda row: row.program, 50, 16),
@@ -242,7 +242,8 @@ def _error(error: ErrorInfo) -> str:
     return f"{error.code}: {located(error.message, error.data)}"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """The time of day, in seconds since the epoch, as text."""
     return time.strftime("%H:%M:%S", time.localtime(seconds))
 
 

@@ -5,13 +5,14 @@ Called by the commands; `llmosd.cli.columns` defines the columns. It never conta
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ipc.syscalls import CrashReport, ProcessInfo, SlotInfo, Stats
+from ipc.syscalls import CrashReport, ProcessInfo, SlotInfo, Stats, TaskInfo
 from llmosd.cli import show
-from llmosd.cli.columns import CRASH, LISTS, PROCESS, SEQUENCE, SLOT, Columns, of_part, text
-from llmosd.cli.table import KEY, Layout, print_table
+from llmosd.cli.columns import CRASH, LISTS, PROCESS, SEQUENCE, SLOT, Columns, clock, of_part, text
+from llmosd.cli.table import GAP, KEY, Layout, cells, print_table, screen_width, shorten
 from llmosd.printable import printable, printable_line
 from llmosd.standard_streams import encodable
 
@@ -26,6 +27,23 @@ def rows(kind: type, items: Sequence[Any], as_json: bool, wide: bool = False) ->
         show.value(items, as_json)
     else:
         _print(LISTS[kind], items, wide)
+
+
+def task_line(row: TaskInfo, as_json: bool, wide: bool = False) -> None:
+    """Print one line about a task: when it was submitted or ended, its call, and its error or its result."""
+    if as_json:
+        show.value(row, as_json)
+        return
+    took = f" in {show.duration(row.ended - row.submitted)}" if row.ended else ""
+    parts = [clock(row.ended or row.submitted), row.id, f"{row.pid or row.last_pid or '':>6}", f"{row.state}{took}"]
+    head = printable_line("  ".join(parts)) + "  "
+    program, outcome = printable_line(f"{row.program}({row.arguments})"), printable_line(row.error or row.result)
+    if not wide and sys.stdout.isatty():
+        ellipsis = "…" if encodable("…") else "..."
+        room = max(screen_width() - cells(head), 0)
+        program = shorten(program, room - min(cells(outcome) + GAP, room // 2) if outcome else room, ellipsis)
+        outcome = shorten(outcome, max(room - cells(program) - GAP, 0), ellipsis)
+    print(f"{head}{program}{' ' * GAP}{outcome}".rstrip(), flush=True)
 
 
 def tree(items: Sequence[ProcessInfo], root: int | None, wide: bool = False) -> None:

@@ -6,7 +6,8 @@ separate connection, and never shows more than the first `MOST_ROWS` rows in the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any, ClassVar
@@ -30,6 +31,7 @@ from llmosd.printable import printable_line
 INTERVAL = 1.0  # seconds between two polls
 MOST_ROWS = 500
 MOST_MODELS = 4  # lines of models above the table
+WRAPS = 60  # cells from which on a long line above the table continues in a second row
 NO_DAEMON = 3  # exit code
 SCROLLBAR = 1  # cells at the right of the table
 
@@ -58,7 +60,7 @@ class Top(App[None]):
         #notice {{ height: auto; padding: 0 1; color: $warning; }}
         #processes {{ scrollbar-size-vertical: {SCROLLBAR}; height: 1fr; }}
     """
-    # The footer shows these in their order. All must fit 80 cells.
+    # The footer shows these, those with priority first. All must fit 80 cells.
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit", "Quit"),
         Binding("ctrl+c", "quit", show=False),
@@ -88,6 +90,8 @@ class Top(App[None]):
         self._tree = False
         self._filter = ""
         self._lines: list[str] = []  # of the summary
+        self._placed = 0  # the row of the cursor when the table was drawn
+        self._moved = False  # whether the user has moved the cursor off the first row, so that it follows a process
         # The windows that open over the table have widgets of their own, so these are not looked up.
         self._summary = Static(id="summary")
         self._table: DataTable[Text] = DataTable(id="processes", cursor_type="row", zebra_stripes=True)
@@ -102,7 +106,7 @@ class Top(App[None]):
     async def on_mount(self) -> None:
         try:
             await self._client.connect()
-        except (NoDaemon, ConnectionLost) as error:
+        except LlmosError as error:
             self._leave(error)
             return
         await self.poll()
@@ -118,7 +122,7 @@ class Top(App[None]):
         self._polling = True
         try:
             infos, stats, slots = await self._client.ps(), await self._client.stats(), await self._client.slots()
-        except (NoDaemon, ConnectionLost) as error:
+        except LlmosError as error:
             self._leave(error)
             return
         finally:
@@ -134,6 +138,10 @@ class Top(App[None]):
         self.call_after_refresh(self._draw)
 
     # ---- keys
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Whether a key of the table has an effect now: not while a window is open, which needs its arrow keys."""
+        return action != "sort" or len(self.screen_stack) == 1
 
     def action_kill(self) -> None:
         """Ask, and kill the process that was chosen when the question appeared."""
@@ -233,11 +241,13 @@ class Top(App[None]):
         return found
 
     def _draw(self) -> None:
-        """Show the rows in order, and leave the cursor on the process on which it was."""
+        """Show the rows in order, with the cursor on its process, or on the first row until the user moves it."""
         table = self._table
         if not table.is_mounted:
             return
         pid, place = self._selected(), table.cursor_row
+        if place != self._placed:
+            self._moved = place > 0
         found = self._ordered()
         rows = found[:MOST_ROWS]
         padding = 2 * table.cell_padding
@@ -258,16 +268,20 @@ class Top(App[None]):
                 for column, most in shown
             )
             table.add_row(*texts, key=str(row.info.pid))
+        self._placed = 0
         if rows:
             pids = [row.info.pid for row in rows]
             at = pids.index(pid) if pid in pids else min(place, len(rows) - 1)
+            at = at if self._moved else 0
             table.move_cursor(row=at, animate=False)
+            self._placed = at
         lines = self._lines[:]
         if self._filter:
-            lines.append(f"{len(found)} processes with the text {printable_line(self._filter)!r}; / changes it")
+            matching = _counted(len(found), "process", "processes")
+            lines.append(f"{matching} with the text {printable_line(self._filter)!r}; / changes it")
         if len(found) > MOST_ROWS:
             lines.append(f"showing the first {MOST_ROWS} of {len(found)} processes")
-        self._summary.update(Text("\n".join(shorten(line, max(self.size.width - 2, 1)) for line in lines)))
+        self._summary.update(Text("\n".join(_wrapped(lines, max(self.size.width - 2, 1)))))
 
     def _leave(self, error: LlmosError) -> None:
         self.exit(return_code=NO_DAEMON, message=f"llmos: {type(error).__name__}: {printable_line(error.message)}")
@@ -275,6 +289,19 @@ class Top(App[None]):
 
 def _cell(text: str, is_number: bool) -> Text:
     return Text(text, justify="right" if is_number else "left", no_wrap=True, overflow="crop")
+
+
+def _wrapped(lines: Sequence[str], width: int) -> Iterator[str]:
+    """`lines` in at most two rows each of `width` cells, on a narrow screen in one."""
+    for line in lines:
+        first, *rest = textwrap.wrap(line, width) if width >= WRAPS and line.isascii() else [line]
+        yield shorten(first, width)
+        if rest:
+            yield shorten(" ".join(rest), width)
+
+
+def _counted(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"
 
 
 def _summary(infos: Sequence[ProcessInfo], stats: Stats, slots: Sequence[SlotInfo]) -> list[str]:
@@ -285,10 +312,10 @@ def _summary(infos: Sequence[ProcessInfo], stats: Stats, slots: Sequence[SlotInf
     machine = stats.machine
     free, total = show.size(machine["memory_available"]), show.size(machine["memory_total"])
     lines = [
-        f"llmosd {stats.version}  up {show.duration(stats.uptime)}  dead letters: {stats.dead_letters}"
-        f"  {stats.processes} processes: {show.counts(states)}",
-        f"daemon: {show.size(stats.memory)}, {show.duration(stats.cpu_seconds)} cpu  "
+        f"llmosd {stats.version}  up {show.duration(stats.uptime)}  {show.size(stats.memory)}, "
+        f"{show.duration(stats.cpu_seconds)} cpu  dead letters: {stats.dead_letters}",
         f"machine: {machine['cpu']:.0%} of {machine['cores']:.0f} cores, {free} free of {total}",
+        f"{_counted(stats.processes, 'process', 'processes')}: {show.counts(states)}",
     ]
     lines += [
         f"model {printable_line(row.model)}: {row.state}  {row.used}/{row.slots} slots, {row.queued} queued, "
@@ -296,7 +323,11 @@ def _summary(infos: Sequence[ProcessInfo], stats: Stats, slots: Sequence[SlotInf
         for row in slots[:MOST_MODELS]
     ]
     if len(slots) > MOST_MODELS:
-        lines.append(f"and {len(slots) - MOST_MODELS} more models: see `llmos slots`")
+        more = _counted(len(slots) - MOST_MODELS, "more model", "more models")
+        lines.append(f"and {more}: see `llmos slots`")
     if stats.unwritten:
-        lines.append(f"{stats.unwritten} tasks have ended, but their results are not on disk yet")
+        ended = _counted(
+            stats.unwritten, "task has ended, but its result is", "tasks have ended, but their results are"
+        )
+        lines.append(f"{ended} not on disk yet")
     return lines

@@ -35,6 +35,7 @@ class FakeDaemon:
         self.rates: dict[int, int] = {}
         self.slot_rows: list[SlotInfo] = []
         self.killed: list[int] = []
+        self.refusal: Exception | None = None  # of the next poll
 
     def add(self, *rows: ProcessInfo) -> None:
         self.rows |= {row.pid: row for row in rows}
@@ -44,6 +45,8 @@ class FakeDaemon:
     async def close(self) -> None: ...
 
     async def ps(self) -> list[ProcessInfo]:
+        if self.refusal is not None:
+            raise self.refusal
         for pid, rate in self.rates.items():
             row = self.rows[pid]
             usage = msgspec.structs.replace(row.usage, generated_tokens=row.usage.generated_tokens + rate)
@@ -68,18 +71,6 @@ class FakeDaemon:
         if self.rows.pop(pid, None) is None:
             raise UnknownProcess(f"no living process {pid}")
         self.killed.append(pid)
-
-
-class SilentDaemon(FakeDaemon):
-    """Answers nothing after the first poll, so that each call ends with its bound."""
-
-    polled = False
-
-    async def ps(self) -> list[ProcessInfo]:
-        if self.polled:
-            raise NoDaemon("the daemon does not answer")
-        self.polled = True
-        return await super().ps()
 
 
 @pytest.fixture
@@ -157,6 +148,19 @@ async def test_everything_is_visible_at_80_cells(fake: FakeDaemon) -> None:
         assert any("and 5 more models" in line for line in lines)
 
 
+async def test_the_summary_is_complete_at_80_cells(fake: FakeDaemon) -> None:
+    states = ("blocked", "generating", "loading", "new", "queued", "ready", "suspended")
+    fake.add(*(process(pid, state=state) for pid, state in enumerate(states, 1)))
+    fake.slot_rows = [SlotInfo(f"m{n}", "ready", "", 1, 4, 4, 12, 9, 98.5, 4, 0, 300_000_000, []) for n in range(5)]
+    top = Top(Path("unused"))
+    async with top.run_test(size=(80, 24)) as pilot:
+        await drawn(pilot)
+        await appears(pilot, "1 process: blocked 1, generating 1, loading 1, new 1, queued 1, ready 1,")
+        assert (await appears(pilot, "suspended 1")).strip() == "suspended 1"
+        await appears(pilot, "and 1 more model: see `llmos slots`")
+        assert "…" not in "\n".join(screen(top))
+
+
 async def test_a_new_width_gets_the_columns_that_fit(fake: FakeDaemon) -> None:
     fake.add(process(123456789, waits_for="a text that is longer than its column"))
     top = Top(Path("unused"))
@@ -189,6 +193,41 @@ async def test_the_fastest_process_comes_first(fake: FakeDaemon) -> None:
         assert column(top, "PID") == ["2", "3", "1"]
         await pilot.press("r")
         assert column(top, "PID") == ["1", "3", "2"]
+
+
+async def test_the_cursor_stays_on_the_first_row_until_the_user_moves_it(fake: FakeDaemon) -> None:
+    fake.add(*(process(pid) for pid in range(1, 41)))
+    top = Top(Path("unused"))
+    async with top.run_test(size=(80, 24)) as pilot:
+        await drawn(pilot)
+        fake.rates = dict.fromkeys(range(2, 41), 10)
+        await drawn(pilot)
+        assert (top._selected(), top._table.scroll_offset.y) == (2, 0)
+        await pilot.press("down")
+        assert top._selected() == 3
+        fake.rates = {1: 10, 40: 10}
+        await drawn(pilot)
+        assert (column(top, "PID")[:2], top._selected()) == (["1", "40"], 3)
+        await pilot.press("ctrl+home")
+        fake.rates = {7: 10}
+        await drawn(pilot)
+        assert top._selected() == 7
+
+
+async def test_a_daemon_that_does_not_answer_ends_it_with_a_sentence(fake: FakeDaemon) -> None:
+    top = Top(Path("unused"))
+    async with top.run_test(size=(80, 24)) as pilot:
+        fake.refusal = NoDaemon("the daemon did not answer within 30 s")
+        await drawn(pilot)
+    assert (top.return_code, top.is_running) == (3, False)
+
+
+async def test_ctrl_c_quits(fake: FakeDaemon) -> None:
+    top = Top(Path("unused"))
+    async with top.run_test(size=(80, 24)) as pilot:
+        await drawn(pilot)
+        await pilot.press("ctrl+c")
+    assert top.return_code == 0
 
 
 async def test_any_key_but_y_lets_the_process_live(fake: FakeDaemon) -> None:
@@ -257,11 +296,27 @@ async def test_the_filter_and_the_tree(fake: FakeDaemon) -> None:
         await drawn(pilot)
         assert column(top, "PID") == ["3"]
         await pilot.press("enter")
-        await appears(pilot, "1 processes with the text 'OTHER'")
+        await appears(pilot, "1 process with the text 'OTHER'")
         await pilot.press("slash", *"zzz", "escape")
         assert column(top, "PID") == ["3"]
         await pilot.press("slash", *["backspace"] * 5, "enter", "t")
         assert column(top, "PROGRAM") == ["parent", "child", "other"]
+
+
+async def test_the_arrow_keys_belong_to_the_window_that_is_open(fake: FakeDaemon) -> None:
+    fake.add(process(1))
+    top = Top(Path("unused"))
+    async with top.run_test(size=(80, 24)) as pilot:
+        await drawn(pilot)
+        await pilot.press("slash", *"ak", "left", "left", "s", "enter")
+        await closed(pilot)
+        assert (top._filter, top._sorted_by) == ("sak", "TOK/S")
+        await pilot.press("slash", "backspace", "backspace", "backspace", "enter")
+        await closed(pilot)
+        await pilot.press("k", "left")
+        await closed(pilot)
+        await appears(pilot, "process 1 was not killed")
+        assert top._sorted_by == "TOK/S"
 
 
 async def test_no_text_of_a_process_controls_the_terminal(fake: FakeDaemon) -> None:
@@ -286,26 +341,6 @@ async def test_no_rows_and_many_rows(fake: FakeDaemon) -> None:
         assert top.query_one(DataTable).row_count == MOST_ROWS
         assert any(f"showing the first {MOST_ROWS} of {MOST_ROWS + 100} processes" in line for line in screen(top))
         assert top._table.max_scroll_x == 0
-
-
-async def test_a_daemon_that_stops_answering_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(top_module, "AsyncClient", lambda socket, name: SilentDaemon())
-    top = Top(Path("unused"))
-    async with top.run_test(size=(80, 24)) as pilot:
-        await drawn(pilot)
-        await top.poll()
-    assert top.return_code == top_module.NO_DAEMON
-
-
-async def test_ctrl_c_quits(fake: FakeDaemon) -> None:
-    fake.add(process(1))
-    top = Top(Path("unused"))
-    async with top.run_test(size=(80, 24)) as pilot:
-        await drawn(pilot)
-        await pilot.press("ctrl+c")
-        await pilot.pause()
-        assert not top.is_running
-    assert top.return_code == 0
 
 
 def test_the_command_on_a_terminal(daemon: RunningDaemon) -> None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections import deque
 from collections.abc import Iterable
 
+from ipc.errors import InvalidCall
 from ipc.messages import Event
 from ipc.syscalls import TaskInfo
 from llmosd.cli import following, listings, show, values
@@ -17,10 +19,12 @@ from llmosd.cli.arguments import ArgumentReader
 from llmosd.cli.options import Add, CommonOptions, add_timeout
 from llmosd.cli.program_help import HelpOption
 from llmosd.cli.stream import EventPrinter, Labels
+from llmosd.cli.task_watch import TaskWatch
 from llmosd.client import cursor
 from llmosd.client.blocking import Client, Task
 
 ARGUMENTS = "its arguments in order: texts, @FILE for the content of a file, - for standard input; with --json, JSON"
+POLL_SECONDS = 0.5  # between two requests of `history --follow`
 BEGINNING = (0, 0)  # the first event of a task that the daemon still retains
 
 
@@ -62,7 +66,10 @@ def add_commands(add: Add, common: CommonOptions) -> None:
     command.set_defaults(command=attach)
 
     command = add("history", parents=[common.table], help="list submitted tasks, newest first")
-    command.add_argument("--limit", type=int, metavar="N", default=100, help="at most N rows")
+    command.add_argument(
+        "-f", "--follow", action="store_true", help="the last tasks, then a line for each new task and each end"
+    )
+    command.add_argument("--limit", type=int, metavar="N", help="at most N rows; default: 100, with --follow 10")
     command.add_argument("--before", metavar="ID", help="only tasks submitted before this one")
     command.set_defaults(command=history)
 
@@ -124,8 +131,27 @@ def _show(task: Task, options: argparse.Namespace, printer: EventPrinter, events
 
 
 def history(client: Client, options: argparse.Namespace) -> int:
-    rows = client.history(options.limit, before=options.before)
+    if options.follow:
+        return _follow_history(client, options)
+    limit = 100 if options.limit is None else options.limit
+    rows = client.history(limit, before=options.before)
     listings.rows(TaskInfo, rows, options.json, options.wide)
-    if len(rows) == options.limit:
+    if len(rows) == limit:
         print(f"llmos: there may be more: --before {rows[-1].id}", file=sys.stderr)
     return 0
+
+
+def _follow_history(client: Client, options: argparse.Namespace) -> int:
+    """Print a line for each of the last tasks, then for each new task and each end, until the user interrupts it."""
+    if options.before is not None:
+        raise InvalidCall("`llmos history --follow` shows new tasks, so it takes no --before")
+    limit = 10 if options.limit is None else options.limit
+    if limit < 0:
+        raise InvalidCall(f"`llmos history --follow`: --limit must be 0 or more, not {limit}")
+    watch = TaskWatch(lambda limit, before: client.history(limit, before=before))
+    rows = watch.first(limit)
+    while True:
+        for row in rows:
+            listings.task_line(row, options.json, options.wide)
+        time.sleep(POLL_SECONDS)
+        rows = watch.poll()

@@ -68,7 +68,8 @@ async def test_of_several_threads_the_most_active_is_explained_and_the_others_ar
     await asyncio.sleep(3)
     explanation = await why(system, process)
     assert (explanation.thread, explanation.threads, explanation.wait.kind) == ("0-2", 3, "generating")
-    assert "This is thread 0-2; it also has 0 (blocked: outside) and 0-1 (blocked: time)." in explanation.text
+    others = "threads 0 (blocked: outside) and 0-1 (blocked: time)"
+    assert f"This is about thread 0-2; the process also has {others}." in explanation.text
 
 
 async def test_a_suspended_process_says_by_whom_since_when_and_how_it_goes_on(system: System) -> None:
@@ -134,7 +135,7 @@ async def test_a_process_that_ended_says_how_and_when_and_names_the_command_that
         failure,
     )
     assert texts == [
-        f"Process {done.pid} (is_done) ended 5.0 s ago, and is done. `llmos wait {done.pid}` shows its result.",
+        f"Process {done.pid} (is_done) ended 5.0 s ago (done). `llmos wait {done.pid}` shows its result.",
         f"Process {killed.pid} (forever) ended 4.0 s ago (killed): killed by process 1 (client). "
         f"`llmos logs {killed.pid}` shows its log.",
     ]

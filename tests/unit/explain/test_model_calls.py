@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from ipc.messages import Emitted
-from ipc.syscalls import Ps, SetPolicy, Suspend
+from ipc.syscalls import Limits, Ps, SetPolicy, Spawn, Suspend
 from kernel.core.event_log import EventLog
 from kernel.core.reader_wait import reader_facts
 from kernel.core.stream import MAX_EVENTS
@@ -16,7 +16,7 @@ from kernel.models.spec import ModelSpec
 from llmosd.context import Context
 from tests.support.agents import generating, teller
 from tests.support.explaining import pids, why
-from tests.support.many_models import HOLDS_ONE, TWO, prepare, settle_sizes
+from tests.support.many_models import HOLDS_ONE, THREE, TWO, prepare, settle_sizes
 from tests.support.paging import FOUR_SLOTS, TWO_SLOTS
 from tests.support.simulated import FAST
 from tests.support.system import System
@@ -74,6 +74,15 @@ async def test_a_generation_says_how_far_it_is_and_when_it_ends(system: System) 
     )
 
 
+async def test_a_generation_that_a_limit_of_tokens_ends_first_says_so(system: System) -> None:
+    call = Spawn(system.program(generating(max_tokens=20)), limits=Limits(tokens=12))
+    process = system.table.alive[await system.call(call)]
+    await asyncio.sleep(4.5)
+    explanation = await why(system, process)
+    left = 12 - process.prompt_tokens - 4
+    assert f"when the reply ends, or fails after {left} more tokens at the limit of tokens." in explanation.text
+
+
 async def test_a_queued_call_names_the_slots_the_place_and_what_the_policy_does_next(system: System) -> None:
     system.program(teller)
     await system.call(SetPolicy(kind="round_robin", quantum=10))
@@ -126,8 +135,9 @@ async def test_a_call_that_waits_for_a_load_says_the_stage_and_since_when(system
     explanation = await why(system, process)
     assert (explanation.wait.kind, explanation.wait.seconds) == ("loading", 4.0)
     assert (
-        "waiting 4.0 s for model sim, which is loading (pretending to load). The load began 4.0 s ago; it was never "
-        "loaded before. The wait ends when the model is loaded, which may take 30 min at most." in explanation.text
+        "waiting 4.0 s for model sim, which is loading (pretending to load). The load began 4.0 s ago; the model was "
+        "never loaded before. The wait ends when the model is loaded, which may take 30 min at most."
+        in explanation.text
     )
     system.runtime().driver_reported(protocol.Loading("weights", 0.45))
     assert process.state() == ("loading", "sim 45%")
@@ -147,7 +157,22 @@ async def test_a_call_whose_model_has_no_room_names_the_models_in_memory_and_the
     explanation = await why(system, waiting)
     assert (explanation.wait.kind, pids(explanation.wait.holders)) == ("memory", [first.pid])
     assert "The model needs 1 GB, and 500 MB of 1.5 GB are free; in memory: one (1 GB)." in explanation.text
-    assert "The daemon waits for memory: the turn of one has not ended yet, and decides again in" in explanation.text
+    assert "The turn of one has not ended yet; the daemon decides again in" in explanation.text
+
+
+@pytest.mark.parametrize("models", [THREE])
+@pytest.mark.parametrize("resources", [HOLDS_ONE])
+async def test_a_model_behind_another_one_in_the_line_for_memory_names_that_one(system: System) -> None:
+    prepare(system)
+    await settle_sizes(system)
+    system.spawn("teller", model="one", tokens=5000)
+    await asyncio.sleep(3)
+    system.spawn("teller", model="two")
+    await asyncio.sleep(1)
+    last = system.spawn("teller", model="three")
+    await asyncio.sleep(1)
+    assert last.state() == ("loading", "three waiting for memory")
+    assert "Model two is loaded first; the daemon decides again in" in (await why(system, last)).text
 
 
 @pytest.mark.parametrize("models", [FOUR_SLOTS])

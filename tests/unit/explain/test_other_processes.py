@@ -72,8 +72,8 @@ async def test_a_call_says_whether_it_was_read_and_when_it_times_out(system: Sys
     calls = [system.spawn(asker, to=to.pid, timeout=50) for to in (unread, reader)]
     await asyncio.sleep(2)
     texts = [(await why(system, call)).text for call in calls]
-    assert "It has not read the call yet." in texts[0]
-    assert "It has read the call." in texts[1]
+    assert f"Process {unread.pid} has not read the call yet." in texts[0]
+    assert f"Process {reader.pid} has read the call." in texts[1]
     assert f"The wait ends when process {unread.pid} replies or ends, or in 48 s, when it times out." in texts[0]
 
 

@@ -32,11 +32,12 @@ def test_each_fact_has_its_sentence_in_a_fixed_order() -> None:
         next="The policy decides",
         awaits=2,
     )
-    chain = [ChainMember(2, "b", "sleeping", 1.0), ChainMember(3, "c", "ready")]
+    chain = [ChainMember(2, "b", "waiting for lock l", 1.0), ChainMember(3, "c", "ready")]
     assert paragraph(explanation(wait, chain=chain, cycle=7, notes=["a note"])) == (
         "Process 7 (worker) has been queued 3.0 s for a slot. It is 2nd of 4 in line. Ahead of it is process 1 (a). "
         "The slots are held by process 2 (b, 9 tokens), process 3 (c) and 2 others. Two things are so. Process 2 (b) "
-        "has been sleeping for 1.0 s. Process 3 (c) is ready. This chain of waits leads back to process 7. "
+        "has been waiting 1.0 s for lock l, and so for process 3. Process 3 (c) is ready. This chain of waits leads "
+        "back to process 7. "
         "The wait ends when a slot is free, or in 8.0 s, when it times out. The policy decides. A note."
     )
 

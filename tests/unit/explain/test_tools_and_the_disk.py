@@ -47,12 +47,29 @@ async def test_a_call_of_a_tool_says_since_when_it_runs_and_its_timeout(system: 
     explanation = await why(system, waiting[1])
     assert (pids(explanation.wait.holders), pids(explanation.wait.ahead)) == ([running.pid], [waiting[0].pid])
     assert "for a place of tool hang. It is 2nd of 2 in line." in explanation.text
-    assert "Its only place is taken. The wait ends when 2 calls of the tool have returned" in explanation.text
+    assert f"The only place of the tool is taken by process {running.pid} (use). The wait ends" in explanation.text
+    assert "The wait ends when 2 calls of the tool have returned" in explanation.text
     hanging.go.set()
     for process in (running, *waiting):
         await system.status(process)
     await bench.idle(name)
     assert bench.tools._limits[name].callers == {}
+
+
+async def test_a_place_may_be_taken_by_a_function_whose_caller_gave_up(system: System, hanging: Hanging) -> None:
+    bench = Bench(system)
+    name = bench.add(hanging.function(), concurrency=1, timeout=60.0)
+    impatient = system.spawn(use, name)
+    await bench.hung(hanging)
+    await asyncio.sleep(61)
+    assert impatient.ended
+    waiting = system.spawn("use", name)
+    await asyncio.sleep(1)
+    text = (await why(system, waiting)).text
+    assert "The only place of the tool is taken by a function whose caller gave up. The wait ends when" in text
+    hanging.go.set()
+    await system.status(waiting)
+    await bench.idle(name)
 
 
 async def test_a_tool_that_failed_is_tried_again_after_a_pause(system: System) -> None:
@@ -98,8 +115,8 @@ async def test_a_durable_agent_waits_for_its_commit_and_names_the_disk_that_refu
         await life.until(lambda: life.system.kernel.durability.commits.refused)
         explanation = await why(life.system, process)
         assert explanation.wait.kind == "journal"
-        assert "for the journal, until what it did is on disk." in explanation.text
-        assert "on disk yet; the disk refuses to write (" in explanation.text
+        assert "for the journal to write what it did." in explanation.text
+        assert "(no room), and the journal tries again." in explanation.text
         full.clear()
         await sent
         await life.result(task)

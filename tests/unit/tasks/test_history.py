@@ -56,7 +56,7 @@ async def test_a_row_has_the_arguments_the_pid_and_the_result(system: System) ->
         (third.pid, 0),
     ]
     assert [(rows[one.id].arguments, rows[one.id].result) for one in (first, second, third)] == [
-        ('value="line one\\nline two"', "line one\nline two"),
+        ('value="line one\nline two"', "line one\nline two"),
         ('[1, {"a": null}]', '[1, {"a": null}]'),
         ("", ""),
     ]
@@ -119,6 +119,20 @@ def test_a_very_long_list_fits_into_a_frame_and_has_the_texts_of_the_newest_task
 def test_arguments_are_those_in_order_and_then_those_by_name() -> None:
     assert arguments() == ""
     assert arguments("Why?", max_tokens=5, letters=["x"]) == '"Why?", max_tokens=5, letters=["x"]'
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ('["the cat", "b"]', """'["the cat", "b"]'"""),
+        ('["it\'s"]', """'["it\'s"]'"""),
+        ("it's", '''"it's"'''),
+        ("C:\\new", '"C:\\new"'),
+    ],
+)
+def test_a_text_is_shown_as_its_user_typed_it(typed: str, shown: str) -> None:
+    assert arguments(typed) == shown
+    assert arguments(value=typed) == f"value={shown}"
 
 
 @pytest.mark.parametrize(
