@@ -169,7 +169,7 @@ def test_llmos_attach_gives_up_on_a_daemon_that_stays_away(launch, steps, monkey
         task = client.submit("counter", paths(steps), detach=True)
         daemon.kill()
         with pytest.raises(ConnectionLost):
-            list(following.events(client, task))
+            list(following.events(client, task, print))
         monkeypatch.setattr(following, "PATIENCE", 3.0)
         with pytest.raises(TimedOut), client.expiring(0.1, "no result"):
-            list(following.events(client, task))
+            list(following.events(client, task, print))
