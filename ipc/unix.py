@@ -23,6 +23,16 @@ def default_socket() -> Path:
     return Path(f"/tmp/llmosd-{os.getuid()}/llmosd.sock")
 
 
+def is_named() -> bool:
+    """Whether the environment names the default socket, so that it is the user's choice."""
+    return bool(os.environ.get("LLMOSD_SOCKET"))
+
+
+def lock_path(path: Path) -> Path:
+    """The lock file beside the socket at `path`. The daemon holds its lock from before it listens until its end."""
+    return path.with_name(path.name + ".lock")
+
+
 def check_path(path: Path) -> None:
     """Raises `SocketPathInvalid` for a path that the operating system would truncate or refuse."""
     length = len(os.fsencode(path))
@@ -38,6 +48,7 @@ def try_connect(path: Path) -> socket.socket | None:
     """A connected, non-blocking socket; None if the daemon's backlog is full. Raises `NoDaemon`, `SocketPathInvalid`.
 
     A connected socket may still wait in the backlog. Only a `Welcome` proves that the daemon serves the connection.
+    If nobody listens at `path`, the error has `vacant` in its data.
     """
     check_path(path)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -49,7 +60,9 @@ def try_connect(path: Path) -> socket.socket | None:
         return None
     except (FileNotFoundError, ConnectionRefusedError) as error:
         connection.close()
-        raise NoDaemon(f"no daemon at {path} ({error.strerror}); start one with: llmosd &", socket=str(path)) from None
+        raise NoDaemon(
+            f"no daemon at {path} ({error.strerror}); start one with: llmosd &", socket=str(path), vacant=True
+        ) from None
     except OSError as error:
         connection.close()
         raise NoDaemon(f"cannot connect to {path}: {error.strerror}", socket=str(path)) from None

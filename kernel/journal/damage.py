@@ -69,7 +69,8 @@ def unusable(path: Path, error: Exception) -> JournalUnavailable:
         hint = "make the disk of the state folder writable, or choose another one with --state"
     else:
         hint = "check the disk of the state folder, or choose another one with --state"
-    return JournalUnavailable(f"the journal at {path} cannot be used: {error}; no task was touched; {hint}")
+    why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+    return JournalUnavailable(f"the journal at {path} cannot be used: {why}; no task was touched; {hint}")
 
 
 def set_aside(path: Path) -> Path:

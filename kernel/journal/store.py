@@ -23,6 +23,7 @@ from kernel.journal.damage import set_aside, unusable
 from kernel.journal.records import AcceptedTask, TaskEnd, TaskRow
 from kernel.journal.schema import MIGRATIONS
 from kernel.lib import failpoints
+from kernel.lib.private_files import check_private, open_private
 
 CHECKPOINT = 1000  # pages of 4 KiB in the WAL at which SQLite moves them to the main file
 LOG_LIMIT = 16 * 1024 * 1024  # bytes to which SQLite truncates the WAL after a checkpoint
@@ -30,6 +31,9 @@ BUSY = 5000  # milliseconds to wait for another program that has locked the file
 CHUNK = 500  # rows in one statement
 PURGE = 2000  # rows that one purge deletes at most
 VACUUM = 2000  # pages that one vacuum frees at most: all commits wait meanwhile, and the WAL has to hold the pages
+
+FLAGS = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_NOFOLLOW
+COMPANIONS = ("-wal", "-shm", "-journal")  # SQLite names these files after the main one, and follows links there
 
 DAMAGE = (apsw.CorruptError, apsw.NotADBError)
 COLUMNS = "id, program, owner, submitted, attempt, ended, coalesce(reason, ''), coalesce(error, '')"
@@ -47,9 +51,9 @@ class Store:
     def __init__(self, path: Path, sync: str) -> None:
         failpoints.point("journal.open")
         self._path = path
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        opened = self._prepare_files()
         self._vfs = faulty_vfs.FaultyVFS() if failpoints.needs_shim() else None
-        self.db = apsw.Connection(str(path), vfs=faulty_vfs.NAME if self._vfs else None)
+        self.db = apsw.Connection(str(opened), FLAGS, vfs=faulty_vfs.NAME if self._vfs else None)
         self.db.set_busy_timeout(BUSY)
         self.db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # closing must not change a damaged file
         for pragma in (
@@ -61,6 +65,18 @@ class Store:
         ):
             self.db.execute(f"PRAGMA {pragma}")
         self._last_id: int | None = None  # the highest id so far; None until the first `accept`
+
+    def _prepare_files(self) -> Path:
+        """Create the file, and refuse links at the places of all files that SQLite will open. Raises `OSError`.
+
+        Returns the path without links among its folders: SQLite refuses these as well.
+        """
+        os.close(open_private(self._path, os.O_RDWR | os.O_CREAT))
+        for suffix in COMPANIONS:
+            with contextlib.suppress(FileNotFoundError):
+                companion = self._path.with_name(self._path.name + suffix)
+                check_private(os.lstat(companion), companion)
+        return self._path.parent.resolve() / self._path.name
 
     @property
     def version(self) -> int:

@@ -25,7 +25,7 @@ def preallocate(journal: Path, pages: int) -> None:
     """Extend the WAL of `journal` with zeros to hold `pages`, unless the disk has little room. Logs errors."""
     try:
         failpoints.point("journal.extend")
-        file = os.open(journal.with_name(journal.name + "-wal"), os.O_WRONLY | os.O_CLOEXEC)
+        file = os.open(journal.with_name(journal.name + "-wal"), os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             size, disk = os.fstat(file).st_size, os.fstatvfs(file)
             missing = HEADER + pages * FRAME - size

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import msgspec
 
+from kernel.lib.private_files import make_private, open_private
+
 MAX_KV_FLOOR = 512 << 20  # bytes; the largest `kv_floor`
 
 
@@ -48,8 +50,9 @@ class MeasuredSizes:
         """Replace the file. Blocks on the disk. An error is ignored: the model is measured again at its next load."""
         draft = self._path.with_suffix(f".{os.getpid()}")
         with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_bytes(contents)
+            make_private(self._path.parent)
+            with open(draft, "wb", opener=open_private) as file:
+                file.write(contents)
             draft.replace(self._path)
 
 

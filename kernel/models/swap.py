@@ -19,6 +19,8 @@ from pathlib import Path
 
 import structlog
 
+from kernel.lib.private_files import FOLDER, make_private
+
 PERSISTENT = "kept"  # the folder of files that survive the daemon
 RETRIES = (1.0, 5.0, 60.0)  # delays of repeated removals, because a driver may still be writing the file
 
@@ -59,8 +61,8 @@ class SwapArea:
             raise OSError(errno.ENOSPC, "the disk is nearly full", str(self._root))
         if self._own is not None:
             return
-        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._root.chmod(0o700)
+        make_private(self._root)
+        self._root.chmod(FOLDER)
         while self._lock is None:
             self._own = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=self._root))
             # None if another daemon, which started meanwhile, removed the folder because it was not locked yet.
@@ -104,7 +106,7 @@ class SwapArea:
     def persist(self, path: str, name: str) -> None:
         """Persist the file at `path` as `name` for the next run of the daemon. Blocks. Raises `OSError`."""
         target = Path(self.persistent_path(name))
-        target.parent.mkdir(mode=0o700, exist_ok=True)
+        make_private(target.parent)
         target.unlink(missing_ok=True)
         target.hardlink_to(path)
         descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -13,6 +13,7 @@ from types import ModuleType, TracebackType
 from typing import Self
 
 from ipc.errors import BadArguments
+from kernel.lib.private_files import make_private, open_private
 from llmosd.cli import inputs
 from llmosd.folders import state_folder
 
@@ -82,6 +83,6 @@ def _load(readline: ModuleType, file: Path) -> None:
 
 def _store(readline: ModuleType, file: Path) -> None:
     with contextlib.suppress(OSError):
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600))  # `readline` would let others read a new file
+        make_private(file.parent)
+        os.close(open_private(file, os.O_WRONLY | os.O_CREAT))  # `readline` would let others read a new file
         readline.write_history_file(file)

@@ -20,11 +20,12 @@ from ipc.messages import Event, Log
 from ipc.protocol import FromDaemon, StreamEvent
 from ipc.syscalls import Logs, Submitted, Syscall
 from ipc.transport import FramedProtocol
-from ipc.unix import default_socket, try_connect
+from ipc.unix import default_socket
 from llmosd.client import bounds, session
 from llmosd.client.bounds import NEVER, Bound
 from llmosd.client.cursor import Cursor, TaskReader
 from llmosd.client.descriptor import Ask, Asynchronous, Follow
+from llmosd.client.dialing import Dial
 from llmosd.client.methods import ClientMethods
 from llmosd.client.session import PendingRequest, Session
 from llmosd.shared import Shared
@@ -210,15 +211,16 @@ class AsyncClient(ClientMethods, Asynchronous[AsyncTask]):
         await self.close()
 
     async def connect(self) -> None:
-        """Connect and exchange greetings. Waits while the daemon's backlog is full. Raises `NoDaemon`.
+        """Connect and exchange greetings. Waits for a daemon that is busy or starting.
 
-        A connection that is open is closed first.
+        A connection that is open is closed first. Raises `NoDaemon`, and `NotPermitted` if another user listens there.
         """
         await self.close()
         loop = asyncio.get_running_loop()
-        async with _within(bounds.connecting(self.socket)):
-            while (connection := try_connect(self.socket)) is None:
-                await asyncio.sleep(0.005)
+        dial = Dial(self.socket)
+        async with _within(dial.bound):
+            while (connection := dial.attempt()) is None:
+                await asyncio.sleep(dial.pause)
             _, wire = await loop.create_unix_connection(lambda: _ClientConnection(self.socket), sock=connection)
             try:
                 wire.send_frame(session.hello(self._name))

@@ -21,11 +21,12 @@ from ipc.frames import FrameDecoder, frame
 from ipc.messages import Event, Log
 from ipc.protocol import FromDaemon, StreamEvent
 from ipc.syscalls import Logs, Ping, Submitted, Syscall
-from ipc.unix import default_socket, try_connect
+from ipc.unix import default_socket
 from llmosd.client import bounds, session
 from llmosd.client.bounds import NEVER, Bound
 from llmosd.client.cursor import Cursor, TaskReader
 from llmosd.client.descriptor import Ask, Blocking, Follow
+from llmosd.client.dialing import Dial
 from llmosd.client.methods import ClientMethods
 from llmosd.client.session import PendingRequest, Session
 
@@ -98,15 +99,16 @@ class Client(ClientMethods, Blocking[Task]):
         self.close()
 
     def connect(self) -> None:
-        """Connect and exchange greetings. Waits while the daemon's backlog is full. Raises `NoDaemon`.
+        """Connect and exchange greetings. Waits for a daemon that is busy or starting.
 
-        A connection that is open is closed first.
+        A connection that is open is closed first. Raises `NoDaemon`, and `NotPermitted` if another user listens there.
         """
         self.close()
-        bound = bounds.connecting(self.socket)
-        while (connection := try_connect(self.socket)) is None:
+        dial = Dial(self.socket)
+        bound = dial.bound
+        while (connection := dial.attempt()) is None:
             self._left(bound)
-            time.sleep(0.005)
+            time.sleep(dial.pause)
         self._connection = connection
         self._unsent.clear()
         self._frames = FrameDecoder()

@@ -136,11 +136,6 @@ def within(timeout: float | None, what: str) -> Bound:
     return Bound(timeout, lambda: TimedOut(f"{what} within {timeout:g} s"))
 
 
-def connecting(socket: object) -> Bound:
-    """The bound of a connection and its greetings."""
-    return Bound(CONNECT_TIMEOUT, lambda: no_daemon(socket))
-
-
 def answering(call: Syscall, socket: object, timeout: float | None = None) -> Bound:
     """The bound of `call`: `timeout` if the caller set one, else what such a call needs at most."""
     kind = type(call)

@@ -24,11 +24,12 @@ from ipc.errors import ConfigError, LlmosError
 from kernel.connection import Connection
 from kernel.journal.journal import Journal
 from kernel.lib import failpoints
+from kernel.lib.private_files import make_private, open_private
 from kernel.lib.users import user_name
 from kernel.processes import stdio
 from llmosd import standard_streams
 from llmosd.context import Context
-from llmosd.daemon import logs, settings, systemd
+from llmosd.daemon import logs, ownership, settings, systemd
 from llmosd.daemon.listener import SocketClaim
 from llmosd.printable import printable
 
@@ -103,9 +104,7 @@ class Daemon:
         log.info("stopped")
 
     async def _listen(self) -> asyncio.AbstractServer:
-        return await asyncio.get_running_loop().create_unix_server(
-            lambda: Connection(self._kernel, self._connections), sock=self._claim.bind()
-        )
+        return await self._claim.serve(lambda: Connection(self._kernel, self._connections))
 
     async def _notify_ready(self) -> None:
         """Report to systemd that the daemon is ready when the journal is open. If it does not open, the daemon ends."""
@@ -182,6 +181,7 @@ def _main() -> int:
         logs.configure(config.log_level, config.log_format)
         if armed := failpoints.arm():
             log.warning("faults happen on purpose", asked_by=failpoints.VARIABLE, faults=armed)
+        ownership.check(config)
         _write_crashes_to(config.state_path)
         claim = SocketClaim(config.socket_path, systemd.activated())
     except LlmosError as error:
@@ -207,11 +207,12 @@ async def _run(config: settings.Settings, claim: SocketClaim, notifier: systemd.
 def _write_crashes_to(state: Path) -> None:
     """Make fatal signals write a traceback to the folder `state`. Raises `ConfigError` if that is not possible."""
     try:
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        faulthandler.enable((state / "crash.log").open("ab"))
+        make_private(state)
+        faulthandler.enable(open_private(state / "crash.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT))
     except OSError as error:
         raise ConfigError(
-            f"state: cannot write to {state}: {error.strerror}; choose another folder with --state", key="state"
+            f"state: cannot write {error.filename or state}: {error.strerror}; choose another folder with --state",
+            key="state",
         ) from None
 
 

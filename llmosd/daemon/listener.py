@@ -1,21 +1,30 @@
 """The listening socket of the daemon. A lock on its path keeps other daemons from using the same path.
 
-Used only by the daemon. A stale socket file never prevents a start, and a start never disturbs a running daemon.
+Used only by the daemon. The socket file appears when the daemon listens, and not before. A stale socket file never
+prevents a start, and a start never disturbs a running daemon.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ipc.errors import NoDaemon, SocketInUse, SocketPathInvalid
-from ipc.unix import check_path, try_connect
-from kernel.lib import lockfile
+import structlog
 
-BACKLOG = 1024
+from ipc.errors import NoDaemon, SocketInUse, SocketPathInvalid
+from ipc.unix import MAX_PATH, check_path, lock_path, try_connect
+from kernel.lib import lockfile, trust
+from kernel.lib.private_files import FILE, make_private
+
+BACKLOG = 1024  # connections that wait until the event loop accepts them; the system may allow fewer (somaxconn)
+UNLISTENED = ".new"  # follows the name of a socket at which the daemon does not listen yet
+
+log = structlog.get_logger("llmosd")
 
 
 class SocketClaim:
@@ -31,9 +40,10 @@ class SocketClaim:
         check_path(path)
         self.path = path
         self.activated = activated
+        self._unlistened = path.with_name(path.name + UNLISTENED)
         self._inode: int | None = None  # of the socket file that this daemon made
-        _make_private_folder(path.parent)
-        lock = path.with_name(path.name + ".lock")
+        _prepare_folder(path.parent)
+        lock = lock_path(path)
         try:
             self._lock = lockfile.take(lock)
         except lockfile.LockHeld as error:
@@ -47,26 +57,47 @@ class SocketClaim:
                 f"cannot write {lock}: {error.strerror}; choose another path with --socket"
             ) from None
 
+    async def serve(self, protocol: Callable[[], asyncio.BaseProtocol]) -> asyncio.AbstractServer:
+        """Listen, and only then let the socket file appear. Raises `SocketInUse` or `SocketPathInvalid`."""
+        listener = self.bind()
+        try:
+            # Without `backlog` the event loop would set its own, 100.
+            loop = asyncio.get_running_loop()
+            server = await loop.create_unix_server(protocol, sock=listener, backlog=BACKLOG)
+        except BaseException:
+            listener.close()
+            raise
+        try:
+            self.publish()
+        except BaseException:
+            server.close()
+            raise
+        return server
+
     def bind(self) -> socket.socket:
-        """Bind and return the socket. Removes a stale socket file. Raises `SocketInUse` or `SocketPathInvalid`."""
+        """Bind and return the socket, under a name that no client looks for. Removes stale socket files."""
         if self.activated is not None:
             return self.activated
         self._remove_stale()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.setblocking(False)
-        old = os.umask(0o777 & ~lockfile.OWNER_ONLY)
         try:
-            listener.bind(str(self.path))
+            with _short_name(self._unlistened) as name:
+                listener.bind(name)
+            os.chmod(self._unlistened, FILE)  # nobody can connect before it listens
+            self._inode = os.lstat(self._unlistened).st_ino
         except OSError as error:
             listener.close()
-            raise SocketPathInvalid(
-                f"cannot listen at {self.path}: {error.strerror}; choose another path with --socket"
-            ) from None
-        finally:
-            os.umask(old)
-        listener.listen(BACKLOG)
-        self._inode = os.lstat(self.path).st_ino
+            raise self._unusable(error) from None
         return listener
+
+    def publish(self) -> None:
+        """Give the socket the name at which clients look for it. It must be listening."""
+        if self.activated is None:
+            try:
+                self._unlistened.rename(self.path)
+            except OSError as error:
+                raise self._unusable(error) from None
 
     def exists(self) -> bool:
         """Whether the socket file still exists. Programs that clean temporary folders may remove it."""
@@ -84,6 +115,9 @@ class SocketClaim:
 
     def _remove_stale(self) -> None:
         """Remove the socket file at the path if no program listens there. Raises `SocketInUse` if a program listens."""
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.lstat(self._unlistened).st_mode):  # of a daemon that died before it listened
+                self._unlistened.unlink()
         try:
             mode = os.lstat(self.path).st_mode
         except FileNotFoundError:
@@ -94,23 +128,49 @@ class SocketClaim:
             connection = try_connect(self.path)
         except NoDaemon as error:
             # Only a refused connection proves that no program listens: connecting also fails for other users and types.
-            if isinstance(error.__context__, FileNotFoundError | ConnectionRefusedError):
-                self.path.unlink(missing_ok=True)
+            if error.data.get("vacant"):
+                self._unlink_stale()
                 return
             connection = None
         if connection is not None:
             connection.close()
         raise SocketInUse(f"another program listens at {self.path}; choose another path with --socket", pid=0)
 
+    def _unlink_stale(self) -> None:
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:  # in a sticky folder, another user's socket cannot be removed
+            raise self._unusable(error) from None
 
-def _make_private_folder(folder: Path) -> None:
-    """Make `folder`, accessible only to this user, if it is missing. Raises `SocketPathInvalid` if another owns it."""
+    def _unusable(self, error: OSError) -> SocketPathInvalid:
+        return SocketPathInvalid(f"cannot listen at {self.path}: {error.strerror}; choose another path with --socket")
+
+
+@contextlib.contextmanager
+def _short_name(path: Path) -> Iterator[str]:
+    """A name of `path` that fits into the address of a socket: by way of its open folder, if `path` itself is long."""
+    if len(os.fsencode(path)) <= MAX_PATH:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+def _prepare_folder(folder: Path) -> None:
+    """Make `folder`, accessible only to this user, if it is missing. Raises `SocketPathInvalid` if it is unsafe."""
+    try:
+        # In a sticky folder such as /tmp, others can only take the name first: then the daemon does not start.
+        found = trust.findings(folder, sticky=True)
+        if not found or not found[0].refused:
+            make_private(folder)
     except OSError as error:
         raise SocketPathInvalid(
             f"cannot use {folder} for the socket: {error.strerror}; choose another with --socket"
         ) from None
-    if status.st_uid not in (os.getuid(), 0):
-        raise SocketPathInvalid(f"{folder} belongs to user {status.st_uid}, not to you; choose another with --socket")
+    for finding in found:
+        if finding.refused:
+            raise SocketPathInvalid(f"socket: {finding.sentence} with --socket")
+        log.warning("other users may interfere with the socket", why=finding.sentence)

@@ -6,6 +6,7 @@ and the allowed values. It never writes a file.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tomllib
@@ -19,6 +20,7 @@ from msgspec import Meta
 from ipc.errors import ConfigError, InvalidPolicy
 from ipc.unix import default_socket
 from kernel.journal.settings import JournalSettings
+from kernel.lib import trust
 from kernel.memory.quotas import MemoryQuotas
 from kernel.models.settings import ResourceSettings, SchedulingSettings
 from kernel.models.spec import ModelSpec, looks_local
@@ -99,6 +101,7 @@ def load(
     user = config or xdg("XDG_CONFIG_HOME", ".config") / "llmosd" / "llmosd.toml"
     values = _read(default)
     if config is not None or user.is_file():
+        _refuse_foreign(user)
         _merge(values, _read(user))
     for variable, key in ENVIRONMENT.items():
         if environment.get(variable):
@@ -158,6 +161,14 @@ def _model_by_path(settings: Settings) -> ModelSpec:
     if (path := spec.missing_path()) is not None:
         raise ConfigError(f"model: nothing at {path}; correct the path", key="model")
     return spec
+
+
+def _refuse_foreign(file: Path) -> None:
+    """Raises `ConfigError` if other users can change the settings: these say which code the daemon runs."""
+    with contextlib.suppress(OSError):  # reported when it is read
+        for finding in trust.findings(file):
+            if finding.refused:
+                raise ConfigError(f"settings: {finding.sentence} with --config", file=str(file))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import msgspec
 
 from kernel.drivers.simulated.sequence import SimulatedSequence
 from kernel.lib import failpoints
+from kernel.lib.private_files import open_private
 
 
 class _SwappedState(msgspec.Struct, array_like=True):
@@ -29,7 +30,8 @@ def write(path: str, sequence: SimulatedSequence) -> None:
     state = msgspec.msgpack.encode(_SwappedState(sequence.prompt_ids, sequence.generated))
     failpoints.point("swap.write")
     unfinished = Path(path + ".unfinished")
-    unfinished.write_bytes(msgspec.msgpack.encode(_SwapFile(_checksum(state), state)))
+    with open(unfinished, "wb", opener=open_private) as file:
+        file.write(msgspec.msgpack.encode(_SwapFile(_checksum(state), state)))
     failpoints.point("swap.rename")
     unfinished.replace(path)
     failpoints.point("swap.renamed")

@@ -17,6 +17,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from ipc.errors import MissingExtra
+from kernel.lib.private_files import make_private, open_private
 
 EDGE = 1 << 20  # bytes at either end of a file that go into its fingerprint
 
@@ -28,7 +29,7 @@ def converted(gguf: Path, cache: Path, report: Report) -> Path:
     folder = cache / f"{gguf.stem}-{fingerprint(gguf)}"
     if folder.is_dir():
         return folder
-    cache.mkdir(parents=True, exist_ok=True)
+    make_private(cache)
     with _lock(folder.with_name(folder.name + ".lock")):
         if not folder.is_dir():
             _convert(gguf, folder, report)
@@ -52,7 +53,7 @@ def fingerprint(path: Path) -> str:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
+    with open(path, "w", opener=open_private) as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # the operating system releases the lock if this process dies
         yield
 

@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 
 from kernel.lib import failpoints
+from kernel.lib.private_files import open_private
 
 MAGIC = b"llmosd-swap-1\n"
 LENGTH = struct.Struct("<I")
@@ -52,13 +53,12 @@ def write(path: Path, kv: torch.Tensor, tokens: list[int], prompt: int, fingerpr
     unfinished = path.with_name(path.name + ".unfinished")
     try:
         failpoints.point("swap.write")
-        with ThreadPoolExecutor(1) as pool, unfinished.open("wb") as file:
+        with ThreadPoolExecutor(1) as pool, open(unfinished, "wb", opener=open_private) as file:
             checksum = pool.submit(_checksum, data)  # takes half the time of the write; both release the GIL
             header = Header(tokens, prompt, kv.shape[1], fingerprint, "0" * 2 * DIGEST)
             start = len(_prologue(header))
             file.seek(start)
-            for part in data:
-                file.write(part)
+            file.writelines(data)
             file.seek(0)
             file.write(_prologue(msgspec.structs.replace(header, checksum=checksum.result())))
             file.flush()

@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 import msgspec
 import torch
 
+from kernel.lib.private_files import make_private, open_private
+
 T = TypeVar("T")
 
 
@@ -41,8 +43,9 @@ def put(folder: Path, kind: str, facts: Any, value: Any) -> None:
     path = _path(folder, kind, facts)
     unfinished = path.with_suffix(".unfinished")
     with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(msgspec.json.encode(value))
+        make_private(folder)
+        with open(unfinished, "wb", opener=open_private) as file:
+            file.write(msgspec.json.encode(value))
         unfinished.replace(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import stat
@@ -11,13 +12,22 @@ from pathlib import Path
 import pytest
 
 from ipc.errors import NoDaemon, SocketInUse, SocketPathInvalid
-from ipc.unix import MAX_PATH, check_path, try_connect
-from llmosd.daemon.listener import SocketClaim
+from ipc.unix import MAX_PATH, check_path, lock_path, try_connect
+from kernel.lib import lockfile
+from llmosd.daemon.listener import BACKLOG, SocketClaim
 
 
 @pytest.fixture
 def path(folder: Path) -> Path:
     return folder / "s.sock"
+
+
+def listening(claim: SocketClaim) -> socket.socket:
+    """The socket of a claim, as when the daemon listens."""
+    listener = claim.bind()
+    listener.listen()
+    claim.publish()
+    return listener
 
 
 @pytest.fixture
@@ -31,7 +41,7 @@ def stale(path: Path) -> Iterator[Path]:
 
 def test_a_claimed_path_answers_and_is_for_its_owner_alone(path: Path) -> None:
     claim = SocketClaim(path)
-    listener = claim.bind()
+    listener = listening(claim)
     mode = os.lstat(path).st_mode
     assert stat.S_ISSOCK(mode)
     assert stat.S_IMODE(mode) == 0o600
@@ -54,7 +64,7 @@ def test_the_umask_is_as_before(path: Path) -> None:
     before = os.umask(0o022)
     try:
         claim = SocketClaim(path)
-        claim.bind().close()
+        listening(claim).close()
         claim.release()
         assert os.umask(0o022) == 0o022
     finally:
@@ -65,7 +75,7 @@ def test_a_stale_socket_is_taken_over(stale: Path) -> None:
     with pytest.raises(NoDaemon):
         try_connect(stale)
     claim = SocketClaim(stale)
-    listener = claim.bind()
+    listener = listening(claim)
     connection = try_connect(stale)
     assert connection is not None
     connection.close()
@@ -75,7 +85,7 @@ def test_a_stale_socket_is_taken_over(stale: Path) -> None:
 
 def test_a_live_daemon_is_refused_by_pid_and_not_disturbed(path: Path) -> None:
     first = SocketClaim(path)
-    listener = first.bind()
+    listener = listening(first)
     with pytest.raises(SocketInUse, match=str(os.getpid())) as caught:
         SocketClaim(path)
     assert caught.value.data == {"pid": os.getpid()}
@@ -90,7 +100,7 @@ def test_a_live_daemon_is_refused_by_pid_and_not_disturbed(path: Path) -> None:
 def test_a_path_is_free_again_after_its_release(path: Path) -> None:
     for _ in range(3):
         claim = SocketClaim(path)
-        listener = claim.bind()
+        listener = listening(claim)
         listener.close()
         claim.release()
 
@@ -170,7 +180,7 @@ def test_a_lock_that_is_a_link_is_not_followed(path: Path, folder: Path) -> None
 
 def test_a_socket_removed_by_a_cleaner_is_noticed(path: Path) -> None:
     claim = SocketClaim(path)
-    listener = claim.bind()
+    listener = listening(claim)
     assert claim.exists()
     path.unlink()
     assert not claim.exists()
@@ -181,3 +191,69 @@ def test_a_socket_removed_by_a_cleaner_is_noticed(path: Path) -> None:
 def test_connecting_where_nothing_is_says_how_to_start_a_daemon(path: Path) -> None:
     with pytest.raises(NoDaemon, match="start one with"):
         try_connect(path)
+
+
+def test_the_socket_appears_when_the_daemon_listens_and_not_before(path: Path) -> None:
+    claim = SocketClaim(path)
+    listener = claim.bind()
+    assert not path.exists()
+    assert stat.S_IMODE(os.lstat(f"{path}.new").st_mode) == 0o600
+    listener.listen()
+    claim.publish()
+    assert not Path(f"{path}.new").exists()
+    connection = try_connect(path)
+    assert connection is not None
+    connection.close()
+    listener.close()
+    claim.release()
+    assert not path.exists()
+
+
+@pytest.mark.real_time
+async def test_a_server_has_the_backlog_that_is_intended(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many clients can connect before the loop accepts one as the backlog allows, or the system."""
+    claim = SocketClaim(path)
+    server = await claim.serve(asyncio.Protocol)
+    waiting = []
+    allowed = min(BACKLOG, int(Path("/proc/sys/net/core/somaxconn").read_text()), 300)  # a process may have few files
+    while len(waiting) < allowed and (connection := try_connect(path)) is not None:
+        waiting.append(connection)
+    assert len(waiting) == allowed
+    for connection in waiting:
+        connection.close()
+    server.close()
+    claim.release()
+
+
+def test_a_daemon_that_died_before_it_listened_leaves_nothing_in_the_way(path: Path) -> None:
+    dead = SocketClaim(path)
+    dead.bind().close()
+    os.close(dead._lock)
+    assert Path(f"{path}.new").exists()
+    claim = SocketClaim(path)
+    listening(claim).close()
+    claim.release()
+    assert not Path(f"{path}.new").exists()
+
+
+def test_a_path_of_the_longest_length_works(folder: Path) -> None:
+    path = folder / ("x" * (MAX_PATH - len(os.fsencode(folder)) - 1))
+    claim = SocketClaim(path)
+    listener = listening(claim)
+    connection = try_connect(path)
+    assert connection is not None
+    connection.close()
+    listener.close()
+    claim.release()
+
+
+def test_a_lock_tells_its_holder_without_being_disturbed(path: Path) -> None:
+    lock = lock_path(path)
+    assert lockfile.holder(lock) is None
+    claim = SocketClaim(path)
+    assert lockfile.holder(lock) == os.getpid()
+    with pytest.raises(SocketInUse):
+        SocketClaim(path)
+    claim.release()
+    assert lock.exists()
+    assert lockfile.holder(lock) is None
