@@ -1,4 +1,4 @@
-"""Unix sockets: the default path of the daemon's socket, and one attempt to connect to a socket.
+"""Unix sockets: the default path of the daemon's socket, one attempt to connect, and the user at the other end.
 
 Used by the daemon and by both clients. It never retries: it reports a full backlog, and the caller may try again.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from pathlib import Path
 
 from ipc.errors import NoDaemon, SocketPathInvalid
@@ -26,11 +27,6 @@ def default_socket() -> Path:
 def is_named() -> bool:
     """Whether the environment names the default socket, so that it is the user's choice."""
     return bool(os.environ.get("LLMOSD_SOCKET"))
-
-
-def lock_path(path: Path) -> Path:
-    """The lock file beside the socket at `path`. The daemon holds its lock from before it listens until its end."""
-    return path.with_name(path.name + ".lock")
 
 
 def check_path(path: Path) -> None:
@@ -67,3 +63,12 @@ def try_connect(path: Path) -> socket.socket | None:
         connection.close()
         raise NoDaemon(f"cannot connect to {path}: {error.strerror}", socket=str(path)) from None
     return connection
+
+
+def peer_uid(connection: socket.socket | None) -> int | None:
+    """The user id at the other end of a Unix socket; None where the system does not report it (only Linux does)."""
+    option = getattr(socket, "SO_PEERCRED", None)
+    if connection is None or option is None:
+        return None
+    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, option, struct.calcsize("3i")))
+    return int(uid)

@@ -45,10 +45,11 @@ from ipc.protocol import (
 )
 from ipc.syscalls import Attach, Logs, Spawn, Submit, Syscall
 from ipc.transport import FramedProtocol
+from ipc.unix import peer_uid
 from kernel.core.process import Process, Thread
 from kernel.core.stream import Stream
 from kernel.kernel import Kernel
-from kernel.lib.users import peer_uid, user_name
+from kernel.lib.users import user_name
 
 HELLO_TIMEOUT = 10.0  # seconds until the first frame must have arrived
 MAX_REQUESTS = 65_536  # unanswered requests of one connection

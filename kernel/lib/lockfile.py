@@ -1,20 +1,16 @@
 """Lock files: a lock has at most one holder, whose pid is in the file. When the holder dies, the lock is free.
 
-Used for the daemon's socket and for its state folder, and by clients, which look whether a daemon is starting. `take`
-never waits for a lock, and `holder` never takes one.
+Used for the daemon's socket and for its state folder. `take` never waits for a lock.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
-import struct
 from pathlib import Path
 
+from ipc import daemon_lock
 from kernel.lib.private_files import open_private
-
-WHOLE_FILE = struct.Struct("hhqqi4x")  # struct flock of Linux, 64 bits: type, whence, start, length, pid
 
 
 class LockHeld(Exception):
@@ -35,38 +31,13 @@ def take(path: Path) -> int:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        pid = _pid_in(lock)
+        pid = daemon_lock.pid_in(lock)
         os.close(lock)
         raise LockHeld(pid) from None
     except BaseException:
         os.close(lock)
         raise
-    with contextlib.suppress(OSError):  # only `holder` needs this second lock: nobody can ask about the first one
-        fcntl.fcntl(lock, fcntl.F_OFD_SETLK, WHOLE_FILE.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    daemon_lock.show(lock)
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return lock
-
-
-def holder(path: Path) -> int | None:
-    """The pid of the process that holds the lock at `path`, 0 if its pid is unknown, None if no process holds it.
-
-    A lock in a file of another user counts for nothing, unless root asks.
-    """
-    try:
-        lock = open_private(path, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        asked = WHOLE_FILE.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind = WHOLE_FILE.unpack(fcntl.fcntl(lock, fcntl.F_OFD_GETLK, asked))[0]
-        return None if kind == fcntl.F_UNLCK else _pid_in(lock)
-    except OSError:
-        return None
-    finally:
-        os.close(lock)
-
-
-def _pid_in(lock: int) -> int:
-    text = os.pread(lock, 32, 0).decode(errors="replace").strip()
-    return int(text) if text.isascii() and text.isdigit() else 0

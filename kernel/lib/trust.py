@@ -28,7 +28,7 @@ class Finding(NamedTuple):
     sentence: str
 
 
-class _Place(NamedTuple):
+class _PathStep(NamedTuple):
     """A folder, file or link on the way to a path. `last`: it is the path itself, not one of its parents."""
 
     path: Path
@@ -55,11 +55,11 @@ def findings(
     entries in the folder `path` if they cannot replace ours. Raises `OSError` if a place cannot be examined.
     """
     user = os.geteuid() if user is None else user
-    found = [finding for place in _places(path) for finding in _of(place, path, user, owners, sticky)]
+    found = [finding for place in _steps_to(path) for finding in _of(place, path, user, owners, sticky)]
     return sorted(found, key=lambda finding: not finding.refused)
 
 
-def _of(place: _Place, path: Path, user: int, owners: Collection[int], sticky: bool) -> Iterator[Finding]:
+def _of(place: _PathStep, path: Path, user: int, owners: Collection[int], sticky: bool) -> Iterator[Finding]:
     at, status, last = place
     name = str(at) if last else f"{at}, on the way to {path},"
     facts = f"owner {user_name(status.st_uid)}, mode {stat.S_IMODE(status.st_mode):04o}"
@@ -78,11 +78,11 @@ def _of(place: _Place, path: Path, user: int, owners: Collection[int], sticky: b
         yield Finding(user != ROOT and (last or not _outside(status.st_uid)), sentence)
 
 
-def _places(path: Path) -> Iterator[_Place]:
+def _steps_to(path: Path) -> Iterator[_PathStep]:
     """The folders and links that lead to `path`, as far as they exist, from / on; then what is at `path`."""
     at, links = Path("/"), 0
     left = list(reversed(Path(os.path.abspath(path)).parts[1:]))
-    yield _Place(at, os.lstat(at), not left)
+    yield _PathStep(at, os.lstat(at), not left)
     while left:
         part = left.pop()
         if part == "..":
@@ -94,7 +94,7 @@ def _places(path: Path) -> Iterator[_Place]:
         except (FileNotFoundError, NotADirectoryError):
             return
         is_link = stat.S_ISLNK(status.st_mode)
-        yield _Place(place, status, not left and not is_link)
+        yield _PathStep(place, status, not left and not is_link)
         if not is_link:
             at = place
         elif (links := links + 1) <= MAX_LINKS:

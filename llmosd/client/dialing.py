@@ -11,8 +11,7 @@ import socket
 from pathlib import Path
 
 from ipc.errors import NoDaemon, NotPermitted
-from ipc.unix import default_socket, is_named, try_connect
-from kernel.lib.users import peer_uid, user_name
+from ipc.unix import default_socket, is_named, peer_uid, try_connect
 from llmosd.client import bounds
 from llmosd.client.bounds import Bound
 from llmosd.client.starting import starting
@@ -64,7 +63,7 @@ class Dial:
         connection.close()
         expected = "not by root" if user == ROOT else "neither by you nor by root"
         raise NotPermitted(
-            f"the socket {self.path} is served by user {user_name(peer)}, {expected}; "
+            f"the socket {self.path} is served by user {peer}, {expected}; "
             "name your own daemon's socket with --socket or LLMOSD_SOCKET",
             socket=str(self.path),
             uid=peer,

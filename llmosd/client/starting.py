@@ -11,8 +11,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from ipc.unix import lock_path
-from kernel.lib import lockfile
+from ipc import daemon_lock
 
 COMMAND = "llmosd"
 PROCESSES = Path("/proc")
@@ -23,7 +22,7 @@ def starting(socket: Path, known: int = 0) -> int | None:
 
     `known`: the pid that an earlier call returned, which is examined first.
     """
-    pid = lockfile.holder(lock_path(socket))
+    pid = daemon_lock.holder(daemon_lock.lock_path(socket))
     if pid is not None:
         return pid
     if known and _may_start_at(known, socket):
@@ -52,7 +51,7 @@ def _may_start_at(pid: int, socket: Path) -> bool:
         locks = _open_locks(PROCESSES / str(pid) / "fd")
     except OSError:  # it has ended
         return False
-    return not locks or os.path.realpath(lock_path(socket)) in locks
+    return not locks or os.path.realpath(daemon_lock.lock_path(socket)) in locks
 
 
 def _open_locks(descriptors: Path) -> list[str]:

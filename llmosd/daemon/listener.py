@@ -16,8 +16,9 @@ from pathlib import Path
 
 import structlog
 
+from ipc.daemon_lock import lock_path
 from ipc.errors import NoDaemon, SocketInUse, SocketPathInvalid
-from ipc.unix import MAX_PATH, check_path, lock_path, try_connect
+from ipc.unix import MAX_PATH, check_path, try_connect
 from kernel.lib import lockfile, trust
 from kernel.lib.private_files import FILE, make_private
 

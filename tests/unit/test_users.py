@@ -8,7 +8,8 @@ import socket
 
 import pytest
 
-from kernel.lib.users import peer_uid, user_name
+from ipc.unix import peer_uid
+from kernel.lib.users import user_name
 
 
 @pytest.fixture(autouse=True)

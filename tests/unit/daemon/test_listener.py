@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from ipc.daemon_lock import holder, lock_path
 from ipc.errors import NoDaemon, SocketInUse, SocketPathInvalid
-from ipc.unix import MAX_PATH, check_path, lock_path, try_connect
-from kernel.lib import lockfile
+from ipc.unix import MAX_PATH, check_path, try_connect
 from llmosd.daemon.listener import BACKLOG, SocketClaim
+
+SYSTEM_BACKLOG = int(Path("/proc/sys/net/core/somaxconn").read_text())
 
 
 @pytest.fixture
@@ -210,12 +212,12 @@ def test_the_socket_appears_when_the_daemon_listens_and_not_before(path: Path) -
 
 
 @pytest.mark.real_time
-async def test_a_server_has_the_backlog_that_is_intended(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_has_the_backlog_that_is_intended(path: Path) -> None:
     """As many clients can connect before the loop accepts one as the backlog allows, or the system."""
     claim = SocketClaim(path)
     server = await claim.serve(asyncio.Protocol)
     waiting = []
-    allowed = min(BACKLOG, int(Path("/proc/sys/net/core/somaxconn").read_text()), 300)  # a process may have few files
+    allowed = min(BACKLOG, SYSTEM_BACKLOG, 300)  # a process may have few files
     while len(waiting) < allowed and (connection := try_connect(path)) is not None:
         waiting.append(connection)
     assert len(waiting) == allowed
@@ -249,11 +251,11 @@ def test_a_path_of_the_longest_length_works(folder: Path) -> None:
 
 def test_a_lock_tells_its_holder_without_being_disturbed(path: Path) -> None:
     lock = lock_path(path)
-    assert lockfile.holder(lock) is None
+    assert holder(lock) is None
     claim = SocketClaim(path)
-    assert lockfile.holder(lock) == os.getpid()
+    assert holder(lock) == os.getpid()
     with pytest.raises(SocketInUse):
         SocketClaim(path)
     claim.release()
     assert lock.exists()
-    assert lockfile.holder(lock) is None
+    assert holder(lock) is None

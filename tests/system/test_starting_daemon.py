@@ -1,0 +1,98 @@
+"""The first moments of a daemon: its socket appears when it listens, clients wait for it, and it trusts no open folder."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from ipc.unix import try_connect
+from llmosd import Client
+from tests.support.daemon import SCRIPTS
+
+ROUNDS = [pytest.param(2), pytest.param(20, marks=pytest.mark.soak)]
+START_AND_PING = """
+"$BIN/llmosd" --model simulated --socket "$LLMOSD_SOCKET" --state "$STATE" >"$LOG" 2>&1 &
+echo $!
+"$BIN/llmos" ping >/dev/null
+"""
+HANG_GUARD = 60.0
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_a_command_finds_a_daemon_that_was_started_just_before(folder: Path, rounds: int) -> None:
+    for number in range(rounds):
+        socket, state, log = folder / f"{number}.sock", folder / f"state-{number}", folder / f"log-{number}"
+        places = {"LLMOSD_SOCKET": str(socket), "STATE": str(state), "LOG": str(log), "BIN": str(SCRIPTS)}
+        ping = subprocess.run(
+            ["sh", "-c", START_AND_PING], env=os.environ | places, capture_output=True, text=True, timeout=HANG_GUARD
+        )
+        try:
+            assert (ping.returncode, ping.stderr) == (0, ""), log.read_text()
+            with Client(socket) as client:
+                client.shutdown()
+                client.wait_until_closed(HANG_GUARD)
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(int(ping.stdout), signal.SIGTERM)
+
+
+def test_of_two_daemons_that_start_together_one_serves_and_the_other_names_it(start, eventually) -> None:
+    first, second = start(ready=False), start(ready=False)
+    ended = lambda: [daemon for daemon in (first, second) if daemon.process.poll() is not None]  # noqa: E731
+    eventually(ended, "one of the daemons ends", HANG_GUARD)
+    (loser,) = ended()
+    winner = second if loser is first else first
+    assert loser.process.returncode == 1
+    with Client(first.socket) as client:
+        assert client.ping("hello") == "hello"
+    assert f"a daemon with pid {winner.pid} already serves" in loser.log
+    assert winner.process.poll() is None
+
+
+def test_a_stopped_daemon_takes_as_many_connections_as_its_backlog_allows(daemon) -> None:
+    allowed = min(1024, int(Path("/proc/sys/net/core/somaxconn").read_text()))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    waiting = []
+    daemon.process.send_signal(signal.SIGSTOP)
+    try:
+        while len(waiting) < allowed and (connection := try_connect(daemon.socket)) is not None:
+            waiting.append(connection)
+    finally:
+        daemon.process.send_signal(signal.SIGCONT)
+        for connection in waiting:
+            connection.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(waiting) == allowed
+    with daemon.client() as client:
+        assert client.ping("hello") == "hello"
+
+
+@pytest.mark.parametrize(("name", "code", "hint"), [("state", 2, "with --state"), ("socket", 1, "with --socket")])
+def test_a_folder_that_everyone_can_write_to_stops_the_start(
+    folder: Path, start, name: str, code: int, hint: str
+) -> None:
+    (folder / name).mkdir()
+    (folder / name).chmod(0o777)
+    place = folder / name / "s.sock" if name == "socket" else folder / name
+    daemon = start(f"--{name}", str(place), ready=False)
+    assert daemon.process.wait(HANG_GUARD) == code
+    assert daemon.log.startswith(f"llmosd: {name}: every user can write to {folder / name} (owner ")
+    assert f"`chmod o-w {folder / name}`" in daemon.log
+    assert hint in daemon.log
+
+
+@pytest.mark.parametrize("name", ["crash.log", "journal.sqlite"])
+def test_a_link_among_the_files_of_the_daemon_stops_the_start(folder: Path, start, name: str) -> None:
+    (folder / "state").mkdir()
+    (folder / "state" / name).symlink_to(folder / "victim")
+    daemon = start(ready=False)
+    assert daemon.process.wait(HANG_GUARD) in (1, 2)
+    assert "it is a symbolic link" in daemon.log
+    assert not (folder / "victim").exists()
