@@ -1,4 +1,4 @@
-"""The first moments of a daemon: its socket appears when it listens, clients wait for it, and it trusts no open folder."""
+"""The first moments of a daemon: clients wait until it listens, and it does not start on what others can change."""
 
 from __future__ import annotations
 
@@ -30,7 +30,12 @@ def test_a_command_finds_a_daemon_that_was_started_just_before(folder: Path, rou
         socket, state, log = folder / f"{number}.sock", folder / f"state-{number}", folder / f"log-{number}"
         places = {"LLMOSD_SOCKET": str(socket), "STATE": str(state), "LOG": str(log), "BIN": str(SCRIPTS)}
         ping = subprocess.run(
-            ["sh", "-c", START_AND_PING], env=os.environ | places, capture_output=True, text=True, timeout=HANG_GUARD
+            ["sh", "-c", START_AND_PING],
+            check=False,
+            env=os.environ | places,
+            capture_output=True,
+            text=True,
+            timeout=HANG_GUARD,
         )
         try:
             assert (ping.returncode, ping.stderr) == (0, ""), log.read_text()
