@@ -22,8 +22,9 @@ NOBODY = "/proc/sys/kernel/overflowuid"
 
 
 class Finding(NamedTuple):
-    """Something that lets other users change a path. `refused`: too dangerous to continue; otherwise only a warning."""
+    """The folder, file or link `place` lets other users change a path. `refused`: too dangerous, not only unusual."""
 
+    place: Path
     refused: bool
     sentence: str
 
@@ -62,26 +63,30 @@ def findings(
 def _of(place: _PathStep, path: Path, user: int, owners: Collection[int], sticky: bool) -> Iterator[Finding]:
     at, status, last = place
     name = str(at) if last else f"{at}, on the way to {path},"
-    facts = f"owner {user_name(status.st_uid)}, mode {stat.S_IMODE(status.st_mode):04o}"
     if place.writable & stat.S_IWOTH:
-        remedy = f"`chmod o-w {at}`, or choose another path"
-        yield Finding(
-            not (sticky and status.st_mode & stat.S_ISVTX), f"every user can write to {name} ({facts}): {remedy}"
-        )
+        shared = bool(status.st_mode & stat.S_ISVTX)  # made for everyone, such as /tmp
+        remedy = "choose a folder of your own" if shared else f"`chmod o-w {at}`, or choose another path"
+        yield Finding(at, not (sticky and shared), f"every user can write to {name} ({_facts(status)}): {remedy}")
     elif place.writable and status.st_gid != ROOT:
-        yield Finding(False, f"the users of group {status.st_gid} can write to {name} ({facts}): `chmod g-w {at}`")
+        yield Finding(
+            at, False, f"the users of group {status.st_gid} can write to {name} ({_facts(status)}): `chmod g-w {at}`"
+        )
     if status.st_uid not in (ROOT, user, *owners):
         remedy = f"`chown {user_name(user)} {at}`, or choose another path"
-        sentence = f"{name} belongs neither to you nor to root, so its owner can change it ({facts}): {remedy}"
+        sentence = f"{name} belongs neither to you nor to root, so its owner can change it ({_facts(status)}): {remedy}"
         # In a container root is often the only user, and mounted folders have the owners of another machine. In a user
         # namespace all owners outside it look the same, those of / included.
-        yield Finding(user != ROOT and (last or not _outside(status.st_uid)), sentence)
+        yield Finding(at, user != ROOT and (last or not _outside(status.st_uid)), sentence)
+
+
+def _facts(status: os.stat_result) -> str:
+    return f"owner {user_name(status.st_uid)}, mode {stat.S_IMODE(status.st_mode):04o}"
 
 
 def _steps_to(path: Path) -> Iterator[_PathStep]:
     """The folders and links that lead to `path`, as far as they exist, from / on; then what is at `path`."""
     at, links = Path("/"), 0
-    left = list(reversed(Path(os.path.abspath(path)).parts[1:]))
+    left = list(reversed((Path.cwd() / path).parts[1:]))
     yield _PathStep(at, os.lstat(at), not left)
     while left:
         part = left.pop()

@@ -113,6 +113,14 @@ def test_a_link_is_as_safe_as_its_place_and_its_target(private: Path) -> None:
     assert refusals(place / "link" / "below")
 
 
+def test_two_dots_after_a_link_lead_to_the_parent_of_its_target(private: Path) -> None:
+    (private / "far" / "target").mkdir(parents=True)
+    (private / "far" / "other").mkdir()
+    (private / "link").symlink_to("far/target")
+    (private / "far" / "other").chmod(0o777)
+    assert refusals(private / "link" / ".." / "other")
+
+
 def test_links_in_a_circle_end(private: Path) -> None:
     (private / "a").symlink_to("b")
     (private / "b").symlink_to("a")

@@ -42,9 +42,11 @@ def test_the_default_folders_and_the_shipped_agents_pass(home: Path) -> None:
 def test_a_folder_that_everyone_can_write_to_is_refused(made: Callable[..., Path], key: str, mode: int) -> None:
     folder = made("open", mode)
     config = Settings(agents=[str(folder)]) if key == "agents" else Settings(**{key: str(folder)})
-    with pytest.raises(ConfigError, match=f"^{key}: every user can write to {folder} .*chmod o-w") as caught:
+    with pytest.raises(ConfigError, match=f"^{key}: every user can write to {folder} ") as caught:
         ownership.check(config)
     assert caught.value.data == {"key": key}
+    remedy = "choose a folder of your own" if mode & 0o1000 else f"`chmod o-w {folder}`, or choose another path"
+    assert f"{remedy} with {'LLMOSD_CACHE' if key == 'cache' else f'--{key}'}" in caught.value.message
 
 
 def test_a_folder_inside_one_that_everyone_can_write_to_is_refused(made: Callable[..., Path]) -> None:
@@ -69,7 +71,7 @@ def test_a_folder_of_another_user_is_refused_except_by_root(
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with capture_logs() as lines:
         ownership.check(Settings(state=str(folder)))
-    assert any(line.get("setting") == "state" and str(folder) in line["why"] for line in lines)
+    assert "state" in [line["setting"] for line in lines]
 
 
 def test_a_folder_that_a_group_can_write_to_is_logged(made: Callable[..., Path]) -> None:
@@ -79,6 +81,22 @@ def test_a_folder_that_a_group_can_write_to_is_logged(made: Callable[..., Path])
     with capture_logs() as lines:
         ownership.check(Settings(agents=[str(folder)]))
     assert [line["setting"] for line in lines if f"chmod g-w {folder}" in line["why"]] == ["agents"]
+
+
+def test_a_mounted_folder_of_another_user_gives_root_one_line_of_the_log(
+    made: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = made("mounted")
+    for number in range(9):
+        (folder / f"{number}.py").write_text("")
+    for path in (folder, *folder.iterdir()):
+        if os.getuid() == 0:
+            os.chown(path, 4242, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with capture_logs() as lines:
+        ownership.check(Settings(agents=[str(folder)]))
+    (line,) = [line for line in lines if str(folder) in line["why"]]
+    assert line["more"] >= 9
 
 
 @pytest.mark.parametrize("name", ["agent.py", "package"])
