@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from ipc.errors import BadArguments
+from ipc.codec import reason_of
+from ipc.errors import BadArguments, brief
 from ipc.syscalls import ParameterInfo
 from kernel.programs.parameter import Parameter
 from kernel.programs.suggestion import did_you_mean, similar
@@ -58,7 +59,9 @@ class Arguments:
         except msgspec.ValidationError as error:
             raise self._bad(self._explained(error, given)) from None
         except TypeError as error:
-            raise self._bad(f"an argument has a type that cannot be checked: {error}") from None
+            raise self._bad(f"an argument has a type that cannot be checked: {reason_of(error)}") from None
+        except BaseException as error:  # of the code of a parameter's type
+            raise self._bad(f"the type of an argument raised {brief(error)}") from None
         values = {name: getattr(checked, name) for name in names}
         return {name: value for name, value in values.items() if value is not msgspec.UNSET}
 
