@@ -337,8 +337,8 @@ class DriverFailed(LlmosError):
 def to_wire(error: BaseException) -> ErrorInfo:
     """The wire form of `error`. An error from outside the tree becomes `LlmosError`, with its type in the message.
 
-    The result can always be encoded, and its message is bounded. If `error` itself cannot be encoded, characters that UTF-8 cannot carry, such as a
-    lone surrogate, become "?" in its message and facts, and all facts that are not texts are left out.
+    The result can always be encoded, and its message is bounded. If `error` itself cannot be encoded, characters that
+    UTF-8 cannot carry, such as a lone surrogate, become "?", and all facts that are not texts are left out.
     """
     text = text_of(error)
     if len(text) > MAX_TEXT:

@@ -48,7 +48,7 @@ class Parameter:
                 return msgspec.convert(given, self.kind, strict=False)
             return self._parser(given)
         except msgspec.DecodeError as error:
-            raise ValueError(self.refusal(given, str(error), as_text=True)) from None
+            raise ValueError(self.refusal(given, reason_of(error), as_text=True)) from None
         except RecursionError:
             raise ValueError(self.refusal(given, "it is nested too deeply", as_text=True)) from None
         except TypeError as error:

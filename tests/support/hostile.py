@@ -127,7 +127,11 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
     **{f"{name} is a trap": _made("Trap", (Exception,), **{name: property(fail)}) for name in PROPERTIES},
     **{f"{name} exits": _made("Trap", (Exception,), **{name: property(exit_at_once)}) for name in PROPERTIES},
     **{f"{name} is a number": _made("Trap", (Exception,), **{name: 5}) for name in PROPERTIES if name != "__dict__"},
-    **{f"{name} of an error of ours": _made("Trap", (LlmosError,), **{name: property(fail)}) for name in PROPERTIES},
+    **{
+        f"{name} of an error of ours": _made("Trap", (LlmosError,), **{name: property(fail)})
+        for name in PROPERTIES
+        if name != "data"
+    },
     **{f"{trap} of an error of ours": _made("Trap", (LlmosError,), **{trap: fail}) for trap in TRAPS},
     **{
         f"{name} of a cancellation": _made("Trap", (asyncio.CancelledError,), **{name: property(fail)})
@@ -162,3 +166,8 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
     "StopAsyncIteration": StopAsyncIteration,
     "BaseException": BaseException,
 }
+
+# Errors whose class has a name that a report can have.
+PLAIN_CLASSES = frozenset(
+    name for name in ERRORS if " of a" not in name and name not in ("StopIteration", "its class has traps")
+)
