@@ -38,6 +38,12 @@ TEXTS = (
 NUMBERS = (0, 1, -1, 7, 255, 2**31, 2**53, 2**63 - 1, 2**63, 2**64 - 1, -(2**63))
 REALS = (0.0, 0.5, -0.5, 1e-300, 1e300, float("inf"), float("-inf"), float("nan"))
 
+# What the log says of mistakes in the kernel. The last two are texts of asyncio and uvloop.
+MISTAKES = (
+    *("failed inside the kernel", "the end of a process failed", "a message of a driver failed"),
+    *("a read of the journal failed", "the journal failed", "Exception in callback", "Fatal error"),
+)
+
 
 def odd_value(chance: random.Random) -> Any:
     """A value of any type that a frame can carry."""

@@ -7,6 +7,7 @@ knows the kernel.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -31,6 +32,27 @@ class Word(str):
     __slots__ = ()
     __len__ = __getitem__ = __str__ = __repr__ = __format__ = __eq__ = __hash__ = __iter__ = fail
     encode = isascii = splitlines = partition = fail
+
+
+class Number(float):
+    """A number that compares and adds in its own way."""
+
+    __slots__ = ()
+    __lt__ = __gt__ = __le__ = __eq__ = __hash__ = __bool__ = __repr__ = __add__ = __radd__ = fail
+
+
+class Whole(int):
+    """The same, of whole numbers."""
+
+    __slots__ = ()
+    __lt__ = __gt__ = __le__ = __eq__ = __hash__ = __bool__ = __repr__ = __add__ = __radd__ = __index__ = fail
+
+
+class Thing:
+    """An object with traps only."""
+
+    __lt__ = __gt__ = __eq__ = __hash__ = __bool__ = __repr__ = __str__ = __len__ = __iter__ = __getattr__ = fail
+    __class__ = property(fail)
 
 
 class TrapNames(type):
@@ -171,3 +193,12 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 PLAIN_CLASSES = frozenset(
     name for name in ERRORS if " of a" not in name and name not in ("StopIteration", "its class has traps")
 )
+
+
+def odd_object(chance: random.Random) -> Any:
+    """An object that an agent can pass to a call, and that no frame carries."""
+    itself: list[Any] = []
+    itself.append(itself)
+    kind: Any = chance.choice((Word, Number, Whole, Thing, list, object, int, str, dict, complex))
+    values: dict[Any, Any] = {list: itself, int: 1 << 100, str: "half a \ud800", dict: {Thing: Thing()}}
+    return values[kind] if kind in values else kind("x") if kind is Word else kind()

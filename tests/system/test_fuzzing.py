@@ -18,7 +18,7 @@ from ipc.codec import decode, encode
 from ipc.frames import FrameDecoder, frame
 from ipc.protocol import VERSION, Abandon, Credit, FromDaemon, Hello, Request
 from ipc.syscalls import Backup, Kill, Link, Nice, Ping, Ps, SharedGet, SharedSet, Shutdown, Spawn, Suspend
-from tests.support.fuzzing import CALLS, RandomCalls, encoded, mutated
+from tests.support.fuzzing import CALLS, MISTAKES, RandomCalls, encoded, mutated
 
 AGENTS = """
 from llmosd import Context, agent
@@ -43,12 +43,6 @@ HANG = 60.0  # seconds; a guard, not a bound
 
 # These stop the daemon, write files, or harm the neighbour if they name it.
 HARMFUL = (Shutdown, Backup, Kill, Suspend, Nice, Link)
-
-# What the log says of mistakes in the kernel. The last two are texts of asyncio and uvloop.
-MISTAKES = (
-    *("failed inside the kernel", "the end of a process failed", "a message of a driver failed"),
-    *("a read of the journal failed", "the journal failed", "Exception in callback", "Fatal error"),
-)
 
 
 class Fuzzer:
