@@ -12,10 +12,12 @@ from typing import Any
 
 import msgspec
 
-from ipc.errors import MalformedFrame, NotEncodable
+from ipc.errors import MAX_BRIEF, BurstExceeded, MalformedFrame, NotEncodable, brief, text_of
+from ipc.foreign import bounded, class_name
 
 ENCODER = msgspec.msgpack.Encoder()
 UNENCODABLE = (TypeError, ValueError, OverflowError, RecursionError)  # raised by the encoder
+OF_MSGSPEC = frozenset({*UNENCODABLE, msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError})
 
 
 @cache
@@ -28,21 +30,28 @@ def encode(value: Any) -> bytes:
     """Encode `value` as msgpack. Raises `NotEncodable`, which names the type of `value`."""
     try:
         return ENCODER.encode(value)
-    except UNENCODABLE as error:
+    except BurstExceeded:
+        raise
+    except BaseException as error:  # the encoder reads properties, which may raise anything
         raise not_encodable(value, error) from error
 
 
-def not_encodable(value: Any, error: Exception) -> NotEncodable:
+def not_encodable(value: Any, error: BaseException) -> NotEncodable:
     """A `NotEncodable` for `value`, at which the encoder raised `error`."""
-    return NotEncodable(f"cannot encode a {type(value).__name__} as msgpack: {error}")
+    return NotEncodable(f"cannot encode a {class_name(value)} as msgpack: {reason_of(error)}")
 
 
 def decode(data: bytes | msgspec.Raw, kind: Any = Any) -> Any:
     """Decode `data` and check it against `kind`, a type or a union of types. Raises `MalformedFrame`."""
     try:
         return decoder(kind).decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedFrame(f"not a {getattr(kind, '__name__', kind)}: {error}") from error
+    except Exception as error:
+        raise MalformedFrame(f"not a {getattr(kind, '__name__', kind)}: {reason_of(error)}") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """Why msgspec did not take a value: the text of its error `error`, or name and text of an error of an agent."""
+    return bounded(text_of(error), MAX_BRIEF) if type(error) in OF_MSGSPEC else brief(error)
 
 
 PLAIN = frozenset({str, bytes, float, bool, type(None)})

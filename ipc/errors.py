@@ -10,6 +10,11 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from ipc.foreign import attributes_of, bounded, class_name, is_a, text_by
+
+MAX_TEXT = 65_536  # characters of the text of an error on the wire
+MAX_BRIEF = 500  # characters of the text of an error in another text
+
 
 class ErrorInfo(msgspec.Struct, frozen=True, array_like=True):
     """An error on the wire: the name of its class (`code`), a sentence for people, and facts for programs.
@@ -332,42 +337,55 @@ class DriverFailed(LlmosError):
 def to_wire(error: BaseException) -> ErrorInfo:
     """The wire form of `error`. An error from outside the tree becomes `LlmosError`, with its type in the message.
 
-    The result can always be encoded. If `error` itself cannot be encoded, characters that UTF-8 cannot carry, such as a
-    lone surrogate, become "?" in its message and facts, and all facts that are not texts are left out.
+    The result can always be encoded, and its message is bounded. If `error` itself cannot be encoded, characters that
+    UTF-8 cannot carry, such as a lone surrogate, become "?", and all facts that are not texts are left out.
     """
-    if isinstance(error, LlmosError):
-        info = ErrorInfo(type(error).__name__, text_of(error), facts_of(error))
-    else:
-        info = ErrorInfo("LlmosError", f"{type(error).__name__}: {text_of(error)}")
-    return encodable(info)
+    text = text_of(error)
+    if len(text) > MAX_TEXT:
+        text = bounded(text, MAX_TEXT)
+    if is_a(error, LlmosError):
+        return encodable(ErrorInfo(class_name(error), text, facts_of(error)))
+    return encodable(ErrorInfo("LlmosError", f"{class_name(error)}: {text}"))
 
 
 def text_of(error: BaseException) -> str:
     """The text of `error`, without its type. Never raises, although agents write the methods that compute it."""
-    try:
-        return error.message if isinstance(error, LlmosError) else str(error)
-    except BaseException:
-        return "(its text cannot be computed)"
+    text = text_by(_message if is_a(error, LlmosError) else str, error)
+    return "(its text cannot be computed)" if text is None else text
+
+
+def brief(error: BaseException) -> str:
+    """The name of the type of `error`, and its text, both shortened: for errors of code that is not ours."""
+    text = bounded(text_of(error), MAX_BRIEF)
+    return f"{class_name(error)}: {text}" if text else class_name(error)
+
+
+def _message(error: LlmosError) -> Any:
+    return error.message
 
 
 def facts_of(error: BaseException) -> dict[str, Any]:
     """The facts of an error of this tree. Empty for others, and for an agent's subclass that does not set them."""
-    facts = getattr(error, "data", None) if isinstance(error, LlmosError) else None
-    return facts if isinstance(facts, dict) else {}
+    facts = attributes_of(error).get("data") if is_a(error, LlmosError) else None
+    return facts if type(facts) is dict else {}
 
 
 def encodable(info: ErrorInfo) -> ErrorInfo:
     """`info`, or a form of it that can be encoded: see `to_wire`."""
     try:
         msgspec.msgpack.encode(info)
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        facts = {_encodable(name): _encodable(fact) for name, fact in info.data.items() if isinstance(fact, str)}
+    except BaseException:  # the facts may be objects of an agent
+        facts = {
+            _encodable(name): _encodable(fact)
+            for name, fact in info.data.items()
+            if is_a(name, str) and is_a(fact, str)
+        }
         info = ErrorInfo(_encodable(info.code), _encodable(info.message), facts)
     return info
 
 
-def _encodable(text: Any) -> str:
-    return str(text).encode(errors="replace").decode()
+def _encodable(text: str) -> str:
+    return str.__str__(text).encode(errors="replace").decode()
 
 
 def from_wire(info: ErrorInfo) -> LlmosError:
@@ -376,7 +394,7 @@ def from_wire(info: ErrorInfo) -> LlmosError:
     if kind is not None:
         try:
             return kind(info.message, **info.data)
-        except Exception:  # an agent's own class, whose constructor takes other arguments
+        except (Exception, SystemExit, GeneratorExit):  # an agent's own class, with another constructor
             pass
     message = info.message if info.code == "LlmosError" else f"{info.code}: {info.message}"
     return LlmosError(message, **info.data)

@@ -9,7 +9,8 @@ import re
 from typing import Any, get_args
 
 from ipc.codec import decode
-from ipc.errors import InvalidCall, LlmosError, MalformedFrame, UnknownCall
+from ipc.errors import MAX_BRIEF, InvalidCall, LlmosError, MalformedFrame, UnknownCall, text_of
+from ipc.foreign import bounded, shown
 from ipc.syscalls import Syscall, SystemCall
 
 CALLS = {str(kind.__struct_config__.tag): kind for kind in get_args(SystemCall)}
@@ -30,8 +31,10 @@ def complaint(payload: bytes, error: Exception) -> tuple[int, LlmosError] | None
     name = call[0] if isinstance(call, list) and call else call
     kind = CALLS.get(name) if isinstance(name, str) else None
     if kind is None:
-        return number, UnknownCall(f"this daemon has no system call {name!r}; its version may differ from the client's")
-    return number, InvalidCall(f"{name}: {_named_field(kind, str(error))}")
+        return number, UnknownCall(
+            f"this daemon has no system call {shown(name)}; its version may differ from the client's"
+        )
+    return number, InvalidCall(f"{name}: {_named_field(kind, bounded(text_of(error), MAX_BRIEF))}")
 
 
 def _named_field(kind: type[Syscall], error: str) -> str:

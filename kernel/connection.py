@@ -13,11 +13,11 @@ from functools import partial
 from types import CoroutineType
 from typing import Any
 
-import msgspec
 import structlog
 
-from ipc.codec import ENCODER, UNENCODABLE, decoder, encode, not_encodable
+from ipc.codec import ENCODER, decoder, encode, not_encodable
 from ipc.errors import (
+    MAX_BRIEF,
     Busy,
     LlmosError,
     MalformedFrame,
@@ -25,8 +25,11 @@ from ipc.errors import (
     OutOfTurn,
     SlowReader,
     VersionMismatch,
+    brief,
+    text_of,
     to_wire,
 )
+from ipc.foreign import bounded, is_a
 from ipc.frames import MAX_FRAME, too_large
 from ipc.malformed import complaint
 from ipc.messages import Event
@@ -49,6 +52,7 @@ from ipc.unix import peer_uid
 from kernel.core.process import Process, Thread
 from kernel.core.stream import Stream
 from kernel.kernel import Kernel
+from kernel.lib.failures import traceback_text
 from kernel.lib.users import user_name
 
 HELLO_TIMEOUT = 10.0  # seconds until the first frame must have arrived
@@ -88,7 +92,7 @@ class Connection(FramedProtocol):
     def frame_received(self, payload: bytes) -> None:
         try:
             message = DECODE(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except Exception as error:
             self._bad_frame(payload, error)
             return
         kind = type(message)
@@ -160,7 +164,7 @@ class Connection(FramedProtocol):
                 answer = self._gate.enter(process, call)
         except OutOfTurn as error:
             self._send_error(number, error)
-        except LlmosError as error:
+        except BaseException as error:  # also from code of agents, such as the type of an argument
             self._fail(number, error)
         else:
             if type(answer) is CoroutineType:
@@ -200,7 +204,7 @@ class Connection(FramedProtocol):
             self._tasks[number] = value.pid if type(call) is Submit else value
         try:
             payload = ENCODER.encode(Answer(number, value))
-        except UNENCODABLE as error:
+        except Exception as error:
             self._fail(number, not_encodable(value, error))
         else:
             if len(payload) > MAX_FRAME:
@@ -217,8 +221,9 @@ class Connection(FramedProtocol):
 
     def _send_error(self, number: int, error: BaseException) -> None:
         """Answer request `number` with an error."""
-        if not isinstance(error, LlmosError):
-            log.error("a system call failed inside the kernel", exc_info=error)
+        if not is_a(error, LlmosError):
+            text = traceback_text(error, whole=True)
+            log.error("a system call failed inside the kernel", error=brief(error), exception=text)
         self._gate.count_error(error)
         payload = ENCODER.encode(Failure(number, to_wire(error)))
         if len(payload) > MAX_FRAME:
@@ -290,6 +295,6 @@ class Connection(FramedProtocol):
         """Answer with an error if the frame's request id can be read; otherwise refuse the client."""
         found = None if self._process is None else complaint(payload, error)
         if found is None:
-            self._refuse(MalformedFrame(f"not a frame of this protocol: {error}"))
+            self._refuse(MalformedFrame(f"not a frame of this protocol: {bounded(text_of(error), MAX_BRIEF)}"))
         else:
             self._fail(*found)

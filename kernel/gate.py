@@ -14,12 +14,15 @@ from functools import partial
 from types import CoroutineType
 from typing import Any, Protocol
 
-from ipc.errors import Killed, LimitExceeded, LlmosError, NotFound, NotPermitted
+from ipc.errors import Killed, LimitExceeded, LlmosError, NotFound, NotPermitted, facts_of
+from ipc.foreign import class_name
 from ipc.syscalls import Attach, Backup, ReleaseLock, ReleasePermit, SetPolicy, Shutdown, Submit, Syscall, WriteLog
 from kernel.core.process import Process
 from kernel.core.stream import Stream
 
 CALLS_PER_TURN = 128  # after so many calls a process gives up the loop, even if each call could finish immediately
+MAX_NAMES = 1_000  # of errors that are counted by name: agents name their own
+OTHERS = "others"
 
 Handler = Callable[..., Any]
 
@@ -73,9 +76,12 @@ class Gate:
 
     def count_error(self, error: BaseException) -> None:
         """Count an error that answered a call or ended a process, by its name. Count its limit, too, if it has one."""
-        self.errors[type(error).__name__] += 1
-        if isinstance(error, LimitExceeded):
-            self.limits[error.data["limit"]] += 1
+        name = class_name(error)
+        if len(self.errors) >= MAX_NAMES and name not in self.errors:
+            name = OTHERS
+        self.errors[name] += 1
+        if type(error) is LimitExceeded and type(limit := facts_of(error).get("limit")) is str:
+            self.limits[limit if limit in self.limits or len(self.limits) < MAX_NAMES else OTHERS] += 1
 
     @property
     def calls(self) -> dict[str, int]:

@@ -15,6 +15,8 @@ from collections.abc import Coroutine, Generator
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ipc.errors import brief
+from ipc.foreign import MAX_NAME, arguments_of, bounded, class_name, drop_outer_frame, is_a, shown
 from kernel.core.plain_wait import NO_WAIT, OUTSIDE
 
 if TYPE_CHECKING:
@@ -102,7 +104,7 @@ class Fiber(asyncio.Future[Any]):
     # ---- the public interface of an asyncio task
 
     def set_name(self, value: object) -> None:
-        self._name = str(value)
+        self._name = bounded(str(value), MAX_NAME)
 
     def get_coro(self) -> Coroutine[Any, Any, Any]:
         return self._coro
@@ -148,7 +150,7 @@ class Fiber(asyncio.Future[Any]):
             chain[last] = None
             last._cancels += 1
             awaited = last._fut_waiter
-            if not isinstance(awaited, Fiber) or awaited.done():
+            if not is_a(awaited, Fiber) or awaited.done():
                 last._cancel_wait(msg)
                 return True
             last = awaited
@@ -158,7 +160,13 @@ class Fiber(asyncio.Future[Any]):
     def _cancel_wait(self, msg: Any) -> None:
         """Cancel the future that this fiber awaits. If that has ended, throw CancelledError at the next step."""
         awaited, self._fut_waiter = self._fut_waiter, None  # stops the recursion if futures lead back to this fiber
-        if awaited is not None and awaited.cancel(msg):
+        try:
+            cancelled = awaited is not None and awaited.cancel(msg)
+        except BaseException:  # `awaited` may be any object of the agent
+            self._throw = _cancellation(msg)
+            self.dispatcher.push(self)
+            return
+        if cancelled:
             self._fut_waiter = awaited
             if self._must_cancel:
                 self._leave_wait(msg)
@@ -170,7 +178,8 @@ class Fiber(asyncio.Future[Any]):
     def _leave_wait(self, msg: Any) -> None:
         """Throw CancelledError without waiting for the end of the awaited future: that future waits for this fiber."""
         assert self._fut_waiter is not None
-        self._fut_waiter.remove_done_callback(self._outside_done)
+        with contextlib.suppress(BaseException):  # it may be any object of the agent
+            self._fut_waiter.remove_done_callback(self._outside_done)
         self._fut_waiter = None
         self._throw = _cancellation(msg)
         self.dispatcher.push(self)
@@ -209,7 +218,8 @@ class Fiber(asyncio.Future[Any]):
     @property
     def about_to_be_cancelled(self) -> bool:
         """Whether the next step throws a cancellation."""
-        return self._must_cancel or (self._fut_waiter is not None and self._fut_waiter.cancelled())
+        awaited = self._fut_waiter  # any object of the agent, if it is no future
+        return self._must_cancel or (is_a(awaited, asyncio.Future) and asyncio.Future.cancelled(awaited))
 
     def abandon(self) -> None:
         """Close a fiber that ignores its cancellation. It is never stepped again."""
@@ -228,6 +238,16 @@ class Fiber(asyncio.Future[Any]):
             _leave_task(loop, self)
             if current is not None:
                 _enter_task(loop, current)
+
+    def fail(self, error: BaseException) -> None:
+        """End a fiber at whose step the kernel itself raised `error`."""
+        current: object = asyncio.current_task(self._loop)
+        if current is self:
+            _leave_task(self._loop, self)
+        if not self.done():
+            self._parked = False
+            self._finish()
+            super().set_exception(error)
 
     def step(self, start: float) -> float:
         """Run the coroutine to its next wait. Takes the time before the step, returns the time after it.
@@ -257,11 +277,11 @@ class Fiber(asyncio.Future[Any]):
         except asyncio.CancelledError as error:
             throw = None  # its traceback refers to this frame, which must not refer back to it
             self._finish()
-            super().cancel(*error.args[:1])
+            super().cancel(*arguments_of(error)[:1])
         except BaseException as error:
             # Also SystemExit and KeyboardInterrupt: an agent that raises them ends its own process, not the daemon.
             throw = None
-            error.__traceback__ = None if error.__traceback__ is None else error.__traceback__.tb_next
+            drop_outer_frame(error)
             self._finish()
             super().set_exception(error)
         else:
@@ -280,17 +300,25 @@ class Fiber(asyncio.Future[Any]):
         if wanted is None or wanted is PARK:  # PARK gets here only if a cancellation must be thrown: do not wait
             self.dispatcher.push(self)
             return
-        if getattr(wanted, "_asyncio_future_blocking", None) is None or wanted is self:
-            self._throw = RuntimeError(f"a thread cannot await {'itself' if wanted is self else repr(wanted)}")
-            self.dispatcher.push(self)
-            return
-        wanted._asyncio_future_blocking = False
-        self.state = BLOCKED
-        self.waits_for = OUTSIDE
-        wanted.add_done_callback(self._outside_done, context=self._context)
-        self._fut_waiter = wanted
-        if self._throw is not None and wanted.cancel(*self._throw.args[:1]):
-            self._throw = None
+        try:
+            if getattr(wanted, "_asyncio_future_blocking", None) is None or wanted is self:
+                self._refuse_wait("itself" if wanted is self else shown(wanted))
+                return
+            wanted._asyncio_future_blocking = False
+            self.state = BLOCKED
+            self.waits_for = OUTSIDE
+            wanted.add_done_callback(self._outside_done, context=self._context)
+            self._fut_waiter = wanted
+            if self._throw is not None and wanted.cancel(*self._throw.args[:1]):
+                self._throw = None
+        except BaseException as error:  # `wanted` may be any object of the agent
+            self._fut_waiter = None
+            self._refuse_wait(f"a {class_name(wanted)}: {brief(error)}")
+
+    def _refuse_wait(self, what: str) -> None:
+        if self._throw is None:
+            self._throw = RuntimeError(f"a thread cannot await {what}")
+        self.dispatcher.push(self)
 
     def _outside_done(self, future: asyncio.Future[Any]) -> None:
         # The future's own __await__ raises its exception when the coroutine goes on. As in asyncio, _fut_waiter stays

@@ -12,6 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ipc.errors import ErrorInfo, UnknownThread
+from ipc.foreign import MAX_NAME, bounded
 from ipc.messages import Log
 from ipc.syscalls import ExitStatus, Limits, Usage, WaitFacts
 from kernel.core.fiber import (
@@ -106,7 +107,7 @@ class Thread(Fiber):
         self._send = coro.send
         self._context = context if context is not None else contextvars.copy_context()
         self.dispatcher = dispatcher
-        self._name = None if name is None else str(name)
+        self._name = None if name is None else bounded(str(name), MAX_NAME)
         self._cancels = 0
         self._fut_waiter = None
         self._parked = False

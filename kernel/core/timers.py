@@ -92,14 +92,16 @@ class TimerQueue:
         now = max(self._fires_at, self.time())
         self._timer, self._fires_at = None, inf
         heap = self._heap
-        while heap and (heap[0][0] <= now or heap[0][2].over):
-            timer = heappop(heap)[2]
-            if timer.over:
-                self._cancelled -= 1
-            else:
-                timer.fire()
-        if heap:
-            self._set(heap[0][0])
+        try:
+            while heap and (heap[0][0] <= now or heap[0][2].over):
+                timer = heappop(heap)[2]
+                if timer.over:
+                    self._cancelled -= 1
+                else:
+                    timer.fire()
+        finally:  # if the end of one timer fails, the others still have their ends
+            if heap:
+                self._set(heap[0][0])
 
 
 class Timer:

@@ -12,14 +12,19 @@ from collections import deque
 from collections.abc import Callable
 from time import perf_counter
 
+import structlog
+
 from kernel.core.fiber import READY, SUSPENDED
 from kernel.core.process import Process, Thread
 from kernel.core.timers import TimerQueue
 from kernel.dispatch.instruments import Instruments
+from kernel.lib.failures import traceback_text
 
 STEPS_PER_TURN = 64
 TURN_SECONDS = 0.005  # the loop gets its turn after this time, even if fewer steps were taken
 AGING = 32  # of so many steps taken while several priorities are ready, one goes to a lower priority
+
+log = structlog.get_logger("kernel.dispatch")
 
 
 class Dispatcher:
@@ -110,15 +115,24 @@ class Dispatcher:
         queue: deque[Thread] | None = None
         now = perf_counter()
         end = now + TURN_SECONDS
-        for _ in range(STEPS_PER_TURN):
-            if not queue or len(ready) > 1:
-                queue = self._next_queue()
-                if queue is None:
+        try:
+            for _ in range(STEPS_PER_TURN):
+                if not queue or len(ready) > 1:
+                    queue = self._next_queue()
+                    if queue is None:
+                        break
+                self.running = thread = queue.popleft()
+                now = thread.step(now) if observed is None else observed.step(thread, now)
+                if now > end:
                     break
-            self.running = thread = queue.popleft()
-            now = thread.step(now) if observed is None else observed.step(thread, now)
-            if now > end:
-                break
+        except BaseException as error:  # a mistake in the kernel must end no more than the process of this thread
+            log.error(
+                "a step failed inside the kernel",
+                pid=self.running.process.pid,
+                exception=traceback_text(error, whole=True),
+            )
+            self.running.fail(error)
+            queue = None
         # A step that exceeds the time of the turn ends the turn, so this check finds every slow step. It measures by
         # how much the step overran the turn, not the length of the step.
         if now - end > self.slow_step:

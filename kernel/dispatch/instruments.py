@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from ipc.foreign import shown
 from ipc.syscalls import Syscall
 from kernel.core.process import Process, Thread
 
@@ -47,7 +48,7 @@ class Instruments:
         """Call the methods of `instrument` from now on. Raises `ValueError` if it has no method in `HOOKS`."""
         found = [(name, getattr(instrument, name)) for name in HOOKS if hasattr(instrument, name)]
         if not found:
-            raise ValueError(f"{instrument!r} has none of the methods of an instrument: {', '.join(HOOKS)}")
+            raise ValueError(f"{shown(instrument)} has none of the methods of an instrument: {', '.join(HOOKS)}")
         for name, method in found:
             self._hooks[name].append((instrument, method))
         self._update()
@@ -80,7 +81,7 @@ class Instruments:
             try:
                 method(*facts)
             except Exception:
-                log.exception("an instrument raised an error and was removed", instrument=repr(instrument), hook=hook)
+                log.exception("an instrument raised an error and was removed", instrument=shown(instrument), hook=hook)
                 self.remove(instrument)
 
     def _update(self) -> None:

@@ -6,18 +6,21 @@ model.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import queue
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from ipc.codec import ENCODER, decoder
+from ipc.errors import brief, to_wire
 from ipc.frames import FrameDecoder, frame
-from kernel.drivers.protocol import FromDriver, ToDriver
+from kernel.drivers.protocol import FromDriver, SequenceFailed, ToDriver
 
 PR_SET_PDEATHSIG = 1
 
@@ -38,9 +41,9 @@ def die_with_parent(parent: int) -> None:
 class KernelLink:
     """The connection to the kernel, for a driver that runs a blocking step loop.
 
-    A reader thread passes each message of the kernel through `prepare` and puts the result into `inbox`. An error of
-    `prepare` would end the process, so `prepare` must not raise. `send` writes immediately. When the kernel closes its
-    end of the socket, the process exits, even in the middle of a step.
+    A reader thread passes each message of the kernel through `prepare` and puts the result into `inbox`. A message that
+    cannot be read, or at which `prepare` raises, fails its sequence and no other. `send` writes immediately. When the
+    kernel closes its end of the socket, the process exits, even in the middle of a step.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -60,12 +63,24 @@ class KernelLink:
         except OSError:
             os._exit(0)
 
+    def _refuse(self, payload: bytes, error: Exception) -> None:
+        """Answer a message that cannot be read: its sequence fails, and the others continue."""
+        print(f"a message of the kernel cannot be read: {brief(error)}", file=sys.stderr, flush=True)
+        with contextlib.suppress(Exception):
+            sequence = decoder(dict[str, Any]).decode(payload)["sequence"]
+            self.send(SequenceFailed(sequence, to_wire(error)))
+
     def _read(self) -> None:
         frames = FrameDecoder()
         decode = decoder(ToDriver).decode
         try:
             while data := self._connection.recv(1 << 20):
                 for payload in frames.feed(data):
-                    self.inbox.put(self.prepare(decode(payload)))
+                    try:
+                        message = self.prepare(decode(payload))
+                    except Exception as error:
+                        self._refuse(payload, error)
+                    else:
+                        self.inbox.put(message)
         finally:
             os._exit(0)

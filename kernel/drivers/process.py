@@ -17,9 +17,11 @@ from typing import Any, Protocol
 import structlog
 
 from ipc.codec import ENCODER, decode
-from ipc.errors import LlmosError
+from ipc.errors import LlmosError, ProtocolError, brief, to_wire
+from ipc.frames import MAX_FRAME, too_large
 from ipc.transport import FramedProtocol
-from kernel.drivers.protocol import FromDriver, Stop, ToDriver
+from kernel.drivers.protocol import FromDriver, SequenceFailed, Stop, ToDriver
+from kernel.lib.failures import traceback_text
 
 MODULES = {"transformers": "kernel.drivers.transformers", "simulated": "kernel.drivers.simulated"}
 EXIT_GRACE = 3.0  # seconds that a driver has to exit after `Stop`, or after its connection ends, before it is killed
@@ -95,7 +97,21 @@ class DriverProcess(FramedProtocol):
             theirs.close()
 
     def send(self, message: ToDriver) -> None:
-        self.send_frame(ENCODER.encode(message))
+        try:
+            payload = ENCODER.encode(message)
+            if len(payload) > MAX_FRAME:
+                raise too_large("a message to the driver", len(payload), MAX_FRAME)
+        except Exception as error:
+            self._not_sent(message, error)
+        else:
+            self.send_frame(payload)
+
+    def _not_sent(self, message: ToDriver, error: Exception) -> None:
+        """A message that cannot be sent fails its sequence, and no other."""
+        log.error("a message to a driver cannot be sent", model=self._name, error=brief(error))
+        sequence = getattr(message, "sequence", None)
+        if sequence is not None:
+            self._loop.call_soon(self._on_message, SequenceFailed(sequence, to_wire(error)))
 
     async def stop(self) -> None:
         self.send(Stop())
@@ -113,7 +129,12 @@ class DriverProcess(FramedProtocol):
                 self._process.kill()
 
     def frame_received(self, payload: bytes) -> None:
-        self._on_message(decode(payload, FromDriver))
+        message = decode(payload, FromDriver)
+        try:
+            self._on_message(message)
+        except Exception as error:
+            log.error("a message of a driver failed", model=self._name, exception=traceback_text(error, whole=True))
+            raise ProtocolError(f"a {type(message).__name__} of the driver failed: {brief(error)}") from error
 
     def broken(self, error: LlmosError) -> None:
         log.error("driver broke the protocol", model=self._name, error=error.message)

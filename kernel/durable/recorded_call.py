@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ipc.codec import UNENCODABLE, decode, encode
+from ipc.codec import decode, encode
 from ipc.errors import ErrorInfo
 from ipc.messages import Message
 from ipc.syscalls import Receive, Syscall
@@ -35,7 +35,7 @@ class CallFingerprint(msgspec.Struct, frozen=True, array_like=True):
     def __str__(self) -> str:
         try:
             text = repr(msgspec.msgpack.decode(self.shown)[1:])
-        except (msgspec.DecodeError, UnicodeDecodeError, TypeError):  # `shown` is only the beginning of the encoding
+        except Exception:  # `shown` is only the beginning of the encoding
             text = repr(self.shown) + "…"
         return f"{self.kind} {text if len(text) <= TEXT_CHARACTERS else text[:TEXT_CHARACTERS] + '…'}"
 
@@ -81,7 +81,7 @@ def fingerprint_of(call: Syscall) -> CallFingerprint:
     kind = type(call).__name__
     try:
         text = ENCODER.encode(_without_new_fields(call))
-    except UNENCODABLE:
+    except Exception:
         return CallFingerprint(kind, b"", b"")  # the call will fail for the same reason
     return CallFingerprint(kind, hashlib.blake2b(text, digest_size=12).digest(), text[:SHOWN_BYTES])
 

@@ -18,7 +18,7 @@ import apsw
 import structlog
 
 from ipc.codec import encode
-from ipc.errors import JournalUnavailable, LlmosError, TooManyAttempts, to_wire
+from ipc.errors import JournalUnavailable, LlmosError, TooManyAttempts, brief, to_wire
 from ipc.messages import Failed
 from kernel.journal import histories, wal
 from kernel.journal.backup import BackupJob
@@ -28,6 +28,7 @@ from kernel.journal.requests import Accept, Copy, Finish, Operation, Persist, Re
 from kernel.journal.settings import JournalSettings
 from kernel.journal.store import CHECKPOINT, Store, open_store
 from kernel.lib import failpoints
+from kernel.lib.failures import traceback_text
 
 GROUP = 4096  # operations at which a transaction stops collecting more
 RETRY = 1.0  # seconds between two attempts to write ends that the disk refused
@@ -262,6 +263,9 @@ class Writer:
             return JournalUnavailable(
                 f"the journal cannot be read: {error}; check the disk of the state folder", retry_after=RETRY
             )
+        except Exception as error:  # a mistake of ours, or a row that cannot be decoded: the other requests go on
+            log.error("a read of the journal failed", exception=traceback_text(error, whole=True))
+            return JournalUnavailable(f"the journal cannot answer: {brief(error)}", retry_after=RETRY)
 
     def _purge(self) -> None:
         if self._store is None or time.monotonic() < self._next_purge:

@@ -8,17 +8,22 @@ the decoder; their types are never wrong.
 from __future__ import annotations
 
 import math
+from enum import Enum
 from typing import Any
 
 from ipc.errors import InvalidCall
+from ipc.foreign import shown
 
 LOWEST, HIGHEST = -20, 20  # priorities
+TEXT = ("__eq__", "__hash__", "__len__", "isascii", "encode")  # methods that tables of the kernel call
 
 
 def check_seconds(seconds: Any, what: str) -> float | None:
     """`seconds`, or None if it is infinite. `what` describes the argument in the error. Raises `InvalidCall`."""
+    if type(seconds) is not float and type(seconds) is not int and isinstance(seconds, int | float):
+        seconds = float(seconds)  # a subclass may compare and add in its own way, and timers are compared
     if not (isinstance(seconds, int | float) and seconds >= 0):
-        raise InvalidCall(f"{what} is {seconds!r:.100}; pass a number of seconds, which cannot be negative")
+        raise InvalidCall(f"{what} is {shown(seconds)}; pass a number of seconds, which cannot be negative")
     return None if seconds == math.inf else seconds
 
 
@@ -31,7 +36,7 @@ def check_priority(priority: Any) -> None:
     """Raise `InvalidCall` unless `priority` is an int from `LOWEST` to `HIGHEST`."""
     if type(priority) is not int or not LOWEST <= priority <= HIGHEST:
         raise InvalidCall(
-            f"priority is {priority!r:.100}; pass a whole number from {LOWEST} to {HIGHEST}",
+            f"priority is {shown(priority)}; pass a whole number from {LOWEST} to {HIGHEST}",
             lowest=LOWEST,
             highest=HIGHEST,
         )
@@ -39,9 +44,20 @@ def check_priority(priority: Any) -> None:
 
 def check_text(text: Any, what: str, most: int, least: int = 0) -> None:
     """Raise `InvalidCall` unless `text` is a `str` of `least` to `most` characters that can be encoded."""
-    if isinstance(text, str) and least <= len(text) <= most and (text.isascii() or _encodable(text)):
+    known = type(text) is str or _is_plain_enum(text)
+    if known and least <= len(text) <= most and (text.isascii() or _encodable(text)):
         return
-    raise InvalidCall(f"{what} is {text!a:.100}; pass text of {least} to {most} characters that UTF-8 can encode")
+    raise InvalidCall(f"{what} is {shown(text)}; pass text of {least} to {most} characters that UTF-8 can encode")
+
+
+def _is_plain_enum(text: Any) -> bool:
+    """Whether `text` is a member of an enumeration of texts. The methods of other classes may do anything."""
+    kind = type(text)
+    return (
+        issubclass(kind, str)
+        and issubclass(kind, Enum)
+        and all(getattr(kind, name) is getattr(str, name) for name in TEXT)
+    )
 
 
 def _encodable(text: str) -> bool:

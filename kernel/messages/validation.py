@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
-from ipc.codec import decoder, isolate
-from ipc.errors import BadMessage, InvalidCall, MessageTooLarge, UndeclaredType
+from ipc.codec import decoder, isolate, reason_of
+from ipc.errors import BadMessage, BurstExceeded, InvalidCall, MessageTooLarge, UndeclaredType
+from ipc.foreign import shown
 from ipc.messages import Message
 from ipc.syscalls import Call, Publish, Send
 from kernel.core.process import Process
@@ -88,8 +89,11 @@ def to_declared_type(recipient: Process, kind: str, body: Any) -> Any:
         if isinstance(body, msgspec.Raw):
             return decoder(declared).decode(body)
         return msgspec.convert(body, declared, from_attributes=True)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadMessage(f"the body of a {kind} for process {recipient.pid} ({recipient.program}): {error}") from error
+    except BurstExceeded:
+        raise
+    except BaseException as error:  # also of the code of the declared type
+        why = f"the body of a {kind} for process {recipient.pid} ({recipient.program}): {reason_of(error)}"
+        raise BadMessage(why) from error
 
 
 def check_heading(kind: str, priority: int, correlation: int = 0) -> None:
@@ -97,7 +101,7 @@ def check_heading(kind: str, priority: int, correlation: int = 0) -> None:
     check_text(kind, "the type of a message", MAX_TYPE)
     check_priority(priority)
     if type(correlation) is not int or not 0 <= correlation <= MAX_INT:
-        raise InvalidCall(f"a correlation id is a whole number from 0 to {MAX_INT}; {correlation!r:.100} is not")
+        raise InvalidCall(f"a correlation id is a whole number from 0 to {MAX_INT}; {shown(correlation)} is not")
 
 
 def isolate_bounded(body: Any) -> Any:

@@ -27,6 +27,7 @@ from kernel.core.waits import EndOf
 from kernel.dispatch import deadlock
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate
+from kernel.lib.failures import traceback_text
 from kernel.lib.validation import check_timeout
 from kernel.processes.outcome import INTENDED
 
@@ -128,7 +129,10 @@ class ProcessExit:
         if thread.suspended:  # it suspended itself, and ended before its next wait
             self._dispatcher.release(process, thread)
         for subsystem in self.on_thread_end:
-            subsystem(thread)
+            try:
+                subsystem(thread)
+            except BaseException as error:
+                _report(error, process)
         if process.dying:
             if not thread.cancelled():
                 thread.exception()  # marks the exception as retrieved, or asyncio would log it
@@ -180,12 +184,23 @@ class ProcessExit:
             age = round(process.ended_at - process.started, 3)
             log.debug("process ended", pid=process.pid, program=process.program, reason=process.dying, age=age)
         for subsystem in self.on_end:
-            subsystem(process)
+            try:
+                subsystem(process)
+            except BaseException as error:
+                _report(error, process)
         process.stream, process.args = None, {}  # after the hooks, of which one writes the last printed lines
         process.code = process.accepts = None  # ended processes are remembered: their modules and data need not be
         watchers, process.watchers = process.watchers, ()
         for watcher in watchers:
-            watcher(process)
+            try:
+                watcher(process)
+            except BaseException as error:
+                _report(error, process)
+
+
+def _report(error: BaseException, process: Process) -> None:
+    """Write an error of a hook or a watcher to the log. The others are called nevertheless."""
+    log.error("the end of a process failed", pid=process.pid, exception=traceback_text(error, whole=True))
 
 
 def deadline_passed(seconds: float) -> str:

@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 from ipc.codec import isolate, reveal
 from ipc.errors import Busy, Killed, ShuttingDown
+from ipc.foreign import forget_origin
 from ipc.syscalls import Spawn
 from kernel.core.event_log import EventLog
 from kernel.core.fiber import NEW
@@ -139,7 +140,7 @@ class Lifecycle:
         if call.priority is not None:
             check_priority(call.priority)
         if call.deadline is not None:
-            check_seconds(call.deadline, "deadline")
+            call.deadline = check_seconds(call.deadline, "deadline")
         if call.owner is not None:
             check_text(call.owner, "an owner", MAX_OWNER)
 
@@ -241,7 +242,7 @@ class Lifecycle:
         if not thread.cancelled() and (error := thread.exception()) is not None:
             # The error has been reported as text. Its frames refer to the thread, and the thread refers to the error.
             # Break this cycle, or thousands of failed threads would stay in memory until the garbage collector runs.
-            error.__traceback__ = error.__cause__ = error.__context__ = None
+            forget_origin(error)
 
 
 def _retrieve(loading: asyncio.Task[Program]) -> None:

@@ -15,6 +15,7 @@ import msgspec
 
 from ipc.codec import PLAIN, encode
 from ipc.errors import AgentFailed, ErrorInfo, FrameTooLarge, LlmosError, NotEncodable, encodable, to_wire
+from ipc.foreign import is_a
 from ipc.frames import MAX_FRAME
 from ipc.messages import Failed, Result
 from ipc.syscalls import ExitStatus
@@ -27,10 +28,18 @@ MAX_RESULT = MAX_FRAME - 2048  # bytes of the result of a task; the rest of the 
 MAX_MESSAGE = 8_192  # characters of the message of an error that ends a process
 MAX_FACTS = 1 << 20  # bytes of its encoded facts; beyond, only short texts and numbers remain
 MAX_FACT = 8_192  # characters of each of them
+SHORT_FACTS = frozenset({str, int, float, bool})
 
 
 def outcome(thread: asyncio.Future[Any], process: Process) -> tuple[str, Any, ErrorInfo | None]:
     """The reason, value and error for a process whose main thread ended by itself. The value is isolated."""
+    try:
+        return _outcome(thread, process)
+    except BaseException as error:  # an object of the agent, or a mistake of ours: the process must end
+        return "failed", None, failure(error, process.program)
+
+
+def _outcome(thread: asyncio.Future[Any], process: Process) -> tuple[str, Any, ErrorInfo | None]:
     if thread.cancelled():
         place, text = _definition(cast("Thread", thread))
         message = failures.with_place(place, f"{process.program} cancelled itself")
@@ -58,13 +67,13 @@ def failure(error: BaseException, program: str) -> ErrorInfo:
     """
     place, text = failures.place(error), failures.traceback_text(error)
     where = {"place": place} if place else {}
-    if not isinstance(error, LlmosError):
+    if not is_a(error, LlmosError):
         message = failures.with_place(place, f"{program}: {failures.summary(error)}")
         return to_wire(AgentFailed(message, traceback=text, program=program, **where))
     info = to_wire(error)
     facts = info.data
     if len(msgspec.msgpack.encode(facts)) > MAX_FACTS:
-        facts = {name: _cut(fact) for name, fact in facts.items() if isinstance(fact, str | int | float)}
+        facts = {name: _cut(fact) for name, fact in facts.items() if type(fact) in SHORT_FACTS}
     message = failures.bounded(info.message, MAX_MESSAGE)
     return encodable(ErrorInfo(info.code, message, {**facts, "traceback": text, **where}))
 

@@ -265,7 +265,7 @@ class Printing:
                 count, self._unechoed = self._unechoed, 0
                 log.warning("lines of processes left out here; `llmos logs` shows the last of each", lines=count)
             log.log(LEVELS.get(line.level, LEVELS["info"]), text, **source, **line.fields)
-        except (OSError, ValueError):
+        except Exception:
             self._unechoed += 1
         finally:
             self._echoing = False

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 import structlog
 
 from ipc.errors import InvalidCall
+from ipc.foreign import shown
 from ipc.syscalls import Sleep, StartThread
 from kernel.core.fiber import PARK
 from kernel.core.plain_wait import PlainWait
@@ -68,7 +69,7 @@ class ThreadSubsystem:
 
     def start_worker(self, process: Process, call: StartThread) -> Thread:
         if not asyncio.iscoroutine(call.coro):
-            raise InvalidCall(f"a thread runs a coroutine, such as work(); {call.coro!r} is not one")
+            raise InvalidCall(f"a thread runs a coroutine, such as work(); {shown(call.coro)} is not one")
         return self._adopt(StartedThread(process, call.coro, self._dispatcher, name=call.name), self._worker_done)
 
     def start_thread(self, process: Process, coro: Coroutine[Any, Any, Any], **options: Any) -> Thread:

@@ -14,10 +14,14 @@ from typing import Any
 
 import msgspec
 
-from ipc.errors import BadArguments
+from ipc.codec import reason_of
+from ipc.errors import BadArguments, brief, text_of
+from ipc.foreign import bounded
 from ipc.syscalls import ParameterInfo
 from kernel.programs.parameter import Parameter
 from kernel.programs.suggestion import did_you_mean, similar
+
+MAX_REASON = 2_000  # characters of the reason why an argument does not fit
 
 
 class Arguments:
@@ -58,7 +62,9 @@ class Arguments:
         except msgspec.ValidationError as error:
             raise self._bad(self._explained(error, given)) from None
         except TypeError as error:
-            raise self._bad(f"an argument has a type that cannot be checked: {error}") from None
+            raise self._bad(f"an argument has a type that cannot be checked: {reason_of(error)}") from None
+        except BaseException as error:  # of the code of a parameter's type
+            raise self._bad(f"the type of an argument raised {brief(error)}") from None
         values = {name: getattr(checked, name) for name in names}
         return {name: value for name, value in values.items() if value is not msgspec.UNSET}
 
@@ -90,7 +96,10 @@ class Arguments:
 
     def _explained(self, error: msgspec.ValidationError, given: dict[str, Any]) -> str:
         """Rewrite an error of msgspec about the Struct as one about the arguments of a function."""
-        reason, _, path = str(error).partition(" - at ")
+        text = text_of(error)
+        if len(text) > MAX_REASON:  # the code of a type chooses it; the place is at its end
+            text = f"{bounded(text, MAX_REASON // 2)}{text[-MAX_REASON // 2 :]}"
+        reason, _, path = text.partition(" - at ")
         place = re.search(r"\$\.(\w+)(.*)`", path)
         if place is not None:
             name = place[1]
@@ -99,7 +108,7 @@ class Arguments:
             return _missing(missing[1])
         if unknown := re.match(r"Object contains unknown field `(.+)`", reason):
             return self._unknown(unknown[1])
-        return str(error)
+        return text
 
 
 def parameters(function: Callable[..., Any], injected: Sequence[str]) -> list[Parameter]:

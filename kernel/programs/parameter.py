@@ -14,6 +14,8 @@ from typing import Any
 import msgspec
 from msgspec import inspect as nodes
 
+from ipc.codec import reason_of
+from ipc.errors import brief
 from ipc.syscalls import ParameterInfo
 from kernel.programs.accepted_form import accepted_form
 from kernel.programs.command_line_arguments import text_parser
@@ -46,11 +48,13 @@ class Parameter:
                 return msgspec.convert(given, self.kind, strict=False)
             return self._parser(given)
         except msgspec.DecodeError as error:
-            raise ValueError(self.refusal(given, str(error), as_text=True)) from None
+            raise ValueError(self.refusal(given, reason_of(error), as_text=True)) from None
         except RecursionError:
             raise ValueError(self.refusal(given, "it is nested too deeply", as_text=True)) from None
         except TypeError as error:
-            raise ValueError(f"argument {self.name} has a type that cannot be checked: {error}") from None
+            raise ValueError(f"argument {self.name} has a type that cannot be checked: {reason_of(error)}") from None
+        except BaseException as error:  # of the code of the type
+            raise ValueError(f"argument {self.name}: its type raised {brief(error)}") from None
 
     def refusal(self, given: Any, why: str, *, as_text: bool = False) -> str:
         """The text of the error about a value that does not fit. `why`: the reason in the words of msgspec."""

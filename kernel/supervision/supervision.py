@@ -14,6 +14,7 @@ from typing import Any, cast
 import structlog
 
 from ipc.errors import InvalidCall
+from ipc.foreign import shown
 from ipc.messages import Log
 from ipc.syscalls import Child, ExitStatus, Supervise
 from kernel.core.process import Process, Thread
@@ -69,13 +70,13 @@ def _check(call: Supervise) -> None:
         raise InvalidCall("there are no children to supervise")
     for child in call.children:
         if not isinstance(child, Child) or child.restart not in ("permanent", "transient", "temporary"):
-            raise InvalidCall(f"{child!r} is not a Child with restart permanent, transient or temporary")
+            raise InvalidCall(f"{shown(child)} is not a Child with restart permanent, transient or temporary")
     if call.strategy not in ("one_for_one", "one_for_all", "rest_for_one"):
-        raise InvalidCall(f"strategy is {call.strategy!r}; use one_for_one, one_for_all or rest_for_one")
+        raise InvalidCall(f"strategy is {shown(call.strategy)}; use one_for_one, one_for_all or rest_for_one")
     for name in ("within", "backoff", "max_backoff"):
         check_seconds(getattr(call, name), name)
     if not call.within or not isinstance(call.max_restarts, int | float) or not call.max_restarts >= 0:
         raise InvalidCall(
-            f"max_restarts is {call.max_restarts!r:.100} and within is {call.within!r}; "
+            f"max_restarts is {shown(call.max_restarts)} and within is {shown(call.within)}; "
             "max_restarts must be a number of at least 0, and within must be above 0"
         )

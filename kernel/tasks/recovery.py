@@ -14,7 +14,7 @@ from functools import partial
 import structlog
 
 from ipc.codec import decode
-from ipc.errors import Busy, DeadlineExceeded, JournalUnavailable
+from ipc.errors import Busy, DeadlineExceeded, JournalUnavailable, brief
 from ipc.syscalls import Submit
 from kernel.core.event_log import EventLog
 from kernel.core.process import CLIENT, Process
@@ -153,4 +153,4 @@ class Recovery:
         except Exception as error:
             if task.final is None:
                 self._running.fail(task, "failed", error)
-            log.warning("could not restart a task", task=id_text(task.id), error=str(error))
+            log.warning("could not restart a task", task=id_text(task.id), error=brief(error))

@@ -51,21 +51,29 @@ class ToolRun:
 
     def execute(self, tool: Tool, arguments: dict[str, Any]) -> None:
         """Call the function. Runs in the worker thread and never raises."""
+        self.error = ToolFailed(f"tool {tool.name}: its thread was ended from outside", tool=tool.name)
         try:
             value = tool.function(**arguments)
         except BaseException as error:
-            place = failures.place(error)
-            what = failures.with_place(place, f"tool {tool.name}: {failures.summary(error)}")
-            self.error = ToolFailed(what, tool=tool.name, traceback=failures.traceback_text(error), place=place)
+            self.error = _failure(tool, error)
             return
         finally:
-            with suppress(Exception):  # text without its newline, before the next function prints in this thread
+            with suppress(BaseException):  # text without its newline, before the next function prints in this thread
                 sys.stdout.flush()
                 sys.stderr.flush()
         try:
             self.value, self.size = isolate_and_measure(value)
+            self.error = None
         except NotEncodable as error:
             self.error = NotEncodable(f"the result of tool {tool.name}: {error.message}")
+        except BaseException as error:  # of a method of the result
+            self.error = _failure(tool, error)
+
+
+def _failure(tool: Tool, error: BaseException) -> ToolFailed:
+    place = failures.place(error)
+    what = failures.with_place(place, f"tool {tool.name}: {failures.summary(error)}")
+    return ToolFailed(what, tool=tool.name, traceback=failures.traceback_text(error), place=place)
 
 
 class ToolSubsystem:

@@ -49,7 +49,8 @@ class Workers:
         """The code of a worker thread: run the functions from `inbox`, until it gets None or the loop is closed."""
         while (job := inbox.get()) is not None:
             function, done = job
-            function()
+            with suppress(BaseException):  # raised in this thread from outside, as the function never raises
+                function()
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._free, inbox, done)
                 continue

@@ -6,11 +6,15 @@ make these calls from inside the loop. Most of them cannot be made over a socket
 
 from __future__ import annotations
 
+import asyncio
+import random
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
 import pytest
+import structlog
 
 from ipc.codec import decode, encode
 from ipc.errors import (
@@ -27,16 +31,20 @@ from ipc.errors import (
     UnknownName,
     UnknownProcess,
 )
+from ipc.foreign import class_name
 from ipc.frames import MAX_FRAME
 from ipc.messages import Message
 from ipc.syscalls import (
+    Backup,
     Call,
     ChatMessage,
     Child,
     Crashes,
     DeadLetters,
     GetStats,
+    Kill,
     Limits,
+    Link,
     Locks,
     Models,
     Names,
@@ -44,14 +52,20 @@ from ipc.syscalls import (
     PeekMailbox,
     Ps,
     Regions,
+    SetPolicy,
     SharedWatch,
+    Shutdown,
     Slots,
+    StartThread,
+    Suspend,
     Syscall,
     Threads,
 )
 from kernel.messages.validation import MAX_BODY
 from llmosd.context import Context
 from tests.support.agents import make_call
+from tests.support.fuzzing import CALLS, MISTAKES, RandomCalls
+from tests.support.hostile import odd_object
 from tests.support.system import System
 
 NEGATIVE = -1.0
@@ -252,3 +266,42 @@ async def test_a_time_that_is_negative_or_no_number_is_refused(world: World, wha
 @pytest.mark.parametrize("what", PRIORITIES)
 async def test_a_priority_that_does_not_exist_is_refused(world: World, what: str, priority: Any) -> None:
     await refused(world, lambda ctx: PRIORITIES[what](ctx, world, priority), InvalidCall)
+
+
+# ---- random calls
+
+
+# These end a process that they name, or hold up this test: the kernel waits for no time limit of theirs.
+LEFT_OUT = (Shutdown, Backup, Kill, Suspend, Link, SetPolicy, StartThread)
+
+
+@pytest.mark.soak
+async def test_random_calls_of_agents_harm_nobody(world: World, trial: Callable[..., int]) -> None:
+    """Each call has fields of its types, and at times an object that no decoder would let in."""
+    chance = random.Random(20261201)
+    kinds = [kind for kind in CALLS if kind not in LEFT_OUT]
+    errors: Counter[str] = Counter()
+
+    async def agent(ctx: Context) -> None:
+        calls = RandomCalls(chance, kinds, (ctx.pid, world.dead, 999_999), 0.0)
+        for _ in range(20):
+            kind = chance.choice(kinds)
+            fields = [odd_object(chance) if chance.random() < 0.2 else value for value in calls.fields(kind)]
+            try:
+                async with asyncio.timeout(1):
+                    await make_call(ctx, kind(*fields))
+            except Exception as error:
+                errors[class_name(error)] += 1
+
+    log: list[str] = []
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(trial(short=1_500, long=30_000) // 20):
+            process = world.system.spawn(agent)
+            status = await world.system.status(process)
+            if status.reason not in ("done", "killed"):
+                log.append(f"{status.reason}: {status.error}")
+    assert log == []
+    assert [line for line in lines if any(mistake in line["event"] for mistake in MISTAKES)] == []
+    await world.everybody_can_look()
+    assert len(errors) > 10
+    assert {world.peer, world.shop} <= set(world.system.table.alive)
