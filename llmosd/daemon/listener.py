@@ -33,7 +33,7 @@ class SocketClaim:
         self.activated = activated
         self._inode: int | None = None  # of the socket file that this daemon made
         _make_private_folder(path.parent)
-        lock = path.with_name(path.name + ".lock")
+        self.lock_path = lock = path.with_name(path.name + ".lock")
         try:
             self._lock = lockfile.take(lock)
         except lockfile.LockHeld as error:
