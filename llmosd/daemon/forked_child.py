@@ -1,4 +1,4 @@
-"""What becomes of a child process that an agent or a tool forks, as `multiprocessing` does: never a second daemon.
+"""Forked children of agents and tools, such as those of `multiprocessing`: none may go on as a second daemon.
 
 The daemon calls `guard` once its kernel is made, and `end_workers` before it exits. Python calls `_ForkGuard.in_child`
 in each forked child. A child may compute, exec, or run the main function of `multiprocessing`. It ends itself where it
@@ -46,7 +46,7 @@ END_OF_STEP = "_leave_task"  # a step of `kernel.core.fiber` calls it when the c
 
 
 class _ForkGuard:
-    """Holds what a child needs to know about its daemon. The daemon lives as long as the pipe `_alive` has a writer."""
+    """The facts that a child needs about its daemon. The daemon lives as long as the pipe `_alive` has a writer."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, private: Iterable[Path], restore: Callable[[], None]) -> None:
         self._loop = loop
