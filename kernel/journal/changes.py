@@ -97,6 +97,12 @@ class TaskBegan(NamedTuple):
     task: int
 
 
+class TrialBegan(NamedTuple):
+    """A group of tasks that were held back begins at this time, in seconds since the epoch."""
+
+    at: float
+
+
 class TaskCleared(NamedTuple):
     """A task ran through its trial."""
 
@@ -283,6 +289,7 @@ STATEMENTS: dict[type[Change], tuple[str, ...]] = {
         "AND id IN (SELECT task FROM processes WHERE durable)",
     ),
     TaskBegan: ("UPDATE tasks SET trial = 1, attempt = attempt + 1 WHERE id = ? AND trial = 0",),
+    TrialBegan: ("UPDATE stops SET started = ?",),
     TaskCleared: ("UPDATE tasks SET trial = 2 WHERE id = ? AND trial = 1",),
     DaemonHealthy: (
         "UPDATE stops SET crashes = 0, late = 0",

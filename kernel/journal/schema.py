@@ -126,7 +126,7 @@ ALTER TABLE tasks ADD COLUMN trial INTEGER NOT NULL DEFAULT 1;    -- see kernel.
 ALTER TABLE tasks ADD COLUMN alone INTEGER NOT NULL DEFAULT 0;    -- crashes while it ran and all others were held back
 ALTER TABLE stops ADD COLUMN crashes INTEGER NOT NULL DEFAULT 0;  -- in a row
 ALTER TABLE stops ADD COLUMN late INTEGER NOT NULL DEFAULT 0;     -- of these, crashes after all trials of suspects
-ALTER TABLE stops ADD COLUMN started REAL NOT NULL DEFAULT 0;     -- when the last run began, in seconds since the epoch
+ALTER TABLE stops ADD COLUMN started REAL NOT NULL DEFAULT 0;     -- when tasks last restarted, since the epoch
 """
 
 MIGRATIONS = [FIRST, SECOND, THIRD, FOURTH, FIFTH]  # the migration at index N brings version N to N + 1

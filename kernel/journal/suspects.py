@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 SHARED = 2  # deaths that count against every task that was running; also the deaths after which halves restart
 MOST_ATTEMPTS = 100  # with a higher limit no task is held back: the user wants each to run again and again
-MARGIN = 2.0  # times the length of the last run, which is how long a trial takes
-SHORTEST, LONGEST = 1.0, 60.0  # seconds of a trial, for runs of which most of the time may be the pause after them
+MARGIN = 2.0  # a trial takes this many times the time from the last restart of tasks to the death of the daemon
+SHORTEST, LONGEST = 1.0, 60.0  # seconds of a trial; the time of a run includes the pause before the next start
 LATER = 4.0  # a trial takes so many times longer after each death that followed all trials
 LONGEST_LATER = 600.0
 

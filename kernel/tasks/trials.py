@@ -7,13 +7,14 @@ The recovery asks it which tasks restart at once, and gets the others when the e
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import structlog
 
 from ipc.errors import LlmosError
 from ipc.messages import State
-from kernel.journal.changes import Change, DaemonHealthy, TaskBegan, TaskCleared
+from kernel.journal.changes import Change, DaemonHealthy, TaskBegan, TaskCleared, TrialBegan
 from kernel.journal.histories import RecoveredState
 from kernel.journal.journal import Journal
 from kernel.journal.records import AcceptedTask
@@ -43,6 +44,7 @@ class Trials:
         self._timer: asyncio.TimerHandle | None = None
         self._healthy: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()  # set, and replaced, when a group restarts or a trial is over
+        self._logged = False
         self.alone = False
 
     # ---- for the recovery
@@ -70,7 +72,8 @@ class Trials:
         """All tasks on trial have restarted: their time begins."""
         if not self._on_trial and not self._held and not self.alone:
             return
-        if self._timer is None and self._held:
+        if self._held and not self._logged:
+            self._logged = True
             log.warning(
                 "the daemon died several times in a row; the tasks that may have caused it restart in groups",
                 crashes=self._crashes,
@@ -130,7 +133,7 @@ class Trials:
         if self._groups:
             following = self._groups.pop(min(self._groups))
             # A task begins once that is on disk: if it makes the daemon die, the next run must know that it began.
-            began = [TaskBegan(accepted.id) for accepted in following]
+            began = [TrialBegan(time.time()), *(TaskBegan(accepted.id) for accepted in following)]
             self._journal.persist(began, lambda error: self._begin(following, error))
         elif self._crashes >= SHARED:
             log.info("the daemon survived the restart of all tasks")

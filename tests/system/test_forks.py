@@ -144,37 +144,25 @@ def test_a_forked_child_ends_itself_where_it_would_go_on_as_the_daemon(daemon: R
     assert daemon.log.count("would have gone on as a second daemon") == 10
 
 
-def test_a_forked_child_may_exit_execute_a_program_print_and_run_a_loop_of_its_own(daemon: RunningDaemon):
+def test_a_forked_child_works_like_a_program_and_has_nothing_of_the_daemon(daemon: RunningDaemon):
     with daemon.client() as client:
         for what, code in (("exits", 3), ("executes", 4), ("runs a loop", 5), ("prints", 6)):
             assert client.submit("forks", {"what": what}).result(60) == code
+        assert client.submit("starts_programs").result(60) == [2, 3, 4, 5]
+        assert client.submit("forks", {"what": "counts files"}).result(60) == 0
+        assert client.submit("forks", {"what": "has handlers"}).result(60) == 0
     assert "printed by the child" in daemon.log
     assert "second daemon" not in daemon.log
 
 
-def test_a_forked_child_has_no_sockets_locks_and_handlers_of_the_daemon(daemon: RunningDaemon):
+def test_pools_of_processes_work_in_agents_and_in_tools_and_do_not_stop_the_daemon(daemon: RunningDaemon):
     with daemon.client() as client:
-        assert client.submit("forks", {"what": "counts files"}).result(60) == 0
-        assert client.submit("forks", {"what": "has handlers"}).result(60) == 0
-
-
-@pytest.mark.parametrize("context", ["fork", "spawn", "forkserver"])
-def test_pools_of_processes_work_in_agents_and_in_tools(daemon: RunningDaemon, context: str):
-    with daemon.client() as client:
-        for in_tool in (False, True):
-            assert client.submit("pools", {"context": context, "in_tool": in_tool}).result(60) == [1, 2]
-
-
-def test_a_forked_child_that_gets_a_signal_does_not_stop_the_daemon(daemon: RunningDaemon):
-    with daemon.client() as client:
+        for context in ("fork", "spawn", "forkserver"):
+            for in_tool in (False, True):
+                assert client.submit("pools", {"context": context, "in_tool": in_tool}).result(60) == [1, 2]
         assert client.submit("terminates_pool").result(60) == [1, 2]
         assert client.submit("patient").result(60) == "done"
     assert "stopping" not in daemon.log
-
-
-def test_agents_start_programs_in_every_way(daemon: RunningDaemon):
-    with daemon.client() as client:
-        assert client.submit("starts_programs").result(60) == [2, 3, 4, 5]
 
 
 def test_forked_children_end_with_a_killed_daemon_and_do_not_hinder_the_next_one(

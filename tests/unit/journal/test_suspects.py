@@ -68,6 +68,7 @@ class Daemon:
             self.now = over
             self.store.apply(map(changes.TaskCleared, trial))
             trial = {number for number, group in self.held.items() if group == min(self.held.values())}
+            self.store.apply([changes.TrialBegan(self.now)] if trial else [])
             self.store.apply(map(changes.TaskBegan, trial))
             for number in trial:
                 del self.held[number]
