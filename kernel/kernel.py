@@ -197,6 +197,7 @@ class Kernel:
         if self.durability is not None and self.tasks is not None and journal is not None:
             durable = self.durability
             journal.on_opened.append(durable.opened)  # first: it takes over the pids and names that are in use
+            journal.on_opened.append(self.tasks.recovery.trials.opened)  # before clients: it may delay their tasks
             journal.on_opened.append(self._answer_clients)  # last: now everything that clients may ask for exists
             journal.on_pending.append(self.tasks.recovery.recover)  # only: nothing else restarts tasks
             self.shared.journal = durable.regions  # no list: regions have one journal

@@ -26,8 +26,11 @@ class Submitted(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TaskInfo(msgspec.Struct, frozen=True):
-    """A task in the journal. `state`: "accepted", "running", "ending", or how it ended (`ExitStatus.reason`).
+    """A task in the journal.
 
+    `state`: "accepted", "held back", "running", "ending", or how it ended (`ExitStatus.reason`).
+
+    "held back": the daemon died several times in a row, and this task waits until others have run for a while.
     "ending": its process has ended, but the end is not on disk yet. No client learns the result before the end is on
     disk, and if the daemon dies before, the task runs again. `submitted` and `ended` (0: not yet) are in seconds since
     the epoch. `error`: the name of its error, or "".

@@ -91,6 +91,28 @@ class DaemonStable(NamedTuple):
     """The daemon has run for long, so no durable task makes it crash: the crash counts of all of them become 0."""
 
 
+class TaskBegan(NamedTuple):
+    """A task that was held back begins, and is on trial: it may be the one that makes the daemon die."""
+
+    task: int
+
+
+class TrialBegan(NamedTuple):
+    """A group of tasks that were held back begins at this time, in seconds since the epoch."""
+
+    at: float
+
+
+class TaskCleared(NamedTuple):
+    """A task ran through its trial."""
+
+    task: int
+
+
+class DaemonHealthy(NamedTuple):
+    """The daemon has run for long, so its next crash is the first one of a row."""
+
+
 class PutCall(NamedTuple):
     """A system call is complete; or it waits, and `outcome` is its deadline. Of several rows the last one counts."""
 
@@ -265,6 +287,13 @@ STATEMENTS: dict[type[Change], tuple[str, ...]] = {
     DaemonStable: (
         "UPDATE tasks SET crashes = 0 WHERE ended IS NULL AND crashes > 0 "
         "AND id IN (SELECT task FROM processes WHERE durable)",
+    ),
+    TaskBegan: ("UPDATE tasks SET trial = 1, attempt = attempt + 1 WHERE id = ? AND trial = 0",),
+    TrialBegan: ("UPDATE stops SET started = ?",),
+    TaskCleared: ("UPDATE tasks SET trial = 2 WHERE id = ? AND trial = 1",),
+    DaemonHealthy: (
+        "UPDATE stops SET crashes = 0, late = 0",
+        "UPDATE tasks SET alone = 0 WHERE ended IS NULL AND alone > 0",
     ),
     PutCall: ("INSERT INTO calls (pid, epoch, thread, number, call, outcome) VALUES (?, ?, ?, ?, ?, ?)",),
     PutGeneration: ("INSERT OR REPLACE INTO generations VALUES (?, ?, ?, ?, ?, ?, ?)",),

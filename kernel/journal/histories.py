@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from kernel.journal.changes import PROCESS_TABLES
+from kernel.journal.suspects import RestartPlan
 
 if TYPE_CHECKING:
     from kernel.journal.store import Store
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 CHUNK = 500  # processes whose rows one query reads
 VERSIONS = 1 << 32  # versions of regions that are reserved for each run of the daemon
 PIDS = 100  # pids that are reserved for each run at its start; the kernel requests more as it uses them
+NO_PLAN = RestartPlan()
 ORPHANS = "SELECT pid FROM processes WHERE task NOT IN (SELECT id FROM tasks WHERE ended IS NULL)"
 
 
@@ -28,7 +30,9 @@ class RecoveredState(msgspec.Struct, frozen=True):
     `pid`, `message` and `version` are the highest numbers in use. The pids up to `reserved` are on disk for this run.
     `expected` lists the durable processes that will restart (pid, task), and `names` maps their names to their pids.
     `regions` lists the durable regions (name, version, owner, msgpack of the value), and `generations` the generations
-    that have a file (task, pid, epoch, thread, number, sample).
+    that have a file (task, pid, epoch, thread, number, sample). `crashes` counts the runs in a row that crashed before
+    this one. If tasks are held back, each group of tasks that restarts is on trial for `trial_seconds`; `alone`: the
+    first group is a single task, and no other task may run beside it.
     """
 
     pid: int = 0
@@ -39,6 +43,9 @@ class RecoveredState(msgspec.Struct, frozen=True):
     regions: list[tuple[str, int, str, bytes]] = []
     generations: list[tuple[int, int, int, str, int, int]] = []
     reserved: int = PIDS
+    crashes: int = 0
+    trial_seconds: float = 0.0
+    alone: bool = False
 
 
 class ProcessRow(msgspec.Struct):
@@ -78,7 +85,7 @@ PARTS = (
 )
 
 
-def recover_state(store: Store) -> RecoveredState:
+def recover_state(store: Store, plan: RestartPlan = NO_PLAN) -> RecoveredState:
     """Read the state that the daemon needs first, and reserve pids and versions of regions for this run."""
     db = store.db
     numbers: Any = next(iter(db.execute("SELECT pid, message, version FROM counters")))
@@ -98,7 +105,9 @@ def recover_state(store: Store) -> RecoveredState:
         )
     )
     pid, message, version = numbers
-    return RecoveredState(pid, message, version, expected, names, regions, generations, pid + PIDS)
+    reserved = pid + PIDS
+    trial = plan.crashes, plan.trial_seconds, plan.alone
+    return RecoveredState(pid, message, version, expected, names, regions, generations, reserved, *trial)
 
 
 def load(store: Store, tasks: Sequence[int]) -> dict[int, list[ProcessRow]]:

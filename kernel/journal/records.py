@@ -18,7 +18,7 @@ class AcceptedTask(msgspec.Struct):
 
     `pid` and `version` are those of the first process and of its code if this process is durable; else `pid` is 0.
     `former_owner`: the owner that earlier versions of llmosd gave to such a task, or "". A key of that owner counts as
-    a key of this task's owner.
+    a key of this task's owner. `group`: 0 restarts at once; a higher group waits for the trials of the lower ones.
     """
 
     program: str
@@ -31,6 +31,7 @@ class AcceptedTask(msgspec.Struct):
     pid: int = 0
     version: str = ""
     former_owner: str = ""
+    group: int = 0
 
     def is_same_work(self, call: bytes) -> bool:
         """Whether `call`, the msgpack of another `Submit`, asks for the same program with the same arguments.

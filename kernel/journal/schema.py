@@ -121,4 +121,12 @@ ALTER TABLE processes ADD COLUMN owed BLOB;  -- msgpack of the messages of calls
 CREATE INDEX delivered_by_sender ON delivered (sender);
 """
 
-MIGRATIONS = [FIRST, SECOND, THIRD, FOURTH]  # the migration at index N brings version N to N + 1
+FIFTH = """
+ALTER TABLE tasks ADD COLUMN trial INTEGER NOT NULL DEFAULT 1;    -- see kernel.journal.suspects
+ALTER TABLE tasks ADD COLUMN alone INTEGER NOT NULL DEFAULT 0;    -- crashes while it ran and all others were held back
+ALTER TABLE stops ADD COLUMN crashes INTEGER NOT NULL DEFAULT 0;  -- in a row
+ALTER TABLE stops ADD COLUMN late INTEGER NOT NULL DEFAULT 0;     -- of these, crashes after all trials of suspects
+ALTER TABLE stops ADD COLUMN started REAL NOT NULL DEFAULT 0;     -- when tasks last restarted, since the epoch
+"""
+
+MIGRATIONS = [FIRST, SECOND, THIRD, FOURTH, FIFTH]  # the migration at index N brings version N to N + 1

@@ -18,7 +18,7 @@ import apsw
 import structlog
 
 from ipc.errors import LlmosError, StateTooNew
-from kernel.journal import changes, faulty_vfs
+from kernel.journal import changes, faulty_vfs, suspects
 from kernel.journal.damage import set_aside, unusable
 from kernel.journal.records import AcceptedTask, TaskEnd, TaskRow
 from kernel.journal.schema import MIGRATIONS
@@ -235,17 +235,9 @@ class Store:
         with contextlib.closing(self.db.blob_open("main", "tasks", column, number, False)) as blob:
             return bytes(blob.read(most))
 
-    def begin_run(self, attempts: int) -> None:
-        """Begin a run of the daemon: if the previous run crashed, count a crash for each task that has not ended.
-
-        Count another attempt for each task that has not ended, unless it has reached `attempts` crashes.
-        """
-        crash = int(not self._value("SELECT clean FROM stops"))
-        self.db.execute(
-            "UPDATE tasks SET attempt = attempt + (crashes + ?1 < ?2), crashes = crashes + ?1 WHERE ended IS NULL",
-            (crash, attempts),
-        )
-        self.db.execute("UPDATE stops SET clean = 0")
+    def begin_run(self, attempts: int) -> suspects.RestartPlan:
+        """Begin a run of the daemon: count a crash of the previous run, and choose the tasks that restart at once."""
+        return suspects.begin_run(self.db, attempts)
 
     def end_run(self) -> None:
         """Record that the daemon stops in order, so that the next run counts no crashes."""
@@ -253,8 +245,7 @@ class Store:
 
     def out_of_attempts(self, attempts: int) -> list[tuple[int, str]]:
         """Ids and programs of the pending tasks that have reached `attempts` crashes."""
-        query = "SELECT id, program FROM tasks WHERE ended IS NULL AND crashes >= ?"
-        return [(int(row[0]), str(row[1])) for row in self.db.execute(query, (attempts,))]
+        return suspects.out_of_attempts(self.db, attempts)
 
     def pending(self) -> Iterator[AcceptedTask]:
         """All tasks that have not ended, in the order of acceptance."""

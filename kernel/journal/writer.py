@@ -107,17 +107,18 @@ class Writer:
         """Start a run: fail the tasks that have reached the limit of crashes, and pass all others to the loop."""
         now = time.time()
         with store.transaction():
-            store.begin_run(self._settings.attempts)
+            plan = store.begin_run(self._settings.attempts)
             exhausted = store.out_of_attempts(self._settings.attempts)
             store.finish([_too_many_attempts(*task, self._settings.attempts, now) for task in exhausted])
             histories.forget_ended(store)
-            state = histories.recover_state(store)
+            state = histories.recover_state(store, plan)
         if exhausted:
             log.error("failed tasks because the daemon died too often while they were running", tasks=len(exhausted))
         self._call_on_loop(self._callbacks.opened, state)
         failpoints.point("journal.recover")
         portion: list[AcceptedTask] = []
         for task in store.pending():
+            task.group = plan.held.get(task.id, 0)
             portion.append(task)
             if len(portion) == PORTION:
                 self._call_on_loop(self._callbacks.pending, portion)

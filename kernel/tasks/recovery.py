@@ -27,6 +27,7 @@ from kernel.processes.exit import deadline_passed
 from kernel.processes.lifecycle import Lifecycle
 from kernel.programs.program import Program
 from kernel.tasks.running import RunningTask, RunningTasks, id_text
+from kernel.tasks.trials import Trials
 
 BATCH = 100  # tasks whose histories are read together, and that restart in one turn of the loop
 RETRY_SECONDS = 1.0  # between two attempts to read a program or history that cannot be read
@@ -52,16 +53,23 @@ class Recovery:
         self._loop = asyncio.get_running_loop()
         self._pending: deque[AcceptedTask] = deque()
         self._recovery: asyncio.Task[None] | None = None
+        self.trials = Trials(journal, self._enqueue)
+        running.when_ended = self.trials.ended
         # The parent of the restarted processes: a client that is not in the process table.
         self._parent = Process(0, None, CLIENT, {}, owner="", priority=0, is_client=True)
 
     def stop(self) -> None:
         """Restart no more tasks."""
+        self.trials.stop()
         if self._recovery is not None:
             self._recovery.cancel()
 
-    async def finished(self) -> None:
-        """Return when the restarts in progress are done. A task whose history cannot be read restarts later."""
+    async def finished(self, task: int) -> None:
+        """Return when `task` and all others of its group have restarted.
+
+        A task whose history cannot be read restarts later.
+        """
+        await self.trials.released(task)
         if self._recovery is not None:
             await asyncio.wait({self._recovery})
 
@@ -71,12 +79,14 @@ class Recovery:
             self._running.tasks[accepted.id] = RunningTask(
                 accepted.id, EventLog(None), True, accepted.pid != 0, accepted.attempt
             )
-        self._enqueue(portion)
+        self._enqueue(self.trials.hold_back(portion))
 
     def _enqueue(self, tasks: list[AcceptedTask]) -> None:
         self._pending.extend(tasks)
         if self._recovery is None and self._pending and not self._running.stopping:
             self._recovery = asyncio.Task(self._restart_pending(), loop=self._loop)
+        elif self._recovery is None and not self._running.stopping:
+            self.trials.restarted()
 
     async def _restart_pending(self) -> None:
         programs: dict[str, Program | Exception] = {}
@@ -102,6 +112,8 @@ class Recovery:
             log.warning("cannot read the programs or histories of tasks; they restart later", tasks=len(later))
             self._loop.call_later(RETRY_SECONDS, self._enqueue, later)
         log.info("restarted the tasks of the previous run", tasks=count)
+        if not self._lifecycle.draining:
+            self.trials.restarted()
 
     async def _histories(self, tasks: list[int]) -> dict[int, list[ProcessRow]]:
         """Load the histories of durable tasks, except those that cannot be read now."""
@@ -137,6 +149,7 @@ class Recovery:
         An error ends this task only: the other tasks restart.
         """
         task = self._running.tasks[accepted.id]
+        task.attempt = accepted.attempt
         try:
             call = decode(accepted.call, Submit)
             call.detach = True

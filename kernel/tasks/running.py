@@ -73,6 +73,7 @@ class RunningTasks:
         self.tasks: dict[int, RunningTask] = {}
         self.stopping = False
         self.unwritten = 0
+        self.when_ended: Callable[[int], None] = _ignore  # the recovery watches the ends of tasks on trial
         self._delayed = 0  # the number of unwritten ends whose first write failed
         self._all_written = asyncio.Event()
         self._all_written.set()
@@ -138,6 +139,7 @@ class RunningTasks:
             self._delay(task, error)
             return
         del self.tasks[task.id]
+        self.when_ended(task.id)
         task.event_log.finish(task.final)
         task.when_reported()
         self.unwritten -= 1
@@ -158,6 +160,10 @@ class RunningTasks:
 
 def _nothing() -> None:
     """The default of `RunningTask.when_reported`."""
+
+
+def _ignore(task: int) -> None:
+    """The default of `RunningTasks.when_ended`."""
 
 
 def id_text(number: int) -> str:

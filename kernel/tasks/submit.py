@@ -64,6 +64,8 @@ class Tasks:
     # ---- system calls
 
     async def submit(self, client: Process, call: Submit, stream: Stream | None = None) -> Submitted:
+        if self.recovery.trials.alone:
+            await self.recovery.trials.quiet()
         self._lifecycle.check(client, call)
         program = self._lifecycle.find(client, call.program) or await self._lifecycle.load(client, call.program)
         self._lifecycle.admit(client, program, call)
@@ -200,6 +202,8 @@ class Tasks:
         """Attach `stream` to a task that was found in the journal."""
         task = self._tasks.get(row.id)
         if task is not None:
+            if stream is not None and self.recovery.trials.holds(row.id):
+                stream.push(self.recovery.trials.state())
             return _join(task, stream, call)
         if row.ended is None:
             raise ShuttingDown(
@@ -234,7 +238,7 @@ class Tasks:
         """The answer to a client of a task. If the task is yet to restart, wait until it has a pid."""
         task = self._tasks.get(id_number(submitted.id))
         if task is not None and not task.pid:
-            await self.recovery.finished()
+            await self.recovery.finished(task.id)
         return submitted if task is None else task.submitted()
 
     def _info(self, summary: TaskSummary) -> TaskInfo:
@@ -247,7 +251,7 @@ class Tasks:
             pid=pid,
             program=row.program,
             owner=row.owner,
-            state=row.reason or ("ending" if ending else "running" if pid else "accepted"),
+            state=row.reason or ("ending" if ending else "running" if pid else self._not_begun(row.id)),
             attempt=row.attempt,
             submitted=row.submitted,
             ended=row.ended or 0.0,
@@ -256,6 +260,9 @@ class Tasks:
             arguments=summary.arguments,
             result=summary.result,
         )
+
+    def _not_begun(self, number: int) -> str:
+        return "held back" if self.recovery.trials.holds(number) else "accepted"
 
 
 def _join(task: RunningTask, stream: Stream | None, call: Attach | None = None) -> Submitted:

@@ -29,7 +29,7 @@ from kernel.lib.users import user_name
 from kernel.processes import stdio
 from llmosd import standard_streams
 from llmosd.context import Context
-from llmosd.daemon import logs, ownership, settings, systemd
+from llmosd.daemon import forked_child, logs, ownership, settings, systemd
 from llmosd.daemon.listener import SocketClaim
 from llmosd.printable import printable
 
@@ -60,7 +60,9 @@ class Daemon:
 
     async def run(self) -> None:
         """Serve until a signal or a client stops the daemon. Raises the error of the journal if it cannot be opened."""
-        stdio.install(self._kernel.printing)
+        restore = stdio.install(self._kernel.printing)
+        private = (self._claim.path, self._claim.lock_path.resolve(), self._config.state_path.resolve())
+        forked_child.guard(asyncio.get_running_loop(), private, restore)
         try:
             await self._serve()
         finally:
@@ -197,6 +199,7 @@ def _main() -> int:
     # Worker threads of agents cannot be interrupted, and coroutines may ignore their cancellation. Everything else has
     # ended, so exit without waiting for these threads and coroutines.
     sys.stderr.flush()
+    forked_child.end_workers()
     os._exit(0)
 
 

@@ -44,7 +44,7 @@ class SocketClaim:
         self._unlistened = path.with_name(path.name + UNLISTENED)
         self._inode: int | None = None  # of the socket file that this daemon made
         _prepare_folder(path.parent)
-        lock = lock_path(path)
+        self.lock_path = lock = lock_path(path)
         try:
             self._lock = lockfile.take(lock)
         except lockfile.LockHeld as error:

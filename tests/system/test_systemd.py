@@ -173,3 +173,4 @@ def test_the_units_are_shipped_and_name_the_default_socket():
     service = (units / "llmosd.service").read_text()
     assert "Type=notify" in service
     assert "RestartPreventExitStatus=2" in service
+    assert "StartLimitIntervalSec=0" in service  # the search for a task that kills the daemon takes many starts

@@ -35,11 +35,7 @@ async def test_a_task_that_gets_further_in_each_life_is_not_given_up(world: Worl
             await ctx.receive(sender=None, type=f"go {number}")
         return ctx.attempt
 
-    async def stuck(ctx: Context) -> None:
-        await ctx.receive()
-
     world.agent(slow)
-    world.agent(stuck)
     world.attempts = 3
     folder: Path | None = None
     pid, tasks = 0, list[str]()
@@ -47,7 +43,7 @@ async def test_a_task_that_gets_further_in_each_life_is_not_given_up(world: Worl
         async with world.life(folder) as life:
             folder = life.folder
             if not tasks:
-                tasks = [await life.submit("slow"), await life.submit("stuck")]
+                tasks = [await life.submit("slow")]
                 (pid,) = (process.pid for process in life.system.table.alive.values() if process.program == "slow")
             await life.system.call(Send(pid, None, type=f"go {number}"))
             while msgspec.msgpack.encode(number + 1) not in [
@@ -57,8 +53,22 @@ async def test_a_task_that_gets_further_in_each_life_is_not_given_up(world: Worl
     async with world.life(folder) as life:
         await life.system.call(Send(pid, None, type="go 4"))
         assert await life.result(tasks[0]) == 5
+
+
+async def test_a_task_that_gets_no_further_is_given_up(world: World) -> None:
+    async def stuck(ctx: Context) -> None:
+        await ctx.receive()
+
+    world.agent(stuck)
+    world.attempts = 3
+    async with world.life() as life:
+        task, folder = await life.submit("stuck"), life.folder
+    for _ in range(3):
+        async with world.life(folder) as life:
+            pass
+    async with world.life(folder) as life:
         with pytest.raises(TooManyAttempts):
-            await life.result(tasks[1])
+            await life.result(task)
 
 
 async def test_who_only_waits_is_not_given_up_if_the_daemon_lasts(
