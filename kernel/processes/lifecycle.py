@@ -20,6 +20,7 @@ from kernel.core.event_log import EventLog
 from kernel.core.fiber import NEW
 from kernel.core.process import CLIENT, DurableHistory, Process, Thread
 from kernel.core.process_table import ProcessTable
+from kernel.core.process_tree import ProcessTree
 from kernel.core.stream import Stream
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate, SystemCalls
@@ -166,7 +167,12 @@ class Lifecycle:
         if args or call.positional or not program.needs_no_arguments:
             args = program.bind(args, call.positional, lenient=call.lenient)
         if parent.dying and not (parent.is_client and call.detach):
-            raise Killed(f"process {parent.pid} ended while it spawned {call.program}")
+            raise Killed(f"process {parent.pid} ended while it spawned {call.program}", pid=parent.pid)
+        if self.process_exit.ending_descendants:
+            self.process_exit.check_ancestors(parent)
+        tree = parent.tree
+        if tree is not None and (tree.outer or tree.alive >= tree.most or parent.generation >= tree.deepest):
+            tree.check(parent.generation + 1)
         for admission in concerned:
             admission.admit(parent, call)
         return args
@@ -209,6 +215,13 @@ class Lifecycle:
         )
         context = self.make_context(self._gate, process) if durable is None else durable.context(process)
         coro = program.function(context, **args) if args else program.function(context)
+        tree = parent.tree
+        if tree is None:
+            tree = ProcessTree(pid)
+        else:
+            process.generation = parent.generation + 1
+        process.tree = tree
+        tree.add()
         table.alive[pid] = process
         if not detach:
             if not parent.children:
