@@ -30,6 +30,7 @@ from kernel.journal.changes import DropReply, PutLastDelivered, PutReply
 from kernel.lib.validation import check_timeout
 from kernel.messages.body_size import counted_size
 from kernel.messages.messaging import Messaging, mailbox_full, wait_for_room
+from kernel.messages.publications import DELIVERIES
 from kernel.messages.publish import Publisher
 from kernel.messages.validation import build_message
 
@@ -74,8 +75,14 @@ class DurableMessages:
 
     async def publish(self, process: Process, call: Publish, key: CallKey) -> int:
         count = 0
-        subscribers, call = self._publication.prepare(call)
-        for recipient in subscribers:
+        search, call = self._publication.prepare(call)
+        while not search.advance():
+            await asyncio.sleep(0)
+        for position, recipient in enumerate(search.found):
+            if position % DELIVERIES == DELIVERIES - 1:
+                await asyncio.sleep(0)  # the subscribers may be many
+            if recipient.ended:
+                continue
             if recipient.durable is None:
                 number = self._messaging.next_id()
             elif self._is_new(process, recipient, key):
@@ -85,7 +92,7 @@ class DurableMessages:
                 count += 1
                 continue
             message = build_message(process, recipient, call, number)
-            count += self._publication.offer(recipient, message) is not False
+            count += self._publication.offer(recipient, message, len(search.found)) is not False
         return count
 
     async def call(self, process: Process, call: Call, key: CallKey) -> Any:

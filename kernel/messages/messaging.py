@@ -61,7 +61,7 @@ class Messaging:
         self._table = table
         self._alive = table.alive
         self._dispatcher = dispatcher
-        self._loop = dispatcher.loop
+        self.loop = self._loop = dispatcher.loop
         self._names = names
         self._last_id = 0
         self.on_urgency: list[Callable[[Process], None]] = []
