@@ -134,7 +134,8 @@ class Spawn(Syscall, tag="spawn"):
     may send to the client under the id of the request.
 
     Errors: `UnknownProgram`, `BadArguments`, `AgentFailed` (the file cannot be loaded), `NameTaken`, `LimitExceeded`,
-    `NotEncodable`, `InvalidCall`, `Busy` (too many processes); from a client also `ShuttingDown`.
+    `NotEncodable`, `InvalidCall`, `Busy` (too many processes), `Killed` (the caller or an ancestor ends); from a client
+    also `ShuttingDown`.
     """
 
     program: str
@@ -231,8 +232,10 @@ class ThreadInfo(msgspec.Struct, frozen=True):
 
 
 class StartThread(Syscall, tag="start_thread"):
-    """Run the coroutine `coro` as a further thread of the caller; answers the thread. Errors: `InvalidCall`.
+    """Run the coroutine `coro` as a further thread of the caller; answers the thread.
 
+    Errors: `InvalidCall`, and `LimitExceeded` beyond 100,000 threads. A task of asyncio that an agent makes is such a
+    thread, too, and counts.
     Inside the daemon only. It is in no union, because a coroutine cannot be encoded.
     """
 
@@ -295,7 +298,11 @@ class Emit(Syscall, tag="emit"):
 
 
 class WriteLog(Syscall, tag="log"):
-    """Add a line to the caller's log, which holds the last 200 lines. Errors: `InvalidCall`, `NotEncodable`."""
+    """Add a line to the caller's log, which holds the last 200 lines.
+
+    The text has at most 1,000,000 characters, and the encoded fields as many bytes. Errors: `InvalidCall`,
+    `NotEncodable`, `FrameTooLarge`.
+    """
 
     level: str
     event: str

@@ -100,6 +100,12 @@ class Mailbox:
         return sum(map(len, self._by_urgency()))
 
     @property
+    def control_count(self) -> int:
+        """How many messages of the kernel wait. No other bound holds for them."""
+        queue = None if self._other_queues is None else self._other_queues.get(CONTROL)
+        return 0 if queue is None else len(queue)
+
+    @property
     def senders(self) -> list[Any]:
         """The threads that wait for a place, in order of arrival."""
         return [sender for sender, _ in self._senders or ()]

@@ -281,7 +281,7 @@ class Process:
             if thread.path == path:
                 return thread
         known = ", ".join(thread.path for thread in self.threads) or "none"
-        raise UnknownThread(f"process {self.pid} has no thread {path!r}; it has {known}", pid=self.pid)
+        raise UnknownThread(f"process {self.pid} has no thread {quoted(path)!r}; it has {quoted(known)}", pid=self.pid)
 
     def open_mailbox(self) -> Mailbox:
         """The mailbox, made at first use. Takes over the first receiver."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from ipc.errors import InvalidCall, LimitExceeded, NotFound
 from kernel.core.process import Process
+from kernel.lib.wording import quoted
 
 ONE, REST = "*", "#"
 MAX_WORDS = 32
@@ -66,8 +67,10 @@ class Topics:
         patterns = self._patterns.get(process, set())
         if pattern not in patterns:
             names = sorted(patterns)
-            known = (", ".join(names[:NAMED]) or "none") + f" and {len(names) - NAMED} more" * (len(names) > NAMED)
-            raise NotFound(f"process {process.pid} has no subscription to {pattern!r}; it has: {known}")
+            known = (", ".join(map(quoted, names[:NAMED])) or "none") + f" and {len(names) - NAMED} more" * (
+                len(names) > NAMED
+            )
+            raise NotFound(f"process {process.pid} has no subscription to {quoted(pattern)!r}; it has: {known}")
         patterns.discard(pattern)
         self._words -= _weight(pattern)
         if not patterns:

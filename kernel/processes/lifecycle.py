@@ -33,6 +33,8 @@ from kernel.programs.program import Program
 
 MAX_PROCESSES = 200_000
 MAX_OWNER = 200  # characters
+MAX_PROGRAM = 4096  # characters of a name or path; up to 200 need no check
+SHORT_NAME = 200
 
 
 class Admission(Protocol):
@@ -137,6 +139,8 @@ class Lifecycle:
             raise ShuttingDown("the daemon is shutting down and takes no new tasks", retry_after=5.0)
         if len(self.table.alive) >= MAX_PROCESSES:
             raise Busy(f"{MAX_PROCESSES} processes are alive, which is the limit; try later", retry_after=1.0)
+        if type(call.program) is not str or len(call.program) > SHORT_NAME:
+            check_text(call.program, "the name of a program", MAX_PROGRAM)
         if call.priority is not None:
             check_priority(call.priority)
         if call.deadline is not None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 
 import structlog
 
-from ipc.errors import InvalidCall
+from ipc.errors import InvalidCall, LimitExceeded
 from ipc.syscalls import Sleep, StartThread
 from kernel.core.fiber import PARK
 from kernel.core.plain_wait import PlainWait
@@ -21,11 +21,14 @@ from kernel.core.process import MAIN, Process, Thread
 from kernel.core.timers import Timer
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate
-from kernel.lib.validation import check_seconds
+from kernel.lib.validation import check_seconds, check_text
 from kernel.processes.exit import GRACE, ProcessExit
 from kernel.processes.outcome import outcome
 
 T = TypeVar("T", bound=Thread)
+
+MOST_THREADS = 100_000  # of one process
+MAX_NAME = 1000  # characters of the name of a thread
 
 SLEEP = PlainWait("time", "time", "sleeping", timer="the time to sleep is over")
 
@@ -68,7 +71,10 @@ class ThreadSubsystem:
 
     def start_worker(self, process: Process, call: StartThread) -> Thread:
         if not asyncio.iscoroutine(call.coro):
-            raise InvalidCall(f"a thread runs a coroutine, such as work(); {call.coro!r} is not one")
+            raise InvalidCall(f"a thread runs a coroutine, such as work(); {call.coro!r:.200} is not one")
+        if call.name is not None:
+            check_text(call.name, "the name of a thread", MAX_NAME)
+        check_count(process)
         return self._adopt(StartedThread(process, call.coro, self._dispatcher, name=call.name), self._worker_done)
 
     def start_thread(self, process: Process, coro: Coroutine[Any, Any, Any], **options: Any) -> Thread:
@@ -90,6 +96,13 @@ class ThreadSubsystem:
             if maker.done():
                 coro.close()
                 raise RuntimeError("an abandoned thread cannot start another thread")
+            try:
+                check_count(maker.process)
+            except LimitExceeded:
+                coro.close()
+                raise
+            if name is not None:
+                name = str(name)[:MAX_NAME]
             return self.start_thread(maker.process, coro, context=context, name=name)
         return asyncio.Task(coro, loop=loop, context=context, name=name)
 
@@ -166,3 +179,14 @@ class ThreadSubsystem:
         process = self._process_exit.thread_gone(thread)
         if not thread.cancelled() and thread.exception() is not None and not cast("StartedThread", thread).awaited:
             self._process_exit.finish(process, *outcome(thread, process))
+
+
+def check_count(process: Process) -> None:
+    """Raises `LimitExceeded` if `process` may have no further thread."""
+    if len(process.threads) >= MOST_THREADS:
+        raise LimitExceeded(
+            f"process {process.pid} has {MOST_THREADS} threads, which is the limit; wait until some have ended",
+            limit="process threads",
+            maximum=MOST_THREADS,
+            wanted=len(process.threads) + 1,
+        )
