@@ -88,9 +88,9 @@ class PublicationQueue:
         return _until_done(publication)
 
     def _run(self) -> None:
-        """Deliver for one slice."""
+        """Deliver for one slice, and at least a small part."""
         until = perf_counter() + SLICE
-        while self._queue and perf_counter() < until:
+        while self._queue:
             publication = self._queue[0]
             try:
                 if self._advance(publication):
@@ -98,6 +98,8 @@ class PublicationQueue:
             except Exception as error:  # the publisher gets it
                 log.error("a publication failed inside the kernel", exc_info=error)
                 self._end(publication, error)
+            if perf_counter() >= until:
+                break
         if self._queue:
             self._loop.call_soon(self._run)
 

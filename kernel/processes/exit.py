@@ -170,9 +170,11 @@ class ProcessExit:
         """Begin to end as many descendants of dying processes as fit into a slice of this turn of the loop."""
         descendants, until = self.ending_descendants, perf_counter() + SLICE
         try:
-            while descendants and perf_counter() < until:
+            while descendants:
                 child = descendants.popleft()
                 self.end(child, "killed", f"its parent, process {child.parent_pid}, ended")
+                if perf_counter() >= until:
+                    break
         finally:  # also if a hook raises: the other descendants must end
             self._slice_scheduled = bool(descendants)
             if descendants:
@@ -182,12 +184,14 @@ class ProcessExit:
         """Abandon the threads that ignored their cancellation for the grace time."""
         self._grace_timer = None
         dying, now, until = self._dying, self._loop.time(), perf_counter() + SLICE
-        while dying and (dying[0][1].ended or dying[0][0] <= now) and perf_counter() < until:
+        while dying and (dying[0][1].ended or dying[0][0] <= now):
             process = dying.popleft()[1]
             if any(thread.about_to_be_cancelled for thread in process.threads):  # the loop has yet to cancel one
                 dying.append((now + GRACE, process))
             else:
                 self._abandon_threads(process)
+            if perf_counter() >= until:
+                break
         if dying:
             self._grace_timer = self._loop.call_later(max(dying[0][0] - now, 0.0), self._grace_over)
 

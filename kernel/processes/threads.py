@@ -74,7 +74,7 @@ class ThreadSubsystem:
             raise InvalidCall(f"a thread runs a coroutine, such as work(); {call.coro!r:.200} is not one")
         if call.name is not None:
             check_text(call.name, "the name of a thread", MAX_NAME)
-        check_count(process)
+        _check_count(process, call.coro)
         return self._adopt(StartedThread(process, call.coro, self._dispatcher, name=call.name), self._worker_done)
 
     def start_thread(self, process: Process, coro: Coroutine[Any, Any, Any], **options: Any) -> Thread:
@@ -96,11 +96,7 @@ class ThreadSubsystem:
             if maker.done():
                 coro.close()
                 raise RuntimeError("an abandoned thread cannot start another thread")
-            try:
-                check_count(maker.process)
-            except LimitExceeded:
-                coro.close()
-                raise
+            _check_count(maker.process, coro)
             if name is not None:
                 name = str(name)[:MAX_NAME]
             return self.start_thread(maker.process, coro, context=context, name=name)
@@ -181,9 +177,10 @@ class ThreadSubsystem:
             self._process_exit.finish(process, *outcome(thread, process))
 
 
-def check_count(process: Process) -> None:
-    """Raises `LimitExceeded` if `process` may have no further thread."""
+def _check_count(process: Process, coro: Coroutine[Any, Any, Any]) -> None:
+    """Raises `LimitExceeded` if `process` may have no further thread, and closes the coroutine that it would run."""
     if len(process.threads) >= MOST_THREADS:
+        coro.close()
         raise LimitExceeded(
             f"process {process.pid} has {MOST_THREADS} threads, which is the limit; wait until some have ended",
             limit="process threads",
