@@ -129,7 +129,7 @@ class Kernel:
         self.printing = Printing(loop)
         pending_restarts = PendingRestarts(gate)
         self.names = NameRegistry(table, gate, pending_restarts.names)
-        self.messaging = Messaging(table, gate, dispatcher, self.names)
+        self.messaging = Messaging(table, gate, dispatcher, self.names, settings.memory.message_bytes)
         self.publication = Publisher(gate, self.messaging)
         Receiver(gate, dispatcher, self.messaging.dead_letters)
         self.synchronisation = Synchronisation(gate)

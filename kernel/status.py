@@ -30,10 +30,11 @@ from ipc.syscalls import (
 from kernel.core.process import Process
 from kernel.dispatch.watchdog import Watchdog
 from kernel.gate import Gate
+from kernel.lib.validation import check_text
 from kernel.messages.dead_letters import heading
 from kernel.messages.messaging import Messaging
 from kernel.models.manager import ResourceManager
-from kernel.processes.lifecycle import Lifecycle
+from kernel.processes.lifecycle import MAX_PROGRAM, Lifecycle
 from kernel.tasks.submit import Tasks
 
 
@@ -79,6 +80,7 @@ class Status:
         return self._programs.listing()
 
     async def describe_program(self, process: Process, call: DescribeProgram) -> ProgramInfo:
+        check_text(call.program, "the name of a program", MAX_PROGRAM)
         return await self._programs.in_worker(lambda: self._programs.load(call.program).describe())
 
     def peek(self, process: Process, call: PeekMailbox) -> list[Heading]:

@@ -24,9 +24,9 @@ class WaitFacts(msgspec.Struct, frozen=True, kw_only=True):
     """A wait, as the subsystem sees it that can end the wait.
 
     `kind`: "queue", "memory", "loading", "generating", "swapping", "reader", "lock", "semaphore", "condition",
-    "barrier", "event", "mailbox", "message", "reply", "end", "thread", "time", "tool", "region", "children",
-    "recovery", "restart", "journal", "outside" or "requests"; of a process that waits for nothing also "running",
-    "ready", "new", "suspended", "ending" or "ended".
+    "barrier", "event", "mailbox", "message", "reply", "delivery", "end", "thread", "time", "tool", "region",
+    "children", "recovery", "restart", "journal", "outside" or "requests"; of a process that waits for nothing also
+    "running", "ready", "new", "suspended", "ending" or "ended".
 
     `doing` completes the sentence "the process is ...". `seconds`: how long the wait has lasted, None if unknown.
     `place` of `line`: the place in the line, from 1; 0 if there is no line. `ahead`: those with better places, the next

@@ -56,12 +56,13 @@ class NameInfo(msgspec.Struct, frozen=True):
 class Send(Syscall, tag="send", gc=False):
     """Put a message into the mailbox of `to`, a pid or a registered name; answers the message's id.
 
-    If the mailbox is full, the call waits for room, or fails with `MailboxFull` if `wait` is false. `lifetime`: seconds
+    If the mailbox is full, the call waits for room, or fails with `MailboxFull` if `wait` is false. It is full when it
+    holds as many messages, or bytes in bodies over 1 KiB, as the limits of its process allow. `lifetime`: seconds
     after which an unread message becomes a dead letter. `correlation`: any number by which sender and recipient match
     answers with questions. If `type` is empty and the body is a Struct, the message gets the Struct's name as its type.
     If the recipient is durable, the call answers when the message is on disk. Errors: `UnknownProcess`, `UnknownName`,
-    `MailboxFull`, `NotEncodable`, `MessageTooLarge`, `UndeclaredType`, `BadMessage`, `InvalidCall`, and
-    `DeadlockDetected` if the wait for room would never end.
+    `MailboxFull`, `NotEncodable`, `MessageTooLarge`, `UndeclaredType`, `BadMessage`, `InvalidCall`, `Busy` if the
+    messages in all mailboxes take too much memory, and `DeadlockDetected` if the wait for room would never end.
     """
 
     to: int | str
@@ -123,8 +124,8 @@ class Reply(Syscall, tag="reply", gc=False):
 class Register(Syscall, tag="register"):
     """Give process `pid` (0: the caller) the name `name`, until the process ends or gives the name up.
 
-    A name has 1 to 200 printable characters and is not a number. A process may have several names. Errors: `NameTaken`,
-    `InvalidCall`, `UnknownProcess`.
+    A name has 1 to 200 printable characters and is not a number. A process may have up to 1,000 names. Errors:
+    `NameTaken`, `InvalidCall`, `UnknownProcess`, `LimitExceeded`.
     """
 
     name: str
@@ -148,7 +149,8 @@ class Publish(Syscall, tag="publish"):
 
     A topic is 1 to 32 words with dots between them. It becomes the type of the message. The call never waits for room:
     if a subscriber's mailbox is full, the message for that subscriber becomes a dead letter. `lifetime` is as in
-    `Send`. Errors: `InvalidCall`, `NotEncodable`, `MessageTooLarge`.
+    `Send`. A message to many subscribers is delivered in parts; publications of one process never overtake each other.
+    Errors: `InvalidCall`, `NotEncodable`, `MessageTooLarge`, `Busy`.
     """
 
     topic: str
@@ -159,9 +161,11 @@ class Publish(Syscall, tag="publish"):
 
 
 class Subscribe(Syscall, tag="subscribe"):
-    """Receive each message that is published on a topic that matches `pattern`. Errors: `InvalidCall`.
+    """Receive each message that is published on a topic that matches `pattern`.
 
-    In a pattern, `*` stands for one word, and a final `#` for any number of words, including none.
+    In a pattern, `*` stands for one word, and a final `#` for any number of words, including none. A pattern has up to
+    1,024 characters. Errors: `InvalidCall`, and `LimitExceeded` beyond 4,096 patterns of a process, or 2,000,000 words
+    in the patterns of all.
     """
 
     pattern: str

@@ -19,10 +19,16 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Limits of a process; None is no limit.
 
     A call fails with `LimitExceeded` if it would exceed `tokens` (of prompts and replies), `children` (alive at the
-    same time), `memory_keys` or `memory_bytes` (of private memory). A process that exceeds `cpu_seconds` or
-    `wall_seconds` is ended, with the reason "limit". `mailbox` is the most messages in the mailbox; when it is full,
-    senders wait, as for any full mailbox.
+    same time), `processes` (alive at the same time: the process and all its descendants, also detached ones), `depth`
+    (generations of descendants), `memory_keys` or `memory_bytes` (of private memory). A process that exceeds
+    `cpu_seconds` or `wall_seconds` is ended, with the reason "limit". `mailbox` and `mailbox_bytes` are the most
+    messages and bytes in the mailbox; when it is full, senders wait, as for any full mailbox. Without limits of their
+    own, a task has 150,000 processes and 64 generations, and a mailbox 1,000 messages and 64 MiB.
+
+    `appended`: the number of last fields that later versions of llmosd added; see `Syscall.appended`.
     """
+
+    appended: ClassVar[int] = 3
 
     tokens: Count | None = None
     cpu_seconds: Seconds | None = None
@@ -31,6 +37,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     mailbox: Annotated[int, Meta(ge=1)] | None = None
     memory_keys: Count | None = None
     memory_bytes: Count | None = None
+    processes: Annotated[int, Meta(ge=1)] | None = None
+    depth: Count | None = None
+    mailbox_bytes: Annotated[int, Meta(ge=1)] | None = None
 
 
 class Usage(msgspec.Struct):
@@ -125,7 +134,8 @@ class Spawn(Syscall, tag="spawn"):
     may send to the client under the id of the request.
 
     Errors: `UnknownProgram`, `BadArguments`, `AgentFailed` (the file cannot be loaded), `NameTaken`, `LimitExceeded`,
-    `NotEncodable`, `InvalidCall`, `Busy` (too many processes); from a client also `ShuttingDown`.
+    `NotEncodable`, `InvalidCall`, `Busy` (too many processes), `Killed` (the caller or an ancestor ends); from a client
+    also `ShuttingDown`.
     """
 
     program: str
@@ -222,8 +232,10 @@ class ThreadInfo(msgspec.Struct, frozen=True):
 
 
 class StartThread(Syscall, tag="start_thread"):
-    """Run the coroutine `coro` as a further thread of the caller; answers the thread. Errors: `InvalidCall`.
+    """Run the coroutine `coro` as a further thread of the caller; answers the thread.
 
+    Errors: `InvalidCall`, and `LimitExceeded` beyond 100,000 threads. A task of asyncio that an agent makes is such a
+    thread, too, and counts.
     Inside the daemon only. It is in no union, because a coroutine cannot be encoded.
     """
 
@@ -286,7 +298,11 @@ class Emit(Syscall, tag="emit"):
 
 
 class WriteLog(Syscall, tag="log"):
-    """Add a line to the caller's log, which holds the last 200 lines. Errors: `InvalidCall`, `NotEncodable`."""
+    """Add a line to the caller's log, which holds the last 200 lines.
+
+    The text has at most 1,000,000 characters, and the encoded fields as many bytes. Errors: `InvalidCall`,
+    `NotEncodable`, `FrameTooLarge`.
+    """
 
     level: str
     event: str

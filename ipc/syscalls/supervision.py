@@ -64,7 +64,8 @@ class Monitor(Syscall, tag="monitor"):
     """Report the end of process `pid` to the caller by a message of type "down"; answers the message's correlation id.
 
     The message has priority over all others, and fits even into a full mailbox. If the process has ended already, the
-    message is sent immediately. Errors: `UnknownProcess` (it never existed), `InvalidCall` (the caller itself).
+    message is sent immediately. Errors: `UnknownProcess` (it never existed), `InvalidCall` (the caller itself),
+    `LimitExceeded` beyond 200,000 monitors.
     """
 
     pid: int

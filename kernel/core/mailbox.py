@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any, Protocol
 
+from ipc.errors import Busy
 from ipc.messages import Message
 from kernel.core.fiber import Fiber
 from kernel.core.message_queue import INDEXED, Index, MessageQueue, add_to_index, build_index, drop_from_all, indexed
@@ -20,6 +21,7 @@ from kernel.core.plain_wait import ANY_MESSAGE_WAIT
 from kernel.core.selector import Selector
 
 CAPACITY = 1000  # messages
+BYTES = 64 * 1024 * 1024  # of the counted bodies in one mailbox: see `Mailbox.charge`
 RECEIVED = 5  # how many received messages a crash report quotes, by their headings
 CONTROL = 21  # the priority of the kernel's own messages: above all others, and not counted in the capacity
 
@@ -31,14 +33,42 @@ class StorageReceipt(Protocol):
         """Wait until the message is on disk, and return `answer`."""
 
 
+class BodyMemory:
+    """The bytes of all counted bodies in all mailboxes together, and of those that wait for room: at most `maximum`."""
+
+    __slots__ = ("maximum", "used")
+
+    def __init__(self, maximum: int) -> None:
+        self.maximum = maximum
+        self.used = 0
+
+    def take(self, size: int) -> None:
+        """Count a body of `size` bytes that is sent. Raises `Busy`."""
+        if self.used + size > self.maximum:
+            raise Busy(
+                f"the unread messages of all processes have {self.used} bytes, {size} more are too many, and the limit "
+                f"is {self.maximum}; send again later, or set `message_bytes` in [memory] higher",
+                retry_after=1.0,
+            )
+        self.used += size
+
+
 class Mailbox:
-    """A message queue for each priority. Made at the first use, since most processes never get a message."""
+    """A message queue for each priority. Made at the first use, since most processes never get a message.
+
+    It is bounded by the number of messages and by the bytes of their bodies. Small bodies have the size 0, so a mailbox
+    without large bodies, in which `bytes` is 0, counts messages only. A body of any size fits into a mailbox that
+    holds no other large body.
+    """
 
     __slots__ = (
         "_indexes",
         "_normal_queue",
         "_other_queues",
         "_senders",
+        "_sizes",
+        "byte_capacity",
+        "bytes",
         "capacity",
         "closed",
         "received",
@@ -50,13 +80,16 @@ class Mailbox:
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.capacity = capacity
+        self.byte_capacity = BYTES
+        self.bytes = 0  # of counted bodies in the mailbox, and of those of senders that were woken
         self.closed = False
         self.taken = 0  # places taken by messages other than `CONTROL` ones, or reserved for senders that were woken
         self.receiver: Fiber | None = None  # waits for any message, longer than all in `selectors` have waited
         self.received: deque[tuple[int, str, int, int, int]] | None = None  # headings of the last received messages
         self.selectors: list[tuple[Fiber, Selector | None]] | None = None  # further receivers, in order of arrival
         self.woken_for: dict[Fiber, Message] | None = None  # receivers woken while others waited, and for which message
-        self._senders: deque[Fiber] | None = None  # wait for a place, in order of arrival
+        self._senders: deque[tuple[Fiber, int]] | None = None  # wait for room for a size, in order of arrival
+        self._sizes: dict[int, tuple[int, int, BodyMemory]] | None = None  # of counted bodies, by id: see `charge`
         self._normal_queue: MessageQueue | None = None  # of priority 0, which nearly all messages have
         self._other_queues: dict[int, MessageQueue] | None = None  # of the other priorities
         self._indexes: dict[str, Index] | None = None  # by attribute of messages
@@ -67,16 +100,39 @@ class Mailbox:
         return sum(map(len, self._by_urgency()))
 
     @property
+    def control_count(self) -> int:
+        """How many messages of the kernel wait. No other bound holds for them."""
+        queue = None if self._other_queues is None else self._other_queues.get(CONTROL)
+        return 0 if queue is None else len(queue)
+
+    @property
     def senders(self) -> list[Any]:
         """The threads that wait for a place, in order of arrival."""
-        return list(self._senders or ())
+        return [sender for sender, _ in self._senders or ()]
 
     @property
     def full(self) -> bool:
-        return self.taken >= self.capacity
+        return not self.has_room()
+
+    def has_room(self, size: int = 0) -> bool:
+        """Whether a new sender may put a body of `size` bytes: it fits, and no other sender waits for room."""
+        return self.taken < self.capacity and (not self.bytes or (not self._senders and self._fits(size)))
+
+    def _fits(self, size: int) -> bool:
+        return not size or not self.bytes or self.bytes + size <= self.byte_capacity
+
+    def charge(self, number: int, size: int, share: int, memory: BodyMemory) -> None:
+        """Count `size` bytes until message `number`, which is put next, leaves. Then give `share` bytes to `memory`.
+
+        The share is less than the size if many mailboxes have the same body.
+        """
+        if self._sizes is None:
+            self._sizes = {}
+        self._sizes[number] = size, share, memory
+        self.bytes += size
 
     def put(self, message: Message) -> StorageReceipt | None:
-        """Add `message`. The mailbox must be neither full nor closed, unless the message is a `CONTROL` one.
+        """Add `message`. The mailbox must have room and be open, unless the message is a `CONTROL` one.
 
         Returns None, or from the mailbox of a durable process a receipt for which the sender must wait.
         """
@@ -113,7 +169,7 @@ class Mailbox:
             self._indexes = None  # the mailbox is empty; without an index, receiving in order costs less
         if self.woken_for:
             self._forget_woken(message)
-        if self._senders or message.priority == CONTROL:
+        if self._senders or self._sizes or message.priority == CONTROL:
             self._free_place(message)
         else:
             self.taken -= 1
@@ -196,32 +252,47 @@ class Mailbox:
             if message is not None:
                 self._offer(message)
 
-    def add_sender(self, thread: Fiber) -> None:
-        """Wake `thread`, which parks now, when a place is reserved for it. The woken thread calls `end_send_wait`."""
+    def add_sender(self, thread: Fiber, size: int = 0) -> None:
+        """Wake `thread`, which parks now, when room for a body of `size` bytes is reserved for it.
+
+        The woken thread calls `end_send_wait`.
+        """
         if self._senders is None:
             self._senders = deque()
-        self._senders.append(thread)
+        self._senders.append((thread, size))
 
     def end_send_wait(self, thread: Fiber) -> bool:
-        """End the wait of `thread`. True if a place is reserved for it; the thread must use the place or pass it on."""
-        if self._senders and thread in self._senders:
-            self._senders.remove(thread)
-            return False
+        """End the wait of `thread`. True if room is reserved for it; the thread must use the room or pass it on."""
+        for position, (sender, _) in enumerate(self._senders or ()):
+            if sender is thread:
+                assert self._senders is not None
+                del self._senders[position]
+                if not position:
+                    self._wake_senders()  # the next ones may need less room than this one
+                return False
         return True
 
-    def use_place(self) -> None:
-        """Free the reserved place: its sender puts a message into it now, unless the mailbox is closed."""
+    def use_place(self, size: int = 0) -> None:
+        """Free the reserved room: its sender puts a message into it now, unless the mailbox is closed."""
         if not self.closed:
             self.taken -= 1
+            self.bytes -= size
 
-    def pass_on_place(self) -> None:
-        """Reserve a place, which has become free, for the next waiting sender. If no sender waits, it stays free."""
-        if self.closed:
-            return
-        if self._senders:
-            self._senders.popleft().wake()
-        else:
+    def pass_on_place(self, size: int = 0) -> None:
+        """Reserve room, which has become free, for the next waiting senders. If no sender waits, it stays free."""
+        if not self.closed:
             self.taken -= 1
+            self.bytes -= size
+            self._wake_senders()
+
+    def _wake_senders(self) -> None:
+        """Reserve room for as many of the waiting senders as fit, in order of arrival, and wake them."""
+        senders = self._senders
+        while senders and self.taken < self.capacity and self._fits(senders[0][1]):
+            thread, size = senders.popleft()
+            self.taken += 1
+            self.bytes += size
+            thread.wake()
 
     def close(self) -> list[Message]:
         """Close the mailbox, wake all waiting threads, and return the unread messages, the most urgent first."""
@@ -229,7 +300,10 @@ class Mailbox:
         rest = list(self.peek())
         receivers = [] if self.receiver is None else [self.receiver]
         receivers += [thread for thread, _ in self.selectors or ()]
-        senders = self._senders or ()
+        senders = self.senders
+        for _, share, memory in (self._sizes or {}).values():
+            memory.used -= share
+        self._sizes, self.bytes = None, 0
         self.receiver = self.selectors = self._senders = self.woken_for = None
         self._normal_queue = self._other_queues = self._indexes = None
         self.taken = 0
@@ -268,8 +342,13 @@ class Mailbox:
         return [queues[urgency] for urgency in sorted(queues, reverse=True)]
 
     def _free_place(self, message: Message) -> None:
-        if message.priority != CONTROL:
-            self.pass_on_place()
+        if message.priority == CONTROL:
+            return
+        size = 0
+        if self._sizes and message.id in self._sizes:
+            size, share, memory = self._sizes.pop(message.id)
+            memory.used -= share
+        self.pass_on_place(size)
 
     # ---- waiters
 

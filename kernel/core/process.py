@@ -29,6 +29,7 @@ from kernel.core.fiber import (
 )
 from kernel.core.mailbox import Mailbox
 from kernel.core.plain_wait import NO_WAIT, OUTSIDE, ThreadWait
+from kernel.core.process_tree import ProcessTree
 from kernel.core.suspension import Suspension
 from kernel.lib.wording import counted, quoted
 from kernel.policy.group import SchedulingGroup
@@ -161,6 +162,7 @@ class Process:
         "first_receiver",
         "followers",
         "generated_tokens",
+        "generation",
         "generations",
         "group",
         "held_back",
@@ -186,6 +188,7 @@ class Process:
         "suspensions",
         "threads",
         "timer",
+        "tree",
         "watchers",
     )
 
@@ -207,6 +210,8 @@ class Process:
         self.pid = pid
         self.parent = parent  # None once the parent or this process has ended
         self.parent_pid = 0 if parent is None else parent.pid
+        self.tree: ProcessTree | None = None  # None for the connection of a client, whose tasks have a tree each
+        self.generation = 0  # how many generations it is below the first process of its task
         self.program = program
         self.code = code  # the program itself; None for the connection of a client, and after the end
         self.args = args
@@ -237,7 +242,7 @@ class Process:
         self.dying: str = ""  # why it ends or has ended; empty before
         self.limits: Limits | None = None
         self.outcome: tuple[Any, ErrorInfo | None] = (None, None)  # value and error, while it is dying
-        self.timer: asyncio.TimerHandle | None = None  # for its deadline, or its grace period when it is dying
+        self.timer: asyncio.TimerHandle | None = None  # for its deadline; None when it is dying
         self.durable = durable  # the history of a durable process
         self.status: ExitStatus | None = None  # set when it has ended
         self.ended_at = 0.0  # by `time.monotonic`; 0 if it is alive or ended in a previous run of the daemon
@@ -277,7 +282,7 @@ class Process:
             if thread.path == path:
                 return thread
         known = ", ".join(thread.path for thread in self.threads) or "none"
-        raise UnknownThread(f"process {self.pid} has no thread {path!r}; it has {known}", pid=self.pid)
+        raise UnknownThread(f"process {self.pid} has no thread {quoted(path)!r}; it has {quoted(known)}", pid=self.pid)
 
     def open_mailbox(self) -> Mailbox:
         """The mailbox, made at first use. Takes over the first receiver."""

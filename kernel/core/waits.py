@@ -58,9 +58,14 @@ class RoomIn(_OnProcess):
         process, box = self.process, self.process.mailbox
         senders = [] if box is None else box.senders
         place = senders.index(thread) if thread in senders else 0
-        size = 0 if box is None else box.capacity
-        bound = process.limits is not None and process.limits.mailbox is not None
-        limit = f"{counted(size, 'message')}, {'the limit of the process' if bound else 'the default limit'}"
+        limits = process.limits
+        if box is None or box.taken >= box.capacity:
+            limit = counted(0 if box is None else box.capacity, "message")
+            bound = limits is not None and limits.mailbox is not None
+        else:
+            limit = f"{box.bytes} of at most {box.byte_capacity} bytes"
+            bound = limits is not None and limits.mailbox_bytes is not None
+        limit += ", the limit of the process" if bound else ", the default limit"
         return WaitFacts(
             kind="mailbox",
             doing=f"waiting for room in the mailbox of process {process.pid} ({quoted(process.program)})",

@@ -25,8 +25,8 @@ class DurableMailbox(Mailbox):
 
     __slots__ = ("_commits", "_now", "_pid")
 
-    def __init__(self, pid: int, capacity: int, commits: Commits, now: Callable[[], float]) -> None:
-        super().__init__(capacity)
+    def __init__(self, pid: int, commits: Commits, now: Callable[[], float]) -> None:
+        super().__init__()
         self._pid = pid
         self._commits = commits
         self._now = now

@@ -11,11 +11,12 @@ import asyncio
 from typing import Any, cast
 
 from ipc.codec import decode
-from ipc.errors import InvalidCall, MailboxFull, NotACall, TimedOut
+from ipc.errors import InvalidCall, NotACall, TimedOut
 from ipc.messages import Message
 from ipc.syscalls import DOWN, Call, Publish, Receive, Reply, Send
 from kernel.core.answers import UNANSWERED, Unanswerable, mark_caller_gone
 from kernel.core.fiber import PARK
+from kernel.core.mailbox import Mailbox
 from kernel.core.plain_wait import PlainWait
 from kernel.core.process import PendingCalls, Process, Thread
 from kernel.core.timers import Timer
@@ -27,7 +28,9 @@ from kernel.durable.pending_restarts import PendingRestarts
 from kernel.durable.recorded_call import raw
 from kernel.journal.changes import DropReply, PutLastDelivered, PutReply
 from kernel.lib.validation import check_timeout
-from kernel.messages.messaging import Messaging, wait_for_room
+from kernel.messages.body_size import counted_size
+from kernel.messages.messaging import Messaging, mailbox_full, wait_for_room
+from kernel.messages.publications import DELIVERIES
 from kernel.messages.publish import Publisher
 from kernel.messages.validation import build_message
 
@@ -65,20 +68,21 @@ class DurableMessages:
         if self._is_new(process, recipient, key):
             message = build_message(process, recipient, call, number)
             box = recipient.open_mailbox()
-            if not call.wait and box.full and not self._messaging.make_room(recipient, box):
-                raise MailboxFull(
-                    f"the mailbox of process {recipient.pid} is full ({box.capacity} messages); wait for room "
-                    "(wait=True) or try again later",
-                    to=recipient.pid,
-                    capacity=box.capacity,
-                )
+            if not call.wait and not self._messaging.make_room(recipient, box, counted_size(message.body)):
+                raise mailbox_full(recipient, box)
             await self._put(process, recipient, message, key)
         return number
 
     async def publish(self, process: Process, call: Publish, key: CallKey) -> int:
         count = 0
-        subscribers, call = self._publication.prepare(call)
-        for recipient in subscribers:
+        search, call = self._publication.prepare(call)
+        while not search.advance():
+            await asyncio.sleep(0)
+        for position, recipient in enumerate(search.found):
+            if position % DELIVERIES == DELIVERIES - 1:
+                await asyncio.sleep(0)  # the subscribers may be many
+            if recipient.ended:
+                continue
             if recipient.durable is None:
                 number = self._messaging.next_id()
             elif self._is_new(process, recipient, key):
@@ -88,7 +92,7 @@ class DurableMessages:
                 count += 1
                 continue
             message = build_message(process, recipient, call, number)
-            count += self._publication.offer(recipient, message) is not False
+            count += self._publication.offer(recipient, message, len(search.found)) is not False
         return count
 
     async def call(self, process: Process, call: Call, key: CallKey) -> Any:
@@ -172,6 +176,13 @@ class DurableMessages:
             process.pending_calls = PendingCalls(process)
         process.pending_calls.setdefault(message, None)
 
+    def count_restored(self, box: Mailbox, message: Message) -> None:
+        """Count the bytes of a message of a previous run, even if they exceed the present limits."""
+        size, memory = counted_size(message.body), self._messaging.memory
+        if size:
+            memory.used += size
+            box.charge(message.id, size, size, memory)
+
     def load_replies(self, pid: int, replies: list[tuple[int, bytes]]) -> None:
         self._replies.update((number, (pid, body)) for number, body in replies)
 
@@ -211,15 +222,22 @@ class DurableMessages:
         self, process: Process, recipient: Process, message: Message, key: CallKey, timer: Timer | None = None
     ) -> None:
         """Put `message` into the mailbox of `recipient`; wait for room first if it is full."""
-        box = recipient.open_mailbox()
-        while box.full and not self._messaging.make_room(recipient, box):
-            if timer is not None and timer.expired:
-                raise TimedOut(f"process {recipient.pid} had no room for the call in time", to=recipient.pid)
-            if await wait_for_room(box, cast("Thread", asyncio.current_task()), RoomIn(recipient)):
-                break
-        if box.closed:
-            raise self._messaging.unknown(recipient.pid)
-        box.put(message)
+        box, size, memory = recipient.open_mailbox(), counted_size(message.body), self._messaging.memory
+        memory.take(size)  # a body that waits takes memory, too
+        try:
+            while not self._messaging.make_room(recipient, box, size):
+                if timer is not None and timer.expired:
+                    raise TimedOut(f"process {recipient.pid} had no room for the call in time", to=recipient.pid)
+                if await wait_for_room(box, cast("Thread", asyncio.current_task()), RoomIn(recipient), size):
+                    break
+            if box.closed:
+                raise self._messaging.unknown(recipient.pid)
+        finally:
+            memory.used -= size
+        if size:
+            self._messaging.put_large(box, message, size)
+        else:
+            box.put(message)
         self._note_delivery(process, recipient, key)
 
     def _register_caller(self, process: Process, recipient: Process, number: int) -> None:

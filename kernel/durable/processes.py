@@ -20,7 +20,6 @@ from ipc.errors import HistoryDamaged, LlmosError, MalformedFrame, to_wire
 from ipc.messages import Message
 from ipc.syscalls import ExitStatus, MemorySet, Register, Spawn, Subscribe, Wait
 from kernel.core.event_log import EventLog
-from kernel.core.mailbox import CAPACITY
 from kernel.core.process import Process, Thread
 from kernel.durable.commits import CommitReceipt, Commits
 from kernel.durable.history import CallHistory, CallKey, DurableTask, history_of
@@ -206,8 +205,10 @@ class DurableProcesses:
         task, row = history.task, history.row
         if task.root is None:
             task.root = process
-        capacity = process.mailbox.capacity if process.mailbox is not None else CAPACITY
-        box = process.mailbox = DurableMailbox(process.pid, capacity, self._commits, self._dispatcher.loop.time)
+        limited = process.mailbox
+        box = process.mailbox = DurableMailbox(process.pid, self._commits, self._dispatcher.loop.time)
+        if limited is not None:
+            box.capacity, box.byte_capacity = limited.capacity, limited.byte_capacity
         if call.name is not None:
             self._commits.persist(PutName(call.name, process.pid))
         if row is not None:
@@ -238,14 +239,15 @@ class DurableProcesses:
             fields = (message.id, message.type, message.sender, message.recipient, message.priority)
             message = Message(*fields, message.correlation, deadline, message.body)
             try:
-                box.restore(declared(process, message))
+                message = declared(process, message)
             except LlmosError as error:  # the program now accepts other messages
                 log.warning(
                     "the program does not accept a message of the previous run; the message stays unconverted",
                     pid=row.pid,
                     error=error.message,
                 )
-                box.restore(message)
+            box.restore(message)
+            self._messages.count_restored(box, message)
             if message.correlation == message.id:
                 self._messages.add_pending_call(process, message.id)
         for number in _decoded(row.pending_calls, list[int]) if row.pending_calls is not None else ():

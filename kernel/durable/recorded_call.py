@@ -7,6 +7,7 @@ first time, so that an agent gets the same value from the journal. It never comp
 from __future__ import annotations
 
 import hashlib
+import itertools
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ import msgspec
 from ipc.codec import decode, encode
 from ipc.errors import ErrorInfo
 from ipc.messages import Message
-from ipc.syscalls import Receive, Syscall
+from ipc.syscalls import Limits, Receive, Spawn, Syscall
 from kernel.core.process import Process
 from kernel.messages.validation import to_declared_type
 
@@ -88,13 +89,26 @@ def fingerprint_of(call: Syscall) -> CallFingerprint:
 
 def _without_new_fields(call: Syscall) -> Syscall | list[Any]:
     """A value whose encoding is that of `call` before fields were appended, as far as these have their defaults."""
-    if not call.appended:
+    limits = call.limits if isinstance(call, Spawn) else None
+    if not call.appended and limits is None:
         return call
     fields = list(msgspec.structs.astuple(call))
-    defaults = list(call.__struct_defaults__[-call.appended :])
+    if limits is not None:
+        fields[call.__struct_fields__.index("limits")] = _limits_without_new_fields(limits)
+    defaults = list(call.__struct_defaults__[-call.appended :]) if call.appended else []
     while defaults and fields[-1] == defaults.pop():
         fields.pop()
     return [call.__struct_config__.tag, *fields]
+
+
+def _limits_without_new_fields(limits: Limits) -> msgspec.Raw:
+    """The encoding of `limits`, a mapping, without the appended fields at the end that are None."""
+    named = list(msgspec.structs.asdict(limits).items())
+    old = len(named) - limits.appended
+    while len(named) > old and named[-1][1] is None:
+        named.pop()
+    # By hand: the encoder would sort a dictionary, but it leaves the fields of a Struct in their order.
+    return msgspec.Raw(bytes([0x80 | len(named)]) + b"".join(map(ENCODER.encode, itertools.chain(*named))))
 
 
 def raw(value: Any) -> msgspec.Raw:

@@ -20,13 +20,17 @@ Number = Annotated[int, Meta(ge=0)]
 
 
 class MemoryQuotas(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Limits: the keys and bytes of each process, the regions and bytes of each owner, and the bytes of all regions."""
+    """Limits: the keys and bytes of each process, the regions and bytes of each owner, and the bytes of all regions.
+
+    `message_bytes` limits the bytes of unread messages in all mailboxes together (`kernel/messages`).
+    """
 
     keys: Number = 10_000
     key_bytes: Number = 64 * 1024 * 1024
     regions: Number = 10_000
     region_bytes: Number = 256 * 1024 * 1024
     shared_bytes: Number = 1024 * 1024 * 1024
+    message_bytes: Number = 1024 * 1024 * 1024
 
 
 class MemoryUsage:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 
-import msgspec
 import structlog
 
 from ipc.messages import Message
 from ipc.syscalls import DeadLetter, Heading
 from kernel.core.process import Process
+from kernel.messages.body_size import size
 
 CAPACITY = 1000
 
@@ -58,10 +58,3 @@ def heading(message: Message) -> Heading:
         message.correlation,
         size(message.body),
     )
-
-
-def size(body: object) -> int:
-    """The bytes of a body that is text, `bytes` or an encoded value; 0 for other values, which pass by reference."""
-    if isinstance(body, str):
-        return len(body.encode())
-    return memoryview(body).nbytes if isinstance(body, bytes | msgspec.Raw) else 0

@@ -7,7 +7,7 @@ module never drops a message silently: a message that expires, or whose recipien
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,7 +17,7 @@ from ipc.messages import Message
 from ipc.syscalls import Call, Reply, Send
 from kernel.core.answers import UNANSWERED, Unanswerable, mark_caller_gone
 from kernel.core.fiber import PARK
-from kernel.core.mailbox import CONTROL, Mailbox
+from kernel.core.mailbox import CONTROL, BodyMemory, Mailbox
 from kernel.core.plain_wait import ThreadWait
 from kernel.core.process import PendingCalls, Process, Thread
 from kernel.core.process_table import ProcessTable
@@ -27,6 +27,7 @@ from kernel.dispatch import deadlock
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate
 from kernel.lib.validation import check_timeout
+from kernel.messages.body_size import counted_size
 from kernel.messages.dead_letters import DeadLetterQueue
 from kernel.messages.names import NameRegistry
 from kernel.messages.validation import (
@@ -40,6 +41,9 @@ from kernel.messages.validation import (
     prepare,
 )
 
+if TYPE_CHECKING:
+    from kernel.core.mailbox import StorageReceipt
+
 LONG = 1e9  # seconds; `call` accepts a float up to this as its timeout without `check_timeout`
 
 
@@ -50,11 +54,14 @@ class Messaging:
     urgent its callers are.
     """
 
-    def __init__(self, table: ProcessTable, gate: Gate, dispatcher: Dispatcher, names: NameRegistry) -> None:
+    def __init__(
+        self, table: ProcessTable, gate: Gate, dispatcher: Dispatcher, names: NameRegistry, body_bytes: int
+    ) -> None:
+        self.memory = BodyMemory(body_bytes)
         self._table = table
         self._alive = table.alive
         self._dispatcher = dispatcher
-        self._loop = dispatcher.loop
+        self.loop = self._loop = dispatcher.loop
         self._names = names
         self._last_id = 0
         self.on_urgency: list[Callable[[Process], None]] = []
@@ -74,6 +81,9 @@ class Messaging:
             or of in SMALL_TYPES
         ):
             kind, body = prepare(recipient, kind, body)
+            size = counted_size(body)
+        else:
+            size = 0
         if kind is not UNTYPED or priority is not ZERO or call.correlation is not ZERO:
             check_heading(kind, priority, call.correlation)
         self._last_id = number = self._last_id + 1
@@ -82,39 +92,55 @@ class Messaging:
         box = recipient.mailbox
         if box is None:
             box = recipient.open_mailbox()
-        if box.taken < box.capacity or self.make_room(recipient, box):
-            receipt = box.put(message)
+        if (box.taken < box.capacity and not (size or box.bytes)) or self.make_room(recipient, box, size):
+            receipt = box.put(message) if not size else self.put_large(box, message, size)
             return number if receipt is None else receipt.answer_after_commit(number)
         if call.wait:
-            return self._send_later(box, message, recipient)
-        raise MailboxFull(
-            f"the mailbox of process {recipient.pid} is full ({box.capacity} messages); "
-            "wait for room (wait=True) or try again later",
-            to=recipient.pid,
-            capacity=box.capacity,
-        )
+            return self._send_later(box, message, recipient, size)
+        raise mailbox_full(recipient, box)
 
-    async def _send_later(self, box: Mailbox, message: Message, recipient: Process) -> int:
+    def put_large(self, box: Mailbox, message: Message, size: int, share: int | None = None) -> StorageReceipt | None:
+        """Put `message` into `box`, and count the `size` bytes of its body, in `memory` as `share` bytes if given.
+
+        Raises `Busy`, and then nothing was put.
+        """
+        share = size if share is None else share
+        self.memory.take(share)
+        try:
+            receipt = box.put(message)
+        except BaseException:
+            self.memory.used -= share
+            raise
+        box.charge(message.id, size, share, self.memory)
+        return receipt
+
+    async def _send_later(self, box: Mailbox, message: Message, recipient: Process, size: int) -> int:
         # Look before the first wait: a client's send runs as a thread of its own, one turn after the
         # mailbox was full, so there may be room now. Look after each wait: the thread may have been woken for another
         # reason.
         thread = self._dispatcher.running
-        while box.full and not await wait_for_room(box, thread, RoomIn(recipient)):
-            pass
+        self.memory.take(size)  # a body that waits takes memory, too
+        try:
+            while not box.has_room(size) and not await wait_for_room(box, thread, RoomIn(recipient), size):
+                pass
+        finally:
+            self.memory.used -= size
         if box.closed:
             raise self._table.unknown(message.recipient)
-        receipt = box.put(message)
+        receipt = box.put(message) if not size else self.put_large(box, message, size)
         if receipt is not None:
             await receipt.answer_after_commit(None)
         return message.id
 
-    def make_room(self, recipient: Process, box: Mailbox) -> bool:
-        """Drop the messages of a full mailbox that are past their deadline. Returns whether there is room now."""
+    def make_room(self, recipient: Process, box: Mailbox, size: int = 0) -> bool:
+        """Whether a body of `size` bytes fits into `box`, after the messages past their deadline were dropped."""
+        if box.has_room(size):
+            return True
         now = self._loop.time()
         for message in [message for message in box.peek() if message.deadline is not None and now >= message.deadline]:
             box.discard(message)
             self.dead_letters.expire(recipient, message)
-        return not box.full
+        return box.has_room(size)
 
     # ---- call and reply
 
@@ -130,6 +156,9 @@ class Messaging:
             or of in SMALL_TYPES
         ):
             kind, body = prepare(recipient, kind, body)
+            size = counted_size(body)
+        else:
+            size = 0
         if kind is not UNTYPED or priority is not ZERO:
             check_heading(kind, priority)
         thread, timeout = self._dispatcher.running, call.timeout
@@ -145,13 +174,16 @@ class Messaging:
         thread.answer = UNANSWERED
         try:
             box = recipient.mailbox or recipient.open_mailbox()
-            if box.taken >= box.capacity and not self.make_room(recipient, box):
-                await self._wait_for_room(call, recipient, box, timer)
+            if (box.taken >= box.capacity or size or box.bytes) and not self.make_room(recipient, box, size):
+                await self._wait_for_room(call, recipient, box, timer, size)
             pending_calls = recipient.pending_calls
             if pending_calls is None:
                 pending_calls = recipient.pending_calls = PendingCalls(recipient)
+            if size:
+                self.put_large(box, message, size)
+            else:
+                box.put(message)
             pending_calls[number] = thread
-            box.put(message)
             if thread.priority > recipient.priority or process.pending_calls:
                 self.urgency_changed(recipient)
             while thread.answer is UNANSWERED:
@@ -180,12 +212,18 @@ class Messaging:
         process.messages_received += 1
         return reveal(answer) if of is msgspec.Raw and not process.is_client else answer
 
-    async def _wait_for_room(self, call: Call, recipient: Process, box: Mailbox, timer: Timer | None) -> None:
-        """Wait until the mailbox of the recipient has a place for the call. Raises `TimedOut`, `UnknownProcess`."""
-        while box.full:
-            _check_time(timer, call, "had no room for the call")  # also before the first wait
-            if await wait_for_room(box, self._dispatcher.running, RoomIn(recipient)):
-                break
+    async def _wait_for_room(
+        self, call: Call, recipient: Process, box: Mailbox, timer: Timer | None, size: int
+    ) -> None:
+        """Wait until the mailbox of the recipient has room for the call. Raises `TimedOut`, `UnknownProcess`."""
+        self.memory.take(size)
+        try:
+            while not box.has_room(size):
+                _check_time(timer, call, "had no room for the call")  # also before the first wait
+                if await wait_for_room(box, self._dispatcher.running, RoomIn(recipient), size):
+                    break
+        finally:
+            self.memory.used -= size
         if recipient.ended:
             raise self._table.unknown(recipient.pid)
 
@@ -283,24 +321,34 @@ class Messaging:
         return self._last_id
 
 
-async def wait_for_room(box: Mailbox, thread: Thread, why: ThreadWait) -> bool:
-    """Wait in line for a place in `box`. Raises `DeadlockDetected`.
+def mailbox_full(recipient: Process, box: Mailbox) -> MailboxFull:
+    """The error for a sender that does not wait for room."""
+    return MailboxFull(
+        f"the mailbox of process {recipient.pid} is full (it has {box.taken} of {box.capacity} messages, with "
+        f"{box.bytes} of {box.byte_capacity} bytes in large bodies); wait for room (wait=True) or try again later",
+        to=recipient.pid,
+        capacity=box.capacity,
+    )
 
-    Returns True if a place is reserved for the caller: it must now put its message, unless the mailbox has been
+
+async def wait_for_room(box: Mailbox, thread: Thread, why: ThreadWait, size: int = 0) -> bool:
+    """Wait in line for room for a body of `size` bytes in `box`. Raises `DeadlockDetected`.
+
+    Returns True if the room is reserved for the caller: it must now put its message, unless the mailbox has been
     `closed`. Returns False if something else woke the thread.
     """
-    box.add_sender(thread)
+    box.add_sender(thread, size)
     thread.waits_for = why
     try:
         deadlock.check(thread)
         await PARK
     except BaseException:
         if box.end_send_wait(thread):
-            box.pass_on_place()
+            box.pass_on_place(size)
         raise
     reserved = box.end_send_wait(thread)
     if reserved:
-        box.use_place()
+        box.use_place(size)
     return reserved
 
 

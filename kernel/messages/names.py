@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ipc.errors import InvalidCall, NameTaken, NotPermitted, UnknownName
+from ipc.errors import InvalidCall, LimitExceeded, NameTaken, NotPermitted, UnknownName
 from ipc.syscalls import NameInfo, Names, Register, Spawn, Unregister
 from kernel.core.process import Process
 from kernel.core.process_table import ProcessTable
 from kernel.gate import Gate
+from kernel.lib.wording import quoted
 
 MAX_LENGTH = 200  # characters of a name
+MOST_NAMES = 1000  # of one process
 
 
 class NameRegistry:
@@ -36,12 +38,21 @@ class NameRegistry:
         """The holder of `name`. Raises `UnknownName`."""
         holder = self._holders.get(name)
         if holder is None:
+            name = quoted(name)
             raise UnknownName(f"no process is registered as {name!r}; `llmos names` lists the names", name=name)
         return holder
 
     def register(self, process: Process, call: Register) -> None:
         holder = self._table.get(call.pid) if call.pid else process
         self._check(call.name, holder)
+        names = self._names.get(holder, ())
+        if len(names) >= MOST_NAMES and call.name not in names:
+            raise LimitExceeded(
+                f"process {holder.pid} has {MOST_NAMES} names, which is the limit; give one up",
+                limit="process names",
+                maximum=MOST_NAMES,
+                wanted=len(names) + 1,
+            )
         self._holders[call.name] = holder
         self._names.setdefault(holder, set()).add(call.name)
 

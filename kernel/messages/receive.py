@@ -24,8 +24,9 @@ from kernel.core.selector import Selector
 from kernel.core.timers import Timer
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate
-from kernel.lib.validation import check_timeout
+from kernel.lib.validation import check_text, check_timeout
 from kernel.messages.dead_letters import DeadLetterQueue
+from kernel.messages.validation import MAX_TYPE
 
 
 class Receiver:
@@ -56,6 +57,8 @@ class Receiver:
     def _receive_selected(self, process: Process, call: Receive) -> Message | Coroutine[Any, Any, Message]:
         timeout = check_timeout(call.timeout)
         selector = None
+        if call.type is not None:
+            check_text(call.type, "the type of a message", MAX_TYPE)
         if (call.type, call.sender, call.correlation, call.where) != (None, None, None, None):
             selector = Selector(call.type, call.sender, call.correlation, call.where)
         message = self._take(process, selector)

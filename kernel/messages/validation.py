@@ -19,14 +19,14 @@ from ipc.messages import Message
 from ipc.syscalls import Call, Publish, Send
 from kernel.core.process import Process
 from kernel.lib.validation import check_priority, check_seconds, check_text
-from kernel.messages.dead_letters import size
+from kernel.messages.body_size import SMALL_BODY, size
 
 MAX_TYPE = 4096  # characters of the type of a message, which may be a topic
 MAX_BODY = 4 * 1024 * 1024  # bytes of an encoded body; larger values belong in shared memory
 MAX_INT = 2**63 - 1  # the largest signed integer of msgpack
 
 # For speed, `send` and `call` repeat the checks of common messages inline, with the constants below.
-SHORT_TEXT = MAX_BODY // 4  # characters; at 4 bytes each, the most in UTF-8, they still fit
+SHORT_TEXT = SMALL_BODY  # characters; in ASCII as many bytes, for which a mailbox does not count the bytes
 SMALL_TYPES = frozenset({bool, float, type(None)})  # their values are immutable and never too large
 UNTYPED, ZERO = "", 0  # a heading field that is this very object has its default, and needs no check
 

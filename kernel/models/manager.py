@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from ipc.errors import ModelNotFound, UnknownModel
+from ipc.errors import InvalidPolicy, LimitExceeded, ModelNotFound, UnknownModel
 from ipc.syscalls import ModelInfo, Models, PolicyInfo, SetPolicy, SlotInfo, Slots
 from kernel.core.process import Process, Thread
 from kernel.dispatch.priority_inheritance import awaited_by
@@ -21,6 +21,7 @@ from kernel.drivers.protocol import DISK_RESERVE
 from kernel.gate import Gate
 from kernel.lib.machine import Machine, MachineSample
 from kernel.lib.units import show_size
+from kernel.lib.validation import check_text
 from kernel.models.call_log import CallLog
 from kernel.models.calls import ModelSubsystem
 from kernel.models.footprint import MeasuredSizes
@@ -36,6 +37,10 @@ from kernel.models.swap import SwapArea
 from kernel.processes.limits import LimitEnforcer
 
 SAMPLE_SECONDS = 1.0  # between two samples of the machine
+MAX_NAME = 4096  # characters of the name or path of a model
+MAX_OWNER = 200  # characters of an owner, and of a kind of policy
+MOST_MODELS = 1000  # configured, or named by their paths
+MOST_WEIGHTS = 10_000
 
 log = structlog.get_logger("kernel.models")
 
@@ -97,6 +102,14 @@ class ResourceManager:
         current = runtime.rules.policy
         names = ("kind", "quantum", "aging", "starvation")
         given = {name: value for name in names if (value := getattr(call, name)) is not None}
+        if call.kind is not None:
+            check_text(call.kind, "the kind of a policy", MAX_OWNER)
+        for owner in call.weights:
+            check_text(owner, "an owner", MAX_OWNER)
+        if len(current.weights | call.weights) > MOST_WEIGHTS:
+            raise InvalidPolicy(
+                f"weights for {len(current.weights | call.weights)} owners; {MOST_WEIGHTS} are the most"
+            )
         if call.weights:
             given["weights"] = current.weights | call.weights
         if given:
@@ -114,6 +127,7 @@ class ResourceManager:
         runtime = self._runtimes.get(name)
         if runtime is not None:
             return runtime
+        check_text(name, "the name of a model", MAX_NAME)
         spec = self._specs.get(name)
         if spec is None:
             if not looks_local(name):
@@ -124,6 +138,13 @@ class ResourceManager:
             spec = ModelSpec(path=name)
             if spec.missing_path() is not None:
                 raise ModelNotFound(f"no model at {spec.missing_path()}", path=name)
+            if len(self._specs) >= MOST_MODELS:
+                raise LimitExceeded(
+                    f"the daemon knows {MOST_MODELS} models, which is the limit; a restart forgets paths",
+                    limit="models",
+                    maximum=MOST_MODELS,
+                    wanted=len(self._specs) + 1,
+                )
             self._specs[name] = spec
         policy = self._scheduling.policy_of(spec)
         runtime = self._runtimes[name] = ModelRuntime(name, spec, policy, self._services)

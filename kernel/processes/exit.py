@@ -1,8 +1,9 @@
 """The end of a process: cancels its threads, kills its children, sets its exit status and calls its watchers.
 
 The gate calls `wait`; the lifecycle and every subsystem that ends a process call the rest. A process is dying until its
-last thread and child are gone; then it is buried. The kernel never runs a task that waits for the last one: each thread
-and child that ends checks whether it was the last. One timer bounds the `finally` blocks of threads.
+last thread and child are gone; then it is buried. Descendants end in slices, each in a turn of the loop. The kernel
+never runs a task that waits for the last one: each thread and child that ends checks whether it was the last. One timer
+bounds the `finally` blocks of threads.
 `kernel.processes.outcome` maps the end of the main thread to the exit status.
 """
 
@@ -10,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine
+from time import perf_counter
 from typing import Any, cast
 
 import msgspec
@@ -32,6 +34,8 @@ from kernel.lib.validation import check_timeout
 from kernel.processes.outcome import INTENDED
 
 GRACE = 2.0  # seconds for the `finally` blocks of a cancelled thread
+SLICE = 0.002  # seconds of one turn of the loop for the end of descendants, so that everybody else gets turns, too
+BURIALS = 64  # processes along one line of ancestors that are buried in one turn
 
 log = structlog.get_logger("kernel.processes")
 
@@ -51,6 +55,10 @@ class ProcessExit:
         self.on_end: list[Callable[[Process], None]] = []
         self.on_thread_end: list[Callable[[Thread], None]] = []
         self.exits: Counter[str] = Counter()
+        self.ending_descendants: deque[Process] = deque()  # their parents are dying, and they will be
+        self._slice_scheduled = False
+        self._dying: deque[tuple[float, Process]] = deque()  # have threads, and when the grace time of these is over
+        self._grace_timer: asyncio.TimerHandle | None = None
         gate.register({Wait: self.wait})
 
     # ---- system calls
@@ -113,12 +121,31 @@ class ProcessExit:
         self._dispatcher.release(process)
         for thread in tuple(process.threads):
             thread.cancel()
-        for child in process.children:
-            # In the next turn of the loop, because a long line of descendants would make the recursion too deep.
-            self._loop.call_soon(self.end, child, "killed", f"its parent, process {process.pid}, ended")
+        if process.children:
+            # In later turns of the loop, because there may be many, and a long line of them would recurse too deeply.
+            self.ending_descendants.extend(process.children)
+            if not self._slice_scheduled:
+                self._slice_scheduled = True
+                self._loop.call_soon(self._end_descendants)
         if process.threads:
-            process.timer = self._loop.call_later(GRACE, self._grace_over, process)
+            self._dying.append((self._loop.time() + GRACE, process))
+            if self._grace_timer is None:
+                self._grace_timer = self._loop.call_later(GRACE, self._grace_over)
         self._bury_if_empty(process)
+
+    def check_ancestors(self, process: Process) -> None:
+        """If an ancestor of `process` is dying, end `process` now, and raise `Killed`.
+
+        Called before a spawn while descendants of a dying process have yet to end. A program that spawns faster than
+        its processes end would never end otherwise.
+        """
+        ancestor = process.parent
+        while ancestor is not None:
+            if ancestor.dying:
+                why = f"its ancestor, process {ancestor.pid}, ended"
+                self.end(process, "killed", why)
+                raise Killed(f"process {process.pid} may spawn nothing: {why}", pid=process.pid)
+            ancestor = ancestor.parent
 
     def thread_gone(self, future: asyncio.Future[Any]) -> Process:
         """Remove a thread that ended, or was abandoned, from its process. Returns the process."""
@@ -143,12 +170,36 @@ class ProcessExit:
 
     # ---- inside
 
-    def _grace_over(self, process: Process) -> None:
-        """Abandon the threads that ignored their cancellation. Wait again if the loop has yet to deliver one."""
-        process.timer = None
-        if any(thread.about_to_be_cancelled for thread in process.threads):
-            process.timer = self._loop.call_later(GRACE, self._grace_over, process)
-            return
+    def _end_descendants(self) -> None:
+        """Begin to end as many descendants of dying processes as fit into a slice of this turn of the loop."""
+        descendants, until = self.ending_descendants, perf_counter() + SLICE
+        try:
+            while descendants:
+                child = descendants.popleft()
+                self.end(child, "killed", f"its parent, process {child.parent_pid}, ended")
+                if perf_counter() >= until:
+                    break
+        finally:  # also if a hook raises: the other descendants must end
+            self._slice_scheduled = bool(descendants)
+            if descendants:
+                self._loop.call_soon(self._end_descendants)
+
+    def _grace_over(self) -> None:
+        """Abandon the threads that ignored their cancellation for the grace time."""
+        self._grace_timer = None
+        dying, now, until = self._dying, self._loop.time(), perf_counter() + SLICE
+        while dying and (dying[0][1].ended or dying[0][0] <= now):
+            process = dying.popleft()[1]
+            if any(thread.about_to_be_cancelled for thread in process.threads):  # the loop has yet to cancel one
+                dying.append((now + GRACE, process))
+            else:
+                self._abandon_threads(process)
+            if perf_counter() >= until:
+                break
+        if dying:
+            self._grace_timer = self._loop.call_later(max(dying[0][0] - now, 0.0), self._grace_over)
+
+    def _abandon_threads(self, process: Process) -> None:
         for thread in tuple(process.threads):
             if not thread.done():
                 log.error(
@@ -159,11 +210,13 @@ class ProcessExit:
     def _bury_if_empty(self, process: Process) -> None:
         """Bury `process` if it is dying and has no threads and no children left. Then do the same with its parent."""
         following: Process | None = process
-        while following is not None and following.dying and not (following.threads or following.children):
-            if following.ended:
+        for _ in range(BURIALS):
+            if following is None or not following.dying or following.threads or following.children or following.ended:
                 return
             dead, following = following, following.parent
             self._bury(dead)
+        if following is not None:
+            self._loop.call_soon(self._bury_if_empty, following)
 
     def _bury(self, process: Process) -> None:
         value, error = process.outcome
@@ -171,9 +224,8 @@ class ProcessExit:
         process.status = ExitStatus(process.pid, process.program, process.dying, value, error, process.usage())
         process.ended_at = time.monotonic()
         process.suspensions = None
-        if process.timer is not None:
-            process.timer.cancel()
-            process.timer = None
+        if process.tree is not None:
+            process.tree.remove()
         parent, process.parent = process.parent, None
         if parent is not None and parent.children:
             parent.children.pop(process, None)

@@ -21,6 +21,7 @@ from kernel.core.event_log import EventLog
 from kernel.core.fiber import NEW
 from kernel.core.process import CLIENT, DurableHistory, Process, Thread
 from kernel.core.process_table import ProcessTable
+from kernel.core.process_tree import ProcessTree
 from kernel.core.stream import Stream
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate, SystemCalls
@@ -33,6 +34,8 @@ from kernel.programs.program import Program
 
 MAX_PROCESSES = 200_000
 MAX_OWNER = 200  # characters
+MAX_PROGRAM = 4096  # characters of a name or path; up to 200 need no check
+SHORT_NAME = 200
 
 
 class Admission(Protocol):
@@ -137,6 +140,8 @@ class Lifecycle:
             raise ShuttingDown("the daemon is shutting down and takes no new tasks", retry_after=5.0)
         if len(self.table.alive) >= MAX_PROCESSES:
             raise Busy(f"{MAX_PROCESSES} processes are alive, which is the limit; try later", retry_after=1.0)
+        if type(call.program) is not str or len(call.program) > SHORT_NAME:
+            check_text(call.program, "the name of a program", MAX_PROGRAM)
         if call.priority is not None:
             check_priority(call.priority)
         if call.deadline is not None:
@@ -167,7 +172,12 @@ class Lifecycle:
         if args or call.positional or not program.needs_no_arguments:
             args = program.bind(args, call.positional, lenient=call.lenient)
         if parent.dying and not (parent.is_client and call.detach):
-            raise Killed(f"process {parent.pid} ended while it spawned {call.program}")
+            raise Killed(f"process {parent.pid} ended while it spawned {call.program}", pid=parent.pid)
+        if self.process_exit.ending_descendants:
+            self.process_exit.check_ancestors(parent)
+        tree = parent.tree
+        if tree is not None and (tree.outer or tree.alive >= tree.most or parent.generation >= tree.deepest):
+            tree.check(parent.generation + 1)
         for admission in concerned:
             admission.admit(parent, call)
         return args
@@ -210,6 +220,13 @@ class Lifecycle:
         )
         context = self.make_context(self._gate, process) if durable is None else durable.context(process)
         coro = program.function(context, **args) if args else program.function(context)
+        tree = parent.tree
+        if tree is None:
+            tree = ProcessTree(pid)
+        else:
+            process.generation = parent.generation + 1
+        process.tree = tree
+        tree.add()
         table.alive[pid] = process
         if not detach:
             if not parent.children:

@@ -3,19 +3,22 @@
 Called when a process starts, when a model is called, when tokens arrive, and when private memory grows. It checks
 processor times every `CPU_CHECK` seconds while any are limited. It never counts tokens or memory; it is passed the
 numbers. The limits of a child are never wider than those of a parent that is an agent. The limits of an owner hold for
-all its processes together, except those on mailbox length and wall time, which hold for each process.
+all its processes together, except those on mailboxes, wall time and depth, which hold for each process. The number of
+a task's processes and generations is counted by its `ProcessTree`, which also has the limits of tasks that set none.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from math import inf
 
 import msgspec
 
 from ipc.errors import InvalidCall, LimitExceeded, to_wire
 from ipc.syscalls import Limits, Spawn
 from kernel.core.process import Process
+from kernel.core.process_tree import ProcessTree
 from kernel.gate import Gate
 from kernel.processes.exit import ProcessExit
 
@@ -23,6 +26,8 @@ NEARLY = 0.9  # the part of a limit from which on explanations mention it
 CPU_CHECK = 0.2  # seconds between two checks of processor times
 
 UNLIMITED = Limits()
+NONE = None, None
+OF_EACH_PROCESS = ("mailbox", "mailbox_bytes", "wall_seconds", "depth")  # also where an owner has these limits
 
 
 class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -36,16 +41,24 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 class _Account:
     """The usage of one owner: `tokens` of all its processes, `cpu_seconds` of those that have ended."""
 
-    __slots__ = ("alive", "cpu_seconds", "limits", "tokens")
+    __slots__ = ("_summed", "_summed_at", "alive", "cpu_seconds", "limits", "tokens")
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.alive: dict[Process, None] = {}
         self.cpu_seconds = 0.0
         self.tokens = 0
+        self._summed = 0.0
+        self._summed_at = -inf
 
     def total_cpu(self) -> float:
         return self.cpu_seconds + sum(process.cpu_seconds for process in self.alive)
+
+    def recent_cpu(self, now: float) -> float:
+        """The same, at most `CPU_CHECK` seconds old: an owner may have so many processes that no spawn may add all."""
+        if now - self._summed_at >= CPU_CHECK or now < self._summed_at:
+            self._summed, self._summed_at = self.total_cpu(), now
+        return self._summed
 
 
 class LimitEnforcer:
@@ -77,10 +90,13 @@ class LimitEnforcer:
         account = self._account(call.owner or parent.owner)
         if account is not None:
             who = f"owner {call.owner or parent.owner!r}"
-            if account.limits.children is not None:
-                _check("children", who, len(account.alive) + 1, account.limits.children)
-            if account.limits.cpu_seconds is not None and account.total_cpu() >= account.limits.cpu_seconds:
-                raise _exceeded("cpu_seconds", who, round(account.total_cpu(), 3), account.limits.cpu_seconds)
+            for name in ("children", "processes"):
+                if (most := getattr(account.limits, name)) is not None:
+                    _check(name, who, len(account.alive) + 1, most)
+            if account.limits.cpu_seconds is not None:
+                used = account.recent_cpu(self._loop.time())
+                if used >= account.limits.cpu_seconds:
+                    raise _exceeded("cpu_seconds", who, round(used, 3), account.limits.cpu_seconds)
 
     def admitted(self, process: Process, parent: Process, call: Spawn) -> None:
         """Give a new process its limits, which never change."""
@@ -88,7 +104,7 @@ class LimitEnforcer:
         account = self._account(process.owner)
         if account is not None:
             account.alive[process] = None
-            shared = Limits(mailbox=account.limits.mailbox, wall_seconds=account.limits.wall_seconds)
+            shared = Limits(**{name: getattr(account.limits, name) for name in OF_EACH_PROCESS})
             limits = _tighter(limits or UNLIMITED, shared)
             if account.limits.cpu_seconds is not None:
                 self._watch(process)
@@ -99,6 +115,10 @@ class LimitEnforcer:
         process.limits = limits
         if limits.mailbox is not None:
             process.open_mailbox().capacity = limits.mailbox
+        if limits.mailbox_bytes is not None:
+            process.open_mailbox().byte_capacity = limits.mailbox_bytes
+        if process.generation == 0 or (call.limits is not None and (call.limits.processes, call.limits.depth) != NONE):
+            _bound_tree(process, limits)
         if limits.wall_seconds is not None and (call.deadline is None or limits.wall_seconds < call.deadline):
             if process.timer is not None:
                 process.timer.cancel()
@@ -158,15 +178,16 @@ class LimitEnforcer:
         Each is a tuple of the holder of the limit, its name, the amount used and the maximum. Changes nothing.
         """
         account = self._accounts.get(process.owner)
-        own = process.prompt_tokens + process.generated_tokens, process.cpu_seconds, len(process.children)
+        alive = 0 if process.tree is None or process.tree.root != process.pid else process.tree.alive
+        own = process.prompt_tokens + process.generated_tokens, process.cpu_seconds, len(process.children), alive
         used = [(f"process {process.pid}", process.limits, own)]
         if account is not None:
-            total = account.tokens, account.total_cpu(), len(account.alive)
+            total = account.tokens, account.total_cpu(), len(account.alive), len(account.alive)
             used.append((f"owner {process.owner}", account.limits, total))
         return [
             (who, name.replace("_", " "), amount, maximum)
             for who, limits, amounts in used
-            for name, amount in zip(("tokens", "cpu_seconds", "children"), amounts, strict=True)
+            for name, amount in zip(("tokens", "cpu_seconds", "children", "processes"), amounts, strict=True)
             if limits is not None and (maximum := getattr(limits, name)) is not None and amount >= NEARLY * maximum
         ]
 
@@ -234,6 +255,19 @@ class LimitEnforcer:
         if not process.dying:
             self._gate.count_error(error)
             self._process_exit.finish(process, "limit", error=to_wire(error))
+
+
+def _bound_tree(process: Process, limits: Limits) -> None:
+    """Limit the tree of a task, or give a child with limits of its own a tree of its own."""
+    tree = process.tree
+    assert tree is not None
+    if process.generation:
+        tree = process.tree = ProcessTree(process.pid, process.generation, tree)
+        tree.alive = 1
+    if limits.processes is not None:
+        tree.most = limits.processes
+    if limits.depth is not None:
+        tree.deepest = process.generation + limits.depth
 
 
 def _check_bounds(limits: Limits) -> None:

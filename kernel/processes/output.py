@@ -25,6 +25,7 @@ from kernel.lib.units import isolate_and_measure
 from kernel.lib.validation import check_text
 
 MAX_LEVEL, MAX_EVENT = 20, 1_000_000  # characters
+MAX_FIELDS = 1_000_000  # bytes
 MAX_LISTED = MAX_FRAME // 2  # bytes of the lines or reports of an answer
 MAX_EMITTED = MAX_FRAME - 1024  # bytes of an emitted value; the rest of the frame is for the event that carries it
 
@@ -64,7 +65,9 @@ class Output:
     def write_log(self, process: Process, call: WriteLog) -> None:
         check_text(call.level, "the level of a log line", MAX_LEVEL)
         check_text(call.event, "the text of a log line", MAX_EVENT)
-        encode(call.fields)  # raises `NotEncodable` now, to the caller that passed the field
+        size = len(encode(call.fields))  # raises `NotEncodable` now, to the caller that passed the field
+        if size > MAX_FIELDS:
+            raise too_large("the encoding of the fields of a log line", size, MAX_FIELDS)
         process.write_log(Log(process.pid, time.time(), call.level, call.event, call.fields))
 
     def process_ended(self, process: Process) -> None:

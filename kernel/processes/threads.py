@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 
 import structlog
 
-from ipc.errors import InvalidCall
+from ipc.errors import InvalidCall, LimitExceeded
 from ipc.foreign import shown
 from ipc.syscalls import Sleep, StartThread
 from kernel.core.fiber import PARK
@@ -22,11 +22,14 @@ from kernel.core.process import MAIN, Process, Thread
 from kernel.core.timers import Timer
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate
-from kernel.lib.validation import check_seconds
+from kernel.lib.validation import check_seconds, check_text
 from kernel.processes.exit import GRACE, ProcessExit
 from kernel.processes.outcome import outcome
 
 T = TypeVar("T", bound=Thread)
+
+MOST_THREADS = 100_000  # of one process
+MAX_NAME = 1000  # characters of the name of a thread
 
 SLEEP = PlainWait("time", "time", "sleeping", timer="the time to sleep is over")
 
@@ -70,6 +73,9 @@ class ThreadSubsystem:
     def start_worker(self, process: Process, call: StartThread) -> Thread:
         if not asyncio.iscoroutine(call.coro):
             raise InvalidCall(f"a thread runs a coroutine, such as work(); {shown(call.coro)} is not one")
+        if call.name is not None:
+            check_text(call.name, "the name of a thread", MAX_NAME)
+        _check_count(process, call.coro)
         return self._adopt(StartedThread(process, call.coro, self._dispatcher, name=call.name), self._worker_done)
 
     def start_thread(self, process: Process, coro: Coroutine[Any, Any, Any], **options: Any) -> Thread:
@@ -91,6 +97,9 @@ class ThreadSubsystem:
             if maker.done():
                 coro.close()
                 raise RuntimeError("an abandoned thread cannot start another thread")
+            _check_count(maker.process, coro)
+            if name is not None:
+                name = str(name)[:MAX_NAME]
             return self.start_thread(maker.process, coro, context=context, name=name)
         return asyncio.Task(coro, loop=loop, context=context, name=name)
 
@@ -167,3 +176,15 @@ class ThreadSubsystem:
         process = self._process_exit.thread_gone(thread)
         if not thread.cancelled() and thread.exception() is not None and not cast("StartedThread", thread).awaited:
             self._process_exit.finish(process, *outcome(thread, process))
+
+
+def _check_count(process: Process, coro: Coroutine[Any, Any, Any]) -> None:
+    """Raises `LimitExceeded` if `process` may have no further thread, and closes the coroutine that it would run."""
+    if len(process.threads) >= MOST_THREADS:
+        coro.close()
+        raise LimitExceeded(
+            f"process {process.pid} has {MOST_THREADS} threads, which is the limit; wait until some have ended",
+            limit="process threads",
+            maximum=MOST_THREADS,
+            wanted=len(process.threads) + 1,
+        )

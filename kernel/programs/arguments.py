@@ -92,7 +92,7 @@ class Arguments:
 
     def _unknown(self, name: str) -> str:
         hint = did_you_mean(similar(name, self._parameters))
-        return f"no argument {name}; {hint}known arguments: {', '.join(self._parameters)}"
+        return f"no argument {name:.80}; {hint}known arguments: {', '.join(self._parameters)}"
 
     def _explained(self, error: msgspec.ValidationError, given: dict[str, Any]) -> str:
         """Rewrite an error of msgspec about the Struct as one about the arguments of a function."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import TypeVar
 
-from ipc.errors import InvalidCall
+from ipc.errors import InvalidCall, LimitExceeded
 from ipc.syscalls import DOWN, Demonitor, Down, Link, Monitor, Spawn, Unlink
 from kernel.core.process import Process
 from kernel.core.process_table import ProcessTable
@@ -20,6 +20,7 @@ from kernel.processes.exit import ProcessExit
 Key = TypeVar("Key")
 Item = TypeVar("Item")
 
+MOST_MONITORS = 200_000  # of one process: as many as processes can live
 ABNORMAL = "linked"  # reason of an end that a link caused
 NO_CLIENTS = "the connection of a client cannot be linked; use monitor or wait instead"
 
@@ -67,6 +68,15 @@ class Links:
         known = type(call.pid) is int and 0 < call.pid <= self._table.pids.last and call.pid not in self._expected
         if target is None and not known:
             raise self._table.unknown(call.pid)
+        unread = 0 if process.mailbox is None else process.mailbox.control_count
+        if len(self._refs_of_holder.get(process, ())) + unread >= MOST_MONITORS:
+            raise LimitExceeded(
+                f"process {process.pid} has {MOST_MONITORS} monitors and unread messages of monitors, the limit; "
+                "remove or receive some",
+                limit="process monitors",
+                maximum=MOST_MONITORS,
+                wanted=MOST_MONITORS + 1,
+            )
         if not ref:
             self._last_ref += 1
             ref = self._last_ref

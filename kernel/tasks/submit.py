@@ -30,6 +30,7 @@ from kernel.durable.processes import DurableProcesses
 from kernel.gate import Gate
 from kernel.journal.journal import Journal
 from kernel.journal.records import AcceptedTask, TaskRow
+from kernel.lib.validation import check_text
 from kernel.processes.lifecycle import Lifecycle
 from kernel.programs.program import Program
 from kernel.tasks import summaries
@@ -37,6 +38,7 @@ from kernel.tasks.recovery import Recovery
 from kernel.tasks.running import RunningTask, RunningTasks, id_number, id_text
 from kernel.tasks.summaries import TaskSummary
 
+MAX_PATH = 4096  # characters
 SETTLE_TIMEOUT = 5.0  # seconds that a stop waits for the disk
 
 log = structlog.get_logger("kernel.tasks")
@@ -106,6 +108,7 @@ class Tasks:
         return [self._info(summary) for summary in found]
 
     async def backup(self, process: Process, call: Backup) -> int:
+        check_text(call.path, "the path of a backup", MAX_PATH)
         size: int = await self._journal.backup(Path(call.path))
         log.info("backed up the journal", to=call.path, size=size)
         return size

@@ -24,7 +24,7 @@ from kernel.core.timers import Timer
 from kernel.gate import Gate
 from kernel.lib import failures
 from kernel.lib.units import isolate_and_measure
-from kernel.lib.validation import check_timeout
+from kernel.lib.validation import check_text, check_timeout
 from kernel.memory.shared import RESERVED, SharedMemory
 from kernel.programs.loader import ProgramLoader
 from kernel.programs.origin import ORIGIN
@@ -33,6 +33,7 @@ from kernel.programs.tool import CALL_ID, Tool, ToolSpec, load
 from kernel.tools.concurrency import PAUSED, RUNNING, ConcurrencyLimit, ToolWait
 from kernel.tools.workers import Workers
 
+MAX_NAME = 4096  # characters
 LARGE = 1024 * 1024  # bytes: a longer encoded result is returned by reference
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds before another attempt; pauses double
 
@@ -99,6 +100,7 @@ class ToolSubsystem:
 
     def use(self, process: Process, call: UseTool) -> Coroutine[Any, Any, Any]:
         timeout = check_timeout(call.timeout)
+        check_text(call.name, "the name of a tool", MAX_NAME)
         return self._use(process, call, timeout, self._call_id(process), isolate(call.args))
 
     def listing(self, process: Process, call: Tools) -> Coroutine[Any, Any, list[ToolInfo]]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ipc.messages import Log
-from ipc.syscalls import ChatMessage, Completion, Constraint, Generate, Sampling, Submit
+from ipc.syscalls import ChatMessage, Completion, Constraint, Generate, Limits, Sampling, Spawn, Submit
 from kernel.durable.recorded_call import fingerprint_of
 from kernel.models.spec import ModelSpec
 from llmosd.context import Context
@@ -27,6 +27,20 @@ SAMPLING = Sampling(seed=1, constraint=Constraint("regex", "a"))
 def test_a_model_call_has_the_fingerprint_that_it_had_before_full_was_added(call: Generate, digest: str) -> None:
     assert fingerprint_of(call).digest.hex() == digest
     assert str(fingerprint_of(call)).endswith(f"{call.emit}, {call.samples}]")
+
+
+@pytest.mark.parametrize(
+    ("call", "digest"),
+    [
+        (Spawn("a"), "e53af295a244d3b9f330f570"),
+        (Spawn("a", limits=Limits(memory_keys=3)), "86e46a01b73fac750f4b1caf"),
+        (Spawn("a", {"n": 1}, limits=Limits(tokens=5, memory_bytes=7)), "8e2003807b31a337ef392c7e"),
+    ],
+)
+def test_a_spawn_has_the_fingerprint_that_it_had_before_limits_were_added(call: Spawn, digest: str) -> None:
+    assert fingerprint_of(call).digest.hex() == digest
+    new = [Limits(memory_keys=3), *(Limits(memory_keys=3, **{name: 1}) for name in Limits.__struct_fields__[-3:])]
+    assert len({fingerprint_of(Spawn("a", limits=limits)).digest for limits in new}) == 4
 
 
 def test_a_new_field_with_another_value_is_part_of_the_fingerprint() -> None:

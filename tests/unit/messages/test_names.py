@@ -6,6 +6,7 @@ import pytest
 
 from ipc.errors import (
     InvalidCall,
+    LimitExceeded,
     NameTaken,
     NotPermitted,
     UnknownName,
@@ -58,3 +59,13 @@ async def test_a_taken_name_and_one_of_another_are_refused(system: System) -> No
 async def test_what_cannot_be_a_name(system: System, name: str) -> None:
     with pytest.raises(InvalidCall, match="cannot be a name"):
         await system.call(Register(name))
+
+
+async def test_the_names_of_a_process_are_bounded(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernel.messages.names.MOST_NAMES", 2)
+    for name in ("one", "two", "one"):
+        await system.call(Register(name))
+    with pytest.raises(LimitExceeded, match="has 2 names"):
+        await system.call(Register("three"))
+    await system.call(Unregister("one"))
+    await system.call(Register("three"))

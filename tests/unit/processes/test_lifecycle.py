@@ -11,7 +11,7 @@ import pytest
 from ipc.codec import reveal
 from ipc.errors import InvalidCall, TimedOut, UnknownProcess, UnknownProgram
 from ipc.messages import Failed, Result
-from ipc.syscalls import Kill, Resume, Spawn, Suspend, Wait
+from ipc.syscalls import Kill, Limits, Resume, Spawn, Suspend, Wait
 from kernel.core.process import Thread
 from kernel.core.process_table import REMEMBERED
 from llmosd.context import Context
@@ -273,10 +273,11 @@ async def test_a_long_line_of_descendants_ends_with_its_ancestor(system: System)
             await ctx.spawn("generations", {"left": left - 1})
         await ctx.sleep(3600)
 
-    ancestor = system.spawn(generations, left=3000)
+    system.program(generations)
+    pid = await system.call(Spawn("generations", {"left": 3000}, limits=Limits(depth=3000)))
     while len(system.kernel.table.alive) < 3001:
         await asyncio.sleep(0)
-    await system.call(Kill(ancestor.pid))
+    await system.call(Kill(pid))
     assert not [process for process in system.kernel.table.alive.values() if not process.is_client]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ipc.codec import encode
-from ipc.errors import InvalidCall, Killed, LlmosError, NameTaken, NotFound, UnknownProcess
+from ipc.errors import InvalidCall, Killed, LimitExceeded, LlmosError, NameTaken, NotFound, UnknownProcess
 from ipc.frames import MAX_FRAME
 from ipc.syscalls import Crashes, Demonitor, Kill, Link, Monitor, Names, PeekMailbox, Send, Spawn
 from kernel.core.mailbox import CAPACITY
@@ -105,6 +105,21 @@ async def test_links_that_cannot_be_are_named(system: System) -> None:
 
 
 # ---- monitors
+
+
+async def test_the_monitors_of_a_process_and_their_unread_messages_are_bounded(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernel.supervision.links.MOST_MONITORS", 3)
+    process, ended = system.spawn(forever), system.spawn(well)
+    await system.status(ended)
+    ref = await system.call(Monitor(process.pid))
+    for _ in range(2):
+        await system.call(Monitor(ended.pid))
+    with pytest.raises(LimitExceeded, match="3 monitors"):
+        await system.call(Monitor(ended.pid))
+    await system.call(Demonitor(ref))
+    await system.call(Monitor(ended.pid))
 
 
 async def test_a_monitor_is_told_once_by_a_message_above_all_others(system: System) -> None:
