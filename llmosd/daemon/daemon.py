@@ -23,7 +23,7 @@ import llmosd
 from ipc.errors import ConfigError, LlmosError
 from kernel.connection import Connection
 from kernel.journal.journal import Journal
-from kernel.lib import failpoints
+from kernel.lib import descriptors, failpoints
 from kernel.lib.users import user_name
 from kernel.processes import stdio
 from llmosd import standard_streams
@@ -176,6 +176,7 @@ def main() -> int:
 def _main() -> int:
     arguments = vars(parser().parse_args())
     standard_streams.prepare_daemon()
+    descriptors.raise_limit()
     _check_installation()
     try:
         config = settings.load(arguments.pop("config"), arguments)
