@@ -21,6 +21,9 @@ from kernel.core.stream import Stream
 
 CALLS_PER_TURN = 128  # after so many calls a process gives up the loop, even if each call could finish immediately
 
+MAX_ERRORS = 1_000  # names of errors that are counted apart
+MAX_NAME = 200  # characters of such a name
+
 Handler = Callable[..., Any]
 
 CLIENTS_ONLY: frozenset[type[Syscall]] = frozenset({Shutdown, SetPolicy, Submit, Attach, Backup})
@@ -73,7 +76,10 @@ class Gate:
 
     def count_error(self, error: BaseException) -> None:
         """Count an error that answered a call or ended a process, by its name. Count its limit, too, if it has one."""
-        self.errors[type(error).__name__] += 1
+        name = type(error).__name__[:MAX_NAME]  # agents define classes of errors, too
+        if name not in self.errors and len(self.errors) >= MAX_ERRORS:
+            name = "others"
+        self.errors[name] += 1
         if isinstance(error, LimitExceeded):
             self.limits[error.data["limit"]] += 1
 

@@ -18,7 +18,7 @@ UNREAD, TURN, NOT_OPEN = 1, 2, 4
 
 
 class BoundedConnection(FramedProtocol):
-    """What a connection holds, as `Traffic` sees it. Subclasses override `frame_received`, `broken` and `closed`."""
+    """Reports to `Traffic`, which may pause or end it. Subclasses override `frame_received`, `broken` and `closed`."""
 
     def __init__(self, traffic: Traffic, frame_limit: int) -> None:
         super().__init__(frame_limit=frame_limit)

@@ -1,7 +1,7 @@
-"""What all connections together hold in memory: frames that arrive, requests in flight, and bytes that nobody reads.
+"""Bounds the memory of all connections together: frames that arrive, requests in flight, and bytes that nobody reads.
 
-Each connection reports to it, and it bounds the sums: it lets large frames in one after another, refuses requests, and
-closes the connections that hold most for too long. It knows nothing of calls and processes, and never reads or writes.
+Each connection reports to it. It lets large frames in one after another, refuses requests, and closes the connections
+that hold most for too long. It knows nothing of calls and processes, and never reads or writes.
 """
 
 from __future__ import annotations

@@ -44,6 +44,13 @@ def check_text(text: Any, what: str, most: int, least: int = 0) -> None:
     raise InvalidCall(f"{what} is {text!a:.100}; pass text of {least} to {most} characters that UTF-8 can encode")
 
 
+def check_label(text: Any, what: str, most: int) -> None:
+    """Raise `InvalidCall` unless `text` is a `str` of at most `most` characters, all of which can be printed."""
+    check_text(text, what, most)
+    if not text.isprintable():
+        raise InvalidCall(f"{what} is {text!a:.100}; pass text without control characters and line breaks")
+
+
 def _encodable(text: str) -> bool:
     try:
         text.encode()

@@ -15,6 +15,7 @@ import structlog
 from ipc.messages import Message
 from ipc.syscalls import DeadLetter, Heading
 from kernel.core.process import Process
+from kernel.lib.pages import shortened
 
 CAPACITY = 1000
 
@@ -48,10 +49,10 @@ class DeadLetterQueue:
 
 
 def heading(message: Message) -> Heading:
-    """`message` without its body."""
+    """`message` without its body, and with its type cut short, for a listing."""
     return Heading(
         message.id,
-        message.type,
+        shortened(message.type),
         message.sender,
         message.recipient,
         message.priority,
@@ -63,5 +64,5 @@ def heading(message: Message) -> Heading:
 def size(body: object) -> int:
     """The bytes of a body that is text, `bytes` or an encoded value; 0 for other values, which pass by reference."""
     if isinstance(body, str):
-        return len(body.encode())
+        return len(body) if body.isascii() else len(body.encode())
     return memoryview(body).nbytes if isinstance(body, bytes | msgspec.Raw) else 0

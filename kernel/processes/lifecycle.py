@@ -23,7 +23,7 @@ from kernel.core.process_table import ProcessTable
 from kernel.core.stream import Stream
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate, SystemCalls
-from kernel.lib.validation import check_priority, check_seconds, check_text
+from kernel.lib.validation import check_label, check_priority, check_seconds
 from kernel.processes.exit import ProcessExit, deadline_passed
 from kernel.processes.outcome import final_event_to, outcome
 from kernel.programs.loader import ProgramLoader
@@ -141,7 +141,7 @@ class Lifecycle:
         if call.deadline is not None:
             check_seconds(call.deadline, "deadline")
         if call.owner is not None:
-            check_text(call.owner, "an owner", MAX_OWNER)
+            check_label(call.owner, "an owner", MAX_OWNER)
 
     # ---- for connections and the daemon
 
@@ -150,7 +150,7 @@ class Lifecycle:
 
         Raises `InvalidCall`, and `ShuttingDown` if the kernel closes.
         """
-        check_text(name, "the name of a client", MAX_OWNER)
+        check_label(name, "the name of a client", MAX_OWNER)
         process = Process(self.table.pids.take(), None, name or CLIENT, {}, owner=owner, priority=0, is_client=True)
         self.table.alive[process.pid] = process
         return process
