@@ -10,11 +10,12 @@ import asyncio
 from typing import Protocol
 
 from ipc.errors import Busy, LlmosError, SlowReader, SlowWriter
+from ipc.frames import MAX_FRAME
 
 MIB = 1024 * 1024
 SMALL_FRAME = 64 * 1024  # bytes of a frame that need not wait for its turn
-MAX_ARRIVING = 128 * MIB  # bytes of all frames that are arriving; a large frame above it waits for its turn
-SMALL_ROOM = 64 * MIB  # bytes that small frames may use beyond that
+MAX_LARGE = 8 * (MAX_FRAME + 4)  # bytes of all large frames that are arriving; another one waits for its turn
+MAX_SMALL = 64 * MIB  # the same for small frames
 MAX_WAITING = 256  # frames that wait for their turn
 FRAME_SECONDS = 30  # in which a frame must be complete, once its turn has come
 CONTENDED_SECONDS = 10  # the same, while another frame waits for its turn
@@ -66,7 +67,7 @@ class Traffic:
         self._waiting: dict[Peer, int] = {}  # frames that wait for their turn: their sizes, in the order of arrival
         self._unread: dict[Peer, int] = {}  # of slow readers, when they were last written to
         self._timer: asyncio.TimerHandle | None = None
-        self.arriving = 0
+        self.large = self.small = 0  # bytes of large and small frames that are arriving
         self.in_flight = 0
         self.unread = 0
 
@@ -77,10 +78,9 @@ class Traffic:
         self._frame_over(peer)
         if not size:
             return
-        small = size <= SMALL_FRAME
-        if self._has_room(size) and (small or not self._waiting):
+        if self._has_room(size) and (size <= SMALL_FRAME or not self._waiting):
             self._arriving[peer] = _Arriving(size)
-            self.arriving += size
+            self._count(size)
         elif len(self._waiting) < MAX_WAITING:
             self._waiting[peer] = size
             peer.await_turn()
@@ -90,7 +90,13 @@ class Traffic:
             self._timer = self._loop.call_later(1.0, self._tick)
 
     def _has_room(self, size: int) -> bool:
-        return self.arriving + size <= MAX_ARRIVING + (SMALL_ROOM if size <= SMALL_FRAME else 0)
+        return self.small + size <= MAX_SMALL if size <= SMALL_FRAME else self.large + size <= MAX_LARGE
+
+    def _count(self, size: int, sign: int = 1) -> None:
+        if size <= SMALL_FRAME:
+            self.small += sign * size
+        else:
+            self.large += sign * size
 
     def _frame_over(self, peer: Peer) -> None:
         """The frame of `peer`, if one was arriving, is complete or given up: let others in."""
@@ -98,14 +104,14 @@ class Traffic:
             frame = self._arriving.pop(peer, None)
             if frame is None:
                 return
-            self.arriving -= frame.size
+            self._count(frame.size, -1)
         while self._waiting:
             first, size = next(iter(self._waiting.items()))
             if not self._has_room(size):
                 break
             del self._waiting[first]
             self._arriving[first] = _Arriving(size)
-            self.arriving += size
+            self._count(size)
             self._loop.call_soon(first.take_turn)
 
     def _tick(self) -> None:
