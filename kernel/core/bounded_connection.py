@@ -47,6 +47,10 @@ class BoundedConnection(FramedProtocol):
         if not self._closing:
             self._traffic.left_unread(self, unread)
 
+    @property
+    def arrived(self) -> int:
+        return self._frames.pending
+
     def await_turn(self) -> None:
         self.hold(TURN)
 

@@ -18,7 +18,8 @@ MAX_LARGE = 8 * (MAX_FRAME + 4)  # bytes of all large frames that are arriving; 
 MAX_SMALL = 64 * MIB  # the same for small frames
 MAX_WAITING = 256  # frames that wait for their turn
 FRAME_SECONDS = 30  # in which a frame must be complete, once its turn has come
-CONTENDED_SECONDS = 10  # the same, while another frame waits for its turn
+CONTENDED_SECONDS = 10  # the same for a large frame while another one waits for its turn,
+IDLE_SECONDS = 3  # or without any progress
 MAX_IN_FLIGHT = 256 * MIB  # bytes of all requests that wait for an answer
 FAIR_SHARE = MIB  # bytes of such requests that every connection may have, however many others have
 REQUEST_SIZE = 1024  # counted for each such request besides its frame
@@ -31,6 +32,10 @@ class Peer(Protocol):
     @property
     def held(self) -> bool:
         """Whether the daemon does not read from it now."""
+
+    @property
+    def arrived(self) -> int:
+        """The bytes of its incomplete frame that have arrived."""
 
     def await_turn(self) -> None:
         """Read no more until `take_turn`."""
@@ -49,13 +54,26 @@ class Peer(Protocol):
 
 
 class _Arriving:
-    """A frame that is arriving: its size, and for how many seconds."""
+    """A frame that is arriving: its size, for how many seconds, and for how many of them it has made no progress."""
 
-    __slots__ = ("seconds", "size")
+    __slots__ = ("arrived", "idle", "seconds", "size")
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.seconds = 0
+        self.seconds = self.idle = 0
+        self.arrived = 0  # bytes
+
+    def passed_second(self, arrived: int) -> None:
+        """Another second has passed, and `arrived` bytes have arrived so far."""
+        self.seconds += 1
+        self.idle = 0 if arrived > self.arrived else self.idle + 1
+        self.arrived = arrived
+
+    def is_late(self, contended: bool) -> bool:
+        """Whether it has had its time, which is shorter if another frame waits."""
+        if contended and self.size > SMALL_FRAME:
+            return self.seconds >= CONTENDED_SECONDS or self.idle >= IDLE_SECONDS
+        return self.seconds >= FRAME_SECONDS
 
 
 class Traffic:
@@ -106,13 +124,13 @@ class Traffic:
                 return
             self._count(frame.size, -1)
         while self._waiting:
-            first, size = next(iter(self._waiting.items()))
-            if not self._has_room(size):
+            smallest = min(self._waiting, key=self._waiting.__getitem__)  # of equal ones, the first
+            if not self._has_room(size := self._waiting[smallest]):
                 break
-            del self._waiting[first]
-            self._arriving[first] = _Arriving(size)
+            del self._waiting[smallest]
+            self._arriving[smallest] = _Arriving(size)
             self._count(size)
-            self._loop.call_soon(first.take_turn)
+            self._loop.call_soon(smallest.take_turn)
 
     def _tick(self) -> None:
         """A second has passed. Refuse the peers whose frames have taken too long, the oldest first."""
@@ -120,9 +138,8 @@ class Traffic:
         for peer, frame in tuple(self._arriving.items()):
             if peer.held and not self._waiting:
                 continue  # the client does not read, so the daemon does not either
-            frame.seconds += 1
-            allowed = CONTENDED_SECONDS if self._waiting and frame.size > SMALL_FRAME else FRAME_SECONDS
-            if frame.seconds >= allowed and self._arriving.get(peer) is frame:
+            frame.passed_second(peer.arrived)
+            if frame.is_late(bool(self._waiting)) and self._arriving.get(peer) is frame:
                 self._frame_over(peer)
                 peer.refuse(
                     SlowWriter(

@@ -20,6 +20,7 @@ class Peer:
     def __init__(self, traffic: Traffic) -> None:
         self.traffic = traffic
         self.held = False
+        self.arrived = 4
         self.errors: list[LlmosError] = []
         self.left = 0
 
@@ -108,16 +109,43 @@ async def test_large_frames_take_turns_and_small_ones_pass(traffic: Traffic) -> 
     assert (traffic.large, traffic.small) == (7 * LARGEST, 1000)
 
 
-async def test_while_a_frame_waits_the_others_have_less_time_and_one_goes_for_each_that_waits(traffic: Traffic) -> None:
+async def test_while_a_frame_waits_one_goes_that_makes_no_progress(traffic: Traffic) -> None:
     slow = peers(traffic, 8)
     for peer in slow:
         peer.begin(LARGEST)
     (honest,) = peers(traffic, 1)
     honest.begin(LARGEST)
-    await asyncio.sleep(bounds.CONTENDED_SECONDS + 1)
+    for _ in range(bounds.IDLE_SECONDS + 1):
+        slow[0].arrived += 1
+        await asyncio.sleep(1)
     assert not honest.held
     assert errors(slow) == [SlowWriter]
-    assert slow[0].errors
+    assert slow[1].errors
+
+
+async def test_while_a_frame_waits_even_those_that_make_progress_have_less_time(traffic: Traffic) -> None:
+    slow = peers(traffic, 8)
+    for peer in slow:
+        peer.begin(LARGEST)
+    (honest,) = peers(traffic, 1)
+    honest.begin(LARGEST)
+    for _ in range(bounds.CONTENDED_SECONDS + 1):
+        for peer in [*slow, honest]:
+            peer.arrived += 1
+        await asyncio.sleep(1)
+    assert not honest.held
+    assert errors([*slow, honest]) == [SlowWriter]
+
+
+async def test_the_smallest_frame_that_waits_comes_first(traffic: Traffic) -> None:
+    slow, waiting = peers(traffic, 8), peers(traffic, 20)
+    for peer in [*slow, *waiting]:
+        peer.begin(LARGEST)
+    (honest,) = peers(traffic, 1)
+    honest.begin(MIB)
+    slow[0].begin(0)
+    await asyncio.sleep(0)
+    assert [peer for peer in [*waiting, honest] if not peer.held] == [honest]
 
 
 async def test_frames_that_would_wait_in_too_long_a_line_are_refused(traffic: Traffic) -> None:
