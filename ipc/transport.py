@@ -110,6 +110,7 @@ class FramedProtocol(asyncio.Protocol):
         """Write all queued frames, then close the connection, at the latest after `LINGER` seconds."""
         self._closing = True
         self._rest = None
+        self._frames = FrameDecoder(self._frames.limit)  # gives back the memory of an incomplete frame
         self.flush()
         if self.transport is not None:
             self.transport.close()

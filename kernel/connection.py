@@ -165,6 +165,8 @@ class Connection(BoundedConnection):
             raise OutOfTurn(f"request id {number} is in use; use an id that no unanswered request or open stream has")
         if len(self._threads) >= MAX_REQUESTS:
             raise Busy(f"{MAX_REQUESTS} requests of this connection are unanswered; wait for answers", retry_after=1.0)
+        if len(self._streams) >= MAX_REQUESTS:
+            raise Busy(f"{MAX_REQUESTS} streams of this connection are open; end some", retry_after=1.0)
         self.check_request(size)
 
     def _thread_done(self, number: int, call: Syscall, size: int, thread: asyncio.Future[Any]) -> None:
@@ -230,13 +232,15 @@ class Connection(BoundedConnection):
     # ---- streams
 
     def _open_stream(self, number: int, call: Spawn | Attach | Logs) -> Stream:
+        kind = type(call)  # the functions below last as long as the task, and the arguments of the call need not
+
         def deliver(event: Event) -> None:
             # Find the stream in the table: a closure over it would form a cycle, which only the collector frees.
             stream = self._streams.get(number)
             try:
                 payload = encode(StreamEvent(number, event, 0 if stream is None else stream.number))
                 if len(payload) > MAX_FRAME:
-                    raise too_large(f"an event of {type(call).__name__}", len(payload), MAX_FRAME)
+                    raise too_large(f"an event of {kind.__name__}", len(payload), MAX_FRAME)
                 self.send_frame(payload)
             except LlmosError as error:
                 self._fail(number, error)
@@ -244,7 +248,7 @@ class Connection(BoundedConnection):
         def end() -> None:
             self._streams.pop(number, None)
             self._tasks.pop(number, None)
-            if isinstance(call, Logs):
+            if kind is Logs:
                 self.send_frame(ENCODER.encode(End(number)))
 
         # The stream starts without credit. `_answer` grants it, so that no event precedes the answer.
