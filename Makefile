@@ -29,6 +29,7 @@ check: $(READY)  ## lint, types, import contracts
 
 bench: $(READY)  ## measure; each figure beside a floor or a peer of the same run
 	$(BIN)/python tests/bench/socket_echo.py
+	$(BIN)/python tests/bench/crowd.py
 	$(BIN)/python tests/bench/messages.py
 	$(BIN)/python tests/bench/mailboxes.py
 	$(BIN)/python tests/bench/many_agents.py

@@ -90,6 +90,13 @@ class SlowReader(ProtocolError):
     """The peer left too many bytes unread, so its connection was cut. `data["unread"]` is in bytes."""
 
 
+class SlowWriter(ProtocolError):
+    """The peer began a frame and did not complete it in time, so its connection was closed. `data["size"]`: its bytes.
+
+    `data["seconds"]` is the time that it had.
+    """
+
+
 class SocketInUse(LlmosError):
     """Another daemon already serves this socket. `data["pid"]` is its process."""
 

@@ -47,16 +47,21 @@ from ipc.protocol import (
     Welcome,
 )
 from ipc.syscalls import Attach, Logs, Spawn, Submit, Syscall
-from ipc.transport import FramedProtocol
+from ipc.transport import BEHIND
 from ipc.unix import peer_uid
+from kernel.core.bounded_connection import NOT_OPEN, BoundedConnection
 from kernel.core.process import Process, Thread
 from kernel.core.stream import Stream
 from kernel.kernel import Kernel
+from kernel.lib import descriptors
 from kernel.lib.failures import traceback_text
 from kernel.lib.users import user_name
 
 HELLO_TIMEOUT = 10.0  # seconds until the first frame must have arrived
+MAX_HELLO = 4096  # bytes of the first frame
+MAX_CONNECTIONS = 65_536
 MAX_REQUESTS = 65_536  # unanswered requests of one connection
+MAX_REQUEST = MAX_FRAME  # bytes of every other frame
 
 STREAMING = frozenset({Spawn, Submit, Attach, Logs})  # calls whose answer can be followed by events
 DECODE = decoder(ToDaemon).decode
@@ -64,11 +69,11 @@ DECODE = decoder(ToDaemon).decode
 log = structlog.get_logger("kernel.connection")
 
 
-class Connection(FramedProtocol):
+class Connection(BoundedConnection):
     """The connection of one client. Tables hold its unanswered requests and open streams by the id of the request."""
 
     def __init__(self, kernel: Kernel, connections: set[Connection]) -> None:
-        super().__init__()
+        super().__init__(kernel.traffic, MAX_HELLO)
         self._kernel = kernel
         self._gate = kernel.gate
         self._connections = connections
@@ -77,17 +82,23 @@ class Connection(FramedProtocol):
         self._threads: dict[int, Thread] = {}  # the threads of requests that wait inside the kernel
         self._streams: dict[int, Stream] = {}
         self._tasks: dict[int, int] = {}  # pids of the tasks, started without `detach`, whose stream is open
-        self._early_frames: list[bytes] = []  # received before the kernel had read the journal
         self._hello = self._loop.call_later(HELLO_TIMEOUT, self._hello_timed_out)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._connections.add(self)
-        peer = peer_uid(transport.get_extra_info("socket"))
+        socket = transport.get_extra_info("socket")
+        peer = peer_uid(socket)
         if peer is not None:
             self._peer = peer
         if self._peer not in (0, os.getuid()):
-            self._refuse(NotPermitted(f"this daemon serves user {os.getuid()} only, and you are user {peer}"))
+            self.refuse(NotPermitted(f"this daemon serves user {os.getuid()} only, and you are user {peer}"))
+        elif len(self._connections) > MAX_CONNECTIONS or (
+            socket is not None and descriptors.is_reserved(socket.fileno())
+        ):
+            self._connections.discard(self)
+            count = len(self._connections)
+            self.refuse(Busy(f"{count} connections are open, which is all that this daemon can have", retry_after=1.0))
 
     def frame_received(self, payload: bytes) -> None:
         try:
@@ -97,45 +108,23 @@ class Connection(FramedProtocol):
             return
         kind = type(message)
         if kind is Request and self._process is not None:
-            self._request(self._process, message.id, message.call)
+            self._request(self._process, message.id, message.call, len(payload))
         elif self._process is None:
-            if self._early_frames:
-                self._early_frames.append(payload)
-            elif kind is Hello and not self._kernel.opened:
-                self._early_frames.append(payload)
+            if kind is Hello and not self._kernel.opened:
                 self._hello.cancel()
-                self._kernel.on_opened.append(self._receive_early_frames)
-                if self.transport is not None:
-                    self.transport.pause_reading()
+                self._kernel.on_opened.append(partial(self._welcome_late, message))
+                self.hold(NOT_OPEN)
             elif kind is Hello:
                 self._welcome(message)
             else:
-                self._refuse(OutOfTurn(f"the first frame must be a Hello, not a {kind.__name__}"))
+                self.refuse(OutOfTurn(f"the first frame must be a Hello, not a {kind.__name__}"))
         elif kind is Credit:
             if (stream := self._streams.get(message.id)) is not None:
                 stream.grant(message.events)
         elif kind is Abandon:
             self._abandon(message)
         else:
-            self._refuse(OutOfTurn("a connection takes one Hello, and this is the second"))
-
-    def _receive_early_frames(self) -> None:
-        """Handle the frames that arrived before the kernel had read the journal."""
-        self.resume_writing()
-        frames, self._early_frames = self._early_frames, []
-        for payload in frames:
-            if self.transport is not None and not self.transport.is_closing():
-                self.frame_received(payload)
-
-    def pause_writing(self) -> None:
-        # A peer that does not read its answers may not send more requests. Only the daemon's end of a connection stops
-        # reading: if both ends did, each would wait until the other reads.
-        if self.transport is not None:
-            self.transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.resume_reading()
+            self.refuse(OutOfTurn("a connection takes one Hello, and this is the second"))
 
     def broken(self, error: LlmosError) -> None:
         log.warning("client cut off", client=self._process.program if self._process else "", error=error.message)
@@ -144,6 +133,7 @@ class Connection(FramedProtocol):
             self.send_frame(ENCODER.encode(Failure(0, to_wire(error))))
 
     def closed(self) -> None:
+        super().closed()
         self._hello.cancel()
         self._connections.discard(self)
         for stream in tuple(self._streams.values()):
@@ -154,10 +144,10 @@ class Connection(FramedProtocol):
 
     # ---- requests
 
-    def _request(self, process: Process, number: int, call: Syscall) -> None:
+    def _request(self, process: Process, number: int, call: Syscall, size: int) -> None:
         try:
             if self._threads or self._streams:
-                self._check_request_id(number)
+                self._check_request(number, size)
             if type(call) in STREAMING and call.credit:  # type: ignore[attr-defined]
                 answer = self._gate.enter(process, call, self._open_stream(number, call))  # type: ignore[arg-type]
             else:
@@ -169,18 +159,23 @@ class Connection(FramedProtocol):
         else:
             if type(answer) is CoroutineType:
                 thread = self._threads[number] = self._kernel.threads.start_thread(process, answer)
-                thread.add_done_callback(partial(self._thread_done, number, call))
+                self.request_begun(size)
+                thread.add_done_callback(partial(self._thread_done, number, call, size))
             else:
                 self._answer(number, call, answer)
 
-    def _check_request_id(self, number: int) -> None:
-        """Raises `OutOfTurn` if the id is in use, and `Busy` if too many requests are unanswered."""
+    def _check_request(self, number: int, size: int) -> None:
+        """Raises `OutOfTurn` if the id is in use, and `Busy` if the unanswered requests are too many or too large."""
         if number in self._threads or number in self._streams:
             raise OutOfTurn(f"request id {number} is in use; use an id that no unanswered request or open stream has")
         if len(self._threads) >= MAX_REQUESTS:
             raise Busy(f"{MAX_REQUESTS} requests of this connection are unanswered; wait for answers", retry_after=1.0)
+        if len(self._streams) >= MAX_REQUESTS:
+            raise Busy(f"{MAX_REQUESTS} streams of this connection are open; end some", retry_after=1.0)
+        self.check_request(size)
 
-    def _thread_done(self, number: int, call: Syscall, thread: asyncio.Future[Any]) -> None:
+    def _thread_done(self, number: int, call: Syscall, size: int, thread: asyncio.Future[Any]) -> None:
+        self.request_over(size)
         abandoned = self._threads.pop(number, None) is None
         if thread.cancelled():
             return  # the client abandoned the request, or disconnected
@@ -208,9 +203,11 @@ class Connection(FramedProtocol):
             self._fail(number, not_encodable(value, error))
         else:
             if len(payload) > MAX_FRAME:
-                self._fail(number, too_large("the answer", len(payload), MAX_FRAME))
+                self._fail(number, too_large(f"the answer to {type(call).__name__}", len(payload), MAX_FRAME))
                 return
             self.send_frame(payload)
+            if len(payload) > BEHIND:
+                self.flush()  # so that a client that sends many requests at once cannot make large answers pile up
             if self._streams and number in self._streams:
                 self._streams[number].grant(call.credit)
 
@@ -241,13 +238,15 @@ class Connection(FramedProtocol):
     # ---- streams
 
     def _open_stream(self, number: int, call: Spawn | Attach | Logs) -> Stream:
+        kind = type(call)  # the functions below last as long as the task, and the arguments of the call need not
+
         def deliver(event: Event) -> None:
             # Find the stream in the table: a closure over it would form a cycle, which only the collector frees.
             stream = self._streams.get(number)
             try:
                 payload = encode(StreamEvent(number, event, 0 if stream is None else stream.number))
                 if len(payload) > MAX_FRAME:
-                    raise too_large("an event", len(payload), MAX_FRAME)
+                    raise too_large(f"an event of {kind.__name__}", len(payload), MAX_FRAME)
                 self.send_frame(payload)
             except LlmosError as error:
                 self._fail(number, error)
@@ -255,7 +254,7 @@ class Connection(FramedProtocol):
         def end() -> None:
             self._streams.pop(number, None)
             self._tasks.pop(number, None)
-            if isinstance(call, Logs):
+            if kind is Logs:
                 self.send_frame(ENCODER.encode(End(number)))
 
         # The stream starts without credit. `_answer` grants it, so that no event precedes the answer.
@@ -268,7 +267,7 @@ class Connection(FramedProtocol):
     def _welcome(self, hello: Hello) -> None:
         self._hello.cancel()
         if hello.version != VERSION:
-            self._refuse(
+            self.refuse(
                 VersionMismatch(
                     f"the client speaks protocol {hello.version}, this daemon {VERSION}; install matching versions",
                     client=hello.version,
@@ -279,22 +278,25 @@ class Connection(FramedProtocol):
         try:
             self._process = self._kernel.lifecycle.open_client(user_name(self._peer), hello.client)
         except LlmosError as error:
-            self._refuse(error)
+            self.refuse(error)
             return
+        self._frames.limit = MAX_REQUEST
         self._process.watch(lambda _: self.close())
         self.send_frame(ENCODER.encode(Welcome(VERSION, os.getpid(), self._process.pid)))
 
-    def _refuse(self, error: LlmosError) -> None:
-        self.broken(error)
-        self.close()
+    def _welcome_late(self, hello: Hello) -> None:
+        """The journal was read."""
+        if self.transport is not None and not self._closing:
+            self._welcome(hello)
+            self.release(NOT_OPEN)
 
     def _hello_timed_out(self) -> None:
-        self._refuse(OutOfTurn(f"no Hello within {HELLO_TIMEOUT:.0f} s; it must be the first frame"))
+        self.refuse(OutOfTurn(f"no Hello within {HELLO_TIMEOUT:.0f} s; it must be the first frame"))
 
     def _bad_frame(self, payload: bytes, error: Exception) -> None:
         """Answer with an error if the frame's request id can be read; otherwise refuse the client."""
         found = None if self._process is None else complaint(payload, error)
         if found is None:
-            self._refuse(MalformedFrame(f"not a frame of this protocol: {bounded(text_of(error), MAX_BRIEF)}"))
+            self.refuse(MalformedFrame(f"not a frame of this protocol: {bounded(text_of(error), MAX_BRIEF)}"))
         else:
             self._fail(*found)

@@ -24,6 +24,7 @@ CALLS_PER_TURN = 128  # after so many calls a process gives up the loop, even if
 MAX_NAMES = 1_000  # of errors that are counted by name: agents name their own
 OTHERS = "others"
 
+
 Handler = Callable[..., Any]
 
 CLIENTS_ONLY: frozenset[type[Syscall]] = frozenset({Shutdown, SetPolicy, Submit, Attach, Backup})

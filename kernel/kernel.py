@@ -17,6 +17,7 @@ import structlog
 from ipc.syscalls import Shutdown
 from kernel.core.process import Process
 from kernel.core.process_table import ProcessTable
+from kernel.core.traffic import Traffic
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.dispatch.instruments import Instruments
 from kernel.dispatch.watchdog import Watchdog
@@ -112,6 +113,7 @@ class Kernel:
 
         # core, programs
         self.table = table = ProcessTable()
+        self.traffic = Traffic(loop)
         self.programs = ProgramLoader(settings.agent_folders)
 
         # dispatch, gate

@@ -30,6 +30,7 @@ from ipc.syscalls import (
 from kernel.core.process import Process
 from kernel.dispatch.watchdog import Watchdog
 from kernel.gate import Gate
+from kernel.lib.pages import from_place, shortened, small_row
 from kernel.lib.validation import check_text
 from kernel.messages.dead_letters import heading
 from kernel.messages.messaging import Messaging
@@ -73,11 +74,11 @@ class Status:
         pids = sorted(self._table.alive)  # a durable process that restarted with its old pid is at the end of the table
         page = (self._table.alive[pid] for pid in pids[bisect.bisect_left(pids, call.start) :])
         rows = (_row(candidate, now) for candidate in page if call.clients or not candidate.is_client)
-        return list(itertools.islice(rows, call.limit))
+        return list(itertools.islice(rows, min(call.limit, Ps.page)))
 
     async def programs(self, process: Process, call: Programs) -> list[ProgramInfo]:
         await self._programs.in_worker(self._programs.refresh)
-        return self._programs.listing()
+        return [small_row(row) for row in from_place(self._programs.listing(), call.start, Programs)]
 
     async def describe_program(self, process: Process, call: DescribeProgram) -> ProgramInfo:
         check_text(call.program, "the name of a program", MAX_PROGRAM)
@@ -86,7 +87,8 @@ class Status:
     def peek(self, process: Process, call: PeekMailbox) -> list[Heading]:
         box = self._table.get(call.pid).mailbox
         waiting = () if box is None else box.peek()
-        return [heading(message) for message, _ in zip(waiting, range(call.limit), strict=False)]
+        end = call.start + min(call.limit, PeekMailbox.page)
+        return [heading(message) for message in itertools.islice(waiting, call.start, end)]
 
     def dead_letters(self, process: Process, call: DeadLetters) -> list[DeadLetter]:
         return self._messaging.dead_letters.listing()
@@ -132,11 +134,11 @@ def _row(process: Process, now: float) -> ProcessInfo:
     return ProcessInfo(
         pid=process.pid,
         parent=process.parent_pid,
-        program=process.program,
-        owner=process.owner,
+        program=shortened(process.program),
+        owner=shortened(process.owner),
         priority=process.priority,
         state=state,
-        waits_for=waits_for,
+        waits_for=shortened(waits_for),
         threads=len(process.threads),
         mailbox=process.mailbox.count if process.mailbox is not None else 0,
         age=now - process.started,

@@ -26,7 +26,11 @@ class Syscall(msgspec.Struct, array_like=True, tag_field="call"):
 
     `appended`: the number of last fields that a later version of llmosd added to a call that journals store. The
     fingerprint of a call leaves them out while they have their defaults, so that older journals replay.
+
+    `page`: the most rows of one answer of a listing; 0 for any other call. Its docstring names the field by which a
+    client asks for the next rows. A page with fewer rows is the last one. Texts in rows are shortened.
     """
 
     returns: ClassVar[Any] = None
     appended: ClassVar[int] = 0
+    page: ClassVar[int] = 0

@@ -61,9 +61,16 @@ class MemoryDelete(Syscall, tag="memory_delete"):
 
 
 class MemoryKeys(Syscall, tag="memory_keys"):
-    """Answers the caller's keys that begin with `prefix`, in the order in which they were first set."""
+    """Answers the caller's keys that begin with `prefix`, in the order in which they were first set.
+
+    With `start`, it answers one page, without the first `start` keys. Errors: `LimitExceeded` if a client asks for more
+    than a page without `start`.
+    """
 
     prefix: str = ""
+    start: Count | None = None
+    appended: ClassVar[int] = 1
+    page: ClassVar[int] = 2_000
     returns: ClassVar[Any] = list[str]
 
 
@@ -117,8 +124,13 @@ class SharedDelete(Syscall, tag="shared_delete"):
 
 
 class Regions(Syscall, tag="regions"):
-    """Answers all shared regions, sorted by name."""
+    """Answers the shared regions, sorted by name: one page of those after the name `after`.
 
+    Without `after`, it answers all. Errors: `LimitExceeded` if these are more than a page.
+    """
+
+    after: str | None = None
+    page: ClassVar[int] = 2_000
     returns: ClassVar[Any] = list[RegionInfo]
 
 

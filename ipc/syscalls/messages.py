@@ -139,8 +139,13 @@ class Unregister(Syscall, tag="unregister"):
 
 
 class Names(Syscall, tag="names"):
-    """Answers all registered names, sorted."""
+    """Answers the registered names, sorted: one page of those after `after`.
 
+    Without `after`, it answers all. Errors: `LimitExceeded` if these are more than a page.
+    """
+
+    after: str | None = None
+    page: ClassVar[int] = 2_000
     returns: ClassVar[Any] = list[NameInfo]
 
 
@@ -180,11 +185,14 @@ class Unsubscribe(Syscall, tag="unsubscribe"):
 class PeekMailbox(Syscall, tag="mailbox"):
     """Answers the headings of up to `limit` messages in the mailbox of process `pid`. Errors: `UnknownProcess`.
 
-    They are in the order in which `Receive` takes them.
+    They are in the order in which `Receive` takes them, without the first `start` ones. One answer has at most a page
+    of rows. Types of messages are shortened.
     """
 
     pid: int
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    start: Count = 0
+    page: ClassVar[int] = 1_000
     returns: ClassVar[Any] = list[Heading]
 
 

@@ -273,15 +273,22 @@ class Models(Syscall, tag="models"):
 
 
 class Slots(Syscall, tag="slots"):
-    """Answers the slots of each model that was used in this run of the daemon."""
+    """Answers the slots of each model that was used in this run of the daemon.
+
+    A row has at most 1,000 sequences: those on slots, then the first ones of the queue.
+    """
 
     returns: ClassVar[Any] = list[SlotInfo]
 
 
 class FinishedCalls(Syscall, tag="finished_calls"):
-    """Answers the ended generations with a number above `after`, the oldest first; at most the last 16,384."""
+    """Answers the ended generations with a number above `after`, the oldest first; at most the last 16,384.
+
+    One answer has at most a page of rows. The number of its last row is the `after` of the next page.
+    """
 
     after: int = 0
+    page: ClassVar[int] = 4_096
     returns: ClassVar[Any] = list[FinishedCall]
 
 

@@ -185,11 +185,15 @@ class Sleep(Syscall, tag="sleep"):
 
 
 class Ps(Syscall, tag="ps"):
-    """Answers up to `limit` rows of the process table, from pid `start` on; with `clients`, also connections."""
+    """Answers up to `limit` rows of the process table, from pid `start` on; with `clients`, also connections.
+
+    One answer has at most a page of rows. The pid of its last row, plus 1, is the `start` of the next page.
+    """
 
     start: Count = 0
     limit: Annotated[int, Meta(ge=1, le=100_000)] = 10_000
     clients: bool = False
+    page: ClassVar[int] = 1_000
     returns: ClassVar[Any] = list[ProcessInfo]
 
 
@@ -205,8 +209,13 @@ class Logs(Syscall, tag="logs"):
 
 
 class Programs(Syscall, tag="programs"):
-    """Answers all programs that can be run."""
+    """Answers the programs that can be run, sorted by name: one page, without the first `start` ones.
 
+    Without `start`, it answers all. Errors: `LimitExceeded` if these are more than a page.
+    """
+
+    start: Count | None = None
+    page: ClassVar[int] = 150
     returns: ClassVar[Any] = list[ProgramInfo]
 
 
@@ -245,9 +254,14 @@ class StartThread(Syscall, tag="start_thread"):
 
 
 class Threads(Syscall, tag="threads"):
-    """Answers the threads of process `pid`, the oldest first. Errors: `UnknownProcess`."""
+    """Answers the threads of process `pid`, the oldest first: one page, without the first `start` ones.
+
+    Without `start`, it answers all. Errors: `UnknownProcess`; `LimitExceeded` if these are more than a page.
+    """
 
     pid: int
+    start: Count | None = None
+    page: ClassVar[int] = 2_000
     returns: ClassVar[Any] = list[ThreadInfo]
 
 

@@ -22,7 +22,8 @@ Number = Annotated[int, Meta(ge=1, le=1_000_000)]
 class LockInfo(msgspec.Struct, frozen=True):
     """A lock, semaphore, condition, barrier or event (`kind`), its state in words, and the pids of holders and waiters.
 
-    A pid is repeated for each permit that the process holds, and for each of its waiting threads.
+    A pid is repeated for each permit that the process holds, and for each of its waiting threads. Both lists
+    have at most 100 pids; if there are more, `state` says how many.
     """
 
     kind: str
@@ -33,8 +34,13 @@ class LockInfo(msgspec.Struct, frozen=True):
 
 
 class Locks(Syscall, tag="locks"):
-    """Answers all primitives that are held, waited for, or set."""
+    """Answers the primitives that are held, waited for, or set, sorted by name: one page of those after `after`.
 
+    Without `after`, it answers all. Errors: `LimitExceeded` if these are more than a page.
+    """
+
+    after: str | None = None
+    page: ClassVar[int] = 1_000
     returns: ClassVar[Any] = list[LockInfo]
 
 

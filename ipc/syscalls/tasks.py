@@ -87,11 +87,13 @@ class Attach(Syscall, tag="attach"):
 class History(Syscall, tag="history"):
     """Answers the last `limit` tasks, the newest first; with `before`, the last ones that are older than that task.
 
-    Errors: `UnknownTask`.
+    One answer has at most a page of rows. The id of its last row is the `before` of the next page. Errors:
+    `UnknownTask`.
     """
 
     limit: Annotated[int, Meta(ge=1, le=100_000)] = 100
     before: str | None = None
+    page: ClassVar[int] = 2_000
     returns: ClassVar[Any] = list[TaskInfo]
 
 

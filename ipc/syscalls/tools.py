@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from ipc.syscalls.base import Seconds, Syscall
+from ipc.syscalls.base import Count, Seconds, Syscall
 
 
 class Reference(msgspec.Struct, frozen=True):
@@ -59,8 +59,13 @@ class UseTool(Syscall, tag="use_tool"):
 
 
 class Tools(Syscall, tag="tools"):
-    """Answers all tools, sorted by name."""
+    """Answers the tools, sorted by name: one page, without the first `start` ones.
 
+    Without `start`, it answers all. Errors: `LimitExceeded` if these are more than a page.
+    """
+
+    start: Count | None = None
+    page: ClassVar[int] = 150
     returns: ClassVar[Any] = list[ToolInfo]
 
 

@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-import msgspec
-
 from ipc.messages import Emitted, Event, Log, Missed, Token
-from kernel.core.stream import Stream
+from kernel.core.stream import Stream, size_of
 
 RETAINED_EVENTS = 1024  # events of a task that clients can get when they attach again
 RETAINED_SIZE = 256 * 1024  # the sum of their sizes, each as measured by `_size`
@@ -116,6 +114,4 @@ def _size(event: Event) -> int:
         text = event.value
     elif isinstance(event, Log):
         text = event.event
-    if isinstance(text, msgspec.Raw):
-        return len(memoryview(text)) + EVENT_OVERHEAD
-    return len(text) + EVENT_OVERHEAD if isinstance(text, str | bytes) else EVENT_OVERHEAD
+    return size_of(text) + EVENT_OVERHEAD

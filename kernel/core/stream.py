@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from ipc.messages import Event, Log, State, Token
+import msgspec
+
+from ipc.messages import Emitted, Event, Log, State, Token
 
 MAX_EVENTS = 256  # the stream is congested when so many events wait,
-MAX_TEXT = 64 * 1024  # or so many characters of tokens
+MAX_TEXT = 64 * 1024  # or so many characters of tokens,
+MAX_EMITTED = 1024 * 1024  # or so many bytes of emitted values
 MAX_LINES = 4096  # characters of printed lines that join into one event
 PRINTED = frozenset({"stdout", "stderr"})  # the levels of printed lines
 
@@ -58,6 +61,7 @@ class Stream:
     __slots__ = (
         "_credit",
         "_deliver",
+        "_emitted",
         "_ending",
         "_on_drained",
         "_on_end",
@@ -75,6 +79,7 @@ class Stream:
         self._credit = credit
         self._queue: deque[tuple[Event | _Text | _Lines | _Gap, int]] = deque()
         self._text = 0
+        self._emitted = 0
         self._on_drained: list[Callable[[], None]] = []
         self.closed = False
         self.number = 0
@@ -82,7 +87,9 @@ class Stream:
 
     @property
     def congested(self) -> bool:
-        return not self.closed and (len(self._queue) >= MAX_EVENTS or self._text >= MAX_TEXT)
+        return not self.closed and (
+            len(self._queue) >= MAX_EVENTS or self._text >= MAX_TEXT or self._emitted >= MAX_EMITTED
+        )
 
     @property
     def readers(self) -> list[Stream]:
@@ -122,6 +129,8 @@ class Stream:
         elif isinstance(event, Log | State) and len(self._queue) >= MAX_EVENTS:
             self._drop(event, number)
         else:
+            if type(event) is Emitted:
+                self._emitted += size_of(event.value)
             self._queue.append((event, number))
 
     def grant(self, events: int) -> None:
@@ -154,7 +163,7 @@ class Stream:
         """Drop the waiting and all later events, because the client has gone. Call the callbacks of `when_drained`."""
         self.closed = True
         self._queue.clear()
-        self._text = 0
+        self._text = self._emitted = 0
         self._call_drained()
 
     def _join(self, line: Log, number: int) -> bool:
@@ -195,9 +204,18 @@ class Stream:
             line = waiting.line
             fields = {"lines": waiting.lines}
             return Log(line.pid, line.time, "warning", "log lines dropped: the client did not read them", fields)
+        if type(waiting) is Emitted:
+            self._emitted -= size_of(waiting.value)
         return waiting
 
     def _call_drained(self) -> None:
         callbacks, self._on_drained = self._on_drained, []
         for callback in callbacks:
             callback()
+
+
+def size_of(value: object) -> int:
+    """The approximate size of a value on its way to a client. A frozen Struct, which passes as it is, counts as 0."""
+    if isinstance(value, msgspec.Raw):
+        return memoryview(value).nbytes
+    return len(value) if isinstance(value, str | bytes) else 0

@@ -60,6 +60,13 @@ def _is_plain_enum(text: Any) -> bool:
     )
 
 
+def check_label(text: Any, what: str, most: int) -> None:
+    """Raise `InvalidCall` unless `text` is a `str` of at most `most` characters, all of which can be printed."""
+    check_text(text, what, most)
+    if not text.isprintable():
+        raise InvalidCall(f"{what} is {text!a:.100}; pass text without control characters and line breaks")
+
+
 def _encodable(text: str) -> bool:
     try:
         text.encode()

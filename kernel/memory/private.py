@@ -11,6 +11,7 @@ from typing import Any
 from ipc.syscalls import MemoryDelete, MemoryGet, MemoryKeys, MemorySet
 from kernel.core.process import Process
 from kernel.gate import Gate
+from kernel.lib.pages import from_place
 from kernel.lib.units import isolate_and_measure
 from kernel.memory.quotas import MemoryQuotas, MemoryUsage, check_name
 from kernel.processes.limits import LimitEnforcer
@@ -66,7 +67,9 @@ class PrivateMemory:
 
     def keys(self, process: Process, call: MemoryKeys) -> list[str]:
         store = self._stores.get(process.pid)
-        return [key for key in store.values if key.startswith(call.prefix)] if store is not None else []
+        keys = [key for key in store.values if key.startswith(call.prefix)] if store is not None else []
+        # The answer to an agent is no frame, so it has all keys.
+        return keys if call.start is None and not process.is_client else from_place(keys, call.start, MemoryKeys)
 
     def usage(self, process: Process) -> tuple[int, int]:
         """The number of keys of `process`, and the bytes of these keys and their values."""

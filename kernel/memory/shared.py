@@ -20,6 +20,7 @@ from kernel.core.plain_wait import PlainWait
 from kernel.core.process import Process, Thread
 from kernel.core.timers import Timer
 from kernel.gate import Gate
+from kernel.lib.pages import names_after, shortened
 from kernel.lib.units import isolate_and_measure
 from kernel.lib.validation import check_timeout
 from kernel.lib.wording import quoted
@@ -170,12 +171,13 @@ class SharedMemory:
         return None if receipt is None else receipt.answer_after_commit(None)
 
     def list(self, process: Process, call: Regions) -> list[RegionInfo]:
-        return [
-            RegionInfo(
-                name, region.version, region.size, region.owner, region.creator, len(self._watchers.get(name, ()))
+        rows = []
+        for name in names_after(self._regions, call.after, Regions):
+            region, watchers = self._regions[name], len(self._watchers.get(name, ()))
+            rows.append(
+                RegionInfo(name, region.version, region.size, shortened(region.owner), region.creator, watchers)
             )
-            for name, region in sorted(self._regions.items())
-        ]
+        return rows
 
     def process_ended(self, process: Process) -> None:
         for name in tuple(self._ephemeral.get(process.pid, ())):

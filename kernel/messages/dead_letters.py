@@ -14,6 +14,7 @@ import structlog
 from ipc.messages import Message
 from ipc.syscalls import DeadLetter, Heading
 from kernel.core.process import Process
+from kernel.lib.pages import shortened
 from kernel.messages.body_size import size
 
 CAPACITY = 1000
@@ -48,10 +49,10 @@ class DeadLetterQueue:
 
 
 def heading(message: Message) -> Heading:
-    """`message` without its body."""
+    """`message` without its body, and with its type cut short, for a listing."""
     return Heading(
         message.id,
-        message.type,
+        shortened(message.type),
         message.sender,
         message.recipient,
         message.priority,

@@ -13,6 +13,7 @@ from ipc.syscalls import NameInfo, Names, Register, Spawn, Unregister
 from kernel.core.process import Process
 from kernel.core.process_table import ProcessTable
 from kernel.gate import Gate
+from kernel.lib.pages import names_after, shortened
 from kernel.lib.wording import quoted
 
 MAX_LENGTH = 200  # characters of a name
@@ -92,7 +93,8 @@ class NameRegistry:
         self._names[holder].discard(call.name)
 
     def names(self, process: Process, call: Names) -> list[NameInfo]:
-        return [NameInfo(name, holder.pid, holder.program) for name, holder in sorted(self._holders.items())]
+        names = names_after(self._holders, call.after, Names)
+        return [NameInfo(name, self._holders[name].pid, shortened(self._holders[name].program)) for name in names]
 
     def process_ended(self, process: Process) -> None:
         for name in self._names.pop(process, ()):

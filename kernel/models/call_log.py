@@ -54,4 +54,5 @@ class CallLog:
     def since(self, process: Process, call: FinishedCalls) -> list[FinishedCall]:
         """The recorded generations whose number is above `call.after`, the oldest first."""
         new = min(max(self._number - call.after, 0), len(self._calls))
-        return list(itertools.islice(self._calls, len(self._calls) - new, None))
+        first = len(self._calls) - new
+        return list(itertools.islice(self._calls, first, first + FinishedCalls.page))

@@ -12,7 +12,13 @@ from ipc.syscalls import ModelInfo, PolicyInfo, SlotInfo
 from kernel.lib.machine import Machine
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from kernel.models.leases import LeaseTable
     from kernel.models.runtime import ModelRuntime
+    from kernel.models.sequence import Sequence
+
+MAX_SEQUENCES = 1_000  # in a row of `llmos slots`; its counts cover all
 
 
 def model_info(runtime: ModelRuntime, default: bool) -> ModelInfo:
@@ -39,11 +45,20 @@ def scheduling(runtime: ModelRuntime) -> str:
     return f"{policy.kind}{why}; {rules.slot_limit} of {runtime.spec.slots} slots usable{cause}"
 
 
+def _shown(sequences: Mapping[int, Sequence], slots: LeaseTable) -> tuple[Iterable[Sequence], dict[int, int]]:
+    """The sequences that a row has room for, and by id the places in the queue of those that wait."""
+    queue = slots.queue[:MAX_SEQUENCES]
+    places = {sequence.id: place for place, sequence in enumerate(queue, 1)}
+    if len(sequences) <= MAX_SEQUENCES:
+        return sequences.values(), places
+    return [*slots.running, *queue][:MAX_SEQUENCES], places
+
+
 def slot_info(runtime: ModelRuntime, machine: Machine) -> SlotInfo:
     """The row of a model in `llmos slots`."""
     active, state = runtime.active, runtime.state
     slots, pager = active.leases, active.pager
-    places = {sequence.id: place for place, sequence in enumerate(slots.queue, 1)}
+    shown, places = _shown(active.sequences, slots)
     now = asyncio.get_running_loop().time()
     return SlotInfo(
         model=runtime.name,
@@ -58,7 +73,7 @@ def slot_info(runtime: ModelRuntime, machine: Machine) -> SlotInfo:
         steps=active.steps,
         restarts=runtime.restarts,
         memory=machine.rss(runtime.pid) if runtime.pid else 0,
-        sequences=[sequence.info(places.get(sequence.id, 0)) for sequence in active.sequences.values()],
+        sequences=[sequence.info(places.get(sequence.id, 0)) for sequence in shown],
         given=slots.count,
         cause=runtime.rules.limit_cause,
         kv_used=pager.kv.used,

@@ -19,6 +19,7 @@ from kernel.core.suspension import Suspension
 from kernel.dispatch import deadlock
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate
+from kernel.lib.pages import from_place, shortened
 from kernel.lib.validation import HIGHEST, LOWEST, check_priority
 from kernel.processes.exit import ProcessExit
 from kernel.processes.threads import ThreadSubsystem
@@ -114,7 +115,7 @@ class Control:
         return status
 
     def threads(self, process: Process, call: ListThreads) -> list[ThreadInfo]:
-        return [_row(thread) for thread in self._table.get(call.pid).threads]
+        return [_row(thread) for thread in from_place(self._table.get(call.pid).threads, call.start, ListThreads)]
 
 
 def _notify(listeners: list[Listener], process: Process, thread: Thread | None) -> Wait | None:
@@ -136,9 +137,9 @@ async def _after(wait: Wait, priority: int) -> int:
 def _row(thread: Thread) -> ThreadInfo:
     return ThreadInfo(
         path=thread.path,
-        name=thread.get_name(),
+        name=shortened(thread.get_name()),
         state=thread.shown_state(),
-        waits_for=thread.shown_wait(),
+        waits_for=shortened(thread.shown_wait()),
         priority=thread.priority,
         cpu_seconds=thread.cpu,
     )

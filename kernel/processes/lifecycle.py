@@ -147,7 +147,7 @@ class Lifecycle:
         if call.deadline is not None:
             call.deadline = check_seconds(call.deadline, "deadline")
         if call.owner is not None:
-            check_text(call.owner, "an owner", MAX_OWNER)
+            check_label(call.owner, "an owner", MAX_OWNER)
 
     # ---- for connections and the daemon
 
@@ -156,7 +156,7 @@ class Lifecycle:
 
         Raises `InvalidCall`, and `ShuttingDown` if the kernel closes.
         """
-        check_text(name, "the name of a client", MAX_OWNER)
+        check_label(name, "the name of a client", MAX_OWNER)
         process = Process(self.table.pids.take(), None, name or CLIENT, {}, owner=owner, priority=0, is_client=True)
         self.table.alive[process.pid] = process
         return process

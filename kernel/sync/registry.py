@@ -30,7 +30,9 @@ from ipc.syscalls import (
 )
 from kernel.core.process import Process, Thread
 from kernel.gate import Gate
+from kernel.lib.pages import names_after
 from kernel.lib.validation import check_text, check_timeout
+from kernel.lib.wording import counted
 from kernel.sync.barrier import Barrier
 from kernel.sync.event import Event
 from kernel.sync.lock import Condition, Lock
@@ -38,6 +40,7 @@ from kernel.sync.semaphore import Semaphore
 
 MAX_NAMES = 100_000
 MAX_NAME = 200  # characters
+MAX_PIDS = 100  # holders, and as many waiters, in a row of the listing
 
 Primitive = Lock | Semaphore | Barrier | Event
 Kind = TypeVar("Kind", Lock, Semaphore, Barrier, Event)
@@ -73,7 +76,10 @@ class Synchronisation:
     # ---- system calls
 
     def locks(self, process: Process, call: Locks) -> list[LockInfo]:
-        return [row for named in self._named.values() for row in named.info()]
+        rows: list[LockInfo] = []
+        for name in names_after(self._named, call.after, Locks):
+            rows += map(_shortened, self._named[name].info())
+        return rows
 
     def acquire_lock(self, process: Process, call: AcquireLock) -> Coroutine[Any, Any, None]:
         thread, timeout = self._caller(process, call), check_timeout(call.timeout)
@@ -171,6 +177,15 @@ class Synchronisation:
         # Compare by identity: when a thread leaves an old primitive, a new one may have its name.
         if named.idle and self._named.get(named.name) is named:
             del self._named[named.name]
+
+
+def _shortened(row: LockInfo) -> LockInfo:
+    """`row` with the first pids only, if it has many."""
+    holders, waiters = len(row.holders), len(row.waiters)
+    if holders <= MAX_PIDS and waiters <= MAX_PIDS:
+        return row
+    state = f"{row.state}; {counted(holders, 'holder')} and {counted(waiters, 'waiter')}"
+    return LockInfo(row.kind, row.name, state, row.holders[:MAX_PIDS], row.waiters[:MAX_PIDS])
 
 
 def _condition(lock: Lock) -> Condition:

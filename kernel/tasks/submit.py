@@ -30,6 +30,7 @@ from kernel.durable.processes import DurableProcesses
 from kernel.gate import Gate
 from kernel.journal.journal import Journal
 from kernel.journal.records import AcceptedTask, TaskRow
+from kernel.lib.pages import shortened
 from kernel.lib.validation import check_text
 from kernel.processes.lifecycle import Lifecycle
 from kernel.programs.program import Program
@@ -104,7 +105,8 @@ class Tasks:
 
     async def history(self, process: Process, call: History) -> list[TaskInfo]:
         before = None if call.before is None else id_number(call.before)
-        found: list[TaskSummary] = await self._journal.read(partial(summaries.read, limit=call.limit, before=before))
+        read = partial(summaries.read, limit=min(call.limit, History.page), before=before)
+        found: list[TaskSummary] = await self._journal.read(read)
         return [self._info(summary) for summary in found]
 
     async def backup(self, process: Process, call: Backup) -> int:
@@ -252,13 +254,13 @@ class Tasks:
         return TaskInfo(
             id=id_text(row.id),
             pid=pid,
-            program=row.program,
-            owner=row.owner,
+            program=shortened(row.program),
+            owner=shortened(row.owner),
             state=row.reason or ("ending" if ending else "running" if pid else self._not_begun(row.id)),
             attempt=row.attempt,
             submitted=row.submitted,
             ended=row.ended or 0.0,
-            error=row.error,
+            error=shortened(row.error),
             last_pid=summary.last_pid or (0 if task is None else task.pid),
             arguments=summary.arguments,
             result=summary.result,

@@ -23,6 +23,7 @@ from kernel.core.process import Process, Thread
 from kernel.core.timers import Timer
 from kernel.gate import Gate
 from kernel.lib import failures
+from kernel.lib.pages import from_place, small_row
 from kernel.lib.units import isolate_and_measure
 from kernel.lib.validation import check_text, check_timeout
 from kernel.memory.shared import RESERVED, SharedMemory
@@ -104,7 +105,7 @@ class ToolSubsystem:
         return self._use(process, call, timeout, self._call_id(process), isolate(call.args))
 
     def listing(self, process: Process, call: Tools) -> Coroutine[Any, Any, list[ToolInfo]]:
-        return self._list()
+        return self._list(call.start)
 
     def process_ended(self, process: Process) -> None:
         self._client_calls.pop(process.pid, None)
@@ -246,7 +247,7 @@ class ToolSubsystem:
             )
         return tool
 
-    async def _list(self) -> list[ToolInfo]:
+    async def _list(self, start: int | None) -> list[ToolInfo]:
         errors = await self._programs.in_worker(self._load_all)
         tools = self._programs.tools | self._loaded
         rows = [self._info(tool) for tool in tools.values()]
@@ -254,7 +255,7 @@ class ToolSubsystem:
             ToolInfo(name, "", "", self._configured[name].function, 0, None, 0, error=error)
             for name, error in errors.items()
         ]
-        return sorted(rows, key=lambda row: row.name)
+        return [small_row(row) for row in from_place(sorted(rows, key=lambda row: row.name), start, Tools)]
 
     def _load_all(self) -> dict[str, str]:
         self._programs.refresh()

@@ -27,6 +27,7 @@ from llmosd.client.cursor import Cursor, TaskReader
 from llmosd.client.descriptor import Ask, Asynchronous, Follow
 from llmosd.client.dialing import Dial
 from llmosd.client.methods import ClientMethods
+from llmosd.client.pages import pages
 from llmosd.client.session import PendingRequest, Session
 from llmosd.shared import Shared
 
@@ -242,11 +243,19 @@ class AsyncClient(ClientMethods, Asynchronous[AsyncTask]):
     async def request(self, call: Syscall, timeout: float | None = None) -> Any:
         """Make any system call of `ipc.syscalls` and return its answer. Raises `TimedOut` after `timeout` seconds.
 
+        A listing is read page by page, and returned whole.
+
         Without a timeout, a call that waits for nothing raises `NoDaemon` if it is not answered in time
         (`llmosd.client.bounds`).
         """
         wire = self._connected()
-        return await wire.answer(wire.open(call), bounds.answering(call, self.socket, timeout))
+        bound = bounds.answering(call, self.socket, timeout)
+        listing = pages(call)
+        if listing is None:
+            return await wire.answer(wire.open(call), bound)
+        while listing.call is not None:
+            listing.add(await wire.answer(wire.open(listing.call), bound))
+        return listing.rows
 
     async def run(
         self,

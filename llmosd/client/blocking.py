@@ -28,6 +28,7 @@ from llmosd.client.cursor import Cursor, TaskReader
 from llmosd.client.descriptor import Ask, Blocking, Follow
 from llmosd.client.dialing import Dial
 from llmosd.client.methods import ClientMethods
+from llmosd.client.pages import pages
 from llmosd.client.session import PendingRequest, Session
 
 PING_AFTER = 10.0  # seconds of silence after which the client checks that a stopping daemon lives
@@ -151,11 +152,18 @@ class Client(ClientMethods, Blocking[Task]):
     def request(self, call: Syscall, timeout: float | None = None) -> Any:
         """Make any system call of `ipc.syscalls` and return its answer. Raises `TimedOut` after `timeout` seconds.
 
+        A listing is read page by page, and returned whole.
+
         Without a timeout, a call that waits for nothing raises `NoDaemon` if it is not answered in time
         (`llmosd.client.bounds`).
         """
         bound = bounds.answering(call, self.socket, timeout)
-        return self._answer(self._open(call, bound), bound)
+        listing = pages(call)
+        if listing is None:
+            return self._answer(self._open(call, bound), bound)
+        while listing.call is not None:
+            listing.add(self._answer(self._open(listing.call, bound), bound))
+        return listing.rows
 
     def run(
         self,

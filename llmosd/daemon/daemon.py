@@ -23,7 +23,7 @@ import llmosd
 from ipc.errors import ConfigError, LlmosError
 from kernel.connection import Connection
 from kernel.journal.journal import Journal
-from kernel.lib import failpoints
+from kernel.lib import descriptors, failpoints
 from kernel.lib.private_files import make_private, open_private
 from kernel.lib.users import user_name
 from kernel.processes import stdio
@@ -177,6 +177,7 @@ def main() -> int:
 def _main() -> int:
     arguments = vars(parser().parse_args())
     standard_streams.prepare_daemon()
+    descriptors.raise_limit()
     _check_installation()
     try:
         config = settings.load(arguments.pop("config"), arguments)

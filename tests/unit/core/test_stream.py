@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from ipc.messages import Emitted, Log, Result, State, Token
-from kernel.core.stream import MAX_EVENTS, MAX_TEXT
+from kernel.core.stream import MAX_EMITTED, MAX_EVENTS, MAX_TEXT
 from tests.support.system import Recorder
 
 
@@ -121,3 +122,19 @@ def test_a_relief_that_makes_the_stream_congested_again_waits_again(make_recorde
 def make_recorder() -> Any:
     """Makes recorders without a kernel."""
     return Recorder
+
+
+@pytest.mark.parametrize("large", ["x" * 10_000, bytes(10_000), msgspec.Raw(bytes(10_000))])
+def test_a_reader_with_few_but_large_emitted_values_is_behind(make_recorder: Any, large: object) -> None:
+    recorder = make_recorder(credit=0)
+    few = -(-MAX_EMITTED // 10_000)
+    assert few < MAX_EVENTS
+    for _ in range(few - 1):
+        recorder.stream.push(Emitted(1, large))
+    assert not recorder.stream.congested
+    recorder.stream.push(Emitted(1, large))
+    assert recorder.stream.congested
+    recorder.stream.grant(1)
+    assert not recorder.stream.congested
+    recorder.stream.close()
+    assert not recorder.stream.congested

@@ -50,3 +50,21 @@ def test_a_frame_over_the_limit_is_refused_at_its_header(limit: int, over: int, 
 def test_a_frame_of_exactly_the_limit_passes() -> None:
     decoder = FrameDecoder(10)
     assert list(decoder.feed(frame(b"0123456789"))) == [b"0123456789"]
+
+
+def test_a_decoder_knows_the_length_of_the_frame_that_is_incomplete() -> None:
+    decoder = FrameDecoder()
+    data = frame(b"hello") + frame(b"you")
+    assert (decoder.incomplete, decoder.changed) == (0, False)
+    seen = []
+    for byte in data:
+        list(decoder.feed(bytes([byte])))
+        seen.append((decoder.incomplete, decoder.changed))
+        decoder.changed = False
+    begun = [(4, True), (4, False), (4, False)]  # the length is unknown until the header is complete
+    assert seen == [
+        *begun, *([(9, True)] + [(9, False)] * 4), (0, True),
+        *begun, *([(7, True)] + [(7, False)] * 2), (0, True),
+    ]  # fmt: skip
+    assert [*decoder.feed(data + frame(b"next")[:6])] == [b"hello", b"you"]
+    assert (decoder.incomplete, decoder.changed) == (8, True)

@@ -10,48 +10,15 @@ import pytest
 
 from ipc.codec import decode, encode
 from ipc.errors import FrameTooLarge, LlmosError, SlowReader
-from ipc.frames import HEADER, FrameDecoder, frame
+from ipc.frames import HEADER, frame
 from ipc.messages import Log
 from ipc.protocol import VERSION, Failure, FromDaemon, Hello, RawAnswer, Request, StreamEvent
 from ipc.syscalls import Logs, Ping
-from ipc.transport import FramedProtocol
+from ipc.transport import LINGER, FramedProtocol
 from kernel import connection as kernel_server
 from kernel.connection import Connection
 from kernel.kernel import Kernel
-
-
-class FakeTransport(asyncio.Transport):
-    """Collects writes. `unread`: bytes that the peer has not read."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.writes: list[bytes] = []
-        self.unread = 0
-        self.log: list[str] = []
-        self.closing = False
-
-    def write(self, data: Any) -> None:
-        self.writes.append(bytes(data))
-
-    def get_write_buffer_size(self) -> int:
-        return self.unread
-
-    def is_closing(self) -> bool:
-        return self.closing
-
-    def close(self) -> None:
-        self.log.append("close")
-        self.closing = True
-
-    def abort(self) -> None:
-        self.log.append("abort")
-        self.closing = True
-
-    def pause_reading(self) -> None:
-        self.log.append("pause reading")
-
-    def resume_reading(self) -> None:
-        self.log.append("resume reading")
+from tests.support.fake_transport import FakeTransport, payloads
 
 
 class Peer(FramedProtocol):
@@ -80,10 +47,6 @@ def connect(**options: Any) -> tuple[Peer, FakeTransport]:
     peer, transport = Peer(**options), FakeTransport()
     peer.connection_made(transport)
     return peer, transport
-
-
-def payloads(transport: FakeTransport) -> list[bytes]:
-    return list(FrameDecoder().feed(b"".join(transport.writes)))
 
 
 async def test_all_frames_of_one_turn_are_one_write() -> None:
@@ -193,6 +156,52 @@ async def test_what_no_frame_can_hold_is_an_error_of_that_request_alone(
     assert [one.id for one in said if isinstance(one, RawAnswer)] == [2, 3, 4]
     assert not [one for one in said if isinstance(one, StreamEvent)]
     connection.connection_lost(None)
+
+
+async def test_frames_that_arrive_while_reading_is_paused_wait_in_their_order() -> None:
+    class Careful(Peer):
+        def frame_received(self, payload: bytes) -> None:
+            super().frame_received(payload)
+            if payload.startswith(b"wait"):
+                self.hold(1)
+                self.hold(2)
+
+    peer, transport = Careful(), FakeTransport()
+    peer.connection_made(transport)
+    stream = b"".join(map(frame, (b"a", b"wait 1", b"b", b"wait 2", b"c")))
+    peer.data_received(stream[:-3])
+    assert peer.received == [b"a", b"wait 1"]
+    peer.release(1)
+    assert (peer.received, transport.log) == ([b"a", b"wait 1"], ["pause reading"])  # there is another reason
+    peer.release(2)
+    assert (peer.received, transport.log[1:]) == ([b"a", b"wait 1", b"b", b"wait 2"], ["pause reading"])
+    peer.data_received(stream[-3:])  # read before the pause
+    peer.release(1)
+    peer.release(2)
+    assert peer.received == [b"a", b"wait 1", b"b", b"wait 2", b"c"]
+    assert transport.log[-1] == "resume reading"
+    peer.release(2)
+    assert transport.log.count("resume reading") == 1
+    peer.connection_lost(None)
+
+
+async def test_answers_to_very_many_requests_are_written_in_parts() -> None:
+    peer, transport = connect()
+    peer.echo = True
+    peer.data_received(frame(b"x") * 1000)
+    assert 5 < len(transport.writes) < 10
+    assert payloads(transport) == [b"x"] * 1000
+
+
+async def test_a_peer_that_leaves_the_last_words_unread_is_cut_off_after_a_while() -> None:
+    peer, transport = connect()
+    transport.unread = 1
+    peer.close()
+    peer.close()
+    assert transport.log == ["close", "close"]
+    await asyncio.sleep(LINGER + 1)
+    assert transport.log == ["close", "close", "abort"]
+    peer.connection_lost(None)
 
 
 async def test_close_writes_what_is_queued_first() -> None:
