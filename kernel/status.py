@@ -79,7 +79,7 @@ class Status:
         return self._programs.listing()
 
     async def describe_program(self, process: Process, call: DescribeProgram) -> ProgramInfo:
-        return await self._programs.in_worker(lambda: self._programs.load(call.program).describe())
+        return await self._programs.in_worker(lambda since: self._programs.look(call.program, None, since).describe())
 
     def peek(self, process: Process, call: PeekMailbox) -> list[Heading]:
         box = self._table.get(call.pid).mailbox

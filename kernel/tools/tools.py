@@ -16,7 +16,7 @@ from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from ipc.codec import isolate, reveal
-from ipc.errors import Busy, LlmosError, NotEncodable, TimedOut, ToolFailed, UnknownTool
+from ipc.errors import AgentFailed, Busy, LlmosError, NotEncodable, TimedOut, ToolFailed, UnknownTool
 from ipc.syscalls import Reference, ToolInfo, Tools, UseTool
 from kernel.core.fiber import PARK
 from kernel.core.process import Process, Thread
@@ -26,6 +26,7 @@ from kernel.lib import failures
 from kernel.lib.units import isolate_and_measure
 from kernel.lib.validation import check_timeout
 from kernel.memory.shared import RESERVED, SharedMemory
+from kernel.programs.jobs import NotYet
 from kernel.programs.loader import ProgramLoader
 from kernel.programs.origin import ORIGIN
 from kernel.programs.suggestion import did_you_mean, similar
@@ -122,7 +123,7 @@ class ToolSubsystem:
     async def _use(self, process: Process, call: UseTool, timeout: float | None, call_id: str, args: Any) -> Any:
         tool = self._find(call.name)
         if tool is None:
-            tool = await self._programs.in_worker(lambda: self._load(call.name))
+            tool = await self._programs.in_worker(partial(self._load, call.name))
         tool.bind(reveal(args))
         limit = self._limit(tool)
         limit.calls += 1
@@ -219,13 +220,17 @@ class ToolSubsystem:
         """The tool, if it is loaded. A tool from the settings takes precedence over one from a file."""
         return self._loaded.get(name) if name in self._configured else self._programs.tools.get(name)
 
-    def _load(self, name: str) -> Tool:
-        """Load a tool. Blocks on the disk. Raises `UnknownTool`, and `ToolFailed` if the tool cannot be loaded."""
-        spec = self._configured.get(name)
-        if spec is not None:
-            return self._loaded.setdefault(name, load(name, spec))
-        self._programs.refresh()
+    def _load(self, name: str, since: float) -> Tool:
+        """Load a tool. For `in_worker`. Raises `UnknownTool`, and `ToolFailed` if the tool cannot be loaded."""
+        if name in self._configured:
+            return self._load_configured(name)
+        pending = self._programs.look_everywhere(since)
         tool = self._programs.tools.get(name)
+        if tool is None and name in self._programs.broken_tools:
+            broken = self._programs.broken_tools[name]
+            raise ToolFailed(f"tool {name} in {broken.source} cannot be used: {broken.error}", tool=name)
+        if tool is None and pending:
+            raise NotYet(pending)
         if tool is None:
             known = sorted({*self._configured, *self._programs.tools})
             near = similar(name, known)
@@ -240,20 +245,30 @@ class ToolSubsystem:
         errors = await self._programs.in_worker(self._load_all)
         tools = self._programs.tools | self._loaded
         rows = [self._info(tool) for tool in tools.values()]
+        rows += [row for name, row in self._programs.broken_tools.items() if name not in tools]
         rows += [
             ToolInfo(name, "", "", self._configured[name].function, 0, None, 0, error=error)
             for name, error in errors.items()
         ]
         return sorted(rows, key=lambda row: row.name)
 
-    def _load_all(self) -> dict[str, str]:
-        self._programs.refresh()
+    def _load_configured(self, name: str) -> Tool:
+        """A tool that the settings name."""
+        spec = self._configured[name]
+        if name not in self._loaded:
+            self._loaded[name] = self._programs.do(("tool", name), spec.function, partial(load, name, spec))
+        return self._loaded[name]
+
+    def _load_all(self, since: float) -> dict[str, str]:
+        self._programs.refresh(since)
         errors = {}
         for name in self._configured:
             try:
-                self._load(name)
-            except ToolFailed as error:
+                self._load_configured(name)
+            except (ToolFailed, AgentFailed, Busy) as error:
                 errors[name] = error.message
+            except NotYet as error:
+                errors[name] = error.jobs[0].described()
         return errors
 
     def _info(self, tool: Tool) -> ToolInfo:
