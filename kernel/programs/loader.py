@@ -53,6 +53,7 @@ class ProgramLoader:
         self._files: dict[Path, ProgramFile] = {}  # of `_folders` at the last look, by resolved path
         self._broken: dict[str, ProgramInfo] = {}  # files by stem, and agents
         self._loading: set[str] = set()  # those of `_broken` that are loading
+        self._old: set[Path] = set()  # those of `_files` that a look at the disk may show to have changed
         self._busy: dict[str, Busy] = {}  # those of `_broken` that may load later
         self.installed = InstalledPrograms()
         self.tools: dict[str, Tool] = {}
@@ -107,7 +108,7 @@ class ProgramLoader:
             if program is None or not self._is_current(program, since):
                 pending = self._refresh(since)
                 program = self.by_name.get(name)
-                if program is None and pending and ":" not in name and not self._is_broken(name):
+                if pending and (self._is_old(program) if program else ":" not in name and not self._is_broken(name)):
                     raise NotYet(pending)
             return self._load_installed(name, caller) if program is None else program
 
@@ -121,7 +122,7 @@ class ProgramLoader:
                 pending.settled.result()
 
     def look_everywhere(self, since: float) -> list[Job[Any]]:
-        """Load all new and changed files in the folders and all entry points. Returns the jobs of those that had not ended."""
+        """Load all new and changed files in the folders and all entry points. Returns the jobs that had not ended."""
         with self._look:
             return self._refresh(since)
 
@@ -187,9 +188,13 @@ class ProgramLoader:
                 self._listed[folder] = listed
         listed = [path for folder in self._folders for path in self._listed.get(folder, ())]
         looks: dict[Path, FileLook] = {}
+        old: set[Path] = set()
         for parent in dict.fromkeys([*self._modules, *(path.parent for path in listed)]):
             within = [path for path in listed if path.parent == parent]
-            looks |= attempt(parent.name, parent, partial(self._look_at, parent, within, since)) or {}
+            found = attempt(parent.name, parent, partial(self._look_at, parent, within, since))
+            looks |= found or {}
+            if found is None and parent.name in loading:
+                old.update(within)
         files = {}
         for path in listed:
             if path in looks:
@@ -202,7 +207,7 @@ class ProgramLoader:
         self._files = files
         self._set_tables(list(files.values()))
         broken |= {info.name: info for file in files.values() for info in file.broken.values()}
-        self._broken, self._busy, self._loading = broken, busy, loading
+        self._broken, self._busy, self._loading, self._old = broken, busy, loading, old
         return pending
 
     def _set_tables(self, files: list[ProgramFile]) -> None:
@@ -227,6 +232,9 @@ class ProgramLoader:
         installed = self.installed
         self._jobs.do((installed, entry), text_of_entry(entry), partial(installed.load_entry_point, entry))
         installed.pending = [other for other in installed.pending or () if other is not entry]
+
+    def _is_old(self, program: Program) -> bool:
+        return Path(program.source) in self._old
 
     def _is_broken(self, name: str) -> bool:
         """Whether `name` is a file or an agent that is broken, so that no file that still runs has to define it."""
