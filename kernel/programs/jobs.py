@@ -22,7 +22,7 @@ from kernel.lib import failures
 from kernel.lib.worker_threads import DaemonThreads
 from kernel.programs.traces import is_importing, place_in
 
-PATIENCE = 1.0  # seconds that a look waits for a job, unless others hang already: see `Jobs.do`
+PATIENCE = 1.0  # seconds that a look waits for a job, unless others hang already: see `LoaderJobs.do`
 LIMIT = 60.0  # seconds after which the load of a file fails
 GRACE = 1.0  # seconds in which an interrupted thread has to notice it; one that does not is in C code
 MAX_REMEMBERED = 256  # jobs of which a loader remembers the outcome
@@ -31,7 +31,7 @@ MAX_JOBS = 64  # that have not ended
 T = TypeVar("T")
 
 _threads = DaemonThreads("llmosd loader", MAX_JOBS)
-_running: set[Job[Any]] = set()
+_running: set[LoaderJob[Any]] = set()
 
 
 class TimeLimit(BaseException):
@@ -39,9 +39,9 @@ class TimeLimit(BaseException):
 
 
 class NotYet(Exception):
-    """Jobs of which the caller needs one go on. `settled` has a result as soon as one of them is settled."""
+    """LoaderJobs of which the caller needs one go on. `settled` has a result as soon as one of them is settled."""
 
-    def __init__(self, jobs: Iterable[Job[Any]]) -> None:
+    def __init__(self, jobs: Iterable[LoaderJob[Any]]) -> None:
         super().__init__()
         self.jobs = list(jobs)
         self.settled: Future[None] = Future()
@@ -65,7 +65,7 @@ class Settled(Executor):
         return self._future
 
 
-class Job(Generic[T]):
+class LoaderJob(Generic[T]):
     """Work in a thread of its own. `what` names the file or folder in errors. `began`: when, by `time.monotonic`.
 
     `settled` gets a result when the job has ended, or exceeds its limit.
@@ -177,11 +177,11 @@ class Job(Generic[T]):
             self.settled.set_result(None)
 
 
-class Jobs:
+class LoaderJobs:
     """The jobs of one loader that have not ended or whose outcome nobody took, by key."""
 
     def __init__(self) -> None:
-        self._jobs: dict[Hashable, Job[Any]] = {}
+        self._jobs: dict[Hashable, LoaderJob[Any]] = {}
 
     def do(self, key: Hashable, what: str, work: Callable[[], T], since: float = 0.0) -> T:
         """The result of `work`, or of the job of this `key` that began after `since`.
@@ -190,12 +190,12 @@ class Jobs:
         it, so a look at many files that hang takes seconds. Never waits for a job that goes on from an earlier call.
         After `LIMIT` raises `Busy` while it goes on, and always `AgentFailed` if it was interrupted.
         """
-        job: Job[T] | None = self._jobs.get(key)
+        job: LoaderJob[T] | None = self._jobs.get(key)
         if job is None or (job.ended and job.began < since):
             hanging = sum(not other.ended for other in self._jobs.values())
             if len(self._jobs) >= MAX_REMEMBERED:
                 self._jobs = {known: other for known, other in self._jobs.items() if not other.ended}
-            job = self._jobs[key] = Job(what, work)
+            job = self._jobs[key] = LoaderJob(what, work)
             job.wait(PATIENCE / min(1 + hanging, 20))
         if not job.ended:
             if job.overdue:

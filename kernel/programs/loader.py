@@ -23,7 +23,7 @@ from ipc.syscalls import ProgramInfo, ToolInfo
 from kernel.lib.worker_threads import DaemonThreads
 from kernel.programs.disk import FileLook, list_files, look_at, python_file
 from kernel.programs.installed import InstalledPrograms, text_of_entry
-from kernel.programs.jobs import Job, Jobs, NotYet, Settled
+from kernel.programs.jobs import LoaderJob, LoaderJobs, NotYet, Settled
 from kernel.programs.neighbours import FolderModules
 from kernel.programs.program import Program, ProgramFile
 from kernel.programs.running import define_all, run_file, tools_in
@@ -61,7 +61,7 @@ class ProgramLoader:
         self.by_name: dict[str, Program] = {}  # from folders and entry points
         self._rivals = Rivals("programs")
         self._rival_tools = Rivals("tools")
-        self._jobs = Jobs()
+        self._jobs = LoaderJobs()
         self._look = threading.Lock()  # held during a look at anything; guards all of the above
         self._workers = DaemonThreads("llmosd look", WORKERS)
 
@@ -121,7 +121,7 @@ class ProgramLoader:
             except NotYet as pending:
                 pending.settled.result()
 
-    def look_everywhere(self, since: float) -> list[Job[Any]]:
+    def look_everywhere(self, since: float) -> list[LoaderJob[Any]]:
         """Load all new and changed files in the folders and all entry points. Returns the jobs that had not ended."""
         with self._look:
             return self._refresh(since)
@@ -133,7 +133,7 @@ class ProgramLoader:
                 NotYet(young).settled.result(LISTED_AFTER)
 
     def do(self, key: Hashable, what: str, work: Callable[[], T]) -> T:
-        """Do `work`, which imports `what`, as a job: see `Jobs.do`."""
+        """Do `work`, which imports `what`, as a job: see `LoaderJobs.do`."""
         with self._look:
             return self._jobs.do(key, what, work)
 
@@ -155,8 +155,8 @@ class ProgramLoader:
 
     # ---- everything
 
-    def _refresh(self, since: float) -> list[Job[Any]]:
-        pending: list[Job[Any]] = []
+    def _refresh(self, since: float) -> list[LoaderJob[Any]]:
+        pending: list[LoaderJob[Any]] = []
         broken: dict[str, ProgramInfo] = {}
         busy: dict[str, Busy] = {}
         loading: set[str] = set()

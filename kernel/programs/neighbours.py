@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from kernel.programs.jobs import LIMIT, Job
+from kernel.programs.jobs import LIMIT, LoaderJob
 from kernel.programs.sources import FileVersion, SourceFile, locate, parent_of, top_of
 from kernel.programs.traces import place_in
 
@@ -111,7 +111,7 @@ class ProgramModule:
                 self.folder.load(f"{package.source.key}.{name}")
 
 
-class _Progress:
+class _RunningFiles:
     """Which threads run which files of a folder, in all its versions. `changed` guards the tables of modules, too."""
 
     def __init__(self) -> None:
@@ -139,12 +139,12 @@ class FolderModules:
         self,
         path: str,
         sources: Mapping[str, SourceFile | None] | None = None,
-        progress: _Progress | None = None,
+        progress: _RunningFiles | None = None,
     ) -> None:
         self.path = path
         self._sources = dict(sources or {})  # by key; None: there was no such file
         self._modules: dict[str, ProgramModule] = {}
-        self._progress = _Progress() if progress is None else progress
+        self._progress = _RunningFiles() if progress is None else progress
 
     def source(self, key: str) -> SourceFile | None:
         """The source file of `key`, as this version of the folder has it."""
@@ -186,7 +186,7 @@ class FolderModules:
             return self._load_here(key)
         if loaded is not None and loaded in self._progress.loading and time.monotonic() > loaded.began + LOOP_PATIENCE:
             raise _still_running(loaded)
-        job = Job(os.path.join(self.path, key), lambda: self._load_here(key))
+        job = LoaderJob(os.path.join(self.path, key), lambda: self._load_here(key))
         if not job.wait(LOOP_PATIENCE):
             raise StillRunning(f"{job.described()}, longer than an import may hold the event loop", name=key)
         return job.result()

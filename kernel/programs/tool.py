@@ -44,6 +44,7 @@ class Tool:
         self.mark = mark
         self.source = source
         self.function = function
+        self.is_coroutine = inspect.iscoroutinefunction(function)
         arguments = Arguments(mark.name, function, (CALL_ID,))
         self.signature = arguments.signature
         self.bind = arguments.bind

@@ -1,12 +1,14 @@
 """The tool subsystem: finds a tool, checks the arguments, runs it in a worker thread and returns the result.
 
 The gate calls its handlers. A caller that is killed or times out stops waiting, and the result is dropped. The tool
-subsystem never stops a function: the call holds its place until the function has returned, even by an exception.
+subsystem never stops a plain function: the call holds its place until the function has returned, even by an exception.
+The coroutine of an `async def` tool is cancelled.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
@@ -32,6 +34,7 @@ from kernel.programs.origin import ORIGIN
 from kernel.programs.suggestion import did_you_mean, similar
 from kernel.programs.tool import CALL_ID, Tool, ToolSpec, load
 from kernel.tools.concurrency import PAUSED, RUNNING, ConcurrencyLimit, ToolWait
+from kernel.tools.coroutines import CoroutineRun
 from kernel.tools.workers import Workers
 
 LARGE = 1024 * 1024  # bytes: a longer encoded result is returned by reference
@@ -41,10 +44,11 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds before another attempt; pauses 
 class ToolRun:
     """One attempt: a function in a worker thread, and its outcome once the function has returned."""
 
-    __slots__ = ("done", "error", "size", "thread", "value")
+    __slots__ = ("coroutine", "done", "error", "size", "thread", "value")
 
     def __init__(self, thread: Thread) -> None:
         self.thread: Thread | None = thread  # None: the caller gave up
+        self.coroutine = CoroutineRun()
         self.done = False
         self.value: Any = None
         self.size = 0
@@ -54,6 +58,8 @@ class ToolRun:
         """Call the function. Runs in the worker thread and never raises."""
         try:
             value = tool.function(**arguments)
+            if inspect.iscoroutine(value):
+                value = self.coroutine.run(value)
         except BaseException as error:
             place = failures.place(error)
             what = failures.with_place(place, f"tool {tool.name}: {failures.summary(error)}")
@@ -172,8 +178,9 @@ class ToolSubsystem:
         try:
             while not run.done:
                 if timer.expired:
+                    goes_on = "is cancelled" if tool.is_coroutine else "goes on"
                     raise TimedOut(
-                        f"tool {tool.name} did not return in time; it goes on, and holds its place until it returns",
+                        f"tool {tool.name} did not return in time; it {goes_on}, and holds its place until it returns",
                         tool=tool.name,
                     )
                 thread.waits_for = wait
@@ -182,6 +189,7 @@ class ToolSubsystem:
             if not run.done:
                 run.thread = None
                 limit.abandoned += 1
+                run.coroutine.cancel()
             raise
         finally:
             del limit.callers[thread]

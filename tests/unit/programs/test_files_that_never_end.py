@@ -17,7 +17,7 @@ import pytest
 
 from ipc.errors import AgentFailed, Busy
 from kernel.programs import jobs, loader, neighbours
-from kernel.programs.jobs import Job, NotYet
+from kernel.programs.jobs import LoaderJob, NotYet
 from kernel.programs.loader import ProgramLoader
 from kernel.programs.neighbours import FolderModules
 from tests.support import program_files
@@ -63,7 +63,7 @@ def programs(tmp_path: Path) -> ProgramLoader:
     return program_files.loader(tmp_path / "agents")
 
 
-def begin(programs: ProgramLoader, name: Path | str) -> Job[Any]:
+def begin(programs: ProgramLoader, name: Path | str) -> LoaderJob[Any]:
     """Begin to load a program whose file hangs. Returns the job of the file."""
     since = 0.0
     while True:
@@ -83,13 +83,13 @@ def rows(programs: ProgramLoader) -> dict[str, str]:
     return {row.name: row.error for row in programs.listing()}
 
 
-def reach(job: Job[Any], place: str) -> None:
+def reach(job: LoaderJob[Any], place: str) -> None:
     """Return when the job is at `place`."""
     while not job.described().endswith(place):
         os.sched_yield()
 
 
-def overdue(job: Job[Any]) -> Job[Any]:
+def overdue(job: LoaderJob[Any]) -> LoaderJob[Any]:
     """Let the time limit of a job pass."""
     job._time_out()
     return job
