@@ -29,7 +29,7 @@ class AgentMark(msgspec.Struct, frozen=True):
 
 
 class ToolMark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Marks a plain function as a tool.
+    """Marks a function as a tool.
 
     `name`: the name by which agents call the tool. `summary`: a description in one line. `concurrency`: the most calls
     that run at the same time. `timeout`: seconds that a call waits for its result; None: without limit. `retries`:

@@ -82,7 +82,7 @@ class Status:
 
     async def describe_program(self, process: Process, call: DescribeProgram) -> ProgramInfo:
         check_text(call.program, "the name of a program", MAX_PROGRAM)
-        return await self._programs.in_worker(lambda: self._programs.load(call.program).describe())
+        return await self._programs.in_worker(lambda since: self._programs.look(call.program, None, since).describe())
 
     def peek(self, process: Process, call: PeekMailbox) -> list[Heading]:
         box = self._table.get(call.pid).mailbox

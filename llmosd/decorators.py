@@ -55,6 +55,8 @@ def agent(
     tool for each effect outside the daemon. A call with an effect that others see waits for one or two fsyncs. Answers
     pass through msgpack: a Struct becomes a mapping, unless `accepts` declares it.
 
+    A default that can change, such as a list, is copied for each process, so tasks do not share it.
+
     Raises `TypeError` for anything but an `async def` with at least one parameter, and for Structs that are not frozen.
     """
     declared = None if accepts is None else {kind.__name__: kind for kind in accepts}
@@ -85,7 +87,10 @@ def tool(
 
 
 def tool(function: Any = None, /, *, name: str | None = None, summary: str = "", **options: Any) -> Any:
-    """Mark a plain function as a tool, which agents call by `ctx.tool`, and which runs in worker threads.
+    """Mark a function as a tool, which agents call by `ctx.tool`, and which runs in worker threads.
+
+    An `async def` runs in a worker thread, too, in an event loop of its own. It is cancelled if its caller gives up; a
+    plain function cannot be stopped.
 
     `name` and `summary` are as for `agent`. `concurrency`: the most calls that run at the same time; further calls wait
     in line. `timeout`: seconds that a call may take, with all attempts. `retries`: further attempts after the function
@@ -95,12 +100,14 @@ def tool(function: Any = None, /, *, name: str | None = None, summary: str = "",
     durable agent has the same id in every run of the daemon, so a tool that checks the id acts exactly once. Any other
     tool acts at least once.
 
-    Raises `TypeError` for coroutine functions, and `ValueError` for numbers out of range.
+    A default that can change, such as a list, is copied for each call, as it is for an agent.
+
+    Raises `TypeError` for anything but a function, and `ValueError` for numbers out of range.
     """
 
     def mark(function: F) -> F:
-        if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):
-            raise TypeError(f"a tool must be a plain function; {function!r} is not")
+        if not inspect.isfunction(function):
+            raise TypeError(f"a tool must be a function; {function!r} is not")
         line = summary or (inspect.getdoc(function) or "").partition("\n")[0]
         marked = msgspec.convert({"name": name or function.__name__, "summary": line, **options}, ToolMark)
         setattr(function, TOOL_ATTRIBUTE, marked)

@@ -229,7 +229,7 @@ class Generate(Syscall, tag="generate"):
     seeds `seed`, `seed` + 1 and so on. With `emit`, the client that submitted the task gets the tokens as events. A
     reply that is cut although the call sets no `max_tokens` adds a warning to the log of the process, unless `full`.
     Errors: `UnknownModel`, `ModelNotFound`, `MissingExtra`, `ModelLoadFailed`, `ContextOverflow`, `InvalidPrompt`,
-    `InvalidConstraint`, `InvalidReply` (a constrained reply was cut), `InvalidCall`, `LimitExceeded`,
+    `InvalidConstraint`, `InvalidReply` (every constrained reply was cut), `InvalidCall`, `LimitExceeded`,
     `DeadlineUnreachable`, `DriverFailed`, `Busy`.
     """
 

@@ -1,4 +1,4 @@
-"""Tools: plain functions that agents call, and that the daemon runs in worker threads."""
+"""Tools: functions that agents call, and that the daemon runs in worker threads."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class UseTool(Syscall, tag="use_tool"):
     """Run the tool `name` in a worker thread; answers its result, or a `Reference` to a result above 1 MiB.
 
     `timeout`: seconds for the whole call: the wait for a place, all attempts, and the pauses between them; None: the
-    tool's own timeout. A function cannot be stopped: after a timeout it goes on, and holds its place until it returns.
+    tool's own timeout. A plain function cannot be stopped: after a timeout it goes on, and holds its place until it
+    returns. A coroutine function is cancelled.
     If no place is free, the call waits in line, or fails with `Busy` if `wait` is false. Errors: `UnknownTool`,
     `BadArguments`, `ToolFailed`, `TimedOut`, `NotEncodable` (the result), `Busy`, `LimitExceeded` (a large result),
     `InvalidCall`.

@@ -24,6 +24,7 @@ from kernel.durable.history import CallHistory, CallKey, history_of
 from kernel.durable.processes import DurableProcesses
 from kernel.journal.changes import DropGenerations, PutGeneration
 from kernel.journal.histories import RecoveredState
+from kernel.lib.worker_threads import begin_in_thread
 from kernel.models.generation import Generation, GenerationSnapshot
 from kernel.models.swap import SwapArea
 
@@ -92,7 +93,6 @@ class DurableGenerations:
         self._models = models
         self._commits = commits
         self._processes = processes
-        self._loop = asyncio.get_running_loop()
         self._records: dict[GenerationRecord, None] = {}  # of the calls in progress
         self._writes: set[asyncio.Future[Any]] = set()
 
@@ -166,7 +166,7 @@ class DurableGenerations:
                 self._in_thread(partial(self.area.delete, record.name(sample)), None)
 
     def _in_thread(self, work: Callable[[], None], then: Callable[[BaseException | None], None] | None) -> None:
-        write = self._loop.run_in_executor(None, work)
+        write = begin_in_thread(work)
         self._writes.add(write)
 
         def done(write: asyncio.Future[Any]) -> None:

@@ -109,8 +109,7 @@ class ModelSubsystem:
             process.critical_path, *(generation.critical_path + generation.service for generation in generations)
         )
         completions = [generation.completion() for generation in generations]
-        for completion in completions:
-            constraints.check_reply(completion, sampling)
+        constraints.check_replies(completions, sampling)
         if call.full:  # the caller gets the reason, and decides whether the user should know
             return completions
         if warning := cut_replies.warning(completions, sampling.max_tokens):

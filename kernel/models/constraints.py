@@ -5,6 +5,8 @@ Used by `calls.py`. It never decides whether a schema, a regex or a grammar can 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from ipc.errors import InvalidConstraint, InvalidReply
@@ -30,6 +32,18 @@ def check(sampling: Sampling) -> None:
             raise InvalidConstraint(
                 f"stop strings would cut a reply that has to match the {kind}; remove the stop strings or the {kind}"
             )
+
+
+def check_replies(completions: Sequence[Completion], sampling: Sampling) -> None:
+    """Check that a reply is complete. Raises `InvalidReply` if none is: one that was cut does not lose the others."""
+    errors = []
+    for completion in completions:
+        try:
+            check_reply(completion, sampling)
+        except InvalidReply as error:
+            errors.append(error)
+    if len(errors) == len(completions):
+        raise errors[0]
 
 
 def check_reply(completion: Completion, sampling: Sampling) -> None:

@@ -16,6 +16,7 @@ import msgspec
 
 from ipc.errors import MissingExtra, ModelLoadFailed, ModelNotFound
 from kernel.drivers import protocol
+from kernel.lib.worker_threads import in_thread
 from kernel.models.footprint import Footprint, MeasuredSize
 from kernel.models.residency import Resident
 from kernel.models.services import ModelServices
@@ -50,7 +51,7 @@ class Loader:
         """
         try:
             async with asyncio.timeout(self._spec.load_timeout):
-                self.footprint.estimate = await asyncio.to_thread(check_requirements, self._name, self._spec)
+                self.footprint.estimate = await in_thread(check_requirements, self._name, self._spec)
         except (OSError, TimeoutError) as error:
             raise ModelLoadFailed(f"model {self._name}: its files cannot be read: {error}") from None
 
@@ -85,7 +86,7 @@ class Loader:
             kv_limit=message.kv_memory if self._assigned_kv is None else self._spec.options.get("kv_memory"),
             kv_on_device=str(message.facts.get("device", "")).startswith("cuda"),
         )
-        return asyncio.to_thread(sizes.write, contents)
+        return in_thread(sizes.write, contents)
 
 
 def check_requirements(name: str, spec: ModelSpec) -> int:

@@ -22,6 +22,7 @@ from kernel.gate import Gate
 from kernel.lib.machine import Machine, MachineSample
 from kernel.lib.units import show_size
 from kernel.lib.validation import check_text
+from kernel.lib.worker_threads import in_thread
 from kernel.models.call_log import CallLog
 from kernel.models.calls import ModelSubsystem
 from kernel.models.footprint import MeasuredSizes
@@ -234,13 +235,13 @@ class ResourceManager:
         while True:
             pids = [runtime.pid for runtime in self._runtimes.values() if runtime.pid is not None]
             try:
-                self.observe(await asyncio.to_thread(self._machine.sample, pids))
+                self.observe(await in_thread(self._machine.sample, pids))
             except Exception:
                 log.exception("cannot sample the machine")
             await asyncio.sleep(SAMPLE_SECONDS)
 
     async def _remove_old(self) -> None:
-        await asyncio.to_thread(self.area.remove_old)
+        await in_thread(self.area.remove_old)
 
     async def checkpoint_to_disk(self) -> None:
         """Have the drivers of all models write the KV of durable calls to disk: see `ModelRuntime`."""

@@ -15,11 +15,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 import structlog
 
 from kernel.lib.private_files import FOLDER, make_private
+from kernel.lib.worker_threads import begin_in_thread, in_thread
 
 PERSISTENT = "kept"  # the folder of files that survive the daemon
 RETRIES = (1.0, 5.0, 60.0)  # delays of repeated removals, because a driver may still be writing the file
@@ -71,7 +73,7 @@ class SwapArea:
     def remove(self, sequence: int) -> None:
         """Remove the files of a sequence, in a worker thread."""
         if self._own is not None:
-            removal = self._loop.run_in_executor(None, _unlink, self._own, f"{sequence}.kv*")
+            removal = begin_in_thread(_unlink, self._own, f"{sequence}.kv*")
             self._removals.add(removal)
             removal.add_done_callback(self._removals.discard)
 
@@ -132,7 +134,7 @@ class SwapArea:
             timer.cancel()
         if self._own is not None and self._lock is not None:
             await asyncio.gather(*self._removals, return_exceptions=True)
-            await asyncio.to_thread(shutil.rmtree, self._own, ignore_errors=True)
+            await in_thread(partial(shutil.rmtree, self._own, ignore_errors=True))
             os.close(self._lock)
             self._own = self._lock = None
 

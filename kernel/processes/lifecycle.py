@@ -25,7 +25,7 @@ from kernel.core.process_tree import ProcessTree
 from kernel.core.stream import Stream
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate, SystemCalls
-from kernel.lib.validation import check_priority, check_seconds, check_text
+from kernel.lib.validation import check_label, check_priority, check_seconds, check_text
 from kernel.processes.exit import ProcessExit, deadline_passed
 from kernel.processes.outcome import final_event_to, outcome
 from kernel.programs.loader import ProgramLoader
@@ -117,7 +117,7 @@ class Lifecycle:
         has not begun.
         """
         if not parent.is_client:
-            return await self.programs.in_worker(partial(self.programs.load, name, parent.code))
+            return await self.programs.in_worker(partial(self.programs.look, name, parent.code))
         loading = self._loading.get(name)
         if loading is None:
             loading = self._loading[name] = asyncio.Task(self._load_for_clients(name), loop=self._loop)
@@ -128,7 +128,7 @@ class Lifecycle:
         """Load a program after the load of that name that has begun, so that a disk that hangs holds one thread."""
         async with self._loads.setdefault(name, asyncio.Lock()):
             del self._loading[name]  # a client that asks from now on may have changed the file after this look at it
-            return await self.programs.in_worker(lambda: self.programs.load(name))
+            return await self.programs.in_worker(partial(self.programs.look, name, None))
 
     def check(self, parent: Process, call: Spawn) -> None:
         """Check that new processes are accepted, and the fields of `call`.

@@ -18,6 +18,7 @@ from ipc.codec import reason_of
 from ipc.errors import BadArguments, brief, text_of
 from ipc.foreign import bounded
 from ipc.syscalls import ParameterInfo
+from kernel.programs.defaults import copied, mutable_defaults
 from kernel.programs.parameter import Parameter
 from kernel.programs.suggestion import did_you_mean, similar
 
@@ -27,7 +28,8 @@ MAX_REASON = 2_000  # characters of the reason why an argument does not fit
 class Arguments:
     """The parameters of `function`, except those in `injected`, which the kernel supplies.
 
-    `signature` is the text of these parameters. `all_optional`: the function can be called without any of them.
+    `signature` is the text of these parameters. `all_optional`: the function can be called without any of them, and
+    without `bind`, because no default has to be copied.
     """
 
     def __init__(self, name: str, function: Callable[..., Any], injected: Sequence[str]) -> None:
@@ -38,11 +40,14 @@ class Arguments:
         self.signature = re.sub(rf"\b{re.escape(function.__module__)}\.", "", text)
         self._parameters = {parameter.name: parameter for parameter in parameters(function, injected)}
         self._struct = _struct(self._parameters.values())
-        self.all_optional = not any(parameter.required for parameter in self._parameters.values())
+        defaults = mutable_defaults(function)
+        self._mutable_defaults = {name: value for name, value in defaults.items() if name in self._parameters}
+        required = any(parameter.required for parameter in self._parameters.values())
+        self.all_optional = not required and not self._mutable_defaults
         self._positional = sum(parameter.positional for parameter in self._parameters.values())
 
     def bind(self, args: dict[str, Any], positional: Sequence[Any] = (), *, lenient: bool = False) -> dict[str, Any]:
-        """The arguments by name, converted to the annotated types.
+        """The arguments by name, converted to the annotated types, and copies of defaults that can change.
 
         With `lenient`, texts are parsed as on a command line: see `kernel.programs.command_line_arguments`. Raises
         `BadArguments`.
@@ -55,8 +60,13 @@ class Arguments:
         if twice := by_position.keys() & args.keys():
             raise self._bad(f"got {', '.join(sorted(twice))} twice")
         given = by_position | args
-        if lenient:
-            return self._parse(given)
+        values = self._parse(given) if lenient else self._convert(given)
+        for name, default in self._mutable_defaults.items():
+            if name not in values:
+                values[name] = copied(default)
+        return values
+
+    def _convert(self, given: dict[str, Any]) -> dict[str, Any]:
         try:
             checked = msgspec.convert(given, self._struct)
         except msgspec.ValidationError as error:
@@ -65,7 +75,7 @@ class Arguments:
             raise self._bad(f"an argument has a type that cannot be checked: {reason_of(error)}") from None
         except BaseException as error:  # of the code of a parameter's type
             raise self._bad(f"the type of an argument raised {brief(error)}") from None
-        values = {name: getattr(checked, name) for name in names}
+        values = {name: getattr(checked, name) for name in self._struct.__struct_fields__}
         return {name: value for name, value in values.items() if value is not msgspec.UNSET}
 
     def describe(self) -> list[ParameterInfo]:

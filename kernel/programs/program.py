@@ -17,11 +17,13 @@ import msgspec
 
 from ipc.abi import AGENT_ATTRIBUTE, TOOL_ATTRIBUTE, AgentMark, ToolMark
 from ipc.errors import InvalidCall
-from ipc.syscalls import ProgramInfo
+from ipc.syscalls import ProgramInfo, ToolInfo
+from kernel.lib import failures
 from kernel.programs.arguments import Arguments
+from kernel.programs.jobs import TimeLimit
 from kernel.programs.neighbours import PREFIX, ProgramModule
 from kernel.programs.sources import SourceFile
-from kernel.programs.tool import Tool
+from kernel.programs.tool import Tool, broken_tool
 
 Function = Callable[..., Coroutine[Any, Any, Any]]
 
@@ -97,7 +99,8 @@ class ProgramFile:
     """The agents and tools that a loaded file defines; imported ones belong to the file that defines them.
 
     `nearby` finds the agents by name, and by the name of their function where no agent has that name. Of several
-    agents with one name, the last gets it.
+    agents with one name, the last gets it. `broken` are the agents whose parameters cannot be used, with the reason, by
+    both names, and `broken_tools` the tools.
     """
 
     def __init__(self, module: ProgramModule) -> None:
@@ -108,28 +111,48 @@ class ProgramFile:
         agents, tools = marked_in(module.module)
         last = {mark.name: function for function, mark in agents}
         self.nearby: dict[str, Program] = {}
-        self.programs = [
-            Program(
-                function,
-                mark,
-                path,
-                address=f"{path}:{mark.name if last[mark.name] is function else function.__name__}",
-                version=version,
-                module=module,
-                nearby=self.nearby,
-            )
-            for function, mark in agents
-        ]
+        self.programs: list[Program] = []
+        self.broken: dict[str, ProgramInfo] = {}
+        for function, mark in agents:
+            address = f"{path}:{mark.name if last[mark.name] is function else function.__name__}"
+            try:
+                self.programs.append(
+                    Program(function, mark, path, address=address, version=version, module=module, nearby=self.nearby)
+                )
+            except BaseException as error:
+                why = unusable(error)
+                info = ProgramInfo(mark.name, mark.summary, "", path, why)
+                self.broken |= {function.__name__: info, mark.name: info}
         self.nearby.update(
             {program.function.__name__: program for program in self.programs}
             | {program.name: program for program in self.programs}
         )
-        self.tools = [Tool(function, mark, path) for function, mark in tools]
+        for name in self.broken.keys() & self.nearby.keys():
+            del self.broken[name]
+        self.tools: list[Tool] = []
+        self.broken_tools: list[ToolInfo] = []
+        for tool, tool_mark in tools:
+            try:
+                self.tools.append(Tool(tool, tool_mark, path))
+            except BaseException as error:
+                self.broken_tools.append(broken_tool(tool_mark, path, unusable(error)))
+
+    @property
+    def names(self) -> list[str]:
+        """The names of its agents, also of broken ones."""
+        return [program.name for program in self.programs] + list({info.name: None for info in self.broken.values()})
 
     @property
     def is_current(self) -> bool:
         """Whether neither the file nor a file that it imports has changed. Blocks on the disk."""
         return not self.module.folder.changed(self.imports)
+
+
+def unusable(error: BaseException) -> str:
+    """Why a function cannot be an agent or a tool: `error` was raised for its parameters. Raises `TimeLimit` again."""
+    if isinstance(error, TimeLimit):
+        raise error
+    return failures.summary(error)
 
 
 def marked_in(module: ModuleType) -> tuple[list[tuple[Function, AgentMark]], list[tuple[Callable[..., Any], ToolMark]]]:

@@ -1,4 +1,4 @@
-"""A tool: a plain function, its name and limits, and the check of its arguments.
+"""A tool: a function, its name and limits, and the check of its arguments.
 
 The program loader makes a `Tool` for each function marked with `@tool`, and `load` makes one for each function that the
 settings name. This module never runs the function.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import traceback
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -16,8 +15,11 @@ import msgspec
 from msgspec import Meta
 
 from ipc.abi import TOOL_ATTRIBUTE, ToolMark
-from ipc.errors import ToolFailed, text_of
+from ipc.errors import ToolFailed
+from ipc.syscalls import ToolInfo
+from kernel.lib import failures
 from kernel.programs.arguments import Arguments
+from kernel.programs.jobs import TimeLimit
 from kernel.programs.origin import printing_for
 
 CALL_ID = "call_id"  # a parameter of this name receives the id of the call
@@ -42,10 +44,16 @@ class Tool:
         self.mark = mark
         self.source = source
         self.function = function
+        self.is_coroutine = inspect.iscoroutinefunction(function)
         arguments = Arguments(mark.name, function, (CALL_ID,))
         self.signature = arguments.signature
         self.bind = arguments.bind
         self.takes_call_id = CALL_ID in inspect.signature(function).parameters
+
+
+def broken_tool(mark: ToolMark, source: str, error: str) -> ToolInfo:
+    """The row of a tool that cannot be used."""
+    return ToolInfo(mark.name, mark.summary, "", source, mark.concurrency, mark.timeout, mark.retries, error=error)
 
 
 def load(name: str, spec: ToolSpec) -> Tool:
@@ -54,8 +62,8 @@ def load(name: str, spec: ToolSpec) -> Tool:
     try:
         with printing_for(spec.function):
             function = getattr(importlib.import_module(module), attribute)
-        if not callable(function) or inspect.iscoroutinefunction(function):
-            raise TypeError(f"{spec.function} is not a plain function")
+        if not callable(function):
+            raise TypeError(f"{spec.function} is not a function")
         summary = (inspect.getdoc(function) or "").partition("\n")[0]
         mark: ToolMark = getattr(function, TOOL_ATTRIBUTE, ToolMark(name, summary))
         overrides = {
@@ -63,7 +71,7 @@ def load(name: str, spec: ToolSpec) -> Tool:
         }
         return Tool(function, msgspec.structs.replace(mark, name=name, **overrides), spec.function)
     except BaseException as error:
-        text = traceback.format_exc(limit=-3)
-        raise ToolFailed(
-            f"tool {name}: {spec.function} cannot be loaded: {text_of(error)}", tool=name, traceback=text
-        ) from None
+        if isinstance(error, TimeLimit):
+            raise
+        why = f"tool {name}: {spec.function} cannot be loaded: {failures.summary(error)}"
+        raise ToolFailed(why, tool=name, traceback=failures.traceback_text(error)) from None

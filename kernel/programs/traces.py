@@ -1,29 +1,36 @@
-"""The text of an error that a file or package raised while it was loaded.
+"""Where a thread of Linux is in the code of users.
 
-Used by the program loader and by tools. The text names the file and the line, and never shows the code that loads.
+Used for files that take long to load. It reads the stacks of other threads, and never changes or stops them.
 """
 
 from __future__ import annotations
 
-import os
-import traceback
+import sys
+from collections.abc import Iterator
+from types import FrameType
 
-FRAMES = 3  # the most that a text shows of each error
+from kernel.lib.failures import LIBRARIES, OUR_PACKAGES, bounded
 
-_HIDDEN = (os.path.dirname(__file__) + os.sep, "<frozen importlib")
+MAX_PLACE = 500  # characters
 
 
-def load_error(error: BaseException) -> str:
-    """The traceback of `error` as text, without the frames of the loader and of Python's import system."""
-    report = traceback.TracebackException.from_exception(error)
-    pending: list[traceback.TracebackException | None] = [report]
-    seen: set[int] = set()
-    while pending:
-        part = pending.pop()
-        if part is None or id(part) in seen:
-            continue
-        seen.add(id(part))
-        frames = [frame for frame in part.stack if not frame.filename.startswith(_HIDDEN)]
-        part.stack = traceback.StackSummary.from_list(frames[-FRAMES:])
-        pending += [part.__cause__, part.__context__, *(part.exceptions or ())]
-    return "".join(report.format())
+def place_in(thread: int) -> str:
+    """The place "FILE:LINE" at which `thread` is, in the innermost file that is no library; "" if there is none."""
+    for frame in _stack(thread):
+        file, module = frame.f_code.co_filename, str(frame.f_globals.get("__name__"))
+        if not file.startswith((*LIBRARIES, "<")) and module.partition(".")[0] not in OUR_PACKAGES:
+            return bounded(f"{file}:{frame.f_lineno}", MAX_PLACE)
+    return ""
+
+
+def is_importing(thread: int) -> bool:
+    """Whether `thread` is within an import by Python's import system."""
+    return any(frame.f_code.co_filename.startswith("<frozen importlib") for frame in _stack(thread))
+
+
+def _stack(thread: int) -> Iterator[FrameType]:
+    """The frames of `thread`, the innermost first."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back

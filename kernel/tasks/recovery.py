@@ -137,7 +137,7 @@ class Recovery:
         """
         try:
             async with asyncio.timeout(LOAD_SECONDS):
-                return await self._lifecycle.programs.in_worker(partial(self._lifecycle.programs.load, name))
+                return await self._lifecycle.programs.in_worker(partial(self._lifecycle.programs.look, name, None))
         except TimeoutError:
             return Busy(f"program {name} takes longer than {LOAD_SECONDS:g} s to load", program=name)
         except Exception as error:

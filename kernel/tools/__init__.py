@@ -1,1 +1,1 @@
-"""Tools: plain functions that run in worker threads, each with a limit on concurrent calls."""
+"""Tools: functions that run in worker threads, each with a limit on concurrent calls."""

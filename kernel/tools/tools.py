@@ -1,12 +1,14 @@
 """The tool subsystem: finds a tool, checks the arguments, runs it in a worker thread and returns the result.
 
 The gate calls its handlers. A caller that is killed or times out stops waiting, and the result is dropped. The tool
-subsystem never stops a function: the call holds its place until the function has returned, even by an exception.
+subsystem never stops a plain function: the call holds its place until the function has returned, even by an exception.
+The coroutine of an `async def` tool is cancelled.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
@@ -16,7 +18,7 @@ from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from ipc.codec import isolate, reveal
-from ipc.errors import Busy, LlmosError, NotEncodable, TimedOut, ToolFailed, UnknownTool
+from ipc.errors import AgentFailed, Busy, LlmosError, NotEncodable, TimedOut, ToolFailed, UnknownTool
 from ipc.syscalls import Reference, ToolInfo, Tools, UseTool
 from kernel.core.fiber import PARK
 from kernel.core.process import Process, Thread
@@ -27,11 +29,13 @@ from kernel.lib.pages import from_place, small_row
 from kernel.lib.units import isolate_and_measure
 from kernel.lib.validation import check_text, check_timeout
 from kernel.memory.shared import RESERVED, SharedMemory
+from kernel.programs.jobs import NotYet
 from kernel.programs.loader import ProgramLoader
 from kernel.programs.origin import ORIGIN
 from kernel.programs.suggestion import did_you_mean, similar
 from kernel.programs.tool import CALL_ID, Tool, ToolSpec, load
 from kernel.tools.concurrency import PAUSED, RUNNING, ConcurrencyLimit, ToolWait
+from kernel.tools.coroutines import CoroutineRun
 from kernel.tools.workers import Workers
 
 MAX_NAME = 4096  # characters
@@ -42,10 +46,11 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds before another attempt; pauses 
 class ToolRun:
     """One attempt: a function in a worker thread, and its outcome once the function has returned."""
 
-    __slots__ = ("done", "error", "size", "thread", "value")
+    __slots__ = ("coroutine", "done", "error", "size", "thread", "value")
 
     def __init__(self, thread: Thread) -> None:
         self.thread: Thread | None = thread  # None: the caller gave up
+        self.coroutine = CoroutineRun()
         self.done = False
         self.value: Any = None
         self.size = 0
@@ -56,6 +61,8 @@ class ToolRun:
         self.error = ToolFailed(f"tool {tool.name}: its thread was ended from outside", tool=tool.name)
         try:
             value = tool.function(**arguments)
+            if inspect.iscoroutine(value):
+                value = self.coroutine.run(value)
         except BaseException as error:
             self.error = _failure(tool, error)
             return
@@ -133,7 +140,7 @@ class ToolSubsystem:
     async def _use(self, process: Process, call: UseTool, timeout: float | None, call_id: str, args: Any) -> Any:
         tool = self._find(call.name)
         if tool is None:
-            tool = await self._programs.in_worker(lambda: self._load(call.name))
+            tool = await self._programs.in_worker(partial(self._load, call.name))
         tool.bind(reveal(args))
         limit = self._limit(tool)
         limit.calls += 1
@@ -182,8 +189,9 @@ class ToolSubsystem:
         try:
             while not run.done:
                 if timer.expired:
+                    goes_on = "is cancelled" if tool.is_coroutine else "goes on"
                     raise TimedOut(
-                        f"tool {tool.name} did not return in time; it goes on, and holds its place until it returns",
+                        f"tool {tool.name} did not return in time; it {goes_on}, and holds its place until it returns",
                         tool=tool.name,
                     )
                 thread.waits_for = wait
@@ -192,6 +200,7 @@ class ToolSubsystem:
             if not run.done:
                 run.thread = None
                 limit.abandoned += 1
+                run.coroutine.cancel()
             raise
         finally:
             del limit.callers[thread]
@@ -230,13 +239,17 @@ class ToolSubsystem:
         """The tool, if it is loaded. A tool from the settings takes precedence over one from a file."""
         return self._loaded.get(name) if name in self._configured else self._programs.tools.get(name)
 
-    def _load(self, name: str) -> Tool:
-        """Load a tool. Blocks on the disk. Raises `UnknownTool`, and `ToolFailed` if the tool cannot be loaded."""
-        spec = self._configured.get(name)
-        if spec is not None:
-            return self._loaded.setdefault(name, load(name, spec))
-        self._programs.refresh()
+    def _load(self, name: str, since: float) -> Tool:
+        """Load a tool. For `in_worker`. Raises `UnknownTool`, and `ToolFailed` if the tool cannot be loaded."""
+        if name in self._configured:
+            return self._load_configured(name)
+        pending = self._programs.look_everywhere(since)
         tool = self._programs.tools.get(name)
+        if tool is None and name in self._programs.broken_tools:
+            broken = self._programs.broken_tools[name]
+            raise ToolFailed(f"tool {name} in {broken.source} cannot be used: {broken.error}", tool=name)
+        if tool is None and pending:
+            raise NotYet(pending)
         if tool is None:
             known = sorted({*self._configured, *self._programs.tools})
             near = similar(name, known)
@@ -251,20 +264,30 @@ class ToolSubsystem:
         errors = await self._programs.in_worker(self._load_all)
         tools = self._programs.tools | self._loaded
         rows = [self._info(tool) for tool in tools.values()]
+        rows += [row for name, row in self._programs.broken_tools.items() if name not in tools]
         rows += [
             ToolInfo(name, "", "", self._configured[name].function, 0, None, 0, error=error)
             for name, error in errors.items()
         ]
         return [small_row(row) for row in from_place(sorted(rows, key=lambda row: row.name), start, Tools)]
 
-    def _load_all(self) -> dict[str, str]:
-        self._programs.refresh()
+    def _load_configured(self, name: str) -> Tool:
+        """A tool that the settings name."""
+        spec = self._configured[name]
+        if name not in self._loaded:
+            self._loaded[name] = self._programs.do(("tool", name), spec.function, partial(load, name, spec))
+        return self._loaded[name]
+
+    def _load_all(self, since: float) -> dict[str, str]:
+        self._programs.refresh(since)
         errors = {}
         for name in self._configured:
             try:
-                self._load(name)
-            except ToolFailed as error:
+                self._load_configured(name)
+            except (ToolFailed, AgentFailed, Busy) as error:
                 errors[name] = error.message
+            except NotYet as error:
+                errors[name] = error.jobs[0].described()
         return errors
 
     def _info(self, tool: Tool) -> ToolInfo:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 import msgspec
 
-from ipc.errors import InvalidCall
-from ipc.syscalls import ChatMessage, Completion, EmbedTexts, Generate, Sampling, ScoreText
+from ipc.errors import InvalidCall, InvalidReply
+from ipc.syscalls import ChatMessage, Completion, EmbedTexts, Generate, Sampling, ScoreText, WriteLog
 from llmosd.context.base import Caller
 from llmosd.context.constraints import Decode, take_constraint
 
@@ -61,7 +61,9 @@ class ChatOptions(ReplyOptions, total=False):
     At most one of these options may constrain the reply: `schema` (a JSON schema, or a type that msgspec can describe;
     the answer is a value of that type), `choices` (texts; the answer is one of them), `regex`, or `grammar` (Lark).
     `samples`: the number of replies; they are drawn with `seed`, `seed` + 1 and so on. With more than one, the answer
-    is a list of `Completion`, or of values of the `schema`. With `logprobs`, it is always a list of `Completion`.
+    is a list of `Completion`, or of values of the `schema`. With `logprobs`, it is always a list of `Completion`. A
+    reply that was cut loses only itself: it is missing among the values, with a line in the log, and a `Completion` has
+    the `reason` "length" or "context" and no `value`. Only if no reply is complete, the call raises `InvalidReply`.
 
     With `full`, the answer is a `Completion`, which also states why the reply ended and how long it is; with more than
     one of `samples`, a list of them. If a reply is cut although the call sets no `max_tokens`, the user of the task is
@@ -152,12 +154,30 @@ class ModelMethods(Caller):
         answer: str | list[Completion] = await self._gate.call(self._process, call)
         if isinstance(answer, str):
             return decode(answer)
-        values = [decode(completion.text) for completion in answer]
-        if not call.full and not call.sampling.logprobs:
-            return values
-        if decode is not str:
-            answer = [msgspec.structs.replace(reply, value=value) for reply, value in zip(answer, values, strict=True)]
-        return answer[0] if call.full and call.samples == 1 else answer
+        values, errors = _decode_all(answer, decode)
+        if call.full or call.sampling.logprobs:
+            if decode is not str:
+                pairs = enumerate(answer)
+                answer = [msgspec.structs.replace(reply, value=values.get(number)) for number, reply in pairs]
+            return answer[0] if call.full and call.samples == 1 else answer
+        if errors:
+            text = f"{len(errors)} of {len(answer)} replies are missing among the values; {errors[0].message}"
+            self._gate.call_now(self._process, WriteLog("warning", text, {}))
+        return list(values.values())
+
+
+def _decode_all(replies: Sequence[Completion], decode: Decode) -> tuple[dict[int, Any], list[InvalidReply]]:
+    """The values of `replies` by position, and the errors of those without. Raises `InvalidReply` if none has one."""
+    values: dict[int, Any] = {}
+    errors = []
+    for number, reply in enumerate(replies):
+        try:
+            values[number] = decode(reply.text)
+        except InvalidReply as error:
+            errors.append(error)
+    if errors and not values:
+        raise errors[0]
+    return values, errors
 
 
 def _conversation(method: str, messages: Messages) -> list[ChatMessage]:

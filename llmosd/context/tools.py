@@ -1,4 +1,4 @@
-"""Tools: the call of an agent that runs a plain function in a worker thread."""
+"""Tools: the call of an agent that runs a function in a worker thread."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from kernel.journal.journal import Journal
 from kernel.lib import descriptors, failpoints
 from kernel.lib.private_files import make_private, open_private
 from kernel.lib.users import user_name
+from kernel.lib.worker_threads import DaemonThreads, in_thread
 from kernel.processes import stdio
 from llmosd import standard_streams
 from llmosd.context import Context
@@ -34,6 +35,7 @@ from llmosd.daemon.listener import SocketClaim
 from llmosd.printable import printable
 
 SOCKET_CHECK = 2.0  # seconds between two checks that the socket file still exists
+AGENT_THREADS = 256  # that run functions of agents, by `asyncio.to_thread`, at the same time
 CLOSE_TIMEOUT = 5.0  # seconds for connections and drivers to end after the drain
 
 GC_THRESHOLD = (10_000, 500, 100)  # see `gc.set_threshold`; collections of old objects become very rare
@@ -124,7 +126,7 @@ class Daemon:
         """Listen on a new socket whenever the socket file was removed."""
         while True:
             await asyncio.sleep(SOCKET_CHECK)
-            if not await asyncio.to_thread(self._claim.exists):
+            if not await in_thread(self._claim.exists):
                 log.warning("the socket file was removed; listening again", socket=str(self._claim.path))
                 server.close()
                 server = await self._listen()
@@ -205,6 +207,8 @@ def _main() -> int:
 
 
 async def _run(config: settings.Settings, claim: SocketClaim, notifier: systemd.Notifier) -> None:
+    # For `asyncio.to_thread` in agents: Python would make 6 threads on 2 processors, and wait for them at the end.
+    asyncio.get_running_loop().set_default_executor(DaemonThreads("llmosd agents", AGENT_THREADS))
     await Daemon(config, claim, notifier).run()
 
 

@@ -275,13 +275,13 @@ def test_a_thread_that_waits_for_a_file_that_fails_runs_it_itself(tmp_path: Path
     modules = FolderModules(str(tmp_path))
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(modules.load, "fails")
-        while not modules._loading and not first.done():
+        while not modules._progress.loading and not first.done():
             os.sched_yield()
         second = threads.submit(modules.load, "fails")
-        while not modules._waiting and not second.done():
+        while not modules._progress.waiting and not second.done():
             os.sched_yield()
         barrier.wait()
         with pytest.raises(ZeroDivisionError):
             first.result()
         assert second.result().complete
-    assert (modules._loading, modules._waiting) == ({}, {})
+    assert (modules._progress.loading, modules._progress.waiting) == ({}, {})

@@ -166,8 +166,8 @@ async def test_clients_that_ask_for_one_program_at_once_share_a_look_at_the_disk
     agent_file(tmp_path / "agents" / "a.py", "a", "return 1")
     await asyncio.to_thread(system.programs.refresh)
     loads = []
-    load = system.programs.load
-    monkeypatch.setattr(system.programs, "load", lambda name: (loads.append(name), load(name))[1])
+    look = system.programs.look
+    monkeypatch.setattr(system.programs, "look", lambda name, *rest: (loads.append(name), look(name, *rest))[1])
     lifecycle = system.kernel.lifecycle
     # Tasks, not threads: the dispatcher may need several turns to step 50 threads, and the look begins in between.
     gone, *others = [asyncio.Task(lifecycle.load(system.client, "a")) for _ in range(50)]
@@ -185,14 +185,14 @@ async def test_a_client_never_shares_a_look_at_the_disk_that_has_begun_and_a_dis
 ) -> None:
     agent_file(tmp_path / "agents" / "a.py", "a", "return 1")
     loads: list[str] = []
-    load, disk = system.programs.load, threading.Event()
+    look, disk = system.programs.look, threading.Event()
 
-    def hang(name: str) -> Any:
+    def hang(name: str, *rest: Any) -> Any:
         loads.append(name)
         disk.wait(60)
-        return load(name)
+        return look(name, *rest)
 
-    monkeypatch.setattr(system.programs, "load", hang)
+    monkeypatch.setattr(system.programs, "look", hang)
     lifecycle = system.kernel.lifecycle
     first = system.thread(lifecycle.load(system.client, "a"))
     while not loads:

@@ -24,15 +24,15 @@ pytestmark = pytest.mark.real_time
 async def test_a_program_that_cannot_be_read_at_a_recovery_ends_its_own_tasks_alone(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = system.programs.load
+    loaded = system.programs.look
 
-    def load(name: str) -> Any:
+    def load(name: str, caller: None, since: float) -> Any:
         if name == "unreadable":
             raise OSError("the disk is gone")
-        return loaded(name)
+        return loaded(name, caller, since)
 
     system.program(double)
-    monkeypatch.setattr(system.programs, "load", load)
+    monkeypatch.setattr(system.programs, "look", load)
     tasks = system.tasks
     earlier = [
         AcceptedTask(name, "somebody", None, encode(Submit(name, {"number": 4})), time.time(), id=number)
@@ -49,18 +49,18 @@ async def test_a_program_that_cannot_be_read_at_a_recovery_ends_its_own_tasks_al
 async def test_a_program_that_takes_long_to_load_at_a_recovery_lets_other_tasks_restart_before_its_own(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded, disk, calls = system.programs.load, threading.Event(), []
+    loaded, disk, calls = system.programs.look, threading.Event(), []
 
-    def load(name: str) -> Any:
+    def load(name: str, caller: None, since: float) -> Any:
         if name == "slow" and not disk.is_set():
             calls.append(name)
             if len(calls) > 1:
                 raise Busy("another thread runs the file")
             assert disk.wait(60)
-        return loaded("double")
+        return loaded("double", caller, since)
 
     system.program(double)
-    monkeypatch.setattr(system.programs, "load", load)
+    monkeypatch.setattr(system.programs, "look", load)
     monkeypatch.setattr(recovery, "LOAD_SECONDS", 0.01)
     monkeypatch.setattr(recovery, "RETRY_SECONDS", 0.01)
     tasks = system.tasks

@@ -1,0 +1,93 @@
+"""Daemon threads for functions that block: a bounded pool, and the pool of the kernel's own work.
+
+The kernel and the daemon call `in_thread` where a library would use `asyncio.to_thread`. The default executor of the
+loop belongs to the agents, which may block all its threads. A pool never waits for its threads: unlike those of
+`ThreadPoolExecutor`, a thread that hangs does not delay the exit of the interpreter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from contextvars import copy_context
+from functools import partial
+from typing import Any, TypeVar
+
+MAX_IDLE = 8  # idle threads of a pool
+KERNEL_THREADS = 32  # that do the kernel's own work at the same time
+
+T = TypeVar("T")
+
+Job = tuple["Future[Any]", Callable[[], Any]]
+
+
+class DaemonThreads(Executor):
+    """A pool of at most `most` daemon threads. Further functions wait in line, in the order of arrival."""
+
+    def __init__(self, name: str, most: int) -> None:
+        self._name = name
+        self._most = most
+        self._line: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._idle = 0
+        self._threads = 0
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Run `fn` in a thread. Raises `RuntimeError` if the pool has no thread and can start none."""
+        future: Future[T] = Future()
+        job: Job = future, partial(fn, *args, **kwargs)
+        with self._changed:
+            self._line.append(job)
+            if len(self._line) <= self._idle:
+                self._changed.notify()
+            elif self._threads < self._most:
+                try:
+                    threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+                    self._threads += 1
+                except RuntimeError:  # the system has no more threads; a thread of this pool takes the job later
+                    if not self._threads:
+                        self._line.remove(job)
+                        raise
+        return future
+
+    def _serve(self) -> None:
+        while (job := self._next()) is not None:
+            future, work = job
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                result = work()
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+                del result
+            del job, future, work
+
+    def _next(self) -> Job | None:
+        """The next job of this thread; None if enough threads are idle."""
+        with self._changed:
+            while not self._line:
+                if self._idle >= MAX_IDLE:
+                    self._threads -= 1
+                    return None
+                self._idle += 1
+                self._changed.wait()
+                self._idle -= 1
+            return self._line.popleft()
+
+
+_kernel = DaemonThreads("llmosd kernel", KERNEL_THREADS)
+
+
+def begin_in_thread(function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+    """Begin to call `function` in a thread of the kernel."""
+    return asyncio.get_running_loop().run_in_executor(_kernel, copy_context().run, partial(function, *args))
+
+
+async def in_thread(function: Callable[..., T], *args: Any) -> T:
+    """Call `function` in a thread of the kernel. If the caller is cancelled, the function goes on."""
+    return await begin_in_thread(function, *args)
