@@ -62,25 +62,25 @@ def findings(
 
 def _of(place: _PathStep, path: Path, user: int, owners: Collection[int], sticky: bool) -> Iterator[Finding]:
     at, status, last = place
-    name = str(at) if last else f"{at}, on the way to {path},"
     if place.writable & stat.S_IWOTH:
         shared = bool(status.st_mode & stat.S_ISVTX)  # made for everyone, such as /tmp
         remedy = "choose a folder of your own" if shared else f"`chmod o-w {at}`, or choose another path"
-        yield Finding(at, not (sticky and shared), f"every user can write to {name} ({_facts(status)}): {remedy}")
+        yield Finding(at, not (sticky and shared), f"every user can write to {_named(place, path)}: {remedy}")
     elif place.writable and status.st_gid != ROOT:
-        yield Finding(
-            at, False, f"the users of group {status.st_gid} can write to {name} ({_facts(status)}): `chmod g-w {at}`"
-        )
+        sentence = f"the users of group {status.st_gid} can write to {_named(place, path)}: `chmod g-w {at}`"
+        yield Finding(at, False, sentence)
     if status.st_uid not in (ROOT, user, *owners):
         remedy = f"`chown {user_name(user)} {at}`, or choose another path"
-        sentence = f"{name} belongs neither to you nor to root, so its owner can change it ({_facts(status)}): {remedy}"
+        sentence = f"neither you nor root owns {_named(place, path)}: {remedy}"
         # In a container root is often the only user, and mounted folders have the owners of another machine. In a user
         # namespace all owners outside it look the same, those of / included.
         yield Finding(at, user != ROOT and (last or not _outside(status.st_uid)), sentence)
 
 
-def _facts(status: os.stat_result) -> str:
-    return f"owner {user_name(status.st_uid)}, mode {stat.S_IMODE(status.st_mode):04o}"
+def _named(place: _PathStep, path: Path) -> str:
+    at, status, last = place
+    facts = f"owner {user_name(status.st_uid)}, mode {stat.S_IMODE(status.st_mode):04o}"
+    return f"{at} ({facts})" if last else f"{at} ({facts}), on the way to {path}"
 
 
 def _steps_to(path: Path) -> Iterator[_PathStep]:

@@ -64,9 +64,11 @@ def _open_locks(descriptors: Path) -> list[str]:
 
 
 def _option(name: str, arguments: list[str]) -> str | None:
+    """The value of an option; the last one counts."""
+    value = None
     for place, argument in enumerate(arguments):
-        if argument == name:
-            return arguments[place + 1] if place + 1 < len(arguments) else None
-        if argument.startswith(name + "="):
-            return argument.removeprefix(name + "=")
-    return None
+        if argument == name and place + 1 < len(arguments):
+            value = arguments[place + 1]
+        elif argument.startswith(name + "="):
+            value = argument.removeprefix(name + "=")
+    return value

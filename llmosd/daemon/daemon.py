@@ -123,13 +123,19 @@ class Daemon:
             await asyncio.sleep(self._notifier.interval)
 
     async def _watch_socket(self, server: asyncio.AbstractServer) -> None:
-        """Listen on a new socket whenever the socket file was removed."""
+        """Listen on a new socket whenever the socket file was removed. An error is logged once, and tried again."""
+        reported = ""
         while True:
             await asyncio.sleep(SOCKET_CHECK)
             if not await in_thread(self._claim.exists):
-                log.warning("the socket file was removed; listening again", socket=str(self._claim.path))
                 server.close()
-                server = await self._listen()
+                try:
+                    server = await self._listen()
+                    log.warning("the socket file was removed; listening again", socket=str(self._claim.path))
+                except LlmosError as error:
+                    if error.message != reported:
+                        log.error("the socket file was removed, and nobody can connect", error=error.message)
+                    reported = error.message
 
     async def _drain(self) -> None:
         if self._stop_now.is_set():

@@ -43,20 +43,32 @@ class SocketClaim:
         self.activated = activated
         self._unlistened = path.with_name(path.name + UNLISTENED)
         self._inode: int | None = None  # of the socket file that this daemon made
-        _prepare_folder(path.parent)
-        self.lock_path = lock = lock_path(path)
+        self.lock_path = lock_path(path)
+        self._lock: int | None = None
+        self._take_lock()
+
+    def _take_lock(self) -> None:
+        """Take the lock, unless this daemon holds the lock at the path. Raises as `__init__`."""
+        _prepare_folder(self.path.parent, warn=self._lock is None)
+        lock = self.lock_path
+        with contextlib.suppress(OSError):
+            if self._lock is not None and os.path.samestat(os.fstat(self._lock), os.lstat(lock)):
+                return
         try:
-            self._lock = lockfile.take(lock)
+            taken = lockfile.take(lock)
         except lockfile.LockHeld as error:
             raise SocketInUse(
-                f"a daemon with pid {error.pid or 'unknown'} already serves {path}; stop it with `llmos shutdown`, or "
-                "choose another path with --socket",
+                f"a daemon with pid {error.pid or 'unknown'} already serves {self.path}; stop it with `llmos "
+                "shutdown`, or choose another path with --socket",
                 pid=error.pid,
             ) from None
         except OSError as error:
             raise SocketPathInvalid(
                 f"cannot write {lock}: {error.strerror}; choose another path with --socket"
             ) from None
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock = taken
 
     async def serve(self, protocol: Callable[[], asyncio.BaseProtocol]) -> asyncio.AbstractServer:
         """Listen, and only then let the socket file appear. Raises `SocketInUse` or `SocketPathInvalid`."""
@@ -79,6 +91,7 @@ class SocketClaim:
         """Bind and return the socket, under a name that no client looks for. Removes stale socket files."""
         if self.activated is not None:
             return self.activated
+        self._take_lock()  # again, if somebody has removed the folder
         self._remove_stale()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.setblocking(False)
@@ -112,7 +125,9 @@ class SocketClaim:
         with contextlib.suppress(OSError):
             if os.lstat(self.path).st_ino == self._inode:
                 self.path.unlink()
-        os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _remove_stale(self) -> None:
         """Remove the socket file at the path if no program listens there. Raises `SocketInUse` if a program listens."""
@@ -160,7 +175,7 @@ def _short_name(path: Path) -> Iterator[str]:
         os.close(folder)
 
 
-def _prepare_folder(folder: Path) -> None:
+def _prepare_folder(folder: Path, *, warn: bool) -> None:
     """Make `folder`, accessible only to this user, if it is missing. Raises `SocketPathInvalid` if it is unsafe."""
     try:
         # In a sticky folder such as /tmp, others can only take the name first: then the daemon does not start.
@@ -174,4 +189,5 @@ def _prepare_folder(folder: Path) -> None:
     for finding in found:
         if finding.refused:
             raise SocketPathInvalid(f"socket: {finding.sentence} with --socket")
-        log.warning("other users may interfere with the socket", why=finding.sentence)
+        if warn:
+            log.warning("other users may interfere with the socket", why=finding.sentence)

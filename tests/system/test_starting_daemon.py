@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 from contextlib import suppress
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ipc.errors import NoDaemon
 from ipc.unix import try_connect
 from llmosd import Client
 from tests.support.daemon import SCRIPTS
@@ -77,6 +79,23 @@ def test_a_stopped_daemon_takes_as_many_connections_as_its_backlog_allows(daemon
     assert len(waiting) == allowed
     with daemon.client() as client:
         assert client.ping("hello") == "hello"
+
+
+def test_a_removed_folder_of_the_socket_comes_back(folder: Path, start, eventually) -> None:
+    """Programs that clean temporary folders remove whole folders, too."""
+    socket = folder / "run" / "s.sock"
+    daemon = start("--socket", str(socket), ready=False)
+    with Client(socket) as client:
+        assert client.ping("hello") == "hello"
+    shutil.rmtree(socket.parent)
+
+    def answers() -> bool:
+        with suppress(NoDaemon), Client(socket) as client:
+            return client.ping(1) == 1
+        return False
+
+    eventually(answers, "the daemon listens again", HANG_GUARD)
+    assert "the socket file was removed" in daemon.log
 
 
 @pytest.mark.parametrize(("name", "code", "hint"), [("state", 2, "with --state"), ("socket", 1, "with --socket")])

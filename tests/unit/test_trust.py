@@ -61,7 +61,8 @@ def test_a_parent_that_everyone_can_write_to_allows_a_swap(private: Path) -> Non
     folder.mkdir(parents=True)
     private.chmod(0o777)
     (sentence,) = refusals(folder)
-    assert f"{private}, on the way to {folder}" in sentence
+    assert f"write to {private} (" in sentence
+    assert f", on the way to {folder}: " in sentence
     assert refusals(folder / "missing")
     private.chmod(0o1777)
     assert not findings(folder), "in a sticky folder nobody can rename the entries of others"
@@ -79,13 +80,16 @@ def test_a_group_that_can_write_is_a_warning(private: Path) -> None:
 def test_a_folder_of_another_user_is_refused_by_name(private: Path) -> None:
     user = given_to_a_stranger(private)
     sentence = refusals(private, user=user)[-1]
-    assert f"{private} belongs neither to you nor to root" in sentence
+    assert f"neither you nor root owns {private} (" in sentence
 
 
 def test_a_parent_of_another_user_is_refused(private: Path) -> None:
     (private / "mine").mkdir()
     user = given_to_a_stranger(private)
-    assert any(f"{private}, on the way to" in sentence for sentence in refusals(private / "mine", user=user))
+    assert any(
+        f"owns {private} (" in sentence and "on the way to" in sentence
+        for sentence in refusals(private / "mine", user=user)
+    )
 
 
 def test_root_is_only_warned_of_other_owners(private: Path) -> None:

@@ -98,7 +98,7 @@ def test_a_daemon_that_has_no_lock_yet_is_awaited(path: Path, run_as_llmosd: Cal
 def test_a_daemon_for_another_socket_is_not_awaited(path: Path, run_as_llmosd: Callable[..., int]) -> None:
     pid = run_as_llmosd("--socket", str(path))
     assert starting.starting(path) == pid
-    run_as_llmosd("--socket=/run/other.sock")
+    run_as_llmosd("--socket", str(path), "--socket=/run/other.sock")
     assert starting.starting(path) is None
 
 

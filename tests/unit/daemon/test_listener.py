@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
 import stat
 from collections.abc import Iterator
@@ -230,6 +231,7 @@ async def test_a_server_has_the_backlog_that_is_intended(path: Path) -> None:
 def test_a_daemon_that_died_before_it_listened_leaves_nothing_in_the_way(path: Path) -> None:
     dead = SocketClaim(path)
     dead.bind().close()
+    assert dead._lock is not None
     os.close(dead._lock)
     assert Path(f"{path}.new").exists()
     claim = SocketClaim(path)
@@ -259,3 +261,37 @@ def test_a_lock_tells_its_holder_without_being_disturbed(path: Path) -> None:
     claim.release()
     assert lock.exists()
     assert holder(lock) is None
+
+
+def test_a_folder_removed_by_a_cleaner_is_made_again_with_its_lock(folder: Path) -> None:
+    path = folder / "made" / "s.sock"
+    claim = SocketClaim(path)
+    listening(claim).close()
+    shutil.rmtree(path.parent)
+    listener = listening(claim)
+    assert holder(lock_path(path)) == os.getpid()
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    connection = try_connect(path)
+    assert connection is not None
+    connection.close()
+    listener.close()
+    claim.release()
+    assert holder(lock_path(path)) is None
+
+
+def test_a_path_that_another_daemon_has_taken_meanwhile_is_left_to_it(folder: Path) -> None:
+    path = folder / "made" / "s.sock"
+    first = SocketClaim(path)
+    listening(first).close()
+    shutil.rmtree(path.parent)
+    second = SocketClaim(path)
+    listener = listening(second)
+    with pytest.raises(SocketInUse):
+        first.bind()
+    connection = try_connect(path)
+    assert connection is not None
+    connection.close()
+    listener.close()
+    second.release()
+    listening(first).close()
+    first.release()

@@ -64,9 +64,9 @@ def test_a_folder_of_another_user_is_refused_except_by_root(
         os.chown(folder, 4242, -1)
     user = os.getuid() + 1
     monkeypatch.setattr(os, "geteuid", lambda: user)
-    with pytest.raises(ConfigError, match="belongs neither to you nor to root"):
+    with pytest.raises(ConfigError, match="neither you nor root owns"):
         ownership.check(Settings(state=str(folder)))
-    with pytest.raises(SocketPathInvalid, match="belongs neither to you nor to root"):
+    with pytest.raises(SocketPathInvalid, match="neither you nor root owns"):
         SocketClaim(folder / "s.sock")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with capture_logs() as lines:

@@ -165,12 +165,10 @@ def test_only_a_parked_sequence_is_swapped(tmp_path: Path) -> None:
 
 
 def fail_to_open(patch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
-        if "w" in mode:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        return open(path, mode, *rest, **named)
+    def refuse(path: str, flags: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
-    patch.setattr(Path, "open", refuse)
+    patch.setattr(swap_format, "open_private", refuse)
 
 
 def fail_to_sync(patch: pytest.MonkeyPatch) -> None:
