@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from ipc.codec import reason_of
 from ipc.errors import InvalidCall, LimitExceeded, to_wire
 from ipc.syscalls import Limits, Spawn
 from kernel.core.process import Process
@@ -240,8 +241,8 @@ def _check_bounds(limits: Limits) -> None:
     """Raises `InvalidCall`. The codec has checked the limits in a client's call; an agent can pass anything."""
     try:
         msgspec.convert(msgspec.structs.asdict(limits), Limits)
-    except (TypeError, msgspec.ValidationError) as error:
-        raise InvalidCall(f"limits: {error}") from None
+    except Exception as error:
+        raise InvalidCall(f"limits: {reason_of(error)}") from None
 
 
 def _tighter(one: Limits, other: Limits) -> Limits:

@@ -299,3 +299,35 @@ def test_answers_come_out_of_order(peer):
     assert peer.read().id == 2
     peer.send(Request(3, Send(peer.pid, "to myself")))
     assert sorted((peer.read().id, peer.read().id)) == [1, 3]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        b"\x92\xa4ping" + b"\x91" * 100_000 + b"\xc0",
+        b"\x93\xa4send\x01" + b"\x91" * 5_000,
+        b"\x92\xa4ping\xa3\xff\xfe\xfd",
+        b"\x92\xa8register\xa3\xed\xa0\x80",
+        b"\xc1",
+        b"",
+    ],
+    ids=["nested 100,000 deep", "nested and cut", "no UTF-8", "half a surrogate", "no msgpack", "nothing"],
+)
+def test_a_call_that_cannot_be_decoded_fails_alone(peer, neighbour, call):
+    peer.welcome().send(b"\x93\xa7request\xcd\x01\x07" + call, Request(8, Ping("next")))
+    answers = {}
+    for _ in range(2):
+        message = peer.read()
+        answers[message.id] = message
+    assert decode(answers[8].value) == ["next"]
+    if (failure := answers.get(0x107)) is not None and isinstance(failure, Failure):
+        assert failure.error.code == "InvalidCall"
+
+
+def test_a_schema_nested_too_deeply_is_refused_by_name(peer, neighbour):
+    schema = '{"items":' * 3_000 + "{}" + "}" * 3_000
+    sampling = {"constraint": {"kind": "schema", "value": schema}}
+    peer.welcome().send(encode(["request", 1, ["generate", "x", None, sampling]]), Request(2, Ping("next")))
+    answers = sorted((peer.read() for _ in range(2)), key=lambda message: message.id)
+    assert answers[0].error.code in ("InvalidConstraint", "InvalidCall"), answers[0]
+    assert decode(answers[1].value) == ["next"]
