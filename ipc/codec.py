@@ -17,7 +17,8 @@ from ipc.foreign import bounded, class_name
 
 ENCODER = msgspec.msgpack.Encoder()
 UNENCODABLE = (TypeError, ValueError, OverflowError, RecursionError)  # raised by the encoder
-OF_MSGSPEC = frozenset({*UNENCODABLE, msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError})
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # raised by the decoders, also of JSON
+OF_MSGSPEC = frozenset({*UNENCODABLE, *UNDECODABLE, msgspec.ValidationError})
 
 
 @cache

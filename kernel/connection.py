@@ -19,6 +19,7 @@ from ipc.codec import ENCODER, decoder, encode, not_encodable
 from ipc.errors import (
     MAX_BRIEF,
     Busy,
+    Killed,
     LlmosError,
     MalformedFrame,
     NotPermitted,
@@ -178,7 +179,9 @@ class Connection(BoundedConnection):
         self.request_over(size)
         abandoned = self._threads.pop(number, None) is None
         if thread.cancelled():
-            return  # the client abandoned the request, or disconnected
+            if not abandoned and not self._closing:  # neither did the client abandon the request, nor is it gone
+                self._fail(number, Killed("the call was cancelled in the daemon; make it again"))
+            return
         error = thread.exception()
         if abandoned:
             # The call finished before its cancellation. If it started a process, kill that process nevertheless.

@@ -44,16 +44,18 @@ def check_priority(priority: Any) -> None:
 
 def check_text(text: Any, what: str, most: int, least: int = 0) -> None:
     """Raise `InvalidCall` unless `text` is a `str` of `least` to `most` characters that can be encoded."""
-    known = type(text) is str or _is_plain_enum(text)
-    if known and least <= len(text) <= most and (text.isascii() or _encodable(text)):
+    if is_text(text) and least <= len(text) <= most and (text.isascii() or _encodable(text)):
         return
     raise InvalidCall(f"{what} is {shown(text)}; pass text of {least} to {most} characters that UTF-8 can encode")
 
 
-def _is_plain_enum(text: Any) -> bool:
-    """Whether `text` is a member of an enumeration of texts. The methods of other classes may do anything."""
-    kind = type(text)
-    return (
+def is_text(value: Any) -> bool:
+    """Whether `value` is a `str`, or a member of a plain enumeration of texts.
+
+    No list that shows a text of another class can be encoded, and its methods may do anything.
+    """
+    kind = type(value)
+    return kind is str or (
         issubclass(kind, str)
         and issubclass(kind, Enum)
         and all(getattr(kind, name) is getattr(str, name) for name in TEXT)

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ipc.errors import InvalidCall, LimitExceeded, NameTaken, NotPermitted, UnknownName
+from ipc.foreign import shown
 from ipc.syscalls import NameInfo, Names, Register, Spawn, Unregister
 from kernel.core.process import Process
 from kernel.core.process_table import ProcessTable
 from kernel.gate import Gate
 from kernel.lib.pages import names_after, shortened
+from kernel.lib.validation import is_text
 from kernel.lib.wording import quoted
 
 MAX_LENGTH = 200  # characters of a name
@@ -58,9 +60,15 @@ class NameRegistry:
         self._names.setdefault(holder, set()).add(call.name)
 
     def _check(self, name: str, holder: Process | None) -> None:
-        if not name or len(name) > MAX_LENGTH or name.lstrip("-").isdigit() or not name.isprintable():
+        if (
+            not is_text(name)
+            or not name
+            or len(name) > MAX_LENGTH
+            or name.lstrip("-").isdigit()
+            or not name.isprintable()
+        ):
             raise InvalidCall(
-                f"{name[:50]!r} cannot be a name: use 1 to {MAX_LENGTH} printable characters, and no number"
+                f"{shown(name, 50)} cannot be a name: use 1 to {MAX_LENGTH} printable characters, and no number"
             )
         reserved = self._reserved.get(name)
         if reserved is not None and (holder is None or holder.pid != reserved):

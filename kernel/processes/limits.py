@@ -15,6 +15,7 @@ from math import inf
 
 import msgspec
 
+from ipc.codec import reason_of
 from ipc.errors import InvalidCall, LimitExceeded, to_wire
 from ipc.syscalls import Limits, Spawn
 from kernel.core.process import Process
@@ -274,8 +275,8 @@ def _check_bounds(limits: Limits) -> None:
     """Raises `InvalidCall`. The codec has checked the limits in a client's call; an agent can pass anything."""
     try:
         msgspec.convert(msgspec.structs.asdict(limits), Limits)
-    except (TypeError, msgspec.ValidationError) as error:
-        raise InvalidCall(f"limits: {error}") from None
+    except Exception as error:
+        raise InvalidCall(f"limits: {reason_of(error)}") from None
 
 
 def _tighter(one: Limits, other: Limits) -> Limits:

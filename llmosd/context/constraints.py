@@ -10,7 +10,9 @@ from typing import Any
 
 import msgspec
 
+from ipc.codec import UNDECODABLE
 from ipc.errors import InvalidConstraint, InvalidReply
+from ipc.foreign import shown
 from ipc.syscalls import Constraint
 
 Decode = Callable[[str], Any]
@@ -33,10 +35,10 @@ def take_constraint(options: dict[str, Any]) -> tuple[Constraint | None, Decode]
         return _schema(value)
     if kind == "choices":
         if isinstance(value, str) or not all(isinstance(choice, str) for choice in value):
-            raise InvalidConstraint(f"choices must be a list of texts, not {value!r}")
+            raise InvalidConstraint(f"choices must be a list of texts, not {shown(value)}")
         return Constraint("choices", msgspec.json.encode(list(value)).decode()), str
     if not isinstance(value, str):
-        raise InvalidConstraint(f"{kind} must be a text, not {value!r}")
+        raise InvalidConstraint(f"{kind} must be a text, not {shown(value)}")
     return Constraint("regex" if kind == "regex" else "grammar", value), str
 
 
@@ -45,7 +47,7 @@ def _schema(schema: Any) -> tuple[Constraint, Decode]:
     if isinstance(schema, str):
         try:
             schema = msgspec.json.decode(schema)
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             raise InvalidConstraint(f"schema is not JSON: {error}") from None
     if isinstance(schema, dict):
         kind: Any = Any
@@ -53,18 +55,18 @@ def _schema(schema: Any) -> tuple[Constraint, Decode]:
         kind = schema
         try:
             schema = _without_extra_properties(msgspec.json.schema(kind))
-        except (TypeError, ValueError, NameError) as error:
-            raise InvalidConstraint(f"schema {kind!r} is not a type that JSON can carry: {error}") from None
+        except (TypeError, ValueError, NameError, RecursionError) as error:
+            raise InvalidConstraint(f"schema {shown(kind)} is not a type that JSON can carry: {error}") from None
     try:
         text = msgspec.json.encode(schema).decode()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidConstraint(f"schema is not JSON: {error}") from None
     decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind)
 
     def decode(text: str) -> Any:
         try:
             return decoder.decode(text)
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             raise InvalidReply(f"the reply does not fit the schema: {error}", text=text) from None
 
     return Constraint("schema", text), decode

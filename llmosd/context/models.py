@@ -143,7 +143,7 @@ class ModelMethods(Caller):
         try:
             sampling = msgspec.convert(given, Sampling)
             answer = msgspec.convert({name: value for name, value in shape.items() if value is not None}, AnswerOptions)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, RecursionError) as error:
             raise InvalidCall(f"generation options: {error}") from None
         call = Generate(prompt, answer.model, sampling, answer.emit, answer.samples, answer.full)
         if decode is str and not answer.full:
@@ -183,7 +183,7 @@ def _decode_all(replies: Sequence[Completion], decode: Decode) -> tuple[dict[int
 def _conversation(method: str, messages: Messages) -> list[ChatMessage]:
     try:
         return msgspec.convert(list(messages), list[ChatMessage], from_attributes=True)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, RecursionError) as error:
         raise InvalidCall(f"{method} takes a list of {{role, content}} messages: {error}") from None
 
 
@@ -192,5 +192,5 @@ def _texts(name: str, texts: Iterable[str]) -> list[str]:
         raise InvalidCall(f"{name} must be a list of texts, not a single text")
     try:
         return msgspec.convert(list(texts), list[str])
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, RecursionError) as error:
         raise InvalidCall(f"{name} must be a list of texts: {error}") from None

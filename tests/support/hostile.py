@@ -34,6 +34,12 @@ class Word(str):
     encode = isascii = splitlines = partition = fail
 
 
+class Name(str):
+    """A text of a class of its own, which does no harm by itself."""
+
+    __slots__ = ()
+
+
 class Number(float):
     """A number that compares and adds in its own way."""
 
@@ -199,6 +205,6 @@ def odd_object(chance: random.Random) -> Any:
     """An object that an agent can pass to a call, and that no frame carries."""
     itself: list[Any] = []
     itself.append(itself)
-    kind: Any = chance.choice((Word, Number, Whole, Thing, list, object, int, str, dict, complex))
+    kind: Any = chance.choice((Word, Name, Number, Whole, Thing, list, object, int, str, dict, complex))
     values: dict[Any, Any] = {list: itself, int: 1 << 100, str: "half a \ud800", dict: {Thing: Thing()}}
-    return values[kind] if kind in values else kind("x") if kind is Word else kind()
+    return values[kind] if kind in values else kind("x") if issubclass(kind, Name | Word) else kind()

@@ -7,9 +7,11 @@ make these calls from inside the loop. Most of them cannot be made over a socket
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from enum import StrEnum
 from typing import Any
 
 import msgspec
@@ -27,6 +29,7 @@ from ipc.errors import (
     NotACall,
     NotEncodable,
     NotHeld,
+    TimedOut,
     UndeclaredType,
     UnknownName,
     UnknownProcess,
@@ -65,7 +68,7 @@ from kernel.messages.validation import MAX_BODY
 from llmosd.context import Context
 from tests.support.agents import make_call
 from tests.support.fuzzing import CALLS, MISTAKES, RandomCalls
-from tests.support.hostile import odd_object
+from tests.support.hostile import Name, Number, odd_object
 from tests.support.system import System
 
 NEGATIVE = -1.0
@@ -305,3 +308,36 @@ async def test_random_calls_of_agents_harm_nobody(world: World, trial: Callable[
     await world.everybody_can_look()
     assert len(errors) > 10
     assert {world.peer, world.shop} <= set(world.system.table.alive)
+
+
+async def test_numbers_that_compare_in_their_own_way_do_not_get_into_the_timers(world: World) -> None:
+    """The kernel compares the times of all threads: one that raises would stop the others."""
+
+    async def wrong(ctx: Context) -> None:
+        with contextlib.suppress(TimedOut):
+            await ctx.receive(timeout=Number(0.5))
+        await ctx.sleep(Number(0.5))
+
+    async def sleeps(ctx: Context) -> str:
+        await ctx.sleep(0.6)
+        return "slept"
+
+    processes = [world.system.spawn(one) for one in (wrong, sleeps, wrong)]
+    assert await world.system.result(processes[1]) == "slept"
+    for process in processes:
+        await world.system.status(process)
+
+
+async def test_a_name_of_an_odd_class_is_refused_and_breaks_no_list(world: World) -> None:
+    class Kind(StrEnum):
+        ORDER = "order"
+
+    async def takes(ctx: Context) -> Any:
+        await ctx.register(Kind.ORDER)
+        await ctx.sleep(1)
+
+    await refused(world, lambda ctx: ctx.register(Name("odd")), InvalidCall)
+    process = world.system.spawn(takes)
+    await world.system.turns()
+    await world.everybody_can_look()
+    assert await world.system.status(process)

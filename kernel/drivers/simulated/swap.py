@@ -47,7 +47,7 @@ def refusal(path: str, sequence: SimulatedSequence) -> str:
         state = msgspec.msgpack.decode(file.state, type=_SwappedState)
     except OSError as error:
         return f"the swap file cannot be read: {error.strerror}"
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return "the swap file is damaged"
     if state != _SwappedState(sequence.prompt_ids, sequence.generated):
         return "the swap file belongs to another sequence, or to an earlier state of this one"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ipc.errors import InvalidConstraint, MissingExtra
+from ipc.errors import InvalidConstraint, MissingExtra, brief, text_of
 from ipc.syscalls import Constraint
 
 COMPILER_THREADS = 2  # if a grammar occupies one thread beyond its time limit, the other one is still free
@@ -79,10 +79,13 @@ class GrammarCompiler:
 
         try:
             grammar = _grammar(constraint)
-        except ValueError as error:
-            raise InvalidConstraint(f"not a valid constraint of kind {constraint.kind}: {error}") from None
-        matcher = LLMatcher(vocabulary, grammar, log_level=0)
-        matcher.compute_bitmask()  # an impossible grammar fails here; also, the first mask takes longest
+        except (ValueError, RecursionError) as error:
+            raise InvalidConstraint(f"not a valid constraint of kind {constraint.kind}: {text_of(error)}") from None
+        try:
+            matcher = LLMatcher(vocabulary, grammar, log_level=0)
+            matcher.compute_bitmask()  # an impossible grammar fails here; also, the first mask takes longest
+        except BaseException as error:  # also a panic of llguidance, which is no `Exception`
+            raise InvalidConstraint(f"this {constraint.kind} cannot be used: {brief(error)}") from None
         if matcher.is_error():
             raise InvalidConstraint(f"this {constraint.kind} cannot be used: {_first_line(matcher.get_error())}")
         return Matcher(matcher, self._vocabulary)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from ipc.errors import DriverFailed, ErrorInfo, LlmosError, to_wire
+from ipc.errors import DriverFailed, ErrorInfo, LlmosError, brief, to_wire
 from kernel.drivers.protocol import (
     Admitted,
     Bundle,
@@ -94,5 +94,5 @@ class BundleReport:
 def wire_error(error: BaseException) -> ErrorInfo:
     """The wire form of `error`. An error that is not an `LlmosError` becomes `DriverFailed`."""
     if not isinstance(error, LlmosError):
-        error = DriverFailed(f"{type(error).__name__}: {error}")
+        error = DriverFailed(brief(error))
     return to_wire(error)

@@ -92,7 +92,7 @@ def read(path: Path, tokens: list[int], prompt: int, fingerprint: str) -> torch.
     data = memoryview(content)[end:]
     try:
         header = msgspec.msgpack.decode(content[start:end], type=Header)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnusableSwapFile(f"{path} is damaged: {error}") from None
     if header.checksum != _checksum([data]):
         raise UnusableSwapFile(f"{path} is damaged: its checksum is wrong")
