@@ -19,7 +19,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,6 +29,8 @@ from kernel.core.process import Thread
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate
 from kernel.journal.journal import Journal
+
+Steps = Sequence[Callable[[], None]]
 
 EXIT_CODE = 70  # of a child that would have gone on as the daemon (EX_SOFTWARE of sysexits.h)
 OURS = ("kernel", "llmosd", "uvloop")  # packages whose handlers of signals a child must not have
@@ -48,7 +50,7 @@ END_OF_STEP = "_leave_task"  # a step of `kernel.core.fiber` calls it when the c
 class _ForkGuard:
     """The facts that a child needs about its daemon. The daemon lives as long as the pipe `_alive` has a writer."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, private: Iterable[Path], restore: Callable[[], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, private: Iterable[Path], restore: Steps) -> None:
         self._loop = loop
         self._loop_thread = threading.get_ident()
         self._private = tuple(map(str, private))
@@ -73,7 +75,7 @@ class _ForkGuard:
             self._drop_descriptors,
             self._close_entrances,
             self._empty_the_loop,
-            self._restore,
+            *self._restore,
             _write_like_a_program,
         ):
             with contextlib.suppress(Exception):
@@ -165,11 +167,11 @@ class _ForkGuard:
         loop.call_soon_threadsafe = _leave  # by which the threads of tools and executors report what they return
 
 
-def guard(loop: asyncio.AbstractEventLoop, private: Iterable[Path], restore: Callable[[], None]) -> None:
+def guard(loop: asyncio.AbstractEventLoop, private: Iterable[Path], restore: Steps) -> None:
     """Make every forked child of this process harmless from now on. `loop` is the loop of the daemon.
 
-    `private`: the files, sockets and folders of the daemon, which a child closes. A child calls `restore`, which undoes
-    what the daemon has replaced for the whole interpreter.
+    `private`: the files, sockets and folders of the daemon, which a child closes. A child calls the functions of
+    `restore`, which undo what the daemon has replaced for the whole interpreter.
     """
     guard = _ForkGuard(loop, private, restore)
     os.register_at_fork(before=guard.before, after_in_parent=guard.in_parent, after_in_child=guard.in_child)
