@@ -186,6 +186,10 @@ class Printing:
             self._closed = True
             self._room.notify_all()
 
+    def after_fork(self) -> None:
+        """Replace the lock in a forked child, where the thread that may hold it does not exist."""
+        self._room = threading.Condition(threading.RLock())
+
     # ---- inside
 
     def _origin(self) -> Any:

@@ -64,7 +64,7 @@ class Daemon:
         """Serve until a signal or a client stops the daemon. Raises the error of the journal if it cannot be opened."""
         restore = stdio.install(self._kernel.printing)
         private = (self._claim.path, self._claim.lock_path.resolve(), self._config.state_path.resolve())
-        forked_child.guard(asyncio.get_running_loop(), private, restore)
+        forked_child.guard(asyncio.get_running_loop(), private, (self._kernel.printing.after_fork, restore))
         try:
             await self._serve()
         finally:

@@ -1,9 +1,9 @@
 """Forked children of agents and tools, such as those of `multiprocessing`: none may go on as a second daemon.
 
-The daemon calls `guard` once its kernel is made, and `end_workers` before it exits. Python calls `_ForkGuard.in_child`
-in each forked child. A child may compute, exec, or run the main function of `multiprocessing`. It ends itself where it
-would go on as the daemon: in a step, the gate, the journal, or a callback of the loop. It ends when the daemon ends.
-Nothing here runs in the daemon itself when an agent forks, so a fork costs the daemon nothing more.
+The daemon calls `guard` once its kernel is made, and `end_workers` before it exits. Python calls `_ForkGuard` around
+each fork. A child may compute, exec, or run the main function of `multiprocessing`. It ends itself where it would go on
+as the daemon: in a step, the gate, the journal, or a callback of the loop. It ends when the daemon ends. In the daemon
+itself a fork only holds back signals for a moment.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,6 +29,8 @@ from kernel.core.process import Thread
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate
 from kernel.journal.journal import Journal
+
+Steps = Sequence[Callable[[], None]]
 
 EXIT_CODE = 70  # of a child that would have gone on as the daemon (EX_SOFTWARE of sysexits.h)
 OURS = ("kernel", "llmosd", "uvloop")  # packages whose handlers of signals a child must not have
@@ -48,30 +50,39 @@ END_OF_STEP = "_leave_task"  # a step of `kernel.core.fiber` calls it when the c
 class _ForkGuard:
     """The facts that a child needs about its daemon. The daemon lives as long as the pipe `_alive` has a writer."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, private: Iterable[Path], restore: Callable[[], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, private: Iterable[Path], restore: Steps) -> None:
         self._loop = loop
         self._loop_thread = threading.get_ident()
         self._private = tuple(map(str, private))
         self._restore = restore
         self._watched, self._alive = os.pipe()
+        self._forking = threading.local()
+
+    def before(self) -> None:
+        """Hold back signals during a fork: until a child has reset its handlers, they would wake the daemon."""
+        self._forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+    def in_parent(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._forking.mask)
 
     def in_child(self) -> None:
         """Make this process, a child that was just forked, harmless to the daemon."""
         if self._is_starting_a_program():
-            return  # uvloop forked to execute a program, which closes and resets everything
+            return  # uvloop forked to execute a program, which closes and resets everything, the signals included
         for step in (
             self._end_with_daemon,
             self._reset_signals,
             self._drop_descriptors,
             self._close_entrances,
             self._empty_the_loop,
-            self._restore,
+            *self._restore,
             _write_like_a_program,
         ):
             with contextlib.suppress(Exception):
                 step()
         # Objects of the daemon stay untouched: the collector must not finalize coroutines of agents in this process.
         gc.freeze()
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._forking.mask)
         sys.set_asyncgen_hooks(None, None)
 
     def _is_starting_a_program(self) -> bool:
@@ -156,13 +167,14 @@ class _ForkGuard:
         loop.call_soon_threadsafe = _leave  # by which the threads of tools and executors report what they return
 
 
-def guard(loop: asyncio.AbstractEventLoop, private: Iterable[Path], restore: Callable[[], None]) -> None:
+def guard(loop: asyncio.AbstractEventLoop, private: Iterable[Path], restore: Steps) -> None:
     """Make every forked child of this process harmless from now on. `loop` is the loop of the daemon.
 
-    `private`: the files, sockets and folders of the daemon, which a child closes. A child calls `restore`, which undoes
-    what the daemon has replaced for the whole interpreter.
+    `private`: the files, sockets and folders of the daemon, which a child closes. A child calls the functions of
+    `restore`, which undo what the daemon has replaced for the whole interpreter.
     """
-    os.register_at_fork(after_in_child=_ForkGuard(loop, private, restore).in_child)
+    guard = _ForkGuard(loop, private, restore)
+    os.register_at_fork(before=guard.before, after_in_parent=guard.in_parent, after_in_child=guard.in_child)
 
 
 def end_workers() -> None:

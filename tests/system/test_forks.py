@@ -101,6 +101,11 @@ async def terminates_pool(ctx):
     results = pool.map(abs, [-1, -2])
     pool.terminate()
     pool.join()
+    for _ in range(20):
+        process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+        process.start()
+        process.terminate()  # often before the child has run at all
+        process.join()
     return results
 
 @agent
@@ -126,10 +131,12 @@ async def patient(ctx):
     return "done"
 """
 
+SETTINGS = "[scheduling]\nburst = 0\n"  # these agents block the loop
+
 
 @pytest.fixture
 def daemon(launch: Callable[..., RunningDaemon]) -> RunningDaemon:
-    return launch()
+    return launch(SETTINGS)
 
 
 def test_a_forked_child_ends_itself_where_it_would_go_on_as_the_daemon(daemon: RunningDaemon):
@@ -171,7 +178,7 @@ def test_forked_children_end_with_a_killed_daemon_and_do_not_hinder_the_next_one
     with daemon.client() as client:
         child = client.submit("forks", {"what": "stays"}).result(60)
     daemon.kill()
-    with launch().client() as client:
+    with launch(SETTINGS).client() as client:
         assert client.submit("patient").result(60) == "done"
     eventually(lambda: _is_gone(child), "the forked child ends", 60)
 
