@@ -39,7 +39,7 @@ class TimeLimit(BaseException):
 
 
 class NotYet(Exception):
-    """LoaderJobs of which the caller needs one go on. `settled` has a result as soon as one of them is settled."""
+    """Jobs of which the caller needs one go on. `settled` has a result as soon as one of them is settled."""
 
     def __init__(self, jobs: Iterable[LoaderJob[Any]]) -> None:
         super().__init__()

@@ -127,10 +127,14 @@ class ProgramLoader:
             return self._refresh(since)
 
     def refresh(self, since: float = 0.0) -> None:
-        """`look_everywhere`, and wait for files that began to run less than `LISTED_AFTER` seconds ago."""
+        """`look_everywhere`, and wait `LISTED_AFTER` seconds at most for files that began to run that recently."""
+        end = time.monotonic() + LISTED_AFTER
         while young := [job for job in self.look_everywhere(since) if job.ended or job.age < LISTED_AFTER]:
+            left = end - time.monotonic()
+            if left <= 0:
+                break
             with suppress(TimeoutError):
-                NotYet(young).settled.result(LISTED_AFTER)
+                NotYet(young).settled.result(left)
 
     def do(self, key: Hashable, what: str, work: Callable[[], T]) -> T:
         """Do `work`, which imports `what`, as a job: see `LoaderJobs.do`."""
