@@ -247,6 +247,8 @@ class ProgramLoader:
     def _load_installed(self, name: str, caller: Program | None) -> Program:
         """The agent `MODULE:AGENT` of an installed module, for a name that no folder and no entry point has."""
         broken = self.installed.broken | self._broken
+        if caller is not None and caller.module is not None and caller.module.defines is not None:
+            broken |= caller.module.defines.broken
         if name in self._busy:
             raise self._busy[name]
         if name in broken:
