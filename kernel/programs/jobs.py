@@ -15,7 +15,8 @@ from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Executor, Future, InvalidStateError
 from contextlib import suppress
 from contextvars import copy_context
-from typing import Any, Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, NoReturn, TypeVar
 
 from ipc.errors import AgentFailed, Busy
 from kernel.lib import failures
@@ -26,11 +27,12 @@ PATIENCE = 1.0  # seconds that a look waits for a job, unless others hang alread
 LIMIT = 60.0  # seconds after which the load of a file fails
 GRACE = 1.0  # seconds in which an interrupted thread has to notice it; one that does not is in C code
 MAX_REMEMBERED = 256  # jobs of which a loader remembers the outcome
-MAX_JOBS = 64  # that have not ended
+MAX_FILES = 256  # files that have not ended; one that never ends holds its thread for good
+MAX_LOOKS = 64  # looks at disks that have not ended
 
 T = TypeVar("T")
 
-_threads = DaemonThreads("llmosd loader", MAX_JOBS)
+_threads = DaemonThreads("llmosd loader", MAX_FILES + MAX_LOOKS)
 _running: set[LoaderJob[Any]] = set()
 
 
@@ -39,7 +41,7 @@ class TimeLimit(BaseException):
 
 
 class NotYet(Exception):
-    """LoaderJobs of which the caller needs one go on. `settled` has a result as soon as one of them is settled."""
+    """Jobs of which the caller needs one go on. `settled` has a result as soon as one of them is settled."""
 
     def __init__(self, jobs: Iterable[LoaderJob[Any]]) -> None:
         super().__init__()
@@ -68,11 +70,12 @@ class Settled(Executor):
 class LoaderJob(Generic[T]):
     """Work in a thread of its own. `what` names the file or folder in errors. `began`: when, by `time.monotonic`.
 
-    `settled` gets a result when the job has ended, or exceeds its limit.
+    `folder`: the folder of a job that only looks at the disk; None if it runs a file. `settled` gets a result when the
+    job has ended, or exceeds its limit.
     """
 
-    def __init__(self, what: str, work: Callable[[], T]) -> None:
-        """Start the thread. Raises `Busy` if `MAX_JOBS` jobs have not ended, or if the system has no thread."""
+    def __init__(self, what: str, work: Callable[[], T], folder: Path | None = None) -> None:
+        """Start the thread. Raises `Busy` if too many jobs have not ended, or if the system has no thread."""
         self.what = what
         self.began = time.monotonic()
         self.ended = False
@@ -83,11 +86,13 @@ class LoaderJob(Generic[T]):
         self._thread: int | None = None
         self._changed = threading.Condition()
         self._timer: threading.Timer | None = None
-        if len(_running) >= MAX_JOBS:
-            slowest = min(list(_running), key=lambda job: job.began, default=self)
+        self.folder = folder
+        rivals = [job for job in list(_running) if (job.folder is None) == (folder is None)]
+        if len(rivals) >= (MAX_FILES if folder is None else MAX_LOOKS):
+            things = "files have begun to run" if folder is None else "looks at files have begun"
             raise Busy(
-                f"{MAX_JOBS} files of programs have begun to run and not ended, which is the limit. One of them: "
-                f"{slowest.described()}. Correct these files",
+                f"{len(rivals)} {things} and not ended, which is the limit. One of them: {rivals[0].described()}. "
+                "Correct or remove these files, and restart the daemon",
                 retry_after=1.0,
             )
         _running.add(self)
@@ -126,6 +131,12 @@ class LoaderJob(Generic[T]):
         self._timer = threading.Timer(max(seconds, 0), self._time_out)
         self._timer.daemon = True
         self._timer.start()
+
+    def refuse(self) -> NoReturn:
+        """Raise the error of a caller that needs this job, which goes on."""
+        if self.overdue:
+            raise Busy(f"{self.described()}; it may never end", retry_after=LIMIT)
+        raise NotYet([self])
 
     def result(self) -> T:
         """The value that the work returned. Raises the error that it raised."""
@@ -183,7 +194,14 @@ class LoaderJobs:
     def __init__(self) -> None:
         self._jobs: dict[Hashable, LoaderJob[Any]] = {}
 
-    def do(self, key: Hashable, what: str, work: Callable[[], T], since: float = 0.0) -> T:
+    def look(self, key: Hashable, folder: Path, work: Callable[[], T], since: float) -> T:
+        """`do` for a look at a disk. A folder whose disk hangs holds few threads: another look there does not begin."""
+        for job in list(self._jobs.values()):
+            if job.folder == folder and not job.ended and job.age > PATIENCE:
+                job.refuse()
+        return self.do(key, str(folder), work, since, folder)
+
+    def do(self, key: Hashable, what: str, work: Callable[[], T], since: float = 0.0, folder: Path | None = None) -> T:
         """The result of `work`, or of the job of this `key` that began after `since`.
 
         Raises `NotYet` if it takes longer than `PATIENCE`, which all jobs that hang share: the tenth waits a tenth of
@@ -195,12 +213,10 @@ class LoaderJobs:
             hanging = sum(not other.ended for other in self._jobs.values())
             if len(self._jobs) >= MAX_REMEMBERED:
                 self._jobs = {known: other for known, other in self._jobs.items() if not other.ended}
-            job = self._jobs[key] = LoaderJob(what, work)
+            job = self._jobs[key] = LoaderJob(what, work, folder)
             job.wait(PATIENCE / min(1 + hanging, 20))
         if not job.ended:
-            if job.overdue:
-                raise Busy(f"{job.described()}; it may never end", retry_after=LIMIT)
-            raise NotYet([job])
+            job.refuse()
         if job.error is not None and (job.interrupted or isinstance(job.error, TimeLimit)):
             place = failures.place(job.error)
             raise AgentFailed(

@@ -127,10 +127,14 @@ class ProgramLoader:
             return self._refresh(since)
 
     def refresh(self, since: float = 0.0) -> None:
-        """`look_everywhere`, and wait for files that began to run less than `LISTED_AFTER` seconds ago."""
+        """`look_everywhere`, and wait `LISTED_AFTER` seconds at most for files that began to run that recently."""
+        end = time.monotonic() + LISTED_AFTER
         while young := [job for job in self.look_everywhere(since) if job.ended or job.age < LISTED_AFTER]:
+            left = end - time.monotonic()
+            if left <= 0:
+                break
             with suppress(TimeoutError):
-                NotYet(young).settled.result(LISTED_AFTER)
+                NotYet(young).settled.result(left)
 
     def do(self, key: Hashable, what: str, work: Callable[[], T]) -> T:
         """Do `work`, which imports `what`, as a job: see `LoaderJobs.do`."""
@@ -182,7 +186,7 @@ class ProgramLoader:
             attempt(entry.name, text_of_entry(entry), partial(self._load_entry_point, entry))
         for folder in self._folders:
             listed = attempt(
-                folder.name, folder, partial(self._jobs.do, folder, str(folder), partial(list_files, folder), since)
+                folder.name, folder, partial(self._jobs.look, folder, folder, partial(list_files, folder), since)
             )
             if listed is not None:
                 self._listed[folder] = listed
@@ -243,6 +247,8 @@ class ProgramLoader:
     def _load_installed(self, name: str, caller: Program | None) -> Program:
         """The agent `MODULE:AGENT` of an installed module, for a name that no folder and no entry point has."""
         broken = self.installed.broken | self._broken
+        if caller is not None and caller.module is not None and caller.module.defines is not None:
+            broken |= caller.module.defines.broken
         if name in self._busy:
             raise self._busy[name]
         if name in broken:
@@ -280,11 +286,11 @@ class ProgramLoader:
         file, path = module.defines, Path(program.source)
         if module.folder is not self._modules.get(path.parent) or file is None:
             return False
-        current: bool = self._jobs.do(("current", module), program.source, lambda: file.is_current, since)
+        current: bool = self._jobs.look(("current", module), path.parent, lambda: file.is_current, since)
         return current
 
     def _load_path(self, path: Path, wanted: str, since: float) -> Program:
-        path = self._jobs.do(("path", path), str(path), partial(python_file, path), since)
+        path = self._jobs.look(("path", path), path.parent, partial(python_file, path), since)
         found = self._load_file(path, self._look_at(path.parent, [path], since)[path])
         self.tools = self.tools | {tool.name: tool for tool in tools_in(self._modules[path.parent])}
         if wanted in found.nearby:
@@ -306,7 +312,7 @@ class ProgramLoader:
         if modules is None:
             modules = self._modules[folder] = FolderModules(str(folder))
         # The key contains this version of the folder: a look at another one would not serve.
-        found = self._jobs.do((modules, *paths), str(folder), partial(look_at, modules, paths), since)
+        found = self._jobs.look((modules, *paths), folder, partial(look_at, modules, paths), since)
         modules = self._modules[folder] = modules.replace_by(found.update)
         if not paths and modules.is_empty:
             del self._modules[folder]
@@ -333,7 +339,7 @@ class ProgramLoader:
         folder = caller.module.folder
         if not all(part.isidentifier() for part in module.split(".")):
             return None
-        if self._jobs.do((folder, "source", module), folder.path, partial(folder.source, module)) is None:
+        if self._jobs.look((folder, "source", module), Path(folder.path), partial(folder.source, module), 0.0) is None:
             return None
         found = folder.defined(module)
         if found is None:

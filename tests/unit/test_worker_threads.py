@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
 from concurrent.futures import Future
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,3 +84,11 @@ async def test_the_threads_of_the_kernel_see_the_variables_of_the_caller() -> No
     variable: ContextVar[int] = ContextVar("variable", default=0)
     variable.set(3)
     assert await in_thread(variable.get) == 3
+
+
+def test_the_kernel_uses_no_thread_of_the_default_executor_which_agents_may_block() -> None:
+    root = Path(worker_threads.__file__).parents[2]
+    files = [*(root / "kernel").rglob("*.py"), *(root / "llmosd" / "daemon").rglob("*.py")]
+    assert len(files) > 100
+    uses = re.compile(r"\.to_thread\(|run_in_executor\(\s*None\b")
+    assert [str(path) for path in files if uses.search(path.read_text())] == []

@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from tests.support.system import System
 
 HANG = "import gate_of_a_test\ngate_of_a_test.begin()\nassert gate_of_a_test.open.wait(60)\n"  # in its third line
 SPIN = "import gate_of_a_test\ngate_of_a_test.begin()\nwhile True: pass\n"
+MANY = 32  # files that never end
 GUARD = 60  # seconds after which a test has failed
 
 
@@ -85,7 +87,9 @@ def rows(programs: ProgramLoader) -> dict[str, str]:
 
 def reach(job: LoaderJob[Any], place: str) -> None:
     """Return when the job is at `place`."""
+    end = time.monotonic() + GUARD
     while not job.described().endswith(place):
+        assert time.monotonic() < end, job.described()
         os.sched_yield()
 
 
@@ -113,22 +117,23 @@ def test_files_that_never_end_hold_one_thread_each_and_a_listing_names_where_the
     programs: ProgramLoader, tmp_path: Path, gate: Gate
 ) -> None:
     folder = tmp_path / "agents"
-    for n in range(jobs.MAX_JOBS // 2):
+    for n in range(MANY):
         agent_file(folder / f"hangs{n}.py", f"h{n}", before=HANG)
     agent_file(folder / "z.py", "z")
-    for _ in range(jobs.MAX_JOBS // 2):
+    for _ in range(MANY):
         rows(programs)
         gate.wait()
     for job in programs._jobs._jobs.values():
-        reach(job, ".py:4")
+        if job.folder is None:
+            reach(job, ".py:4")
     for _ in range(3):
         found = rows(programs)
         assert found.pop("z") == ""
-        assert len(found) == jobs.MAX_JOBS // 2
+        assert len(found) == MANY
         assert all(
             re.search(rf"/{name}\.py has been running for \d+ s, at .*/{name}\.py:4$", found[name]) for name in found
         )
-    assert gate.count == jobs.MAX_JOBS // 2
+    assert gate.count == MANY
     gate.open.set()
     assert programs.load("h3").name == "h3"
 
@@ -136,13 +141,15 @@ def test_files_that_never_end_hold_one_thread_each_and_a_listing_names_where_the
 def test_more_files_that_never_end_than_there_are_threads_are_refused_by_name(
     programs: ProgramLoader, tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = agent_file(tmp_path / "hangs.py", "hangs", before=HANG)
-    begin(programs, path)
-    monkeypatch.setattr(jobs, "MAX_JOBS", len(jobs._running))
-    with pytest.raises(
-        Busy, match=r"have begun to run and not ended, which is the limit\. One of them: .*hangs\.py has"
-    ):
-        programs.look(str(tmp_path / "other.py"), None, 0.0)
+    loaded = agent_file(tmp_path / "agents" / "a.py", "a")
+    assert programs.load("a").name == "a"
+    begin(programs, agent_file(tmp_path / "hangs.py", "hangs", before=HANG))
+    monkeypatch.setattr(jobs, "MAX_FILES", 1)
+    other = agent_file(tmp_path / "other.py", "other")
+    with pytest.raises(Busy, match=r"^1 files have begun .* which is the limit\. One of them: .*hangs\.py"):
+        programs.load(str(other))
+    assert programs.load(str(loaded)).name == "a"
+    assert rows(programs) == {"a": ""}
 
 
 def test_a_file_that_exceeds_its_limit_fails_at_once_and_is_usable_when_it_ends_at_last(
@@ -249,6 +256,7 @@ def test_an_import_of_a_neighbour_that_never_ends_fails(
         Busy, match=r"second\.py cannot be loaded yet: .*_helper\.py has been running for .* at .*_helper"
     ):
         programs.load(str(second))
+    monkeypatch.setattr(neighbours, "LIMIT", float(GUARD))
     gate.open.set()
     assert programs.load("second").name == "second"
 
@@ -307,6 +315,11 @@ def test_a_disk_that_hangs_makes_one_folder_unavailable_and_the_programs_of_its_
     assert programs.load("c").name == "c"
     found = {row.name: row.error for row in programs.listing()}
     assert (found["a"], found["c"]) == ("", "")
+    for _ in range(10):
+        with pytest.raises(NotYet) as pending:
+            programs.look(str(slow / "a.py"), None, time.monotonic())
+    assert [job.folder for job in pending.value.jobs] == [slow]
+    assert sum(job.folder == slow for job in jobs._running) == 1
     assert f"{slow} has been running for" in found["slow"]
 
 

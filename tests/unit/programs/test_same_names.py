@@ -68,6 +68,22 @@ def test_the_log_has_one_warning_until_the_programs_of_that_name_change(tmp_path
     assert len(lines) == 1
 
 
+def test_tools_with_one_name_are_reported_once_and_a_tool_that_two_files_import_is_one_tool(tmp_path: Path) -> None:
+    text = "from llmosd import tool\n@tool\ndef same(): return 1\n"
+    first, second = write(tmp_path / "a.py", text), write(tmp_path / "b.py", text)
+    write(tmp_path / "_shared.py", text.replace("same", "alone"))
+    agent_file(tmp_path / "c.py", "c", before="import _shared")
+    agent_file(tmp_path / "d.py", "d", before="import _shared")
+    programs = loader(tmp_path)
+    with capture_logs() as lines:
+        for _ in range(2):
+            programs.refresh()
+    assert set(programs.tools) == {"same", "alone"}
+    assert [(line["event"], line["name"], line["runs"], line["hidden"]) for line in lines] == [
+        ("tools have the same name", "same", str(second), [str(first)])
+    ]
+
+
 def test_of_two_agents_in_one_file_the_last_has_the_name_and_the_function_names_the_other(tmp_path: Path) -> None:
     text = "@agent(name='same')\nasync def {}(ctx):\n    return {}\n"
     path = write(tmp_path / "a.py", HEADER + text.format("one", 1) + text.format("two", 2))

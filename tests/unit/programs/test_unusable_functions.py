@@ -55,6 +55,14 @@ def test_the_other_agents_of_the_file_can_be_run_and_the_unusable_one_is_listed_
         assert UNUSABLE[parameters] in failed.value.message
 
 
+def test_an_unusable_agent_of_the_file_of_its_caller_is_named(programs: ProgramLoader, tmp_path: Path) -> None:
+    path = agents(tmp_path / "elsewhere" / "a.py", "ctx, *rest")
+    with pytest.raises(
+        AgentFailed, match=r"program bad in .*a\.py cannot be loaded:\nTypeError: bad: parameter \*rest"
+    ):
+        programs.load("bad", programs.load(f"{path}:good"))
+
+
 def test_an_unusable_agent_beside_the_file_of_its_caller_is_named(programs: ProgramLoader, tmp_path: Path) -> None:
     agents(tmp_path / "helpers" / "helper.py", "ctx, *rest")
     caller = programs.load(str(write(tmp_path / "helpers" / "a.py", f"{HEADER}@agent\nasync def a(ctx): ...\n")))
