@@ -62,6 +62,7 @@ class Mailbox:
     """
 
     __slots__ = (
+        "_capacity",
         "_indexes",
         "_normal_queue",
         "_other_queues",
@@ -69,8 +70,8 @@ class Mailbox:
         "_sizes",
         "byte_capacity",
         "bytes",
-        "capacity",
         "closed",
+        "open_places",
         "received",
         "receiver",
         "selectors",
@@ -79,7 +80,7 @@ class Mailbox:
     )
 
     def __init__(self, capacity: int = CAPACITY) -> None:
-        self.capacity = capacity
+        self._capacity = self.open_places = capacity
         self.byte_capacity = BYTES
         self.bytes = 0  # of counted bodies in the mailbox, and of those of senders that were woken
         self.closed = False
@@ -114,9 +115,26 @@ class Mailbox:
     def full(self) -> bool:
         return not self.has_room()
 
+    @property
+    def capacity(self) -> int:
+        """The most messages. `open_places` is the same while no large body counts, and 0 otherwise.
+
+        So `taken < open_places` says that a small message fits. If it does not hold, `has_room` decides.
+        """
+        return self._capacity
+
+    @capacity.setter
+    def capacity(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._add_bytes(0)
+
+    def _add_bytes(self, size: int) -> None:
+        self.bytes += size
+        self.open_places = 0 if self.bytes else self._capacity
+
     def has_room(self, size: int = 0) -> bool:
         """Whether a new sender may put a body of `size` bytes: it fits, and no other sender waits for room."""
-        return self.taken < self.capacity and (not self.bytes or (not self._senders and self._fits(size)))
+        return self.taken < self._capacity and (not self.bytes or (not self._senders and self._fits(size)))
 
     def _fits(self, size: int) -> bool:
         return not size or not self.bytes or self.bytes + size <= self.byte_capacity
@@ -129,7 +147,7 @@ class Mailbox:
         if self._sizes is None:
             self._sizes = {}
         self._sizes[number] = size, share, memory
-        self.bytes += size
+        self._add_bytes(size)
 
     def put(self, message: Message) -> StorageReceipt | None:
         """Add `message`. The mailbox must have room and be open, unless the message is a `CONTROL` one.
@@ -276,22 +294,22 @@ class Mailbox:
         """Free the reserved room: its sender puts a message into it now, unless the mailbox is closed."""
         if not self.closed:
             self.taken -= 1
-            self.bytes -= size
+            self._add_bytes(-size)
 
     def pass_on_place(self, size: int = 0) -> None:
         """Reserve room, which has become free, for the next waiting senders. If no sender waits, it stays free."""
         if not self.closed:
             self.taken -= 1
-            self.bytes -= size
+            self._add_bytes(-size)
             self._wake_senders()
 
     def _wake_senders(self) -> None:
         """Reserve room for as many of the waiting senders as fit, in order of arrival, and wake them."""
         senders = self._senders
-        while senders and self.taken < self.capacity and self._fits(senders[0][1]):
+        while senders and self.taken < self._capacity and self._fits(senders[0][1]):
             thread, size = senders.popleft()
             self.taken += 1
-            self.bytes += size
+            self._add_bytes(size)
             thread.wake()
 
     def close(self) -> list[Message]:

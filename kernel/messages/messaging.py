@@ -81,9 +81,8 @@ class Messaging:
             or of in SMALL_TYPES
         ):
             kind, body = prepare(recipient, kind, body)
-            size = counted_size(body)
-        else:
-            size = 0
+            if size := counted_size(body):
+                return self._send_large(process, recipient, call, kind, body, size)
         if kind is not UNTYPED or priority is not ZERO or call.correlation is not ZERO:
             check_heading(kind, priority, call.correlation)
         self._last_id = number = self._last_id + 1
@@ -92,9 +91,25 @@ class Messaging:
         box = recipient.mailbox
         if box is None:
             box = recipient.open_mailbox()
-        if (box.taken < box.capacity and not (size or box.bytes)) or self.make_room(recipient, box, size):
-            receipt = box.put(message) if not size else self.put_large(box, message, size)
+        if box.taken < box.open_places or self.make_room(recipient, box):
+            receipt = box.put(message)
             return number if receipt is None else receipt.answer_after_commit(number)
+        if call.wait:
+            return self._send_later(box, message, recipient, 0)
+        raise mailbox_full(recipient, box)
+
+    def _send_large(
+        self, process: Process, recipient: Process, call: Send, kind: str, body: Any, size: int
+    ) -> int | Coroutine[Any, Any, int]:
+        """The same for a body whose bytes the mailbox counts."""
+        check_heading(kind, call.priority, call.correlation)
+        deadline = None if call.lifetime is None else deadline_after(call.lifetime, self._loop)
+        fields = (self.next_id(), kind, process.pid, recipient.pid, call.priority, call.correlation, deadline)
+        message, box = Message(*fields, body), recipient.open_mailbox()
+        process.messages_sent += 1
+        if self.make_room(recipient, box, size):
+            receipt = self.put_large(box, message, size)
+            return message.id if receipt is None else receipt.answer_after_commit(message.id)
         if call.wait:
             return self._send_later(box, message, recipient, size)
         raise mailbox_full(recipient, box)
@@ -174,7 +189,7 @@ class Messaging:
         thread.answer = UNANSWERED
         try:
             box = recipient.mailbox or recipient.open_mailbox()
-            if (box.taken >= box.capacity or size or box.bytes) and not self.make_room(recipient, box, size):
+            if (size or box.taken >= box.open_places) and not self.make_room(recipient, box, size):
                 await self._wait_for_room(call, recipient, box, timer, size)
             pending_calls = recipient.pending_calls
             if pending_calls is None:
