@@ -16,8 +16,9 @@ from ipc.errors import InvalidCall, MailboxFull, NotACall, TimedOut, UnknownProc
 from ipc.messages import Message
 from ipc.syscalls import Call, Reply, Send
 from kernel.core.answers import UNANSWERED, Unanswerable, mark_caller_gone
+from kernel.core.body_memory import BodyMemory
 from kernel.core.fiber import PARK
-from kernel.core.mailbox import CONTROL, BodyMemory, Mailbox
+from kernel.core.mailbox import CONTROL, Mailbox
 from kernel.core.plain_wait import ThreadWait
 from kernel.core.process import PendingCalls, Process, Thread
 from kernel.core.process_table import ProcessTable
@@ -42,7 +43,7 @@ from kernel.messages.validation import (
 )
 
 if TYPE_CHECKING:
-    from kernel.core.mailbox import StorageReceipt
+    from kernel.core.storage_receipt import StorageReceipt
 
 LONG = 1e9  # seconds; `call` accepts a float up to this as its timeout without `check_timeout`
 

@@ -68,6 +68,8 @@ def when_all_is_over(kernel: Kernel, ledger: Ledger, visitors: list[Visitor]) ->
         "holders of names": kernel.names._names,
         "topics": kernel.publication._topics._root.next,
         "subscribers": kernel.publication._topics._patterns,
+        "bytes in mailboxes": range(kernel.messaging.memory.used),
+        "publications": kernel.publication._queue._queue,
         "links": kernel.links._links,
         "monitors": kernel.links._monitors,
         "held monitors": kernel.links._refs_of_holder,
