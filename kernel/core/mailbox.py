@@ -93,10 +93,7 @@ class Mailbox:
 
     @property
     def capacity(self) -> int:
-        """The most messages. `open_places` is the same while no large body counts, and 0 otherwise.
-
-        So `taken < open_places` says that a small message fits. If it does not hold, `has_room` decides.
-        """
+        """The most messages. `open_places` is the same while no large body counts; otherwise 0: `has_room` decides."""
         return self._capacity
 
     @capacity.setter
