@@ -11,46 +11,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
-from ipc.errors import Busy
 from ipc.messages import Message
+from kernel.core.body_memory import BodyMemory
 from kernel.core.fiber import Fiber
 from kernel.core.message_queue import INDEXED, Index, MessageQueue, add_to_index, build_index, drop_from_all, indexed
 from kernel.core.plain_wait import ANY_MESSAGE_WAIT
 from kernel.core.selector import Selector
+from kernel.core.storage_receipt import StorageReceipt
 
 CAPACITY = 1000  # messages
 BYTES = 64 * 1024 * 1024  # of the counted bodies in one mailbox: see `Mailbox.charge`
 RECEIVED = 5  # how many received messages a crash report quotes, by their headings
 CONTROL = 21  # the priority of the kernel's own messages: above all others, and not counted in the capacity
-
-
-class StorageReceipt(Protocol):
-    """A promise that a message will be on disk: see `kernel.durable`."""
-
-    async def answer_after_commit(self, answer: Any) -> Any:
-        """Wait until the message is on disk, and return `answer`."""
-
-
-class BodyMemory:
-    """The bytes of all counted bodies in all mailboxes together, and of those that wait for room: at most `maximum`."""
-
-    __slots__ = ("maximum", "used")
-
-    def __init__(self, maximum: int) -> None:
-        self.maximum = maximum
-        self.used = 0
-
-    def take(self, size: int) -> None:
-        """Count a body of `size` bytes that is sent. Raises `Busy`."""
-        if self.used + size > self.maximum:
-            raise Busy(
-                f"the unread messages of all processes have {self.used} bytes, {size} more are too many, and the limit "
-                f"is {self.maximum}; send again later, or set `message_bytes` in [memory] higher",
-                retry_after=1.0,
-            )
-        self.used += size
 
 
 class Mailbox:
@@ -62,6 +36,8 @@ class Mailbox:
     """
 
     __slots__ = (
+        "_accounts",
+        "_capacity",
         "_indexes",
         "_normal_queue",
         "_other_queues",
@@ -69,8 +45,8 @@ class Mailbox:
         "_sizes",
         "byte_capacity",
         "bytes",
-        "capacity",
         "closed",
+        "open_places",
         "received",
         "receiver",
         "selectors",
@@ -79,7 +55,7 @@ class Mailbox:
     )
 
     def __init__(self, capacity: int = CAPACITY) -> None:
-        self.capacity = capacity
+        self._capacity = self.open_places = capacity
         self.byte_capacity = BYTES
         self.bytes = 0  # of counted bodies in the mailbox, and of those of senders that were woken
         self.closed = False
@@ -89,6 +65,7 @@ class Mailbox:
         self.selectors: list[tuple[Fiber, Selector | None]] | None = None  # further receivers, in order of arrival
         self.woken_for: dict[Fiber, Message] | None = None  # receivers woken while others waited, and for which message
         self._senders: deque[tuple[Fiber, int]] | None = None  # wait for room for a size, in order of arrival
+        self._accounts = False  # whether a place that becomes free concerns a sender, or bytes
         self._sizes: dict[int, tuple[int, int, BodyMemory]] | None = None  # of counted bodies, by id: see `charge`
         self._normal_queue: MessageQueue | None = None  # of priority 0, which nearly all messages have
         self._other_queues: dict[int, MessageQueue] | None = None  # of the other priorities
@@ -114,9 +91,23 @@ class Mailbox:
     def full(self) -> bool:
         return not self.has_room()
 
+    @property
+    def capacity(self) -> int:
+        """The most messages. `open_places` is the same while no large body counts; otherwise 0: `has_room` decides."""
+        return self._capacity
+
+    @capacity.setter
+    def capacity(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._add_bytes(0)
+
+    def _add_bytes(self, size: int) -> None:
+        self.bytes += size
+        self.open_places = 0 if self.bytes else self._capacity
+
     def has_room(self, size: int = 0) -> bool:
         """Whether a new sender may put a body of `size` bytes: it fits, and no other sender waits for room."""
-        return self.taken < self.capacity and (not self.bytes or (not self._senders and self._fits(size)))
+        return self.taken < self._capacity and (not self.bytes or (not self._senders and self._fits(size)))
 
     def _fits(self, size: int) -> bool:
         return not size or not self.bytes or self.bytes + size <= self.byte_capacity
@@ -129,7 +120,8 @@ class Mailbox:
         if self._sizes is None:
             self._sizes = {}
         self._sizes[number] = size, share, memory
-        self.bytes += size
+        self._accounts = True
+        self._add_bytes(size)
 
     def put(self, message: Message) -> StorageReceipt | None:
         """Add `message`. The mailbox must have room and be open, unless the message is a `CONTROL` one.
@@ -169,7 +161,7 @@ class Mailbox:
             self._indexes = None  # the mailbox is empty; without an index, receiving in order costs less
         if self.woken_for:
             self._forget_woken(message)
-        if self._senders or self._sizes or message.priority == CONTROL:
+        if self._accounts or message.priority == CONTROL:
             self._free_place(message)
         else:
             self.taken -= 1
@@ -260,6 +252,7 @@ class Mailbox:
         if self._senders is None:
             self._senders = deque()
         self._senders.append((thread, size))
+        self._accounts = True
 
     def end_send_wait(self, thread: Fiber) -> bool:
         """End the wait of `thread`. True if room is reserved for it; the thread must use the room or pass it on."""
@@ -276,22 +269,23 @@ class Mailbox:
         """Free the reserved room: its sender puts a message into it now, unless the mailbox is closed."""
         if not self.closed:
             self.taken -= 1
-            self.bytes -= size
+            self._add_bytes(-size)
 
     def pass_on_place(self, size: int = 0) -> None:
         """Reserve room, which has become free, for the next waiting senders. If no sender waits, it stays free."""
         if not self.closed:
             self.taken -= 1
-            self.bytes -= size
+            self._add_bytes(-size)
             self._wake_senders()
+            self._accounts = bool(self._senders or self._sizes)
 
     def _wake_senders(self) -> None:
         """Reserve room for as many of the waiting senders as fit, in order of arrival, and wake them."""
         senders = self._senders
-        while senders and self.taken < self.capacity and self._fits(senders[0][1]):
+        while senders and self.taken < self._capacity and self._fits(senders[0][1]):
             thread, size = senders.popleft()
             self.taken += 1
-            self.bytes += size
+            self._add_bytes(size)
             thread.wake()
 
     def close(self) -> list[Message]:

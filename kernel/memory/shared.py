@@ -27,7 +27,7 @@ from kernel.lib.wording import quoted
 from kernel.memory.quotas import MemoryQuotas, MemoryUsage, check_name
 
 if TYPE_CHECKING:
-    from kernel.core.mailbox import StorageReceipt
+    from kernel.core.storage_receipt import StorageReceipt
 
 RESERVED = "tool:"  # prefix of the names that the kernel gives to large results of tools
 FRAME_ROOM = 1024  # bytes of a frame that are reserved for everything but the value

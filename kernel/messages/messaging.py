@@ -16,8 +16,9 @@ from ipc.errors import InvalidCall, MailboxFull, NotACall, TimedOut, UnknownProc
 from ipc.messages import Message
 from ipc.syscalls import Call, Reply, Send
 from kernel.core.answers import UNANSWERED, Unanswerable, mark_caller_gone
+from kernel.core.body_memory import BodyMemory
 from kernel.core.fiber import PARK
-from kernel.core.mailbox import CONTROL, BodyMemory, Mailbox
+from kernel.core.mailbox import CONTROL, Mailbox
 from kernel.core.plain_wait import ThreadWait
 from kernel.core.process import PendingCalls, Process, Thread
 from kernel.core.process_table import ProcessTable
@@ -42,7 +43,7 @@ from kernel.messages.validation import (
 )
 
 if TYPE_CHECKING:
-    from kernel.core.mailbox import StorageReceipt
+    from kernel.core.storage_receipt import StorageReceipt
 
 LONG = 1e9  # seconds; `call` accepts a float up to this as its timeout without `check_timeout`
 
@@ -81,9 +82,8 @@ class Messaging:
             or of in SMALL_TYPES
         ):
             kind, body = prepare(recipient, kind, body)
-            size = counted_size(body)
-        else:
-            size = 0
+            if size := counted_size(body):
+                return self._send_large(process, recipient, call, kind, body, size)
         if kind is not UNTYPED or priority is not ZERO or call.correlation is not ZERO:
             check_heading(kind, priority, call.correlation)
         self._last_id = number = self._last_id + 1
@@ -92,9 +92,25 @@ class Messaging:
         box = recipient.mailbox
         if box is None:
             box = recipient.open_mailbox()
-        if (box.taken < box.capacity and not (size or box.bytes)) or self.make_room(recipient, box, size):
-            receipt = box.put(message) if not size else self.put_large(box, message, size)
+        if box.taken < box.open_places or self.make_room(recipient, box):
+            receipt = box.put(message)
             return number if receipt is None else receipt.answer_after_commit(number)
+        if call.wait:
+            return self._send_later(box, message, recipient, 0)
+        raise mailbox_full(recipient, box)
+
+    def _send_large(
+        self, process: Process, recipient: Process, call: Send, kind: str, body: Any, size: int
+    ) -> int | Coroutine[Any, Any, int]:
+        """The same for a body whose bytes the mailbox counts."""
+        check_heading(kind, call.priority, call.correlation)
+        deadline = None if call.lifetime is None else deadline_after(call.lifetime, self._loop)
+        fields = (self.next_id(), kind, process.pid, recipient.pid, call.priority, call.correlation, deadline)
+        message, box = Message(*fields, body), recipient.open_mailbox()
+        process.messages_sent += 1
+        if self.make_room(recipient, box, size):
+            receipt = self.put_large(box, message, size)
+            return message.id if receipt is None else receipt.answer_after_commit(message.id)
         if call.wait:
             return self._send_later(box, message, recipient, size)
         raise mailbox_full(recipient, box)
@@ -174,7 +190,7 @@ class Messaging:
         thread.answer = UNANSWERED
         try:
             box = recipient.mailbox or recipient.open_mailbox()
-            if (box.taken >= box.capacity or size or box.bytes) and not self.make_room(recipient, box, size):
+            if (size or box.taken >= box.open_places) and not self.make_room(recipient, box, size):
                 await self._wait_for_room(call, recipient, box, timer, size)
             pending_calls = recipient.pending_calls
             if pending_calls is None:

@@ -17,15 +17,15 @@ import structlog
 
 from ipc.errors import Busy
 from ipc.syscalls import Publish
+from kernel.core.body_memory import BodyMemory
 from kernel.core.fiber import PARK
-from kernel.core.mailbox import BodyMemory
 from kernel.core.plain_wait import PlainWait
 from kernel.core.process import Process, Thread
 from kernel.messages.body_size import counted_size
 from kernel.messages.topics import Search
 
 if TYPE_CHECKING:
-    from kernel.core.mailbox import StorageReceipt
+    from kernel.core.storage_receipt import StorageReceipt
 
 DELIVERIES = 64  # to so many subscribers, a message is delivered at once
 SLICE = 0.002  # seconds of a turn of the loop

@@ -25,7 +25,7 @@ from kernel.messages.topics import MAX_PATTERN, Search, Topics
 from kernel.messages.validation import build_message, check_heading, isolate_bounded
 
 if TYPE_CHECKING:
-    from kernel.core.mailbox import StorageReceipt
+    from kernel.core.storage_receipt import StorageReceipt
 
 
 class Publisher:

@@ -68,6 +68,8 @@ def when_all_is_over(kernel: Kernel, ledger: Ledger, visitors: list[Visitor]) ->
         "holders of names": kernel.names._names,
         "topics": kernel.publication._topics._root.next,
         "subscribers": kernel.publication._topics._patterns,
+        "bytes in mailboxes": range(kernel.messaging.memory.used),
+        "publications": kernel.publication._queue._queue,
         "links": kernel.links._links,
         "monitors": kernel.links._monitors,
         "held monitors": kernel.links._refs_of_holder,
@@ -119,11 +121,11 @@ def _mailboxes(kernel: Kernel) -> Iterator[str]:
             yield f"the mailbox of process {process.pid} counts {box.taken} places taken, but holds {within} messages"
         if within > box.capacity:
             yield f"the mailbox of process {process.pid} holds {within} messages, but has room for {box.capacity}"
-        if box._senders and box.taken < box.capacity:
-            yield f"the mailbox of process {process.pid} has room, but {len(box._senders)} threads wait for it"
-        if process.ended and (box._senders or box.selectors or box.receiver or not box.closed):
+        if box.senders and box.taken < box.capacity and not box.bytes:
+            yield f"the mailbox of process {process.pid} has room, but {len(box.senders)} threads wait for it"
+        if process.ended and (box.senders or box.selectors or box.receiver or not box.closed):
             yield f"process {process.pid} has ended, but its mailbox is open or has waiters"
-        for waiter in (*(box._senders or ()), box.receiver, *(thread for thread, _ in box.selectors or ())):
+        for waiter in (*box.senders, box.receiver, *(thread for thread, _ in box.selectors or ())):
             if waiter is not None and waiter.state is not BLOCKED:
                 yield f"{waiter} is not blocked, but is queued at the mailbox of process {process.pid}"
 

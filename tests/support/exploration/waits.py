@@ -63,7 +63,7 @@ def _unfounded(kernel: Kernel, thread: Thread) -> str:
         wanted = [m for m in fresh if selection is None or (selection.where is None and selection.matches(m))]
         return f"there are {wanted}" if wanted else ""
     if isinstance(wait, RoomIn):
-        line = wait.process.mailbox._senders if wait.process.mailbox is not None else None
+        line = wait.process.mailbox.senders if wait.process.mailbox is not None else None
         return "" if not wait.process.ended and line and thread in line else "is not queued for it"
     if isinstance(wait, EndOf):
         return "it has ended" if wait.process.ended else ""
