@@ -2,7 +2,8 @@
 
 A processor of the log. Lines with the same event count as the same if their fields differ only in numbers. Of the same
 line, `BURST` get through in each window of `WINDOW` seconds, and of one event, `EVENT_BURST` do, however its fields
-differ. After the window one line reports how many were left out. The first line of an event always gets through.
+differ. After the window one line reports how many were left out. The first line of an event always gets through, and so
+does every line for debugging.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Throttle:
 
     def __call__(self, _logger: Any, method: str, fields: Any) -> Any:
         """Pass the line on, or drop it. The fields must be plain values."""
-        if fields.pop(UNTHROTTLED, False):
+        if fields.pop(UNTHROTTLED, False) or fields.get("level") == "debug":
             return fields
         with self._lock:
             ended = self._end_of_window(full=self._keys >= MAX_KEYS)

@@ -41,6 +41,7 @@ class LogWriter:
         self._lines = 0  # texts that are queued or being written
         self._bytes = 0  # of them
         self._dropped = 0  # since the last notice
+        self._reported = 0  # by the notice that is being written
         self._torn = False  # the last write failed within a line
         self._forked = False
         _writers.add(self)
@@ -66,7 +67,8 @@ class LogWriter:
     @property
     def queued(self) -> tuple[int, int, int]:
         """The texts that wait, their bytes, and the texts dropped since the last notice."""
-        return self._lines, self._bytes, self._dropped
+        with self._lock:
+            return self._lines, self._bytes, self._dropped + self._reported
 
     def close(self, seconds: float = CLOSE_SECONDS, stalled: float = STALLED_SECONDS) -> bool:
         """Wait until everything is written. Returns false if the reader does not read; the rest is then lost.
@@ -95,8 +97,10 @@ class LogWriter:
                 size += len(texts[-1])
             with self._lock:
                 dropped, self._dropped = self._dropped, 0
+                self._reported = dropped
             done = self._write(b"".join([self._notice(dropped), *texts] if dropped else texts))
             with self._lock:
+                self._reported = 0
                 if not done:
                     self._dropped += dropped + len(texts)
                 self._lines -= len(texts)

@@ -79,8 +79,12 @@ class DaemonLog:
         )
         threading.Thread(target=self._poll, name="llmosd log throttle", daemon=True).start()
 
-    def close(self) -> None:
+    def flush(self) -> None:
         """Report the lines that the throttle has left out so far."""
+        self._throttle.flush()
+
+    def close(self) -> None:
+        """Report the lines that the throttle has left out so far, and do so no more."""
         self._stop.set()
         self._throttle.flush()
 

@@ -142,6 +142,7 @@ class Daemon:
         self._kernel.watchdog.stop()
         if self._failure is not None:
             raise self._failure
+        self._parts.log.flush()
         log.info("stopped")
 
     async def _listen(self) -> asyncio.AbstractServer:
