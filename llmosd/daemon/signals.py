@@ -25,6 +25,8 @@ HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.
 STOPPING = frozenset({signal.SIGTERM, signal.SIGINT})
 IGNORED = (signal.SIGTTOU, signal.SIGTTIN)
 
+_before_fork = threading.local()  # its `mask`: the signals that the forking thread had blocked
+
 
 class Signals:
     """Receives the signals of this process from now on. Those that arrive before `attach` wait for it.
@@ -45,7 +47,7 @@ class Signals:
             signal.signal(number, self._arrived)
         for number in IGNORED:
             signal.signal(number, signal.SIG_IGN)
-        os.register_at_fork(after_in_child=_restore_defaults)
+        os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_restore_defaults)
         threading.Thread(target=self._serve, name="llmosd signals", daemon=True).start()
 
     def attach(self, callback: Callable[[signal.Signals], None]) -> None:
@@ -100,12 +102,22 @@ def dump_on_quit(file: IO[Any]) -> None:
     faulthandler.register(signal.SIGQUIT, file, all_threads=True, chain=True)
 
 
+def _block() -> None:
+    """Before a fork: until the child has its own handlers, a signal for it would reach the daemon through the pipe."""
+    _before_fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+
+
+def _unblock() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _before_fork.mask)
+
+
 def _restore_defaults() -> None:
-    """In a forked child: a signal for the child must end it, and must not reach the daemon through the common pipe."""
+    """In a forked child: a signal for the child ends it, and does not reach the daemon."""
     with suppress(ValueError):  # raised in a thread other than the main thread
         signal.set_wakeup_fd(-1)
         for number in HANDLED:
             signal.signal(number, signal.SIG_DFL)
+    _unblock()
 
 
 def _let_handlers_run() -> None:

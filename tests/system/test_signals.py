@@ -19,7 +19,7 @@ from tests.support.daemon import RunningDaemon
 GUARD = 60.0  # seconds; only a test that hangs takes as long
 
 AGENTS = """
-import asyncio, multiprocessing, os, signal, sys, threading, time
+import asyncio, multiprocessing, os, signal, subprocess, sys, threading, time
 from llmosd import agent
 
 @agent
@@ -58,7 +58,15 @@ async def forking(ctx):
     child.start()
     child.terminate()
     await asyncio.to_thread(child.join)
-    return child.exitcode
+    sleeper = await asyncio.create_subprocess_exec("sleep", "3600")
+    sleeper.terminate()
+    subprocess.run([sys.executable, "-c", BLOCKED], check=True)
+    subprocess.run([sys.executable, "-c", BLOCKED], check=True, preexec_fn=os.getpid)
+    checks = await asyncio.create_subprocess_exec(sys.executable, "-c", BLOCKED)
+    assert await checks.wait() == 0
+    return [child.exitcode, await sleeper.wait()]
+
+BLOCKED = "import signal; assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())"
 """
 
 
@@ -164,6 +172,6 @@ def test_a_signal_for_a_forked_child_ends_the_child_and_does_not_reach_the_daemo
 ) -> None:
     daemon = launch()
     with daemon.client() as client:
-        assert client.run("forking") == -signal.SIGTERM
+        assert client.run("forking") == [-signal.SIGTERM, -signal.SIGTERM]
         assert client.ping(1) == 1
     assert not lines(daemon, "stopping")
