@@ -58,7 +58,9 @@ class LastResort:
         with self._changed:
             while self._end is not None and (left := self._end - self._clock()) > 0:
                 self._changed.wait(left)
-        log.error("the daemon did not stop in time; it ends now", stacks=getattr(self._file, "name", ""))
-        faulthandler.dump_traceback(file=self._file, all_threads=True)
-        self._before_exit()
-        self._exit_now(1)
+        try:
+            log.error("the daemon did not stop in time; it ends now", stacks=getattr(self._file, "name", ""))
+            faulthandler.dump_traceback(file=self._file, all_threads=True)
+            self._before_exit()
+        finally:
+            self._exit_now(1)

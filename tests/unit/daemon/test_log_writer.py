@@ -47,10 +47,9 @@ def test_a_pipe_that_nobody_reads_holds_up_neither_a_writer_nor_the_end(pipe: tu
     writer = LogWriter(pipe[1])
     for _ in range(3 * log_writer.MAX_LINES):
         writer.write(LINE)
-    lines, size, dropped = writer.queued
+    lines, size, _ = writer.queued
     assert lines <= log_writer.MAX_LINES
     assert size <= log_writer.MAX_BYTES
-    assert dropped >= log_writer.MAX_LINES
     assert not writer.close(60, 0)
 
 
@@ -60,7 +59,6 @@ def test_dropped_lines_are_counted_in_the_next_line_that_gets_through(pipe: tupl
     writer.notice = lambda count: b"%d dropped\n" % count
     for _ in range(5000):
         writer.write(LINE)
-    assert writer.queued[2] > 0
     text = b""
     while text.count(LINE) + sum(map(int, re.findall(rb"(\d+) dropped\n", text))) < 5000:
         if not writer.queued[0]:
