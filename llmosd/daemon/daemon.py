@@ -147,6 +147,7 @@ def _run(config: settings.Settings, parts: Parts) -> None:
             parts.signals.detach()
             if run is None or run.done():
                 raise
+            parts.stop_begins(now=False)
             step = go_on(error)
 
 
