@@ -1,4 +1,4 @@
-"""The standard streams of `llmos` and `llmosd`, made safe before anything uses them.
+"""The standard streams of a command, made safe before anything uses them.
 
 A closed descriptor is replaced, so that no socket or file gets its number. A character that the encoding lacks is
 written as an escape. Text for people goes through `printable`: all of standard error, and standard output if it is a
@@ -68,15 +68,6 @@ def prepare_command() -> None:
     sys.stderr = _text(EscapedText, _DispensableFile(STDERR, "w", closefd=False), sys.stderr, line_buffering=True)
     if sys.stdin is None:
         sys.stdin = open(STDIN, encoding="utf-8", closefd=False)  # noqa: SIM115
-
-
-def prepare_daemon() -> None:
-    """Prepare the streams of a process that goes on when nobody can read its output. Nothing is escaped."""
-    _replace_closed(reading=os.O_RDWR, writing=os.O_RDWR)
-    for name, number in (("stdout", STDOUT), ("stderr", STDERR)):
-        lines = number == STDERR or os.isatty(number)
-        file = _DispensableFile(number, "w", closefd=False)
-        setattr(sys, name, _text(io.TextIOWrapper, file, getattr(sys, name), line_buffering=lines))
 
 
 def guard(program: str, command: Callable[[], int]) -> int:

@@ -70,6 +70,12 @@ class Watchdog:
             self._previous_handler = signal.signal(signal.SIGALRM, self.tick)
             self._tick_every(self._burst / TICKS)
 
+    def set_burst(self, burst: float) -> None:
+        """Interrupt steps after `burst` seconds from now on; 0: never. Called after `start`."""
+        self.stop()
+        self._burst = burst
+        self.start()
+
     def stop(self) -> None:
         """Stop ticking, and restore the previous signal handler."""
         if self._running:

@@ -36,6 +36,10 @@ class PrivateMemory:
         self._stores: dict[int, ProcessMemory] = {}
         gate.register({MemoryGet: self.get, MemorySet: self.set, MemoryDelete: self.delete, MemoryKeys: self.keys})
 
+    def set_quotas(self, quotas: MemoryQuotas) -> None:
+        """Check later changes against these quotas. Nothing that is stored is dropped."""
+        self._quotas = quotas
+
     def get(self, process: Process, call: MemoryGet) -> Any:
         check_name(call.key, "a key")
         store = self._stores.get(process.pid)

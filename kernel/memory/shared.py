@@ -77,6 +77,10 @@ class SharedMemory:
             }
         )
 
+    def set_quotas(self, quotas: MemoryQuotas) -> None:
+        """Check later changes against these quotas. Nothing that is stored is dropped."""
+        self._quotas = quotas
+
     def get(self, process: Process, call: SharedGet) -> Versioned:
         return self._read(process, self._region(call.name))
 

@@ -91,6 +91,9 @@ class ResourceManager:
         return [model_info(self.runtime(name), name == self._default) for name in self._specs]
 
     def slots(self, process: Process, call: Slots) -> list[SlotInfo]:
+        return self.slot_rows()
+
+    def slot_rows(self) -> list[SlotInfo]:
         """The slots of each model that was ever used."""
         return [slot_info(runtime, self._machine) for runtime in self._runtimes.values() if runtime.state.ever_used]
 
@@ -117,6 +120,35 @@ class ResourceManager:
             settings = msgspec.structs.replace(current, **given)
             runtime.set_policy(settings, f"requested by client {process.pid} of {process.owner}")
         return policy_info(runtime)
+
+    def set_models(
+        self,
+        models: dict[str, ModelSpec],
+        default: str,
+        scheduling: SchedulingSettings,
+        settings: ResourceSettings,
+    ) -> dict[str, ModelSpec]:
+        """Take on changed settings. Returns the models that are in force now.
+
+        A model that was used has a driver for its settings, so only its policy changes. All other models may change,
+        and new ones are added. None is removed.
+        """
+        before = {name: self._scheduling.policy_of(self._specs[name]) for name in self._runtimes}
+        for name, spec in models.items():
+            runtime = self._runtimes.get(name)
+            if runtime is not None and runtime.state.ever_used:
+                rules = {field: getattr(spec, field) for field in ("policy", "quantum", "weights")}
+                self._specs[name] = msgspec.structs.replace(self._specs[name], **rules)
+            else:
+                self._runtimes.pop(name, None)
+                self._specs[name] = spec
+        self._default, self._scheduling, self._settings = default, scheduling, settings
+        self._residency.set_resources(settings)
+        for name, runtime in self._runtimes.items():
+            policy = scheduling.policy_of(self._specs[name])
+            if policy != before[name]:  # if not, the policy that `llmos policy` has set stays
+                runtime.set_policy(policy, "the settings were reloaded")
+        return dict(self._specs)
 
     def preload(self) -> None:
         """Start loading the default model."""

@@ -96,6 +96,11 @@ class Residency:
         self.sample = machine.sample(())
         self._available = float(self.sample.memory_available)
 
+    def set_resources(self, settings: ResourceSettings) -> None:
+        """Decide by these settings from now on."""
+        self._settings = settings
+        self.reschedule()
+
     # ---- for the runtimes
 
     def request_load(self, runtime: Resident) -> None:

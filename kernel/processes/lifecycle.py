@@ -83,9 +83,13 @@ class Lifecycle:
         # Loads for clients, by name: those that have not begun, and the locks of those that have.
         self._loading: dict[str, asyncio.Task[Program]] = {}
         self._loads: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._always_asked = any(admission.sees_all for admission in admissions)
+        self.admissions_changed()
         self._main_done_callback = self._main_done  # one bound method for all threads, each of which stores it
         gate.register({Spawn: self.spawn})
+
+    def admissions_changed(self) -> None:
+        """The settings of an admission have changed."""
+        self._always_asked = any(admission.sees_all for admission in self._admissions)
 
     # ---- system calls
 

@@ -68,16 +68,22 @@ class LimitEnforcer:
     def __init__(
         self, settings: LimitSettings, loop: asyncio.AbstractEventLoop, gate: Gate, process_exit: ProcessExit
     ) -> None:
+        self._accounts: dict[str, _Account] = {}
+        self.set_limits(settings)
+        self._loop = loop
+        self._gate = gate
+        self._process_exit = process_exit
+        self._watched: dict[Process, None] = {}  # those whose processor time is limited
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set_limits(self, settings: LimitSettings) -> None:
+        """Give these limits to new processes, and to the owners that have limits already."""
         self._settings = settings
         self._default = None if settings.process == UNLIMITED else settings.process
         self._owners_unlimited = settings.owner == UNLIMITED and not settings.owners
         self.sees_all = not (self._owners_unlimited and self._default is None)  # whether the settings have any limit
-        self._loop = loop
-        self._gate = gate
-        self._process_exit = process_exit
-        self._accounts: dict[str, _Account] = {}
-        self._watched: dict[Process, None] = {}  # those whose processor time is limited
-        self._timer: asyncio.TimerHandle | None = None
+        for owner, account in self._accounts.items():
+            account.limits = settings.owners.get(owner, settings.owner)
 
     # ---- of processes
 

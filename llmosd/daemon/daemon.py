@@ -1,19 +1,19 @@
-"""The daemon from start to drain: settings, log, socket, signals and one kernel.
+"""The command `llmosd`: its arguments, the parts of the process that a run needs, and the exit.
 
-Started by the `llmosd` command. It listens and passes every connection to the kernel; it decides nothing else.
+It ends with one of three exit codes, and it always ends: no thread, no agent and no reader of the log can hold it up
+(`leave`). It serves no client itself; `llmosd.daemon.run` does.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import faulthandler
-import gc
 import os
-import signal
 import sys
+import traceback
 from pathlib import Path
+from typing import IO, Any, NoReturn
 
 import structlog
 import uvloop
@@ -21,143 +21,22 @@ import uvloop
 import kernel.kernel as microkernel
 import llmosd
 from ipc.errors import ConfigError, LlmosError
-from kernel.connection import Connection
-from kernel.journal.journal import Journal
 from kernel.lib import descriptors, failpoints
 from kernel.lib.private_files import make_private, open_private
-from kernel.lib.users import user_name
-from kernel.lib.worker_threads import DaemonThreads, in_thread
-from kernel.processes import stdio
+from kernel.lib.worker_threads import DaemonThreads
 from llmosd import standard_streams
-from llmosd.context import Context
-from llmosd.daemon import forked_child, logs, ownership, settings, systemd
+from llmosd.daemon import forked_child, ownership, settings, signals, systemd
+from llmosd.daemon.last_resort import LastResort
 from llmosd.daemon.listener import SocketClaim
+from llmosd.daemon.logs import DaemonLog
+from llmosd.daemon.run import Daemon, Parts
+from llmosd.daemon.streams import Streams
 from llmosd.printable import printable
 
-SOCKET_CHECK = 2.0  # seconds between two checks that the socket file still exists
 AGENT_THREADS = 256  # that run functions of agents, by `asyncio.to_thread`, at the same time
-CLOSE_TIMEOUT = 5.0  # seconds for connections and drivers to end after the drain
-
-GC_THRESHOLD = (10_000, 500, 100)  # see `gc.set_threshold`; collections of old objects become very rare
+DONE, FAILED, WRONG_SETTINGS, INTERRUPTED = 0, 1, 2, 130
 
 log = structlog.get_logger("llmosd")
-
-
-class Daemon:
-    """One run of the daemon, from its start to its end."""
-
-    def __init__(self, config: settings.Settings, claim: SocketClaim, notifier: systemd.Notifier) -> None:
-        self._config = config
-        self._claim = claim
-        self._notifier = notifier
-        self._connections: set[Connection] = set()
-        self._stop = asyncio.Event()
-        self._stop_now = asyncio.Event()
-        self._failure: LlmosError | None = None
-        journal = self._journal = Journal(config.state_path, config.journal)
-        journal.on_failure.append(self._journal_failed)
-        self._kernel = microkernel.Kernel(
-            config, Context, version=llmosd.__version__, journal=journal, on_shutdown=self._shutdown
-        )
-
-    async def run(self) -> None:
-        """Serve until a signal or a client stops the daemon. Raises the error of the journal if it cannot be opened."""
-        restore = stdio.install(self._kernel.printing)
-        private = (self._claim.path, self._claim.lock_path.resolve(), self._config.state_path.resolve())
-        forked_child.guard(asyncio.get_running_loop(), private, (self._kernel.printing.after_fork, restore))
-        try:
-            await self._serve()
-        finally:
-            self._kernel.printing.close()  # the streams stay: threads of abandoned tools may print until the exit
-
-    async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled, number)
-        owner = user_name(os.getuid())  # before the first client: a lookup may wait for a server
-        server = await self._listen()
-        log.info("listening", socket=str(self._claim.path), pid=os.getpid(), model=self._config.model, owner=owner)
-        self._kernel.resources.start()
-        if self._config.preload:
-            self._kernel.resources.preload()
-        # Objects made at start live as long as the daemon, so the garbage collector need not visit them again.
-        gc.collect()
-        gc.freeze()
-        # A waiting agent consists of some 15 objects and no cycle. With the default thresholds, the collector would
-        # visit the objects of all agents every few dozen spawns.
-        gc.set_threshold(*GC_THRESHOLD)
-        tasks = [asyncio.create_task(self._notify_ready()), asyncio.create_task(self._keep_watchdog_alive())]
-        if self._claim.activated is None:
-            tasks.append(asyncio.create_task(self._watch_socket(server)))
-        self._kernel.watchdog.start()
-        await self._stop.wait()
-        self._notifier.notify("STOPPING=1", "STATUS=draining")
-        await self._drain()
-        for connection in tuple(self._connections):
-            connection.close()
-        try:
-            async with asyncio.timeout(CLOSE_TIMEOUT):
-                await self._kernel.close()
-        except TimeoutError:
-            log.warning("drivers did not end in time; they end with the daemon")
-        for task in tasks:
-            task.cancel()
-        self._kernel.watchdog.stop()
-        if self._failure is not None:
-            raise self._failure
-        log.info("stopped")
-
-    async def _listen(self) -> asyncio.AbstractServer:
-        return await self._claim.serve(lambda: Connection(self._kernel, self._connections))
-
-    async def _notify_ready(self) -> None:
-        """Report to systemd that the daemon is ready when the journal is open. If it does not open, the daemon ends."""
-        with contextlib.suppress(LlmosError):
-            await self._journal.read(lambda store: None)
-            self._notifier.notify("READY=1", f"STATUS=listening at {self._claim.path}, model {self._config.model}")
-
-    async def _keep_watchdog_alive(self) -> None:
-        """Send keep-alive messages to systemd as long as the event loop runs."""
-        while self._notifier.interval:
-            self._notifier.notify("WATCHDOG=1")
-            await asyncio.sleep(self._notifier.interval)
-
-    async def _watch_socket(self, server: asyncio.AbstractServer) -> None:
-        """Listen on a new socket whenever the socket file was removed. An error is logged once, and tried again."""
-        reported = ""
-        while True:
-            await asyncio.sleep(SOCKET_CHECK)
-            if not await in_thread(self._claim.exists):
-                server.close()
-                try:
-                    server = await self._listen()
-                    log.warning("the socket file was removed; listening again", socket=str(self._claim.path))
-                except LlmosError as error:
-                    if error.message != reported:
-                        log.error("the socket file was removed, and nobody can connect", error=error.message)
-                    reported = error.message
-
-    async def _drain(self) -> None:
-        if self._stop_now.is_set():
-            return
-        drain = asyncio.create_task(self._kernel.drain(self._config.drain_seconds))
-        stop_now = asyncio.create_task(self._stop_now.wait())
-        await asyncio.wait((drain, stop_now), return_when=asyncio.FIRST_COMPLETED)
-        drain.cancel()
-        stop_now.cancel()
-
-    def _journal_failed(self, error: LlmosError) -> None:
-        self._failure = error
-        self._shutdown(now=True, why=error.message)
-
-    def _signalled(self, number: signal.Signals) -> None:
-        self._shutdown(now=self._stop.is_set(), why=number.name)
-
-    def _shutdown(self, now: bool, why: str = "request") -> None:
-        log.info("stopping immediately" if now else "stopping", why=why)
-        self._stop.set()
-        if now:
-            self._stop_now.set()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -184,50 +63,114 @@ def main() -> int:
 
 def _main() -> int:
     arguments = vars(parser().parse_args())
-    standard_streams.prepare_daemon()
-    descriptors.raise_limit()
     _check_installation()
+    streams = Streams()
+    descriptors.raise_limit()
+    code = FAILED
     try:
-        config = settings.load(arguments.pop("config"), arguments)
-        logs.configure(config.log_level, config.log_format)
-        if armed := failpoints.arm():
-            log.warning("faults happen on purpose", asked_by=failpoints.VARIABLE, faults=armed)
-        ownership.check(config)
-        _write_crashes_to(config.state_path)
-        claim = SocketClaim(config.socket_path, systemd.activated())
+        code = _start_and_run(arguments, streams)
     except LlmosError as error:
         print(f"llmosd: {printable(error.message)}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
+        code = WRONG_SETTINGS if isinstance(error, ConfigError) else FAILED
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BaseException:  # also SystemExit: nothing may lead to Python's own exit, which waits for threads
+        print(f"llmosd: cannot go on:\n{printable(traceback.format_exc())}", file=sys.stderr)
+    leave(streams, code)
+
+
+def leave(streams: Streams, code: int) -> NoReturn:
+    """End the process, within a bound.
+
+    Worker threads of agents cannot be interrupted, and coroutines may ignore their cancellation. Everything else has
+    ended, so this waits for none of these threads and coroutines. Python's exit would, and would call code of agents.
+    """
     try:
-        asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_run(config, claim, systemd.Notifier()))
-    except LlmosError as error:
-        print(f"llmosd: {printable(error.message)}", file=sys.stderr)
-        return 1
+        streams.close()
+        forked_child.end_workers()
     finally:
-        claim.release()
-    # Worker threads of agents cannot be interrupted, and coroutines may ignore their cancellation. Everything else has
-    # ended, so exit without waiting for these threads and coroutines.
-    sys.stderr.flush()
-    forked_child.end_workers()
-    os._exit(0)
+        os._exit(code)
 
 
-async def _run(config: settings.Settings, claim: SocketClaim, notifier: systemd.Notifier) -> None:
-    # For `asyncio.to_thread` in agents: Python would make 6 threads on 2 processors, and wait for them at the end.
-    asyncio.get_running_loop().set_default_executor(DaemonThreads("llmosd agents", AGENT_THREADS))
-    await Daemon(config, claim, notifier).run()
+def _start_and_run(arguments: dict[str, Any], streams: Streams) -> int:
+    file = arguments.pop("config")
+    config = settings.load(file, arguments)
+    daemon_log = DaemonLog(streams.error, terminal=streams.terminal)
+    daemon_log.configure(config.log_level, config.log_format)
+    daemon_log.install()
+    if armed := failpoints.arm():
+        log.warning("faults happen on purpose", asked_by=failpoints.VARIABLE, faults=armed)
+    ownership.check(config)
+    crashes = _crash_file(config.state_path)
+    signals.dump_on_quit(crashes)
+
+    def write_log() -> None:
+        daemon_log.close()
+        streams.close()
+
+    parts = Parts(
+        load=lambda: settings.load(file, arguments),
+        last_resort=LastResort(crashes, write_log),
+        signals=signals.Signals(),
+        claim=SocketClaim(config.socket_path, systemd.activated()),
+        log=daemon_log,
+        writer=streams.error,
+    )
+    parts.signals.on_stop = lambda count: parts.stop_begins(now=count > 1)
+    try:
+        _run(config, parts)
+    finally:
+        parts.stop_begins(now=True)
+        parts.claim.release()
+        daemon_log.close()
+    return DONE
 
 
-def _write_crashes_to(state: Path) -> None:
-    """Make fatal signals write a traceback to the folder `state`. Raises `ConfigError` if that is not possible."""
+def _run(config: settings.Settings, parts: Parts) -> None:
+    """Run the loop until the daemon has ended, even if code of an agent raises an error through the loop."""
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    daemon: Daemon | None = None
+    run: asyncio.Task[None] | None = None
+
+    async def begin() -> None:
+        nonlocal daemon, run
+        # For `asyncio.to_thread` in agents: Python would make 6 threads on 2 processors, and wait for them at the end.
+        asyncio.get_running_loop().set_default_executor(DaemonThreads("llmosd agents", AGENT_THREADS))
+        daemon = Daemon(config, parts)
+        run = asyncio.create_task(daemon.run())
+        await run
+
+    async def go_on(error: BaseException) -> None:
+        assert daemon is not None
+        assert run is not None
+        daemon.attach_signals()
+        daemon.failed(error)
+        await run
+
+    step = begin()
+    while True:
+        try:
+            return runner.run(step)
+        except BaseException as error:
+            parts.signals.detach()
+            if run is None or run.done():
+                raise
+            parts.stop_begins(now=False)
+            step = go_on(error)
+
+
+def _crash_file(state: Path) -> IO[bytes]:
+    """A file in the folder `state`, to which fatal signals write a traceback. Raises `ConfigError`."""
     try:
         make_private(state)
-        faulthandler.enable(open_private(state / "crash.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT))
+        file = os.fdopen(open_private(state / "crash.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab")
+        faulthandler.enable(file)
     except OSError as error:
         raise ConfigError(
             f"state: cannot write {error.filename or state}: {error.strerror}; choose another folder with --state",
             key="state",
         ) from None
+    return file
 
 
 def _check_installation() -> None:

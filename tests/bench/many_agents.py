@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ipc.syscalls import Kill, Ps, Spawn, Wait
-from llmosd.daemon.daemon import GC_THRESHOLD
+from llmosd.daemon.run import GC_THRESHOLD
 
 AGENTS = 100_000
 ROUNDS = 3

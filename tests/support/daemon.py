@@ -25,9 +25,14 @@ START_TIMEOUT = 20.0  # seconds
 
 
 class RunningDaemon:
-    """A daemon under test. `socket`: the path of its socket. `log`: its standard error so far."""
+    """A daemon under test. `socket`: the path of its socket. `log`: its standard error so far.
 
-    def __init__(self, folder: Path, *flags: str, environment: dict[str, str] | None = None) -> None:
+    `output` is a descriptor for its standard output and standard error, in place of the file of `log`.
+    """
+
+    def __init__(
+        self, folder: Path, *flags: str, environment: dict[str, str] | None = None, output: int | None = None
+    ) -> None:
         self.folder = folder
         self.socket = folder / "llmosd.sock"
         self._log = folder / f"daemon-{time.monotonic_ns()}.log"
@@ -37,8 +42,8 @@ class RunningDaemon:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=log if output is None else output,
+                stderr=log if output is None else output,
                 env=os.environ | {"HF_HUB_OFFLINE": "1", "LLMOSD_DRAIN_SECONDS": "2"} | (environment or {}),
                 start_new_session=True,
             )

@@ -16,9 +16,11 @@ def start(folder: Path) -> Iterator[Callable[..., RunningDaemon]]:
     """Starts daemons with the simulated model."""
     daemons: list[RunningDaemon] = []
 
-    def start(*flags: str, environment: dict[str, str] | None = None, ready: bool = True) -> RunningDaemon:
+    def start(
+        *flags: str, environment: dict[str, str] | None = None, ready: bool = True, output: int | None = None
+    ) -> RunningDaemon:
         model = () if "--model" in flags else ("--model", "simulated")
-        daemons.append(RunningDaemon(folder, *model, *flags, environment=environment))
+        daemons.append(RunningDaemon(folder, *model, *flags, environment=environment, output=output))
         return daemons[-1].wait_until_ready() if ready else daemons[-1]
 
     yield start

@@ -105,7 +105,8 @@ def test_a_signal_drains_running_tasks(daemon, number):
     assert not daemon.socket.exists()
 
 
-def test_draining_refuses_new_tasks(daemon):
+def test_draining_refuses_new_tasks(start):
+    daemon = start(environment={"LLMOSD_DRAIN_SECONDS": "60"})
     with daemon.client() as client:
         task = client.submit("ask", {"question": "busy", "max_tokens": 300})
         daemon.process.send_signal(signal.SIGTERM)
