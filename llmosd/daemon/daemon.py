@@ -16,12 +16,12 @@ import sys
 from pathlib import Path
 
 import structlog
-import uvloop
 
 import kernel.kernel as microkernel
 import llmosd
 from ipc.errors import ConfigError, LlmosError
 from kernel.connection import Connection
+from kernel.event_loop.guarded import GuardedLoop
 from kernel.journal.journal import Journal
 from kernel.lib import failpoints
 from kernel.lib.users import user_name
@@ -188,7 +188,7 @@ def _main() -> int:
         print(f"llmosd: {printable(error.message)}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     try:
-        asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_run(config, claim, systemd.Notifier()))
+        asyncio.Runner(loop_factory=GuardedLoop).run(_run(config, claim, systemd.Notifier()))
     except LlmosError as error:
         print(f"llmosd: {printable(error.message)}", file=sys.stderr)
         return 1
