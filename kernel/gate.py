@@ -8,22 +8,29 @@ returns a coroutine if it has to wait. The gate never looks at the fields of a c
 from __future__ import annotations
 
 import asyncio
+import threading
+from asyncio import current_task
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from functools import partial
 from types import CoroutineType
 from typing import Any, Protocol
 
-from ipc.errors import Killed, LimitExceeded, LlmosError, NotFound, NotPermitted, facts_of
+from ipc.errors import InvalidCall, Killed, LimitExceeded, LlmosError, NotFound, NotPermitted, facts_of
 from ipc.foreign import class_name
 from ipc.syscalls import Attach, Backup, ReleaseLock, ReleasePermit, SetPolicy, Shutdown, Submit, Syscall, WriteLog
-from kernel.core.process import Process
+from kernel.core.process import Process, Thread
 from kernel.core.stream import Stream
 
 CALLS_PER_TURN = 128  # after so many calls a process gives up the loop, even if each call could finish immediately
 MAX_NAMES = 1_000  # of errors that are counted by name: agents name their own
 OTHERS = "others"
 
+
+NOT_A_THREAD = (
+    "a context works in the threads of its own process only: in a worker thread, such as that of `asyncio.to_thread`, "
+    "call `ctx.from_thread(function, *arguments)`"
+)
 
 Handler = Callable[..., Any]
 
@@ -74,6 +81,7 @@ class Gate:
         self.errors: Counter[str] = Counter()
         self.limits: Counter[str] = Counter()
         self.pending_restarts: RestartWaiter | None = None
+        self._loop_thread = threading.get_ident()
 
     def count_error(self, error: BaseException) -> None:
         """Count an error that answered a call or ended a process, by its name. Count its limit, too, if it has one."""
@@ -124,8 +132,10 @@ class Gate:
     async def call(self, process: Process, call: Syscall) -> Any:
         """Make `call` from a thread of `process` and wait for the answer.
 
-        Gives up the loop before every `CALLS_PER_TURN`th call.
+        Gives up the loop before every `CALLS_PER_TURN`th call. Raises `InvalidCall` in other tasks and threads.
         """
+        if not isinstance(current_task(), Thread):
+            raise InvalidCall(NOT_A_THREAD)
         process.calls = calls = process.calls + 1
         if not calls % CALLS_PER_TURN:
             if type(call) in ALSO_WHILE_DYING:
@@ -187,6 +197,8 @@ class Gate:
 
     def call_now(self, process: Process, call: Syscall) -> Any:
         """Make `call` for code of `process` that cannot await. The handler of `call` must never wait."""
+        if threading.get_ident() != self._loop_thread:
+            raise InvalidCall(NOT_A_THREAD)
         try:
             return self.enter(process, call, await_restarts=False)
         except LlmosError as error:

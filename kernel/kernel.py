@@ -25,6 +25,9 @@ from kernel.drivers.process import Launcher, launch
 from kernel.durable import volatile
 from kernel.durable.pending_restarts import PendingRestarts
 from kernel.durable.wiring import Durability
+from kernel.event_loop import guards
+from kernel.event_loop.belongings import BELONGINGS
+from kernel.event_loop.guarded import Guarded
 from kernel.explain.explainer import Explainer
 from kernel.gate import Gate, SystemCalls
 from kernel.journal.histories import RecoveredState
@@ -104,6 +107,7 @@ class Kernel:
         on_shutdown: Callable[[bool], None] = lambda now: None,
     ) -> None:
         self.loop = loop = asyncio.get_running_loop()
+        guards.install(loop)
         self._on_shutdown = on_shutdown
         self.opened = journal is None  # whether the journal was read; until then no client is welcomed
         self.on_opened: list[Callable[[], None]] = []  # called once, when the journal was read
@@ -196,6 +200,8 @@ class Kernel:
         self.dispatcher.on_slow.append(self.watchdog.log_slow_step)  # only: nothing else watches steps
         self.messaging.on_urgency.append(self.resources.priority_changed)  # only: callers change urgency on slots
         self.process_exit.on_thread_end.append(self.synchronisation.thread_ended)  # only: threads hold just locks
+        if isinstance(self.loop, Guarded):
+            self.loop.on_exit[:] = [self.threads.callback_exited]  # only: an earlier kernel on this loop is closed
         if self.durability is not None and self.tasks is not None and journal is not None:
             durable = self.durability
             journal.on_opened.append(durable.opened)  # first: it takes over the pids and names that are in use
@@ -223,6 +229,7 @@ class Kernel:
         end.append(self.memory.process_ended)  # free: drops its private memory
         end.append(self.shared.process_ended)  # free: deletes its ephemeral regions
         end.append(self.tools.process_ended)  # free: drops its count of tool calls
+        end.append(partial(guards.process_ended, self.loop))  # free: closes its servers, connections and subprocesses
         end.append(self.resources.process_ended)  # free: the drivers are notified on the next turn of the loop
 
     def _answer_clients(self, opening: RecoveredState) -> None:
@@ -256,7 +263,7 @@ class Kernel:
         for process in tuple(self.table.alive.values()):
             self.process_exit.end(process, "killed", "the daemon shuts down")
         self.tools.close()
-        await self.resources.close()
+        await asyncio.gather(BELONGINGS.close(), self.resources.close())
         if self.durability is not None:
             self.durability.close()
         if self.tasks is not None:

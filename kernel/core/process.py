@@ -75,7 +75,8 @@ class Thread(Fiber):
     """A coroutine of a process.
 
     `path` says which thread started it: "0" is the first thread of its process, "0-2" the second thread that "0"
-    started. So the threads of a program have the same paths in every run of it. `waits_for` is the wait that blocks
+    started, and "0-c1" the first that a callback of the loop started. So the threads of a program have the same paths
+    in every run of it. `waits_for` is the wait that blocks
     the thread. `answer` is the answer to the call that the thread makes (see `kernel.core.answers`), `started_threads`
     counts the threads that it started, and `holds` are the resources that are taken from it when it ends.
     """
@@ -187,6 +188,7 @@ class Process:
         "suspended",
         "suspensions",
         "threads",
+        "threads_of_callbacks",
         "timer",
         "tree",
         "watchers",
@@ -225,6 +227,7 @@ class Process:
         self.messages_sent = self.messages_received = self.calls = 0
         self.cpu_of_ended = 0.0  # seconds that the steps of ended threads took
         self.threads: dict[Thread, None] | tuple[Thread, ...] = ()  # in the order in which they started
+        self.threads_of_callbacks = 0  # how many threads callbacks of the loop have started: "0-c1", "0-c2", ...
         self.children: dict[Process, None] | tuple[()] = ()  # made at first use, as few need it
         self.mailbox: Mailbox | None = None
         self.first_receiver: Thread | None = None  # waits for the first message; its sender makes the mailbox

@@ -22,6 +22,7 @@ from ipc.frames import MAX_FRAME, too_large
 from ipc.transport import FramedProtocol
 from kernel.drivers.protocol import FromDriver, SequenceFailed, Stop, ToDriver
 from kernel.lib.failures import traceback_text
+from kernel.programs.origin import without_origin
 
 MODULES = {"transformers": "kernel.drivers.transformers", "simulated": "kernel.drivers.simulated"}
 EXIT_GRACE = 3.0  # seconds that a driver has to exit after `Stop`, or after its connection ends, before it is killed
@@ -170,7 +171,7 @@ class DriverProcess(FramedProtocol):
     def _run(self, coro: Coroutine[Any, Any, None]) -> None:
         # Not create_task: the loop's task factory would make this a thread of the agent whose call led here, and it
         # would end with that agent.
-        task = asyncio.Task(coro, loop=self._loop)
+        task = asyncio.Task(coro, loop=self._loop, context=without_origin())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -90,8 +90,8 @@ class Replay:
         """Make `call`, or answer it from the journal."""
         kind = type(call)
         rule = RULES.get(kind)
-        if rule is None or process.dying:
-            return await self._gate.call(process, call)
+        if rule is None or process.dying or not isinstance(asyncio.current_task(), Thread):
+            return await self._gate.call(process, call)  # which refuses what is no thread
         history, thread = history_of(process), cast("Thread", asyncio.current_task())
         if kind is Checkpoint:
             return await self._state.checkpoint(process, history, thread, cast("Checkpoint", call))
@@ -112,7 +112,10 @@ class Replay:
 
     def call_now(self, process: Process, call: Syscall) -> Any:
         """Make `call`, which never waits. Drop a log line while the thread replays: the previous run wrote it."""
-        thread = asyncio.current_task()
+        try:
+            thread = asyncio.current_task()
+        except RuntimeError:  # in a worker thread, where the gate refuses the call
+            thread = None
         if type(call) is WriteLog and isinstance(thread, Thread) and history_of(process).is_replaying(thread.path):
             return None
         return self._gate.call_now(process, call)

@@ -17,6 +17,7 @@ from kernel.drivers import protocol
 from kernel.drivers.process import Driver, Launcher
 from kernel.lib.restartable_timer import RestartableTimer
 from kernel.models.spec import ModelSpec
+from kernel.programs.origin import without_origin
 
 GRAIN = 0.001  # seconds by which a timer may fire early
 MAX_BACKOFF = 10.0  # seconds; the longest delay of a restart
@@ -141,7 +142,7 @@ class DriverSupervisor:
     def run(self, coro: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `coro` in a task, which `close` cancels."""
         # Not create_task: the loop's task factory would make this a thread of the agent whose call led here.
-        task = asyncio.Task(coro, loop=self._loop)
+        task = asyncio.Task(coro, loop=self._loop, context=without_origin())
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task

@@ -36,6 +36,7 @@ from kernel.models.settings import ResourceSettings, SchedulingSettings
 from kernel.models.spec import ModelSpec, looks_local
 from kernel.models.swap import SwapArea
 from kernel.processes.limits import LimitEnforcer
+from kernel.programs.origin import without_origin
 
 SAMPLE_SECONDS = 1.0  # between two samples of the machine
 MAX_NAME = 4096  # characters of the name or path of a model
@@ -245,7 +246,10 @@ class ResourceManager:
     def start(self) -> None:
         """Start to sample the machine, and remove the swap files of dead daemons."""
         # Not create_task: the loop's task factory would make these threads of the agent whose call led here.
-        self._tasks = [asyncio.Task(coro, loop=self._loop) for coro in (self._watch(), self._remove_old())]
+        self._tasks = [
+            asyncio.Task(coro, loop=self._loop, context=without_origin())
+            for coro in (self._watch(), self._remove_old())
+        ]
 
     def observe(self, sample: MachineSample) -> None:
         """Act on a sample of the machine.

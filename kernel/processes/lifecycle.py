@@ -29,7 +29,7 @@ from kernel.lib.validation import check_label, check_priority, check_seconds, ch
 from kernel.processes.exit import ProcessExit, deadline_passed
 from kernel.processes.outcome import final_event_to, outcome
 from kernel.programs.loader import ProgramLoader
-from kernel.programs.origin import ORIGIN
+from kernel.programs.origin import ORIGIN, without_origin
 from kernel.programs.program import Program
 
 MAX_PROCESSES = 200_000
@@ -124,7 +124,9 @@ class Lifecycle:
             return await self.programs.in_worker(partial(self.programs.look, name, parent.code))
         loading = self._loading.get(name)
         if loading is None:
-            loading = self._loading[name] = asyncio.Task(self._load_for_clients(name), loop=self._loop)
+            loading = self._loading[name] = asyncio.Task(
+                self._load_for_clients(name), loop=self._loop, context=without_origin()
+            )
             loading.add_done_callback(_retrieve)
         return await asyncio.shield(loading)
 

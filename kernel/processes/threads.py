@@ -24,7 +24,8 @@ from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate
 from kernel.lib.validation import check_seconds, check_text
 from kernel.processes.exit import GRACE, ProcessExit
-from kernel.processes.outcome import outcome
+from kernel.processes.outcome import failure, outcome
+from kernel.programs.origin import ORIGIN
 
 T = TypeVar("T", bound=Thread)
 
@@ -53,7 +54,8 @@ class StartedThread(Thread):
 
     def add_done_callback(self, fn: Callable[[Any], object], /, *, context: contextvars.Context | None = None) -> None:
         self.awaited += 1
-        super().add_done_callback(fn, context=context)
+        # Futures in C take a context of None for one without variables, not for the current one.
+        super().add_done_callback(fn, context=contextvars.copy_context() if context is None else context)
 
     def remove_done_callback(self, fn: Callable[[Any], object], /) -> int:
         removed = super().remove_done_callback(fn)
@@ -91,17 +93,31 @@ class ThreadSubsystem:
         name: str | None = None,
         **_: Any,  # later versions of asyncio pass more, such as eager_start
     ) -> asyncio.Future[Any]:
-        """The task factory of the loop. A task that agent code makes becomes a thread of the agent's process."""
+        """The task factory of the loop. A task that agent code makes becomes a thread of the agent's process.
+
+        So does a task that a callback of the process makes, such as the handler of a server. No other thread awaits it.
+        """
         maker = asyncio.current_task(loop)
         if isinstance(maker, Thread):
             if maker.done():
                 coro.close()
                 raise RuntimeError("an abandoned thread cannot start another thread")
             _check_count(maker.process, coro)
-            if name is not None:
-                name = str(name)[:MAX_NAME]
+            if context is not None and context.get(ORIGIN) is not maker.process:
+                context.run(ORIGIN.set, maker.process)  # callbacks of the new thread find their process by it
             return self.start_thread(maker.process, coro, context=context, name=name)
-        return asyncio.Task(coro, loop=loop, context=context, name=name)
+        origin = ORIGIN.get() if context is None else context.get(ORIGIN)
+        if not isinstance(origin, Process):
+            return asyncio.Task(coro, loop=loop, context=context, name=name)
+        if origin.status is not None:
+            coro.close()
+            raise RuntimeError(f"process {origin.pid} has ended and cannot start another thread")
+        _check_count(origin, coro)
+        return self._adopt(Thread(origin, coro, self._dispatcher, context, name), self._callback_thread_done)
+
+    def callback_exited(self, process: Process, error: BaseException) -> None:
+        """A callback of `process` has raised `SystemExit` or `KeyboardInterrupt`, which ends the process."""
+        self._process_exit.finish(process, "failed", error=failure(error, process.program))
 
     async def sleep(self, process: Process, call: Sleep) -> None:
         seconds = check_seconds(call.seconds, "the time to sleep")
@@ -150,7 +166,7 @@ class ThreadSubsystem:
         """Add a new thread to its process, and call `done` at its end.
 
         If the running thread belongs to the same process, the new thread gets the priority of the running thread, and a
-        path below the path of the running thread.
+        path below the path of the running thread. Otherwise a callback of the loop made it.
         """
         process = thread.process
         maker = asyncio.current_task(self._loop)
@@ -158,6 +174,9 @@ class ThreadSubsystem:
             maker.started_threads += 1
             thread.path = f"{maker.path}-{maker.started_threads}"
             self._dispatcher.reprioritise(thread, maker.priority)
+        elif not process.is_client:
+            process.threads_of_callbacks += 1
+            thread.path = f"{MAIN}-c{process.threads_of_callbacks}"
         process.add_thread(thread)
         Thread.add_done_callback(thread, done, context=thread.get_context())
         return thread
@@ -170,6 +189,18 @@ class ThreadSubsystem:
         self._process_exit.thread_gone(thread)
         if not thread.cancelled():
             thread.exception()
+
+    def _callback_thread_done(self, thread: asyncio.Future[Any]) -> None:
+        """A thread that a callback started has ended. The loop reports its failure if nothing retrieves it."""
+        process = self._process_exit.thread_gone(thread)
+        if thread.cancelled():
+            return
+        if process.dying:
+            return
+        error = getattr(thread, "_exception")  # noqa: B009 # `exception()` would count as retrieving it
+        if isinstance(error, SystemExit | KeyboardInterrupt):
+            thread.exception()
+            self.callback_exited(process, error)
 
     def _worker_done(self, thread: asyncio.Future[Any]) -> None:
         """A thread made by `start_worker` has ended. If nothing awaits it, its failure ends the process."""

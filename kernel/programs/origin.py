@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
 ORIGIN: ContextVar[Any] = ContextVar("origin", default=None)  # a `Process`, the path of a file, or None: unknown
@@ -27,3 +27,10 @@ def printing_for(file: str) -> Iterator[None]:
             sys.stdout.flush()
             sys.stderr.flush()
         ORIGIN.reset(token)
+
+
+def without_origin() -> Context:
+    """A copy of the context variables without an origin, for a task of the kernel that a step of an agent makes."""
+    context = copy_context()
+    context.run(ORIGIN.set, None)
+    return context

@@ -25,6 +25,7 @@ from kernel.journal.journal import Journal
 from kernel.journal.records import AcceptedTask
 from kernel.processes.exit import deadline_passed
 from kernel.processes.lifecycle import Lifecycle
+from kernel.programs.origin import without_origin
 from kernel.programs.program import Program
 from kernel.tasks.running import RunningTask, RunningTasks, id_text
 from kernel.tasks.trials import Trials
@@ -84,7 +85,7 @@ class Recovery:
     def _enqueue(self, tasks: list[AcceptedTask]) -> None:
         self._pending.extend(tasks)
         if self._recovery is None and self._pending and not self._running.stopping:
-            self._recovery = asyncio.Task(self._restart_pending(), loop=self._loop)
+            self._recovery = asyncio.Task(self._restart_pending(), loop=self._loop, context=without_origin())
         elif self._recovery is None and not self._running.stopping:
             self.trials.restarted()
 

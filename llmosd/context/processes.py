@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ipc.codec import reveal
@@ -116,6 +117,16 @@ class ProcessMethods(Caller):
                 coro.close()
             raise
         return thread
+
+    def from_thread(self, function: Callable[..., Any], /, *args: Any, **named: Any) -> Any:
+        """Make a call of this context in a worker thread, such as `ctx.from_thread(ctx.send, pid, "done")`.
+
+        The daemon runs `function(*args, **named)`, which may be a coroutine function, in a thread of this process, and
+        the worker thread waits for the result. Raises the error of the function, and `Killed` if the process ends.
+        """
+        from kernel.event_loop.from_thread import run_from_thread
+
+        return run_from_thread(self._process, partial(function, *args, **named))
 
     def emit(self, value: Any) -> Coroutine[Any, Any, None]:
         """Send `value` to the client that submitted the task, as an event. Waits while the client is behind.

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 import structlog
-import uvloop
 
 import kernel.kernel as microkernel
 import llmosd
 from ipc.errors import ConfigError, LlmosError
+from kernel.event_loop.guarded import GuardedLoop
 from kernel.lib import descriptors, failpoints
 from kernel.lib.private_files import make_private, open_private
 from kernel.lib.worker_threads import DaemonThreads
@@ -128,7 +128,7 @@ def _start_and_run(arguments: dict[str, Any], streams: Streams) -> int:
 
 def _run(config: settings.Settings, parts: Parts) -> None:
     """Run the loop until the daemon has ended, even if code of an agent raises an error through the loop."""
-    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    runner = asyncio.Runner(loop_factory=GuardedLoop)
     daemon: Daemon | None = None
     run: asyncio.Task[None] | None = None
 

@@ -21,6 +21,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import IO, Any
 
+from kernel.event_loop.signals import SIGNALS
+
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 STOPPING = frozenset({signal.SIGTERM, signal.SIGINT})
 IGNORED = (signal.SIGTTOU, signal.SIGTTIN)
@@ -43,6 +45,7 @@ class Signals:
         signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
         for number in HANDLED:
             signal.signal(number, self._arrived)
+            SIGNALS.protect(number)
         for number in IGNORED:
             signal.signal(number, signal.SIG_IGN)
         threading.Thread(target=self._serve, name="llmosd signals", daemon=True).start()

@@ -10,6 +10,8 @@ import asyncio
 import selectors
 from typing import Any
 
+from kernel.event_loop.guarded import Guarded
+
 
 class _JumpingSelector(selectors.DefaultSelector):
     """Where the loop would sleep until its next timer, the clock moves instead (trio's autojump clock)."""
@@ -57,6 +59,14 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def _executed(self, _: asyncio.Future[Any]) -> None:
         self._jumping.executing -= 1
+
+
+class GuardedVirtualTimeLoop(Guarded, VirtualTimeLoop):  # type: ignore[misc]
+    """Virtual time, with the guards of the daemon's loop."""
+
+
+class GuardedSelectorLoop(Guarded, asyncio.SelectorEventLoop):  # type: ignore[misc]
+    """The loop of asyncio, with the guards of the daemon's loop."""
 
 
 class Clock:

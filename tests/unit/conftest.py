@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-import uvloop
 
+from kernel.event_loop.guarded import GuardedLoop
 from kernel.kernel import Kernel
 from kernel.lib import failpoints as faults
 from kernel.models.settings import ResourceSettings, SchedulingSettings
@@ -23,7 +23,7 @@ from tests.support.boot import boot
 from tests.support.durable_world import World, copy_each_commit
 from tests.support.simulated import FAST
 from tests.support.system import System
-from tests.support.virtual_time import VirtualTimeLoop
+from tests.support.virtual_time import GuardedSelectorLoop, GuardedVirtualTimeLoop, VirtualTimeLoop
 
 # ---- time
 
@@ -36,8 +36,8 @@ def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     if item.get_closest_marker("real_time") is None:
-        return {"virtual": VirtualTimeLoop}
-    return {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
+        return {"virtual": GuardedVirtualTimeLoop}
+    return {"asyncio": GuardedSelectorLoop, "uvloop": GuardedLoop}
 
 
 # ---- the kernel
