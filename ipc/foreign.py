@@ -39,7 +39,7 @@ def is_a(value: object, kind: type[T]) -> TypeGuard[T]:
 
 
 def class_name(value: object) -> str:
-    """The name of the class of `value`."""
+    """The name of the class of `value`, cut after `MAX_NAME` characters."""
     return bounded(str.__str__(_name(type(value))), MAX_NAME)
 
 

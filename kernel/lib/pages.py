@@ -15,8 +15,10 @@ import msgspec
 
 from ipc.errors import LimitExceeded
 from ipc.syscalls import Syscall
+from kernel.lib.validation import check_text
 
 MAX_TEXT = 4_000  # characters of a text in a long row
+MAX_AFTER = 4_096  # characters of the name after which a page begins: no name is longer
 
 T = TypeVar("T")
 Row = TypeVar("Row", bound=msgspec.Struct)
@@ -40,12 +42,13 @@ def small_row(row: Row) -> Row:
 def names_after(names: Iterable[str], after: str | None, call: type[Syscall]) -> list[str]:
     """The names of one page of `call`, sorted: the first ones after `after`, or all if it is None.
 
-    Raises `LimitExceeded` if these are more than a page.
+    Raises `LimitExceeded` if these are more than a page, and `InvalidCall`.
     """
     if after is None:
         found = list(names)
         _check(len(found), call, 'after=""')
         return sorted(found)
+    check_text(after, "the name after which a page begins", MAX_AFTER)
     return heapq.nsmallest(call.page, (name for name in names if name > after))
 
 

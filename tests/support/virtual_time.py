@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+from contextvars import Context
 from typing import Any
 
 from kernel.event_loop.guarded import Guarded
@@ -47,7 +48,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
         future: asyncio.Future[Any] = super().run_in_executor(executor, func, *args)
         self._jumping.executing += 1
-        future.add_done_callback(self._executed)
+        # Without the variables of the caller: the callbacks of an agent are dropped when it ends.
+        future.add_done_callback(self._executed, context=Context())
         return future
 
     async def shutdown_default_executor(self) -> None:

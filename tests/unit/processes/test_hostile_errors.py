@@ -381,7 +381,7 @@ async def test_a_step_that_fails_inside_the_kernel_ends_only_its_process(world: 
 
 async def test_the_name_of_a_thread_breaks_no_list(world: World) -> None:
     async def agent(ctx: Context) -> None:
-        ctx.start_thread(forever(ctx), name="x" * 1_000_000 + "\ud800")
+        asyncio.create_task(forever(ctx)).set_name("x" * 1_000_000 + "\ud800")
         asyncio.create_task(forever(ctx)).set_name("half a \ud800")
         await ctx.sleep(1)
 
