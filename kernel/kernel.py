@@ -242,6 +242,8 @@ class Kernel:
     async def drain(self, timeout: float) -> None:
         """Refuse new tasks, give the running agents up to `timeout` seconds to end, then kill the remaining ones."""
         self.lifecycle.draining = True
+        if self.tasks is not None:
+            self.tasks.drain()
         agents = self._agents()
         if agents and timeout > 0:
             log.info("draining", tasks=len(agents), seconds=timeout)

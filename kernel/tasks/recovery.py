@@ -87,7 +87,7 @@ class Recovery:
         if self._recovery is None and self._pending and not self._running.stopping:
             self._recovery = asyncio.Task(self._restart_pending(), loop=self._loop, context=without_origin())
         elif self._recovery is None and not self._running.stopping:
-            self.trials.restarted()
+            self.trials.restarted(0)
 
     async def _restart_pending(self) -> None:
         programs: dict[str, Program | Exception] = {}
@@ -114,7 +114,7 @@ class Recovery:
             self._loop.call_later(RETRY_SECONDS, self._enqueue, later)
         log.info("restarted the tasks of the previous run", tasks=count)
         if not self._lifecycle.draining:
-            self.trials.restarted()
+            self.trials.restarted(count)
 
     async def _histories(self, tasks: list[int]) -> dict[int, list[ProcessRow]]:
         """Load the histories of durable tasks, except those that cannot be read now."""

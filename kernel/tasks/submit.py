@@ -68,6 +68,8 @@ class Tasks:
 
     async def submit(self, client: Process, call: Submit, stream: Stream | None = None) -> Submitted:
         if self.recovery.trials.alone:
+            if stream is not None:
+                stream.push(self.recovery.trials.state_of_new())
             await self.recovery.trials.quiet()
         self._lifecycle.check(client, call)
         program = self._lifecycle.find(client, call.program) or await self._lifecycle.load(client, call.program)
@@ -116,6 +118,10 @@ class Tasks:
         return size
 
     # ---- for the kernel
+
+    def drain(self) -> None:
+        """Begin no more tasks that are held back: the next run of the daemon restarts them."""
+        self.recovery.trials.stop()
 
     def stop(self) -> None:
         """Prepare for the stop of the daemon: detached tasks that are killed from now on restart in its next run."""

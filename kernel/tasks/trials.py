@@ -18,7 +18,7 @@ from kernel.journal.changes import Change, DaemonHealthy, TaskBegan, TaskCleared
 from kernel.journal.histories import RecoveredState
 from kernel.journal.journal import Journal
 from kernel.journal.records import AcceptedTask
-from kernel.journal.suspects import SHARED
+from kernel.journal.suspects import LONGEST, SHARED
 
 HEALTHY_AFTER = 600.0  # seconds of a run after which its crash does not count together with earlier ones
 
@@ -29,7 +29,7 @@ class Trials:
     """The tasks that are held back, by group, and the tasks on trial.
 
     `restart` starts the tasks of a group. While a task runs `alone`, `quiet` makes new tasks wait, so that a crash has
-    one possible cause.
+    one possible cause; but for `LONGEST` seconds at most, even if the trial takes longer.
     """
 
     def __init__(self, journal: Journal, restart: Callable[[list[AcceptedTask]], None]) -> None:
@@ -42,6 +42,7 @@ class Trials:
         self._held: set[int] = set()
         self._on_trial: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._alone_ends: asyncio.TimerHandle | None = None
         self._healthy: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()  # set, and replaced, when a group restarts or a trial is over
         self._logged = False
@@ -68,9 +69,14 @@ class Trials:
             self._on_trial.update(accepted.id for accepted in at_once)
         return at_once
 
-    def restarted(self) -> None:
-        """All tasks on trial have restarted: their time begins."""
+    def restarted(self, tasks: int) -> None:
+        """All tasks on trial have restarted, `tasks` of them just now: their time begins.
+
+        If there were none, a trial that has begun goes on: a program that cannot be read must not prolong it for ever.
+        """
         if not self._on_trial and not self._held and not self.alone:
+            return
+        if not tasks and self._timer is not None:
             return
         if self._held and not self._logged:
             self._logged = True
@@ -82,6 +88,8 @@ class Trials:
                 seconds=round(self._seconds, 1),
             )
         self._set_timer(self._seconds if self._on_trial else 0.0)
+        if self.alone and self._alone_ends is None:
+            self._alone_ends = self._loop.call_later(LONGEST, self._run_beside)
 
     def ended(self, task: int) -> None:
         """Task `task` has ended, and its end is on disk."""
@@ -91,11 +99,11 @@ class Trials:
 
     def stop(self) -> None:
         """Restart no more tasks: the daemon stops, and its next run restarts all of them."""
-        for timer in (self._timer, self._healthy):
+        for timer in (self._timer, self._alone_ends, self._healthy):
             if timer is not None:
                 timer.cancel()
         self._groups.clear()
-        self._trial_over()
+        self._run_beside()
 
     # ---- for callers that wait
 
@@ -107,8 +115,13 @@ class Trials:
         """The event for a client of a task that is held back."""
         return State(0, "held back", f"the daemon died {self._crashes} times in a row, so suspects restart in groups")
 
+    def state_of_new(self) -> State:
+        """The event for a client of a new task that waits for `quiet`."""
+        why = f"the daemon died {self._crashes} times in a row, so a suspect runs alone for up to {LONGEST:g} s"
+        return State(0, "held back", why)
+
     async def quiet(self) -> None:
-        """Return when no task runs alone."""
+        """Return when no task must run alone, or when the daemon stops."""
         while self.alone:
             await self._changed.wait()
 
@@ -129,7 +142,7 @@ class Trials:
         self._timer = None
         self._persist(*map(TaskCleared, self._on_trial))
         self._on_trial = set()
-        self._trial_over()
+        self._run_beside()
         if self._groups:
             following = self._groups.pop(min(self._groups))
             # A task begins once that is on disk: if it makes the daemon die, the next run must know that it began.
@@ -149,7 +162,8 @@ class Trials:
         self._restart(group)
         self._notify()
 
-    def _trial_over(self) -> None:
+    def _run_beside(self) -> None:
+        """Let new tasks run beside the task on trial."""
         self.alone = False
         self._notify()
 

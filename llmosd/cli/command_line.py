@@ -23,12 +23,14 @@ from ipc.errors import (
     SocketPathInvalid,
     TimedOut,
 )
+from ipc.messages import State
 from llmosd.cli import targets, values
 from llmosd.cli.commands import chat, control, daemon, explain, messages, processes, resources, simulation, tasks
 from llmosd.cli.complaints import complain
 from llmosd.cli.options import CommonOptions
 from llmosd.cli.parser import Parser
 from llmosd.client.blocking import Client
+from llmosd.printable import printable_line
 from llmosd.standard_streams import FAILED, guard
 
 USAGE, NO_DAEMON, TIMED_OUT = 2, 3, 124
@@ -48,6 +50,7 @@ def _run(arguments: Sequence[str]) -> int:
         if getattr(options, "needs_no_daemon", False):
             return command(options)
         client = Client(options.socket, name="llmos")
+        client.on_wait = _print_wait
         with client.expiring(timeout, "no answer"), client:
             targets.resolve(client, options)
             return command(client, options)
@@ -60,6 +63,11 @@ def _run(arguments: Sequence[str]) -> int:
             error = TimedOut(options.late.format(f"{timeout:g}"))
         complain(error)
         return code
+
+
+def _print_wait(state: State) -> None:
+    """Say what a task waits for before it begins. The command prints nothing else until then."""
+    print(printable_line(f"llmos: {state.state}: {state.detail}"), file=sys.stderr, flush=True)
 
 
 def exit_code(error: LlmosError, timeout: float | None) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import select
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from socket import socket as Socket  # noqa: N812
@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 
 from ipc.errors import ConnectionLost, LlmosError, ProtocolError, TimedOut
 from ipc.frames import FrameDecoder, frame
-from ipc.messages import Event, Log
+from ipc.messages import Event, Log, State
 from ipc.protocol import FromDaemon, StreamEvent
 from ipc.syscalls import Logs, Ping, Submitted, Syscall
 from ipc.unix import default_socket
@@ -83,6 +83,8 @@ class Client(ClientMethods, Blocking[Task]):
     def __init__(self, socket: str | Path | None = None, *, name: str = "client") -> None:
         self.socket = Path(socket) if socket is not None else default_socket()
         self.pid = 0
+        # Called with what a task that was submitted or attached to waits for before it begins.
+        self.on_wait: Callable[[State], None] | None = None
         self._name = name
         self._connection: Socket | None = None
         self._expiry = NEVER  # bounds all waits of this client
@@ -234,6 +236,10 @@ class Client(ClientMethods, Blocking[Task]):
         try:
             while not pending.answered:
                 self._pump(bound)
+                for state in pending.early_states():
+                    bound = NEVER  # the daemon has said what it waits for
+                    if self.on_wait is not None:
+                        self.on_wait(state)
             return pending.answer()
         except BaseException:
             self._abandon(pending)

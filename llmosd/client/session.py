@@ -14,6 +14,7 @@ import msgspec
 from ipc.codec import decode, encode
 from ipc.errors import ConnectionLost, LlmosError, from_wire
 from ipc.frames import MAX_FRAME, too_large
+from ipc.messages import State
 from ipc.protocol import (
     VERSION,
     Abandon,
@@ -83,6 +84,15 @@ class PendingRequest:
         if self._error is not None:
             raise self._error
         return None
+
+    def early_states(self) -> list[State]:
+        """The states that arrived before the answer, which say what the answer waits for. They are read then."""
+        if self.answered:
+            return []
+        states = [message.event for message in self._events if isinstance(message.event, State)]
+        self._events = deque(message for message in self._events if not isinstance(message.event, State))
+        self._read += len(states)
+        return states
 
     def take_credit(self) -> bytes | None:
         """A message that grants credit for the events read so far; None if it is too early, or no events can follow."""

@@ -104,7 +104,10 @@ def test_a_task_that_is_held_back_is_shown_as_such_and_restarts_when_the_suspect
     with daemon.client() as client:
         eventually(lambda: {row.state for row in client.history()} == {"running", "held back"}, "one restarts", 60)
         assert [row.id for row in client.history() if row.state == "held back"] == [second.id]
+        waits = []
+        client.on_wait = waits.append
         new = client.submit("short")  # waits until the suspect, which runs alone, has run for a while
+        assert [(state.state, "died 2 times" in state.detail) for state in waits] == [("held back", True)]
         attached = client.attach(second.id)
         assert new.result(60) == 1
         assert {row.state for row in client.history()} == {"running", "done"}

@@ -12,6 +12,7 @@ from ipc.errors import ShuttingDown
 from ipc.syscalls import Attach, History, Submit
 from kernel.journal.histories import RecoveredState
 from kernel.journal.records import AcceptedTask
+from kernel.tasks import trials
 from llmosd.context import Context
 from tests.support.slow_disk import double
 from tests.support.system import System
@@ -78,6 +79,42 @@ async def test_new_tasks_wait_while_a_suspect_runs_alone_and_are_refused_when_th
     system.tasks.stop()
     with pytest.raises(ShuttingDown):
         await waiting
+
+
+async def test_a_task_runs_alone_for_a_bounded_time_whatever_its_trial_takes(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "LONGEST", 0.05)
+    system.program(endless)
+    system.program(double)
+    (suspect,) = await accept(system, "endless", 1)
+    opened(system, 3600.0, alone=True)
+    system.tasks.recovery.recover([suspect])
+    submitted = await system.submit(Submit("double", {"number": 2}))
+    assert system.tasks._tasks[suspect.id].pid != submitted.pid != 0
+
+
+async def test_a_program_that_cannot_be_read_does_not_prolong_a_trial(system: System) -> None:
+    system.program(endless)
+    tasks = await accept(system, "endless", 2)
+    tasks[1].group = 1
+    opened(system, 0.05)
+    trials = system.tasks.recovery.trials
+    system.tasks.recovery.recover(tasks)
+    while trials.holds(tasks[1].id):
+        await asyncio.sleep(0.01)
+        trials.restarted(0)  # another attempt, at which nothing restarts
+
+
+async def test_a_task_that_is_held_back_does_not_begin_while_the_daemon_drains(system: System) -> None:
+    system.program(endless)
+    tasks = await accept(system, "endless", 2)
+    tasks[1].group = 1
+    opened(system, 0.05)
+    system.tasks.recovery.recover(tasks)
+    await system.until(lambda: system.tasks._tasks[tasks[0].id].pid)
+    await system.kernel.drain(0.2)
+    assert system.tasks.recovery.trials.holds(tasks[1].id)
 
 
 async def test_the_history_shows_the_tasks_that_are_held_back(system: System) -> None:
