@@ -7,6 +7,7 @@ the daemon cannot accept yet, and never a call.
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -57,7 +58,7 @@ class _ClientConnection(FramedProtocol):
     """The connection: passes each message to its request, and wakes the coroutine that waits for it."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
+        super().__init__(unread_limit=sys.maxsize)  # a daemon that lets large requests wait is no slow reader
         self.path = path
         self.welcome: asyncio.Future[FromDaemon] = self._loop.create_future()
         self._session = Session(_Awaited)
@@ -220,7 +221,9 @@ class AsyncClient(ClientMethods, Asynchronous[AsyncTask]):
         loop = asyncio.get_running_loop()
         dial = Dial(self.socket)
         async with _within(dial.bound):
-            while (connection := dial.attempt()) is None:
+            while (connection := dial.connect()) is None:
+                if dial.vacant is not None:
+                    await asyncio.to_thread(dial.look)
                 await asyncio.sleep(dial.pause)
             _, wire = await loop.create_unix_connection(lambda: _ClientConnection(self.socket), sock=connection)
             try:
