@@ -23,7 +23,7 @@ from ipc.syscalls import Logs, Submitted, Syscall
 from ipc.transport import FramedProtocol
 from ipc.unix import default_socket
 from llmosd.client import bounds, session
-from llmosd.client.bounds import NEVER, Bound
+from llmosd.client.bounds import GRACE, NEVER, Bound
 from llmosd.client.cursor import Cursor, TaskReader
 from llmosd.client.descriptor import Ask, Asynchronous, Follow
 from llmosd.client.dialing import Dial
@@ -31,6 +31,8 @@ from llmosd.client.methods import ClientMethods
 from llmosd.client.pages import pages
 from llmosd.client.session import PendingRequest, Session
 from llmosd.shared import Shared
+
+STOPPED = 5.0  # seconds; if the loop is later than this, something has stopped or held it
 
 R = TypeVar("R")
 
@@ -135,8 +137,12 @@ class _ClientConnection(FramedProtocol):
 
     def _end_late_requests(self) -> None:
         """End the requests whose bound is reached, and start the timer for the next one."""
-        self._timer, self._timer_at = None, inf
         now, following = time.monotonic(), inf
+        late = now - self._timer_at > STOPPED
+        self._timer, self._timer_at = None, inf
+        if late:  # this program was stopped: read the answers that have arrived meanwhile first
+            self._start_timer(now + GRACE)
+            return
         for pending in self._session.unanswered():
             if pending.bound.until <= now:
                 pending.expire(pending.bound.error())
