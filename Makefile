@@ -46,7 +46,7 @@ bench: $(READY)  ## measure; each figure beside a floor or a peer of the same ru
 	$(BIN)/python tests/bench/waiting.py
 
 soak: $(READY)  ## the long forms of the trials that `make test` runs short
-	LLMOS_SOAK=1 $(BIN)/python -m pytest -m soak
+	LLMOS_SOAK=1 $(BIN)/python -m pytest -m soak --timeout=7200
 
 faults: $(READY)  ## kill a daemon under load a thousand times, and check that nothing is lost
 	$(BIN)/python -m tests.faults --kills 1000

@@ -53,6 +53,7 @@ from ipc.unix import peer_uid
 from kernel.core.bounded_connection import NOT_OPEN, BoundedConnection
 from kernel.core.process import Process, Thread
 from kernel.core.stream import Stream
+from kernel.core.traffic import FAIR_SHARE
 from kernel.kernel import Kernel
 from kernel.lib import descriptors
 from kernel.lib.failures import traceback_text
@@ -147,7 +148,7 @@ class Connection(BoundedConnection):
 
     def _request(self, process: Process, number: int, call: Syscall, size: int) -> None:
         try:
-            if self._threads or self._streams:
+            if self._threads or self._streams or size > FAIR_SHARE:
                 self._check_request(number, size)
             if type(call) in STREAMING and call.credit:  # type: ignore[attr-defined]
                 answer = self._gate.enter(process, call, self._open_stream(number, call))  # type: ignore[arg-type]

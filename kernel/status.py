@@ -87,8 +87,7 @@ class Status:
     def peek(self, process: Process, call: PeekMailbox) -> list[Heading]:
         box = self._table.get(call.pid).mailbox
         waiting = () if box is None else box.peek()
-        end = call.start + min(call.limit, PeekMailbox.page)
-        return [heading(message) for message in itertools.islice(waiting, call.start, end)]
+        return [heading(message) for message in from_place(waiting, call.start, PeekMailbox)[: call.limit]]
 
     def dead_letters(self, process: Process, call: DeadLetters) -> list[DeadLetter]:
         return self._messaging.dead_letters.listing()

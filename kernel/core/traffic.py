@@ -23,7 +23,9 @@ IDLE_SECONDS = 3  # or without any progress
 MAX_IN_FLIGHT = 256 * MIB  # bytes of all requests that wait for an answer
 FAIR_SHARE = MIB  # bytes of such requests that every connection may have, however many others have
 REQUEST_SIZE = 1024  # counted for each such request besides its frame
-MAX_UNREAD = 256 * MIB  # bytes that all clients together have left unread
+MAX_UNREAD = 256 * MIB  # bytes that all clients together may leave unread for long
+MAX_BURST = 4 * MAX_UNREAD  # the same for a moment: many clients that read at once can get large answers together
+UNREAD_SECONDS = 5  # in which a client must have caught up while all have left too much unread
 
 
 class Peer(Protocol):
@@ -84,6 +86,7 @@ class Traffic:
         self._arriving: dict[Peer, _Arriving] = {}  # the oldest first
         self._waiting: dict[Peer, int] = {}  # frames that wait for their turn: their sizes, in the order of arrival
         self._unread: dict[Peer, int] = {}  # of slow readers, when they were last written to
+        self._behind: dict[Peer, int] = {}  # for how many seconds they have been behind while all had too much unread
         self._timer: asyncio.TimerHandle | None = None
         self.large = self.small = 0  # bytes of large and small frames that are arriving
         self.in_flight = 0
@@ -104,6 +107,9 @@ class Traffic:
             peer.await_turn()
         else:
             self._loop.call_soon(peer.refuse, _too_much_input())  # not now: the connection is handling what it read
+        self._start_timer()
+
+    def _start_timer(self) -> None:
         if self._timer is None:
             self._timer = self._loop.call_later(1.0, self._tick)
 
@@ -133,7 +139,10 @@ class Traffic:
             self._loop.call_soon(smallest.take_turn)
 
     def _tick(self) -> None:
-        """A second has passed. Refuse the peers whose frames have taken too long, the oldest first."""
+        """A second has passed. Refuse the peers whose frames have taken too long, the oldest first.
+
+        Cut those that have been behind for too long, the largest first, while all have too much unread.
+        """
         self._timer = None
         for peer, frame in tuple(self._arriving.items()):
             if peer.held and not self._waiting:
@@ -148,8 +157,12 @@ class Traffic:
                         seconds=frame.seconds,
                     )
                 )
-        if self._arriving or self._waiting:
-            self._timer = self._loop.call_later(1.0, self._tick)
+        if self.unread > MAX_UNREAD:
+            for peer in self._unread:
+                self._behind[peer] = self._behind.get(peer, 0) + 1
+            self._cut_the_largest(MAX_UNREAD, UNREAD_SECONDS)
+        if self._arriving or self._waiting or self.unread > MAX_UNREAD:
+            self._start_timer()
 
     # ---- requests in flight
 
@@ -168,17 +181,28 @@ class Traffic:
     # ---- unread bytes
 
     def left_unread(self, peer: Peer, size: int) -> None:
-        """`peer` has `size` bytes unread after a write; 0: it has caught up. Cuts the largest if all have too many."""
+        """`peer` has `size` bytes unread after a write; 0: it has caught up. May cut the peer that has most unread."""
         self.unread += size - self._unread.pop(peer, 0)
         if not size:
+            self._behind.pop(peer, None)
             return
         self._unread[peer] = size
         if self.unread > MAX_UNREAD:
-            self._unread = {peer: peer.unread() for peer in self._unread}  # some have read since they were written to
-            self.unread = sum(self._unread.values())
-        while self.unread > MAX_UNREAD:
-            slowest = max(self._unread, key=self._unread.__getitem__)
+            self._start_timer()
+            if self.unread > MAX_BURST:
+                self._cut_the_largest(MAX_BURST, 0)
+
+    def _cut_the_largest(self, limit: int, seconds: int) -> None:
+        """Cut peers that have been behind for `seconds`, until all together have at most `limit` bytes unread."""
+        self._unread = {peer: peer.unread() for peer in self._unread}  # some have read since they were written to
+        self.unread = sum(self._unread.values())
+        late = sorted(
+            (peer for peer in self._unread if self._behind.get(peer, 0) >= seconds), key=self._unread.__getitem__
+        )
+        while late and self.unread > limit:
+            slowest = late.pop()
             left = self._unread.pop(slowest)
+            self._behind.pop(slowest, None)
             self.unread -= left
             slowest.cut(_too_much_output(left))
 

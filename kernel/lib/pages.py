@@ -19,6 +19,7 @@ from kernel.lib.validation import check_text
 
 MAX_TEXT = 4_000  # characters of a text in a long row
 MAX_AFTER = 4_096  # characters of the name after which a page begins: no name is longer
+MAX_START = 2**48  # rows; no listing is as long, and `islice` takes no number above 2**63
 
 T = TypeVar("T")
 Row = TypeVar("Row", bound=msgspec.Struct)
@@ -61,7 +62,7 @@ def from_place(rows: Sequence[T] | Iterable[T], start: int | None, call: type[Sy
         found = list(rows)
         _check(len(found), call, "start=0")
         return found
-    return list(islice(rows, start, start + call.page))
+    return list(islice(rows, min(start, MAX_START), min(start, MAX_START) + call.page))
 
 
 def _check(count: int, call: type[Syscall], how: str) -> None:

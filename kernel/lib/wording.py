@@ -5,12 +5,16 @@ Called by the subsystems that explain their waits. It never escapes anything: th
 
 from __future__ import annotations
 
+from ipc.foreign import class_name, text_by
+
 MAX_TEXT = 80  # characters of a name that a sentence quotes
 
 
 def quoted(name: object) -> str:
-    """A name that an agent chose, cut to `MAX_TEXT` characters."""
-    text = str(name)
+    """A name that an agent chose, cut to `MAX_TEXT` characters. Never raises, although agents choose its class, too."""
+    text = text_by(str, name)
+    if text is None:
+        return f"a {class_name(name)}"
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 3] + "..."
 
 

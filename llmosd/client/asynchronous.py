@@ -7,6 +7,7 @@ the daemon cannot accept yet, and never a call.
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -22,7 +23,7 @@ from ipc.syscalls import Logs, Submitted, Syscall
 from ipc.transport import FramedProtocol
 from ipc.unix import default_socket
 from llmosd.client import bounds, session
-from llmosd.client.bounds import NEVER, Bound
+from llmosd.client.bounds import GRACE, NEVER, Bound
 from llmosd.client.cursor import Cursor, TaskReader
 from llmosd.client.descriptor import Ask, Asynchronous, Follow
 from llmosd.client.dialing import Dial
@@ -30,6 +31,8 @@ from llmosd.client.methods import ClientMethods
 from llmosd.client.pages import pages
 from llmosd.client.session import PendingRequest, Session
 from llmosd.shared import Shared
+
+STOPPED = 5.0  # seconds; if the loop is later than this, something has stopped or held it
 
 R = TypeVar("R")
 
@@ -57,7 +60,7 @@ class _ClientConnection(FramedProtocol):
     """The connection: passes each message to its request, and wakes the coroutine that waits for it."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
+        super().__init__(unread_limit=sys.maxsize)  # a daemon that lets large requests wait is no slow reader
         self.path = path
         self.welcome: asyncio.Future[FromDaemon] = self._loop.create_future()
         self._session = Session(_Awaited)
@@ -134,8 +137,12 @@ class _ClientConnection(FramedProtocol):
 
     def _end_late_requests(self) -> None:
         """End the requests whose bound is reached, and start the timer for the next one."""
-        self._timer, self._timer_at = None, inf
         now, following = time.monotonic(), inf
+        late = now - self._timer_at > STOPPED
+        self._timer, self._timer_at = None, inf
+        if late:  # this program was stopped: read the answers that have arrived meanwhile first
+            self._start_timer(now + GRACE)
+            return
         for pending in self._session.unanswered():
             if pending.bound.until <= now:
                 pending.expire(pending.bound.error())
@@ -220,7 +227,9 @@ class AsyncClient(ClientMethods, Asynchronous[AsyncTask]):
         loop = asyncio.get_running_loop()
         dial = Dial(self.socket)
         async with _within(dial.bound):
-            while (connection := dial.attempt()) is None:
+            while (connection := dial.connect()) is None:
+                if dial.vacant is not None:
+                    await asyncio.to_thread(dial.look)
                 await asyncio.sleep(dial.pause)
             _, wire = await loop.create_unix_connection(lambda: _ClientConnection(self.socket), sock=connection)
             try:

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from math import ceil
 from pathlib import Path
 from socket import socket as Socket  # noqa: N812
 from types import TracebackType
@@ -31,6 +32,7 @@ from llmosd.client.methods import ClientMethods
 from llmosd.client.pages import pages
 from llmosd.client.session import PendingRequest, Session
 
+LONGEST_POLL = 2**31 - 1  # milliseconds that the system takes
 PING_AFTER = 10.0  # seconds of silence after which the client checks that a stopping daemon lives
 
 R = TypeVar("R")
@@ -327,11 +329,13 @@ class Client(ClientMethods, Blocking[Task]):
 
     def _wait(self, connection: Socket, bound: Bound) -> bool:
         """Wait until the socket can be read (True), or else written if frames wait. Raises the error of the bound."""
-        writing = [connection] if self._unsent else []
-        readable, writable, _ = select.select([connection], writing, [], self._left(bound))
-        if not readable and not writable:
-            raise self._earlier(bound).error()
-        return bool(readable)
+        poll = select.poll()  # `select.select` takes no descriptor above 1,023
+        poll.register(connection, select.POLLIN | (select.POLLOUT if self._unsent else 0))
+        while True:
+            left = self._left(bound)
+            ready = poll.poll(None if left is None else min(ceil(1000 * left), LONGEST_POLL))
+            if ready:
+                return ready[0][1] != select.POLLOUT  # an error or a hang-up is read
 
     def _left(self, bound: Bound) -> float | None:
         """Seconds to wait; None for any time. Raises the error of the bound after its end."""

@@ -27,6 +27,7 @@ class Dial:
         self.path = path
         self.bound = Bound(bounds.CONNECT_TIMEOUT, self._error)
         self.pause = BUSY
+        self.vacant: NoDaemon | None = None  # the error if nobody listened at the last attempt
         self._starting: int | None = None  # the pid of the daemon that was seen last while it was starting
 
     def attempt(self) -> socket.socket | None:
@@ -34,20 +35,34 @@ class Dial:
 
         None means that the daemon's backlog is full, or that a daemon is starting that does not listen yet.
         """
+        connection = self.connect()
+        if self.vacant is not None:
+            self.look()
+        return connection
+
+    def connect(self) -> socket.socket | None:
+        """Like `attempt`, but it takes no time. If nobody listens, it sets `vacant`, and `look` must follow."""
         try:
             connection = try_connect(self.path)
         except NoDaemon as error:
             if not error.data.get("vacant"):
                 raise
-            self._starting = starting(self.path, self._starting or 0)
-            if self._starting is None:
-                raise
-            self.pause = STARTING
+            self.vacant = error
             return None
-        self.pause, self._starting = BUSY, None
+        self.pause, self.vacant, self._starting = BUSY, None, None
         if connection is not None:
             self._check_peer(connection)
         return connection
+
+    def look(self) -> None:
+        """Raise `vacant`, unless a daemon is starting that does not listen yet.
+
+        It may read the command lines of all processes, which takes too long for an event loop.
+        """
+        self._starting = starting(self.path, self._starting or 0)
+        if self._starting is None and self.vacant is not None:
+            raise self.vacant
+        self.pause = STARTING
 
     def _check_peer(self, connection: socket.socket) -> None:
         """Close the connection and raise `NotPermitted` if another user listens at the socket.

@@ -47,6 +47,7 @@ class Pages:
 
     def __init__(self, call: Syscall) -> None:
         self.rows: list[Any] = []
+        self._last: list[Any] = []  # the rows of the last page
         self._limit: int | None = getattr(call, "limit", None)
         self._next = NEXT[type(call)]
         self.call: Syscall | None = self._ask(call, FIRST.get(type(call), {}))
@@ -55,6 +56,10 @@ class Pages:
         """Take the answer to `call`."""
         asked = self.call
         assert asked is not None
+        if rows == self._last:  # a daemon of an earlier version answers the same to any cursor
+            self.call = None
+            return
+        self._last = rows
         self.rows += rows
         full = len(rows) >= getattr(asked, "limit", asked.page)
         done = not full or not rows or (self._limit is not None and len(self.rows) >= self._limit)

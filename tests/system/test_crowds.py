@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import socket
 from contextlib import ExitStack
@@ -12,7 +13,8 @@ import pytest
 from ipc.codec import decode, encode
 from ipc.frames import HEADER, MAX_FRAME, FrameDecoder, frame
 from ipc.protocol import VERSION, Failure, FromDaemon, Hello, Welcome
-from llmosd import Busy
+from ipc.syscalls import Receive
+from llmosd import AsyncClient, Busy, TimedOut
 
 MOST = 300_000_000  # bytes by which the daemon may grow, whatever its clients hold
 
@@ -116,3 +118,24 @@ def test_the_daemon_raises_its_limit_of_descriptors(start):
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert psutil.Process(daemon.pid).rlimit(psutil.RLIMIT_NOFILE)[0] == min(hard, 1_048_576)
+
+
+def test_a_client_in_a_program_with_many_open_files_works(daemon):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < 1_200:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4_096), hard))
+    with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(1_100):
+            stack.enter_context(open("/dev/null"))
+        client = stack.enter_context(daemon.client())
+        assert client.ping("high") == "high"
+        assert client.ping("x" * 5_000_000) == "x" * 5_000_000
+        with pytest.raises(TimedOut):
+            client.request(Receive(), 0.01)
+
+
+async def test_a_client_that_sends_many_large_requests_at_once_gets_all_answers(daemon):
+    async with AsyncClient(daemon.socket) as client:
+        answers = await asyncio.gather(*(client.ping("x" * 9_000_000) for _ in range(10)))
+    assert {len(answer) for answer in answers} == {9_000_000}

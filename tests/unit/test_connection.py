@@ -13,7 +13,7 @@ from ipc.protocol import VERSION, Abandon, Credit, Failure, FromDaemon, Hello, R
 from ipc.syscalls import Ping, Ps, Receive, Send
 from kernel import connection as connections
 from kernel.connection import Connection
-from kernel.core import bounded_connection
+from kernel.core import bounded_connection, traffic
 from kernel.kernel import Kernel
 from kernel.lib import descriptors
 from tests.support.fake_transport import FakeTransport, payloads
@@ -124,6 +124,26 @@ async def test_a_request_too_large_beside_those_in_flight_is_busy_until_they_are
     say(connection, Request(8, Receive(type="x" * 2_000)))
     assert kernel.traffic.in_flight > 2_000
     connection.connection_lost(None)
+    await asyncio.sleep(0.1)
+    assert kernel.traffic.in_flight == 0
+
+
+async def test_even_the_first_request_of_a_connection_counts_among_those_of_all(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traffic, "MAX_IN_FLIGHT", 6_500)
+    for module in (traffic, connections):
+        monkeypatch.setattr(module, "FAIR_SHARE", 1_000)
+    clients = [connect(kernel) for _ in range(4)]
+    answers = []
+    for connection, transport in clients:
+        say(connection, Request(1, Receive(type="x" * 2_000)))
+        answers.append(codes(heard(connection, transport)))
+    assert answers == [{}, {}, {1: "Busy"}, {1: "Busy"}]
+    say(clients[3][0], Request(2, Ping("small")), Request(3, Receive(type="x" * 500)))
+    assert codes(heard(*clients[3])) == {1: "Busy"}
+    for connection, _ in clients:
+        connection.connection_lost(None)
     await asyncio.sleep(0.1)
     assert kernel.traffic.in_flight == 0
 

@@ -61,6 +61,14 @@ async def test_processes_are_listed_page_by_page(system: System) -> None:
     assert [row.pid for row in await whole(system, Ps(limit=5))] == pids[:5]
 
 
+@pytest.mark.parametrize("start", [100, 2**63 - 1, 2**64 - 1])
+async def test_a_page_far_behind_the_last_row_is_empty(system: System, start: int) -> None:
+    pid = system.spawn(idle).pid
+    for call in (Threads(pid, start), PeekMailbox(pid, start=start), MemoryKeys(start=start), Programs(start)):
+        assert await system.call(call) == []
+    assert await system.call(Ps(start)) == []
+
+
 async def make_names(system: System) -> Syscall:
     for name in "hfdbgeca":
         await system.call(Register(name, system.spawn(idle).pid))

@@ -121,6 +121,9 @@ def seeded(chance: Random) -> Iterator[None]:
         patch.setattr("kernel.dispatch.dispatcher.TURN_SECONDS", math.inf)
         patch.setattr("kernel.dispatch.dispatcher.STEPS_PER_TURN", chance.choice([1, 2, 5, 64]))
         patch.setattr("kernel.gate.CALLS_PER_TURN", chance.choice([2, 3, 7, 128]))
+        in_slices = chance.choice([0.0, math.inf])  # else the speed of the machine decides
+        patch.setattr("kernel.processes.exit.SLICE", in_slices)
+        patch.setattr("kernel.messages.publications.SLICE", in_slices)
         patch.setattr("kernel.core.stream.MAX_EVENTS", 3)
         patch.setattr("kernel.core.answers.LATE_REPLIES", 2)
         yield

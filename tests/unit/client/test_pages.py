@@ -83,6 +83,15 @@ def test_a_page_may_have_a_row_too_many_where_a_name_has_two() -> None:
     assert listing.call == Locks(after=str(Locks.page))
 
 
+def test_a_daemon_that_knows_no_pages_is_no_endless_loop() -> None:
+    listing = reading(Names())
+    everything = names(*(f"{number:05}" for number in range(Names.page + 7)))
+    listing.add(everything)
+    listing.add(list(everything))
+    assert listing.call is None
+    assert listing.rows == everything
+
+
 def test_history_goes_back_and_a_listing_by_place_goes_on() -> None:
     history, threads = reading(History(5_000, "17")), reading(Threads(3))
     assert history.call == History(History.page, "17")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 
@@ -173,29 +174,79 @@ async def test_nothing_runs_when_no_frame_is_incomplete(traffic: Traffic) -> Non
     assert traffic._timer is None
 
 
-async def test_the_client_with_the_most_unread_is_cut_when_all_have_too_much(traffic: Traffic) -> None:
+async def test_the_client_with_the_most_unread_is_cut_when_all_have_too_much_for_long(traffic: Traffic) -> None:
     some = peers(traffic, 5)
     for number, peer in enumerate(some):
         peer.leave((48 + number) * MIB)
-    assert errors(some) == []
     (last,) = peers(traffic, 1)
     last.leave(20 * MIB)
+    await asyncio.sleep(bounds.UNREAD_SECONDS - 1)
+    assert errors([*some, last]) == []
+    await asyncio.sleep(2)
     (error,) = some[4].errors
     assert isinstance(error, SlowReader)
     assert (error.data, traffic.unread) == ({"unread": 52 * MIB}, (48 + 49 + 50 + 51 + 20) * MIB)
+    assert errors(some) == [SlowReader]
+
+
+async def test_clients_that_read_their_large_answers_at_once_are_not_cut(traffic: Traffic) -> None:
+    some = peers(traffic, 60)
+    for _ in range(2 * bounds.UNREAD_SECONDS):
+        for peer in some:
+            peer.leave(16 * MIB)
+        await asyncio.sleep(0.9)
+        for peer in some:
+            peer.leave(0)
+        await asyncio.sleep(0.2)
+    assert (errors(some), traffic.unread) == ([], 0)
+
+
+async def test_a_burst_has_a_bound_that_holds_at_once(traffic: Traffic) -> None:
+    some = peers(traffic, bounds.MAX_BURST // (32 * MIB))
+    for peer in some:
+        peer.leave(32 * MIB)
+    (last,) = peers(traffic, 1)
+    last.leave(33 * MIB)
+    assert (errors(some), errors([last])) == ([], [SlowReader])
 
 
 async def test_clients_that_have_read_since_then_are_not_cut(traffic: Traffic) -> None:
-    some = peers(traffic, 5)
+    some = peers(traffic, 6)
     for peer in some:
         peer.leave(50 * MIB)
     for peer in some:
         peer.left = MIB  # nobody notices, until somebody has too much
-    (last,) = peers(traffic, 1)
-    last.leave(30 * MIB)
-    assert (errors(some), last.errors, traffic.unread) == ([], [], 35 * MIB)
-    last.leave(0)
+    await asyncio.sleep(2 * bounds.UNREAD_SECONDS)
+    assert (errors(some), traffic.unread) == ([], 6 * MIB)
+    some[0].leave(0)
     assert traffic.unread == 5 * MIB
+
+
+async def test_all_sums_are_zero_when_all_connections_have_ended(traffic: Traffic) -> None:
+    chance = random.Random(20261201)
+    crowd = peers(traffic, 400)
+    for _ in range(20_000):
+        peer = chance.choice(crowd)
+        if not peer.errors:
+            match chance.randrange(4):
+                case 0:
+                    peer.begin(chance.choice((4, 1000, bounds.SMALL_FRAME, MIB, LARGEST)))
+                case 1:
+                    peer.begin(0)
+                case 2:
+                    peer.leave(chance.choice((MIB, 8 * MIB)))
+                case 3:
+                    peer.leave(0)
+        if chance.random() < 0.01:
+            await asyncio.sleep(chance.choice((0, 1, 5)))
+    for peer in crowd:
+        traffic.connection_ended(peer)
+    await asyncio.sleep(5)
+    assert (traffic.large, traffic.small, traffic.unread, traffic._timer) == (0, 0, 0, None)
+    assert not traffic._arriving
+    assert not traffic._waiting
+    assert not traffic._unread
+    assert not traffic._behind
 
 
 async def test_requests_in_flight_have_a_bound_and_every_client_a_share(traffic: Traffic) -> None:
