@@ -17,6 +17,16 @@ hypothesis.settings.load_profile("llmosd")
 share_the_cores()  # as the driver does, before a test imports torch
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave trials that have no short form, `@pytest.mark.soak(short=False)`, to `make soak`."""
+    if os.environ.get("LLMOS_SOAK"):
+        return
+    long = [item for item in items if any(mark.kwargs.get("short") is False for mark in item.iter_markers("soak"))]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in set(long)]
+
+
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A temporary folder with a path short enough for a Unix socket."""

@@ -20,10 +20,11 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     A call fails with `LimitExceeded` if it would exceed `tokens` (of prompts and replies), `children` (alive at the
     same time), `processes` (alive at the same time: the process and all its descendants, also detached ones), `depth`
-    (generations of descendants), `memory_keys` or `memory_bytes` (of private memory). A process that exceeds
-    `cpu_seconds` or `wall_seconds` is ended, with the reason "limit". `mailbox` and `mailbox_bytes` are the most
-    messages and bytes in the mailbox; when it is full, senders wait, as for any full mailbox. Without limits of their
-    own, a task has 150,000 processes and 64 generations, and a mailbox 1,000 messages and 64 MiB.
+    (generations of descendants; a detached one belongs to the generation of the process that spawned it), `memory_keys`
+    or `memory_bytes` (of private memory). A process that exceeds `cpu_seconds` or `wall_seconds` is ended, with the
+    reason "limit". `mailbox` and `mailbox_bytes` are the most messages and bytes in the mailbox; when it is full,
+    senders wait, as for any full mailbox. Without limits of their own, a task has 150,000 processes and 64 generations,
+    and a mailbox 1,000 messages and 64 MiB.
 
     `appended`: the number of last fields that later versions of llmosd added; see `Syscall.appended`.
     """

@@ -1,8 +1,10 @@
 """Process trees: a task's first process and all its living descendants, and how many there may be.
 
 `Lifecycle.start` checks the tree before it makes a process, and `ProcessExit` removes the process when it ends. A
-detached process leaves its parent but not its tree, so a program cannot escape its limits by detaching. A tree never
-looks at the processes themselves: it counts them, so that a spawn costs the same in a tree of any size.
+detached process leaves its parent but not its tree, so a program cannot escape its limits by detaching. It belongs to
+the generation of the process that spawned it, because it has no living ancestors: an agent may start its own successor
+any number of times. A tree never looks at the processes themselves: it counts them, so that a spawn costs the same in a
+tree of any size.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The guard of signals: agents share the main thread of the daemon, and may not change how the daemon handles signals.
 
 `install` replaces functions of the module `signal`. For the kernel they work as before. An agent may set an alarm
-(`SIGALRM`, `SIGVTALRM`, `SIGPROF`), which rings only in the agent's own code and ends with its step. The watchdog calls
-`check`, which finds and undoes changes that were made in another way. The guard never replaces a handler by its own
-while nobody has changed it.
+(`SIGALRM`, `SIGVTALRM`, `SIGPROF`), which rings only in the agent's own code and ends with its step; what it blocks is
+unblocked then, too. The watchdog calls `check`, which finds and undoes changes that were made in another way. The guard
+never replaces a handler by its own while nobody has changed it.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ log = structlog.get_logger("kernel.event_loop")
 set_handler = signal.signal  # the functions of the library, which the guard replaces
 set_timer = signal.setitimer
 _alarm = signal.alarm
-_set_wakeup_fd = signal.set_wakeup_fd
-_set_mask = signal.pthread_sigmask
+set_wakeup_fd = signal.set_wakeup_fd
+set_mask = signal.pthread_sigmask
 
 
 def ignore(number: int, frame: FrameType | None) -> None:
@@ -58,8 +58,16 @@ class SignalGuard:
         signal.signal = self._signal
         signal.setitimer = self._setitimer
         signal.alarm = self._set_alarm
-        signal.set_wakeup_fd = self._guarded(_set_wakeup_fd, "signal.set_wakeup_fd()")
-        signal.pthread_sigmask = self._guarded(_set_mask, "signal.pthread_sigmask()")
+        signal.set_wakeup_fd = self._guarded(set_wakeup_fd, "signal.set_wakeup_fd()")
+        signal.pthread_sigmask = self._sigmask
+
+    def uninstall(self) -> None:
+        """Undo `install`, in a forked child, which may handle its signals as it likes."""
+        signal.signal, signal.setitimer, signal.alarm = set_handler, set_timer, _alarm
+        signal.set_wakeup_fd, signal.pthread_sigmask = set_wakeup_fd, set_mask
+        self._protected.clear()
+        self._alarms.clear()
+        self._installed = False
 
     def take_alarms(self) -> None:
         """Ignore the alarms that nobody has set, from now on. Call this in the main thread."""
@@ -94,9 +102,9 @@ class SignalGuard:
                     set_timer(TIMERS[number], 0)
                 text = "a signal handler of the daemon was replaced; it is restored"
                 loop.call_soon_threadsafe(self._report, text, number, process)
-        for blocked in _set_mask(signal.SIG_BLOCK, ()):
+        for blocked in set_mask(signal.SIG_BLOCK, ()):
             if blocked in self._protected:
-                _set_mask(signal.SIG_UNBLOCK, {blocked})
+                set_mask(signal.SIG_UNBLOCK, {blocked})
                 text = "a signal of the daemon was blocked; it is unblocked"
                 loop.call_soon_threadsafe(self._report, text, blocked, process)
 
@@ -129,6 +137,14 @@ class SignalGuard:
         if process is not None:
             self._use(signal.SIGALRM, process)
         return _alarm(seconds)
+
+    def _sigmask(self, how: int, mask: Any, /) -> Any:
+        """Agents may block signals within a step, as pools of processes do while they start one."""
+        process, before = _in_main_thread(), set_mask(how, mask)
+        if process is not None:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self.check, process, loop)
+        return before
 
     def _guarded(self, function: Callable[..., Any], name: str) -> Any:
         @functools.wraps(function)

@@ -183,7 +183,7 @@ class Lifecycle:
             self.process_exit.check_ancestors(parent)
         tree = parent.tree
         if tree is not None and (tree.outer or tree.alive >= tree.most or parent.generation >= tree.deepest):
-            tree.check(parent.generation + 1)
+            tree.check(parent.generation + (not call.detach))
         for admission in concerned:
             admission.admit(parent, call)
         return args
@@ -230,7 +230,7 @@ class Lifecycle:
         if tree is None:
             tree = ProcessTree(pid)
         else:
-            process.generation = parent.generation + 1
+            process.generation = parent.generation + (not detach)
         process.tree = tree
         tree.add()
         table.alive[pid] = process

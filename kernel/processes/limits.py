@@ -124,7 +124,8 @@ class LimitEnforcer:
             process.open_mailbox().capacity = limits.mailbox
         if limits.mailbox_bytes is not None:
             process.open_mailbox().byte_capacity = limits.mailbox_bytes
-        if process.generation == 0 or (call.limits is not None and (call.limits.processes, call.limits.depth) != NONE):
+        first = process.tree is not None and process.tree.root == process.pid
+        if first or (call.limits is not None and (call.limits.processes, call.limits.depth) != NONE):
             _bound_tree(process, limits)
         if limits.wall_seconds is not None and (call.deadline is None or limits.wall_seconds < call.deadline):
             if process.timer is not None:
@@ -268,7 +269,7 @@ def _bound_tree(process: Process, limits: Limits) -> None:
     """Limit the tree of a task, or give a child with limits of its own a tree of its own."""
     tree = process.tree
     assert tree is not None
-    if process.generation:
+    if tree.root != process.pid:
         tree = process.tree = ProcessTree(process.pid, process.generation, tree)
         tree.alive = 1
     if limits.processes is not None:

@@ -86,7 +86,7 @@ def test_a_tree_ends_with_the_connection_of_its_client(daemon: RunningDaemon, ev
             eventually(lambda: processes(other) == 0, "the tree ends", GUARD)
 
 
-@pytest.mark.soak
+@pytest.mark.soak(short=False)
 @pytest.mark.parametrize("agent", ["wide", "deep"])
 def test_a_hundred_thousand_processes_are_killed_while_others_are_served(
     launch: Callable[..., RunningDaemon], eventually: Callable[..., None], agent: str

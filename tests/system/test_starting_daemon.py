@@ -17,7 +17,7 @@ from ipc.unix import try_connect
 from llmosd import Client
 from tests.support.daemon import SCRIPTS
 
-ROUNDS = [pytest.param(2), pytest.param(20, marks=pytest.mark.soak)]
+ROUNDS = [pytest.param(2), pytest.param(20, marks=pytest.mark.soak(short=False))]
 START_AND_PING = """
 "$BIN/llmosd" --model simulated --socket "$LLMOSD_SOCKET" --state "$STATE" >"$LOG" 2>&1 &
 echo $!

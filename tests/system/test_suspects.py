@@ -48,7 +48,7 @@ async def short(ctx):
 """
 
 SETTINGS = "[journal]\nattempts = 3\n"
-soak = pytest.mark.soak
+soak = pytest.mark.soak(short=False)
 
 
 def ended(daemon: RunningDaemon, task: str) -> bool:

@@ -86,7 +86,7 @@ def stops(daemon: RunningDaemon) -> None:
     assert not daemon.socket.exists()
 
 
-@pytest.mark.parametrize("full_at_start", [pytest.param(False, marks=pytest.mark.soak), True])
+@pytest.mark.parametrize("full_at_start", [pytest.param(False, marks=pytest.mark.soak(short=False)), True])
 def test_a_log_that_nobody_reads_holds_up_no_task_and_no_stop(
     launch: Callable[..., RunningDaemon], pipe: tuple[int, int], full_at_start: bool
 ) -> None:
@@ -97,7 +97,7 @@ def test_a_log_that_nobody_reads_holds_up_no_task_and_no_stop(
     stops(daemon)
 
 
-@pytest.mark.soak
+@pytest.mark.soak(short=False)
 def test_ten_thousand_tasks_end_beside_a_log_that_nobody_reads(
     launch: Callable[..., RunningDaemon], pipe: tuple[int, int]
 ) -> None:

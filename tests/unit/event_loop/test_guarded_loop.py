@@ -63,7 +63,6 @@ async def test_an_agent_cannot_stop_or_change_the_loop(
         lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
         lambda: signal.signal(signal.SIGCHLD, print),
         lambda: signal.set_wakeup_fd(-1),
-        lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}),
     ],
 )
 async def test_an_agent_cannot_change_how_the_daemon_handles_signals(system: System, what: Callable[[], Any]) -> None:

@@ -91,23 +91,56 @@ async def test_no_program_goes_deeper_than_its_generations(system: System) -> No
 
 
 async def test_sixty_four_generations_are_the_most_unless_a_limit_says_otherwise(system: System) -> None:
-    async def deepest(ctx: Context, left: int, detach: bool) -> int:
+    async def deepest(ctx: Context, left: int) -> int:
         if not left:
             return 0
         try:
-            child = await ctx.spawn("deepest", {"left": left - 1, "detach": detach}, detach=detach)
+            child = await ctx.spawn("deepest", {"left": left - 1})
         except LimitExceeded as error:
             return 0 if error.data["limit"] == "process depth" else -1000
         deeper: int = await ctx.wait(child)
         return deeper + 1
 
     system.program(deepest)
-    for detach in (False, True):
-        args = {"left": 100, "detach": detach}
-        assert await system.result(await spawn(system, "deepest", args)) == process_tree.MOST_GENERATIONS
-        assert await system.result(await spawn(system, "deepest", args, limits=Limits(depth=3))) == 3
-        assert await system.result(await spawn(system, "deepest", args, limits=Limits(depth=90))) == 90
+    args = {"left": 100}
+    assert await system.result(await spawn(system, "deepest", args)) == process_tree.MOST_GENERATIONS
+    assert await system.result(await spawn(system, "deepest", args, limits=Limits(depth=3))) == 3
+    assert await system.result(await spawn(system, "deepest", args, limits=Limits(depth=90))) == 90
     assert not agents(system)
+
+
+async def test_an_agent_starts_its_own_detached_successor_any_number_of_times(system: System) -> None:
+    done = []
+
+    async def hourly(ctx: Context, left: int) -> None:
+        await ctx.sleep(3600)
+        if left:
+            await ctx.spawn("hourly", {"left": left - 1}, detach=True)
+        else:
+            done.append(ctx.pid)
+
+    system.program(hourly)
+    root = await spawn(system, "hourly", {"left": 200}, limits=Limits(processes=2, depth=0))
+    tree = root.tree
+    await asyncio.sleep(202 * 3600)
+    assert len(done) == 1
+    assert tree is not None
+    assert (tree.most, tree.alive) == (2, 0)
+
+
+async def test_a_detached_process_goes_no_deeper_than_the_one_that_spawned_it(system: System) -> None:
+    async def parent(ctx: Context) -> list[bool]:
+        child = await ctx.spawn("line", {"left": 1}, detach=True)
+        limited = await ctx.spawn("line", {"left": 1}, detach=True, limits=Limits(depth=0))
+        await ctx.sleep(1)
+        return [system.table.find(pid).status is None for pid in (child, limited)]
+
+    system.program(parent)
+    for depth, alive in ((1, [True, False]), (0, [False, False])):
+        root = await spawn(system, "parent", limits=Limits(depth=depth))
+        assert await system.result(root) == alive
+        assert root.tree is not None
+        assert root.tree.deepest == depth  # whatever the limits of a detached process are
 
 
 async def test_a_child_can_get_less_than_its_parent_and_never_more(system: System) -> None:
