@@ -46,7 +46,7 @@ def _may_start_at(pid: int, socket: Path) -> bool:
         if COMMAND not in (os.path.basename(argument) for argument in arguments[:2]):
             return False
         named = _option("--socket", arguments)
-        if named is not None and os.path.basename(named) != socket.name:
+        if named is not None and not _may_be(named, socket):
             return False
         locks = _open_locks(PROCESSES / str(pid) / "fd")
     except OSError:  # it has ended
@@ -60,7 +60,14 @@ def _open_locks(descriptors: Path) -> list[str]:
     for number in os.listdir(descriptors):
         with contextlib.suppress(OSError):  # closed meanwhile
             links.append(os.readlink(descriptors / number))
-    return [link for link in links if link.endswith(".lock")]
+    return [link for link in links if link.endswith((".lock", ".lock (deleted)"))]
+
+
+def _may_be(named: str, socket: Path) -> bool:
+    """Whether a daemon means `socket` by the path `named`, which is relative to the daemon's folder."""
+    if os.path.isabs(named):
+        return os.path.realpath(named) == os.path.realpath(socket)
+    return os.path.basename(named) == socket.name
 
 
 def _option(name: str, arguments: list[str]) -> str | None:

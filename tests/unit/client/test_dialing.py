@@ -100,6 +100,8 @@ def test_a_daemon_for_another_socket_is_not_awaited(path: Path, run_as_llmosd: C
     assert starting.starting(path) == pid
     run_as_llmosd("--socket", str(path), "--socket=/run/other.sock")
     assert starting.starting(path) is None
+    run_as_llmosd(f"--socket={path.parent / 'elsewhere' / path.name}")
+    assert starting.starting(path) is None
 
 
 def test_a_daemon_with_the_lock_of_another_socket_is_not_awaited(
