@@ -261,7 +261,8 @@ class Connection(BoundedConnection):
             if kind is Logs:
                 self.send_frame(ENCODER.encode(End(number)))
 
-        # The stream starts without credit. `_answer` grants it, so that no event precedes the answer.
+        # The stream starts without credit. `_answer` grants it, so that no event precedes the answer,
+        # except a `State` for which a handler grants credit, because the answer itself has to wait.
         opened = self._streams[number] = Stream(deliver, 0, end)
         opened.reader = 0 if self._process is None else self._process.pid
         return opened

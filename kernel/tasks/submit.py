@@ -20,7 +20,7 @@ import structlog
 
 from ipc.codec import decode, encode
 from ipc.errors import Killed, LlmosError, ShuttingDown, UnknownTask
-from ipc.messages import Event, Failed, Missed, Result
+from ipc.messages import Event, Failed, Missed, Result, State
 from ipc.syscalls import Attach, Backup, History, Submit, Submitted, TaskInfo
 from kernel.core.event_log import EventLog
 from kernel.core.process import Process
@@ -69,7 +69,7 @@ class Tasks:
     async def submit(self, client: Process, call: Submit, stream: Stream | None = None) -> Submitted:
         if self.recovery.trials.alone:
             if stream is not None:
-                stream.push(self.recovery.trials.state_of_new())
+                _announce(stream, self.recovery.trials.state_of_new())
             await self.recovery.trials.quiet()
         self._lifecycle.check(client, call)
         program = self._lifecycle.find(client, call.program) or await self._lifecycle.load(client, call.program)
@@ -214,7 +214,7 @@ class Tasks:
         task = self._tasks.get(row.id)
         if task is not None:
             if stream is not None and self.recovery.trials.holds(row.id):
-                stream.push(self.recovery.trials.state())
+                _announce(stream, self.recovery.trials.state())
             return _join(task, stream, call)
         if row.ended is None:
             raise ShuttingDown(
@@ -274,6 +274,12 @@ class Tasks:
 
     def _not_begun(self, number: int) -> str:
         return "held back" if self.recovery.trials.holds(number) else "accepted"
+
+
+def _announce(stream: Stream, state: State) -> None:
+    """Send `state` now: the answer, which grants the credit of the client, follows only when the task begins."""
+    stream.grant(1)
+    stream.push(state)
 
 
 def _join(task: RunningTask, stream: Stream | None, call: Attach | None = None) -> Submitted:

@@ -110,6 +110,8 @@ class _ClientConnection(FramedProtocol):
         try:
             while not pending.answered:
                 await pending.change()
+                if pending.early_states():
+                    pending.bound = NEVER  # the daemon has said what it waits for
             return pending.answer()
         except BaseException:
             self.abandon(pending)
