@@ -46,8 +46,10 @@ def _may_start_at(pid: int, socket: Path) -> bool:
         if COMMAND not in (os.path.basename(argument) for argument in arguments[:2]):
             return False
         named = _option("--socket", arguments)
-        if named is not None and os.path.basename(named) != socket.name:
-            return False
+        if named is not None:
+            folder = os.readlink(PROCESSES / str(pid) / "cwd")
+            if os.path.realpath(os.path.join(folder, named)) != os.path.realpath(socket):
+                return False
         locks = _open_locks(PROCESSES / str(pid) / "fd")
     except OSError:  # it has ended
         return False
