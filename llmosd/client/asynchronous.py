@@ -10,13 +10,14 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from ipc.errors import ConnectionLost, LlmosError
+from ipc.frames import frame
 from ipc.messages import Event, Log
 from ipc.protocol import FromDaemon, StreamEvent
 from ipc.syscalls import Logs, Submitted, Syscall
@@ -233,9 +234,10 @@ class AsyncClient(ClientMethods, Asynchronous[AsyncTask]):
                 if dial.vacant is not None:
                     await asyncio.to_thread(dial.look)
                 await asyncio.sleep(dial.pause)
+            with suppress(OSError):  # if the daemon has refused already, its reason can still be read
+                connection.send(frame(session.hello(self._name)))
             _, wire = await loop.create_unix_connection(lambda: _ClientConnection(self.socket), sock=connection)
             try:
-                wire.send_frame(session.hello(self._name))
                 self.pid = session.welcomed(await wire.welcome).pid
             except ConnectionLost as error:
                 wire.close()

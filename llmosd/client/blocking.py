@@ -322,9 +322,8 @@ class Client(ClientMethods, Blocking[Task]):
                     unsent.popleft()
         except BlockingIOError:
             return True
-        except OSError:
-            self.close()
-            raise session.closed_by_daemon(self.socket) from None
+        except OSError:  # the daemon has closed the connection: the next read yields its last words, then the end
+            unsent.clear()
         return False
 
     def _wait(self, connection: Socket, bound: Bound) -> bool:

@@ -46,8 +46,10 @@ def _may_start_at(pid: int, socket: Path) -> bool:
         if COMMAND not in (os.path.basename(argument) for argument in arguments[:2]):
             return False
         named = _option("--socket", arguments)
-        if named is not None and not _may_be(named, socket):
-            return False
+        if named is not None:
+            folder = os.readlink(PROCESSES / str(pid) / "cwd")
+            if os.path.realpath(os.path.join(folder, named)) != os.path.realpath(socket):
+                return False
         locks = _open_locks(PROCESSES / str(pid) / "fd")
     except OSError:  # it has ended
         return False
@@ -61,13 +63,6 @@ def _open_locks(descriptors: Path) -> list[str]:
         with contextlib.suppress(OSError):  # closed meanwhile
             links.append(os.readlink(descriptors / number))
     return [link for link in links if link.endswith((".lock", ".lock (deleted)"))]
-
-
-def _may_be(named: str, socket: Path) -> bool:
-    """Whether a daemon means `socket` by the path `named`, which is relative to the daemon's folder."""
-    if os.path.isabs(named):
-        return os.path.realpath(named) == os.path.realpath(socket)
-    return os.path.basename(named) == socket.name
 
 
 def _option(name: str, arguments: list[str]) -> str | None:

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from ipc.codec import encode
 from ipc.daemon_lock import lock_path
-from ipc.errors import NoDaemon, NotPermitted
-from ipc.unix import default_socket
+from ipc.errors import Busy, NoDaemon, NotPermitted, to_wire
+from ipc.frames import frame
+from ipc.protocol import Failure
+from ipc.unix import default_socket, try_connect
 from kernel.lib import lockfile
 from llmosd import AsyncClient, Client
 from llmosd.client import bounds, dialing, starting
@@ -95,13 +98,19 @@ def test_a_daemon_that_has_no_lock_yet_is_awaited(path: Path, run_as_llmosd: Cal
     assert Dial(path).attempt() is None
 
 
-def test_a_daemon_for_another_socket_is_not_awaited(path: Path, run_as_llmosd: Callable[..., int]) -> None:
+def test_a_daemon_for_another_socket_is_not_awaited(
+    path: Path, run_as_llmosd: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pid = run_as_llmosd("--socket", str(path))
     assert starting.starting(path) == pid
     run_as_llmosd("--socket", str(path), "--socket=/run/other.sock")
     assert starting.starting(path) is None
-    run_as_llmosd(f"--socket={path.parent / 'elsewhere' / path.name}")
+    run_as_llmosd("--socket", f"/run/{path.name}")
+    assert starting.starting(path) is None, "the folder counts, too"
+    monkeypatch.chdir(path.parent)
     assert starting.starting(path) is None
+    pid = run_as_llmosd("--socket", f"./{path.name}")
+    assert starting.starting(path) == pid
 
 
 def test_a_daemon_with_the_lock_of_another_socket_is_not_awaited(
@@ -180,3 +189,21 @@ def test_an_impostor_at_the_default_socket_of_root_is_refused(folder: Path, monk
     with pytest.raises(NotPermitted, match="served by user"):
         Client().connect()
     impostor.communicate(b"\n", timeout=60)
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+async def test_the_reason_of_a_daemon_that_refused_before_the_hello_is_read(
+    path: Path, listener: socket.socket, monkeypatch: pytest.MonkeyPatch, kind: type[Client | AsyncClient]
+) -> None:
+    def refused(path: Path) -> socket.socket | None:
+        connection = try_connect(path)
+        server, _ = listener.accept()
+        server.sendall(frame(encode(Failure(0, to_wire(Busy("full", retry_after=1.0))))))
+        server.close()
+        return connection
+
+    monkeypatch.setattr(dialing, "try_connect", refused)
+    client = kind(path)
+    with pytest.raises(Busy, match="full"):
+        client.connect() if isinstance(client, Client) else await client.connect()
