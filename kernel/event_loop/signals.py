@@ -59,7 +59,7 @@ class SignalGuard:
         signal.setitimer = self._setitimer
         signal.alarm = self._set_alarm
         signal.set_wakeup_fd = self._guarded(set_wakeup_fd, "signal.set_wakeup_fd()")
-        signal.pthread_sigmask = self._sigmask
+        signal.pthread_sigmask = self._sigmask  # type: ignore[assignment]
 
     def uninstall(self) -> None:
         """Undo `install`, in a forked child, which may handle its signals as it likes."""
