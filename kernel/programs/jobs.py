@@ -204,9 +204,10 @@ class LoaderJobs:
     def do(self, key: Hashable, what: str, work: Callable[[], T], since: float = 0.0, folder: Path | None = None) -> T:
         """The result of `work`, or of the job of this `key` that began after `since`.
 
-        Raises `NotYet` if it takes longer than `PATIENCE`, which all jobs that hang share: the tenth waits a tenth of
-        it, so a look at many files that hang takes seconds. Never waits for a job that goes on from an earlier call.
-        After `LIMIT` raises `Busy` while it goes on, and always `AgentFailed` if it was interrupted.
+        Raises `NotYet` if it takes longer than `PATIENCE`, which all jobs that hang share: the second waits a quarter
+        of it, the third a ninth, so a look at any number of files that hang takes less than two seconds. Never waits
+        for a job that goes on from an earlier call. After `LIMIT` raises `Busy` while it goes on, and always
+        `AgentFailed` if it was interrupted.
         """
         job: LoaderJob[T] | None = self._jobs.get(key)
         if job is None or (job.ended and job.began < since):
@@ -214,7 +215,7 @@ class LoaderJobs:
             if len(self._jobs) >= MAX_REMEMBERED:
                 self._jobs = {known: other for known, other in self._jobs.items() if not other.ended}
             job = self._jobs[key] = LoaderJob(what, work, folder)
-            job.wait(PATIENCE / min(1 + hanging, 20))
+            job.wait(PATIENCE / (1 + hanging) ** 2)
         if not job.ended:
             job.refuse()
         if job.error is not None and (job.interrupted or isinstance(job.error, TimeLimit)):

@@ -31,6 +31,7 @@ from kernel.event_loop import guards
 from kernel.event_loop.signals import set_mask
 from kernel.gate import Gate
 from kernel.journal.journal import Journal
+from kernel.programs.jobs import LoaderJob
 
 Steps = Sequence[Callable[[], None]]
 
@@ -45,6 +46,7 @@ ENTRANCES: tuple[tuple[Any, str], ...] = (
     (Journal, "_enqueue"),
     (Dispatcher, "_run"),
     (Fiber, "step"),
+    (LoaderJob, "_end"),
 )
 END_OF_STEP = "_leave_task"  # a step of `kernel.core.fiber` calls it when the coroutine has returned or waits
 

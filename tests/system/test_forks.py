@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
@@ -149,6 +150,17 @@ def test_a_forked_child_ends_itself_where_it_would_go_on_as_the_daemon(daemon: R
         assert bystander.result(60) == "done"
         assert len(client.history()) == 11
     assert daemon.log.count("would have gone on as a second daemon") == 10
+
+
+def test_a_child_that_a_file_forks_while_it_is_loaded_ends_itself(daemon: RunningDaemon, folder: Path):
+    file = folder / "forks.py"
+    file.write_text(
+        "import os\nfrom llmosd import agent\nchild = os.fork()\n"
+        "@agent\nasync def waits(ctx):\n    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])\n"
+    )
+    with daemon.client() as client:
+        assert client.submit(str(file)).result(60) == EXIT_CODE
+    assert daemon.log.count("would have gone on as a second daemon") == 1
 
 
 def test_a_forked_child_works_like_a_program_and_has_nothing_of_the_daemon(daemon: RunningDaemon):

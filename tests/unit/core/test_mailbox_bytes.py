@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipc.errors import Busy, MailboxFull
+from ipc.errors import Busy, LlmosError, MailboxFull, TimedOut
 from ipc.messages import Message
 from ipc.syscalls import Call, Kill, Limits, Publish, Receive, Send, Spawn, Subscribe
 from kernel.core.mailbox import Mailbox
@@ -231,6 +232,69 @@ def test_no_byte_is_lost_or_counted_twice_whatever_happens(steps: list[tuple[str
             if sender.done() and not sender.cancelled():
                 assert sender.exception() is None or isinstance(sender.exception(), Busy)
         assert (box.bytes, memory.used, box.taken) == (0, 0, 0)
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(trial())
+
+
+ENDS = st.lists(
+    st.tuples(
+        st.sampled_from(["send", "expire", "call", "publish", "receive", "cancel", "wait", "kill"]), st.integers(0, 5)
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(ENDS)
+def test_no_byte_stays_counted_when_messages_expire_and_processes_end(steps: list[tuple[str, int]]) -> None:
+    async def trial() -> None:
+        system = boot(UNWRITABLE)
+        memory = system.kernel.messaging.memory
+        memory.maximum = 12 * len(LARGE)
+        alive: list[Process] = []
+        threads: list[Thread] = []
+
+        def begin(call: Any) -> None:
+            async def make() -> None:
+                with suppress(LlmosError):
+                    await system.kernel.gate.call(system.client, call)
+
+            threads.append(system.thread(make()))
+
+        for kind, number in steps:
+            while len(alive) < 3:
+                process = system.spawn(forever)
+                process.open_mailbox().byte_capacity = 3 * len(LARGE)
+                process.open_mailbox().capacity = 4
+                await system.call(Subscribe("news"), process)
+                alive.append(process)
+            target, body = alive[number % 3], LARGE * number if number else "small"
+            calls = {
+                "send": Send(target.pid, body),
+                "expire": Send(target.pid, body, lifetime=float(number)),
+                "call": Call(target.pid, body, timeout=float(number)),
+                "publish": Publish("news", body),
+            }
+            if kind in calls:
+                begin(calls[kind])
+            elif kind == "receive":
+                with suppress(TimedOut):  # all messages may have expired
+                    await system.call(Receive(0), target)
+            elif kind == "cancel" and threads:
+                threads[number % len(threads)].cancel()
+            elif kind == "wait":
+                await asyncio.sleep(number)
+            elif kind == "kill":
+                alive.remove(target)
+                await system.call(Kill(target.pid))
+            if number % 2:
+                await system.turns()
+        for process in alive:
+            await system.call(Kill(process.pid))
+        await system.turns()
+        assert all(thread.done() for thread in threads)
+        assert memory.used == 0
 
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         runner.run(trial())
