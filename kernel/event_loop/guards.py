@@ -41,11 +41,18 @@ def install(loop: asyncio.AbstractEventLoop) -> None:
             module.__dict__["all_tasks"] = all_tasks
 
 
+def uninstall() -> None:
+    """Undo `install`, in a forked child, which nothing but its own code uses."""
+    SIGNALS.uninstall()
+    subprocess.Popen._execute_child = _execute_child  # type: ignore[attr-defined]
+    faulthandler.enable, faulthandler.disable = _enable_faults, _disable_faults
+
+
 def process_ended(loop: asyncio.AbstractEventLoop, process: Process) -> None:
     """Close what `process` has opened."""
     if isinstance(loop, Guarded):
-        loop.process_ended(process)
-    else:
+        loop.drop_handler(process)
+    if process in BELONGINGS.entries:
         BELONGINGS.process_ended(process, loop)
 
 

@@ -27,6 +27,8 @@ from kernel.core import fiber
 from kernel.core.fiber import Fiber
 from kernel.core.process import Thread
 from kernel.dispatch.dispatcher import Dispatcher
+from kernel.event_loop import guards
+from kernel.event_loop.signals import set_mask
 from kernel.gate import Gate
 from kernel.journal.journal import Journal
 
@@ -60,16 +62,17 @@ class _ForkGuard:
 
     def before(self) -> None:
         """Hold back signals during a fork: until a child has reset its handlers, they would wake the daemon."""
-        self._forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        self._forking.mask = set_mask(signal.SIG_BLOCK, signal.valid_signals())
 
     def in_parent(self) -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._forking.mask)
+        set_mask(signal.SIG_SETMASK, self._forking.mask)
 
     def in_child(self) -> None:
         """Make this process, a child that was just forked, harmless to the daemon."""
         if self._is_starting_a_program():
             return  # uvloop forked to execute a program, which closes and resets everything, the signals included
         for step in (
+            guards.uninstall,
             self._end_with_daemon,
             self._reset_signals,
             self._drop_descriptors,
@@ -82,7 +85,7 @@ class _ForkGuard:
                 step()
         # Objects of the daemon stay untouched: the collector must not finalize coroutines of agents in this process.
         gc.freeze()
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._forking.mask)
+        set_mask(signal.SIG_SETMASK, self._forking.mask)
         sys.set_asyncgen_hooks(None, None)
 
     def _is_starting_a_program(self) -> bool:
