@@ -14,7 +14,7 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import structlog
 
@@ -61,7 +61,7 @@ class SignalGuard:
         signal.setitimer = self._setitimer
         signal.alarm = self._set_alarm
         signal.set_wakeup_fd = self._guarded(set_wakeup_fd, "signal.set_wakeup_fd()")
-        signal.pthread_sigmask = self._sigmask
+        signal.pthread_sigmask = cast("Any", self._sigmask)
 
     def uninstall(self) -> None:
         """Undo `install`, in a forked child, which may handle its signals as it likes."""
