@@ -8,17 +8,17 @@ returns a coroutine if it has to wait. The gate never looks at the fields of a c
 from __future__ import annotations
 
 import asyncio
-import threading
-from asyncio import current_task
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from functools import partial
+from threading import get_ident
 from types import CoroutineType
 from typing import Any, Protocol
 
 from ipc.errors import InvalidCall, Killed, LimitExceeded, LlmosError, NotFound, NotPermitted, facts_of
 from ipc.foreign import class_name
 from ipc.syscalls import Attach, Backup, ReleaseLock, ReleasePermit, SetPolicy, Shutdown, Submit, Syscall, WriteLog
+from kernel.core.fiber import RUNNING
 from kernel.core.process import Process, Thread
 from kernel.core.stream import Stream
 
@@ -56,6 +56,12 @@ class RestartWaiter(Protocol):
         """
 
 
+class Steps(Protocol):
+    """The dispatcher, as the gate sees it. `running` is the thread whose step runs now, or ran last."""
+
+    running: Thread
+
+
 class CallEntry:
     """One kind of system call: its handler, how often it was made, and whether only clients may make it.
 
@@ -81,7 +87,8 @@ class Gate:
         self.errors: Counter[str] = Counter()
         self.limits: Counter[str] = Counter()
         self.pending_restarts: RestartWaiter | None = None
-        self._loop_thread = threading.get_ident()
+        self._loop_thread = get_ident()
+        self.steps: Steps  # `Kernel._connect` sets it
 
     def count_error(self, error: BaseException) -> None:
         """Count an error that answered a call or ended a process, by its name. Count its limit, too, if it has one."""
@@ -134,7 +141,7 @@ class Gate:
 
         Gives up the loop before every `CALLS_PER_TURN`th call. Raises `InvalidCall` in other tasks and threads.
         """
-        if not isinstance(current_task(), Thread):
+        if get_ident() != self._loop_thread:
             raise InvalidCall(NOT_A_THREAD)
         process.calls = calls = process.calls + 1
         if not calls % CALLS_PER_TURN:
@@ -148,7 +155,12 @@ class Gate:
             entry.count += 1
             handler = entry.handler
             answer = handler(process, call)
-            return await answer if type(answer) is CoroutineType else answer
+            if type(answer) is not CoroutineType:
+                return answer
+            if self.steps.running.state is not RUNNING:  # only here, because only a wait needs a thread
+                answer.close()
+                raise InvalidCall(NOT_A_THREAD)
+            return await answer
         except LlmosError as error:
             if self.pending_restarts is not None and await self.pending_restarts.wait_for_restart(error):
                 return await self.call(process, call)
@@ -197,7 +209,7 @@ class Gate:
 
     def call_now(self, process: Process, call: Syscall) -> Any:
         """Make `call` for code of `process` that cannot await. The handler of `call` must never wait."""
-        if threading.get_ident() != self._loop_thread:
+        if get_ident() != self._loop_thread:
             raise InvalidCall(NOT_A_THREAD)
         try:
             return self.enter(process, call, await_restarts=False)

@@ -197,6 +197,7 @@ class Kernel:
         layers.
         """
         end, control = self.process_exit.on_end, self.control
+        self.gate.steps = self.dispatcher  # no list: one dispatcher runs the threads that make the calls
         self.dispatcher.on_slow.append(self.watchdog.log_slow_step)  # only: nothing else watches steps
         self.messaging.on_urgency.append(self.resources.priority_changed)  # only: callers change urgency on slots
         self.process_exit.on_thread_end.append(self.synchronisation.thread_ended)  # only: threads hold just locks

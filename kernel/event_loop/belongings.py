@@ -38,7 +38,7 @@ class Belongings:
     """The belongings of all processes. Tools add to them from their own threads."""
 
     def __init__(self) -> None:
-        self._entries: dict[Process, _Entry] = {}
+        self.entries: dict[Process, _Entry] = {}
         self._protocols: weakref.WeakKeyDictionary[Any, Process] = weakref.WeakKeyDictionary()
         self._descriptors: dict[tuple[str, int], Process] = {}
         self._ending: list[Subprocess] = []
@@ -55,6 +55,7 @@ class Belongings:
         else:
             with self._lock, suppress(TypeError):  # what cannot be referred to weakly
                 self._entry(process).open.add(thing)
+            self._check_alive(process, loop)
 
     def add_subprocess(self, process: Process, started: Subprocess, loop: asyncio.AbstractEventLoop | None) -> None:
         """Add a subprocess of `process`. If the process has ended, end the subprocess."""
@@ -67,6 +68,7 @@ class Belongings:
             if len(entry.subprocesses) >= entry.look_at:
                 entry.subprocesses = [each for each in entry.subprocesses if each.running]
                 entry.look_at = 2 * len(entry.subprocesses) + 16
+        self._check_alive(process, loop)
 
     def add_descriptor(self, process: Process, kind: str, number: int) -> None:
         """Add a descriptor that the loop watches for `process`. `kind` is "reader" or "writer"."""
@@ -77,7 +79,7 @@ class Belongings:
     def forget(self, kind: str, number: int) -> None:
         """The loop watches a descriptor no longer."""
         process = self._descriptors.pop((kind, number), None) if self._descriptors else None
-        if process is not None and (entry := self._entries.get(process)) is not None:
+        if process is not None and (entry := self.entries.get(process)) is not None:
             entry.descriptors.discard((kind, number))
 
     def own(self, protocol: Any, process: Process) -> None:
@@ -94,14 +96,15 @@ class Belongings:
 
     # ---- the end
 
-    def process_ended(self, process: Process, loop: asyncio.AbstractEventLoop) -> None:
+    def process_ended(self, process: Process, loop: asyncio.AbstractEventLoop | None) -> None:
         """Close the servers and connections of the process, and begin to end its subprocesses."""
         with self._lock:
-            entry = self._entries.pop(process, None)
+            entry = self.entries.pop(process, None)
         if entry is None:
             return
         for kind, number in tuple(entry.descriptors):
             with suppress(OSError, ValueError):
+                assert loop is not None  # only the loop adds descriptors
                 loop.remove_reader(number) if kind == "reader" else loop.remove_writer(number)
             self._descriptors.pop((kind, number), None)
         for thing in tuple(entry.open):
@@ -114,6 +117,11 @@ class Belongings:
         while (ending := [each for each in self._ending if each.running]) and time.monotonic() < until:
             await asyncio.sleep(CHECK)
         self._kill(ending)
+
+    def _check_alive(self, process: Process, loop: asyncio.AbstractEventLoop | None) -> None:
+        """A tool may add something in its thread just while its process ends."""
+        if process.status is not None:
+            self.process_ended(process, loop)
 
     def _end(self, ending: list[Subprocess], loop: asyncio.AbstractEventLoop | None) -> None:
         if not ending:
@@ -131,9 +139,9 @@ class Belongings:
         self._ending = [each for each in self._ending if each not in ended and each.running]
 
     def _entry(self, process: Process) -> _Entry:
-        entry = self._entries.get(process)
+        entry = self.entries.get(process)
         if entry is None:
-            entry = self._entries[process] = _Entry()
+            entry = self.entries[process] = _Entry()
         return entry
 
 

@@ -11,6 +11,7 @@ import asyncio
 import functools
 from collections.abc import Callable
 from contextlib import suppress
+from types import MethodType
 from typing import Any
 
 from kernel.core.process import Process
@@ -23,6 +24,8 @@ Exited = Callable[[Process, BaseException], None]
 
 def is_kernels(callback: Any) -> bool:
     """Whether `callback` is a function or method of the kernel."""
+    if type(callback) is MethodType:
+        callback = callback.__func__
     while isinstance(callback, functools.partial):
         callback = callback.func
     module = getattr(callback, "__module__", None)

@@ -51,8 +51,8 @@ def uninstall() -> None:
 def process_ended(loop: asyncio.AbstractEventLoop, process: Process) -> None:
     """Close what `process` has opened."""
     if isinstance(loop, Guarded):
-        loop.process_ended(process)
-    else:
+        loop.drop_handler(process)
+    if process in BELONGINGS.entries:
         BELONGINGS.process_ended(process, loop)
 
 

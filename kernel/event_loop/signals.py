@@ -1,8 +1,8 @@
 """The guard of signals: agents share the main thread of the daemon, and may not change how the daemon handles signals.
 
-`install` replaces functions of the module `signal`. For the kernel they work as before. An agent may set an alarm
-(`SIGALRM`, `SIGVTALRM`, `SIGPROF`), which rings only in the agent's own code and ends with its step; what it blocks is
-unblocked then, too. The watchdog calls `check`, which finds and undoes changes that were made in another way. The guard
+`install` replaces functions of the module `signal`. For the kernel they work as before. An agent may block signals
+until the end of its step, and set an alarm (`SIGALRM`, `SIGVTALRM`, `SIGPROF`), which rings only in its own code and
+ends with its step. The watchdog calls `check`, which finds and undoes changes that were made in another way. The guard
 never replaces a handler by its own while nobody has changed it.
 """
 
@@ -14,7 +14,7 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import structlog
 
@@ -26,6 +26,7 @@ TIMERS: dict[int, int] = {
     signal.SIGVTALRM: signal.ITIMER_VIRTUAL,
     signal.SIGPROF: signal.ITIMER_PROF,
 }
+FOR_A_MOMENT = frozenset({signal.SIGINT, signal.SIGTERM})  # `multiprocessing` blocks them while it starts a process
 AGAIN = 0.005  # seconds until an alarm that rang in code of the kernel rings again
 OURS = frozenset({"kernel", "ipc", "llmosd"})
 
@@ -48,6 +49,7 @@ class SignalGuard:
     def __init__(self) -> None:
         self._protected: dict[int, Any] = {}  # the handlers by number
         self._alarms: dict[int, Process] = {}  # the process that uses an alarm in the present turn of the loop
+        self._mask: set[Any] | None = None  # the mask before an agent changed it in the present turn of the loop
         self._installed = False
 
     def install(self) -> None:
@@ -59,7 +61,7 @@ class SignalGuard:
         signal.setitimer = self._setitimer
         signal.alarm = self._set_alarm
         signal.set_wakeup_fd = self._guarded(set_wakeup_fd, "signal.set_wakeup_fd()")
-        signal.pthread_sigmask = self._sigmask  # type: ignore[assignment] # the parameters are positional only
+        signal.pthread_sigmask = cast("Any", self._sigmask)
 
     def uninstall(self) -> None:
         """Undo `install`, in a forked child, which may handle its signals as it likes."""
@@ -67,6 +69,7 @@ class SignalGuard:
         signal.set_wakeup_fd, signal.pthread_sigmask = set_wakeup_fd, set_mask
         self._protected.clear()
         self._alarms.clear()
+        self._mask = None
         self._installed = False
 
     def take_alarms(self) -> None:
@@ -103,7 +106,7 @@ class SignalGuard:
                 text = "a signal handler of the daemon was replaced; it is restored"
                 loop.call_soon_threadsafe(self._report, text, number, process)
         for blocked in set_mask(signal.SIG_BLOCK, ()):
-            if blocked in self._protected:
+            if blocked in self._protected and (self._mask is None or blocked not in FOR_A_MOMENT):
                 set_mask(signal.SIG_UNBLOCK, {blocked})
                 text = "a signal of the daemon was blocked; it is unblocked"
                 loop.call_soon_threadsafe(self._report, text, blocked, process)
@@ -138,13 +141,12 @@ class SignalGuard:
             self._use(signal.SIGALRM, process)
         return _alarm(seconds)
 
-    def _sigmask(self, how: int, mask: Any, /) -> Any:
-        """Agents may block signals within a step, as pools of processes do while they start one."""
-        process, before = _in_main_thread(), set_mask(how, mask)
-        if process is not None:
-            loop = asyncio.get_running_loop()
-            loop.call_soon(self.check, process, loop)
-        return before
+    def _sigmask(self, how: Any, mask: Any, /) -> Any:
+        process = _in_main_thread()
+        if process is not None and self._mask is None:  # `multiprocessing` blocks signals for a moment
+            self._mask = set_mask(signal.SIG_BLOCK, ())
+            asyncio.get_running_loop().call_soon(self._restore_mask, process)
+        return set_mask(how, mask)
 
     def _guarded(self, function: Callable[..., Any], name: str) -> Any:
         @functools.wraps(function)
@@ -170,6 +172,12 @@ class SignalGuard:
         set_handler(number, self._protected.get(number, ignore))
         if left and process is not None:
             self._report("an agent awaited with an alarm set; the alarm is cleared", number, process)
+
+    def _restore_mask(self, process: Process) -> None:
+        if self._mask is not None:
+            before, self._mask = self._mask, None
+            for number in set_mask(signal.SIG_SETMASK, before) - before:
+                self._report("an agent awaited with a signal blocked; it is unblocked", number, process)
 
     def _report(self, what: str, number: int, process: Process | None) -> None:
         fields: dict[str, Any] = {} if process is None else {"pid": process.pid, "program": process.program}

@@ -224,8 +224,12 @@ class ProcessExit:
         process.status = ExitStatus(process.pid, process.program, process.dying, value, error, process.usage())
         process.ended_at = time.monotonic()
         process.suspensions = None
-        if process.tree is not None:
-            process.tree.remove()
+        tree = process.tree
+        if tree is not None:
+            if tree.outer is None:
+                tree.alive -= 1
+            else:
+                tree.remove()
         parent, process.parent = process.parent, None
         if parent is not None and parent.children:
             parent.children.pop(process, None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
@@ -84,6 +84,7 @@ class Lifecycle:
         self._loading: dict[str, asyncio.Task[Program]] = {}
         self._loads: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.admissions_changed()
+        self._no_variables = Context()  # of that callback, which is the kernel's and not the agent's
         self._main_done_callback = self._main_done  # one bound method for all threads, each of which stores it
         gate.register({Spawn: self.spawn})
 
@@ -232,7 +233,10 @@ class Lifecycle:
         else:
             process.generation = parent.generation + (not detach)
         process.tree = tree
-        tree.add()
+        if tree.outer is None:
+            tree.alive += 1
+        else:
+            tree.add()
         table.alive[pid] = process
         if not detach:
             if not parent.children:
@@ -251,7 +255,7 @@ class Lifecycle:
         variables.run(ORIGIN.set, process)
         main = Thread(process, coro, self.dispatcher, variables)
         process.threads = (main,)
-        main.add_done_callback(self._main_done_callback, context=variables)
+        main.add_done_callback(self._main_done_callback, context=self._no_variables)
         for admission in concerned:
             admission.admitted(process, parent, call)
         return pid

@@ -76,6 +76,16 @@ async def test_an_agent_cannot_change_how_the_daemon_handles_signals(system: Sys
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+async def test_signals_that_an_agent_blocks_are_unblocked_after_its_step(system: System) -> None:
+    async def agent(ctx: Context) -> set[Any]:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        assert signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        await asyncio.sleep(0.01)
+        return signal.pthread_sigmask(signal.SIG_BLOCK, ()) - before
+
+    assert await system.run(agent) == []  # a set becomes a list in a result
+
+
 async def test_an_agent_sees_the_threads_of_its_own_process_only(system: System) -> None:
     async def agent(ctx: Context) -> list[int]:
         mine = ctx.start_thread(asyncio.sleep(1))
