@@ -70,3 +70,14 @@ def test_words_for_numbers_lists_and_names() -> None:
     assert [counted(1, "child", "children"), counted(2, "child", "children")] == ["1 child", "2 children"]
     assert [listed([]), listed(["a"]), listed(["a", "b"]), listed(["a"], 3)] == ["", "a", "a and b", "a and 2 others"]
     assert quoted("x" * 100) == "x" * 77 + "..."
+
+
+def test_a_name_of_an_odd_class_can_be_quoted() -> None:
+    class Odd(str):
+        __slots__ = ()
+
+        def __str__(self) -> str:
+            raise SystemExit
+
+    assert quoted(Odd("name")) == "a Odd"
+    assert quoted("x" * 100) == "x" * 77 + "..."
