@@ -1,8 +1,8 @@
 """Callbacks of agents: what the loop calls for a process, outside the threads of that process.
 
 The guarded loop wraps each callback, and each factory of protocols, that an agent hands to it. `SystemExit` ends the
-process and not the daemon, and nothing of a process is called once the process has ended. A callback of the kernel is
-never wrapped.
+process and not the daemon, and no code of a process is called once the process has ended. Callbacks of asyncio itself
+are: another process may await what they complete, such as a `gather`. A callback of the kernel is never wrapped.
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ def is_kernels(callback: Any) -> bool:
     return type(module) is str and module.startswith(OURS)
 
 
+def _is_of_asyncio(callback: Any) -> bool:
+    module = getattr(callback, "__module__", None)
+    return type(module) is str and module.startswith("asyncio.")
+
+
 class AgentCallback:
     """A callback of `process`. It calls `exited` if the callback raises `SystemExit` or `KeyboardInterrupt`."""
 
@@ -43,7 +48,7 @@ class AgentCallback:
         self.exited = exited
 
     def __call__(self, *args: Any) -> None:
-        if self.process.status is not None:
+        if self.process.status is not None and not _is_of_asyncio(self.callback):
             return
         try:
             self.callback(*args)

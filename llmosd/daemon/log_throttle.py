@@ -1,7 +1,7 @@
 """Throttles log lines that repeat, such as those about a client that sends garbage in an endless loop.
 
-A processor of the log. Lines with the same event count as the same if their fields differ only in numbers. Of the same
-line, `BURST` get through in each window of `WINDOW` seconds, and of one event, `EVENT_BURST` do, however its fields
+A processor of the log. Lines with the same event count as the same if their fields differ only in numbers, except the
+pid: lines about two processes are two facts. Of the same line, `BURST` get through in each window of `WINDOW` seconds, and of one event, `EVENT_BURST` do, however its fields
 differ. After the window one line reports how many were left out. The first line of an event always gets through, and so
 does every line for debugging.
 """
@@ -84,9 +84,9 @@ class Throttle:
             event = self._events[name] = _Event(str(fields.get("level", method)))
             self._keys += 1
         key = tuple(
-            (field, _NUMBER.sub("0", value[:MAX_KEY_TEXT]))
+            (field, _NUMBER.sub("0", value[:MAX_KEY_TEXT]) if isinstance(value, str) else value)
             for field, value in fields.items()
-            if isinstance(value, str) and field not in ("event", "timestamp")
+            if field == "pid" or (isinstance(value, str) and field not in ("event", "timestamp"))
         )
         count = event.same.get(key, 0)
         if not count:

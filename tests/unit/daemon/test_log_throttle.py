@@ -12,7 +12,7 @@ from tests.support.log_lines import CollectedLog
 def test_a_client_that_sends_garbage_does_not_fill_the_log() -> None:
     log = CollectedLog()
     for number in range(2_000):
-        log.logger.warning("client cut off", client="bad", error=f"a frame of {number} bytes", pid=number)
+        log.logger.warning("client cut off", client="bad", error=f"a frame of {number} bytes", size=number)
         if number == 1_000:
             log.logger.error("driver died")
     log.logger.info("last")
@@ -60,6 +60,13 @@ def test_a_clients_repetition_does_not_hide_the_line_of_another_client() -> None
         for _ in range(100):
             log.logger.warning("client cut off", client=client)
     assert [line["client"] for line in log.fields()] == ["bad"] * BURST + ["good"] * BURST
+
+
+def test_lines_about_two_processes_are_two_lines() -> None:
+    log = CollectedLog()
+    for pid in range(2 * BURST):
+        log.logger.warning("agent failed", pid=pid, error="no file")
+    assert [line["pid"] for line in log.fields()] == list(range(2 * BURST))
 
 
 def test_random_fields_do_not_get_around_the_throttle() -> None:

@@ -99,3 +99,18 @@ async def test_an_agent_sees_the_threads_of_its_own_process_only(system: System)
     assert await system.run(agent) == [2, 2]
     assert [await system.result(other) for other in others] == [[2, 2]] * 3
     assert asyncio.current_task() in asyncio.all_tasks()
+
+
+async def test_a_gather_of_an_ended_agent_is_completed_for_others(system: System) -> None:
+    shared: dict[str, Any] = {}
+
+    async def maker(ctx: Context) -> None:
+        shared["part"] = asyncio.get_running_loop().create_future()
+        shared["all"] = asyncio.gather(shared["part"])
+
+    async def waiter(ctx: Context) -> Any:
+        asyncio.get_running_loop().call_soon(shared["part"].set_result, 1)
+        return await shared["all"]
+
+    await system.run(maker)
+    assert await system.run(waiter) == [1]
