@@ -1,9 +1,9 @@
 """Throttles log lines that repeat, such as those about a client that sends garbage in an endless loop.
 
 A processor of the log. Lines with the same event count as the same if their fields differ only in numbers, except the
-pid: lines about two processes are two facts. Of the same line, `BURST` get through in each window of `WINDOW` seconds, and of one event, `EVENT_BURST` do, however its fields
-differ. After the window one line reports how many were left out. The first line of an event always gets through, and so
-does every line for debugging.
+pid: lines about two processes are two facts. Of the same line, `BURST` get through in each window of `WINDOW` seconds,
+and of one event, `EVENT_BURST` do, however its fields differ. After the window one line reports how many were left out.
+The first line of an event always gets through, and so does every line for debugging.
 """
 
 from __future__ import annotations
