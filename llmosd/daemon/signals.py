@@ -21,7 +21,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import IO, Any
 
-from kernel.event_loop.signals import SIGNALS
+from kernel.event_loop.signals import SIGNALS, set_wakeup_fd
 
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 STOPPING = frozenset({signal.SIGTERM, signal.SIGINT})
@@ -42,7 +42,7 @@ class Signals:
         self._forward = -1
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._writing, False)
-        signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        set_wakeup_fd(self._writing, warn_on_full_buffer=False)
         for number in HANDLED:
             signal.signal(number, self._arrived)
             SIGNALS.protect(number)
@@ -65,18 +65,31 @@ class Signals:
 
     def repair(self) -> list[str]:
         """Take the signals back from an agent that has replaced a handler. Returns the names of these signals."""
-        before = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
-        if before != self._writing:
-            self._forward = before
+        self._take_descriptor()
         lost = [number for number in HANDLED if not callable(signal.getsignal(number))]
         for number in lost:
             signal.signal(number, self._arrived)
         return [number.name for number in lost]
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
-        """The handler that Python calls in the main thread. After `attach`, the thread handles the signal instead."""
+        """The handler that Python calls in the main thread. After `attach`, the thread handles the signal instead.
+
+        The loop takes the wakeup descriptor whenever it begins to run, also after code of an agent has left it. A
+        signal that arrives then has not reached the thread.
+        """
         if self._attached is None:
             self._early.append(number)
+        elif self._take_descriptor():
+            with suppress(OSError):  # the pipe is full of signals
+                os.write(self._writing, bytes([number]))
+
+    def _take_descriptor(self) -> bool:
+        """Take the wakeup descriptor back from the loop. Returns whether the loop had it."""
+        before = set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        if before == self._writing:
+            return False
+        self._forward = before
+        return True
 
     # ---- on the thread
 
