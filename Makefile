@@ -17,8 +17,8 @@ help:  ## list the targets
 run: $(RUNNABLE)  ## start a daemon, ask the embedded model, show the tables, stop
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh .ci/demo
 
-test: $(READY)  ## all tests
-	$(BIN)/python -m pytest
+test: $(READY)  ## all tests, each file on one of the cores
+	$(BIN)/python -m pytest --numprocesses logical --dist loadfile
 
 check: $(READY)  ## lint, types, import contracts
 	$(BIN)/ruff check .

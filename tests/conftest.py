@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,12 @@ from kernel.drivers.transformers.__main__ import share_the_cores
 hypothesis.settings.register_profile("llmosd", deadline=None)  # other work on the machine would break a deadline
 hypothesis.settings.load_profile("llmosd")
 share_the_cores()  # as the driver does, before a test imports torch
+for number in (
+    signal.SIGHUP,
+    signal.SIGQUIT,
+):  # `nohup` and `&` in a script let a command ignore these signals, and all
+    signal.signal(number, signal.SIG_DFL)  # that it starts: a daemon that a test starts must receive them
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -15,6 +15,7 @@ from ipc.errors import AgentFailed, InvalidCall, LlmosError, NotEncodable, Unkno
 from ipc.syscalls import Crashes
 from llmosd.context import Context
 from tests.support.agents import listener
+from tests.support.naming import without_addresses
 from tests.support.system import System
 
 
@@ -195,7 +196,7 @@ class Named(msgspec.Struct, frozen=True):
         Named("\ud83d"),
         {1: {2: Mute}},
     ],
-    ids=repr,
+    ids=without_addresses,
 )
 async def test_a_result_that_cannot_be_encoded_is_a_failure_of_the_agent_with_a_report(
     system: System, value: object

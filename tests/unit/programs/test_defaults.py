@@ -14,6 +14,7 @@ from ipc.abi import ToolMark
 from kernel.programs.arguments import Arguments
 from kernel.programs.tool import Tool
 from llmosd.context import Context
+from tests.support.naming import without_addresses
 from tests.support.system import System
 
 
@@ -46,7 +47,9 @@ def test_each_call_gets_its_own_copy_of_a_default_that_can_change(default: Any) 
     assert first is not second
 
 
-@pytest.mark.parametrize("default", [None, 1, "text", (1, "a"), frozenset({1}), Frozen(1), object(), int], ids=repr)
+@pytest.mark.parametrize(
+    "default", [None, 1, "text", (1, "a"), frozenset({1}), Frozen(1), object(), int], ids=without_addresses
+)
 def test_a_default_that_cannot_change_is_not_copied(default: Any) -> None:
     assert bound(default) == {}
 
