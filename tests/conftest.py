@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -16,11 +17,9 @@ from kernel.drivers.transformers.__main__ import share_the_cores
 hypothesis.settings.register_profile("llmosd", deadline=None)  # other work on the machine would break a deadline
 hypothesis.settings.load_profile("llmosd")
 share_the_cores()  # as the driver does, before a test imports torch
-for number in (
-    signal.SIGHUP,
-    signal.SIGQUIT,
-):  # `nohup` and `&` in a script let a command ignore these signals, and all
-    signal.signal(number, signal.SIG_DFL)  # that it starts: a daemon that a test starts must receive them
+# `nohup`, and `&` in a script, let a command and all that it starts ignore these. Daemons of tests must receive them.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -32,6 +31,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if long:
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in set(long)]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """Escape half characters in a report, such as in the log of a test, since xdist sends reports as UTF-8."""
+    return _encodable((yield))
+
+
+def _encodable(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case dict():
+            return {_encodable(key): _encodable(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_encodable(item) for item in value]
+        case _:
+            return value
 
 
 @pytest.fixture
