@@ -28,7 +28,7 @@ class Interruptible:
         self._libraries: frozenset[str] = frozenset()
 
     def start(self) -> None:
-        self._libraries = frozenset(name.partition(".")[0] for name in sys.modules)
+        self._libraries = frozenset(name.partition(".")[0] for name in tuple(sys.modules))  # threads import now
 
     def now(self, frame: FrameType | None, thread: Thread | None, bursts: float) -> bool:
         """Whether an error may be raised in `frame`, in the step of `thread` or in a callback, after so many bursts."""

@@ -73,7 +73,7 @@ def test_a_killed_bomb_leaves_only_what_it_detached_and_others_are_served(
         assert other.request(Ping(b"x")).payload == b"x"
         eventually(lambda: task.pid not in {row.pid for row in other.ps()}, "the bomb ends", GUARD)
         while rest := other.ps():
-            assert len(rest) < 300
+            assert len(rest) <= 300  # bombs that have not yet met the limit take the places of the dead
             other.kill(rest[0].pid)
 
 
