@@ -94,13 +94,13 @@ class RunningDaemon:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
-                self.process.wait(timeout=15)
+                self.process.wait(timeout=60)
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
 
 
-def eventually(condition: Callable[[], bool], what: str, timeout: float = 10.0) -> None:
+def eventually(condition: Callable[[], bool], what: str, timeout: float = 60.0) -> None:
     """Wait until another process has made `condition` true. Fails the test after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():

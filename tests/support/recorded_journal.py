@@ -147,7 +147,7 @@ def record(folder: Path) -> Path:
             if key == "killed":
                 client.kill(task.pid)
             with suppress(LlmosError):
-                task.result(10)
+                task.result(60)
         tasks = {name: client.submit(name, detach=True, key=name) for name in WAITING}
         eventually(lambda: all(_blocked(client, name) for name in WAITING), "all wait")
         client.send("counter", 1)
@@ -161,7 +161,7 @@ def record(folder: Path) -> Path:
         ended = {row.program for row in client.history() if row.ended}
         assert ended == {"quick", "broken", "echo"}, f"ended before the stop: {ended}"
         daemon.process.send_signal(signal.SIGTERM)
-    assert daemon.process.wait(20) == 0, daemon.log
+    assert daemon.process.wait(60) == 0, daemon.log
     return folder / "state"
 
 

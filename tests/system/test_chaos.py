@@ -217,12 +217,12 @@ def test_nothing_is_left_of_agents_that_everything_happened_to(launch, trial, ev
         return daemon.memory()
 
     asyncio.run(reign(trial(short=2, long=60)))  # allocates what such a load needs, before the measurement
-    eventually(quiet, "all processes are gone after the first round", timeout=30)
+    eventually(quiet, "all processes are gone after the first round", timeout=60)
     memory = asyncio.run(memory_of_the_daemon()) if long else 0
     descriptors = daemon_process.num_fds()
 
     chaos = asyncio.run(reign(trial(short=5, long=60)))
-    eventually(quiet, "all processes are gone", timeout=30)
+    eventually(quiet, "all processes are gone", timeout=60)
     eventually(lambda: daemon_process.num_fds() <= descriptors, "descriptors are closed")
     assert {"start", "kill", "suspend", "resume", "nice", "send", "flood", "call", "visit", "driver"} <= set(chaos.done)
     assert set(chaos.refused) <= {"UnknownProcess", "MailboxFull", "TimedOut", "Killed"}

@@ -46,7 +46,7 @@ def test_import_llmosd_loads_neither_kernel_nor_torch():
 
 def test_a_second_daemon_is_refused_with_the_pid_of_the_first(daemon, start):
     second = start(ready=False)
-    assert second.process.wait(timeout=10) == 1
+    assert second.process.wait(timeout=60) == 1
     assert f"pid {daemon.pid}" in second.log
     with daemon.client() as client:
         assert client.ping("still here") == "still here"
@@ -69,7 +69,7 @@ def test_a_foreign_live_socket_is_not_stolen(folder, start):
         foreign.bind(str(folder / "llmosd.sock"))
         foreign.listen(1)
         daemon = start(ready=False)
-        assert daemon.process.wait(timeout=10) == 1
+        assert daemon.process.wait(timeout=60) == 1
         assert "another program listens" in daemon.log
     assert (folder / "llmosd.sock").exists()
 
@@ -77,7 +77,7 @@ def test_a_foreign_live_socket_is_not_stolen(folder, start):
 def test_a_socket_path_too_long_is_named_by_both_sides(start):
     path = "/tmp/" + "x" * 120
     daemon = start("--socket", path, ready=False)
-    assert daemon.process.wait(timeout=10) == 1
+    assert daemon.process.wait(timeout=60) == 1
     assert "the limit is 107" in daemon.log
     with pytest.raises(SocketPathInvalid, match="the limit is 107"):
         Client(path).connect()
@@ -101,7 +101,7 @@ def test_a_signal_drains_running_tasks(daemon, number):
         task = client.submit("ask", {"question": "short", "max_tokens": 200})
         daemon.process.send_signal(number)
         assert task.result().count("s") == 200
-    assert daemon.process.wait(timeout=10) == 0
+    assert daemon.process.wait(timeout=60) == 0
     assert not daemon.socket.exists()
 
 
@@ -125,7 +125,7 @@ def test_a_drain_is_bounded(start):
         daemon.process.send_signal(signal.SIGTERM)
         with pytest.raises(LlmosError, match="shuts down"):
             task.result()
-    assert daemon.process.wait(timeout=10) == 0
+    assert daemon.process.wait(timeout=60) == 0
     assert time.monotonic() - begun < 8
 
 
@@ -135,7 +135,7 @@ def test_a_client_that_does_not_read_its_stream_does_not_hold_up_the_stop(start)
         client.submit("ask", {"question": "long", "max_tokens": 8000})  # and never reads its events
         begun = time.monotonic()
         daemon.process.send_signal(signal.SIGTERM)
-        assert daemon.process.wait(timeout=10) == 0
+        assert daemon.process.wait(timeout=60) == 0
     assert time.monotonic() - begun < 8
 
 
@@ -147,7 +147,7 @@ def test_a_second_signal_stops_at_once(start):
         time.sleep(0.3)
         assert daemon.process.poll() is None
         daemon.process.send_signal(signal.SIGTERM)
-        assert daemon.process.wait(timeout=10) == 0
+        assert daemon.process.wait(timeout=60) == 0
 
 
 AGENTS = """
@@ -181,7 +181,7 @@ def test_agents_that_ignore_their_end_do_not_hold_up_the_stop(launch, signals):
         for _ in range(signals):
             daemon.process.send_signal(signal.SIGTERM)
             time.sleep(0.1)
-        assert daemon.process.wait(timeout=20) == 0
+        assert daemon.process.wait(timeout=60) == 0
     assert not daemon.socket.exists()
 
 
@@ -209,20 +209,20 @@ def test_a_config_typo_names_file_key_and_allowed_values(folder, start):
     config = folder / "my.toml"
     config.write_text('[models.simulated]\ndriver = "simulated"\nslot = 3\n')
     daemon = start("--config", str(config), ready=False)
-    assert daemon.process.wait(timeout=10) == 2
+    assert daemon.process.wait(timeout=60) == 2
     for part in (str(config), "models.simulated.slot", "did you mean slots", "max_tokens"):
         assert part in daemon.log
 
 
 def test_a_missing_model_path_is_named(start):
     daemon = start("--model", "/no/such/model.gguf", ready=False)
-    assert daemon.process.wait(timeout=10) == 2
+    assert daemon.process.wait(timeout=60) == 2
     assert "nothing at /no/such/model.gguf" in daemon.log
 
 
 def test_an_agents_folder_that_is_missing_is_named(start):
     daemon = start("--agents", "/no/such/folder", ready=False)
-    assert daemon.process.wait(timeout=10) == 2
+    assert daemon.process.wait(timeout=60) == 2
     assert "/no/such/folder" in daemon.log
 
 

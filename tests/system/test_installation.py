@@ -45,7 +45,7 @@ def test_the_base_installation_needs_no_torch_and_names_the_extra(scripts, folde
         assert "pip install 'llmosd[top]'" in run(scripts, socket, "top").stderr
     finally:
         daemon.terminate()
-        assert daemon.wait(15) == 0
+        assert daemon.wait(60) == 0
 
 
 def test_programs_and_settings_are_shipped_inside_the_package(scripts):

@@ -84,19 +84,22 @@ def test_a_client_reaches_all_that_a_model_can_do(configured):
 
 def test_an_urgent_task_overtakes_and_the_other_goes_on(configured, eventually):
     daemon = configured("[models.simulated]\nslots = 1\n" + options(step_seconds=0.005))
+    with daemon.client() as other:  # nobody reads the tokens of `calm`, which goes on until it is killed
+        calm = other.submit("generate", {"prompt": "x", "max_tokens": 8_000, "seed": 1}, detach=True).pid
     with daemon.client() as client:
-        calm = client.submit("generate", {"prompt": "x", "max_tokens": 200, "seed": 1})
         eventually(lambda: client.slots() and slots(client).used == 1, "it runs")
         urgent = client.submit("generate", {"prompt": "x", "max_tokens": 10, "seed": 2}, priority=5)
         assert urgent.result() == text_of(2, 10)
         (row,) = slots(client).sequences
-        assert (row.pid, row.preemptions) == (calm.pid, 1)
+        assert (row.pid, row.preemptions) == (calm, 1)
         assert "PREEMPTED" in daemon.llmos("slots").stdout
+        eventually(lambda: slots(client).sequences[0].generated_tokens > row.generated_tokens, "it goes on")
         low = client.submit("generate", {"prompt": "x", "max_tokens": 10, "seed": 3}, priority=-5)
         eventually(lambda: slots(client).queued == 1, "it waits")
         client.nice(low.pid, 6)
         assert low.result() == text_of(3, 10)
-        assert calm.result() == text_of(1, 200)
+        assert slots(client).sequences[0].preemptions == 2
+        client.kill(calm)
 
 
 # ---- drivers that go wrong
@@ -135,7 +138,7 @@ def test_a_driver_that_is_stopped_from_outside_is_a_driver_that_hangs(configured
         stopped = slots(client).driver_pid
         os.kill(stopped, signal.SIGSTOP)
         before = time.monotonic()
-        assert task.result(timeout=20) == text_of(1, 200)
+        assert task.result(timeout=60) == text_of(1, 200)
         assert time.monotonic() - before < 15
         assert not psutil.pid_exists(stopped)
         assert "hung" in driver_deaths(client, task.pid)[0]

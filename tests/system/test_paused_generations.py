@@ -58,7 +58,7 @@ def stopped_midway(launch, eventually):
         task = client.submit("story", {"tokens": TOKENS, "seed": 7}, detach=True)
         eventually(lambda: has_made(client, task.pid, 20), "a part is made")
         daemon.process.send_signal(signal.SIGTERM)
-    assert daemon.process.wait(10) == 0
+    assert daemon.process.wait(60) == 0
     return task
 
 
@@ -122,7 +122,7 @@ def test_the_embedded_model_goes_on_with_the_tokens_of_a_run_that_never_stopped(
             daemon.kill()
         else:
             daemon.process.send_signal(signal.SIGTERM)
-            assert daemon.process.wait(20) == 0
+            assert daemon.process.wait(60) == 0
     with launch("", *model).client() as client:
         eventually(lambda: [row.state for row in client.ps() if row.pid == task.pid] == ["suspended"], "it is back")
         client.resume(task.pid)

@@ -28,11 +28,11 @@ def test_every_task_of_an_earlier_version_ends_as_if_nothing_had_changed(daemon:
         rows = client.history()
         ended = {row.program: client.attach(row.id) for row in rows if row.ended}
         tasks = {row.program: client.attach(row.id) for row in rows if not row.ended}
-        assert ended["quick"].result(10) == 42
+        assert ended["quick"].result(60) == 42
         with pytest.raises(AgentFailed, match="broken on purpose"):
-            ended["broken"].result(10)
+            ended["broken"].result(60)
         with pytest.raises(Killed):
-            ended["echo"].result(10)
+            ended["echo"].result(60)
 
         assert tasks["sleeper"].result(30) == "slept"
         assert tasks["story"].result(60) == text_of(7, TOKENS)

@@ -1,4 +1,4 @@
-"""What the watchdog notes at a start."""
+"""The start of the watchdog."""
 
 from __future__ import annotations
 
