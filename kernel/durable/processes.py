@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
 import structlog
 
 from ipc.codec import decode, encode
-from ipc.errors import HistoryDamaged, LlmosError, MalformedFrame, to_wire
+from ipc.errors import HistoryDamaged, LlmosError, MalformedFrame, NotStorable, to_wire
 from ipc.messages import Message
 from ipc.syscalls import ExitStatus, MemorySet, Register, Spawn, Subscribe, Wait
 from kernel.core.event_log import EventLog
@@ -28,7 +28,16 @@ from kernel.durable.messages import DurableMessages
 from kernel.durable.pending_restarts import PendingRestarts
 from kernel.durable.recorded_call import declared
 from kernel.gate import Gate
-from kernel.journal.changes import Change, ChildEnded, PutName, PutProcess, SetPriority, SetSuspended, TaskEnded
+from kernel.journal.changes import (
+    Change,
+    ChildEnded,
+    PutName,
+    PutProcess,
+    SetPriority,
+    SetSuspended,
+    TaskEnded,
+    dependents,
+)
 from kernel.journal.histories import ProcessRow
 from kernel.processes.lifecycle import Lifecycle
 from kernel.programs.program import Program
@@ -59,6 +68,7 @@ class DurableProcesses:
         self._dispatcher = lifecycle.dispatcher
         self._context = context
         self.stopping = False
+        commits.when_not_storable = self._end_dependents
 
     # ---- first processes of tasks
 
@@ -190,6 +200,16 @@ class DurableProcesses:
         if isinstance(caller, Thread) and caller.process.durable is not None:
             return None
         return CommitReceipt(self._commits, number).answer_after_commit(None)
+
+    def _end_dependents(self, changes: Sequence[Change], error: NotStorable) -> None:
+        """End the tasks that could not be replayed without `changes`: in the journal, they have ended already."""
+        for pid in dependents(changes)[0]:
+            process = self._table.alive.get(pid)
+            while process is not None and process.durable is None:
+                process = process.parent
+            root = None if process is None else history_of(process).task.root
+            if root is not None:
+                self._process_exit.finish(root, "failed", error=to_wire(error))
 
     def _start_child(
         self, process: Process, program: Program, call: Spawn, pid: int, history: CallHistory | None

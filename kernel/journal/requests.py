@@ -2,7 +2,8 @@
 
 The journal makes them. An operation is answered on the loop, with its outcome or an error. A `Finish` or `Persist` that
 the disk refused is answered twice: first with the error, and with None once it is on disk. All others are answered
-once. An operation never runs itself: the writer does that.
+once. `NotStorable` is final: the request contains a value that cannot be stored. An operation never runs itself: the
+writer does that.
 """
 
 from __future__ import annotations

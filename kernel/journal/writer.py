@@ -2,7 +2,8 @@
 
 So a single caller waits for one fsync, and many callers share one (group commit; Gray and Reuter, "Transaction
 Processing", 1993, section 9.4.6). The journal starts the thread and feeds it. While the disk refuses writes, the thread
-refuses new tasks, retains the ends of running tasks and tries again. It never drops an end while the daemon runs.
+refuses new tasks, retains the ends of running tasks and tries again. It never drops an end while the daemon runs, and
+no error ends it: an error that the disk did not cause costs the request or the work in which it happens.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ import apsw
 import structlog
 
 from ipc.codec import encode
-from ipc.errors import JournalUnavailable, LlmosError, TooManyAttempts, brief, to_wire
+from ipc.errors import BackupFailed, JournalUnavailable, LlmosError, TooManyAttempts, brief, to_wire
 from ipc.messages import Failed
 from kernel.journal import histories, wal
 from kernel.journal.backup import BackupJob
 from kernel.journal.damage import JournalLocation, unusable
-from kernel.journal.records import AcceptedTask, TaskEnd, TaskRow
+from kernel.journal.records import AcceptedTask, TaskEnd
 from kernel.journal.requests import Accept, Copy, Finish, Operation, Persist, Read
 from kernel.journal.settings import JournalSettings
 from kernel.journal.store import CHECKPOINT, Store, open_store
+from kernel.journal.transactions import is_of_a_value, write_one_by_one, write_together
 from kernel.lib import failpoints
 from kernel.lib.failures import traceback_text
 
@@ -94,12 +96,15 @@ class Writer:
         self._location = JournalLocation(self._path)
         self._start_run(self._store)
         if self._settings.sync == "full":
-            wal.preallocate(self._path, CHECKPOINT + MARGIN)
+            try:
+                wal.preallocate(self._path, CHECKPOINT + MARGIN)
+            except Exception as error:
+                log.error("the WAL could not be preallocated", exception=traceback_text(error, whole=True))
         going = True
         while going:
             operations, going = self._next_batch()
             self._execute(operations)
-            self._backup.step()
+            self._continue_backup()
             self._purge()
         self._close()
 
@@ -107,6 +112,7 @@ class Writer:
         """Start a run: fail the tasks that have reached the limit of crashes, and pass all others to the loop."""
         now = time.time()
         with store.transaction():
+            store.end_damaged()
             plan = store.begin_run(self._settings.attempts)
             exhausted = store.out_of_attempts(self._settings.attempts)
             store.finish([_too_many_attempts(*task, self._settings.attempts, now) for task in exhausted])
@@ -148,7 +154,19 @@ class Writer:
         return operations, True
 
     def _execute(self, operations: Sequence[Operation]) -> None:
-        """Write `operations` and all unwritten ends in one transaction; then run the reads, and answer all."""
+        """Execute `operations`, and answer them and the unwritten ends that are on disk now."""
+        try:
+            answered = self._perform(operations)
+        except Exception as error:  # a mistake of ours: each request gets an answer nevertheless
+            log.error("the journal failed", exception=traceback_text(error, whole=True))
+            answered = self._give_up(operations, brief(error))
+        if answered:
+            with contextlib.suppress(Exception):
+                failpoints.point("journal.answer")
+            self._call_on_loop(self._callbacks.answers, answered)
+
+    def _perform(self, operations: Sequence[Operation]) -> list[Operation]:
+        """Write `operations` and all unwritten ends in one transaction; then run the reads. Returns what to answer."""
         accepts: list[Accept] = []
         ends: list[Finish | Persist] = self._unwritten[:]
         others: list[Operation] = []
@@ -177,14 +195,18 @@ class Writer:
         for one in others:
             if type(one) is Read:
                 one.outcome = self._read(one)
-            elif type(one) is Copy and self._backup.start(one, self._store):
+            elif type(one) is Copy and self._start_backup(one):
                 copies.append(one)
         answered = [*ends[:late], *operations]
-        if copies:
-            answered = [one for one in answered if one not in copies]
-        if answered:
-            failpoints.point("journal.answer")
-            self._call_on_loop(self._callbacks.answers, answered)
+        return [one for one in answered if one not in copies] if copies else answered
+
+    def _give_up(self, operations: Sequence[Operation], why: str) -> list[Operation]:
+        """Refuse the operations without an outcome, and retain the ends, which may not be on disk."""
+        lacking = [one for one in operations if one.outcome is None]
+        self._refuse(lacking, why, certain=False)
+        self._to_withdraw += [one.task.id for one in lacking if type(one) is Accept and one.task.id]
+        self._unwritten += [one for one in lacking if isinstance(one, RETRIED) and one not in self._unwritten]
+        return list(operations)
 
     def _write_without_accepts(self, accepts: Sequence[Accept], ends: Sequence[Finish | Persist]) -> bool:
         """Write the ends alone, which may still fit on a full disk, and refuse the new tasks. False if that fails."""
@@ -195,37 +217,40 @@ class Writer:
         return True
 
     def _write(self, accepts: Sequence[Accept], ends: Sequence[Finish | Persist]) -> bool:
-        """Write one transaction. Returns whether it is on disk."""
+        """Write one transaction. Returns whether it is on disk, apart from requests that it can never contain."""
         if not accepts and not ends and not self._to_withdraw:
             return True
         try:
-            store = self._store = self._store or Store(self._path, self._settings.sync)
-            if self._wal_in_doubt:
-                store.checkpoint()
-                self._wal_in_doubt = False
-            tasks = [one.task for one in accepts]
-            with store.transaction(single=not ends and not self._to_withdraw and store.fits_one_statement(tasks)):
-                if self._to_withdraw:
-                    store.withdraw(self._to_withdraw)
-                outcomes = store.accept(tasks)
-                store.apply(change for one in ends if type(one) is Persist for change in one.changes)
-                store.finish([one.end for one in ends if type(one) is Finish])
-                if ends:  # also of tasks found by their keys, which are answered after their ends
-                    outcomes = [_updated(store, outcome) for outcome in outcomes]
-        except (apsw.Error, OSError) as error:
+            store = self._trusted_store()
+            try:
+                write_together(store, accepts, ends, self._to_withdraw)
+            except Exception as error:
+                if not is_of_a_value(error):
+                    raise
+                self._withdraw(accepts)
+                write_one_by_one(store, accepts, ends, self._to_withdraw)
+        except Exception as error:
             self._write_failed(error)
             if not isinstance(error, apsw.FullError):
-                self._to_withdraw += [one.task.id for one in accepts if one.task.id]
+                self._withdraw(accepts)
             return False
         self._to_withdraw = []
-        for accept, outcome in zip(accepts, outcomes, strict=True):
-            accept.outcome = outcome
-        for end in ends:
-            end.outcome = None
         if self._write_error:
             log.info("the journal can be written again")
             self._write_error = ""
         return True
+
+    def _withdraw(self, accepts: Sequence[Accept]) -> None:
+        """Delete `accepts` with the next transaction, because a failed commit may be on disk nevertheless."""
+        self._to_withdraw += [one.task.id for one in accepts if one.task.id]
+
+    def _trusted_store(self) -> Store:
+        """The store, opened again after an error of the disk. Raises any error."""
+        store = self._store = self._store or Store(self._path, self._settings.sync)
+        if self._wal_in_doubt:
+            store.checkpoint()
+            self._wal_in_doubt = False
+        return store
 
     def _write_failed(self, error: Exception) -> None:
         """Log the first failure of a series. After any error but a full disk, close the file: the next use opens it."""
@@ -239,7 +264,7 @@ class Writer:
             # written (Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020). So the WAL is
             # moved to the main file first, which writes and syncs its pages again.
             self._wal_in_doubt = True
-            with contextlib.suppress(apsw.Error, OSError):
+            with contextlib.suppress(Exception):
                 self._store.close()
             self._store = None
 
@@ -268,33 +293,54 @@ class Writer:
             log.error("a read of the journal failed", exception=traceback_text(error, whole=True))
             return JournalUnavailable(f"the journal cannot answer: {brief(error)}", retry_after=RETRY)
 
+    def _start_backup(self, one: Copy) -> bool:
+        try:
+            return self._backup.start(one, self._store)
+        except Exception as error:  # such as a path that cannot be encoded
+            one.outcome = BackupFailed(f"cannot write {one.path!r}: {brief(error)}")
+            return False
+
+    def _continue_backup(self) -> None:
+        try:
+            self._backup.step()
+        except Exception as error:
+            log.error("the backup failed", exception=traceback_text(error, whole=True))
+            with contextlib.suppress(Exception):
+                self._backup.abort(brief(error))
+
     def _purge(self) -> None:
-        if self._store is None or time.monotonic() < self._next_purge:
+        if time.monotonic() < self._next_purge:
             return
+        # Set first: after an error the next purge is as far off, and the thread waits until then.
         self._next_purge = time.monotonic() + min(PURGE_EVERY, max(self._settings.keep, LEAST_PURGE))
         try:
-            with self._store.transaction():
-                more = self._store.purge(time.time() - self._settings.keep)
-            more = self._store.vacuum() or more
+            store = self._trusted_store()
+            with store.transaction():
+                more = store.purge(time.time() - self._settings.keep)
+            more = store.vacuum() or more
             if not more:
-                self._store.shrink()
-        except (apsw.Error, OSError) as error:
-            self._write_failed(error)
+                store.shrink()
+        except Exception as error:
+            if is_of_a_value(error):
+                log.error("ended tasks cannot be deleted", exception=traceback_text(error, whole=True))
+            else:
+                self._write_failed(error)
         else:
             if more:
                 self._next_purge = 0.0  # purge again right after the requests that wait now
 
     def _close(self) -> None:
-        self._backup.abort("the daemon stops")
+        with contextlib.suppress(Exception):
+            self._backup.abort("the daemon stops")
         if self._store is not None:
             try:
                 with self._store.transaction():
                     self._store.end_run()
                 self._store.checkpoint()
                 self._store.close()
-            except (apsw.Error, OSError) as error:
+            except Exception as error:
                 log.error(
-                    "the journal could not be closed properly; the next start may count a crash", error=str(error)
+                    "the journal could not be closed properly; the next start may count a crash", error=brief(error)
                 )
 
     def _fail(self, error: Exception) -> None:
@@ -309,11 +355,6 @@ class Writer:
             for one in operations:
                 one.outcome = error
             self._call_on_loop(self._callbacks.answers, operations)
-
-
-def _updated(store: Store, outcome: AcceptedTask | TaskRow | LlmosError) -> AcceptedTask | TaskRow | LlmosError:
-    """The outcome of an `Accept`; an earlier task with the same key may have ended in the same transaction."""
-    return (store.find(outcome.id) or outcome) if type(outcome) is TaskRow else outcome
 
 
 def _too_many_attempts(number: int, program: str, attempts: int, now: float) -> TaskEnd:

@@ -15,7 +15,7 @@ from functools import partial
 import structlog
 
 from ipc.codec import encode
-from ipc.errors import FrameTooLarge, LlmosError, NotEncodable, UnknownTask, to_wire
+from ipc.errors import FrameTooLarge, LlmosError, NotEncodable, NotStorable, UnknownTask, to_wire
 from ipc.frames import MAX_FRAME
 from ipc.messages import Failed, Result, State
 from ipc.syscalls import Submit, Submitted
@@ -135,6 +135,8 @@ class RunningTasks:
     def _written(self, task: RunningTask, error: LlmosError | None) -> None:
         """Report the end of a task, which is on disk. With `error` it is not on disk yet: the journal tries again."""
         assert task.final is not None
+        if isinstance(error, NotStorable):  # the journal has stored this error as the end of the task
+            task.final, error = Failed(task.final.pid, to_wire(error)), None
         if error is not None:
             self._delay(task, error)
             return

@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from ipc.codec import decode, encode
-from ipc.errors import Killed, LlmosError, ShuttingDown, UnknownTask
+from ipc.errors import HistoryDamaged, Killed, LlmosError, MalformedFrame, ShuttingDown, UnknownTask, to_wire
 from ipc.messages import Event, Failed, Missed, Result, State
 from ipc.syscalls import Attach, Backup, History, Submit, Submitted, TaskInfo
 from kernel.core.event_log import EventLog
@@ -229,7 +229,10 @@ class Tasks:
 
     def _final_event(self, row: TaskRow) -> Result | Failed:
         """The stored last event of a task, without the crash report of an earlier run, which is gone."""
-        event: Result | Failed = decode(row.outcome, Event)
+        try:
+            event: Result | Failed = decode(row.outcome, Event)
+        except MalformedFrame as error:
+            event = Failed(0, to_wire(HistoryDamaged(f"the outcome of this task cannot be decoded: {error.message}")))
         if isinstance(event, Failed) and self._lifecycle.table.pids.is_earlier(event.pid):
             data = {name: value for name, value in event.error.data.items() if name != "crash"}
             event = Failed(event.pid, msgspec.structs.replace(event.error, data=data))
