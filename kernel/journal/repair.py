@@ -127,7 +127,7 @@ def _columns(db: apsw.Connection, table: str) -> list[tuple[str, str, bool, str]
 
 def repair_counters(db: apsw.Connection) -> None:
     """Replace numbers that cannot be right in the two tables of one row each."""
-    rows: list[Any] = list(db.execute("SELECT pid, message, version FROM counters"))
+    rows = _typed(db, "counters", pid="integer", message="integer", version="integer")
     pid, message, version = rows[0] if len(rows) == 1 else (-1, -1, -1)
     last = _number(db, f"SELECT max(pid) FROM processes WHERE pid < {MAX_PID}")
     right: tuple[Any, ...] = (
@@ -137,7 +137,7 @@ def repair_counters(db: apsw.Connection) -> None:
         else _number(db, f"SELECT max(version) FROM regions WHERE version < {MAX_NUMBER}") + GAP,
     )  # fmt: skip
     _replace_row(db, "counters", rows, right)
-    rows = list(db.execute("SELECT clean, crashes, late, started FROM stops"))
+    rows = _typed(db, "stops", clean="integer", crashes="integer", late="integer", started="real")
     clean, crashes, late, started = rows[0] if len(rows) == 1 else (1, 0, 0, 0.0)
     right = (
         clean if _within(clean, 2) else 1,
@@ -219,6 +219,12 @@ def _within(value: Any, limit: int) -> bool:
 def _number(db: apsw.Connection, query: str) -> int:
     (value,) = next(iter(db.execute(query)))
     return value if type(value) is int and value > 0 else 0
+
+
+def _typed(db: apsw.Connection, table: str, **columns: str) -> list[Any]:
+    """The rows of `table`, with None in the place of each value of another type."""
+    values = ", ".join(f"CASE WHEN typeof({name}) = '{kind}' THEN {name} END" for name, kind in columns.items())
+    return list(db.execute(f"SELECT {values} FROM {table}"))
 
 
 def _last_message(db: apsw.Connection) -> int:
