@@ -20,11 +20,15 @@ EXACT = frozenset({int, float, str, bytes, bool, type(None)})
 
 
 def check_exact(kind: str, names: Iterable[str], values: Sequence[Any]) -> None:
-    """Raise a `TypeError` that names the first of `values` whose type is not exactly one of `EXACT`."""
-    if EXACT.issuperset(map(type, values)):
+    """Raise a `TypeError` that names the first of `values` whose type is not exactly one of `EXACT`, or that is NaN."""
+    types = set(map(type, values))
+    if types <= EXACT and (float not in types or all(value == value for value in values)):  # noqa: PLR0124
         return
-    name, value = next(pair for pair in zip(names, values, strict=True) if type(pair[1]) not in EXACT)
-    raise TypeError(f"{name} of {kind} is a {type(value).__module__}.{type(value).__qualname__}")
+    for name, value in zip(names, values, strict=True):
+        if type(value) not in EXACT:
+            raise TypeError(f"{name} of {kind} is a {type(value).__module__}.{type(value).__qualname__}")
+        if value != value:  # noqa: PLR0124
+            raise TypeError(f"{name} of {kind} is NaN, which SQLite stores as NULL")
 
 
 class AcceptedTask(msgspec.Struct):
