@@ -105,6 +105,12 @@ class Store:
         if not self.check():
             raise Damaged("rows with values of the wrong types cannot be repaired")
 
+    def reindex(self) -> None:
+        """Build all indexes again: if one lacks a row, SQLite takes each change of that row for damage to the file."""
+        log.error("the journal has a damaged index; all indexes are built again")
+        with self.transaction():
+            self.db.execute("REINDEX")
+
     def end_damaged(self) -> None:
         """End the tasks whose rows are damaged, so that all others can run."""
         repair.repair_counters(self.db)

@@ -28,6 +28,7 @@ from kernel.journal.records import AcceptedTask, TaskEnd
 from kernel.journal.requests import Accept, Copy, Finish, Operation, Persist, Read
 from kernel.journal.settings import JournalSettings
 from kernel.journal.store import CHECKPOINT, Store, open_store
+from kernel.journal.suspects import RestartPlan
 from kernel.journal.transactions import is_of_a_value, write_one_by_one, write_together
 from kernel.lib import failpoints
 from kernel.lib.failures import traceback_text
@@ -80,6 +81,8 @@ class Writer:
         self._unwritten: list[Finish | Persist] = []
         self._to_withdraw: list[int] = []  # ids of tasks that were refused although the disk may have them
         self._wal_in_doubt = False  # pages of the WAL may be in the system's memory only, not on disk
+        self._indexes_in_doubt = False  # SQLite found a damaged page, which may be one of an index
+        self._reindexed = False  # since the last success
         self._write_error = ""  # why the last transaction failed; empty if it succeeded
         self._next_purge = 0.0
         self._backup = BackupJob(lambda request: call_on_loop(callbacks.answers, [request]))
@@ -110,16 +113,11 @@ class Writer:
 
     def _start_run(self, store: Store) -> None:
         """Start a run: fail the tasks that have reached the limit of crashes, and pass all others to the loop."""
-        now = time.time()
-        with store.transaction():
-            store.end_damaged()
-            plan = store.begin_run(self._settings.attempts)
-            exhausted = store.out_of_attempts(self._settings.attempts)
-            store.finish([_too_many_attempts(*task, self._settings.attempts, now) for task in exhausted])
-            histories.forget_ended(store)
-            state = histories.recover_state(store, plan)
-        if exhausted:
-            log.error("failed tasks because the daemon died too often while they were running", tasks=len(exhausted))
+        try:
+            plan, state = self._begin_run(store)
+        except apsw.CorruptError:
+            store.reindex()
+            plan, state = self._begin_run(store)
         self._call_on_loop(self._callbacks.opened, state)
         failpoints.point("journal.recover")
         portion: list[AcceptedTask] = []
@@ -130,6 +128,19 @@ class Writer:
                 self._call_on_loop(self._callbacks.pending, portion)
                 portion = []
         self._call_on_loop(self._callbacks.pending, portion)
+
+    def _begin_run(self, store: Store) -> tuple[RestartPlan, histories.RecoveredState]:
+        now = time.time()
+        with store.transaction():
+            store.end_damaged()
+            plan = store.begin_run(self._settings.attempts)
+            exhausted = store.out_of_attempts(self._settings.attempts)
+            store.finish([_too_many_attempts(*task, self._settings.attempts, now) for task in exhausted])
+            histories.forget_ended(store)
+            state = histories.recover_state(store, plan)
+        if exhausted:
+            log.error("failed tasks because the daemon died too often while they were running", tasks=len(exhausted))
+        return plan, state
 
     def _next_batch(self) -> tuple[list[Operation], bool]:
         """The operations of the next transaction, and whether the queue goes on after them.
@@ -235,6 +246,7 @@ class Writer:
                 self._withdraw(accepts)
             return False
         self._to_withdraw = []
+        self._reindexed = False
         if self._write_error:
             log.info("the journal can be written again")
             self._write_error = ""
@@ -250,6 +262,9 @@ class Writer:
         if self._wal_in_doubt:
             store.checkpoint()
             self._wal_in_doubt = False
+        if self._indexes_in_doubt:
+            self._indexes_in_doubt, self._reindexed = False, True
+            store.reindex()
         return store
 
     def _write_failed(self, error: Exception) -> None:
@@ -257,6 +272,7 @@ class Writer:
         if not self._write_error:
             log.error("the journal cannot be written; new tasks are refused", error=str(error))
         self._write_error = str(error)
+        self._indexes_in_doubt = isinstance(error, apsw.CorruptError) and not self._reindexed
         if self._store is not None and not isinstance(error, apsw.FullError):
             self._backup.abort(str(error))
             # After a disk error SQLite's own memory cannot be trusted, so the file is opened again. But the pages that
@@ -326,6 +342,7 @@ class Writer:
             else:
                 self._write_failed(error)
         else:
+            self._reindexed = False
             if more:
                 self._next_purge = 0.0  # purge again right after the requests that wait now
 

@@ -15,8 +15,8 @@ import apsw
 import pytest
 
 from ipc.codec import encode
-from ipc.errors import HistoryDamaged
-from kernel.journal import histories
+from ipc.errors import HistoryDamaged, JournalUnavailable
+from kernel.journal import histories, writer
 from kernel.journal.changes import (
     PROCESS_TABLES,
     Change,
@@ -225,3 +225,44 @@ async def test_a_damaged_text_in_a_history_is_an_error_of_its_task_alone(
         loaded = await opened.journal.read(partial(histories.load, tasks=[ids["first"], ids["second"]]))
         assert isinstance(loaded[ids["first"]], HistoryDamaged)
         assert [row.pid for row in loaded[ids["second"]]] == [SECOND_PID]
+
+
+# ---- indexes that do not fit their rows, of which the quick check reports nothing
+
+
+def stale_index(folder: Path, index: str, change: str) -> None:
+    """Make `change` without the index."""
+    with opened_file(folder) as db:
+        (row,) = list(
+            db.execute("SELECT type, name, tbl_name, rootpage, sql FROM sqlite_schema WHERE name = ?", (index,))
+        )
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("DELETE FROM sqlite_schema WHERE name = ?", (index,))
+        db.execute("PRAGMA writable_schema = RESET")
+        db.execute(change)
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("INSERT INTO sqlite_schema VALUES (?, ?, ?, ?, ?)", row)
+        db.execute("PRAGMA writable_schema = RESET")
+        assert list(db.execute("PRAGMA quick_check")) == [("ok",)]
+        assert list(db.execute("PRAGMA integrity_check")) != [("ok",)]
+
+
+async def test_a_stale_index_stops_neither_a_start_nor_an_end_nor_a_purge(
+    template: tuple[Path, dict[str, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "RETRY", 0.001)
+    monkeypatch.setattr(writer, "PURGE_EVERY", 0.01)
+    source, ids = template
+    shutil.copytree(source, tmp_path, dirs_exist_ok=True)
+    stale_index(tmp_path, "finished", f"UPDATE tasks SET ended = 7.0 WHERE id = {ids['ended']}")
+    stale_index(tmp_path, "calls_of_process", f"UPDATE calls SET pid = 500 WHERE pid = {FIRST_PID}")
+    stale_index(tmp_path, "keys", f"UPDATE tasks SET key = 'other' WHERE id = {ids['plain']}")
+    async with desk(tmp_path, keep=1.0) as opened:
+        await opened.recovered.wait()
+        answers = opened.finish(end(ids["second"]))
+        while (answer := await answers.get()) is not None:
+            assert isinstance(answer, JournalUnavailable)
+        while await opened.find(ids["ended"]) is not None:  # until a purge has deleted it
+            await asyncio.sleep(0.001)
+        assert not opened.failure.done()
+        assert isinstance(await opened.accept(task()), AcceptedTask)
