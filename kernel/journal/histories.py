@@ -133,9 +133,9 @@ def load(store: Store, tasks: Sequence[int]) -> dict[int, list[ProcessRow] | His
     """
     try:
         return dict(_load(store, tasks))
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, HistoryDamaged) as error:
         if len(tasks) == 1:
-            return {tasks[0]: HistoryDamaged(f"a text in the journal's rows of this task is damaged: {error}")}
+            return {tasks[0]: HistoryDamaged(f"the journal's rows of this task are damaged: {error}")}
     found: dict[int, list[ProcessRow] | HistoryDamaged] = {}
     for task in tasks:
         found |= load(store, [task])
@@ -163,6 +163,10 @@ def _load(store: Store, tasks: Sequence[int]) -> dict[int, list[ProcessRow]]:
             for values in store.db.execute(query, tuple(chunk)):
                 fields = cast("Any", values)[1:]
                 getattr(rows[cast("int", values[0])], field).append(fields[0] if len(fields) == 1 else fields)
+    for row in rows.values():
+        # The replay would not find a record with another epoch or a negative number, and would repeat the call.
+        if any(not 0 <= epoch <= row.epoch or number < 0 for epoch, _, number, _, _ in row.calls):
+            raise HistoryDamaged(f"a recorded call of process {row.pid} has an impossible number")
     return found
 
 

@@ -172,6 +172,7 @@ def damaged_tasks(db: apsw.Connection) -> list[TaskEnd]:
         )
     found = dict.fromkeys(_with_undecodable_texts(db), "a text is not UTF-8")
     found.update(dict.fromkeys(_without_first_process(db), "the row of its first process is lost"))
+    found.update(dict.fromkeys(_with_impossible_numbers(db), "a number of a process is impossible"))
     if lost or found:
         log.error("rows of the journal are damaged", table="tasks", tasks=_ids([*lost, *found]))
     return [end_as_damaged(task, why) for task, why in found.items()]
@@ -206,6 +207,15 @@ def _without_first_process(db: apsw.Connection) -> list[int]:
         "UNION SELECT id FROM tasks WHERE ended IS NULL AND id NOT IN (SELECT task FROM processes) "
         "AND CAST(program AS BLOB) IN (SELECT CAST(program AS BLOB) FROM processes "
         "WHERE parent = 0 AND durable AND task NOT IN (SELECT id FROM tasks))",
+    )
+
+
+def _with_impossible_numbers(db: apsw.Connection) -> list[int]:
+    """The durable tasks with a process whose other rows cannot belong to it: epochs are even and small."""
+    return _column(
+        db,
+        "SELECT id FROM tasks WHERE ended IS NULL AND id IN (SELECT task FROM processes WHERE NOT "
+        f"(pid BETWEEN 1 AND {MAX_PID} AND epoch BETWEEN 0 AND {MAX_PID} AND epoch % 2 = 0))",
     )
 
 

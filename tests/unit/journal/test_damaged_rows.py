@@ -215,12 +215,40 @@ async def test_a_damaged_task_has_ended_with_an_error_and_stays_in_the_history(
         assert b"not UTF-8" in found.outcome
 
 
-async def test_a_damaged_text_in_a_history_is_an_error_of_its_task_alone(
-    template: tuple[Path, dict[str, int]], tmp_path: Path
+@pytest.mark.parametrize(
+    ("table", "column", "kind"),
+    [
+        ("tasks", "id", "negative"),
+        ("tasks", "key", "bytes"),
+        ("processes", "pid", "negative"),
+        ("processes", "task", "negative"),
+        ("processes", "parent", "huge"),
+        ("processes", "epoch", "huge"),
+        ("calls", "outcome", "text"),
+    ],
+)
+async def test_a_durable_task_never_runs_again_without_its_history(
+    template: tuple[Path, dict[str, int]], tmp_path: Path, table: str, column: str, kind: str
+) -> None:
+    shutil.copytree(template[0], tmp_path, dirs_exist_ok=True)
+    assert damage(tmp_path, table, column, ODD[kind])
+    async with desk(tmp_path, sync="normal") as opened:
+        await opened.recovered.wait()
+        assert "first" not in [one.program for one in opened.pending]
+        rows = await opened.journal.read(lambda store: store.history(9, None))
+        assert [row.error for row in rows if row.program == "first"] == ["HistoryDamaged"]
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "kind"),
+    [("memory", "key", "undecodable"), ("calls", "epoch", "huge"), ("calls", "number", "negative")],
+)
+async def test_a_damaged_row_of_a_history_is_an_error_of_its_task_alone(
+    template: tuple[Path, dict[str, int]], tmp_path: Path, table: str, column: str, kind: str
 ) -> None:
     source, ids = template
     shutil.copytree(source, tmp_path, dirs_exist_ok=True)
-    assert damage(tmp_path, "memory", "key", ODD["undecodable"])
+    assert damage(tmp_path, table, column, ODD[kind])
     async with desk(tmp_path) as opened:
         loaded = await opened.journal.read(partial(histories.load, tasks=[ids["first"], ids["second"]]))
         assert isinstance(loaded[ids["first"]], HistoryDamaged)
