@@ -24,7 +24,7 @@ from kernel.journal import histories, wal
 from kernel.journal.backup import BackupJob
 from kernel.journal.damage import JournalLocation, unusable
 from kernel.journal.records import AcceptedTask, TaskEnd, TaskRow
-from kernel.journal.requests import Accept, Copy, Finish, Operation, Persist, Read
+from kernel.journal.requests import Accept, Answered, Copy, Finish, Operation, Persist, Read
 from kernel.journal.settings import JournalSettings
 from kernel.journal.store import CHECKPOINT, Store, open_store
 from kernel.lib import failpoints
@@ -46,13 +46,13 @@ class WriterCallbacks(NamedTuple):
 
     Before any request is answered, `opened` gets the state that the daemon needs first, and then `pending` gets the
     tasks of previous runs, in portions. `failed` gets the error if the journal cannot be opened or cannot go on.
-    `answers` gets the operations that are done.
+    `answers` gets the operations that are done, each with its outcome.
     """
 
     opened: Callable[[histories.RecoveredState], None]
     pending: Callable[[list[AcceptedTask]], None]
     failed: Callable[[LlmosError], None]
-    answers: Callable[[Sequence[Operation]], None]
+    answers: Callable[[Sequence[Answered]], None]
 
 
 class Writer:
@@ -80,7 +80,7 @@ class Writer:
         self._wal_in_doubt = False  # pages of the WAL may be in the system's memory only, not on disk
         self._write_error = ""  # why the last transaction failed; empty if it succeeded
         self._next_purge = 0.0
-        self._backup = BackupJob(lambda request: call_on_loop(callbacks.answers, [request]))
+        self._backup = BackupJob(lambda request: self._answer([request]))
 
     def run(self) -> None:
         """Write until the queue ends. An unexpected error is reported by `failed`; it never escapes."""
@@ -184,7 +184,11 @@ class Writer:
             answered = [one for one in answered if one not in copies]
         if answered:
             failpoints.point("journal.answer")
-            self._call_on_loop(self._callbacks.answers, answered)
+            self._answer(answered)
+
+    def _answer(self, operations: Sequence[Operation]) -> None:
+        """Pass the present outcomes to the loop. An unwritten end may get another one before the loop takes this."""
+        self._call_on_loop(self._callbacks.answers, [(one, one.outcome) for one in operations])
 
     def _write_without_accepts(self, accepts: Sequence[Accept], ends: Sequence[Finish | Persist]) -> bool:
         """Write the ends alone, which may still fit on a full disk, and refuse the new tasks. False if that fails."""
@@ -308,7 +312,7 @@ class Writer:
         while (operations := self._queue.get()) is not None:
             for one in operations:
                 one.outcome = error
-            self._call_on_loop(self._callbacks.answers, operations)
+            self._answer(operations)
 
 
 def _updated(store: Store, outcome: AcceptedTask | TaskRow | LlmosError) -> AcceptedTask | TaskRow | LlmosError:

@@ -114,6 +114,9 @@ class RunningTasks:
         await self._all_written.wait()
 
     def _finish(self, task: RunningTask, reason: str, event: Result | Failed) -> None:
+        """Persist the end of a task. Only its first end counts."""
+        if task.final is not None:
+            return
         try:
             outcome = encode(event)
             if len(outcome) > MAX_OUTCOME:
@@ -135,13 +138,20 @@ class RunningTasks:
     def _written(self, task: RunningTask, error: LlmosError | None) -> None:
         """Report the end of a task, which is on disk. With `error` it is not on disk yet: the journal tries again."""
         assert task.final is not None
+        if self.tasks.get(task.id) is not task:
+            return  # the end was reported already
         if error is not None:
             self._delay(task, error)
             return
         del self.tasks[task.id]
-        self.when_ended(task.id)
-        task.event_log.finish(task.final)
-        task.when_reported()
+        self._count_written(task)
+        try:
+            self.when_ended(task.id)
+            task.event_log.finish(task.final)
+        finally:  # also if a stream fails: the client that submitted the task waits for this
+            task.when_reported()
+
+    def _count_written(self, task: RunningTask) -> None:
         self.unwritten -= 1
         if not self.unwritten:
             self._all_written.set()
@@ -151,6 +161,8 @@ class RunningTasks:
                 log.info("the delayed ends of tasks are on disk, and have been reported")
 
     def _delay(self, task: RunningTask, error: LlmosError) -> None:
+        if task.delayed:
+            return
         if not self._delayed:
             log.warning("the ends of tasks wait for the disk, and are reported after that", why=str(error))
         self._delayed += 1
