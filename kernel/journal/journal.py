@@ -79,6 +79,11 @@ class Journal:
         """The number of tasks that wait for their commit."""
         return self._waiting
 
+    @property
+    def closed(self) -> bool:
+        """Whether all is written, and the file is closed."""
+        return self._ended.is_set()
+
     def accept(self, task: AcceptedTask, answer: Answer) -> None:
         """Persist `task`, and call `answer` with the task once it is on disk.
 

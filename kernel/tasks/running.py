@@ -60,7 +60,7 @@ class RunningTask:
 
 
 class RunningTasks:
-    """The running tasks, by number. `stopping`: a detached task that is killed from now on restarts in the next run.
+    """The running tasks, by number. `stopping`: no task of a previous run restarts any more.
 
     `unwritten` counts the ends of tasks that wait for the disk. While the disk refuses writes, no new task starts. So
     no more ends can wait than tasks ran when the disk failed, each of at most `MAX_OUTCOME` bytes.
@@ -100,8 +100,8 @@ class RunningTasks:
     def _process_ended(self, task: RunningTask, process: Process) -> None:
         status = process.status
         assert status is not None
-        if self.stopping and task.detach and status.reason == "killed":
-            return
+        if process in self._durable.interrupted:
+            return  # it restarts in the next run
         self._finish(task, status.reason, final_event(status))
 
     def fail(self, task: RunningTask, reason: str, error: Exception) -> Exception:
