@@ -22,6 +22,7 @@ from ipc.errors import JournalUnavailable, LlmosError, TooManyAttempts, brief, t
 from ipc.messages import Failed
 from kernel.journal import histories, wal
 from kernel.journal.backup import BackupJob
+from kernel.journal.clock import PurgeClock
 from kernel.journal.damage import JournalLocation, unusable
 from kernel.journal.records import AcceptedTask, TaskEnd, TaskRow
 from kernel.journal.requests import Accept, Answered, Copy, Finish, Operation, Persist, Read
@@ -79,8 +80,13 @@ class Writer:
         self._to_withdraw: list[int] = []  # ids of tasks that were refused although the disk may have them
         self._wal_in_doubt = False  # pages of the WAL may be in the system's memory only, not on disk
         self._write_error = ""  # why the last transaction failed; empty if it succeeded
-        self._next_purge = 0.0
+        self._clock = PurgeClock(settings.keep)
+        self._next_purge = time.monotonic() + self._purge_interval  # when NTP has had time to set the clock
         self._backup = BackupJob(lambda request: self._answer([request]))
+
+    @property
+    def _purge_interval(self) -> float:
+        return min(PURGE_EVERY, max(self._settings.keep, LEAST_PURGE))
 
     def run(self) -> None:
         """Write until the queue ends. An unexpected error is reported by `failed`; it never escapes."""
@@ -203,7 +209,7 @@ class Writer:
         if not accepts and not ends and not self._to_withdraw:
             return True
         try:
-            store = self._store = self._store or Store(self._path, self._settings.sync)
+            store = self._open_again()
             if self._wal_in_doubt:
                 store.checkpoint()
                 self._wal_in_doubt = False
@@ -262,8 +268,7 @@ class Writer:
 
     def _read(self, one: Read) -> Any:
         try:
-            self._store = self._store or Store(self._path, self._settings.sync)
-            return one.query(self._store)
+            return one.query(self._open_again())
         except (apsw.Error, OSError) as error:
             return JournalUnavailable(
                 f"the journal cannot be read: {error}; check the disk of the state folder", retry_after=RETRY
@@ -275,10 +280,10 @@ class Writer:
     def _purge(self) -> None:
         if self._store is None or time.monotonic() < self._next_purge:
             return
-        self._next_purge = time.monotonic() + min(PURGE_EVERY, max(self._settings.keep, LEAST_PURGE))
+        self._next_purge = time.monotonic() + self._purge_interval
         try:
             with self._store.transaction():
-                more = self._store.purge(time.time() - self._settings.keep)
+                more = self._store.purge(self._clock.bound(), time.time())
             more = self._store.vacuum() or more
             if not more:
                 self._store.shrink()
@@ -288,18 +293,26 @@ class Writer:
             if more:
                 self._next_purge = 0.0  # purge again right after the requests that wait now
 
+    def _open_again(self) -> Store:
+        """The store, which an error has closed perhaps. Opens only the file of this run, never a new one."""
+        store = self._store = self._store or Store(self._path, self._settings.sync, self._location.opened)
+        return store
+
     def _close(self) -> None:
         self._backup.abort("the daemon stops")
+        try:
+            store = self._open_again()
+            with store.transaction():
+                store.end_run()
+        except (apsw.Error, OSError) as error:
+            log.error("the journal could not be closed properly; the next start may count a crash", error=str(error))
         if self._store is not None:
             try:
-                with self._store.transaction():
-                    self._store.end_run()
                 self._store.checkpoint()
-                self._store.close()
             except (apsw.Error, OSError) as error:
-                log.error(
-                    "the journal could not be closed properly; the next start may count a crash", error=str(error)
-                )
+                log.warning("the WAL could not be moved to the main file; the next run does it", error=str(error))
+            with contextlib.suppress(apsw.Error, OSError):
+                self._store.close()
 
     def _fail(self, error: Exception) -> None:
         """Report that the journal cannot go on, and refuse all requests until the daemon has stopped."""
