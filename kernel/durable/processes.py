@@ -47,7 +47,10 @@ log = structlog.get_logger("kernel.durable")
 
 
 class DurableProcesses:
-    """`context` makes an agent's context. `stopping`: the daemon stops, so children that end now run again later."""
+    """`context` makes an agent's context. `stopping`: the daemon stops, so the progress of generations stays.
+
+    `interrupted`: the processes that the stop of the daemon ended. Their ends are not persisted: they run again later.
+    """
 
     def __init__(
         self,
@@ -69,6 +72,7 @@ class DurableProcesses:
         self._context = context
         self.stopping = False
         commits.when_not_storable = self._end_dependents
+        self.interrupted: set[Process] = set()
 
     # ---- first processes of tasks
 
@@ -292,7 +296,7 @@ class DurableProcesses:
 
         def ended(child: Process) -> None:
             assert child.status is not None
-            if not self.stopping and (call.detach or not parent.dying):
+            if child not in self.interrupted and (call.detach or not parent.dying):
                 self._commits.persist(ChildEnded(child.pid, encode(child.status)))
 
         child.watch(ended)

@@ -115,6 +115,10 @@ class DaemonHealthy(NamedTuple):
     """The daemon has run for long, so its next crash is the first one of a row."""
 
 
+class StopBegan(NamedTuple):
+    """The daemon stops on request, so its end is no crash, whatever delays or interrupts the stop."""
+
+
 class PutCall(NamedTuple):
     """A system call is complete; or it waits, and `outcome` is its deadline. Of several rows the last one counts."""
 
@@ -297,6 +301,7 @@ STATEMENTS: dict[type[Change], tuple[str, ...]] = {
         "UPDATE stops SET crashes = 0, late = 0",
         "UPDATE tasks SET alone = 0 WHERE ended IS NULL AND alone > 0",
     ),
+    StopBegan: ("UPDATE stops SET clean = 1",),
     PutCall: ("INSERT INTO calls (pid, epoch, thread, number, call, outcome) VALUES (?, ?, ?, ?, ?, ?)",),
     PutGeneration: ("INSERT OR REPLACE INTO generations VALUES (?, ?, ?, ?, ?, ?, ?)",),
     DropGenerations: ("DELETE FROM generations WHERE pid = ? AND epoch = ? AND thread = ? AND number = ?",),

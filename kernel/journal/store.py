@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +20,7 @@ import structlog
 
 from ipc.errors import LlmosError, StateTooNew
 from kernel.journal import changes, faulty_vfs, repair, suspects
-from kernel.journal.damage import set_aside, unusable
+from kernel.journal.damage import check_in_place, set_aside, unusable
 from kernel.journal.records import AcceptedTask, TaskEnd, TaskRow, check_exact, row_of, text_of
 from kernel.journal.schema import MIGRATIONS
 from kernel.lib import failpoints
@@ -54,10 +55,11 @@ class Damaged(Exception):
 class Store:
     """An open journal."""
 
-    def __init__(self, path: Path, sync: str) -> None:
+    def __init__(self, path: Path, sync: str, known: os.stat_result | None = None) -> None:
+        """Open the file at `path`, and create it. With `known`, open only this file: raise `OSError` for any other."""
         failpoints.point("journal.open")
         self._path = path
-        opened = self._prepare_files()
+        opened = self._prepare_files(known)
         self._vfs = faulty_vfs.FaultyVFS() if failpoints.needs_shim() else None
         self.db = apsw.Connection(str(opened), FLAGS, vfs=faulty_vfs.NAME if self._vfs else None)
         self.db.set_busy_timeout(BUSY)
@@ -72,12 +74,15 @@ class Store:
             self.db.execute(f"PRAGMA {pragma}")
         self._last_id: int | None = None  # the highest id so far; None until the first `accept`
 
-    def _prepare_files(self) -> Path:
+    def _prepare_files(self, known: os.stat_result | None) -> Path:
         """Create the file, and refuse links at the places of all files that SQLite will open. Raises `OSError`.
 
         Returns the path without links among its folders: SQLite refuses these as well.
         """
-        os.close(open_private(self._path, os.O_RDWR | os.O_CREAT))
+        if known is None:
+            os.close(open_private(self._path, os.O_RDWR | os.O_CREAT))
+        else:
+            check_in_place(self._path, known)
         for suffix in COMPANIONS:
             with contextlib.suppress(FileNotFoundError):
                 companion = self._path.with_name(self._path.name + suffix)
@@ -298,9 +303,17 @@ class Store:
             texts = text_of(program), text_of(owner), None if key is None else text_of(key)
             yield AcceptedTask(*texts, call, submitted, number, attempt, pid, text_of(version))
 
-    def purge(self, before: float) -> bool:
-        """Delete up to `PURGE` tasks that ended before `before`, in seconds since the epoch. True: more may be left."""
+    def purge(self, before: float, now: float = math.inf) -> bool:
+        """Delete up to `PURGE` tasks that ended before `before`, in seconds since the epoch. True: more may be left.
+
+        Up to `PURGE` tasks that ended after `now`, because the clock was wrong, count as ended now.
+        """
         failpoints.point("journal.purge")
+        self.db.execute(
+            "UPDATE tasks SET ended = ?1 "
+            "WHERE id IN (SELECT id FROM tasks WHERE ended > ?1 AND ended IS NOT NULL LIMIT ?2)",
+            (now, PURGE),
+        )
         self.db.execute(
             "DELETE FROM tasks WHERE id IN (SELECT id FROM tasks WHERE ended < ? AND ended IS NOT NULL LIMIT ?)",
             (before, PURGE),
@@ -326,10 +339,15 @@ class Store:
                 pass
 
     def checkpoint(self) -> None:
-        """Move the whole WAL to the main file."""
+        """Move the whole WAL to the main file. Raises `BusyError` at once if another program reads the journal."""
         failpoints.point("journal.checkpoint")
-        for _ in self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)"):
-            pass
+        self.db.set_busy_timeout(0)
+        try:
+            (busy, *_), *_ = self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            self.db.set_busy_timeout(BUSY)
+        if busy:
+            raise apsw.BusyError("another program reads or writes the journal; end that program")
 
     def close(self) -> None:
         failpoints.point("journal.close")

@@ -23,9 +23,10 @@ from ipc.errors import BackupFailed, JournalUnavailable, LlmosError, TooManyAtte
 from ipc.messages import Failed
 from kernel.journal import histories, wal
 from kernel.journal.backup import BackupJob
+from kernel.journal.clock import PurgeClock
 from kernel.journal.damage import JournalLocation, unusable
 from kernel.journal.records import AcceptedTask, TaskEnd
-from kernel.journal.requests import Accept, Copy, Finish, Operation, Persist, Read
+from kernel.journal.requests import Accept, Answered, Copy, Finish, Operation, Persist, Read
 from kernel.journal.settings import JournalSettings
 from kernel.journal.store import CHECKPOINT, Store, open_store
 from kernel.journal.suspects import RestartPlan
@@ -49,13 +50,13 @@ class WriterCallbacks(NamedTuple):
 
     Before any request is answered, `opened` gets the state that the daemon needs first, and then `pending` gets the
     tasks of previous runs, in portions. `failed` gets the error if the journal cannot be opened or cannot go on.
-    `answers` gets the operations that are done.
+    `answers` gets the operations that are done, each with its outcome.
     """
 
     opened: Callable[[histories.RecoveredState], None]
     pending: Callable[[list[AcceptedTask]], None]
     failed: Callable[[LlmosError], None]
-    answers: Callable[[Sequence[Operation]], None]
+    answers: Callable[[Sequence[Answered]], None]
 
 
 class Writer:
@@ -84,8 +85,13 @@ class Writer:
         self._indexes_in_doubt = False  # SQLite found a damaged page, which may be one of an index
         self._reindexed = False  # since the last success
         self._write_error = ""  # why the last transaction failed; empty if it succeeded
-        self._next_purge = 0.0
-        self._backup = BackupJob(lambda request: call_on_loop(callbacks.answers, [request]))
+        self._clock = PurgeClock(settings.keep)
+        self._next_purge = time.monotonic() + self._purge_interval  # when NTP has had time to set the clock
+        self._backup = BackupJob(lambda request: self._answer([request]))
+
+    @property
+    def _purge_interval(self) -> float:
+        return min(PURGE_EVERY, max(self._settings.keep, LEAST_PURGE))
 
     def run(self) -> None:
         """Write until the queue ends. An unexpected error is reported by `failed`; it never escapes."""
@@ -174,7 +180,7 @@ class Writer:
         if answered:
             with contextlib.suppress(Exception):
                 failpoints.point("journal.answer")
-            self._call_on_loop(self._callbacks.answers, answered)
+            self._answer(answered)
 
     def _perform(self, operations: Sequence[Operation]) -> list[Operation]:
         """Write `operations` and all unwritten ends in one transaction; then run the reads. Returns what to answer."""
@@ -219,6 +225,10 @@ class Writer:
         self._unwritten += [one for one in lacking if isinstance(one, RETRIED) and one not in self._unwritten]
         return list(operations)
 
+    def _answer(self, operations: Sequence[Operation]) -> None:
+        """Pass the present outcomes to the loop. An unwritten end may get another one before the loop takes this."""
+        self._call_on_loop(self._callbacks.answers, [(one, one.outcome) for one in operations])
+
     def _write_without_accepts(self, accepts: Sequence[Accept], ends: Sequence[Finish | Persist]) -> bool:
         """Write the ends alone, which may still fit on a full disk, and refuse the new tasks. False if that fails."""
         if not self._write((), ends):
@@ -258,7 +268,7 @@ class Writer:
 
     def _trusted_store(self) -> Store:
         """The store, opened again after an error of the disk. Raises any error."""
-        store = self._store = self._store or Store(self._path, self._settings.sync)
+        store = self._open_again()
         if self._wal_in_doubt:
             store.checkpoint()
             self._wal_in_doubt = False
@@ -299,8 +309,7 @@ class Writer:
 
     def _read(self, one: Read) -> Any:
         try:
-            self._store = self._store or Store(self._path, self._settings.sync)
-            return one.query(self._store)
+            return one.query(self._open_again())
         except (apsw.Error, OSError) as error:
             return JournalUnavailable(
                 f"the journal cannot be read: {error}; check the disk of the state folder", retry_after=RETRY
@@ -328,11 +337,11 @@ class Writer:
         if time.monotonic() < self._next_purge:
             return
         # Set first: after an error the next purge is as far off, and the thread waits until then.
-        self._next_purge = time.monotonic() + min(PURGE_EVERY, max(self._settings.keep, LEAST_PURGE))
+        self._next_purge = time.monotonic() + self._purge_interval
         try:
             store = self._trusted_store()
             with store.transaction():
-                more = store.purge(time.time() - self._settings.keep)
+                more = store.purge(self._clock.bound(), time.time())
             more = store.vacuum() or more
             if not more:
                 store.shrink()
@@ -346,19 +355,27 @@ class Writer:
             if more:
                 self._next_purge = 0.0  # purge again right after the requests that wait now
 
+    def _open_again(self) -> Store:
+        """The store, which an error has closed perhaps. Opens only the file of this run, never a new one."""
+        store = self._store = self._store or Store(self._path, self._settings.sync, self._location.opened)
+        return store
+
     def _close(self) -> None:
         with contextlib.suppress(Exception):
             self._backup.abort("the daemon stops")
+        try:
+            store = self._open_again()
+            with store.transaction():
+                store.end_run()
+        except Exception as error:
+            log.error("the journal could not be closed properly; the next start may count a crash", error=brief(error))
         if self._store is not None:
             try:
-                with self._store.transaction():
-                    self._store.end_run()
                 self._store.checkpoint()
-                self._store.close()
             except Exception as error:
-                log.error(
-                    "the journal could not be closed properly; the next start may count a crash", error=brief(error)
-                )
+                log.warning("the WAL could not be moved to the main file; the next run does it", error=brief(error))
+            with contextlib.suppress(Exception):
+                self._store.close()
 
     def _fail(self, error: Exception) -> None:
         """Report that the journal cannot go on, and refuse all requests until the daemon has stopped."""
@@ -371,7 +388,7 @@ class Writer:
         while (operations := self._queue.get()) is not None:
             for one in operations:
                 one.outcome = error
-            self._call_on_loop(self._callbacks.answers, operations)
+            self._answer(operations)
 
 
 def _too_many_attempts(number: int, program: str, attempts: int, now: float) -> TaskEnd:

@@ -66,10 +66,16 @@ class Parts:
         self.log = log
         self.writer = writer
         self.notifier = systemd.Notifier()
+        self.journal: Journal | None = None  # of the run, which sets it
         self.drain_seconds = 0.0  # as the settings say now
 
     def stop_begins(self, *, now: bool) -> None:
-        """End the process if the stop takes longer than its steps may. Called on the loop and on the signal thread."""
+        """End the process if the stop takes longer than its steps may. Called on the loop and on the signal thread.
+
+        The journal records the stop now: whatever hangs later, it is no crash.
+        """
+        if self.journal is not None:
+            self.journal.stop_began()
         drain = 0.0 if now else self.drain_seconds + WRITE_SECONDS
         self.last_resort.arm(drain + CLOSE_SECONDS + SLACK_SECONDS)
 
@@ -90,7 +96,7 @@ class Daemon:
         self._ready = False
         self._reload: asyncio.Task[None] | None = None
         self._reload_again = False
-        journal = self._journal = Journal(config.state_path, config.journal)
+        journal = self._journal = parts.journal = Journal(config.state_path, config.journal)
         journal.on_failure.append(self._journal_failed)
         self._kernel = microkernel.Kernel(
             config, Context, version=llmosd.__version__, journal=journal, on_shutdown=self._shutdown
@@ -251,7 +257,7 @@ class Daemon:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._kernel.close()
         except TimeoutError:
-            log.warning("drivers did not end in time; they end with the daemon")
+            log.warning("not all parts ended in time; they end with the daemon", journal_closed=self._journal.closed)
         except Exception:
             log.exception("the kernel could not be closed")
 
