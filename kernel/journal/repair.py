@@ -25,6 +25,7 @@ from kernel.journal.records import TaskEnd
 
 # What SQLite's quick check reports of a row whose values do not fit its table. All else concerns the file itself.
 OF_A_ROW = re.compile(r"(non-\w+|NULL) value in \w+\.\w+")
+FINDINGS = 1000  # damaged rows beyond which the whole file counts as damaged
 
 MAX_PID = 1 << 52  # also of other small numbers: far above all that a daemon counts, and far from an overflow
 MAX_NUMBER = 1 << 61  # of message ids and of versions of regions
@@ -35,6 +36,11 @@ MOST_LATE = 100
 NEUTRAL = {"INTEGER": "0", "TEXT": "''", "REAL": "0.0", "BLOB": "x''"}
 
 log = structlog.get_logger("kernel.journal")
+
+
+def concerns_rows(findings: list[str]) -> bool:
+    """Whether all findings of a quick check concern values of rows, so that the file itself is sound."""
+    return len(findings) < FINDINGS and all(map(OF_A_ROW.fullmatch, findings))
 
 
 def end_as_damaged(task: int, why: str) -> TaskEnd:

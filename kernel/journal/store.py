@@ -42,7 +42,6 @@ COLUMNS = (
     "id, CAST(program AS BLOB), CAST(owner AS BLOB), coalesce(CAST(submitted AS REAL), 0.0), "
     "coalesce(CAST(attempt AS INTEGER), 0), CAST(ended AS REAL), CAST(reason AS BLOB), CAST(error AS BLOB)"
 )
-FINDINGS = 1000  # damaged rows beyond which the whole file counts as damaged
 MAX_ID = 1 << 62  # ids of tasks from here on are damage: no new task gets a higher one
 
 log = structlog.get_logger("kernel.journal")
@@ -95,13 +94,10 @@ class Store:
 
     def check(self) -> bool:
         """Run SQLite's quick check on the whole file. Returns whether all rows are sound. Raises `Damaged`."""
-        found: list[Any] = [text for (text,) in self.db.execute(f"PRAGMA quick_check({FINDINGS})")]
-        if found == ["ok"]:
-            return True
-        others = [text for text in found if not repair.OF_A_ROW.fullmatch(text)]
-        if others or len(found) >= FINDINGS:
-            raise Damaged([*others, *found][0])
-        return False
+        found: list[Any] = [text for (text,) in self.db.execute(f"PRAGMA quick_check({repair.FINDINGS})")]
+        if found != ["ok"] and not repair.concerns_rows(found):
+            raise Damaged("; ".join(found[:3]))
+        return found == ["ok"]
 
     def repair_types(self) -> None:
         """Repair the rows with values of a wrong type. Raises `Damaged` if that is impossible."""
@@ -222,11 +218,6 @@ class Store:
     def apply(self, rows: Iterable[changes.Change]) -> None:
         """Apply changes of durable processes, in their order."""
         changes.write(self.db, rows)
-
-    def tasks_of(self, pids: Iterable[int]) -> list[int]:
-        """The tasks of these durable processes."""
-        found = [self.db.execute("SELECT task FROM processes WHERE pid = ?", (pid,)).fetchall() for pid in pids]
-        return [task for rows in found for (task,) in rows if type(task) is int]
 
     def finish(self, ends: Sequence[TaskEnd]) -> None:
         """Write the ends of tasks. For a task that has ended already, the first end stays."""

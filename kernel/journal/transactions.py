@@ -148,7 +148,8 @@ def _failures(store: Store, one: Request, error: NotStorable) -> list[TaskEnd]:
         tasks = {one.end.id}
     elif type(one) is Persist:
         pids, tasks = dependents(one.changes)
-        tasks.update(store.tasks_of(pids))
+        for pid in pids:
+            tasks.update(task for (task,) in store.db.execute("SELECT task FROM processes WHERE pid = ?", (pid,)))
     outcome = encode(Failed(0, to_wire(error)))
     return [TaskEnd(number, time.time(), "failed", NotStorable.__name__, outcome) for number in sorted(tasks)]
 
