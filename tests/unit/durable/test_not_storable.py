@@ -1,4 +1,4 @@
-"""What the journal cannot store ends the task that depends on it, with an error that says so, and no other task."""
+"""A change or an end that the journal cannot store ends its own task, with an error that says so, and no other."""
 
 from __future__ import annotations
 
