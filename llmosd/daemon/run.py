@@ -39,6 +39,7 @@ from llmosd.daemon.signals import STOPPING, Signals
 CHECK_SECONDS = 2.0  # between two checks of the socket file and of the signals
 WRITE_SECONDS = 20.0  # after `drain_seconds`, for agents to end and for results and generations to reach the disk
 CLOSE_SECONDS = 5.0  # for connections and drivers to end after the drain
+JOURNAL_SECONDS = 3.0  # more, for a journal that is still open
 SLACK_SECONDS = 5.0  # in which a loop that works has ended for certain
 
 GC_THRESHOLD = (10_000, 500, 100)  # see `gc.set_threshold`; collections of old objects become very rare
@@ -77,7 +78,7 @@ class Parts:
         if self.journal is not None:
             self.journal.stop_began()
         drain = 0.0 if now else self.drain_seconds + WRITE_SECONDS
-        self.last_resort.arm(drain + CLOSE_SECONDS + SLACK_SECONDS)
+        self.last_resort.arm(drain + CLOSE_SECONDS + JOURNAL_SECONDS + SLACK_SECONDS)
 
 
 class Daemon:
@@ -110,6 +111,9 @@ class Daemon:
         try:
             await self._serve()
         finally:
+            with contextlib.suppress(TimeoutError):  # a start that failed, on a socket in use perhaps, is no crash
+                async with asyncio.timeout(JOURNAL_SECONDS):
+                    await self._journal.close()
             self._kernel.printing.close()  # the streams stay: threads of abandoned tools may print until the exit
 
     def attach_signals(self) -> None:

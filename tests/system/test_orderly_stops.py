@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -75,3 +76,13 @@ def test_an_orderly_stop_counts_as_no_crash(folder: Path, start: Callable[..., R
     eventually(lambda: rows(folder, "SELECT clean FROM stops") == [(1,)], "the stop is on disk", GUARD)
     daemon.kill()  # as the last resort does later
     assert rows(folder, "SELECT DISTINCT attempt, crashes FROM tasks WHERE ended IS NULL") == [(2, 0)]
+
+
+def test_a_start_that_fails_counts_as_no_crash(folder: Path, start: Callable[..., RunningDaemon]) -> None:
+    with socket.socket(socket.AF_UNIX) as foreign:
+        foreign.bind(str(folder / "llmosd.sock"))
+        foreign.listen(1)
+        refused = start(ready=False)
+        assert refused.process.wait(timeout=GUARD) == 1
+        assert "another program listens" in refused.log
+    assert rows(folder, "SELECT clean FROM stops") == [(1,)]
