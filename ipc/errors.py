@@ -197,6 +197,10 @@ class NotEncodable(InvalidCall):
     """Msgpack cannot carry the value. The message names its type."""
 
 
+class NotStorable(InvalidCall):
+    """The journal cannot store a value, and will not be able to later. The message gives the reason."""
+
+
 class InvalidPrompt(InvalidCall):
     """The prompt is empty, or the chat template of the model refuses it."""
 

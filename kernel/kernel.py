@@ -60,6 +60,8 @@ from kernel.sync.registry import Synchronisation
 from kernel.tasks.submit import Tasks
 from kernel.tools.tools import ToolSubsystem
 
+ENDS_SECONDS = 3.0  # that the journal stays open for the ends of processes: longer than the grace of their threads
+
 log = structlog.get_logger("kernel")
 
 
@@ -211,7 +213,7 @@ class Kernel:
             journal.on_pending.append(self.tasks.recovery.recover)  # only: nothing else restarts tasks
             self.shared.journal = durable.regions  # no list: regions have one journal
             self.table.pids.on_low.append(durable.reserve_pids)  # only: nothing else writes pids
-            control.on_kill.append(self.tasks.flush)  # only: a client's kill waits for nothing but the disk
+            control.on_kill.append(self.tasks.killed)  # only: a client's kill waits for nothing but the disk
             control.on_suspend.append(durable.processes.suspended)  # before the slots: the write starts sooner
             control.on_resume.append(partial(durable.processes.suspended, suspended=False))  # the same
             control.on_nice.append(durable.processes.priority_set)  # the same
@@ -238,7 +240,10 @@ class Kernel:
         self.opened = True
         waiting, self.on_opened = self.on_opened, []
         for callback in waiting:
-            callback()
+            try:
+                callback()
+            except Exception:
+                log.exception("a client could not be welcomed")
 
     async def drain(self, timeout: float) -> None:
         """Refuse new tasks, give the running agents up to `timeout` seconds to end, then kill the remaining ones."""
@@ -253,25 +258,41 @@ class Kernel:
             self.tasks.stop()
         if self.durability is not None:
             await self.durability.generations.checkpoint_to_disk()
-        for process in self._agents():
-            self.process_exit.end(process, "killed", "the daemon shuts down")
+        self._interrupt(self._agents())
         await self._all_ended(self._agents(), None)
         if self.tasks is not None:
             await self.tasks.wait_for_ends()
 
     async def close(self) -> None:
-        """End the connections' processes, the drivers and the journal. Call after `drain`."""
+        """End the connections' processes, the journal and the drivers. Call after `drain`.
+
+        Each part is closed whatever the others do: the journal waits for no driver, subprocess or worker thread.
+        """
         if self.tasks is not None:
             self.tasks.stop()
-        for process in tuple(self.table.alive.values()):
-            self.process_exit.end(process, "killed", "the daemon shuts down")
+        self._interrupt(list(self.table.alive.values()))
         self.tools.close()
-        await asyncio.gather(BELONGINGS.close(), self.resources.close())
+        parts = self._close_journal(), BELONGINGS.close(), self.resources.close()
+        outcomes = await asyncio.gather(*parts, return_exceptions=True)
+        self.loop.set_task_factory(None)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _close_journal(self) -> None:
+        """Close the journal as soon as no process can write to it any more."""
+        await self._all_ended(list(self.table.alive.values()), ENDS_SECONDS)
         if self.durability is not None:
             self.durability.close()
         if self.tasks is not None:
             await self.tasks.close()
-        self.loop.set_task_factory(None)
+
+    def _interrupt(self, processes: list[Process]) -> None:
+        """End `processes`, because the daemon stops."""
+        if self.tasks is not None:
+            self.tasks.interrupt(processes)
+        for process in processes:
+            self.process_exit.end(process, "killed", "the daemon shuts down")
 
     def _agents(self) -> list[Process]:
         return [process for process in self.table.alive.values() if not process.is_client]

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         NotFound,
         NotHeld,
         NotPermitted,
+        NotStorable,
         OutOfTurn,
         ProtocolError,
         RegionDeleted,
@@ -92,9 +93,9 @@ _HOMES = {
         "InvalidCall "
         "InvalidConstraint InvalidPrompt InvalidReply JournalUnavailable KeyReused Killed LimitExceeded LlmosError "
         "MailboxFull MalformedFrame MessageTooLarge MissingExtra ModelLoadFailed ModelNotFound NameTaken NoDaemon "
-        "NotACall NotEncodable NotFound NotHeld NotPermitted OutOfTurn ProtocolError RegionDeleted ReplayDiverged "
-        "ShuttingDown SlowReader SocketInUse SocketPathInvalid StateInUse StateTooNew SyncMismatch TimedOut "
-        "TooManyAttempts TooManyRestarts ToolFailed UndeclaredType UnknownCall UnknownModel UnknownName "
+        "NotACall NotEncodable NotFound NotHeld NotPermitted NotStorable OutOfTurn ProtocolError RegionDeleted "
+        "ReplayDiverged ShuttingDown SlowReader SocketInUse SocketPathInvalid StateInUse StateTooNew SyncMismatch "
+        "TimedOut TooManyAttempts TooManyRestarts ToolFailed UndeclaredType UnknownCall UnknownModel UnknownName "
         "UnknownProcess UnknownProgram UnknownRegion UnknownTask UnknownThread UnknownTool VersionConflict "
         "VersionMismatch"
     ),
@@ -168,6 +169,7 @@ __all__ = [  # noqa: RUF022 - by theme
     "NotFound",
     "NotHeld",
     "NotPermitted",
+    "NotStorable",
     "OutOfTurn",
     "ProtocolError",
     "RegionDeleted",

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
 import structlog
 
 from ipc.codec import decode, encode
-from ipc.errors import HistoryDamaged, LlmosError, MalformedFrame, to_wire
+from ipc.errors import HistoryDamaged, LlmosError, MalformedFrame, NotStorable, to_wire
 from ipc.messages import Message
 from ipc.syscalls import ExitStatus, MemorySet, Register, Spawn, Subscribe, Wait
 from kernel.core.event_log import EventLog
@@ -28,7 +28,16 @@ from kernel.durable.messages import DurableMessages
 from kernel.durable.pending_restarts import PendingRestarts
 from kernel.durable.recorded_call import declared
 from kernel.gate import Gate
-from kernel.journal.changes import Change, ChildEnded, PutName, PutProcess, SetPriority, SetSuspended, TaskEnded
+from kernel.journal.changes import (
+    Change,
+    ChildEnded,
+    PutName,
+    PutProcess,
+    SetPriority,
+    SetSuspended,
+    TaskEnded,
+    dependents,
+)
 from kernel.journal.histories import ProcessRow
 from kernel.processes.lifecycle import Lifecycle
 from kernel.programs.program import Program
@@ -38,7 +47,10 @@ log = structlog.get_logger("kernel.durable")
 
 
 class DurableProcesses:
-    """`context` makes an agent's context. `stopping`: the daemon stops, so children that end now run again later."""
+    """`context` makes an agent's context. `stopping`: the daemon stops, so the progress of generations stays.
+
+    `interrupted`: the processes that the stop of the daemon ended. Their ends are not persisted: they run again later.
+    """
 
     def __init__(
         self,
@@ -59,6 +71,8 @@ class DurableProcesses:
         self._dispatcher = lifecycle.dispatcher
         self._context = context
         self.stopping = False
+        commits.when_not_storable = self._end_dependents
+        self.interrupted: set[Process] = set()
 
     # ---- first processes of tasks
 
@@ -191,6 +205,16 @@ class DurableProcesses:
             return None
         return CommitReceipt(self._commits, number).answer_after_commit(None)
 
+    def _end_dependents(self, changes: Sequence[Change], error: NotStorable) -> None:
+        """End the tasks that could not be replayed without `changes`: in the journal, they have ended already."""
+        for pid in dependents(changes)[0]:
+            process = self._table.alive.get(pid)
+            while process is not None and process.durable is None:
+                process = process.parent
+            root = None if process is None else history_of(process).task.root
+            if root is not None:
+                self._process_exit.finish(root, "failed", error=to_wire(error))
+
     def _start_child(
         self, process: Process, program: Program, call: Spawn, pid: int, history: CallHistory | None
     ) -> None:
@@ -272,7 +296,7 @@ class DurableProcesses:
 
         def ended(child: Process) -> None:
             assert child.status is not None
-            if not self.stopping and (call.detach or not parent.dying):
+            if child not in self.interrupted and (call.detach or not parent.dying):
                 self._commits.persist(ChildEnded(child.pid, encode(child.status)))
 
         child.watch(ended)

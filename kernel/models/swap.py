@@ -20,7 +20,7 @@ from pathlib import Path
 
 import structlog
 
-from kernel.lib.private_files import FOLDER, make_private
+from kernel.lib.private_files import FOLDER, make_private, sync_folder
 from kernel.lib.worker_threads import begin_in_thread, in_thread
 
 PERSISTENT = "kept"  # the folder of files that survive the daemon
@@ -111,11 +111,7 @@ class SwapArea:
         make_private(target.parent)
         target.unlink(missing_ok=True)
         target.hardlink_to(path)
-        descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(target.parent)
 
     def delete(self, name: str) -> None:
         """Remove the persisted file `name`, if there is one. Blocks."""

@@ -33,7 +33,8 @@ class Control:
 
     The hooks `on_suspend`, `on_resume` and `on_nice` are called with the process, and with the thread if the call is
     about one thread only. If a hook returns a coroutine, this coroutine is awaited before the call is answered. When a
-    client kills a process, the `on_kill` hooks are awaited after the end of the process and before the answer.
+    client kills a process, the `on_kill` hooks are awaited with it after its end and before the answer. They raise the
+    error of the client if the kill has no lasting effect.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Control:
         self.on_suspend: list[Listener] = []
         self.on_resume: list[Listener] = []
         self.on_nice: list[Listener] = []
-        self.on_kill: list[Callable[[], Wait]] = []
+        self.on_kill: list[Callable[[Process], Wait]] = []
         gate.register({Suspend: self.suspend, Resume: self.resume, Nice: self.nice, Kill: self.kill})
         gate.register({ListThreads: self.threads})
 
@@ -102,16 +103,15 @@ class Control:
         target = self._table.find(call.pid)
         if call.thread is not None:
             return self._threads.kill(target.thread(call.thread))
-        if target.status is not None:
-            return target.status
-        self._process_exit.end(target, "killed", f"killed by process {process.pid} ({process.program})")
+        if target.status is None:
+            self._process_exit.end(target, "killed", f"killed by process {process.pid} ({process.program})")
         if process.is_client and self.on_kill:
             return self._killed(target)
         return target.status if target.status is not None else self._process_exit.until_ended(target, None)
 
     async def _killed(self, target: Process) -> ExitStatus:
         status = target.status if target.status is not None else await self._process_exit.until_ended(target, None)
-        await _all_of([listener() for listener in self.on_kill])
+        await _all_of([listener(target) for listener in self.on_kill])
         return status
 
     def threads(self, process: Process, call: ListThreads) -> list[ThreadInfo]:

@@ -14,7 +14,7 @@ from functools import partial
 import structlog
 
 from ipc.codec import decode
-from ipc.errors import Busy, DeadlineExceeded, JournalUnavailable, brief
+from ipc.errors import Busy, DeadlineExceeded, HistoryDamaged, JournalUnavailable, brief
 from ipc.syscalls import Submit
 from kernel.core.event_log import EventLog
 from kernel.core.process import CLIENT, Process
@@ -116,12 +116,14 @@ class Recovery:
         if not self._lifecycle.draining:
             self.trials.restarted(count)
 
-    async def _histories(self, tasks: list[int]) -> dict[int, list[ProcessRow]]:
+    async def _histories(self, tasks: list[int]) -> dict[int, list[ProcessRow] | HistoryDamaged]:
         """Load the histories of durable tasks, except those that cannot be read now."""
         if not tasks:
             return {}
         try:
-            found: dict[int, list[ProcessRow]] = await self._journal.read(partial(histories.load, tasks=tasks))
+            found: dict[int, list[ProcessRow] | HistoryDamaged] = await self._journal.read(
+                partial(histories.load, tasks=tasks)
+            )
         except JournalUnavailable as error:
             if len(tasks) == 1:
                 log.debug("cannot read the history of a task", task=id_text(*tasks), why=str(error))
@@ -144,7 +146,9 @@ class Recovery:
         except Exception as error:
             return error
 
-    def _restart(self, accepted: AcceptedTask, program: Program | Exception, rows: list[ProcessRow]) -> None:
+    def _restart(
+        self, accepted: AcceptedTask, program: Program | Exception, rows: list[ProcessRow] | HistoryDamaged
+    ) -> None:
         """Run a task from the start; `rows` is its history if it is durable.
 
         An error ends this task only: the other tasks restart.
@@ -160,6 +164,8 @@ class Recovery:
                     self._running.fail(task, "deadline", DeadlineExceeded(deadline_passed(call.deadline)))
                     return
                 call.deadline = min(left, call.deadline)
+            if isinstance(rows, HistoryDamaged):
+                raise rows
             if isinstance(program, Exception):
                 raise program
             history = self._durable.restored_root(accepted.id, rows, program) if rows else None

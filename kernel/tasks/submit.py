@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ import msgspec
 import structlog
 
 from ipc.codec import decode, encode
-from ipc.errors import Killed, LlmosError, ShuttingDown, UnknownTask
+from ipc.errors import HistoryDamaged, Killed, LlmosError, MalformedFrame, ShuttingDown, UnknownTask, to_wire
 from ipc.messages import Event, Failed, Missed, Result, State
 from ipc.syscalls import Attach, Backup, History, Submit, Submitted, TaskInfo
 from kernel.core.event_log import EventLog
 from kernel.core.process import Process
 from kernel.core.stream import Stream
-from kernel.durable.history import CallHistory
+from kernel.durable.history import CallHistory, history_of
 from kernel.durable.processes import DurableProcesses
 from kernel.gate import Gate
 from kernel.journal.journal import Journal
@@ -124,9 +124,32 @@ class Tasks:
         self.recovery.trials.stop()
 
     def stop(self) -> None:
-        """Prepare for the stop of the daemon: detached tasks that are killed from now on restart in its next run."""
+        """Prepare for the stop of the daemon: no task restarts any more, and the progress of generations stays."""
         self._running.stopping = self._durable.stopping = True
         self.recovery.stop()
+
+    def interrupt(self, processes: Iterable[Process]) -> None:
+        """The daemon stops, and is about to end `processes`. Those of detached tasks run again in its next run.
+
+        A process that is dying already, because somebody killed it, does not.
+        """
+        roots = {task.pid for task in self._tasks.values() if task.detach}
+        self._durable.interrupted.update(
+            process for process in processes if not process.dying and _root_of(process) in roots
+        )
+
+    async def killed(self, process: Process) -> None:
+        """A client killed `process`, which has ended: return when this is on disk.
+
+        Raises `ShuttingDown` if the stop of the daemon ended the process before, so that it runs again.
+        """
+        if process in self._durable.interrupted:
+            raise ShuttingDown(
+                f"process {process.pid} ({process.program}) was interrupted, because the daemon stops, and its task "
+                "restarts in the next run of the daemon; kill it then",
+                retry_after=5.0,
+            )
+        await self.flush()
 
     async def wait_for_ends(self) -> None:
         """Return when all changes are on disk and all ends of tasks are reported, or after `SETTLE_TIMEOUT`."""
@@ -229,7 +252,10 @@ class Tasks:
 
     def _final_event(self, row: TaskRow) -> Result | Failed:
         """The stored last event of a task, without the crash report of an earlier run, which is gone."""
-        event: Result | Failed = decode(row.outcome, Event)
+        try:
+            event: Result | Failed = decode(row.outcome, Event)
+        except MalformedFrame as error:
+            event = Failed(0, to_wire(HistoryDamaged(f"the outcome of this task cannot be decoded: {error.message}")))
         if isinstance(event, Failed) and self._lifecycle.table.pids.is_earlier(event.pid):
             data = {name: value for name, value in event.error.data.items() if name != "crash"}
             event = Failed(event.pid, msgspec.structs.replace(event.error, data=data))
@@ -274,6 +300,15 @@ class Tasks:
 
     def _not_begun(self, number: int) -> str:
         return "held back" if self.recovery.trials.holds(number) else "accepted"
+
+
+def _root_of(process: Process) -> int:
+    """The pid of the first process of the durable task to which `process` belongs; else its own pid."""
+    for one in (process, process.parent):
+        if one is not None and one.durable is not None:
+            root = history_of(one).task.root
+            return process.pid if root is None else root.pid
+    return process.pid
 
 
 def _announce(stream: Stream, state: State) -> None:
