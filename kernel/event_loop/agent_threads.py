@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from kernel.core.process import Process
 from kernel.event_loop.owner import acting_process
-from kernel.lib.worker_threads import DaemonThreads, Job
+from kernel.lib.worker_threads import DaemonThreads, WorkItem
 
 MOST = 256  # functions that run at the same time
 EACH = 64  # of them, for one process
@@ -25,9 +25,9 @@ class AgentThreads(DaemonThreads):
         super().__init__(name, most)
         self._regular = most
         self._each = each
-        self._active: dict[Process, int] = {}  # how many of its jobs run, or are in line
-        self._held: dict[Process, deque[Job]] = {}  # its further jobs, which join the line later
-        self._abandoned: dict[Process, int] = {}  # how many jobs of an ended process still run
+        self._active: dict[Process, int] = {}  # how many of its functions run, or are in line
+        self._held: dict[Process, deque[WorkItem]] = {}  # its further functions, which join the line later
+        self._abandoned: dict[Process, int] = {}  # how many functions of an ended process still run
 
     def process_ended(self, process: Process) -> None:
         """Drop what waits for a thread. Replace the threads in which functions of the process still run."""
@@ -36,34 +36,35 @@ class AgentThreads(DaemonThreads):
             active = self._active.pop(process, 0)
             if not active:
                 return
-            waiting = [job for job in self._line if job.owner is process]
+            waiting = [item for item in self._line if item.owner is process]
             if waiting:
-                self._line = deque(job for job in self._line if job.owner is not process)
+                self._line = deque(item for item in self._line if item.owner is not process)
             if running := active - len(waiting):
                 self._abandoned[process] = running
                 self._adjust()
             for _ in range(min(running, len(self._line))):
                 with suppress(RuntimeError):  # the system has no more threads
                     self._serve_one_more()
-        for job in (*waiting, *dropped):
-            job.future.cancel()
+        for item in (*waiting, *dropped):
+            item.future.cancel()
 
     # ---- with the lock held
 
-    def _accept(self, job: Job) -> None:
-        owner = job.owner = acting_process()
-        if owner is None:
-            super()._accept(job)
+    def _accept(self, item: WorkItem) -> None:
+        owner = acting_process()
+        if owner is None or owner.status is not None:
+            super()._accept(item)
             return
+        item.owner = owner
         active = self._active.get(owner, 0)
         if active >= self._each:
-            self._held.setdefault(owner, deque()).append(job)
+            self._held.setdefault(owner, deque()).append(item)
             return
-        super()._accept(job)
+        super()._accept(item)
         self._active[owner] = active + 1
 
-    def _finished(self, job: Job) -> None:
-        owner = job.owner
+    def _finished(self, item: WorkItem) -> None:
+        owner = item.owner
         if owner in self._abandoned:
             self._take_off(self._abandoned, owner)
             self._adjust()

@@ -22,7 +22,7 @@ KERNEL_THREADS = 32  # that do the kernel's own work at the same time
 T = TypeVar("T")
 
 
-class Job:
+class WorkItem:
     """A function that waits for a thread, or runs in one, for `owner`: a process, if the pool distinguishes them."""
 
     __slots__ = ("future", "owner", "work")
@@ -39,7 +39,7 @@ class DaemonThreads(Executor):
     def __init__(self, name: str, most: int) -> None:
         self._name = name
         self._most = most
-        self._line: deque[Job] = deque()
+        self._line: deque[WorkItem] = deque()
         self._changed = threading.Condition()
         self._idle = 0
         self._threads = 0
@@ -47,55 +47,55 @@ class DaemonThreads(Executor):
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Run `fn` in a thread. Raises `RuntimeError` if the pool has no thread and can start none."""
         future: Future[T] = Future()
-        job = Job(future, partial(fn, *args, **kwargs))
+        item = WorkItem(future, partial(fn, *args, **kwargs))
         with self._changed:
-            self._accept(job)
+            self._accept(item)
         return future
 
     # ---- for subclasses, with the lock held
 
-    def _accept(self, job: Job) -> None:
-        """Put a new job in line."""
-        self._line.append(job)
+    def _accept(self, item: WorkItem) -> None:
+        """Put a new function in line."""
+        self._line.append(item)
         try:
             self._serve_one_more()
         except RuntimeError:
-            self._line.remove(job)
+            self._line.remove(item)
             raise
 
-    def _finished(self, job: Job) -> None:
-        """A job has ended, or was cancelled while it waited in line."""
+    def _finished(self, item: WorkItem) -> None:
+        """A function has ended, or was cancelled while it waited in line."""
 
     def _serve_one_more(self) -> None:
-        """Wake or start a thread for a job that was put in line. Raises `RuntimeError` if there can be no thread."""
+        """Wake or start a thread for a function that is in line. Raises `RuntimeError` if there can be no thread."""
         if len(self._line) <= self._idle:
             self._changed.notify()
         elif self._threads < self._most:
             try:
                 threading.Thread(target=self._serve, name=self._name, daemon=True).start()
                 self._threads += 1
-            except RuntimeError:  # the system has no more threads; a thread of this pool takes the job later
+            except RuntimeError:  # the system has no more threads; a thread of this pool takes it later
                 if not self._threads:
                     raise
 
     # ---- in the threads
 
     def _serve(self) -> None:
-        while (job := self._next()) is not None:
-            if job.future.set_running_or_notify_cancel():
+        while (item := self._next()) is not None:
+            if item.future.set_running_or_notify_cancel():
                 try:
-                    result = job.work()
+                    result = item.work()
                 except BaseException as error:
-                    job.future.set_exception(error)
+                    item.future.set_exception(error)
                 else:
-                    job.future.set_result(result)
+                    item.future.set_result(result)
                     del result
             with self._changed:
-                self._finished(job)
-            del job
+                self._finished(item)
+            del item
 
-    def _next(self) -> Job | None:
-        """The next job of this thread; None if the thread is not needed."""
+    def _next(self) -> WorkItem | None:
+        """The next function of this thread; None if the thread is not needed."""
         with self._changed:
             if self._threads > self._most:
                 self._threads -= 1

@@ -23,13 +23,13 @@ from kernel.journal.settings import FILE
 from kernel.lib.failpoints import VARIABLE
 from llmosd import AsyncClient, LlmosError
 from tests.faults import checks
+from tests.faults.fragile import FragileFile
 from tests.faults.jobs import BROKEN_FILES, Violation
 from tests.faults.load import Load
 from tests.faults.plan import Death
 from tests.support.paths import PROGRAMS
 
 LLMOSD = Path(sys.executable).parent / "llmosd"
-FRAGILE = Path(__file__).parent / "programs" / "fragile.py"
 PATIENCE = 60.0  # seconds for anything that has to happen in the end
 REFUSED = 1  # exit code of a daemon that cannot start
 TIGHT = "{step_seconds = 0.0005, token_bytes = 1000, kv_memory = 200_000}"  # two long generations do not fit
@@ -57,8 +57,7 @@ class Trial:
         self._socket = folder / "llmosd.sock"
         self._log = folder / "daemon.log"
         self._settings = folder / "llmosd.toml"
-        self._fragile = folder / "agents" / FRAGILE.name
-        self._fragile.parent.mkdir()
+        self._fragile = FragileFile(folder / "agents")
         self._settings.write_text(SETTINGS.format(options=TIGHT))
         self.load = Load(self._socket, self.lines, model, seed, most)
 
@@ -182,12 +181,12 @@ class Trial:
                 await process.wait()
 
     async def _start(self, faults: str, *, broken: bool) -> asyncio.subprocess.Process:
-        self._fragile.write_text(FRAGILE.read_text() + ("def half a line(:\n" if broken and BROKEN_FILES else ""))
+        self._fragile.write(broken=broken and BROKEN_FILES)
         with self._log.open("ab") as log:
             log.write(f"\n---- a start with {VARIABLE}={faults!r}\n".encode())
             log.flush()
             flags = ["--socket", self._socket, "--state", self.state, "--config", self._settings]
-            flags += ["--agents", self._fragile.parent]
+            flags += ["--agents", self._fragile.folder]
             self._process = await asyncio.create_subprocess_exec(
                 *(LLMOSD, *flags, "--agents", PROGRAMS, "--model", self._model),
                 stdin=asyncio.subprocess.DEVNULL,

@@ -234,7 +234,7 @@ class Month:
 
 
 def held(folder: Path) -> dict[str, int]:
-    """What this process holds when no kernel runs, and the size of the journal."""
+    """The resources of this process while no kernel runs, and the size of the journal."""
     gc.collect()
     release_free_memory()
     files = [path for path in folder.rglob("*") if path.is_file()]
