@@ -31,11 +31,11 @@ class AgentThreads(DaemonThreads):
 
     def process_ended(self, process: Process) -> None:
         """Drop what waits for a thread. Replace the threads in which functions of the process still run."""
+        if process not in self._active:  # true of most processes
+            return
         with self._changed:
             dropped = list(self._held.pop(process, ()))
             active = self._active.pop(process, 0)
-            if not active:
-                return
             waiting = [item for item in self._line if item.owner is process]
             if waiting:
                 self._line = deque(item for item in self._line if item.owner is not process)
