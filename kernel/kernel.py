@@ -45,6 +45,7 @@ from kernel.models.settings import ResourceSettings, SchedulingSettings
 from kernel.models.spec import ModelSpec
 from kernel.processes.control import Control
 from kernel.processes.exit import ProcessExit
+from kernel.processes.garbage import Garbage
 from kernel.processes.lifecycle import Lifecycle
 from kernel.processes.limits import LimitEnforcer, LimitSettings
 from kernel.processes.output import Output
@@ -130,6 +131,7 @@ class Kernel:
         # processes, messages, sync
         self.process_exit = process_exit = ProcessExit(table, dispatcher, gate)
         self.threads = ThreadSubsystem(dispatcher, process_exit, gate)
+        self.garbage = Garbage(table, loop)
         self.watchdog = Watchdog(dispatcher, scheduling.slow_step, scheduling.burst, process_exit.end, gate.errors)
         self.control = Control(table, dispatcher, process_exit, self.threads, gate)
         self.limits = LimitEnforcer(settings.limits, loop, gate, process_exit)
@@ -224,6 +226,7 @@ class Kernel:
         end.append(self.printing.process_ended)  # before the crash report, which quotes the last lines
         end.append(self.crashes.process_ended)  # before the links: a cause is reported before its consequences
         end.append(self.links.process_ended)  # after the crash report: the processes that links end are consequences
+        end.append(self.garbage.process_ended)  # free: counts the process
         end.append(self.limits.process_ended)  # free: takes the process off its owner's account
         end.append(self.names.process_ended)  # free: releases its names
         end.append(self.publication.process_ended)  # before messaging: no topic may lead to a closed mailbox

@@ -16,6 +16,7 @@ import structlog
 import uvloop
 
 from kernel.core.process import Process, Thread
+from kernel.event_loop.agent_threads import AgentThreads
 from kernel.event_loop.belongings import BELONGINGS
 from kernel.event_loop.callbacks import AgentCallback, ProtocolFactory, is_kernels
 from kernel.event_loop.generators import GeneratorOwners
@@ -40,12 +41,15 @@ class Guarded(Loop):  # type: ignore[misc]
         self._soon = super().call_soon  # for speed: every wake-up passes here
         self._handlers: dict[Process, Callable[[Any, dict[str, Any]], object]] = {}
         self._generators = GeneratorOwners()
+        self._agent_threads: AgentThreads | None = None
         super().__init__(*args, **options)
 
-    def drop_handler(self, process: Process) -> None:
-        """Drop the exception handler of `process`, which has ended."""
+    def process_ended(self, process: Process) -> None:
+        """Drop the exception handler of `process`, and its functions that wait for a thread."""
         if self._handlers:
             self._handlers.pop(process, None)
+        if self._agent_threads is not None:
+            self._agent_threads.process_ended(process)
 
     # ---- callbacks
 
@@ -250,6 +254,7 @@ class Guarded(Loop):  # type: ignore[misc]
 
     def set_default_executor(self, executor: Any) -> None:
         _refuse("loop.set_default_executor()", "all agents share it; pass an executor to `loop.run_in_executor`")
+        self._agent_threads = executor if isinstance(executor, AgentThreads) else None
         super().set_default_executor(executor)
 
     def shutdown_default_executor(self, *args: Any, **options: Any) -> Any:

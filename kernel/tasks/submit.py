@@ -32,7 +32,7 @@ from kernel.journal.journal import Journal
 from kernel.journal.records import AcceptedTask, TaskRow
 from kernel.lib.pages import shortened
 from kernel.lib.validation import check_text
-from kernel.processes.lifecycle import Lifecycle
+from kernel.processes.lifecycle import Lifecycle, before_deadline
 from kernel.programs.program import Program
 from kernel.tasks import summaries
 from kernel.tasks.recovery import Recovery
@@ -67,12 +67,13 @@ class Tasks:
     # ---- system calls
 
     async def submit(self, client: Process, call: Submit, stream: Stream | None = None) -> Submitted:
-        if self.recovery.trials.alone:
-            if stream is not None:
-                _announce(stream, self.recovery.trials.state_of_new())
-            await self.recovery.trials.quiet()
-        self._lifecycle.check(client, call)
-        program = self._lifecycle.find(client, call.program) or await self._lifecycle.load(client, call.program)
+        async with before_deadline(call):
+            if self.recovery.trials.alone:
+                if stream is not None:
+                    _announce(stream, self.recovery.trials.state_of_new())
+                await self.recovery.trials.quiet()
+            self._lifecycle.check(client, call)
+            program = self._lifecycle.find(client, call.program) or await self._lifecycle.load(client, call.program)
         self._lifecycle.admit(client, program, call)
         owner = call.owner or client.owner
         stored = msgspec.structs.replace(call, owner=owner, credit=0)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import time
@@ -41,8 +40,6 @@ WRITE_SECONDS = 20.0  # after `drain_seconds`, for agents to end and for results
 CLOSE_SECONDS = 5.0  # for connections and drivers to end after the drain
 JOURNAL_SECONDS = 3.0  # more, for a journal that is still open
 SLACK_SECONDS = 5.0  # in which a loop that works has ended for certain
-
-GC_THRESHOLD = (10_000, 500, 100)  # see `gc.set_threshold`; collections of old objects become very rare
 
 log = structlog.get_logger("llmosd")
 
@@ -135,12 +132,7 @@ class Daemon:
         self._kernel.resources.start()
         if self._config.preload:
             self._kernel.resources.preload()
-        # Objects made at start live as long as the daemon, so the garbage collector need not visit them again.
-        gc.collect()
-        gc.freeze()
-        # A waiting agent consists of some 15 objects and no cycle. With the default thresholds, the collector would
-        # visit the objects of all agents every few dozen spawns.
-        gc.set_threshold(*GC_THRESHOLD)
+        self._kernel.garbage.start()
         tasks = [
             asyncio.create_task(self._notify_ready()),
             asyncio.create_task(self._keep_watchdog_alive()),
@@ -153,6 +145,7 @@ class Daemon:
         for task in tasks:
             task.cancel()
         self._kernel.watchdog.stop()
+        self._kernel.garbage.stop()
         if self._failure is not None:
             raise self._failure
         self._parts.log.flush()
