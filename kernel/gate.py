@@ -17,7 +17,18 @@ from typing import Any, Protocol
 
 from ipc.errors import InvalidCall, Killed, LimitExceeded, LlmosError, NotFound, NotPermitted, facts_of
 from ipc.foreign import class_name
-from ipc.syscalls import Attach, Backup, ReleaseLock, ReleasePermit, SetPolicy, Shutdown, Submit, Syscall, WriteLog
+from ipc.syscalls import (
+    Attach,
+    Backup,
+    KillTask,
+    ReleaseLock,
+    ReleasePermit,
+    SetPolicy,
+    Shutdown,
+    Submit,
+    Syscall,
+    WriteLog,
+)
 from kernel.core.fiber import RUNNING
 from kernel.core.process import Process, Thread
 from kernel.core.stream import Stream
@@ -34,7 +45,7 @@ NOT_A_THREAD = (
 
 Handler = Callable[..., Any]
 
-CLIENTS_ONLY: frozenset[type[Syscall]] = frozenset({Shutdown, SetPolicy, Submit, Attach, Backup})
+CLIENTS_ONLY: frozenset[type[Syscall]] = frozenset({Shutdown, SetPolicy, Submit, Attach, KillTask, Backup})
 ALSO_WHILE_DYING: frozenset[type[Syscall]] = frozenset({WriteLog, ReleaseLock, ReleasePermit})
 
 

@@ -53,6 +53,7 @@ from kernel.processes.printing import Printing
 from kernel.processes.threads import ThreadSubsystem
 from kernel.programs.loader import ProgramLoader
 from kernel.programs.tool import ToolSpec
+from kernel.programs.watch import ProgramWatch
 from kernel.status import Status
 from kernel.supervision.crashes import CrashReports
 from kernel.supervision.links import Links
@@ -122,6 +123,7 @@ class Kernel:
         self.table = table = ProcessTable()
         self.traffic = Traffic(loop)
         self.programs = ProgramLoader(settings.agent_folders)
+        self.program_watch = ProgramWatch(self.programs)
 
         # dispatch, gate
         self.gate = gate = Gate()
@@ -181,10 +183,11 @@ class Kernel:
                 self.shared,
                 self.resources,
                 pending_restarts,
+                self.program_watch,
             )
 
             # tasks
-            self.tasks = Tasks(journal, self.lifecycle, gate, self.durability.processes)
+            self.tasks = Tasks(journal, self.lifecycle, gate, self.durability.processes, self.program_watch)
 
         # explain, status
         Explainer(gate, table, dispatcher, self.limits, self.tasks)
@@ -216,6 +219,7 @@ class Kernel:
             self.shared.journal = durable.regions  # no list: regions have one journal
             self.table.pids.on_low.append(durable.reserve_pids)  # only: nothing else writes pids
             control.on_kill.append(self.tasks.killed)  # only: a client's kill waits for nothing but the disk
+            control.on_missing.append(self.tasks.killer.kill_process)  # only: no other part has pids without processes
             control.on_suspend.append(durable.processes.suspended)  # before the slots: the write starts sooner
             control.on_resume.append(partial(durable.processes.suspended, suspended=False))  # the same
             control.on_nice.append(durable.processes.priority_set)  # the same
@@ -271,6 +275,7 @@ class Kernel:
 
         Each part is closed whatever the others do: the journal waits for no driver, subprocess or worker thread.
         """
+        self.program_watch.stop()
         if self.tasks is not None:
             self.tasks.stop()
         self._interrupt(list(self.table.alive.values()))

@@ -61,6 +61,9 @@ class ProcessInfo(msgspec.Struct, frozen=True):
     "queued", with the tokens so far, the model, or the place in the queue in `waits_for`. It is the state of the most
     active thread.
     `threads` and `mailbox` are counts, `age` is in seconds. `parent` is 0 for a detached process.
+
+    `task`: the id of a task that has not restarted and has no process, so that `pid` is 0. Its `state` is "held back"
+    or "waiting", and its `waits_for` the reason. For a process it is empty.
     """
 
     pid: int
@@ -74,6 +77,7 @@ class ProcessInfo(msgspec.Struct, frozen=True):
     mailbox: int
     age: float
     usage: Usage
+    task: str = ""
 
 
 class ExitStatus(msgspec.Struct, frozen=True):
@@ -188,12 +192,14 @@ class Sleep(Syscall, tag="sleep"):
 class Ps(Syscall, tag="ps"):
     """Answers up to `limit` rows of the process table, from pid `start` on; with `clients`, also connections.
 
+    With `tasks`, if `start` is 0, the rows of tasks that have not restarted come first, at most half a page of them.
     One answer has at most a page of rows. The pid of its last row, plus 1, is the `start` of the next page.
     """
 
     start: Count = 0
     limit: Annotated[int, Meta(ge=1, le=100_000)] = 10_000
     clients: bool = False
+    tasks: bool = False
     page: ClassVar[int] = 1_000
     returns: ClassVar[Any] = list[ProcessInfo]
 

@@ -83,9 +83,10 @@ class Supervise(Syscall, tag="supervise"):
 
     `strategy` chooses which children restart when one ends (Erlang/OTP, "Supervisor Behaviour"): only that child
     ("one_for_one"), all children ("one_for_all"), or that child and those after it ("rest_for_one"). The children that
-    restart with it are ended first, in reverse order. The pause before a restart is `backoff` seconds; it doubles with
-    each earlier restart within the last `within` seconds, up to `max_backoff`. Each pause is shortened by a random
-    amount, up to half of it, so that supervisors whose children failed together do not restart them together.
+    restart with it are ended first, in reverse order; transient children that are done restart with it, too. The pause
+    before a restart is `backoff` seconds; it doubles with each earlier restart within the last `within` seconds, up to
+    `max_backoff`. Each pause is shortened by a random amount, up to half of it, so that supervisors whose children
+    failed together do not restart them together.
 
     When the call returns or fails with an error, all children have ended. If the call is cancelled, it only begins to
     end them; the calling process cannot end before they have. Errors: those of `Spawn`, if the first start of a child

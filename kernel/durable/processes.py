@@ -21,6 +21,7 @@ from ipc.messages import Message
 from ipc.syscalls import ExitStatus, MemorySet, Register, Spawn, Subscribe, Wait
 from kernel.core.event_log import EventLog
 from kernel.core.process import Process, Thread
+from kernel.durable.child_programs import ChildPrograms
 from kernel.durable.commits import CommitReceipt, Commits
 from kernel.durable.history import CallHistory, CallKey, DurableTask, history_of
 from kernel.durable.mailbox import DurableMailbox
@@ -60,6 +61,7 @@ class DurableProcesses:
         messages: DurableMessages,
         lifecycle: Lifecycle,
         context: Callable[[Process], Any],
+        programs: ChildPrograms,
     ) -> None:
         self._gate = gate
         self._commits = commits
@@ -70,6 +72,7 @@ class DurableProcesses:
         self._table = lifecycle.table
         self._dispatcher = lifecycle.dispatcher
         self._context = context
+        self._programs = programs
         self.stopping = False
         commits.when_not_storable = self._end_dependents
         self.interrupted: set[Process] = set()
@@ -106,6 +109,10 @@ class DurableProcesses:
         self._set_up(history, call)
         return history.pid
 
+    def has_reserved(self, name: str | None, pid: int) -> bool:
+        """Whether `name` is reserved for process `pid`, which is yet to restart."""
+        return name is not None and self._pending_restarts.names.get(name) == pid
+
     def task_ended(self, task: int) -> None:
         """Delete all rows of a task that has ended; none of its processes will restart."""
         self._commits.persist(TaskEnded(task))
@@ -137,20 +144,19 @@ class DurableProcesses:
         history = history_of(process)
         row = history.task.rows.pop(pid, None)
         status: ExitStatus | None = None
-        program = self._lifecycle.find(process, call.program)
         try:
             if row is None:
                 return  # the row was deleted by a checkpoint, or was never written
             if row.status is not None:
                 status = _decoded(row.status, ExitStatus)
                 return
-            if program is None:
-                program = await self._lifecycle.load(process, call.program)
+            if row.priority is not None:
+                call = msgspec.structs.replace(call, priority=row.priority)
+            reserved = self.has_reserved(call.name, pid)
+            program = await self._programs.load(process, call, name_is_reserved=reserved)
             child = self._history(pid, history.task, program) if row.durable else None
             if child is not None:
                 child.restore(row)
-            if row.priority is not None:
-                call = msgspec.structs.replace(call, priority=row.priority)
             self._start_child(process, program, call, pid, child)
             self._persist_end(self._table.alive[pid], process, call)
         except Exception as error:

@@ -99,6 +99,12 @@ class TaskBegan(NamedTuple):
     task: int
 
 
+class TaskWaits(NamedTuple):
+    """A task cannot restart yet, as its program is broken: neither this attempt nor a crash counts for it."""
+
+    task: int
+
+
 class TrialBegan(NamedTuple):
     """A group of tasks that were held back begins at this time, in seconds since the epoch."""
 
@@ -295,6 +301,7 @@ STATEMENTS: dict[type[Change], tuple[str, ...]] = {
         "AND id IN (SELECT task FROM processes WHERE durable)",
     ),
     TaskBegan: ("UPDATE tasks SET trial = 1, attempt = attempt + 1 WHERE id = ? AND trial = 0",),
+    TaskWaits: ("UPDATE tasks SET trial = 0, attempt = attempt - 1 WHERE id = ? AND trial > 0",),
     TrialBegan: ("UPDATE stops SET started = ?",),
     TaskCleared: ("UPDATE tasks SET trial = 2 WHERE id = ? AND trial = 1",),
     DaemonHealthy: (

@@ -5,8 +5,8 @@ binary search for the task that kills the daemon (group testing; Dorfman, "The D
 Populations", 1943). A death counts against a task beyond `SHARED` only if the task ran alone. Nothing here starts a
 task: `kernel.tasks.recovery` does.
 
-`tasks.trial` is 0 for a task that the run holds back, 1 for a task that began and may have caused the death of the run,
-and 2 for a task that ran through its trial in that run.
+`tasks.trial` is 0 for a task that the run holds back or whose program cannot be loaded, 1 for a task that began and may
+have caused the death of the run, and 2 for a task that ran through its trial in that run.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def begin_run(db: apsw.Connection, attempts: int) -> RestartPlan:
     isolate = attempts <= MOST_ATTEMPTS
     if clean or not isolate:
         db.execute(
-            "UPDATE tasks SET attempt = attempt + (crashes + alone + ?1 < ?2), crashes = crashes + ?1, trial = 1 "
+            "UPDATE tasks SET attempt = attempt + (crashes + alone + ?1 * (trial > 0) < ?2), "
+            "crashes = crashes + ?1 * (trial > 0), trial = 1 "
             "WHERE ended IS NULL",
             (0 if clean else 1, attempts),
         )

@@ -58,13 +58,20 @@ class SwapArea:
         return f"{self._own}/{sequence}.kv"
 
     def _make_folder(self) -> None:
-        """Create and lock the folder if it does not exist yet. Raises `OSError`, also if the disk is nearly full."""
+        """Create and lock the folder if it does not exist. Raises `OSError`, also if the disk is nearly full."""
         if self.full:
             raise OSError(errno.ENOSPC, "the disk is nearly full", str(self._root))
-        if self._own is not None:
-            return
+        if self._own is not None and self._lock is not None:
+            if self._own.is_dir():
+                return
+            log.warning("the folder of swap files was removed, and is made again", folder=str(self._own))
+            os.close(self._lock)
+            self._lock = None
         make_private(self._root)
         self._root.chmod(FOLDER)
+        if self._own is not None:  # at the same place, which the drivers know
+            self._own.mkdir(mode=FOLDER, exist_ok=True)
+            self._lock = _try_lock(self._own)
         while self._lock is None:
             self._own = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=self._root))
             # None if another daemon, which started meanwhile, removed the folder because it was not locked yet.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,10 @@ from kernel.lib.pages import shortened
 from kernel.lib.validation import check_text
 from kernel.processes.lifecycle import Lifecycle, before_deadline
 from kernel.programs.program import Program
-from kernel.tasks import summaries
+from kernel.programs.watch import ProgramWatch
+from kernel.tasks import outline, summaries
+from kernel.tasks.kill import TaskKiller
+from kernel.tasks.outline import TaskOutline
 from kernel.tasks.recovery import Recovery
 from kernel.tasks.running import RunningTask, RunningTasks, id_number, id_text
 from kernel.tasks.summaries import TaskSummary
@@ -54,6 +57,7 @@ class Tasks:
         lifecycle: Lifecycle,
         gate: Gate,
         durable: DurableProcesses,
+        watch: ProgramWatch,
     ) -> None:
         self._journal = journal
         self._lifecycle = lifecycle
@@ -61,7 +65,8 @@ class Tasks:
         self._loop = asyncio.get_running_loop()
         self._running = running = RunningTasks(journal, lifecycle, durable)
         self._tasks = running.tasks
-        self.recovery = Recovery(running, journal, lifecycle, durable)
+        self.recovery = Recovery(running, journal, lifecycle, durable, watch)
+        self.killer = TaskKiller(running, self.recovery, journal, lifecycle, gate, self.flush)
         gate.register({Submit: self.submit, Attach: self.attach, History: self.history, Backup: self.backup})
 
     # ---- system calls
@@ -121,8 +126,8 @@ class Tasks:
     # ---- for the kernel
 
     def drain(self) -> None:
-        """Begin no more tasks that are held back: the next run of the daemon restarts them."""
-        self.recovery.trials.stop()
+        """Begin no more tasks that wait or are held back: the next run of the daemon restarts them."""
+        self.recovery.drain()
 
     def stop(self) -> None:
         """Prepare for the stop of the daemon: no task restarts any more, and the progress of generations stays."""
@@ -179,6 +184,27 @@ class Tasks:
     def unwritten(self) -> int:
         """The number of tasks that have ended, and whose ends wait for the disk."""
         return self._running.unwritten
+
+    def unstarted(self) -> Iterator[TaskOutline]:
+        """The tasks that are held back or wait for their programs."""
+        for accepted in self.recovery.unstarted():
+            if (found := outline.of_unstarted(self.recovery, accepted)) is not None:
+                yield found
+
+    def without_process(self, pid: int) -> TaskOutline | None:
+        """The task that has not restarted, and whose process had `pid` in a previous run; None if there is none."""
+        accepted = self.recovery.without_process(pid)
+        return None if accepted is None else outline.of_unstarted(self.recovery, accepted)
+
+    async def outline(self, text: str) -> TaskOutline:
+        """The outline of the task with the id `text`. Raises `UnknownTask`."""
+        number = id_number(text)
+        row: TaskRow | None = await self._journal.read(lambda store: store.find(number))
+        if row is None:
+            raise UnknownTask(f"no task {id_text(number)}; `llmos history` lists the tasks", id=id_text(number))
+        accepted = self.recovery.find(number)
+        found = None if accepted is None else outline.of_unstarted(self.recovery, accepted)
+        return found or outline.of_row(row, self._tasks.get(number))
 
     def unwritten_end(self, pid: int) -> RunningTask | None:
         """The task of process `pid` if the process has ended and the end is not on disk yet, else None."""
@@ -237,8 +263,9 @@ class Tasks:
         """Attach `stream` to a task that was found in the journal."""
         task = self._tasks.get(row.id)
         if task is not None:
-            if stream is not None and self.recovery.trials.holds(row.id):
-                _announce(stream, self.recovery.trials.state())
+            state = self.recovery.state(row.id)
+            if stream is not None and state is not None:
+                _announce(stream, state)
             return _join(task, stream, call)
         if row.ended is None:
             raise ShuttingDown(
@@ -284,23 +311,22 @@ class Tasks:
         task = self._tasks.get(row.id)
         ending = task is not None and task.final is not None
         pid = 0 if task is None or ending or row.ended is not None else task.pid
+        waits = None if task is None or ending else self.recovery.state(row.id)
         return TaskInfo(
             id=id_text(row.id),
             pid=pid,
             program=shortened(row.program),
             owner=shortened(row.owner),
-            state=row.reason or ("ending" if ending else "running" if pid else self._not_begun(row.id)),
-            attempt=row.attempt,
+            state=row.reason or ("ending" if ending else "running" if pid else waits.state if waits else "accepted"),
+            attempt=row.attempt if task is None or waits is None else task.attempt,
             submitted=row.submitted,
             ended=row.ended or 0.0,
             error=shortened(row.error),
-            last_pid=summary.last_pid or (0 if task is None else task.pid),
+            last_pid=summary.last_pid or (0 if task is None else task.pid) or (0 if waits is None else waits.pid),
             arguments=summary.arguments,
             result=summary.result,
+            waits_for="" if waits is None else waits.detail,
         )
-
-    def _not_begun(self, number: int) -> str:
-        return "held back" if self.recovery.trials.holds(number) else "accepted"
 
 
 def _root_of(process: Process) -> int:
