@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         NotFound,
         NotHeld,
         NotPermitted,
+        OutcomeForgotten,
         OutOfTurn,
         ProtocolError,
         RegionDeleted,
@@ -92,7 +93,8 @@ _HOMES = {
         "InvalidCall "
         "InvalidConstraint InvalidPrompt InvalidReply JournalUnavailable KeyReused Killed LimitExceeded LlmosError "
         "MailboxFull MalformedFrame MessageTooLarge MissingExtra ModelLoadFailed ModelNotFound NameTaken NoDaemon "
-        "NotACall NotEncodable NotFound NotHeld NotPermitted OutOfTurn ProtocolError RegionDeleted ReplayDiverged "
+        "NotACall NotEncodable NotFound NotHeld NotPermitted OutcomeForgotten OutOfTurn ProtocolError RegionDeleted "
+        "ReplayDiverged "
         "ShuttingDown SlowReader SocketInUse SocketPathInvalid StateInUse StateTooNew SyncMismatch TimedOut "
         "TooManyAttempts TooManyRestarts ToolFailed UndeclaredType UnknownCall UnknownModel UnknownName "
         "UnknownProcess UnknownProgram UnknownRegion UnknownTask UnknownThread UnknownTool VersionConflict "
@@ -169,6 +171,7 @@ __all__ = [  # noqa: RUF022 - by theme
     "NotHeld",
     "NotPermitted",
     "OutOfTurn",
+    "OutcomeForgotten",
     "ProtocolError",
     "RegionDeleted",
     "ReplayDiverged",

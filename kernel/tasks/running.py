@@ -100,6 +100,7 @@ class RunningTasks:
     def _process_ended(self, task: RunningTask, process: Process) -> None:
         status = process.status
         assert status is not None
+        process.awaited = True  # the journal has the outcome
         if self.stopping and task.detach and status.reason == "killed":
             return
         self._finish(task, status.reason, final_event(status))
