@@ -143,7 +143,7 @@ class Kernel:
         self.names = NameRegistry(table, gate, pending_restarts.names)
         self.messaging = Messaging(table, gate, dispatcher, self.names, settings.memory.message_bytes)
         self.publication = Publisher(gate, self.messaging)
-        Receiver(gate, dispatcher, self.messaging.dead_letters)
+        Receiver(gate, dispatcher, self.messaging.dead_letters, self.messaging.inheritance)
         self.synchronisation = Synchronisation(gate)
 
         # memory, models, supervision
@@ -206,7 +206,8 @@ class Kernel:
         end, control = self.process_exit.on_end, self.control
         self.gate.steps = self.dispatcher  # no list: one dispatcher runs the threads that make the calls
         self.dispatcher.on_slow.append(self.watchdog.log_slow_step)  # only: nothing else watches steps
-        self.messaging.on_urgency.append(self.resources.priority_changed)  # only: callers change urgency on slots
+        inheritance = self.messaging.inheritance
+        inheritance.on_change.append(self.resources.priority_changed)  # only: it matters on the slots of models alone
         self.process_exit.on_thread_end.append(self.synchronisation.thread_ended)  # only: threads hold just locks
         if isinstance(self.loop, Guarded):
             self.loop.on_exit[:] = [self.threads.callback_exited]  # only: an earlier kernel on this loop is closed
@@ -224,6 +225,9 @@ class Kernel:
             control.on_resume.append(partial(durable.processes.suspended, suspended=False))  # the same
             control.on_nice.append(durable.processes.priority_set)  # the same
             end.append(durable.processes.process_ended)  # before the links: what they end must find no ended root
+        control.on_suspend.append(inheritance.suspension_changed)  # free: what it calls is less urgent without it
+        control.on_resume.append(inheritance.suspension_changed)  # free: the same
+        control.on_nice.append(inheritance.priority_set)  # free: the same
         control.on_suspend.append(self.resources.suspended)  # last: the call does not wait for the slots
         control.on_resume.append(self.resources.resumed)  # the same
         control.on_nice.append(self.resources.priority_set)  # the same

@@ -161,7 +161,9 @@ class Spawn(Syscall, tag="spawn"):
 class Wait(Syscall, tag="wait"):
     """Wait until process `pid` has ended; answers its `ExitStatus`. The daemon remembers the last 512 ended processes.
 
-    Errors: `UnknownProcess`, `TimedOut` after `timeout` seconds, `DeadlockDetected`, `InvalidCall` (the caller itself).
+    For a process that has not waited for its children, it remembers more: in all 100,000 outcomes, or 128 MiB of them.
+    Errors: `UnknownProcess`, and its subclass `OutcomeForgotten` if `pid` has ended and is no longer remembered;
+    `TimedOut` after `timeout` seconds; `DeadlockDetected`; `InvalidCall` (the caller itself).
     """
 
     pid: int

@@ -292,7 +292,7 @@ class DurableProcesses:
         if row.suspended:
             self._dispatcher.hold(process)
         if row.priority is not None:
-            process.priority = row.priority
+            process.priority = process.lowest_priority = row.priority
             for thread in tuple(process.threads):
                 self._dispatcher.reprioritise(thread, row.priority)
         row.messages, row.memory = [], []

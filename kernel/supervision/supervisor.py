@@ -103,7 +103,7 @@ class Supervisor:
 
     def _note_end(self, child: _SupervisedChild, dead: Process) -> None:
         if child.process is dead:
-            child.process, child.status = None, dead.status
+            child.process, child.status, dead.awaited = None, dead.status, True
             self._ended.append(child)
         self._thread.wake()
 

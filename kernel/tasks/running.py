@@ -100,6 +100,7 @@ class RunningTasks:
     def _process_ended(self, task: RunningTask, process: Process) -> None:
         status = process.status
         assert status is not None
+        process.awaited = True  # the journal has the outcome
         if process in self._durable.interrupted:
             return  # it restarts in the next run
         self._finish(task, status.reason, final_event(status))

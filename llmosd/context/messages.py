@@ -74,7 +74,10 @@ class MessageMethods(Caller):
         return self._gate.call(self._process, Call(to, body, timeout, type, priority))
 
     def reply(self, message: Message, body: Any) -> Coroutine[Any, Any, None]:
-        """Reply to a message that was sent by `call`. Raises `NotACall` for other messages, and for a second reply."""
+        """Reply to a message that was sent by `call`. Raises `NotACall` for other messages, and for a second reply.
+
+        If the caller no longer waits, the reply becomes a dead letter, and nothing is raised.
+        """
         return self._gate.call(self._process, Reply(message.sender, message.id, body))
 
     # ---- names and topics

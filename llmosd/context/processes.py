@@ -74,7 +74,8 @@ class ProcessMethods(Caller):
         """Wait until process `pid` has ended, and return its result. Raises its error if it did not end well.
 
         Also raises `TimedOut` after `timeout` seconds, and `UnknownProcess` for a process that the daemon does not
-        remember.
+        remember: `OutcomeForgotten` if it has ended. The daemon remembers your children until you have waited for them,
+        and other processes for a while. Spawn those for which you never wait with `detach=True`.
         """
         status: ExitStatus = await self._gate.call(self._process, Wait(pid, timeout))
         if status.error is not None:
