@@ -24,12 +24,17 @@ if TYPE_CHECKING:
 
 
 class Scheduler(Protocol):
-    """The dispatcher, as a fiber sees it. `push` puts a fiber at the end of the ready queue."""
+    """The dispatcher, as a fiber sees it.
+
+    `push` puts a fiber at the end of the ready queue. `give_way` does so after the callbacks that are scheduled now.
+    """
 
     loop: asyncio.AbstractEventLoop
     timers: TimerQueue
 
     def push(self, fiber: Any, /) -> None: ...
+
+    def give_way(self, fiber: Any, /) -> None: ...
 
 
 # "Extending asyncio" in the library reference documents these four functions, underscores included.
@@ -297,7 +302,10 @@ class Fiber(asyncio.Future[Any]):
 
     def _await_outside(self, wanted: Any) -> None:
         """Block on the value that asyncio code yielded: a future, or None to give up the loop for one turn."""
-        if wanted is None or wanted is PARK:  # PARK gets here only if a cancellation must be thrown: do not wait
+        if wanted is None:
+            self.dispatcher.give_way(self)
+            return
+        if wanted is PARK:  # PARK gets here only if a cancellation must be thrown: do not wait
             self.dispatcher.push(self)
             return
         try:

@@ -49,6 +49,7 @@ class Dispatcher:
         self.on_slow: list[Callable[[Thread, float], None]] = []
         self.running: Thread
         self._ready: dict[int, deque[Thread]] = {}
+        self._gave_way: dict[int, int] = {}  # by priority, how many threads have given up the loop for a turn
         self._contested_steps = 0  # steps with several priorities ready, since the last step by aging
         self._scheduled = False
 
@@ -67,6 +68,27 @@ class Dispatcher:
         if not self._scheduled:
             self._scheduled = True
             self.loop.call_soon(self._run)
+
+    def give_way(self, thread: Thread) -> None:
+        """Push `thread`, which has given up the loop for one turn, after all callbacks that are scheduled now.
+
+        So `asyncio.sleep(0)` means what it means in asyncio. Until then less urgent threads run by aging only.
+        """
+        thread.state = READY
+        priority = thread.priority
+        self._gave_way[priority] = self._gave_way.get(priority, 0) + 1
+        if priority not in self._ready:
+            self._ready[priority] = deque()
+        self.loop.call_soon(self._come_back, thread, priority)
+
+    def _come_back(self, thread: Thread, priority: int) -> None:
+        left = self._gave_way[priority] - 1
+        if left:
+            self._gave_way[priority] = left
+        else:
+            del self._gave_way[priority]
+        if not thread.done():  # it may have been abandoned
+            self.push(thread)
 
     def hold(self, process: Process, thread: Thread | None = None) -> None:
         """Do not step `thread`, or by default any thread of `process`, until `release`."""
@@ -105,7 +127,7 @@ class Dispatcher:
         """Give `thread` a new priority. A ready thread moves to the end of the queue of that priority."""
         old, thread.priority = thread.priority, priority
         queue = self._ready.get(old)
-        if thread.state is READY and priority != old and queue is not None:
+        if thread.state is READY and priority != old and queue is not None and thread in queue:
             queue.remove(thread)
             self.push(thread)
 
@@ -138,23 +160,24 @@ class Dispatcher:
         if now - end > self.slow_step:
             for hook in self.on_slow:
                 hook(self.running, now - end)
-        if queue or any(ready.values()):
-            self.loop.call_soon(self._run)
+        if queue or self._gave_way or any(ready.values()):
+            self.loop.call_soon(self._run)  # after the callbacks that push the threads which gave way
         else:
             self._scheduled = False
 
     def _next_queue(self) -> deque[Thread] | None:
-        """The queue for the next step: the most urgent, except in one of `AGING` steps. None if no thread is ready.
+        """The queue for the next step: the most urgent, except in one of `AGING` steps.
 
-        If there are several queues, drops the empty ones.
+        None if no thread is ready, or if the most urgent thread has given up the loop for this turn. If there are
+        several queues, drops the empty ones.
         """
         ready = self._ready
         if len(ready) > 1:
-            for priority in [priority for priority, queue in ready.items() if not queue]:
+            for priority in [one for one, queue in ready.items() if not queue and one not in self._gave_way]:
                 del ready[priority]
             if not ready:
                 return None
-            if len(ready) > 1:
+            if len(ready) > 1 and ready[max(ready)]:
                 self._contested_steps += 1
                 if self._contested_steps >= AGING:
                     self._contested_steps = 0
@@ -162,10 +185,14 @@ class Dispatcher:
         return ready[max(ready)] or None
 
     def _longest_waiting_queue(self) -> deque[Thread]:
-        """The queue, other than the most urgent, that has waited longest for a step by aging."""
+        """The queue, other than the most urgent, that has waited longest for a step by aging.
+
+        It is the most urgent if the threads of all others have given up the loop for this turn.
+        """
         # A new queue is added at the end, and a queue moves to the end when it gets a step by aging. So the first has
         # waited longest.
         highest = max(self._ready)
-        priority = next(priority for priority in self._ready if priority != highest)
+        lower = (priority for priority, queue in self._ready.items() if queue and priority != highest)
+        priority = next(lower, highest)
         queue = self._ready[priority] = self._ready.pop(priority)
         return queue
