@@ -27,6 +27,7 @@ class Scheduler(Protocol):
     """The dispatcher, as a fiber sees it.
 
     `push` puts a fiber at the end of the ready queue. `give_way` does so after the callbacks that are scheduled now.
+    `cancelled` is called when a suspended fiber is cancelled.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -35,6 +36,8 @@ class Scheduler(Protocol):
     def push(self, fiber: Any, /) -> None: ...
 
     def give_way(self, fiber: Any, /) -> None: ...
+
+    def cancelled(self, fiber: Any, /) -> None: ...
 
 
 # "Extending asyncio" in the library reference documents these four functions, underscores included.
@@ -178,7 +181,10 @@ class Fiber(asyncio.Future[Any]):
             return
         self._fut_waiter = awaited
         self._throw = _cancellation(msg)
-        self.wake()
+        if self.state is SUSPENDED:
+            self.dispatcher.cancelled(self)
+        else:
+            self.wake()
 
     def _leave_wait(self, msg: Any) -> None:
         """Throw CancelledError without waiting for the end of the awaited future: that future waits for this fiber."""

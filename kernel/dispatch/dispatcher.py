@@ -14,9 +14,10 @@ from time import perf_counter
 
 import structlog
 
-from kernel.core.fiber import READY, SUSPENDED
+from kernel.core.fiber import NEW, READY, SUSPENDED
 from kernel.core.process import Process, Thread
 from kernel.core.timers import TimerQueue
+from kernel.dispatch.clean_ups import CleanUps
 from kernel.dispatch.instruments import Instruments
 from kernel.lib.failures import traceback_text
 
@@ -50,13 +51,14 @@ class Dispatcher:
         self.running: Thread
         self._ready: dict[int, deque[Thread]] = {}
         self._gave_way: dict[int, int] = {}  # by priority, how many threads have given up the loop for a turn
+        self.clean_ups = CleanUps()
         self._contested_steps = 0  # steps with several priorities ready, since the last step by aging
         self._scheduled = False
 
     def push(self, thread: Thread) -> None:
         """Put `thread`, which is ready, at the end of the queue of its priority. Hold it back if it is suspended."""
         process = thread.process
-        if process.held_back is not None and (process.suspended or thread.suspended):
+        if process.held_back is not None and self._is_held(thread):
             thread.state = SUSPENDED
             process.held_back.append(thread)
             return
@@ -107,6 +109,31 @@ class Dispatcher:
             process.suspended = False
         else:
             thread.suspended = False
+        self._push_held(process)
+
+    def clean_up(self, thread: Thread) -> None:
+        """Step `thread`, which is killed, until it is done or `end_clean_up`, even while its process is suspended."""
+        self.clean_ups.begin(thread)
+        self.release(thread.process, thread)
+
+    def end_clean_up(self, thread: Thread) -> None:
+        """Undo `clean_up`: what the clean-up has started is held back again."""
+        self.clean_ups.end(thread)
+        if thread.process.held_back is not None:
+            self._hold_back(thread.process)
+
+    def cancelled(self, thread: Thread) -> None:
+        """A cancellation will be thrown into `thread`, which is held back. It may be part of a clean-up."""
+        if self.clean_ups and self.clean_ups.includes(thread):
+            self.loop.call_soon(self._push_cancelled, thread)
+
+    def _push_cancelled(self, thread: Thread) -> None:
+        # The callback for the first of many cancelled threads pushes them all.
+        if thread.state is SUSPENDED and self.clean_ups.includes(thread):
+            self._push_held(thread.process)
+
+    def _push_held(self, process: Process) -> None:
+        """Push the threads that were held back. Those that may not run are held back again, in the same order."""
         held = process.held_back
         still = process.suspended or any(thread.suspended for thread in process.threads)
         process.held_back = [] if still else None
@@ -114,12 +141,22 @@ class Dispatcher:
             if not waiting.done():  # a thread may be abandoned while it is held back
                 self.push(waiting)
 
+    def _is_held(self, thread: Thread) -> bool:
+        """Whether a suspension holds `thread` back."""
+        if not (thread.process.suspended or thread.suspended):
+            return False
+        if not self.clean_ups:
+            return True
+        if thread.state is NEW:
+            self.clean_ups.started(thread, self.running)
+        return not self.clean_ups.includes(thread)
+
     def _hold_back(self, process: Process) -> None:
         """Hold back the ready threads of `process` that may not run, so that steps need not check this."""
         for priority in sorted(self._ready, reverse=True):
             queue = self._ready[priority]
             for thread in [thread for thread in queue if thread.process is process]:
-                if process.suspended or thread.suspended:
+                if self._is_held(thread):
                     queue.remove(thread)
                     self.push(thread)
 
