@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+from asyncio import base_tasks
 from collections.abc import Coroutine, Generator
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from ipc.errors import brief
 from ipc.foreign import MAX_NAME, arguments_of, bounded, class_name, drop_outer_frame, is_a, shown
@@ -45,6 +46,7 @@ _enter_task: Any = getattr(asyncio, "_enter_task")  # noqa: B009
 _leave_task: Any = getattr(asyncio, "_leave_task")  # noqa: B009
 register_task: Any = getattr(asyncio, "_register_task")  # noqa: B009
 _unregister_task: Any = getattr(asyncio, "_unregister_task")  # noqa: B009
+_task_print_stack: Any = getattr(base_tasks, "_task_print_stack")  # noqa: B009
 
 
 class _Park:
@@ -124,6 +126,9 @@ class Fiber(asyncio.Future[Any]):
         frame = getattr(self._coro, "cr_frame", None)
         return [] if frame is None else [frame]
 
+    def print_stack(self, *, limit: int | None = None, file: TextIO | None = None) -> None:
+        _task_print_stack(self, limit, file)
+
     def cancelling(self) -> int:
         return self._cancels
 
@@ -196,10 +201,10 @@ class Fiber(asyncio.Future[Any]):
         self.dispatcher.push(self)
 
     def set_result(self, result: object) -> None:
-        raise RuntimeError("the result of a thread is the return value of its coroutine and cannot be set")
+        raise RuntimeError("a thread does not support set_result: its result is the return value of its coroutine")
 
     def set_exception(self, exception: object) -> None:
-        raise RuntimeError("the exception of a thread is raised by its coroutine and cannot be set")
+        raise RuntimeError("a thread does not support set_exception: its exception is raised by its coroutine")
 
     # ---- for the kernel
 
@@ -283,6 +288,7 @@ class Fiber(asyncio.Future[Any]):
             self._finish()
             if self._throw is not None:  # the coroutine cancelled itself in its last step
                 super().cancel(*self._throw.args[:1])
+                self._throw = None
             else:
                 super().set_result(stop.value)
         except asyncio.CancelledError as error:
@@ -316,7 +322,11 @@ class Fiber(asyncio.Future[Any]):
             return
         try:
             if getattr(wanted, "_asyncio_future_blocking", None) is None or wanted is self:
-                self._refuse_wait("itself" if wanted is self else shown(wanted))
+                itself = f"itself: Task cannot await on itself: {self!r}"
+                self._refuse_wait(itself if wanted is self else shown(wanted))
+                return
+            if wanted.get_loop() is not self._loop:
+                self._refuse_wait(f"it: Task {self!r} got Future {shown(wanted)} attached to a different loop")
                 return
             wanted._asyncio_future_blocking = False
             self.state = BLOCKED

@@ -97,6 +97,8 @@ class ThreadSubsystem:
 
         So does a task that a callback of the process makes, such as the handler of a server. No other thread awaits it.
         """
+        if not asyncio.iscoroutine(coro):
+            raise TypeError(f"a coroutine was expected, got {shown(coro)}")
         maker = asyncio.current_task(loop)
         if isinstance(maker, Thread):
             if maker.done():
