@@ -325,7 +325,8 @@ class Fiber(asyncio.Future[Any]):
                 itself = f"itself: Task cannot await on itself: {self!r}"
                 self._refuse_wait(itself if wanted is self else shown(wanted))
                 return
-            if wanted.get_loop() is not self._loop:
+            loop_of = getattr(wanted, "get_loop", None)  # an object of the agent may lack it
+            if loop_of is not None and loop_of() is not self._loop:
                 self._refuse_wait(f"it: Task {self!r} got Future {shown(wanted)} attached to a different loop")
                 return
             wanted._asyncio_future_blocking = False
