@@ -175,9 +175,9 @@ class Kill(Syscall, tag="kill"):
     """End process `pid` and its children; answers its `ExitStatus` when it has ended.
 
     If the caller is a client, the answer also waits until the end is on disk. The threads of the process are cancelled,
-    and have 2 seconds for their `finally` blocks. With `thread`, the path of a thread, only that
-    thread ends, and the answer is None. Errors: `UnknownProcess`, `UnknownThread`, `InvalidCall` (the first thread of a
-    process, or the calling thread).
+    and have 2 seconds for their `finally` blocks, even while they are suspended. With `thread`, the path of a thread,
+    only that thread ends, and the answer is None. Errors: `UnknownProcess`, `UnknownThread`, `InvalidCall` (the first
+    thread of a process, or the calling thread).
     """
 
     pid: int

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from concurrent.futures import ProcessPoolExecutor
 from types import TracebackType
 from typing import Any
 
@@ -18,7 +19,7 @@ import uvloop
 from kernel.core.process import Process, Thread
 from kernel.event_loop.agent_threads import AgentThreads
 from kernel.event_loop.belongings import BELONGINGS
-from kernel.event_loop.callbacks import AgentCallback, ProtocolFactory, is_kernels
+from kernel.event_loop.callbacks import AgentCallback, ProtocolFactory, is_kernels, run_for
 from kernel.event_loop.generators import GeneratorOwners
 from kernel.event_loop.owner import acting_process, described
 from kernel.event_loop.signals import SIGNALS
@@ -91,6 +92,12 @@ class Guarded(Loop):  # type: ignore[misc]
         BELONGINGS.forget("writer", _number(fd))
         return bool(super().remove_writer(fd))
 
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
+        process = acting_process()
+        if process is None or isinstance(executor, ProcessPoolExecutor):
+            return super().run_in_executor(executor, func, *args)
+        return super().run_in_executor(executor, run_for, process, func, *args)
+
     def _owned(
         self, callback: Any, origin: object, context: contextvars.Context | None
     ) -> tuple[Any, contextvars.Context | None]:
@@ -141,7 +148,7 @@ class Guarded(Loop):  # type: ignore[misc]
             super().call_exception_handler(context)
         else:
             try:
-                handler(self, context)
+                run_for(process, handler, self, context)
             except (SystemExit, KeyboardInterrupt) as exiting:
                 self._exited(process, exiting)
             except BaseException as failure:
