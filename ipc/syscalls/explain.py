@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import msgspec
 
-from ipc.syscalls.base import Syscall
+from ipc.syscalls.base import Integer, Syscall
 
 
 class Participant(msgspec.Struct, frozen=True):
@@ -89,7 +89,7 @@ class Explanation(msgspec.Struct, frozen=True):
 class Why(Syscall, tag="why"):
     """Answers an `Explanation` of what process `pid` waits for, or of how it ended. Errors: `UnknownProcess`."""
 
-    pid: int
+    pid: Integer
     returns: ClassVar[type[Explanation]] = Explanation
 
 

@@ -24,6 +24,7 @@ from kernel.core.selector import Selector
 from kernel.core.timers import Timer
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate
+from kernel.lib.call_checks import check_call
 from kernel.lib.validation import check_text, check_timeout
 from kernel.messages.dead_letters import DeadLetterQueue
 from kernel.messages.validation import MAX_TYPE
@@ -55,6 +56,7 @@ class Receiver:
         return message
 
     def _receive_selected(self, process: Process, call: Receive) -> Message | Coroutine[Any, Any, Message]:
+        check_call(call)
         timeout = check_timeout(call.timeout)
         selector = None
         if call.type is not None:
