@@ -184,18 +184,21 @@ def _number(node: inspect.FloatType) -> FieldForm:
     is_inside: Callable[[float], bool] = eval(f"lambda v: {inside}")
 
     def take(value: Any) -> float:
-        if type(value) is int and not LOWEST <= value <= HIGHEST:
-            try:
-                value = float(value)
-            except OverflowError:
-                raise Refused(value, expected) from None
-        plain: float = value if type(value) is int else float.__float__(value)  # a subclass may compare in its own way
+        try:
+            plain: float = value if type(value) is int and LOWEST <= value <= HIGHEST else _plain_float(value)
+        except OverflowError:
+            raise Refused(value, expected) from None
         if not is_inside(plain):
             raise Refused(value, expected)
         return plain
 
     common = f"type(v) is float and {inside}"
     return FieldForm(expected, lambda kind: kind is int or issubclass(kind, float), take, common)
+
+
+def _plain_float(value: float) -> float:
+    """`value` as a float: a subclass, such as that of numpy, may compare in its own way. Raises `OverflowError`."""
+    return float(value) if type(value) is int else float.__float__(value)
 
 
 def _text(least: int, most: int | None) -> FieldForm:

@@ -113,7 +113,7 @@ class ProcessMethods(Caller):
         try:
             thread: asyncio.Future[Any] = self._gate.call_now(self._process, StartThread(coro, name))
         except LlmosError:
-            if isinstance(coro, Coroutine):
+            if issubclass(type(coro), Coroutine):
                 coro.close()
             raise
         return thread
