@@ -274,6 +274,12 @@ def _mapping(item: FieldForm) -> FieldForm:
     take_key, take_item = _of_any_class(_text(0, None)), _of_any_class(item)
 
     def take(value: Any) -> dict[str, Any]:
+        if item is ANYTHING and type(value) is dict:
+            for key in value:
+                if type(key) is not str or not key.isascii():
+                    break
+            else:
+                return value  # the most common: the arguments of a process
         taken = {}
         for key, one in dict.items(value):  # of a subclass, too, whose own methods may do anything
             try:

@@ -73,7 +73,7 @@ class Messaging:
     # ---- send
 
     def send(self, process: Process, call: Send) -> int | Coroutine[Any, Any, int]:
-        if type(call.to) is not int or call.type is not UNTYPED or call.lifetime is not None or call.wait is not True:
+        if type(call.to) is not int or call.type is not UNTYPED or call.wait is not True:
             check_call(call)
         recipient = self._alive.get(call.to) or self.recipient(call.to)  # type: ignore[arg-type]
         deadline = None if call.lifetime is None else deadline_after(call.lifetime, self._loop)
