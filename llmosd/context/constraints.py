@@ -49,7 +49,7 @@ def _schema(schema: Any) -> tuple[Constraint, Decode]:
     """The constraint and the decoder for a JSON schema (a dict or a text), or for a type that msgspec can describe."""
     if isinstance(schema, str):
         try:
-            schema = msgspec.json.decode(schema)
+            schema = msgspec.json.decode(str.__str__(schema))  # of a subclass, too
         except (*UNDECODABLE, UnicodeError) as error:
             raise InvalidConstraint(f"schema is not JSON: {reason_of(error)}") from None
     if isinstance(schema, dict):
