@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import msgspec
 
-from ipc.syscalls.base import Syscall
+from ipc.syscalls.base import Integer, Syscall
 
 
 class Participant(msgspec.Struct, frozen=True):
@@ -95,7 +95,7 @@ class Why(Syscall, tag="why"):
     `UnknownProcess`, `UnknownTask`.
     """
 
-    pid: int = 0
+    pid: Integer = 0
     task: str | None = None
     returns: ClassVar[type[Explanation]] = Explanation
 

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from ipc.errors import ErrorInfo
 from ipc.messages import Log
-from ipc.syscalls.base import Body, Count, Priority, Seconds, Syscall
+from ipc.syscalls.base import Body, Count, Integer, Positive, Priority, Seconds, Syscall
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -35,12 +35,12 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     cpu_seconds: Seconds | None = None
     wall_seconds: Seconds | None = None
     children: Count | None = None
-    mailbox: Annotated[int, Meta(ge=1)] | None = None
+    mailbox: Positive | None = None
     memory_keys: Count | None = None
     memory_bytes: Count | None = None
-    processes: Annotated[int, Meta(ge=1)] | None = None
+    processes: Positive | None = None
     depth: Count | None = None
-    mailbox_bytes: Annotated[int, Meta(ge=1)] | None = None
+    mailbox_bytes: Positive | None = None
 
 
 class Usage(msgspec.Struct):
@@ -166,7 +166,7 @@ class Wait(Syscall, tag="wait"):
     `TimedOut` after `timeout` seconds; `DeadlockDetected`; `InvalidCall` (the caller itself).
     """
 
-    pid: int
+    pid: Integer
     timeout: Seconds | None = None
     returns: ClassVar[Any] = ExitStatus
 
@@ -180,7 +180,7 @@ class Kill(Syscall, tag="kill"):
     thread of a process, or the calling thread).
     """
 
-    pid: int
+    pid: Integer
     thread: str | None = None
     returns: ClassVar[Any] = ExitStatus | None
 
@@ -212,7 +212,7 @@ class Logs(Syscall, tag="logs"):
     With `credit` above 0, new lines follow as events until the process ends.
     """
 
-    pid: int
+    pid: Integer
     credit: Count = 0
     returns: ClassVar[Any] = list[Log]
 
@@ -268,7 +268,7 @@ class Threads(Syscall, tag="threads"):
     Without `start`, it answers all. Errors: `UnknownProcess`; `LimitExceeded` if these are more than a page.
     """
 
-    pid: int
+    pid: Integer
     start: Count | None = None
     page: ClassVar[int] = 2_000
     returns: ClassVar[Any] = list[ThreadInfo]
@@ -282,7 +282,7 @@ class Suspend(Syscall, tag="suspend"):
     of a client).
     """
 
-    pid: int
+    pid: Integer
     thread: str | None = None
 
 
@@ -292,7 +292,7 @@ class Resume(Syscall, tag="resume"):
     Errors: `UnknownProcess`, `UnknownThread`.
     """
 
-    pid: int
+    pid: Integer
     thread: str | None = None
 
 
@@ -303,7 +303,7 @@ class Nice(Syscall, tag="nice"):
     `UnknownProcess`, `UnknownThread`, `InvalidCall`.
     """
 
-    pid: int
+    pid: Integer
     priority: Annotated[int, Meta(ge=-40, le=40)]
     relative: bool = False
     thread: str | None = None

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from ipc.errors import ErrorInfo
 from ipc.messages import Log
-from ipc.syscalls.base import Count, Priority, Seconds, Syscall
+from ipc.syscalls.base import Count, Integer, Priority, Seconds, Syscall
 from ipc.syscalls.processes import ExitStatus, Usage
 
 DOWN = "down"  # type of the message by which a monitor reports the end of a process
@@ -51,13 +51,13 @@ class Link(Syscall, tag="link"):
     Errors: `UnknownProcess`, `InvalidCall` (the caller itself, or the connection of a client).
     """
 
-    pid: int
+    pid: Integer
 
 
 class Unlink(Syscall, tag="unlink"):
     """Undo `Link`. Without a link it has no effect."""
 
-    pid: int
+    pid: Integer
 
 
 class Monitor(Syscall, tag="monitor"):
@@ -68,14 +68,14 @@ class Monitor(Syscall, tag="monitor"):
     `LimitExceeded` beyond 200,000 monitors.
     """
 
-    pid: int
+    pid: Integer
     returns: ClassVar[Any] = int
 
 
 class Demonitor(Syscall, tag="demonitor"):
     """Undo `Monitor`, whose answer was `ref`. An unread message of this monitor is removed from the mailbox."""
 
-    ref: int
+    ref: Integer
 
 
 class Supervise(Syscall, tag="supervise"):
@@ -138,7 +138,7 @@ class CrashReport(msgspec.Struct, frozen=True):
 class Crashes(Syscall, tag="crashes"):
     """Answers the reports on the last 100 processes that failed, the oldest first; with `pid`, only that process's."""
 
-    pid: int | None = None
+    pid: Integer | None = None
     returns: ClassVar[Any] = list[CrashReport]
 
 

@@ -26,6 +26,7 @@ from kernel.dispatch import deadlock
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.dispatch.priority_inheritance import PriorityInheritance
 from kernel.gate import Gate
+from kernel.lib.call_checks import check_call
 from kernel.lib.validation import check_timeout
 from kernel.messages.body_size import counted_size
 from kernel.messages.dead_letters import DeadLetterQueue
@@ -70,6 +71,8 @@ class Messaging:
     # ---- send
 
     def send(self, process: Process, call: Send) -> int | Coroutine[Any, Any, int]:
+        if type(call.to) is not int or call.type is not UNTYPED or call.wait is not True:
+            check_call(call)
         recipient = self._alive.get(call.to) or self.recipient(call.to)  # type: ignore[arg-type]
         deadline = None if call.lifetime is None else deadline_after(call.lifetime, self._loop)
         kind, body, priority = call.type, call.body, call.priority
@@ -148,6 +151,8 @@ class Messaging:
     # ---- call and reply
 
     async def call(self, process: Process, call: Call) -> Any:  # noqa: C901 - one function for speed
+        if type(call.to) is not int or call.type is not UNTYPED:
+            check_call(call)
         recipient = self._alive.get(call.to) or self.recipient(call.to)  # type: ignore[arg-type]
         if recipient is process:
             raise InvalidCall(f"process {process.pid} calls itself, and would wait for its own reply forever")
@@ -167,7 +172,8 @@ class Messaging:
         thread, timeout = self._dispatcher.running, call.timeout
         timer, until = None, None
         if timeout is not None and not (type(timeout) is float and 0 <= timeout <= LONG):
-            timeout = check_timeout(timeout)
+            check_call(call)
+            timeout = check_timeout(call.timeout)
         if timeout is not None:
             timer = Timer(thread, timeout)
             until = timer.until
@@ -222,6 +228,8 @@ class Messaging:
         return reveal(answer) if of is msgspec.Raw and not process.is_client else answer
 
     def reply(self, process: Process, call: Reply) -> None:
+        if type(call.message) is not int or type(call.to) is not int:
+            check_call(call)
         pending_calls = process.pending_calls
         if not pending_calls or call.message not in pending_calls:
             return self._reply_late(process, call)

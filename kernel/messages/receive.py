@@ -25,6 +25,7 @@ from kernel.core.timers import Timer
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.dispatch.priority_inheritance import PriorityInheritance
 from kernel.gate import Gate
+from kernel.lib.call_checks import check_call
 from kernel.lib.validation import check_text, check_timeout
 from kernel.messages.dead_letters import DeadLetterQueue
 from kernel.messages.validation import MAX_TYPE
@@ -59,6 +60,7 @@ class Receiver:
         return message
 
     def _receive_selected(self, process: Process, call: Receive) -> Message | Coroutine[Any, Any, Message]:
+        check_call(call)
         timeout = check_timeout(call.timeout)
         selector = None
         if call.type is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar, cast
 
 import structlog
@@ -73,7 +73,7 @@ class ThreadSubsystem:
         gate.register({StartThread: self.start_worker, Sleep: self.sleep})
 
     def start_worker(self, process: Process, call: StartThread) -> Thread:
-        if not asyncio.iscoroutine(call.coro):
+        if not issubclass(type(call.coro), Coroutine | Generator):  # never by the object's `__class__`
             raise InvalidCall(f"a thread runs a coroutine, such as work(); {shown(call.coro)} is not one")
         if call.name is not None:
             check_text(call.name, "the name of a thread", MAX_NAME)

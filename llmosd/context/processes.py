@@ -22,7 +22,7 @@ from ipc.syscalls import (
     Wait,
     WriteLog,
 )
-from llmosd.context.base import AgentFunction, Caller
+from llmosd.context.base import AgentFunction, Caller, dict_of
 
 if TYPE_CHECKING:  # a program that only uses a client or marks agents should not pay for the import of asyncio
     import asyncio
@@ -59,7 +59,7 @@ class ProcessMethods(Caller):
         """
         call = Spawn(
             self._program_name(program),
-            dict(args or {}),
+            dict_of(args, "args of spawn"),
             priority=priority,
             deadline=deadline,
             owner=owner,
@@ -114,7 +114,7 @@ class ProcessMethods(Caller):
         try:
             thread: asyncio.Future[Any] = self._gate.call_now(self._process, StartThread(coro, name))
         except LlmosError:
-            if isinstance(coro, Coroutine):
+            if issubclass(type(coro), Coroutine):
                 coro.close()
             raise
         return thread
