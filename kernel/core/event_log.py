@@ -25,7 +25,7 @@ class EventLog:
 
     def __init__(self, stream: Stream | None) -> None:
         self._streams: list[Stream] = [] if stream is None else [stream]
-        self._on_drained: list[Callable[[], None]] = []
+        self._on_drained: dict[Callable[[], None], None] = {}  # in the order of registration
         self._number = 0  # the number of the last event
         self._retained: deque[Event] | None = None  # the last events, up to event `_number`; made at the first
         self._size = 0  # the size of the retained events
@@ -67,13 +67,12 @@ class EventLog:
 
     def when_drained(self, callback: Callable[[], None]) -> None:
         """Call `callback` once, as soon as no stream is congested. This may be now."""
-        self._on_drained.append(callback)
+        self._on_drained[callback] = None
         self._check_drained()
 
     def forget(self, callback: Callable[[], None]) -> None:
         """Undo `when_drained`, if `callback` was not called yet."""
-        if callback in self._on_drained:
-            self._on_drained.remove(callback)
+        self._on_drained.pop(callback, None)
 
     def _retain(self, event: Event) -> None:
         if self._retained is None:
@@ -100,7 +99,7 @@ class EventLog:
                 stream.forget(self._check_drained)
                 stream.when_drained(self._check_drained)
                 return
-        callbacks, self._on_drained = self._on_drained, []
+        callbacks, self._on_drained = self._on_drained, {}
         for callback in callbacks:
             callback()
 
