@@ -13,7 +13,7 @@ from itertools import count
 from kernel.drivers.transformers.radix import RadixNode
 
 RANKED_FOR = 1.0  # seconds for which the order stays as computed; values that fall meanwhile are noticed afterwards
-RANKING_SHARE = 0.05  # the most of the time that computing the order anew may take
+RANKING_SHARE = 0.05  # the most of the time that recomputing the order may take
 STALE = 64  # outdated entries that the heap may have besides as many as there are valid ones
 
 
@@ -21,7 +21,7 @@ class EvictionQueue:
     """A heap of nodes by value; of several with one value, the least recently used is first.
 
     The values change as time passes. A node whose value has risen since its place was computed moves back when it
-    would be evicted. All places are computed anew from time to time. So one eviction costs the logarithm of the number
+    would be evicted. All places are recomputed from time to time. So one eviction costs the logarithm of the number
     of nodes. `value` gives the value of a node at a time, `evictable` says whether a node may be evicted now.
     """
 
@@ -77,7 +77,7 @@ class EvictionQueue:
         heapq.heappush(self._heap, (self._value(node, now), node.last, number, node))
 
     def _rank(self, now: float) -> None:
-        """Compute all places anew, and drop the outdated entries."""
+        """Recompute all places, and drop the outdated entries."""
         started = self._clock()
         self._heap = [
             (self._value(node, now), node.last, number, node)
