@@ -19,17 +19,18 @@ CONTAINERS = (dict, list, set, frozenset, tuple, deque, weakref.WeakSet, weakref
 IGNORED = (type, types.ModuleType, str, bytes, int, float, bool, type(None), types.CodeType, weakref.ref)
 
 
-def count(root: object) -> Counter[str]:
+def count(root: object, *, only: bool = False) -> Counter[str]:
     """By "class.attribute", the number of entries of all such containers; by class, the number of its instances.
 
-    A deque of bounded length, and what only it holds, counts nothing. Begins at `root` and at the globals of the daemon's modules.
+    A deque of bounded length, and what only it holds, counts nothing. Begins at `root` and, unless `only`, at the
+    globals of the daemon's modules.
     """
     found: Counter[str] = Counter()
     seen: set[int] = set()
     hold: list[object] = []  # so that no identity is used twice
     stack: list[tuple[str, object]] = [("root", root)]
     for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] in OURS:
+        if not only and name.partition(".")[0] in OURS:
             stack += [(f"{name}.{key}", value) for key, value in vars(module).items() if not key.startswith("__")]
     while stack:
         name, value = stack.pop()
