@@ -35,7 +35,9 @@ class EventLog:
 
         A `Missed` replaces the events above `after` that are no longer retained.
         """
-        self._streams = [other for other in self._streams if not other.closed]
+        count = len(self._streams)
+        if not count & (count - 1):  # a power of two: so an attachment does not look at all streams each time
+            self._streams = [other for other in self._streams if not other.closed]
         if after is not None:
             self._resend(stream, after)
         self._streams.append(stream)
@@ -53,7 +55,7 @@ class EventLog:
     @property
     def readers(self) -> list[Stream]:
         """The streams to the clients that are attached."""
-        return list(self._streams)
+        return [stream for stream in self._streams if not stream.closed]
 
     @property
     def congested(self) -> bool:

@@ -8,7 +8,7 @@ number of messages. The mailbox wakes threads; it never looks at processes.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
@@ -64,7 +64,7 @@ class Mailbox:
         self.received: deque[tuple[int, str, int, int, int]] | None = None  # headings of the last received messages
         self.selectors: list[tuple[Fiber, Selector | None]] | None = None  # further receivers, in order of arrival
         self.woken_for: dict[Fiber, Message] | None = None  # receivers woken while others waited, and for which message
-        self._senders: deque[tuple[Fiber, int]] | None = None  # wait for room for a size, in order of arrival
+        self._senders: OrderedDict[Fiber, int] | None = None  # wait for room for a size, in order of arrival
         self._accounts = False  # whether a place that becomes free concerns a sender, or bytes
         self._sizes: dict[int, tuple[int, int, BodyMemory]] | None = None  # of counted bodies, by id: see `charge`
         self._normal_queue: MessageQueue | None = None  # of priority 0, which nearly all messages have
@@ -85,7 +85,7 @@ class Mailbox:
     @property
     def senders(self) -> list[Any]:
         """The threads that wait for a place, in order of arrival."""
-        return [sender for sender, _ in self._senders or ()]
+        return list(self._senders or ())
 
     @property
     def full(self) -> bool:
@@ -250,20 +250,20 @@ class Mailbox:
         The woken thread calls `end_send_wait`.
         """
         if self._senders is None:
-            self._senders = deque()
-        self._senders.append((thread, size))
+            self._senders = OrderedDict()
+        self._senders[thread] = size
         self._accounts = True
 
     def end_send_wait(self, thread: Fiber) -> bool:
         """End the wait of `thread`. True if room is reserved for it; the thread must use the room or pass it on."""
-        for position, (sender, _) in enumerate(self._senders or ()):
-            if sender is thread:
-                assert self._senders is not None
-                del self._senders[position]
-                if not position:
-                    self._wake_senders()  # the next ones may need less room than this one
-                return False
-        return True
+        senders = self._senders
+        if not senders or thread not in senders:
+            return True
+        first = next(iter(senders)) is thread
+        del senders[thread]
+        if first:
+            self._wake_senders()  # the next ones may need less room than this one
+        return False
 
     def use_place(self, size: int = 0) -> None:
         """Free the reserved room: its sender puts a message into it now, unless the mailbox is closed."""
@@ -282,8 +282,8 @@ class Mailbox:
     def _wake_senders(self) -> None:
         """Reserve room for as many of the waiting senders as fit, in order of arrival, and wake them."""
         senders = self._senders
-        while senders and self.taken < self._capacity and self._fits(senders[0][1]):
-            thread, size = senders.popleft()
+        while senders and self.taken < self._capacity and self._fits(senders[next(iter(senders))]):
+            thread, size = senders.popitem(last=False)
             self.taken += 1
             self._add_bytes(size)
             thread.wake()

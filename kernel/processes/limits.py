@@ -10,6 +10,7 @@ a task's processes and generations is counted by its `ProcessTree`, which also h
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from math import inf
 
@@ -78,7 +79,7 @@ class LimitEnforcer:
         self, settings: LimitSettings, loop: asyncio.AbstractEventLoop, gate: Gate, process_exit: ProcessExit
     ) -> None:
         self._accounts: dict[str, _Account] = {}  # of owners with processes, and of those whose usage is remembered
-        self._idle: dict[str, None] = {}  # the owners whose usage is remembered, the longest without processes first
+        self._idle: OrderedDict[str, None] = OrderedDict()  # the remembered ones; longest without processes first
         self.set_limits(settings)
         self._loop = loop
         self._gate = gate
@@ -246,8 +247,7 @@ class LimitEnforcer:
         if account.matters:
             self._idle[owner] = None
             if len(self._idle) > REMEMBERED:
-                owner = next(iter(self._idle))
-                del self._idle[owner], self._accounts[owner]
+                del self._accounts[self._idle.popitem(last=False)[0]]
         else:
             del self._accounts[owner]
 

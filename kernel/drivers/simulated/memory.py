@@ -6,6 +6,7 @@ bytes of KV and never stores any.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from itertools import takewhile
 from math import inf
 
@@ -21,7 +22,7 @@ class SimulatedMemory:
         self.budget = budget
         self.used = 0
         self._token_bytes = token_bytes
-        self._cached: dict[int, list[int]] = {}  # the last prompt of each process
+        self._cached: OrderedDict[int, list[int]] = OrderedDict()  # the last prompt of each process
         self._cached_tokens = 0  # of all these prompts together
         self._asked = self._hit = self._evicted = 0
 
