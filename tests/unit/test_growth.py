@@ -187,7 +187,7 @@ async def tick() -> None:
 
 
 async def held(system: System) -> Counter[str]:
-    """What the kernel holds now that nothing runs. Processes that say nothing replace the remembered ones."""
+    """Count all that the kernel holds when nothing runs. Processes without a trace replace the remembered ones."""
     for _ in range(REMEMBERED):
         await system.run("nothing")
     await asyncio.sleep(1000)

@@ -14,7 +14,7 @@ from tests.support.policy_desk import Job
 
 
 def after(policy: Policy, first: int, jobs: int) -> Counter[str]:
-    """What `policy` holds after `jobs` jobs have arrived, run in part, and left."""
+    """Let `jobs` jobs arrive, run in part, and leave; return what `policy` then holds."""
     present = []
     for number in range(first, first + jobs):
         group = SchedulingGroup(number, f"owner {number % 7}", deadline=1e6 if number % 2 else None)

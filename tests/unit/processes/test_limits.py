@@ -232,7 +232,7 @@ class TestOwners:
 
 
 class TestRememberedUsage:
-    """What is remembered of owners whose processes have all ended."""
+    """The usage of an owner is remembered after the end of all its processes, but not of all owners."""
 
     @pytest.fixture
     def limits(self) -> LimitSettings:
