@@ -30,7 +30,8 @@ from kernel.journal.settings import JournalSettings
 from kernel.models.spec import ModelSpec
 from kernel.policy.registry import MAKERS
 from tests.support.boot import boot
-from tests.support.growth_cases import CASES, Case
+from tests.support.growth_cases import Case
+from tests.support.growth_messages import CASES
 from tests.support.virtual_time import GuardedVirtualTimeLoop
 
 N = 1000

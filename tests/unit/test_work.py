@@ -16,7 +16,7 @@ import pytest
 
 from kernel.models.spec import ModelSpec
 from tests.support.boot import boot
-from tests.support.growth_cases import CASES
+from tests.support.growth_messages import CASES
 from tests.support.paths import ROOT
 from tests.support.simulated import FAST
 
