@@ -23,8 +23,6 @@ BLOCKED = 20  # functions that block a thread
 ODD_CALLS = 48  # of `odd_calls` in the programs
 LEFT_SECONDS = 3.0  # for which threads of an agent that has ended go on
 COUNTED = 40  # calls of an agent whose file is broken at some starts
-ODD_VALUES = False  # agents pass values of odd types: switched off until the gate checks every field
-BROKEN_FILES = False  # a file is broken at some starts: switched off until its durable tasks wait for the repair
 KINDS = {
     "work": 30,
     "long": 12,
@@ -38,9 +36,9 @@ KINDS = {
     "durable_order": 5,
     "callbacks": 6,
     "threads": 3,
-    "odd": 4 * ODD_VALUES,
-    "durable_odd": 4 * ODD_VALUES,
-    "fragile": 8 * BROKEN_FILES,
+    "odd": 4,
+    "durable_odd": 4,
+    "fragile": 8,
 }  # and how often each is drawn
 
 

@@ -24,7 +24,7 @@ from kernel.lib.failpoints import VARIABLE
 from llmosd import AsyncClient, LlmosError
 from tests.faults import checks
 from tests.faults.fragile import FragileFile
-from tests.faults.jobs import BROKEN_FILES, Violation
+from tests.faults.jobs import Violation
 from tests.faults.load import Load
 from tests.faults.plan import Death
 from tests.support.paths import PROGRAMS
@@ -181,7 +181,7 @@ class Trial:
                 await process.wait()
 
     async def _start(self, faults: str, *, broken: bool) -> asyncio.subprocess.Process:
-        self._fragile.write(broken=broken and BROKEN_FILES)
+        self._fragile.write(broken=broken)
         with self._log.open("ab") as log:
             log.write(f"\n---- a start with {VARIABLE}={faults!r}\n".encode())
             log.flush()

@@ -29,7 +29,6 @@ SIZES = {
 MOST = 1.15  # lines for the third n things, per line for the second n
 WITH_A_JOURNAL = {"tasks in the journal"}
 OPEN = {  # known to cost more with each further thing
-    "calls of one server that calls a model",  # the priority that a server inherits is the highest of all its callers
     "threads of one agent that choose messages",  # each message is compared with each waiting selector
 }
 
