@@ -33,6 +33,7 @@ bench: $(READY)  ## measure; each figure beside a floor or a peer of the same ru
 	$(BIN)/python tests/bench/messages.py
 	$(BIN)/python tests/bench/mailboxes.py
 	$(BIN)/python tests/bench/many_agents.py
+	$(BIN)/python tests/bench/growth.py
 	$(BIN)/python tests/bench/start.py
 	$(BIN)/python tests/bench/journal.py
 	$(BIN)/python tests/bench/slots.py

@@ -141,6 +141,10 @@ class UnknownProcess(NotFound):
     """No living process has this pid. For `wait`: no ended process that the daemon still remembers has it either."""
 
 
+class OutcomeForgotten(UnknownProcess):
+    """`wait` was too late: the process has ended, and the daemon no longer knows how. `data["pid"]` is its pid."""
+
+
 class UnknownTask(NotFound):
     """The journal has no task with this id. It deletes ended tasks after a while (setting `journal.keep`)."""
 
@@ -195,6 +199,10 @@ class KeyReused(InvalidCall):
 
 class NotEncodable(InvalidCall):
     """Msgpack cannot carry the value. The message names its type."""
+
+
+class NotStorable(InvalidCall):
+    """The journal cannot store a value, and will not be able to later. The message gives the reason."""
 
 
 class InvalidPrompt(InvalidCall):

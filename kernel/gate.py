@@ -2,7 +2,8 @@
 
 The contexts of agents call the gate from the loop, and connections call it for the requests from their sockets. The
 gate checks that the process may make the call, counts the call, and runs its handler. A handler answers immediately, or
-returns a coroutine if it has to wait. The gate never looks at the fields of a call.
+returns a coroutine if it has to wait. Of the fields of a call, the gate checks only the types, and only for agents
+(`kernel.lib.call_checks`): the decoder has checked the fields of a call from a socket.
 """
 
 from __future__ import annotations
@@ -17,10 +18,26 @@ from typing import Any, Protocol
 
 from ipc.errors import InvalidCall, Killed, LimitExceeded, LlmosError, NotFound, NotPermitted, facts_of
 from ipc.foreign import class_name
-from ipc.syscalls import Attach, Backup, ReleaseLock, ReleasePermit, SetPolicy, Shutdown, Submit, Syscall, WriteLog
+from ipc.syscalls import (
+    Attach,
+    Backup,
+    Call,
+    KillTask,
+    Receive,
+    ReleaseLock,
+    ReleasePermit,
+    Reply,
+    Send,
+    SetPolicy,
+    Shutdown,
+    Submit,
+    Syscall,
+    WriteLog,
+)
 from kernel.core.fiber import RUNNING
 from kernel.core.process import Process, Thread
 from kernel.core.stream import Stream
+from kernel.lib.call_checks import Check, check_call, check_of
 
 CALLS_PER_TURN = 128  # after so many calls a process gives up the loop, even if each call could finish immediately
 MAX_NAMES = 1_000  # of errors that are counted by name: agents name their own
@@ -34,8 +51,11 @@ NOT_A_THREAD = (
 
 Handler = Callable[..., Any]
 
-CLIENTS_ONLY: frozenset[type[Syscall]] = frozenset({Shutdown, SetPolicy, Submit, Attach, Backup})
+CLIENTS_ONLY: frozenset[type[Syscall]] = frozenset({Shutdown, SetPolicy, Submit, Attach, KillTask, Backup})
 ALSO_WHILE_DYING: frozenset[type[Syscall]] = frozenset({WriteLog, ReleaseLock, ReleasePermit})
+
+# Their handlers check the fields, most of them by a look, because agents make these calls most often.
+CHECKED_BY_HANDLERS: frozenset[type[Syscall]] = frozenset({Send, Call, Reply, Receive})
 
 
 class SystemCalls(Protocol):
@@ -66,14 +86,21 @@ class CallEntry:
     """One kind of system call: its handler, how often it was made, and whether only clients may make it.
 
     `unobserved` is the handler as it was registered. `handler` is the same handler, or an observer that calls it.
+    `check` checks the fields of an agent's call; None if the handler does.
     """
 
-    __slots__ = ("clients_only", "count", "handler", "unobserved")
+    __slots__ = ("check", "clients_only", "count", "handler", "unobserved")
 
     def __init__(self, kind: type[Syscall], handler: Handler) -> None:
         self.handler = self.unobserved = handler
         self.count = 0
         self.clients_only = kind in CLIENTS_ONLY
+        self.check: Check | None = None if kind in CHECKED_BY_HANDLERS else self._first_check
+
+    def _first_check(self, call: Syscall) -> None:
+        """Compile the check at the first call, so that the daemon's start does not wait for all of them."""
+        self.check = check_of(type(call))
+        self.check(call)
 
 
 class Gate:
@@ -153,6 +180,8 @@ class Gate:
             if process.dying or entry.clients_only:
                 _permit(process, type(call))
             entry.count += 1
+            if entry.check is not None:
+                entry.check(call)
             handler = entry.handler
             answer = handler(process, call)
             if type(answer) is not CoroutineType:
@@ -168,7 +197,7 @@ class Gate:
             raise
 
     async def call_by(self, process: Process, call: Syscall, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """Check and count `call` as the method `call` does, but await `make()` instead of running the handler."""
+        """Count `call` as the method `call` does, but await `make()`. The caller has checked the fields of `call`."""
         process.calls += 1
         entry = self._entries[type(call)]
         if process.dying or entry.clients_only:
@@ -212,6 +241,7 @@ class Gate:
         if get_ident() != self._loop_thread:
             raise InvalidCall(NOT_A_THREAD)
         try:
+            check_call(call)
             return self.enter(process, call, await_restarts=False)
         except LlmosError as error:
             self.count_error(error)

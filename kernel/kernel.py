@@ -45,6 +45,7 @@ from kernel.models.settings import ResourceSettings, SchedulingSettings
 from kernel.models.spec import ModelSpec
 from kernel.processes.control import Control
 from kernel.processes.exit import ProcessExit
+from kernel.processes.garbage import Garbage
 from kernel.processes.lifecycle import Lifecycle
 from kernel.processes.limits import LimitEnforcer, LimitSettings
 from kernel.processes.output import Output
@@ -52,6 +53,7 @@ from kernel.processes.printing import Printing
 from kernel.processes.threads import ThreadSubsystem
 from kernel.programs.loader import ProgramLoader
 from kernel.programs.tool import ToolSpec
+from kernel.programs.watch import ProgramWatch
 from kernel.status import Status
 from kernel.supervision.crashes import CrashReports
 from kernel.supervision.links import Links
@@ -59,6 +61,8 @@ from kernel.supervision.supervision import Supervision
 from kernel.sync.registry import Synchronisation
 from kernel.tasks.submit import Tasks
 from kernel.tools.tools import ToolSubsystem
+
+ENDS_SECONDS = 3.0  # that the journal stays open for the ends of processes: longer than the grace of their threads
 
 log = structlog.get_logger("kernel")
 
@@ -119,6 +123,7 @@ class Kernel:
         self.table = table = ProcessTable()
         self.traffic = Traffic(loop)
         self.programs = ProgramLoader(settings.agent_folders)
+        self.program_watch = ProgramWatch(self.programs)
 
         # dispatch, gate
         self.gate = gate = Gate()
@@ -128,6 +133,7 @@ class Kernel:
         # processes, messages, sync
         self.process_exit = process_exit = ProcessExit(table, dispatcher, gate)
         self.threads = ThreadSubsystem(dispatcher, process_exit, gate)
+        self.garbage = Garbage(table, loop)
         self.watchdog = Watchdog(dispatcher, scheduling.slow_step, scheduling.burst, process_exit.end, gate.errors)
         self.control = Control(table, dispatcher, process_exit, self.threads, gate)
         self.limits = LimitEnforcer(settings.limits, loop, gate, process_exit)
@@ -137,7 +143,7 @@ class Kernel:
         self.names = NameRegistry(table, gate, pending_restarts.names)
         self.messaging = Messaging(table, gate, dispatcher, self.names, settings.memory.message_bytes)
         self.publication = Publisher(gate, self.messaging)
-        Receiver(gate, dispatcher, self.messaging.dead_letters)
+        Receiver(gate, dispatcher, self.messaging.dead_letters, self.messaging.inheritance)
         self.synchronisation = Synchronisation(gate)
 
         # memory, models, supervision
@@ -177,10 +183,11 @@ class Kernel:
                 self.shared,
                 self.resources,
                 pending_restarts,
+                self.program_watch,
             )
 
             # tasks
-            self.tasks = Tasks(journal, self.lifecycle, gate, self.durability.processes)
+            self.tasks = Tasks(journal, self.lifecycle, gate, self.durability.processes, self.program_watch)
 
         # explain, status
         Explainer(gate, table, dispatcher, self.limits, self.tasks)
@@ -199,7 +206,8 @@ class Kernel:
         end, control = self.process_exit.on_end, self.control
         self.gate.steps = self.dispatcher  # no list: one dispatcher runs the threads that make the calls
         self.dispatcher.on_slow.append(self.watchdog.log_slow_step)  # only: nothing else watches steps
-        self.messaging.on_urgency.append(self.resources.priority_changed)  # only: callers change urgency on slots
+        inheritance = self.messaging.inheritance
+        inheritance.on_change.append(self.resources.priority_changed)  # only: it matters on the slots of models alone
         self.process_exit.on_thread_end.append(self.synchronisation.thread_ended)  # only: threads hold just locks
         if isinstance(self.loop, Guarded):
             self.loop.on_exit[:] = [self.threads.callback_exited]  # only: an earlier kernel on this loop is closed
@@ -211,17 +219,22 @@ class Kernel:
             journal.on_pending.append(self.tasks.recovery.recover)  # only: nothing else restarts tasks
             self.shared.journal = durable.regions  # no list: regions have one journal
             self.table.pids.on_low.append(durable.reserve_pids)  # only: nothing else writes pids
-            control.on_kill.append(self.tasks.flush)  # only: a client's kill waits for nothing but the disk
+            control.on_kill.append(self.tasks.killed)  # only: a client's kill waits for nothing but the disk
+            control.on_missing.append(self.tasks.killer.kill_process)  # only: no other part has pids without processes
             control.on_suspend.append(durable.processes.suspended)  # before the slots: the write starts sooner
             control.on_resume.append(partial(durable.processes.suspended, suspended=False))  # the same
             control.on_nice.append(durable.processes.priority_set)  # the same
             end.append(durable.processes.process_ended)  # before the links: what they end must find no ended root
+        control.on_suspend.append(inheritance.suspension_changed)  # free: what it calls is less urgent without it
+        control.on_resume.append(inheritance.suspension_changed)  # free: the same
+        control.on_nice.append(inheritance.priority_set)  # free: the same
         control.on_suspend.append(self.resources.suspended)  # last: the call does not wait for the slots
         control.on_resume.append(self.resources.resumed)  # the same
         control.on_nice.append(self.resources.priority_set)  # the same
         end.append(self.printing.process_ended)  # before the crash report, which quotes the last lines
         end.append(self.crashes.process_ended)  # before the links: a cause is reported before its consequences
         end.append(self.links.process_ended)  # after the crash report: the processes that links end are consequences
+        end.append(self.garbage.process_ended)  # free: counts the process
         end.append(self.limits.process_ended)  # free: takes the process off its owner's account
         end.append(self.names.process_ended)  # free: releases its names
         end.append(self.publication.process_ended)  # before messaging: no topic may lead to a closed mailbox
@@ -238,7 +251,10 @@ class Kernel:
         self.opened = True
         waiting, self.on_opened = self.on_opened, []
         for callback in waiting:
-            callback()
+            try:
+                callback()
+            except Exception:
+                log.exception("a client could not be welcomed")
 
     async def drain(self, timeout: float) -> None:
         """Refuse new tasks, give the running agents up to `timeout` seconds to end, then kill the remaining ones."""
@@ -253,25 +269,42 @@ class Kernel:
             self.tasks.stop()
         if self.durability is not None:
             await self.durability.generations.checkpoint_to_disk()
-        for process in self._agents():
-            self.process_exit.end(process, "killed", "the daemon shuts down")
+        self._interrupt(self._agents())
         await self._all_ended(self._agents(), None)
         if self.tasks is not None:
             await self.tasks.wait_for_ends()
 
     async def close(self) -> None:
-        """End the connections' processes, the drivers and the journal. Call after `drain`."""
+        """End the connections' processes, the journal and the drivers. Call after `drain`.
+
+        Each part is closed whatever the others do: the journal waits for no driver, subprocess or worker thread.
+        """
+        self.program_watch.stop()
         if self.tasks is not None:
             self.tasks.stop()
-        for process in tuple(self.table.alive.values()):
-            self.process_exit.end(process, "killed", "the daemon shuts down")
+        self._interrupt(list(self.table.alive.values()))
         self.tools.close()
-        await asyncio.gather(BELONGINGS.close(), self.resources.close())
+        parts = self._close_journal(), BELONGINGS.close(), self.resources.close()
+        outcomes = await asyncio.gather(*parts, return_exceptions=True)
+        self.loop.set_task_factory(None)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _close_journal(self) -> None:
+        """Close the journal as soon as no process can write to it any more."""
+        await self._all_ended(list(self.table.alive.values()), ENDS_SECONDS)
         if self.durability is not None:
             self.durability.close()
         if self.tasks is not None:
             await self.tasks.close()
-        self.loop.set_task_factory(None)
+
+    def _interrupt(self, processes: list[Process]) -> None:
+        """End `processes`, because the daemon stops."""
+        if self.tasks is not None:
+            self.tasks.interrupt(processes)
+        for process in processes:
+            self.process_exit.end(process, "killed", "the daemon shuts down")
 
     def _agents(self) -> list[Process]:
         return [process for process in self.table.alive.values() if not process.is_client]

@@ -9,6 +9,7 @@ import bisect
 import itertools
 import os
 import time
+from collections.abc import Iterator
 
 import psutil
 
@@ -26,6 +27,7 @@ from ipc.syscalls import (
     Programs,
     Ps,
     Stats,
+    Usage,
 )
 from kernel.core.process import Process
 from kernel.dispatch.watchdog import Watchdog
@@ -74,7 +76,27 @@ class Status:
         pids = sorted(self._table.alive)  # a durable process that restarted with its old pid is at the end of the table
         page = (self._table.alive[pid] for pid in pids[bisect.bisect_left(pids, call.start) :])
         rows = (_row(candidate, now) for candidate in page if call.clients or not candidate.is_client)
-        return list(itertools.islice(rows, min(call.limit, Ps.page)))
+        unstarted = self._unstarted() if call.tasks and not call.start and self._tasks is not None else ()
+        first = itertools.islice(unstarted, Ps.page // 2)
+        return list(itertools.islice(itertools.chain(first, rows), min(call.limit, Ps.page)))
+
+    def _unstarted(self) -> Iterator[ProcessInfo]:
+        assert self._tasks is not None
+        for task in self._tasks.unstarted():
+            yield ProcessInfo(
+                pid=0,
+                parent=0,
+                program=task.program,
+                owner=task.owner,
+                priority=0,
+                state=task.state,
+                waits_for=shortened(task.reason),
+                threads=0,
+                mailbox=0,
+                age=task.seconds or 0.0,
+                usage=Usage(),
+                task=task.id,
+            )
 
     async def programs(self, process: Process, call: Programs) -> list[ProgramInfo]:
         await self._programs.in_worker(self._programs.refresh)

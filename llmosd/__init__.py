@@ -48,6 +48,8 @@ if TYPE_CHECKING:
         NotFound,
         NotHeld,
         NotPermitted,
+        NotStorable,
+        OutcomeForgotten,
         OutOfTurn,
         ProtocolError,
         RegionDeleted,
@@ -92,9 +94,10 @@ _HOMES = {
         "InvalidCall "
         "InvalidConstraint InvalidPrompt InvalidReply JournalUnavailable KeyReused Killed LimitExceeded LlmosError "
         "MailboxFull MalformedFrame MessageTooLarge MissingExtra ModelLoadFailed ModelNotFound NameTaken NoDaemon "
-        "NotACall NotEncodable NotFound NotHeld NotPermitted OutOfTurn ProtocolError RegionDeleted ReplayDiverged "
-        "ShuttingDown SlowReader SocketInUse SocketPathInvalid StateInUse StateTooNew SyncMismatch TimedOut "
-        "TooManyAttempts TooManyRestarts ToolFailed UndeclaredType UnknownCall UnknownModel UnknownName "
+        "NotACall NotEncodable NotFound NotHeld NotPermitted NotStorable OutOfTurn OutcomeForgotten ProtocolError "
+        "RegionDeleted ReplayDiverged ShuttingDown SlowReader SocketInUse SocketPathInvalid StateInUse StateTooNew "
+        "SyncMismatch TimedOut TooManyAttempts TooManyRestarts ToolFailed UndeclaredType UnknownCall UnknownModel "
+        "UnknownName "
         "UnknownProcess UnknownProgram UnknownRegion UnknownTask UnknownThread UnknownTool VersionConflict "
         "VersionMismatch"
     ),
@@ -168,7 +171,9 @@ __all__ = [  # noqa: RUF022 - by theme
     "NotFound",
     "NotHeld",
     "NotPermitted",
+    "NotStorable",
     "OutOfTurn",
+    "OutcomeForgotten",
     "ProtocolError",
     "RegionDeleted",
     "ReplayDiverged",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from enum import Enum
 from typing import Any, TypeVar, overload
 
 import msgspec
@@ -57,8 +58,11 @@ def agent(
 
     A default that can change, such as a list, is copied for each process, so tasks do not share it.
 
-    Raises `TypeError` for anything but an `async def` with at least one parameter, and for Structs that are not frozen.
+    Raises `TypeError` for anything but an `async def` with at least one parameter, for Structs that are not frozen, and
+    for a name or a summary that is no text.
     """
+    if type(durable) is not bool:
+        raise TypeError(f"durable is {durable!r}; pass True or False")
     declared = None if accepts is None else {kind.__name__: kind for kind in accepts}
     for kind in (declared or {}).values():
         if not kind.__struct_config__.frozen:
@@ -69,8 +73,8 @@ def agent(
     def mark(function: F) -> F:
         if not inspect.iscoroutinefunction(function) or not inspect.signature(function).parameters:
             raise TypeError(f"an agent must be an `async def` whose first parameter is a context; {function!r} is not")
-        line = summary or (inspect.getdoc(function) or "").partition("\n")[0]
-        setattr(function, AGENT_ATTRIBUTE, AgentMark(name or function.__name__, line, declared, durable))
+        label, line = _labels(function, name, summary)
+        setattr(function, AGENT_ATTRIBUTE, AgentMark(label, line, declared, durable))
         return function
 
     return mark if function is None else mark(function)
@@ -108,9 +112,23 @@ def tool(function: Any = None, /, *, name: str | None = None, summary: str = "",
     def mark(function: F) -> F:
         if not inspect.isfunction(function):
             raise TypeError(f"a tool must be a function; {function!r} is not")
-        line = summary or (inspect.getdoc(function) or "").partition("\n")[0]
-        marked = msgspec.convert({"name": name or function.__name__, "summary": line, **options}, ToolMark)
+        label, line = _labels(function, name, summary)
+        marked = msgspec.convert({"name": label, "summary": line, **options}, ToolMark)
         setattr(function, TOOL_ATTRIBUTE, marked)
         return function
 
     return mark if function is None else mark(function)
+
+
+def _labels(function: Any, name: Any, summary: Any) -> tuple[str, str]:
+    """The name and the summary of an agent or a tool. Lists show both, so one that is no text would break them."""
+    line = summary or (inspect.getdoc(function) or "").partition("\n")[0].encode(errors="replace").decode()
+    return _text(name or function.__name__, "a name"), _text(line, "a summary")
+
+
+def _text(value: Any, what: str) -> str:
+    if type(value) is str or (isinstance(value, str) and isinstance(value, Enum)):
+        text = str.__str__(value)
+        if text.isascii() or text == text.encode(errors="replace").decode():
+            return text
+    raise TypeError(f"{what} is {value!a}; pass text (str) that UTF-8 can encode")

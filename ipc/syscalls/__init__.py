@@ -119,7 +119,7 @@ from ipc.syscalls.sync import (
     WaitForEvent,
     WaitForNotice,
 )
-from ipc.syscalls.tasks import Attach, Backup, History, Submit, Submitted, TaskCalls, TaskInfo
+from ipc.syscalls.tasks import Attach, Backup, History, KillTask, Submit, Submitted, TaskCalls, TaskInfo
 from ipc.syscalls.tools import Reference, ToolCalls, ToolInfo, Tools, UseTool
 
 SystemCall = (
@@ -174,6 +174,7 @@ __all__ = [
     "Heading",
     "History",
     "Kill",
+    "KillTask",
     "Limits",
     "Link",
     "LockInfo",

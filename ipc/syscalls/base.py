@@ -18,7 +18,9 @@ else:
 
 Priority = Annotated[int, Meta(ge=-20, le=20)]  # 20 is the most urgent
 Seconds = Annotated[float, Meta(ge=0)]
-Count = Annotated[int, Meta(ge=0)]
+Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]  # as SQLite and the signed integers of msgpack
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 
 
 class Syscall(msgspec.Struct, array_like=True, tag_field="call"):

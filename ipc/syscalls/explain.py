@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import msgspec
 
-from ipc.syscalls.base import Syscall
+from ipc.syscalls.base import Integer, Syscall
 
 
 class Participant(msgspec.Struct, frozen=True):
@@ -25,8 +25,9 @@ class WaitFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     `kind`: "queue", "memory", "loading", "generating", "swapping", "reader", "lock", "semaphore", "condition",
     "barrier", "event", "mailbox", "message", "reply", "delivery", "end", "thread", "time", "tool", "region",
-    "children", "recovery", "restart", "journal", "outside" or "requests"; of a process that waits for nothing also
-    "running", "ready", "new", "suspended", "ending" or "ended".
+    "children", "recovery", "restart", "program", "trial", "journal", "outside" or "requests"; of a process that waits
+    for nothing also "running", "ready", "new", "suspended", "ending" or "ended". "program" and "trial" are the waits of
+    a task that has no process: its program cannot be loaded, or it is held back.
 
     `doing` completes the sentence "the process is ...". `seconds`: how long the wait has lasted, None if unknown.
     `place` of `line`: the place in the line, from 1; 0 if there is no line. `ahead`: those with better places, the next
@@ -70,7 +71,7 @@ class Explanation(msgspec.Struct, frozen=True):
     `thread` is the path of the thread that the facts are about, the most active one of `threads`; it is empty if they
     are about the whole process. `chain`: the processes that must act, each waiting for the next. `cycle`: the process,
     named before, for which the last of them waits; 0 if there is none. `notes`: further sentences, such as one on the
-    deadline of the process.
+    deadline of the process. `task`: the id of a task that has no process; `pid` is then that of its last process, or 0.
     """
 
     pid: int
@@ -84,12 +85,18 @@ class Explanation(msgspec.Struct, frozen=True):
     cycle: int = 0
     notes: list[str] = []
     text: str = ""
+    task: str = ""
 
 
 class Why(Syscall, tag="why"):
-    """Answers an `Explanation` of what process `pid` waits for, or of how it ended. Errors: `UnknownProcess`."""
+    """Answers an `Explanation` of what process `pid` waits for, or of how it ended.
 
-    pid: int
+    With `task`, the id of a task, it is about the process of this task, or about the task if it has no process. Errors:
+    `UnknownProcess`, `UnknownTask`.
+    """
+
+    pid: Integer = 0
+    task: str | None = None
     returns: ClassVar[type[Explanation]] = Explanation
 
 

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from ipc.messages import Message
-from ipc.syscalls.base import Body, Count, Priority, Seconds, Syscall
+from ipc.syscalls.base import Body, Count, Integer, Priority, Seconds, Syscall
 
 # Agents inside the daemon may pass any function. A socket cannot carry one.
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Send(Syscall, tag="send", gc=False):
     messages in all mailboxes take too much memory, and `DeadlockDetected` if the wait for room would never end.
     """
 
-    to: int | str
+    to: Integer | str
     body: Body
     type: str = ""
     priority: Priority = 0
@@ -86,8 +86,8 @@ class Receive(Syscall, tag="receive", gc=False):
 
     timeout: Seconds | None = None
     type: str | None = None
-    sender: int | None = None
-    correlation: int | None = None
+    sender: Integer | None = None
+    correlation: Integer | None = None
     where: Predicate = None
     returns: ClassVar[Any] = Message
 
@@ -103,7 +103,7 @@ class Call(Syscall, tag="call", gc=False):
     caller; `InvalidCall` if `to` is the caller.
     """
 
-    to: int | str
+    to: Integer | str
     body: Body
     timeout: Seconds | None = None
     type: str = ""
@@ -116,8 +116,8 @@ class Reply(Syscall, tag="reply", gc=False):
     If the sender no longer waits, the reply becomes a dead letter, and the call succeeds.
     """
 
-    to: int
-    message: int
+    to: Integer
+    message: Integer
     body: Body
 
 
@@ -189,7 +189,7 @@ class PeekMailbox(Syscall, tag="mailbox"):
     of rows. Types of messages are shortened.
     """
 
-    pid: int
+    pid: Integer
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 100
     start: Count = 0
     page: ClassVar[int] = 1_000

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from ipc.syscalls.base import Syscall
+from ipc.syscalls.base import Integer, Positive, Syscall
 
 
 class ChatMessage(msgspec.Struct, frozen=True):
@@ -38,10 +38,10 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     reported as well.
     """
 
-    max_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_tokens: Positive | None = None
     temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=1)] | None = None
+    top_k: Positive | None = None
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     stop: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
     constraint: Constraint | None = None
@@ -237,7 +237,7 @@ class Generate(Syscall, tag="generate"):
     model: str | None = None
     sampling: Sampling = Sampling()
     emit: bool = True
-    samples: int = 1
+    samples: Integer = 1
     full: bool = False
     appended: ClassVar[int] = 1
     returns: ClassVar[Any] = str | list[Completion]
@@ -287,7 +287,7 @@ class FinishedCalls(Syscall, tag="finished_calls"):
     One answer has at most a page of rows. The number of its last row is the `after` of the next page.
     """
 
-    after: int = 0
+    after: Integer = 0
     page: ClassVar[int] = 4_096
     returns: ClassVar[Any] = list[FinishedCall]
 
@@ -303,7 +303,7 @@ class SetPolicy(Syscall, tag="policy"):
 
     model: str | None = None
     kind: str | None = None
-    quantum: int | None = None
+    quantum: Integer | None = None
     aging: float | None = None
     weights: dict[str, float] = {}
     starvation: float | None = None

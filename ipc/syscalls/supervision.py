@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from ipc.errors import ErrorInfo
 from ipc.messages import Log
-from ipc.syscalls.base import Count, Priority, Seconds, Syscall
+from ipc.syscalls.base import Count, Integer, Priority, Seconds, Syscall
 from ipc.syscalls.processes import ExitStatus, Usage
 
 DOWN = "down"  # type of the message by which a monitor reports the end of a process
@@ -51,13 +51,13 @@ class Link(Syscall, tag="link"):
     Errors: `UnknownProcess`, `InvalidCall` (the caller itself, or the connection of a client).
     """
 
-    pid: int
+    pid: Integer
 
 
 class Unlink(Syscall, tag="unlink"):
     """Undo `Link`. Without a link it has no effect."""
 
-    pid: int
+    pid: Integer
 
 
 class Monitor(Syscall, tag="monitor"):
@@ -68,14 +68,14 @@ class Monitor(Syscall, tag="monitor"):
     `LimitExceeded` beyond 200,000 monitors.
     """
 
-    pid: int
+    pid: Integer
     returns: ClassVar[Any] = int
 
 
 class Demonitor(Syscall, tag="demonitor"):
     """Undo `Monitor`, whose answer was `ref`. An unread message of this monitor is removed from the mailbox."""
 
-    ref: int
+    ref: Integer
 
 
 class Supervise(Syscall, tag="supervise"):
@@ -83,9 +83,10 @@ class Supervise(Syscall, tag="supervise"):
 
     `strategy` chooses which children restart when one ends (Erlang/OTP, "Supervisor Behaviour"): only that child
     ("one_for_one"), all children ("one_for_all"), or that child and those after it ("rest_for_one"). The children that
-    restart with it are ended first, in reverse order. The pause before a restart is `backoff` seconds; it doubles with
-    each earlier restart within the last `within` seconds, up to `max_backoff`. Each pause is shortened by a random
-    amount, up to half of it, so that supervisors whose children failed together do not restart them together.
+    restart with it are ended first, in reverse order; transient children that are done restart with it, too. The pause
+    before a restart is `backoff` seconds; it doubles with each earlier restart within the last `within` seconds, up to
+    `max_backoff`. Each pause is shortened by a random amount, up to half of it, so that supervisors whose children
+    failed together do not restart them together.
 
     When the call returns or fails with an error, all children have ended. If the call is cancelled, it only begins to
     end them; the calling process cannot end before they have. Errors: those of `Spawn`, if the first start of a child
@@ -137,7 +138,7 @@ class CrashReport(msgspec.Struct, frozen=True):
 class Crashes(Syscall, tag="crashes"):
     """Answers the reports on the last 100 processes that failed, the oldest first; with `pid`, only that process's."""
 
-    pid: int | None = None
+    pid: Integer | None = None
     returns: ClassVar[Any] = list[CrashReport]
 
 

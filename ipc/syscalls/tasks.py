@@ -28,9 +28,11 @@ class Submitted(msgspec.Struct, frozen=True, array_like=True):
 class TaskInfo(msgspec.Struct, frozen=True):
     """A task in the journal.
 
-    `state`: "accepted", "held back", "running", "ending", or how it ended (`ExitStatus.reason`).
+    `state`: "accepted", "held back", "waiting", "running", "ending", or how it ended (`ExitStatus.reason`).
 
     "held back": the daemon died several times in a row, and this task waits until others have run for a while.
+    "waiting": it cannot restart in this run of the daemon yet, mostly because its program cannot be loaded; it restarts
+    when the program can. `waits_for` says why it is held back or waits; for any other task it is empty.
     "ending": its process has ended, but the end is not on disk yet. No client learns the result before the end is on
     disk, and if the daemon dies before, the task runs again. `submitted` and `ended` (0: not yet) are in seconds since
     the epoch. `error`: the name of its error, or "".
@@ -52,6 +54,7 @@ class TaskInfo(msgspec.Struct, frozen=True):
     last_pid: int = 0
     arguments: str = ""
     result: str = ""
+    waits_for: str = ""
 
 
 class Submit(Spawn, tag="submit"):
@@ -84,6 +87,17 @@ class Attach(Syscall, tag="attach"):
     returns: ClassVar[Any] = Submitted
 
 
+class KillTask(Syscall, tag="kill_task"):
+    """End task `id`, even if it has no process yet; answers how it ended. Clients only. Errors: `UnknownTask`.
+
+    As for `Kill`, the answer waits until the end is on disk. The answer is `ExitStatus.reason`: "killed", or how the
+    task had ended before.
+    """
+
+    id: str
+    returns: ClassVar[Any] = str
+
+
 class History(Syscall, tag="history"):
     """Answers the last `limit` tasks, the newest first; with `before`, the last ones that are older than that task.
 
@@ -108,4 +122,4 @@ class Backup(Syscall, tag="backup"):
     returns: ClassVar[Any] = int
 
 
-TaskCalls = Submit | Attach | History | Backup
+TaskCalls = Submit | Attach | KillTask | History | Backup

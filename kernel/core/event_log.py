@@ -25,7 +25,7 @@ class EventLog:
 
     def __init__(self, stream: Stream | None) -> None:
         self._streams: list[Stream] = [] if stream is None else [stream]
-        self._on_drained: list[Callable[[], None]] = []
+        self._on_drained: dict[Callable[[], None], None] = {}  # in the order of registration
         self._number = 0  # the number of the last event
         self._retained: deque[Event] | None = None  # the last events, up to event `_number`; made at the first
         self._size = 0  # the size of the retained events
@@ -35,7 +35,9 @@ class EventLog:
 
         A `Missed` replaces the events above `after` that are no longer retained.
         """
-        self._streams = [other for other in self._streams if not other.closed]
+        count = len(self._streams)
+        if not count & (count - 1):  # a power of two: so an attachment does not look at all streams each time
+            self._streams = [other for other in self._streams if not other.closed]
         if after is not None:
             self._resend(stream, after)
         self._streams.append(stream)
@@ -53,7 +55,7 @@ class EventLog:
     @property
     def readers(self) -> list[Stream]:
         """The streams to the clients that are attached."""
-        return list(self._streams)
+        return [stream for stream in self._streams if not stream.closed]
 
     @property
     def congested(self) -> bool:
@@ -67,13 +69,12 @@ class EventLog:
 
     def when_drained(self, callback: Callable[[], None]) -> None:
         """Call `callback` once, as soon as no stream is congested. This may be now."""
-        self._on_drained.append(callback)
+        self._on_drained[callback] = None
         self._check_drained()
 
     def forget(self, callback: Callable[[], None]) -> None:
         """Undo `when_drained`, if `callback` was not called yet."""
-        if callback in self._on_drained:
-            self._on_drained.remove(callback)
+        self._on_drained.pop(callback, None)
 
     def _retain(self, event: Event) -> None:
         if self._retained is None:
@@ -100,7 +101,7 @@ class EventLog:
                 stream.forget(self._check_drained)
                 stream.when_drained(self._check_drained)
                 return
-        callbacks, self._on_drained = self._on_drained, []
+        callbacks, self._on_drained = self._on_drained, {}
         for callback in callbacks:
             callback()
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+from asyncio import base_tasks
 from collections.abc import Coroutine, Generator
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from ipc.errors import brief
 from ipc.foreign import MAX_NAME, arguments_of, bounded, class_name, drop_outer_frame, is_a, shown
@@ -24,12 +25,20 @@ if TYPE_CHECKING:
 
 
 class Scheduler(Protocol):
-    """The dispatcher, as a fiber sees it. `push` puts a fiber at the end of the ready queue."""
+    """The dispatcher, as a fiber sees it.
+
+    `push` puts a fiber at the end of the ready queue. `give_way` does so after the callbacks that are scheduled now.
+    `cancelled` is called when a suspended fiber is cancelled.
+    """
 
     loop: asyncio.AbstractEventLoop
     timers: TimerQueue
 
     def push(self, fiber: Any, /) -> None: ...
+
+    def give_way(self, fiber: Any, /) -> None: ...
+
+    def cancelled(self, fiber: Any, /) -> None: ...
 
 
 # "Extending asyncio" in the library reference documents these four functions, underscores included.
@@ -37,6 +46,7 @@ _enter_task: Any = getattr(asyncio, "_enter_task")  # noqa: B009
 _leave_task: Any = getattr(asyncio, "_leave_task")  # noqa: B009
 register_task: Any = getattr(asyncio, "_register_task")  # noqa: B009
 _unregister_task: Any = getattr(asyncio, "_unregister_task")  # noqa: B009
+_task_print_stack: Any = getattr(base_tasks, "_task_print_stack")  # noqa: B009
 
 
 class _Park:
@@ -116,6 +126,9 @@ class Fiber(asyncio.Future[Any]):
         frame = getattr(self._coro, "cr_frame", None)
         return [] if frame is None else [frame]
 
+    def print_stack(self, *, limit: int | None = None, file: TextIO | None = None) -> None:
+        _task_print_stack(self, limit, file)
+
     def cancelling(self) -> int:
         return self._cancels
 
@@ -173,7 +186,10 @@ class Fiber(asyncio.Future[Any]):
             return
         self._fut_waiter = awaited
         self._throw = _cancellation(msg)
-        self.wake()
+        if self.state is SUSPENDED:
+            self.dispatcher.cancelled(self)
+        else:
+            self.wake()
 
     def _leave_wait(self, msg: Any) -> None:
         """Throw CancelledError without waiting for the end of the awaited future: that future waits for this fiber."""
@@ -185,10 +201,10 @@ class Fiber(asyncio.Future[Any]):
         self.dispatcher.push(self)
 
     def set_result(self, result: object) -> None:
-        raise RuntimeError("the result of a thread is the return value of its coroutine and cannot be set")
+        raise RuntimeError("a thread does not support set_result: its result is the return value of its coroutine")
 
     def set_exception(self, exception: object) -> None:
-        raise RuntimeError("the exception of a thread is raised by its coroutine and cannot be set")
+        raise RuntimeError("a thread does not support set_exception: its exception is raised by its coroutine")
 
     # ---- for the kernel
 
@@ -272,6 +288,7 @@ class Fiber(asyncio.Future[Any]):
             self._finish()
             if self._throw is not None:  # the coroutine cancelled itself in its last step
                 super().cancel(*self._throw.args[:1])
+                self._throw = None
             else:
                 super().set_result(stop.value)
         except asyncio.CancelledError as error:
@@ -297,12 +314,20 @@ class Fiber(asyncio.Future[Any]):
 
     def _await_outside(self, wanted: Any) -> None:
         """Block on the value that asyncio code yielded: a future, or None to give up the loop for one turn."""
-        if wanted is None or wanted is PARK:  # PARK gets here only if a cancellation must be thrown: do not wait
+        if wanted is None:
+            self.dispatcher.give_way(self)
+            return
+        if wanted is PARK:  # PARK gets here only if a cancellation must be thrown: do not wait
             self.dispatcher.push(self)
             return
         try:
             if getattr(wanted, "_asyncio_future_blocking", None) is None or wanted is self:
-                self._refuse_wait("itself" if wanted is self else shown(wanted))
+                itself = f"itself: Task cannot await on itself: {self!r}"
+                self._refuse_wait(itself if wanted is self else shown(wanted))
+                return
+            loop_of = getattr(wanted, "get_loop", None)  # an object of the agent may lack it
+            if loop_of is not None and loop_of() is not self._loop:
+                self._refuse_wait(f"it: Task {self!r} got Future {shown(wanted)} attached to a different loop")
                 return
             wanted._asyncio_future_blocking = False
             self.state = BLOCKED

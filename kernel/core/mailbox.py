@@ -8,9 +8,10 @@ number of messages. The mailbox wakes threads; it never looks at processes.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from itertools import chain
+from math import inf
 from typing import Any
 
 from ipc.messages import Message
@@ -46,6 +47,7 @@ class Mailbox:
         "byte_capacity",
         "bytes",
         "closed",
+        "next_deadline",
         "open_places",
         "received",
         "receiver",
@@ -59,12 +61,13 @@ class Mailbox:
         self.byte_capacity = BYTES
         self.bytes = 0  # of counted bodies in the mailbox, and of those of senders that were woken
         self.closed = False
+        self.next_deadline = inf  # no message expires before; lower than the first deadline if that message has left
         self.taken = 0  # places taken by messages other than `CONTROL` ones, or reserved for senders that were woken
         self.receiver: Fiber | None = None  # waits for any message, longer than all in `selectors` have waited
         self.received: deque[tuple[int, str, int, int, int]] | None = None  # headings of the last received messages
         self.selectors: list[tuple[Fiber, Selector | None]] | None = None  # further receivers, in order of arrival
         self.woken_for: dict[Fiber, Message] | None = None  # receivers woken while others waited, and for which message
-        self._senders: deque[tuple[Fiber, int]] | None = None  # wait for room for a size, in order of arrival
+        self._senders: OrderedDict[Fiber, int] | None = None  # wait for room for a size, in order of arrival
         self._accounts = False  # whether a place that becomes free concerns a sender, or bytes
         self._sizes: dict[int, tuple[int, int, BodyMemory]] | None = None  # of counted bodies, by id: see `charge`
         self._normal_queue: MessageQueue | None = None  # of priority 0, which nearly all messages have
@@ -85,7 +88,11 @@ class Mailbox:
     @property
     def senders(self) -> list[Any]:
         """The threads that wait for a place, in order of arrival."""
-        return [sender for sender, _ in self._senders or ()]
+        return list(self._senders or ())
+
+    @property
+    def has_senders(self) -> bool:
+        return bool(self._senders)
 
     @property
     def full(self) -> bool:
@@ -100,6 +107,7 @@ class Mailbox:
     def capacity(self, capacity: int) -> None:
         self._capacity = capacity
         self._add_bytes(0)
+        self.wake_senders()
 
     def _add_bytes(self, size: int) -> None:
         self.bytes += size
@@ -138,6 +146,8 @@ class Mailbox:
         queue.items.append(message)
         if priority != CONTROL:
             self.taken += 1
+        if message.deadline is not None and message.deadline < self.next_deadline:
+            self.next_deadline = message.deadline
         if self._indexes is not None:
             for attribute, index in self._indexes.items():
                 add_to_index(index, getattr(message, attribute), message)
@@ -250,20 +260,17 @@ class Mailbox:
         The woken thread calls `end_send_wait`.
         """
         if self._senders is None:
-            self._senders = deque()
-        self._senders.append((thread, size))
+            self._senders = OrderedDict()
+        self._senders[thread] = size
         self._accounts = True
 
     def end_send_wait(self, thread: Fiber) -> bool:
         """End the wait of `thread`. True if room is reserved for it; the thread must use the room or pass it on."""
-        for position, (sender, _) in enumerate(self._senders or ()):
-            if sender is thread:
-                assert self._senders is not None
-                del self._senders[position]
-                if not position:
-                    self._wake_senders()  # the next ones may need less room than this one
-                return False
-        return True
+        senders = self._senders
+        if not senders or senders.pop(thread, None) is None:
+            return True
+        self.wake_senders()  # the next ones may need less room than this one
+        return False
 
     def use_place(self, size: int = 0) -> None:
         """Free the reserved room: its sender puts a message into it now, unless the mailbox is closed."""
@@ -274,16 +281,15 @@ class Mailbox:
     def pass_on_place(self, size: int = 0) -> None:
         """Reserve room, which has become free, for the next waiting senders. If no sender waits, it stays free."""
         if not self.closed:
-            self.taken -= 1
-            self._add_bytes(-size)
-            self._wake_senders()
+            self.use_place(size)
+            self.wake_senders()
             self._accounts = bool(self._senders or self._sizes)
 
-    def _wake_senders(self) -> None:
+    def wake_senders(self) -> None:
         """Reserve room for as many of the waiting senders as fit, in order of arrival, and wake them."""
         senders = self._senders
-        while senders and self.taken < self._capacity and self._fits(senders[0][1]):
-            thread, size = senders.popleft()
+        while senders and self.taken < self._capacity and self._fits(next(iter(senders.values()))):
+            thread, size = senders.popitem(last=False)
             self.taken += 1
             self._add_bytes(size)
             thread.wake()
@@ -377,11 +383,7 @@ class Mailbox:
         """Wake the first thread in `selectors` that wants `message`."""
         selectors = self.selectors or []
         for position, (thread, selector) in enumerate(selectors):
-            try:
-                wanted = selector is None or selector.matches(message)
-            except Exception:
-                wanted = True  # the predicate must raise in its receiver, not in the sender
-            if wanted:
+            if selector is None or selector.may_match(message):
                 del selectors[position]
                 if selectors:
                     self._note_woken(thread, message)
@@ -393,7 +395,4 @@ class Mailbox:
         if self.receiver is thread:
             self.receiver = None
         elif self.selectors:
-            for position, (other, _) in enumerate(self.selectors):
-                if other is thread:
-                    del self.selectors[position]
-                    return
+            self.selectors = [waiting for waiting in self.selectors if waiting[0] is not thread]

@@ -27,6 +27,7 @@ from kernel.core.fiber import (
     init_future,
     register_task,
 )
+from kernel.core.inherited_priority import InheritedPriority
 from kernel.core.mailbox import Mailbox
 from kernel.core.plain_wait import NO_WAIT, OUTSIDE, ThreadWait
 from kernel.core.process_tree import ProcessTree
@@ -152,6 +153,7 @@ class Process:
         "accepts",
         "args",
         "attempt",
+        "awaited",
         "calls",
         "children",
         "code",
@@ -170,6 +172,7 @@ class Process:
         "is_client",
         "limits",
         "log",
+        "lowest_priority",
         "mailbox",
         "messages_received",
         "messages_sent",
@@ -218,7 +221,7 @@ class Process:
         self.code = code  # the program itself; None for the connection of a client, and after the end
         self.args = args
         self.owner = owner
-        self.priority = priority
+        self.priority = self.lowest_priority = priority  # `lowest_priority`: no thread of it has a lower one
         self.stream = stream
         self.is_client = is_client
         self.attempt = attempt  # of the task, from 1: see `kernel.tasks.submit`
@@ -248,6 +251,7 @@ class Process:
         self.timer: asyncio.TimerHandle | None = None  # for its deadline; None when it is dying
         self.durable = durable  # the history of a durable process
         self.status: ExitStatus | None = None  # set when it has ended
+        self.awaited = False  # whether its parent knows how it ended
         self.ended_at = 0.0  # by `time.monotonic`; 0 if it is alive or ended in a previous run of the daemon
 
     def add_thread(self, thread: Thread) -> None:
@@ -362,14 +366,17 @@ class PendingCalls(dict[int, Thread | None]):
     """The calls that `process` has not answered: by message id the thread that waits, or None if it has given up.
 
     A process has one such object. It is also the wait of every thread that waits for a reply of the process.
+    `inherited`: the priorities that more urgent callers lend to it, if any. `forgotten`: see `kernel.core.answers`.
     """
 
-    __slots__ = ("process",)
+    __slots__ = ("forgotten", "inherited", "process")
     stage = ""
 
     def __init__(self, process: Process) -> None:
         super().__init__()
         self.process = process
+        self.inherited: InheritedPriority | None = None
+        self.forgotten = 0
 
     def __str__(self) -> str:
         return f"reply of {self.process.pid}"

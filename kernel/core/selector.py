@@ -40,6 +40,13 @@ class Selector:
             and (self.where is None or bool(self.where(message)))
         )
 
+    def may_match(self, message: Message) -> bool:
+        """The same, but True if the predicate fails: it must raise in its receiver, not in the sender."""
+        try:
+            return self.matches(message)
+        except Exception:
+            return True
+
     def ended_by(self) -> None:
         """None: any process may send a message, so no set of threads is known to end this wait."""
 

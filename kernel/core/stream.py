@@ -80,7 +80,7 @@ class Stream:
         self._queue: deque[tuple[Event | _Text | _Lines | _Gap, int]] = deque()
         self._text = 0
         self._emitted = 0
-        self._on_drained: list[Callable[[], None]] = []
+        self._on_drained: dict[Callable[[], None], None] = {}  # in the order of registration
         self.closed = False
         self.number = 0
         self.reader = 0
@@ -152,12 +152,11 @@ class Stream:
 
     def when_drained(self, callback: Callable[[], None]) -> None:
         """Call `callback` once, at the next grant that leaves the stream uncongested, or when the stream is closed."""
-        self._on_drained.append(callback)
+        self._on_drained[callback] = None
 
     def forget(self, callback: Callable[[], None]) -> None:
         """Undo `when_drained`, if `callback` was not called yet."""
-        if callback in self._on_drained:
-            self._on_drained.remove(callback)
+        self._on_drained.pop(callback, None)
 
     def close(self) -> None:
         """Drop the waiting and all later events, because the client has gone. Call the callbacks of `when_drained`."""
@@ -209,7 +208,7 @@ class Stream:
         return waiting
 
     def _call_drained(self) -> None:
-        callbacks, self._on_drained = self._on_drained, []
+        callbacks, self._on_drained = self._on_drained, {}
         for callback in callbacks:
             callback()
 

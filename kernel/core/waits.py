@@ -7,6 +7,7 @@ The code that parks a thread sets `Thread.waits_for` to the wait. `llmos ps` sho
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf
 
 from ipc.syscalls import WaitFacts
 from kernel.core.plain_wait import ThreadWait, named
@@ -53,6 +54,11 @@ class RoomIn(_OnProcess):
 
     __slots__ = ()
     what = "mailbox"
+
+    def ended_by(self) -> Iterable[Thread] | None:
+        # A message that expires makes room, too.
+        box = self.process.mailbox
+        return super().ended_by() if box is None or box.next_deadline == inf else None
 
     def explain(self, thread: Thread) -> WaitFacts:
         process, box = self.process, self.process.mailbox

@@ -1,17 +1,19 @@
 """Commits: hands changes to the journal, and lets threads wait until a commit is on disk.
 
 Used by all of `kernel.durable`. Commits are numbered in the order of the requests, and reach the disk in this order.
-It never reports an error of the disk: the journal tries again, and the threads wait until the write succeeds.
+It never reports an error of the disk: the journal tries again, and the threads wait until the write succeeds. A commit
+that the journal cannot store at all raises `NotStorable` in those who wait for it.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from functools import partial
 from heapq import heappop, heappush
 from typing import Any
 
-from ipc.errors import LlmosError
+from ipc.errors import LlmosError, NotStorable
 from ipc.syscalls import WaitFacts
 from kernel.core.fiber import PARK
 from kernel.core.process import Thread
@@ -19,14 +21,21 @@ from kernel.journal.changes import Change, HighestIds
 from kernel.journal.journal import Journal
 from kernel.lib.wording import counted, verb
 
+MOST_ERRORS = 1000  # the last errors of commits, which threads may be about to get
+
 
 class Commits:
-    """`requested` and `committed`: the numbers of the last commit that was requested, and of the last one on disk."""
+    """`requested` and `committed`: the numbers of the last commit that was requested, and of the last one on disk.
+
+    `when_not_storable` is called with the changes of a commit that the journal cannot store.
+    """
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self.requested = self.committed = 0
         self.refused = ""  # why the disk refused the last attempt to write; empty after a success
+        self.when_not_storable: Callable[[Sequence[Change], NotStorable], None] = _ignore
+        self._not_storable: dict[int, NotStorable] = {}  # by number of the commit; the last `MOST_ERRORS` of them
         self._waiting: list[tuple[int, int, Thread]] = []
         self._count = 0
         self._last_pid = 0  # the highest pid that was reserved
@@ -37,7 +46,7 @@ class Commits:
         All changes that are requested in one turn of the loop are written in one transaction.
         """
         self.requested += 1
-        self._journal.persist(changes, partial(self._written, self.requested))
+        self._journal.persist(changes, partial(self._written, self.requested, changes))
         return self.requested
 
     def reserve_pid(self, pid: int) -> None:
@@ -51,12 +60,15 @@ class Commits:
             self.persist(HighestIds(pid=pid))
 
     async def wait(self, thread: Thread, number: int) -> None:
-        """Return when commit `number` is on disk."""
+        """Return when commit `number` is on disk. Raises `NotStorable`."""
         while self.committed < number:
             self._count += 1
             heappush(self._waiting, (number, self._count, thread))
             thread.waits_for = CommitWait(self, number)
             await PARK
+        if number in self._not_storable:
+            error = self._not_storable[number]
+            raise NotStorable(error.message, **error.data)  # a copy: several agents may get it
 
     async def wait_deferring_cancellation(self, thread: Thread, number: int) -> None:
         """Return when commit `number`, with the record of a call, is on disk. Defer a cancellation to the next wait.
@@ -75,13 +87,24 @@ class Commits:
         if deferred is not None:
             thread.defer(deferred)
 
-    def _written(self, number: int, error: LlmosError | None) -> None:
+    def _written(self, number: int, changes: Sequence[Change], error: LlmosError | None) -> None:
+        if isinstance(error, NotStorable):
+            self._not_storable[number] = error
+            if len(self._not_storable) > MOST_ERRORS:
+                del self._not_storable[next(iter(self._not_storable))]
+            self._written(number, changes, None)
+            self.when_not_storable(changes, error)
+            return
         self.refused = "" if error is None else str(error.data.get("cause", error.message))
         if error is not None:
             return  # the journal tries again
         self.committed = max(self.committed, number)
         while self._waiting and self._waiting[0][0] <= self.committed:
             heappop(self._waiting)[2].wake()
+
+
+def _ignore(changes: Sequence[Change], error: NotStorable) -> None:
+    """The default of `Commits.when_not_storable`."""
 
 
 class CommitWait:

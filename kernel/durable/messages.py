@@ -11,16 +11,15 @@ import asyncio
 from typing import Any, cast
 
 from ipc.codec import decode
-from ipc.errors import InvalidCall, NotACall, TimedOut
+from ipc.errors import InvalidCall, TimedOut
 from ipc.messages import Message
 from ipc.syscalls import DOWN, Call, Publish, Receive, Reply, Send
-from kernel.core.answers import UNANSWERED, Unanswerable, mark_caller_gone
+from kernel.core.answers import UNANSWERED, Unanswerable, check_reply, mark_caller_gone
 from kernel.core.fiber import PARK
 from kernel.core.mailbox import Mailbox
 from kernel.core.plain_wait import PlainWait
 from kernel.core.process import PendingCalls, Process, Thread
 from kernel.core.timers import Timer
-from kernel.core.waits import RoomIn
 from kernel.dispatch import deadlock
 from kernel.durable.commits import Commits
 from kernel.durable.history import CallHistory, CallKey, history_of
@@ -29,9 +28,10 @@ from kernel.durable.recorded_call import raw
 from kernel.journal.changes import DropReply, PutLastDelivered, PutReply
 from kernel.lib.validation import check_timeout
 from kernel.messages.body_size import counted_size
-from kernel.messages.messaging import Messaging, mailbox_full, wait_for_room
+from kernel.messages.messaging import Messaging
 from kernel.messages.publications import DELIVERIES
 from kernel.messages.publish import Publisher
+from kernel.messages.room import mailbox_full
 from kernel.messages.validation import build_message
 
 REPLY = PlainWait("reply", "reply", "waiting for a reply", "the called process replies or ends")
@@ -120,8 +120,10 @@ class DurableMessages:
                     )
                 await PARK
         except BaseException:
+            answer, thread.answer = thread.answer, None
             if number not in self._replies:
                 mark_caller_gone(recipient, number)
+                self._messaging.inheritance.changed(recipient, thread)
                 history_of(process).abandoned.add(number)
             elif not process.dying:  # the thread was cancelled between the arrival of the reply and its next step
                 self._take_reply(number)
@@ -143,9 +145,8 @@ class DurableMessages:
             return self._messaging.reply(process, call)
         pending_calls = process.pending_calls
         if not pending_calls or call.message not in pending_calls:
-            raise NotACall(
-                f"message {call.message} of process {call.to} awaits no reply: it is no call, or was answered"
-            )
+            check_reply(process, call)
+            return self._messaging.reply(process, call)
         body = raw(call.body)
         thread = pending_calls.pop(call.message)
         process.messages_sent += 1
@@ -154,6 +155,7 @@ class DurableMessages:
         if thread is not None:
             thread.answer = body
             thread.wake()
+            self._messaging.inheritance.changed(process, thread)
         return None
 
     # ---- after a call was answered from its record
@@ -215,29 +217,22 @@ class DurableMessages:
             self._register_caller(process, recipient, number)
             return
         message = build_message(process, recipient, call, number, timer.until)
-        await self._put(process, recipient, message, key, timer)
+        await self._put(process, recipient, message, key, timer, call)
         self._register_caller(process, recipient, number)
 
     async def _put(
-        self, process: Process, recipient: Process, message: Message, key: CallKey, timer: Timer | None = None
+        self,
+        process: Process,
+        recipient: Process,
+        message: Message,
+        key: CallKey,
+        timer: Timer | None = None,
+        call: Call | None = None,
     ) -> None:
         """Put `message` into the mailbox of `recipient`; wait for room first if it is full."""
-        box, size, memory = recipient.open_mailbox(), counted_size(message.body), self._messaging.memory
-        memory.take(size)  # a body that waits takes memory, too
-        try:
-            while not self._messaging.make_room(recipient, box, size):
-                if timer is not None and timer.expired:
-                    raise TimedOut(f"process {recipient.pid} had no room for the call in time", to=recipient.pid)
-                if await wait_for_room(box, cast("Thread", asyncio.current_task()), RoomIn(recipient), size):
-                    break
-            if box.closed:
-                raise self._messaging.unknown(recipient.pid)
-        finally:
-            memory.used -= size
-        if size:
-            self._messaging.put_large(box, message, size)
-        else:
-            box.put(message)
+        box, size = recipient.open_mailbox(), counted_size(message.body)
+        await self._messaging.room.wait(recipient, size, timer, call)
+        self._messaging.put_reserved(recipient, box, message, size)
         self._note_delivery(process, recipient, key)
 
     def _register_caller(self, process: Process, recipient: Process, number: int) -> None:
@@ -245,8 +240,8 @@ class DurableMessages:
         if recipient.pending_calls is None:
             recipient.pending_calls = PendingCalls(recipient)
         recipient.pending_calls[number] = thread
-        if thread.priority > recipient.priority or process.pending_calls:
-            self._messaging.urgency_changed(recipient)
+        thread.waits_for = recipient.pending_calls
+        self._messaging.inheritance.changed(recipient, thread)
 
     def _take_reply(self, number: int) -> Any:
         """Return the reply to call `number`, and delete the reply in the transaction that records the call."""

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
 import structlog
 
 from ipc.codec import decode, encode
-from ipc.errors import HistoryDamaged, LlmosError, MalformedFrame, to_wire
+from ipc.errors import HistoryDamaged, LlmosError, MalformedFrame, NotStorable, to_wire
 from ipc.messages import Message
 from ipc.syscalls import ExitStatus, MemorySet, Register, Spawn, Subscribe, Wait
 from kernel.core.event_log import EventLog
 from kernel.core.process import Process, Thread
+from kernel.durable.child_programs import ChildPrograms
 from kernel.durable.commits import CommitReceipt, Commits
 from kernel.durable.history import CallHistory, CallKey, DurableTask, history_of
 from kernel.durable.mailbox import DurableMailbox
@@ -28,7 +29,16 @@ from kernel.durable.messages import DurableMessages
 from kernel.durable.pending_restarts import PendingRestarts
 from kernel.durable.recorded_call import declared
 from kernel.gate import Gate
-from kernel.journal.changes import Change, ChildEnded, PutName, PutProcess, SetPriority, SetSuspended, TaskEnded
+from kernel.journal.changes import (
+    Change,
+    ChildEnded,
+    PutName,
+    PutProcess,
+    SetPriority,
+    SetSuspended,
+    TaskEnded,
+    dependents,
+)
 from kernel.journal.histories import ProcessRow
 from kernel.processes.lifecycle import Lifecycle
 from kernel.programs.program import Program
@@ -38,7 +48,10 @@ log = structlog.get_logger("kernel.durable")
 
 
 class DurableProcesses:
-    """`context` makes an agent's context. `stopping`: the daemon stops, so children that end now run again later."""
+    """`context` makes an agent's context. `stopping`: the daemon stops, so the progress of generations stays.
+
+    `interrupted`: the processes that the stop of the daemon ended. Their ends are not persisted: they run again later.
+    """
 
     def __init__(
         self,
@@ -48,6 +61,7 @@ class DurableProcesses:
         messages: DurableMessages,
         lifecycle: Lifecycle,
         context: Callable[[Process], Any],
+        programs: ChildPrograms,
     ) -> None:
         self._gate = gate
         self._commits = commits
@@ -58,7 +72,10 @@ class DurableProcesses:
         self._table = lifecycle.table
         self._dispatcher = lifecycle.dispatcher
         self._context = context
+        self._programs = programs
         self.stopping = False
+        commits.when_not_storable = self._end_dependents
+        self.interrupted: set[Process] = set()
 
     # ---- first processes of tasks
 
@@ -92,6 +109,10 @@ class DurableProcesses:
         self._set_up(history, call)
         return history.pid
 
+    def has_reserved(self, name: str | None, pid: int) -> bool:
+        """Whether `name` is reserved for process `pid`, which is yet to restart."""
+        return name is not None and self._pending_restarts.names.get(name) == pid
+
     def task_ended(self, task: int) -> None:
         """Delete all rows of a task that has ended; none of its processes will restart."""
         self._commits.persist(TaskEnded(task))
@@ -123,20 +144,19 @@ class DurableProcesses:
         history = history_of(process)
         row = history.task.rows.pop(pid, None)
         status: ExitStatus | None = None
-        program = self._lifecycle.find(process, call.program)
         try:
             if row is None:
                 return  # the row was deleted by a checkpoint, or was never written
             if row.status is not None:
                 status = _decoded(row.status, ExitStatus)
                 return
-            if program is None:
-                program = await self._lifecycle.load(process, call.program)
+            if row.priority is not None:
+                call = msgspec.structs.replace(call, priority=row.priority)
+            reserved = self.has_reserved(call.name, pid)
+            program = await self._programs.load(process, call, name_is_reserved=reserved)
             child = self._history(pid, history.task, program) if row.durable else None
             if child is not None:
                 child.restore(row)
-            if row.priority is not None:
-                call = msgspec.structs.replace(call, priority=row.priority)
             self._start_child(process, program, call, pid, child)
             self._persist_end(self._table.alive[pid], process, call)
         except Exception as error:
@@ -190,6 +210,16 @@ class DurableProcesses:
         if isinstance(caller, Thread) and caller.process.durable is not None:
             return None
         return CommitReceipt(self._commits, number).answer_after_commit(None)
+
+    def _end_dependents(self, changes: Sequence[Change], error: NotStorable) -> None:
+        """End the tasks that could not be replayed without `changes`: in the journal, they have ended already."""
+        for pid in dependents(changes)[0]:
+            process = self._table.alive.get(pid)
+            while process is not None and process.durable is None:
+                process = process.parent
+            root = None if process is None else history_of(process).task.root
+            if root is not None:
+                self._process_exit.finish(root, "failed", error=to_wire(error))
 
     def _start_child(
         self, process: Process, program: Program, call: Spawn, pid: int, history: CallHistory | None
@@ -262,7 +292,7 @@ class DurableProcesses:
         if row.suspended:
             self._dispatcher.hold(process)
         if row.priority is not None:
-            process.priority = row.priority
+            process.priority = process.lowest_priority = row.priority
             for thread in tuple(process.threads):
                 self._dispatcher.reprioritise(thread, row.priority)
         row.messages, row.memory = [], []
@@ -272,7 +302,7 @@ class DurableProcesses:
 
         def ended(child: Process) -> None:
             assert child.status is not None
-            if not self.stopping and (call.detach or not parent.dying):
+            if child not in self.interrupted and (call.detach or not parent.dying):
                 self._commits.persist(ChildEnded(child.pid, encode(child.status)))
 
         child.watch(ended)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn, cast
 
 from ipc.codec import decode, encode
 from ipc.errors import (
     HistoryDamaged,
+    InvalidCall,
     LlmosError,
     MalformedFrame,
     ReplayDiverged,
@@ -46,6 +48,7 @@ from kernel.durable.recording_rules import RULES, WAITS_AFTER, WAITS_BEFORE, Rec
 from kernel.durable.state import DurableState
 from kernel.gate import CALLS_PER_TURN, Gate
 from kernel.journal.changes import PutCall, TaskProgressed
+from kernel.lib.call_checks import check_call
 from kernel.lib.units import isolate_and_measure
 from kernel.memory.shared import SharedMemory
 from kernel.processes.exit import ProcessExit
@@ -133,6 +136,7 @@ class Replay:
     ) -> Any:
         history = history_of(process)
         try:
+            check_call(call)  # here, because the record of a refusal belongs to the history, too
             if rule in WAITS_BEFORE:
                 await self._commits.wait(thread, history.last_commit)
             if type(call) is Sleep:
@@ -260,6 +264,8 @@ class Replay:
     ) -> Any:
         if type(call) is Call and isinstance(outcome, RecordedFailure | RecordedCancellation):
             history_of(process).abandon(key)
+        with suppress(InvalidCall):  # an older version of llmosd recorded answers to calls that this one refuses
+            check_call(call)
         match outcome:
             case RecordedCancellation():  # the agent will cancel the call again, as in the previous run
                 await _wait_forever(thread, ITS_CANCELLATION)

@@ -10,6 +10,7 @@ from functools import partial
 
 from ipc.errors import LlmosError
 from ipc.syscalls import Call, Generate, Link, Monitor, Publish, Receive, Reply, Send, Spawn, Unlink, Wait
+from kernel.durable.child_programs import ChildPrograms
 from kernel.durable.commits import Commits
 from kernel.durable.generations import CheckpointedModels, DurableGenerations, restore_count
 from kernel.durable.links import DurableLinks
@@ -27,6 +28,7 @@ from kernel.memory.shared import SharedMemory
 from kernel.messages.messaging import Messaging
 from kernel.messages.publish import Publisher
 from kernel.processes.lifecycle import Lifecycle
+from kernel.programs.watch import ProgramWatch
 from kernel.supervision.links import Links
 
 STABLE_AFTER = 600.0  # seconds of a run after which the crash counts of durable tasks are set to 0
@@ -46,6 +48,7 @@ class Durability:
         shared: SharedMemory,
         models: CheckpointedModels,
         pending_restarts: PendingRestarts,
+        watch: ProgramWatch,
     ) -> None:
         self._journal = journal
         self._pids = lifecycle.table.pids
@@ -59,7 +62,9 @@ class Durability:
         state = DurableState(gate, commits)
         replay = Replay(gate, commits, lifecycle.process_exit, shared, state)
         context = partial(lifecycle.make_context, replay)
-        self.processes = processes = DurableProcesses(gate, commits, pending_restarts, messages, lifecycle, context)
+        self.processes = processes = DurableProcesses(
+            gate, commits, pending_restarts, messages, lifecycle, context, ChildPrograms(lifecycle, watch)
+        )
         self.generations = generations = DurableGenerations(models, commits, processes)
         replay.handlers.update({Send: messages.send, Call: messages.call, Reply: messages.reply})
         replay.handlers.update({Publish: messages.publish, Spawn: processes.spawn, Wait: processes.wait})

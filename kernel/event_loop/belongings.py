@@ -128,7 +128,8 @@ class Belongings:
             return
         for each in ending:
             each.terminate()
-        self._ending += ending
+        with self._lock:  # a tool may end a subprocess in its own thread
+            self._ending += ending
         with suppress(RuntimeError):  # the loop is closed
             if loop is not None:
                 loop.call_soon_threadsafe(loop.call_later, GRACE, self._kill, ending)
@@ -136,7 +137,8 @@ class Belongings:
     def _kill(self, ended: list[Subprocess]) -> None:
         for each in ended:
             each.kill()
-        self._ending = [each for each in self._ending if each not in ended and each.running]
+        with self._lock:
+            self._ending = [each for each in self._ending if each not in ended and each.running]
 
     def _entry(self, process: Process) -> _Entry:
         entry = self.entries.get(process)

@@ -16,6 +16,7 @@ from typing import Any
 
 from kernel.core.process import Process
 from kernel.event_loop.belongings import BELONGINGS
+from kernel.programs.origin import ORIGIN
 
 OURS = ("kernel.", "ipc.")  # the kernel's own callbacks; `llmosd.context` is what agents call
 
@@ -35,6 +36,15 @@ def is_kernels(callback: Any) -> bool:
 def _is_of_asyncio(callback: Any) -> bool:
     module = getattr(callback, "__module__", None)
     return type(module) is str and module.startswith("asyncio.")
+
+
+def run_for(process: Process, function: Callable[..., Any], *args: Any) -> Any:
+    """Call `function` for `process`: the tasks that it makes, and what it hands to the loop, belong to the process."""
+    token = ORIGIN.set(process)
+    try:
+        return function(*args)
+    finally:
+        ORIGIN.reset(token)
 
 
 class AgentCallback:
@@ -94,7 +104,7 @@ class ProtocolFactory:
             BELONGINGS.add(self.process, transport, self.loop)
             try:
                 if original is not None:
-                    original(transport)
+                    run_for(self.process, original, transport)  # the loop may call it without an owner
             except (SystemExit, KeyboardInterrupt) as error:
                 self.exited(self.process, error)
 

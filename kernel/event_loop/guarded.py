@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from concurrent.futures import ProcessPoolExecutor
 from types import TracebackType
 from typing import Any
 
@@ -16,8 +17,9 @@ import structlog
 import uvloop
 
 from kernel.core.process import Process, Thread
+from kernel.event_loop.agent_threads import AgentThreads
 from kernel.event_loop.belongings import BELONGINGS
-from kernel.event_loop.callbacks import AgentCallback, ProtocolFactory, is_kernels
+from kernel.event_loop.callbacks import AgentCallback, ProtocolFactory, is_kernels, run_for
 from kernel.event_loop.generators import GeneratorOwners
 from kernel.event_loop.owner import acting_process, described
 from kernel.event_loop.signals import SIGNALS
@@ -40,12 +42,15 @@ class Guarded(Loop):  # type: ignore[misc]
         self._soon = super().call_soon  # for speed: every wake-up passes here
         self._handlers: dict[Process, Callable[[Any, dict[str, Any]], object]] = {}
         self._generators = GeneratorOwners()
+        self._agent_threads: AgentThreads | None = None
         super().__init__(*args, **options)
 
-    def drop_handler(self, process: Process) -> None:
-        """Drop the exception handler of `process`, which has ended."""
+    def process_ended(self, process: Process) -> None:
+        """Drop the exception handler of `process`, and its functions that wait for a thread."""
         if self._handlers:
             self._handlers.pop(process, None)
+        if self._agent_threads is not None:
+            self._agent_threads.process_ended(process)
 
     # ---- callbacks
 
@@ -86,6 +91,12 @@ class Guarded(Loop):  # type: ignore[misc]
     def remove_writer(self, fd: Any) -> bool:
         BELONGINGS.forget("writer", _number(fd))
         return bool(super().remove_writer(fd))
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
+        process = acting_process()
+        if process is None or isinstance(executor, ProcessPoolExecutor):
+            return super().run_in_executor(executor, func, *args)
+        return super().run_in_executor(executor, run_for, process, func, *args)
 
     def _owned(
         self, callback: Any, origin: object, context: contextvars.Context | None
@@ -137,7 +148,7 @@ class Guarded(Loop):  # type: ignore[misc]
             super().call_exception_handler(context)
         else:
             try:
-                handler(self, context)
+                run_for(process, handler, self, context)
             except (SystemExit, KeyboardInterrupt) as exiting:
                 self._exited(process, exiting)
             except BaseException as failure:
@@ -250,6 +261,7 @@ class Guarded(Loop):  # type: ignore[misc]
 
     def set_default_executor(self, executor: Any) -> None:
         _refuse("loop.set_default_executor()", "all agents share it; pass an executor to `loop.run_in_executor`")
+        self._agent_threads = executor if isinstance(executor, AgentThreads) else None
         super().set_default_executor(executor)
 
     def shutdown_default_executor(self, *args: Any, **options: Any) -> Any:

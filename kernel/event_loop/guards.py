@@ -49,9 +49,9 @@ def uninstall() -> None:
 
 
 def process_ended(loop: asyncio.AbstractEventLoop, process: Process) -> None:
-    """Close what `process` has opened."""
+    """Close what `process` has opened, and drop what it has left to the loop."""
     if isinstance(loop, Guarded):
-        loop.drop_handler(process)
+        loop.process_ended(process)
     if process in BELONGINGS.entries:
         BELONGINGS.process_ended(process, loop)
 

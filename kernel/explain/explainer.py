@@ -7,14 +7,18 @@ asked.
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from typing import Any
+
 import msgspec
 
+from ipc.errors import UnknownTask
 from ipc.syscalls import ChainMember, Explanation, WaitFacts, Why
 from kernel.core.fiber import BLOCKED, SUSPENDED
 from kernel.core.process import Process, Thread
 from kernel.core.process_table import ProcessTable
 from kernel.dispatch.dispatcher import Dispatcher
-from kernel.explain import conditions
+from kernel.explain import conditions, tasks
 from kernel.explain.notes import notes
 from kernel.explain.paragraph import paragraph
 from kernel.gate import Gate
@@ -36,9 +40,26 @@ class Explainer:
         self._tasks = tasks
         gate.register({Why: self.why})
 
-    def why(self, process: Process, call: Why) -> Explanation:
-        """Explain the process of the call. Raises `UnknownProcess`."""
-        target = self._table.find(call.pid)
+    def why(self, process: Process, call: Why) -> Explanation | Coroutine[Any, Any, Explanation]:
+        """Explain the process or task of the call. Raises `UnknownProcess`, `UnknownTask`."""
+        if call.task is not None:
+            return self._why_task(call.task)
+        if self._tasks is not None and call.pid not in self._table.alive:
+            unstarted = self._tasks.without_process(call.pid)
+            if unstarted is not None:
+                return tasks.explanation(unstarted)
+        return self._why(self._table.find(call.pid))
+
+    async def _why_task(self, text: str) -> Explanation:
+        """Raises `UnknownTask`."""
+        if self._tasks is None:
+            raise UnknownTask("this daemon has no journal, and so no tasks", id=text[:50])
+        outline = await self._tasks.outline(text)
+        if outline.pid in self._table.alive:
+            return self._why(self._table.alive[outline.pid])
+        return tasks.explanation(outline)
+
+    def _why(self, target: Process) -> Explanation:
         thread, facts = self._facts(target)
         chain, cycle = self._chain(target, facts)
         state, waits_for = target.state()

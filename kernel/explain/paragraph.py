@@ -19,7 +19,8 @@ def paragraph(explanation: Explanation) -> str:
 
 def _sentences(explanation: Explanation) -> Iterator[str]:
     facts = explanation.wait
-    process = f"process {explanation.pid} ({quoted(explanation.program)})"
+    subject = f"task {explanation.task}" if explanation.task else f"process {explanation.pid}"
+    process = f"{subject} ({quoted(explanation.program)})"
     yield f"{process} {facts.doing}" if facts.kind == "ended" else f"{process} {_doing(facts.doing, facts.seconds)}"
     if facts.line > 1:
         yield f"it is {ordinal(facts.place)} of {facts.line} in line"

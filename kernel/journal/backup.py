@@ -17,6 +17,7 @@ import apsw
 from ipc.errors import BackupFailed, Busy, JournalUnavailable, LlmosError
 from kernel.journal.requests import Copy
 from kernel.journal.store import Store
+from kernel.lib.private_files import sync_folder
 
 STEP = 128  # pages of 4 KiB copied between two transactions
 
@@ -125,12 +126,12 @@ class BackupCopy:
         self._copy.execute("PRAGMA journal_mode = DELETE")
         self._copy.execute("UPDATE stops SET clean = 1")
         self._copy.close()
-        for path, flags in ((self.path, os.O_RDWR), (self.path.parent, os.O_RDONLY | os.O_DIRECTORY)):
-            descriptor = os.open(path, flags | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        sync_folder(self.path.parent)
 
 
 def _why(error: Exception) -> str:

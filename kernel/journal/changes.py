@@ -6,9 +6,11 @@ order of the requests. A change never encodes or decodes: its fields are the val
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kernel.journal.records import check_exact
 
 if TYPE_CHECKING:
     import apsw
@@ -97,6 +99,12 @@ class TaskBegan(NamedTuple):
     task: int
 
 
+class TaskWaits(NamedTuple):
+    """A task cannot restart yet, as its program is broken: neither this attempt nor a crash counts for it."""
+
+    task: int
+
+
 class TrialBegan(NamedTuple):
     """A group of tasks that were held back begins at this time, in seconds since the epoch."""
 
@@ -111,6 +119,10 @@ class TaskCleared(NamedTuple):
 
 class DaemonHealthy(NamedTuple):
     """The daemon has run for long, so its next crash is the first one of a row."""
+
+
+class StopBegan(NamedTuple):
+    """The daemon stops on request, so its end is no crash, whatever delays or interrupts the stop."""
 
 
 class PutCall(NamedTuple):
@@ -289,12 +301,14 @@ STATEMENTS: dict[type[Change], tuple[str, ...]] = {
         "AND id IN (SELECT task FROM processes WHERE durable)",
     ),
     TaskBegan: ("UPDATE tasks SET trial = 1, attempt = attempt + 1 WHERE id = ? AND trial = 0",),
+    TaskWaits: ("UPDATE tasks SET trial = 0, attempt = attempt - 1 WHERE id = ? AND trial > 0",),
     TrialBegan: ("UPDATE stops SET started = ?",),
     TaskCleared: ("UPDATE tasks SET trial = 2 WHERE id = ? AND trial = 1",),
     DaemonHealthy: (
         "UPDATE stops SET crashes = 0, late = 0",
         "UPDATE tasks SET alone = 0 WHERE ended IS NULL AND alone > 0",
     ),
+    StopBegan: ("UPDATE stops SET clean = 1",),
     PutCall: ("INSERT INTO calls (pid, epoch, thread, number, call, outcome) VALUES (?, ?, ?, ?, ?, ?)",),
     PutGeneration: ("INSERT OR REPLACE INTO generations VALUES (?, ?, ?, ?, ?, ?, ?)",),
     DropGenerations: ("DELETE FROM generations WHERE pid = ? AND epoch = ? AND thread = ? AND number = ?",),
@@ -323,13 +337,41 @@ STATEMENTS: dict[type[Change], tuple[str, ...]] = {
 }
 
 
+# Changes whose `pid` is no process that depends on them. A message that cannot be stored is an error of its sender.
+OF_NO_PROCESS = (PutMessage, HighestIds, LastPid)
+
+
 def write(db: apsw.Connection, changes: Iterable[Change]) -> None:
     """Apply `changes` in their order. The caller has begun the transaction and commits it."""
     for kind, rows in groupby(changes, type):
         statements = STATEMENTS[kind]
+        checked = _checked(kind, rows)
         if len(statements) == 1:
-            db.executemany(statements[0], rows)
+            db.executemany(statements[0], checked)
             continue
-        for row in rows:
+        for row in checked:
             for statement in statements:
                 db.execute(statement, row)
+
+
+def dependents(changes: Iterable[Change]) -> tuple[set[int], set[int]]:
+    """The pids and the tasks whose state on disk is wrong if `changes` are not written."""
+    pids: set[int] = set()
+    tasks: set[int] = set()
+    for change in changes:
+        if type(change) not in OF_NO_PROCESS:
+            pids.add(getattr(change, "pid", None))  # type: ignore[arg-type]
+            tasks.add(getattr(change, "task", None))  # type: ignore[arg-type]
+    return {pid for pid in pids if is_row_id(pid)}, {task for task in tasks if is_row_id(task)}
+
+
+def is_row_id(value: Any) -> bool:
+    """Whether `value` can be the id of a row."""
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _checked(kind: type[Change], rows: Iterable[Change]) -> Iterator[Change]:
+    """Raises `TypeError` at a row with a value that is no plain value."""
+    for row in rows:
+        check_exact(kind.__name__, kind._fields, row)  # type: ignore[attr-defined]
+        yield row

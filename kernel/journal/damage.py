@@ -22,7 +22,7 @@ log = structlog.get_logger("kernel.journal")
 
 
 class JournalLocation:
-    """The path at which the journal was opened, and whether the open file is still there.
+    """The path at which the journal was `opened`, and whether the open file is still there.
 
     The daemon could go on writing to an open file that was removed or moved, but the next daemon would not find the new
     tasks.
@@ -30,7 +30,7 @@ class JournalLocation:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._opened = os.stat(path)
+        self.opened = os.stat(path)
         self._next_check = 0.0
         self._lost = False
 
@@ -50,7 +50,7 @@ class JournalLocation:
 
     def _check(self) -> None:
         try:
-            lost = not os.path.samestat(os.stat(self._path), self._opened)
+            lost = not os.path.samestat(os.stat(self._path), self.opened)
         except OSError:
             lost = True
         if lost and not self._lost:
@@ -58,6 +58,16 @@ class JournalLocation:
         elif self._lost and not lost:
             log.info("the journal is back at its path; new tasks are accepted")
         self._lost = lost
+
+
+def check_in_place(path: Path, known: os.stat_result) -> None:
+    """Raise `OSError` if the file at `path` is not the `known` one, so that no empty file takes its place."""
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        found = None
+    if found is None or not os.path.samestat(found, known):
+        raise FileNotFoundError(errno.ENOENT, "the journal was removed or moved while it was in use", str(path))
 
 
 def unusable(path: Path, error: Exception) -> JournalUnavailable:

@@ -1,17 +1,21 @@
 """Reads durable processes when a daemon starts: first the state that the daemon needs, later each task's processes.
 
 Called by the writer, and by the task subsystem through `Journal.read`, on the journal's thread. It never decodes a
-value, so a damaged row fails only the task that it belongs to.
+value. A damaged row fails only the task that it belongs to.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
+import structlog
 
+from ipc.errors import HistoryDamaged
 from kernel.journal.changes import PROCESS_TABLES
+from kernel.journal.records import text_of
 from kernel.journal.suspects import RestartPlan
 
 if TYPE_CHECKING:
@@ -21,6 +25,8 @@ CHUNK = 500  # processes whose rows one query reads
 VERSIONS = 1 << 32  # versions of regions that are reserved for each run of the daemon
 PIDS = 100  # pids that are reserved for each run at its start; the kernel requests more as it uses them
 NO_PLAN = RestartPlan()
+log = structlog.get_logger("kernel.journal")
+
 ORPHANS = "SELECT pid FROM processes WHERE task NOT IN (SELECT id FROM tasks WHERE ended IS NULL)"
 
 
@@ -91,27 +97,52 @@ def recover_state(store: Store, plan: RestartPlan = NO_PLAN) -> RecoveredState:
     numbers: Any = next(iter(db.execute("SELECT pid, message, version FROM counters")))
     db.execute("UPDATE counters SET pid = pid + ?, version = version + ?", (PIDS, VERSIONS))
     expected: list[Any] = list(db.execute("SELECT pid, task FROM processes WHERE durable AND status IS NULL"))
-    names = {
-        str(name): int(pid)
-        for name, pid in db.execute(
-            "SELECT name, pid FROM names WHERE pid IN (SELECT pid FROM processes WHERE durable AND status IS NULL)"
-        )
-    }
-    regions: list[Any] = list(db.execute("SELECT name, version, owner, value FROM regions ORDER BY version"))
-    generations: list[Any] = list(
-        db.execute(
-            "SELECT task, generations.pid, generations.epoch, thread, number, sample "
-            "FROM generations JOIN processes ON processes.pid = generations.pid WHERE file"
-        )
+    names: dict[str, int] = {}
+    rows: Any = db.execute(
+        "SELECT CAST(name AS BLOB), pid FROM names "
+        "WHERE pid IN (SELECT pid FROM processes WHERE durable AND status IS NULL)"
     )
+    for name, pid in rows:
+        with contextlib.suppress(UnicodeDecodeError):  # its task fails when its history is loaded
+            names[name.decode()] = pid
+    regions: list[Any] = []
+    rows = db.execute("SELECT CAST(name AS BLOB), version, CAST(owner AS BLOB), value FROM regions ORDER BY version")
+    for name, version, owner, value in rows:
+        try:
+            regions.append((name.decode(), version, owner.decode(), value))
+        except UnicodeDecodeError as error:
+            log.error("skipped a durable region that cannot be read", name=text_of(name), error=str(error))
+    generations: list[Any] = []
+    rows = db.execute(
+        "SELECT task, generations.pid, generations.epoch, CAST(thread AS BLOB), number, sample "
+        "FROM generations JOIN processes ON processes.pid = generations.pid WHERE file"
+    )
+    for task, pid, epoch, thread, number, sample in rows:
+        with contextlib.suppress(UnicodeDecodeError):
+            generations.append((task, pid, epoch, thread.decode(), number, sample))
     pid, message, version = numbers
     reserved = pid + PIDS
     trial = plan.crashes, plan.trial_seconds, plan.alone
     return RecoveredState(pid, message, version, expected, names, regions, generations, reserved, *trial)
 
 
-def load(store: Store, tasks: Sequence[int]) -> dict[int, list[ProcessRow]]:
-    """The processes of durable tasks, by task, with all their rows. The first process of a task comes first."""
+def load(store: Store, tasks: Sequence[int]) -> dict[int, list[ProcessRow] | HistoryDamaged]:
+    """The processes of durable tasks, by task, with all their rows. The first process of a task comes first.
+
+    The error, if a row of the task is damaged.
+    """
+    try:
+        return dict(_load(store, tasks))
+    except (UnicodeDecodeError, HistoryDamaged) as error:
+        if len(tasks) == 1:
+            return {tasks[0]: HistoryDamaged(f"the journal's rows of this task are damaged: {error}")}
+    found: dict[int, list[ProcessRow] | HistoryDamaged] = {}
+    for task in tasks:
+        found |= load(store, [task])
+    return found
+
+
+def _load(store: Store, tasks: Sequence[int]) -> dict[int, list[ProcessRow]]:
     found: dict[int, list[ProcessRow]] = {task: [] for task in tasks}
     rows: dict[int, ProcessRow] = {}
     columns = "task, pid, parent, program, version, durable, epoch, state, suspended, status, priority, owed"
@@ -132,6 +163,10 @@ def load(store: Store, tasks: Sequence[int]) -> dict[int, list[ProcessRow]]:
             for values in store.db.execute(query, tuple(chunk)):
                 fields = cast("Any", values)[1:]
                 getattr(rows[cast("int", values[0])], field).append(fields[0] if len(fields) == 1 else fields)
+    for row in rows.values():
+        # The replay would not find a record with another epoch or a negative number, and would repeat the call.
+        if any(not 0 <= epoch <= row.epoch or number < 0 for epoch, _, number, _, _ in row.calls):
+            raise HistoryDamaged(f"a recorded call of process {row.pid} has an impossible number")
     return found
 
 

@@ -16,18 +16,23 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from ipc.errors import Busy, JournalUnavailable, LlmosError, StateInUse
-from kernel.journal.changes import Change
+import structlog
+
+from ipc.errors import Busy, JournalUnavailable, LlmosError, StateInUse, brief
+from kernel.journal.changes import Change, StopBegan
 from kernel.journal.histories import RecoveredState
 from kernel.journal.records import AcceptedTask, TaskEnd
-from kernel.journal.requests import Accept, Answer, Copy, Finish, Operation, Persist, Read
+from kernel.journal.requests import Accept, Answer, Answered, Copy, Finish, Operation, Persist, Read
 from kernel.journal.settings import FILE, LOCK, JournalSettings
 from kernel.lib import lockfile
+from kernel.lib.failures import traceback_text
 
 if TYPE_CHECKING:
     from kernel.journal.store import Store
 
 MAX_WAITING = 100_000  # tasks that may wait for their commit at the same time
+
+log = structlog.get_logger("kernel.journal")
 
 
 class Journal:
@@ -35,8 +40,9 @@ class Journal:
 
     Before the journal answers a request, it calls `on_opened` and then `on_pending`. `on_opened` gets the state that
     the daemon needs before it answers clients. `on_pending` gets the tasks of previous runs, in portions; the last
-    portion may be empty. `on_failure` gets the error if the file cannot be opened or the thread fails. Add hooks before
-    the loop runs again.
+    portion may be empty. `on_failure` gets the error if the file cannot be opened, if the thread fails, or if a hook
+    of `on_opened` raises. Add hooks before the loop runs again. An error in any other hook or in an answer is logged,
+    and costs no other caller its answer.
     """
 
     def __init__(self, folder: Path, settings: JournalSettings) -> None:
@@ -50,8 +56,10 @@ class Journal:
         self._queue: SimpleQueue[list[Operation] | None] = SimpleQueue()
         self._requests: list[Operation] = []  # the requests of this turn of the loop
         self._waiting = 0
+        self._stop_began = False
         self._closed = False
         self._ended = asyncio.Event()
+        self._lock: int | None = None
         try:
             self._lock = lockfile.take(folder / LOCK)
         except lockfile.LockHeld as error:
@@ -70,6 +78,11 @@ class Journal:
     def waiting(self) -> int:
         """The number of tasks that wait for their commit."""
         return self._waiting
+
+    @property
+    def closed(self) -> bool:
+        """Whether all is written, and the file is closed."""
+        return self._ended.is_set()
 
     def accept(self, task: AcceptedTask, answer: Answer) -> None:
         """Persist `task`, and call `answer` with the task once it is on disk.
@@ -124,15 +137,28 @@ class Journal:
         self._enqueue(make(answer))
         return await found
 
+    def stop_began(self) -> None:
+        """Record that the daemon stops on request: however it ends from now on, the next run counts no crash.
+
+        Callable from any thread, also while the loop hangs. Only the first call has an effect.
+        """
+        if not self._stop_began and not self._closed:
+            self._stop_began = True
+            self._queue.put([Persist((StopBegan(),), lambda error: None)])
+
     async def close(self) -> None:
-        """Write all earlier requests, then close the file and end the thread."""
-        if self._closed:
-            return
-        self._hand_over()
-        self._closed = True
-        self._queue.put(None)
+        """Write all earlier requests, then close the file and end the thread. Later requests are refused.
+
+        If the caller is cancelled, the thread closes the file nevertheless.
+        """
+        if not self._closed:
+            self._hand_over()
+            self._closed = True
+            self._queue.put(None)
         await self._ended.wait()
-        os.close(self._lock)
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
     def _enqueue(self, operation: Operation) -> None:
         if not self._requests:
@@ -140,23 +166,32 @@ class Journal:
         self._requests.append(operation)
 
     def _hand_over(self) -> None:
-        if self._requests and not self._closed:
-            self._queue.put(self._requests)
-        self._requests = []
+        requests, self._requests = self._requests, []
+        if not requests:
+            return
+        if not self._closed and not self._ended.is_set():
+            self._queue.put(requests)
+            return
+        error = JournalUnavailable("the journal is closed, because the daemon stops; try again with the next run")
+        self._deliver([(one, error) for one in requests])
 
     # ---- on the thread
 
     def _run(self) -> None:
+        try:
+            self._write()
+        finally:
+            self._call_on_loop(self._thread_ended, None)
+
+    def _write(self) -> None:
         # Imported here, so that this thread loads SQLite, which delays neither the start of the daemon nor the loop.
         try:
             from kernel.journal.writer import Writer, WriterCallbacks
         except ImportError as error:
             self._call_on_loop(self._failed, JournalUnavailable(f"SQLite cannot be loaded: {error}; reinstall apsw"))
-            self._call_on_loop(self._thread_ended, None)
             return
         callbacks = WriterCallbacks(self._opened, self._found_pending, self._failed, self._deliver)
         Writer(self._path, self._settings, self._queue, self._call_on_loop, callbacks).run()
-        self._call_on_loop(self._thread_ended, None)
 
     def _call_on_loop(self, function: Callable[[Any], None], value: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed, so no caller is left
@@ -165,22 +200,34 @@ class Journal:
     # ---- on the loop, called by the thread
 
     def _opened(self, state: RecoveredState) -> None:
-        for hook in self.on_opened:
-            hook(state)
+        try:
+            for hook in self.on_opened:
+                hook(state)
+        except Exception as error:  # the daemon must not go on: it could give out a pid again
+            log.error("the state of the previous run could not be taken over", exception=traceback_text(error))
+            self._failed(
+                JournalUnavailable(f"the state in the journal at {self._path} cannot be taken over: {brief(error)}")
+            )
 
     def _found_pending(self, tasks: list[AcceptedTask]) -> None:
         for hook in self.on_pending:
-            hook(tasks)
+            self._guarded(hook, tasks)
 
     def _failed(self, error: LlmosError) -> None:
         for hook in self.on_failure:
-            hook(error)
+            self._guarded(hook, error)
 
-    def _deliver(self, operations: Sequence[Operation]) -> None:
+    def _deliver(self, answered: Sequence[Answered]) -> None:
         """Pass each outcome to its caller."""
-        self._waiting -= sum(type(operation) is Accept for operation in operations)
-        for operation in operations:
-            operation.answer(operation.outcome)
+        self._waiting -= sum(type(operation) is Accept for operation, _ in answered)
+        for operation, outcome in answered:
+            self._guarded(operation.answer, outcome)
+
+    def _guarded(self, function: Callable[[Any], None], value: Any) -> None:
+        try:
+            function(value)
+        except BaseException as error:
+            log.error("an answer of the journal could not be taken", exception=traceback_text(error, whole=True))
 
     def _thread_ended(self, _: None) -> None:
         self._ended.set()

@@ -6,11 +6,29 @@ key are the same work. It never touches the file or a table of the kernel.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 import msgspec
 
 from ipc.codec import decode
 from ipc.errors import KeyReused, MalformedFrame
 from ipc.syscalls import Submit
+
+# The types of the values that the journal stores. SQLite stores some look-alikes as bytes, such as integers of numpy.
+EXACT = frozenset({int, float, str, bytes, bool, type(None)})
+
+
+def check_exact(kind: str, names: Iterable[str], values: Sequence[Any]) -> None:
+    """Raise a `TypeError` that names the first of `values` whose type is not exactly one of `EXACT`, or that is NaN."""
+    types = set(map(type, values))
+    if types <= EXACT and (float not in types or all(value == value for value in values)):  # noqa: PLR0124
+        return
+    for name, value in zip(names, values, strict=True):
+        if type(value) not in EXACT:
+            raise TypeError(f"{name} of {kind} is a {type(value).__module__}.{type(value).__qualname__}")
+        if value != value:  # noqa: PLR0124
+            raise TypeError(f"{name} of {kind} is NaN, which SQLite stores as NULL")
 
 
 class AcceptedTask(msgspec.Struct):
@@ -79,3 +97,15 @@ class TaskRow(msgspec.Struct, frozen=True):
     reason: str
     error: str
     outcome: bytes
+
+
+def row_of(values: Sequence[Any]) -> TaskRow:
+    """A `TaskRow` whose texts are still bytes, as the store reads them."""
+    number, program, owner, submitted, attempt, ended, reason, error, outcome = values
+    texts = text_of(program), text_of(owner), text_of(reason), text_of(error)
+    return TaskRow(number, texts[0], texts[1], submitted, attempt, ended, texts[2], texts[3], outcome)
+
+
+def text_of(data: bytes | None) -> str:
+    """The text in `data`, with escapes in the place of damaged bytes."""
+    return (data or b"").decode("utf-8", "backslashreplace")

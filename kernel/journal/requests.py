@@ -2,7 +2,11 @@
 
 The journal makes them. An operation is answered on the loop, with its outcome or an error. A `Finish` or `Persist` that
 the disk refused is answered twice: first with the error, and with None once it is on disk. All others are answered
-once. An operation never runs itself: the writer does that.
+once. `NotStorable` is final: the request contains a value that cannot be stored. An operation never runs itself: the
+writer does that.
+
+`outcome` belongs to the journal's thread, which may run an operation again while an earlier answer is on its way to the
+loop. So an answer carries its outcome by value.
 """
 
 from __future__ import annotations
@@ -18,10 +22,11 @@ if TYPE_CHECKING:
     from kernel.journal.store import Store
 
 Answer = Callable[[Any], None]
+Answered = tuple["Operation", Any]  # an operation and its outcome, on their way to the loop
 
 
 class Operation:
-    """A request. `answer` is called on the loop with `outcome`, which is the result or an error."""
+    """A request. `answer` is called on the loop with the outcome, which is the result or an error."""
 
     __slots__ = ("answer", "outcome")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,9 +19,9 @@ import apsw
 import structlog
 
 from ipc.errors import LlmosError, StateTooNew
-from kernel.journal import changes, faulty_vfs, suspects
-from kernel.journal.damage import set_aside, unusable
-from kernel.journal.records import AcceptedTask, TaskEnd, TaskRow
+from kernel.journal import changes, faulty_vfs, repair, suspects
+from kernel.journal.damage import check_in_place, set_aside, unusable
+from kernel.journal.records import AcceptedTask, TaskEnd, TaskRow, check_exact, row_of, text_of
 from kernel.journal.schema import MIGRATIONS
 from kernel.lib import failpoints
 from kernel.lib.private_files import check_private, open_private
@@ -36,7 +37,12 @@ FLAGS = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_
 COMPANIONS = ("-wal", "-shm", "-journal")  # SQLite names these files after the main one, and follows links there
 
 DAMAGE = (apsw.CorruptError, apsw.NotADBError)
-COLUMNS = "id, program, owner, submitted, attempt, ended, coalesce(reason, ''), coalesce(error, '')"
+# The columns of a `TaskRow`. A damaged row is shown, too: each value is cast, and `row_of` decodes the texts.
+COLUMNS = (
+    "id, CAST(program AS BLOB), CAST(owner AS BLOB), coalesce(CAST(submitted AS REAL), 0.0), "
+    "coalesce(CAST(attempt AS INTEGER), 0), CAST(ended AS REAL), CAST(reason AS BLOB), CAST(error AS BLOB)"
+)
+MAX_ID = 1 << 62  # ids of tasks from here on are damage: no new task gets a higher one
 
 log = structlog.get_logger("kernel.journal")
 
@@ -48,10 +54,11 @@ class Damaged(Exception):
 class Store:
     """An open journal."""
 
-    def __init__(self, path: Path, sync: str) -> None:
+    def __init__(self, path: Path, sync: str, known: os.stat_result | None = None) -> None:
+        """Open the file at `path`, and create it. With `known`, open only this file: raise `OSError` for any other."""
         failpoints.point("journal.open")
         self._path = path
-        opened = self._prepare_files()
+        opened = self._prepare_files(known)
         self._vfs = faulty_vfs.FaultyVFS() if failpoints.needs_shim() else None
         self.db = apsw.Connection(str(opened), FLAGS, vfs=faulty_vfs.NAME if self._vfs else None)
         self.db.set_busy_timeout(BUSY)
@@ -66,12 +73,15 @@ class Store:
             self.db.execute(f"PRAGMA {pragma}")
         self._last_id: int | None = None  # the highest id so far; None until the first `accept`
 
-    def _prepare_files(self) -> Path:
+    def _prepare_files(self, known: os.stat_result | None) -> Path:
         """Create the file, and refuse links at the places of all files that SQLite will open. Raises `OSError`.
 
         Returns the path without links among its folders: SQLite refuses these as well.
         """
-        os.close(open_private(self._path, os.O_RDWR | os.O_CREAT))
+        if known is None:
+            os.close(open_private(self._path, os.O_RDWR | os.O_CREAT))
+        else:
+            check_in_place(self._path, known)
         for suffix in COMPANIONS:
             with contextlib.suppress(FileNotFoundError):
                 companion = self._path.with_name(self._path.name + suffix)
@@ -82,11 +92,30 @@ class Store:
     def version(self) -> int:
         return int(self._value("PRAGMA user_version"))
 
-    def check(self) -> None:
-        """Run SQLite's quick check on the whole file. Raises `Damaged`."""
-        found = self._value("PRAGMA quick_check(1)")
-        if found != "ok":
-            raise Damaged(found)
+    def check(self) -> bool:
+        """Run SQLite's quick check on the whole file. Returns whether all rows are sound. Raises `Damaged`."""
+        found: list[Any] = [text for (text,) in self.db.execute(f"PRAGMA quick_check({repair.FINDINGS})")]
+        if found != ["ok"] and not repair.concerns_rows(found):
+            raise Damaged("; ".join(found[:3]))
+        return found == ["ok"]
+
+    def repair_types(self) -> None:
+        """Repair the rows with values of a wrong type. Raises `Damaged` if that is impossible."""
+        with self.transaction():
+            self.finish(repair.repair_types(self.db))
+        if not self.check():
+            raise Damaged("rows with values of the wrong types cannot be repaired")
+
+    def reindex(self) -> None:
+        """Build all indexes again: if one lacks a row, SQLite takes each change of that row for damage to the file."""
+        log.error("the journal has a damaged index; all indexes are built again")
+        with self.transaction():
+            self.db.execute("REINDEX")
+
+    def end_damaged(self) -> None:
+        """End the tasks whose rows are damaged, so that all others can run."""
+        repair.repair_counters(self.db)
+        self.finish(repair.damaged_tasks(self.db))
 
     def migrate(self) -> None:
         """Bring the tables to the version of this llmosd. Raises `StateTooNew`, or `Damaged` for an alien file."""
@@ -144,7 +173,7 @@ class Store:
         The outcome of each is the task with its id, the row of an earlier task with the same key, or `KeyReused`.
         """
         if self._last_id is None:
-            self._last_id = int(self._value("SELECT coalesce(max(id), 0) FROM tasks"))
+            self._last_id = int(self._value(f"SELECT coalesce(max(id), 0) FROM tasks WHERE id < {MAX_ID}"))
         now, last = int(time.time() * 1000) << 20, self._last_id
         outcomes: list[AcceptedTask | TaskRow | LlmosError] = []
         new: list[AcceptedTask] = []
@@ -171,7 +200,9 @@ class Store:
             chunk = new[start : start + CHUNK]
             values: list[Any] = []
             for task in chunk:
-                values += (task.id, task.program, task.owner, task.key, task.call, task.submitted)
+                row = (task.id, task.program, task.owner, task.key, task.call, task.submitted)
+                check_exact("a task", ("id", "program", "owner", "key", "call", "submitted"), row)
+                values += row
             self.db.execute(_insert(len(chunk)), values)
         durable = [one for one in new if one.pid]
         if durable:
@@ -194,7 +225,9 @@ class Store:
             chunk = ends[start : start + CHUNK]
             values: list[Any] = []
             for end in chunk:
-                values += (end.id, end.ended, end.reason, end.error, end.outcome)
+                row = (end.id, end.ended, end.reason, end.error, end.outcome)
+                check_exact("the end of a task", ("id", "ended", "reason", "error", "outcome"), row)
+                values += row
             self.db.execute(
                 "UPDATE tasks SET ended = new.column2, reason = new.column3, error = new.column4, "
                 f"outcome = new.column5 FROM (VALUES {','.join(['(?,?,?,?,?)'] * len(chunk))}) AS new "
@@ -221,7 +254,7 @@ class Store:
         query = f"SELECT {COLUMNS}, x'', {short}, outcome IS NULL FROM tasks WHERE {where} ORDER BY id DESC LIMIT ?"
         rows: Iterator[Any] = self.db.execute(query, (*values, limit))
         for *columns, call, outcome, has_not_ended in rows:
-            row = TaskRow(*columns)
+            row = row_of(columns)
             yield (
                 row,
                 self._beginning(row.id, "call", most) if call is None else call,
@@ -251,17 +284,27 @@ class Store:
         """All tasks that have not ended, in the order of acceptance."""
         # The plus stops SQLite from using the index on `parent`, which would scan all first processes for each task.
         query = (
-            "SELECT tasks.program, owner, key, call, submitted, tasks.id, attempt, coalesce(pid, 0), "
-            "coalesce(version, '') "
+            "SELECT CAST(tasks.program AS BLOB), CAST(owner AS BLOB), CAST(key AS BLOB), call, submitted, tasks.id, "
+            "attempt, coalesce(pid, 0), CAST(version AS BLOB) "
             "FROM tasks LEFT JOIN processes ON processes.task = tasks.id AND +parent = 0 AND durable "
             "WHERE ended IS NULL ORDER BY tasks.id"
         )
-        for row in self.db.execute(query):
-            yield AcceptedTask(*row)
+        rows: Iterator[Any] = self.db.execute(query)
+        for program, owner, key, call, submitted, number, attempt, pid, version in rows:
+            texts = text_of(program), text_of(owner), None if key is None else text_of(key)
+            yield AcceptedTask(*texts, call, submitted, number, attempt, pid, text_of(version))
 
-    def purge(self, before: float) -> bool:
-        """Delete up to `PURGE` tasks that ended before `before`, in seconds since the epoch. True: more may be left."""
+    def purge(self, before: float, now: float = math.inf) -> bool:
+        """Delete up to `PURGE` tasks that ended before `before`, in seconds since the epoch. True: more may be left.
+
+        Up to `PURGE` tasks that ended after `now`, because the clock was wrong, count as ended now.
+        """
         failpoints.point("journal.purge")
+        self.db.execute(
+            "UPDATE tasks SET ended = ?1 "
+            "WHERE id IN (SELECT id FROM tasks WHERE ended > ?1 AND ended IS NOT NULL LIMIT ?2)",
+            (now, PURGE),
+        )
         self.db.execute(
             "DELETE FROM tasks WHERE id IN (SELECT id FROM tasks WHERE ended < ? AND ended IS NOT NULL LIMIT ?)",
             (before, PURGE),
@@ -287,10 +330,15 @@ class Store:
                 pass
 
     def checkpoint(self) -> None:
-        """Move the whole WAL to the main file."""
+        """Move the whole WAL to the main file. Raises `BusyError` at once if another program reads the journal."""
         failpoints.point("journal.checkpoint")
-        for _ in self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)"):
-            pass
+        self.db.set_busy_timeout(0)
+        try:
+            (busy, *_), *_ = self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            self.db.set_busy_timeout(BUSY)
+        if busy:
+            raise apsw.BusyError("another program reads or writes the journal; end that program")
 
     def close(self) -> None:
         failpoints.point("journal.close")
@@ -298,11 +346,13 @@ class Store:
 
     def _with_key(self, owner: str, key: str) -> list[tuple[Any, ...]]:
         """The task with this key, and its call; empty if there is none."""
-        return list(self._rows("owner = ? AND key = ?", (owner, key), ", call"))
+        return list(self._rows("owner = ? AND key = ?", (owner, key), ", coalesce(call, x'')"))
 
     def _rows(self, where: str, values: tuple[Any, ...], more: str = "") -> Iterator[tuple[Any, ...]]:
-        for row in self.db.execute(f"SELECT {COLUMNS}, coalesce(outcome, x'') {more} FROM tasks WHERE {where}", values):
-            yield TaskRow(*row[:9]), *row[9:]
+        query = f"SELECT {COLUMNS}, coalesce(CAST(outcome AS BLOB), x'') {more} FROM tasks WHERE {where}"
+        rows: Iterator[Any] = self.db.execute(query, values)
+        for row in rows:
+            yield row_of(row[:9]), *row[9:]
 
     def _value(self, query: str) -> Any:
         return next(iter(self.db.execute(query)))[0]
@@ -331,8 +381,10 @@ def open_store(path: Path, sync: str) -> Store:
 def _open_checked(path: Path, sync: str) -> Store:
     store = Store(path, sync)
     try:
-        store.check()
+        sound = store.check()
         store.migrate()
+        if not sound:
+            store.repair_types()
     except BaseException:
         store.close()
         raise

@@ -5,8 +5,8 @@ binary search for the task that kills the daemon (group testing; Dorfman, "The D
 Populations", 1943). A death counts against a task beyond `SHARED` only if the task ran alone. Nothing here starts a
 task: `kernel.tasks.recovery` does.
 
-`tasks.trial` is 0 for a task that the run holds back, 1 for a task that began and may have caused the death of the run,
-and 2 for a task that ran through its trial in that run.
+`tasks.trial` is 0 for a task that the run holds back or whose program cannot be loaded, 1 for a task that began and may
+have caused the death of the run, and 2 for a task that ran through its trial in that run.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ MARGIN = 2.0  # a trial takes this many times the time from the last restart of 
 SHORTEST, LONGEST = 1.0, 60.0  # seconds of a trial; the time of a run includes the pause before the next start
 LATER = 4.0  # a trial takes so many times longer after each death that followed all trials
 LONGEST_LATER = 600.0
+FORGIVEN_AFTER = 86_400.0  # seconds of a run after which the earlier deaths count against no task any more
+FORGIVEN_AFTER_STOP = 600.0  # the same for a run that stopped in order: nobody waits for it in a loop of deaths
 
 
 class RestartPlan(NamedTuple):
@@ -45,10 +47,16 @@ def begin_run(db: apsw.Connection, attempts: int) -> RestartPlan:
     """
     clean, crashes, late, started = _rows(db, "SELECT clean, crashes, late, started FROM stops")[0]
     now = time.time()
+    if now - started >= (FORGIVEN_AFTER_STOP if clean else FORGIVEN_AFTER):
+        # All tasks that were running lived through this time, so the deaths before it had other causes. Otherwise a
+        # task that runs for months would be given up for deaths that are months apart.
+        crashes = late = 0
+        db.execute("UPDATE tasks SET crashes = 0, alone = 0 WHERE ended IS NULL AND trial > 0")
     isolate = attempts <= MOST_ATTEMPTS
     if clean or not isolate:
         db.execute(
-            "UPDATE tasks SET attempt = attempt + (crashes + alone + ?1 < ?2), crashes = crashes + ?1, trial = 1 "
+            "UPDATE tasks SET attempt = attempt + (crashes + alone + ?1 * (trial > 0) < ?2), "
+            "crashes = crashes + ?1 * (trial > 0), trial = 1 "
             "WHERE ended IS NULL",
             (0 if clean else 1, attempts),
         )

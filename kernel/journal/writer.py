@@ -2,7 +2,8 @@
 
 So a single caller waits for one fsync, and many callers share one (group commit; Gray and Reuter, "Transaction
 Processing", 1993, section 9.4.6). The journal starts the thread and feeds it. While the disk refuses writes, the thread
-refuses new tasks, retains the ends of running tasks and tries again. It never drops an end while the daemon runs.
+refuses new tasks, retains the ends of running tasks and tries again. It never drops an end while the daemon runs, and
+no error ends it: an error that the disk did not cause costs the request or the work in which it happens.
 """
 
 from __future__ import annotations
@@ -18,15 +19,18 @@ import apsw
 import structlog
 
 from ipc.codec import encode
-from ipc.errors import JournalUnavailable, LlmosError, TooManyAttempts, brief, to_wire
+from ipc.errors import BackupFailed, JournalUnavailable, LlmosError, TooManyAttempts, brief, to_wire
 from ipc.messages import Failed
 from kernel.journal import histories, wal
 from kernel.journal.backup import BackupJob
+from kernel.journal.clock import PurgeClock
 from kernel.journal.damage import JournalLocation, unusable
-from kernel.journal.records import AcceptedTask, TaskEnd, TaskRow
-from kernel.journal.requests import Accept, Copy, Finish, Operation, Persist, Read
+from kernel.journal.records import AcceptedTask, TaskEnd
+from kernel.journal.requests import Accept, Answered, Copy, Finish, Operation, Persist, Read
 from kernel.journal.settings import JournalSettings
 from kernel.journal.store import CHECKPOINT, Store, open_store
+from kernel.journal.suspects import RestartPlan
+from kernel.journal.transactions import is_of_a_value, write_one_by_one, write_together
 from kernel.lib import failpoints
 from kernel.lib.failures import traceback_text
 
@@ -46,13 +50,13 @@ class WriterCallbacks(NamedTuple):
 
     Before any request is answered, `opened` gets the state that the daemon needs first, and then `pending` gets the
     tasks of previous runs, in portions. `failed` gets the error if the journal cannot be opened or cannot go on.
-    `answers` gets the operations that are done.
+    `answers` gets the operations that are done, each with its outcome.
     """
 
     opened: Callable[[histories.RecoveredState], None]
     pending: Callable[[list[AcceptedTask]], None]
     failed: Callable[[LlmosError], None]
-    answers: Callable[[Sequence[Operation]], None]
+    answers: Callable[[Sequence[Answered]], None]
 
 
 class Writer:
@@ -78,9 +82,16 @@ class Writer:
         self._unwritten: list[Finish | Persist] = []
         self._to_withdraw: list[int] = []  # ids of tasks that were refused although the disk may have them
         self._wal_in_doubt = False  # pages of the WAL may be in the system's memory only, not on disk
+        self._indexes_in_doubt = False  # SQLite found a damaged page, which may be one of an index
+        self._reindexed = False  # since the last success
         self._write_error = ""  # why the last transaction failed; empty if it succeeded
-        self._next_purge = 0.0
-        self._backup = BackupJob(lambda request: call_on_loop(callbacks.answers, [request]))
+        self._clock = PurgeClock(settings.keep)
+        self._next_purge = time.monotonic() + self._purge_interval  # when NTP has had time to set the clock
+        self._backup = BackupJob(lambda request: self._answer([request]))
+
+    @property
+    def _purge_interval(self) -> float:
+        return min(PURGE_EVERY, max(self._settings.keep, LEAST_PURGE))
 
     def run(self) -> None:
         """Write until the queue ends. An unexpected error is reported by `failed`; it never escapes."""
@@ -94,26 +105,25 @@ class Writer:
         self._location = JournalLocation(self._path)
         self._start_run(self._store)
         if self._settings.sync == "full":
-            wal.preallocate(self._path, CHECKPOINT + MARGIN)
+            try:
+                wal.preallocate(self._path, CHECKPOINT + MARGIN)
+            except Exception as error:
+                log.error("the WAL could not be preallocated", exception=traceback_text(error, whole=True))
         going = True
         while going:
             operations, going = self._next_batch()
             self._execute(operations)
-            self._backup.step()
+            self._continue_backup()
             self._purge()
         self._close()
 
     def _start_run(self, store: Store) -> None:
         """Start a run: fail the tasks that have reached the limit of crashes, and pass all others to the loop."""
-        now = time.time()
-        with store.transaction():
-            plan = store.begin_run(self._settings.attempts)
-            exhausted = store.out_of_attempts(self._settings.attempts)
-            store.finish([_too_many_attempts(*task, self._settings.attempts, now) for task in exhausted])
-            histories.forget_ended(store)
-            state = histories.recover_state(store, plan)
-        if exhausted:
-            log.error("failed tasks because the daemon died too often while they were running", tasks=len(exhausted))
+        try:
+            plan, state = self._begin_run(store)
+        except apsw.CorruptError:
+            store.reindex()
+            plan, state = self._begin_run(store)
         self._call_on_loop(self._callbacks.opened, state)
         failpoints.point("journal.recover")
         portion: list[AcceptedTask] = []
@@ -124,6 +134,19 @@ class Writer:
                 self._call_on_loop(self._callbacks.pending, portion)
                 portion = []
         self._call_on_loop(self._callbacks.pending, portion)
+
+    def _begin_run(self, store: Store) -> tuple[RestartPlan, histories.RecoveredState]:
+        now = time.time()
+        with store.transaction():
+            store.end_damaged()
+            plan = store.begin_run(self._settings.attempts)
+            exhausted = store.out_of_attempts(self._settings.attempts)
+            store.finish([_too_many_attempts(*task, self._settings.attempts, now) for task in exhausted])
+            histories.forget_ended(store)
+            state = histories.recover_state(store, plan)
+        if exhausted:
+            log.error("failed tasks because the daemon died too often while they were running", tasks=len(exhausted))
+        return plan, state
 
     def _next_batch(self) -> tuple[list[Operation], bool]:
         """The operations of the next transaction, and whether the queue goes on after them.
@@ -148,7 +171,19 @@ class Writer:
         return operations, True
 
     def _execute(self, operations: Sequence[Operation]) -> None:
-        """Write `operations` and all unwritten ends in one transaction; then run the reads, and answer all."""
+        """Execute `operations`, and answer them and the unwritten ends that are on disk now."""
+        try:
+            answered = self._perform(operations)
+        except Exception as error:  # a mistake of ours: each request gets an answer nevertheless
+            log.error("the journal failed", exception=traceback_text(error, whole=True))
+            answered = self._give_up(operations, brief(error))
+        if answered:
+            with contextlib.suppress(Exception):
+                failpoints.point("journal.answer")
+            self._answer(answered)
+
+    def _perform(self, operations: Sequence[Operation]) -> list[Operation]:
+        """Write `operations` and all unwritten ends in one transaction; then run the reads. Returns what to answer."""
         accepts: list[Accept] = []
         ends: list[Finish | Persist] = self._unwritten[:]
         others: list[Operation] = []
@@ -177,14 +212,22 @@ class Writer:
         for one in others:
             if type(one) is Read:
                 one.outcome = self._read(one)
-            elif type(one) is Copy and self._backup.start(one, self._store):
+            elif type(one) is Copy and self._start_backup(one):
                 copies.append(one)
         answered = [*ends[:late], *operations]
-        if copies:
-            answered = [one for one in answered if one not in copies]
-        if answered:
-            failpoints.point("journal.answer")
-            self._call_on_loop(self._callbacks.answers, answered)
+        return [one for one in answered if one not in copies] if copies else answered
+
+    def _give_up(self, operations: Sequence[Operation], why: str) -> list[Operation]:
+        """Refuse the operations without an outcome, and retain the ends, which may not be on disk."""
+        lacking = [one for one in operations if one.outcome is None]
+        self._refuse(lacking, why, certain=False)
+        self._to_withdraw += [one.task.id for one in lacking if type(one) is Accept and one.task.id]
+        self._unwritten += [one for one in lacking if isinstance(one, RETRIED) and one not in self._unwritten]
+        return list(operations)
+
+    def _answer(self, operations: Sequence[Operation]) -> None:
+        """Pass the present outcomes to the loop. An unwritten end may get another one before the loop takes this."""
+        self._call_on_loop(self._callbacks.answers, [(one, one.outcome) for one in operations])
 
     def _write_without_accepts(self, accepts: Sequence[Accept], ends: Sequence[Finish | Persist]) -> bool:
         """Write the ends alone, which may still fit on a full disk, and refuse the new tasks. False if that fails."""
@@ -195,43 +238,51 @@ class Writer:
         return True
 
     def _write(self, accepts: Sequence[Accept], ends: Sequence[Finish | Persist]) -> bool:
-        """Write one transaction. Returns whether it is on disk."""
+        """Write one transaction. Returns whether it is on disk, apart from requests that it can never contain."""
         if not accepts and not ends and not self._to_withdraw:
             return True
         try:
-            store = self._store = self._store or Store(self._path, self._settings.sync)
-            if self._wal_in_doubt:
-                store.checkpoint()
-                self._wal_in_doubt = False
-            tasks = [one.task for one in accepts]
-            with store.transaction(single=not ends and not self._to_withdraw and store.fits_one_statement(tasks)):
-                if self._to_withdraw:
-                    store.withdraw(self._to_withdraw)
-                outcomes = store.accept(tasks)
-                store.apply(change for one in ends if type(one) is Persist for change in one.changes)
-                store.finish([one.end for one in ends if type(one) is Finish])
-                if ends:  # also of tasks found by their keys, which are answered after their ends
-                    outcomes = [_updated(store, outcome) for outcome in outcomes]
-        except (apsw.Error, OSError) as error:
+            store = self._trusted_store()
+            try:
+                write_together(store, accepts, ends, self._to_withdraw)
+            except Exception as error:
+                if not is_of_a_value(error):
+                    raise
+                self._withdraw(accepts)
+                write_one_by_one(store, accepts, ends, self._to_withdraw)
+        except Exception as error:
             self._write_failed(error)
             if not isinstance(error, apsw.FullError):
-                self._to_withdraw += [one.task.id for one in accepts if one.task.id]
+                self._withdraw(accepts)
             return False
         self._to_withdraw = []
-        for accept, outcome in zip(accepts, outcomes, strict=True):
-            accept.outcome = outcome
-        for end in ends:
-            end.outcome = None
+        self._reindexed = False
         if self._write_error:
             log.info("the journal can be written again")
             self._write_error = ""
         return True
+
+    def _withdraw(self, accepts: Sequence[Accept]) -> None:
+        """Delete `accepts` with the next transaction, because a failed commit may be on disk nevertheless."""
+        self._to_withdraw += [one.task.id for one in accepts if one.task.id]
+
+    def _trusted_store(self) -> Store:
+        """The store, opened again after an error of the disk. Raises any error."""
+        store = self._open_again()
+        if self._wal_in_doubt:
+            store.checkpoint()
+            self._wal_in_doubt = False
+        if self._indexes_in_doubt:
+            self._indexes_in_doubt, self._reindexed = False, True
+            store.reindex()
+        return store
 
     def _write_failed(self, error: Exception) -> None:
         """Log the first failure of a series. After any error but a full disk, close the file: the next use opens it."""
         if not self._write_error:
             log.error("the journal cannot be written; new tasks are refused", error=str(error))
         self._write_error = str(error)
+        self._indexes_in_doubt = isinstance(error, apsw.CorruptError) and not self._reindexed
         if self._store is not None and not isinstance(error, apsw.FullError):
             self._backup.abort(str(error))
             # After a disk error SQLite's own memory cannot be trusted, so the file is opened again. But the pages that
@@ -239,7 +290,7 @@ class Writer:
             # written (Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020). So the WAL is
             # moved to the main file first, which writes and syncs its pages again.
             self._wal_in_doubt = True
-            with contextlib.suppress(apsw.Error, OSError):
+            with contextlib.suppress(Exception):
                 self._store.close()
             self._store = None
 
@@ -258,8 +309,7 @@ class Writer:
 
     def _read(self, one: Read) -> Any:
         try:
-            self._store = self._store or Store(self._path, self._settings.sync)
-            return one.query(self._store)
+            return one.query(self._open_again())
         except (apsw.Error, OSError) as error:
             return JournalUnavailable(
                 f"the journal cannot be read: {error}; check the disk of the state folder", retry_after=RETRY
@@ -268,34 +318,64 @@ class Writer:
             log.error("a read of the journal failed", exception=traceback_text(error, whole=True))
             return JournalUnavailable(f"the journal cannot answer: {brief(error)}", retry_after=RETRY)
 
-    def _purge(self) -> None:
-        if self._store is None or time.monotonic() < self._next_purge:
-            return
-        self._next_purge = time.monotonic() + min(PURGE_EVERY, max(self._settings.keep, LEAST_PURGE))
+    def _start_backup(self, one: Copy) -> bool:
         try:
-            with self._store.transaction():
-                more = self._store.purge(time.time() - self._settings.keep)
-            more = self._store.vacuum() or more
+            return self._backup.start(one, self._store)
+        except Exception as error:  # such as a path that cannot be encoded
+            one.outcome = BackupFailed(f"cannot write {one.path!r}: {brief(error)}")
+            return False
+
+    def _continue_backup(self) -> None:
+        try:
+            self._backup.step()
+        except Exception as error:
+            log.error("the backup failed", exception=traceback_text(error, whole=True))
+            with contextlib.suppress(Exception):
+                self._backup.abort(brief(error))
+
+    def _purge(self) -> None:
+        if time.monotonic() < self._next_purge:
+            return
+        # Set first: after an error the next purge is as far off, and the thread waits until then.
+        self._next_purge = time.monotonic() + self._purge_interval
+        try:
+            store = self._trusted_store()
+            with store.transaction():
+                more = store.purge(self._clock.bound(), time.time())
+            more = store.vacuum() or more
             if not more:
-                self._store.shrink()
-        except (apsw.Error, OSError) as error:
-            self._write_failed(error)
+                store.shrink()
+        except Exception as error:
+            if is_of_a_value(error):
+                log.error("ended tasks cannot be deleted", exception=traceback_text(error, whole=True))
+            else:
+                self._write_failed(error)
         else:
+            self._reindexed = False
             if more:
                 self._next_purge = 0.0  # purge again right after the requests that wait now
 
+    def _open_again(self) -> Store:
+        """The store, which an error has closed perhaps. Opens only the file of this run, never a new one."""
+        store = self._store = self._store or Store(self._path, self._settings.sync, self._location.opened)
+        return store
+
     def _close(self) -> None:
-        self._backup.abort("the daemon stops")
+        with contextlib.suppress(Exception):
+            self._backup.abort("the daemon stops")
+        try:
+            store = self._open_again()
+            with store.transaction():
+                store.end_run()
+        except Exception as error:
+            log.error("the journal could not be closed properly; the next start may count a crash", error=brief(error))
         if self._store is not None:
             try:
-                with self._store.transaction():
-                    self._store.end_run()
                 self._store.checkpoint()
+            except Exception as error:
+                log.warning("the WAL could not be moved to the main file; the next run does it", error=brief(error))
+            with contextlib.suppress(Exception):
                 self._store.close()
-            except (apsw.Error, OSError) as error:
-                log.error(
-                    "the journal could not be closed properly; the next start may count a crash", error=str(error)
-                )
 
     def _fail(self, error: Exception) -> None:
         """Report that the journal cannot go on, and refuse all requests until the daemon has stopped."""
@@ -308,12 +388,7 @@ class Writer:
         while (operations := self._queue.get()) is not None:
             for one in operations:
                 one.outcome = error
-            self._call_on_loop(self._callbacks.answers, operations)
-
-
-def _updated(store: Store, outcome: AcceptedTask | TaskRow | LlmosError) -> AcceptedTask | TaskRow | LlmosError:
-    """The outcome of an `Accept`; an earlier task with the same key may have ended in the same transaction."""
-    return (store.find(outcome.id) or outcome) if type(outcome) is TaskRow else outcome
+            self._answer(operations)
 
 
 def _too_many_attempts(number: int, program: str, attempts: int, now: float) -> TaskEnd:

@@ -12,6 +12,8 @@ Actions:
     torn           writes only: half of the data is written, then the process ends
     short          writes only: half of the data is written, then the disk is full
     ENOSPC, EIO …  the system error of that name
+    TypeError …    the error of Python of that name, such as a value from outside causes; not for `disk.` points
+    SQLITE_FULL …  the error of SQLite with that code; for `journal.` points only
     sleep:S        the operation takes S seconds longer
     jump:S         `clock` only: the time of day moves by S seconds, forward or backward
 """
@@ -36,6 +38,7 @@ POINTS = {
     "journal.recover": "the tasks of previous runs are about to be read",
     "journal.extend": "the WAL is about to be extended, at the start of a run",
     "journal.begin": "a transaction is about to begin",
+    "journal.apply": "the rows of a request, or of all requests of a transaction, are about to be written",
     "journal.commit": "all rows of a transaction are in it, and it is about to be committed",
     "journal.committed": "the transaction is on disk, and nobody has been notified",
     "journal.answer": "the callers that wait for the commit are about to be notified",
@@ -57,6 +60,35 @@ SYNTAX = re.compile(
     r"(?P<point>[\w.]+)=(?P<action>\w+)(:(?P<value>[-+.\d]+))?(@(?P<first>\d+)(?P<to>-)?(?P<last>\d+)?)?"
 )
 FOREVER = 1 << 62
+
+# The classes of errors that values from outside, a lack of memory or a mistake cause in Python.
+ERRORS: dict[str, type[Exception]] = {
+    kind.__name__: kind
+    for kind in (
+        AssertionError,
+        AttributeError,
+        BufferError,
+        IndexError,
+        KeyError,
+        MemoryError,
+        OverflowError,
+        RecursionError,
+        RuntimeError,
+        StopIteration,
+        TypeError,
+        UnicodeError,
+        ValueError,
+    )
+}
+# The primary result codes of SQLite that are errors (sqlite3.h), in the order of their numbers, from 1.
+SQLITE = tuple(
+    f"SQLITE_{name}"
+    for name in (
+        *("ERROR", "INTERNAL", "PERM", "ABORT", "BUSY", "LOCKED", "NOMEM", "READONLY", "INTERRUPT", "IOERR", "CORRUPT"),
+        *("NOTFOUND", "FULL", "CANTOPEN", "PROTOCOL", "EMPTY", "SCHEMA", "TOOBIG", "CONSTRAINT", "MISMATCH", "MISUSE"),
+        *("NOLFS", "AUTH", "FORMAT", "RANGE", "NOTADB"),
+    )
+)
 
 
 class Fault:
@@ -92,6 +124,10 @@ class Fault:
             allowed = {"die", "sleep"} | set(errno.errorcode.values())
             if self.point.startswith("disk.write"):
                 allowed |= {"torn", "short"}
+            if self.point in POINTS:
+                allowed |= ERRORS.keys()
+            if self.point.startswith("journal."):
+                allowed |= set(SQLITE)
         if self.action not in allowed:
             raise ConfigError(f"{VARIABLE}: {self.point} has no action {self.action!r} (in {text!r})", key=VARIABLE)
 
@@ -103,13 +139,19 @@ class Fault:
         return self.first <= self.count <= self.last
 
     def perform(self) -> None:
-        """Make the fault happen. Raises `OSError` for a disk error; does not return if the process dies."""
+        """Make the fault happen. Raises the planned error, if it is one; does not return if the process dies."""
         if self.action == "sleep":
             time.sleep(self.seconds)
         elif self.action in ("die", "torn"):
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.action == "short":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.point)
+        elif self.action in ERRORS:
+            raise ERRORS[self.action](f"planned at {self.point}")
+        elif self.action in SQLITE:
+            import apsw  # only here: the drivers, which share this module, never load SQLite
+
+            raise apsw.exception_for(SQLITE.index(self.action) + 1)
         else:
             number = getattr(errno, self.action)
             raise OSError(number, os.strerror(number), self.point)
@@ -136,7 +178,7 @@ def disarm() -> None:
 
 
 def point(name: str) -> None:
-    """Pass the point called `name`. An armed fault may end the process or raise `OSError`."""
+    """Pass the point called `name`. An armed fault may end the process or raise an error."""
     if _faults:
         fault = next_fault(name)
         if fault is not None:

@@ -6,6 +6,7 @@ decides anything.
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 from collections.abc import Iterable
@@ -87,6 +88,24 @@ class ThisMachine:
         except OSError:  # only Linux counts them
             return 0
         return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+def own_memory() -> int:
+    """The bytes of this process that no other process shares and no file holds, swapped-out ones too. Never blocks."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:  # not Linux
+        return int(psutil.Process().memory_info().rss)
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "VmSwap:")))
+
+
+def release_free_memory() -> None:
+    """Give free pages that this process retains back to the system. Only glibc can; it takes milliseconds."""
+    if _trim is not None:
+        _trim(0)
+
+
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 class _Gpus:

@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from ipc.errors import LimitExceeded
+from ipc.foreign import bounded
 from ipc.syscalls import Syscall
 from kernel.lib.validation import check_text
 
@@ -31,13 +32,19 @@ def shortened(text: str, most: int = 200) -> str:
 
 
 def small_row(row: Row) -> Row:
-    """`row` with all texts above `MAX_TEXT` characters cut in the middle: the end of an error says most."""
-    long = {
-        field: f"{text[: MAX_TEXT // 2]} ... {text[-MAX_TEXT // 2 :]}"
-        for field in row.__struct_fields__
-        if isinstance(text := getattr(row, field), str) and len(text) > MAX_TEXT
-    }
-    return msgspec.structs.replace(row, **long) if long else row
+    """`row` with all texts above `MAX_TEXT` characters cut in the middle: the end of an error says most.
+
+    Half surrogates, such as those of a file name that is not UTF-8, are escaped.
+    """
+    texts = ((field, getattr(row, field)) for field in row.__struct_fields__)
+    changed = {field: small for field, text in texts if isinstance(text, str) and (small := _small(text)) != text}
+    return msgspec.structs.replace(row, **changed) if changed else row
+
+
+def _small(text: str) -> str:
+    if len(text) > MAX_TEXT:
+        text = f"{text[: MAX_TEXT // 2]} ... {text[-MAX_TEXT // 2 :]}"
+    return bounded(text, len(text))
 
 
 def names_after(names: Iterable[str], after: str | None, call: type[Syscall]) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 FILE, FOLDER = 0o600, 0o700  # modes
 OTHERS = 0o077
+UNSYNCED = (errno.EACCES, errno.EINVAL, errno.ENOTSUP)  # of folders that we may not read, and of some file systems
 LINK = "it is a symbolic link, and such a file must not be one; remove it"
 NOT_REGULAR = "it is no regular file; remove it"
 
@@ -58,7 +59,10 @@ def check_private(status: os.stat_result, path: str | Path) -> None:
 
 
 def make_private(folder: Path) -> None:
-    """Make `folder` and its missing parents, for this user alone. Existing ones stay. Raises `OSError`."""
+    """Make `folder` and its missing parents, for this user alone. Existing ones stay. Raises `OSError`.
+
+    A new folder is on disk: otherwise a power cut could take away the folder with all files that are synced in it.
+    """
     try:
         folder.mkdir(FOLDER)
     except FileNotFoundError:
@@ -67,6 +71,21 @@ def make_private(folder: Path) -> None:
     except FileExistsError:
         if not folder.is_dir():
             raise
+    else:
+        try:
+            sync_folder(folder.parent)
+        except OSError as error:
+            if error.errno not in UNSYNCED:
+                raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Write the names in `folder` to the disk. Blocks. Raises `OSError`."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _refused(number: int, why: str, path: str | Path) -> OSError:

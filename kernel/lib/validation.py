@@ -1,30 +1,32 @@
-"""Checks of arguments that agent code passes to system calls: nothing decodes these calls, so their types may be wrong.
+"""Checks of arguments of system calls beyond their types, which `kernel.lib.call_checks` checks for agents.
 
 Used by the handlers of calls whose arguments the kernel stores. A time that is not a number would break the order of
-the timers, and text that cannot be encoded would break every list that shows the text. Calls from a socket have passed
-the decoder; their types are never wrong.
+the timers, and text that cannot be encoded would break every list that shows the text. The handlers of `send`, `call`
+and `reply` use them in place of the other checks. No function here looks anything up.
 """
 
 from __future__ import annotations
 
 import math
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 from ipc.errors import InvalidCall
 from ipc.foreign import shown
 
 LOWEST, HIGHEST = -20, 20  # priorities
+LONGEST = 10**300  # seconds as an int, which must fit into a float
 TEXT = ("__eq__", "__hash__", "__len__", "isascii", "encode")  # methods that tables of the kernel call
 
 
 def check_seconds(seconds: Any, what: str) -> float | None:
     """`seconds`, or None if it is infinite. `what` describes the argument in the error. Raises `InvalidCall`."""
-    if type(seconds) is not float and type(seconds) is not int and isinstance(seconds, int | float):
-        seconds = float(seconds)  # a subclass may compare and add in its own way, and timers are compared
-    if not (isinstance(seconds, int | float) and seconds >= 0):
+    kind = type(seconds)
+    if kind is not float and issubclass(kind, float):
+        seconds = float.__float__(seconds)  # a subclass may compare and add in its own way, and timers are compared
+    if not ((kind is int or issubclass(kind, float)) and seconds >= 0 and (kind is not int or seconds < LONGEST)):
         raise InvalidCall(f"{what} is {shown(seconds)}; pass a number of seconds, which cannot be negative")
-    return None if seconds == math.inf else seconds
+    return None if seconds == math.inf else cast("float", seconds)
 
 
 def check_timeout(timeout: Any) -> float | None:

@@ -6,31 +6,32 @@ module never drops a message silently: a message that expires, or whose recipien
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ipc.codec import PLAIN, isolate, reveal
-from ipc.errors import InvalidCall, MailboxFull, NotACall, TimedOut, UnknownProcess
+from ipc.errors import InvalidCall, TimedOut, UnknownProcess
 from ipc.messages import Message
 from ipc.syscalls import Call, Reply, Send
-from kernel.core.answers import UNANSWERED, Unanswerable, mark_caller_gone
+from kernel.core.answers import UNANSWERED, Unanswerable, check_reply, mark_caller_gone
 from kernel.core.body_memory import BodyMemory
 from kernel.core.fiber import PARK
 from kernel.core.mailbox import CONTROL, Mailbox
-from kernel.core.plain_wait import ThreadWait
-from kernel.core.process import PendingCalls, Process, Thread
+from kernel.core.process import PendingCalls, Process
 from kernel.core.process_table import ProcessTable
 from kernel.core.timers import Timer
-from kernel.core.waits import RoomIn
 from kernel.dispatch import deadlock
 from kernel.dispatch.dispatcher import Dispatcher
+from kernel.dispatch.priority_inheritance import PriorityInheritance
 from kernel.gate import Gate
+from kernel.lib.call_checks import check_call
 from kernel.lib.validation import check_timeout
 from kernel.messages.body_size import counted_size
 from kernel.messages.dead_letters import DeadLetterQueue
 from kernel.messages.names import NameRegistry
+from kernel.messages.room import MailboxRoom, mailbox_full
 from kernel.messages.validation import (
     MAX_INT,
     SHORT_TEXT,
@@ -49,11 +50,7 @@ LONG = 1e9  # seconds; `call` accepts a float up to this as its timeout without 
 
 
 class Messaging:
-    """Routes messages by pid and by name.
-
-    The `on_urgency` hooks are called with a process when a call to it arrives or is answered, if this may change how
-    urgent its callers are.
-    """
+    """Routes messages by pid and by name."""
 
     def __init__(
         self, table: ProcessTable, gate: Gate, dispatcher: Dispatcher, names: NameRegistry, body_bytes: int
@@ -65,13 +62,17 @@ class Messaging:
         self.loop = self._loop = dispatcher.loop
         self._names = names
         self._last_id = 0
-        self.on_urgency: list[Callable[[Process], None]] = []
+        self.inheritance = PriorityInheritance()
         self.dead_letters = DeadLetterQueue()
+        self.room = room = MailboxRoom(dispatcher, self.dead_letters, self.memory)
+        self.make_room = room.make  # a part of it, since publications and durable processes use it, too
         gate.register({Send: self.send, Call: self.call, Reply: self.reply})
 
     # ---- send
 
     def send(self, process: Process, call: Send) -> int | Coroutine[Any, Any, int]:
+        if type(call.to) is not int or call.type is not UNTYPED or call.wait is not True:
+            check_call(call)
         recipient = self._alive.get(call.to) or self.recipient(call.to)  # type: ignore[arg-type]
         deadline = None if call.lifetime is None else deadline_after(call.lifetime, self._loop)
         kind, body, priority = call.type, call.body, call.priority
@@ -131,36 +132,27 @@ class Messaging:
         return receipt
 
     async def _send_later(self, box: Mailbox, message: Message, recipient: Process, size: int) -> int:
-        # Look before the first wait: a client's send runs as a thread of its own, one turn after the
-        # mailbox was full, so there may be room now. Look after each wait: the thread may have been woken for another
-        # reason.
-        thread = self._dispatcher.running
-        self.memory.take(size)  # a body that waits takes memory, too
-        try:
-            while not box.has_room(size) and not await wait_for_room(box, thread, RoomIn(recipient), size):
-                pass
-        finally:
-            self.memory.used -= size
-        if box.closed:
-            raise self._table.unknown(message.recipient)
-        receipt = box.put(message) if not size else self.put_large(box, message, size)
+        # A client's send runs as a thread of its own, one turn after the mailbox was full, so there may be room now.
+        await self.room.wait(recipient, size)
+        receipt = self.put_reserved(recipient, box, message, size)
         if receipt is not None:
             await receipt.answer_after_commit(None)
         return message.id
 
-    def make_room(self, recipient: Process, box: Mailbox, size: int = 0) -> bool:
-        """Whether a body of `size` bytes fits into `box`, after the messages past their deadline were dropped."""
-        if box.has_room(size):
-            return True
-        now = self._loop.time()
-        for message in [message for message in box.peek() if message.deadline is not None and now >= message.deadline]:
-            box.discard(message)
-            self.dead_letters.expire(recipient, message)
-        return box.has_room(size)
+    def put_reserved(self, recipient: Process, box: Mailbox, message: Message, size: int) -> StorageReceipt | None:
+        """Put `message` into room for which its sender has waited. If that fails, the next sender gets the room."""
+        if box.closed:
+            raise self._table.unknown(message.recipient)
+        try:
+            return box.put(message) if not size else self.put_large(box, message, size)
+        finally:
+            self.room.used(recipient, box)
 
     # ---- call and reply
 
     async def call(self, process: Process, call: Call) -> Any:  # noqa: C901 - one function for speed
+        if type(call.to) is not int or call.type is not UNTYPED:
+            check_call(call)
         recipient = self._alive.get(call.to) or self.recipient(call.to)  # type: ignore[arg-type]
         if recipient is process:
             raise InvalidCall(f"process {process.pid} calls itself, and would wait for its own reply forever")
@@ -180,7 +172,8 @@ class Messaging:
         thread, timeout = self._dispatcher.running, call.timeout
         timer, until = None, None
         if timeout is not None and not (type(timeout) is float and 0 <= timeout <= LONG):
-            timeout = check_timeout(timeout)
+            check_call(call)
+            timeout = check_timeout(call.timeout)
         if timeout is not None:
             timer = Timer(thread, timeout)
             until = timer.until
@@ -191,29 +184,35 @@ class Messaging:
         try:
             box = recipient.mailbox or recipient.open_mailbox()
             if (size or box.taken >= box.open_places) and not self.make_room(recipient, box, size):
-                await self._wait_for_room(call, recipient, box, timer, size)
-            pending_calls = recipient.pending_calls
-            if pending_calls is None:
-                pending_calls = recipient.pending_calls = PendingCalls(recipient)
-            if size:
+                await self.room.wait(recipient, size, timer, call)
+                self.put_reserved(recipient, box, message, size)
+            elif size:
                 self.put_large(box, message, size)
             else:
                 box.put(message)
+            pending_calls = recipient.pending_calls
+            if pending_calls is None:
+                pending_calls = recipient.pending_calls = PendingCalls(recipient)
             pending_calls[number] = thread
-            if thread.priority > recipient.priority or process.pending_calls:
-                self.urgency_changed(recipient)
+            if thread.priority > recipient.lowest_priority or process.pending_calls:
+                thread.waits_for = pending_calls
+                self.inheritance.changed(recipient, thread)
             while thread.answer is UNANSWERED:
                 thread.waits_for = pending_calls
                 if timer is None:
                     deadlock.check(thread)  # only without a timeout: a timer ends the wait, so there is no knot
                 elif timer.expired:
-                    _check_time(timer, call, "did not reply")
+                    raise TimedOut(
+                        f"process {call.to} did not reply within {call.timeout} s", to=call.to, timeout=call.timeout
+                    )
                 await PARK
         except BaseException:
             answer: Any = thread.answer
             thread.answer = None
             if answer is UNANSWERED:
                 mark_caller_gone(recipient, number)
+                if recipient.pending_calls is not None and recipient.pending_calls.inherited is not None:
+                    self.inheritance.changed(recipient, thread)
             elif type(answer) is not Unanswerable:  # the reply arrived, but the caller was cancelled first
                 self._bury_reply(recipient, process.pid, number, answer)
             raise
@@ -228,27 +227,12 @@ class Messaging:
         process.messages_received += 1
         return reveal(answer) if of is msgspec.Raw and not process.is_client else answer
 
-    async def _wait_for_room(
-        self, call: Call, recipient: Process, box: Mailbox, timer: Timer | None, size: int
-    ) -> None:
-        """Wait until the mailbox of the recipient has room for the call. Raises `TimedOut`, `UnknownProcess`."""
-        self.memory.take(size)
-        try:
-            while not box.has_room(size):
-                _check_time(timer, call, "had no room for the call")  # also before the first wait
-                if await wait_for_room(box, self._dispatcher.running, RoomIn(recipient), size):
-                    break
-        finally:
-            self.memory.used -= size
-        if recipient.ended:
-            raise self._table.unknown(recipient.pid)
-
     def reply(self, process: Process, call: Reply) -> None:
+        if type(call.message) is not int or type(call.to) is not int:
+            check_call(call)
         pending_calls = process.pending_calls
         if not pending_calls or call.message not in pending_calls:
-            raise NotACall(
-                f"message {call.message} of process {call.to} awaits no reply: it is no call, or was answered"
-            )
+            return self._reply_late(process, call)
         value = call.body
         of = type(value)
         if of is str:
@@ -263,18 +247,21 @@ class Messaging:
         else:
             caller.answer = value
             caller.wake()
-            if caller.priority > process.priority:
-                self.urgency_changed(process)
+            if pending_calls.inherited is not None:
+                self.inheritance.changed(process, caller)
+        return None
+
+    def _reply_late(self, process: Process, call: Reply) -> None:
+        """Reply to a call that was forgotten because its caller gave up. Raises `NotACall` if it is none."""
+        check_reply(process, call)
+        value = isolate(call.body)
+        process.messages_sent += 1
+        self._bury_reply(process, call.to, call.message, value)
 
     def _bury_reply(self, process: Process, caller: int, call: int, value: Any) -> None:
         """Bury the reply of `process` to message `call`, whose caller no longer waits."""
         late = Message(self.next_id(), "reply", process.pid, caller, 0, call, None, value)
         self.dead_letters.bury(late, "the caller no longer waits")
-
-    def urgency_changed(self, process: Process) -> None:
-        """Call the `on_urgency` hooks: the callers of `process` may be more or less urgent than before."""
-        for hook in self.on_urgency:
-            hook(process)
 
     # ---- messages of the kernel
 
@@ -317,6 +304,7 @@ class Messaging:
                 caller.answer = Unanswerable(error)
                 caller.wake()
         process.pending_calls = None
+        self.room.process_ended(process)
 
     # ---- inside
 
@@ -335,39 +323,3 @@ class Messaging:
     def next_id(self) -> int:
         self._last_id += 1
         return self._last_id
-
-
-def mailbox_full(recipient: Process, box: Mailbox) -> MailboxFull:
-    """The error for a sender that does not wait for room."""
-    return MailboxFull(
-        f"the mailbox of process {recipient.pid} is full (it has {box.taken} of {box.capacity} messages, with "
-        f"{box.bytes} of {box.byte_capacity} bytes in large bodies); wait for room (wait=True) or try again later",
-        to=recipient.pid,
-        capacity=box.capacity,
-    )
-
-
-async def wait_for_room(box: Mailbox, thread: Thread, why: ThreadWait, size: int = 0) -> bool:
-    """Wait in line for room for a body of `size` bytes in `box`. Raises `DeadlockDetected`.
-
-    Returns True if the room is reserved for the caller: it must now put its message, unless the mailbox has been
-    `closed`. Returns False if something else woke the thread.
-    """
-    box.add_sender(thread, size)
-    thread.waits_for = why
-    try:
-        deadlock.check(thread)
-        await PARK
-    except BaseException:
-        if box.end_send_wait(thread):
-            box.pass_on_place(size)
-        raise
-    reserved = box.end_send_wait(thread)
-    if reserved:
-        box.use_place(size)
-    return reserved
-
-
-def _check_time(timer: Timer | None, call: Call, what: str) -> None:
-    if timer is not None and timer.expired:
-        raise TimedOut(f"process {call.to} {what} within {call.timeout} s", to=call.to, timeout=call.timeout)

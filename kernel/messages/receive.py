@@ -23,7 +23,9 @@ from kernel.core.process import Process
 from kernel.core.selector import Selector
 from kernel.core.timers import Timer
 from kernel.dispatch.dispatcher import Dispatcher
+from kernel.dispatch.priority_inheritance import PriorityInheritance
 from kernel.gate import Gate
+from kernel.lib.call_checks import check_call
 from kernel.lib.validation import check_text, check_timeout
 from kernel.messages.dead_letters import DeadLetterQueue
 from kernel.messages.validation import MAX_TYPE
@@ -32,8 +34,11 @@ from kernel.messages.validation import MAX_TYPE
 class Receiver:
     """Takes messages out of mailboxes, for the processes that own them."""
 
-    def __init__(self, gate: Gate, dispatcher: Dispatcher, dead_letters: DeadLetterQueue) -> None:
+    def __init__(
+        self, gate: Gate, dispatcher: Dispatcher, dead_letters: DeadLetterQueue, inheritance: PriorityInheritance
+    ) -> None:
         self._dispatcher = dispatcher
+        self._inheritance = inheritance
         self._loop = dispatcher.loop
         self._dead_letters = dead_letters
         gate.register({Receive: self.receive})
@@ -55,6 +60,7 @@ class Receiver:
         return message
 
     def _receive_selected(self, process: Process, call: Receive) -> Message | Coroutine[Any, Any, Message]:
+        check_call(call)
         timeout = check_timeout(call.timeout)
         selector = None
         if call.type is not None:
@@ -160,3 +166,4 @@ class Receiver:
             what = f"the body for process {recipient.pid} cannot be decoded: {error.message}"
             caller.answer = Unanswerable(BadMessage(what))
             caller.wake()
+            self._inheritance.changed(recipient, caller)

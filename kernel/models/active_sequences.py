@@ -105,6 +105,7 @@ class ActiveSequences:
     def cancel(self, sequence: Sequence) -> None:
         """Stop `sequence`, whose caller no longer waits. It loses its slot after at most one step of the driver."""
         sequence.cancelled = True
+        self.leases.ended(sequence)
         self.leases.withdraw(sequence)
         if sequence.in_driver:
             self._cancelling.add(sequence.id)
@@ -129,6 +130,7 @@ class ActiveSequences:
         self.sequences.clear()
         for sequence in sequences:
             sequence.in_driver = False
+            self.leases.ended(sequence)
             self.pager.forget(sequence)
             if not sequence.cancelled:
                 sequence.finish(error)
@@ -305,6 +307,7 @@ class ActiveSequences:
             self.think_times.call_ended(sequence.process)
         self._cancelling.discard(sequence.id)
         self.pager.forget(sequence)
+        self.leases.ended(sequence)
         self.leases.free(sequence)
 
     def _log_call(self, sequence: Sequence) -> None:

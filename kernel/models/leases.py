@@ -7,8 +7,11 @@ policy, and sends the messages for this to the driver through `send`. It never c
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
+from kernel.core.event_log import EventLog
+from kernel.core.stream import Stream
 from kernel.drivers import protocol
 from kernel.models.sequence import PARKED, QUEUED, RUNNING, Sequence
 from kernel.policy.group import PROMPT_WEIGHT
@@ -46,6 +49,7 @@ class LeaseTable:
         self._open = False
         self._holders: dict[int, Sequence] = {}
         self._releasing: set[int] = set()  # holders that were withdrawn, but that the driver may still run
+        self._readers: dict[int, tuple[Stream | EventLog, Callable[[], None]]] = {}  # of sequences blocked by a reader
 
     @property
     def taken(self) -> set[int]:
@@ -146,6 +150,12 @@ class LeaseTable:
         self._policy.leave(sequence, self._clock())
         if sequence.id in self._holders:
             self._releasing.add(sequence.id)
+
+    def ended(self, sequence: Sequence) -> None:
+        """Wait for the reader of `sequence` no longer: nobody needs its tokens. The stream would hold it otherwise."""
+        if (waiting := self._readers.pop(sequence.id, None)) is not None:
+            stream, caught_up = waiting
+            stream.forget(caught_up)
 
     def free(self, sequence: Sequence) -> None:
         """Take back the slot of `sequence`, if it has one, and give out what is free."""
@@ -280,5 +290,11 @@ class LeaseTable:
             sequence.block_reasons.add(READER)
             stream = sequence.process.stream
             assert stream is not None
-            stream.when_drained(lambda: self.on_reader_caught_up(sequence, READER))
+            caught_up = partial(self._reader_caught_up, sequence)
+            self._readers[sequence.id] = stream, caught_up
+            stream.when_drained(caught_up)
         return bool(sequence.block_reasons)
+
+    def _reader_caught_up(self, sequence: Sequence) -> None:
+        del self._readers[sequence.id]
+        self.on_reader_caught_up(sequence, READER)

@@ -15,7 +15,6 @@ import structlog
 from ipc.errors import InvalidPolicy, LimitExceeded, ModelNotFound, UnknownModel
 from ipc.syscalls import ModelInfo, Models, PolicyInfo, SetPolicy, SlotInfo, Slots
 from kernel.core.process import Process, Thread
-from kernel.dispatch.priority_inheritance import awaited_by
 from kernel.drivers.process import Launcher
 from kernel.drivers.protocol import DISK_RESERVE
 from kernel.gate import Gate
@@ -206,8 +205,7 @@ class ResourceManager:
 
     def priority_changed(self, process: Process) -> None:
         """The priority that `process` inherits from its callers has changed."""
-        for one in awaited_by(process):
-            self.priority_set(one, None)
+        self.priority_set(process, None)
 
     def process_ended(self, process: Process) -> None:
         """Report the end to the drivers: one message for all processes that end in this iteration of the loop."""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import structlog
 
-from kernel.lib.private_files import FOLDER, make_private
+from kernel.lib.private_files import FOLDER, make_private, sync_folder
 from kernel.lib.worker_threads import begin_in_thread, in_thread
 
 PERSISTENT = "kept"  # the folder of files that survive the daemon
@@ -58,13 +58,20 @@ class SwapArea:
         return f"{self._own}/{sequence}.kv"
 
     def _make_folder(self) -> None:
-        """Create and lock the folder if it does not exist yet. Raises `OSError`, also if the disk is nearly full."""
+        """Create and lock the folder if it does not exist. Raises `OSError`, also if the disk is nearly full."""
         if self.full:
             raise OSError(errno.ENOSPC, "the disk is nearly full", str(self._root))
-        if self._own is not None:
-            return
+        if self._own is not None and self._lock is not None:
+            if self._own.is_dir():
+                return
+            log.warning("the folder of swap files was removed, and is made again", folder=str(self._own))
+            os.close(self._lock)
+            self._lock = None
         make_private(self._root)
         self._root.chmod(FOLDER)
+        if self._own is not None:  # at the same place, which the drivers know
+            self._own.mkdir(mode=FOLDER, exist_ok=True)
+            self._lock = _try_lock(self._own)
         while self._lock is None:
             self._own = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=self._root))
             # None if another daemon, which started meanwhile, removed the folder because it was not locked yet.
@@ -111,11 +118,7 @@ class SwapArea:
         make_private(target.parent)
         target.unlink(missing_ok=True)
         target.hardlink_to(path)
-        descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(target.parent)
 
     def delete(self, name: str) -> None:
         """Remove the persisted file `name`, if there is one. Blocks."""

@@ -7,6 +7,7 @@ again. It never sends anything itself.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 from kernel.core.process import Process
@@ -20,7 +21,7 @@ class ThinkTimes:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._expected: dict[str, float] = {}  # seconds
+        self._expected: OrderedDict[str, float] = OrderedDict()  # seconds
         self._last_end: dict[int, float] = {}  # by pid of a live process: when its last call ended
 
     def expected(self, program: str) -> float:
@@ -35,7 +36,7 @@ class ThinkTimes:
         seconds, before = self._clock() - left, self._expected.pop(process.program, None)
         self._expected[process.program] = seconds if before is None else SMOOTHING * before + (1 - SMOOTHING) * seconds
         if len(self._expected) > PROGRAMS:
-            del self._expected[next(iter(self._expected))]
+            self._expected.popitem(last=False)
 
     def call_ended(self, process: Process) -> None:
         """A call of `process` has ended."""

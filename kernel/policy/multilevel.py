@@ -136,6 +136,8 @@ class MultilevelPolicy(PreemptivePolicy):
     def _remove_waiting(self, entry: QueueEntry) -> None:
         super()._remove_waiting(entry)
         entry.starvation_serial = 0
-        if len(self._starving) > 2 * len(self._waiting) + SLACK:
+        if not self._waiting:
+            self._starving.clear()  # the stale items would hold their jobs
+        elif len(self._starving) > 2 * len(self._waiting) + SLACK:
             self._starving = [item for item in self._starving if item[1] == item[2].starvation_serial]
             heapq.heapify(self._starving)

@@ -46,7 +46,7 @@ class PriorityWithAging(PreemptivePolicy):
 
     def adopt(self, job: Job, now: float) -> None:
         super().adopt(job, now)
-        self._running[job.id].grant_used = self._tokens  # its gain by aging, if any, is unknown
+        self._forget_gain(self._running[job.id])  # another policy gave it the slot
 
     def charge_tokens(self, job: Job, tokens: int, now: float) -> None:
         super().charge_tokens(job, tokens, now)
@@ -60,7 +60,8 @@ class PriorityWithAging(PreemptivePolicy):
             self._remove_waiting(entry)
             self._add_waiting(entry, now)
         elif (entry := self._running.get(job.id)) is not None:
-            entry.grant_used = self._tokens  # its gain by aging was relative to the old priority
+            entry.level = entry.job.priority
+            self._forget_gain(entry)  # it was relative to the old priority
             self._rekey(entry, now)
 
     def queue(self) -> list[Job]:
@@ -95,6 +96,10 @@ class PriorityWithAging(PreemptivePolicy):
     def _guard(self, entry: QueueEntry) -> float:
         """The urgency that an aged job must exceed to preempt `entry`: for one quantum the urgency at its start."""
         return entry.start_urgency if entry.grant_used < self._tokens else entry.level
+
+    def _forget_gain(self, entry: QueueEntry) -> None:
+        """Count a running job from now on as urgent as its priority, also in the rest of its quantum."""
+        entry.start_urgency, entry.overtook = float(entry.level), False
 
     def _urgency(self, entry: QueueEntry) -> float:
         """The urgency of a running job. Its gain by aging counts only if it overtook a job of higher priority."""

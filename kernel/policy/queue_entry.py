@@ -96,7 +96,9 @@ class LazyHeap:
         """Remove `entry`, which must be in this heap, from any place."""
         entry.serial = 0
         self._length -= 1
-        if len(self._heap) > 2 * self._length + SLACK:
+        if not self._length:
+            self._heap.clear()  # the stale items would hold their jobs
+        elif len(self._heap) > 2 * self._length + SLACK:
             self._heap = [item for item in self._heap if item[1] == item[2].serial]
             heapq.heapify(self._heap)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from ipc.errors import InvalidCall
+from ipc.errors import InvalidCall, UnknownProcess
 from ipc.syscalls import ExitStatus, Kill, Nice, Resume, Suspend, ThreadInfo
 from ipc.syscalls import Threads as ListThreads
 from kernel.core.fiber import READY, SUSPENDED
@@ -33,7 +33,9 @@ class Control:
 
     The hooks `on_suspend`, `on_resume` and `on_nice` are called with the process, and with the thread if the call is
     about one thread only. If a hook returns a coroutine, this coroutine is awaited before the call is answered. When a
-    client kills a process, the `on_kill` hooks are awaited after the end of the process and before the answer.
+    client kills a process, the `on_kill` hooks are awaited with it after its end and before the answer. They raise the
+    error of the client if the kill has no lasting effect. The `on_missing` hooks are asked about a pid that no process
+    has: the first answer that is not None answers the call.
     """
 
     def __init__(
@@ -52,7 +54,8 @@ class Control:
         self.on_suspend: list[Listener] = []
         self.on_resume: list[Listener] = []
         self.on_nice: list[Listener] = []
-        self.on_kill: list[Callable[[], Wait]] = []
+        self.on_kill: list[Callable[[Process], Wait]] = []
+        self.on_missing: list[Callable[[Process, int], Coroutine[Any, Any, ExitStatus] | None]] = []
         gate.register({Suspend: self.suspend, Resume: self.resume, Nice: self.nice, Kill: self.kill})
         gate.register({ListThreads: self.threads})
 
@@ -99,19 +102,27 @@ class Control:
         return priority if wait is None else _after(wait, priority)
 
     def kill(self, process: Process, call: Kill) -> ExitStatus | Coroutine[Any, Any, ExitStatus | None] | None:
-        target = self._table.find(call.pid)
+        try:
+            target = self._table.find(call.pid)
+        except UnknownProcess:
+            if call.thread is not None or (answer := self._kill_missing(process, call.pid)) is None:
+                raise
+            return answer
         if call.thread is not None:
             return self._threads.kill(target.thread(call.thread))
-        if target.status is not None:
-            return target.status
-        self._process_exit.end(target, "killed", f"killed by process {process.pid} ({process.program})")
+        if target.status is None:
+            self._process_exit.end(target, "killed", f"killed by process {process.pid} ({process.program})")
         if process.is_client and self.on_kill:
             return self._killed(target)
         return target.status if target.status is not None else self._process_exit.until_ended(target, None)
 
+    def _kill_missing(self, process: Process, pid: int) -> Coroutine[Any, Any, ExitStatus] | None:
+        answers = (listener(process, pid) for listener in self.on_missing)
+        return next((answer for answer in answers if answer is not None), None)
+
     async def _killed(self, target: Process) -> ExitStatus:
         status = target.status if target.status is not None else await self._process_exit.until_ended(target, None)
-        await _all_of([listener() for listener in self.on_kill])
+        await _all_of([listener(target) for listener in self.on_kill])
         return status
 
     def threads(self, process: Process, call: ListThreads) -> list[ThreadInfo]:

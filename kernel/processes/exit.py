@@ -64,12 +64,18 @@ class ProcessExit:
     # ---- system calls
 
     def wait(self, process: Process, call: Wait) -> ExitStatus | Coroutine[Any, Any, ExitStatus]:
-        target = self._table.find(call.pid)
+        target = self._table.alive.get(call.pid) or self._table.ended.get(call.pid)
+        if target is None:
+            outcome = self._table.outcomes.take(process.pid, call.pid)
+            if outcome is None:
+                raise self._table.forgotten(call.pid)
+            process.critical_path = max(process.critical_path, outcome.critical_path)
+            return outcome.status
         if target is process:
             raise InvalidCall(f"process {process.pid} cannot wait for its own end")
         timeout = check_timeout(call.timeout)
         if target.status is not None:
-            process.critical_path = max(process.critical_path, target.critical_path)
+            _note_wait(process, target)
             return target.status
         return self.until_ended(target, timeout, process)
 
@@ -92,8 +98,8 @@ class ProcessExit:
                 thread.waits_for = waited
                 deadlock.check(thread)
                 await PARK
-            if waiter is not None:  # its next calls come after all those of `target`
-                waiter.critical_path = max(waiter.critical_path, target.critical_path)
+            if waiter is not None:
+                _note_wait(waiter, target)
             return target.status
         finally:
             target.unwatch(wake)
@@ -252,6 +258,13 @@ class ProcessExit:
                 watcher(process)
             except BaseException as error:
                 _report(error, process)
+
+
+def _note_wait(waiter: Process, target: Process) -> None:
+    """Take note that `waiter` has waited for the end of `target`: its next calls come after all those of `target`."""
+    waiter.critical_path = max(waiter.critical_path, target.critical_path)
+    if target.parent_pid == waiter.pid:
+        target.awaited = True
 
 
 def _report(error: BaseException, process: Process) -> None:

@@ -7,14 +7,15 @@ it is detached. `threads` starts further threads of a process, `control` suspend
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from ipc.codec import isolate, reveal
-from ipc.errors import Busy, Killed, ShuttingDown
+from ipc.errors import Busy, DeadlineExceeded, Killed, ShuttingDown
 from ipc.foreign import forget_origin
 from ipc.syscalls import Spawn
 from kernel.core.event_log import EventLog
@@ -102,8 +103,9 @@ class Lifecycle:
         return self._prepare_and_start(parent, call, stream)
 
     async def _prepare_and_start(self, parent: Process, call: Spawn, stream: Stream | None) -> int:
-        program = self.find(parent, call.program) or await self.load(parent, call.program)
-        await self.table.pids.wait()
+        async with before_deadline(call):
+            program = self.find(parent, call.program) or await self.load(parent, call.program)
+            await self.table.pids.wait()
         return self.start(parent, program, call, stream)
 
     def find(self, parent: Process, name: str) -> Program | None:
@@ -270,6 +272,28 @@ class Lifecycle:
             # The error has been reported as text. Its frames refer to the thread, and the thread refers to the error.
             # Break this cycle, or thousands of failed threads would stay in memory until the garbage collector runs.
             forget_origin(error)
+
+
+@asynccontextmanager
+async def before_deadline(call: Spawn) -> AsyncIterator[None]:
+    """Prepare the process of `call` in the block, and take the time of that off its deadline.
+
+    Raises `DeadlineExceeded` if the deadline passes meanwhile.
+    """
+    seconds = None if call.deadline is None else check_seconds(call.deadline, "deadline")
+    if seconds is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise DeadlineExceeded(f"the deadline of {seconds:g} s passed before the process could begin") from None
+    call.deadline = max(seconds - (loop.time() - began), 0.0)
 
 
 def _retrieve(loading: asyncio.Task[Program]) -> None:

@@ -10,6 +10,7 @@ a task's processes and generations is counted by its `ProcessTree`, which also h
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from math import inf
 
@@ -25,6 +26,7 @@ from kernel.processes.exit import ProcessExit
 
 NEARLY = 0.9  # the part of a limit from which on explanations mention it
 CPU_CHECK = 0.2  # seconds between two checks of processor times
+REMEMBERED = 10_000  # owners without processes whose usage is remembered
 
 UNLIMITED = Limits()
 NONE = None, None
@@ -52,6 +54,14 @@ class _Account:
         self._summed = 0.0
         self._summed_at = -inf
 
+    @property
+    def matters(self) -> bool:
+        """Whether it has used any of a limit that does not end with its processes."""
+        limits = self.limits
+        return bool(
+            (self.tokens and limits.tokens is not None) or (self.cpu_seconds and limits.cpu_seconds is not None)
+        )
+
     def total_cpu(self) -> float:
         return self.cpu_seconds + sum(process.cpu_seconds for process in self.alive)
 
@@ -68,7 +78,8 @@ class LimitEnforcer:
     def __init__(
         self, settings: LimitSettings, loop: asyncio.AbstractEventLoop, gate: Gate, process_exit: ProcessExit
     ) -> None:
-        self._accounts: dict[str, _Account] = {}
+        self._accounts: dict[str, _Account] = {}  # of owners with processes, and of those whose usage is remembered
+        self._idle: OrderedDict[str, None] = OrderedDict()  # the remembered ones; longest without processes first
         self.set_limits(settings)
         self._loop = loop
         self._gate = gate
@@ -110,6 +121,8 @@ class LimitEnforcer:
         limits = self._limits_for(parent, call)
         account = self._account(process.owner)
         if account is not None:
+            self._accounts[process.owner] = account
+            self._idle.pop(process.owner, None)
             account.alive[process] = None
             shared = Limits(**{name: getattr(account.limits, name) for name in OF_EACH_PROCESS})
             limits = _tighter(limits or UNLIMITED, shared)
@@ -146,6 +159,8 @@ class LimitEnforcer:
         if account is not None and process in account.alive:
             del account.alive[process]
             account.cpu_seconds += process.cpu_seconds
+            if not account.alive:
+                self._last_process_ended(process.owner, account)
 
     # ---- of calls
 
@@ -227,15 +242,24 @@ class LimitEnforcer:
             }
         )
 
+    def _last_process_ended(self, owner: str, account: _Account) -> None:
+        """Forget the account of `owner` unless its usage matters. Clients can name any owner, so bound their number."""
+        if account.matters:
+            self._idle[owner] = None
+            if len(self._idle) > REMEMBERED:
+                del self._accounts[self._idle.popitem(last=False)[0]]
+        else:
+            del self._accounts[owner]
+
     def _account(self, owner: str) -> _Account | None:
-        """The account of `owner`; None if the owner has no limits."""
+        """The account of `owner`, or a new one; None if the owner has no limits."""
         if self._owners_unlimited:
             return None
         account = self._accounts.get(owner)
         if account is None:
             limits = self._settings.owners.get(owner, self._settings.owner)
             if limits != UNLIMITED:
-                account = self._accounts[owner] = _Account(limits)
+                return _Account(limits)
         return account
 
     def _schedule_cpu_check(self) -> None:

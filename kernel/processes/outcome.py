@@ -90,6 +90,7 @@ def final_event_to(stream: Stream) -> Callable[[Process], None]:
         assert process.status is not None
         stream.push(final_event(process.status))
         stream.end()
+        process.awaited = True
 
     return finish
 

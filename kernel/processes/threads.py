@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar, cast
 
 import structlog
@@ -73,7 +73,7 @@ class ThreadSubsystem:
         gate.register({StartThread: self.start_worker, Sleep: self.sleep})
 
     def start_worker(self, process: Process, call: StartThread) -> Thread:
-        if not asyncio.iscoroutine(call.coro):
+        if not issubclass(type(call.coro), Coroutine | Generator):  # never by the object's `__class__`
             raise InvalidCall(f"a thread runs a coroutine, such as work(); {shown(call.coro)} is not one")
         if call.name is not None:
             check_text(call.name, "the name of a thread", MAX_NAME)
@@ -97,6 +97,8 @@ class ThreadSubsystem:
 
         So does a task that a callback of the process makes, such as the handler of a server. No other thread awaits it.
         """
+        if not asyncio.iscoroutine(coro):
+            raise TypeError(f"a coroutine was expected, got {shown(coro)}")
         maker = asyncio.current_task(loop)
         if isinstance(maker, Thread):
             if maker.done():
@@ -137,9 +139,16 @@ class ThreadSubsystem:
             raise InvalidCall("a thread cannot kill itself; let its coroutine return")
         if target.path == MAIN:
             raise InvalidCall(f"process {target.process.pid} ends with its first thread; kill the process")
-        self._dispatcher.release(target.process, target)
+        self._dispatcher.clean_up(target)
         target.cancel()
-        Thread.add_done_callback(target, lambda _: thread.wake())
+        grace = self._loop.call_later(GRACE, self._abandon, target)  # also if the caller of `Kill` goes away
+
+        def ended(_: asyncio.Future[Any]) -> None:
+            grace.cancel()
+            self._dispatcher.end_clean_up(target)
+            thread.wake()
+
+        Thread.add_done_callback(target, ended)
         timer = Timer(thread, GRACE)
         what = f"thread {target.path} of process {target.process.pid}"
         wait = PlainWait(
@@ -151,16 +160,17 @@ class ThreadSubsystem:
         )
         try:
             while not target.done():
-                if timer.expired:
-                    log.error("a thread ignored its cancellation and is abandoned", thread=target.get_name())
-                    target.abandon()
-                    return
                 thread.waits_for = wait
                 await PARK
         finally:
             timer.cancel()
 
     # ---- inside
+
+    def _abandon(self, target: Thread) -> None:
+        if not target.done():
+            log.error("a thread ignored its cancellation and is abandoned", thread=target.get_name())
+            target.abandon()
 
     def _adopt(self, thread: T, done: Callable[[asyncio.Future[Any]], None]) -> T:
         """Add a new thread to its process, and call `done` at its end.

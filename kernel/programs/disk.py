@@ -5,7 +5,9 @@ The loader calls these functions in jobs, because a disk, such as one of the net
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,3 +53,16 @@ def look_at(modules: FolderModules, paths: Iterable[Path]) -> FolderLook:
         sources = update.next.imports_of(key).values()
         files[path] = FileLook(key, frozenset(source.version for source in sources if source is not None))
     return FolderLook(update, files)
+
+
+def stamps(folder: Path, modules: FolderModules | None, paths: Iterable[Path]) -> set[object]:
+    """The state of the files in `folder`, with their permissions, and of the files that `modules` imports."""
+    files = {os.fspath(path) for path in (*folder.glob("*.py"), *paths)}
+    if modules is not None:
+        files |= modules.candidates()
+    found: set[object] = set()
+    for file in files:
+        with suppress(OSError, ValueError):
+            seen = os.stat(file)
+            found.add((file, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns))
+    return found

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from ipc.errors import AgentFailed, Busy, UnknownProgram
 from ipc.syscalls import ProgramInfo, ToolInfo
 from kernel.lib.worker_threads import DaemonThreads
-from kernel.programs.disk import FileLook, list_files, look_at, python_file
+from kernel.programs.disk import FileLook, list_files, look_at, python_file, stamps
 from kernel.programs.installed import InstalledPrograms, text_of_entry
 from kernel.programs.jobs import LoaderJob, LoaderJobs, NotYet, Settled
 from kernel.programs.neighbours import FolderModules
@@ -135,6 +135,21 @@ class ProgramLoader:
                 break
             with suppress(TimeoutError):
                 NotYet(young).settled.result(left)
+
+    def stamp(self, names: Iterable[str], since: float) -> frozenset[object]:
+        """The present state of all files of programs, and of those that `names` name by path: equal if none changed.
+
+        Raises `NotYet`, and `Busy` if a disk hangs.
+        """
+        paths = [Path(match[1]) for name in names if (match := FILE.fullmatch(name)) is not None]
+        with self._look:
+            found: set[object] = set()
+            for folder in dict.fromkeys([*self._folders, *self._modules, *(path.parent for path in paths)]):
+                modules = self._modules.get(folder)
+                within = [path for path in paths if path.parent == folder]
+                work = partial(stamps, folder, modules, within)
+                found |= self._jobs.look(("stamp", folder, *within), folder, work, since)
+            return frozenset(found)
 
     def do(self, key: Hashable, what: str, work: Callable[[], T]) -> T:
         """Do `work`, which imports `what`, as a job: see `LoaderJobs.do`."""
@@ -260,12 +275,15 @@ class ProgramLoader:
             return program if caller is None else caller.nearby.setdefault(name, program)
         known = ", ".join(sorted(self.by_name)) or "none"
         hint = did_you_mean(similar(name, self.by_name))
-        suspects = "".join(
-            f". {info.source} may define it, but cannot be loaded: {info.error.strip().splitlines()[-1]}"
+        suspects = [
+            f"{info.source} may define it, but cannot be loaded: {info.error.strip().splitlines()[-1]}"
             for info in list(broken.values())[:SHOWN_BROKEN]
-        )
+        ]
         raise UnknownProgram(
-            f"no program {name!r}; {hint}known: {known}{suspects}. A path such as ./{name}.py runs a file", program=name
+            f"no program {name!r}; {hint}known: {'. '.join([known, *suspects])}. "
+            f"A path such as ./{name}.py runs a file",
+            program=name,
+            broken=suspects,
         )
 
     def _load_address(self, address: str) -> Program:

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from kernel.programs.jobs import LIMIT, LoaderJob
-from kernel.programs.sources import FileVersion, SourceFile, locate, parent_of, top_of
+from kernel.programs.sources import FileVersion, SourceFile, candidates, locate, parent_of, top_of
 from kernel.programs.traces import place_in
 
 PREFIX = "llmosd_program_"  # of the names of these modules in `sys.modules`
@@ -283,6 +283,10 @@ class FolderModules:
     def changed(self, keys: Iterable[str]) -> set[str]:
         """Those of `keys` whose files on the disk are not the ones of this version."""
         return {key for key in keys if locate(self.path, key) != _readable_version(self._sources.get(key))}
+
+    def candidates(self) -> set[str]:
+        """The paths that the modules of this version have, or would have if they existed."""
+        return {path for key in list(self._sources) for path in candidates(self.path, key)}
 
     def update(self) -> Update:
         """This version if it is current, else the next one. Reads the disk, and changes nothing.

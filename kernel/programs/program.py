@@ -17,6 +17,7 @@ import msgspec
 
 from ipc.abi import AGENT_ATTRIBUTE, TOOL_ATTRIBUTE, AgentMark, ToolMark
 from ipc.errors import InvalidCall
+from ipc.foreign import shown
 from ipc.syscalls import ProgramInfo, ToolInfo
 from kernel.lib import failures
 from kernel.programs.arguments import Arguments
@@ -83,7 +84,9 @@ class Program:
         """
         mark = getattr(function, AGENT_ATTRIBUTE, None)
         if not isinstance(mark, AgentMark):
-            raise InvalidCall(f"{function!r} is not a program: spawn an agent's name, or a function marked with @agent")
+            raise InvalidCall(
+                f"{shown(function)} is not a program: spawn an agent's name, or a function marked with @agent"
+            )
         for name in (mark.name, function.__name__):
             if name in self.nearby and self.nearby[name].function is function:
                 return name

@@ -97,14 +97,17 @@ def _with_parents(key: str | None) -> Iterator[str]:
         yield from (".".join(parts[: n + 1]) for n in range(len(parts)))
 
 
+def candidates(folder: str, key: str) -> list[str]:
+    """The paths at which the file of `key` may be, the preferred one first."""
+    if key.startswith("./"):
+        return [os.path.join(folder, key[2:])]
+    base = os.path.join(folder, *key.split("."))
+    return [os.path.join(base, "__init__.py"), f"{base}.py"]
+
+
 def locate(folder: str, key: str) -> FileVersion | None:
     """The file that `key` means in `folder`, as it is now. A package takes precedence over a file, as in Python."""
-    if key.startswith("./"):
-        candidates = [os.path.join(folder, key[2:])]
-    else:
-        base = os.path.join(folder, *key.split("."))
-        candidates = [os.path.join(base, "__init__.py"), f"{base}.py"]
-    for path in candidates:
+    for path in candidates(folder, key):
         try:
             found = os.stat(path)
         except (OSError, ValueError):

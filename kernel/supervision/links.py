@@ -10,7 +10,7 @@ from collections.abc import Container
 from typing import TypeVar
 
 from ipc.errors import InvalidCall, LimitExceeded
-from ipc.syscalls import DOWN, Demonitor, Down, Link, Monitor, Spawn, Unlink
+from ipc.syscalls import DOWN, Demonitor, Down, ExitStatus, Link, Monitor, Spawn, Unlink
 from kernel.core.process import Process
 from kernel.core.process_table import ProcessTable
 from kernel.gate import Gate
@@ -81,9 +81,11 @@ class Links:
             self._last_ref += 1
             ref = self._last_ref
         if target is None:
-            self._notify(process, Down(ref, call.pid, "", "unknown"))
+            outcome = self._table.outcomes.find(process.pid, call.pid)  # of a child that ended long ago
+            status = ExitStatus(call.pid, "", "unknown") if outcome is None else outcome.status
+            self._notify(process, _down(ref, status))
         elif target.status is not None:
-            self._notify(process, _down(ref, target))
+            self._notify(process, _down(ref, target.status))
         else:
             self._monitors[ref] = process, target
             self._refs_of_holder.setdefault(process, {})[ref] = None
@@ -118,7 +120,8 @@ class Links:
         for ref in self._refs_of_target.pop(process, ()):
             holder, _ = self._monitors.pop(ref)
             _drop(self._refs_of_holder, holder, ref)
-            self._notify(holder, _down(ref, process))
+            assert process.status is not None
+            self._notify(holder, _down(ref, process.status))
         for peer in self._links.pop(process, ()):
             _drop(self._links, peer, process)
             if status.reason != "done":
@@ -143,10 +146,8 @@ class Links:
         self._messaging.notify(process, DOWN, down, sender=down.pid, correlation=down.ref)
 
 
-def _down(ref: int, process: Process) -> Down:
-    status = process.status
-    assert status is not None
-    return Down(ref, process.pid, process.program, status.reason, status.error)
+def _down(ref: int, status: ExitStatus) -> Down:
+    return Down(ref, status.pid, status.program, status.reason, status.error)
 
 
 def _describe_end(process: Process) -> str:

@@ -103,7 +103,7 @@ class Supervisor:
 
     def _note_end(self, child: _SupervisedChild, dead: Process) -> None:
         if child.process is dead:
-            child.process, child.status = None, dead.status
+            child.process, child.status, dead.awaited = None, dead.status, True
             self._ended.append(child)
         self._thread.wake()
 
@@ -132,15 +132,17 @@ class Supervisor:
         for other in group:
             if other is not child and other.spec.restart == "temporary":
                 other.over = True
-            if not other.over:
+            else:
+                other.over = False
                 other.due = self._loop.time() + pause
 
     def _restart_group(self, child: _SupervisedChild) -> list[_SupervisedChild]:
-        """The children that restart together with `child`, in order, without those that are over."""
+        """The children that restart together with `child`, in order, as in OTP: also transient ones that are done."""
         index = self._children.index(child)
         first = {"one_for_one": index, "one_for_all": 0, "rest_for_one": index}[self._call.strategy]
         last = index if self._call.strategy == "one_for_one" else len(self._children) - 1
-        return [other for other in self._children[first : last + 1] if not other.over]
+        group = self._children[first : last + 1]
+        return [other for other in group if not other.over or other.spec.restart == "transient"]
 
     async def _start_due(self) -> None:
         """Start the children that are due, then wait until another is due or a child ends."""

@@ -7,7 +7,7 @@ itself.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ipc.errors import NotHeld
 from ipc.syscalls import LockInfo, WaitFacts
@@ -36,8 +36,8 @@ class Semaphore:
         more = " and others" if len(self._holders) > NAMED_HOLDERS else ""
         return f"semaphore {self.name}" + (f" held by {', '.join(pids)}{more}" if pids else "")
 
-    def ended_by(self) -> tuple[Thread, ...]:
-        return tuple(self._holders)
+    def ended_by(self) -> Iterable[Thread]:
+        return self._holders  # no copy: there may be many, and a search for a knot looks at few of them
 
     def explain(self, thread: Thread) -> WaitFacts:
         state = f"All of its {self.permits} permits are taken" if self.permits > 1 else "Its only permit is taken"

@@ -15,7 +15,7 @@ from functools import partial
 import structlog
 
 from ipc.codec import encode
-from ipc.errors import FrameTooLarge, LlmosError, NotEncodable, UnknownTask, to_wire
+from ipc.errors import FrameTooLarge, LlmosError, NotEncodable, NotStorable, UnknownTask, to_wire
 from ipc.frames import MAX_FRAME
 from ipc.messages import Failed, Result, State
 from ipc.syscalls import Submit, Submitted
@@ -60,7 +60,7 @@ class RunningTask:
 
 
 class RunningTasks:
-    """The running tasks, by number. `stopping`: a detached task that is killed from now on restarts in the next run.
+    """The running tasks, by number. `stopping`: no task of a previous run restarts any more.
 
     `unwritten` counts the ends of tasks that wait for the disk. While the disk refuses writes, no new task starts. So
     no more ends can wait than tasks ran when the disk failed, each of at most `MAX_OUTCOME` bytes.
@@ -100,8 +100,9 @@ class RunningTasks:
     def _process_ended(self, task: RunningTask, process: Process) -> None:
         status = process.status
         assert status is not None
-        if self.stopping and task.detach and status.reason == "killed":
-            return
+        process.awaited = True  # the journal has the outcome
+        if process in self._durable.interrupted:
+            return  # it restarts in the next run
         self._finish(task, status.reason, final_event(status))
 
     def fail(self, task: RunningTask, reason: str, error: Exception) -> Exception:
@@ -114,6 +115,9 @@ class RunningTasks:
         await self._all_written.wait()
 
     def _finish(self, task: RunningTask, reason: str, event: Result | Failed) -> None:
+        """Persist the end of a task. Only its first end counts."""
+        if task.final is not None:
+            return
         try:
             outcome = encode(event)
             if len(outcome) > MAX_OUTCOME:
@@ -135,13 +139,22 @@ class RunningTasks:
     def _written(self, task: RunningTask, error: LlmosError | None) -> None:
         """Report the end of a task, which is on disk. With `error` it is not on disk yet: the journal tries again."""
         assert task.final is not None
+        if self.tasks.get(task.id) is not task:
+            return  # the end was reported already
+        if isinstance(error, NotStorable):  # the journal has stored this error as the end of the task
+            task.final, error = Failed(task.final.pid, to_wire(error)), None
         if error is not None:
             self._delay(task, error)
             return
         del self.tasks[task.id]
-        self.when_ended(task.id)
-        task.event_log.finish(task.final)
-        task.when_reported()
+        self._count_written(task)
+        try:
+            self.when_ended(task.id)
+            task.event_log.finish(task.final)
+        finally:  # also if a stream fails: the client that submitted the task waits for this
+            task.when_reported()
+
+    def _count_written(self, task: RunningTask) -> None:
         self.unwritten -= 1
         if not self.unwritten:
             self._all_written.set()
@@ -151,6 +164,8 @@ class RunningTasks:
                 log.info("the delayed ends of tasks are on disk, and have been reported")
 
     def _delay(self, task: RunningTask, error: LlmosError) -> None:
+        if task.delayed:
+            return
         if not self._delayed:
             log.warning("the ends of tasks wait for the disk, and are reported after that", why=str(error))
         self._delayed += 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,22 +19,25 @@ import msgspec
 import structlog
 
 from ipc.codec import decode, encode
-from ipc.errors import Killed, LlmosError, ShuttingDown, UnknownTask
+from ipc.errors import HistoryDamaged, Killed, LlmosError, MalformedFrame, ShuttingDown, UnknownTask, to_wire
 from ipc.messages import Event, Failed, Missed, Result, State
 from ipc.syscalls import Attach, Backup, History, Submit, Submitted, TaskInfo
 from kernel.core.event_log import EventLog
 from kernel.core.process import Process
 from kernel.core.stream import Stream
-from kernel.durable.history import CallHistory
+from kernel.durable.history import CallHistory, history_of
 from kernel.durable.processes import DurableProcesses
 from kernel.gate import Gate
 from kernel.journal.journal import Journal
 from kernel.journal.records import AcceptedTask, TaskRow
 from kernel.lib.pages import shortened
 from kernel.lib.validation import check_text
-from kernel.processes.lifecycle import Lifecycle
+from kernel.processes.lifecycle import Lifecycle, before_deadline
 from kernel.programs.program import Program
-from kernel.tasks import summaries
+from kernel.programs.watch import ProgramWatch
+from kernel.tasks import outline, summaries
+from kernel.tasks.kill import TaskKiller
+from kernel.tasks.outline import TaskOutline
 from kernel.tasks.recovery import Recovery
 from kernel.tasks.running import RunningTask, RunningTasks, id_number, id_text
 from kernel.tasks.summaries import TaskSummary
@@ -54,6 +57,7 @@ class Tasks:
         lifecycle: Lifecycle,
         gate: Gate,
         durable: DurableProcesses,
+        watch: ProgramWatch,
     ) -> None:
         self._journal = journal
         self._lifecycle = lifecycle
@@ -61,18 +65,20 @@ class Tasks:
         self._loop = asyncio.get_running_loop()
         self._running = running = RunningTasks(journal, lifecycle, durable)
         self._tasks = running.tasks
-        self.recovery = Recovery(running, journal, lifecycle, durable)
+        self.recovery = Recovery(running, journal, lifecycle, durable, watch)
+        self.killer = TaskKiller(running, self.recovery, journal, lifecycle, gate, self.flush)
         gate.register({Submit: self.submit, Attach: self.attach, History: self.history, Backup: self.backup})
 
     # ---- system calls
 
     async def submit(self, client: Process, call: Submit, stream: Stream | None = None) -> Submitted:
-        if self.recovery.trials.alone:
-            if stream is not None:
-                _announce(stream, self.recovery.trials.state_of_new())
-            await self.recovery.trials.quiet()
-        self._lifecycle.check(client, call)
-        program = self._lifecycle.find(client, call.program) or await self._lifecycle.load(client, call.program)
+        async with before_deadline(call):
+            if self.recovery.trials.alone:
+                if stream is not None:
+                    _announce(stream, self.recovery.trials.state_of_new())
+                await self.recovery.trials.quiet()
+            self._lifecycle.check(client, call)
+            program = self._lifecycle.find(client, call.program) or await self._lifecycle.load(client, call.program)
         self._lifecycle.admit(client, program, call)
         owner = call.owner or client.owner
         stored = msgspec.structs.replace(call, owner=owner, credit=0)
@@ -120,13 +126,36 @@ class Tasks:
     # ---- for the kernel
 
     def drain(self) -> None:
-        """Begin no more tasks that are held back: the next run of the daemon restarts them."""
-        self.recovery.trials.stop()
+        """Begin no more tasks that wait or are held back: the next run of the daemon restarts them."""
+        self.recovery.drain()
 
     def stop(self) -> None:
-        """Prepare for the stop of the daemon: detached tasks that are killed from now on restart in its next run."""
+        """Prepare for the stop of the daemon: no task restarts any more, and the progress of generations stays."""
         self._running.stopping = self._durable.stopping = True
         self.recovery.stop()
+
+    def interrupt(self, processes: Iterable[Process]) -> None:
+        """The daemon stops, and is about to end `processes`. Those of detached tasks run again in its next run.
+
+        A process that is dying already, because somebody killed it, does not.
+        """
+        roots = {task.pid for task in self._tasks.values() if task.detach}
+        self._durable.interrupted.update(
+            process for process in processes if not process.dying and _root_of(process) in roots
+        )
+
+    async def killed(self, process: Process) -> None:
+        """A client killed `process`, which has ended: return when this is on disk.
+
+        Raises `ShuttingDown` if the stop of the daemon ended the process before, so that it runs again.
+        """
+        if process in self._durable.interrupted:
+            raise ShuttingDown(
+                f"process {process.pid} ({process.program}) was interrupted, because the daemon stops, and its task "
+                "restarts in the next run of the daemon; kill it then",
+                retry_after=5.0,
+            )
+        await self.flush()
 
     async def wait_for_ends(self) -> None:
         """Return when all changes are on disk and all ends of tasks are reported, or after `SETTLE_TIMEOUT`."""
@@ -155,6 +184,27 @@ class Tasks:
     def unwritten(self) -> int:
         """The number of tasks that have ended, and whose ends wait for the disk."""
         return self._running.unwritten
+
+    def unstarted(self) -> Iterator[TaskOutline]:
+        """The tasks that are held back or wait for their programs."""
+        for accepted in self.recovery.unstarted():
+            if (found := outline.of_unstarted(self.recovery, accepted)) is not None:
+                yield found
+
+    def without_process(self, pid: int) -> TaskOutline | None:
+        """The task that has not restarted, and whose process had `pid` in a previous run; None if there is none."""
+        accepted = self.recovery.without_process(pid)
+        return None if accepted is None else outline.of_unstarted(self.recovery, accepted)
+
+    async def outline(self, text: str) -> TaskOutline:
+        """The outline of the task with the id `text`. Raises `UnknownTask`."""
+        number = id_number(text)
+        row: TaskRow | None = await self._journal.read(lambda store: store.find(number))
+        if row is None:
+            raise UnknownTask(f"no task {id_text(number)}; `llmos history` lists the tasks", id=id_text(number))
+        accepted = self.recovery.find(number)
+        found = None if accepted is None else outline.of_unstarted(self.recovery, accepted)
+        return found or outline.of_row(row, self._tasks.get(number))
 
     def unwritten_end(self, pid: int) -> RunningTask | None:
         """The task of process `pid` if the process has ended and the end is not on disk yet, else None."""
@@ -213,8 +263,9 @@ class Tasks:
         """Attach `stream` to a task that was found in the journal."""
         task = self._tasks.get(row.id)
         if task is not None:
-            if stream is not None and self.recovery.trials.holds(row.id):
-                _announce(stream, self.recovery.trials.state())
+            state = self.recovery.state(row.id)
+            if stream is not None and state is not None:
+                _announce(stream, state)
             return _join(task, stream, call)
         if row.ended is None:
             raise ShuttingDown(
@@ -229,7 +280,10 @@ class Tasks:
 
     def _final_event(self, row: TaskRow) -> Result | Failed:
         """The stored last event of a task, without the crash report of an earlier run, which is gone."""
-        event: Result | Failed = decode(row.outcome, Event)
+        try:
+            event: Result | Failed = decode(row.outcome, Event)
+        except MalformedFrame as error:
+            event = Failed(0, to_wire(HistoryDamaged(f"the outcome of this task cannot be decoded: {error.message}")))
         if isinstance(event, Failed) and self._lifecycle.table.pids.is_earlier(event.pid):
             data = {name: value for name, value in event.error.data.items() if name != "crash"}
             event = Failed(event.pid, msgspec.structs.replace(event.error, data=data))
@@ -257,23 +311,31 @@ class Tasks:
         task = self._tasks.get(row.id)
         ending = task is not None and task.final is not None
         pid = 0 if task is None or ending or row.ended is not None else task.pid
+        waits = None if task is None or ending else self.recovery.state(row.id)
         return TaskInfo(
             id=id_text(row.id),
             pid=pid,
             program=shortened(row.program),
             owner=shortened(row.owner),
-            state=row.reason or ("ending" if ending else "running" if pid else self._not_begun(row.id)),
-            attempt=row.attempt,
+            state=row.reason or ("ending" if ending else "running" if pid else waits.state if waits else "accepted"),
+            attempt=row.attempt if task is None or waits is None else task.attempt,
             submitted=row.submitted,
             ended=row.ended or 0.0,
             error=shortened(row.error),
-            last_pid=summary.last_pid or (0 if task is None else task.pid),
+            last_pid=summary.last_pid or (0 if task is None else task.pid) or (0 if waits is None else waits.pid),
             arguments=summary.arguments,
             result=summary.result,
+            waits_for="" if waits is None else waits.detail,
         )
 
-    def _not_begun(self, number: int) -> str:
-        return "held back" if self.recovery.trials.holds(number) else "accepted"
+
+def _root_of(process: Process) -> int:
+    """The pid of the first process of the durable task to which `process` belongs; else its own pid."""
+    for one in (process, process.parent):
+        if one is not None and one.durable is not None:
+            root = history_of(one).task.root
+            return process.pid if root is None else root.pid
+    return process.pid
 
 
 def _announce(stream: Stream, state: State) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -21,6 +21,8 @@ from kernel.journal.records import AcceptedTask
 from kernel.journal.suspects import LONGEST, SHARED
 
 HEALTHY_AFTER = 600.0  # seconds of a run after which its crash does not count together with earlier ones
+
+HELD_BACK = "held back"  # the state of these tasks
 
 log = structlog.get_logger("kernel.tasks")
 
@@ -39,7 +41,7 @@ class Trials:
         self._crashes = 0
         self._seconds = 0.0
         self._groups: dict[int, list[AcceptedTask]] = {}
-        self._held: set[int] = set()
+        self._held: dict[int, AcceptedTask] = {}
         self._on_trial: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._alone_ends: asyncio.TimerHandle | None = None
@@ -62,7 +64,7 @@ class Trials:
         for accepted in portion:
             if accepted.group:
                 self._groups.setdefault(accepted.group, []).append(accepted)
-                self._held.add(accepted.id)
+                self._held[accepted.id] = accepted
             else:
                 at_once.append(accepted)
         if self._crashes >= SHARED:
@@ -97,6 +99,20 @@ class Trials:
         if not self._on_trial and self._timer is not None:
             self._set_timer(0.0)
 
+    def set_aside(self, task: int) -> None:
+        """Task `task` cannot restart yet, so it is not on trial."""
+        self.ended(task)
+
+    def discard(self, task: int) -> None:
+        """Task `task`, which may be held back, has been killed."""
+        if self._held.pop(task, None) is None:
+            return
+        for number, group in list(self._groups.items()):
+            self._groups[number] = [accepted for accepted in group if accepted.id != task]
+            if not self._groups[number]:
+                del self._groups[number]
+        self._notify()
+
     def stop(self) -> None:
         """Restart no more tasks: the daemon stops, and its next run restarts all of them."""
         for timer in (self._timer, self._alone_ends, self._healthy):
@@ -111,14 +127,25 @@ class Trials:
         """Whether `task` is held back."""
         return task in self._held
 
-    def state(self) -> State:
-        """The event for a client of a task that is held back."""
-        return State(0, "held back", f"the daemon died {self._crashes} times in a row, so suspects restart in groups")
+    @property
+    def held(self) -> Mapping[int, AcceptedTask]:
+        """The tasks that are held back, by number."""
+        return self._held
+
+    def state(self, task: int) -> State | None:
+        """The event for a client of `task`; None if it is not held back."""
+        accepted = self._held.get(task)
+        return None if accepted is None else State(accepted.pid, HELD_BACK, self.reason)
+
+    @property
+    def reason(self) -> str:
+        """Why tasks are held back."""
+        return f"the daemon died {self._crashes} times in a row, so suspects restart in groups"
 
     def state_of_new(self) -> State:
         """The event for a client of a new task that waits for `quiet`."""
         why = f"the daemon died {self._crashes} times in a row, so a suspect runs alone for up to {LONGEST:g} s"
-        return State(0, "held back", why)
+        return State(0, HELD_BACK, why)
 
     async def quiet(self) -> None:
         """Return when no task must run alone, or when the daemon stops."""
@@ -154,9 +181,10 @@ class Trials:
     def _begin(self, group: list[AcceptedTask], error: LlmosError | None) -> None:
         if error is not None:
             return  # the journal tries again
+        group = [accepted for accepted in group if accepted.id in self._held]  # without those that were killed
         for accepted in group:
             accepted.attempt += 1
-            self._held.discard(accepted.id)
+            del self._held[accepted.id]
         self._on_trial = {accepted.id for accepted in group}
         log.info("tasks that were held back restart", tasks=len(group), held_back=len(self._held))
         self._restart(group)

@@ -53,6 +53,7 @@ class Workers:
                 function()
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._free, inbox, done)
+                del job, function, done  # an idle thread holds no result
                 continue
             return
 

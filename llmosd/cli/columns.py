@@ -73,7 +73,7 @@ def of_part(columns: Columns, part: Callable[[Any], Any]) -> Columns:
 
 
 PROCESS: Columns = {
-    "PID": key(lambda row: row.pid),
+    "PID": key(lambda row: row.pid or row.task),
     "PARENT": whole(lambda row: row.parent or "", 1),
     "PROGRAM": path(lambda row: row.program, 50, 16),
     "OWNER": text(lambda row: row.owner, 2, 8),
@@ -219,7 +219,7 @@ TASK: Columns = {
     "TOOK": whole(lambda row: show.duration(row.ended - row.submitted) if row.ended else "", 4),
     "ERROR": text(lambda row: row.error, 8, 8),
     "ARGUMENTS": text(lambda row: row.arguments, 7, 12),
-    "RESULT": text(lambda row: row.result, 6, 10),
+    "RESULT": text(lambda row: row.result or row.waits_for, 6, 10),
 }
 LISTS: dict[type, Columns] = {
     ProcessInfo: PROCESS,

@@ -37,7 +37,8 @@ def task_line(row: TaskInfo, as_json: bool, wide: bool = False) -> None:
     took = f" in {show.duration(row.ended - row.submitted)}" if row.ended else ""
     parts = [clock(row.ended or row.submitted), row.id, f"{row.pid or row.last_pid or '':>6}", f"{row.state}{took}"]
     head = printable_line("  ".join(parts)) + "  "
-    program, outcome = printable_line(f"{row.program}({row.arguments})"), printable_line(row.error or row.result)
+    program = printable_line(f"{row.program}({row.arguments})")
+    outcome = printable_line(row.error or row.result or row.waits_for)
     if not wide and sys.stdout.isatty():
         ellipsis = "…" if encodable("…") else "..."
         room = max(screen_width() - cells(head), 0)

@@ -33,7 +33,8 @@ class CommonOptions:
 
     `daemon`: commands that contact a daemon. `listing`: those that can print JSON as well. `wide`: those that print a
     table. `table`: those that print a table or JSON. `process`: those about one process. `processes`: those about
-    several. `llmosd.cli.targets` replaces the names among them by numbers.
+    several. `process_or_task` and `processes_or_tasks` also take ids of tasks. `llmosd.cli.targets` replaces the names
+    among them by numbers.
     """
 
     def __init__(self) -> None:
@@ -53,4 +54,16 @@ class CommonOptions:
             metavar="PROCESS[:THREAD]",
             nargs="+",
             help="the numbers or registered names of processes, or their threads, as in `llmos threads`",
+        )
+        self.process_or_task = argparse.ArgumentParser(add_help=False, parents=[self.listing])
+        self.process_or_task.add_argument(
+            "pid", type=targets.process_or_task, metavar="PROCESS|TASK", help=f"{PROCESS}; or the id of a task"
+        )
+        self.processes_or_tasks = argparse.ArgumentParser(add_help=False, parents=[self.daemon])
+        self.processes_or_tasks.add_argument(
+            "target",
+            type=targets.target_or_task,
+            metavar="PROCESS[:THREAD]|TASK",
+            nargs="+",
+            help="processes, or their threads, as in `llmos threads`; or the ids of tasks, as in `llmos history`",
         )

@@ -1,8 +1,9 @@
 """Finds the processes that a command names: a process is given by its number or by its registered name.
 
-Used for every command about processes, before it runs, so that the commands see only numbers. A name stands for the
-process that has it when the command begins. `llmos send` and `llmos call` pass a name on to the daemon, which finds the
-recipient when it delivers the message. This module never makes a call that changes anything.
+`kill` and `why` also take the id of a task, which may have no process. Used for every command about processes, before
+it runs, so that the commands see only numbers. A name stands for the process that has it when the command begins.
+`llmos send` and `llmos call` pass a name on to the daemon, which finds the recipient when it delivers the message. This
+module never makes a call that changes anything.
 """
 
 from __future__ import annotations
@@ -11,12 +12,20 @@ import argparse
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from ipc.errors import UnknownName
 from ipc.syscalls import NameInfo, Names
 from llmosd.client.blocking import Client
 
 Target = tuple[int, str | None]  # a process, and the path of one of its threads
+TASK = re.compile(r"[0-9a-f]{15,16}")  # the id of a task; no pid is as long
+
+
+class TaskId(NamedTuple):
+    """A task, given by its id."""
+
+    id: str
 
 
 def process(text: str) -> int | str:
@@ -28,6 +37,16 @@ def target(text: str) -> Target | str:
     """Parse a process or one of its threads, such as 12 or 12:0-1; a text with a name is left as it is."""
     pid, colon, thread = text.partition(":")
     return (int(pid), thread if colon else None) if pid.isdecimal() else text
+
+
+def process_or_task(text: str) -> int | str | TaskId:
+    """Parse a process, or the id of a task."""
+    return TaskId(text) if TASK.fullmatch(text) else process(text)
+
+
+def target_or_task(text: str) -> Target | str | TaskId:
+    """Parse a process, one of its threads, or the id of a task."""
+    return TaskId(text) if TASK.fullmatch(text) else target(text)
 
 
 def resolve(client: Client, options: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ from ipc.syscalls import (
     GetStats,
     History,
     Kill,
+    KillTask,
     Limits,
     Logs,
     ModelInfo,
@@ -120,6 +121,14 @@ class ClientMethods:
         return Ask(Kill(pid), _nothing)
 
     @asks
+    def kill_task(self, task_id: str) -> Ask[str]:
+        """End task `task_id`, even if it has no process yet. Returns how it ended: "killed", or its earlier end.
+
+        Returns when the end is on disk. Raises `UnknownTask`.
+        """
+        return Ask(KillTask(task_id))
+
+    @asks
     def suspend(self, pid: int) -> Ask[None]:
         """Stop process `pid` at its next system call, and take its generations off their slots."""
         return Ask(Suspend(pid), _nothing)
@@ -159,9 +168,14 @@ class ClientMethods:
     # ---- listings
 
     @asks
-    def ps(self, *, clients: bool = False, start: int = 0, limit: int = 10_000) -> Ask[list[ProcessInfo]]:
-        """The first `limit` living processes from pid `start` on; with `clients`, also the connections of clients."""
-        return Ask(Ps(start, limit, clients))
+    def ps(
+        self, *, clients: bool = False, tasks: bool = False, start: int = 0, limit: int = 10_000
+    ) -> Ask[list[ProcessInfo]]:
+        """The first `limit` living processes from pid `start` on; with `clients`, also the connections of clients.
+
+        With `tasks`, tasks that have not restarted and have no process come first: see `ProcessInfo.task`.
+        """
+        return Ask(Ps(start, limit, clients, tasks))
 
     @asks
     def history(self, limit: int = 100, *, before: str | None = None) -> Ask[list[TaskInfo]]:

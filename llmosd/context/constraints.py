@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ipc.codec import UNDECODABLE
+from ipc.codec import UNDECODABLE, reason_of
 from ipc.errors import InvalidConstraint, InvalidReply
 from ipc.foreign import shown
 from ipc.syscalls import Constraint
@@ -34,9 +34,12 @@ def take_constraint(options: dict[str, Any]) -> tuple[Constraint | None, Decode]
     if kind == "schema":
         return _schema(value)
     if kind == "choices":
-        if isinstance(value, str) or not all(isinstance(choice, str) for choice in value):
-            raise InvalidConstraint(f"choices must be a list of texts, not {shown(value)}")
-        return Constraint("choices", msgspec.json.encode(list(value)).decode()), str
+        try:
+            choices = [*value] if not isinstance(value, str) else [None]
+            text = msgspec.json.encode(msgspec.convert(choices, list[str])).decode()
+        except (TypeError, ValueError):  # also of half a surrogate
+            raise InvalidConstraint(f"choices must be a list of texts, not {shown(value)}") from None
+        return Constraint("choices", text), str
     if not isinstance(value, str):
         raise InvalidConstraint(f"{kind} must be a text, not {shown(value)}")
     return Constraint("regex" if kind == "regex" else "grammar", value), str
@@ -46,9 +49,9 @@ def _schema(schema: Any) -> tuple[Constraint, Decode]:
     """The constraint and the decoder for a JSON schema (a dict or a text), or for a type that msgspec can describe."""
     if isinstance(schema, str):
         try:
-            schema = msgspec.json.decode(schema)
-        except UNDECODABLE as error:
-            raise InvalidConstraint(f"schema is not JSON: {error}") from None
+            schema = msgspec.json.decode(str.__str__(schema))  # of a subclass, too
+        except (*UNDECODABLE, UnicodeError) as error:
+            raise InvalidConstraint(f"schema is not JSON: {reason_of(error)}") from None
     if isinstance(schema, dict):
         kind: Any = Any
     else:
@@ -60,7 +63,7 @@ def _schema(schema: Any) -> tuple[Constraint, Decode]:
     try:
         text = msgspec.json.encode(schema).decode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidConstraint(f"schema is not JSON: {error}") from None
+        raise InvalidConstraint(f"schema is not JSON: {reason_of(error)}") from None
     decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind)
 
     def decode(text: str) -> Any:

@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from ipc.errors import InvalidCall
+from ipc.foreign import class_name, shown
 from ipc.messages import Message
 from ipc.syscalls import ANY_MESSAGE, Call, Publish, Receive, Register, Reply, Send, Subscribe, Unregister, Unsubscribe
 from llmosd.context.base import Caller
@@ -54,7 +56,7 @@ class MessageMethods(Caller):
         """
         if timeout is None and type is None and sender is None and correlation is None and where is None:
             return self._gate.call(self._process, ANY_MESSAGE)
-        kind = type if type is None or isinstance(type, str) else type.__name__
+        kind = type.__name__ if isinstance(type, builtins.type) else type
         return self._gate.call(self._process, Receive(timeout, kind, sender, correlation, where))
 
     def call(
@@ -74,8 +76,15 @@ class MessageMethods(Caller):
         return self._gate.call(self._process, Call(to, body, timeout, type, priority))
 
     def reply(self, message: Message, body: Any) -> Coroutine[Any, Any, None]:
-        """Reply to a message that was sent by `call`. Raises `NotACall` for other messages, and for a second reply."""
-        return self._gate.call(self._process, Reply(message.sender, message.id, body))
+        """Reply to a message that was sent by `call`. Raises `NotACall` for other messages, and for a second reply.
+
+        If the caller no longer waits, the reply becomes a dead letter, and nothing is raised.
+        """
+        try:
+            call = Reply(message.sender, message.id, body)
+        except AttributeError:
+            raise InvalidCall(f"reply takes a Message, not {shown(message)}, of type {class_name(message)}") from None
+        return self._gate.call(self._process, call)
 
     # ---- names and topics
 

@@ -7,9 +7,10 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 
 import msgspec
 
-from ipc.errors import InvalidCall, InvalidReply
+from ipc.codec import reason_of
+from ipc.errors import InvalidCall, InvalidReply, LlmosError
 from ipc.syscalls import ChatMessage, Completion, EmbedTexts, Generate, Sampling, ScoreText, WriteLog
-from llmosd.context.base import Caller
+from llmosd.context.base import Caller, list_of
 from llmosd.context.constraints import Decode, take_constraint
 
 Messages = Iterable[Mapping[str, str] | ChatMessage]
@@ -136,15 +137,16 @@ class ModelMethods(Caller):
         constraint, decode = take_constraint(given)
         shape = {name: given.pop(name) for name in ANSWER_OPTIONS & given.keys()}
         stop = given.pop("stop", None)
-        given |= {"constraint": constraint, "stop": (stop,) if isinstance(stop, str) else tuple(stop or ())}
+        stops = (stop,) if isinstance(stop, str) else () if stop is None else tuple(list_of(stop, "stop"))
+        given |= {"constraint": constraint, "stop": stops}
         unknown = given.keys() - set(Sampling.__struct_fields__)
         if unknown:
             raise TypeError(f"unknown options: {', '.join(sorted(unknown))}")
         try:
             sampling = msgspec.convert(given, Sampling)
             answer = msgspec.convert({name: value for name, value in shape.items() if value is not None}, AnswerOptions)
-        except (msgspec.ValidationError, RecursionError) as error:
-            raise InvalidCall(f"generation options: {error}") from None
+        except (msgspec.ValidationError, UnicodeError, RecursionError) as error:
+            raise InvalidCall(f"generation options: {reason_of(error)}") from None
         call = Generate(prompt, answer.model, sampling, answer.emit, answer.samples, answer.full)
         if decode is str and not answer.full:
             return self._gate.call(self._process, call)
@@ -182,15 +184,17 @@ def _decode_all(replies: Sequence[Completion], decode: Decode) -> tuple[dict[int
 
 def _conversation(method: str, messages: Messages) -> list[ChatMessage]:
     try:
-        return msgspec.convert(list(messages), list[ChatMessage], from_attributes=True)
-    except (msgspec.ValidationError, RecursionError) as error:
-        raise InvalidCall(f"{method} takes a list of {{role, content}} messages: {error}") from None
+        return msgspec.convert(list_of(messages, method), list[ChatMessage], from_attributes=True)
+    except LlmosError:
+        raise
+    except Exception as error:  # the conversion reads attributes and items, which may raise anything
+        raise InvalidCall(f"{method} takes a list of {{role, content}} messages: {reason_of(error)}") from None
 
 
 def _texts(name: str, texts: Iterable[str]) -> list[str]:
     if isinstance(texts, str):
         raise InvalidCall(f"{name} must be a list of texts, not a single text")
     try:
-        return msgspec.convert(list(texts), list[str])
+        return msgspec.convert(list_of(texts, name), list[str])
     except (msgspec.ValidationError, RecursionError) as error:
-        raise InvalidCall(f"{name} must be a list of texts: {error}") from None
+        raise InvalidCall(f"{name} must be a list of texts: {reason_of(error)}") from None

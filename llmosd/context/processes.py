@@ -22,7 +22,7 @@ from ipc.syscalls import (
     Wait,
     WriteLog,
 )
-from llmosd.context.base import AgentFunction, Caller
+from llmosd.context.base import AgentFunction, Caller, dict_of
 
 if TYPE_CHECKING:  # a program that only uses a client or marks agents should not pay for the import of asyncio
     import asyncio
@@ -59,7 +59,7 @@ class ProcessMethods(Caller):
         """
         call = Spawn(
             self._program_name(program),
-            dict(args or {}),
+            dict_of(args, "args of spawn"),
             priority=priority,
             deadline=deadline,
             owner=owner,
@@ -74,7 +74,8 @@ class ProcessMethods(Caller):
         """Wait until process `pid` has ended, and return its result. Raises its error if it did not end well.
 
         Also raises `TimedOut` after `timeout` seconds, and `UnknownProcess` for a process that the daemon does not
-        remember.
+        remember: `OutcomeForgotten` if it has ended. The daemon remembers your children until you have waited for them,
+        and other processes for a while. Spawn those for which you never wait with `detach=True`.
         """
         status: ExitStatus = await self._gate.call(self._process, Wait(pid, timeout))
         if status.error is not None:
@@ -113,7 +114,7 @@ class ProcessMethods(Caller):
         try:
             thread: asyncio.Future[Any] = self._gate.call_now(self._process, StartThread(coro, name))
         except LlmosError:
-            if isinstance(coro, Coroutine):
+            if issubclass(type(coro), Coroutine):
                 coro.close()
             raise
         return thread

@@ -10,7 +10,7 @@ import msgspec
 from ipc.codec import reveal
 from ipc.syscalls import Child, Demonitor, ExitStatus, Link, Monitor, Supervise, Unlink
 from ipc.syscalls.supervision import Strategy
-from llmosd.context.base import AgentFunction, Caller
+from llmosd.context.base import AgentFunction, Caller, list_of
 
 
 class SupervisionMethods(Caller):
@@ -57,7 +57,7 @@ class SupervisionMethods(Caller):
         would be needed within `within` seconds; all children have ended before. If the call is cancelled, it begins to
         end them and does not wait. `ipc.syscalls.Supervise` explains `strategy` and the pauses.
         """
-        specs = [self._child(child) for child in children]
+        specs = [self._child(child) for child in list_of(children, "children of supervise")]
         call = Supervise(specs, strategy, max_restarts, within, backoff, max_backoff)
         ends: list[ExitStatus] = await self._gate.call(self._process, call)
         return [msgspec.structs.replace(end, value=reveal(end.value)) for end in ends]

@@ -7,7 +7,7 @@ from typing import Any
 
 from ipc.codec import reveal
 from ipc.syscalls import UseTool
-from llmosd.context.base import Caller
+from llmosd.context.base import Caller, dict_of
 
 
 class ToolMethods(Caller):
@@ -33,5 +33,5 @@ class ToolMethods(Caller):
         raises. If no place of the tool is free, the call waits in line, or raises `Busy` if `wait` is false. An
         argument of the tool that is named `timeout` or `wait` must be passed in `args`.
         """
-        call = UseTool(name, {**(args or {}), **more}, timeout, wait)
+        call = UseTool(name, dict_of(args, "args of tool") | more, timeout, wait)
         return reveal(await self._gate.call(self._process, call))

@@ -20,10 +20,10 @@ import structlog
 import kernel.kernel as microkernel
 import llmosd
 from ipc.errors import ConfigError, LlmosError
+from kernel.event_loop.agent_threads import AgentThreads
 from kernel.event_loop.guarded import GuardedLoop
 from kernel.lib import descriptors, failpoints
 from kernel.lib.private_files import make_private, open_private
-from kernel.lib.worker_threads import DaemonThreads
 from llmosd import standard_streams
 from llmosd.daemon import forked_child, ownership, settings, signals, systemd
 from llmosd.daemon.last_resort import LastResort
@@ -33,7 +33,6 @@ from llmosd.daemon.run import Daemon, Parts
 from llmosd.daemon.streams import Streams
 from llmosd.printable import printable
 
-AGENT_THREADS = 256  # that run functions of agents, by `asyncio.to_thread`, at the same time
 DONE, FAILED, WRONG_SETTINGS, INTERRUPTED = 0, 1, 2, 130
 
 log = structlog.get_logger("llmosd")
@@ -135,7 +134,7 @@ def _run(config: settings.Settings, parts: Parts) -> None:
     async def begin() -> None:
         nonlocal daemon, run
         # For `asyncio.to_thread` in agents: Python would make 6 threads on 2 processors, and wait for them at the end.
-        asyncio.get_running_loop().set_default_executor(DaemonThreads("llmosd agents", AGENT_THREADS))
+        asyncio.get_running_loop().set_default_executor(AgentThreads())
         daemon = Daemon(config, parts)
         run = asyncio.create_task(daemon.run())
         await run

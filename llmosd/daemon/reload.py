@@ -36,6 +36,7 @@ def apply_settings(running: Settings, wanted: Settings, kernel: Kernel, log: Dae
     models = running.models
     if changed & {"model", "models", "scheduling", "resources"}:
         models = kernel.resources.set_models(wanted.models, wanted.model, wanted.scheduling, wanted.resources)
+    kernel.program_watch.retry_now()  # a user who has corrected a program asks for it
     now = msgspec.structs.replace(running, **taken, models=models)
     return now, differences(running, now)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import time
@@ -39,9 +38,8 @@ from llmosd.daemon.signals import STOPPING, Signals
 CHECK_SECONDS = 2.0  # between two checks of the socket file and of the signals
 WRITE_SECONDS = 20.0  # after `drain_seconds`, for agents to end and for results and generations to reach the disk
 CLOSE_SECONDS = 5.0  # for connections and drivers to end after the drain
+JOURNAL_SECONDS = 3.0  # more, for a journal that is still open
 SLACK_SECONDS = 5.0  # in which a loop that works has ended for certain
-
-GC_THRESHOLD = (10_000, 500, 100)  # see `gc.set_threshold`; collections of old objects become very rare
 
 log = structlog.get_logger("llmosd")
 
@@ -66,12 +64,18 @@ class Parts:
         self.log = log
         self.writer = writer
         self.notifier = systemd.Notifier()
+        self.journal: Journal | None = None  # of the run, which sets it
         self.drain_seconds = 0.0  # as the settings say now
 
     def stop_begins(self, *, now: bool) -> None:
-        """End the process if the stop takes longer than its steps may. Called on the loop and on the signal thread."""
+        """End the process if the stop takes longer than its steps may. Called on the loop and on the signal thread.
+
+        The journal records the stop now: whatever hangs later, it is no crash.
+        """
+        if self.journal is not None:
+            self.journal.stop_began()
         drain = 0.0 if now else self.drain_seconds + WRITE_SECONDS
-        self.last_resort.arm(drain + CLOSE_SECONDS + SLACK_SECONDS)
+        self.last_resort.arm(drain + CLOSE_SECONDS + JOURNAL_SECONDS + SLACK_SECONDS)
 
 
 class Daemon:
@@ -90,7 +94,7 @@ class Daemon:
         self._ready = False
         self._reload: asyncio.Task[None] | None = None
         self._reload_again = False
-        journal = self._journal = Journal(config.state_path, config.journal)
+        journal = self._journal = parts.journal = Journal(config.state_path, config.journal)
         journal.on_failure.append(self._journal_failed)
         self._kernel = microkernel.Kernel(
             config, Context, version=llmosd.__version__, journal=journal, on_shutdown=self._shutdown
@@ -104,6 +108,9 @@ class Daemon:
         try:
             await self._serve()
         finally:
+            with contextlib.suppress(TimeoutError):  # a start that failed, on a socket in use perhaps, is no crash
+                async with asyncio.timeout(JOURNAL_SECONDS):
+                    await self._journal.close()
             self._kernel.printing.close()  # the streams stay: threads of abandoned tools may print until the exit
 
     def attach_signals(self) -> None:
@@ -125,12 +132,7 @@ class Daemon:
         self._kernel.resources.start()
         if self._config.preload:
             self._kernel.resources.preload()
-        # Objects made at start live as long as the daemon, so the garbage collector need not visit them again.
-        gc.collect()
-        gc.freeze()
-        # A waiting agent consists of some 15 objects and no cycle. With the default thresholds, the collector would
-        # visit the objects of all agents every few dozen spawns.
-        gc.set_threshold(*GC_THRESHOLD)
+        self._kernel.garbage.start()
         tasks = [
             asyncio.create_task(self._notify_ready()),
             asyncio.create_task(self._keep_watchdog_alive()),
@@ -143,6 +145,7 @@ class Daemon:
         for task in tasks:
             task.cancel()
         self._kernel.watchdog.stop()
+        self._kernel.garbage.stop()
         if self._failure is not None:
             raise self._failure
         self._parts.log.flush()
@@ -251,7 +254,7 @@ class Daemon:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._kernel.close()
         except TimeoutError:
-            log.warning("drivers did not end in time; they end with the daemon")
+            log.warning("not all parts ended in time; they end with the daemon", journal_closed=self._journal.closed)
         except Exception:
             log.exception("the kernel could not be closed")
 

@@ -99,7 +99,8 @@ class Signals:
             for number in os.read(self._reading, 1024):
                 if number in STOPPING:
                     stops += 1
-                    self.on_stop(stops)
+                    with suppress(Exception):  # the system may have no thread left: the loop must learn of the signal
+                        self.on_stop(stops)
                 if number in HANDLED and self._attached is not None:
                     loop, callback = self._attached
                     with suppress(RuntimeError):  # the loop is closed

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ipc.syscalls import Kill, Ps, Spawn, Wait
-from llmosd.daemon.run import GC_THRESHOLD
+from kernel.processes.garbage import THRESHOLDS
 
 AGENTS = 100_000
 ROUNDS = 3
@@ -98,7 +98,7 @@ async def agents() -> dict[str, float]:
 
 
 async def measure() -> None:
-    gc.set_threshold(*GC_THRESHOLD)  # for both sides
+    gc.set_threshold(*THRESHOLDS)  # for both sides
     rounds = [(await bare(), await agents()) for _ in range(ROUNDS)]
     floor_size, floor_spawn = (
         statistics.median(values) for values in zip(*(floor for floor, _ in rounds), strict=True)

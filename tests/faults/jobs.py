@@ -12,13 +12,34 @@ from pathlib import Path
 from typing import Any
 
 from kernel.drivers.simulated.sequence import simulated_token
+from llmosd import AgentFailed, LlmosError
 
 PAYLOAD = 20_000  # characters, so that the journal moves its log to the main file now and then
 LONG = 120  # tokens, so that parked generations take the memory that others need
 MESSAGES = 20
 STEPS = 5  # of a durable agent
-KINDS = ["work", "long", "family", "broken", "order", "echo", "late", "killed", "steps", "durable_order"]
-SHARES = [30, 12, 8, 8, 8, 12, 4, 6, 10, 5]
+ASKED = 5  # calls in callbacks
+BLOCKED = 20  # functions that block a thread
+ODD_CALLS = 48  # of `odd_calls` in the programs
+LEFT_SECONDS = 3.0  # for which threads of an agent that has ended go on
+COUNTED = 40  # calls of an agent whose file is broken at some starts
+KINDS = {
+    "work": 30,
+    "long": 12,
+    "family": 8,
+    "broken": 8,
+    "order": 8,
+    "echo": 12,
+    "late": 4,
+    "killed": 6,
+    "steps": 10,
+    "durable_order": 5,
+    "callbacks": 6,
+    "threads": 3,
+    "odd": 4,
+    "durable_odd": 4,
+    "fragile": 8,
+}  # and how often each is drawn
 
 
 class Violation(Exception):
@@ -68,7 +89,7 @@ def make(number: int, chance: random.Random, file: Path, model: str) -> Job:
     work = {"number": number, "file": str(file), "tokens": 1 + chance.randrange(8)}
     if model != "simulated":
         return Job(number, "work", work, detach=detach)
-    kind = chance.choices(KINDS, SHARES)[0]
+    kind = chance.choices(list(KINDS), list(KINDS.values()))[0]
     match kind:
         case "long":
             # A more urgent job takes the memory of another, which is swapped out.
@@ -82,6 +103,14 @@ def make(number: int, chance: random.Random, file: Path, model: str) -> Job:
             return Job(number, kind, outside, detach=detach)
         case "echo":
             return Job(number, "echo", {"value": f"{number} " * (PAYLOAD // 6)}, detach=detach)
+        case "callbacks":
+            return Job(number, kind, {"number": number, "count": ASKED}, detach=detach)
+        case "threads":
+            return Job(number, kind, {"number": number, "count": BLOCKED, "left": LEFT_SECONDS}, detach=detach)
+        case "odd" | "durable_odd":
+            return Job(number, kind, {"number": number}, detach=detach)
+        case "fragile":
+            return Job(number, kind, {"number": number, "count": COUNTED}, detach=detach)
         case "late":
             return Job(number, "waiting", {"number": number}, detach=detach, deadline=0.05)
         case "killed":
@@ -109,6 +138,15 @@ def expected(job: Job, model: str) -> list[Any]:
             outcomes = [done([_text(job.number + step, 3) for step in range(STEPS)])]
         case "echo":
             outcomes = [done(job.arguments["value"])]
+        case "callbacks":
+            steps = range(ASKED)
+            outcomes = [done([[job.number - step for step in steps], [job.number + step for step in steps]])]
+        case "threads":
+            outcomes = [done([job.number, [job.number + step for step in range(BLOCKED)]])]
+        case "odd" | "durable_odd":
+            outcomes = [done([job.number, ODD_CALLS])]
+        case "fragile":
+            outcomes = [done([job.number + step for step in range(COUNTED)])]
         case "waiting" if "deadline" in job.options:
             outcomes = [("DeadlineExceeded",)]
         case "waiting":
@@ -116,6 +154,11 @@ def expected(job: Job, model: str) -> list[Any]:
     if job.left and not job.detach and outcomes:
         outcomes.append(("Killed",))
     return outcomes
+
+
+def may_be_repaired(job: Job, error: LlmosError) -> bool:
+    """Whether a submission was refused because the file of the program is broken at present."""
+    return job.program == "fragile" and isinstance(error, AgentFailed) and "cannot be loaded" in error.message
 
 
 def done(value: Any) -> tuple[str, Any]:

@@ -24,7 +24,7 @@ from llmosd import (
     NoDaemon,
     UnknownProcess,
 )
-from tests.faults.jobs import Job, Violation, done, make
+from tests.faults.jobs import Job, Violation, done, make, may_be_repaired
 
 CLIENTS = 6
 AT_ONCE = 4  # jobs of one client
@@ -108,6 +108,9 @@ class Load:
             await asyncio.sleep(PAUSE)
             return
         except (AgentFailed, Killed, DeadlineExceeded) as error:
+            if may_be_repaired(job, error):
+                await asyncio.sleep(PAUSE)
+                return
             job.ended(outcome_of(error))  # it ended as soon as it began
             return
         job.acknowledged(task.id)

@@ -5,6 +5,7 @@ Pure. Each death says which faults are armed when the daemon starts, which signa
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ FIRST = ("journal.open", "journal.migrate")  # on a folder without a journal
 AT_THE_STOP = ("journal.checkpoint", "journal.close")
 LATER = [name for name in POINTS if name != "journal.migrate"]  # a daemon reaches these on a folder in use, too
 PATIENCE = 60.0  # seconds in which a point has to be reached
+BROKEN = 0.3  # share of runs in which a file of agents is broken
 AT_THE_START = ("journal.open", "journal.recover", "journal.extend")
 ONCE = (*AT_THE_START, "journal.purge", "journal.vacuum", *AT_THE_STOP)  # in a run of the daemon
 
@@ -24,9 +26,10 @@ class Death:
     """One run of the daemon and its end.
 
     `faults` are armed at its start. `live`: seconds until it is killed, from its first answer, or from its start if it
-    is not `ready`. `stop`: it is asked to stop before, and has to die by itself. `file`: the file on which the faults
-    depend appears after half of `live`. `drivers`: how often its drivers are killed meanwhile. `may_fail`: it may
-    refuse to start.
+    is not `ready`. `stop`: it is asked to stop before, and has to die by itself. `orderly`: it is asked to stop after
+    `live`, and has to end in order. `file`: the file on which the faults depend appears after half of `live`.
+    `drivers`: how often its drivers are killed meanwhile. `may_fail`: it may refuse to start. `broken`: a file of
+    agents is broken from the start to the end.
     """
 
     kind: str
@@ -34,6 +37,8 @@ class Death:
     live: float = 0.0
     ready: bool = True
     stop: bool = False
+    orderly: bool = False
+    broken: bool = False
     drivers: int = 0
     file: bool = False
     may_fail: bool = False
@@ -55,8 +60,8 @@ def draw(seed: int, count: int, seconds: float, folder: Path) -> list[Death]:
     points: list[str] = []
     while len(deaths) < count:
         kind = chance.choices(
-            ["random", "startup", "point", "write", "full", "errors", "slow", "clock", "drivers"],
-            [35, 10, 27, 8, 6, 4, 3, 3, 4],
+            ["random", "startup", "point", "write", "full", "errors", "slow", "clock", "drivers", "orderly"],
+            [35, 10, 27, 8, 6, 4, 3, 3, 4, 4],
         )[0]
         live = chance.random() * seconds
         match kind:
@@ -81,9 +86,12 @@ def draw(seed: int, count: int, seconds: float, folder: Path) -> list[Death]:
             case "clock":
                 jump = chance.choice([-86_000, -3600, -5, 5, 3600])
                 death = Death(kind, f"clock=jump:{jump}@{1 + chance.randrange(200)}-", live)
+            case "orderly":
+                death = Death(kind, live=live, orderly=True)
             case _:
                 death = Death(kind, live=live, drivers=1 + chance.randrange(3))
-        deaths.append(death)
+        broken = chance.random() < BROKEN
+        deaths.append(dataclasses.replace(death, broken=broken))
     return deaths[:count]
 
 

@@ -16,11 +16,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import apsw
 import psutil
 
+from kernel.journal.settings import FILE
 from kernel.lib.failpoints import VARIABLE
 from llmosd import AsyncClient, LlmosError
 from tests.faults import checks
+from tests.faults.fragile import FragileFile
 from tests.faults.jobs import Violation
 from tests.faults.load import Load
 from tests.faults.plan import Death
@@ -54,6 +57,7 @@ class Trial:
         self._socket = folder / "llmosd.sock"
         self._log = folder / "daemon.log"
         self._settings = folder / "llmosd.toml"
+        self._fragile = FragileFile(folder / "agents")
         self._settings.write_text(SETTINGS.format(options=TIGHT))
         self.load = Load(self._socket, self.lines, model, seed, most)
 
@@ -65,7 +69,7 @@ class Trial:
                 await self._run_and_die(death)
                 if load.done():
                     await load
-            process = await self._start("")
+            process = await self._start("", broken=False)
             await self._ready(process)
             self.load.over = True
             await self._finished(load)
@@ -104,7 +108,7 @@ class Trial:
         full = self.folder / "full"
         full.unlink(missing_ok=True)
         began = time.monotonic()
-        process = await self._start(death.faults)
+        process = await self._start(death.faults, broken=death.broken)
         if death.ready:
             await self._ready(process)
         if death.file:
@@ -124,13 +128,28 @@ class Trial:
         else:
             await self._sleep(process, death.live)
         by_itself = process.returncode is not None
-        if not by_itself:
+        if death.orderly and not by_itself:
+            self.load.set_stopping(True)
+            process.send_signal(signal.SIGTERM)
+        elif not by_itself:
             process.kill()
         code = await self._ended(process)
         self.times.append((str(death), time.monotonic() - began))
-        if death.stop:
+        if death.stop or death.orderly:
             self.load.set_stopping(False)
+        if death.orderly and not by_itself:
+            self._check_order(code)
+            return
         self._note(death, by_itself, driver_died, code)
+
+    def _check_order(self, code: int) -> None:
+        """Check the end of a daemon that was asked to stop: its next run must not look for culprits of a crash."""
+        db = apsw.Connection(str(self.state / FILE), flags=apsw.SQLITE_OPEN_READONLY)
+        clean = next(iter(db.execute("SELECT clean FROM stops")))[0]
+        db.close()
+        if code or not clean:
+            raise Violation(f"an orderly stop ended with {code} and counts as {'a stop' if clean else 'a crash'}")
+        self.reached["orderly"] += 1
 
     def _note(self, death: Death, by_itself: bool, driver_died: bool, code: int) -> None:
         name = death.faults.partition("=")[0] if death.kind in ("point", "write") else death.kind
@@ -161,11 +180,13 @@ class Trial:
             async with asyncio.timeout(seconds):
                 await process.wait()
 
-    async def _start(self, faults: str) -> asyncio.subprocess.Process:
+    async def _start(self, faults: str, *, broken: bool) -> asyncio.subprocess.Process:
+        self._fragile.write(broken=broken)
         with self._log.open("ab") as log:
             log.write(f"\n---- a start with {VARIABLE}={faults!r}\n".encode())
             log.flush()
             flags = ["--socket", self._socket, "--state", self.state, "--config", self._settings]
+            flags += ["--agents", self._fragile.folder]
             self._process = await asyncio.create_subprocess_exec(
                 *(LLMOSD, *flags, "--agents", PROGRAMS, "--model", self._model),
                 stdin=asyncio.subprocess.DEVNULL,

@@ -77,6 +77,7 @@ class World:
         self.folder = folder
         self.programs: list[Program] = []
         self.tools: list[Tool] = []
+        self.agents: list[Path] = []  # folders with files of agents
         self.copies: list[Path] = []
         self.kept: list[int] = []  # calls in each copy
         self.lines: dict[str, str] = {}  # by call id: the line that a tool wrote outside the daemon
@@ -116,7 +117,7 @@ class World:
         folder = folder or self.folder / f"life-{next(self._lives)}"
         folder.mkdir(exist_ok=True)
         journal = Journal(folder, JournalSettings(sync="normal", attempts=self.attempts))
-        system = boot(folder, models=self.models, journal=journal)
+        system = boot(folder, models=self.models, journal=journal, agents=self.agents)
         for program in self.programs:
             system.install(program)
         for tool in self.tools:

@@ -113,7 +113,8 @@ class RandomCalls:
         if isinstance(node, inspect.BoolType):
             return lambda: chance.random() < 0.5
         if isinstance(node, inspect.IntType):
-            least, most = node.ge or 0, 20 if node.le is None else node.le
+            least = node.ge if node.ge is not None and node.ge > -(2**63) else 0
+            most = node.le if node.le is not None and node.le < 2**63 - 1 else 20
             return lambda: chance.choice((least, most, chance.randint(least, most)))
         if isinstance(node, inspect.FloatType):
             return lambda: chance.choice((0.0, 0.001, 0.01))

@@ -1,4 +1,4 @@
-"""Very many short tasks: the daemon's memory stays flat, and its journal only as large as retention requires."""
+"""Very many tasks: the daemon's memory stays flat, whatever they leave, and its journal is bounded by retention."""
 
 from __future__ import annotations
 
@@ -13,6 +13,22 @@ CLIENTS, AT_ONCE = 8, 16
 ROUNDS = 10  # memory and journal are measured after each
 FLAT = 24 * 1024 * 1024  # bytes by which memory may differ between the first round and the last
 KEEP = 1.0  # seconds for which results are retained
+CYCLES = 60  # tasks that each leave a cycle of objects
+LEFT = 5_000_000  # bytes that each of them leaves
+AGENTS = """
+from llmosd import agent
+
+class Node:
+    def __init__(self, size):
+        self.me = self
+        self.data = b"x" * size
+
+@agent
+async def cycle(ctx, size: int):
+    node = Node(size)
+    await ctx.sleep(0.01)
+    return len(node.data)
+"""
 
 
 async def tasks(socket, count):
@@ -63,3 +79,17 @@ def test_memory_is_flat_and_the_journal_bounded_by_retention(start, folder, tria
         eventually(lambda: not client.history(), "no result is retained for longer than it has to be", 60)
         eventually(lambda: (state / "journal.sqlite").stat().st_size < 1024 * 1024, "its space is given back", 60)
         assert [row.program for row in client.ps()] == []
+
+
+def test_few_objects_in_cycles_do_not_fill_the_memory(launch, eventually):
+    daemon = launch()
+
+    async def leave_cycles():
+        async with AsyncClient(daemon.socket) as llmos:
+            for _ in range(CYCLES // 10):
+                await asyncio.gather(*(llmos.run("cycle", {"size": LEFT}) for _ in range(10)))
+
+    asyncio.run(leave_cycles())
+    before = daemon.memory()
+    asyncio.run(leave_cycles())
+    eventually(lambda: daemon.memory() < before + CYCLES * LEFT // 3, "their memory is free", 60)

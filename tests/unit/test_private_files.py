@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,24 @@ def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
         make_private(tmp_path / "file")
     with pytest.raises(NotADirectoryError):
         make_private(tmp_path / "file" / "below")
+
+
+def test_a_new_folder_and_its_new_parents_are_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")))
+    make_private(tmp_path / "one" / "two")
+    assert synced == [str(tmp_path), str(tmp_path / "one")]
+    make_private(tmp_path / "one" / "two")
+    assert len(synced) == 2
+
+
+@pytest.mark.parametrize(("number", "raises"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_folder_that_cannot_be_synced_is_an_error_only_if_the_disk_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, raises: bool
+) -> None:
+    def fail(file: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output") if raises else nullcontext():
+        make_private(tmp_path / "one")

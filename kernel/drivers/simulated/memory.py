@@ -6,6 +6,7 @@ bytes of KV and never stores any.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from itertools import takewhile
 from math import inf
 
@@ -21,7 +22,8 @@ class SimulatedMemory:
         self.budget = budget
         self.used = 0
         self._token_bytes = token_bytes
-        self._cached: dict[int, list[int]] = {}  # the last prompt of each process
+        self._cached: OrderedDict[int, list[int]] = OrderedDict()  # the last prompt of each process
+        self._cached_tokens = 0  # of all these prompts together
         self._asked = self._hit = self._evicted = 0
 
     def bytes_for(self, tokens: int) -> int:
@@ -45,7 +47,7 @@ class SimulatedMemory:
         """Reserve all memory that `sequence` may need; evict cached prompts if necessary. False if memory is short."""
         needed = self._bytes_needed(sequence)
         while self._cached and self.used + self._cached_bytes() + needed > self.budget:
-            self._evicted += len(self._cached.pop(next(iter(self._cached))))
+            self._evicted += self._drop(next(iter(self._cached)))
         if self.used + needed > self.budget:
             return False
         sequence.reserved = needed
@@ -62,18 +64,26 @@ class SimulatedMemory:
         self.used -= sequence.reserved or 0
         sequence.reserved = None
         if keep and self.used + self._cached_bytes() + self.bytes_for(len(sequence.prompt_ids)) <= self.budget:
+            before = self._cached.get(sequence.process, ())
             self._cached[sequence.process] = sequence.prompt_ids
+            self._cached_tokens += len(sequence.prompt_ids) - len(before)
 
     def forget(self, processes: list[int]) -> None:
         """Drop the cached prompts of `processes`."""
         for process in processes:
-            self._cached.pop(process, None)
+            self._drop(process)
 
     def usage(self, waiting: int) -> KVUsage:
         return KVUsage(self.used, self._cached_bytes(), self._asked, self._hit, self._evicted, waiting)
 
     def _cached_bytes(self) -> int:
-        return self.bytes_for(sum(map(len, self._cached.values())))
+        return self.bytes_for(self._cached_tokens)
+
+    def _drop(self, process: int) -> int:
+        """Drop the cached prompt of `process`, if any. Returns its length."""
+        dropped = len(self._cached.pop(process, ()))
+        self._cached_tokens -= dropped
+        return dropped
 
     def _bytes_needed(self, sequence: SimulatedSequence) -> int:
         return self.bytes_for(len(sequence.prompt_ids) + sequence.max_tokens)

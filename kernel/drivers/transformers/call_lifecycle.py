@@ -7,13 +7,14 @@ never decides policy: leases come from the kernel, memory from `kv_allocator`.
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, cast
 
-from ipc.errors import InvalidConstraint
+from ipc.errors import InvalidConstraint, brief
 from kernel.drivers.protocol import (
     Admit,
     Admitted,
@@ -74,6 +75,10 @@ class CallLifecycle:
                 raise message.error
             self._handlers[type(original)](self, message)
         except Exception as error:
+            if not hasattr(original, "sequence"):  # `Ended`, `Resize`: they concern the caches only
+                kind = type(original).__name__
+                print(f"the driver could not act on {kind}, and goes on: {brief(error)}", file=sys.stderr, flush=True)
+                return
             self._drop(original.sequence)
             self.report.event(SequenceFailed(original.sequence, wire_error(error)))
 

@@ -62,12 +62,11 @@ class ExpectedReturns:
         think_time = self._of.get(process)
         return 0 if think_time is None else think_time.calls
 
-    def remaining(self, calls: Mapping[int, int]) -> Iterator[float]:
-        """Seconds until the next call of each process whose last call has the number that `calls` gives for it.
+    def remaining(self, calls: Mapping[int, int], now: float) -> Iterator[float]:
+        """Seconds from `now` until the next call of each process whose last call has the number given in `calls`.
 
         A process is likely to use again the prefix of its last call, but not those that only earlier calls used.
         """
-        now = self._now()
         for process, call in calls.items():
             think_time = self._of.get(process)
             if think_time is not None and think_time.calls == call:

@@ -8,14 +8,14 @@ wait for ever.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 
 from kernel.drivers.transformers.eviction import Rates, seconds_until_use
+from kernel.drivers.transformers.eviction_queue import EvictionQueue
 from kernel.drivers.transformers.expected_returns import ExpectedReturns
 from kernel.drivers.transformers.kv import KVMemory, Prefix, Slab
 from kernel.drivers.transformers.prefix_disk_cache import Data, DiskRead, PrefixDiskCache
@@ -43,6 +43,8 @@ class PrefixCache:
         self._nodes_in_memory: Counter[Prefix] = Counter()  # how many of these nodes need it in memory
         self._pins: Counter[Prefix] = Counter()  # how many slabs begin with each prefix, and how many reads continue it
         self._pinned: dict[Slab, list[Prefix]] = {}
+        self._leaves = EvictionQueue(self._value, _is_unshared_leaf, clock)
+        self._leaves_on_disk = EvictionQueue(self._value, _removable, clock)
 
     # ---- for the allocator
 
@@ -143,19 +145,33 @@ class PrefixCache:
 
         Prefixes that several living processes share are evicted only if `shared` is set.
         """
-        max_users = sys.maxsize if shared else 1
-        while self._memory.free_bytes < size:
-            leaves = [leaf for leaf in self._leaves() if len(leaf.users) <= max_users and not self._pins[leaf.prefix]]
-            if not leaves:
-                return False
-            self._evict(self._least_valuable(leaves))
-        return True
+        leaves = self._leaves
+        if shared:
+            leaves = EvictionQueue(self._value, _is_leaf, self._now)
+            for node in self._root.below():
+                leaves.update(node)
+        pinned: list[RadixNode] = []
+        while self._memory.free_bytes < size and (least := leaves.least()) is not None:
+            leaf, value = least
+            above = leaf.parent
+            assert above is not None
+            if self._pins[leaf.prefix]:
+                leaves.discard(leaf)
+                pinned.append(leaf)
+                continue
+            self._evict(leaf, value)
+            if shared:
+                leaves.update(above)
+        for leaf in pinned:
+            self._update(leaf)
+        return self._memory.free_bytes >= size
 
     def process_ended(self, process: int) -> None:
         """`process` has ended: do not count it among the users of prefixes any longer."""
         self.expected_returns.process_ended(process)
         for node in self._of_process.pop(process, ()):
             node.users.pop(process, None)
+            self._update(node)
 
     # ---- inside
 
@@ -170,6 +186,7 @@ class PrefixCache:
         if process:
             node.users[process] = self.expected_returns.last_call(process)
             self._of_process.setdefault(process, set()).add(node)
+        self._update(node)
 
     def _split(self, node: RadixNode, count: int) -> RadixNode:
         upper = node.split(count)
@@ -178,12 +195,17 @@ class PrefixCache:
             self._of_process[process].add(upper)
         if node.in_memory:
             self._nodes_in_memory[node.prefix] += 1
+        self._update(node)  # it has become shorter
         return upper
 
     def _set_in_memory(self, node: RadixNode) -> None:
         """Count `node` among the nodes that need their prefix in memory. The data is there already."""
         node.in_memory = True
         self._nodes_in_memory[node.prefix] += 1
+        if node.parent is not None:
+            node.parent.children_in_memory += 1
+            self._update(node.parent)
+        self._update(node)
 
     def _leave_memory(self, node: RadixNode) -> None:
         """Free the memory of the prefix of `node`, unless other nodes still need that prefix in memory."""
@@ -194,6 +216,10 @@ class PrefixCache:
                 del self._nodes_in_memory[node.prefix], self._pins[node.prefix]
                 self._memory.cached -= self._bytes(node.prefix)
                 node.prefix.data = None
+            if node.parent is not None:
+                node.parent.children_in_memory -= 1
+                self._update(node.parent)
+            self._update(node)
 
     def _drop_prefix(self, prefix: Prefix) -> None:
         """One node fewer has `prefix`. When no node has it any more, free its copy on disk."""
@@ -204,12 +230,14 @@ class PrefixCache:
 
     def _room_for(self, node: RadixNode, size: int) -> bool:
         """Like `make_room`, for the data of `node`: evict neither `node` nor its parent."""
-        assert node.parent is not None
-        self._pins[node.parent.prefix] += 1
+        above = node.parent
+        assert above is not None
+        self._pins[above.prefix] += 1
         node.prefix.filling = True
         fits = self.make_room(size)
         node.prefix.filling = False
-        self._pins[node.parent.prefix] -= 1
+        self._pins[above.prefix] -= 1
+        self._update(node)
         return fits
 
     def _copy_in(self, node: RadixNode, slab: Slab) -> bool:
@@ -233,20 +261,19 @@ class PrefixCache:
 
     # ---- eviction
 
-    def _leaves(self) -> Iterable[RadixNode]:
-        """The nodes in memory below which no node is in memory or being read."""
-        for node in self._root.below():
-            if node.in_memory and not any(child.in_memory or child.prefix.filling for child in node.children.values()):
-                yield node
+    def _update(self, node: RadixNode) -> None:
+        """The place of `node` among the evictable nodes may have changed."""
+        self._leaves.update(node)
+        self._leaves_on_disk.update(node)
 
-    def _evict(self, leaf: RadixNode) -> None:
+    def _evict(self, leaf: RadixNode, value: float) -> None:
         """Free the memory of `leaf`: swap its KV to disk if that is worth the time, else discard it."""
-        if leaf.prefix.disk_copy is not None or self._write_to_disk(leaf):
+        if leaf.prefix.disk_copy is not None or self._write_to_disk(leaf, value):
             self._leave_memory(leaf)
         else:
             self._remove(leaf)
 
-    def _write_to_disk(self, leaf: RadixNode) -> bool:
+    def _write_to_disk(self, leaf: RadixNode, value: float) -> bool:
         """Write the prefix of `leaf` to disk. Returns False if it is not worth its place there, or a write fails."""
         prefix = leaf.prefix
         size = self._bytes(prefix)
@@ -254,35 +281,50 @@ class PrefixCache:
             return False
         if self.rates.writing(size) + self.rates.reading(size) > self.rates.computing(prefix.start, prefix.end):
             return False
-        value = self._value(leaf)
         while self.disk_cache.used + size > self.disk_cache.limit:
-            on_disk = [
-                node for node in self._root.below() if not (node.in_memory or node.children or node.prefix.filling)
-            ]
-            if not on_disk or self._value(least := self._least_valuable(on_disk)) >= value:
+            least = self._leaves_on_disk.least()
+            if least is None or least[1] >= value:
                 return False
-            self._remove(least)
+            self._remove(least[0])
         return self.disk_cache.write(prefix)
 
     def _remove(self, node: RadixNode) -> None:
         """Discard `node` and all nodes below it."""
-        for each in (node, *node.below()):
+        removed = [node, *node.below()]
+        for each in removed:
             self.evicted += len(each.tokens)
             self._leave_memory(each)
             self._drop_prefix(each.prefix)
             for process in each.users:
                 self._of_process[process].discard(each)
+        above = node.parent
         node.cut()
+        for each in removed:
+            each.parent = None
+            self._update(each)
+        if above is not None:
+            self._update(above)
 
-    def _least_valuable(self, nodes: Iterable[RadixNode]) -> RadixNode:
-        """The node of the least value; of several with that value, the least recently used."""
-        return min(nodes, key=lambda node: (self._value(node), node.last))
-
-    def _value(self, node: RadixNode) -> float:
+    def _value(self, node: RadixNode, now: float) -> float:
         """Seconds to get the KV of `node` again, divided by its bytes and by the seconds until its likely next use."""
-        now, size = self._now(), self._memory.prefix_bytes(node.start, node.end)
+        size = self._memory.prefix_bytes(node.start, node.end)
         cost = self.rates.computing(node.start, node.end)
         if node.prefix.disk_copy is not None:
             cost = min(cost, self.rates.reading(size))
-        away = self.expected_returns.remaining(node.users)
+        away = self.expected_returns.remaining(node.users, now)
         return cost / (size * seconds_until_use(now, node.first, node.last, node.uses, away))
+
+
+def _is_leaf(node: RadixNode) -> bool:
+    """Whether `node` is in memory and no node below it is. A read pins the node above the one that it fills."""
+    return node.in_memory and not node.children_in_memory and node.parent is not None
+
+
+def _is_unshared_leaf(node: RadixNode) -> bool:
+    return len(node.users) <= 1 and _is_leaf(node)
+
+
+def _removable(node: RadixNode) -> bool:
+    """Whether `node` is only on disk, and nothing continues or reads it."""
+    on_disk = not node.in_memory and node.prefix.disk_copy is not None
+    return on_disk and not (node.children or node.prefix.filling) and node.parent is not None

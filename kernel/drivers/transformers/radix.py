@@ -17,10 +17,22 @@ class RadixNode:
     The root has no parent and no tokens. `prefix` has the KV, which the halves of a split node share. `in_memory`:
     whether the KV is in memory; else it is only on disk. `users`: the living processes that used the node, each with
     the number of its last call that did. The node was used `uses` times; `first` and `last` are the times of the first
-    and the last use, in seconds.
+    and the last use, in seconds. `children_in_memory` counts them.
     """
 
-    __slots__ = ("children", "first", "in_memory", "last", "parent", "prefix", "start", "tokens", "users", "uses")
+    __slots__ = (
+        "children",
+        "children_in_memory",
+        "first",
+        "in_memory",
+        "last",
+        "parent",
+        "prefix",
+        "start",
+        "tokens",
+        "users",
+        "uses",
+    )
 
     def __init__(self, parent: RadixNode | None, start: int, tokens: list[int], prefix: Prefix) -> None:
         self.parent = parent
@@ -29,6 +41,7 @@ class RadixNode:
         self.prefix = prefix
         self.children: dict[int, RadixNode] = {}
         self.in_memory = False
+        self.children_in_memory = 0
         self.users: dict[int, int] = {}
         self.uses = 0
         self.first = self.last = 0.0
@@ -63,6 +76,7 @@ class RadixNode:
         self.parent.children[self.tokens[0]] = upper
         upper.children[self.tokens[count]] = self
         upper.in_memory, upper.users, upper.uses = self.in_memory, dict(self.users), self.uses
+        upper.children_in_memory = int(self.in_memory)
         upper.first, upper.last = self.first, self.last
         self.parent, self.start, self.tokens = upper, self.start + count, self.tokens[count:]
         return upper

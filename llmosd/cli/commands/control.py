@@ -6,6 +6,7 @@ Called by the command line. A command that names several processes stops at the 
 from __future__ import annotations
 
 import argparse
+import sys
 
 from ipc.syscalls import Kill, Nice, Resume, Suspend
 from llmosd.cli import show, targets, values
@@ -19,8 +20,10 @@ def add_commands(add: Add, common: CommonOptions) -> None:
     add_timeout(command, "wait at most S seconds", "the process did not end within {} s; it continues")
     command.set_defaults(command=wait)
 
+    command = add("kill", parents=[common.processes_or_tasks], help="end processes and their children, or tasks")
+    command.set_defaults(command=kill)
+
     for name, text, function in (
-        ("kill", "end processes and their children", kill),
         ("suspend", "stop processes and take their generations off their slots", suspend),
         ("resume", "let suspended processes continue", resume),
     ):
@@ -45,8 +48,11 @@ def wait(client: Client, options: argparse.Namespace) -> int:
 
 
 def kill(client: Client, options: argparse.Namespace) -> int:
-    for pid, thread in options.target:
-        client.request(Kill(pid, thread))
+    for one in options.target:
+        if not isinstance(one, targets.TaskId):
+            client.request(Kill(*one))
+        elif (ended := client.kill_task(one.id)) != "killed":
+            print(f"llmos: task {one.id} has ended before ({ended})", file=sys.stderr)
     return 0
 
 

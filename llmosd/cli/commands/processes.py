@@ -52,7 +52,7 @@ def add_commands(add: Add, common: CommonOptions) -> None:
 def ps(client: Client, options: argparse.Namespace) -> int:
     if options.tree:
         return tree(client, options)
-    rows = client.ps(clients=options.all, start=options.start, limit=options.limit)
+    rows = client.ps(clients=options.all, tasks=True, start=options.start, limit=options.limit)
     listings.rows(ProcessInfo, rows, options.json, options.wide)
     if len(rows) == options.limit:
         print(f"llmos: there may be more: --start {rows[-1].pid + 1}", file=sys.stderr)

@@ -22,6 +22,7 @@ from kernel.sync.lock import Lock
 from kernel.sync.semaphore import Semaphore
 from tests.support.exploration import inside, waits
 from tests.support.exploration.ledger import Ledger
+from tests.support.exploration.priorities import wrong_priorities
 from tests.support.exploration.visitors import Visitor
 
 
@@ -39,6 +40,7 @@ def at_a_quiet_moment(kernel: Kernel) -> Iterator[str]:
     yield from waits.knots(kernel)
     yield from _held(kernel)
     yield from _slots(kernel)
+    yield from wrong_priorities(kernel.table.alive.values())
 
 
 def at_rest(kernel: Kernel, ledger: Ledger, visitors: list[Visitor]) -> Iterator[str]:
@@ -69,6 +71,8 @@ def when_all_is_over(kernel: Kernel, ledger: Ledger, visitors: list[Visitor]) ->
         "topics": kernel.publication._topics._root.next,
         "subscribers": kernel.publication._topics._patterns,
         "bytes in mailboxes": range(kernel.messaging.memory.used),
+        "timers of full mailboxes": kernel.messaging.room._timers,
+        "outcomes of children": kernel.table.outcomes,
         "publications": kernel.publication._queue._queue,
         "links": kernel.links._links,
         "monitors": kernel.links._monitors,

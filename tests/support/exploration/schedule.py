@@ -86,7 +86,7 @@ class SeededDispatcher(Dispatcher):
 
     @property
     def anyone_ready(self) -> bool:
-        return bool(self._late) or any(self._ready.values())
+        return bool(self._late or self._gave_way) or any(self._ready.values())
 
     def reprioritise(self, thread: Thread, priority: int) -> None:
         if thread in self._late:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -286,6 +287,58 @@ async def test_awaiting_what_is_no_future_is_an_error_in_the_agent(system: Syste
         return ""
 
     assert "cannot await 42" in await system.run(agent)
+
+
+async def test_awaiting_a_future_of_another_loop_is_an_error_in_the_agent(system: System) -> None:
+    other = asyncio.new_event_loop()
+    future = other.create_future()
+
+    async def agent(ctx: Context) -> str:
+        try:
+            await future
+        except RuntimeError as error:
+            return str(error)
+        return ""
+
+    try:
+        assert "attached to a different loop" in await system.run(agent)
+    finally:
+        other.close()
+
+
+async def test_what_is_no_coroutine_makes_no_task(system: System) -> None:
+    async def agent(ctx: Context) -> str:
+        with pytest.raises(TypeError) as refused:
+            asyncio.get_running_loop().create_task(7)  # type: ignore[arg-type]
+        return str(refused.value)
+
+    assert await system.run(agent) == "a coroutine was expected, got 7"
+
+
+async def test_a_timeout_of_zero_strikes_at_the_first_wait(system: System) -> None:
+    async def agent(ctx: Context) -> str:
+        try:
+            async with asyncio.timeout(0):
+                await asyncio.sleep(0)
+        except TimeoutError:
+            return "struck"
+        return "went on"
+
+    assert await system.run(agent) == "struck"
+
+
+async def test_a_task_shows_where_it_stands(system: System) -> None:
+    async def agent(ctx: Context) -> str:
+        async def sleeping() -> None:
+            await asyncio.sleep(100)
+
+        task = asyncio.create_task(sleeping())
+        await asyncio.sleep(0)
+        text = io.StringIO()
+        task.print_stack(file=text)
+        return text.getvalue()
+
+    assert "await asyncio.sleep(100)" in await system.run(agent)
 
 
 async def test_introspection_works_as_on_a_task(system: System) -> None:

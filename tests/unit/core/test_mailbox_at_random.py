@@ -15,7 +15,7 @@ from kernel.core.mailbox import Mailbox
 from kernel.core.plain_wait import PlainWait
 from kernel.core.process import Process, Thread
 from kernel.dispatch.dispatcher import Dispatcher
-from kernel.messages.messaging import wait_for_room
+from kernel.messages.room import wait_for_room
 from tests.support.mailbox import message
 
 

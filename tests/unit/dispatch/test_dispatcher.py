@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ipc.syscalls import Resume, Suspend
-from kernel.core.fiber import READY, SUSPENDED
+from kernel.core.fiber import PARK, READY, SUSPENDED
 from kernel.core.process import Process, Thread
 from kernel.dispatch.dispatcher import AGING, STEPS_PER_TURN, Dispatcher
 from llmosd.context import Context
@@ -63,20 +63,72 @@ async def test_the_loop_gets_its_turn_after_a_bounded_number_of_steps(monkeypatc
     loop = asyncio.get_running_loop()
     dispatcher = Dispatcher(loop)
     steps = 0
+    threads: list[Thread] = []
 
-    async def spin() -> None:
+    async def spin(number: int) -> None:
+        """Always ready again after the step of another one."""
         nonlocal steps
         while steps < 10 * STEPS_PER_TURN:
             steps += 1
-            await asyncio.sleep(0)
+            threads[number - 1].wake()
+            await PARK
+        threads[number - 1].wake()
 
-    threads = [Thread(process(n), spin(), dispatcher) for n in range(3)]
+    threads += [Thread(process(n), spin(n), dispatcher) for n in range(3)]
     seen = []
     while steps < 10 * STEPS_PER_TURN:
         await asyncio.sleep(0)
         seen.append(steps)
     assert seen[:4] == [STEPS_PER_TURN * n for n in (1, 2, 3, 4)]
     await finish(threads)
+
+
+async def test_a_thread_that_gives_up_the_loop_goes_on_once_in_each_turn_of_the_loop() -> None:
+    dispatcher, log = Dispatcher(asyncio.get_running_loop()), []
+    threads = [Thread(process(n), note(log, n, n, n), dispatcher) for n in range(2)]
+    seen = []
+    for _ in range(4):
+        await asyncio.sleep(0)
+        seen.append(len(log))
+    assert seen == [2, 4, 6, 6]
+    await finish(threads)
+
+
+async def test_callbacks_that_were_scheduled_before_come_before_a_thread_that_gives_up_the_loop() -> None:
+    loop = asyncio.get_running_loop()
+    dispatcher, log = Dispatcher(loop), []
+
+    async def agent() -> None:
+        loop.call_soon(lambda: loop.call_soon(log.append, "second"))
+        loop.call_soon(log.append, "first")
+        for number in range(3):
+            await asyncio.sleep(0)
+            log.append(number)
+
+    await finish([Thread(process(1), agent(), dispatcher)])
+    assert log == ["first", 0, "second", 1, 2]
+
+
+async def test_threads_whose_futures_are_done_come_before_the_thread_that_ended_the_futures() -> None:
+    loop = asyncio.get_running_loop()
+    dispatcher, log = Dispatcher(loop), []
+    futures = [loop.create_future() for _ in range(3)]
+
+    async def waiter(number: int) -> None:
+        await futures[number]
+        log.append(number)
+        if number + 1 < len(futures):
+            futures[number + 1].set_result(None)
+
+    async def starter() -> None:
+        await asyncio.sleep(0)
+        futures[0].set_result(None)
+        for _ in futures:
+            await asyncio.sleep(0)
+            log.append("starter")
+
+    await finish([Thread(process(1), coro, dispatcher) for coro in (*(waiter(n) for n in range(3)), starter())])
+    assert log == [0, "starter", 1, "starter", 2, "starter"]
 
 
 async def test_the_loop_gets_its_turn_when_the_time_of_a_turn_is_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,6 +217,41 @@ async def test_a_low_priority_gets_its_steps_while_higher_ones_never_rest() -> N
     # Of 50 * AGING steps, one of AGING goes to the lower ones, in turn.
     assert shares[20] == pytest.approx(50 * (AGING - 1), abs=2)
     assert [shares[name] for name in (10, 0, -20)] == [pytest.approx(50 / 3, abs=2)] * 3
+
+
+async def test_threads_of_all_priorities_that_give_up_the_loop_end_though_others_never_rest() -> None:
+    dispatcher, log = Dispatcher(asyncio.get_running_loop()), []
+
+    async def hog(name: int) -> None:
+        while len(log) < 6 * AGING:
+            log.append(name)
+            await asyncio.sleep(0)
+
+    hogs = [Thread(process(n, n), hog(n), dispatcher) for n in (20, 19)]
+    quiet = [Thread(process(n, n), note([], *"abc"), dispatcher) for n in (10, 0, -20)]
+    await finish([*hogs, *quiet])
+    assert log.count(19) == pytest.approx(6 / 4, abs=1)
+    late = [dispatcher._ready, dispatcher._gave_way]
+    assert [any(late[0].values()), late[1]] == [False, {}]
+
+
+async def test_a_thread_that_has_given_up_the_loop_can_be_suspended_ranked_anew_and_abandoned() -> None:
+    dispatcher, log = Dispatcher(asyncio.get_running_loop()), []
+    owners = [process(n) for n in range(3)]
+    threads = [Thread(owner, note(log, *[n] * 3), dispatcher) for n, owner in enumerate(owners)]
+    owners[0].threads = (threads[0],)
+    await asyncio.sleep(0)
+    assert log == [0, 1, 2]
+    assert [thread.state for thread in threads] == [READY] * 3  # all have given up the loop
+    dispatcher.hold(owners[0])
+    dispatcher.reprioritise(threads[1], 5)
+    threads[2].abandon()
+    await asyncio.wait([threads[1]])
+    assert log == [0, 1, 2, 1, 1]
+    assert (threads[0].state, owners[0].held_back) == (SUSPENDED, [threads[0]])
+    dispatcher.release(owners[0])
+    await finish(threads)
+    assert log == [0, 1, 2, 1, 1, 0, 0]
 
 
 async def test_one_priority_alone_is_never_interrupted_by_aging() -> None:

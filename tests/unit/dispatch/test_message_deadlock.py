@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from ipc.errors import DeadlockDetected, TimedOut, UnknownProcess
 from kernel.core.mailbox import CAPACITY
 from llmosd.context import Context
+from tests.support.agents import forever
+from tests.support.growth import Counted, exponent
+from tests.support.system import System
 
 
 async def test_two_that_call_each_other_are_a_deadlock(system):
@@ -86,3 +90,29 @@ async def test_senders_to_each_others_full_mailboxes_are_a_deadlock(system):
     pids += [flood.pid for flood in floods]
     results = [await system.result(flood) for flood in floods]
     assert sorted(results) == [-1, CAPACITY]
+
+
+async def test_the_search_does_not_visit_all_threads_of_a_server(system: System) -> None:
+    async def trial(count: int) -> int:
+        async def server(ctx: Context, to: int) -> None:
+            async with asyncio.TaskGroup() as group:  # its first thread waits for the others, and not for messages
+                for _ in range(count):
+                    group.create_task(ctx.call(to, "do"))
+
+        async def client(ctx: Context, to: int) -> None:
+            await ctx.call(to, "do")
+
+        server.__name__, client.__name__ = f"server{count}", f"client{count}"
+        backend = system.spawn(forever)
+        front = system.spawn(server, to=backend.pid)
+        for process in (backend, front):
+            process.open_mailbox().capacity = count
+        name = system.program(client)
+        await system.turns(2 * count)
+        with Counted("dispatch/deadlock.py") as counted:
+            for _ in range(count):
+                system.spawn(name, to=front.pid)
+            await system.turns(count)
+        return counted.lines
+
+    assert await exponent(trial, 50, 200) < 1.2

@@ -12,7 +12,17 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the driver runs torch models (extra `local`)")
 
-from kernel.drivers.protocol import Admit, Done, Embedded, EmbedQuery, Scored, ScoreQuery, SequenceFailed  # noqa: E402
+from kernel.drivers.protocol import (  # noqa: E402
+    Admit,
+    Done,
+    Embedded,
+    EmbedQuery,
+    Ended,
+    Resize,
+    Scored,
+    ScoreQuery,
+    SequenceFailed,
+)
 from kernel.drivers.transformers.attention import Span  # noqa: E402
 from kernel.drivers.transformers.forward import ForwardOutput  # noqa: E402
 from tests.support.tiny import Kernel, Letters, admit, alone, ready  # noqa: E402
@@ -143,3 +153,15 @@ def test_memory_that_a_failed_part_gave_back_is_not_written_by_its_siblings() ->
     assert kernel.of(Done)
     slabs = [kernel.memory.allocate(0) for _ in range(kernel.memory.free_slabs)]
     assert not any(kernel.memory.tokens(slab, 0, kernel.memory.capacity).any() for slab in slabs)
+
+
+def test_an_error_in_a_message_about_the_caches_ends_no_call(capsys: pytest.CaptureFixture[str]) -> None:
+    kernel = Kernel(LLAMA)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("as planned")
+
+    kernel.allocator.cache.process_ended = broken  # type: ignore[method-assign]
+    kernel.allocator.cache.make_room = broken
+    kernel.run(Ended([1]), Resize(10**9))
+    assert capsys.readouterr().err.count("as planned") == 2

@@ -132,6 +132,7 @@ async def test_an_agent_in_a_journal_of_an_earlier_version_goes_on(
     monkeypatch.setattr(store, "MIGRATIONS", schema.MIGRATIONS[:version])
     monkeypatch.setattr(store.Store, "begin_run", lambda *_: RestartPlan())  # it needs the columns of this version
     monkeypatch.setattr(store.Store, "out_of_attempts", lambda *_: [])
+    monkeypatch.setattr(store.Store, "end_damaged", lambda *_: None)
     async with world.life() as life:
         task = await life.submit(program)
         while not (calls := await life.rows("SELECT pid FROM calls")):

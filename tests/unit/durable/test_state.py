@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ipc.codec import reveal
-from ipc.errors import CheckpointRefused, InvalidCall, NameTaken, UnknownProcess
+from ipc.errors import CheckpointRefused, InvalidCall, NameTaken
 from ipc.syscalls import Publish, Regions, Send, SharedDelete, SharedGet, SharedSet
 from llmosd.context import Context
 from tests.support.durable_world import Life, World, everywhere, note
@@ -163,7 +163,7 @@ async def test_durable_regions_are_there_again_with_versions_that_go_on_growing(
         (lambda ctx: ctx.subscribe("half a pair \ud800"), InvalidCall),
         (lambda ctx: ctx.subscribe("x" * 100_000), InvalidCall),
         (lambda ctx: ctx.subscribe(5), InvalidCall),
-        (lambda ctx: ctx.monitor(1.5), UnknownProcess),
+        (lambda ctx: ctx.monitor(1.5), InvalidCall),
     ],
 )
 async def test_what_no_row_can_hold_is_refused_and_the_journal_goes_on(world: World, use: Any, error: Any) -> None:

@@ -200,3 +200,26 @@ def test_no_task_is_held_back_if_the_limit_of_attempts_is_very_high(daemon: Daem
     daemon.accept(4)
     for _ in range(4):
         assert daemon.store.begin_run(1_000_000) == suspects.RestartPlan()
+
+
+DAY = 86_400.0
+
+
+@pytest.mark.parametrize("orderly", [False, True])
+def test_a_task_that_runs_for_months_survives_deaths_that_are_far_apart(daemon: Daemon, orderly: bool) -> None:
+    """Nights with an orderly stop make each run shorter than a day."""
+    daemon.accept(1)
+    for _ in range(3 * ATTEMPTS):
+        if orderly:
+            daemon.now += DAY / 2
+            daemon.store.end_run()
+            daemon.start()
+        daemon.kill(after=DAY / 2 if orderly else 30 * DAY)
+    assert daemon.given_up == []
+
+
+def test_a_task_that_kills_the_daemon_after_hours_is_given_up(daemon: Daemon) -> None:
+    tasks = daemon.accept(1)
+    daemon.guilty = {tasks[0]: 6 * 3600.0}
+    daemon.run_until_quiet(ATTEMPTS + 1)
+    assert daemon.given_up == tasks

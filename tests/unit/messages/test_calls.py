@@ -16,6 +16,7 @@ from ipc.errors import (
     UnknownProcess,
 )
 from ipc.syscalls import Call, DeadLetters, Kill, Receive, Send
+from kernel.core import answers
 from kernel.core.mailbox import Mailbox
 from llmosd.context import Context
 from tests.support.agents import echo, idle
@@ -240,6 +241,34 @@ async def test_a_call_that_was_not_read_in_time_is_not_owed_a_reply_for_ever(sys
         await system.call(Receive(0), target)
     assert target.pending_calls == {}
     assert await system.dead_letters() == 3
+
+
+@pytest.mark.parametrize("callers", [10, answers.LATE_REPLIES + 200])
+async def test_late_replies_are_dead_letters_at_any_number_of_callers_that_gave_up(
+    system: System, callers: int
+) -> None:
+    async def late(ctx: Context) -> int:
+        calls = [await ctx.receive() for _ in range(callers)]
+        await ctx.sleep(10)
+        for call in calls:
+            await ctx.reply(call, "late")
+        message = await ctx.receive()
+        with pytest.raises(NotACall):
+            await ctx.reply(message, "no call")
+        await ctx.reply(await ctx.receive(), "in time")
+        return len(ctx._process.pending_calls or ())
+
+    async def impatient(ctx: Context, to: int) -> None:
+        await asyncio.gather(*(ctx.call(to, n, timeout=2.0) for n in range(callers)), return_exceptions=True)
+
+    target = system.spawn(late)
+    target.open_mailbox().capacity = callers
+    await system.run(impatient, to=target.pid)
+    assert len(target.pending_calls) == min(callers, answers.LATE_REPLIES)
+    await system.call(Send(target.pid, "no call"))
+    assert await system.call(Call(target.pid, "a call", 20.0)) == "in time"
+    assert await system.result(target) == 0
+    assert await system.dead_letters() == callers
 
 
 async def test_a_process_that_calls_itself_is_told_so(system: System) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
-from ipc.messages import Token
+from ipc.messages import Emitted, Token
 from ipc.syscalls import Kill
+from kernel.core.event_log import EventLog
 from kernel.core.stream import MAX_EVENTS
 from kernel.models.sequence import PARKED
 from llmosd.context import Context
@@ -107,3 +109,46 @@ async def test_a_paused_generation_can_be_killed(system: System) -> None:
     assert (runtime.active.leases.taken, runtime.active.leases.queue, runtime.active.sequences) == (set(), [], {})
     recorder.stream.grant(10_000)  # its callback on the stream does no harm
     assert recorder.ended
+
+
+@pytest.mark.parametrize("attached", [False, True])
+async def test_calls_given_up_while_their_reader_is_behind_leave_nothing_with_the_stream(
+    system: System, attached: bool
+) -> None:
+    """An agent that polls a model with a timeout would otherwise collect one generation in its stream per poll."""
+    recorder = system.recorder(credit=0)
+    log = EventLog(recorder.stream)
+
+    async def agent(ctx: Context) -> None:
+        for n in range(MAX_EVENTS):
+            await ctx.emit(n)
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(20):
+                    await ctx.generate("prompt", max_tokens=20)
+
+    process = system.spawn(agent, stream=log if attached else recorder.stream)  # type: ignore[arg-type]
+    await asyncio.sleep(10)
+    assert (len(recorder.stream._on_drained), len(log._on_drained)) == (1, int(attached))
+    await asyncio.sleep(200)
+    assert (len(recorder.stream._on_drained), len(log._on_drained)) == (1, int(attached))
+    system.kernel.process_exit.end(process, "killed", "")
+    await asyncio.sleep(5)
+    assert len(recorder.stream._on_drained) == int(attached)  # the event log itself
+    assert not log._on_drained
+
+
+async def test_a_reply_that_ends_while_its_reader_is_behind_leaves_nothing_with_the_stream(system: System) -> None:
+    lease = system.runtime().spec.lease
+    recorder = system.recorder(credit=0)
+
+    async def agent(ctx: Context) -> str:
+        return await ctx.generate("prompt", max_tokens=lease, seed=3)
+
+    process = system.spawn(agent, stream=recorder.stream)
+    await system.until(lambda: system.sequences(process) and system.sequences(process)[0].ids)
+    for n in range(MAX_EVENTS):
+        recorder.stream.push(Emitted(0, n))
+    await system.until(lambda: recorder.stream._on_drained)
+    assert len((await system.result(process)).split()) == lease
+    assert not recorder.stream._on_drained

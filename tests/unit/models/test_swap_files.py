@@ -221,3 +221,15 @@ async def test_files_of_dead_daemons_are_removed_and_those_of_the_living_are_not
     write(other.path(2))
     await other.close()
     assert list((tmp_path / "swap").iterdir()) == []
+
+
+async def test_a_removed_folder_of_swap_files_is_made_again_in_the_same_place(tmp_path: Path) -> None:
+    area = SwapArea(tmp_path / "swap")
+    folder = Path(area.path(1)).parent
+    folder.rmdir()
+    assert Path(area.path(2)).parent == folder
+    write(area.path(2))  # a driver that knows the folder can go on writing there
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert SwapArea(tmp_path / "swap").remove_old() == 0  # it is locked as before
+    await area.close()
+    assert not folder.exists()

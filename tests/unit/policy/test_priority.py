@@ -7,6 +7,8 @@ from typing import NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kernel.policy.fifo import Fifo
+from kernel.policy.policy import hand_over
 from kernel.policy.priority import PriorityWithAging
 
 
@@ -209,3 +211,24 @@ def test_a_stream_of_urgent_jobs_starves_nobody(level: int, aging: float) -> Non
             made.arrive(Job(number, 20), now)
         now += 1.0
     assert now <= 9 + 4 * ((21 - level) / aging + 2)
+
+
+def test_a_job_taken_over_from_another_policy_is_preempted_only_by_one_that_aged_a_whole_priority_above_it() -> None:
+    before, running, waiting = Fifo(), Job(1, 2), Job(2, 0)
+    before.arrive(running, 0.0)
+    before.decide(1, 0.0)
+    before.arrive(waiting, 0.0)
+    made = policy()
+    hand_over(before, made, 22.0)  # by now the waiting job has aged to 2.2
+    assert [decide(made, now=22.0), decide(made, now=22.1), decide(made, now=29.9)] == [([1], []), ([], []), ([], [])]
+    assert decide(made, now=30.1) == ([2], [1])
+
+
+def test_a_running_job_with_a_new_priority_is_preempted_by_that_priority_in_its_quantum_too() -> None:
+    first, second = Job(1, 5), Job(2, 0)
+    made = policy(first, second)
+    decide(made)
+    first.priority = 3
+    made.reprioritise(first, 1.0)
+    assert decide(made, now=39.0) == ([], [])  # the other has aged to 3.9
+    assert decide(made, now=41.0) == ([2], [1])

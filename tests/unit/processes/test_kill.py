@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from ipc.errors import DeadlineExceeded, Killed
-from ipc.syscalls import Kill, Suspend
+from ipc.syscalls import Kill, Spawn, Suspend
+from kernel.core.process import Process
+from kernel.programs.program import Program
 from llmosd.context import Context
 from tests.support.agents import adder, listener
 from tests.support.system import System
@@ -150,6 +152,55 @@ async def test_a_deadline_that_is_over_at_once_is_one_as_well(system: System, de
     with pytest.raises(DeadlineExceeded):
         await system.result(process)
     assert process.status.reason == "deadline"
+
+
+def load_slowly(system: System, seconds: float, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a program that takes so long to load, and then waits for ever."""
+    program = system.programs.by_name[system.program(listener)]
+
+    async def load(parent: Process, name: str) -> Program:
+        await asyncio.sleep(seconds)
+        return program
+
+    monkeypatch.setattr(system.kernel.lifecycle, "load", load)
+    return "slow"
+
+
+async def test_a_deadline_holds_while_the_program_is_loaded(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, before = load_slowly(system, 100, monkeypatch), system.loop.time()
+
+    async def parent(ctx: Context) -> int:
+        return await ctx.spawn(name, {}, deadline=3)
+
+    with pytest.raises(DeadlineExceeded, match="the deadline of 3 s passed before the process could begin"):
+        await system.call(Spawn(name, deadline=3))
+    with pytest.raises(DeadlineExceeded, match="before the process could begin"):
+        await system.run(parent)
+    assert system.loop.time() - before == pytest.approx(6)
+    assert list(system.table.alive) == [system.client.pid]
+
+
+async def test_the_time_to_load_a_program_counts_against_the_deadline(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, before = load_slowly(system, 4, monkeypatch), system.loop.time()
+    status = await system.status(await system.call(Spawn(name, deadline=6)))
+    assert (status.reason, system.loop.time() - before) == ("deadline", pytest.approx(6))
+
+
+async def test_a_process_that_is_killed_while_it_loads_the_program_of_a_child_ends_at_once(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, before = load_slowly(system, 100, monkeypatch), system.loop.time()
+
+    async def parent(ctx: Context) -> int:
+        return await ctx.spawn(name, {}, deadline=50)
+
+    process = system.spawn(parent)
+    await asyncio.sleep(1)
+    await system.call(Kill(process.pid))
+    assert (await system.status(process)).reason == "killed"
+    assert system.loop.time() - before == pytest.approx(1)
 
 
 async def test_the_deadline_of_a_process_that_ended_is_forgotten(system: System) -> None:

@@ -229,3 +229,33 @@ class TestOwners:
             await system.call(Send(process.pid, 1, wait=False))
             with pytest.raises(MailboxFull, match="1 messages"):
                 await system.call(Send(process.pid, 1, wait=False))
+
+
+class TestRememberedUsage:
+    """The usage of an owner is remembered after the end of all its processes, but not of all owners."""
+
+    @pytest.fixture
+    def limits(self) -> LimitSettings:
+        return LimitSettings(owner=Limits(tokens=1000, processes=1))
+
+    async def test_an_owner_that_used_nothing_is_forgotten(self, system: System) -> None:
+        for number in range(5):
+            process = await spawn(system, "forever", owner=f"owner {number}")
+            with pytest.raises(LimitExceeded, match="processes"):
+                await spawn(system, "forever", owner=f"owner {number}")
+            system.kernel.process_exit.end(process, "killed", "")
+        await asyncio.sleep(5)
+        assert system.kernel.limits._accounts == {}
+
+    async def test_used_tokens_are_remembered_for_the_last_owners(
+        self, system: System, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("kernel.processes.limits.REMEMBERED", 3)
+        for number in range(6):
+            assert await system.result(await spawn(system, "talk", owner=f"owner {number}")) == 1
+        assert await system.result(await spawn(system, "talk", owner="owner 3")) == 1
+        assert await system.result(await spawn(system, "talk", owner="owner 6")) == 1
+        assert list(system.kernel.limits._idle) == ["owner 5", "owner 3", "owner 6"]
+        accounts = system.kernel.limits._accounts
+        assert list(accounts) == ["owner 3", "owner 5", "owner 6"]
+        assert accounts["owner 3"].tokens == 2 * accounts["owner 6"].tokens > 0

@@ -74,7 +74,7 @@ async def test_an_emit_given_up_leaves_nothing_with_the_stream(system: System) -
         await system.turns()
         thread.cancel()
         await system.turns()
-    assert recorder.stream._on_drained == []
+    assert not recorder.stream._on_drained
     process.stream = None
 
 

@@ -132,15 +132,17 @@ async def test_a_child_that_was_killed_is_started_again(system: System, supervis
     assert (again.name, again.pid != row.pid) == ("a", True)
 
 
-async def test_one_for_all_leaves_what_is_over_as_it_is(system: System, supervise: Any, story: list[str]) -> None:
+async def test_one_for_all_also_restarts_a_transient_child_that_is_done_but_no_temporary_one(
+    system: System, supervise: Any, story: list[str]
+) -> None:
     process = supervise(
-        ("done", "transient", (1, "")),
+        ("done", "transient", (1, ""), (1, "")),
         ("temp", "temporary"),
-        ("a", "transient", (2, "broken"), (1, "")),
+        ("a", "transient", (2, "broken"), (2, "")),
         strategy="one_for_all",
     )
-    assert await system.result(process) == ["done1", None, "a2"]
-    assert story == ["done1", "temp1", "a1", "done1-", "a1-", "temp1-", "a2", "a2-"]
+    assert await system.result(process) == ["done2", None, "a2"]
+    assert story == ["done1", "temp1", "a1", "done1-", "a1-", "temp1-", "done2", "a2", "done2-", "a2-"]
 
 
 async def test_pauses_double_while_restarts_follow_closely(system: System, supervise: Any, story: list[str]) -> None:

@@ -76,7 +76,8 @@ class Model:
         first = {"one_for_one": child, "one_for_all": 0, "rest_for_one": child}[self.strategy]
         last = child if self.strategy == "one_for_one" else len(self.kinds) - 1
         for other in range(first, last + 1):
-            if other == child or other in self.alive or other in self.due or other in ended:
+            runs = other == child or other in self.alive or other in self.due or other in ended
+            if runs or self.kinds[other] == "transient":
                 self.alive.discard(other)
                 self.due.pop(other, None)
                 if self.kinds[other] != "temporary":

@@ -11,7 +11,7 @@ import pytest
 
 from ipc.codec import encode
 from ipc.errors import Busy
-from ipc.messages import Failed, Result
+from ipc.messages import Result, State
 from ipc.syscalls import Submit
 from kernel.journal.records import AcceptedTask
 from kernel.tasks import recovery
@@ -21,15 +21,16 @@ from tests.support.system import System
 pytestmark = pytest.mark.real_time
 
 
-async def test_a_program_that_cannot_be_read_at_a_recovery_ends_its_own_tasks_alone(
+async def test_a_program_that_cannot_be_read_at_a_recovery_lets_its_own_tasks_alone_wait(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = system.programs.look
+    broken_disk = True
 
     def load(name: str, caller: None, since: float) -> Any:
-        if name == "unreadable":
+        if name == "unreadable" and broken_disk:
             raise OSError("the disk is gone")
-        return loaded(name, caller, since)
+        return loaded("double", caller, since)
 
     system.program(double)
     monkeypatch.setattr(system.programs, "look", load)
@@ -40,10 +41,15 @@ async def test_a_program_that_cannot_be_read_at_a_recovery_ends_its_own_tasks_al
     ]
     tasks.recovery.recover(earlier)
     broken, sound = (tasks._tasks[task.id] for task in earlier)
-    while broken.final is None or sound.final is None:
+    while sound.final is None or tasks.recovery.state(1) is None:
         await asyncio.sleep(0.01)
-    assert isinstance(broken.final, Failed)
     assert isinstance(sound.final, Result)
+    assert tasks.recovery.state(1) == State(0, "waiting", "OSError: the disk is gone")
+    broken_disk = False
+    tasks.recovery.waiting.watch.retry_now()
+    while broken.final is None:
+        await asyncio.sleep(0.01)
+    assert isinstance(broken.final, Result)
 
 
 async def test_a_program_that_takes_long_to_load_at_a_recovery_lets_other_tasks_restart_before_its_own(
@@ -62,7 +68,6 @@ async def test_a_program_that_takes_long_to_load_at_a_recovery_lets_other_tasks_
     system.program(double)
     monkeypatch.setattr(system.programs, "look", load)
     monkeypatch.setattr(recovery, "LOAD_SECONDS", 0.01)
-    monkeypatch.setattr(recovery, "RETRY_SECONDS", 0.01)
     tasks = system.tasks
     earlier = [
         AcceptedTask(name, "somebody", None, encode(Submit(name, {"number": 4})), time.time(), id=number)
@@ -76,6 +81,7 @@ async def test_a_program_that_takes_long_to_load_at_a_recovery_lets_other_tasks_
     assert slow.final is None
     monkeypatch.setattr(recovery, "LOAD_SECONDS", 60.0)
     disk.set()
+    tasks.recovery.waiting.watch.retry_now()
     while slow.final is None:
         await asyncio.sleep(0.01)
     assert isinstance(slow.final, Result)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ipc.errors import Busy, NotEncodable, NotPermitted, UnknownTask
+from ipc.errors import Busy, DeadlineExceeded, NotEncodable, NotPermitted, UnknownTask
 from ipc.messages import Failed
 from ipc.syscalls import Attach, Submit, Submitted
 from kernel.journal import journal as journal_module
@@ -32,6 +32,18 @@ async def test_nothing_is_answered_or_begun_before_it_is_on_disk(system: System,
     submitted: Submitted = await submission
     (row,) = await ended(system, 1)
     assert (row.id, row.state, begun) == (submitted.id, "done", [1])
+
+
+async def test_a_task_whose_deadline_passes_before_its_program_is_loaded_is_refused_and_not_stored(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def load(parent: Any, name: str) -> Any:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(system.kernel.lifecycle, "load", load)
+    with pytest.raises(DeadlineExceeded, match="before the process could begin"):
+        await system.call(Submit("slow", deadline=0.01))
+    assert await system.history() == []
 
 
 async def test_who_gives_up_before_the_commit_leaves_what_is_detached_to_run_and_nothing_else(

@@ -9,7 +9,7 @@ import pytest
 
 from ipc.codec import encode
 from ipc.errors import ShuttingDown
-from ipc.syscalls import Attach, History, Submit
+from ipc.syscalls import Attach, History, KillTask, Submit, Why
 from kernel.journal.histories import RecoveredState
 from kernel.journal.records import AcceptedTask
 from kernel.tasks import trials
@@ -136,3 +136,19 @@ async def test_a_client_that_attaches_to_a_task_that_is_held_back_waits_for_its_
     submitted = await system.call(Attach(f"{tasks[1].id:x}"))
     assert submitted.pid == system.tasks._tasks[tasks[1].id].pid != 0
     assert submitted.attempt == 2
+
+
+async def test_a_task_that_is_held_back_is_explained_and_can_be_killed(system: System) -> None:
+    system.program(endless)
+    tasks = await accept(system, "endless", 3)
+    tasks[1].group = tasks[2].group = 1
+    opened(system, 3600.0)
+    system.tasks.recovery.recover(tasks)
+    explained = await system.call(Why(task=f"{tasks[1].id:x}"))
+    assert (explained.state, explained.wait.kind) == ("held back", "trial")
+    assert "died 2 times in a row" in explained.text
+    assert await system.call(KillTask(f"{tasks[1].id:x}")) == "killed"
+    assert [row.state for row in await system.call(History(10))] == ["held back", "killed", "running"]
+    assert await system.call(KillTask(f"{tasks[0].id:x}")) == "killed"
+    await system.until(lambda: system.tasks._tasks[tasks[2].id].pid)  # nothing is on trial any more
+    assert tasks[1].id not in system.tasks._tasks
