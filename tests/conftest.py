@@ -46,7 +46,7 @@ def _encodable(value: Any) -> Any:
         case dict():
             return {_encodable(key): _encodable(item) for key, item in value.items()}
         case list() | tuple():
-            return [_encodable(item) for item in value]
+            return type(value)(map(_encodable, value))
         case _:
             return value
 

@@ -272,6 +272,19 @@ def _report(error: BaseException, process: Process) -> None:
     log.error("the end of a process failed", pid=process.pid, exception=traceback_text(error, whole=True))
 
 
+class RestOfDeadline(float):
+    """The seconds that are left of a deadline of `stated` seconds."""
+
+    __slots__ = ("stated",)
+    stated: float
+
+    def __new__(cls, left: float, stated: float) -> RestOfDeadline:
+        self = super().__new__(cls, left)
+        self.stated = stated
+        return self
+
+
 def deadline_passed(seconds: float) -> str:
-    """The text of the error of a process whose deadline passed."""
-    return f"the deadline of {seconds:g} s passed, so the daemon ended the process"
+    """The text of the error of a process whose deadline passed; it names the deadline that the client stated."""
+    stated = seconds.stated if isinstance(seconds, RestOfDeadline) else seconds
+    return f"the deadline of {stated:g} s passed, so the daemon ended the process"

@@ -27,7 +27,7 @@ from kernel.core.stream import Stream
 from kernel.dispatch.dispatcher import Dispatcher
 from kernel.gate import Gate, SystemCalls
 from kernel.lib.validation import check_label, check_priority, check_seconds, check_text
-from kernel.processes.exit import ProcessExit, deadline_passed
+from kernel.processes.exit import ProcessExit, RestOfDeadline, deadline_passed
 from kernel.processes.outcome import final_event_to, outcome
 from kernel.programs.loader import ProgramLoader
 from kernel.programs.origin import ORIGIN, without_origin
@@ -293,7 +293,7 @@ async def before_deadline(call: Spawn) -> AsyncIterator[None]:
         if not limit.expired():
             raise
         raise DeadlineExceeded(f"the deadline of {seconds:g} s passed before the process could begin") from None
-    call.deadline = max(seconds - (loop.time() - began), 0.0)
+    call.deadline = RestOfDeadline(max(seconds - (loop.time() - began), 0.0), seconds)
 
 
 def _retrieve(loading: asyncio.Task[Program]) -> None:

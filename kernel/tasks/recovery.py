@@ -26,7 +26,7 @@ from kernel.journal import histories
 from kernel.journal.histories import ProcessRow
 from kernel.journal.journal import Journal
 from kernel.journal.records import AcceptedTask
-from kernel.processes.exit import deadline_passed
+from kernel.processes.exit import RestOfDeadline, deadline_passed
 from kernel.processes.lifecycle import Lifecycle
 from kernel.programs.origin import without_origin
 from kernel.programs.program import Program
@@ -225,7 +225,7 @@ class Recovery:
                 if left <= 0:
                     self._running.fail(task, "deadline", DeadlineExceeded(deadline_passed(call.deadline)))
                     return None
-                call.deadline = min(left, call.deadline)
+                call.deadline = RestOfDeadline(min(left, call.deadline), call.deadline)
             if isinstance(rows, HistoryDamaged):
                 raise rows
             if isinstance(program, Exception):

@@ -72,6 +72,7 @@ class Tasks:
     # ---- system calls
 
     async def submit(self, client: Process, call: Submit, stream: Stream | None = None) -> Submitted:
+        submitted_at, deadline = time.time(), call.deadline
         async with before_deadline(call):
             if self.recovery.trials.alone:
                 if stream is not None:
@@ -81,9 +82,9 @@ class Tasks:
             program = self._lifecycle.find(client, call.program) or await self._lifecycle.load(client, call.program)
         self._lifecycle.admit(client, program, call)
         owner = call.owner or client.owner
-        stored = msgspec.structs.replace(call, owner=owner, credit=0)
+        stored = msgspec.structs.replace(call, owner=owner, credit=0, deadline=deadline)
         history = self._durable.new_root(program) if call.durable or program.durable else None
-        task = AcceptedTask(call.program, owner, call.key, encode(stored), time.time())
+        task = AcceptedTask(call.program, owner, call.key, encode(stored), submitted_at)
         if call.owner is None and client.program != owner:
             task.former_owner = client.program
         if history is not None:

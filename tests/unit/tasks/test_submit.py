@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ipc.codec import decode
 from ipc.errors import Busy, DeadlineExceeded, NotEncodable, NotPermitted, UnknownTask
 from ipc.messages import Failed
 from ipc.syscalls import Attach, Submit, Submitted
@@ -44,6 +45,28 @@ async def test_a_task_whose_deadline_passes_before_its_program_is_loaded_is_refu
     with pytest.raises(DeadlineExceeded, match="before the process could begin"):
         await system.call(Submit("slow", deadline=0.01))
     assert await system.history() == []
+
+
+async def test_the_error_names_the_deadline_that_was_set_and_the_journal_stores_it(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, load = system.program(forever), system.kernel.lifecycle.load
+
+    async def slow(parent: Any, name: str) -> Any:
+        await asyncio.sleep(0.01)  # taken off the deadline
+        return await load(parent, name)
+
+    monkeypatch.setattr(system.kernel.lifecycle, "find", lambda parent, name: None)
+    monkeypatch.setattr(system.kernel.lifecycle, "load", slow)
+    task: Submitted = await system.call(Submit(program, deadline=0.5, detach=True))
+    assert system.kernel.tasks is not None
+    stored = await system.kernel.tasks._journal.read(
+        lambda store: store.db.execute("SELECT call FROM tasks").fetchall()
+    )
+    assert [decode(call, Submit).deadline for (call,) in stored] == [0.5]
+    (row,) = await ended(system, 1)
+    assert (row.id, row.state) == (task.id, "deadline")
+    assert "the deadline of 0.5 s passed" in system.table.ended[task.pid].status.error.message
 
 
 async def test_who_gives_up_before_the_commit_leaves_what_is_detached_to_run_and_nothing_else(
