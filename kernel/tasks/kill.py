@@ -21,7 +21,11 @@ from kernel.tasks.running import RunningTask, RunningTasks, id_number, id_text
 
 
 class TaskKiller:
-    """Handles `KillTask`. `flush` returns when the journal has written all that was requested."""
+    """Handles `KillTask`.
+
+    `flush` returns when the journal has written all that was requested. `killed` does so after the kill of a process,
+    and raises `ShuttingDown` if its task runs again.
+    """
 
     def __init__(
         self,
@@ -31,6 +35,7 @@ class TaskKiller:
         lifecycle: Lifecycle,
         gate: Gate,
         flush: Callable[[], Coroutine[Any, Any, None]],
+        killed: Callable[[Process], Coroutine[Any, Any, None]],
     ) -> None:
         self._running = running
         self._recovery = recovery
@@ -38,6 +43,7 @@ class TaskKiller:
         self._lifecycle = lifecycle
         self._process_exit = lifecycle.process_exit
         self._flush = flush
+        self._killed = killed
         gate.register({KillTask: self.kill_task})
 
     async def kill_task(self, client: Process, call: KillTask) -> str:
@@ -50,11 +56,13 @@ class TaskKiller:
             self._process_exit.end(process, "killed", _by(client))
             if process.status is None:
                 await self._process_exit.until_ended(process, None)
-        elif task.final is None:
-            self._kill_unstarted(task, client)
-        await self._flush()
+            await self._killed(process)
+        else:
+            if task.final is None:
+                self._kill_unstarted(task, client)
+            await self._flush()
         row = await self._row(number)
-        return row.reason or "killed"  # not on disk: the disk refuses writes, and the journal tries again
+        return row.reason or task.reason  # not on disk: the disk refuses writes, and the journal tries again
 
     def kill_process(self, caller: Process, pid: int) -> Coroutine[Any, Any, ExitStatus] | None:
         """End the task whose process had `pid` in a previous run and has not restarted; None if there is none."""

@@ -66,7 +66,7 @@ class Tasks:
         self._running = running = RunningTasks(journal, lifecycle, durable)
         self._tasks = running.tasks
         self.recovery = Recovery(running, journal, lifecycle, durable, watch)
-        self.killer = TaskKiller(running, self.recovery, journal, lifecycle, gate, self.flush)
+        self.killer = TaskKiller(running, self.recovery, journal, lifecycle, gate, self.flush, self.killed)
         gate.register({Submit: self.submit, Attach: self.attach, History: self.history, Backup: self.backup})
 
     # ---- system calls

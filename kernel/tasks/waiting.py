@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
@@ -103,8 +104,7 @@ class WaitingTasks:
             self._running.tasks[task.accepted.id].attempt = task.accepted.attempt
             self._trials.set_aside(task.accepted.id)
         self._journal.persist([TaskWaits(task.accepted.id) for task in tasks], lambda error: None)
-        for why, program in {(task.reason, task.accepted.program) for task in tasks}:
-            count = sum(task.reason == why for task in tasks)
+        for (why, program), count in Counter((task.reason, task.accepted.program) for task in tasks).items():
             log.warning("tasks wait for their program", program=bounded(program, MAX_REASON), tasks=count, why=why)
         self._set_timer(tasks)
         self.watch.add(self.retry, self._by_program)
@@ -167,9 +167,10 @@ class WaitingTasks:
             self.retry()
 
     def _fits(self, task: WaitingTask, program: Program | Exception) -> bool:
+        if isinstance(program, Exception):  # not raised: the traceback would grow with each task
+            task.error = program
+            return False
         try:
-            if isinstance(program, Exception):
-                raise program
             self._check(task.accepted, program)
         except Exception as error:
             task.error = error

@@ -17,7 +17,7 @@ from kernel.tasks import recovery
 from tests.support.durable_world import Life, World
 
 # ruff: noqa: ASYNC240
-pytestmark = pytest.mark.real_time
+pytestmark = pytest.mark.real_time("uvloop")
 
 GOOD = """
 from llmosd import agent

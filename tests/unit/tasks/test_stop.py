@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ipc.errors import JournalUnavailable, LlmosError, ShuttingDown
-from ipc.syscalls import Kill, Send, Submit
+from ipc.syscalls import Kill, KillTask, Send, Submit
 from kernel import kernel as kernel_module
 from kernel.core.event_log import EventLog
 from kernel.journal.journal import Journal
@@ -111,7 +111,10 @@ async def test_a_child_of_a_durable_agent_that_a_client_kills_while_the_daemon_s
     assert len(starts) == 1
 
 
-async def test_a_kill_of_what_the_stop_interrupted_before_is_refused_because_it_runs_again(world: World) -> None:
+@pytest.mark.parametrize("by_id", [False, True])
+async def test_a_kill_of_what_the_stop_interrupted_before_is_refused_because_it_runs_again(
+    world: World, by_id: bool
+) -> None:
     async def stubborn(ctx: Context) -> None:
         while True:
             try:
@@ -124,10 +127,11 @@ async def test_a_kill_of_what_the_stop_interrupted_before_is_refused_because_it_
     dying, let_go = asyncio.Event(), asyncio.Event()
     world.agent(stubborn, durable=False)
     async with world.life(orderly=True) as life:
-        await life.submit("stubborn")
+        task = await life.submit("stubborn")
         drain = asyncio.ensure_future(life.system.kernel.drain(0))
         await dying.wait()
-        killing = asyncio.ensure_future(life.system.call(Kill(pid_of(life, "stubborn"))))
+        call = KillTask(task) if by_id else Kill(pid_of(life, "stubborn"))
+        killing = asyncio.ensure_future(life.system.call(call))
         await life.system.turns()
         let_go.set()
         with pytest.raises(ShuttingDown, match=r"restarts in the next run of the daemon; kill it then"):
