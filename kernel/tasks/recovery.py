@@ -96,6 +96,11 @@ class Recovery:
         """The event for a client of a task that is held back or waits for its program; None for another task."""
         return self.trials.state(task) or self.waiting.state(task)
 
+    def why_unstarted(self, task: int) -> str | None:
+        """Why `task` cannot restart now; None if it can, or has."""
+        state = self.state(task)
+        return None if state is None else f"{state.state}: {state.detail}"
+
     def find(self, task: int) -> AcceptedTask | None:
         """Task `task` if it is held back or waits for its program."""
         waiting = self.waiting.tasks.get(task)

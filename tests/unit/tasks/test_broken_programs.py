@@ -10,8 +10,24 @@ from typing import Any
 
 import pytest
 
-from ipc.errors import DeadlineExceeded, Killed, UnknownTask
-from ipc.syscalls import Attach, History, Kill, KillTask, Ps, Send, Submit, TaskInfo, Why
+from ipc.errors import DeadlineExceeded, Killed, UnknownProcess, UnknownTask
+from ipc.syscalls import (
+    Attach,
+    History,
+    Kill,
+    KillTask,
+    Logs,
+    Nice,
+    PeekMailbox,
+    Ps,
+    Resume,
+    Send,
+    Submit,
+    Suspend,
+    TaskInfo,
+    Threads,
+    Why,
+)
 from kernel.programs import jobs, watch
 from kernel.tasks import recovery
 from tests.support.durable_world import Life, World
@@ -245,6 +261,9 @@ async def test_tasks_that_wait_are_explained_and_listed(world: World, file: Path
             (0, plain, "plain", "waiting"),
         ]
         assert await call(Ps()) == []
+        for look in (Logs(pid), Threads(pid), PeekMailbox(pid), Suspend(pid), Resume(pid), Nice(pid, 5)):
+            with pytest.raises(UnknownProcess, match=rf"{pid} has not restarted, because its task is waiting: no prog"):
+                await call(look)
         file.write_text(GOOD)
         await pid_of(life, durable)
         assert (await call(Why(task=durable))).pid == pid
