@@ -1,4 +1,4 @@
-"""What the watchdog notes at a start."""
+"""The notes that the watchdog takes at a start."""
 
 from __future__ import annotations
 
