@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ipc.errors import DeadlineExceeded, Killed, UnknownProcess, UnknownTask
+from ipc.errors import DeadlineExceeded, Killed, TooManyAttempts, UnknownProcess, UnknownTask
 from ipc.syscalls import (
     Attach,
     History,
@@ -197,6 +197,25 @@ async def test_a_file_that_hangs_holds_up_its_own_tasks_only(
         while (await row_of(life, hanging)).state != "running":
             life.system.kernel.program_watch.retry_now()
             await asyncio.sleep(0.05)
+
+
+async def test_a_file_that_makes_the_daemon_die_while_it_runs_is_given_up(
+    world: World, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "LOAD_SECONDS", 0.1)
+    monkeypatch.setattr(jobs, "PATIENCE", 0.01)
+    world.attempts = 3
+    folder, (task,) = await accepted(world, "plain")
+    go = world.folder / "go"
+    file.write_text(f"import os, time\nwhile not os.path.exists({os.fspath(go)!r}): time.sleep(0.01)\n" + GOOD)
+    for attempt in (2, 3):
+        async with world.life(folder) as life:  # its end stands for the death of the daemon by the file
+            assert (await wait_for_state(life, task)).attempt == attempt
+            await life.system.tasks.flush()
+    async with world.life(folder) as life:
+        with pytest.raises(TooManyAttempts):
+            await life.result(task)
+    go.touch()
 
 
 async def test_a_task_that_waits_can_be_killed_by_its_id_or_its_pid_and_stays_dead(world: World, file: Path) -> None:
