@@ -300,8 +300,8 @@ STATEMENTS: dict[type[Change], tuple[str, ...]] = {
         "UPDATE tasks SET crashes = 0 WHERE ended IS NULL AND crashes > 0 "
         "AND id IN (SELECT task FROM processes WHERE durable)",
     ),
-    TaskBegan: ("UPDATE tasks SET trial = 1, attempt = attempt + 1 WHERE id = ? AND trial = 0",),
-    TaskWaits: ("UPDATE tasks SET trial = 0, attempt = attempt - 1 WHERE id = ? AND trial > 0",),
+    TaskBegan: ("UPDATE tasks SET trial = 1, attempt = attempt + 1 WHERE id = ? AND trial < 1",),
+    TaskWaits: ("UPDATE tasks SET trial = -1, attempt = attempt - 1 WHERE id = ? AND trial > 0",),
     TrialBegan: ("UPDATE stops SET started = ?",),
     TaskCleared: ("UPDATE tasks SET trial = 2 WHERE id = ? AND trial = 1",),
     DaemonHealthy: (

@@ -164,7 +164,7 @@ def damaged_tasks(db: apsw.Connection) -> list[TaskEnd]:
     sound = f"attempt BETWEEN 0 AND {MAX_PID} AND crashes BETWEEN 0 AND {MAX_PID} AND alone BETWEEN 0 AND {MAX_PID}"
     db.execute(
         "UPDATE tasks SET attempt = 1, crashes = 0, alone = 0, trial = 1 "
-        f"WHERE ended IS NULL AND NOT ({sound} AND trial BETWEEN 0 AND 2)"
+        f"WHERE ended IS NULL AND NOT ({sound} AND trial BETWEEN -1 AND 2)"
     )
     _log_changes(db, "the counts of tasks in the journal were damaged, and begin again")
     db.execute("UPDATE tasks SET ended = ? WHERE ended IS NULL AND outcome IS NOT NULL", (now,))

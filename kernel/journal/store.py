@@ -175,6 +175,8 @@ class Store:
         if self._last_id is None:
             self._last_id = int(self._value(f"SELECT coalesce(max(id), 0) FROM tasks WHERE id < {MAX_ID}"))
         now, last = int(time.time() * 1000) << 20, self._last_id
+        if now >= MAX_ID:  # the clock is wrong, and would use up the numbers
+            now = 0
         outcomes: list[AcceptedTask | TaskRow | LlmosError] = []
         new: list[AcceptedTask] = []
         new_by_key: dict[tuple[str, str], AcceptedTask] = {}

@@ -39,6 +39,10 @@ Request = Accept | Finish | Persist
 log = structlog.get_logger("kernel.journal")
 
 
+class GivenUp(Exception):
+    """Because of the error of one request, SQLite itself has rolled the whole transaction back."""
+
+
 def is_of_a_value(error: Exception) -> bool:
     """Whether the disk did not cause `error`, so that trying again with the same values would not help."""
     if isinstance(error, apsw.Error):
@@ -75,13 +79,11 @@ def write_one_by_one(
     """
     refused: dict[Request, NotStorable] = {}
     while True:
-        known = len(refused)
         try:
             _write_each(store, accepts, ends, withdrawn, refused)
             return
-        except Exception:
-            if len(refused) == known:
-                raise  # otherwise SQLite gave up the whole transaction, so write it without the guilty request
+        except GivenUp:
+            pass  # write the transaction without the guilty request, which is in `refused` now
 
 
 def _write_each(
@@ -107,6 +109,8 @@ def _write_each(
                     if not is_of_a_value(error):
                         raise
                     refused[one] = _refusal(one, error)
+                    if not store.db.in_transaction:
+                        raise GivenUp from error
                     store.db.execute("ROLLBACK TO request")
                 store.db.execute("RELEASE request")
             if one in refused:

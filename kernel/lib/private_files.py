@@ -64,10 +64,11 @@ def make_private(folder: Path) -> None:
     A new folder is on disk: otherwise a power cut could take away the folder with all files that are synced in it.
     """
     try:
-        folder.mkdir(FOLDER)
-    except FileNotFoundError:
-        make_private(folder.parent)
-        make_private(folder)
+        try:
+            folder.mkdir(FOLDER)
+        except FileNotFoundError:
+            make_private(folder.parent)
+            folder.mkdir(FOLDER)  # a file system that makes no folders, such as /proc, raises the same error again
     except FileExistsError:
         if not folder.is_dir():
             raise

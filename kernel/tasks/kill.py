@@ -21,10 +21,9 @@ from kernel.tasks.running import RunningTask, RunningTasks, id_number, id_text
 
 
 class TaskKiller:
-    """Handles `KillTask`.
+    """Handles `KillTask`. `flush` returns when the journal has written all that was requested.
 
-    `flush` returns when the journal has written all that was requested. `killed` does so after the kill of a process,
-    and raises `ShuttingDown` if its task runs again.
+    `killed` does so for a process that has ended, and raises `ShuttingDown` if its task runs again.
     """
 
     def __init__(

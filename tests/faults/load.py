@@ -22,6 +22,7 @@ from llmosd import (
     Killed,
     LlmosError,
     NoDaemon,
+    ShuttingDown,
     UnknownProcess,
 )
 from tests.faults.jobs import Job, Violation, done, make, may_be_repaired
@@ -67,7 +68,7 @@ class Load:
                     current: set[Job] = set()
                     for _ in range(AT_ONCE):
                         group.create_task(self._lane(llmos, current))
-            except* (TimeoutError, NoDaemon, ConnectionLost):
+            except* (TimeoutError, NoDaemon, ConnectionLost, ShuttingDown):
                 pass
             await asyncio.sleep(PAUSE)
 

@@ -93,3 +93,8 @@ def test_a_folder_that_cannot_be_synced_is_an_error_only_if_the_disk_fails(
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="Input/output") if raises else nullcontext():
         make_private(tmp_path / "one")
+
+
+def test_a_folder_that_the_file_system_refuses_to_make_is_an_error() -> None:
+    with pytest.raises(OSError, match="/proc/"):
+        make_private(Path("/proc/no such folder/below"))

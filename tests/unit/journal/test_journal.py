@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,16 @@ def instructions(folder: Path, tasks: int) -> dict[str, int]:
 def test_what_a_start_and_an_end_take_grows_no_faster_than_what_is_pending(tmp_path: Path) -> None:
     few, many = instructions(tmp_path / "few", 100), instructions(tmp_path / "many", 400)
     assert {name: taken for name, taken in many.items() if taken > 5 * few[name] + 100} == {}
+
+
+async def test_a_clock_that_is_centuries_ahead_uses_up_no_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, real = [], time.time
+    async with desk(tmp_path) as opened:
+        for years in (0, 100, 300, 0):
+            monkeypatch.setattr(store.time, "time", lambda ahead=years * 31_557_600: real() + ahead)
+            ids += [(await opened.accept(task())).id for _ in range(2)]
+        assert ids == sorted(set(ids))
+        assert ids[-1] < store.MAX_ID
 
 
 async def test_ids_grow_though_the_clock_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

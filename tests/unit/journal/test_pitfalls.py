@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from ipc.codec import encode
 from ipc.errors import JournalUnavailable, KeyReused, StateInUse, TooManyAttempts
 from ipc.messages import Emitted, Event, Log, Token
-from ipc.syscalls import Submit
 from kernel.core.stream import Stream
 from kernel.journal.journal import Journal
 from kernel.journal.records import AcceptedTask
@@ -58,7 +57,7 @@ def spoil(folder: Path, number: int, call: bytes) -> None:
     opened.close()
 
 
-@pytest.mark.parametrize("call", [b"", b"\xc1 no msgpack", encode({"program": 5}), encode(Submit("no such program"))])
+@pytest.mark.parametrize("call", [b"", b"\xc1 no msgpack", encode({"program": 5})])
 async def test_pitfall_one_bad_row_ends_its_own_task_and_aborts_no_other(tmp_path: Path, call: bytes) -> None:
     rows = await accepted(tmp_path, *(task({"n": number}, program="double") for number in range(5)))
     spoil(tmp_path, rows[2].id, call)

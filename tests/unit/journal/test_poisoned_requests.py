@@ -192,3 +192,21 @@ async def test_a_transaction_that_sqlite_gives_up_is_written_without_the_guilty_
         assert [type(await one) for one in (first, second, third)] == [AcceptedTask, NotStorable, AcceptedTask]
         rows = await opened.journal.read(lambda store: store.history(9, None))
         assert sorted(row.program for row in rows) == ["first", "third"]
+
+
+@pytest.mark.parametrize("point", ["journal.commit", "journal.committed"])
+async def test_an_error_of_the_disk_beside_one_of_a_value_is_not_taken_for_the_value(
+    tmp_path: Path, point: str
+) -> None:
+    """Otherwise the rows would be written twice, or by a connection that cannot be trusted after the error."""
+    async with desk(tmp_path) as opened:
+        running = await opened.accept(task(0))
+        # The first pass of `apply` is that of the whole transaction; the second is that of the first request by itself.
+        failpoints.arm({failpoints.VARIABLE: f"journal.apply=TypeError@1-2 {point}=EIO@1"})
+        first, second, ended = opened.accept(task(1)), opened.accept(task(2)), opened.finish(end(running.id))
+        assert isinstance(await first, JournalUnavailable)
+        assert isinstance(await second, JournalUnavailable)
+        assert await ended.get() is None
+        third = await opened.accept(task(3))
+        rows = await opened.journal.read(lambda store: store.history(9, None))
+        assert [row.id for row in rows] == [third.id, running.id]

@@ -223,3 +223,21 @@ def test_a_task_that_kills_the_daemon_after_hours_is_given_up(daemon: Daemon) ->
     daemon.guilty = {tasks[0]: 6 * 3600.0}
     daemon.run_until_quiet(ATTEMPTS + 1)
     assert daemon.given_up == tasks
+
+
+def test_a_task_that_makes_progress_is_not_given_up_because_another_waits_for_its_program(daemon: Daemon) -> None:
+    durable, broken = daemon.accept(2)
+
+    def restart() -> None:
+        """Both tasks begin, perhaps after a trial of the other, and the program of the second one is broken."""
+        daemon.store.apply([changes.TaskCleared(durable)] if durable not in daemon.held else [])
+        daemon.store.apply(map(changes.TaskBegan, daemon.held))
+        daemon.store.apply([changes.TaskWaits(broken), changes.TaskWaits(broken), changes.TaskProgressed(durable)])
+
+    for _ in range(2 * ATTEMPTS):
+        restart()
+        daemon.kill()
+    assert daemon.given_up == []
+    row = daemon.store.find(broken)
+    assert row is not None
+    assert row.attempt == 0

@@ -111,9 +111,9 @@ async def test_a_child_of_a_durable_agent_that_a_client_kills_while_the_daemon_s
     assert len(starts) == 1
 
 
-@pytest.mark.parametrize("by_id", [False, True])
+@pytest.mark.parametrize("by_task", [False, True])
 async def test_a_kill_of_what_the_stop_interrupted_before_is_refused_because_it_runs_again(
-    world: World, by_id: bool
+    world: World, by_task: bool
 ) -> None:
     async def stubborn(ctx: Context) -> None:
         while True:
@@ -128,9 +128,9 @@ async def test_a_kill_of_what_the_stop_interrupted_before_is_refused_because_it_
     world.agent(stubborn, durable=False)
     async with world.life(orderly=True) as life:
         task = await life.submit("stubborn")
+        call = KillTask(task) if by_task else Kill(pid_of(life, "stubborn"))
         drain = asyncio.ensure_future(life.system.kernel.drain(0))
         await dying.wait()
-        call = KillTask(task) if by_id else Kill(pid_of(life, "stubborn"))
         killing = asyncio.ensure_future(life.system.call(call))
         await life.system.turns()
         let_go.set()
