@@ -23,15 +23,21 @@ from ipc.syscalls import (
     Backup,
     Call,
     KillTask,
+    Logs,
+    Nice,
+    PeekMailbox,
     Receive,
     ReleaseLock,
     ReleasePermit,
     Reply,
+    Resume,
     Send,
     SetPolicy,
     Shutdown,
     Submit,
+    Suspend,
     Syscall,
+    Threads,
     WriteLog,
 )
 from kernel.core.fiber import RUNNING
@@ -58,6 +64,10 @@ ALSO_WHILE_DYING: frozenset[type[Syscall]] = frozenset({WriteLog, ReleaseLock, R
 CHECKED_BY_HANDLERS: frozenset[type[Syscall]] = frozenset({Send, Call, Reply, Receive})
 
 
+# A client's calls that do not wait for a process whose task cannot restart now: that may take days.
+ABOUT_A_LIVING_PROCESS: frozenset[type[Syscall]] = frozenset({Logs, Threads, PeekMailbox, Suspend, Resume, Nice})
+
+
 class SystemCalls(Protocol):
     """Makes the calls of a context. This is the gate; for a durable process it is the replay, which calls the gate."""
 
@@ -74,6 +84,9 @@ class RestartWaiter(Protocol):
 
         Returns whether the call has waited. If so, the caller makes the call again.
         """
+
+    def refuse_unstarted(self, error: LlmosError) -> None:
+        """Raises `UnknownProcess` if the task of the process that `error` did not find cannot restart now."""
 
 
 class Steps(Protocol):
@@ -223,7 +236,11 @@ class Gate:
                 answer = self.enter(process, call, stream, await_restarts=False)
                 return await answer if type(answer) is CoroutineType else answer
             except NotFound as error:
-                if self.pending_restarts is None or not await self.pending_restarts.wait_for_restart(error):
+                if self.pending_restarts is None:
+                    raise
+                if type(call) in ABOUT_A_LIVING_PROCESS:
+                    self.pending_restarts.refuse_unstarted(error)
+                if not await self.pending_restarts.wait_for_restart(error):
                     raise
 
     async def _call_then_give_way(self, process: Process, call: Syscall) -> None:

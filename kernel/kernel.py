@@ -139,7 +139,7 @@ class Kernel:
         self.limits = LimitEnforcer(settings.limits, loop, gate, process_exit)
         self.output = Output(table, gate)
         self.printing = Printing(loop)
-        pending_restarts = PendingRestarts(gate)
+        self._pending_restarts = pending_restarts = PendingRestarts(gate)
         self.names = NameRegistry(table, gate, pending_restarts.names)
         self.messaging = Messaging(table, gate, dispatcher, self.names, settings.memory.message_bytes)
         self.publication = Publisher(gate, self.messaging)
@@ -216,6 +216,7 @@ class Kernel:
             journal.on_opened.append(durable.opened)  # first: it takes over the pids and names that are in use
             journal.on_opened.append(self.tasks.recovery.trials.opened)  # before clients: it may delay their tasks
             journal.on_opened.append(self._answer_clients)  # last: now everything that clients may ask for exists
+            self._pending_restarts.why_unstarted = self.tasks.recovery.why_unstarted  # no list: one part restarts tasks
             journal.on_pending.append(self.tasks.recovery.recover)  # only: nothing else restarts tasks
             self.shared.journal = durable.regions  # no list: regions have one journal
             self.table.pids.on_low.append(durable.reserve_pids)  # only: nothing else writes pids

@@ -7,10 +7,10 @@ for it. PendingRestarts never restarts a process itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import cast
 
-from ipc.errors import LlmosError
+from ipc.errors import LlmosError, UnknownProcess
 from kernel.core.fiber import PARK
 from kernel.core.plain_wait import PlainWait
 from kernel.core.process import Thread
@@ -18,7 +18,10 @@ from kernel.gate import Gate
 
 
 class PendingRestarts:
-    """Task ids by pid (`pids`) and pids by name (`names`). The gate refers to this object while `pids` is not empty."""
+    """Task ids by pid (`pids`) and pids by name (`names`). The gate refers to this object while `pids` is not empty.
+
+    The hook `why_unstarted` says why a task cannot restart now; None if it can.
+    """
 
     def __init__(self, gate: Gate) -> None:
         self.pids: dict[int, int] = {}
@@ -27,6 +30,7 @@ class PendingRestarts:
         self._names_of: dict[int, list[str]] = {}
         self._waiting: dict[int, dict[Thread, None]] = {}  # by pid
         self._gate = gate
+        self.why_unstarted: Callable[[int], str | None] = _unknown
 
     def expect(self, processes: Iterable[tuple[int, int]], names: dict[str, int]) -> None:
         """Add `processes`, as pairs of pid and task id, and their `names` with the pids."""
@@ -64,6 +68,15 @@ class PendingRestarts:
             self.remove(pid)
         self._of_task.pop(task, None)
 
+    def refuse_unstarted(self, error: LlmosError) -> None:
+        """Raises `UnknownProcess` if the task of the process that `error` did not find cannot restart now."""
+        pid = error.data.get("pid")
+        why = self.why_unstarted(self.pids[pid]) if pid in self.pids else None
+        if why is not None:
+            raise UnknownProcess(
+                f"process {pid} has not restarted, because its task is {why}; `llmos why {pid}` shows more", pid=pid
+            ) from None
+
     async def wait_for_restart(self, error: LlmosError) -> bool:
         """If the process that `error` reports missing is yet to restart, wait for it; return True: repeat the call."""
         pid, name = error.data.get("pid"), error.data.get("name")
@@ -83,3 +96,8 @@ class PendingRestarts:
                 waiting.pop(thread, None)
             waited = True
         return waited
+
+
+def _unknown(task: int) -> str | None:
+    """The default of `PendingRestarts.why_unstarted`."""
+    return None

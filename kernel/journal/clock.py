@@ -42,18 +42,20 @@ class PurgeClock:
         self._time_of_day = time_of_day
         self._steady = steady
         self._jumps: deque[tuple[float, float]] = deque()
+        self._called = steady()
         self.bound()
 
     def bound(self) -> float:
         """The lowest time of day that the machine showed in the last `keep` seconds.
 
         A task whose end has a lower time ended more than `keep` seconds ago, whatever was done to the clock. Call this
-        regularly: a jump counts from the next call on.
+        regularly: a jump counts from the previous call on.
         """
         now = self._steady()
         difference = self._time_of_day() - now
         if not self._jumps or abs(difference - self._jumps[-1][1]) > TOLERANCE:
-            self._jumps.append((now, difference))
+            self._jumps.append((self._called, difference))  # at the earliest: tasks may have ended since
+        self._called = now
         since = now - self._keep
         while len(self._jumps) > 1 and self._jumps[1][0] <= since:
             self._jumps.popleft()

@@ -5,8 +5,9 @@ binary search for the task that kills the daemon (group testing; Dorfman, "The D
 Populations", 1943). A death counts against a task beyond `SHARED` only if the task ran alone. Nothing here starts a
 task: `kernel.tasks.recovery` does.
 
-`tasks.trial` is -1 for a task that waits because its program cannot be loaded, 0 for a task that the run holds back, 1
-for a task that began and may have caused the death of the run, and 2 for a task that ran through its trial in that run.
+`tasks.trial` is -1 for a task that waits because its program cannot be loaded, and 0 for a task that the run holds
+back. It is 1 for a task that began, or whose file still runs, and that may have caused the death of the run. It is 2
+for a task that ran through its trial in that run.
 """
 
 from __future__ import annotations

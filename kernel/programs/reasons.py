@@ -19,8 +19,8 @@ def one_line(error: Exception) -> str:
     """The reason for `error`; of a traceback the first line, the last line, and the place in the file."""
     if not isinstance(error, LlmosError):
         return brief(error)
-    if type(error) is UnknownProgram and (broken := error.data.get("broken")):
-        return bounded(f"no program {error.data.get('program')!r}; {'; '.join(broken)}", MAX_REASON)
+    if type(error) is UnknownProgram and isinstance(broken := error.data.get("broken"), list) and broken:
+        return bounded(f"no program {error.data.get('program')!r}; {'; '.join(map(str, broken))}", MAX_REASON)
     first, *more = error.message.strip().splitlines() or [class_name(error)]
     if not more:
         return bounded(first, MAX_REASON)

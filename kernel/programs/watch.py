@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
+import structlog
+
 from ipc.errors import Busy
 from kernel.programs.loader import ProgramLoader
 from kernel.programs.origin import without_origin
@@ -16,6 +18,8 @@ from kernel.programs.origin import without_origin
 LOOK_SECONDS = 1.0  # between two looks for changed files
 FIRST_PAUSE = 1.0  # seconds until the next attempt if no file changes, doubled after each
 LONGEST_PAUSE = 60.0
+
+log = structlog.get_logger("kernel.programs")
 
 Retry = Callable[[], None]
 
@@ -88,4 +92,7 @@ class ProgramWatch:
         try:
             return await self._loader.in_worker(lambda since: self._loader.stamp(names, since))
         except (Busy, OSError):
+            return None
+        except Exception:  # the tasks that wait must not wait for ever
+            log.exception("cannot look for changed files of programs")
             return None

@@ -183,5 +183,6 @@ class Supervisor:
         if child in self._ended:
             self._ended.remove(child)
         if process is not None:
+            process.awaited = True  # the supervisor takes its status, and restarts may go on for months
             self._end(process, "killed", why)
         return process

@@ -61,7 +61,7 @@ class TaskKiller:
                 self._kill_unstarted(task, client)
             await self._flush()
         row = await self._row(number)
-        return row.reason or "killed"  # not on disk: the disk refuses writes, and the journal tries again
+        return row.reason or task.reason  # not on disk: the disk refuses writes, and the journal tries again
 
     def kill_process(self, caller: Process, pid: int) -> Coroutine[Any, Any, ExitStatus] | None:
         """End the task whose process had `pid` in a previous run and has not restarted; None if there is none."""

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from ipc.codec import decode
-from ipc.errors import Busy, DeadlineExceeded, HistoryDamaged, JournalUnavailable, brief
+from ipc.errors import DeadlineExceeded, HistoryDamaged, JournalUnavailable, brief
 from ipc.messages import State
 from ipc.syscalls import Submit
 from kernel.core.event_log import EventLog
@@ -33,7 +33,7 @@ from kernel.programs.program import Program
 from kernel.programs.watch import ProgramWatch
 from kernel.tasks.running import RunningTask, RunningTasks, id_text
 from kernel.tasks.trials import Trials
-from kernel.tasks.waiting import WaitingTask, WaitingTasks
+from kernel.tasks.waiting import StillLoading, WaitingTask, WaitingTasks
 
 BATCH = 100  # tasks whose histories are read together, and that restart in one turn of the loop
 LOAD_SECONDS = 5.0  # that the other tasks wait for the file of one program, which goes on loading
@@ -95,6 +95,11 @@ class Recovery:
     def state(self, task: int) -> State | None:
         """The event for a client of a task that is held back or waits for its program; None for another task."""
         return self.trials.state(task) or self.waiting.state(task)
+
+    def why_unstarted(self, task: int) -> str | None:
+        """Why `task` cannot restart now; None if it can, or has."""
+        state = self.state(task)
+        return None if state is None else f"{state.state}: {state.detail}"
 
     def find(self, task: int) -> AcceptedTask | None:
         """Task `task` if it is held back or waits for its program."""
@@ -186,13 +191,13 @@ class Recovery:
     async def _load(self, name: str) -> Program | Exception:
         """Load the program; return the error if that fails, so that only the tasks of this program wait.
 
-        `Busy` if a file takes longer than `LOAD_SECONDS`: the tasks of other programs must not wait for it.
+        `StillLoading` if a file takes longer than `LOAD_SECONDS`: the tasks of other programs must not wait for it.
         """
         try:
             async with asyncio.timeout(LOAD_SECONDS):
                 return await self._lifecycle.programs.in_worker(partial(self._lifecycle.programs.look, name, None))
         except TimeoutError:
-            return Busy(f"program {name} takes longer than {LOAD_SECONDS:g} s to load", program=name)
+            return StillLoading(f"program {name} takes longer than {LOAD_SECONDS:g} s to load", program=name)
         except Exception as error:
             return error
 

@@ -37,11 +37,22 @@ log = structlog.get_logger("kernel.tasks")
 class RunningTask:
     """A task whose end is not on disk yet.
 
-    `final` is its last event, once its process has ended. When that event is on disk, it is pushed to the streams, and
-    `when_reported` is called. `delayed`: the first attempt to write it failed.
+    `final` is its last event, once its process has ended, and `reason` how it ended. When that event is on disk, it is
+    pushed to the streams, and `when_reported` is called. `delayed`: the first attempt to write it failed.
     """
 
-    __slots__ = ("attempt", "delayed", "detach", "durable", "event_log", "final", "id", "pid", "when_reported")
+    __slots__ = (
+        "attempt",
+        "delayed",
+        "detach",
+        "durable",
+        "event_log",
+        "final",
+        "id",
+        "pid",
+        "reason",
+        "when_reported",
+    )
 
     def __init__(self, number: int, event_log: EventLog, detach: bool, durable: bool = False, attempt: int = 1) -> None:
         self.id = number
@@ -51,6 +62,7 @@ class RunningTask:
         self.durable = durable
         self.pid = 0
         self.final: Result | Failed | None = None
+        self.reason = ""
         self.delayed = False
         self.when_reported: Callable[[], None] = _nothing
 
@@ -128,7 +140,7 @@ class RunningTasks:
         except (NotEncodable, FrameTooLarge) as unfit:
             reason, event = "failed", Failed(event.pid, to_wire(unfit))
             outcome = encode(event)
-        task.final = event
+        task.final, task.reason = event, reason
         name = event.error.code if isinstance(event, Failed) else ""
         if task.durable:
             self._durable.task_ended(task.id)

@@ -1,20 +1,21 @@
 """Tasks of a previous run that cannot restart yet: their program is broken, or does not take their arguments now.
 
 The recovery hands them over with the reason, and gets each back when its program loads again. A task that waits has no
-process, and neither an attempt nor a crash counts for it. It never ends a task, except at its deadline: only the task
-itself or a user does.
+process, and neither an attempt nor a crash counts for it, except while its file still runs: that may be what makes the
+daemon die. It never ends a task, except at its deadline: only the task itself or a user does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import structlog
 
-from ipc.errors import DeadlineExceeded, LlmosError
+from ipc.errors import Busy, DeadlineExceeded, LlmosError
 from ipc.foreign import bounded
 from ipc.messages import State
 from kernel.journal.changes import TaskBegan, TaskWaits
@@ -37,20 +38,26 @@ Load = Callable[[str], Coroutine[Any, Any, "Program | Exception"]]
 Check = Callable[[AcceptedTask, Program], None]
 
 
+class StillLoading(Busy):
+    """The file of a program runs. After a minute the loader reports a plain `Busy`."""
+
+
 class WaitingTask:
     """A task that waits because of `error`, since `since` by `time.monotonic`.
 
     `due`: its deadline in seconds since the epoch and the seconds that its client set; None without a deadline.
+    `suspect`: a death of the daemon counts for it, because its file still runs, or did so at the last attempt.
     `begins`: it has left the wait, and begins when the journal has stored that.
     """
 
-    __slots__ = ("accepted", "begins", "due", "error", "since")
+    __slots__ = ("accepted", "begins", "due", "error", "since", "suspect")
 
     def __init__(self, accepted: AcceptedTask, error: Exception, due: tuple[float, float] | None) -> None:
         self.accepted = accepted
         self.error = error
         self.due = due
         self.since = time.monotonic()
+        self.suspect = True
         self.begins = False
 
     @property
@@ -93,18 +100,14 @@ class WaitingTasks:
         self._changed = asyncio.Event()  # set, and replaced, when a task leaves
 
     def add(self, tasks: list[WaitingTask]) -> None:
-        """Let `tasks` wait. The journal notes that they have not begun."""
+        """Let `tasks` wait. The journal notes that they have not begun, unless their files still run."""
         if not tasks:
             return
         for task in tasks:
             self.tasks[task.accepted.id] = task
             self._by_program.setdefault(task.accepted.program, {})[task.accepted.id] = task
-            task.accepted.attempt -= 1
-            self._running.tasks[task.accepted.id].attempt = task.accepted.attempt
-            self._trials.set_aside(task.accepted.id)
-        self._journal.persist([TaskWaits(task.accepted.id) for task in tasks], lambda error: None)
-        for why, program in {(task.reason, task.accepted.program) for task in tasks}:
-            count = sum(task.reason == why for task in tasks)
+        self._set_aside(tasks)
+        for (why, program), count in Counter((task.reason, task.accepted.program) for task in tasks).items():
             log.warning("tasks wait for their program", program=bounded(program, MAX_REASON), tasks=count, why=why)
         self._set_timer(tasks)
         self.watch.add(self.retry, self._by_program)
@@ -152,24 +155,39 @@ class WaitingTasks:
         try:
             for name in list(self._by_program):
                 program = await self._load(name)
-                ready = []
+                ready: list[WaitingTask] = []
+                failed: list[WaitingTask] = []
                 waiting = [one for one in self._by_program.get(name, {}).values() if not one.begins]
                 for count, task in enumerate(waiting, 1):
-                    if task.accepted.id in self.tasks and self._fits(task, program):
-                        ready.append(task)
+                    if task.accepted.id in self.tasks:
+                        (ready if self._fits(task, program) else failed).append(task)
                     if not count % BATCH:
                         await asyncio.sleep(0)
-                await self._trials.quiet()
+                self._set_aside(task for task in failed if task.accepted.id in self.tasks)
+                if any(not task.suspect for task in ready):  # the others are on trial themselves
+                    await self._trials.quiet()
                 self._begin(ready)
         finally:
             self._attempt = None
         if self._again:
             self.retry()
 
+    def _set_aside(self, tasks: Iterable[WaitingTask]) -> None:
+        """Those of `tasks` whose files do not run any more count as not begun from now on."""
+        aside = [task for task in tasks if task.suspect and not isinstance(task.error, StillLoading)]
+        for task in aside:
+            task.suspect = False
+            task.accepted.attempt -= 1
+            self._running.tasks[task.accepted.id].attempt = task.accepted.attempt
+            self._trials.set_aside(task.accepted.id)
+        if aside:
+            self._journal.persist([TaskWaits(task.accepted.id) for task in aside], lambda error: None)
+
     def _fits(self, task: WaitingTask, program: Program | Exception) -> bool:
+        if isinstance(program, Exception):  # not raised: the traceback would grow with each task
+            task.error = program
+            return False
         try:
-            if isinstance(program, Exception):
-                raise program
             self._check(task.accepted, program)
         except Exception as error:
             task.error = error
@@ -191,7 +209,7 @@ class WaitingTasks:
         restarting = []
         for task in tasks:
             if task.accepted.id in self.tasks:  # nobody has killed it
-                task.accepted.attempt += 1
+                task.accepted.attempt += not task.suspect
                 restarting.append(task.accepted)
         self._restart(restarting)
         self.remove(*(accepted.id for accepted in restarting))

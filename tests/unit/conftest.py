@@ -1,7 +1,8 @@
 """Hooks and fixtures of all unit tests: the loop that each test runs on, and a kernel whose parts a test may override.
 
 Async tests run on `VirtualTimeLoop`: no test sleeps, and a test that would wait for ever fails instead of hanging.
-Tests marked `real_time` need sockets or processes of the operating system, and run on asyncio's own loop and on uvloop.
+Tests marked `real_time` need sockets or processes of the operating system, and run on asyncio's own loop and on uvloop;
+those marked `real_time("uvloop")` run only on the loop of the daemon, because nothing in them depends on the loop.
 No test imports anything from here.
 """
 
@@ -29,15 +30,19 @@ from tests.support.virtual_time import GuardedSelectorLoop, GuardedVirtualTimeLo
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "real_time: needs sockets or processes; runs on asyncio's loop and on uvloop")
+    config.addinivalue_line(
+        "markers", "real_time(*loops): needs sockets or processes; runs on asyncio's loop and on uvloop"
+    )
 
 
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    if item.get_closest_marker("real_time") is None:
+    marker = item.get_closest_marker("real_time")
+    if marker is None:
         return {"virtual": GuardedVirtualTimeLoop}
-    return {"asyncio": GuardedSelectorLoop, "uvloop": GuardedLoop}
+    both = {"asyncio": GuardedSelectorLoop, "uvloop": GuardedLoop}
+    return {name: both[name] for name in marker.args or both}
 
 
 # ---- the kernel

@@ -55,7 +55,8 @@ def ps(client: Client, options: argparse.Namespace) -> int:
     rows = client.ps(clients=options.all, tasks=True, start=options.start, limit=options.limit)
     listings.rows(ProcessInfo, rows, options.json, options.wide)
     if len(rows) == options.limit:
-        print(f"llmos: there may be more: --start {rows[-1].pid + 1}", file=sys.stderr)
+        more = "a higher --limit" if rows[-1].task else f"--start {rows[-1].pid + 1}"
+        print(f"llmos: there may be more: {more}", file=sys.stderr)
     return 0
 
 

@@ -91,3 +91,13 @@ def test_what_ended_in_the_future_counts_as_ended_now(tmp_path: Path) -> None:
         assert not store.purge(0.0, now=1_000.0)
     assert sorted(row.ended or math.nan for row in store.history(9, None)) == [900.0, 1_000.0]
     store.close()
+
+
+def test_an_end_between_a_jump_back_and_the_next_purge_counts_as_fresh() -> None:
+    machine = Machine()
+    machine.pass_(5)
+    machine.difference -= 10 * KEEP
+    machine.now += 2  # without a purge
+    ended = machine.time
+    machine.now += 1
+    assert machine.clock.bound() <= ended

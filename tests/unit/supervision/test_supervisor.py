@@ -10,6 +10,7 @@ import pytest
 
 from ipc.errors import InvalidCall, NameTaken, TooManyRestarts, UnknownProgram
 from ipc.syscalls import Child, Kill, Logs, Names, Sleep, Supervise
+from kernel.core import process_table
 from kernel.supervision.restarts import RestartIntensity
 from llmosd.context import Context
 from tests.support.system import System
@@ -157,6 +158,17 @@ async def test_restarts_that_lie_far_apart_go_on_for_ever(system: System, superv
     supervise(("a", "permanent", *[(10, "broken")] * 50), max_restarts=1, within=5.0)
     await system.call(Sleep(500))
     assert len([line for line in story if not line.endswith("-")]) > 40
+
+
+async def test_children_that_are_restarted_for_months_leave_no_outcomes(
+    system: System, supervise: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_table, "REMEMBERED", 2)
+    children = ("a", "permanent", *[(10, "broken")] * 50), ("b", "permanent"), ("c", "permanent")
+    supervise(*children, strategy="one_for_all", max_restarts=1, within=5.0)
+    await system.call(Sleep(100))
+    assert system.table.pids.last > 20
+    assert len(system.table.outcomes) == 0
 
 
 async def test_killing_the_supervisor_ends_its_children(system: System, supervise: Any, story: list[str]) -> None:

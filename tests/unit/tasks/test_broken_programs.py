@@ -10,14 +10,30 @@ from typing import Any
 
 import pytest
 
-from ipc.errors import DeadlineExceeded, Killed, UnknownTask
-from ipc.syscalls import Attach, History, Kill, KillTask, Ps, Send, Submit, TaskInfo, Why
+from ipc.errors import DeadlineExceeded, Killed, TooManyAttempts, UnknownProcess, UnknownTask
+from ipc.syscalls import (
+    Attach,
+    History,
+    Kill,
+    KillTask,
+    Logs,
+    Nice,
+    PeekMailbox,
+    Ps,
+    Resume,
+    Send,
+    Submit,
+    Suspend,
+    TaskInfo,
+    Threads,
+    Why,
+)
 from kernel.programs import jobs, watch
 from kernel.tasks import recovery
 from tests.support.durable_world import Life, World
 
 # ruff: noqa: ASYNC240
-pytestmark = pytest.mark.real_time
+pytestmark = pytest.mark.real_time("uvloop")
 
 GOOD = """
 from llmosd import agent
@@ -183,6 +199,25 @@ async def test_a_file_that_hangs_holds_up_its_own_tasks_only(
             await asyncio.sleep(0.05)
 
 
+async def test_a_file_that_makes_the_daemon_die_while_it_runs_is_given_up(
+    world: World, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "LOAD_SECONDS", 0.1)
+    monkeypatch.setattr(jobs, "PATIENCE", 0.01)
+    world.attempts = 3
+    folder, (task,) = await accepted(world, "plain")
+    go = world.folder / "go"
+    file.write_text(f"import os, time\nwhile not os.path.exists({os.fspath(go)!r}): time.sleep(0.01)\n" + GOOD)
+    for attempt in (2, 3):
+        async with world.life(folder) as life:  # its end stands for the death of the daemon by the file
+            assert (await wait_for_state(life, task)).attempt == attempt
+            await life.system.tasks.flush()
+    async with world.life(folder) as life:
+        with pytest.raises(TooManyAttempts):
+            await life.result(task)
+    go.touch()
+
+
 async def test_a_task_that_waits_can_be_killed_by_its_id_or_its_pid_and_stays_dead(world: World, file: Path) -> None:
     folder, tasks = await accepted(world, "counts", "plain", "counts")
     file.write_text("1 / 0")
@@ -245,6 +280,9 @@ async def test_tasks_that_wait_are_explained_and_listed(world: World, file: Path
             (0, plain, "plain", "waiting"),
         ]
         assert await call(Ps()) == []
+        for look in (Logs(pid), Threads(pid), PeekMailbox(pid), Suspend(pid), Resume(pid), Nice(pid, 5)):
+            with pytest.raises(UnknownProcess, match=rf"{pid} has not restarted, because its task is waiting: no prog"):
+                await call(look)
         file.write_text(GOOD)
         await pid_of(life, durable)
         assert (await call(Why(task=durable))).pid == pid
