@@ -150,6 +150,7 @@ class Process:
     """A running agent, or the connection of a client. `stream` takes the agent's events to the client of the task."""
 
     __slots__ = (
+        "__weakref__",
         "accepts",
         "args",
         "attempt",

@@ -58,7 +58,10 @@ class TimerQueue:
     def cancelled(self) -> None:
         """Count a cancelled timer of the heap. If more than half of the heap is cancelled, rebuild it without these."""
         self._cancelled += 1
-        if self._cancelled > SPARSE and 2 * self._cancelled > len(self._heap):
+        if self._cancelled == len(self._heap):
+            self._heap.clear()
+            self._cancelled = 0
+        elif self._cancelled > SPARSE and 2 * self._cancelled > len(self._heap):
             self._heap = [entry for entry in self._heap if not entry[2].over]
             heapify(self._heap)
             self._cancelled = 0
@@ -136,7 +139,9 @@ class Timer:
             self.over = True
             self.thread.timers -= 1
             if self.in_heap:
-                self.thread.dispatcher.timers.cancelled()
+                timers = self.thread.dispatcher.timers
+                del self.thread  # which may have ended long before the heap drops this
+                timers.cancelled()
 
     def fire(self) -> None:
         """The time is up: wake the thread."""

@@ -179,10 +179,12 @@ class Guarded(Loop):  # type: ignore[misc]
         process = acting_process()
         if process is not None:
             self._generators.remember(agen, process)
+        else:
+            self._generators.forget(agen)
 
     def _asyncgen_finalizer_hook(self, agen: AsyncGenerator[Any, Any]) -> None:
-        process = self._generators.take(agen)
-        if process is not None and process.status is not None:
+        is_of_a_process, process = self._generators.take(agen)
+        if is_of_a_process and (process is None or process.status is not None):
             return
         context = without_origin()
         context.run(ORIGIN.set, process)

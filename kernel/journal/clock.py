@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 TOLERANCE = 1.0  # seconds by which the time of day may drift without a new entry
 MOST_JUMPS = 1000  # entries; beyond them, the oldest two become one
@@ -28,7 +29,7 @@ def steady() -> float:
 class PurgeClock:
     """Knows the times of day that the machine showed in the last `keep` seconds of this run.
 
-    An entry of `_jumps` is a moment at which the time of day jumped, by the steady clock, and the difference between
+    An entry of `_jumps` is a period, by the steady clock, in which the time of day jumped, and the difference between
     the clocks since then. The first entry also stands for the time before the run.
     """
 
@@ -41,26 +42,36 @@ class PurgeClock:
         self._keep = keep
         self._time_of_day = time_of_day
         self._steady = steady
-        self._jumps: deque[tuple[float, float]] = deque()
-        self._called = steady()
-        self.bound()
+        self._jumps: deque[_Jump] = deque()
+        self._looked = steady()
+        self.look()
+
+    def look(self) -> float:
+        """Compare the clocks. Returns the steady one. Two jumps between two calls that cancel out are not seen."""
+        now = self._steady()
+        difference = self._time_of_day() - now
+        if not self._jumps or abs(difference - self._jumps[-1].difference) > TOLERANCE:
+            self._jumps.append(_Jump(self._looked, now, difference))
+        self._looked = now
+        return now
 
     def bound(self) -> float:
         """The lowest time of day that the machine showed in the last `keep` seconds.
 
-        A task whose end has a lower time ended more than `keep` seconds ago, whatever was done to the clock. Call this
-        regularly: a jump counts from the previous call on.
+        A task whose end has a lower time ended more than `keep` seconds ago, whatever was done to the clock.
         """
-        now = self._steady()
-        difference = self._time_of_day() - now
-        if not self._jumps or abs(difference - self._jumps[-1][1]) > TOLERANCE:
-            self._jumps.append((self._called, difference))  # at the earliest: tasks may have ended since
-        self._called = now
-        since = now - self._keep
-        while len(self._jumps) > 1 and self._jumps[1][0] <= since:
+        since = self.look() - self._keep
+        while len(self._jumps) > 1 and self._jumps[1].last <= since:
             self._jumps.popleft()
         if len(self._jumps) > MOST_JUMPS:
-            (first, one), (_, other) = self._jumps.popleft(), self._jumps.popleft()
-            self._jumps.appendleft((first, min(one, other)))
-        (_, first_difference), *later = self._jumps
-        return min(since + first_difference, *(at + difference for at, difference in later), self._time_of_day())
+            one, other = self._jumps.popleft(), self._jumps.popleft()
+            self._jumps.appendleft(one._replace(difference=min(one.difference, other.difference)))
+        first, *later = self._jumps
+        shown = [max(jump.first, since) + jump.difference for jump in later]
+        return min(since + first.difference, *shown, self._time_of_day())
+
+
+class _Jump(NamedTuple):
+    first: float  # it happened after this,
+    last: float  # and before this
+    difference: float

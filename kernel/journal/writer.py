@@ -172,6 +172,7 @@ class Writer:
 
     def _execute(self, operations: Sequence[Operation]) -> None:
         """Execute `operations`, and answer them and the unwritten ends that are on disk now."""
+        self._clock.look()  # whenever a task has ended: a jump just before is noticed
         try:
             answered = self._perform(operations)
         except Exception as error:  # a mistake of ours: each request gets an answer nevertheless

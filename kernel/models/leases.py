@@ -296,5 +296,5 @@ class LeaseTable:
         return bool(sequence.block_reasons)
 
     def _reader_caught_up(self, sequence: Sequence) -> None:
-        del self._readers[sequence.id]
-        self.on_reader_caught_up(sequence, READER)
+        if self._readers.pop(sequence.id, None) is not None:  # else it ended in another callback of the same stream
+            self.on_reader_caught_up(sequence, READER)

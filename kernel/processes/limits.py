@@ -182,6 +182,10 @@ class LimitEnforcer:
         account = self._accounts.get(process.owner)
         if account is not None:
             account.tokens += count
+        elif process.status is not None and (late := self._account(process.owner)) is not None:
+            late.tokens += count  # of a prompt that the driver reports after the end of the owner's last process
+            self._accounts[process.owner] = late
+            self._last_process_ended(process.owner, late)
         if account is not None or process.limits is not None:
             self.check_tokens(process, 0)
 

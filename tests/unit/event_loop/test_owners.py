@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import weakref
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -155,3 +156,69 @@ async def test_an_asynchronous_generator_is_finished_by_a_thread_of_its_process(
     await system.run(other)
     await system.result(process)
     assert finished == [process]
+
+
+async def test_a_generator_that_has_ended_does_not_hold_its_process(system: System) -> None:
+    async def numbers() -> AsyncGenerator[int]:
+        yield 1
+
+    async def owner(ctx: Context) -> None:
+        async for _ in numbers():
+            pass
+
+    process = weakref.ref(system.spawn(owner))
+    await asyncio.sleep(1)
+    await system.run(fine)
+    system.table.ended.clear()
+    gc.collect()
+    assert process() is None
+
+
+async def test_the_generator_of_a_process_that_is_gone_is_never_finished(system: System) -> None:
+    finished, dropped = [], []
+
+    async def numbers() -> AsyncGenerator[int]:
+        try:
+            yield 1
+        finally:
+            finished.append(1)
+
+    async def owner(ctx: Context) -> None:
+        generator = numbers()
+        await anext(generator)
+        dropped.append(generator)
+
+    process = weakref.ref(system.spawn(owner))
+    await asyncio.sleep(1)
+    await system.run(fine)
+    system.table.ended.clear()
+    gc.collect()
+    assert process() is None
+    dropped.clear()
+    gc.collect()
+    await asyncio.sleep(1)
+    assert finished == []
+
+
+async def test_the_kernels_generator_is_finished_though_its_id_was_that_of_an_agents(system: System) -> None:
+    finished: list[int] = []
+
+    async def numbers() -> AsyncGenerator[int]:
+        try:
+            yield 1
+        finally:
+            finished.append(1)
+
+    async def owner(ctx: Context) -> None:
+        async for _ in numbers():
+            pass
+
+    process = system.spawn(owner)
+    await system.result(process)
+    generator = numbers()
+    owners = system.loop._generators  # type: ignore[attr-defined]
+    owners._cleared[id(generator)] = weakref.ref(process)
+    await anext(generator)
+    del generator
+    await asyncio.sleep(1)
+    assert finished == [1, 1]

@@ -49,6 +49,35 @@ def test_after_a_jump_the_results_of_the_last_seconds_stay_for_their_time(jump: 
     assert machine.clock.bound() > after
 
 
+@pytest.mark.parametrize("jump", [10 * KEEP, -10 * KEEP, KEEP / 2, -KEEP / 2])
+def test_what_ended_between_a_jump_and_the_next_purge_stays_for_its_time(jump: float) -> None:
+    machine = Machine()
+    machine.pass_(50)
+    machine.now += KEEP / 4
+    before = machine.time
+    machine.difference += jump
+    after = machine.time
+    machine.now += KEEP / 4  # the first purge since
+    assert machine.clock.bound() <= min(before, after)
+    machine.pass_(3 * KEEP / 4 - 1)
+    assert machine.clock.bound() <= min(before, after)
+    machine.pass_(KEEP)
+    assert machine.clock.bound() > after
+
+
+def test_a_jump_between_two_purges_counts_if_the_clock_was_looked_at_meanwhile() -> None:
+    machine = Machine()
+    machine.pass_(50)
+    machine.difference -= 10 * KEEP
+    ended = machine.time
+    machine.clock.look()
+    machine.difference += 10 * KEEP
+    machine.pass_(KEEP - 2)
+    assert machine.clock.bound() <= ended
+    machine.pass_(3)
+    assert machine.clock.bound() > ended
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_however_the_clock_jumps_nothing_is_deleted_before_its_time_and_all_of_it_later(seed: int) -> None:
     rng, machine = random.Random(seed), Machine()
@@ -58,6 +87,9 @@ def test_however_the_clock_jumps_nothing_is_deleted_before_its_time_and_all_of_i
         if rng.random() < 0.1:
             machine.difference += rng.choice([-1, 1]) * rng.choice([2, 30, 1_000, 1e7])
         ended[number] = machine.now, machine.time
+        machine.clock.look()
+        if rng.random() < 0.5:
+            continue
         bound = machine.clock.bound()
         for one, (at, stored) in list(ended.items()):
             if stored > machine.time:  # as the store does: it counts as ended now

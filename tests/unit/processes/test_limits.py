@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from time import process_time
 from typing import Any
 
@@ -259,3 +260,13 @@ class TestRememberedUsage:
         accounts = system.kernel.limits._accounts
         assert list(accounts) == ["owner 3", "owner 5", "owner 6"]
         assert accounts["owner 3"].tokens == 2 * accounts["owner 6"].tokens > 0
+
+    async def test_tokens_that_are_reported_after_the_end_of_the_last_process_count(self, system: System) -> None:
+        process = await spawn(system, "forever", owner="owner")
+        system.kernel.process_exit.end(process, "killed", "")
+        await asyncio.sleep(5)
+        limits = system.kernel.limits
+        with contextlib.suppress(LimitExceeded):
+            limits.tokens_used(process, 1001)
+        with pytest.raises(LimitExceeded):
+            limits.check_tokens(await spawn(system, "forever", owner="owner"))
