@@ -1,4 +1,4 @@
-"""What the watchdog notes at a start."""
+"""Tests of the part of the watchdog that decides where it may interrupt code."""
 
 from __future__ import annotations
 
