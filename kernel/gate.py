@@ -99,16 +99,18 @@ class CallEntry:
     """One kind of system call: its handler, how often it was made, and whether only clients may make it.
 
     `unobserved` is the handler as it was registered. `handler` is the same handler, or an observer that calls it.
-    `check` checks the fields of an agent's call; None if the handler does.
+    `check` checks the fields of an agent's call; None if the handler does. `examined`: whether an agent's call needs
+    more than the handler, so that the most frequent calls pay for one look.
     """
 
-    __slots__ = ("check", "clients_only", "count", "handler", "unobserved")
+    __slots__ = ("check", "clients_only", "count", "examined", "handler", "unobserved")
 
     def __init__(self, kind: type[Syscall], handler: Handler) -> None:
         self.handler = self.unobserved = handler
         self.count = 0
         self.clients_only = kind in CLIENTS_ONLY
         self.check: Check | None = None if kind in CHECKED_BY_HANDLERS else self._first_check
+        self.examined = self.clients_only or self.check is not None
 
     def _first_check(self, call: Syscall) -> None:
         """Compile the check at the first call, so that the daemon's start does not wait for all of them."""
@@ -190,11 +192,12 @@ class Gate:
             await asyncio.sleep(0)  # before the call: a cancellation after it would lose its answer, such as a message
         try:
             entry = self._entries[type(call)]  # as in `enter`, inlined for speed: every call of an agent passes here
-            if process.dying or entry.clients_only:
-                _permit(process, type(call))
+            if process.dying or entry.examined:
+                if process.dying or entry.clients_only:
+                    _permit(process, type(call))
+                if entry.check is not None:
+                    entry.check(call)
             entry.count += 1
-            if entry.check is not None:
-                entry.check(call)
             handler = entry.handler
             answer = handler(process, call)
             if type(answer) is not CoroutineType:

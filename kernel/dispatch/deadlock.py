@@ -63,12 +63,12 @@ def _knot_closed_by(thread: Thread) -> list[Thread] | None:
     process = thread.process
     if thread.timers or process.suspended or process.dying or thread.about_to_be_cancelled:
         return None
-    return _reached(thread)
+    return None if _reaches_live(thread) else _all_reached(thread)
 
 
 def _break_if_stuck(thread: Thread) -> None:
-    if _is_stuck(thread) and (knot := _reached(thread)) is not None:
-        _break(knot)
+    if _is_stuck(thread) and not _reaches_live(thread):
+        _break(_all_reached(thread))
 
 
 def _is_stuck(thread: Thread) -> bool:
@@ -81,10 +81,8 @@ def _enders(thread: Thread) -> Iterable[Thread] | None:
     return thread.waits_for.ended_by()
 
 
-def _reached(start: Thread) -> list[Thread] | None:
-    """`start` and all threads that it reaches, or None if one of them is live."""
-    if _reaches_live(start):
-        return None
+def _all_reached(start: Thread) -> list[Thread]:
+    """`start` and all threads that it reaches. None of them is live."""
     found = {start: None}
     knot = [start]
     for thread in knot:  # grows during the loop; the threads that are reached by the fewest waits come first
@@ -131,7 +129,7 @@ def _break(knot: list[Thread]) -> None:
     if victims:
         victim = max(victims, key=lambda thread: thread.process.pid)
         # The error lists the threads as the victim reaches them.
-        victim.interrupt(_error_for(_reached(victim) or knot))
+        victim.interrupt(_error_for(knot if _reaches_live(victim) else _all_reached(victim)))
 
 
 def _error_for(knot: list[Thread]) -> DeadlockDetected:

@@ -109,7 +109,8 @@ class Dispatcher:
             process.suspended = False
         else:
             thread.suspended = False
-        self._push_held(process)
+        if process.held_back is not None:
+            self._push_held(process)
 
     def clean_up(self, thread: Thread) -> None:
         """Step `thread`, which is killed, until it is done or `end_clean_up`, even while its process is suspended."""

@@ -62,19 +62,22 @@ def check_call(call: Syscall) -> None:
 @cache
 def check_of(kind: type[Syscall]) -> Check:
     """The function that checks calls of `kind`. It is compiled, because a loop over the fields takes twice as long."""
-    lines = ["def check(call):", " pass"]
+    lines = [" pass"]
     names: dict[str, Any] = {}
     for field in _fields(kind):
         form = _form(field.type) if field.type != FUNCTION else A_FUNCTION
         if form is ANYTHING:
             continue
-        common = form.common
-        if field.default is None or isinstance(field.default, int | str):
-            names[f"default_{field.name}"] = field.default
-            common = f"v is default_{field.name} or {common}"
-        names[f"take_{field.name}"] = _taker(kind, field.name, form)
-        lines += [f" v = call.{field.name}", f" if not ({common}): call.{field.name} = take_{field.name}(v)"]
-    exec("\n".join(lines), names)
+        name, space = field.name, " "
+        if field.default is None or isinstance(field.default, bool | int | str):
+            default = field.default if field.default is None or isinstance(field.default, bool) else f"default_{name}"
+            names[f"default_{name}"] = field.default
+            lines += [f" if call.{name} is not {default}:"]  # most fields have their defaults
+            space = "  "
+        names[f"take_{name}"] = _taker(kind, name, form)
+        lines += [f"{space}v = call.{name}", f"{space}if not ({form.common}): call.{name} = take_{name}(v)"]
+    defaults = [f"{name}={name}" for name in names if name.startswith("default_")]  # locals are faster than globals
+    exec("\n".join([f"def check(call, {', '.join(defaults)}):", *lines]), names)
     check: Check = names["check"]
     return check
 

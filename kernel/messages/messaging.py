@@ -34,6 +34,7 @@ from kernel.messages.names import NameRegistry
 from kernel.messages.room import MailboxRoom, mailbox_full
 from kernel.messages.validation import (
     MAX_INT,
+    MIN_INT,
     SHORT_TEXT,
     SMALL_TYPES,
     UNTYPED,
@@ -71,14 +72,16 @@ class Messaging:
     # ---- send
 
     def send(self, process: Process, call: Send) -> int | Coroutine[Any, Any, int]:
-        if type(call.to) is not int or call.type is not UNTYPED or call.wait is not True:
+        to, kind = call.to, call.type
+        if type(to) is not int or kind is not UNTYPED or call.wait is not True:
             check_call(call)
-        recipient = self._alive.get(call.to) or self.recipient(call.to)  # type: ignore[arg-type]
+            to, kind = call.to, call.type
+        recipient = self._alive.get(to) or self.recipient(to)  # type: ignore[arg-type]
         deadline = None if call.lifetime is None else deadline_after(call.lifetime, self._loop)
-        kind, body, priority = call.type, call.body, call.priority
+        body, priority = call.body, call.priority
         of = type(body)
         if recipient.accepts is not None or not (
-            (of is int and -MAX_INT <= body <= MAX_INT)
+            (of is int and MIN_INT <= body <= MAX_INT)
             or (of is str and len(body) <= SHORT_TEXT and body.isascii())
             or of in SMALL_TYPES
         ):
@@ -151,15 +154,17 @@ class Messaging:
     # ---- call and reply
 
     async def call(self, process: Process, call: Call) -> Any:  # noqa: C901 - one function for speed
-        if type(call.to) is not int or call.type is not UNTYPED:
+        to, kind = call.to, call.type
+        if type(to) is not int or kind is not UNTYPED:
             check_call(call)
-        recipient = self._alive.get(call.to) or self.recipient(call.to)  # type: ignore[arg-type]
+            to, kind = call.to, call.type
+        recipient = self._alive.get(to) or self.recipient(to)  # type: ignore[arg-type]
         if recipient is process:
             raise InvalidCall(f"process {process.pid} calls itself, and would wait for its own reply forever")
-        kind, body, priority = call.type, call.body, call.priority
+        body, priority = call.body, call.priority
         of = type(body)
         if recipient.accepts is not None or not (
-            (of is int and -MAX_INT <= body <= MAX_INT)
+            (of is int and MIN_INT <= body <= MAX_INT)
             or (of is str and len(body) <= SHORT_TEXT and body.isascii())
             or of in SMALL_TYPES
         ):
@@ -238,7 +243,7 @@ class Messaging:
         if of is str:
             if not value.isascii():
                 value = isolate(value)
-        elif not (of in PLAIN or (of is int and -MAX_INT <= value <= MAX_INT)):
+        elif not (of in PLAIN or (of is int and MIN_INT <= value <= MAX_INT)):
             value = isolate(value)
         caller = pending_calls.pop(call.message)
         process.messages_sent += 1

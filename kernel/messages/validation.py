@@ -24,6 +24,7 @@ from kernel.messages.body_size import SMALL_BODY, size
 MAX_TYPE = 4096  # characters of the type of a message, which may be a topic
 MAX_BODY = 4 * 1024 * 1024  # bytes of an encoded body; larger values belong in shared memory
 MAX_INT = 2**63 - 1  # the largest signed integer of msgpack
+MIN_INT = -MAX_INT
 
 # For speed, `send` and `call` repeat the checks of common messages inline, with the constants below.
 SHORT_TEXT = SMALL_BODY  # characters; in ASCII as many bytes, for which a mailbox does not count the bytes

@@ -80,6 +80,7 @@ class LoaderJob(Generic[T]):
         self.began = time.monotonic()
         self.ended = False
         self.interrupted = False  # ended by `TimeLimit`
+        self._raised = False  # whether a `TimeLimit` was sent to the thread
         self.settled: Future[None] = Future()
         self.error: BaseException | None = None
         self._value: T | None = None
@@ -156,7 +157,8 @@ class LoaderJob(Generic[T]):
         except TimeLimit as error:  # it arrived after the work
             if self._value is None and self.error is None:
                 self.error = error
-        _raise_in(threading.get_ident(), None)
+        if self._raised:
+            _raise_in(threading.get_ident(), None)
         self._end()
 
     def _end(self) -> None:
@@ -174,7 +176,7 @@ class LoaderJob(Generic[T]):
         with self._changed:
             thread = self._thread
             if not self.ended and thread is not None and place_in(thread) and not is_importing(thread):
-                self.interrupted = True
+                self.interrupted = self._raised = True
                 _raise_in(thread, TimeLimit)
                 if not self._changed.wait_for(lambda: self.ended, GRACE):
                     self.interrupted = False
@@ -228,6 +230,9 @@ class LoaderJobs:
 
 
 def _raise_in(thread: int, error: type[BaseException] | None) -> None:
-    """Raise `error` in a thread when it next runs Python code; None revokes an error that it has not noticed yet."""
+    """Raise `error` in a thread when it next runs Python code; None revokes an error that it has not noticed yet.
+
+    Python 3.11 then looks for errors at every call and in every loop, until a thread has noticed one: even for None.
+    """
     raised = None if error is None else ctypes.py_object(error)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)

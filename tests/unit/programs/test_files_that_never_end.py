@@ -327,3 +327,12 @@ def test_an_error_of_a_file_is_the_error_of_the_load(programs: ProgramLoader, tm
     path = agent_file(tmp_path / "a.py", "a", before="1 / 0")
     with pytest.raises(AgentFailed, match="ZeroDivisionError"):
         programs.load(str(path))
+
+
+def test_no_error_is_revoked_in_a_thread_that_got_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A revocation makes Python look for errors at every call of every thread from then on, and hang in a tracer."""
+    revoked: list[int] = []
+    monkeypatch.setattr(jobs, "_raise_in", lambda thread, error: revoked.append(thread))
+    monkeypatch.setattr(jobs._threads, "submit", lambda function, *args: function(*args))
+    job = LoaderJob("a file", lambda: 1, tmp_path)
+    assert (job.result(), revoked) == (1, [])
