@@ -154,11 +154,11 @@ class LoaderJob(Generic[T]):
             except BaseException as error:
                 self.error = error
             self._end()
+            if self._raised:
+                _notice_errors()
         except TimeLimit as error:  # it arrived after the work
-            if self._value is None and self.error is None:
+            if not self.ended and self._value is None and self.error is None:
                 self.error = error
-        if self._raised:
-            _raise_in(threading.get_ident(), None)
         self._end()
 
     def _end(self) -> None:
@@ -181,6 +181,7 @@ class LoaderJob(Generic[T]):
                 if not self._changed.wait_for(lambda: self.ended, GRACE):
                     self.interrupted = False
                     _raise_in(thread, None)
+                    _notice_errors()
             if not self.ended:
                 self._settle()
                 self._start_timer(LIMIT)  # it may compute later
@@ -232,7 +233,16 @@ class LoaderJobs:
 def _raise_in(thread: int, error: type[BaseException] | None) -> None:
     """Raise `error` in a thread when it next runs Python code; None revokes an error that it has not noticed yet.
 
-    Python 3.11 then looks for errors at every call and in every loop, until a thread has noticed one: even for None.
+    Python 3.11 then looks for errors at every call and in every loop of all threads until one has noticed an error:
+    even for None.
     """
     raised = None if error is None else ctypes.py_object(error)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
+
+
+def _notice_errors() -> None:
+    """Let this thread notice an error, its last one, so that Python looks for none at every call any more."""
+    with suppress(TimeLimit):
+        _raise_in(threading.get_ident(), TimeLimit)
+        while True:
+            pass

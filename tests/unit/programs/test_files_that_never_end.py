@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -329,10 +330,40 @@ def test_an_error_of_a_file_is_the_error_of_the_load(programs: ProgramLoader, tm
         programs.load(str(path))
 
 
-def test_no_error_is_revoked_in_a_thread_that_got_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A revocation makes Python look for errors at every call of every thread from then on, and hang in a tracer."""
-    revoked: list[int] = []
-    monkeypatch.setattr(jobs, "_raise_in", lambda thread, error: revoked.append(thread))
-    monkeypatch.setattr(jobs._threads, "submit", lambda function, *args: function(*args))
-    job = LoaderJob("a file", lambda: 1, tmp_path)
-    assert (job.result(), revoked) == (1, [])
+TRACED = """
+import sys, threading
+from pathlib import Path
+from kernel.programs import jobs
+
+jobs.GRACE = {grace}
+begun, go = threading.Event(), threading.Event()
+code = compile({code!r}, "/agents/slow.py", "exec")
+job = jobs.LoaderJob("a file", lambda: exec(code, {{"__name__": "slow", "begun": begun, "go": go}}))
+assert begun.wait(60)
+if {late}:
+    job._time_out()
+go.set()
+assert job.wait(60)
+
+def called():
+    return "done"
+
+sys.settrace(lambda *_: None)
+print(called())
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "grace", "late"),
+    [
+        ("begun.set(); go.wait()", 0.01, True),
+        ("begun.set()\nwhile True: pass", GUARD, True),
+        ("begun.set(); go.wait()", GUARD, False),
+    ],
+    ids=["it notices no limit", "it is interrupted", "it ends in time"],
+)
+def test_python_looks_for_no_errors_of_threads_after_the_end_of_a_file(code: str, grace: float, late: bool) -> None:
+    """Otherwise each call of every thread is slow, and a traced function of Python 3.11 never begins."""
+    script = TRACED.format(code=code, grace=grace, late=late)
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=GUARD, check=False)
+    assert (ran.stdout, ran.returncode) == ("done\n", 0), ran.stderr
