@@ -8,14 +8,18 @@ same. Nothing that an agent does can hold it up, and nothing disarms it.
 from __future__ import annotations
 
 import faulthandler
+import itertools
 import os
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import IO, Any
 
 import structlog
 
+MAX_FRAMES = 1000  # of the stack of the loop's thread
 IN_C_SECONDS = 5.0  # after which the thread of faulthandler acts, when the thread of Python did not
 
 log = structlog.get_logger("llmosd")
@@ -60,7 +64,22 @@ class LastResort:
                 self._changed.wait(left)
         try:
             log.error("the daemon did not stop in time; it ends now", stacks=getattr(self._file, "name", ""))
-            faulthandler.dump_traceback(file=self._file, all_threads=True)
+            self._write_stacks()
             self._before_exit()
         finally:
             self._exit_now(1)
+
+    def _write_stacks(self) -> None:
+        """Write the stack of the loop's thread first: faulthandler writes 100 threads, the newest first.
+
+        Neither reads source files, since their disk may hang.
+        """
+        frame = sys._current_frames().get(threading.main_thread().ident or 0)
+        if frame is not None:
+            places = [
+                f'  File "{at.f_code.co_filename}", line {line} in {at.f_code.co_name}\n'
+                for at, line in itertools.islice(traceback.walk_stack(frame), MAX_FRAMES)
+            ]
+            text = "".join(["Main thread (most recent call first):\n", *places])
+            os.write(self._file.fileno(), text.encode("utf-8", "backslashreplace"))
+        faulthandler.dump_traceback(file=self._file, all_threads=True)

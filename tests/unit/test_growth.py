@@ -193,7 +193,7 @@ async def held(system: System) -> Counter[str]:
     await asyncio.sleep(1000)
     gc.collect()
     found = count(system.kernel)
-    found.update(type(each).__name__ for each in gc.get_objects() if isinstance(each, LIVING))
+    found.update(type(each).__name__ for each in gc.get_objects() if issubclass(type(each), LIVING))
     fire = system.kernel.dispatcher.timers._fire  # one timer for all threads, which may be set though none waits
     timers = [timer for timer in system.loop._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
     found["timers"] = sum(timer._callback != fire for timer in timers)

@@ -43,6 +43,20 @@ def test_a_stop_that_takes_too_long_ends_with_the_stacks_and_the_log(tmp_path: P
     assert "test_last_resort.py" in end.path.read_text()
 
 
+def test_the_stack_of_the_loop_is_written_however_many_threads_there_are(tmp_path: Path) -> None:
+    done = threading.Event()
+    threads = [threading.Thread(target=done.wait) for _ in range(120)]
+    for thread in threads:
+        thread.start()
+    end = Exit(tmp_path)
+    end.resort.arm(0.0)
+    assert end.ended.wait(GUARD)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert "in test_the_stack_of_the_loop_is_written" in end.path.read_text()
+
+
 def test_a_second_stop_makes_the_bound_shorter_and_never_longer(tmp_path: Path) -> None:
     end = Exit(tmp_path)
     end.resort.arm(10_000.0)

@@ -110,7 +110,7 @@ async def test_a_disk_that_refuses_leaves_the_generation_where_it_is(system: Sys
     processes = [system.spawn("teller", seed=seed) for seed in (1, 2)]
     await asyncio.sleep(4.5)
     area = system.kernel.resources.area
-    own, area._own = area._own, Path("/nowhere/at/all")
+    own, area._own = area._own, Path("/proc/self")  # where not even root can write
     await system.call(Suspend(processes[0].pid))
     processes.append(system.spawn("teller", seed=3))
     await asyncio.sleep(4)

@@ -144,6 +144,7 @@ async def test_a_task_that_is_held_back_is_explained_and_can_be_killed(system: S
     tasks[1].group = tasks[2].group = 1
     opened(system, 3600.0)
     system.tasks.recovery.recover(tasks)
+    await system.until(lambda: system.tasks._tasks[tasks[0].id].pid)
     explained = await system.call(Why(task=f"{tasks[1].id:x}"))
     assert (explained.state, explained.wait.kind) == ("held back", "trial")
     assert "died 2 times in a row" in explained.text
