@@ -28,7 +28,7 @@ def count(root: object, *, only: bool = False) -> Counter[str]:
     found: Counter[str] = Counter()
     seen: set[int] = set()
     hold: list[object] = []  # so that no identity is used twice
-    stack: list[tuple[str, object]] = [("root", root)]
+    stack: list[tuple[str, Any]] = [("root", root)]
     for name, module in list(sys.modules.items()):
         if not only and name.partition(".")[0] in OURS:
             stack += [(f"{name}.{key}", value) for key, value in vars(module).items() if not key.startswith("__")]
