@@ -27,8 +27,9 @@ class Unanswerable:
 def mark_caller_gone(recipient: Process, message: int) -> None:
     """Record that the caller of `message` has given up. A late reply then becomes a dead letter.
 
-    Beyond `LATE_REPLIES` pending calls no marks are added, and `forgotten` is the highest id that got none. Ids count
-    up, so from then on every unknown id up to this one may be that of such a call: see `check_reply`.
+    Beyond `LATE_REPLIES` pending calls no marks are added, and `forgotten` is the highest id that got none. From then
+    on every unknown id up to this one may be that of such a call: see `check_reply`. Ids count up, but those of the
+    calls of durable processes are higher than all others, so after one of these, every id from the counter may be one.
     """
     pending_calls = recipient.pending_calls
     if pending_calls is not None and message in pending_calls:

@@ -111,6 +111,8 @@ class Control:
         if call.thread is not None:
             return self._threads.kill(target.thread(call.thread))
         if target.status is None:
+            if target.parent_pid == process.pid and not target.dying:
+                target.awaited = True  # it has no result, and its parent knows how it ends
             self._process_exit.end(target, "killed", f"killed by process {process.pid} ({process.program})")
         if process.is_client and self.on_kill:
             return self._killed(target)

@@ -11,7 +11,7 @@ from ipc.syscalls import Kill, Spawn, Wait
 from kernel.core import child_outcomes
 from kernel.core.process_table import REMEMBERED
 from llmosd.context import Context
-from tests.support.agents import idle
+from tests.support.agents import idle, listener
 from tests.support.system import System
 
 MANY = REMEMBERED + 100
@@ -103,6 +103,21 @@ async def test_a_wait_that_was_answered_while_the_child_ended_leaves_no_outcome(
         for n in range(10, MANY + 10):
             assert await ctx.wait(await ctx.spawn("child", {"n": n})) == n
         assert len(system.table.outcomes) == 0
+
+    await system.run(parent)
+
+
+async def test_a_parent_that_kills_its_children_leaves_no_outcome(system: System) -> None:
+    system.program(listener)
+
+    async def parent(ctx: Context) -> None:
+        done = await ctx.spawn("child", {"n": 1})
+        await ctx.sleep(1)
+        await ctx.kill(done)  # too late: its result is there
+        for _ in range(MANY):
+            await ctx.kill(await ctx.spawn("listener"))
+        assert len(system.table.outcomes) == 1
+        assert await ctx.wait(done) == 1
 
     await system.run(parent)
 
