@@ -16,12 +16,12 @@ pytestmark = pytest.mark.real_time
 
 
 async def test_a_timeout_that_passes_during_a_slow_replay_does_not_raise(world: World) -> None:
-    slow = False
+    slow, limit = False, 60.0
 
     async def agent(ctx: Context) -> list[str]:
         seen = []
         try:
-            async with asyncio.timeout(0.3):
+            async with asyncio.timeout(limit):
                 for _ in range(3 * CALLS_PER_TURN):
                     await ctx.time()
                 if slow:
@@ -39,7 +39,7 @@ async def test_a_timeout_that_passes_during_a_slow_replay_does_not_raise(world: 
         task = await life.submit(program)
         await life.until(lambda: any(p.state()[1] == "message" for p in life.system.table.alive.values()))
         await life.system.tasks.flush()
-    slow = True
+    slow, limit = True, 0.3
     async with world.life(life.folder) as life:
         await life.until(lambda: any(p.program == "agent" for p in life.system.table.alive.values()))
         (process,) = [p for p in life.system.table.alive.values() if p.program == "agent"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ipc.syscalls import Nice, Send
+from ipc.syscalls import Nice, Send, Submit
 from kernel.core.process import Process
 from kernel.dispatch.priority_inheritance import effective_priority
 from llmosd.context import Context
@@ -47,9 +47,8 @@ async def test_a_reply_and_a_timeout_return_the_priority_of_the_caller(world: Wo
         await life.system.call(Send(target.pid, None, type="go"))
         assert await life.result(asking) == "answer"
         assert urgency(target) == 0
-        asking = await life.submit(program, pid=target.pid, timeout=0.3)
-        await life.system.call(Nice(process(program).pid, 20))
-        await life.until(lambda: target.pending_calls)
+        call = Submit(program, {"pid": target.pid, "timeout": 0.3}, priority=20, detach=True)
+        asking = (await life.system.call(call)).id
         with pytest.raises(Exception, match="did not reply within"):
             await life.result(asking)
         assert urgency(target) == 0

@@ -235,6 +235,25 @@ async def test_a_deadline_holds_for_a_suspended_process(system: System) -> None:
     assert (await system.status(process)).reason == "deadline"
 
 
+async def test_the_error_names_the_deadline_that_was_set_though_the_load_took_a_part_of_it(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, load = system.program(listener), system.kernel.lifecycle.load
+
+    async def slow(parent: Any, name: str) -> Any:
+        await asyncio.sleep(1.0)
+        return await load(parent, name)
+
+    monkeypatch.setattr(system.kernel.lifecycle, "find", lambda parent, name: None)
+    monkeypatch.setattr(system.kernel.lifecycle, "load", slow)
+    began = system.loop.time()
+    pid = await system.call(Spawn(program, deadline=3.0))
+    status = await system.status(system.table.alive[pid])
+    assert status.error is not None
+    assert (status.reason, status.error.message[:25]) == ("deadline", "the deadline of 3 s passe")
+    assert system.loop.time() - began == pytest.approx(3.0)
+
+
 async def test_a_client_cannot_be_suspended(system: System) -> None:
     with pytest.raises(InvalidCall):
         await system.call(Suspend(system.client.pid))

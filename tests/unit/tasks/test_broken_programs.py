@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from ipc.syscalls import (
     Threads,
     Why,
 )
+from kernel.journal.settings import FILE
 from kernel.programs import jobs, watch
 from kernel.tasks import recovery
 from tests.support.durable_world import Life, World
@@ -256,8 +259,11 @@ async def test_a_running_task_can_be_killed_by_its_id(world: World, file: Path) 
 
 
 async def test_a_task_that_waits_ends_at_its_deadline(world: World, file: Path) -> None:
-    folder, (task,) = await accepted(world, "counts", deadline=0.5)
+    folder, (task,) = await accepted(world, "counts", deadline=3600.0)
     file.write_text("1 / 0")
+    with sqlite3.connect(folder / FILE) as journal:
+        journal.execute("UPDATE tasks SET submitted = ?", (time.time() - 3599.0,))
+    journal.close()
     async with world.life(folder) as life:
         with pytest.raises(DeadlineExceeded):
             await life.result(task)
@@ -351,10 +357,12 @@ async def test_a_durable_parent_waits_for_the_program_of_its_child(
 
 
 async def test_a_timeout_around_a_spawn_does_not_end_a_replay_that_waits_for_the_program(
-    world: World, file: Path
+    world: World, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    block = "async with asyncio.timeout(0.3):\n        pid = await"
-    file.write_text("import asyncio\n" + CHILDREN.replace("pid = await", block))
+    monkeypatch.setenv("LIMIT_OF_A_TEST", "60")
+    limit = "float(os.environ['LIMIT_OF_A_TEST'])"
+    block = f"async with asyncio.timeout({limit}):\n        pid = await"
+    file.write_text("import asyncio, os\n" + CHILDREN.replace("pid = await", block))
     other = file.parent / "other.py"
     other.write_text(CHILD)
     async with world.life() as life:
@@ -364,6 +372,7 @@ async def test_a_timeout_around_a_spawn_does_not_end_a_replay_that_waits_for_the
         await life.until(lambda: child.state()[1] == "message")
         await life.system.tasks.flush()
     other.write_text("1 / 0")
+    monkeypatch.setenv("LIMIT_OF_A_TEST", "0.3")
     async with world.life(life.folder) as life:
         parent = life.system.table.alive[await pid_of(life, task)]
         await life.until(lambda: parent.state()[1] == "program child")
