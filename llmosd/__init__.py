@@ -97,8 +97,7 @@ _HOMES = {
         "NotACall NotEncodable NotFound NotHeld NotPermitted NotStorable OutOfTurn OutcomeForgotten ProtocolError "
         "RegionDeleted ReplayDiverged ShuttingDown SlowReader SocketInUse SocketPathInvalid StateInUse StateTooNew "
         "SyncMismatch TimedOut TooManyAttempts TooManyRestarts ToolFailed UndeclaredType UnknownCall UnknownModel "
-        "UnknownName "
-        "UnknownProcess UnknownProgram UnknownRegion UnknownTask UnknownThread UnknownTool VersionConflict "
+        "UnknownName UnknownProcess UnknownProgram UnknownRegion UnknownTask UnknownThread UnknownTool VersionConflict "
         "VersionMismatch"
     ),
     "ipc.syscalls": "Child Completion Down Limits Score TaskInfo",

@@ -63,7 +63,8 @@ class BackupJob:
         if self._current is None:
             return
         (request, backup), self._current = self._current, None
-        backup.abort()
+        with contextlib.suppress(Exception):  # the caller has other work, which must go on
+            backup.abort()
         request.outcome = BackupFailed(f"{backup.path} was not finished: {why}")
         self._answer(request)
 

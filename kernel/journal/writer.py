@@ -331,8 +331,7 @@ class Writer:
             self._backup.step()
         except Exception as error:
             log.error("the backup failed", exception=traceback_text(error, whole=True))
-            with contextlib.suppress(Exception):
-                self._backup.abort(brief(error))
+            self._backup.abort(brief(error))
 
     def _purge(self) -> None:
         if time.monotonic() < self._next_purge:
@@ -362,8 +361,7 @@ class Writer:
         return store
 
     def _close(self) -> None:
-        with contextlib.suppress(Exception):
-            self._backup.abort("the daemon stops")
+        self._backup.abort("the daemon stops")
         try:
             store = self._open_again()
             with store.transaction():

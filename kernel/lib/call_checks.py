@@ -22,6 +22,7 @@ from msgspec import inspect
 from ipc.errors import InvalidCall, InvalidPrompt
 from ipc.foreign import class_name, shown
 from ipc.syscalls import Syscall
+from kernel.lib.validation import is_encodable
 
 LOWEST, HIGHEST = -(2**63), 2**63 - 1  # the integers of SQLite, and the signed ones of msgpack
 ERRORS = {"prompt": InvalidPrompt}  # fields whose odd values have an error of their own
@@ -210,7 +211,7 @@ def _text(least: int, most: int | None) -> FieldForm:
 
     def take(value: str) -> str:
         text = str.__str__(value)  # of a member of an enumeration
-        if least <= len(text) and (most is None or len(text) <= most) and (text.isascii() or _encodable(text)):
+        if least <= len(text) and (most is None or len(text) <= most) and (text.isascii() or is_encodable(text)):
             return text
         raise Refused(value, expected)
 
@@ -220,14 +221,6 @@ def _text(least: int, most: int | None) -> FieldForm:
 
 def _is_text(kind: type) -> bool:
     return kind is str or (issubclass(kind, str) and issubclass(kind, Enum))
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # an unpaired surrogate
-        return False
-    return True
 
 
 def _choice(values: tuple[Any, ...]) -> FieldForm:

@@ -46,7 +46,7 @@ def check_priority(priority: Any) -> None:
 
 def check_text(text: Any, what: str, most: int, least: int = 0) -> None:
     """Raise `InvalidCall` unless `text` is a `str` of `least` to `most` characters that can be encoded."""
-    if is_text(text) and least <= len(text) <= most and (text.isascii() or _encodable(text)):
+    if is_text(text) and least <= len(text) <= most and (text.isascii() or is_encodable(text)):
         return
     raise InvalidCall(f"{what} is {shown(text)}; pass text of {least} to {most} characters that UTF-8 can encode")
 
@@ -71,7 +71,8 @@ def check_label(text: Any, what: str, most: int) -> None:
         raise InvalidCall(f"{what} is {text!a:.100}; pass text without control characters and line breaks")
 
 
-def _encodable(text: str) -> bool:
+def is_encodable(text: str) -> bool:
+    """Whether UTF-8 can encode `text`."""
     try:
         text.encode()
     except UnicodeEncodeError:  # an unpaired surrogate
