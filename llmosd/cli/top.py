@@ -6,6 +6,7 @@ separate connection, and never shows more than the first `MOST_ROWS` rows in the
 
 from __future__ import annotations
 
+import asyncio
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -85,7 +86,7 @@ class Top(App[None]):
         self._polled_at = 0.0
         self._sorted_by = "TOK/S"
         self._reversed = False
-        self._polling = False
+        self._polling = asyncio.Lock()
         self._wide = wide
         self._tree = False
         self._filter = ""
@@ -117,16 +118,17 @@ class Top(App[None]):
 
     async def poll(self) -> None:
         """Ask the daemon, and show its answers. Does nothing while an earlier poll waits for the daemon."""
-        if self._polling:
-            return
-        self._polling = True
-        try:
-            infos, stats, slots = await self._client.ps(), await self._client.stats(), await self._client.slots()
-        except LlmosError as error:
-            self._leave(error)
-            return
-        finally:
-            self._polling = False
+        if not self._polling.locked():
+            await self._poll()
+
+    async def _poll(self) -> None:
+        """The same, but after an earlier poll, whose answers may be older than what led to this one."""
+        async with self._polling:
+            try:
+                infos, stats, slots = await self._client.ps(), await self._client.stats(), await self._client.slots()
+            except LlmosError as error:
+                self._leave(error)
+                return
         now = monotonic()
         seconds, self._polled_at = now - self._polled_at, now
         self._rows = [TopRow(info, self._before.get(info.pid), seconds) for info in infos]
@@ -217,7 +219,7 @@ class Top(App[None]):
         except LlmosError as error:
             text = printable_line(error.message)
         self._notice.update(Text(text))
-        await self.poll()
+        await self._poll()
 
     def _selected(self) -> int | None:
         table = self._table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import msgspec
@@ -36,6 +37,7 @@ class FakeDaemon:
         self.slot_rows: list[SlotInfo] = []
         self.killed: list[int] = []
         self.refusal: Exception | None = None  # of the next poll
+        self.late: asyncio.Event | None = None  # set when the answer of a poll arrives
 
     def add(self, *rows: ProcessInfo) -> None:
         self.rows |= {row.pid: row for row in rows}
@@ -51,7 +53,10 @@ class FakeDaemon:
             row = self.rows[pid]
             usage = msgspec.structs.replace(row.usage, generated_tokens=row.usage.generated_tokens + rate)
             self.rows[pid] = msgspec.structs.replace(row, usage=usage)
-        return list(self.rows.values())
+        rows = list(self.rows.values())
+        if self.late is not None:
+            await self.late.wait()
+        return rows
 
     async def stats(self) -> Stats:
         hints = msgspec.inspect.type_info(Stats)
@@ -63,7 +68,8 @@ class FakeDaemon:
     async def slots(self) -> list[SlotInfo]:
         return self.slot_rows
 
-    async def suspend(self, pid: int) -> None: ...
+    async def suspend(self, pid: int) -> None:
+        self.rows[pid] = msgspec.structs.replace(self.rows[pid], state="suspended")
 
     async def resume(self, pid: int) -> None: ...
 
@@ -109,6 +115,22 @@ async def appears(pilot: Pilot[None], text: str) -> str:
                 return line
         await pilot.pause()
     raise AssertionError(f"the screen never showed {text!r}:\n" + "\n".join(screen(pilot.app)))
+
+
+async def test_a_key_shows_its_effect_though_a_poll_was_under_way(fake: FakeDaemon) -> None:
+    fake.add(process(2))
+    top = Top(Path("socket"))
+    async with top.run_test() as pilot:
+        await drawn(pilot)
+        fake.late = asyncio.Event()
+        earlier = asyncio.create_task(top.poll())
+        await asyncio.sleep(0)
+        pressing = asyncio.create_task(pilot.press("s"))
+        while fake.rows[2].state != "suspended":
+            await asyncio.sleep(0)
+        fake.late.set()
+        await asyncio.gather(earlier, pressing)
+        assert column(top, "STATE") == ["suspended"]
 
 
 async def closed(pilot: Pilot[None]) -> None:
