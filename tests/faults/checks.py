@@ -69,7 +69,7 @@ def on_the_disk(state: Path, lines: Path, jobs: list[Job]) -> None:
         row = rows.pop(job.key, None)
         if job.given_up and row is not None:
             raise Violation(f"{job} was refused, but is in the journal as {row[0]}")
-        if not job.given_up and row is None:
+        if not (job.given_up or row is not None or job.never_accepted):
             raise Violation(f"{job} is not in the journal")
         if row is not None and job.id not in (None, row[0]):
             raise Violation(f"{job} is in the journal as {row[0]}")

@@ -68,6 +68,11 @@ class Job:
     def key(self) -> str:
         return f"job-{self.number}"
 
+    @property
+    def never_accepted(self) -> bool:
+        """Whether its deadline passed while its program was loaded, so that no task was made of it."""
+        return self.id is None and "deadline" in self.options and self.outcome == ("DeadlineExceeded",)
+
     def acknowledged(self, task_id: str) -> None:
         if self.id is not None and self.id != task_id:
             raise Violation(f"{self} has the ids {self.id} and {task_id}")
