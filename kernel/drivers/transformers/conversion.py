@@ -17,6 +17,9 @@ from hashlib import blake2b
 from pathlib import Path
 
 from ipc.errors import MissingExtra
+from kernel.drivers.transformers import gguf_check
+from kernel.drivers.transformers.gguf_header import read_header, refuse_truncated
+from kernel.drivers.transformers.loaded_tensors import refuse_misfits
 from kernel.lib.private_files import make_private, open_private
 
 EDGE = 1 << 20  # bytes at either end of a file that go into its fingerprint
@@ -63,12 +66,26 @@ def _convert(gguf: Path, folder: Path, report: Report) -> None:
         if importlib.util.find_spec(package) is None:
             raise MissingExtra(f"reading {gguf} needs {package}: pip install 'llmosd[local]'", extra="local")
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     report("converting weights")
-    quantized = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    header = read_header(gguf)
+    refuse_truncated(gguf, header)
+    gguf_check.refuse_incomplete(gguf, header)
+    config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    gguf_check.complete(gguf, header, config)
+    quantized, info = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        config=config,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are in `info`
+    )
+    refuse_misfits(gguf, quantized, info)
+    gguf_check.refuse_unread(gguf, header, quantized)
     # transformers refuses to save a model that it loaded from a GGUF, although the weights are plain by now.
     config = quantized.config
     del config.quantization_config

@@ -47,7 +47,7 @@ class Decoder:
             self._rotations = self._rotation_table(manifest.context)
             self._layers = self._pack_layers(weights, manifest.layers, pack)
             self._norm = weights["model.norm.weight"].detach().clone()
-            self._head = pack(weights.get("lm_head.weight", self._embeddings), None)
+            self._head = pack(weights["lm_head.weight"], None)
 
     def __call__(
         self,

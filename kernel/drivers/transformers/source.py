@@ -22,6 +22,11 @@ def locate(model: str) -> Path | str:
     path = Path(os.path.expanduser(model))
     if path.is_dir():
         if not (path / "config.json").is_file():
+            if (path / "adapter_config.json").is_file():
+                raise ModelNotFound(
+                    f"{path} holds only an adapter; merge it into its base model (`merge_and_unload` of peft), save "
+                    f"the result, and name that folder"
+                )
             raise ModelNotFound(f"{path} holds no config.json; name a folder saved by transformers, or a .gguf file")
         return path
     if path.is_file() and path.suffix == ".gguf":

@@ -1,8 +1,9 @@
 """Reads the weights and the tokenizer of a model, and has `model_builder` build the model that runs.
 
 `__main__` calls `load` once. transformers loads a model the first time. If the model is in a folder and the decoder can
-run it, the load caches its manifest, and later starts read the weight files directly. Every failure is an `LlmosError`;
-this module never prints anything.
+run it, the load caches its manifest, and later starts read the weight files directly. It does so only after it has
+compared all that a later start will read with what transformers has loaded (`direct_read.py`). Every failure is an
+`LlmosError`; this module never prints anything.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from typing import Any
 
 import msgspec
 import torch
-from safetensors.torch import load_file
 
 from ipc.errors import LlmosError, ModelLoadFailed, ModelNotFound
 from kernel.drivers.protocol import Load
-from kernel.drivers.transformers import tuning_cache
+from kernel.drivers.transformers import checkpoint, direct_read, loaded_tensors, tuning_cache
 from kernel.drivers.transformers.conversion import converted, fingerprint
+from kernel.drivers.transformers.direct_read import ReadPlan
 from kernel.drivers.transformers.model_builder import LoadedModel, Model, assemble
 from kernel.drivers.transformers.model_manifest import ModelManifest, manifest_of
 from kernel.drivers.transformers.options import Options
@@ -47,6 +48,8 @@ def load(message: Load, source: Path | str, options: Options, report: Callable[[
         return _load(name, source, options, message, report)
     except LlmosError:
         raise
+    except checkpoint.UnfitFiles as error:
+        raise ModelLoadFailed(f"cannot load {name}: {error}") from error
     except Exception as error:
         raise ModelLoadFailed(f"cannot load {name} from {source}: {type(error).__name__}: {error}") from error
 
@@ -60,16 +63,18 @@ def _load(name: str, source: Path | str, options: Options, message: Load, report
     dtype = torch.float32 if device.type == "cpu" else getattr(torch, options.dtype or "bfloat16")
     cache, facts = Path(message.cache), _facts(source, options, device)
     cached = tuning_cache.get(cache, "outline", facts, LoadCache)
-    if cached is None:
-        loaded = _from_transformers(name, source, device, dtype)
-    else:
-        loaded = LoadedModel(cached.manifest, _read_weights(source, device, dtype), None, _digest(source))
+    loaded = None if cached is None else _from_manifest(cached, source, device, dtype)
+    plan = None
+    if loaded is None:
+        cached, loaded = None, _from_transformers(name, source, device, dtype)
+        plan = direct_read.plan(name, _files(source), loaded.weights) if loaded.manifest.decoder else None
     with ThreadPoolExecutor(1) as pool:  # the thread also imports transformers, if that has not happened yet
         tokenizer = pool.submit(_tokenizer, str(source), cached is not None and cached.plain_tokenizer)
         report("packing weights")
         model = assemble(name, loaded, tokenizer, options, message)
-    if cached is None and loaded.manifest.decoder and _files(source):
-        tuning_cache.put(cache, "outline", facts, LoadCache(loaded.manifest, _is_plain(tokenizer.result())))
+    if plan is not None:
+        plain = _is_plain(tokenizer.result())
+        tuning_cache.put(cache, "outline", facts, LoadCache(loaded.manifest, plain, plan))
     return model
 
 
@@ -81,6 +86,7 @@ class LoadCache(msgspec.Struct, frozen=True):
 
     manifest: ModelManifest = msgspec.field(name="outline")  # the name in files of the cache
     plain_tokenizer: bool
+    plan: ReadPlan  # how to read the weights
 
 
 def _is_plain(tokenizer: Any) -> bool:
@@ -99,18 +105,26 @@ def _tokenizer(source: str, plain: bool) -> Any:
 
 
 def _from_transformers(name: str, source: Path | str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
-    from kernel.drivers.transformers.hf_backend import NAME
-
+    files = _files(source)
+    headers = checkpoint.tensors(files) if checkpoint.has_headers(files) else {}
     try:
         config = AutoConfig.from_pretrained(str(source))
     except OSError as error:
         raise ModelNotFound(f"cannot find {name}, here or on the hub: {error}") from error
     _check_config(config.get_text_config())
-    model = AutoModelForCausalLM.from_pretrained(str(source), config=config, dtype=dtype, attn_implementation=NAME)
+    model = loaded_tensors.load_exactly(source, headers, config, dtype)
     model.eval().to(device)
     return LoadedModel(manifest_of(model), model.state_dict(), model, _digest(source, config.to_json_string()))
+
+
+def _from_manifest(
+    cached: LoadCache, source: Path | str, device: torch.device, dtype: torch.dtype
+) -> LoadedModel | None:
+    """The model as `cached` describes it; None if its files hold other tensors than at that time."""
+    weights = direct_read.read(cached.plan, _files(source), device, dtype)
+    return None if weights is None else LoadedModel(cached.manifest, weights, None, _digest(source))
 
 
 # ---- weights on disk
@@ -118,7 +132,7 @@ def _from_transformers(name: str, source: Path | str, device: torch.device, dtyp
 
 def _files(source: Path | str) -> list[Path]:
     """The weight files of a folder; none for a model on the hub."""
-    return sorted(source.glob("*.safetensors")) if isinstance(source, Path) else []
+    return checkpoint.weight_files(source) if isinstance(source, Path) else []
 
 
 def _facts(source: Path | str, options: Options, device: torch.device) -> list[Any]:
@@ -133,14 +147,6 @@ def _digest(source: Path | str, configuration: str = "") -> str:
         return digest(str(source), configuration)
     assert isinstance(source, Path)
     return digest([fingerprint(file) for file in files], (source / "config.json").read_text())
-
-
-def _read_weights(source: Path | str, device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """All weights, as `dtype`. Weights that have this type in the file stay mapped from it: they are never changed."""
-    weights: dict[str, torch.Tensor] = {}
-    for file in _files(source):
-        weights |= load_file(file)
-    return {name: weight.to(device, dtype) for name, weight in weights.items()}
 
 
 def _check_config(config: Any) -> None:
