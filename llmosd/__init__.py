@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         MalformedFrame,
         MessageTooLarge,
         MissingExtra,
+        ModelChanged,
         ModelLoadFailed,
         ModelNotFound,
         NameTaken,
@@ -93,8 +94,8 @@ _HOMES = {
         "ConnectionLost ContextOverflow DeadlineExceeded DeadlockDetected DriverFailed FrameTooLarge HistoryDamaged "
         "InvalidCall "
         "InvalidConstraint InvalidPrompt InvalidReply JournalUnavailable KeyReused Killed LimitExceeded LlmosError "
-        "MailboxFull MalformedFrame MessageTooLarge MissingExtra ModelLoadFailed ModelNotFound NameTaken NoDaemon "
-        "NotACall NotEncodable NotFound NotHeld NotPermitted NotStorable OutOfTurn OutcomeForgotten ProtocolError "
+        "MailboxFull MalformedFrame MessageTooLarge MissingExtra ModelChanged ModelLoadFailed ModelNotFound NameTaken "
+        "NoDaemon NotACall NotEncodable NotFound NotHeld NotPermitted NotStorable OutOfTurn OutcomeForgotten ProtocolError "
         "RegionDeleted ReplayDiverged ShuttingDown SlowReader SocketInUse SocketPathInvalid StateInUse StateTooNew "
         "SyncMismatch TimedOut TooManyAttempts TooManyRestarts ToolFailed UndeclaredType UnknownCall UnknownModel "
         "UnknownName UnknownProcess UnknownProgram UnknownRegion UnknownTask UnknownThread UnknownTool VersionConflict "
@@ -161,6 +162,7 @@ __all__ = [  # noqa: RUF022 - by theme
     "MalformedFrame",
     "MessageTooLarge",
     "MissingExtra",
+    "ModelChanged",
     "ModelLoadFailed",
     "ModelNotFound",
     "NameTaken",

@@ -33,7 +33,7 @@ RECENT_NS = 2_000_000_000
 
 
 class Stamp(NamedTuple):
-    """What changes whenever a file does: a write within the file sets `changed`, which no program can set back."""
+    """Numbers of which one differs after each change of a file: a write sets `changed`, which no program sets back."""
 
     size: int
     inode: int

@@ -205,7 +205,7 @@ def test_a_model_of_the_hub_is_known_by_its_files_not_by_its_name(
 
 @pytest.fixture
 def conversions(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """What is converted, by a conversion that takes no time."""
+    """Four bytes of each file that is converted, by a conversion that takes no time."""
     contents: list[bytes] = []
 
     def convert(gguf: Path, folder: Path, *rest: Any) -> None:
