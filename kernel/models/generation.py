@@ -50,15 +50,16 @@ class GenerationRecorder(Protocol):
 
 
 class Generation(Sequence):
-    """One reply in progress. `released`: how many characters the driver has reported; `text` consists of these. The
-    first `restored` of them are from a previous run of the daemon.
+    """One reply in progress.
 
-    `requested` is the prompt as the call gave it. `call`: the number of this sequence among those of its process.
-    `emit`: whether to push its tokens into the stream of the process. `record`: the recorder of a durable call, or
-    None. `identity` is that of the model's files which began it. `file` contains its KV while it is swapped out. `recomputed` says why its KV had to be computed again, and is
-    empty otherwise. `has_kv`: whether the driver is known to have given it KV memory since it was admitted.
-    `submitted`, `started` and `first`: when it was queued, first got a slot, and made its first token.
-    `expected_think_time`: seconds from the end of this call until its program usually makes the next one.
+    `released`: how many characters the driver has reported; `text` consists of these. The first `restored` of them are
+    from a previous run of the daemon. `requested` is the prompt as the call gave it. `call`: the number of this
+    sequence among those of its process. `emit`: whether to push its tokens into the stream of the process. `record`:
+    the recorder of a durable call, or None. `identity` is that of the model's files which began it. `file` contains its
+    KV while it is swapped out. `recomputed` says why its KV had to be computed again, and is empty otherwise. `has_kv`:
+    whether the driver is known to have given it KV memory since it was admitted. `submitted`, `started` and `first`:
+    when it was queued, first got a slot, and made its first token. `expected_think_time`: seconds from the end of this
+    call until its program usually makes the next one.
     """
 
     __slots__ = (
