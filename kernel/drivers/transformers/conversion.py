@@ -8,11 +8,12 @@ never changed.
 from __future__ import annotations
 
 import fcntl
+import glob
 import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from kernel.drivers.transformers.tuning_cache import digest
 from kernel.lib.private_files import make_private, open_private
 
 FORMAT = 2  # of the converted folder; a change of `_convert` increases it
+ORIGIN = "converted_from"  # a file in the folder, with the path of the GGUF file
 PACKAGES = ("transformers", "gguf")  # whose versions decide the result
 
 Report = Callable[[str], None]
@@ -38,7 +40,18 @@ def converted(gguf: Path, cache: Path, report: Report) -> Path:
     with _lock(folder.with_name(folder.name + ".lock")):
         if not folder.is_dir():
             _convert(gguf, folder, report, files)
+            _remove_earlier(gguf, folder)
     return folder
+
+
+def _remove_earlier(gguf: Path, folder: Path) -> None:
+    """Remove the folders of earlier contents of `gguf`, which can be several times as large as the file."""
+    origin = str(gguf.resolve())
+    with suppress(OSError, UnicodeDecodeError):
+        (folder / ORIGIN).write_text(origin)
+        for other in folder.parent.glob(f"{glob.escape(gguf.stem)}-*/{ORIGIN}"):
+            if other.parent != folder and other.read_text() == origin:
+                shutil.rmtree(other.parent, ignore_errors=True)
 
 
 def _version(package: str) -> str:

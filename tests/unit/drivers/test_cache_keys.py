@@ -228,6 +228,19 @@ def test_a_gguf_file_whose_metadata_were_edited_is_converted_again(tmp_path: Pat
     assert conversions == [b"\0\0\0\0", b"\7\0\0\0"]
 
 
+def test_a_new_conversion_replaces_that_of_the_same_path_and_no_other(tmp_path: Path, conversions: list[bytes]) -> None:
+    first, second = tmp_path / "a" / "model.gguf", tmp_path / "b" / "model.gguf"
+    for number, gguf in enumerate((first, second)):
+        gguf.parent.mkdir()
+        gguf.write_bytes(bytes([number]) * (3 << 20))
+    before = [converted(gguf, tmp_path / "cache", print) for gguf in (first, second)]
+    rewrite(first, MIDDLE, b"\7\0\0\0")
+    after = [converted(gguf, tmp_path / "cache", print) for gguf in (first, second)]
+    assert [folder.is_dir() for folder in before] == [False, True]
+    assert after[1] == before[1]
+    assert len(conversions) == 3
+
+
 def test_a_gguf_file_is_converted_again_by_another_version_of_transformers(
     tmp_path: Path, conversions: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
