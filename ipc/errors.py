@@ -345,6 +345,10 @@ class ModelLoadFailed(LlmosError):
     """The model could not be loaded."""
 
 
+class ModelChanged(LlmosError):
+    """The model's files changed during a reply of which the client has seen a part. A new call uses the new files."""
+
+
 class DriverFailed(LlmosError):
     """The model's driver died too often, or gave an impossible answer, such as a probability that is not a number."""
 

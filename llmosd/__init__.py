@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         MalformedFrame,
         MessageTooLarge,
         MissingExtra,
+        ModelChanged,
         ModelLoadFailed,
         ModelNotFound,
         NameTaken,
@@ -91,14 +92,13 @@ _HOMES = {
     "ipc.errors": (
         "AgentFailed BackupFailed BadArguments BadMessage BurstExceeded Busy CheckpointRefused ConfigError "
         "ConnectionLost ContextOverflow DeadlineExceeded DeadlockDetected DriverFailed FrameTooLarge HistoryDamaged "
-        "InvalidCall "
-        "InvalidConstraint InvalidPrompt InvalidReply JournalUnavailable KeyReused Killed LimitExceeded LlmosError "
-        "MailboxFull MalformedFrame MessageTooLarge MissingExtra ModelLoadFailed ModelNotFound NameTaken NoDaemon "
-        "NotACall NotEncodable NotFound NotHeld NotPermitted NotStorable OutOfTurn OutcomeForgotten ProtocolError "
-        "RegionDeleted ReplayDiverged ShuttingDown SlowReader SocketInUse SocketPathInvalid StateInUse StateTooNew "
-        "SyncMismatch TimedOut TooManyAttempts TooManyRestarts ToolFailed UndeclaredType UnknownCall UnknownModel "
-        "UnknownName UnknownProcess UnknownProgram UnknownRegion UnknownTask UnknownThread UnknownTool VersionConflict "
-        "VersionMismatch"
+        "InvalidCall InvalidConstraint InvalidPrompt InvalidReply JournalUnavailable KeyReused Killed LimitExceeded "
+        "LlmosError MailboxFull MalformedFrame MessageTooLarge MissingExtra ModelChanged ModelLoadFailed ModelNotFound "
+        "NameTaken NoDaemon NotACall NotEncodable NotFound NotHeld NotPermitted NotStorable OutOfTurn OutcomeForgotten "
+        "ProtocolError RegionDeleted ReplayDiverged ShuttingDown SlowReader SocketInUse SocketPathInvalid StateInUse "
+        "StateTooNew SyncMismatch TimedOut TooManyAttempts TooManyRestarts ToolFailed UndeclaredType UnknownCall "
+        "UnknownModel UnknownName UnknownProcess UnknownProgram UnknownRegion UnknownTask UnknownThread UnknownTool "
+        "VersionConflict VersionMismatch"
     ),
     "ipc.syscalls": "Child Completion Down Limits Score TaskInfo",
     "ipc.messages": "Emitted Failed Log Message Missed Restarted Result State Token",
@@ -161,6 +161,7 @@ __all__ = [  # noqa: RUF022 - by theme
     "MalformedFrame",
     "MessageTooLarge",
     "MissingExtra",
+    "ModelChanged",
     "ModelLoadFailed",
     "ModelNotFound",
     "NameTaken",

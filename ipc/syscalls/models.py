@@ -230,7 +230,7 @@ class Generate(Syscall, tag="generate"):
     reply that is cut although the call sets no `max_tokens` adds a warning to the log of the process, unless `full`.
     Errors: `UnknownModel`, `ModelNotFound`, `MissingExtra`, `ModelLoadFailed`, `ContextOverflow`, `InvalidPrompt`,
     `InvalidConstraint`, `InvalidReply` (every constrained reply was cut), `InvalidCall`, `LimitExceeded`,
-    `DeadlineUnreachable`, `DriverFailed`, `Busy`.
+    `DeadlineUnreachable`, `DriverFailed`, `ModelChanged`, `Busy`.
     """
 
     prompt: list[ChatMessage] | str

@@ -142,13 +142,15 @@ class Loading(msgspec.Struct, tag="loading"):
 class Loaded(msgspec.Struct, tag="loaded"):
     """The model is ready. `context` is in tokens; `facts` are shown to people (dtype, device, attention, ...).
 
-    The KV cache has `kv_memory` bytes, of which one token takes `token_bytes`.
+    The KV cache has `kv_memory` bytes, of which one token takes `token_bytes`. `identity` is a hash of the model's
+    files: a generation never continues in a driver with another one. It is empty if the driver has no files.
     """
 
     context: int
     facts: dict[str, Any] = {}
     token_bytes: int = 0
     kv_memory: int = 0
+    identity: str = ""
 
 
 class LoadFailed(msgspec.Struct, tag="load_failed"):

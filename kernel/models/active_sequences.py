@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from ipc.errors import DeadlineUnreachable, DriverFailed, LimitExceeded, LlmosError, from_wire
+from ipc.errors import DeadlineUnreachable, DriverFailed, LimitExceeded, LlmosError, ModelChanged, from_wire
 from ipc.messages import Log
 from kernel.drivers import protocol
 from kernel.models.call_log import CallLog
@@ -56,6 +56,7 @@ class ActiveSequences:
         self.think_times = ThinkTimes(clock)
         self.tokens = self.steps = 0
         self.rate = 0.0
+        self._identity = ""  # of the model's files, from which the driver has loaded; empty without a driver
         self._model = model
         self._limits = limits
         self._area = area
@@ -97,6 +98,7 @@ class ActiveSequences:
         if isinstance(sequence, Generation):
             sequence.submitted = self._clock()
             sequence.expected_think_time = self.think_times.expected(sequence.process.program)
+            self._begin_again_if_changed(sequence)
         self.think_times.call_began(sequence.process)
         if sequence.process.suspended or sequence.thread.suspended:
             sequence.block_reasons.add(SUSPENDED)
@@ -136,7 +138,35 @@ class ActiveSequences:
                 sequence.finish(error)
             self._log_call(sequence)
 
-    # ---- the end of a driver
+    # ---- the start and the end of a driver
+
+    def loaded(self, identity: str) -> None:
+        """A driver has loaded the model from files with this `identity`, and no sequence has been admitted yet."""
+        self._identity = identity
+        for sequence in tuple(self.sequences.values()):
+            if isinstance(sequence, Generation):
+                self._begin_again_if_changed(sequence)
+
+    def _begin_again_if_changed(self, sequence: Generation) -> None:
+        """If other files of the model began `sequence`, let it begin again: its tokens are those of another model.
+
+        End it with `ModelChanged` if a client may have seen a part of its text, because the rest would not fit.
+        """
+        if not self._identity or sequence.identity in ("", self._identity):
+            return
+        seen, tokens = sequence.shown, len(sequence.ids)
+        if seen:
+            text = (
+                f"the files of model {self._model} changed during this reply, of which a client has seen {seen} "
+                "characters; make the call again, and the new files answer"
+            )
+            self._abort(sequence, ModelChanged(text))
+            return
+        self.pager.drop_file(sequence)
+        sequence.begin_again("the model's files have changed")
+        event = "the model's files have changed; the reply begins again"
+        fields = {"model": self._model, "tokens": tokens}
+        sequence.process.write_log(Log(sequence.process.pid, time.time(), "warning", event, fields))
 
     def swap_out_all(self) -> None:
         """The driver will be stopped: preempt all generations, and have the driver swap out those that have KV.
@@ -165,6 +195,7 @@ class ActiveSequences:
         on_slot = self.leases.taken
         held = [sequence for sequence in self.sequences.values() if sequence.in_driver]
         self.leases.close()
+        self._identity = ""
         self._cancelling.clear()
         self.pager.driver_ended(held)
         for sequence in held:
@@ -202,7 +233,7 @@ class ActiveSequences:
                 self._on_bundle(message)
             case protocol.Admitted(sequence=number):
                 if isinstance(sequence := self.sequences.get(number), Generation):
-                    sequence.prompt_ids = message.prompt_ids
+                    sequence.prompt_ids, sequence.identity = message.prompt_ids, self._identity
                     self._charge_prompt(sequence, len(message.prompt_ids))
             case protocol.Parked(sequence=number):
                 if (parked := self.sequences.get(number)) is not None:

@@ -20,13 +20,15 @@ MAX_KV_FLOOR = 512 << 20  # bytes; the largest `kv_floor`
 class MeasuredSize(msgspec.Struct, frozen=True):
     """The cost of a load: `size` in bytes without KV memory, and `seconds`.
 
-    `token_bytes` is the KV memory of one token, `context` the most tokens that the model allows in a sequence.
+    `token_bytes` is the KV memory of one token, `context` the most tokens that the model allows in a sequence. `files`:
+    the bytes of the model's files at that time; a measurement counts only for files of this size.
     """
 
     size: int
     seconds: float
     token_bytes: int = 0
     context: int = 0
+    files: int = -1
 
 
 class MeasuredSizes:
@@ -75,6 +77,12 @@ class Footprint:
         self.kv_memory = 0
         self.kv_limit: int | None = None
         self.kv_on_device = False
+
+    def files_found(self, size: int) -> None:
+        """The model's files have `size` bytes. A measurement of files of another size does not count."""
+        self.estimate = size
+        if self._measured is not None and self._measured.files != size:
+            self._measured = None
 
     def loaded(self, measured: MeasuredSize, kv_memory: int, *, kv_limit: int | None, kv_on_device: bool) -> None:
         """The driver has loaded the model."""

@@ -23,13 +23,17 @@ CHARACTERS_PER_TOKEN = 4  # of English, roughly
 
 
 class GenerationSnapshot(msgspec.Struct, frozen=True, array_like=True):
-    """The progress of a generation, for the journal. `file`: the file with its KV; empty if there is none."""
+    """The progress of a generation, for the journal. `file`: the file with its KV; empty if there is none.
+
+    `identity`: that of the model which made the tokens; empty if unknown.
+    """
 
     prompt_ids: list[int]
     ids: list[int]
     text: str
     logprobs: list[float]
     file: str = ""
+    identity: str = ""
 
 
 class GenerationRecorder(Protocol):
@@ -46,14 +50,16 @@ class GenerationRecorder(Protocol):
 
 
 class Generation(Sequence):
-    """One reply in progress. `released`: how many characters the driver has reported; `text` consists of these.
+    """One reply in progress.
 
-    `requested` is the prompt as the call gave it. `call`: the number of this sequence among those of its process.
-    `emit`: whether to push its tokens into the stream of the process. `record`: the recorder of a durable call, or
-    None. `file` contains its KV while it is swapped out. `recomputed` says why its KV had to be computed again, and is
-    empty otherwise. `has_kv`: whether the driver is known to have given it KV memory since it was admitted.
-    `submitted`, `started` and `first`: when it was queued, first got a slot, and made its first token.
-    `expected_think_time`: seconds from the end of this call until its program usually makes the next one.
+    `released`: how many characters the driver has reported; `text` consists of these. The first `restored` of them are
+    from a previous run of the daemon. `requested` is the prompt as the call gave it. `call`: the number of this
+    sequence among those of its process. `emit`: whether to push its tokens into the stream of the process. `record`:
+    the recorder of a durable call, or None. `identity` is that of the model's files which began it. `file` contains its
+    KV while it is swapped out. `recomputed` says why its KV had to be computed again, and is empty otherwise. `has_kv`:
+    whether the driver is known to have given it KV memory since it was admitted. `submitted`, `started` and `first`:
+    when it was queued, first got a slot, and made its first token. `expected_think_time`: seconds from the end of this
+    call until its program usually makes the next one.
     """
 
     __slots__ = (
@@ -64,6 +70,7 @@ class Generation(Sequence):
         "finish_reason",
         "first",
         "has_kv",
+        "identity",
         "ids",
         "logprobs",
         "prompt_ids",
@@ -71,6 +78,7 @@ class Generation(Sequence):
         "record",
         "released",
         "requested",
+        "restored",
         "sampling",
         "started",
         "submitted",
@@ -97,7 +105,8 @@ class Generation(Sequence):
         self.ids: list[int] = []
         self.text: list[str] = []
         self.logprobs: list[float] = []
-        self.released = 0
+        self.released = self.restored = 0
+        self.identity = ""
         self.finish_reason = ""
         self.file = ""
         self.recomputed = ""
@@ -114,14 +123,27 @@ class Generation(Sequence):
         The owner and the scheduling group are not charged again: the previous run of the daemon charged them.
         """
         self.prompt_ids, self.ids, self.logprobs = snapshot.prompt_ids, snapshot.ids, snapshot.logprobs
-        self.text, self.released = [snapshot.text], len(snapshot.text)
-        self.file = snapshot.file
+        self.text, self.released, self.restored = [snapshot.text], len(snapshot.text), len(snapshot.text)
+        self.file, self.identity = snapshot.file, snapshot.identity
         self.process.prompt_tokens += len(snapshot.prompt_ids)
         self.process.generated_tokens += len(snapshot.ids)
 
     def snapshot(self) -> GenerationSnapshot:
         """A snapshot of its progress."""
-        return GenerationSnapshot(self.prompt_ids or [], self.ids, "".join(self.text), self.logprobs, self.file)
+        text = "".join(self.text)
+        return GenerationSnapshot(self.prompt_ids or [], self.ids, text, self.logprobs, self.file, self.identity)
+
+    def begin_again(self, why: str) -> None:
+        """Discard all tokens and the ids of the prompt, for the reason `why`. The tokens stay charged."""
+        self.prompt_ids, self.ids, self.logprobs, self.text = None, [], [], []
+        self.released = self.restored = 0
+        self.identity = ""
+        self.recomputed = why
+
+    @property
+    def shown(self) -> int:
+        """How many characters a client may have seen."""
+        return self.released - self.restored if self.emit and self.process.stream is not None else 0
 
     def admission(self) -> protocol.Admit:
         self.has_kv = False

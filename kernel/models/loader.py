@@ -52,7 +52,7 @@ class Loader:
         """
         try:
             async with asyncio.timeout(self._spec.load_timeout):
-                self.footprint.estimate = await in_thread(check_requirements, self._name, self._spec)
+                self.footprint.files_found(await in_thread(check_requirements, self._name, self._spec))
         except (OSError, TimeoutError) as error:
             raise ModelLoadFailed(f"model {self._name}: its files cannot be read: {error}") from None
 
@@ -78,7 +78,7 @@ class Loader:
         """
         self.context, self.facts = message.context, message.facts
         size = self._services.machine.rss(pid) if pid else 0
-        measured = MeasuredSize(size, seconds, message.token_bytes, message.context)
+        measured = MeasuredSize(size, seconds, message.token_bytes, message.context, self.footprint.estimate)
         sizes = self._services.measured_sizes
         contents = sizes.put(self._key, measured)
         self.footprint.loaded(

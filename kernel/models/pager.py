@@ -205,7 +205,7 @@ class Pager:
             log.warning("swapped KV lost, computing it again", sequence=sequence.id, pid=sequence.process.pid, **fields)
             event = "the swapped KV of a generation was lost and is computed again"
             sequence.process.write_log(Log(sequence.process.pid, time.time(), "warning", event, fields))
-        self._drop_file(sequence)
+        self.drop_file(sequence)
 
     def driver_ended(self, held: Iterable[Sequence]) -> None:
         """The driver that held the sequences `held` is gone. Complete swap files stay; unfinished ones are removed."""
@@ -223,7 +223,14 @@ class Pager:
             if sequence.id in self.swapping_out:
                 del self.swapping_out[sequence.id]
                 self._area.remove_unfinished(sequence.id)
-            self._drop_file(sequence)
+            self.drop_file(sequence)
+
+    def drop_file(self, sequence: Generation) -> None:
+        """Remove the swap file of `sequence`, if there is one."""
+        if sequence.file:
+            sequence.file = ""
+            self.swapped.discard(sequence.id)
+            self._area.remove(sequence.id)
 
     def add_slot_time(self, seconds: float) -> None:
         """A sequence held a slot for `seconds`, until its end."""
@@ -251,12 +258,6 @@ class Pager:
         log.error("cannot swap out", model=self._model, sequence=sequence.id, error=why)
         self.swap_error = why
         self._retry_at = self._clock() + RETRY
-
-    def _drop_file(self, sequence: Generation) -> None:
-        if sequence.file:
-            sequence.file = ""
-            self.swapped.discard(sequence.id)
-            self._area.remove(sequence.id)
 
 
 def _running_victim(generations: list[Generation], count: int, progressed: bool) -> list[Generation]:

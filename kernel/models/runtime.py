@@ -267,6 +267,7 @@ class ModelRuntime:
             self.fail(error)
             return
         self.state.turn_begins(self.loader.facts)
+        self.active.loaded(message.identity)
         self._leases.open()
         self._balancer.adapt()
 

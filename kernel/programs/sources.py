@@ -19,11 +19,16 @@ RESERVED = sys.stdlib_module_names | {"__main__", "llmosd"}
 
 
 class FileVersion(NamedTuple):
-    """A source file, and the version of its content: its modification time in nanoseconds and its size in bytes."""
+    """A source file, and the version of its content: its size, its inode, and its times in nanoseconds.
+
+    A program can set `modified` back, as `cp -p` and archives do, but not `changed`, the time of the last write.
+    """
 
     path: str
     modified: int
     size: int
+    inode: int
+    changed: int
 
 
 class SourceFile:
@@ -113,7 +118,7 @@ def locate(folder: str, key: str) -> FileVersion | None:
         except (OSError, ValueError):
             continue
         if stat.S_ISREG(found.st_mode):
-            return FileVersion(path, found.st_mtime_ns, found.st_size)
+            return FileVersion(path, found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns)
     return None
 
 

@@ -23,8 +23,9 @@ FIRST_PID = 10_000_000  # of in-loop drivers; no process has a pid this large
 class InLoopDriver:
     """One incarnation of the simulated driver, on the loop of the test. `sent` and `said` hold all messages."""
 
-    def __init__(self, name: str, pid: int, on_message: OnMessage, on_exit: OnExit) -> None:
+    def __init__(self, name: str, pid: int, on_message: OnMessage, on_exit: OnExit, identity: str) -> None:
         self.name = name
+        self.identity = identity  # of the files of its model
         self.pid: int | None = pid
         self.sent: list[protocol.ToDriver] = []  # by the kernel
         self.said: list[protocol.FromDriver] = []  # by the driver
@@ -99,6 +100,8 @@ class InLoopDriver:
             self.device.handle(message)
 
     def _say(self, message: protocol.FromDriver) -> None:
+        if isinstance(message, protocol.Loaded):
+            message.identity = self.identity
         if self.alive:
             self.said.append(message)
             self._loop.call_soon(self.on_message, decode(encode(message), protocol.FromDriver))
@@ -109,18 +112,22 @@ class InLoopDriver:
 
 
 class InLoopLauncher:
-    """Launches `InLoopDriver`s. Each launch raises the next of `refusals`, while there are any."""
+    """Launches `InLoopDriver`s. Each launch raises the next of `refusals`, while there are any.
+
+    `identity`: that of the model's files, at each load.
+    """
 
     def __init__(self) -> None:
         self.drivers: list[InLoopDriver] = []
         self.refusals: list[BaseException] = []
         self.kinds: list[tuple[str, str]] = []
+        self.identity = ""
 
     async def __call__(self, kind: str, name: str, on_message: OnMessage, on_exit: OnExit) -> InLoopDriver:
         self.kinds.append((kind, name))
         if self.refusals:
             raise self.refusals.pop(0)
-        driver = InLoopDriver(name, FIRST_PID + len(self.kinds), on_message, on_exit)
+        driver = InLoopDriver(name, FIRST_PID + len(self.kinds), on_message, on_exit, self.identity)
         self.drivers.append(driver)
         return driver
 

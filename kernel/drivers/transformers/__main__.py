@@ -63,7 +63,8 @@ def run(link: KernelLink, message: Load) -> None:
     gc.freeze()
     gc.enable()
     serving = engine(link, model, options, message)
-    link.send(Loaded(model.context, model.facts, model.memory.geometry.token_bytes, model.memory.budget))
+    memory = model.memory
+    link.send(Loaded(model.context, model.facts, memory.geometry.token_bytes, memory.budget, model.identity))
     serving.run()
 
 

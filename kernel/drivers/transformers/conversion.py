@@ -8,50 +8,57 @@ never changed.
 from __future__ import annotations
 
 import fcntl
+import glob
 import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from hashlib import blake2b
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 
-from ipc.errors import MissingExtra
+from ipc.errors import MissingExtra, ModelLoadFailed
 from kernel.drivers.transformers import gguf_check
 from kernel.drivers.transformers.gguf_header import read_header, refuse_truncated
 from kernel.drivers.transformers.loaded_tensors import refuse_misfits
+from kernel.drivers.transformers.model_files import ModelFiles
+from kernel.drivers.transformers.tuning_cache import digest
 from kernel.lib.private_files import make_private, open_private
 
-EDGE = 1 << 20  # bytes at either end of a file that go into its fingerprint
+FORMAT = 2  # of the converted folder; a change of `_convert` increases it
+ORIGIN = "converted_from"  # a file in the folder, with the path of the GGUF file
+PACKAGES = ("transformers", "gguf")  # whose versions decide the result
 
 Report = Callable[[str], None]
 
 
 def converted(gguf: Path, cache: Path, report: Report) -> Path:
     """The folder in `cache` with the weights and the tokenizer of `gguf`; made by a conversion if it is missing."""
-    folder = cache / f"{gguf.stem}-{fingerprint(gguf)}"
+    files = ModelFiles(gguf, cache, report)
+    key = digest(files.digest, FORMAT, [_version(package) for package in PACKAGES])
+    folder = cache / f"{gguf.stem}-{key}"
     if folder.is_dir():
         return folder
     make_private(cache)
     with _lock(folder.with_name(folder.name + ".lock")):
         if not folder.is_dir():
-            _convert(gguf, folder, report)
+            _convert(gguf, folder, report, files)
+            _remove_earlier(gguf, folder)
     return folder
 
 
-def fingerprint(path: Path) -> str:
-    """A name for the content of a file: its size, and a hash of its first and last parts.
+def _remove_earlier(gguf: Path, folder: Path) -> None:
+    """Remove the folders of earlier contents of `gguf`, which can be several times as large as the file."""
+    origin = str(gguf.resolve())
+    with suppress(OSError, UnicodeDecodeError):
+        (folder / ORIGIN).write_text(origin)
+        for other in folder.parent.glob(f"{glob.escape(gguf.stem)}-*/{ORIGIN}"):
+            if other.parent != folder and other.read_text() == origin:
+                shutil.rmtree(other.parent, ignore_errors=True)
 
-    The modification time would change with every installation of the same model, and a hash of the whole file would
-    take as long as loading it.
-    """
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(0)
-        digest = blake2b(file.read(EDGE), digest_size=8)
-        file.seek(max(size - EDGE, 0))
-        digest.update(file.read(EDGE))
-    return f"{size:x}-{digest.hexdigest()}"
+
+def _version(package: str) -> str:
+    return version(package) if importlib.util.find_spec(package) is not None else ""
 
 
 @contextmanager
@@ -61,7 +68,7 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _convert(gguf: Path, folder: Path, report: Report) -> None:
+def _convert(gguf: Path, folder: Path, report: Report, files: ModelFiles) -> None:
     for package in ("gguf", "accelerate"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtra(f"reading {gguf} needs {package}: pip install 'llmosd[local]'", extra="local")
@@ -100,4 +107,6 @@ def _convert(gguf: Path, folder: Path, report: Report) -> None:
     for path in unfinished.iterdir():
         with path.open("rb") as file:
             os.fsync(file)
+    if files.changed:
+        raise ModelLoadFailed(f"{gguf} changed while it was converted; load it again")
     unfinished.rename(folder)

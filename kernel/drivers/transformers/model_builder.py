@@ -7,6 +7,7 @@ through transformers' own modules.
 from __future__ import annotations
 
 from concurrent.futures import Future
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,21 +25,24 @@ from kernel.drivers.transformers.kv import Geometry, KVMemory, maps
 from kernel.drivers.transformers.model_manifest import ModelManifest, ids
 from kernel.drivers.transformers.options import Options
 from kernel.drivers.transformers.tokenizer import Tokenizer
-from kernel.drivers.transformers.tuning_cache import digest, get_or_measure, machine
+from kernel.drivers.transformers.tuning_cache import code, device_name, digest, get_or_measure, machine
 
 KV_SHARE = 0.5  # of the memory that is free after loading, the share for the KV cache
 ADDRESS_SPACE = 1 << 42  # bytes of virtual memory for slabs
 MAX_SLABS = 1024  # one for each sequence that runs or is parked in memory
 # The keys under which the configurations of models name their activation.
 ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function")
+# The modules whose code decides the results of the trials.
+ROW_CODE = ("batch_invariance", "decoder", "linear")
+LENGTH_CODE = ("attention", "batch_invariance", "kv", "pages")
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 1e-1}  # of `hf_backend.check`: share of the largest logit
 
 
 class Model(NamedTuple):
     """A model that is ready to run.
 
-    `fingerprint` is a hash of everything that decides the numbers of its KV; `facts` are shown to people. A step has at
-    most `max_rows` rows.
+    `fingerprint` is a hash of everything that decides the numbers of its KV, `identity` one of the model's files;
+    `facts` are shown to people. A step has at most `max_rows` rows.
     """
 
     forward: PackedForward
@@ -48,11 +52,12 @@ class Model(NamedTuple):
     device: torch.device
     max_rows: int
     fingerprint: str
+    identity: str
     facts: dict[str, Any]
 
 
 class LoadedModel(NamedTuple):
-    """A model that was read: its `weights` by name, and a `digest` that identifies them.
+    """A model that was read: its `weights` by name, and the `digest` of its files (`model_files`).
 
     `model` is transformers' model, or None if a cached manifest made it unnecessary.
     """
@@ -101,12 +106,13 @@ def assemble(name: str, loaded: LoadedModel, tokenizer: Future[Any], options: Op
         "kv_bytes_per_token": geometry.token_bytes,
         "kv_budget": memory.budget,
     }
-    fingerprint = digest(loaded.digest, kernel, facts["network"], machine(), TILE, str(geometry.dtype))
+    versions = [code(), version("transformers"), machine(), device_name(device)]
+    fingerprint = digest(loaded.digest, kernel, facts["network"], versions, TILE, str(geometry.dtype), lengths.safe)
     max_rows = counts.largest if counts is not None else batch_invariance.MAX_ROWS
     hf = tokenizer.result()
     ends = frozenset(manifest.ends) | ids(hf.eos_token_id)
     codec = Tokenizer(hf, ends, name, manifest.vocabulary)
-    return Model(forward, codec, memory, manifest.context, device, max_rows, fingerprint, facts)
+    return Model(forward, codec, memory, manifest.context, device, max_rows, fingerprint, loaded.digest, facts)
 
 
 def _check(name: str, model: Any, forward: PackedForward, memory: KVMemory, tolerance: float) -> None:
@@ -127,7 +133,7 @@ def _matrix_kernel(loaded: LoadedModel, options: Options, cache: Path) -> tuple[
     shape = loaded.manifest.shapes[0]
     name: str | None = options.dtype
     if name is None:
-        name = get_or_measure(cache, "kernel", shape, str, lambda: linear.fastest(shape))
+        name = get_or_measure(cache, "kernel", shape, str, lambda: linear.fastest(shape), "linear")
     return name, linear.CPU_KERNELS[name]
 
 
@@ -136,16 +142,26 @@ def _safe_sizes(
 ) -> tuple[RowCounts | None, SafeLengths]:
     """The safe counts of rows (None if they are too few) and the safe lengths; see `batch_invariance`."""
     manifest, shapes = loaded.manifest, set(loaded.manifest.shapes)
-    facts = [sorted(shapes), kernel, batch_invariance.CANDIDATES]
+    facts = [sorted(shapes), kernel]
     counts = get_or_measure(
-        cache, "rows", facts, batch_invariance.Counts, lambda: batch_invariance.safe_row_counts(shapes, pack)
+        cache,
+        "rows",
+        facts,
+        batch_invariance.Counts,
+        lambda: batch_invariance.safe_row_counts(shapes, pack),
+        *ROW_CODE,
     )
     if loaded.model is not None and not manifest.decoder:  # `decoder.gated` is safe at any count
         counts = tuple(sorted({*counts} & {*_safe_for_activation(loaded.model.config.get_text_config(), cache)}))
     queries = manifest.heads // geometry.heads
-    shape = [geometry.heads, geometry.head_dim, queries]
+    shape = [geometry.heads, geometry.head_dim, str(geometry.dtype), queries]
     safe = get_or_measure(
-        cache, "lengths", shape, batch_invariance.Counts, lambda: batch_invariance.safe_lengths(geometry, queries)
+        cache,
+        "lengths",
+        shape,
+        batch_invariance.Counts,
+        lambda: batch_invariance.safe_lengths(geometry, queries),
+        *LENGTH_CODE,
     )
     enough = bool(counts) and counts[-1] >= 2 * TILE  # half a step for the tile of a prompt, half for other sequences
     return RowCounts(counts) if enough else None, SafeLengths(safe)
@@ -161,9 +177,8 @@ def _safe_for_activation(config: Any, cache: Path) -> batch_invariance.Counts:
 
         return batch_invariance.safe_activation_counts(ACT2FN[name], size)
 
-    return get_or_measure(
-        cache, "activation", [name, size, batch_invariance.CANDIDATES], batch_invariance.Counts, measure
-    )
+    facts = [name, size, version("transformers")]
+    return get_or_measure(cache, "activation", facts, batch_invariance.Counts, measure, "batch_invariance")
 
 
 def _memory(geometry: Geometry, context: int, lengths: SafeLengths, device: torch.device) -> KVMemory:

@@ -21,12 +21,13 @@ import torch
 from ipc.errors import LlmosError, ModelLoadFailed, ModelNotFound
 from kernel.drivers.protocol import Load
 from kernel.drivers.transformers import checkpoint, direct_read, loaded_tensors, tuning_cache
-from kernel.drivers.transformers.conversion import converted, fingerprint
+from kernel.drivers.transformers.conversion import converted
 from kernel.drivers.transformers.direct_read import ReadPlan
 from kernel.drivers.transformers.model_builder import LoadedModel, Model, assemble
+from kernel.drivers.transformers.model_files import ModelFiles
 from kernel.drivers.transformers.model_manifest import ModelManifest, manifest_of
 from kernel.drivers.transformers.options import Options
-from kernel.drivers.transformers.tuning_cache import digest
+from kernel.drivers.transformers.tuning_cache import code, device_name, machine
 
 if find_spec("transformers") is None:
     raise ImportError("no module named transformers")
@@ -44,7 +45,6 @@ def load(message: Load, source: Path | str, options: Options, report: Callable[[
     try:
         if isinstance(source, Path) and source.suffix == ".gguf":
             source = converted(source, cache, report)
-        report("loading weights")
         return _load(name, source, options, message, report)
     except LlmosError:
         raise
@@ -61,18 +61,25 @@ def _load(name: str, source: Path | str, options: Options, message: Load, report
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     # On a CPU the weights are read as float32; `model_builder` chooses the type of the packed weights.
     dtype = torch.float32 if device.type == "cpu" else getattr(torch, options.dtype or "bfloat16")
-    cache, facts = Path(message.cache), _facts(source, options, device)
-    cached = tuning_cache.get(cache, "outline", facts, LoadCache)
+    cache = Path(message.cache)
+    files = ModelFiles(source, cache, report) if isinstance(source, Path) else None
+    facts = None if files is None else _facts(files.digest, options, device)
+    report("loading weights")
+    cached = None if facts is None else tuning_cache.get(cache, "outline", facts, LoadCache)
     loaded = None if cached is None else _from_manifest(cached, source, device, dtype)
     plan = None
     if loaded is None:
         cached, loaded = None, _from_transformers(name, source, device, dtype)
         plan = direct_read.plan(name, _files(source), loaded.weights) if loaded.manifest.decoder else None
+    files = files or ModelFiles(_snapshot(source), cache, report)
+    loaded = loaded._replace(digest=files.digest)
     with ThreadPoolExecutor(1) as pool:  # the thread also imports transformers, if that has not happened yet
         tokenizer = pool.submit(_tokenizer, str(source), cached is not None and cached.plain_tokenizer)
         report("packing weights")
         model = assemble(name, loaded, tokenizer, options, message)
-    if plan is not None:
+    if files.changed:
+        raise ModelLoadFailed(f"the files of {name} changed while the model was loaded; load it again")
+    if plan is not None and facts is not None:
         plain = _is_plain(tokenizer.result())
         tuning_cache.put(cache, "outline", facts, LoadCache(loaded.manifest, plain, plan))
     return model
@@ -116,7 +123,14 @@ def _from_transformers(name: str, source: Path | str, device: torch.device, dtyp
     _check_config(config.get_text_config())
     model = loaded_tensors.load_exactly(source, headers, config, dtype)
     model.eval().to(device)
-    return LoadedModel(manifest_of(model), model.state_dict(), model, _digest(source, config.to_json_string()))
+    return LoadedModel(manifest_of(model), model.state_dict(), model, "")
+
+
+def _snapshot(name: Path | str) -> Path:
+    """The folder in which the files of the model `name` of the hub are, after transformers has loaded it."""
+    from transformers.utils import cached_file
+
+    return Path(cached_file(str(name), "config.json")).parent
 
 
 def _from_manifest(
@@ -124,7 +138,7 @@ def _from_manifest(
 ) -> LoadedModel | None:
     """The model as `cached` describes it; None if its files hold other tensors than at that time."""
     weights = direct_read.read(cached.plan, _files(source), device, dtype)
-    return None if weights is None else LoadedModel(cached.manifest, weights, None, _digest(source))
+    return None if weights is None else LoadedModel(cached.manifest, weights, None, "")
 
 
 # ---- weights on disk
@@ -135,18 +149,14 @@ def _files(source: Path | str) -> list[Path]:
     return checkpoint.weight_files(source) if isinstance(source, Path) else []
 
 
-def _facts(source: Path | str, options: Options, device: torch.device) -> list[Any]:
-    """The key of the cached manifest: all that decides the manifest and the result of `hf_backend.check`."""
-    return [_digest(source), version("llmosd"), version("transformers"), options.dtype, str(device)]
+def _facts(content: str, options: Options, device: torch.device) -> list[Any]:
+    """The key of the cached manifest: all that decides the manifest and the result of `hf_backend.check`.
 
-
-def _digest(source: Path | str, configuration: str = "") -> str:
-    """A hash that identifies the weights. For a model on the hub, it is a hash of the name and the `configuration`."""
-    files = _files(source)
-    if not files:
-        return digest(str(source), configuration)
-    assert isinstance(source, Path)
-    return digest([fingerprint(file) for file in files], (source / "config.json").read_text())
+    `content`: the digest of the model's files.
+    """
+    versions = [version(package) for package in ("llmosd", "transformers", "tokenizers", "safetensors")]
+    threads = torch.get_num_threads()
+    return [content, code(), versions, machine(), threads, options.dtype, options.deterministic, device_name(device)]
 
 
 def _check_config(config: Any) -> None:

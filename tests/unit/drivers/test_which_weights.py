@@ -201,7 +201,7 @@ def test_the_log_says_why_each_load_goes_through_transformers(folder: Path, capf
 def test_another_file_with_the_same_ends_is_read_again_through_transformers(
     folder: Path, through: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "_digest", lambda *_: "the key does not notice the change")
+    monkeypatch.setattr(weights, "_facts", lambda *_: ["the key does not notice the change"])
     save(folder, tie_word_embeddings=True)
     load(folder)
     save(folder)  # with a head

@@ -113,6 +113,19 @@ async def test_a_model_that_never_fits_is_named_with_what_to_do(system: System) 
 
 
 @pytest.mark.parametrize("models", [TWO])
+@pytest.mark.parametrize("resources", [ResourceSettings(memory=GB // 2)])
+async def test_the_measured_size_of_a_model_says_nothing_about_other_files(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for size in (1000, 600):  # the second model at the same path is not refused for the size of the first
+        monkeypatch.setattr("kernel.models.loader.check_requirements", lambda name, spec, size=size: size)
+        with pytest.raises(ModelLoadFailed, match="takes 1 GB"):
+            await system.run("teller", model="one")
+        await asyncio.sleep(5)
+    assert loads(system) == ["one", "one"]
+
+
+@pytest.mark.parametrize("models", [TWO])
 async def test_sizes_are_remembered_for_the_next_daemon(system: System, tmp_path: Any) -> None:
     await system.run("teller", model="one")
     await asyncio.sleep(1)

@@ -52,6 +52,21 @@ def test_a_change_to_any_file_that_an_agent_file_imports_reloads_it(
     assert programs.load("b") is other
 
 
+@pytest.mark.parametrize("way", ["in place", "by a file of the same time"])
+def test_a_change_is_seen_where_size_and_time_stay_the_same(programs: ProgramLoader, tmp_path: Path, way: str) -> None:
+    helper = tmp_path / "_helper.py"
+    write(helper, "N = 1\n")
+    agent_file(tmp_path / "a.py", "a", "return _helper.N", before="import _helper")
+    assert run(programs.load("a")) == 1
+    before = helper.stat()
+    changed = helper if way == "in place" else tmp_path / "new"
+    while not changed.exists() or changed.stat().st_ctime_ns == before.st_ctime_ns:  # in a later tick of the clock
+        changed.write_text("N = 2\n")
+        os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
+    changed.replace(helper)
+    assert run(programs.load("a")) == 2
+
+
 def test_a_change_of_the_size_alone_is_seen(programs: ProgramLoader, tmp_path: Path) -> None:
     write(tmp_path / "_helper.py", "N = 1\n")
     agent_file(tmp_path / "a.py", "a", "return _helper.N", before="import _helper")
