@@ -17,6 +17,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from ipc.errors import MissingExtra
+from kernel.drivers.transformers import supported
 from kernel.lib.private_files import make_private, open_private
 
 EDGE = 1 << 20  # bytes at either end of a file that go into its fingerprint
@@ -65,6 +66,7 @@ def _convert(gguf: Path, folder: Path, report: Report) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    supported.check_gguf(gguf)
     unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     report("converting weights")

@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 
 from ipc.errors import LlmosError, ModelLoadFailed, ModelNotFound
 from kernel.drivers.protocol import Load
-from kernel.drivers.transformers import tuning_cache
+from kernel.drivers.transformers import supported, tuning_cache
 from kernel.drivers.transformers.conversion import converted, fingerprint
+from kernel.drivers.transformers.load_errors import explain
 from kernel.drivers.transformers.model_builder import LoadedModel, Model, assemble
 from kernel.drivers.transformers.model_manifest import ModelManifest, manifest_of
 from kernel.drivers.transformers.options import Options
@@ -29,9 +30,6 @@ from kernel.drivers.transformers.tuning_cache import digest
 
 if find_spec("transformers") is None:
     raise ImportError("no module named transformers")
-
-LAYERS = {"full_attention", "sliding_attention"}
-ROPE_BY_LENGTH = {"dynamic", "longrope"}  # with these types, a sequence's numbers would depend on the lengths of others
 
 
 def load(message: Load, source: Path | str, options: Options, report: Callable[[str], None]) -> Model:
@@ -48,7 +46,8 @@ def load(message: Load, source: Path | str, options: Options, report: Callable[[
     except LlmosError:
         raise
     except Exception as error:
-        raise ModelLoadFailed(f"cannot load {name} from {source}: {type(error).__name__}: {error}") from error
+        place = "" if str(source) == name else f" from {source}"
+        raise ModelLoadFailed(f"cannot load {name}{place}: {explain(error, Path(source))}") from error
 
 
 def _load(name: str, source: Path | str, options: Options, message: Load, report: Callable[[str], None]) -> Model:
@@ -99,17 +98,20 @@ def _tokenizer(source: str, plain: bool) -> Any:
 
 
 def _from_transformers(name: str, source: Path | str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
     from kernel.drivers.transformers.hf_backend import NAME
 
     try:
-        config = AutoConfig.from_pretrained(str(source))
+        settings, _ = PretrainedConfig.get_config_dict(str(source))
+        supported.check_settings(name, settings)
+        config = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
     except OSError as error:
-        raise ModelNotFound(f"cannot find {name}, here or on the hub: {error}") from error
-    _check_config(config.get_text_config())
+        raise ModelNotFound(f"cannot find {name}, here or on the hub: {explain(error)}") from error
+    supported.check(name, config)
     model = AutoModelForCausalLM.from_pretrained(str(source), config=config, dtype=dtype, attn_implementation=NAME)
     model.eval().to(device)
+    supported.check_numbers(name, model)
     return LoadedModel(manifest_of(model), model.state_dict(), model, _digest(source, config.to_json_string()))
 
 
@@ -141,14 +143,3 @@ def _read_weights(source: Path | str, device: torch.device, dtype: torch.dtype) 
     for file in _files(source):
         weights |= load_file(file)
     return {name: weight.to(device, dtype) for name, weight in weights.items()}
-
-
-def _check_config(config: Any) -> None:
-    """Refuse features whose effect `hf_backend.check` cannot show, because its text is too short."""
-    layers = set(getattr(config, "layer_types", None) or ()) - LAYERS
-    if layers:
-        raise ModelLoadFailed(f"layers of type {sorted(layers)} are not supported; use a model without such layers")
-    rope = getattr(config, "rope_parameters", None) or {}
-    kinds = ROPE_BY_LENGTH & {part.get("rope_type") for part in (rope, *rope.values()) if isinstance(part, dict)}
-    if kinds:
-        raise ModelLoadFailed(f"position embeddings of type {sorted(kinds)} are not supported; use another model")
