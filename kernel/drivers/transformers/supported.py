@@ -28,7 +28,7 @@ SIZES = (
     "vocab_size",
     "max_position_embeddings",
 )
-ADVICE = "use a model of another family; the README of the transformers driver lists those that run"
+ADVICE = "use a model of another family, such as Llama, Qwen 3, Mistral, Gemma 3 or Phi 3"
 
 # The families that the driver refuses, by the reason. Families with other kinds of layers than `LAYERS` are not listed:
 # their configuration says so.
@@ -43,7 +43,12 @@ REASONS: dict[str, str] = {
     "its keys and values have different sizes": (
         "axk1 deepseek_v2 deepseek_v3 glm4_moe_lite longcat_flash minicpm3 sarvam_mla youtu"
     ),
+    "its layers have heads of different sizes": "gemma4 gemma4_text gemma4_unified gemma4_unified_text",
+    "it drafts for another model": "gemma4_assistant gemma4_unified_assistant",
     "it combines two attentions in a layer": "diffllama",
+    "its experts compute attention": "jetmoe",
+    "it runs its layers several times": "hrm_text",
+    "it has an attention window only in its cache": "moshi",
     "its attention masks tokens by their content": "doge",
     "it reads a second input besides its tokens": "blt mllama musicgen musicgen_melody trocr",
     "it counts positions in another way": (
