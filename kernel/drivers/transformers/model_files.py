@@ -27,23 +27,24 @@ TOKENIZERS = (
 OTHER_WEIGHTS = ("pytorch_model*.bin", "*.gguf", "*.h5", "*.msgpack", "*.pth", "*.pt", "*.onnx", "*.safetensors")
 
 
-def check(source: Path | str) -> None:
-    """Check the files at `source`, the result of `source.locate`; for a name on the hub, do nothing.
+def check(source: Path | str) -> dict[str, Any]:
+    """Check the files at `source`, the result of `source.locate`, and return the contents of config.json.
 
-    Raises `ModelNotFound` or `ModelLoadFailed`, which name the file and say what to do.
+    A name on the hub is not checked, and has no such contents here; nor has a GGUF file. Raises `ModelNotFound` or
+    `ModelLoadFailed`, which name the file and say what to do.
     """
     if isinstance(source, str):
-        return
+        return {}
     try:
         if source.is_dir():
-            _check_folder(source)
-        else:
-            _check_gguf(source)
+            return _check_folder(source)
+        _check_gguf(source)
     except PermissionError as error:
         user = os.environ.get("USER") or f"user {os.geteuid()}"
         raise ModelNotFound(
             f"{error.filename or source} cannot be read by {user} ({error.strerror}); change its permissions"
         ) from error
+    return {}
 
 
 def settings(path: Path) -> dict[str, Any]:
@@ -80,8 +81,8 @@ def folder_hint(path: Path) -> str:
     return f"; name its folder: {path.parent}" if (path.parent / "config.json").is_file() else ""
 
 
-def _check_folder(folder: Path) -> None:
-    settings(folder / "config.json")
+def _check_folder(folder: Path) -> dict[str, Any]:
+    configuration = settings(folder / "config.json")
     for optional in ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json"):
         if (folder / optional).is_file():
             settings(folder / optional)
@@ -98,6 +99,7 @@ def _check_folder(folder: Path) -> None:
         _check_kind(tokenizer, head)
         if not head.lstrip().startswith(b"{"):
             raise ModelLoadFailed(f"{tokenizer} is not valid JSON; download it again")
+    return configuration
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -1,8 +1,8 @@
 """Decides whether the driver can run a model, by its configuration and its family, and says why not.
 
-`weights` calls `check` before transformers reads weights, and `check_numbers` after; `conversion` calls `check_gguf`
-before it converts a file. A refusal is one sentence: what is wrong, and what to do. The table in the README lists the
-families that were tried. This module never reads weights itself.
+`__main__` calls `check_family` before heavy imports, `weights` calls `check` before transformers reads weights and
+`check_numbers` after, and `conversion` calls `check_gguf` before it converts a file. A refusal is one sentence: what is
+wrong, and what to do. The table in the README lists the families that were tried. This module never reads weights.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ SIZES = (
     "vocab_size",
     "max_position_embeddings",
 )
+FAMILY_KEYS = ("model_type", "is_encoder_decoder", "is_decoder")
 ADVICE = "use a model of another family, such as Llama, Qwen 3, Mistral, Gemma 3 or Phi 3"
 
 # The families that the driver refuses, by the reason. Families with other kinds of layers than `LAYERS` are not listed:
@@ -101,21 +102,31 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
     )
 
 
+def check_family(name: str, settings: Mapping[str, Any]) -> None:
+    """Refuse a family that the driver cannot run, by the contents of config.json. Raises `ModelLoadFailed`.
+
+    It imports nothing heavy, so `__main__` calls it first.
+    """
+    family = settings.get("model_type")
+    if not isinstance(family, str):
+        return
+    if settings.get("is_encoder_decoder"):
+        raise refuse(name, family, ENCODER_DECODER)
+    if family in ENCODERS and not settings.get("is_decoder"):
+        raise refuse(name, family, ENCODER)
+    if family in FAMILIES:
+        raise refuse(name, family, FAMILIES[family])
+
+
 def check(name: str, config: Any) -> None:
     """Refuse a model that the driver cannot run, by its configuration. Raises `ModelLoadFailed`."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    family = config.model_type
-    if getattr(config, "is_encoder_decoder", False):
-        raise refuse(name, family, ENCODER_DECODER)
+    family, text = config.model_type, config.get_text_config()
+    for part in (config, text):
+        check_family(name, {key: getattr(part, key, None) for key in FAMILY_KEYS})
     if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise refuse(name, family, "models of this family do not generate text from text")
-    if family in ENCODERS and not getattr(config, "is_decoder", False):
-        raise refuse(name, family, ENCODER)
-    text = config.get_text_config()
-    for kind in (family, text.model_type):
-        if kind in FAMILIES:
-            raise refuse(name, family, FAMILIES[kind])
     _check_layers(name, family, text)
     _check_quantization(name, getattr(config, "quantization_config", None))
     for size in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "max_position_embeddings"):

@@ -67,6 +67,21 @@ def test_a_family_that_cannot_run_is_refused_by_its_configuration(family: str, w
     assert message.endswith(supported.ADVICE)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"model_type": "falcon"}, "its attention is part of its own code"),
+        ({"model_type": "t5", "is_encoder_decoder": True}, "it is an encoder-decoder"),
+        ({"model_type": "bert"}, "it is an encoder"),
+    ],
+)
+def test_a_known_family_is_refused_before_transformers_is_imported(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ModelLoadFailed, match=words):
+        supported.check_family("tiny", settings)
+    supported.check_family("tiny", {"model_type": "llama"})
+    supported.check_family("tiny", {"model_type": ["llama"]})
+
+
 def test_an_encoder_that_was_trained_as_a_decoder_is_not_refused() -> None:
     supported.check("tiny", configuration("bert", is_decoder=True))
 
@@ -128,16 +143,9 @@ def test_tokens_that_see_later_tokens_are_noticed_however_small_the_weights_are(
 
 def test_an_attention_window_that_does_not_reach_the_driver_is_noticed() -> None:
     """The text of the comparison is shorter than the window, so its logits are equal."""
-    changes = {
-        "use_sliding_window": True,
-        "sliding_window": 8,
-        "max_window_layers": 0,
-        "num_experts": 2,
-        "num_experts_per_tok": 1,
-    }
-    assert "an attention window of None tokens, and by its configuration 8" in why_packed_steps_fail(
-        build("Qwen2Moe", **changes)
-    )
+    windows = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}
+    model = build("Qwen2Moe", num_experts=2, num_experts_per_tok=1, **windows)
+    assert "an attention window of None tokens, and by its configuration 8" in why_packed_steps_fail(model)
 
 
 def test_a_model_that_computes_its_attention_itself_is_noticed() -> None:
