@@ -122,11 +122,12 @@ def check(name: str, config: Any) -> None:
     """Refuse a model that the driver cannot run, by its configuration. Raises `ModelLoadFailed`."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    family, text = config.model_type, config.get_text_config()
-    for part in (config, text):
-        check_family(name, {key: getattr(part, key, None) for key in FAMILY_KEYS})
+    family = config.model_type
+    check_family(name, {key: getattr(config, key, None) for key in FAMILY_KEYS})
     if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise refuse(name, family, "models of this family do not generate text from text")
+    text = config.get_text_config()
+    check_family(name, {key: getattr(text, key, None) for key in FAMILY_KEYS})
     _check_layers(name, family, text)
     _check_quantization(name, getattr(config, "quantization_config", None))
     for size in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "max_position_embeddings"):
