@@ -84,4 +84,5 @@ def _parse(constraint: Constraint) -> dict[str, object] | list[str]:
         return msgspec.json.decode(value, type=dict[str, object])
     except UNDECODABLE as error:
         what = "a JSON list of texts" if kind == "choices" else "a JSON object"
-        raise InvalidConstraint(f"{kind} must be {what}: {error}") from None
+        advice = r"; JSON writes the backslash of a pattern twice: \\(" if "invalid escape" in str(error) else ""
+        raise InvalidConstraint(f"{kind} must be {what}: {error}{advice}") from None

@@ -18,6 +18,7 @@ from contextlib import suppress
 from ipc.errors import LlmosError, MissingExtra, ProtocolError, to_wire
 from kernel.drivers.child import KernelLink, die_with_parent
 from kernel.drivers.protocol import Load, Loaded, LoadFailed, Loading, Stop
+from kernel.drivers.transformers import file_checks, supported
 from kernel.drivers.transformers.options import parse
 from kernel.drivers.transformers.source import locate
 from kernel.lib import failpoints
@@ -44,6 +45,7 @@ def main() -> None:
 def run(link: KernelLink, message: Load) -> None:
     """Load the model and run its sequences until `Stop`. Raises `ConfigError`, or any error of `weights.load`."""
     options, source = parse(message.options), locate(message.model)
+    supported.check_family(message.model, file_checks.check(source))
     quiet_libraries()
     share_the_cores()
     # A load makes half a million objects that live as long as the process. To collect garbage meanwhile would take most

@@ -16,6 +16,7 @@ import torch
 
 from ipc.errors import InvalidConstraint, MissingExtra, brief, text_of
 from ipc.syscalls import Constraint
+from kernel.drivers.transformers.grammar_errors import explain
 
 COMPILER_THREADS = 2  # if a grammar occupies one thread beyond its time limit, the other one is still free
 COMPILE_TIMEOUT = 5.0  # seconds that a grammar may take to compile
@@ -80,14 +81,20 @@ class GrammarCompiler:
         try:
             grammar = _grammar(constraint)
         except (ValueError, RecursionError) as error:
-            raise InvalidConstraint(f"not a valid constraint of kind {constraint.kind}: {text_of(error)}") from None
+            raise InvalidConstraint(
+                f"not a valid constraint of kind {constraint.kind}: {explain(text_of(error), constraint.kind)}"
+            ) from None
         try:
             matcher = LLMatcher(vocabulary, grammar, log_level=0)
             matcher.compute_bitmask()  # an impossible grammar fails here; also, the first mask takes longest
         except BaseException as error:  # also a panic of llguidance, which is no `Exception`
-            raise InvalidConstraint(f"this {constraint.kind} cannot be used: {brief(error)}") from None
+            raise InvalidConstraint(
+                f"this {constraint.kind} cannot be used: the grammar compiler fails ({brief(error)}); simplify it"
+            ) from None
         if matcher.is_error():
-            raise InvalidConstraint(f"this {constraint.kind} cannot be used: {_first_line(matcher.get_error())}")
+            raise InvalidConstraint(
+                f"this {constraint.kind} cannot be used: {explain(matcher.get_error(), constraint.kind)}"
+            )
         return Matcher(matcher, self._vocabulary)
 
 

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ipc.errors import MissingExtra, ModelLoadFailed
-from kernel.drivers.transformers import gguf_check
+from kernel.drivers.transformers import gguf_check, supported
 from kernel.drivers.transformers.gguf_header import read_header, refuse_truncated
 from kernel.drivers.transformers.loaded_tensors import refuse_misfits
 from kernel.drivers.transformers.model_files import ModelFiles
@@ -81,6 +81,7 @@ def _convert(gguf: Path, folder: Path, report: Report, files: ModelFiles) -> Non
     header = read_header(gguf)
     refuse_truncated(gguf, header)
     gguf_check.refuse_incomplete(gguf, header)
+    supported.check_gguf(gguf, header.fields)
     config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
     gguf_check.complete(gguf, header, config)
     quantized, info = AutoModelForCausalLM.from_pretrained(

@@ -6,6 +6,7 @@ the model's own attention. It is never imported for other loads, because it impo
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -16,11 +17,18 @@ from kernel.drivers.transformers.forward import PackedForward
 from kernel.drivers.transformers.kv import KVMemory
 
 NAME = "llmosd"
-UNSUPPORTED = (
-    "softcap",
-    "s_aux",
-    "position_bias",
-)  # arguments of some attentions that `attend` does not support
+# Arguments of some attentions that `attend` does not support, and the features that pass them.
+UNSUPPORTED = {
+    "softcap": "softcap (a limit of its scores)",
+    "s_aux": "s_aux (sinks)",
+    "position_bias": "position_bias (scores that depend on the distance)",
+}
+
+# The plan of the running step. An argument would not reach the attention of each model: some layers drop arguments that
+# they do not know.
+_running: ContextVar[AttentionPlan] = ContextVar("running plan")
+# During `check`, the window that each layer has asked for.
+_windows: ContextVar[dict[int, int | None] | None] = ContextVar("windows by layer", default=None)
 
 
 class HFBackend:
@@ -38,14 +46,17 @@ class HFBackend:
         *,
         states: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        found = self._model(
-            input_ids=tokens[None],
-            position_ids=positions[None],
-            logits_to_keep=logit_rows,
-            output_hidden_states=states,
-            use_cache=False,
-            plan=plan,
-        )
+        step = _running.set(plan)
+        try:
+            found = self._model(
+                input_ids=tokens[None],
+                position_ids=positions[None],
+                logits_to_keep=logit_rows,
+                output_hidden_states=states,
+                use_cache=False,
+            )
+        finally:
+            _running.reset(step)
         return found.logits[0].float(), found.hidden_states[-1][0] if states else None
 
 
@@ -57,8 +68,6 @@ def attend(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    *,
-    plan: AttentionPlan,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """The attention function that transformers calls in each layer. Returns [1, tokens, heads, head dim] and None.
@@ -66,9 +75,16 @@ def attend(
     `query` is [1, heads, tokens, head dim]; `key` and `value` have kv heads instead of heads. Raises
     NotImplementedError for a kind of attention that is not supported.
     """
-    for name in UNSUPPORTED:
+    for name, feature in UNSUPPORTED.items():
         if kwargs.get(name) is not None:
-            raise NotImplementedError(f"attention with {name} is not supported")
+            raise NotImplementedError(f"attention with {feature} is not supported")
+    if getattr(module, "is_causal", True) is False:
+        raise NotImplementedError("its tokens also attend to later tokens, so it cannot generate text")
+    if key.shape != value.shape:
+        raise NotImplementedError("keys and values of different sizes are not supported")
+    plan, windows = _running.get(), _windows.get()
+    if windows is not None:
+        windows[module.layer_idx] = sliding_window
     kv_heads, tokens, head_dim = key.shape[1:]
     fresh = torch.cat((key, value)).permute(2, 0, 1, 3).reshape(tokens, -1)
     plan.write(module.layer_idx, fresh)
@@ -85,19 +101,48 @@ def check(model: Any, forward: PackedForward, memory: KVMemory, tolerance: float
     """
     tokens = [token % model.config.get_text_config().vocab_size for token in (11, 7, 5, 3, 2, 13)]
     one, other = memory.allocate(len(tokens)), memory.allocate(len(tokens))
+    windows: dict[int, int | None] = {}
+    recording = _windows.set(windows)
     try:
         forward([Span(other, tokens[3:], logits=0), Span(one, tokens[:3], logits=0)])
         forward([Span(one, tokens[3:5], logits=0)])
         packed = forward([Span(other, tokens[:1]), Span(one, tokens[5:], generated=True)]).logits[1].float()
+        written = memory.tokens(one, 0, len(tokens)).ne(0).any(dim=(1, 2))
     finally:
+        _windows.reset(recording)
         memory.free(one)
         memory.free(other)
     model.set_attn_implementation("eager")
     with torch.inference_mode():
         own = model(input_ids=torch.tensor([tokens], device=model.device), use_cache=False).logits[0, -1].float()
     model.set_attn_implementation(NAME)
+    if not own.isfinite().all():
+        raise NotImplementedError("some of its own logits are not finite")
+    if not written.all():
+        raise NotImplementedError("its attention is part of its own code, so the driver cannot replace it")
+    expected = windows_of(model.config.get_text_config(), memory.capacity)
+    for layer, window in windows.items():
+        if min(window or memory.capacity, memory.capacity) != (expected[layer] or memory.capacity):
+            raise NotImplementedError(
+                f"layer {layer} has an attention window of {window} tokens, and by its configuration {expected[layer]}"
+            )
+    if not packed.isfinite().all():
+        raise NotImplementedError('its numbers exceed the type of its weights here; set the option dtype = "float32"')
     if not torch.all((packed - own).abs() <= tolerance * own.abs().max()):
-        raise NotImplementedError("its own attention gives other logits")
+        raise NotImplementedError("packed steps give other logits than its own attention")
+
+
+def windows_of(config: Any, context: int) -> list[int | None]:
+    """The attention window of each layer by `config`, as the caches of transformers read it; None from `context` on.
+
+    `check` compares it with the windows that the layers ask for, because its text is shorter than most windows. Some
+    models have windows only in their masks, which the driver does not use.
+    """
+    window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    window = window if window is not None and window < context else None
+    if kinds is None:
+        return [window] * config.num_hidden_layers
+    return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
 AttentionInterface.register(NAME, attend)

@@ -16,20 +16,19 @@ import torch
 
 from ipc.errors import ModelLoadFailed
 from kernel.drivers.protocol import Load
-from kernel.drivers.transformers import batch_invariance, linear
+from kernel.drivers.transformers import address_space, batch_invariance, linear, supported
 from kernel.drivers.transformers.attention import TILE, SafeLengths
 from kernel.drivers.transformers.batch_invariance import RowCounts
 from kernel.drivers.transformers.decoder import Decoder, Weights
 from kernel.drivers.transformers.forward import Network, PackedForward
 from kernel.drivers.transformers.kv import Geometry, KVMemory, maps
+from kernel.drivers.transformers.load_errors import explain
 from kernel.drivers.transformers.model_manifest import ModelManifest, ids
 from kernel.drivers.transformers.options import Options
 from kernel.drivers.transformers.tokenizer import Tokenizer
 from kernel.drivers.transformers.tuning_cache import code, device_name, digest, get_or_measure, machine
 
 KV_SHARE = 0.5  # of the memory that is free after loading, the share for the KV cache
-ADDRESS_SPACE = 1 << 42  # bytes of virtual memory for slabs
-MAX_SLABS = 1024  # one for each sequence that runs or is parked in memory
 # The keys under which the configurations of models name their activation.
 ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function")
 # The modules whose code decides the results of the trials.
@@ -121,8 +120,9 @@ def _check(name: str, model: Any, forward: PackedForward, memory: KVMemory, tole
     try:
         check(model, forward, memory, tolerance)
     except Exception as error:
+        reason = str(error) if isinstance(error, NotImplementedError) else f"its code fails: {explain(error)}"
         raise ModelLoadFailed(
-            f"{name} ({type(model).__name__}) cannot run in packed steps: {error}; use another model"
+            f"{name} ({type(model).__name__}) cannot run in packed steps: {reason}; {supported.ADVICE}"
         ) from error
 
 
@@ -188,8 +188,8 @@ def _memory(geometry: Geometry, context: int, lengths: SafeLengths, device: torc
     memory does.
     """
     capacity = lengths.padded(context)
-    room = ADDRESS_SPACE if maps(device) else int(KV_SHARE * _free_memory(device))
-    return KVMemory(geometry, capacity, max(2, min(MAX_SLABS, room // (capacity * geometry.token_bytes))), device, room)
+    room = address_space.room() if maps(device) else int(KV_SHARE * _free_memory(device))
+    return address_space.kv_memory(geometry, capacity, device, room)
 
 
 def _hf_network(model: Any, pack: linear.Pack) -> Network:

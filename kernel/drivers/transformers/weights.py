@@ -20,9 +20,10 @@ import torch
 
 from ipc.errors import LlmosError, ModelLoadFailed, ModelNotFound
 from kernel.drivers.protocol import Load
-from kernel.drivers.transformers import checkpoint, direct_read, loaded_tensors, tuning_cache
+from kernel.drivers.transformers import checkpoint, direct_read, loaded_tensors, supported, tuning_cache
 from kernel.drivers.transformers.conversion import converted
 from kernel.drivers.transformers.direct_read import ReadPlan
+from kernel.drivers.transformers.load_errors import explain
 from kernel.drivers.transformers.model_builder import LoadedModel, Model, assemble
 from kernel.drivers.transformers.model_files import ModelFiles
 from kernel.drivers.transformers.model_manifest import ModelManifest, manifest_of
@@ -31,9 +32,6 @@ from kernel.drivers.transformers.tuning_cache import code, device_name, machine
 
 if find_spec("transformers") is None:
     raise ImportError("no module named transformers")
-
-LAYERS = {"full_attention", "sliding_attention"}
-ROPE_BY_LENGTH = {"dynamic", "longrope"}  # with these types, a sequence's numbers would depend on the lengths of others
 
 
 def load(message: Load, source: Path | str, options: Options, report: Callable[[str], None]) -> Model:
@@ -51,7 +49,8 @@ def load(message: Load, source: Path | str, options: Options, report: Callable[[
     except checkpoint.UnfitFiles as error:
         raise ModelLoadFailed(f"cannot load {name}: {error}") from error
     except Exception as error:
-        raise ModelLoadFailed(f"cannot load {name} from {source}: {type(error).__name__}: {error}") from error
+        place = "" if str(source) == name else f" from {source}"
+        raise ModelLoadFailed(f"cannot load {name}{place}: {explain(error, Path(source))}") from error
 
 
 def _load(name: str, source: Path | str, options: Options, message: Load, report: Callable[[str], None]) -> Model:
@@ -112,17 +111,20 @@ def _tokenizer(source: str, plain: bool) -> Any:
 
 
 def _from_transformers(name: str, source: Path | str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PretrainedConfig
 
     files = _files(source)
     headers = checkpoint.tensors(files) if checkpoint.has_headers(files) else {}
     try:
-        config = AutoConfig.from_pretrained(str(source))
+        settings, _ = PretrainedConfig.get_config_dict(str(source))
+        supported.check_settings(name, settings)
+        config = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
     except OSError as error:
-        raise ModelNotFound(f"cannot find {name}, here or on the hub: {error}") from error
-    _check_config(config.get_text_config())
+        raise ModelNotFound(f"cannot find {name}, here or on the hub: {explain(error)}") from error
+    supported.check(name, config)
     model = loaded_tensors.load_exactly(source, headers, config, dtype)
     model.eval().to(device)
+    supported.check_numbers(name, model)
     return LoadedModel(manifest_of(model), model.state_dict(), model, "")
 
 
@@ -157,14 +159,3 @@ def _facts(content: str, options: Options, device: torch.device) -> list[Any]:
     versions = [version(package) for package in ("llmosd", "transformers", "tokenizers", "safetensors")]
     threads = torch.get_num_threads()
     return [content, code(), versions, machine(), threads, options.dtype, options.deterministic, device_name(device)]
-
-
-def _check_config(config: Any) -> None:
-    """Refuse features whose effect `hf_backend.check` cannot show, because its text is too short."""
-    layers = set(getattr(config, "layer_types", None) or ()) - LAYERS
-    if layers:
-        raise ModelLoadFailed(f"layers of type {sorted(layers)} are not supported; use a model without such layers")
-    rope = getattr(config, "rope_parameters", None) or {}
-    kinds = ROPE_BY_LENGTH & {part.get("rope_type") for part in (rope, *rope.values()) if isinstance(part, dict)}
-    if kinds:
-        raise ModelLoadFailed(f"position embeddings of type {sorted(kinds)} are not supported; use another model")

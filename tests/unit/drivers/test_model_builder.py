@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch", reason="the driver runs torch models (extra
 
 from ipc.errors import ModelLoadFailed  # noqa: E402
 from kernel.drivers.protocol import Load  # noqa: E402
-from kernel.drivers.transformers import model_builder  # noqa: E402
+from kernel.drivers.transformers import address_space, model_builder  # noqa: E402
 from kernel.drivers.transformers.attention import BLOCK, SafeLengths, Span  # noqa: E402
 from kernel.drivers.transformers.decoder import Decoder  # noqa: E402
 from kernel.drivers.transformers.kv import UNIT, Geometry  # noqa: E402
@@ -74,7 +74,7 @@ def test_where_memory_is_not_mapped_there_are_no_more_slabs_than_memory(monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(sys, "platform", "elsewhere")
         plain = model_builder._memory(GEOMETRY, 1024, SafeLengths(), device)
-    assert (mapped.free_slabs, plain.free_slabs) == (model_builder.MAX_SLABS, 5)  # half of the memory is for slabs
+    assert (mapped.free_slabs, plain.free_slabs) == (address_space.MAX_SLABS, 5)  # half of the memory is for slabs
 
 
 def test_a_sequence_may_fill_the_context_of_a_model(tmp_path: Path) -> None:

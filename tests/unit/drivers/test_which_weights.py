@@ -315,5 +315,5 @@ def test_a_model_without_its_own_weights_is_refused_at_each_load(folder: Path, m
 
 def test_a_folder_with_only_an_adapter_is_refused_with_the_way_to_merge_it(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ModelNotFound, match="holds only an adapter; merge it into its base model"):
+    with pytest.raises(ModelNotFound, match="holds an adapter, not a whole model; merge it with its base model"):
         locate(str(tmp_path))
