@@ -100,13 +100,13 @@ class Residency(MemoryBudget):
 
     def why_leaving(self, runtime: Resident) -> str:
         """When `runtime`, which is ready, has to leave memory for another model."""
-        now = self._loop.time()
+        now, idle_since = self._loop.time(), runtime.state.idle_since
+        idle = "" if idle_since is None else f"idle {now - idle_since:.0f} s, "
         for other, request in self._waiting.items():
             if runtime in request.turns_of and request.latest is not None:
-                return f"leaves for {other.name} in {max(request.latest - now, 0):.0f} s at most"
-        if runtime.state.idle_since is None:
-            return ""
-        return f"idle {now - runtime.state.idle_since:.0f} s, leaves when another model needs memory"
+                soon = "soon, or if it is called, " if idle else ""
+                return f"{idle}leaves for {other.name} {soon}in {max(request.latest - now, 0):.0f} s at most"
+        return f"{idle}leaves when another model needs memory" if idle else ""
 
     def cores(self, runtime: Resident) -> list[int]:
         """The processors for a driver that starts now: an equal share, the least used ones. Empty for all."""

@@ -150,8 +150,9 @@ def test_a_driver_that_is_stopped_from_outside_is_a_driver_that_hangs(configured
 
 
 def test_a_load_that_hangs_is_named_and_holds_up_nobody(configured):
-    stuck = "[models.{}]\ndriver = 'simulated'\nload_timeout = {}\n" + options(hang_load=True)
-    settings = "[models.simulated]\n" + stuck.format("stuck", 600) + stuck.format("late", 0.7)
+    settings = "[models.simulated]\n"
+    for name, seconds in (("stuck", 600), ("late", 0.7)):
+        settings += f"[models.{name}]\ndriver = 'simulated'\nload_timeout = {seconds}\n{options(hang_load=True)}"
     with configured(settings).client() as client:
         held = client.submit("generate", {"prompt": "x", "model": "stuck"})
         assert client.run("generate", {"prompt": "x", "max_tokens": 5, "seed": 1}) == text_of(1, 5)
