@@ -65,7 +65,8 @@ class MemoryBalancer:
         residency = self._residency
         residency.unload_excess()
         residents = residency.residents()
-        shares = allot(residency.budget, [runtime.footprint for runtime in residents])
+        tolerated = -residency.room if 0 < -residency.room <= residency.tolerance else 0
+        shares = allot(residency.budget + tolerated, [runtime.footprint for runtime in residents])
         part = self._available_part(residents)
         cause = self._cause(residents)
         for runtime, share in zip(residents, shares, strict=True):

@@ -80,14 +80,15 @@ class Residency(MemoryBudget):
         try:
             self._stop_timer()
             now = self._loop.time()
-            order = sorted(
-                self._waiting.items(), key=lambda item: -urgency(item[0], item[1], now)
-            )  # stable: first come first
+            # Equally urgent models stay in the order of their requests.
+            order = sorted(self._waiting.items(), key=lambda item: -urgency(item[0], item[1], now))
             following: Resident | None = None  # the most urgent model that has to wait
             for runtime, request in order:
+                if runtime not in self._waiting:
+                    continue
                 if following is None:
                     following = None if self._start_or_make_room(runtime, request) else runtime
-                elif runtime in self._waiting and not self._overtakes(runtime, following):
+                elif not self._overtakes(runtime, following):
                     request.turns_of = []
                     runtime.wait_for_memory(f"for memory: model {following.name} is loaded first")
         finally:
@@ -231,6 +232,11 @@ class Residency(MemoryBudget):
             return False  # it fails when it is next
         need, room = min(runtime.footprint.minimum, self.full_budget), self.room
         if self._start_if_fits(runtime, need):
+            return True
+        ending = [other for other in self.residents() if other.state.frees_memory]
+        if ending and need <= room + sum(other.footprint.minimum for other in ending):
+            request.turns_of = []
+            runtime.wait_for_memory(f"for memory: unloading {names(ending)}")
             return True
         idle = [
             other
