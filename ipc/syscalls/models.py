@@ -100,7 +100,8 @@ class SlotInfo(msgspec.Struct, frozen=True):
 
     Of `slots` slots, `given` may be used now; if these are not all, `cause` gives the reason, such as a lack of memory.
     `used` slots hold a sequence, and `queued` sequences wait for a slot. `policy` decides which sequence gets a slot.
-    `policy_reason`: why the policy `auto` last changed its choice. `state` and `detail` are those of `ModelInfo`.
+    `policy_reason`: why the policy `auto` last changed its choice. `state` is that of `ModelInfo`; so is `detail`, but
+    it also says for how long a model that waits for memory waits at most, and when a model leaves memory.
 
     The drivers of the model have made `tokens` tokens in `steps` steps, recently `tokens_per_second`; `restarts` counts
     restarts. The present driver has the pid `driver_pid` and the resident set `memory`, and runs on `cores` processors.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from itertools import islice
 
 from ipc.errors import DeadlineUnreachable, DriverFailed, LimitExceeded, LlmosError, ModelChanged, from_wire
 from ipc.messages import Log
@@ -20,7 +21,7 @@ from kernel.models.generation import Generation
 from kernel.models.leases import SUSPENDED, LeaseTable
 from kernel.models.pager import Pager
 from kernel.models.query import Answer, Query
-from kernel.models.sequence import RUNNING, Sequence
+from kernel.models.sequence import QUEUED, RUNNING, Sequence
 from kernel.models.spec import ModelSpec
 from kernel.models.swap import SwapArea
 from kernel.models.think_time import ThinkTimes
@@ -28,6 +29,7 @@ from kernel.policy.policy import Policy
 from kernel.processes.limits import LimitEnforcer
 
 MAX_DEATHS = 3  # driver deaths that a sequence survives while it holds a slot
+MAX_COMPARED = 1_000  # sequences whose priorities are compared
 RATE_SMOOTHING = 0.9  # weight of the past in the token rate
 
 
@@ -70,6 +72,17 @@ class ActiveSequences:
     def busy(self) -> bool:
         """Whether any sequence runs, waits for a slot, or is being swapped out."""
         return bool(self.leases.used or self.leases.waiting or self.pager.swapping_out)
+
+    @property
+    def priority(self) -> int | None:
+        """The highest priority of the sequences that run or wait for a slot; None if there are none.
+
+        It looks at `MAX_COMPARED` sequences at most, in the order of their calls.
+        """
+        if not (self.leases.used or self.leases.waiting):
+            return None
+        some = islice(self.sequences.values(), MAX_COMPARED)
+        return max((one.priority for one in some if one.state in (RUNNING, QUEUED)), default=0)
 
     @property
     def awaiting_driver(self) -> bool:

@@ -172,7 +172,8 @@ class ModelCallWait:
         now = asyncio.get_running_loop().time()
         holders = [one for other in residents for one in cast("ModelRuntime", other).active.leases.running]
         due = residency.due_at
-        reason = runtime.state.detail.removeprefix("for memory: ")
+        reason = (residency.why_waiting(runtime) or runtime.state.detail).removeprefix("for memory: ")
+        reason = f"model {runtime.name} {reason}" if reason.startswith("waits for ") else reason
         reason = f"the daemon is {reason}" if reason.startswith("unloading ") else reason
         again = "" if due is None else f"; the daemon decides again in {show_seconds(due - now)} at the latest"
         taken = f"; in memory: {listed(sizes, len(residents))}" if sizes else ""

@@ -61,8 +61,10 @@ class MeasuredSizes:
 class Footprint:
     """The memory of one model, in bytes.
 
-    `size` excludes KV memory; it is the size of the files (`estimate`) until a load was measured. `rss`: memory of the
-    driver process, by the last sample of the machine. `kv_used`: KV memory of sequences, and `kv_cached`: of prefixes
+    `size` excludes KV memory; it is the size of the files (`estimate`) until a load was measured. After the load a
+    driver grows, as it allocates memory for its first steps; what it grew by is planned for at its next load, so that
+    models are not loaded beside each other again and again to find out. `rss`: memory of the driver process, by the
+    last sample of the machine. `kv_used`: KV memory of sequences, and `kv_cached`: of prefixes
     retained for reuse, by the last report of the driver. `kv_memory`: the present bound of `kv_used + kv_cached`; the
     kernel never sets it above `kv_limit` (None: no bound). `kv_on_device`: the KV cache is in a GPU's memory, not in
     the machine's.
@@ -72,6 +74,8 @@ class Footprint:
         self._measured = measured
         self.estimate = 0
         self.rss = 0
+        self._body: int | None = None  # memory besides the KV cache by the last sample; None before the first one
+        self._growth = 0  # bytes by which `_body` exceeded `size` at the end of the last driver
         self.kv_used = 0
         self.kv_cached = 0
         self.kv_memory = 0
@@ -88,11 +92,20 @@ class Footprint:
         """The driver has loaded the model."""
         self._measured = measured
         self.rss = measured.size
+        self._body = None
         self.kv_used = self.kv_cached = 0
         self.kv_memory, self.kv_limit, self.kv_on_device = kv_memory, kv_limit, kv_on_device
 
+    def sampled(self, rss: int) -> None:
+        """The driver process takes `rss` bytes."""
+        self.rss = rss
+        self._body = rss - (self.kv_used + self.kv_cached if self.uses_shared_memory else 0)
+
     def driver_ended(self) -> None:
         """The driver has ended, and its memory is free."""
+        if self._body is not None and self._measured is not None:
+            self._growth = max(self._body - self._measured.size, 0)
+        self._body = None
         self.rss = self.kv_used = self.kv_cached = self.kv_memory = 0
         self.kv_limit = None
 
@@ -129,9 +142,14 @@ class Footprint:
         return max(self.kv_used, self.kv_floor) if self.uses_shared_memory else 0
 
     @property
+    def spare_kv(self) -> int:
+        """The part of `kv_used` that the driver can do without, when its sequences are swapped out."""
+        return self.kv_minimum - self.kv_floor
+
+    @property
     def without_kv(self) -> int:
-        """Memory besides the KV cache: `size`, or what the last sample shows if that is more."""
-        return max(self.size, self.rss - (self.kv_used + self.kv_cached if self.uses_shared_memory else 0))
+        """Memory besides the KV cache: `size` and its growth, or what the last sample shows if that is more."""
+        return max(self.size + self._growth, self._body or 0)
 
     @property
     def minimum(self) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ipc.syscalls import ModelInfo, PolicyInfo, SlotInfo
 from kernel.lib.machine import Machine
+from kernel.models.state import READY, WAITING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -54,6 +55,16 @@ def _shown(sequences: Mapping[int, Sequence], slots: LeaseTable) -> tuple[Iterab
     return [*slots.running, *queue][:MAX_SEQUENCES], places
 
 
+def _detail(runtime: ModelRuntime) -> str:
+    """More about the state of the model: the turns that it waits for, and when it leaves, with the seconds left."""
+    residency, state = runtime.residency, runtime.state
+    if state.name == WAITING:
+        return residency.why_waiting(runtime) or state.detail
+    if state.name == READY:
+        return state.detail or residency.why_leaving(runtime)
+    return state.detail
+
+
 def slot_info(runtime: ModelRuntime, machine: Machine) -> SlotInfo:
     """The row of a model in `llmos slots`."""
     active, state = runtime.active, runtime.state
@@ -63,7 +74,7 @@ def slot_info(runtime: ModelRuntime, machine: Machine) -> SlotInfo:
     return SlotInfo(
         model=runtime.name,
         state=state.name,
-        detail=state.detail,
+        detail=_detail(runtime),
         driver_pid=runtime.pid,
         slots=runtime.spec.slots,
         used=slots.used,

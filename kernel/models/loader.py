@@ -18,7 +18,7 @@ from ipc.errors import MissingExtra, ModelLoadFailed, ModelNotFound
 from kernel.drivers import protocol
 from kernel.lib.worker_threads import in_thread
 from kernel.models.footprint import Footprint, MeasuredSize
-from kernel.models.residency import Resident
+from kernel.models.resident import Resident
 from kernel.models.services import ModelServices
 from kernel.models.spec import ModelSpec, looks_local
 

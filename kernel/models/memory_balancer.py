@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from kernel.lib.units import show_size
 from kernel.models.footprint import Footprint
-from kernel.models.residency import Residency, Resident
+from kernel.models.residency import Residency
+from kernel.models.resident import Resident
 
 DEADBAND = 1 / 8  # smaller relative changes are not worth a message
 GROWTH = 2.0  # the largest factor of one step of growth
@@ -23,14 +24,17 @@ MIN_KV = 1 << 20  # bytes of KV memory that each driver gets at least
 def allot(budget: int, footprints: Sequence[Footprint]) -> list[int]:
     """Bytes of KV memory for each driver: its `kv_minimum`, and an equal part of the rest of `budget`.
 
-    If the minimums of all drivers together exceed `budget`, each driver gives up an equal part of the excess, but
-    retains its `kv_floor`. So a driver may get less KV memory than it uses. No driver gets more than its `kv_limit`.
+    If the minimums of all drivers together exceed `budget`, the drivers give up the excess in proportion to what they
+    can spare, and each retains its `kv_floor`. So a driver may get less KV memory than it uses. No driver gets more
+    than its `kv_limit`.
     """
     sharers = sum(1 for footprint in footprints if footprint.uses_shared_memory)
     rest = budget - sum(footprint.minimum for footprint in footprints)
+    spare = sum(footprint.spare_kv for footprint in footprints)
     shares = []
     for footprint in footprints:
-        share = max(footprint.kv_minimum + rest // max(sharers, 1), footprint.kv_floor, MIN_KV)
+        part = rest // max(sharers, 1) if rest >= 0 else rest * footprint.spare_kv // max(spare, 1)
+        share = max(footprint.kv_minimum + part, footprint.kv_floor, MIN_KV)
         shares.append(share if footprint.kv_limit is None else min(share, footprint.kv_limit))
     return shares
 
@@ -61,7 +65,8 @@ class MemoryBalancer:
         residency = self._residency
         residency.unload_excess()
         residents = residency.residents()
-        shares = allot(residency.budget, [runtime.footprint for runtime in residents])
+        tolerated = -residency.room if 0 < -residency.room <= residency.tolerance else 0
+        shares = allot(residency.budget + tolerated, [runtime.footprint for runtime in residents])
         part = self._available_part(residents)
         cause = self._cause(residents)
         for runtime, share in zip(residents, shares, strict=True):

@@ -124,6 +124,8 @@ class Pager:
         chosen = choose(self._off_slots(generations), need, self._rate, forced=forced)
         if not chosen and forced:
             chosen = _running_victim(generations, waiting, progressed)
+        elif not chosen and granted and self.kv.used > granted:  # the balancer has lowered the bound below the use
+            chosen = _running_excess(generations, self.kv.used - granted, max(self._footprint.token_bytes, 1))
         for sequence in chosen:
             self.swap_out(sequence)
 
@@ -275,6 +277,18 @@ def _running_victim(generations: list[Generation], count: int, progressed: bool)
         victim, urgent = min(holding, key=_urgency), max(waiting, key=_urgency)
         return [victim] if victim.priority < urgent.priority or not progressed else []
     return [min(holding, key=_urgency)] if len(holding) > 1 and not progressed else []
+
+
+def _running_excess(generations: list[Generation], excess: int, token_bytes: int) -> list[Generation]:
+    """The least urgent running generations whose KV takes `excess` bytes; all but one of those that have KV at most."""
+    holding = sorted((one for one in generations if one.state == RUNNING and one.swappable), key=_urgency)
+    chosen = []
+    for sequence in holding[:-1]:
+        if excess <= 0:
+            break
+        chosen.append(sequence)
+        excess -= sequence.length * token_bytes
+    return chosen
 
 
 def _urgency(sequence: Sequence) -> tuple[int, int]:

@@ -1,82 +1,36 @@
 """The residency: decides which models are in memory, one driver process each, within one budget for all.
 
 The model runtimes ask it for memory, and notify it when they are idle or unloaded. It lets a model load if the model
-fits; else it unloads the least useful idle model. If all models are busy, they take turns: the calls for an unloaded
-model gather for a while (`collate`), so that models are not loaded back and forth. It never starts a process or touches
-a sequence itself.
+fits; else it unloads the least useful idle model. If all models are busy, they take turns (`turns.py`), so that models
+are not loaded back and forth. It never starts a process or touches a sequence itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
-from ipc.errors import LlmosError, ModelLoadFailed
-from kernel.lib.machine import Machine, MachineSample
+from ipc.errors import ModelLoadFailed
+from kernel.lib.machine import Machine
 from kernel.lib.units import show_size
-from kernel.models.footprint import Footprint
+from kernel.models.memory_budget import SMALL, MemoryBudget
+from kernel.models.resident import Resident
 from kernel.models.settings import ResourceSettings
-from kernel.models.slot_rules import SlotRules
-from kernel.models.spec import ModelSpec
-from kernel.models.state import ModelState
+from kernel.models.turns import (
+    LEAST_TURN,
+    LoadRequest,
+    departure,
+    describe_wait,
+    least_turn,
+    names,
+    turns_text,
+    urgency,
+)
 
 GRAIN = 0.001  # seconds by which a timer may fire early
-# An idle model stays in memory for this part of its load time, although another model waits: its next call may be near.
-# Keeping it makes the other model wait; unloading it may cost another load. As in the ski rental problem, it stays
-# until the time lost so far is a fixed part of the time of a load.
-LINGER = 0.5
-# A turn is the time that a model stays in memory. A model that was just loaded stays for this part of `collate`, or for
-# its load time if that is longer.
-LEAST_TURN = 0.5
-# A load may be given up for another model that waits, after the longest of these times: `collate`, the allowance of
-# `ModelState.load_allowance`, and `SLOW_LOAD` times the last load time of the model (`FIRST_LOAD` seconds if it was
-# never loaded).
-SLOW_LOAD = 3.0
-FIRST_LOAD = 60.0
-RESERVE = 0.05  # part of the machine's memory that no driver may use
-PRESSURE = 0.1  # memory is short if less than this part of the machine's memory is available
-SMOOTHING = 0.5  # weight of the past in the available memory
 
 
-class Resident(Protocol):
-    """The runtime of a model, in memory or not, as the residency and the memory balancer see it."""
-
-    name: str
-    spec: ModelSpec
-    state: ModelState
-    footprint: Footprint
-    rules: SlotRules
-
-    @property
-    def pid(self) -> int | None:
-        """The process id of the driver, None while there is none."""
-
-    @property
-    def cores(self) -> list[int]:
-        """The processors of the driver; empty for all."""
-
-    @property
-    def takes_memory(self) -> bool:
-        """Whether its driver is, or soon will be, in memory."""
-
-    def start_load(self) -> None:
-        """There is room: start a driver."""
-
-    def wait_for_memory(self, reason: str) -> None:
-        """There is no room yet; show `reason` to the callers that wait."""
-
-    def unload(self, why: str) -> None:
-        """Swap out its sequences and stop the driver. The sequences go on when the model is loaded again."""
-
-    def fail(self, error: LlmosError) -> None:
-        """It cannot be loaded: end every call that waits for it with `error`."""
-
-    def resize(self, kv_memory: int, cause: str) -> None:
-        """Set the KV memory of the driver to `kv_memory` bytes."""
-
-
-class Residency:
+class Residency(MemoryBudget):
     """The models that are in memory or wait for it. `runtimes` returns all models."""
 
     def __init__(
@@ -86,15 +40,11 @@ class Residency:
         runtimes: Callable[[], Iterable[Resident]],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self._settings = settings
-        self._machine = machine
-        self._runtimes = runtimes
+        super().__init__(settings, machine, runtimes)
         self._loop = loop
-        self._waiting: dict[Resident, float] = {}  # models that wait to be loaded, since when; longest wait first
+        self._waiting: dict[Resident, LoadRequest] = {}  # the models that wait to be loaded
         self._timer: asyncio.TimerHandle | None = None
         self._rescheduling = False
-        self.sample = machine.sample(())
-        self._available = float(self.sample.memory_available)
 
     def set_resources(self, settings: ResourceSettings) -> None:
         """Decide by these settings from now on."""
@@ -105,7 +55,7 @@ class Residency:
 
     def request_load(self, runtime: Resident) -> None:
         """Load `runtime` as soon as there is room: calls its `start_load`, or `wait_for_memory` with the reason."""
-        self._waiting.setdefault(runtime, self._loop.time())
+        self._waiting.setdefault(runtime, LoadRequest(self._loop.time()))
         self.reschedule()
 
     @property
@@ -115,23 +65,49 @@ class Residency:
 
     def withdraw_request(self, runtime: Resident) -> None:
         """Take back the request to load `runtime`, if there is one."""
-        self._waiting.pop(runtime, None)
+        if self._waiting.pop(runtime, None) is not None:
+            self.reschedule()
 
     def reschedule(self) -> None:
-        """Load waiting models that fit, and make room for the next. Called when a model became idle or was unloaded."""
+        """Load waiting models that fit, and make room for the next. Called when a model became idle or was unloaded.
+
+        The most urgent model is next. A model behind it is loaded meanwhile if there is memory that the next one cannot
+        use yet.
+        """
         if self._rescheduling or not self._waiting:
             return
         self._rescheduling = True
         try:
-            waiting = tuple(self._waiting.items())
-            for place, (runtime, since) in enumerate(waiting):
-                if not self._start_or_make_room(runtime, since):
-                    for behind, _ in waiting[place + 1 :]:
-                        if behind in self._waiting:
-                            behind.wait_for_memory(f"for memory: model {runtime.name} is loaded first")
-                    break
+            self._stop_timer()
+            now = self._loop.time()
+            # Equally urgent models stay in the order of their requests.
+            order = sorted(self._waiting.items(), key=lambda item: -urgency(item[0], item[1], now))
+            following: Resident | None = None  # the most urgent model that has to wait
+            for runtime, request in order:
+                if runtime not in self._waiting:
+                    continue
+                if following is None:
+                    following = None if self._start_or_make_room(runtime, request) else runtime
+                elif not self._overtakes(runtime, following):
+                    request.turns_of = []
+                    runtime.wait_for_memory(f"for memory: model {following.name} is loaded first")
         finally:
             self._rescheduling = False
+
+    def why_waiting(self, runtime: Resident) -> str:
+        """The reason why `runtime` waits, with the seconds that this takes at most; empty if it does not wait."""
+        request = self._waiting.get(runtime)
+        return "" if request is None else describe_wait(request, self._loop.time()) or runtime.state.detail
+
+    def why_leaving(self, runtime: Resident) -> str:
+        """When `runtime`, which is ready, has to leave memory for another model."""
+        now, idle_since = self._loop.time(), runtime.state.idle_since
+        idle = "" if idle_since is None else f"idle {now - idle_since:.0f} s, "
+        for other, request in self._waiting.items():
+            if runtime in request.turns_of and request.latest is not None:
+                soon = "soon, or if it is called, " if idle else ""
+                return f"{idle}leaves for {other.name} {soon}in {max(request.latest - now, 0):.0f} s at most"
+        return f"{idle}leaves when another model needs memory" if idle else ""
 
     def cores(self, runtime: Resident) -> list[int]:
         """The processors for a driver that starts now: an equal share, the least used ones. Empty for all."""
@@ -143,100 +119,70 @@ class Residency:
         count = max(len(cores) // (len(others) + 1), 1)
         return sorted(sorted(cores, key=lambda core: (users[core], -core))[:count])
 
-    # ---- memory
-
-    def observe(self, sample: MachineSample) -> None:
-        """Take in a sample of the machine. The available memory is smoothed, the memory of drivers is not."""
-        self.sample = sample
-        for runtime in self._runtimes():
-            if runtime.pid is not None:
-                runtime.footprint.rss = sample.rss.get(runtime.pid, runtime.footprint.rss)
-        self._available = SMOOTHING * self._available + (1 - SMOOTHING) * sample.memory_available
-
-    @property
-    def full_budget(self) -> int:
-        """Bytes for all drivers together, as configured."""
-        return self._settings.budget(self.sample.memory_total)
-
-    @property
-    def budget(self) -> int:
-        """Bytes for all drivers together now: as configured, or as many as the machine can give if that is less."""
-        taken = sum(runtime.footprint.rss for runtime in self._runtimes())
-        left = self._available - RESERVE * self.sample.memory_total
-        return max(min(self.full_budget, int(taken + left)), 0)
-
-    def shortage(self) -> str:
-        """Evidence that the operating system has just killed a process for lack of memory; empty if there is none."""
-        sample = self.sample
-        if self._machine.oom_kills() > sample.oom_kills:
-            return "the operating system killed a process for lack of memory"
-        if min(self._available, sample.memory_available) >= PRESSURE * sample.memory_total:
-            return ""
-        return f"{show_size(sample.memory_available)} of {show_size(sample.memory_total)} was free"
-
-    @property
-    def room(self) -> int:
-        """The budget less the `minimum` of each model in memory, in bytes; negative if they exceed the budget."""
-        return self.budget - sum(runtime.footprint.minimum for runtime in self.residents())
-
-    def residents(self) -> list[Resident]:
-        """The models in memory, and those that are being loaded or unloaded."""
-        return [runtime for runtime in self._runtimes() if runtime.takes_memory]
-
-    def too_large(self, runtime: Resident) -> LlmosError | None:
-        """The error for `runtime` if it alone takes more memory than all drivers together may take, else None."""
-        need = runtime.footprint.without_kv
-        if need <= self.full_budget:
-            return None
-        return ModelLoadFailed(
-            f"model {runtime.name} takes {show_size(need)}, but all drivers together may take "
-            f"{show_size(self.full_budget)}; raise resources.memory in the settings, or use a smaller model"
-        )
+    # ---- short of memory
 
     def unload_excess(self) -> None:
-        """If the drivers exceed the budget, unload idle models, the least useful first.
+        """If the drivers exceed the budget by more than the tolerance, unload idle models, the least useful first.
 
-        If that is not enough, unload one busy model as well: the one that has been ready longest, if its least
-        turn is over.
+        The balancer meets a small shortage by KV memory, if it can, and no model is unloaded. If idle models are not
+        enough, this unloads one busy model as well: of those whose least turn is over, the one with the lowest
+        priority, and of these the one whose turn is the longest.
         """
         over, residents = -self.room, self.residents()
-        if over <= 0 or any(runtime.state.frees_memory for runtime in residents):
+        if over <= self.tolerance or any(runtime.state.frees_memory for runtime in residents):
             return
         if len(residents) == 1 and self.budget == self.full_budget:
             return  # it has grown since it was loaded, and no other model or program needs the memory
+        small = over <= SMALL * self.full_budget
+        if small and over <= self.spare_kv + self.tolerance:
+            return
         why = f"memory is short by {show_size(over)}"
         ready = [runtime for runtime in residents if runtime.state.ready_at is not None]
         for runtime in sorted(ready, key=self.usefulness):
             if over > 0 and runtime.state.idle_since is not None:
                 over -= runtime.footprint.minimum
                 runtime.unload(why)
-        turn = self._loop.time() - LEAST_TURN * self._settings.collate
-        busy = [runtime for runtime in ready if runtime.state.ready_at is not None and runtime.state.ready_at <= turn]
-        if over > 0 and len(residents) > 1 and busy:
-            min(busy, key=lambda runtime: runtime.state.ready_at or 0.0).unload(why)
+        if over > self.spare_kv + self.tolerance and len(residents) > 1:
+            self._unload_busy(ready, why, small=small)
+
+    def _unload_busy(self, ready: list[Resident], why: str, *, small: bool) -> None:
+        """Unload one busy model whose least turn is over. For a large shortage, the time of its load does not count."""
+        now, collate = self._loop.time(), self._settings.collate
+
+        def served(runtime: Resident) -> bool:
+            turn = least_turn(runtime, collate) if small else LEAST_TURN * collate
+            return runtime.state.turn_began is not None and runtime.state.turn_began + turn <= now
+
+        busy = [runtime for runtime in ready if served(runtime)]
+        if busy:
+            min(busy, key=lambda runtime: (runtime.priority or 0, runtime.state.turn_began or 0.0)).unload(why)
 
     # ---- making room
 
-    def _start_or_make_room(self, runtime: Resident, since: float) -> bool:
+    def _start_or_make_room(self, runtime: Resident, request: LoadRequest) -> bool:
         """Start `runtime` if there is room, else make room. Returns whether to try the next waiting model."""
-        need, room = min(runtime.footprint.minimum, self.full_budget), self.room
         if (error := self.too_large(runtime)) is not None:
             del self._waiting[runtime]
             runtime.fail(error)
             return True
-        if need <= room:
-            del self._waiting[runtime]
-            runtime.start_load()
+        need, room = min(runtime.footprint.minimum, self.full_budget), self.room
+        if self._start_if_fits(runtime, need):
             return True
-        residents = self.residents()
+        request.turns_of, request.latest = [], None
+        residents, now = self.residents(), self._loop.time()
         ending = [other for other in residents if other.state.frees_memory]
         room += sum(other.footprint.minimum for other in ending)
         if need <= room:
-            runtime.wait_for_memory(f"for memory: unloading {_names(ending)}")
+            runtime.wait_for_memory(f"for memory: unloading {names(ending)}")
             return False
-        due = {other: self._unload_due_at(other, since) for other in residents if not other.state.frees_memory}
+        collate = self._settings.collate
+        leaving = {
+            other: departure(other, runtime, request, collate, now)
+            for other in residents
+            if not other.state.frees_memory
+        }
         chosen: list[Resident] = []
-        for other in sorted(due, key=lambda other: (due[other], *self.usefulness(other))):
+        for other in sorted(leaving, key=lambda other: (leaving[other].due, *self.usefulness(other))):
             chosen.append(other)
             room += other.footprint.minimum
             if need <= room:
@@ -245,9 +191,67 @@ class Residency:
                     if early.footprint.minimum <= spare:  # the others free enough
                         spare -= early.footprint.minimum
                         chosen.remove(early)
-                self._unload_or_wait(chosen, runtime, max(due[one] for one in chosen))
+                due = max(leaving[one].due for one in chosen)
+                if due > now + GRAIN and self._start_if_fits(runtime, need, giving_up_kv=True):
+                    return True  # rather than let it wait
+                request.latest = max(leaving[one].latest for one in chosen)
+                self._unload_or_wait(chosen, runtime, request, due)
                 return False
-        self._wait_for_other_programs(runtime, since, need)
+        if self._start_if_fits(runtime, need, giving_up_kv=True):
+            return True
+        self._wait_for_other_programs(runtime, request.since, need)
+        return False
+
+    def _start_if_fits(self, runtime: Resident, need: int, *, giving_up_kv: bool = False) -> bool:
+        """Start `runtime`, which needs `need` bytes, if so much is free, or if little enough is missing.
+
+        The drivers give up KV memory for a small shortage, and with `giving_up_kv` also for a larger one.
+        """
+        missing, full = need - self.room, self.full_budget
+        allowed = self.tolerance // 2 if self.budget == full else 0
+        if giving_up_kv or missing <= SMALL * full:
+            allowed = max(allowed, self.spare_kv)
+        if missing > allowed:
+            return False
+        del self._waiting[runtime]
+        runtime.start_load()
+        return True
+
+    def _overtakes(self, runtime: Resident, following: Resident) -> bool:
+        """Start `runtime` before `following`, which is next and waits for turns to end. Returns whether it does so.
+
+        It gets memory that is free, or that of an idle model. It must be loaded before `following` has waited for
+        `collate` seconds, so that `following` waits for one more turn at most.
+        """
+        ahead, request = self._waiting.get(following), self._waiting[runtime]
+        now, collate = self._loop.time(), self._settings.collate
+        loaded = now + (runtime.footprint.load_seconds or 0.0)
+        if ahead is None or not ahead.turns_of or loaded > ahead.since + collate:
+            return False
+        if self.too_large(runtime) is not None:
+            return False  # it fails when it is next
+        need, room = min(runtime.footprint.minimum, self.full_budget), self.room
+        if self._start_if_fits(runtime, need):
+            return True
+        ending = [other for other in self.residents() if other.state.frees_memory]
+        if ending and need <= room + sum(other.footprint.minimum for other in ending):
+            request.turns_of = []
+            runtime.wait_for_memory(f"for memory: unloading {names(ending)}")
+            return True
+        idle = [
+            other
+            for other in self.residents()
+            if other.state.idle_since is not None and need <= room + other.footprint.minimum
+        ]
+        for other in sorted(idle, key=self.usefulness):
+            due = departure(other, runtime, request, collate, now).due
+            if due > now + GRAIN:
+                self._set_timer(due)
+                continue
+            request.turns_of = []
+            runtime.wait_for_memory(f"for memory: unloading {other.name}")
+            other.unload(f"made room for {runtime.name}")
+            return True
         return False
 
     def usefulness(self, runtime: Resident) -> tuple[bool, float]:
@@ -260,29 +264,16 @@ class Residency:
         idle = self._loop.time() - runtime.state.idle_since
         return False, -idle / max(runtime.footprint.load_seconds or 0.0, 0.01)
 
-    def _unload_or_wait(self, chosen: list[Resident], runtime: Resident, due: float) -> None:
+    def _unload_or_wait(self, chosen: list[Resident], runtime: Resident, request: LoadRequest, due: float) -> None:
         """Unload `chosen` to make room for `runtime` if the time `due` has come, else set a timer for it."""
         if due > self._loop.time() + GRAIN:
-            runtime.wait_for_memory(f"for memory: the turn of {_names(chosen)} has not ended yet")
+            request.turns_of = chosen
+            runtime.wait_for_memory(f"for memory: {turns_text(chosen)}")
             self._set_timer(due)
             return
-        runtime.wait_for_memory(f"for memory: unloading {_names(chosen)}")
+        runtime.wait_for_memory(f"for memory: unloading {names(chosen)}")
         for other in chosen:
             other.unload(f"made room for {runtime.name}")
-
-    def _unload_due_at(self, other: Resident, since: float) -> float:
-        """The time at which to unload `other` for a model that has waited since `since`."""
-        now, collate = self._loop.time(), self._settings.collate
-        load_seconds = other.footprint.load_seconds
-        if other.state.turn_began is None:  # it is still loading
-            usual = FIRST_LOAD if load_seconds is None else SLOW_LOAD * load_seconds
-            return (other.state.load_began or now) + max(collate, usual, other.state.load_allowance)
-        lead = min(other.state.unload_seconds, collate / 4)  # so that the memory is free in time
-        turn = max(LEAST_TURN * collate, load_seconds or 0.0)
-        due = max(since + collate, other.state.turn_began + turn) - lead
-        if other.state.idle_since is not None:
-            due = min(due, other.state.idle_since + LINGER * (load_seconds or 0.0))
-        return max(due, now)
 
     def _wait_for_other_programs(self, runtime: Resident, since: float, need: int) -> None:
         """Wait for other programs on the machine to free memory, for `load_timeout` seconds; then fail `runtime`."""
@@ -296,11 +287,16 @@ class Residency:
         runtime.fail(ModelLoadFailed(f"model {runtime.name} waited {runtime.spec.load_timeout:g} s for memory: {text}"))
 
     def _set_timer(self, when: float) -> None:
+        """Reschedule at `when`, unless it does so earlier."""
+        if self._timer is not None and self._timer.when() <= when:
+            return
+        self._stop_timer()
+        self._timer = self._loop.call_at(when, self._on_timer)
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if when != float("inf"):
-            self._timer = self._loop.call_at(when, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -309,8 +305,4 @@ class Residency:
     def close(self) -> None:
         """Forget all waiting models, and load no more."""
         self._waiting.clear()
-        self._set_timer(float("inf"))
-
-
-def _names(runtimes: list[Resident]) -> str:
-    return " and ".join(sorted(runtime.name for runtime in runtimes))
+        self._stop_timer()

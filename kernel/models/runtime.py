@@ -140,6 +140,11 @@ class ModelRuntime:
         """Whether a driver is, or soon will be, in memory."""
         return self._driver.in_memory or self.state.load_began is not None
 
+    @property
+    def priority(self) -> int | None:
+        """The highest priority of the calls that run or wait for a slot; None if there is no such call."""
+        return self.active.priority
+
     def start_load(self) -> None:
         """There is room: start a driver."""
         self.state.load_begins(LOADING, "starting the driver")
@@ -291,9 +296,10 @@ class ModelRuntime:
         if self.state.name != READY:
             return
         if self.active.busy:
-            self.state.idle_since = None
+            if self.state.idle_since is not None:
+                self.state.becomes_busy()
         elif self.state.idle_since is None:
-            self.state.idle_since = self._loop.time()
+            self.state.becomes_idle()
             self._residency.reschedule()  # which may unload this model
         if self._sequences:
             self._keep_alive.stop()

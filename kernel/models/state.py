@@ -43,6 +43,7 @@ class ModelState:
         self.idle_since: float | None = None
         self.load_allowance = 0.0
         self.unload_seconds = 0.0
+        self._idle_before = 0.0  # seconds of all idle times that have ended
         self._model = model
         self._sequences = sequences
         self._clock = clock
@@ -75,9 +76,23 @@ class ModelState:
 
     # ---- changes whose times the residency reads
 
+    @property
+    def idle_seconds(self) -> float:
+        """For how long the model was idle in all, while it was in memory."""
+        return self._idle_before + (0.0 if self.idle_since is None else self._clock() - self.idle_since)
+
+    def becomes_idle(self) -> None:
+        """No sequence runs, queues or is being swapped out any more."""
+        self.idle_since = self._clock()
+
+    def becomes_busy(self) -> None:
+        """A sequence runs or queues, or the driver leaves memory."""
+        self._idle_before, self.idle_since = self.idle_seconds, None
+
     def load_begins(self, name: str, detail: str) -> None:
         """A driver is about to start: a first one (`LOADING`), or a replacement (`RESTARTING`)."""
-        self.ready_at = self.idle_since = None
+        self.becomes_busy()
+        self.ready_at = None
         self.load_began = self._clock()
         self.set(name, detail)
 
@@ -92,7 +107,8 @@ class ModelState:
         """The model is about to be unloaded. If it was still loading, its next load gets twice the time of this one."""
         if self.turn_began is None and self.load_began is not None:
             self.load_allowance = 2 * (self._clock() - self.load_began)
-        self.ready_at = self.idle_since = self.turn_began = None
+        self.becomes_busy()
+        self.ready_at = self.turn_began = None
         self.set(UNLOADING, why)
 
     def unloaded(self, why: str) -> None:
@@ -102,5 +118,6 @@ class ModelState:
 
     def failed(self, why: str) -> None:
         """The model cannot run."""
-        self.ready_at = self.idle_since = self.turn_began = self.load_began = None
+        self.becomes_busy()
+        self.ready_at = self.turn_began = self.load_began = None
         self.set(FAILED, why)

@@ -21,7 +21,7 @@ from ipc.errors import NoDaemon
 from llmosd import Client
 
 SCRIPTS = Path(sys.executable).parent
-START_TIMEOUT = 20.0  # seconds
+START_TIMEOUT = 60.0  # seconds; only a daemon that hangs takes as long
 
 
 class RunningDaemon:
@@ -88,7 +88,7 @@ class RunningDaemon:
     def kill(self, number: int = signal.SIGKILL) -> int:
         """Send a signal, wait for the daemon to end, and return its exit code."""
         self.process.send_signal(number)
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=60)
 
     def stop(self) -> None:
         if self.process.poll() is None:

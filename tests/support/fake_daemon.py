@@ -50,7 +50,7 @@ class FakeDaemon:
     def wait_for(self, kind: type) -> Any:
         """The first message of a class, when it has arrived."""
         with self.changed:
-            assert self.changed.wait_for(lambda: self.of(kind), 30), f"no {kind.__name__} arrived"
+            assert self.changed.wait_for(lambda: self.of(kind), 60), f"no {kind.__name__} arrived"
         return self.of(kind)[0]
 
     def send(self, message: Any) -> None:
@@ -68,7 +68,7 @@ class FakeDaemon:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self.hang_up()
-        self._thread.join(30)
+        self._thread.join(60)
         self._listener.close()
 
     def _serve(self) -> None:

@@ -161,10 +161,10 @@ def test_a_sleep_a_name_a_pid_and_a_suspension_are_what_they_were_after_kill_9(l
         assert client.attach(held.id).pid == held.pid
         client.resume(held.pid)
         assert client.call("library", None, 30, type="close") == 23
-        pid, keys = client.attach(held.id).result(30)
+        pid, keys = client.attach(held.id).result(60)
         assert pid == held.pid
         assert keys == ["count", "first", "second", *(f"more {number}" for number in range(20)), "last"]
-        begun, ended = client.attach(asleep.id).result(30)
+        begun, ended = client.attach(asleep.id).result(60)
         assert ended - begun > 1.4  # timers may strike a little early
         assert client.attach(asleep.id).pid in (0, asleep.pid)
     assert [line.split(" ", 1)[1] for line in (daemon.folder / "lines").read_text().splitlines()] == keys[1:]

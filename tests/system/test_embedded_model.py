@@ -29,7 +29,7 @@ pytest.importorskip("transformers", reason="the embedded model runs on transform
 
 QUESTION = {"question": "What is the capital of France?"}
 STORY = {"question": "Tell me a long story about a dragon.", "max_tokens": 3000}
-DEFAULT_LIMIT = 60  # tokens of a reply whose call sets no limit
+DEFAULT_LIMIT = 30  # tokens of a reply whose call sets no limit
 
 
 @pytest.fixture(scope="module")

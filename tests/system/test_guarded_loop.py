@@ -266,7 +266,7 @@ async def calls_from_thread(ctx: Context) -> list:
             except Exception as error:
                 refused.append(f"{type(error).__name__}: {error}")
         ctx.from_thread(ctx.send, ctx.pid, "hello")
-        message = ctx.from_thread(ctx.receive, timeout=5.0)
+        message = ctx.from_thread(ctx.receive, timeout=60.0)
         return [message.body, *refused]
 
     return await asyncio.to_thread(work)

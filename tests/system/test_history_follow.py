@@ -15,7 +15,7 @@ def test_tasks_and_ends_appear_as_lines_of_json(daemon: RunningDaemon) -> None:
     with daemon.client() as client:
         client.run("echo", {"value": "first"})
         last = client.submit("echo", {"value": "last"}, detach=True)
-        assert last.result(30) == "last"
+        assert last.result(60) == "last"
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follower:
             assert follower.stdout is not None
             lines = (json.loads(line) for line in follower.stdout)
@@ -35,7 +35,7 @@ def test_lines_on_a_terminal_fit_it_and_have_the_call_and_its_result(daemon: Run
     with daemon.client() as client, Typist(command, {"COLUMNS": ""}) as user:
         for text in ('["the cat", "b"]', "a text that is much too long for a line of eighty cells " * 2):
             task = client.submit("echo", {"value": text}, detach=True)
-            assert task.result(30) == text
+            assert task.result(60) == text
             user.see(task.id)
             line = user.see("\n")
             assert f" {task.pid}  done in " in line

@@ -25,7 +25,7 @@ def test_listings_fit_a_terminal_and_are_whole_in_a_pipe(daemon: RunningDaemon) 
     question = "What is the capital of a country with a long name?"
     with daemon.client() as client:
         done = client.submit("echo", {"value": question}, detach=True)
-        assert done.result(30) == question
+        assert done.result(60) == question
         waiting = client.submit("ask", {"question": question, "max_tokens": 8000}, detach=True, owner="a long name")
         client.suspend(waiting.pid)  # so that it stays
         for width in (80, 30):

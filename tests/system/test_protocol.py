@@ -39,7 +39,7 @@ class Peer:
 
     def __init__(self, path):
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(10)
+        self.socket.settimeout(60)
         self.socket.connect(str(path))
         self.frames = FrameDecoder()
         self.inbox = []
@@ -182,7 +182,7 @@ def test_no_client_receives_or_replies_for_another(daemon, peer, neighbour):
     assert Receive.__struct_fields__ == ("timeout", "type", "sender", "correlation", "where")
     assert Reply.__struct_fields__ == ("to", "message", "body")
     peer.welcome().send(Request(1, Call(neighbour.pid, "for the neighbour alone")))
-    called = neighbour.receive(timeout=10)
+    called = neighbour.receive(timeout=60)
     with daemon.client() as intruder:
         with pytest.raises(TimedOut):
             intruder.receive(timeout=0)

@@ -34,28 +34,28 @@ def test_every_task_of_an_earlier_version_ends_as_if_nothing_had_changed(daemon:
         with pytest.raises(Killed):
             ended["echo"].result(60)
 
-        assert tasks["sleeper"].result(30) == "slept"
+        assert tasks["sleeper"].result(60) == "slept"
         assert tasks["story"].result(60) == text_of(7, TOKENS)
         (slots,) = client.slots()
         assert (slots.restores, slots.recomputations) == (1, 0)
 
         client.send("echo", "again")
-        assert tasks["echo"].result(30) == [2, "again"]
+        assert tasks["echo"].result(60) == [2, "again"]
 
         (halted,) = [row for row in client.ps() if row.program == "halted"]
         assert (halted.pid, halted.state) == (8, "suspended")
         client.resume(halted.pid)
-        assert tasks["halted"].result(30) == "a message that waits"
+        assert tasks["halted"].result(60) == "a message that waits"
 
         (counter,) = [row for row in client.ps() if row.program == "counter"]
         assert (counter.pid, counter.priority) == (7, 5)
         client.send("counter", 3)
-        assert tasks["counter"].result(30) == 6
+        assert tasks["counter"].result(60) == 6
 
         client.send("archivist", None, type="close")
-        assert tasks["asker"].result(30) == "page 7"
+        assert tasks["asker"].result(60) == "page 7"
         client.send("archivist", "extra", type="news")
-        assert tasks["archivist"].result(30) == {
+        assert tasks["archivist"].result(60) == {
             "title": text_of(5, 4),
             "page": "page 1, drawn True",
             "first": [1, "two", 3.0],

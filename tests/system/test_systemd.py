@@ -51,7 +51,7 @@ class Manager:
         self.listener.listen(64)
         self.heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.heard.bind(str(folder / "notify.sock"))
-        self.heard.settimeout(30)
+        self.heard.settimeout(60)
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, whose: str = "us", watchdog: int = 200_000, **environment: str) -> subprocess.Popen[bytes]:
@@ -83,7 +83,7 @@ class Manager:
         with suppress(BlockingIOError):
             while True:
                 lines += self.heard.recv(4096).decode().splitlines()
-        self.heard.settimeout(30)
+        self.heard.settimeout(60)
         return lines
 
     def close(self) -> None:
@@ -117,7 +117,7 @@ def test_an_activated_socket_is_served_from_the_first_connection_on_and_never_un
     assert not (folder / "other.sock").exists()
     process.send_signal(signal.SIGTERM)
     assert manager.hears("STOPPING=1")
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     assert manager.path.stat().st_ino == inode
     manager.start()  # the next one, on the same socket
     manager.hears("READY=1")
@@ -139,7 +139,7 @@ def test_signs_of_life_come_from_the_loop_and_not_from_one_that_hangs(manager, f
         manager.heard.settimeout(1.0)  # ten times the pause between two of them
         with pytest.raises(TimeoutError):
             manager.heard.recv(4096)
-        manager.heard.settimeout(30)
+        manager.heard.settimeout(60)
         (folder / "over").touch()
         assert manager.hears("WATCHDOG=1")
         hanging.join()
@@ -147,7 +147,7 @@ def test_signs_of_life_come_from_the_loop_and_not_from_one_that_hangs(manager, f
 
 def test_ready_is_not_told_before_the_journal_is_open(manager):
     process = manager.start(LLMOSD_FAULTS="journal.open=EROFS")
-    assert process.wait(30) == 1
+    assert process.wait(60) == 1
     assert "READY=1" not in manager.said_by_now()
 
 
@@ -162,7 +162,7 @@ def test_what_is_no_listening_unix_socket_is_named(manager):
     manager.listener.close()
     manager.listener = socket.create_server(("127.0.0.1", 0))
     process = manager.start()
-    assert process.wait(30) == 1
+    assert process.wait(60) == 1
     assert process.stderr is not None
     assert b"does not listen at the path of a Unix socket" in process.stderr.read()
 

@@ -53,7 +53,7 @@ def test_clients_share_regions_with_versions(daemon: RunningDaemon) -> None:
     async def use() -> None:
         async with AsyncClient(daemon.socket) as one, AsyncClient(daemon.socket) as other:
             mine, theirs = one.shared("plan"), other.shared("plan")
-            watch = asyncio.create_task(theirs.watch(0, timeout=10))
+            watch = asyncio.create_task(theirs.watch(0, timeout=60))
             first = await mine.compare_and_set({"step": 1}, 0)
             assert await watch == ({"step": 1}, first)
             changed = await theirs.update(lambda plan: plan | {"step": 2})

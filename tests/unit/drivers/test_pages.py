@@ -132,7 +132,7 @@ def test_a_range_that_there_are_no_addresses_for_is_refused_with_its_size() -> N
 
 @pytest.mark.parametrize("first", [True, False])
 def test_a_segment_that_outlives_its_file_punches_no_hole_into_another(
-    first: bool, monkeypatch: pytest.MonkeyPatch
+    first: bool, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     """A cycle of garbage is finalized in any order, and a closed descriptor's number soon belongs to another file."""
     stale = []
@@ -145,6 +145,9 @@ def test_a_segment_that_outlives_its_file_punches_no_hole_into_another(
         return True
 
     monkeypatch.setattr(pages, "punch_hole", watched)
+    request.addfinalizer(gc.unfreeze)
+    gc.collect()
+    gc.freeze()  # so that each collection looks at the cycle alone, not at everything that torch has made
     for _ in range(20):
         store = PageStore()
         number = store.descriptor

@@ -157,7 +157,7 @@ async def test_a_call_whose_model_has_no_room_names_the_models_in_memory_and_the
     explanation = await why(system, waiting)
     assert (explanation.wait.kind, pids(explanation.wait.holders)) == ("memory", [first.pid])
     assert "The model needs 1 GB, and 500 MB of 1.5 GB are free; in memory: one (1 GB)." in explanation.text
-    assert "The turn of one has not ended yet; the daemon decides again in" in explanation.text
+    assert "Model two waits for one to finish its turn (9 s at most); the daemon decides again in" in explanation.text
 
 
 @pytest.mark.parametrize("models", [THREE])

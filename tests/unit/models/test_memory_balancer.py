@@ -10,6 +10,8 @@ import pytest
 from ipc.errors import ModelLoadFailed
 from ipc.syscalls import GetStats, Resume, Slots, Suspend
 from kernel.drivers import protocol
+from kernel.models.footprint import Footprint, MeasuredSize
+from kernel.models.memory_balancer import allot
 from kernel.models.settings import ResourceSettings
 from llmosd.context import Context
 from tests.support.many_models import (
@@ -26,6 +28,7 @@ from tests.support.simulated import text_of
 from tests.support.system import System
 
 pytestmark = pytest.mark.usefixtures("with_sizes")
+MB = 10**6
 
 
 ADAPTIVE = {"one": simulated(slots=8, token_bytes=10_000, context=1000, kv_memory=6 * GB)}
@@ -184,6 +187,22 @@ async def test_processors_are_divided_among_drivers(system: System) -> None:
     first, second = (driver.sent_of(protocol.Load)[0] for driver in system.launcher.drivers)
     assert (first.cores, second.cores) == ([], [2, 3])
     assert [row.cores for row in await system.call(Slots())] == [4, 2]
+
+
+def a_footprint(size: int, kv_used: int) -> Footprint:
+    """A loaded model whose longest sequence takes 100 MB of KV memory."""
+    footprint = Footprint(None)
+    footprint.loaded(MeasuredSize(size, 1.0, token_bytes=10 * MB, context=10), 0, kv_limit=None, kv_on_device=False)
+    footprint.kv_used = kv_used
+    return footprint
+
+
+def test_drivers_give_up_what_is_missing_in_proportion_to_what_they_can_spare() -> None:
+    footprints = [a_footprint(GB, used * MB) for used in (50, 300, 500)]  # each needs 100 MB
+    needed = sum(footprint.minimum for footprint in footprints)
+    assert allot(needed - 300 * MB, footprints) == [100 * MB, 200 * MB, 300 * MB]
+    assert allot(needed - GB, footprints) == [100 * MB] * 3
+    assert allot(needed + 300 * MB, footprints) == [200 * MB, 400 * MB, 600 * MB]
 
 
 SHARING = {name: simulated(token_bytes=1000, kv_memory=8 * GB, context=99 + len(name)) for name in ("one", "other")}

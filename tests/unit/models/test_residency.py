@@ -146,9 +146,10 @@ async def test_a_call_that_waits_for_memory_says_why_and_has_a_place_and_a_kill_
     await asyncio.sleep(1)
     rows = {row.model: row for row in await system.call(Slots())}
     assert (rows["two"].state, rows["two"].queued) == ("waiting", 2)
-    assert rows["two"].detail == "for memory: the turn of one has not ended yet"
+    assert rows["two"].detail == "for memory: waits for one to finish its turn (9 s at most)"
     assert [sequence.position for sequence in rows["two"].sequences] == [1, 2]
-    assert ("model two waiting", rows["two"].detail) in [(event.state, event.detail) for event in recorder.of(State)]
+    shown = "for memory: waits for one to finish its turn"
+    assert ("model two waiting", shown) in [(event.state, event.detail) for event in recorder.of(State)]
     for process in waiting:
         await system.call(Kill(process.pid))
     assert await states(system) == {"one": "ready", "two": "unloaded"}
