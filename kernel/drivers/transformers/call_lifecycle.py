@@ -206,7 +206,7 @@ class CallLifecycle:
             return
         sequence.busy = ""
         try:
-            sequence.matcher = future.result()
+            sequence.constrain(future.result())
             self._start(sequence, admit)
         except Exception as error:
             self.fail(sequence, error)
