@@ -31,13 +31,14 @@ class Vocabulary(NamedTuple):
     """The tokens of a model for llguidance: its `tokenizer`, and one bit for each token.
 
     `ordinary`: the tokens that are text, as bits. `ends`: the ids that end a reply. `size`: how many logits the model
-    has for a token.
+    has for a token. `unwritable`: a character that the tokenizer takes for a space, or "".
     """
 
     tokenizer: Any
     ordinary: np.ndarray[Any, np.dtype[np.uint8]]
     ends: list[int]
     size: int
+    unwritable: str
 
 
 class Matcher:
@@ -56,7 +57,7 @@ class Matcher:
 
         Raises `InvalidConstraint` if the library fails, or if the model has no such token.
         """
-        _, ordinary, ends, size = self._vocabulary
+        _, ordinary, ends, size, _ = self._vocabulary
         mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)  # with some more bits at its end
         self._check()
         words = mask[: len(ordinary)] & ordinary
@@ -118,13 +119,20 @@ class GrammarCompiler:
             raise InvalidConstraint(f"the tokenizer of this model allows no constraints: {brief(error)}") from error
         bits = np.ones(self._size, np.uint8)
         bits[[token for token in hidden if token < self._size]] = 0
-        return Vocabulary(tokenizer, np.packbits(bits, bitorder="little"), self._ends, self._size)
+        return Vocabulary(
+            tokenizer, np.packbits(bits, bitorder="little"), self._ends, self._size, tokenizer_json.space(described)
+        )
 
     def _compile(self, constraint: Constraint, loading: Future[Vocabulary]) -> Matcher:
         # The first job of the pool loads the vocabulary, so this waits only for a job that already runs.
         vocabulary = loading.result()
         from llguidance import LLMatcher, LLParserLimits
 
+        if vocabulary.unwritable and vocabulary.unwritable in _unescaped(constraint):
+            raise InvalidConstraint(
+                f"this {constraint.kind} contains {vocabulary.unwritable} (U+2581), which the tokenizer of this model "
+                "takes for a space; remove that character, or use another model"
+            )
         try:
             grammar = _grammar(constraint)
         except (ValueError, RecursionError) as error:
@@ -139,6 +147,16 @@ class GrammarCompiler:
         if matcher.is_error():
             raise InvalidConstraint(f"this {constraint.kind} cannot be used: {_first_line(matcher.get_error())}")
         return Matcher(matcher, vocabulary)
+
+
+def _unescaped(constraint: Constraint) -> str:
+    """The value of `constraint`, in which no escape hides a character."""
+    if constraint.kind in ("regex", "grammar"):
+        return constraint.value
+    try:
+        return json.dumps(json.loads(constraint.value), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return ""  # it will be refused for that
 
 
 def _grammar(constraint: Constraint) -> str:

@@ -93,12 +93,17 @@ def _sequence(key: str, found: list[dict[str, Any]]) -> dict[str, Any] | None:
     return found[0] if len(found) == 1 else {"type": "Sequence", key: found}
 
 
+def space(described: dict[str, Any]) -> str:
+    """The character that the tokenizer writes for a space, and so never for itself; "" if it has none."""
+    return SPACE if SPACE in json.dumps(described["decoder"], ensure_ascii=False) else ""
+
+
 def _decoder(described: dict[str, Any]) -> dict[str, Any]:
     """A decoder that joins the bytes of the tokens, in the form that llguidance recognizes."""
     kinds = [part["type"] for part in parts(described["decoder"])]
     if "ByteLevel" in kinds:
         return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    if SPACE in json.dumps(described["decoder"], ensure_ascii=False):
+    if space(described):
         replace = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
         return {"type": "Sequence", "decoders": [replace, {"type": "ByteFallback"}, {"type": "Fuse"}]}
     raise ValueError(

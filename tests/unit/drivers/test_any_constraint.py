@@ -41,9 +41,16 @@ def model(vocabulary: int = PADDED) -> Ready:
     return ready("Llama", vocab_size=vocabulary, initializer_range=0.2)
 
 
+BYTES = ("bytes", "ignoring merges")  # the kinds that can write every character
+
+
 def texts(kind: str) -> Any:
     """Texts in which names of special tokens are frequent."""
-    letters = st.sampled_from(KNOWN) if "unigram" in kind else st.characters(exclude_categories=["Cs"])
+    letters = (
+        st.sampled_from(KNOWN)
+        if "unigram" in kind
+        else st.characters(exclude_categories=["Cs"], exclude_characters="" if kind in BYTES else "▁")
+    )
     pieces = st.lists(st.sampled_from(NAMES) | st.sampled_from(["yes", "no", "a", " "]) | letters, max_size=4)
     return pieces.map("".join)
 
@@ -221,6 +228,13 @@ def test_a_model_that_is_larger_than_its_tokenizer_draws_no_token_without_text(k
 
 
 # ---- what cannot be written
+
+
+def test_the_sign_by_which_a_tokenizer_writes_a_space_is_refused_by_name() -> None:
+    (failed,) = run("always", "schema", {"const": "a▁b"}).of(SequenceFailed)
+    assert failed.error.code == "InvalidConstraint"
+    assert "U+2581" in failed.error.message
+    assert reply("bytes", "schema", {"const": "a▁b"}) == '"a▁b"'
 
 
 def test_a_character_that_the_vocabulary_lacks_is_refused_by_name() -> None:
