@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -104,6 +105,11 @@ class GrammarCompiler:
         if self._vocabulary is None:
             self._vocabulary = self._pool.submit(self._load)
         return self._pool.submit(self._compile, constraint, self._vocabulary)
+
+    def when_loaded(self, action: Callable[[], None]) -> None:
+        """Call `action` once the vocabulary is loaded, on any thread: the first constraint waits for it for seconds."""
+        assert self._vocabulary is not None
+        self._vocabulary.add_done_callback(lambda _: action())
 
     def _load(self) -> Vocabulary:
         try:
