@@ -18,10 +18,13 @@ class ChatMessage(msgspec.Struct, frozen=True):
 
 
 class Constraint(msgspec.Struct, frozen=True):
-    """The form that a reply must have: `value` is a text of at most 1,000,000 characters.
+    r"""The form that a reply must have: `value` is a text of at most 1,000,000 characters.
 
     `schema`: a JSON schema, which the reply fits. `choices`: a JSON list of texts, of which the reply is one. `regex`:
-    the reply matches it as a whole. `grammar`: the reply is a sentence of it (Lark syntax).
+    the reply matches it as a whole. `grammar`: the reply is a sentence of it (Lark syntax). Regular expressions have no
+    look-around and no references; `\d`, `\w` and `\s` stand for ASCII characters, as with Python's `re.ASCII`, and
+    `(?i)` ignores case as Unicode does. In a `pattern` of a schema, `\s` stands for all white space of Unicode. A reply
+    never contains special tokens: in a constraint, `<|im_end|>` is text like any other.
     """
 
     kind: Literal["schema", "choices", "regex", "grammar"]
@@ -34,8 +37,9 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     `max_tokens` bounds the reply. `temperature` 0 is greedy. `top_k` keeps the k likeliest tokens, and `top_p` the
     likeliest tokens whose probabilities sum to p. The random numbers depend only on `seed` and on the position of a
     token, so the same seed draws the same tokens; a call without a seed gets a random one. The text ends before the
-    first `stop` string. With `logprobs` the natural logarithm of each token's probability, before temperature, is
-    reported as well.
+    first `stop` string, which may be or contain the name of a special token, such as `<|im_end|>`; at most 128 stop
+    strings of 10,000 characters together are allowed. With `logprobs` the natural logarithm of each token's
+    probability, before temperature, is reported as well.
     """
 
     max_tokens: Positive | None = None
@@ -71,7 +75,11 @@ class Completion(msgspec.Struct, frozen=True):
 
 
 class Score(msgspec.Struct, frozen=True):
-    """The natural logarithm of a continuation's probability, and its length in tokens."""
+    """The natural logarithm of a continuation's probability, and its length in tokens.
+
+    A continuation begins where the prompt ends, as a reply does: "ing" after "walk" is scored as the end of "walking".
+    The tokens of the prompt are those of the prompt alone, so no token spans the seam.
+    """
 
     logprob: float
     tokens: int

@@ -1,4 +1,4 @@
-"""Checks the constraint of a call before a driver gets the call, and the reply after it was generated.
+"""Checks the constraint and stop strings of a call before a driver gets the call, and the reply after it was generated.
 
 Used by `calls.py`. It never decides whether a schema, a regex or a grammar can be enforced: the driver does.
 """
@@ -10,15 +10,18 @@ from collections.abc import Sequence
 import msgspec
 
 from ipc.codec import UNDECODABLE
-from ipc.errors import InvalidConstraint, InvalidReply
+from ipc.errors import InvalidCall, InvalidConstraint, InvalidReply
 from ipc.syscalls import Completion, Constraint, Sampling
 from kernel.models import cut_replies
 
 MAX_LENGTH = 1_000_000  # characters of a constraint
+MAX_STOPS = 128  # stop strings of a call: the driver looks for each of them after each token
+MAX_STOP_LENGTH = 10_000  # characters of all stop strings together
 
 
 def check(sampling: Sampling) -> None:
-    """Check the constraint of `sampling`, if there is one. Raises `InvalidConstraint`."""
+    """Check the constraint and the stop strings of `sampling`. Raises `InvalidConstraint` or `InvalidCall`."""
+    _check_stops(sampling.stop)
     constraint = sampling.constraint
     if constraint is None:
         return
@@ -33,6 +36,13 @@ def check(sampling: Sampling) -> None:
             raise InvalidConstraint(
                 f"stop strings would cut a reply that has to match the {kind}; remove the stop strings or the {kind}"
             )
+
+
+def _check_stops(stops: tuple[str, ...]) -> None:
+    if len(stops) > MAX_STOPS:
+        raise InvalidCall(f"{len(stops)} stop strings in one call; at most {MAX_STOPS} are allowed")
+    if (length := sum(map(len, stops))) > MAX_STOP_LENGTH:
+        raise InvalidCall(f"the stop strings have {length} characters together; at most {MAX_STOP_LENGTH} are allowed")
 
 
 def check_replies(completions: Sequence[Completion], sampling: Sampling) -> None:

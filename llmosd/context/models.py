@@ -138,6 +138,8 @@ class ModelMethods(Caller):
         shape = {name: given.pop(name) for name in ANSWER_OPTIONS & given.keys()}
         stop = given.pop("stop", None)
         stops = (stop,) if isinstance(stop, str) else () if stop is None else tuple(list_of(stop, "stop"))
+        if "" in stops:
+            raise InvalidCall("generation options: an empty stop string would end every reply at once; remove it")
         given |= {"constraint": constraint, "stop": stops}
         unknown = given.keys() - set(Sampling.__struct_fields__)
         if unknown:

@@ -111,6 +111,8 @@ class Letters:
 
     def __init__(self, ends: frozenset[int] = frozenset()) -> None:
         self.ends = ends
+        self.skipped: dict[int, str] = {}
+        self.sampled: int | None = None
         self.grammars: Any = None
 
     def encode(self, prompt: list[ChatMessage] | str) -> list[int]:

@@ -141,7 +141,7 @@ class CallLifecycle:
             constraint.COMPILE_TIMEOUT, self._inbox.put, [partial(self._compile_timed_out, sequence)]
         )
         timer.daemon = True
-        timer.start()
+        self._codec.grammars.when_loaded(timer.start)
         future.add_done_callback(lambda _: timer.cancel())
 
     def _start(self, sequence: EngineSequence, admit: Admit) -> None:
@@ -206,7 +206,7 @@ class CallLifecycle:
             return
         sequence.busy = ""
         try:
-            sequence.matcher = future.result()
+            sequence.constrain(future.result())
             self._start(sequence, admit)
         except Exception as error:
             self.fail(sequence, error)

@@ -8,6 +8,7 @@ character whose bytes are spread over tokens.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable
 
 INCOMPLETE = "\ufffd"  # tokenizers decode bytes that are no character, or not a complete one, to this
@@ -56,3 +57,22 @@ class Detokenizer:
         released = text[self._released : end]
         self._released = max(self._released, end)
         return released
+
+
+class ByteDetokenizer:
+    """The text of a constrained reply: the bytes of its tokens, whatever is before them, as the constraint reads them.
+
+    `bytes_of` gives the bytes of a token.
+    """
+
+    def __init__(self, bytes_of: Callable[[int], bytes]) -> None:
+        self._bytes_of = bytes_of
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token: int) -> str:
+        """Add `token` and return the text that it completes, or "" while a character is incomplete."""
+        return self._decoder.decode(self._bytes_of(token))
+
+    def flush(self) -> str:
+        """Return the text that is held back, because no more tokens follow."""
+        return self._decoder.decode(b"", final=True)

@@ -163,7 +163,7 @@ class Engine:
             choices = torch.where(sequence.matcher.allowed().to(row.device), row, -torch.inf)
             ((_, likeliest),) = likeliest_of(choices[None])
         greedy = is_greedy(sequence.sampling)
-        token = likeliest if greedy else sample(choices, sequence.sampling, len(sequence.tokens))
+        token = likeliest if greedy else sample(choices[: sequence.sampled], sequence.sampling, len(sequence.tokens))
         logprobs = [logprob(row, token)] if sequence.sampling.logprobs else []
         text = sequence.accept(token)
         sequence.lease -= 1

@@ -13,6 +13,7 @@ import torch
 
 from ipc.syscalls import Sampling
 
+TINIEST = torch.finfo(torch.float32).tiny  # logits are divided in float32, where a lower temperature is zero
 LIKELY = 1024  # how many tokens to sort first for `top_p`: a whole vocabulary takes milliseconds to sort
 
 
@@ -49,7 +50,7 @@ def sample(logits: torch.Tensor, sampling: Sampling, position: int) -> int:
     if is_greedy(sampling):
         return int(logits.argmax())
     row = logits.float()
-    weights = torch.exp((row - row.max()) / sampling.temperature).double()
+    weights = torch.exp((row - row.max()) / max(sampling.temperature or 0.0, TINIEST)).double()
     noise = uniform(sampling.seed or 0, position)
     if sampling.top_k is None and (sampling.top_p is None or sampling.top_p == 1):
         return _draw(weights, noise)

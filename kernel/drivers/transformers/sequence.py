@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from ipc.errors import ContextOverflow
+from ipc.errors import ContextOverflow, InvalidConstraint
 from ipc.syscalls import ChatMessage
 from kernel.drivers.protocol import Admit
 from kernel.drivers.reply_limit import reply_limit
 from kernel.drivers.transformers.attention import Span
 from kernel.drivers.transformers.constraint import GrammarCompiler, Matcher
-from kernel.drivers.transformers.detokenizer import Detokenizer
+from kernel.drivers.transformers.detokenizer import ByteDetokenizer, Detokenizer
 from kernel.drivers.transformers.kv import Slab
 from kernel.drivers.transformers.request import EngineRequest
 from kernel.drivers.transformers.stops import StopStrings
@@ -24,6 +24,8 @@ class TextCodec(Protocol):
     """The part of a tokenizer that the engine and its sequences use; see `tokenizer.Tokenizer`."""
 
     ends: frozenset[int]
+    skipped: dict[int, str]  # the names of the tokens that `decode` leaves out
+    sampled: int | None  # if the last logits are those of no token: how many logits are those of tokens
     grammars: GrammarCompiler
 
     def encode(self, prompt: list[ChatMessage] | str) -> list[int]: ...
@@ -54,8 +56,8 @@ class EngineSequence(EngineRequest):
     """A generation. `lease`: how many tokens it may still make before it is parked.
 
     `matcher` enforces the constraint; it is None if there is no constraint, and until the constraint is compiled.
-    `ended`: None until the last token, then the reason of its `Done`. The constructor raises `ContextOverflow` if the
-    prompt and the longest reply exceed the context.
+    `ended`: None until the last token, then the reason of its `Done`. `sampled`: how many logits belong to tokens, if
+    not all do. The constructor raises `ContextOverflow` if the prompt and the longest reply exceed the context.
     """
 
     def __init__(self, admit: Admit, prompt: list[int], codec: TextCodec, limits: EngineLimits) -> None:
@@ -69,23 +71,34 @@ class EngineSequence(EngineRequest):
         self.ended: str | None = None
         self._cut = limit.reason
         self._ends = codec.ends
-        self._detokenizer = Detokenizer(codec.decode, prompt)
+        self.sampled = codec.sampled
+        self._skipped = codec.skipped
+        self._detokenizer: Detokenizer | ByteDetokenizer = Detokenizer(codec.decode, prompt)
         self._stops = StopStrings(sampling.stop)
 
     @property
     def runs(self) -> bool:
         return self.lease > 0
 
+    def constrain(self, matcher: Matcher) -> None:
+        """Enforce a constraint from the first generated token on."""
+        self.matcher = matcher
+        self._detokenizer = ByteDetokenizer(matcher.bytes_of)
+
     def accept(self, token: int) -> str:
         """Append a generated token and return the text that it releases. Set `ended` if the token is the last."""
         self.tokens.append(token)
         over = token in self._ends
+        if over and self.matcher is not None and not self.matcher.may_end():
+            raise InvalidConstraint(f"the end token {token} would end a reply that does not fit its constraint yet")
         text = ""
         if not over:
             text = self._stops.push(self._detokenizer.push(token))
             if self.matcher is not None:
                 self.matcher.accept(token)
                 over = self.matcher.ended
+        if (name := self._skipped.get(token)) and self.sampling.stop:
+            text += self._stops.push(name, hidden=True)
         if over or len(self.tokens) == self.capacity:
             text += self._stops.push(self._detokenizer.flush())
             text += self._stops.flush()

@@ -10,6 +10,8 @@ from typing import Any
 from ipc.errors import InvalidPrompt
 from ipc.syscalls import ChatMessage
 from kernel.drivers.transformers.constraint import GrammarCompiler
+from kernel.drivers.transformers.continuation import Continuations
+from kernel.drivers.transformers.token_ids import check_ids, names_of_special, size_with_text
 
 
 class Tokenizer:
@@ -22,7 +24,11 @@ class Tokenizer:
     def __init__(self, hf: Any, ends: frozenset[int], name: str, vocabulary: int) -> None:
         self._hf = hf
         self._name = name
+        self._size = vocabulary
+        self._continuations = Continuations(hf)
         self.ends = ends
+        self.skipped = names_of_special(hf)
+        self.sampled = size_with_text(hf, vocabulary)
         self.grammars = GrammarCompiler(hf, ends, vocabulary)
 
     def encode(self, prompt: list[ChatMessage] | str) -> list[int]:
@@ -32,11 +38,13 @@ class Tokenizer:
         ids: list[int] = self._hf(prompt)["input_ids"] if isinstance(prompt, str) else self._encode_chat(prompt)
         if not ids:
             raise InvalidPrompt("the prompt has no tokens; pass some text")
+        check_ids(ids, self._hf, self._size, self._name)
         return ids
 
     def encode_more(self, text: str) -> list[int]:
-        """The ids of `text`, which continues another text: it gets no special tokens."""
-        ids: list[int] = self._hf(text, add_special_tokens=False)["input_ids"]
+        """The ids of `text`, which continues another text: it gets no special tokens, and no space before it."""
+        ids = self._continuations.encode(text)
+        check_ids(ids, self._hf, self._size, self._name)
         return ids
 
     def decode(self, ids: list[int]) -> str:

@@ -113,7 +113,7 @@ def test_the_embedded_tokenizer_streams_what_it_decodes(text: str) -> None:
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmosd" / "models"
     cache = Path(os.environ.get("LLMOSD_TEST_CACHE") or default)
     folder = converted(Path(locate("embedded")), cache, lambda stage: None)
-    tokenizer = Tokenizer(AutoTokenizer.from_pretrained(folder), frozenset(), "embedded", 0)
+    tokenizer = Tokenizer(AutoTokenizer.from_pretrained(folder), frozenset(), "embedded", 49152)
     ids = tokenizer.encode(text * 3)
     detokenizer = Detokenizer(tokenizer.decode, tokenizer.encode("Continue:"))
     pieces = [detokenizer.push(identity) for identity in ids]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -99,3 +100,32 @@ def test_the_maximum_of_a_row_with_what_is_no_number_is_none(dtype: torch.dtype)
     )
     assert math.isnan(first)
     assert (second, place) == (math.inf, 1)
+
+
+EXTREMES = [5e-324, 1e-310, 1e-45, 1.4e-45, 1e-40, 1e-38, 1e-9, 1.0, 100.0]
+
+
+@given(
+    st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=40).map(torch.tensor),
+    st.sampled_from([0, 1, 2**63 - 1]),
+    st.sampled_from(EXTREMES) | st.floats(0, 100, exclude_min=True),
+    st.sampled_from([None, 1, 2, 2**63 - 1]),
+    st.sampled_from([None, 5e-324, 1e-300, 1e-16, 1 - 2**-53, 1.0]) | st.floats(0, 1, exclude_min=True),
+)
+def test_every_accepted_value_draws_a_token(
+    row: torch.Tensor, seed: int, temperature: float, top_k: int | None, top_p: float | None
+) -> None:
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(sampling), type=Sampling) == sampling
+    token = sample(row, sampling, 2**40)
+    assert 0 <= token < len(row)
+    if temperature < 1e-38 and bool((row.abs() > 1e-30).all()):
+        assert row[token] == row.max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("temperature", EXTREMES)
+def test_a_temperature_of_next_to_nothing_takes_the_likeliest(dtype: torch.dtype, temperature: float) -> None:
+    row = torch.tensor([1.0, 3.0, 2.0, -math.inf], dtype=dtype)
+    token = sample(row, Sampling(temperature=temperature, top_p=1.0, seed=1), 5)
+    assert token == 1 or temperature >= 1

@@ -143,7 +143,11 @@ async def test_an_empty_prompt_is_refused(system: System) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_tokens": 0}, {"temperature": -1}, {"top_p": 2}, {"top_k": 0}, {"seed": -1}, {"stop": ""}]
+    "options",
+    [
+        *({"max_tokens": 0}, {"temperature": -1}, {"temperature": float("nan")}, {"top_p": 2}, {"top_p": float("nan")}),
+        *({"top_k": 0}, {"seed": -1}, {"stop": ""}, {"stop": ["a", ""]}),
+    ],
 )
 async def test_sampling_out_of_range_is_refused_before_it_gets_to_a_driver(
     system: System, options: dict[str, Any]
@@ -153,6 +157,22 @@ async def test_sampling_out_of_range_is_refused_before_it_gets_to_a_driver(
 
     with pytest.raises(InvalidCall, match="generation options"):
         await system.run(agent)
+    assert system.launcher.drivers == []
+
+
+@pytest.mark.parametrize(
+    ("stop", "words"), [(["x"] * 129, "129 stop strings"), (["x" * 6_000, "y" * 6_000], "12000 characters")]
+)
+async def test_too_many_stop_strings_are_refused_before_they_get_to_a_driver(
+    system: System, stop: list[str], words: str
+) -> None:
+    async def agent(ctx: Context) -> str:
+        return await ctx.generate("x", stop=stop)
+
+    with pytest.raises(InvalidCall, match=words):
+        await system.run(agent)
+    with pytest.raises(InvalidCall, match=words):
+        await system.call(Generate("x", None, Sampling(stop=tuple(stop))))
     assert system.launcher.drivers == []
 
 
