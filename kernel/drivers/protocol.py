@@ -248,6 +248,10 @@ class Bundle(msgspec.Struct, tag="bundle"):
     kv: KVUsage = KVUsage()
 
 
+class Working(msgspec.Struct, tag="working"):
+    """The driver is alive: no sequence can run, because it tokenizes, compiles, or reads or writes KV."""
+
+
 class Parked(msgspec.Struct, tag="parked"):
     """The sequence runs no more, because its lease is used up or was revoked. `held`: whether it has KV in memory."""
 
@@ -280,6 +284,7 @@ FromDriver = (
     | Admitted
     | Restored
     | Bundle
+    | Working
     | Parked
     | SwappedOut
     | Done

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, cast
 
-from ipc.errors import InvalidConstraint, brief
+from ipc.errors import DriverFailed, InvalidConstraint, brief
 from kernel.drivers.protocol import (
     Admit,
     Admitted,
@@ -30,15 +30,16 @@ from kernel.drivers.protocol import (
     ScoreQuery,
     SequenceFailed,
     SwapOut,
+    SwappedOut,
 )
 from kernel.drivers.transformers import constraint
 from kernel.drivers.transformers.kv_allocator import KVAllocator
-from kernel.drivers.transformers.queries import Embedding, Scoring
+from kernel.drivers.transformers.queries import Embedding, Query, Scoring
 from kernel.drivers.transformers.report import BundleReport, Event, wire_error
 from kernel.drivers.transformers.request import EngineRequest
 from kernel.drivers.transformers.sequence import EngineLimits, EngineSequence, TextCodec
 from kernel.drivers.transformers.swap_io import READING, WRITING, SwapIO
-from kernel.drivers.transformers.tokenize_ahead import Tokenized
+from kernel.drivers.transformers.tokenize_ahead import TokenizeAhead, Tokenized, TokenizeJob
 
 COMPILING = "compiling"  # a value of `EngineRequest.busy`
 
@@ -54,6 +55,7 @@ class CallLifecycle:
         allocator: KVAllocator,
         limits: EngineLimits,
         fingerprint: str = "",
+        tokenizer: TokenizeAhead | None = None,
     ) -> None:
         self.report = report
         self.allocator = allocator
@@ -62,13 +64,25 @@ class CallLifecycle:
         self._limits = limits
         self._requests: dict[EngineRequest, None] = {}
         self._sequences: dict[int, EngineSequence] = {}
-        self._queries: dict[int, Scoring | Embedding] = {}
+        self._queries: dict[int, Query[Any]] = {}
+        self._tokenizer = tokenizer
+        self._tokenizing: dict[int, TokenizeJob] = {}  # calls whose texts are being tokenized
         self.swap_io = SwapIO(inbox, report, allocator, self, fingerprint)
 
     # ---- for the engine
 
     def handle(self, message: Any) -> None:
-        """Act on a message of the kernel. A message with texts is wrapped in `Tokenized`."""
+        """Act on a message of the kernel. A message with texts is in a `TokenizeJob`, or in a `Tokenized`."""
+        if isinstance(message, TokenizeJob):
+            job = message
+            if job.settled:
+                return
+            if job.result is None:
+                self._tokenizing[job.message.sequence] = job
+                return
+            job.settled = True
+            self._tokenizing.pop(job.message.sequence, None)
+            message = job.result
         original = message.message if isinstance(message, Tokenized) else message
         try:
             if isinstance(message, Tokenized) and message.error is not None:
@@ -98,10 +112,21 @@ class CallLifecycle:
         """The requests that can run in the next step, in the order of admission."""
         return [request for request in self._requests if request.slab is not None and request.runs and not request.busy]
 
+    def works(self) -> bool:
+        """Whether threads are at work for calls, while the engine may have nothing to do."""
+        if self._tokenizer is not None and self._tokenizer.works():
+            return True
+        if any(request.busy == COMPILING for request in self._requests):
+            return True
+        return self.swap_io.works(self.allocator.memory.size(self._limits.context))
+
     def finish_part(self, request: EngineRequest) -> None:
         """Remove `request`, a part of a query that is computed. After the last part, answer the query."""
+        query = self._queries[request.id]
+        query.finish_part(request)
         self._forget(request)
-        if all(other.id != request.id for other in self._requests):
+        self._requests.update(dict.fromkeys(query.start_parts()))
+        if query.done:
             self.report.event(self._queries.pop(request.id).answer())
 
     def is_active(self, sequence: EngineSequence) -> bool:
@@ -124,7 +149,7 @@ class CallLifecycle:
     def _admit(self, tokenized: Tokenized) -> None:
         admit, (prompt,) = cast("Admit", tokenized.message), tokenized.ids
         sequence = EngineSequence(admit, prompt, self._codec, self._limits)
-        self.allocator.check(sequence)
+        self.allocator.check(sequence.capacity)
         wanted = admit.sampling.constraint
         if wanted is not None:
             future = self._codec.grammars.compile(wanted)
@@ -164,23 +189,33 @@ class CallLifecycle:
     def _embed(self, tokenized: Tokenized) -> None:
         self._add_query(Embedding(cast("EmbedQuery", tokenized.message), tokenized.ids))
 
-    def _add_query(self, query: Scoring | Embedding) -> None:
-        for part in query.parts:
-            self._limits.check(part.capacity)
-            self.allocator.check(part)
-        self._queries[query.parts[0].id] = query
-        self._requests.update(dict.fromkeys(query.parts))
+    def _add_query(self, query: Query[Any]) -> None:
+        largest = max(query.capacities)
+        self._limits.check(largest)
+        self.allocator.check(largest)
+        self._queries[query.id] = query
+        self._requests.update(dict.fromkeys(query.start_parts()))
 
     def _renew(self, renew: Renew) -> None:
         sequence = self._sequences.get(renew.sequence)  # None if the sequence ended while the message was under way
         if sequence is not None:
             sequence.lease += renew.tokens
+        elif (admit := self._admit_of(renew.sequence)) is not None:
+            admit.lease += renew.tokens
 
     def _revoke(self, revoke: Revoke) -> None:
         sequence = self._sequences.get(revoke.sequence)
         if sequence is not None and sequence.lease:
             sequence.lease = 0
             self.report.event(Parked(sequence.id, sequence.slab is not None))
+        elif (admit := self._admit_of(revoke.sequence)) is not None and admit.lease:
+            admit.lease = 0
+            self.report.event(Parked(revoke.sequence, held=False))
+
+    def _admit_of(self, identity: int) -> Admit | None:
+        """The message of a generation whose prompt is being tokenized."""
+        job = self._tokenizing.get(identity)
+        return job.message if job is not None and isinstance(job.message, Admit) else None
 
     def _cancel(self, cancel: Cancel) -> None:
         if self._drop(cancel.sequence):
@@ -198,6 +233,9 @@ class CallLifecycle:
         sequence = self._sequences.get(order.sequence)
         if sequence is not None:
             self.swap_io.write(sequence, order)
+        elif order.sequence in self._tokenizing:
+            error = DriverFailed(f"sequence {order.sequence} is not parked (its prompt is being tokenized)")
+            self.report.event(SwappedOut(order.sequence, 0, 0.0, wire_error(error)))
 
     # ---- constraints
 
@@ -219,13 +257,16 @@ class CallLifecycle:
     # ---- ends
 
     def _drop(self, identity: int) -> bool:
-        """Remove all requests of the call `identity`. Returns False if there are none."""
+        """Remove all that there is of the call `identity`. Returns False if there is nothing."""
+        job = self._tokenizing.pop(identity, None)
+        if job is not None and self._tokenizer is not None:
+            self._tokenizer.withdraw(job)
         requests = [request for request in self._requests if request.id == identity]
         self._sequences.pop(identity, None)
         self._queries.pop(identity, None)
         for request in requests:
             self._forget(request)
-        return bool(requests)
+        return bool(requests) or job is not None
 
     def _forget(self, request: EngineRequest) -> None:
         del self._requests[request]
