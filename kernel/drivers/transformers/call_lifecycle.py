@@ -10,7 +10,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, cast
 
@@ -41,7 +41,8 @@ from kernel.drivers.transformers.sequence import EngineLimits, EngineSequence, T
 from kernel.drivers.transformers.swap_io import READING, WRITING, SwapIO
 from kernel.drivers.transformers.tokenize_ahead import TokenizeAhead, Tokenized, TokenizeJob
 
-COMPILING = "compiling"  # a value of `EngineRequest.busy`
+COMPILING, REPLAYING = "compiling", "replaying"  # values of `EngineRequest.busy`
+REPLAYED_AT_ONCE = 200  # tokens; more take too long between two steps
 
 
 class CallLifecycle:
@@ -66,6 +67,7 @@ class CallLifecycle:
         self._sequences: dict[int, EngineSequence] = {}
         self._queries: dict[int, Query[Any]] = {}
         self._tokenizer = tokenizer
+        self._replays = ThreadPoolExecutor(1, "replay")
         self._tokenizing: dict[int, TokenizeJob] = {}  # calls whose texts are being tokenized
         self.swap_io = SwapIO(inbox, report, allocator, self, fingerprint)
 
@@ -116,7 +118,7 @@ class CallLifecycle:
         """Whether threads are at work for calls, while the engine may have nothing to do."""
         if self._tokenizer is not None and self._tokenizer.works():
             return True
-        if any(request.busy == COMPILING for request in self._requests):
+        if any(request.busy in (COMPILING, REPLAYING) for request in self._requests):
             return True
         return self.swap_io.works(self.allocator.memory.size(self._limits.context))
 
@@ -170,8 +172,25 @@ class CallLifecycle:
         future.add_done_callback(lambda _: timer.cancel())
 
     def _start(self, sequence: EngineSequence, admit: Admit) -> None:
-        """Replay the tokens that `sequence` generated before it was admitted. From here on it waits for KV memory."""
-        text = "".join([sequence.accept(token) for token in admit.generated])[admit.released :]
+        """Replay the tokens that `sequence` generated before it was admitted; many of them in a thread."""
+        if len(admit.generated) <= REPLAYED_AT_ONCE:
+            self._started(sequence, admit, _replay(sequence, admit))
+            return
+        sequence.busy = REPLAYING
+        future = self._replays.submit(_replay, sequence, admit)
+        future.add_done_callback(lambda future: self._inbox.put(partial(self._replayed, sequence, admit, future)))
+
+    def _replayed(self, sequence: EngineSequence, admit: Admit, future: Future[str]) -> None:
+        if sequence not in self._requests:
+            return
+        sequence.busy = ""
+        try:
+            self._started(sequence, admit, future.result())
+        except Exception as error:
+            self.fail(sequence, error)
+
+    def _started(self, sequence: EngineSequence, admit: Admit, text: str) -> None:
+        """The tokens of `sequence` are replayed and release `text`. From here on it waits for KV memory."""
         if text:
             self.report.progress(sequence.id, [], text)
         if admit.generated and not admit.swapped:
@@ -284,3 +303,8 @@ class CallLifecycle:
         Ended: _ended,
         Resize: _resize,
     }
+
+
+def _replay(sequence: EngineSequence, admit: Admit) -> str:
+    """The text that the generated tokens of `admit` release, without the part that the kernel has."""
+    return "".join([sequence.accept(token) for token in admit.generated])[admit.released :]
