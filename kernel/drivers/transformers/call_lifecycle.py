@@ -34,7 +34,7 @@ from kernel.drivers.protocol import (
 )
 from kernel.drivers.transformers import constraint
 from kernel.drivers.transformers.kv_allocator import KVAllocator
-from kernel.drivers.transformers.queries import Embedding, Query, Scoring
+from kernel.drivers.transformers.queries import Embedding, QueryParts, Scoring
 from kernel.drivers.transformers.report import BundleReport, Event, wire_error
 from kernel.drivers.transformers.request import EngineRequest
 from kernel.drivers.transformers.sequence import EngineLimits, EngineSequence, TextCodec
@@ -65,7 +65,7 @@ class CallLifecycle:
         self._limits = limits
         self._requests: dict[EngineRequest, None] = {}
         self._sequences: dict[int, EngineSequence] = {}
-        self._queries: dict[int, Query[Any]] = {}
+        self._queries: dict[int, QueryParts[Any]] = {}
         self._tokenizer = tokenizer
         self._replays = ThreadPoolExecutor(1, "replay")
         self._tokenizing: dict[int, TokenizeJob] = {}  # calls whose texts are being tokenized
@@ -208,7 +208,7 @@ class CallLifecycle:
     def _embed(self, tokenized: Tokenized) -> None:
         self._add_query(Embedding(cast("EmbedQuery", tokenized.message), tokenized.ids))
 
-    def _add_query(self, query: Query[Any]) -> None:
+    def _add_query(self, query: QueryParts[Any]) -> None:
         largest = max(query.capacities)
         self._limits.check(largest)
         self.allocator.check(largest)

@@ -84,7 +84,7 @@ class EmbeddedText(EngineRequest):
 Part = TypeVar("Part", ScoredContinuation, EmbeddedText)
 
 
-class Query(Generic[Part]):
+class QueryParts(Generic[Part]):
     """A query and its `parts`, of `tokens` tokens each besides those that they share. `active`: those in the engine.
 
     `capacities`: all tokens of each part.
@@ -127,7 +127,7 @@ class Query(Generic[Part]):
         raise NotImplementedError
 
 
-class Scoring(Query[ScoredContinuation]):
+class Scoring(QueryParts[ScoredContinuation]):
     """A `ScoreQuery`."""
 
     def __init__(self, score: ScoreQuery, prompt: list[int], continuations: list[list[int]]) -> None:
@@ -144,7 +144,7 @@ class Scoring(Query[ScoredContinuation]):
         return Scored(self.id, self._logprobs, self._tokens, self._prompt)
 
 
-class Embedding(Query[EmbeddedText]):
+class Embedding(QueryParts[EmbeddedText]):
     """An `EmbedQuery`."""
 
     def __init__(self, embed: EmbedQuery, texts: list[list[int]]) -> None:

@@ -28,7 +28,7 @@ _ASCII_SPACES = b"\t\n\v\f\r\x1c\x1d\x1e\x1f "
 Unit = Literal["bytes", "characters"]
 
 
-class Bound(NamedTuple):
+class LengthBound(NamedTuple):
     """A token covers at most `longest` of a text's `unit`, besides any number of the bytes in `dropped`.
 
     With `drops_space`, it may also cover any amount of whitespace beyond ASCII, whose bytes are in `dropped` already.
@@ -73,11 +73,11 @@ class TextLimit:
             )
 
     @cached_property
-    def _bound(self) -> Bound | None:
+    def _bound(self) -> LengthBound | None:
         return bound_of(getattr(self._hf, "backend_tokenizer", None))
 
 
-def bound_of(backend: Any) -> Bound | None:
+def bound_of(backend: Any) -> LengthBound | None:
     """The bound for `backend`, a tokenizer of the library `tokenizers`; None if it has none, or is of another kind."""
     try:
         parts = [_state(backend.normalizer), _state(backend.pre_tokenizer)]
@@ -122,7 +122,7 @@ def bound_of(backend: Any) -> Bound | None:
         dropped = bytes(byte for byte in dropped if byte < 0x80)
     if drops_space:
         dropped = bytes({*dropped, *_ASCII_SPACES})
-    return Bound(factor * longest, unit, dropped, drops_space)
+    return LengthBound(factor * longest, unit, dropped, drops_space)
 
 
 def _state(part: Any) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ipc.errors import ContextOverflow
 from ipc.syscalls import ChatMessage
-from kernel.drivers.transformers.text_limit import Bound, bound_of
+from kernel.drivers.transformers.text_limit import LengthBound, bound_of
 from kernel.drivers.transformers.tokenizer import Tokenizer
 
 LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -107,8 +107,8 @@ def test_a_tokenizer_of_another_kind_has_no_bound() -> None:
 
 
 def test_ordinary_bounds_are_of_use() -> None:
-    assert bound_of(BOUND["byte-level"]) == Bound(4)
-    assert bound_of(BOUND["byte fallback"]) == Bound(len("<0x00>"))
+    assert bound_of(BOUND["byte-level"]) == LengthBound(4)
+    assert bound_of(BOUND["byte fallback"]) == LengthBound(len("<0x00>"))
 
 
 class Counting(PreTrainedTokenizerFast):
