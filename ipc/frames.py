@@ -19,10 +19,10 @@ def frame(payload: bytes) -> bytes:
     return HEADER.pack(len(payload)) + payload
 
 
-def too_large(what: str, length: int, limit: int) -> FrameTooLarge:
+def too_large(what: str, length: int, limit: int, advice: str = "put large data into a file") -> FrameTooLarge:
     """The error for `what`, of `length` bytes, which cannot be sent because a frame holds at most `limit` bytes."""
     return FrameTooLarge(
-        f"{what} has {length} bytes, and a frame holds at most {limit}; put large data into a file",
+        f"{what} has {length} bytes, and a frame holds at most {limit}; {advice}",
         length=length,
         limit=limit,
     )

@@ -19,7 +19,7 @@ from typing import Any
 
 from ipc.codec import ENCODER, decoder
 from ipc.errors import brief, to_wire
-from ipc.frames import FrameDecoder, frame
+from ipc.frames import MAX_FRAME, FrameDecoder, frame, too_large
 from kernel.drivers.protocol import FromDriver, SequenceFailed, ToDriver
 
 PR_SET_PDEATHSIG = 1
@@ -36,6 +36,16 @@ def die_with_parent(parent: int) -> None:
         return
     if os.getppid() != parent:
         os._exit(0)
+
+
+def _framed(message: FromDriver) -> bytes:
+    """The frame of `message`. An answer that is too large for a frame becomes an error of its sequence."""
+    payload = ENCODER.encode(message)
+    sequence = getattr(message, "sequence", None)
+    if len(payload) > MAX_FRAME and sequence is not None:
+        error = too_large("the answer to this call", len(payload), MAX_FRAME, "ask for less in one call")
+        payload = ENCODER.encode(SequenceFailed(sequence, to_wire(error)))
+    return frame(payload)
 
 
 class KernelLink:
@@ -56,7 +66,7 @@ class KernelLink:
 
     def send(self, *messages: FromDriver) -> None:
         """Write `messages` in one call of the system. Exits the process if the kernel has closed the connection."""
-        data = b"".join(frame(ENCODER.encode(message)) for message in messages)
+        data = b"".join(map(_framed, messages))
         try:
             with self._lock:
                 self._connection.sendall(data)

@@ -250,6 +250,10 @@ class Bundle(msgspec.Struct, tag="bundle"):
     kv: KVUsage = KVUsage()
 
 
+class Working(msgspec.Struct, tag="working"):
+    """The driver is alive: no sequence can run, because it tokenizes, compiles, or reads or writes KV."""
+
+
 class Parked(msgspec.Struct, tag="parked"):
     """The sequence runs no more, because its lease is used up or was revoked. `held`: whether it has KV in memory."""
 
@@ -282,6 +286,7 @@ FromDriver = (
     | Admitted
     | Restored
     | Bundle
+    | Working
     | Parked
     | SwappedOut
     | Done

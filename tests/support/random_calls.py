@@ -159,7 +159,7 @@ class Scripted(Kernel):
     def put(self, message: Any) -> None:
         self._late.append((len(self.batches) + self._rng.choice([0, 0, 1, 3]), message))
 
-    def get(self, block: bool) -> Any:
+    def get(self, block: bool, timeout: float | None = None) -> Any:
         if self.said:
             return tokenized(self.codec, self.said.popleft())
         for place, (step, message) in enumerate(self._late):

@@ -177,7 +177,7 @@ class Kernel:
         """Queue a message of a worker thread."""
         self._thread_said.put(message)
 
-    def get(self, block: bool) -> Any:
+    def get(self, block: bool, timeout: float = PATIENCE) -> Any:
         if self.said:
             return tokenized(self.codec, self.said.popleft())
         if not block:

@@ -209,7 +209,7 @@ class Trial:
     def _say_other(self, identity: int, number: int) -> None:
         message = other_call(number)
         message.sequence = identity
-        if not any(query.parts[0].id == identity for query in self.kernel.calls._queries.values()):
+        if identity not in self.kernel.calls._queries:
             self._say(message)
 
     def _say(self, message: Any) -> None:

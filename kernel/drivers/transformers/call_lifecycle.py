@@ -10,11 +10,11 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, cast
 
-from ipc.errors import InvalidConstraint, brief
+from ipc.errors import DriverFailed, InvalidConstraint, brief
 from kernel.drivers.protocol import (
     Admit,
     Admitted,
@@ -30,17 +30,19 @@ from kernel.drivers.protocol import (
     ScoreQuery,
     SequenceFailed,
     SwapOut,
+    SwappedOut,
 )
 from kernel.drivers.transformers import constraint
 from kernel.drivers.transformers.kv_allocator import KVAllocator
-from kernel.drivers.transformers.queries import Embedding, Scoring
+from kernel.drivers.transformers.queries import Embedding, QueryParts, Scoring
 from kernel.drivers.transformers.report import BundleReport, Event, wire_error
 from kernel.drivers.transformers.request import EngineRequest
 from kernel.drivers.transformers.sequence import EngineLimits, EngineSequence, TextCodec
 from kernel.drivers.transformers.swap_io import READING, WRITING, SwapIO
-from kernel.drivers.transformers.tokenize_ahead import Tokenized
+from kernel.drivers.transformers.tokenize_ahead import TokenizeAhead, Tokenized, TokenizeJob
 
-COMPILING = "compiling"  # a value of `EngineRequest.busy`
+COMPILING, REPLAYING = "compiling", "replaying"  # values of `EngineRequest.busy`
+REPLAYED_AT_ONCE = 200  # tokens; more take too long between two steps
 
 
 class CallLifecycle:
@@ -54,6 +56,7 @@ class CallLifecycle:
         allocator: KVAllocator,
         limits: EngineLimits,
         fingerprint: str = "",
+        tokenizer: TokenizeAhead | None = None,
     ) -> None:
         self.report = report
         self.allocator = allocator
@@ -62,13 +65,26 @@ class CallLifecycle:
         self._limits = limits
         self._requests: dict[EngineRequest, None] = {}
         self._sequences: dict[int, EngineSequence] = {}
-        self._queries: dict[int, Scoring | Embedding] = {}
+        self._queries: dict[int, QueryParts[Any]] = {}
+        self._tokenizer = tokenizer
+        self._replays = ThreadPoolExecutor(1, "replay")
+        self._tokenizing: dict[int, TokenizeJob] = {}  # calls whose texts are being tokenized
         self.swap_io = SwapIO(inbox, report, allocator, self, fingerprint)
 
     # ---- for the engine
 
     def handle(self, message: Any) -> None:
-        """Act on a message of the kernel. A message with texts is wrapped in `Tokenized`."""
+        """Act on a message of the kernel. A message with texts is in a `TokenizeJob`, or in a `Tokenized`."""
+        if isinstance(message, TokenizeJob):
+            job = message
+            if job.settled:
+                return
+            if job.result is None:
+                self._tokenizing[job.message.sequence] = job
+                return
+            job.settled = True
+            self._tokenizing.pop(job.message.sequence, None)
+            message = job.result
         original = message.message if isinstance(message, Tokenized) else message
         try:
             if isinstance(message, Tokenized) and message.error is not None:
@@ -98,10 +114,21 @@ class CallLifecycle:
         """The requests that can run in the next step, in the order of admission."""
         return [request for request in self._requests if request.slab is not None and request.runs and not request.busy]
 
+    def works(self) -> bool:
+        """Whether threads are at work for calls, while the engine may have nothing to do."""
+        if self._tokenizer is not None and self._tokenizer.works():
+            return True
+        if any(request.busy in (COMPILING, REPLAYING) for request in self._requests):
+            return True
+        return self.swap_io.works(self.allocator.memory.size(self._limits.context))
+
     def finish_part(self, request: EngineRequest) -> None:
         """Remove `request`, a part of a query that is computed. After the last part, answer the query."""
+        query = self._queries[request.id]
+        query.finish_part(request)
         self._forget(request)
-        if all(other.id != request.id for other in self._requests):
+        self._requests.update(dict.fromkeys(query.start_parts()))
+        if query.done:
             self.report.event(self._queries.pop(request.id).answer())
 
     def is_active(self, sequence: EngineSequence) -> bool:
@@ -124,7 +151,7 @@ class CallLifecycle:
     def _admit(self, tokenized: Tokenized) -> None:
         admit, (prompt,) = cast("Admit", tokenized.message), tokenized.ids
         sequence = EngineSequence(admit, prompt, self._codec, self._limits)
-        self.allocator.check(sequence)
+        self.allocator.check(sequence.capacity)
         wanted = admit.sampling.constraint
         if wanted is not None:
             future = self._codec.grammars.compile(wanted)
@@ -145,8 +172,25 @@ class CallLifecycle:
         future.add_done_callback(lambda _: timer.cancel())
 
     def _start(self, sequence: EngineSequence, admit: Admit) -> None:
-        """Replay the tokens that `sequence` generated before it was admitted. From here on it waits for KV memory."""
-        text = "".join([sequence.accept(token) for token in admit.generated])[admit.released :]
+        """Replay the tokens that `sequence` generated before it was admitted; many of them in a thread."""
+        if len(admit.generated) <= REPLAYED_AT_ONCE:
+            self._started(sequence, admit, _replay(sequence, admit))
+            return
+        sequence.busy = REPLAYING
+        future = self._replays.submit(_replay, sequence, admit)
+        future.add_done_callback(lambda future: self._inbox.put(partial(self._replayed, sequence, admit, future)))
+
+    def _replayed(self, sequence: EngineSequence, admit: Admit, future: Future[str]) -> None:
+        if sequence not in self._requests:
+            return
+        sequence.busy = ""
+        try:
+            self._started(sequence, admit, future.result())
+        except Exception as error:
+            self.fail(sequence, error)
+
+    def _started(self, sequence: EngineSequence, admit: Admit, text: str) -> None:
+        """The tokens of `sequence` are replayed and release `text`. From here on it waits for KV memory."""
         if text:
             self.report.progress(sequence.id, [], text)
         if admit.generated and not admit.swapped:
@@ -164,23 +208,33 @@ class CallLifecycle:
     def _embed(self, tokenized: Tokenized) -> None:
         self._add_query(Embedding(cast("EmbedQuery", tokenized.message), tokenized.ids))
 
-    def _add_query(self, query: Scoring | Embedding) -> None:
-        for part in query.parts:
-            self._limits.check(part.capacity)
-            self.allocator.check(part)
-        self._queries[query.parts[0].id] = query
-        self._requests.update(dict.fromkeys(query.parts))
+    def _add_query(self, query: QueryParts[Any]) -> None:
+        largest = max(query.capacities)
+        self._limits.check(largest)
+        self.allocator.check(largest)
+        self._queries[query.id] = query
+        self._requests.update(dict.fromkeys(query.start_parts()))
 
     def _renew(self, renew: Renew) -> None:
         sequence = self._sequences.get(renew.sequence)  # None if the sequence ended while the message was under way
         if sequence is not None:
             sequence.lease += renew.tokens
+        elif (admit := self._admit_of(renew.sequence)) is not None:
+            admit.lease += renew.tokens
 
     def _revoke(self, revoke: Revoke) -> None:
         sequence = self._sequences.get(revoke.sequence)
         if sequence is not None and sequence.lease:
             sequence.lease = 0
             self.report.event(Parked(sequence.id, sequence.slab is not None))
+        elif (admit := self._admit_of(revoke.sequence)) is not None and admit.lease:
+            admit.lease = 0
+            self.report.event(Parked(revoke.sequence, held=False))
+
+    def _admit_of(self, identity: int) -> Admit | None:
+        """The message of a generation whose prompt is being tokenized."""
+        job = self._tokenizing.get(identity)
+        return job.message if job is not None and isinstance(job.message, Admit) else None
 
     def _cancel(self, cancel: Cancel) -> None:
         if self._drop(cancel.sequence):
@@ -198,6 +252,9 @@ class CallLifecycle:
         sequence = self._sequences.get(order.sequence)
         if sequence is not None:
             self.swap_io.write(sequence, order)
+        elif order.sequence in self._tokenizing:
+            error = DriverFailed(f"sequence {order.sequence} is not parked (its prompt is being tokenized)")
+            self.report.event(SwappedOut(order.sequence, 0, 0.0, wire_error(error)))
 
     # ---- constraints
 
@@ -219,13 +276,16 @@ class CallLifecycle:
     # ---- ends
 
     def _drop(self, identity: int) -> bool:
-        """Remove all requests of the call `identity`. Returns False if there are none."""
+        """Remove all that there is of the call `identity`. Returns False if there is nothing."""
+        job = self._tokenizing.pop(identity, None)
+        if job is not None and self._tokenizer is not None:
+            self._tokenizer.withdraw(job)
         requests = [request for request in self._requests if request.id == identity]
         self._sequences.pop(identity, None)
         self._queries.pop(identity, None)
         for request in requests:
             self._forget(request)
-        return bool(requests)
+        return bool(requests) or job is not None
 
     def _forget(self, request: EngineRequest) -> None:
         del self._requests[request]
@@ -243,3 +303,8 @@ class CallLifecycle:
         Ended: _ended,
         Resize: _resize,
     }
+
+
+def _replay(sequence: EngineSequence, admit: Admit) -> str:
+    """The text that the generated tokens of `admit` release, without the part that the kernel has."""
+    return "".join([sequence.accept(token) for token in admit.generated])[admit.released :]

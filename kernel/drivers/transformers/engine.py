@@ -27,6 +27,9 @@ from kernel.drivers.transformers.request import EngineRequest
 from kernel.drivers.transformers.sampler import is_greedy, likeliest_of, logprob, sample
 from kernel.drivers.transformers.sequence import EngineSequence
 
+# Seconds. The kernel takes a longer silence for a lack of KV memory (`STALL` in `kernel/models/runtime.py`).
+HEARTBEAT = 0.5
+
 Forward = Callable[[list[Span]], ForwardOutput]
 Batch = list[tuple[EngineRequest, Span]]
 
@@ -82,7 +85,7 @@ class Engine:
                     return True
                 if (usage := self._allocator.usage()).waiting:
                     self._report.waiting(usage)
-                message = self._inbox.get(block=True)
+                message = self._next_message()
             if isinstance(message, Stop):
                 self._report.flush()
                 return False
@@ -90,6 +93,18 @@ class Engine:
                 message()
             else:
                 self._calls.handle(message)
+
+    def _next_message(self) -> Any:
+        """Wait for a message. Let the kernel know every `HEARTBEAT` seconds that threads are at work."""
+        while self._calls.works():
+            try:
+                return self._inbox.get(block=True, timeout=HEARTBEAT)
+            except queue.Empty:
+                if (usage := self._allocator.usage()).waiting:
+                    self._report.waiting(usage)
+                else:
+                    self._report.working()
+        return self._inbox.get(block=True)
 
     # ---- a step
 

@@ -35,13 +35,13 @@ class KVAllocator:
         self._quota = quota
         self._of_process: dict[int, int] = {}  # bytes of each process
 
-    def check(self, request: EngineRequest) -> None:
-        """Raise `LimitExceeded` if `request` may need more memory than it can ever get."""
-        size = self.memory.size(request.capacity)
+    def check(self, capacity: int) -> None:
+        """Raise `LimitExceeded` if a request of up to `capacity` tokens needs more memory than it can ever get."""
+        size = self.memory.size(capacity)
         for limit, bound in (("kv_memory", self.memory.budget), ("kv_quota", self._quota)):
             if bound is not None and size > bound:
                 raise LimitExceeded(
-                    f"{request.capacity} tokens need {size} bytes of KV memory, and {limit} allows {bound}; "
+                    f"{capacity} tokens need {size} bytes of KV memory, and {limit} allows {bound}; "
                     f"lower max_tokens, shorten the prompt or raise the model's option {limit}",
                     limit=limit,
                     maximum=bound,

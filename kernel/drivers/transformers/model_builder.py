@@ -110,7 +110,7 @@ def assemble(name: str, loaded: LoadedModel, tokenizer: Future[Any], options: Op
     max_rows = counts.largest if counts is not None else batch_invariance.MAX_ROWS
     hf = tokenizer.result()
     ends = frozenset(manifest.ends) | ids(hf.eos_token_id)
-    codec = Tokenizer(hf, ends, name, manifest.vocabulary)
+    codec = Tokenizer(hf, ends, name, manifest.vocabulary, manifest.context)
     return Model(forward, codec, memory, manifest.context, device, max_rows, fingerprint, loaded.digest, facts)
 
 

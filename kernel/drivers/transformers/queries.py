@@ -1,10 +1,14 @@
 """Queries: scores of continuations and vectors of texts. Each continuation and each text is a request of its own.
 
-`call_lifecycle` makes the queries, the engine runs their parts beside generations. A query is answered when the last of
+`call_lifecycle` makes the queries, the engine runs their parts beside generations. Only a few parts of a query are in
+the engine at a time, so that a query of thousands of texts holds up no other call. A query is answered when the last of
 its parts is computed. It never has a lease, and is never parked or swapped out.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Generic, TypeVar
 
 import torch
 
@@ -13,6 +17,10 @@ from kernel.drivers.protocol import Embedded, EmbedQuery, Scored, ScoreQuery
 from kernel.drivers.transformers.attention import Span
 from kernel.drivers.transformers.kv import Slab
 from kernel.drivers.transformers.request import EngineRequest
+
+# Another part of a query joins the parts in the engine while they are fewer, and have fewer tokens of their own.
+MAX_PARTS = 32
+MAX_TOKENS = 1024
 
 
 class ScoredContinuation(EngineRequest):
@@ -73,28 +81,80 @@ class EmbeddedText(EngineRequest):
         return [float(number) for number in self._sum / length]
 
 
-class Scoring:
-    """The parts of one `ScoreQuery`."""
+Part = TypeVar("Part", ScoredContinuation, EmbeddedText)
+
+
+class QueryParts(Generic[Part]):
+    """A query and its `parts`, of `tokens` tokens each besides those that they share. `active`: those in the engine.
+
+    `capacities`: all tokens of each part.
+    """
+
+    def __init__(self, identity: int, parts: Iterable[Part], tokens: list[int], capacities: list[int]) -> None:
+        self.id = identity
+        self.capacities = capacities
+        self._parts: Iterator[tuple[int, Part]] = enumerate(parts)
+        self._tokens = tokens
+        self._started = 0
+        self.active: dict[Part, int] = {}  # with their numbers
+
+    def start_parts(self) -> list[Part]:
+        """The parts that join now: as many as there is room for, one if there are no others."""
+        joining = []
+        load = sum(self._tokens[number] for number in self.active.values())
+        while self._started < len(self._tokens) and len(self.active) < MAX_PARTS and (load < MAX_TOKENS or not load):
+            number, part = next(self._parts)
+            self._started += 1
+            load += self._tokens[number]
+            self.active[part] = number
+            joining.append(part)
+        return joining
+
+    def finish_part(self, part: Part) -> None:
+        """Add the result of `part`, which is computed. Raises `DriverFailed` if the result is not finite."""
+        self._add(self.active.pop(part), part)
+
+    @property
+    def done(self) -> bool:
+        """Whether all parts are computed."""
+        return not self.active and self._started == len(self._tokens)
+
+    def answer(self) -> Scored | Embedded:
+        """The answer, once all parts are computed."""
+        raise NotImplementedError
+
+    def _add(self, number: int, part: Part) -> None:
+        raise NotImplementedError
+
+
+class Scoring(QueryParts[ScoredContinuation]):
+    """A `ScoreQuery`."""
 
     def __init__(self, score: ScoreQuery, prompt: list[int], continuations: list[list[int]]) -> None:
+        lengths = list(map(len, continuations))
+        parts = (ScoredContinuation(score.sequence, score.process, prompt, tokens) for tokens in continuations)
+        super().__init__(score.sequence, parts, lengths, [len(prompt) + length - 1 for length in lengths])
         self._prompt = len(prompt)
-        self._id = score.sequence
-        self.parts = [ScoredContinuation(score.sequence, score.process, prompt, tokens) for tokens in continuations]
+        self._logprobs = [0.0] * len(lengths)
+
+    def _add(self, number: int, part: ScoredContinuation) -> None:
+        self._logprobs[number] = part.logprob
 
     def answer(self) -> Scored:
-        """The answer, once all parts are computed."""
-        tokens = [part.capacity + 1 - self._prompt for part in self.parts]
-        return Scored(self._id, [part.logprob for part in self.parts], tokens, self._prompt)
+        return Scored(self.id, self._logprobs, self._tokens, self._prompt)
 
 
-class Embedding:
-    """The parts of one `EmbedQuery`."""
+class Embedding(QueryParts[EmbeddedText]):
+    """An `EmbedQuery`."""
 
     def __init__(self, embed: EmbedQuery, texts: list[list[int]]) -> None:
-        self._id = embed.sequence
-        self.parts = [EmbeddedText(embed.sequence, embed.process, tokens) for tokens in texts]
+        lengths = list(map(len, texts))
+        parts = (EmbeddedText(embed.sequence, embed.process, tokens) for tokens in texts)
+        super().__init__(embed.sequence, parts, lengths, lengths)
+        self._vectors: list[list[float]] = [[]] * len(texts)
+
+    def _add(self, number: int, part: EmbeddedText) -> None:
+        self._vectors[number] = part.vector()
 
     def answer(self) -> Embedded:
-        """The answer, once all parts are computed. Raises `DriverFailed` if a vector is zero or not finite."""
-        count = sum(part.capacity for part in self.parts)
-        return Embedded(self._id, [part.vector() for part in self.parts], count)
+        return Embedded(self.id, self._vectors, sum(self.capacities))

@@ -24,6 +24,7 @@ from kernel.drivers.protocol import (
     Scored,
     SequenceFailed,
     SwappedOut,
+    Working,
 )
 
 INTERVAL = 0.05  # seconds between two bundles, unless an event must be sent sooner
@@ -72,6 +73,10 @@ class BundleReport:
     def waiting(self, kv: KVUsage) -> None:
         """Report that no request can run because requests wait for memory. Call it after a flush."""
         self._link.send(Bundle([], 0, 0.0, kv))
+
+    def working(self) -> None:
+        """Report that the driver waits for its own threads. Call it after a flush."""
+        self._link.send(Working())
 
     def flush(self) -> None:
         """Send all progress and events."""

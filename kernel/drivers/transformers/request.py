@@ -15,7 +15,8 @@ class EngineRequest:
 
     The prefix cache may supply the KV of the first `reusable` tokens and store that of the first `cacheable` tokens.
     `capacity`: the most tokens that the request will ever have. `slab`: its KV memory, or None while it has none.
-    `busy`: the reason why it cannot run although the kernel lets it ("compiling", "reading", "writing"), or "".
+    `busy`: the reason why it cannot run although the kernel lets it ("compiling", "replaying", "reading",
+    "writing"), or "".
     `swapped`: the file with its KV, or "". `expected_think_time`: seconds from the end of its call until its process
     usually makes the next call, 0 if unknown.
     """

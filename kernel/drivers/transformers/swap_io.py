@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -22,6 +23,10 @@ from kernel.drivers.transformers.kv_allocator import KVAllocator
 from kernel.drivers.transformers.prefix_disk_cache import DiskRead
 from kernel.drivers.transformers.report import BundleReport, Event, wire_error
 from kernel.drivers.transformers.sequence import EngineSequence
+
+# A job that takes longer than this is assumed to hang.
+PATIENCE = 30.0  # seconds
+SLOWEST = 5_000_000  # further bytes in a second
 
 READING, WRITING = "reading", "writing"  # values of `EngineRequest.busy`
 
@@ -53,6 +58,7 @@ class SwapIO:
         self._allocator = allocator
         self._owner = owner
         self._fingerprint = fingerprint
+        self._jobs: deque[float] = deque()  # when each unfinished job was added, the oldest first
 
     def write(self, sequence: EngineSequence, order: SwapOut) -> None:
         """Write the KV of `sequence` to the path in `order`, and remove the sequence. On an error, it stays parked."""
@@ -119,4 +125,15 @@ class SwapIO:
 
     def _in_thread(self, job: Callable[[], Any], then: Callable[[Future[Any]], None]) -> None:
         """Run `job` in `thread`. Between two later steps, the engine calls `then` with the future of the job."""
-        self.thread.submit(job).add_done_callback(lambda future: self._inbox.put(partial(then, future)))
+        self._jobs.append(time.perf_counter())
+        self.thread.submit(job).add_done_callback(partial(self._done, then))
+
+    def _done(self, then: Callable[[Future[Any]], None], future: Future[Any]) -> None:
+        self._jobs.popleft()
+        if self._jobs:
+            self._jobs[0] = time.perf_counter()  # only now the next job begins
+        self._inbox.put(partial(then, future))
+
+    def works(self, size: int) -> bool:
+        """Whether a job runs, and not for so long that it must be hanging. It reads or writes up to `size` bytes."""
+        return bool(self._jobs) and time.perf_counter() - self._jobs[0] < PATIENCE + size / SLOWEST

@@ -1,16 +1,30 @@
-"""Tokenizes the texts in the kernel's messages, on the thread that reads the link, while a step runs on another.
+"""Tokenizes the texts in the kernel's messages, in threads of its own, while the link is read and steps run.
 
-The link passes each message through `tokenized` and puts the result into the engine's inbox, in order. A long prompt
-takes milliseconds to tokenize, and no generation should wait for that. This module never stores a message.
+The link passes each message through `TokenizeAhead.prepare`, which takes no longer for a long text than for a short
+one. A message with texts becomes a `TokenizeJob`, which `call_lifecycle` gets twice: when it arrives, and when its
+result is there. In between, it takes part in nothing; so its `Cancel`, and all other messages, take effect at once.
+This module never decides whether a text may run.
 """
 
 from __future__ import annotations
 
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from ipc.errors import InvalidPrompt
+from ipc.syscalls import ChatMessage
 from kernel.drivers.protocol import Admit, EmbedQuery, ScoreQuery
 from kernel.drivers.transformers.sequence import TextCodec
+
+LONG = 20_000  # characters; longer messages have a thread of their own, so that short ones never wait for them
+# A thread that takes longer for a message than this is assumed to hang. Tokenizers do hundreds of thousands of
+# characters in a second.
+PATIENCE = 30.0  # seconds
+SLOWEST = 10_000  # further characters in a second
 
 
 class Tokenized(NamedTuple):
@@ -23,6 +37,100 @@ class Tokenized(NamedTuple):
     message: Admit | ScoreQuery | EmbedQuery
     ids: list[list[int]]
     error: Exception | None = None
+
+
+class TokenizeJob:
+    """A `message` of `size` characters. `result` is None while it waits or is being tokenized.
+
+    `settled` belongs to `call_lifecycle`: the result was used, or is not wanted any more.
+    """
+
+    __slots__ = ("message", "result", "settled", "size")
+
+    def __init__(self, message: Admit | ScoreQuery | EmbedQuery, size: int) -> None:
+        self.message = message
+        self.size = size
+        self.result: Tokenized | None = None
+        self.settled = False
+
+
+class TokenizeAhead:
+    """Tokenizes with `codec` and puts finished jobs into `inbox`.
+
+    It holds no more messages than the kernel has calls in the driver: a call that ends early is withdrawn.
+    """
+
+    def __init__(
+        self, codec: TextCodec, inbox: queue.SimpleQueue[Any], clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._short, self._long = (_Worker(name, codec, inbox, clock) for name in ("tokenize", "tokenize-long"))
+
+    def prepare(self, message: Any) -> Any:
+        """Start to tokenize the texts of `message`, and return the job. A message without new texts is returned."""
+        if not isinstance(message, Admit | ScoreQuery | EmbedQuery):
+            return message
+        if isinstance(message, Admit) and message.prompt_ids is not None:
+            return Tokenized(message, [message.prompt_ids])
+        job = TokenizeJob(message, sum(map(len, _texts(message))))
+        self._worker(job).add(job)
+        return job
+
+    def withdraw(self, job: TokenizeJob) -> None:
+        """Nobody wants the result of `job` any more. If its thread is at it, the thread finishes it."""
+        job.settled = True
+        self._worker(job).withdraw(job)
+
+    def works(self) -> bool:
+        """Whether a thread is at work, and not for so long that it must be hanging."""
+        states = [worker.works() for worker in (self._short, self._long)]
+        return any(states) and None not in states
+
+    def _worker(self, job: TokenizeJob) -> _Worker:
+        return self._long if job.size > LONG else self._short
+
+
+class _Worker:
+    """One thread, and the jobs that wait for it in the order of their arrival."""
+
+    def __init__(self, name: str, codec: TextCodec, inbox: queue.SimpleQueue[Any], clock: Callable[[], float]) -> None:
+        self._codec = codec
+        self._inbox = inbox
+        self._clock = clock
+        self._waiting: deque[TokenizeJob] = deque()
+        self._changed = threading.Condition()
+        self._late = 0.0  # when the present job will have taken too long
+        self._busy = False
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    def add(self, job: TokenizeJob) -> None:
+        with self._changed:
+            self._waiting.append(job)
+            self._changed.notify()
+
+    def withdraw(self, job: TokenizeJob) -> None:
+        with self._changed:
+            if job in self._waiting:
+                self._waiting.remove(job)
+
+    def works(self) -> bool | None:
+        """Whether the thread has a job; None if it has had this job for too long."""
+        with self._changed:
+            if self._busy and self._clock() > self._late:
+                return None
+            return self._busy or bool(self._waiting)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._busy = False
+                while not self._waiting:
+                    self._changed.wait()
+                job = self._waiting.popleft()
+                self._busy = True
+                self._late = self._clock() + PATIENCE + job.size / SLOWEST
+            job.result = tokenized(self._codec, job.message)
+            self._inbox.put(job)
+            del job  # it may be large, and the next one may be long in coming
 
 
 def tokenized(codec: TextCodec, message: Any) -> Any:
@@ -48,3 +156,11 @@ def _ids(codec: TextCodec, message: Admit | ScoreQuery | EmbedQuery) -> list[lis
             if not message.texts:
                 raise InvalidPrompt("embed needs one or more texts")
             return list(map(codec.encode, message.texts))
+
+
+def _texts(message: Admit | ScoreQuery | EmbedQuery) -> Iterable[str]:
+    if isinstance(message, EmbedQuery):
+        return message.texts
+    more = message.continuations if isinstance(message, ScoreQuery) else []
+    prompt: list[ChatMessage] | str = message.prompt
+    return [prompt, *more] if isinstance(prompt, str) else [*(turn.content for turn in prompt), *more]

@@ -5,6 +5,7 @@ Their tokens are compared with transformers' own generation, and with those of e
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 from typing import Any
 
@@ -154,6 +155,37 @@ def test_generated_tokens_are_computed_again_in_few_steps() -> None:
     kernel = Kernel(LLAMA).run(Admit(1, "", admit(1).sampling, 100, Letters().encode(admit(1).prompt), ids[:8]))
     assert ids[:8] + kernel.ids[1] == ids
     assert len(kernel.batches) == 3  # the prompt, eight tokens at once, and one
+
+
+def test_many_generated_tokens_are_replayed_in_a_thread_while_a_neighbour_runs() -> None:
+    """The thread is held until the neighbour has made nine tokens."""
+
+    class Held(Letters):
+        def __init__(self) -> None:
+            super().__init__()
+            self.free = threading.Event()
+
+        def decode(self, ids: list[int]) -> str:
+            if threading.current_thread().name.startswith("replay"):
+                assert self.free.wait(60)
+            return super().decode(ids)
+
+    message = admit(2, "x", max_tokens=240)
+    ids = Kernel(LLAMA).run(message).ids[2]
+    text = Letters().decode(ids)
+    kernel = Kernel(LLAMA, codec := Held())
+    kernel.after = lambda spans, output: (codec.free.set() if len(kernel.batches) >= 9 else None) or output
+    again = Admit(2, "", message.sampling, 5, Letters().encode("x"), ids[:220], 210)
+    kernel.run(again, Renew(2, 95), admit(1))
+    assert ids[:220] + kernel.ids[2] == ids
+    assert text[:210] + kernel.text[2] == text
+    assert kernel.ids[1] == alone(admit(1))
+    assert all(len(spans) == 1 for spans in kernel.batches[:9])
+
+
+def test_a_call_that_is_cancelled_while_its_tokens_are_replayed_is_gone() -> None:
+    kernel = Kernel(LLAMA).run(Admit(2, "", Sampling(), 100, [66], [67] * 220), Cancel(2), admit(1))
+    assert kernel.of(Done) == [Done(2, "cancelled"), Done(1, "length")]
 
 
 def test_a_sequence_that_had_ended_when_its_driver_died_ends_at_once() -> None:

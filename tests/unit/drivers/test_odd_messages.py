@@ -11,9 +11,10 @@ import pytest
 from ipc.codec import decode, encode
 from ipc.frames import FrameDecoder, frame
 from ipc.syscalls import Sampling
+from kernel.drivers import child
 from kernel.drivers.child import KernelLink
 from kernel.drivers.process import DriverProcess
-from kernel.drivers.protocol import Admit, Bundle, Cancel, Done, FromDriver, SequenceFailed
+from kernel.drivers.protocol import Admit, Bundle, Cancel, Done, Embedded, FromDriver, SequenceFailed
 
 GUARD = 60.0  # seconds
 
@@ -75,6 +76,18 @@ async def test_a_message_that_cannot_be_sent_fails_its_sequence_alone(prompt: st
     (failed,) = received
     assert isinstance(failed, SequenceFailed)
     assert failed.sequence == 5
+
+
+def test_an_answer_that_is_too_large_for_a_frame_fails_its_sequence_alone(
+    ends: tuple[socket.socket, KernelLink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel, link = ends
+    monkeypatch.setattr(child, "MAX_FRAME", 10_000)
+    link.send(Embedded(7, [[0.5] * 1000] * 2, 5), Embedded(8, [[0.5]], 5))
+    failed = answer(kernel)
+    assert isinstance(failed, SequenceFailed)
+    assert (failed.sequence, failed.error.code) == (7, "FrameTooLarge")
+    assert "ask for less in one call" in failed.error.message
 
 
 async def test_a_driver_whose_message_fails_in_the_kernel_is_cut_off() -> None:

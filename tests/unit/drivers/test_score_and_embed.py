@@ -12,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the driver runs torch models (extra `local`)")
 
 from kernel.drivers.protocol import Admitted, Cancel, Done, Embedded, EmbedQuery, Scored, ScoreQuery, SequenceFailed  # noqa: E402
+from kernel.drivers.transformers.queries import MAX_PARTS, MAX_TOKENS  # noqa: E402
 from tests.support.tiny import CONTEXT, Kernel, Letters, admit, build, ready  # noqa: E402
 
 LLAMA = ready("Llama")
@@ -137,4 +138,43 @@ def test_cancel_ends_all_parts_and_frees_their_memory(call: ScoreQuery | EmbedQu
     kernel.run(call)
     assert kernel.sent[-1] == Done(1, "cancelled")
     assert len(kernel.batches) == 2
+    assert kernel.memory.used == 0
+
+
+@pytest.mark.parametrize(
+    "call", [ScoreQuery(1, "ab", ["cd"] * 500), EmbedQuery(1, ["abcd"] * 500)], ids=["score", "embed"]
+)
+def test_a_short_call_beside_hundreds_of_texts_runs_at_once(call: ScoreQuery | EmbedQuery) -> None:
+    kernel = Kernel(LLAMA, most=64)
+    kernel.during = {1: [admit(2, max_tokens=2)]}
+    kernel.run(call)
+    first = next(number for number, spans in enumerate(kernel.batches) if any(span.generated for span in spans))
+    assert first <= 6
+    assert max(map(len, kernel.batches)) <= MAX_PARTS + 1
+    assert len(kernel.of(Done)) == 1
+    assert not kernel.of(SequenceFailed)
+    assert kernel.memory.used == 0
+
+
+def test_long_texts_of_a_query_run_few_at_a_time_and_hold_little_memory() -> None:
+    texts = [letter * 200 for letter in "abcdefghijklmnopqrst"]
+    kernel = Kernel(LLAMA)
+    held: list[int] = []
+    kernel.before = lambda spans: held.append(kernel.memory.used)
+    (embedded,) = kernel.run(EmbedQuery(1, texts)).of(Embedded)
+    assert max(held) <= kernel.memory.size(MAX_TOKENS + 256)
+    assert embedded.vectors == [Kernel(LLAMA).run(EmbedQuery(1, [text])).of(Embedded)[0].vectors[0] for text in texts]
+
+
+def test_the_parts_of_a_query_that_fails_do_not_go_on() -> None:
+    kernel = Kernel(LLAMA)
+
+    def fail(spans: Any) -> None:
+        if any(span.tokens == Letters().encode("fault") for span in spans):
+            raise MemoryError("out of memory")
+
+    kernel.before = fail
+    kernel.run(EmbedQuery(1, [*["abcd"] * 50, "fault", *["abcd"] * 150]), admit(2, max_tokens=9))
+    assert [failed.sequence for failed in kernel.of(SequenceFailed)] == [1]
+    assert not kernel.of(Embedded)
     assert kernel.memory.used == 0

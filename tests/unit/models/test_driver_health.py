@@ -9,6 +9,7 @@ import pytest
 
 from ipc.errors import DriverFailed, ModelLoadFailed
 from ipc.syscalls import EmbedTexts, Models, Slots
+from kernel.drivers.protocol import Working
 from kernel.models.settings import ResourceSettings
 from kernel.models.spec import ModelSpec
 from tests.support.simulated import FAST, text_of
@@ -56,6 +57,21 @@ async def test_a_call_long_after_the_last_one_is_not_taken_for_a_hang(system: Sy
 async def test_a_query_that_is_never_answered_is_failed_by_name_in_the_end(system: System) -> None:
     with pytest.raises(DriverFailed, match=r"4 times.*hung"):
         await system.call(EmbedTexts(["x"]))
+
+
+@pytest.mark.parametrize("models", [faulty(hang_after=0)])
+async def test_a_driver_that_says_it_works_is_alive_until_it_says_no_more(system: System) -> None:
+    asking = asyncio.ensure_future(system.call(EmbedTexts(["x"])))
+    await asyncio.sleep(4)
+    driver = system.driver
+    for _ in range(50):
+        driver.on_message(Working())
+        await asyncio.sleep(5)
+        assert driver.alive
+    await asyncio.sleep(6)
+    assert not driver.alive
+    with pytest.raises(DriverFailed, match=r"4 times.*hung"):
+        await asking
 
 
 @pytest.mark.parametrize("models", [faulty(swap_seconds=1000.0, token_bytes=1000, kv_memory=30_000)])
