@@ -47,4 +47,4 @@ def _ids(codec: TextCodec, message: Admit | ScoreQuery | EmbedQuery) -> list[lis
         case EmbedQuery():
             if not message.texts:
                 raise InvalidPrompt("embed needs one or more texts")
-            return list(map(codec.encode, message.texts))
+            return list(map(codec.encode_document, message.texts))

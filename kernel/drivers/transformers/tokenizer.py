@@ -1,6 +1,7 @@
 """The model's tokenizer, as the driver uses it: prompts to ids, ids to text, and the ids that end a text.
 
-`model_builder` makes it. Any error of a chat template becomes `InvalidPrompt`. It never changes a prompt's text.
+`model_builder` makes it. The text of a prompt may name control tokens and gets them; the contents of messages
+(`chat_template`), documents and continuations only get plain text. It never changes a prompt's text.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from typing import Any
 
 from ipc.errors import InvalidPrompt
 from ipc.syscalls import ChatMessage
+from kernel.drivers.transformers.chat_template import ChatTemplate
 from kernel.drivers.transformers.constraint import GrammarCompiler
+from kernel.drivers.transformers.control_tokens import ControlTokens
 
 
 class Tokenizer:
@@ -21,7 +24,8 @@ class Tokenizer:
 
     def __init__(self, hf: Any, ends: frozenset[int], name: str, vocabulary: int) -> None:
         self._hf = hf
-        self._name = name
+        self._controls = ControlTokens(hf, name)
+        self._chat = ChatTemplate(hf, self._controls, name)
         self.ends = ends
         self.grammars = GrammarCompiler(hf, ends, vocabulary)
 
@@ -29,27 +33,29 @@ class Tokenizer:
         """The ids of `prompt`; the reply begins after the last one. Raises `InvalidPrompt`."""
         if not prompt:
             raise InvalidPrompt("the prompt is empty; pass text or at least one message")
-        ids: list[int] = self._hf(prompt)["input_ids"] if isinstance(prompt, str) else self._encode_chat(prompt)
+        ids: list[int] = self._hf(prompt)["input_ids"] if isinstance(prompt, str) else self._chat.encode(prompt)
         if not ids:
             raise InvalidPrompt("the prompt has no tokens; pass some text")
         return ids
 
+    def encode_document(self, text: str) -> list[int]:
+        """The ids of `text`, a document: where it names a control token, that is plain text. Raises `InvalidPrompt`."""
+        if not text:
+            raise InvalidPrompt("the text is empty; pass some text")
+        ids = self._plain(text, whole=True)
+        if not ids:
+            raise InvalidPrompt("the text has no tokens; pass some text")
+        return ids
+
     def encode_more(self, text: str) -> list[int]:
         """The ids of `text`, which continues another text: it gets no special tokens."""
-        ids: list[int] = self._hf(text, add_special_tokens=False)["input_ids"]
-        return ids
+        return self._plain(text, whole=False)
 
     def decode(self, ids: list[int]) -> str:
         """The text of `ids`. Special tokens are left out."""
         text: str = self._hf.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
-    def _encode_chat(self, messages: list[ChatMessage]) -> list[int]:
-        if not self._hf.chat_template:
-            raise InvalidPrompt(f"model {self._name} has no chat template; pass the prompt as plain text")
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            ids: list[int] = self._hf.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
-        except Exception as error:
-            raise InvalidPrompt(f"the chat template of {self._name} refuses these messages: {error}") from error
-        return ids
+    def _plain(self, text: str, whole: bool) -> list[int]:
+        ids, matches = self._controls.encode(text, whole=whole)
+        return self._controls.encode_plain(text, whole=whole) if matches else ids
